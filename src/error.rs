@@ -1,0 +1,191 @@
+//! What can go wrong, as every room says it: an error enum per room implements [`Classify`], and [`Failure`] is the form in
+//! which it leaves the process. Nothing else turns an error into a status: [`Kind::grpc`] and [`Kind::http`] are the one
+//! table. A `Failure` never holds a secret, a body or the text of a library's error.
+
+use std::{borrow::Cow, time::Duration};
+
+use tonic::Code;
+
+/// What a caller can do about a failure; the only thing a gRPC or HTTP status is derived from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The request is wrong and will stay wrong.
+    Invalid,
+    /// There is no such thing, or it is not the caller's to see.
+    NotFound,
+    /// There is such a thing already.
+    AlreadyExists,
+    /// The request is right, but not in the present state of things.
+    Precondition,
+    /// Nobody is recognised.
+    Unauthenticated,
+    /// Somebody is recognised, and may not.
+    Denied,
+    /// Over a budget; later it may fit.
+    Exhausted,
+    /// The broker, the store or the gateway is away for now.
+    Unavailable,
+    /// It took too long; whether it happened is not known.
+    Deadline,
+    /// Something else happened at the same time; start again.
+    Aborted,
+    /// Not built.
+    Unimplemented,
+    /// A fault of ours.
+    Internal,
+}
+
+impl Kind {
+    /// The gRPC status code.
+    pub const fn grpc(self) -> Code {
+        match self {
+            Self::Invalid => Code::InvalidArgument,
+            Self::NotFound => Code::NotFound,
+            Self::AlreadyExists => Code::AlreadyExists,
+            Self::Precondition => Code::FailedPrecondition,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::Denied => Code::PermissionDenied,
+            Self::Exhausted => Code::ResourceExhausted,
+            Self::Unavailable => Code::Unavailable,
+            Self::Deadline => Code::DeadlineExceeded,
+            Self::Aborted => Code::Aborted,
+            Self::Unimplemented => Code::Unimplemented,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// The HTTP status code.
+    pub const fn http(self) -> u16 {
+        match self {
+            Self::Invalid | Self::Precondition => 400,
+            Self::NotFound => 404,
+            Self::AlreadyExists | Self::Aborted => 409,
+            Self::Unauthenticated => 401,
+            Self::Denied => 403,
+            Self::Exhausted => 429,
+            Self::Unavailable => 503,
+            Self::Deadline => 504,
+            Self::Unimplemented => 501,
+            Self::Internal => 500,
+        }
+    }
+
+    /// Whether sending the same request again is safe and may help.
+    pub const fn retry_may_help(self) -> bool {
+        matches!(self, Self::Exhausted | Self::Unavailable | Self::Aborted)
+    }
+}
+
+/// How a room's error is shown to the outside.
+pub trait Classify {
+    /// What the caller can do about it.
+    fn kind(&self) -> Kind;
+    /// A stable code, upper snake case, for programs (`google.rpc.ErrorInfo.reason`).
+    fn reason(&self) -> &'static str;
+    /// A sentence that helps, for people. Fixed text and the caller's own valid names only.
+    fn message(&self) -> Cow<'static, str>;
+    /// The request field at fault, when there is one.
+    fn field(&self) -> Option<Cow<'static, str>> {
+        None
+    }
+    /// When another try may succeed.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A failure on its way out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Failure {
+    /// What the caller can do about it.
+    pub kind: Kind,
+    /// A stable code for programs.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: Cow<'static, str>,
+    /// The request field at fault.
+    pub field: Option<Cow<'static, str>>,
+    /// When another try may succeed.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure with no field and no time.
+    pub fn new(kind: Kind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, reason, message: message.into(), field: None, retry_after: None }
+    }
+
+    /// A request field is wrong.
+    pub fn invalid(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: Some(field.into()), ..Self::new(Kind::Invalid, "INVALID_ARGUMENT", message) }
+    }
+
+    /// The call is not built yet.
+    pub fn unimplemented(message: &'static str) -> Self {
+        Self::new(Kind::Unimplemented, "NOT_BUILT_YET", message)
+    }
+
+    /// The same failure, about this field of the request.
+    #[must_use]
+    pub fn on_field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+}
+
+impl<E: Classify> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            kind: error.kind(),
+            reason: error.reason(),
+            message: error.message(),
+            field: error.field(),
+            retry_after: error.retry_after(),
+        }
+    }
+}
+
+impl From<Failure> for tonic::Status {
+    /// With `google.rpc` details: `ErrorInfo` always, `BadRequest` for a field, `RetryInfo` for a time.
+    fn from(failure: Failure) -> Self {
+        use tonic_types::{ErrorDetails, StatusExt as _};
+        let mut details = ErrorDetails::new();
+        details.set_error_info(
+            failure.reason,
+            "warrengate",
+            [("retry_may_help".to_owned(), failure.kind.retry_may_help().to_string())],
+        );
+        if let Some(field) = &failure.field {
+            details.add_bad_request_violation(field.as_ref(), failure.message.as_ref());
+        }
+        if let Some(after) = failure.retry_after {
+            details.set_retry_info(Some(after));
+        }
+        let message = match &failure.field {
+            Some(field) => format!("{field}: {}", failure.message),
+            None => failure.message.into_owned(),
+        };
+        Self::with_error_details(failure.kind.grpc(), message, details)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_status_names_the_field_the_reason_and_the_time() {
+        let failure =
+            Failure { retry_after: Some(Duration::from_secs(3)), ..Failure::invalid("queue.name", "too long") };
+        let status = tonic::Status::from(failure);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "queue.name: too long");
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().expect("error info").reason, "INVALID_ARGUMENT");
+        assert_eq!(details.bad_request().expect("bad request").field_violations[0].field, "queue.name");
+        assert_eq!(details.retry_info().expect("retry info").retry_delay, Some(Duration::from_secs(3)));
+    }
+}

@@ -1,0 +1,10 @@
+//! Warrengate: a secured multi-tenant messaging gateway. gRPC in front, RabbitMQ behind; one vhost, one certificate and
+//! one guarded door per tenant.
+//!
+//! The modules below are in the order in which a message and its authority flow. A module imports only from those above
+//! it; `tests/architecture.rs` fails otherwise, and docs/architecture.md walks a message through them.
+
+// What everyone speaks.
+pub mod pb;
+
+pub mod error;

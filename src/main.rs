@@ -1,0 +1,3 @@
+//! The `warrengate` command.
+
+fn main() {}

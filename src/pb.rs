@@ -1,0 +1,10 @@
+//! The wire format: what prost and tonic make of `proto/warrengate/v1`. Nothing enters but bytes, and nothing leaves
+//! but decoded messages that no one has checked yet; the rooms below turn them into names and values that are valid.
+
+#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated code")]
+#![allow(rustdoc::invalid_html_tags, reason = "comments of .proto files are plain text: <token> is no tag")]
+
+tonic::include_proto!("warrengate.v1");
+
+/// The encoded `FileDescriptorSet` of the API, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warrengate.v1.binpb"));
