@@ -8,3 +8,5 @@
 pub mod pb;
 
 pub mod error;
+
+pub mod names;

@@ -1,0 +1,150 @@
+//! Patterns of grants, in the words of AMQP's topic exchanges: words are separated by dots, `*` is exactly one word, `#` is
+//! any number of words. Matching allocates nothing and takes time linear in text times pattern.
+
+use std::sync::Arc;
+
+use super::{Error, length};
+
+const MAX_PATTERN: usize = 255;
+
+/// A pattern on an exchange, a routing key or a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pattern {
+    text: Arc<str>,
+    form: Form,
+}
+
+/// The common forms are told apart once, so that a check is a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Form {
+    Everything,
+    Exact,
+    Words,
+}
+
+impl Pattern {
+    /// # Errors
+    /// When the text is empty, longer than 255 bytes, has control characters, or has `*` or `#` beside other characters
+    /// in one word (it would look like a glob and not be one).
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        length(text, MAX_PATTERN)?;
+        if text.chars().any(char::is_control) {
+            return Err(Error::Form("must not have control characters"));
+        }
+        if text.split('.').any(|word| word.len() > 1 && word.contains(['*', '#'])) {
+            return Err(Error::Form("\"*\" and \"#\" stand for whole words: write \"a.*\", not \"a*\""));
+        }
+        let form = match text {
+            "#" => Form::Everything,
+            _ if text.contains(['*', '#']) => Form::Words,
+            _ => Form::Exact,
+        };
+        Ok(Self { text: text.into(), form })
+    }
+
+    /// Whether the pattern covers this text.
+    pub fn matches(&self, text: &str) -> bool {
+        match self.form {
+            Form::Everything => true,
+            Form::Exact => &*self.text == text,
+            Form::Words => words_match(&self.text, text),
+        }
+    }
+
+    /// The pattern as text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Greedy matching that goes back to the last `#` only: linear in text times pattern, no recursion.
+fn words_match(pattern: &str, text: &str) -> bool {
+    let mut pattern_rest = Some(pattern);
+    let mut text_rest = Some(text);
+    let mut after_hash: Option<(Option<&str>, Option<&str>)> = None;
+    loop {
+        match (next(pattern_rest), next(text_rest)) {
+            (Some(("#", rest)), _) => {
+                after_hash = Some((rest, text_rest));
+                pattern_rest = rest;
+                continue;
+            }
+            (Some((want, want_rest)), Some((word, word_rest))) if want == "*" || want == word => {
+                (pattern_rest, text_rest) = (want_rest, word_rest);
+                continue;
+            }
+            (None, None) => return true,
+            _ => {}
+        }
+        // No match here: let the last `#` take one word more.
+        let Some((resume, from)) = after_hash else { return false };
+        let Some((_, rest)) = next(from) else { return false };
+        after_hash = Some((resume, rest));
+        (pattern_rest, text_rest) = (resume, rest);
+    }
+}
+
+fn next(rest: Option<&str>) -> Option<(&str, Option<&str>)> {
+    let rest = rest?;
+    Some(match rest.split_once('.') {
+        Some((word, rest)) => (word, Some(rest)),
+        None => (rest, None),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn covers(pattern: &str, text: &str) -> bool {
+        Pattern::parse(pattern).expect("a pattern").matches(text)
+    }
+
+    #[test]
+    fn patterns_mean_what_topic_exchanges_mean() {
+        assert!(covers("*.orange.*", "quick.orange.rabbit"));
+        assert!(!covers("*.orange.*", "quick.orange.male.rabbit"));
+        assert!(covers("lazy.#", "lazy"));
+        assert!(covers("lazy.#", "lazy.orange.male.rabbit"));
+        assert!(!covers("lazy.#", "lazyish"));
+        assert!(covers("#.error", "a.b.error"));
+        assert!(covers("#.error", "error"));
+        assert!(covers("a.#.z", "a.b.z.c.z"));
+        assert!(covers("#", ""));
+    }
+
+    #[test]
+    fn an_exact_pattern_is_no_prefix() {
+        assert!(covers("orders", "orders"));
+        assert!(!covers("orders", "orders.eu"));
+        assert!(!covers("orders", "Orders"));
+    }
+
+    #[test]
+    fn half_words_are_refused() {
+        for bad in ["a*", "*a", "a.b#", "##", ""] {
+            assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// The definition, slow and plain.
+    fn definition(pattern: &[&str], text: &[&str]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, None) => true,
+            (Some((&"#", rest)), _) => definition(rest, text) || (!text.is_empty() && definition(pattern, &text[1..])),
+            (Some((want, rest)), Some((word, words))) => (*want == "*" || want == word) && definition(rest, words),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matching_follows_its_definition(pattern in "([ab*#]\\.){0,5}[ab*#]", text in "([ab]\\.){0,6}[ab]") {
+            let words: Vec<_> = text.split('.').collect();
+            let wanted: Vec<_> = pattern.split('.').collect();
+            prop_assert_eq!(covers(&pattern, &text), definition(&wanted, &words));
+        }
+    }
+}
