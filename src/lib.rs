@@ -10,3 +10,5 @@ pub mod pb;
 pub mod error;
 
 pub mod names;
+
+pub mod config;

@@ -1,0 +1,246 @@
+//! From given values to a [`Config`]: every key, its default and its bounds, section by section.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{
+    AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig, OpsConfig,
+    StoreConfig, TelemetryConfig, source::Source,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+pub(super) fn config(source: &mut Source) -> Config {
+    let grpc = grpc(source);
+    let ops = ops(source);
+    Config {
+        broker: broker(source),
+        management: management(source),
+        store: store(source),
+        auth: auth(source, &ops),
+        limits: limits(source),
+        telemetry: telemetry(source),
+        grpc,
+        ops,
+    }
+}
+
+fn listen(source: &mut Source, key: &'static str, port: u16) -> SocketAddr {
+    source.parsed(key, (Ipv4Addr::LOCALHOST, port).into(), |text| {
+        text.parse()
+            .map_err(|_| format!("must be an address and a port, for example \"127.0.0.1:{port}\" or \"[::]:{port}\""))
+    })
+}
+
+fn grpc(source: &mut Source) -> GrpcConfig {
+    let cors_origins = source.list("grpc.cors_origins");
+    for origin in &cors_origins {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        if host.is_none_or(|host| host.is_empty() || host.contains('/')) {
+            source.fault(
+                "grpc.cors_origins",
+                Some(origin.clone()),
+                "must be origins such as \"https://app.example\", without a path; \"*\" is not one",
+            );
+        }
+    }
+    GrpcConfig {
+        listen: listen(source, "grpc.listen", 8443),
+        certificate: source
+            .required_path("grpc.certificate", "the gateway's certificate chain (PEM); `warrengate certs` makes one"),
+        key: source.required_path("grpc.key", "the private key of grpc.certificate (PEM)"),
+        reflection: source.boolean("grpc.reflection", true),
+        cors_origins,
+    }
+}
+
+fn ops(source: &mut Source) -> OpsConfig {
+    let ops = OpsConfig {
+        listen: listen(source, "ops.listen", 8080),
+        certificate: source.path("ops.certificate"),
+        key: source.path("ops.key"),
+    };
+    if ops.certificate.is_some() != ops.key.is_some() {
+        source.fault("ops.certificate", None, "and ops.key belong together: give both or neither");
+    } else if !ops.listen.ip().is_loopback() && ops.certificate.is_none() {
+        source.fault(
+            "ops.certificate",
+            None,
+            format!(
+                "is needed (with ops.key), because ops.listen = {} can be reached from outside and secrets pass there",
+                ops.listen
+            ),
+        );
+    }
+    ops
+}
+
+fn endpoints(source: &mut Source) -> Vec<Endpoint> {
+    const KEY: &str = "broker.endpoints";
+    let texts = source.list(KEY);
+    if texts.is_empty() && !source.is_given(KEY) {
+        source.fault(KEY, None, "is needed: the broker's nodes, for example [\"rabbit-1.internal:5671\"]");
+    }
+    let mut endpoints = Vec::new();
+    for text in texts {
+        match endpoint(&text) {
+            Some(endpoint) => endpoints.push(endpoint),
+            None => source.fault(KEY, Some(text), "must be \"host:port\", for example \"rabbit-1.internal:5671\""),
+        }
+    }
+    endpoints
+}
+
+fn endpoint(text: &str) -> Option<Endpoint> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(address) => address.strip_suffix(']').filter(|address| address.contains(':'))?,
+        None => host,
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    let plain = !host.is_empty() && host.chars().all(is_name) && (text.starts_with('[') || !host.contains(':'));
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    plain.then(|| Endpoint { host: host.to_owned(), port })
+}
+
+fn broker(source: &mut Source) -> BrokerConfig {
+    BrokerConfig {
+        endpoints: endpoints(source),
+        ca_certificate: source.required_path(
+            "broker.ca_certificate",
+            "the CA that signed the broker's certificate and signs the tenants' (PEM)",
+        ),
+        ca_key: source.required_path("broker.ca_key", "the private key of broker.ca_certificate (PEM)"),
+        heartbeat: Duration::from_secs(source.duration("broker.heartbeat", 10 * SECOND, SECOND, 5 * MINUTE).as_secs()),
+        connect_timeout: source.duration("broker.connect_timeout", 5 * SECOND, SECOND / 10, MINUTE),
+        publish_deadline: source.duration("broker.publish_deadline", 30 * SECOND, SECOND, 10 * MINUTE),
+        idle_timeout: source.duration("broker.idle_timeout", MINUTE, SECOND, 24 * HOUR),
+        certificate_lifetime: source.duration("broker.certificate_lifetime", 24 * HOUR, 5 * MINUTE, 365 * 24 * HOUR),
+    }
+}
+
+fn management(source: &mut Source) -> ManagementConfig {
+    const KEY: &str = "management.endpoints";
+    let endpoints = source.list(KEY);
+    if endpoints.is_empty() && !source.is_given(KEY) {
+        source.fault(
+            KEY,
+            None,
+            "is needed: the management API's addresses, for example [\"https://rabbit-1.internal:15671\"]",
+        );
+    }
+    for url in &endpoints {
+        let rest = url.strip_prefix("https://").unwrap_or_default().trim_end_matches('/');
+        if endpoint(rest).is_none() {
+            source.fault(KEY, Some(url.clone()), "must be \"https://host:port\"; plain http is not spoken");
+        }
+    }
+    ManagementConfig {
+        endpoints: endpoints.into_iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
+        certificate: source.required_path("management.certificate", "the provisioner's client certificate (PEM)"),
+        key: source.required_path("management.key", "the private key of management.certificate (PEM)"),
+        user: source.text("management.user").unwrap_or_else(|| "wg-provisioner".to_owned()),
+        password: source.secret_or_file("management.password", "management.password_file").unwrap_or_default(),
+    }
+}
+
+fn store(source: &mut Source) -> StoreConfig {
+    use secrecy::ExposeSecret as _;
+    let url = source.secret("store.url").unwrap_or_else(|| "sqlite:warrengate.db".into());
+    if !["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
+        source.fault("store.url", None, "must be \"sqlite:<path>\" or \"postgres://user:password@host/database\"");
+    }
+    StoreConfig {
+        url,
+        encryption_key: source.secret_or_file("store.encryption_key", "store.encryption_key_file").unwrap_or_default(),
+    }
+}
+
+fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
+    let scheme = if ops.certificate.is_some() { "https" } else { "http" };
+    let issuer = match source.text("auth.issuer") {
+        Some(text) => text.trim_end_matches('/').to_owned(),
+        // Right for clients on this machine, and for nobody else.
+        None if ops.listen.ip().is_loopback() => format!("{scheme}://{}", ops.listen),
+        None => source.required(
+            "auth.issuer",
+            "the address at which clients reach the ops side, for example \"https://auth.example\"; all gateways of \
+             one store say the same",
+        ),
+    };
+    let rest = issuer.strip_prefix("https://").or_else(|| issuer.strip_prefix("http://"));
+    if !issuer.is_empty() && rest.is_none_or(|rest| rest.is_empty() || rest.contains(['?', '#', ' '])) {
+        source.fault("auth.issuer", Some(issuer.clone()), "must be a http or https address without \"?\" and \"#\"");
+    }
+    let audience = source.text("auth.audience").unwrap_or_else(|| "warrengate".to_owned());
+    if audience.trim().is_empty() {
+        source.fault("auth.audience", Some(audience.clone()), "must not be blank");
+    }
+    AuthConfig {
+        issuer,
+        audience,
+        token_lifetime: source.duration("auth.token_lifetime", HOUR, MINUTE, 24 * HOUR),
+        leeway: source.duration("auth.leeway", 10 * SECOND, Duration::ZERO, 30 * SECOND),
+        warn_before_expiry: source.duration("auth.warn_before_expiry", MINUTE, SECOND, HOUR),
+        secret_checks_at_once: whole(source.number("auth.secret_checks_at_once", 2, 1, 64)),
+    }
+}
+
+fn limits(source: &mut Source) -> LimitsConfig {
+    LimitsConfig {
+        max_message_bytes: whole(source.number("limits.max_message_bytes", 4 << 20, 1 << 10, 16 << 20)),
+        max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 100, 1, 10_000))
+            .unwrap_or(u32::MAX),
+        handshake_timeout: source.duration("limits.handshake_timeout", 5 * SECOND, SECOND / 10, MINUTE),
+        keepalive_interval: source.duration("limits.keepalive_interval", 20 * SECOND, SECOND, HOUR),
+        keepalive_timeout: source.duration("limits.keepalive_timeout", 10 * SECOND, SECOND, 5 * MINUTE),
+        heartbeat_interval: source.duration("limits.heartbeat_interval", 15 * SECOND, SECOND, HOUR),
+        drain_deadline: source.duration("limits.drain_deadline", 20 * SECOND, Duration::ZERO, 10 * MINUTE),
+    }
+}
+
+fn whole(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+fn telemetry(source: &mut Source) -> TelemetryConfig {
+    let otlp_endpoint = source.text("telemetry.otlp_endpoint");
+    if let Some(url) = otlp_endpoint.as_ref().filter(|url| !url.starts_with("http://")) {
+        let what =
+            "must be an address such as \"http://127.0.0.1:4317\"; TLS is not spoken here: use a collector nearby";
+        source.fault("telemetry.otlp_endpoint", Some(url.clone()), what);
+    }
+    TelemetryConfig {
+        log: source.text("telemetry.log").unwrap_or_else(|| "info".to_owned()),
+        log_format: source.parsed("telemetry.log_format", LogFormat::Auto, |text| match text {
+            "auto" => Ok(LogFormat::Auto),
+            "human" => Ok(LogFormat::Human),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("must be \"auto\", \"human\" or \"json\"".to_owned()),
+        }),
+        otlp_endpoint,
+        sample_ratio: source.ratio("telemetry.sample_ratio", 0.1),
+    }
+}
+
+impl Config {
+    /// The files that must be there before a gateway can start, with their keys.
+    pub(super) fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut files = vec![
+            ("grpc.certificate", self.grpc.certificate.clone()),
+            ("grpc.key", self.grpc.key.clone()),
+            ("broker.ca_certificate", self.broker.ca_certificate.clone()),
+            ("broker.ca_key", self.broker.ca_key.clone()),
+            ("management.certificate", self.management.certificate.clone()),
+            ("management.key", self.management.key.clone()),
+        ];
+        files.extend(self.ops.certificate.clone().map(|path| ("ops.certificate", path)));
+        files.extend(self.ops.key.clone().map(|path| ("ops.key", path)));
+        files
+    }
+}

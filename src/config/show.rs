@@ -1,0 +1,94 @@
+//! The settings in the form of the file, for `--print-config`: what is in force, defaults included, secrets left out.
+
+use std::{fmt, path::Path};
+
+use super::{Config, source::show};
+
+const REDACTED: &str = "(redacted)";
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |text: &str| toml::Value::from(text).to_string();
+        let path = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+        let list = |items: &[String]| toml::Value::from(items.to_vec()).to_string();
+
+        writeln!(f, "[grpc]")?;
+        writeln!(f, "listen = {}", text(&self.grpc.listen.to_string()))?;
+        writeln!(f, "certificate = {}", path(&self.grpc.certificate))?;
+        writeln!(f, "key = {}", path(&self.grpc.key))?;
+        writeln!(f, "reflection = {}", self.grpc.reflection)?;
+        writeln!(f, "cors_origins = {}", list(&self.grpc.cors_origins))?;
+
+        writeln!(f, "\n[ops]")?;
+        writeln!(f, "listen = {}", text(&self.ops.listen.to_string()))?;
+        for (name, file) in [("certificate", &self.ops.certificate), ("key", &self.ops.key)] {
+            if let Some(file) = file {
+                writeln!(f, "{name} = {}", path(file))?;
+            }
+        }
+
+        let endpoints: Vec<_> = self.broker.endpoints.iter().map(ToString::to_string).collect();
+        writeln!(f, "\n[broker]")?;
+        writeln!(f, "endpoints = {}", list(&endpoints))?;
+        writeln!(f, "ca_certificate = {}", path(&self.broker.ca_certificate))?;
+        writeln!(f, "ca_key = {}", path(&self.broker.ca_key))?;
+        writeln!(f, "heartbeat = {}", text(&show(self.broker.heartbeat)))?;
+        writeln!(f, "connect_timeout = {}", text(&show(self.broker.connect_timeout)))?;
+        writeln!(f, "publish_deadline = {}", text(&show(self.broker.publish_deadline)))?;
+        writeln!(f, "idle_timeout = {}", text(&show(self.broker.idle_timeout)))?;
+        writeln!(f, "certificate_lifetime = {}", text(&show(self.broker.certificate_lifetime)))?;
+
+        writeln!(f, "\n[management]")?;
+        writeln!(f, "endpoints = {}", list(&self.management.endpoints))?;
+        writeln!(f, "certificate = {}", path(&self.management.certificate))?;
+        writeln!(f, "key = {}", path(&self.management.key))?;
+        writeln!(f, "user = {}", text(&self.management.user))?;
+        writeln!(f, "password = {}", text(REDACTED))?;
+
+        writeln!(f, "\n[store]")?;
+        writeln!(f, "url = {}", text(&self.store.location()))?;
+        writeln!(f, "encryption_key = {}", text(REDACTED))?;
+
+        writeln!(f, "\n[auth]")?;
+        writeln!(f, "issuer = {}", text(&self.auth.issuer))?;
+        writeln!(f, "audience = {}", text(&self.auth.audience))?;
+        writeln!(f, "token_lifetime = {}", text(&show(self.auth.token_lifetime)))?;
+        writeln!(f, "leeway = {}", text(&show(self.auth.leeway)))?;
+        writeln!(f, "warn_before_expiry = {}", text(&show(self.auth.warn_before_expiry)))?;
+        writeln!(f, "secret_checks_at_once = {}", self.auth.secret_checks_at_once)?;
+
+        writeln!(f, "\n[limits]")?;
+        writeln!(f, "max_message_bytes = {}", self.limits.max_message_bytes)?;
+        writeln!(f, "max_streams_per_connection = {}", self.limits.max_streams_per_connection)?;
+        writeln!(f, "handshake_timeout = {}", text(&show(self.limits.handshake_timeout)))?;
+        writeln!(f, "keepalive_interval = {}", text(&show(self.limits.keepalive_interval)))?;
+        writeln!(f, "keepalive_timeout = {}", text(&show(self.limits.keepalive_timeout)))?;
+        writeln!(f, "heartbeat_interval = {}", text(&show(self.limits.heartbeat_interval)))?;
+        writeln!(f, "drain_deadline = {}", text(&show(self.limits.drain_deadline)))?;
+
+        writeln!(f, "\n[telemetry]")?;
+        writeln!(f, "log = {}", text(&self.telemetry.log))?;
+        writeln!(f, "log_format = {}", text(self.telemetry.log_format.as_str()))?;
+        if let Some(endpoint) = &self.telemetry.otlp_endpoint {
+            writeln!(f, "otlp_endpoint = {}", text(endpoint))?;
+        }
+        writeln!(f, "sample_ratio = {:?}", self.telemetry.sample_ratio)
+    }
+}
+
+impl super::StoreConfig {
+    /// Where the database is, without user, password and parameters.
+    pub fn location(&self) -> String {
+        use secrecy::ExposeSecret as _;
+        let url = self.url.expose_secret();
+        let url = url.split(['?', '#']).next().unwrap_or_default();
+        match url.split_once("://") {
+            // A password may hold an unescaped "@" or "/": only what follows the last "@" is shown.
+            Some((scheme, rest)) if !scheme.starts_with("sqlite") => match rest.rsplit_once('@') {
+                Some((_, place)) => format!("{scheme}://{REDACTED}@{place}"),
+                None => format!("{scheme}://{rest}"),
+            },
+            _ => url.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Faults are named all at once, secrets stay out of sight, and the example file is complete.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use secrecy::ExposeSecret as _;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../docs/warrengate.example.toml");
+
+fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The example names secret files that do not exist here.
+fn example() -> String {
+    EXAMPLE.lines().filter(|line| !line.contains("_file = ")).collect::<Vec<_>>().join("\n")
+}
+
+fn secrets() -> Vec<(String, String)> {
+    environment(&[("WARRENGATE_MANAGEMENT__PASSWORD", "hidden-1"), ("WARRENGATE_STORE__ENCRYPTION_KEY", "hidden-2")])
+}
+
+fn faults(file: &str, env: &[(&str, &str)]) -> Vec<String> {
+    let env = secrets().into_iter().chain(environment(env));
+    let error = Config::parse(Some(file), env).expect_err("faults");
+    error.faults().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_example_is_valid_and_its_defaults_are_the_defaults() {
+    let given = Config::parse(Some(&example()), secrets()).expect("valid");
+    // With every commented key put in force, nothing changes but the keys that have no default.
+    let all: Vec<_> = example()
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if is_key(rest) && !rest.contains("/etc/") && !rest.starts_with("otlp") => rest.to_owned(),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let explicit = Config::parse(Some(&all.join("\n")), secrets()).expect("valid");
+    assert_eq!(given.to_string(), explicit.to_string());
+    assert_eq!(given.auth.issuer, "http://127.0.0.1:8080");
+    assert_eq!(given.limits.max_message_bytes, 4 << 20);
+}
+
+fn is_key(line: &str) -> bool {
+    line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+}
+
+#[test]
+fn the_example_names_every_key() {
+    let mut source = Source::new(Some(&example()), secrets());
+    read::config(&mut source);
+    let (asked, _) = source.finish();
+    let mut section = "";
+    let mut named = BTreeSet::new();
+    for line in EXAMPLE.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        }
+        let line = line.trim_start_matches("# ");
+        if is_key(line) {
+            named.insert(format!("{section}.{}", line.split(' ').next().unwrap_or_default()));
+        }
+    }
+    // These two may stand in the environment only; the example says so in words.
+    let asked: BTreeSet<_> = asked
+        .into_iter()
+        .filter(|key| !["management.password", "store.encryption_key"].contains(key))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(named, asked);
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let env = [
+        ("WARRENGATE_GRPC__LISTEN", "[::]:9443"),
+        ("WARRENGATE_GRPC__REFLECTION", "true"),
+        ("WARRENGATE_BROKER__ENDPOINTS", "a.example:5671, [::1]:5672"),
+        ("WARRENGATE_DATABASE_URL", "postgres://me:hidden@db/wg"),
+        ("WARRENGATE_LIMITS__MAX_MESSAGE_BYTES", "1MiB"),
+        ("WARRENGATE_TELEMETRY__SAMPLE_RATIO", "1"),
+        ("WARRENGATE_AUTH__AUDIENCE", ""),
+        ("WARRENGATE_TOKEN", "the command line's"),
+        ("PATH", "/bin"),
+    ];
+    let env = secrets().into_iter().chain(environment(&env));
+    let config = Config::parse(Some(&example()), env).expect("valid");
+    assert_eq!(config.grpc.listen.to_string(), "[::]:9443");
+    assert!(config.grpc.reflection);
+    let endpoints: Vec<_> = config.broker.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(endpoints, ["a.example:5671", "[::1]:5672"]);
+    assert_eq!(config.store.url.expose_secret(), "postgres://me:hidden@db/wg");
+    assert_eq!((config.limits.max_message_bytes, config.auth.audience.as_str()), (1 << 20, "warrengate"));
+    assert!((config.telemetry.sample_ratio - 1.0).abs() < f64::EPSILON);
+    assert_eq!(config.management.password.expose_secret(), "hidden-1");
+}
+
+#[test]
+fn all_faults_are_named_at_once_with_key_value_and_advice() {
+    let file = "[grpc]\nlisten = \"nowhere\"\ncertificate = 5\nports = 1\n[ops]\nlisten = \"0.0.0.0:80\"\n\
+                [auth]\nleeway = \"31s\"\ntoken_lifetime = 60\n[telemetry]\nlog_format = \"xml\"\nsample_ratio = 2\n\
+                [limits]\nmax_message_bytes = \"64MiB\"\n[store]\nurl = \"mysql://me:hidden@x\"\n";
+    let faults = faults(file, &[("WARRENGATE_GRPC__COLOUR", "red")]);
+    let text = faults.join("\n");
+    for wanted in [
+        "grpc.listen = \"nowhere\" must be an address and a port",
+        "grpc.certificate = \"5\" must be text in quotes",
+        "grpc.key is needed",
+        "grpc.ports is not a setting",
+        "grpc.colour is not a setting: unset WARRENGATE_GRPC__COLOUR",
+        "ops.certificate is needed",
+        "broker.endpoints is needed",
+        "broker.ca_key is needed",
+        "management.endpoints is needed",
+        "store.url must be \"sqlite:<path>\"",
+        "auth.issuer is needed",
+        "auth.leeway = \"31s\" must be a time from 0s to 30s, for example \"10s\"",
+        "auth.token_lifetime = \"60\" must be a time from 1m to 24h",
+        "limits.max_message_bytes = \"64MiB\" must be a whole number from 1024 to 16777216",
+        "telemetry.log_format = \"xml\" must be",
+        "telemetry.sample_ratio = \"2\" must be a number from 0 to 1",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n---\n{text}");
+    }
+    assert!(!text.contains("hidden"), "{text}");
+    let error = Config::parse(Some("not toml"), Vec::new()).expect_err("faults").to_string();
+    assert!(error.contains("the file is not TOML") && error.contains("management.password is needed"), "{error}");
+}
+
+#[test]
+fn secrets_come_from_a_file_or_the_environment_once_and_are_never_shown() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("password");
+    std::fs::write(&path, "hidden-3\n").expect("written");
+    let path = path.display().to_string();
+    let env =
+        [("WARRENGATE_MANAGEMENT__PASSWORD_FILE", path.as_str()), ("WARRENGATE_STORE__ENCRYPTION_KEY", "hidden-4")];
+    let config = Config::parse(Some(&example()), environment(&env)).expect("valid");
+    assert_eq!(config.management.password.expose_secret(), "hidden-3");
+    for shown in [config.to_string(), format!("{config:?}")] {
+        assert!(!shown.contains("hidden"), "{shown}");
+    }
+    assert!(faults(&example(), &env[..1])[0].contains("is given twice"));
+    let inside = example().replace("[store]", "[store]\nencryption_key = \"hidden-5\"");
+    let error = Config::parse(Some(&inside), environment(&env[..1])).expect_err("faults").to_string();
+    assert!(error.contains("does not belong into this file") && !error.contains("hidden"), "{error}");
+    let missing = [("WARRENGATE_STORE__ENCRYPTION_KEY_FILE", "/nowhere/key")];
+    let error = Config::parse(Some(&example()), environment(&missing)).expect_err("faults").to_string();
+    assert!(error.contains("store.encryption_key_file = \"/nowhere/key\" cannot be read"), "{error}");
+}
+
+#[test]
+fn a_printed_configuration_can_be_read_again_and_hides_the_databases_password() {
+    let env = secrets()
+        .into_iter()
+        .chain(environment(&[("WARRENGATE_DATABASE_URL", "postgres://me:hid@den/x@db:5432/wg?password=hidden")]));
+    let shown = Config::parse(Some(&example()), env).expect("valid").to_string();
+    assert!(shown.contains("url = \"postgres://(redacted)@db:5432/wg\""), "{shown}");
+    let again: Vec<_> = shown.lines().filter(|line| !line.contains("(redacted)")).collect();
+    let again = Config::parse(Some(&again.join("\n")), secrets()).expect("valid");
+    assert_eq!(again.auth.token_lifetime, Duration::from_secs(3600));
+}
+
+#[test]
+fn missing_files_are_all_named() {
+    let config = Config::parse(Some(&example().replace("/etc/", "/nowhere/")), secrets()).expect("valid");
+    let error = config.check_files().expect_err("faults");
+    assert_eq!(error.faults().len(), 6);
+    assert!(error.to_string().contains("grpc.key = \"/nowhere/warrengate/gateway.key\" cannot be opened"));
+}
