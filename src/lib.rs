@@ -12,3 +12,5 @@ pub mod error;
 pub mod names;
 
 pub mod config;
+
+pub mod telemetry;

@@ -1,0 +1,44 @@
+//! Why logs or traces cannot be set up. Only operators see these, at start.
+
+use std::borrow::Cow;
+
+use crate::error::{Classify, Kind};
+
+/// Why telemetry cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filter is none.
+    #[error("telemetry.log is not a filter such as \"info\" or \"warrengate=debug,info\"")]
+    Filter(#[source] tracing_subscriber::filter::ParseError),
+    /// The exporter of traces cannot be made.
+    #[error("traces cannot be sent to telemetry.otlp_endpoint")]
+    Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
+    /// There is a subscriber already.
+    #[error("logging was set up already")]
+    AlreadySet(#[source] tracing_subscriber::util::TryInitError),
+    /// A metric's name is none or taken.
+    #[error("a metric cannot be registered")]
+    Metrics(#[source] prometheus::Error),
+}
+
+impl Classify for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Filter(_) | Self::Exporter(_) => Kind::Invalid,
+            Self::AlreadySet(_) | Self::Metrics(_) => Kind::Internal,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Filter(_) => "INVALID_LOG_FILTER",
+            Self::Exporter(_) => "INVALID_OTLP_ENDPOINT",
+            Self::AlreadySet(_) => "TELEMETRY_ALREADY_SET",
+            Self::Metrics(_) => "METRICS_NOT_REGISTERED",
+        }
+    }
+
+    fn message(&self) -> Cow<'static, str> {
+        self.to_string().into()
+    }
+}
