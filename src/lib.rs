@@ -14,3 +14,6 @@ pub mod names;
 pub mod config;
 
 pub mod telemetry;
+
+// Who someone is, and what they may do.
+pub mod pki;

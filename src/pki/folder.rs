@@ -1,0 +1,377 @@
+//! The certificate folder. Names to stand for enter; a folder with both authorities and three leaves, none of them past two
+//! thirds of its life, leaves, with a report of what was done. Authorities are never replaced silently.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use super::{Authority, Error, Inspection, Leaf, PROVISIONER, file, inspect};
+
+const AUTHORITY_DAYS: u32 = 3650;
+const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+
+/// A certificate of the folder. Its files are `<name>.pem` and `<name>.key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// Signs the broker's, the provisioner's and the tenants' certificates.
+    BrokerCa,
+    /// The broker's server certificate (AMQPS and management).
+    Broker,
+    /// The provisioner's client certificate.
+    Provisioner,
+    /// Signs the gateway's own certificate; what applications trust.
+    GatewayCa,
+    /// The gateway's server certificate (gRPC and ops).
+    Gateway,
+}
+
+impl Item {
+    /// All, authorities before what they sign.
+    pub const ALL: [Self; 5] = [Self::BrokerCa, Self::Broker, Self::Provisioner, Self::GatewayCa, Self::Gateway];
+
+    /// The stem of its files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BrokerCa => "broker-ca",
+            Self::Broker => "broker",
+            Self::Provisioner => "provisioner",
+            Self::GatewayCa => "gateway-ca",
+            Self::Gateway => "gateway",
+        }
+    }
+
+    const fn authority(self) -> Option<Self> {
+        match self {
+            Self::Broker | Self::Provisioner => Some(Self::BrokerCa),
+            Self::Gateway => Some(Self::GatewayCa),
+            Self::BrokerCa | Self::GatewayCa => None,
+        }
+    }
+}
+
+/// What the server certificates stand for: DNS names and IP addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sans {
+    /// The broker's.
+    pub broker: Vec<String>,
+    /// The gateway's.
+    pub gateway: Vec<String>,
+}
+
+impl Default for Sans {
+    /// This machine, by the names it knows itself.
+    fn default() -> Self {
+        let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+        Self { broker: local.clone(), gateway: local }
+    }
+}
+
+impl Sans {
+    /// This machine and these names, for the broker and the gateway alike.
+    pub fn with(names: &[String]) -> Self {
+        let mut sans = Self::default();
+        for list in [&mut sans.broker, &mut sans.gateway] {
+            union(list, names);
+        }
+        sans
+    }
+}
+
+/// What was done to a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// It is as it was.
+    Kept,
+    /// It was not there.
+    Made,
+    /// Two thirds of its life were over, or it was asked for.
+    Renewed,
+    /// It did not stand for all names, was signed by another authority, or could not be read.
+    Replaced,
+}
+
+impl What {
+    /// In a word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Made => "made",
+            Self::Renewed => "renewed",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
+/// One certificate and what was done to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Which.
+    pub item: Item,
+    /// What was done.
+    pub what: What,
+}
+
+/// What was done to a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report(Vec<Change>);
+
+impl Report {
+    /// Every certificate, in [`Item::ALL`]'s order.
+    pub fn all(&self) -> &[Change] {
+        &self.0
+    }
+
+    /// Those that are not as they were.
+    pub fn changes(&self) -> impl Iterator<Item = Change> {
+        self.0.iter().copied().filter(|change| change.what != What::Kept)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut changes = self.changes().peekable();
+        if changes.peek().is_none() {
+            return f.write_str("certificates are good as they are");
+        }
+        for (n, Change { item, what }) in changes.enumerate() {
+            let done = what.word();
+            write!(f, "{}{done} {}", if n == 0 { "" } else { ", " }, item.name())?;
+        }
+        Ok(())
+    }
+}
+
+/// A certificate of the folder as it is now.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Which.
+    pub item: Item,
+    /// The certificate's file.
+    pub path: PathBuf,
+    /// What it says.
+    pub inspection: Inspection,
+    /// Whether the folder's authority signed it (an authority: itself).
+    pub trusted: bool,
+    /// Whether others than its owner may read the key.
+    pub key_exposed: bool,
+}
+
+/// A folder of certificates: `broker-ca`, `broker`, `provisioner`, `gateway-ca` and `gateway`, each `.pem` and `.key`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertsDir {
+    dir: PathBuf,
+}
+
+impl CertsDir {
+    /// The folder at this path, which need not exist yet.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The file of a certificate.
+    pub fn certificate(&self, item: Item) -> PathBuf {
+        self.dir.join(item.name()).with_extension("pem")
+    }
+
+    /// The file of a private key.
+    pub fn key(&self, item: Item) -> PathBuf {
+        self.dir.join(item.name()).with_extension("key")
+    }
+
+    /// Makes what is missing and replaces leaves that are past two thirds of their life, do not stand for all `sans`, or
+    /// are not of this folder's authority. A leaf's names only ever become more.
+    ///
+    /// # Errors
+    /// When the folder cannot be written, or an authority is broken, incomplete or expired.
+    pub fn ensure(&self, sans: &Sans) -> Result<Report, Error> {
+        self.reconcile(sans, false)
+    }
+
+    /// The same, and every leaf is made anew with a new key.
+    ///
+    /// # Errors
+    /// As [`CertsDir::ensure`].
+    pub fn renew(&self, sans: &Sans) -> Result<Report, Error> {
+        self.reconcile(sans, true)
+    }
+
+    /// The authority that signs certificates for the broker's side.
+    ///
+    /// # Errors
+    /// When its files cannot be used.
+    pub fn broker_authority(&self) -> Result<Authority, Error> {
+        self.load(Item::BrokerCa)
+    }
+
+    /// The authority that signs the gateway's own certificate.
+    ///
+    /// # Errors
+    /// When its files cannot be used.
+    pub fn gateway_authority(&self) -> Result<Authority, Error> {
+        self.load(Item::GatewayCa)
+    }
+
+    /// What the folder holds; certificates that are missing are left out.
+    ///
+    /// # Errors
+    /// When one is there and cannot be read.
+    pub fn show(&self) -> Result<Vec<Entry>, Error> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for item in Item::ALL {
+            let path = self.certificate(item);
+            if !path.exists() {
+                continue;
+            }
+            let inspection = self.inspect(item)?;
+            let trusted = match item.authority() {
+                None => inspection.signed_by(&inspection),
+                Some(authority) => entries
+                    .iter()
+                    .find(|entry| entry.item == authority)
+                    .is_some_and(|authority| inspection.signed_by(&authority.inspection)),
+            };
+            let key_exposed = file::open_to_others(&self.key(item));
+            entries.push(Entry { item, path, inspection, trusted, key_exposed });
+        }
+        Ok(entries)
+    }
+
+    fn reconcile(&self, sans: &Sans, renew: bool) -> Result<Report, Error> {
+        file::make_folder(&self.dir)?;
+        let mut report = Vec::new();
+        let (broker, made) = self.authority(Item::BrokerCa, "Warrengate broker CA")?;
+        report.push(made);
+        report.push(self.leaf(Item::Broker, &broker, &sans.broker, renew)?);
+        report.push(self.leaf(Item::Provisioner, &broker, &[], renew)?);
+        let (gateway, made) = self.authority(Item::GatewayCa, "Warrengate gateway CA")?;
+        report.push(made);
+        report.push(self.leaf(Item::Gateway, &gateway, &sans.gateway, renew)?);
+        Ok(Report(report))
+    }
+
+    fn authority(&self, item: Item, name: &str) -> Result<(Authority, Change), Error> {
+        let (certificate, key) = (self.certificate(item), self.key(item));
+        let unused = Item::ALL.iter().filter(|i| i.authority() == Some(item)).all(|i| !self.certificate(*i).exists());
+        let what = match (certificate.exists(), key.exists()) {
+            (true, true) => return Ok((self.load(item)?, Change { item, what: What::Kept })),
+            (false, false) => What::Made,
+            // Made, but cut off in the middle: nothing was ever signed with it.
+            (false, true) if unused => What::Replaced,
+            (true, false) => return Err(Error::Incomplete { present: certificate, missing: key }),
+            (false, true) => return Err(Error::Incomplete { present: key, missing: certificate }),
+        };
+        let authority = Authority::generate(name, AUTHORITY_DAYS)?;
+        authority.save(&certificate, &key)?;
+        Ok((authority, Change { item, what }))
+    }
+
+    fn leaf(&self, item: Item, authority: &Authority, sans: &[String], renew: bool) -> Result<Change, Error> {
+        let (certificate, key) = (self.certificate(item), self.key(item));
+        let mut names = sans.to_vec();
+        let there = Leaf::load(&certificate, &key).ok().and_then(|leaf| inspect(leaf.certificate_pem()).ok());
+        let what = match &there {
+            None if certificate.exists() => What::Replaced,
+            None => What::Made,
+            Some(seen) => {
+                let covered = sans.iter().all(|san| seen.sans().contains(san));
+                union(&mut names, seen.sans());
+                if !covered || !seen.signed_by(authority.inspection()) {
+                    What::Replaced
+                } else if renew || seen.renew_after() <= SystemTime::now() {
+                    What::Renewed
+                } else {
+                    return Ok(Change { item, what: What::Kept });
+                }
+            }
+        };
+        let leaf = match item {
+            Item::Provisioner => authority.client(PROVISIONER, LEAF_LIFETIME)?,
+            Item::Broker => authority.server("warrengate broker", &names, LEAF_LIFETIME)?,
+            _ => authority.server("warrengate gateway", &names, LEAF_LIFETIME)?,
+        };
+        leaf.save(&certificate, &key)?;
+        Ok(Change { item, what })
+    }
+
+    fn load(&self, item: Item) -> Result<Authority, Error> {
+        Authority::load(&self.certificate(item), &self.key(item))
+    }
+
+    fn inspect(&self, item: Item) -> Result<Inspection, Error> {
+        let path = self.certificate(item);
+        inspect(&file::read(&path)?)
+            .map_err(|_| Error::Malformed { what: path.display().to_string(), expected: "certificate" })
+    }
+}
+
+fn union(names: &mut Vec<String>, more: &[String]) {
+    for name in more {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn whats(report: &Report) -> Vec<What> {
+        report.all().iter().map(|change| change.what).collect()
+    }
+
+    #[test]
+    fn what_is_missing_is_made_and_what_is_there_is_kept() {
+        let folder = tempfile::tempdir().expect("folder");
+        let certs = CertsDir::new(folder.path().join("certs"));
+        let sans = Sans::default();
+        assert_eq!(whats(&certs.ensure(&sans).expect("made")), [What::Made; 5]);
+        assert_eq!(whats(&certs.ensure(&sans).expect("kept")), [What::Kept; 5]);
+        let shown = certs.show().expect("shown");
+        assert_eq!(shown.len(), 5);
+        assert!(shown.iter().all(|entry| entry.trusted && !entry.key_exposed));
+
+        fs::remove_file(certs.key(Item::Gateway)).expect("removed");
+        let report = certs.ensure(&sans).expect("mended");
+        assert_eq!(report.to_string(), "replaced gateway");
+    }
+
+    #[test]
+    fn new_names_are_added_and_old_ones_stay() {
+        let folder = tempfile::tempdir().expect("folder");
+        let certs = CertsDir::new(folder.path());
+        certs.ensure(&Sans::with(&["one.test".to_owned()])).expect("made");
+        assert_eq!(certs.ensure(&Sans::default()).expect("kept").changes().count(), 0);
+        certs.ensure(&Sans::with(&["two.test".to_owned()])).expect("replaced");
+        let seen = certs.inspect(Item::Broker).expect("read");
+        assert!(
+            ["localhost", "::1", "one.test", "two.test"].iter().all(|san| seen.sans().contains(&(*san).to_owned()))
+        );
+        assert_eq!(whats(&certs.renew(&Sans::default()).expect("renewed"))[1], What::Renewed);
+    }
+
+    #[test]
+    fn an_authority_is_never_replaced_while_something_rests_on_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let certs = CertsDir::new(folder.path());
+        certs.ensure(&Sans::default()).expect("made");
+        fs::remove_file(certs.certificate(Item::BrokerCa)).expect("removed");
+        assert!(matches!(certs.ensure(&Sans::default()), Err(Error::Incomplete { .. })));
+
+        Authority::generate("another", 10)
+            .and_then(|ca| ca.save(&certs.certificate(Item::BrokerCa), &certs.key(Item::BrokerCa)))
+            .expect("saved");
+        assert!(certs.show().expect("shown").iter().any(|entry| entry.item == Item::Broker && !entry.trusted));
+        let report = certs.ensure(&Sans::default()).expect("mended");
+        assert_eq!(report.to_string(), "replaced broker, replaced provisioner");
+    }
+}

@@ -1,0 +1,129 @@
+//! What a certificate says. PEM text from anywhere enters; plain values leave. Nothing is trusted or verified here, except
+//! where [`Inspection::signed_by`] is asked.
+
+use std::time::{Duration, SystemTime};
+
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, pem::parse_x509_pem, prelude::FromDer as _, time::ASN1Time,
+};
+
+use super::Error;
+
+/// A certificate's readable contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    subject: String,
+    common_name: Option<String>,
+    issuer: String,
+    sans: Vec<String>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    serial: String,
+    authority: bool,
+    der: Vec<u8>,
+    public_key: Vec<u8>,
+}
+
+/// Reads the first certificate of a PEM text.
+///
+/// # Errors
+/// When there is none.
+pub fn inspect(pem: &str) -> Result<Inspection, Error> {
+    let malformed = || Error::Malformed { what: "the text given".to_owned(), expected: "certificate" };
+    let (_, block) = parse_x509_pem(pem.as_bytes()).map_err(|_| malformed())?;
+    let certificate = block.parse_x509().map_err(|_| malformed())?;
+    let sans = match certificate.subject_alternative_name() {
+        Ok(Some(extension)) => extension.value.general_names.iter().filter_map(san).collect(),
+        _ => Vec::new(),
+    };
+    Ok(Inspection {
+        subject: certificate.subject().to_string(),
+        common_name: certificate.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok()).map(str::to_owned),
+        issuer: certificate.issuer().to_string(),
+        sans,
+        not_before: moment(certificate.validity().not_before),
+        not_after: moment(certificate.validity().not_after),
+        serial: certificate.raw_serial_as_string(),
+        authority: certificate.is_ca(),
+        public_key: certificate.public_key().raw.to_vec(),
+        der: block.contents.clone(),
+    })
+}
+
+impl Inspection {
+    /// The subject's distinguished name.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The subject's (first) common name.
+    pub fn common_name(&self) -> Option<&str> {
+        self.common_name.as_deref()
+    }
+
+    /// The issuer's distinguished name.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The DNS names and IP addresses it stands for.
+    pub fn sans(&self) -> &[String] {
+        &self.sans
+    }
+
+    /// When it begins.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// When it ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// From when on it should be replaced: two thirds into its life.
+    pub fn renew_after(&self) -> SystemTime {
+        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_before + life * 2 / 3
+    }
+
+    /// The serial number, hexadecimal, bytes parted by colons.
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// Whether it may sign others.
+    pub fn is_authority(&self) -> bool {
+        self.authority
+    }
+
+    /// Whether this authority's key signed it (and the names agree).
+    pub fn signed_by(&self, authority: &Self) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(&self.der) else { return false };
+        let Ok((_, issuer)) = X509Certificate::from_der(&authority.der) else { return false };
+        certificate.issuer().as_raw() == issuer.subject().as_raw()
+            && certificate.verify_signature(Some(issuer.public_key())).is_ok()
+    }
+
+    /// The public key (DER, SubjectPublicKeyInfo).
+    pub(super) fn public_key(&self) -> Vec<u8> {
+        self.public_key.clone()
+    }
+}
+
+fn san(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|b| std::net::Ipv4Addr::from(b).to_string()),
+            16 => <[u8; 16]>::try_from(*bytes).ok().map(|b| std::net::Ipv6Addr::from(b).to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn moment(time: ASN1Time) -> SystemTime {
+    // Before 1970 is as far past as any.
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+}
