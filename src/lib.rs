@@ -17,3 +17,5 @@ pub mod telemetry;
 
 // Who someone is, and what they may do.
 pub mod pki;
+
+pub mod store;

@@ -1,0 +1,122 @@
+//! What outlives a process: tenants, plans, clients, signing keys, answered requests and the audit trail, in SQLite (one
+//! gateway) or PostgreSQL (several). Typed names enter, plain rows with typed names leave. Two invariants: every change to
+//! what gateways keep in memory raises the revision in the same transaction, and a client is only found through its tenant.
+//!
+//! The `Any` driver of sqlx runs one SQL text on both databases; `migrations/` says what that asks of the columns.
+
+mod audit;
+mod clients;
+mod error;
+mod keys;
+mod open;
+mod plans;
+mod requests;
+mod seal;
+mod tenants;
+
+pub use audit::{AuditRow, NewAudit};
+pub use clients::{ClientGate, ClientRow, NewClient};
+pub use error::Error;
+pub use keys::{KeyRow, KeyState, NewKey};
+pub use plans::PlanRow;
+pub use seal::EncryptionKey;
+pub use tenants::{NewTenant, TenantRow, TenantState};
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use sqlx::{Any, AnyPool, Transaction};
+
+/// A handle on the store; cloning is cheap.
+#[derive(Clone)]
+pub struct Store {
+    pool: AnyPool,
+    key: Arc<EncryptionKey>,
+    is_sqlite: bool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("is_sqlite", &self.is_sqlite).finish_non_exhaustive()
+    }
+}
+
+/// Everything that admission needs, read in one transaction.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The revision that this is.
+    pub revision: i64,
+    /// All plans, by name.
+    pub plans: Vec<PlanRow>,
+    /// All tenants, by id.
+    pub tenants: Vec<TenantRow>,
+    /// The revocation state of all clients.
+    pub clients: Vec<ClientGate>,
+}
+
+impl Store {
+    /// Answers when the store does.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.revision().await.map(|_| ())
+    }
+
+    /// The number of changes so far; gateways poll it to learn of each other's.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn revision(&self) -> Result<i64, Error> {
+        Ok(sqlx::query_scalar("SELECT value FROM revision WHERE id = 1").fetch_one(&self.pool).await?)
+    }
+
+    /// Everything that admission needs, as of one moment.
+    ///
+    /// # Errors
+    /// When the database cannot be asked, or holds a name that is none.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        // PostgreSQL's default would let each statement see a moment of its own.
+        let begin = if self.is_sqlite { "BEGIN" } else { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
+        let mut tx = self.pool.begin_with(begin).await?;
+        let revision = sqlx::query_scalar("SELECT value FROM revision WHERE id = 1").fetch_one(&mut *tx).await?;
+        let plans = plans::all(&mut tx).await?;
+        let tenants = tenants::all(&mut tx).await?;
+        let clients = clients::gates(&mut tx).await?;
+        tx.commit().await?;
+        Ok(Snapshot { revision, plans, tenants, clients })
+    }
+
+    /// Closes the connections, after what runs on them.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// A transaction that changes something gateways keep in memory. Raising the revision comes first: the row's lock
+    /// makes such transactions run one after the other on PostgreSQL, as SQLite's single writer does there.
+    async fn begin_change(&self) -> Result<Transaction<'static, Any>, Error> {
+        let begin = if self.is_sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        let mut tx = self.pool.begin_with(begin).await?;
+        sqlx::query("UPDATE revision SET value = value + 1 WHERE id = 1").execute(&mut *tx).await?;
+        Ok(tx)
+    }
+}
+
+/// Unix milliseconds, as the database keeps a moment.
+fn to_millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn from_millis(millis: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}
+
+fn now() -> i64 {
+    to_millis(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests;

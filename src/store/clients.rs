@@ -1,0 +1,245 @@
+//! Clients: typed ids enter, rows leave. Every query names the tenant first (a client id carries it), so that no query can
+//! reach into another tenant. Secrets come as hashes and never leave a row's `Debug`.
+
+use std::time::SystemTime;
+
+use sqlx::{Any, Transaction};
+
+use super::{Error, Store, from_millis, now};
+use crate::names::{ClientId, TenantId};
+
+/// A client to make.
+#[derive(Clone)]
+pub struct NewClient {
+    /// Its id, which names its tenant.
+    pub id: ClientId,
+    /// For people.
+    pub display_name: String,
+    /// The secret's argon2id hash, in PHC form.
+    pub secret_hash: String,
+    /// What it may do, as JSON.
+    pub grants: String,
+}
+
+/// A client as it is kept.
+#[derive(Clone)]
+pub struct ClientRow {
+    /// Its id, which names its tenant.
+    pub id: ClientId,
+    /// For people.
+    pub display_name: String,
+    /// The secret's argon2id hash, in PHC form.
+    pub secret_hash: String,
+    /// What it may do, as JSON.
+    pub grants: String,
+    /// Whether its secret and its tokens are refused for ever.
+    pub revoked: bool,
+    /// Tokens issued before this moment are refused.
+    pub not_before: SystemTime,
+    /// When it was made.
+    pub created: SystemTime,
+}
+
+impl std::fmt::Debug for NewClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewClient").field("id", &self.id).field("grants", &self.grants).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for ClientRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientRow")
+            .field("id", &self.id)
+            .field("grants", &self.grants)
+            .field("revoked", &self.revoked)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What admission must know of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientGate {
+    /// Its id.
+    pub id: ClientId,
+    /// Whether it is refused for ever.
+    pub revoked: bool,
+    /// Tokens issued before this moment are refused.
+    pub not_before: SystemTime,
+}
+
+type Raw = (String, String, String, String, i64, i64, i64);
+
+fn parse_id(id: &str) -> Result<ClientId, Error> {
+    ClientId::parse(id).map_err(|_| Error::Corrupt { what: "client id" })
+}
+
+fn row((id, display_name, secret_hash, grants, revoked, not_before, created): Raw) -> Result<ClientRow, Error> {
+    Ok(ClientRow {
+        id: parse_id(&id)?,
+        display_name,
+        secret_hash,
+        grants,
+        revoked: revoked != 0,
+        not_before: from_millis(not_before),
+        created: from_millis(created),
+    })
+}
+
+/// As the index has it: empty for platform administrators.
+fn scope(tenant: Option<&TenantId>) -> String {
+    tenant.map_or("", TenantId::as_str).to_owned()
+}
+
+const SELECT_ONE: &str = "SELECT id, display_name, secret_hash, grants, revoked, not_before, created FROM clients \
+                          WHERE COALESCE(tenant, '') = $1 AND id = $2";
+
+async fn one(tx: &mut Transaction<'static, Any>, id: &ClientId) -> Result<Option<ClientRow>, Error> {
+    let raw = sqlx::query_as(SELECT_ONE)
+        .bind(scope(id.tenant()))
+        .bind(id.as_str().to_owned())
+        .fetch_optional(&mut **tx)
+        .await?;
+    raw.map(row).transpose()
+}
+
+pub(super) async fn gates(tx: &mut Transaction<'static, Any>) -> Result<Vec<ClientGate>, Error> {
+    let rows: Vec<(String, i64, i64)> =
+        sqlx::query_as("SELECT id, revoked, not_before FROM clients").fetch_all(&mut **tx).await?;
+    rows.into_iter()
+        .map(|(id, revoked, not_before)| {
+            Ok(ClientGate { id: parse_id(&id)?, revoked: revoked != 0, not_before: from_millis(not_before) })
+        })
+        .collect()
+}
+
+impl Store {
+    /// Makes a client; returns it, or none when there is one of that id already.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTenant`], or when the database cannot be asked.
+    pub async fn create_client(&self, new: &NewClient) -> Result<Option<ClientRow>, Error> {
+        let mut tx = self.begin_change().await?;
+        // A deleted client's tokens must not come back to life with its successor: not_before is now, not 0.
+        let made = sqlx::query(
+            "INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created) \
+             VALUES ($1, $2, $3, $4, $5, 0, $6, $6) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(new.id.as_str().to_owned())
+        .bind(new.id.tenant().map(|tenant| tenant.as_str().to_owned()))
+        .bind(new.display_name.clone())
+        .bind(new.secret_hash.clone())
+        .bind(new.grants.clone())
+        .bind(now())
+        .execute(&mut *tx)
+        .await
+        .map_err(|error| Error::or_dangling(error, Error::UnknownTenant))?
+        .rows_affected()
+            == 1;
+        if !made {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let stands = one(&mut tx, &new.id).await?;
+        tx.commit().await?;
+        Ok(stands)
+    }
+
+    /// One client.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn client(&self, id: &ClientId) -> Result<Option<ClientRow>, Error> {
+        let raw = sqlx::query_as(SELECT_ONE)
+            .bind(scope(id.tenant()))
+            .bind(id.as_str().to_owned())
+            .fetch_optional(&self.pool)
+            .await?;
+        raw.map(row).transpose()
+    }
+
+    /// A tenant's clients (or the platform's administrators) after an id, by id.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn clients(
+        &self,
+        tenant: Option<&TenantId>,
+        after: Option<&ClientId>,
+        limit: u32,
+    ) -> Result<Vec<ClientRow>, Error> {
+        let rows = sqlx::query_as(
+            "SELECT id, display_name, secret_hash, grants, revoked, not_before, created FROM clients \
+             WHERE COALESCE(tenant, '') = $1 AND id > $2 ORDER BY id LIMIT $3",
+        )
+        .bind(scope(tenant))
+        .bind(after.map_or("", ClientId::as_str).to_owned())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(row).collect()
+    }
+
+    /// Changes what is given (grants as JSON); returns the client as it then stands, or none when there is no such client.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn update_client(
+        &self,
+        id: &ClientId,
+        display_name: Option<&str>,
+        grants: Option<&str>,
+    ) -> Result<Option<ClientRow>, Error> {
+        let mut tx = self.begin_change().await?;
+        sqlx::query(
+            "UPDATE clients SET display_name = COALESCE($3, display_name), grants = COALESCE($4, grants) \
+             WHERE COALESCE(tenant, '') = $1 AND id = $2",
+        )
+        .bind(scope(id.tenant()))
+        .bind(id.as_str().to_owned())
+        .bind(display_name.map(str::to_owned))
+        .bind(grants.map(str::to_owned))
+        .execute(&mut *tx)
+        .await?;
+        let stands = one(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(stands)
+    }
+
+    /// Refuses a client's secret and tokens, for ever; returns it, or none when there is no such client.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn revoke_client(&self, id: &ClientId) -> Result<Option<ClientRow>, Error> {
+        let mut tx = self.begin_change().await?;
+        sqlx::query(
+            "UPDATE clients SET revoked = 1, not_before = $3 WHERE COALESCE(tenant, '') = $1 AND id = $2 AND revoked = 0",
+        )
+        .bind(scope(id.tenant()))
+        .bind(id.as_str().to_owned())
+        .bind(now())
+        .execute(&mut *tx)
+        .await?;
+        let stands = one(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(stands)
+    }
+
+    /// Replaces a client's secret and refuses the tokens that the old one fetched. A revoked client stays revoked.
+    /// Returns the client, or none when there is no such client.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn set_client_secret(&self, id: &ClientId, secret_hash: &str) -> Result<Option<ClientRow>, Error> {
+        let mut tx = self.begin_change().await?;
+        sqlx::query("UPDATE clients SET secret_hash = $3, not_before = $4 WHERE COALESCE(tenant, '') = $1 AND id = $2")
+            .bind(scope(id.tenant()))
+            .bind(id.as_str().to_owned())
+            .bind(secret_hash.to_owned())
+            .bind(now())
+            .execute(&mut *tx)
+            .await?;
+        let stands = one(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(stands)
+    }
+}

@@ -1,0 +1,146 @@
+//! Signing keys: private keys enter in the clear and are sealed before they reach a statement; they leave opened.
+
+use std::time::SystemTime;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+use super::{Error, Store, from_millis, now, to_millis};
+
+/// What a key is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyState {
+    /// It signs. There is one at a time.
+    Active,
+    /// It signs no more; tokens that it signed are believed until `retire_after`.
+    Retiring,
+}
+
+/// A key to keep.
+pub struct NewKey {
+    /// Its id.
+    pub kid: String,
+    /// The JWS name of its algorithm, for example `EdDSA`.
+    pub algorithm: String,
+    /// The private key, PKCS#8.
+    pub private: Zeroizing<Vec<u8>>,
+    /// The public key, raw.
+    pub public: Vec<u8>,
+}
+
+/// A key as it is kept, opened.
+pub struct KeyRow {
+    /// Its id.
+    pub kid: String,
+    /// The JWS name of its algorithm, for example `EdDSA`.
+    pub algorithm: String,
+    /// The private key, PKCS#8.
+    pub private: Zeroizing<Vec<u8>>,
+    /// The public key, raw.
+    pub public: Vec<u8>,
+    /// What it is used for.
+    pub state: KeyState,
+    /// When it was made.
+    pub created: SystemTime,
+    /// Until when tokens that it signed are believed; none while it is active.
+    pub retire_after: Option<SystemTime>,
+}
+
+impl std::fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for KeyRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyRow").field("kid", &self.kid).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+type Raw = (String, String, String, String, String, i64, Option<i64>);
+
+impl Store {
+    /// Keeps a first signing key unless there is an active one; returns whether this call did. Of gateways that start
+    /// together, one wins.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn create_first_signing_key(&self, new: &NewKey) -> Result<bool, Error> {
+        let mut tx = self.begin_change().await?;
+        let active: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM signing_keys WHERE state = 'active'").fetch_one(&mut *tx).await?;
+        if active > 0 {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        self.insert_key(&mut tx, new).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Makes a new key the active one; the one before is believed until `retire_after`. Keys past their time are deleted.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn rotate_signing_key(&self, new: &NewKey, retire_after: SystemTime) -> Result<(), Error> {
+        let mut tx = self.begin_change().await?;
+        sqlx::query("DELETE FROM signing_keys WHERE state = 'retiring' AND retire_after < $1")
+            .bind(now())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("UPDATE signing_keys SET state = 'retiring', retire_after = $1 WHERE state = 'active'")
+            .bind(to_millis(retire_after))
+            .execute(&mut *tx)
+            .await?;
+        self.insert_key(&mut tx, new).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// All signing keys that are not past their time, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be asked, or [`Error::Sealed`].
+    pub async fn signing_keys(&self) -> Result<Vec<KeyRow>, Error> {
+        let rows: Vec<Raw> = sqlx::query_as(
+            "SELECT kid, algorithm, private, public, state, created, retire_after FROM signing_keys \
+             WHERE state = 'active' OR retire_after >= $1 ORDER BY created DESC",
+        )
+        .bind(now())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(|raw| self.key_row(raw)).collect()
+    }
+
+    async fn insert_key(&self, tx: &mut sqlx::Transaction<'static, sqlx::Any>, new: &NewKey) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO signing_keys (kid, algorithm, private, public, state, created, retire_after) \
+             VALUES ($1, $2, $3, $4, 'active', $5, NULL)",
+        )
+        .bind(new.kid.clone())
+        .bind(new.algorithm.clone())
+        .bind(self.key.seal(&new.kid, &new.private)?)
+        .bind(STANDARD.encode(&new.public))
+        .bind(now())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+
+    fn key_row(&self, (kid, algorithm, private, public, state, created, retire_after): Raw) -> Result<KeyRow, Error> {
+        Ok(KeyRow {
+            private: self.key.open(&kid, &private)?,
+            public: STANDARD.decode(public).map_err(|_| Error::Corrupt { what: "public key" })?,
+            state: match state.as_str() {
+                "active" => KeyState::Active,
+                "retiring" => KeyState::Retiring,
+                _ => return Err(Error::Corrupt { what: "signing key state" }),
+            },
+            kid,
+            algorithm,
+            created: from_millis(created),
+            retire_after: retire_after.map(from_millis),
+        })
+    }
+}

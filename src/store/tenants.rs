@@ -1,0 +1,199 @@
+//! Tenants: typed ids enter, rows leave. Two racing creations make one, and both are told which it was.
+
+use std::time::SystemTime;
+
+use sqlx::{Any, Transaction};
+
+use super::{Error, Store, from_millis, now};
+use crate::names::{PlanName, TenantId};
+
+/// Whether a tenant is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TenantState {
+    /// Its clients are let in.
+    Active,
+    /// Its clients are refused, its messages kept.
+    Suspended,
+}
+
+impl TenantState {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+        }
+    }
+}
+
+/// A tenant to make.
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    /// Its id.
+    pub id: TenantId,
+    /// For people.
+    pub display_name: String,
+    /// Its plan.
+    pub plan: PlanName,
+}
+
+/// A tenant as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantRow {
+    /// Its id.
+    pub id: TenantId,
+    /// For people.
+    pub display_name: String,
+    /// Its plan.
+    pub plan: PlanName,
+    /// Whether it is let in.
+    pub state: TenantState,
+    /// When it was made.
+    pub created: SystemTime,
+    /// When it was last changed.
+    pub updated: SystemTime,
+}
+
+type Raw = (String, String, String, String, i64, i64);
+
+fn row((id, display_name, plan, state, created, updated): Raw) -> Result<TenantRow, Error> {
+    Ok(TenantRow {
+        id: TenantId::parse(&id).map_err(|_| Error::Corrupt { what: "tenant id" })?,
+        display_name,
+        plan: PlanName::parse(&plan).map_err(|_| Error::Corrupt { what: "plan name" })?,
+        state: match state.as_str() {
+            "active" => TenantState::Active,
+            "suspended" => TenantState::Suspended,
+            _ => return Err(Error::Corrupt { what: "tenant state" }),
+        },
+        created: from_millis(created),
+        updated: from_millis(updated),
+    })
+}
+
+async fn one(tx: &mut Transaction<'static, Any>, id: &TenantId) -> Result<Option<TenantRow>, Error> {
+    let raw = sqlx::query_as("SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id = $1")
+        .bind(id.as_str().to_owned())
+        .fetch_optional(&mut **tx)
+        .await?;
+    raw.map(row).transpose()
+}
+
+pub(super) async fn all(tx: &mut Transaction<'static, Any>) -> Result<Vec<TenantRow>, Error> {
+    let rows = sqlx::query_as("SELECT id, display_name, plan, state, created, updated FROM tenants ORDER BY id")
+        .fetch_all(&mut **tx)
+        .await?;
+    rows.into_iter().map(row).collect()
+}
+
+impl Store {
+    /// Makes a tenant, active, unless there is one of that id. Returns what stands, and whether this call made it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPlan`], or when the database cannot be asked.
+    pub async fn create_tenant(&self, new: &NewTenant) -> Result<(TenantRow, bool), Error> {
+        let mut tx = self.begin_change().await?;
+        let made = sqlx::query(
+            "INSERT INTO tenants (id, display_name, plan, state, created, updated) \
+             VALUES ($1, $2, $3, 'active', $4, $4) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(new.id.as_str().to_owned())
+        .bind(new.display_name.clone())
+        .bind(new.plan.as_str().to_owned())
+        .bind(now())
+        .execute(&mut *tx)
+        .await
+        .map_err(|error| Error::or_dangling(error, Error::UnknownPlan))?
+        .rows_affected()
+            == 1;
+        let stands = one(&mut tx, &new.id).await?.ok_or(Error::Corrupt { what: "tenant" })?;
+        if made {
+            tx.commit().await?;
+        } else {
+            tx.rollback().await?;
+        }
+        Ok((stands, made))
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, Error> {
+        let raw = sqlx::query_as("SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id = $1")
+            .bind(id.as_str().to_owned())
+            .fetch_optional(&self.pool)
+            .await?;
+        raw.map(row).transpose()
+    }
+
+    /// The tenants after an id, by id.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<TenantRow>, Error> {
+        let rows = sqlx::query_as(
+            "SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id > $1 ORDER BY id LIMIT $2",
+        )
+        .bind(after.map_or("", TenantId::as_str).to_owned())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(row).collect()
+    }
+
+    /// Changes what is given; returns the tenant as it then stands, or none when there is no such tenant.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPlan`], or when the database cannot be asked.
+    pub async fn update_tenant(
+        &self,
+        id: &TenantId,
+        display_name: Option<&str>,
+        plan: Option<&PlanName>,
+    ) -> Result<Option<TenantRow>, Error> {
+        let mut tx = self.begin_change().await?;
+        sqlx::query(
+            "UPDATE tenants SET display_name = COALESCE($2, display_name), plan = COALESCE($3, plan), updated = $4 \
+             WHERE id = $1",
+        )
+        .bind(id.as_str().to_owned())
+        .bind(display_name.map(str::to_owned))
+        .bind(plan.map(|plan| plan.as_str().to_owned()))
+        .bind(now())
+        .execute(&mut *tx)
+        .await
+        .map_err(|error| Error::or_dangling(error, Error::UnknownPlan))?;
+        let stands = one(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(stands)
+    }
+
+    /// Lets a tenant in or shuts it out; returns it as it then stands, or none when there is no such tenant.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn set_tenant_state(&self, id: &TenantId, state: TenantState) -> Result<Option<TenantRow>, Error> {
+        let mut tx = self.begin_change().await?;
+        sqlx::query("UPDATE tenants SET state = $2, updated = $3 WHERE id = $1 AND state <> $2")
+            .bind(id.as_str().to_owned())
+            .bind(state.as_str())
+            .bind(now())
+            .execute(&mut *tx)
+            .await?;
+        let stands = one(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(stands)
+    }
+
+    /// Deletes a tenant and its clients. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn delete_tenant(&self, id: &TenantId) -> Result<bool, Error> {
+        let mut tx = self.begin_change().await?;
+        let deleted =
+            sqlx::query("DELETE FROM tenants WHERE id = $1").bind(id.as_str().to_owned()).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(deleted.rows_affected() == 1)
+    }
+}

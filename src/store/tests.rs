@@ -1,0 +1,213 @@
+//! On SQLite in memory; set `WARRENGATE_TEST_POSTGRES` to a database's url to run the same on PostgreSQL.
+
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::names::{ClientId, PlanName, TenantId};
+
+async fn store() -> Store {
+    let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
+    let url = match std::env::var("WARRENGATE_TEST_POSTGRES") {
+        Ok(url) => own_schema(&url).await,
+        Err(_) => "sqlite::memory:".to_owned(),
+    };
+    Store::open(&url.into(), key).await.expect("a store")
+}
+
+/// Tests run side by side; each has a schema of its own.
+async fn own_schema(url: &str) -> String {
+    sqlx::any::install_default_drivers();
+    let schema = format!("t{}", uuid::Uuid::now_v7().simple());
+    let pool = AnyPool::connect(url).await.expect("a database");
+    let statement = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"));
+    sqlx::raw_sql(statement).execute(&pool).await.expect("a schema");
+    pool.close().await;
+    format!("{url}?options[search_path]={schema}")
+}
+
+fn id(text: &str) -> TenantId {
+    TenantId::parse(text).expect("a tenant id")
+}
+
+fn client_id(text: &str) -> ClientId {
+    ClientId::parse(text).expect("a client id")
+}
+
+fn new_tenant(text: &str) -> NewTenant {
+    NewTenant { id: id(text), display_name: text.to_owned(), plan: PlanName::parse("standard").expect("a plan") }
+}
+
+fn new_client(text: &str) -> NewClient {
+    NewClient {
+        id: client_id(text),
+        display_name: text.to_owned(),
+        secret_hash: "$argon2id$x".to_owned(),
+        grants: "{}".to_owned(),
+    }
+}
+
+fn new_key(kid: &str) -> NewKey {
+    NewKey {
+        kid: kid.to_owned(),
+        algorithm: "EdDSA".to_owned(),
+        private: Zeroizing::new(b"private".to_vec()),
+        public: b"public".to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn three_plans_are_there_from_the_start() {
+    let store = store().await;
+    let names: Vec<_> = store.plans(None, 10).await.expect("plans").into_iter().map(|plan| plan.name).collect();
+    assert_eq!(names.iter().map(PlanName::as_str).collect::<Vec<_>>(), ["free", "standard", "unlimited"]);
+    let rest = store.plans(Some(&names[0]), 1).await.expect("plans");
+    assert_eq!(rest[0].name.as_str(), "standard");
+    assert_eq!(store.plan(&names[2]).await.expect("asked").expect("there").max_queues, 0);
+}
+
+#[tokio::test]
+async fn two_racing_creations_make_one_tenant() {
+    let store = store().await;
+    let new = new_tenant("acme");
+    let results = futures_util::future::join_all((0..16).map(|_| store.create_tenant(&new))).await;
+    let made = results.iter().filter(|result| result.as_ref().expect("created").1).count();
+    assert_eq!(made, 1);
+    assert_eq!(store.tenants(None, 10).await.expect("listed").len(), 1);
+}
+
+#[tokio::test]
+async fn an_unknown_plan_or_tenant_is_named() {
+    let store = store().await;
+    let plan = PlanName::parse("gold").expect("a name");
+    let refused = store.create_tenant(&NewTenant { plan: plan.clone(), ..new_tenant("acme") }).await;
+    assert!(matches!(refused, Err(Error::UnknownPlan)));
+    assert!(matches!(store.create_client(&new_client("acme.app")).await, Err(Error::UnknownTenant)));
+    store.create_tenant(&new_tenant("acme")).await.expect("created");
+    assert!(matches!(store.update_tenant(&id("acme"), None, Some(&plan)).await, Err(Error::UnknownPlan)));
+}
+
+#[tokio::test]
+async fn every_change_raises_the_revision_and_a_change_of_nothing_on_creation_does_not() {
+    let store = store().await;
+    let first = store.revision().await.expect("revision");
+    store.create_tenant(&new_tenant("acme")).await.expect("created");
+    let second = store.revision().await.expect("revision");
+    assert_eq!(second, first + 1);
+    store.create_tenant(&new_tenant("acme")).await.expect("stands");
+    assert_eq!(store.revision().await.expect("revision"), second);
+    store.set_tenant_state(&id("acme"), TenantState::Suspended).await.expect("suspended");
+    let snapshot = store.snapshot().await.expect("snapshot");
+    assert_eq!(snapshot.revision, second + 1);
+    assert_eq!(snapshot.tenants[0].state, TenantState::Suspended);
+    assert_eq!(snapshot.plans.len(), 3);
+}
+
+#[tokio::test]
+async fn deleting_a_tenant_deletes_its_clients_and_no_others() {
+    let store = store().await;
+    for tenant in ["acme", "globex"] {
+        store.create_tenant(&new_tenant(tenant)).await.expect("created");
+        store.create_client(&new_client(&format!("{tenant}.app"))).await.expect("asked").expect("made");
+    }
+    store.create_client(&new_client("admin")).await.expect("asked").expect("made");
+    assert!(store.delete_tenant(&id("acme")).await.expect("deleted"));
+    assert!(!store.delete_tenant(&id("acme")).await.expect("asked"));
+    assert!(store.client(&client_id("acme.app")).await.expect("asked").is_none());
+    assert!(store.client(&client_id("globex.app")).await.expect("asked").is_some());
+    assert_eq!(store.clients(None, None, 10).await.expect("listed").len(), 1);
+    assert_eq!(store.snapshot().await.expect("snapshot").clients.len(), 2);
+}
+
+#[tokio::test]
+async fn clients_are_listed_by_tenant_and_page() {
+    let store = store().await;
+    for tenant in ["acme", "acme-2"] {
+        store.create_tenant(&new_tenant(tenant)).await.expect("created");
+        for name in ["a", "b", "c"] {
+            store.create_client(&new_client(&format!("{tenant}.{name}"))).await.expect("asked").expect("made");
+        }
+    }
+    let page = store.clients(Some(&id("acme")), None, 2).await.expect("listed");
+    assert_eq!(page.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["acme.a", "acme.b"]);
+    let rest = store.clients(Some(&id("acme")), Some(&page[1].id), 2).await.expect("listed");
+    assert_eq!(rest.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["acme.c"]);
+    assert!(store.create_client(&new_client("acme.a")).await.expect("asked").is_none());
+}
+
+#[tokio::test]
+async fn a_revoked_client_stays_revoked_when_its_secret_is_replaced() {
+    let store = store().await;
+    let admin = store.create_client(&new_client("admin")).await.expect("asked").expect("made");
+    assert!(!admin.revoked);
+    let revoked = store.revoke_client(&admin.id).await.expect("asked").expect("there");
+    assert!(revoked.revoked && revoked.not_before >= admin.not_before);
+    let again = store.set_client_secret(&admin.id, "$argon2id$y").await.expect("asked").expect("there");
+    assert!(again.revoked);
+    assert_eq!(again.secret_hash, "$argon2id$y");
+    assert!(!format!("{again:?}").contains("argon2"));
+    let changed = store.update_client(&admin.id, None, Some("{\"x\":1}")).await.expect("asked").expect("there");
+    assert_eq!((changed.grants.as_str(), changed.display_name.as_str()), ("{\"x\":1}", "admin"));
+    assert!(store.revoke_client(&client_id("nobody")).await.expect("asked").is_none());
+}
+
+#[tokio::test]
+async fn of_two_first_signing_keys_one_is_kept_and_rotation_overlaps() {
+    let store = store().await;
+    assert!(store.create_first_signing_key(&new_key("k1")).await.expect("kept"));
+    assert!(!store.create_first_signing_key(&new_key("k2")).await.expect("asked"));
+    let later = SystemTime::now() + Duration::from_secs(60);
+    store.rotate_signing_key(&new_key("k3"), later).await.expect("rotated");
+    let keys = store.signing_keys().await.expect("keys");
+    let state = |kid: &str| keys.iter().find(|key| key.kid == kid).map(|key| key.state);
+    assert_eq!((state("k1"), state("k3"), keys.len()), (Some(KeyState::Retiring), Some(KeyState::Active), 2));
+    assert_eq!(keys[0].private.as_slice(), b"private");
+    store.rotate_signing_key(&new_key("k4"), UNIX_EPOCH).await.expect("rotated");
+    assert!(store.signing_keys().await.expect("keys").iter().all(|key| key.kid != "k3"));
+}
+
+#[tokio::test]
+async fn an_answer_is_remembered_for_its_caller_only() {
+    let store = store().await;
+    let admin = client_id("admin");
+    store.remember_answer(&admin, "CreateTenant", "r1", "one").await.expect("kept");
+    store.remember_answer(&admin, "CreateTenant", "r1", "two").await.expect("kept");
+    let found = store.answered(&admin, "CreateTenant", "r1").await.expect("asked");
+    assert_eq!(found.as_deref(), Some("one"));
+    let other = store.answered(&client_id("acme.app"), "CreateTenant", "r1").await.expect("asked");
+    assert_eq!(other, None);
+}
+
+#[tokio::test]
+async fn audit_events_come_newest_first() {
+    let store = store().await;
+    for (tenant, object) in [("acme", "1"), ("globex", "2"), ("acme", "3")] {
+        let event = NewAudit { tenant: tenant.to_owned(), object: object.to_owned(), ..NewAudit::default() };
+        store.record(&event).await.expect("kept");
+    }
+    let all = store.audit(None, None, 10).await.expect("listed");
+    assert_eq!(all.iter().map(|row| row.event.object.as_str()).collect::<Vec<_>>(), ["3", "2", "1"]);
+    let acme = store.audit(Some("acme"), Some(&all[0].id), 10).await.expect("listed");
+    assert_eq!(acme.iter().map(|row| row.event.object.as_str()).collect::<Vec<_>>(), ["1"]);
+}
+
+#[tokio::test]
+async fn a_file_survives_and_another_encryption_key_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = format!("sqlite://{}", dir.path().join("state.db").display()).into();
+    let first = Store::open(&url, EncryptionKey::parse(&EncryptionKey::generate()).expect("a key")).await;
+    let first = first.expect("a store");
+    first.create_first_signing_key(&new_key("k1")).await.expect("kept");
+    first.close().await;
+    let other = Store::open(&url, EncryptionKey::parse(&EncryptionKey::generate()).expect("a key")).await;
+    let refused = other.expect("a store").signing_keys().await;
+    assert!(matches!(refused, Err(Error::Sealed { kid }) if kid == "k1"));
+}
+
+#[tokio::test]
+async fn an_error_says_nothing_of_its_sql_to_clients() {
+    let store = store().await;
+    store.close().await;
+    let failure = crate::error::Failure::from(store.revision().await.expect_err("closed"));
+    assert_eq!(failure.reason, "STORE_UNAVAILABLE");
+    assert!(!failure.message.contains("SELECT"));
+}
