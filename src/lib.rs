@@ -19,3 +19,5 @@ pub mod telemetry;
 pub mod pki;
 
 pub mod store;
+
+pub mod auth;

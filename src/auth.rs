@@ -1,0 +1,22 @@
+//! Who calls, and what they may do. A client's id and secret enter, a signed token leaves ([`Issuer`]); a token enters, a
+//! [`Caller`] leaves ([`Verifier`]). Nobody else can make a `Caller`, and every refusal of a token looks the same outside.
+
+mod caller;
+mod claims;
+mod error;
+mod grants;
+mod http;
+mod issuer;
+mod secret;
+mod verifier;
+
+pub use self::http::{authenticate, authenticate_parts};
+pub use caller::Caller;
+pub use error::Error;
+pub use grants::Grants;
+pub use issuer::{IssuedToken, Issuer};
+pub use secret::Secret;
+pub use verifier::Verifier;
+
+#[cfg(test)]
+mod tests;

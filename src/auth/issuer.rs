@@ -1,0 +1,287 @@
+//! From a client's id and secret to a token. Signing keys come from the store, where gateways share them; what leaves is a
+//! JWT, the public keys, and the verifier that believes them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{EncodingKey, Header};
+use secrecy::SecretString;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::{
+    Error, Grants, Secret, Verifier,
+    claims::{ALGORITHM, Claims, TYPE},
+    secret::{self, Checks},
+};
+use crate::{
+    config::AuthConfig,
+    names::ClientId,
+    store::{ClientRow, KeyState, NewClient, NewKey, Store, TenantState},
+};
+
+const ALGORITHM_NAME: &str = "EdDSA";
+/// Gateways poll the store every half second: a key that is this old is believed by all of them.
+const KNOWN_AFTER: Duration = Duration::from_secs(5);
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
+
+/// A token, as it is given out.
+pub struct IssuedToken {
+    /// The JWT.
+    pub token: SecretString,
+    /// When it ends.
+    pub expires: SystemTime,
+    /// How long it lives.
+    pub lifetime: Duration,
+}
+
+impl std::fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuedToken").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// Our own issuer of tokens.
+pub struct Issuer {
+    store: Store,
+    config: AuthConfig,
+    keys: ArcSwap<Keys>,
+    verifier: Arc<Verifier>,
+    checks: Checks,
+}
+
+/// The keys as of one reading of the store.
+struct Keys {
+    /// Newest first; at least one.
+    signing: Vec<SigningKey>,
+    jwks: serde_json::Value,
+}
+
+struct SigningKey {
+    kid: String,
+    usable_from: SystemTime,
+    key: EncodingKey,
+}
+
+impl Keys {
+    /// The newest key that every gateway knows by now; the only one, when there is but one.
+    fn signing(&self) -> Result<&SigningKey, Error> {
+        let now = SystemTime::now();
+        let known = self.signing.iter().find(|key| key.usable_from <= now);
+        known.or(self.signing.last()).ok_or(Error::Internal("there is no signing key"))
+    }
+}
+
+impl std::fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issuer").field("issuer", &self.config.issuer).finish_non_exhaustive()
+    }
+}
+
+impl Issuer {
+    /// Loads the signing keys from the store; makes the first one when there is none.
+    ///
+    /// # Errors
+    /// When the store does not answer, or its keys cannot be opened.
+    pub async fn start(store: Store, config: &AuthConfig) -> Result<Self, Error> {
+        secret::prepare().await?;
+        let verifier = Arc::new(Verifier::new(config));
+        let keys = match load(&store, &verifier).await? {
+            Some(keys) => keys,
+            None => {
+                store.create_first_signing_key(&new_key()?).await?;
+                load(&store, &verifier).await?.ok_or(Error::Internal("the store keeps no signing key"))?
+            }
+        };
+        Ok(Self {
+            checks: Checks::new(config.secret_checks_at_once),
+            keys: ArcSwap::from_pointee(keys),
+            config: config.clone(),
+            store,
+            verifier,
+        })
+    }
+
+    /// Takes the keys from the store again; to be called when the store's revision has changed.
+    ///
+    /// # Errors
+    /// When the store does not answer, or its keys cannot be opened.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let keys = load(&self.store, &self.verifier).await?.ok_or(Error::Internal("the store keeps no signing key"))?;
+        self.keys.store(Arc::new(keys));
+        Ok(())
+    }
+
+    /// Makes a new key, which signs as soon as all gateways know it. The one before is believed until the last token that
+    /// it can have signed has ended.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn rotate_key(&self) -> Result<(), Error> {
+        // Another gateway may sign with the old key until it has seen the change.
+        let overlap = self.config.token_lifetime + self.config.leeway + Duration::from_secs(60);
+        let key = new_key()?;
+        self.store.rotate_signing_key(&key, SystemTime::now() + overlap).await?;
+        tracing::info!(kid = key.kid, "signing key rotated");
+        self.refresh().await
+    }
+
+    /// A token for a client that knows its secret, living for `lifetime` (default: as long as is allowed).
+    ///
+    /// # Errors
+    /// [`Error::ClientUnknownOrSecretWrong`], [`Error::TenantSuspended`], [`Error::Lifetime`], [`Error::Busy`], or when the
+    /// store does not answer.
+    pub async fn issue(
+        &self,
+        client_id: &str,
+        secret: &SecretString,
+        lifetime: Option<Duration>,
+    ) -> Result<IssuedToken, Error> {
+        let max = self.config.token_lifetime;
+        let lifetime = lifetime.unwrap_or(max);
+        if lifetime < SHORTEST_LIFETIME.min(max) || lifetime > max {
+            return Err(Error::Lifetime { asked: lifetime, max });
+        }
+        // Before the store is asked: shedding must cost nothing.
+        let place = self.checks.place()?;
+        // Before the client is read: a rotation that happens meanwhile is then after this token, and ends it.
+        let now = unix(SystemTime::now());
+        // An id that is none is looked up nowhere, but costs what a wrong secret costs.
+        let client = match ClientId::parse(client_id) {
+            Ok(id) => self.store.client(&id).await?.filter(|client| !client.revoked),
+            Err(_) => None,
+        };
+        let hash = client.as_ref().map(|client| client.secret_hash.clone());
+        let is_right = place.check(secret, hash).await?;
+        let Some(client) = client.filter(|_| is_right) else {
+            // The id as it was sent is anyone's text: only one that is valid is logged.
+            let client = ClientId::parse(client_id).ok();
+            tracing::info!(client = client.as_ref().map(ClientId::as_str), "token refused");
+            return Err(Error::ClientUnknownOrSecretWrong);
+        };
+        self.refuse_suspended(&client.id).await?;
+        // Its secret was checked after `not_before` was set; a gateway whose clock is behind must not make a token that is
+        // refused for ever.
+        let issued = now.max(unix(client.not_before));
+        self.sign(&client, issued, lifetime)
+    }
+
+    /// The public keys, as `/.well-known/jwks.json` shows them.
+    pub fn jwks(&self) -> serde_json::Value {
+        self.keys.load().jwks.clone()
+    }
+
+    /// The verifier that believes these keys.
+    pub fn verifier(&self) -> Arc<Verifier> {
+        self.verifier.clone()
+    }
+
+    /// The `iss` of tokens.
+    pub fn name(&self) -> &str {
+        &self.config.issuer
+    }
+
+    /// Makes the first platform administrator, `admin`, once. Its id and secret are returned by the call that made it, and
+    /// by no other.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn bootstrap_admin(store: &Store) -> Result<Option<(ClientId, SecretString)>, Error> {
+        let id = ClientId::parse("admin").map_err(|_| Error::Internal("admin is no client id"))?;
+        if store.client(&id).await?.is_some() {
+            return Ok(None);
+        }
+        let secret = Secret::generate();
+        let new = NewClient {
+            display_name: "first administrator".to_owned(),
+            secret_hash: secret.hash().await?,
+            grants: Grants::administrator().to_json(),
+            id,
+        };
+        let made = store.create_client(&new).await?;
+        Ok(made.map(|client| (client.id, secret.reveal().clone())))
+    }
+
+    async fn refuse_suspended(&self, client: &ClientId) -> Result<(), Error> {
+        let Some(tenant) = client.tenant() else { return Ok(()) };
+        match self.store.tenant(tenant).await?.map(|tenant| tenant.state) {
+            Some(TenantState::Active) => Ok(()),
+            Some(TenantState::Suspended) => Err(Error::TenantSuspended),
+            None => Err(Error::ClientUnknownOrSecretWrong),
+        }
+    }
+
+    fn sign(&self, client: &ClientRow, issued: Duration, lifetime: Duration) -> Result<IssuedToken, Error> {
+        let keys = self.keys.load();
+        let key = keys.signing()?;
+        let exp = issued + lifetime;
+        let claims = Claims {
+            iss: self.config.issuer.clone(),
+            aud: self.config.audience.clone(),
+            sub: client.id.to_string(),
+            wg_tenant: client.id.tenant().map(ToString::to_string),
+            wg_grants: Grants::from_json(&client.grants)?,
+            iat: issued.as_secs(),
+            wg_iat_ms: u64::try_from(issued.as_millis()).map_err(|_| Error::Internal("the clock is wrong"))?,
+            nbf: issued.as_secs(),
+            exp: exp.as_secs(),
+            jti: Uuid::now_v7().to_string(),
+        };
+        let mut header = Header::new(ALGORITHM);
+        header.typ = Some(TYPE.to_owned());
+        header.kid = Some(key.kid.clone());
+        let token = jsonwebtoken::encode(&header, &claims, &key.key)
+            .map_err(|_| Error::Internal("a token cannot be signed"))?;
+        let expires = UNIX_EPOCH + Duration::from_secs(claims.exp);
+        Ok(IssuedToken { token: token.into(), expires, lifetime })
+    }
+}
+
+fn unix(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn new_key() -> Result<NewKey, Error> {
+    let refused = |_| Error::Internal("no signing key can be made");
+    let pair = Ed25519KeyPair::generate().map_err(refused)?;
+    let document = pair.to_pkcs8().map_err(refused)?;
+    Ok(NewKey {
+        kid: Uuid::now_v7().simple().to_string(),
+        algorithm: ALGORITHM_NAME.to_owned(),
+        private: Zeroizing::new(document.as_ref().to_vec()),
+        public: pair.public_key().as_ref().to_vec(),
+    })
+}
+
+/// Gives the verifier all keys; returns them, if there is an active one.
+async fn load(store: &Store, verifier: &Verifier) -> Result<Option<Keys>, Error> {
+    let mut rows = store.signing_keys().await?;
+    rows.retain(|row| row.algorithm == ALGORITHM_NAME);
+    if !rows.iter().any(|row| row.state == KeyState::Active) {
+        return Ok(None);
+    }
+    verifier.set_keys(rows.iter().map(|row| (row.kid.as_str(), row.public.as_slice())));
+    let jwks: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            serde_json::json!({
+                "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": ALGORITHM_NAME, "kid": row.kid,
+                "x": URL_SAFE_NO_PAD.encode(&row.public),
+            })
+        })
+        .collect();
+    let signing = rows
+        .iter()
+        .map(|row| SigningKey {
+            kid: row.kid.clone(),
+            usable_from: row.created + KNOWN_AFTER,
+            key: EncodingKey::from_ed_der(&row.private),
+        })
+        .collect();
+    Ok(Some(Keys { signing, jwks: serde_json::json!({ "keys": jwks }) }))
+}

@@ -1,0 +1,88 @@
+//! From a token to a [`Caller`]. Bytes from anyone enter; a proof leaves, or one of two refusals that say nothing of why.
+//! Nothing here waits: keys lie in memory and are replaced as a whole.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::{DecodingKey, Validation};
+
+use super::{
+    Caller, Error,
+    claims::{ALGORITHM, Claims, TYPE},
+};
+use crate::{config::AuthConfig, names::ClientId};
+
+/// A longer token is refused unread.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// Checks tokens.
+pub struct Verifier {
+    keys: ArcSwap<HashMap<String, DecodingKey>>,
+    validation: Validation,
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier").field("keys", &self.keys.load().keys()).finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    pub(super) fn new(config: &AuthConfig) -> Self {
+        // The library's own defaults would let pass what has no audience or issuer, ignore `nbf` and allow a minute.
+        let mut validation = Validation::new(ALGORITHM);
+        validation.set_required_spec_claims(&["exp", "nbf", "aud", "iss", "sub"]);
+        validation.set_audience(&[&config.audience]);
+        validation.set_issuer(&[&config.issuer]);
+        validation.validate_nbf = true;
+        validation.leeway = config.leeway.as_secs();
+        Self { keys: ArcSwap::from_pointee(HashMap::new()), validation }
+    }
+
+    /// Replaces all keys: id and raw Ed25519 public key.
+    pub(super) fn set_keys<'a>(&self, keys: impl Iterator<Item = (&'a str, &'a [u8])>) {
+        let keys = keys.map(|(kid, public)| (kid.to_owned(), DecodingKey::from_ed_der(public))).collect();
+        self.keys.store(std::sync::Arc::new(keys));
+    }
+
+    /// Checks a token.
+    ///
+    /// # Errors
+    /// [`Error::TokenExpired`] for a token of ours that has ended; [`Error::TokenInvalid`] for everything else.
+    pub fn verify(&self, token: &str) -> Result<Caller, Error> {
+        if token.len() > MAX_TOKEN {
+            return Err(Error::invalid("too long"));
+        }
+        let header = jsonwebtoken::decode_header(token)?;
+        // The algorithm belongs to the key, never to the token: all our keys are Ed25519.
+        if header.alg != ALGORITHM {
+            return Err(Error::invalid("another algorithm"));
+        }
+        if header.typ.as_deref() != Some(TYPE) {
+            return Err(Error::invalid("not an access token"));
+        }
+        // RFC 7515 4.1.11: what must be understood and is not is refused. The library does not look at it.
+        if header.crit.is_some() {
+            return Err(Error::invalid("critical headers"));
+        }
+        let kid = header.kid.ok_or(Error::invalid("no key id"))?;
+        let keys = self.keys.load();
+        let key = keys.get(&kid).ok_or(Error::invalid("unknown key id"))?;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation)?.claims;
+        caller(claims)
+    }
+}
+
+fn caller(claims: Claims) -> Result<Caller, Error> {
+    let client = ClientId::parse(&claims.sub).map_err(|_| Error::invalid("subject is no client id"))?;
+    if client.tenant().map(crate::names::TenantId::as_str) != claims.wg_tenant.as_deref() {
+        return Err(Error::invalid("tenant and subject differ"));
+    }
+    let moment = |since: Duration| UNIX_EPOCH.checked_add(since).ok_or(Error::invalid("a time out of range"));
+    let issued = moment(Duration::from_millis(claims.wg_iat_ms))?;
+    let expires: SystemTime = moment(Duration::from_secs(claims.exp))?;
+    Ok(Caller::new(client, claims.wg_grants, issued, expires, claims.jti))
+}
