@@ -21,3 +21,5 @@ pub mod pki;
 pub mod store;
 
 pub mod auth;
+
+pub mod tenant;

@@ -1,0 +1,116 @@
+//! Tenants as the running gateway knows them. A [`Caller`](crate::auth::Caller) whose token was verified enters; what leaves is a
+//! [`TenantScope`], the proof that the tenant is let in and the client is not revoked, which every door of the broker
+//! asks for. Only [`Tenants::admit`] makes one, from what the store said last; and a scope says by itself when it ends.
+
+mod known;
+mod live;
+mod locks;
+mod plan;
+mod registry;
+mod scope;
+
+pub use locks::TenantLocks;
+pub use plan::Plan;
+pub use registry::Tenants;
+pub use scope::{Administrator, StreamPermit, TenantScope};
+
+use std::{borrow::Cow, time::Duration};
+
+use crate::error::{Classify, Kind};
+
+/// What a caller is about to do. Admission looks at the tenant and the client, and for `Administer` at the grant; which
+/// exchanges and queues the grants cover is asked where the names are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Send messages.
+    Publish,
+    /// Receive messages.
+    Subscribe,
+    /// Declare, delete and bind exchanges and queues.
+    Configure,
+    /// Manage the clients of its own tenant.
+    Administer,
+    /// Look at exchanges and queues.
+    Inspect,
+}
+
+/// Why a caller is not let in, or not any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A platform administrator's token on the data plane.
+    #[error(
+        "this token is a platform administrator's, which has no tenant and so no messages; \
+         use the token of a tenant's client, such as \"acme.app\""
+    )]
+    NoTenant,
+    /// Its tenant is not there, or was deleted.
+    #[error("this token's tenant does not exist (any more)")]
+    Unknown,
+    /// Its tenant is suspended.
+    #[error("this token's tenant is suspended; a platform administrator can resume it")]
+    Suspended,
+    /// The client is not there, or was revoked.
+    #[error("this token's client is revoked; ask an administrator for another client")]
+    Revoked,
+    /// The token is older than what the client may still use.
+    #[error("this token was withdrawn; fetch a new one with the client's present secret")]
+    TokenWithdrawn,
+    /// The client was made a moment ago on another gateway, and this one has not read of it yet.
+    #[error("this client is so new that this gateway has not heard of it; try again in a moment")]
+    NotYetKnown {
+        /// When it will have.
+        retry_after: Duration,
+    },
+    /// The client may not administer.
+    #[error("this client may not administer; an administrator can grant it")]
+    NotAdministrator,
+    /// Re-authentication with the token of somebody else.
+    #[error("a stream can only be re-authenticated with a token of the same client")]
+    OtherCaller,
+    /// The plan's streams are all open.
+    #[error("the tenant has {max} open streams here, as many as its plan allows; close one, or ask for a larger plan")]
+    TooManyStreams {
+        /// The plan's limit.
+        max: u32,
+    },
+}
+
+impl Classify for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::OtherCaller => Kind::Denied,
+            Self::Unknown | Self::Revoked | Self::TokenWithdrawn => Kind::Unauthenticated,
+            Self::TooManyStreams { .. } => Kind::Exhausted,
+            Self::NotYetKnown { .. } => Kind::Unavailable,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoTenant => "TENANT_REQUIRED",
+            Self::Unknown => "TENANT_UNKNOWN",
+            Self::Suspended => "TENANT_SUSPENDED",
+            Self::Revoked => "CLIENT_REVOKED",
+            Self::TokenWithdrawn => "TOKEN_WITHDRAWN",
+            Self::NotYetKnown { .. } => "CLIENT_NOT_YET_KNOWN",
+            Self::NotAdministrator => "ADMINISTER_NOT_GRANTED",
+            Self::OtherCaller => "REAUTHENTICATED_AS_ANOTHER",
+            Self::TooManyStreams { .. } => "TOO_MANY_STREAMS",
+        }
+    }
+
+    fn message(&self) -> Cow<'static, str> {
+        self.to_string().into()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooManyStreams { .. } => Some(Duration::from_secs(1)),
+            Self::NotYetKnown { retry_after } => Some(*retry_after),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

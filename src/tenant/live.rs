@@ -1,0 +1,151 @@
+//! What the gateway knows of one tenant and of one client while they may have open streams. The registry writes; scopes
+//! read and wait. A tenant's end is final for its [`LiveTenant`]: whoever resumes a tenant makes a new one, so that no stream
+//! can sleep through a suspension.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{Error, Plan};
+use crate::names::TenantId;
+
+/// A tenant, from the moment it is let in until it is not.
+#[derive(Debug)]
+pub(super) struct LiveTenant {
+    id: TenantId,
+    vhost: String,
+    plan: ArcSwap<Plan>,
+    /// Outlives a suspension, so that the streams of before still count.
+    open_streams: Arc<AtomicU32>,
+    ended: watch::Sender<Option<Error>>,
+}
+
+impl LiveTenant {
+    pub(super) fn new(id: TenantId, plan: Arc<Plan>, before: Option<&Self>) -> Self {
+        Self {
+            vhost: id.vhost(),
+            id,
+            plan: ArcSwap::new(plan),
+            open_streams: before.map_or_else(Arc::default, |before| before.open_streams.clone()),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn id(&self) -> &TenantId {
+        &self.id
+    }
+
+    pub(super) fn vhost(&self) -> &str {
+        &self.vhost
+    }
+
+    pub(super) fn plan(&self) -> Arc<Plan> {
+        self.plan.load_full()
+    }
+
+    pub(super) fn set_plan(&self, plan: Arc<Plan>) {
+        self.plan.store(plan);
+    }
+
+    /// Ends it, once and for all: the first reason counts.
+    pub(super) fn end(&self, why: Error) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert(why);
+            first
+        });
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.ended.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    pub(super) async fn ended(&self) -> Error {
+        match self.ended.subscribe().wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or(Error::Unknown),
+            // The sender is in `self`, so this cannot happen while somebody waits.
+            Err(_) => Error::Unknown,
+        }
+    }
+
+    /// Takes one of the plan's streams, to be given back by [`Self::close_stream`].
+    pub(super) fn open_stream(&self) -> Result<(), Error> {
+        let max = self.plan.load().max_streams;
+        self.open_streams
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
+                if max == 0 || open < max { open.checked_add(1) } else { None }
+            })
+            .map(drop)
+            .map_err(|_| Error::TooManyStreams { max })
+    }
+
+    pub(super) fn close_stream(&self) {
+        self.open_streams.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn open_streams(&self) -> u32 {
+        self.open_streams.load(Ordering::Relaxed)
+    }
+}
+
+/// How a client stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) revoked: bool,
+    /// Tokens issued before this are refused.
+    pub(super) not_before: SystemTime,
+}
+
+impl Standing {
+    fn check(self, issued: SystemTime) -> Result<(), Error> {
+        if self.revoked {
+            Err(Error::Revoked)
+        } else if issued < self.not_before {
+            Err(Error::TokenWithdrawn)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A client; it changes in place, since what it loses (a revocation, an earlier token) never comes back.
+#[derive(Debug)]
+pub(super) struct LiveClient(watch::Sender<Standing>);
+
+impl LiveClient {
+    pub(super) fn new(standing: Standing) -> Self {
+        Self(watch::Sender::new(standing))
+    }
+
+    pub(super) fn set(&self, standing: Standing) {
+        self.0.send_if_modified(|now| std::mem::replace(now, standing) != standing);
+    }
+
+    /// For a client that is no more.
+    pub(super) fn revoke(&self) {
+        self.0.send_modify(|now| now.revoked = true);
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.0.borrow().revoked
+    }
+
+    pub(super) fn check(&self, issued: SystemTime) -> Result<(), Error> {
+        self.0.borrow().check(issued)
+    }
+
+    /// Waits until tokens issued at that time are worth nothing.
+    pub(super) async fn ended(&self, issued: SystemTime) -> Error {
+        match self.0.subscribe().wait_for(|standing| standing.check(issued).is_err()).await {
+            Ok(standing) => standing.check(issued).err().unwrap_or(Error::Revoked),
+            Err(_) => Error::Revoked,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! All tenants and clients, as the store had them last. Readings of the store enter by [`Tenants::refresh`] (at once after an
+//! administrative act) and [`Tenants::watch`] (other gateways' acts); callers enter by [`Tenants::admit`], which reads
+//! memory only. Its size is that of the two tables: nothing a caller sends adds to it. While the store is away, what is
+//! known stays true.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{Mutex, watch},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Action, Administrator, Error, TenantScope, known::Known};
+use crate::{
+    auth::Caller,
+    names::TenantId,
+    store::{self, Store},
+};
+
+/// How long one question to the store may take, so that a store that hangs is noticed as one that is away.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The registry of tenants.
+#[derive(Debug)]
+pub struct Tenants {
+    store: Store,
+    poll_interval: Duration,
+    known: ArcSwap<Known>,
+    /// Up to when `known` is known to be true, in unix milliseconds.
+    as_of: AtomicI64,
+    revision: watch::Sender<i64>,
+    /// Readings are applied in the order in which they were read.
+    reading: Mutex<()>,
+}
+
+impl Tenants {
+    /// Reads the store for the first time. `poll_interval` is how long another gateway's act may go unnoticed.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn load(store: Store, poll_interval: Duration) -> Result<Self, store::Error> {
+        let tenants = Self {
+            store,
+            poll_interval,
+            known: ArcSwap::default(),
+            as_of: AtomicI64::new(0),
+            revision: watch::Sender::new(0),
+            reading: Mutex::new(()),
+        };
+        tenants.refresh().await?;
+        Ok(tenants)
+    }
+
+    /// Reads the store now: after an administrative act, so that it counts from the moment it is answered. Ends the
+    /// streams of tenants and clients that are no longer let in.
+    ///
+    /// # Errors
+    /// When the store cannot be read; what is known stays, and [`Self::watch`] reads again.
+    pub async fn refresh(&self) -> Result<(), store::Error> {
+        let _in_order = self.reading.lock().await;
+        let read_at = unix_millis(SystemTime::now());
+        let snapshot = self.store.snapshot().await?;
+        self.known.store(Arc::new(Known::next(&self.known.load(), snapshot)));
+        self.as_of.store(read_at, Ordering::Relaxed);
+        let revision = self.known.load().revision();
+        self.revision.send_if_modified(|seen| std::mem::replace(seen, revision) != revision);
+        Ok(())
+    }
+
+    /// Follows what other gateways change, until stopped: asks for the store's revision at every interval, and reads when
+    /// it moved. A store that is away is logged when it goes and when it comes back.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.poll_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut away_since: Option<SystemTime> = None;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            let followed = tokio::select! {
+                followed = tokio::time::timeout(STORE_PATIENCE, self.follow()) => followed,
+                () = stop.cancelled() => return,
+            };
+            match (followed, away_since) {
+                (Ok(Ok(())), Some(since)) => {
+                    let seconds = since.elapsed().unwrap_or_default().as_secs();
+                    tracing::info!(seconds, "store is back");
+                    away_since = None;
+                }
+                (Ok(Err(error)), None) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "store is away, keeping what is known");
+                    away_since = Some(SystemTime::now());
+                }
+                (Err(_), None) => {
+                    tracing::warn!("store does not answer, keeping what is known");
+                    away_since = Some(SystemTime::now());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The store's revision that is known here: whoever keeps something else of the store's in memory (signing keys) reads it
+    /// again when this changes.
+    pub fn revision(&self) -> watch::Receiver<i64> {
+        self.revision.subscribe()
+    }
+
+    /// Says, before the store does, that a tenant is being deleted: its streams end for that reason, not for the suspension
+    /// that deleting begins with.
+    pub fn end(&self, tenant: &TenantId) {
+        if let Some(live) = self.known.load().tenant(tenant) {
+            live.end(Error::Unknown);
+        }
+    }
+
+    async fn follow(&self) -> Result<(), store::Error> {
+        let asked_at = unix_millis(SystemTime::now());
+        if self.store.revision().await? == self.known.load().revision() {
+            self.as_of.fetch_max(asked_at, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.refresh().await
+    }
+
+    /// Lets a caller in to do something in its tenant. Reads memory only.
+    ///
+    /// # Errors
+    /// When it has no tenant, its tenant is unknown or suspended, its client unknown or revoked, its token withdrawn; and for
+    /// [`Action::Administer`] when that was not granted. What it may do with which exchange or queue is for
+    /// [`TenantScope::grants`] to say.
+    pub fn admit(&self, caller: &Caller, action: Action) -> Result<TenantScope, Error> {
+        let known = self.known.load();
+        let id = caller.tenant().ok_or(Error::NoTenant)?;
+        let tenant = known.tenant(id).ok_or_else(|| self.unknown(&known, caller, Error::Unknown))?;
+        tenant.check()?;
+        let client = known.client(caller.client()).ok_or_else(|| self.unknown(&known, caller, Error::Revoked))?;
+        let scope = TenantScope::new(tenant.clone(), client.clone(), caller.clone())?;
+        if action == Action::Administer && !scope.grants().administers() {
+            return Err(Error::NotAdministrator);
+        }
+        Ok(scope)
+    }
+
+    /// Lets a platform administrator, or a tenant's administrator, in to administer.
+    ///
+    /// # Errors
+    /// As [`Self::admit`], except that a caller without a tenant is welcome.
+    pub fn admit_administrator(&self, caller: &Caller) -> Result<Administrator, Error> {
+        if caller.tenant().is_some() {
+            self.admit(caller, Action::Administer)?;
+        } else {
+            let known = self.known.load();
+            let client = known.client(caller.client()).ok_or_else(|| self.unknown(&known, caller, Error::Revoked))?;
+            client.check(caller.issued())?;
+            if !caller.grants().administers() {
+                return Err(Error::NotAdministrator);
+            }
+        }
+        Ok(Administrator::new(caller.clone()))
+    }
+
+    /// How many streams a tenant has open on this gateway.
+    pub fn open_streams(&self, tenant: &TenantId) -> u32 {
+        self.known.load().tenant(tenant).map_or(0, |live| live.open_streams())
+    }
+
+    /// A token younger than our last reading of the store may be of a client made since, on another gateway.
+    fn unknown(&self, known: &Known, caller: &Caller, otherwise: Error) -> Error {
+        let as_of = self.as_of.load(Ordering::Relaxed);
+        let is_young = unix_millis(caller.issued()) >= as_of;
+        if is_young && !caller.tenant().is_some_and(|tenant| known.is_gone(tenant)) {
+            Error::NotYetKnown { retry_after: self.poll_interval }
+        } else {
+            otherwise
+        }
+    }
+}
+
+fn unix_millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

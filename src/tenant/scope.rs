@@ -1,0 +1,125 @@
+//! The proof that a caller was let in. It has no public constructor; it is cheap to clone and to keep in a stream, and
+//! [`TenantScope::ended`] tells the stream when to stop.
+
+use std::sync::Arc;
+
+use super::{
+    Error, Plan,
+    live::{LiveClient, LiveTenant},
+};
+use crate::{
+    auth::{Caller, Grants},
+    names::TenantId,
+};
+
+/// A caller inside its tenant: what every door of the broker asks for. Made by [`super::Tenants::admit`] only.
+#[derive(Debug, Clone)]
+pub struct TenantScope(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tenant: Arc<LiveTenant>,
+    client: Arc<LiveClient>,
+    caller: Caller,
+}
+
+impl TenantScope {
+    pub(super) fn new(tenant: Arc<LiveTenant>, client: Arc<LiveClient>, caller: Caller) -> Result<Self, Error> {
+        tenant.check()?;
+        client.check(caller.issued())?;
+        Ok(Self(Arc::new(Inner { tenant, client, caller })))
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> &TenantId {
+        self.0.tenant.id()
+    }
+
+    /// The tenant's vhost, which is also its broker user.
+    pub fn vhost(&self) -> &str {
+        self.0.tenant.vhost()
+    }
+
+    /// The tenant's plan as it is now; ask again rather than keep it.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.0.tenant.plan()
+    }
+
+    /// Who was let in.
+    pub fn caller(&self) -> &Caller {
+        &self.0.caller
+    }
+
+    /// What its token grants.
+    pub fn grants(&self) -> &Arc<Grants> {
+        self.0.caller.grants()
+    }
+
+    /// Waits until the tenant is suspended or deleted, or the client revoked, and says which. It is a latch: a tenant
+    /// resumed in between does not hide it. Cancel-safe. The token's own end is the stream's to watch
+    /// ([`Caller::expires`]).
+    pub async fn ended(&self) -> Error {
+        tokio::select! {
+            // A deleted tenant's clients are gone too; the tenant is the better reason.
+            biased;
+            why = self.0.tenant.ended() => why,
+            why = self.0.client.ended(self.0.caller.issued()) => why,
+        }
+    }
+
+    /// Takes one of the streams that the plan allows on this gateway, until the permit is dropped.
+    ///
+    /// # Errors
+    /// [`Error::TooManyStreams`] when all are open.
+    pub fn open_stream(&self) -> Result<StreamPermit, Error> {
+        self.0.tenant.open_stream()?;
+        Ok(StreamPermit(self.0.tenant.clone()))
+    }
+
+    /// The same scope with a newer token.
+    ///
+    /// # Errors
+    /// [`Error::OtherCaller`] when the token is another client's, and as [`super::Tenants::admit`].
+    pub fn renewed(&self, caller: Caller) -> Result<Self, Error> {
+        if caller.client() != self.0.caller.client() || caller.tenant() != self.0.caller.tenant() {
+            return Err(Error::OtherCaller);
+        }
+        Self::new(self.0.tenant.clone(), self.0.client.clone(), caller)
+    }
+}
+
+/// One open stream of a tenant's; dropping it gives it back.
+#[derive(Debug)]
+pub struct StreamPermit(Arc<LiveTenant>);
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.0.close_stream();
+    }
+}
+
+/// A caller that may administer: everything, or the clients of its own tenant. Made by
+/// [`super::Tenants::admit_administrator`] only.
+#[derive(Debug, Clone)]
+pub struct Administrator(Caller);
+
+impl Administrator {
+    pub(super) fn new(caller: Caller) -> Self {
+        Self(caller)
+    }
+
+    /// Who it is.
+    pub fn caller(&self) -> &Caller {
+        &self.0
+    }
+
+    /// Whether it is a platform administrator, who may do everything.
+    pub fn is_platform(&self) -> bool {
+        self.0.tenant().is_none()
+    }
+
+    /// Whether it may manage the clients of this tenant (none: platform administrators).
+    pub fn may_manage_clients_of(&self, tenant: Option<&TenantId>) -> bool {
+        self.is_platform() || self.0.tenant() == tenant
+    }
+}
