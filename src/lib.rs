@@ -23,3 +23,6 @@ pub mod store;
 pub mod auth;
 
 pub mod tenant;
+
+// The broker's side: the data path, and the administrator's path beside it.
+pub mod broker;

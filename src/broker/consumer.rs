@@ -1,0 +1,248 @@
+//! Consuming for one stream, on a channel of its own. A queue's name and a window enter; batches of whatever is ready
+//! leave, and settlements go back, merged where AMQP allows it. When the consumer ends, the [`Error`] says whether the link
+//! is at fault (a new consumer may go on) or the queue (nothing will).
+
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::{
+    Channel,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+
+use super::{Error, link::ChannelGuard, pool::Links, properties};
+use crate::{names::QueueName, pb::Message};
+
+const SETUP: Duration = Duration::from_secs(10);
+
+/// Where to begin in a stream queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// The oldest message.
+    First,
+    /// The newest chunk.
+    Last,
+    /// What comes from now on.
+    Next,
+    /// This offset.
+    Offset(u64),
+    /// Seconds since the epoch.
+    Timestamp(u64),
+}
+
+/// What to consume, and how.
+#[derive(Debug, Clone)]
+pub struct ConsumeSpec {
+    /// The queue.
+    pub queue: QueueName,
+    /// Most unsettled deliveries.
+    pub prefetch: u16,
+    /// For stream queues only.
+    pub start: Option<StartAt>,
+    /// No other consumer.
+    pub exclusive: bool,
+    /// Consumers of higher priority are served first.
+    pub priority: i32,
+}
+
+/// A delivery as the broker gave it.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The channel's number for it.
+    pub tag: u64,
+    /// The message, as its producer wrote it.
+    pub message: Message,
+    /// The exchange it was published to.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+    /// Whether it may have been delivered before.
+    pub redelivered: bool,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// In a stream queue.
+    pub offset: Option<u64>,
+}
+
+/// A consumer on a channel of its own.
+pub struct Consumer {
+    channel: Channel,
+    deliveries: lapin::Consumer,
+    guard: ChannelGuard,
+    queue: QueueName,
+    /// Taken from lapin, but too large for the window that was left.
+    kept: Option<Incoming>,
+    /// Deliveries have an offset. A stream takes nothing back: RabbitMQ answers `nack` and `reject` with the end of the
+    /// whole connection.
+    stream: bool,
+}
+
+impl Consumer {
+    pub(super) async fn open(links: &Links, spec: &ConsumeSpec) -> Result<Self, Error> {
+        let (channel, guard) = links.consume.channel().await?;
+        let deliveries = tokio::time::timeout(SETUP, consume(&channel, spec)).await.map_err(|_| Error::Timeout)??;
+        // A position is for stream queues only; the broker has refused it for all others.
+        let stream = spec.start.is_some();
+        Ok(Self { channel, deliveries, guard, queue: spec.queue.clone(), kept: None, stream })
+    }
+
+    /// Waits for a delivery, and takes with it what else is ready, up to so many messages and bytes. Empty when the next
+    /// one is larger than the room and `alone` is false; it is kept for a later call. Cancel safe.
+    ///
+    /// # Errors
+    /// When the consumer has ended; see [`Error::is_link`].
+    pub async fn next(&mut self, most: usize, room: usize, alone: bool) -> Result<Vec<Incoming>, Error> {
+        let first = match self.kept.take() {
+            Some(kept) => kept,
+            None => self.first().await?,
+        };
+        self.stream |= first.offset.is_some();
+        let mut size = first.message.body.len();
+        if size > room && !alone {
+            self.kept = Some(first);
+            return Ok(Vec::new());
+        }
+        let mut batch = vec![first];
+        while batch.len() < most && size < room {
+            // A consumer that ended says so again at the next call.
+            let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() else { break };
+            let next = convert(delivery);
+            size += next.message.body.len();
+            if size > room {
+                self.kept = Some(next);
+                break;
+            }
+            batch.push(next);
+        }
+        Ok(batch)
+    }
+
+    /// Waits until the consumer ends, while there is no room for deliveries: a full window must not hide the end. Cancel safe.
+    pub async fn ended(&mut self) -> Error {
+        while self.kept.is_none() {
+            match self.first().await {
+                Ok(delivery) => self.kept = Some(delivery),
+                Err(error) => return error,
+            }
+        }
+        self.guard.lost().cancelled().await;
+        Error::Unreachable(None)
+    }
+
+    async fn first(&mut self) -> Result<Incoming, Error> {
+        let lost = self.guard.lost().clone();
+        let first = tokio::select! {
+            biased;
+            first = self.deliveries.next() => first,
+            () = lost.cancelled() => return Err(Error::Unreachable(None)),
+        };
+        self.incoming(first)
+    }
+
+    fn incoming(&self, next: Option<lapin::Result<Delivery>>) -> Result<Incoming, Error> {
+        match next {
+            Some(Ok(delivery)) => Ok(convert(delivery)),
+            Some(Err(error)) => Err(error.into()),
+            None if self.guard.lost().is_cancelled() => Err(Error::Unreachable(None)),
+            // The broker cancels a consumer when its queue goes away.
+            None => Err(Error::QueueDeleted(self.queue.to_string())),
+        }
+    }
+
+    /// Done with this one, or with all up to it.
+    ///
+    /// # Errors
+    /// When the channel is gone; what is unacknowledged will come again.
+    pub async fn ack(&self, tag: u64, multiple: bool) -> Result<(), Error> {
+        Ok(self.channel.basic_ack(tag, BasicAckOptions { multiple }).await?)
+    }
+
+    /// Not done with this one. Back to its queue, using up an attempt; or to the dead letters.
+    ///
+    /// # Errors
+    /// As [`Self::ack`].
+    pub async fn reject(&self, tag: u64, requeue: bool) -> Result<(), Error> {
+        Ok(self.channel.basic_reject(tag, BasicRejectOptions { requeue }).await?)
+    }
+
+    /// Whether the queue is a stream, which takes nothing back. Known once something was delivered.
+    pub fn is_stream(&self) -> bool {
+        self.stream
+    }
+
+    /// Stops deliveries, hands back everything unsettled (before RabbitMQ 4.3 each counts as an attempt), and closes the
+    /// channel.
+    pub async fn close(mut self) {
+        let closing = async {
+            // What was never looked at tells a stream, too, before and after the broker has stopped.
+            self.look_at_one();
+            self.channel.basic_cancel(self.deliveries.tag(), BasicCancelOptions::default()).await?;
+            self.look_at_one();
+            if !self.stream {
+                // Tag 0 with `multiple`: all outstanding (AMQP 0-9-1, basic.nack).
+                self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true }).await?;
+            }
+            self.channel.close(200, "done".into()).await
+        };
+        // A channel that is gone has given everything back already.
+        let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+    }
+
+    fn look_at_one(&mut self) {
+        if let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
+            self.stream |= convert(delivery).offset.is_some();
+        }
+        self.stream |= self.kept.as_ref().is_some_and(|kept| kept.offset.is_some());
+    }
+}
+
+async fn consume(channel: &Channel, spec: &ConsumeSpec) -> Result<lapin::Consumer, Error> {
+    channel.basic_qos(spec.prefetch, BasicQosOptions::default()).await?;
+    let mut arguments = FieldTable::default();
+    if spec.priority != 0 {
+        arguments.insert("x-priority".into(), AMQPValue::LongInt(spec.priority));
+    }
+    if let Some(start) = spec.start {
+        let value = match start {
+            StartAt::First => AMQPValue::LongString("first".into()),
+            StartAt::Last => AMQPValue::LongString("last".into()),
+            StartAt::Next => AMQPValue::LongString("next".into()),
+            StartAt::Offset(offset) => AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX)),
+            StartAt::Timestamp(seconds) => AMQPValue::Timestamp(seconds),
+        };
+        arguments.insert("x-stream-offset".into(), value);
+    }
+    let options = BasicConsumeOptions { exclusive: spec.exclusive, ..BasicConsumeOptions::default() };
+    Ok(channel.basic_consume(spec.queue.as_str().into(), "".into(), options, arguments).await?)
+}
+
+fn convert(delivery: Delivery) -> Incoming {
+    let integer = |name: &str| match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongLongInt(int) => u64::try_from(*int).ok(),
+        AMQPValue::LongInt(int) => u64::try_from(*int).ok(),
+        AMQPValue::LongUInt(int) => Some((*int).into()),
+        AMQPValue::ShortInt(int) => u64::try_from(*int).ok(),
+        AMQPValue::ShortUInt(int) => Some((*int).into()),
+        AMQPValue::ShortShortInt(int) => u64::try_from(*int).ok(),
+        AMQPValue::ShortShortUInt(int) => Some((*int).into()),
+        _ => None,
+    };
+    let attempt = match integer("x-delivery-count") {
+        Some(failed) => u32::try_from(failed).unwrap_or(u32::MAX).saturating_add(1),
+        // Classic queues count nothing: not the first is all they know.
+        None => 1 + u32::from(delivery.redelivered),
+    };
+    Incoming {
+        tag: delivery.delivery_tag,
+        exchange: delivery.exchange.to_string(),
+        routing_key: delivery.routing_key.to_string(),
+        redelivered: delivery.redelivered,
+        attempt,
+        offset: integer("x-stream-offset"),
+        message: properties::from_amqp(&delivery.properties, delivery.data),
+    }
+}

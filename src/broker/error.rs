@@ -1,0 +1,290 @@
+//! What the broker says no with. lapin's errors enter; what leaves says what a caller can do about it, with the broker's
+//! own words kept for logs and, where they name only the caller's own things, for the caller.
+
+use std::borrow::Cow;
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+
+use crate::error::{Classify, Kind};
+
+/// Why the broker did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No connection, or it went away.
+    #[error("the broker cannot be reached")]
+    Unreachable(#[source] Option<lapin::Error>),
+    /// The broker refuses the tenant: the vhost or the user is gone, or the certificate is not accepted.
+    #[error("the broker refuses this tenant")]
+    Refused(#[source] Option<lapin::Error>),
+    /// It took too long.
+    #[error("the broker did not answer in time")]
+    Timeout,
+    /// No such queue.
+    #[error("there is no queue {0:?}")]
+    NoQueue(String),
+    /// No such exchange.
+    #[error("there is no exchange {0:?}")]
+    NoExchange(String),
+    /// Something the binding names is missing.
+    #[error("the source or the destination does not exist")]
+    NoBindingEnd,
+    /// It exists with other arguments.
+    #[error("{what} {name:?} exists with another {argument}: it has {current}, and {wanted} was asked for")]
+    Inequivalent {
+        /// "queue" or "exchange".
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// The argument that differs, in the words of the API.
+        argument: String,
+        /// Its value at the broker.
+        current: String,
+        /// The value asked for.
+        wanted: String,
+    },
+    /// Deleting was conditional, and the condition does not hold.
+    #[error("{0} is in use")]
+    InUse(String),
+    /// Deleting was conditional, and the condition does not hold.
+    #[error("queue {0:?} is not empty")]
+    NotEmpty(String),
+    /// Another consumer has it alone.
+    #[error("queue {0:?} has an exclusive consumer, or has consumers while exclusive use was asked for")]
+    Exclusive(String),
+    /// The queue was deleted, or its node went away, under its consumer.
+    #[error("queue {0:?} was deleted")]
+    QueueDeleted(String),
+    /// A limit of the plan, held by the broker.
+    #[error("the plan's limit on {0} is reached")]
+    Limit(&'static str),
+    /// A position was given for a queue that has none.
+    #[error("queue {0:?} is no stream queue: it has no position to begin at")]
+    NoStream(String),
+    /// The kind of queue cannot do that.
+    #[error("this kind of queue cannot do that")]
+    Unsupported(#[source] Option<lapin::Error>),
+    /// Anything else, unforeseen.
+    #[error("the broker answered unexpectedly")]
+    Unexpected(#[source] lapin::Error),
+}
+
+impl Error {
+    /// Whether the link to the broker is at fault, so that a new one may help.
+    pub fn is_link(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Timeout)
+    }
+}
+
+impl Classify for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Unreachable(_) | Self::Timeout => Kind::Unavailable,
+            Self::Refused(_) => Kind::Denied,
+            Self::NoQueue(_) | Self::NoExchange(_) | Self::NoBindingEnd | Self::QueueDeleted(_) => Kind::NotFound,
+            Self::Inequivalent { .. }
+            | Self::InUse(_)
+            | Self::NotEmpty(_)
+            | Self::Exclusive(_)
+            | Self::NoStream(_)
+            | Self::Unsupported(_) => Kind::Precondition,
+            Self::Limit(_) => Kind::Exhausted,
+            Self::Unexpected(_) => Kind::Internal,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "BROKER_UNREACHABLE",
+            Self::Refused(_) => "BROKER_REFUSED_TENANT",
+            Self::Timeout => "BROKER_TIMEOUT",
+            Self::NoQueue(_) => "QUEUE_NOT_FOUND",
+            Self::NoExchange(_) => "EXCHANGE_NOT_FOUND",
+            Self::NoBindingEnd => "BINDING_END_NOT_FOUND",
+            Self::Inequivalent { .. } => "EXISTS_WITH_OTHER_ARGUMENTS",
+            Self::InUse(_) => "IN_USE",
+            Self::NotEmpty(_) => "NOT_EMPTY",
+            Self::Exclusive(_) => "EXCLUSIVE_CONSUMER",
+            Self::QueueDeleted(_) => "QUEUE_DELETED",
+            Self::Limit(_) => "PLAN_LIMIT",
+            Self::NoStream(_) | Self::Unsupported(_) => "UNSUPPORTED_BY_QUEUE_TYPE",
+            Self::Unexpected(_) => "BROKER_UNEXPECTED",
+        }
+    }
+
+    fn message(&self) -> Cow<'static, str> {
+        match self {
+            Self::Unreachable(_) | Self::Timeout => format!("{self}; try again in a moment").into(),
+            Self::Refused(_) => format!("{self}; it may have been deleted or be in the making").into(),
+            Self::NoQueue(_) | Self::NoExchange(_) => format!("{self}; declare it first").into(),
+            _ => self.to_string().into(),
+        }
+    }
+}
+
+impl From<lapin::Error> for Error {
+    fn from(error: lapin::Error) -> Self {
+        let lapin::ErrorKind::ProtocolError(amqp) = error.kind() else {
+            return match error.kind() {
+                lapin::ErrorKind::ChannelsLimitReached => Self::Limit("streams on one connection"),
+                lapin::ErrorKind::SerialisationError(_) | lapin::ErrorKind::ParsingError(_) => Self::Unexpected(error),
+                _ => Self::Unreachable(Some(error)),
+            };
+        };
+        let text = amqp.get_message().to_string();
+        match amqp.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => match quoted(&text, "queue ") {
+                Some(queue) => Self::NoQueue(queue),
+                None => match quoted(&text, "exchange ") {
+                    Some(exchange) => Self::NoExchange(exchange),
+                    None => Self::NoBindingEnd,
+                },
+            },
+            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => precondition(&text, error.clone()),
+            AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => {
+                Self::Exclusive(quoted(&text, "queue ").unwrap_or_default())
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => match quoted(&text, "queue ") {
+                Some(queue) if text.contains("exclusive") => Self::Exclusive(queue),
+                _ => Self::Refused(Some(error.clone())),
+            },
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if text.contains("connection limit") => {
+                Self::Limit("broker connections")
+            }
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if text.contains("not found") => {
+                Self::Refused(Some(error.clone()))
+            }
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Self::Refused(Some(error.clone())),
+            // A hard error ends the connection, and reaches every stream on it: whoever caused it, a new link may help.
+            AMQPErrorKind::Hard(_) => Self::Unreachable(Some(error.clone())),
+            AMQPErrorKind::Soft(_) => Self::Unexpected(error.clone()),
+        }
+    }
+}
+
+/// The name in `'…'` after a word, as RabbitMQ writes it: `no queue 'q' in vhost 'v'`.
+fn quoted(text: &str, after: &str) -> Option<String> {
+    let rest = &text[text.find(&format!("{after}'"))? + after.len() + 1..];
+    Some(rest[..rest.find('\'')?].to_owned())
+}
+
+fn precondition(text: &str, error: lapin::Error) -> Error {
+    if let Some(argument) = quoted(text, "inequivalent arg ") {
+        let queue = quoted(text, "queue ");
+        let what = if queue.is_some() { "queue" } else { "exchange" };
+        let name = queue.or_else(|| quoted(text, "exchange ")).unwrap_or_default();
+        let (wanted, current) = (value_after(text, "received "), value_after(text, "but current is "));
+        if let (Some(wanted), Some(current)) = (type_behind(&argument, &wanted), type_behind(&argument, &current)) {
+            return Error::Inequivalent {
+                what,
+                name,
+                argument: "type".into(),
+                wanted: wanted.into(),
+                current: current.into(),
+            };
+        }
+        return Error::Inequivalent { what, name, argument: in_api_words(&argument), wanted, current };
+    }
+    if text.contains("limit") && text.contains("queue") && text.contains("vhost") {
+        return Error::Limit("queues");
+    }
+    if text.contains("in use") {
+        let name = quoted(text, "queue ").or_else(|| quoted(text, "exchange ")).unwrap_or_default();
+        return Error::InUse(format!("{name:?}"));
+    }
+    if text.contains("'x-stream-offset'")
+        && let Some(queue) = quoted(text, "queue ")
+    {
+        return Error::NoStream(queue);
+    }
+    if text.contains("not empty") {
+        return Error::NotEmpty(quoted(text, "queue ").unwrap_or_default());
+    }
+    Error::Unsupported(Some(error))
+}
+
+/// The queue type that an argument of the gateway's own belongs to: it gives some to each type, so that where they differ
+/// the type does, whichever of them the broker compares first.
+fn type_behind(argument: &str, value: &str) -> Option<&'static str> {
+    match (argument, value) {
+        ("x-dead-letter-exchange" | "x-overflow", "none") => Some("stream"),
+        ("x-dead-letter-exchange" | "x-overflow", _) => Some("quorum or classic"),
+        ("x-dead-letter-strategy", "none") => Some("classic or stream"),
+        ("x-dead-letter-strategy", _) => Some("quorum"),
+        _ => None,
+    }
+}
+
+/// AMQP's argument under the name that the API has for it.
+fn in_api_words(argument: &str) -> String {
+    let known = match argument {
+        "x-queue-type" | "type" => "type",
+        "x-max-length" => "max_length",
+        "x-max-length-bytes" => "max_length_bytes",
+        "x-message-ttl" => "message_ttl",
+        "x-expires" => "expires",
+        "x-delivery-limit" => "max_delivery_attempts",
+        "x-max-priority" => "max_priority",
+        "x-single-active-consumer" => "single_active_consumer",
+        "x-max-age" => "max_age",
+        "x-stream-max-segment-size-bytes" => "stream_max_segment_bytes",
+        "alternate-exchange" => "alternate_exchange",
+        other => other,
+    };
+    known.to_owned()
+}
+
+/// `'value' of type '…'`, `'value'` or `none`, as RabbitMQ writes a value.
+fn value_after(text: &str, after: &str) -> String {
+    let Some(start) = text.find(after) else { return "another value".into() };
+    let rest = text[start + after.len()..].trim_start_matches("the value ");
+    match rest.strip_prefix('\'') {
+        Some(value) => value.split('\'').next().unwrap_or_default().to_owned(),
+        None => rest.split([' ', ',']).next().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    fn soft(kind: AMQPSoftError, text: &str) -> Error {
+        lapin::Error::from(lapin::ErrorKind::ProtocolError(AMQPError::new(kind.into(), text.into()))).into()
+    }
+
+    #[test]
+    fn a_redeclaration_names_the_argument_that_differs() {
+        let error = soft(
+            AMQPSoftError::PRECONDITIONFAILED,
+            "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'jobs' in vhost 'wg.acme': received the \
+             value '7' of type 'long' but current is the value '5' of type 'long'",
+        );
+        assert_eq!(error.to_string(), "queue \"jobs\" exists with another max_length: it has 5, and 7 was asked for");
+        let none = soft(
+            AMQPSoftError::PRECONDITIONFAILED,
+            "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q' in vhost 'v': received 'stream' but \
+             current is 'quorum'",
+        );
+        assert_eq!(none.to_string(), "queue \"q\" exists with another type: it has quorum, and stream was asked for");
+    }
+
+    #[test]
+    fn the_gateways_own_arguments_stand_for_the_type() {
+        let error = soft(
+            AMQPSoftError::PRECONDITIONFAILED,
+            "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-exchange' for queue 'q' in vhost 'v': received none but \
+             current is the value 'wg.dead-letters' of type 'longstr'",
+        );
+        let text = "queue \"q\" exists with another type: it has quorum or classic, and stream was asked for";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_missing_thing_is_named() {
+        let queue = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no queue 'q' in vhost 'wg.acme'");
+        assert!(matches!(queue, Error::NoQueue(name) if name == "q"));
+        let exchange = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no exchange 'x' in vhost 'wg.acme'");
+        assert!(matches!(exchange, Error::NoExchange(name) if name == "x"));
+    }
+}

@@ -1,0 +1,142 @@
+//! Who has which connection. A [`TenantScope`] enters; publishers, consumers and topology handles bound to that tenant's
+//! links leave. A tenant without open streams costs an entry in a map, and after the idle time not even that.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use rustls::{RootCertStore, pki_types::CertificateDer};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ConsumeSpec, Consumer, Error, Publisher, Topology,
+    link::{Link, Purpose},
+    shared::Shared,
+};
+use crate::{config::BrokerConfig, names::TenantId, pki::TenantCertificates, tenant::TenantScope};
+
+/// The broker, as the streams and the services see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    links: Arc<RwLock<HashMap<TenantId, Arc<Links>>>>,
+    /// Ends the sweeping of idle connections with the last clone.
+    _sweeper: Arc<tokio_util::sync::DropGuard>,
+}
+
+/// A tenant's two connections.
+pub(super) struct Links {
+    pub(super) publish: Link,
+    pub(super) consume: Link,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").field("endpoints", &self.shared.options.endpoints).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Nothing is connected until a stream needs it. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the broker CA is no certificate.
+    pub fn new(
+        options: BrokerConfig,
+        certificates: Arc<TenantCertificates>,
+        broker_ca: CertificateDer<'static>,
+    ) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(broker_ca)?;
+        let idle_timeout = options.idle_timeout;
+        let shared = Arc::new(Shared::new(options, certificates, roots));
+        let links: Arc<RwLock<HashMap<TenantId, Arc<Links>>>> = Arc::default();
+        let stop = CancellationToken::new();
+        tokio::spawn(sweep(Arc::downgrade(&links), idle_timeout, stop.clone()));
+        Ok(Self { shared, links, _sweeper: Arc::new(stop.drop_guard()) })
+    }
+
+    /// A publisher with a channel of its own. Nothing is connected until the first message.
+    pub fn publisher(&self, scope: &TenantScope) -> Publisher {
+        Publisher::new(self.links(scope.tenant()), self.shared.options.publish_deadline)
+    }
+
+    /// A consumer with a channel of its own.
+    ///
+    /// # Errors
+    /// When the queue is missing or cannot be consumed so, or the broker cannot be reached.
+    pub async fn consumer(&self, scope: &TenantScope, spec: &ConsumeSpec) -> Result<Consumer, Error> {
+        Consumer::open(&self.links(scope.tenant()), spec).await
+    }
+
+    /// The tenant's exchanges, queues and bindings.
+    pub fn topology(&self, scope: &TenantScope) -> Topology {
+        Topology::new(self.links(scope.tenant()))
+    }
+
+    /// Closes a tenant's connections at once, after it was suspended or deleted.
+    pub async fn close_tenant(&self, tenant: &TenantId) {
+        let links = self.links.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+        if let Some(links) = links {
+            tokio::join!(links.publish.close(), links.consume.close());
+        }
+    }
+
+    /// Closes everything, at shutdown.
+    pub async fn close(&self) {
+        let all: Vec<_> = self.links.write().unwrap_or_else(PoisonError::into_inner).drain().collect();
+        for (_, links) in all {
+            tokio::join!(links.publish.close(), links.consume.close());
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn links(&self, tenant: &TenantId) -> Arc<Links> {
+        if let Some(links) = self.links.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
+            return Arc::clone(links);
+        }
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        let link = |purpose| Link::new(tenant.clone(), purpose, Arc::clone(&self.shared));
+        Arc::clone(
+            links.entry(tenant.clone()).or_insert_with(|| {
+                Arc::new(Links { publish: link(Purpose::Publish), consume: link(Purpose::Consume) })
+            }),
+        )
+    }
+}
+
+/// Closes idle connections, and forgets tenants that have none.
+async fn sweep(
+    links: std::sync::Weak<RwLock<HashMap<TenantId, Arc<Links>>>>,
+    timeout: Duration,
+    stop: CancellationToken,
+) {
+    let mut tick = tokio::time::interval((timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(10)));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let Some(links) = links.upgrade() else { return };
+        let all: Vec<_> = {
+            let links = links.read().unwrap_or_else(PoisonError::into_inner);
+            links.iter().map(|(tenant, links)| (tenant.clone(), Arc::clone(links))).collect()
+        };
+        for (tenant, held) in all {
+            let publish = held.publish.close_if_idle(timeout).await;
+            let consume = held.consume.close_if_idle(timeout).await;
+            if publish && consume {
+                let mut links = links.write().unwrap_or_else(PoisonError::into_inner);
+                // Two holders, the map and this loop: no stream has it.
+                if Arc::strong_count(&held) == 2 {
+                    links.remove(&tenant);
+                }
+            }
+        }
+    }
+}

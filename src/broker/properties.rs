@@ -1,0 +1,173 @@
+//! A message's properties between protobuf and AMQP. An untrusted [`Message`] enters on the way in and properties that
+//! lapin can write leave; on the way out, what the broker and the gateway added is taken off again, so that a consumer sees
+//! what the producer wrote.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lapin::{BasicProperties, types::ShortString};
+
+use super::{
+    headers,
+    time::{seconds, timestamp},
+};
+use crate::{
+    error::Failure,
+    pb::{Durability, Message},
+};
+
+const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
+const PERSISTENT: u8 = 2;
+const TRANSIENT: u8 = 1;
+
+/// The properties of a message to publish, and its id, made when the caller gave none.
+///
+/// # Errors
+/// Names the field that is too long, negative, out of range or not the caller's to set.
+pub(super) fn to_amqp(message: &Message, now: SystemTime) -> Result<(BasicProperties, String), Failure> {
+    let id = if message.message_id.is_empty() { uuid::Uuid::now_v7().to_string() } else { message.message_id.clone() };
+    let mut properties = BasicProperties::default().with_message_id(short("message.message_id", &id)?);
+    let delivery_mode = match Durability::try_from(message.durability) {
+        Ok(Durability::Unspecified | Durability::Persistent) => PERSISTENT,
+        Ok(Durability::Transient) => TRANSIENT,
+        Err(_) => return Err(Failure::invalid("message.durability", "is not one of the values the API knows")),
+    };
+    properties = properties.with_delivery_mode(delivery_mode);
+    if !message.correlation_id.is_empty() {
+        properties = properties.with_correlation_id(short("message.correlation_id", &message.correlation_id)?);
+    }
+    if !message.reply_to.is_empty() {
+        // "amq.rabbitmq.reply-to" means the publishing channel, which is the gateway's.
+        crate::names::QueueName::parse(&message.reply_to)
+            .map_err(|error| Failure::from(error).on_field("message.reply_to"))?;
+        properties = properties.with_reply_to(short("message.reply_to", &message.reply_to)?);
+    }
+    if !message.content_type.is_empty() {
+        properties = properties.with_content_type(short("message.content_type", &message.content_type)?);
+    }
+    if !message.content_encoding.is_empty() {
+        properties = properties.with_content_encoding(short("message.content_encoding", &message.content_encoding)?);
+    }
+    if !message.r#type.is_empty() {
+        properties = properties.with_type(short("message.type", &message.r#type)?);
+    }
+    if !message.app_id.is_empty() {
+        properties = properties.with_app_id(short("message.app_id", &message.app_id)?);
+    }
+    properties = properties.with_timestamp(match &message.publish_time {
+        Some(time) => seconds("message.publish_time", time)?,
+        None => now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+    });
+    if let Some(ttl) = &message.ttl {
+        properties = properties.with_expiration(millis("message.ttl", ttl, MAX_TTL)?.to_string().into());
+    }
+    if message.priority != 0 {
+        let priority = u8::try_from(message.priority)
+            .map_err(|_| Failure::invalid("message.priority", format!("is {}; at most 255", message.priority)))?;
+        properties = properties.with_priority(priority);
+    }
+    if !message.headers.is_empty() {
+        properties = properties.with_headers(headers::to_table(&message.headers)?);
+    }
+    Ok((properties, id))
+}
+
+/// A delivered message, as its producer wrote it.
+pub(super) fn from_amqp(properties: &BasicProperties, body: Vec<u8>) -> Message {
+    let text = |value: &Option<ShortString>| value.as_ref().map_or_else(String::new, ToString::to_string);
+    Message {
+        body: body.into(),
+        message_id: text(properties.message_id()),
+        correlation_id: text(properties.correlation_id()),
+        reply_to: text(properties.reply_to()),
+        content_type: text(properties.content_type()),
+        content_encoding: text(properties.content_encoding()),
+        r#type: text(properties.kind()),
+        publish_time: properties.timestamp().map(timestamp),
+        ttl: properties.expiration().as_ref().and_then(|millis| millis.as_str().parse().ok()).map(|millis: u64| {
+            prost_types::Duration {
+                seconds: i64::try_from(millis / 1000).unwrap_or(i64::MAX),
+                // Below 1,000 times 1,000,000: fits.
+                nanos: (millis % 1000) as i32 * 1_000_000,
+            }
+        }),
+        priority: properties.priority().unwrap_or_default().into(),
+        durability: match properties.delivery_mode() {
+            Some(TRANSIENT) => Durability::Transient,
+            _ => Durability::Persistent,
+        }
+        .into(),
+        headers: properties.headers().as_ref().map(|table| headers::from_table(table).collect()).unwrap_or_default(),
+        app_id: text(properties.app_id()),
+    }
+}
+
+fn short(field: &'static str, text: &str) -> Result<ShortString, Failure> {
+    ShortString::try_new(text)
+        .map_err(|_| Failure::invalid(field, format!("has {} bytes; at most 255 are allowed", text.len())))
+}
+
+fn millis(field: &'static str, duration: &prost_types::Duration, max: Duration) -> Result<u64, Failure> {
+    if duration.seconds < 0 || duration.nanos < 0 {
+        return Err(Failure::invalid(field, "must not be negative"));
+    }
+    if duration.nanos % 1_000_000 != 0 {
+        return Err(Failure::invalid(field, "must be in whole milliseconds"));
+    }
+    // Both are known to be positive here.
+    let millis = (duration.seconds as u64).saturating_mul(1000) + u64::from(duration.nanos as u32) / 1_000_000;
+    if u128::from(millis) > max.as_millis() {
+        return Err(Failure::invalid(field, format!("is longer than {} days", max.as_secs() / 86_400)));
+    }
+    Ok(millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_message_survives_the_round_trip() {
+        let message = Message {
+            body: "body".into(),
+            message_id: "id".into(),
+            correlation_id: "c".into(),
+            reply_to: "answers".into(),
+            content_type: "text/plain".into(),
+            content_encoding: "identity".into(),
+            r#type: "t".into(),
+            publish_time: Some(timestamp(1_700_000_000)),
+            ttl: Some(prost_types::Duration { seconds: 61, nanos: 5_000_000 }),
+            priority: 200,
+            durability: Durability::Transient.into(),
+            app_id: "app".into(),
+            ..Message::default()
+        };
+        let (properties, id) = to_amqp(&message, SystemTime::now()).expect("valid");
+        assert_eq!(id, "id");
+        assert_eq!(from_amqp(&properties, b"body".to_vec()), message);
+    }
+
+    #[test]
+    fn each_bad_property_is_named() {
+        let long = "x".repeat(256);
+        let cases = [
+            ("message.message_id", Message { message_id: long.clone(), ..Message::default() }),
+            ("message.type", Message { r#type: long, ..Message::default() }),
+            ("message.priority", Message { priority: 256, ..Message::default() }),
+            ("message.reply_to", Message { reply_to: "amq.rabbitmq.reply-to".into(), ..Message::default() }),
+            ("message.durability", Message { durability: 9, ..Message::default() }),
+            (
+                "message.ttl",
+                Message { ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..Message::default() },
+            ),
+            (
+                "message.publish_time",
+                Message { publish_time: Some(prost_types::Timestamp { seconds: 1, nanos: 1 }), ..Message::default() },
+            ),
+        ];
+        for (field, message) in cases {
+            let failure = to_amqp(&message, SystemTime::now()).expect_err(field);
+            assert_eq!(failure.field.as_deref(), Some(field));
+        }
+    }
+}

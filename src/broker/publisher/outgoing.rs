@@ -1,0 +1,144 @@
+//! A message on its way to the broker. An untrusted publication enters; what leaves is known to be acceptable to lapin and
+//! to name nothing of the gateway's, and can be published as often as it takes with the same id and time.
+
+use std::time::SystemTime;
+
+use lapin::BasicProperties;
+use tokio::time::Instant;
+
+use super::{Settled, Verdict};
+use crate::{
+    broker::{properties, time},
+    error::Failure,
+    names::{ExchangeName, RoutingKey},
+    pb::{Message, Publication},
+};
+
+/// A checked message with its destination.
+pub struct Outgoing {
+    order: u64,
+    sequence: u64,
+    exchange: ExchangeName,
+    routing_key: String,
+    mandatory: bool,
+    message: Message,
+    /// Made when the message was checked, used by the first attempt; later attempts make them again.
+    properties: Option<BasicProperties>,
+    due: Option<Instant>,
+    sent: bool,
+}
+
+impl Outgoing {
+    /// Checks a publication, and takes it when it is fine; what is refused stays with the caller. `order` is the stream's own growing number for it.
+    ///
+    /// # Errors
+    /// Names the field that is wrong.
+    pub fn check(order: u64, publication: &mut Publication, now: SystemTime) -> Result<Self, Failure> {
+        let exchange =
+            ExchangeName::parse(&publication.exchange).map_err(|error| Failure::from(error).on_field("exchange"))?;
+        RoutingKey::check(&publication.routing_key).map_err(|error| Failure::from(error).on_field("routing_key"))?;
+        let Some(message) = &publication.message else {
+            return Err(Failure::invalid("message", "is required"));
+        };
+        if exchange.is_default() && is_gateways(&publication.routing_key) {
+            return Err(Failure::from(crate::names::Error::Reserved).on_field("routing_key"));
+        }
+        let (properties, id) = properties::to_amqp(message, now)?;
+        let mut message = publication.message.take().unwrap_or_default();
+        message.message_id = id;
+        message.publish_time = properties.timestamp().map(time::timestamp);
+        Ok(Self {
+            order,
+            sequence: publication.sequence,
+            exchange,
+            routing_key: std::mem::take(&mut publication.routing_key),
+            mandatory: !publication.allow_unroutable,
+            message,
+            properties: Some(properties),
+            due: None,
+            sent: false,
+        })
+    }
+
+    /// The exchange, as grants write it.
+    pub fn exchange_in_grants(&self) -> &str {
+        self.exchange.in_grants()
+    }
+
+    /// The routing key.
+    pub fn routing_key(&self) -> &str {
+        &self.routing_key
+    }
+
+    /// The message's id.
+    pub fn message_id(&self) -> &str {
+        &self.message.message_id
+    }
+
+    /// Body bytes.
+    pub fn body_len(&self) -> usize {
+        self.message.body.len()
+    }
+
+    pub(super) fn order(&self) -> u64 {
+        self.order
+    }
+
+    pub(super) fn exchange(&self) -> &str {
+        self.exchange.as_str()
+    }
+
+    pub(super) fn due(mut self, due: Instant) -> Self {
+        self.due = Some(due);
+        self
+    }
+
+    /// Set by `push`; a message without one is over at once, which nothing makes.
+    pub(super) fn deadline(&self) -> Instant {
+        self.due.unwrap_or_else(Instant::now)
+    }
+
+    pub(super) fn was_sent(&self) -> bool {
+        self.sent
+    }
+
+    pub(super) fn settle(self, verdict: Verdict) -> Settled {
+        Settled {
+            order: self.order,
+            sequence: self.sequence,
+            bytes: self.message.body.len(),
+            message_id: self.message.message_id,
+            verdict,
+        }
+    }
+
+    /// What one attempt needs of it, owned; the body is shared, not copied.
+    pub(super) fn attempt(&mut self) -> Attempt {
+        self.sent = true;
+        let properties = self.properties.take().unwrap_or_else(|| {
+            // It was acceptable the first time, and nothing about it has changed.
+            properties::to_amqp(&self.message, SystemTime::UNIX_EPOCH).map(|(made, _)| made).unwrap_or_default()
+        });
+        Attempt {
+            exchange: self.exchange.as_str().into(),
+            routing_key: self.routing_key.as_str().into(),
+            mandatory: self.mandatory,
+            body: self.message.body.clone(),
+            properties,
+        }
+    }
+}
+
+/// One attempt's share of a message.
+pub(super) struct Attempt {
+    pub(super) exchange: lapin::types::ShortString,
+    pub(super) routing_key: lapin::types::ShortString,
+    pub(super) mandatory: bool,
+    pub(super) body: bytes::Bytes,
+    pub(super) properties: BasicProperties,
+}
+
+/// The default exchange routes to any queue by name: the gateway's own are not for tenants.
+fn is_gateways(queue: &str) -> bool {
+    queue.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("wg."))
+}

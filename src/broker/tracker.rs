@@ -1,0 +1,165 @@
+//! Which publish got which answer. Confirms of one channel enter in the order of publishing, and each leaves with its
+//! own answer, although lapin mixes up returned messages: it hangs the oldest waiting return on whichever confirm
+//! resolves next, and resolves a `multiple` ack in hash order. Believed, that reports lost messages as confirmed.
+//!
+//! The invariant that makes it right (docs/adr/0003, proven by `tests/it/unroutable.rs`): a return is on some resolved
+//! confirm by the time its own confirm has resolved and the batch of acks it came in is over. So nothing is judged until
+//! every resolved confirm has been read, and every returned message is recognised by a mark of ours inside it, on
+//! whatever confirm it hangs. Locking lapin's table once (`fence`) waits for a batch in progress.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use futures_util::FutureExt as _;
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm, message::BasicReturnMessage};
+
+/// The broker's answer to one publish.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It has the message.
+    Ack,
+    /// It has not, and says so.
+    Nack,
+    /// It has no queue for the message.
+    Returned,
+    /// The channel ended before an answer.
+    Lost(lapin::Error),
+}
+
+/// The unanswered publishes of one channel, oldest first.
+pub(super) struct Tracker<T> {
+    channel: Channel,
+    waiting: VecDeque<Waiting<T>>,
+    /// Marks of returned messages whose own confirm is not judged yet.
+    returned: HashSet<u64>,
+}
+
+struct Waiting<T> {
+    mark: u64,
+    /// None when it has resolved.
+    confirm: Option<PublisherConfirm>,
+    resolved: Option<Resolved>,
+    /// None when it was judged or given up.
+    item: Option<T>,
+}
+
+enum Resolved {
+    Ack,
+    Nack,
+    Lost(lapin::Error),
+}
+
+/// Puts a mark into a message. AMQP's `cluster_id` is deprecated, travels back with a return, and is not the caller's.
+pub(super) fn marked(properties: BasicProperties, mark: u64) -> BasicProperties {
+    properties.with_cluster_id(mark.to_string().into())
+}
+
+fn mark_of(message: &BasicReturnMessage) -> Option<u64> {
+    message.delivery.properties.cluster_id().as_ref()?.as_str().parse().ok()
+}
+
+impl<T> Tracker<T> {
+    pub(super) fn new(channel: Channel) -> Self {
+        Self { channel, waiting: VecDeque::new(), returned: HashSet::new() }
+    }
+
+    /// Follows one more publish; marks must grow.
+    pub(super) fn follow(&mut self, mark: u64, item: T, confirm: PublisherConfirm) {
+        self.waiting.push_back(Waiting { mark, confirm: Some(confirm), resolved: None, item: Some(item) });
+    }
+
+    /// How many confirms the channel still holds.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Confirms that nobody waits for any more and that have not come.
+    pub(super) fn abandoned(&self) -> usize {
+        self.waiting.iter().filter(|waiting| waiting.item.is_none() && waiting.confirm.is_some()).count()
+    }
+
+    /// The oldest publish without an answer.
+    pub(super) fn oldest(&self) -> Option<&T> {
+        self.waiting.iter().find_map(|waiting| waiting.item.as_ref())
+    }
+
+    /// Gives up those that the filter names; their late answers are ignored.
+    pub(super) fn give_up(&mut self, mut filter: impl FnMut(&T) -> bool) -> Vec<T> {
+        self.waiting
+            .iter_mut()
+            .filter(|waiting| waiting.item.as_ref().is_some_and(&mut filter))
+            .filter_map(|waiting| waiting.item.take())
+            .collect()
+    }
+
+    /// All that have no answer, oldest first.
+    pub(super) fn into_unanswered(self) -> impl Iterator<Item = T> {
+        self.waiting.into_iter().filter_map(|waiting| waiting.item)
+    }
+
+    /// What has been answered since the last call; the waker is called when there is more.
+    pub(super) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Vec<(T, Answer)> {
+        let mut any = false;
+        // Ends: each round but the last resolves at least one of a bounded window.
+        while self.read_resolved(cx) {
+            any = true;
+            self.fence();
+        }
+        if any { self.judge() } else { Vec::new() }
+    }
+
+    /// Reads every confirm that has resolved, and takes the returned messages off them.
+    fn read_resolved(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        for waiting in &mut self.waiting {
+            let Some(confirm) = &mut waiting.confirm else { continue };
+            let Poll::Ready(answer) = Pin::new(confirm).poll(cx) else { continue };
+            any = true;
+            waiting.confirm = None;
+            let (resolved, message) = match answer {
+                Ok(Confirmation::Ack(message)) => (Resolved::Ack, message),
+                Ok(Confirmation::Nack(message)) => (Resolved::Nack, message),
+                // Confirms are on for every channel of ours; taken as no answer if they were not.
+                Ok(Confirmation::NotRequested) => (Resolved::Lost(lapin::ErrorKind::FutureCompleted.into()), None),
+                Err(error) => (Resolved::Lost(error), None),
+            };
+            waiting.resolved = Some(resolved);
+            self.returned.extend(message.as_ref().and_then(mark_of));
+        }
+        any
+    }
+
+    /// Waits until lapin is not in the middle of a batch of acks, by taking the lock that it holds during one.
+    fn fence(&mut self) {
+        let polled =
+            std::pin::pin!(self.channel.wait_for_confirms()).poll_unpin(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Ok(messages)) = polled {
+            self.returned.extend(messages.iter().filter_map(mark_of));
+        }
+    }
+
+    fn judge(&mut self) -> Vec<(T, Answer)> {
+        let mut answers = Vec::new();
+        for waiting in &mut self.waiting {
+            let Some(resolved) = waiting.resolved.take() else { continue };
+            let returned = self.returned.remove(&waiting.mark);
+            let Some(item) = waiting.item.take() else { continue };
+            answers.push((
+                item,
+                match resolved {
+                    _ if returned => Answer::Returned,
+                    Resolved::Ack => Answer::Ack,
+                    Resolved::Nack => Answer::Nack,
+                    Resolved::Lost(error) => Answer::Lost(error),
+                },
+            ));
+        }
+        while self.waiting.front().is_some_and(|waiting| waiting.confirm.is_none()) {
+            self.waiting.pop_front();
+        }
+        answers
+    }
+}
