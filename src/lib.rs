@@ -26,3 +26,5 @@ pub mod tenant;
 
 // The broker's side: the data path, and the administrator's path beside it.
 pub mod broker;
+
+pub mod provision;

@@ -1,0 +1,288 @@
+//! What a tenant has at the broker, and how it is made, repaired and removed. The order matters: a user comes last and goes
+//! first, so that nobody can enter a vhost whose limits are not there. Requests are repeatable, so two gateways at once end
+//! in the same state; within one gateway a tenant's acts wait for each other.
+
+use rabbitmq_http_client::{
+    commons::VirtualHostLimitTarget as Limit,
+    requests::{EnforcedLimitParams, Permissions, UserParams, VirtualHostParams},
+};
+use serde_json::{Value, json};
+
+use super::{
+    DEAD_LETTERS, Error,
+    api::Api,
+    rows::{BindingInfo, QueueInfo},
+};
+use crate::{
+    config::ManagementConfig,
+    names::TenantId,
+    tenant::{Plan, TenantLocks},
+};
+
+const EVERYTHING: &str = ".*";
+/// Dead letters are kept up to here; then they stay where they are.
+const DEAD_LETTER_BYTES: u64 = 1 << 30;
+
+/// Makes, repairs and removes what tenants have at the broker.
+#[derive(Debug)]
+pub struct Provisioner {
+    api: Api,
+    /// The administrator's own user name.
+    user: String,
+    /// A tenant's acts wait for each other.
+    locks: TenantLocks,
+}
+
+/// A tenant's names at the broker, and what was changed so far.
+struct Wall {
+    tenant: TenantId,
+    /// The vhost's name and the user's.
+    name: String,
+    changes: Vec<String>,
+}
+
+impl Provisioner {
+    /// Reads the certificate and key; asks nothing of the broker yet.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] when an address, the CA, the certificate or the key cannot be used.
+    pub fn new(config: &ManagementConfig, broker_ca_pem: &str) -> Result<Self, Error> {
+        let api = Api::new(config, broker_ca_pem)?;
+        Ok(Self { api, user: config.user.clone(), locks: TenantLocks::default() })
+    }
+
+    /// Whether the broker's administration answers and accepts us.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Refused`].
+    pub async fn ready(&self) -> Result<(), Error> {
+        let me = self.api.call(|link| async move { link.get(&["whoami"], &[]).await }).await?;
+        let is_administrator = me.is_some_and(|me| match &me["tags"] {
+            Value::Array(tags) => tags.iter().any(|tag| tag == "administrator"),
+            Value::String(tags) => tags.split(',').any(|tag| tag.trim() == "administrator"),
+            _ => false,
+        });
+        if is_administrator {
+            Ok(())
+        } else {
+            Err(Error::settings(format!("the broker user {} has no administrator tag", self.user)))
+        }
+    }
+
+    /// Makes what is missing and repairs what drifted; says what it changed, a line each. Nothing changes when all stood
+    /// already, and messages are never touched.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked; run it again then.
+    pub async fn ensure_tenant(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
+        let _one_at_a_time = self.locks.lock(tenant).await;
+        let mut wall = Wall { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new() };
+        self.vhost(&mut wall).await?;
+        self.limits(&mut wall, plan).await?;
+        self.dead_letters(&mut wall).await?;
+        self.user(&mut wall).await?;
+        self.permissions(&mut wall).await?;
+        if !wall.changes.is_empty() {
+            tracing::info!(%tenant, changes = ?wall.changes, "tenant reconciled at the broker");
+        }
+        Ok(wall.changes)
+    }
+
+    /// Removes the tenant's user, which closes its connections, and then its vhost with every queue and message in it.
+    /// Harmless when they are gone already.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked; run it again then.
+    pub async fn remove_tenant(&self, tenant: &TenantId) -> Result<(), Error> {
+        let _one_at_a_time = self.locks.lock(tenant).await;
+        let name = &tenant.vhost();
+        self.api.call(|link| async move { link.client.delete_user(name, true).await }).await?;
+        self.api.call(|link| async move { link.client.delete_vhost(name, true).await }).await?;
+        tracing::info!(%tenant, "tenant removed at the broker");
+        Ok(())
+    }
+
+    /// Closes every connection in the tenant's vhost. New ones may come.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    pub async fn close_connections(&self, tenant: &TenantId) -> Result<(), Error> {
+        let vhost = &tenant.vhost();
+        let query = [("columns", "name")];
+        let open = match self
+            .api
+            .call(|link| async move { link.get(&["vhosts", vhost, "connections"], &query).await })
+            .await
+        {
+            Err(Error::NotFound) => return Ok(()),
+            other => other?.ok_or(Error::TooLarge)?,
+        };
+        for connection in open.as_array().into_iter().flatten() {
+            let Some(name) = connection.get("name").and_then(Value::as_str) else { continue };
+            let why = Some("closed by an administrator");
+            self.api.call(|link| async move { link.client.close_connection(name, why, true).await }).await?;
+        }
+        Ok(())
+    }
+
+    async fn vhost(&self, wall: &mut Wall) -> Result<(), Error> {
+        let name = &wall.name;
+        match self.api.call(|link| async move { link.client.get_vhost(name).await }).await {
+            Ok(_) => return Ok(()),
+            Err(Error::NotFound) => {}
+            Err(other) => return Err(other),
+        }
+        // Without a default queue type: a queue says its own.
+        let description = &format!("Warrengate tenant {}", wall.tenant);
+        let make = &VirtualHostParams::named(name).with_description(description);
+        self.api.call(|link| async move { link.client.create_vhost(make).await }).await?;
+        wall.changed(format!("made vhost {}", wall.name));
+        Ok(())
+    }
+
+    async fn limits(&self, wall: &mut Wall, plan: &Plan) -> Result<(), Error> {
+        let name = &wall.name.clone();
+        let now = self.api.call(|link| async move { link.client.list_vhost_limits(name).await }).await?;
+        let now = |key: &str| now.iter().find_map(|row| row.limits.get(key)?.as_i64()).filter(|limit| *limit >= 0);
+        for (limit, wanted) in [(Limit::MaxConnections, plan.max_connections), (Limit::MaxQueues, plan.max_queues)] {
+            let key = limit.as_ref().to_owned();
+            let wanted = (wanted > 0).then_some(i64::from(wanted));
+            if now(&key) == wanted {
+                continue;
+            }
+            let limit = &limit;
+            match wanted {
+                Some(value) => {
+                    let set = || EnforcedLimitParams::new(limit.clone(), value);
+                    self.api.call(|link| async move { link.client.set_vhost_limit(name, set()).await }).await?;
+                    wall.changed(format!("set {key} of {name} to {value}"));
+                }
+                None => {
+                    self.api
+                        .call(|link| async move { link.client.clear_vhost_limit(name, limit.clone()).await })
+                        .await?;
+                    wall.changed(format!("removed {key} of {name}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// By a definitions import, which the broker does in its own name: the administrator needs no permission in the vhost
+    /// for it, and what is there already stays as it is.
+    async fn dead_letters(&self, wall: &mut Wall) -> Result<(), Error> {
+        let name = &wall.name.clone();
+        let there = |answer: Result<Option<Value>, Error>| match answer {
+            Ok(found) => Ok(found),
+            Err(Error::NotFound) => Ok(None),
+            Err(other) => Err(other),
+        };
+        let exchange =
+            there(self.api.call(|link| async move { link.get(&["exchanges", name, DEAD_LETTERS], &[]).await }).await)?;
+        let queue =
+            there(self.api.call(|link| async move { link.get(&["queues", name, DEAD_LETTERS], &[]).await }).await)?;
+        let between = &["bindings", name, "e", DEAD_LETTERS, "q", DEAD_LETTERS];
+        let binding = there(self.api.call(|link| async move { link.get(between, &[]).await }).await)?;
+        let is_bound = binding.as_ref().and_then(Value::as_array).is_some_and(|rows| {
+            rows.iter().filter_map(BindingInfo::read).any(|binding| binding.source == DEAD_LETTERS)
+        });
+        let arguments = json!({
+            "x-queue-type": "quorum",
+            "x-overflow": "reject-publish",
+            "x-max-length-bytes": DEAD_LETTER_BYTES,
+        });
+        if let Some(queue) = queue.as_ref().and_then(QueueInfo::read)
+            && Some(&queue.arguments) != arguments.as_object()
+        {
+            // It cannot be changed without losing what is in it.
+            tracing::warn!(tenant = %wall.tenant, arguments = ?queue.arguments, "dead-letter queue has other arguments");
+        }
+        if exchange.is_some() && queue.is_some() && is_bound {
+            return Ok(());
+        }
+        let definitions = json!({
+            "exchanges": [{
+                "name": DEAD_LETTERS, "type": "fanout", "durable": true, "auto_delete": false, "internal": false,
+                "arguments": {},
+            }],
+            "queues": [{"name": DEAD_LETTERS, "durable": true, "auto_delete": false, "arguments": arguments}],
+            "bindings": [{
+                "source": DEAD_LETTERS, "destination": DEAD_LETTERS, "destination_type": "queue", "routing_key": "",
+                "arguments": {},
+            }],
+        });
+        let definitions = &definitions;
+        self.api
+            .call(|link| async move { link.client.import_vhost_definitions(name, definitions.clone()).await })
+            .await?;
+        let made = [("exchange", exchange.is_none()), ("queue", queue.is_none()), ("binding", !is_bound)];
+        for (what, _) in made.into_iter().filter(|(_, missing)| *missing) {
+            wall.changed(format!("made {what} {DEAD_LETTERS} in {name}"));
+        }
+        Ok(())
+    }
+
+    /// A user whose password hash is empty can log in by certificate only.
+    async fn user(&self, wall: &mut Wall) -> Result<(), Error> {
+        let name = &wall.name.clone();
+        let change = match self.api.call(|link| async move { link.client.get_user(name).await }).await {
+            Ok(user) if !user.tags.iter().all(String::is_empty) => format!("took tags and password from user {name}"),
+            // Not shown by some versions: it is emptied again, to be sure, without a word.
+            Ok(user) if user.password_hash.is_none() => String::new(),
+            Ok(user) if user.password_hash.as_ref().is_some_and(|hash| !hash.as_str().is_empty()) => {
+                format!("took the password from user {name}")
+            }
+            Ok(_) => return Ok(()),
+            Err(Error::NotFound) => format!("made user {name}, for its certificate only"),
+            Err(other) => return Err(other),
+        };
+        let make = &UserParams::without_tags(name, "");
+        self.api.call(|link| async move { link.client.create_user(make).await }).await?;
+        wall.changed(change);
+        Ok(())
+    }
+
+    /// Everything in its own vhost, nothing anywhere else; and nobody of ours but the tenant in this one.
+    async fn permissions(&self, wall: &mut Wall) -> Result<(), Error> {
+        let name = &wall.name.clone();
+        let of_user = self.api.call(|link| async move { link.client.list_permissions_of(name).await }).await?;
+        let stands = of_user.iter().any(|p| {
+            p.vhost == *name && [&p.configure, &p.write, &p.read].into_iter().all(|pattern| pattern == EVERYTHING)
+        });
+        if !stands {
+            let grant =
+                &Permissions { user: name, vhost: name, configure: EVERYTHING, read: EVERYTHING, write: EVERYTHING };
+            self.api.call(|link| async move { link.client.declare_permissions(grant).await }).await?;
+            wall.changed(format!("gave user {name} its vhost"));
+        }
+        for elsewhere in of_user.iter().filter(|p| p.vhost != *name) {
+            self.clear(&elsewhere.vhost, name).await?;
+            wall.changed(format!("took vhost {} from user {name}", elsewhere.vhost));
+        }
+        let in_vhost = self.api.call(|link| async move { link.client.list_permissions_in(name).await }).await?;
+        for other in in_vhost.iter().filter(|p| p.user != *name) {
+            if other.user == self.user {
+                // The broker gives a new vhost to whoever made it.
+                self.clear(name, &other.user).await?;
+            } else if other.user.starts_with("wg.") {
+                self.clear(name, &other.user).await?;
+                wall.changed(format!("took vhost {name} from user {}", other.user));
+            } else {
+                tracing::warn!(tenant = %wall.tenant, user = other.user, "a foreign broker user may enter the tenant's vhost");
+            }
+        }
+        Ok(())
+    }
+
+    async fn clear(&self, vhost: &str, user: &str) -> Result<(), Error> {
+        self.api.call(|link| async move { link.client.clear_permissions(vhost, user, true).await }).await
+    }
+}
+
+impl Wall {
+    fn changed(&mut self, line: String) {
+        if !line.is_empty() {
+            self.changes.push(line);
+        }
+    }
+}

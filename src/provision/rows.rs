@@ -1,0 +1,184 @@
+//! What the broker says of exchanges, queues and bindings. JSON enters, and is read leniently, since 3.10 and 4.x differ and
+//! a new queue has no statistics yet; plain values leave, and nothing of the gateway's own or the broker's own does.
+
+use serde_json::{Map, Value};
+
+/// A queue and its state. Depths and rates are what the broker's statistics last said: up to 5 s old.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueInfo {
+    /// Its name.
+    pub name: String,
+    /// The arguments it was declared with.
+    pub arguments: Map<String, Value>,
+    /// `quorum`, `classic` or `stream`.
+    pub queue_type: String,
+    /// Survives a broker restart.
+    pub durable: bool,
+    /// Of one connection only.
+    pub exclusive: bool,
+    /// Goes with its last consumer.
+    pub auto_delete: bool,
+    /// Messages ready.
+    pub messages_ready: u64,
+    /// Messages delivered and not settled.
+    pub messages_unacknowledged: u64,
+    /// Consumers.
+    pub consumers: u32,
+    /// Messages a second coming in.
+    pub publish_rate: f64,
+    /// Messages a second going out.
+    pub deliver_rate: f64,
+}
+
+/// An exchange.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExchangeInfo {
+    /// Its name.
+    pub name: String,
+    /// `direct`, `topic`, `fanout`, `headers`, or a plugin's.
+    pub kind: String,
+    /// Survives a broker restart.
+    pub durable: bool,
+    /// Goes with its last binding.
+    pub auto_delete: bool,
+    /// Takes messages from other exchanges only.
+    pub internal: bool,
+    /// Gets what it cannot route.
+    pub alternate: Option<String>,
+    /// The arguments it was declared with.
+    pub arguments: Map<String, Value>,
+}
+
+/// A binding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BindingInfo {
+    /// The exchange that messages come from.
+    pub source: String,
+    /// Where they go.
+    pub destination: String,
+    /// Whether the destination is a queue; otherwise it is an exchange.
+    pub destination_is_queue: bool,
+    /// The key or pattern.
+    pub routing_key: String,
+    /// A headers binding's arguments, `x-match` included.
+    pub arguments: Map<String, Value>,
+    /// The broker's own key for it, which tells bindings of equal ends and routing key apart.
+    pub properties_key: String,
+}
+
+/// Whether a name is the gateway's or the broker's (the default exchange's empty name included), so never shown.
+pub(super) fn is_hidden(name: &str) -> bool {
+    let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+    name.is_empty() || starts("wg.") || starts("amq.")
+}
+
+impl QueueInfo {
+    /// The columns to ask for: all that is read here, and no more.
+    pub(super) const COLUMNS: &str = "name,type,arguments,durable,exclusive,auto_delete,messages_ready,messages_unacknowledged,\
+         consumers,message_stats.publish_details.rate,message_stats.deliver_get_details.rate";
+
+    pub(super) fn read(value: &Value) -> Option<Self> {
+        let arguments = map(value, "arguments");
+        let declared = arguments.get("x-queue-type").and_then(Value::as_str);
+        let queue_type = value.get("type").and_then(Value::as_str).or(declared).unwrap_or("classic").to_owned();
+        Some(Self {
+            name: value.get("name")?.as_str()?.to_owned(),
+            queue_type,
+            durable: flag(value, "durable"),
+            exclusive: flag(value, "exclusive"),
+            auto_delete: flag(value, "auto_delete"),
+            messages_ready: count(value, "messages_ready"),
+            messages_unacknowledged: count(value, "messages_unacknowledged"),
+            consumers: u32::try_from(count(value, "consumers")).unwrap_or(u32::MAX),
+            publish_rate: rate(value, "/message_stats/publish_details/rate"),
+            deliver_rate: rate(value, "/message_stats/deliver_get_details/rate"),
+            arguments,
+        })
+    }
+}
+
+impl ExchangeInfo {
+    /// The columns to ask for.
+    pub(super) const COLUMNS: &str = "name,type,durable,auto_delete,internal,arguments";
+
+    pub(super) fn read(value: &Value) -> Option<Self> {
+        let arguments = map(value, "arguments");
+        Some(Self {
+            name: value.get("name")?.as_str()?.to_owned(),
+            kind: value.get("type")?.as_str()?.to_owned(),
+            durable: flag(value, "durable"),
+            auto_delete: flag(value, "auto_delete"),
+            internal: flag(value, "internal"),
+            alternate: arguments.get("alternate-exchange").and_then(Value::as_str).map(str::to_owned),
+            arguments,
+        })
+    }
+}
+
+impl BindingInfo {
+    pub(super) fn read(value: &Value) -> Option<Self> {
+        let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        Some(Self {
+            source: text("source")?,
+            destination: text("destination")?,
+            destination_is_queue: text("destination_type")? == "queue",
+            routing_key: text("routing_key").unwrap_or_default(),
+            arguments: map(value, "arguments"),
+            properties_key: text("properties_key").unwrap_or_default(),
+        })
+    }
+
+    /// Bindings in the order in which they are listed.
+    pub(super) fn order(&self) -> (&str, &str, bool, &str, &str) {
+        (&self.source, &self.destination, !self.destination_is_queue, &self.routing_key, &self.properties_key)
+    }
+}
+
+/// An empty map is an empty list in some versions.
+fn map(value: &Value, key: &str) -> Map<String, Value> {
+    value.get(key).and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+fn flag(value: &Value, key: &str) -> bool {
+    value.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn count(value: &Value, key: &str) -> u64 {
+    value.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn rate(value: &Value, pointer: &str) -> f64 {
+    value.pointer(pointer).and_then(Value::as_f64).unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_without_statistics_is_a_queue() {
+        let queue = QueueInfo::read(&json!({
+            "name": "orders", "durable": true, "arguments": {"x-queue-type": "quorum"}, "message_stats": [],
+        }))
+        .expect("a queue");
+        assert_eq!((queue.queue_type.as_str(), queue.messages_ready, queue.publish_rate), ("quorum", 0, 0.0));
+    }
+
+    #[test]
+    fn arguments_that_are_an_empty_list_are_none() {
+        let exchange =
+            ExchangeInfo::read(&json!({"name": "e", "type": "topic", "arguments": []})).expect("an exchange");
+        assert!(exchange.arguments.is_empty());
+    }
+
+    #[test]
+    fn what_is_ours_or_the_brokers_is_hidden() {
+        for name in ["", "wg.dead-letters", "WG.x", "amq.topic", "amq.gen-1"] {
+            assert!(is_hidden(name), "{name}");
+        }
+        assert!(!is_hidden("wg"));
+        assert!(!is_hidden("orders"));
+    }
+}
