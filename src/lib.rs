@@ -28,3 +28,6 @@ pub mod tenant;
 pub mod broker;
 
 pub mod provision;
+
+// A message's way through.
+pub mod stream;

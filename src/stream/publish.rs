@@ -1,0 +1,275 @@
+//! The publishing machine. Frames of publications enter; every message leaves as exactly one outcome, which is `CONFIRMED`
+//! only after the broker's confirm. While the window is full no frame is read, so that HTTP/2 flow control slows the
+//! client; nothing is buffered without bound.
+
+use std::time::SystemTime;
+
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::{
+    FRAMES_AHEAD, Incoming,
+    session::{Notice, Session},
+};
+use crate::{
+    broker::{Outgoing, Publisher, Settled, Verdict},
+    error::{Failure, Kind},
+    pb::{
+        AuthExpiring, Draining, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
+        publish_request::Frame, publish_response::Event,
+    },
+    tenant::TenantScope,
+};
+
+/// Messages a frame or a batch may have.
+pub const MOST_PUBLICATIONS: usize = 1_000;
+/// Unanswered messages of one stream; frames are read while there are fewer.
+const WINDOW_MESSAGES: usize = 2_000;
+/// Their body bytes.
+const WINDOW_BYTES: usize = 32 * 1024 * 1024;
+
+/// Frames to the client; the last may be a failure.
+pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
+
+/// Runs a publish stream until its end.
+pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<PublishRequest>) -> Responses {
+    let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
+    tokio::spawn(async move {
+        let mut machine = Machine { publisher, session, frames: frames.clone(), order: 0, bytes: 0 };
+        if let Err(End::Failed(failure)) = machine.run(incoming).await {
+            // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
+            let _ = frames.try_send(Err(failure));
+        }
+    });
+    responses
+}
+
+/// Publishes a batch and waits for every outcome; as many as there were publications, in their order.
+///
+/// # Errors
+/// When there are none or too many, or the session ends before all have an outcome.
+pub async fn run_batch(
+    mut publisher: Publisher,
+    mut session: Session,
+    publications: Vec<Publication>,
+) -> Result<Vec<PublishResult>, Failure> {
+    check_count(publications.len())?;
+    let mut results: Vec<Option<PublishResult>> = Vec::new();
+    results.resize_with(publications.len(), || None);
+    let (outgoing, refused) = accept(session.scope(), publications, 0);
+    for (order, result) in refused {
+        results[order as usize] = Some(result);
+    }
+    publisher.push(outgoing);
+    while publisher.in_flight() > 0 {
+        tokio::select! {
+            settled = publisher.settled() => {
+                for settled in settled {
+                    let order = settled.order as usize;
+                    results[order] = Some(result(settled));
+                }
+            }
+            notice = session.notice() => if let Notice::Ended(failure) = notice { return Err(failure) },
+        }
+    }
+    let results: Vec<_> = results.into_iter().flatten().collect();
+    count(&session, &results);
+    Ok(results)
+}
+
+/// Counts outcomes, a run of equal ones at once.
+fn count(session: &Session, results: &[PublishResult]) {
+    for run in results.chunk_by(|a, b| a.outcome == b.outcome) {
+        session.metrics().published(run[0].outcome(), run.len() as u64);
+    }
+}
+
+struct Machine {
+    publisher: Publisher,
+    session: Session,
+    frames: mpsc::Sender<Result<PublishResponse, Failure>>,
+    order: u64,
+    bytes: usize,
+}
+
+enum End {
+    Failed(Failure),
+    ClientGone,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Machine {
+    async fn run(&mut self, mut incoming: impl Incoming<PublishRequest>) -> Result<(), End> {
+        let mut open = true;
+        while open || self.publisher.in_flight() > 0 {
+            let room = self.publisher.in_flight() < WINDOW_MESSAGES && self.bytes < WINDOW_BYTES;
+            let busy = self.publisher.in_flight() > 0;
+            tokio::select! {
+                biased;
+                () = self.frames.closed() => return Err(End::ClientGone),
+                notice = self.session.notice() => self.tell(notice).await?,
+                settled = self.publisher.settled(), if busy => {
+                    self.bytes -= settled.iter().map(|settled| settled.bytes).sum::<usize>();
+                    self.answer(settled.into_iter().map(result).collect()).await?;
+                }
+                frame = incoming.next(), if open && room => match frame {
+                    None => open = false,
+                    Some(frame) => self.take(frame?).await?,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, request: PublishRequest) -> Result<(), End> {
+        match request.frame {
+            Some(Frame::Publications(frame)) => {
+                check_count(frame.publications.len())?;
+                let first = self.order;
+                self.order += frame.publications.len() as u64;
+                let (outgoing, refused) = accept(self.session.scope(), frame.publications, first);
+                self.bytes += outgoing.iter().map(Outgoing::body_len).sum::<usize>();
+                self.publisher.push(outgoing);
+                if refused.is_empty() {
+                    return Ok(());
+                }
+                self.answer(refused.into_iter().map(|(_, result)| result).collect()).await
+            }
+            Some(Frame::Reauthenticate(frame)) => Ok(self.session.reauthenticate(&frame.access_token)?),
+            None => Err(Failure::invalid("frame", "must be publications or reauthenticate").into()),
+        }
+    }
+
+    async fn answer(&mut self, results: Vec<PublishResult>) -> Result<(), End> {
+        count(&self.session, &results);
+        self.send(Event::Results(PublishResults { results })).await
+    }
+
+    async fn tell(&mut self, notice: Notice) -> Result<(), End> {
+        match notice {
+            Notice::AuthExpiring(expires) => {
+                self.send(Event::AuthExpiring(AuthExpiring { expires: Some(expires.into()) })).await
+            }
+            Notice::Draining(deadline) => {
+                self.send(Event::Draining(Draining { deadline: Some(deadline.into()) })).await
+            }
+            Notice::Ended(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Waits for room at the client, but not past the session's end.
+    async fn send(&mut self, event: Event) -> Result<(), End> {
+        let mut event = Some(event);
+        loop {
+            tokio::select! {
+                biased;
+                permit = self.frames.reserve() => {
+                    let permit = permit.map_err(|_| End::ClientGone)?;
+                    permit.send(Ok(PublishResponse { event: event.take() }));
+                    return Ok(());
+                }
+                // A warning that finds no room is as late as everything else that the client does not read.
+                notice = self.session.notice() => if let Notice::Ended(failure) = notice {
+                    return Err(failure.into());
+                },
+            }
+        }
+    }
+}
+
+fn check_count(count: usize) -> Result<(), Failure> {
+    match count {
+        0 => Err(Failure::invalid("publications", "must have at least one")),
+        _ if count > MOST_PUBLICATIONS => {
+            Err(Failure::invalid("publications", format!("has {count}; at most {MOST_PUBLICATIONS} are allowed")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Parts what may be published from what is refused with its order.
+fn accept(
+    scope: &TenantScope,
+    publications: Vec<Publication>,
+    first: u64,
+) -> (Vec<Outgoing>, Vec<(u64, PublishResult)>) {
+    // One look at the clock and the plan for a whole frame.
+    let now = SystemTime::now();
+    let max_bytes = scope.plan().max_message_bytes;
+    let mut outgoing = Vec::with_capacity(publications.len());
+    let mut refused = Vec::new();
+    for (order, mut publication) in (first..).zip(publications) {
+        let size = publication.message.as_ref().map_or(0, |message| message.body.len());
+        let (outcome, failure, message_id) = match Outgoing::check(order, &mut publication, now) {
+            Err(failure) => {
+                let id = publication.message.map(|message| message.message_id).unwrap_or_default();
+                (Outcome::Rejected, failure, id)
+            }
+            Ok(message) if max_bytes != 0 && size as u64 > max_bytes => {
+                (Outcome::Rejected, too_large(size, max_bytes), message.message_id().to_owned())
+            }
+            Ok(message) if !scope.grants().may_publish(message.exchange_in_grants(), message.routing_key()) => {
+                (Outcome::Denied, denied(&message), message.message_id().to_owned())
+            }
+            Ok(message) => {
+                outgoing.push(message);
+                continue;
+            }
+        };
+        let result = PublishResult {
+            sequence: publication.sequence,
+            outcome: outcome.into(),
+            message_id,
+            reason: sentence(&failure),
+            retry_after: failure.retry_after.and_then(|after| after.try_into().ok()),
+        };
+        refused.push((order, result));
+    }
+    (outgoing, refused)
+}
+
+fn too_large(size: usize, max: u64) -> Failure {
+    Failure {
+        field: Some("message.body".into()),
+        ..Failure::new(Kind::Invalid, "MESSAGE_TOO_LARGE", format!("has {size} bytes; the plan allows {max}"))
+    }
+}
+
+fn denied(message: &Outgoing) -> Failure {
+    let exchange = message.exchange_in_grants();
+    let text =
+        format!("this client may not publish to exchange {exchange:?} with routing key {:?}", message.routing_key());
+    Failure::new(Kind::Denied, "PUBLISH_NOT_GRANTED", text)
+}
+
+fn result(settled: Settled) -> PublishResult {
+    let (outcome, reason) = match settled.verdict {
+        Verdict::Confirmed => (Outcome::Confirmed, String::new()),
+        Verdict::Unroutable => (
+            Outcome::Unroutable,
+            "NO_ROUTE: no queue is bound for this exchange and routing key; nothing was stored".to_owned(),
+        ),
+        Verdict::Rejected(failure) => (Outcome::Rejected, sentence(&failure)),
+        Verdict::Unknown(failure) => (Outcome::Unknown, sentence(&failure)),
+    };
+    PublishResult {
+        sequence: settled.sequence,
+        outcome: outcome.into(),
+        message_id: settled.message_id,
+        reason,
+        retry_after: None,
+    }
+}
+
+/// `CODE: field: sentence`.
+fn sentence(failure: &Failure) -> String {
+    match &failure.field {
+        Some(field) => format!("{}: {field}: {}", failure.reason, failure.message),
+        None => failure.to_string(),
+    }
+}

@@ -1,0 +1,140 @@
+//! Why a stream must be warned or ended. A scope enters; notices leave, in the order in which they become true: the token
+//! ends soon, the gateway drains, the stream is over (token, client, tenant or gateway). A stream that asks for
+//! [`Session::notice`] in its loop cannot outlive any of them.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, Sleep};
+
+use super::drain::Drain;
+use crate::{
+    auth::Verifier,
+    error::{Failure, Kind},
+    telemetry::{Metrics, OpenStream, StreamKind, TenantMetrics},
+    tenant::{StreamPermit, TenantScope},
+};
+
+/// What a session needs of its gateway.
+#[derive(Clone)]
+pub struct SessionContext {
+    /// For newer tokens.
+    pub verifier: Arc<Verifier>,
+    /// How long before the token's end the stream is warned. Default 60 s.
+    pub warn_before: Duration,
+    /// The gateway's end.
+    pub drain: Drain,
+    /// Where streams are counted.
+    pub metrics: Metrics,
+}
+
+/// What the stream must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Tell the client that its token ends then.
+    AuthExpiring(SystemTime),
+    /// Tell the client that the gateway stops then.
+    Draining(SystemTime),
+    /// End the stream with this.
+    Ended(Failure),
+}
+
+/// A stream's standing. Holds the tenant's permit for the stream.
+pub struct Session {
+    context: SessionContext,
+    scope: TenantScope,
+    _permit: StreamPermit,
+    metrics: Arc<TenantMetrics>,
+    _open: OpenStream,
+    timer: Pin<Box<Sleep>>,
+    warned: bool,
+    drain_told: bool,
+}
+
+impl Session {
+    /// # Errors
+    /// When the plan's streams are all open, or the gateway drains.
+    pub fn open(context: &SessionContext, scope: TenantScope, kind: StreamKind) -> Result<Self, Failure> {
+        if context.drain.is_begun() {
+            return Err(draining());
+        }
+        let permit = scope.open_stream()?;
+        // The handles are resolved here, once a stream.
+        let metrics = context.metrics.tenant(scope.tenant());
+        let mut session = Self {
+            context: context.clone(),
+            scope,
+            _permit: permit,
+            _open: metrics.open_stream(kind),
+            metrics,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            warned: false,
+            drain_told: false,
+        };
+        session.set_timer();
+        Ok(session)
+    }
+
+    /// On whose behalf the stream is.
+    pub fn scope(&self) -> &TenantScope {
+        &self.scope
+    }
+
+    /// Where the stream is counted.
+    pub fn metrics(&self) -> &TenantMetrics {
+        &self.metrics
+    }
+
+    /// Goes on with a newer token.
+    ///
+    /// # Errors
+    /// When it is not valid, or another client's.
+    pub fn reauthenticate(&mut self, token: &str) -> Result<(), Failure> {
+        let caller = self.context.verifier.verify(token)?;
+        self.scope = self.scope.renewed(caller)?;
+        self.warned = false;
+        self.set_timer();
+        Ok(())
+    }
+
+    /// Waits for the next notice. Cancel safe.
+    pub async fn notice(&mut self) -> Notice {
+        let expires = self.scope.caller().expires();
+        tokio::select! {
+            biased;
+            why = self.scope.ended() => Notice::Ended(why.into()),
+            () = self.context.drain.over() => Notice::Ended(draining()),
+            () = self.context.drain.begun(), if !self.drain_told => {
+                self.drain_told = true;
+                Notice::Draining(self.context.drain.deadline())
+            }
+            () = self.timer.as_mut() => {
+                if self.warned {
+                    Notice::Ended(Failure::new(
+                        Kind::Unauthenticated,
+                        "TOKEN_EXPIRED",
+                        "the token has expired; fetch a new one and open the stream again",
+                    ))
+                } else {
+                    self.warned = true;
+                    self.set_timer();
+                    Notice::AuthExpiring(expires)
+                }
+            }
+        }
+    }
+
+    /// To the warning, or after it to the end.
+    fn set_timer(&mut self) {
+        let left = self.scope.caller().expires().duration_since(SystemTime::now()).unwrap_or_default();
+        let until = if self.warned { left } else { left.saturating_sub(self.context.warn_before) };
+        self.timer.as_mut().reset(Instant::now() + until);
+    }
+}
+
+fn draining() -> Failure {
+    Failure::new(Kind::Unavailable, "DRAINING", "this gateway is stopping; connect again to reach another")
+}

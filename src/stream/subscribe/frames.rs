@@ -1,0 +1,115 @@
+//! What a subscriber's frames do: acknowledge, refuse, extend, re-authenticate. Untrusted ids enter; only tags of
+//! deliveries that this stream holds reach the broker, and everything else is reported back.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{End, Machine, Subscription, out_of_order, start::lease};
+use crate::{
+    broker::Consumer,
+    error::{Failure, Kind},
+    pb::{Ack, ExtendLease, Nack, NackAction, SubscribeRequest, subscribe_request::Frame},
+    telemetry::Settlement,
+};
+
+const MOST_IDS: usize = 10_000;
+const MOST_REASON: usize = 1_024;
+
+impl Machine {
+    pub(super) async fn take(
+        &mut self,
+        consumer: &Consumer,
+        subscription: &Subscription,
+        request: SubscribeRequest,
+    ) -> Result<(), End> {
+        match request.frame {
+            Some(Frame::Ack(ack)) => self.ack(consumer, ack).await,
+            Some(Frame::Nack(nack)) => self.nack(consumer, subscription, nack).await,
+            Some(Frame::ExtendLease(extend)) => self.extend(subscription, &extend),
+            Some(Frame::Reauthenticate(frame)) => Ok(self.session.reauthenticate(&frame.access_token)?),
+            Some(Frame::Start(_)) => Err(out_of_order("start comes once, as the first frame").into()),
+            None => Err(Failure::invalid("frame", "must be ack, nack, extend_lease or reauthenticate").into()),
+        }
+    }
+
+    async fn ack(&mut self, consumer: &Consumer, ack: Ack) -> Result<(), End> {
+        check_ids("ack.delivery_ids", ack.delivery_ids.len())?;
+        let unknown = &mut self.unread.unknown_delivery_ids;
+        let before = self.outstanding.len();
+        let tags = self.outstanding.acknowledge(&ack.delivery_ids, ack.through, unknown);
+        let done = (before - self.outstanding.len()) as u64;
+        self.session.metrics().settled(Settlement::Ack, done);
+        if let Some(through) = tags.through {
+            consumer.ack(through, true).await?;
+        }
+        for tag in tags.single {
+            consumer.ack(tag, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn nack(&mut self, consumer: &Consumer, subscription: &Subscription, nack: Nack) -> Result<(), End> {
+        check_ids("nack.delivery_ids", nack.delivery_ids.len())?;
+        if nack.reason.len() > MOST_REASON {
+            return Err(Failure::invalid("nack.reason", format!("is longer than {MOST_REASON} bytes")).into());
+        }
+        if nack.delay.is_some() {
+            return Err(Failure::unimplemented(
+                "delayed retries are not built yet: leave nack.delay unset, and RETRY is immediate",
+            )
+            .into());
+        }
+        let action = NackAction::try_from(nack.action).unwrap_or(NackAction::Unspecified);
+        if action == NackAction::Unspecified {
+            return Err(Failure::invalid("nack.action", "must be RETRY, DEAD_LETTER or DROP").into());
+        }
+        if subscription.is_stream() && action != NackAction::Drop {
+            return Err(Failure::new(
+                Kind::Precondition,
+                "UNSUPPORTED_BY_QUEUE_TYPE",
+                "a stream queue keeps every message: acknowledge it, and publish a copy where it should be retried",
+            )
+            .into());
+        }
+        for id in nack.delivery_ids {
+            let Some(tag) = self.outstanding.remove(id, &mut self.unread.unknown_delivery_ids) else { continue };
+            let settlement = match action {
+                NackAction::Retry => {
+                    consumer.reject(tag, true).await?;
+                    Settlement::Retry
+                }
+                NackAction::DeadLetter => {
+                    consumer.reject(tag, false).await?;
+                    Settlement::DeadLetter
+                }
+                NackAction::Drop | NackAction::Unspecified => {
+                    consumer.ack(tag, false).await?;
+                    Settlement::Drop
+                }
+            };
+            self.session.metrics().settled(settlement, 1);
+        }
+        Ok(())
+    }
+
+    fn extend(&mut self, subscription: &Subscription, extend: &ExtendLease) -> Result<(), End> {
+        check_ids("extend_lease.delivery_ids", extend.delivery_ids.len())?;
+        let lease: Duration = match &extend.ack_deadline {
+            Some(asked) => lease("extend_lease.ack_deadline", asked)?,
+            None => subscription.ack_deadline(),
+        };
+        let expires = Instant::now() + lease;
+        for id in &extend.delivery_ids {
+            self.outstanding.extend(*id, expires, &mut self.unread.unknown_delivery_ids);
+        }
+        Ok(())
+    }
+}
+
+fn check_ids(field: &'static str, count: usize) -> Result<(), Failure> {
+    if count > MOST_IDS {
+        return Err(Failure::invalid(field, format!("has {count} ids; at most {MOST_IDS} are allowed")));
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! The first frame. An untrusted `start` enters; a [`Subscription`] within the limits, granted to its caller, leaves.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+
+use super::{Incoming, Notice, Session, out_of_order};
+use crate::{
+    broker::{self, Broker, ConsumeSpec, Consumer, StartAt},
+    error::{Failure, Kind},
+    names::QueueName,
+    pb::{SubscribeRequest, SubscribeStart, SubscribeStarted, stream_position::Position, subscribe_request::Frame},
+    provision::Inspector,
+    tenant::TenantScope,
+};
+
+const DEFAULT_MESSAGES: u32 = 256;
+const MOST_MESSAGES: u32 = 10_000;
+const DEFAULT_BYTES: u64 = 16 * 1024 * 1024;
+const MOST_BYTES: u64 = 256 * 1024 * 1024;
+const DEFAULT_LEASE: Duration = Duration::from_secs(60);
+const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(3600);
+/// For the first frame after the stream was opened.
+const FIRST_FRAME: Duration = Duration::from_secs(10);
+
+/// What a subscription needs of its gateway.
+#[derive(Clone)]
+pub struct SubscribeContext {
+    /// The broker.
+    pub broker: Broker,
+    /// For the type of a queue that is wanted exclusively.
+    pub inspector: Arc<Inspector>,
+    /// How often a silent stream says that it is alive. Default 15 s.
+    pub heartbeat_interval: Duration,
+}
+
+impl SubscribeContext {
+    /// The first consumer. Of all queues, only classic ones keep an exclusive consumer alone; the broker accepts the wish
+    /// for the others and forgets it, so they are refused here.
+    pub(super) async fn open_first(&self, scope: &TenantScope, spec: &ConsumeSpec) -> Result<Consumer, Failure> {
+        if spec.exclusive
+            && let Some(queue) = self.inspector.queue(scope, &spec.queue).await?
+            && queue.queue_type != "classic"
+        {
+            let text = format!(
+                "queue {:?} is no classic queue, and only those can be consumed exclusively; a quorum queue declared with \
+                 single_active_consumer serves one consumer at a time",
+                spec.queue.as_str()
+            );
+            return Err(Failure::new(Kind::Precondition, "UNSUPPORTED_BY_QUEUE_TYPE", text).on_field("start.exclusive"));
+        }
+        Ok(self.broker.consumer(scope, spec).await?)
+    }
+
+    pub(super) async fn open(&self, scope: TenantScope, spec: ConsumeSpec) -> Result<Consumer, broker::Error> {
+        self.broker.consumer(&scope, &spec).await
+    }
+
+    pub(super) fn pauses(&self) -> Pauses {
+        Pauses { next: Duration::from_millis(50) }
+    }
+}
+
+/// Waits between attempts to resume: doubling from 50 ms to 2 s, with half of it at random.
+pub(super) struct Pauses {
+    next: Duration,
+}
+
+impl Pauses {
+    pub(super) fn next(&mut self) -> Duration {
+        let pause = self.next.mul_f64(rand::random_range(0.5..=1.0));
+        self.next = (self.next * 2).min(Duration::from_secs(2));
+        pause
+    }
+}
+
+/// A checked subscription.
+pub(super) struct Subscription {
+    spec: ConsumeSpec,
+    max_messages: usize,
+    max_bytes: usize,
+    ack_deadline: Duration,
+    auto_ack: bool,
+    /// The last offset seen, in a stream queue.
+    offset: Option<u64>,
+}
+
+impl Subscription {
+    /// Waits for the first frame and checks it.
+    pub(super) async fn receive(
+        session: &mut Session,
+        incoming: &mut impl Incoming<SubscribeRequest>,
+    ) -> Result<Self, Failure> {
+        let first = async {
+            loop {
+                tokio::select! {
+                    frame = incoming.next() => return Ok(frame),
+                    notice = session.notice() => if let Notice::Ended(failure) = notice { return Err(failure) },
+                }
+            }
+        };
+        let first = tokio::time::timeout(FIRST_FRAME, first)
+            .await
+            .map_err(|_| out_of_order("start did not come within 10 s"))??
+            .ok_or_else(|| out_of_order("the stream was closed before start"))??;
+        let Some(Frame::Start(start)) = first.frame else {
+            return Err(out_of_order("the first frame must be start"));
+        };
+        let subscription = Self::check(&start)?;
+        let queue = &subscription.spec.queue;
+        if !session.scope().grants().may_subscribe(queue) {
+            let text = format!("this client may not subscribe to queue {:?}", queue.as_str());
+            return Err(Failure::new(Kind::Denied, "SUBSCRIBE_NOT_GRANTED", text));
+        }
+        Ok(subscription)
+    }
+
+    fn check(start: &SubscribeStart) -> Result<Self, Failure> {
+        let queue = QueueName::parse(&start.queue).map_err(|error| Failure::from(error).on_field("start.queue"))?;
+        let max_messages = or_default(start.max_outstanding_messages, DEFAULT_MESSAGES);
+        if max_messages > MOST_MESSAGES {
+            let text = format!("is {max_messages}; at most {MOST_MESSAGES}");
+            return Err(Failure::invalid("start.max_outstanding_messages", text));
+        }
+        let max_bytes = or_default(start.max_outstanding_bytes, DEFAULT_BYTES);
+        if max_bytes > MOST_BYTES {
+            let text = format!("is {max_bytes}; at most {MOST_BYTES}");
+            return Err(Failure::invalid("start.max_outstanding_bytes", text));
+        }
+        if !(-128..=127).contains(&start.priority) {
+            return Err(Failure::invalid("start.priority", "must be from -128 to 127"));
+        }
+        let ack_deadline = match &start.ack_deadline {
+            Some(asked) => lease("start.ack_deadline", asked)?,
+            None => DEFAULT_LEASE,
+        };
+        let position = match &start.position {
+            None => None,
+            Some(position) => Some(match &position.position {
+                Some(Position::First(_)) => StartAt::First,
+                Some(Position::Last(_)) => StartAt::Last,
+                Some(Position::Next(_)) => StartAt::Next,
+                Some(Position::Offset(offset)) => StartAt::Offset(*offset),
+                Some(Position::Timestamp(time)) => StartAt::Timestamp(
+                    u64::try_from(time.seconds)
+                        .map_err(|_| Failure::invalid("start.position.timestamp", "must not be before 1970"))?,
+                ),
+                None => return Err(Failure::invalid("start.position", "must say where to begin")),
+            }),
+        };
+        Ok(Self {
+            spec: ConsumeSpec {
+                queue,
+                // Below 10,000: fits.
+                prefetch: u16::try_from(max_messages).unwrap_or(u16::MAX),
+                start: position,
+                exclusive: start.exclusive,
+                priority: start.priority,
+            },
+            max_messages: max_messages as usize,
+            max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
+            ack_deadline,
+            auto_ack: start.auto_ack,
+            offset: None,
+        })
+    }
+
+    pub(super) fn started(&self, heartbeat: Duration) -> SubscribeStarted {
+        SubscribeStarted {
+            max_outstanding_messages: u32::from(self.spec.prefetch),
+            max_outstanding_bytes: self.max_bytes as u64,
+            ack_deadline: self.ack_deadline.try_into().ok(),
+            heartbeat_interval: heartbeat.try_into().ok(),
+        }
+    }
+
+    pub(super) fn spec(&self) -> &ConsumeSpec {
+        &self.spec
+    }
+
+    /// A stream queue goes on after the last message seen.
+    pub(super) fn resume_spec(&self) -> ConsumeSpec {
+        let start = self.offset.map(|offset| StartAt::Offset(offset + 1)).or(self.spec.start);
+        ConsumeSpec { start, ..self.spec.clone() }
+    }
+
+    pub(super) fn seen(&mut self, offset: Option<u64>) {
+        self.offset = offset.or(self.offset);
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.offset.is_some()
+    }
+
+    pub(super) fn max_messages(&self) -> usize {
+        self.max_messages
+    }
+
+    pub(super) fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    pub(super) fn ack_deadline(&self) -> Duration {
+        self.ack_deadline
+    }
+
+    pub(super) fn auto_ack(&self) -> bool {
+        self.auto_ack
+    }
+}
+
+/// A lease within its limits.
+pub(super) fn lease(field: &'static str, asked: &prost_types::Duration) -> Result<Duration, Failure> {
+    match Duration::try_from(*asked) {
+        Ok(lease) if LEASES.contains(&lease) => Ok(lease),
+        _ => Err(Failure::invalid(field, "must be from 10 s to 1 h")),
+    }
+}
+
+fn or_default<T: Default + PartialEq>(given: T, default: T) -> T {
+    if given == T::default() { default } else { given }
+}
