@@ -31,3 +31,5 @@ pub mod provision;
 
 // A message's way through.
 pub mod stream;
+
+pub mod service;

@@ -1,0 +1,162 @@
+//! Administration. A request and its verified caller enter; what leaves is the change at the store and at the broker, known
+//! to this gateway at once and to the others within their poll, and a line in the audit trail for every change and every
+//! refusal.
+//!
+//! Who may: a platform administrator everything; a tenant's client with the administer grant the clients of its own tenant,
+//! and there it can neither give nor take over more than its own token grants (`grants.rs`).
+//!
+//! A change goes on to its end when its caller goes away. One that was cut short by a crash is mended by asking again.
+
+mod act;
+mod clients;
+mod error;
+mod fields;
+mod grants;
+mod plans;
+mod tenants;
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use self::{
+    act::{Desk, Rpc, Subject},
+    error::Error,
+};
+use crate::{
+    broker::Broker,
+    error::Failure,
+    pb::{self, admin_server::Admin},
+    provision::Provisioner,
+    store::Store,
+    tenant::Tenants,
+};
+
+/// The `Admin` service.
+#[derive(Debug, Clone)]
+pub struct AdminService {
+    desk: Arc<Desk>,
+}
+
+impl AdminService {
+    /// The service over the rooms it works with.
+    pub fn new(store: Store, tenants: Arc<Tenants>, provisioner: Arc<Provisioner>, broker: Broker) -> Self {
+        Self { desk: Arc::new(Desk::new(store, tenants, provisioner, broker)) }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn not_built<T>(message: &'static str) -> Answer<T> {
+    Err(Failure::unimplemented(message).into())
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn create_tenant(&self, request: Request<pb::CreateTenantRequest>) -> Answer<pb::CreateTenantResponse> {
+        let id = request.get_ref().tenant.as_ref().map_or("", |tenant| &tenant.id);
+        let subject = Subject::tenant(id);
+        self.desk.act(Rpc::changes("CreateTenant"), subject, request, tenants::create).await
+    }
+
+    async fn get_tenant(&self, request: Request<pb::GetTenantRequest>) -> Answer<pb::GetTenantResponse> {
+        let subject = Subject::tenant(&request.get_ref().tenant);
+        self.desk.act(Rpc::reads("GetTenant"), subject, request, tenants::get).await
+    }
+
+    async fn list_tenants(&self, request: Request<pb::ListTenantsRequest>) -> Answer<pb::ListTenantsResponse> {
+        self.desk.act(Rpc::reads("ListTenants"), Subject::none(), request, tenants::list).await
+    }
+
+    async fn update_tenant(&self, request: Request<pb::UpdateTenantRequest>) -> Answer<pb::UpdateTenantResponse> {
+        let id = request.get_ref().tenant.as_ref().map_or("", |tenant| &tenant.id);
+        let subject = Subject::tenant(id);
+        self.desk.act(Rpc::changes("UpdateTenant"), subject, request, tenants::update).await
+    }
+
+    async fn suspend_tenant(&self, request: Request<pb::SuspendTenantRequest>) -> Answer<pb::SuspendTenantResponse> {
+        let subject = Subject::tenant(&request.get_ref().tenant);
+        self.desk.act(Rpc::changes("SuspendTenant"), subject, request, tenants::suspend).await
+    }
+
+    async fn resume_tenant(&self, request: Request<pb::ResumeTenantRequest>) -> Answer<pb::ResumeTenantResponse> {
+        let subject = Subject::tenant(&request.get_ref().tenant);
+        self.desk.act(Rpc::changes("ResumeTenant"), subject, request, tenants::resume).await
+    }
+
+    async fn delete_tenant(&self, request: Request<pb::DeleteTenantRequest>) -> Answer<pb::DeleteTenantResponse> {
+        let subject = Subject::tenant(&request.get_ref().tenant);
+        self.desk.act(Rpc::changes("DeleteTenant"), subject, request, tenants::delete).await
+    }
+
+    async fn get_tenant_usage(
+        &self,
+        _request: Request<pb::GetTenantUsageRequest>,
+    ) -> Answer<pb::GetTenantUsageResponse> {
+        not_built("a tenant's usage is not built yet; GetPlan shows its limits")
+    }
+
+    async fn list_plans(&self, request: Request<pb::ListPlansRequest>) -> Answer<pb::ListPlansResponse> {
+        self.desk.act(Rpc::reads("ListPlans"), Subject::none(), request, plans::list).await
+    }
+
+    async fn get_plan(&self, request: Request<pb::GetPlanRequest>) -> Answer<pb::GetPlanResponse> {
+        let subject = Subject::object(&request.get_ref().name);
+        self.desk.act(Rpc::reads("GetPlan"), subject, request, plans::get).await
+    }
+
+    async fn create_client(&self, request: Request<pb::CreateClientRequest>) -> Answer<pb::CreateClientResponse> {
+        let id = request.get_ref().client.as_ref().map_or("", |client| &client.client_id);
+        let subject = Subject::client(id);
+        self.desk.act(Rpc::changes("CreateClient").of_clients(), subject, request, clients::create).await
+    }
+
+    async fn list_clients(&self, request: Request<pb::ListClientsRequest>) -> Answer<pb::ListClientsResponse> {
+        let subject = Subject::tenant(&request.get_ref().tenant);
+        self.desk.act(Rpc::reads("ListClients").of_clients(), subject, request, clients::list).await
+    }
+
+    async fn update_client(&self, request: Request<pb::UpdateClientRequest>) -> Answer<pb::UpdateClientResponse> {
+        let id = request.get_ref().client.as_ref().map_or("", |client| &client.client_id);
+        let subject = Subject::client(id);
+        self.desk.act(Rpc::changes("UpdateClient").of_clients(), subject, request, clients::update).await
+    }
+
+    async fn revoke_client(&self, request: Request<pb::RevokeClientRequest>) -> Answer<pb::RevokeClientResponse> {
+        let subject = Subject::client(&request.get_ref().client_id);
+        self.desk.act(Rpc::changes("RevokeClient").of_clients(), subject, request, clients::revoke).await
+    }
+
+    async fn rotate_client_secret(
+        &self,
+        request: Request<pb::RotateClientSecretRequest>,
+    ) -> Answer<pb::RotateClientSecretResponse> {
+        let subject = Subject::client(&request.get_ref().client_id);
+        self.desk.act(Rpc::changes("RotateClientSecret").of_clients(), subject, request, clients::rotate_secret).await
+    }
+
+    async fn rotate_broker_credentials(
+        &self,
+        _request: Request<pb::RotateBrokerCredentialsRequest>,
+    ) -> Answer<pb::RotateBrokerCredentialsResponse> {
+        not_built("rotating a broker certificate by hand is not built yet; the gateway renews them by itself")
+    }
+
+    async fn list_audit_events(
+        &self,
+        _request: Request<pb::ListAuditEventsRequest>,
+    ) -> Answer<pb::ListAuditEventsResponse> {
+        not_built("listing the audit trail is not built yet; the gateway keeps it in its store")
+    }
+
+    async fn verify_isolation(
+        &self,
+        request: Request<pb::VerifyIsolationRequest>,
+    ) -> Answer<pb::VerifyIsolationResponse> {
+        let subject = Subject::tenant(&request.get_ref().tenant);
+        self.desk.act(Rpc::changes("VerifyIsolation"), subject, request, tenants::verify_isolation).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

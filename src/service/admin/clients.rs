@@ -1,0 +1,205 @@
+//! Clients: made, changed, revoked, given a new secret. A client id names its tenant, and whoever is not of that tenant is
+//! refused whether there is such a client or not. A secret leaves here once, in the answer, and its hash stays.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+
+use super::{
+    act::Desk,
+    error::{Error, invalid, named},
+    fields::{self, timestamp},
+    grants,
+};
+use crate::{
+    auth::{Grants, Secret},
+    names::{ClientId, TenantId},
+    pb,
+    service::page::Page,
+    store::{ClientRow, NewClient},
+    tenant::Administrator,
+};
+
+pub(super) async fn create(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::CreateClientRequest,
+) -> Result<pb::CreateClientResponse, Error> {
+    let wanted = Wanted::parse(request.client.as_ref())?;
+    wanted.may_be_managed_by(&who)?;
+    fields::request_id(&request.request_id)?;
+    wanted.check_grants(&who)?;
+    if let Some(tenant) = wanted.id.tenant()
+        && desk.store.tenant(tenant).await?.is_none()
+    {
+        return Err(Error::NotFound("tenant"));
+    }
+    if request.validate_only {
+        if desk.store.client(&wanted.id).await?.is_some() {
+            return Err(Error::ClientExists);
+        }
+        return Ok(pb::CreateClientResponse { client: Some(wanted.preview()), client_secret: String::new() });
+    }
+
+    let secret = Secret::generate();
+    let new = NewClient {
+        id: wanted.id,
+        display_name: wanted.display_name,
+        secret_hash: secret.hash().await?,
+        grants: wanted.grants.to_json(),
+    };
+    let row = desk.store.create_client(&new).await?.ok_or(Error::ClientExists)?;
+    desk.spread().await;
+    Ok(pb::CreateClientResponse { client: Some(shown(&row)?), client_secret: revealed(&secret) })
+}
+
+pub(super) async fn list(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::ListClientsRequest,
+) -> Result<pb::ListClientsResponse, Error> {
+    let tenant = match request.tenant.as_str() {
+        "" => None,
+        id => Some(named("tenant", TenantId::parse(id))?),
+    };
+    may_manage(&who, tenant.as_ref())?;
+    let page = Page::parse(request.page_size, &request.page_token, ClientId::parse).map_err(Error::Field)?;
+    if let Some(tenant) = &tenant
+        && desk.store.tenant(tenant).await?.is_none()
+    {
+        return Err(Error::NotFound("tenant"));
+    }
+    let mut rows = desk.store.clients(tenant.as_ref(), page.after.as_ref(), page.limit()).await?;
+    let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
+    Ok(pb::ListClientsResponse { clients: rows.iter().map(shown).collect::<Result<_, _>>()?, next_page_token })
+}
+
+pub(super) async fn update(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::UpdateClientRequest,
+) -> Result<pb::UpdateClientResponse, Error> {
+    let paths = fields::mask(request.update_mask.as_ref(), &["display_name", "grants"])?;
+    let wanted = Wanted::parse(request.client.as_ref())?;
+    wanted.may_be_managed_by(&who)?;
+    let display_name = paths.contains(&"display_name").then_some(wanted.display_name.as_str());
+    let new_grants = paths.contains(&"grants").then_some(&wanted.grants);
+    let mut row = in_use(desk.store.client(&wanted.id).await?)?;
+    if let Some(new) = new_grants {
+        wanted.check_grants(&who)?;
+        grants::check(&who, &Grants::from_json(&row.grants)?)?;
+        if wanted.id == *who.caller().client() && !new.administers() {
+            return Err(Error::ShutsItselfOut);
+        }
+    }
+    let new_grants = new_grants.map(Grants::to_json);
+    if request.validate_only {
+        row.display_name = display_name.map_or(row.display_name, str::to_owned);
+        row.grants = new_grants.unwrap_or(row.grants);
+        return Ok(pb::UpdateClientResponse { client: Some(shown(&row)?) });
+    }
+    let row = desk.store.update_client(&wanted.id, display_name, new_grants.as_deref()).await?;
+    let row = row.ok_or(Error::NotFound("client"))?;
+    desk.spread().await;
+    Ok(pb::UpdateClientResponse { client: Some(shown(&row)?) })
+}
+
+pub(super) async fn revoke(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::RevokeClientRequest,
+) -> Result<pb::RevokeClientResponse, Error> {
+    let id = named("client_id", ClientId::parse(&request.client_id))?;
+    may_manage(&who, id.tenant())?;
+    if id == *who.caller().client() {
+        return Err(Error::ShutsItselfOut);
+    }
+    let row = desk.store.revoke_client(&id).await?.ok_or(Error::NotFound("client"))?;
+    desk.spread().await;
+    Ok(pb::RevokeClientResponse { client: Some(shown(&row)?) })
+}
+
+pub(super) async fn rotate_secret(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::RotateClientSecretRequest,
+) -> Result<pb::RotateClientSecretResponse, Error> {
+    let id = named("client_id", ClientId::parse(&request.client_id))?;
+    may_manage(&who, id.tenant())?;
+    let row = in_use(desk.store.client(&id).await?)?;
+    grants::check(&who, &Grants::from_json(&row.grants)?)?;
+    let secret = Secret::generate();
+    let row = desk.store.set_client_secret(&id, &secret.hash().await?).await?;
+    desk.spread().await;
+    let row = in_use(row)?;
+    // It may have been given more in between; then nobody learns this secret.
+    grants::check(&who, &Grants::from_json(&row.grants)?)?;
+    Ok(pb::RotateClientSecretResponse { client_secret: revealed(&secret) })
+}
+
+/// What a request wants a client to be, defaults filled in.
+struct Wanted {
+    id: ClientId,
+    display_name: String,
+    grants: Grants,
+}
+
+impl Wanted {
+    fn parse(client: Option<&pb::Client>) -> Result<Self, Error> {
+        let client = client.ok_or_else(|| invalid("client", "is required"))?;
+        let id = named("client.client_id", ClientId::parse(&client.client_id))?;
+        Ok(Self {
+            display_name: fields::display_name("client.display_name", &client.display_name, id.as_str())?,
+            grants: client.grants.as_ref().map_or_else(|| Ok(Grants::default()), Grants::parse)?,
+            id,
+        })
+    }
+
+    fn may_be_managed_by(&self, who: &Administrator) -> Result<(), Error> {
+        may_manage(who, self.id.tenant())
+    }
+
+    fn check_grants(&self, who: &Administrator) -> Result<(), Error> {
+        let only_administers = self.grants == Grants::default() || self.grants == Grants::administrator();
+        if self.id.tenant().is_none() && !only_administers {
+            return Err(invalid(
+                "client.grants",
+                "a platform administrator has no tenant and so no exchanges or queues; it can be granted \"administer\" only",
+            ));
+        }
+        grants::check(who, &self.grants)
+    }
+
+    fn preview(&self) -> pb::Client {
+        pb::Client {
+            client_id: self.id.to_string(),
+            display_name: self.display_name.clone(),
+            grants: Some(self.grants.to_pb()),
+            revoked: false,
+            created: None,
+        }
+    }
+}
+
+fn may_manage(who: &Administrator, tenant: Option<&TenantId>) -> Result<(), Error> {
+    if who.may_manage_clients_of(tenant) { Ok(()) } else { Err(Error::OtherTenant) }
+}
+
+fn in_use(row: Option<ClientRow>) -> Result<ClientRow, Error> {
+    let row = row.ok_or(Error::NotFound("client"))?;
+    if row.revoked { Err(Error::ClientRevoked) } else { Ok(row) }
+}
+
+fn revealed(secret: &Secret) -> String {
+    secret.reveal().expose_secret().to_owned()
+}
+
+fn shown(row: &ClientRow) -> Result<pb::Client, Error> {
+    Ok(pb::Client {
+        client_id: row.id.to_string(),
+        display_name: row.display_name.clone(),
+        grants: Some(Grants::from_json(&row.grants)?.to_pb()),
+        revoked: row.revoked,
+        created: timestamp(row.created),
+    })
+}

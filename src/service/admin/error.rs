@@ -1,0 +1,135 @@
+//! What can go wrong in administration: the errors of the rooms below, and refusals of its own.
+
+use std::{borrow::Cow, time::Duration};
+
+use crate::{
+    auth, broker,
+    error::{Classify, Failure, Kind},
+    names, provision, store, tenant,
+};
+
+/// Why an administrative call was not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// Nobody is recognised, a pattern is none, or a secret cannot be made.
+    #[error(transparent)]
+    Auth(#[from] auth::Error),
+    /// The caller may not administer.
+    #[error(transparent)]
+    Tenant(#[from] tenant::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The broker failed.
+    #[error(transparent)]
+    Broker(#[from] broker::Error),
+    /// The broker's administration failed.
+    #[error(transparent)]
+    Provision(#[from] provision::Error),
+    /// A field is wrong.
+    #[error("{0}")]
+    Field(Failure),
+    /// For platform administrators.
+    #[error("only a platform administrator may do this; a tenant's administrator manages its own tenant's clients")]
+    PlatformOnly,
+    /// Clients of somebody else's.
+    #[error("a tenant's administrator may manage the clients of its own tenant only")]
+    OtherTenant,
+    /// More than the caller has.
+    #[error("you can only give, and only take over, what your own token grants; a platform administrator can do more")]
+    GrantsExceedOwn,
+    /// The last way in would be closed.
+    #[error("an administrator cannot shut itself out; ask another administrator to do it")]
+    ShutsItselfOut,
+    /// There is no such thing.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// There is such a tenant, and it is another one.
+    #[error("there is such a tenant already, with another display name or plan; UpdateTenant changes them")]
+    TenantExists,
+    /// There is such a client.
+    #[error(
+        "there is such a client already; its secret was shown when it was made, RotateClientSecret makes a new one"
+    )]
+    ClientExists,
+    /// It was revoked, for ever.
+    #[error("this client is revoked, for ever; make another one")]
+    ClientRevoked,
+    /// Two administrators at once.
+    #[error("it was changed by somebody else at the same time; look at it and try again")]
+    Aborted,
+}
+
+impl Error {
+    fn inner(&self) -> Option<&dyn Classify> {
+        Some(match self {
+            Self::Auth(e) => e,
+            Self::Tenant(e) => e,
+            Self::Store(e) => e,
+            Self::Provision(e) => e,
+            _ => return None,
+        })
+    }
+}
+
+/// A name or text of the request, with the field it stands in.
+pub(super) fn named<T>(field: &'static str, parsed: Result<T, names::Error>) -> Result<T, Error> {
+    parsed.map_err(|e| Error::Field(Failure::from(e).on_field(field)))
+}
+
+/// A field that is wrong in another way.
+pub(super) fn invalid(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Error {
+    Error::Field(Failure::invalid(field, message))
+}
+
+impl Classify for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Field(failure) => failure.kind,
+            Self::PlatformOnly | Self::OtherTenant | Self::GrantsExceedOwn => Kind::Denied,
+            Self::ShutsItselfOut | Self::ClientRevoked => Kind::Precondition,
+            Self::NotFound(_) => Kind::NotFound,
+            Self::TenantExists | Self::ClientExists => Kind::AlreadyExists,
+            Self::Aborted => Kind::Aborted,
+            _ => self.inner().map_or(Kind::Internal, Classify::kind),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Field(failure) => failure.reason,
+            Self::PlatformOnly => "PLATFORM_ADMINISTRATORS_ONLY",
+            Self::OtherTenant => "CLIENTS_OF_OTHER_TENANT",
+            Self::GrantsExceedOwn => "GRANTS_EXCEED_OWN",
+            Self::ShutsItselfOut => "SHUTS_ITSELF_OUT",
+            Self::ClientRevoked => "REVOKED_FOR_EVER",
+            Self::NotFound("tenant") => "TENANT_NOT_FOUND",
+            Self::NotFound("client") => "CLIENT_NOT_FOUND",
+            Self::NotFound("plan") => "PLAN_NOT_FOUND",
+            Self::NotFound(_) => "NOT_FOUND",
+            Self::TenantExists => "TENANT_EXISTS",
+            Self::ClientExists => "CLIENT_EXISTS",
+            Self::Aborted => "CHANGED_MEANWHILE",
+            _ => self.inner().map_or("INTERNAL", Classify::reason),
+        }
+    }
+
+    fn message(&self) -> Cow<'static, str> {
+        match (self, self.inner()) {
+            (Self::Field(failure), _) => failure.message.clone(),
+            (_, Some(inner)) => inner.message(),
+            _ => self.to_string().into(),
+        }
+    }
+
+    fn field(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Field(failure) => failure.field.clone(),
+            _ => self.inner().and_then(Classify::field),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        self.inner().and_then(Classify::retry_after)
+    }
+}

@@ -1,0 +1,271 @@
+//! Tenants: made, changed, shut out, let in again, deleted. The store's row is the word on what ought to be, so it is written
+//! before the broker is asked and deleted after: whatever stops in between is finished by asking again. Deleting begins with
+//! shutting out, so that nobody publishes into a vhost that is going.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use prost::Message as _;
+
+use super::{
+    act::Desk,
+    error::{Error, invalid, named},
+    fields::{self, timestamp},
+};
+use crate::{
+    broker::probe::{self, Probe},
+    names::{PlanName, TenantId},
+    pb,
+    service::page::Page,
+    store::{self, NewTenant, TenantRow, TenantState},
+    tenant::{Administrator, Plan},
+};
+
+const DEFAULT_PLAN: &str = "standard";
+
+pub(super) async fn create(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::CreateTenantRequest,
+) -> Result<pb::CreateTenantResponse, Error> {
+    let wanted = wanted(request.tenant.as_ref())?;
+    let answers = Answers { desk: &desk, who: &who, request: &request };
+    if let Some(answer) = answers.find().await? {
+        return Ok(answer);
+    }
+    let plan = plan(&desk, &wanted.plan).await?;
+    if request.validate_only {
+        let there = desk.store.tenant(&wanted.id).await?;
+        there.as_ref().map_or(Ok(()), |there| same(&wanted, there))?;
+        let tenant = there.as_ref().map_or_else(|| preview(&wanted), shown);
+        return Ok(pb::CreateTenantResponse { tenant: Some(tenant), changes: Vec::new() });
+    }
+
+    let _one_at_a_time = desk.locks.lock(&wanted.id).await;
+    let (row, made) = desk.store.create_tenant(&wanted).await?;
+    if !made {
+        same(&wanted, &row)?;
+    }
+    desk.spread().await;
+    let changes = desk.provisioner.ensure_tenant(&wanted.id, &plan).await?;
+    if desk.store.tenant(&wanted.id).await?.is_none() {
+        // Deleted through another gateway while we made it: what we made must not stay behind.
+        desk.provisioner.remove_tenant(&wanted.id).await?;
+        return Err(Error::Aborted);
+    }
+    let answer = pb::CreateTenantResponse { tenant: Some(shown(&row)), changes };
+    answers.keep(&answer).await?;
+    Ok(answer)
+}
+
+pub(super) async fn get(
+    desk: Arc<Desk>,
+    _who: Administrator,
+    request: pb::GetTenantRequest,
+) -> Result<pb::GetTenantResponse, Error> {
+    let id = named("tenant", TenantId::parse(&request.tenant))?;
+    Ok(pb::GetTenantResponse { tenant: Some(shown(&there(desk.store.tenant(&id).await?)?)) })
+}
+
+pub(super) async fn list(
+    desk: Arc<Desk>,
+    _who: Administrator,
+    request: pb::ListTenantsRequest,
+) -> Result<pb::ListTenantsResponse, Error> {
+    let page = Page::parse(request.page_size, &request.page_token, TenantId::parse).map_err(Error::Field)?;
+    let mut rows = desk.store.tenants(page.after.as_ref(), page.limit()).await?;
+    let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
+    Ok(pb::ListTenantsResponse { tenants: rows.iter().map(shown).collect(), next_page_token })
+}
+
+pub(super) async fn update(
+    desk: Arc<Desk>,
+    _who: Administrator,
+    request: pb::UpdateTenantRequest,
+) -> Result<pb::UpdateTenantResponse, Error> {
+    let paths = fields::mask(request.update_mask.as_ref(), &["display_name", "plan"])?;
+    let wanted = wanted(request.tenant.as_ref())?;
+    let display_name = paths.contains(&"display_name").then_some(wanted.display_name.as_str());
+    let new_plan = match paths.contains(&"plan") {
+        true => Some(plan(&desk, &wanted.plan).await?),
+        false => None,
+    };
+    let plan_name = new_plan.as_ref().map(|plan| &plan.name);
+    if request.validate_only {
+        let mut row = there(desk.store.tenant(&wanted.id).await?)?;
+        row.display_name = display_name.map_or(row.display_name, str::to_owned);
+        row.plan = plan_name.map_or(row.plan, Clone::clone);
+        return Ok(pb::UpdateTenantResponse { tenant: Some(shown(&row)) });
+    }
+
+    let _one_at_a_time = desk.locks.lock(&wanted.id).await;
+    let row = there(desk.store.update_tenant(&wanted.id, display_name, plan_name).await?)?;
+    desk.spread().await;
+    if let Some(plan) = &new_plan {
+        desk.provisioner.ensure_tenant(&wanted.id, plan).await?;
+    }
+    Ok(pb::UpdateTenantResponse { tenant: Some(shown(&row)) })
+}
+
+pub(super) async fn suspend(
+    desk: Arc<Desk>,
+    _who: Administrator,
+    request: pb::SuspendTenantRequest,
+) -> Result<pb::SuspendTenantResponse, Error> {
+    let id = named("tenant", TenantId::parse(&request.tenant))?;
+    let _one_at_a_time = desk.locks.lock(&id).await;
+    let row = there(desk.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
+    desk.spread().await;
+    // The streams end by themselves; what they had unsettled goes back with the connections.
+    desk.broker.close_tenant(&id).await;
+    Ok(pb::SuspendTenantResponse { tenant: Some(shown(&row)) })
+}
+
+/// Reconciles before it lets in: a deletion that was cut short may have left nothing at the broker.
+pub(super) async fn resume(
+    desk: Arc<Desk>,
+    _who: Administrator,
+    request: pb::ResumeTenantRequest,
+) -> Result<pb::ResumeTenantResponse, Error> {
+    let id = named("tenant", TenantId::parse(&request.tenant))?;
+    let _one_at_a_time = desk.locks.lock(&id).await;
+    let plan = plan(&desk, &there(desk.store.tenant(&id).await?)?.plan).await?;
+    desk.provisioner.ensure_tenant(&id, &plan).await?;
+    let row = there(desk.store.set_tenant_state(&id, TenantState::Active).await?)?;
+    desk.spread().await;
+    Ok(pb::ResumeTenantResponse { tenant: Some(shown(&row)) })
+}
+
+pub(super) async fn delete(
+    desk: Arc<Desk>,
+    _who: Administrator,
+    request: pb::DeleteTenantRequest,
+) -> Result<pb::DeleteTenantResponse, Error> {
+    let id = named("tenant", TenantId::parse(&request.tenant))?;
+    let _one_at_a_time = desk.locks.lock(&id).await;
+    there(desk.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
+    desk.tenants.end(&id);
+    desk.spread().await;
+    desk.broker.close_tenant(&id).await;
+    desk.provisioner.remove_tenant(&id).await?;
+    desk.store.delete_tenant(&id).await?;
+    desk.spread().await;
+    Ok(pb::DeleteTenantResponse {})
+}
+
+/// Tries the wall from the tenant's side with its real certificate.
+pub(super) async fn verify_isolation(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::VerifyIsolationRequest,
+) -> Result<pb::VerifyIsolationResponse, Error> {
+    let id = named("tenant", TenantId::parse(&request.tenant))?;
+    let other = named("other_tenant", TenantId::parse(&request.other_tenant))?;
+    if id == other {
+        return Err(invalid("other_tenant", "must be another tenant"));
+    }
+    there(desk.store.tenant(&id).await?)?;
+    there(desk.store.tenant(&other).await?)?;
+    let probes = probe::isolation(&desk.broker, &who, &id, &other).await?;
+    Ok(pb::VerifyIsolationResponse {
+        isolated: probes.iter().all(Probe::is_as_it_should),
+        probes: probes
+            .into_iter()
+            .map(|probe| pb::IsolationProbe {
+                attempt: probe.attempt,
+                refused: !probe.let_in,
+                answer: probe.answer,
+                is_control: probe.is_control,
+            })
+            .collect(),
+    })
+}
+
+/// What a request wants a tenant to be, defaults filled in.
+fn wanted(tenant: Option<&pb::Tenant>) -> Result<NewTenant, Error> {
+    let tenant = tenant.ok_or_else(|| invalid("tenant", "is required"))?;
+    let id = named("tenant.id", TenantId::parse(&tenant.id))?;
+    let plan = if tenant.plan.is_empty() { DEFAULT_PLAN } else { &tenant.plan };
+    Ok(NewTenant {
+        display_name: fields::display_name("tenant.display_name", &tenant.display_name, id.as_str())?,
+        plan: named("tenant.plan", PlanName::parse(plan))?,
+        id,
+    })
+}
+
+fn same(wanted: &NewTenant, there: &TenantRow) -> Result<(), Error> {
+    let is_same = wanted.display_name == there.display_name && wanted.plan == there.plan;
+    if is_same { Ok(()) } else { Err(Error::TenantExists) }
+}
+
+fn there(row: Option<TenantRow>) -> Result<TenantRow, Error> {
+    row.ok_or(Error::NotFound("tenant"))
+}
+
+async fn plan(desk: &Desk, name: &PlanName) -> Result<Plan, Error> {
+    Ok(desk.store.plan(name).await?.ok_or(store::Error::UnknownPlan)?.into())
+}
+
+fn shown(row: &TenantRow) -> pb::Tenant {
+    let state = match row.state {
+        TenantState::Active => pb::TenantState::Active,
+        TenantState::Suspended => pb::TenantState::Suspended,
+    };
+    pb::Tenant {
+        id: row.id.to_string(),
+        display_name: row.display_name.clone(),
+        plan: row.plan.to_string(),
+        state: state.into(),
+        created: timestamp(row.created),
+    }
+}
+
+fn preview(wanted: &NewTenant) -> pb::Tenant {
+    pb::Tenant {
+        id: wanted.id.to_string(),
+        display_name: wanted.display_name.clone(),
+        plan: wanted.plan.to_string(),
+        state: pb::TenantState::Active.into(),
+        created: None,
+    }
+}
+
+/// Remembers, for a day, what a request of this id was answered.
+struct Answers<'a> {
+    desk: &'a Desk,
+    who: &'a Administrator,
+    request: &'a pb::CreateTenantRequest,
+}
+
+impl Answers<'_> {
+    const METHOD: &'static str = "CreateTenant";
+
+    /// The answer that was kept; an error when the id stood in a request for something else.
+    async fn find(&self) -> Result<Option<pb::CreateTenantResponse>, Error> {
+        let Some(id) = self.id()? else { return Ok(None) };
+        let Some(kept) = self.desk.store.answered(self.who.caller().client(), Self::METHOD, id).await? else {
+            return Ok(None);
+        };
+        let (asked, answer) = kept.split_once(' ').unwrap_or_default();
+        if asked != self.asked() {
+            return Err(invalid("request_id", "was used for another request in the last day; take a new one"));
+        }
+        // What cannot be read is asked again, which is harmless.
+        let answer = STANDARD.decode(answer).ok().and_then(|bytes| pb::CreateTenantResponse::decode(&*bytes).ok());
+        Ok(answer)
+    }
+
+    async fn keep(&self, answer: &pb::CreateTenantResponse) -> Result<(), Error> {
+        let Some(id) = self.id()? else { return Ok(()) };
+        let kept = format!("{} {}", self.asked(), STANDARD.encode(answer.encode_to_vec()));
+        Ok(self.desk.store.remember_answer(self.who.caller().client(), Self::METHOD, id, &kept).await?)
+    }
+
+    fn id(&self) -> Result<Option<&str>, Error> {
+        Ok(fields::request_id(&self.request.request_id)?.filter(|_| !self.request.validate_only))
+    }
+
+    fn asked(&self) -> String {
+        STANDARD.encode(self.request.tenant.as_ref().map(pb::Tenant::encode_to_vec).unwrap_or_default())
+    }
+}

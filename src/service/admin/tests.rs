@@ -1,0 +1,257 @@
+//! Who may do what, and what stays in the audit trail; over a real store, without a broker.
+
+use std::time::{Duration, SystemTime};
+
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use super::*;
+use crate::{
+    auth::{Caller, Grants},
+    config::{BrokerConfig, Endpoint, ManagementConfig},
+    names::{ClientId, PlanName, TenantId},
+    pki::{Authority, TenantCertificates},
+    store::{EncryptionKey, NewAudit, NewClient, NewTenant},
+};
+
+struct House {
+    _dir: tempfile::TempDir,
+    store: Store,
+    service: AdminService,
+}
+
+impl House {
+    /// `acme` and `globex`, each with a client `app` that may do everything and a client `boss` that administers; and
+    /// `admin`. The broker is not there.
+    async fn build() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite://{}", dir.path().join("state.db").display()).into();
+        let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
+        let store = Store::open(&url, key).await.expect("a store");
+        for tenant in ["acme", "globex"] {
+            let plan = PlanName::parse("standard").expect("a plan");
+            let id = TenantId::parse(tenant).expect("an id");
+            store.create_tenant(&NewTenant { id, display_name: tenant.into(), plan }).await.expect("made");
+            add_client(&store, &format!("{tenant}.app"), Grants::everything()).await;
+            add_client(&store, &format!("{tenant}.boss"), Grants::administrator()).await;
+        }
+        add_client(&store, "admin", Grants::administrator()).await;
+        let tenants = Tenants::load(store.clone(), Duration::from_secs(1)).await.expect("loaded");
+        let ca = Authority::generate("test broker CA", 1).expect("an authority");
+        let (certificate, key) = (dir.path().join("p.pem"), dir.path().join("p.key"));
+        let leaf = ca.client("wg-provisioner", Duration::from_secs(3600)).expect("a leaf");
+        leaf.save(&certificate, &key).expect("saved");
+        let config = ManagementConfig {
+            endpoints: vec!["https://localhost:9".into()],
+            certificate,
+            key,
+            user: "wg-provisioner".into(),
+            password: "x".into(),
+        };
+        let provisioner = Provisioner::new(&config, ca.certificate_pem()).expect("a provisioner");
+        let authority = ca.certificate_der();
+        let certificates = Arc::new(TenantCertificates::new(Arc::new(ca), Duration::from_secs(3600)));
+        let broker = BrokerConfig {
+            endpoints: vec![Endpoint { host: "localhost".into(), port: 9 }],
+            ca_certificate: "unused".into(),
+            ca_key: "unused".into(),
+            heartbeat: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(1),
+            publish_deadline: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(60),
+            certificate_lifetime: Duration::from_secs(3600),
+        };
+        let broker = Broker::new(broker, certificates, authority).expect("a broker");
+        let service = AdminService::new(store.clone(), Arc::new(tenants), Arc::new(provisioner), broker);
+        Self { _dir: dir, store, service }
+    }
+
+    async fn audit(&self) -> Vec<NewAudit> {
+        self.store.audit(None, None, 100).await.expect("listed").into_iter().map(|row| row.event).collect()
+    }
+}
+
+async fn add_client(store: &Store, id: &str, grants: Grants) {
+    let id = ClientId::parse(id).expect("an id");
+    let new = NewClient { display_name: id.to_string(), id, secret_hash: "x".into(), grants: grants.to_json() };
+    store.create_client(&new).await.expect("asked").expect("made");
+}
+
+/// A request of a client that administers, with these grants besides.
+fn by<T>(who: &str, message: T) -> Request<T> {
+    with(who, pb::Grants { administer: true, ..Default::default() }, message)
+}
+
+fn with<T>(who: &str, grants: pb::Grants, message: T) -> Request<T> {
+    let now = SystemTime::now();
+    let (id, grants) = (ClientId::parse(who).expect("an id"), Grants::parse(&grants).expect("grants"));
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(Caller::for_test(&id, grants, now, now + Duration::from_secs(60)));
+    request
+}
+
+fn client(id: &str, subscribe: &[&str]) -> Option<pb::Client> {
+    let subscribe = subscribe.iter().map(|&pattern| pattern.to_owned()).collect();
+    let grants = Some(pb::Grants { subscribe, ..Default::default() });
+    Some(pb::Client { client_id: id.into(), grants, ..Default::default() })
+}
+
+fn create(id: &str, subscribe: &[&str]) -> pb::CreateClientRequest {
+    pb::CreateClientRequest { client: client(id, subscribe), ..Default::default() }
+}
+
+fn refusal<T: std::fmt::Debug>(answer: Answer<T>) -> (Code, String) {
+    let status = answer.expect_err("refused");
+    (status.code(), status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn nobody_comes_in_without_a_token_or_without_the_grant() {
+    let house = House::build().await;
+    let list = pb::ListTenantsRequest::default;
+    assert_eq!(refusal(house.service.list_tenants(Request::new(list())).await).0, Code::Unauthenticated);
+    let reader = with("acme.app", pb::Grants::default(), list());
+    assert_eq!(refusal(house.service.list_tenants(reader).await).0, Code::PermissionDenied);
+    let outcomes: Vec<_> = house.audit().await.into_iter().map(|event| (event.client, event.outcome)).collect();
+    assert_eq!(outcomes, [("acme.app".into(), "refused".into()), (String::new(), "refused".into())]);
+}
+
+#[tokio::test]
+async fn a_tenants_administrator_has_no_say_over_tenants_and_plans() {
+    let house = House::build().await;
+    let suspend = pb::SuspendTenantRequest { tenant: "acme".into() };
+    let refused = refusal(house.service.suspend_tenant(by("acme.boss", suspend)).await);
+    assert_eq!(refused, (Code::PermissionDenied, "PLATFORM_ADMINISTRATORS_ONLY".into()));
+    let plans = house.service.list_plans(by("acme.boss", pb::ListPlansRequest::default())).await;
+    assert_eq!(refusal(plans).0, Code::PermissionDenied);
+    let kept = house.audit().await.pop().expect("an event");
+    assert_eq!(
+        (kept.client.as_str(), kept.method.as_str(), kept.tenant.as_str(), kept.rule.as_str()),
+        ("acme.boss", "warrengate.v1.Admin/SuspendTenant", "acme", "PLATFORM_ADMINISTRATORS_ONLY")
+    );
+}
+
+#[tokio::test]
+async fn another_tenants_clients_and_missing_ones_are_refused_alike() {
+    let house = House::build().await;
+    for id in ["globex.app", "globex.nobody", "initech.app", "admin"] {
+        let revoke = pb::RevokeClientRequest { client_id: id.into() };
+        let refused = house.service.revoke_client(by("acme.boss", revoke)).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{id}");
+        assert!(!refused.message().contains(id.split('.').next().expect("a part")) || id == "admin", "{id}");
+    }
+    for tenant in ["globex", "initech", ""] {
+        let list = pb::ListClientsRequest { tenant: tenant.into(), ..Default::default() };
+        let refused = refusal(house.service.list_clients(by("acme.boss", list)).await);
+        assert_eq!(refused, (Code::PermissionDenied, "CLIENTS_OF_OTHER_TENANT".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_tenants_administrator_gives_no_more_than_it_has_and_takes_over_nobody_stronger() {
+    let house = House::build().await;
+    let own = pb::Grants { administer: true, subscribe: vec!["jobs.#".into()], ..Default::default() };
+    let exceeds = (Code::PermissionDenied, "GRANTS_EXCEED_OWN".to_owned());
+    let made = house.service.create_client(with("acme.boss", own.clone(), create("acme.reader", &["jobs.eu"]))).await;
+    assert!(made.expect("made").into_inner().client_secret.starts_with("wgs_"));
+    let more = house.service.create_client(with("acme.boss", own.clone(), create("acme.spy", &["#"]))).await;
+    assert_eq!(refusal(more), exceeds);
+    let rotate = |id: &str| pb::RotateClientSecretRequest { client_id: id.into() };
+    let stronger = house.service.rotate_client_secret(with("acme.boss", own.clone(), rotate("acme.app"))).await;
+    assert_eq!(refusal(stronger), exceeds);
+    assert!(house.service.rotate_client_secret(with("acme.boss", own.clone(), rotate("acme.reader"))).await.is_ok());
+    // Narrowing a stronger client would let it be taken over next.
+    let narrow = pb::UpdateClientRequest {
+        client: client("acme.app", &["jobs.eu"]),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["grants".into()] }),
+        validate_only: false,
+    };
+    assert_eq!(refusal(house.service.update_client(with("acme.boss", own.clone(), narrow)).await), exceeds);
+    // But anybody of its own can be shut out.
+    let revoke = pb::RevokeClientRequest { client_id: "acme.app".into() };
+    assert!(house.service.revoke_client(with("acme.boss", own, revoke)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_revoked_administrator_is_out_at_once() {
+    let house = House::build().await;
+    let revoke = |id: &str| pb::RevokeClientRequest { client_id: id.into() };
+    let made = house.service.create_client(by("admin", create("second", &[]))).await;
+    assert!(made.is_ok());
+    let request = by("second", pb::ListTenantsRequest::default());
+    assert!(house.service.list_tenants(request).await.is_ok());
+    assert!(house.service.revoke_client(by("admin", revoke("second"))).await.is_ok());
+    let request = by("second", pb::ListTenantsRequest::default());
+    assert_eq!(refusal(house.service.list_tenants(request).await), (Code::Unauthenticated, "CLIENT_REVOKED".into()));
+    let oneself = house.service.revoke_client(by("admin", revoke("admin"))).await;
+    assert_eq!(refusal(oneself), (Code::FailedPrecondition, "SHUTS_ITSELF_OUT".into()));
+}
+
+#[tokio::test]
+async fn validating_changes_nothing() {
+    let house = House::build().await;
+    let request = pb::CreateClientRequest { validate_only: true, ..create("acme.new", &["a"]) };
+    let answer = house.service.create_client(by("admin", request)).await.expect("valid").into_inner();
+    assert_eq!(answer.client_secret, "");
+    assert!(house.store.client(&ClientId::parse("acme.new").expect("an id")).await.expect("asked").is_none());
+    let tenant = Some(pb::Tenant { id: "initech".into(), ..Default::default() });
+    let request = pb::CreateTenantRequest { tenant, validate_only: true, ..Default::default() };
+    let answer = house.service.create_tenant(by("admin", request)).await.expect("valid").into_inner();
+    assert_eq!(answer.tenant.expect("a tenant").plan, "standard");
+    assert_eq!(house.store.tenants(None, 10).await.expect("listed").len(), 2);
+}
+
+#[tokio::test]
+async fn a_wrong_request_names_its_field() {
+    let house = House::build().await;
+    let field =
+        |status: Status| status.get_error_details().bad_request().expect("a field").field_violations[0].field.clone();
+    let tenant = |id: &str, plan: &str| Some(pb::Tenant { id: id.into(), plan: plan.into(), ..Default::default() });
+    for (given, wanted) in [
+        (None, "tenant"),
+        (tenant("Acme", ""), "tenant.id"),
+        (tenant("acme/../x", ""), "tenant.id"),
+        (tenant("initech", "gold"), "tenant.plan"),
+    ] {
+        let request = pb::CreateTenantRequest { tenant: given, ..Default::default() };
+        let status = house.service.create_tenant(by("admin", request)).await.expect_err("refused");
+        assert_eq!((status.code(), field(status)), (Code::InvalidArgument, wanted.to_owned()));
+    }
+    let platform = house.service.create_client(by("admin", create("second", &["a"]))).await.expect_err("refused");
+    assert_eq!(field(platform), "client.grants");
+    let long = pb::CreateClientRequest { request_id: "x".repeat(65), ..create("acme.new", &[]) };
+    assert_eq!(field(house.service.create_client(by("admin", long)).await.expect_err("refused")), "request_id");
+    assert!(house.audit().await.is_empty(), "a mistake is no event");
+}
+
+#[tokio::test]
+async fn making_something_again_is_said_and_harmless() {
+    let house = House::build().await;
+    let request = || pb::CreateClientRequest { request_id: "r1".into(), ..create("acme.new", &[]) };
+    assert!(house.service.create_client(by("admin", request())).await.is_ok());
+    let again = refusal(house.service.create_client(by("admin", request())).await);
+    assert_eq!(again, (Code::AlreadyExists, "CLIENT_EXISTS".into()));
+    let other = Some(pb::Tenant { id: "acme".into(), plan: "free".into(), ..Default::default() });
+    let other = pb::CreateTenantRequest { tenant: other, ..Default::default() };
+    let refused = refusal(house.service.create_tenant(by("admin", other)).await);
+    assert_eq!(refused, (Code::AlreadyExists, "TENANT_EXISTS".into()));
+    let outcomes: Vec<_> = house.audit().await.into_iter().map(|event| event.outcome).collect();
+    assert_eq!(outcomes, ["failed: TENANT_EXISTS", "failed: CLIENT_EXISTS", "done"]);
+}
+
+#[tokio::test]
+async fn clients_are_listed_page_by_page() {
+    let house = House::build().await;
+    let mut seen = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListClientsRequest { tenant: "acme".into(), page_size: 1, page_token };
+        let page = house.service.list_clients(by("admin", request)).await.expect("a page").into_inner();
+        seen.extend(page.clients.into_iter().map(|client| client.client_id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["acme.app", "acme.boss"]);
+}

@@ -1,0 +1,123 @@
+//! `warrengate.v1.Auth`: a client's id and secret enter, a token leaves; a caller enters, what the gateway makes of it leaves.
+
+use std::{sync::Arc, time::Duration};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    auth::{Caller, Issuer},
+    error::Failure,
+    pb,
+    tenant::{Action, Tenants},
+};
+
+/// The handler of `Auth`.
+#[derive(Debug, Clone)]
+pub struct AuthService {
+    issuer: Arc<Issuer>,
+    tenants: Arc<Tenants>,
+}
+
+impl AuthService {
+    /// With the issuer that signs, and the tenants that are let in.
+    pub fn new(issuer: Arc<Issuer>, tenants: Arc<Tenants>) -> Self {
+        Self { issuer, tenants }
+    }
+}
+
+#[tonic::async_trait]
+impl pb::auth_server::Auth for AuthService {
+    async fn issue_token(
+        &self,
+        request: Request<pb::IssueTokenRequest>,
+    ) -> Result<Response<pb::IssueTokenResponse>, Status> {
+        let request = request.into_inner();
+        let lifetime = request.lifetime.map(lifetime).transpose()?;
+        let secret = SecretString::from(request.client_secret);
+        let issued = self.issuer.issue(&request.client_id, &secret, lifetime).await.map_err(Failure::from)?;
+        Ok(Response::new(pb::IssueTokenResponse {
+            access_token: issued.token.expose_secret().to_owned(),
+            token_type: "Bearer".to_owned(),
+            expires: Some(issued.expires.into()),
+        }))
+    }
+
+    async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
+        let caller = Caller::from_request(&request).map_err(Failure::from)?;
+        // A good token of a revoked client or a suspended tenant is worth nothing here either.
+        match caller.tenant() {
+            Some(_) => drop(self.tenants.admit(caller, Action::Inspect).map_err(Failure::from)?),
+            None => drop(self.tenants.admit_administrator(caller).map_err(Failure::from)?),
+        }
+        Ok(Response::new(pb::WhoAmIResponse {
+            tenant: caller.tenant().map(ToString::to_string).unwrap_or_default(),
+            client_id: caller.client().to_string(),
+            grants: Some(caller.grants().to_pb()),
+            token_expires: Some(caller.expires().into()),
+        }))
+    }
+}
+
+fn lifetime(duration: prost_types::Duration) -> Result<Duration, Failure> {
+    duration.try_into().map_err(|_| Failure::invalid("lifetime", "must not be negative or beyond counting"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+    use crate::{
+        auth::authenticate,
+        config::AuthConfig,
+        pb::auth_server::Auth as _,
+        store::{EncryptionKey, Store},
+    };
+
+    async fn service() -> (AuthService, String) {
+        let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
+        let store = Store::open(&"sqlite::memory:".into(), key).await.expect("a store");
+        let (_, secret) = Issuer::bootstrap_admin(&store).await.expect("asked").expect("made");
+        let tenants = Tenants::load(store.clone(), Duration::from_secs(60)).await.expect("tenants");
+        let issuer = Arc::new(Issuer::start(store, &AuthConfig::for_test()).await.expect("an issuer"));
+        (AuthService::new(issuer, Arc::new(tenants)), secret.expose_secret().to_owned())
+    }
+
+    fn request(client_secret: &str, seconds: i64) -> Request<pb::IssueTokenRequest> {
+        let lifetime = Some(prost_types::Duration { seconds, nanos: 0 });
+        let (client_id, client_secret) = ("admin".to_owned(), client_secret.to_owned());
+        Request::new(pb::IssueTokenRequest { client_id, client_secret, lifetime })
+    }
+
+    #[tokio::test]
+    async fn a_token_tells_who_one_is() {
+        let (service, secret) = service().await;
+        let response = service.issue_token(request(&secret, 120)).await.expect("issued").into_inner();
+        assert_eq!(response.token_type, "Bearer");
+        let mut ask = Request::new(pb::WhoAmIRequest {});
+        let value = format!("Bearer {}", response.access_token).parse().expect("a value");
+        let headers = [(http::header::AUTHORIZATION, value)].into_iter().collect();
+        authenticate(&service.issuer.verifier(), &headers, ask.extensions_mut()).expect("let in");
+        let who = service.who_am_i(ask).await.expect("told").into_inner();
+        assert_eq!((who.client_id.as_str(), who.tenant.as_str()), ("admin", ""));
+        assert!(who.grants.expect("grants").administer);
+        assert_eq!(who.token_expires, response.expires);
+    }
+
+    #[tokio::test]
+    async fn nobody_and_wrong_requests_are_told_why() {
+        let (service, secret) = service().await;
+        let nobody = service.who_am_i(Request::new(pb::WhoAmIRequest {})).await.expect_err("refused");
+        assert_eq!(nobody.code(), Code::Unauthenticated);
+        let wrong = service.issue_token(request("wgs_wrong", 120)).await.expect_err("refused");
+        assert_eq!(wrong.code(), Code::Unauthenticated);
+        let reason = wrong.get_error_details().error_info().expect("details").reason.clone();
+        assert_eq!(reason, "CLIENT_UNKNOWN_OR_SECRET_WRONG");
+        for seconds in [-1, 1, 1 << 40] {
+            let refused = service.issue_token(request(&secret, seconds)).await.expect_err("refused");
+            assert_eq!(refused.code(), Code::InvalidArgument, "{seconds}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! `Topology`: names are parsed, grants asked, and the tenant's own broker user declares. Listing reads the broker's
+//! management API, inside the caller's vhost only. Binding hands on what an exchange gets, so it needs the configure grant on
+//! both ends.
+
+mod convert;
+
+use std::{convert::Infallible, sync::Arc};
+
+use tonic::{Request, Response, Status};
+
+use self::convert::Named;
+use super::page::Page;
+use crate::{
+    auth::Caller,
+    broker::{self, Broker},
+    error::{Failure, Kind},
+    names::{ExchangeName, QueueName},
+    pb::{self, topology_server::Topology},
+    provision::{BindingInfo, Inspector},
+    tenant::{Action, TenantScope, Tenants},
+};
+
+const DEAD_LETTERS_LATER: &str = "dead-letter calls are not built yet: look into the queue with the broker's own tools";
+
+/// The tenants' topology.
+pub struct TopologyService {
+    tenants: Arc<Tenants>,
+    broker: Broker,
+    inspector: Arc<Inspector>,
+}
+
+impl TopologyService {
+    /// The topology service of one gateway.
+    pub fn new(tenants: Arc<Tenants>, broker: Broker, inspector: Arc<Inspector>) -> Self {
+        Self { tenants, broker, inspector }
+    }
+
+    fn admit<T>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
+        Ok(self.tenants.admit(Caller::from_request(request)?, action)?)
+    }
+
+    async fn queue(&self, scope: &TenantScope, name: &QueueName) -> Result<(pb::Queue, pb::QueueStatus), Failure> {
+        // Ready messages and consumers as they are now; the rest is what the management API saw last.
+        let state = self.broker.topology(scope).queue_state(name).await?;
+        let seen = self.inspector.queue(scope, name).await?;
+        let missing = || broker::Error::NoQueue(name.to_string());
+        let (queue, mut status) = convert::queue_entry(&seen.ok_or_else(missing)?);
+        status.messages_ready = state.messages.into();
+        status.consumers = state.consumers;
+        Ok((queue, status))
+    }
+}
+
+fn may_configure(scope: &TenantScope, name: &str) -> Result<(), Failure> {
+    if scope.grants().may_configure(name) {
+        return Ok(());
+    }
+    let text = format!("this client may not configure {name:?}");
+    Err(Failure::new(Kind::Denied, "CONFIGURE_NOT_GRANTED", text))
+}
+
+fn may_see(scope: &TenantScope, name: &QueueName) -> bool {
+    scope.grants().may_subscribe(name) || scope.grants().may_configure(name.as_str())
+}
+
+fn may_see_exchange(scope: &TenantScope, name: &str) -> bool {
+    scope.grants().may_configure(name) || scope.grants().may_publish_somewhere(name)
+}
+
+/// A binding shows both its ends.
+fn may_see_binding(scope: &TenantScope, binding: &BindingInfo) -> bool {
+    let destination = match QueueName::parse(&binding.destination) {
+        Ok(queue) if binding.destination_is_queue => may_see(scope, &queue),
+        _ => may_see_exchange(scope, &binding.destination),
+    };
+    destination && may_see_exchange(scope, &binding.source)
+}
+
+fn may_look_at(scope: &TenantScope, name: &QueueName) -> Result<(), Failure> {
+    if may_see(scope, name) {
+        return Ok(());
+    }
+    let text = format!("this client may neither subscribe to nor configure queue {:?}", name.as_str());
+    Err(Failure::new(Kind::Denied, "QUEUE_NOT_GRANTED", text))
+}
+
+#[tonic::async_trait]
+impl Topology for TopologyService {
+    async fn declare_exchange(
+        &self,
+        request: Request<pb::DeclareExchangeRequest>,
+    ) -> Result<Response<pb::DeclareExchangeResponse>, Status> {
+        let scope = self.admit(&request, Action::Configure)?;
+        let request = request.into_inner();
+        let spec = convert::exchange_spec(request.exchange)?;
+        may_configure(&scope, spec.name.as_str())?;
+        if let Some(alternate) = &spec.alternate {
+            may_configure(&scope, alternate.as_str())?;
+        }
+        if !request.validate_only {
+            self.broker.topology(&scope).declare_exchange(&spec).await.map_err(Failure::from)?;
+        }
+        Ok(Response::new(pb::DeclareExchangeResponse { exchange: Some(convert::exchange(&spec)) }))
+    }
+
+    async fn delete_exchange(
+        &self,
+        request: Request<pb::DeleteExchangeRequest>,
+    ) -> Result<Response<pb::DeleteExchangeResponse>, Status> {
+        let scope = self.admit(&request, Action::Configure)?;
+        let request = request.into_inner();
+        let name = ExchangeName::own(&request.name).named("name")?;
+        may_configure(&scope, name.as_str())?;
+        self.broker.topology(&scope).delete_exchange(&name, request.if_unused).await.map_err(Failure::from)?;
+        Ok(Response::new(pb::DeleteExchangeResponse {}))
+    }
+
+    async fn get_exchange(
+        &self,
+        request: Request<pb::GetExchangeRequest>,
+    ) -> Result<Response<pb::GetExchangeResponse>, Status> {
+        let scope = self.admit(&request, Action::Inspect)?;
+        let name = ExchangeName::own(&request.into_inner().name).named("name")?;
+        if !may_see_exchange(&scope, name.as_str()) {
+            let text = format!("this client may neither publish to nor configure exchange {:?}", name.as_str());
+            return Err(Failure::new(Kind::Denied, "EXCHANGE_NOT_GRANTED", text).into());
+        }
+        let found = self.inspector.exchange(&scope, &name).await.map_err(Failure::from)?;
+        let found = found.ok_or_else(|| Failure::from(broker::Error::NoExchange(name.to_string())))?;
+        Ok(Response::new(pb::GetExchangeResponse { exchange: Some(convert::exchange_entry(&found)) }))
+    }
+
+    async fn list_exchanges(
+        &self,
+        request: Request<pb::ListExchangesRequest>,
+    ) -> Result<Response<pb::ListExchangesResponse>, Status> {
+        let scope = self.admit(&request, Action::Inspect)?;
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, |name| Ok::<_, Infallible>(name.to_owned()))?;
+        let found = self.inspector.exchanges(&scope, page.after.as_deref(), page.limit() as usize).await;
+        let mut found = found.map_err(Failure::from)?;
+        let next_page_token = page.cut(&mut found, |exchange| exchange.name.clone());
+        let exchanges = found
+            .iter()
+            .filter(|exchange| may_see_exchange(&scope, &exchange.name))
+            .map(convert::exchange_entry)
+            .collect();
+        Ok(Response::new(pb::ListExchangesResponse { exchanges, next_page_token }))
+    }
+
+    async fn declare_queue(
+        &self,
+        request: Request<pb::DeclareQueueRequest>,
+    ) -> Result<Response<pb::DeclareQueueResponse>, Status> {
+        let scope = self.admit(&request, Action::Configure)?;
+        let request = request.into_inner();
+        let spec = convert::queue_spec(request.queue)?;
+        may_configure(&scope, spec.name.as_str())?;
+        let mut status = pb::QueueStatus::default();
+        if !request.validate_only {
+            let state = self.broker.topology(&scope).declare_queue(&spec).await.map_err(Failure::from)?;
+            status.messages_ready = state.messages.into();
+            status.consumers = state.consumers;
+        }
+        let queue = Some(convert::queue(&spec));
+        Ok(Response::new(pb::DeclareQueueResponse { queue, status: Some(status) }))
+    }
+
+    async fn delete_queue(
+        &self,
+        request: Request<pb::DeleteQueueRequest>,
+    ) -> Result<Response<pb::DeleteQueueResponse>, Status> {
+        let scope = self.admit(&request, Action::Configure)?;
+        let request = request.into_inner();
+        let name = QueueName::parse(&request.name).named("name")?;
+        may_configure(&scope, name.as_str())?;
+        let topology = self.broker.topology(&scope);
+        let deleted = topology.delete_queue(&name, request.if_unused, request.if_empty).await.map_err(Failure::from)?;
+        Ok(Response::new(pb::DeleteQueueResponse { messages_deleted: deleted.into() }))
+    }
+
+    async fn get_queue(&self, request: Request<pb::GetQueueRequest>) -> Result<Response<pb::GetQueueResponse>, Status> {
+        let scope = self.admit(&request, Action::Inspect)?;
+        let name = QueueName::parse(&request.into_inner().name).named("name")?;
+        may_look_at(&scope, &name)?;
+        let (queue, status) = self.queue(&scope, &name).await?;
+        Ok(Response::new(pb::GetQueueResponse { queue: Some(queue), status: Some(status) }))
+    }
+
+    async fn list_queues(
+        &self,
+        request: Request<pb::ListQueuesRequest>,
+    ) -> Result<Response<pb::ListQueuesResponse>, Status> {
+        let scope = self.admit(&request, Action::Inspect)?;
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, |name| Ok::<_, Infallible>(name.to_owned()))?;
+        let found = self.inspector.queues(&scope, page.after.as_deref(), page.limit() as usize).await;
+        let mut found = found.map_err(Failure::from)?;
+        let next_page_token = page.cut(&mut found, |queue| queue.name.clone());
+        let queues = found
+            .iter()
+            .filter(|queue| QueueName::parse(&queue.name).is_ok_and(|name| may_see(&scope, &name)))
+            .map(convert::queue_entry)
+            .map(|(queue, status)| pb::QueueEntry { queue: Some(queue), status: Some(status) })
+            .collect();
+        Ok(Response::new(pb::ListQueuesResponse { queues, next_page_token }))
+    }
+
+    async fn purge_queue(
+        &self,
+        request: Request<pb::PurgeQueueRequest>,
+    ) -> Result<Response<pb::PurgeQueueResponse>, Status> {
+        let scope = self.admit(&request, Action::Subscribe)?;
+        let name = QueueName::parse(&request.into_inner().name).named("name")?;
+        may_look_at(&scope, &name)?;
+        // RabbitMQ would answer this for a stream queue by closing the connection, and so every stream of the tenant.
+        let seen = self.inspector.queue(&scope, &name).await.map_err(Failure::from)?;
+        if seen.is_some_and(|queue| queue.queue_type == "stream") {
+            return Err(Failure::from(broker::Error::Unsupported(None)).into());
+        }
+        let purged = self.broker.topology(&scope).purge_queue(&name).await.map_err(Failure::from)?;
+        Ok(Response::new(pb::PurgeQueueResponse { messages_purged: purged.into() }))
+    }
+
+    async fn bind(&self, request: Request<pb::BindRequest>) -> Result<Response<pb::BindResponse>, Status> {
+        let scope = self.admit(&request, Action::Configure)?;
+        let spec = convert::binding_spec(request.into_inner().binding)?;
+        may_configure(&scope, spec.source.as_str())?;
+        may_configure(&scope, spec.destination.as_str())?;
+        self.broker.topology(&scope).bind(&spec).await.map_err(Failure::from)?;
+        Ok(Response::new(pb::BindResponse {}))
+    }
+
+    async fn unbind(&self, request: Request<pb::UnbindRequest>) -> Result<Response<pb::UnbindResponse>, Status> {
+        let scope = self.admit(&request, Action::Configure)?;
+        let spec = convert::binding_spec(request.into_inner().binding)?;
+        may_configure(&scope, spec.source.as_str())?;
+        may_configure(&scope, spec.destination.as_str())?;
+        self.broker.topology(&scope).unbind(&spec).await.map_err(Failure::from)?;
+        Ok(Response::new(pb::UnbindResponse {}))
+    }
+
+    async fn list_bindings(
+        &self,
+        request: Request<pb::ListBindingsRequest>,
+    ) -> Result<Response<pb::ListBindingsResponse>, Status> {
+        let scope = self.admit(&request, Action::Inspect)?;
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, str::parse::<usize>)?;
+        let source = convert::optional(&request.source, ExchangeName::parse).named("source")?;
+        let destination = convert::optional(&request.destination, ExchangeName::own).named("destination")?;
+        let destination = destination.as_ref().map(ExchangeName::as_str);
+        let found = self.inspector.bindings(&scope, source.as_ref(), destination).await.map_err(Failure::from)?;
+        // The broker has no pages of bindings: the list is read whole (it is bounded) and cut here, by place.
+        let skip = page.after.unwrap_or_default();
+        let mut found: Vec<_> = found.iter().enumerate().skip(skip).take(page.limit() as usize).collect();
+        let next_page_token = page.cut(&mut found, |(place, _)| (place + 1).to_string());
+        let bindings = found
+            .into_iter()
+            .filter(|(_, binding)| may_see_binding(&scope, binding))
+            .map(|(_, binding)| convert::binding_entry(binding))
+            .collect();
+        Ok(Response::new(pb::ListBindingsResponse { bindings, next_page_token }))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<pb::ListDeadLettersRequest>,
+    ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
+        self.admit(&request, Action::Inspect)?;
+        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+    }
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<pb::RedriveDeadLettersRequest>,
+    ) -> Result<Response<pb::RedriveDeadLettersResponse>, Status> {
+        self.admit(&request, Action::Publish)?;
+        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+    }
+
+    async fn purge_dead_letters(
+        &self,
+        request: Request<pb::PurgeDeadLettersRequest>,
+    ) -> Result<Response<pb::PurgeDeadLettersResponse>, Status> {
+        self.admit(&request, Action::Configure)?;
+        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+    }
+}
