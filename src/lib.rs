@@ -33,3 +33,5 @@ pub mod provision;
 pub mod stream;
 
 pub mod service;
+
+pub mod transport;

@@ -1,0 +1,13 @@
+//! The doors: TCP and TLS enter, authenticated requests leave towards the services. Everything a peer can hold open is
+//! bounded here (handshakes, connections, streams, header and message bytes), before any of it is believed.
+
+mod grpc;
+mod listener;
+pub mod ops;
+mod serve_ops;
+mod tls;
+
+pub use grpc::{Services, serve};
+pub use listener::Listener;
+pub use serve_ops::serve_ops;
+pub use tls::{TlsError, server_config};

@@ -1,0 +1,138 @@
+//! The tenants' door: the gRPC services behind limits, authentication and gRPC-Web. A request reaches a service with its
+//! [`crate::auth::Caller`] in its extensions, or without one, and then only the calls that need none answer.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use http::{HeaderName, HeaderValue};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tonic::{Request, Status, service::InterceptorLayer, transport::Server};
+use tonic_web::GrpcWebLayer;
+use tower::ServiceBuilder;
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+
+use crate::{
+    auth::{self, Verifier},
+    config::{GrpcConfig, LimitsConfig},
+    error::Failure,
+    pb::{
+        FILE_DESCRIPTOR_SET, admin_server::AdminServer, auth_server::AuthServer, messaging_server::MessagingServer,
+        topology_server::TopologyServer,
+    },
+    service::{self, AdminService, AuthService, MessagingService, TopologyService},
+};
+
+/// What a request may weigh beside its largest body: headers, properties, and a frame's other messages.
+const REQUEST_OVERHEAD: usize = 4 * 1024 * 1024;
+/// HTTP/2 header list of a request (RFC 9113, section 6.5.2).
+const HEADER_LIST: u32 = 16 * 1024;
+
+/// The services of a gateway.
+pub struct Services {
+    /// The data plane.
+    pub messaging: MessagingService,
+    /// Exchanges, queues, bindings.
+    pub topology: TopologyService,
+    /// Tokens.
+    pub auth: AuthService,
+    /// Tenants, clients, plans.
+    pub admin: AdminService,
+    /// Who believes tokens.
+    pub verifier: Arc<Verifier>,
+}
+
+/// Serves until `stop`, and then until the last connection ends.
+///
+/// # Errors
+/// When the transport fails as a whole.
+pub async fn serve(
+    services: Services,
+    grpc: &GrpcConfig,
+    limits: &LimitsConfig,
+    connections: impl Stream<Item = std::io::Result<TlsStream<TcpStream>>>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let largest = limits.max_message_bytes + REQUEST_OVERHEAD;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<MessagingServer<MessagingService>>().await;
+    health.set_serving::<TopologyServer<TopologyService>>().await;
+    let reflection = grpc.reflection.then(|| {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+    });
+    let reflection = match reflection {
+        Some(Ok(reflection)) => Some(reflection),
+        Some(Err(error)) => {
+            // Compiled in, so it cannot be wrong; without it everything else still works.
+            tracing::error!(%error, "reflection is not served");
+            None
+        }
+        None => None,
+    };
+    let verifier = Arc::clone(&services.verifier);
+    let layers = ServiceBuilder::new()
+        .layer(cors(&grpc.cors_origins))
+        .layer(GrpcWebLayer::new())
+        .layer(InterceptorLayer::new(move |request| authenticate(&verifier, request)))
+        .map_response(blame_the_client)
+        .into_inner();
+    Server::builder()
+        .accept_http1(true)
+        .max_concurrent_streams(limits.max_streams_per_connection)
+        .http2_keepalive_interval(Some(limits.keepalive_interval))
+        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
+        .http2_adaptive_window(Some(true))
+        .http2_max_header_list_size(HEADER_LIST)
+        .http2_max_pending_accept_reset_streams(Some(64))
+        .layer(layers)
+        .add_service(MessagingServer::new(services.messaging).max_decoding_message_size(largest))
+        .add_service(TopologyServer::new(services.topology))
+        .add_service(AuthServer::new(services.auth).max_decoding_message_size(64 * 1024))
+        .add_service(AdminServer::new(services.admin).max_decoding_message_size(1024 * 1024))
+        .add_service(health_service)
+        .add_optional_service(reflection)
+        .serve_with_incoming_shutdown(connections, async move {
+            stop.await;
+            // Those who are connected and ask see it; new ones find the door closed.
+            health.set_not_serving::<MessagingServer<MessagingService>>().await;
+            health.set_not_serving::<TopologyServer<TopologyService>>().await;
+        })
+        .await
+}
+
+/// Leaves the caller in the extensions; a bad token ends the request, none leaves the decision to the service.
+fn authenticate(verifier: &Verifier, mut request: Request<()>) -> Result<Request<()>, Status> {
+    let headers = std::mem::take(request.metadata_mut()).into_headers();
+    let result = auth::authenticate(verifier, &headers, request.extensions_mut());
+    let mut headers = headers;
+    // Nothing further on can log it.
+    headers.remove(http::header::AUTHORIZATION);
+    *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
+    result.map_err(|error| Status::from(Failure::from(error)))?;
+    Ok(request)
+}
+
+/// A unary request that cannot be decoded never reaches its service; tonic answers for it, as if the fault were ours.
+fn blame_the_client(response: http::Response<tonic::body::Body>) -> http::Response<tonic::body::Body> {
+    match Status::from_header_map(response.headers()).and_then(|status| service::malformed(&status)) {
+        Some(failure) => Status::from(failure).into_http(),
+        None => response,
+    }
+}
+
+/// Off unless origins are configured. gRPC-Web puts the status into headers that pages may read only when told.
+fn cors(origins: &[String]) -> CorsLayer {
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    let origins: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([http::Method::POST])
+        .allow_headers(Any)
+        .expose_headers(["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static))
+        .max_age(Duration::from_secs(3600))
+}

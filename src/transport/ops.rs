@@ -1,0 +1,87 @@
+//! The operators' side, plain HTTP or HTTPS: probes, metrics, public keys, and tokens for clients that speak OAuth 2.0. What
+//! enters needs no token; what leaves is the same for everyone, but for a token to a client that knows its secret.
+
+mod readiness;
+mod token;
+
+pub use readiness::{Block, Readiness};
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::{get, post},
+};
+use serde_json::json;
+
+use crate::{auth::Issuer, telemetry::Metrics};
+
+/// A token request has no reason to be longer, in bytes.
+const MAX_BODY: usize = 16 * 1024;
+
+/// What the ops side answers from. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct OpsState {
+    issuer: Arc<Issuer>,
+    readiness: Readiness,
+    metrics: Metrics,
+}
+
+impl OpsState {
+    /// With the issuer of tokens, what must be ready, and what is counted.
+    pub fn new(issuer: Arc<Issuer>, readiness: Readiness, metrics: Metrics) -> Self {
+        Self { issuer, readiness, metrics }
+    }
+}
+
+/// All paths of the ops side.
+pub fn router(state: OpsState) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/.well-known/jwks.json", get(jwks))
+        .route("/.well-known/openid-configuration", get(discovery))
+        .route("/oauth2/token", post(token::token))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(state)
+}
+
+async fn readyz(State(state): State<OpsState>) -> impl IntoResponse {
+    let waiting = state.readiness.waiting();
+    let status = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": waiting.is_empty(), "waiting_for": waiting })))
+}
+
+async fn metrics(State(state): State<OpsState>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render())
+}
+
+/// Shorter than the overlap of a rotation, so that nobody trusts an old set of keys for too long.
+const CACHED: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "public, max-age=60")];
+
+async fn jwks(State(state): State<OpsState>) -> impl IntoResponse {
+    (CACHED, Json(state.issuer.jwks()))
+}
+
+async fn discovery(State(state): State<OpsState>) -> impl IntoResponse {
+    let issuer = state.issuer.name();
+    let document = json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
+        "token_endpoint": format!("{issuer}/oauth2/token"),
+        "grant_types_supported": ["client_credentials"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+        // Required by OpenID Connect Discovery; there is no authorization endpoint, and no id token.
+        "response_types_supported": [],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["EdDSA"],
+    });
+    (CACHED, Json(document))
+}
+
+#[cfg(test)]
+mod tests;

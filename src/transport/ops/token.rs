@@ -1,0 +1,176 @@
+//! `POST /oauth2/token`: the client credentials grant of RFC 6749 section 4.4. A form and perhaps HTTP Basic credentials
+//! enter; a token leaves, or an error in the words of section 5.2. Neither may be cached.
+
+use axum::{
+    Form, Json,
+    extract::{State, rejection::FormRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+
+use super::OpsState;
+use crate::{
+    auth,
+    error::{Classify as _, Kind},
+};
+
+/// A refusal: section 5.2's code, a sentence, and what HTTP adds.
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    description: String,
+    retry_after: Option<u64>,
+}
+
+impl Refusal {
+    fn invalid(description: &str) -> Self {
+        let (status, code) = (StatusCode::BAD_REQUEST, "invalid_request");
+        Self { status, code, description: description.to_owned(), retry_after: None }
+    }
+}
+
+impl From<auth::Error> for Refusal {
+    fn from(error: auth::Error) -> Self {
+        // A suspended tenant's client is one that cannot authenticate itself: OAuth has no word of its own for it.
+        let kind = match error.kind() {
+            Kind::Denied => Kind::Unauthenticated,
+            kind => kind,
+        };
+        let code = match kind {
+            Kind::Unauthenticated => "invalid_client",
+            Kind::Invalid => "invalid_request",
+            Kind::Exhausted | Kind::Unavailable | Kind::Aborted => "temporarily_unavailable",
+            _ => "server_error",
+        };
+        Self {
+            status: StatusCode::from_u16(kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            code,
+            description: error.message().into_owned(),
+            retry_after: error.retry_after().map(|after| after.as_secs().max(1)),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        // Section 5.2 allows neither quotes nor backslashes in a description.
+        let description = self.description.replace(['"', '\\'], "'");
+        let body = Json(json!({ "error": self.code, "error_description": description }));
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Basic realm=\"warrengate\", charset=\"UTF-8\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+pub(super) async fn token(
+    State(state): State<OpsState>,
+    headers: HeaderMap,
+    form: Result<Form<Vec<(String, String)>>, FormRejection>,
+) -> Response {
+    let mut response = match answer(&state, &headers, form).await {
+        Ok(body) => body.into_response(),
+        Err(refusal) => refusal.into_response(),
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    response
+}
+
+async fn answer(
+    state: &OpsState,
+    headers: &HeaderMap,
+    form: Result<Form<Vec<(String, String)>>, FormRejection>,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let Form(form) =
+        form.map_err(|_| Refusal::invalid("the body must be a form (application/x-www-form-urlencoded)"))?;
+    let mut form = Parameters(form);
+    let grant_type = form.take("grant_type")?.ok_or_else(|| Refusal::invalid("grant_type is missing"))?;
+    if grant_type != "client_credentials" {
+        let description = "grant_type must be client_credentials".to_owned();
+        let (status, code) = (StatusCode::BAD_REQUEST, "unsupported_grant_type");
+        return Err(Refusal { status, code, description, retry_after: None });
+    }
+    let (id, secret) = credentials(headers, &mut form)?;
+    let issued = state.issuer.issue(&id, &secret, None).await?;
+    Ok(Json(json!({
+        "access_token": issued.token.expose_secret(),
+        "token_type": "Bearer",
+        "expires_in": issued.lifetime.as_secs(),
+    })))
+}
+
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// A parameter's value. Section 3.2: an empty one counts as absent, and none may come twice.
+    fn take(&mut self, name: &str) -> Result<Option<String>, Refusal> {
+        let mut found = self.0.extract_if(.., |(key, _)| key == name).map(|(_, value)| value);
+        let value = found.next();
+        if found.next().is_some() {
+            return Err(Refusal::invalid("a parameter comes twice"));
+        }
+        Ok(value.filter(|value| !value.is_empty()))
+    }
+}
+
+/// Section 2.3.1: by HTTP Basic or in the body, not both.
+fn credentials(headers: &HeaderMap, form: &mut Parameters) -> Result<(String, SecretString), Refusal> {
+    let (id, secret) = (form.take("client_id")?, form.take("client_secret")?);
+    let mut basic = headers.get_all(header::AUTHORIZATION).iter();
+    match (basic.next(), basic.next(), secret) {
+        (None, _, Some(secret)) => Ok((id.ok_or_else(|| Refusal::invalid("client_id is missing"))?, secret.into())),
+        (Some(value), None, None) => {
+            let (name, secret) = value
+                .to_str()
+                .ok()
+                .and_then(from_basic)
+                .ok_or_else(|| Refusal::from(auth::Error::ClientUnknownOrSecretWrong))?;
+            if id.is_some_and(|id| id != name) {
+                return Err(Refusal::invalid("client_id differs from the one in the authorization header"));
+            }
+            Ok((name, secret))
+        }
+        (Some(_), _, _) => Err(Refusal::invalid("a client authenticates itself once, in the header or in the body")),
+        (None, _, None) => Err(auth::Error::ClientUnknownOrSecretWrong.into()),
+    }
+}
+
+fn from_basic(value: &str) -> Option<(String, SecretString)> {
+    let (scheme, encoded) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (id, secret) = text.split_once(':')?;
+    Some((form_decoded(id)?, form_decoded(secret)?.into()))
+}
+
+/// Both halves are form-encoded before they are joined (section 2.3.1); ours hold nothing that must be, but libraries
+/// encode `-` and `_` all the same.
+fn form_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match first {
+            b'+' => bytes.push(b' '),
+            b'%' => {
+                let (digits, tail) = tail.split_at_checked(2)?;
+                let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
+                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = tail;
+            }
+            byte => bytes.push(*byte),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
