@@ -35,3 +35,5 @@ pub mod stream;
 pub mod service;
 
 pub mod transport;
+
+pub mod gateway;

@@ -1,0 +1,256 @@
+//! The composition root: a [`Config`] enters, everything is made in flow order, ports are bound before anything is served,
+//! and a [`Running`] gateway with its real addresses leaves. Nothing is global: two gateways live side by side in one
+//! process, which is how the tests run them.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use secrecy::SecretString;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::{self, Issuer},
+    broker::Broker,
+    config::Config,
+    names::ClientId,
+    pki::{Authority, TenantCertificates},
+    provision::{Inspector, Provisioner},
+    service::{AdminService, AuthService, MessagingService, TopologyService},
+    store::{self, EncryptionKey, Store},
+    stream::{drain::Drain, session::SessionContext, subscribe::SubscribeContext},
+    telemetry::{self, Metrics},
+    tenant::Tenants,
+    transport::{
+        self, Listener, Services,
+        ops::{self, OpsState, Readiness},
+    },
+};
+
+/// How long another gateway's administrative act may go unnoticed.
+const REGISTRY_POLL: Duration = Duration::from_millis(500);
+/// How often signing keys are read again, when nothing else says so.
+const KEYS_CHECK: Duration = Duration::from_secs(60);
+/// How often the broker is asked whether it is there.
+const BROKER_CHECK: Duration = Duration::from_secs(5);
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port is taken.
+    #[error("cannot listen on {address}: {source}; stop what is there, or configure another address")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The server's certificate.
+    #[error("the gateway's certificate: {0}")]
+    Tls(#[from] transport::TlsError),
+    /// The broker CA.
+    #[error("the broker CA ({path:?}): {source}", path = .1, source = .0)]
+    Authority(#[source] crate::pki::Error, PathBuf),
+    /// The broker CA is refused by rustls.
+    #[error("the broker CA is not usable: {0}")]
+    Roots(#[from] rustls::Error),
+    /// The store.
+    #[error("the store: {0}")]
+    Store(#[from] store::Error),
+    /// The issuer.
+    #[error("the token issuer: {0}")]
+    Auth(#[from] auth::Error),
+    /// Metrics.
+    #[error("metrics: {0}")]
+    Telemetry(#[from] telemetry::Error),
+    /// The management API.
+    #[error("the broker's management API: {0}")]
+    Provision(#[from] crate::provision::Error),
+}
+
+/// A gateway that serves.
+pub struct Running {
+    grpc: SocketAddr,
+    ops: SocketAddr,
+    first_administrator: Option<(ClientId, SecretString)>,
+    readiness: Readiness,
+    drain: Drain,
+    drain_limit: Duration,
+    stop: CancellationToken,
+    closed: CancellationToken,
+    broker: Broker,
+    tasks: Vec<JoinHandle<()>>,
+    ops_task: JoinHandle<()>,
+}
+
+/// Starts a gateway.
+pub struct Gateway;
+
+impl Gateway {
+    /// Binds, connects to the store, and serves. The broker is not needed to start: streams wait for it, and readiness says
+    /// so.
+    ///
+    /// # Errors
+    /// When a port is taken, a file is wrong, or the store cannot be opened.
+    pub async fn start(config: Config) -> Result<Running, Error> {
+        let bind = async |address| Listener::bind(address).await.map_err(|source| Error::Bind { address, source });
+        let grpc_listener = bind(config.grpc.listen).await?;
+        let ops_listener = bind(config.ops.listen).await?;
+        let address =
+            |listener: &Listener, address| listener.address().map_err(|source| Error::Bind { address, source });
+        let grpc = address(&grpc_listener, config.grpc.listen)?;
+        let ops = address(&ops_listener, config.ops.listen)?;
+        let tls = transport::server_config(&config.grpc.certificate, &config.grpc.key)?;
+
+        let store = Store::open(&config.store.url, EncryptionKey::parse(&config.store.encryption_key)?).await?;
+        let issuer = Arc::new(Issuer::start(store.clone(), &config.auth).await?);
+        let first_administrator = Issuer::bootstrap_admin(&store).await?;
+        let tenants = Arc::new(Tenants::load(store.clone(), REGISTRY_POLL).await?);
+
+        let authority = Authority::load(&config.broker.ca_certificate, &config.broker.ca_key)
+            .map_err(|error| Error::Authority(error, config.broker.ca_certificate.clone()))?;
+        let authority = Arc::new(authority);
+        let certificates =
+            Arc::new(TenantCertificates::new(Arc::clone(&authority), config.broker.certificate_lifetime));
+        let broker = Broker::new(config.broker.clone(), certificates, authority.certificate_der())?;
+        let provisioner = Arc::new(Provisioner::new(&config.management, authority.certificate_pem())?);
+        let inspector = Arc::new(Inspector::new(&config.management, authority.certificate_pem())?);
+
+        let metrics = Metrics::new()?;
+        let readiness = Readiness::new();
+        let ops_tls = match (&config.ops.certificate, &config.ops.key) {
+            (Some(certificate), Some(key)) => Some(transport::server_config(certificate, key)?),
+            _ => None,
+        };
+
+        let stop = CancellationToken::new();
+        // The ops side goes last: it is what says that the gateway drains.
+        let closed = CancellationToken::new();
+        let drain = Drain::new(config.limits.drain_deadline);
+        let session = SessionContext {
+            verifier: issuer.verifier(),
+            warn_before: config.auth.warn_before_expiry,
+            drain: drain.clone(),
+            metrics: metrics.clone(),
+        };
+        let subscribe = SubscribeContext {
+            broker: broker.clone(),
+            inspector: Arc::clone(&inspector),
+            heartbeat_interval: config.limits.heartbeat_interval,
+        };
+        let services = Services {
+            messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
+            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector),
+            auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
+            admin: AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone()),
+            verifier: issuer.verifier(),
+        };
+
+        let connections = grpc_listener.accept(tls, config.limits.handshake_timeout, stop.clone());
+        let mut tasks = Vec::new();
+        tasks.push(tokio::spawn({
+            let (config, stop) = (config.clone(), stop.clone());
+            async move {
+                let stopped = stop.cancelled_owned();
+                if let Err(error) = transport::serve(services, &config.grpc, &config.limits, connections, stopped).await
+                {
+                    tracing::error!(%error, "the gRPC server failed");
+                }
+            }
+        }));
+        let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics));
+        let timeout = config.limits.handshake_timeout;
+        let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
+        tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
+        tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
+        tasks.push(tokio::spawn({
+            let (tenants, stop) = (Arc::clone(&tenants), stop.clone());
+            async move { tenants.watch(stop).await }
+        }));
+        Ok(Running {
+            grpc,
+            ops,
+            first_administrator,
+            readiness,
+            drain,
+            drain_limit: config.limits.drain_deadline,
+            stop,
+            closed,
+            broker,
+            tasks,
+            ops_task,
+        })
+    }
+}
+
+impl Running {
+    /// Where gRPC is served.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where metrics, probes, keys and tokens are served.
+    pub fn ops_address(&self) -> SocketAddr {
+        self.ops
+    }
+
+    /// The first administrator and its secret, when this start made it. It cannot be had again.
+    pub fn take_first_administrator(&mut self) -> Option<(ClientId, SecretString)> {
+        self.first_administrator.take()
+    }
+
+    /// Tells every stream, takes nothing new, waits for the streams until the drain deadline, and then cuts.
+    pub async fn shutdown(self) {
+        let _not_ready = self.readiness.block("draining");
+        self.drain.begin();
+        self.stop.cancel();
+        let mut all = futures_util::future::join_all(self.tasks);
+        if tokio::time::timeout(self.drain_limit, &mut all).await.is_err() {
+            self.drain.cut();
+            // What does not end when cut is a socket whose peer is silent: it ends with the process.
+            let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
+        }
+        self.broker.close().await;
+        self.closed.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.ops_task).await;
+    }
+}
+
+/// Ready is who has a broker: asked at once, and then every few seconds.
+async fn watch_broker(provisioner: Arc<Provisioner>, readiness: Readiness, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(BROKER_CHECK);
+    let mut away = Some(readiness.block("broker"));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        match provisioner.ready().await {
+            Ok(()) => {
+                if away.take().is_some() {
+                    tracing::info!("broker is there");
+                }
+            }
+            Err(error) => {
+                if away.is_none() {
+                    tracing::warn!(%error, "broker is away");
+                    away = Some(readiness.block("broker"));
+                }
+            }
+        }
+    }
+}
+
+/// Signing keys rotate on any gateway; a retired one leaves the verifier only when they are read again.
+async fn follow_keys(issuer: Arc<Issuer>, mut revision: watch::Receiver<i64>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(KEYS_CHECK);
+    loop {
+        tokio::select! {
+            changed = revision.changed() => if changed.is_err() { return },
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = issuer.refresh().await {
+            tracing::warn!(%error, "signing keys were not read again");
+        }
+    }
+}
