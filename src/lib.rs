@@ -37,3 +37,6 @@ pub mod service;
 pub mod transport;
 
 pub mod gateway;
+
+// What stands around a gateway: a private broker, the client, the command line.
+pub mod node;

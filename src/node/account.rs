@@ -1,0 +1,130 @@
+//! The provisioner's account at the broker. A folder enters; a password file and a definitions file that RabbitMQ loads when
+//! it starts leave, agreeing with each other. The definitions hold a salted hash only.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
+use rand::Rng as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::Error;
+use crate::pki::{PROVISIONER, write_secret};
+
+/// The password's file in the certificate folder.
+pub const PASSWORD_FILE: &str = "provisioner.password";
+/// The definitions' file in the certificate folder; `rabbitmq.conf` loads it.
+pub const DEFINITIONS_FILE: &str = "definitions.json";
+
+const ALGORITHM: &str = "rabbit_password_hashing_sha256";
+
+/// The provisioner's account: administrator by the HTTP API, nobody on the data path.
+pub struct Account {
+    password: SecretString,
+    definitions: PathBuf,
+}
+
+impl Account {
+    /// Reads the account of a certificate folder, making or mending what is missing. The broker takes the definitions over
+    /// at its next start; whatever else it holds stays.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written.
+    pub fn ensure(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(PASSWORD_FILE);
+        let password = match fs::read_to_string(&path) {
+            Ok(text) if !text.trim().is_empty() => SecretString::from(text.trim().to_owned()),
+            Ok(_) => Self::make(&path)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::make(&path)?,
+            Err(error) => return Err(Error::file("read", &path)(error)),
+        };
+        let definitions = folder.join(DEFINITIONS_FILE);
+        if !fs::read(&definitions).is_ok_and(|text| holds(&text, &password)) {
+            write_secret(&definitions, &format!("{:#}\n", account(&password)))?;
+        }
+        Ok(Self { password, definitions })
+    }
+
+    fn make(path: &Path) -> Result<SecretString, Error> {
+        let password = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 32]>());
+        write_secret(path, &format!("{password}\n"))?;
+        Ok(password.into())
+    }
+
+    /// The password for the management HTTP API.
+    pub fn password(&self) -> &SecretString {
+        &self.password
+    }
+
+    /// The definitions' file.
+    pub fn definitions(&self) -> &Path {
+        &self.definitions
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("definitions", &self.definitions).finish_non_exhaustive()
+    }
+}
+
+fn account(password: &SecretString) -> Value {
+    json!({
+        "users": [{
+            "name": PROVISIONER,
+            "password_hash": hash(rand::rng().random(), password),
+            "hashing_algorithm": ALGORITHM,
+            "tags": ["administrator"],
+            "limits": {},
+        }],
+        "vhosts": [],
+        "permissions": [],
+    })
+}
+
+/// RabbitMQ's form: base64 of four bytes of salt and SHA-256 over salt and password. The password has 256 random bits, so
+/// nothing slower is needed.
+fn hash(salt: [u8; 4], password: &SecretString) -> String {
+    let digest = Sha256::new().chain_update(salt).chain_update(password.expose_secret()).finalize();
+    STANDARD.encode([&salt[..], &digest[..]].concat())
+}
+
+fn holds(definitions: &[u8], password: &SecretString) -> bool {
+    let Ok(found) = serde_json::from_slice::<Value>(definitions) else { return false };
+    let user = &found["users"][0];
+    let Some(stored) = user["password_hash"].as_str() else { return false };
+    let salt = STANDARD.decode(stored).ok().and_then(|bytes| bytes.first_chunk::<4>().copied());
+    user["name"] == PROVISIONER && salt.is_some_and(|salt| hash(salt, password) == stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_stays_and_its_definitions_follow_its_password() {
+        let folder = tempfile::tempdir().expect("folder");
+        let first = Account::ensure(folder.path()).expect("made");
+        let written = fs::read_to_string(first.definitions()).expect("read");
+        assert!(!written.contains(first.password().expose_secret()), "a hash only");
+        let second = Account::ensure(folder.path()).expect("kept");
+        assert_eq!(first.password().expose_secret(), second.password().expose_secret());
+        assert_eq!(fs::read_to_string(second.definitions()).expect("read"), written);
+
+        fs::write(folder.path().join(PASSWORD_FILE), "another\n").expect("written");
+        let third = Account::ensure(folder.path()).expect("mended");
+        assert!(holds(&fs::read(third.definitions()).expect("read"), third.password()));
+        assert!(!holds(&fs::read(third.definitions()).expect("read"), first.password()));
+    }
+
+    #[test]
+    fn the_hash_is_the_one_rabbitmq_documents() {
+        // https://www.rabbitmq.com/docs/passwords#computing-password-hash
+        let hash = hash([0x90, 0x8d, 0xc6, 0x0a], &"test12".to_owned().into());
+        assert_eq!(hash, "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR");
+    }
+}

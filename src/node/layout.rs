@@ -1,0 +1,169 @@
+//! The node's folder. Options enter; the files RabbitMQ reads and the environment that points to them leave. The base
+//! configuration is the project's, unchanged; what differs here is in an overlay read after it.
+
+use std::{
+    ffi::OsString,
+    fs,
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use rand::Rng as _;
+
+use super::{Account, Error, NodeOptions};
+use crate::pki::{Item, write_secret};
+
+const BASE: &str = include_str!("../../broker-config/rabbitmq.conf");
+const PLUGINS: &str = include_str!("../../broker-config/enabled_plugins");
+
+/// The ports of a node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    pub(super) amqps: u16,
+    pub(super) management: u16,
+    /// Erlang's port mapper, ours alone.
+    pub(super) epmd: u16,
+    /// Between Erlang nodes.
+    pub(super) distribution: u16,
+}
+
+/// A node's folder, and this process's sole right to it.
+#[derive(Debug)]
+pub(super) struct Layout {
+    dir: PathBuf,
+    name: String,
+    /// Held for the node's life; the system releases it when this process ends.
+    _lock: File,
+}
+
+impl Layout {
+    /// Takes the folder, made when missing.
+    pub(super) fn take(dir: &Path) -> Result<Self, Error> {
+        for folder in [dir, &dir.join("conf.d"), &dir.join("data"), &dir.join("log")] {
+            fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+        }
+        // Erlang resolves nothing: its paths must not depend on where it is started.
+        let dir = fs::canonicalize(dir).map_err(Error::file("find", dir))?;
+        let path = dir.join("lock");
+        let lock = File::create(&path).map_err(Error::file("create", &path))?;
+        lock.try_lock().map_err(|_| Error::InUse(dir.clone()))?;
+        // The data belongs to the name it was made under.
+        let name = kept(&dir.join("node-name"), || format!("wg-{:08x}@localhost", rand::rng().random::<u32>()))?;
+        kept(&dir.join(".erlang.cookie"), || format!("{:064x}", Hex(rand::rng().random())))?;
+        Ok(Self { dir, name, _lock: lock })
+    }
+
+    /// Writes what RabbitMQ reads at its start.
+    pub(super) fn write(&self, options: &NodeOptions, account: &Account, ports: Ports) -> Result<(), Error> {
+        let write = |name: &str, text: &str| {
+            let path = self.dir.join(name);
+            fs::write(&path, text).map_err(Error::file("write", &path))
+        };
+        write("rabbitmq.conf", BASE)?;
+        write("enabled_plugins", PLUGINS)?;
+        write("conf.d/90-node.conf", &overlay(options, account, ports)?)
+    }
+
+    /// What RabbitMQ is told by environment. Nothing secret: others can see it.
+    pub(super) fn environment(&self, ports: Ports) -> Vec<(&'static str, OsString)> {
+        let inside = |name: &str| self.dir.join(name).into_os_string();
+        vec![
+            // The cookie is read from here; as an argument it would be for all to see.
+            ("HOME", self.dir.clone().into_os_string()),
+            ("RABBITMQ_NODENAME", self.name.clone().into()),
+            ("RABBITMQ_CONFIG_FILE", inside("rabbitmq.conf")),
+            ("RABBITMQ_CONFIG_FILES", inside("conf.d")),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", inside("enabled_plugins")),
+            // Not there: the system's own must not be read in their place.
+            ("RABBITMQ_ADVANCED_CONFIG_FILE", inside("none.config")),
+            ("RABBITMQ_CONF_ENV_FILE", inside("none.env")),
+            ("RABBITMQ_MNESIA_BASE", inside("data")),
+            ("RABBITMQ_LOG_BASE", inside("log")),
+            ("RABBITMQ_LOGS", self.log().into_os_string()),
+            ("RABBITMQ_PID_FILE", inside("broker.pid")),
+            ("RABBITMQ_DIST_PORT", ports.distribution.to_string().into()),
+            ("ERL_EPMD_PORT", ports.epmd.to_string().into()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
+            // No dump: it takes seconds and much disk, and the log says enough.
+            ("ERL_CRASH_DUMP_SECONDS", "0".into()),
+            // Several nodes on one machine must not all be bound to its first processors.
+            ("RABBITMQ_SCHEDULER_BIND_TYPE", "u".into()),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", self.arguments().into()),
+            // The start script becomes the Erlang machine instead of waiting for it: one process less to lose.
+            ("detached", "true".into()),
+        ]
+    }
+
+    /// Which process is this node's, as its command line shows.
+    pub(super) fn mark(&self) -> String {
+        format!("-warrengate_node {}", self.name)
+    }
+
+    fn arguments(&self) -> String {
+        format!("-kernel inet_dist_use_interface {{127,0,0,1}} {}", self.mark())
+    }
+
+    /// The broker's log.
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.join("log/broker.log")
+    }
+
+    /// What the broker and epmd print.
+    pub(super) fn console(&self) -> PathBuf {
+        self.dir.join("log/console.log")
+    }
+
+    /// Where the process groups are written down for a later start to find.
+    pub(super) fn groups(&self) -> PathBuf {
+        self.dir.join("groups")
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+fn overlay(options: &NodeOptions, account: &Account, ports: Ports) -> Result<String, Error> {
+    let path =
+        |path: &Path| fs::canonicalize(path).map(|real| real.display().to_string()).map_err(Error::file("find", path));
+    let authority = path(&options.certs.certificate(Item::BrokerCa))?;
+    let certificate = path(&options.certs.certificate(Item::Broker))?;
+    let key = path(&options.certs.key(Item::Broker))?;
+    let definitions = path(account.definitions())?;
+    let Ports { amqps, management, .. } = ports;
+    let extra = &options.extra_config;
+    Ok(format!(
+        "# Written at every start. What differs from rabbitmq.conf on this machine.\n\
+         listeners.ssl.default = 127.0.0.1:{amqps}\n\
+         ssl_options.cacertfile = {authority}\n\
+         ssl_options.certfile = {certificate}\n\
+         ssl_options.keyfile = {key}\n\
+         management.ssl.ip = 127.0.0.1\n\
+         management.ssl.port = {management}\n\
+         management.ssl.cacertfile = {authority}\n\
+         management.ssl.certfile = {certificate}\n\
+         management.ssl.keyfile = {key}\n\
+         load_definitions = {definitions}\n\
+         {extra}\n"
+    ))
+}
+
+/// The text of a file, made once.
+fn kept(path: &Path, make: impl FnOnce() -> String) -> Result<String, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
+        _ => {
+            let text = make();
+            write_secret(path, &text)?;
+            Ok(text)
+        }
+    }
+}
+
+struct Hex([u8; 32]);
+
+impl std::fmt::LowerHex for Hex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

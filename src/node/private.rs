@@ -1,0 +1,322 @@
+//! The private broker itself: started, watched, stopped. Options enter; ports and a password to reach it by leave.
+
+use std::{
+    env,
+    fs::{self, File},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use secrecy::SecretString;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Account, Error, Installation, NodeOptions,
+    explain::explain,
+    guard::Guard,
+    layout::{Layout, Ports},
+    ports, process,
+};
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A running private broker. Dropping it kills it at once; [`Node::stop`] is the orderly way.
+#[derive(Debug)]
+pub struct Node {
+    options: NodeOptions,
+    installation: Installation,
+    account: Account,
+    ports: Ports,
+    // Before `layout`: the processes are gone when the folder's lock is released.
+    processes: Mutex<Processes>,
+    layout: Layout,
+    /// One start or stop at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Processes {
+    guard: Guard,
+    epmd: Option<Child>,
+    broker: Option<Child>,
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for mut child in [self.broker.take(), self.epmd.take()].into_iter().flatten() {
+            let _ = process::signal(child.id(), "KILL");
+            let _ = child.wait();
+        }
+        // Else the guard, which drops next, would kill by numbers that mean nothing any more.
+        let _ = self.watch();
+    }
+}
+
+impl Node {
+    /// Starts a broker and returns when it accepts AMQPS. The certificate folder must have been
+    /// [ensured](crate::pki::CertsDir::ensure); the provisioner's account is made in it.
+    ///
+    /// # Errors
+    /// When RabbitMQ is missing, a port is taken, the folder is in use, or the broker does not come up; each says what to do.
+    pub async fn start(options: NodeOptions) -> Result<Self, Error> {
+        let installation = Installation::find(options.installation.as_deref())?;
+        let layout = Layout::take(&options.dir)?;
+        end_leftovers(&layout, &options).await?;
+        let account = Account::ensure(options.certs.path())?;
+        let ports = Ports {
+            amqps: ports::wished(options.amqps_port, "the broker's AMQPS")?,
+            management: ports::wished(options.management_port, "the broker's management")?,
+            epmd: ports::free()?,
+            distribution: ports::free()?,
+        };
+        let processes = Mutex::new(Processes { guard: Guard::start()?, epmd: None, broker: None });
+        let turn = tokio::sync::Mutex::default();
+        let node = Self { options, installation, account, ports, processes, layout, turn };
+        node.bring_up().await?;
+        Ok(node)
+    }
+
+    /// The AMQPS port, on 127.0.0.1.
+    pub fn amqps_port(&self) -> u16 {
+        self.ports.amqps
+    }
+
+    /// The management port (HTTPS), on 127.0.0.1.
+    pub fn management_port(&self) -> u16 {
+        self.ports.management
+    }
+
+    /// The provisioner's password for the management HTTP API.
+    pub fn provisioner_password(&self) -> SecretString {
+        self.account.password().clone()
+    }
+
+    /// The node's folder.
+    pub fn dir(&self) -> &Path {
+        self.layout.dir()
+    }
+
+    /// The broker's log.
+    pub fn log(&self) -> PathBuf {
+        self.layout.log()
+    }
+
+    /// Whether the broker's process lives.
+    pub fn is_running(&self) -> bool {
+        self.lock().broker.as_mut().is_some_and(|broker| matches!(broker.try_wait(), Ok(None)))
+    }
+
+    /// Kills the broker as a crash or the kernel would: no flush, no goodbye. [`Node::restart`] brings it back.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn kill(&self) -> Result<(), Error> {
+        let mut processes = self.lock();
+        let Some(mut broker) = processes.broker.take() else { return Ok(()) };
+        process::signal(broker.id(), "KILL")?;
+        let _ = broker.wait();
+        processes.watch()
+    }
+
+    /// Stops the broker's processor time: connections stay open and silent, as in a network that swallows packets.
+    ///
+    /// # Errors
+    /// When the broker is not running.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.signal("STOP")
+    }
+
+    /// Ends a [`Node::pause`].
+    ///
+    /// # Errors
+    /// When the broker is not running.
+    pub fn resume(&self) -> Result<(), Error> {
+        self.signal("CONT")
+    }
+
+    /// Stops the broker in good order, within [`NodeOptions::stop_within`], then by force. Nothing of it stays but its
+    /// folder. Stopping twice is no error.
+    ///
+    /// # Errors
+    /// When a process cannot be reached.
+    pub async fn stop(&self) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        self.take_down().await?;
+        let epmd = self.lock().epmd.take();
+        if let Some(mut epmd) = epmd {
+            process::signal(epmd.id(), "KILL")?;
+            process::ended(&mut epmd, self.options.stop_within).await;
+        }
+        self.lock().watch()?;
+        let groups = self.layout.groups();
+        fs::write(&groups, "").map_err(Error::file("write", &groups))
+    }
+
+    /// Stops the broker when it runs, and starts it again on the same ports and data; also after [`Node::kill`] and
+    /// [`Node::stop`].
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn restart(&self) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        self.take_down().await?;
+        for (port, purpose) in
+            [(self.ports.amqps, "the broker's AMQPS"), (self.ports.management, "the broker's management")]
+        {
+            ports::wished(Some(port), purpose)?;
+        }
+        self.bring_up().await
+    }
+
+    async fn take_down(&self) -> Result<(), Error> {
+        let taken = self.lock().broker.take();
+        let Some(mut broker) = taken else { return Ok(()) };
+        self.say("stopping the broker");
+        let group = broker.id();
+        process::signal(group, "CONT")?;
+        process::signal(group, "TERM")?;
+        if !process::ended(&mut broker, self.options.stop_within).await {
+            tracing::warn!(within = ?self.options.stop_within, "broker did not stop in time, killing it");
+            process::signal(group, "KILL")?;
+            let _ = broker.wait();
+        }
+        process::finish(group).await?;
+        self.lock().watch()
+    }
+
+    async fn bring_up(&self) -> Result<(), Error> {
+        let began = Instant::now();
+        let console = self.layout.console();
+        let output = File::create(&console).map_err(Error::file("create", &console))?;
+        self.layout.write(&self.options, &self.account, self.ports)?;
+        self.start_epmd(&output).await?;
+        self.say("starting the broker");
+        let seen = fs::metadata(self.layout.log()).map_or(0, |log| log.len());
+        self.spawn_broker(&output)?;
+        while TcpStream::connect(ports::loopback(self.ports.amqps)).await.is_err() {
+            if !self.is_running() {
+                self.kill()?;
+                return Err(Error::Stopped { log: self.layout.log(), said: self.said(seen) });
+            }
+            if began.elapsed() >= self.options.start_within {
+                self.kill()?;
+                let after = self.options.start_within;
+                return Err(Error::TooSlow { after, log: self.layout.log(), said: self.said(seen) });
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        self.say(&format!("broker ready after {:.1} s", began.elapsed().as_secs_f32()));
+        Ok(())
+    }
+
+    async fn start_epmd(&self, output: &File) -> Result<(), Error> {
+        {
+            let mut processes = self.lock();
+            if processes.epmd.as_mut().is_some_and(|epmd| matches!(epmd.try_wait(), Ok(None))) {
+                return Ok(());
+            }
+            let mut command = command(self.installation.epmd(), output)?;
+            command.args(["-port", &self.ports.epmd.to_string(), "-address", "127.0.0.1"]);
+            processes.epmd = Some(command.spawn().map_err(Error::process("start epmd"))?);
+            self.remember(&mut processes)?;
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(ports::loopback(self.ports.epmd)).await.is_err() {
+            if Instant::now() >= deadline {
+                return Err(Error::PortTaken { port: self.ports.epmd, purpose: "epmd" });
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    fn spawn_broker(&self, output: &File) -> Result<(), Error> {
+        let mut command = command(self.installation.server(), output)?;
+        command.envs(self.layout.environment(self.ports)).current_dir(self.layout.dir());
+        let mut processes = self.lock();
+        processes.broker = Some(command.spawn().map_err(Error::process("start rabbitmq-server"))?);
+        self.remember(&mut processes)
+    }
+
+    /// Tells the guard, and a later start, which groups are this node's.
+    fn remember(&self, processes: &mut Processes) -> Result<(), Error> {
+        processes.watch()?;
+        let groups = processes.groups().iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+        fs::write(self.layout.groups(), groups).map_err(Error::file("write", &self.layout.groups()))
+    }
+
+    fn signal(&self, signal: &str) -> Result<(), Error> {
+        match &self.lock().broker {
+            Some(broker) => process::signal(broker.id(), signal),
+            None => Err(Error::NotRunning),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Processes> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, line: &str) {
+        tracing::debug!(dir = %self.layout.dir().display(), line, "private broker");
+        (self.options.progress)(line);
+    }
+
+    /// What this start said, on its console or in its log.
+    fn said(&self, seen: u64) -> String {
+        let log = fs::read(self.layout.log()).unwrap_or_default();
+        let fresh = log.get(usize::try_from(seen).unwrap_or(0)..).unwrap_or(&log);
+        let console = fs::read(self.layout.console()).unwrap_or_default();
+        explain(&String::from_utf8_lossy(&console), &String::from_utf8_lossy(fresh))
+    }
+}
+
+impl Processes {
+    fn groups(&self) -> Vec<u32> {
+        [&self.broker, &self.epmd].into_iter().flatten().map(Child::id).collect()
+    }
+
+    fn watch(&mut self) -> Result<(), Error> {
+        self.guard.watch(&self.groups())
+    }
+}
+
+/// A child in a process group of its own, with none of the environment that is meant for others: the system's RabbitMQ,
+/// or the gateway's own secrets.
+fn command(program: &Path, output: &File) -> Result<Command, Error> {
+    let share = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::process("share the console's file"));
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        let known = name.to_string_lossy();
+        if ["RABBITMQ_", "ERL_", "WARRENGATE_"].iter().any(|prefix| known.starts_with(prefix))
+            || known == "NOTIFY_SOCKET"
+        {
+            command.env_remove(&name);
+        }
+    }
+    command.process_group(0).stdin(Stdio::null()).stdout(share(output)?).stderr(share(output)?);
+    Ok(command)
+}
+
+/// Ends what an earlier process left behind, when both it and its guard were killed.
+pub(super) async fn end_leftovers(layout: &Layout, options: &NodeOptions) -> Result<(), Error> {
+    let noted = fs::read_to_string(layout.groups()).unwrap_or_default();
+    let noted: Vec<u32> = noted.split_whitespace().filter_map(|group| group.parse().ok()).collect();
+    let mark = layout.mark();
+    let is_ours = |process: &process::Process| {
+        process.command.contains(&mark) || (noted.contains(&process.group) && process.command.contains("epmd"))
+    };
+    let mut groups: Vec<u32> = process::all().iter().filter(|p| is_ours(p)).map(|p| p.group).collect();
+    groups.dedup();
+    for group in groups {
+        tracing::warn!(group, "stopping a broker left over from an earlier run");
+        (options.progress)("stopping a broker left over from an earlier run");
+        process::finish(group).await?;
+    }
+    Ok(())
+}

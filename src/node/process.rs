@@ -1,0 +1,111 @@
+//! Processes by group. A group's number enters; a signal goes to all of it, or what is left of it comes back. Every child of
+//! the node leads a group of its own: a Ctrl-C at the terminal does not reach it, and nothing it starts can be forgotten.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::Error;
+
+/// A process as the system lists it; the dead that wait to be reaped are left out.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) group: u32,
+    pub(super) command: String,
+}
+
+/// Sends a signal ("TERM", "KILL", "STOP" …) to every process of the group; no group left is no error.
+pub(super) fn signal(group: u32, signal: &str) -> Result<(), Error> {
+    // By the shell's own `kill`: the standard library has none but KILL, and /bin/kill is not everywhere.
+    Command::new("/bin/sh")
+        .args(["-c", r#"kill -s "$1" -- "-$2""#, "sh", signal, &group.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .map_err(Error::process("signal the broker"))?;
+    Ok(())
+}
+
+/// Waits until the child has ended; false when the time is over first.
+pub(super) async fn ended(child: &mut Child, within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    while !matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    true
+}
+
+/// Kills what is left of the group and waits, 5 s at most, until it is gone.
+pub(super) async fn finish(group: u32) -> Result<(), Error> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while all().iter().any(|process| process.group == group) && Instant::now() < deadline {
+        signal(group, "KILL")?;
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// Every living process.
+pub(super) fn all() -> Vec<Process> {
+    if cfg!(target_os = "linux") { from_proc() } else { from_ps() }
+}
+
+/// Without `ps`, which small images lack.
+fn from_proc() -> Vec<Process> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let read = |entry: std::fs::DirEntry| {
+        entry.file_name().to_str()?.parse::<u32>().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // proc(5): pid (comm) state ppid pgrp …; comm may hold anything, a parenthesis too.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let state = fields.next()?;
+        let group = fields.nth(1)?.parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        (!state.starts_with(['Z', 'X']))
+            .then(|| Process { group, command: String::from_utf8_lossy(&command).replace('\0', " ") })
+    };
+    entries.filter_map(Result::ok).filter_map(read).collect()
+}
+
+fn from_ps() -> Vec<Process> {
+    let Ok(output) = Command::new("ps").args(["-A", "-o", "pgid=,stat=,args="]).output() else { return Vec::new() };
+    let read = |line: &str| {
+        let (group, rest) = line.trim_start().split_once(' ')?;
+        let (state, command) = rest.trim_start().split_once(' ')?;
+        (!state.starts_with('Z')).then_some(())?;
+        Some(Process { group: group.parse().ok()?, command: command.trim().to_owned() })
+    };
+    String::from_utf8_lossy(&output.stdout).lines().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_group_is_listed_signalled_and_gone() {
+        let mut child = Command::new("sleep").arg("600").process_group(0).spawn().expect("started");
+        let group = child.id();
+        let listed = |list: Vec<Process>| list.iter().any(|p| p.group == group && p.command.contains("sleep"));
+        // The child may still be this program for a moment: between fork and exec.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !listed(all()) && Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        assert!(listed(from_proc()) || !cfg!(target_os = "linux"));
+        signal(group, "TERM").expect("sent");
+        assert!(ended(&mut child, Duration::from_secs(5)).await);
+        finish(group).await.expect("gone");
+        assert!(!all().iter().any(|process| process.group == group));
+        signal(group, "TERM").expect("nobody there is no error");
+    }
+}

@@ -1,0 +1,113 @@
+//! A real broker, started, killed, restarted, left behind and refused: what `Node` promises.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use super::{layout::Layout, *};
+use crate::pki::{CertsDir, Sans};
+
+fn options(folder: &Path) -> NodeOptions {
+    let certs = CertsDir::new(folder.join("certs"));
+    certs.ensure(&Sans::default()).expect("certificates");
+    // `./scripts/test --broker PATH`
+    let installation = std::env::var_os("WARRENGATE_TEST_BROKER").map(PathBuf::from);
+    NodeOptions { installation, ..NodeOptions::new(folder.join("node"), certs) }
+}
+
+/// Command lines that carry this node's mark or folder.
+fn left(folder: &Path) -> Vec<String> {
+    let folder = std::fs::canonicalize(folder).expect("real").display().to_string();
+    let name = std::fs::read_to_string(Path::new(&folder).join("node/node-name")).unwrap_or(folder.clone());
+    process::all().into_iter().map(|p| p.command).filter(|c| c.contains(&folder) || c.contains(name.trim())).collect()
+}
+
+/// What the broker answers to the beginning of plain AMQP: an AMQP frame, or nothing of the kind.
+fn speaks_plain_amqp(port: u16) -> bool {
+    let mut stream = TcpStream::connect(ports::loopback(port)).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+    stream.write_all(b"AMQP\0\0\x09\x01").expect("written");
+    let mut answer = [0; 8];
+    let read = stream.read(&mut answer).unwrap_or(0);
+    // Connection.start comes in a method frame on channel 0.
+    read > 0 && answer[0] == 1
+}
+
+#[tokio::test]
+async fn a_node_starts_survives_a_kill_keeps_its_data_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("folder");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = heard.clone();
+    let options = NodeOptions {
+        progress: Arc::new(move |line| ears.lock().expect("lock").push(line.to_owned())),
+        ..options(folder.path())
+    };
+    let node = Node::start(options.clone()).await.expect("started");
+    assert!(node.is_running());
+    assert!(heard.lock().expect("lock").iter().any(|line| line.starts_with("broker ready after")));
+    assert!(!speaks_plain_amqp(node.amqps_port()));
+
+    let again = Node::start(options).await.expect_err("the folder is in use");
+    assert!(matches!(again, Error::InUse(_)), "{again}");
+
+    let data = node.dir().join("data");
+    let before = std::fs::metadata(&data).expect("data").created().ok();
+    node.kill().expect("killed");
+    assert!(!node.is_running());
+    let port = node.amqps_port();
+    node.restart().await.expect("back");
+    assert!(node.is_running() && node.amqps_port() == port);
+    assert_eq!(std::fs::metadata(&data).expect("data").created().ok(), before);
+
+    node.pause().expect("paused");
+    node.resume().expect("resumed");
+    node.stop().await.expect("stopped");
+    node.stop().await.expect("twice is no error");
+    assert_eq!(left(folder.path()), Vec::<String>::new());
+    assert!(ports::is_free(port));
+}
+
+#[tokio::test]
+async fn a_dropped_node_is_gone_at_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let node = Node::start(options(folder.path())).await.expect("started");
+    drop(node);
+    assert_eq!(left(folder.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_broker_that_cannot_start_is_explained_by_its_own_log() {
+    let folder = tempfile::tempdir().expect("folder");
+    let options = NodeOptions { extra_config: "no_such_key = 1".into(), ..options(folder.path()) };
+    let error = Node::start(options).await.expect_err("not started");
+    assert!(matches!(error, Error::Stopped { .. }) && error.to_string().contains("no_such_key"), "{error}");
+    assert_eq!(left(folder.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_leftover_of_this_node_is_ended_and_others_are_not_touched() {
+    use std::{os::unix::process::CommandExt as _, process::Command};
+    let folder = tempfile::tempdir().expect("folder");
+    let layout = Layout::take(folder.path()).expect("taken");
+    // A process with our node's mark in its command line, as a broker of ours would have.
+    let mut leftover = Command::new("/bin/sh")
+        .args(["-c", "while :; do sleep 600; done", "sh"])
+        .args(layout.mark().split(' '))
+        .process_group(0)
+        .spawn()
+        .expect("started");
+    let mut other = Command::new("sleep").arg("600").process_group(0).spawn().expect("started");
+    let listed = |group| process::all().iter().any(|p| p.group == group && p.command.contains("600"));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !(listed(leftover.id()) && listed(other.id())) && Instant::now() < deadline {
+        tokio::task::yield_now().await;
+    }
+    private::end_leftovers(&layout, &options(folder.path())).await.expect("ended");
+    assert!(leftover.try_wait().expect("reaped").is_some());
+    assert!(other.try_wait().expect("alive").is_none());
+    other.kill().and_then(|()| other.wait()).expect("ended");
+}
