@@ -40,3 +40,5 @@ pub mod gateway;
 
 // What stands around a gateway: a private broker, the client, the command line.
 pub mod node;
+
+pub mod client;

@@ -1,0 +1,182 @@
+//! The Rust client, public: what an application uses, and what our own command line, benchmark and tests use in the same
+//! way. Publications and settlements enter; outcomes and deliveries leave. It speaks the gRPC API (`pb`) and knows
+//! nothing of the rooms above. Invariants: every message sent ends in exactly one outcome, a settlement never reaches
+//! another message than the one it was meant for, and what waits is bounded.
+//!
+//! ```no_run
+//! use warrengate::client::{Client, ClientOptions, Credentials, SubscribeOptions, publication};
+//! # async fn example(ca: String) -> Result<(), warrengate::client::Error> {
+//! let me = Credentials::Secret { client_id: "acme.app".into(), secret: "...".into() };
+//! let client = Client::connect(ClientOptions::new("https://127.0.0.1:8443", me).ca_certificate(ca)).await?;
+//!
+//! let publisher = client.publisher();
+//! let receipt = publisher.send(publication("", "orders", "one order")).await?;
+//! assert_eq!(receipt.await.outcome(), warrengate::pb::Outcome::Confirmed);
+//! publisher.close().await?;
+//!
+//! let mut subscription = client.subscribe(SubscribeOptions::queue("orders")).await?;
+//! while let Some(delivery) = subscription.next().await? {
+//!     subscription.ack(&delivery)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod backoff;
+mod channel;
+mod error;
+mod options;
+mod publisher;
+mod stream;
+mod subscription;
+mod token;
+
+#[cfg(test)]
+mod peer;
+
+pub use error::{Error, Refusal};
+pub use options::{ClientOptions, Credentials};
+pub use publisher::{Publisher, PublisherOptions, Receipt};
+pub use subscription::{Delivery, Event, Nack, Settler, SubscribeOptions, Subscription};
+pub use token::{AttachToken, Token};
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
+use uuid::Uuid;
+
+use crate::pb::{
+    self, admin_client::AdminClient, auth_client::AuthClient, messaging_client::MessagingClient,
+    topology_client::TopologyClient,
+};
+use backoff::Backoff;
+use token::Tokens;
+
+/// The connection with the client's token on every call.
+pub type Authenticated = InterceptedService<Channel, AttachToken>;
+
+/// The largest response taken. A frame of deliveries may hold a whole window of messages.
+const MAX_RESPONSE: usize = 64 << 20;
+const BATCH_TRIES: u32 = 5;
+
+/// A connection to the gateway. Cheap to clone; all clones share one connection and one token.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    tokens: Arc<Tokens>,
+}
+
+impl Client {
+    /// Connects, and fetches the first token when there is a secret to fetch it with.
+    ///
+    /// # Errors
+    /// When the options are wrong, the gateway cannot be reached, or it refuses the credentials.
+    pub async fn connect(options: ClientOptions) -> Result<Self, Error> {
+        let channel = channel::open(&options).await?;
+        let tokens = Tokens::open(&options, channel.clone()).await?;
+        Ok(Self { channel, tokens: Arc::new(tokens) })
+    }
+
+    /// A token that can be used now; none for [`Credentials::Anonymous`].
+    ///
+    /// # Errors
+    /// When a newer one is needed and cannot be had.
+    pub async fn token(&self) -> Result<Option<Arc<Token>>, Error> {
+        self.tokens.fresh().await
+    }
+
+    /// Uses this token from now on. For [`Credentials::Token`]; with a secret, the next renewal replaces it.
+    ///
+    /// # Errors
+    /// When the text can be no token.
+    pub fn set_token(&self, token: SecretString) -> Result<(), Error> {
+        self.tokens.set(token)
+    }
+
+    /// `Auth`: who am I.
+    pub fn auth(&self) -> AuthClient<Authenticated> {
+        AuthClient::new(self.authenticated())
+    }
+
+    /// `Topology`: exchanges, queues, bindings.
+    pub fn topology(&self) -> TopologyClient<Authenticated> {
+        TopologyClient::new(self.authenticated()).max_decoding_message_size(MAX_RESPONSE)
+    }
+
+    /// `Admin`: tenants, clients, plans.
+    pub fn admin(&self) -> AdminClient<Authenticated> {
+        AdminClient::new(self.authenticated()).max_decoding_message_size(MAX_RESPONSE)
+    }
+
+    /// `Messaging` as it is on the wire, with the token attached and nothing else done: for odd frames and experiments.
+    pub fn raw_messaging(&self) -> MessagingClient<Authenticated> {
+        MessagingClient::new(self.authenticated()).max_decoding_message_size(MAX_RESPONSE)
+    }
+
+    /// Publishes up to 1,000 messages and waits for all outcomes, which come in the same order. Gives each message
+    /// without an id a UUIDv7, and tries again with the same ids when the gateway is away.
+    ///
+    /// # Errors
+    /// When the gateway refuses the batch as a whole, or stays away; then no outcome is known.
+    pub async fn publish_batch(&self, mut publications: Vec<pb::Publication>) -> Result<Vec<pb::PublishResult>, Error> {
+        publications.iter_mut().for_each(give_id);
+        let mut backoff = Backoff::default();
+        let mut tries = 1;
+        loop {
+            let request = pb::PublishBatchRequest { publications: publications.clone() };
+            match self.raw_messaging().publish_batch(request).await.map_err(Error::from) {
+                Ok(response) => return Ok(response.into_inner().results),
+                Err(error) if error.is_disconnect() && tries < BATCH_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    /// A publisher with the usual bounds. Its stream is opened by the first message.
+    pub fn publisher(&self) -> Publisher {
+        self.publisher_with(PublisherOptions::default())
+    }
+
+    /// A publisher with bounds of one's own.
+    pub fn publisher_with(&self, options: PublisherOptions) -> Publisher {
+        Publisher::start(self.clone(), options)
+    }
+
+    /// Opens a subscription and waits until it stands.
+    ///
+    /// # Errors
+    /// When the gateway cannot be reached or refuses it.
+    pub async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, Error> {
+        Subscription::open(self.clone(), options).await
+    }
+
+    fn authenticated(&self) -> Authenticated {
+        InterceptedService::new(self.channel.clone(), self.tokens.attach())
+    }
+}
+
+/// A publication of this body; an empty exchange means the default one, which routes to the queue of that name.
+pub fn publication(
+    exchange: impl Into<String>,
+    routing_key: impl Into<String>,
+    body: impl Into<Bytes>,
+) -> pb::Publication {
+    pb::Publication {
+        exchange: exchange.into(),
+        routing_key: routing_key.into(),
+        message: Some(pb::Message { body: body.into(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// An id of the client's own makes it possible to send the message again and be recognised.
+fn give_id(publication: &mut pb::Publication) {
+    if let Some(message) = &mut publication.message
+        && message.message_id.is_empty()
+    {
+        message.message_id = Uuid::now_v7().to_string();
+    }
+}

@@ -1,0 +1,164 @@
+//! Publishing by a stream. Publications enter; for each a [`Receipt`] leaves, which ends in exactly one outcome whatever
+//! happens to the stream: when it breaks, what has no answer is sent again with the same message id, until the deadline
+//! of each message, and then its outcome is `UNKNOWN`. Messages and bytes in flight are bounded: `send` waits for room.
+
+mod driver;
+mod ledger;
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use prost::Message as _;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::{Client, Error, give_id};
+use crate::pb::{self, PublishResult};
+use driver::Driver;
+use ledger::{Entry, Room};
+
+/// The bounds of a publisher.
+#[derive(Debug, Clone)]
+pub struct PublisherOptions {
+    max_in_flight_messages: usize,
+    max_in_flight_bytes: usize,
+    deadline: Duration,
+}
+
+impl Default for PublisherOptions {
+    fn default() -> Self {
+        Self { max_in_flight_messages: 1_000, max_in_flight_bytes: 64 << 20, deadline: Duration::from_secs(60) }
+    }
+}
+
+impl PublisherOptions {
+    /// How many messages may be without an answer at once, at least 1. Default: 1,000.
+    #[must_use]
+    pub fn max_in_flight_messages(mut self, messages: usize) -> Self {
+        self.max_in_flight_messages = messages.clamp(1, 1 << 20);
+        self
+    }
+
+    /// How many bytes may be without an answer at once; a larger message goes alone. Default: 64 MiB.
+    #[must_use]
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
+        self.max_in_flight_bytes = bytes.clamp(1, 1 << 30);
+        self
+    }
+
+    /// How long after `send` a message's outcome is `UNKNOWN` when none came. Default: 60 s.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
+/// Publishes by a stream that it opens at the first message and again whenever it must. Dropping it lets what was sent
+/// come to its end in the background; [`Publisher::close`] waits for that.
+#[derive(Debug)]
+pub struct Publisher {
+    entries: mpsc::UnboundedSender<Entry>,
+    options: PublisherOptions,
+    messages: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    failure: Arc<OnceLock<Error>>,
+    driver: JoinHandle<()>,
+}
+
+impl Publisher {
+    pub(super) fn start(client: Client, options: PublisherOptions) -> Self {
+        // Unbounded, because an entry is made only once there is room for it.
+        let (entries, queue) = mpsc::unbounded_channel();
+        let failure = Arc::new(OnceLock::new());
+        let messages = Arc::new(Semaphore::new(options.max_in_flight_messages));
+        let bytes = Arc::new(Semaphore::new(options.max_in_flight_bytes));
+        let driver = tokio::spawn(Driver::new(client, queue, Arc::clone(&failure)).run());
+        Self { entries, options, messages, bytes, failure, driver }
+    }
+
+    /// Takes a message as soon as there is room, and gives its receipt. A message without an id gets a UUIDv7. The
+    /// sequence may be anything: it is returned in the result, and need not be unique.
+    ///
+    /// # Errors
+    /// When the gateway refused the stream for good; this message was not sent.
+    pub async fn send(&self, mut publication: pb::Publication) -> Result<Receipt, Error> {
+        give_id(&mut publication);
+        let bytes = publication.encoded_len();
+        let room = self.room(bytes).await.map_err(|_| Error::Closed)?;
+        let message_id = publication.message.as_ref().map(|message| message.message_id.clone()).unwrap_or_default();
+        let caller_sequence = publication.sequence;
+        let (answer, receipt) = oneshot::channel();
+        let deadline = Instant::now() + self.options.deadline;
+        let entry = Entry { publication, bytes, caller_sequence, deadline, written: false, answer, _room: room };
+        match self.entries.send(entry) {
+            Ok(()) => Ok(Receipt { answer: receipt, sequence: caller_sequence, message_id }),
+            Err(_) => Err(self.failure.get().cloned().unwrap_or(Error::Closed)),
+        }
+    }
+
+    /// Waits until everything sent so far has its outcome. What is sent meanwhile waits, too.
+    pub async fn flush(&self) {
+        let all = u32::try_from(self.options.max_in_flight_messages).unwrap_or(u32::MAX);
+        // The semaphore is never closed, and being fair it gives all its permits only when none is out.
+        drop(self.messages.acquire_many(all).await);
+    }
+
+    /// Waits until everything sent has its outcome, and ends the stream.
+    ///
+    /// # Errors
+    /// When the gateway refused the stream for good before this.
+    pub async fn close(self) -> Result<(), Error> {
+        drop(self.entries);
+        // A driver that panicked has dropped its receipts, which say so.
+        let _ = self.driver.await;
+        self.failure.get().cloned().map_or(Ok(()), Err)
+    }
+
+    async fn room(&self, bytes: usize) -> Result<Room, tokio::sync::AcquireError> {
+        let message = Arc::clone(&self.messages).acquire_owned().await?;
+        let bytes = bytes.clamp(1, self.options.max_in_flight_bytes);
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await?;
+        Ok(Room(message, bytes))
+    }
+}
+
+/// A message's outcome, when it comes. Dropping the receipt changes nothing for the message.
+#[derive(Debug)]
+#[must_use = "a message that is not confirmed may be lost; await its outcome"]
+pub struct Receipt {
+    answer: oneshot::Receiver<PublishResult>,
+    sequence: u64,
+    message_id: String,
+}
+
+impl Receipt {
+    /// The message's id, the caller's or the one made by the client.
+    pub fn message_id(&self) -> &str {
+        &self.message_id
+    }
+}
+
+impl Future for Receipt {
+    type Output = PublishResult;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<PublishResult> {
+        Pin::new(&mut self.answer).poll(context).map(|answer| {
+            answer.unwrap_or_else(|_| {
+                // The runtime is going down.
+                let message_id = std::mem::take(&mut self.message_id);
+                ledger::unknown(self.sequence, message_id, "CLIENT_STOPPED: the client stopped before the answer came")
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! The task behind a publisher: it owns the ledger and the stream. Entries come in by a queue; frames go out whenever the
+//! transport takes one, with whatever has gathered by then; results come back. Invariant: reading results never waits for
+//! writing frames, so the two sides cannot stand still together.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{Entry, ledger::Ledger};
+use crate::{
+    client::{
+        Client, Error,
+        backoff::Backoff,
+        stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
+        token::Token,
+    },
+    pb::{Publications, PublishRequest, PublishResponse, publish_request::Frame, publish_response::Event},
+};
+
+/// How long a gateway may take to end a stream that we closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many entries are taken from the queue at once.
+const INTAKE: usize = 64;
+
+pub(super) struct Driver {
+    client: Client,
+    queue: mpsc::UnboundedReceiver<Entry>,
+    closing: bool,
+    intake: Vec<Entry>,
+    ledger: Ledger,
+    backoff: Backoff,
+    /// Set once the present row of failures has had another token.
+    tried_another_token: bool,
+    failure: Arc<OnceLock<Error>>,
+}
+
+/// One stream from its opening to its end.
+struct Session {
+    inbound: Inbound<PublishResponse>,
+    outbound: Outbound<PublishRequest>,
+    renewal: Renewal,
+    new_token: Option<Arc<Token>>,
+    /// Set when the stream is to end, by the gateway's wish or by ours: when it is cut at the latest.
+    cut: Option<Instant>,
+}
+
+impl Driver {
+    pub(super) fn new(client: Client, queue: mpsc::UnboundedReceiver<Entry>, failure: Arc<OnceLock<Error>>) -> Self {
+        Self {
+            client,
+            queue,
+            closing: false,
+            intake: Vec::with_capacity(INTAKE),
+            ledger: Ledger::default(),
+            backoff: Backoff::default(),
+            tried_another_token: false,
+            failure,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            if self.ledger.is_empty() {
+                match self.queue.recv().await {
+                    Some(entry) => self.ledger.add(entry),
+                    None => return,
+                }
+            }
+            let mut session = Session::open(&self.client);
+            match self.drive(&mut session).await {
+                Ok(()) => {}
+                Err(error) if error.is_disconnect() => tracing::debug!(%error, "publish stream broke"),
+                Err(error) if is_unauthenticated(&error) && !self.tried_another_token => {
+                    self.tried_another_token = true;
+                    if !session.inbound.another_token(&self.client).await {
+                        return self.fail(error);
+                    }
+                }
+                Err(error) => return self.fail(error),
+            }
+            if !self.ledger.is_empty() {
+                drop(session);
+                self.ledger.rewind();
+                self.pause().await;
+            }
+        }
+    }
+
+    /// Until the stream ends, with OK or with an error.
+    async fn drive(&mut self, session: &mut Session) -> Result<(), Error> {
+        loop {
+            if self.closing && self.ledger.is_empty() {
+                session.cut.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
+            }
+            if session.cut.is_some() {
+                session.outbound.close();
+            }
+            let can_write = session.outbound.is_open() && (session.new_token.is_some() || self.ledger.has_unwritten());
+            tokio::select! {
+                response = session.inbound.next() => match response? {
+                    Some(response) => self.take(response, session),
+                    None => return Ok(()),
+                },
+                taken = self.queue.recv_many(&mut self.intake, INTAKE), if !self.closing => {
+                    self.closing = taken == 0;
+                    self.intake.drain(..).for_each(|entry| self.ledger.add(entry));
+                }
+                room = session.outbound.has_room(), if can_write => match room {
+                    true => self.write_frame(session),
+                    false => session.outbound.close(),
+                },
+                token = session.renewal.ready() => session.new_token = token,
+                () = at(session.cut) => return Ok(()),
+                () = at(self.ledger.next_deadline()) => self.ledger.expire(Instant::now()),
+            }
+        }
+    }
+
+    fn write_frame(&mut self, session: &mut Session) {
+        let frame = match session.new_token.take() {
+            Some(token) => Frame::Reauthenticate(session.inbound.reauthenticate(token)),
+            None => match self.ledger.next_frame() {
+                // What waited has come to its deadline.
+                publications if publications.is_empty() => return,
+                publications => Frame::Publications(Publications { publications }),
+            },
+        };
+        session.outbound.write(PublishRequest { frame: Some(frame) });
+    }
+
+    fn take(&mut self, response: PublishResponse, session: &mut Session) {
+        match response.event {
+            Some(Event::Results(results)) => {
+                self.backoff.reset();
+                self.tried_another_token = false;
+                for result in results.results {
+                    if !self.ledger.answer(result) {
+                        tracing::debug!("result for a message that has its outcome");
+                    }
+                }
+            }
+            Some(Event::AuthExpiring(warning)) => {
+                session.renewal = session.inbound.renewal(&self.client, warning.expires);
+            }
+            Some(Event::Draining(warning)) => session.cut = Some(cut_at(warning.deadline)),
+            // An event of a newer gateway.
+            None => {}
+        }
+    }
+
+    /// Waits before the next stream, and keeps the deadlines meanwhile.
+    async fn pause(&mut self) {
+        let until = Instant::now() + self.backoff.next();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                () = at(self.ledger.next_deadline()) => self.ledger.expire(Instant::now()),
+            }
+        }
+    }
+
+    /// The gateway will not have this stream: everything without an answer is unknown, and nothing more is taken.
+    fn fail(mut self, error: Error) {
+        let reason = format!("STREAM_REFUSED: {error}");
+        // Set before the queue closes, so that whoever finds it closed finds the reason.
+        let _ = self.failure.set(error);
+        self.queue.close();
+        while let Ok(entry) = self.queue.try_recv() {
+            self.ledger.add(entry);
+        }
+        self.ledger.give_up(&reason);
+    }
+}
+
+impl Session {
+    fn open(client: &Client) -> Self {
+        // One frame waits while another is being written; more would only age there.
+        let (frames, requests) = mpsc::channel(1);
+        let inbound = Inbound::open(client.clone(), |client| async move {
+            client.raw_messaging().publish(ReceiverStream::new(requests)).await
+        });
+        let outbound = Outbound::new(frames);
+        Self { inbound, outbound, renewal: Renewal::default(), new_token: None, cut: None }
+    }
+}

@@ -1,0 +1,152 @@
+//! The publisher against a scripted peer.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::*;
+use crate::{
+    client::{
+        peer::{Peer, auth_expiring, draining},
+        publication,
+    },
+    pb::{Outcome, publish_request::Frame, publish_response::Event},
+};
+
+#[tokio::test]
+async fn every_message_gets_its_own_outcome() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher();
+    let first = publisher.send(publication("", "q", "1")).await.expect("taken");
+    let second = publisher.send(publication("", "nowhere", "2")).await.expect("taken");
+
+    let mut stream = peer.publish_stream().await;
+    assert_eq!(stream.authorization, "Bearer token-1");
+    let mut got = stream.publications().await;
+    while got.len() < 2 {
+        got.extend(stream.publications().await);
+    }
+    stream.answer(&got[1..], Outcome::Unroutable).await;
+    stream.answer(&got[..1], Outcome::Confirmed).await;
+
+    let id = first.message_id().to_owned();
+    let result = first.await;
+    assert_eq!((result.outcome(), result.message_id), (Outcome::Confirmed, id));
+    assert_eq!(second.await.outcome(), Outcome::Unroutable);
+
+    let closing = tokio::spawn(publisher.close());
+    assert!(stream.request().await.is_none(), "the sending side is closed");
+    drop(stream);
+    closing.await.expect("no panic").expect("closed");
+}
+
+#[tokio::test]
+async fn what_has_no_answer_when_the_stream_breaks_is_sent_again_with_the_same_id() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher();
+    let answered = publisher.send(publication("", "q", "1")).await.expect("taken");
+    let mut stream = peer.publish_stream().await;
+    let got = stream.publications().await;
+    stream.answer(&got, Outcome::Confirmed).await;
+    assert_eq!(answered.await.outcome(), Outcome::Confirmed);
+
+    let unanswered = publisher.send(publication("", "q", "2")).await.expect("taken");
+    let before = stream.publications().await;
+    stream.respond(Err(Status::unavailable("going"))).await;
+    drop(stream);
+
+    let mut stream = peer.publish_stream().await;
+    let again = stream.publications().await;
+    assert_eq!(again, before);
+    stream.answer(&again, Outcome::Confirmed).await;
+    assert_eq!(unanswered.await.outcome(), Outcome::Confirmed);
+}
+
+#[tokio::test]
+async fn a_draining_gateway_finishes_its_stream_and_the_next_one_takes_the_rest() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher();
+    let before = publisher.send(publication("", "q", "before")).await.expect("taken");
+    let mut old = peer.publish_stream().await;
+    let got = old.publications().await;
+    old.event(Event::Draining(draining())).await;
+    assert!(old.request().await.is_none(), "the client closes its side");
+    let after = publisher.send(publication("", "q", "after")).await.expect("taken");
+    old.answer(&got, Outcome::Confirmed).await;
+    drop(old);
+    assert_eq!(before.await.outcome(), Outcome::Confirmed);
+
+    let mut new = peer.publish_stream().await;
+    let got = new.publications().await;
+    assert_eq!(got.len(), 1);
+    new.answer(&got, Outcome::Confirmed).await;
+    assert_eq!(after.await.outcome(), Outcome::Confirmed);
+}
+
+#[tokio::test]
+async fn an_ending_token_is_renewed_in_the_stream() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher();
+    let receipt = publisher.send(publication("", "q", "1")).await.expect("taken");
+    let mut stream = peer.publish_stream().await;
+    let got = stream.publications().await;
+    stream.event(Event::AuthExpiring(auth_expiring())).await;
+    let frame = stream.request().await.and_then(|request| request.frame);
+    let Some(Frame::Reauthenticate(again)) = frame else { panic!("a new token expected, not {frame:?}") };
+    assert_eq!(again.access_token, "token-2");
+    stream.answer(&got, Outcome::Confirmed).await;
+    assert_eq!(receipt.await.outcome(), Outcome::Confirmed);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_once_and_then_the_publisher_ends() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher();
+    let receipt = publisher.send(publication("", "q", "1")).await.expect("taken");
+    for token in ["Bearer token-1", "Bearer token-2"] {
+        let stream = peer.publish_stream().await;
+        assert_eq!(stream.authorization, token);
+        stream.respond(Err(Status::unauthenticated("revoked"))).await;
+    }
+    let result = receipt.await;
+    assert_eq!(result.outcome(), Outcome::Unknown);
+    assert!(result.reason.contains("revoked"), "{}", result.reason);
+    let error = publisher.send(publication("", "q", "2")).await.expect_err("ended");
+    assert_eq!(error.code(), Some(tonic::Code::Unauthenticated));
+    publisher.close().await.expect_err("the same");
+}
+
+#[tokio::test]
+async fn without_an_answer_until_the_deadline_the_outcome_is_unknown() {
+    let peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher_with(PublisherOptions::default().deadline(Duration::from_millis(50)));
+    let receipt = publisher.send(publication("", "q", "1")).await.expect("taken");
+    let result = receipt.await;
+    assert_eq!(result.outcome(), Outcome::Unknown);
+    assert!(result.reason.starts_with("DEADLINE"), "{}", result.reason);
+    // There is room again.
+    publisher.flush().await;
+}
+
+#[tokio::test]
+async fn sending_waits_for_room_in_the_window() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher_with(PublisherOptions::default().max_in_flight_messages(1));
+    let first = publisher.send(publication("", "q", "1")).await.expect("taken");
+    let mut stream = peer.publish_stream().await;
+    let got = stream.publications().await;
+    {
+        let second = std::pin::pin!(publisher.send(publication("", "q", "2")));
+        assert!(futures_util::poll!(second).is_pending());
+    }
+    stream.answer(&got, Outcome::Confirmed).await;
+    assert_eq!(first.await.outcome(), Outcome::Confirmed);
+    let _receipt = publisher.send(publication("", "q", "3")).await.expect("room again");
+}

@@ -1,0 +1,123 @@
+//! What to consume, and how much at once. The application's wishes enter; the `start` frame leaves, in which a stream
+//! queue's position moves on with what was consumed.
+
+use std::time::{Duration, SystemTime};
+
+use crate::pb::{self, StreamFirst, StreamLast, StreamNext, stream_position::Position};
+
+/// What to consume.
+#[derive(Debug, Clone)]
+pub struct SubscribeOptions {
+    start: pb::SubscribeStart,
+    reconnect_for: Duration,
+}
+
+impl SubscribeOptions {
+    /// This queue, with the gateway's defaults.
+    pub fn queue(queue: impl Into<String>) -> Self {
+        let start = pb::SubscribeStart { queue: queue.into(), ..Default::default() };
+        Self { start, reconnect_for: Duration::from_secs(300) }
+    }
+
+    /// How many deliveries may be unsettled at once: 1 to 10,000. Default: 256.
+    #[must_use]
+    pub fn max_outstanding_messages(mut self, messages: u32) -> Self {
+        self.start.max_outstanding_messages = messages;
+        self
+    }
+
+    /// How many body bytes may be unsettled at once: up to 256 MiB. Default: 16 MiB.
+    #[must_use]
+    pub fn max_outstanding_bytes(mut self, bytes: u64) -> Self {
+        self.start.max_outstanding_bytes = bytes;
+        self
+    }
+
+    /// The lease of each delivery: 10 s to 1 h. Default: 60 s.
+    #[must_use]
+    pub fn ack_deadline(mut self, lease: Duration) -> Self {
+        self.start.ack_deadline = lease.try_into().ok();
+        self
+    }
+
+    /// No other consumer may have the queue.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.start.exclusive = true;
+        self
+    }
+
+    /// Consumers of higher priority are served first: -128 to 127. Default: 0.
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.start.priority = priority;
+        self
+    }
+
+    /// Each delivery counts as done as soon as it was sent: what gets lost is lost.
+    #[must_use]
+    pub fn auto_ack(mut self) -> Self {
+        self.start.auto_ack = true;
+        self
+    }
+
+    /// A stream queue from its oldest message.
+    #[must_use]
+    pub fn from_first(self) -> Self {
+        self.at(Position::First(StreamFirst {}))
+    }
+
+    /// A stream queue from its last chunk.
+    #[must_use]
+    pub fn from_last(self) -> Self {
+        self.at(Position::Last(StreamLast {}))
+    }
+
+    /// A stream queue's new messages only (the default).
+    #[must_use]
+    pub fn from_next(self) -> Self {
+        self.at(Position::Next(StreamNext {}))
+    }
+
+    /// A stream queue from this offset.
+    #[must_use]
+    pub fn from_offset(self, offset: u64) -> Self {
+        self.at(Position::Offset(offset))
+    }
+
+    /// A stream queue from the chunk written at this time (whole seconds count).
+    #[must_use]
+    pub fn from_time(self, time: SystemTime) -> Self {
+        let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        self.at(Position::Timestamp(prost_types::Timestamp { seconds, nanos: 0 }))
+    }
+
+    /// How long to try to get back when the gateway is away. Default: 5 minutes.
+    #[must_use]
+    pub fn reconnect_for(mut self, limit: Duration) -> Self {
+        self.reconnect_for = limit;
+        self
+    }
+
+    fn at(mut self, position: Position) -> Self {
+        self.start.position = Some(pb::StreamPosition { position: Some(position) });
+        self
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.reconnect_for
+    }
+
+    pub(super) fn is_auto_ack(&self) -> bool {
+        self.start.auto_ack
+    }
+
+    /// The first frame of a stream; for a stream queue of which something was consumed, from there.
+    pub(super) fn start(&self, resume_from: Option<u64>) -> pb::SubscribeStart {
+        match resume_from {
+            Some(offset) => self.clone().from_offset(offset).start,
+            None => self.start.clone(),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A subscription's bookkeeping, without any I/O: which deliveries are unsettled, what is to be written about them, and
+//! where a stream queue goes on. Invariant: nothing of one epoch is ever written in another, so that a late settlement
+//! cannot meet a new message that got the same id.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::pb::{self, subscribe_request::Frame};
+
+/// What the API allows in one frame.
+const IDS_IN_FRAME: usize = 10_000;
+
+/// What the application said about deliveries of one epoch.
+#[derive(Debug)]
+pub(super) struct Settlement {
+    epoch: u64,
+    frame: Frame,
+}
+
+impl Settlement {
+    /// One delivery, and all up to `through` unless that is 0.
+    pub(super) fn ack(epoch: u64, id: u64, through: u64) -> Self {
+        Self { epoch, frame: Frame::Ack(pb::Ack { delivery_ids: vec![id], through }) }
+    }
+
+    pub(super) fn nack(epoch: u64, nack: pb::Nack) -> Self {
+        Self { epoch, frame: Frame::Nack(nack) }
+    }
+
+    pub(super) fn extend(epoch: u64, extend: pb::ExtendLease) -> Self {
+        Self { epoch, frame: Frame::ExtendLease(extend) }
+    }
+}
+
+/// The deliveries of the present epoch.
+#[derive(Debug)]
+pub(super) struct Window {
+    epoch: u64,
+    tracked: bool,
+    /// By id; with the offset in a stream queue.
+    unsettled: BTreeMap<u64, Option<u64>>,
+    last_offset: Option<u64>,
+    unwritten: VecDeque<Frame>,
+}
+
+impl Window {
+    /// Untracked when the gateway settles by itself.
+    pub(super) fn new(tracked: bool) -> Self {
+        Self { epoch: 0, tracked, unsettled: BTreeMap::new(), last_offset: None, unwritten: VecDeque::new() }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn delivered(&mut self, deliveries: &[pb::Delivery]) {
+        for delivery in deliveries {
+            self.last_offset = delivery.stream_offset.or(self.last_offset);
+            if self.tracked {
+                self.unsettled.insert(delivery.delivery_id, delivery.stream_offset);
+            }
+        }
+    }
+
+    /// Notes a settlement and puts it in the queue of frames, together with the one before it when both acknowledge.
+    pub(super) fn settle(&mut self, settlement: Settlement) {
+        if settlement.epoch != self.epoch {
+            return;
+        }
+        match &settlement.frame {
+            Frame::Ack(ack) => self.forget(&ack.delivery_ids, ack.through),
+            Frame::Nack(nack) => self.forget(&nack.delivery_ids, 0),
+            _ => {}
+        }
+        // Only neighbours are joined: `through` must not overtake a Nack below it.
+        if let (Some(Frame::Ack(last)), Frame::Ack(ack)) = (self.unwritten.back_mut(), &settlement.frame)
+            && last.delivery_ids.len() + ack.delivery_ids.len() <= IDS_IN_FRAME
+        {
+            last.delivery_ids.extend(&ack.delivery_ids);
+            last.through = last.through.max(ack.through);
+            return;
+        }
+        self.unwritten.push_back(settlement.frame);
+    }
+
+    /// The gateway took these back.
+    pub(super) fn expired(&mut self, ids: &[u64]) {
+        self.forget(ids, 0);
+    }
+
+    pub(super) fn next_frame(&mut self) -> Option<Frame> {
+        self.unwritten.pop_front()
+    }
+
+    pub(super) fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// Whether nothing is left to say about anything delivered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsettled.is_empty() && self.unwritten.is_empty()
+    }
+
+    /// All ids given so far are void.
+    pub(super) fn next_epoch(&mut self) {
+        // Unsettled messages of a stream queue are to be read again, from the first of them on.
+        if let Some(first) = self.unsettled.values().flatten().min() {
+            self.last_offset = first.checked_sub(1);
+        }
+        self.epoch += 1;
+        self.unsettled.clear();
+        self.unwritten.clear();
+    }
+
+    /// Where a stream queue goes on; none for other queues and before the first message.
+    pub(super) fn resume_from(&self) -> Option<u64> {
+        self.last_offset.map(|offset| offset + 1)
+    }
+
+    fn forget(&mut self, ids: &[u64], through: u64) {
+        for id in ids {
+            self.unsettled.remove(id);
+        }
+        if through > 0 {
+            self.unsettled = self.unsettled.split_off(&(through + 1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(id: u64, offset: Option<u64>) -> pb::Delivery {
+        pb::Delivery { delivery_id: id, stream_offset: offset, ..Default::default() }
+    }
+
+    fn window(ids: std::ops::RangeInclusive<u64>) -> Window {
+        let mut window = Window::new(true);
+        window.delivered(&ids.map(|id| delivery(id, None)).collect::<Vec<_>>());
+        window
+    }
+
+    fn nack(id: u64) -> pb::Nack {
+        pb::Nack { delivery_ids: vec![id], ..Default::default() }
+    }
+
+    #[test]
+    fn acknowledgements_are_joined_but_never_overtake_a_nack() {
+        let mut window = window(1..=9);
+        window.settle(Settlement::ack(0, 1, 0));
+        window.settle(Settlement::ack(0, 2, 0));
+        window.settle(Settlement::nack(0, nack(5)));
+        window.settle(Settlement::ack(0, 9, 9));
+        let frames: Vec<Frame> = std::iter::from_fn(|| window.next_frame()).collect();
+        assert_eq!(
+            frames,
+            [
+                Frame::Ack(pb::Ack { delivery_ids: vec![1, 2], through: 0 }),
+                Frame::Nack(nack(5)),
+                Frame::Ack(pb::Ack { delivery_ids: vec![9], through: 9 }),
+            ]
+        );
+        assert!(window.is_settled());
+    }
+
+    #[test]
+    fn a_settlement_of_another_epoch_is_not_written() {
+        let mut window = window(1..=1);
+        window.next_epoch();
+        window.delivered(&[delivery(1, None)]);
+        window.settle(Settlement::ack(0, 1, 0));
+        assert!(window.next_frame().is_none());
+        assert!(!window.is_settled());
+        window.settle(Settlement::ack(1, 1, 0));
+        assert!(window.has_unwritten());
+    }
+
+    #[test]
+    fn a_stream_queue_goes_on_at_the_first_unsettled_message() {
+        let mut window = Window::new(true);
+        assert_eq!(window.resume_from(), None);
+        window.delivered(&[delivery(1, Some(10)), delivery(2, Some(11)), delivery(3, Some(12))]);
+        window.settle(Settlement::ack(0, 1, 0));
+        window.next_epoch();
+        assert_eq!(window.resume_from(), Some(11));
+        window.delivered(&[delivery(1, Some(11)), delivery(2, Some(12))]);
+        window.settle(Settlement::ack(1, 2, 2));
+        window.next_epoch();
+        assert_eq!(window.resume_from(), Some(13));
+    }
+}
