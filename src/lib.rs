@@ -42,3 +42,7 @@ pub mod gateway;
 pub mod node;
 
 pub mod client;
+
+pub mod stack;
+
+pub mod cli;

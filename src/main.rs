@@ -1,3 +1,8 @@
 //! The `warrengate` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    warrengate::cli::run().await
+}

@@ -1,0 +1,112 @@
+# shellcheck shell=bash
+# What ./scripts/up and ./scripts/test share: finding, and installing, what Warrengate is built with. Sourced, never run.
+# Nothing is installed that is there already, and nothing that ran before is stopped.
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+
+fail() {
+  printf '\033[1;31merror:\033[0m %s\n' "$1" >&2
+  shift
+  [ $# -eq 0 ] || printf '       %s\n' "$@" >&2
+  exit 1
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif has sudo; then
+    sudo "$@"
+  else
+    fail "this needs root, and there is no sudo: $*" "Run it as root, then start again."
+  fi
+}
+
+has_rabbitmq() {
+  has rabbitmq-server || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || [ -x /usr/sbin/rabbitmq-server ] ||
+    [ -x /opt/homebrew/sbin/rabbitmq-server ] || [ -x /usr/local/sbin/rabbitmq-server ]
+}
+
+# With a virtual environment that can be made: Debian ships venv apart from python3.
+has_python() { has python3 && python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
+
+# Cargo is not ours to install: how it gets onto a machine is its owner's choice.
+need_cargo() {
+  [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  has cargo || fail "Rust is not installed (no cargo found)." \
+    "Get it from https://rustup.rs, open a new shell, and start again."
+}
+
+# need rabbitmq python: installs what is missing of these and of what every build needs.
+need() {
+  local missing=() what
+  has cc || has gcc || has clang || missing+=(compiler)
+  # A registry cannot be trusted without them; small images lack them.
+  [ "$(uname -s)" = Darwin ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs ] ||
+    missing+=(authorities)
+  for what in "$@"; do
+    "has_$what" || missing+=("$what")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  say "missing: ${missing[*]}"
+  if has apt-get; then
+    need_by_apt "${missing[@]}"
+  elif [ "$(uname -s)" = Darwin ] && has brew; then
+    need_by_brew "${missing[@]}"
+  else
+    fail "cannot install these here: ${missing[*]}" \
+      "compiler:    any C compiler" \
+      "rabbitmq:    3.10 or later, with Erlang: https://www.rabbitmq.com/docs/download" \
+      "python:      Python 3.9 or later with venv (only for the tests' foreign client)" \
+      "authorities: your system's ca-certificates"
+  fi
+}
+
+need_by_apt() {
+  local packages=() what
+  for what in "$@"; do
+    case $what in
+      compiler) packages+=(gcc libc6-dev) ;;
+      authorities) packages+=(ca-certificates) ;;
+      rabbitmq) packages+=(rabbitmq-server) ;;
+      python) packages+=(python3 python3-venv) ;;
+    esac
+  done
+  say "installing ${packages[*]} with apt-get"
+  # Debian starts a service as soon as it is installed, and at every boot. Ours is a private one; this one nobody asked for.
+  local policy=/usr/sbin/policy-rc.d ours=
+  if [[ " $* " == *" rabbitmq "* ]] && [ ! -e "$policy" ]; then
+    ours=yes
+    as_root sh -c "printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy"
+  fi
+  local done=0
+  as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+    'apt-get update -q && apt-get install -q -y --no-install-recommends "$@"' sh "${packages[@]}" >&2 || done=$?
+  [ -z "$ours" ] || as_root rm -f "$policy"
+  [ "$done" -eq 0 ] || fail "apt-get could not install ${packages[*]} (see above)."
+  if [[ " $* " == *" rabbitmq "* ]] && [ -d /run/systemd/system ]; then
+    as_root systemctl disable --now --quiet rabbitmq-server || true
+  fi
+}
+
+need_by_brew() {
+  local packages=() what
+  for what in "$@"; do
+    case $what in
+      compiler) fail "no C compiler." "Install Apple's: xcode-select --install" ;;
+      rabbitmq) packages+=(rabbitmq) ;;
+      python) packages+=(python) ;;
+    esac
+  done
+  [ ${#packages[@]} -eq 0 ] || say "installing ${packages[*]} with brew"
+  [ ${#packages[@]} -eq 0 ] || brew install "${packages[@]}" >&2
+}
+
+# rustfmt and clippy: a minimal toolchain lacks them.
+need_checkers() {
+  cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return 0
+  has rustup || fail "cargo fmt and cargo clippy are missing." "Install your system's packages for them."
+  say "installing rustfmt and clippy with rustup"
+  rustup component add rustfmt clippy >&2
+}

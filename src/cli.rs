@@ -1,0 +1,170 @@
+//! The command line. Words and settings enter; calls of the client leave, and what came of them is printed: for people, or
+//! as JSON with `--json`. Results go to standard output and everything else to standard error. Invariants: no secret is
+//! printed but the one asked for, and the exit code tells success (0), failure (1) and misuse (2) apart.
+
+mod binding;
+mod certs;
+mod client;
+mod connection;
+mod dev;
+mod dev_env;
+mod doctor;
+mod error;
+mod exchange;
+mod grants;
+mod json;
+mod output;
+mod plan;
+mod publish;
+mod queue;
+mod serve;
+mod signals;
+mod subscribe;
+mod tenant;
+mod token;
+mod values;
+
+pub use error::Error;
+pub use output::Output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  warrengate dev                                   a gateway with a broker of its own, and two tenants to play with
+  warrengate queue declare orders                  a queue of the tenant acme
+  warrengate publish --queue orders 'one order'    a message, confirmed
+  warrengate subscribe orders --count 1            and out again
+  warrengate subscribe orders --as globex          another tenant: there is no such queue
+
+Settings come from flags, then from the environment (WARRENGATE_ENDPOINT, WARRENGATE_CA, WARRENGATE_CLIENT_ID,
+WARRENGATE_CLIENT_SECRET, WARRENGATE_TOKEN), then from .warrengate/dev.env in the working directory.
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
+#[derive(Debug, Parser)]
+#[command(name = "warrengate", version, about = "A secured multi-tenant messaging gateway", after_help = EXAMPLES)]
+#[command(arg_required_else_help = true, infer_subcommands = false)]
+struct Arguments {
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one a process")]
+enum Command {
+    /// Run the gateway
+    Serve(serve::Args),
+    /// Run a gateway with a private broker and two demonstration tenants, with nothing to configure
+    Dev(dev::Args),
+    /// Make, renew and show certificates
+    Certs(certs::Args),
+    /// Check configuration, certificates, broker and store, and say how to mend each
+    Doctor(doctor::Args),
+    /// Make and manage tenants
+    Tenant(tenant::Args),
+    /// Make and manage clients, the applications that may fetch tokens
+    Client(client::Args),
+    /// Look at plans
+    Plan(plan::Args),
+    /// Get a token, or see what the gateway makes of it
+    Token(token::Args),
+    /// Publish messages
+    Publish(publish::Args),
+    /// Consume a queue and print its messages
+    Subscribe(subscribe::Args),
+    /// Make and manage queues
+    Queue(queue::Args),
+    /// Make and manage exchanges
+    Exchange(exchange::Args),
+    /// Make and manage bindings
+    Binding(binding::Args),
+}
+
+/// Runs the command that the process was started with.
+pub async fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are errors to clap, with an exit code of 0. A closed pipe is nobody's fault.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(error::USAGE));
+        }
+    };
+    let output = Output::new(arguments.json);
+    match dispatch(arguments.command, &output).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is_closed_pipe() {
+                output.error(&error);
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
+    // Boxed, because the largest command would otherwise set the size of all.
+    match command {
+        Command::Serve(args) => Box::pin(serve::run(args, output)).await,
+        Command::Dev(args) => Box::pin(dev::run(args, output)).await,
+        Command::Certs(args) => Box::pin(certs::run(args, output)).await,
+        Command::Doctor(args) => Box::pin(doctor::run(args, output)).await,
+        Command::Tenant(args) => Box::pin(tenant::run(args, output)).await,
+        Command::Client(args) => Box::pin(client::run(args, output)).await,
+        Command::Plan(args) => Box::pin(plan::run(args, output)).await,
+        Command::Token(args) => Box::pin(token::run(args, output)).await,
+        Command::Publish(args) => Box::pin(publish::run(args, output)).await,
+        Command::Subscribe(args) => Box::pin(subscribe::run(args, output)).await,
+        Command::Queue(args) => Box::pin(queue::run(args, output)).await,
+        Command::Exchange(args) => Box::pin(exchange::run(args, output)).await,
+        Command::Binding(args) => Box::pin(binding::run(args, output)).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_well_formed_and_explained() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no explanation", command.get_name());
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        Arguments::command().debug_assert();
+        check(&Arguments::command());
+    }
+
+    #[test]
+    fn the_examples_of_every_help_are_commands() {
+        fn examples(command: &clap::Command) -> Vec<String> {
+            let own = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let own = own.lines().filter_map(|line| line.trim().strip_prefix("warrengate ")).map(str::to_owned);
+            own.chain(command.get_subcommands().flat_map(examples)).collect()
+        }
+        let all = examples(&Arguments::command());
+        assert!(all.len() > 20, "only {} examples", all.len());
+        for example in all {
+            // What follows two spaces explains it.
+            let line = example.split("  ").next().unwrap_or_default();
+            let words = line.split_whitespace().map(|word| word.trim_matches('\'').to_owned());
+            let words: Vec<String> = std::iter::once("warrengate".to_owned()).chain(words).collect();
+            // Quoted words with spaces fall apart above; they are the last argument wherever they are used.
+            let quoted = line.split_once('\'').map(|(before, _)| before.split_whitespace().count() + 2);
+            let words = &words[..quoted.unwrap_or(words.len()).min(words.len())];
+            if let Err(error) = Arguments::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `warrengate certs`: the certificate folder, made, renewed and shown. Works on files alone; nothing has to run.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Error, Output, output::table};
+use crate::{
+    node::{Account, DEFINITIONS_FILE, PASSWORD_FILE},
+    pki::{CertsDir, Entry, Report, Sans},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  warrengate certs create --san broker.example.com  what is missing is made; what is good stays
+  warrengate certs show                             whose each is, for what, until when
+  warrengate certs renew                            new keys, same authorities";
+
+/// The flags of `certs`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The certificate folder
+    #[arg(long, global = true, value_name = "DIR", default_value = ".warrengate/certs", env = "WARRENGATE_CERTS_DIR")]
+    dir: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make what is missing: authorities, servers' and the provisioner's certificates, and the provisioner's account
+    ///
+    /// What is there stays, unless two thirds of its life are over or it lacks a name.
+    Create {
+        /// A further DNS name or IP address of the servers, beside this machine's; may be repeated
+        #[arg(long, value_name = "NAME")]
+        san: Vec<String>,
+    },
+    /// Make every certificate anew, with a new key, signed by the same authorities
+    ///
+    /// Nobody who trusts those has to be told.
+    Renew {
+        /// A further DNS name or IP address of the servers, beside those they have; may be repeated
+        #[arg(long, value_name = "NAME")]
+        san: Vec<String>,
+    },
+    /// Show whose each certificate is, what it stands for, and when it ends
+    Show,
+}
+
+pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
+    let certs = CertsDir::new(&args.dir);
+    match args.action {
+        Action::Create { san } => {
+            let report = certs.ensure(&Sans::with(&san)).map_err(anyhow::Error::new)?;
+            Account::ensure(certs.path()).map_err(anyhow::Error::new)?;
+            done(&certs, &report, output)
+        }
+        Action::Renew { san } => done(&certs, &certs.renew(&Sans::with(&san)).map_err(anyhow::Error::new)?, output),
+        Action::Show => show(&certs, output),
+    }
+}
+
+fn done(certs: &CertsDir, report: &Report, output: &Output) -> Result<(), Error> {
+    let object = || {
+        let items = report.all().iter().map(|change| json!({"name": change.item.name(), "what": change.what.word()}));
+        json!({"dir": certs.path(), "certificates": items.collect::<Vec<_>>()})
+    };
+    output.result(object, || format!("{}: {report}", certs.path().display()))?;
+    if report.changes().next().is_some() {
+        output.note(&format!(
+            "applications trust gateway-ca.pem; the provisioner's password is in {PASSWORD_FILE}, its hash for the broker \
+             in {DEFINITIONS_FILE}; a running broker takes new files within two minutes"
+        ));
+    }
+    Ok(())
+}
+
+fn show(certs: &CertsDir, output: &Output) -> Result<(), Error> {
+    let entries = certs.show().map_err(anyhow::Error::new)?;
+    if entries.is_empty() && !output.is_json() {
+        let dir = certs.path().display();
+        return Err(Error::Failed(format!("there are no certificates in {dir}; `warrengate certs create` makes them")));
+    }
+    let rows = || {
+        entries.iter().map(|entry| {
+            let seen = &entry.inspection;
+            let ends = moment(seen.not_after());
+            [
+                entry.item.name().to_owned(),
+                seen.common_name().unwrap_or_default().to_owned(),
+                seen.sans().join(", "),
+                format!("{} ({})", ends.get(..10).unwrap_or(&ends), left(seen.not_after())),
+                state(entry).to_owned(),
+            ]
+        })
+    };
+    output.result(
+        || entries.iter().map(object).collect(),
+        || table(["certificate", "subject", "names", "ends", "state"], rows()),
+    )
+}
+
+fn object(entry: &Entry) -> Value {
+    let seen = &entry.inspection;
+    json!({
+        "name": entry.item.name(),
+        "file": entry.path,
+        "subject": seen.subject(),
+        "issuer": seen.issuer(),
+        "names": seen.sans(),
+        "serial": seen.serial(),
+        "not_before": moment(seen.not_before()),
+        "not_after": moment(seen.not_after()),
+        "renew_after": moment(seen.renew_after()),
+        "state": state(entry),
+    })
+}
+
+/// The first thing that is wrong with it.
+fn state(entry: &Entry) -> &'static str {
+    let now = SystemTime::now();
+    if entry.inspection.not_after() <= now {
+        "expired"
+    } else if !entry.trusted {
+        "not signed by this folder's authority"
+    } else if entry.key_exposed {
+        "its key can be read by others"
+    } else if entry.inspection.renew_after() <= now {
+        "should be renewed"
+    } else {
+        "good"
+    }
+}
+
+fn left(end: SystemTime) -> String {
+    match end.duration_since(SystemTime::now()) {
+        Ok(left) if left.as_secs() >= 2 * 86_400 => format!("in {} days", left.as_secs() / 86_400),
+        Ok(left) => format!("in {} hours", left.as_secs() / 3600),
+        Err(_) => "over".to_owned(),
+    }
+}
+
+/// RFC 3339, in UTC.
+fn moment(time: SystemTime) -> String {
+    // Fails for years beyond 9999 only; a certificate may say 9999, which is for ever.
+    OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_else(|_| "never".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_created_folder_is_shown_good_and_its_account_is_there() {
+        let folder = tempfile::tempdir().expect("folder");
+        let dir = folder.path().join("certs");
+        let output = Output::new(true);
+        let create = Action::Create { san: vec!["broker.test".into()] };
+        run(Args { dir: dir.clone(), action: create }, &output).await.expect("created");
+        assert!(dir.join(PASSWORD_FILE).exists() && dir.join(DEFINITIONS_FILE).exists());
+        let entries = CertsDir::new(&dir).show().expect("shown");
+        assert!(entries.iter().all(|entry| state(entry) == "good"));
+        let broker = object(&entries[1]);
+        assert_eq!(broker["name"], "broker");
+        assert!(broker["names"].as_array().is_some_and(|names| names.contains(&"broker.test".into())));
+        run(Args { dir, action: Action::Show }, &Output::new(false)).await.expect("printed");
+    }
+}

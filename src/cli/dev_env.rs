@@ -1,0 +1,92 @@
+//! `.warrengate/dev.env`, which `warrengate dev` writes: `KEY=VALUE` lines. Text enters; lookups leave. Invariant: the file
+//! can only send anyone to this machine, so that a file found in a strange folder cannot draw secrets elsewhere.
+
+use std::{collections::HashMap, net::IpAddr, path::Path};
+
+use super::Error;
+
+/// Where it is, from the working directory.
+pub(super) const PATH: &str = ".warrengate/dev.env";
+/// Its name.
+pub(super) const NAME: &str = "dev.env";
+
+/// The settings of the development gateway.
+#[derive(Clone, Default)]
+pub(super) struct DevEnv(HashMap<String, String>);
+
+impl DevEnv {
+    /// The file's settings; none when there is no file.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).map(Some).map_err(|why| Error::Usage(format!("{}: {why}", path.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(format!("cannot read {}", path.display()))(error)),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut values = HashMap::new();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) = line.split_once('=').ok_or_else(|| format!("line {} is not KEY=VALUE", number + 1))?;
+            let value = value.trim();
+            let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+            values.insert(name.trim().to_owned(), quoted.unwrap_or(value).to_owned());
+        }
+        if let Some(endpoint) = values.get("WARRENGATE_ENDPOINT")
+            && !is_loopback(endpoint)
+        {
+            return Err(format!("{endpoint} is not on this machine; the development gateway always is"));
+        }
+        Ok(Self(values))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    /// The identities it has, as `--as` names them.
+    pub(super) fn identities(&self) -> Vec<String> {
+        let name = |key: &String| Some(key.strip_prefix("WARRENGATE_")?.strip_suffix("_CLIENT_ID")?.to_lowercase());
+        let mut names: Vec<String> = self.0.keys().filter_map(name).collect();
+        names.sort();
+        names
+    }
+}
+
+fn is_loopback(endpoint: &str) -> bool {
+    let uri: Option<http::Uri> = endpoint.parse().ok();
+    let host = uri.as_ref().and_then(|uri| uri.host()).map(|host| host.trim_matches(['[', ']']));
+    host.is_some_and(|host| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_with_comments_quotes_and_exports() {
+        let text = "# made by warrengate dev\n\nexport WARRENGATE_ENDPOINT=https://127.0.0.1:8443\nWARRENGATE_CA=\"a b.pem\"\n\
+                    WARRENGATE_ACME_CLIENT_ID=acme.app\nWARRENGATE_GLOBEX_CLIENT_ID='globex.app'\nEMPTY=\nX=a=b\n";
+        let env = DevEnv::parse(text).expect("valid");
+        assert_eq!(env.get("WARRENGATE_ENDPOINT").as_deref(), Some("https://127.0.0.1:8443"));
+        assert_eq!(env.get("WARRENGATE_CA").as_deref(), Some("a b.pem"));
+        assert_eq!((env.get("EMPTY"), env.get("X").as_deref()), (None, Some("a=b")));
+        assert_eq!(env.identities(), ["acme", "globex"]);
+        assert!(DevEnv::parse("nonsense").is_err());
+    }
+
+    #[test]
+    fn a_file_that_leads_elsewhere_is_refused() {
+        for elsewhere in ["https://evil.example:8443", "https://10.0.0.1", "https://127.0.0.1@evil.example", "evil"] {
+            assert!(DevEnv::parse(&format!("WARRENGATE_ENDPOINT={elsewhere}")).is_err(), "{elsewhere}");
+        }
+        for here in ["https://localhost:1", "https://[::1]:8443"] {
+            assert!(DevEnv::parse(&format!("WARRENGATE_ENDPOINT={here}")).is_ok(), "{here}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! `warrengate queue`: a tenant's queues.
+
+use serde_json::json;
+
+use super::{
+    Error, Output,
+    connection::{ConnectionArgs, DATA},
+    json,
+    output::{properties, table},
+    values,
+};
+use crate::pb::{self, topology_client::TopologyClient};
+
+const EXAMPLES: &str = "\
+Examples:
+  warrengate queue declare orders
+  warrengate queue declare mail --max-length 10000 --message-ttl 5m --max-delivery-attempts 5
+  warrengate queue declare log --type stream --max-age 7days --max-length-bytes 10GiB
+  warrengate queue declare urgent --type classic --max-priority 5
+  warrengate queue list
+  warrengate queue purge orders
+  warrengate queue delete orders --if-empty";
+
+/// The flags of `queue`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make a queue; declaring it again with the same flags is harmless
+    Declare(Box<Declare>),
+    /// Delete a queue with its messages
+    Delete {
+        /// The queue
+        name: String,
+        /// Only when it has no consumers
+        #[arg(long)]
+        if_unused: bool,
+        /// Only when it has no messages
+        #[arg(long)]
+        if_empty: bool,
+    },
+    /// Show a queue with its depth and consumers
+    Get {
+        /// The queue
+        name: String,
+    },
+    /// Show all queues
+    List,
+    /// Remove the messages that are ready in a queue
+    Purge {
+        /// The queue
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Declare {
+    /// 1 to 200 letters, digits, "-", "_", "." and ":"
+    name: String,
+    /// How it stores
+    #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "quorum")]
+    kind: Kind,
+    /// Most messages it keeps; more are rejected to the publisher
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    max_length: u64,
+    /// Most bytes it keeps, like 10MiB
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    max_length_bytes: Option<u64>,
+    /// How long a message waits before it becomes a dead letter, like 5m
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    message_ttl: Option<std::time::Duration>,
+    /// Deletes the queue when it was unused for so long
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    expires: Option<std::time::Duration>,
+    /// After so many attempts a message becomes a dead letter (quorum queues) [default: 20]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    max_delivery_attempts: u32,
+    /// Levels of priority, up to 10 (classic queues)
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    max_priority: u32,
+    /// One consumer at a time gets the messages, others stand by
+    #[arg(long)]
+    single_active_consumer: bool,
+    /// How long a stream keeps messages, like 7days (streams)
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    max_age: Option<std::time::Duration>,
+    /// Size of a segment file, like 100MB (streams)
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    stream_max_segment_bytes: Option<u64>,
+    /// Check only, make nothing
+    #[arg(long)]
+    validate_only: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Kind {
+    /// Replicated and durable
+    Quorum,
+    /// On one node; priorities and transient use
+    Classic,
+    /// A log that many read and replay
+    Stream,
+}
+
+impl From<Kind> for pb::QueueType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Quorum => Self::Quorum,
+            Kind::Classic => Self::Classic,
+            Kind::Stream => Self::Stream,
+        }
+    }
+}
+
+pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
+    let mut topology = args.connection.connect(DATA).await?.topology();
+    match args.action {
+        Action::Declare(declare) => {
+            let request =
+                pb::DeclareQueueRequest { validate_only: declare.validate_only, queue: Some(declare.queue()) };
+            let declared = topology.declare_queue(request).await?.into_inner();
+            show(output, declared.queue, declared.status)
+        }
+        Action::Delete { name, if_unused, if_empty } => {
+            let request = pb::DeleteQueueRequest { name: name.clone(), if_unused, if_empty };
+            let messages = topology.delete_queue(request).await?.into_inner().messages_deleted;
+            output.result(
+                || json!({"deleted": name, "messages_deleted": messages}),
+                || format!("deleted {name} with {messages} messages"),
+            )
+        }
+        Action::Get { name } => {
+            let found = topology.get_queue(pb::GetQueueRequest { name }).await?.into_inner();
+            show(output, found.queue, found.status)
+        }
+        Action::List => list(&mut topology, output).await,
+        Action::Purge { name } => {
+            let request = pb::PurgeQueueRequest { name: name.clone() };
+            let messages = topology.purge_queue(request).await?.into_inner().messages_purged;
+            output.result(
+                || json!({"purged": name, "messages_purged": messages}),
+                || format!("removed {messages} messages from {name}"),
+            )
+        }
+    }
+}
+
+impl Declare {
+    fn queue(self) -> pb::Queue {
+        pb::Queue {
+            name: self.name,
+            r#type: pb::QueueType::from(self.kind).into(),
+            max_length: self.max_length,
+            max_length_bytes: self.max_length_bytes.unwrap_or_default(),
+            message_ttl: self.message_ttl.map(values::api_duration),
+            expires: self.expires.map(values::api_duration),
+            max_delivery_attempts: self.max_delivery_attempts,
+            max_priority: self.max_priority,
+            single_active_consumer: self.single_active_consumer,
+            max_age: self.max_age.map(values::api_duration),
+            stream_max_segment_bytes: self.stream_max_segment_bytes.unwrap_or_default(),
+        }
+    }
+}
+
+async fn list(topology: &mut TopologyClient<crate::client::Authenticated>, output: &Output) -> Result<(), Error> {
+    let mut queues = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListQueuesRequest { page_size: 1_000, page_token };
+        let page = topology.list_queues(request).await?.into_inner();
+        queues.extend(page.queues.into_iter().map(|q| (q.queue.unwrap_or_default(), q.status.unwrap_or_default())));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    output.result(
+        || queues.iter().map(|(queue, status)| json::queue(queue, Some(status))).collect(),
+        || {
+            let row = |(queue, status): &(pb::Queue, pb::QueueStatus)| {
+                let rates = format!("{:.0}/s, {:.0}/s", status.publish_rate, status.deliver_rate);
+                let (ready, unacknowledged) = (status.messages_ready, status.messages_unacknowledged);
+                let counts = [ready.to_string(), unacknowledged.to_string(), status.consumers.to_string()];
+                let [ready, unacknowledged, consumers] = counts;
+                [queue.name.clone(), kind(queue), ready, unacknowledged, consumers, rates]
+            };
+            table(["queue", "type", "ready", "unsettled", "consumers", "in, out"], queues.iter().map(row))
+        },
+    )
+}
+
+fn show(output: &Output, queue: Option<pb::Queue>, status: Option<pb::QueueStatus>) -> Result<(), Error> {
+    let queue = queue.unwrap_or_default();
+    output.result(|| json::queue(&queue, status.as_ref()), || text(&queue, &status.unwrap_or_default()))
+}
+
+fn text(queue: &pb::Queue, status: &pb::QueueStatus) -> String {
+    let number = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+    properties([
+        ("queue", queue.name.clone()),
+        ("type", kind(queue)),
+        ("ready", status.messages_ready.to_string()),
+        ("unsettled", status.messages_unacknowledged.to_string()),
+        ("consumers", status.consumers.to_string()),
+        ("max length", number(queue.max_length)),
+        ("max bytes", number(queue.max_length_bytes)),
+        ("message ttl", json::length(queue.message_ttl).unwrap_or_default()),
+        ("expires", json::length(queue.expires).unwrap_or_default()),
+        ("max attempts", number(queue.max_delivery_attempts.into())),
+        ("max priority", number(queue.max_priority.into())),
+        ("single active", if queue.single_active_consumer { "yes".to_owned() } else { String::new() }),
+        ("max age", json::length(queue.max_age).unwrap_or_default()),
+        ("segment bytes", number(queue.stream_max_segment_bytes)),
+    ])
+}
+
+fn kind(queue: &pb::Queue) -> String {
+    json::short(queue.r#type().as_str_name(), "QUEUE_TYPE")
+}

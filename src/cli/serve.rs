@@ -1,0 +1,64 @@
+//! `warrengate serve`: the gateway in production. A file and the environment enter; a gateway runs until it is told to
+//! stop, and then gives its streams the time to end.
+
+use std::path::PathBuf;
+
+use secrecy::ExposeSecret as _;
+
+use super::{Error, Output, signals::Signals};
+use crate::{config::Config, gateway::Gateway, telemetry};
+
+const EXAMPLES: &str = "\
+Examples:
+  warrengate serve --config /etc/warrengate.toml
+  warrengate serve --config /etc/warrengate.toml --check
+  warrengate serve --config /etc/warrengate.toml --print-config
+
+docs/warrengate.example.toml documents every setting. Each is also an environment variable: grpc.listen is
+WARRENGATE_GRPC__LISTEN.";
+
+/// The flags of `serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The settings, as TOML; without it they come from the environment alone
+    #[arg(long, value_name = "FILE", env = "WARRENGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Check the settings and the files they name, and stop
+    #[arg(long)]
+    check: bool,
+    /// Print the settings in force, without secrets, and stop
+    #[arg(long)]
+    print_config: bool,
+}
+
+pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
+    let config =
+        Config::load(args.config.as_deref(), std::env::vars()).map_err(|error| Error::Usage(error.to_string()))?;
+    if args.print_config {
+        output.line(config.to_string().trim_end())?;
+    }
+    if args.check {
+        config.check_files().map_err(|error| Error::Usage(error.to_string()))?;
+        output.note("the settings are valid, and the files are there");
+    }
+    if args.check || args.print_config {
+        return Ok(());
+    }
+    let mut signals = Signals::listen()?;
+    let _telemetry = telemetry::init(&config.telemetry).map_err(anyhow::Error::from)?;
+    let mut gateway = Box::pin(Gateway::start(config)).await.map_err(anyhow::Error::from)?;
+    if let Some((id, secret)) = gateway.take_first_administrator() {
+        // The only time that it is seen; standard output, so that it does not end in the log.
+        output
+            .line(&format!("administrator {id}, secret {}: keep it, it is not shown again", secret.expose_secret()))?;
+    }
+    tracing::info!(grpc = %gateway.grpc_address(), ops = %gateway.ops_address(), "gateway is up");
+    signals.next().await;
+    tracing::info!("draining");
+    tokio::select! {
+        () = gateway.shutdown() => tracing::info!("stopped"),
+        () = signals.next() => tracing::warn!("stopped at once"),
+    }
+    Ok(())
+}

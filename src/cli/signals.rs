@@ -1,0 +1,30 @@
+//! SIGINT and SIGTERM, as events: the first asks for an orderly end, the next for an end now.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Error;
+
+/// The signals that ask for an end.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on they do not end the process.
+    pub(super) fn listen() -> Result<Self, Error> {
+        let failed = || Error::io("cannot listen for signals");
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(failed())?,
+            terminate: signal(SignalKind::terminate()).map_err(failed())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

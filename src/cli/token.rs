@@ -1,0 +1,74 @@
+//! `warrengate token`: a token for other tools, and what the gateway makes of it.
+
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+
+use super::{
+    Error, Output,
+    connection::{ConnectionArgs, DATA},
+    grants::describe,
+    json,
+    output::properties,
+    values,
+};
+use crate::pb;
+
+const EXAMPLES: &str = "\
+Examples:
+  warrengate token                            the token alone, for `Authorization: Bearer ...`
+  warrengate token --as globex --json
+  warrengate token --whoami";
+
+/// The flags of `token`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Show who the token stands for instead of the token
+    #[arg(long)]
+    whoami: bool,
+    /// How long the token should live, like 10m [default: the issuer's limit]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    lifetime: Option<std::time::Duration>,
+    // Last, since what follows a flattened group would be shown under its heading.
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
+    let client = args.connection.connect_with(DATA, |options| match args.lifetime {
+        Some(lifetime) => options.token_lifetime(lifetime),
+        None => options,
+    });
+    let client = client.await?;
+    if args.whoami {
+        let me = client.auth().who_am_i(pb::WhoAmIRequest {}).await?.into_inner();
+        return output.result(
+            || {
+                json!({
+                    "tenant": me.tenant,
+                    "client_id": me.client_id,
+                    "grants": json::grants(me.grants.as_ref()),
+                    "token_expires": json::time(me.token_expires),
+                })
+            },
+            || {
+                let tenant = if me.tenant.is_empty() { "none (platform administrator)" } else { &me.tenant };
+                properties([
+                    ("client", me.client_id.clone()),
+                    ("tenant", tenant.to_owned()),
+                    ("may", describe(me.grants.as_ref())),
+                    ("token ends", json::time(me.token_expires).unwrap_or_default()),
+                ])
+            },
+        );
+    }
+    let token = client.token().await?.ok_or_else(|| Error::Failed("there is no token".to_owned()))?;
+    let text = token.secret().expose_secret();
+    output.result(
+        || {
+            let expires = token.expires().map(|expires| json::time(Some(expires.into())));
+            json!({"access_token": text, "token_type": "Bearer", "expires": expires})
+        },
+        || text.to_owned(),
+    )
+}

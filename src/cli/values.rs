@@ -1,0 +1,132 @@
+//! Values as people write them. A word of the command line enters; a value of the API leaves, or a sentence that shows how
+//! to write it.
+
+use std::time::SystemTime;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
+use crate::pb::{self, value::Kind};
+
+/// A length of time: `10s`, `5m`, `1h 30m`, `2days`.
+pub(super) fn duration(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a length of time like 10s, 5m, \"1h 30m\" or 2days".to_owned())
+}
+
+/// As the API takes it. Nothing of humantime's range is too long for it.
+pub(super) fn api_duration(duration: std::time::Duration) -> prost_types::Duration {
+    duration.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
+}
+
+/// A number of bytes: `4096`, `64KiB`, `10MB`, `1GiB`.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "write a number of bytes like 4096, 64KiB, 10MB or 1GiB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)
+}
+
+/// A moment in RFC 3339, the `T` and the `Z` as wished.
+pub(super) fn moment(text: &str) -> Result<SystemTime, String> {
+    humantime::parse_rfc3339_weak(text).map_err(|_| "write a time like 2026-11-21T12:00:00Z (UTC)".to_owned())
+}
+
+/// A typed header: `NAME=TEXT` or `NAME:TYPE=VALUE`.
+pub(super) fn header(text: &str) -> Result<(String, pb::Value), String> {
+    let form = "write NAME=TEXT or NAME:TYPE=VALUE, with a type of string, int, double, bool, time, base64 or null";
+    let (name, value) = text.split_once('=').ok_or(form)?;
+    let (name, kind) = name.rsplit_once(':').unwrap_or((name, "string"));
+    if name.is_empty() {
+        return Err(form.to_owned());
+    }
+    let kind = match kind {
+        "string" => Kind::StringValue(value.to_owned()),
+        "int" => Kind::IntValue(value.parse().map_err(|_| format!("{value:?} is no 64-bit whole number"))?),
+        "double" => Kind::DoubleValue(value.parse().map_err(|_| format!("{value:?} is no number"))?),
+        "bool" => Kind::BoolValue(value.parse().map_err(|_| format!("{value:?} is neither true nor false"))?),
+        "time" => Kind::TimestampValue(whole_seconds(moment(value)?)),
+        "base64" => {
+            Kind::BytesValue(BASE64_STANDARD.decode(value).map_err(|_| format!("{value:?} is no base64"))?.into())
+        }
+        "null" if value.is_empty() => Kind::NullValue(0),
+        "null" => return Err("null has no value: write NAME:null=".to_owned()),
+        other => return Err(format!("there is no type {other:?}: {form}")),
+    };
+    Ok((name.to_owned(), pb::Value { kind: Some(kind) }))
+}
+
+fn whole_seconds(moment: SystemTime) -> prost_types::Timestamp {
+    prost_types::Timestamp { nanos: 0, ..moment.into() }
+}
+
+/// Where to begin in a stream queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    First,
+    Last,
+    Next,
+    Offset(u64),
+    Time(SystemTime),
+}
+
+/// `first`, `last`, `next`, an offset or a time.
+pub(super) fn from(text: &str) -> Result<From, String> {
+    match text {
+        "first" => Ok(From::First),
+        "last" => Ok(From::Last),
+        "next" => Ok(From::Next),
+        _ => text.parse().map(From::Offset).or_else(|_| moment(text).map(From::Time)).map_err(|_| {
+            "write first, last, next, an offset like 1000, or a time like 2026-11-21T12:00:00Z".to_owned()
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(text: &str) -> Kind {
+        header(text).expect(text).1.kind.expect("a kind")
+    }
+
+    #[test]
+    fn headers_have_types() {
+        assert_eq!(header("a=b=c").expect("valid").0, "a");
+        assert_eq!(kind("a=b=c"), Kind::StringValue("b=c".into()));
+        assert_eq!(kind("a="), Kind::StringValue(String::new()));
+        assert_eq!(kind("n:int=-3"), Kind::IntValue(-3));
+        assert_eq!(kind("n:string=3"), Kind::StringValue("3".into()));
+        assert_eq!(kind("n:double=0.5"), Kind::DoubleValue(0.5));
+        assert_eq!(kind("n:bool=true"), Kind::BoolValue(true));
+        assert_eq!(kind("n:base64=AAE="), Kind::BytesValue(vec![0, 1].into()));
+        assert_eq!(kind("n:null="), Kind::NullValue(0));
+        let whole = prost_types::Timestamp { seconds: 1, nanos: 0 };
+        assert_eq!(kind("n:time=1970-01-01T00:00:01.5Z"), Kind::TimestampValue(whole));
+        assert_eq!(header("a:b:int=1").expect("valid").0, "a:b");
+        for bad in ["a", "=b", ":int=1", "n:int=x", "n:int=1.5", "n:bool=yes", "n:long=1", "n:base64=?", "n:null=x"] {
+            assert!(header(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lengths_sizes_and_positions_are_read() {
+        assert_eq!(duration("1h 30m").expect("valid").as_secs(), 5_400);
+        assert!(duration("10").is_err() && duration("soon").is_err());
+        assert_eq!((bytes("4096"), bytes("64KiB"), bytes("10 MB")), (Ok(4096), Ok(65536), Ok(10_000_000)));
+        for bad in ["", "KiB", "-1", "1.5GiB", "99999999999GiB", "1 parsec"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!((from("first"), from("17")), (Ok(From::First), Ok(From::Offset(17))));
+        assert!(matches!(from("2026-11-21 12:00:00"), Ok(From::Time(_))));
+        assert!(from("yesterday").is_err());
+    }
+}

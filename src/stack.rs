@@ -1,0 +1,207 @@
+//! A gateway with a broker of its own, for development, tests and measurements: certificates, a private RabbitMQ node, a
+//! SQLite store, and the real [`Gateway`]. A folder enters, a running [`Stack`] leaves; all that it keeps lies in that
+//! folder, and nothing of it runs on after its end.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::{
+    config::{self, Config},
+    gateway::{self, Gateway, Running},
+    names::ClientId,
+    node::{self, Node, NodeOptions},
+    pki::{self, CertsDir, Item, Sans},
+    store::EncryptionKey,
+};
+
+/// What a stack is made of.
+pub struct StackOptions {
+    /// Everything lies here.
+    pub dir: PathBuf,
+    /// Where gRPC listens; port 0 for a free one.
+    pub grpc: SocketAddr,
+    /// Where metrics, keys and tokens are; port 0 for a free one.
+    pub ops: SocketAddr,
+    /// The broker's AMQPS port; none for a free one.
+    pub amqps_port: Option<u16>,
+    /// The broker's management port; none for a free one.
+    pub management_port: Option<u16>,
+    /// A RabbitMQ other than the installed one.
+    pub installation: Option<PathBuf>,
+    /// Settings beside the defaults, by their environment names (`WARRENGATE_LIMITS__…`).
+    pub settings: Vec<(String, String)>,
+    /// Hears what is going on.
+    pub progress: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl StackOptions {
+    /// In this folder, on free ports of the loopback address, silent.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self {
+            dir: dir.into(),
+            grpc: any,
+            ops: any,
+            amqps_port: None,
+            management_port: None,
+            installation: None,
+            settings: Vec::new(),
+            progress: Arc::new(|_| {}),
+        }
+    }
+}
+
+/// Why a stack did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its folder.
+    #[error("cannot write {0:?}: {1}")]
+    Folder(PathBuf, #[source] std::io::Error),
+    /// Its certificates.
+    #[error("certificates: {0}")]
+    Pki(#[from] pki::Error),
+    /// Its broker.
+    #[error("{0}")]
+    Node(#[from] node::Error),
+    /// Its settings.
+    #[error("{0}")]
+    Config(#[from] config::Error),
+    /// Its gateway.
+    #[error("{0}")]
+    Gateway(#[from] gateway::Error),
+}
+
+/// A running gateway and its broker.
+pub struct Stack {
+    node: Node,
+    gateway: Running,
+    config: Config,
+    certs: CertsDir,
+}
+
+impl Stack {
+    /// # Errors
+    /// When a port is taken, RabbitMQ is missing, or the folder cannot be written; each says what to do.
+    pub async fn start(options: StackOptions) -> Result<Self, Error> {
+        let say = Arc::clone(&options.progress);
+        // Secrets lie in it: its owner's alone.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.dir);
+        made.map_err(|error| Error::Folder(options.dir.clone(), error))?;
+        let certs = CertsDir::new(options.dir.join("certs"));
+        let report = certs.ensure(&Sans::default())?;
+        if report.changes().next().is_some() {
+            say("made certificates");
+        }
+        let node = Node::start(NodeOptions {
+            amqps_port: options.amqps_port,
+            management_port: options.management_port,
+            installation: options.installation.clone(),
+            progress: Arc::clone(&options.progress),
+            ..NodeOptions::new(options.dir.join("broker"), certs.clone())
+        })
+        .await?;
+        let config = config(&options, &certs, &node)?;
+        say("starting the gateway");
+        let gateway = Gateway::start(config.clone()).await?;
+        Ok(Self { node, gateway, config, certs })
+    }
+
+    /// One more gateway on the same broker and the same store, on free ports.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub async fn another_gateway(&self) -> Result<Running, Error> {
+        let mut config = self.config.clone();
+        config.grpc.listen.set_port(0);
+        config.ops.listen.set_port(0);
+        Ok(Gateway::start(config).await?)
+    }
+
+    /// The broker.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The gateway.
+    pub fn gateway(&self) -> &Running {
+        &self.gateway
+    }
+
+    /// The gateway's settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The certificates.
+    pub fn certs(&self) -> &CertsDir {
+        &self.certs
+    }
+
+    /// The certificate that clients trust the gateway by.
+    pub fn gateway_ca(&self) -> PathBuf {
+        self.certs.certificate(Item::GatewayCa)
+    }
+
+    /// Where clients connect.
+    pub fn endpoint(&self) -> String {
+        format!("https://{}", self.gateway.grpc_address())
+    }
+
+    /// The first administrator and its secret, when this start made it.
+    pub fn take_first_administrator(&mut self) -> Option<(ClientId, SecretString)> {
+        self.gateway.take_first_administrator()
+    }
+
+    /// Stops the gateway, and then the broker.
+    ///
+    /// # Errors
+    /// When the broker had to be killed.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.gateway.shutdown().await;
+        Ok(self.node.stop().await?)
+    }
+}
+
+/// The settings of the stack's gateway, by the same way as anyone's: defaults, and the environment over them.
+fn config(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Config, Error> {
+    let path = |item: PathBuf| item.display().to_string();
+    let key = encryption_key(&options.dir)?;
+    let own = [
+        ("GRPC__LISTEN", options.grpc.to_string()),
+        ("GRPC__CERTIFICATE", path(certs.certificate(Item::Gateway))),
+        ("GRPC__KEY", path(certs.key(Item::Gateway))),
+        ("OPS__LISTEN", options.ops.to_string()),
+        ("BROKER__ENDPOINTS", format!("127.0.0.1:{}", node.amqps_port())),
+        ("BROKER__CA_CERTIFICATE", path(certs.certificate(Item::BrokerCa))),
+        ("BROKER__CA_KEY", path(certs.key(Item::BrokerCa))),
+        ("MANAGEMENT__ENDPOINTS", format!("https://127.0.0.1:{}", node.management_port())),
+        ("MANAGEMENT__CERTIFICATE", path(certs.certificate(Item::Provisioner))),
+        ("MANAGEMENT__KEY", path(certs.key(Item::Provisioner))),
+        ("MANAGEMENT__PASSWORD", node.provisioner_password().expose_secret().to_owned()),
+        ("STORE__URL", format!("sqlite:{}", options.dir.join("warrengate.db").display())),
+        ("STORE__ENCRYPTION_KEY", key.expose_secret().to_owned()),
+    ];
+    let own = own.into_iter().map(|(name, value)| (format!("WARRENGATE_{name}"), value));
+    Ok(Config::load(None, own.chain(options.settings.iter().cloned()))?)
+}
+
+/// The development store's key: made once, kept beside the store, readable by its owner only.
+fn encryption_key(dir: &Path) -> Result<SecretString, Error> {
+    let path = dir.join("store.key");
+    let failed = |error| Error::Folder(path.clone(), error);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned().into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = EncryptionKey::generate();
+            pki::write_secret(&path, key.expose_secret())?;
+            Ok(key)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
