@@ -1,0 +1,136 @@
+//! `warrengate dev`, as its user has it: one command, a proof, and nothing left behind.
+
+use std::{path::Path, process::Stdio};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+
+use crate::harness::{
+    installation,
+    wait::{until, within, within_minutes},
+};
+
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held: Vec<_> = (0..N).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    std::array::from_fn(|n| held[n].local_addr().unwrap().port())
+}
+
+struct Dev {
+    folder: tempfile::TempDir,
+    ports: [u16; 4],
+}
+
+impl Dev {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("dev").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Self { folder, ports: free_ports() }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let [grpc, ops, amqps, management] = self.ports;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warrengate"));
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for name in ["ENDPOINT", "CA", "CLIENT_ID", "CLIENT_SECRET", "TOKEN"] {
+            command.env_remove(format!("WARRENGATE_{name}"));
+        }
+        command.args(args).kill_on_drop(true);
+        if args.first() == Some(&"dev") {
+            command.args(["--grpc", &format!("127.0.0.1:{grpc}"), "--ops", &format!("127.0.0.1:{ops}")]);
+            command.args(["--amqps-port", &amqps.to_string(), "--management-port", &management.to_string()]);
+            if let Some(broker) = installation() {
+                command.arg("--broker").arg(broker);
+            }
+        }
+        command
+    }
+
+    /// Runs it until it says that it is ready.
+    async fn ready(&self) -> Child {
+        let mut dev = self.command(&["dev"]).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
+        within_minutes("dev to be ready", 3, async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("dev says that it is ready before it ends");
+                if line.contains("ready at") {
+                    break;
+                }
+            }
+        })
+        .await;
+        // Read to the end: a pipe that nobody reads would end it.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        dev
+    }
+
+    async fn run(&self, args: &[&str]) -> String {
+        let output = within_minutes("a command", 3, self.command(args).output()).await.unwrap();
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {}\n{out}\n{err}", output.status);
+        out
+    }
+
+    /// Processes that were started for this folder and live: their environment or their words name it.
+    fn left(&self) -> Vec<String> {
+        let folder = self.folder.path().display().to_string();
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let read = |file: &str| {
+                let bytes = std::fs::read(entry.path().join(file)).unwrap_or_default();
+                String::from_utf8_lossy(&bytes).replace('\0', " ")
+            };
+            let words = read("cmdline");
+            // A zombie has no words, and is nobody's any more.
+            if !words.is_empty() && (words.contains(&folder) || read("environ").contains(&folder)) {
+                left.push(words);
+            }
+        }
+        left
+    }
+
+    async fn nothing_is_left(&self) {
+        until("nothing to be left", async || self.left().is_empty().then_some(())).await;
+    }
+}
+
+async fn signal(child: &Child, name: &str) {
+    let id = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn dev_keeps_tenants_and_messages_over_a_restart_and_leaves_nothing_running() {
+    let dev = Dev::new();
+    let mut first = dev.ready().await;
+    assert!(!dev.left().is_empty(), "this test must see what runs");
+    dev.run(&["queue", "declare", "orders"]).await;
+    dev.run(&["publish", "--queue", "orders", "kept"]).await;
+    let globex =
+        within("globex", dev.command(&["subscribe", "orders", "--as", "globex", "--count", "1"]).output()).await;
+    assert_eq!(globex.unwrap().status.code(), Some(1));
+    signal(&first, "INT").await;
+    assert!(within("dev to stop", first.wait()).await.unwrap().success());
+    dev.nothing_is_left().await;
+
+    let mut second = dev.ready().await;
+    assert_eq!(dev.run(&["subscribe", "orders", "--count", "1"]).await.trim_end(), "kept");
+    // Not even a crash of the whole leaves a broker behind.
+    signal(&second, "KILL").await;
+    within("dev to die", second.wait()).await.unwrap();
+    dev.nothing_is_left().await;
+    assert!(Path::new(&dev.folder.path().join(".warrengate/dev.env")).exists());
+}
+
+#[tokio::test]
+async fn dev_proves_itself_and_ends_when_asked_for_a_smoke_test_only() {
+    let dev = Dev::new();
+    let out = dev.run(&["dev", "--smoke"]).await;
+    assert!(out.contains("globex was refused"), "{out}");
+    dev.nothing_is_left().await;
+    let again = dev.run(&["dev", "--smoke", "--reset", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(json["proof"]["cross_tenant_refusal"], "QUEUE_NOT_FOUND", "{json}");
+    dev.nothing_is_left().await;
+}

@@ -1,0 +1,100 @@
+//! The stack that all tests share, and the tenants that each makes for itself.
+
+pub mod broker;
+pub mod bytes_codec;
+pub mod consumer;
+pub mod dead;
+pub mod own;
+pub mod raw;
+pub mod tenant;
+pub mod values;
+pub mod wait;
+pub mod web;
+
+use std::{path::PathBuf, sync::OnceLock};
+
+use secrecy::SecretString;
+use tokio::runtime::Runtime;
+use warrengate::{
+    client::{Client, ClientOptions, Credentials},
+    pb,
+    stack::{Stack, StackOptions},
+};
+
+pub use tenant::Tenant;
+
+/// The shared stack. It has a runtime of its own, since each test's ends with the test; the node's guard ends the broker
+/// with the process.
+pub struct World {
+    pub stack: Stack,
+    /// Held so that it lives as long as the stack.
+    _runtime: Runtime,
+    admin_secret: SecretString,
+    ca: String,
+}
+
+/// Where this run keeps its files; those of earlier runs go.
+fn folder() -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("it");
+    let _ = std::fs::remove_dir_all(&folder);
+    folder
+}
+
+/// The RabbitMQ that `./scripts/test --broker PATH` names.
+pub fn installation() -> Option<PathBuf> {
+    std::env::var_os("WARRENGATE_TEST_BROKER").map(PathBuf::from)
+}
+
+impl World {
+    pub fn get() -> &'static Self {
+        static WORLD: OnceLock<World> = OnceLock::new();
+        WORLD.get_or_init(|| std::thread::spawn(Self::start).join().expect("the stack starts"))
+    }
+
+    fn start() -> Self {
+        if std::env::var_os("WARRENGATE_TEST_LOG").is_some() {
+            tracing_subscriber::fmt().with_env_filter("warrengate=debug,lapin=warn").init();
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let mut options = StackOptions::new(folder());
+        options.installation = installation();
+        let mut stack = runtime.block_on(Stack::start(options)).unwrap();
+        let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");
+        let ca = std::fs::read_to_string(stack.gateway_ca()).unwrap();
+        Self { stack, _runtime: runtime, admin_secret, ca }
+    }
+
+    pub fn admin_secret(&self) -> &SecretString {
+        &self.admin_secret
+    }
+
+    pub fn ca(&self) -> &str {
+        &self.ca
+    }
+
+    /// A client of the shared gateway.
+    pub async fn client(&self, id: &str, secret: &SecretString) -> Client {
+        self.client_at(&self.stack.endpoint(), Credentials::Secret { client_id: id.into(), secret: secret.clone() })
+            .await
+    }
+
+    /// A client of any gateway of the stack.
+    pub async fn client_at(&self, endpoint: &str, credentials: Credentials) -> Client {
+        let options = ClientOptions::new(endpoint, credentials).ca_certificate(self.ca.clone());
+        Client::connect(options).await.unwrap()
+    }
+
+    /// The platform administrator.
+    pub async fn admin(&self) -> Client {
+        self.client("admin", &self.admin_secret).await
+    }
+}
+
+/// Publishes to a queue through the default exchange.
+pub fn to_queue(queue: &str, body: impl Into<bytes::Bytes>) -> pb::Publication {
+    pb::Publication {
+        routing_key: queue.into(),
+        message: Some(pb::Message { body: body.into(), ..pb::Message::default() }),
+        ..pb::Publication::default()
+    }
+}

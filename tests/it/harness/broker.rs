@@ -1,0 +1,175 @@
+//! The broker without the gateway: its HTTP API with the provisioner's identity, and AMQP as anyone might try it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_compat::CompatExt as _;
+use lapin::{
+    AsyncTcpStream, Connection, ConnectionProperties,
+    auth::AuthProvider,
+    types::{LongString, ShortString},
+    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri},
+};
+use reqwest::{Certificate, Identity, Method, StatusCode};
+use rustls::{ClientConfig, RootCertStore};
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use warrengate::pki::{Authority, Leaf};
+
+use super::World;
+
+/// The broker's HTTP API.
+pub struct Management {
+    http: reqwest::Client,
+    root: String,
+    user: String,
+    password: String,
+}
+
+impl Management {
+    /// As the provisioner.
+    pub fn new() -> Self {
+        let config = &World::get().stack.config().management;
+        let mut identity = std::fs::read(&config.key).unwrap();
+        identity.extend(std::fs::read(&config.certificate).unwrap());
+        Self::with(Some(identity), &config.user, config.password.expose_secret())
+    }
+
+    /// As anyone: with this certificate and key (PEM), this user and this password.
+    pub fn with(identity: Option<Vec<u8>>, user: &str, password: &str) -> Self {
+        let config = World::get().stack.config();
+        let ca = std::fs::read(&config.broker.ca_certificate).unwrap();
+        let mut http = reqwest::Client::builder()
+            .tls_certs_only([Certificate::from_pem(&ca).unwrap()])
+            .timeout(Duration::from_secs(20));
+        if let Some(pem) = identity {
+            http = http.identity(Identity::from_pem(&pem).unwrap());
+        }
+        let root = config.management.endpoints[0].clone();
+        Self { http: http.build().unwrap(), root, user: user.into(), password: password.into() }
+    }
+
+    /// Asks; the status, and the body when it is JSON.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value), reqwest::Error> {
+        let mut request = self.http.request(method, format!("{}/api/{path}", self.root));
+        if !self.user.is_empty() {
+            request = request.basic_auth(&self.user, Some(&self.password));
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        Ok((status, serde_json::from_str(&answer.text().await?).unwrap_or_default()))
+    }
+
+    /// What is there; none for 404.
+    pub async fn get(&self, path: &str) -> Option<Value> {
+        let (status, body) = self.ask(Method::GET, path, None).await.unwrap();
+        match status {
+            StatusCode::NOT_FOUND => None,
+            status if status.is_success() => Some(body),
+            other => panic!("{path}: {other} {body}"),
+        }
+    }
+
+    /// Changes something.
+    pub async fn change(&self, method: Method, path: &str, body: Option<Value>) {
+        let (status, body) = self.ask(method, path, body).await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {body}");
+    }
+
+    /// The tenant's connections, as the broker shows them by now (it needs some seconds to show a new one whole).
+    pub async fn connections(&self, tenant: &str) -> Vec<Value> {
+        let all = self.get("connections").await.unwrap();
+        let of_tenant = |connection: &&Value| {
+            let mine = format!("wg.{tenant}");
+            connection["vhost"] == mine.as_str() || connection["user"] == mine.as_str()
+        };
+        all.as_array().unwrap().iter().filter(of_tenant).cloned().collect()
+    }
+}
+
+/// The PEM of a leaf, as reqwest takes it.
+pub fn pem_of(leaf: &Leaf) -> Vec<u8> {
+    format!("{}\n{}", leaf.key_pem(), leaf.certificate_pem()).into_bytes()
+}
+
+/// The authority that the broker believes.
+pub fn broker_ca() -> Authority {
+    World::get().stack.certs().broker_authority().unwrap()
+}
+
+/// The tenant's own certificate, as the gateway makes it.
+pub fn certificate_of(tenant: &str) -> Leaf {
+    broker_ca().client(&format!("wg.{tenant}"), Duration::from_secs(3600)).unwrap()
+}
+
+/// TLS towards the broker, perhaps with a client certificate.
+pub fn tls(leaf: Option<&Leaf>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(broker_ca().certificate_der()).unwrap();
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    Arc::new(match leaf {
+        Some(leaf) => builder.with_client_auth_cert(leaf.chain_der(), leaf.key_der()).unwrap(),
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// How to log in.
+#[derive(Clone)]
+pub enum Login {
+    /// By the certificate.
+    External,
+    /// By the certificate, and saying to be somebody.
+    ExternalAs(String),
+    /// By a name and a password.
+    Plain(String, String),
+}
+
+impl AuthProvider for Login {
+    fn mechanism(&self) -> ShortString {
+        match self {
+            Self::External | Self::ExternalAs(_) => "EXTERNAL".into(),
+            Self::Plain(..) => "PLAIN".into(),
+        }
+    }
+
+    fn auth_starter(&self) -> Result<LongString, String> {
+        Ok(match self {
+            Self::External => "".into(),
+            Self::ExternalAs(user) => user.as_str().into(),
+            Self::Plain(user, password) => format!("\0{user}\0{password}").into(),
+        })
+    }
+}
+
+/// AMQP straight to the broker, past the gateway. An error is the broker's no.
+pub async fn amqp(tls: Arc<ClientConfig>, vhost: &str, login: Login) -> Result<Connection, String> {
+    let uri = AMQPUri {
+        scheme: AMQPScheme::AMQPS,
+        authority: AMQPAuthority {
+            host: "127.0.0.1".into(),
+            port: World::get().stack.node().amqps_port(),
+            ..AMQPAuthority::default()
+        },
+        vhost: vhost.into(),
+        query: AMQPQueryString { frame_max: Some(131_072), heartbeat: Some(10), ..AMQPQueryString::default() },
+    };
+    let connector: lapin::tcp::RustlsConnector = tls.into();
+    let connecting = Connection::connector(
+        uri,
+        lapin::runtime::default_runtime().unwrap(),
+        async move |uri: AMQPUri, _runtime| {
+            let tcp = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await?;
+            Ok(AsyncTcpStream::Plain(tcp.compat()).into_rustls(&connector, &uri.authority.host).await?)
+        },
+        ConnectionProperties::default().with_auth_provider(login),
+    );
+    super::wait::within("the broker's answer", connecting).await.map_err(|error| error.to_string())
+}

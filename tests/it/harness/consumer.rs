@@ -1,0 +1,139 @@
+//! A subscribe stream as it is on the wire, for what the client hides: ids, settlement reports, interruptions.
+
+use std::collections::VecDeque;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use warrengate::{
+    client::Client,
+    pb::{
+        Ack, Delivery, Nack, NackAction, Settled, SubscribeRequest, SubscribeResponse, SubscribeStart,
+        SubscribeStarted, subscribe_request::Frame, subscribe_response::Event,
+    },
+};
+
+use super::wait::within;
+
+pub struct RawSubscription {
+    frames: Option<mpsc::Sender<SubscribeRequest>>,
+    events: Streaming<SubscribeResponse>,
+    ready: VecDeque<Delivery>,
+    pub started: SubscribeStarted,
+}
+
+/// A start frame for this queue.
+pub fn start(queue: &str) -> SubscribeStart {
+    SubscribeStart { queue: queue.into(), ..SubscribeStart::default() }
+}
+
+impl RawSubscription {
+    /// A subscription that stands.
+    pub async fn open(client: &Client, start: SubscribeStart) -> Self {
+        Self::try_open(client, start).await.unwrap()
+    }
+
+    pub async fn try_open(client: &Client, start: SubscribeStart) -> Result<Self, Status> {
+        let (frames, requests) = mpsc::channel(64);
+        frames.send(SubscribeRequest { frame: Some(Frame::Start(start)) }).await.unwrap();
+        let mut messaging = client.raw_messaging();
+        let opening = messaging.subscribe(ReceiverStream::new(requests));
+        let events = Box::pin(within("the subscribe call", opening)).await?.into_inner();
+        let started = SubscribeStarted::default();
+        let mut subscription = Self { frames: Some(frames), events, ready: VecDeque::new(), started };
+        match subscription.event().await? {
+            Some(Event::Started(started)) => subscription.started = started,
+            other => panic!("the first event is {other:?}"),
+        }
+        Ok(subscription)
+    }
+
+    /// The next event but heartbeats; none at the end with OK.
+    pub async fn event(&mut self) -> Result<Option<Event>, Status> {
+        loop {
+            let response = within("an event of the subscription", self.events.message()).await?;
+            match response.map(|response| response.event.expect("an event is set")) {
+                Some(Event::Heartbeat(_)) => {}
+                event => return Ok(event),
+            }
+        }
+    }
+
+    /// The next so many deliveries; nothing else may come between.
+    pub async fn take(&mut self, count: usize) -> Vec<Delivery> {
+        while self.ready.len() < count {
+            match self.event().await.unwrap() {
+                Some(Event::Deliveries(frame)) => self.ready.extend(frame.deliveries),
+                other => panic!("{other:?} instead of {count} deliveries; {} are there", self.ready.len()),
+            }
+        }
+        self.ready.drain(..count).collect()
+    }
+
+    pub async fn one(&mut self) -> Delivery {
+        self.take(1).await.remove(0)
+    }
+
+    /// The next report; no delivery may come before it.
+    pub async fn settled(&mut self) -> Settled {
+        assert!(self.ready.is_empty(), "{:?} was delivered", self.ready);
+        match self.event().await.unwrap() {
+            Some(Event::Settled(settled)) => settled,
+            other => panic!("{other:?} instead of a report"),
+        }
+    }
+
+    /// Proves that the gateway has done what was said so far and delivers nothing more for now: a settlement that means
+    /// nothing is reported, and no delivery comes before the report.
+    pub async fn is_quiet(&mut self) {
+        for unknown in [u64::MAX - 1, u64::MAX] {
+            self.ack(&[unknown]).await;
+            assert_eq!(self.settled().await.unknown_delivery_ids, [unknown]);
+        }
+    }
+
+    pub async fn send(&self, frame: Frame) {
+        let frames = self.frames.as_ref().expect("the sending side is open");
+        frames.send(SubscribeRequest { frame: Some(frame) }).await.unwrap();
+    }
+
+    pub async fn ack(&self, ids: &[u64]) {
+        self.send(Frame::Ack(Ack { delivery_ids: ids.to_vec(), through: 0 })).await;
+    }
+
+    pub async fn ack_through(&self, through: u64) {
+        self.send(Frame::Ack(Ack { delivery_ids: Vec::new(), through })).await;
+    }
+
+    pub async fn nack(&self, ids: &[u64], action: NackAction) {
+        self.send(Frame::Nack(Nack { delivery_ids: ids.to_vec(), action: action.into(), ..Nack::default() })).await;
+    }
+
+    /// Closes the sending side and waits for the end; what comes before it is dropped.
+    pub async fn close(mut self) {
+        self.frames = None;
+        while self.event().await.unwrap().is_some() {}
+    }
+
+    /// Waits for the status that the stream ends with.
+    pub async fn failure(&mut self) -> Status {
+        loop {
+            match self.event().await {
+                Err(status) => return status,
+                Ok(None) => panic!("the stream ended with OK"),
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+}
+
+/// The bodies, as text.
+pub fn bodies(deliveries: &[Delivery]) -> Vec<String> {
+    let body = |delivery: &Delivery| delivery.message.as_ref().expect("a message").body.to_vec();
+    deliveries.iter().map(|delivery| String::from_utf8(body(delivery)).unwrap()).collect()
+}
+
+/// The ids.
+pub fn ids(deliveries: &[Delivery]) -> Vec<u64> {
+    deliveries.iter().map(|delivery| delivery.delivery_id).collect()
+}

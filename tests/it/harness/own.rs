@@ -1,0 +1,70 @@
+//! A stack of a test's own, for tests that kill or restart the broker.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use warrengate::{
+    client::{Client, ClientOptions, Credentials},
+    stack::{Stack, StackOptions},
+};
+
+use super::{Tenant, installation, wait::until};
+
+pub struct Own {
+    pub stack: Stack,
+    admin_secret: SecretString,
+    ca: String,
+}
+
+impl Own {
+    /// Starts one in a folder of this name, on the test's own runtime, with these settings beside the defaults.
+    pub async fn start(name: &str, settings: &[(&str, &str)]) -> Self {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        let mut options = StackOptions::new(folder);
+        options.installation = installation();
+        options.settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let mut stack = Box::pin(Stack::start(options)).await.unwrap();
+        let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");
+        let ca = std::fs::read_to_string(stack.gateway_ca()).unwrap();
+        Self { stack, admin_secret, ca }
+    }
+
+    /// Waits until a quorum queue outlives a kill. RabbitMQ writes down which files belong to which quorum queue up to 3 s
+    /// after the declaration; killed before, it makes the queue anew, empty and without a leader.
+    pub async fn queue_is_on_disk(&self, tenant: &Tenant, queue: &str) {
+        let name = format!("wg.{}_{queue}", tenant.id);
+        until("the queue's name on disk", async || {
+            let found = files(self.stack.node().dir(), "names.dets").into_iter().any(|file| {
+                let content = std::fs::read(file).unwrap_or_default();
+                content.windows(name.len()).any(|window| window == name.as_bytes())
+            });
+            found.then_some(())
+        })
+        .await;
+    }
+
+    async fn client(&self, id: &str, secret: &SecretString) -> Client {
+        let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
+        let options = ClientOptions::new(self.stack.endpoint(), credentials).ca_certificate(self.ca.clone());
+        Client::connect(options).await.unwrap()
+    }
+
+    pub async fn tenant(&self) -> Tenant {
+        let admin = self.client("admin", &self.admin_secret).await;
+        Tenant::made_by(&admin, async |id, secret| self.client(id, secret).await).await
+    }
+}
+
+/// All files of this name below a folder.
+fn files(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    entries
+        .flatten()
+        .flat_map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files(&entry.path(), name),
+            _ if entry.file_name() == name => vec![entry.path()],
+            _ => Vec::new(),
+        })
+        .collect()
+}

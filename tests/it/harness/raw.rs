@@ -1,0 +1,171 @@
+//! Streams frame by frame, as a client in another language sees them, and statuses taken apart.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
+use warrengate::{
+    client::Client,
+    pb::{
+        self, publish_request::Frame as PublishFrame, publish_response, subscribe_request::Frame as SubscribeFrame,
+        subscribe_response,
+    },
+};
+
+use super::wait::within;
+
+/// The stable reason of a status.
+pub fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// The request field that a status names.
+pub fn field(status: &Status) -> String {
+    let details = status.get_error_details();
+    details.bad_request().map(|bad| bad.field_violations[0].field.clone()).unwrap_or_default()
+}
+
+/// What a caller can tell statuses apart by, but for the name that it asked for itself.
+pub fn shape(status: &Status, name: &str) -> (Code, String, String, String) {
+    (status.code(), reason(status), field(status), status.message().replace(name, "<name>"))
+}
+
+/// A stream of frames in both directions.
+pub struct Raw<Q, A> {
+    requests: Option<mpsc::Sender<Q>>,
+    responses: Streaming<A>,
+}
+
+pub type RawSubscribe = Raw<pb::SubscribeRequest, pb::SubscribeResponse>;
+pub type RawPublish = Raw<pb::PublishRequest, pb::PublishResponse>;
+
+impl<Q, A> Raw<Q, A> {
+    /// Ends the client's side.
+    pub fn finish(&mut self) {
+        self.requests = None;
+    }
+
+    async fn request(&self, request: Q) {
+        // A stream that has ended takes no more; its end is what the test looks at.
+        let _ = self.requests.as_ref().unwrap().send(request).await;
+    }
+
+    async fn response(&mut self) -> Result<Option<A>, Status> {
+        within("a frame", self.responses.message()).await
+    }
+
+    /// Reads until the end: its status, and when it came.
+    pub async fn end(&mut self) -> (Status, Instant) {
+        // Heartbeats go on for ever: the deadline is for all of it.
+        within("the end of the stream", async {
+            loop {
+                match self.responses.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return (Status::ok(""), Instant::now()),
+                    Err(status) => return (status, Instant::now()),
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl RawSubscribe {
+    /// Opens the stream and sends nothing.
+    pub async fn open(client: &Client) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(64);
+        let opened = client.raw_messaging().subscribe(ReceiverStream::new(outgoing)).await?;
+        Ok(Self { requests: Some(requests), responses: opened.into_inner() })
+    }
+
+    /// Opens the stream and waits until it stands.
+    pub async fn started(client: &Client, queue: &str) -> Self {
+        let mut stream = Self::open(client).await.unwrap();
+        stream.send(SubscribeFrame::Start(start(queue))).await;
+        let first = stream.event().await.unwrap();
+        assert!(matches!(first, Some(subscribe_response::Event::Started(_))), "{first:?}");
+        stream
+    }
+
+    pub async fn send(&self, frame: SubscribeFrame) {
+        self.request(pb::SubscribeRequest { frame: Some(frame) }).await;
+    }
+
+    /// A request without a frame.
+    pub async fn send_empty(&self) {
+        self.request(pb::SubscribeRequest { frame: None }).await;
+    }
+
+    /// The next event that is no heartbeat.
+    pub async fn event(&mut self) -> Result<Option<subscribe_response::Event>, Status> {
+        loop {
+            let Some(response) = self.response().await? else { return Ok(None) };
+            match response.event {
+                Some(subscribe_response::Event::Heartbeat(_)) => {}
+                event => return Ok(event),
+            }
+        }
+    }
+
+    /// The next delivery, which must be the next event, alone in its frame.
+    pub async fn delivery(&mut self) -> pb::Delivery {
+        match self.event().await.unwrap() {
+            Some(subscribe_response::Event::Deliveries(mut frame)) if frame.deliveries.len() == 1 => {
+                frame.deliveries.remove(0)
+            }
+            other => panic!("a delivery expected, not {other:?}"),
+        }
+    }
+
+    pub async fn ack(&self, delivery_ids: Vec<u64>, through: u64) {
+        self.send(SubscribeFrame::Ack(pb::Ack { delivery_ids, through })).await;
+    }
+}
+
+impl RawPublish {
+    pub async fn open(client: &Client) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(64);
+        let opened = client.raw_messaging().publish(ReceiverStream::new(outgoing)).await?;
+        Ok(Self { requests: Some(requests), responses: opened.into_inner() })
+    }
+
+    pub async fn send(&self, frame: PublishFrame) {
+        self.request(pb::PublishRequest { frame: Some(frame) }).await;
+    }
+
+    pub async fn send_empty(&self) {
+        self.request(pb::PublishRequest { frame: None }).await;
+    }
+
+    /// The next event.
+    pub async fn event(&mut self) -> Result<Option<publish_response::Event>, Status> {
+        Ok(self.response().await?.and_then(|response| response.event))
+    }
+
+    /// Publishes one message, and waits for its outcome.
+    pub async fn publish(&mut self, publication: pb::Publication) -> Result<pb::PublishResult, Status> {
+        self.send(PublishFrame::Publications(pb::Publications { publications: vec![publication] })).await;
+        loop {
+            match self.event().await? {
+                Some(publish_response::Event::Results(mut frame)) => return Ok(frame.results.remove(0)),
+                Some(_) => {}
+                None => panic!("the stream ended without an outcome"),
+            }
+        }
+    }
+}
+
+/// A start frame with the defaults.
+pub fn start(queue: &str) -> pb::SubscribeStart {
+    pb::SubscribeStart { queue: queue.into(), ..pb::SubscribeStart::default() }
+}
+
+/// That a cut came in time; prints how long it took.
+#[allow(clippy::print_stdout, reason = "a measured figure, for `--nocapture`")]
+pub fn assert_prompt(what: &str, asked: Instant, cut: Instant) {
+    let took = cut.saturating_duration_since(asked);
+    println!("{what}: {} ms", took.as_millis());
+    assert!(took < Duration::from_secs(2), "{what}: {took:?}");
+}

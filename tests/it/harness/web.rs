@@ -1,0 +1,124 @@
+//! The gateway as others than the Rust client see it: HTTP on the ops side, a bare channel, gateways of one's own settings.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use reqwest::{Certificate, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use warrengate::{
+    client::Credentials,
+    config::Config,
+    gateway::{Gateway, Running},
+    pb::{self, auth_client::AuthClient},
+};
+
+use super::{World, raw::RawPublish};
+
+pub fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// What a token says, unchecked.
+pub fn claims_of(token: &str) -> Value {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
+}
+
+/// A connection to the gateway without any token.
+pub async fn channel() -> Channel {
+    channel_to(&World::get().stack.endpoint()).await
+}
+
+async fn channel_to(endpoint: &str) -> Channel {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(tonic::transport::Certificate::from_pem(World::get().ca()))
+        .domain_name("127.0.0.1");
+    Endpoint::from_shared(endpoint.to_owned()).unwrap().tls_config(tls).unwrap().connect().await.unwrap()
+}
+
+/// HTTP that trusts the gateway's CA.
+pub fn http() -> reqwest::Client {
+    let ca = Certificate::from_pem(World::get().ca().as_bytes()).unwrap();
+    reqwest::Client::builder().tls_certs_only([ca]).http1_only().build().unwrap()
+}
+
+fn ops(path: &str) -> String {
+    format!("http://{}{path}", World::get().stack.gateway().ops_address())
+}
+
+/// A document of the ops side: its status, content type and text.
+pub async fn ops_get(path: &str) -> (StatusCode, String, String) {
+    let answer = http().get(ops(path)).send().await.unwrap();
+    let kind = answer.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned()).unwrap_or_default();
+    (answer.status(), kind, answer.text().await.unwrap())
+}
+
+pub async fn ops_json(path: &str) -> Value {
+    let (status, kind, text) = ops_get(path).await;
+    assert_eq!((status, kind.as_str()), (StatusCode::OK, "application/json"), "{path}: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// `POST /oauth2/token` by HTTP Basic.
+pub async fn token(id: &str, secret: &SecretString) -> (StatusCode, Value) {
+    let request = http().post(ops("/oauth2/token")).basic_auth(id, Some(secret.expose_secret()));
+    answer(request, "grant_type=client_credentials".to_owned()).await
+}
+
+/// `POST /oauth2/token` with everything in the form.
+pub async fn token_by_post(id: &str, secret: &SecretString) -> (StatusCode, Value) {
+    // Neither ids nor secrets hold anything that a form would encode.
+    let secret = secret.expose_secret();
+    let form = format!("grant_type=client_credentials&client_id={id}&client_secret={secret}");
+    answer(http().post(ops("/oauth2/token")), form).await
+}
+
+async fn answer(request: reqwest::RequestBuilder, form: String) -> (StatusCode, Value) {
+    let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "no-store");
+    (answer.status(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
+}
+
+/// A token from there.
+pub async fn access_token(id: &str, secret: &SecretString) -> String {
+    let (status, body) = token(id, secret).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    body["access_token"].as_str().unwrap().to_owned()
+}
+
+/// One more gateway on the same broker and store.
+pub struct OwnGateway {
+    pub running: Running,
+}
+
+/// Starts one, with settings of its own that the configuration file would not take.
+pub async fn gateway(change: impl FnOnce(&mut Config)) -> OwnGateway {
+    let mut config = World::get().stack.config().clone();
+    config.grpc.listen.set_port(0);
+    config.ops.listen.set_port(0);
+    change(&mut config);
+    OwnGateway { running: Gateway::start(config).await.unwrap() }
+}
+
+impl OwnGateway {
+    pub fn endpoint(&self) -> String {
+        format!("https://{}", self.running.grpc_address())
+    }
+
+    /// A token from this gateway.
+    pub async fn token(&self, client_id: &str, secret: &SecretString) -> String {
+        let request = pb::IssueTokenRequest {
+            client_id: client_id.into(),
+            client_secret: secret.expose_secret().into(),
+            lifetime: None,
+        };
+        let mut auth = AuthClient::new(channel_to(&self.endpoint()).await);
+        auth.issue_token(request).await.unwrap().into_inner().access_token
+    }
+
+    /// A publish stream with exactly this token.
+    pub async fn publish_stream(&self, token: &str) -> RawPublish {
+        let client = World::get().client_at(&self.endpoint(), Credentials::Token(token.to_owned().into())).await;
+        RawPublish::open(&client).await.unwrap()
+    }
+}

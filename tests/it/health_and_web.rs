@@ -1,0 +1,112 @@
+//! What is served beside the API: health, reflection, gRPC-Web, probes and metrics.
+
+use prost::Message as _;
+use secrecy::ExposeSecret as _;
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+use warrengate::pb::{self, Outcome};
+
+use crate::harness::{
+    Tenant, World, to_queue,
+    wait::{until, within},
+    web,
+};
+
+#[tokio::test]
+async fn health_is_served_without_a_token() {
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+    let mut health = HealthClient::new(web::channel().await);
+    for service in ["", "warrengate.v1.Messaging", "warrengate.v1.Topology"] {
+        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let unknown = health.check(HealthCheckRequest { service: "no.such.Service".into() }).await.expect_err("unknown");
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn reflection_is_on_by_default_and_lists_the_services() {
+    let mut reflection = ServerReflectionClient::new(web::channel().await);
+    let ask = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let asks = tokio_stream::iter([ask]);
+    let mut answers = reflection.server_reflection_info(asks).await.unwrap().into_inner();
+    let answer = within("the services", answers.message()).await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    for service in ["Messaging", "Topology", "Auth", "Admin"] {
+        assert!(names.contains(&format!("warrengate.v1.{service}")), "{names:?}");
+    }
+}
+
+/// A gRPC frame: not compressed, length, message.
+fn framed(message: &impl prost::Message) -> Vec<u8> {
+    let body = message.encode_to_vec();
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+    frame.extend(body);
+    frame
+}
+
+/// The frames of a gRPC-Web answer: its messages, and its trailers as text.
+fn unframed(mut answer: &[u8]) -> (Vec<&[u8]>, String) {
+    let (mut messages, mut trailers) = (Vec::new(), String::new());
+    while let [flags, a, b, c, d, rest @ ..] = answer {
+        let (frame, rest) = rest.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+        match flags {
+            0x80 => trailers.push_str(std::str::from_utf8(frame).unwrap()),
+            _ => messages.push(frame),
+        }
+        answer = rest;
+    }
+    (messages, trailers)
+}
+
+#[tokio::test]
+async fn grpc_web_publishes_over_http_1() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let token = tenant.client.token().await.unwrap().unwrap();
+    let url = format!("{}/warrengate.v1.Messaging/PublishBatch", World::get().stack.endpoint());
+    let body = framed(&pb::PublishBatchRequest { publications: vec![to_queue("jobs", "from a browser")] });
+    let post = |authorization: Option<String>| {
+        let mut request = web::http()
+            .post(&url)
+            .header("content-type", "application/grpc-web+proto")
+            .header("x-grpc-web", "1")
+            .body(body.clone());
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        request.send()
+    };
+    let answer = post(Some(format!("Bearer {}", token.secret().expose_secret()))).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_11));
+    assert_eq!(answer.headers()["content-type"], "application/grpc-web+proto");
+    let bytes = answer.bytes().await.unwrap();
+    let (messages, trailers) = unframed(&bytes);
+    assert!(trailers.contains("grpc-status:0"), "{trailers}");
+    let result = pb::PublishBatchResponse::decode(messages[0]).unwrap().results.remove(0);
+    assert_eq!(result.outcome(), Outcome::Confirmed, "{result:?}");
+    assert_eq!(tenant.take("jobs", 1).await, ["from a browser"]);
+
+    let refused = post(None).await.unwrap();
+    assert_eq!(refused.headers()["grpc-status"], "16", "UNAUTHENTICATED: {:?}", refused.headers());
+}
+
+#[tokio::test]
+async fn probes_and_metrics_are_served_in_plain_text() {
+    let (status, _, text) = web::ops_get("/livez").await;
+    assert_eq!((status.as_u16(), text.as_str()), (200, "ok\n"));
+    until("the gateway is ready", async || (web::ops_get("/readyz").await.0.as_u16() == 200).then_some(())).await;
+    let (_, kind, text) = web::ops_get("/readyz").await;
+    assert_eq!((kind.as_str(), text.as_str()), ("application/json", r#"{"ready":true,"waiting_for":[]}"#));
+    let (status, kind, _) = web::ops_get("/metrics").await;
+    assert_eq!((status.as_u16(), kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(web::ops_get("/").await.0.as_u16(), 404);
+    assert_eq!(web::ops_get("/oauth2/token").await.0.as_u16(), 405);
+}

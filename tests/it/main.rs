@@ -1,0 +1,28 @@
+//! Everything that needs a broker: one binary, one private RabbitMQ node, the real composition root. Each test makes a
+//! tenant of its own, so that none sees another's messages, and waits for events with a deadline, never for time.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod harness;
+
+mod administration;
+mod bad_input;
+mod broker_side;
+mod command_line;
+mod cross_tenant;
+mod development;
+mod endings;
+mod health_and_web;
+mod overflow;
+mod properties;
+mod python;
+mod replay;
+mod restart;
+mod round_trip;
+mod routing;
+mod settling;
+mod tokens;
+mod unroutable;
+mod volume;
+mod wall;
+mod windows;

@@ -1,0 +1,27 @@
+//! A foreign client: the Python quick start, with stubs made by its own tools, against the real gateway.
+
+use std::{path::Path, process::Stdio};
+
+use secrecy::ExposeSecret as _;
+
+use crate::harness::{Tenant, World, wait::within_minutes};
+
+#[tokio::test]
+async fn the_python_quick_start_publishes_and_subscribes() {
+    let world = World::get();
+    let tenant = Tenant::fresh().await;
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/run.sh");
+    let run = tokio::process::Command::new(example)
+        .env("VENV", Path::new(env!("CARGO_TARGET_TMPDIR")).join("venv"))
+        .env("WARRENGATE_ENDPOINT", world.stack.endpoint())
+        .env("WARRENGATE_CA", world.stack.gateway_ca())
+        .env("WARRENGATE_CLIENT_ID", &tenant.client_id)
+        .env("WARRENGATE_CLIENT_SECRET", tenant.secret.expose_secret())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    // The first run makes a virtual environment and fetches grpcio.
+    let output = within_minutes("the quick start", 10, run).await.unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+}

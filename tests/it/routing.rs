@@ -1,0 +1,190 @@
+//! Each type of exchange, with the routing tables of RabbitMQ's own tutorials.
+
+use warrengate::pb::{self, DestinationType, ExchangeType, HeadersMatch, Outcome};
+
+use crate::harness::{
+    Tenant,
+    values::{headers, int, text, to_exchange},
+};
+
+/// Publishes each routing key as the body too, in this order.
+async fn publish_keys(tenant: &Tenant, exchange: &str, keys: &[&str]) -> Vec<Outcome> {
+    let publications = keys.iter().map(|key| to_exchange(exchange, key, key.to_string())).collect();
+    tenant.outcomes(publications).await
+}
+
+fn bind_headers<const N: usize>(
+    queue: &str,
+    headers_match: HeadersMatch,
+    entries: [(&str, pb::Value); N],
+) -> pb::Binding {
+    pb::Binding {
+        source: "by-headers".into(),
+        destination: queue.into(),
+        headers: headers(entries),
+        headers_match: headers_match.into(),
+        ..pb::Binding::default()
+    }
+}
+
+#[tokio::test]
+async fn a_direct_exchange_routes_by_equal_key() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("direct-logs", ExchangeType::Direct).await;
+    tenant.queue("errors").await;
+    tenant.queue("all").await;
+    tenant.bind("direct-logs", "errors", "error").await;
+    for severity in ["info", "error", "warning"] {
+        tenant.bind("direct-logs", "all", severity).await;
+    }
+    let outcomes = publish_keys(&tenant, "direct-logs", &["error", "info", "warning", "debug", "errors", ""]).await;
+    use Outcome::{Confirmed, Unroutable};
+    assert_eq!(outcomes, [Confirmed, Confirmed, Confirmed, Unroutable, Unroutable, Unroutable]);
+    tenant.holds("errors", &["error"]).await;
+    tenant.holds("all", &["error", "info", "warning"]).await;
+}
+
+#[tokio::test]
+async fn a_topic_exchange_routes_by_words() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("animals", ExchangeType::Topic).await;
+    tenant.queue("q1").await;
+    tenant.queue("q2").await;
+    tenant.bind("animals", "q1", "*.orange.*").await;
+    tenant.bind("animals", "q2", "*.*.rabbit").await;
+    tenant.bind("animals", "q2", "lazy.#").await;
+    let routed = [
+        "quick.orange.rabbit",
+        "lazy.orange.elephant",
+        "quick.orange.fox",
+        "lazy.brown.fox",
+        "lazy.pink.rabbit",
+        "lazy.orange.new.rabbit",
+        "lazy",
+    ];
+    assert_eq!(publish_keys(&tenant, "animals", &routed).await, [Outcome::Confirmed; 7]);
+    let lost = ["quick.brown.fox", "orange", "quick.orange.new.rabbit", ""];
+    assert_eq!(publish_keys(&tenant, "animals", &lost).await, [Outcome::Unroutable; 4]);
+    tenant.holds("q1", &["quick.orange.rabbit", "lazy.orange.elephant", "quick.orange.fox"]).await;
+    // Once, although two of its bindings match "lazy.pink.rabbit".
+    tenant
+        .holds(
+            "q2",
+            &[
+                "quick.orange.rabbit",
+                "lazy.orange.elephant",
+                "lazy.brown.fox",
+                "lazy.pink.rabbit",
+                "lazy.orange.new.rabbit",
+                "lazy",
+            ],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_fanout_exchange_routes_to_all_and_ignores_the_key() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("logs", ExchangeType::Fanout).await;
+    assert_eq!(publish_keys(&tenant, "logs", &["nobody"]).await, [Outcome::Unroutable]);
+    for queue in ["one", "two", "three"] {
+        tenant.queue(queue).await;
+        tenant.bind("logs", queue, "whatever").await;
+    }
+    assert_eq!(publish_keys(&tenant, "logs", &["", "a.key"]).await, [Outcome::Confirmed; 2]);
+    for queue in ["one", "two", "three"] {
+        tenant.holds(queue, &["", "a.key"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_headers_exchange_routes_by_all_or_any_typed_value() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("by-headers", ExchangeType::Headers).await;
+    let bindings = [
+        bind_headers("all", HeadersMatch::All, [("format", text("pdf")), ("copies", int(3))]),
+        bind_headers("any", HeadersMatch::Any, [("format", text("pdf")), ("copies", int(3))]),
+        bind_headers("text-three", HeadersMatch::All, [("copies", text("3"))]),
+    ];
+    for binding in bindings {
+        tenant.queue(&binding.destination).await;
+        tenant.client.topology().bind(pb::BindRequest { binding: Some(binding) }).await.unwrap();
+    }
+    let cases = [
+        ("both", headers([("format", text("pdf")), ("copies", int(3)), ("more", int(1))])),
+        ("format only", headers([("format", text("pdf"))])),
+        ("copies only", headers([("format", text("zip")), ("copies", int(3))])),
+        ("copies as text", headers([("copies", text("3"))])),
+        ("neither", headers([("format", text("zip")), ("copies", int(4))])),
+        ("no headers", headers([])),
+    ];
+    let publications = cases.into_iter().map(|(body, headers)| {
+        let mut publication = to_exchange("by-headers", "", body);
+        publication.message.as_mut().unwrap().headers = headers;
+        publication
+    });
+    let outcomes = tenant.outcomes(publications.collect()).await;
+    assert_eq!(outcomes[..4], [Outcome::Confirmed; 4]);
+    assert_eq!(outcomes[4..], [Outcome::Unroutable; 2]);
+    tenant.holds("all", &["both"]).await;
+    tenant.holds("any", &["both", "format only", "copies only"]).await;
+    tenant.holds("text-three", &["copies as text"]).await;
+}
+
+#[tokio::test]
+async fn an_exchange_routes_to_another_until_unbound() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("in", ExchangeType::Topic).await;
+    let inner = pb::Exchange {
+        name: "inner".into(),
+        r#type: ExchangeType::Direct.into(),
+        internal: true,
+        ..pb::Exchange::default()
+    };
+    tenant.exchange_of(inner).await;
+    tenant.queue("orders").await;
+    tenant.bind("inner", "orders", "order.new").await;
+    let binding = pb::Binding {
+        source: "in".into(),
+        destination: "inner".into(),
+        destination_type: DestinationType::Exchange.into(),
+        routing_key: "order.*".into(),
+        ..pb::Binding::default()
+    };
+    tenant.client.topology().bind(pb::BindRequest { binding: Some(binding.clone()) }).await.unwrap();
+    let outcomes = publish_keys(&tenant, "in", &["order.new", "order.old", "other"]).await;
+    assert_eq!(outcomes, [Outcome::Confirmed, Outcome::Unroutable, Outcome::Unroutable]);
+    tenant.holds("orders", &["order.new"]).await;
+    tenant.client.topology().unbind(pb::UnbindRequest { binding: Some(binding) }).await.unwrap();
+    assert_eq!(publish_keys(&tenant, "in", &["order.new"]).await, [Outcome::Unroutable]);
+}
+
+#[tokio::test]
+async fn an_alternate_exchange_gets_what_cannot_be_routed() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("unsorted", ExchangeType::Fanout).await;
+    let sorted = pb::Exchange {
+        name: "sorted".into(),
+        r#type: ExchangeType::Direct.into(),
+        alternate_exchange: "unsorted".into(),
+        ..pb::Exchange::default()
+    };
+    tenant.exchange_of(sorted).await;
+    tenant.queue("known").await;
+    tenant.bind("sorted", "known", "known").await;
+    tenant.queue("rest").await;
+    assert_eq!(publish_keys(&tenant, "sorted", &["strange"]).await, [Outcome::Unroutable]);
+    tenant.bind("unsorted", "rest", "").await;
+    assert_eq!(publish_keys(&tenant, "sorted", &["known", "strange"]).await, [Outcome::Confirmed; 2]);
+    tenant.holds("known", &["known"]).await;
+    tenant.holds("rest", &["strange"]).await;
+}
+
+#[tokio::test]
+async fn a_message_that_may_be_lost_is_confirmed_without_a_route() {
+    let tenant = Tenant::fresh().await;
+    let mut publication = to_exchange("", "no-such-queue", "x");
+    assert_eq!(tenant.outcomes(vec![publication.clone()]).await, [Outcome::Unroutable]);
+    publication.allow_unroutable = true;
+    assert_eq!(tenant.outcomes(vec![publication]).await, [Outcome::Confirmed]);
+}

@@ -1,0 +1,244 @@
+//! What a subscriber says about its deliveries, and what comes of it.
+
+use std::time::Duration;
+
+use tonic::Code;
+use warrengate::pb::{self, Ack, ExtendLease, NackAction, QueueType, SubscribeStart, subscribe_request::Frame};
+
+use crate::harness::{
+    Tenant,
+    consumer::{RawSubscription, bodies, ids, start},
+};
+
+/// A tenant with a queue of so many messages, which are numbered from 0.
+async fn jobs(kind: QueueType, messages: usize) -> Tenant {
+    let tenant = Tenant::fresh().await;
+    tenant.queue_typed("jobs", kind).await;
+    let all: Vec<_> = (0..messages).map(|n| crate::harness::to_queue("jobs", n.to_string())).collect();
+    if !all.is_empty() {
+        assert_eq!(tenant.outcomes(all).await, vec![pb::Outcome::Confirmed; messages]);
+    }
+    tenant
+}
+
+#[tokio::test]
+async fn lists_and_through_settle_in_any_order() {
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        let tenant = jobs(kind, 10).await;
+        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+        let held = ids(&consumer.take(10).await);
+        consumer.ack(&[held[7], held[2]]).await;
+        consumer.ack_through(held[3]).await;
+        consumer.ack(&[held[9]]).await;
+        consumer.send(Frame::Ack(Ack { delivery_ids: vec![held[8]], through: held[4] })).await;
+        // Every one of these is known no more, and nothing else was settled.
+        consumer.ack(&[held[0], held[9], held[4], held[7]]).await;
+        assert_eq!(consumer.settled().await.unknown_delivery_ids, [held[0], held[9], held[4], held[7]]);
+        consumer.close().await;
+        tenant.holds("jobs", &["5", "6"]).await;
+    }
+}
+
+#[tokio::test]
+async fn ids_that_mean_nothing_are_reported_and_harmless() {
+    let tenant = jobs(QueueType::Quorum, 1).await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let held = consumer.one().await.delivery_id;
+    consumer.ack(&[held + 1, 0, u64::MAX]).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [held + 1, 0, u64::MAX]);
+    consumer.ack_through(held + 1).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [held + 1]);
+    consumer.nack(&[77], NackAction::DeadLetter).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [77]);
+    consumer.send(Frame::ExtendLease(ExtendLease { delivery_ids: vec![78], ack_deadline: None })).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [78]);
+    consumer.ack(&[held, held]).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [held]);
+    consumer.close().await;
+    assert_eq!(tenant.depth("jobs").await, 0);
+}
+
+#[tokio::test]
+async fn ids_of_another_stream_mean_nothing() {
+    let tenant = jobs(QueueType::Quorum, 2).await;
+    let window = || SubscribeStart { max_outstanding_messages: 1, ..start("jobs") };
+    let mut one = RawSubscription::open(&tenant.client, window()).await;
+    let mut other = RawSubscription::open(&tenant.client, window()).await;
+    let (mine, theirs) = (one.one().await, other.one().await);
+    // Both streams count from 1: it is this stream's own delivery that is meant.
+    assert_eq!((mine.delivery_id, theirs.delivery_id), (1, 1));
+    one.ack(&[1]).await;
+    one.ack(&[2]).await;
+    assert_eq!(one.settled().await.unknown_delivery_ids, [2]);
+    other.close().await;
+    one.close().await;
+    tenant.holds("jobs", &[&bodies(&[theirs])[0]]).await;
+}
+
+#[tokio::test]
+async fn a_retry_counts_attempts_in_a_quorum_queue() {
+    let tenant = jobs(QueueType::Quorum, 1).await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    for attempt in 1..=5 {
+        let delivery = consumer.one().await;
+        assert_eq!((delivery.attempt, delivery.redelivered), (attempt, attempt > 1));
+        consumer.nack(&[delivery.delivery_id], NackAction::Retry).await;
+    }
+    let delivery = consumer.one().await;
+    consumer.ack(&[delivery.delivery_id]).await;
+    consumer.close().await;
+    assert_eq!(tenant.depth("jobs").await, 0);
+}
+
+#[tokio::test]
+async fn a_retry_in_a_classic_queue_tells_the_first_attempt_from_others() {
+    let tenant = jobs(QueueType::Classic, 1).await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    for attempt in [1, 2, 2] {
+        let delivery = consumer.one().await;
+        assert_eq!((delivery.attempt, delivery.redelivered), (attempt, attempt > 1));
+        consumer.nack(&[delivery.delivery_id], NackAction::Retry).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_without_attempts_left_is_a_dead_letter() {
+    let tenant = jobs(QueueType::Quorum, 0).await;
+    let queue = pb::Queue { name: "brittle".into(), max_delivery_attempts: 3, ..pb::Queue::default() };
+    tenant.queue_of(queue).await;
+    tenant.publish_to("brittle", "poison").await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("brittle")).await;
+    for attempt in 1..=3 {
+        let delivery = consumer.one().await;
+        assert_eq!(delivery.attempt, attempt);
+        consumer.nack(&[delivery.delivery_id], NackAction::Retry).await;
+    }
+    let dead = tenant.dead_letter().await;
+    assert_eq!((dead.body.as_str(), dead.queue.as_str()), ("poison", "brittle"));
+    assert_eq!(dead.reason, "delivery_limit");
+    consumer.is_quiet().await;
+    consumer.close().await;
+    assert_eq!(tenant.depth("brittle").await, 0);
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_kept_and_a_dropped_message_is_not() {
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        let tenant = jobs(kind, 3).await;
+        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+        let held = ids(&consumer.take(3).await);
+        consumer.nack(&[held[1]], NackAction::Drop).await;
+        consumer.nack(&[held[2]], NackAction::DeadLetter).await;
+        consumer.nack(&[held[0]], NackAction::Retry).await;
+        let dead = tenant.dead_letter().await;
+        assert_eq!((dead.body.as_str(), dead.queue.as_str(), dead.reason.as_str()), ("2", "jobs", "rejected"));
+        assert_eq!(bodies(&consumer.take(1).await), ["0"]);
+        consumer.is_quiet().await;
+        consumer.close().await;
+        tenant.holds("jobs", &["0"]).await;
+        assert_eq!(tenant.dead_letters_left().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_delay_is_refused_until_it_is_built() {
+    let tenant = jobs(QueueType::Quorum, 1).await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let delay = Some(Duration::from_secs(1).try_into().unwrap());
+    let delivery_ids = vec![consumer.one().await.delivery_id];
+    let nack = pb::Nack { delivery_ids, action: NackAction::Retry.into(), delay, reason: String::new() };
+    consumer.send(Frame::Nack(nack)).await;
+    let status = consumer.failure().await;
+    assert_eq!(status.code(), Code::Unimplemented, "{status}");
+    tenant.holds("jobs", &["0"]).await;
+}
+
+#[tokio::test]
+async fn closing_gives_the_rest_back_and_uses_up_no_attempt_where_the_broker_allows() {
+    let tenant = jobs(QueueType::Quorum, 5).await;
+    // Nothing that a gateway can do keeps RabbitMQ before 4.3 from counting.
+    let counts = tenant.broker_counts_hand_backs().await;
+    for times in 1..=3 {
+        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+        let held = consumer.take(5).await;
+        let expected = if counts { times } else { 1 };
+        assert!(held.iter().all(|delivery| delivery.attempt == expected), "{expected}: {held:?}");
+        assert_eq!(bodies(&held), ["0", "1", "2", "3", "4"]);
+        consumer.close().await;
+        tenant.has_depth("jobs", 5).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_held_that_went_away_comes_again() {
+    let tenant = jobs(QueueType::Quorum, 5).await;
+    let mut gone = RawSubscription::open(&tenant.client, start("jobs")).await;
+    assert_eq!(gone.take(5).await.len(), 5);
+    // The call is reset, nothing is said.
+    drop(gone);
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let mut held = bodies(&consumer.take(5).await);
+    held.sort();
+    assert_eq!(held, ["0", "1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn with_auto_ack_a_delivery_is_done_when_it_is_sent() {
+    let tenant = jobs(QueueType::Quorum, 100).await;
+    let automatic = SubscribeStart { auto_ack: true, max_outstanding_messages: 5, ..start("jobs") };
+    let mut consumer = RawSubscription::open(&tenant.client, automatic).await;
+    let held = consumer.take(100).await;
+    assert!(held.iter().all(|delivery| delivery.lease_expires.is_none()));
+    let expected: Vec<_> = (0..100).map(|n: i32| n.to_string()).collect();
+    assert_eq!(bodies(&held), expected);
+    // Nothing is left to be settled.
+    consumer.ack(&[held[0].delivery_id]).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [held[0].delivery_id]);
+    consumer.close().await;
+    assert_eq!(tenant.depth("jobs").await, 0);
+}
+
+#[tokio::test]
+async fn an_exclusive_consumer_is_alone_or_refused() {
+    let tenant = jobs(QueueType::Classic, 0).await;
+    let alone = || SubscribeStart { exclusive: true, ..start("jobs") };
+    let first = RawSubscription::open(&tenant.client, alone()).await;
+    for second in [alone(), start("jobs")] {
+        let status = RawSubscription::try_open(&tenant.client, second).await.err().expect("refused");
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains("exclusive"), "{status}");
+    }
+    first.close().await;
+    let shared = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let status = RawSubscription::try_open(&tenant.client, alone()).await.err().expect("refused");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    shared.close().await;
+}
+
+#[tokio::test]
+async fn an_exclusive_consumer_of_a_queue_that_cannot_hold_it_alone_is_refused() {
+    for kind in [QueueType::Quorum, QueueType::Stream] {
+        let tenant = jobs(kind, 0).await;
+        let alone = SubscribeStart { exclusive: true, ..start("jobs") };
+        let status = RawSubscription::try_open(&tenant.client, alone).await.err().expect("refused");
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains("single_active_consumer"), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_single_active_consumer_gets_all_until_it_goes() {
+    let tenant = jobs(QueueType::Quorum, 0).await;
+    let queue = pb::Queue { name: "one-by-one".into(), single_active_consumer: true, ..pb::Queue::default() };
+    tenant.queue_of(queue).await;
+    let mut active = RawSubscription::open(&tenant.client, start("one-by-one")).await;
+    let mut waiting = RawSubscription::open(&tenant.client, start("one-by-one")).await;
+    for n in 0..4 {
+        tenant.publish_to("one-by-one", n.to_string()).await;
+    }
+    let held = active.take(4).await;
+    waiting.is_quiet().await;
+    active.ack_through(held[1].delivery_id).await;
+    active.close().await;
+    assert_eq!(bodies(&waiting.take(2).await), ["2", "3"]);
+}

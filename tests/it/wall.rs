@@ -1,0 +1,148 @@
+//! The wall at the broker itself: whoever has a tenant's own certificate, or none, tries AMQP and the management API past
+//! the gateway.
+
+use std::{sync::Arc, time::Duration};
+
+use reqwest::{Method, StatusCode};
+use rustls::{ClientConfig, RootCertStore};
+use secrecy::ExposeSecret as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use warrengate::{
+    names::TenantId,
+    pki::{Authority, Leaf},
+};
+
+use crate::harness::{
+    Tenant, World,
+    broker::{Login, Management, amqp, broker_ca, certificate_of, pem_of, tls},
+    wait::within,
+};
+
+#[tokio::test]
+async fn a_tenants_certificate_opens_its_own_vhost_and_no_other() {
+    let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
+    theirs.queue("secrets").await;
+    theirs.publish_to("secrets", "nobody else's").await;
+    let certificate = certificate_of(&ours.id);
+
+    // The control: so that the refusals below are refusals, and not a broken test.
+    let own = amqp(tls(Some(&certificate)), &format!("wg.{}", ours.id), Login::External).await.unwrap();
+    assert!(own.status().connected());
+
+    let vhosts = [format!("wg.{}", theirs.id), "/".to_owned(), String::new(), "wg.no-such-tenant".to_owned()];
+    for vhost in vhosts {
+        let refused = amqp(tls(Some(&certificate)), &vhost, Login::External).await.expect_err("the wall holds");
+        assert!(refused.contains("NOT-ALLOWED") || refused.contains("NOT_ALLOWED"), "{vhost:?}: {refused}");
+    }
+    assert_eq!(theirs.take("secrets", 1).await, ["nobody else's"]);
+}
+
+#[tokio::test]
+async fn a_certificate_cannot_claim_to_be_another_tenant() {
+    let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
+    let certificate = certificate_of(&ours.id);
+    let claim = Login::ExternalAs(format!("wg.{}", theirs.id));
+    let refused = amqp(tls(Some(&certificate)), &format!("wg.{}", theirs.id), claim).await;
+    refused.expect_err("the certificate alone says who it is");
+}
+
+#[tokio::test]
+async fn the_broker_refuses_who_has_no_certificate() {
+    let tenant = Tenant::fresh().await;
+    amqp(tls(None), &format!("wg.{}", tenant.id), Login::External).await.expect_err("refused");
+}
+
+#[tokio::test]
+async fn the_broker_refuses_a_certificate_that_another_authority_signed() {
+    let tenant = Tenant::fresh().await;
+    let name = format!("wg.{}", tenant.id);
+    let roots = || {
+        let mut roots = RootCertStore::empty();
+        roots.add(broker_ca().certificate_der()).unwrap();
+        ClientConfig::builder().with_root_certificates(roots)
+    };
+
+    // Signed by an authority of the same name as the broker's, with another key.
+    let subject = broker_ca().inspection().common_name().unwrap().to_owned();
+    let stranger: Leaf = Authority::generate(&subject, 30).unwrap().client(&name, Duration::from_secs(3600)).unwrap();
+    let config = Arc::new(roots().with_client_auth_cert(stranger.chain_der(), stranger.key_der()).unwrap());
+    amqp(config, &name, Login::External).await.expect_err("refused");
+
+    // Signed by itself.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, name.as_str());
+    let own = parameters.self_signed(&key).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let config = Arc::new(roots().with_client_auth_cert(vec![own.der().clone()], key).unwrap());
+    amqp(config, &name, Login::External).await.expect_err("refused");
+}
+
+#[tokio::test]
+async fn no_password_opens_amqp_not_even_the_provisioners() {
+    let tenant = Tenant::fresh().await;
+    let name = format!("wg.{}", tenant.id);
+    let own = certificate_of(&tenant.id);
+    for password in ["", "guest", &name, tenant.secret.expose_secret()] {
+        let login = Login::Plain(name.clone(), password.into());
+        amqp(tls(Some(&own)), &name, login).await.expect_err("refused");
+    }
+    amqp(tls(Some(&own)), &name, Login::Plain("guest".into(), "guest".into())).await.expect_err("refused");
+
+    let management = &World::get().stack.config().management;
+    let provisioner = Leaf::load(&management.certificate, &management.key).unwrap();
+    let login = Login::Plain(management.user.clone(), management.password.expose_secret().into());
+    amqp(tls(Some(&provisioner)), &name, login).await.expect_err("refused");
+    let external = amqp(tls(Some(&provisioner)), &name, Login::External).await;
+    external.expect_err("the provisioner administers; it has no permission in any vhost");
+}
+
+#[tokio::test]
+async fn the_amqp_port_gives_plain_tcp_no_amqp_answer() {
+    let port = World::get().stack.node().amqps_port();
+    let mut plain = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    plain.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
+    let mut answer = Vec::new();
+    // A reset is a refusal as well.
+    let _ = within("the broker hangs up", plain.read_to_end(&mut answer)).await;
+    // Nothing, or a TLS alert (content type 21): never a method frame (1) or a protocol header.
+    assert!(answer.first().is_none_or(|first| *first == 21), "{answer:?}");
+    assert!(!answer.windows(4).any(|four| four == b"AMQP"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_tenants_certificate_does_not_reach_the_management_api() {
+    let tenant = Tenant::fresh().await;
+    let name = format!("wg.{}", tenant.id);
+    let own = pem_of(&certificate_of(&tenant.id));
+    let password = World::get().stack.config().management.password.expose_secret();
+    let logins = [("", ""), (&name, ""), (&name, &name), ("guest", "guest"), (&name, password)];
+    for (user, password) in logins {
+        let management = Management::with(Some(own.clone()), user, password);
+        for path in ["whoami", "overview", "vhosts", "queues", "definitions"] {
+            let (status, body) = management.ask(Method::GET, path, None).await.unwrap();
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{user} {path}: {body}");
+        }
+    }
+    // The right password without a certificate is not even heard.
+    let user = &World::get().stack.config().management.user;
+    Management::with(None, user, password).ask(Method::GET, "whoami", None).await.expect_err("no certificate");
+    let (status, _) = Management::with(Some(own), user, "wrong").ask(Method::GET, "whoami", None).await.unwrap();
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_deleted_tenant_is_worth_nothing() {
+    let tenant = Tenant::fresh().await;
+    let certificate = certificate_of(&tenant.id);
+    let vhost = TenantId::parse(&tenant.id).unwrap().vhost();
+    let open = amqp(tls(Some(&certificate)), &vhost, Login::External).await.unwrap();
+    let admin = World::get().admin().await;
+    admin.admin().delete_tenant(warrengate::pb::DeleteTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
+    amqp(tls(Some(&certificate)), &vhost, Login::External).await.expect_err("refused");
+    crate::harness::wait::until("the open connection is cut", async || (!open.status().connected()).then_some(()))
+        .await;
+}

@@ -1,0 +1,155 @@
+//! How much a subscriber holds at once, and for how long.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use warrengate::pb::{DeleteQueueRequest, ExtendLease, Outcome, QueueType, SubscribeStart, subscribe_request::Frame};
+
+use crate::harness::{
+    Tenant,
+    consumer::{RawSubscription, bodies, ids, start},
+    to_queue,
+};
+
+/// The shortest lease.
+const LEASE: Duration = Duration::from_secs(10);
+
+fn leased(max_outstanding_messages: u32) -> SubscribeStart {
+    let ack_deadline = Some(LEASE.try_into().unwrap());
+    SubscribeStart { ack_deadline, max_outstanding_messages, ..start("jobs") }
+}
+
+/// A tenant with a queue of messages of these sizes, each filled with its own number.
+async fn sized(kind: QueueType, sizes: &[usize]) -> Tenant {
+    let tenant = Tenant::fresh().await;
+    tenant.queue_typed("jobs", kind).await;
+    for (number, size) in sizes.iter().enumerate() {
+        tenant.publish_to("jobs", vec![b'0' + number as u8; *size]).await;
+    }
+    tenant
+}
+
+#[tokio::test]
+async fn the_window_of_messages_holds() {
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        let tenant = Tenant::fresh().await;
+        tenant.queue_typed("jobs", kind).await;
+        let all = (0..30).map(|n: u32| to_queue("jobs", n.to_string())).collect();
+        assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 30]);
+        let window = SubscribeStart { max_outstanding_messages: 10, ..start("jobs") };
+        let mut consumer = RawSubscription::open(&tenant.client, window).await;
+        assert_eq!(consumer.started.max_outstanding_messages, 10);
+        let held = consumer.take(10).await;
+        consumer.is_quiet().await;
+        // Room for three, and no more.
+        consumer.ack(&ids(&held[4..7])).await;
+        assert_eq!(bodies(&consumer.take(3).await), ["10", "11", "12"]);
+        consumer.is_quiet().await;
+        assert_eq!(tenant.depth("jobs").await, 17, "what is not delivered stays in the queue");
+    }
+}
+
+#[tokio::test]
+async fn the_window_of_bytes_holds() {
+    let tenant = sized(QueueType::Quorum, &[400, 400, 400, 100, 400]).await;
+    let window = SubscribeStart { max_outstanding_bytes: 1_000, ..start("jobs") };
+    let mut consumer = RawSubscription::open(&tenant.client, window).await;
+    let held = consumer.take(2).await;
+    // 200 bytes are left. The next has 400, and the one after it does not overtake it.
+    consumer.is_quiet().await;
+    consumer.ack(&[held[0].delivery_id]).await;
+    let next = consumer.take(2).await;
+    assert_eq!(next.iter().map(|d| d.message.as_ref().unwrap().body.len()).collect::<Vec<_>>(), [400, 100]);
+    consumer.is_quiet().await;
+    consumer.ack(&[held[1].delivery_id]).await;
+    assert_eq!(consumer.one().await.message.unwrap().body.len(), 400);
+}
+
+#[tokio::test]
+async fn a_message_larger_than_the_window_of_bytes_comes_alone() {
+    let tenant = sized(QueueType::Quorum, &[10, 5_000, 10]).await;
+    let window = SubscribeStart { max_outstanding_bytes: 1_000, ..start("jobs") };
+    let mut consumer = RawSubscription::open(&tenant.client, window).await;
+    let small = consumer.one().await;
+    consumer.is_quiet().await;
+    consumer.ack(&[small.delivery_id]).await;
+    let large = consumer.one().await;
+    assert_eq!(large.message.unwrap().body.len(), 5_000);
+    consumer.is_quiet().await;
+    consumer.ack(&[large.delivery_id]).await;
+    let last = consumer.one().await;
+    assert_eq!(last.message.unwrap().body.len(), 10);
+}
+
+#[tokio::test]
+async fn large_messages_within_the_window_all_come() {
+    // Larger than what the gateway puts into one frame.
+    let tenant = sized(QueueType::Classic, &[3 << 20, 10, 2 << 20, 2 << 20]).await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let sizes = consumer.take(4).await.into_iter().map(|d| d.message.unwrap().body.len()).collect::<Vec<_>>();
+    assert_eq!(sizes, [3 << 20, 10, 2 << 20, 2 << 20]);
+}
+
+#[tokio::test]
+async fn a_lease_that_runs_out_gives_the_message_to_another() {
+    let tenant = sized(QueueType::Quorum, &[1, 1]).await;
+    let mut slow = RawSubscription::open(&tenant.client, leased(2)).await;
+    let begun = Instant::now();
+    let held = slow.take(2).await;
+    assert!(held.iter().all(|delivery| {
+        let expires = SystemTime::try_from(delivery.lease_expires.unwrap()).unwrap();
+        let left = expires.duration_since(SystemTime::now()).unwrap();
+        left > LEASE / 2 && left <= LEASE
+    }));
+    let mut quick = RawSubscription::open(&tenant.client, start("jobs")).await;
+    slow.ack(&[held[0].delivery_id]).await;
+    let again = quick.one().await;
+    assert!(begun.elapsed() > LEASE - Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!((again.message.as_ref(), again.attempt), (held[1].message.as_ref(), 2));
+    assert_eq!(slow.settled().await.expired_delivery_ids, [held[1].delivery_id]);
+    // Too late.
+    slow.ack(&[held[1].delivery_id]).await;
+    assert_eq!(slow.settled().await.unknown_delivery_ids, [held[1].delivery_id]);
+    quick.ack(&[again.delivery_id]).await;
+    quick.close().await;
+    slow.close().await;
+    assert_eq!(tenant.depth("jobs").await, 0);
+}
+
+#[tokio::test]
+async fn an_extended_lease_outlives_one_that_was_not() {
+    let tenant = sized(QueueType::Quorum, &[1, 1]).await;
+    let mut consumer = RawSubscription::open(&tenant.client, leased(2)).await;
+    let held = ids(&consumer.take(2).await);
+    let ack_deadline = Some(Duration::from_secs(60).try_into().unwrap());
+    consumer.send(Frame::ExtendLease(ExtendLease { delivery_ids: vec![held[0]], ack_deadline })).await;
+    // The other's message comes again to the only consumer there is; the report and it may come in any order.
+    let (mut expired, mut again) = (Vec::new(), Vec::new());
+    while expired.is_empty() || again.is_empty() {
+        match consumer.event().await.unwrap() {
+            Some(warrengate::pb::subscribe_response::Event::Settled(report)) => expired = report.expired_delivery_ids,
+            Some(warrengate::pb::subscribe_response::Event::Deliveries(frame)) => again = frame.deliveries,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(expired, [held[1]]);
+    assert_eq!(bodies(&again), ["1"]);
+    consumer.ack(&[held[0], again[0].delivery_id]).await;
+    consumer.is_quiet().await;
+    consumer.close().await;
+    assert_eq!(tenant.depth("jobs").await, 0);
+}
+
+#[tokio::test]
+async fn a_full_window_does_not_hide_that_the_queue_was_deleted() {
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        let tenant = sized(kind, &[1, 1, 1]).await;
+        let window = SubscribeStart { max_outstanding_messages: 2, ..start("jobs") };
+        let mut consumer = RawSubscription::open(&tenant.client, window).await;
+        consumer.take(2).await;
+        let request = DeleteQueueRequest { name: "jobs".into(), ..DeleteQueueRequest::default() };
+        tenant.client.topology().delete_queue(request).await.unwrap();
+        let status = consumer.failure().await;
+        assert_eq!(status.code(), tonic::Code::NotFound, "{status}");
+        assert!(status.message().contains("was deleted"), "{status}");
+    }
+}
