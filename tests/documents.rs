@@ -1,0 +1,127 @@
+//! The documents stay true where a program can tell: links lead somewhere, files and tests that are named exist, and every
+//! reason that a caller can be given is explained.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Rooms whose reasons only operators see, at a terminal.
+const OPERATORS: [&str; 5] = ["pki", "node", "config", "telemetry", "client"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, extension, found);
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+}
+
+fn all(folders: &[&str], extension: &str) -> Vec<(PathBuf, String)> {
+    let mut paths = Vec::new();
+    folders.iter().for_each(|folder| collect(&root().join(folder), extension, &mut paths));
+    paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// Those at the top, and those in docs/.
+fn documents() -> Vec<(PathBuf, String)> {
+    let mut documents = all(&["docs", "broker-config", "certs"], "md");
+    for entry in fs::read_dir(root()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "md") {
+            documents.push((path.clone(), fs::read_to_string(path).unwrap()));
+        }
+    }
+    documents
+}
+
+/// The texts between an opening and a closing mark.
+fn between<'a>(text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
+    text.split(open).skip(1).filter_map(|rest| rest.split_once(close)).map(|(inside, _)| inside).collect()
+}
+
+/// The texts between two marks of the same kind: every second part.
+fn quoted(text: &str, mark: char) -> impl Iterator<Item = &str> {
+    text.split(mark).skip(1).step_by(2)
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut broken = Vec::new();
+    for (path, text) in documents() {
+        for link in between(&text, "](", ")") {
+            let file = link.split('#').next().unwrap();
+            if !link.contains("://") && !file.is_empty() && !path.parent().unwrap().join(file).exists() {
+                broken.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_file_that_is_named_exists() {
+    let sources: Vec<PathBuf> = all(&["src", "tests", "examples"], "rs").into_iter().map(|(path, _)| path).collect();
+    let (mut missing, mut seen) = (Vec::new(), 0);
+    for (path, text) in documents() {
+        for word in quoted(&text, '`').filter(|word| word.ends_with(".rs") && !word.contains(' ')) {
+            seen += 1;
+            // "foo.rs beside foo/" is a rule, not a file.
+            if word != "foo.rs" && !sources.iter().any(|source| source.ends_with(word)) {
+                missing.push(format!("{}: {word}", path.display()));
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} files are named");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_test_that_proves_a_promise_exists() {
+    let tests: String = all(&["tests/it"], "rs").into_iter().map(|(_, text)| text).collect();
+    let text = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
+    let named = quoted(&text, '`').filter_map(|word| {
+        let name = word.rsplit_once("::").map(|(_, name)| name).or(word.strip_prefix('…'))?;
+        (!name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')).then_some(name)
+    });
+    let named: Vec<_> = named.collect();
+    assert!(named.len() > 30, "only {named:?}");
+    let missing: Vec<_> = named.into_iter().filter(|name| !tests.contains(&format!("{name}("))).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_reason_that_a_caller_can_be_given_is_explained() {
+    let api = fs::read_to_string(root().join("docs/api.md")).unwrap();
+    let (mut unexplained, mut seen) = (BTreeSet::new(), 0);
+    for (path, text) in all(&["src"], "rs") {
+        let inside = path.strip_prefix(root().join("src")).unwrap();
+        let room = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        if OPERATORS.contains(&room) || room == "cli" {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        // Where reasons are made: in `fn reason`, and as the second word of a failure.
+        let made = between(code, "fn reason(&self) -> &'static str {", "\n    }").join(" ");
+        let failures = between(code, "Failure::new(", ";").join(" ");
+        for word in quoted(&made, '"').chain(quoted(&failures, '"')) {
+            let is_reason = word.len() > 3 && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+            seen += usize::from(is_reason);
+            if is_reason && !api.contains(&format!("`{word}`")) {
+                unexplained.insert(word.to_owned());
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} reasons were found");
+    assert!(unexplained.is_empty(), "docs/api.md does not explain: {unexplained:?}");
+}
