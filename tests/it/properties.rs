@@ -94,12 +94,29 @@ async fn through(tenant: &Tenant, (name, kind): (&str, QueueType), message: Mess
     delivery.into_message()
 }
 
+/// Whether one is text with the other's bytes.
+fn is_same_text(text: &Value, bytes: &Value) -> bool {
+    use warrengate::pb::value::Kind::{BytesValue, StringValue};
+    match (&text.kind, &bytes.kind) {
+        (Some(StringValue(text)), Some(BytesValue(bytes))) => text.as_bytes() == bytes,
+        _ => false,
+    }
+}
+
 #[tokio::test]
 async fn every_property_and_header_survives_but_for_lists_and_tables_in_a_stream() {
     let tenant = Tenant::fresh().await;
     for kind in KINDS {
         let got = through(&tenant, kind, full()).await;
-        let expected = kept_by(kind.1, full());
+        let mut expected = kept_by(kind.1, full());
+        if kind.1 == QueueType::Stream {
+            // RabbitMQ 4 stores bytes and text alike in a stream; 3.10 keeps them apart. Both are documented.
+            for (name, value) in &mut expected.headers {
+                if let Some(got) = got.headers.get(name).filter(|got| is_same_text(got, value)) {
+                    *value = got.clone();
+                }
+            }
+        }
         for (name, value) in &expected.headers {
             assert_eq!(got.headers.get(name), Some(value), "header {name:?} of a {} queue", kind.0);
         }
