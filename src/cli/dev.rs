@@ -155,15 +155,30 @@ async fn introduce(stack: &mut Stack, dir: &Path, output: &Output) -> Result<(),
 }
 
 fn next_steps(endpoint: &str, file: &Path, proof: &str) -> String {
+    let run = program();
     format!(
         "{proof}\n\nThe gateway is ready at {endpoint}. In another terminal, in this folder:\n\n  \
-         warrengate queue declare orders\n  \
-         warrengate publish --queue orders 'my first order'\n  \
-         warrengate subscribe orders --count 1\n  \
-         warrengate subscribe orders --as globex        # another tenant: there is no such queue\n\n\
-         Identities (acme, globex, admin) are in {}. `warrengate` is target/debug/warrengate when it is not on the PATH.",
+         {run} queue declare orders\n  \
+         {run} publish --queue orders 'my first order'\n  \
+         {run} subscribe orders --count 1\n  \
+         {run} subscribe orders --as globex        # another tenant: there is no such queue\n\n\
+         Identities (acme, globex, admin) are in {}.",
         file.display()
     )
+}
+
+/// How this program is called from here, so that what is printed can be pasted: by name when the PATH leads to it, else by
+/// its place.
+fn program() -> String {
+    let name = env!("CARGO_PKG_NAME");
+    let Ok(own) = std::env::current_exe().and_then(std::fs::canonicalize) else { return name.to_owned() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let first = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|found| found.is_file());
+    if first.and_then(|found| std::fs::canonicalize(found).ok()).as_ref() == Some(&own) {
+        return name.to_owned();
+    }
+    let here = std::env::current_dir().and_then(std::fs::canonicalize).unwrap_or_default();
+    own.strip_prefix(here).unwrap_or(&own).display().to_string()
 }
 
 /// Deletes only what looks like ours.
