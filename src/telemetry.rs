@@ -9,5 +9,9 @@ mod propagation;
 
 pub use error::Error;
 pub use logs::{TelemetryGuard, init};
-pub use metrics::{Metrics, OpenStream, Settlement, StreamKind, TenantMetrics};
+pub use metrics::{
+    BrokerMetrics, BrokerPurpose, Certificate, DeadLetterReason, Described, Limit, METRICS, MetricKind, Metrics,
+    MetricsFormat, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement, SpanDrop, StoreMetrics,
+    StoreOperation, StreamKind, TenantMetrics, TokenCheck,
+};
 pub use propagation::TraceContext;
