@@ -6,9 +6,12 @@
 
 mod args;
 mod gateways;
+mod inject;
 mod ledger;
 mod load;
+mod management;
 mod message;
+mod plan;
 mod postgres;
 mod proxy;
 mod reaper;
@@ -24,6 +27,7 @@ use args::Order;
 
 fn main() -> ExitCode {
     args::check();
+    plan::check();
     let order = match args::read(std::env::args().skip(1)) {
         Ok(order) => order,
         Err(error) => {

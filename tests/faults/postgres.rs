@@ -48,7 +48,7 @@ impl Postgres {
         std::fs::set_permissions(&password_file, std::fs::Permissions::from_mode(0o644))?;
         let data = folder.path().join("data");
         let mut initdb = command(&programs.join("initdb"), user);
-        initdb.arg("--pgdata").arg(&data).args(["--username", USER, "--auth", "scram-sha-256"]);
+        initdb.arg("--pgdata").arg(&data).args(["--username", USER, "--auth", "password"]);
         initdb.args(["--encoding", "UTF8", "--locale", "C", "--no-sync", "--pwfile"]).arg(&password_file);
         let made = initdb.output().context("cannot run initdb")?;
         ensure!(made.status.success(), "initdb failed:\n{}", String::from_utf8_lossy(&made.stderr));

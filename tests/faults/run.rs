@@ -1,12 +1,16 @@
 //! One run: the world is made, the load begins, faults are injected, everything comes to rest, and the ledger is judged.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use secrecy::ExposeSecret as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    inject,
     ledger::{Direction, Ledger},
     load::{
         consumers::{Medicine, consume},
@@ -14,6 +18,7 @@ use crate::{
         publishers::{Work, publish},
     },
     message::{POISON, WORK},
+    plan,
     postgres::Postgres,
     reaper::Reaper,
     report::say,
@@ -48,8 +53,10 @@ pub async fn run(minutes: f64, seed: u64) -> anyhow::Result<bool> {
     let mut load = Load::start(&mut side, &reaper, seed).await?;
     wait::until("every stream to work", Duration::from_secs(60), async || load.ledger.all_work().is_ok()).await?;
     say("every stream works");
-    tokio::time::sleep(Duration::from_secs_f64(minutes * 60.0 / 10.0)).await;
+    let steps = plan::make(minutes, seed);
+    let injected = inject::all(&side, &mut load, &steps, Instant::now()).await?;
     load.stop_publishers().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
     let (sent, done) = load.ledger.fold((0, 0), |sum, _, m| {
         sum.0 += 1;
         sum.1 += usize::from(m.is_done());
