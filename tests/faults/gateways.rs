@@ -31,7 +31,7 @@ pub struct Gateway {
     /// The way to the broker: AMQP, and its HTTP API.
     legs: Vec<Proxy>,
     log: PathBuf,
-    process: Mutex<Option<Child>>,
+    process: Arc<Mutex<Option<Child>>>,
     reaper: Arc<Reaper>,
 }
 
@@ -49,7 +49,7 @@ impl Gateway {
         set("GRPC__LISTEN", format!("127.0.0.1:{grpc}"));
         set("OPS__LISTEN", format!("127.0.0.1:{ops}"));
         set("LIMITS__DRAIN_DEADLINE", format!("{}s", DRAIN_DEADLINE.as_secs()));
-        let process = Mutex::new(None);
+        let process = Arc::default();
         Ok(Self { name: name.into(), grpc, ops, settings, legs, log, process, reaper: Arc::clone(reaper) })
     }
 
@@ -140,16 +140,20 @@ impl Gateway {
         Ok((took, status))
     }
 
-    /// The process's resident memory in KiB.
-    pub fn memory(&self) -> Option<u64> {
-        let pid = self.pid()?;
-        if let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-            return line.split_whitespace().next()?.parse().ok();
-        }
-        let listed = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output().ok()?;
-        String::from_utf8_lossy(&listed.stdout).trim().parse().ok()
+    /// Reads the resident memory of the process that there is, in KiB.
+    pub fn gauge(&self) -> impl Fn() -> Option<u64> + Send + Sync + 'static {
+        let process = Arc::clone(&self.process);
+        move || resident(process.lock().unwrap().as_ref().map(Child::id)?)
     }
+}
+
+fn resident(pid: u32) -> Option<u64> {
+    if let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        return line.split_whitespace().next()?.parse().ok();
+    }
+    let listed = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output().ok()?;
+    String::from_utf8_lossy(&listed.stdout).trim().parse().ok()
 }
 
 impl Drop for Gateway {

@@ -82,10 +82,14 @@ impl Message {
         self.deliveries.iter().any(|delivery| matches!(delivery.settled, Some((How::Ack, _))))
     }
 
+    /// How often a consumer asked for it again.
+    pub fn retries(&self) -> usize {
+        self.deliveries.iter().filter(|delivery| matches!(delivery.settled, Some((How::Retry, _)))).count()
+    }
+
     /// Deliveries that no retry asked for.
     pub fn duplicates(&self) -> usize {
-        let retries = self.deliveries.iter().filter(|d| matches!(d.settled, Some((How::Retry, _)))).count();
-        self.deliveries.len().saturating_sub(1 + retries)
+        self.deliveries.len().saturating_sub(1 + self.retries())
     }
 }
 

@@ -10,14 +10,17 @@ mod inject;
 mod ledger;
 mod load;
 mod management;
+mod memory;
 mod message;
 mod plan;
 mod postgres;
+#[path = "../it/harness/proxy.rs"]
 mod proxy;
 mod reaper;
 mod report;
 mod roads;
 mod run;
+mod verdict;
 mod wait;
 mod world;
 

@@ -11,6 +11,11 @@ use warrengate::{
     pki::{CertsDir, Item},
 };
 
+use crate::wait;
+
+/// The broker counts every five seconds; idle connections are closed after five.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 pub struct Management {
     http: reqwest::Client,
     root: String,
@@ -28,6 +33,12 @@ pub struct Open {
 impl std::fmt::Display for Open {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} consumers on {} channels of {} connections", self.consumers, self.channels, self.connections)
+    }
+}
+
+impl Open {
+    pub fn is_nothing(self) -> bool {
+        self.connections + self.channels + self.consumers == 0
     }
 }
 
@@ -61,5 +72,18 @@ impl Management {
             channels: self.count("channels").await?,
             consumers: self.count("consumers").await?,
         })
+    }
+
+    /// What is open as soon as it is as wanted, or after a while.
+    pub async fn until(&self, wanted: impl Fn(Open) -> bool) -> anyhow::Result<Open> {
+        let mut last = self.open().await?;
+        let _ = wait::until("the broker's numbers", PATIENCE, async || {
+            if let Ok(open) = self.open().await {
+                last = open;
+            }
+            wanted(last)
+        })
+        .await;
+        Ok(last)
     }
 }

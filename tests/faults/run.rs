@@ -17,11 +17,14 @@ use crate::{
         processes::{Process, Task},
         publishers::{Work, publish},
     },
-    message::{POISON, WORK},
+    management::{Management, Open},
+    memory::Memory,
+    message::{Fate, POISON, WORK},
     plan,
     postgres::Postgres,
     reaper::Reaper,
-    report::say,
+    report::{self, say},
+    verdict::{self, Evidence},
     wait, world,
     world::{Side, Tenant},
 };
@@ -30,6 +33,10 @@ const TENANTS: usize = 20;
 /// Messages a second of each tenant: 240 in all.
 const RATE: u32 = 12;
 const PROCESSES: usize = 4;
+/// By then a publisher's client has given up what has no answer.
+const OUTCOMES_WITHIN: Duration = Duration::from_secs(90);
+/// When nothing has moved for so long, nothing will.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// A running load.
 pub struct Load {
@@ -50,21 +57,49 @@ pub async fn run(minutes: f64, seed: u64) -> anyhow::Result<bool> {
     say("PostgreSQL is up");
     let mut side = Side::start(&folder, &postgres, &reaper, TENANTS).await?;
     say(&format!("RabbitMQ, two gateways and {TENANTS} tenants are up"));
+    let management = Management::new(&side.node, &side.certs)?;
     let mut load = Load::start(&mut side, &reaper, seed).await?;
     wait::until("every stream to work", Duration::from_secs(60), async || load.ledger.all_work().is_ok()).await?;
     say("every stream works");
+    let memory = Memory::follow(side.gateways[0].gauge());
+    let began = Instant::now();
     let steps = plan::make(minutes, seed);
-    let injected = inject::all(&side, &mut load, &steps, Instant::now()).await?;
-    load.stop_publishers().await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let (sent, done) = load.ledger.fold((0, 0), |sum, _, m| {
-        sum.0 += 1;
-        sum.1 += usize::from(m.is_done());
-    });
-    say(&format!("{sent} sent, {done} done, {:?} {:?}", load.ledger.wrong().first(), load.ledger.wrong_tenant()));
+    let injected = inject::all(&side, &mut load, &steps, began).await?;
+    tokio::time::sleep_until((began + Duration::from_secs_f64(minutes * 60.0)).into()).await;
+    let memory = memory.judge(began, Instant::now());
+    let mut broken = Vec::new();
+    load.come_to_rest(&mut broken).await;
+    leftovers(&management, &mut load, &mut broken).await?;
+    let verdict = verdict::judge(Evidence { ledger: &load.ledger, injected: &injected, memory, broken });
+    side.stop().await?;
+    report::print(&verdict.table);
+    for line in &verdict.broken {
+        report::print(&format!("not kept: {line}\n"));
+    }
+    if !verdict.broken.is_empty() {
+        report::print(&format!("what the processes said: {}\n", folder.display()));
+    }
+    report::print(&format!("{}\n", verdict.last_line));
+    Ok(verdict.broken.is_empty())
+}
+
+/// Consumers and channels that the broker has and nobody uses: first beside open streams, then without any.
+async fn leftovers(management: &Management, load: &mut Load, broken: &mut Vec<String>) -> anyhow::Result<()> {
+    let streams = load.ledger.open_streams(|stream| stream.direction == Direction::Subscribe).len();
+    // A channel to consume by, and perhaps one to send back what is to be tried again.
+    let fits = |open: Open| open.consumers == streams && open.channels <= 2 * streams;
+    let open = management.until(fits).await?;
+    say(&format!("the broker has {open} for {streams} subscriptions"));
+    if !fits(open) {
+        broken.push(format!("the broker has {open} for {streams} open subscriptions"));
+    }
     load.stop_consumers().await;
-    side.node.stop().await?;
-    Ok(true)
+    let open = management.until(Open::is_nothing).await?;
+    say(&format!("the broker has {open} for none"));
+    if !open.is_nothing() {
+        broken.push(format!("the broker has {open} when no stream is open"));
+    }
+    Ok(())
 }
 
 impl Load {
@@ -124,10 +159,29 @@ impl Load {
         Ok(())
     }
 
-    /// Nothing more is published; returns when every message has its outcome.
-    async fn stop_publishers(&mut self) {
+    /// Nothing more is published. Returns when every message has its outcome, and what is confirmed is done, or when
+    /// nothing has moved for long.
+    async fn come_to_rest(&mut self, broken: &mut Vec<String>) {
         self.stop_publishing.cancel();
-        while self.publishers.join_next().await.is_some() {}
+        let ended = async { while self.publishers.join_next().await.is_some() {} };
+        if tokio::time::timeout(OUTCOMES_WITHIN, ended).await.is_err() {
+            broken.push(format!("publishers that were told to stop have no end after {OUTCOMES_WITHIN:?}"));
+        }
+        let undone = || {
+            self.ledger.fold(0, |sum, _, message| {
+                *sum += u32::from(message.is_confirmed() && message.fate != Fate::Poison && !message.is_done());
+            })
+        };
+        let (mut before, mut moved) = (u32::MAX, Instant::now());
+        let _ = wait::until("what is confirmed to be done", Duration::from_secs(300), async || {
+            let now = undone();
+            if now != before {
+                (before, moved) = (now, Instant::now());
+            }
+            now == 0 || moved.elapsed() > QUIET
+        })
+        .await;
+        say(&format!("nothing is published any more; {} confirmed messages are not done", undone()));
     }
 
     async fn stop_consumers(&mut self) {

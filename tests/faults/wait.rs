@@ -9,7 +9,7 @@ use anyhow::bail;
 use rand::Rng as _;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Asks until it is true.
 pub async fn until(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {

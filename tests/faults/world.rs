@@ -98,6 +98,12 @@ impl Side {
         Ok(side)
     }
 
+    /// Ends all of it in good order.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        drop(self.gateways);
+        Ok(self.node.stop().await?)
+    }
+
     /// A tenant with its exchange, its queues, and a client.
     async fn tenant(&self, id: &str) -> anyhow::Result<Tenant> {
         let tenant = pb::Tenant { id: id.into(), ..pb::Tenant::default() };
