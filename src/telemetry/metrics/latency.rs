@@ -7,8 +7,6 @@ use prometheus_client::{
     metrics::{MetricType, exemplar::HistogramWithExemplars},
 };
 
-use crate::telemetry::TraceContext;
-
 /// The labels of an exemplar.
 type Trace = [(&'static str, String); 1];
 
@@ -28,11 +26,10 @@ impl Latency {
         Self(HistogramWithExemplars::new(bounds.iter().copied()))
     }
 
-    /// Adds one. A trace that is kept becomes its bucket's exemplar; only that allocates.
-    pub(super) fn observe(&self, duration: Duration, trace: Option<&TraceContext>) {
-        let trace = trace.filter(|trace| trace.is_sampled());
-        let now = trace.map(|_| SystemTime::now());
-        self.0.observe(duration.as_secs_f64(), trace.map(|trace| [("trace_id", trace.trace_id())]), now);
+    /// Adds one. The id of a trace that is kept becomes its bucket's exemplar; without one nothing is allocated.
+    pub(super) fn observe(&self, duration: Duration, trace: Option<String>) {
+        let now = trace.is_some().then(SystemTime::now);
+        self.0.observe(duration.as_secs_f64(), trace.map(|id| [("trace_id", id)]), now);
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     latency::{LONG, Latency, SHORT},
     names,
 };
-use crate::{pb::Outcome, telemetry::TraceContext};
+use crate::pb::Outcome;
 
 const OUTCOMES: [(Outcome, &str); 6] = [
     (Outcome::Confirmed, "confirmed"),
@@ -144,7 +144,7 @@ impl TenantMetrics {
     }
 
     /// The broker confirmed a message after this time. A trace that is kept becomes an exemplar.
-    pub fn confirmed_after(&self, duration: Duration, trace: Option<&TraceContext>) {
+    pub fn confirmed_after(&self, duration: Duration, trace: Option<String>) {
         self.confirm.observe(duration, trace);
     }
 
@@ -156,7 +156,7 @@ impl TenantMetrics {
     }
 
     /// A message was delivered for the first time, this long after it had arrived.
-    pub fn arrived_after(&self, duration: Duration, trace: Option<&TraceContext>) {
+    pub fn arrived_after(&self, duration: Duration, trace: Option<String>) {
         self.end_to_end.observe(duration, trace);
     }
 
