@@ -2,7 +2,7 @@
 //! leave, and settlements go back, merged where AMQP allows it. When the consumer ends, the [`Error`] says whether the link
 //! is at fault (a new consumer may go on) or the queue (nothing will).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::{
@@ -14,7 +14,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::{Error, link::ChannelGuard, pool::Links, properties};
+use super::{Error, link::ChannelGuard, pool::Links, properties, tracker};
 use crate::{names::QueueName, pb::Message};
 
 const SETUP: Duration = Duration::from_secs(10);
@@ -66,6 +66,8 @@ pub struct Incoming {
     pub attempt: u32,
     /// In a stream queue.
     pub offset: Option<u64>,
+    /// When a gateway accepted it; none when it came another way.
+    pub accepted: Option<SystemTime>,
 }
 
 /// A consumer on a channel of its own.
@@ -243,6 +245,7 @@ fn convert(delivery: Delivery) -> Incoming {
         redelivered: delivery.redelivered,
         attempt,
         offset: integer("x-stream-offset"),
+        accepted: tracker::accepted(&delivery.properties),
         message: properties::from_amqp(&delivery.properties, delivery.data),
     }
 }

@@ -15,7 +15,9 @@ use super::{
     link::{Link, Purpose},
     shared::Shared,
 };
-use crate::{config::BrokerConfig, names::TenantId, pki::TenantCertificates, tenant::TenantScope};
+use crate::{
+    config::BrokerConfig, names::TenantId, pki::TenantCertificates, telemetry::ProcessMetrics, tenant::TenantScope,
+};
 
 /// The broker, as the streams and the services see it. Cheap to clone.
 #[derive(Clone)]
@@ -47,11 +49,12 @@ impl Broker {
         options: BrokerConfig,
         certificates: Arc<TenantCertificates>,
         broker_ca: CertificateDer<'static>,
+        metrics: Arc<ProcessMetrics>,
     ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(broker_ca)?;
         let idle_timeout = options.idle_timeout;
-        let shared = Arc::new(Shared::new(options, certificates, roots));
+        let shared = Arc::new(Shared::new(options, certificates, roots, metrics));
         let links: Arc<RwLock<HashMap<TenantId, Arc<Links>>>> = Arc::default();
         let stop = CancellationToken::new();
         tokio::spawn(sweep(Arc::downgrade(&links), idle_timeout, stop.clone()));

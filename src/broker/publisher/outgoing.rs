@@ -25,6 +25,8 @@ pub struct Outgoing {
     message: Message,
     /// Made when the message was checked, used by the first attempt; later attempts make them again.
     properties: Option<BasicProperties>,
+    accepted: SystemTime,
+    pushed: Option<Instant>,
     due: Option<Instant>,
     sent: bool,
     /// When its trace is kept.
@@ -58,6 +60,8 @@ impl Outgoing {
             mandatory: !publication.allow_unroutable,
             message,
             properties: Some(properties),
+            accepted: now,
+            pushed: None,
             due: None,
             sent: false,
             span: None,
@@ -102,7 +106,8 @@ impl Outgoing {
         self.exchange.as_str()
     }
 
-    pub(super) fn due(mut self, due: Instant) -> Self {
+    pub(super) fn due(mut self, pushed: Instant, due: Instant) -> Self {
+        self.pushed = Some(pushed);
         self.due = Some(due);
         self
     }
@@ -122,6 +127,7 @@ impl Outgoing {
             sequence: self.sequence,
             bytes: self.message.body.len(),
             message_id: self.message.message_id,
+            pushed: self.pushed,
             verdict,
             span: self.span,
         }
@@ -142,6 +148,7 @@ impl Outgoing {
             routing_key: self.routing_key.as_str().into(),
             mandatory: self.mandatory,
             body: self.message.body.clone(),
+            accepted: self.accepted,
             properties,
         }
     }
@@ -153,6 +160,7 @@ pub(super) struct Attempt {
     pub(super) routing_key: lapin::types::ShortString,
     pub(super) mandatory: bool,
     pub(super) body: bytes::Bytes,
+    pub(super) accepted: SystemTime,
     pub(super) properties: BasicProperties,
 }
 
