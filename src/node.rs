@@ -3,6 +3,8 @@
 //! only, it never touches the system's node, and nothing of it outlives this process, not even when this process is killed.
 
 mod account;
+mod cluster;
+mod epmd;
 mod explain;
 mod guard;
 mod install;
@@ -17,6 +19,7 @@ mod tests;
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 pub use account::{Account, DEFINITIONS_FILE, PASSWORD_FILE};
+pub use cluster::{Cluster, ClusterOptions};
 pub use install::Installation;
 pub use options::{NodeOptions, Progress};
 pub use private::Node;
@@ -80,6 +83,9 @@ pub enum Error {
     /// Nothing is running that could be paused or asked.
     #[error("the broker is not running")]
     NotRunning,
+    /// A command-line tool of the broker failed.
+    #[error("rabbitmqctl failed: {0}")]
+    Tool(String),
     /// A file of the node's folder.
     #[error("cannot {act} {}", path.display())]
     File {
@@ -124,7 +130,7 @@ impl Classify for Error {
             Self::InUse(_) | Self::NotRunning => Kind::Precondition,
             Self::NoFreePort | Self::Stopped { .. } | Self::TooSlow { .. } => Kind::Unavailable,
             Self::Pki(error) => error.kind(),
-            Self::File { .. } | Self::Process { .. } => Kind::Internal,
+            Self::Tool(_) | Self::File { .. } | Self::Process { .. } => Kind::Internal,
         }
     }
 
@@ -138,6 +144,7 @@ impl Classify for Error {
             Self::Stopped { .. } => "BROKER_STOPPED",
             Self::TooSlow { .. } => "BROKER_TOO_SLOW",
             Self::NotRunning => "BROKER_NOT_RUNNING",
+            Self::Tool(_) => "BROKER_TOOL",
             Self::File { .. } => "NODE_FILE",
             Self::Pki(error) => error.reason(),
             Self::Process { .. } => "NODE_PROCESS",

@@ -48,6 +48,11 @@ impl Installation {
         &self.server
     }
 
+    /// `rabbitmqctl`, which lies beside it.
+    pub(super) fn ctl(&self) -> PathBuf {
+        self.server.with_file_name("rabbitmqctl")
+    }
+
     /// Erlang's port mapper.
     pub(super) fn epmd(&self) -> &Path {
         &self.epmd
