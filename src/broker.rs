@@ -13,6 +13,7 @@ mod error;
 mod headers;
 mod held;
 mod link;
+mod live;
 mod pool;
 pub mod probe;
 mod properties;

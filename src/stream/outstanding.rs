@@ -149,10 +149,10 @@ impl<K> Outstanding<K> {
     }
 
     /// All that were handed to the transport failed.
-    pub(super) fn fail_handed(&mut self) -> Vec<Failed<K>> {
+    pub(super) fn fail_handed(&mut self) -> Vec<(u64, Failed<K>)> {
         let handed = self.held.iter().filter(|(_, held)| held.expires.is_some() && held.kept.is_some());
         let handed: Vec<_> = handed.map(|(id, _)| *id).collect();
-        handed.into_iter().filter_map(|id| self.fail(id, &mut Vec::new())).collect()
+        handed.into_iter().filter_map(|id| Some((id, self.fail(id, &mut Vec::new())?))).collect()
     }
 
     /// These failed ones have found their place.
@@ -290,7 +290,7 @@ mod tests {
     fn a_client_that_went_away_failed_only_what_it_could_have_seen() {
         let mut outstanding = with(1..=3);
         outstanding.lease(1..=2, Instant::now());
-        assert_eq!(outstanding.fail_handed(), [(1, Some(100)), (2, Some(200))]);
+        assert_eq!(outstanding.fail_handed(), [(1, (1, Some(100))), (2, (2, Some(200)))]);
         assert_eq!(outstanding.fail_handed(), []);
     }
 }

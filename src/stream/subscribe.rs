@@ -17,6 +17,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Interval, MissedTickBehavior},
 };
+use tracing::Instrument as _;
 
 use self::{failing::Failing, start::Subscription};
 pub use self::{policies::Policies, start::SubscribeContext};
@@ -32,7 +33,7 @@ use crate::{
         AuthExpiring, Deliveries, Delivery, Draining, Heartbeat, Interrupted, Resumed, Settled, SubscribeRequest,
         SubscribeResponse, subscribe_response::Event,
     },
-    telemetry::Settlement,
+    telemetry::{DeliverySpans, Settlement},
 };
 
 /// Frames to the client; the last may be a failure.
@@ -47,12 +48,13 @@ const UNREAD_REPORTS: usize = 10_000;
 /// Runs a subscribe stream until its end.
 pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<SubscribeRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
-    tokio::spawn(async move {
+    let running = async move {
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
             // As much as the client leaves room for; it sees the end of the stream in any case.
             let _ = tokio::time::timeout(Duration::from_secs(1), frames.send(Err(failure))).await;
         }
-    });
+    };
+    tokio::spawn(running.in_current_span());
     responses
 }
 
@@ -72,6 +74,7 @@ async fn serve(
         outstanding: Outstanding::default(),
         failing: Failing::new(&context, &session, subscription.spec().queue.clone()),
         lease: (!subscription.auto_ack()).then(|| subscription.ack_deadline()),
+        spans: DeliverySpans::new(session.tracer().clone()),
         unread: Settled::default(),
         full: false,
         heartbeat,
@@ -108,6 +111,8 @@ struct Machine {
     failing: Failing,
     /// Of each delivery, from when it is handed over; none with auto-ack.
     lease: Option<Duration>,
+    /// Of deliveries whose trace is kept.
+    spans: DeliverySpans,
     /// Frames that wait for the client to read.
     outbox: VecDeque<Event>,
     /// A settlement report that waits likewise, merged.
@@ -208,7 +213,7 @@ impl Machine {
         subscription.seen(last.offset);
         let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.message.body.len(), delivery.held.take());
         let ids = self.outstanding.add(batch.iter_mut().map(kept));
-        let deliveries = ids
+        let mut deliveries: Vec<_> = ids
             .zip(batch)
             .map(|(delivery_id, delivery)| Delivery {
                 delivery_id,
@@ -221,6 +226,10 @@ impl Machine {
                 stream_offset: delivery.offset,
             })
             .collect();
+        let last_id = deliveries.last().map_or(0, |delivery| delivery.delivery_id);
+        for delivery in &mut deliveries {
+            self.spans.delivered(delivery, subscription.spec().queue.as_str());
+        }
         self.session.metrics().delivered(batch_size);
         self.outbox.push_back(Event::Deliveries(Deliveries { deliveries }));
         if subscription.auto_ack() {
@@ -228,7 +237,9 @@ impl Machine {
             // Acknowledged only when the transport has it.
             self.frames.send(Ok(frame)).await.map_err(|_| End::ClientGone)?;
             self.outstanding.clear();
+            let settling = self.spans.settling(&[], last_id, Settlement::Ack, "");
             consumer.ack(last_tag, true).await?;
+            settling.done();
             self.session.metrics().settled(Settlement::Ack, batch_size);
         }
         Ok(())
@@ -279,6 +290,7 @@ impl Machine {
         tracing::debug!(?error, queue = subscription.spec().queue.as_str(), "subscription interrupted");
         self.outstanding.clear();
         self.failing.clear();
+        self.spans.taken_back("LINK_LOST");
         self.full = false;
         // Deliveries that the client has not got yet are void too.
         self.outbox.retain(|event| !matches!(event, Event::Deliveries(_)));

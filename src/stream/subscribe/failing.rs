@@ -2,7 +2,7 @@
 //! policy says, and leave, by their tag, when a durable place has taken them over. Invariant: until then nothing is said
 //! to the broker about them, so that a stream that ends first leaves each where it was.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use crate::{
     broker::{Code, Consumer, Fate, Held, Resender, RetryPolicy},
     names::QueueName,
     stream::outstanding::Failed,
-    telemetry::Settlement,
+    telemetry::{Settlement, Settling},
     tenant::TenantScope,
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Failing {
     policy: Policy,
     /// They wait for the policy.
     undecided: Vec<(u64, Kept, Why)>,
+    /// The settlements' spans, by tag; they end where the message has found its place.
+    spans: HashMap<u64, Settling>,
 }
 
 enum Policy {
@@ -68,13 +70,15 @@ impl Failing {
             queue,
             policy: Policy::Unknown(None),
             undecided: Vec::new(),
+            spans: HashMap::new(),
         }
     }
 
     /// Another attempt, if there is one left.
-    pub(super) fn retry(&mut self, (tag, kept): Failed<Kept>, why: Why) {
+    pub(super) fn retry(&mut self, (tag, kept): Failed<Kept>, why: Why, span: Settling) {
         // Only what a stream queue delivers is not kept, and that is never tried again.
         let Some(kept) = kept else { return };
+        self.spans.insert(tag, span);
         match &self.policy {
             Policy::Known(policy) => {
                 let fate = fate(kept.failures(), Some(policy), why);
@@ -85,8 +89,9 @@ impl Failing {
     }
 
     /// To the dead letters, as its consumer wishes.
-    pub(super) fn give_up(&mut self, (tag, kept): Failed<Kept>, reason: String) {
+    pub(super) fn give_up(&mut self, (tag, kept): Failed<Kept>, reason: String, span: Settling) {
         let Some(kept) = kept else { return };
+        self.spans.insert(tag, span);
         let when_full = RetryPolicy::default().max_backoff();
         self.resender.push(tag, kept, Fate::DeadLetter { code: Code::Rejected, reason, when_full });
     }
@@ -99,6 +104,7 @@ impl Failing {
     /// The broker has taken everything back.
     pub(super) fn clear(&mut self) {
         self.undecided.clear();
+        self.spans.clear();
         self.resender.clear();
     }
 
@@ -109,7 +115,10 @@ impl Failing {
                 self.ask();
             }
             tokio::select! {
-                tags = self.resender.settled() => return tags,
+                tags = self.resender.settled() => {
+                    tags.iter().filter_map(|tag| self.spans.remove(tag)).for_each(Settling::done);
+                    return tags;
+                }
                 policy = answer(&mut self.policy) => self.decide(policy),
             }
         }
@@ -174,9 +183,13 @@ impl Machine {
         for (id, failed) in self.outstanding.expire(Instant::now()) {
             self.unread.expired_delivery_ids.push(id);
             self.session.metrics().settled(Settlement::TakenBack, 1);
+            let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
             match failed {
-                (tag, None) => self.left(consumer, vec![tag]).await?,
-                kept => self.failing.retry(kept, Why::LeaseExpired),
+                (tag, None) => {
+                    self.left(consumer, vec![tag]).await?;
+                    settling.done();
+                }
+                kept => self.failing.retry(kept, Why::LeaseExpired, settling),
             }
         }
         self.full = false;
@@ -203,8 +216,9 @@ impl Machine {
             _ => FINISH,
         };
         if end.as_ref().is_err_and(broken) && !self.session.is_draining() {
-            for failed in self.outstanding.fail_handed() {
-                self.failing.retry(failed, Why::ClientGone);
+            for (id, failed) in self.outstanding.fail_handed() {
+                let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
+                self.failing.retry(failed, Why::ClientGone, settling);
             }
         }
         let finishing = async {

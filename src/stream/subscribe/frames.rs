@@ -41,7 +41,10 @@ impl Machine {
         let tags = self.outstanding.acknowledge(&ack.delivery_ids, ack.through, unknown);
         let done = (before - self.outstanding.len()) as u64;
         self.session.metrics().settled(Settlement::Ack, done);
-        self.say(consumer, tags).await
+        let settling = self.spans.settling(&ack.delivery_ids, ack.through, Settlement::Ack, "");
+        self.say(consumer, tags).await?;
+        settling.done();
+        Ok(())
     }
 
     /// Acknowledges to the broker.
@@ -73,25 +76,27 @@ impl Machine {
             )
             .into());
         }
+        let settlement = match action {
+            NackAction::Retry => Settlement::Retry,
+            NackAction::DeadLetter => Settlement::DeadLetter,
+            NackAction::Drop | NackAction::Unspecified => Settlement::Drop,
+        };
         for id in nack.delivery_ids {
             let unknown = &mut self.unread.unknown_delivery_ids;
-            let settlement = match action {
-                NackAction::Retry => {
-                    let Some(failed) = self.outstanding.fail(id, unknown) else { continue };
-                    self.failing.retry(failed, Why::Nacked { delay, reason: nack.reason.clone() });
-                    Settlement::Retry
+            if settlement == Settlement::Drop {
+                let Some(tag) = self.outstanding.remove(id, unknown) else { continue };
+                let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
+                consumer.ack(tag, false).await?;
+                settling.done();
+            } else {
+                let Some(failed) = self.outstanding.fail(id, unknown) else { continue };
+                let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
+                let reason = nack.reason.clone();
+                match settlement {
+                    Settlement::DeadLetter => self.failing.give_up(failed, reason, settling),
+                    _ => self.failing.retry(failed, Why::Nacked { delay, reason }, settling),
                 }
-                NackAction::DeadLetter => {
-                    let Some(failed) = self.outstanding.fail(id, unknown) else { continue };
-                    self.failing.give_up(failed, nack.reason.clone());
-                    Settlement::DeadLetter
-                }
-                NackAction::Drop | NackAction::Unspecified => {
-                    let Some(tag) = self.outstanding.remove(id, unknown) else { continue };
-                    consumer.ack(tag, false).await?;
-                    Settlement::Drop
-                }
-            };
+            }
             self.session.metrics().settled(settlement, 1);
         }
         Ok(())
