@@ -128,6 +128,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the gateway drains, so that what ends now is not the client's doing.
+    pub fn is_draining(&self) -> bool {
+        self.context.drain.is_begun()
+    }
+
     /// Waits for the next notice. Cancel safe.
     pub async fn notice(&mut self) -> Notice {
         let expires = self.scope.caller().expires();
