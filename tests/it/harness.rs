@@ -2,11 +2,13 @@
 
 pub mod broker;
 pub mod bytes_codec;
+pub mod collector;
 pub mod consumer;
 pub mod dead;
 pub mod own;
 pub mod raw;
 pub mod tenant;
+pub mod traced;
 pub mod values;
 pub mod wait;
 pub mod web;

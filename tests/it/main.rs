@@ -22,6 +22,7 @@ mod round_trip;
 mod routing;
 mod settling;
 mod tokens;
+mod traces;
 mod unroutable;
 mod volume;
 mod wall;
