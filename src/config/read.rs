@@ -116,7 +116,7 @@ fn broker(source: &mut Source) -> BrokerConfig {
             "the CA that signed the broker's certificate and signs the tenants' (PEM)",
         ),
         ca_key: source.required_path("broker.ca_key", "the private key of broker.ca_certificate (PEM)"),
-        heartbeat: Duration::from_secs(source.duration("broker.heartbeat", 10 * SECOND, SECOND, 5 * MINUTE).as_secs()),
+        heartbeat: Duration::from_secs(source.duration("broker.heartbeat", 5 * SECOND, SECOND, 5 * MINUTE).as_secs()),
         connect_timeout: source.duration("broker.connect_timeout", 5 * SECOND, SECOND / 10, MINUTE),
         publish_deadline: source.duration("broker.publish_deadline", 30 * SECOND, SECOND, 10 * MINUTE),
         idle_timeout: source.duration("broker.idle_timeout", MINUTE, SECOND, 24 * HOUR),
