@@ -5,6 +5,7 @@ pub mod bytes_codec;
 pub mod collector;
 pub mod consumer;
 pub mod dead;
+pub mod jaeger;
 pub mod own;
 pub mod proxy;
 pub mod publisher;

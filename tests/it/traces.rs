@@ -11,7 +11,7 @@ use crate::harness::{
     tenant::all_grants,
     to_queue,
     traced::{Context, Traced, header, traced, with_header},
-    wait::within,
+    wait::{until, within},
 };
 
 /// Publishes on a stream, where the message is its own trace's and not the call's.
@@ -136,10 +136,9 @@ async fn what_is_refused_is_in_its_trace_with_the_rule_that_refused_it() {
         ..all_grants()
     };
     let world = World::get();
-    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "narrow", grants).await;
-    let endpoint = format!("https://{}", traced_gateway.gateway.grpc_address());
+    let (id, secret) = Tenant::add_client(&traced_gateway.admin, &tenant.id, "narrow", grants).await;
     let credentials = warrengate::client::Credentials::Secret { client_id: id.clone(), secret };
-    let narrow = world.client_at(&endpoint, credentials).await;
+    let narrow = world.client_at(&traced_gateway.endpoint(), credentials).await;
 
     let mut invalid = to_queue("allowed", "secret-body");
     with_header(&mut invalid, "x-forbidden", "1");
@@ -267,4 +266,68 @@ async fn a_tenant_may_have_a_ratio_of_its_own() {
     let delivered = quiet.tenant.take("jobs", 1).await;
     assert_eq!(delivered, ["one"]);
     assert!(quiet.collector.seen().is_empty());
+    // The same for one tenant only, which the others do not feel.
+    let id = warrengate::names::TenantId::parse(&quiet.tenant.id).unwrap();
+    let loud = Traced::start_as(&quiet.tenant, |traces| {
+        traces.sample_ratio = 0.0;
+        traces.tenant_sample_ratios.insert(id, 1.0);
+    })
+    .await;
+    let result = publish(&loud.tenant, to_queue("jobs", "two")).await;
+    assert_eq!(loud.collector.trace(&result.trace_id, 1).await[0].attribute("warrengate.tenant"), quiet.tenant.id);
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_costs_spans_and_one_line_but_no_message() {
+    // It takes connections and says nothing, ever.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let traced_gateway = Traced::start_with(|traces| {
+        traces.endpoint = Some(endpoint.clone());
+        traces.timeout = std::time::Duration::from_millis(200);
+        traces.queue = 64;
+        traces.batch = 32;
+    })
+    .await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let publisher = tenant.client.publisher();
+    let mut receipts = Vec::new();
+    for _ in 0..2_000 {
+        receipts.push(publisher.send(to_queue("jobs", "one")).await.unwrap());
+    }
+    for receipt in receipts {
+        assert_eq!(within("an outcome", receipt).await.outcome(), Outcome::Confirmed);
+    }
+    publisher.close().await.unwrap();
+    let traces = traced_gateway.gateway.traces().clone();
+    until("most spans are dropped and counted", async || (traces.dropped() > 1_900).then_some(())).await;
+    let begun = std::time::Instant::now();
+    traced_gateway.gateway.shutdown().await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(25), "the collector keeps the gateway");
+    drop(listener);
+}
+
+#[tokio::test]
+async fn a_dead_letter_says_in_its_trace_why_it_is_one() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let result = publish(tenant, to_queue("jobs", "secret-body")).await;
+    let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let delivery = subscription.one().await;
+    let (delivery_ids, action) = (vec![delivery.delivery_id], NackAction::DeadLetter.into());
+    let nack = pb::Nack { delivery_ids, action, reason: "no such customer".into(), ..pb::Nack::default() };
+    subscription.send(pb::subscribe_request::Frame::Nack(nack)).await;
+    subscription.close().await;
+    let spans = traced_gateway.collector.trace(&result.trace_id, 3).await;
+    let (deliver, dead) = (only(&spans, "deliver jobs"), only(&spans, "dead-letter jobs"));
+    assert_eq!(
+        (&dead.parent, dead.kind, dead.attribute("messaging.operation.type")),
+        (&deliver.id, SpanKind::Client, "settle")
+    );
+    assert_eq!((deliver.failed, deliver.status.as_str()), (true, "DEAD_LETTERED"));
+    for span in [deliver, dead] {
+        assert_eq!(span.attribute("warrengate.reason"), "no such customer");
+    }
 }

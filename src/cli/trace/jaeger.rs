@@ -127,7 +127,11 @@ impl Span {
         Self {
             id: text(&span["spanID"]),
             parent,
-            service: services.get(span["processID"].as_str().unwrap_or_default()).copied().unwrap_or_default().to_owned(),
+            service: services
+                .get(span["processID"].as_str().unwrap_or_default())
+                .copied()
+                .unwrap_or_default()
+                .to_owned(),
             name: text(&span["operationName"]),
             start: span["startTime"].as_u64().unwrap_or_default(),
             duration: span["duration"].as_u64().unwrap_or_default(),

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
 use warrengate::{
-    client::Credentials,
+    client::{Client, Credentials},
     config::TracesConfig,
     gateway::Running,
     pb::{self, value::Kind},
@@ -14,6 +15,7 @@ use super::{Tenant, World, collector::Collector, to_queue};
 pub struct Traced {
     pub collector: Collector,
     pub gateway: Running,
+    pub admin: Client,
     /// Its client is connected to the traced gateway; what it declares is traced, too.
     pub tenant: Tenant,
 }
@@ -25,6 +27,15 @@ impl Traced {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut TracesConfig)) -> Self {
+        Self::make(None, change).await
+    }
+
+    /// With the tenant of another.
+    pub async fn start_as(tenant: &Tenant, change: impl FnOnce(&mut TracesConfig)) -> Self {
+        Self::make(Some(tenant), change).await
+    }
+
+    async fn make(known: Option<&Tenant>, change: impl FnOnce(&mut TracesConfig)) -> Self {
         let collector = Collector::start().await;
         let endpoint = collector.endpoint();
         let world = World::get();
@@ -40,12 +51,25 @@ impl Traced {
             .await
             .unwrap();
         let endpoint = format!("https://{}", gateway.grpc_address());
-        let tenant = Tenant::made_by(&world.admin().await, async |id, secret| {
-            let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
-            world.client_at(&endpoint, credentials).await
-        })
-        .await;
-        Self { collector, gateway, tenant }
+        let secret =
+            |id: &str, secret: &SecretString| Credentials::Secret { client_id: id.into(), secret: secret.clone() };
+        // By the traced gateway: another would hear of what is new only by its poll.
+        let admin = world.client_at(&endpoint, secret("admin", world.admin_secret())).await;
+        let connect = async |id: &str, own: &SecretString| world.client_at(&endpoint, secret(id, own)).await;
+        let tenant = match known {
+            None => Tenant::made_by(&admin, connect).await,
+            Some(tenant) => Tenant {
+                id: tenant.id.clone(),
+                client_id: tenant.client_id.clone(),
+                secret: tenant.secret.clone(),
+                client: connect(&tenant.client_id, &tenant.secret).await,
+            },
+        };
+        Self { collector, gateway, admin, tenant }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("https://{}", self.gateway.grpc_address())
     }
 }
 
