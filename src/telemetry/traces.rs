@@ -48,6 +48,8 @@ const ATTEMPT: &str = "warrengate.attempt";
 const REDELIVERED: &str = "warrengate.redelivered";
 const OFFSET: &str = "warrengate.stream_offset";
 const SETTLEMENT: &str = "warrengate.settlement";
+const RETRY_DELAY: &str = "warrengate.retry_delay_ms";
+const DEAD_LETTER_REASON: &str = "warrengate.dead_letter_reason";
 const LATENCY: &str = "warrengate.latency_ms";
 
 const fn outcome(outcome: Outcome) -> &'static str {

@@ -54,7 +54,10 @@ async fn jaeger_shows_a_message_with_its_retry_and_the_command_draws_it() {
         let send = named("send orders")[0];
         let deliveries = named("deliver orders");
         assert_eq!((spans.len(), deliveries.len()), (5, 2), "{spans:#?}");
-        assert_eq!((tag(send, "span.kind"), tag(send, "warrengate.outcome")), (&"producer".into(), &"confirmed".into()));
+        assert_eq!(
+            (tag(send, "span.kind"), tag(send, "warrengate.outcome")),
+            (&"producer".into(), &"confirmed".into())
+        );
         for delivery in &deliveries {
             assert_eq!(parent(delivery), send["spanID"].as_str().unwrap());
             assert_eq!(tag(delivery, "warrengate.tenant"), tenant.id.as_str());
@@ -71,7 +74,8 @@ async fn jaeger_shows_a_message_with_its_retry_and_the_command_draws_it() {
             let output = within("warrengate trace", output).await.unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
             assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-            for line in [&result.trace_id as &str, &message_id, "send orders", "├─ deliver orders !", "└─ ack orders"] {
+            for line in [&result.trace_id as &str, &message_id, "send orders", "├─ deliver orders !", "└─ ack orders"]
+            {
                 assert!(text.contains(line), "{line} in {text}");
             }
         }

@@ -124,6 +124,7 @@ async fn two_retries_and_an_acknowledgement_are_three_deliveries_of_one_trace() 
         assert_eq!(delivery.attribute("warrengate.attempt"), (n + 1).to_string());
         let (operation, failed) = if n < 2 { ("retry", true) } else { ("ack", false) };
         assert_eq!((settlement.attribute("messaging.operation.name"), delivery.failed), (operation, failed));
+        assert_eq!(settlement.attribute("warrengate.retry_delay_ms").is_empty(), !failed);
     }
 }
 
@@ -329,5 +330,6 @@ async fn a_dead_letter_says_in_its_trace_why_it_is_one() {
     assert_eq!((deliver.failed, deliver.status.as_str()), (true, "DEAD_LETTERED"));
     for span in [deliver, dead] {
         assert_eq!(span.attribute("warrengate.reason"), "no such customer");
+        assert_eq!(span.attribute("warrengate.dead_letter_reason"), "rejected");
     }
 }

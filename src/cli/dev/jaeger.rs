@@ -38,7 +38,8 @@ impl Tracing {
     /// nowhere, and what to do about it.
     pub(super) fn find() -> Self {
         let mut settings: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect();
-        let given = settings.iter().find(|(name, _)| name.starts_with("OTEL_EXPORTER_OTLP_") && name.ends_with("ENDPOINT"));
+        let given =
+            settings.iter().find(|(name, _)| name.starts_with("OTEL_EXPORTER_OTLP_") && name.ends_with("ENDPOINT"));
         let given = given.map(|(_, endpoint)| endpoint.clone());
         // Everything is kept here, unless somebody says otherwise.
         if !settings.iter().any(|(name, _)| name.starts_with("OTEL_TRACES_SAMPLER")) {
@@ -52,12 +53,14 @@ impl Tracing {
         found.jaeger = if listens(OTLP) { None } else { start() };
         if found.jaeger.is_some() || listens(OTLP) {
             let endpoint = format!("http://127.0.0.1:{OTLP}");
-            found.note = format!("traces go to {endpoint}; see them at http://127.0.0.1:{QUERY}, or with `warrengate trace`");
+            found.note =
+                format!("traces go to {endpoint}; see them at http://127.0.0.1:{QUERY}, or with `warrengate trace`");
             found.settings.push(("WARRENGATE_TELEMETRY__OTLP_ENDPOINT".to_owned(), endpoint));
         } else {
-            found.note = "traces go nowhere: there is no Jaeger. Run ./scripts/jaeger in another terminal (or put jaeger on \
+            found.note =
+                "traces go nowhere: there is no Jaeger. Run ./scripts/jaeger in another terminal (or put jaeger on \
                           the PATH, or set OTEL_EXPORTER_OTLP_ENDPOINT), and start dev again"
-                .to_owned();
+                    .to_owned();
         }
         found
     }

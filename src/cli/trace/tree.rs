@@ -6,14 +6,15 @@ use std::fmt::Write as _;
 use super::jaeger::{Span, Trace};
 
 /// What a line says of a span, in this order, when it is there.
-const SHOWN: [(&str, &str); 8] = [
+const SHOWN: [(&str, &str); 9] = [
     ("warrengate.client", ""),
     ("warrengate.attempt", "attempt "),
     ("warrengate.outcome", ""),
     ("warrengate.settlement", ""),
     ("warrengate.rule", "rule "),
     ("warrengate.reason", "reason "),
-    ("warrengate.retry_delay_ms", "after ms "),
+    ("warrengate.retry_delay_ms", "again after ms "),
+    ("warrengate.dead_letter_reason", "dead letter: "),
     ("rpc.response.status_code", ""),
 ];
 
