@@ -5,6 +5,7 @@
 mod call;
 mod deliveries;
 mod export;
+mod ids;
 mod message;
 mod sending;
 
@@ -115,6 +116,7 @@ impl Traces {
                     .with_span_processor(export::processor(config, endpoint, dropped.clone())?)
                     // Decided before a span is made.
                     .with_sampler(Sampler::AlwaysOn)
+                    .with_id_generator(ids::Ids::default())
                     .with_resource(resource)
                     .build();
                 let tracer = provider.tracer("warrengate");

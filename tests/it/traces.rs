@@ -223,7 +223,7 @@ async fn a_batch_without_contexts_of_its_own_is_part_of_its_call() {
 }
 
 #[tokio::test]
-async fn an_error_names_its_trace_in_its_details_and_the_audit_trail_has_the_same() {
+async fn an_error_names_its_trace_in_its_details() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
     let request = pb::GetTenantRequest { tenant: "globex".into() };
