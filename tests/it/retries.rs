@@ -20,7 +20,7 @@ use crate::harness::{
 };
 
 /// What a busy machine may add to a delay.
-const SLACK: Duration = Duration::from_millis(500);
+const SLACK: Duration = Duration::from_secs(1);
 
 fn policy(min_ms: u64, max_ms: u64, multiplier: f64) -> pb::RetryPolicy {
     pb::RetryPolicy {
