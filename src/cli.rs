@@ -6,6 +6,7 @@ mod binding;
 mod certs;
 mod client;
 mod connection;
+mod dead_letter;
 mod dev;
 mod dev_env;
 mod doctor;
@@ -85,6 +86,8 @@ enum Command {
     Subscribe(subscribe::Args),
     /// Make and manage queues
     Queue(queue::Args),
+    /// Look at messages that were given up, send them again, delete them
+    DeadLetter(dead_letter::Args),
     /// Make and manage exchanges
     Exchange(exchange::Args),
     /// Make and manage bindings
@@ -129,6 +132,7 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Publish(args) => Box::pin(publish::run(args, output)).await,
         Command::Subscribe(args) => Box::pin(subscribe::run(args, output)).await,
         Command::Queue(args) => Box::pin(queue::run(args, output)).await,
+        Command::DeadLetter(args) => Box::pin(dead_letter::run(args, output)).await,
         Command::Exchange(args) => Box::pin(exchange::run(args, output)).await,
         Command::Binding(args) => Box::pin(binding::run(args, output)).await,
     }

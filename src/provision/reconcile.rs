@@ -14,14 +14,13 @@ use super::{
     rows::{BindingInfo, QueueInfo},
 };
 use crate::{
+    broker::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES},
     config::ManagementConfig,
     names::TenantId,
     tenant::{Plan, TenantLocks},
 };
 
 const EVERYTHING: &str = ".*";
-/// Dead letters are kept up to here; then they stay where they are.
-const DEAD_LETTER_BYTES: u64 = 1 << 30;
 
 /// Makes, repairs and removes what tenants have at the broker.
 #[derive(Debug)]
@@ -144,7 +143,9 @@ impl Provisioner {
         let name = &wall.name.clone();
         let now = self.api.call(|link| async move { link.client.list_vhost_limits(name).await }).await?;
         let now = |key: &str| now.iter().find_map(|row| row.limits.get(key)?.as_i64()).filter(|limit| *limit >= 0);
-        for (limit, wanted) in [(Limit::MaxConnections, plan.max_connections), (Limit::MaxQueues, plan.max_queues)] {
+        // The plan's queues are the tenant's own; the gateway's come on top.
+        let queues = plan.max_queues.checked_add(OWN_QUEUES).filter(|_| plan.max_queues > 0).unwrap_or_default();
+        for (limit, wanted) in [(Limit::MaxConnections, plan.max_connections), (Limit::MaxQueues, queues)] {
             let key = limit.as_ref().to_owned();
             let wanted = (wanted > 0).then_some(i64::from(wanted));
             if now(&key) == wanted {
@@ -190,6 +191,8 @@ impl Provisioner {
             "x-queue-type": "quorum",
             "x-overflow": "reject-publish",
             "x-max-length-bytes": DEAD_LETTER_BYTES,
+            "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
+            "x-single-active-consumer": true,
         });
         if let Some(queue) = queue.as_ref().and_then(QueueInfo::read)
             && Some(&queue.arguments) != arguments.as_object()

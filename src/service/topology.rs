@@ -9,7 +9,7 @@ use std::{convert::Infallible, sync::Arc};
 use tonic::{Request, Response, Status};
 
 use self::convert::Named;
-use super::page::Page;
+use super::{dead_letters, page::Page};
 use crate::{
     auth::Caller,
     broker::{self, Broker, QueueSpec},
@@ -20,8 +20,6 @@ use crate::{
     stream::subscribe::Policies,
     tenant::{Action, TenantScope, Tenants},
 };
-
-const DEAD_LETTERS_LATER: &str = "dead-letter calls are not built yet: look into the queue with the broker's own tools";
 
 /// The tenants' topology.
 pub struct TopologyService {
@@ -54,6 +52,29 @@ impl TopologyService {
 }
 
 impl TopologyService {
+    /// The broker's own limit leaves room for the gateway's queues, so the tenant's are counted here. Declarations at the
+    /// same time may pass together.
+    async fn within_plan(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
+        let most = scope.plan().max_queues as usize;
+        if most == 0 {
+            return Ok(());
+        }
+        let counted = async {
+            Ok::<_, crate::provision::Error>(match self.inspector.queue(scope, &spec.name).await? {
+                Some(_) => 0,
+                None => self.inspector.queues(scope, None, most).await?.len(),
+            })
+        };
+        match counted.await {
+            Ok(count) if count >= most => Err(broker::Error::Limit("queues").into()),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(tenant = %scope.tenant(), %error, "a tenant's queues are not counted");
+                Ok(())
+            }
+        }
+    }
+
     /// The broker compares what it knows itself; of the retry policy it knows nothing.
     async fn same_policy(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
         let Some(wanted) = spec.retry else { return Ok(()) };
@@ -183,6 +204,7 @@ impl Topology for TopologyService {
         may_configure(&scope, spec.name.as_str())?;
         let mut status = pb::QueueStatus::default();
         if !request.validate_only {
+            self.within_plan(&scope, &spec).await?;
             let state = self.broker.topology(&scope).declare_queue(&spec).await.map_err(Failure::from)?;
             status.messages_ready = state.messages.into();
             status.consumers = state.consumers;
@@ -293,23 +315,25 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::ListDeadLettersRequest>,
     ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
-        self.admit(&request, Action::Inspect)?;
-        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+        let scope = self.admit(&request, Action::Subscribe)?;
+        Ok(Response::new(dead_letters::list(&self.broker, &scope, request.into_inner()).await?))
     }
+
+    type RedriveDeadLettersStream = dead_letters::Progress;
 
     async fn redrive_dead_letters(
         &self,
         request: Request<pb::RedriveDeadLettersRequest>,
-    ) -> Result<Response<pb::RedriveDeadLettersResponse>, Status> {
-        self.admit(&request, Action::Publish)?;
-        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+    ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
+        let scope = self.admit(&request, Action::Subscribe)?;
+        Ok(Response::new(dead_letters::redrive(&self.broker, scope, request.into_inner())?))
     }
 
     async fn purge_dead_letters(
         &self,
         request: Request<pb::PurgeDeadLettersRequest>,
     ) -> Result<Response<pb::PurgeDeadLettersResponse>, Status> {
-        self.admit(&request, Action::Configure)?;
-        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+        let scope = self.admit(&request, Action::Subscribe)?;
+        Ok(Response::new(dead_letters::purge(&self.broker, &scope, request.into_inner()).await?))
     }
 }

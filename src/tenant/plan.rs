@@ -9,7 +9,7 @@ pub struct Plan {
     pub name: PlanName,
     /// Connections to the broker, all gateways together.
     pub max_connections: u32,
-    /// Queues, the gateway's own included.
+    /// Queues; those of the gateway's own (`wg.…`) come on top.
     pub max_queues: u32,
     /// Bytes of a message's body.
     pub max_message_bytes: u64,
