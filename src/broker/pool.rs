@@ -19,7 +19,7 @@ use crate::{
     config::BrokerConfig,
     names::{QueueName, TenantId},
     pki::TenantCertificates,
-    telemetry::ProcessMetrics,
+    telemetry::{ProcessMetrics, TenantMetrics},
     tenant::TenantScope,
 };
 
@@ -79,8 +79,8 @@ impl Broker {
     }
 
     /// Sends a queue's deliveries round again. Nothing is connected until there is one.
-    pub fn resender(&self, scope: &TenantScope, queue: QueueName) -> Resender {
-        Resender::new(self.links(scope.tenant()), self.shared.options.publish_deadline, queue)
+    pub fn resender(&self, scope: &TenantScope, queue: QueueName, metrics: Arc<TenantMetrics>) -> Resender {
+        Resender::new(self.links(scope.tenant()), self.shared.options.publish_deadline, queue, metrics)
     }
 
     /// The tenant's dead letters.

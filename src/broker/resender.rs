@@ -20,7 +20,10 @@ use super::{
     retry::step,
     topology::DEAD_LETTERS,
 };
-use crate::names::{ExchangeName, QueueName};
+use crate::{
+    names::{ExchangeName, QueueName},
+    telemetry::{DeadLetterReason, TenantMetrics},
+};
 
 /// Between two tries to place a message that was refused.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -65,6 +68,14 @@ pub enum Code {
 }
 
 impl Code {
+    fn counted(self) -> DeadLetterReason {
+        match self {
+            Self::Rejected => DeadLetterReason::Rejected,
+            Self::DeliveryLimit => DeadLetterReason::DeliveryLimit,
+            Self::QueueDeleted => DeadLetterReason::QueueDeleted,
+        }
+    }
+
     /// As dead letters and traces have it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -80,6 +91,7 @@ pub struct Resender {
     links: Arc<Links>,
     deadline: Duration,
     queue: QueueName,
+    metrics: Arc<TenantMetrics>,
     publisher: Option<Publisher>,
     jobs: HashMap<u64, Job>,
     next_order: u64,
@@ -111,11 +123,12 @@ enum Need {
 }
 
 impl Resender {
-    pub(super) fn new(links: Arc<Links>, deadline: Duration, queue: QueueName) -> Self {
+    pub(super) fn new(links: Arc<Links>, deadline: Duration, queue: QueueName, metrics: Arc<TenantMetrics>) -> Self {
         Self {
             links,
             deadline,
             queue,
+            metrics,
             publisher: None,
             jobs: HashMap::new(),
             next_order: 0,
@@ -147,7 +160,7 @@ impl Resender {
 
     /// Forgets everything: the broker has given all deliveries back.
     pub fn clear(&mut self) {
-        *self = Self::new(Arc::clone(&self.links), self.deadline, self.queue.clone());
+        *self = Self::new(Arc::clone(&self.links), self.deadline, self.queue.clone(), Arc::clone(&self.metrics));
     }
 
     /// Waits until messages have found their place; the tags of their old copies. Cancel safe. Waits for ever when nothing
@@ -214,6 +227,9 @@ impl Resender {
         for Settled { order, verdict, .. } in settled {
             if verdict == Verdict::Confirmed {
                 let Some(job) = self.jobs.remove(&order) else { continue };
+                if let Fate::DeadLetter { code, .. } = &job.fate {
+                    self.metrics.dead_lettered(code.counted());
+                }
                 match job.destination() {
                     Destination::Delay(step)
                         if let Some(from) = self.standing.get(&step).filter(|from| **from > Instant::now()) =>

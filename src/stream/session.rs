@@ -106,6 +106,11 @@ impl Session {
         &self.metrics
     }
 
+    /// The same, to be kept.
+    pub fn shared_metrics(&self) -> Arc<TenantMetrics> {
+        Arc::clone(&self.metrics)
+    }
+
     /// What the stream has in flight now: messages, and their body bytes.
     pub fn holds(&mut self, messages: usize, bytes: usize) {
         self.open.holds(messages, bytes);

@@ -64,7 +64,7 @@ impl Failing {
     pub(super) fn new(context: &SubscribeContext, session: &Session, queue: QueueName) -> Self {
         let scope = session.scope().clone();
         Self {
-            resender: context.broker.resender(&scope, queue.clone()),
+            resender: context.broker.resender(&scope, queue.clone(), session.shared_metrics()),
             policies: context.policies.clone(),
             scope,
             queue,
