@@ -16,7 +16,7 @@ use crate::{
     error::{Failure, Kind},
     names::{ExchangeName, QueueName},
     pb::{self, topology_server::Topology},
-    provision::{BindingInfo, Inspector},
+    provision::{BindingInfo, Inspector, Quota},
     tenant::{Action, TenantScope, Tenants},
 };
 
@@ -27,12 +27,14 @@ pub struct TopologyService {
     tenants: Arc<Tenants>,
     broker: Broker,
     inspector: Arc<Inspector>,
+    quota: Quota,
 }
 
 impl TopologyService {
     /// The topology service of one gateway.
     pub fn new(tenants: Arc<Tenants>, broker: Broker, inspector: Arc<Inspector>) -> Self {
-        Self { tenants, broker, inspector }
+        let quota = Quota::new(Arc::clone(&inspector));
+        Self { tenants, broker, inspector, quota }
     }
 
     fn admit<T>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
@@ -98,6 +100,8 @@ impl Topology for TopologyService {
             may_configure(&scope, alternate.as_str())?;
         }
         if !request.validate_only {
+            let is_there = async || Ok(self.inspector.exchange(&scope, &spec.name).await?.is_some());
+            let _slot = self.quota.exchange(&scope, is_there).await?;
             self.broker.topology(&scope).declare_exchange(&spec).await.map_err(Failure::from)?;
         }
         Ok(Response::new(pb::DeclareExchangeResponse { exchange: Some(convert::exchange(&spec)) }))
@@ -112,6 +116,7 @@ impl Topology for TopologyService {
         let name = ExchangeName::own(&request.name).named("name")?;
         may_configure(&scope, name.as_str())?;
         self.broker.topology(&scope).delete_exchange(&name, request.if_unused).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::DeleteExchangeResponse {}))
     }
 
@@ -158,7 +163,14 @@ impl Topology for TopologyService {
         may_configure(&scope, spec.name.as_str())?;
         let mut status = pb::QueueStatus::default();
         if !request.validate_only {
-            let state = self.broker.topology(&scope).declare_queue(&spec).await.map_err(Failure::from)?;
+            let topology = self.broker.topology(&scope);
+            let is_there = async || match topology.queue_state(&spec.name).await {
+                Ok(_) => Ok(true),
+                Err(broker::Error::NoQueue(_)) => Ok(false),
+                Err(error) => Err(error.into()),
+            };
+            let _slot = self.quota.queue(&scope, is_there).await?;
+            let state = topology.declare_queue(&spec).await.map_err(Failure::from)?;
             status.messages_ready = state.messages.into();
             status.consumers = state.consumers;
         }
@@ -176,6 +188,7 @@ impl Topology for TopologyService {
         may_configure(&scope, name.as_str())?;
         let topology = self.broker.topology(&scope);
         let deleted = topology.delete_queue(&name, request.if_unused, request.if_empty).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::DeleteQueueResponse { messages_deleted: deleted.into() }))
     }
 
@@ -224,9 +237,15 @@ impl Topology for TopologyService {
 
     async fn bind(&self, request: Request<pb::BindRequest>) -> Result<Response<pb::BindResponse>, Status> {
         let scope = self.admit(&request, Action::Configure)?;
-        let spec = convert::binding_spec(request.into_inner().binding)?;
+        let asked = request.into_inner().binding;
+        let spec = convert::binding_spec(asked.clone())?;
         may_configure(&scope, spec.source.as_str())?;
         may_configure(&scope, spec.destination.as_str())?;
+        let is_there = async || {
+            let found = self.inspector.bindings(&scope, Some(&spec.source), Some(spec.destination.as_str())).await?;
+            Ok(found.iter().any(|one| asked.as_ref().is_some_and(|asked| convert::is_same_binding(one, asked))))
+        };
+        let _slot = self.quota.binding(&scope, is_there).await?;
         self.broker.topology(&scope).bind(&spec).await.map_err(Failure::from)?;
         Ok(Response::new(pb::BindResponse {}))
     }
@@ -237,6 +256,7 @@ impl Topology for TopologyService {
         may_configure(&scope, spec.source.as_str())?;
         may_configure(&scope, spec.destination.as_str())?;
         self.broker.topology(&scope).unbind(&spec).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::UnbindResponse {}))
     }
 
