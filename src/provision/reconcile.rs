@@ -23,9 +23,9 @@ use crate::{
 const EVERYTHING: &str = ".*";
 /// Dead letters are kept up to here; then they stay where they are.
 const DEAD_LETTER_BYTES: u64 = 1 << 30;
-/// What the vhost's limit of queues leaves to the gateway beside the plan's: its dead letters, and queues in which messages wait.
+/// What the vhost's limit of queues leaves to the gateway beside the plan's: its dead letters, and one queue for each length of time that a retry waits (about two hundred).
 /// The plan's own limit is held where queues are declared (`quota.rs`).
-pub const GATEWAYS_QUEUES: i64 = 64;
+pub const GATEWAYS_QUEUES: i64 = 256;
 
 /// Makes, repairs and removes what tenants have at the broker.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
+use tracing::Instrument as _;
 
 use self::intake::Intake;
 use super::{
@@ -25,7 +26,7 @@ use crate::{
         AuthExpiring, Draining, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
         publish_request::Frame, publish_response::Event,
     },
-    tenant::TenantScope,
+    telemetry::strip_baggage,
 };
 
 /// Messages a frame or a batch may have.
@@ -41,7 +42,7 @@ pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
 /// Runs a publish stream until its end.
 pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<PublishRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
-    tokio::spawn(async move {
+    let running = async move {
         let intake = Intake::new(session.scope());
         let frames_out = frames.clone();
         let mut machine = Machine { publisher, session, intake, frames: frames_out, order: 0, bytes: 0, pause: None };
@@ -49,7 +50,8 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
             // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
             let _ = frames.try_send(Err(failure));
         }
-    });
+    };
+    tokio::spawn(running.in_current_span());
     responses
 }
 
@@ -66,7 +68,7 @@ pub async fn run_batch(
     let mut results: Vec<Option<PublishResult>> = Vec::new();
     results.resize_with(publications.len(), || None);
     let mut intake = Intake::new(session.scope());
-    let Accepted { outgoing, refused, .. } = accept(session.scope(), publications, 0);
+    let Accepted { outgoing, refused, .. } = accept(&session, publications, 0);
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
@@ -153,7 +155,7 @@ impl Machine {
                 check_count(frame.publications.len())?;
                 let first = self.order;
                 self.order += frame.publications.len() as u64;
-                let Accepted { outgoing, refused, pause } = accept(self.session.scope(), frame.publications, first);
+                let Accepted { outgoing, refused, pause } = accept(&self.session, frame.publications, first);
                 self.pause = pause.map(|pause| Instant::now() + pause);
                 self.bytes += outgoing.iter().map(Outgoing::body_len).sum::<usize>();
                 self.publisher.push(self.intake.enter(outgoing));
@@ -224,7 +226,8 @@ struct Accepted {
     pause: Option<Duration>,
 }
 
-fn accept(scope: &TenantScope, publications: Vec<Publication>, first: u64) -> Accepted {
+fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Accepted {
+    let scope = session.scope();
     // One look at the clock, the plan and the rates for a whole frame.
     let now = SystemTime::now();
     let size = |publication: &Publication| publication.message.as_ref().map_or(0, |message| message.body.len());
@@ -238,6 +241,8 @@ fn accept(scope: &TenantScope, publications: Vec<Publication>, first: u64) -> Ac
         let size = size(&publication);
         let id = |publication: Publication| publication.message.map(|message| message.message_id).unwrap_or_default();
         let sequence = publication.sequence;
+        publication.message.as_mut().map(strip_baggage);
+        let span = session.tracer().publish(&mut publication);
         let (outcome, failure, message_id) = if max_bytes != 0 && size as u64 > max_bytes {
             (Outcome::Rejected, too_large(size, max_bytes), id(publication))
         } else if let Err(over) = turn.take(size) {
@@ -251,19 +256,22 @@ fn accept(scope: &TenantScope, publications: Vec<Publication>, first: u64) -> Ac
                 }
                 Ok(message) => {
                     (taken, taken_bytes) = (taken + 1, taken_bytes + size as u64);
-                    outgoing.push(message);
+                    outgoing.push(message.traced(span));
                     continue;
                 }
             }
         };
         let retry_after = failure.retry_after.and_then(|after| after.try_into().ok());
         let reason = sentence(&failure);
-        refused.push((order, PublishResult { sequence, outcome: outcome.into(), message_id, reason, retry_after }));
+        let trace_id = span.map(|span| span.end(outcome, failure.reason)).unwrap_or_default();
+        let outcome = outcome.into();
+        refused.push((order, PublishResult { sequence, outcome, message_id, reason, retry_after, trace_id }));
     }
     let pause = turn.is_throttled().then(|| budget.pause());
     turn.count(taken, taken_bytes);
     Accepted { outgoing, refused, pause }
 }
+
 fn too_large(size: usize, max: u64) -> Failure {
     Failure {
         field: Some("message.body".into()),
@@ -279,14 +287,15 @@ fn denied(message: &Outgoing) -> Failure {
 }
 
 fn result(settled: Settled) -> PublishResult {
-    let (outcome, reason) = match settled.verdict {
-        Verdict::Confirmed => (Outcome::Confirmed, String::new()),
+    let (outcome, code, reason) = match settled.verdict {
+        Verdict::Confirmed => (Outcome::Confirmed, "", String::new()),
         Verdict::Unroutable => (
             Outcome::Unroutable,
+            "NO_ROUTE",
             "NO_ROUTE: no queue is bound for this exchange and routing key; nothing was stored".to_owned(),
         ),
-        Verdict::Rejected(failure) => (Outcome::Rejected, sentence(&failure)),
-        Verdict::Unknown(failure) => (Outcome::Unknown, sentence(&failure)),
+        Verdict::Rejected(failure) => (Outcome::Rejected, failure.reason, sentence(&failure)),
+        Verdict::Unknown(failure) => (Outcome::Unknown, failure.reason, sentence(&failure)),
     };
     PublishResult {
         sequence: settled.sequence,
@@ -294,6 +303,7 @@ fn result(settled: Settled) -> PublishResult {
         message_id: settled.message_id,
         reason,
         retry_after: None,
+        trace_id: settled.span.map(|span| span.end(outcome, code)).unwrap_or_default(),
     }
 }
 

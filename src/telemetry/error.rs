@@ -11,21 +11,18 @@ pub enum Error {
     #[error("telemetry.log is not a filter such as \"info\" or \"warrengate=debug,info\"")]
     Filter(#[source] tracing_subscriber::filter::ParseError),
     /// The exporter of traces cannot be made.
-    #[error("traces cannot be sent to telemetry.otlp_endpoint")]
+    #[error("traces cannot be sent to telemetry.otlp_endpoint: {0}")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
     /// There is a subscriber already.
     #[error("logging was set up already")]
     AlreadySet(#[source] tracing_subscriber::util::TryInitError),
-    /// A metric's name is none or taken.
-    #[error("a metric cannot be registered")]
-    Metrics(#[source] prometheus::Error),
 }
 
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Filter(_) | Self::Exporter(_) => Kind::Invalid,
-            Self::AlreadySet(_) | Self::Metrics(_) => Kind::Internal,
+            Self::AlreadySet(_) => Kind::Internal,
         }
     }
 
@@ -34,7 +31,6 @@ impl Classify for Error {
             Self::Filter(_) => "INVALID_LOG_FILTER",
             Self::Exporter(_) => "INVALID_OTLP_ENDPOINT",
             Self::AlreadySet(_) => "TELEMETRY_ALREADY_SET",
-            Self::Metrics(_) => "METRICS_NOT_REGISTERED",
         }
     }
 

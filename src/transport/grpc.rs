@@ -12,8 +12,9 @@ use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use super::trace::TraceLayer;
 use crate::{
-    auth::{self, Verifier},
+    auth::{self, Caller, Verifier},
     config::{GrpcConfig, LimitsConfig},
     error::Failure,
     pb::{
@@ -21,6 +22,7 @@ use crate::{
         topology_server::TopologyServer,
     },
     service::{self, AdminService, AuthService, MessagingService, TopologyService},
+    telemetry::{Call, ProcessMetrics, TokenCheck, Traces},
 };
 
 /// What a request may weigh beside its largest body: headers, properties, and a frame's other messages.
@@ -40,6 +42,10 @@ pub struct Services {
     pub admin: AdminService,
     /// Who believes tokens.
     pub verifier: Arc<Verifier>,
+    /// Where calls are traced.
+    pub traces: Traces,
+    /// Where calls and tokens are counted.
+    pub metrics: Arc<ProcessMetrics>,
 }
 
 /// Serves until `stop`, and then until the last connection ends.
@@ -72,11 +78,12 @@ pub async fn serve(
         }
         None => None,
     };
-    let verifier = Arc::clone(&services.verifier);
+    let (verifier, metrics) = (Arc::clone(&services.verifier), Arc::clone(&services.metrics));
     let layers = ServiceBuilder::new()
         .layer(cors(&grpc.cors_origins))
         .layer(GrpcWebLayer::new())
-        .layer(InterceptorLayer::new(move |request| authenticate(&verifier, request)))
+        .layer(TraceLayer { traces: services.traces.clone(), metrics: services.metrics })
+        .layer(InterceptorLayer::new(move |request| authenticate(&verifier, &metrics, request)))
         .map_response(blame_the_client)
         .into_inner();
     Server::builder()
@@ -104,14 +111,27 @@ pub async fn serve(
 }
 
 /// Leaves the caller in the extensions; a bad token ends the request, none leaves the decision to the service.
-fn authenticate(verifier: &Verifier, mut request: Request<()>) -> Result<Request<()>, Status> {
+fn authenticate(
+    verifier: &Verifier,
+    metrics: &ProcessMetrics,
+    mut request: Request<()>,
+) -> Result<Request<()>, Status> {
     let headers = std::mem::take(request.metadata_mut()).into_headers();
     let result = auth::authenticate(verifier, &headers, request.extensions_mut());
+    metrics.token_checked(match &result {
+        Ok(()) if request.extensions().get::<Caller>().is_none() => TokenCheck::Missing,
+        Ok(()) => TokenCheck::Valid,
+        Err(auth::Error::TokenExpired) => TokenCheck::Expired,
+        Err(_) => TokenCheck::Invalid,
+    });
     let mut headers = headers;
     // Nothing further on can log it.
     headers.remove(http::header::AUTHORIZATION);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
     result.map_err(|error| Status::from(Failure::from(error)))?;
+    if let (Some(call), Some(caller)) = (request.extensions().get::<Call>(), request.extensions().get::<Caller>()) {
+        call.identify(caller.client());
+    }
     Ok(request)
 }
 
@@ -133,6 +153,8 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([http::Method::POST])
         .allow_headers(Any)
-        .expose_headers(["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static))
+        .expose_headers(
+            ["grpc-status", "grpc-message", "grpc-status-details-bin", "x-trace-id"].map(HeaderName::from_static),
+        )
         .max_age(Duration::from_secs(3600))
 }
