@@ -8,8 +8,8 @@ use crate::{
     store::PlanRow,
 };
 
-/// RabbitMQ's timers end at 2³² milliseconds.
-const LONGEST_MILLIS: u64 = 49 * 24 * 3600 * 1000;
+/// As long as a queue may say for itself.
+const LONGEST_MILLIS: u64 = 366 * 24 * 3600 * 1000;
 const SHORTEST_MILLIS: u64 = 1000;
 /// Far above what a broker can hold, and far below what a counter can.
 const LARGEST: u64 = 1 << 50;
@@ -141,7 +141,7 @@ fn millis(field: &'static str, value: Option<&prost_types::Duration>) -> Result<
     match u64::try_from(millis) {
         Ok(0) if value.nanos == 0 => Ok(0),
         Ok(millis @ SHORTEST_MILLIS..=LONGEST_MILLIS) if value.nanos % 1_000_000 == 0 => Ok(millis),
-        _ => Err(Failure::invalid(field, "must be from 1 s to 49 days in whole milliseconds, or 0 for no limit")),
+        _ => Err(Failure::invalid(field, "must be from 1 s to 366 days in whole milliseconds, or 0 for no limit")),
     }
 }
 
@@ -222,7 +222,7 @@ mod tests {
         for ratio in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
             assert_eq!(field(pb::Plan { sampling_ratio: Some(ratio), ..Default::default() }), "plan.sampling_ratio");
         }
-        for (seconds, nanos) in [(0, 1), (0, 999_000_000), (-1, 0), (1, 1), (50 * 24 * 3600, 0), (i64::MAX, 0)] {
+        for (seconds, nanos) in [(0, 1), (0, 999_000_000), (-1, 0), (1, 1), (367 * 24 * 3600, 0), (i64::MAX, 0)] {
             let ttl = Some(prost_types::Duration { seconds, nanos });
             assert_eq!(field(pb::Plan { max_message_ttl: ttl, ..Default::default() }), "plan.max_message_ttl");
         }

@@ -279,9 +279,12 @@ async fn who_stores_as_much_as_allowed_is_throttled_until_it_is_less() {
         }
     }
     let send = async || tenant.client.publish_batch(vec![to_queue("one", "more")]).await.unwrap().remove(0);
-    // No single queue takes more than all of them may; that holds at once.
-    let over = tenant.outcomes((0..40).map(|_| to_queue("two", "x")).collect()).await;
-    assert!(over.contains(&Outcome::Rejected), "{over:?}");
+    // No single queue takes much more than all of them may; that holds without being measured.
+    until("a queue that is full", async || {
+        let outcome = tenant.outcomes(vec![to_queue("two", "x")]).await[0];
+        matches!(outcome, Outcome::Rejected | Outcome::Throttled).then_some(())
+    })
+    .await;
     let throttled = until("too much is stored", async || {
         let result = send().await;
         (result.outcome() == Outcome::Throttled).then_some(result)
