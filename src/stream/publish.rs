@@ -72,14 +72,18 @@ pub async fn run_batch(
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
+    let mut bytes = outgoing.iter().map(Outgoing::body_len).sum::<usize>();
     publisher.push(intake.enter(outgoing));
     while publisher.in_flight() > 0 || !intake.is_empty() {
+        session.holds(publisher.in_flight(), bytes);
         let busy = publisher.in_flight() > 0;
         tokio::select! {
             leaving = intake.leave(), if !intake.is_empty() => publisher.push(leaving),
             settled = publisher.settled(), if busy => {
+                time(&session, &settled);
                 intake.settled(&settled);
                 for settled in settled {
+                    bytes -= settled.bytes;
                     let order = settled.order as usize;
                     results[order] = Some(result(settled));
                 }
@@ -90,6 +94,15 @@ pub async fn run_batch(
     let results: Vec<_> = results.into_iter().flatten().collect();
     count(&session, &results);
     Ok(results)
+}
+
+/// Measures how long the broker took to confirm, by one look at the clock.
+fn time(session: &Session, settled: &[Settled]) {
+    let now = Instant::now();
+    let confirmed = settled.iter().filter(|settled| settled.verdict == Verdict::Confirmed);
+    for (pushed, span) in confirmed.filter_map(|settled| Some((settled.pushed?, &settled.span))) {
+        session.metrics().confirmed_after(now - pushed, span.as_ref().map(|span| span.trace_id()));
+    }
 }
 
 /// Counts outcomes, a run of equal ones at once.
@@ -129,11 +142,13 @@ impl Machine {
             let room = window && self.intake.is_empty() && self.pause.is_none();
             let busy = self.publisher.in_flight() > 0;
             let (waits, pause) = (!self.intake.is_empty(), self.pause);
+            self.session.holds(self.publisher.in_flight(), self.bytes);
             tokio::select! {
                 biased;
                 () = self.frames.closed() => return Err(End::ClientGone),
                 notice = self.session.notice() => self.tell(notice).await?,
                 settled = self.publisher.settled(), if busy => {
+                    time(&self.session, &settled);
                     self.bytes -= settled.iter().map(|settled| settled.bytes).sum::<usize>();
                     self.intake.settled(&settled);
                     self.answer(settled.into_iter().map(result).collect()).await?;
@@ -267,6 +282,7 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Acce
         let outcome = outcome.into();
         refused.push((order, PublishResult { sequence, outcome, message_id, reason, retry_after, trace_id }));
     }
+    session.metrics().published_bytes(taken_bytes);
     let pause = turn.is_throttled().then(|| budget.pause());
     turn.count(taken, taken_bytes);
     Accepted { outgoing, refused, pause }

@@ -169,6 +169,11 @@ impl Tenants {
         Ok(Administrator::new(caller.clone()))
     }
 
+    /// Whether there is such a tenant, let in or not.
+    pub fn knows(&self, tenant: &TenantId) -> bool {
+        self.known.load().tenant(tenant).is_some()
+    }
+
     /// What a tenant uses on this gateway.
     pub fn usage(&self, tenant: &TenantId) -> Usage {
         self.known.load().tenant(tenant).map(|live| live.used().usage()).unwrap_or_default()
