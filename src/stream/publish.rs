@@ -26,7 +26,8 @@ use crate::{
         AuthExpiring, Draining, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
         publish_request::Frame, publish_response::Event,
     },
-    telemetry::strip_baggage,
+    telemetry::{Limit, strip_baggage},
+    tenant,
 };
 
 /// Messages a frame or a batch may have.
@@ -262,6 +263,7 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Acce
             (Outcome::Rejected, too_large(size, max_bytes), id(publication))
         } else if let Err(over) = turn.take(size) {
             // Before anything else is done for it: going on over one's rate must cost the gateway little.
+            count_throttled(session, &over);
             (Outcome::Throttled, over.into(), id(publication))
         } else {
             match Outgoing::check(order, &mut publication, now) {
@@ -286,6 +288,16 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Acce
     let pause = turn.is_throttled().then(|| budget.pause());
     turn.count(taken, taken_bytes);
     Accepted { outgoing, refused, pause }
+}
+
+fn count_throttled(session: &Session, over: &tenant::Error) {
+    let tenant::Error::Throttled { limit, .. } = over else { return };
+    match limit {
+        tenant::Limit::MessageRate => session.metrics().throttled(Limit::Messages, 1),
+        tenant::Limit::ByteRate => session.metrics().throttled(Limit::Bytes, 1),
+        // The broker's own figures say how much is stored.
+        tenant::Limit::StoredMessages | tenant::Limit::StoredBytes => {}
+    }
 }
 
 fn too_large(size: usize, max: u64) -> Failure {
