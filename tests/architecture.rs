@@ -30,6 +30,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["store", "auth"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
+    ("governor", &["tenant"]),
     ("lapin", &["broker"]),
     ("async_compat", &["broker"]),
     ("rabbitmq_http_client", &["provision"]),

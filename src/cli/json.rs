@@ -42,6 +42,18 @@ pub(super) fn plan(plan: &pb::Plan) -> Value {
         "max_streams": plan.max_streams,
         "max_in_flight_messages": plan.max_in_flight_messages,
         "max_in_flight_bytes": plan.max_in_flight_bytes,
+        "max_exchanges": plan.max_exchanges,
+        "max_bindings": plan.max_bindings,
+        "max_clients": plan.max_clients,
+        "max_publish_messages_per_second": plan.max_publish_messages_per_second,
+        "publish_messages_burst": plan.publish_messages_burst,
+        "max_publish_bytes_per_second": plan.max_publish_bytes_per_second,
+        "publish_bytes_burst": plan.publish_bytes_burst,
+        "max_stored_messages": plan.max_stored_messages,
+        "max_stored_bytes": plan.max_stored_bytes,
+        "max_message_ttl": length(plan.max_message_ttl),
+        "queue_expires": length(plan.queue_expires),
+        "sampling_ratio": plan.sampling_ratio,
     })
 }
 

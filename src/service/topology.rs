@@ -16,7 +16,7 @@ use crate::{
     error::{Failure, Kind},
     names::{ExchangeName, QueueName},
     pb::{self, topology_server::Topology},
-    provision::{BindingInfo, Inspector},
+    provision::{BindingInfo, Inspector, Quota},
     stream::subscribe::Policies,
     tenant::{Action, TenantScope, Tenants},
 };
@@ -26,13 +26,15 @@ pub struct TopologyService {
     tenants: Arc<Tenants>,
     broker: Broker,
     inspector: Arc<Inspector>,
+    quota: Quota,
     policies: Policies,
 }
 
 impl TopologyService {
     /// The topology service of one gateway.
     pub fn new(tenants: Arc<Tenants>, broker: Broker, inspector: Arc<Inspector>, policies: Policies) -> Self {
-        Self { tenants, broker, inspector, policies }
+        let quota = Quota::new(Arc::clone(&inspector));
+        Self { tenants, broker, inspector, quota, policies }
     }
 
     fn admit<T>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
@@ -52,29 +54,6 @@ impl TopologyService {
 }
 
 impl TopologyService {
-    /// The broker's own limit leaves room for the gateway's queues, so the tenant's are counted here. Declarations at the
-    /// same time may pass together.
-    async fn within_plan(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
-        let most = scope.plan().max_queues as usize;
-        if most == 0 {
-            return Ok(());
-        }
-        let counted = async {
-            Ok::<_, crate::provision::Error>(match self.inspector.queue(scope, &spec.name).await? {
-                Some(_) => 0,
-                None => self.inspector.queues(scope, None, most).await?.len(),
-            })
-        };
-        match counted.await {
-            Ok(count) if count >= most => Err(broker::Error::Limit("queues").into()),
-            Ok(_) => Ok(()),
-            Err(error) => {
-                tracing::warn!(tenant = %scope.tenant(), %error, "a tenant's queues are not counted");
-                Ok(())
-            }
-        }
-    }
-
     /// The broker compares what it knows itself; of the retry policy it knows nothing.
     async fn same_policy(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
         let Some(wanted) = spec.retry else { return Ok(()) };
@@ -144,6 +123,8 @@ impl Topology for TopologyService {
             may_configure(&scope, alternate.as_str())?;
         }
         if !request.validate_only {
+            let is_there = async || Ok(self.inspector.exchange(&scope, &spec.name).await?.is_some());
+            let _slot = self.quota.exchange(&scope, is_there).await?;
             self.broker.topology(&scope).declare_exchange(&spec).await.map_err(Failure::from)?;
         }
         Ok(Response::new(pb::DeclareExchangeResponse { exchange: Some(convert::exchange(&spec)) }))
@@ -158,6 +139,7 @@ impl Topology for TopologyService {
         let name = ExchangeName::own(&request.name).named("name")?;
         may_configure(&scope, name.as_str())?;
         self.broker.topology(&scope).delete_exchange(&name, request.if_unused).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::DeleteExchangeResponse {}))
     }
 
@@ -204,8 +186,14 @@ impl Topology for TopologyService {
         may_configure(&scope, spec.name.as_str())?;
         let mut status = pb::QueueStatus::default();
         if !request.validate_only {
-            self.within_plan(&scope, &spec).await?;
-            let state = self.broker.topology(&scope).declare_queue(&spec).await.map_err(Failure::from)?;
+            let topology = self.broker.topology(&scope);
+            let is_there = async || match topology.queue_state(&spec.name).await {
+                Ok(_) => Ok(true),
+                Err(broker::Error::NoQueue(_)) => Ok(false),
+                Err(error) => Err(error.into()),
+            };
+            let _slot = self.quota.queue(&scope, is_there).await?;
+            let state = topology.declare_queue(&spec).await.map_err(Failure::from)?;
             status.messages_ready = state.messages.into();
             status.consumers = state.consumers;
             self.same_policy(&scope, &spec).await?;
@@ -224,6 +212,7 @@ impl Topology for TopologyService {
         may_configure(&scope, name.as_str())?;
         let topology = self.broker.topology(&scope);
         let deleted = topology.delete_queue(&name, request.if_unused, request.if_empty).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::DeleteQueueResponse { messages_deleted: deleted.into() }))
     }
 
@@ -272,9 +261,15 @@ impl Topology for TopologyService {
 
     async fn bind(&self, request: Request<pb::BindRequest>) -> Result<Response<pb::BindResponse>, Status> {
         let scope = self.admit(&request, Action::Configure)?;
-        let spec = convert::binding_spec(request.into_inner().binding)?;
+        let asked = request.into_inner().binding;
+        let spec = convert::binding_spec(asked.clone())?;
         may_configure(&scope, spec.source.as_str())?;
         may_configure(&scope, spec.destination.as_str())?;
+        let is_there = async || {
+            let found = self.inspector.bindings(&scope, Some(&spec.source), Some(spec.destination.as_str())).await?;
+            Ok(found.iter().any(|one| asked.as_ref().is_some_and(|asked| convert::is_same_binding(one, asked))))
+        };
+        let _slot = self.quota.binding(&scope, is_there).await?;
         self.broker.topology(&scope).bind(&spec).await.map_err(Failure::from)?;
         Ok(Response::new(pb::BindResponse {}))
     }
@@ -285,6 +280,7 @@ impl Topology for TopologyService {
         may_configure(&scope, spec.source.as_str())?;
         may_configure(&scope, spec.destination.as_str())?;
         self.broker.topology(&scope).unbind(&spec).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::UnbindResponse {}))
     }
 

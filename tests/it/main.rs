@@ -8,6 +8,7 @@ mod harness;
 mod administration;
 mod bad_input;
 mod broker_side;
+mod budgets;
 mod command_line;
 mod cross_tenant;
 mod dead_letters;
