@@ -156,7 +156,7 @@ impl Gateway {
         };
         let services = Services {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
-            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies),
+            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies, traces.clone()),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
             admin: AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone()),
             verifier: issuer.verifier(),

@@ -82,7 +82,8 @@ impl Session {
             metrics.limit(limit, value);
         }
         let permit = scope.open_stream().inspect_err(|_| metrics.throttled(Limit::Streams, 1))?;
-        let tracer = context.traces.messages(scope.tenant(), scope.caller().client(), call);
+        let tracer =
+            context.traces.messages(scope.tenant(), scope.caller().client(), scope.plan().sampling_ratio(), call);
         let mut session = Self {
             context: context.clone(),
             scope,
