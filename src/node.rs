@@ -17,6 +17,7 @@ mod tests;
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 pub use account::{Account, DEFINITIONS_FILE, PASSWORD_FILE};
+pub use guard::Guard;
 pub use install::Installation;
 pub use options::{NodeOptions, Progress};
 pub use private::Node;

@@ -170,6 +170,14 @@ impl Stack {
 
 /// The settings of the stack's gateway, by the same way as anyone's: defaults, and the environment over them.
 fn config(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Config, Error> {
+    Ok(Config::load(None, settings(options, certs, node)?)?)
+}
+
+/// The settings of a gateway over this broker, as the environment of a `warrengate serve` gives them.
+///
+/// # Errors
+/// When the store's key cannot be made.
+pub fn settings(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Vec<(String, String)>, Error> {
     let path = |item: PathBuf| item.display().to_string();
     let key = encryption_key(&options.dir)?;
     let own = [
@@ -188,7 +196,7 @@ fn config(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Confi
         ("STORE__ENCRYPTION_KEY", key.expose_secret().to_owned()),
     ];
     let own = own.into_iter().map(|(name, value)| (format!("WARRENGATE_{name}"), value));
-    Ok(Config::load(None, own.chain(options.settings.iter().cloned()))?)
+    Ok(own.chain(options.settings.iter().cloned()).collect())
 }
 
 /// The development store's key: made once, kept beside the store, readable by its owner only.
