@@ -203,23 +203,30 @@ pub(super) fn free_address() -> Result<SocketAddr, Error> {
     listener.local_addr().map_err(Error::Pipe)
 }
 
-/// A folder that goes with its owner.
-pub(super) struct Folder(PathBuf);
+/// A folder that goes with its owner, and the one around it when that was made for it and is empty.
+pub(super) struct Folder {
+    path: PathBuf,
+    around: Option<PathBuf>,
+}
 
 impl Folder {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// Makes it.
+    pub(super) fn make(path: PathBuf) -> Result<Self, Error> {
+        let around = path.parent().filter(|around| !around.exists()).map(Path::to_owned);
+        std::fs::create_dir_all(&path).map_err(|error| Error::File(path.display().to_string(), error))?;
+        Ok(Self { path, around })
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be deleted is data of a measurement, and lies where the report says.
-        let _ = std::fs::remove_dir_all(&self.0);
+        // What cannot be deleted is data of a measurement, and lies where the settings say.
+        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = self.around.as_ref().map(std::fs::remove_dir);
     }
 }
 

@@ -60,10 +60,7 @@ struct Tenant {
 
 impl Rig {
     pub(super) async fn start(plan: &Plan) -> Result<Self, Error> {
-        // Before the broker: a crash in between leaves a folder only, which the next run with this name takes.
-        let folder = Folder::new(plan.dir.clone());
-        let made = std::fs::create_dir_all(folder.path());
-        made.map_err(|error| Error::File(folder.path().display().to_string(), error))?;
+        let folder = Folder::make(plan.dir.clone())?;
         let certs = CertsDir::new(folder.path().join("certs"));
         certs.ensure(&Sans::default())?;
         let node = Node::start(NodeOptions {

@@ -179,11 +179,12 @@ impl Recorder {
         let Some(due) = due.at(epoch) else { return };
         let taken = u64::try_from(Instant::now().saturating_duration_since(due).as_micros()).unwrap_or(u64::MAX);
         if self.0.is_none() {
-            // Three digits are always a valid precision.
+            // Three digits are always a valid precision; it grows with its values.
             self.0 = Histogram::new(3).ok();
         }
         if let Some(histogram) = &mut self.0 {
-            histogram.saturating_record(taken);
+            // Not the saturating kind, which stays as small as it began.
+            let _ = histogram.record(taken);
         }
     }
 
@@ -205,6 +206,16 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn latencies_of_all_sizes_are_kept() {
+        let (tally, mut recorder) = (Tally::new(), Recorder::default());
+        let epoch = Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine is up for longer");
+        recorder.record(Due::of(&1_u64.to_be_bytes()), epoch);
+        tally.keep_end_to_end(&recorder);
+        let kept = tally.end_to_end().0;
+        assert!(matches!(kept[..], [(micros, 1)] if micros >= 4_990_000), "{kept:?}");
+    }
 
     #[tokio::test]
     async fn the_work_is_done_when_all_that_was_confirmed_is_consumed() {
