@@ -81,6 +81,7 @@ pub enum Error {
 pub struct Stack {
     node: Node,
     gateway: Running,
+    settings: Vec<(String, String)>,
     config: Config,
     certs: CertsDir,
 }
@@ -106,10 +107,11 @@ impl Stack {
             ..NodeOptions::new(options.dir.join("broker"), certs.clone())
         })
         .await?;
-        let config = config(&options, &certs, &node)?;
+        let settings = settings(&options, &certs, &node)?;
+        let config = Config::load(None, settings.iter().cloned())?;
         say("starting the gateway");
         let gateway = Gateway::start(config.clone()).await?;
-        Ok(Self { node, gateway, config, certs })
+        Ok(Self { node, gateway, settings, config, certs })
     }
 
     /// One more gateway on the same broker and the same store, on free ports.
@@ -136,6 +138,11 @@ impl Stack {
     /// The gateway's settings.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The same as environment variables, for a gateway in a process of its own (`warrengate serve`). They hold secrets.
+    pub fn settings(&self) -> &[(String, String)] {
+        &self.settings
     }
 
     /// The certificates.
@@ -168,12 +175,8 @@ impl Stack {
     }
 }
 
-/// The settings of the stack's gateway, by the same way as anyone's: defaults, and the environment over them.
-fn config(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Config, Error> {
-    Ok(Config::load(None, settings(options, certs, node)?)?)
-}
-
-/// The settings of a gateway over this broker, as the environment of a `warrengate serve` gives them.
+/// The settings of a gateway over this broker, by the same way as anyone's: as environment variables, for a gateway in this
+/// process or in one of its own (`warrengate serve`). They hold secrets.
 ///
 /// # Errors
 /// When the store's key cannot be made.

@@ -6,6 +6,7 @@ mod listener;
 pub mod ops;
 mod serve_ops;
 mod tls;
+mod trace;
 
 pub use grpc::{Services, serve};
 pub use listener::Listener;

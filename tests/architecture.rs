@@ -13,7 +13,7 @@ use std::{
 const HOMES: &[(&str, &[&str])] = &[
     // Administration remembers encoded answers; the client tells lengths.
     ("prost", &["pb", "service", "client"]),
-    ("tonic", &["pb", "error", "telemetry", "auth", "service", "transport", "client", "cli"]),
+    ("tonic", &["pb", "error", "telemetry", "auth", "service", "transport", "client", "bench", "cli"]),
     ("tonic_types", &["error", "service", "client"]),
     ("toml", &["config"]),
     ("opentelemetry", &["telemetry"]),
@@ -44,6 +44,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tower", &["transport"]),
     ("tower_http", &["transport"]),
     ("hdrhistogram", &["bench"]),
+    ("opentelemetry_proto", &["bench"]),
     ("sysinfo", &["bench"]),
     ("plotters", &["bench"]),
     ("clap", &["cli"]),

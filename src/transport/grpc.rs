@@ -12,8 +12,9 @@ use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use super::trace::TraceLayer;
 use crate::{
-    auth::{self, Verifier},
+    auth::{self, Caller, Verifier},
     config::{GrpcConfig, LimitsConfig},
     error::Failure,
     pb::{
@@ -21,6 +22,7 @@ use crate::{
         topology_server::TopologyServer,
     },
     service::{self, AdminService, AuthService, MessagingService, TopologyService},
+    telemetry::{Call, Traces},
 };
 
 /// What a request may weigh beside its largest body: headers, properties, and a frame's other messages.
@@ -40,6 +42,8 @@ pub struct Services {
     pub admin: AdminService,
     /// Who believes tokens.
     pub verifier: Arc<Verifier>,
+    /// Where calls are traced.
+    pub traces: Traces,
 }
 
 /// Serves until `stop`, and then until the last connection ends.
@@ -76,6 +80,7 @@ pub async fn serve(
     let layers = ServiceBuilder::new()
         .layer(cors(&grpc.cors_origins))
         .layer(GrpcWebLayer::new())
+        .layer(TraceLayer(services.traces.clone()))
         .layer(InterceptorLayer::new(move |request| authenticate(&verifier, request)))
         .map_response(blame_the_client)
         .into_inner();
@@ -112,6 +117,9 @@ fn authenticate(verifier: &Verifier, mut request: Request<()>) -> Result<Request
     headers.remove(http::header::AUTHORIZATION);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
     result.map_err(|error| Status::from(Failure::from(error)))?;
+    if let (Some(call), Some(caller)) = (request.extensions().get::<Call>(), request.extensions().get::<Caller>()) {
+        call.identify(caller.client());
+    }
     Ok(request)
 }
 
@@ -133,6 +141,8 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([http::Method::POST])
         .allow_headers(Any)
-        .expose_headers(["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static))
+        .expose_headers(
+            ["grpc-status", "grpc-message", "grpc-status-details-bin", "x-trace-id"].map(HeaderName::from_static),
+        )
         .max_age(Duration::from_secs(3600))
 }

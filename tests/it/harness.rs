@@ -5,6 +5,8 @@ pub mod bytes_codec;
 pub mod consumer;
 pub mod dead;
 pub mod own;
+pub mod proxy;
+pub mod publisher;
 pub mod raw;
 pub mod tenant;
 pub mod values;
