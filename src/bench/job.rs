@@ -137,11 +137,42 @@ pub struct Tuning {
     pub prefetch: u16,
     /// Deliveries acknowledged at once, where they are merged.
     pub ack_every: usize,
+    /// Threads of the client's runtime; nothing for as many as there are processors.
+    pub threads: Option<usize>,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { direct_channels: 2, direct_batch: 64, window: 1_000, prefetch: 1_000, ack_every: 100 }
+        Self { direct_channels: 2, direct_batch: 64, window: 1_000, prefetch: 1_000, ack_every: 100, threads: None }
+    }
+}
+
+/// Body bytes of a stream that may be unanswered, or unacknowledged.
+const WINDOW_BYTES: usize = 32 << 20;
+/// Body bytes between publishing and consuming.
+const BACKLOG_BYTES: usize = 128 << 20;
+/// Messages between publishing and consuming, where one process does both: a queue that only grows would measure
+/// something else.
+const BACKLOG: usize = 10_000;
+
+impl Tuning {
+    /// With windows that bodies of this size do not blow up.
+    pub(super) fn for_size(&self, size: usize) -> Self {
+        let most = (WINDOW_BYTES / size.max(1)).max(16);
+        let window = self.window.min(most);
+        Self {
+            window,
+            direct_batch: self.direct_batch.min(window.div_ceil(4)),
+            prefetch: self.prefetch.min(u16::try_from(most).unwrap_or(u16::MAX)),
+            ..self.clone()
+        }
+    }
+}
+
+impl Job {
+    /// Most messages between publishing and consuming.
+    pub(super) fn backlog(&self) -> u64 {
+        BACKLOG.min((BACKLOG_BYTES / self.size.max(1)).max(64)) as u64
     }
 }
 
@@ -166,3 +197,17 @@ pub(super) struct Outcome {
 /// Latencies in microseconds, as (value, how often).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Latencies(pub(super) Vec<(u64, u64)>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_bodies_have_small_windows() {
+        let small = Tuning::default().for_size(256);
+        assert_eq!((small.window, small.prefetch, small.direct_batch), (1_000, 1_000, 64));
+        let large = Tuning::default().for_size(1 << 20);
+        assert_eq!((large.window, large.prefetch, large.direct_batch), (32, 32, 8));
+        assert_eq!(Tuning::default().for_size(1 << 26).window, 16);
+    }
+}

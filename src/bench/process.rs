@@ -38,8 +38,12 @@ pub(super) struct Worker {
 impl Worker {
     /// Starts one, and waits until it is ready for the word "go".
     pub(super) async fn start(job: &Job) -> Result<Self, Error> {
-        let mut child =
-            own(&[WORKER_COMMAND])?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(Error::Pipe)?;
+        let mut command = own(&[WORKER_COMMAND])?;
+        if let Some(threads) = job.tuning.threads {
+            command.env("TOKIO_WORKER_THREADS", threads.to_string());
+        }
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.map_err(Error::Pipe)?;
         let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::Worker("no pipes".to_owned()));
         };
@@ -163,7 +167,7 @@ fn own(arguments: &[&str]) -> Result<Command, Error> {
     for (name, _) in std::env::vars_os() {
         let known = name.to_string_lossy();
         // Settings of the person who measures are not those of what is measured.
-        if known.starts_with("WARRENGATE_") || known.starts_with("OTEL_") {
+        if ["WARRENGATE_", "OTEL_", "TOKIO_"].iter().any(|prefix| known.starts_with(prefix)) {
             command.env_remove(&name);
         }
     }

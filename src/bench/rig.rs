@@ -55,7 +55,6 @@ struct Tenant {
     client: Client,
     certificate: String,
     key: String,
-    token: String,
 }
 
 impl Rig {
@@ -171,10 +170,9 @@ impl Rig {
         let made = self.admin.admin().create_client(request).await.map_err(crate::client::Error::from)?;
         let secret = made.into_inner().client_secret.into();
         let client = connect(&self.gateway.endpoint(), &self.gateway_ca, &id, &secret).await?;
-        let token = client.token().await?.map(|token| token.secret().expose_secret().to_owned()).unwrap_or_default();
         let leaf = self.authority.client(&format!("wg.{name}"), CERTIFICATE_LIFETIME)?;
         let (certificate, key) = (leaf.certificate_pem().to_owned(), leaf.key_pem().to_owned());
-        self.tenants.insert(name.to_owned(), Tenant { client, certificate, key, token });
+        self.tenants.insert(name.to_owned(), Tenant { client, certificate, key });
         Ok(())
     }
 
@@ -212,11 +210,14 @@ impl Rig {
                 queues.push(queue);
             }
             let tenant = &self.tenants[name];
+            // The client renews it: a long measurement outlives a token.
+            let token = tenant.client.token().await?;
+            let token = token.map(|token| token.secret().expose_secret().to_owned()).unwrap_or_default();
             accounts.push(Account {
                 vhost: format!("wg.{name}"),
                 certificate: tenant.certificate.clone(),
                 key: tenant.key.clone(),
-                token: tenant.token.clone(),
+                token,
                 queues: queues.iter().cycle().take(streams).cloned().collect(),
             });
         }
@@ -252,7 +253,7 @@ impl Rig {
             size: cell.size,
             frame: cell.frame,
             is_stream_queue: cell.queue == QueueKind::Stream,
-            tuning: plan.tuning.clone(),
+            tuning: plan.tuning.for_size(cell.size),
             doors: self.doors(gateway),
             accounts,
         }

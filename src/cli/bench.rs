@@ -82,7 +82,10 @@ pub(super) struct Args {
     /// Unacknowledged deliveries of a stream, (b) and (c) alike
     #[arg(long, value_name = "COUNT", default_value_t = Tuning::default().prefetch)]
     prefetch: u16,
-    /// A setting of the gateway by its environment name, such as WARRENGATE_LIMITS__HEARTBEAT_INTERVAL=30s
+    /// Threads of the clients' runtime, all ways alike [default: as many as there are processors]
+    #[arg(long, value_name = "COUNT")]
+    client_threads: Option<usize>,
+    /// A setting of the gateway by its environment name, such as TOKIO_WORKER_THREADS=1
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
     /// Where the broker's data lie while it runs; must not exist, and is deleted [default: .warrengate/bench-PID]
@@ -170,6 +173,7 @@ impl Args {
                 direct_channels: self.direct_channels.max(1),
                 window: self.window.max(1),
                 prefetch: self.prefetch.max(1),
+                threads: self.client_threads.map(|threads| threads.max(1)),
                 ..Tuning::default()
             },
             dir: self.dir.clone().unwrap_or_else(|| format!(".warrengate/bench-{}", std::process::id()).into()),
@@ -188,11 +192,11 @@ fn command() -> String {
 
 fn setting(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("give it as NAME=VALUE")?;
-    if name.starts_with("WARRENGATE_") {
-        Ok((name.to_owned(), value.to_owned()))
-    } else {
-        Err("a setting's name begins with WARRENGATE_".to_owned())
+    let known = ["WARRENGATE_", "OTEL_", "TOKIO_"].iter().any(|prefix| name.starts_with(prefix));
+    if !known {
+        return Err("a setting's name begins with WARRENGATE_, OTEL_ or TOKIO_".to_owned());
     }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// A clap enumeration of words, each for a value of the bench's own, and how it is printed as a default.

@@ -74,7 +74,7 @@ async fn hold(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()>) 
 }
 
 async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()>) -> Result<Outcome, Error> {
-    let tally = Arc::new(Tally::new());
+    let tally = Arc::new(Tally::new(job.backlog()));
     let (publishers, mut consumers) = open(job).await?;
     let (start, started) = watch::channel(None);
     let held_back = job.mode.publishes() && job.mode.consumes();

@@ -17,14 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::feed::Due;
 use crate::bench::job::Latencies;
 
-/// Most messages between publishing and consuming, where one process does both: a queue that only grows would measure
-/// something else.
-const BACKLOG: u64 = 10_000;
-
 /// Counters of all streams.
 pub(super) struct Tally {
     /// Deliveries carry when they were due, counted from here.
     epoch: Instant,
+    backlog: u64,
     published: AtomicU64,
     confirmed: AtomicU64,
     refused: AtomicU64,
@@ -47,9 +44,11 @@ pub(super) struct Counts {
 }
 
 impl Tally {
-    pub(super) fn new() -> Self {
+    /// With so many messages at most between publishing and consuming.
+    pub(super) fn new(backlog: u64) -> Self {
         Self {
             epoch: Instant::now(),
+            backlog,
             published: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -106,7 +105,7 @@ impl Tally {
         loop {
             let moved = self.moved.notified();
             let counts = self.counts();
-            if counts.published.saturating_sub(counts.consumed) < BACKLOG || self.done.is_cancelled() {
+            if counts.published.saturating_sub(counts.consumed) < self.backlog || self.done.is_cancelled() {
                 return;
             }
             moved.await;
@@ -209,7 +208,7 @@ mod tests {
 
     #[test]
     fn latencies_of_all_sizes_are_kept() {
-        let (tally, mut recorder) = (Tally::new(), Recorder::default());
+        let (tally, mut recorder) = (Tally::new(10), Recorder::default());
         let epoch = Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine is up for longer");
         recorder.record(Due::of(&1_u64.to_be_bytes()), epoch);
         tally.keep_end_to_end(&recorder);
@@ -219,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_work_is_done_when_all_that_was_confirmed_is_consumed() {
-        let tally = Tally::new();
+        let tally = Tally::new(10);
         tally.published(3);
         let mut recorder = Recorder::default();
         (0..3).for_each(|_| tally.answered(true, Due::NEVER, &mut recorder));
