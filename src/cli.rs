@@ -18,6 +18,7 @@ mod output;
 mod plan;
 mod publish;
 mod queue;
+mod ready;
 mod serve;
 mod signals;
 mod subscribe;
@@ -66,6 +67,8 @@ enum Command {
     Certs(certs::Args),
     /// Check configuration, certificates, broker and store, and say how to mend each
     Doctor(doctor::Args),
+    /// Ask a gateway whether it may be sent work, for health checks
+    Ready(ready::Args),
     /// Make and manage tenants
     Tenant(tenant::Args),
     /// Make and manage clients, the applications that may fetch tokens
@@ -120,6 +123,7 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Dev(args) => Box::pin(dev::run(args, output)).await,
         Command::Certs(args) => Box::pin(certs::run(args, output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, output)).await,
+        Command::Ready(args) => Box::pin(ready::run(args, output)).await,
         Command::Tenant(args) => Box::pin(tenant::run(args, output)).await,
         Command::Client(args) => Box::pin(client::run(args, output)).await,
         Command::Plan(args) => Box::pin(plan::run(args, output)).await,

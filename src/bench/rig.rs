@@ -121,7 +121,7 @@ impl Rig {
 
     /// The gateway's settings, as a process has them.
     pub(super) fn settings(&self) -> Result<Vec<(String, String)>, Error> {
-        Ok(stack::settings(&self.options, &self.certs, &self.node)?)
+        Ok(stack::settings(&self.options, &self.certs, std::slice::from_ref(&self.node))?)
     }
 
     /// This machine, with what the broker says of itself in its log.
@@ -290,7 +290,7 @@ async fn start_gateway(
 ) -> Result<GatewayProcess, Error> {
     let (grpc, ops): (SocketAddr, SocketAddr) = (free_address()?, free_address()?);
     (options.grpc, options.ops) = (grpc, ops);
-    let mut settings = stack::settings(options, certs, node)?;
+    let mut settings = stack::settings(options, certs, std::slice::from_ref(node))?;
     settings.push(("WARRENGATE_TELEMETRY__LOG".to_owned(), "warn".to_owned()));
     settings.extend_from_slice(more);
     GatewayProcess::start(&settings, grpc, ops, &options.dir.join(format!("{name}.log"))).await

@@ -53,7 +53,7 @@ impl Store {
             .run(&pool)
             .await
             .map_err(|error| Error::Migration(Box::new(error)))?;
-        Ok(Self { pool, key: Arc::new(key), is_sqlite })
+        Ok(Self { pool, key: Arc::new(key), is_sqlite, metrics: None })
     }
 }
 
