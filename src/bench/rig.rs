@@ -185,7 +185,9 @@ impl Rig {
         kind: QueueKind,
         streams: usize,
     ) -> Result<Vec<Account>, Error> {
-        self.sharing(names, plan, kind, (streams, streams.min(QUEUES))).await
+        // Each reader of a stream queue gets all of it, so those are not shared.
+        let queues = if kind == QueueKind::Stream { streams } else { streams.min(QUEUES) };
+        self.sharing(names, plan, kind, (streams, queues)).await
     }
 
     /// As [`Rig::accounts`], with so many streams on so many queues.
