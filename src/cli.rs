@@ -24,6 +24,7 @@ mod signals;
 mod subscribe;
 mod tenant;
 mod token;
+mod trace;
 mod values;
 
 pub use error::Error;
@@ -77,6 +78,8 @@ enum Command {
     Plan(plan::Args),
     /// Get a token, or see what the gateway makes of it
     Token(token::Args),
+    /// Show a message's trace, by trace id or message id
+    Trace(trace::Args),
     /// Publish messages
     Publish(publish::Args),
     /// Consume a queue and print its messages
@@ -128,6 +131,7 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Client(args) => Box::pin(client::run(args, output)).await,
         Command::Plan(args) => Box::pin(plan::run(args, output)).await,
         Command::Token(args) => Box::pin(token::run(args, output)).await,
+        Command::Trace(args) => Box::pin(trace::run(args, output)).await,
         Command::Publish(args) => Box::pin(publish::run(args, output)).await,
         Command::Subscribe(args) => Box::pin(subscribe::run(args, output)).await,
         Command::Queue(args) => Box::pin(queue::run(args, output)).await,

@@ -225,6 +225,11 @@ impl Running {
         self.ops
     }
 
+    /// Its traces.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
     /// The first administrator and its secret, when this start made it. It cannot be had again.
     pub fn take_first_administrator(&mut self) -> Option<(ClientId, SecretString)> {
         self.first_administrator.take()

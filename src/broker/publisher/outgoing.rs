@@ -87,6 +87,8 @@ impl Outgoing {
             mandatory: true,
             message: Message { body, ..Message::default() },
             properties: None,
+            accepted: SystemTime::now(),
+            pushed: None,
             round: Some(Box::new(properties)),
             due: None,
             sent: false,

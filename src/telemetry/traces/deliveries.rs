@@ -1,7 +1,7 @@
 //! Deliveries between the hand-over and the settlement: one `deliver` span each, by the stream's delivery ids, and below it
 //! the settlement. Only what is kept is here; a stream whose messages are not keeps nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use opentelemetry::{
     KeyValue,
@@ -119,6 +119,24 @@ impl DeliverySpans {
 }
 
 impl Settling {
+    /// There will be another attempt, after so long.
+    pub fn retries_after(&mut self, delay: Duration) {
+        let millis = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        self.add(&KeyValue::new(super::RETRY_DELAY, millis));
+    }
+
+    /// There will be none; the stable code that says why.
+    pub fn dead_letters(&mut self, code: &'static str) {
+        self.add(&KeyValue::new(super::DEAD_LETTER_REASON, code));
+    }
+
+    fn add(&mut self, attribute: &KeyValue) {
+        for (settle, deliver) in &mut self.0 {
+            settle.set_attribute(attribute.clone());
+            deliver.set_attribute(attribute.clone());
+        }
+    }
+
     /// The broker was told.
     pub fn done(mut self) {
         // Ended where they are dropped, the settlement first.
