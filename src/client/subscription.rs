@@ -159,7 +159,7 @@ impl Settler {
     /// # Errors
     /// When the subscription has ended; the message comes again.
     pub fn ack(&self, delivery: &Delivery) -> Result<(), Error> {
-        self.send(Settlement::ack(delivery.epoch(), delivery.id(), 0))
+        self.send(Settlement::ack(delivery.epoch(), delivery.id()))
     }
 
     /// Done with this message and with all that were delivered before it.
@@ -167,7 +167,7 @@ impl Settler {
     /// # Errors
     /// When the subscription has ended; the messages come again.
     pub fn ack_through(&self, delivery: &Delivery) -> Result<(), Error> {
-        self.send(Settlement::ack(delivery.epoch(), delivery.id(), delivery.id()))
+        self.send(Settlement::ack_through(delivery.epoch(), delivery.id()))
     }
 
     /// Not done with this message.

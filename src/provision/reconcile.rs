@@ -171,7 +171,7 @@ impl Provisioner {
         let name = &wall.name.clone();
         let now = self.api.call(|link| async move { link.client.list_vhost_limits(name).await }).await?;
         let now = |key: &str| now.iter().find_map(|row| row.limits.get(key)?.as_i64()).filter(|limit| *limit >= 0);
-        // The plan's queues are the tenant's own, held where they are declared (`service/topology/quota.rs`); the gateway's come on top.
+        // The plan's queues are the tenant's own, held where they are declared (`quota.rs`); the gateway's come on top.
         let limited = |max: u32| (max > 0).then_some(i64::from(max));
         let queues = limited(plan.max_queues).map(|max| max + i64::from(OWN_QUEUES));
         for (limit, wanted) in [(Limit::MaxConnections, limited(plan.max_connections)), (Limit::MaxQueues, queues)] {

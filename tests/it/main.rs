@@ -7,6 +7,7 @@ mod harness;
 
 mod administration;
 mod bad_input;
+mod bench;
 mod broker_side;
 mod budgets;
 mod command_line;

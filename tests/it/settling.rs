@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use tonic::Code;
-use warrengate::pb::{self, Ack, ExtendLease, NackAction, QueueType, SubscribeStart, subscribe_request::Frame};
+use warrengate::{
+    client::{Event, SubscribeOptions},
+    pb::{self, Ack, ExtendLease, NackAction, QueueType, SubscribeStart, subscribe_request::Frame},
+};
 
 use crate::harness::{
     Tenant,
     consumer::{RawSubscription, bodies, ids, start},
+    wait::within,
 };
 
 /// A tenant with a queue of so many messages, which are numbered from 0.
@@ -37,6 +41,25 @@ async fn lists_and_through_settle_in_any_order() {
         consumer.close().await;
         tenant.holds("jobs", &["5", "6"]).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_acknowledges_through_a_delivery_hears_of_nothing_unknown() {
+    let tenant = jobs(QueueType::Quorum, 3).await;
+    let mut subscription = tenant.client.subscribe(SubscribeOptions::queue("jobs")).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        taken.push(within("a delivery", subscription.next()).await.unwrap().unwrap());
+    }
+    subscription.settler().ack_through(&taken[2]).unwrap();
+    // This one has an effect to report: that there is no such delivery any more.
+    subscription.extend(&taken[0], None).unwrap();
+    match within("a report", subscription.next_event()).await.unwrap().unwrap() {
+        Event::Settled(settled) => assert_eq!(settled.unknown_delivery_ids, [taken[0].id()]),
+        other => panic!("{other:?}"),
+    }
+    subscription.close().await.unwrap();
+    assert_eq!(tenant.depth("jobs").await, 0);
 }
 
 #[tokio::test]
