@@ -14,6 +14,7 @@ mod development;
 mod endings;
 mod health_and_web;
 mod jaeger;
+mod metrics;
 mod overflow;
 mod properties;
 mod python;
