@@ -15,7 +15,7 @@ use crate::{
     names::ClientId,
     pb,
     pki::{self, Authority, TenantCertificates},
-    provision::{Inspector, Provisioner},
+    provision::{Inspector, Provisioner, watch_stored},
     service::{AdminService, AuthService, MessagingService, TopologyService},
     store::{self, EncryptionKey, Store},
     stream::{
@@ -191,6 +191,7 @@ impl Gateway {
         let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics));
         let timeout = config.limits.handshake_timeout;
         let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
+        tasks.push(tokio::spawn(watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), stop.clone())));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
         tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
         tasks.push(tokio::spawn({

@@ -45,4 +45,6 @@ pub mod client;
 
 pub mod stack;
 
+pub mod bench;
+
 pub mod cli;

@@ -74,6 +74,8 @@ impl Session {
         let plan = scope.plan();
         for (limit, value) in [
             (Limit::Streams, plan.max_streams.into()),
+            (Limit::Messages, plan.max_publish_messages_per_second.into()),
+            (Limit::Bytes, plan.max_publish_bytes_per_second),
             (Limit::InFlightMessages, plan.max_in_flight_messages.into()),
             (Limit::InFlightBytes, plan.max_in_flight_bytes),
         ] {

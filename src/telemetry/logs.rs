@@ -47,11 +47,11 @@ pub fn init(config: &TelemetryConfig) -> Result<LogFilter, Error> {
     let is_human = match config.log_format {
         LogFormat::Human => true,
         LogFormat::Json => false,
-        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Auto => io::stderr().is_terminal(),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(std::io::stderr()));
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr()));
     let lines = if is_human {
-        lines.with_ansi(std::io::stderr().is_terminal()).boxed()
+        lines.with_ansi(io::stderr().is_terminal()).boxed()
     } else {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     };

@@ -7,6 +7,7 @@ pub mod consumer;
 pub mod dead;
 pub mod jaeger;
 pub mod own;
+pub mod plans;
 pub mod proxy;
 pub mod publisher;
 pub mod raw;

@@ -127,7 +127,8 @@ impl Outgoing {
         self.message.body.len()
     }
 
-    pub(super) fn order(&self) -> u64 {
+    /// The stream's number for it.
+    pub fn order(&self) -> u64 {
         self.order
     }
 

@@ -106,6 +106,11 @@ impl Failing {
         self.resender.push(tag, kept, fate);
     }
 
+    /// The tags of what has found a place that is new.
+    fn flush(&mut self) -> Vec<u64> {
+        self.resender.flush()
+    }
+
     /// Whether nothing is on its way.
     pub(super) fn is_idle(&self) -> bool {
         self.undecided.is_empty() && self.resender.is_idle()
@@ -237,7 +242,8 @@ impl Machine {
                 let tags = self.failing.settled().await;
                 self.left(consumer, tags).await?;
             }
-            Ok::<_, End>(())
+            let tags = self.failing.flush();
+            self.left(consumer, tags).await
         };
         // What is not done by then comes again.
         let _ = tokio::time::timeout(limit, finishing).await;
