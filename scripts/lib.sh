@@ -132,3 +132,24 @@ need_checkers() {
   say "installing rustfmt and clippy with rustup"
   rustup component add rustfmt clippy >&2
 }
+
+# promtool, which reads metrics and alerts as Prometheus does. Debian has it in a package whose service nobody asked for: it
+# is unpacked into target/tools, not installed. Where it cannot be had, the tests that use it say that they were skipped.
+need_promtool() {
+  { has promtool || [ -x target/tools/promtool ]; } && return 0
+  if has apt-get && has dpkg; then
+    say "unpacking promtool into target/tools"
+    local place
+    place=$(mktemp -d)
+    if (cd "$place" && apt-get download -q prometheus >&2) && dpkg -x "$place"/prometheus_*.deb "$place/all"; then
+      mkdir -p target/tools && cp "$place/all/usr/bin/promtool" target/tools/promtool
+    else
+      say "promtool cannot be had here, so some checks of metrics are skipped"
+    fi
+    rm -rf "$place"
+  elif [ "$(uname -s)" = Darwin ] && has brew; then
+    brew install prometheus >&2 || say "promtool cannot be had here, so some checks of metrics are skipped"
+  else
+    say "promtool cannot be had here, so some checks of metrics are skipped"
+  fi
+}

@@ -17,6 +17,7 @@ mod development;
 mod endings;
 mod health_and_web;
 mod jaeger;
+mod metrics;
 mod overflow;
 mod properties;
 mod python;

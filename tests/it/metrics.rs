@@ -1,0 +1,137 @@
+//! `/metrics` of a running gateway after real traffic: what it says is what happened, and Prometheus' own tool likes it.
+
+use std::{io::Write as _, process::Stdio};
+
+use reqwest::header::ACCEPT;
+use warrengate::pb::{Outcome, Publication};
+
+use crate::harness::{
+    Tenant, World, to_queue,
+    wait::{until, within},
+    web::{http, ops_get},
+};
+
+async fn page() -> String {
+    let (status, kind, text) = ops_get("/metrics").await;
+    assert_eq!((status.as_u16(), kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    text
+}
+
+/// The value of a sample, by its name and labels as they are written.
+fn value(page: &str, sample: &str) -> Option<f64> {
+    page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[tokio::test]
+async fn the_counts_are_what_was_sent_delivered_and_settled() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("orders").await;
+    let mut batch: Vec<Publication> = (0..7).map(|_| to_queue("orders", "twelve bytes")).collect();
+    batch.extend((0..3).map(|_| to_queue("nowhere", "x")));
+    batch.push(to_queue("wg.dead-letters", "x"));
+    let outcomes = tenant.outcomes(batch).await;
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Confirmed).count(), 7);
+    assert_eq!(tenant.take("orders", 7).await.len(), 7);
+
+    let id = &tenant.id;
+    let expected = [
+        (format!(r#"warrengate_published_total{{tenant="{id}",outcome="confirmed"}}"#), 7.0),
+        (format!(r#"warrengate_published_total{{tenant="{id}",outcome="unroutable"}}"#), 3.0),
+        (format!(r#"warrengate_published_total{{tenant="{id}",outcome="rejected"}}"#), 1.0),
+        (format!(r#"warrengate_published_bytes_total{{tenant="{id}"}}"#), 87.0),
+        (format!(r#"warrengate_delivered_total{{tenant="{id}"}}"#), 7.0),
+        (format!(r#"warrengate_delivered_bytes_total{{tenant="{id}"}}"#), 84.0),
+        (format!(r#"warrengate_redelivered_total{{tenant="{id}"}}"#), 0.0),
+        (format!(r#"warrengate_settled_total{{tenant="{id}",settlement="ack"}}"#), 7.0),
+        (format!(r#"warrengate_confirm_duration_seconds_count{{tenant="{id}"}}"#), 7.0),
+        (format!(r#"warrengate_end_to_end_duration_seconds_count{{tenant="{id}"}}"#), 7.0),
+        (format!(r#"warrengate_open_streams{{tenant="{id}",kind="subscribe"}}"#), 0.0),
+        (format!(r#"warrengate_in_flight_messages{{tenant="{id}",kind="subscribe"}}"#), 0.0),
+        (format!(r#"warrengate_in_flight_bytes{{tenant="{id}",kind="publish"}}"#), 0.0),
+    ];
+    // The last acknowledgement and the end of the stream are counted a moment after the client has them.
+    until("all counts", async || {
+        let page = page().await;
+        expected.iter().all(|(sample, count)| value(&page, sample) == Some(*count)).then_some(())
+    })
+    .await;
+    let page = page().await;
+    let seconds = value(&page, &format!(r#"warrengate_end_to_end_duration_seconds_sum{{tenant="{id}"}}"#)).unwrap();
+    assert!(seconds > 0.0 && seconds < 60.0, "{seconds}");
+}
+
+#[tokio::test]
+async fn a_stream_shows_while_it_is_open_with_what_it_holds() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("held").await;
+    tenant.publish_to("held", "ten  bytes").await;
+    let mut subscription = tenant.subscribe("held").await;
+    let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream goes on");
+    let id = &tenant.id;
+    let samples = |page: &str| {
+        ["open_streams", "in_flight_messages", "in_flight_bytes"]
+            .map(|name| value(page, &format!(r#"warrengate_{name}{{tenant="{id}",kind="subscribe"}}"#)))
+    };
+    until("what is held", async || (samples(&page().await) == [Some(1.0), Some(1.0), Some(10.0)]).then_some(())).await;
+    subscription.ack(&delivery).unwrap();
+    until("what is settled", async || (samples(&page().await) == [Some(1.0), Some(0.0), Some(0.0)]).then_some(()))
+        .await;
+    subscription.close().await.unwrap();
+    until("the end", async || (samples(&page().await)[0] == Some(0.0)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn calls_tokens_connections_certificates_and_the_store_are_counted() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("any").await;
+    tenant.publish_to("any", "x").await;
+    let page = page().await;
+    for sample in [
+        r#"warrengate_rpc_total{method="warrengate.v1.Topology/DeclareQueue",code="ok"}"#,
+        r#"warrengate_rpc_duration_seconds_count{method="warrengate.v1.Messaging/PublishBatch"}"#,
+        r#"warrengate_token_checks_total{result="valid"}"#,
+        r#"warrengate_broker_connections{purpose="publish"}"#,
+        r#"warrengate_broker_connections_opened_total{purpose="publish"}"#,
+        r#"warrengate_certificate_expiry_timestamp_seconds{certificate="gateway"}"#,
+        r#"warrengate_certificate_expiry_timestamp_seconds{certificate="broker_ca"}"#,
+        r#"warrengate_certificate_expiry_timestamp_seconds{certificate="tenants_earliest"}"#,
+        r#"warrengate_store_duration_seconds_count{operation="revision"}"#,
+    ] {
+        assert!(value(&page, sample).is_some_and(|value| value >= 1.0), "{sample}\n{page}");
+    }
+    assert!(value(&page, "warrengate_build_info").is_none() && page.contains("warrengate_build_info{version="));
+    #[cfg(target_os = "linux")]
+    assert!(value(&page, "process_resident_memory_bytes").is_some_and(|bytes| bytes > 1e6));
+}
+
+#[tokio::test]
+async fn who_accepts_openmetrics_gets_it_whole() {
+    let url = format!("http://{}/metrics", World::get().stack.gateway().ops_address());
+    let answer = http().get(url).header(ACCEPT, "application/openmetrics-text;version=1.0.0").send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(answer.text().await.unwrap().ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+#[allow(clippy::print_stderr, reason = "a check that is left out says so")]
+async fn promtool_finds_nothing_to_say() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("any").await;
+    tenant.publish_to("any", "x").await;
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/promtool");
+    let promtool = if std::path::Path::new(own).is_file() { own } else { "promtool" };
+    let started = std::process::Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut checking) = started else {
+        eprintln!("skipped: no promtool here (./scripts/test gets it with apt-get or brew)");
+        return;
+    };
+    checking.stdin.take().unwrap().write_all(page().await.as_bytes()).unwrap();
+    let checked = checking.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
+}
