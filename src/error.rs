@@ -170,6 +170,24 @@ impl From<Failure> for tonic::Status {
     }
 }
 
+/// The stable code in a status, when it is one of ours.
+pub fn reason_of(status: &tonic::Status) -> Option<String> {
+    use tonic_types::StatusExt as _;
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+/// The same status with the trace's id in its details: `RequestInfo` always, and `ErrorInfo` where there is one.
+pub fn with_trace(status: tonic::Status, trace_id: &str) -> tonic::Status {
+    use tonic_types::StatusExt as _;
+    let mut details = status.get_error_details();
+    details.set_request_info(trace_id, "");
+    if let Some(mut info) = details.error_info().cloned() {
+        info.metadata.insert("trace_id".to_owned(), trace_id.to_owned());
+        details.set_error_info(info.reason, info.domain, info.metadata);
+    }
+    tonic::Status::with_error_details(status.code(), status.message().to_owned(), details)
+}
+
 #[cfg(test)]
 mod tests {
     use tonic_types::StatusExt as _;

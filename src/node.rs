@@ -4,6 +4,7 @@
 
 mod account;
 mod cluster;
+mod control;
 mod epmd;
 mod explain;
 mod guard;
@@ -83,9 +84,6 @@ pub enum Error {
     /// Nothing is running that could be paused or asked.
     #[error("the broker is not running")]
     NotRunning,
-    /// A command-line tool of the broker failed.
-    #[error("rabbitmqctl failed: {0}")]
-    Tool(String),
     /// A file of the node's folder.
     #[error("cannot {act} {}", path.display())]
     File {
@@ -96,6 +94,14 @@ pub enum Error {
         /// The system's reason.
         #[source]
         source: std::io::Error,
+    },
+    /// `rabbitmqctl` did not do it.
+    #[error("rabbitmqctl {what} failed: {why}")]
+    Control {
+        /// What it was told.
+        what: String,
+        /// What it said.
+        why: String,
     },
     /// A secret could not be written.
     #[error(transparent)]
@@ -128,9 +134,9 @@ impl Classify for Error {
                 Kind::Precondition
             }
             Self::InUse(_) | Self::NotRunning => Kind::Precondition,
-            Self::NoFreePort | Self::Stopped { .. } | Self::TooSlow { .. } => Kind::Unavailable,
+            Self::NoFreePort | Self::Stopped { .. } | Self::TooSlow { .. } | Self::Control { .. } => Kind::Unavailable,
             Self::Pki(error) => error.kind(),
-            Self::Tool(_) | Self::File { .. } | Self::Process { .. } => Kind::Internal,
+            Self::File { .. } | Self::Process { .. } => Kind::Internal,
         }
     }
 
@@ -144,7 +150,7 @@ impl Classify for Error {
             Self::Stopped { .. } => "BROKER_STOPPED",
             Self::TooSlow { .. } => "BROKER_TOO_SLOW",
             Self::NotRunning => "BROKER_NOT_RUNNING",
-            Self::Tool(_) => "BROKER_TOOL",
+            Self::Control { .. } => "BROKER_CONTROL",
             Self::File { .. } => "NODE_FILE",
             Self::Pki(error) => error.reason(),
             Self::Process { .. } => "NODE_PROCESS",

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig, OpsConfig,
-    StoreConfig, TelemetryConfig, source::Source,
+    StoreConfig, TelemetryConfig, source::Source, traces,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -197,7 +197,7 @@ fn limits(source: &mut Source) -> LimitsConfig {
         max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 100, 1, 10_000))
             .unwrap_or(u32::MAX),
         handshake_timeout: source.duration("limits.handshake_timeout", 5 * SECOND, SECOND / 10, MINUTE),
-        keepalive_interval: source.duration("limits.keepalive_interval", 20 * SECOND, SECOND, HOUR),
+        keepalive_interval: source.duration("limits.keepalive_interval", 15 * SECOND, SECOND, HOUR),
         keepalive_timeout: source.duration("limits.keepalive_timeout", 10 * SECOND, SECOND, 5 * MINUTE),
         heartbeat_interval: source.duration("limits.heartbeat_interval", 15 * SECOND, SECOND, HOUR),
         drain_deadline: source.duration("limits.drain_deadline", 20 * SECOND, Duration::ZERO, 10 * MINUTE),
@@ -209,12 +209,6 @@ fn whole(value: u64) -> usize {
 }
 
 fn telemetry(source: &mut Source) -> TelemetryConfig {
-    let otlp_endpoint = source.text("telemetry.otlp_endpoint");
-    if let Some(url) = otlp_endpoint.as_ref().filter(|url| !url.starts_with("http://")) {
-        let what =
-            "must be an address such as \"http://127.0.0.1:4317\"; TLS is not spoken here: use a collector nearby";
-        source.fault("telemetry.otlp_endpoint", Some(url.clone()), what);
-    }
     TelemetryConfig {
         log: source.text("telemetry.log").unwrap_or_else(|| "info".to_owned()),
         log_format: source.parsed("telemetry.log_format", LogFormat::Auto, |text| match text {
@@ -223,8 +217,7 @@ fn telemetry(source: &mut Source) -> TelemetryConfig {
             "json" => Ok(LogFormat::Json),
             _ => Err("must be \"auto\", \"human\" or \"json\"".to_owned()),
         }),
-        otlp_endpoint,
-        sample_ratio: source.ratio("telemetry.sample_ratio", 0.1),
+        traces: traces::read(source),
     }
 }
 

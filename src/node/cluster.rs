@@ -78,7 +78,7 @@ impl Cluster {
         let mut last = Error::NotRunning;
         for node in self.nodes.iter().filter(|node| node.is_running()) {
             let question = ["-t", "10", "-p", vhost, "list_queues", "name", "leader", "--formatter", "json"];
-            match node.ctl(&question).await {
+            match node.control(&question).await {
                 Ok(answer) => return Ok(self.nodes.iter().find(|node| leads(&answer, queue, node.name()))),
                 Err(error) => last = error,
             }

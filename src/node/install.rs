@@ -48,8 +48,8 @@ impl Installation {
         &self.server
     }
 
-    /// `rabbitmqctl`, which lies beside it.
-    pub(super) fn ctl(&self) -> PathBuf {
+    /// The broker's tool for operators.
+    pub(super) fn control(&self) -> PathBuf {
         self.server.with_file_name("rabbitmqctl")
     }
 

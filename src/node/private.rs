@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Account, Error, Installation, NodeOptions, epmd,
+    Account, Error, Installation, NodeOptions, control, epmd,
     explain::explain,
     guard::Guard,
     layout::{Layout, Ports},
@@ -25,8 +25,6 @@ use super::{
 };
 
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// An Erlang machine starts for it, on a machine that may be busy.
-const TOOL_TAKES: Duration = Duration::from_secs(30);
 
 /// A running private broker. Dropping it kills it at once; [`Node::stop`] is the orderly way.
 #[derive(Debug)]
@@ -164,6 +162,15 @@ impl Node {
         self.signal("CONT")
     }
 
+    /// Runs `rabbitmqctl` with these words; what it printed. For what has no other way, such as
+    /// `set_vm_memory_high_watermark`.
+    ///
+    /// # Errors
+    /// When it cannot be run, or fails.
+    pub async fn control(&self, words: &[&str]) -> Result<String, Error> {
+        control::run(&self.installation.control(), self.layout.environment(self.ports), words).await
+    }
+
     /// Stops the broker in good order, within [`NodeOptions::stop_within`], then by force. Nothing of it stays but its
     /// folder. Stopping twice is no error.
     ///
@@ -196,27 +203,6 @@ impl Node {
             ports::wished(Some(port), purpose)?;
         }
         self.bring_up().await
-    }
-
-    /// Runs `rabbitmqctl` on this node and gives back what it said: for tests of alarms, and to ask who leads a queue.
-    ///
-    /// # Errors
-    /// When it cannot be run, fails, or takes longer than 30 s.
-    pub async fn ctl(&self, arguments: &[&str]) -> Result<String, Error> {
-        let mut command = tokio::process::Command::new(self.installation.ctl());
-        clean(command.as_std_mut());
-        command.envs(self.layout.environment(self.ports)).current_dir(self.layout.dir());
-        command.args(["-n", self.name(), "-q"]).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(TOOL_TAKES, command.output())
-            .await
-            .map_err(|_| std::io::ErrorKind::TimedOut.into())
-            .flatten()
-            .map_err(Error::process("run rabbitmqctl"))?;
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        match output.status.success() {
-            true => Ok(said(&output.stdout)),
-            false => Err(Error::Tool(format!("{} {}", said(&output.stdout), said(&output.stderr)))),
-        }
     }
 
     async fn take_down(&self) -> Result<(), Error> {
@@ -332,20 +318,13 @@ impl Processes {
 pub(super) fn command(program: &Path, output: &File) -> Result<Command, Error> {
     let share = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::process("share the console's file"));
     let mut command = Command::new(program);
-    clean(&mut command);
-    command.process_group(0).stdin(Stdio::null()).stdout(share(output)?).stderr(share(output)?);
-    Ok(command)
-}
-
-fn clean(command: &mut Command) {
     for (name, _) in env::vars_os() {
-        let known = name.to_string_lossy();
-        if ["RABBITMQ_", "ERL_", "WARRENGATE_"].iter().any(|prefix| known.starts_with(prefix))
-            || known == "NOTIFY_SOCKET"
-        {
+        if control::is_for_others(&name.to_string_lossy()) {
             command.env_remove(&name);
         }
     }
+    command.process_group(0).stdin(Stdio::null()).stdout(share(output)?).stderr(share(output)?);
+    Ok(command)
 }
 
 /// Ends what an earlier process left behind, when both it and its guard were killed.

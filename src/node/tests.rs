@@ -118,8 +118,8 @@ async fn nodes_of_a_cluster_find_each_other_survive_a_kill_and_leave_nothing_beh
     let cluster = Cluster::start(ClusterOptions::new(options(folder.path()))).await.expect("started");
     assert_eq!(cluster.nodes().len(), 3);
     let running = async |node: &Node| {
-        let said = node.ctl(&["eval", "length(rabbit_nodes:all_running())."]).await.expect("said");
-        said.parse::<usize>().expect("a number")
+        let said = node.control(&["eval", "length(rabbit_nodes:all_running())."]).await.expect("said");
+        said.trim().parse::<usize>().expect("a number")
     };
     assert_eq!(running(&cluster.nodes()[2]).await, 3);
     cluster.nodes()[0].kill().expect("killed");

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use super::{
     FRAMES_AHEAD, Incoming,
@@ -18,7 +19,7 @@ use crate::{
         AuthExpiring, Draining, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
         publish_request::Frame, publish_response::Event,
     },
-    tenant::TenantScope,
+    telemetry::strip_baggage,
 };
 
 /// Messages a frame or a batch may have.
@@ -34,13 +35,14 @@ pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
 /// Runs a publish stream until its end.
 pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<PublishRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
-    tokio::spawn(async move {
+    let running = async move {
         let mut machine = Machine { publisher, session, frames: frames.clone(), order: 0, bytes: 0 };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
             // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
             let _ = frames.try_send(Err(failure));
         }
-    });
+    };
+    tokio::spawn(running.in_current_span());
     responses
 }
 
@@ -56,7 +58,7 @@ pub async fn run_batch(
     check_count(publications.len())?;
     let mut results: Vec<Option<PublishResult>> = Vec::new();
     results.resize_with(publications.len(), || None);
-    let (outgoing, refused) = accept(session.scope(), publications, 0);
+    let (outgoing, refused) = accept(&session, publications, 0);
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
@@ -132,7 +134,7 @@ impl Machine {
                 check_count(frame.publications.len())?;
                 let first = self.order;
                 self.order += frame.publications.len() as u64;
-                let (outgoing, refused) = accept(self.session.scope(), frame.publications, first);
+                let (outgoing, refused) = accept(&self.session, frame.publications, first);
                 self.bytes += outgoing.iter().map(Outgoing::body_len).sum::<usize>();
                 self.publisher.push(outgoing);
                 if refused.is_empty() {
@@ -193,11 +195,8 @@ fn check_count(count: usize) -> Result<(), Failure> {
 }
 
 /// Parts what may be published from what is refused with its order.
-fn accept(
-    scope: &TenantScope,
-    publications: Vec<Publication>,
-    first: u64,
-) -> (Vec<Outgoing>, Vec<(u64, PublishResult)>) {
+fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> (Vec<Outgoing>, Vec<(u64, PublishResult)>) {
+    let scope = session.scope();
     // One look at the clock and the plan for a whole frame.
     let now = SystemTime::now();
     let max_bytes = scope.plan().max_message_bytes;
@@ -205,6 +204,8 @@ fn accept(
     let mut refused = Vec::new();
     for (order, mut publication) in (first..).zip(publications) {
         let size = publication.message.as_ref().map_or(0, |message| message.body.len());
+        publication.message.as_mut().map(strip_baggage);
+        let span = session.tracer().publish(&mut publication);
         let (outcome, failure, message_id) = match Outgoing::check(order, &mut publication, now) {
             Err(failure) => {
                 let id = publication.message.map(|message| message.message_id).unwrap_or_default();
@@ -217,7 +218,7 @@ fn accept(
                 (Outcome::Denied, denied(&message), message.message_id().to_owned())
             }
             Ok(message) => {
-                outgoing.push(message);
+                outgoing.push(message.traced(span));
                 continue;
             }
         };
@@ -227,6 +228,7 @@ fn accept(
             message_id,
             reason: sentence(&failure),
             retry_after: failure.retry_after.and_then(|after| after.try_into().ok()),
+            trace_id: span.map(|span| span.end(outcome, failure.reason)).unwrap_or_default(),
         };
         refused.push((order, result));
     }
@@ -248,14 +250,15 @@ fn denied(message: &Outgoing) -> Failure {
 }
 
 fn result(settled: Settled) -> PublishResult {
-    let (outcome, reason) = match settled.verdict {
-        Verdict::Confirmed => (Outcome::Confirmed, String::new()),
+    let (outcome, code, reason) = match settled.verdict {
+        Verdict::Confirmed => (Outcome::Confirmed, "", String::new()),
         Verdict::Unroutable => (
             Outcome::Unroutable,
+            "NO_ROUTE",
             "NO_ROUTE: no queue is bound for this exchange and routing key; nothing was stored".to_owned(),
         ),
-        Verdict::Rejected(failure) => (Outcome::Rejected, sentence(&failure)),
-        Verdict::Unknown(failure) => (Outcome::Unknown, sentence(&failure)),
+        Verdict::Rejected(failure) => (Outcome::Rejected, failure.reason, sentence(&failure)),
+        Verdict::Unknown(failure) => (Outcome::Unknown, failure.reason, sentence(&failure)),
     };
     PublishResult {
         sequence: settled.sequence,
@@ -263,6 +266,7 @@ fn result(settled: Settled) -> PublishResult {
         message_id: settled.message_id,
         reason,
         retry_after: None,
+        trace_id: settled.span.map(|span| span.end(outcome, code)).unwrap_or_default(),
     }
 }
 

@@ -9,12 +9,13 @@ use std::{
 };
 
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::drain::Drain;
 use crate::{
     auth::Verifier,
     error::{Failure, Kind},
-    telemetry::{Metrics, OpenStream, StreamKind, TenantMetrics},
+    telemetry::{Call, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
     tenant::{StreamPermit, TenantScope},
 };
 
@@ -29,6 +30,8 @@ pub struct SessionContext {
     pub drain: Drain,
     /// Where streams are counted.
     pub metrics: Metrics,
+    /// Where messages are traced.
+    pub traces: Traces,
 }
 
 /// What the stream must do.
@@ -48,31 +51,42 @@ pub struct Session {
     scope: TenantScope,
     _permit: StreamPermit,
     metrics: Arc<TenantMetrics>,
+    tracer: MessageTracer,
     _open: OpenStream,
     timer: Pin<Box<Sleep>>,
     warned: bool,
     drain_told: bool,
+    /// Given back when the stream has ended whole.
+    _counted: TaskTrackerToken,
 }
 
 impl Session {
     /// # Errors
     /// When the plan's streams are all open, or the gateway drains.
-    pub fn open(context: &SessionContext, scope: TenantScope, kind: StreamKind) -> Result<Self, Failure> {
+    pub fn open(
+        context: &SessionContext,
+        scope: TenantScope,
+        kind: StreamKind,
+        call: Option<&Call>,
+    ) -> Result<Self, Failure> {
         if context.drain.is_begun() {
             return Err(draining());
         }
         let permit = scope.open_stream()?;
         // The handles are resolved here, once a stream.
         let metrics = context.metrics.tenant(scope.tenant());
+        let tracer = context.traces.messages(scope.tenant(), scope.caller().client(), call);
         let mut session = Self {
             context: context.clone(),
             scope,
             _permit: permit,
             _open: metrics.open_stream(kind),
             metrics,
+            tracer,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             warned: false,
             drain_told: false,
+            _counted: context.drain.count(),
         };
         session.set_timer();
         Ok(session)
@@ -83,9 +97,19 @@ impl Session {
         &self.scope
     }
 
+    /// Whether the stream gets no new work, because its gateway stops.
+    pub fn is_draining(&self) -> bool {
+        self.context.drain.is_begun()
+    }
+
     /// Where the stream is counted.
     pub fn metrics(&self) -> &TenantMetrics {
         &self.metrics
+    }
+
+    /// What its messages are traced with.
+    pub fn tracer(&self) -> &MessageTracer {
+        &self.tracer
     }
 
     /// Goes on with a newer token.
@@ -135,6 +159,6 @@ impl Session {
     }
 }
 
-fn draining() -> Failure {
+pub(super) fn draining() -> Failure {
     Failure::new(Kind::Unavailable, "DRAINING", "this gateway is stopping; connect again to reach another")
 }

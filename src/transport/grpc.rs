@@ -5,15 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use http::{HeaderName, HeaderValue};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tonic::{Request, Status, service::InterceptorLayer, transport::Server};
 use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use super::{listener::Accepted, trace::TraceLayer};
 use crate::{
-    auth::{self, Verifier},
+    auth::{self, Caller, Verifier},
     config::{GrpcConfig, LimitsConfig},
     error::Failure,
     pb::{
@@ -21,6 +20,7 @@ use crate::{
         topology_server::TopologyServer,
     },
     service::{self, AdminService, AuthService, MessagingService, TopologyService},
+    telemetry::{Call, Traces},
 };
 
 /// What a request may weigh beside its largest body: headers, properties, and a frame's other messages.
@@ -40,6 +40,8 @@ pub struct Services {
     pub admin: AdminService,
     /// Who believes tokens.
     pub verifier: Arc<Verifier>,
+    /// Where calls are traced.
+    pub traces: Traces,
 }
 
 /// Serves until `stop`, and then until the last connection ends.
@@ -50,7 +52,7 @@ pub async fn serve(
     services: Services,
     grpc: &GrpcConfig,
     limits: &LimitsConfig,
-    connections: impl Stream<Item = std::io::Result<TlsStream<TcpStream>>>,
+    connections: impl Stream<Item = std::io::Result<Accepted>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let largest = limits.max_message_bytes + REQUEST_OVERHEAD;
@@ -76,6 +78,7 @@ pub async fn serve(
     let layers = ServiceBuilder::new()
         .layer(cors(&grpc.cors_origins))
         .layer(GrpcWebLayer::new())
+        .layer(TraceLayer(services.traces.clone()))
         .layer(InterceptorLayer::new(move |request| authenticate(&verifier, request)))
         .map_response(blame_the_client)
         .into_inner();
@@ -112,6 +115,9 @@ fn authenticate(verifier: &Verifier, mut request: Request<()>) -> Result<Request
     headers.remove(http::header::AUTHORIZATION);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
     result.map_err(|error| Status::from(Failure::from(error)))?;
+    if let (Some(call), Some(caller)) = (request.extensions().get::<Call>(), request.extensions().get::<Caller>()) {
+        call.identify(caller.client());
+    }
     Ok(request)
 }
 
@@ -133,6 +139,8 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([http::Method::POST])
         .allow_headers(Any)
-        .expose_headers(["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static))
+        .expose_headers(
+            ["grpc-status", "grpc-message", "grpc-status-details-bin", "x-trace-id"].map(HeaderName::from_static),
+        )
         .max_age(Duration::from_secs(3600))
 }

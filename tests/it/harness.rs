@@ -8,6 +8,7 @@ pub mod own;
 pub mod proxy;
 pub mod publisher;
 pub mod raw;
+pub mod serve;
 pub mod tenant;
 pub mod values;
 pub mod wait;

@@ -7,10 +7,14 @@ mod harness;
 
 mod administration;
 mod bad_input;
+mod blocked;
 mod broker_side;
+mod cluster;
 mod command_line;
 mod cross_tenant;
+mod dead_clients;
 mod development;
+mod drain;
 mod endings;
 mod health_and_web;
 mod overflow;

@@ -19,6 +19,7 @@ use crate::{
     names::ClientId,
     provision::Provisioner,
     store::{NewAudit, Store},
+    telemetry::Call,
     tenant::{Administrator, TenantLocks, Tenants},
 };
 
@@ -112,6 +113,7 @@ impl Desk {
             method: format!("warrengate.v1.Admin/{}", rpc.name),
             tenant: subject.tenant,
             object: subject.object,
+            trace_id: request.extensions().get().map(Call::trace_id).unwrap_or_default(),
             ..NewAudit::default()
         };
         let client = caller.as_ref().ok().map(|caller| caller.client().clone());
