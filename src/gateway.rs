@@ -239,6 +239,8 @@ impl Running {
         let _ = timeout_at(end, self.broker.close()).await;
         self.closed.cancel();
         let _ = timeout_at(end.min(Instant::now() + LAST_CALLS), self.ops_task).await;
+        // Spans that were not sent yet; a collector that does not answer must not keep the process.
+        let _ = timeout_at(end, self.traces.shutdown()).await;
     }
 }
 

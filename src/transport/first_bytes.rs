@@ -96,9 +96,9 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_peer_that_stops_before_its_preface_is_over_and_one_that_sent_it_may_be_silent() {
-        let time = Duration::from_secs(5);
+        let time = Duration::from_millis(50);
         let mut buffer = [0; 64];
         let (mut peer, ours) = duplex(64);
         let mut ours = FirstBytes::within(time, ours);
@@ -111,6 +111,6 @@ mod tests {
         let mut ours = FirstBytes::within(time, ours);
         peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("room");
         assert_eq!(ours.read(&mut buffer).await.expect("bytes"), PREFACE);
-        assert!(tokio::time::timeout(time * 10, ours.read(&mut buffer)).await.is_err(), "silent, and not cut");
+        assert!(tokio::time::timeout(time * 4, ours.read(&mut buffer)).await.is_err(), "silent, and not cut");
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::first_bytes::FirstBytes;
 
 /// An accepted connection, encrypted.
-pub type Accepted = FirstBytes<TlsStream<TcpStream>>;
+pub(super) type Accepted = FirstBytes<TlsStream<TcpStream>>;
 
 /// Handshakes at the same time. Each is a fraction of a millisecond of work, or a silent peer.
 const HANDSHAKES: usize = 512;
