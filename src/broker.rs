@@ -8,21 +8,31 @@
 
 mod connect;
 mod consumer;
+mod dead_letters;
+mod delays;
 mod error;
 mod headers;
+mod held;
 mod link;
 mod live;
 mod pool;
 pub mod probe;
 mod properties;
 mod publisher;
+mod resender;
+mod retry;
 mod shared;
 mod time;
 mod topology;
 mod tracker;
 
 pub use consumer::{ConsumeSpec, Consumer, Incoming, StartAt};
+pub use dead_letters::{DeadLetter, DeadLetters, Redriven};
+pub use delays::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES};
 pub use error::Error;
+pub use held::Held;
 pub use pool::Broker;
 pub use publisher::{Outgoing, Publisher, Settled, Verdict};
+pub use resender::{Code, Fate, Resender};
+pub use retry::{LONGEST_DELAY, RetryPolicy, SHORTEST_DELAY};
 pub use topology::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState, Topology};

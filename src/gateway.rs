@@ -17,12 +17,17 @@ use crate::{
     broker::Broker,
     config::Config,
     names::ClientId,
-    pki::{Authority, TenantCertificates},
-    provision::{Inspector, Provisioner},
+    pb,
+    pki::{self, Authority, TenantCertificates},
+    provision::{Inspector, Provisioner, watch_stored},
     service::{AdminService, AuthService, MessagingService, TopologyService},
     store::{self, EncryptionKey, Store},
-    stream::{drain::Drain, session::SessionContext, subscribe::SubscribeContext},
-    telemetry::{self, Metrics, Traces},
+    stream::{
+        drain::Drain,
+        session::SessionContext,
+        subscribe::{Policies, SubscribeContext},
+    },
+    telemetry::{self, Certificate, Metrics, Traces},
     tenant::Tenants,
     transport::{
         self, Listener, Services,
@@ -57,7 +62,7 @@ pub enum Error {
     Tls(#[from] transport::TlsError),
     /// The broker CA.
     #[error("the broker CA ({path:?}): {source}", path = .1, source = .0)]
-    Authority(#[source] crate::pki::Error, PathBuf),
+    Authority(#[source] pki::Error, PathBuf),
     /// The broker CA is refused by rustls.
     #[error("the broker CA is not usable: {0}")]
     Roots(#[from] rustls::Error),
@@ -112,7 +117,10 @@ impl Gateway {
         config.auth.issuer = real_issuer(&config, ops);
         let tls = transport::server_config(&config.grpc.certificate, &config.grpc.key)?;
 
+        let metrics = Metrics::new(pb::method_paths());
+        certificates_end(&metrics, &config);
         let store = Store::open(&config.store.url, EncryptionKey::parse(&config.store.encryption_key)?).await?;
+        let store = store.timed_by(Arc::clone(metrics.process().store()));
         let issuer = Arc::new(Issuer::start(store.clone(), &config.auth).await?);
         let first_administrator = Issuer::bootstrap_admin(&store).await?;
         let tenants = Arc::new(Tenants::load(store.clone(), REGISTRY_POLL).await?);
@@ -122,11 +130,15 @@ impl Gateway {
         let authority = Arc::new(authority);
         let certificates =
             Arc::new(TenantCertificates::new(Arc::clone(&authority), config.broker.certificate_lifetime));
-        let broker = Broker::new(config.broker.clone(), certificates, authority.certificate_der())?;
+        let broker = Broker::new(
+            config.broker.clone(),
+            Arc::clone(&certificates),
+            authority.certificate_der(),
+            Arc::clone(metrics.process()),
+        )?;
         let provisioner = Arc::new(Provisioner::new(&config.management, authority.certificate_pem())?);
         let inspector = Arc::new(Inspector::new(&config.management, authority.certificate_pem())?);
 
-        let metrics = Metrics::new()?;
         let traces = Traces::start(&config.telemetry.traces)?;
         let readiness = Readiness::new();
         let ops_tls = match (&config.ops.certificate, &config.ops.key) {
@@ -145,19 +157,34 @@ impl Gateway {
             metrics: metrics.clone(),
             traces: traces.clone(),
         };
+        let policies = Policies::new(Arc::clone(&inspector));
         let subscribe = SubscribeContext {
             broker: broker.clone(),
             inspector: Arc::clone(&inspector),
+            policies: policies.clone(),
             heartbeat_interval: config.limits.heartbeat_interval,
         };
         let services = Services {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
-            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector),
+            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
             admin: AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone()),
             verifier: issuer.verifier(),
             traces: traces.clone(),
+            metrics: Arc::clone(metrics.process()),
         };
+        metrics.before_each_reading({
+            let (issuer, tenants, traces) = (Arc::clone(&issuer), Arc::clone(&tenants), traces.clone());
+            move |metrics| {
+                let (running, waiting) = issuer.secret_checks();
+                metrics.process().secret_checks(running, waiting);
+                if let Some(end) = certificates.earliest_end() {
+                    metrics.process().certificate_ends(Certificate::Tenants, end);
+                }
+                metrics.process().spans_dropped(traces.dropped());
+                metrics.keep_tenants(|tenant| tenants.knows(tenant));
+            }
+        });
 
         let connections = grpc_listener.accept(tls, config.limits.handshake_timeout, stop.clone());
         let mut tasks = Vec::new();
@@ -174,6 +201,7 @@ impl Gateway {
         let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics));
         let timeout = config.limits.handshake_timeout;
         let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
+        tasks.push(tokio::spawn(watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), stop.clone())));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
         tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
         tasks.push(tokio::spawn({
@@ -212,6 +240,11 @@ impl Running {
     /// Who makes the tokens, as they say it. All gateways of one store must say the same.
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// Its traces.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     /// The first administrator and its secret, when this start made it. It cannot be had again.
@@ -255,6 +288,22 @@ fn real_issuer(config: &Config, ops: SocketAddr) -> String {
     match config.auth.issuer == format!("{scheme}://{}", config.ops.listen) {
         true => format!("{scheme}://{ops}"),
         false => config.auth.issuer.clone(),
+    }
+}
+
+/// Says when the certificates in files end, as far as they can be read; whoever uses one says what is wrong with it.
+fn certificates_end(metrics: &Metrics, config: &Config) {
+    let files = [
+        (Certificate::Gateway, Some(&config.grpc.certificate)),
+        (Certificate::Ops, config.ops.certificate.as_ref()),
+        (Certificate::BrokerCa, Some(&config.broker.ca_certificate)),
+        (Certificate::Provisioner, Some(&config.management.certificate)),
+    ];
+    for (which, file) in files {
+        let read = file.and_then(|file| std::fs::read_to_string(file).ok());
+        if let Some(Ok(certificate)) = read.as_deref().map(pki::inspect) {
+            metrics.process().certificate_ends(which, certificate.not_after());
+        }
     }
 }
 

@@ -9,7 +9,11 @@ mod propagation;
 mod traces;
 
 pub use error::Error;
-pub use logs::init;
-pub use metrics::{Metrics, OpenStream, Settlement, StreamKind, TenantMetrics};
+pub use logs::{LogFilter, init};
+pub use metrics::{
+    BrokerMetrics, BrokerPurpose, Certificate, DeadLetterReason, Described, Limit, METRICS, MetricKind, Metrics,
+    MetricsFormat, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement, StoreMetrics, StoreOperation,
+    StreamKind, TenantMetrics, TokenCheck,
+};
 pub use propagation::{TraceContext, strip_baggage};
 pub use traces::{Call, CallKind, DeliverySpans, MessageTracer, Sending, Settling, Traces};

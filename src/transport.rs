@@ -5,11 +5,13 @@ mod first_bytes;
 mod grpc;
 mod listener;
 pub mod ops;
+mod probe;
 mod serve_ops;
 mod tls;
 mod trace;
 
 pub use grpc::{Services, serve};
 pub use listener::Listener;
+pub use probe::{ProbeError, probe};
 pub use serve_ops::serve_ops;
 pub use tls::{TlsError, server_config};

@@ -11,11 +11,17 @@ use rustls::{RootCertStore, pki_types::CertificateDer};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConsumeSpec, Consumer, Error, Publisher, Topology,
+    ConsumeSpec, Consumer, DeadLetters, Error, Publisher, Resender, Topology,
     link::{Link, Purpose},
     shared::Shared,
 };
-use crate::{config::BrokerConfig, names::TenantId, pki::TenantCertificates, tenant::TenantScope};
+use crate::{
+    config::BrokerConfig,
+    names::{QueueName, TenantId},
+    pki::TenantCertificates,
+    telemetry::{ProcessMetrics, TenantMetrics},
+    tenant::TenantScope,
+};
 
 /// The broker, as the streams and the services see it. Cheap to clone.
 #[derive(Clone)]
@@ -47,11 +53,12 @@ impl Broker {
         options: BrokerConfig,
         certificates: Arc<TenantCertificates>,
         broker_ca: CertificateDer<'static>,
+        metrics: Arc<ProcessMetrics>,
     ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(broker_ca)?;
         let idle_timeout = options.idle_timeout;
-        let shared = Arc::new(Shared::new(options, certificates, roots));
+        let shared = Arc::new(Shared::new(options, certificates, roots, metrics));
         let links: Arc<RwLock<HashMap<TenantId, Arc<Links>>>> = Arc::default();
         let stop = CancellationToken::new();
         tokio::spawn(sweep(Arc::downgrade(&links), idle_timeout, stop.clone()));
@@ -69,6 +76,16 @@ impl Broker {
     /// When the queue is missing or cannot be consumed so, or the broker cannot be reached.
     pub async fn consumer(&self, scope: &TenantScope, spec: &ConsumeSpec) -> Result<Consumer, Error> {
         Consumer::open(&self.links(scope.tenant()), spec).await
+    }
+
+    /// Sends a queue's deliveries round again. Nothing is connected until there is one.
+    pub fn resender(&self, scope: &TenantScope, queue: QueueName, metrics: Arc<TenantMetrics>) -> Resender {
+        Resender::new(self.links(scope.tenant()), self.shared.options.publish_deadline, queue, metrics)
+    }
+
+    /// The tenant's dead letters.
+    pub fn dead_letters(&self, scope: &TenantScope) -> DeadLetters {
+        DeadLetters::new(self.links(scope.tenant()), self.shared.options.publish_deadline)
     }
 
     /// The tenant's exchanges, queues and bindings.

@@ -32,7 +32,8 @@ const BATCHES: usize = 4;
 /// How long a gateway may take to end a stream that we closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An open subscription. Dropping it gives back what is not settled; [`Subscription::close`] waits for that.
+/// An open subscription. [`Subscription::close`] gives back what is not settled; dropping it looks to the gateway like a client
+/// that went away, and uses up an attempt of what was delivered.
 #[derive(Debug)]
 pub struct Subscription {
     items: mpsc::Receiver<Item>,

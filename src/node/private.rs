@@ -168,7 +168,8 @@ impl Node {
     /// # Errors
     /// When it cannot be run, or fails.
     pub async fn control(&self, words: &[&str]) -> Result<String, Error> {
-        control::run(&self.installation.control(), self.layout.environment(self.ports), words).await
+        let words: Vec<&str> = ["-n", self.name(), "-q"].iter().chain(words).copied().collect();
+        control::run(&self.installation.control(), self.layout.environment(self.ports), &words).await
     }
 
     /// Stops the broker in good order, within [`NodeOptions::stop_within`], then by force. Nothing of it stays but its

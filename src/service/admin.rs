@@ -8,12 +8,14 @@
 //! A change goes on to its end when its caller goes away. One that was cut short by a crash is mended by asking again.
 
 mod act;
+mod answers;
 mod clients;
 mod error;
 mod fields;
 mod grants;
 mod plans;
 mod tenants;
+mod usage;
 
 use std::sync::Arc;
 
@@ -91,9 +93,10 @@ impl Admin for AdminService {
 
     async fn get_tenant_usage(
         &self,
-        _request: Request<pb::GetTenantUsageRequest>,
+        request: Request<pb::GetTenantUsageRequest>,
     ) -> Answer<pb::GetTenantUsageResponse> {
-        not_built("a tenant's usage is not built yet; GetPlan shows its limits")
+        let subject = Subject::tenant(&request.get_ref().tenant);
+        self.desk.act(Rpc::reads("GetTenantUsage"), subject, request, usage::get).await
     }
 
     async fn list_plans(&self, request: Request<pb::ListPlansRequest>) -> Answer<pb::ListPlansResponse> {
@@ -103,6 +106,21 @@ impl Admin for AdminService {
     async fn get_plan(&self, request: Request<pb::GetPlanRequest>) -> Answer<pb::GetPlanResponse> {
         let subject = Subject::object(&request.get_ref().name);
         self.desk.act(Rpc::reads("GetPlan"), subject, request, plans::get).await
+    }
+
+    async fn create_plan(&self, request: Request<pb::CreatePlanRequest>) -> Answer<pb::CreatePlanResponse> {
+        let subject = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name));
+        self.desk.act(Rpc::changes("CreatePlan"), subject, request, plans::create).await
+    }
+
+    async fn update_plan(&self, request: Request<pb::UpdatePlanRequest>) -> Answer<pb::UpdatePlanResponse> {
+        let subject = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name));
+        self.desk.act(Rpc::changes("UpdatePlan"), subject, request, plans::update).await
+    }
+
+    async fn delete_plan(&self, request: Request<pb::DeletePlanRequest>) -> Answer<pb::DeletePlanResponse> {
+        let subject = Subject::object(&request.get_ref().name);
+        self.desk.act(Rpc::changes("DeletePlan"), subject, request, plans::delete).await
     }
 
     async fn create_client(&self, request: Request<pb::CreateClientRequest>) -> Answer<pb::CreateClientResponse> {

@@ -12,7 +12,8 @@ use sqlx::{
 use super::{EncryptionKey, Error, Store};
 
 /// Version, what it does, SQL. A migration is never changed once released; the next one is added.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "first", include_str!("migrations/0001_first.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] =
+    [(1, "first", include_str!("migrations/0001_first.sql")), (2, "plans", include_str!("migrations/0002_plans.sql"))];
 
 /// How long a call may wait for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ impl Store {
             .run(&pool)
             .await
             .map_err(|error| Error::Migration(Box::new(error)))?;
-        Ok(Self { pool, key: Arc::new(key), is_sqlite })
+        Ok(Self { pool, key: Arc::new(key), is_sqlite, metrics: None })
     }
 }
 

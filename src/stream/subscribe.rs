@@ -1,11 +1,16 @@
 //! The subscribing machine. Deliveries enter as fast as both windows allow and leave in batches of whatever is ready;
 //! settlements and leases come back. Invariant: what this stream has taken from the broker and not settled is in
-//! `outstanding`, and goes back to the queue when the stream ends, however it ends.
+//! `outstanding`, and goes back to the queue when the stream ends, however it ends; what failed goes another round first.
 
+mod failing;
 mod frames;
+mod policies;
 mod start;
 
-use std::{collections::VecDeque, time::SystemTime};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::StreamExt as _;
 use tokio::{
@@ -14,15 +19,15 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-pub use self::start::SubscribeContext;
-use self::start::Subscription;
+use self::{failing::Failing, start::Subscription};
+pub use self::{policies::Policies, start::SubscribeContext};
 use super::{
     FRAMES_AHEAD, Incoming,
     outstanding::Outstanding,
     session::{self, Notice, Session},
 };
 use crate::{
-    broker::{self, Consumer},
+    broker::{self, Consumer, Held},
     error::{Failure, Kind},
     pb::{
         AuthExpiring, Deliveries, Delivery, Draining, Heartbeat, Interrupted, Resumed, Settled, SubscribeRequest,
@@ -46,7 +51,7 @@ pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<
     let running = async move {
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
             // As much as the client leaves room for; it sees the end of the stream in any case.
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(1), frames.send(Err(failure))).await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), frames.send(Err(failure))).await;
         }
     };
     tokio::spawn(running.in_current_span());
@@ -67,6 +72,8 @@ async fn serve(
     let mut machine = Machine {
         outbox: VecDeque::from([Event::Started(subscription.started(context.heartbeat_interval))]),
         outstanding: Outstanding::default(),
+        failing: Failing::new(&context, &session, subscription.spec().queue.clone()),
+        lease: (!subscription.auto_ack()).then(|| subscription.ack_deadline()),
         spans: DeliverySpans::new(session.tracer().clone()),
         unread: Settled::default(),
         full: false,
@@ -88,7 +95,8 @@ async fn serve(
             end => break end,
         }
     };
-    if let Some(consumer) = consumer {
+    if let Some(mut consumer) = consumer {
+        machine.finish(&mut consumer, &end).await;
         machine.session.metrics().settled(Settlement::TakenBack, machine.outstanding.len() as u64);
         consumer.close().await;
     }
@@ -98,7 +106,11 @@ async fn serve(
 struct Machine {
     session: Session,
     frames: mpsc::Sender<Result<SubscribeResponse, Failure>>,
-    outstanding: Outstanding,
+    outstanding: Outstanding<Box<Held>>,
+    /// What was not done, until it has found its place.
+    failing: Failing,
+    /// Of each delivery, from when it is handed over; none with auto-ack.
+    lease: Option<Duration>,
     /// Of deliveries whose trace is kept.
     spans: DeliverySpans,
     /// Frames that wait for the client to read.
@@ -139,6 +151,7 @@ impl Machine {
         let frames = self.frames.clone();
         loop {
             self.queue_report();
+            self.session.holds(self.outstanding.len(), self.outstanding.bytes());
             let lease = self.outstanding.next_lease();
             let messages = subscription.max_messages().saturating_sub(self.outstanding.len());
             let bytes = subscription.max_bytes().saturating_sub(self.outstanding.bytes());
@@ -157,7 +170,8 @@ impl Machine {
                 notice = self.session.notice() => self.tell(notice)?,
                 permit = frames.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| End::ClientGone)?;
-                    permit.send(Ok(SubscribeResponse { event: self.outbox.pop_front() }));
+                    let event = self.hand_over();
+                    permit.send(Ok(SubscribeResponse { event }));
                     self.heartbeat.reset();
                 }
                 frame = incoming.next(), if self.reports() < UNREAD_REPORTS => match frame {
@@ -168,6 +182,7 @@ impl Machine {
                     }
                 },
                 () = at(lease) => self.expire(consumer).await?,
+                tags = self.failing.settled() => self.left(consumer, tags).await?,
                 batch = async {
                     match room {
                         true => consumer.next(messages.min(FRAME_MESSAGES), bytes.min(FRAME_BYTES), alone).await,
@@ -192,22 +207,24 @@ impl Machine {
         }
     }
 
-    /// Hands a batch to the transport; its leases begin now.
+    /// Puts a batch before the transport.
     async fn deliver(
         &mut self,
         consumer: &Consumer,
         subscription: &mut Subscription,
-        batch: Vec<broker::Incoming>,
+        mut batch: Vec<broker::Incoming>,
     ) -> Result<(), End> {
         let Some(last) = batch.last() else { return Ok(()) };
         let last_tag = last.tag;
         let batch_size = batch.len() as u64;
+        let batch_bytes = batch.iter().map(|delivery| delivery.message.body.len()).sum::<usize>() as u64;
+        let redelivered = batch.iter().filter(|delivery| delivery.redelivered).count() as u64;
+        // Later deliveries tell of consumers, and a stream's of how far back they read.
+        let is_first = |delivery: &broker::Incoming| delivery.attempt == 1 && delivery.offset.is_none();
+        let accepted: Vec<_> = batch.iter().map(|delivery| delivery.accepted.filter(|_| is_first(delivery))).collect();
         subscription.seen(last.offset);
-        let lease = (!subscription.auto_ack()).then(|| subscription.ack_deadline());
-        let expires = lease.map(|lease| Instant::now() + lease);
-        let lease_expires = lease.map(|lease| (SystemTime::now() + lease).into());
-        let ids =
-            self.outstanding.add(batch.iter().map(|delivery| (delivery.tag, delivery.message.body.len())), expires);
+        let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.message.body.len(), delivery.held.take());
+        let ids = self.outstanding.add(batch.iter_mut().map(kept));
         let mut deliveries: Vec<_> = ids
             .zip(batch)
             .map(|(delivery_id, delivery)| Delivery {
@@ -217,15 +234,21 @@ impl Machine {
                 routing_key: delivery.routing_key,
                 redelivered: delivery.redelivered,
                 attempt: delivery.attempt,
-                lease_expires,
+                lease_expires: None,
                 stream_offset: delivery.offset,
             })
             .collect();
         let last_id = deliveries.last().map_or(0, |delivery| delivery.delivery_id);
-        for delivery in &mut deliveries {
-            self.spans.delivered(delivery, subscription.spec().queue.as_str());
+        let now = SystemTime::now();
+        for (delivery, accepted) in deliveries.iter_mut().zip(accepted) {
+            let trace = self.spans.delivered(delivery, subscription.spec().queue.as_str());
+            if let Some(accepted) = accepted {
+                // Another gateway's clock may be ahead.
+                let took = now.duration_since(accepted).unwrap_or_default();
+                self.session.metrics().arrived_after(took, trace);
+            }
         }
-        self.session.metrics().delivered(batch_size);
+        self.session.metrics().delivered(batch_size, batch_bytes, redelivered);
         self.outbox.push_back(Event::Deliveries(Deliveries { deliveries }));
         if subscription.auto_ack() {
             let frame = SubscribeResponse { event: self.outbox.pop_back() };
@@ -240,20 +263,18 @@ impl Machine {
         Ok(())
     }
 
-    /// Gives back what was not settled in time; others get it. A stream takes nothing back and keeps everything anyway.
-    async fn expire(&mut self, consumer: &Consumer) -> Result<(), End> {
-        for (id, tag) in self.outstanding.expire(Instant::now()) {
-            self.unread.expired_delivery_ids.push(id);
-            let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
-            match consumer.is_stream() {
-                true => consumer.ack(tag, false).await?,
-                false => consumer.reject(tag, true).await?,
-            }
-            settling.done();
-            self.session.metrics().settled(Settlement::TakenBack, 1);
+    /// The next frame for the transport; the leases of what is in it begin now.
+    fn hand_over(&mut self) -> Option<Event> {
+        let mut event = self.outbox.pop_front();
+        if let (Some(Event::Deliveries(frame)), Some(lease)) = (&mut event, self.lease)
+            && let [first, ..] = &frame.deliveries[..]
+        {
+            let first = first.delivery_id;
+            self.outstanding.lease(first..=first + (frame.deliveries.len() as u64 - 1), Instant::now() + lease);
+            let expires = Some((SystemTime::now() + lease).into());
+            frame.deliveries.iter_mut().for_each(|delivery| delivery.lease_expires = expires);
         }
-        self.full = false;
-        Ok(())
+        event
     }
 
     fn tell(&mut self, notice: Notice) -> Result<(), End> {
@@ -286,6 +307,7 @@ impl Machine {
     ) -> Result<Consumer, End> {
         tracing::debug!(?error, queue = subscription.spec().queue.as_str(), "subscription interrupted");
         self.outstanding.clear();
+        self.failing.clear();
         self.spans.taken_back("LINK_LOST");
         self.full = false;
         // Deliveries that the client has not got yet are void too.

@@ -21,6 +21,10 @@ pub async fn serve_ops(
         None => axum::serve(listener.into_tcp(), router).with_graceful_shutdown(stopped).await,
         Some(tls) => {
             let Ok(address) = listener.address() else { return };
+            // HTTP/1.1 alone is spoken here: whoever is offered HTTP/2 takes it.
+            let mut tls = ServerConfig::clone(&tls);
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let tls = Arc::new(tls);
             let streams = Box::pin(listener.accept(tls, handshake_timeout, stop));
             axum::serve(Encrypted { streams, address }, router).with_graceful_shutdown(stopped).await
         }

@@ -2,14 +2,18 @@
 
 pub mod broker;
 pub mod bytes_codec;
+pub mod collector;
 pub mod consumer;
 pub mod dead;
+pub mod jaeger;
 pub mod own;
+pub mod plans;
 pub mod proxy;
 pub mod publisher;
 pub mod raw;
 pub mod serve;
 pub mod tenant;
+pub mod traced;
 pub mod values;
 pub mod wait;
 pub mod web;

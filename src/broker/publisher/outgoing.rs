@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Settled, Verdict};
 use crate::{
-    broker::{properties, time},
+    broker::{properties, time, tracker},
     error::Failure,
     names::{ExchangeName, RoutingKey},
     pb::{Message, Publication},
@@ -25,6 +25,10 @@ pub struct Outgoing {
     message: Message,
     /// Made when the message was checked, used by the first attempt; later attempts make them again.
     properties: Option<BasicProperties>,
+    accepted: SystemTime,
+    pushed: Option<Instant>,
+    /// Of a message on another round, which has what no publisher may write.
+    round: Option<Box<BasicProperties>>,
     due: Option<Instant>,
     sent: bool,
     /// When its trace is kept.
@@ -58,10 +62,39 @@ impl Outgoing {
             mandatory: !publication.allow_unroutable,
             message,
             properties: Some(properties),
+            accepted: now,
+            pushed: None,
+            round: None,
             due: None,
             sent: false,
             span: None,
         })
+    }
+
+    /// A message that goes another round, with the gateway's own properties, and must find a queue.
+    pub(in crate::broker) fn round(
+        order: u64,
+        exchange: ExchangeName,
+        routing_key: String,
+        body: bytes::Bytes,
+        properties: BasicProperties,
+    ) -> Self {
+        Self {
+            order,
+            sequence: 0,
+            exchange,
+            routing_key,
+            mandatory: true,
+            message: Message { body, ..Message::default() },
+            properties: None,
+            // As before, so that its age goes on.
+            accepted: tracker::accepted(&properties).unwrap_or_else(SystemTime::now),
+            pushed: None,
+            round: Some(Box::new(properties)),
+            due: None,
+            sent: false,
+            span: None,
+        }
     }
 
     /// The same with its span, when its trace is kept.
@@ -94,7 +127,8 @@ impl Outgoing {
         self.message.body.len()
     }
 
-    pub(super) fn order(&self) -> u64 {
+    /// The stream's number for it.
+    pub fn order(&self) -> u64 {
         self.order
     }
 
@@ -102,7 +136,8 @@ impl Outgoing {
         self.exchange.as_str()
     }
 
-    pub(super) fn due(mut self, due: Instant) -> Self {
+    pub(super) fn due(mut self, pushed: Instant, due: Instant) -> Self {
+        self.pushed = Some(pushed);
         self.due = Some(due);
         self
     }
@@ -122,6 +157,7 @@ impl Outgoing {
             sequence: self.sequence,
             bytes: self.message.body.len(),
             message_id: self.message.message_id,
+            pushed: self.pushed,
             verdict,
             span: self.span,
         }
@@ -133,7 +169,8 @@ impl Outgoing {
         if let Some(span) = &mut self.span {
             span.sent();
         }
-        let properties = self.properties.take().unwrap_or_else(|| {
+        let round = || self.round.as_deref().cloned();
+        let properties = self.properties.take().or_else(round).unwrap_or_else(|| {
             // It was acceptable the first time, and nothing about it has changed.
             properties::to_amqp(&self.message, SystemTime::UNIX_EPOCH).map(|(made, _)| made).unwrap_or_default()
         });
@@ -142,6 +179,7 @@ impl Outgoing {
             routing_key: self.routing_key.as_str().into(),
             mandatory: self.mandatory,
             body: self.message.body.clone(),
+            accepted: self.accepted,
             properties,
         }
     }
@@ -153,6 +191,7 @@ pub(super) struct Attempt {
     pub(super) routing_key: lapin::types::ShortString,
     pub(super) mandatory: bool,
     pub(super) body: bytes::Bytes,
+    pub(super) accepted: SystemTime,
     pub(super) properties: BasicProperties,
 }
 

@@ -61,7 +61,8 @@ impl House {
             idle_timeout: Duration::from_secs(60),
             certificate_lifetime: Duration::from_secs(3600),
         };
-        let broker = Broker::new(broker, certificates, authority).expect("a broker");
+        let metrics = crate::telemetry::Metrics::default();
+        let broker = Broker::new(broker, certificates, authority, Arc::clone(metrics.process())).expect("a broker");
         let service = AdminService::new(store.clone(), Arc::new(tenants), Arc::new(provisioner), broker);
         Self { _dir: dir, store, service }
     }

@@ -28,7 +28,7 @@ async fn ops() -> Ops {
     let (_, secret) = Issuer::bootstrap_admin(&store).await.expect("asked").expect("made");
     let issuer = Arc::new(Issuer::start(store, &AuthConfig::for_test()).await.expect("an issuer"));
     let readiness = Readiness::new();
-    let state = OpsState::new(issuer.clone(), readiness.clone(), Metrics::new().expect("metrics"));
+    let state = OpsState::new(issuer.clone(), readiness.clone(), Metrics::default());
     Ops { router: router(state), issuer, readiness, secret: secret.expose_secret().to_owned() }
 }
 
