@@ -107,9 +107,9 @@ impl Session {
         &self.scope
     }
 
-    /// Whether the stream gets no new work, because its gateway stops.
+    /// Whether the stream was told that its gateway stops; it gets no new work from then on.
     pub fn is_draining(&self) -> bool {
-        self.context.drain.is_begun()
+        self.drain_told
     }
 
     /// Where the stream is counted.
