@@ -8,8 +8,8 @@ mod source;
 mod types;
 
 pub use types::{
-    AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig, OpsConfig,
-    StoreConfig, TelemetryConfig,
+    AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
+    OpsConfig, StoreConfig, TelemetryConfig,
 };
 
 use std::{borrow::Cow, fmt, path::Path};

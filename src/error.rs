@@ -70,6 +70,23 @@ impl Kind {
         }
     }
 
+    /// Whether it says no to who calls or to what was asked, rather than that something failed: refusals are audited.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Unauthenticated | Self::Denied | Self::Invalid | Self::NotFound | Self::Exhausted)
+    }
+
+    /// The kind of a status that is a refusal.
+    pub const fn of_refusal(code: Code) -> Option<Self> {
+        Some(match code {
+            Code::Unauthenticated => Self::Unauthenticated,
+            Code::PermissionDenied => Self::Denied,
+            Code::InvalidArgument => Self::Invalid,
+            Code::NotFound => Self::NotFound,
+            Code::ResourceExhausted => Self::Exhausted,
+            _ => return None,
+        })
+    }
+
     /// Whether sending the same request again is safe and may help.
     pub const fn retry_may_help(self) -> bool {
         matches!(self, Self::Exhausted | Self::Unavailable | Self::Aborted)
@@ -91,6 +108,15 @@ pub trait Classify {
     /// When another try may succeed.
     fn retry_after(&self) -> Option<Duration> {
         None
+    }
+}
+
+/// The stable reason in a status; the code's name in one that has none (the gRPC library's own).
+pub fn reason_of(status: &tonic::Status) -> String {
+    use tonic_types::StatusExt as _;
+    match status.get_error_details().error_info() {
+        Some(info) if !info.reason.is_empty() => info.reason.clone(),
+        _ => format!("{:?}", status.code()),
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::Audit,
     auth::{self, Issuer},
     broker::Broker,
     config::Config,
@@ -30,6 +31,8 @@ use crate::{
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
 /// How often signing keys are read again, when nothing else says so.
 const KEYS_CHECK: Duration = Duration::from_secs(60);
+/// How long the last refusals may take to be written.
+const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the broker is asked whether it is there.
 const BROKER_CHECK: Duration = Duration::from_secs(5);
 
@@ -80,6 +83,7 @@ pub struct Running {
     broker: Broker,
     tasks: Vec<JoinHandle<()>>,
     ops_task: JoinHandle<()>,
+    audit_task: JoinHandle<()>,
 }
 
 /// Starts a gateway.
@@ -102,6 +106,7 @@ impl Gateway {
         let tls = transport::server_config(&config.grpc.certificate, &config.grpc.key)?;
 
         let store = Store::open(&config.store.url, EncryptionKey::parse(&config.store.encryption_key)?).await?;
+        let (audit, keeper) = Audit::new(store.clone(), &config.audit);
         let issuer = Arc::new(Issuer::start(store.clone(), &config.auth).await?);
         let first_administrator = Issuer::bootstrap_admin(&store).await?;
         let tenants = Arc::new(Tenants::load(store.clone(), REGISTRY_POLL).await?);
@@ -141,8 +146,15 @@ impl Gateway {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
             topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
-            admin: AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone()),
+            admin: AdminService::new(
+                store,
+                Arc::clone(&tenants),
+                Arc::clone(&provisioner),
+                broker.clone(),
+                audit.clone(),
+            ),
             verifier: issuer.verifier(),
+            audit: audit.clone(),
         };
 
         let connections = grpc_listener.accept(tls, config.limits.handshake_timeout, stop.clone());
@@ -157,9 +169,11 @@ impl Gateway {
                 }
             }
         }));
-        let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics));
+        let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics, audit));
         let timeout = config.limits.handshake_timeout;
         let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
+        // It ends after the last stream, which may still be refused something.
+        let audit_task = tokio::spawn(keeper.run(closed.clone()));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
         tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
         tasks.push(tokio::spawn({
@@ -178,6 +192,7 @@ impl Gateway {
             broker,
             tasks,
             ops_task,
+            audit_task,
         })
     }
 }
@@ -212,6 +227,7 @@ impl Running {
         self.broker.close().await;
         self.closed.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ops_task).await;
+        let _ = tokio::time::timeout(RECORD_PATIENCE, self.audit_task).await;
     }
 }
 

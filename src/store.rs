@@ -14,7 +14,7 @@ mod requests;
 mod seal;
 mod tenants;
 
-pub use audit::{AuditRow, NewAudit};
+pub use audit::{AuditFilter, AuditRow, BegunAct, NewAudit, REFUSED, UNFINISHED};
 pub use clients::{ClientGate, ClientRow, NewClient};
 pub use error::Error;
 pub use keys::{KeyRow, KeyState, NewKey};
@@ -97,10 +97,16 @@ impl Store {
     /// A transaction that changes something gateways keep in memory. Raising the revision comes first: the row's lock
     /// makes such transactions run one after the other on PostgreSQL, as SQLite's single writer does there.
     async fn begin_change(&self) -> Result<Transaction<'static, Any>, Error> {
-        let begin = if self.is_sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        let mut tx = self.pool.begin_with(begin).await?;
+        let mut tx = self.begin_writing().await?;
         sqlx::query("UPDATE revision SET value = value + 1 WHERE id = 1").execute(&mut *tx).await?;
         Ok(tx)
+    }
+
+    /// A transaction that writes what no gateway keeps in memory.
+    async fn begin_writing(&self) -> Result<Transaction<'static, Any>, Error> {
+        // SQLite cannot turn a reading transaction into a writing one while another process writes.
+        let begin = if self.is_sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        Ok(self.pool.begin_with(begin).await?)
     }
 }
 

@@ -6,6 +6,7 @@ mod listener;
 pub mod ops;
 mod serve_ops;
 mod tls;
+mod witness;
 
 pub use grpc::{Services, serve};
 pub use listener::Listener;

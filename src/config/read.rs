@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig, OpsConfig,
-    StoreConfig, TelemetryConfig, source::Source,
+    AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
+    OpsConfig, StoreConfig, TelemetryConfig, source::Source,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,6 +22,7 @@ pub(super) fn config(source: &mut Source) -> Config {
         broker: broker(source),
         management: management(source),
         store: store(source),
+        audit: audit(source),
         auth: auth(source, &ops),
         limits: limits(source),
         telemetry: telemetry(source),
@@ -158,6 +159,13 @@ fn store(source: &mut Source) -> StoreConfig {
     StoreConfig {
         url,
         encryption_key: source.secret_or_file("store.encryption_key", "store.encryption_key_file").unwrap_or_default(),
+    }
+}
+
+fn audit(source: &mut Source) -> AuditConfig {
+    AuditConfig {
+        retention: source.duration("audit.retention", 90 * 24 * HOUR, HOUR, 3650 * 24 * HOUR),
+        max_refusals: source.number("audit.max_refusals", 500_000, 1_000, 1_000_000_000),
     }
 }
 

@@ -49,6 +49,10 @@ impl fmt::Display for Config {
         writeln!(f, "url = {}", text(&self.store.location()))?;
         writeln!(f, "encryption_key = {}", text(REDACTED))?;
 
+        writeln!(f, "\n[audit]")?;
+        writeln!(f, "retention = {}", text(&show(self.audit.retention)))?;
+        writeln!(f, "max_refusals = {}", self.audit.max_refusals)?;
+
         writeln!(f, "\n[auth]")?;
         writeln!(f, "issuer = {}", text(&self.auth.issuer))?;
         writeln!(f, "audience = {}", text(&self.auth.audience))?;

@@ -18,6 +18,8 @@ pub struct Config {
     pub management: ManagementConfig,
     /// The database.
     pub store: StoreConfig,
+    /// The audit trail.
+    pub audit: AuditConfig,
     /// Tokens.
     pub auth: AuthConfig,
     /// Bounds on what one peer may use.
@@ -116,6 +118,15 @@ pub struct StoreConfig {
     pub encryption_key: SecretString,
 }
 
+/// The audit trail.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// How long events are kept.
+    pub retention: Duration,
+    /// How many rows of refusals are kept at most, the newest ones; acts are kept for all of `retention`.
+    pub max_refusals: u64,
+}
+
 /// Tokens.
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
@@ -131,6 +142,14 @@ pub struct AuthConfig {
     pub warn_before_expiry: Duration,
     /// How many secrets are checked at the same time (each needs 19 MiB and a core).
     pub secret_checks_at_once: usize,
+}
+
+#[cfg(test)]
+impl AuditConfig {
+    /// Usual values, for unit tests.
+    pub(crate) fn for_test() -> Self {
+        Self { retention: Duration::from_secs(3600), max_refusals: 1_000 }
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ use crate::{
         AuthExpiring, Draining, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
         publish_request::Frame, publish_response::Event,
     },
-    tenant::TenantScope,
 };
 
 /// Messages a frame or a batch may have.
@@ -35,8 +34,10 @@ pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
 pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<PublishRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
     tokio::spawn(async move {
+        let witness = session.witness().clone();
         let mut machine = Machine { publisher, session, frames: frames.clone(), order: 0, bytes: 0 };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
+            witness.ended(failure.kind, failure.reason);
             // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
             let _ = frames.try_send(Err(failure));
         }
@@ -56,7 +57,7 @@ pub async fn run_batch(
     check_count(publications.len())?;
     let mut results: Vec<Option<PublishResult>> = Vec::new();
     results.resize_with(publications.len(), || None);
-    let (outgoing, refused) = accept(session.scope(), publications, 0);
+    let (outgoing, refused) = accept(&session, publications, 0);
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
@@ -132,7 +133,7 @@ impl Machine {
                 check_count(frame.publications.len())?;
                 let first = self.order;
                 self.order += frame.publications.len() as u64;
-                let (outgoing, refused) = accept(self.session.scope(), frame.publications, first);
+                let (outgoing, refused) = accept(&self.session, frame.publications, first);
                 self.bytes += outgoing.iter().map(Outgoing::body_len).sum::<usize>();
                 self.publisher.push(outgoing);
                 if refused.is_empty() {
@@ -193,34 +194,35 @@ fn check_count(count: usize) -> Result<(), Failure> {
 }
 
 /// Parts what may be published from what is refused with its order.
-fn accept(
-    scope: &TenantScope,
-    publications: Vec<Publication>,
-    first: u64,
-) -> (Vec<Outgoing>, Vec<(u64, PublishResult)>) {
+fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> (Vec<Outgoing>, Vec<(u64, PublishResult)>) {
     // One look at the clock and the plan for a whole frame.
+    let scope = session.scope();
+    let mut told = Told::default();
     let now = SystemTime::now();
     let max_bytes = scope.plan().max_message_bytes;
     let mut outgoing = Vec::with_capacity(publications.len());
     let mut refused = Vec::new();
     for (order, mut publication) in (first..).zip(publications) {
         let size = publication.message.as_ref().map_or(0, |message| message.body.len());
-        let (outcome, failure, message_id) = match Outgoing::check(order, &mut publication, now) {
+        let (outcome, failure, message_id, key) = match Outgoing::check(order, &mut publication, now) {
             Err(failure) => {
                 let id = publication.message.map(|message| message.message_id).unwrap_or_default();
-                (Outcome::Rejected, failure, id)
+                (Outcome::Rejected, failure, id, publication.routing_key)
             }
             Ok(message) if max_bytes != 0 && size as u64 > max_bytes => {
-                (Outcome::Rejected, too_large(size, max_bytes), message.message_id().to_owned())
+                let key = message.routing_key().to_owned();
+                (Outcome::Rejected, too_large(size, max_bytes), message.message_id().to_owned(), key)
             }
             Ok(message) if !scope.grants().may_publish(message.exchange_in_grants(), message.routing_key()) => {
-                (Outcome::Denied, denied(&message), message.message_id().to_owned())
+                let key = message.routing_key().to_owned();
+                (Outcome::Denied, denied(&message), message.message_id().to_owned(), key)
             }
             Ok(message) => {
                 outgoing.push(message);
                 continue;
             }
         };
+        told.add(failure.reason, &publication.exchange, &key);
         let result = PublishResult {
             sequence: publication.sequence,
             outcome: outcome.into(),
@@ -230,7 +232,27 @@ fn accept(
         };
         refused.push((order, result));
     }
+    told.tell(session);
     (outgoing, refused)
+}
+
+/// What a frame was refused, for the record: for each reason the first place, and how many.
+#[derive(Default)]
+struct Told(Vec<(&'static str, String, u64)>);
+
+impl Told {
+    fn add(&mut self, reason: &'static str, exchange: &str, key: &str) {
+        match self.0.iter_mut().find(|(told, ..)| *told == reason) {
+            Some((.., times)) => *times += 1,
+            None => self.0.push((reason, format!("{exchange}/{key}"), 1)),
+        }
+    }
+
+    fn tell(self, session: &Session) {
+        for (reason, object, times) in self.0 {
+            session.witness().refused_messages(&object, reason, times);
+        }
+    }
 }
 
 fn too_large(size: usize, max: u64) -> Failure {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::drain::Drain;
 use crate::{
+    audit::Witness,
     auth::Verifier,
     error::{Failure, Kind},
     telemetry::{Metrics, OpenStream, StreamKind, TenantMetrics},
@@ -46,6 +47,7 @@ pub enum Notice {
 pub struct Session {
     context: SessionContext,
     scope: TenantScope,
+    witness: Witness,
     _permit: StreamPermit,
     metrics: Arc<TenantMetrics>,
     _open: OpenStream,
@@ -57,7 +59,12 @@ pub struct Session {
 impl Session {
     /// # Errors
     /// When the plan's streams are all open, or the gateway drains.
-    pub fn open(context: &SessionContext, scope: TenantScope, kind: StreamKind) -> Result<Self, Failure> {
+    pub fn open(
+        context: &SessionContext,
+        scope: TenantScope,
+        kind: StreamKind,
+        witness: Witness,
+    ) -> Result<Self, Failure> {
         if context.drain.is_begun() {
             return Err(draining());
         }
@@ -67,6 +74,7 @@ impl Session {
         let mut session = Self {
             context: context.clone(),
             scope,
+            witness,
             _permit: permit,
             _open: metrics.open_stream(kind),
             metrics,
@@ -81,6 +89,11 @@ impl Session {
     /// On whose behalf the stream is.
     pub fn scope(&self) -> &TenantScope {
         &self.scope
+    }
+
+    /// Who puts on record what is refused to it.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     /// Where the stream is counted.

@@ -43,7 +43,9 @@ const UNREAD_REPORTS: usize = 10_000;
 pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<SubscribeRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
     tokio::spawn(async move {
+        let witness = session.witness().clone();
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
+            witness.ended(failure.kind, failure.reason);
             // As much as the client leaves room for; it sees the end of the stream in any case.
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), frames.send(Err(failure))).await;
         }

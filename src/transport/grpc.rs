@@ -12,8 +12,10 @@ use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use super::witness::WitnessLayer;
 use crate::{
-    auth::{self, Verifier},
+    audit::{Audit, Witness},
+    auth::{self, Caller, Verifier},
     config::{GrpcConfig, LimitsConfig},
     error::Failure,
     pb::{
@@ -40,6 +42,8 @@ pub struct Services {
     pub admin: AdminService,
     /// Who believes tokens.
     pub verifier: Arc<Verifier>,
+    /// Where refusals go.
+    pub audit: Audit,
 }
 
 /// Serves until `stop`, and then until the last connection ends.
@@ -76,6 +80,7 @@ pub async fn serve(
     let layers = ServiceBuilder::new()
         .layer(cors(&grpc.cors_origins))
         .layer(GrpcWebLayer::new())
+        .layer(WitnessLayer::new(services.audit))
         .layer(InterceptorLayer::new(move |request| authenticate(&verifier, request)))
         .map_response(blame_the_client)
         .into_inner();
@@ -112,6 +117,9 @@ fn authenticate(verifier: &Verifier, mut request: Request<()>) -> Result<Request
     headers.remove(http::header::AUTHORIZATION);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
     result.map_err(|error| Status::from(Failure::from(error)))?;
+    if let Ok(caller) = Caller::from_request(&request) {
+        Witness::of_request(&request).recognised(caller.client());
+    }
     Ok(request)
 }
 

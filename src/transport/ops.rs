@@ -17,7 +17,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{auth::Issuer, telemetry::Metrics};
+use crate::{audit::Audit, auth::Issuer, telemetry::Metrics};
 
 /// A token request has no reason to be longer, in bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -28,12 +28,13 @@ pub struct OpsState {
     issuer: Arc<Issuer>,
     readiness: Readiness,
     metrics: Metrics,
+    audit: Audit,
 }
 
 impl OpsState {
-    /// With the issuer of tokens, what must be ready, and what is counted.
-    pub fn new(issuer: Arc<Issuer>, readiness: Readiness, metrics: Metrics) -> Self {
-        Self { issuer, readiness, metrics }
+    /// With the issuer of tokens, what must be ready, what is counted, and where refusals go.
+    pub fn new(issuer: Arc<Issuer>, readiness: Readiness, metrics: Metrics, audit: Audit) -> Self {
+        Self { issuer, readiness, metrics, audit }
     }
 }
 

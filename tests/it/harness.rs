@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod bytes_codec;
+pub mod command;
 pub mod consumer;
 pub mod dead;
 pub mod own;

@@ -6,6 +6,7 @@
 mod harness;
 
 mod administration;
+mod audit;
 mod bad_input;
 mod broker_side;
 mod command_line;

@@ -105,6 +105,19 @@ impl OwnGateway {
         format!("https://{}", self.running.grpc_address())
     }
 
+    /// A connection without any token.
+    pub async fn channel(&self) -> Channel {
+        channel_to(&self.endpoint()).await
+    }
+
+    /// Asks for a token by HTTP with a wrong secret, and is refused.
+    pub async fn refused_token_by_http(&self, client_id: &str) {
+        let url = format!("http://{}/oauth2/token", self.running.ops_address());
+        let request = http().post(url).basic_auth(client_id, Some("wrong"));
+        let (status, body) = answer(request, "grant_type=client_credentials".to_owned()).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
+    }
+
     /// A token from this gateway.
     pub async fn token(&self, client_id: &str, secret: &SecretString) -> String {
         let request = pb::IssueTokenRequest {
