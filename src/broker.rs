@@ -11,6 +11,7 @@ mod consumer;
 mod error;
 mod headers;
 mod link;
+mod live;
 mod pool;
 pub mod probe;
 mod properties;

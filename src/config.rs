@@ -5,8 +5,10 @@
 mod read;
 mod show;
 mod source;
+mod traces;
 mod types;
 
+pub use traces::{OtlpProtocol, TracesConfig};
 pub use types::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
     OpsConfig, StoreConfig, TelemetryConfig,

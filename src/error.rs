@@ -111,15 +111,6 @@ pub trait Classify {
     }
 }
 
-/// The stable reason in a status; the code's name in one that has none (the gRPC library's own).
-pub fn reason_of(status: &tonic::Status) -> String {
-    use tonic_types::StatusExt as _;
-    match status.get_error_details().error_info() {
-        Some(info) if !info.reason.is_empty() => info.reason.clone(),
-        _ => format!("{:?}", status.code()),
-    }
-}
-
 /// A failure on its way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
@@ -194,6 +185,24 @@ impl From<Failure> for tonic::Status {
         };
         Self::with_error_details(failure.kind.grpc(), message, details)
     }
+}
+
+/// The stable code in a status, when it is one of ours.
+pub fn reason_of(status: &tonic::Status) -> Option<String> {
+    use tonic_types::StatusExt as _;
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+/// The same status with the trace's id in its details: `RequestInfo` always, and `ErrorInfo` where there is one.
+pub fn with_trace(status: tonic::Status, trace_id: &str) -> tonic::Status {
+    use tonic_types::StatusExt as _;
+    let mut details = status.get_error_details();
+    details.set_request_info(trace_id, "");
+    if let Some(mut info) = details.error_info().cloned() {
+        info.metadata.insert("trace_id".to_owned(), trace_id.to_owned());
+        details.set_error_info(info.reason, info.domain, info.metadata);
+    }
+    tonic::Status::with_error_details(status.code(), status.message().to_owned(), details)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::{
     service::{AdminService, AuthService, MessagingService, TopologyService},
     store::{self, EncryptionKey, Store},
     stream::{drain::Drain, session::SessionContext, subscribe::SubscribeContext},
-    telemetry::{self, Metrics},
+    telemetry::{self, Metrics, Traces},
     tenant::Tenants,
     transport::{
         self, Listener, Services,
@@ -62,8 +62,8 @@ pub enum Error {
     /// The issuer.
     #[error("the token issuer: {0}")]
     Auth(#[from] auth::Error),
-    /// Metrics.
-    #[error("metrics: {0}")]
+    /// Metrics or traces.
+    #[error("telemetry: {0}")]
     Telemetry(#[from] telemetry::Error),
     /// The management API.
     #[error("the broker's management API: {0}")]
@@ -81,6 +81,7 @@ pub struct Running {
     stop: CancellationToken,
     closed: CancellationToken,
     broker: Broker,
+    traces: Traces,
     tasks: Vec<JoinHandle<()>>,
     ops_task: JoinHandle<()>,
     audit_task: JoinHandle<()>,
@@ -121,6 +122,7 @@ impl Gateway {
         let inspector = Arc::new(Inspector::new(&config.management, authority.certificate_pem())?);
 
         let metrics = Metrics::new()?;
+        let traces = Traces::start(&config.telemetry.traces)?;
         let readiness = Readiness::new();
         let ops_tls = match (&config.ops.certificate, &config.ops.key) {
             (Some(certificate), Some(key)) => Some(transport::server_config(certificate, key)?),
@@ -136,6 +138,7 @@ impl Gateway {
             warn_before: config.auth.warn_before_expiry,
             drain: drain.clone(),
             metrics: metrics.clone(),
+            traces: traces.clone(),
         };
         let subscribe = SubscribeContext {
             broker: broker.clone(),
@@ -155,6 +158,7 @@ impl Gateway {
             ),
             verifier: issuer.verifier(),
             audit: audit.clone(),
+            traces: traces.clone(),
         };
 
         let connections = grpc_listener.accept(tls, config.limits.handshake_timeout, stop.clone());
@@ -190,6 +194,7 @@ impl Gateway {
             stop,
             closed,
             broker,
+            traces,
             tasks,
             ops_task,
             audit_task,
@@ -228,6 +233,7 @@ impl Running {
         self.closed.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ops_task).await;
         let _ = tokio::time::timeout(RECORD_PATIENCE, self.audit_task).await;
+        self.traces.shutdown().await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! only, it never touches the system's node, and nothing of it outlives this process, not even when this process is killed.
 
 mod account;
+mod control;
 mod explain;
 mod guard;
 mod install;
@@ -91,6 +92,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// `rabbitmqctl` did not do it.
+    #[error("rabbitmqctl {what} failed: {why}")]
+    Control {
+        /// What it was told.
+        what: String,
+        /// What it said.
+        why: String,
+    },
     /// A secret could not be written.
     #[error(transparent)]
     Pki(#[from] crate::pki::Error),
@@ -122,7 +131,7 @@ impl Classify for Error {
                 Kind::Precondition
             }
             Self::InUse(_) | Self::NotRunning => Kind::Precondition,
-            Self::NoFreePort | Self::Stopped { .. } | Self::TooSlow { .. } => Kind::Unavailable,
+            Self::NoFreePort | Self::Stopped { .. } | Self::TooSlow { .. } | Self::Control { .. } => Kind::Unavailable,
             Self::Pki(error) => error.kind(),
             Self::File { .. } | Self::Process { .. } => Kind::Internal,
         }
@@ -138,6 +147,7 @@ impl Classify for Error {
             Self::Stopped { .. } => "BROKER_STOPPED",
             Self::TooSlow { .. } => "BROKER_TOO_SLOW",
             Self::NotRunning => "BROKER_NOT_RUNNING",
+            Self::Control { .. } => "BROKER_CONTROL",
             Self::File { .. } => "NODE_FILE",
             Self::Pki(error) => error.reason(),
             Self::Process { .. } => "NODE_PROCESS",

@@ -81,6 +81,7 @@ pub enum Error {
 pub struct Stack {
     node: Node,
     gateway: Running,
+    settings: Vec<(String, String)>,
     config: Config,
     certs: CertsDir,
 }
@@ -106,10 +107,11 @@ impl Stack {
             ..NodeOptions::new(options.dir.join("broker"), certs.clone())
         })
         .await?;
-        let config = config(&options, &certs, &node)?;
+        let settings = settings(&options, &certs, &node)?;
+        let config = Config::load(None, settings.iter().cloned())?;
         say("starting the gateway");
         let gateway = Gateway::start(config.clone()).await?;
-        Ok(Self { node, gateway, config, certs })
+        Ok(Self { node, gateway, settings, config, certs })
     }
 
     /// One more gateway on the same broker and the same store, on free ports.
@@ -136,6 +138,11 @@ impl Stack {
     /// The gateway's settings.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The same as environment variables, for a gateway in a process of its own (`warrengate serve`). They hold secrets.
+    pub fn settings(&self) -> &[(String, String)] {
+        &self.settings
     }
 
     /// The certificates.
@@ -169,7 +176,7 @@ impl Stack {
 }
 
 /// The settings of the stack's gateway, by the same way as anyone's: defaults, and the environment over them.
-fn config(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Config, Error> {
+fn settings(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Vec<(String, String)>, Error> {
     let path = |item: PathBuf| item.display().to_string();
     let key = encryption_key(&options.dir)?;
     let own = [
@@ -188,7 +195,7 @@ fn config(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Confi
         ("STORE__ENCRYPTION_KEY", key.expose_secret().to_owned()),
     ];
     let own = own.into_iter().map(|(name, value)| (format!("WARRENGATE_{name}"), value));
-    Ok(Config::load(None, own.chain(options.settings.iter().cloned()))?)
+    Ok(own.chain(options.settings.iter().cloned()).collect())
 }
 
 /// The development store's key: made once, kept beside the store, readable by its owner only.

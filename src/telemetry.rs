@@ -1,13 +1,15 @@
 //! What operators see: logs, traces, metrics. Settings enter, and a guard that flushes when the process ends leaves; the
-//! rooms below get a [`TraceContext`] to carry along and [`Metrics`] whose handles are looked up once for each tenant.
+//! rooms below get [`Traces`] and [`Metrics`], whose handles are looked up once a call or a stream.
 //! Nothing here decides anything, and no message body or secret reaches a log.
 
 mod error;
 mod logs;
 mod metrics;
 mod propagation;
+mod traces;
 
 pub use error::Error;
-pub use logs::{TelemetryGuard, init};
+pub use logs::init;
 pub use metrics::{Metrics, OpenStream, Settlement, StreamKind, TenantMetrics};
-pub use propagation::TraceContext;
+pub use propagation::{TraceContext, strip_baggage};
+pub use traces::{Call, CallKind, DeliverySpans, MessageTracer, Sending, Settling, Traces};

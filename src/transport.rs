@@ -6,6 +6,7 @@ mod listener;
 pub mod ops;
 mod serve_ops;
 mod tls;
+mod trace;
 mod witness;
 
 pub use grpc::{Services, serve};

@@ -3,6 +3,7 @@
 //! lapin a stream that already is: lapin by itself would speak plaintext to an `amqps` address when a feature is missing.
 
 use std::{
+    io,
     net::{Shutdown, TcpStream as StdTcpStream},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -12,6 +13,7 @@ use async_compat::CompatExt as _;
 use lapin::{
     AsyncTcpStream, Connection, ConnectionProperties,
     auth::AuthProvider,
+    tcp::RustlsConnector,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri},
 };
 use rustls::ClientConfig;
@@ -40,9 +42,32 @@ pub(super) struct Target<'a> {
     pub(super) name: String,
 }
 
+/// The socket of a connection, beside lapin's own handle. lapin waits for ever for a silent peer, in the handshake, while it
+/// closes, and with a full send buffer even after it has missed heartbeats; shutting the socket down ends its thread at once.
+/// Dropping this does so, and lets an attempt that is not over yet go no further.
+pub(super) struct Socket(Arc<Mutex<Stage>>);
+
+enum Stage {
+    Connecting,
+    Connected(StdTcpStream),
+    Over,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let stage = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Stage::Over);
+        if let Stage::Connected(socket) = stage {
+            // Already closed is as good.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// A live connection, and its socket, which must be kept as long.
+///
 /// # Errors
 /// When the broker is not reached, not trusted, does not trust us, or does not answer in time.
-pub(super) async fn connect(target: Target<'_>, login: impl AuthProvider) -> Result<Connection, Error> {
+pub(super) async fn connect(target: Target<'_>, login: impl AuthProvider) -> Result<(Connection, Socket), Error> {
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQPS,
         authority: AMQPAuthority {
@@ -57,39 +82,37 @@ pub(super) async fn connect(target: Target<'_>, login: impl AuthProvider) -> Res
             ..AMQPQueryString::default()
         },
     };
-    // lapin does not give up on a peer that is silent during the handshake, and its thread would wait for ever. We keep a
-    // second handle of the socket, to shut it down when the time is over.
-    let socket: Arc<Mutex<Option<StdTcpStream>>> = Arc::default();
+    let stage = Arc::new(Mutex::new(Stage::Connecting));
+    // From here on, whoever drops this future ends the attempt.
+    let socket = Socket(Arc::clone(&stage));
+    let connector: RustlsConnector = target.tls.into();
     let properties = ConnectionProperties::default().with_auth_provider(login).with_connection_name(target.name.into());
-    let connecting = {
-        let socket = Arc::clone(&socket);
-        let connector = lapin_connector(target.tls);
-        Connection::connector(
-            uri,
-            lapin::runtime::default_runtime()?,
-            async move |uri: AMQPUri, _runtime| {
-                let tcp = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await?;
-                tcp.set_nodelay(true)?;
-                let tcp = tcp.into_std()?;
-                *socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(tcp.try_clone()?);
-                let tcp = TcpStream::from_std(tcp)?;
-                Ok(AsyncTcpStream::Plain(tcp.compat()).into_rustls(&connector, &uri.authority.host).await?)
-            },
-            properties,
-        )
-    };
+    let connecting = Connection::connector(
+        uri,
+        lapin::runtime::default_runtime()?,
+        async move |uri: AMQPUri, _runtime| {
+            // Runs on lapin's thread, which nothing ends from outside before there is a socket to shut down.
+            let tcp = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port));
+            let tcp = tokio::time::timeout(target.timeout, tcp).await.map_err(io::Error::from)??;
+            tcp.set_nodelay(true)?;
+            let tcp = tcp.into_std()?;
+            keep(&stage, &tcp)?;
+            let tcp = TcpStream::from_std(tcp)?;
+            Ok(AsyncTcpStream::Plain(tcp.compat()).into_rustls(&connector, &uri.authority.host).await?)
+        },
+        properties,
+    );
     match tokio::time::timeout(target.timeout, connecting).await {
-        Ok(connection) => Ok(connection?),
-        Err(_) => {
-            if let Some(socket) = socket.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                // Already closed is as good.
-                let _ = socket.shutdown(Shutdown::Both);
-            }
-            Err(Error::Timeout)
-        }
+        Ok(connection) => Ok((connection?, socket)),
+        Err(_) => Err(Error::Timeout),
     }
 }
 
-fn lapin_connector(tls: Arc<ClientConfig>) -> lapin::tcp::RustlsConnector {
-    tls.into()
+fn keep(stage: &Mutex<Stage>, tcp: &StdTcpStream) -> io::Result<()> {
+    let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(*stage, Stage::Over) {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    *stage = Stage::Connected(tcp.try_clone()?);
+    Ok(())
 }

@@ -1,27 +1,35 @@
 //! One tenant's connection for one purpose, made on first use, made anew after a loss and closed when idle. Channels
 //! leave; while one is open, its [`ChannelGuard`] keeps the connection from being closed as idle and says when it is lost.
 //! lapin's own recovery is off: docs/adr/0002 says why.
+//!
+//! Invariant: at most one attempt to connect at a time, in a task of its own. Streams wait for its outcome, whatever it
+//! is, so a hundred streams make one connection, and one that is not looked after (its client reads nothing) holds up no other.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use futures_util::StreamExt as _;
-use lapin::{Channel, Connection, Event};
-use tokio::sync::{Mutex, watch};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared as SharedFuture},
+};
+use lapin::Channel;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+pub(super) use super::live::ChannelGuard;
 use super::{
     Error,
     connect::{External, Target, connect},
+    live::Live,
     shared::{Identity, Shared},
 };
 use crate::names::TenantId;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,91 +48,161 @@ impl Purpose {
 }
 
 /// A place for one connection.
-pub(super) struct Link {
+pub(super) struct Link(Arc<Inner>);
+
+struct Inner {
     tenant: TenantId,
     vhost: String,
     purpose: Purpose,
     shared: Arc<Shared>,
-    /// Held while connecting, so that a hundred streams make one connection.
-    live: Mutex<Option<Live>>,
+    place: Mutex<Place>,
+    /// Nothing is connected any more.
+    closed: CancellationToken,
 }
 
-struct Live {
-    connection: Connection,
-    lost: CancellationToken,
-    blocked: watch::Receiver<bool>,
-    channels: Arc<AtomicUsize>,
+struct Place {
+    state: State,
+    /// Attempts in a row that failed, and when the next may begin.
+    failures: u32,
+    not_before: Instant,
     idle_since: Option<Instant>,
 }
 
-/// What a user of a channel holds beside it.
-#[derive(Debug)]
-pub(super) struct ChannelGuard {
-    channels: Arc<AtomicUsize>,
-    lost: CancellationToken,
-    blocked: watch::Receiver<bool>,
+enum State {
+    Empty,
+    Connecting(Attempt),
+    Live(Arc<Live>),
 }
 
-impl ChannelGuard {
-    /// Cancelled when the connection is gone.
-    pub(super) fn lost(&self) -> &CancellationToken {
-        &self.lost
-    }
+type Attempt = SharedFuture<BoxFuture<'static, Result<(), Error>>>;
 
-    /// Whether the broker has blocked the connection (a memory or disk alarm).
-    pub(super) fn blocked(&self) -> bool {
-        *self.blocked.borrow()
-    }
-}
-
-impl Drop for ChannelGuard {
-    fn drop(&mut self) {
-        self.channels.fetch_sub(1, Ordering::Relaxed);
-    }
+/// What to do for a channel.
+enum Step {
+    Open(Arc<Live>, ChannelGuard),
+    Wait(Attempt),
 }
 
 impl Link {
     pub(super) fn new(tenant: TenantId, purpose: Purpose, shared: Arc<Shared>) -> Self {
-        Self { vhost: tenant.vhost(), tenant, purpose, shared, live: Mutex::new(None) }
+        let place = Place { state: State::Empty, failures: 0, not_before: Instant::now(), idle_since: None };
+        let place = Mutex::new(place);
+        let closed = CancellationToken::new();
+        Self(Arc::new(Inner { vhost: tenant.vhost(), tenant, purpose, shared, place, closed }))
     }
 
-    /// Opens a channel, on a new connection when there is none.
+    /// Opens a channel, on a new connection when there is none. After attempts that failed, the next waits: 50 ms,
+    /// doubling to 2 s, half of it at random.
     ///
     /// # Errors
     /// When the broker cannot be reached, refuses the tenant, or a limit is reached.
     pub(super) async fn channel(&self) -> Result<(Channel, ChannelGuard), Error> {
-        let mut live = self.live.lock().await;
-        if live.as_ref().is_some_and(|live| live.lost.is_cancelled() || !live.connection.status().connected()) {
-            *live = None;
-        }
-        let live = match &mut *live {
-            Some(live) => live,
-            none => none.insert(self.open().await?),
-        };
-        live.channels.fetch_add(1, Ordering::Relaxed);
-        live.idle_since = None;
-        let guard = ChannelGuard {
-            channels: Arc::clone(&live.channels),
-            lost: live.lost.clone(),
-            blocked: live.blocked.clone(),
-        };
-        let opened = tokio::time::timeout(self.shared.options.connect_timeout, live.connection.create_channel()).await;
-        match opened {
-            Ok(opened) => Ok((opened?, guard)),
-            Err(_) => {
-                // A connection that opens no channel is of no use to anyone: the next attempt makes a new one.
-                warn!(tenant = %self.tenant, purpose = self.purpose.as_str(), "the broker opens no channel");
-                live.lost.cancel();
-                Err(Error::Timeout)
+        loop {
+            match self.0.next_step() {
+                Step::Open(live, guard) => {
+                    let channel = live.channel(&guard, self.0.shared.options.connect_timeout).await?;
+                    return Ok((channel, guard));
+                }
+                Step::Wait(connecting) => connecting.await?,
             }
         }
     }
 
-    /// Tries the endpoints in turn, beginning with another one each time.
-    async fn open(&self) -> Result<Live, Error> {
+    /// Closes the connection when it has had no channel for this long. Whether the link holds none afterwards.
+    pub(super) async fn close_if_idle(&self, timeout: Duration) -> bool {
+        let live = {
+            let mut place = self.0.place();
+            let live = match &place.state {
+                State::Empty => return true,
+                State::Connecting(_) => return false,
+                State::Live(live) => Arc::clone(live),
+            };
+            if !live.is_lost() {
+                if live.is_used() {
+                    place.idle_since = None;
+                    return false;
+                }
+                if place.idle_since.get_or_insert_with(Instant::now).elapsed() < timeout {
+                    return false;
+                }
+            }
+            place.state = State::Empty;
+            place.idle_since = None;
+            live
+        };
+        live.close().await;
+        true
+    }
+
+    /// Closes the connection, whoever uses it, and makes no other.
+    pub(super) async fn close(&self) {
+        self.0.closed.cancel();
+        let state = std::mem::replace(&mut self.0.place().state, State::Empty);
+        if let State::Live(live) = state {
+            live.close().await;
+        }
+    }
+}
+
+impl Inner {
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_step(self: &Arc<Self>) -> Step {
+        let mut place = self.place();
+        let attempt = match &place.state {
+            State::Live(live) if live.is_usable() => {
+                // Taken under the lock, so that the connection is not closed as idle in between.
+                let step = Step::Open(Arc::clone(live), live.guard());
+                place.idle_since = None;
+                return step;
+            }
+            State::Connecting(attempt) => attempt.clone(),
+            State::Empty | State::Live(_) => Arc::clone(self).attempt(place.not_before),
+        };
+        place.state = State::Connecting(attempt.clone());
+        Step::Wait(attempt)
+    }
+
+    /// Begins to connect, in a task of its own.
+    fn attempt(self: Arc<Self>, not_before: Instant) -> Attempt {
+        let task = tokio::spawn(async move {
+            let connected = tokio::select! {
+                connected = async {
+                    tokio::time::sleep_until(not_before).await;
+                    self.connect().await
+                } => connected,
+                () = self.closed.cancelled() => Err(Error::Unreachable(None)),
+            };
+            let mut place = self.place();
+            let (state, outcome) = match connected {
+                // Closed in this moment: dropping the connection closes it.
+                Ok(_) if self.closed.is_cancelled() => (State::Empty, Err(Error::Unreachable(None))),
+                Ok(live) => {
+                    place.failures = 0;
+                    (State::Live(Arc::new(live)), Ok(()))
+                }
+                Err(error) => {
+                    let longest = FIRST_PAUSE.saturating_mul(1 << place.failures.min(10)).min(LONGEST_PAUSE);
+                    place.failures = place.failures.saturating_add(1);
+                    place.not_before = Instant::now() + longest.mul_f64(rand::random_range(0.5..=1.0));
+                    (State::Empty, Err(error))
+                }
+            };
+            place.state = state;
+            place.idle_since = None;
+            outcome
+        });
+        // A runtime that shuts down ends the task, and everybody with it.
+        task.map(|joined| joined.unwrap_or(Err(Error::Unreachable(None)))).boxed().shared()
+    }
+
+    /// Tries the endpoints in turn: those that failed lately come last.
+    async fn connect(&self) -> Result<Live, Error> {
+        let _turn = self.shared.turn().await;
         let Identity { tls } = self.shared.identity(&self.tenant)?;
         let mut last = Error::Unreachable(None);
-        for endpoint in self.shared.endpoints_from_next() {
+        for (index, endpoint) in self.shared.endpoints() {
             let target = Target {
                 endpoint,
                 vhost: &self.vhost,
@@ -133,10 +211,12 @@ impl Link {
                 timeout: self.shared.options.connect_timeout,
                 name: format!("warrengate {} {}", self.tenant, self.purpose.as_str()),
             };
-            match connect(target, External).await {
-                Ok(connection) => {
+            let connected = connect(target, External).await;
+            self.shared.tried(index, !connected.as_ref().is_err_and(Error::is_link));
+            match connected {
+                Ok((connection, socket)) => {
                     info!(tenant = %self.tenant, purpose = self.purpose.as_str(), "broker connection opened");
-                    return Ok(self.watch(connection));
+                    return Ok(Live::follow(connection, socket, self.tenant.clone(), self.purpose));
                 }
                 Err(error) => {
                     debug!(tenant = %self.tenant, ?error, "broker connection failed");
@@ -146,84 +226,5 @@ impl Link {
         }
         warn!(tenant = %self.tenant, purpose = self.purpose.as_str(), error = ?last, "no broker connection");
         Err(last)
-    }
-
-    /// Follows the connection's events for as long as it lives.
-    fn watch(&self, connection: Connection) -> Live {
-        let lost = CancellationToken::new();
-        let (set_blocked, blocked) = watch::channel(false);
-        let mut events = connection.events_listener();
-        let status = connection.status().clone();
-        let (tenant, purpose, ended) = (self.tenant.clone(), self.purpose.as_str(), lost.clone());
-        tokio::spawn(async move {
-            // The connection's end ends the stream of events.
-            let _lost = ended.clone().drop_guard();
-            loop {
-                let event = tokio::select! {
-                    event = events.next() => event,
-                    () = ended.cancelled() => None,
-                };
-                match event {
-                    Some(Event::ConnectionBlocked(reason)) => {
-                        warn!(%tenant, purpose, reason = reason.escape_debug().to_string(), "broker blocked the connection");
-                        set_blocked.send_replace(true);
-                    }
-                    Some(Event::ConnectionUnblocked) => {
-                        info!(%tenant, purpose, "broker unblocked the connection");
-                        set_blocked.send_replace(false);
-                    }
-                    // lapin reports the errors of single channels here too; they touch no other stream.
-                    Some(Event::Error(error)) if error.is_amqp_soft_error() && status.connected() => {
-                        debug!(%tenant, purpose, %error, "channel closed by the broker");
-                    }
-                    Some(Event::Error(error)) => {
-                        warn!(%tenant, purpose, %error, "broker connection lost");
-                        break;
-                    }
-                    Some(_) => {}
-                    None => break,
-                }
-            }
-        });
-        Live { connection, lost, blocked, channels: Arc::default(), idle_since: None }
-    }
-
-    /// Closes the connection when it has had no channel for this long. Whether the link holds none afterwards.
-    pub(super) async fn close_if_idle(&self, timeout: Duration) -> bool {
-        // Somebody is connecting: not idle.
-        let Ok(mut live) = self.live.try_lock() else { return false };
-        let Some(held) = &mut *live else { return true };
-        if held.channels.load(Ordering::Relaxed) > 0 && !held.lost.is_cancelled() {
-            held.idle_since = None;
-            return false;
-        }
-        let since = *held.idle_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < timeout && !held.lost.is_cancelled() {
-            return false;
-        }
-        if let Some(held) = live.take() {
-            drop(live);
-            held.close().await;
-        }
-        true
-    }
-
-    /// Closes the connection, whoever uses it.
-    pub(super) async fn close(&self) {
-        let held = self.live.lock().await.take();
-        if let Some(held) = held {
-            held.close().await;
-        }
-    }
-}
-
-impl Live {
-    async fn close(self) {
-        if self.connection.status().connected() {
-            // A broker that is blocked or frozen does not answer; dropping the connection ends it all the same.
-            let closing = self.connection.close(200, "idle".into());
-            let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
-        }
-        self.lost.cancel();
     }
 }

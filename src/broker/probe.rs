@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     Broker, Error,
-    connect::{External, Target, connect},
+    connect::{External, Socket, Target, connect},
 };
 use crate::{
     config::{BrokerConfig, Endpoint},
@@ -99,9 +99,9 @@ pub async fn isolation(
     Ok(probes)
 }
 
-async fn probe(attempt: String, is_control: bool, answer: Result<lapin::Connection, Error>) -> Probe {
+async fn probe(attempt: String, is_control: bool, answer: Result<(lapin::Connection, Socket), Error>) -> Probe {
     let (let_in, answer) = match answer {
-        Ok(connection) => {
+        Ok((connection, _socket)) => {
             let closing = connection.close(200, "isolation proof".into());
             let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
             (true, "let in".to_owned())

@@ -21,7 +21,10 @@ use tokio::time::{Instant, Sleep};
 use self::channel::{Open, Progress, open};
 pub use self::outgoing::Outgoing;
 use super::{Error, pool::Links, tracker::Answer};
-use crate::error::{Classify as _, Failure, Kind};
+use crate::{
+    error::{Classify as _, Failure, Kind},
+    telemetry::Sending,
+};
 
 /// A message and what became of it.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Settled {
     pub bytes: usize,
     /// What became of it.
     pub verdict: Verdict,
+    /// Its span, to be ended with the outcome.
+    pub span: Option<Box<Sending>>,
 }
 
 /// What became of a message.

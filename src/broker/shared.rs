@@ -1,12 +1,13 @@
 //! What all links share: how to reach the broker, and as whom. A tenant enters, and the TLS side of its connections leaves:
 //! its certificate as it is now, and the broker CA as the only root.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Error;
 use crate::{
@@ -20,8 +21,23 @@ pub(super) struct Shared {
     pub(super) options: BrokerConfig,
     certificates: Arc<TenantCertificates>,
     roots: Arc<RootCertStore>,
-    next_endpoint: AtomicUsize,
+    health: Mutex<Health>,
+    /// Connections in the making, of all tenants.
+    connecting: Semaphore,
 }
+
+/// Which endpoints to try first.
+struct Health {
+    next: usize,
+    /// When each failed last, unless it has worked since.
+    failed: Vec<Option<Instant>>,
+}
+
+/// How many connections are made at the same time, so that a thousand tenants do not come back in one moment: a handshake
+/// costs the broker some milliseconds of a core, and each attempt a thread here.
+const CONNECTING: usize = 32;
+/// How long an endpoint that failed is tried after the others.
+const DISTRUST: Duration = Duration::from_secs(30);
 
 /// What a connection shows for itself.
 pub(super) struct Identity {
@@ -30,7 +46,9 @@ pub(super) struct Identity {
 
 impl Shared {
     pub(super) fn new(options: BrokerConfig, certificates: Arc<TenantCertificates>, roots: RootCertStore) -> Self {
-        Self { options, certificates, roots: Arc::new(roots), next_endpoint: AtomicUsize::new(0) }
+        let health = Mutex::new(Health { next: 0, failed: vec![None; options.endpoints.len()] });
+        let connecting = Semaphore::new(CONNECTING);
+        Self { options, certificates, roots: Arc::new(roots), health, connecting }
     }
 
     /// The TLS side of a tenant: its certificate as it is now, and the broker CA as the only root.
@@ -53,9 +71,57 @@ impl Shared {
         &self.roots
     }
 
-    pub(super) fn endpoints_from_next(&self) -> impl Iterator<Item = &Endpoint> {
-        let all = &self.options.endpoints;
-        let first = self.next_endpoint.fetch_add(1, Ordering::Relaxed) % all.len().max(1);
-        all.iter().cycle().skip(first).take(all.len())
+    /// Waits until one more connection may be made.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed; and without a place a connection is still better than none.
+        self.connecting.acquire().await.ok()
+    }
+
+    /// All endpoints in the order to try them: those that work first, beginning with another one each time; then those that
+    /// failed lately, beginning with the one that failed first.
+    pub(super) fn endpoints(&self) -> Vec<(usize, &Endpoint)> {
+        let mut health = self.health();
+        let order = health.order(Instant::now());
+        health.next = health.next.wrapping_add(1);
+        order.into_iter().map(|index| (index, &self.options.endpoints[index])).collect()
+    }
+
+    /// Remembers whether an endpoint took a connection.
+    pub(super) fn tried(&self, endpoint: usize, works: bool) {
+        self.health().failed[endpoint] = (!works).then(Instant::now);
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Health {
+    fn order(&self, now: Instant) -> Vec<usize> {
+        let count = self.failed.len();
+        let mut order: Vec<_> = (0..count).map(|index| (index + self.next) % count).collect();
+        let distrusted = |index: usize| self.failed[index].filter(|failed| now.duration_since(*failed) < DISTRUST);
+        // Stable: none, which works, is first.
+        order.sort_by_key(|index| distrusted(*index));
+        order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_failed_is_tried_last_for_a_while() {
+        let now = Instant::now();
+        let mut health = Health { next: 0, failed: vec![None; 3] };
+        assert_eq!(health.order(now), [0, 1, 2]);
+        health.next = 1;
+        assert_eq!(health.order(now), [1, 2, 0]);
+        health.failed[1] = Some(now);
+        assert_eq!(health.order(now), [2, 0, 1]);
+        health.failed[2] = Some(now + Duration::from_secs(1));
+        assert_eq!(health.order(now + Duration::from_secs(1)), [0, 1, 2]);
+        assert_eq!(health.order(now + Duration::from_secs(60)), [1, 2, 0]);
     }
 }

@@ -17,7 +17,7 @@ use self::identities::Identities;
 use super::{Error, Output, dev_env, signals::Signals};
 use crate::{
     client::{Client, ClientOptions, Credentials},
-    config::{LogFormat, TelemetryConfig},
+    config::{LogFormat, TelemetryConfig, TracesConfig},
     stack::{Stack, StackOptions},
     telemetry,
 };
@@ -72,11 +72,11 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         reset(&dir)?;
     }
     let mut signals = Signals::listen()?;
-    let _telemetry = telemetry::init(&TelemetryConfig {
+    telemetry::init(&TelemetryConfig {
         log: args.log.clone(),
         log_format: LogFormat::Auto,
-        otlp_endpoint: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok(),
-        sample_ratio: 1.0,
+        // The stack's gateway has its own.
+        traces: TracesConfig::default(),
     })
     .map_err(anyhow::Error::from)?;
     let say: Arc<dyn Fn(&str) + Send + Sync> = {

@@ -46,7 +46,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         return Ok(());
     }
     let mut signals = Signals::listen()?;
-    let _telemetry = telemetry::init(&config.telemetry).map_err(anyhow::Error::from)?;
+    telemetry::init(&config.telemetry).map_err(anyhow::Error::from)?;
     let mut gateway = Box::pin(Gateway::start(config)).await.map_err(anyhow::Error::from)?;
     if let Some((id, secret)) = gateway.take_first_administrator() {
         // The only time that it is seen; standard output, so that it does not end in the log.

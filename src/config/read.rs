@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
-    OpsConfig, StoreConfig, TelemetryConfig, source::Source,
+    OpsConfig, StoreConfig, TelemetryConfig, source::Source, traces,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -117,7 +117,7 @@ fn broker(source: &mut Source) -> BrokerConfig {
             "the CA that signed the broker's certificate and signs the tenants' (PEM)",
         ),
         ca_key: source.required_path("broker.ca_key", "the private key of broker.ca_certificate (PEM)"),
-        heartbeat: Duration::from_secs(source.duration("broker.heartbeat", 10 * SECOND, SECOND, 5 * MINUTE).as_secs()),
+        heartbeat: Duration::from_secs(source.duration("broker.heartbeat", 5 * SECOND, SECOND, 5 * MINUTE).as_secs()),
         connect_timeout: source.duration("broker.connect_timeout", 5 * SECOND, SECOND / 10, MINUTE),
         publish_deadline: source.duration("broker.publish_deadline", 30 * SECOND, SECOND, 10 * MINUTE),
         idle_timeout: source.duration("broker.idle_timeout", MINUTE, SECOND, 24 * HOUR),
@@ -217,12 +217,6 @@ fn whole(value: u64) -> usize {
 }
 
 fn telemetry(source: &mut Source) -> TelemetryConfig {
-    let otlp_endpoint = source.text("telemetry.otlp_endpoint");
-    if let Some(url) = otlp_endpoint.as_ref().filter(|url| !url.starts_with("http://")) {
-        let what =
-            "must be an address such as \"http://127.0.0.1:4317\"; TLS is not spoken here: use a collector nearby";
-        source.fault("telemetry.otlp_endpoint", Some(url.clone()), what);
-    }
     TelemetryConfig {
         log: source.text("telemetry.log").unwrap_or_else(|| "info".to_owned()),
         log_format: source.parsed("telemetry.log_format", LogFormat::Auto, |text| match text {
@@ -231,8 +225,7 @@ fn telemetry(source: &mut Source) -> TelemetryConfig {
             "json" => Ok(LogFormat::Json),
             _ => Err("must be \"auto\", \"human\" or \"json\"".to_owned()),
         }),
-        otlp_endpoint,
-        sample_ratio: source.ratio("telemetry.sample_ratio", 0.1),
+        traces: traces::read(source),
     }
 }
 

@@ -73,10 +73,21 @@ impl fmt::Display for Config {
         writeln!(f, "\n[telemetry]")?;
         writeln!(f, "log = {}", text(&self.telemetry.log))?;
         writeln!(f, "log_format = {}", text(self.telemetry.log_format.as_str()))?;
-        if let Some(endpoint) = &self.telemetry.otlp_endpoint {
-            writeln!(f, "otlp_endpoint = {}", text(endpoint))?;
+        let traces = &self.telemetry.traces;
+        if let Some(endpoint) = &traces.endpoint {
+            writeln!(f, "otlp_traces_endpoint = {}", text(endpoint))?;
         }
-        writeln!(f, "sample_ratio = {:?}", self.telemetry.sample_ratio)
+        writeln!(f, "otlp_protocol = {}", text(traces.protocol.as_str()))?;
+        writeln!(f, "otlp_timeout = {}", text(&show(traces.timeout)))?;
+        writeln!(f, "sample_ratio = {:?}", traces.sample_ratio)?;
+        let mut ratios: Vec<_> =
+            traces.tenant_sample_ratios.iter().map(|(tenant, ratio)| format!("{tenant}={ratio}")).collect();
+        ratios.sort();
+        writeln!(f, "tenant_sample_ratios = {}", list(&ratios))?;
+        writeln!(f, "service_name = {}", text(&traces.service_name))?;
+        writeln!(f, "span_queue = {}", traces.queue)?;
+        writeln!(f, "span_batch = {}", traces.batch)?;
+        writeln!(f, "span_interval = {}", text(&show(traces.interval)))
     }
 }
 

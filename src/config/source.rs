@@ -2,7 +2,7 @@
 //! fault is kept until all keys were asked for. A key that nobody asked for is a fault as well.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Write as _,
     path::PathBuf,
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use super::Fault;
+use super::{Fault, traces};
 
 const PREFIX: &str = "WARRENGATE_";
 
@@ -33,6 +33,7 @@ pub(super) struct Source {
 impl Source {
     /// Takes a file's text and the environment. `WARRENGATE_GRPC__LISTEN` is `grpc.listen`; a variable without `__` is not a
     /// setting of the gateway (the command line has some), but for `WARRENGATE_DATABASE_URL`, which is `store.url`.
+    /// OpenTelemetry's variables count as they do everywhere.
     pub(super) fn new(file: Option<&str>, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut source = Self::default();
         if let Some(text) = file {
@@ -44,6 +45,13 @@ impl Source {
                     source.fault("the file", None, format!("is not TOML: {} (line {place})", error.message()));
                 }
             }
+        }
+        let environment: HashMap<_, _> = environment.into_iter().collect();
+        for (key, name, value) in traces::standard(&environment) {
+            source.given.insert(key.to_owned(), Given::Environment(name, value));
+        }
+        if traces::is_off(&environment) {
+            source.given.retain(|key, _| !key.starts_with("telemetry.otlp_"));
         }
         for (name, value) in environment {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };

@@ -94,7 +94,7 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(endpoints, ["a.example:5671", "[::1]:5672"]);
     assert_eq!(config.store.url.expose_secret(), "postgres://me:hidden@db/wg");
     assert_eq!((config.limits.max_message_bytes, config.auth.audience.as_str()), (1 << 20, "warrengate"));
-    assert!((config.telemetry.sample_ratio - 1.0).abs() < f64::EPSILON);
+    assert!((config.telemetry.traces.sample_ratio - 1.0).abs() < f64::EPSILON);
     assert_eq!(config.management.password.expose_secret(), "hidden-1");
 }
 

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
+use super::TracesConfig;
+
 /// All settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -215,8 +217,6 @@ pub struct TelemetryConfig {
     pub log: String,
     /// How logs look.
     pub log_format: LogFormat,
-    /// Where traces go: an OTLP gRPC endpoint; none: nowhere.
-    pub otlp_endpoint: Option<String>,
-    /// The part of traces begun here that is kept, 0 to 1.
-    pub sample_ratio: f64,
+    /// Where traces go.
+    pub traces: TracesConfig,
 }

@@ -48,6 +48,11 @@ impl Installation {
         &self.server
     }
 
+    /// The broker's tool for operators.
+    pub(super) fn control(&self) -> PathBuf {
+        self.server.with_file_name("rabbitmqctl")
+    }
+
     /// Erlang's port mapper.
     pub(super) fn epmd(&self) -> &Path {
         &self.epmd

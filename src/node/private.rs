@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Account, Error, Installation, NodeOptions,
+    Account, Error, Installation, NodeOptions, control,
     explain::explain,
     guard::Guard,
     layout::{Layout, Ports},
@@ -138,6 +138,15 @@ impl Node {
     /// When the broker is not running.
     pub fn resume(&self) -> Result<(), Error> {
         self.signal("CONT")
+    }
+
+    /// Runs `rabbitmqctl` with these words; what it printed. For what has no other way, such as
+    /// `set_vm_memory_high_watermark`.
+    ///
+    /// # Errors
+    /// When it cannot be run, or fails.
+    pub async fn control(&self, words: &[&str]) -> Result<String, Error> {
+        control::run(&self.installation.control(), self.layout.environment(self.ports), words).await
     }
 
     /// Stops the broker in good order, within [`NodeOptions::stop_within`], then by force. Nothing of it stays but its
@@ -292,10 +301,7 @@ fn command(program: &Path, output: &File) -> Result<Command, Error> {
     let share = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::process("share the console's file"));
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
-        let known = name.to_string_lossy();
-        if ["RABBITMQ_", "ERL_", "WARRENGATE_"].iter().any(|prefix| known.starts_with(prefix))
-            || known == "NOTIFY_SOCKET"
-        {
+        if control::is_for_others(&name.to_string_lossy()) {
             command.env_remove(&name);
         }
     }

@@ -41,7 +41,8 @@ impl MessagingService {
     fn open<T>(&self, request: &Request<T>, action: Action, kind: StreamKind) -> Result<Session, Status> {
         let caller = Caller::from_request(request).map_err(crate::error::Failure::from)?;
         let scope = self.tenants.admit(caller, action).map_err(crate::error::Failure::from)?;
-        Ok(Session::open(&self.session, scope, kind, Witness::of_request(request))?)
+        let (call, witness) = (request.extensions().get(), Witness::of_request(request));
+        Ok(Session::open(&self.session, scope, kind, call, witness)?)
     }
 }
 

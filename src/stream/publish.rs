@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use super::{
     FRAMES_AHEAD, Incoming,
@@ -18,6 +19,7 @@ use crate::{
         AuthExpiring, Draining, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
         publish_request::Frame, publish_response::Event,
     },
+    telemetry::strip_baggage,
 };
 
 /// Messages a frame or a batch may have.
@@ -33,15 +35,16 @@ pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
 /// Runs a publish stream until its end.
 pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<PublishRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
-    tokio::spawn(async move {
-        let witness = session.witness().clone();
+    let witness = session.witness().clone();
+    let running = async move {
         let mut machine = Machine { publisher, session, frames: frames.clone(), order: 0, bytes: 0 };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
             witness.ended(failure.kind, failure.reason);
             // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
             let _ = frames.try_send(Err(failure));
         }
-    });
+    };
+    tokio::spawn(running.in_current_span());
     responses
 }
 
@@ -204,6 +207,8 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> (Vec
     let mut refused = Vec::new();
     for (order, mut publication) in (first..).zip(publications) {
         let size = publication.message.as_ref().map_or(0, |message| message.body.len());
+        publication.message.as_mut().map(strip_baggage);
+        let span = session.tracer().publish(&mut publication);
         let (outcome, failure, message_id, key) = match Outgoing::check(order, &mut publication, now) {
             Err(failure) => {
                 let id = publication.message.map(|message| message.message_id).unwrap_or_default();
@@ -218,7 +223,7 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> (Vec
                 (Outcome::Denied, denied(&message), message.message_id().to_owned(), key)
             }
             Ok(message) => {
-                outgoing.push(message);
+                outgoing.push(message.traced(span));
                 continue;
             }
         };
@@ -229,6 +234,7 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> (Vec
             message_id,
             reason: sentence(&failure),
             retry_after: failure.retry_after.and_then(|after| after.try_into().ok()),
+            trace_id: span.map(|span| span.end(outcome, failure.reason)).unwrap_or_default(),
         };
         refused.push((order, result));
     }
@@ -270,14 +276,15 @@ fn denied(message: &Outgoing) -> Failure {
 }
 
 fn result(settled: Settled) -> PublishResult {
-    let (outcome, reason) = match settled.verdict {
-        Verdict::Confirmed => (Outcome::Confirmed, String::new()),
+    let (outcome, code, reason) = match settled.verdict {
+        Verdict::Confirmed => (Outcome::Confirmed, "", String::new()),
         Verdict::Unroutable => (
             Outcome::Unroutable,
+            "NO_ROUTE",
             "NO_ROUTE: no queue is bound for this exchange and routing key; nothing was stored".to_owned(),
         ),
-        Verdict::Rejected(failure) => (Outcome::Rejected, sentence(&failure)),
-        Verdict::Unknown(failure) => (Outcome::Unknown, sentence(&failure)),
+        Verdict::Rejected(failure) => (Outcome::Rejected, failure.reason, sentence(&failure)),
+        Verdict::Unknown(failure) => (Outcome::Unknown, failure.reason, sentence(&failure)),
     };
     PublishResult {
         sequence: settled.sequence,
@@ -285,6 +292,7 @@ fn result(settled: Settled) -> PublishResult {
         message_id: settled.message_id,
         reason,
         retry_after: None,
+        trace_id: settled.span.map(|span| span.end(outcome, code)).unwrap_or_default(),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     audit::Witness,
     auth::Verifier,
     error::{Failure, Kind},
-    telemetry::{Metrics, OpenStream, StreamKind, TenantMetrics},
+    telemetry::{Call, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
     tenant::{StreamPermit, TenantScope},
 };
 
@@ -30,6 +30,8 @@ pub struct SessionContext {
     pub drain: Drain,
     /// Where streams are counted.
     pub metrics: Metrics,
+    /// Where messages are traced.
+    pub traces: Traces,
 }
 
 /// What the stream must do.
@@ -50,6 +52,7 @@ pub struct Session {
     witness: Witness,
     _permit: StreamPermit,
     metrics: Arc<TenantMetrics>,
+    tracer: MessageTracer,
     _open: OpenStream,
     timer: Pin<Box<Sleep>>,
     warned: bool,
@@ -63,6 +66,7 @@ impl Session {
         context: &SessionContext,
         scope: TenantScope,
         kind: StreamKind,
+        call: Option<&Call>,
         witness: Witness,
     ) -> Result<Self, Failure> {
         if context.drain.is_begun() {
@@ -71,6 +75,7 @@ impl Session {
         let permit = scope.open_stream()?;
         // The handles are resolved here, once a stream.
         let metrics = context.metrics.tenant(scope.tenant());
+        let tracer = context.traces.messages(scope.tenant(), scope.caller().client(), call);
         let mut session = Self {
             context: context.clone(),
             scope,
@@ -78,6 +83,7 @@ impl Session {
             _permit: permit,
             _open: metrics.open_stream(kind),
             metrics,
+            tracer,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             warned: false,
             drain_told: false,
@@ -99,6 +105,11 @@ impl Session {
     /// Where the stream is counted.
     pub fn metrics(&self) -> &TenantMetrics {
         &self.metrics
+    }
+
+    /// What its messages are traced with.
+    pub fn tracer(&self) -> &MessageTracer {
+        &self.tracer
     }
 
     /// Goes on with a newer token.

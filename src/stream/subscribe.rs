@@ -12,6 +12,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Interval, MissedTickBehavior},
 };
+use tracing::Instrument as _;
 
 pub use self::start::SubscribeContext;
 use self::start::Subscription;
@@ -27,7 +28,7 @@ use crate::{
         AuthExpiring, Deliveries, Delivery, Draining, Heartbeat, Interrupted, Resumed, Settled, SubscribeRequest,
         SubscribeResponse, subscribe_response::Event,
     },
-    telemetry::Settlement,
+    telemetry::{DeliverySpans, Settlement},
 };
 
 /// Frames to the client; the last may be a failure.
@@ -42,14 +43,15 @@ const UNREAD_REPORTS: usize = 10_000;
 /// Runs a subscribe stream until its end.
 pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<SubscribeRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
-    tokio::spawn(async move {
-        let witness = session.witness().clone();
+    let witness = session.witness().clone();
+    let running = async move {
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
             witness.ended(failure.kind, failure.reason);
             // As much as the client leaves room for; it sees the end of the stream in any case.
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), frames.send(Err(failure))).await;
         }
-    });
+    };
+    tokio::spawn(running.in_current_span());
     responses
 }
 
@@ -67,6 +69,7 @@ async fn serve(
     let mut machine = Machine {
         outbox: VecDeque::from([Event::Started(subscription.started(context.heartbeat_interval))]),
         outstanding: Outstanding::default(),
+        spans: DeliverySpans::new(session.tracer().clone()),
         unread: Settled::default(),
         full: false,
         heartbeat,
@@ -98,6 +101,8 @@ struct Machine {
     session: Session,
     frames: mpsc::Sender<Result<SubscribeResponse, Failure>>,
     outstanding: Outstanding,
+    /// Of deliveries whose trace is kept.
+    spans: DeliverySpans,
     /// Frames that wait for the client to read.
     outbox: VecDeque<Event>,
     /// A settlement report that waits likewise, merged.
@@ -199,7 +204,7 @@ impl Machine {
         let lease_expires = lease.map(|lease| (SystemTime::now() + lease).into());
         let ids =
             self.outstanding.add(batch.iter().map(|delivery| (delivery.tag, delivery.message.body.len())), expires);
-        let deliveries = ids
+        let mut deliveries: Vec<_> = ids
             .zip(batch)
             .map(|(delivery_id, delivery)| Delivery {
                 delivery_id,
@@ -212,6 +217,10 @@ impl Machine {
                 stream_offset: delivery.offset,
             })
             .collect();
+        let last_id = deliveries.last().map_or(0, |delivery| delivery.delivery_id);
+        for delivery in &mut deliveries {
+            self.spans.delivered(delivery, subscription.spec().queue.as_str());
+        }
         self.session.metrics().delivered(batch_size);
         self.outbox.push_back(Event::Deliveries(Deliveries { deliveries }));
         if subscription.auto_ack() {
@@ -219,7 +228,9 @@ impl Machine {
             // Acknowledged only when the transport has it.
             self.frames.send(Ok(frame)).await.map_err(|_| End::ClientGone)?;
             self.outstanding.clear();
+            let settling = self.spans.settling(&[], last_id, Settlement::Ack, "");
             consumer.ack(last_tag, true).await?;
+            settling.done();
             self.session.metrics().settled(Settlement::Ack, batch_size);
         }
         Ok(())
@@ -229,10 +240,12 @@ impl Machine {
     async fn expire(&mut self, consumer: &Consumer) -> Result<(), End> {
         for (id, tag) in self.outstanding.expire(Instant::now()) {
             self.unread.expired_delivery_ids.push(id);
+            let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
             match consumer.is_stream() {
                 true => consumer.ack(tag, false).await?,
                 false => consumer.reject(tag, true).await?,
             }
+            settling.done();
             self.session.metrics().settled(Settlement::TakenBack, 1);
         }
         self.full = false;
@@ -269,6 +282,7 @@ impl Machine {
     ) -> Result<Consumer, End> {
         tracing::debug!(?error, queue = subscription.spec().queue.as_str(), "subscription interrupted");
         self.outstanding.clear();
+        self.spans.taken_back("LINK_LOST");
         self.full = false;
         // Deliveries that the client has not got yet are void too.
         self.outbox.retain(|event| !matches!(event, Event::Deliveries(_)));

@@ -11,7 +11,7 @@ pub enum Error {
     #[error("telemetry.log is not a filter such as \"info\" or \"warrengate=debug,info\"")]
     Filter(#[source] tracing_subscriber::filter::ParseError),
     /// The exporter of traces cannot be made.
-    #[error("traces cannot be sent to telemetry.otlp_endpoint")]
+    #[error("traces cannot be sent to telemetry.otlp_endpoint: {0}")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
     /// There is a subscriber already.
     #[error("logging was set up already")]

@@ -1,14 +1,16 @@
 //! W3C trace context: `traceparent` and `tracestate` enter from gRPC metadata or message headers, are checked, and leave as
-//! the same pair of texts or as an OpenTelemetry parent. An invalid context is none; it never fails a call.
+//! the same pair of texts or as an OpenTelemetry parent. An invalid context is none; it never fails a call. Baggage goes no
+//! further than its message's arrival.
 
 use std::str::FromStr as _;
 
+use http::HeaderMap;
 use opentelemetry::{
-    Context, SpanId, TraceFlags, TraceId,
-    trace::{SpanContext, TraceContextExt as _, TraceState},
+    SpanId, TraceFlags, TraceId,
+    trace::{SpanContext, TraceState},
 };
-use tonic::metadata::MetadataMap;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::pb::{Message, Value, value::Kind};
 
 /// W3C: a longer state may be dropped.
 const MAX_STATE: usize = 512;
@@ -52,15 +54,43 @@ impl TraceContext {
     }
 
     /// From a call's metadata.
-    pub fn from_metadata(metadata: &MetadataMap) -> Option<Self> {
-        let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let text = |key| headers.get(key).and_then(|value| value.to_str().ok());
         Self::from_pair(text(Self::TRACEPARENT)?, text(Self::TRACESTATE))
     }
 
-    /// Of a span; none when traces go nowhere.
-    pub fn of(span: &tracing::Span) -> Option<Self> {
-        let context = span.context().span().span_context().clone();
-        context.is_valid().then_some(Self(context))
+    /// From a message's headers.
+    pub fn of_message(message: &Message) -> Option<Self> {
+        let text = |key| match &message.headers.get(key)?.kind {
+            Some(Kind::StringValue(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        if message.headers.is_empty() {
+            return None;
+        }
+        Self::from_pair(text(Self::TRACEPARENT)?, text(Self::TRACESTATE))
+    }
+
+    /// Into a message's headers, in place of what was there.
+    pub(super) fn into_message(self, message: &mut Message) {
+        let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
+        message.headers.insert(Self::TRACEPARENT.to_owned(), text(self.traceparent()));
+        match self.tracestate() {
+            Some(state) => drop(message.headers.insert(Self::TRACESTATE.to_owned(), text(state))),
+            None => drop(message.headers.remove(Self::TRACESTATE)),
+        }
+    }
+
+    pub(super) const fn from_inner(context: SpanContext) -> Self {
+        Self(context)
+    }
+
+    pub(super) const fn inner(&self) -> &SpanContext {
+        &self.0
+    }
+
+    pub(super) fn into_inner(self) -> SpanContext {
+        self.0
     }
 
     /// The first of the pair.
@@ -82,16 +112,12 @@ impl TraceContext {
     pub fn is_sampled(&self) -> bool {
         self.0.is_sampled()
     }
+}
 
-    /// Makes this the parent of a span that has not been entered yet.
-    pub fn set_as_parent_of(&self, span: &tracing::Span) {
-        // Fails for a span that traces do not see, and then has no meaning.
-        let _ = span.set_parent(Context::new().with_remote_span_context(self.0.clone()));
-    }
-
-    /// Links a span to this.
-    pub fn link_to(&self, span: &tracing::Span) {
-        span.add_link(self.0.clone());
+/// Takes W3C baggage out of a message: what a caller's tracing carries along is for its own services.
+pub fn strip_baggage(message: &mut Message) {
+    if !message.headers.is_empty() {
+        message.headers.remove("baggage");
     }
 }
 
@@ -130,10 +156,23 @@ mod tests {
 
     #[test]
     fn a_call_without_context_has_none() {
-        let mut metadata = MetadataMap::new();
-        assert_eq!(TraceContext::from_metadata(&metadata), None);
-        metadata.insert("traceparent", PARENT.parse().expect("a value"));
-        assert!(TraceContext::from_metadata(&metadata).is_some());
+        let mut headers = HeaderMap::new();
+        assert_eq!(TraceContext::from_headers(&headers), None);
+        headers.insert("traceparent", PARENT.parse().expect("a value"));
+        assert!(TraceContext::from_headers(&headers).is_some());
+    }
+
+    #[test]
+    fn a_message_carries_it_on_and_loses_baggage() {
+        let mut message = Message::default();
+        assert_eq!(TraceContext::of_message(&message), None);
+        let context = TraceContext::from_pair(PARENT, Some("a=1")).expect("valid");
+        context.clone().into_message(&mut message);
+        message.headers.insert("baggage".to_owned(), Value::default());
+        strip_baggage(&mut message);
+        assert_eq!((TraceContext::of_message(&message), message.headers.len()), (Some(context), 2));
+        TraceContext::from_pair(PARENT, None).expect("valid").into_message(&mut message);
+        assert!(!message.headers.contains_key("tracestate"));
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-use super::witness::WitnessLayer;
+use super::{trace::TraceLayer, witness::WitnessLayer};
 use crate::{
     audit::{Audit, Witness},
     auth::{self, Caller, Verifier},
@@ -23,6 +23,7 @@ use crate::{
         topology_server::TopologyServer,
     },
     service::{self, AdminService, AuthService, MessagingService, TopologyService},
+    telemetry::{Call, Traces},
 };
 
 /// What a request may weigh beside its largest body: headers, properties, and a frame's other messages.
@@ -44,6 +45,8 @@ pub struct Services {
     pub verifier: Arc<Verifier>,
     /// Where refusals go.
     pub audit: Audit,
+    /// Where calls are traced.
+    pub traces: Traces,
 }
 
 /// Serves until `stop`, and then until the last connection ends.
@@ -80,6 +83,7 @@ pub async fn serve(
     let layers = ServiceBuilder::new()
         .layer(cors(&grpc.cors_origins))
         .layer(GrpcWebLayer::new())
+        .layer(TraceLayer(services.traces.clone()))
         .layer(WitnessLayer::new(services.audit))
         .layer(InterceptorLayer::new(move |request| authenticate(&verifier, request)))
         .map_response(blame_the_client)
@@ -117,8 +121,11 @@ fn authenticate(verifier: &Verifier, mut request: Request<()>) -> Result<Request
     headers.remove(http::header::AUTHORIZATION);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
     result.map_err(|error| Status::from(Failure::from(error)))?;
-    if let Ok(caller) = Caller::from_request(&request) {
+    if let Some(caller) = request.extensions().get::<Caller>() {
         Witness::of_request(&request).recognised(caller.client());
+        if let Some(call) = request.extensions().get::<Call>() {
+            call.identify(caller.client());
+        }
     }
     Ok(request)
 }
@@ -141,6 +148,8 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([http::Method::POST])
         .allow_headers(Any)
-        .expose_headers(["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static))
+        .expose_headers(
+            ["grpc-status", "grpc-message", "grpc-status-details-bin", "x-trace-id"].map(HeaderName::from_static),
+        )
         .max_age(Duration::from_secs(3600))
 }

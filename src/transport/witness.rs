@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use crate::{
     audit::{Audit, Witness},
     error::{self, Kind},
-    telemetry::TraceContext,
+    telemetry::Call,
 };
 
 /// Calls beside ours (health, reflection, and whatever a stranger makes up) are all the same to the record.
@@ -72,7 +72,9 @@ where
                 && let Some(status) = Status::from_header_map(answer.headers())
                 && let Some(kind) = Kind::of_refusal(status.code())
             {
-                witness.ended(kind, &error::reason_of(&status));
+                // The gRPC library's own statuses have none.
+                let reason = error::reason_of(&status).unwrap_or_else(|| format!("{:?}", status.code()));
+                witness.ended(kind, &reason);
             }
             Ok(answer)
         })
@@ -85,9 +87,8 @@ fn witness<B>(audit: &Audit, request: &Request<B>) -> Witness {
     let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     let peer = connection.and_then(|connection| connection.get_ref().remote_addr());
     let witness = Witness::new(audit.clone(), method, peer.map(|peer| peer.to_string()).unwrap_or_default());
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if let Some(parent) = header(TraceContext::TRACEPARENT).and_then(|text| TraceContext::from_pair(text, None)) {
-        witness.traced(parent.trace_id());
+    if let Some(call) = request.extensions().get::<Call>() {
+        witness.traced(call.trace_id());
     }
     witness
 }

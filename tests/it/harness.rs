@@ -6,6 +6,8 @@ pub mod command;
 pub mod consumer;
 pub mod dead;
 pub mod own;
+pub mod proxy;
+pub mod publisher;
 pub mod raw;
 pub mod tenant;
 pub mod values;

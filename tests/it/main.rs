@@ -17,6 +17,7 @@ mod health_and_web;
 mod overflow;
 mod properties;
 mod python;
+mod recovery;
 mod replay;
 mod restart;
 mod round_trip;

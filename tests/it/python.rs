@@ -24,4 +24,9 @@ async fn the_python_quick_start_publishes_and_subscribes() {
     let output = within_minutes("the quick start", 10, run).await.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    let scenario: serde_json::Value = serde_json::from_str(include_str!("../../examples/scenario.json")).unwrap();
+    let expected: Vec<_> = scenario["expected"].as_array().unwrap().iter().filter_map(|line| line.as_str()).collect();
+    let mut seen: Vec<_> = out.lines().collect();
+    seen.sort_unstable();
+    assert_eq!(seen, expected);
 }

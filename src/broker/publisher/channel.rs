@@ -42,6 +42,8 @@ pub(super) struct Open {
     next_mark: u64,
     checking: Option<Checking>,
     missing: Vec<Arc<str>>,
+    /// The end of the broker's blocking, while it is waited for.
+    unblocked: Option<BoxFuture<'static, ()>>,
 }
 
 struct Batch {
@@ -85,6 +87,7 @@ pub(super) async fn open(links: Arc<Links>) -> Result<Open, Error> {
         next_mark: 1,
         checking: None,
         missing: Vec::new(),
+        unblocked: None,
     })
 }
 
@@ -96,6 +99,7 @@ impl Open {
         backlog: &mut VecDeque<Outgoing>,
         known: &mut HashSet<Arc<str>>,
     ) -> Progress {
+        self.wait_while_blocked(cx);
         let mut error = self.check(cx, known).err();
         while error.is_none() && self.start_batch(backlog, known) {}
         error = error.or_else(|| self.check(cx, known).err());
@@ -112,11 +116,22 @@ impl Open {
         Progress { answers, ended: error }
     }
 
+    /// While the broker blocks, nothing is sent; its end wakes the stream.
+    fn wait_while_blocked(&mut self, cx: &mut Context<'_>) {
+        if self.guard.blocked() && self.unblocked.is_none() {
+            self.unblocked = Some(self.guard.unblocked().boxed());
+        }
+        if self.unblocked.as_mut().is_some_and(|unblocked| unblocked.poll_unpin(cx).is_ready()) {
+            self.unblocked = None;
+        }
+    }
+
     /// Whether a batch was started. Stops at an exchange not seen yet, and has it looked up.
     fn start_batch(&mut self, backlog: &mut VecDeque<Outgoing>, known: &HashSet<Arc<str>>) -> bool {
         let unanswered = self.tracker.len() + self.sending.iter().map(|batch| batch.messages.len()).sum::<usize>();
         let most = BATCH.min(MOST_UNANSWERED.saturating_sub(unanswered));
-        if self.checking.is_some() || most == 0 {
+        // lapin keeps what it cannot write, without a bound of its own: a broker that takes nothing is given nothing.
+        if self.checking.is_some() || most == 0 || self.unblocked.is_some() {
             return false;
         }
         let ready = backlog.iter().take(most).take_while(|message| is_known(message, known)).count();

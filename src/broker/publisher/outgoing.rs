@@ -12,6 +12,7 @@ use crate::{
     error::Failure,
     names::{ExchangeName, RoutingKey},
     pb::{Message, Publication},
+    telemetry::Sending,
 };
 
 /// A checked message with its destination.
@@ -26,6 +27,8 @@ pub struct Outgoing {
     properties: Option<BasicProperties>,
     due: Option<Instant>,
     sent: bool,
+    /// When its trace is kept.
+    span: Option<Box<Sending>>,
 }
 
 impl Outgoing {
@@ -57,7 +60,18 @@ impl Outgoing {
             properties: Some(properties),
             due: None,
             sent: false,
+            span: None,
         })
+    }
+
+    /// The same with its span, when its trace is kept.
+    #[must_use]
+    pub fn traced(mut self, span: Option<Sending>) -> Self {
+        self.span = span.map(|mut span| {
+            span.identified(&self.message.message_id);
+            Box::new(span)
+        });
+        self
     }
 
     /// The exchange, as grants write it.
@@ -109,12 +123,16 @@ impl Outgoing {
             bytes: self.message.body.len(),
             message_id: self.message.message_id,
             verdict,
+            span: self.span,
         }
     }
 
     /// What one attempt needs of it, owned; the body is shared, not copied.
     pub(super) fn attempt(&mut self) -> Attempt {
         self.sent = true;
+        if let Some(span) = &mut self.span {
+            span.sent();
+        }
         let properties = self.properties.take().unwrap_or_else(|| {
             // It was acceptable the first time, and nothing about it has changed.
             properties::to_amqp(&self.message, SystemTime::UNIX_EPOCH).map(|(made, _)| made).unwrap_or_default()

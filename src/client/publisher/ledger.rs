@@ -54,7 +54,7 @@ impl Entry {
 /// The outcome of a message of which nothing more will be heard.
 pub(super) fn unknown(sequence: u64, message_id: String, reason: impl Into<String>) -> PublishResult {
     let outcome = Outcome::Unknown.into();
-    PublishResult { sequence, outcome, message_id, reason: reason.into(), retry_after: None }
+    PublishResult { sequence, outcome, message_id, reason: reason.into(), retry_after: None, trace_id: String::new() }
 }
 
 /// All messages without an answer.

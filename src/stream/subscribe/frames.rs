@@ -40,12 +40,14 @@ impl Machine {
         let tags = self.outstanding.acknowledge(&ack.delivery_ids, ack.through, unknown);
         let done = (before - self.outstanding.len()) as u64;
         self.session.metrics().settled(Settlement::Ack, done);
+        let settling = self.spans.settling(&ack.delivery_ids, ack.through, Settlement::Ack, "");
         if let Some(through) = tags.through {
             consumer.ack(through, true).await?;
         }
         for tag in tags.single {
             consumer.ack(tag, false).await?;
         }
+        settling.done();
         Ok(())
     }
 
@@ -75,19 +77,17 @@ impl Machine {
         for id in nack.delivery_ids {
             let Some(tag) = self.outstanding.remove(id, &mut self.unread.unknown_delivery_ids) else { continue };
             let settlement = match action {
-                NackAction::Retry => {
-                    consumer.reject(tag, true).await?;
-                    Settlement::Retry
-                }
-                NackAction::DeadLetter => {
-                    consumer.reject(tag, false).await?;
-                    Settlement::DeadLetter
-                }
-                NackAction::Drop | NackAction::Unspecified => {
-                    consumer.ack(tag, false).await?;
-                    Settlement::Drop
-                }
+                NackAction::Retry => Settlement::Retry,
+                NackAction::DeadLetter => Settlement::DeadLetter,
+                NackAction::Drop | NackAction::Unspecified => Settlement::Drop,
             };
+            let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
+            match settlement {
+                Settlement::Retry => consumer.reject(tag, true).await?,
+                Settlement::DeadLetter => consumer.reject(tag, false).await?,
+                _ => consumer.ack(tag, false).await?,
+            }
+            settling.done();
             self.session.metrics().settled(settlement, 1);
         }
         Ok(())

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+
+	pb "warrengate.example/quickstart/generated/warrengate/v1"
+)
+
+func main() {
+	var scenario struct {
+		Orders     []string `json:"orders"`
+		Nowhere    string   `json:"nowhere"`
+		RetryOnce  string   `json:"retry_once"`
+		DeadLetter string   `json:"dead_letter"`
+	}
+	if err := json.Unmarshal(must(os.ReadFile("../scenario.json")), &scenario); err != nil {
+		panic(err)
+	}
+	ctx, g, queue := context.Background(), connect(), "quickstart-"+uuid.NewString()[:8]
+	topology := pb.NewTopologyClient(g.conn)
+	must(topology.DeclareQueue(g.as(ctx), &pb.DeclareQueueRequest{Queue: &pb.Queue{Name: queue}}, grpc.WaitForReady(true)))
+
+	left, publications := map[string]bool{}, []*pb.Publication{publication(ctx, 0, queue+".nowhere", scenario.Nowhere)}
+	for _, order := range scenario.Orders {
+		left[order] = true
+		publications = append(publications, publication(ctx, len(publications), queue, order))
+	}
+	publish(ctx, g, publications, func(p *pb.Publication, outcome pb.Outcome) {
+		fmt.Printf("published %s: %s\n", p.Message.Body, strings.TrimPrefix(outcome.String(), "OUTCOME_"))
+	})
+
+	consume(ctx, g, queue, func(delivery *pb.Delivery) (nack *pb.Nack, more bool) {
+		order, verdict := string(delivery.Message.Body), "done"
+		switch {
+		case order == scenario.DeadLetter:
+			nack, verdict = &pb.Nack{Action: pb.NackAction_NACK_ACTION_DEAD_LETTER}, "give up"
+		case order == scenario.RetryOnce && delivery.Attempt == 1:
+			nack, verdict = &pb.Nack{Action: pb.NackAction_NACK_ACTION_RETRY}, "try again"
+		}
+		fmt.Printf("delivered %s, attempt %d: %s\n", order, delivery.Attempt, verdict)
+		if verdict != "try again" {
+			delete(left, order)
+		}
+		return nack, len(left) > 0
+	})
+	must(topology.DeleteQueue(g.as(ctx), &pb.DeleteQueueRequest{Name: queue}, grpc.WaitForReady(true)))
+}

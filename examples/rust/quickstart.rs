@@ -1,0 +1,94 @@
+//! Warrengate in Rust: a token, a queue, publishing, consuming. `warrengate::client` renews tokens, opens streams again and
+//! sends again what has no outcome. README.md says how to run it: `cargo run --example quickstart`.
+
+#![allow(clippy::print_stdout, reason = "an example speaks")]
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::Context as _;
+use futures_util::future::try_join_all;
+use opentelemetry::global::get_text_map_propagator;
+use serde::Deserialize;
+use uuid::Uuid;
+use warrengate::{
+    client::{Client, ClientOptions, Credentials, Nack, SubscribeOptions, publication},
+    pb::{DeclareQueueRequest, DeleteQueueRequest, Publication, Queue, Value, value::Kind},
+};
+
+#[derive(Deserialize)]
+struct Scenario {
+    orders: Vec<String>,
+    nowhere: String,
+    retry_once: String,
+    dead_letter: String,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let scenario: Scenario = serde_json::from_str(include_str!("../scenario.json"))?;
+    let client = connect().await?;
+    let name = format!("quickstart-{}", Uuid::new_v4().simple());
+    let queue = Queue { name: name.clone(), ..Queue::default() };
+    client.topology().declare_queue(DeclareQueueRequest { queue: Some(queue), validate_only: false }).await?;
+
+    let publisher = client.publisher();
+    let orders = scenario.orders.iter().map(|order| (order, name.clone()));
+    let nowhere = (&scenario.nowhere, format!("{name}.nowhere"));
+    // `send` waits for room in the window; the receipt, for the outcome.
+    let receipts = orders.chain([nowhere]).map(async |(order, queue)| {
+        let result = publisher.send(traced(publication("", queue, order.clone()))).await?.await;
+        println!("published {order}: {}", result.outcome().as_str_name().trim_start_matches("OUTCOME_"));
+        anyhow::Ok(())
+    });
+    try_join_all(receipts).await?;
+    publisher.close().await?;
+
+    let mut left: BTreeSet<_> = scenario.orders.iter().cloned().collect();
+    let mut subscription = client.subscribe(SubscribeOptions::queue(&name)).await?;
+    while !left.is_empty() {
+        let delivery = subscription.next().await?.context("the subscription ended")?;
+        let order = String::from_utf8_lossy(delivery.body()).into_owned();
+        let attempt = delivery.details().attempt;
+        let verdict = if order == scenario.dead_letter {
+            subscription.nack(&delivery, Nack::dead_letter().because("as the scenario says"))?;
+            "give up"
+        } else if order == scenario.retry_once && attempt == 1 {
+            subscription.nack(&delivery, Nack::retry().because("as the scenario says"))?;
+            "try again"
+        } else {
+            subscription.ack(&delivery)?;
+            "done"
+        };
+        println!("delivered {order}, attempt {attempt}: {verdict}");
+        if verdict != "try again" {
+            left.remove(&order);
+        }
+    }
+    subscription.close().await?;
+    client.topology().delete_queue(DeleteQueueRequest { name, ..Default::default() }).await?;
+    Ok(())
+}
+
+async fn connect() -> anyhow::Result<Client> {
+    let ca = std::fs::read_to_string(setting("WARRENGATE_CA")?).context("the CA certificate cannot be read")?;
+    let me = Credentials::Secret {
+        client_id: setting("WARRENGATE_CLIENT_ID")?,
+        secret: setting("WARRENGATE_CLIENT_SECRET")?.into(),
+    };
+    Ok(Client::connect(ClientOptions::new(setting("WARRENGATE_ENDPOINT")?, me).ca_certificate(ca)).await?)
+}
+
+/// The trace that this program is part of, if any, goes on in whoever consumes the message.
+fn traced(mut publication: Publication) -> Publication {
+    let mut carrier = HashMap::new();
+    get_text_map_propagator(|propagator| propagator.inject(&mut carrier));
+    if let Some(message) = &mut publication.message {
+        let header = |(name, text)| (name, Value { kind: Some(Kind::StringValue(text)) });
+        message.headers.extend(carrier.into_iter().map(header));
+    }
+    publication
+}
+
+fn setting(name: &str) -> anyhow::Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set: README.md, \"A first message\", says how"))
+}

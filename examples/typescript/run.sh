@@ -1,0 +1,7 @@
+#!/bin/sh
+# Installs what package.json pins, generates the stubs, and runs the quick start.
+set -eu
+cd "$(dirname "$0")"
+[ -d node_modules ] || npm ci --silent --no-audit --no-fund
+[ -d generated ] || npm run --silent generate
+exec npm start --silent -- "$@"

@@ -1,0 +1,154 @@
+//! Where traces go and how many are kept. Keys of `[telemetry]` and the standard `OTEL_*` variables enter; a
+//! [`TracesConfig`] leaves. Of two that say the same the more particular counts: the gateway's own variable, then the
+//! standard one, then the file.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::source::Source;
+use crate::names::TenantId;
+
+/// How spans travel to the collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// gRPC, usually on port 4317.
+    Grpc,
+    /// Protobuf over HTTP, usually on port 4318.
+    Http,
+}
+
+impl OtlpProtocol {
+    /// As OpenTelemetry writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http/protobuf",
+        }
+    }
+}
+
+/// Where traces go, and how many are kept.
+#[derive(Debug, Clone)]
+pub struct TracesConfig {
+    /// The collector's address; none: traces go nowhere. For HTTP with its path.
+    pub endpoint: Option<String>,
+    /// How they travel. Default: gRPC.
+    pub protocol: OtlpProtocol,
+    /// How long one export may take. Default 10 s.
+    pub timeout: Duration,
+    /// The part of traces begun here that is kept, 0 to 1. Default 0.1.
+    pub sample_ratio: f64,
+    /// The same for single tenants.
+    pub tenant_sample_ratios: HashMap<TenantId, f64>,
+    /// What the gateway calls itself. Default `warrengate`.
+    pub service_name: String,
+    /// Spans that may wait for the collector; those beyond are dropped and counted. Default 16,384.
+    pub queue: usize,
+    /// Spans of one export. Default 512.
+    pub batch: usize,
+    /// How often a batch goes that is not full. Default 1 s.
+    pub interval: Duration,
+}
+
+impl Default for TracesConfig {
+    /// Nowhere.
+    fn default() -> Self {
+        read(&mut Source::default())
+    }
+}
+
+impl TracesConfig {
+    /// The ratio of one tenant.
+    pub fn ratio_of(&self, tenant: &TenantId) -> f64 {
+        self.tenant_sample_ratios.get(tenant).copied().unwrap_or(self.sample_ratio)
+    }
+}
+
+pub(super) fn read(source: &mut Source) -> TracesConfig {
+    let protocol = source.parsed("telemetry.otlp_protocol", OtlpProtocol::Grpc, |text| match text {
+        "grpc" => Ok(OtlpProtocol::Grpc),
+        "http/protobuf" => Ok(OtlpProtocol::Http),
+        _ => Err("must be \"grpc\" or \"http/protobuf\"".to_owned()),
+    });
+    let mut url = |key| {
+        let url = source.text(key)?;
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        if rest.is_none_or(|rest| rest.is_empty() || rest.contains(['@', ' '])) {
+            source.fault(key, None, "must be an address such as \"http://127.0.0.1:4317\", without user and password");
+        }
+        Some(url)
+    };
+    let base = url("telemetry.otlp_endpoint");
+    let endpoint = match (url("telemetry.otlp_traces_endpoint"), base, protocol) {
+        (Some(exact), ..) => Some(exact),
+        (None, Some(base), OtlpProtocol::Http) => Some(format!("{}/v1/traces", base.trim_end_matches('/'))),
+        (None, base, _) => base,
+    };
+    let queue = source.number("telemetry.span_queue", 16_384, 1, 1 << 20);
+    let batch = source.number("telemetry.span_batch", 512, 1, 1 << 20).min(queue);
+    let second = Duration::from_secs(1);
+    TracesConfig {
+        endpoint,
+        protocol,
+        timeout: source.duration("telemetry.otlp_timeout", 10 * second, second / 100, 60 * second),
+        sample_ratio: source.ratio("telemetry.sample_ratio", 0.1),
+        tenant_sample_ratios: tenants(source),
+        service_name: source.text("telemetry.service_name").unwrap_or_else(|| "warrengate".to_owned()),
+        queue: usize::try_from(queue).unwrap_or(usize::MAX),
+        batch: usize::try_from(batch).unwrap_or(usize::MAX),
+        interval: source.duration("telemetry.span_interval", second, second / 100, 60 * second),
+    }
+}
+
+/// `["acme=1", "globex=0.01"]`.
+fn tenants(source: &mut Source) -> HashMap<TenantId, f64> {
+    const KEY: &str = "telemetry.tenant_sample_ratios";
+    let mut ratios = HashMap::new();
+    for text in source.list(KEY) {
+        let parsed = text.split_once('=').and_then(|(tenant, ratio)| {
+            let ratio: f64 = ratio.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))?;
+            Some((TenantId::parse(tenant.trim()).ok()?, ratio))
+        });
+        match parsed {
+            Some((tenant, ratio)) => drop(ratios.insert(tenant, ratio)),
+            None => {
+                source.fault(KEY, Some(text), "must be tenants and ratios, for example [\"acme=1\", \"globex=0.01\"]")
+            }
+        }
+    }
+    ratios
+}
+
+/// What OpenTelemetry's own variables say, in the gateway's keys: (key, variable, value). A variable for traces alone
+/// counts more than one for all signals. `OTEL_EXPORTER_OTLP_HEADERS`, `…_COMPRESSION` and `OTEL_RESOURCE_ATTRIBUTES` are
+/// read by the exporter itself.
+pub(super) fn standard(environment: &HashMap<String, String>) -> Vec<(&'static str, String, String)> {
+    let given = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let mut settings = Vec::new();
+    let mut take = |key, names: &[&str], unit: &str| {
+        if let Some((name, value)) = names.iter().find_map(|name| Some((*name, given(name)?))) {
+            settings.push((key, name.to_owned(), format!("{value}{unit}")));
+        }
+    };
+    take("telemetry.otlp_endpoint", &["OTEL_EXPORTER_OTLP_ENDPOINT"], "");
+    take("telemetry.otlp_traces_endpoint", &["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"], "");
+    take("telemetry.otlp_protocol", &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"], "");
+    take("telemetry.otlp_timeout", &["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"], "ms");
+    take("telemetry.service_name", &["OTEL_SERVICE_NAME"], "");
+    take("telemetry.span_queue", &["OTEL_BSP_MAX_QUEUE_SIZE"], "");
+    take("telemetry.span_batch", &["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"], "");
+    take("telemetry.span_interval", &["OTEL_BSP_SCHEDULE_DELAY"], "ms");
+    let sampler = given("OTEL_TRACES_SAMPLER").unwrap_or_default();
+    match sampler.strip_prefix("parentbased_").unwrap_or(&sampler) {
+        "traceidratio" => take("telemetry.sample_ratio", &["OTEL_TRACES_SAMPLER_ARG"], ""),
+        "always_on" => settings.push(("telemetry.sample_ratio", "OTEL_TRACES_SAMPLER".to_owned(), "1".to_owned())),
+        "always_off" => settings.push(("telemetry.sample_ratio", "OTEL_TRACES_SAMPLER".to_owned(), "0".to_owned())),
+        _ => {}
+    }
+    settings
+}
+
+/// Whether the environment switches traces off, whatever the file says.
+pub(super) fn is_off(environment: &HashMap<String, String>) -> bool {
+    let says = |name: &str, value: &str| environment.get(name).is_some_and(|given| given.eq_ignore_ascii_case(value));
+    says("OTEL_SDK_DISABLED", "true") || says("OTEL_TRACES_EXPORTER", "none")
+}

@@ -1,0 +1,177 @@
+//! Traces: what is kept, and where it goes. Settings enter; an RPC gets a [`Call`], a stream a [`MessageTracer`], and spans
+//! leave by OTLP from a thread of their own. Nothing is global: each gateway has its own, flushed when it stops. What is
+//! not kept is decided before anything is made, and costs a comparison.
+
+mod call;
+mod deliveries;
+mod export;
+mod message;
+mod sending;
+
+pub use self::{
+    call::{Call, CallKind},
+    deliveries::{DeliverySpans, Settling},
+    message::MessageTracer,
+    sending::Sending,
+};
+
+use std::{sync::Arc, time::Duration};
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Link, SpanBuilder, SpanContext, SpanKind, TraceContextExt as _, Tracer as _, TracerProvider as _},
+};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{Sampler, SdkTracer, SdkTracerProvider, Span},
+};
+
+use self::export::Dropped;
+use super::{Error, Settlement};
+use crate::{
+    config::TracesConfig,
+    names::{ClientId, TenantId},
+    pb::Outcome,
+};
+
+/// How long a gateway that stops waits for the collector.
+const FLUSH: Duration = Duration::from_secs(5);
+
+// The gateway's own attributes, beside OpenTelemetry's.
+const TENANT: &str = "warrengate.tenant";
+const CLIENT: &str = "warrengate.client";
+const OUTCOME: &str = "warrengate.outcome";
+const RULE: &str = "warrengate.rule";
+const REASON: &str = "warrengate.reason";
+const QUEUE: &str = "warrengate.queue";
+const ATTEMPT: &str = "warrengate.attempt";
+const REDELIVERED: &str = "warrengate.redelivered";
+const OFFSET: &str = "warrengate.stream_offset";
+const SETTLEMENT: &str = "warrengate.settlement";
+const LATENCY: &str = "warrengate.latency_ms";
+
+const fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Unspecified => "unspecified",
+        Outcome::Confirmed => "confirmed",
+        Outcome::Unroutable => "unroutable",
+        Outcome::Rejected => "rejected",
+        Outcome::Denied => "denied",
+        Outcome::Throttled => "throttled",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+/// The name of the operation that settles so.
+const fn settlement(settlement: Settlement) -> &'static str {
+    match settlement {
+        Settlement::Ack => "ack",
+        Settlement::Retry => "retry",
+        Settlement::DeadLetter => "dead-letter",
+        Settlement::Drop => "drop",
+        Settlement::TakenBack => "take-back",
+    }
+}
+
+/// A gateway's traces. Cloning is cheap.
+#[derive(Clone)]
+pub struct Traces(Arc<Inner>);
+
+struct Inner {
+    config: TracesConfig,
+    exporting: Option<Exporting>,
+    dropped: Dropped,
+}
+
+struct Exporting {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+}
+
+impl std::fmt::Debug for Traces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Traces(..)")
+    }
+}
+
+impl Traces {
+    /// Starts exporting when there is an endpoint. Nothing is sent yet, and a collector that is away is no error. Inside a
+    /// tokio runtime, which must live as long as the traces.
+    ///
+    /// # Errors
+    /// When the endpoint is none.
+    pub fn start(config: &TracesConfig) -> Result<Self, Error> {
+        let dropped = Dropped::default();
+        let exporting = match &config.endpoint {
+            None => None,
+            Some(endpoint) => {
+                let resource = Resource::builder()
+                    .with_service_name(config.service_name.clone())
+                    .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+                    .build();
+                let provider = SdkTracerProvider::builder()
+                    .with_span_processor(export::processor(config, endpoint, dropped.clone())?)
+                    // Decided before a span is made.
+                    .with_sampler(Sampler::AlwaysOn)
+                    .with_resource(resource)
+                    .build();
+                let tracer = provider.tracer("warrengate");
+                Some(Exporting { provider, tracer })
+            }
+        };
+        Ok(Self(Arc::new(Inner { config: config.clone(), exporting, dropped })))
+    }
+
+    /// Spans that never reached the collector: the queue was full, or an export failed.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.get()
+    }
+
+    /// What a stream's messages are traced with; to be asked for once a stream.
+    pub fn messages(&self, tenant: &TenantId, client: &ClientId, call: Option<&Call>) -> MessageTracer {
+        let Some(exporting) = &self.0.exporting else { return MessageTracer::off() };
+        MessageTracer::new(exporting.tracer.clone(), self.0.config.ratio_of(tenant), tenant, client, call)
+    }
+
+    /// Sends what is left, for at most 5 s.
+    pub async fn shutdown(&self) {
+        let Some(exporting) = &self.0.exporting else { return };
+        let provider = exporting.provider.clone();
+        // It blocks; a collector that is away must not keep the gateway, and its loss is counted.
+        let flushing = tokio::task::spawn_blocking(move || drop(provider.shutdown_with_timeout(FLUSH)));
+        let _ = tokio::time::timeout(FLUSH, flushing).await;
+    }
+
+    fn tracer(&self) -> Option<&SdkTracer> {
+        self.0.exporting.as_ref().map(|exporting| &exporting.tracer)
+    }
+
+    /// The ratio for a call: of its tenant, or the common one.
+    fn ratio(&self, tenant: Option<&TenantId>) -> f64 {
+        tenant.map_or(self.0.config.sample_ratio, |tenant| self.0.config.ratio_of(tenant))
+    }
+}
+
+/// Whether a trace that begins here is kept.
+fn is_kept(ratio: f64) -> bool {
+    ratio > 0.0 && (ratio >= 1.0 || rand::random::<f64>() < ratio)
+}
+
+/// Starts a span that is kept, in its parent's trace or in one of its own.
+fn start(
+    tracer: &SdkTracer,
+    name: String,
+    kind: SpanKind,
+    parent: Option<&SpanContext>,
+    links: Vec<Link>,
+    attributes: Vec<KeyValue>,
+) -> Span {
+    let mut builder = SpanBuilder::from_name(name).with_kind(kind);
+    builder.links = (!links.is_empty()).then_some(links);
+    builder.attributes = Some(attributes);
+    let context = match parent {
+        Some(parent) => Context::new().with_remote_span_context(parent.clone()),
+        None => Context::new(),
+    };
+    tracer.build_with_context(builder, &context)
+}

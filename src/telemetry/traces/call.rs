@@ -1,0 +1,216 @@
+//! One RPC's place in its trace. A method, the caller's context and perhaps its address enter; a trace id for answers,
+//! errors, audit and logs leaves at once, and a server span when the trace is kept. Whether it is may depend on the tenant,
+//! so it is decided when the caller is recognised, or at the end when nobody was.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::SystemTime,
+};
+
+use http::HeaderMap;
+use opentelemetry::{
+    Context, KeyValue, SpanId, TraceFlags, TraceId,
+    trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, TraceState, Tracer as _},
+};
+use opentelemetry_sdk::trace::Span;
+use opentelemetry_semantic_conventions::attribute as names;
+use tonic::Code;
+
+use super::{Traces, is_kept};
+use crate::{
+    names::{ClientId, TenantId},
+    telemetry::TraceContext,
+};
+
+/// How long a call lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    /// Its messages are part of it.
+    Unary,
+    /// It may live for days: its messages have traces of their own, with a link to it.
+    Stream,
+}
+
+/// One RPC. Cloning is cheap.
+#[derive(Clone)]
+pub struct Call(Arc<Inner>);
+
+struct Inner {
+    traces: Traces,
+    /// `warrengate.v1.Messaging/Publish`.
+    method: String,
+    kind: CallKind,
+    peer: Option<SocketAddr>,
+    parent: Option<TraceContext>,
+    started: SystemTime,
+    decided: OnceLock<(TraceContext, Mutex<Option<Span>>)>,
+    log: tracing::Span,
+}
+
+impl Call {
+    /// A call came in. `path` is HTTP's, `/package.Service/Method`.
+    pub fn begin(traces: &Traces, path: &str, headers: &HeaderMap, peer: Option<SocketAddr>) -> Self {
+        let method = path.trim_start_matches('/');
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/');
+        let is_known = method.len() <= 100 && method.chars().all(is_plain);
+        let method = if is_known { method } else { "_OTHER" };
+        let kind = match method.rsplit_once('/') {
+            Some(("warrengate.v1.Messaging", "Publish" | "Subscribe")) => CallKind::Stream,
+            _ => CallKind::Unary,
+        };
+        // At any level: lines of every level are to have it.
+        let log = tracing::error_span!(
+            "call",
+            method,
+            trace_id = tracing::field::Empty,
+            tenant = tracing::field::Empty,
+            client = tracing::field::Empty
+        );
+        let parent = TraceContext::from_headers(headers);
+        if let Some(parent) = &parent {
+            log.record("trace_id", parent.trace_id());
+        }
+        Self(Arc::new(Inner {
+            traces: traces.clone(),
+            method: method.to_owned(),
+            kind,
+            peer,
+            parent,
+            started: SystemTime::now(),
+            decided: OnceLock::new(),
+            log,
+        }))
+    }
+
+    /// Its caller is recognised.
+    pub fn identify(&self, client: &ClientId) {
+        self.0.log.record("client", client.as_str());
+        let mut who = vec![KeyValue::new(super::CLIENT, client.to_string())];
+        if let Some(tenant) = client.tenant() {
+            self.0.log.record("tenant", tenant.as_str());
+            who.push(KeyValue::new(super::TENANT, tenant.to_string()));
+        }
+        self.decide(client.tenant(), who);
+    }
+
+    /// The trace's id, 32 hex digits. Asked for before the caller is recognised, it decides that nobody will be.
+    pub fn trace_id(&self) -> String {
+        self.decide(None, Vec::new()).0.trace_id()
+    }
+
+    /// What a caller may go on with.
+    pub fn traceparent(&self) -> String {
+        self.decide(None, Vec::new()).0.traceparent()
+    }
+
+    /// Where its log lines belong.
+    pub fn log(&self) -> &tracing::Span {
+        &self.0.log
+    }
+
+    /// It has its status; the stable reason code when there is one. Only the first call counts.
+    pub fn end(&self, code: Code, reason: Option<&str>) {
+        let (_, span) = self.decide(None, Vec::new());
+        let Some(mut span) = span.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if code == Code::Unimplemented && reason.is_none() {
+            // Names that anyone can invent are not kept.
+            span.update_name("_OTHER");
+        } else {
+            span.set_attribute(KeyValue::new(names::RPC_METHOD, self.0.method.clone()));
+        }
+        span.set_attribute(KeyValue::new(names::RPC_RESPONSE_STATUS_CODE, code_name(code)));
+        if let Some(reason) = reason {
+            span.set_attribute(KeyValue::new(super::RULE, reason.to_owned()));
+        }
+        if code != Code::Ok {
+            span.set_attribute(KeyValue::new(names::ERROR_TYPE, code_name(code)));
+            span.set_status(Status::error(reason.unwrap_or_else(|| code_name(code)).to_owned()));
+        }
+    }
+
+    pub(super) fn kind(&self) -> CallKind {
+        self.0.kind
+    }
+
+    /// Its context, when it has a span or its caller gave one: nobody can find the others.
+    pub(super) fn context(&self) -> Option<TraceContext> {
+        let (context, _) = self.decide(None, Vec::new());
+        (context.is_sampled() || self.0.parent.is_some()).then(|| context.clone())
+    }
+
+    fn decide(&self, tenant: Option<&TenantId>, who: Vec<KeyValue>) -> &(TraceContext, Mutex<Option<Span>>) {
+        self.0.decided.get_or_init(|| {
+            let inner = &*self.0;
+            // Probes would fill the collector.
+            let is_ours = inner.method.starts_with("warrengate.");
+            let keep = match &inner.parent {
+                Some(parent) => parent.is_sampled(),
+                None => is_ours && is_kept(inner.traces.ratio(tenant)),
+            };
+            let span = inner.traces.tracer().filter(|_| keep).map(|tracer| {
+                let mut attributes = Vec::with_capacity(10);
+                attributes.push(KeyValue::new(names::RPC_SYSTEM_NAME, "grpc"));
+                if let Some(peer) = inner.peer {
+                    attributes.push(KeyValue::new(names::NETWORK_PEER_ADDRESS, peer.ip().to_string()));
+                    attributes.push(KeyValue::new(names::NETWORK_PEER_PORT, i64::from(peer.port())));
+                }
+                attributes.extend(who);
+                let builder = SpanBuilder::from_name(inner.method.clone())
+                    .with_kind(SpanKind::Server)
+                    .with_start_time(inner.started)
+                    .with_attributes(attributes);
+                let context = match &inner.parent {
+                    Some(parent) => Context::new().with_remote_span_context(parent.inner().clone()),
+                    None => Context::new(),
+                };
+                tracer.build_with_context(builder, &context)
+            });
+            let context = match (&span, &inner.parent) {
+                (Some(span), _) => TraceContext::from_inner(span.span_context().clone()),
+                (None, Some(parent)) => parent.clone(),
+                (None, None) => invented(),
+            };
+            if inner.parent.is_none() {
+                inner.log.record("trace_id", context.trace_id());
+            }
+            (context, Mutex::new(span))
+        })
+    }
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Call({})", self.0.method)
+    }
+}
+
+/// Ids of a trace that is not kept: logs, errors and audit can still be joined by them.
+fn invented() -> TraceContext {
+    let id = TraceId::from_bytes(rand::random::<[u8; 16]>());
+    let span = SpanId::from_bytes(rand::random::<[u8; 8]>());
+    TraceContext::from_inner(SpanContext::new(id, span, TraceFlags::default(), false, TraceState::default()))
+}
+
+/// As gRPC writes it.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

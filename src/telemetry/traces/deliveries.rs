@@ -1,0 +1,155 @@
+//! Deliveries between the hand-over and the settlement: one `deliver` span each, by the stream's delivery ids, and below it
+//! the settlement. Only what is kept is here; a stream whose messages are not keeps nothing.
+
+use std::collections::BTreeMap;
+
+use opentelemetry::{
+    KeyValue,
+    trace::{Span as _, SpanKind, Status},
+};
+use opentelemetry_sdk::trace::Span;
+use opentelemetry_semantic_conventions::attribute as names;
+
+use super::{
+    MessageTracer,
+    message::{Subject, destination},
+};
+use crate::{
+    pb::{Delivery, Message},
+    telemetry::{Settlement, TraceContext},
+};
+
+/// The open deliveries of one stream.
+#[derive(Default)]
+pub struct DeliverySpans {
+    tracer: MessageTracer,
+    open: BTreeMap<u64, Open>,
+}
+
+struct Open {
+    span: Span,
+    destination: String,
+    /// What its settlement says of the message, too.
+    common: Vec<KeyValue>,
+}
+
+/// Settlements that the broker has not been told yet. Dropped before [`Self::done`], they say that the link was lost.
+#[must_use = "call done() when the broker was told"]
+pub struct Settling(Vec<(Span, Span)>);
+
+impl DeliverySpans {
+    /// None yet.
+    pub fn new(tracer: MessageTracer) -> Self {
+        Self { tracer, open: BTreeMap::new() }
+    }
+
+    /// A delivery is handed to the client. Its context goes into the message's headers in place of the producer's, which is
+    /// its parent and a link of it.
+    pub fn delivered(&mut self, delivery: &mut Delivery, queue: &str) {
+        if self.tracer.is_off() {
+            return;
+        }
+        let Some(message) = delivery.message.as_mut().filter(|message| !message.headers.is_empty()) else { return };
+        let destination = destination(&delivery.exchange, &delivery.routing_key, queue);
+        let subject = Subject {
+            operation: "deliver",
+            // The gateway hands it over unasked; that is no "receive" in OpenTelemetry's words.
+            kind: "process",
+            destination: destination.clone(),
+            routing_key: &delivery.routing_key,
+            message,
+        };
+        let mut more = vec![
+            KeyValue::new(super::QUEUE, queue.to_owned()),
+            KeyValue::new(super::ATTEMPT, i64::from(delivery.attempt)),
+            KeyValue::new(super::REDELIVERED, delivery.redelivered),
+        ];
+        if let Some(offset) = delivery.stream_offset {
+            more.push(KeyValue::new(super::OFFSET, i64::try_from(offset).unwrap_or(i64::MAX)));
+        }
+        let Some(span) = self.tracer.consume(&subject, SpanKind::Consumer, more) else { return };
+        let common = common(message, &destination, queue);
+        TraceContext::from_inner(span.span_context().clone()).into_message(message);
+        self.open.insert(delivery.delivery_id, Open { span, destination, common });
+    }
+
+    /// The client settles these, and all up to and with `through` when it is not 0; `reason` is its own.
+    pub fn settling(&mut self, ids: &[u64], through: u64, settlement: Settlement, reason: &str) -> Settling {
+        if self.open.is_empty() {
+            return Settling(Vec::new());
+        }
+        let mut taken = Vec::new();
+        if through > 0 {
+            let rest = self.open.split_off(&through.saturating_add(1));
+            taken.extend(std::mem::replace(&mut self.open, rest).into_values());
+        }
+        taken.extend(ids.iter().filter_map(|id| self.open.remove(id)));
+        Settling(taken.into_iter().filter_map(|open| self.settle(open, settlement, reason)).collect())
+    }
+
+    /// All that are open go back unsettled, because of this.
+    pub fn taken_back(&mut self, why: &'static str) {
+        for (_, mut open) in std::mem::take(&mut self.open) {
+            open.span.set_attribute(KeyValue::new(super::SETTLEMENT, "taken back"));
+            fail(&mut open.span, why);
+        }
+    }
+
+    fn settle(&self, mut open: Open, settlement: Settlement, reason: &str) -> Option<(Span, Span)> {
+        let operation = super::settlement(settlement);
+        let mut attributes = open.common;
+        attributes.push(KeyValue::new(names::MESSAGING_OPERATION_NAME, operation));
+        attributes.push(KeyValue::new(names::MESSAGING_OPERATION_TYPE, "settle"));
+        open.span.set_attribute(KeyValue::new(super::SETTLEMENT, operation));
+        if !reason.is_empty() {
+            attributes.push(KeyValue::new(super::REASON, reason.to_owned()));
+            open.span.set_attribute(KeyValue::new(super::REASON, reason.to_owned()));
+        }
+        match settlement {
+            Settlement::Ack | Settlement::Drop => {}
+            Settlement::Retry => fail(&mut open.span, "RETRIED"),
+            Settlement::DeadLetter => fail(&mut open.span, "DEAD_LETTERED"),
+            Settlement::TakenBack => fail(&mut open.span, "LEASE_EXPIRED"),
+        }
+        let settle = self.tracer.below(&open.span, format!("{operation} {}", open.destination), attributes)?;
+        Some((settle, open.span))
+    }
+}
+
+impl Settling {
+    /// The broker was told.
+    pub fn done(mut self) {
+        // Ended where they are dropped, the settlement first.
+        self.0.clear();
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        for (settle, _) in &mut self.0 {
+            fail(settle, "LINK_LOST");
+        }
+    }
+}
+
+impl Drop for DeliverySpans {
+    fn drop(&mut self) {
+        self.taken_back("STREAM_ENDED");
+    }
+}
+
+fn fail(span: &mut Span, why: &'static str) {
+    span.set_attribute(KeyValue::new(names::ERROR_TYPE, why));
+    span.set_status(Status::error(why));
+}
+
+fn common(message: &Message, destination: &str, queue: &str) -> Vec<KeyValue> {
+    let mut common = Vec::with_capacity(8);
+    common.push(KeyValue::new(names::MESSAGING_SYSTEM, "rabbitmq"));
+    common.push(KeyValue::new(names::MESSAGING_DESTINATION_NAME, destination.to_owned()));
+    common.push(KeyValue::new(super::QUEUE, queue.to_owned()));
+    if !message.message_id.is_empty() {
+        common.push(KeyValue::new(names::MESSAGING_MESSAGE_ID, message.message_id.clone()));
+    }
+    common
+}

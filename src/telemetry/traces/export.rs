@@ -1,0 +1,150 @@
+//! Spans on their way to the collector. Ended spans enter and wait in a bounded queue; a thread of its own sends them in
+//! batches. Whatever the collector does, ending a span never waits: what finds no room is dropped and counted, and one line
+//! says when the collector does not take traces, and one when it takes them again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter as OtlpExporter, WithExportConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor},
+};
+
+use crate::{
+    config::{OtlpProtocol, TracesConfig},
+    telemetry::Error,
+};
+
+/// Spans that were lost.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Dropped(Arc<AtomicU64>);
+
+impl Dropped {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, spans: usize) {
+        self.0.fetch_add(spans as u64, Ordering::Relaxed);
+    }
+}
+
+/// # Errors
+/// When the endpoint is none.
+pub(super) fn processor(config: &TracesConfig, endpoint: &str, dropped: Dropped) -> Result<Bounded, Error> {
+    let exporter = exporter(config, endpoint).map_err(Error::Exporter)?;
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let counted = Counted {
+        inner: exporter,
+        endpoint: endpoint.to_owned(),
+        waiting: Arc::clone(&waiting),
+        dropped: dropped.clone(),
+        failing: AtomicBool::new(false),
+    };
+    let batch = BatchConfigBuilder::default()
+        .with_max_queue_size(config.queue)
+        .with_max_export_batch_size(config.batch)
+        .with_scheduled_delay(config.interval)
+        .build();
+    let inner = BatchSpanProcessor::builder(counted).with_batch_config(batch).build();
+    Ok(Bounded { inner, room: config.queue, waiting, dropped })
+}
+
+fn exporter(config: &TracesConfig, endpoint: &str) -> Result<OtlpExporter, ExporterBuildError> {
+    let builder = OtlpExporter::builder();
+    match config.protocol {
+        OtlpProtocol::Grpc => builder.with_tonic().with_endpoint(endpoint).with_timeout(config.timeout).build(),
+        OtlpProtocol::Http => builder.with_http().with_endpoint(endpoint).with_timeout(config.timeout).build(),
+    }
+}
+
+/// The library's processor behind a count of what waits: it drops silently, so nothing more than its queue gets to it.
+#[derive(Debug)]
+pub(super) struct Bounded {
+    inner: BatchSpanProcessor,
+    room: usize,
+    waiting: Arc<AtomicUsize>,
+    dropped: Dropped,
+}
+
+impl SpanProcessor for Bounded {
+    fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.room {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.dropped.add(1);
+            return;
+        }
+        self.inner.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        let done = self.inner.shutdown_with_timeout(timeout);
+        // What is left will not go any more.
+        self.dropped.add(self.waiting.swap(0, Ordering::Relaxed));
+        done
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+/// The exporter with a count of what it loses.
+#[derive(Debug)]
+struct Counted {
+    inner: OtlpExporter,
+    endpoint: String,
+    waiting: Arc<AtomicUsize>,
+    dropped: Dropped,
+    failing: AtomicBool,
+}
+
+impl SpanExporter for Counted {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let done = self.inner.export(batch).await;
+        // Until here they hold memory; shutdown may have given them up meanwhile.
+        let _ = self
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| Some(waiting.saturating_sub(spans)));
+        match &done {
+            Ok(()) => {
+                if self.failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!(
+                        endpoint = self.endpoint,
+                        dropped = self.dropped.get(),
+                        "traces are delivered again"
+                    );
+                }
+            }
+            Err(error) => {
+                self.dropped.add(spans);
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        endpoint = self.endpoint,
+                        %error,
+                        "traces cannot be delivered; they are dropped and counted until the collector takes them"
+                    );
+                }
+            }
+        }
+        done
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}

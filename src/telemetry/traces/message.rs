@@ -1,0 +1,177 @@
+//! A stream's messages and their traces. What a message's headers say, or the caller's call, enters; spans that are kept
+//! leave, one for each message published and one for each delivery, with the context for the next hop in the headers. A
+//! message that is not kept costs a look into its headers, and one drawn number when it has no context.
+
+use std::sync::Arc;
+
+use opentelemetry::{
+    KeyValue, Value,
+    trace::{Link, Span as _, SpanContext, SpanKind},
+};
+use opentelemetry_sdk::trace::{SdkTracer, Span};
+use opentelemetry_semantic_conventions::attribute as names;
+
+use super::{Call, CallKind, Sending, is_kept, start};
+use crate::{
+    names::{ClientId, TenantId},
+    pb::{Message, Publication},
+    telemetry::TraceContext,
+};
+
+/// What a stream's messages are traced with. Cloning is cheap.
+#[derive(Clone, Default)]
+pub struct MessageTracer(Option<Arc<Inner>>);
+
+struct Inner {
+    tracer: SdkTracer,
+    ratio: f64,
+    tenant: Arc<str>,
+    client: Arc<str>,
+    /// The call that the messages came with: their parent when it is over with them, and only a link when it is a stream
+    /// that lives for days.
+    call: Option<(SpanContext, CallKind)>,
+}
+
+/// What a span is about.
+pub(super) struct Subject<'a> {
+    pub(super) operation: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) destination: String,
+    pub(super) routing_key: &'a str,
+    pub(super) message: &'a Message,
+}
+
+impl MessageTracer {
+    pub(super) fn off() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn new(
+        tracer: SdkTracer,
+        ratio: f64,
+        tenant: &TenantId,
+        client: &ClientId,
+        call: Option<&Call>,
+    ) -> Self {
+        let (tenant, client) = (tenant.as_str().into(), client.as_str().into());
+        let call = call.and_then(|call| Some((call.context()?.into_inner(), call.kind())));
+        Self(Some(Arc::new(Inner { tracer, ratio, tenant, client, call })))
+    }
+
+    /// A message was handed in: the span until its outcome, when it is kept. Its context goes into the message's headers in
+    /// place of the caller's, which becomes its parent.
+    pub fn publish(&self, publication: &mut Publication) -> Option<Sending> {
+        let inner = self.0.as_deref()?;
+        let message = publication.message.as_mut()?;
+        let given = TraceContext::of_message(message);
+        let call = inner.call.as_ref();
+        let parent = match &given {
+            Some(given) if !given.is_sampled() => return None,
+            Some(given) => Some(given.inner()),
+            None => match call {
+                Some((call, CallKind::Unary)) if !call.is_sampled() => {
+                    TraceContext::from_inner(call.clone()).into_message(message);
+                    return None;
+                }
+                Some((call, CallKind::Unary)) => Some(call),
+                _ if !is_kept(inner.ratio) => return None,
+                _ => None,
+            },
+        };
+        let links = inner.stream_link();
+        let subject = Subject {
+            operation: "send",
+            kind: "send",
+            destination: destination(&publication.exchange, &publication.routing_key, ""),
+            routing_key: &publication.routing_key,
+            message,
+        };
+        let span = inner.start(&subject, SpanKind::Producer, parent, links, Vec::new());
+        TraceContext::from_inner(span.span_context().clone()).into_message(message);
+        Some(Sending::new(span))
+    }
+
+    /// A span about a message that was taken from a queue, in the message's own trace; none when that is not kept.
+    pub(super) fn consume(&self, subject: &Subject<'_>, kind: SpanKind, more: Vec<KeyValue>) -> Option<Span> {
+        let inner = self.0.as_deref()?;
+        let producer = TraceContext::of_message(subject.message).filter(TraceContext::is_sampled)?.into_inner();
+        let mut links = vec![Link::with_context(producer.clone())];
+        links.extend(inner.stream_link());
+        Some(inner.start(subject, kind, Some(&producer), links, more))
+    }
+
+    /// A span below another of the same message.
+    pub(super) fn below(&self, parent: &Span, name: String, mut attributes: Vec<KeyValue>) -> Option<Span> {
+        let inner = self.0.as_deref()?;
+        attributes.push(KeyValue::new(super::TENANT, Arc::clone(&inner.tenant)));
+        attributes.push(KeyValue::new(super::CLIENT, Arc::clone(&inner.client)));
+        Some(start(&inner.tracer, name, SpanKind::Client, Some(parent.span_context()), Vec::new(), attributes))
+    }
+
+    pub(super) fn is_off(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Inner {
+    fn stream_link(&self) -> Vec<Link> {
+        match &self.call {
+            Some((call, CallKind::Stream)) if call.is_sampled() => vec![Link::with_context(call.clone())],
+            _ => Vec::new(),
+        }
+    }
+
+    fn start(
+        &self,
+        subject: &Subject<'_>,
+        kind: SpanKind,
+        parent: Option<&SpanContext>,
+        links: Vec<Link>,
+        more: Vec<KeyValue>,
+    ) -> Span {
+        let name = format!("{} {}", subject.operation, subject.destination);
+        let mut attributes = self.attributes(subject);
+        attributes.extend(more);
+        start(&self.tracer, name, kind, parent, links, attributes)
+    }
+
+    /// What every span of a message says (OpenTelemetry's conventions for messaging and for RabbitMQ).
+    fn attributes(&self, subject: &Subject<'_>) -> Vec<KeyValue> {
+        // Room for what is added later, too.
+        let mut attributes = Vec::with_capacity(20);
+        let mut add = |name: &'static str, value: Value| attributes.push(KeyValue::new(name, value));
+        add(names::MESSAGING_SYSTEM, "rabbitmq".into());
+        add(names::MESSAGING_OPERATION_NAME, subject.operation.into());
+        add(names::MESSAGING_OPERATION_TYPE, subject.kind.into());
+        add(names::MESSAGING_DESTINATION_NAME, subject.destination.clone().into());
+        if !subject.routing_key.is_empty() {
+            add(names::MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY, subject.routing_key.to_owned().into());
+        }
+        if !subject.message.message_id.is_empty() {
+            add(names::MESSAGING_MESSAGE_ID, subject.message.message_id.clone().into());
+        }
+        if !subject.message.correlation_id.is_empty() {
+            add(names::MESSAGING_MESSAGE_CONVERSATION_ID, subject.message.correlation_id.clone().into());
+        }
+        add(names::MESSAGING_MESSAGE_BODY_SIZE, i64::try_from(subject.message.body.len()).unwrap_or(i64::MAX).into());
+        add(super::TENANT, Arc::clone(&self.tenant).into());
+        add(super::CLIENT, Arc::clone(&self.client).into());
+        attributes
+    }
+}
+
+/// RabbitMQ's way to name a destination: exchange, routing key and, for a consumer, the queue; what is empty or said
+/// already is left out.
+pub(super) fn destination(exchange: &str, routing_key: &str, queue: &str) -> String {
+    let mut text = String::with_capacity(exchange.len() + routing_key.len() + queue.len() + 2);
+    let queue = if queue == routing_key { "" } else { queue };
+    for part in [exchange, routing_key, queue] {
+        if !part.is_empty() {
+            if !text.is_empty() {
+                text.push(':');
+            }
+            text.push_str(part);
+        }
+    }
+    if text.is_empty() { "amq.default".to_owned() } else { text }
+}

@@ -1,0 +1,75 @@
+//! A message between its arrival and its outcome: one `send` span, with an event for each attempt at the broker and one for
+//! its confirm.
+
+use std::time::Instant;
+
+use opentelemetry::{
+    KeyValue,
+    trace::{Span as _, Status},
+};
+use opentelemetry_sdk::trace::Span;
+use opentelemetry_semantic_conventions::attribute as names;
+
+use crate::pb::Outcome;
+
+/// A published message without an outcome. Dropped without one, it says that the stream ended first.
+#[derive(Debug)]
+pub struct Sending {
+    span: Span,
+    attempts: i64,
+    sent: Option<Instant>,
+    over: bool,
+}
+
+impl Sending {
+    pub(super) fn new(span: Span) -> Self {
+        Self { span, attempts: 0, sent: None, over: false }
+    }
+
+    /// The trace's id, 32 hex digits.
+    pub fn trace_id(&self) -> String {
+        self.span.span_context().trace_id().to_string()
+    }
+
+    /// The message has its id now.
+    pub fn identified(&mut self, message_id: &str) {
+        self.span.set_attribute(KeyValue::new(names::MESSAGING_MESSAGE_ID, message_id.to_owned()));
+    }
+
+    /// It goes to the broker, perhaps again.
+    pub fn sent(&mut self) {
+        self.attempts += 1;
+        self.sent = Some(Instant::now());
+        self.span.add_event("sent to broker", vec![KeyValue::new(super::ATTEMPT, self.attempts)]);
+    }
+
+    /// Its outcome, and the code of what decided when it is not `CONFIRMED`; the trace's id.
+    pub fn end(mut self, outcome: Outcome, reason: &'static str) -> String {
+        let outcome = super::outcome(outcome);
+        if let Some(sent) = self.sent {
+            let millis = sent.elapsed().as_secs_f64() * 1000.0;
+            self.span.add_event(outcome, vec![KeyValue::new(super::LATENCY, millis)]);
+        }
+        self.span.set_attribute(KeyValue::new(super::OUTCOME, outcome));
+        if outcome != "confirmed" {
+            self.fail(reason);
+        }
+        self.over = true;
+        self.trace_id()
+    }
+
+    fn fail(&mut self, reason: &'static str) {
+        self.span.set_attribute(KeyValue::new(super::RULE, reason));
+        self.span.set_attribute(KeyValue::new(names::ERROR_TYPE, reason));
+        self.span.set_status(Status::error(reason));
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if !self.over {
+            self.span.set_attribute(KeyValue::new(super::OUTCOME, "unanswered"));
+            self.fail("STREAM_ENDED");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A call's trace, around everything that answers it. A request enters and goes on with its [`Call`]; the answer's headers
+//! and the details of its error say the trace's id, and the call's span ends with its last byte. Status and error are read
+//! where gRPC writes them, so no service can forget to.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use tokio::net::TcpStream;
+use tonic::{
+    Code, Status,
+    transport::server::{Connected, TcpConnectInfo, TlsConnectInfo},
+};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use crate::{
+    error,
+    telemetry::{Call, Traces},
+};
+
+/// Gives every request a [`Call`].
+#[derive(Clone)]
+pub(super) struct TraceLayer(pub(super) Traces);
+
+impl<S> Layer<S> for TraceLayer {
+    type Service = TraceService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        TraceService { traces: self.0.clone(), inner }
+    }
+}
+
+/// See [`TraceLayer`].
+#[derive(Clone)]
+pub(super) struct TraceService<S> {
+    traces: Traces,
+    inner: S,
+}
+
+type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, E>> + Send>>;
+
+impl<S, A, B> Service<Request<A>> for TraceService<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<tonic::body::Body>;
+    type Error = S::Error;
+    type Future = Answering<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        type Peer = <tokio_rustls::server::TlsStream<TcpStream> as Connected>::ConnectInfo;
+        let peer: Option<&TlsConnectInfo<TcpConnectInfo>> = request.extensions().get::<Peer>();
+        let peer = peer.and_then(|peer| peer.get_ref().remote_addr());
+        let call = Call::begin(&self.traces, request.uri().path(), request.headers(), peer);
+        request.extensions_mut().insert(call.clone());
+        let log = call.log().clone();
+        let answering = self.inner.call(request);
+        let answering = async move {
+            let mut guard = EndsOnDrop { call: Some(call) };
+            let mut response = answering.await?;
+            let Some(call) = guard.call.take() else { return Ok(response.map(tonic::body::Body::new)) };
+            let id = call.trace_id();
+            for (name, value) in [("x-trace-id", &id), ("traceparent", &call.traceparent())] {
+                if let Ok(value) = HeaderValue::from_str(value) {
+                    response.headers_mut().insert(name, value);
+                }
+            }
+            // An error without a body has its status in the headers.
+            finish(&call, response.headers_mut());
+            let body = |inner| tonic::body::Body::new(Traced { inner, guard: EndsOnDrop { call: Some(call) } });
+            Ok(response.map(body))
+        };
+        Box::pin(answering.instrument(log))
+    }
+}
+
+/// Reads a status, ends the call with it, and puts the trace's id into an error's details.
+fn finish(call: &Call, headers: &mut HeaderMap) {
+    let Some(status) = Status::from_header_map(headers) else { return };
+    call.end(status.code(), error::reason_of(&status).as_deref());
+    if status.code() != Code::Ok {
+        let status = error::with_trace(status, &call.trace_id());
+        // Both values are base64 or percent-encoded, so it cannot fail.
+        let _ = status.add_header(headers);
+    }
+}
+
+/// A call whose answer is given up was cancelled.
+struct EndsOnDrop {
+    call: Option<Call>,
+}
+
+impl Drop for EndsOnDrop {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            call.end(Code::Cancelled, None);
+        }
+    }
+}
+
+/// An answer's body, whose end is the call's.
+struct Traced<B> {
+    inner: B,
+    guard: EndsOnDrop,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Traced<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+            && let Some(call) = &self.guard.call
+        {
+            finish(call, trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

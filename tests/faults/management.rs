@@ -1,0 +1,89 @@
+//! What the broker says is open, by its HTTP API: consumers, channels and connections of all tenants.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use reqwest::{Certificate, Identity};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+use warrengate::{
+    node::Node,
+    pki::{CertsDir, Item},
+};
+
+use crate::wait;
+
+/// The broker counts every five seconds; idle connections are closed after five.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Management {
+    http: reqwest::Client,
+    root: String,
+    password: SecretString,
+}
+
+/// What is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    pub connections: usize,
+    pub channels: usize,
+    pub consumers: usize,
+}
+
+impl std::fmt::Display for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} consumers on {} channels of {} connections", self.consumers, self.channels, self.connections)
+    }
+}
+
+impl Open {
+    pub fn is_nothing(self) -> bool {
+        self.connections + self.channels + self.consumers == 0
+    }
+}
+
+impl Management {
+    pub fn new(node: &Node, certs: &CertsDir) -> anyhow::Result<Self> {
+        let mut identity = std::fs::read(certs.key(Item::Provisioner))?;
+        identity.extend(std::fs::read(certs.certificate(Item::Provisioner))?);
+        let ca = std::fs::read(certs.certificate(Item::BrokerCa))?;
+        let http = reqwest::Client::builder()
+            .tls_certs_only([Certificate::from_pem(&ca)?])
+            .identity(Identity::from_pem(&identity)?)
+            .timeout(Duration::from_secs(10))
+            .build()?;
+        let root = format!("https://127.0.0.1:{}/api", node.management_port());
+        Ok(Self { http, root, password: node.provisioner_password() })
+    }
+
+    async fn count(&self, what: &str) -> anyhow::Result<usize> {
+        let request = self.http.get(format!("{}/{what}", self.root));
+        let answer =
+            request.basic_auth(warrengate::pki::PROVISIONER, Some(self.password.expose_secret())).send().await?;
+        ensure!(answer.status().is_success(), "{what}: {}", answer.status());
+        let rows: Value = serde_json::from_str(&answer.text().await?)?;
+        Ok(rows.as_array().map_or(0, Vec::len))
+    }
+
+    /// What is open now. The broker's statistics may be some seconds old.
+    pub async fn open(&self) -> anyhow::Result<Open> {
+        Ok(Open {
+            connections: self.count("connections").await?,
+            channels: self.count("channels").await?,
+            consumers: self.count("consumers").await?,
+        })
+    }
+
+    /// What is open as soon as it is as wanted, or after a while.
+    pub async fn until(&self, wanted: impl Fn(Open) -> bool) -> anyhow::Result<Open> {
+        let mut last = self.open().await?;
+        let _ = wait::until("the broker's numbers", PATIENCE, async || {
+            if let Ok(open) = self.open().await {
+                last = open;
+            }
+            wanted(last)
+        })
+        .await;
+        Ok(last)
+    }
+}

@@ -1,0 +1,63 @@
+//! The gateways' memory over the run. Samples enter, one a second; whether it grows leaves.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Reads how much a process holds now, in KiB.
+type Gauge = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// What grows less than this is not judged to grow: caches fill, and an allocator keeps what it once had.
+const TOLERATED_PART: f64 = 0.15;
+const TOLERATED_KIB: u64 = 12 * 1024;
+
+/// Follows one process.
+pub struct Memory {
+    samples: Arc<Mutex<Vec<(Instant, u64)>>>,
+    _stop: DropGuard,
+}
+
+/// Medians, in KiB.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged {
+    pub third_quarter: u64,
+    pub last_quarter: u64,
+    pub grows: bool,
+}
+
+impl Memory {
+    pub fn follow(gauge: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Self {
+        let gauge: Gauge = Arc::new(gauge);
+        let samples: Arc<Mutex<Vec<_>>> = Arc::default();
+        let stop = CancellationToken::new();
+        let (into, stopped) = (Arc::clone(&samples), stop.clone());
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                tokio::select! {
+                    _ = tick.tick() => into.lock().unwrap().extend(gauge().map(|kib| (Instant::now(), kib))),
+                    () = stopped.cancelled() => return,
+                }
+            }
+        });
+        Self { samples, _stop: stop.drop_guard() }
+    }
+
+    /// The last half of the run: its first part against its last part, by their medians, so that one moment decides nothing.
+    pub fn judge(&self, began: Instant, ended: Instant) -> Option<Judged> {
+        let part = |number: u32| began + (ended - began) * number / 4;
+        let median = |from: Instant, to: Instant| {
+            let samples = self.samples.lock().unwrap();
+            let mut inside: Vec<u64> =
+                samples.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, kib)| *kib).collect();
+            inside.sort_unstable();
+            inside.get(inside.len() / 2).copied()
+        };
+        let (third_quarter, last_quarter) = (median(part(2), part(3))?, median(part(3), ended)?);
+        let tolerated = third_quarter + (third_quarter as f64 * TOLERATED_PART) as u64 + TOLERATED_KIB;
+        Some(Judged { third_quarter, last_quarter, grows: last_quarter > tolerated })
+    }
+}

@@ -1,0 +1,79 @@
+//! Signals, and the end of everything. Process groups enter; when this process ends in whatever way, `kill -9` included,
+//! they are killed: a shell waits at the other end of a pipe that the kernel closes with us.
+
+use std::{
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::Mutex,
+};
+
+use anyhow::Context as _;
+
+const SCRIPT: &str = r#"
+trap '' HUP INT QUIT TERM
+groups=
+while read -r sign group; do
+  case $sign in
+    +) groups="$groups $group" ;;
+    -) rest=; for other in $groups; do [ "$other" = "$group" ] || rest="$rest $other"; done; groups=$rest ;;
+  esac
+done
+for group in $groups; do kill -s KILL -- "-$group"; done
+"#;
+
+/// Watches process groups. Dropping it kills those that it still watches.
+pub struct Reaper {
+    shell: Child,
+    pipe: Mutex<Option<ChildStdin>>,
+}
+
+impl Reaper {
+    pub fn start() -> anyhow::Result<Self> {
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", SCRIPT, "warrengate-faults"])
+            .process_group(0)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start a shell")?;
+        let pipe = Mutex::new(shell.stdin.take());
+        Ok(Self { shell, pipe })
+    }
+
+    /// Kills this group, too, at the end.
+    pub fn watch(&self, group: u32) {
+        self.tell('+', group);
+    }
+
+    /// This group has ended.
+    pub fn forget(&self, group: u32) {
+        self.tell('-', group);
+    }
+
+    fn tell(&self, sign: char, group: u32) {
+        if let Some(pipe) = &mut *self.pipe.lock().unwrap() {
+            let _ = writeln!(pipe, "{sign} {group}").and_then(|()| pipe.flush());
+        }
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        drop(self.pipe.lock().unwrap().take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// Sends a signal ("TERM", "KILL" …) to every process of the group; no group left is no error.
+pub fn signal(group: u32, signal: &str) {
+    // By the shell's own `kill`: the standard library has none but KILL, and /bin/kill is not everywhere.
+    let _ = Command::new("/bin/sh")
+        .args(["-c", r#"kill -s "$1" -- "-$2""#, "sh", signal, &group.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}

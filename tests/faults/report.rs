@@ -1,0 +1,18 @@
+//! What people and scripts read: lines while it runs, a table at the end, and one last line.
+
+use std::{io::Write as _, sync::OnceLock, time::Instant};
+
+static BEGAN: OnceLock<Instant> = OnceLock::new();
+
+/// A line of progress, with the time since the first.
+pub fn say(line: &str) {
+    let began = BEGAN.get_or_init(Instant::now);
+    print(&format!("[{:4.0} s] {line}\n", began.elapsed().as_secs_f32()));
+}
+
+/// As it is.
+pub fn print(text: &str) {
+    let mut output = std::io::stdout().lock();
+    // Nobody reads any more: nothing to do about it.
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}

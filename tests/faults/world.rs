@@ -1,0 +1,181 @@
+//! The world of the suite: a RabbitMQ of its own, a PostgreSQL of its own, two gateways, and tenants. Nothing of it runs on
+//! after its end, and what the processes said lies below target/.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use warrengate::{
+    client::{Client, ClientOptions, Credentials},
+    node::{Node, NodeOptions},
+    pb,
+    pki::{CertsDir, Item, Sans},
+    store::EncryptionKey,
+};
+
+use crate::{
+    gateways::Gateway,
+    message::{EXCHANGE, POISON, POISON_ATTEMPTS, WORK},
+    postgres::Postgres,
+    proxy::Proxy,
+    reaper::Reaper,
+    roads::Roads,
+};
+
+/// A tenant, and a client that may do everything in it.
+#[derive(Clone)]
+pub struct Tenant {
+    pub id: String,
+    pub client_id: String,
+    pub secret: SecretString,
+}
+
+/// Gateways on one broker and one store, and their tenants.
+pub struct Side {
+    // In the order in which they go.
+    pub gateways: Vec<Gateway>,
+    pub node: Node,
+    pub certs: CertsDir,
+    pub ca: String,
+    pub admin: Client,
+    pub tenants: Vec<Tenant>,
+    pub roads: Roads,
+}
+
+/// Where everything of this run lies; that of earlier runs goes.
+pub fn folder() -> anyhow::Result<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("faults");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).context("cannot make the folder of the run")?;
+    Ok(folder)
+}
+
+/// The RabbitMQ that `./scripts/test --broker PATH` names.
+fn installation() -> Option<PathBuf> {
+    std::env::var_os("WARRENGATE_TEST_BROKER").map(PathBuf::from)
+}
+
+impl Side {
+    /// Two gateways on one broker, and so many tenants.
+    pub async fn start(
+        folder: &Path,
+        postgres: &Postgres,
+        reaper: &Arc<Reaper>,
+        tenants: usize,
+    ) -> anyhow::Result<Self> {
+        let certs = CertsDir::new(folder.join("certs"));
+        certs.ensure(&Sans::default())?;
+        let options =
+            NodeOptions { installation: installation(), ..NodeOptions::new(folder.join("broker"), certs.clone()) };
+        let node = Box::pin(Node::start(options)).await?;
+        let key = EncryptionKey::generate();
+        let mut gateways = Vec::new();
+        let mut secret = None;
+        for name in ["a", "b"] {
+            let legs = vec![Proxy::to(node.amqps_port()).await, Proxy::to(node.management_port()).await];
+            let mut settings = settings(&certs, &node.provisioner_password(), &legs[0].endpoint(), &legs[1].endpoint());
+            settings.push(("WARRENGATE_STORE__URL".into(), postgres.url("gateway")));
+            settings.push(("WARRENGATE_STORE__ENCRYPTION_KEY".into(), key.expose_secret().to_owned()));
+            let log = folder.join(format!("gateway-{name}.log"));
+            let gateway = Gateway::new(name, settings, legs, log, reaper)?;
+            secret = secret.or(gateway.start().await?);
+            gateways.push(gateway);
+        }
+        let secret = secret.context("the first gateway names no administrator")?;
+        let ca = std::fs::read_to_string(certs.certificate(Item::GatewayCa))?;
+        let endpoint = format!("https://127.0.0.1:{}", gateways[0].grpc());
+        let admin = connect(&endpoint, &ca, "admin", &secret).await?;
+        let roads = Roads::to(gateways.iter().map(Gateway::grpc).collect());
+        let mut side = Self { gateways, node, certs, ca, admin, tenants: Vec::new(), roads };
+        for number in 1..=tenants {
+            let tenant = side.tenant(&format!("f{number:02}")).await?;
+            side.tenants.push(tenant);
+        }
+        Ok(side)
+    }
+
+    /// Ends all of it in good order.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        drop(self.gateways);
+        Ok(self.node.stop().await?)
+    }
+
+    /// A tenant with its exchange, its queues, and a client.
+    async fn tenant(&self, id: &str) -> anyhow::Result<Tenant> {
+        let tenant = pb::Tenant { id: id.into(), ..pb::Tenant::default() };
+        let request = pb::CreateTenantRequest { tenant: Some(tenant), ..pb::CreateTenantRequest::default() };
+        self.admin.admin().create_tenant(request).await?;
+        let client_id = format!("{id}.app");
+        let client = pb::Client { client_id: client_id.clone(), grants: Some(all_grants()), ..pb::Client::default() };
+        let request = pb::CreateClientRequest { client: Some(client), ..pb::CreateClientRequest::default() };
+        let secret: SecretString = self.admin.admin().create_client(request).await?.into_inner().client_secret.into();
+        let endpoint = format!("https://127.0.0.1:{}", self.gateways[0].grpc());
+        let client = connect(&endpoint, &self.ca, &client_id, &secret).await?;
+        let mut topology = client.topology();
+        let exchange =
+            pb::Exchange { name: EXCHANGE.into(), r#type: pb::ExchangeType::Topic.into(), ..pb::Exchange::default() };
+        topology
+            .declare_exchange(pb::DeclareExchangeRequest { exchange: Some(exchange), validate_only: false })
+            .await?;
+        for name in [WORK, POISON] {
+            let mut queue = pb::Queue { name: name.into(), ..pb::Queue::default() };
+            if name == POISON {
+                queue.max_delivery_attempts = POISON_ATTEMPTS;
+            }
+            topology.declare_queue(pb::DeclareQueueRequest { queue: Some(queue), validate_only: false }).await?;
+            let binding = pb::Binding {
+                source: EXCHANGE.into(),
+                destination: name.into(),
+                routing_key: format!("{name}.#"),
+                ..pb::Binding::default()
+            };
+            topology.bind(pb::BindRequest { binding: Some(binding) }).await?;
+        }
+        Ok(Tenant { id: id.into(), client_id, secret })
+    }
+}
+
+/// A client of whatever gateway the address leads to.
+pub async fn connect(endpoint: &str, ca: &str, id: &str, secret: &SecretString) -> anyhow::Result<Client> {
+    let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
+    let options = ClientOptions::new(endpoint, credentials)
+        .ca_certificate(ca)
+        .server_name("127.0.0.1")
+        .connect_timeout(Duration::from_secs(3));
+    Ok(Client::connect(options).await?)
+}
+
+fn settings(certs: &CertsDir, password: &SecretString, amqps: &str, management: &str) -> Vec<(String, String)> {
+    let path = |item: PathBuf| item.display().to_string();
+    let settings = [
+        ("GRPC__CERTIFICATE", path(certs.certificate(Item::Gateway))),
+        ("GRPC__KEY", path(certs.key(Item::Gateway))),
+        ("BROKER__ENDPOINTS", amqps.to_owned()),
+        ("BROKER__CA_CERTIFICATE", path(certs.certificate(Item::BrokerCa))),
+        ("BROKER__CA_KEY", path(certs.key(Item::BrokerCa))),
+        ("BROKER__IDLE_TIMEOUT", "5s".to_owned()),
+        ("MANAGEMENT__ENDPOINTS", format!("https://{management}")),
+        ("MANAGEMENT__CERTIFICATE", path(certs.certificate(Item::Provisioner))),
+        ("MANAGEMENT__KEY", path(certs.key(Item::Provisioner))),
+        ("MANAGEMENT__PASSWORD", password.expose_secret().to_owned()),
+        // Tokens name the gateway that they are from, and both take them.
+        ("AUTH__ISSUER", "https://warrengate.test".to_owned()),
+        ("TELEMETRY__LOG", std::env::var("WARRENGATE_TEST_LOG").map_or("info", |_| "warrengate=debug,info").to_owned()),
+        ("TELEMETRY__LOG_FORMAT", "human".to_owned()),
+    ];
+    settings.into_iter().map(|(name, value)| (format!("WARRENGATE_{name}"), value)).collect()
+}
+
+/// Everything in the tenant, but to administer it.
+fn all_grants() -> pb::Grants {
+    pb::Grants {
+        publish: vec![pb::PublishGrant { exchange: "#".into(), routing_key: "#".into() }],
+        subscribe: vec!["#".into()],
+        configure: vec!["#".into()],
+        administer: false,
+    }
+}

@@ -1,0 +1,152 @@
+//! The link to the broker fails in every way that a link can, under open streams: frozen, half-open, cut. Streams are told,
+//! hold what is not confirmed, and go on; nothing is left over on the broker.
+
+use std::time::{Duration, Instant};
+
+use warrengate::pb::{Outcome, subscribe_response::Event};
+
+use crate::harness::{
+    Tenant,
+    consumer::{RawSubscription, bodies, ids, start},
+    own::Own,
+    proxy::Proxy,
+    publisher::RawPublisher,
+    to_queue,
+    wait::until,
+};
+
+/// A broker that says nothing is noticed by then.
+const NOTICED: Duration = Duration::from_secs(15);
+/// Streams work again by then.
+const WORKING: Duration = Duration::from_secs(5);
+
+/// A stack whose gateway reaches its broker through a proxy.
+async fn behind_a_proxy(name: &str, settings: &[(&str, &str)]) -> (Own, Proxy) {
+    let proxy = Proxy::start().await;
+    let endpoint = proxy.endpoint();
+    let own = Own::start(name, &[settings, &[("WARRENGATE_BROKER__ENDPOINTS", &endpoint)]].concat()).await;
+    proxy.forward_to(own.stack.node().amqps_port());
+    (own, proxy)
+}
+
+/// One stream of each kind on a queue of its own.
+struct Streams {
+    consumer: RawSubscription,
+    publisher: RawPublisher,
+    sent: usize,
+}
+
+impl Streams {
+    async fn open(tenant: &Tenant) -> Self {
+        tenant.queue("jobs").await;
+        let consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+        let publisher = RawPublisher::open(&tenant.client).await;
+        Self { consumer, publisher, sent: 0 }
+    }
+
+    async fn send(&mut self) {
+        self.publisher.send(vec![to_queue("jobs", self.sent.to_string())]).await;
+        self.sent += 1;
+    }
+
+    async fn confirmed(&mut self) {
+        let results = self.publisher.results(1).await;
+        assert_eq!(results[0].outcome(), Outcome::Confirmed, "{results:?}");
+    }
+
+    async fn received(&mut self) {
+        let last = (self.sent - 1).to_string();
+        loop {
+            // An acknowledgement that was on its way when the link went makes its message come again.
+            let delivery = self.consumer.take(1).await;
+            self.consumer.ack(&ids(&delivery)).await;
+            if bodies(&delivery) == [last.as_str()] {
+                return;
+            }
+        }
+    }
+
+    /// One message all the way.
+    async fn round_trip(&mut self) {
+        self.send().await;
+        self.confirmed().await;
+        self.received().await;
+    }
+
+    async fn interrupted(&mut self) {
+        let event = self.consumer.event().await.unwrap();
+        assert!(matches!(event, Some(Event::Interrupted(_))), "{event:?}");
+    }
+
+    async fn resumed(&mut self) {
+        let event = self.consumer.event().await.unwrap();
+        assert!(matches!(event, Some(Event::Resumed(_))), "{event:?}");
+    }
+
+    /// What was sent in the meantime is confirmed and comes; how long that took.
+    async fn works_again(&mut self) -> Duration {
+        let began = Instant::now();
+        self.resumed().await;
+        self.confirmed().await;
+        self.received().await;
+        self.round_trip().await;
+        began.elapsed()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_broker_is_noticed_and_streams_go_on_when_it_thaws() {
+    let own = Own::start("frozen", &[]).await;
+    let tenant = own.tenant().await;
+    let mut streams = Streams::open(&tenant).await;
+    streams.round_trip().await;
+    own.stack.node().pause().unwrap();
+    let began = Instant::now();
+    // Published while frozen: held, and confirmed later.
+    streams.send().await;
+    streams.interrupted().await;
+    let noticed = began.elapsed();
+    own.stack.node().resume().unwrap();
+    let working = streams.works_again().await;
+    eprintln!("measured: frozen broker noticed after {noticed:?}, streams work {working:?} after it thawed");
+    assert!(noticed < NOTICED && working < WORKING, "noticed after {noticed:?}, working after {working:?}");
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_connection_is_noticed_and_replaced() {
+    let (own, proxy) = behind_a_proxy("half-open", &[]).await;
+    let tenant = own.tenant().await;
+    let mut streams = Streams::open(&tenant).await;
+    streams.round_trip().await;
+    proxy.hold();
+    let began = Instant::now();
+    streams.send().await;
+    streams.interrupted().await;
+    let noticed = began.elapsed();
+    proxy.resume();
+    let working = streams.works_again().await;
+    eprintln!("measured: half-open connection noticed after {noticed:?}, streams work {working:?} after it");
+    assert!(noticed < NOTICED && working < WORKING, "noticed after {noticed:?}, working after {working:?}");
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_was_cut_is_noticed_at_once_and_streams_go_on_after_it() {
+    let (own, proxy) = behind_a_proxy("cut", &[]).await;
+    let tenant = own.tenant().await;
+    let mut streams = Streams::open(&tenant).await;
+    streams.round_trip().await;
+    proxy.cut();
+    let began = Instant::now();
+    streams.send().await;
+    streams.interrupted().await;
+    let noticed = began.elapsed();
+    // Long enough for the pauses between attempts to be at their longest.
+    until("attempts in vain", async || (proxy.refused() > 12).then_some(())).await;
+    proxy.resume();
+    let working = streams.works_again().await;
+    eprintln!("measured: cut network noticed after {noticed:?}, streams work {working:?} after it");
+    assert!(noticed < NOTICED && working < WORKING, "noticed after {noticed:?}, working after {working:?}");
+    own.stack.stop().await.unwrap();
+}
