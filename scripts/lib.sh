@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What ./scripts/up and ./scripts/test share: finding, and installing, what Warrengate is built with. Sourced, never run.
+# What the scripts beside it share: finding, and installing, what Warrengate is built with. Sourced, never run.
 # Nothing is installed that is there already, and nothing that ran before is stopped.
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
@@ -28,6 +28,16 @@ has_rabbitmq() {
     [ -x /opt/homebrew/sbin/rabbitmq-server ] || [ -x /usr/local/sbin/rabbitmq-server ]
 }
 
+# The server's programs: Debian has them outside PATH.
+has_postgres() {
+  local found
+  has initdb && return 0
+  for found in /usr/lib/postgresql/*/bin/initdb /opt/homebrew/opt/postgresql*/bin/initdb /usr/local/opt/postgresql*/bin/initdb; do
+    [ -x "$found" ] && return 0
+  done
+  return 1
+}
+
 # With a virtual environment that can be made: Debian ships venv apart from python3.
 has_python() { has python3 && python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 
@@ -38,7 +48,14 @@ need_cargo() {
     "Get it from https://rustup.rs, open a new shell, and start again."
 }
 
-# need rabbitmq python: installs what is missing of these and of what every build needs.
+# take_broker PATH: the RabbitMQ that the tests use instead of the one installed.
+take_broker() {
+  [ -e "$1" ] || fail "there is nothing at $1."
+  WARRENGATE_TEST_BROKER=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+  export WARRENGATE_TEST_BROKER
+}
+
+# need rabbitmq postgres python: installs what is missing of these and of what every build needs.
 need() {
   local missing=() what
   has cc || has gcc || has clang || missing+=(compiler)
@@ -58,6 +75,7 @@ need() {
     fail "cannot install these here: ${missing[*]}" \
       "compiler:    any C compiler" \
       "rabbitmq:    3.10 or later, with Erlang: https://www.rabbitmq.com/docs/download" \
+      "postgres:    PostgreSQL 13 or later (only for the fault suite: the gateways' shared store)" \
       "python:      Python 3.9 or later with venv (only for the tests' foreign client)" \
       "authorities: your system's ca-certificates"
   fi
@@ -70,13 +88,16 @@ need_by_apt() {
       compiler) packages+=(gcc libc6-dev) ;;
       authorities) packages+=(ca-certificates) ;;
       rabbitmq) packages+=(rabbitmq-server) ;;
+      postgres) packages+=(postgresql) ;;
       python) packages+=(python3 python3-venv) ;;
     esac
   done
   say "installing ${packages[*]} with apt-get"
-  # Debian starts a service as soon as it is installed, and at every boot. Ours is a private one; this one nobody asked for.
-  local policy=/usr/sbin/policy-rc.d ours=
-  if [[ " $* " == *" rabbitmq "* ]] && [ ! -e "$policy" ]; then
+  # Debian starts a service as soon as it is installed, and at every boot. Ours are private ones; these nobody asked for.
+  local policy=/usr/sbin/policy-rc.d ours= services=()
+  [[ " $* " != *" rabbitmq "* ]] || services+=(rabbitmq-server)
+  [[ " $* " != *" postgres "* ]] || services+=(postgresql)
+  if [ ${#services[@]} -gt 0 ] && [ ! -e "$policy" ]; then
     ours=yes
     as_root sh -c "printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy"
   fi
@@ -85,8 +106,8 @@ need_by_apt() {
     'apt-get update -q && apt-get install -q -y --no-install-recommends "$@"' sh "${packages[@]}" >&2 || done=$?
   [ -z "$ours" ] || as_root rm -f "$policy"
   [ "$done" -eq 0 ] || fail "apt-get could not install ${packages[*]} (see above)."
-  if [[ " $* " == *" rabbitmq "* ]] && [ -d /run/systemd/system ]; then
-    as_root systemctl disable --now --quiet rabbitmq-server || true
+  if [ ${#services[@]} -gt 0 ] && [ -d /run/systemd/system ]; then
+    as_root systemctl disable --now --quiet "${services[@]}" || true
   fi
 }
 
@@ -96,6 +117,7 @@ need_by_brew() {
     case $what in
       compiler) fail "no C compiler." "Install Apple's: xcode-select --install" ;;
       rabbitmq) packages+=(rabbitmq) ;;
+      postgres) packages+=(postgresql) ;;
       python) packages+=(python) ;;
     esac
   done

@@ -8,14 +8,18 @@
 
 mod connect;
 mod consumer;
+mod delays;
 mod error;
 mod headers;
+mod held;
 mod link;
 mod live;
 mod pool;
 pub mod probe;
 mod properties;
 mod publisher;
+mod resender;
+mod retry;
 mod shared;
 mod time;
 mod topology;
@@ -23,6 +27,9 @@ mod tracker;
 
 pub use consumer::{ConsumeSpec, Consumer, Incoming, StartAt};
 pub use error::Error;
+pub use held::Held;
 pub use pool::Broker;
 pub use publisher::{Outgoing, Publisher, Settled, Verdict};
+pub use resender::{Code, Fate, Resender};
+pub use retry::{LONGEST_DELAY, RetryPolicy, SHORTEST_DELAY};
 pub use topology::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState, Topology};

@@ -18,7 +18,11 @@ use crate::{
     provision::{Inspector, Provisioner},
     service::{AdminService, AuthService, MessagingService, TopologyService},
     store::{self, EncryptionKey, Store},
-    stream::{drain::Drain, session::SessionContext, subscribe::SubscribeContext},
+    stream::{
+        drain::Drain,
+        session::SessionContext,
+        subscribe::{Policies, SubscribeContext},
+    },
     telemetry::{self, Metrics, Traces},
     tenant::Tenants,
     transport::{
@@ -140,14 +144,16 @@ impl Gateway {
             metrics: metrics.clone(),
             traces: traces.clone(),
         };
+        let policies = Policies::new(Arc::clone(&inspector));
         let subscribe = SubscribeContext {
             broker: broker.clone(),
             inspector: Arc::clone(&inspector),
+            policies: policies.clone(),
             heartbeat_interval: config.limits.heartbeat_interval,
         };
         let services = Services {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
-            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector),
+            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
             admin: AdminService::new(
                 store,

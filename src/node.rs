@@ -3,7 +3,9 @@
 //! only, it never touches the system's node, and nothing of it outlives this process, not even when this process is killed.
 
 mod account;
+mod cluster;
 mod control;
+mod epmd;
 mod explain;
 mod guard;
 mod install;
@@ -18,6 +20,7 @@ mod tests;
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 pub use account::{Account, DEFINITIONS_FILE, PASSWORD_FILE};
+pub use cluster::{Cluster, ClusterOptions};
 pub use install::Installation;
 pub use options::{NodeOptions, Progress};
 pub use private::Node;

@@ -8,3 +8,17 @@ tonic::include_proto!("warrengate.v1");
 
 /// The encoded `FileDescriptorSet` of the API, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warrengate.v1.binpb"));
+
+/// The paths of all methods, as HTTP has them: `/warrengate.v1.Messaging/Publish`.
+pub fn method_paths() -> Vec<String> {
+    // Compiled in, so it can be decoded.
+    let files: prost_types::FileDescriptorSet = prost::Message::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
+    let mut paths = Vec::new();
+    for file in &files.file {
+        for service in &file.service {
+            let methods = service.method.iter();
+            paths.extend(methods.map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())));
+        }
+    }
+    paths
+}

@@ -15,7 +15,7 @@ use crate::{
     config::{self, Config},
     gateway::{self, Gateway, Running},
     names::ClientId,
-    node::{self, Node, NodeOptions},
+    node::{self, Cluster, ClusterOptions, Node, NodeOptions},
     pki::{self, CertsDir, Item, Sans},
     store::EncryptionKey,
 };
@@ -32,6 +32,8 @@ pub struct StackOptions {
     pub amqps_port: Option<u16>,
     /// The broker's management port; none for a free one.
     pub management_port: Option<u16>,
+    /// How many broker nodes; more than one are a cluster, on free ports.
+    pub nodes: usize,
     /// A RabbitMQ other than the installed one.
     pub installation: Option<PathBuf>,
     /// Settings beside the defaults, by their environment names (`WARRENGATE_LIMITS__…`).
@@ -50,6 +52,7 @@ impl StackOptions {
             ops: any,
             amqps_port: None,
             management_port: None,
+            nodes: 1,
             installation: None,
             settings: Vec::new(),
             progress: Arc::new(|_| {}),
@@ -79,11 +82,39 @@ pub enum Error {
 
 /// A running gateway and its broker.
 pub struct Stack {
-    node: Node,
+    broker: Broker,
     gateway: Running,
     settings: Vec<(String, String)>,
     config: Config,
     certs: CertsDir,
+}
+
+enum Broker {
+    Node(Node),
+    Cluster(Cluster),
+}
+
+impl Broker {
+    async fn start(options: &StackOptions, certs: &CertsDir) -> Result<Self, Error> {
+        let node = NodeOptions {
+            amqps_port: options.amqps_port,
+            management_port: options.management_port,
+            installation: options.installation.clone(),
+            progress: Arc::clone(&options.progress),
+            ..NodeOptions::new(options.dir.join("broker"), certs.clone())
+        };
+        Ok(match options.nodes {
+            0 | 1 => Self::Node(Node::start(node).await?),
+            size => Self::Cluster(Cluster::start(ClusterOptions { node, size }).await?),
+        })
+    }
+
+    fn nodes(&self) -> &[Node] {
+        match self {
+            Self::Node(node) => std::slice::from_ref(node),
+            Self::Cluster(cluster) => cluster.nodes(),
+        }
+    }
 }
 
 impl Stack {
@@ -99,19 +130,12 @@ impl Stack {
         if report.changes().next().is_some() {
             say("made certificates");
         }
-        let node = Node::start(NodeOptions {
-            amqps_port: options.amqps_port,
-            management_port: options.management_port,
-            installation: options.installation.clone(),
-            progress: Arc::clone(&options.progress),
-            ..NodeOptions::new(options.dir.join("broker"), certs.clone())
-        })
-        .await?;
-        let settings = settings(&options, &certs, &node)?;
+        let broker = Broker::start(&options, &certs).await?;
+        let settings = settings(&options, &certs, broker.nodes())?;
         let config = Config::load(None, settings.iter().cloned())?;
         say("starting the gateway");
         let gateway = Gateway::start(config.clone()).await?;
-        Ok(Self { node, gateway, settings, config, certs })
+        Ok(Self { broker, gateway, settings, config, certs })
     }
 
     /// One more gateway on the same broker and the same store, on free ports.
@@ -125,9 +149,17 @@ impl Stack {
         Ok(Gateway::start(config).await?)
     }
 
-    /// The broker.
+    /// The broker; its first node, when there are several.
     pub fn node(&self) -> &Node {
-        &self.node
+        &self.broker.nodes()[0]
+    }
+
+    /// The broker's nodes as a cluster, when there are several.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        match &self.broker {
+            Broker::Node(_) => None,
+            Broker::Cluster(cluster) => Some(cluster),
+        }
     }
 
     /// The gateway.
@@ -171,26 +203,31 @@ impl Stack {
     /// When the broker had to be killed.
     pub async fn stop(self) -> Result<(), Error> {
         self.gateway.shutdown().await;
-        Ok(self.node.stop().await?)
+        match self.broker {
+            Broker::Node(node) => node.stop().await?,
+            Broker::Cluster(cluster) => cluster.stop().await?,
+        }
+        Ok(())
     }
 }
 
 /// The settings of the stack's gateway, by the same way as anyone's: defaults, and the environment over them.
-fn settings(options: &StackOptions, certs: &CertsDir, node: &Node) -> Result<Vec<(String, String)>, Error> {
+fn settings(options: &StackOptions, certs: &CertsDir, nodes: &[Node]) -> Result<Vec<(String, String)>, Error> {
     let path = |item: PathBuf| item.display().to_string();
+    let list = |address: &dyn Fn(&Node) -> String| nodes.iter().map(address).collect::<Vec<_>>().join(",");
     let key = encryption_key(&options.dir)?;
     let own = [
         ("GRPC__LISTEN", options.grpc.to_string()),
         ("GRPC__CERTIFICATE", path(certs.certificate(Item::Gateway))),
         ("GRPC__KEY", path(certs.key(Item::Gateway))),
         ("OPS__LISTEN", options.ops.to_string()),
-        ("BROKER__ENDPOINTS", format!("127.0.0.1:{}", node.amqps_port())),
+        ("BROKER__ENDPOINTS", list(&|node| format!("127.0.0.1:{}", node.amqps_port()))),
         ("BROKER__CA_CERTIFICATE", path(certs.certificate(Item::BrokerCa))),
         ("BROKER__CA_KEY", path(certs.key(Item::BrokerCa))),
-        ("MANAGEMENT__ENDPOINTS", format!("https://127.0.0.1:{}", node.management_port())),
+        ("MANAGEMENT__ENDPOINTS", list(&|node| format!("https://127.0.0.1:{}", node.management_port()))),
         ("MANAGEMENT__CERTIFICATE", path(certs.certificate(Item::Provisioner))),
         ("MANAGEMENT__KEY", path(certs.key(Item::Provisioner))),
-        ("MANAGEMENT__PASSWORD", node.provisioner_password().expose_secret().to_owned()),
+        ("MANAGEMENT__PASSWORD", nodes[0].provisioner_password().expose_secret().to_owned()),
         ("STORE__URL", format!("sqlite:{}", options.dir.join("warrengate.db").display())),
         ("STORE__ENCRYPTION_KEY", key.expose_secret().to_owned()),
     ];

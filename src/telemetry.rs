@@ -10,6 +10,10 @@ mod traces;
 
 pub use error::Error;
 pub use logs::init;
-pub use metrics::{Metrics, OpenStream, Settlement, StreamKind, TenantMetrics};
+pub use metrics::{
+    BrokerMetrics, BrokerPurpose, Certificate, DeadLetterReason, Described, Limit, METRICS, MetricKind, Metrics,
+    MetricsFormat, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement, SpanDrop, StoreMetrics,
+    StoreOperation, StreamKind, TenantMetrics, TokenCheck,
+};
 pub use propagation::{TraceContext, strip_baggage};
 pub use traces::{Call, CallKind, DeliverySpans, MessageTracer, Sending, Settling, Traces};

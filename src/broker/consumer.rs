@@ -1,20 +1,25 @@
 //! Consuming for one stream, on a channel of its own. A queue's name and a window enter; batches of whatever is ready
-//! leave, and settlements go back, merged where AMQP allows it. When the consumer ends, the [`Error`] says whether the link
+//! leave, with what they were made of where it may be needed again, and acknowledgements go back. When the consumer ends, the [`Error`] says whether the link
 //! is at fault (a new consumer may go on) or the queue (nothing will).
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::{
     Channel,
     message::Delivery,
-    options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
-    },
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable},
 };
 
-use super::{Error, link::ChannelGuard, pool::Links, properties};
+use super::{
+    Error,
+    held::{self, Held},
+    link::ChannelGuard,
+    pool::Links,
+    properties,
+};
 use crate::{names::QueueName, pb::Message};
 
 const SETUP: Duration = Duration::from_secs(10);
@@ -47,6 +52,8 @@ pub struct ConsumeSpec {
     pub exclusive: bool,
     /// Consumers of higher priority are served first.
     pub priority: i32,
+    /// Whether deliveries are kept until they are settled, to be sent round again. Never those of a stream queue.
+    pub keep: bool,
 }
 
 /// A delivery as the broker gave it.
@@ -56,7 +63,7 @@ pub struct Incoming {
     pub tag: u64,
     /// The message, as its producer wrote it.
     pub message: Message,
-    /// The exchange it was published to.
+    /// The exchange it was published to, also after retries.
     pub exchange: String,
     /// The routing key it was published with.
     pub routing_key: String,
@@ -66,6 +73,8 @@ pub struct Incoming {
     pub attempt: u32,
     /// In a stream queue.
     pub offset: Option<u64>,
+    /// What it was made of.
+    pub held: Option<Box<Held>>,
 }
 
 /// A consumer on a channel of its own.
@@ -79,6 +88,8 @@ pub struct Consumer {
     /// Deliveries have an offset. A stream takes nothing back: RabbitMQ answers `nack` and `reject` with the end of the
     /// whole connection.
     stream: bool,
+    keep: bool,
+    stopped: bool,
 }
 
 impl Consumer {
@@ -87,7 +98,16 @@ impl Consumer {
         let deliveries = tokio::time::timeout(SETUP, consume(&channel, spec)).await.map_err(|_| Error::Timeout)??;
         // A position is for stream queues only; the broker has refused it for all others.
         let stream = spec.start.is_some();
-        Ok(Self { channel, deliveries, guard, queue: spec.queue.clone(), kept: None, stream })
+        Ok(Self {
+            channel,
+            deliveries,
+            guard,
+            queue: spec.queue.clone(),
+            kept: None,
+            stream,
+            keep: spec.keep,
+            stopped: false,
+        })
     }
 
     /// Waits for a delivery, and takes with it what else is ready, up to so many messages and bytes. Empty when the next
@@ -110,7 +130,7 @@ impl Consumer {
         while batch.len() < most && size < room {
             // A consumer that ended says so again at the next call.
             let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() else { break };
-            let next = convert(delivery);
+            let next = convert(delivery, self.keep);
             size += next.message.body.len();
             if size > room {
                 self.kept = Some(next);
@@ -145,7 +165,7 @@ impl Consumer {
 
     fn incoming(&self, next: Option<lapin::Result<Delivery>>) -> Result<Incoming, Error> {
         match next {
-            Some(Ok(delivery)) => Ok(convert(delivery)),
+            Some(Ok(delivery)) => Ok(convert(delivery, self.keep)),
             Some(Err(error)) => Err(error.into()),
             None if self.guard.lost().is_cancelled() => Err(Error::Unreachable(None)),
             // The broker cancels a consumer when its queue goes away.
@@ -161,12 +181,15 @@ impl Consumer {
         Ok(self.channel.basic_ack(tag, BasicAckOptions { multiple }).await?)
     }
 
-    /// Not done with this one. Back to its queue, using up an attempt; or to the dead letters.
+    /// Asks the broker for no more deliveries; what is unsettled stays so.
     ///
     /// # Errors
     /// As [`Self::ack`].
-    pub async fn reject(&self, tag: u64, requeue: bool) -> Result<(), Error> {
-        Ok(self.channel.basic_reject(tag, BasicRejectOptions { requeue }).await?)
+    pub async fn stop(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.stopped, true) {
+            return Ok(());
+        }
+        Ok(self.channel.basic_cancel(self.deliveries.tag(), BasicCancelOptions::default()).await?)
     }
 
     /// Whether the queue is a stream, which takes nothing back. Known once something was delivered.
@@ -174,19 +197,18 @@ impl Consumer {
         self.stream
     }
 
-    /// Stops deliveries, hands back everything unsettled (before RabbitMQ 4.3 each counts as an attempt), and closes the
-    /// channel.
+    /// Stops deliveries, hands back everything unsettled, and closes the channel.
     pub async fn close(mut self) {
         let closing = async {
             // What was never looked at tells a stream, too, before and after the broker has stopped.
             self.look_at_one();
-            self.channel.basic_cancel(self.deliveries.tag(), BasicCancelOptions::default()).await?;
+            self.stop().await?;
             self.look_at_one();
             if !self.stream {
                 // Tag 0 with `multiple`: all outstanding (AMQP 0-9-1, basic.nack).
                 self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true }).await?;
             }
-            self.channel.close(200, "done".into()).await
+            Ok::<(), Error>(self.channel.close(200, "done".into()).await?)
         };
         // A channel that is gone has given everything back already.
         let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
@@ -194,7 +216,7 @@ impl Consumer {
 
     fn look_at_one(&mut self) {
         if let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
-            self.stream |= convert(delivery).offset.is_some();
+            self.stream |= convert(delivery, false).offset.is_some();
         }
         self.stream |= self.kept.as_ref().is_some_and(|kept| kept.offset.is_some());
     }
@@ -220,29 +242,21 @@ async fn consume(channel: &Channel, spec: &ConsumeSpec) -> Result<lapin::Consume
     Ok(channel.basic_consume(spec.queue.as_str().into(), "".into(), options, arguments).await?)
 }
 
-fn convert(delivery: Delivery) -> Incoming {
-    let integer = |name: &str| match delivery.properties.headers().as_ref()?.inner().get(name)? {
-        AMQPValue::LongLongInt(int) => u64::try_from(*int).ok(),
-        AMQPValue::LongInt(int) => u64::try_from(*int).ok(),
-        AMQPValue::LongUInt(int) => Some((*int).into()),
-        AMQPValue::ShortInt(int) => u64::try_from(*int).ok(),
-        AMQPValue::ShortUInt(int) => Some((*int).into()),
-        AMQPValue::ShortShortInt(int) => u64::try_from(*int).ok(),
-        AMQPValue::ShortShortUInt(int) => Some((*int).into()),
-        _ => None,
-    };
-    let attempt = match integer("x-delivery-count") {
-        Some(failed) => u32::try_from(failed).unwrap_or(u32::MAX).saturating_add(1),
-        // Classic queues count nothing: not the first is all they know.
-        None => 1 + u32::from(delivery.redelivered),
-    };
+fn convert(delivery: Delivery, keep: bool) -> Incoming {
+    let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, .. } = delivery;
+    let attempt = held::failures(&properties).saturating_add(1);
+    let offset = held::integer(&properties, "x-stream-offset").and_then(|offset| u64::try_from(offset).ok());
+    let (first_exchange, first_key) = held::origin(&properties);
+    let body = Bytes::from(data);
     Incoming {
-        tag: delivery.delivery_tag,
-        exchange: delivery.exchange.to_string(),
-        routing_key: delivery.routing_key.to_string(),
-        redelivered: delivery.redelivered,
+        tag: delivery_tag,
+        exchange: first_exchange.unwrap_or(exchange.as_str()).to_owned(),
+        routing_key: first_key.unwrap_or(routing_key.as_str()).to_owned(),
+        redelivered: redelivered || attempt > 1,
         attempt,
-        offset: integer("x-stream-offset"),
-        message: properties::from_amqp(&delivery.properties, delivery.data),
+        offset,
+        message: properties::from_amqp(&properties, body.clone()),
+        // Moved, not copied: this is done for every delivery, and needed for few.
+        held: (keep && offset.is_none()).then(|| Box::new(Held::new(properties, body, exchange, routing_key))),
     }
 }

@@ -222,7 +222,6 @@ fn in_api_words(argument: &str) -> String {
         "x-max-length-bytes" => "max_length_bytes",
         "x-message-ttl" => "message_ttl",
         "x-expires" => "expires",
-        "x-delivery-limit" => "max_delivery_attempts",
         "x-max-priority" => "max_priority",
         "x-single-active-consumer" => "single_active_consumer",
         "x-max-age" => "max_age",

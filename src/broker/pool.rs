@@ -11,11 +11,16 @@ use rustls::{RootCertStore, pki_types::CertificateDer};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConsumeSpec, Consumer, Error, Publisher, Topology,
+    ConsumeSpec, Consumer, Error, Publisher, Resender, Topology,
     link::{Link, Purpose},
     shared::Shared,
 };
-use crate::{config::BrokerConfig, names::TenantId, pki::TenantCertificates, tenant::TenantScope};
+use crate::{
+    config::BrokerConfig,
+    names::{QueueName, TenantId},
+    pki::TenantCertificates,
+    tenant::TenantScope,
+};
 
 /// The broker, as the streams and the services see it. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +74,11 @@ impl Broker {
     /// When the queue is missing or cannot be consumed so, or the broker cannot be reached.
     pub async fn consumer(&self, scope: &TenantScope, spec: &ConsumeSpec) -> Result<Consumer, Error> {
         Consumer::open(&self.links(scope.tenant()), spec).await
+    }
+
+    /// Sends a queue's deliveries round again. Nothing is connected until there is one.
+    pub fn resender(&self, scope: &TenantScope, queue: QueueName) -> Resender {
+        Resender::new(self.links(scope.tenant()), self.shared.options.publish_deadline, queue)
     }
 
     /// The tenant's exchanges, queues and bindings.

@@ -72,10 +72,10 @@ pub(super) fn to_amqp(message: &Message, now: SystemTime) -> Result<(BasicProper
 }
 
 /// A delivered message, as its producer wrote it.
-pub(super) fn from_amqp(properties: &BasicProperties, body: Vec<u8>) -> Message {
+pub(super) fn from_amqp(properties: &BasicProperties, body: bytes::Bytes) -> Message {
     let text = |value: &Option<ShortString>| value.as_ref().map_or_else(String::new, ToString::to_string);
     Message {
-        body: body.into(),
+        body,
         message_id: text(properties.message_id()),
         correlation_id: text(properties.correlation_id()),
         reply_to: text(properties.reply_to()),
@@ -144,7 +144,7 @@ mod tests {
         };
         let (properties, id) = to_amqp(&message, SystemTime::now()).expect("valid");
         assert_eq!(id, "id");
-        assert_eq!(from_amqp(&properties, b"body".to_vec()), message);
+        assert_eq!(from_amqp(&properties, bytes::Bytes::from_static(b"body")), message);
     }
 
     #[test]

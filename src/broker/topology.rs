@@ -12,7 +12,12 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::{Error, headers, pool::Links};
+use super::{
+    Error, RetryPolicy,
+    delays::{DELIVERY_LIMIT, ensure_return},
+    headers,
+    pool::Links,
+};
 use crate::{
     error::Failure,
     names::{ExchangeName, QueueName, RoutingKey},
@@ -78,8 +83,8 @@ pub struct QueueSpec {
     pub message_ttl: Option<i64>,
     /// Milliseconds.
     pub expires: Option<i64>,
-    /// Quorum queues only.
-    pub max_delivery_attempts: Option<i64>,
+    /// How often and when a message is tried again; none for streams.
+    pub retry: Option<RetryPolicy>,
     /// Classic queues only.
     pub max_priority: Option<i64>,
     /// Others stand by.
@@ -209,6 +214,9 @@ impl Topology {
         on_channel(&self.links, async |channel| {
             let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             let queue = channel.queue_declare(spec.name.as_str().into(), options, arguments(spec)).await?;
+            if spec.retry.is_some() {
+                ensure_return(&channel, &spec.name).await?;
+            }
             Ok(QueueState { messages: queue.message_count(), consumers: queue.consumer_count() })
         })
         .await
@@ -309,7 +317,10 @@ pub(super) async fn exchange_exists(links: &Links, name: &str) -> Result<bool, E
     }
 }
 
-async fn on_channel<T>(links: &Links, operation: impl AsyncFnOnce(Channel) -> Result<T, Error>) -> Result<T, Error> {
+pub(super) async fn on_channel<T>(
+    links: &Links,
+    operation: impl AsyncFnOnce(Channel) -> Result<T, Error>,
+) -> Result<T, Error> {
     // The consuming connection: a broker under alarm blocks the publishing one.
     let (channel, guard) = links.consume.channel().await?;
     let result = tokio::time::timeout(DEADLINE, operation(channel.clone())).await.map_err(|_| Error::Timeout)?;
@@ -337,7 +348,6 @@ fn arguments(spec: &QueueSpec) -> FieldTable {
         ("x-max-length-bytes", spec.max_length_bytes),
         ("x-message-ttl", spec.message_ttl),
         ("x-expires", spec.expires),
-        ("x-delivery-limit", spec.max_delivery_attempts),
         ("x-max-priority", spec.max_priority),
         ("x-stream-max-segment-size-bytes", spec.stream_max_segment_bytes),
     ];
@@ -360,10 +370,14 @@ fn arguments(spec: &QueueSpec) -> FieldTable {
     if spec.kind == QueueKind::Quorum {
         // At most once would lose a dead letter when its queue is full or its node away.
         set("x-dead-letter-strategy", text("at-least-once"));
+        set("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT));
+    }
+    for (name, value) in spec.retry.iter().flat_map(RetryPolicy::arguments) {
+        set(name, AMQPValue::LongLongInt(value));
     }
     table
 }
 
-fn text(text: &str) -> AMQPValue {
+pub(super) fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }

@@ -110,11 +110,21 @@ pub(super) fn queue(queue: &pb::Queue, status: Option<&pb::QueueStatus>) -> Valu
         "message_ttl": length(queue.message_ttl),
         "expires": length(queue.expires),
         "max_delivery_attempts": queue.max_delivery_attempts,
+        "retry_policy": queue.retry_policy.as_ref().map(retry_policy),
         "max_priority": queue.max_priority,
         "single_active_consumer": queue.single_active_consumer,
         "max_age": length(queue.max_age),
         "stream_max_segment_bytes": queue.stream_max_segment_bytes,
         "status": status,
+    })
+}
+
+fn retry_policy(policy: &pb::RetryPolicy) -> Value {
+    json!({
+        "min_backoff": length(policy.min_backoff),
+        "max_backoff": length(policy.max_backoff),
+        "multiplier": policy.multiplier,
+        "jitter": policy.jitter,
     })
 }
 

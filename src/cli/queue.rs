@@ -15,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   warrengate queue declare orders
   warrengate queue declare mail --max-length 10000 --message-ttl 5m --max-delivery-attempts 5
+  warrengate queue declare calls --min-backoff 10s --max-backoff 1h --backoff-multiplier 3
   warrengate queue declare log --type stream --max-age 7days --max-length-bytes 10GiB
   warrengate queue declare urgent --type classic --max-priority 5
   warrengate queue list
@@ -79,9 +80,21 @@ struct Declare {
     /// Deletes the queue when it was unused for so long
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     expires: Option<std::time::Duration>,
-    /// After so many attempts a message becomes a dead letter (quorum queues) [default: 20]
+    /// After so many attempts a message becomes a dead letter [default: 20]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     max_delivery_attempts: u32,
+    /// How long a message waits after its first failed attempt, 100 ms to 24 h [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    min_backoff: Option<std::time::Duration>,
+    /// The longest it waits between attempts [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    max_backoff: Option<std::time::Duration>,
+    /// What the wait is multiplied with after each attempt, 1 to 100 [default: 2]
+    #[arg(long, value_name = "X")]
+    backoff_multiplier: Option<f64>,
+    /// How far waits are spread, 0 to 0.5: 0.1 is 10 % more or less [default: 0.1]
+    #[arg(long, value_name = "X")]
+    backoff_jitter: Option<f64>,
     /// Levels of priority, up to 10 (classic queues)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     max_priority: u32,
@@ -154,6 +167,12 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 
 impl Declare {
     fn queue(self) -> pb::Queue {
+        let retry_policy = pb::RetryPolicy {
+            min_backoff: self.min_backoff.map(values::api_duration),
+            max_backoff: self.max_backoff.map(values::api_duration),
+            multiplier: self.backoff_multiplier,
+            jitter: self.backoff_jitter,
+        };
         pb::Queue {
             name: self.name,
             r#type: pb::QueueType::from(self.kind).into(),
@@ -166,6 +185,7 @@ impl Declare {
             single_active_consumer: self.single_active_consumer,
             max_age: self.max_age.map(values::api_duration),
             stream_max_segment_bytes: self.stream_max_segment_bytes.unwrap_or_default(),
+            retry_policy: (retry_policy != pb::RetryPolicy::default()).then_some(retry_policy),
         }
     }
 }
@@ -215,11 +235,18 @@ fn text(queue: &pb::Queue, status: &pb::QueueStatus) -> String {
         ("message ttl", json::length(queue.message_ttl).unwrap_or_default()),
         ("expires", json::length(queue.expires).unwrap_or_default()),
         ("max attempts", number(queue.max_delivery_attempts.into())),
+        ("retry after", queue.retry_policy.as_ref().map(backoff).unwrap_or_default()),
         ("max priority", number(queue.max_priority.into())),
         ("single active", if queue.single_active_consumer { "yes".to_owned() } else { String::new() }),
         ("max age", json::length(queue.max_age).unwrap_or_default()),
         ("segment bytes", number(queue.stream_max_segment_bytes)),
     ])
+}
+
+fn backoff(policy: &pb::RetryPolicy) -> String {
+    let time = |time| json::length(time).unwrap_or_default();
+    let (multiplier, jitter) = (policy.multiplier.unwrap_or_default(), policy.jitter.unwrap_or_default() * 100.0);
+    format!("{} to {}, ×{multiplier}, ±{jitter} %", time(policy.min_backoff), time(policy.max_backoff))
 }
 
 fn kind(queue: &pb::Queue) -> String {

@@ -57,6 +57,11 @@ impl ExchangeName {
         if is_reserved(text) { Err(Error::Reserved) } else { Ok(Self(text.into())) }
     }
 
+    /// One of the gateway's own, for what it publishes itself.
+    pub(crate) fn of_gateway(name: &'static str) -> Self {
+        Self(name.into())
+    }
+
     /// Whether this is the default exchange.
     pub fn is_default(&self) -> bool {
         self.0.is_empty()

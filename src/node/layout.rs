@@ -25,6 +25,8 @@ pub(super) struct Ports {
     pub(super) epmd: u16,
     /// Between Erlang nodes.
     pub(super) distribution: u16,
+    /// And the first of a few for the command-line tools.
+    pub(super) tools: u16,
 }
 
 /// A node's folder, and this process's sole right to it.
@@ -37,8 +39,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Takes the folder, made when missing.
-    pub(super) fn take(dir: &Path) -> Result<Self, Error> {
+    /// Takes the folder, made when missing, with a cookie of its own or its cluster's.
+    pub(super) fn take(dir: &Path, cookie: Option<&str>) -> Result<Self, Error> {
         for folder in [dir, &dir.join("conf.d"), &dir.join("data"), &dir.join("log")] {
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         }
@@ -49,19 +51,30 @@ impl Layout {
         lock.try_lock().map_err(|_| Error::InUse(dir.clone()))?;
         // The data belongs to the name it was made under.
         let name = kept(&dir.join("node-name"), || format!("wg-{:08x}@localhost", rand::rng().random::<u32>()))?;
-        kept(&dir.join(".erlang.cookie"), || format!("{:064x}", Hex(rand::rng().random())))?;
+        kept(&dir.join(".erlang.cookie"), || cookie.map_or_else(new_cookie, str::to_owned))?;
         Ok(Self { dir, name, _lock: lock })
     }
 
     /// Writes what RabbitMQ reads at its start.
-    pub(super) fn write(&self, options: &NodeOptions, account: &Account, ports: Ports) -> Result<(), Error> {
+    pub(super) fn write(
+        &self,
+        options: &NodeOptions,
+        account: &Account,
+        ports: Ports,
+        seed: Option<&str>,
+    ) -> Result<(), Error> {
         let write = |name: &str, text: &str| {
             let path = self.dir.join(name);
             fs::write(&path, text).map_err(Error::file("write", &path))
         };
         write("rabbitmq.conf", BASE)?;
         write("enabled_plugins", PLUGINS)?;
-        write("conf.d/90-node.conf", &overlay(options, account, ports)?)
+        write("conf.d/90-node.conf", &overlay(options, account, ports, seed.map(|seed| (seed, self.name())))?)
+    }
+
+    /// The Erlang node's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// What RabbitMQ is told by environment. Nothing secret: others can see it.
@@ -89,6 +102,9 @@ impl Layout {
             // Several nodes on one machine must not all be bound to its first processors.
             ("RABBITMQ_SCHEDULER_BIND_TYPE", "u".into()),
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", self.arguments().into()),
+            // What `Node::ctl` starts is an Erlang node, too.
+            ("RABBITMQ_CTL_DIST_PORT_MIN", ports.tools.to_string().into()),
+            ("RABBITMQ_CTL_DIST_PORT_MAX", (ports.tools + 5).to_string().into()),
             // The start script becomes the Erlang machine instead of waiting for it: one process less to lose.
             ("detached", "true".into()),
         ]
@@ -123,7 +139,12 @@ impl Layout {
     }
 }
 
-fn overlay(options: &NodeOptions, account: &Account, ports: Ports) -> Result<String, Error> {
+fn overlay(
+    options: &NodeOptions,
+    account: &Account,
+    ports: Ports,
+    formation: Option<(&str, &str)>,
+) -> Result<String, Error> {
     let path =
         |path: &Path| fs::canonicalize(path).map(|real| real.display().to_string()).map_err(Error::file("find", path));
     let authority = path(&options.certs.certificate(Item::BrokerCa))?;
@@ -132,6 +153,14 @@ fn overlay(options: &NodeOptions, account: &Account, ports: Ports) -> Result<Str
     let definitions = path(account.definitions())?;
     let Ports { amqps, management, .. } = ports;
     let extra = &options.extra_config;
+    // A new node joins who has been there longest; one that has data knows its cluster.
+    let formation = formation.map_or(String::new(), |(seed, own)| {
+        format!(
+            "cluster_formation.peer_discovery_backend = classic_config\n\
+             cluster_formation.classic_config.nodes.1 = {seed}\n\
+             cluster_formation.classic_config.nodes.2 = {own}\n"
+        )
+    });
     Ok(format!(
         "# Written at every start. What differs from rabbitmq.conf on this machine.\n\
          listeners.ssl.default = 127.0.0.1:{amqps}\n\
@@ -144,12 +173,16 @@ fn overlay(options: &NodeOptions, account: &Account, ports: Ports) -> Result<Str
          management.ssl.certfile = {certificate}\n\
          management.ssl.keyfile = {key}\n\
          load_definitions = {definitions}\n\
-         {extra}\n"
+         {formation}{extra}\n"
     ))
 }
 
+pub(super) fn new_cookie() -> String {
+    format!("{:064x}", Hex(rand::rng().random()))
+}
+
 /// The text of a file, made once.
-fn kept(path: &Path, make: impl FnOnce() -> String) -> Result<String, Error> {
+pub(super) fn kept(path: &Path, make: impl FnOnce() -> String) -> Result<String, Error> {
     match fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
         _ => {

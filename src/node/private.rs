@@ -17,14 +17,15 @@ use tokio::{
 };
 
 use super::{
-    Account, Error, Installation, NodeOptions, control,
+    Account, Error, Installation, NodeOptions, control, epmd,
     explain::explain,
     guard::Guard,
     layout::{Layout, Ports},
     ports, process,
 };
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// An Erlang machine starts for it, on a machine that may be busy.
 
 /// A running private broker. Dropping it kills it at once; [`Node::stop`] is the orderly way.
 #[derive(Debug)]
@@ -33,11 +34,23 @@ pub struct Node {
     installation: Installation,
     account: Account,
     ports: Ports,
+    /// In a cluster.
+    member: Option<Member>,
     // Before `layout`: the processes are gone when the folder's lock is released.
     processes: Mutex<Processes>,
     layout: Layout,
     /// One start or stop at a time.
     turn: tokio::sync::Mutex<()>,
+}
+
+/// What a node of a cluster shares with the others.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) cookie: String,
+    /// The cluster's port mapper: its port and its process group.
+    pub(super) epmd: (u16, u32),
+    /// Whom a new node joins; the first joins nobody.
+    pub(super) seed: Option<String>,
 }
 
 #[derive(Debug)]
@@ -65,19 +78,24 @@ impl Node {
     /// # Errors
     /// When RabbitMQ is missing, a port is taken, the folder is in use, or the broker does not come up; each says what to do.
     pub async fn start(options: NodeOptions) -> Result<Self, Error> {
+        Self::start_as(options, None).await
+    }
+
+    pub(super) async fn start_as(options: NodeOptions, member: Option<Member>) -> Result<Self, Error> {
         let installation = Installation::find(options.installation.as_deref())?;
-        let layout = Layout::take(&options.dir)?;
+        let layout = Layout::take(&options.dir, member.as_ref().map(|member| member.cookie.as_str()))?;
         end_leftovers(&layout, &options).await?;
         let account = Account::ensure(options.certs.path())?;
         let ports = Ports {
             amqps: ports::wished(options.amqps_port, "the broker's AMQPS")?,
             management: ports::wished(options.management_port, "the broker's management")?,
-            epmd: ports::free()?,
+            epmd: member.as_ref().map_or_else(ports::free, |member| Ok(member.epmd.0))?,
             distribution: ports::free()?,
+            tools: ports::free()?,
         };
         let processes = Mutex::new(Processes { guard: Guard::start()?, epmd: None, broker: None });
         let turn = tokio::sync::Mutex::default();
-        let node = Self { options, installation, account, ports, processes, layout, turn };
+        let node = Self { options, installation, account, ports, member, processes, layout, turn };
         node.bring_up().await?;
         Ok(node)
     }
@@ -95,6 +113,11 @@ impl Node {
     /// The provisioner's password for the management HTTP API.
     pub fn provisioner_password(&self) -> SecretString {
         self.account.password().clone()
+    }
+
+    /// Its Erlang name, as the broker's HTTP API shows it.
+    pub fn name(&self) -> &str {
+        self.layout.name()
     }
 
     /// The node's folder.
@@ -146,7 +169,8 @@ impl Node {
     /// # Errors
     /// When it cannot be run, or fails.
     pub async fn control(&self, words: &[&str]) -> Result<String, Error> {
-        control::run(&self.installation.control(), self.layout.environment(self.ports), words).await
+        let words: Vec<&str> = ["-n", self.name(), "-q"].iter().chain(words).copied().collect();
+        control::run(&self.installation.control(), self.layout.environment(self.ports), &words).await
     }
 
     /// Stops the broker in good order, within [`NodeOptions::stop_within`], then by force. Nothing of it stays but its
@@ -203,8 +227,11 @@ impl Node {
         let began = Instant::now();
         let console = self.layout.console();
         let output = File::create(&console).map_err(Error::file("create", &console))?;
-        self.layout.write(&self.options, &self.account, self.ports)?;
-        self.start_epmd(&output).await?;
+        let seed = self.member.as_ref().and_then(|member| member.seed.as_deref());
+        self.layout.write(&self.options, &self.account, self.ports, seed)?;
+        if self.member.is_none() {
+            self.start_epmd(&output).await?;
+        }
         self.say("starting the broker");
         let seen = fs::metadata(self.layout.log()).map_or(0, |log| log.len());
         self.spawn_broker(&output)?;
@@ -230,19 +257,10 @@ impl Node {
             if processes.epmd.as_mut().is_some_and(|epmd| matches!(epmd.try_wait(), Ok(None))) {
                 return Ok(());
             }
-            let mut command = command(self.installation.epmd(), output)?;
-            command.args(["-port", &self.ports.epmd.to_string(), "-address", "127.0.0.1"]);
-            processes.epmd = Some(command.spawn().map_err(Error::process("start epmd"))?);
+            processes.epmd = Some(epmd::spawn(&self.installation, self.ports.epmd, output)?);
             self.remember(&mut processes)?;
         }
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(ports::loopback(self.ports.epmd)).await.is_err() {
-            if Instant::now() >= deadline {
-                return Err(Error::PortTaken { port: self.ports.epmd, purpose: "epmd" });
-            }
-            sleep(LOOK_EVERY).await;
-        }
-        Ok(())
+        epmd::listens(self.ports.epmd).await
     }
 
     fn spawn_broker(&self, output: &File) -> Result<(), Error> {
@@ -256,7 +274,9 @@ impl Node {
     /// Tells the guard, and a later start, which groups are this node's.
     fn remember(&self, processes: &mut Processes) -> Result<(), Error> {
         processes.watch()?;
-        let groups = processes.groups().iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+        let shared = self.member.as_ref().map(|member| member.epmd.1);
+        let groups = processes.groups().into_iter().chain(shared);
+        let groups = groups.map(|group| group.to_string()).collect::<Vec<_>>().join(" ");
         fs::write(self.layout.groups(), groups).map_err(Error::file("write", &self.layout.groups()))
     }
 
@@ -297,16 +317,20 @@ impl Processes {
 
 /// A child in a process group of its own, with none of the environment that is meant for others: the system's RabbitMQ,
 /// or the gateway's own secrets.
-fn command(program: &Path, output: &File) -> Result<Command, Error> {
+pub(super) fn command(program: &Path, output: &File) -> Result<Command, Error> {
     let share = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::process("share the console's file"));
     let mut command = Command::new(program);
+    clean(&mut command);
+    command.process_group(0).stdin(Stdio::null()).stdout(share(output)?).stderr(share(output)?);
+    Ok(command)
+}
+
+fn clean(command: &mut Command) {
     for (name, _) in env::vars_os() {
         if control::is_for_others(&name.to_string_lossy()) {
             command.env_remove(&name);
         }
     }
-    command.process_group(0).stdin(Stdio::null()).stdout(share(output)?).stderr(share(output)?);
-    Ok(command)
 }
 
 /// Ends what an earlier process left behind, when both it and its guard were killed.

@@ -92,7 +92,7 @@ async fn a_broker_that_cannot_start_is_explained_by_its_own_log() {
 async fn a_leftover_of_this_node_is_ended_and_others_are_not_touched() {
     use std::{os::unix::process::CommandExt as _, process::Command};
     let folder = tempfile::tempdir().expect("folder");
-    let layout = Layout::take(folder.path()).expect("taken");
+    let layout = Layout::take(folder.path(), None).expect("taken");
     // A process with our node's mark in its command line, as a broker of ours would have.
     let mut leftover = Command::new("/bin/sh")
         .args(["-c", "while :; do sleep 600; done", "sh"])
@@ -110,4 +110,24 @@ async fn a_leftover_of_this_node_is_ended_and_others_are_not_touched() {
     assert!(leftover.try_wait().expect("reaped").is_some());
     assert!(other.try_wait().expect("alive").is_none());
     other.kill().and_then(|()| other.wait()).expect("ended");
+}
+
+#[tokio::test]
+async fn nodes_of_a_cluster_find_each_other_survive_a_kill_and_leave_nothing_behind() {
+    let folder = tempfile::tempdir().expect("folder");
+    let cluster = Cluster::start(ClusterOptions::new(options(folder.path()))).await.expect("started");
+    assert_eq!(cluster.nodes().len(), 3);
+    let running = async |node: &Node| {
+        let said = node.control(&["eval", "length(rabbit_nodes:all_running())."]).await.expect("said");
+        said.trim().parse::<usize>().expect("a number")
+    };
+    assert_eq!(running(&cluster.nodes()[2]).await, 3);
+    cluster.nodes()[0].kill().expect("killed");
+    cluster.nodes()[0].restart().await.expect("back");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while running(&cluster.nodes()[1]).await < 3 {
+        assert!(Instant::now() < deadline, "the node did not come back to its cluster");
+    }
+    cluster.stop().await.expect("stopped");
+    assert_eq!(left(folder.path()), Vec::<String>::new());
 }

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::broker::RetryPolicy;
+
 /// A queue and its state. Depths and rates are what the broker's statistics last said: up to 5 s old.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueInfo {
@@ -73,6 +75,11 @@ pub(super) fn is_hidden(name: &str) -> bool {
 }
 
 impl QueueInfo {
+    /// When and how often a message is tried again.
+    pub fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy::from_arguments(|name| self.arguments.get(name).and_then(Value::as_i64))
+    }
+
     /// The columns to ask for: all that is read here, and no more.
     pub(super) const COLUMNS: &str = "name,type,arguments,durable,exclusive,auto_delete,messages_ready,messages_unacknowledged,\
          consumers,message_stats.publish_details.rate,message_stats.deliver_get_details.rate";

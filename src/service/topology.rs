@@ -14,11 +14,12 @@ use super::page::Page;
 use crate::{
     audit::Witness,
     auth::Caller,
-    broker::{self, Broker},
+    broker::{self, Broker, QueueSpec},
     error::{Failure, Kind},
     names::{ExchangeName, QueueName},
     pb::{self, topology_server::Topology},
     provision::{BindingInfo, Inspector},
+    stream::subscribe::Policies,
     tenant::{Action, TenantScope, Tenants},
 };
 
@@ -29,12 +30,13 @@ pub struct TopologyService {
     tenants: Arc<Tenants>,
     broker: Broker,
     inspector: Arc<Inspector>,
+    policies: Policies,
 }
 
 impl TopologyService {
     /// The topology service of one gateway.
-    pub fn new(tenants: Arc<Tenants>, broker: Broker, inspector: Arc<Inspector>) -> Self {
-        Self { tenants, broker, inspector }
+    pub fn new(tenants: Arc<Tenants>, broker: Broker, inspector: Arc<Inspector>, policies: Policies) -> Self {
+        Self { tenants, broker, inspector, policies }
     }
 
     fn admit<T: About>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
@@ -51,6 +53,29 @@ impl TopologyService {
         status.messages_ready = state.messages.into();
         status.consumers = state.consumers;
         Ok((queue, status))
+    }
+}
+
+impl TopologyService {
+    /// The broker compares what it knows itself; of the retry policy it knows nothing.
+    async fn same_policy(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
+        let Some(wanted) = spec.retry else { return Ok(()) };
+        self.policies.forget(scope, &spec.name);
+        let found = match self.inspector.queue(scope, &spec.name).await {
+            Ok(found) => found,
+            Err(error) => {
+                // An application that declares what it uses must be able to start without the management API.
+                tracing::warn!(tenant = %scope.tenant(), %error, "a queue's retry policy is not compared");
+                return Ok(());
+            }
+        };
+        match found.and_then(|queue| queue.retry_policy().difference(&wanted)) {
+            None => Ok(()),
+            Some((argument, current, wanted)) => {
+                let (what, argument) = ("queue", argument.to_owned());
+                Err(broker::Error::Inequivalent { what, name: spec.name.to_string(), argument, current, wanted }.into())
+            }
+        }
     }
 }
 
@@ -164,6 +189,7 @@ impl Topology for TopologyService {
             let state = self.broker.topology(&scope).declare_queue(&spec).await.map_err(Failure::from)?;
             status.messages_ready = state.messages.into();
             status.consumers = state.consumers;
+            self.same_policy(&scope, &spec).await?;
         }
         let queue = Some(convert::queue(&spec));
         Ok(Response::new(pb::DeclareQueueResponse { queue, status: Some(status) }))

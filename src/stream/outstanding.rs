@@ -1,6 +1,7 @@
 //! What a subscriber has and has not settled: ids, windows and leases, as plain bookkeeping. Deliveries enter and get ids;
 //! acknowledgements leave as the fewest AMQP frames that say the same. Invariant: an id is given once on a stream, and is
-//! held until it is settled, expired or void, whichever comes first.
+//! held until it is settled, expired or void, whichever comes first. What failed is held on without an id until it has
+//! found its place, and counts in the windows until then.
 
 use std::{
     cmp::Reverse,
@@ -10,22 +11,27 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Unsettled deliveries of one stream.
-#[derive(Default)]
-pub(super) struct Outstanding {
+/// Unsettled deliveries of one stream. `K` is what is kept of each, to be sent round again.
+pub(super) struct Outstanding<K> {
     next_id: u64,
-    held: BTreeMap<u64, Held>,
+    held: BTreeMap<u64, Held<K>>,
+    /// Bytes by tag of what failed and is on its way to its next place.
+    leaving: BTreeMap<u64, usize>,
     bytes: usize,
     /// When leases may run out; an entry a batch or an extension. The truth is in `held`.
     leases: BinaryHeap<Reverse<(Instant, u64, u64)>>,
 }
 
-struct Held {
+struct Held<K> {
     tag: u64,
     bytes: usize,
-    /// None: no lease.
+    /// None: no lease, or not handed to the transport yet.
     expires: Option<Instant>,
+    kept: Option<K>,
 }
+
+/// A delivery that failed: its tag, and what was kept of it.
+pub(super) type Failed<K> = (u64, Option<K>);
 
 /// What to say to the broker for some settled deliveries.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,10 +42,16 @@ pub(super) struct Tags {
     pub(super) single: Vec<u64>,
 }
 
-impl Outstanding {
+impl<K> Default for Outstanding<K> {
+    fn default() -> Self {
+        Self { next_id: 0, held: BTreeMap::new(), leaving: BTreeMap::new(), bytes: 0, leases: BinaryHeap::new() }
+    }
+}
+
+impl<K> Outstanding<K> {
     /// Messages held.
     pub(super) fn len(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.leaving.len()
     }
 
     /// Their body bytes.
@@ -47,55 +59,65 @@ impl Outstanding {
         self.bytes
     }
 
-    /// Takes a batch of (tag, bytes) in, and says which ids it has.
-    pub(super) fn add(
-        &mut self,
-        batch: impl Iterator<Item = (u64, usize)>,
-        expires: Option<Instant>,
-    ) -> RangeInclusive<u64> {
+    /// Takes a batch of (tag, bytes, what is kept) in, and says which ids it has. Tags grow with ids.
+    pub(super) fn add(&mut self, batch: impl Iterator<Item = (u64, usize, Option<K>)>) -> RangeInclusive<u64> {
         let first = self.next_id + 1;
-        for (tag, bytes) in batch {
+        for (tag, bytes, kept) in batch {
             self.next_id += 1;
             self.bytes += bytes;
-            self.held.insert(self.next_id, Held { tag, bytes, expires });
-        }
-        if let Some(expires) = expires {
-            self.leases.push(Reverse((expires, first, self.next_id)));
+            self.held.insert(self.next_id, Held { tag, bytes, expires: None, kept });
         }
         first..=self.next_id
+    }
+
+    /// A batch was handed to the transport: its leases begin.
+    pub(super) fn lease(&mut self, ids: RangeInclusive<u64>, expires: Instant) {
+        self.leases.push(Reverse((expires, *ids.start(), *ids.end())));
+        self.held.range_mut(ids).for_each(|(_, held)| held.expires = Some(expires));
     }
 
     /// Everything is void: the broker has it back.
     pub(super) fn clear(&mut self) {
         self.held.clear();
+        self.leaving.clear();
         self.leases.clear();
         self.bytes = 0;
     }
 
     /// Takes acknowledged deliveries out. `through` of 0 names none. Unknown ids are added to `unknown`.
     pub(super) fn acknowledge(&mut self, ids: &[u64], through: u64, unknown: &mut Vec<u64>) -> Tags {
-        let mut tags = Tags::default();
-        if through > 0 {
-            if through > self.next_id {
-                unknown.push(through);
-            } else {
-                let rest = self.held.split_off(&(through + 1));
-                let done = std::mem::replace(&mut self.held, rest);
-                self.bytes -= done.values().map(|held| held.bytes).sum::<usize>();
-                tags.through = done.values().map(|held| held.tag).max();
+        let mut done = BTreeMap::new();
+        if through > self.next_id {
+            unknown.push(through);
+        } else if through > 0 {
+            let rest = self.held.split_off(&(through + 1));
+            done = std::mem::replace(&mut self.held, rest);
+            self.bytes -= done.values().map(|held| held.bytes).sum::<usize>();
+        }
+        let single: Vec<_> = ids.iter().filter_map(|id| self.remove(*id, unknown)).collect();
+        match done.last_key_value() {
+            // The usual way: nothing stays behind before the last one, which says it for all.
+            Some((_, last)) if single.is_empty() && last.tag < self.oldest_left() => {
+                Tags { through: Some(last.tag), single }
             }
+            _ => self.merged(done.into_values().map(|held| held.tag).chain(single).collect()),
         }
-        let mut single: Vec<_> = ids.iter().filter_map(|id| self.remove(*id, unknown)).collect();
-        // All held ones at the front of the channel, done without a gap, are said with one frame.
+    }
+
+    /// All held ones at the front of the channel, done without a gap, are said with one frame.
+    fn merged(&self, mut single: Vec<u64>) -> Tags {
         single.sort_unstable();
-        let oldest_left = self.held.values().next().map_or(u64::MAX, |held| held.tag);
+        let oldest_left = self.oldest_left();
         let covered = single.partition_point(|tag| *tag < oldest_left);
-        if covered > 0 {
-            tags.through = tags.through.max(Some(single[covered - 1]));
-        }
+        let through = covered.checked_sub(1).map(|last| single[last]);
         single.drain(..covered);
-        tags.single = single;
-        tags
+        Tags { through, single }
+    }
+
+    fn oldest_left(&self) -> u64 {
+        let held = self.held.values().next().map(|held| held.tag);
+        let leaving = self.leaving.keys().next().copied();
+        held.into_iter().chain(leaving).min().unwrap_or(u64::MAX)
     }
 
     /// Takes one delivery out; its tag.
@@ -110,6 +132,40 @@ impl Outstanding {
                 None
             }
         }
+    }
+
+    /// One delivery failed: its id means nothing from now on, and it stays in the windows until [`Self::left`].
+    pub(super) fn fail(&mut self, id: u64, unknown: &mut Vec<u64>) -> Option<Failed<K>> {
+        match self.held.remove(&id) {
+            Some(held) => {
+                self.leaving.insert(held.tag, held.bytes);
+                Some((held.tag, held.kept))
+            }
+            None => {
+                unknown.push(id);
+                None
+            }
+        }
+    }
+
+    /// All that were handed to the transport failed.
+    pub(super) fn fail_handed(&mut self) -> Vec<(u64, Failed<K>)> {
+        let handed = self.held.iter().filter(|(_, held)| held.expires.is_some() && held.kept.is_some());
+        let handed: Vec<_> = handed.map(|(id, _)| *id).collect();
+        handed.into_iter().filter_map(|id| Some((id, self.fail(id, &mut Vec::new())?))).collect()
+    }
+
+    /// These failed ones have found their place.
+    pub(super) fn left(&mut self, tags: Vec<u64>) -> Tags {
+        let known = |tag: &u64| match self.leaving.remove(tag) {
+            Some(bytes) => {
+                self.bytes -= bytes;
+                true
+            }
+            None => false,
+        };
+        let tags = tags.into_iter().filter(known).collect();
+        self.merged(tags)
     }
 
     /// Gives a delivery a new lease.
@@ -135,8 +191,8 @@ impl Outstanding {
         None
     }
 
-    /// Takes out the deliveries whose lease has run out: (id, tag).
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<(u64, u64)> {
+    /// Deliveries whose lease has run out, which fails them: by id.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<(u64, Failed<K>)> {
         let mut over = Vec::new();
         while let Some(Reverse((at, first, last))) = self.leases.peek().copied() {
             if at > now {
@@ -145,11 +201,8 @@ impl Outstanding {
             self.leases.pop();
             // Extended ones have an entry of their own.
             let ids = self.held.range(first..=last).filter(|(_, held)| held.expires.is_some_and(|at| at <= now));
-            let ids: Vec<_> = ids.map(|(id, held)| (*id, held.tag)).collect();
-            for (id, _) in &ids {
-                self.remove(*id, &mut Vec::new());
-            }
-            over.extend(ids);
+            let ids: Vec<_> = ids.map(|(id, _)| *id).collect();
+            over.extend(ids.into_iter().filter_map(|id| Some((id, self.fail(id, &mut Vec::new())?))));
         }
         over
     }
@@ -161,9 +214,9 @@ mod tests {
 
     use super::*;
 
-    fn with(tags: RangeInclusive<u64>) -> Outstanding {
+    fn with(tags: RangeInclusive<u64>) -> Outstanding<u64> {
         let mut outstanding = Outstanding::default();
-        outstanding.add(tags.map(|tag| (tag, 10)), None);
+        outstanding.add(tags.map(|tag| (tag, 10, Some(tag * 100))));
         outstanding
     }
 
@@ -194,7 +247,7 @@ mod tests {
     fn ids_go_on_after_a_loss_so_that_old_ones_mean_nothing() {
         let mut outstanding = with(1..=2);
         outstanding.clear();
-        assert_eq!(outstanding.add([(1, 1)].into_iter(), None), 3..=3);
+        assert_eq!(outstanding.add([(1, 1, None)].into_iter()), 3..=3);
         let mut unknown = Vec::new();
         assert_eq!(outstanding.acknowledge(&[1], 0, &mut unknown), Tags::default());
         assert_eq!(unknown, [1]);
@@ -203,17 +256,41 @@ mod tests {
     }
 
     #[test]
-    fn leases_run_out_once_and_extended_ones_later() {
+    fn leases_begin_when_handed_over_and_run_out_once_and_extended_ones_later() {
         let now = Instant::now();
         let later = now + Duration::from_secs(10);
-        let mut outstanding = Outstanding::default();
-        outstanding.add([(1, 1), (2, 1), (3, 1)].into_iter(), Some(now));
+        let mut outstanding = with(1..=4);
+        outstanding.lease(1..=3, now);
         outstanding.extend(2, later, &mut Vec::new());
         outstanding.acknowledge(&[1], 0, &mut Vec::new());
-        assert_eq!(outstanding.expire(now), [(3, 3)]);
+        assert_eq!(outstanding.expire(now), [(3, (3, Some(300)))]);
         assert_eq!(outstanding.expire(now), []);
         assert_eq!(outstanding.next_lease(), Some(later));
-        assert_eq!(outstanding.expire(later), [(2, 2)]);
+        assert_eq!(outstanding.expire(later), [(2, (2, Some(200)))]);
         assert_eq!(outstanding.next_lease(), None);
+        assert_eq!(outstanding.len(), 3, "both are on their way, and the fourth was never handed over");
+    }
+
+    #[test]
+    fn what_failed_is_in_the_windows_and_covered_by_no_acknowledgement_until_it_has_left() {
+        let mut outstanding = with(1..=5);
+        let mut unknown = Vec::new();
+        assert_eq!(outstanding.fail(2, &mut unknown), Some((2, Some(200))));
+        assert_eq!((outstanding.len(), outstanding.bytes()), (5, 50));
+        // Neither by `through` nor by a gapless front.
+        let tags = outstanding.acknowledge(&[], 4, &mut unknown);
+        assert_eq!(tags, Tags { through: Some(1), single: vec![3, 4] });
+        assert_eq!(outstanding.acknowledge(&[2], 0, &mut unknown), Tags::default());
+        assert_eq!(unknown, [2]);
+        assert_eq!(outstanding.left(vec![2, 77]), Tags { through: Some(2), single: vec![] });
+        assert_eq!((outstanding.len(), outstanding.bytes()), (1, 10));
+    }
+
+    #[test]
+    fn a_client_that_went_away_failed_only_what_it_could_have_seen() {
+        let mut outstanding = with(1..=3);
+        outstanding.lease(1..=2, Instant::now());
+        assert_eq!(outstanding.fail_handed(), [(1, (1, Some(100))), (2, (2, Some(200)))]);
+        assert_eq!(outstanding.fail_handed(), []);
     }
 }

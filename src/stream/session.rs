@@ -15,7 +15,7 @@ use crate::{
     audit::Witness,
     auth::Verifier,
     error::{Failure, Kind},
-    telemetry::{Call, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
+    telemetry::{Call, Limit, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
     tenant::{StreamPermit, TenantScope},
 };
 
@@ -53,7 +53,7 @@ pub struct Session {
     _permit: StreamPermit,
     metrics: Arc<TenantMetrics>,
     tracer: MessageTracer,
-    _open: OpenStream,
+    open: OpenStream,
     timer: Pin<Box<Sleep>>,
     warned: bool,
     drain_told: bool,
@@ -72,16 +72,24 @@ impl Session {
         if context.drain.is_begun() {
             return Err(draining());
         }
-        let permit = scope.open_stream()?;
         // The handles are resolved here, once a stream.
         let metrics = context.metrics.tenant(scope.tenant());
+        let plan = scope.plan();
+        for (limit, value) in [
+            (Limit::Streams, plan.max_streams.into()),
+            (Limit::InFlightMessages, plan.max_in_flight_messages.into()),
+            (Limit::InFlightBytes, plan.max_in_flight_bytes),
+        ] {
+            metrics.limit(limit, value);
+        }
+        let permit = scope.open_stream().inspect_err(|_| metrics.throttled(Limit::Streams, 1))?;
         let tracer = context.traces.messages(scope.tenant(), scope.caller().client(), call);
         let mut session = Self {
             context: context.clone(),
             scope,
             witness,
             _permit: permit,
-            _open: metrics.open_stream(kind),
+            open: metrics.open_stream(kind),
             metrics,
             tracer,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -107,6 +115,11 @@ impl Session {
         &self.metrics
     }
 
+    /// What the stream has in flight now: messages, and their body bytes.
+    pub fn holds(&mut self, messages: usize, bytes: usize) {
+        self.open.holds(messages, bytes);
+    }
+
     /// What its messages are traced with.
     pub fn tracer(&self) -> &MessageTracer {
         &self.tracer
@@ -122,6 +135,11 @@ impl Session {
         self.warned = false;
         self.set_timer();
         Ok(())
+    }
+
+    /// Whether the gateway drains, so that what ends now is not the client's doing.
+    pub fn is_draining(&self) -> bool {
+        self.context.drain.is_begun()
     }
 
     /// Waits for the next notice. Cancel safe.

@@ -1,11 +1,16 @@
 //! The subscribing machine. Deliveries enter as fast as both windows allow and leave in batches of whatever is ready;
 //! settlements and leases come back. Invariant: what this stream has taken from the broker and not settled is in
-//! `outstanding`, and goes back to the queue when the stream ends, however it ends.
+//! `outstanding`, and goes back to the queue when the stream ends, however it ends; what failed goes another round first.
 
+mod failing;
 mod frames;
+mod policies;
 mod start;
 
-use std::{collections::VecDeque, time::SystemTime};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::StreamExt as _;
 use tokio::{
@@ -14,15 +19,15 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-pub use self::start::SubscribeContext;
-use self::start::Subscription;
+use self::{failing::Failing, start::Subscription};
+pub use self::{policies::Policies, start::SubscribeContext};
 use super::{
     FRAMES_AHEAD, Incoming,
     outstanding::Outstanding,
     session::{Notice, Session},
 };
 use crate::{
-    broker::{self, Consumer},
+    broker::{self, Consumer, Held},
     error::{Failure, Kind},
     pb::{
         AuthExpiring, Deliveries, Delivery, Draining, Heartbeat, Interrupted, Resumed, Settled, SubscribeRequest,
@@ -48,7 +53,7 @@ pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
             witness.ended(failure.kind, failure.reason);
             // As much as the client leaves room for; it sees the end of the stream in any case.
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(1), frames.send(Err(failure))).await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), frames.send(Err(failure))).await;
         }
     };
     tokio::spawn(running.in_current_span());
@@ -69,6 +74,8 @@ async fn serve(
     let mut machine = Machine {
         outbox: VecDeque::from([Event::Started(subscription.started(context.heartbeat_interval))]),
         outstanding: Outstanding::default(),
+        failing: Failing::new(&context, &session, subscription.spec().queue.clone()),
+        lease: (!subscription.auto_ack()).then(|| subscription.ack_deadline()),
         spans: DeliverySpans::new(session.tracer().clone()),
         unread: Settled::default(),
         full: false,
@@ -90,7 +97,8 @@ async fn serve(
             end => break end,
         }
     };
-    if let Some(consumer) = consumer {
+    if let Some(mut consumer) = consumer {
+        machine.finish(&mut consumer, &end).await;
         machine.session.metrics().settled(Settlement::TakenBack, machine.outstanding.len() as u64);
         consumer.close().await;
     }
@@ -100,7 +108,11 @@ async fn serve(
 struct Machine {
     session: Session,
     frames: mpsc::Sender<Result<SubscribeResponse, Failure>>,
-    outstanding: Outstanding,
+    outstanding: Outstanding<Box<Held>>,
+    /// What was not done, until it has found its place.
+    failing: Failing,
+    /// Of each delivery, from when it is handed over; none with auto-ack.
+    lease: Option<Duration>,
     /// Of deliveries whose trace is kept.
     spans: DeliverySpans,
     /// Frames that wait for the client to read.
@@ -153,7 +165,8 @@ impl Machine {
                 notice = self.session.notice() => self.tell(notice)?,
                 permit = frames.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| End::ClientGone)?;
-                    permit.send(Ok(SubscribeResponse { event: self.outbox.pop_front() }));
+                    let event = self.hand_over();
+                    permit.send(Ok(SubscribeResponse { event }));
                     self.heartbeat.reset();
                 }
                 frame = incoming.next(), if self.reports() < UNREAD_REPORTS => match frame {
@@ -164,6 +177,7 @@ impl Machine {
                     }
                 },
                 () = at(lease) => self.expire(consumer).await?,
+                tags = self.failing.settled() => self.left(consumer, tags).await?,
                 batch = async {
                     match room {
                         true => consumer.next(messages.min(FRAME_MESSAGES), bytes.min(FRAME_BYTES), alone).await,
@@ -188,22 +202,19 @@ impl Machine {
         }
     }
 
-    /// Hands a batch to the transport; its leases begin now.
+    /// Puts a batch before the transport.
     async fn deliver(
         &mut self,
         consumer: &Consumer,
         subscription: &mut Subscription,
-        batch: Vec<broker::Incoming>,
+        mut batch: Vec<broker::Incoming>,
     ) -> Result<(), End> {
         let Some(last) = batch.last() else { return Ok(()) };
         let last_tag = last.tag;
         let batch_size = batch.len() as u64;
         subscription.seen(last.offset);
-        let lease = (!subscription.auto_ack()).then(|| subscription.ack_deadline());
-        let expires = lease.map(|lease| Instant::now() + lease);
-        let lease_expires = lease.map(|lease| (SystemTime::now() + lease).into());
-        let ids =
-            self.outstanding.add(batch.iter().map(|delivery| (delivery.tag, delivery.message.body.len())), expires);
+        let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.message.body.len(), delivery.held.take());
+        let ids = self.outstanding.add(batch.iter_mut().map(kept));
         let mut deliveries: Vec<_> = ids
             .zip(batch)
             .map(|(delivery_id, delivery)| Delivery {
@@ -213,7 +224,7 @@ impl Machine {
                 routing_key: delivery.routing_key,
                 redelivered: delivery.redelivered,
                 attempt: delivery.attempt,
-                lease_expires,
+                lease_expires: None,
                 stream_offset: delivery.offset,
             })
             .collect();
@@ -236,20 +247,18 @@ impl Machine {
         Ok(())
     }
 
-    /// Gives back what was not settled in time; others get it. A stream takes nothing back and keeps everything anyway.
-    async fn expire(&mut self, consumer: &Consumer) -> Result<(), End> {
-        for (id, tag) in self.outstanding.expire(Instant::now()) {
-            self.unread.expired_delivery_ids.push(id);
-            let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
-            match consumer.is_stream() {
-                true => consumer.ack(tag, false).await?,
-                false => consumer.reject(tag, true).await?,
-            }
-            settling.done();
-            self.session.metrics().settled(Settlement::TakenBack, 1);
+    /// The next frame for the transport; the leases of what is in it begin now.
+    fn hand_over(&mut self) -> Option<Event> {
+        let mut event = self.outbox.pop_front();
+        if let (Some(Event::Deliveries(frame)), Some(lease)) = (&mut event, self.lease)
+            && let [first, ..] = &frame.deliveries[..]
+        {
+            let first = first.delivery_id;
+            self.outstanding.lease(first..=first + (frame.deliveries.len() as u64 - 1), Instant::now() + lease);
+            let expires = Some((SystemTime::now() + lease).into());
+            frame.deliveries.iter_mut().for_each(|delivery| delivery.lease_expires = expires);
         }
-        self.full = false;
-        Ok(())
+        event
     }
 
     fn tell(&mut self, notice: Notice) -> Result<(), End> {
@@ -282,6 +291,7 @@ impl Machine {
     ) -> Result<Consumer, End> {
         tracing::debug!(?error, queue = subscription.spec().queue.as_str(), "subscription interrupted");
         self.outstanding.clear();
+        self.failing.clear();
         self.spans.taken_back("LINK_LOST");
         self.full = false;
         // Deliveries that the client has not got yet are void too.

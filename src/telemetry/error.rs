@@ -16,16 +16,13 @@ pub enum Error {
     /// There is a subscriber already.
     #[error("logging was set up already")]
     AlreadySet(#[source] tracing_subscriber::util::TryInitError),
-    /// A metric's name is none or taken.
-    #[error("a metric cannot be registered")]
-    Metrics(#[source] prometheus::Error),
 }
 
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Filter(_) | Self::Exporter(_) => Kind::Invalid,
-            Self::AlreadySet(_) | Self::Metrics(_) => Kind::Internal,
+            Self::AlreadySet(_) => Kind::Internal,
         }
     }
 
@@ -34,7 +31,6 @@ impl Classify for Error {
             Self::Filter(_) => "INVALID_LOG_FILTER",
             Self::Exporter(_) => "INVALID_OTLP_ENDPOINT",
             Self::AlreadySet(_) => "TELEMETRY_ALREADY_SET",
-            Self::Metrics(_) => "METRICS_NOT_REGISTERED",
         }
     }
 

@@ -1,246 +1,176 @@
-//! Counters for each tenant. A tenant enters once and gets handles that cost an atomic addition; what Prometheus reads
-//! leaves. The number of tenants with a label of their own is bounded: all others share the label `other`.
+//! What is counted. A tenant enters once a stream and gets handles that cost an atomic addition; what Prometheus reads
+//! leaves. The number of tenants with a label of their own is bounded: all others share the label `other`, and a tenant
+//! that is gone gives its place back.
+
+mod encode;
+mod latency;
+mod names;
+mod os;
+mod process;
+mod tenant;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock},
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
-use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
 
-use super::Error;
-use crate::{names::TenantId, pb::Outcome};
+use crate::names::TenantId;
+
+pub use names::{Described, METRICS, MetricKind};
+pub use process::{
+    BrokerMetrics, BrokerPurpose, Certificate, OpenGuard, ProcessMetrics, RpcMetrics, SpanDrop, StoreMetrics,
+    StoreOperation, TokenCheck,
+};
+pub use tenant::{DeadLetterReason, Limit, OpenStream, Settlement, StreamKind, TenantMetrics};
 
 /// Tenants with a label of their own.
 const MAX_TENANTS: usize = 1000;
 /// Shared by all others; a tenant of this name shares it too.
 const OTHER: &str = "other";
 
-const OUTCOMES: [(Outcome, &str); 6] = [
-    (Outcome::Confirmed, "confirmed"),
-    (Outcome::Unroutable, "unroutable"),
-    (Outcome::Rejected, "rejected"),
-    (Outcome::Denied, "denied"),
-    (Outcome::Throttled, "throttled"),
-    (Outcome::Unknown, "unknown"),
-];
-
-/// How a delivery was settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Settlement {
-    /// It is done.
-    Ack,
-    /// It comes again.
-    Retry,
-    /// It went to the dead letters.
-    DeadLetter,
-    /// It was thrown away.
-    Drop,
-    /// It was taken back: the stream ended, or its lease did.
-    TakenBack,
+/// How metrics are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsFormat {
+    /// Prometheus' text, version 0.0.4: what a browser or an old scraper gets.
+    Prometheus,
+    /// OpenMetrics 1.0: the same with exemplars, which lead from a bucket to a trace.
+    OpenMetrics,
 }
 
-const SETTLEMENTS: [(Settlement, &str); 5] = [
-    (Settlement::Ack, "ack"),
-    (Settlement::Retry, "retry"),
-    (Settlement::DeadLetter, "dead_letter"),
-    (Settlement::Drop, "drop"),
-    (Settlement::TakenBack, "taken_back"),
-];
+impl MetricsFormat {
+    /// What an `Accept` header asks for.
+    pub fn accepted_by(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
+    }
 
-/// Which way a stream's messages go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum StreamKind {
-    /// In.
-    Publish,
-    /// Out.
-    Subscribe,
+    /// The content type.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
 }
 
-const STREAMS: [(StreamKind, &str); 2] = [(StreamKind::Publish, "publish"), (StreamKind::Subscribe, "subscribe")];
-
-/// All metrics of one gateway. Cloning is cheap.
+/// All metrics of one gateway, apart from those of any other in the process. Cloning is cheap.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
-
-struct Inner {
-    registry: Registry,
-    published: IntCounterVec,
-    delivered: IntCounterVec,
-    settled: IntCounterVec,
-    open_streams: IntGaugeVec,
-    tenants: RwLock<HashMap<TenantId, Arc<TenantMetrics>>>,
-    other: Arc<TenantMetrics>,
+pub struct Metrics {
+    all: Arc<All>,
+    registry: Arc<Registry>,
 }
 
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+type Hook = Box<dyn Fn(&Metrics) + Send + Sync>;
+
+struct All {
+    process: Arc<ProcessMetrics>,
+    tenants: RwLock<HashMap<TenantId, Arc<TenantMetrics>>>,
+    other: OnceLock<Arc<TenantMetrics>>,
+    hooks: Mutex<Vec<Hook>>,
+}
+
+impl fmt::Debug for All {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("All(..)")
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics(..)")
     }
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new([])
+    }
+}
+
 impl Metrics {
-    /// Metrics in a registry of their own, so that two gateways in one process do not share any.
-    ///
-    /// # Errors
-    /// When a metric's name is none or taken: a fault of the program.
-    pub fn new() -> Result<Self, Error> {
-        Self::register().map_err(Error::Metrics)
+    /// Nothing counted yet. Calls are counted by these methods' paths (`/package.Service/Method`).
+    pub fn new(methods: impl IntoIterator<Item = String>) -> Self {
+        let all = Arc::new(All {
+            process: Arc::new(ProcessMetrics::new(methods)),
+            tenants: RwLock::default(),
+            other: OnceLock::new(),
+            hooks: Mutex::default(),
+        });
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Arc::clone(&all)));
+        Self { all, registry: Arc::new(registry) }
     }
 
-    fn register() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let published =
-            counter("warrengate_published_total", "Messages published, by outcome.", &["tenant", "outcome"])?;
-        let delivered = counter("warrengate_delivered_total", "Messages delivered to subscribers.", &["tenant"])?;
-        let settled =
-            counter("warrengate_settled_total", "Deliveries settled, by settlement.", &["tenant", "settlement"])?;
-        let open_streams =
-            IntGaugeVec::new(Opts::new("warrengate_open_streams", "Open streams, by kind."), &["tenant", "kind"])?;
-        registry.register(Box::new(open_streams.clone()))?;
-        let other = Arc::new(TenantMetrics::new(OTHER, &published, &delivered, &settled, &open_streams));
-        let tenants = RwLock::default();
-        Ok(Self(Arc::new(Inner { registry, published, delivered, settled, open_streams, tenants, other })))
+    /// The gateway's own handles.
+    pub fn process(&self) -> &Arc<ProcessMetrics> {
+        &self.all.process
+    }
+
+    /// Runs before each reading, to set what is cheaper to ask for than to follow. It must not wait.
+    pub fn before_each_reading(&self, hook: impl Fn(&Self) + Send + Sync + 'static) {
+        self.all.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
     }
 
     /// A tenant's handles; to be asked for once a stream, not once a message.
     pub fn tenant(&self, tenant: &TenantId) -> Arc<TenantMetrics> {
         let known = |tenants: &HashMap<TenantId, Arc<TenantMetrics>>| tenants.get(tenant).cloned();
         // A poisoned lock holds a map that is whole all the same.
-        if let Some(metrics) = known(&self.0.tenants.read().unwrap_or_else(|poison| poison.into_inner())) {
+        if let Some(metrics) = known(&self.all.tenants.read().unwrap_or_else(PoisonError::into_inner)) {
             return metrics;
         }
-        let mut tenants = self.0.tenants.write().unwrap_or_else(|poison| poison.into_inner());
+        let mut tenants = self.all.tenants.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(metrics) = known(&tenants) {
             return metrics;
         }
         // A tenant that is called like the shared label shares it.
         if tenants.len() >= MAX_TENANTS || tenant.as_str() == OTHER {
-            return self.0.other.clone();
+            return Arc::clone(self.all.other.get_or_init(|| Arc::new(TenantMetrics::new())));
         }
-        let Inner { published, delivered, settled, open_streams, .. } = &*self.0;
-        let metrics = Arc::new(TenantMetrics::new(tenant.as_str(), published, delivered, settled, open_streams));
+        let metrics = Arc::new(TenantMetrics::new());
         tenants.insert(tenant.clone(), metrics.clone());
         metrics
     }
 
-    /// All metrics in Prometheus' text format.
-    pub fn render(&self) -> String {
-        let mut text = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.0.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be rendered");
+    /// Forgets the tenants that are gone, so that their places are free for others.
+    pub fn keep_tenants(&self, is_known: impl Fn(&TenantId) -> bool) {
+        self.all.tenants.write().unwrap_or_else(PoisonError::into_inner).retain(|tenant, _| is_known(tenant));
+    }
+
+    /// All metrics as they are now.
+    pub fn render(&self, format: MetricsFormat) -> String {
+        self.all.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|hook| hook(self));
+        let mut text = String::new();
+        if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
+            // A value of ours that cannot be written; half a page would look like a restart.
+            tracing::error!("metrics cannot be rendered");
+            text.clear();
         }
-        String::from_utf8(text).unwrap_or_default()
+        match format {
+            MetricsFormat::OpenMetrics => text,
+            MetricsFormat::Prometheus => encode::as_prometheus(&text),
+        }
     }
 }
 
-/// One tenant's handles.
-#[derive(Debug)]
-pub struct TenantMetrics {
-    published: [IntCounter; OUTCOMES.len()],
-    delivered: IntCounter,
-    settled: [IntCounter; SETTLEMENTS.len()],
-    open: [IntGauge; STREAMS.len()],
-}
-
-impl TenantMetrics {
-    fn new(
-        tenant: &str,
-        published: &IntCounterVec,
-        delivered: &IntCounterVec,
-        settled: &IntCounterVec,
-        open: &IntGaugeVec,
-    ) -> Self {
-        Self {
-            published: OUTCOMES.map(|(_, name)| published.with_label_values(&[tenant, name])),
-            delivered: delivered.with_label_values(&[tenant]),
-            settled: SETTLEMENTS.map(|(_, name)| settled.with_label_values(&[tenant, name])),
-            open: STREAMS.map(|(_, name)| open.with_label_values(&[tenant, name])),
-        }
-    }
-
-    /// Messages had this outcome.
-    pub fn published(&self, outcome: Outcome, count: u64) {
-        for ((which, _), counter) in OUTCOMES.iter().zip(&self.published) {
-            if *which == outcome {
-                counter.inc_by(count);
-            }
-        }
-    }
-
-    /// Messages were delivered.
-    pub fn delivered(&self, count: u64) {
-        self.delivered.inc_by(count);
-    }
-
-    /// Deliveries were settled.
-    pub fn settled(&self, settlement: Settlement, count: u64) {
-        for ((which, _), counter) in SETTLEMENTS.iter().zip(&self.settled) {
-            if *which == settlement {
-                counter.inc_by(count);
-            }
-        }
-    }
-
-    /// A stream is open until the guard is dropped.
-    pub fn open_stream(&self, kind: StreamKind) -> OpenStream {
-        let gauge = match kind {
-            StreamKind::Publish => &self.open[0],
-            StreamKind::Subscribe => &self.open[1],
-        };
-        gauge.inc();
-        OpenStream(gauge.clone())
-    }
-}
-
-/// Counts an open stream for as long as it lives.
-#[derive(Debug)]
-pub struct OpenStream(IntGauge);
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.dec();
+impl Collector for All {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut each: Vec<_> = tenants.iter().map(|(tenant, metrics)| (tenant.as_str(), &**metrics)).collect();
+        each.sort_unstable_by_key(|(tenant, _)| *tenant);
+        each.extend(self.other.get().map(|metrics| (OTHER, &**metrics)));
+        tenant::encode(encoder, &each)?;
+        encode::metric(encoder, &names::TENANTS, |samples| samples.gauge(tenants.len() as f64))?;
+        process::encode(encoder, &self.process)?;
+        encode::metric(encoder, &names::BUILD, |samples| {
+            let revision = option_env!("WARRENGATE_REVISION").unwrap_or("unknown");
+            samples.gauge_with([("version", env!("CARGO_PKG_VERSION")), ("revision", revision)], 1.0)
+        })?;
+        os::encode(encoder)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tenant_counts_under_its_own_label_and_open_streams_close() {
-        let metrics = Metrics::new().expect("metrics");
-        let acme = metrics.tenant(&TenantId::parse("acme").expect("an id"));
-        acme.published(Outcome::Confirmed, 3);
-        acme.published(Outcome::Unspecified, 1);
-        acme.settled(Settlement::DeadLetter, 1);
-        acme.delivered(2);
-        let open = acme.open_stream(StreamKind::Subscribe);
-        let text = metrics.render();
-        for line in [
-            r#"warrengate_published_total{outcome="confirmed",tenant="acme"} 3"#,
-            r#"warrengate_settled_total{settlement="dead_letter",tenant="acme"} 1"#,
-            r#"warrengate_delivered_total{tenant="acme"} 2"#,
-            r#"warrengate_open_streams{kind="subscribe",tenant="acme"} 1"#,
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
-        drop(open);
-        assert!(metrics.render().contains(r#"warrengate_open_streams{kind="subscribe",tenant="acme"} 0"#));
-    }
-
-    #[test]
-    fn tenants_beyond_the_bound_share_a_label() {
-        let metrics = Metrics::new().expect("metrics");
-        for i in 0..MAX_TENANTS + 5 {
-            metrics.tenant(&TenantId::parse(&format!("t-{i}")).expect("an id")).delivered(1);
-        }
-        let text = metrics.render();
-        assert!(text.contains(r#"warrengate_delivered_total{tenant="other"} 5"#));
-        assert!(!text.contains("t-1000"));
-    }
-}
+mod tests;

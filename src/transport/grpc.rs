@@ -23,7 +23,7 @@ use crate::{
         topology_server::TopologyServer,
     },
     service::{self, AdminService, AuthService, MessagingService, TopologyService},
-    telemetry::{Call, Traces},
+    telemetry::{Call, ProcessMetrics, TokenCheck, Traces},
 };
 
 /// What a request may weigh beside its largest body: headers, properties, and a frame's other messages.
@@ -47,6 +47,8 @@ pub struct Services {
     pub audit: Audit,
     /// Where calls are traced.
     pub traces: Traces,
+    /// Where calls and tokens are counted.
+    pub metrics: Arc<ProcessMetrics>,
 }
 
 /// Serves until `stop`, and then until the last connection ends.
@@ -79,13 +81,13 @@ pub async fn serve(
         }
         None => None,
     };
-    let verifier = Arc::clone(&services.verifier);
+    let (verifier, metrics) = (Arc::clone(&services.verifier), Arc::clone(&services.metrics));
     let layers = ServiceBuilder::new()
         .layer(cors(&grpc.cors_origins))
         .layer(GrpcWebLayer::new())
-        .layer(TraceLayer(services.traces.clone()))
+        .layer(TraceLayer { traces: services.traces.clone(), metrics: services.metrics })
         .layer(WitnessLayer::new(services.audit))
-        .layer(InterceptorLayer::new(move |request| authenticate(&verifier, request)))
+        .layer(InterceptorLayer::new(move |request| authenticate(&verifier, &metrics, request)))
         .map_response(blame_the_client)
         .into_inner();
     Server::builder()
@@ -113,9 +115,19 @@ pub async fn serve(
 }
 
 /// Leaves the caller in the extensions; a bad token ends the request, none leaves the decision to the service.
-fn authenticate(verifier: &Verifier, mut request: Request<()>) -> Result<Request<()>, Status> {
+fn authenticate(
+    verifier: &Verifier,
+    metrics: &ProcessMetrics,
+    mut request: Request<()>,
+) -> Result<Request<()>, Status> {
     let headers = std::mem::take(request.metadata_mut()).into_headers();
     let result = auth::authenticate(verifier, &headers, request.extensions_mut());
+    metrics.token_checked(match &result {
+        Ok(()) if request.extensions().get::<Caller>().is_none() => TokenCheck::Missing,
+        Ok(()) => TokenCheck::Valid,
+        Err(auth::Error::TokenExpired) => TokenCheck::Expired,
+        Err(_) => TokenCheck::Invalid,
+    });
     let mut headers = headers;
     // Nothing further on can log it.
     headers.remove(http::header::AUTHORIZATION);

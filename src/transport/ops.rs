@@ -11,13 +11,17 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
     routing::{get, post},
 };
 use serde_json::json;
 
-use crate::{audit::Audit, auth::Issuer, telemetry::Metrics};
+use crate::{
+    audit::Audit,
+    auth::Issuer,
+    telemetry::{Metrics, MetricsFormat},
+};
 
 /// A token request has no reason to be longer, in bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -57,8 +61,12 @@ async fn readyz(State(state): State<OpsState>) -> impl IntoResponse {
     (status, Json(json!({ "ready": waiting.is_empty(), "waiting_for": waiting })))
 }
 
-async fn metrics(State(state): State<OpsState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render())
+/// A browser sees Prometheus' text; Prometheus asks for OpenMetrics, and gets exemplars.
+async fn metrics(State(state): State<OpsState>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = MetricsFormat::accepted_by(accept);
+    state.metrics.process().ready(state.readiness.waiting().is_empty());
+    ([(header::CONTENT_TYPE, format.content_type())], state.metrics.render(format))
 }
 
 /// Shorter than the overlap of a rotation, so that nobody trusts an old set of keys for too long.

@@ -4,7 +4,9 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -20,25 +22,28 @@ use tracing::Instrument as _;
 
 use crate::{
     error,
-    telemetry::{Call, Traces},
+    telemetry::{Call, ProcessMetrics, RpcMetrics, Traces},
 };
 
-/// Gives every request a [`Call`].
+/// Gives every request a [`Call`], and counts it when it ends.
 #[derive(Clone)]
-pub(super) struct TraceLayer(pub(super) Traces);
+pub(super) struct TraceLayer {
+    pub(super) traces: Traces,
+    pub(super) metrics: Arc<ProcessMetrics>,
+}
 
 impl<S> Layer<S> for TraceLayer {
     type Service = TraceService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        TraceService { traces: self.0.clone(), inner }
+        TraceService { around: self.clone(), inner }
     }
 }
 
 /// See [`TraceLayer`].
 #[derive(Clone)]
 pub(super) struct TraceService<S> {
-    traces: Traces,
+    around: TraceLayer,
     inner: S,
 }
 
@@ -63,57 +68,70 @@ where
         type Peer = <tokio_rustls::server::TlsStream<TcpStream> as Connected>::ConnectInfo;
         let peer: Option<&TlsConnectInfo<TcpConnectInfo>> = request.extensions().get::<Peer>();
         let peer = peer.and_then(|peer| peer.get_ref().remote_addr());
-        let call = Call::begin(&self.traces, request.uri().path(), request.headers(), peer);
-        request.extensions_mut().insert(call.clone());
+        let call = Call::begin(&self.around.traces, request.uri().path(), request.headers(), peer);
+        let metrics = Arc::clone(self.around.metrics.rpc(request.uri().path()));
+        let mut running = Running { call: call.clone(), metrics, started: Instant::now(), ended: false };
         let log = call.log().clone();
+        request.extensions_mut().insert(call);
         let answering = self.inner.call(request);
         let answering = async move {
-            let mut guard = EndsOnDrop { call: Some(call) };
             let mut response = answering.await?;
-            let Some(call) = guard.call.take() else { return Ok(response.map(tonic::body::Body::new)) };
-            let id = call.trace_id();
-            for (name, value) in [("x-trace-id", &id), ("traceparent", &call.traceparent())] {
+            let call = &running.call;
+            for (name, value) in [("x-trace-id", &call.trace_id()), ("traceparent", &call.traceparent())] {
                 if let Ok(value) = HeaderValue::from_str(value) {
                     response.headers_mut().insert(name, value);
                 }
             }
             // An error without a body has its status in the headers.
-            finish(&call, response.headers_mut());
-            let body = |inner| tonic::body::Body::new(Traced { inner, guard: EndsOnDrop { call: Some(call) } });
+            running.finish(response.headers_mut());
+            let body = |inner| tonic::body::Body::new(Traced { inner, running });
             Ok(response.map(body))
         };
         Box::pin(answering.instrument(log))
     }
 }
 
-/// Reads a status, ends the call with it, and puts the trace's id into an error's details.
-fn finish(call: &Call, headers: &mut HeaderMap) {
-    let Some(status) = Status::from_header_map(headers) else { return };
-    call.end(status.code(), error::reason_of(&status).as_deref());
-    if status.code() != Code::Ok {
-        let status = error::with_trace(status, &call.trace_id());
-        // Both values are base64 or percent-encoded, so it cannot fail.
-        let _ = status.add_header(headers);
+/// A call without a status yet. One whose answer is given up was cancelled.
+struct Running {
+    call: Call,
+    metrics: Arc<RpcMetrics>,
+    started: Instant,
+    ended: bool,
+}
+
+impl Running {
+    /// Reads a status, ends the call with it, and puts the trace's id into an error's details.
+    fn finish(&mut self, headers: &mut HeaderMap) {
+        let Some(status) = Status::from_header_map(headers) else { return };
+        self.end(status.code(), error::reason_of(&status).as_deref());
+        if status.code() != Code::Ok {
+            let status = error::with_trace(status, &self.call.trace_id());
+            // Both values are base64 or percent-encoded, so it cannot fail.
+            let _ = status.add_header(headers);
+        }
+    }
+
+    fn end(&mut self, code: Code, reason: Option<&str>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let took = self.started.elapsed();
+        self.call.end(code, reason);
+        self.metrics.ended(code.into(), took);
+        tracing::debug!(parent: self.call.log(), ?code, reason, millis = took.as_secs_f64() * 1000.0, "call ended");
     }
 }
 
-/// A call whose answer is given up was cancelled.
-struct EndsOnDrop {
-    call: Option<Call>,
-}
-
-impl Drop for EndsOnDrop {
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(call) = self.call.take() {
-            call.end(Code::Cancelled, None);
-        }
+        self.end(Code::Cancelled, None);
     }
 }
 
 /// An answer's body, whose end is the call's.
 struct Traced<B> {
     inner: B,
-    guard: EndsOnDrop,
+    running: Running,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Traced<B> {
@@ -124,9 +142,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Traced<B> {
         let mut frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
-            && let Some(call) = &self.guard.call
         {
-            finish(call, trailers);
+            self.running.finish(trailers);
         }
         Poll::Ready(frame)
     }

@@ -8,6 +8,7 @@ use std::{
 use secrecy::ExposeSecret as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use warrengate::client::Client;
 
 use crate::{
     inject,
@@ -117,8 +118,10 @@ impl Load {
         load.ledger.mark();
         let mut tasks = vec![Vec::new(); PROCESSES];
         for (number, tenant) in side.tenants.clone().into_iter().enumerate() {
-            load.consumer(side, &tenant, WORK, true).await?;
-            load.consumer(side, &tenant, POISON, false).await?;
+            let (road, endpoint) = side.roads.build().await;
+            let client = world::connect(&endpoint, &side.ca, &tenant.client_id, &tenant.secret).await?;
+            load.consumer(&client, &tenant, WORK, road, true);
+            load.consumer(&client, &tenant, POISON, road, false);
             let (road, endpoint) = side.roads.build().await;
             let stream = load.ledger.stream(&tenant.id, "consumer in a process", Direction::Subscribe, road, true);
             tasks[number % PROCESSES].push(Task {
@@ -146,17 +149,14 @@ impl Load {
         Ok(load)
     }
 
-    async fn consumer(&mut self, side: &mut Side, tenant: &Tenant, queue: &str, steady: bool) -> anyhow::Result<()> {
-        let (road, endpoint) = side.roads.build().await;
+    fn consumer(&mut self, client: &Client, tenant: &Tenant, queue: &str, road: usize, steady: bool) {
         let what = format!("consumer of {queue}");
         let stream = self.ledger.stream(&tenant.id, &what, Direction::Subscribe, road, steady);
-        let client = world::connect(&endpoint, &side.ca, &tenant.client_id, &tenant.secret).await?;
         let ledger = Arc::clone(&self.ledger);
         ledger.open(stream, true);
         let say = move |seen| ledger.seen(stream, seen);
         let (medicine, stop) = (self.medicine.clone(), self.stop_consuming.clone());
-        self.consumers.spawn(consume(client, queue.to_owned(), medicine, stop, say));
-        Ok(())
+        self.consumers.spawn(consume(client.clone(), queue.to_owned(), medicine, stop, say));
     }
 
     /// Nothing more is published. Returns when every message has its outcome, and what is confirmed is done, or when

@@ -25,6 +25,8 @@ pub struct Outgoing {
     message: Message,
     /// Made when the message was checked, used by the first attempt; later attempts make them again.
     properties: Option<BasicProperties>,
+    /// Of a message on another round, which has what no publisher may write.
+    round: Option<Box<BasicProperties>>,
     due: Option<Instant>,
     sent: bool,
     /// When its trace is kept.
@@ -58,10 +60,34 @@ impl Outgoing {
             mandatory: !publication.allow_unroutable,
             message,
             properties: Some(properties),
+            round: None,
             due: None,
             sent: false,
             span: None,
         })
+    }
+
+    /// A message that goes another round, with the gateway's own properties, and must find a queue.
+    pub(in crate::broker) fn round(
+        order: u64,
+        exchange: ExchangeName,
+        routing_key: String,
+        body: bytes::Bytes,
+        properties: BasicProperties,
+    ) -> Self {
+        Self {
+            order,
+            sequence: 0,
+            exchange,
+            routing_key,
+            mandatory: true,
+            message: Message { body, ..Message::default() },
+            properties: None,
+            round: Some(Box::new(properties)),
+            due: None,
+            sent: false,
+            span: None,
+        }
     }
 
     /// The same with its span, when its trace is kept.
@@ -133,7 +159,8 @@ impl Outgoing {
         if let Some(span) = &mut self.span {
             span.sent();
         }
-        let properties = self.properties.take().unwrap_or_else(|| {
+        let round = || self.round.as_deref().cloned();
+        let properties = self.properties.take().or_else(round).unwrap_or_else(|| {
             // It was acceptable the first time, and nothing about it has changed.
             properties::to_amqp(&self.message, SystemTime::UNIX_EPOCH).map(|(made, _)| made).unwrap_or_default()
         });

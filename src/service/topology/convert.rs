@@ -2,17 +2,18 @@
 //! specifications within the limits leave; an argument that a queue's type does not know is refused here, by name, rather
 //! than ignored by the broker.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    broker::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec},
+    broker::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, RetryPolicy},
     error::Failure,
     names::{self, ExchangeName, QueueName, RoutingKey},
     pb::{self, DestinationType, ExchangeType, HeadersMatch, QueueType, value::Kind},
     provision::{BindingInfo, ExchangeInfo, QueueInfo},
 };
 
-const DEFAULT_ATTEMPTS: u32 = 20;
 const LONGEST_MS: i64 = 366 * 24 * 3600 * 1000;
 
 /// Puts the request's field into a name's error.
@@ -93,7 +94,7 @@ pub(super) fn queue_spec(queue: Option<pb::Queue>) -> Result<QueueSpec, Failure>
         Ok(QueueType::Stream) => QueueKind::Stream,
         Err(_) => return Err(Failure::invalid("queue.type", "must be QUORUM, CLASSIC or STREAM")),
     };
-    let (stream, classic, quorum) = (kind == QueueKind::Stream, kind == QueueKind::Classic, kind == QueueKind::Quorum);
+    let (stream, classic) = (kind == QueueKind::Stream, kind == QueueKind::Classic);
     let only = |field, given: bool, fits: bool, text| match given && !fits {
         true => Err(Failure::invalid(field, text)),
         false => Ok(()),
@@ -101,16 +102,12 @@ pub(super) fn queue_spec(queue: Option<pb::Queue>) -> Result<QueueSpec, Failure>
     only("queue.max_length", queue.max_length != 0, !stream, "is not for stream queues")?;
     only("queue.message_ttl", queue.message_ttl.is_some(), !stream, "is not for stream queues")?;
     only("queue.expires", queue.expires.is_some(), !stream, "is not for stream queues")?;
-    only("queue.max_delivery_attempts", queue.max_delivery_attempts != 0, quorum, "is for quorum queues only")?;
+    only("queue.max_delivery_attempts", queue.max_delivery_attempts != 0, !stream, "is not for stream queues")?;
+    only("queue.retry_policy", queue.retry_policy.is_some(), !stream, "is not for stream queues")?;
     only("queue.max_priority", queue.max_priority != 0, classic, "is for classic queues only")?;
     only("queue.single_active_consumer", queue.single_active_consumer, !stream, "is not for stream queues")?;
     only("queue.max_age", queue.max_age.is_some(), stream, "is for stream queues only")?;
     only("queue.stream_max_segment_bytes", queue.stream_max_segment_bytes != 0, stream, "is for stream queues only")?;
-    let attempts = match queue.max_delivery_attempts {
-        0 => DEFAULT_ATTEMPTS,
-        asked @ 1..=1_000 => asked,
-        _ => return Err(Failure::invalid("queue.max_delivery_attempts", "must be from 1 to 1,000")),
-    };
     if queue.max_priority > 10 {
         return Err(Failure::invalid("queue.max_priority", "must be from 0 to 10"));
     }
@@ -129,8 +126,7 @@ pub(super) fn queue_spec(queue: Option<pb::Queue>) -> Result<QueueSpec, Failure>
         max_length_bytes: number("queue.max_length_bytes", queue.max_length_bytes)?,
         message_ttl: millis("queue.message_ttl", queue.message_ttl, 0)?,
         expires: millis("queue.expires", queue.expires, 1_000)?,
-        // The broker counts failures after the first attempt: a limit of n gives n + 1 attempts.
-        max_delivery_attempts: quorum.then(|| i64::from(attempts) - 1),
+        retry: if stream { None } else { Some(retry(queue.max_delivery_attempts, queue.retry_policy)?) },
         max_priority: (queue.max_priority != 0).then(|| queue.max_priority.into()),
         single_active_consumer: queue.single_active_consumer,
         max_age: max_age.map(|millis| millis / 1_000),
@@ -163,6 +159,29 @@ fn duration(millis: i64) -> prost_types::Duration {
     prost_types::Duration { seconds: millis / 1_000, nanos: (millis % 1_000) as i32 * 1_000_000 }
 }
 
+fn retry(attempts: u32, policy: Option<pb::RetryPolicy>) -> Result<RetryPolicy, Failure> {
+    let pb::RetryPolicy { min_backoff, max_backoff, multiplier, jitter } = policy.unwrap_or_default();
+    let given = |field: &'static str, value: Option<prost_types::Duration>| {
+        let millis = millis(field, value, 0)?;
+        Ok::<_, Failure>(millis.and_then(|millis| u64::try_from(millis).ok()).map(Duration::from_millis))
+    };
+    let min = given("queue.retry_policy.min_backoff", min_backoff)?;
+    let max = given("queue.retry_policy.max_backoff", max_backoff)?;
+    let policy = RetryPolicy::default().with_backoff(min, max, multiplier, jitter)?;
+    if attempts == 0 { Ok(policy) } else { policy.with_max_attempts(attempts) }
+}
+
+fn retry_entry(policy: &RetryPolicy) -> pb::RetryPolicy {
+    // At most a day.
+    let short = |time: Duration| duration(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+    pb::RetryPolicy {
+        min_backoff: Some(short(policy.min_backoff())),
+        max_backoff: Some(short(policy.max_backoff())),
+        multiplier: Some(policy.multiplier()),
+        jitter: Some(policy.jitter()),
+    }
+}
+
 pub(super) fn queue(spec: &QueueSpec) -> pb::Queue {
     let kind = match spec.kind {
         QueueKind::Quorum => QueueType::Quorum,
@@ -178,7 +197,8 @@ pub(super) fn queue(spec: &QueueSpec) -> pb::Queue {
         max_length_bytes: count(spec.max_length_bytes),
         message_ttl: spec.message_ttl.map(duration),
         expires: spec.expires.map(duration),
-        max_delivery_attempts: spec.max_delivery_attempts.map_or(0, |limit| small(Some(limit + 1))),
+        max_delivery_attempts: spec.retry.map_or(0, |policy| policy.max_attempts()),
+        retry_policy: spec.retry.as_ref().map(retry_entry),
         max_priority: small(spec.max_priority),
         single_active_consumer: spec.single_active_consumer,
         max_age: spec.max_age.map(|seconds| duration(seconds * 1_000)),
@@ -196,6 +216,7 @@ pub(super) fn queue_entry(info: &QueueInfo) -> (pb::Queue, pb::QueueStatus) {
     let argument = |name: &str| info.arguments.get(name).and_then(Json::as_i64);
     let count = |name: &str| argument(name).and_then(|value| u64::try_from(value).ok()).unwrap_or_default();
     let small = |value: Option<i64>| value.and_then(|value| u32::try_from(value).ok()).unwrap_or_default();
+    let policy = (kind != QueueType::Stream).then(|| info.retry_policy());
     let max_age = info.arguments.get("x-max-age").and_then(Json::as_str).and_then(|text| text.strip_suffix('s'));
     let queue = pb::Queue {
         name: info.name.clone(),
@@ -204,7 +225,8 @@ pub(super) fn queue_entry(info: &QueueInfo) -> (pb::Queue, pb::QueueStatus) {
         max_length_bytes: count("x-max-length-bytes"),
         message_ttl: argument("x-message-ttl").map(duration),
         expires: argument("x-expires").map(duration),
-        max_delivery_attempts: argument("x-delivery-limit").map_or(0, |limit| small(Some(limit + 1))),
+        max_delivery_attempts: policy.map_or(0, |policy| policy.max_attempts()),
+        retry_policy: policy.as_ref().map(retry_entry),
         max_priority: small(argument("x-max-priority")),
         single_active_consumer: info.arguments.get("x-single-active-consumer") == Some(&Json::Bool(true)),
         max_age: max_age.and_then(|text| text.parse::<i64>().ok()).map(|seconds| duration(seconds * 1_000)),

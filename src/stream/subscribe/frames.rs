@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{End, Machine, Subscription, out_of_order, start::lease};
+use super::{End, Machine, Subscription, failing::Why, out_of_order, start::lease};
 use crate::{
-    broker::Consumer,
+    broker::{Consumer, LONGEST_DELAY},
     error::{Failure, Kind},
     pb::{Ack, ExtendLease, Nack, NackAction, SubscribeRequest, subscribe_request::Frame},
+    stream::outstanding::Tags,
     telemetry::Settlement,
 };
 
@@ -41,13 +42,19 @@ impl Machine {
         let done = (before - self.outstanding.len()) as u64;
         self.session.metrics().settled(Settlement::Ack, done);
         let settling = self.spans.settling(&ack.delivery_ids, ack.through, Settlement::Ack, "");
+        self.say(consumer, tags).await?;
+        settling.done();
+        Ok(())
+    }
+
+    /// Acknowledges to the broker.
+    pub(super) async fn say(&mut self, consumer: &Consumer, tags: Tags) -> Result<(), End> {
         if let Some(through) = tags.through {
             consumer.ack(through, true).await?;
         }
         for tag in tags.single {
             consumer.ack(tag, false).await?;
         }
-        settling.done();
         Ok(())
     }
 
@@ -56,13 +63,8 @@ impl Machine {
         if nack.reason.len() > MOST_REASON {
             return Err(Failure::invalid("nack.reason", format!("is longer than {MOST_REASON} bytes")).into());
         }
-        if nack.delay.is_some() {
-            return Err(Failure::unimplemented(
-                "delayed retries are not built yet: leave nack.delay unset, and RETRY is immediate",
-            )
-            .into());
-        }
         let action = NackAction::try_from(nack.action).unwrap_or(NackAction::Unspecified);
+        let delay = delay(&nack, action)?;
         if action == NackAction::Unspecified {
             return Err(Failure::invalid("nack.action", "must be RETRY, DEAD_LETTER or DROP").into());
         }
@@ -74,20 +76,27 @@ impl Machine {
             )
             .into());
         }
+        let settlement = match action {
+            NackAction::Retry => Settlement::Retry,
+            NackAction::DeadLetter => Settlement::DeadLetter,
+            NackAction::Drop | NackAction::Unspecified => Settlement::Drop,
+        };
         for id in nack.delivery_ids {
-            let Some(tag) = self.outstanding.remove(id, &mut self.unread.unknown_delivery_ids) else { continue };
-            let settlement = match action {
-                NackAction::Retry => Settlement::Retry,
-                NackAction::DeadLetter => Settlement::DeadLetter,
-                NackAction::Drop | NackAction::Unspecified => Settlement::Drop,
-            };
-            let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
-            match settlement {
-                Settlement::Retry => consumer.reject(tag, true).await?,
-                Settlement::DeadLetter => consumer.reject(tag, false).await?,
-                _ => consumer.ack(tag, false).await?,
+            let unknown = &mut self.unread.unknown_delivery_ids;
+            if settlement == Settlement::Drop {
+                let Some(tag) = self.outstanding.remove(id, unknown) else { continue };
+                let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
+                consumer.ack(tag, false).await?;
+                settling.done();
+            } else {
+                let Some(failed) = self.outstanding.fail(id, unknown) else { continue };
+                let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
+                let reason = nack.reason.clone();
+                match settlement {
+                    Settlement::DeadLetter => self.failing.give_up(failed, reason, settling),
+                    _ => self.failing.retry(failed, Why::Nacked { delay, reason }, settling),
+                }
             }
-            settling.done();
             self.session.metrics().settled(settlement, 1);
         }
         Ok(())
@@ -104,6 +113,18 @@ impl Machine {
             self.outstanding.extend(*id, expires, &mut self.unread.unknown_delivery_ids);
         }
         Ok(())
+    }
+}
+
+/// The delay that a RETRY asks for.
+fn delay(nack: &Nack, action: NackAction) -> Result<Option<Duration>, Failure> {
+    let Some(delay) = &nack.delay else { return Ok(None) };
+    if action != NackAction::Retry {
+        return Err(Failure::invalid("nack.delay", "is for RETRY only"));
+    }
+    match Duration::try_from(*delay) {
+        Ok(delay) if delay <= LONGEST_DELAY => Ok(Some(delay)),
+        _ => Err(Failure::invalid("nack.delay", "must be from 0 to 24 h")),
     }
 }
 

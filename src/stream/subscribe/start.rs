@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 
-use super::{Incoming, Notice, Session, out_of_order};
+use super::{Incoming, Notice, Policies, Session, out_of_order};
 use crate::{
     broker::{self, Broker, ConsumeSpec, Consumer, StartAt},
     error::{Failure, Kind},
@@ -30,6 +30,8 @@ pub struct SubscribeContext {
     pub broker: Broker,
     /// For the type of a queue that is wanted exclusively.
     pub inspector: Arc<Inspector>,
+    /// When messages are tried again.
+    pub policies: Policies,
     /// How often a silent stream says that it is alive. Default 15 s.
     pub heartbeat_interval: Duration,
 }
@@ -157,6 +159,7 @@ impl Subscription {
                 start: position,
                 exclusive: start.exclusive,
                 priority: start.priority,
+                keep: !start.auto_ack,
             },
             max_messages: max_messages as usize,
             max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),

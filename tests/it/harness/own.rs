@@ -19,10 +19,16 @@ pub struct Own {
 impl Own {
     /// Starts one in a folder of this name, on the test's own runtime, with these settings beside the defaults.
     pub async fn start(name: &str, settings: &[(&str, &str)]) -> Self {
+        Self::with_nodes(1, name, settings).await
+    }
+
+    /// As [`Self::start`], with so many broker nodes.
+    pub async fn with_nodes(nodes: usize, name: &str, settings: &[(&str, &str)]) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = std::fs::remove_dir_all(&folder);
         let mut options = StackOptions::new(folder);
         options.installation = installation();
+        options.nodes = nodes;
         options.settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let mut stack = Box::pin(Stack::start(options)).await.unwrap();
         let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");

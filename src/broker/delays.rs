@@ -1,0 +1,100 @@
+//! What the gateway keeps in a tenant's vhost to send messages round, made when it is first needed and again when it is
+//! missing: the exchange `wg.delay` with a queue for each delay, and `wg.return`, through which a message whose delay is
+//! over comes back to its queue. A step and a queue enter; they stand when nothing is wrong. A message is never in one of
+//! these queues without a way out: what `wg.return` cannot route goes to the dead letters.
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+use super::{
+    Error,
+    held::DELAY,
+    pool::Links,
+    topology::{DEAD_LETTERS, on_channel, text},
+};
+use crate::names::QueueName;
+
+/// Routes by the header [`DELAY`] to the queue of that delay.
+pub(super) const DELAY_EXCHANGE: &str = "wg.delay";
+/// Routes by the queue's name.
+pub(super) const RETURN_EXCHANGE: &str = "wg.return";
+
+/// Deliveries of one message before RabbitMQ gives it up by itself (4.x would after 20). On 3.10 each hand-back counts, so
+/// it is out of reach of anything but a loop; attempts are the gateway's to count.
+pub(super) const DELIVERY_LIMIT: i64 = 1_000_000;
+/// Each look at the dead letters is a delivery of all of them, and after the last one they would be dropped.
+pub(super) const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000_000_000;
+/// Dead letters are kept up to here; then messages stay where they are.
+pub(super) const DEAD_LETTER_BYTES: i64 = 1 << 30;
+
+/// Makes what a delay of this step, in milliseconds, needs to bring a message back to this queue.
+///
+/// # Errors
+/// When the queue is missing, a limit is reached, or the broker is away.
+pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) -> Result<(), Error> {
+    on_channel(links, async |channel| {
+        ensure_return(&channel, queue).await?;
+        exchange(&channel, DELAY_EXCHANGE, ExchangeKind::Headers, FieldTable::default()).await?;
+        let name = format!("wg.delay.{step}");
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), text("quorum"));
+        arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(i64::try_from(step).unwrap_or(i64::MAX)));
+        arguments.insert("x-overflow".into(), text("reject-publish"));
+        arguments.insert("x-dead-letter-exchange".into(), text(RETURN_EXCHANGE));
+        arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name.as_str().into(), durable, arguments).await?;
+        let mut matching = FieldTable::default();
+        matching.insert("x-match".into(), text("all"));
+        matching.insert(DELAY.into(), text(&step.to_string()));
+        let options = QueueBindOptions::default();
+        Ok(channel.queue_bind(name.into(), DELAY_EXCHANGE.into(), "".into(), options, matching).await?)
+    })
+    .await
+}
+
+/// Makes the way back to this queue.
+pub(super) async fn ensure_return(channel: &Channel, queue: &QueueName) -> Result<(), Error> {
+    let mut arguments = FieldTable::default();
+    arguments.insert("alternate-exchange".into(), text(DEAD_LETTERS));
+    exchange(channel, RETURN_EXCHANGE, ExchangeKind::Direct, arguments).await?;
+    let (name, key) = (queue.as_str().into(), queue.as_str().into());
+    let options = QueueBindOptions::default();
+    Ok(channel.queue_bind(name, RETURN_EXCHANGE.into(), key, options, FieldTable::default()).await?)
+}
+
+/// Makes the dead letters, as the room `provision` does.
+///
+/// # Errors
+/// When the broker is away.
+pub(super) async fn ensure_dead_letters(links: &Links) -> Result<(), Error> {
+    on_channel(links, async |channel| {
+        exchange(&channel, DEAD_LETTERS, ExchangeKind::Fanout, FieldTable::default()).await?;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(DEAD_LETTERS.into(), durable, dead_letter_arguments()).await?;
+        let options = QueueBindOptions::default();
+        Ok(channel
+            .queue_bind(DEAD_LETTERS.into(), DEAD_LETTERS.into(), "".into(), options, FieldTable::default())
+            .await?)
+    })
+    .await
+}
+
+fn dead_letter_arguments() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(DEAD_LETTER_BYTES));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DEAD_LETTER_DELIVERY_LIMIT));
+    // Who lists or sends them again takes turns with all others, on all gateways.
+    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    arguments
+}
+
+async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), Error> {
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    Ok(channel.exchange_declare(name.into(), kind, durable, arguments).await?)
+}

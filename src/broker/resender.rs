@@ -1,0 +1,343 @@
+//! Messages on another round: back to their queue, now or after a delay, or to the dead letters. Held deliveries enter with
+//! what is to become of them; the tags of those that a durable place has taken over leave, to be acknowledged. Invariant:
+//! a tag leaves only after the broker's confirm of the new copy, so a death in between makes a duplicate with the same
+//! message id, and never a loss; what finds no place is tried again for as long as the stream lives.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::time::Instant;
+
+use super::{
+    Error, Outgoing, Publisher, Settled, Verdict,
+    delays::{DELAY_EXCHANGE, ensure_dead_letters, ensure_delay},
+    held::{Failed, Held},
+    pool::Links,
+    retry::step,
+    topology::DEAD_LETTERS,
+};
+use crate::names::{ExchangeName, QueueName};
+
+/// Between two tries to place a message that was refused.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What waits for room in a full queue waits there, not in the gateway.
+const FULL_QUEUE: Duration = Duration::from_secs(1);
+/// A channel that is not used costs all others.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// What is to become of a delivery that was not done.
+#[derive(Debug, Clone)]
+pub enum Fate {
+    /// Another attempt, after so long.
+    Retry {
+        /// None or less than 100 ms: now.
+        delay: Duration,
+        /// Why it failed, for the dead letter that it may become.
+        reason: String,
+    },
+    /// It is given up.
+    DeadLetter {
+        /// Why, for programs.
+        code: Code,
+        /// Why, for people.
+        reason: String,
+        /// How long it goes round once more when the dead letters are full.
+        when_full: Duration,
+    },
+}
+
+/// Why a message was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Its consumer said so.
+    Rejected,
+    /// It had all its attempts.
+    DeliveryLimit,
+    /// Its queue is gone.
+    QueueDeleted,
+}
+
+impl Code {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::DeliveryLimit => "delivery_limit",
+            Self::QueueDeleted => "queue_deleted",
+        }
+    }
+}
+
+/// Sends a stream's deliveries round again. Nothing is connected until there is one.
+pub struct Resender {
+    links: Arc<Links>,
+    deadline: Duration,
+    queue: QueueName,
+    publisher: Option<Publisher>,
+    jobs: HashMap<u64, Job>,
+    next_order: u64,
+    /// To be published.
+    ready: Vec<u64>,
+    /// To be published then.
+    waiting: BTreeSet<(Instant, u64)>,
+    /// Delay queues that were there when last seen.
+    standing: HashSet<u64>,
+    mending: Option<(Need, BoxFuture<'static, Result<(), Error>>)>,
+    idle_since: Instant,
+}
+
+struct Job {
+    tag: u64,
+    held: Box<Held>,
+    fate: Fate,
+    at: SystemTime,
+    /// Missing when it was published.
+    needs: Option<Need>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Delay(u64),
+    DeadLetters,
+}
+
+impl Resender {
+    pub(super) fn new(links: Arc<Links>, deadline: Duration, queue: QueueName) -> Self {
+        Self {
+            links,
+            deadline,
+            queue,
+            publisher: None,
+            jobs: HashMap::new(),
+            next_order: 0,
+            ready: Vec::new(),
+            waiting: BTreeSet::new(),
+            standing: HashSet::new(),
+            mending: None,
+            idle_since: Instant::now(),
+        }
+    }
+
+    /// Takes a delivery over; its tag comes back from [`Self::settled`] once, or never when this ends first.
+    pub fn push(&mut self, tag: u64, held: Box<Held>, fate: Fate) {
+        self.next_order += 1;
+        self.jobs.insert(self.next_order, Job { tag, held, fate, at: SystemTime::now(), needs: None });
+        self.ready.push(self.next_order);
+    }
+
+    /// Whether nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Forgets everything: the broker has given all deliveries back.
+    pub fn clear(&mut self) {
+        *self = Self::new(Arc::clone(&self.links), self.deadline, self.queue.clone());
+    }
+
+    /// Waits until messages have found their place; the tags of their old copies. Cancel safe. Waits for ever when nothing
+    /// is on its way.
+    pub async fn settled(&mut self) -> Vec<u64> {
+        loop {
+            self.advance();
+            let busy = !self.jobs.is_empty();
+            let next = self.waiting.first().map(|(at, _)| *at);
+            tokio::select! {
+                settled = published(&mut self.publisher), if busy => {
+                    let tags = self.judge(settled);
+                    if !tags.is_empty() {
+                        self.idle_since = Instant::now();
+                        return tags;
+                    }
+                }
+                mended = mended(&mut self.mending) => self.mended(mended),
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                    let rest = self.waiting.split_off(&(Instant::now(), 0));
+                    self.ready.extend(std::mem::replace(&mut self.waiting, rest).into_iter().map(|(_, order)| order));
+                }
+                () = tokio::time::sleep_until(self.idle_since + IDLE), if !busy && self.publisher.is_some() => {
+                    self.publisher = None;
+                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Publishes what can be, and mends what is missing for the rest.
+    fn advance(&mut self) {
+        let mut outgoing = Vec::new();
+        for order in std::mem::take(&mut self.ready) {
+            let Some(job) = self.jobs.get(&order) else { continue };
+            match job.need(&self.standing) {
+                Some(need) => {
+                    if self.mending.is_none() {
+                        self.mending = Some((need, mend(Arc::clone(&self.links), need, self.queue.clone())));
+                    }
+                    // Looked at again when the mending is over.
+                    self.waiting.insert((Instant::now() + PAUSE, order));
+                }
+                None => outgoing.push(job.outgoing(order, &self.queue)),
+            }
+        }
+        if !outgoing.is_empty() {
+            let new = || Publisher::new(Arc::clone(&self.links), self.deadline);
+            self.publisher.get_or_insert_with(new).push(outgoing);
+        }
+    }
+
+    /// What has no place yet is tried again; the tags of what has.
+    fn judge(&mut self, settled: Vec<Settled>) -> Vec<u64> {
+        let mut done = Vec::new();
+        for Settled { order, verdict, .. } in settled {
+            if verdict == Verdict::Confirmed {
+                done.extend(self.jobs.remove(&order).map(|job| job.tag));
+                continue;
+            }
+            let Some(job) = self.jobs.get_mut(&order) else { continue };
+            tracing::debug!(queue = self.queue.as_str(), ?verdict, "a message on another round found no place");
+            let missing = match &verdict {
+                Verdict::Unroutable => true,
+                Verdict::Rejected(failure) => failure.reason == "EXCHANGE_NOT_FOUND",
+                _ => false,
+            };
+            let full = matches!(&verdict, Verdict::Rejected(failure) if failure.reason == "BROKER_REJECTED");
+            let at_once = match (job.destination(), missing) {
+                // The default exchange is always there: it is the queue that is gone.
+                (Destination::Queue, true) => {
+                    job.give_up();
+                    true
+                }
+                (Destination::Delay(step), true) => {
+                    self.standing.remove(&step);
+                    true
+                }
+                (Destination::DeadLetters, true) => {
+                    job.needs = Some(Need::DeadLetters);
+                    true
+                }
+                (_, false) => full && job.wait_for_room(),
+            };
+            if at_once { self.ready.push(order) } else { self.again_later(order) }
+        }
+        done
+    }
+
+    fn mended(&mut self, (need, result): (Need, Result<(), Error>)) {
+        match &result {
+            // It is there, made by another version of the gateway.
+            Ok(()) | Err(Error::Inequivalent { .. }) => match need {
+                Need::Delay(step) => {
+                    self.standing.insert(step);
+                }
+                Need::DeadLetters => self.jobs.values_mut().for_each(|job| job.needs = None),
+            },
+            Err(Error::NoQueue(_) | Error::NoBindingEnd) if need != Need::DeadLetters => {
+                let delayed = |job: &&mut Job| matches!(job.destination(), Destination::Delay(_));
+                self.jobs.values_mut().filter(delayed).for_each(Job::give_up);
+            }
+            Err(error) => {
+                tracing::warn!(queue = self.queue.as_str(), ?need, ?error, "cannot make what a retry needs");
+                return;
+            }
+        }
+        self.ready.extend(std::mem::take(&mut self.waiting).into_iter().map(|(_, order)| order));
+    }
+
+    fn again_later(&mut self, order: u64) {
+        self.waiting.insert((Instant::now() + PAUSE, order));
+    }
+}
+
+/// Where a job's message goes.
+enum Destination {
+    Queue,
+    Delay(u64),
+    DeadLetters,
+}
+
+impl Job {
+    fn destination(&self) -> Destination {
+        match &self.fate {
+            Fate::Retry { delay, .. } if delay.is_zero() => Destination::Queue,
+            Fate::Retry { delay, .. } => Destination::Delay(step(*delay)),
+            Fate::DeadLetter { .. } => Destination::DeadLetters,
+        }
+    }
+
+    fn need(&self, standing: &HashSet<u64>) -> Option<Need> {
+        match self.destination() {
+            Destination::Delay(step) => (!standing.contains(&step)).then_some(Need::Delay(step)),
+            _ => self.needs,
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match &self.fate {
+            Fate::Retry { reason, .. } | Fate::DeadLetter { reason, .. } => reason,
+        }
+    }
+
+    /// Its queue is gone.
+    fn give_up(&mut self) {
+        let reason = self.reason().to_owned();
+        self.fate = Fate::DeadLetter { code: Code::QueueDeleted, reason, when_full: FULL_QUEUE };
+    }
+
+    /// Goes into a delay queue instead of one that is full; whether that is something else than before.
+    fn wait_for_room(&mut self) -> bool {
+        let delay = match &self.fate {
+            Fate::Retry { delay, .. } if delay.is_zero() => FULL_QUEUE,
+            Fate::Retry { .. } => return false,
+            Fate::DeadLetter { when_full, .. } => *when_full,
+        };
+        self.fate = Fate::Retry { delay, reason: self.reason().to_owned() };
+        true
+    }
+
+    fn outgoing(&self, order: u64, queue: &QueueName) -> Outgoing {
+        let failed = Failed { reason: self.reason().to_owned(), at: self.at };
+        let (exchange, key, properties) = match (self.destination(), &self.fate) {
+            (_, Fate::DeadLetter { code, .. }) => {
+                (DEAD_LETTERS, "", self.held.as_dead_letter(&failed, queue.as_str(), code.as_str()))
+            }
+            (Destination::Delay(step), _) => {
+                (DELAY_EXCHANGE, queue.as_str(), self.held.after_failure(&failed, Some(step)))
+            }
+            _ => ("", queue.as_str(), self.held.after_failure(&failed, None)),
+        };
+        let exchange = ExchangeName::of_gateway(exchange);
+        Outgoing::round(order, exchange, key.to_owned(), self.held.body().clone(), properties)
+    }
+}
+
+fn mend(links: Arc<Links>, need: Need, queue: QueueName) -> BoxFuture<'static, Result<(), Error>> {
+    async move {
+        match need {
+            Need::Delay(step) => ensure_delay(&links, step, &queue).await,
+            Need::DeadLetters => ensure_dead_letters(&links).await,
+        }
+    }
+    .boxed()
+}
+
+async fn published(publisher: &mut Option<Publisher>) -> Vec<Settled> {
+    match publisher {
+        Some(publisher) => publisher.settled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Cancel safe: the mending is forgotten only when it is over.
+async fn mended(mending: &mut Option<(Need, BoxFuture<'static, Result<(), Error>>)>) -> (Need, Result<(), Error>) {
+    match mending {
+        Some((need, future)) => {
+            let (need, result) = (*need, future.await);
+            *mending = None;
+            (need, result)
+        }
+        None => std::future::pending().await,
+    }
+}

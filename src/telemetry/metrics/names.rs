@@ -1,0 +1,129 @@
+//! Every metric there is: its name, kind, labels and help. What is encoded takes its name from here, so that this list, the
+//! page at `/metrics`, the dashboards and the alerts cannot drift apart (tests/dashboards.rs holds them to it).
+//!
+//! Names follow Prometheus' conventions: a base unit (`_seconds`, `_bytes`) where there is one, `_total` for what only grows.
+//! Label values come from closed lists, from tenants' ids (parsed, and bounded in number) and from our own method names:
+//! never from what a peer sends.
+
+/// What kind of metric it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It only grows, until the process ends.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// Counts by upper bound, their sum and their number.
+    Histogram,
+}
+
+/// A metric, as operators know it.
+#[derive(Debug)]
+pub struct Described {
+    /// As `/metrics` writes it.
+    pub name: &'static str,
+    /// What kind it is.
+    pub kind: MetricKind,
+    /// The names of its labels, in order.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Described {
+    /// The names of its samples: a histogram has three.
+    pub fn samples(&self) -> Vec<String> {
+        match self.kind {
+            MetricKind::Histogram => ["_bucket", "_sum", "_count"].map(|end| format!("{}{end}", self.name)).into(),
+            MetricKind::Counter | MetricKind::Gauge => vec![self.name.to_owned()],
+        }
+    }
+}
+
+macro_rules! metrics {
+    ($($id:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub(super) const $id: Described =
+            Described { name: $name, kind: MetricKind::$kind, labels: &[$($label),*], help: $help };)*
+        /// Every metric, in the order of the page.
+        pub const METRICS: &[&Described] = &[$(&$id),*];
+    };
+}
+
+metrics! {
+    // By tenant.
+    PUBLISHED: Counter "warrengate_published_total" ["tenant", "outcome"]
+        "Messages published, by the outcome that their producer was told.";
+    PUBLISHED_BYTES: Counter "warrengate_published_bytes_total" ["tenant"]
+        "Body bytes of messages taken for publishing, whatever their outcome.";
+    DELIVERED: Counter "warrengate_delivered_total" ["tenant"] "Messages delivered to subscribers, redeliveries included.";
+    DELIVERED_BYTES: Counter "warrengate_delivered_bytes_total" ["tenant"] "Body bytes delivered to subscribers.";
+    REDELIVERED: Counter "warrengate_redelivered_total" ["tenant"]
+        "Deliveries of messages that may have been delivered before.";
+    SETTLED: Counter "warrengate_settled_total" ["tenant", "settlement"] "Deliveries settled, by how.";
+    DEAD_LETTERED: Counter "warrengate_dead_lettered_total" ["tenant", "reason"]
+        "Messages moved to the dead letters by the gateway, by why.";
+    THROTTLED: Counter "warrengate_throttled_total" ["tenant", "limit"]
+        "Streams and messages refused because a limit of the plan was reached, by limit.";
+    OPEN_STREAMS: Gauge "warrengate_open_streams" ["tenant", "kind"] "Open streams, by kind.";
+    IN_FLIGHT: Gauge "warrengate_in_flight_messages" ["tenant", "kind"]
+        "Messages published and not answered (publish), or delivered and not settled (subscribe).";
+    IN_FLIGHT_BYTES: Gauge "warrengate_in_flight_bytes" ["tenant", "kind"] "Body bytes of the messages in flight.";
+    PLAN_LIMIT: Gauge "warrengate_plan_limit" ["tenant", "limit"]
+        "What the tenant's plan allows on one gateway, as its last stream found it; absent where the plan sets no limit.";
+    CONFIRM: Histogram "warrengate_confirm_duration_seconds" ["tenant"]
+        "Time from a message's arrival to the broker's confirm.";
+    END_TO_END: Histogram "warrengate_end_to_end_duration_seconds" ["tenant"]
+        "Time from a message's arrival to its first delivery, waiting in the queue included.";
+
+    // By process.
+    TENANTS: Gauge "warrengate_metrics_tenants" [] "Tenants with a label of their own; those beyond the bound share one.";
+    RPC: Counter "warrengate_rpc_total" ["method", "code"] "Calls ended, by method and gRPC status.";
+    RPC_DURATION: Histogram "warrengate_rpc_duration_seconds" ["method"] "Time from a call's beginning to its end.";
+    TOKEN_CHECKS: Counter "warrengate_token_checks_total" ["result"] "Access tokens looked at, by what they were.";
+    SECRET_CHECKS_RUNNING: Gauge "warrengate_secret_checks_running" [] "Client secrets being checked (argon2id).";
+    SECRET_CHECKS_WAITING: Gauge "warrengate_secret_checks_waiting" [] "Client secrets that wait to be checked.";
+    BROKER_CONNECTIONS: Gauge "warrengate_broker_connections" ["purpose"] "Open connections to the broker.";
+    BROKER_CHANNELS: Gauge "warrengate_broker_channels" ["purpose"] "Open channels to the broker.";
+    BROKER_OPENED: Counter "warrengate_broker_connections_opened_total" ["purpose"] "Connections to the broker opened.";
+    BROKER_LOST: Counter "warrengate_broker_connections_lost_total" ["purpose"]
+        "Connections to the broker that ended without our closing them.";
+    BROKER_FAILED: Counter "warrengate_broker_connection_failures_total" ["purpose"]
+        "Attempts to connect to the broker that failed on every endpoint.";
+    STORE_DURATION: Histogram "warrengate_store_duration_seconds" ["operation"] "Time that the store took to answer.";
+    STORE_ERRORS: Counter "warrengate_store_errors_total" ["operation"] "Questions that the store did not answer.";
+    SPANS_EXPORTED: Counter "warrengate_spans_exported_total" [] "Spans that the collector took.";
+    SPANS_DROPPED: Counter "warrengate_spans_dropped_total" ["cause"]
+        "Spans that did not reach the collector, by cause.";
+    CERTIFICATE_EXPIRY: Gauge "warrengate_certificate_expiry_timestamp_seconds" ["certificate"]
+        "When a certificate ends, in seconds since 1970.";
+    READY: Gauge "warrengate_ready" [] "Whether the gateway may be sent work: 1 or 0.";
+    BUILD: Gauge "warrengate_build_info" ["version", "revision"] "Which build this is; always 1.";
+
+    // Standard names, where the system tells.
+    PROCESS_CPU: Counter "process_cpu_seconds_total" [] "Total user and system CPU time spent in seconds.";
+    PROCESS_OPEN_FDS: Gauge "process_open_fds" [] "Number of open file descriptors.";
+    PROCESS_MAX_FDS: Gauge "process_max_fds" [] "Maximum number of open file descriptors.";
+    PROCESS_VIRTUAL: Gauge "process_virtual_memory_bytes" [] "Virtual memory size in bytes.";
+    PROCESS_RESIDENT: Gauge "process_resident_memory_bytes" [] "Resident memory size in bytes.";
+    PROCESS_START: Gauge "process_start_time_seconds" [] "Start time of the process since unix epoch in seconds.";
+    PROCESS_THREADS: Gauge "process_threads" [] "Number of threads of the process.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        let names: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len(), "a name comes twice");
+        for metric in METRICS {
+            let name = metric.name;
+            assert!(name.starts_with("warrengate_") || name.starts_with("process_"), "{name}");
+            assert_eq!(metric.kind == MetricKind::Counter, name.ends_with("_total"), "{name}");
+            assert!(metric.kind != MetricKind::Histogram || name.ends_with("_seconds"), "{name}");
+            assert!(metric.help.ends_with('.') && !metric.help.contains(['\n', '\\', '"']), "{name}");
+        }
+    }
+}
