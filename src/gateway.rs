@@ -114,7 +114,9 @@ impl Gateway {
         let (audit, keeper) = Audit::new(store.clone(), &config.audit);
         let issuer = Arc::new(Issuer::start(store.clone(), &config.auth).await?);
         let first_administrator = Issuer::bootstrap_admin(&store).await?;
-        let tenants = Arc::new(Tenants::load(store.clone(), REGISTRY_POLL).await?);
+        let tenants = Arc::new(
+            Tenants::load(store.clone(), REGISTRY_POLL).await?.outliving_outages_for(config.store.outage_grace),
+        );
 
         let authority = Authority::load(&config.broker.ca_certificate, &config.broker.ca_key)
             .map_err(|error| Error::Authority(error, config.broker.ca_certificate.clone()))?;
@@ -151,17 +153,14 @@ impl Gateway {
             policies: policies.clone(),
             heartbeat_interval: config.limits.heartbeat_interval,
         };
+        let admin =
+            AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone(), audit.clone());
+        let reconciling = admin.clone().reconcile_periodically(config.broker.reconcile_interval, stop.clone());
         let services = Services {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
             topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
-            admin: AdminService::new(
-                store,
-                Arc::clone(&tenants),
-                Arc::clone(&provisioner),
-                broker.clone(),
-                audit.clone(),
-            ),
+            admin,
             verifier: issuer.verifier(),
             audit: audit.clone(),
             traces: traces.clone(),
@@ -184,6 +183,7 @@ impl Gateway {
         let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
         // It ends after the last stream, which may still be refused something.
         let audit_task = tokio::spawn(keeper.run(closed.clone()));
+        tasks.push(tokio::spawn(reconciling));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
         tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
         tasks.push(tokio::spawn({

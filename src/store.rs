@@ -8,6 +8,7 @@ mod audit;
 mod clients;
 mod error;
 mod keys;
+mod listen;
 mod open;
 mod plans;
 mod requests;
@@ -18,6 +19,7 @@ pub use audit::{AuditFilter, AuditRow, BegunAct, NewAudit, REFUSED, UNFINISHED};
 pub use clients::{ClientGate, ClientRow, NewClient};
 pub use error::Error;
 pub use keys::{KeyRow, KeyState, NewKey};
+pub use listen::Changes;
 pub use plans::PlanRow;
 pub use seal::EncryptionKey;
 pub use tenants::{NewTenant, TenantRow, TenantState};
@@ -27,6 +29,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use secrecy::SecretString;
 use sqlx::{Any, AnyPool, Transaction};
 
 /// A handle on the store; cloning is cheap.
@@ -34,6 +37,8 @@ use sqlx::{Any, AnyPool, Transaction};
 pub struct Store {
     pool: AnyPool,
     key: Arc<EncryptionKey>,
+    /// For those who listen.
+    url: Arc<SecretString>,
     is_sqlite: bool,
 }
 
@@ -126,3 +131,12 @@ fn now() -> i64 {
 
 #[cfg(test)]
 mod tests;
+
+/// The same tests on a private PostgreSQL.
+#[cfg(test)]
+#[path = "store/tests.rs"]
+mod tests_on_postgres;
+
+#[cfg(test)]
+#[path = "../tests/support/postgres.rs"]
+mod postgres;

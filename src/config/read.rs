@@ -122,6 +122,7 @@ fn broker(source: &mut Source) -> BrokerConfig {
         publish_deadline: source.duration("broker.publish_deadline", 30 * SECOND, SECOND, 10 * MINUTE),
         idle_timeout: source.duration("broker.idle_timeout", MINUTE, SECOND, 24 * HOUR),
         certificate_lifetime: source.duration("broker.certificate_lifetime", 24 * HOUR, 5 * MINUTE, 365 * 24 * HOUR),
+        reconcile_interval: source.duration("broker.reconcile_interval", 10 * MINUTE, SECOND, 30 * 24 * HOUR),
     }
 }
 
@@ -159,6 +160,7 @@ fn store(source: &mut Source) -> StoreConfig {
     StoreConfig {
         url,
         encryption_key: source.secret_or_file("store.encryption_key", "store.encryption_key_file").unwrap_or_default(),
+        outage_grace: source.duration("store.outage_grace", 15 * MINUTE, SECOND, 24 * HOUR),
     }
 }
 

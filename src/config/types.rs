@@ -94,6 +94,8 @@ pub struct BrokerConfig {
     pub idle_timeout: Duration,
     /// How long a tenant's certificate is valid.
     pub certificate_lifetime: Duration,
+    /// How often all tenants are compared with what they should have at the broker.
+    pub reconcile_interval: Duration,
 }
 
 /// The broker's management API, for provisioning: HTTPS with a client certificate and a password.
@@ -118,6 +120,8 @@ pub struct StoreConfig {
     pub url: SecretString,
     /// What signing keys are sealed with: 32 bytes in base64.
     pub encryption_key: SecretString,
+    /// How long known tenants and clients are let in while the database is away.
+    pub outage_grace: Duration,
 }
 
 /// The audit trail.

@@ -14,10 +14,12 @@ mod error;
 mod fields;
 mod grants;
 mod plans;
+mod reconcile;
 mod tenants;
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::{
@@ -50,6 +52,13 @@ impl AdminService {
         audit: Audit,
     ) -> Self {
         Self { desk: Arc::new(Desk::new(store, tenants, provisioner, broker, audit)) }
+    }
+}
+
+impl AdminService {
+    /// Reconciles all tenants at every interval, until stopped.
+    pub async fn reconcile_periodically(self, interval: std::time::Duration, stop: CancellationToken) {
+        reconcile::periodically(self.desk, interval, stop).await;
     }
 }
 
@@ -184,6 +193,15 @@ impl Admin for AdminService {
     ) -> Answer<pb::ListAuditEventsResponse> {
         let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
         self.desk.act(Rpc::reads("ListAuditEvents"), witness, request, audit::list).await
+    }
+
+    async fn reconcile_tenant(
+        &self,
+        request: Request<pb::ReconcileTenantRequest>,
+    ) -> Answer<pb::ReconcileTenantResponse> {
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        let rpc = Rpc::changes("ReconcileTenant").unless(request.get_ref().dry_run);
+        self.desk.act(rpc, witness, request, reconcile::reconcile).await
     }
 
     async fn verify_isolation(

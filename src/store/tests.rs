@@ -1,24 +1,28 @@
-//! On SQLite in memory; set `WARRENGATE_TEST_POSTGRES` to a database's url to run the same on PostgreSQL.
+//! On SQLite in memory, and once more on a private PostgreSQL.
+
+use std::sync::OnceLock;
 
 use zeroize::Zeroizing;
 
-use super::*;
+use super::{postgres::Postgres, *};
 use crate::names::{ClientId, PlanName, TenantId};
 
 async fn store() -> Store {
     let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
-    let url = match std::env::var("WARRENGATE_TEST_POSTGRES") {
-        Ok(url) => own_schema(&url).await,
-        Err(_) => "sqlite::memory:".to_owned(),
+    let url = match module_path!().ends_with("postgres") {
+        true => own_schema().await,
+        false => "sqlite::memory:".to_owned(),
     };
     Store::open(&url.into(), key).await.expect("a store")
 }
 
 /// Tests run side by side; each has a schema of its own.
-async fn own_schema(url: &str) -> String {
+async fn own_schema() -> String {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    let url = tokio::task::spawn_blocking(|| SERVER.get_or_init(Postgres::start).url()).await.expect("a server");
     sqlx::any::install_default_drivers();
     let schema = format!("t{}", uuid::Uuid::now_v7().simple());
-    let pool = AnyPool::connect(url).await.expect("a database");
+    let pool = AnyPool::connect(&url).await.expect("a database");
     let statement = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"));
     sqlx::raw_sql(statement).execute(&pool).await.expect("a schema");
     pool.close().await;
@@ -292,4 +296,22 @@ async fn an_error_says_nothing_of_its_sql_to_clients() {
     let failure = crate::error::Failure::from(store.revision().await.expect_err("closed"));
     assert_eq!(failure.reason, "STORE_UNAVAILABLE");
     assert!(!failure.message.contains("SELECT"));
+}
+
+#[tokio::test]
+async fn a_change_is_told_to_those_who_listen_when_it_is_committed() {
+    let store = store().await;
+    let Some(mut changes) = store.changes().await.expect("asked") else {
+        assert!(store.is_sqlite, "SQLite is for one gateway, and tells nobody");
+        return;
+    };
+    let revision = store.revision().await.expect("revision");
+    store.create_tenant(&new_tenant("acme")).await.expect("created");
+    // Words of other schemas' changes come too; what counts is that one comes after ours.
+    let told = async {
+        changes.told().await.expect("told");
+        store.revision().await.expect("revision")
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(60), told).await.expect("in time");
+    assert!(seen > revision);
 }

@@ -66,6 +66,7 @@ impl House {
             publish_deadline: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(60),
             certificate_lifetime: Duration::from_secs(3600),
+            reconcile_interval: Duration::from_secs(3600),
         };
         let broker = Broker::new(broker, certificates, authority).expect("a broker");
         let (audit, keeper) = Audit::new(store.clone(), &AuditConfig::for_test());

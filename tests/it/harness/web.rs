@@ -86,6 +86,12 @@ pub async fn access_token(id: &str, secret: &SecretString) -> String {
     body["access_token"].as_str().unwrap().to_owned()
 }
 
+/// A token, or why there is none.
+pub async fn issue_token(endpoint: &str, request: pb::IssueTokenRequest) -> Result<String, tonic::Status> {
+    let mut auth = AuthClient::new(channel_to(endpoint).await);
+    Ok(auth.issue_token(request).await?.into_inner().access_token)
+}
+
 /// One more gateway on the same broker and store.
 pub struct OwnGateway {
     pub running: Running,
