@@ -18,11 +18,13 @@ mod output;
 mod plan;
 mod publish;
 mod queue;
+mod ready;
 mod serve;
 mod signals;
 mod subscribe;
 mod tenant;
 mod token;
+mod trace;
 mod values;
 
 pub use error::Error;
@@ -66,6 +68,8 @@ enum Command {
     Certs(certs::Args),
     /// Check configuration, certificates, broker and store, and say how to mend each
     Doctor(doctor::Args),
+    /// Ask a gateway whether it may be sent work, for health checks
+    Ready(ready::Args),
     /// Make and manage tenants
     Tenant(tenant::Args),
     /// Make and manage clients, the applications that may fetch tokens
@@ -76,6 +80,8 @@ enum Command {
     Audit(audit::Args),
     /// Get a token, or see what the gateway makes of it
     Token(token::Args),
+    /// Show a message's trace, by trace id or message id
+    Trace(trace::Args),
     /// Publish messages
     Publish(publish::Args),
     /// Consume a queue and print its messages
@@ -117,11 +123,13 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Dev(args) => Box::pin(dev::run(args, output)).await,
         Command::Certs(args) => Box::pin(certs::run(args, output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, output)).await,
+        Command::Ready(args) => Box::pin(ready::run(args, output)).await,
         Command::Tenant(args) => Box::pin(tenant::run(args, output)).await,
         Command::Client(args) => Box::pin(client::run(args, output)).await,
         Command::Plan(args) => Box::pin(plan::run(args, output)).await,
         Command::Audit(args) => Box::pin(audit::run(args, output)).await,
         Command::Token(args) => Box::pin(token::run(args, output)).await,
+        Command::Trace(args) => Box::pin(trace::run(args, output)).await,
         Command::Publish(args) => Box::pin(publish::run(args, output)).await,
         Command::Subscribe(args) => Box::pin(subscribe::run(args, output)).await,
         Command::Queue(args) => Box::pin(queue::run(args, output)).await,

@@ -14,7 +14,8 @@ use crate::{
     broker::Broker,
     config::Config,
     names::ClientId,
-    pki::{Authority, TenantCertificates},
+    pb,
+    pki::{self, Authority, TenantCertificates},
     provision::{Inspector, Provisioner},
     service::{AdminService, AuthService, MessagingService, TopologyService},
     store::{self, EncryptionKey, Store},
@@ -23,7 +24,7 @@ use crate::{
         session::SessionContext,
         subscribe::{Policies, SubscribeContext},
     },
-    telemetry::{self, Metrics, Traces},
+    telemetry::{self, Certificate, Metrics, Traces},
     tenant::Tenants,
     transport::{
         self, Listener, Services,
@@ -56,7 +57,7 @@ pub enum Error {
     Tls(#[from] transport::TlsError),
     /// The broker CA.
     #[error("the broker CA ({path:?}): {source}", path = .1, source = .0)]
-    Authority(#[source] crate::pki::Error, PathBuf),
+    Authority(#[source] pki::Error, PathBuf),
     /// The broker CA is refused by rustls.
     #[error("the broker CA is not usable: {0}")]
     Roots(#[from] rustls::Error),
@@ -110,7 +111,10 @@ impl Gateway {
         let ops = address(&ops_listener, config.ops.listen)?;
         let tls = transport::server_config(&config.grpc.certificate, &config.grpc.key)?;
 
+        let metrics = Metrics::new(pb::method_paths());
+        certificates_end(&metrics, &config);
         let store = Store::open(&config.store.url, EncryptionKey::parse(&config.store.encryption_key)?).await?;
+        let store = store.timed_by(Arc::clone(metrics.process().store()));
         let (audit, keeper) = Audit::new(store.clone(), &config.audit);
         let issuer = Arc::new(Issuer::start(store.clone(), &config.auth).await?);
         let first_administrator = Issuer::bootstrap_admin(&store).await?;
@@ -123,11 +127,15 @@ impl Gateway {
         let authority = Arc::new(authority);
         let certificates =
             Arc::new(TenantCertificates::new(Arc::clone(&authority), config.broker.certificate_lifetime));
-        let broker = Broker::new(config.broker.clone(), certificates, authority.certificate_der())?;
+        let broker = Broker::new(
+            config.broker.clone(),
+            Arc::clone(&certificates),
+            authority.certificate_der(),
+            Arc::clone(metrics.process()),
+        )?;
         let provisioner = Arc::new(Provisioner::new(&config.management, authority.certificate_pem())?);
         let inspector = Arc::new(Inspector::new(&config.management, authority.certificate_pem())?);
 
-        let metrics = Metrics::new()?;
         let traces = Traces::start(&config.telemetry.traces)?;
         let readiness = Readiness::new();
         let ops_tls = match (&config.ops.certificate, &config.ops.key) {
@@ -164,7 +172,20 @@ impl Gateway {
             verifier: issuer.verifier(),
             audit: audit.clone(),
             traces: traces.clone(),
+            metrics: Arc::clone(metrics.process()),
         };
+        metrics.before_each_reading({
+            let (issuer, tenants, traces) = (Arc::clone(&issuer), Arc::clone(&tenants), traces.clone());
+            move |metrics| {
+                let (running, waiting) = issuer.secret_checks();
+                metrics.process().secret_checks(running, waiting);
+                if let Some(end) = certificates.earliest_end() {
+                    metrics.process().certificate_ends(Certificate::Tenants, end);
+                }
+                metrics.process().spans_dropped(traces.dropped());
+                metrics.keep_tenants(|tenant| tenants.knows(tenant));
+            }
+        });
 
         let connections = grpc_listener.accept(tls, config.limits.handshake_timeout, stop.clone());
         let mut tasks = Vec::new();
@@ -219,6 +240,11 @@ impl Running {
         self.ops
     }
 
+    /// Its traces.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
     /// The first administrator and its secret, when this start made it. It cannot be had again.
     pub fn take_first_administrator(&mut self) -> Option<(ClientId, SecretString)> {
         self.first_administrator.take()
@@ -240,6 +266,22 @@ impl Running {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ops_task).await;
         let _ = tokio::time::timeout(RECORD_PATIENCE, self.audit_task).await;
         self.traces.shutdown().await;
+    }
+}
+
+/// Says when the certificates in files end, as far as they can be read; whoever uses one says what is wrong with it.
+fn certificates_end(metrics: &Metrics, config: &Config) {
+    let files = [
+        (Certificate::Gateway, Some(&config.grpc.certificate)),
+        (Certificate::Ops, config.ops.certificate.as_ref()),
+        (Certificate::BrokerCa, Some(&config.broker.ca_certificate)),
+        (Certificate::Provisioner, Some(&config.management.certificate)),
+    ];
+    for (which, file) in files {
+        let read = file.and_then(|file| std::fs::read_to_string(file).ok());
+        if let Some(Ok(certificate)) = read.as_deref().map(pki::inspect) {
+            metrics.process().certificate_ends(which, certificate.not_after());
+        }
     }
 }
 

@@ -143,9 +143,18 @@ impl Stack {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn another_gateway(&self) -> Result<Running, Error> {
+        self.another_gateway_with(|_| {}).await
+    }
+
+    /// The same with other settings.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub async fn another_gateway_with(&self, change: impl FnOnce(&mut Config)) -> Result<Running, Error> {
         let mut config = self.config.clone();
         config.grpc.listen.set_port(0);
         config.ops.listen.set_port(0);
+        change(&mut config);
         Ok(Gateway::start(config).await?)
     }
 

@@ -32,6 +32,8 @@ use std::{
 use secrecy::SecretString;
 use sqlx::{Any, AnyPool, Transaction};
 
+use crate::telemetry::{StoreMetrics, StoreOperation};
+
 /// A handle on the store; cloning is cheap.
 #[derive(Clone)]
 pub struct Store {
@@ -40,6 +42,7 @@ pub struct Store {
     /// For those who listen.
     url: Arc<SecretString>,
     is_sqlite: bool,
+    metrics: Option<Arc<StoreMetrics>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -62,6 +65,24 @@ pub struct Snapshot {
 }
 
 impl Store {
+    /// The same store, whose answers are timed.
+    #[must_use]
+    pub fn timed_by(mut self, metrics: Arc<StoreMetrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: StoreOperation,
+        what: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match &self.metrics {
+            Some(metrics) => metrics.timed(operation, what).await,
+            None => what.await,
+        }
+    }
+
     /// Answers when the store does.
     ///
     /// # Errors
@@ -75,7 +96,8 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn revision(&self) -> Result<i64, Error> {
-        Ok(sqlx::query_scalar("SELECT value FROM revision WHERE id = 1").fetch_one(&self.pool).await?)
+        let read = sqlx::query_scalar("SELECT value FROM revision WHERE id = 1").fetch_one(&self.pool);
+        self.timed(StoreOperation::Revision, async { Ok(read.await?) }).await
     }
 
     /// Everything that admission needs, as of one moment.
@@ -83,6 +105,10 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked, or holds a name that is none.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.timed(StoreOperation::Snapshot, self.read_snapshot()).await
+    }
+
+    async fn read_snapshot(&self) -> Result<Snapshot, Error> {
         // PostgreSQL's default would let each statement see a moment of its own.
         let begin = if self.is_sqlite { "BEGIN" } else { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
         let mut tx = self.pool.begin_with(begin).await?;

@@ -4,6 +4,7 @@
 mod grpc;
 mod listener;
 pub mod ops;
+mod probe;
 mod serve_ops;
 mod tls;
 mod trace;
@@ -11,5 +12,6 @@ mod witness;
 
 pub use grpc::{Services, serve};
 pub use listener::Listener;
+pub use probe::{ProbeError, probe};
 pub use serve_ops::serve_ops;
 pub use tls::{TlsError, server_config};

@@ -19,7 +19,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
     ("opentelemetry_otlp", &["telemetry"]),
-    ("tracing_opentelemetry", &["telemetry"]),
+    ("opentelemetry_semantic_conventions", &["telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
     ("prometheus_client", &["telemetry"]),
     ("procfs", &["telemetry"]),
@@ -33,11 +33,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("lapin", &["broker"]),
     ("async_compat", &["broker"]),
     ("rabbitmq_http_client", &["provision"]),
-    ("reqwest", &["provision"]),
+    // The command line asks Jaeger.
+    ("reqwest", &["provision", "cli"]),
     // Provisioning and the composition root name its error type only.
     ("rustls", &["broker", "provision", "transport", "gateway"]),
     ("tokio_rustls", &["transport"]),
     ("axum", &["transport"]),
+    ("http_body", &["transport"]),
     ("tonic_health", &["transport"]),
     ("tonic_reflection", &["transport"]),
     ("tonic_web", &["transport"]),

@@ -171,6 +171,11 @@ impl Issuer {
         self.sign(&client, issued, lifetime)
     }
 
+    /// How many secrets are being checked, and how many wait to be.
+    pub fn secret_checks(&self) -> (usize, usize) {
+        self.checks.load()
+    }
+
     /// The public keys, as `/.well-known/jwks.json` shows them.
     pub fn jwks(&self) -> serde_json::Value {
         self.keys.load().jwks.clone()

@@ -81,6 +81,7 @@ fn argon2() -> Result<Argon2<'static>, Error> {
 /// The bounded place where secrets are checked.
 #[derive(Debug)]
 pub(super) struct Checks {
+    at_once: usize,
     running: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
@@ -89,9 +90,17 @@ impl Checks {
     pub(super) fn new(at_once: usize) -> Self {
         let at_once = at_once.max(1);
         Self {
+            at_once,
             running: Arc::new(Semaphore::new(at_once)),
             places: Arc::new(Semaphore::new(at_once * (WAITING_PER_CHECK + 1))),
         }
+    }
+
+    /// How many run, and how many wait.
+    pub(super) fn load(&self) -> (usize, usize) {
+        let running = self.at_once - self.running.available_permits();
+        let taken = self.at_once * (WAITING_PER_CHECK + 1) - self.places.available_permits();
+        (running, taken.saturating_sub(running))
     }
 
     /// Takes a place in the queue, for one [`Place::check`].

@@ -2,7 +2,7 @@
 //! leave, with what they were made of where it may be needed again, and acknowledgements go back. When the consumer ends, the [`Error`] says whether the link
 //! is at fault (a new consumer may go on) or the queue (nothing will).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -18,7 +18,7 @@ use super::{
     held::{self, Held},
     link::ChannelGuard,
     pool::Links,
-    properties,
+    properties, tracker,
 };
 use crate::{names::QueueName, pb::Message};
 
@@ -73,6 +73,8 @@ pub struct Incoming {
     pub attempt: u32,
     /// In a stream queue.
     pub offset: Option<u64>,
+    /// When a gateway accepted it; none when it came another way.
+    pub accepted: Option<SystemTime>,
     /// What it was made of.
     pub held: Option<Box<Held>>,
 }
@@ -255,6 +257,7 @@ fn convert(delivery: Delivery, keep: bool) -> Incoming {
         redelivered: redelivered || attempt > 1,
         attempt,
         offset,
+        accepted: tracker::accepted(&properties),
         message: properties::from_amqp(&properties, body.clone()),
         // Moved, not copied: this is done for every delivery, and needed for few.
         held: (keep && offset.is_none()).then(|| Box::new(Held::new(properties, body, exchange, routing_key))),

@@ -26,7 +26,7 @@ use super::{
     live::Live,
     shared::{Identity, Shared},
 };
-use crate::names::TenantId;
+use crate::{names::TenantId, telemetry::BrokerPurpose};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -43,6 +43,13 @@ impl Purpose {
         match self {
             Self::Publish => "publish",
             Self::Consume => "consume",
+        }
+    }
+
+    fn counted(self) -> BrokerPurpose {
+        match self {
+            Self::Publish => BrokerPurpose::Publish,
+            Self::Consume => BrokerPurpose::Consume,
         }
     }
 }
@@ -216,7 +223,8 @@ impl Inner {
             match connected {
                 Ok((connection, socket)) => {
                     info!(tenant = %self.tenant, purpose = self.purpose.as_str(), "broker connection opened");
-                    return Ok(Live::follow(connection, socket, self.tenant.clone(), self.purpose));
+                    let metrics = Arc::clone(self.shared.metrics.broker(self.purpose.counted()));
+                    return Ok(Live::follow(connection, socket, self.tenant.clone(), self.purpose, metrics));
                 }
                 Err(error) => {
                     debug!(tenant = %self.tenant, ?error, "broker connection failed");
@@ -224,6 +232,7 @@ impl Inner {
                 }
             }
         }
+        self.shared.metrics.broker(self.purpose.counted()).connection_failed();
         warn!(tenant = %self.tenant, purpose = self.purpose.as_str(), error = ?last, "no broker connection");
         Err(last)
     }

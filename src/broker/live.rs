@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Error, connect::Socket, link::Purpose};
-use crate::names::TenantId;
+use crate::{
+    names::TenantId,
+    telemetry::{BrokerMetrics, OpenGuard},
+};
 
 /// A connection that stands.
 pub(super) struct Live {
@@ -24,6 +27,9 @@ pub(super) struct Live {
     lost: CancellationToken,
     blocked: watch::Receiver<bool>,
     channels: Arc<AtomicUsize>,
+    metrics: Arc<BrokerMetrics>,
+    /// We end it ourselves.
+    closing: Arc<AtomicBool>,
 }
 
 /// What a user of a channel holds beside it.
@@ -32,6 +38,7 @@ pub(super) struct ChannelGuard {
     channels: Arc<AtomicUsize>,
     lost: CancellationToken,
     blocked: watch::Receiver<bool>,
+    _counted: OpenGuard,
 }
 
 impl ChannelGuard {
@@ -62,13 +69,22 @@ impl Drop for ChannelGuard {
 
 impl Live {
     /// Follows the connection's events for as long as it lives.
-    pub(super) fn follow(connection: Connection, socket: Socket, tenant: TenantId, purpose: Purpose) -> Self {
+    pub(super) fn follow(
+        connection: Connection,
+        socket: Socket,
+        tenant: TenantId,
+        purpose: Purpose,
+        metrics: Arc<BrokerMetrics>,
+    ) -> Self {
         let lost = CancellationToken::new();
         let (set_blocked, blocked) = watch::channel(false);
         let mut events = connection.events_listener();
         let status = connection.status().clone();
         let (purpose, ended) = (purpose.as_str(), lost.clone());
+        let closing = Arc::new(AtomicBool::new(false));
+        let (counted, losses, expected) = (metrics.connection(), Arc::clone(&metrics), Arc::clone(&closing));
         tokio::spawn(async move {
+            let _counted = counted;
             // In this order: users learn of the loss, and the thread ends.
             let _socket = socket;
             let _lost = ended.clone().drop_guard();
@@ -99,8 +115,11 @@ impl Live {
                     None => break,
                 }
             }
+            if !expected.load(Ordering::Relaxed) {
+                losses.connection_lost();
+            }
         });
-        Self { connection, lost, blocked, channels: Arc::default() }
+        Self { connection, lost, blocked, channels: Arc::default(), metrics, closing }
     }
 
     /// Whether channels can be opened on it.
@@ -120,7 +139,12 @@ impl Live {
     /// One more user.
     pub(super) fn guard(&self) -> ChannelGuard {
         self.channels.fetch_add(1, Ordering::Relaxed);
-        ChannelGuard { channels: Arc::clone(&self.channels), lost: self.lost.clone(), blocked: self.blocked.clone() }
+        ChannelGuard {
+            channels: Arc::clone(&self.channels),
+            lost: self.lost.clone(),
+            blocked: self.blocked.clone(),
+            _counted: self.metrics.channel(),
+        }
     }
 
     /// A channel for who has a guard.
@@ -147,6 +171,7 @@ impl Live {
 
     /// Says goodbye, for 1 s at most, and ends it.
     pub(super) async fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         if self.connection.status().connected() {
             // A broker that is blocked or frozen does not answer; shutting the socket down ends it all the same.
             let closing = self.connection.close(200, "idle".into());
@@ -158,6 +183,8 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
+        // Lost before, and counted so; or given up by us.
+        self.closing.store(true, Ordering::Relaxed);
         self.lost.cancel();
     }
 }

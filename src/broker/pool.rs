@@ -19,6 +19,7 @@ use crate::{
     config::BrokerConfig,
     names::{QueueName, TenantId},
     pki::TenantCertificates,
+    telemetry::ProcessMetrics,
     tenant::TenantScope,
 };
 
@@ -52,11 +53,12 @@ impl Broker {
         options: BrokerConfig,
         certificates: Arc<TenantCertificates>,
         broker_ca: CertificateDer<'static>,
+        metrics: Arc<ProcessMetrics>,
     ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(broker_ca)?;
         let idle_timeout = options.idle_timeout;
-        let shared = Arc::new(Shared::new(options, certificates, roots));
+        let shared = Arc::new(Shared::new(options, certificates, roots, metrics));
         let links: Arc<RwLock<HashMap<TenantId, Arc<Links>>>> = Arc::default();
         let stop = CancellationToken::new();
         tokio::spawn(sweep(Arc::downgrade(&links), idle_timeout, stop.clone()));

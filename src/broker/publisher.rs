@@ -37,6 +37,8 @@ pub struct Settled {
     pub message_id: String,
     /// Body bytes, for the stream's window.
     pub bytes: usize,
+    /// When it was handed over.
+    pub pushed: Option<Instant>,
     /// What became of it.
     pub verdict: Verdict,
     /// Its span, to be ended with the outcome.
@@ -100,9 +102,10 @@ impl Publisher {
 
     /// Takes messages over; each comes back from [`Self::settled`] once.
     pub fn push(&mut self, messages: Vec<Outgoing>) {
-        let due = Instant::now() + self.deadline;
+        let now = Instant::now();
+        let due = now + self.deadline;
         self.in_flight += messages.len();
-        self.backlog.extend(messages.into_iter().map(|message| message.due(due)));
+        self.backlog.extend(messages.into_iter().map(|message| message.due(now, due)));
     }
 
     /// Messages without a verdict.

@@ -62,7 +62,8 @@ pub enum Code {
 }
 
 impl Code {
-    pub(super) fn as_str(self) -> &'static str {
+    /// As dead letters and traces have it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
             Self::DeliveryLimit => "delivery_limit",

@@ -14,11 +14,13 @@ use crate::{
     config::{BrokerConfig, Endpoint},
     names::TenantId,
     pki::TenantCertificates,
+    telemetry::ProcessMetrics,
 };
 
 /// What all links share.
 pub(super) struct Shared {
     pub(super) options: BrokerConfig,
+    pub(super) metrics: Arc<ProcessMetrics>,
     certificates: Arc<TenantCertificates>,
     roots: Arc<RootCertStore>,
     health: Mutex<Health>,
@@ -45,10 +47,15 @@ pub(super) struct Identity {
 }
 
 impl Shared {
-    pub(super) fn new(options: BrokerConfig, certificates: Arc<TenantCertificates>, roots: RootCertStore) -> Self {
+    pub(super) fn new(
+        options: BrokerConfig,
+        certificates: Arc<TenantCertificates>,
+        roots: RootCertStore,
+        metrics: Arc<ProcessMetrics>,
+    ) -> Self {
         let health = Mutex::new(Health { next: 0, failed: vec![None; options.endpoints.len()] });
         let connecting = Semaphore::new(CONNECTING);
-        Self { options, certificates, roots: Arc::new(roots), health, connecting }
+        Self { options, metrics, certificates, roots: Arc::new(roots), health, connecting }
     }
 
     /// The TLS side of a tenant: its certificate as it is now, and the broker CA as the only root.

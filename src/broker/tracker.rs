@@ -11,6 +11,7 @@ use std::{
     collections::{HashSet, VecDeque},
     pin::Pin,
     task::{Context, Poll, Waker},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::FutureExt as _;
@@ -52,13 +53,21 @@ enum Resolved {
     Lost(lapin::Error),
 }
 
-/// Puts a mark into a message. AMQP's `cluster_id` is deprecated, travels back with a return, and is not the caller's.
-pub(super) fn marked(properties: BasicProperties, mark: u64) -> BasicProperties {
-    properties.with_cluster_id(mark.to_string().into())
+/// Puts a mark into a message, and when it was accepted in microseconds, as AMQP's own timestamp has seconds only. AMQP's
+/// `cluster_id` is deprecated, travels back with a return and on to consumers, and is not the caller's.
+pub(super) fn marked(properties: BasicProperties, mark: u64, accepted: SystemTime) -> BasicProperties {
+    let micros = accepted.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    properties.with_cluster_id(format!("{mark}.{micros}").into())
+}
+
+/// When a message that carries a mark was accepted.
+pub(super) fn accepted(properties: &BasicProperties) -> Option<SystemTime> {
+    let (_, micros) = properties.cluster_id().as_ref()?.as_str().split_once('.')?;
+    UNIX_EPOCH.checked_add(Duration::from_micros(micros.parse().ok()?))
 }
 
 fn mark_of(message: &BasicReturnMessage) -> Option<u64> {
-    message.delivery.properties.cluster_id().as_ref()?.as_str().parse().ok()
+    message.delivery.properties.cluster_id().as_ref()?.as_str().split('.').next()?.parse().ok()
 }
 
 impl<T> Tracker<T> {

@@ -2,6 +2,7 @@
 //! tenants and the lines to paste next leave. It proves itself before it says that it is ready, and stops with Ctrl-C.
 
 mod identities;
+mod jaeger;
 mod proof;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 use secrecy::SecretString;
 use serde_json::json;
 
-use self::identities::Identities;
+use self::{identities::Identities, jaeger::Tracing};
 use super::{Error, Output, dev_env, signals::Signals};
 use crate::{
     client::{Client, ClientOptions, Credentials},
@@ -90,6 +91,8 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     options.management_port = Some(args.management_port);
     options.installation = args.broker;
     options.progress = say;
+    let tracing = Tracing::find();
+    options.settings.clone_from(&tracing.settings);
 
     let mut stack = tokio::select! {
         stack = Box::pin(Stack::start(options)) => stack.map_err(anyhow::Error::from)?,
@@ -101,6 +104,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         () = signals.next() => Err(Error::Failed("interrupted".to_owned())),
     };
     if done.is_ok() && !args.smoke {
+        output.note(&tracing.note);
         output.note("Ctrl-C stops all of it.");
         signals.next().await;
         output.note("stopping; once more stops at once");

@@ -144,6 +144,7 @@ pub(super) fn publish_result(result: &pb::PublishResult) -> Value {
         "outcome": short(result.outcome().as_str_name(), "OUTCOME"),
         "message_id": result.message_id,
         "reason": result.reason,
+        "trace_id": result.trace_id,
         "retry_after": length(result.retry_after),
     })
 }

@@ -34,7 +34,7 @@ fn the_example_is_valid_and_its_defaults_are_the_defaults() {
     let all: Vec<_> = example()
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if is_key(rest) && !rest.contains("/etc/") && !rest.starts_with("otlp") => rest.to_owned(),
+            Some(rest) if is_key(rest) && !rest.contains("/etc/") && !rest.contains("_endpoint = ") => rest.to_owned(),
             _ => line.to_owned(),
         })
         .collect();
@@ -71,6 +71,40 @@ fn the_example_names_every_key() {
         .map(str::to_owned)
         .collect();
     assert_eq!(named, asked);
+}
+
+#[test]
+fn open_telemetrys_variables_count_more_than_the_file_and_less_than_ours() {
+    let file = format!("{}\notlp_endpoint = \"http://file:4317\"\n", example());
+    let with = |env: &[(&str, &str)]| {
+        let env = secrets().into_iter().chain(environment(env));
+        Config::parse(Some(&file), env).expect("valid").telemetry.traces
+    };
+    assert_eq!(with(&[]).endpoint.as_deref(), Some("http://file:4317"));
+    let standard = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318/"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ("OTEL_SERVICE_NAME", "edge"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "200"),
+    ];
+    let traces = with(&standard);
+    assert_eq!(traces.endpoint.as_deref(), Some("http://all:4318/v1/traces"));
+    assert_eq!((traces.timeout.as_millis(), traces.interval.as_millis()), (1500, 200));
+    assert_eq!((traces.sample_ratio, traces.service_name.as_str()), (0.25, "edge"));
+    let traces = with(&[standard[0], ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:1")]);
+    assert_eq!(traces.endpoint.as_deref(), Some("http://traces:1"));
+    let traces = with(&[standard[0], ("WARRENGATE_TELEMETRY__OTLP_ENDPOINT", "https://ours:1")]);
+    assert_eq!(traces.endpoint.as_deref(), Some("https://ours:1"));
+    assert_eq!(with(&[standard[0], ("OTEL_SDK_DISABLED", "true")]).endpoint, None);
+    let bad = faults("[telemetry]\notlp_endpoint = \"collector:4317\"\ntenant_sample_ratios = [\"acme=2\"]\n", &[]);
+    assert!(
+        bad.iter().any(|fault| fault.starts_with("telemetry.otlp_endpoint = \"collector:4317\" must be")),
+        "{bad:?}"
+    );
+    assert!(bad.iter().any(|fault| fault.contains("\"acme=2\" must be tenants and ratios")), "{bad:?}");
 }
 
 #[test]

@@ -42,6 +42,13 @@ impl TenantCertificates {
         Ok(leaf)
     }
 
+    /// When the first of those that have not ended yet ends.
+    pub fn earliest_end(&self) -> Option<SystemTime> {
+        let now = SystemTime::now();
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.values().map(|leaf| leaf.not_after()).filter(|end| *end > now).min()
+    }
+
     /// Forgets the tenant's certificate, so that the next connection gets a new one: after a rotation or a deletion.
     pub fn forget(&self, tenant: &TenantId) {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);

@@ -72,7 +72,7 @@ impl Store {
             .run(&pool)
             .await
             .map_err(|error| Error::Migration(Box::new(error)))?;
-        Ok(Self { pool, key: Arc::new(key), url: Arc::new(url.to_owned().into()), is_sqlite })
+        Ok(Self { pool, key: Arc::new(key), url: Arc::new(url.to_owned().into()), is_sqlite, metrics: None })
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::Instrument as _;
 
 use super::{
@@ -64,11 +64,15 @@ pub async fn run_batch(
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
+    let mut bytes = outgoing.iter().map(Outgoing::body_len).sum::<usize>();
     publisher.push(outgoing);
     while publisher.in_flight() > 0 {
+        session.holds(publisher.in_flight(), bytes);
         tokio::select! {
             settled = publisher.settled() => {
+                time(&session, &settled);
                 for settled in settled {
+                    bytes -= settled.bytes;
                     let order = settled.order as usize;
                     results[order] = Some(result(settled));
                 }
@@ -79,6 +83,15 @@ pub async fn run_batch(
     let results: Vec<_> = results.into_iter().flatten().collect();
     count(&session, &results);
     Ok(results)
+}
+
+/// Measures how long the broker took to confirm, by one look at the clock.
+fn time(session: &Session, settled: &[Settled]) {
+    let now = Instant::now();
+    let confirmed = settled.iter().filter(|settled| settled.verdict == Verdict::Confirmed);
+    for (pushed, span) in confirmed.filter_map(|settled| Some((settled.pushed?, &settled.span))) {
+        session.metrics().confirmed_after(now - pushed, span.as_ref().map(|span| span.trace_id()));
+    }
 }
 
 /// Counts outcomes, a run of equal ones at once.
@@ -113,11 +126,13 @@ impl Machine {
         while open || self.publisher.in_flight() > 0 {
             let room = self.publisher.in_flight() < WINDOW_MESSAGES && self.bytes < WINDOW_BYTES;
             let busy = self.publisher.in_flight() > 0;
+            self.session.holds(self.publisher.in_flight(), self.bytes);
             tokio::select! {
                 biased;
                 () = self.frames.closed() => return Err(End::ClientGone),
                 notice = self.session.notice() => self.tell(notice).await?,
                 settled = self.publisher.settled(), if busy => {
+                    time(&self.session, &settled);
                     self.bytes -= settled.iter().map(|settled| settled.bytes).sum::<usize>();
                     self.answer(settled.into_iter().map(result).collect()).await?;
                 }
@@ -239,6 +254,7 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> (Vec
         refused.push((order, result));
     }
     told.tell(session);
+    session.metrics().published_bytes(outgoing.iter().map(Outgoing::body_len).sum::<usize>() as u64);
     (outgoing, refused)
 }
 

@@ -153,6 +153,7 @@ impl Machine {
         let frames = self.frames.clone();
         loop {
             self.queue_report();
+            self.session.holds(self.outstanding.len(), self.outstanding.bytes());
             let lease = self.outstanding.next_lease();
             let messages = subscription.max_messages().saturating_sub(self.outstanding.len());
             let bytes = subscription.max_bytes().saturating_sub(self.outstanding.bytes());
@@ -212,6 +213,11 @@ impl Machine {
         let Some(last) = batch.last() else { return Ok(()) };
         let last_tag = last.tag;
         let batch_size = batch.len() as u64;
+        let batch_bytes = batch.iter().map(|delivery| delivery.message.body.len()).sum::<usize>() as u64;
+        let redelivered = batch.iter().filter(|delivery| delivery.redelivered).count() as u64;
+        // Later deliveries tell of consumers, and a stream's of how far back they read.
+        let is_first = |delivery: &broker::Incoming| delivery.attempt == 1 && delivery.offset.is_none();
+        let accepted: Vec<_> = batch.iter().map(|delivery| delivery.accepted.filter(|_| is_first(delivery))).collect();
         subscription.seen(last.offset);
         let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.message.body.len(), delivery.held.take());
         let ids = self.outstanding.add(batch.iter_mut().map(kept));
@@ -229,10 +235,16 @@ impl Machine {
             })
             .collect();
         let last_id = deliveries.last().map_or(0, |delivery| delivery.delivery_id);
-        for delivery in &mut deliveries {
-            self.spans.delivered(delivery, subscription.spec().queue.as_str());
+        let now = SystemTime::now();
+        for (delivery, accepted) in deliveries.iter_mut().zip(accepted) {
+            let trace = self.spans.delivered(delivery, subscription.spec().queue.as_str());
+            if let Some(accepted) = accepted {
+                // Another gateway's clock may be ahead.
+                let took = now.duration_since(accepted).unwrap_or_default();
+                self.session.metrics().arrived_after(took, trace);
+            }
         }
-        self.session.metrics().delivered(batch_size);
+        self.session.metrics().delivered(batch_size, batch_bytes, redelivered);
         self.outbox.push_back(Event::Deliveries(Deliveries { deliveries }));
         if subscription.auto_ack() {
             let frame = SubscribeResponse { event: self.outbox.pop_back() };

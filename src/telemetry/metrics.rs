@@ -21,8 +21,8 @@ use crate::names::TenantId;
 
 pub use names::{Described, METRICS, MetricKind};
 pub use process::{
-    BrokerMetrics, BrokerPurpose, Certificate, OpenGuard, ProcessMetrics, RpcMetrics, SpanDrop, StoreMetrics,
-    StoreOperation, TokenCheck,
+    BrokerMetrics, BrokerPurpose, Certificate, OpenGuard, ProcessMetrics, RpcMetrics, StoreMetrics, StoreOperation,
+    TokenCheck,
 };
 pub use tenant::{DeadLetterReason, Limit, OpenStream, Settlement, StreamKind, TenantMetrics};
 

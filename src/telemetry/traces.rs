@@ -5,6 +5,7 @@
 mod call;
 mod deliveries;
 mod export;
+mod ids;
 mod message;
 mod sending;
 
@@ -48,6 +49,8 @@ const ATTEMPT: &str = "warrengate.attempt";
 const REDELIVERED: &str = "warrengate.redelivered";
 const OFFSET: &str = "warrengate.stream_offset";
 const SETTLEMENT: &str = "warrengate.settlement";
+const RETRY_DELAY: &str = "warrengate.retry_delay_ms";
+const DEAD_LETTER_REASON: &str = "warrengate.dead_letter_reason";
 const LATENCY: &str = "warrengate.latency_ms";
 
 const fn outcome(outcome: Outcome) -> &'static str {
@@ -113,6 +116,7 @@ impl Traces {
                     .with_span_processor(export::processor(config, endpoint, dropped.clone())?)
                     // Decided before a span is made.
                     .with_sampler(Sampler::AlwaysOn)
+                    .with_id_generator(ids::Ids::default())
                     .with_resource(resource)
                     .build();
                 let tracer = provider.tracer("warrengate");

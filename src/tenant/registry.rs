@@ -211,6 +211,11 @@ impl Tenants {
         Ok(Administrator::new(caller.clone()))
     }
 
+    /// Whether there is such a tenant, let in or not.
+    pub fn knows(&self, tenant: &TenantId) -> bool {
+        self.known.load().tenant(tenant).is_some()
+    }
+
     /// How many streams a tenant has open on this gateway.
     pub fn open_streams(&self, tenant: &TenantId) -> u32 {
         self.known.load().tenant(tenant).map_or(0, |live| live.open_streams())

@@ -26,6 +26,10 @@ pub async fn serve_ops(
         }
         Some(tls) => {
             let Ok(address) = listener.address() else { return };
+            // HTTP/1.1 alone is spoken here: whoever is offered HTTP/2 takes it.
+            let mut tls = ServerConfig::clone(&tls);
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let tls = Arc::new(tls);
             let streams = Box::pin(listener.accept(tls, handshake_timeout, stop));
             let service = router.into_make_service_with_connect_info::<Peer>();
             axum::serve(Encrypted { streams, address }, service).with_graceful_shutdown(stopped).await

@@ -61,10 +61,6 @@ impl Gateway {
         &self.legs
     }
 
-    pub fn log(&self) -> &PathBuf {
-        &self.log
-    }
-
     pub fn pid(&self) -> Option<u32> {
         self.process.lock().unwrap().as_ref().map(Child::id)
     }

@@ -6,16 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::{
     gateways::DRAIN_DEADLINE,
     ledger::{Direction, Ledger},
+    load::Load,
+    message::WORK,
     plan::{Fault, Leg, Step},
     report::say,
-    run::Load,
     wait,
-    world::Side,
+    world::{Broker, Side},
 };
 
 /// How long it is waited for streams that do not come back, before the next fault comes.
@@ -40,11 +41,21 @@ pub struct Injected {
 }
 
 /// Injects all steps, counted from `began`.
-pub async fn all(side: &Side, load: &mut Load, steps: &[Step], began: Instant) -> anyhow::Result<Vec<Injected>> {
+pub async fn all(
+    side: &Side,
+    cluster: &Side,
+    load: &mut Load,
+    steps: &[Step],
+    began: Instant,
+) -> anyhow::Result<Vec<Injected>> {
     let mut injected = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         tokio::time::sleep_until((began + step.at).into()).await;
-        let done = one(side, load, step).await.with_context(|| format!("{} cannot be injected", step.fault.name()))?;
+        let done = match step.fault {
+            Fault::LeaderKill => leader(cluster, &load.ledger, step).await,
+            _ => one(side, load, step).await,
+        };
+        let done = done.with_context(|| format!("{} cannot be injected", step.fault.name()))?;
         say(&format!("{}/{} {}", number + 1, steps.len(), line(step, &done)));
         injected.push(done);
     }
@@ -75,25 +86,25 @@ async fn one(side: &Side, load: &mut Load, step: &Step) -> anyhow::Result<Inject
     let ledger = Arc::clone(&load.ledger);
     let began = ledger.mark();
     let (mut notice, mut wrong) = (None, None);
-    let gateway = &side.gateways[step.gateway];
+    let (gateway, node) = (&side.gateways[step.gateway], &side.broker.nodes()[0]);
     // What is measured from its beginning, since another gateway is there.
     let mut whole = None;
     match step.fault {
         Fault::BrokerKill => {
-            side.node.kill()?;
+            node.kill()?;
             tokio::time::sleep(step.hold).await;
-            side.node.restart().await?;
+            node.restart().await?;
         }
         Fault::BrokerFreeze => {
-            side.node.pause()?;
+            node.pause()?;
             notice = Some(noticed(&ledger, |_| true, began, step.hold).await);
             tokio::time::sleep_until((began + step.hold).into()).await;
-            side.node.resume()?;
+            node.resume()?;
         }
         Fault::MemoryAlarm => {
-            side.node.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await?;
+            node.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await?;
             tokio::time::sleep(step.hold).await;
-            side.node.control(&["set_vm_memory_high_watermark", "0.4"]).await?;
+            node.control(&["set_vm_memory_high_watermark", "0.4"]).await?;
         }
         Fault::GatewayKill => {
             gateway.kill();
@@ -110,9 +121,9 @@ async fn one(side: &Side, load: &mut Load, step: &Step) -> anyhow::Result<Inject
             whole = Some(began);
         }
         Fault::Cut if step.leg == Leg::Clients => {
-            side.roads.cut(step.gateway);
+            side.roads.cut(step.gateway, &ledger);
             tokio::time::sleep(step.hold).await;
-            side.roads.resume();
+            side.roads.resume(&ledger);
         }
         Fault::Cut => {
             gateway.legs().iter().for_each(|leg| leg.cut());
@@ -122,7 +133,7 @@ async fn one(side: &Side, load: &mut Load, step: &Step) -> anyhow::Result<Inject
         Fault::HalfOpen if step.leg == Leg::Clients => {
             side.roads.hold(step.gateway);
             tokio::time::sleep(step.hold).await;
-            side.roads.resume();
+            side.roads.resume(&ledger);
         }
         Fault::HalfOpen => {
             gateway.legs().iter().for_each(|leg| leg.hold());
@@ -134,7 +145,7 @@ async fn one(side: &Side, load: &mut Load, step: &Step) -> anyhow::Result<Inject
             let victim = step.victim % load.processes.len();
             load.processes[victim].kill_and_replace().await?;
         }
-        Fault::LeaderKill => {}
+        Fault::LeaderKill => bail!("a fault of the cluster"),
     }
     if whole.is_none() {
         whole = Some(ledger.mark());
@@ -143,13 +154,30 @@ async fn one(side: &Side, load: &mut Load, step: &Step) -> anyhow::Result<Inject
     if matches!(step.fault, Fault::GatewayKill | Fault::GatewayStop) {
         gateway.start().await?;
         ledger.mark();
-        side.roads.home();
+        side.roads.home(&ledger);
         if let Err(why) = all_work(&ledger).await {
             wrong = Some(format!("after the streams went home: {why}"));
         }
     }
     let whole = whole.unwrap_or(began);
     Ok(Injected { fault: step.fault, leg: step.leg, began, whole, ended: Instant::now(), recovery, notice, wrong })
+}
+
+/// Kills the node that leads a tenant's queue, and brings it back when every stream works without it.
+async fn leader(cluster: &Side, ledger: &Ledger, step: &Step) -> anyhow::Result<Injected> {
+    let Broker::Cluster(nodes) = &cluster.broker else { bail!("no cluster") };
+    let tenant = &cluster.tenants[step.victim % cluster.tenants.len()].id;
+    let found = nodes.leader_of(&format!("wg.{tenant}"), WORK).await?;
+    let leader = found.with_context(|| format!("nobody leads {WORK} of {tenant}"))?;
+    // The two others are there: measured from the kill.
+    let began = ledger.mark();
+    leader.kill()?;
+    let recovery = all_work(ledger).await;
+    leader.restart().await?;
+    ledger.mark();
+    let wrong = all_work(ledger).await.err().map(|why| format!("when the killed node was back: {why}"));
+    let (fault, leg) = (step.fault, step.leg);
+    Ok(Injected { fault, leg, began, whole: began, ended: Instant::now(), recovery, notice: None, wrong })
 }
 
 /// Waits until every open stream has worked since the mark.

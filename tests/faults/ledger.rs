@@ -122,6 +122,8 @@ struct Book {
     wrong_tenant: Vec<String>,
     wrong: Vec<String>,
     mark: Option<Instant>,
+    /// When the clients of a road lost their connection, or were killed, by the suite.
+    broken: Vec<(usize, Instant)>,
 }
 
 /// The ledger.
@@ -236,6 +238,11 @@ impl Ledger {
         }
     }
 
+    /// The clients of this road lose what they have: what was delivered to them and is not settled uses up an attempt.
+    pub fn breaks(&self, road: usize) {
+        self.book().broken.push((road, Instant::now()));
+    }
+
     /// From now on it is asked which streams work since then, and which were interrupted since then.
     pub fn mark(&self) -> Instant {
         let now = Instant::now();
@@ -289,6 +296,16 @@ impl Ledger {
         let mut result = begin;
         self.book().messages.iter().for_each(|(id, message)| add(&mut result, id, message));
         result
+    }
+
+    /// Whether this delivery may have been counted as an attempt without a retry.
+    pub fn may_count(streams: &[Stream], broken: &[(usize, Instant)], delivery: &Delivered) -> bool {
+        let road = streams[delivery.stream].road;
+        broken.iter().any(|(of, at)| *of == road && *at >= delivery.at)
+    }
+
+    pub fn broken(&self) -> Vec<(usize, Instant)> {
+        self.book().broken.clone()
     }
 
     pub fn wrong_tenant(&self) -> Vec<String> {

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod args;
+mod attempts;
 mod gateways;
 mod inject;
 mod ledger;

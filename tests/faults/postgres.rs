@@ -61,7 +61,7 @@ impl Postgres {
         let server = server.spawn().context("cannot start postgres")?;
         reaper.watch(server.id());
         let postgres = Self { server, port, password, programs, reaper: Arc::clone(reaper), folder };
-        wait::until("PostgreSQL to answer", Duration::from_secs(60), async || postgres.database("gateway").is_ok())
+        wait::until("PostgreSQL to answer", Duration::from_secs(60), async || postgres.database("first").is_ok())
             .await?;
         Ok(postgres)
     }

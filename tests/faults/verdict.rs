@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use comfy_table::{Table, presets};
 
 use crate::{
+    attempts,
     inject::Injected,
     ledger::{Ledger, Message},
     memory::Judged,
@@ -87,6 +88,8 @@ pub fn judge(evidence: Evidence<'_>) -> Verdict {
         broken.push(format!("{} facts that cannot be: {}", wrong.len(), some(&wrong)));
     }
     broken.extend(injected.iter().flat_map(broken_by));
+    let tries = attempts::judge(ledger, injected);
+    broken.extend(tries.broken());
     if let Some(judged) = memory.filter(|judged| judged.grows) {
         let (from, to) = (judged.third_quarter / 1024, judged.last_quarter / 1024);
         broken.push(format!("the gateway's memory grows over the last half: {from} MiB, then {to} MiB"));
@@ -118,7 +121,12 @@ pub fn judge(evidence: Evidence<'_>) -> Verdict {
         let remark = format!("median of the third quarter: {} MiB", judged.third_quarter / 1024);
         row("gateway's memory, last quarter (MiB)", judged.last_quarter / 1024, &remark);
     }
+    row("retries by the policy", tries.measured, &tries.remark());
     table.push_str(&format!("{messages}\n"));
+    if let Ok(load) = std::fs::read_to_string("/proc/loadavg") {
+        // A machine that has other work makes everything late.
+        table.push_str(&format!("load average at the end: {load}"));
+    }
     let refused: Vec<_> =
         streams.iter().flat_map(|s| s.failures.iter().map(move |f| format!("{}: {f}", s.name))).collect();
     if !refused.is_empty() {

@@ -1,5 +1,6 @@
-//! The world of the suite: a RabbitMQ of its own, a PostgreSQL of its own, two gateways, and tenants. Nothing of it runs on
-//! after its end, and what the processes said lies below target/.
+//! The world of the suite. It has two sides: two gateways on one RabbitMQ, and one gateway on a cluster of three, each with a
+//! store in PostgreSQL and tenants of its own. Nothing of it runs on after its end, and what the processes said lies below
+//! target/.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
-    node::{Node, NodeOptions},
+    node::{Cluster, ClusterOptions, Node, NodeOptions},
     pb,
     pki::{CertsDir, Item, Sans},
     store::EncryptionKey,
@@ -19,7 +20,8 @@ use warrengate::{
 
 use crate::{
     gateways::Gateway,
-    message::{EXCHANGE, POISON, POISON_ATTEMPTS, WORK},
+    management::Management,
+    message::{EXCHANGE, POISON, POISON_ATTEMPTS, POISON_BACKOFF, POISON_LONGEST, WORK},
     postgres::Postgres,
     proxy::Proxy,
     reaper::Reaper,
@@ -34,16 +36,44 @@ pub struct Tenant {
     pub secret: SecretString,
 }
 
+/// One node, or several.
+pub enum Broker {
+    One(Box<Node>),
+    Cluster(Cluster),
+}
+
+impl Broker {
+    pub fn nodes(&self) -> &[Node] {
+        match self {
+            Self::One(node) => std::slice::from_ref(node),
+            Self::Cluster(cluster) => cluster.nodes(),
+        }
+    }
+}
+
+/// What a side is made of.
+pub struct Plan {
+    /// Of its folder and its database.
+    pub name: &'static str,
+    /// Its gateways.
+    pub gateways: &'static [&'static str],
+    pub cluster: bool,
+    /// What its tenants' names begin with, and how many there are.
+    pub tenants: (&'static str, usize),
+    /// The number of its first road.
+    pub first_road: usize,
+}
+
 /// Gateways on one broker and one store, and their tenants.
 pub struct Side {
     // In the order in which they go.
     pub gateways: Vec<Gateway>,
-    pub node: Node,
-    pub certs: CertsDir,
+    pub broker: Broker,
+    pub management: Management,
     pub ca: String,
-    pub admin: Client,
     pub tenants: Vec<Tenant>,
     pub roads: Roads,
+    admin: Client,
 }
 
 /// Where everything of this run lies; that of earlier runs goes.
@@ -60,28 +90,33 @@ fn installation() -> Option<PathBuf> {
 }
 
 impl Side {
-    /// Two gateways on one broker, and so many tenants.
-    pub async fn start(
-        folder: &Path,
-        postgres: &Postgres,
-        reaper: &Arc<Reaper>,
-        tenants: usize,
-    ) -> anyhow::Result<Self> {
+    pub async fn start(plan: Plan, folder: &Path, postgres: &Postgres, reaper: &Arc<Reaper>) -> anyhow::Result<Self> {
+        let folder = folder.join(plan.name);
+        std::fs::create_dir_all(&folder)?;
+        postgres.database(plan.name)?;
         let certs = CertsDir::new(folder.join("certs"));
         certs.ensure(&Sans::default())?;
         let options =
             NodeOptions { installation: installation(), ..NodeOptions::new(folder.join("broker"), certs.clone()) };
-        let node = Box::pin(Node::start(options)).await?;
+        let broker = match plan.cluster {
+            true => Broker::Cluster(Box::pin(Cluster::start(ClusterOptions::new(options))).await?),
+            false => Broker::One(Box::new(Box::pin(Node::start(options)).await?)),
+        };
         let key = EncryptionKey::generate();
         let mut gateways = Vec::new();
         let mut secret = None;
-        for name in ["a", "b"] {
-            let legs = vec![Proxy::to(node.amqps_port()).await, Proxy::to(node.management_port()).await];
-            let mut settings = settings(&certs, &node.provisioner_password(), &legs[0].endpoint(), &legs[1].endpoint());
-            settings.push(("WARRENGATE_STORE__URL".into(), postgres.url("gateway")));
+        for name in plan.gateways {
+            let (mut amqps, mut management) = (Vec::new(), Vec::new());
+            for node in broker.nodes() {
+                amqps.push(Proxy::to(node.amqps_port()).await);
+                management.push(Proxy::to(node.management_port()).await);
+            }
+            let mut settings = settings(&certs, &broker.nodes()[0].provisioner_password(), &amqps, &management);
+            settings.push(("WARRENGATE_STORE__URL".into(), postgres.url(plan.name)));
             settings.push(("WARRENGATE_STORE__ENCRYPTION_KEY".into(), key.expose_secret().to_owned()));
             let log = folder.join(format!("gateway-{name}.log"));
-            let gateway = Gateway::new(name, settings, legs, log, reaper)?;
+            amqps.append(&mut management);
+            let gateway = Gateway::new(name, settings, amqps, log, reaper)?;
             secret = secret.or(gateway.start().await?);
             gateways.push(gateway);
         }
@@ -89,19 +124,30 @@ impl Side {
         let ca = std::fs::read_to_string(certs.certificate(Item::GatewayCa))?;
         let endpoint = format!("https://127.0.0.1:{}", gateways[0].grpc());
         let admin = connect(&endpoint, &ca, "admin", &secret).await?;
-        let roads = Roads::to(gateways.iter().map(Gateway::grpc).collect());
-        let mut side = Self { gateways, node, certs, ca, admin, tenants: Vec::new(), roads };
-        for number in 1..=tenants {
-            let tenant = side.tenant(&format!("f{number:02}")).await?;
+        let roads = Roads::to(gateways.iter().map(Gateway::grpc).collect(), plan.first_road);
+        let management = Management::new(&broker.nodes()[0], &certs)?;
+        let mut side = Self { gateways, broker, management, ca, tenants: Vec::new(), roads, admin };
+        let (prefix, count) = plan.tenants;
+        for number in 1..=count {
+            let tenant = side.tenant(&format!("{prefix}{number:02}")).await?;
             side.tenants.push(tenant);
         }
         Ok(side)
     }
 
+    /// Whether this tenant is of this side.
+    pub fn has(&self, tenant: &str) -> bool {
+        self.tenants.iter().any(|known| known.id == tenant)
+    }
+
     /// Ends all of it in good order.
     pub async fn stop(self) -> anyhow::Result<()> {
         drop(self.gateways);
-        Ok(self.node.stop().await?)
+        match self.broker {
+            Broker::One(node) => node.stop().await?,
+            Broker::Cluster(cluster) => cluster.stop().await?,
+        }
+        Ok(())
     }
 
     /// A tenant with its exchange, its queues, and a client.
@@ -125,6 +171,12 @@ impl Side {
             let mut queue = pb::Queue { name: name.into(), ..pb::Queue::default() };
             if name == POISON {
                 queue.max_delivery_attempts = POISON_ATTEMPTS;
+                queue.retry_policy = Some(pb::RetryPolicy {
+                    min_backoff: POISON_BACKOFF.try_into().ok(),
+                    max_backoff: POISON_LONGEST.try_into().ok(),
+                    multiplier: Some(2.0),
+                    jitter: Some(0.0),
+                });
             }
             topology.declare_queue(pb::DeclareQueueRequest { queue: Some(queue), validate_only: false }).await?;
             let binding = pb::Binding {
@@ -149,16 +201,19 @@ pub async fn connect(endpoint: &str, ca: &str, id: &str, secret: &SecretString) 
     Ok(Client::connect(options).await?)
 }
 
-fn settings(certs: &CertsDir, password: &SecretString, amqps: &str, management: &str) -> Vec<(String, String)> {
+fn settings(certs: &CertsDir, password: &SecretString, amqps: &[Proxy], management: &[Proxy]) -> Vec<(String, String)> {
+    let all = |legs: &[Proxy], scheme: &str| {
+        legs.iter().map(|leg| format!("{scheme}{}", leg.endpoint())).collect::<Vec<_>>().join(",")
+    };
     let path = |item: PathBuf| item.display().to_string();
     let settings = [
         ("GRPC__CERTIFICATE", path(certs.certificate(Item::Gateway))),
         ("GRPC__KEY", path(certs.key(Item::Gateway))),
-        ("BROKER__ENDPOINTS", amqps.to_owned()),
+        ("BROKER__ENDPOINTS", all(amqps, "")),
         ("BROKER__CA_CERTIFICATE", path(certs.certificate(Item::BrokerCa))),
         ("BROKER__CA_KEY", path(certs.key(Item::BrokerCa))),
         ("BROKER__IDLE_TIMEOUT", "5s".to_owned()),
-        ("MANAGEMENT__ENDPOINTS", format!("https://{management}")),
+        ("MANAGEMENT__ENDPOINTS", all(management, "https://")),
         ("MANAGEMENT__CERTIFICATE", path(certs.certificate(Item::Provisioner))),
         ("MANAGEMENT__KEY", path(certs.key(Item::Provisioner))),
         ("MANAGEMENT__PASSWORD", password.expose_secret().to_owned()),

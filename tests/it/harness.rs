@@ -2,9 +2,11 @@
 
 pub mod broker;
 pub mod bytes_codec;
+pub mod collector;
 pub mod command;
 pub mod consumer;
 pub mod dead;
+pub mod jaeger;
 pub mod own;
 #[path = "../support/postgres.rs"]
 pub mod postgres;
@@ -12,6 +14,7 @@ pub mod proxy;
 pub mod publisher;
 pub mod raw;
 pub mod tenant;
+pub mod traced;
 pub mod values;
 pub mod wait;
 pub mod web;
@@ -80,8 +83,8 @@ impl World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut options = StackOptions::new(folder());
         options.installation = installation();
-        let postgres = (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres"))
-            .then(Postgres::start);
+        let postgres =
+            (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres")).then(Postgres::start);
         options.settings = postgres.iter().map(|server| ("WARRENGATE_STORE__URL".into(), server.url())).collect();
         let mut stack = runtime.block_on(Stack::start(options)).unwrap();
         let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");

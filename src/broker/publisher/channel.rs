@@ -251,7 +251,7 @@ async fn publish(channel: Channel, first_mark: u64, attempts: Vec<Attempt>) -> C
             let channel = &channel;
             async move {
                 let options = BasicPublishOptions { mandatory: attempt.mandatory, ..BasicPublishOptions::default() };
-                let properties = marked(attempt.properties, mark);
+                let properties = marked(attempt.properties, mark, attempt.accepted);
                 channel.basic_publish(attempt.exchange, attempt.routing_key, options, &attempt.body, properties).await
             }
         })

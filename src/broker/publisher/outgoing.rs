@@ -25,6 +25,8 @@ pub struct Outgoing {
     message: Message,
     /// Made when the message was checked, used by the first attempt; later attempts make them again.
     properties: Option<BasicProperties>,
+    accepted: SystemTime,
+    pushed: Option<Instant>,
     /// Of a message on another round, which has what no publisher may write.
     round: Option<Box<BasicProperties>>,
     due: Option<Instant>,
@@ -60,6 +62,8 @@ impl Outgoing {
             mandatory: !publication.allow_unroutable,
             message,
             properties: Some(properties),
+            accepted: now,
+            pushed: None,
             round: None,
             due: None,
             sent: false,
@@ -83,6 +87,8 @@ impl Outgoing {
             mandatory: true,
             message: Message { body, ..Message::default() },
             properties: None,
+            accepted: SystemTime::now(),
+            pushed: None,
             round: Some(Box::new(properties)),
             due: None,
             sent: false,
@@ -128,7 +134,8 @@ impl Outgoing {
         self.exchange.as_str()
     }
 
-    pub(super) fn due(mut self, due: Instant) -> Self {
+    pub(super) fn due(mut self, pushed: Instant, due: Instant) -> Self {
+        self.pushed = Some(pushed);
         self.due = Some(due);
         self
     }
@@ -148,6 +155,7 @@ impl Outgoing {
             sequence: self.sequence,
             bytes: self.message.body.len(),
             message_id: self.message.message_id,
+            pushed: self.pushed,
             verdict,
             span: self.span,
         }
@@ -169,6 +177,7 @@ impl Outgoing {
             routing_key: self.routing_key.as_str().into(),
             mandatory: self.mandatory,
             body: self.message.body.clone(),
+            accepted: self.accepted,
             properties,
         }
     }
@@ -180,6 +189,7 @@ pub(super) struct Attempt {
     pub(super) routing_key: lapin::types::ShortString,
     pub(super) mandatory: bool,
     pub(super) body: bytes::Bytes,
+    pub(super) accepted: SystemTime,
     pub(super) properties: BasicProperties,
 }
 

@@ -68,7 +68,8 @@ impl House {
             certificate_lifetime: Duration::from_secs(3600),
             reconcile_interval: Duration::from_secs(3600),
         };
-        let broker = Broker::new(broker, certificates, authority).expect("a broker");
+        let metrics = crate::telemetry::Metrics::default();
+        let broker = Broker::new(broker, certificates, authority, Arc::clone(metrics.process())).expect("a broker");
         let (audit, keeper) = Audit::new(store.clone(), &AuditConfig::for_test());
         let (tenants, provisioner) = (Arc::new(tenants), Arc::new(provisioner));
         let service = AdminService::new(store.clone(), tenants, provisioner, broker, audit.clone());

@@ -82,7 +82,7 @@ impl Failing {
         match &self.policy {
             Policy::Known(policy) => {
                 let fate = fate(kept.failures(), Some(policy), why);
-                self.resender.push(tag, kept, fate);
+                self.push(tag, kept, fate);
             }
             _ => self.undecided.push((tag, kept, why)),
         }
@@ -93,7 +93,17 @@ impl Failing {
         let Some(kept) = kept else { return };
         self.spans.insert(tag, span);
         let when_full = RetryPolicy::default().max_backoff();
-        self.resender.push(tag, kept, Fate::DeadLetter { code: Code::Rejected, reason, when_full });
+        self.push(tag, kept, Fate::DeadLetter { code: Code::Rejected, reason, when_full });
+    }
+
+    fn push(&mut self, tag: u64, kept: Kept, fate: Fate) {
+        if let Some(span) = self.spans.get_mut(&tag) {
+            match &fate {
+                Fate::Retry { delay, .. } => span.retries_after(*delay),
+                Fate::DeadLetter { code, .. } => span.dead_letters(code.as_str()),
+            }
+        }
+        self.resender.push(tag, kept, fate);
     }
 
     /// Whether nothing is on its way.
@@ -143,7 +153,7 @@ impl Failing {
         };
         for (tag, kept, why) in std::mem::take(&mut self.undecided) {
             let fate = fate(kept.failures(), policy.as_ref(), why);
-            self.resender.push(tag, kept, fate);
+            self.push(tag, kept, fate);
         }
     }
 }

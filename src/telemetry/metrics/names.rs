@@ -90,9 +90,8 @@ metrics! {
         "Attempts to connect to the broker that failed on every endpoint.";
     STORE_DURATION: Histogram "warrengate_store_duration_seconds" ["operation"] "Time that the store took to answer.";
     STORE_ERRORS: Counter "warrengate_store_errors_total" ["operation"] "Questions that the store did not answer.";
-    SPANS_EXPORTED: Counter "warrengate_spans_exported_total" [] "Spans that the collector took.";
-    SPANS_DROPPED: Counter "warrengate_spans_dropped_total" ["cause"]
-        "Spans that did not reach the collector, by cause.";
+    SPANS_DROPPED: Counter "warrengate_spans_dropped_total" []
+        "Spans that did not reach the collector: the queue was full, or an export failed.";
     CERTIFICATE_EXPIRY: Gauge "warrengate_certificate_expiry_timestamp_seconds" ["certificate"]
         "When a certificate ends, in seconds since 1970.";
     READY: Gauge "warrengate_ready" [] "Whether the gateway may be sent work: 1 or 0.";

@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -74,16 +77,6 @@ labels! {
     }
 }
 
-labels! {
-    /// Why a span did not arrive.
-    SpanDrop {
-        /// The queue to the collector was full.
-        QueueFull = "queue_full",
-        /// The collector did not take it.
-        ExportFailed = "export_failed",
-    }
-}
-
 /// gRPC's codes, by their numbers.
 const CODES: [&str; 17] = [
     "ok",
@@ -117,8 +110,7 @@ pub struct ProcessMetrics {
     secrets_waiting: Gauge,
     broker: [Arc<BrokerMetrics>; BrokerPurpose::WORDS.len()],
     store: Arc<StoreMetrics>,
-    spans_exported: Counter,
-    spans_dropped: [Counter; SpanDrop::WORDS.len()],
+    spans_dropped: AtomicU64,
     expiry: [Gauge; Certificate::WORDS.len()],
     ready: Gauge,
 }
@@ -133,8 +125,7 @@ impl ProcessMetrics {
             secrets_waiting: Gauge::default(),
             broker: Default::default(),
             store: Arc::new(StoreMetrics::new()),
-            spans_exported: Counter::default(),
-            spans_dropped: Default::default(),
+            spans_dropped: AtomicU64::new(0),
             expiry: Default::default(),
             ready: Gauge::default(),
         }
@@ -166,14 +157,9 @@ impl ProcessMetrics {
         &self.store
     }
 
-    /// Spans reached the collector.
-    pub fn spans_exported(&self, count: u64) {
-        self.spans_exported.inc_by(count);
-    }
-
-    /// Spans did not.
-    pub fn spans_dropped(&self, cause: SpanDrop, count: u64) {
-        self.spans_dropped[cause as usize].inc_by(count);
+    /// So many spans did not reach the collector, all in all.
+    pub fn spans_dropped(&self, total: u64) {
+        self.spans_dropped.store(total, Ordering::Relaxed);
     }
 
     /// When a certificate ends.
@@ -326,9 +312,9 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, process: &ProcessMetri
         BROKER_FAILED: BrokerPurpose, broker.iter().map(|link| &link.failed);
         STORE_DURATION: StoreOperation, &process.store.duration;
         STORE_ERRORS: StoreOperation, &process.store.errors;
-        SPANS_DROPPED: SpanDrop, &process.spans_dropped;
     }
-    metric(encoder, &names::SPANS_EXPORTED, |samples| samples.counter(process.spans_exported.get() as f64))?;
+    let dropped = process.spans_dropped.load(Ordering::Relaxed);
+    metric(encoder, &names::SPANS_DROPPED, |samples| samples.counter(dropped as f64))?;
     for (which, value) in [
         (&names::SECRET_CHECKS_RUNNING, &process.secrets_running),
         (&names::SECRET_CHECKS_WAITING, &process.secrets_waiting),

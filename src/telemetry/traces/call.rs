@@ -17,7 +17,7 @@ use opentelemetry_sdk::trace::Span;
 use opentelemetry_semantic_conventions::attribute as names;
 use tonic::Code;
 
-use super::{Traces, is_kept};
+use super::{Traces, ids::told, is_kept};
 use crate::{
     names::{ClientId, TenantId},
     telemetry::TraceContext,
@@ -43,6 +43,8 @@ struct Inner {
     kind: CallKind,
     peer: Option<SocketAddr>,
     parent: Option<TraceContext>,
+    /// The parent's, or of a trace that begins here.
+    trace: TraceId,
     started: SystemTime,
     decided: OnceLock<(TraceContext, Mutex<Option<Span>>)>,
     log: tracing::Span,
@@ -68,15 +70,16 @@ impl Call {
             client = tracing::field::Empty
         );
         let parent = TraceContext::from_headers(headers);
-        if let Some(parent) = &parent {
-            log.record("trace_id", parent.trace_id());
-        }
+        let begun = || TraceId::from_bytes(rand::random::<[u8; 16]>());
+        let trace = parent.as_ref().map_or_else(begun, |parent| parent.inner().trace_id());
+        log.record("trace_id", tracing::field::display(trace));
         Self(Arc::new(Inner {
             traces: traces.clone(),
             method: method.to_owned(),
             kind,
             peer,
             parent,
+            trace,
             started: SystemTime::now(),
             decided: OnceLock::new(),
             log,
@@ -94,12 +97,12 @@ impl Call {
         self.decide(client.tenant(), who);
     }
 
-    /// The trace's id, 32 hex digits. Asked for before the caller is recognised, it decides that nobody will be.
+    /// The trace's id, 32 hex digits.
     pub fn trace_id(&self) -> String {
-        self.decide(None, Vec::new()).0.trace_id()
+        self.0.trace.to_string()
     }
 
-    /// What a caller may go on with.
+    /// What a caller may go on with. Asked for before the caller is recognised, it decides that nobody will be.
     pub fn traceparent(&self) -> String {
         self.decide(None, Vec::new()).0.traceparent()
     }
@@ -164,16 +167,13 @@ impl Call {
                     Some(parent) => Context::new().with_remote_span_context(parent.inner().clone()),
                     None => Context::new(),
                 };
-                tracer.build_with_context(builder, &context)
+                told(inner.trace, || tracer.build_with_context(builder, &context))
             });
             let context = match (&span, &inner.parent) {
                 (Some(span), _) => TraceContext::from_inner(span.span_context().clone()),
                 (None, Some(parent)) => parent.clone(),
-                (None, None) => invented(),
+                (None, None) => unkept(inner.trace),
             };
-            if inner.parent.is_none() {
-                inner.log.record("trace_id", context.trace_id());
-            }
             (context, Mutex::new(span))
         })
     }
@@ -185,9 +185,8 @@ impl std::fmt::Debug for Call {
     }
 }
 
-/// Ids of a trace that is not kept: logs, errors and audit can still be joined by them.
-fn invented() -> TraceContext {
-    let id = TraceId::from_bytes(rand::random::<[u8; 16]>());
+/// Of a trace that is not kept: logs, errors and audit can still be joined by its id.
+fn unkept(id: TraceId) -> TraceContext {
     let span = SpanId::from_bytes(rand::random::<[u8; 8]>());
     TraceContext::from_inner(SpanContext::new(id, span, TraceFlags::default(), false, TraceState::default()))
 }

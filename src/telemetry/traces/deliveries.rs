@@ -1,7 +1,7 @@
 //! Deliveries between the hand-over and the settlement: one `deliver` span each, by the stream's delivery ids, and below it
 //! the settlement. Only what is kept is here; a stream whose messages are not keeps nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use opentelemetry::{
     KeyValue,
@@ -44,12 +44,12 @@ impl DeliverySpans {
     }
 
     /// A delivery is handed to the client. Its context goes into the message's headers in place of the producer's, which is
-    /// its parent and a link of it.
-    pub fn delivered(&mut self, delivery: &mut Delivery, queue: &str) {
+    /// its parent and a link of it. The trace's id, when it is kept.
+    pub fn delivered(&mut self, delivery: &mut Delivery, queue: &str) -> Option<String> {
         if self.tracer.is_off() {
-            return;
+            return None;
         }
-        let Some(message) = delivery.message.as_mut().filter(|message| !message.headers.is_empty()) else { return };
+        let message = delivery.message.as_mut().filter(|message| !message.headers.is_empty())?;
         let destination = destination(&delivery.exchange, &delivery.routing_key, queue);
         let subject = Subject {
             operation: "deliver",
@@ -67,10 +67,12 @@ impl DeliverySpans {
         if let Some(offset) = delivery.stream_offset {
             more.push(KeyValue::new(super::OFFSET, i64::try_from(offset).unwrap_or(i64::MAX)));
         }
-        let Some(span) = self.tracer.consume(&subject, SpanKind::Consumer, more) else { return };
+        let span = self.tracer.consume(&subject, SpanKind::Consumer, more)?;
         let common = common(message, &destination, queue);
         TraceContext::from_inner(span.span_context().clone()).into_message(message);
+        let trace_id = span.span_context().trace_id().to_string();
         self.open.insert(delivery.delivery_id, Open { span, destination, common });
+        Some(trace_id)
     }
 
     /// The client settles these, and all up to and with `through` when it is not 0; `reason` is its own.
@@ -117,6 +119,24 @@ impl DeliverySpans {
 }
 
 impl Settling {
+    /// There will be another attempt, after so long.
+    pub fn retries_after(&mut self, delay: Duration) {
+        let millis = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        self.add(&KeyValue::new(super::RETRY_DELAY, millis));
+    }
+
+    /// There will be none; the stable code that says why.
+    pub fn dead_letters(&mut self, code: &'static str) {
+        self.add(&KeyValue::new(super::DEAD_LETTER_REASON, code));
+    }
+
+    fn add(&mut self, attribute: &KeyValue) {
+        for (settle, deliver) in &mut self.0 {
+            settle.set_attribute(attribute.clone());
+            deliver.set_attribute(attribute.clone());
+        }
+    }
+
     /// The broker was told.
     pub fn done(mut self) {
         // Ended where they are dropped, the settlement first.

@@ -88,7 +88,7 @@ impl MessageTracer {
         };
         let span = inner.start(&subject, SpanKind::Producer, parent, links, Vec::new());
         TraceContext::from_inner(span.span_context().clone()).into_message(message);
-        Some(Sending::new(span))
+        Some(Sending::new(span, !message.message_id.is_empty()))
     }
 
     /// A span about a message that was taken from a queue, in the message's own trace; none when that is not kept.

@@ -16,14 +16,15 @@ use crate::pb::Outcome;
 #[derive(Debug)]
 pub struct Sending {
     span: Span,
+    has_id: bool,
     attempts: i64,
     sent: Option<Instant>,
     over: bool,
 }
 
 impl Sending {
-    pub(super) fn new(span: Span) -> Self {
-        Self { span, attempts: 0, sent: None, over: false }
+    pub(super) fn new(span: Span, has_id: bool) -> Self {
+        Self { span, has_id, attempts: 0, sent: None, over: false }
     }
 
     /// The trace's id, 32 hex digits.
@@ -31,9 +32,11 @@ impl Sending {
         self.span.span_context().trace_id().to_string()
     }
 
-    /// The message has its id now.
+    /// The message has its id now, perhaps one made by the gateway.
     pub fn identified(&mut self, message_id: &str) {
-        self.span.set_attribute(KeyValue::new(names::MESSAGING_MESSAGE_ID, message_id.to_owned()));
+        if !self.has_id {
+            self.span.set_attribute(KeyValue::new(names::MESSAGING_MESSAGE_ID, message_id.to_owned()));
+        }
     }
 
     /// It goes to the broker, perhaps again.

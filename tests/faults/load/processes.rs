@@ -30,6 +30,7 @@ pub const ARGUMENT: &str = "--consume";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
     pub stream: StreamId,
+    pub road: usize,
     pub endpoint: String,
     pub client_id: String,
     pub secret: String,
@@ -80,6 +81,7 @@ impl Process {
         let id = child.id();
         self.tasks.iter().for_each(|task| self.ledger.open(task.stream, false));
         let _ = child.kill().await;
+        self.tasks.iter().for_each(|task| self.ledger.breaks(task.road));
         id.into_iter().for_each(|id| self.reaper.forget(id));
     }
 

@@ -1,0 +1,45 @@
+//! `warrengate ready`: whether the gateway beside it may be sent work. The gateway's own settings enter; an exit code leaves,
+//! for health checks.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use super::{Error, Output};
+use crate::transport::probe;
+
+const EXAMPLES: &str = "\
+Examples:
+  warrengate ready
+  warrengate ready --ops 127.0.0.1:8080 --ca certs/gateway-ca.pem";
+
+/// The flags of `ready`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Where the ops side listens
+    #[arg(long, value_name = "ADDRESS", env = "WARRENGATE_OPS__LISTEN", default_value = "127.0.0.1:8080")]
+    ops: SocketAddr,
+    /// The authority of its certificate, when it has one
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
+    let mut ops = args.ops;
+    if ops.ip().is_unspecified() {
+        ops.set_ip(match ops.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    match probe(ops, args.ca.as_deref()).await {
+        Ok(Ok(())) => {
+            output.note("ready");
+            Ok(())
+        }
+        Ok(Err(answer)) => Err(Error::Failed(format!("not ready: {answer}"))),
+        Err(error) => Err(Error::Failed(error.to_string())),
+    }
+}

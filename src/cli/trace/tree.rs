@@ -1,0 +1,112 @@
+//! A trace as lines: each span below its parent, in the order of their beginning. A span whose parent is not there stands
+//! at the top and says so.
+
+use std::fmt::Write as _;
+
+use super::jaeger::{Span, Trace};
+
+/// What a line says of a span, in this order, when it is there.
+const SHOWN: [(&str, &str); 9] = [
+    ("warrengate.client", ""),
+    ("warrengate.attempt", "attempt "),
+    ("warrengate.outcome", ""),
+    ("warrengate.settlement", ""),
+    ("warrengate.rule", "rule "),
+    ("warrengate.reason", "reason "),
+    ("warrengate.retry_delay_ms", "again after ms "),
+    ("warrengate.dead_letter_reason", "dead letter: "),
+    ("rpc.response.status_code", ""),
+];
+
+pub(super) fn draw(trace: &Trace) -> String {
+    let begin = trace.spans.first().map_or(0, |span| span.start);
+    let end = trace.spans.iter().map(|span| span.start + span.duration).max().unwrap_or(begin);
+    let mut text = format!("trace {}: {} spans, {}", trace.id, trace.spans.len(), time(end - begin));
+    let messages: std::collections::BTreeSet<_> =
+        trace.spans.iter().map(|span| span.tag("messaging.message.id")).filter(|id| !id.is_empty()).collect();
+    for id in messages.iter().take(5) {
+        let _ = write!(text, "\nmessage {id}");
+    }
+    let is_root = |span: &&Span| span.parent.as_ref().is_none_or(|parent| !trace.spans.iter().any(|s| s.id == *parent));
+    for root in trace.spans.iter().filter(is_root) {
+        branch(trace, root, "", "", begin, &mut text);
+    }
+    text
+}
+
+fn branch(trace: &Trace, span: &Span, first: &str, rest: &str, begin: u64, text: &mut String) {
+    // Spans of a broken exporter could go round in circles; nothing real is this deep.
+    if first.chars().count() > 200 {
+        return;
+    }
+    let failed = span.tag("error") == "true" || span.tag("otel.status_code") == "ERROR";
+    let sign = if failed { " !" } else { "" };
+    let _ = write!(text, "\n{first}{}{sign}  +{} {}", span.name, time(span.start - begin), time(span.duration));
+    if span.service != "warrengate" {
+        let _ = write!(text, "  ({})", span.service);
+    }
+    for (tag, label) in SHOWN {
+        if !span.tag(tag).is_empty() {
+            let _ = write!(text, "  {label}{}", span.tag(tag));
+        }
+    }
+    if first.is_empty() && span.parent.is_some() {
+        text.push_str("  (its parent is not in Jaeger: its caller's)");
+    }
+    let children: Vec<_> = trace.spans.iter().filter(|child| child.parent.as_ref() == Some(&span.id)).collect();
+    let bar = if children.is_empty() { "  " } else { "│ " };
+    for (at, event) in &span.events {
+        let _ = write!(text, "\n{rest}{bar}· {event} +{}", time(at.saturating_sub(begin)));
+    }
+    for (n, child) in children.iter().enumerate() {
+        let (elbow, line) = if n + 1 == children.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        branch(trace, child, &format!("{rest}{elbow}"), &format!("{rest}{line}"), begin, text);
+    }
+}
+
+/// Microseconds, for people.
+fn time(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100),
+        _ => format!("{}.{} s", micros / 1_000_000, micros % 1_000_000 / 100_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn spans_stand_below_their_parents() {
+        let reference = |id: &str| json!([{ "refType": "CHILD_OF", "traceID": "t", "spanID": id }]);
+        let trace = json!({
+            "traceID": "t",
+            "processes": { "p1": { "serviceName": "warrengate" }, "p2": { "serviceName": "shop" } },
+            "spans": [
+                { "traceID": "t", "spanID": "c", "operationName": "ack jobs", "references": reference("b"),
+                  "startTime": 30, "duration": 5, "processID": "p1" },
+                { "traceID": "t", "spanID": "a", "operationName": "send jobs", "references": reference("elsewhere"),
+                  "startTime": 10, "duration": 1500, "processID": "p1",
+                  "tags": [{ "key": "warrengate.outcome", "value": "confirmed" },
+                           { "key": "messaging.message.id", "value": "m1" }],
+                  "logs": [{ "timestamp": 12, "fields": [{ "key": "event", "value": "confirmed" }] }] },
+                { "traceID": "t", "spanID": "b", "operationName": "deliver jobs", "references": reference("a"),
+                  "startTime": 20, "duration": 9, "processID": "p1", "tags": [{ "key": "error", "value": true }] },
+                { "traceID": "t", "spanID": "d", "operationName": "work", "references": reference("b"),
+                  "startTime": 25, "duration": 2, "processID": "p2" },
+            ],
+        });
+        assert_eq!(
+            draw(&Trace::read(&trace)),
+            "trace t: 4 spans, 1.5 ms\nmessage m1\n\
+             send jobs  +0 µs 1.5 ms  confirmed  (its parent is not in Jaeger: its caller's)\n\
+             │ · confirmed +2 µs\n\
+             └─ deliver jobs !  +10 µs 9 µs\n   \
+                ├─ work  +15 µs 2 µs  (shop)\n   \
+                └─ ack jobs  +20 µs 5 µs"
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! Attempts and delays. The ledger and the faults enter; what was counted wrongly, or came too early or too late, leaves.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    inject::Injected,
+    ledger::{How, Ledger, Message, Stream},
+    message::{Fate, POISON_ATTEMPTS, POISON_BACKOFF, POISON_LONGEST},
+};
+
+/// How far a delay may be from the policy's.
+const TOLERATED: f64 = 0.2;
+/// A fault may touch what happens so long before and after it.
+const AROUND: Duration = Duration::from_millis(500);
+
+/// What became of attempts.
+#[derive(Default)]
+pub struct Tries {
+    /// Delays that no fault touched.
+    pub measured: u64,
+    /// The farthest from the policy's, as parts of it.
+    least: f64,
+    most: f64,
+    wrong: Vec<String>,
+}
+
+impl Tries {
+    pub fn broken(&self) -> Option<String> {
+        let first = self.wrong.first()?;
+        Some(format!("{} attempts or delays are wrong: {first}", self.wrong.len()))
+    }
+
+    pub fn remark(&self) -> String {
+        match self.measured {
+            0 => "none was free of faults".to_owned(),
+            _ => format!("delays without a fault, {:+.0} % to {:+.0} %", self.least * 100.0, self.most * 100.0),
+        }
+    }
+}
+
+pub fn judge(ledger: &Ledger, injected: &[Injected]) -> Tries {
+    let (streams, broken) = (ledger.streams(), ledger.broken());
+    let faults: Vec<_> = injected.iter().map(|done| (done.began - AROUND, done.ended + AROUND)).collect();
+    ledger.fold(Tries::default(), |tries, id, message| {
+        tries.count(id, message, &streams, &broken);
+        if message.fate == Fate::Poison {
+            tries.measure(id, message, &faults);
+        }
+    })
+}
+
+impl Tries {
+    /// No attempt is used up but by a retry, or by a client that went away with the message.
+    fn count(&mut self, id: &str, message: &Message, streams: &[Stream], broken: &[(usize, Instant)]) {
+        let mut allowed = 1;
+        for delivery in &message.deliveries {
+            if delivery.attempt > allowed {
+                self.wrong.push(format!("{id} came with attempt {} instead of {allowed}", delivery.attempt));
+                return;
+            }
+            let retried = matches!(delivery.settled, Some((How::Retry, _)));
+            allowed += u32::from(retried || Ledger::may_count(streams, broken, delivery));
+        }
+        let most = message.deliveries.iter().map(|delivery| delivery.attempt).max().unwrap_or(0);
+        if message.fate == Fate::Poison && most > POISON_ATTEMPTS {
+            self.wrong.push(format!("{id} was tried {most} times"));
+        }
+    }
+
+    /// The times between a retry and the next attempt.
+    fn measure(&mut self, id: &str, message: &Message, faults: &[(Instant, Instant)]) {
+        for (one, next) in message.deliveries.iter().zip(message.deliveries.iter().skip(1)) {
+            let Some((How::Retry, asked)) = one.settled else { continue };
+            let touched = faults.iter().any(|(from, to)| asked < *to && next.at > *from);
+            if touched || next.attempt != one.attempt + 1 {
+                continue;
+            }
+            let policy = POISON_BACKOFF.saturating_mul(1 << (one.attempt - 1).min(10)).min(POISON_LONGEST);
+            let took = next.at.saturating_duration_since(asked);
+            let off = took.as_secs_f64() / policy.as_secs_f64() - 1.0;
+            self.measured += 1;
+            (self.least, self.most) = (self.least.min(off), self.most.max(off));
+            if off.abs() > TOLERATED {
+                self.wrong.push(format!("{id} waited {took:.2?} after attempt {} instead of {policy:?}", one.attempt));
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! One message, one trace: the exact spans of each way that a message can go, as a collector receives them.
+
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use tonic_types::StatusExt as _;
+use warrengate::pb::{self, NackAction, Outcome};
+
+use crate::harness::{
+    Tenant, World,
+    collector::Seen,
+    consumer::{RawSubscription, start},
+    tenant::all_grants,
+    to_queue,
+    traced::{Context, Traced, header, traced, with_header},
+    wait::{until, within},
+};
+
+/// Publishes on a stream, where the message is its own trace's and not the call's.
+async fn publish(tenant: &Tenant, publication: pb::Publication) -> pb::PublishResult {
+    let publisher = tenant.client.publisher();
+    let receipt = publisher.send(publication).await.unwrap();
+    let result = within("an outcome", receipt).await;
+    publisher.close().await.unwrap();
+    result
+}
+
+fn only<'a>(spans: &'a [Seen], name: &str) -> &'a Seen {
+    let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
+    assert_eq!(found.len(), 1, "{name} in {spans:#?}");
+    found[0]
+}
+
+/// What each span of a tenant's message says.
+fn is_about(span: &Seen, tenant: &Tenant, operation: &str, kind: &str, destination: &str, message_id: &str) {
+    for (name, value) in [
+        ("messaging.system", "rabbitmq"),
+        ("messaging.operation.name", operation),
+        ("messaging.operation.type", kind),
+        ("messaging.destination.name", destination),
+        ("messaging.message.id", message_id),
+        ("warrengate.tenant", &tenant.id),
+        ("warrengate.client", &tenant.client_id),
+    ] {
+        assert_eq!(span.attribute(name), value, "{name} of {span:#?}");
+    }
+    assert!(!format!("{span:?}").contains("secret-body"), "{span:#?}");
+}
+
+#[tokio::test]
+async fn a_message_is_one_trace_from_its_caller_to_its_acknowledgement() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let caller = Context::new();
+    let mut publication = traced("jobs", &caller.traceparent());
+    with_header(&mut publication, "tracestate", "vendor=1");
+    with_header(&mut publication, "baggage", "user=alice");
+    let result = publish(tenant, publication).await;
+    assert_eq!((result.outcome(), result.trace_id.as_str()), (Outcome::Confirmed, caller.trace.as_str()));
+
+    let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let delivery = subscription.one().await;
+    let message = delivery.message.clone().unwrap();
+    subscription.ack(&[delivery.delivery_id]).await;
+    subscription.close().await;
+
+    let spans = traced_gateway.collector.trace(&caller.trace, 3).await;
+    let (send, deliver, ack) = (only(&spans, "send jobs"), only(&spans, "deliver jobs"), only(&spans, "ack jobs"));
+    assert_eq!((send.kind, &send.parent), (SpanKind::Producer, &caller.span));
+    assert_eq!(send.events, ["sent to broker", "confirmed"]);
+    assert_eq!(send.attribute("warrengate.outcome"), "confirmed");
+    assert_eq!(send.attribute("messaging.message.body.size"), "11");
+    assert_eq!((deliver.kind, &deliver.parent), (SpanKind::Consumer, &send.id));
+    assert_eq!(deliver.links[0], send.id);
+    assert_eq!((deliver.attribute("warrengate.attempt"), deliver.attribute("warrengate.settlement")), ("1", "ack"));
+    assert_eq!((ack.kind, &ack.parent), (SpanKind::Client, &deliver.id));
+    for (span, operation, kind) in [(send, "send", "send"), (deliver, "deliver", "process"), (ack, "ack", "settle")] {
+        is_about(span, tenant, operation, kind, "jobs", &result.message_id);
+        assert!(!span.failed && span.service == "warrengate", "{span:#?}");
+    }
+    // The consumer goes on from its delivery; the baggage stayed at the door.
+    assert_eq!(header(&message, "traceparent"), format!("00-{}-{}-01", caller.trace, deliver.id));
+    assert_eq!(header(&message, "tracestate"), "vendor=1");
+    assert!(!message.headers.contains_key("baggage"));
+
+    // The streams have spans of their own, to which the messages' are linked and below which there is nothing.
+    let collector = &traced_gateway.collector;
+    let streams = collector.spans("the streams", |span| span.name.starts_with("warrengate.v1.Messaging/"), 2).await;
+    let (publishing, subscribing) =
+        (only(&streams, "warrengate.v1.Messaging/Publish"), only(&streams, "warrengate.v1.Messaging/Subscribe"));
+    assert_eq!((&send.links, &deliver.links[1..]), (&vec![publishing.id.clone()], &[subscribing.id.clone()][..]));
+    for stream in [publishing, subscribing] {
+        assert_eq!((stream.kind, stream.attribute("rpc.response.status_code")), (SpanKind::Server, "OK"));
+        assert!(collector.seen().iter().all(|span| span.parent != stream.id));
+    }
+}
+
+#[tokio::test]
+async fn two_retries_and_an_acknowledgement_are_three_deliveries_of_one_trace() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let result = publish(tenant, to_queue("jobs", "secret-body")).await;
+    assert_eq!(result.trace_id.len(), 32, "the gateway begins the trace, and says which");
+    let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
+    for attempt in 1..=3 {
+        let delivery = subscription.one().await;
+        assert_eq!(delivery.attempt, attempt);
+        match attempt {
+            3 => subscription.ack(&[delivery.delivery_id]).await,
+            _ => subscription.nack(&[delivery.delivery_id], NackAction::Retry).await,
+        }
+    }
+    subscription.close().await;
+
+    let spans = traced_gateway.collector.trace(&result.trace_id, 7).await;
+    let send = only(&spans, "send jobs");
+    assert_eq!(send.parent, "");
+    let deliveries: Vec<_> = spans.iter().filter(|span| span.name == "deliver jobs").collect();
+    let settlements: Vec<_> =
+        spans.iter().filter(|span| span.attribute("messaging.operation.type") == "settle").collect();
+    assert_eq!((deliveries.len(), settlements.len()), (3, 3));
+    for (n, (delivery, settlement)) in deliveries.iter().zip(&settlements).enumerate() {
+        assert_eq!((&delivery.parent, &delivery.links[0], &settlement.parent), (&send.id, &send.id, &delivery.id));
+        assert_eq!(delivery.attribute("warrengate.attempt"), (n + 1).to_string());
+        let (operation, failed) = if n < 2 { ("retry", true) } else { ("ack", false) };
+        assert_eq!((settlement.attribute("messaging.operation.name"), delivery.failed), (operation, failed));
+        assert_eq!(settlement.attribute("warrengate.retry_delay_ms").is_empty(), !failed);
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_in_its_trace_with_the_rule_that_refused_it() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    let grants = pb::Grants {
+        publish: vec![pb::PublishGrant { exchange: "amq.default".into(), routing_key: "allowed".into() }],
+        ..all_grants()
+    };
+    let world = World::get();
+    let (id, secret) = Tenant::add_client(&traced_gateway.admin, &tenant.id, "narrow", grants).await;
+    let credentials = warrengate::client::Credentials::Secret { client_id: id.clone(), secret };
+    let narrow = world.client_at(&traced_gateway.endpoint(), credentials).await;
+
+    let mut invalid = to_queue("allowed", "secret-body");
+    with_header(&mut invalid, "x-forbidden", "1");
+    let cases = [
+        (to_queue("forbidden", "secret-body"), Outcome::Denied, "denied", "PUBLISH_NOT_GRANTED"),
+        (to_queue("allowed", "secret-body"), Outcome::Unroutable, "unroutable", "NO_ROUTE"),
+        (invalid, Outcome::Rejected, "rejected", "INVALID_ARGUMENT"),
+    ];
+    for (publication, outcome, text, rule) in cases {
+        let publisher = narrow.publisher();
+        let receipt = publisher.send(publication).await.unwrap();
+        let result = within("an outcome", receipt).await;
+        publisher.close().await.unwrap();
+        assert_eq!(result.outcome(), outcome, "{result:?}");
+        let spans = traced_gateway.collector.trace(&result.trace_id, 1).await;
+        let span = &spans[0];
+        assert_eq!((span.kind, span.failed, span.status.as_str()), (SpanKind::Producer, true, rule), "{span:#?}");
+        for (name, value) in [
+            ("warrengate.outcome", text),
+            ("warrengate.rule", rule),
+            ("error.type", rule),
+            ("warrengate.client", &id),
+            ("warrengate.tenant", &tenant.id),
+        ] {
+            assert_eq!(span.attribute(name), value, "{name} of {span:#?}");
+        }
+        assert!(!format!("{span:?}").contains("secret-body"));
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_callers_on_one_stream_are_a_thousand_traces() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let callers: Vec<_> = (0..1_000).map(|_| Context::new()).collect();
+    let publisher = tenant.client.publisher();
+    let mut receipts = Vec::new();
+    for caller in &callers {
+        receipts.push(publisher.send(traced("jobs", &caller.traceparent())).await.unwrap());
+    }
+    for (receipt, caller) in receipts.into_iter().zip(&callers) {
+        assert_eq!(within("an outcome", receipt).await.trace_id, caller.trace);
+    }
+    publisher.close().await.unwrap();
+    assert_eq!(tenant.take("jobs", 1_000).await.len(), 1_000);
+
+    let is_message = |span: &Seen| span.attribute("messaging.system") == "rabbitmq";
+    let spans = traced_gateway.collector.spans("three spans a message", is_message, 3_000).await;
+    assert_eq!(spans.len(), 3_000);
+    let mut by_trace = std::collections::HashMap::<_, Vec<_>>::new();
+    for span in &spans {
+        by_trace.entry(&span.trace).or_default().push(span);
+    }
+    for caller in &callers {
+        let spans = &by_trace[&caller.trace];
+        let named = |name: &str| *spans.iter().find(|span| span.name == name).expect(name);
+        let (send, deliver, ack) = (named("send jobs"), named("deliver jobs"), named("ack jobs"));
+        assert_eq!((&send.parent, &deliver.parent, &ack.parent), (&caller.span, &send.id, &deliver.id));
+    }
+}
+
+#[tokio::test]
+async fn a_batch_without_contexts_of_its_own_is_part_of_its_call() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let caller = Context::new();
+    let publications = vec![to_queue("jobs", "one"), to_queue("jobs", "two")];
+    let mut request = tonic::Request::new(pb::PublishBatchRequest { publications });
+    request.metadata_mut().insert("traceparent", caller.traceparent().parse().unwrap());
+    let response = within("a batch", tenant.client.raw_messaging().publish_batch(request)).await.unwrap();
+    assert_eq!(response.metadata().get("x-trace-id").unwrap().to_str().unwrap(), caller.trace);
+    assert!(response.into_inner().results.iter().all(|result| result.trace_id == caller.trace));
+    let spans = traced_gateway.collector.trace(&caller.trace, 3).await;
+    let call = only(&spans, "warrengate.v1.Messaging/PublishBatch");
+    assert_eq!((call.kind, &call.parent), (SpanKind::Server, &caller.span));
+    assert!(!call.attribute("network.peer.address").is_empty());
+    assert_eq!(call.attribute("warrengate.tenant"), tenant.id);
+    assert_eq!(spans.iter().filter(|span| span.name == "send jobs" && span.parent == call.id).count(), 2);
+}
+
+#[tokio::test]
+async fn an_error_names_its_trace_in_its_details() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    let request = pb::GetTenantRequest { tenant: "globex".into() };
+    let status = tenant.client.admin().get_tenant(request).await.expect_err("not an administrator");
+    let details = status.get_error_details();
+    let trace = details.request_info().expect("request info").request_id.clone();
+    assert_eq!(trace.len(), 32);
+    assert_eq!(details.error_info().expect("error info").metadata["trace_id"], trace);
+    assert_eq!(status.metadata().get("x-trace-id").unwrap().to_str().unwrap(), trace);
+    let spans = traced_gateway.collector.trace(&trace, 1).await;
+    let call = only(&spans, "warrengate.v1.Admin/GetTenant");
+    assert_eq!(call.attribute("rpc.response.status_code"), "PERMISSION_DENIED");
+    assert_eq!((call.failed, call.attribute("warrengate.rule")), (true, details.error_info().unwrap().reason.as_str()));
+}
+
+#[tokio::test]
+async fn what_its_caller_does_not_keep_makes_no_span_and_travels_on() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let caller = Context::new();
+    let result = publish(tenant, traced("jobs", &caller.unsampled())).await;
+    assert_eq!(result.trace_id, "");
+    let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let delivery = subscription.one().await;
+    assert_eq!(header(delivery.message.as_ref().unwrap(), "traceparent"), caller.unsampled());
+    subscription.ack(&[delivery.delivery_id]).await;
+    subscription.close().await;
+    // Sent after it by the same exporter, so all of it would be there.
+    let later = publish(tenant, to_queue("jobs", "kept")).await;
+    traced_gateway.collector.is_quiet_after(async { later.trace_id }).await;
+    assert!(traced_gateway.collector.seen().iter().all(|span| span.trace != caller.trace));
+}
+
+#[tokio::test]
+async fn a_tenant_may_have_a_ratio_of_its_own() {
+    let quiet = Traced::start_with(|traces| traces.sample_ratio = 0.0).await;
+    quiet.tenant.queue("jobs").await;
+    let result = publish(&quiet.tenant, to_queue("jobs", "one")).await;
+    assert_eq!((result.outcome(), result.trace_id.as_str()), (Outcome::Confirmed, ""));
+    let delivered = quiet.tenant.take("jobs", 1).await;
+    assert_eq!(delivered, ["one"]);
+    assert!(quiet.collector.seen().is_empty());
+    // The same for one tenant only, which the others do not feel.
+    let id = warrengate::names::TenantId::parse(&quiet.tenant.id).unwrap();
+    let loud = Traced::start_as(&quiet.tenant, |traces| {
+        traces.sample_ratio = 0.0;
+        traces.tenant_sample_ratios.insert(id, 1.0);
+    })
+    .await;
+    let result = publish(&loud.tenant, to_queue("jobs", "two")).await;
+    assert_eq!(loud.collector.trace(&result.trace_id, 1).await[0].attribute("warrengate.tenant"), quiet.tenant.id);
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_costs_spans_and_one_line_but_no_message() {
+    // It takes connections and says nothing, ever.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let traced_gateway = Traced::start_with(|traces| {
+        traces.endpoint = Some(endpoint.clone());
+        traces.timeout = std::time::Duration::from_millis(200);
+        traces.queue = 64;
+        traces.batch = 32;
+    })
+    .await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let publisher = tenant.client.publisher();
+    let mut receipts = Vec::new();
+    for _ in 0..2_000 {
+        receipts.push(publisher.send(to_queue("jobs", "one")).await.unwrap());
+    }
+    for receipt in receipts {
+        assert_eq!(within("an outcome", receipt).await.outcome(), Outcome::Confirmed);
+    }
+    publisher.close().await.unwrap();
+    let traces = traced_gateway.gateway.traces().clone();
+    until("most spans are dropped and counted", async || (traces.dropped() > 1_900).then_some(())).await;
+    let begun = std::time::Instant::now();
+    traced_gateway.gateway.shutdown().await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(25), "the collector keeps the gateway");
+    drop(listener);
+}
+
+#[tokio::test]
+async fn a_dead_letter_says_in_its_trace_why_it_is_one() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let result = publish(tenant, to_queue("jobs", "secret-body")).await;
+    let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let delivery = subscription.one().await;
+    let (delivery_ids, action) = (vec![delivery.delivery_id], NackAction::DeadLetter.into());
+    let nack = pb::Nack { delivery_ids, action, reason: "no such customer".into(), ..pb::Nack::default() };
+    subscription.send(pb::subscribe_request::Frame::Nack(nack)).await;
+    subscription.close().await;
+    let spans = traced_gateway.collector.trace(&result.trace_id, 3).await;
+    let (deliver, dead) = (only(&spans, "deliver jobs"), only(&spans, "dead-letter jobs"));
+    assert_eq!(
+        (&dead.parent, dead.kind, dead.attribute("messaging.operation.type")),
+        (&deliver.id, SpanKind::Client, "settle")
+    );
+    assert_eq!((deliver.failed, deliver.status.as_str()), (true, "DEAD_LETTERED"));
+    for span in [deliver, dead] {
+        assert_eq!(span.attribute("warrengate.reason"), "no such customer");
+        assert_eq!(span.attribute("warrengate.dead_letter_reason"), "rejected");
+    }
+}
