@@ -8,6 +8,7 @@
 
 mod connect;
 mod consumer;
+mod dead_letters;
 mod delays;
 mod error;
 mod headers;
@@ -26,6 +27,8 @@ mod topology;
 mod tracker;
 
 pub use consumer::{ConsumeSpec, Consumer, Incoming, StartAt};
+pub use dead_letters::{DeadLetter, DeadLetters, Redriven};
+pub use delays::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES};
 pub use error::Error;
 pub use held::Held;
 pub use pool::Broker;

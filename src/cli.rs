@@ -3,10 +3,12 @@
 //! printed but the one asked for, and the exit code tells success (0), failure (1) and misuse (2) apart.
 
 mod audit;
+mod bench;
 mod binding;
 mod certs;
 mod client;
 mod connection;
+mod dead_letter;
 mod dev;
 mod dev_env;
 mod doctor;
@@ -88,10 +90,17 @@ enum Command {
     Subscribe(subscribe::Args),
     /// Make and manage queues
     Queue(queue::Args),
+    /// Look at messages that were given up, send them again, delete them
+    DeadLetter(dead_letter::Args),
     /// Make and manage exchanges
     Exchange(exchange::Args),
     /// Make and manage bindings
     Binding(binding::Args),
+    /// Measure what the gateway costs on this machine, against direct clients of the same broker
+    Bench(bench::Args),
+    /// A client process of bench; it takes its orders from standard input
+    #[command(hide = true, name = crate::bench::WORKER_COMMAND)]
+    BenchWorker(bench::WorkerArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -133,8 +142,11 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Publish(args) => Box::pin(publish::run(args, output)).await,
         Command::Subscribe(args) => Box::pin(subscribe::run(args, output)).await,
         Command::Queue(args) => Box::pin(queue::run(args, output)).await,
+        Command::DeadLetter(args) => Box::pin(dead_letter::run(args, output)).await,
         Command::Exchange(args) => Box::pin(exchange::run(args, output)).await,
         Command::Binding(args) => Box::pin(binding::run(args, output)).await,
+        Command::Bench(args) => Box::pin(bench::run(args, output)).await,
+        Command::BenchWorker(args) => Box::pin(bench::worker(args)).await,
     }
 }
 

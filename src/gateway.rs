@@ -16,7 +16,7 @@ use crate::{
     names::ClientId,
     pb,
     pki::{self, Authority, TenantCertificates},
-    provision::{Inspector, Provisioner},
+    provision::{Inspector, Provisioner, watch_stored},
     service::{AdminService, AuthService, MessagingService, TopologyService},
     store::{self, EncryptionKey, Store},
     stream::{
@@ -205,6 +205,7 @@ impl Gateway {
         // It ends after the last stream, which may still be refused something.
         let audit_task = tokio::spawn(keeper.run(closed.clone()));
         tasks.push(tokio::spawn(reconciling));
+        tasks.push(tokio::spawn(watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), stop.clone())));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
         tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
         tasks.push(tokio::spawn({

@@ -47,4 +47,6 @@ pub mod client;
 
 pub mod stack;
 
+pub mod bench;
+
 pub mod cli;

@@ -21,6 +21,7 @@ use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 pub use account::{Account, DEFINITIONS_FILE, PASSWORD_FILE};
 pub use cluster::{Cluster, ClusterOptions};
+pub use guard::Guard;
 pub use install::Installation;
 pub use options::{NodeOptions, Progress};
 pub use private::Node;

@@ -5,12 +5,19 @@
 
 mod api;
 mod inspect;
+mod policies;
+mod quota;
 mod reconcile;
 mod rows;
+mod stored;
+mod usage;
 
 pub use inspect::Inspector;
+pub use quota::{Quota, Slot};
 pub use reconcile::Provisioner;
 pub use rows::{BindingInfo, ExchangeInfo, QueueInfo};
+pub use stored::watch as watch_stored;
+pub use usage::BrokerUsage;
 
 use std::{borrow::Cow, time::Duration};
 

@@ -4,6 +4,7 @@
 
 mod admin;
 mod auth;
+mod dead_letters;
 mod messaging;
 mod page;
 mod topology;

@@ -220,8 +220,12 @@ impl Stack {
     }
 }
 
-/// The settings of the stack's gateway, by the same way as anyone's: defaults, and the environment over them.
-fn settings(options: &StackOptions, certs: &CertsDir, nodes: &[Node]) -> Result<Vec<(String, String)>, Error> {
+/// The settings of a gateway over this broker, by the same way as anyone's: as environment variables, for a gateway in this
+/// process or in one of its own (`warrengate serve`). They hold secrets.
+///
+/// # Errors
+/// When the store's key cannot be made.
+pub fn settings(options: &StackOptions, certs: &CertsDir, nodes: &[Node]) -> Result<Vec<(String, String)>, Error> {
     let path = |item: PathBuf| item.display().to_string();
     let list = |address: &dyn Fn(&Node) -> String| nodes.iter().map(address).collect::<Vec<_>>().join(",");
     let key = encryption_key(&options.dir)?;

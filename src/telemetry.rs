@@ -9,7 +9,7 @@ mod propagation;
 mod traces;
 
 pub use error::Error;
-pub use logs::init;
+pub use logs::{LogFilter, init};
 pub use metrics::{
     BrokerMetrics, BrokerPurpose, Certificate, DeadLetterReason, Described, Limit, METRICS, MetricKind, Metrics,
     MetricsFormat, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement, StoreMetrics, StoreOperation,

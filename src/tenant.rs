@@ -2,6 +2,7 @@
 //! [`TenantScope`], the proof that the tenant is let in and the client is not revoked, which every door of the broker
 //! asks for. Only [`Tenants::admit`] makes one, from what the store said last; and a scope says by itself when it ends.
 
+mod budget;
 mod known;
 mod live;
 mod locks;
@@ -9,6 +10,7 @@ mod plan;
 mod registry;
 mod scope;
 
+pub use budget::{Budget, Limit, STORED_INTERVAL, Share, Turn, Usage};
 pub use locks::TenantLocks;
 pub use plan::Plan;
 pub use registry::Tenants;
@@ -76,6 +78,22 @@ pub enum Error {
         /// The plan's limit.
         max: u32,
     },
+    /// A message is over one of the plan's rates, or the tenant stores as much as its plan allows.
+    #[error("over the plan's limit")]
+    Throttled {
+        /// Which.
+        limit: Limit,
+        /// When the message may fit.
+        retry_after: Duration,
+    },
+    /// The tenant has as many as its plan allows.
+    #[error("the tenant has {max} {what}, as many as its plan allows; delete some, or ask for a larger plan")]
+    TooMany {
+        /// Of what: `queues`, `exchanges` or `bindings`.
+        what: &'static str,
+        /// The plan's limit.
+        max: u32,
+    },
 }
 
 impl Classify for Error {
@@ -83,7 +101,7 @@ impl Classify for Error {
         match self {
             Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::OtherCaller => Kind::Denied,
             Self::Unknown | Self::Revoked | Self::TokenWithdrawn => Kind::Unauthenticated,
-            Self::TooManyStreams { .. } => Kind::Exhausted,
+            Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } => Kind::Exhausted,
             Self::NotYetKnown { .. } | Self::StoreAway => Kind::Unavailable,
         }
     }
@@ -100,17 +118,35 @@ impl Classify for Error {
             Self::NotAdministrator => "ADMINISTER_NOT_GRANTED",
             Self::OtherCaller => "REAUTHENTICATED_AS_ANOTHER",
             Self::TooManyStreams { .. } => "TOO_MANY_STREAMS",
+            Self::Throttled { limit: Limit::MessageRate, .. } => "MESSAGE_RATE",
+            Self::Throttled { limit: Limit::ByteRate, .. } => "BYTE_RATE",
+            Self::Throttled { limit: Limit::StoredMessages, .. } => "STORED_MESSAGES",
+            Self::Throttled { limit: Limit::StoredBytes, .. } => "STORED_BYTES",
+            Self::TooMany { what: "queues", .. } => "TOO_MANY_QUEUES",
+            Self::TooMany { what: "exchanges", .. } => "TOO_MANY_EXCHANGES",
+            Self::TooMany { .. } => "TOO_MANY_BINDINGS",
         }
     }
 
     fn message(&self) -> Cow<'static, str> {
-        self.to_string().into()
+        match self {
+            // Said for every message that is over, so nothing is put together for it.
+            Self::Throttled { limit, .. } => match limit {
+                Limit::MessageRate => "more messages a second than the plan allows; send it again after retry_after",
+                Limit::ByteRate => "more bytes a second than the plan allows; send it again after retry_after",
+                Limit::StoredMessages => "the queues hold as many messages as the plan allows; consume or purge some",
+                Limit::StoredBytes => "the queues hold as many bytes as the plan allows; consume or purge some",
+            }
+            .into(),
+            _ => self.to_string().into(),
+        }
     }
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManyStreams { .. } => Some(Duration::from_secs(1)),
-            Self::NotYetKnown { retry_after } => Some(*retry_after),
+            Self::NotYetKnown { retry_after } | Self::Throttled { retry_after, .. } => Some(*retry_after),
+            Self::TooMany { .. } => Some(Duration::from_secs(5)),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ use std::{
 const HOMES: &[(&str, &[&str])] = &[
     // Administration remembers encoded answers; the client tells lengths.
     ("prost", &["pb", "service", "client"]),
-    ("tonic", &["pb", "error", "telemetry", "auth", "service", "transport", "client", "cli"]),
+    ("tonic", &["pb", "error", "telemetry", "auth", "service", "transport", "client", "bench", "cli"]),
     ("tonic_types", &["error", "service", "client"]),
     ("toml", &["config"]),
     ("opentelemetry", &["telemetry"]),
@@ -30,7 +30,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["store", "auth"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
-    ("lapin", &["broker"]),
+    ("governor", &["tenant"]),
+    // The bench measures the gateway against direct clients, which must be lapin's own.
+    ("lapin", &["broker", "bench"]),
     ("async_compat", &["broker"]),
     ("rabbitmq_http_client", &["provision"]),
     // The command line asks Jaeger.
@@ -45,6 +47,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tonic_web", &["transport"]),
     ("tower", &["transport"]),
     ("tower_http", &["transport"]),
+    ("hdrhistogram", &["bench"]),
+    ("opentelemetry_proto", &["bench"]),
+    ("sysinfo", &["bench"]),
+    ("plotters", &["bench"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),
     ("anyhow", &["cli"]),

@@ -250,6 +250,8 @@ fn convert(delivery: Delivery, keep: bool) -> Incoming {
     let offset = held::integer(&properties, "x-stream-offset").and_then(|offset| u64::try_from(offset).ok());
     let (first_exchange, first_key) = held::origin(&properties);
     let body = Bytes::from(data);
+    // Shared, not copied.
+    let kept = (keep && offset.is_none()).then(|| body.clone());
     Incoming {
         tag: delivery_tag,
         exchange: first_exchange.unwrap_or(exchange.as_str()).to_owned(),
@@ -258,8 +260,8 @@ fn convert(delivery: Delivery, keep: bool) -> Incoming {
         attempt,
         offset,
         accepted: tracker::accepted(&properties),
-        message: properties::from_amqp(&properties, body.clone()),
+        message: properties::from_amqp(&properties, body),
         // Moved, not copied: this is done for every delivery, and needed for few.
-        held: (keep && offset.is_none()).then(|| Box::new(Held::new(properties, body, exchange, routing_key))),
+        held: kept.map(|body| Box::new(Held::new(properties, body, exchange, routing_key))),
     }
 }

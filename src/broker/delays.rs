@@ -13,7 +13,7 @@ use super::{
     Error,
     held::DELAY,
     pool::Links,
-    topology::{DEAD_LETTERS, on_channel, text},
+    topology::{DEAD_LETTERS, on_channel, queue_state, text},
 };
 use crate::names::QueueName;
 
@@ -26,19 +26,28 @@ pub(super) const RETURN_EXCHANGE: &str = "wg.return";
 /// it is out of reach of anything but a loop; attempts are the gateway's to count.
 pub(super) const DELIVERY_LIMIT: i64 = 1_000_000;
 /// Each look at the dead letters is a delivery of all of them, and after the last one they would be dropped.
-pub(super) const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000_000_000;
+pub const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000_000_000;
 /// Dead letters are kept up to here; then messages stay where they are.
-pub(super) const DEAD_LETTER_BYTES: i64 = 1 << 30;
+pub const DEAD_LETTER_BYTES: i64 = 1 << 30;
 
-/// Makes what a delay of this step, in milliseconds, needs to bring a message back to this queue.
+/// Queues of the gateway's own in a tenant's vhost, at most: the plan's limit is on the tenant's.
+pub const OWN_QUEUES: u32 = 256;
+
+/// Makes what a delay of this step, in milliseconds, needs to bring a message back to this queue. Whether the delay queue
+/// is new.
 ///
 /// # Errors
 /// When the queue is missing, a limit is reached, or the broker is away.
-pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) -> Result<(), Error> {
+pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) -> Result<bool, Error> {
+    let name = format!("wg.delay.{step}");
+    let is_new = match queue_state(links, &name).await {
+        Ok(_) => false,
+        Err(Error::NoQueue(_)) => true,
+        Err(other) => return Err(other),
+    };
     on_channel(links, async |channel| {
         ensure_return(&channel, queue).await?;
         exchange(&channel, DELAY_EXCHANGE, ExchangeKind::Headers, FieldTable::default()).await?;
-        let name = format!("wg.delay.{step}");
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), text("quorum"));
         arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(i64::try_from(step).unwrap_or(i64::MAX)));
@@ -51,9 +60,10 @@ pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) ->
         matching.insert("x-match".into(), text("all"));
         matching.insert(DELAY.into(), text(&step.to_string()));
         let options = QueueBindOptions::default();
-        Ok(channel.queue_bind(name.into(), DELAY_EXCHANGE.into(), "".into(), options, matching).await?)
+        Ok(channel.queue_bind(name.as_str().into(), DELAY_EXCHANGE.into(), "".into(), options, matching).await?)
     })
-    .await
+    .await?;
+    Ok(is_new)
 }
 
 /// Makes the way back to this queue.

@@ -63,6 +63,9 @@ pub enum Error {
     /// The kind of queue cannot do that.
     #[error("this kind of queue cannot do that")]
     Unsupported(#[source] Option<lapin::Error>),
+    /// Others have the dead letters, which all take turns with.
+    #[error("others are busy with the dead letters")]
+    Busy,
     /// Anything else, unforeseen.
     #[error("the broker answered unexpectedly")]
     Unexpected(#[source] lapin::Error),
@@ -78,7 +81,7 @@ impl Error {
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unreachable(_) | Self::Timeout => Kind::Unavailable,
+            Self::Unreachable(_) | Self::Timeout | Self::Busy => Kind::Unavailable,
             Self::Refused(_) => Kind::Denied,
             Self::NoQueue(_) | Self::NoExchange(_) | Self::NoBindingEnd | Self::QueueDeleted(_) => Kind::NotFound,
             Self::Inequivalent { .. }
@@ -107,13 +110,14 @@ impl Classify for Error {
             Self::QueueDeleted(_) => "QUEUE_DELETED",
             Self::Limit(_) => "PLAN_LIMIT",
             Self::NoStream(_) | Self::Unsupported(_) => "UNSUPPORTED_BY_QUEUE_TYPE",
+            Self::Busy => "DEAD_LETTERS_BUSY",
             Self::Unexpected(_) => "BROKER_UNEXPECTED",
         }
     }
 
     fn message(&self) -> Cow<'static, str> {
         match self {
-            Self::Unreachable(_) | Self::Timeout => format!("{self}; try again in a moment").into(),
+            Self::Unreachable(_) | Self::Timeout | Self::Busy => format!("{self}; try again in a moment").into(),
             Self::Refused(_) => format!("{self}; it may have been deleted or be in the making").into(),
             Self::NoQueue(_) | Self::NoExchange(_) => format!("{self}; declare it first").into(),
             _ => self.to_string().into(),

@@ -11,7 +11,7 @@ use rustls::{RootCertStore, pki_types::CertificateDer};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConsumeSpec, Consumer, Error, Publisher, Resender, Topology,
+    ConsumeSpec, Consumer, DeadLetters, Error, Publisher, Resender, Topology,
     link::{Link, Purpose},
     shared::Shared,
 };
@@ -19,7 +19,7 @@ use crate::{
     config::BrokerConfig,
     names::{QueueName, TenantId},
     pki::TenantCertificates,
-    telemetry::ProcessMetrics,
+    telemetry::{ProcessMetrics, TenantMetrics},
     tenant::TenantScope,
 };
 
@@ -79,8 +79,13 @@ impl Broker {
     }
 
     /// Sends a queue's deliveries round again. Nothing is connected until there is one.
-    pub fn resender(&self, scope: &TenantScope, queue: QueueName) -> Resender {
-        Resender::new(self.links(scope.tenant()), self.shared.options.publish_deadline, queue)
+    pub fn resender(&self, scope: &TenantScope, queue: QueueName, metrics: Arc<TenantMetrics>) -> Resender {
+        Resender::new(self.links(scope.tenant()), self.shared.options.publish_deadline, queue, metrics)
+    }
+
+    /// The tenant's dead letters.
+    pub fn dead_letters(&self, scope: &TenantScope) -> DeadLetters {
+        DeadLetters::new(self.links(scope.tenant()), self.shared.options.publish_deadline)
     }
 
     /// The tenant's exchanges, queues and bindings.

@@ -4,7 +4,7 @@
 //! message id, and never a loss; what finds no place is tried again for as long as the stream lives.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,12 +20,18 @@ use super::{
     retry::step,
     topology::DEAD_LETTERS,
 };
-use crate::names::{ExchangeName, QueueName};
+use crate::{
+    names::{ExchangeName, QueueName},
+    telemetry::{DeadLetterReason, TenantMetrics},
+};
 
 /// Between two tries to place a message that was refused.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What waits for room in a full queue waits there, not in the gateway.
 const FULL_QUEUE: Duration = Duration::from_secs(1);
+/// RabbitMQ (3.10 and 4.0) forgets a quorum queue's messages when it is killed in the first seconds after the declaration:
+/// until then the old copy stays.
+const NEW_QUEUE: Duration = Duration::from_secs(5);
 /// A channel that is not used costs all others.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -62,6 +68,14 @@ pub enum Code {
 }
 
 impl Code {
+    fn counted(self) -> DeadLetterReason {
+        match self {
+            Self::Rejected => DeadLetterReason::Rejected,
+            Self::DeliveryLimit => DeadLetterReason::DeliveryLimit,
+            Self::QueueDeleted => DeadLetterReason::QueueDeleted,
+        }
+    }
+
     /// As dead letters and traces have it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -77,6 +91,7 @@ pub struct Resender {
     links: Arc<Links>,
     deadline: Duration,
     queue: QueueName,
+    metrics: Arc<TenantMetrics>,
     publisher: Option<Publisher>,
     jobs: HashMap<u64, Job>,
     next_order: u64,
@@ -84,9 +99,11 @@ pub struct Resender {
     ready: Vec<u64>,
     /// To be published then.
     waiting: BTreeSet<(Instant, u64)>,
-    /// Delay queues that were there when last seen.
-    standing: HashSet<u64>,
-    mending: Option<(Need, BoxFuture<'static, Result<(), Error>>)>,
+    /// Delay queues that were there when last seen, and from when they can be relied on.
+    standing: HashMap<u64, Instant>,
+    mending: Option<Mending>,
+    /// Tags of what lies in a new queue, and from when it can be relied on.
+    resting: BTreeSet<(Instant, u64)>,
     idle_since: Instant,
 }
 
@@ -106,18 +123,20 @@ enum Need {
 }
 
 impl Resender {
-    pub(super) fn new(links: Arc<Links>, deadline: Duration, queue: QueueName) -> Self {
+    pub(super) fn new(links: Arc<Links>, deadline: Duration, queue: QueueName, metrics: Arc<TenantMetrics>) -> Self {
         Self {
             links,
             deadline,
             queue,
+            metrics,
             publisher: None,
             jobs: HashMap::new(),
             next_order: 0,
             ready: Vec::new(),
             waiting: BTreeSet::new(),
-            standing: HashSet::new(),
+            standing: HashMap::new(),
             mending: None,
+            resting: BTreeSet::new(),
             idle_since: Instant::now(),
         }
     }
@@ -129,6 +148,11 @@ impl Resender {
         self.ready.push(self.next_order);
     }
 
+    /// The tags of what lies in a queue that is new: the end of a stream does not wait for it.
+    pub fn flush(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.resting).into_iter().map(|(_, tag)| tag).collect()
+    }
+
     /// Whether nothing is on its way.
     pub fn is_idle(&self) -> bool {
         self.jobs.is_empty()
@@ -136,7 +160,7 @@ impl Resender {
 
     /// Forgets everything: the broker has given all deliveries back.
     pub fn clear(&mut self) {
-        *self = Self::new(Arc::clone(&self.links), self.deadline, self.queue.clone());
+        *self = Self::new(Arc::clone(&self.links), self.deadline, self.queue.clone(), Arc::clone(&self.metrics));
     }
 
     /// Waits until messages have found their place; the tags of their old copies. Cancel safe. Waits for ever when nothing
@@ -146,6 +170,7 @@ impl Resender {
             self.advance();
             let busy = !self.jobs.is_empty();
             let next = self.waiting.first().map(|(at, _)| *at);
+            let rested = self.resting.first().map(|(at, _)| *at);
             tokio::select! {
                 settled = published(&mut self.publisher), if busy => {
                     let tags = self.judge(settled);
@@ -158,6 +183,13 @@ impl Resender {
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     let rest = self.waiting.split_off(&(Instant::now(), 0));
                     self.ready.extend(std::mem::replace(&mut self.waiting, rest).into_iter().map(|(_, order)| order));
+                }
+                () = tokio::time::sleep_until(rested.unwrap_or_else(Instant::now)), if rested.is_some() => {
+                    let rest = self.resting.split_off(&(Instant::now(), 0));
+                    let tags: Vec<_> = std::mem::replace(&mut self.resting, rest).into_iter().map(|(_, tag)| tag).collect();
+                    if !tags.is_empty() {
+                        return tags;
+                    }
                 }
                 () = tokio::time::sleep_until(self.idle_since + IDLE), if !busy && self.publisher.is_some() => {
                     self.publisher = None;
@@ -194,7 +226,18 @@ impl Resender {
         let mut done = Vec::new();
         for Settled { order, verdict, .. } in settled {
             if verdict == Verdict::Confirmed {
-                done.extend(self.jobs.remove(&order).map(|job| job.tag));
+                let Some(job) = self.jobs.remove(&order) else { continue };
+                if let Fate::DeadLetter { code, .. } = &job.fate {
+                    self.metrics.dead_lettered(code.counted());
+                }
+                match job.destination() {
+                    Destination::Delay(step)
+                        if let Some(from) = self.standing.get(&step).filter(|from| **from > Instant::now()) =>
+                    {
+                        self.resting.insert((*from, job.tag));
+                    }
+                    _ => done.push(job.tag),
+                }
                 continue;
             }
             let Some(job) = self.jobs.get_mut(&order) else { continue };
@@ -226,12 +269,13 @@ impl Resender {
         done
     }
 
-    fn mended(&mut self, (need, result): (Need, Result<(), Error>)) {
+    fn mended(&mut self, (need, result): (Need, Result<bool, Error>)) {
         match &result {
-            // It is there, made by another version of the gateway.
-            Ok(()) | Err(Error::Inequivalent { .. }) => match need {
+            // One with other arguments is there, too: another version of the gateway made it.
+            Ok(_) | Err(Error::Inequivalent { .. }) => match need {
                 Need::Delay(step) => {
-                    self.standing.insert(step);
+                    let from = Instant::now() + if matches!(result, Ok(true)) { NEW_QUEUE } else { Duration::ZERO };
+                    self.standing.insert(step, from);
                 }
                 Need::DeadLetters => self.jobs.values_mut().for_each(|job| job.needs = None),
             },
@@ -252,6 +296,9 @@ impl Resender {
     }
 }
 
+/// What is being made, and whether it is new when it stands.
+type Mending = (Need, BoxFuture<'static, Result<bool, Error>>);
+
 /// Where a job's message goes.
 enum Destination {
     Queue,
@@ -268,9 +315,9 @@ impl Job {
         }
     }
 
-    fn need(&self, standing: &HashSet<u64>) -> Option<Need> {
+    fn need(&self, standing: &HashMap<u64, Instant>) -> Option<Need> {
         match self.destination() {
-            Destination::Delay(step) => (!standing.contains(&step)).then_some(Need::Delay(step)),
+            Destination::Delay(step) => (!standing.contains_key(&step)).then_some(Need::Delay(step)),
             _ => self.needs,
         }
     }
@@ -314,11 +361,11 @@ impl Job {
     }
 }
 
-fn mend(links: Arc<Links>, need: Need, queue: QueueName) -> BoxFuture<'static, Result<(), Error>> {
+fn mend(links: Arc<Links>, need: Need, queue: QueueName) -> BoxFuture<'static, Result<bool, Error>> {
     async move {
         match need {
             Need::Delay(step) => ensure_delay(&links, step, &queue).await,
-            Need::DeadLetters => ensure_dead_letters(&links).await,
+            Need::DeadLetters => ensure_dead_letters(&links).await.map(|()| false),
         }
     }
     .boxed()
@@ -332,7 +379,7 @@ async fn published(publisher: &mut Option<Publisher>) -> Vec<Settled> {
 }
 
 /// Cancel safe: the mending is forgotten only when it is over.
-async fn mended(mending: &mut Option<(Need, BoxFuture<'static, Result<(), Error>>)>) -> (Need, Result<(), Error>) {
+async fn mended(mending: &mut Option<Mending>) -> (Need, Result<bool, Error>) {
     match mending {
         Some((need, future)) => {
             let (need, result) = (*need, future.await);

@@ -227,12 +227,7 @@ impl Topology {
     /// # Errors
     /// When it is missing, or the broker is away.
     pub async fn queue_state(&self, name: &QueueName) -> Result<QueueState, Error> {
-        on_channel(&self.links, async |channel| {
-            let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-            let queue = channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await?;
-            Ok(QueueState { messages: queue.message_count(), consumers: queue.consumer_count() })
-        })
-        .await
+        queue_state(&self.links, name.as_str()).await
     }
 
     /// Deletes a queue; how many ready messages went with it.
@@ -300,6 +295,16 @@ impl Topology {
         })
         .await
     }
+}
+
+/// A queue's state, also of the gateway's own.
+pub(super) async fn queue_state(links: &Links, name: &str) -> Result<QueueState, Error> {
+    on_channel(links, async |channel| {
+        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(name.into(), options, FieldTable::default()).await?;
+        Ok(QueueState { messages: queue.message_count(), consumers: queue.consumer_count() })
+    })
+    .await
 }
 
 /// Whether an exchange is there: a passive declaration, on a channel that a missing one closes.

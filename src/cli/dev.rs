@@ -73,7 +73,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         reset(&dir)?;
     }
     let mut signals = Signals::listen()?;
-    telemetry::init(&TelemetryConfig {
+    let _ = telemetry::init(&TelemetryConfig {
         log: args.log.clone(),
         log_format: LogFormat::Auto,
         // The stack's gateway has its own.

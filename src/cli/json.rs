@@ -58,6 +58,18 @@ pub(super) fn plan(plan: &pb::Plan) -> Value {
         "max_streams": plan.max_streams,
         "max_in_flight_messages": plan.max_in_flight_messages,
         "max_in_flight_bytes": plan.max_in_flight_bytes,
+        "max_exchanges": plan.max_exchanges,
+        "max_bindings": plan.max_bindings,
+        "max_clients": plan.max_clients,
+        "max_publish_messages_per_second": plan.max_publish_messages_per_second,
+        "publish_messages_burst": plan.publish_messages_burst,
+        "max_publish_bytes_per_second": plan.max_publish_bytes_per_second,
+        "publish_bytes_burst": plan.publish_bytes_burst,
+        "max_stored_messages": plan.max_stored_messages,
+        "max_stored_bytes": plan.max_stored_bytes,
+        "max_message_ttl": length(plan.max_message_ttl),
+        "queue_expires": length(plan.queue_expires),
+        "sampling_ratio": plan.sampling_ratio,
     })
 }
 
@@ -151,13 +163,37 @@ pub(super) fn publish_result(result: &pb::PublishResult) -> Value {
 
 /// A delivery with its message. The body is `body` when it is UTF-8, and `body_base64` otherwise.
 pub(super) fn delivery(delivery: &crate::client::Delivery) -> Value {
-    let (message, details) = (delivery.message(), delivery.details());
-    let mut object = json!({
+    let details = delivery.details();
+    let own = json!({
         "exchange": details.exchange,
         "routing_key": details.routing_key,
         "redelivered": details.redelivered,
         "attempt": details.attempt,
         "stream_offset": details.stream_offset,
+    });
+    with_message(own, delivery.message())
+}
+
+/// A dead letter with its message.
+pub(super) fn dead_letter(letter: &pb::DeadLetter) -> Value {
+    let own = json!({
+        "dead_letter_id": letter.dead_letter_id,
+        "queue": letter.queue,
+        "exchange": letter.exchange,
+        "routing_key": letter.routing_key,
+        "code": letter.code,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "first_failure": time(letter.first_failure),
+        "last_failure": time(letter.last_failure),
+        "died": time(letter.died),
+        "redrives": letter.redrives,
+    });
+    with_message(own, &letter.message.clone().unwrap_or_default())
+}
+
+fn with_message(mut object: Value, message: &pb::Message) -> Value {
+    let properties = json!({
         "message_id": message.message_id,
         "correlation_id": message.correlation_id,
         "reply_to": message.reply_to,
@@ -171,6 +207,9 @@ pub(super) fn delivery(delivery: &crate::client::Delivery) -> Value {
         "durability": short(message.durability().as_str_name(), "DURABILITY"),
         "headers": table(&message.headers),
     });
+    if let (Value::Object(object), Value::Object(properties)) = (&mut object, properties) {
+        object.extend(properties);
+    }
     match std::str::from_utf8(&message.body) {
         Ok(text) => object["body"] = text.into(),
         Err(_) => object["body_base64"] = BASE64_STANDARD.encode(&message.body).into(),

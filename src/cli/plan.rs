@@ -1,17 +1,25 @@
 //! `warrengate plan`: what tenants may use.
 
+pub(super) mod limits;
+
+use self::limits::{Limits, number, size};
 use super::{
     Error, Output,
     connection::{ADMINISTRATION, ConnectionArgs},
     json,
     output::{properties, table},
 };
-use crate::pb;
+use crate::pb::{self, admin_client::AdminClient};
 
 const EXAMPLES: &str = "\
 Examples:
   warrengate plan list
-  warrengate plan get standard --json";
+  warrengate plan get standard --json
+  warrengate plan create trial --streams 5 --messages-per-second 50 --stored-bytes 64MiB --message-ttl 1day
+  warrengate plan update trial --messages-per-second 100    counts on open streams within a second
+  warrengate tenant update acme --plan trial
+  warrengate tenant usage acme                              the limits beside their use
+  warrengate plan delete trial";
 
 /// The flags of `plan`.
 #[derive(Debug, clap::Args)]
@@ -32,72 +40,93 @@ enum Action {
         /// The plan
         name: String,
     },
+    /// Make a plan; a limit that is not given is unlimited
+    Create(Box<Given>),
+    /// Change limits of a plan; those that are not given stay
+    #[command(arg_required_else_help = true)]
+    Update(Box<Given>),
+    /// Delete a plan that no tenant has
+    Delete {
+        /// The plan
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Given {
+    /// 1 to 40 of a-z, 0-9 and "-", beginning with a letter
+    name: String,
+    #[command(flatten)]
+    limits: Limits,
+    /// Check only, change nothing
+    #[arg(long)]
+    validate_only: bool,
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let mut admin = args.connection.connect(ADMINISTRATION).await?.admin();
     match args.action {
-        Action::List => {
-            let mut plans = Vec::new();
-            let mut page_token = String::new();
-            loop {
-                let request = pb::ListPlansRequest { page_size: 1_000, page_token };
-                let page = admin.list_plans(request).await?.into_inner();
-                plans.extend(page.plans);
-                page_token = page.next_page_token;
-                if page_token.is_empty() {
-                    break;
-                }
-            }
-            output.result(
-                || plans.iter().map(json::plan).collect(),
-                || {
-                    let header = ["plan", "connections", "queues", "streams", "message", "in flight"];
-                    let row = |p: &pb::Plan| {
-                        let in_flight = format!("{}, {}", limit(p.max_in_flight_messages), size(p.max_in_flight_bytes));
-                        let (connections, queues) = (limit(p.max_connections), limit(p.max_queues));
-                        [
-                            p.name.clone(),
-                            connections,
-                            queues,
-                            limit(p.max_streams),
-                            size(p.max_message_bytes),
-                            in_flight,
-                        ]
-                    };
-                    table(header, plans.iter().map(row))
-                },
-            )
+        Action::List => list(&mut admin, output).await,
+        Action::Get { name } => show(output, admin.get_plan(pb::GetPlanRequest { name }).await?.into_inner().plan),
+        Action::Create(given) => {
+            let (plan, _) = given.limits.plan(given.name);
+            let validate_only = given.validate_only;
+            let request = pb::CreatePlanRequest { plan: Some(plan), validate_only, ..Default::default() };
+            show(output, admin.create_plan(request).await?.into_inner().plan)
         }
-        Action::Get { name } => {
-            let plan = admin.get_plan(pb::GetPlanRequest { name }).await?.into_inner().plan.unwrap_or_default();
-            output.result(
-                || json::plan(&plan),
-                || {
-                    properties([
-                        ("plan", plan.name.clone()),
-                        ("connections", limit(plan.max_connections)),
-                        ("queues", limit(plan.max_queues)),
-                        ("streams", limit(plan.max_streams)),
-                        ("message size", size(plan.max_message_bytes)),
-                        ("messages in flight", limit(plan.max_in_flight_messages)),
-                        ("bytes in flight", size(plan.max_in_flight_bytes)),
-                    ])
-                },
-            )
+        Action::Update(given) => {
+            let (plan, paths) = given.limits.plan(given.name);
+            let request = pb::UpdatePlanRequest {
+                plan: Some(plan),
+                update_mask: Some(prost_types::FieldMask { paths }),
+                validate_only: given.validate_only,
+            };
+            let done = admin.update_plan(request).await?.into_inner();
+            show(output, done.plan)?;
+            output.note(&format!("{} tenants have this plan", done.tenants));
+            Ok(())
+        }
+        Action::Delete { name } => {
+            admin.delete_plan(pb::DeletePlanRequest { name: name.clone() }).await?;
+            output.result(|| serde_json::json!({"deleted": name}), || format!("deleted {name}"))
         }
     }
 }
 
-fn limit(number: u32) -> String {
-    if number == 0 { "unlimited".to_owned() } else { number.to_string() }
+async fn list(admin: &mut AdminClient<crate::client::Authenticated>, output: &Output) -> Result<(), Error> {
+    let mut plans = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListPlansRequest { page_size: 1_000, page_token };
+        let page = admin.list_plans(request).await?.into_inner();
+        plans.extend(page.plans);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    output.result(
+        || plans.iter().map(json::plan).collect(),
+        || {
+            let header = ["plan", "streams", "messages/s", "bytes/s", "message", "in flight", "stored", "queues"];
+            let row = |p: &pb::Plan| {
+                [
+                    p.name.clone(),
+                    number(p.max_streams.into()),
+                    number(p.max_publish_messages_per_second.into()),
+                    size(p.max_publish_bytes_per_second),
+                    size(p.max_message_bytes),
+                    format!("{}, {}", number(p.max_in_flight_messages.into()), size(p.max_in_flight_bytes)),
+                    format!("{}, {}", number(p.max_stored_messages), size(p.max_stored_bytes)),
+                    number(p.max_queues.into()),
+                ]
+            };
+            table(header, plans.iter().map(row))
+        },
+    )
 }
 
-fn size(bytes: u64) -> String {
-    match bytes {
-        0 => "unlimited".to_owned(),
-        _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
-        _ if bytes.is_multiple_of(1 << 10) => format!("{} KiB", bytes >> 10),
-        _ => format!("{bytes} B"),
-    }
+fn show(output: &Output, plan: Option<pb::Plan>) -> Result<(), Error> {
+    let plan = plan.unwrap_or_default();
+    output.result(|| json::plan(&plan), || properties(limits::lines(&plan)))
 }

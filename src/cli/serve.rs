@@ -4,9 +4,14 @@
 use std::path::PathBuf;
 
 use secrecy::ExposeSecret as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Error, Output, signals::Signals};
-use crate::{config::Config, gateway::Gateway, telemetry};
+use crate::{
+    config::Config,
+    gateway::Gateway,
+    telemetry::{self, LogFilter},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,7 +51,8 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         return Ok(());
     }
     let mut signals = Signals::listen()?;
-    telemetry::init(&config.telemetry).map_err(anyhow::Error::from)?;
+    let filter = telemetry::init(&config.telemetry).map_err(anyhow::Error::from)?;
+    follow_filter(filter, args.config)?;
     let mut gateway = Box::pin(Gateway::start(config)).await.map_err(anyhow::Error::from)?;
     if let Some((id, secret)) = gateway.take_first_administrator() {
         // The only time that it is seen; standard output, so that it does not end in the log.
@@ -60,5 +66,23 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         () = gateway.shutdown() => tracing::info!("stopped"),
         () = signals.next() => tracing::warn!("stopped at once"),
     }
+    Ok(())
+}
+
+/// SIGHUP: what to log is read again from the settings, and nothing else of them counts. Only who may signal the process can
+/// do it.
+fn follow_filter(filter: LogFilter, file: Option<PathBuf>) -> Result<(), Error> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(Error::io("cannot listen for signals"))?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let set = Config::load(file.as_deref(), std::env::vars())
+                .map_err(|error| error.to_string())
+                .and_then(|config| filter.set(&config.telemetry.log).map_err(|error| error.to_string()));
+            match set {
+                Ok(()) => tracing::info!("log filter was read again"),
+                Err(error) => tracing::warn!(error, "log filter stays as it was"),
+            }
+        }
+    });
     Ok(())
 }

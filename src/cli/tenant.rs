@@ -1,5 +1,7 @@
 //! `warrengate tenant`: tenants, as a platform administrator.
 
+mod usage;
+
 use std::io::{BufRead as _, IsTerminal as _};
 
 use serde_json::json;
@@ -18,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   warrengate tenant create initech --display-name Initech
   warrengate tenant list --json
+  warrengate tenant usage initech           its plan's limits beside their use
   warrengate tenant suspend initech
   warrengate tenant verify acme --against globex    try to cross the wall with acme's own credentials
   warrengate tenant reconcile --all --dry-run       what drifted at the broker
@@ -67,6 +70,11 @@ enum Action {
         /// What it may use
         #[arg(long, value_name = "NAME")]
         plan: Option<String>,
+    },
+    /// Show what a tenant uses of its plan
+    Usage {
+        /// The tenant
+        id: String,
     },
     /// Shut a tenant out; its messages stay
     Suspend {
@@ -144,6 +152,10 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
                 validate_only: false,
             };
             show(output, admin.update_tenant(request).await?.into_inner().tenant)
+        }
+        Action::Usage { id } => {
+            let request = pb::GetTenantUsageRequest { tenant: id.clone() };
+            usage::show(output, &id, &admin.get_tenant_usage(request).await?.into_inner())
         }
         Action::Suspend { id } => {
             show(output, admin.suspend_tenant(pb::SuspendTenantRequest { tenant: id }).await?.into_inner().tenant)

@@ -22,19 +22,25 @@ use tokio::{
 use super::{Client, Error, give_id};
 use crate::pb::{self, PublishResult};
 use driver::Driver;
-use ledger::{Entry, Room};
+use ledger::{Entry, FRAME_MESSAGES, Room};
 
 /// The bounds of a publisher.
 #[derive(Debug, Clone)]
 pub struct PublisherOptions {
     max_in_flight_messages: usize,
     max_in_flight_bytes: usize,
+    max_frame_messages: usize,
     deadline: Duration,
 }
 
 impl Default for PublisherOptions {
     fn default() -> Self {
-        Self { max_in_flight_messages: 1_000, max_in_flight_bytes: 64 << 20, deadline: Duration::from_secs(60) }
+        Self {
+            max_in_flight_messages: 1_000,
+            max_in_flight_bytes: 64 << 20,
+            max_frame_messages: FRAME_MESSAGES,
+            deadline: Duration::from_secs(60),
+        }
     }
 }
 
@@ -50,6 +56,14 @@ impl PublisherOptions {
     #[must_use]
     pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
         self.max_in_flight_bytes = bytes.clamp(1, 1 << 30);
+        self
+    }
+
+    /// How many messages may go in one frame of the stream, at least 1. Default: 64, which is the most efficient; what
+    /// fills a frame is never waited for.
+    #[must_use]
+    pub fn max_frame_messages(mut self, messages: usize) -> Self {
+        self.max_frame_messages = messages.clamp(1, 1_000);
         self
     }
 
@@ -80,7 +94,7 @@ impl Publisher {
         let failure = Arc::new(OnceLock::new());
         let messages = Arc::new(Semaphore::new(options.max_in_flight_messages));
         let bytes = Arc::new(Semaphore::new(options.max_in_flight_bytes));
-        let driver = tokio::spawn(Driver::new(client, queue, Arc::clone(&failure)).run());
+        let driver = tokio::spawn(Driver::new(client, queue, Arc::clone(&failure), options.max_frame_messages).run());
         Self { entries, options, messages, bytes, failure, driver }
     }
 

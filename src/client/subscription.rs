@@ -32,7 +32,8 @@ const BATCHES: usize = 4;
 /// How long a gateway may take to end a stream that we closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An open subscription. Dropping it gives back what is not settled; [`Subscription::close`] waits for that.
+/// An open subscription. [`Subscription::close`] gives back what is not settled; dropping it looks to the gateway like a client
+/// that went away, and uses up an attempt of what was delivered.
 #[derive(Debug)]
 pub struct Subscription {
     items: mpsc::Receiver<Item>,
@@ -158,7 +159,7 @@ impl Settler {
     /// # Errors
     /// When the subscription has ended; the message comes again.
     pub fn ack(&self, delivery: &Delivery) -> Result<(), Error> {
-        self.send(Settlement::ack(delivery.epoch(), delivery.id(), 0))
+        self.send(Settlement::ack(delivery.epoch(), delivery.id()))
     }
 
     /// Done with this message and with all that were delivered before it.
@@ -166,7 +167,7 @@ impl Settler {
     /// # Errors
     /// When the subscription has ended; the messages come again.
     pub fn ack_through(&self, delivery: &Delivery) -> Result<(), Error> {
-        self.send(Settlement::ack(delivery.epoch(), delivery.id(), delivery.id()))
+        self.send(Settlement::ack_through(delivery.epoch(), delivery.id()))
     }
 
     /// Not done with this message.

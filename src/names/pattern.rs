@@ -60,7 +60,8 @@ impl Pattern {
 /// Greedy matching that goes back to the last `#` only: linear in text times pattern, no recursion.
 fn words_match(pattern: &str, text: &str) -> bool {
     let mut pattern_rest = Some(pattern);
-    let mut text_rest = Some(text);
+    // As RabbitMQ splits keys: an empty one has no words, and one that ends with a dot has an empty last word.
+    let mut text_rest = (!text.is_empty()).then_some(text);
     let mut after_hash: Option<(Option<&str>, Option<&str>)> = None;
     loop {
         match (next(pattern_rest), next(text_rest)) {
@@ -123,6 +124,41 @@ mod tests {
     }
 
     #[test]
+    fn the_edges_of_keys_are_words_as_the_broker_counts_them() {
+        for (pattern, text) in [
+            ("#", ""),
+            ("#.#", ""),
+            ("*", "a"),
+            ("a.*", "a."),
+            ("*.a", ".a"),
+            ("a.*.b", "a..b"),
+            ("a.#", "a."),
+            ("#.#.b", "b"),
+            ("*.#.*", "a.b"),
+            ("#", "a.\u{e9}.*"),
+        ] {
+            assert!(covers(pattern, text), "{pattern} {text:?}");
+        }
+        for (pattern, text) in [
+            ("*", ""),
+            ("*.#", ""),
+            ("a.#", ""),
+            ("a.*", "a"),
+            ("a.*", "a.b.c"),
+            ("*", "a."),
+            ("a", "a."),
+            ("a", ".a"),
+            ("a.b", "a..b"),
+            ("*.#.*", "a"),
+            ("#.a", "b.A"),
+            ("jobs.#", "jobs-eu.x"),
+            ("a.*", "a*"),
+        ] {
+            assert!(!covers(pattern, text), "{pattern} {text:?}");
+        }
+    }
+
+    #[test]
     fn half_words_are_refused() {
         for bad in ["a*", "*a", "a.b#", "##", ""] {
             assert!(Pattern::parse(bad).is_err(), "{bad}");
@@ -141,8 +177,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn matching_follows_its_definition(pattern in "([ab*#]\\.){0,5}[ab*#]", text in "([ab]\\.){0,6}[ab]") {
-            let words: Vec<_> = text.split('.').collect();
+        fn matching_follows_its_definition(pattern in "([ab*#]\\.){0,5}[ab*#]", text in "(([ab]?\\.){0,6}[ab]?)") {
+            let words: Vec<_> = if text.is_empty() { Vec::new() } else { text.split('.').collect() };
             let wanted: Vec<_> = pattern.split('.').collect();
             prop_assert_eq!(covers(&pattern, &text), definition(&wanted, &words));
         }

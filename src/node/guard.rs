@@ -19,13 +19,17 @@ for group in $groups; do kill -s KILL -- "-$group"; done
 
 /// A guard over process groups; dropping it kills them and returns when that is done.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub struct Guard {
     shell: Child,
     pipe: Option<ChildStdin>,
 }
 
 impl Guard {
-    pub(super) fn start() -> Result<Self, Error> {
+    /// One that watches nothing yet.
+    ///
+    /// # Errors
+    /// When there is no shell.
+    pub fn start() -> Result<Self, Error> {
         let mut shell = Command::new("/bin/sh")
             .args(["-c", SCRIPT, "warrengate-guard"])
             .process_group(0)
@@ -40,7 +44,10 @@ impl Guard {
     }
 
     /// From now on these groups, and no others.
-    pub(super) fn watch(&mut self, groups: &[u32]) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When the guard is gone.
+    pub fn watch(&mut self, groups: &[u32]) -> Result<(), Error> {
         let line = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         writeln!(pipe, "{line}").and_then(|()| pipe.flush()).map_err(Error::process("reach the broker's guard"))

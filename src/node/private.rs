@@ -130,6 +130,11 @@ impl Node {
         self.layout.log()
     }
 
+    /// The broker's process, whose processor time and memory are the broker's; none while it is down.
+    pub fn pid(&self) -> Option<u32> {
+        self.lock().broker.as_ref().map(Child::id)
+    }
+
     /// Whether the broker's process lives.
     pub fn is_running(&self) -> bool {
         self.lock().broker.as_mut().is_some_and(|broker| matches!(broker.try_wait(), Ok(None)))

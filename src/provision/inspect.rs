@@ -31,6 +31,10 @@ impl Inspector {
         Ok(Self { api: Api::new(config, broker_ca_pem)? })
     }
 
+    pub(super) fn api(&self) -> &Api {
+        &self.api
+    }
+
     /// One queue, or none.
     ///
     /// # Errors

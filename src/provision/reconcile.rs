@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 use super::{
     DEAD_LETTERS, Error,
     api::Api,
+    policies,
     rows::{BindingInfo, QueueInfo},
 };
 use crate::{
+    broker::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES},
     config::ManagementConfig,
     names::TenantId,
     tenant::{Plan, TenantLocks},
 };
 
 const EVERYTHING: &str = ".*";
-/// Dead letters are kept up to here; then they stay where they are.
-const DEAD_LETTER_BYTES: u64 = 1 << 30;
 
 /// Makes, repairs and removes what tenants have at the broker.
 #[derive(Debug)]
@@ -101,6 +101,7 @@ impl Provisioner {
     async fn walk(&self, wall: &mut Wall, plan: &Plan) -> Result<(), Error> {
         if self.vhost(wall).await? {
             self.limits(wall, plan).await?;
+            wall.changes.extend(policies::ensure(&self.api, &wall.name, plan, wall.dry_run).await?);
             self.dead_letters(wall).await?;
         }
         if self.user(wall).await? {
@@ -123,6 +124,32 @@ impl Provisioner {
             claimed.extend(names.filter(|name| name.starts_with("wg.")).map(|name| format!("{what} {name}")));
         }
         Ok(claimed)
+    }
+
+    /// Brings the limits that the broker holds in line with a plan, and touches nothing else; says what it changed, a line
+    /// each. A tenant that is not there stays so.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked; run it again then.
+    pub async fn ensure_limits(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
+        let _one_at_a_time = self.locks.lock(tenant).await;
+        let mut wall = Wall::of(tenant, false);
+        let name = &wall.name;
+        match self.api.call(|link| async move { link.client.get_vhost(name).await }).await {
+            Ok(_) => {}
+            Err(Error::NotFound) => return Ok(wall.changes),
+            Err(other) => return Err(other),
+        }
+        self.limits(&mut wall, plan).await?;
+        wall.changes.extend(policies::ensure(&self.api, &wall.name, plan, false).await?);
+        if !wall.changes.is_empty() {
+            tracing::info!(%tenant, changes = ?wall.changes, "tenant's limits changed at the broker");
+        }
+        Ok(wall.changes)
+    }
+
+    pub(super) fn api(&self) -> &Api {
+        &self.api
     }
 
     /// Removes the tenant's user, which closes its connections, and then its vhost with every queue and message in it.
@@ -184,9 +211,11 @@ impl Provisioner {
         let name = &wall.name.clone();
         let now = self.api.call(|link| async move { link.client.list_vhost_limits(name).await }).await?;
         let now = |key: &str| now.iter().find_map(|row| row.limits.get(key)?.as_i64()).filter(|limit| *limit >= 0);
-        for (limit, wanted) in [(Limit::MaxConnections, plan.max_connections), (Limit::MaxQueues, plan.max_queues)] {
+        // The plan's queues are the tenant's own, held where they are declared (`quota.rs`); the gateway's come on top.
+        let limited = |max: u32| (max > 0).then_some(i64::from(max));
+        let queues = limited(plan.max_queues).map(|max| max + i64::from(OWN_QUEUES));
+        for (limit, wanted) in [(Limit::MaxConnections, limited(plan.max_connections)), (Limit::MaxQueues, queues)] {
             let key = limit.as_ref().to_owned();
-            let wanted = (wanted > 0).then_some(i64::from(wanted));
             if now(&key) == wanted {
                 continue;
             }
@@ -229,6 +258,8 @@ impl Provisioner {
             "x-queue-type": "quorum",
             "x-overflow": "reject-publish",
             "x-max-length-bytes": DEAD_LETTER_BYTES,
+            "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
+            "x-single-active-consumer": true,
         });
         if let Some(queue) = queue.as_ref().and_then(QueueInfo::read)
             && Some(&queue.arguments) != arguments.as_object()

@@ -8,6 +8,7 @@
 //! A change goes on to its end when its caller goes away. One that was cut short by a crash is mended by asking again.
 
 mod act;
+mod answers;
 mod audit;
 mod clients;
 mod error;
@@ -16,6 +17,7 @@ mod grants;
 mod plans;
 mod reconcile;
 mod tenants;
+mod usage;
 
 use std::sync::Arc;
 
@@ -122,9 +124,10 @@ impl Admin for AdminService {
 
     async fn get_tenant_usage(
         &self,
-        _request: Request<pb::GetTenantUsageRequest>,
+        request: Request<pb::GetTenantUsageRequest>,
     ) -> Answer<pb::GetTenantUsageResponse> {
-        not_built("a tenant's usage is not built yet; GetPlan shows its limits")
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::reads("GetTenantUsage"), witness, request, usage::get).await
     }
 
     async fn list_plans(&self, request: Request<pb::ListPlansRequest>) -> Answer<pb::ListPlansResponse> {
@@ -134,6 +137,21 @@ impl Admin for AdminService {
     async fn get_plan(&self, request: Request<pb::GetPlanRequest>) -> Answer<pb::GetPlanResponse> {
         let witness = Subject::object(&request.get_ref().name).seen_by(&request);
         self.desk.act(Rpc::reads("GetPlan"), witness, request, plans::get).await
+    }
+
+    async fn create_plan(&self, request: Request<pb::CreatePlanRequest>) -> Answer<pb::CreatePlanResponse> {
+        let witness = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name)).seen_by(&request);
+        self.desk.act(Rpc::changes("CreatePlan"), witness, request, plans::create).await
+    }
+
+    async fn update_plan(&self, request: Request<pb::UpdatePlanRequest>) -> Answer<pb::UpdatePlanResponse> {
+        let witness = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name)).seen_by(&request);
+        self.desk.act(Rpc::changes("UpdatePlan"), witness, request, plans::update).await
+    }
+
+    async fn delete_plan(&self, request: Request<pb::DeletePlanRequest>) -> Answer<pb::DeletePlanResponse> {
+        let witness = Subject::object(&request.get_ref().name).seen_by(&request);
+        self.desk.act(Rpc::changes("DeletePlan"), witness, request, plans::delete).await
     }
 
     async fn create_client(&self, request: Request<pb::CreateClientRequest>) -> Answer<pb::CreateClientResponse> {

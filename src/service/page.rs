@@ -38,6 +38,16 @@ impl<K> Page<K> {
         self.size + 1
     }
 
+    /// The page's size.
+    pub(super) const fn size(&self) -> usize {
+        self.size as usize
+    }
+
+    /// The token of the page that goes on after this key.
+    pub(super) fn token(key: String) -> String {
+        URL_SAFE_NO_PAD.encode(key)
+    }
+
     /// Cuts the entries to the page; returns the token of the next one, empty when there is none.
     pub(super) fn cut<T>(&self, entries: &mut Vec<T>, key: impl FnOnce(&T) -> String) -> String {
         let size = self.size as usize;

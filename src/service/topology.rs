@@ -10,7 +10,7 @@ use std::{convert::Infallible, sync::Arc};
 use tonic::{Request, Response, Status};
 
 use self::{about::About, convert::Named};
-use super::page::Page;
+use super::{dead_letters, page::Page};
 use crate::{
     audit::Witness,
     auth::Caller,
@@ -18,25 +18,25 @@ use crate::{
     error::{Failure, Kind},
     names::{ExchangeName, QueueName},
     pb::{self, topology_server::Topology},
-    provision::{BindingInfo, Inspector},
+    provision::{BindingInfo, Inspector, Quota},
     stream::subscribe::Policies,
     tenant::{Action, TenantScope, Tenants},
 };
-
-const DEAD_LETTERS_LATER: &str = "dead-letter calls are not built yet: look into the queue with the broker's own tools";
 
 /// The tenants' topology.
 pub struct TopologyService {
     tenants: Arc<Tenants>,
     broker: Broker,
     inspector: Arc<Inspector>,
+    quota: Quota,
     policies: Policies,
 }
 
 impl TopologyService {
     /// The topology service of one gateway.
     pub fn new(tenants: Arc<Tenants>, broker: Broker, inspector: Arc<Inspector>, policies: Policies) -> Self {
-        Self { tenants, broker, inspector, policies }
+        let quota = Quota::new(Arc::clone(&inspector));
+        Self { tenants, broker, inspector, quota, policies }
     }
 
     fn admit<T: About>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
@@ -126,6 +126,8 @@ impl Topology for TopologyService {
             may_configure(&scope, alternate.as_str())?;
         }
         if !request.validate_only {
+            let is_there = async || Ok(self.inspector.exchange(&scope, &spec.name).await?.is_some());
+            let _slot = self.quota.exchange(&scope, is_there).await?;
             self.broker.topology(&scope).declare_exchange(&spec).await.map_err(Failure::from)?;
         }
         Ok(Response::new(pb::DeclareExchangeResponse { exchange: Some(convert::exchange(&spec)) }))
@@ -140,6 +142,7 @@ impl Topology for TopologyService {
         let name = ExchangeName::own(&request.name).named("name")?;
         may_configure(&scope, name.as_str())?;
         self.broker.topology(&scope).delete_exchange(&name, request.if_unused).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::DeleteExchangeResponse {}))
     }
 
@@ -186,7 +189,14 @@ impl Topology for TopologyService {
         may_configure(&scope, spec.name.as_str())?;
         let mut status = pb::QueueStatus::default();
         if !request.validate_only {
-            let state = self.broker.topology(&scope).declare_queue(&spec).await.map_err(Failure::from)?;
+            let topology = self.broker.topology(&scope);
+            let is_there = async || match topology.queue_state(&spec.name).await {
+                Ok(_) => Ok(true),
+                Err(broker::Error::NoQueue(_)) => Ok(false),
+                Err(error) => Err(error.into()),
+            };
+            let _slot = self.quota.queue(&scope, is_there).await?;
+            let state = topology.declare_queue(&spec).await.map_err(Failure::from)?;
             status.messages_ready = state.messages.into();
             status.consumers = state.consumers;
             self.same_policy(&scope, &spec).await?;
@@ -205,6 +215,7 @@ impl Topology for TopologyService {
         may_configure(&scope, name.as_str())?;
         let topology = self.broker.topology(&scope);
         let deleted = topology.delete_queue(&name, request.if_unused, request.if_empty).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::DeleteQueueResponse { messages_deleted: deleted.into() }))
     }
 
@@ -253,9 +264,15 @@ impl Topology for TopologyService {
 
     async fn bind(&self, request: Request<pb::BindRequest>) -> Result<Response<pb::BindResponse>, Status> {
         let scope = self.admit(&request, Action::Configure)?;
-        let spec = convert::binding_spec(request.into_inner().binding)?;
+        let asked = request.into_inner().binding;
+        let spec = convert::binding_spec(asked.clone())?;
         may_configure(&scope, spec.source.as_str())?;
         may_configure(&scope, spec.destination.as_str())?;
+        let is_there = async || {
+            let found = self.inspector.bindings(&scope, Some(&spec.source), Some(spec.destination.as_str())).await?;
+            Ok(found.iter().any(|one| asked.as_ref().is_some_and(|asked| convert::is_same_binding(one, asked))))
+        };
+        let _slot = self.quota.binding(&scope, is_there).await?;
         self.broker.topology(&scope).bind(&spec).await.map_err(Failure::from)?;
         Ok(Response::new(pb::BindResponse {}))
     }
@@ -266,6 +283,7 @@ impl Topology for TopologyService {
         may_configure(&scope, spec.source.as_str())?;
         may_configure(&scope, spec.destination.as_str())?;
         self.broker.topology(&scope).unbind(&spec).await.map_err(Failure::from)?;
+        self.quota.deleted(scope.tenant());
         Ok(Response::new(pb::UnbindResponse {}))
     }
 
@@ -296,23 +314,25 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::ListDeadLettersRequest>,
     ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
-        self.admit(&request, Action::Inspect)?;
-        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+        let scope = self.admit(&request, Action::Subscribe)?;
+        Ok(Response::new(dead_letters::list(&self.broker, &scope, request.into_inner()).await?))
     }
+
+    type RedriveDeadLettersStream = dead_letters::Progress;
 
     async fn redrive_dead_letters(
         &self,
         request: Request<pb::RedriveDeadLettersRequest>,
-    ) -> Result<Response<pb::RedriveDeadLettersResponse>, Status> {
-        self.admit(&request, Action::Publish)?;
-        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+    ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
+        let scope = self.admit(&request, Action::Subscribe)?;
+        Ok(Response::new(dead_letters::redrive(&self.broker, scope, request.into_inner())?))
     }
 
     async fn purge_dead_letters(
         &self,
         request: Request<pb::PurgeDeadLettersRequest>,
     ) -> Result<Response<pb::PurgeDeadLettersResponse>, Status> {
-        self.admit(&request, Action::Configure)?;
-        Err(Failure::unimplemented(DEAD_LETTERS_LATER).into())
+        let scope = self.admit(&request, Action::Subscribe)?;
+        Ok(Response::new(dead_letters::purge(&self.broker, &scope, request.into_inner()).await?))
     }
 }

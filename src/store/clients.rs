@@ -112,13 +112,43 @@ pub(super) async fn gates(tx: &mut Transaction<'static, Any>) -> Result<Vec<Clie
         .collect()
 }
 
+/// How many there are that are not revoked.
+async fn count<'c>(executor: impl sqlx::Executor<'c, Database = Any>, tenant: Option<&TenantId>) -> Result<u32, Error> {
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM clients WHERE COALESCE(tenant, '') = $1 AND revoked = 0")
+        .bind(scope(tenant))
+        .fetch_one(executor)
+        .await?;
+    u32::try_from(count).map_err(|_| Error::Corrupt { what: "number of clients" })
+}
+
 impl Store {
-    /// Makes a client; returns it, or none when there is one of that id already.
+    /// How many clients a tenant has that are not revoked.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn client_count(&self, tenant: &TenantId) -> Result<u32, Error> {
+        count(&self.pool, Some(tenant)).await
+    }
+
+    /// Makes a client, whatever the tenant's plan says; returns it, or none when there is one of that id already.
     ///
     /// # Errors
     /// [`Error::UnknownTenant`], or when the database cannot be asked.
     pub async fn create_client(&self, new: &NewClient) -> Result<Option<ClientRow>, Error> {
+        self.create_client_within(new, 0).await
+    }
+
+    /// Makes a client unless its tenant has `max` already that are not revoked (0: however many there are); returns it, or
+    /// none when there is one of that id already.
+    ///
+    /// # Errors
+    /// [`Error::TooManyClients`], [`Error::UnknownTenant`], or when the database cannot be asked.
+    pub async fn create_client_within(&self, new: &NewClient, max: u32) -> Result<Option<ClientRow>, Error> {
         let mut tx = self.begin_change().await?;
+        // Changes happen one after the other, so nobody makes one between this count and the insertion.
+        if max > 0 && one(&mut tx, &new.id).await?.is_none() && count(&mut *tx, new.id.tenant()).await? >= max {
+            return Err(Error::TooManyClients { max });
+        }
         // A deleted client's tokens must not come back to life with its successor: not_before is now, not 0.
         let made = sqlx::query(
             "INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created) \

@@ -43,6 +43,15 @@ pub enum Error {
     /// No plan has that name.
     #[error("there is no plan of that name")]
     UnknownPlan,
+    /// A tenant has the plan.
+    #[error("a tenant has this plan")]
+    PlanInUse,
+    /// The tenant's plan allows no more clients.
+    #[error("the tenant has {max} clients, as many as its plan allows")]
+    TooManyClients {
+        /// The plan's limit.
+        max: u32,
+    },
     /// No tenant has that id.
     #[error("there is no such tenant")]
     UnknownTenant,
@@ -85,6 +94,8 @@ impl Classify for Error {
             Self::Unavailable(_) => Kind::Unavailable,
             Self::Contended(_) => Kind::Aborted,
             Self::UnknownPlan => Kind::Invalid,
+            Self::PlanInUse => Kind::Precondition,
+            Self::TooManyClients { .. } => Kind::Exhausted,
             Self::UnknownTenant => Kind::NotFound,
             _ => Kind::Internal,
         }
@@ -95,6 +106,8 @@ impl Classify for Error {
             Self::Unavailable(_) => "STORE_UNAVAILABLE",
             Self::Contended(_) => "STORE_CONTENDED",
             Self::UnknownPlan => "PLAN_NOT_FOUND",
+            Self::PlanInUse => "PLAN_IN_USE",
+            Self::TooManyClients { .. } => "TOO_MANY_CLIENTS",
             Self::UnknownTenant => "TENANT_NOT_FOUND",
             _ => "STORE_FAILED",
         }
@@ -102,6 +115,13 @@ impl Classify for Error {
 
     fn message(&self) -> Cow<'static, str> {
         match self {
+            Self::TooManyClients { max } => {
+                return format!(
+                    "the tenant has {max} clients, as many as its plan allows; revoke one, or ask for a larger plan"
+                )
+                .into();
+            }
+            Self::PlanInUse => "tenants have this plan; give them another one first (tenant update --plan)",
             Self::Unavailable(_) => "the gateway's database is not available; try again in a moment",
             Self::Contended(_) => "another change happened at the same time; try again",
             Self::UnknownPlan => "there is no plan of that name; ListPlans shows them",

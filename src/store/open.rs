@@ -12,8 +12,11 @@ use sqlx::{
 use super::{EncryptionKey, Error, Store};
 
 /// Version, what it does, SQL for both databases. A migration is never changed once released; the next one is added.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "first", include_str!("migrations/0001_first.sql")), (3, "audit", include_str!("migrations/0003_audit.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "first", include_str!("migrations/0001_first.sql")),
+    (2, "plans", include_str!("migrations/0002_plans.sql")),
+    (3, "audit", include_str!("migrations/0003_audit.sql")),
+];
 /// The same for what each database says in words of its own (triggers): SQLite's, PostgreSQL's.
 const MIGRATIONS_APART: &[(i64, &str, &str, &str)] = &[(
     4,

@@ -1,9 +1,10 @@
-//! Plans: names enter, limits leave. The three plans are seeded by the first migration.
+//! Plans: names and limits enter, limits leave. The three plans that ship are seeded by the migrations; a plan that a tenant
+//! has cannot be deleted, by the foreign key that says so.
 
-use sqlx::{Any, Transaction};
+use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
 use super::{Error, Store};
-use crate::names::PlanName;
+use crate::names::{PlanName, TenantId};
 
 /// What a tenant may use. A limit of 0 means unlimited. The fields are those of `warrengate.v1.Plan`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,8 +13,14 @@ pub struct PlanRow {
     pub name: PlanName,
     /// Connections to the broker, all gateways together.
     pub max_connections: u32,
-    /// Queues, the gateway's own included.
+    /// Queues, the gateway's own not counted.
     pub max_queues: u32,
+    /// Exchanges, the gateway's and the broker's own not counted.
+    pub max_exchanges: u32,
+    /// Bindings, the gateway's own not counted.
+    pub max_bindings: u32,
+    /// Clients that are not revoked.
+    pub max_clients: u32,
     /// Bytes of a message's body.
     pub max_message_bytes: u64,
     /// Open streams on one gateway.
@@ -22,32 +29,92 @@ pub struct PlanRow {
     pub max_in_flight_messages: u32,
     /// Their bytes.
     pub max_in_flight_bytes: u64,
+    /// Published messages a second on one gateway.
+    pub max_publish_messages_per_second: u32,
+    /// How many of them at once, after a pause.
+    pub publish_messages_burst: u32,
+    /// Body bytes published a second on one gateway.
+    pub max_publish_bytes_per_second: u64,
+    /// How many of them at once, after a pause.
+    pub publish_bytes_burst: u64,
+    /// Messages in all queues.
+    pub max_stored_messages: u64,
+    /// Their bytes.
+    pub max_stored_bytes: u64,
+    /// Longest life of a message in a queue, in milliseconds.
+    pub max_message_ttl: u64,
+    /// After how long a queue without consumers goes, in milliseconds.
+    pub queue_expires: u64,
+    /// The part of traces that is kept, in a million; none leaves it to the gateway.
+    pub sampling_ppm: Option<u32>,
 }
 
-type Raw = (String, i64, i64, i64, i64, i64, i64);
+/// In the order in which [`PlanRow::limits`] has them.
+const COLUMNS: &str = "max_connections, max_queues, max_exchanges, max_bindings, max_clients, max_message_bytes, \
+    max_streams, max_in_flight_messages, max_in_flight_bytes, max_publish_messages_per_second, publish_messages_burst, \
+    max_publish_bytes_per_second, publish_bytes_burst, max_stored_messages, max_stored_bytes, max_message_ttl, \
+    queue_expires";
 
-fn row(raw: Raw) -> Result<PlanRow, Error> {
-    let small = |value: i64| u32::try_from(value).map_err(|_| Error::Corrupt { what: "plan limit" });
-    let large = |value: i64| u64::try_from(value).map_err(|_| Error::Corrupt { what: "plan limit" });
+impl PlanRow {
+    fn limits(&self) -> [u64; 17] {
+        [
+            self.max_connections.into(),
+            self.max_queues.into(),
+            self.max_exchanges.into(),
+            self.max_bindings.into(),
+            self.max_clients.into(),
+            self.max_message_bytes,
+            self.max_streams.into(),
+            self.max_in_flight_messages.into(),
+            self.max_in_flight_bytes,
+            self.max_publish_messages_per_second.into(),
+            self.publish_messages_burst.into(),
+            self.max_publish_bytes_per_second,
+            self.publish_bytes_burst,
+            self.max_stored_messages,
+            self.max_stored_bytes,
+            self.max_message_ttl,
+            self.queue_expires,
+        ]
+    }
+}
+
+fn row(raw: &AnyRow) -> Result<PlanRow, Error> {
+    const CORRUPT: Error = Error::Corrupt { what: "plan limit" };
+    let large = |column: &str| u64::try_from(raw.try_get::<i64, _>(column)?).map_err(|_| CORRUPT);
+    let small = |column: &str| u32::try_from(raw.try_get::<i64, _>(column)?).map_err(|_| CORRUPT);
+    let sampling = raw.try_get::<Option<i64>, _>("sampling_ppm")?;
     Ok(PlanRow {
-        name: PlanName::parse(&raw.0).map_err(|_| Error::Corrupt { what: "plan name" })?,
-        max_connections: small(raw.1)?,
-        max_queues: small(raw.2)?,
-        max_message_bytes: large(raw.3)?,
-        max_streams: small(raw.4)?,
-        max_in_flight_messages: small(raw.5)?,
-        max_in_flight_bytes: large(raw.6)?,
+        name: PlanName::parse(raw.try_get("name")?).map_err(|_| Error::Corrupt { what: "plan name" })?,
+        max_connections: small("max_connections")?,
+        max_queues: small("max_queues")?,
+        max_exchanges: small("max_exchanges")?,
+        max_bindings: small("max_bindings")?,
+        max_clients: small("max_clients")?,
+        max_message_bytes: large("max_message_bytes")?,
+        max_streams: small("max_streams")?,
+        max_in_flight_messages: small("max_in_flight_messages")?,
+        max_in_flight_bytes: large("max_in_flight_bytes")?,
+        max_publish_messages_per_second: small("max_publish_messages_per_second")?,
+        publish_messages_burst: small("publish_messages_burst")?,
+        max_publish_bytes_per_second: large("max_publish_bytes_per_second")?,
+        publish_bytes_burst: large("publish_bytes_burst")?,
+        max_stored_messages: large("max_stored_messages")?,
+        max_stored_bytes: large("max_stored_bytes")?,
+        max_message_ttl: large("max_message_ttl")?,
+        queue_expires: large("queue_expires")?,
+        sampling_ppm: sampling.map(|ppm| u32::try_from(ppm).map_err(|_| CORRUPT)).transpose()?,
     })
 }
 
 pub(super) async fn all(tx: &mut Transaction<'static, Any>) -> Result<Vec<PlanRow>, Error> {
-    let rows = sqlx::query_as(
-        "SELECT name, max_connections, max_queues, max_message_bytes, max_streams, max_in_flight_messages, \
-         max_in_flight_bytes FROM plans ORDER BY name",
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    rows.into_iter().map(row).collect()
+    let rows = sqlx::query("SELECT * FROM plans ORDER BY name").fetch_all(&mut **tx).await?;
+    rows.iter().map(row).collect()
+}
+
+/// A limit as the database keeps it; the API's limits are all below this.
+fn stored(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 impl Store {
@@ -56,15 +123,12 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn plans(&self, after: Option<&PlanName>, limit: u32) -> Result<Vec<PlanRow>, Error> {
-        let rows = sqlx::query_as(
-            "SELECT name, max_connections, max_queues, max_message_bytes, max_streams, max_in_flight_messages, \
-             max_in_flight_bytes FROM plans WHERE name > $1 ORDER BY name LIMIT $2",
-        )
-        .bind(after.map_or("", PlanName::as_str).to_owned())
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(row).collect()
+        let rows = sqlx::query("SELECT * FROM plans WHERE name > $1 ORDER BY name LIMIT $2")
+            .bind(after.map_or("", PlanName::as_str).to_owned())
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(row).collect()
     }
 
     /// One plan.
@@ -72,13 +136,92 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn plan(&self, name: &PlanName) -> Result<Option<PlanRow>, Error> {
-        let raw = sqlx::query_as(
-            "SELECT name, max_connections, max_queues, max_message_bytes, max_streams, max_in_flight_messages, \
-             max_in_flight_bytes FROM plans WHERE name = $1",
-        )
-        .bind(name.as_str().to_owned())
-        .fetch_optional(&self.pool)
-        .await?;
-        raw.map(row).transpose()
+        let raw = sqlx::query("SELECT * FROM plans WHERE name = $1")
+            .bind(name.as_str().to_owned())
+            .fetch_optional(&self.pool)
+            .await?;
+        raw.as_ref().map(row).transpose()
+    }
+
+    /// Makes a plan. Returns whether there was none of that name.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn create_plan(&self, new: &PlanRow) -> Result<bool, Error> {
+        let limits = new.limits();
+        let places: String = (2..limits.len() + 3).map(|place| format!(", ${place}")).collect();
+        // The column names are constants and the rest are places.
+        let statement = sqlx::AssertSqlSafe(format!(
+            "INSERT INTO plans (name, {COLUMNS}, sampling_ppm) VALUES ($1{places}) ON CONFLICT (name) DO NOTHING"
+        ));
+        let mut tx = self.begin_change().await?;
+        let mut query = sqlx::query(statement).bind(new.name.as_str().to_owned());
+        for limit in limits {
+            query = query.bind(stored(limit));
+        }
+        let made = query.bind(new.sampling_ppm.map(i64::from)).execute(&mut *tx).await?.rows_affected() == 1;
+        if made {
+            tx.commit().await?
+        } else {
+            tx.rollback().await?
+        }
+        Ok(made)
+    }
+
+    /// Changes a plan's limits from what they are, which nobody else changes meanwhile; its name stays. None when there is
+    /// no such plan.
+    ///
+    /// # Errors
+    /// What `change` says, or when the database cannot be asked.
+    pub async fn change_plan<E: From<Error>>(
+        &self,
+        name: &PlanName,
+        change: impl FnOnce(PlanRow) -> Result<PlanRow, E>,
+    ) -> Result<Option<PlanRow>, E> {
+        let mut tx = self.begin_change().await?;
+        let raw = sqlx::query("SELECT * FROM plans WHERE name = $1")
+            .bind(name.as_str().to_owned())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(Error::from)?;
+        let Some(raw) = raw else { return Ok(None) };
+        let changed = change(row(&raw)?)?;
+        let columns = COLUMNS.split(',').map(str::trim).chain(["sampling_ppm"]);
+        let sets: Vec<_> = columns.enumerate().map(|(n, column)| format!("{column} = ${}", n + 2)).collect();
+        let statement = sqlx::AssertSqlSafe(format!("UPDATE plans SET {} WHERE name = $1", sets.join(", ")));
+        let mut query = sqlx::query(statement).bind(name.as_str().to_owned());
+        for limit in changed.limits() {
+            query = query.bind(stored(limit));
+        }
+        query.bind(changed.sampling_ppm.map(i64::from)).execute(&mut *tx).await.map_err(Error::from)?;
+        tx.commit().await.map_err(Error::from)?;
+        Ok(Some(changed))
+    }
+
+    /// Deletes a plan that no tenant has. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`Error::PlanInUse`], or when the database cannot be asked.
+    pub async fn delete_plan(&self, name: &PlanName) -> Result<bool, Error> {
+        let mut tx = self.begin_change().await?;
+        let deleted = sqlx::query("DELETE FROM plans WHERE name = $1")
+            .bind(name.as_str().to_owned())
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| Error::or_dangling(error, Error::PlanInUse))?;
+        tx.commit().await?;
+        Ok(deleted.rows_affected() == 1)
+    }
+
+    /// The tenants that have a plan, by id.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn tenants_with_plan(&self, plan: &PlanName) -> Result<Vec<TenantId>, Error> {
+        let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM tenants WHERE plan = $1 ORDER BY id")
+            .bind(plan.as_str().to_owned())
+            .fetch_all(&self.pool)
+            .await?;
+        ids.iter().map(|id| TenantId::parse(id).map_err(|_| Error::Corrupt { what: "tenant id" })).collect()
     }
 }

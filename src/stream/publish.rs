@@ -1,13 +1,20 @@
 //! The publishing machine. Frames of publications enter; every message leaves as exactly one outcome, which is `CONFIRMED`
 //! only after the broker's confirm. While the window is full no frame is read, so that HTTP/2 flow control slows the
-//! client; nothing is buffered without bound.
+//! client; nothing is buffered without bound. The same while the tenant's own room in flight is full (`intake.rs`). What is
+//! over the plan's rates is `THROTTLED` before anything else is done for it.
 
-use std::time::SystemTime;
+mod intake;
+
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tracing::Instrument as _;
 
+use self::intake::Intake;
 use super::{
     FRAMES_AHEAD, Incoming,
     session::{Notice, Session},
@@ -19,7 +26,8 @@ use crate::{
         AuthExpiring, Draining, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
         publish_request::Frame, publish_response::Event,
     },
-    telemetry::strip_baggage,
+    telemetry::{Limit, strip_baggage},
+    tenant,
 };
 
 /// Messages a frame or a batch may have.
@@ -37,7 +45,9 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
     let witness = session.witness().clone();
     let running = async move {
-        let mut machine = Machine { publisher, session, frames: frames.clone(), order: 0, bytes: 0 };
+        let intake = Intake::new(session.scope());
+        let frames_out = frames.clone();
+        let mut machine = Machine { publisher, session, intake, frames: frames_out, order: 0, bytes: 0, pause: None };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
             witness.ended(failure.kind, failure.reason);
             // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
@@ -60,17 +70,21 @@ pub async fn run_batch(
     check_count(publications.len())?;
     let mut results: Vec<Option<PublishResult>> = Vec::new();
     results.resize_with(publications.len(), || None);
-    let (outgoing, refused) = accept(&session, publications, 0);
+    let mut intake = Intake::new(session.scope());
+    let Accepted { outgoing, refused, .. } = accept(&session, publications, 0);
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
     let mut bytes = outgoing.iter().map(Outgoing::body_len).sum::<usize>();
-    publisher.push(outgoing);
-    while publisher.in_flight() > 0 {
+    publisher.push(intake.enter(outgoing));
+    while publisher.in_flight() > 0 || !intake.is_empty() {
         session.holds(publisher.in_flight(), bytes);
+        let busy = publisher.in_flight() > 0;
         tokio::select! {
-            settled = publisher.settled() => {
+            leaving = intake.leave(), if !intake.is_empty() => publisher.push(leaving),
+            settled = publisher.settled(), if busy => {
                 time(&session, &settled);
+                intake.settled(&settled);
                 for settled in settled {
                     bytes -= settled.bytes;
                     let order = settled.order as usize;
@@ -104,9 +118,12 @@ fn count(session: &Session, results: &[PublishResult]) {
 struct Machine {
     publisher: Publisher,
     session: Session,
+    intake: Intake,
     frames: mpsc::Sender<Result<PublishResponse, Failure>>,
     order: u64,
     bytes: usize,
+    /// Nothing is read until then.
+    pause: Option<Instant>,
 }
 
 enum End {
@@ -123,9 +140,11 @@ impl From<Failure> for End {
 impl Machine {
     async fn run(&mut self, mut incoming: impl Incoming<PublishRequest>) -> Result<(), End> {
         let mut open = true;
-        while open || self.publisher.in_flight() > 0 {
-            let room = self.publisher.in_flight() < WINDOW_MESSAGES && self.bytes < WINDOW_BYTES;
+        while open || self.publisher.in_flight() > 0 || !self.intake.is_empty() {
+            let window = self.publisher.in_flight() < WINDOW_MESSAGES && self.bytes < WINDOW_BYTES;
+            let room = window && self.intake.is_empty() && self.pause.is_none();
             let busy = self.publisher.in_flight() > 0;
+            let (waits, pause) = (!self.intake.is_empty(), self.pause);
             self.session.holds(self.publisher.in_flight(), self.bytes);
             tokio::select! {
                 biased;
@@ -134,8 +153,11 @@ impl Machine {
                 settled = self.publisher.settled(), if busy => {
                     time(&self.session, &settled);
                     self.bytes -= settled.iter().map(|settled| settled.bytes).sum::<usize>();
+                    self.intake.settled(&settled);
                     self.answer(settled.into_iter().map(result).collect()).await?;
                 }
+                leaving = self.intake.leave(), if waits => self.publisher.push(leaving),
+                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => self.pause = None,
                 frame = incoming.next(), if open && room => match frame {
                     None => open = false,
                     Some(frame) => self.take(frame?).await?,
@@ -151,9 +173,10 @@ impl Machine {
                 check_count(frame.publications.len())?;
                 let first = self.order;
                 self.order += frame.publications.len() as u64;
-                let (outgoing, refused) = accept(&self.session, frame.publications, first);
+                let Accepted { outgoing, refused, pause } = accept(&self.session, frame.publications, first);
+                self.pause = pause.map(|pause| Instant::now() + pause);
                 self.bytes += outgoing.iter().map(Outgoing::body_len).sum::<usize>();
-                self.publisher.push(outgoing);
+                self.publisher.push(self.intake.enter(outgoing));
                 if refused.is_empty() {
                     return Ok(());
                 }
@@ -211,51 +234,81 @@ fn check_count(count: usize) -> Result<(), Failure> {
     }
 }
 
-/// Parts what may be published from what is refused with its order.
-fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> (Vec<Outgoing>, Vec<(u64, PublishResult)>) {
-    // One look at the clock and the plan for a whole frame.
+/// A frame, parted.
+struct Accepted {
+    /// What may be published.
+    outgoing: Vec<Outgoing>,
+    /// What may not, with its order.
+    refused: Vec<(u64, PublishResult)>,
+    /// How long to read nothing: something was throttled.
+    pause: Option<Duration>,
+}
+
+fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Accepted {
     let scope = session.scope();
     let mut told = Told::default();
+    // One look at the clock, the plan and the rates for a whole frame.
     let now = SystemTime::now();
-    let max_bytes = scope.plan().max_message_bytes;
+    let size = |publication: &Publication| publication.message.as_ref().map_or(0, |message| message.body.len());
+    let budget = scope.budget();
+    let max_bytes = budget.plan().max_message_bytes;
+    let mut turn = budget.turn(publications.len(), publications.iter().map(|one| size(one) as u64).sum());
+    let (mut taken, mut taken_bytes) = (0, 0);
     let mut outgoing = Vec::with_capacity(publications.len());
     let mut refused = Vec::new();
     for (order, mut publication) in (first..).zip(publications) {
-        let size = publication.message.as_ref().map_or(0, |message| message.body.len());
+        let size = size(&publication);
+        let id = |publication: Publication| publication.message.map(|message| message.message_id).unwrap_or_default();
+        let sequence = publication.sequence;
         publication.message.as_mut().map(strip_baggage);
         let span = session.tracer().publish(&mut publication);
-        let (outcome, failure, message_id, key) = match Outgoing::check(order, &mut publication, now) {
-            Err(failure) => {
-                let id = publication.message.map(|message| message.message_id).unwrap_or_default();
-                (Outcome::Rejected, failure, id, publication.routing_key)
-            }
-            Ok(message) if max_bytes != 0 && size as u64 > max_bytes => {
-                let key = message.routing_key().to_owned();
-                (Outcome::Rejected, too_large(size, max_bytes), message.message_id().to_owned(), key)
-            }
-            Ok(message) if !scope.grants().may_publish(message.exchange_in_grants(), message.routing_key()) => {
-                let key = message.routing_key().to_owned();
-                (Outcome::Denied, denied(&message), message.message_id().to_owned(), key)
-            }
-            Ok(message) => {
-                outgoing.push(message.traced(span));
-                continue;
+        let (outcome, failure, message_id) = if max_bytes != 0 && size as u64 > max_bytes {
+            let failure = too_large(size, max_bytes);
+            told.add(failure.reason, &publication.exchange, &publication.routing_key);
+            (Outcome::Rejected, failure, id(publication))
+        } else if let Err(over) = turn.take(size) {
+            // Before anything else is done for it: going on over one's rate must cost the gateway little.
+            count_throttled(session, &over);
+            (Outcome::Throttled, over.into(), id(publication))
+        } else {
+            match Outgoing::check(order, &mut publication, now) {
+                Err(failure) => {
+                    told.add(failure.reason, &publication.exchange, &publication.routing_key);
+                    (Outcome::Rejected, failure, id(publication))
+                }
+                Ok(message) if !scope.grants().may_publish(message.exchange_in_grants(), message.routing_key()) => {
+                    let failure = denied(&message);
+                    told.add(failure.reason, &publication.exchange, message.routing_key());
+                    (Outcome::Denied, failure, message.message_id().to_owned())
+                }
+                Ok(message) => {
+                    (taken, taken_bytes) = (taken + 1, taken_bytes + size as u64);
+                    outgoing.push(message.traced(span));
+                    continue;
+                }
             }
         };
-        told.add(failure.reason, &publication.exchange, &key);
-        let result = PublishResult {
-            sequence: publication.sequence,
-            outcome: outcome.into(),
-            message_id,
-            reason: sentence(&failure),
-            retry_after: failure.retry_after.and_then(|after| after.try_into().ok()),
-            trace_id: span.map(|span| span.end(outcome, failure.reason)).unwrap_or_default(),
-        };
-        refused.push((order, result));
+        let retry_after = failure.retry_after.and_then(|after| after.try_into().ok());
+        let reason = sentence(&failure);
+        let trace_id = span.map(|span| span.end(outcome, failure.reason)).unwrap_or_default();
+        let outcome = outcome.into();
+        refused.push((order, PublishResult { sequence, outcome, message_id, reason, retry_after, trace_id }));
     }
     told.tell(session);
-    session.metrics().published_bytes(outgoing.iter().map(Outgoing::body_len).sum::<usize>() as u64);
-    (outgoing, refused)
+    session.metrics().published_bytes(taken_bytes);
+    let pause = turn.is_throttled().then(|| budget.pause());
+    turn.count(taken, taken_bytes);
+    Accepted { outgoing, refused, pause }
+}
+
+fn count_throttled(session: &Session, over: &tenant::Error) {
+    let tenant::Error::Throttled { limit, .. } = over else { return };
+    match limit {
+        tenant::Limit::MessageRate => session.metrics().throttled(Limit::Messages, 1),
+        tenant::Limit::ByteRate => session.metrics().throttled(Limit::Bytes, 1),
+        // The broker's own figures say how much is stored.
+        tenant::Limit::StoredMessages | tenant::Limit::StoredBytes => {}
+    }
 }
 
 /// What a frame was refused, for the record: for each reason the first place, and how many.

@@ -77,6 +77,8 @@ impl Session {
         let plan = scope.plan();
         for (limit, value) in [
             (Limit::Streams, plan.max_streams.into()),
+            (Limit::Messages, plan.max_publish_messages_per_second.into()),
+            (Limit::Bytes, plan.max_publish_bytes_per_second),
             (Limit::InFlightMessages, plan.max_in_flight_messages.into()),
             (Limit::InFlightBytes, plan.max_in_flight_bytes),
         ] {
@@ -113,6 +115,11 @@ impl Session {
     /// Where the stream is counted.
     pub fn metrics(&self) -> &TenantMetrics {
         &self.metrics
+    }
+
+    /// The same, to be kept.
+    pub fn shared_metrics(&self) -> Arc<TenantMetrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// What the stream has in flight now: messages, and their body bytes.

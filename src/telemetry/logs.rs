@@ -1,38 +1,95 @@
-//! Logs to standard error. Whatever the filter says, what could print a message body or a
-//! header stays silent.
+//! Logs to standard error, a line an event. Whatever the filter says, what could print a message body or a header stays
+//! silent; whatever a value holds, its line is one. What is logged can be changed while the process runs.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Layer as _, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, Registry,
+    filter::filter_fn,
+    layer::SubscriberExt as _,
+    reload::{self, Handle},
+    util::SubscriberInitExt as _,
 };
 
 use super::Error;
 use crate::config::{LogFormat, TelemetryConfig};
 
+/// Changes what is logged.
+pub struct LogFilter(Handle<EnvFilter, Registry>);
+
+impl std::fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogFilter(..)")
+    }
+}
+
+impl LogFilter {
+    /// From now on, what this filter lets through.
+    ///
+    /// # Errors
+    /// When it is none; what was logged before still is.
+    pub fn set(&self, filter: &str) -> Result<(), Error> {
+        let filter = EnvFilter::builder().parse(filter).map_err(Error::Filter)?;
+        // Fails when the subscriber is gone, and then nothing is logged at all.
+        let _ = self.0.reload(filter);
+        Ok(())
+    }
+}
+
 /// Sets up logs. Once a process.
 ///
 /// # Errors
 /// When the filter is none, or logging was set up before.
-pub fn init(config: &TelemetryConfig) -> Result<(), Error> {
+pub fn init(config: &TelemetryConfig) -> Result<LogFilter, Error> {
     let filter = EnvFilter::builder().parse(&config.log).map_err(Error::Filter)?;
+    let (filter, handle) = reload::Layer::new(filter);
     let is_human = match config.log_format {
         LogFormat::Human => true,
         LogFormat::Json => false,
-        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Auto => io::stderr().is_terminal(),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr()));
     let lines = if is_human {
-        lines.with_ansi(std::io::stderr().is_terminal()).boxed()
+        lines.with_ansi(io::stderr().is_terminal()).boxed()
     } else {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     };
     tracing_subscriber::registry()
-        .with(filter_fn(is_harmless))
-        .with(lines.with_filter(filter))
+        .with(lines.with_filter(filter).with_filter(filter_fn(is_harmless)))
         .try_init()
-        .map_err(Error::AlreadySet)
+        .map_err(Error::AlreadySet)?;
+    Ok(LogFilter(handle))
+}
+
+/// Writes an event, which comes in one piece, as one line: what breaks a line inside it is shown as an escape. The library
+/// does the same with what moves a terminal's cursor, and JSON with both.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        let breaks = |byte: &u8| matches!(byte, b'\n' | b'\r');
+        if line.iter().any(breaks) {
+            let mut escaped = Vec::with_capacity(event.len() + 16);
+            for byte in line {
+                match byte {
+                    b'\n' => escaped.extend_from_slice(b"\\n"),
+                    b'\r' => escaped.extend_from_slice(b"\\r"),
+                    byte => escaped.push(*byte),
+                }
+            }
+            escaped.extend_from_slice(&event[line.len()..]);
+            self.0.write_all(&escaped)?;
+        } else {
+            self.0.write_all(event)?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Not: lapin's warning on each returned message, which holds its body; its errors on each closed channel, which any tenant
@@ -64,6 +121,48 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn nothing_a_peer_sends_can_break_a_line() {
+        let evil = format!("a\nINFO forged\r\u{1b}[2J\u{9b}1m{}", "x".repeat(1 << 20));
+        for json in [false, true] {
+            let buffer = Buffer::default();
+            let writer = buffer.clone();
+            let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || OneLine(writer.clone()));
+            let lines = if json { lines.json().boxed() } else { lines.boxed() };
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+                let span = tracing::info_span!("call", method = %evil, client = evil);
+                let _entered = span.enter();
+                warn!(error = %evil, debug = ?evil, "{evil}");
+                warn!("next");
+            });
+            let text = buffer.0.lock().expect("unpoisoned").clone();
+            let text = String::from_utf8(text).expect("text");
+            assert_eq!(text.lines().count(), 2, "json: {json}");
+            assert!(!text.contains(['\u{1b}', '\r', '\u{9b}']), "json: {json}");
+        }
+    }
+
+    #[test]
+    fn what_is_logged_changes_while_it_runs() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let (filter, handle) = reload::Layer::new(EnvFilter::new("warn"));
+        let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+        let handle = LogFilter(handle);
+        tracing::subscriber::with_default(subscriber, || {
+            debug!(target: "warrengate::stream", "before");
+            handle.set("warn,warrengate::stream=debug").expect("a filter");
+            debug!(target: "warrengate::stream", "after");
+            debug!(target: "warrengate::broker", "another room");
+            assert!(handle.set("warrengate=loud").is_err());
+            debug!(target: "warrengate::stream", "still");
+        });
+        let text = String::from_utf8(buffer.0.lock().expect("unpoisoned").clone()).expect("text");
+        assert!(text.contains("after") && text.contains("still"), "{text}");
+        assert!(!text.contains("before") && !text.contains("another"), "{text}");
     }
 
     #[test]

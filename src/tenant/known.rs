@@ -35,6 +35,10 @@ impl Known {
         self.tenants.get(id)
     }
 
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &Arc<LiveTenant>> {
+        self.tenants.values()
+    }
+
     pub(super) fn client(&self, id: &ClientId) -> Option<&Arc<LiveClient>> {
         self.clients.get(id)
     }

@@ -2,18 +2,15 @@
 //! read and wait. A tenant's end is final for its [`LiveTenant`]: whoever resumes a tenant makes a new one, so that no stream
 //! can sleep through a suspension.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{Error, Plan};
+use super::{
+    Error, Plan,
+    budget::{Budget, Used},
+};
 use crate::names::TenantId;
 
 /// A tenant, from the moment it is let in until it is not.
@@ -21,19 +18,20 @@ use crate::names::TenantId;
 pub(super) struct LiveTenant {
     id: TenantId,
     vhost: String,
-    plan: ArcSwap<Plan>,
+    budget: ArcSwap<Budget>,
     /// Outlives a suspension, so that the streams of before still count.
-    open_streams: Arc<AtomicU32>,
+    used: Arc<Used>,
     ended: watch::Sender<Option<Error>>,
 }
 
 impl LiveTenant {
     pub(super) fn new(id: TenantId, plan: Arc<Plan>, before: Option<&Self>) -> Self {
+        let budget = Budget::next(before.map(|before| before.budget.load_full()).as_deref(), plan);
         Self {
             vhost: id.vhost(),
             id,
-            plan: ArcSwap::new(plan),
-            open_streams: before.map_or_else(Arc::default, |before| before.open_streams.clone()),
+            used: Arc::clone(budget.used()),
+            budget: ArcSwap::from_pointee(budget),
             ended: watch::Sender::new(None),
         }
     }
@@ -47,11 +45,28 @@ impl LiveTenant {
     }
 
     pub(super) fn plan(&self) -> Arc<Plan> {
-        self.plan.load_full()
+        Arc::clone(self.budget.load().plan())
     }
 
+    pub(super) fn budget(&self) -> Arc<Budget> {
+        self.budget.load_full()
+    }
+
+    pub(super) fn used(&self) -> &Used {
+        &self.used
+    }
+
+    /// Only the registry's one reader calls this, so nobody else changes the budget meanwhile.
     pub(super) fn set_plan(&self, plan: Arc<Plan>) {
-        self.plan.store(plan);
+        let before = self.budget.load_full();
+        if *before.plan() == plan {
+            return;
+        }
+        let next = Arc::new(Budget::next(Some(&before), plan));
+        self.budget.store(Arc::clone(&next));
+        if !Arc::ptr_eq(before.flight(), next.flight()) {
+            before.flight().close();
+        }
     }
 
     /// Ends it, once and for all: the first reason counts.
@@ -77,21 +92,12 @@ impl LiveTenant {
 
     /// Takes one of the plan's streams, to be given back by [`Self::close_stream`].
     pub(super) fn open_stream(&self) -> Result<(), Error> {
-        let max = self.plan.load().max_streams;
-        self.open_streams
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
-                if max == 0 || open < max { open.checked_add(1) } else { None }
-            })
-            .map(drop)
-            .map_err(|_| Error::TooManyStreams { max })
+        let max = self.plan().max_streams;
+        if self.used.open_stream(max) { Ok(()) } else { Err(Error::TooManyStreams { max }) }
     }
 
     pub(super) fn close_stream(&self) {
-        self.open_streams.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn open_streams(&self) -> u32 {
-        self.open_streams.load(Ordering::Relaxed)
+        self.used.close_stream();
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Action, Administrator, Error, TenantScope, known::Known};
+use super::{Action, Administrator, Error, TenantScope, Usage, known::Known};
 use crate::{
     auth::Caller,
     names::TenantId,
@@ -216,9 +216,29 @@ impl Tenants {
         self.known.load().tenant(tenant).is_some()
     }
 
-    /// How many streams a tenant has open on this gateway.
-    pub fn open_streams(&self, tenant: &TenantId) -> u32 {
-        self.known.load().tenant(tenant).map_or(0, |live| live.open_streams())
+    /// What a tenant uses on this gateway.
+    pub fn usage(&self, tenant: &TenantId) -> Usage {
+        self.known.load().tenant(tenant).map(|live| live.used().usage()).unwrap_or_default()
+    }
+
+    /// The tenants whose plan limits what they store, each with how many messages it ever published here: one whose number
+    /// grew stores more.
+    pub fn limited_in_store(&self) -> Vec<(TenantId, u64)> {
+        let known = self.known.load();
+        let limited = known.tenants().filter(|live| {
+            let plan = live.plan();
+            plan.max_stored_messages > 0 || plan.max_stored_bytes > 0
+        });
+        limited.map(|live| (live.id().clone(), live.used().ever_published())).collect()
+    }
+
+    /// Takes what a tenant stores in all its queues, as it was just measured: messages and their body bytes. Returns
+    /// whether that is as much as its plan allows.
+    pub fn set_stored(&self, tenant: &TenantId, messages: u64, bytes: u64) -> bool {
+        self.known.load().tenant(tenant).is_some_and(|live| {
+            live.used().set_stored(messages, bytes);
+            live.budget().is_full()
+        })
     }
 
     /// A token younger than our last reading of the store may be of a client made since, on another gateway.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Error, Plan,
+    Budget, Error, Plan, Share,
     live::{LiveClient, LiveTenant},
 };
 use crate::{
@@ -43,6 +43,16 @@ impl TenantScope {
     /// The tenant's plan as it is now; ask again rather than keep it.
     pub fn plan(&self) -> Arc<Plan> {
         self.0.tenant.plan()
+    }
+
+    /// What the tenant may publish here, as its plan is now; ask again for every frame rather than keep it.
+    pub fn budget(&self) -> Arc<Budget> {
+        self.0.tenant.budget()
+    }
+
+    /// A stream's share of what the tenant may have in flight here.
+    pub fn share(&self) -> Share {
+        Share::new(self.0.tenant.clone())
     }
 
     /// Who was let in.

@@ -143,9 +143,9 @@ async fn a_stream_cannot_sleep_through_a_suspension() {
     let after = house.publish(&caller).expect("admitted again");
     assert!(futures_util::FutureExt::now_or_never(after.ended()).is_none());
     // The stream of before still counts until it is closed.
-    assert_eq!(house.tenants.open_streams(&tenant("acme")), 1);
+    assert_eq!(house.tenants.usage(&tenant("acme")).streams, 1);
     drop(permit);
-    assert_eq!(house.tenants.open_streams(&tenant("acme")), 0);
+    assert_eq!(house.tenants.usage(&tenant("acme")).streams, 0);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Attempts and delays. The ledger and the faults enter; what was counted wrongly, or came too early or too late, leaves.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::{
     inject::Injected,
@@ -10,8 +10,6 @@ use crate::{
 
 /// How far a delay may be from the policy's.
 const TOLERATED: f64 = 0.2;
-/// A fault may touch what happens so long before and after it.
-const AROUND: Duration = Duration::from_millis(500);
 
 /// What became of attempts.
 #[derive(Default)]
@@ -40,11 +38,10 @@ impl Tries {
 
 pub fn judge(ledger: &Ledger, injected: &[Injected]) -> Tries {
     let (streams, broken) = (ledger.streams(), ledger.broken());
-    let faults: Vec<_> = injected.iter().map(|done| (done.began - AROUND, done.ended + AROUND)).collect();
     ledger.fold(Tries::default(), |tries, id, message| {
         tries.count(id, message, &streams, &broken);
         if message.fate == Fate::Poison {
-            tries.measure(id, message, &faults);
+            tries.measure(id, message, injected);
         }
     })
 }
@@ -68,10 +65,10 @@ impl Tries {
     }
 
     /// The times between a retry and the next attempt.
-    fn measure(&mut self, id: &str, message: &Message, faults: &[(Instant, Instant)]) {
+    fn measure(&mut self, id: &str, message: &Message, injected: &[Injected]) {
         for (one, next) in message.deliveries.iter().zip(message.deliveries.iter().skip(1)) {
             let Some((How::Retry, asked)) = one.settled else { continue };
-            let touched = faults.iter().any(|(from, to)| asked < *to && next.at > *from);
+            let touched = injected.iter().any(|done| done.touches(asked, next.at));
             if touched || next.attempt != one.attempt + 1 {
                 continue;
             }

@@ -22,6 +22,9 @@ use crate::{
 /// How long it is waited for streams that do not come back, before the next fault comes.
 const PATIENCE: Duration = Duration::from_secs(45);
 
+/// A fault may touch what happens so long before and after it.
+const AROUND: Duration = Duration::from_millis(500);
+
 /// A fault that was.
 #[derive(Debug)]
 pub struct Injected {
@@ -38,6 +41,13 @@ pub struct Injected {
     pub notice: Option<Result<(Duration, String), String>>,
     /// What else went wrong.
     pub wrong: Option<String>,
+}
+
+impl Injected {
+    /// Whether it may have touched what happened between these two.
+    pub fn touches(&self, from: Instant, to: Instant) -> bool {
+        from < self.ended + AROUND && to > self.began - AROUND
+    }
 }
 
 /// Injects all steps, counted from `began`.

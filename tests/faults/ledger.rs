@@ -82,6 +82,11 @@ impl Message {
         self.deliveries.iter().any(|delivery| matches!(delivery.settled, Some((How::Ack, _))))
     }
 
+    /// When it was last heard of.
+    pub fn last(&self) -> Instant {
+        self.deliveries.last().map_or(self.sent, |delivery| delivery.at)
+    }
+
     /// How often a consumer asked for it again.
     pub fn retries(&self) -> usize {
         self.deliveries.iter().filter(|delivery| matches!(delivery.settled, Some((How::Retry, _)))).count()

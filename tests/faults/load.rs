@@ -112,7 +112,8 @@ impl Load {
         crate::report::say(&format!("nothing is published any more; {undone} confirmed messages are not done"));
     }
 
-    async fn until_quiet(&self, counts: impl Fn(Fate) -> bool) {
+    /// Until what is confirmed and has such a fate is done, or nothing moves any more.
+    pub async fn until_quiet(&self, counts: impl Fn(Fate) -> bool) {
         let (mut before, mut moved) = (usize::MAX, Instant::now());
         let _ = wait::until("what is confirmed to be done", Duration::from_secs(300), async || {
             let now = self.undone(&counts);
@@ -128,6 +129,11 @@ impl Load {
         self.ledger.fold(0, |sum, _, message| {
             *sum += usize::from(message.is_confirmed() && counts(message.fate) && !message.is_done());
         })
+    }
+
+    /// From now on poison is acknowledged.
+    pub fn cure(&self) {
+        self.medicine.take();
     }
 
     pub async fn stop_consumers(&mut self) {

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt as _, process::Command};
+use warrengate::client::Nack;
 
 use crate::harness::{
     Tenant, World,
@@ -107,4 +108,36 @@ async fn serve_names_all_faults_of_its_settings_at_once() {
     for key in ["grpc.listen", "auth.leeway", "broker.endpoints", "store.encryption_key"] {
         assert!(text.contains(key), "{key} is not named in:\n{text}");
     }
+}
+
+#[tokio::test]
+async fn dead_letters_are_shown_sent_again_and_deleted_by_command() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    let retry = ["--min-backoff", "100ms", "--max-backoff", "1s", "--backoff-multiplier", "1", "--backoff-jitter", "0"];
+    let declare = [&["queue", "declare", "brittle", "--max-delivery-attempts", "1"][..], &retry].concat();
+    let queue = json(app(), &declare).await;
+    assert_eq!(queue["retry_policy"]["min_backoff"], "100ms", "{queue}");
+    for body in ["one", "two", "three"] {
+        ok(app(), &["publish", "--queue", "brittle", body]).await;
+    }
+    let mut consumer = tenant.subscribe("brittle").await;
+    for _ in 0..3 {
+        let delivery = within("a delivery", consumer.next()).await.unwrap().expect("the stream goes on");
+        consumer.nack(&delivery, Nack::retry().because("not today")).unwrap();
+    }
+    consumer.close().await.unwrap();
+    tenant.has_dead_letters(3).await;
+    assert!(ok(app(), &["dead-letter", "list"]).await.contains("not today"));
+    let letters = json(app(), &["dead-letter", "list", "--queue", "brittle", "--code", "delivery_limit"]).await;
+    assert_eq!((&letters[0]["body"], &letters[2]["body"]), (&"one".into(), &"three".into()), "{letters}");
+    let id = letters[1]["dead_letter_id"].as_str().unwrap();
+    assert!(ok(app(), &["dead-letter", "show", id]).await.ends_with("\n\ntwo\n"));
+    assert_eq!(json(app(), &["dead-letter", "redrive", id]).await["redriven"], 1);
+    assert_eq!(ok(app(), &["subscribe", "brittle", "--count", "1"]).await.trim_end(), "two");
+    let reckless = run(app(), &["dead-letter", "purge"]).await;
+    assert_eq!(reckless.status.code(), Some(2), "{reckless:?}");
+    assert_eq!(json(app(), &["dead-letter", "purge", "--queue", "other"]).await["purged"], 0);
+    assert_eq!(json(app(), &["dead-letter", "purge", "--all"]).await["purged"], 2);
+    assert_eq!(run(app(), &["dead-letter", "show", id]).await.status.code(), Some(1));
 }

@@ -8,6 +8,7 @@ pub mod consumer;
 pub mod dead;
 pub mod jaeger;
 pub mod own;
+pub mod plans;
 #[path = "../support/postgres.rs"]
 pub mod postgres;
 pub mod proxy;

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use tonic::Code;
-use warrengate::pb::{self, Ack, ExtendLease, NackAction, QueueType, SubscribeStart, subscribe_request::Frame};
+use warrengate::{
+    client::{Event, SubscribeOptions},
+    pb::{self, Ack, ExtendLease, NackAction, QueueType, SubscribeStart, subscribe_request::Frame},
+};
 
 use crate::harness::{
     Tenant,
     consumer::{RawSubscription, bodies, ids, start},
+    wait::within,
 };
 
 /// A tenant with a queue of so many messages, which are numbered from 0.
@@ -37,6 +41,25 @@ async fn lists_and_through_settle_in_any_order() {
         consumer.close().await;
         tenant.holds("jobs", &["5", "6"]).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_acknowledges_through_a_delivery_hears_of_nothing_unknown() {
+    let tenant = jobs(QueueType::Quorum, 3).await;
+    let mut subscription = tenant.client.subscribe(SubscribeOptions::queue("jobs")).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        taken.push(within("a delivery", subscription.next()).await.unwrap().unwrap());
+    }
+    subscription.settler().ack_through(&taken[2]).unwrap();
+    // This one has an effect to report: that there is no such delivery any more.
+    subscription.extend(&taken[0], None).unwrap();
+    match within("a report", subscription.next_event()).await.unwrap().unwrap() {
+        Event::Settled(settled) => assert_eq!(settled.unknown_delivery_ids, [taken[0].id()]),
+        other => panic!("{other:?}"),
+    }
+    subscription.close().await.unwrap();
+    assert_eq!(tenant.depth("jobs").await, 0);
 }
 
 #[tokio::test]
@@ -76,52 +99,6 @@ async fn ids_of_another_stream_mean_nothing() {
 }
 
 #[tokio::test]
-async fn a_retry_counts_attempts_in_a_quorum_queue() {
-    let tenant = jobs(QueueType::Quorum, 1).await;
-    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    for attempt in 1..=5 {
-        let delivery = consumer.one().await;
-        assert_eq!((delivery.attempt, delivery.redelivered), (attempt, attempt > 1));
-        consumer.nack(&[delivery.delivery_id], NackAction::Retry).await;
-    }
-    let delivery = consumer.one().await;
-    consumer.ack(&[delivery.delivery_id]).await;
-    consumer.close().await;
-    assert_eq!(tenant.depth("jobs").await, 0);
-}
-
-#[tokio::test]
-async fn a_retry_in_a_classic_queue_tells_the_first_attempt_from_others() {
-    let tenant = jobs(QueueType::Classic, 1).await;
-    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    for attempt in [1, 2, 2] {
-        let delivery = consumer.one().await;
-        assert_eq!((delivery.attempt, delivery.redelivered), (attempt, attempt > 1));
-        consumer.nack(&[delivery.delivery_id], NackAction::Retry).await;
-    }
-}
-
-#[tokio::test]
-async fn a_message_without_attempts_left_is_a_dead_letter() {
-    let tenant = jobs(QueueType::Quorum, 0).await;
-    let queue = pb::Queue { name: "brittle".into(), max_delivery_attempts: 3, ..pb::Queue::default() };
-    tenant.queue_of(queue).await;
-    tenant.publish_to("brittle", "poison").await;
-    let mut consumer = RawSubscription::open(&tenant.client, start("brittle")).await;
-    for attempt in 1..=3 {
-        let delivery = consumer.one().await;
-        assert_eq!(delivery.attempt, attempt);
-        consumer.nack(&[delivery.delivery_id], NackAction::Retry).await;
-    }
-    let dead = tenant.dead_letter().await;
-    assert_eq!((dead.body.as_str(), dead.queue.as_str()), ("poison", "brittle"));
-    assert_eq!(dead.reason, "delivery_limit");
-    consumer.is_quiet().await;
-    consumer.close().await;
-    assert_eq!(tenant.depth("brittle").await, 0);
-}
-
-#[tokio::test]
 async fn a_dead_letter_is_kept_and_a_dropped_message_is_not() {
     for kind in [QueueType::Quorum, QueueType::Classic] {
         let tenant = jobs(kind, 3).await;
@@ -129,55 +106,44 @@ async fn a_dead_letter_is_kept_and_a_dropped_message_is_not() {
         let held = ids(&consumer.take(3).await);
         consumer.nack(&[held[1]], NackAction::Drop).await;
         consumer.nack(&[held[2]], NackAction::DeadLetter).await;
-        consumer.nack(&[held[0]], NackAction::Retry).await;
+        consumer.retry(&[held[0]], Duration::ZERO).await;
         let dead = tenant.dead_letter().await;
-        assert_eq!((dead.body.as_str(), dead.queue.as_str(), dead.reason.as_str()), ("2", "jobs", "rejected"));
+        assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("jobs", "rejected", 1));
+        assert_eq!(dead.message.unwrap().body, "2");
         assert_eq!(bodies(&consumer.take(1).await), ["0"]);
         consumer.is_quiet().await;
         consumer.close().await;
         tenant.holds("jobs", &["0"]).await;
-        assert_eq!(tenant.dead_letters_left().await, 0);
+        assert_eq!(tenant.dead_letters().await.len(), 1);
     }
 }
 
 #[tokio::test]
-async fn a_delay_is_refused_until_it_is_built() {
-    let tenant = jobs(QueueType::Quorum, 1).await;
-    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let delay = Some(Duration::from_secs(1).try_into().unwrap());
-    let delivery_ids = vec![consumer.one().await.delivery_id];
-    let nack = pb::Nack { delivery_ids, action: NackAction::Retry.into(), delay, reason: String::new() };
-    consumer.send(Frame::Nack(nack)).await;
-    let status = consumer.failure().await;
-    assert_eq!(status.code(), Code::Unimplemented, "{status}");
-    tenant.holds("jobs", &["0"]).await;
-}
-
-#[tokio::test]
-async fn closing_gives_the_rest_back_and_uses_up_no_attempt_where_the_broker_allows() {
-    let tenant = jobs(QueueType::Quorum, 5).await;
-    // Nothing that a gateway can do keeps RabbitMQ before 4.3 from counting.
-    let counts = tenant.broker_counts_hand_backs().await;
-    for times in 1..=3 {
-        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-        let held = consumer.take(5).await;
-        let expected = if counts { times } else { 1 };
-        assert!(held.iter().all(|delivery| delivery.attempt == expected), "{expected}: {held:?}");
-        assert_eq!(bodies(&held), ["0", "1", "2", "3", "4"]);
-        consumer.close().await;
-        tenant.has_depth("jobs", 5).await;
+async fn closing_gives_the_rest_back_and_uses_up_no_attempt() {
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        let tenant = jobs(kind, 5).await;
+        for _ in 1..=3 {
+            let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+            let held = consumer.take(5).await;
+            assert!(held.iter().all(|delivery| delivery.attempt == 1), "{held:?}");
+            assert_eq!(bodies(&held), ["0", "1", "2", "3", "4"]);
+            consumer.close().await;
+            tenant.has_depth("jobs", 5).await;
+        }
     }
 }
 
 #[tokio::test]
-async fn what_a_client_held_that_went_away_comes_again() {
+async fn what_a_client_held_that_went_away_comes_again_with_an_attempt_used_up() {
     let tenant = jobs(QueueType::Quorum, 5).await;
     let mut gone = RawSubscription::open(&tenant.client, start("jobs")).await;
     assert_eq!(gone.take(5).await.len(), 5);
     // The call is reset, nothing is said.
     drop(gone);
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let mut held = bodies(&consumer.take(5).await);
+    let again = consumer.take(5).await;
+    assert!(again.iter().all(|delivery| delivery.attempt == 2 && delivery.redelivered), "{again:?}");
+    let mut held = bodies(&again);
     held.sort();
     assert_eq!(held, ["0", "1", "2", "3", "4"]);
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Settled, Verdict};
 use crate::{
-    broker::{properties, time},
+    broker::{properties, time, tracker},
     error::Failure,
     names::{ExchangeName, RoutingKey},
     pb::{Message, Publication},
@@ -87,7 +87,8 @@ impl Outgoing {
             mandatory: true,
             message: Message { body, ..Message::default() },
             properties: None,
-            accepted: SystemTime::now(),
+            // As before, so that its age goes on.
+            accepted: tracker::accepted(&properties).unwrap_or_else(SystemTime::now),
             pushed: None,
             round: Some(Box::new(properties)),
             due: None,
@@ -126,7 +127,8 @@ impl Outgoing {
         self.message.body.len()
     }
 
-    pub(super) fn order(&self) -> u64 {
+    /// The stream's number for it.
+    pub fn order(&self) -> u64 {
         self.order
     }
 

@@ -49,13 +49,18 @@ struct Session {
 }
 
 impl Driver {
-    pub(super) fn new(client: Client, queue: mpsc::UnboundedReceiver<Entry>, failure: Arc<OnceLock<Error>>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        queue: mpsc::UnboundedReceiver<Entry>,
+        failure: Arc<OnceLock<Error>>,
+        frame_messages: usize,
+    ) -> Self {
         Self {
             client,
             queue,
             closing: false,
             intake: Vec::with_capacity(INTAKE),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(frame_messages),
             backoff: Backoff::default(),
             tried_another_token: false,
             failure,

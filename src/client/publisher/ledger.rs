@@ -12,7 +12,7 @@ use tokio::{
 use crate::pb::{self, Outcome, PublishResult};
 
 /// The most efficient size for the gateway.
-const FRAME_MESSAGES: usize = 64;
+pub(super) const FRAME_MESSAGES: usize = 64;
 /// Well below the request size limit, so that only a message that is too large by itself is refused for its size.
 const FRAME_BYTES: usize = 256 << 10;
 
@@ -58,8 +58,9 @@ pub(super) fn unknown(sequence: u64, message_id: String, reason: impl Into<Strin
 }
 
 /// All messages without an answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ledger {
+    frame_messages: usize,
     last_sequence: u64,
     entries: BTreeMap<u64, Entry>,
     /// What the present stream has not been given yet, in order.
@@ -69,6 +70,17 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    /// Empty, with so many messages a frame at most.
+    pub(super) fn new(frame_messages: usize) -> Self {
+        Self {
+            frame_messages,
+            last_sequence: 0,
+            entries: BTreeMap::new(),
+            unwritten: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+        }
+    }
+
     /// Takes a message in and gives it a sequence that was never used before.
     pub(super) fn add(&mut self, mut entry: Entry) {
         self.last_sequence += 1;
@@ -89,13 +101,13 @@ impl Ledger {
 
     /// The next frame of what waits; empty when nothing does. What it holds counts as written.
     pub(super) fn next_frame(&mut self) -> Vec<pb::Publication> {
-        let mut frame = Vec::with_capacity(self.unwritten.len().min(FRAME_MESSAGES));
+        let mut frame = Vec::with_capacity(self.unwritten.len().min(self.frame_messages));
         let mut bytes = 0;
         while let Some(&sequence) = self.unwritten.front() {
             // It may have ended while it waited.
             if let Some(entry) = self.entries.get_mut(&sequence) {
                 bytes += entry.bytes;
-                if !frame.is_empty() && (frame.len() == FRAME_MESSAGES || bytes > FRAME_BYTES) {
+                if !frame.is_empty() && (frame.len() == self.frame_messages || bytes > FRAME_BYTES) {
                     break;
                 }
                 entry.written = true;
@@ -185,7 +197,7 @@ mod tests {
 
     #[test]
     fn frames_hold_up_to_64_messages_and_not_too_many_bytes() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(FRAME_MESSAGES);
         for _ in 0..100 {
             ledger.add(entry(10, soon()).0);
         }
@@ -197,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_message_is_answered_once_and_with_the_callers_sequence() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(FRAME_MESSAGES);
         let (entry, mut receipt) = entry(1, soon());
         ledger.add(entry);
         let sequence = ledger.next_frame()[0].sequence;
@@ -209,7 +221,7 @@ mod tests {
 
     #[test]
     fn after_a_break_what_has_no_answer_is_written_again_in_order() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(FRAME_MESSAGES);
         for _ in 0..4 {
             ledger.add(entry(1, soon()).0);
         }
@@ -222,7 +234,7 @@ mod tests {
 
     #[test]
     fn past_its_deadline_a_message_is_unknown_and_not_written_again() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(FRAME_MESSAGES);
         let now = Instant::now();
         let (late, mut receipt) = entry(1, now);
         ledger.add(entry(1, soon()).0);

@@ -78,7 +78,7 @@ pub struct Nack {
 }
 
 impl Nack {
-    /// Try again; uses up one of the queue's delivery attempts.
+    /// Try again later; uses up one of the queue's delivery attempts.
     pub fn retry() -> Self {
         Self::new(NackAction::Retry)
     }
@@ -93,7 +93,7 @@ impl Nack {
         Self::new(NackAction::Drop)
     }
 
-    /// For a retry: how long to wait before it, up to 24 h. Default: the queue's back-off.
+    /// For a retry: how long to wait before it, up to 24 h, kept by the broker; zero is at once. Default: the queue's back-off.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);

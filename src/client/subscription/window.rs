@@ -17,9 +17,15 @@ pub(super) struct Settlement {
 }
 
 impl Settlement {
-    /// One delivery, and all up to `through` unless that is 0.
-    pub(super) fn ack(epoch: u64, id: u64, through: u64) -> Self {
-        Self { epoch, frame: Frame::Ack(pb::Ack { delivery_ids: vec![id], through }) }
+    /// One delivery.
+    pub(super) fn ack(epoch: u64, id: u64) -> Self {
+        Self { epoch, frame: Frame::Ack(pb::Ack { delivery_ids: vec![id], through: 0 }) }
+    }
+
+    /// All deliveries up to and with this one.
+    pub(super) fn ack_through(epoch: u64, id: u64) -> Self {
+        // Not named singly as well: the gateway would find it gone, and report it.
+        Self { epoch, frame: Frame::Ack(pb::Ack { delivery_ids: Vec::new(), through: id }) }
     }
 
     pub(super) fn nack(epoch: u64, nack: pb::Nack) -> Self {
@@ -75,8 +81,12 @@ impl Window {
         if let (Some(Frame::Ack(last)), Frame::Ack(ack)) = (self.unwritten.back_mut(), &settlement.frame)
             && last.delivery_ids.len() + ack.delivery_ids.len() <= IDS_IN_FRAME
         {
-            last.delivery_ids.extend(&ack.delivery_ids);
             last.through = last.through.max(ack.through);
+            last.delivery_ids.extend(&ack.delivery_ids);
+            if last.through > 0 {
+                let through = last.through;
+                last.delivery_ids.retain(|id| *id > through);
+            }
             return;
         }
         self.unwritten.push_back(settlement.frame);
@@ -147,20 +157,30 @@ mod tests {
     #[test]
     fn acknowledgements_are_joined_but_never_overtake_a_nack() {
         let mut window = window(1..=9);
-        window.settle(Settlement::ack(0, 1, 0));
-        window.settle(Settlement::ack(0, 2, 0));
+        window.settle(Settlement::ack(0, 1));
+        window.settle(Settlement::ack(0, 2));
         window.settle(Settlement::nack(0, nack(5)));
-        window.settle(Settlement::ack(0, 9, 9));
+        window.settle(Settlement::ack_through(0, 9));
         let frames: Vec<Frame> = std::iter::from_fn(|| window.next_frame()).collect();
         assert_eq!(
             frames,
             [
                 Frame::Ack(pb::Ack { delivery_ids: vec![1, 2], through: 0 }),
                 Frame::Nack(nack(5)),
-                Frame::Ack(pb::Ack { delivery_ids: vec![9], through: 9 }),
+                Frame::Ack(pb::Ack { delivery_ids: vec![], through: 9 }),
             ]
         );
         assert!(window.is_settled());
+    }
+
+    #[test]
+    fn what_is_settled_by_through_is_not_named_singly_as_well() {
+        let mut window = window(1..=9);
+        for settlement in [Settlement::ack(0, 2), Settlement::ack(0, 7), Settlement::ack_through(0, 5)] {
+            window.settle(settlement);
+        }
+        window.settle(Settlement::ack(0, 6));
+        assert_eq!(window.next_frame(), Some(Frame::Ack(pb::Ack { delivery_ids: vec![7, 6], through: 5 })));
     }
 
     #[test]
@@ -168,10 +188,10 @@ mod tests {
         let mut window = window(1..=1);
         window.next_epoch();
         window.delivered(&[delivery(1, None)]);
-        window.settle(Settlement::ack(0, 1, 0));
+        window.settle(Settlement::ack(0, 1));
         assert!(window.next_frame().is_none());
         assert!(!window.is_settled());
-        window.settle(Settlement::ack(1, 1, 0));
+        window.settle(Settlement::ack(1, 1));
         assert!(window.has_unwritten());
     }
 
@@ -180,11 +200,11 @@ mod tests {
         let mut window = Window::new(true);
         assert_eq!(window.resume_from(), None);
         window.delivered(&[delivery(1, Some(10)), delivery(2, Some(11)), delivery(3, Some(12))]);
-        window.settle(Settlement::ack(0, 1, 0));
+        window.settle(Settlement::ack(0, 1));
         window.next_epoch();
         assert_eq!(window.resume_from(), Some(11));
         window.delivered(&[delivery(1, Some(11)), delivery(2, Some(12))]);
-        window.settle(Settlement::ack(1, 2, 2));
+        window.settle(Settlement::ack_through(1, 2));
         window.next_epoch();
         assert_eq!(window.resume_from(), Some(13));
     }

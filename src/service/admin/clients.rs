@@ -16,7 +16,7 @@ use crate::{
     names::{ClientId, TenantId},
     pb,
     service::page::Page,
-    store::{ClientRow, NewClient},
+    store::{self, ClientRow, NewClient},
     tenant::Administrator,
 };
 
@@ -29,14 +29,21 @@ pub(super) async fn create(
     wanted.may_be_managed_by(&who)?;
     fields::request_id(&request.request_id)?;
     wanted.check_grants(&who)?;
-    if let Some(tenant) = wanted.id.tenant()
-        && desk.store.tenant(tenant).await?.is_none()
-    {
-        return Err(Error::NotFound("tenant"));
-    }
+    let max = match wanted.id.tenant() {
+        Some(tenant) => {
+            let row = desk.store.tenant(tenant).await?.ok_or(Error::NotFound("tenant"))?;
+            desk.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?.max_clients
+        }
+        None => 0,
+    };
     if request.validate_only {
         if desk.store.client(&wanted.id).await?.is_some() {
             return Err(Error::ClientExists);
+        }
+        if let Some(tenant) = wanted.id.tenant().filter(|_| max > 0)
+            && desk.store.client_count(tenant).await? >= max
+        {
+            return Err(store::Error::TooManyClients { max }.into());
         }
         return Ok(pb::CreateClientResponse { client: Some(wanted.preview()), client_secret: String::new() });
     }
@@ -48,7 +55,7 @@ pub(super) async fn create(
         secret_hash: secret.hash().await?,
         grants: wanted.grants.to_json(),
     };
-    let row = desk.store.create_client(&new).await?.ok_or(Error::ClientExists)?;
+    let row = desk.store.create_client_within(&new, max).await?.ok_or(Error::ClientExists)?;
     desk.spread().await;
     Ok(pb::CreateClientResponse { client: Some(shown(&row)?), client_secret: revealed(&secret) })
 }

@@ -52,6 +52,12 @@ pub(super) enum Error {
     /// There is such a tenant, and it is another one.
     #[error("there is such a tenant already, with another display name or plan; UpdateTenant changes them")]
     TenantExists,
+    /// There is such a plan, and it is another one.
+    #[error("there is such a plan already, with other limits; UpdatePlan changes them")]
+    PlanExists,
+    /// New tenants get it.
+    #[error("this is the plan that a tenant gets when none is named, so it stays; its limits can be changed")]
+    DefaultPlan,
     /// There is such a client.
     #[error(
         "there is such a client already; its secret was shown when it was made, RotateClientSecret makes a new one"
@@ -92,9 +98,9 @@ impl Classify for Error {
         match self {
             Self::Field(failure) => failure.kind,
             Self::PlatformOnly | Self::OtherTenant | Self::GrantsExceedOwn => Kind::Denied,
-            Self::ShutsItselfOut | Self::ClientRevoked => Kind::Precondition,
+            Self::ShutsItselfOut | Self::ClientRevoked | Self::DefaultPlan => Kind::Precondition,
             Self::NotFound(_) => Kind::NotFound,
-            Self::TenantExists | Self::ClientExists => Kind::AlreadyExists,
+            Self::TenantExists | Self::ClientExists | Self::PlanExists => Kind::AlreadyExists,
             Self::Aborted => Kind::Aborted,
             Self::NotOnRecord(_) => Kind::Unavailable,
             _ => self.inner().map_or(Kind::Internal, Classify::kind),
@@ -115,6 +121,8 @@ impl Classify for Error {
             Self::NotFound(_) => "NOT_FOUND",
             Self::TenantExists => "TENANT_EXISTS",
             Self::ClientExists => "CLIENT_EXISTS",
+            Self::PlanExists => "PLAN_EXISTS",
+            Self::DefaultPlan => "PLAN_IN_USE",
             Self::Aborted => "CHANGED_MEANWHILE",
             Self::NotOnRecord(_) => "NOT_ON_RECORD",
             _ => self.inner().map_or("INTERNAL", Classify::reason),

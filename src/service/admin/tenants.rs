@@ -4,11 +4,9 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use prost::Message as _;
-
 use super::{
     act::Desk,
+    answers::Answers,
     error::{Error, invalid, named},
     fields::{self, timestamp},
 };
@@ -21,7 +19,8 @@ use crate::{
     tenant::{Administrator, Plan},
 };
 
-const DEFAULT_PLAN: &str = "standard";
+/// Of a tenant that is made without one.
+pub(super) const DEFAULT_PLAN: &str = "standard";
 
 pub(super) async fn create(
     desk: Arc<Desk>,
@@ -29,8 +28,10 @@ pub(super) async fn create(
     request: pb::CreateTenantRequest,
 ) -> Result<pb::CreateTenantResponse, Error> {
     let wanted = wanted(request.tenant.as_ref())?;
-    let answers = Answers { desk: &desk, who: &who, request: &request };
-    if let Some(answer) = answers.find().await? {
+    let request_id = if request.validate_only { "" } else { &request.request_id };
+    let asked = request.tenant.as_ref();
+    let answers = Answers { desk: &desk, who: &who, method: "CreateTenant", request_id, asked };
+    if let Some(answer) = answers.find::<pb::CreateTenantResponse>().await? {
         return Ok(answer);
     }
     let plan = plan(&desk, &wanted.plan).await?;
@@ -227,45 +228,5 @@ fn preview(wanted: &NewTenant) -> pb::Tenant {
         plan: wanted.plan.to_string(),
         state: pb::TenantState::Active.into(),
         created: None,
-    }
-}
-
-/// Remembers, for a day, what a request of this id was answered.
-struct Answers<'a> {
-    desk: &'a Desk,
-    who: &'a Administrator,
-    request: &'a pb::CreateTenantRequest,
-}
-
-impl Answers<'_> {
-    const METHOD: &'static str = "CreateTenant";
-
-    /// The answer that was kept; an error when the id stood in a request for something else.
-    async fn find(&self) -> Result<Option<pb::CreateTenantResponse>, Error> {
-        let Some(id) = self.id()? else { return Ok(None) };
-        let Some(kept) = self.desk.store.answered(self.who.caller().client(), Self::METHOD, id).await? else {
-            return Ok(None);
-        };
-        let (asked, answer) = kept.split_once(' ').unwrap_or_default();
-        if asked != self.asked() {
-            return Err(invalid("request_id", "was used for another request in the last day; take a new one"));
-        }
-        // What cannot be read is asked again, which is harmless.
-        let answer = STANDARD.decode(answer).ok().and_then(|bytes| pb::CreateTenantResponse::decode(&*bytes).ok());
-        Ok(answer)
-    }
-
-    async fn keep(&self, answer: &pb::CreateTenantResponse) -> Result<(), Error> {
-        let Some(id) = self.id()? else { return Ok(()) };
-        let kept = format!("{} {}", self.asked(), STANDARD.encode(answer.encode_to_vec()));
-        Ok(self.desk.store.remember_answer(self.who.caller().client(), Self::METHOD, id, &kept).await?)
-    }
-
-    fn id(&self) -> Result<Option<&str>, Error> {
-        Ok(fields::request_id(&self.request.request_id)?.filter(|_| !self.request.validate_only))
-    }
-
-    fn asked(&self) -> String {
-        STANDARD.encode(self.request.tenant.as_ref().map(pb::Tenant::encode_to_vec).unwrap_or_default())
     }
 }

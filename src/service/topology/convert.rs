@@ -283,6 +283,12 @@ pub(super) fn binding_entry(info: &BindingInfo) -> pb::Binding {
     }
 }
 
+/// Whether the binding that is there is the one that is asked for; in doubt it is not.
+pub(super) fn is_same_binding(there: &BindingInfo, asked: &pb::Binding) -> bool {
+    let there = binding_entry(there);
+    there.routing_key == asked.routing_key && there.headers == asked.headers
+}
+
 /// JSON does not tell timestamps and bytes from other values: they come as what JSON has.
 fn values(map: &Map<String, Json>) -> impl Iterator<Item = (String, pb::Value)> {
     map.iter().map(|(name, value)| (name.clone(), from_json(value)))

@@ -64,7 +64,7 @@ impl Failing {
     pub(super) fn new(context: &SubscribeContext, session: &Session, queue: QueueName) -> Self {
         let scope = session.scope().clone();
         Self {
-            resender: context.broker.resender(&scope, queue.clone()),
+            resender: context.broker.resender(&scope, queue.clone(), session.shared_metrics()),
             policies: context.policies.clone(),
             scope,
             queue,
@@ -104,6 +104,11 @@ impl Failing {
             }
         }
         self.resender.push(tag, kept, fate);
+    }
+
+    /// The tags of what has found a place that is new.
+    fn flush(&mut self) -> Vec<u64> {
+        self.resender.flush()
     }
 
     /// Whether nothing is on its way.
@@ -237,7 +242,8 @@ impl Machine {
                 let tags = self.failing.settled().await;
                 self.left(consumer, tags).await?;
             }
-            Ok::<_, End>(())
+            let tags = self.failing.flush();
+            self.left(consumer, tags).await
         };
         // What is not done by then comes again.
         let _ = tokio::time::timeout(limit, finishing).await;

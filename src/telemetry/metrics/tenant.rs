@@ -60,7 +60,9 @@ labels! {
         /// A consumer said so.
         Rejected = "rejected",
         /// It had as many attempts as its queue allows.
-        Attempts = "attempts",
+        DeliveryLimit = "delivery_limit",
+        /// Its queue is gone.
+        QueueDeleted = "queue_deleted",
     }
 }
 

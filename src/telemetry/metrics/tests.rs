@@ -20,7 +20,7 @@ fn a_tenant_counts_under_its_own_label_and_what_a_stream_held_goes_with_it() {
     acme.published(Outcome::Confirmed, 3);
     acme.published(Outcome::Unspecified, 1);
     acme.settled(Settlement::DeadLetter, 1);
-    acme.dead_lettered(DeadLetterReason::Attempts);
+    acme.dead_lettered(DeadLetterReason::DeliveryLimit);
     acme.delivered(2, 20, 1);
     acme.limit(Limit::Streams, 10);
     let mut open = acme.open_stream(StreamKind::Subscribe);
@@ -30,7 +30,7 @@ fn a_tenant_counts_under_its_own_label_and_what_a_stream_held_goes_with_it() {
     for line in [
         r#"warrengate_published_total{tenant="acme",outcome="confirmed"} 3"#,
         r#"warrengate_settled_total{tenant="acme",settlement="dead_letter"} 1"#,
-        r#"warrengate_dead_lettered_total{tenant="acme",reason="attempts"} 1"#,
+        r#"warrengate_dead_lettered_total{tenant="acme",reason="delivery_limit"} 1"#,
         r#"warrengate_delivered_total{tenant="acme"} 2"#,
         r#"warrengate_delivered_bytes_total{tenant="acme"} 20"#,
         r#"warrengate_redelivered_total{tenant="acme"} 1"#,

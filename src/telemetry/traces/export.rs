@@ -104,15 +104,15 @@ impl SpanProcessor for Bounded {
 
 /// The exporter with a count of what it loses.
 #[derive(Debug)]
-struct Counted {
-    inner: OtlpExporter,
+struct Counted<E> {
+    inner: E,
     endpoint: String,
     waiting: Arc<AtomicUsize>,
     dropped: Dropped,
     failing: AtomicBool,
 }
 
-impl SpanExporter for Counted {
+impl<E: SpanExporter> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let done = self.inner.export(batch).await;
@@ -146,5 +146,89 @@ impl SpanExporter for Counted {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.inner.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use opentelemetry::trace::{Tracer as _, TracerProvider as _};
+    use opentelemetry_sdk::{error::OTelSdkError, trace::SdkTracerProvider};
+
+    use super::*;
+
+    #[derive(Debug, Clone, Default)]
+    struct Collector {
+        away: Arc<AtomicBool>,
+        exports: Arc<AtomicUsize>,
+    }
+
+    impl SpanExporter for Collector {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            self.exports.fetch_add(1, Ordering::Relaxed);
+            match self.away.load(Ordering::Relaxed) {
+                true => Err(OTelSdkError::InternalFailure("away".to_owned())),
+                false => Ok(()),
+            }
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("unpoisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn counted(inner: Collector, dropped: &Dropped, waiting: &Arc<AtomicUsize>) -> Counted<Collector> {
+        let (endpoint, failing) = ("http://collector".to_owned(), AtomicBool::new(false));
+        Counted { inner, endpoint, waiting: Arc::clone(waiting), dropped: dropped.clone(), failing }
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_is_away_is_told_once_and_its_return_once() {
+        let (collector, dropped, lines) = (Collector::default(), Dropped::default(), Lines::default());
+        let exporter = counted(collector.clone(), &dropped, &Arc::default());
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        for away in [true, true, true, false, false] {
+            collector.away.store(away, Ordering::Relaxed);
+            let _ = exporter.export(Vec::new()).await;
+        }
+        let text = String::from_utf8(lines.0.lock().expect("unpoisoned").clone()).expect("text");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("cannot be delivered") && text.contains("delivered again"), "{text}");
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_to_the_last_span() {
+        let (collector, dropped, waiting) = (Collector::default(), Dropped::default(), Arc::<AtomicUsize>::default());
+        let batch = BatchConfigBuilder::default()
+            .with_max_queue_size(8)
+            .with_max_export_batch_size(8)
+            .with_scheduled_delay(Duration::from_secs(3600))
+            .build();
+        collector.away.store(true, Ordering::Relaxed);
+        let exporter = counted(collector.clone(), &dropped, &waiting);
+        let inner = BatchSpanProcessor::builder(exporter).with_batch_config(batch).build();
+        let bounded = Bounded { inner, room: 8, waiting, dropped: dropped.clone() };
+        let provider = SdkTracerProvider::builder().with_span_processor(bounded).build();
+        let tracer = provider.tracer("test");
+        for _ in 0..1_000 {
+            drop(tracer.start("span"));
+        }
+        let _ = provider.shutdown_with_timeout(Duration::from_secs(5));
+        // Nothing was taken, so everything is counted, whether it found room or not.
+        assert_eq!(dropped.get(), 1_000);
+        assert!(collector.exports.load(Ordering::Relaxed) >= 1);
     }
 }

@@ -1,6 +1,6 @@
 //! A subscribe stream as it is on the wire, for what the client hides: ids, settlement reports, interruptions.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -107,6 +107,19 @@ impl RawSubscription {
 
     pub async fn nack(&self, ids: &[u64], action: NackAction) {
         self.send(Frame::Nack(Nack { delivery_ids: ids.to_vec(), action: action.into(), ..Nack::default() })).await;
+    }
+
+    /// Nacks for another attempt after so long.
+    pub async fn retry(&self, ids: &[u64], delay: Duration) {
+        let delay = Some(delay.try_into().unwrap());
+        let action = NackAction::Retry.into();
+        self.send(Frame::Nack(Nack { delivery_ids: ids.to_vec(), action, delay, ..Nack::default() })).await;
+    }
+
+    /// Nacks, and says why.
+    pub async fn nack_because(&self, ids: &[u64], action: NackAction, reason: &str) {
+        let reason = reason.to_owned();
+        self.send(Frame::Nack(Nack { delivery_ids: ids.to_vec(), action: action.into(), reason, delay: None })).await;
     }
 
     /// Closes the sending side and waits for the end; what comes before it is dropped.

@@ -1,77 +1,100 @@
-//! A tenant's dead letters, which no RPC shows yet: read past the gateway, with the tenant's own certificate.
+//! A tenant's dead letters.
 
-use lapin::{
-    Channel, Connection,
-    options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable},
-};
+use tonic::{Status, Streaming};
+use warrengate::pb::{self, DeadLetter, DeadLetterFilter, DeadLetterSelection};
 
 use super::{
     Tenant,
-    broker::{Login, amqp, certificate_of, tls},
-    wait::until,
+    wait::{until, within},
 };
 
-const QUEUE: &str = "wg.dead-letters";
-
-/// A message that was given up.
-#[derive(Debug)]
-pub struct DeadLetter {
-    pub body: String,
-    /// The queue that gave it up, and why, as the broker's first `x-death` entry has it.
-    pub queue: String,
-    pub reason: String,
-}
-
 impl Tenant {
-    async fn past_the_gateway(&self) -> (Connection, Channel) {
-        let vhost = format!("wg.{}", self.id);
-        let connection = amqp(tls(Some(&certificate_of(&self.id))), &vhost, Login::External).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        (connection, channel)
-    }
-
-    /// Whether this broker counts a message that is handed back (basic.nack) as an attempt that failed. RabbitMQ before 4.3
-    /// does.
-    pub async fn broker_counts_hand_backs(&self) -> bool {
-        self.queue("counts-hand-backs").await;
-        self.publish_to("counts-hand-backs", "x").await;
-        let (_connection, channel) = self.past_the_gateway().await;
-        let get = async || channel.basic_get("counts-hand-backs".into(), BasicGetOptions::default()).await.unwrap();
-        let first = until("a message", get).await;
-        let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        channel.basic_nack(first.delivery_tag, requeue).await.unwrap();
-        let again = until("the message again", get).await;
-        let headers = again.properties.headers().clone().unwrap_or_default();
-        match headers.inner().get("x-delivery-count") {
-            Some(AMQPValue::LongLongInt(count)) => *count > 0,
-            None => false,
-            other => panic!("{other:?}"),
+    /// All dead letters there are, oldest first.
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
+        let (mut all, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let page = self.dead_letter_page(pb::ListDeadLettersRequest { page_token, ..Default::default() }).await;
+            let page = page.unwrap();
+            all.extend(page.dead_letters);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return all;
+            }
         }
     }
 
-    /// Waits for a dead letter and takes it.
-    pub async fn dead_letter(&self) -> DeadLetter {
-        let (_connection, channel) = self.past_the_gateway().await;
-        let message = until("a dead letter", async || {
-            channel.basic_get(QUEUE.into(), BasicGetOptions { no_ack: true }).await.unwrap()
-        })
-        .await;
-        let headers = message.properties.headers().clone().expect("a dead letter has headers");
-        let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else { panic!("{headers:?}") };
-        let Some(AMQPValue::FieldTable(death)) = deaths.as_slice().first() else { panic!("{headers:?}") };
-        let text = |name: &str| match death.inner().get(name) {
-            Some(AMQPValue::LongString(text)) => text.to_string(),
-            other => panic!("{name}: {other:?}"),
-        };
-        let body = String::from_utf8(message.delivery.data.to_vec()).unwrap();
-        DeadLetter { body, queue: text("queue"), reason: text("reason") }
+    pub async fn dead_letter_page(
+        &self,
+        request: pb::ListDeadLettersRequest,
+    ) -> Result<pb::ListDeadLettersResponse, Status> {
+        let mut topology = self.client.topology();
+        Ok(within("dead letters", topology.list_dead_letters(request)).await?.into_inner())
     }
 
-    /// How many dead letters there are.
-    pub async fn dead_letters_left(&self) -> u32 {
-        let (_connection, channel) = self.past_the_gateway().await;
-        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(QUEUE.into(), options, FieldTable::default()).await.unwrap().message_count()
+    /// Waits until there are so many dead letters.
+    pub async fn has_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
+        until(&format!("{count} dead letters"), async || {
+            let found = self.dead_letters().await;
+            assert!(found.len() <= count, "{found:?}");
+            (found.len() == count).then_some(found)
+        })
+        .await
     }
+
+    /// The only dead letter there is, once it is there.
+    pub async fn dead_letter(&self) -> DeadLetter {
+        self.has_dead_letters(1).await.remove(0)
+    }
+
+    /// Begins to send dead letters again.
+    pub async fn redriving(
+        &self,
+        selection: DeadLetterSelection,
+        max_per_second: u32,
+    ) -> Result<Streaming<pb::RedriveDeadLettersResponse>, Status> {
+        let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second };
+        let mut topology = self.client.topology();
+        Ok(within("a redrive", topology.redrive_dead_letters(request)).await?.into_inner())
+    }
+
+    /// Sends dead letters again; what was done, with all failures.
+    pub async fn redrive(&self, selection: DeadLetterSelection) -> pb::RedriveDeadLettersResponse {
+        let mut reports = self.redriving(selection, 0).await.unwrap();
+        let mut last = pb::RedriveDeadLettersResponse::default();
+        while let Some(mut report) = within("a report", reports.message()).await.unwrap() {
+            report.failures.splice(0..0, last.failures);
+            last = report;
+        }
+        last
+    }
+
+    /// Deletes dead letters; how many.
+    pub async fn purge_dead(&self, selection: DeadLetterSelection) -> u64 {
+        let request = pb::PurgeDeadLettersRequest { selection: Some(selection) };
+        let mut topology = self.client.topology();
+        within("a purge", topology.purge_dead_letters(request)).await.unwrap().into_inner().purged
+    }
+}
+
+pub fn all() -> DeadLetterSelection {
+    DeadLetterSelection { all: true, ..Default::default() }
+}
+
+pub fn of_queue(queue: &str) -> DeadLetterFilter {
+    DeadLetterFilter { queue: queue.into(), ..Default::default() }
+}
+
+pub fn filtered(filter: DeadLetterFilter) -> DeadLetterSelection {
+    DeadLetterSelection { filter: Some(filter), ..Default::default() }
+}
+
+pub fn these<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> DeadLetterSelection {
+    let dead_letter_ids = letters.into_iter().map(|letter| letter.dead_letter_id.clone()).collect();
+    DeadLetterSelection { dead_letter_ids, ..Default::default() }
+}
+
+/// The bodies, as text.
+pub fn bodies(letters: &[DeadLetter]) -> Vec<String> {
+    let body = |letter: &DeadLetter| letter.message.as_ref().expect("a message").body.to_vec();
+    letters.iter().map(|letter| String::from_utf8(body(letter)).unwrap()).collect()
 }

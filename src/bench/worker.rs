@@ -1,0 +1,65 @@
+//! The client process. A job enters on standard input; it connects, warms up, says "ready", waits for "go", does the work
+//! and says what came of it as a line of JSON. Invariant: it ends when its standard input does, so that none is left behind
+//! however the measuring process ends.
+
+mod amqp;
+mod direct;
+mod feed;
+mod gateway;
+mod in_flight;
+mod ordinary;
+mod run;
+mod tally;
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines, Stdin},
+    sync::oneshot,
+};
+
+use super::{Error, job::Job};
+
+/// What the client process says when it may begin.
+pub(super) const READY: &str = "ready";
+/// What the measuring process answers.
+pub(super) const GO: &str = "go";
+
+/// Serves one job from standard input, and returns when that is closed.
+///
+/// # Errors
+/// When there is no job, or standard output is closed.
+pub async fn serve() -> Result<(), Error> {
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    let Some(job) = orders.next_line().await.map_err(Error::Pipe)? else { return Ok(()) };
+    let job: Job = serde_json::from_str(&job).map_err(Error::Job)?;
+    let (ready, is_ready) = oneshot::channel();
+    let (go, told) = oneshot::channel();
+    let mut work = tokio::spawn(run::run(job, ready, told));
+    let ready = tokio::select! {
+        ready = is_ready => ready.is_ok(),
+        () = end(&mut orders) => return Ok(()),
+    };
+    if ready {
+        say(READY).await?;
+        match orders.next_line().await.map_err(Error::Pipe)? {
+            Some(line) if line == GO => drop(go.send(())),
+            _ => return Ok(()),
+        }
+    }
+    let outcome = tokio::select! {
+        outcome = &mut work => outcome.map_err(|error| Error::Worker(error.to_string()))?,
+        () = end(&mut orders) => return Ok(()),
+    };
+    say(&serde_json::to_string(&outcome).map_err(Error::Job)?).await?;
+    end(&mut orders).await;
+    Ok(())
+}
+
+async fn end(orders: &mut Lines<BufReader<Stdin>>) {
+    while let Ok(Some(_)) = orders.next_line().await {}
+}
+
+async fn say(line: &str) -> Result<(), Error> {
+    let mut out = tokio::io::stdout();
+    out.write_all(format!("{line}\n").as_bytes()).await.map_err(Error::Pipe)?;
+    out.flush().await.map_err(Error::Pipe)
+}

@@ -1,0 +1,45 @@
+//! Messages without an answer, in the order in which they were sent. Futures of answers enter, answers leave from the
+//! front: one waker and no allocation for each message, because the broker answers in nearly this order.
+
+use std::{collections::VecDeque, future::poll_fn, task::Poll};
+
+use futures_util::FutureExt as _;
+
+use super::feed::Due;
+
+/// Answers to come, with when each message was due.
+pub(super) struct InFlight<F>(VecDeque<(F, Due)>);
+
+impl<F: Future + Unpin> InFlight<F> {
+    pub(super) fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    pub(super) fn push(&mut self, answer: F, due: Due) {
+        self.0.push_back((answer, due));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The oldest answer; never when there is none to come. Cancel safe.
+    pub(super) async fn next(&mut self) -> (F::Output, Due) {
+        let answered = poll_fn(|cx| match self.0.front_mut() {
+            Some((answer, due)) => answer.poll_unpin(cx).map(|answer| (answer, *due)),
+            None => Poll::Pending,
+        });
+        let answered = answered.await;
+        self.0.pop_front();
+        answered
+    }
+
+    /// The oldest answer, when it is there already.
+    pub(super) fn ready(&mut self) -> Option<(F::Output, Due)> {
+        self.next().now_or_never()
+    }
+}

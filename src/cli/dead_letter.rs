@@ -1,0 +1,272 @@
+//! `warrengate dead-letter`: messages that were given up. Looks at them, sends them again, deletes them.
+
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde_json::json;
+
+use super::{
+    Error, Output,
+    connection::{ConnectionArgs, DATA},
+    json,
+    output::{properties, table},
+    values,
+};
+use crate::{
+    client::Authenticated,
+    pb::{self, topology_client::TopologyClient},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  warrengate dead-letter list
+  warrengate dead-letter list --queue orders --since 2026-11-21T12:00:00Z
+  warrengate dead-letter show 01995c2e-7b1c-7d43-9c55-0d1f6b0f2a11
+  warrengate dead-letter redrive 01995c2e-7b1c-7d43-9c55-0d1f6b0f2a11
+  warrengate dead-letter redrive --queue orders --max-per-second 100
+  warrengate dead-letter redrive --all
+  warrengate dead-letter purge --queue orders --code expired
+
+They go back to the queue that gave them up, and to no other. Looking takes none.";
+
+/// On a terminal, how often it is said how far it is.
+const REPORT: Duration = Duration::from_secs(2);
+
+/// The flags of `dead-letter`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Show dead letters, oldest first
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// Show so many at most
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one dead letter with its message
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Send dead letters to their queues again
+    Redrive {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many a second
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        max_per_second: u32,
+    },
+    /// Delete dead letters
+    Purge {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Filter {
+    /// Only those of this queue
+    #[arg(long, value_name = "QUEUE")]
+    queue: Option<String>,
+    /// Only those with this code: rejected, delivery_limit, queue_deleted, expired
+    #[arg(long, value_name = "CODE")]
+    code: Option<String>,
+    /// Only those whose reason contains this
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Only those that died at this time or later
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    since: Option<SystemTime>,
+    /// Only those that died before this time
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    before: Option<SystemTime>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// These
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+}
+
+impl Filter {
+    fn filter(self) -> pb::DeadLetterFilter {
+        pb::DeadLetterFilter {
+            queue: self.queue.unwrap_or_default(),
+            code: self.code.unwrap_or_default(),
+            reason_contains: self.reason.unwrap_or_default(),
+            died_after: self.since.map(Into::into),
+            died_before: self.before.map(Into::into),
+            ..pb::DeadLetterFilter::default()
+        }
+    }
+}
+
+impl Which {
+    fn selection(self) -> Result<pb::DeadLetterSelection, Error> {
+        let filter = self.filter.filter();
+        let filter = (filter != pb::DeadLetterFilter::default()).then_some(filter);
+        match (self.ids.is_empty(), &filter, self.all) {
+            (false, None, false) | (true, Some(_), false) | (true, None, true) => {
+                Ok(pb::DeadLetterSelection { dead_letter_ids: self.ids, filter, all: self.all })
+            }
+            _ => Err(Error::Usage(
+                "name dead letters by their ids, choose them by --queue and its like, or say --all".into(),
+            )),
+        }
+    }
+}
+
+pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
+    let topology = args.connection.connect(DATA).await?.topology();
+    match args.action {
+        Action::List { filter, limit } => list(topology, filter.filter(), limit, output).await,
+        Action::Show { id } => show(topology, id, output).await,
+        Action::Redrive { which, max_per_second } => {
+            let selection = Some(which.selection()?);
+            redrive(topology, pb::RedriveDeadLettersRequest { selection, max_per_second }, output).await
+        }
+        Action::Purge { which } => {
+            let request = pb::PurgeDeadLettersRequest { selection: Some(which.selection()?) };
+            let mut topology = topology;
+            let purged = topology.purge_dead_letters(request).await?.into_inner().purged;
+            output.result(|| json!({"purged": purged}), || format!("deleted {purged} dead letters"))
+        }
+    }
+}
+
+async fn list(
+    mut topology: TopologyClient<Authenticated>,
+    filter: pb::DeadLetterFilter,
+    limit: usize,
+    output: &Output,
+) -> Result<(), Error> {
+    let mut letters = Vec::new();
+    let mut page_token = String::new();
+    while letters.len() < limit {
+        let page_size = i32::try_from(limit - letters.len()).unwrap_or(i32::MAX).min(1_000);
+        // JSON shows all there is; a table has no room for bodies.
+        let without_bodies = !output.is_json();
+        let request =
+            pb::ListDeadLettersRequest { filter: Some(filter.clone()), page_size, page_token, without_bodies };
+        let page = topology.list_dead_letters(request).await?.into_inner();
+        letters.extend(page.dead_letters);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if !page_token.is_empty() {
+        output.note(&format!("there are more than {limit}; see --limit"));
+    }
+    output.result(
+        || letters.iter().map(json::dead_letter).collect(),
+        || {
+            let row = |letter: &pb::DeadLetter| {
+                let died = json::time(letter.died).unwrap_or_default();
+                let [id, queue] = [&letter.dead_letter_id, &letter.queue].map(Clone::clone);
+                [id, queue, letter.code.clone(), letter.attempts.to_string(), died, letter.reason.clone()]
+            };
+            table(["id", "queue", "code", "attempts", "died", "reason"], letters.iter().map(row))
+        },
+    )
+}
+
+async fn show(mut topology: TopologyClient<Authenticated>, id: String, output: &Output) -> Result<(), Error> {
+    let filter = pb::DeadLetterFilter { dead_letter_id: id.clone(), ..Default::default() };
+    let request = pb::ListDeadLettersRequest { filter: Some(filter), page_size: 1, ..Default::default() };
+    let page = topology.list_dead_letters(request).await?.into_inner();
+    let Some(letter) = page.dead_letters.into_iter().next() else {
+        return Err(Error::Failed(format!("there is no dead letter {id}")));
+    };
+    output.result(|| json::dead_letter(&letter), || text(&letter))
+}
+
+fn text(letter: &pb::DeadLetter) -> String {
+    let time = |time| json::time(time).unwrap_or_default();
+    let number = |n: u32| if n == 0 { String::new() } else { n.to_string() };
+    let message = letter.message.clone().unwrap_or_default();
+    let head = properties([
+        ("dead letter", letter.dead_letter_id.clone()),
+        ("queue", letter.queue.clone()),
+        ("code", letter.code.clone()),
+        ("reason", letter.reason.clone()),
+        ("attempts", letter.attempts.to_string()),
+        ("first failure", time(letter.first_failure)),
+        ("last failure", time(letter.last_failure)),
+        ("died", time(letter.died)),
+        ("redrives", number(letter.redrives)),
+        ("exchange", letter.exchange.clone()),
+        ("routing key", letter.routing_key.clone()),
+        ("message id", message.message_id.clone()),
+        ("type", message.r#type.clone()),
+        ("published", time(message.publish_time)),
+    ]);
+    let body = match std::str::from_utf8(&message.body) {
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("{} bytes that are no text; see --json", message.body.len()),
+    };
+    format!("{head}\n\n{body}")
+}
+
+async fn redrive(
+    mut topology: TopologyClient<Authenticated>,
+    request: pb::RedriveDeadLettersRequest,
+    output: &Output,
+) -> Result<(), Error> {
+    let mut reports = topology.redrive_dead_letters(request).await?.into_inner();
+    let mut last = pb::RedriveDeadLettersResponse::default();
+    let mut failures = Vec::new();
+    let mut told = Instant::now();
+    let is_watched = std::io::stderr().is_terminal();
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        let report = tokio::select! {
+            report = reports.message() => report?,
+            _ = &mut interrupt => {
+                output.note("stopped; what was on its way is finished, the rest are still dead letters");
+                break;
+            }
+        };
+        let Some(mut report) = report else { break };
+        failures.append(&mut report.failures);
+        if is_watched && told.elapsed() >= REPORT {
+            told = Instant::now();
+            let pb::RedriveDeadLettersResponse { redriven, failed, remaining, .. } = report;
+            output.note(&format!("{redriven} sent, {failed} failed, {remaining} to go"));
+        }
+        last = report;
+    }
+    let pb::RedriveDeadLettersResponse { redriven, failed, remaining, .. } = last;
+    output.result(
+        || {
+            let failure = |f: &pb::RedriveFailure| json!({"dead_letter_id": f.dead_letter_id, "reason": f.reason});
+            let failures: Vec<_> = failures.iter().map(failure).collect();
+            json!({"redriven": redriven, "failed": failed, "remaining": remaining, "failures": failures})
+        },
+        || {
+            let lines = failures.iter().map(|f| format!("{}: {}\n", f.dead_letter_id, f.reason)).collect::<String>();
+            format!("{lines}sent {redriven} dead letters again, {failed} failed")
+        },
+    )?;
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::Failed(format!("{failed} could not be sent, and are still dead letters"))),
+    }
+}

@@ -1,0 +1,114 @@
+//! What tenants store, measured while they publish, so that their budgets can say when it is too much. Asks nothing of the broker
+//! for a tenant that has no such limit or publishes nothing, and goes on asking for one that is over it until it is not.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::Provisioner;
+use crate::{
+    names::TenantId,
+    tenant::{STORED_INTERVAL, Tenants},
+};
+
+/// How many tenants are measured in a row after their last message: the broker's own statistics are 5 s behind.
+const ROUNDS_AFTER: u32 = 3;
+
+/// Measures until stopped.
+pub async fn watch(provisioner: Arc<Provisioner>, tenants: Arc<Tenants>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(STORED_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::default();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        for tenant in rounds.due(tenants.limited_in_store()) {
+            let measured = tokio::select! {
+                measured = provisioner.stored(&tenant) => measured,
+                () = stop.cancelled() => return,
+            };
+            match measured {
+                Ok((messages, bytes)) => {
+                    let is_full = tenants.set_stored(&tenant, messages, bytes);
+                    rounds.measured(&tenant, is_full);
+                }
+                // What was measured last counts; whether the broker is there is said elsewhere.
+                Err(error) => tracing::debug!(%tenant, %error, "what a tenant stores was not measured"),
+            }
+        }
+    }
+}
+
+/// Whose turn it is. As large as there are limited tenants that publish.
+#[derive(Debug, Default)]
+struct Rounds {
+    published: HashMap<TenantId, u64>,
+    left: HashMap<TenantId, u32>,
+    full: HashSet<TenantId>,
+}
+
+impl Rounds {
+    /// Those to measure now, of all that are limited, each with how many messages it ever published.
+    fn due(&mut self, limited: Vec<(TenantId, u64)>) -> Vec<TenantId> {
+        let mut due = Vec::new();
+        let (mut published, mut left) = (HashMap::new(), HashMap::new());
+        for (tenant, number) in limited {
+            let has_published = self.published.get(&tenant).copied().unwrap_or_default() != number;
+            let rounds = match self.left.get(&tenant) {
+                _ if has_published => ROUNDS_AFTER,
+                Some(rounds) => *rounds,
+                None => 0,
+            };
+            if rounds > 0 || self.full.contains(&tenant) {
+                due.push(tenant.clone());
+            }
+            if rounds > 1 {
+                left.insert(tenant.clone(), rounds - 1);
+            }
+            if number > 0 {
+                published.insert(tenant, number);
+            }
+        }
+        (self.published, self.left) = (published, left);
+        self.full.retain(|tenant| due.contains(tenant));
+        due
+    }
+
+    fn measured(&mut self, tenant: &TenantId, is_full: bool) {
+        if is_full {
+            self.full.insert(tenant.clone());
+        } else {
+            self.full.remove(tenant);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_publishes_is_measured_for_some_rounds_and_who_is_full_until_it_is_not() {
+        let acme = || TenantId::parse("acme").expect("an id");
+        let mut rounds = Rounds::default();
+        assert!(rounds.due(vec![(acme(), 0)]).is_empty());
+        for _ in 0..ROUNDS_AFTER {
+            assert_eq!(rounds.due(vec![(acme(), 5)]), [acme()]);
+        }
+        assert!(rounds.due(vec![(acme(), 5)]).is_empty());
+        assert_eq!(rounds.due(vec![(acme(), 6)]), [acme()]);
+        rounds.measured(&acme(), true);
+        for _ in 0..10 {
+            assert_eq!(rounds.due(vec![(acme(), 6)]), [acme()]);
+        }
+        rounds.measured(&acme(), false);
+        assert!(rounds.due(vec![(acme(), 6)]).is_empty());
+        assert!(rounds.due(Vec::new()).is_empty() && rounds.published.is_empty());
+    }
+}

@@ -1,0 +1,53 @@
+//! What a tenant uses beside what its plan allows, like a meter: from this gateway's counters, the broker and the store, at one
+//! moment. A limit that nothing uses up (the size of one message) has no meter.
+
+use std::sync::Arc;
+
+use super::{
+    act::Desk,
+    error::{Error, named},
+};
+use crate::{
+    names::TenantId,
+    pb, store,
+    tenant::{Administrator, Plan},
+};
+
+pub(super) async fn get(
+    desk: Arc<Desk>,
+    _who: Administrator,
+    request: pb::GetTenantUsageRequest,
+) -> Result<pb::GetTenantUsageResponse, Error> {
+    let id = named("tenant", TenantId::parse(&request.tenant))?;
+    let row = desk.store.tenant(&id).await?.ok_or(Error::NotFound("tenant"))?;
+    let plan = Plan::from(desk.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?);
+    let clients = desk.store.client_count(&id).await?;
+    let at_broker = desk.provisioner.usage(&id).await?;
+    let here = desk.tenants.usage(&id);
+    let meter = |limit: &str, allowed: u64, used: u64, of_this_gateway| pb::UsageMeter {
+        limit: limit.to_owned(),
+        allowed,
+        used,
+        of_this_gateway,
+    };
+    let meters = vec![
+        meter("max_connections", plan.max_connections.into(), at_broker.connections, false),
+        meter("max_queues", plan.max_queues.into(), at_broker.queues, false),
+        meter("max_streams", plan.max_streams.into(), here.streams.into(), true),
+        meter("max_in_flight_messages", plan.max_in_flight_messages.into(), here.in_flight_messages, true),
+        meter("max_in_flight_bytes", plan.max_in_flight_bytes, here.in_flight_bytes, true),
+        meter("max_exchanges", plan.max_exchanges.into(), at_broker.exchanges, false),
+        meter("max_bindings", plan.max_bindings.into(), at_broker.bindings, false),
+        meter("max_clients", plan.max_clients.into(), clients.into(), false),
+        meter(
+            "max_publish_messages_per_second",
+            plan.max_publish_messages_per_second.into(),
+            here.messages_per_second,
+            true,
+        ),
+        meter("max_publish_bytes_per_second", plan.max_publish_bytes_per_second, here.bytes_per_second, true),
+        meter("max_stored_messages", plan.max_stored_messages, at_broker.stored_messages, false),
+        meter("max_stored_bytes", plan.max_stored_bytes, at_broker.stored_bytes, false),
+    ];
+    Ok(pb::GetTenantUsageResponse { meters, plan: plan.name.to_string() })
+}

@@ -1,0 +1,233 @@
+//! A tenant's dead letters: who may consume a queue may look at what it gave up, send it again and delete it; what comes of
+//! other queues does not exist for the caller. Untrusted requests enter, and a predicate that holds the grants leaves for
+//! the broker, so that no choice can reach past them.
+
+use std::{collections::HashSet, pin::Pin, time::UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::page::Page;
+use crate::{
+    broker::{Broker, DeadLetter, Redriven},
+    error::Failure,
+    names::QueueName,
+    pb,
+    tenant::TenantScope,
+};
+
+const MOST_IDS: usize = 1_000;
+const MOST_PER_SECOND: u32 = 100_000;
+
+/// Reports of a redrive.
+pub(super) type Progress = Pin<Box<dyn Stream<Item = Result<pb::RedriveDeadLettersResponse, Status>> + Send>>;
+
+pub(super) async fn list(
+    broker: &Broker,
+    scope: &TenantScope,
+    request: pb::ListDeadLettersRequest,
+) -> Result<pb::ListDeadLettersResponse, Failure> {
+    let page = Page::parse(request.page_size, &request.page_token, place)?;
+    let filter = Filter::parse("filter", request.filter.unwrap_or_default())?;
+    let chosen = |letter: &DeadLetter| is_granted(scope, letter) && filter.lets_through(letter);
+    let (letters, more) = broker.dead_letters(scope).list(page.after.clone(), page.size(), chosen).await?;
+    let last = letters.last().map(|letter| format!("{} {}", letter.died, letter.id));
+    let next_page_token = last.filter(|_| more).map(Page::<(u64, String)>::token).unwrap_or_default();
+    let dead_letters = letters.iter().map(|letter| entry(letter, request.without_bodies)).collect();
+    Ok(pb::ListDeadLettersResponse { dead_letters, next_page_token })
+}
+
+pub(super) fn redrive(
+    broker: &Broker,
+    scope: TenantScope,
+    request: pb::RedriveDeadLettersRequest,
+) -> Result<Progress, Failure> {
+    let selection = Selection::parse(request.selection)?;
+    if request.max_per_second > MOST_PER_SECOND {
+        return Err(Failure::invalid("max_per_second", "must be at most 100,000"));
+    }
+    let letters = broker.dead_letters(&scope);
+    let (reports, progress) = mpsc::channel(1);
+    let (last, end) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let chosen = |letter: &DeadLetter| is_granted(&scope, letter) && selection.names(letter);
+        let rate = (request.max_per_second > 0).then_some(request.max_per_second);
+        let run = letters.redrive(chosen, rate, reports);
+        let result = tokio::select! {
+            result = run => result.map_err(Failure::from),
+            // A suspended tenant's work stops; what was on its way may be in both places.
+            why = scope.ended() => Err(why.into()),
+        };
+        match &result {
+            Ok(done) => tracing::info!(
+                tenant = %scope.tenant(), client = %scope.caller().client(),
+                redriven = done.redriven, failed = done.failed, "dead letters sent again"
+            ),
+            Err(failure) => {
+                tracing::warn!(tenant = %scope.tenant(), %failure, "sending dead letters again ended early")
+            }
+        }
+        // Nobody may be listening.
+        let _ = last.send(result).await;
+    });
+    let reports = ReceiverStream::new(progress).map(Ok).chain(ReceiverStream::new(end));
+    Ok(Box::pin(reports.map(|report| report.map(response).map_err(Status::from))))
+}
+
+pub(super) async fn purge(
+    broker: &Broker,
+    scope: &TenantScope,
+    request: pb::PurgeDeadLettersRequest,
+) -> Result<pb::PurgeDeadLettersResponse, Failure> {
+    let selection = Selection::parse(request.selection)?;
+    let chosen = |letter: &DeadLetter| is_granted(scope, letter) && selection.names(letter);
+    let purged = broker.dead_letters(scope).purge(chosen).await?;
+    tracing::info!(tenant = %scope.tenant(), client = %scope.caller().client(), purged, "dead letters deleted");
+    Ok(pb::PurgeDeadLettersResponse { purged })
+}
+
+fn is_granted(scope: &TenantScope, letter: &DeadLetter) -> bool {
+    QueueName::parse(&letter.queue).is_ok_and(|queue| scope.grants().may_subscribe(&queue))
+}
+
+/// Where a page goes on.
+fn place(key: &str) -> Result<(u64, String), ()> {
+    let (died, id) = key.split_once(' ').ok_or(())?;
+    Ok((died.parse().map_err(|_| ())?, id.to_owned()))
+}
+
+/// What a dead letter must be like.
+struct Filter {
+    asked: pb::DeadLetterFilter,
+    after: Option<u64>,
+    before: Option<u64>,
+}
+
+impl Filter {
+    fn parse(field: &'static str, asked: pb::DeadLetterFilter) -> Result<Self, Failure> {
+        let named = |what: &str| format!("{field}.{what}");
+        if !asked.queue.is_empty() {
+            QueueName::parse(&asked.queue).map_err(|error| Failure::from(error).on_field(named("queue")))?;
+        }
+        let millis = |what: &str, time: &Option<prost_types::Timestamp>| match time {
+            None => Ok(None),
+            Some(time) => match (u64::try_from(time.seconds), u64::try_from(time.nanos)) {
+                (Ok(seconds), Ok(nanos)) => Ok(Some(seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000))),
+                _ => Err(Failure::invalid(named(what), "must not be before 1970")),
+            },
+        };
+        let (after, before) = (millis("died_after", &asked.died_after)?, millis("died_before", &asked.died_before)?);
+        Ok(Self { asked, after, before })
+    }
+
+    fn lets_through(&self, letter: &DeadLetter) -> bool {
+        let same = |asked: &str, is: &str| asked.is_empty() || asked == is;
+        same(&self.asked.queue, &letter.queue)
+            && same(&self.asked.dead_letter_id, &letter.id)
+            && same(&self.asked.code, &letter.code)
+            && letter.reason.contains(&self.asked.reason_contains)
+            && self.after.is_none_or(|after| letter.died >= after)
+            && self.before.is_none_or(|before| letter.died < before)
+    }
+}
+
+/// Which dead letters are meant.
+enum Selection {
+    Ids(HashSet<String>),
+    Filter(Filter),
+    All,
+}
+
+impl Selection {
+    fn parse(asked: Option<pb::DeadLetterSelection>) -> Result<Self, Failure> {
+        let asked = asked.unwrap_or_default();
+        match (asked.dead_letter_ids.len(), asked.filter, asked.all) {
+            (1..=MOST_IDS, None, false) => Ok(Self::Ids(asked.dead_letter_ids.into_iter().collect())),
+            (count, None, false) if count > MOST_IDS => {
+                Err(Failure::invalid("selection.dead_letter_ids", "are more than 1,000; use a filter, or call again"))
+            }
+            // A filter that was left empty by mistake must not mean all.
+            (0, Some(filter), false) if filter != pb::DeadLetterFilter::default() => {
+                Ok(Self::Filter(Filter::parse("selection.filter", filter)?))
+            }
+            (0, None, true) => Ok(Self::All),
+            _ => {
+                Err(Failure::invalid("selection", "must be either dead_letter_ids, a filter that is not empty, or all"))
+            }
+        }
+    }
+
+    fn names(&self, letter: &DeadLetter) -> bool {
+        match self {
+            Self::Ids(ids) => ids.contains(&letter.id),
+            Self::Filter(filter) => filter.lets_through(letter),
+            Self::All => true,
+        }
+    }
+}
+
+fn entry(letter: &DeadLetter, without_body: bool) -> pb::DeadLetter {
+    let time = |millis: u64| (UNIX_EPOCH + std::time::Duration::from_millis(millis)).into();
+    let mut message = letter.message();
+    if without_body {
+        message.body = Bytes::new();
+    }
+    pb::DeadLetter {
+        dead_letter_id: letter.id.clone(),
+        message: Some(message),
+        queue: letter.queue.clone(),
+        exchange: letter.exchange.clone(),
+        routing_key: letter.routing_key.clone(),
+        code: letter.code.clone(),
+        reason: letter.reason.clone(),
+        attempts: letter.attempts,
+        first_failure: letter.first_failure.map(time),
+        last_failure: letter.last_failure.map(time),
+        died: Some(time(letter.died)),
+        redrives: letter.redrives,
+    }
+}
+
+fn response(progress: Redriven) -> pb::RedriveDeadLettersResponse {
+    let Redriven { redriven, failed, remaining, failures } = progress;
+    let failure = |(dead_letter_id, reason)| pb::RedriveFailure { dead_letter_id, reason };
+    let failures = failures.into_iter().map(failure).collect();
+    pb::RedriveDeadLettersResponse { redriven, failed, remaining, failures }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_is_exactly_one_thing_and_never_all_by_mistake() {
+        let ids =
+            |count: usize| pb::DeadLetterSelection { dead_letter_ids: vec!["a".into(); count], ..Default::default() };
+        let filter = pb::DeadLetterFilter { queue: "jobs".into(), ..Default::default() };
+        let empty = Some(pb::DeadLetterFilter::default());
+        assert!(matches!(Selection::parse(Some(ids(1))), Ok(Selection::Ids(_))));
+        assert!(Selection::parse(Some(pb::DeadLetterSelection { all: true, ..Default::default() })).is_ok());
+        let selection = pb::DeadLetterSelection { filter: Some(filter), ..Default::default() };
+        assert!(matches!(Selection::parse(Some(selection.clone())), Ok(Selection::Filter(_))));
+        let bad = [
+            None,
+            Some(ids(0)),
+            Some(ids(1_001)),
+            Some(pb::DeadLetterSelection { all: true, ..ids(1) }),
+            Some(pb::DeadLetterSelection { all: true, ..selection }),
+            Some(pb::DeadLetterSelection { filter: empty, ..ids(0) }),
+        ];
+        for selection in bad {
+            assert!(Selection::parse(selection.clone()).is_err(), "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_survives_its_token() {
+        assert_eq!(place("1700 abc"), Ok((1_700, "abc".into())));
+        assert!(place("abc").is_err() && place("x y").is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! What a tenant may publish on this gateway at a time. A plan enters; questions of the hot path leave with yes, or with when to
+//! ask again: is there something left of the rates ([`Turn`]), is there room in flight ([`Share`]). Asking takes no lock
+//! and allocates nothing while the answer is yes. A budget belongs to one plan; a changed plan makes a new one, which goes
+//! on from where the last one stood, and every stream asks the new one from its next frame on.
+
+mod bucket;
+mod flight;
+mod used;
+
+use std::{sync::Arc, time::Duration};
+
+use self::bucket::Bucket;
+pub(super) use self::{flight::Flight, used::Used};
+pub use self::{flight::Share, used::Usage};
+use super::{Error, Plan};
+
+/// How often what a tenant stores is measured while it publishes, and so when to try again after it was too much.
+pub const STORED_INTERVAL: Duration = Duration::from_secs(3);
+/// How long a stream is not read after something in its frame was throttled, at most: so that a client that goes on as fast
+/// as it can costs its neighbours nothing worth measuring.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
+/// A tenant's budget on this gateway.
+#[derive(Debug)]
+pub struct Budget {
+    plan: Arc<Plan>,
+    messages: Option<Arc<Bucket>>,
+    bytes: Option<Arc<Bucket>>,
+    flight: Arc<Flight>,
+    used: Arc<Used>,
+}
+
+impl Budget {
+    /// For a plan, going on from the budget of before: what did not change keeps its level.
+    pub(super) fn next(before: Option<&Self>, plan: Arc<Plan>) -> Self {
+        let messages = (plan.max_publish_messages_per_second.into(), plan.publish_messages_burst.into());
+        let bytes = (plan.max_publish_bytes_per_second, plan.publish_bytes_burst);
+        let flight = (plan.max_in_flight_messages, plan.max_in_flight_bytes);
+        Self {
+            messages: Bucket::next(before.and_then(|before| before.messages.as_ref()), messages),
+            bytes: Bucket::next(before.and_then(|before| before.bytes.as_ref()), bytes),
+            flight: Flight::next(before.map(|before| &before.flight), flight),
+            used: before.map_or_else(Arc::default, |before| Arc::clone(&before.used)),
+            plan,
+        }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Asks for a frame of so many messages with so many body bytes together; [`Turn::take`] then says for each.
+    pub fn turn(&self, messages: usize, bytes: u64) -> Turn<'_> {
+        let stored = self.stored();
+        let mut turn = Turn { budget: self, stored, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
+        if turn.stored.is_none() {
+            turn.messages_paid = self.messages.as_ref().is_none_or(|bucket| bucket.take_all(messages as u64));
+            turn.bytes_paid = self.bytes.as_ref().is_none_or(|bucket| bucket.take_all(bytes));
+        }
+        turn
+    }
+
+    /// Whether the tenant stores too much already, as it was measured last.
+    fn stored(&self) -> Option<Limit> {
+        let (messages, bytes) = self.used.stored();
+        let is_over = |max: u64, used: u64| max > 0 && used >= max;
+        if is_over(self.plan.max_stored_messages, messages) {
+            Some(Limit::StoredMessages)
+        } else if is_over(self.plan.max_stored_bytes, bytes) {
+            Some(Limit::StoredBytes)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.stored().is_some()
+    }
+
+    /// How long to read nothing from a stream after something of it was throttled. In that time no bucket fills up, so it
+    /// costs nobody anything that the plan allows.
+    pub fn pause(&self) -> Duration {
+        let half = |bucket: &Arc<Bucket>| bucket.fills_in() / 2;
+        let shortest = [&self.messages, &self.bytes].into_iter().flatten().map(half).min();
+        shortest.map_or(LONGEST_PAUSE, |shortest| shortest.min(LONGEST_PAUSE))
+    }
+
+    pub(super) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    pub(super) fn used(&self) -> &Arc<Used> {
+        &self.used
+    }
+}
+
+/// One frame's asking. Messages are asked for in order.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    budget: &'a Budget,
+    stored: Option<Limit>,
+    /// All of the frame was taken at once.
+    messages_paid: bool,
+    bytes_paid: bool,
+    /// What was throttled in this frame: when they come again, they come one after the other.
+    throttled: (u64, u64),
+}
+
+impl Turn<'_> {
+    /// Takes a message with so many body bytes.
+    ///
+    /// # Errors
+    /// [`Error::Throttled`], with the time after which this message and those throttled before it in the frame fit.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Error> {
+        if let Some(limit) = self.stored {
+            return Err(Error::Throttled { limit, retry_after: STORED_INTERVAL });
+        }
+        let bytes = bytes as u64;
+        let refused = self.take_rates(bytes);
+        if let Err((limit, wait)) = refused {
+            let before =
+                |bucket: &Option<Arc<Bucket>>, amount| bucket.as_ref().map_or(Duration::ZERO, |b| b.time(amount));
+            let queue =
+                before(&self.budget.messages, self.throttled.0).max(before(&self.budget.bytes, self.throttled.1));
+            self.throttled = (self.throttled.0 + 1, self.throttled.1 + bytes);
+            // Never "at once": that would be a hot loop.
+            let retry_after = (wait + queue).max(Duration::from_millis(1));
+            return Err(Error::Throttled { limit, retry_after });
+        }
+        Ok(())
+    }
+
+    fn take_rates(&self, bytes: u64) -> Result<(), (Limit, Duration)> {
+        if let Some(bucket) = self.budget.messages.as_ref().filter(|_| !self.messages_paid) {
+            bucket.take(1).map_err(|wait| (Limit::MessageRate, wait))?;
+        }
+        if let Some(bucket) = self.budget.bytes.as_ref().filter(|_| !self.bytes_paid) {
+            bucket.take(bytes).map_err(|wait| (Limit::ByteRate, wait))?;
+        }
+        Ok(())
+    }
+
+    /// Counts what was taken towards the tenant's usage, once for the frame.
+    pub fn count(self, messages: usize, bytes: u64) {
+        if messages > 0 {
+            self.budget.used.published(messages as u64, bytes);
+        }
+    }
+
+    /// Whether anything of the frame was throttled.
+    pub fn is_throttled(&self) -> bool {
+        self.stored.is_some() || self.throttled.0 > 0
+    }
+}
+
+/// A limit of the plan that a message can be over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Messages a second.
+    MessageRate,
+    /// Bytes a second.
+    ByteRate,
+    /// Messages in all queues.
+    StoredMessages,
+    /// Bytes in all queues.
+    StoredBytes,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! A token bucket for messages or bytes. `governor` counts in cells of at most 2³² a burst and whole nanoseconds apiece, so an
+//! amount is counted in cells of as many units as keep both exact to a hundredth.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _, clock::DefaultClock};
+
+/// Cells come at most this often: a period of 100 ns is exact to a hundredth.
+const MOST_CELLS_A_SECOND: u64 = 10_000_000;
+
+#[derive(Debug)]
+pub(super) struct Bucket {
+    /// Rate and burst, as the plan has them.
+    spec: (u64, u64),
+    limiter: DefaultDirectRateLimiter,
+    clock: DefaultClock,
+    /// Units of a cell.
+    unit: u64,
+    burst: NonZeroU32,
+    period: Duration,
+}
+
+impl Bucket {
+    /// For this rate and burst; the bucket of before when they are the same. None for a rate of 0, which is unlimited.
+    pub(super) fn next(before: Option<&Arc<Self>>, spec: (u64, u64)) -> Option<Arc<Self>> {
+        if let Some(before) = before.filter(|before| before.spec == spec) {
+            return Some(Arc::clone(before));
+        }
+        let (rate, burst) = spec;
+        let unit = rate.div_ceil(MOST_CELLS_A_SECOND).max(burst / u64::from(u32::MAX) + 1);
+        let burst = NonZeroU32::new(u32::try_from(burst / unit).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
+        // A rate of 0 has no period.
+        let period = (unit.saturating_mul(1_000_000_000) + rate / 2).checked_div(rate)?;
+        let period = Duration::from_nanos(period.max(1));
+        let quota = Quota::with_period(period)?.allow_burst(burst);
+        let clock = DefaultClock::default();
+        let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
+        Some(Arc::new(Self { spec, limiter, clock, unit, burst, period }))
+    }
+
+    /// Takes all of it, or nothing.
+    pub(super) fn take_all(&self, amount: u64) -> bool {
+        let cells = amount.div_ceil(self.unit);
+        match NonZeroU32::new(u32::try_from(cells).unwrap_or(u32::MAX)) {
+            None => true,
+            Some(cells) => matches!(self.limiter.check_n(cells), Ok(Ok(()))),
+        }
+    }
+
+    /// Takes it, or says when there will be as much. More than a burst counts as a burst: it must be possible at all.
+    pub(super) fn take(&self, amount: u64) -> Result<(), Duration> {
+        let Some(cells) = NonZeroU32::new(u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX)) else {
+            return Ok(());
+        };
+        match self.limiter.check_n(cells.min(self.burst)) {
+            Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
+            // More than a burst, which it is not any more.
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    /// In what time so much comes.
+    pub(super) fn time(&self, amount: u64) -> Duration {
+        self.period.saturating_mul(u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX))
+    }
+
+    /// In what time an empty one is full.
+    pub(super) fn fills_in(&self) -> Duration {
+        self.period.saturating_mul(self.burst.get())
+    }
+}

@@ -1,0 +1,198 @@
+//! Budgets alone: no store, no broker.
+
+use futures_util::FutureExt as _;
+
+use super::*;
+use crate::{names::TenantId, pb, tenant::live::LiveTenant};
+
+fn plan(limits: pb::Plan) -> Arc<Plan> {
+    Arc::new(Plan::parse(&pb::Plan { name: "gold".into(), ..limits }).expect("a plan"))
+}
+
+fn budget(limits: pb::Plan) -> Budget {
+    Budget::next(None, plan(limits))
+}
+
+fn rate(messages: u32, burst: u32) -> pb::Plan {
+    pb::Plan { max_publish_messages_per_second: messages, publish_messages_burst: burst, ..Default::default() }
+}
+
+fn bytes(rate: u64, burst: u64, message: u64) -> pb::Plan {
+    pb::Plan {
+        max_publish_bytes_per_second: rate,
+        publish_bytes_burst: burst,
+        max_message_bytes: message,
+        ..Default::default()
+    }
+}
+
+/// Asks for messages of these sizes in one frame: the limits that refused, and the times.
+fn ask(budget: &Budget, sizes: &[usize]) -> Vec<Option<(Limit, Duration)>> {
+    let mut turn = budget.turn(sizes.len(), sizes.iter().map(|size| *size as u64).sum());
+    sizes
+        .iter()
+        .map(|size| match turn.take(*size) {
+            Ok(()) => None,
+            Err(Error::Throttled { limit, retry_after }) => Some((limit, retry_after)),
+            Err(other) => panic!("{other}"),
+        })
+        .collect()
+}
+
+fn taken(answers: &[Option<(Limit, Duration)>]) -> usize {
+    answers.iter().filter(|answer| answer.is_none()).count()
+}
+
+#[test]
+fn no_limits_refuse_nothing() {
+    let budget = budget(pb::Plan::default());
+    assert_eq!(taken(&ask(&budget, &[1 << 30; 1000])), 1000);
+    assert!(!budget.turn(1, 1).is_throttled());
+}
+
+#[test]
+fn a_burst_is_taken_and_the_rest_is_told_when_it_fits_one_after_the_other() {
+    // One in ten seconds: no time passes in this test that would matter.
+    let budget = budget(pb::Plan { ..rate(1, 10) });
+    let answers = ask(&budget, &[5; 13]);
+    assert_eq!(taken(&answers), 10);
+    let waits: Vec<_> = answers.into_iter().flatten().collect();
+    assert!(waits.iter().all(|(limit, _)| *limit == Limit::MessageRate));
+    for (number, (_, wait)) in (1..).zip(&waits) {
+        let at_most = Duration::from_secs(number);
+        assert!(*wait <= at_most && *wait > at_most - Duration::from_millis(900), "{number}: {wait:?}");
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_fit_as_a_whole_pays_once_for_what_fits() {
+    let budget = budget(pb::Plan { ..rate(1, 10) });
+    assert_eq!(taken(&ask(&budget, &[0; 8])), 8);
+    assert_eq!(taken(&ask(&budget, &[0; 8])), 2);
+    assert_eq!(taken(&ask(&budget, &[0; 8])), 0);
+}
+
+#[test]
+fn messages_are_not_paid_again_when_the_bytes_of_their_frame_do_not_fit() {
+    let both = pb::Plan { max_publish_messages_per_second: 1, publish_messages_burst: 10, ..bytes(1, 100, 100) };
+    let budget = budget(both);
+    // All ten messages were taken at once, and five of them fit by bytes.
+    let answers = ask(&budget, &[20; 10]);
+    assert_eq!(taken(&answers), 5);
+    assert!(answers.into_iter().flatten().all(|(limit, _)| limit == Limit::ByteRate));
+}
+
+#[test]
+fn the_largest_message_fits_into_the_smallest_burst_and_an_empty_one_costs_no_bytes() {
+    let budget = budget(bytes(1, 1000, 1000));
+    assert_eq!(taken(&ask(&budget, &[1000])), 1);
+    assert_eq!(taken(&ask(&budget, &[1])), 0);
+    assert_eq!(taken(&ask(&budget, &[0, 0])), 2);
+}
+
+#[test]
+fn large_rates_are_kept_to_a_hundredth() {
+    for rate in [1_000, 999_983, 67_108_864, 10_000_000_000, 1 << 40] {
+        let bucket = Bucket::next(None, (rate, rate)).expect("a bucket");
+        for second in [bucket.time(rate), bucket.fills_in()] {
+            assert!((0.99..=1.01).contains(&second.as_secs_f64()), "{rate}: {second:?}");
+        }
+    }
+    assert!(Bucket::next(None, (0, 0)).is_none());
+}
+
+#[test]
+fn another_plan_with_the_same_rate_gives_no_second_burst_and_a_larger_one_counts_at_once() {
+    let first = budget(rate(1, 5));
+    assert_eq!(taken(&ask(&first, &[0; 9])), 5);
+    let same = Budget::next(Some(&first), plan(pb::Plan { max_streams: 1, ..rate(1, 5) }));
+    assert_eq!(taken(&ask(&same, &[0; 9])), 0);
+    let larger = Budget::next(Some(&same), plan(rate(1, 7)));
+    assert_eq!(taken(&ask(&larger, &[0; 9])), 7);
+}
+
+#[test]
+fn who_stores_as_much_as_allowed_publishes_nothing_until_it_is_less() {
+    let budget = budget(pb::Plan { max_stored_messages: 10, max_stored_bytes: 100, ..Default::default() });
+    assert_eq!(taken(&ask(&budget, &[1])), 1);
+    budget.used().set_stored(10, 0);
+    assert_eq!(ask(&budget, &[1]), [Some((Limit::StoredMessages, STORED_INTERVAL))]);
+    budget.used().set_stored(9, 100);
+    assert_eq!(ask(&budget, &[0]), [Some((Limit::StoredBytes, STORED_INTERVAL))]);
+    budget.used().set_stored(9, 99);
+    assert_eq!(taken(&ask(&budget, &[1])), 1);
+}
+
+#[test]
+fn a_pause_never_lets_a_bucket_fill_up() {
+    assert_eq!(budget(rate(10, 10)).pause(), LONGEST_PAUSE);
+    assert!(budget(rate(100_000, 100)).pause() < Duration::from_millis(1));
+}
+
+fn tenant(messages: u32, bytes: u64) -> Arc<LiveTenant> {
+    let limits = pb::Plan { max_in_flight_messages: messages, max_in_flight_bytes: bytes, ..Default::default() };
+    Arc::new(LiveTenant::new(TenantId::parse("acme").expect("an id"), plan(limits), None))
+}
+
+fn usage(tenant: &LiveTenant) -> (u64, u64) {
+    let usage = tenant.used().usage();
+    (usage.in_flight_messages, usage.in_flight_bytes)
+}
+
+#[tokio::test]
+async fn room_is_for_the_tenant_and_comes_back_when_messages_settle() {
+    let tenant = tenant(10, 0);
+    let (mut one, mut two) = (Share::new(tenant.clone()), Share::new(tenant.clone()));
+    assert_eq!(one.take(0, [5; 8].into_iter()), 8);
+    assert_eq!(two.take(0, [5; 8].into_iter()), 2);
+    assert_eq!(usage(&tenant), (10, 50));
+    assert!(two.wait(2, 5).now_or_never().is_none());
+    one.settled([(0, 5)].into_iter());
+    assert!(two.wait(2, 5).now_or_never().is_some(), "its place was kept");
+    drop((one, two));
+    assert_eq!(usage(&tenant), (0, 0));
+    let mut three = Share::new(tenant);
+    assert_eq!(three.take(0, [5; 10].into_iter()), 10);
+}
+
+#[tokio::test]
+async fn bytes_in_flight_hold_and_a_message_larger_than_all_of_them_goes_alone() {
+    let tenant = tenant(0, 100);
+    let mut share = Share::new(tenant.clone());
+    assert_eq!(share.take(0, [40; 3].into_iter()), 2);
+    share.settled([(0, 40), (1, 40)].into_iter());
+    assert_eq!(share.take(2, [5000].into_iter()), 1);
+    assert_eq!(share.take(3, [1].into_iter()), 0);
+    share.settled([(2, 5000)].into_iter());
+    assert_eq!(share.take(3, [100].into_iter()), 1);
+    assert_eq!(usage(&tenant), (1, 100));
+}
+
+#[tokio::test]
+async fn who_waited_first_is_first_and_nobody_goes_past() {
+    let tenant = tenant(1, 0);
+    let (mut busy, mut patient) = (Share::new(tenant.clone()), Share::new(tenant));
+    assert_eq!(busy.take(0, [1].into_iter()), 1);
+    assert!(patient.wait(0, 1).now_or_never().is_none());
+    busy.settled([(0, 1)].into_iter());
+    assert_eq!(busy.take(1, [1].into_iter()), 0, "the room is the other's");
+    assert!(patient.wait(0, 1).now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn a_changed_limit_wakes_who_waits_and_old_messages_do_not_count_for_the_new_one() {
+    let tenant = tenant(2, 0);
+    let mut share = Share::new(tenant.clone());
+    assert_eq!(share.take(0, [1; 5].into_iter()), 2);
+    let waiting = async { share.wait(2, 1).await };
+    let change = async {
+        tenant.set_plan(plan(pb::Plan { max_in_flight_messages: 3, ..Default::default() }));
+    };
+    tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(waiting, change) }).await.expect("woken");
+    // The two of before land where they took off; one of the new three is taken.
+    share.settled([(0, 1), (1, 1)].into_iter());
+    assert_eq!(share.take(3, [1; 5].into_iter()), 2);
+    assert_eq!(usage(&tenant), (3, 3));
+    share.settled([(2, 1), (3, 1), (4, 1)].into_iter());
+    assert_eq!(usage(&tenant), (0, 0));
+}

@@ -1,0 +1,159 @@
+//! What a tenant uses on this gateway, for its limits and its meters. Counts enter a frame at a time; plain numbers leave. It
+//! outlives changes of the plan and suspensions, so that what is open or in flight stays counted.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+/// What a tenant uses on this gateway now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Open streams.
+    pub streams: u32,
+    /// Published messages in flight.
+    pub in_flight_messages: u64,
+    /// Their body bytes.
+    pub in_flight_bytes: u64,
+    /// Messages published over the last second.
+    pub messages_per_second: u64,
+    /// Their body bytes.
+    pub bytes_per_second: u64,
+}
+
+#[derive(Debug)]
+pub(in crate::tenant) struct Used {
+    streams: AtomicU32,
+    in_flight: (AtomicU64, AtomicU64),
+    /// In all queues, as measured last.
+    stored: (AtomicU64, AtomicU64),
+    /// Messages published since the start, to tell who published since the last measurement.
+    published: AtomicU64,
+    seconds: Mutex<Seconds>,
+    start: Instant,
+}
+
+/// Messages and bytes of this second and the one before.
+#[derive(Debug, Default)]
+struct Seconds {
+    number: u64,
+    now: (u64, u64),
+    before: (u64, u64),
+}
+
+impl Seconds {
+    fn turn_to(&mut self, number: u64) {
+        match number.saturating_sub(self.number) {
+            0 => return,
+            1 => self.before = std::mem::take(&mut self.now),
+            _ => (self.before, self.now) = Default::default(),
+        }
+        self.number = number;
+    }
+}
+
+impl Default for Used {
+    fn default() -> Self {
+        Self {
+            streams: AtomicU32::default(),
+            in_flight: Default::default(),
+            stored: Default::default(),
+            published: AtomicU64::default(),
+            seconds: Mutex::default(),
+            start: Instant::now(),
+        }
+    }
+}
+
+impl Used {
+    /// Counts one more stream, unless there are so many (0: however many).
+    pub(in crate::tenant) fn open_stream(&self, max: u32) -> bool {
+        let more = |open: u32| if max == 0 || open < max { open.checked_add(1) } else { None };
+        self.streams.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    pub(in crate::tenant) fn close_stream(&self) {
+        self.streams.fetch_sub(1, Relaxed);
+    }
+
+    pub(in crate::tenant) fn streams(&self) -> u32 {
+        self.streams.load(Relaxed)
+    }
+
+    pub(super) fn takes_off(&self, messages: u64, bytes: u64) {
+        self.in_flight.0.fetch_add(messages, Relaxed);
+        self.in_flight.1.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn lands(&self, messages: u64, bytes: u64) {
+        self.in_flight.0.fetch_sub(messages, Relaxed);
+        self.in_flight.1.fetch_sub(bytes, Relaxed);
+    }
+
+    pub(super) fn published(&self, messages: u64, bytes: u64) {
+        self.published.fetch_add(messages, Relaxed);
+        let number = self.start.elapsed().as_secs();
+        let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
+        seconds.turn_to(number);
+        seconds.now = (seconds.now.0 + messages, seconds.now.1 + bytes);
+    }
+
+    pub(in crate::tenant) fn ever_published(&self) -> u64 {
+        self.published.load(Relaxed)
+    }
+
+    pub(super) fn stored(&self) -> (u64, u64) {
+        (self.stored.0.load(Relaxed), self.stored.1.load(Relaxed))
+    }
+
+    pub(in crate::tenant) fn set_stored(&self, messages: u64, bytes: u64) {
+        self.stored.0.store(messages, Relaxed);
+        self.stored.1.store(bytes, Relaxed);
+    }
+
+    pub(in crate::tenant) fn usage(&self) -> Usage {
+        let elapsed = self.start.elapsed();
+        let (now, before) = {
+            let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
+            seconds.turn_to(elapsed.as_secs());
+            (seconds.now, seconds.before)
+        };
+        // The last second reaches back into the one before by what this one still lacks.
+        let rest = u64::from(1_000 - elapsed.subsec_millis());
+        let last = |now: u64, before: u64| now + before.saturating_mul(rest) / 1_000;
+        Usage {
+            streams: self.streams(),
+            in_flight_messages: self.in_flight.0.load(Relaxed),
+            in_flight_bytes: self.in_flight.1.load(Relaxed),
+            messages_per_second: last(now.0, before.0),
+            bytes_per_second: last(now.1, before.1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_second_is_of_this_second_and_the_one_before() {
+        let mut seconds = Seconds { number: 7, now: (3, 30), before: (9, 90) };
+        seconds.turn_to(7);
+        assert_eq!((seconds.now, seconds.before), ((3, 30), (9, 90)));
+        seconds.turn_to(8);
+        assert_eq!((seconds.now, seconds.before), ((0, 0), (3, 30)));
+        seconds.turn_to(10);
+        assert_eq!((seconds.now, seconds.before), ((0, 0), (0, 0)));
+    }
+
+    #[test]
+    fn streams_are_counted_up_to_the_limit() {
+        let used = Used::default();
+        assert!(used.open_stream(1) && !used.open_stream(1) && used.open_stream(0));
+        used.close_stream();
+        assert_eq!(used.usage().streams, 1);
+    }
+}

@@ -1,0 +1,246 @@
+//! Dead letters: seen without being taken, sent again, deleted, and nobody else's.
+
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+use warrengate::pb::{self, DeadLetterFilter, NackAction, QueueType};
+
+use crate::harness::{
+    Tenant, World,
+    consumer::{RawSubscription, ids, start},
+    dead::{all, bodies, filtered, of_queue, these},
+    raw::{field, reason},
+    tenant::all_grants,
+    to_queue,
+    wait::{until, within},
+};
+
+/// A tenant with so many dead letters of each of these queues, numbered over all.
+async fn with_dead(queues: &[(&str, usize)]) -> Tenant {
+    let tenant = Tenant::fresh().await;
+    let mut number = 0;
+    for (queue, count) in queues {
+        tenant.queue(queue).await;
+        let all: Vec<_> = (number..number + count).map(|n| to_queue(queue, n.to_string())).collect();
+        number += count;
+        tenant.outcomes(all).await;
+        let mut consumer = RawSubscription::open(&tenant.client, start(queue)).await;
+        let held = ids(&consumer.take(*count).await);
+        consumer.nack_because(&held, NackAction::DeadLetter, &format!("of {queue}")).await;
+        consumer.close().await;
+    }
+    tenant.has_dead_letters(number).await;
+    tenant
+}
+
+fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
+fn sorted(mut bodies: Vec<String>) -> Vec<String> {
+    bodies.sort_by_key(|body| body.parse::<usize>().unwrap());
+    bodies
+}
+
+#[tokio::test]
+async fn looking_takes_nothing_and_pages_follow_each_other() {
+    let tenant = with_dead(&[("jobs", 25)]).await;
+    let whole = tenant.dead_letters().await;
+    for size in [1, 7, 25, 26] {
+        let (mut found, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = pb::ListDeadLettersRequest { page_size: size, page_token, ..Default::default() };
+            let page = tenant.dead_letter_page(request).await.unwrap();
+            assert!(page.dead_letters.len() <= size as usize);
+            found.extend(page.dead_letters);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(found, whole, "in pages of {size}");
+    }
+    assert_eq!(sorted(bodies(&whole)), numbers(0..25));
+    let mut ids: Vec<_> = whole.iter().map(|letter| &letter.dead_letter_id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 25, "each has an id of its own");
+    let request = pb::ListDeadLettersRequest { without_bodies: true, page_size: 3, ..Default::default() };
+    let page = tenant.dead_letter_page(request).await.unwrap();
+    assert_eq!(bodies(&page.dead_letters), ["", "", ""]);
+    let forged = pb::ListDeadLettersRequest { page_token: "YQ".into(), ..Default::default() };
+    assert_eq!(field(&tenant.dead_letter_page(forged).await.expect_err("refused")), "page_token");
+}
+
+#[tokio::test]
+async fn many_looks_at_once_take_turns_and_all_see_everything() {
+    let tenant = with_dead(&[("jobs", 50)]).await;
+    let looks = (0..8).map(|_| tenant.dead_letters());
+    for found in futures_util::future::join_all(looks).await {
+        assert_eq!(sorted(bodies(&found)), numbers(0..50));
+    }
+}
+
+#[tokio::test]
+async fn large_ones_fill_pages_by_their_bytes() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue_typed("jobs", QueueType::Classic).await;
+    for _ in 0..4 {
+        tenant.publish_to("jobs", vec![7; 2 << 20]).await;
+    }
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    consumer.nack(&ids(&consumer.take(4).await), NackAction::DeadLetter).await;
+    consumer.close().await;
+    let found = tenant.has_dead_letters(4).await;
+    assert!(found.iter().all(|letter| letter.message.as_ref().unwrap().body.len() == 2 << 20));
+    let page = tenant.dead_letter_page(pb::ListDeadLettersRequest::default()).await.unwrap();
+    assert_eq!((page.dead_letters.len(), page.next_page_token.is_empty()), (1, false));
+}
+
+#[tokio::test]
+async fn filters_choose_by_queue_code_reason_and_time() {
+    let tenant = with_dead(&[("first", 3), ("second", 2)]).await;
+    let short = pb::Queue {
+        name: "short".into(),
+        message_ttl: Some(Duration::from_millis(100).try_into().unwrap()),
+        ..pb::Queue::default()
+    };
+    tenant.queue_of(short).await;
+    tenant.publish_to("short", "5").await;
+    let whole = tenant.has_dead_letters(6).await;
+    let found = async |filter: DeadLetterFilter| {
+        let request = pb::ListDeadLettersRequest { filter: Some(filter), ..Default::default() };
+        sorted(bodies(&tenant.dead_letter_page(request).await.unwrap().dead_letters))
+    };
+    assert_eq!(found(of_queue("first")).await, ["0", "1", "2"]);
+    assert_eq!(found(of_queue("none")).await, [""; 0]);
+    assert_eq!(found(DeadLetterFilter { code: "rejected".into(), ..Default::default() }).await, numbers(0..5));
+    let reason_contains = "of sec".into();
+    assert_eq!(found(DeadLetterFilter { reason_contains, ..Default::default() }).await, ["3", "4"]);
+    let died = whole[3].died;
+    let after = found(DeadLetterFilter { died_after: died, ..Default::default() }).await.len();
+    let before = found(DeadLetterFilter { died_before: died, ..Default::default() }).await.len();
+    assert_eq!(after + before, 6);
+    assert!(after >= 1 && before <= 5);
+
+    // The one that the broker gave up reads like the others, and comes back like them.
+    let expired = whole.iter().find(|letter| letter.queue == "short").expect("it is listed");
+    assert_eq!((expired.code.as_str(), expired.attempts), ("expired", 0));
+    assert_eq!((expired.exchange.as_str(), expired.routing_key.as_str()), ("", "short"));
+    assert_eq!(
+        expired.dead_letter_id,
+        tenant.dead_letters().await.iter().find(|l| l.queue == "short").unwrap().dead_letter_id
+    );
+    let mut consumer = RawSubscription::open(&tenant.client, start("short")).await;
+    assert_eq!(tenant.redrive(these([expired])).await.redriven, 1);
+    let again = consumer.one().await;
+    assert_eq!((again.attempt, again.routing_key.as_str()), (1, "short"));
+    consumer.ack(&[again.delivery_id]).await;
+    consumer.close().await;
+    assert_eq!(tenant.dead_letters().await.len(), 5);
+}
+
+#[tokio::test]
+async fn one_some_or_all_are_sent_again_and_only_to_their_queues() {
+    let tenant = with_dead(&[("first", 10), ("second", 5)]).await;
+    let whole = tenant.dead_letters().await;
+    let one = whole.iter().find(|letter| letter.queue == "first").unwrap();
+    let done = tenant.redrive(these([one])).await;
+    assert_eq!((done.redriven, done.failed, done.remaining), (1, 0, 0));
+    assert_eq!(tenant.take("first", 1).await, [one.message.as_ref().unwrap().body.clone()]);
+    // It is none any more, and naming it harms nothing.
+    assert_eq!(tenant.redrive(these([one])).await, pb::RedriveDeadLettersResponse::default());
+    assert_eq!(tenant.redrive(filtered(of_queue("second"))).await.redriven, 5);
+    tenant.has_depth("second", 5).await;
+    assert_eq!(tenant.depth("first").await, 0);
+    assert_eq!(tenant.redrive(all()).await.redriven, 9);
+    tenant.has_depth("first", 9).await;
+    assert_eq!(tenant.dead_letters().await, []);
+    // Those that die again know that they came back.
+    let mut consumer = RawSubscription::open(&tenant.client, start("second")).await;
+    let held = consumer.one().await;
+    consumer.nack(&[held.delivery_id], NackAction::DeadLetter).await;
+    assert_eq!(tenant.dead_letter().await.redrives, 1);
+}
+
+#[tokio::test]
+async fn a_redrive_keeps_to_its_rate_tells_its_progress_and_stops_when_it_is_cancelled() {
+    let tenant = with_dead(&[("jobs", 60)]).await;
+    let begun = Instant::now();
+    let mut reports = tenant.redriving(all(), 10).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let report = within("a report", reports.message()).await.unwrap().expect("it goes on");
+        assert!(
+            report.redriven as f64 <= begun.elapsed().as_secs_f64() * 10.0 + 2.0,
+            "{report:?} after {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(report.redriven + report.remaining, 60, "{report:?}");
+        seen.push(report.redriven);
+    }
+    assert!(seen.is_sorted() && seen[2] < 60, "{seen:?}");
+    drop(reports);
+    // What was on its way is finished, the rest stays: none is lost and none is in both places.
+    let left = until("the end of the redrive", async || {
+        let before = tenant.dead_letters().await.len();
+        let after = tenant.dead_letters().await.len();
+        (before == after && tenant.depth("jobs").await as usize + after == 60).then_some(after)
+    })
+    .await;
+    assert!(left > 0 && left < 60, "{left}");
+    assert_eq!(tenant.redrive(all()).await.redriven as usize, left);
+    tenant.has_depth("jobs", 60).await;
+}
+
+#[tokio::test]
+async fn purging_deletes_what_was_chosen_and_nothing_else() {
+    let tenant = with_dead(&[("first", 4), ("second", 3)]).await;
+    let whole = tenant.dead_letters().await;
+    assert_eq!(tenant.purge_dead(these([&whole[0]])).await, 1);
+    assert_eq!(tenant.purge_dead(filtered(of_queue("second"))).await, 3);
+    let left = tenant.dead_letters().await;
+    assert!(left.len() == 3 && left.iter().all(|letter| letter.queue == "first"), "{left:?}");
+    assert_eq!(tenant.purge_dead(all()).await, 3);
+    assert_eq!(tenant.dead_letters().await, []);
+    // Nothing chosen is not everything.
+    for selection in [pb::DeadLetterSelection::default(), filtered(DeadLetterFilter::default())] {
+        let request = pb::PurgeDeadLettersRequest { selection: Some(selection) };
+        let status = tenant.client.topology().purge_dead_letters(request).await.expect_err("refused");
+        assert_eq!((status.code(), field(&status).as_str()), (Code::InvalidArgument, "selection"));
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_are_for_those_who_may_consume_their_queue() {
+    let tenant = with_dead(&[("mine", 2), ("theirs", 3)]).await;
+    let world = World::get();
+    let grants = pb::Grants { subscribe: vec!["mine".into()], ..all_grants() };
+    let (client_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "narrow", grants).await;
+    let client = world.client(&client_id, &secret).await;
+    let narrow = Tenant { id: tenant.id.clone(), client_id, secret, client };
+    assert!(narrow.has_dead_letters(2).await.iter().all(|letter| letter.queue == "mine"));
+    let theirs = tenant.dead_letters().await.into_iter().find(|letter| letter.queue == "theirs").unwrap();
+    for selection in [these([&theirs]), filtered(of_queue("theirs"))] {
+        assert_eq!(narrow.redrive(selection.clone()).await, pb::RedriveDeadLettersResponse::default());
+        assert_eq!(narrow.purge_dead(selection).await, 0);
+    }
+    assert_eq!(narrow.redrive(all()).await.redriven, 2);
+    assert_eq!(narrow.dead_letters().await, []);
+    assert_eq!(tenant.dead_letters().await.len(), 3);
+    // Another tenant's do not exist.
+    let other = with_dead(&[("mine", 1)]).await;
+    assert_eq!(other.redrive(these([&theirs])).await, pb::RedriveDeadLettersResponse::default());
+    assert_eq!(other.purge_dead(these([&theirs])).await, 0);
+    assert_eq!(other.dead_letters().await.len(), 1);
+    assert_eq!(tenant.dead_letters().await.len(), 3);
+    // Without any right to subscribe there is nothing to ask for.
+    let grants = pb::Grants { subscribe: Vec::new(), ..all_grants() };
+    let (client_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "none", grants).await;
+    let client = world.client(&client_id, &secret).await;
+    let nobody = client.topology().list_dead_letters(pb::ListDeadLettersRequest::default()).await;
+    match nobody {
+        Ok(page) => assert_eq!(page.into_inner().dead_letters, []),
+        Err(status) => assert_eq!(status.code(), Code::PermissionDenied, "{} {status}", reason(&status)),
+    }
+}

@@ -1,0 +1,425 @@
+//! Another attempt: when it comes, how often, what it survives, and what does not use one up.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use warrengate::{
+    client::{Client, ClientOptions, Credentials},
+    pb::{self, ExchangeType, NackAction, Outcome, QueueType, SubscribeStart, subscribe_response::Event},
+};
+
+use crate::harness::{
+    Tenant, World,
+    broker::Management,
+    consumer::{RawSubscription, bodies, ids, start},
+    dead::these,
+    own::Own,
+    to_queue,
+    values::{headers, text, to_exchange},
+    wait::{until, within},
+};
+
+/// What a busy machine may add to a delay.
+const SLACK: Duration = Duration::from_secs(1);
+
+fn policy(min_ms: u64, max_ms: u64, multiplier: f64) -> pb::RetryPolicy {
+    pb::RetryPolicy {
+        min_backoff: Some(Duration::from_millis(min_ms).try_into().unwrap()),
+        max_backoff: Some(Duration::from_millis(max_ms).try_into().unwrap()),
+        multiplier: Some(multiplier),
+        jitter: Some(0.0),
+    }
+}
+
+fn queue(name: &str, kind: QueueType, attempts: u32, retry_policy: pb::RetryPolicy) -> pb::Queue {
+    pb::Queue {
+        name: name.into(),
+        r#type: kind.into(),
+        max_delivery_attempts: attempts,
+        retry_policy: Some(retry_policy),
+        ..pb::Queue::default()
+    }
+}
+
+/// Takes one delivery, nacks it, and takes the next; how long that took, and it.
+async fn next_attempt(consumer: &mut RawSubscription, id: u64) -> (Duration, pb::Delivery) {
+    consumer.nack_because(&[id], NackAction::Retry, "not yet").await;
+    let nacked = Instant::now();
+    let next = consumer.one().await;
+    (nacked.elapsed(), next)
+}
+
+#[tokio::test]
+async fn a_message_always_nacked_has_all_its_attempts_and_then_dies_once_and_comes_back_by_redrive() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        let tenant = Tenant::fresh().await;
+        tenant.queue_of(queue("brittle", kind, 4, policy(500, 10_000, 2.0))).await;
+        tenant.queue("other").await;
+        tenant.exchange("events", ExchangeType::Topic).await;
+        for queue in ["brittle", "other"] {
+            tenant.bind("events", queue, "order.*").await;
+        }
+        let mut poison = to_exchange("events", "order.new", "poison");
+        let message = poison.message.as_mut().unwrap();
+        message.headers = headers([("traceparent", text(TRACE)), ("mine", text("kept"))]);
+        message.message_id = "the-same".into();
+        let begun = std::time::SystemTime::now();
+        tenant.publish(poison).await;
+
+        let mut consumer = RawSubscription::open(&tenant.client, start("brittle")).await;
+        let mut delivery = consumer.one().await;
+        for (attempt, expected) in [(2, 500), (3, 1_000), (4, 2_000)] {
+            let expected = Duration::from_millis(expected);
+            let (took, next) = next_attempt(&mut consumer, delivery.delivery_id).await;
+            assert!(took >= expected.mul_f64(0.8), "attempt {attempt} after {took:?} instead of {expected:?}");
+            assert!(took <= expected.mul_f64(1.2) + SLACK, "attempt {attempt} after {took:?} instead of {expected:?}");
+            eprintln!("{kind:?}: attempt {attempt} came after {took:?}; the policy says {expected:?}");
+            assert_eq!((next.attempt, next.redelivered), (attempt, true));
+            assert_eq!((next.exchange.as_str(), next.routing_key.as_str()), ("events", "order.new"));
+            let message = next.message.as_ref().unwrap();
+            assert_eq!((message.message_id.as_str(), &message.headers["mine"]), ("the-same", &text("kept")));
+            let hidden = message.headers.keys().find(|name| name.starts_with("wg.") || name.starts_with("x-"));
+            assert_eq!(hidden, None);
+            delivery = next;
+        }
+        consumer.nack_because(&[delivery.delivery_id], NackAction::Retry, "never").await;
+        let dead = tenant.dead_letter().await;
+        assert_eq!(
+            (dead.queue.as_str(), dead.code.as_str(), dead.reason.as_str()),
+            ("brittle", "delivery_limit", "never")
+        );
+        assert_eq!((dead.attempts, dead.redrives), (4, 0));
+        assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("events", "order.new"));
+        let message = dead.message.as_ref().unwrap();
+        assert_eq!((message.message_id.as_str(), message.body.as_ref()), ("the-same", b"poison".as_slice()));
+        // As the producer wrote it; what the gateway makes of it on the way keeps the trace.
+        let Some(pb::value::Kind::StringValue(trace)) = &message.headers["traceparent"].kind else {
+            panic!("{message:?}")
+        };
+        assert_eq!(trace[..36], TRACE[..36], "{trace}");
+        let time = |time: Option<prost_types::Timestamp>| std::time::SystemTime::try_from(time.unwrap()).unwrap();
+        let (first, last, died) = (time(dead.first_failure), time(dead.last_failure), time(dead.died));
+        assert!(begun <= first + Duration::from_millis(1) && last == died, "{first:?} {last:?} {died:?}");
+        assert!(last.duration_since(first).unwrap() >= Duration::from_millis(3_500), "{first:?} {last:?}");
+
+        // Back to its queue only, as if never tried.
+        assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
+        let again = consumer.one().await;
+        assert_eq!((again.attempt, bodies(&[again.clone()])[0].as_str()), (1, "poison"));
+        assert_eq!((again.exchange.as_str(), again.routing_key.as_str()), ("events", "order.new"));
+        consumer.ack(&[again.delivery_id]).await;
+        consumer.is_quiet().await;
+        consumer.close().await;
+        assert_eq!(tenant.dead_letters().await, []);
+        assert_eq!((tenant.depth("brittle").await, tenant.depth("other").await), (0, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_long_delay_does_not_hold_up_a_short_one() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    for body in ["slow", "quick"] {
+        tenant.publish_to("jobs", body).await;
+    }
+    let held = ids(&consumer.take(2).await);
+    let nacked = Instant::now();
+    consumer.retry(&[held[0]], Duration::from_secs(5)).await;
+    consumer.retry(&[held[1]], Duration::from_millis(200)).await;
+    let first = consumer.one().await;
+    let quick = nacked.elapsed();
+    let second = consumer.one().await;
+    let slow = nacked.elapsed();
+    assert_eq!(bodies(&[first, second]), ["quick", "slow"]);
+    eprintln!("200 ms took {quick:?}, 5 s took {slow:?}");
+    assert!(quick >= Duration::from_millis(200) && quick < Duration::from_secs(4), "{quick:?}");
+    assert!(slow >= Duration::from_secs(5) && slow < Duration::from_secs(9), "{slow:?}");
+}
+
+#[tokio::test]
+async fn attempts_are_counted_by_nacks_leases_and_vanished_clients_at_every_gateway() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "one").await;
+    let world = World::get();
+    let second = world.stack.another_gateway().await.unwrap();
+    let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
+    let there = world.client_at(&format!("https://{}", second.grpc_address()), credentials).await;
+
+    let mut here = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let delivery = here.one().await;
+    assert_eq!(delivery.attempt, 1);
+    here.retry(&[delivery.delivery_id], Duration::from_millis(100)).await;
+    // Which may come here or, once this stream is closed, there: it is the second in any case.
+    here.close().await;
+    let mut gone = RawSubscription::open(&there, start("jobs")).await;
+    assert_eq!(gone.one().await.attempt, 2);
+    drop(gone);
+    let leased = SubscribeStart { ack_deadline: Some(Duration::from_secs(10).try_into().unwrap()), ..start("jobs") };
+    let mut slow = RawSubscription::open(&tenant.client, leased).await;
+    assert_eq!(slow.one().await.attempt, 3);
+    let mut quick = RawSubscription::open(&there, start("jobs")).await;
+    let delivery = match slow.event().await.unwrap() {
+        // The lease ran out, and the message came to either.
+        Some(Event::Deliveries(frame)) => frame.deliveries[0].clone(),
+        Some(Event::Settled(report)) => {
+            assert_eq!(report.expired_delivery_ids.len(), 1);
+            tokio::select! {
+                delivery = quick.one() => delivery,
+                delivery = slow.one() => delivery,
+            }
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((delivery.attempt, delivery.redelivered), (4, true));
+    drop((slow, quick));
+    second.shutdown().await;
+}
+
+#[tokio::test]
+async fn work_handed_back_in_order_is_the_same_attempt_however_often() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue_of(queue("jobs", QueueType::Quorum, 3, policy(100, 100, 1.0))).await;
+    tenant.publish_to("jobs", "one").await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let first = consumer.one().await;
+    let (_, second) = next_attempt(&mut consumer, first.delivery_id).await;
+    assert_eq!(second.attempt, 2);
+    consumer.close().await;
+    for _ in 0..30 {
+        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+        assert_eq!(consumer.one().await.attempt, 2);
+        consumer.close().await;
+    }
+    assert_eq!(tenant.dead_letters().await, []);
+}
+
+#[tokio::test]
+async fn a_retry_into_a_full_queue_waits_for_room_and_loses_nothing() {
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        let tenant = Tenant::fresh().await;
+        let small = pb::Queue { max_length: 1, ..queue("small", kind, 20, policy(100, 100, 1.0)) };
+        tenant.queue_of(small).await;
+        let mut consumer =
+            RawSubscription::open(&tenant.client, SubscribeStart { max_outstanding_messages: 1, ..start("small") })
+                .await;
+        tenant.publish_to("small", "first").await;
+        let first = consumer.one().await;
+        // Fills the queue behind the one that is held.
+        until("a queue that is full", async || {
+            (tenant.outcomes(vec![to_queue("small", "more")]).await == [Outcome::Rejected]).then_some(())
+        })
+        .await;
+        let more = tenant.depth("small").await;
+        consumer.retry(&[first.delivery_id], Duration::ZERO).await;
+        for _ in 0..more {
+            let delivery = consumer.one().await;
+            assert_eq!(bodies(&[delivery.clone()]), ["more"]);
+            consumer.ack(&[delivery.delivery_id]).await;
+        }
+        let again = consumer.one().await;
+        assert_eq!((bodies(&[again.clone()])[0].as_str(), again.attempt), ("first", 2));
+        consumer.ack(&[again.delivery_id]).await;
+        consumer.close().await;
+        assert_eq!(tenant.dead_letters().await, []);
+    }
+}
+
+#[tokio::test]
+async fn a_message_whose_queue_is_gone_when_its_delay_is_over_is_a_dead_letter() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("passing").await;
+    tenant.publish(to_exchange("", "passing", "one")).await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("passing")).await;
+    let held = consumer.one().await;
+    consumer.retry(&[held.delivery_id], Duration::from_secs(2)).await;
+    consumer.close().await;
+    let request = pb::DeleteQueueRequest { name: "passing".into(), ..Default::default() };
+    tenant.client.topology().delete_queue(request).await.unwrap();
+    let dead = tenant.dead_letter().await;
+    assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("passing", "queue_deleted", 1));
+    assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("", "passing"));
+    // It stays, until there is a queue to take it.
+    let done = tenant.redrive(these([&dead])).await;
+    assert_eq!((done.redriven, done.failed, done.remaining), (0, 1, 0));
+    assert!(done.failures[0].reason.starts_with("QUEUE_NOT_FOUND: "), "{done:?}");
+    tenant.queue("passing").await;
+    assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
+    assert_eq!(tenant.take("passing", 1).await, ["one"]);
+    assert_eq!(tenant.dead_letters().await, []);
+}
+
+#[tokio::test]
+async fn what_the_gateway_needs_for_a_delay_is_made_anew_when_it_is_missing() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "one").await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let mut held = consumer.one().await;
+    let vhost = format!("wg.{}", tenant.id);
+    let broken = ["queues/{vhost}/wg.delay.100", "exchanges/{vhost}/wg.delay", "exchanges/{vhost}/wg.return"];
+    for (attempt, missing) in (2..).zip(broken) {
+        consumer.retry(&[held.delivery_id], Duration::from_millis(100)).await;
+        held = consumer.one().await;
+        assert_eq!(held.attempt, attempt);
+        Management::new().change(Method::DELETE, &missing.replace("{vhost}", &vhost), None).await;
+    }
+    // By another stream, which finds the way back missing.
+    consumer.close().await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let held = consumer.one().await;
+    consumer.retry(&[held.delivery_id], Duration::from_millis(100)).await;
+    assert_eq!(consumer.one().await.attempt, 5);
+}
+
+#[tokio::test]
+async fn a_tenant_sees_nothing_of_what_a_retry_needs() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "one").await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let held = consumer.one().await;
+    let (_, again) = next_attempt(&mut consumer, held.delivery_id).await;
+    assert_eq!(again.attempt, 2);
+    let mut topology = tenant.client.topology();
+    let queues = topology.list_queues(pb::ListQueuesRequest::default()).await.unwrap().into_inner().queues;
+    let queues: Vec<_> = queues.into_iter().map(|entry| entry.queue.unwrap().name).collect();
+    assert_eq!(queues, ["jobs"]);
+    let exchanges = topology.list_exchanges(pb::ListExchangesRequest::default()).await.unwrap().into_inner().exchanges;
+    assert_eq!(exchanges, []);
+    let bindings = topology.list_bindings(pb::ListBindingsRequest::default()).await.unwrap().into_inner().bindings;
+    assert_eq!(bindings, []);
+    for name in ["wg.delay.1000", "wg.dead-letters"] {
+        let status = RawSubscription::try_open(&tenant.client, start(name)).await.err().expect("refused");
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+        assert_eq!(tenant.outcomes(vec![to_queue(name, "x")]).await, [Outcome::Rejected]);
+        assert_eq!(tenant.outcomes(vec![to_exchange(name, "jobs", "x")]).await, [Outcome::Rejected]);
+    }
+}
+
+#[tokio::test]
+async fn a_policy_is_shown_and_cannot_be_declared_otherwise() {
+    let tenant = Tenant::fresh().await;
+    let given = queue("jobs", QueueType::Quorum, 7, policy(200, 5_000, 1.5));
+    tenant.queue_of(given.clone()).await;
+    tenant.queue_of(given.clone()).await;
+    let request = pb::GetQueueRequest { name: "jobs".into() };
+    let found = tenant.client.topology().get_queue(request).await.unwrap().into_inner().queue.unwrap();
+    assert_eq!((found.max_delivery_attempts, found.retry_policy), (7, given.retry_policy));
+    let others = [
+        ("max_delivery_attempts", pb::Queue { max_delivery_attempts: 8, ..given.clone() }),
+        ("retry_policy.min_backoff", pb::Queue { retry_policy: Some(policy(300, 5_000, 1.5)), ..given.clone() }),
+        ("retry_policy.multiplier", pb::Queue { retry_policy: Some(policy(200, 5_000, 2.0)), ..given }),
+    ];
+    for (argument, queue) in others {
+        let request = pb::DeclareQueueRequest { queue: Some(queue), validate_only: false };
+        let status = tenant.client.topology().declare_queue(request).await.err().expect(argument);
+        assert_eq!(crate::harness::raw::reason(&status), "EXISTS_WITH_OTHER_ARGUMENTS", "{status}");
+        assert!(status.message().contains(argument), "{status}");
+    }
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    tenant.publish_to("jobs", "one").await;
+    let held = consumer.one().await;
+    consumer.retry(&[held.delivery_id], Duration::from_secs(24 * 3_600 + 1)).await;
+    let status = consumer.failure().await;
+    assert_eq!(crate::harness::raw::field(&status), "nack.delay", "{status}");
+}
+
+/// A client of any gateway of an own stack.
+async fn client_at(own: &Own, tenant: &Tenant, endpoint: &str) -> Client {
+    let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
+    let ca = std::fs::read_to_string(own.stack.gateway_ca()).unwrap();
+    Client::connect(ClientOptions::new(endpoint, credentials).ca_certificate(ca)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_survives_a_killed_broker_and_the_end_of_its_gateway() {
+    let own = Own::start("delayed", &[]).await;
+    let tenant = own.tenant().await;
+    tenant.queue("jobs").await;
+    own.queue_is_on_disk(&tenant, "jobs").await;
+    let second = own.stack.another_gateway().await.unwrap();
+    let there = client_at(&own, &tenant, &format!("https://{}", second.grpc_address())).await;
+    let mut consumer = RawSubscription::open(&there, start("jobs")).await;
+    let all: Vec<_> = (0..20).map(|n: u32| to_queue("jobs", n.to_string())).collect();
+    assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 20]);
+    let held = ids(&consumer.take(20).await);
+    consumer.retry(&held, Duration::from_secs(30)).await;
+    let nacked = Instant::now();
+    own.queue_is_on_disk(&tenant, "wg.delay.30000").await;
+    // All are in the delay when the stream has closed in order; then both ends die.
+    consumer.close().await;
+    second.shutdown().await;
+    own.stack.node().kill().unwrap();
+    own.stack.node().restart().await.unwrap();
+    let mut consumer =
+        until("a subscription", async || RawSubscription::try_open(&tenant.client, start("jobs")).await.ok()).await;
+    let again = consumer.take(20).await;
+    let took = nacked.elapsed();
+    assert!(took >= Duration::from_secs(29), "{took:?}");
+    assert!(again.iter().all(|delivery| delivery.attempt == 2), "{again:?}");
+    let mut found: Vec<u32> = bodies(&again).iter().map(|body| body.parse().unwrap()).collect();
+    found.sort_unstable();
+    assert_eq!(found, (0..20).collect::<Vec<_>>());
+    consumer.ack(&ids(&again)).await;
+    consumer.is_quiet().await;
+    consumer.close().await;
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_and_drains_use_up_no_attempt() {
+    let own = Own::start("restarts", &[("WARRENGATE_LIMITS__DRAIN_DEADLINE", "1s")]).await;
+    let tenant = own.tenant().await;
+    tenant.queue_of(queue("jobs", QueueType::Quorum, 3, policy(100, 100, 1.0))).await;
+    own.queue_is_on_disk(&tenant, "jobs").await;
+    let all: Vec<_> = (0..50).map(|n: u32| to_queue("jobs", n.to_string())).collect();
+    assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 50]);
+    // The broker, five times, under a stream that holds all.
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let mut held = consumer.take(50).await;
+    for round in 0..5 {
+        match round % 2 {
+            0 => own.stack.node().kill().unwrap(),
+            _ => {}
+        }
+        own.stack.node().restart().await.unwrap();
+        held = resumed(&mut consumer, 50).await;
+        assert!(held.iter().all(|delivery| delivery.attempt == 1), "round {round}: {held:?}");
+    }
+    drop(held);
+    consumer.close().await;
+    // A gateway that drains, ten times, with a client that does nothing about it.
+    for round in 0..10 {
+        let other = own.stack.another_gateway().await.unwrap();
+        let client = client_at(&own, &tenant, &format!("https://{}", other.grpc_address())).await;
+        let mut consumer = RawSubscription::open(&client, start("jobs")).await;
+        let held = consumer.take(50).await;
+        assert!(held.iter().all(|delivery| delivery.attempt == 1), "round {round}: {held:?}");
+        other.shutdown().await;
+        drop(consumer);
+    }
+    tenant.has_depth("jobs", 50).await;
+    assert_eq!(tenant.dead_letters().await, []);
+    own.stack.stop().await.unwrap();
+}
+
+/// The next so many deliveries after an interruption.
+async fn resumed(consumer: &mut RawSubscription, count: usize) -> Vec<pb::Delivery> {
+    let mut held = Vec::new();
+    let mut interrupted = false;
+    while held.len() < count {
+        match within("an event", consumer.event()).await.unwrap() {
+            Some(Event::Interrupted(_)) => {
+                interrupted = true;
+                held.clear();
+            }
+            Some(Event::Deliveries(frame)) if interrupted => held.extend(frame.deliveries),
+            Some(Event::Resumed(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    held
+}
