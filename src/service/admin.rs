@@ -141,12 +141,16 @@ impl Admin for AdminService {
 
     async fn create_plan(&self, request: Request<pb::CreatePlanRequest>) -> Answer<pb::CreatePlanResponse> {
         let witness = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name)).seen_by(&request);
-        self.desk.act(Rpc::changes("CreatePlan"), witness, request, plans::create).await
+        self.desk
+            .act(Rpc::changes("CreatePlan").unless(request.get_ref().validate_only), witness, request, plans::create)
+            .await
     }
 
     async fn update_plan(&self, request: Request<pb::UpdatePlanRequest>) -> Answer<pb::UpdatePlanResponse> {
         let witness = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name)).seen_by(&request);
-        self.desk.act(Rpc::changes("UpdatePlan"), witness, request, plans::update).await
+        self.desk
+            .act(Rpc::changes("UpdatePlan").unless(request.get_ref().validate_only), witness, request, plans::update)
+            .await
     }
 
     async fn delete_plan(&self, request: Request<pb::DeletePlanRequest>) -> Answer<pb::DeletePlanResponse> {
