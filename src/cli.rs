@@ -2,6 +2,7 @@
 //! as JSON with `--json`. Results go to standard output and everything else to standard error. Invariants: no secret is
 //! printed but the one asked for, and the exit code tells success (0), failure (1) and misuse (2) apart.
 
+mod audit;
 mod bench;
 mod binding;
 mod certs;
@@ -77,6 +78,8 @@ enum Command {
     Client(client::Args),
     /// Look at plans
     Plan(plan::Args),
+    /// See who did what, and who was refused what
+    Audit(audit::Args),
     /// Get a token, or see what the gateway makes of it
     Token(token::Args),
     /// Show a message's trace, by trace id or message id
@@ -133,6 +136,7 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Tenant(args) => Box::pin(tenant::run(args, output)).await,
         Command::Client(args) => Box::pin(client::run(args, output)).await,
         Command::Plan(args) => Box::pin(plan::run(args, output)).await,
+        Command::Audit(args) => Box::pin(audit::run(args, output)).await,
         Command::Token(args) => Box::pin(token::run(args, output)).await,
         Command::Trace(args) => Box::pin(trace::run(args, output)).await,
         Command::Publish(args) => Box::pin(publish::run(args, output)).await,

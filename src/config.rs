@@ -10,8 +10,8 @@ mod types;
 
 pub use traces::{OtlpProtocol, TracesConfig};
 pub use types::{
-    AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig, OpsConfig,
-    StoreConfig, TelemetryConfig,
+    AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
+    OpsConfig, StoreConfig, TelemetryConfig,
 };
 
 use std::{borrow::Cow, fmt, path::Path};

@@ -70,6 +70,23 @@ impl Kind {
         }
     }
 
+    /// Whether it says no to who calls or to what was asked, rather than that something failed: refusals are audited.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Unauthenticated | Self::Denied | Self::Invalid | Self::NotFound | Self::Exhausted)
+    }
+
+    /// The kind of a status that is a refusal.
+    pub const fn of_refusal(code: Code) -> Option<Self> {
+        Some(match code {
+            Code::Unauthenticated => Self::Unauthenticated,
+            Code::PermissionDenied => Self::Denied,
+            Code::InvalidArgument => Self::Invalid,
+            Code::NotFound => Self::NotFound,
+            Code::ResourceExhausted => Self::Exhausted,
+            _ => return None,
+        })
+    }
+
     /// Whether sending the same request again is safe and may help.
     pub const fn retry_may_help(self) -> bool {
         matches!(self, Self::Exhausted | Self::Unavailable | Self::Aborted)

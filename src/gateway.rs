@@ -13,6 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::Audit,
     auth::{self, Issuer},
     broker::Broker,
     config::Config,
@@ -39,6 +40,8 @@ use crate::{
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
 /// How often signing keys are read again, when nothing else says so.
 const KEYS_CHECK: Duration = Duration::from_secs(60);
+/// How long the last refusals may take to be written.
+const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the broker is asked whether it is there.
 const BROKER_CHECK: Duration = Duration::from_secs(5);
 /// How long before the drain deadline streams are cut.
@@ -95,6 +98,7 @@ pub struct Running {
     traces: Traces,
     tasks: Vec<JoinHandle<()>>,
     ops_task: JoinHandle<()>,
+    audit_task: JoinHandle<()>,
 }
 
 /// Starts a gateway.
@@ -121,9 +125,12 @@ impl Gateway {
         certificates_end(&metrics, &config);
         let store = Store::open(&config.store.url, EncryptionKey::parse(&config.store.encryption_key)?).await?;
         let store = store.timed_by(Arc::clone(metrics.process().store()));
+        let (audit, keeper) = Audit::new(store.clone(), &config.audit);
         let issuer = Arc::new(Issuer::start(store.clone(), &config.auth).await?);
         let first_administrator = Issuer::bootstrap_admin(&store).await?;
-        let tenants = Arc::new(Tenants::load(store.clone(), REGISTRY_POLL).await?);
+        let tenants = Arc::new(
+            Tenants::load(store.clone(), REGISTRY_POLL).await?.outliving_outages_for(config.store.outage_grace),
+        );
 
         let authority = Authority::load(&config.broker.ca_certificate, &config.broker.ca_key)
             .map_err(|error| Error::Authority(error, config.broker.ca_certificate.clone()))?;
@@ -164,12 +171,16 @@ impl Gateway {
             policies: policies.clone(),
             heartbeat_interval: config.limits.heartbeat_interval,
         };
+        let admin =
+            AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone(), audit.clone());
+        let reconciling = admin.clone().reconcile_periodically(config.broker.reconcile_interval, stop.clone());
         let services = Services {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
             topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies, traces.clone()),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
-            admin: AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone()),
+            admin,
             verifier: issuer.verifier(),
+            audit: audit.clone(),
             traces: traces.clone(),
             metrics: Arc::clone(metrics.process()),
         };
@@ -198,9 +209,12 @@ impl Gateway {
                 }
             }
         }));
-        let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics));
+        let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics, audit));
         let timeout = config.limits.handshake_timeout;
         let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
+        // It ends after the last stream, which may still be refused something.
+        let audit_task = tokio::spawn(keeper.run(closed.clone()));
+        tasks.push(tokio::spawn(reconciling));
         tasks.push(tokio::spawn(watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), stop.clone())));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
         tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
@@ -222,6 +236,7 @@ impl Gateway {
             traces,
             tasks,
             ops_task,
+            audit_task,
         })
     }
 }
@@ -272,6 +287,8 @@ impl Running {
         let _ = timeout_at(end, self.broker.close()).await;
         self.closed.cancel();
         let _ = timeout_at(end.min(Instant::now() + LAST_CALLS), self.ops_task).await;
+        // Refusals that were still being counted.
+        let _ = timeout_at(end.min(Instant::now() + RECORD_PATIENCE), self.audit_task).await;
         // Spans that were not sent yet; a collector that does not answer must not keep the process.
         let _ = timeout_at(end, self.traces.shutdown()).await;
     }

@@ -20,6 +20,8 @@ pub mod pki;
 
 pub mod store;
 
+pub mod audit;
+
 pub mod auth;
 
 pub mod tenant;

@@ -8,16 +8,18 @@ mod audit;
 mod clients;
 mod error;
 mod keys;
+mod listen;
 mod open;
 mod plans;
 mod requests;
 mod seal;
 mod tenants;
 
-pub use audit::{AuditRow, NewAudit};
+pub use audit::{AuditFilter, AuditRow, BegunAct, NewAudit, REFUSED, UNFINISHED};
 pub use clients::{ClientGate, ClientRow, NewClient};
 pub use error::Error;
 pub use keys::{KeyRow, KeyState, NewKey};
+pub use listen::Changes;
 pub use plans::PlanRow;
 pub use seal::EncryptionKey;
 pub use tenants::{NewTenant, TenantRow, TenantState};
@@ -27,6 +29,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use secrecy::SecretString;
 use sqlx::{Any, AnyPool, Transaction};
 
 use crate::telemetry::{StoreMetrics, StoreOperation};
@@ -36,6 +39,8 @@ use crate::telemetry::{StoreMetrics, StoreOperation};
 pub struct Store {
     pool: AnyPool,
     key: Arc<EncryptionKey>,
+    /// For those who listen.
+    url: Arc<SecretString>,
     is_sqlite: bool,
     metrics: Option<Arc<StoreMetrics>>,
 }
@@ -123,10 +128,16 @@ impl Store {
     /// A transaction that changes something gateways keep in memory. Raising the revision comes first: the row's lock
     /// makes such transactions run one after the other on PostgreSQL, as SQLite's single writer does there.
     async fn begin_change(&self) -> Result<Transaction<'static, Any>, Error> {
-        let begin = if self.is_sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        let mut tx = self.pool.begin_with(begin).await?;
+        let mut tx = self.begin_writing().await?;
         sqlx::query("UPDATE revision SET value = value + 1 WHERE id = 1").execute(&mut *tx).await?;
         Ok(tx)
+    }
+
+    /// A transaction that writes what no gateway keeps in memory.
+    async fn begin_writing(&self) -> Result<Transaction<'static, Any>, Error> {
+        // SQLite cannot turn a reading transaction into a writing one while another process writes.
+        let begin = if self.is_sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        Ok(self.pool.begin_with(begin).await?)
     }
 }
 
@@ -146,3 +157,12 @@ fn now() -> i64 {
 
 #[cfg(test)]
 mod tests;
+
+/// The same tests on a private PostgreSQL.
+#[cfg(test)]
+#[path = "store/tests.rs"]
+mod tests_on_postgres;
+
+#[cfg(test)]
+#[path = "../tests/support/postgres.rs"]
+mod postgres;

@@ -63,6 +63,9 @@ pub enum Error {
         /// When it will have.
         retry_after: Duration,
     },
+    /// The store has been away for longer than what is known may count.
+    #[error("the gateway's database has been away for too long to say who is let in; try again when it is back")]
+    StoreAway,
     /// The client may not administer.
     #[error("this client may not administer; an administrator can grant it")]
     NotAdministrator,
@@ -99,7 +102,7 @@ impl Classify for Error {
             Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::OtherCaller => Kind::Denied,
             Self::Unknown | Self::Revoked | Self::TokenWithdrawn => Kind::Unauthenticated,
             Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } => Kind::Exhausted,
-            Self::NotYetKnown { .. } => Kind::Unavailable,
+            Self::NotYetKnown { .. } | Self::StoreAway => Kind::Unavailable,
         }
     }
 
@@ -111,6 +114,7 @@ impl Classify for Error {
             Self::Revoked => "CLIENT_REVOKED",
             Self::TokenWithdrawn => "TOKEN_WITHDRAWN",
             Self::NotYetKnown { .. } => "CLIENT_NOT_YET_KNOWN",
+            Self::StoreAway => "STORE_AWAY",
             Self::NotAdministrator => "ADMINISTER_NOT_GRANTED",
             Self::OtherCaller => "REAUTHENTICATED_AS_ANOTHER",
             Self::TooManyStreams { .. } => "TOO_MANY_STREAMS",

@@ -9,6 +9,7 @@ mod probe;
 mod serve_ops;
 mod tls;
 mod trace;
+mod witness;
 
 pub use grpc::{Services, serve};
 pub use listener::Listener;

@@ -33,6 +33,22 @@ pub(super) fn tenant(tenant: &pb::Tenant) -> Value {
     })
 }
 
+pub(super) fn audit(event: &pb::AuditEvent) -> Value {
+    json!({
+        "id": event.id,
+        "time": time(event.time),
+        "client_id": event.client_id,
+        "peer_address": event.peer_address,
+        "method": event.method,
+        "tenant": event.tenant,
+        "object": event.object,
+        "rule": event.rule,
+        "outcome": event.outcome,
+        "times": event.times,
+        "trace_id": event.trace_id,
+    })
+}
+
 pub(super) fn plan(plan: &pb::Plan) -> Value {
     json!({
         "name": plan.name,

@@ -23,6 +23,7 @@ Examples:
   warrengate tenant usage initech           its plan's limits beside their use
   warrengate tenant suspend initech
   warrengate tenant verify acme --against globex    try to cross the wall with acme's own credentials
+  warrengate tenant reconcile --all --dry-run       what drifted at the broker
   warrengate tenant delete initech --yes";
 
 /// The flags of `tenant`.
@@ -93,6 +94,19 @@ enum Action {
         #[arg(long)]
         yes: bool,
     },
+    /// Compare tenants with what they have at the broker, and repair what drifted; messages are never touched
+    #[command(arg_required_else_help = true)]
+    Reconcile {
+        /// The tenant
+        #[arg(required_unless_present = "all")]
+        id: Option<String>,
+        /// All tenants, and a look for what belongs to none
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+        /// Only say what would be changed
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Prove the wall: try to reach another tenant with this one's real credentials
     Verify {
         /// The tenant whose credentials are used
@@ -153,6 +167,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             admin.delete_tenant(pb::DeleteTenantRequest { tenant: id.clone() }).await?;
             output.result(|| json!({"deleted": id}), || format!("deleted {id}"))
         }
+        Action::Reconcile { id, dry_run, .. } => reconcile(&mut admin, id.unwrap_or_default(), dry_run, output).await,
         Action::Verify { id, against } => verify(&mut admin, id, against, output).await,
     }
 }
@@ -179,6 +194,36 @@ async fn list(admin: &mut Admin, output: &Output) -> Result<(), Error> {
             table(["tenant", "state", "plan", "name", "created"], tenants.iter().map(row))
         },
     )
+}
+
+async fn reconcile(admin: &mut Admin, tenant: String, dry_run: bool, output: &Output) -> Result<(), Error> {
+    let found = admin.reconcile_tenant(pb::ReconcileTenantRequest { tenant, dry_run }).await?.into_inner();
+    let one = |r: &pb::Reconciliation| json!({"tenant": r.tenant, "changes": r.changes, "failure": r.failure});
+    output.result(
+        || {
+            json!({
+                "dry_run": dry_run,
+                "looked_at": found.looked_at,
+                "reconciliations": found.reconciliations.iter().map(one).collect::<Vec<_>>(),
+                "unknown": found.unknown,
+            })
+        },
+        || {
+            let would = if dry_run { "would have " } else { "" };
+            let mut lines = Vec::new();
+            for of in &found.reconciliations {
+                lines.extend(of.changes.iter().map(|change| format!("{}: {would}{change}", of.tenant)));
+                lines.extend((!of.failure.is_empty()).then(|| format!("{}: failed: {}", of.tenant, of.failure)));
+            }
+            lines.extend(found.unknown.iter().map(|what| format!("belongs to no tenant: {what}")));
+            lines.push(format!("{} tenants looked at, {} drifted", found.looked_at, found.reconciliations.len()));
+            lines.join("\n")
+        },
+    )?;
+    match found.reconciliations.iter().filter(|of| !of.failure.is_empty()).count() {
+        0 => Ok(()),
+        failed => Err(Error::Failed(format!("{failed} tenants could not be reconciled"))),
+    }
 }
 
 async fn verify(admin: &mut Admin, tenant: String, other_tenant: String, output: &Output) -> Result<(), Error> {

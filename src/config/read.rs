@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig, OpsConfig,
-    StoreConfig, TelemetryConfig, source::Source, traces,
+    AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
+    OpsConfig, StoreConfig, TelemetryConfig, source::Source, traces,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,6 +22,7 @@ pub(super) fn config(source: &mut Source) -> Config {
         broker: broker(source),
         management: management(source),
         store: store(source),
+        audit: audit(source),
         auth: auth(source, &ops),
         limits: limits(source),
         telemetry: telemetry(source),
@@ -121,6 +122,7 @@ fn broker(source: &mut Source) -> BrokerConfig {
         publish_deadline: source.duration("broker.publish_deadline", 30 * SECOND, SECOND, 10 * MINUTE),
         idle_timeout: source.duration("broker.idle_timeout", MINUTE, SECOND, 24 * HOUR),
         certificate_lifetime: source.duration("broker.certificate_lifetime", 24 * HOUR, 5 * MINUTE, 365 * 24 * HOUR),
+        reconcile_interval: source.duration("broker.reconcile_interval", 10 * MINUTE, SECOND, 30 * 24 * HOUR),
     }
 }
 
@@ -158,6 +160,14 @@ fn store(source: &mut Source) -> StoreConfig {
     StoreConfig {
         url,
         encryption_key: source.secret_or_file("store.encryption_key", "store.encryption_key_file").unwrap_or_default(),
+        outage_grace: source.duration("store.outage_grace", 15 * MINUTE, SECOND, 24 * HOUR),
+    }
+}
+
+fn audit(source: &mut Source) -> AuditConfig {
+    AuditConfig {
+        retention: source.duration("audit.retention", 90 * 24 * HOUR, HOUR, 3650 * 24 * HOUR),
+        max_refusals: source.number("audit.max_refusals", 500_000, 1_000, 1_000_000_000),
     }
 }
 

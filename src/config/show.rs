@@ -38,6 +38,8 @@ impl fmt::Display for Config {
         writeln!(f, "idle_timeout = {}", text(&show(self.broker.idle_timeout)))?;
         writeln!(f, "certificate_lifetime = {}", text(&show(self.broker.certificate_lifetime)))?;
 
+        writeln!(f, "reconcile_interval = {}", text(&show(self.broker.reconcile_interval)))?;
+
         writeln!(f, "\n[management]")?;
         writeln!(f, "endpoints = {}", list(&self.management.endpoints))?;
         writeln!(f, "certificate = {}", path(&self.management.certificate))?;
@@ -48,6 +50,12 @@ impl fmt::Display for Config {
         writeln!(f, "\n[store]")?;
         writeln!(f, "url = {}", text(&self.store.location()))?;
         writeln!(f, "encryption_key = {}", text(REDACTED))?;
+
+        writeln!(f, "outage_grace = {}", text(&show(self.store.outage_grace)))?;
+
+        writeln!(f, "\n[audit]")?;
+        writeln!(f, "retention = {}", text(&show(self.audit.retention)))?;
+        writeln!(f, "max_refusals = {}", self.audit.max_refusals)?;
 
         writeln!(f, "\n[auth]")?;
         writeln!(f, "issuer = {}", text(&self.auth.issuer))?;

@@ -224,7 +224,7 @@ impl Source {
         })
     }
 
-    /// A time with its unit, between bounds: `500ms`, `30s`, `5m`, `24h`.
+    /// A time with its unit, between bounds: `500ms`, `30s`, `5m`, `24h`, `90d`.
     pub(super) fn duration(&mut self, key: &'static str, default: Duration, min: Duration, max: Duration) -> Duration {
         self.parsed_given(key, default, |text| {
             duration(text).filter(|value| (min..=max).contains(value)).ok_or_else(|| {
@@ -306,6 +306,7 @@ fn duration(text: &str) -> Option<Duration> {
         "s" => seconds(1),
         "m" => seconds(60),
         "h" => seconds(3600),
+        "d" => seconds(86_400),
         _ => None,
     }
 }
@@ -316,6 +317,8 @@ pub(super) fn show(duration: Duration) -> String {
     let mut text = String::new();
     let _ = match millis {
         0 => write!(text, "0s"),
+        // A day is 24 hours, and says so.
+        _ if millis > 86_400_000 && millis.is_multiple_of(86_400_000) => write!(text, "{}d", millis / 86_400_000),
         _ if millis.is_multiple_of(3_600_000) => write!(text, "{}h", millis / 3_600_000),
         _ if millis.is_multiple_of(60_000) => write!(text, "{}m", millis / 60_000),
         _ if millis.is_multiple_of(1000) => write!(text, "{}s", millis / 1000),

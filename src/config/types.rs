@@ -20,6 +20,8 @@ pub struct Config {
     pub management: ManagementConfig,
     /// The database.
     pub store: StoreConfig,
+    /// The audit trail.
+    pub audit: AuditConfig,
     /// Tokens.
     pub auth: AuthConfig,
     /// Bounds on what one peer may use.
@@ -92,6 +94,8 @@ pub struct BrokerConfig {
     pub idle_timeout: Duration,
     /// How long a tenant's certificate is valid.
     pub certificate_lifetime: Duration,
+    /// How often all tenants are compared with what they should have at the broker.
+    pub reconcile_interval: Duration,
 }
 
 /// The broker's management API, for provisioning: HTTPS with a client certificate and a password.
@@ -116,6 +120,17 @@ pub struct StoreConfig {
     pub url: SecretString,
     /// What signing keys are sealed with: 32 bytes in base64.
     pub encryption_key: SecretString,
+    /// How long known tenants and clients are let in while the database is away.
+    pub outage_grace: Duration,
+}
+
+/// The audit trail.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// How long events are kept.
+    pub retention: Duration,
+    /// How many rows of refusals are kept at most, the newest ones; acts are kept for all of `retention`.
+    pub max_refusals: u64,
 }
 
 /// Tokens.
@@ -133,6 +148,14 @@ pub struct AuthConfig {
     pub warn_before_expiry: Duration,
     /// How many secrets are checked at the same time (each needs 19 MiB and a core).
     pub secret_checks_at_once: usize,
+}
+
+#[cfg(test)]
+impl AuditConfig {
+    /// Usual values, for unit tests.
+    pub(crate) fn for_test() -> Self {
+        Self { retention: Duration::from_secs(3600), max_refusals: 1_000 }
+    }
 }
 
 #[cfg(test)]

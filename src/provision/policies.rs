@@ -79,8 +79,8 @@ impl Wanted {
     }
 }
 
-/// Brings a vhost's policies in line with a plan; what was changed, a line each.
-pub(super) async fn ensure(api: &Api, vhost: &str, plan: &Plan) -> Result<Vec<String>, Error> {
+/// Brings a vhost's policies in line with a plan, unless it is only to look; what was or would be changed, a line each.
+pub(super) async fn ensure(api: &Api, vhost: &str, plan: &Plan, dry_run: bool) -> Result<Vec<String>, Error> {
     let mut changes = Vec::new();
     let operators = all(api, "operator-policies", vhost).await?;
     let ordinary = all(api, "policies", vhost).await?;
@@ -90,7 +90,9 @@ pub(super) async fn ensure(api: &Api, vhost: &str, plan: &Plan) -> Result<Vec<St
         if wanted.is(there) {
             continue;
         }
-        apply(api, vhost, &wanted).await?;
+        if !dry_run {
+            apply(api, vhost, &wanted).await?;
+        }
         changes.push(wanted.change(vhost));
     }
     Ok(changes)

@@ -39,6 +39,8 @@ struct Wall {
     /// The vhost's name and the user's.
     name: String,
     changes: Vec<String>,
+    /// Only look.
+    dry_run: bool,
 }
 
 impl Provisioner {
@@ -76,17 +78,52 @@ impl Provisioner {
     /// When the broker cannot be asked; run it again then.
     pub async fn ensure_tenant(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let mut wall = Wall { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new() };
-        self.vhost(&mut wall).await?;
-        self.limits(&mut wall, plan).await?;
-        wall.changes.extend(policies::ensure(&self.api, &wall.name, plan).await?);
-        self.dead_letters(&mut wall).await?;
-        self.user(&mut wall).await?;
-        self.permissions(&mut wall).await?;
+        let mut wall = Wall::of(tenant, false);
+        self.walk(&mut wall, plan).await?;
         if !wall.changes.is_empty() {
             tracing::info!(%tenant, changes = ?wall.changes, "tenant reconciled at the broker");
         }
         Ok(wall.changes)
+    }
+
+    /// What [`Self::ensure_tenant`] would change, a line each; changes nothing. What is inside a vhost that is missing cannot be
+    /// looked at, and is not named.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    pub async fn drift(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
+        let _one_at_a_time = self.locks.lock(tenant).await;
+        let mut wall = Wall::of(tenant, true);
+        self.walk(&mut wall, plan).await?;
+        Ok(wall.changes)
+    }
+
+    async fn walk(&self, wall: &mut Wall, plan: &Plan) -> Result<(), Error> {
+        if self.vhost(wall).await? {
+            self.limits(wall, plan).await?;
+            wall.changes.extend(policies::ensure(&self.api, &wall.name, plan, wall.dry_run).await?);
+            self.dead_letters(wall).await?;
+        }
+        if self.user(wall).await? {
+            self.permissions(wall).await?;
+        }
+        Ok(())
+    }
+
+    /// All vhosts and users at the broker that are called like tenants', as "vhost wg.acme" and "user wg.acme".
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    pub async fn claimed(&self) -> Result<Vec<String>, Error> {
+        let mut claimed = Vec::new();
+        for (path, what) in [("vhosts", "vhost"), ("users", "user")] {
+            let query = [("columns", "name")];
+            let answer = self.api.call(|link| async move { link.get(&[path], &query).await }).await?;
+            let names = answer.ok_or(Error::TooLarge)?;
+            let names = names.as_array().into_iter().flatten().filter_map(|row| row.get("name")?.as_str());
+            claimed.extend(names.filter(|name| name.starts_with("wg.")).map(|name| format!("{what} {name}")));
+        }
+        Ok(claimed)
     }
 
     /// Brings the limits that the broker holds in line with a plan, and touches nothing else; says what it changed, a line
@@ -96,7 +133,7 @@ impl Provisioner {
     /// When the broker cannot be asked; run it again then.
     pub async fn ensure_limits(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let mut wall = Wall { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new() };
+        let mut wall = Wall::of(tenant, false);
         let name = &wall.name;
         match self.api.call(|link| async move { link.client.get_vhost(name).await }).await {
             Ok(_) => {}
@@ -104,7 +141,7 @@ impl Provisioner {
             Err(other) => return Err(other),
         }
         self.limits(&mut wall, plan).await?;
-        wall.changes.extend(policies::ensure(&self.api, &wall.name, plan).await?);
+        wall.changes.extend(policies::ensure(&self.api, &wall.name, plan, false).await?);
         if !wall.changes.is_empty() {
             tracing::info!(%tenant, changes = ?wall.changes, "tenant's limits changed at the broker");
         }
@@ -152,19 +189,22 @@ impl Provisioner {
         Ok(())
     }
 
-    async fn vhost(&self, wall: &mut Wall) -> Result<(), Error> {
-        let name = &wall.name;
+    /// Whether it is there now.
+    async fn vhost(&self, wall: &mut Wall) -> Result<bool, Error> {
+        let name = &wall.name.clone();
         match self.api.call(|link| async move { link.client.get_vhost(name).await }).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(true),
             Err(Error::NotFound) => {}
             Err(other) => return Err(other),
+        }
+        if !wall.may(format!("made vhost {name}")) {
+            return Ok(false);
         }
         // Without a default queue type: a queue says its own.
         let description = &format!("Warrengate tenant {}", wall.tenant);
         let make = &VirtualHostParams::named(name).with_description(description);
         self.api.call(|link| async move { link.client.create_vhost(make).await }).await?;
-        wall.changed(format!("made vhost {}", wall.name));
-        Ok(())
+        Ok(true)
     }
 
     async fn limits(&self, wall: &mut Wall, plan: &Plan) -> Result<(), Error> {
@@ -181,17 +221,16 @@ impl Provisioner {
             }
             let limit = &limit;
             match wanted {
-                Some(value) => {
+                Some(value) if wall.may(format!("set {key} of {name} to {value}")) => {
                     let set = || EnforcedLimitParams::new(limit.clone(), value);
                     self.api.call(|link| async move { link.client.set_vhost_limit(name, set()).await }).await?;
-                    wall.changed(format!("set {key} of {name} to {value}"));
                 }
-                None => {
+                None if wall.may(format!("removed {key} of {name}")) => {
                     self.api
                         .call(|link| async move { link.client.clear_vhost_limit(name, limit.clone()).await })
                         .await?;
-                    wall.changed(format!("removed {key} of {name}"));
                 }
+                _ => {}
             }
         }
         Ok(())
@@ -228,7 +267,12 @@ impl Provisioner {
             // It cannot be changed without losing what is in it.
             tracing::warn!(tenant = %wall.tenant, arguments = ?queue.arguments, "dead-letter queue has other arguments");
         }
-        if exchange.is_some() && queue.is_some() && is_bound {
+        let made = [("exchange", exchange.is_none()), ("queue", queue.is_none()), ("binding", !is_bound)];
+        let mut may = false;
+        for (what, _) in made.into_iter().filter(|(_, missing)| *missing) {
+            may |= wall.may(format!("made {what} {DEAD_LETTERS} in {name}"));
+        }
+        if !may {
             return Ok(());
         }
         let definitions = json!({
@@ -246,31 +290,31 @@ impl Provisioner {
         self.api
             .call(|link| async move { link.client.import_vhost_definitions(name, definitions.clone()).await })
             .await?;
-        let made = [("exchange", exchange.is_none()), ("queue", queue.is_none()), ("binding", !is_bound)];
-        for (what, _) in made.into_iter().filter(|(_, missing)| *missing) {
-            wall.changed(format!("made {what} {DEAD_LETTERS} in {name}"));
-        }
         Ok(())
     }
 
-    /// A user whose password hash is empty can log in by certificate only.
-    async fn user(&self, wall: &mut Wall) -> Result<(), Error> {
+    /// A user whose password hash is empty can log in by certificate only. Whether it is there now.
+    async fn user(&self, wall: &mut Wall) -> Result<bool, Error> {
         let name = &wall.name.clone();
-        let change = match self.api.call(|link| async move { link.client.get_user(name).await }).await {
-            Ok(user) if !user.tags.iter().all(String::is_empty) => format!("took tags and password from user {name}"),
-            // Not shown by some versions: it is emptied again, to be sure, without a word.
-            Ok(user) if user.password_hash.is_none() => String::new(),
-            Ok(user) if user.password_hash.as_ref().is_some_and(|hash| !hash.as_str().is_empty()) => {
-                format!("took the password from user {name}")
+        let (is_there, change) = match self.api.call(|link| async move { link.client.get_user(name).await }).await {
+            Ok(user) if !user.tags.iter().all(String::is_empty) => {
+                (true, format!("took tags and password from user {name}"))
             }
-            Ok(_) => return Ok(()),
-            Err(Error::NotFound) => format!("made user {name}, for its certificate only"),
+            // Not shown by some versions: it is emptied again, to be sure, without a word.
+            Ok(user) if user.password_hash.is_none() => (true, String::new()),
+            Ok(user) if user.password_hash.as_ref().is_some_and(|hash| !hash.as_str().is_empty()) => {
+                (true, format!("took the password from user {name}"))
+            }
+            Ok(_) => return Ok(true),
+            Err(Error::NotFound) => (false, format!("made user {name}, for its certificate only")),
             Err(other) => return Err(other),
         };
+        if !wall.may(change) {
+            return Ok(is_there);
+        }
         let make = &UserParams::without_tags(name, "");
         self.api.call(|link| async move { link.client.create_user(make).await }).await?;
-        wall.changed(change);
-        Ok(())
+        Ok(true)
     }
 
     /// Everything in its own vhost, nothing anywhere else; and nobody of ours but the tenant in this one.
@@ -280,24 +324,31 @@ impl Provisioner {
         let stands = of_user.iter().any(|p| {
             p.vhost == *name && [&p.configure, &p.write, &p.read].into_iter().all(|pattern| pattern == EVERYTHING)
         });
-        if !stands {
+        if !stands && wall.may(format!("gave user {name} its vhost")) {
             let grant =
                 &Permissions { user: name, vhost: name, configure: EVERYTHING, read: EVERYTHING, write: EVERYTHING };
             self.api.call(|link| async move { link.client.declare_permissions(grant).await }).await?;
-            wall.changed(format!("gave user {name} its vhost"));
         }
         for elsewhere in of_user.iter().filter(|p| p.vhost != *name) {
-            self.clear(&elsewhere.vhost, name).await?;
-            wall.changed(format!("took vhost {} from user {name}", elsewhere.vhost));
+            if wall.may(format!("took vhost {} from user {name}", elsewhere.vhost)) {
+                self.clear(&elsewhere.vhost, name).await?;
+            }
         }
-        let in_vhost = self.api.call(|link| async move { link.client.list_permissions_in(name).await }).await?;
+        let in_vhost = match self.api.call(|link| async move { link.client.list_permissions_in(name).await }).await {
+            // A dry run has not made it.
+            Err(Error::NotFound) if wall.dry_run => return Ok(()),
+            other => other?,
+        };
         for other in in_vhost.iter().filter(|p| p.user != *name) {
             if other.user == self.user {
                 // The broker gives a new vhost to whoever made it.
-                self.clear(name, &other.user).await?;
+                if wall.may(String::new()) {
+                    self.clear(name, &other.user).await?;
+                }
             } else if other.user.starts_with("wg.") {
-                self.clear(name, &other.user).await?;
-                wall.changed(format!("took vhost {name} from user {}", other.user));
+                if wall.may(format!("took vhost {name} from user {}", other.user)) {
+                    self.clear(name, &other.user).await?;
+                }
             } else {
                 tracing::warn!(tenant = %wall.tenant, user = other.user, "a foreign broker user may enter the tenant's vhost");
             }
@@ -311,9 +362,16 @@ impl Provisioner {
 }
 
 impl Wall {
-    fn changed(&mut self, line: String) {
+    fn of(tenant: &TenantId, dry_run: bool) -> Self {
+        Self { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new(), dry_run }
+    }
+
+    /// Says what is to be changed (nothing: without a word), and whether it may be. A change that then fails ends the whole
+    /// run, so what is said is what was done.
+    fn may(&mut self, line: String) -> bool {
         if !line.is_empty() {
             self.changes.push(line);
         }
+        !self.dry_run
     }
 }

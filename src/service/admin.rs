@@ -9,16 +9,19 @@
 
 mod act;
 mod answers;
+mod audit;
 mod clients;
 mod error;
 mod fields;
 mod grants;
 mod plans;
+mod reconcile;
 mod tenants;
 mod usage;
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::{
@@ -26,6 +29,7 @@ use self::{
     error::Error,
 };
 use crate::{
+    audit::Audit,
     broker::Broker,
     error::Failure,
     pb::{self, admin_server::Admin},
@@ -42,8 +46,21 @@ pub struct AdminService {
 
 impl AdminService {
     /// The service over the rooms it works with.
-    pub fn new(store: Store, tenants: Arc<Tenants>, provisioner: Arc<Provisioner>, broker: Broker) -> Self {
-        Self { desk: Arc::new(Desk::new(store, tenants, provisioner, broker)) }
+    pub fn new(
+        store: Store,
+        tenants: Arc<Tenants>,
+        provisioner: Arc<Provisioner>,
+        broker: Broker,
+        audit: Audit,
+    ) -> Self {
+        Self { desk: Arc::new(Desk::new(store, tenants, provisioner, broker, audit)) }
+    }
+}
+
+impl AdminService {
+    /// Reconciles all tenants at every interval, until stopped.
+    pub async fn reconcile_periodically(self, interval: std::time::Duration, stop: CancellationToken) {
+        reconcile::periodically(self.desk, interval, stop).await;
     }
 }
 
@@ -57,100 +74,132 @@ fn not_built<T>(message: &'static str) -> Answer<T> {
 impl Admin for AdminService {
     async fn create_tenant(&self, request: Request<pb::CreateTenantRequest>) -> Answer<pb::CreateTenantResponse> {
         let id = request.get_ref().tenant.as_ref().map_or("", |tenant| &tenant.id);
-        let subject = Subject::tenant(id);
-        self.desk.act(Rpc::changes("CreateTenant"), subject, request, tenants::create).await
+        let witness = Subject::tenant(id).seen_by(&request);
+        self.desk
+            .act(
+                Rpc::changes("CreateTenant").unless(request.get_ref().validate_only),
+                witness,
+                request,
+                tenants::create,
+            )
+            .await
     }
 
     async fn get_tenant(&self, request: Request<pb::GetTenantRequest>) -> Answer<pb::GetTenantResponse> {
-        let subject = Subject::tenant(&request.get_ref().tenant);
-        self.desk.act(Rpc::reads("GetTenant"), subject, request, tenants::get).await
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::reads("GetTenant"), witness, request, tenants::get).await
     }
 
     async fn list_tenants(&self, request: Request<pb::ListTenantsRequest>) -> Answer<pb::ListTenantsResponse> {
-        self.desk.act(Rpc::reads("ListTenants"), Subject::none(), request, tenants::list).await
+        self.desk.act(Rpc::reads("ListTenants"), Subject::none().seen_by(&request), request, tenants::list).await
     }
 
     async fn update_tenant(&self, request: Request<pb::UpdateTenantRequest>) -> Answer<pb::UpdateTenantResponse> {
         let id = request.get_ref().tenant.as_ref().map_or("", |tenant| &tenant.id);
-        let subject = Subject::tenant(id);
-        self.desk.act(Rpc::changes("UpdateTenant"), subject, request, tenants::update).await
+        let witness = Subject::tenant(id).seen_by(&request);
+        self.desk
+            .act(
+                Rpc::changes("UpdateTenant").unless(request.get_ref().validate_only),
+                witness,
+                request,
+                tenants::update,
+            )
+            .await
     }
 
     async fn suspend_tenant(&self, request: Request<pb::SuspendTenantRequest>) -> Answer<pb::SuspendTenantResponse> {
-        let subject = Subject::tenant(&request.get_ref().tenant);
-        self.desk.act(Rpc::changes("SuspendTenant"), subject, request, tenants::suspend).await
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::changes("SuspendTenant"), witness, request, tenants::suspend).await
     }
 
     async fn resume_tenant(&self, request: Request<pb::ResumeTenantRequest>) -> Answer<pb::ResumeTenantResponse> {
-        let subject = Subject::tenant(&request.get_ref().tenant);
-        self.desk.act(Rpc::changes("ResumeTenant"), subject, request, tenants::resume).await
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::changes("ResumeTenant"), witness, request, tenants::resume).await
     }
 
     async fn delete_tenant(&self, request: Request<pb::DeleteTenantRequest>) -> Answer<pb::DeleteTenantResponse> {
-        let subject = Subject::tenant(&request.get_ref().tenant);
-        self.desk.act(Rpc::changes("DeleteTenant"), subject, request, tenants::delete).await
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::changes("DeleteTenant"), witness, request, tenants::delete).await
     }
 
     async fn get_tenant_usage(
         &self,
         request: Request<pb::GetTenantUsageRequest>,
     ) -> Answer<pb::GetTenantUsageResponse> {
-        let subject = Subject::tenant(&request.get_ref().tenant);
-        self.desk.act(Rpc::reads("GetTenantUsage"), subject, request, usage::get).await
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::reads("GetTenantUsage"), witness, request, usage::get).await
     }
 
     async fn list_plans(&self, request: Request<pb::ListPlansRequest>) -> Answer<pb::ListPlansResponse> {
-        self.desk.act(Rpc::reads("ListPlans"), Subject::none(), request, plans::list).await
+        self.desk.act(Rpc::reads("ListPlans"), Subject::none().seen_by(&request), request, plans::list).await
     }
 
     async fn get_plan(&self, request: Request<pb::GetPlanRequest>) -> Answer<pb::GetPlanResponse> {
-        let subject = Subject::object(&request.get_ref().name);
-        self.desk.act(Rpc::reads("GetPlan"), subject, request, plans::get).await
+        let witness = Subject::object(&request.get_ref().name).seen_by(&request);
+        self.desk.act(Rpc::reads("GetPlan"), witness, request, plans::get).await
     }
 
     async fn create_plan(&self, request: Request<pb::CreatePlanRequest>) -> Answer<pb::CreatePlanResponse> {
-        let subject = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name));
-        self.desk.act(Rpc::changes("CreatePlan"), subject, request, plans::create).await
+        let witness = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name)).seen_by(&request);
+        self.desk
+            .act(Rpc::changes("CreatePlan").unless(request.get_ref().validate_only), witness, request, plans::create)
+            .await
     }
 
     async fn update_plan(&self, request: Request<pb::UpdatePlanRequest>) -> Answer<pb::UpdatePlanResponse> {
-        let subject = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name));
-        self.desk.act(Rpc::changes("UpdatePlan"), subject, request, plans::update).await
+        let witness = Subject::object(request.get_ref().plan.as_ref().map_or("", |plan| &plan.name)).seen_by(&request);
+        self.desk
+            .act(Rpc::changes("UpdatePlan").unless(request.get_ref().validate_only), witness, request, plans::update)
+            .await
     }
 
     async fn delete_plan(&self, request: Request<pb::DeletePlanRequest>) -> Answer<pb::DeletePlanResponse> {
-        let subject = Subject::object(&request.get_ref().name);
-        self.desk.act(Rpc::changes("DeletePlan"), subject, request, plans::delete).await
+        let witness = Subject::object(&request.get_ref().name).seen_by(&request);
+        self.desk.act(Rpc::changes("DeletePlan"), witness, request, plans::delete).await
     }
 
     async fn create_client(&self, request: Request<pb::CreateClientRequest>) -> Answer<pb::CreateClientResponse> {
         let id = request.get_ref().client.as_ref().map_or("", |client| &client.client_id);
-        let subject = Subject::client(id);
-        self.desk.act(Rpc::changes("CreateClient").of_clients(), subject, request, clients::create).await
+        let witness = Subject::client(id).seen_by(&request);
+        self.desk
+            .act(
+                Rpc::changes("CreateClient").of_clients().unless(request.get_ref().validate_only),
+                witness,
+                request,
+                clients::create,
+            )
+            .await
     }
 
     async fn list_clients(&self, request: Request<pb::ListClientsRequest>) -> Answer<pb::ListClientsResponse> {
-        let subject = Subject::tenant(&request.get_ref().tenant);
-        self.desk.act(Rpc::reads("ListClients").of_clients(), subject, request, clients::list).await
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::reads("ListClients").of_clients(), witness, request, clients::list).await
     }
 
     async fn update_client(&self, request: Request<pb::UpdateClientRequest>) -> Answer<pb::UpdateClientResponse> {
         let id = request.get_ref().client.as_ref().map_or("", |client| &client.client_id);
-        let subject = Subject::client(id);
-        self.desk.act(Rpc::changes("UpdateClient").of_clients(), subject, request, clients::update).await
+        let witness = Subject::client(id).seen_by(&request);
+        self.desk
+            .act(
+                Rpc::changes("UpdateClient").of_clients().unless(request.get_ref().validate_only),
+                witness,
+                request,
+                clients::update,
+            )
+            .await
     }
 
     async fn revoke_client(&self, request: Request<pb::RevokeClientRequest>) -> Answer<pb::RevokeClientResponse> {
-        let subject = Subject::client(&request.get_ref().client_id);
-        self.desk.act(Rpc::changes("RevokeClient").of_clients(), subject, request, clients::revoke).await
+        let witness = Subject::client(&request.get_ref().client_id).seen_by(&request);
+        self.desk.act(Rpc::changes("RevokeClient").of_clients(), witness, request, clients::revoke).await
     }
 
     async fn rotate_client_secret(
         &self,
         request: Request<pb::RotateClientSecretRequest>,
     ) -> Answer<pb::RotateClientSecretResponse> {
-        let subject = Subject::client(&request.get_ref().client_id);
-        self.desk.act(Rpc::changes("RotateClientSecret").of_clients(), subject, request, clients::rotate_secret).await
+        let witness = Subject::client(&request.get_ref().client_id).seen_by(&request);
+        self.desk.act(Rpc::changes("RotateClientSecret").of_clients(), witness, request, clients::rotate_secret).await
     }
 
     async fn rotate_broker_credentials(
@@ -162,17 +211,27 @@ impl Admin for AdminService {
 
     async fn list_audit_events(
         &self,
-        _request: Request<pb::ListAuditEventsRequest>,
+        request: Request<pb::ListAuditEventsRequest>,
     ) -> Answer<pb::ListAuditEventsResponse> {
-        not_built("listing the audit trail is not built yet; the gateway keeps it in its store")
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::reads("ListAuditEvents"), witness, request, audit::list).await
+    }
+
+    async fn reconcile_tenant(
+        &self,
+        request: Request<pb::ReconcileTenantRequest>,
+    ) -> Answer<pb::ReconcileTenantResponse> {
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        let rpc = Rpc::changes("ReconcileTenant").unless(request.get_ref().dry_run);
+        self.desk.act(rpc, witness, request, reconcile::reconcile).await
     }
 
     async fn verify_isolation(
         &self,
         request: Request<pb::VerifyIsolationRequest>,
     ) -> Answer<pb::VerifyIsolationResponse> {
-        let subject = Subject::tenant(&request.get_ref().tenant);
-        self.desk.act(Rpc::changes("VerifyIsolation"), subject, request, tenants::verify_isolation).await
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        self.desk.act(Rpc::changes("VerifyIsolation"), witness, request, tenants::verify_isolation).await
     }
 }
 

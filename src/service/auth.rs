@@ -6,6 +6,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    audit::Witness,
     auth::{Caller, Issuer},
     error::Failure,
     pb,
@@ -32,6 +33,7 @@ impl pb::auth_server::Auth for AuthService {
         &self,
         request: Request<pb::IssueTokenRequest>,
     ) -> Result<Response<pb::IssueTokenResponse>, Status> {
+        Witness::of_request(&request).about("", &request.get_ref().client_id);
         let request = request.into_inner();
         let lifetime = request.lifetime.map(lifetime).transpose()?;
         let secret = SecretString::from(request.client_secret);

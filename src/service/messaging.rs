@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{incoming, outgoing};
 use crate::{
+    audit::Witness,
     auth::Caller,
     broker::Broker,
     pb::{
@@ -40,7 +41,8 @@ impl MessagingService {
     fn open<T>(&self, request: &Request<T>, action: Action, kind: StreamKind) -> Result<Session, Status> {
         let caller = Caller::from_request(request).map_err(crate::error::Failure::from)?;
         let scope = self.tenants.admit(caller, action).map_err(crate::error::Failure::from)?;
-        Ok(Session::open(&self.session, scope, kind, request.extensions().get())?)
+        let (call, witness) = (request.extensions().get(), Witness::of_request(request));
+        Ok(Session::open(&self.session, scope, kind, call, witness)?)
     }
 }
 

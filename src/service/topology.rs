@@ -2,15 +2,17 @@
 //! management API, inside the caller's vhost only. Binding hands on what an exchange gets, so it needs the configure grant on
 //! both ends.
 
+mod about;
 mod convert;
 
 use std::{convert::Infallible, sync::Arc};
 
 use tonic::{Request, Response, Status};
 
-use self::convert::Named;
+use self::{about::About, convert::Named};
 use super::{dead_letters, page::Page};
 use crate::{
+    audit::Witness,
     auth::Caller,
     broker::{self, Broker, QueueSpec},
     error::{Failure, Kind},
@@ -45,7 +47,8 @@ impl TopologyService {
         Self { tenants, broker, inspector, quota, policies, traces }
     }
 
-    fn admit<T>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
+    fn admit<T: About>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
+        Witness::of_request(request).about("", &request.get_ref().about());
         Ok(self.tenants.admit(Caller::from_request(request)?, action)?)
     }
 

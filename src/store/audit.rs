@@ -1,14 +1,24 @@
-//! The audit trail: acts and refusals enter, and leave newest first. Nothing here changes or deletes one.
+//! The audit trail: acts and refusals enter, and leave newest first. Nothing changes one, and nothing deletes one before its
+//! time: the database itself refuses (migration 0004). An act is written down twice: as begun before it is done, and into
+//! the trail with what came of it; so a gateway that dies in the middle leaves a line that says so.
 
 use std::time::SystemTime;
 
+use sqlx::{Any, Transaction};
 use uuid::Uuid;
 
-use super::{Error, Store, from_millis, now};
+use super::{Error, Store, from_millis, to_millis};
+
+/// The outcome of every refusal; all other outcomes are acts'.
+pub const REFUSED: &str = "refused";
+/// The outcome of an act whose gateway died in the middle.
+pub const UNFINISHED: &str = "unfinished";
 
 /// An act or a refusal to keep. Empty text where something is not known.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewAudit {
+    /// When it happened.
+    pub time: SystemTime,
     /// Who: a client id, or empty when nobody was recognised.
     pub client: String,
     /// From where.
@@ -25,67 +35,241 @@ pub struct NewAudit {
     pub outcome: String,
     /// The trace that it belongs to.
     pub trace_id: String,
+    /// How many such it stands for.
+    pub times: u64,
+}
+
+impl Default for NewAudit {
+    /// Something that happens now, once.
+    fn default() -> Self {
+        let empty = String::new;
+        Self {
+            time: SystemTime::now(),
+            client: empty(),
+            peer_address: empty(),
+            method: empty(),
+            tenant: empty(),
+            object: empty(),
+            rule: empty(),
+            outcome: empty(),
+            trace_id: empty(),
+            times: 1,
+        }
+    }
 }
 
 /// One that was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRow {
-    /// Grows with time; for paging.
-    pub id: String,
-    /// When.
-    pub time: SystemTime,
-    /// What.
+    /// Grows with the order in which events were kept; for paging.
+    pub id: Uuid,
+    /// What happened.
     pub event: NewAudit,
 }
 
-type Raw = (String, i64, String, String, String, String, String, String, String, String);
+/// Which events to read. Nothing given: all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Of this tenant.
+    pub tenant: String,
+    /// Of this client.
+    pub client: String,
+    /// Of this method, whole (`warrengate.v1.Admin/CreateTenant`) or its name alone.
+    pub method: String,
+    /// With this outcome; `failed` finds every `failed: REASON`.
+    pub outcome: String,
+    /// At this moment or later.
+    pub from: Option<SystemTime>,
+    /// Before this moment.
+    pub until: Option<SystemTime>,
+}
+
+/// An act that has begun: its line in the trail is owed.
+#[derive(Debug)]
+#[must_use = "an act that is neither finished nor cancelled is reported as unfinished"]
+pub struct BegunAct(Uuid);
+
+type Raw = (String, i64, String, String, String, String, String, String, String, String, i64);
+type RawBegun = (String, i64, String, String, String, String, String, String, String);
+
+fn id_of(text: &str) -> Result<Uuid, Error> {
+    Uuid::parse_str(text).map_err(|_| Error::Corrupt { what: "audit id" })
+}
+
+fn row(raw: Raw) -> Result<AuditRow, Error> {
+    let (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times) = raw;
+    let (time, times) = (from_millis(time), u64::try_from(times).unwrap_or(1));
+    let event = NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times };
+    Ok(AuditRow { id: id_of(&id)?, event })
+}
+
+async fn insert(tx: &mut Transaction<'static, Any>, event: &NewAudit) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO audit (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    )
+    .bind(Uuid::now_v7().to_string())
+    .bind(to_millis(event.time))
+    .bind(event.client.clone())
+    .bind(event.peer_address.clone())
+    .bind(event.method.clone())
+    .bind(event.tenant.clone())
+    .bind(event.object.clone())
+    .bind(event.rule.clone())
+    .bind(event.outcome.clone())
+    .bind(event.trace_id.clone())
+    .bind(i64::try_from(event.times).unwrap_or(i64::MAX))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
 
 impl Store {
-    /// Keeps one.
+    /// Keeps events, all or none.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn record(&self, event: &NewAudit) -> Result<(), Error> {
+    pub async fn record(&self, events: &[NewAudit]) -> Result<(), Error> {
+        let mut tx = self.begin_writing().await?;
+        for event in events {
+            insert(&mut tx, event).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Writes down that an act begins, before anything of it is done.
+    ///
+    /// # Errors
+    /// When the database cannot be asked: the act must not be done then.
+    pub async fn begin_act(&self, event: &NewAudit) -> Result<BegunAct, Error> {
+        let id = Uuid::now_v7();
         sqlx::query(
-            "INSERT INTO audit (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "INSERT INTO begun_acts (id, time, client, peer_address, method, tenant, object, rule, trace_id) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
-        .bind(Uuid::now_v7().to_string())
-        .bind(now())
+        .bind(id.to_string())
+        .bind(to_millis(event.time))
         .bind(event.client.clone())
         .bind(event.peer_address.clone())
         .bind(event.method.clone())
         .bind(event.tenant.clone())
         .bind(event.object.clone())
         .bind(event.rule.clone())
-        .bind(event.outcome.clone())
         .bind(event.trace_id.clone())
         .execute(&self.pool)
         .await?;
-        Ok(())
+        Ok(BegunAct(id))
     }
 
-    /// Those before an id, newest first; of one tenant only when it is given.
+    /// Keeps what came of an act. An act that was taken for unfinished meanwhile then has two lines.
+    ///
+    /// # Errors
+    /// When the database cannot be asked; the act stays begun, and is reported as unfinished later.
+    pub async fn finish_act(&self, act: &BegunAct, event: &NewAudit) -> Result<(), Error> {
+        let mut tx = self.begin_writing().await?;
+        insert(&mut tx, event).await?;
+        sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Forgets an act that was refused before anything of it was done.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn audit(&self, tenant: Option<&str>, before: Option<&str>, limit: u32) -> Result<Vec<AuditRow>, Error> {
-        let rows: Vec<Raw> = sqlx::query_as(
-            "SELECT id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id FROM audit \
-             WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3",
+    pub async fn cancel_act(&self, act: &BegunAct) -> Result<(), Error> {
+        sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Moves acts that began before a moment and never ended into the trail, as unfinished; returns how many. Of gateways
+    /// that do this at once, each act is moved by one.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn report_unfinished_acts(&self, begun_before: SystemTime) -> Result<u64, Error> {
+        let mut tx = self.begin_writing().await?;
+        let rows: Vec<RawBegun> = sqlx::query_as(
+            "DELETE FROM begun_acts WHERE time < $1 \
+             RETURNING id, time, client, peer_address, method, tenant, object, rule, trace_id",
         )
-        .bind(tenant.unwrap_or_default().to_owned())
-        .bind(before.unwrap_or_default().to_owned())
+        .bind(to_millis(begun_before))
+        .fetch_all(&mut *tx)
+        .await?;
+        let count = rows.len() as u64;
+        for (_, time, client, peer_address, method, tenant, object, rule, trace_id) in rows {
+            let (time, outcome) = (from_millis(time), UNFINISHED.to_owned());
+            let event =
+                NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times: 1 };
+            insert(&mut tx, &event).await?;
+        }
+        tx.commit().await?;
+        Ok(count)
+    }
+
+    /// Those that pass the filter before an id, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn audit(&self, filter: &AuditFilter, before: Option<Uuid>, limit: u32) -> Result<Vec<AuditRow>, Error> {
+        let rows: Vec<Raw> = sqlx::query_as(
+            "SELECT id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times FROM audit \
+             WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR client = $2) AND ($3 = '' OR method = $3 OR method = $4) \
+             AND ($5 = '' OR outcome = $5 OR ($5 = 'failed' AND outcome LIKE 'failed: %')) \
+             AND time >= $6 AND time < $7 AND ($8 = '' OR id < $8) ORDER BY id DESC LIMIT $9",
+        )
+        .bind(filter.tenant.clone())
+        .bind(filter.client.clone())
+        .bind(filter.method.clone())
+        .bind(format!("warrengate.v1.Admin/{}", filter.method))
+        .bind(filter.outcome.clone())
+        .bind(filter.from.map_or(0, to_millis))
+        .bind(filter.until.map_or(i64::MAX, to_millis))
+        .bind(before.map(|id| id.to_string()).unwrap_or_default())
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id)| AuditRow {
-                id,
-                time: from_millis(time),
-                event: NewAudit { client, peer_address, method, tenant, object, rule, outcome, trace_id },
-            })
-            .collect())
+        rows.into_iter().map(row).collect()
+    }
+
+    /// Forgets up to `batch` acts from before a moment, and as many refusals that are older than the newest `max_refusals`
+    /// (or than that moment). Returns how many went; to be called again while there are any.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn prune_audit(&self, before: SystemTime, max_refusals: u64, batch: u32) -> Result<u64, Error> {
+        let before = to_millis(before);
+        let over: Option<i64> =
+            sqlx::query_scalar("SELECT time FROM audit WHERE outcome = 'refused' ORDER BY time DESC LIMIT 1 OFFSET $1")
+                .bind(i64::try_from(max_refusals).unwrap_or(i64::MAX))
+                .fetch_optional(&self.pool)
+                .await?;
+        // That one is the first too many; what shares its millisecond goes with it.
+        let refusals_before = over.map_or(before, |time| before.max(time.saturating_add(1)));
+        let mut tx = self.begin_writing().await?;
+        sqlx::query(
+            "UPDATE audit_floor SET acts_before = CASE WHEN acts_before < $1 THEN $1 ELSE acts_before END, \
+             refusals_before = CASE WHEN refusals_before < $2 THEN $2 ELSE refusals_before END WHERE id = 1",
+        )
+        .bind(before)
+        .bind(refusals_before)
+        .execute(&mut *tx)
+        .await?;
+        let mut gone = 0;
+        for (sql, moment) in [
+            (
+                "DELETE FROM audit WHERE id IN \
+                 (SELECT id FROM audit WHERE outcome <> 'refused' AND time < $1 ORDER BY time LIMIT $2)",
+                before,
+            ),
+            (
+                "DELETE FROM audit WHERE id IN \
+                 (SELECT id FROM audit WHERE outcome = 'refused' AND time < $1 ORDER BY time LIMIT $2)",
+                refusals_before,
+            ),
+        ] {
+            gone += sqlx::query(sql).bind(moment).bind(i64::from(batch)).execute(&mut *tx).await?.rows_affected();
+        }
+        tx.commit().await?;
+        Ok(gone)
     }
 }

@@ -11,9 +11,33 @@ use sqlx::{
 
 use super::{EncryptionKey, Error, Store};
 
-/// Version, what it does, SQL. A migration is never changed once released; the next one is added.
-const MIGRATIONS: [(i64, &str, &str); 2] =
-    [(1, "first", include_str!("migrations/0001_first.sql")), (2, "plans", include_str!("migrations/0002_plans.sql"))];
+/// Version, what it does, SQL for both databases. A migration is never changed once released; the next one is added.
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "first", include_str!("migrations/0001_first.sql")),
+    (2, "plans", include_str!("migrations/0002_plans.sql")),
+    (3, "audit", include_str!("migrations/0003_audit.sql")),
+];
+/// The same for what each database says in words of its own (triggers): SQLite's, PostgreSQL's.
+const MIGRATIONS_APART: &[(i64, &str, &str, &str)] = &[(
+    4,
+    "append only",
+    include_str!("migrations/0004_append_only.sqlite.sql"),
+    include_str!("migrations/0004_append_only.postgres.sql"),
+)];
+
+fn migrations(is_sqlite: bool) -> Vec<Migration> {
+    let both = MIGRATIONS.iter().copied();
+    let apart = MIGRATIONS_APART.iter().map(|(version, what, sqlite, postgres)| {
+        let sql = if is_sqlite { *sqlite } else { *postgres };
+        (*version, *what, sql)
+    });
+    let mut all: Vec<_> = both.chain(apart).collect();
+    all.sort_by_key(|(version, ..)| *version);
+    let migration = |(version, what, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    all.into_iter().map(migration).collect()
+}
 
 /// How long a call may wait for a connection before it is told that the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,14 +71,11 @@ impl Store {
             AnyPoolOptions::new().max_connections(POSTGRES_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT)
         };
         let pool = pool.connect(url).await?;
-        let migrations = MIGRATIONS.map(|(version, what, sql)| {
-            Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)
-        });
-        Migrator::with_migrations(migrations.into())
+        Migrator::with_migrations(migrations(is_sqlite))
             .run(&pool)
             .await
             .map_err(|error| Error::Migration(Box::new(error)))?;
-        Ok(Self { pool, key: Arc::new(key), is_sqlite, metrics: None })
+        Ok(Self { pool, key: Arc::new(key), url: Arc::new(url.to_owned().into()), is_sqlite, metrics: None })
     }
 }
 

@@ -1,24 +1,28 @@
-//! On SQLite in memory; set `WARRENGATE_TEST_POSTGRES` to a database's url to run the same on PostgreSQL.
+//! On SQLite in memory, and once more on a private PostgreSQL.
+
+use std::sync::OnceLock;
 
 use zeroize::Zeroizing;
 
-use super::*;
+use super::{postgres::Postgres, *};
 use crate::names::{ClientId, PlanName, TenantId};
 
 async fn store() -> Store {
     let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
-    let url = match std::env::var("WARRENGATE_TEST_POSTGRES") {
-        Ok(url) => own_schema(&url).await,
-        Err(_) => "sqlite::memory:".to_owned(),
+    let url = match module_path!().ends_with("postgres") {
+        true => own_schema().await,
+        false => "sqlite::memory:".to_owned(),
     };
     Store::open(&url.into(), key).await.expect("a store")
 }
 
 /// Tests run side by side; each has a schema of its own.
-async fn own_schema(url: &str) -> String {
+async fn own_schema() -> String {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    let url = tokio::task::spawn_blocking(|| SERVER.get_or_init(Postgres::start).url()).await.expect("a server");
     sqlx::any::install_default_drivers();
     let schema = format!("t{}", uuid::Uuid::now_v7().simple());
-    let pool = AnyPool::connect(url).await.expect("a database");
+    let pool = AnyPool::connect(&url).await.expect("a database");
     let statement = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"));
     sqlx::raw_sql(statement).execute(&pool).await.expect("a schema");
     pool.close().await;
@@ -177,17 +181,99 @@ async fn an_answer_is_remembered_for_its_caller_only() {
     assert_eq!(other, None);
 }
 
+fn event(tenant: &str, object: &str, outcome: &str) -> NewAudit {
+    NewAudit { tenant: tenant.into(), object: object.into(), outcome: outcome.into(), ..NewAudit::default() }
+}
+
+async fn objects(store: &Store, filter: AuditFilter) -> Vec<String> {
+    let rows = store.audit(&filter, None, 100).await.expect("listed");
+    rows.into_iter().map(|row| row.event.object).collect()
+}
+
 #[tokio::test]
-async fn audit_events_come_newest_first() {
+async fn audit_events_come_newest_first_and_filtered() {
     let store = store().await;
-    for (tenant, object) in [("acme", "1"), ("globex", "2"), ("acme", "3")] {
-        let event = NewAudit { tenant: tenant.to_owned(), object: object.to_owned(), ..NewAudit::default() };
-        store.record(&event).await.expect("kept");
+    let old = NewAudit { time: UNIX_EPOCH + Duration::from_secs(5), ..event("acme", "0", REFUSED) };
+    let events =
+        [old, event("acme", "1", "done"), event("globex", "2", "done"), event("acme", "3", "failed: STORE_FAILED")];
+    let methods = ["Admin/CreateTenant", "Admin/CreateTenant", "Messaging/Publish", "Admin/DeleteTenant"];
+    let events: Vec<_> = events
+        .into_iter()
+        .zip(methods)
+        .map(|(event, method)| NewAudit { method: format!("warrengate.v1.{method}"), times: 7, ..event })
+        .collect();
+    store.record(&events).await.expect("kept");
+    let all = store.audit(&AuditFilter::default(), None, 10).await.expect("listed");
+    assert_eq!(all.iter().map(|row| row.event.object.as_str()).collect::<Vec<_>>(), ["3", "2", "1", "0"]);
+    assert_eq!(all[0].event.times, 7);
+    let acme = AuditFilter { tenant: "acme".into(), ..AuditFilter::default() };
+    let rest = store.audit(&acme, Some(all[0].id), 10).await.expect("listed");
+    assert_eq!(rest.iter().map(|row| row.event.object.as_str()).collect::<Vec<_>>(), ["1", "0"]);
+    let filter = AuditFilter::default;
+    assert_eq!(objects(&store, AuditFilter { outcome: "failed".into(), ..filter() }).await, ["3"]);
+    assert_eq!(objects(&store, AuditFilter { outcome: REFUSED.into(), ..filter() }).await, ["0"]);
+    assert_eq!(objects(&store, AuditFilter { method: "CreateTenant".into(), ..filter() }).await, ["1", "0"]);
+    let whole = "warrengate.v1.Messaging/Publish".to_owned();
+    assert_eq!(objects(&store, AuditFilter { method: whole, ..filter() }).await, ["2"]);
+    let moment = Some(UNIX_EPOCH + Duration::from_secs(60));
+    assert_eq!(objects(&store, AuditFilter { until: moment, ..filter() }).await, ["0"]);
+    assert_eq!(objects(&store, AuditFilter { from: moment, ..filter() }).await, ["3", "2", "1"]);
+    assert_eq!(
+        objects(&store, AuditFilter { client: "x' OR '1' = '1".into(), ..filter() }).await,
+        Vec::<String>::new()
+    );
+}
+
+#[tokio::test]
+async fn nobody_changes_or_deletes_an_audit_event_before_its_time() {
+    let store = store().await;
+    store.record(&[event("acme", "1", "done"), event("acme", "2", REFUSED)]).await.expect("kept");
+    for sql in [
+        "UPDATE audit SET outcome = 'nothing'",
+        "DELETE FROM audit",
+        "DELETE FROM audit WHERE outcome = 'refused'",
+        "UPDATE audit_floor SET acts_before = -1",
+        "DELETE FROM audit_floor",
+    ] {
+        sqlx::query(sql).execute(&store.pool).await.expect_err(sql);
     }
-    let all = store.audit(None, None, 10).await.expect("listed");
-    assert_eq!(all.iter().map(|row| row.event.object.as_str()).collect::<Vec<_>>(), ["3", "2", "1"]);
-    let acme = store.audit(Some("acme"), Some(&all[0].id), 10).await.expect("listed");
-    assert_eq!(acme.iter().map(|row| row.event.object.as_str()).collect::<Vec<_>>(), ["1"]);
+    assert_eq!(objects(&store, AuditFilter::default()).await, ["2", "1"]);
+}
+
+#[tokio::test]
+async fn retention_forgets_old_events_and_refusals_beyond_their_number_but_no_young_act() {
+    let store = store().await;
+    let ago = |seconds| SystemTime::now() - Duration::from_secs(seconds);
+    let at = |seconds, object: &str, outcome: &str| NewAudit { time: ago(seconds), ..event("acme", object, outcome) };
+    let events = [
+        at(9_000, "old act", "done"),
+        at(9_000, "old refusal", REFUSED),
+        at(30, "act", "done"),
+        at(20, "refusal 1", REFUSED),
+        at(10, "refusal 2", REFUSED),
+        at(5, "refusal 3", REFUSED),
+    ];
+    store.record(&events).await.expect("kept");
+    assert_eq!(store.prune_audit(ago(3_600), 2, 1).await.expect("pruned"), 2, "one of each kind a batch");
+    assert_eq!(store.prune_audit(ago(3_600), 2, 1).await.expect("pruned"), 1);
+    assert_eq!(store.prune_audit(ago(3_600), 2, 1).await.expect("pruned"), 0);
+    assert_eq!(objects(&store, AuditFilter::default()).await, ["refusal 3", "refusal 2", "act"]);
+}
+
+#[tokio::test]
+async fn an_act_that_never_ended_is_reported_once_and_an_ended_one_is_not() {
+    let store = store().await;
+    let act = async |object: &str| store.begin_act(&event("acme", object, "")).await.expect("begun");
+    let (done, cancelled, _died) = (act("done").await, act("cancelled").await, act("died").await);
+    store.finish_act(&done, &event("acme", "done", "done")).await.expect("kept");
+    store.cancel_act(&cancelled).await.expect("forgotten");
+    let later = SystemTime::now() + Duration::from_secs(1);
+    assert_eq!(store.report_unfinished_acts(UNIX_EPOCH).await.expect("asked"), 0);
+    assert_eq!(store.report_unfinished_acts(later).await.expect("asked"), 1);
+    assert_eq!(store.report_unfinished_acts(later).await.expect("asked"), 0);
+    let rows = store.audit(&AuditFilter::default(), None, 10).await.expect("listed");
+    let seen: Vec<_> = rows.iter().map(|row| (row.event.object.as_str(), row.event.outcome.as_str())).collect();
+    assert_eq!(seen, [("died", UNFINISHED), ("done", "done")]);
 }
 
 #[tokio::test]
@@ -210,4 +296,22 @@ async fn an_error_says_nothing_of_its_sql_to_clients() {
     let failure = crate::error::Failure::from(store.revision().await.expect_err("closed"));
     assert_eq!(failure.reason, "STORE_UNAVAILABLE");
     assert!(!failure.message.contains("SELECT"));
+}
+
+#[tokio::test]
+async fn a_change_is_told_to_those_who_listen_when_it_is_committed() {
+    let store = store().await;
+    let Some(mut changes) = store.changes().await.expect("asked") else {
+        assert!(store.is_sqlite, "SQLite is for one gateway, and tells nobody");
+        return;
+    };
+    let revision = store.revision().await.expect("revision");
+    store.create_tenant(&new_tenant("acme")).await.expect("created");
+    // Words of other schemas' changes come too; what counts is that one comes after ours.
+    let told = async {
+        changes.told().await.expect("told");
+        store.revision().await.expect("revision")
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(60), told).await.expect("in time");
+    assert!(seen > revision);
 }

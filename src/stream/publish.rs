@@ -43,11 +43,13 @@ pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
 /// Runs a publish stream until its end.
 pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<PublishRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
+    let witness = session.witness().clone();
     let running = async move {
         let intake = Intake::new(session.scope());
         let frames_out = frames.clone();
         let mut machine = Machine { publisher, session, intake, frames: frames_out, order: 0, bytes: 0, pause: None };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
+            witness.ended(failure.kind, failure.reason);
             // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
             let _ = frames.try_send(Err(failure));
         }
@@ -244,6 +246,7 @@ struct Accepted {
 
 fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Accepted {
     let scope = session.scope();
+    let mut told = Told::default();
     // One look at the clock, the plan and the rates for a whole frame.
     let now = SystemTime::now();
     let size = |publication: &Publication| publication.message.as_ref().map_or(0, |message| message.body.len());
@@ -260,16 +263,23 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Acce
         publication.message.as_mut().map(strip_baggage);
         let span = session.tracer().publish(&mut publication);
         let (outcome, failure, message_id) = if max_bytes != 0 && size as u64 > max_bytes {
-            (Outcome::Rejected, too_large(size, max_bytes), id(publication))
+            let failure = too_large(size, max_bytes);
+            told.add(failure.reason, &publication.exchange, &publication.routing_key);
+            (Outcome::Rejected, failure, id(publication))
         } else if let Err(over) = turn.take(size) {
             // Before anything else is done for it: going on over one's rate must cost the gateway little.
             count_throttled(session, &over);
             (Outcome::Throttled, over.into(), id(publication))
         } else {
             match Outgoing::check(order, &mut publication, now) {
-                Err(failure) => (Outcome::Rejected, failure, id(publication)),
+                Err(failure) => {
+                    told.add(failure.reason, &publication.exchange, &publication.routing_key);
+                    (Outcome::Rejected, failure, id(publication))
+                }
                 Ok(message) if !scope.grants().may_publish(message.exchange_in_grants(), message.routing_key()) => {
-                    (Outcome::Denied, denied(&message), message.message_id().to_owned())
+                    let failure = denied(&message);
+                    told.add(failure.reason, &publication.exchange, message.routing_key());
+                    (Outcome::Denied, failure, message.message_id().to_owned())
                 }
                 Ok(message) => {
                     (taken, taken_bytes) = (taken + 1, taken_bytes + size as u64);
@@ -284,6 +294,7 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Acce
         let outcome = outcome.into();
         refused.push((order, PublishResult { sequence, outcome, message_id, reason, retry_after, trace_id }));
     }
+    told.tell(session);
     session.metrics().published_bytes(taken_bytes);
     let pause = turn.is_throttled().then(|| budget.pause());
     turn.count(taken, taken_bytes);
@@ -297,6 +308,25 @@ fn count_throttled(session: &Session, over: &tenant::Error) {
         tenant::Limit::ByteRate => session.metrics().throttled(Limit::Bytes, 1),
         // The broker's own figures say how much is stored.
         tenant::Limit::StoredMessages | tenant::Limit::StoredBytes => {}
+    }
+}
+
+/// What a frame was refused, for the record: for each reason the first place, and how many.
+#[derive(Default)]
+struct Told(Vec<(&'static str, String, u64)>);
+
+impl Told {
+    fn add(&mut self, reason: &'static str, exchange: &str, key: &str) {
+        match self.0.iter_mut().find(|(told, ..)| *told == reason) {
+            Some((.., times)) => *times += 1,
+            None => self.0.push((reason, format!("{exchange}/{key}"), 1)),
+        }
+    }
+
+    fn tell(self, session: &Session) {
+        for (reason, object, times) in self.0 {
+            session.witness().refused_messages(&object, reason, times);
+        }
     }
 }
 

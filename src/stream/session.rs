@@ -13,6 +13,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::drain::Drain;
 use crate::{
+    audit::Witness,
     auth::Verifier,
     error::{Failure, Kind},
     telemetry::{Call, Limit, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
@@ -49,6 +50,7 @@ pub enum Notice {
 pub struct Session {
     context: SessionContext,
     scope: TenantScope,
+    witness: Witness,
     _permit: StreamPermit,
     metrics: Arc<TenantMetrics>,
     tracer: MessageTracer,
@@ -68,6 +70,7 @@ impl Session {
         scope: TenantScope,
         kind: StreamKind,
         call: Option<&Call>,
+        witness: Witness,
     ) -> Result<Self, Failure> {
         if context.drain.is_begun() {
             return Err(draining());
@@ -90,6 +93,7 @@ impl Session {
         let mut session = Self {
             context: context.clone(),
             scope,
+            witness,
             _permit: permit,
             open: metrics.open_stream(kind),
             metrics,
@@ -108,9 +112,9 @@ impl Session {
         &self.scope
     }
 
-    /// Whether the stream was told that its gateway stops; it gets no new work from then on.
-    pub fn is_draining(&self) -> bool {
-        self.drain_told
+    /// Who puts on record what is refused to it.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     /// Where the stream is counted.

@@ -48,8 +48,10 @@ const UNREAD_REPORTS: usize = 10_000;
 /// Runs a subscribe stream until its end.
 pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<SubscribeRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
+    let witness = session.witness().clone();
     let running = async move {
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
+            witness.ended(failure.kind, failure.reason);
             // As much as the client leaves room for; it sees the end of the stream in any case.
             let _ = tokio::time::timeout(Duration::from_secs(1), frames.send(Err(failure))).await;
         }

@@ -48,6 +48,11 @@ impl Known {
         self.gone.contains(id)
     }
 
+    /// Ends all streams of all tenants.
+    pub(super) fn end_all(&self, why: &Error) {
+        self.tenants.values().for_each(|live| live.end(why.clone()));
+    }
+
     /// The reading after this one. Tenants come before clients, so that a stream of a deleted tenant hears of the tenant.
     pub(super) fn next(before: &Self, snapshot: Snapshot) -> Self {
         let plans: HashMap<PlanName, Arc<Plan>> =
@@ -86,7 +91,7 @@ fn next_tenant(before: Option<&Arc<LiveTenant>>, row: &TenantRow, plan: &Arc<Pla
     let live = match before {
         Some(live) if live.check().is_ok() => live.clone(),
         // Still suspended; or resumed, which is a new life.
-        Some(live) if row.state == TenantState::Suspended => live.clone(),
+        Some(live) if row.state == TenantState::Suspended && live.check() != Err(Error::StoreAway) => live.clone(),
         _ => Arc::new(LiveTenant::new(row.id.clone(), plan.clone(), before.map(Arc::as_ref))),
     };
     live.set_plan(plan.clone());

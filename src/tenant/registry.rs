@@ -22,17 +22,21 @@ use super::{Action, Administrator, Error, TenantScope, Usage, known::Known};
 use crate::{
     auth::Caller,
     names::TenantId,
-    store::{self, Store},
+    store::{self, Changes, Store},
 };
 
 /// How long one question to the store may take, so that a store that hangs is noticed as one that is away.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long what is known counts while the store is away, unless another time is given.
+const OUTAGE_GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// The registry of tenants.
 #[derive(Debug)]
 pub struct Tenants {
     store: Store,
     poll_interval: Duration,
+    outage_grace: Duration,
     known: ArcSwap<Known>,
     /// Up to when `known` is known to be true, in unix milliseconds.
     as_of: AtomicI64,
@@ -50,6 +54,7 @@ impl Tenants {
         let tenants = Self {
             store,
             poll_interval,
+            outage_grace: OUTAGE_GRACE,
             known: ArcSwap::default(),
             as_of: AtomicI64::new(0),
             revision: watch::Sender::new(0),
@@ -57,6 +62,12 @@ impl Tenants {
         };
         tenants.refresh().await?;
         Ok(tenants)
+    }
+
+    /// With another bound on how long tenants and clients are let in while the store is away. Default: 15 minutes.
+    #[must_use]
+    pub fn outliving_outages_for(self, outage_grace: Duration) -> Self {
+        Self { outage_grace, ..self }
     }
 
     /// Reads the store now: after an administrative act, so that it counts from the moment it is answered. Ends the
@@ -81,9 +92,14 @@ impl Tenants {
         let mut ticks = tokio::time::interval(self.poll_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut away_since: Option<SystemTime> = None;
+        let mut changes = None;
         loop {
+            if changes.is_none() && away_since.is_none() {
+                changes = self.listen().await;
+            }
             tokio::select! {
                 _ = ticks.tick() => {}
+                told = told(&mut changes) => if told.is_err() { changes = None },
                 () = stop.cancelled() => return,
             }
             let followed = tokio::select! {
@@ -106,7 +122,30 @@ impl Tenants {
                 }
                 _ => {}
             }
+            if self.check_age().is_err() {
+                // What comes back with the store is read anew, and is another life.
+                self.known.load().end_all(&Error::StoreAway);
+            }
         }
+    }
+
+    /// Where the store tells of changes, that is heard at once; the intervals are behind it.
+    async fn listen(&self) -> Option<Changes> {
+        match tokio::time::timeout(STORE_PATIENCE, self.store.changes()).await {
+            Ok(Ok(changes)) => changes,
+            Ok(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the store tells no changes");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// What is known counts for so long and no longer.
+    fn check_age(&self) -> Result<(), Error> {
+        let age = unix_millis(SystemTime::now()) - self.as_of.load(Ordering::Relaxed);
+        let grace = i64::try_from(self.outage_grace.as_millis()).unwrap_or(i64::MAX);
+        if age > grace { Err(Error::StoreAway) } else { Ok(()) }
     }
 
     /// The store's revision that is known here: whoever keeps something else of the store's in memory (signing keys) reads it
@@ -125,7 +164,8 @@ impl Tenants {
 
     async fn follow(&self) -> Result<(), store::Error> {
         let asked_at = unix_millis(SystemTime::now());
-        if self.store.revision().await? == self.known.load().revision() {
+        // After too long an outage everything is read again, whatever the revision.
+        if self.check_age().is_ok() && self.store.revision().await? == self.known.load().revision() {
             self.as_of.fetch_max(asked_at, Ordering::Relaxed);
             return Ok(());
         }
@@ -139,6 +179,7 @@ impl Tenants {
     /// [`Action::Administer`] when that was not granted. What it may do with which exchange or queue is for
     /// [`TenantScope::grants`] to say.
     pub fn admit(&self, caller: &Caller, action: Action) -> Result<TenantScope, Error> {
+        self.check_age()?;
         let known = self.known.load();
         let id = caller.tenant().ok_or(Error::NoTenant)?;
         let tenant = known.tenant(id).ok_or_else(|| self.unknown(&known, caller, Error::Unknown))?;
@@ -159,6 +200,7 @@ impl Tenants {
         if caller.tenant().is_some() {
             self.admit(caller, Action::Administer)?;
         } else {
+            self.check_age()?;
             let known = self.known.load();
             let client = known.client(caller.client()).ok_or_else(|| self.unknown(&known, caller, Error::Revoked))?;
             client.check(caller.issued())?;
@@ -208,6 +250,14 @@ impl Tenants {
         } else {
             otherwise
         }
+    }
+}
+
+/// Never, where nobody tells.
+async fn told(changes: &mut Option<Changes>) -> Result<(), store::Error> {
+    match changes {
+        Some(changes) => changes.told().await,
+        None => std::future::pending().await,
     }
 }
 

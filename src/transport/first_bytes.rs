@@ -31,6 +31,11 @@ impl<S> FirstBytes<S> {
     pub(super) fn within(time: Duration, stream: S) -> Self {
         Self { stream, waiting: Some((Box::pin(tokio::time::sleep(time)), PREFACE)) }
     }
+
+    /// The connection itself.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for FirstBytes<S> {

@@ -10,8 +10,9 @@ use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-use super::{listener::Accepted, trace::TraceLayer};
+use super::{listener::Accepted, trace::TraceLayer, witness::WitnessLayer};
 use crate::{
+    audit::{Audit, Witness},
     auth::{self, Caller, Verifier},
     config::{GrpcConfig, LimitsConfig},
     error::Failure,
@@ -40,6 +41,8 @@ pub struct Services {
     pub admin: AdminService,
     /// Who believes tokens.
     pub verifier: Arc<Verifier>,
+    /// Where refusals go.
+    pub audit: Audit,
     /// Where calls are traced.
     pub traces: Traces,
     /// Where calls and tokens are counted.
@@ -81,6 +84,7 @@ pub async fn serve(
         .layer(cors(&grpc.cors_origins))
         .layer(GrpcWebLayer::new())
         .layer(TraceLayer { traces: services.traces.clone(), metrics: services.metrics })
+        .layer(WitnessLayer::new(services.audit))
         .layer(InterceptorLayer::new(move |request| authenticate(&verifier, &metrics, request)))
         .map_response(blame_the_client)
         .into_inner();
@@ -127,8 +131,11 @@ fn authenticate(
     headers.remove(http::header::AUTHORIZATION);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
     result.map_err(|error| Status::from(Failure::from(error)))?;
-    if let (Some(call), Some(caller)) = (request.extensions().get::<Call>(), request.extensions().get::<Caller>()) {
-        call.identify(caller.client());
+    if let Some(caller) = request.extensions().get::<Caller>() {
+        Witness::of_request(&request).recognised(caller.client());
+        if let Some(call) = request.extensions().get::<Call>() {
+            call.identify(caller.client());
+        }
     }
     Ok(request)
 }

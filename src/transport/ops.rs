@@ -18,6 +18,7 @@ use axum::{
 use serde_json::json;
 
 use crate::{
+    audit::Audit,
     auth::Issuer,
     telemetry::{Metrics, MetricsFormat},
 };
@@ -31,12 +32,13 @@ pub struct OpsState {
     issuer: Arc<Issuer>,
     readiness: Readiness,
     metrics: Metrics,
+    audit: Audit,
 }
 
 impl OpsState {
-    /// With the issuer of tokens, what must be ready, and what is counted.
-    pub fn new(issuer: Arc<Issuer>, readiness: Readiness, metrics: Metrics) -> Self {
-        Self { issuer, readiness, metrics }
+    /// With the issuer of tokens, what must be ready, what is counted, and where refusals go.
+    pub fn new(issuer: Arc<Issuer>, readiness: Readiness, metrics: Metrics, audit: Audit) -> Self {
+        Self { issuer, readiness, metrics, audit }
     }
 }
 

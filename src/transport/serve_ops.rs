@@ -1,9 +1,10 @@
 //! The operators' door: a router enters, and is served over plain HTTP on loopback or over TLS anywhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, extract::connect_info::Connected, serve::IncomingStream};
 use rustls::ServerConfig;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Listener, listener::Accepted};
@@ -18,7 +19,10 @@ pub async fn serve_ops(
 ) {
     let stopped = stop.clone().cancelled_owned();
     let served = match tls {
-        None => axum::serve(listener.into_tcp(), router).with_graceful_shutdown(stopped).await,
+        None => {
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            axum::serve(listener.into_tcp(), service).with_graceful_shutdown(stopped).await
+        }
         Some(tls) => {
             let Ok(address) = listener.address() else { return };
             // HTTP/1.1 alone is spoken here: whoever is offered HTTP/2 takes it.
@@ -26,7 +30,8 @@ pub async fn serve_ops(
             tls.alpn_protocols = vec![b"http/1.1".to_vec()];
             let tls = Arc::new(tls);
             let streams = Box::pin(listener.accept(tls, handshake_timeout, stop));
-            axum::serve(Encrypted { streams, address }, router).with_graceful_shutdown(stopped).await
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            axum::serve(Encrypted { streams, address }, service).with_graceful_shutdown(stopped).await
         }
     };
     if let Err(error) = served {
@@ -34,10 +39,29 @@ pub async fn serve_ops(
     }
 }
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+impl<S> Connected<IncomingStream<'_, Encrypted<S>>> for Peer
+where
+    Encrypted<S>: axum::serve::Listener<Addr = SocketAddr>,
+{
+    fn connect_info(stream: IncomingStream<'_, Encrypted<S>>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
 /// Finished handshakes, as axum takes connections.
 struct Encrypted<S> {
     streams: S,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
 }
 
 impl<S> axum::serve::Listener for Encrypted<S>
@@ -45,13 +69,17 @@ where
     S: futures_util::Stream<Item = std::io::Result<Accepted>> + Send + Unpin + 'static,
 {
     type Io = Accepted;
-    type Addr = std::net::SocketAddr;
+    type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         use futures_util::StreamExt as _;
         loop {
             match self.streams.next().await {
-                Some(Ok(stream)) => return (stream, self.address),
+                Some(Ok(stream)) => {
+                    // A peer that is gone already has no address any more.
+                    let peer = stream.get_ref().get_ref().0.peer_addr().unwrap_or(self.address);
+                    return (stream, peer);
+                }
                 Some(Err(_)) => {}
                 // Stopped: there will be no more, and axum asks no more either.
                 None => std::future::pending().await,

@@ -1,52 +1,21 @@
 //! The command line, as its user has it: the binary, arguments, standard input and output, exit codes.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 use warrengate::client::Nack;
 
-use crate::harness::{Tenant, World, wait::within};
-
-/// The binary with a client's settings, in a folder without a `dev.env`.
-fn warrengate(client_id: &str, secret: &SecretString) -> Command {
-    let world = World::get();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_warrengate"));
-    command
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .env("WARRENGATE_ENDPOINT", world.stack.endpoint())
-        .env("WARRENGATE_CA", world.stack.gateway_ca())
-        .env("WARRENGATE_CLIENT_ID", client_id)
-        .env("WARRENGATE_CLIENT_SECRET", secret.expose_secret())
-        .env_remove("WARRENGATE_TOKEN")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
+use crate::harness::{
+    Tenant, World,
+    command::{json, ok, run, warrengate},
+    wait::within,
+};
 
 fn of(tenant: &Tenant) -> impl Fn() -> Command {
     let (id, secret) = (tenant.client_id.clone(), tenant.secret.clone());
     move || warrengate(&id, &secret)
-}
-
-async fn run(mut command: Command, args: &[&str]) -> Output {
-    within("a command", command.args(args).output()).await.unwrap()
-}
-
-/// What it printed, when it succeeded.
-async fn ok(command: Command, args: &[&str]) -> String {
-    let output = run(command, args).await;
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{args:?}: {}\n{out}\n{err}", output.status);
-    out
-}
-
-async fn json(command: Command, args: &[&str]) -> Value {
-    let text = ok(command, &[args, &["--json"]].concat()).await;
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
 }
 
 #[tokio::test]

@@ -3,11 +3,14 @@
 pub mod broker;
 pub mod bytes_codec;
 pub mod collector;
+pub mod command;
 pub mod consumer;
 pub mod dead;
 pub mod jaeger;
 pub mod own;
 pub mod plans;
+#[path = "../support/postgres.rs"]
+pub mod postgres;
 pub mod proxy;
 pub mod publisher;
 pub mod raw;
@@ -18,16 +21,24 @@ pub mod values;
 pub mod wait;
 pub mod web;
 
-use std::{path::PathBuf, sync::OnceLock};
+use std::{
+    path::PathBuf,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use secrecy::SecretString;
 use tokio::runtime::Runtime;
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
+    gateway::Running,
     pb,
     stack::{Stack, StackOptions},
 };
 
+use postgres::Postgres;
 pub use tenant::Tenant;
 
 /// The shared stack. It has a runtime of its own, since each test's ends with the test; the node's guard ends the broker
@@ -36,8 +47,17 @@ pub struct World {
     pub stack: Stack,
     /// Held so that it lives as long as the stack.
     _runtime: Runtime,
+    second: Option<Second>,
     admin_secret: SecretString,
     ca: String,
+}
+
+/// Another gateway on the same PostgreSQL, which half of the clients use (`./scripts/test --store postgres`).
+struct Second {
+    gateway: Running,
+    clients: AtomicUsize,
+    /// Ends with the process, by its guard.
+    _postgres: Postgres,
 }
 
 /// Where this run keeps its files; those of earlier runs go.
@@ -65,10 +85,18 @@ impl World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut options = StackOptions::new(folder());
         options.installation = installation();
+        let postgres =
+            (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres")).then(Postgres::start);
+        options.settings = postgres.iter().map(|server| ("WARRENGATE_STORE__URL".into(), server.url())).collect();
         let mut stack = runtime.block_on(Stack::start(options)).unwrap();
         let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");
         let ca = std::fs::read_to_string(stack.gateway_ca()).unwrap();
-        Self { stack, _runtime: runtime, admin_secret, ca }
+        let second = postgres.map(|server| Second {
+            gateway: runtime.block_on(Box::pin(stack.another_gateway())).unwrap(),
+            clients: AtomicUsize::new(0),
+            _postgres: server,
+        });
+        Self { stack, _runtime: runtime, second, admin_secret, ca }
     }
 
     pub fn admin_secret(&self) -> &SecretString {
@@ -81,8 +109,20 @@ impl World {
 
     /// A client of the shared gateway.
     pub async fn client(&self, id: &str, secret: &SecretString) -> Client {
-        self.client_at(&self.stack.endpoint(), Credentials::Secret { client_id: id.into(), secret: secret.clone() })
-            .await
+        let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
+        match &self.second {
+            Some(second) if second.clients.fetch_add(1, Ordering::Relaxed) % 2 == 1 => {
+                let endpoint = format!("https://{}", second.gateway.grpc_address());
+                let client = self.client_at(&endpoint, credentials).await;
+                // It may have been made through the first a moment ago.
+                wait::until("the second gateway knows the client", async || {
+                    client.auth().who_am_i(pb::WhoAmIRequest {}).await.ok()
+                })
+                .await;
+                client
+            }
+            _ => self.client_at(&self.stack.endpoint(), credentials).await,
+        }
     }
 
     /// A client of any gateway of the stack.

@@ -6,6 +6,7 @@
 mod harness;
 
 mod administration;
+mod audit;
 mod bad_input;
 mod bench;
 mod blocked;
@@ -25,6 +26,7 @@ mod metrics;
 mod overflow;
 mod properties;
 mod python;
+mod reconcile;
 mod recovery;
 mod replay;
 mod restart;
@@ -35,6 +37,7 @@ mod settling;
 mod tokens;
 mod traces;
 mod traces_python;
+mod two_gateways;
 mod unroutable;
 mod volume;
 mod wall;

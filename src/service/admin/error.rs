@@ -26,6 +26,11 @@ pub(super) enum Error {
     /// The broker's administration failed.
     #[error(transparent)]
     Provision(#[from] provision::Error),
+    /// Done, as far as is known, but its record is not.
+    #[error(
+        "it was done, but could not be put on record, because the gateway's database went away; look, and try again"
+    )]
+    NotOnRecord(#[source] store::Error),
     /// A field is wrong.
     #[error("{0}")]
     Field(Failure),
@@ -97,6 +102,7 @@ impl Classify for Error {
             Self::NotFound(_) => Kind::NotFound,
             Self::TenantExists | Self::ClientExists | Self::PlanExists => Kind::AlreadyExists,
             Self::Aborted => Kind::Aborted,
+            Self::NotOnRecord(_) => Kind::Unavailable,
             _ => self.inner().map_or(Kind::Internal, Classify::kind),
         }
     }
@@ -118,6 +124,7 @@ impl Classify for Error {
             Self::PlanExists => "PLAN_EXISTS",
             Self::DefaultPlan => "PLAN_IN_USE",
             Self::Aborted => "CHANGED_MEANWHILE",
+            Self::NotOnRecord(_) => "NOT_ON_RECORD",
             _ => self.inner().map_or("INTERNAL", Classify::reason),
         }
     }

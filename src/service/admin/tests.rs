@@ -1,23 +1,29 @@
 //! Who may do what, and what stays in the audit trail; over a real store, without a broker.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
 
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::{
+    audit::{Keeper, Witness},
     auth::{Caller, Grants},
-    config::{BrokerConfig, Endpoint, ManagementConfig},
+    config::{AuditConfig, BrokerConfig, Endpoint, ManagementConfig},
     names::{ClientId, PlanName, TenantId},
     pki::{Authority, TenantCertificates},
-    store::{EncryptionKey, NewAudit, NewClient, NewTenant},
+    store::{AuditFilter, EncryptionKey, NewAudit, NewClient, NewTenant},
 };
 
 struct House {
     _dir: tempfile::TempDir,
     store: Store,
     service: AdminService,
+    audit: Audit,
+    keeper: Mutex<Option<Keeper>>,
 }
 
 impl House {
@@ -60,15 +66,34 @@ impl House {
             publish_deadline: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(60),
             certificate_lifetime: Duration::from_secs(3600),
+            reconcile_interval: Duration::from_secs(3600),
         };
         let metrics = crate::telemetry::Metrics::default();
         let broker = Broker::new(broker, certificates, authority, Arc::clone(metrics.process())).expect("a broker");
-        let service = AdminService::new(store.clone(), Arc::new(tenants), Arc::new(provisioner), broker);
-        Self { _dir: dir, store, service }
+        let (audit, keeper) = Audit::new(store.clone(), &AuditConfig::for_test());
+        let (tenants, provisioner) = (Arc::new(tenants), Arc::new(provisioner));
+        let service = AdminService::new(store.clone(), tenants, provisioner, broker, audit.clone());
+        Self { _dir: dir, store, service, audit, keeper: Mutex::new(Some(keeper)) }
     }
 
+    /// The request as the transport hands it over: with a witness, who knows the caller.
+    fn seen<T>(&self, method: &str, mut request: Request<T>) -> Request<T> {
+        let witness = Witness::new(self.audit.clone(), &format!("warrengate.v1.Admin/{method}"), "10.0.0.1:5".into());
+        if let Ok(caller) = Caller::from_request(&request) {
+            witness.recognised(caller.client());
+        }
+        request.extensions_mut().insert(witness);
+        request
+    }
+
+    /// The trail, once all refusals so far are in it. To be asked once.
     async fn audit(&self) -> Vec<NewAudit> {
-        self.store.audit(None, None, 100).await.expect("listed").into_iter().map(|row| row.event).collect()
+        let keeper = self.keeper.lock().expect("a lock").take().expect("asked once");
+        let stop = tokio_util::sync::CancellationToken::new();
+        stop.cancel();
+        keeper.run(stop).await;
+        let rows = self.store.audit(&AuditFilter::default(), None, 100).await.expect("listed");
+        rows.into_iter().map(|row| row.event).collect()
     }
 }
 
@@ -110,8 +135,9 @@ fn refusal<T: std::fmt::Debug>(answer: Answer<T>) -> (Code, String) {
 async fn nobody_comes_in_without_a_token_or_without_the_grant() {
     let house = House::build().await;
     let list = pb::ListTenantsRequest::default;
-    assert_eq!(refusal(house.service.list_tenants(Request::new(list())).await).0, Code::Unauthenticated);
-    let reader = with("acme.app", pb::Grants::default(), list());
+    let nobody = house.seen("ListTenants", Request::new(list()));
+    assert_eq!(refusal(house.service.list_tenants(nobody).await).0, Code::Unauthenticated);
+    let reader = house.seen("ListTenants", with("acme.app", pb::Grants::default(), list()));
     assert_eq!(refusal(house.service.list_tenants(reader).await).0, Code::PermissionDenied);
     let outcomes: Vec<_> = house.audit().await.into_iter().map(|event| (event.client, event.outcome)).collect();
     assert_eq!(outcomes, [("acme.app".into(), "refused".into()), (String::new(), "refused".into())]);
@@ -121,7 +147,8 @@ async fn nobody_comes_in_without_a_token_or_without_the_grant() {
 async fn a_tenants_administrator_has_no_say_over_tenants_and_plans() {
     let house = House::build().await;
     let suspend = pb::SuspendTenantRequest { tenant: "acme".into() };
-    let refused = refusal(house.service.suspend_tenant(by("acme.boss", suspend)).await);
+    let suspend = house.seen("SuspendTenant", by("acme.boss", suspend));
+    let refused = refusal(house.service.suspend_tenant(suspend).await);
     assert_eq!(refused, (Code::PermissionDenied, "PLATFORM_ADMINISTRATORS_ONLY".into()));
     let plans = house.service.list_plans(by("acme.boss", pb::ListPlansRequest::default())).await;
     assert_eq!(refusal(plans).0, Code::PermissionDenied);
@@ -222,7 +249,7 @@ async fn a_wrong_request_names_its_field() {
     assert_eq!(field(platform), "client.grants");
     let long = pb::CreateClientRequest { request_id: "x".repeat(65), ..create("acme.new", &[]) };
     assert_eq!(field(house.service.create_client(by("admin", long)).await.expect_err("refused")), "request_id");
-    assert!(house.audit().await.is_empty(), "a mistake is no event");
+    assert!(house.audit().await.is_empty(), "a mistake is no act");
 }
 
 #[tokio::test]

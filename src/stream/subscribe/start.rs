@@ -108,6 +108,7 @@ impl Subscription {
         let Some(Frame::Start(start)) = first.frame else {
             return Err(out_of_order("the first frame must be start"));
         };
+        session.witness().about("", &start.queue);
         let subscription = Self::check(&start)?;
         let queue = &subscription.spec.queue;
         if !session.scope().grants().may_subscribe(queue) {

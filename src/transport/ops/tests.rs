@@ -11,7 +11,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    config::AuthConfig,
+    config::{AuditConfig, AuthConfig},
     store::{EncryptionKey, Store},
 };
 
@@ -26,9 +26,10 @@ async fn ops() -> Ops {
     let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
     let store = Store::open(&"sqlite::memory:".into(), key).await.expect("a store");
     let (_, secret) = Issuer::bootstrap_admin(&store).await.expect("asked").expect("made");
+    let (audit, _keeper) = Audit::new(store.clone(), &AuditConfig::for_test());
     let issuer = Arc::new(Issuer::start(store, &AuthConfig::for_test()).await.expect("an issuer"));
     let readiness = Readiness::new();
-    let state = OpsState::new(issuer.clone(), readiness.clone(), Metrics::default());
+    let state = OpsState::new(issuer.clone(), readiness.clone(), Metrics::default(), audit);
     Ops { router: router(state), issuer, readiness, secret: secret.expose_secret().to_owned() }
 }
 

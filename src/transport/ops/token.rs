@@ -2,8 +2,8 @@
 //! enter; a token leaves, or an error in the words of section 5.2. Neither may be cached.
 
 use axum::{
-    Form, Json,
-    extract::{State, rejection::FormRejection},
+    Extension, Form, Json,
+    extract::{ConnectInfo, State, rejection::FormRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,12 +13,17 @@ use serde_json::json;
 
 use super::OpsState;
 use crate::{
+    audit::Witness,
     auth,
     error::{Classify as _, Kind},
+    transport::serve_ops::Peer,
 };
 
 /// A refusal: section 5.2's code, a sentence, and what HTTP adds.
 struct Refusal {
+    /// As the audit trail says it.
+    kind: Kind,
+    reason: &'static str,
     status: StatusCode,
     code: &'static str,
     description: String,
@@ -28,7 +33,8 @@ struct Refusal {
 impl Refusal {
     fn invalid(description: &str) -> Self {
         let (status, code) = (StatusCode::BAD_REQUEST, "invalid_request");
-        Self { status, code, description: description.to_owned(), retry_after: None }
+        let (kind, reason) = (Kind::Invalid, "MALFORMED_REQUEST");
+        Self { kind, reason, status, code, description: description.to_owned(), retry_after: None }
     }
 }
 
@@ -46,6 +52,8 @@ impl From<auth::Error> for Refusal {
             _ => "server_error",
         };
         Self {
+            kind: error.kind(),
+            reason: error.reason(),
             status: StatusCode::from_u16(kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             code,
             description: error.message().into_owned(),
@@ -73,12 +81,18 @@ impl IntoResponse for Refusal {
 
 pub(super) async fn token(
     State(state): State<OpsState>,
+    peer: Option<Extension<ConnectInfo<Peer>>>,
     headers: HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
-    let mut response = match answer(&state, &headers, form).await {
+    let peer = peer.map(|Extension(ConnectInfo(Peer(address)))| address.to_string()).unwrap_or_default();
+    let witness = Witness::new(state.audit.clone(), "POST /oauth2/token", peer);
+    let mut response = match answer(&state, &witness, &headers, form).await {
         Ok(body) => body.into_response(),
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            witness.ended(refusal.kind, refusal.reason);
+            refusal.into_response()
+        }
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
@@ -87,6 +101,7 @@ pub(super) async fn token(
 
 async fn answer(
     state: &OpsState,
+    witness: &Witness,
     headers: &HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Result<Json<serde_json::Value>, Refusal> {
@@ -95,11 +110,11 @@ async fn answer(
     let mut form = Parameters(form);
     let grant_type = form.take("grant_type")?.ok_or_else(|| Refusal::invalid("grant_type is missing"))?;
     if grant_type != "client_credentials" {
-        let description = "grant_type must be client_credentials".to_owned();
-        let (status, code) = (StatusCode::BAD_REQUEST, "unsupported_grant_type");
-        return Err(Refusal { status, code, description, retry_after: None });
+        let code = "unsupported_grant_type";
+        return Err(Refusal { code, ..Refusal::invalid("grant_type must be client_credentials") });
     }
     let (id, secret) = credentials(headers, &mut form)?;
+    witness.about("", &id);
     let issued = state.issuer.issue(&id, &secret, None).await?;
     Ok(Json(json!({
         "access_token": issued.token.expose_secret(),

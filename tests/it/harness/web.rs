@@ -86,6 +86,12 @@ pub async fn access_token(id: &str, secret: &SecretString) -> String {
     body["access_token"].as_str().unwrap().to_owned()
 }
 
+/// A token, or why there is none.
+pub async fn issue_token(endpoint: &str, request: pb::IssueTokenRequest) -> Result<String, tonic::Status> {
+    let mut auth = AuthClient::new(channel_to(endpoint).await);
+    Ok(auth.issue_token(request).await?.into_inner().access_token)
+}
+
 /// One more gateway on the same broker and store.
 pub struct OwnGateway {
     pub running: Running,
@@ -103,6 +109,19 @@ pub async fn gateway(change: impl FnOnce(&mut Config)) -> OwnGateway {
 impl OwnGateway {
     pub fn endpoint(&self) -> String {
         format!("https://{}", self.running.grpc_address())
+    }
+
+    /// A connection without any token.
+    pub async fn channel(&self) -> Channel {
+        channel_to(&self.endpoint()).await
+    }
+
+    /// Asks for a token by HTTP with a wrong secret, and is refused.
+    pub async fn refused_token_by_http(&self, client_id: &str) {
+        let url = format!("http://{}/oauth2/token", self.running.ops_address());
+        let request = http().post(url).basic_auth(client_id, Some("wrong"));
+        let (status, body) = answer(request, "grant_type=client_credentials".to_owned()).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
     }
 
     /// A token from this gateway.

@@ -1,0 +1,110 @@
+//! Who is calling what from where: one for each call, made before anybody is recognised and carried through it, so that a
+//! refusal anywhere knows whose it is. It tells of a call's end once; of refused messages as often as there are any.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use super::{Audit, harmless};
+use crate::{
+    error::Kind,
+    names::{ClientId, TenantId},
+    store::{NewAudit, REFUSED},
+};
+
+/// A call's witness. Cloning is cheap, and clones are of the same call.
+#[derive(Debug, Clone)]
+pub struct Witness(Arc<Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    audit: Option<Audit>,
+    method: String,
+    peer_address: String,
+    trace_id: OnceLock<String>,
+    client: OnceLock<ClientId>,
+    subject: OnceLock<(String, String)>,
+    told: AtomicBool,
+}
+
+impl Witness {
+    /// Of a call of this method (`warrengate.v1.Messaging/Publish`) from this address.
+    pub fn new(audit: Audit, method: &str, peer_address: String) -> Self {
+        Self::of(Some(audit), harmless(method), peer_address)
+    }
+
+    /// Sees nothing and tells nobody: where a call came in past the layer that makes witnesses, which only tests do.
+    pub fn nobody() -> Self {
+        Self::of(None, String::new(), String::new())
+    }
+
+    fn of(audit: Option<Audit>, method: String, peer_address: String) -> Self {
+        Self(Arc::new(Seen {
+            audit,
+            method,
+            peer_address,
+            trace_id: OnceLock::new(),
+            client: OnceLock::new(),
+            subject: OnceLock::new(),
+            told: AtomicBool::new(false),
+        }))
+    }
+
+    /// The witness of a request.
+    pub fn of_request<T>(request: &tonic::Request<T>) -> Self {
+        request.extensions().get().cloned().unwrap_or_else(Self::nobody)
+    }
+
+    /// The trace that the call belongs to: 32 hex digits. The first word counts.
+    pub fn traced(&self, trace_id: impl Into<String>) {
+        let _ = self.0.trace_id.set(trace_id.into());
+    }
+
+    /// The caller was recognised. The first word counts.
+    pub fn recognised(&self, client: &ClientId) {
+        let _ = self.0.client.set(client.clone());
+    }
+
+    /// What the call is about, as the caller wrote it: a tenant (empty: the caller's own) and an object. The first word
+    /// counts.
+    pub fn about(&self, tenant: &str, object: &str) {
+        let _ = self.0.subject.set((harmless(tenant), harmless(object)));
+    }
+
+    /// What an act's line says before anything is known of its outcome.
+    pub fn act(&self, rule: &str) -> NewAudit {
+        let (tenant, object) = self.0.subject.get().cloned().unwrap_or_default();
+        let client = self.0.client.get();
+        let own = || client.and_then(ClientId::tenant).map(TenantId::to_string).unwrap_or_default();
+        NewAudit {
+            tenant: if tenant.is_empty() { own() } else { tenant },
+            client: client.map(ToString::to_string).unwrap_or_default(),
+            peer_address: self.0.peer_address.clone(),
+            method: self.0.method.clone(),
+            rule: rule.to_owned(),
+            object,
+            trace_id: self.0.trace_id.get().cloned().unwrap_or_default(),
+            ..NewAudit::default()
+        }
+    }
+
+    /// The call, or its stream, ends with this; a refusal is put on record, once a call. Never waits.
+    pub fn ended(&self, kind: Kind, reason: &str) {
+        if kind.is_refusal() && !self.0.told.swap(true, Ordering::Relaxed) {
+            self.tell(NewAudit { outcome: REFUSED.to_owned(), ..self.act(reason) });
+        }
+    }
+
+    /// Messages of a stream were refused, this many for one reason; the object stands for all of them. Never waits.
+    pub fn refused_messages(&self, object: &str, reason: &str, times: u64) {
+        let object = harmless(object);
+        self.tell(NewAudit { outcome: REFUSED.to_owned(), object, times, ..self.act(reason) });
+    }
+
+    fn tell(&self, event: NewAudit) {
+        if let Some(audit) = &self.0.audit {
+            audit.refused(event);
+        }
+    }
+}

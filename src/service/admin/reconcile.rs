@@ -1,0 +1,129 @@
+//! Reconciliation, asked for or by the clock. Rows of the store enter, one tenant after the other; the broker is brought in line
+//! with them, and every change is on record, as the gateway's own when nobody asked.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    act::Desk,
+    error::{Error, named},
+};
+use crate::{
+    error::Classify as _,
+    names::TenantId,
+    pb,
+    store::{self, NewAudit},
+    tenant::Administrator,
+};
+
+const PAGE: u32 = 100;
+/// Who repairs when nobody asked.
+const GATEWAY: &str = "gateway";
+
+pub(super) async fn reconcile(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::ReconcileTenantRequest,
+) -> Result<pb::ReconcileTenantResponse, Error> {
+    let by = NewAudit {
+        client: who.caller().client().to_string(),
+        method: "warrengate.v1.Admin/ReconcileTenant".to_owned(),
+        ..NewAudit::default()
+    };
+    if request.tenant.is_empty() {
+        return everything(&desk, &by, request.dry_run).await;
+    }
+    let id = named("tenant", TenantId::parse(&request.tenant))?;
+    let changes = one(&desk, &by, &id, request.dry_run).await?.ok_or(Error::NotFound("tenant"))?;
+    let changed = pb::Reconciliation { tenant: id.to_string(), changes, failure: String::new() };
+    let reconciliations = if changed.changes.is_empty() { Vec::new() } else { vec![changed] };
+    Ok(pb::ReconcileTenantResponse { reconciliations, unknown: Vec::new(), looked_at: 1 })
+}
+
+/// At every interval, until stopped. Gateways of one store do it each by itself, which is harmless.
+pub(super) async fn periodically(desk: Arc<Desk>, interval: Duration, stop: CancellationToken) {
+    loop {
+        // Not all gateways at once.
+        let pause = interval.mul_f64(rand::random_range(0.9..1.1));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+        let by = NewAudit { method: GATEWAY.to_owned(), ..NewAudit::default() };
+        let done = tokio::select! {
+            done = everything(&desk, &by, false) => done,
+            () = stop.cancelled() => return,
+        };
+        match done {
+            Ok(done) if !done.unknown.is_empty() => {
+                tracing::warn!(unknown = ?done.unknown, "the broker has what belongs to no tenant");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "tenants were not reconciled"),
+        }
+    }
+}
+
+async fn everything(desk: &Desk, by: &NewAudit, dry_run: bool) -> Result<pb::ReconcileTenantResponse, Error> {
+    let mut answer = pb::ReconcileTenantResponse::default();
+    let mut after: Option<TenantId> = None;
+    loop {
+        let rows = desk.store.tenants(after.as_ref(), PAGE).await?;
+        let Some(last) = rows.last() else { break };
+        after = Some(last.id.clone());
+        for row in rows {
+            answer.looked_at += 1;
+            let (changes, failure) = match one(desk, by, &row.id, dry_run).await {
+                Ok(changes) => (changes.unwrap_or_default(), String::new()),
+                Err(error) => {
+                    tracing::warn!(tenant = %row.id, error = &error as &dyn std::error::Error, "not reconciled");
+                    (Vec::new(), format!("{}: {}", error.reason(), error.message()))
+                }
+            };
+            if !changes.is_empty() || !failure.is_empty() {
+                answer.reconciliations.push(pb::Reconciliation { tenant: row.id.to_string(), changes, failure });
+            }
+        }
+    }
+    let mut unknown = desk.provisioner.claimed().await?;
+    // Asked after the broker: a tenant's row is there before anything of it is at the broker.
+    let mut known = std::collections::HashSet::new();
+    let mut after: Option<TenantId> = None;
+    loop {
+        let rows = desk.store.tenants(after.as_ref(), 1_000).await?;
+        let Some(last) = rows.last() else { break };
+        after = Some(last.id.clone());
+        known.extend(rows.into_iter().map(|row| row.id.vhost()));
+    }
+    unknown.retain(|line| line.split_once(' ').is_none_or(|(_, name)| !known.contains(name)));
+    answer.unknown = unknown;
+    Ok(answer)
+}
+
+/// What changed for one tenant; none when there is no such tenant.
+async fn one(desk: &Desk, by: &NewAudit, id: &TenantId, dry_run: bool) -> Result<Option<Vec<String>>, Error> {
+    let _one_at_a_time = desk.locks.lock(id).await;
+    let Some(row) = desk.store.tenant(id).await? else { return Ok(None) };
+    let plan = desk.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?.into();
+    if dry_run {
+        return Ok(Some(desk.provisioner.drift(id, &plan).await?));
+    }
+    let changes = desk.provisioner.ensure_tenant(id, &plan).await?;
+    if desk.store.tenant(id).await?.is_none() {
+        // Deleted through another gateway meanwhile: what we repaired must not stay behind.
+        desk.provisioner.remove_tenant(id).await?;
+        return Ok(None);
+    }
+    let event = |change: &String| NewAudit {
+        tenant: id.to_string(),
+        object: change.clone(),
+        rule: "reconciliation".to_owned(),
+        outcome: "done".to_owned(),
+        ..by.clone()
+    };
+    if !changes.is_empty() {
+        desk.store.record(&changes.iter().map(event).collect::<Vec<_>>()).await?;
+    }
+    Ok(Some(changes))
+}

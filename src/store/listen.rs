@@ -1,0 +1,46 @@
+//! Word of changes. PostgreSQL tells whoever listens when the revision was raised and committed (migration 0004); SQLite tells
+//! nobody, and needs not: it is for one gateway. A word can be lost with its connection, so nobody relies on it alone.
+
+use secrecy::ExposeSecret as _;
+use sqlx::postgres::PgListener;
+
+use super::{Error, Store};
+
+const CHANNEL: &str = "warrengate_revision";
+
+/// A connection of its own on which changes are told.
+pub struct Changes(PgListener);
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Changes(..)")
+    }
+}
+
+impl Store {
+    /// Begins to listen; none where the database tells nobody.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn changes(&self) -> Result<Option<Changes>, Error> {
+        if self.is_sqlite {
+            return Ok(None);
+        }
+        let mut listener = PgListener::connect(self.url.expose_secret()).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(Some(Changes(listener)))
+    }
+}
+
+impl Changes {
+    /// Waits until the revision was raised, by whomever. Cancel safe.
+    ///
+    /// # Errors
+    /// When the connection is lost: listen anew, and ask for the revision.
+    pub async fn told(&mut self) -> Result<(), Error> {
+        match self.0.try_recv().await? {
+            Some(_) => Ok(()),
+            None => Err(sqlx::Error::PoolClosed.into()),
+        }
+    }
+}

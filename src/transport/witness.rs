@@ -1,0 +1,94 @@
+//! The layer that gives every call its [`Witness`] before anybody looks at it, and lets it tell of calls that are refused at
+//! once, whoever refuses them. What a stream is refused later is the stream's to tell, by the same witness.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tonic::{
+    Status,
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
+use tower::{Layer, Service};
+
+use crate::{
+    audit::{Audit, Witness},
+    error::{self, Kind},
+    telemetry::Call,
+};
+
+/// Calls beside ours (health, reflection, and whatever a stranger makes up) are all the same to the record.
+const OTHER: &str = "other";
+
+/// Makes [`Witnessed`] services.
+#[derive(Debug, Clone)]
+pub(super) struct WitnessLayer(Audit);
+
+impl WitnessLayer {
+    pub(super) fn new(audit: Audit) -> Self {
+        Self(audit)
+    }
+}
+
+impl<S> Layer<S> for WitnessLayer {
+    type Service = Witnessed<S>;
+
+    fn layer(&self, inner: S) -> Witnessed<S> {
+        Witnessed { inner, audit: self.0.clone() }
+    }
+}
+
+/// A service whose refusals are put on record.
+#[derive(Debug, Clone)]
+pub(super) struct Witnessed<S> {
+    inner: S,
+    audit: Audit,
+}
+
+impl<S, B, R> Service<Request<B>> for Witnessed<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let witness = witness(&self.audit, &request);
+        request.extensions_mut().insert(witness.clone());
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            // There is a status among the headers only when nothing else comes.
+            if answer.headers().contains_key("grpc-status")
+                && let Some(status) = Status::from_header_map(answer.headers())
+                && let Some(kind) = Kind::of_refusal(status.code())
+            {
+                // The gRPC library's own statuses have none.
+                let reason = error::reason_of(&status).unwrap_or_else(|| format!("{:?}", status.code()));
+                witness.ended(kind, &reason);
+            }
+            Ok(answer)
+        })
+    }
+}
+
+fn witness<B>(audit: &Audit, request: &Request<B>) -> Witness {
+    let method = request.uri().path().trim_start_matches('/');
+    let method = if method.starts_with("warrengate.v1.") { method } else { OTHER };
+    let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+    let peer = connection.and_then(|connection| connection.get_ref().remote_addr());
+    let witness = Witness::new(audit.clone(), method, peer.map(|peer| peer.to_string()).unwrap_or_default());
+    if let Some(call) = request.extensions().get::<Call>() {
+        witness.traced(call.trace_id());
+    }
+    witness
+}

@@ -1,0 +1,249 @@
+//! What is on record: every act, every refusal, who and from where; told one by one, or counted when there are too many.
+
+use secrecy::SecretString;
+use serde_json::Value;
+use tonic::{Code, Request, metadata::MetadataValue};
+use warrengate::{
+    client::{Client, Credentials},
+    pb::{self, AuditEvent, Outcome, auth_client::AuthClient, topology_client::TopologyClient},
+    store::{AuditFilter, EncryptionKey, Store},
+};
+
+use crate::harness::{
+    Tenant, World,
+    command::{self, json},
+    raw::{RawPublish, RawSubscribe, reason},
+    tenant::all_grants,
+    to_queue,
+    wait::{until, within},
+    web::{self, OwnGateway},
+};
+
+/// A gateway of the test's own: what others are refused meanwhile is not counted with its refusals.
+struct Audited {
+    gateway: OwnGateway,
+    admin: Client,
+}
+
+impl Audited {
+    async fn start() -> Self {
+        let gateway = web::gateway(|_| {}).await;
+        let admin = Self::client_of(&gateway, "admin", World::get().admin_secret()).await;
+        Self { gateway, admin }
+    }
+
+    async fn client_of(gateway: &OwnGateway, id: &str, secret: &SecretString) -> Client {
+        let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
+        World::get().client_at(&gateway.endpoint(), credentials).await
+    }
+
+    async fn client(&self, id: &str, secret: &SecretString) -> Client {
+        Self::client_of(&self.gateway, id, secret).await
+    }
+
+    async fn tenant(&self) -> Tenant {
+        Tenant::made_by(&self.admin, async |id, secret| self.client(id, secret).await).await
+    }
+
+    async fn list(&self, request: pb::ListAuditEventsRequest) -> Vec<AuditEvent> {
+        let answer = within("the audit trail", self.admin.admin().list_audit_events(request)).await.unwrap();
+        answer.into_inner().events
+    }
+
+    /// Waits for a refusal by this rule that passes.
+    async fn refusal(&self, rule: &str, passes: impl Fn(&AuditEvent) -> bool) -> AuditEvent {
+        let refused = pb::ListAuditEventsRequest { outcome: "refused".into(), page_size: 1_000, ..Default::default() };
+        until(&format!("a refusal by {rule}"), async || {
+            let events = self.list(refused.clone()).await;
+            events.into_iter().find(|event| event.rule == rule && passes(event))
+        })
+        .await
+    }
+}
+
+fn of_tenant(tenant: &str) -> pb::ListAuditEventsRequest {
+    pb::ListAuditEventsRequest { tenant: tenant.into(), page_size: 1_000, ..Default::default() }
+}
+
+fn is_from_here(event: &AuditEvent) -> bool {
+    event.peer_address.starts_with("127.0.0.1:")
+}
+
+#[tokio::test]
+async fn an_act_is_on_record_when_it_is_answered_whoever_dies_then() {
+    let house = Audited::start().await;
+    let tenant = house.tenant().await;
+    let suspend = pb::SuspendTenantRequest { tenant: tenant.id.clone() };
+    house.admin.admin().suspend_tenant(suspend).await.unwrap();
+    // Past every gateway: what is in the store outlives them all.
+    let config = &World::get().stack.config().store;
+    let store = Store::open(&config.url, EncryptionKey::parse(&config.encryption_key).unwrap()).await.unwrap();
+    let filter = AuditFilter { tenant: tenant.id.clone(), ..AuditFilter::default() };
+    let rows = store.audit(&filter, None, 10).await.unwrap();
+    let seen: Vec<_> = rows.iter().map(|row| (row.event.method.as_str(), row.event.object.as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            ("warrengate.v1.Admin/SuspendTenant", tenant.id.as_str()),
+            ("warrengate.v1.Admin/CreateClient", tenant.client_id.as_str()),
+            ("warrengate.v1.Admin/CreateTenant", tenant.id.as_str()),
+        ]
+    );
+    for row in &rows {
+        let event = &row.event;
+        assert_eq!((event.client.as_str(), event.outcome.as_str()), ("admin", "done"));
+        assert_eq!(event.rule, "platform administrator");
+        assert!(event.peer_address.starts_with("127.0.0.1:"), "{event:?}");
+    }
+    house.gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn every_refusal_says_who_from_where_what_and_by_which_rule() {
+    let house = Audited::start().await;
+    let tenant = house.tenant().await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let grants = pb::Grants { subscribe: vec!["own".into()], ..pb::Grants::default() };
+    let (id, secret) = Tenant::add_client(&house.admin, &tenant.id, "poor", grants).await;
+    let poor = house.client(&id, &secret).await;
+    let by_poor = |event: &AuditEvent| event.client_id == id && event.tenant == tenant.id && is_from_here(event);
+
+    let result = poor.publish_batch(vec![to_queue("orders", "x"), to_queue("orders", "y")]).await.unwrap();
+    assert_eq!(result[0].outcome(), Outcome::Denied);
+    let event = house.refusal("PUBLISH_NOT_GRANTED", by_poor).await;
+    let seen = (event.method.as_str(), event.object.as_str(), event.times);
+    assert_eq!(seen, ("warrengate.v1.Messaging/PublishBatch", "/orders", 2), "{event:?}");
+
+    let mut stream = RawSubscribe::open(&poor).await.unwrap();
+    stream.send(pb::subscribe_request::Frame::Start(crate::harness::raw::start("secrets"))).await;
+    assert_eq!(reason(&stream.end().await.0), "SUBSCRIBE_NOT_GRANTED");
+    let event = house.refusal("SUBSCRIBE_NOT_GRANTED", by_poor).await;
+    assert_eq!((event.method.as_str(), event.object.as_str()), ("warrengate.v1.Messaging/Subscribe", "secrets"));
+
+    let delete = pb::DeleteQueueRequest { name: "orders".into(), ..Default::default() };
+    poor.topology().delete_queue(delete).await.expect_err("not granted");
+    let event = house.refusal("CONFIGURE_NOT_GRANTED", by_poor).await;
+    assert_eq!((event.method.as_str(), event.object.as_str()), ("warrengate.v1.Topology/DeleteQueue", "orders"));
+
+    // What a caller wrote reaches neither a terminal nor a log as it is.
+    let bad = "wg.x\n\u{1b}[31m'; DROP TABLE audit; --";
+    poor.topology().get_queue(pb::GetQueueRequest { name: bad.into() }).await.expect_err("no name");
+    let event = house.refusal("INVALID_NAME", by_poor).await;
+    assert_eq!(event.object, bad.escape_default().to_string());
+
+    poor.admin().list_tenants(pb::ListTenantsRequest::default()).await.expect_err("no administrator");
+    let event = house.refusal("ADMINISTER_NOT_GRANTED", by_poor).await;
+    assert_eq!(event.method, "warrengate.v1.Admin/ListTenants");
+
+    let channel = house.gateway.channel().await;
+    let mut request = Request::new(pb::ListQueuesRequest::default());
+    request.metadata_mut().insert("authorization", MetadataValue::from_static("Bearer forged"));
+    let traceparent = format!("00-{trace}-b7ad6b7169203331-01");
+    request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
+    TopologyClient::new(channel.clone()).list_queues(request).await.expect_err("forged");
+    let event = house.refusal("TOKEN_INVALID", |event| event.client_id.is_empty() && is_from_here(event)).await;
+    assert_eq!((event.method.as_str(), event.trace_id.as_str()), ("warrengate.v1.Topology/ListQueues", trace));
+
+    let wrong =
+        pb::IssueTokenRequest { client_id: tenant.client_id.clone(), client_secret: "wrong".into(), lifetime: None };
+    AuthClient::new(channel).issue_token(wrong).await.expect_err("wrong");
+    house.gateway.refused_token_by_http(&tenant.client_id).await;
+    for method in ["warrengate.v1.Auth/IssueToken", "POST /oauth2/token"] {
+        let by_method = |event: &AuditEvent| event.method == method && is_from_here(event);
+        let event = house.refusal("CLIENT_UNKNOWN_OR_SECRET_WRONG", by_method).await;
+        assert_eq!((event.client_id.as_str(), event.object.as_str()), ("", tenant.client_id.as_str()));
+    }
+    house.gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_refusals_is_counted_to_the_last_one_in_few_rows_and_holds_nobody_up() {
+    let house = Audited::start().await;
+    let tenant = house.tenant().await;
+    tenant.queue("jobs").await;
+    let grants = pb::Grants { publish: vec![], ..all_grants() };
+    let (id, secret) = Tenant::add_client(&house.admin, &tenant.id, "loud", grants).await;
+    let loud = house.client(&id, &secret).await;
+    let mut stream = RawPublish::open(&loud).await.unwrap();
+    let publication = to_queue("jobs", "x");
+    const FRAMES: usize = 2_000;
+    for _ in 0..FRAMES {
+        assert_eq!(stream.publish(publication.clone()).await.unwrap().outcome(), Outcome::Denied);
+    }
+    drop(stream);
+    tenant.publish_to("jobs", "the others go on").await;
+
+    let mine = pb::ListAuditEventsRequest { client_id: id, ..of_tenant(&tenant.id) };
+    let events = until("all refusals on record", async || {
+        let events = house.list(mine.clone()).await;
+        let times: u64 = events.iter().map(|event| event.times).sum();
+        assert!(times <= FRAMES as u64, "more refusals than there were: {times}");
+        (times == FRAMES as u64).then_some(events)
+    })
+    .await;
+    assert!(events.len() < 100, "{} rows", events.len());
+    assert!(events.iter().any(|event| event.object == format!("{} more refused", event.times)), "{events:?}");
+    house.gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_trail_is_filtered_paged_and_shown_to_platform_administrators_only() {
+    let admin = World::get().admin().await;
+    let tenant = Tenant::fresh().await;
+    for name in ["a", "b", "c"] {
+        Tenant::add_client(&admin, &tenant.id, name, pb::Grants::default()).await;
+    }
+    let made = pb::ListAuditEventsRequest { method: "CreateClient".into(), ..of_tenant(&tenant.id) };
+    let (mut objects, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = pb::ListAuditEventsRequest { page_size: 2, page_token, ..made.clone() };
+        let page = admin.admin().list_audit_events(request).await.unwrap().into_inner();
+        assert!(page.events.len() <= 2);
+        objects.extend(page.events.into_iter().map(|event| event.object));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let expected = ["c", "b", "a", "app"].map(|name| format!("{}.{name}", tenant.id));
+    assert_eq!(objects, expected, "newest first");
+
+    let none = async |request| admin.admin().list_audit_events(request).await.unwrap().into_inner().events.is_empty();
+    assert!(none(pb::ListAuditEventsRequest { outcome: "failed".into(), ..made.clone() }).await);
+    assert!(none(pb::ListAuditEventsRequest { client_id: "nobody".into(), ..made.clone() }).await);
+    let first = prost_types::Timestamp { seconds: 1, nanos: 0 };
+    assert!(none(pb::ListAuditEventsRequest { until: Some(first), ..made.clone() }).await);
+    assert!(!none(pb::ListAuditEventsRequest { from: Some(first), ..made.clone() }).await);
+    let injected = pb::ListAuditEventsRequest { method: "x' OR '1'='1".into(), ..made.clone() };
+    let status = admin.admin().list_audit_events(injected).await.expect_err("no method");
+    assert_eq!(status.code(), Code::InvalidArgument);
+
+    let grants = pb::Grants { administer: true, ..all_grants() };
+    let (id, secret) = Tenant::add_client(&admin, &tenant.id, "boss", grants).await;
+    let boss = World::get().client(&id, &secret).await;
+    let status = boss.admin().list_audit_events(made).await.expect_err("not a tenant's to see");
+    assert_eq!(reason(&status), "PLATFORM_ADMINISTRATORS_ONLY");
+}
+
+#[tokio::test]
+async fn the_command_shows_the_trail_and_follows_it() {
+    let tenant = Tenant::fresh().await;
+    let admin = || command::warrengate("admin", World::get().admin_secret());
+    let shown = json(admin(), &["audit", "--tenant", &tenant.id, "--since", "1h"]).await;
+    let methods: Vec<_> = shown.as_array().unwrap().iter().map(|event| event["method"].as_str().unwrap()).collect();
+    assert_eq!(methods, ["warrengate.v1.Admin/CreateTenant", "warrengate.v1.Admin/CreateClient"], "oldest first");
+
+    let mut following = admin().args(["audit", "--follow", "--json", "--tenant", &tenant.id]).spawn().unwrap();
+    let mut lines = command::lines(&mut following);
+    let mut next = async || {
+        let line = within("a line", lines.next_line()).await.unwrap().expect("it goes on");
+        let event: Value = serde_json::from_str(&line).unwrap();
+        (event["method"].as_str().unwrap().to_owned(), event["outcome"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(next().await.0, "warrengate.v1.Admin/CreateTenant");
+    assert_eq!(next().await.0, "warrengate.v1.Admin/CreateClient");
+    let platform = World::get().admin().await;
+    platform.admin().suspend_tenant(pb::SuspendTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
+    assert_eq!(next().await, ("warrengate.v1.Admin/SuspendTenant".to_owned(), "done".to_owned()));
+    following.kill().await.unwrap();
+}

@@ -1,0 +1,125 @@
+//! What drifts at the broker is found, told, repaired and put on record: when asked, in a dry run, and by the clock.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use warrengate::pb;
+
+use crate::harness::{
+    Tenant, World,
+    broker::Management,
+    command,
+    raw::reason,
+    wait::{until, within},
+    web,
+};
+
+/// Drifts in all the ways that the administrator of the broker can.
+async fn drift(tenant: &Tenant, broker: &Management) {
+    let name = format!("wg.{}", tenant.id);
+    let narrow = json!({"configure": "", "write": ".*", "read": ".*"});
+    broker.change(Method::PUT, &format!("permissions/{name}/{name}"), Some(narrow)).await;
+    let tagged = json!({"password": "a password", "tags": "administrator"});
+    broker.change(Method::PUT, &format!("users/{name}"), Some(tagged)).await;
+    broker.change(Method::DELETE, &format!("vhost-limits/{name}/max-connections"), None).await;
+}
+
+fn reconcile(tenant: &str, dry_run: bool) -> pb::ReconcileTenantRequest {
+    pb::ReconcileTenantRequest { tenant: tenant.into(), dry_run }
+}
+
+#[tokio::test]
+async fn drift_is_told_by_a_dry_run_repaired_when_asked_and_on_record() {
+    let admin = World::get().admin().await;
+    let mut admin = admin.admin();
+    let (tenant, broker) = (Tenant::fresh().await, Management::new());
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "stays").await;
+    let stands = admin.reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap().into_inner();
+    assert_eq!((stands.reconciliations, stands.looked_at), (vec![], 1));
+
+    drift(&tenant, &broker).await;
+    let told = admin.reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner().reconciliations;
+    let lines = told[0].changes.clone();
+    for what in ["tags and password", "its vhost", "max-connections"] {
+        assert!(lines.iter().any(|line| line.contains(what)), "{what}: {lines:?}");
+    }
+    let user = broker.get(&format!("users/wg.{}", tenant.id)).await.unwrap();
+    assert!(user["tags"].to_string().contains("administrator"), "a dry run changes nothing: {user}");
+
+    let done = admin.reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap().into_inner().reconciliations;
+    assert_eq!(done[0].changes, lines, "as the dry run said");
+    let user = broker.get(&format!("users/wg.{}", tenant.id)).await.unwrap();
+    assert!(!user["tags"].to_string().contains("administrator"), "{user}");
+    let again = admin.reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner();
+    assert_eq!(again.reconciliations, vec![]);
+    assert_eq!(tenant.take("jobs", 1).await, ["stays"]);
+
+    let filter = pb::ListAuditEventsRequest {
+        tenant: tenant.id.clone(),
+        method: "ReconcileTenant".into(),
+        ..Default::default()
+    };
+    let events = admin.list_audit_events(filter).await.unwrap().into_inner().events;
+    let repairs: Vec<_> = events.iter().filter(|event| event.rule == "reconciliation").collect();
+    assert_eq!(repairs.len(), lines.len(), "{events:?}");
+    assert!(repairs.iter().all(|event| lines.contains(&event.object) && event.client_id == "admin"), "{events:?}");
+
+    let status = admin.reconcile_tenant(reconcile("no-such", false)).await.expect_err("no tenant");
+    assert_eq!(reason(&status), "TENANT_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_missing_user_and_vhost_are_made_again() {
+    let admin = World::get().admin().await;
+    let (tenant, broker) = (Tenant::fresh().await, Management::new());
+    let name = format!("wg.{}", tenant.id);
+    for path in [format!("users/{name}"), format!("vhosts/{name}")] {
+        broker.change(Method::DELETE, &path, None).await;
+    }
+    let told = admin.admin().reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner();
+    assert_eq!(told.reconciliations[0].changes.len(), 2, "{told:?}");
+    admin.admin().reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap();
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "lives").await;
+}
+
+#[tokio::test]
+async fn what_belongs_to_no_tenant_is_reported_and_left_alone() {
+    let broker = Management::new();
+    let name = format!("wg.x{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+    broker.change(Method::PUT, &format!("vhosts/{name}"), Some(json!({}))).await;
+    let admin = || command::warrengate("admin", World::get().admin_secret());
+    let found = command::json(admin(), &["tenant", "reconcile", "--all", "--dry-run"]).await;
+    let unknown = found["unknown"].as_array().unwrap();
+    assert!(unknown.contains(&json!(format!("vhost {name}"))), "{found}");
+    assert!(broker.get(&format!("vhosts/{name}")).await.is_some());
+    broker.change(Method::DELETE, &format!("vhosts/{name}"), None).await;
+}
+
+#[tokio::test]
+async fn the_gateway_repairs_by_itself_and_says_so() {
+    let (tenant, broker) = (Tenant::fresh().await, Management::new());
+    let gateway = web::gateway(|config| config.broker.reconcile_interval = Duration::from_secs(1)).await;
+    drift(&tenant, &broker).await;
+    let name = format!("wg.{}", tenant.id);
+    until("the repair", async || {
+        let user = broker.get(&format!("users/{name}")).await.unwrap();
+        (!user["tags"].to_string().contains("administrator")).then_some(())
+    })
+    .await;
+    let admin = World::get().admin().await;
+    let request = pb::ListAuditEventsRequest {
+        tenant: tenant.id.clone(),
+        method: "gateway".into(),
+        ..pb::ListAuditEventsRequest::default()
+    };
+    let events = until("the record", async || {
+        let answer = within("the audit trail", admin.admin().list_audit_events(request.clone())).await.unwrap();
+        Some(answer.into_inner().events).filter(|events| events.len() >= 3)
+    })
+    .await;
+    assert!(events.iter().all(|event| event.client_id.is_empty() && event.outcome == "done"), "{events:?}");
+    gateway.running.shutdown().await;
+}

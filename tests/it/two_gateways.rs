@@ -1,0 +1,209 @@
+//! Two gateways on one PostgreSQL: what one is told, the other knows; what one dies of, the other survives; and when the store
+//! is away, those who are known go on for a while, and nothing opens up.
+
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tonic::Code;
+use warrengate::{
+    client::{Client, Credentials},
+    config::Config,
+    gateway::{Gateway, Running},
+    pb::{self, Outcome},
+};
+
+use crate::harness::{
+    Tenant, World,
+    postgres::Postgres,
+    raw::{RawPublish, reason},
+    tenant::all_grants,
+    to_queue,
+    wait::{until, within},
+};
+
+/// Two gateways on the shared broker, with a store of their own.
+struct Pair {
+    postgres: Postgres,
+    config: Config,
+    gateways: Vec<Running>,
+    admin_secret: SecretString,
+}
+
+impl Pair {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+        let mut config = World::get().stack.config().clone();
+        config.grpc.listen.set_port(0);
+        config.ops.listen.set_port(0);
+        // Tokens of one are believed by the other, as everywhere.
+        config.store.url = postgres.url().into();
+        change(&mut config);
+        let mut first = Gateway::start(config.clone()).await.unwrap();
+        let (_, admin_secret) = first.take_first_administrator().expect("the store is new");
+        let second = Gateway::start(config.clone()).await.unwrap();
+        Self { postgres, config, gateways: vec![first, second], admin_secret }
+    }
+
+    async fn client(&self, gateway: usize, id: &str, secret: &SecretString) -> Client {
+        let endpoint = format!("https://{}", self.gateways[gateway].grpc_address());
+        let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
+        World::get().client_at(&endpoint, credentials).await
+    }
+
+    async fn admin(&self, gateway: usize) -> Client {
+        self.client(gateway, "admin", &self.admin_secret).await
+    }
+
+    /// A tenant made through the first gateway, used through the second.
+    async fn tenant(&self) -> Tenant {
+        let admin = self.admin(0).await;
+        Tenant::made_by(&admin, async |id, secret| {
+            // Its token is younger than what the second has read: it says so, and a moment later it knows.
+            self.client(1, id, secret).await
+        })
+        .await
+    }
+
+    async fn stop(self) {
+        for gateway in self.gateways {
+            gateway.shutdown().await;
+        }
+    }
+}
+
+/// A confirmed publish, as soon as the gateway has heard of the client.
+async fn published(client: &Client, queue: &str) {
+    until("a publish", async || {
+        let results = client.publish_batch(vec![to_queue(queue, "x")]).await.ok()?;
+        (results[0].outcome() == Outcome::Confirmed).then_some(())
+    })
+    .await;
+}
+
+/// The queue, as soon as the gateway has heard of the tenant.
+async fn declared(tenant: &Tenant, queue: &str) {
+    until("a declaration", async || {
+        let queue = pb::Queue { name: queue.into(), ..pb::Queue::default() };
+        let request = pb::DeclareQueueRequest { queue: Some(queue), validate_only: false };
+        tenant.client.topology().declare_queue(request).await.ok().map(drop)
+    })
+    .await;
+}
+
+const TRIES: usize = 100;
+const PROMPT: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::print_stdout, reason = "measured figures, for `--nocapture`")]
+async fn a_revocation_at_one_gateway_ends_streams_of_the_other_within_a_second_a_hundred_times() {
+    let pair = Pair::start(|_| {}).await;
+    let tenant = pair.tenant().await;
+    declared(&tenant, "jobs").await;
+    let admin = pair.admin(0).await;
+    let mut took = Vec::new();
+    for number in 0..TRIES {
+        let (id, secret) = Tenant::add_client(&admin, &tenant.id, &format!("c{number}"), all_grants()).await;
+        let client = pair.client(1, &id, &secret).await;
+        published(&client, "jobs").await;
+        let mut stream = RawPublish::open(&client).await.unwrap();
+        assert_eq!(stream.publish(to_queue("jobs", "x")).await.unwrap().outcome(), Outcome::Confirmed);
+        let asked = Instant::now();
+        let revoking = async {
+            let revoke = pb::RevokeClientRequest { client_id: id.clone() };
+            admin.admin().revoke_client(revoke).await.unwrap();
+            Instant::now()
+        };
+        let (answered, (status, ended)) = tokio::join!(revoking, stream.end());
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "CLIENT_REVOKED"), "{status:?}");
+        took.push((ended.saturating_duration_since(asked), ended.saturating_duration_since(answered)));
+    }
+    took.sort();
+    let (most, middle) = (took[TRIES - 1].0, took[TRIES / 2].0);
+    println!("{TRIES} revocations across gateways: median {} ms, most {} ms", middle.as_millis(), most.as_millis());
+    let late = took.iter().filter(|(_, after_the_answer)| *after_the_answer > PROMPT).count();
+    assert_eq!(late, 0, "{took:?}");
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn what_one_gateway_was_told_outlives_it() {
+    let mut pair = Pair::start(|_| {}).await;
+    let tenant = pair.tenant().await;
+    declared(&tenant, "jobs").await;
+    let admin = pair.admin(0).await;
+    let (id, secret) = Tenant::add_client(&admin, &tenant.id, "gone", all_grants()).await;
+    admin.admin().revoke_client(pb::RevokeClientRequest { client_id: id.clone() }).await.unwrap();
+    drop(admin);
+    pair.gateways.remove(0).shutdown().await;
+
+    published(&tenant.client, "jobs").await;
+    let admin = pair.admin(0).await;
+    let tenants = admin.admin().list_tenants(pb::ListTenantsRequest::default()).await.unwrap().into_inner().tenants;
+    assert!(tenants.iter().any(|row| row.id == tenant.id), "{tenants:?}");
+    let filter = pb::ListAuditEventsRequest { tenant: tenant.id.clone(), ..Default::default() };
+    let events = admin.admin().list_audit_events(filter).await.unwrap().into_inner().events;
+    let methods: Vec<_> = events.iter().filter_map(|event| event.method.rsplit('/').next()).collect();
+    assert_eq!(methods, ["RevokeClient", "CreateClient", "CreateClient", "CreateTenant"]);
+    let request = pb::IssueTokenRequest { client_id: id, client_secret: secret.expose_secret().into(), lifetime: None };
+    let endpoint = format!("https://{}", pair.gateways[0].grpc_address());
+    let status = crate::harness::web::issue_token(&endpoint, request).await.expect_err("revoked");
+    assert_eq!(reason(&status), "CLIENT_UNKNOWN_OR_SECRET_WRONG");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_store_is_away_the_known_go_on_for_a_while_and_nothing_opens_up() {
+    let mut pair = Pair::start(|config| config.store.outage_grace = Duration::from_secs(20)).await;
+    let tenant = pair.tenant().await;
+    declared(&tenant, "jobs").await;
+    published(&tenant.client, "jobs").await;
+    let admin = pair.admin(1).await;
+    let token = admin.token().await.unwrap().is_some();
+    assert!(token);
+    let mut stream = RawPublish::open(&tenant.client).await.unwrap();
+
+    let away = Instant::now();
+    pair.postgres = {
+        let mut postgres = pair.postgres;
+        tokio::task::spawn_blocking(move || {
+            postgres.stop();
+            postgres
+        })
+        .await
+        .unwrap()
+    };
+    assert_eq!(stream.publish(to_queue("jobs", "known")).await.unwrap().outcome(), Outcome::Confirmed);
+    let mut another = RawPublish::open(&tenant.client).await.unwrap();
+    assert_eq!(another.publish(to_queue("jobs", "known")).await.unwrap().outcome(), Outcome::Confirmed);
+    let suspend = pb::SuspendTenantRequest { tenant: tenant.id.clone() };
+    let status = within("an answer", admin.admin().suspend_tenant(suspend)).await.expect_err("not without a record");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{status:?}");
+    let endpoint = format!("https://{}", pair.gateways[1].grpc_address());
+    let request = pb::IssueTokenRequest {
+        client_id: tenant.client_id.clone(),
+        client_secret: tenant.secret.expose_secret().into(),
+        lifetime: None,
+    };
+    let status = crate::harness::web::issue_token(&endpoint, request).await.expect_err("nobody to ask");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+
+    // The time is over: streams end, and nobody is let in.
+    for stream in [&mut stream, &mut another] {
+        let (status, _) = stream.end().await;
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STORE_AWAY"), "{status:?}");
+    }
+    assert!(away.elapsed() >= Duration::from_secs(15), "{:?}", away.elapsed());
+
+    pair.postgres = {
+        let mut postgres = pair.postgres;
+        tokio::task::spawn_blocking(move || {
+            postgres.resume();
+            postgres
+        })
+        .await
+        .unwrap()
+    };
+    published(&tenant.client, "jobs").await;
+    assert!(pair.config.store.url.expose_secret().starts_with("postgres://"));
+    pair.stop().await;
+}
