@@ -5,7 +5,11 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -37,6 +41,10 @@ const REGISTRY_POLL: Duration = Duration::from_millis(500);
 const KEYS_CHECK: Duration = Duration::from_secs(60);
 /// How often the broker is asked whether it is there.
 const BROKER_CHECK: Duration = Duration::from_secs(5);
+/// How long before the drain deadline streams are cut.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// How long calls that are no streams may take after the last stream.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +84,7 @@ pub enum Error {
 pub struct Running {
     grpc: SocketAddr,
     ops: SocketAddr,
+    issuer: String,
     first_administrator: Option<(ClientId, SecretString)>,
     readiness: Readiness,
     drain: Drain,
@@ -97,7 +106,7 @@ impl Gateway {
     ///
     /// # Errors
     /// When a port is taken, a file is wrong, or the store cannot be opened.
-    pub async fn start(config: Config) -> Result<Running, Error> {
+    pub async fn start(mut config: Config) -> Result<Running, Error> {
         let bind = async |address| Listener::bind(address).await.map_err(|source| Error::Bind { address, source });
         let grpc_listener = bind(config.grpc.listen).await?;
         let ops_listener = bind(config.ops.listen).await?;
@@ -105,6 +114,7 @@ impl Gateway {
             |listener: &Listener, address| listener.address().map_err(|source| Error::Bind { address, source });
         let grpc = address(&grpc_listener, config.grpc.listen)?;
         let ops = address(&ops_listener, config.ops.listen)?;
+        config.auth.issuer = real_issuer(&config, ops);
         let tls = transport::server_config(&config.grpc.certificate, &config.grpc.key)?;
 
         let metrics = Metrics::new(pb::method_paths());
@@ -139,7 +149,7 @@ impl Gateway {
         let stop = CancellationToken::new();
         // The ops side goes last: it is what says that the gateway drains.
         let closed = CancellationToken::new();
-        let drain = Drain::new(config.limits.drain_deadline);
+        let drain = Drain::new(for_streams(config.limits.drain_deadline));
         let session = SessionContext {
             verifier: issuer.verifier(),
             warn_before: config.auth.warn_before_expiry,
@@ -156,7 +166,7 @@ impl Gateway {
         };
         let services = Services {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
-            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies),
+            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies, traces.clone()),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
             admin: AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone()),
             verifier: issuer.verifier(),
@@ -201,6 +211,7 @@ impl Gateway {
         Ok(Running {
             grpc,
             ops,
+            issuer: config.auth.issuer,
             first_administrator,
             readiness,
             drain,
@@ -226,6 +237,11 @@ impl Running {
         self.ops
     }
 
+    /// Who makes the tokens, as they say it. All gateways of one store must say the same.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     /// Its traces.
     pub fn traces(&self) -> &Traces {
         &self.traces
@@ -236,21 +252,42 @@ impl Running {
         self.first_administrator.take()
     }
 
-    /// Tells every stream, takes nothing new, waits for the streams until the drain deadline, and then cuts.
+    /// Says everywhere that it stops, takes nothing new, and waits for the streams. Near the drain deadline it cuts them, and
+    /// at the deadline it is over, whatever a peer does or does not.
     pub async fn shutdown(self) {
+        let end = Instant::now() + self.drain_limit;
         let _not_ready = self.readiness.block("draining");
         self.drain.begin();
         self.stop.cancel();
-        let mut all = futures_util::future::join_all(self.tasks);
-        if tokio::time::timeout(self.drain_limit, &mut all).await.is_err() {
+        let streams = Instant::now() + for_streams(self.drain_limit);
+        if timeout_at(streams, self.drain.streams_ended()).await.is_err() {
+            tracing::warn!("streams did not end in time and are cut");
             self.drain.cut();
-            // What does not end when cut is a socket whose peer is silent: it ends with the process.
-            let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
+            let hand_back = streams + (end - streams) / 2;
+            let _ = timeout_at(hand_back, self.drain.streams_ended()).await;
         }
-        self.broker.close().await;
+        // Calls that are no streams. What is left then is a socket whose peer is silent: it ends with the process.
+        let calls = end.min(Instant::now() + LAST_CALLS);
+        let _ = timeout_at(calls, futures_util::future::join_all(self.tasks)).await;
+        let _ = timeout_at(end, self.broker.close()).await;
         self.closed.cancel();
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.ops_task).await;
-        self.traces.shutdown().await;
+        let _ = timeout_at(end.min(Instant::now() + LAST_CALLS), self.ops_task).await;
+        // Spans that were not sent yet; a collector that does not answer must not keep the process.
+        let _ = timeout_at(end, self.traces.shutdown()).await;
+    }
+}
+
+/// How long streams have of a drain: all but what it takes to hand back what was cut, and to say goodbye to the broker.
+fn for_streams(limit: Duration) -> Duration {
+    limit - GOODBYE.min(limit / 2)
+}
+
+/// The issuer's address by default is that of the ops side, which is known only now when its port was left to the system.
+fn real_issuer(config: &Config, ops: SocketAddr) -> String {
+    let scheme = if config.ops.certificate.is_some() { "https" } else { "http" };
+    match config.auth.issuer == format!("{scheme}://{}", config.ops.listen) {
+        true => format!("{scheme}://{ops}"),
+        false => config.auth.issuer.clone(),
     }
 }
 

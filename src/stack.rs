@@ -131,10 +131,13 @@ impl Stack {
             say("made certificates");
         }
         let broker = Broker::start(&options, &certs).await?;
-        let settings = settings(&options, &certs, broker.nodes())?;
-        let config = Config::load(None, settings.iter().cloned())?;
+        let mut settings = settings(&options, &certs, broker.nodes())?;
+        let mut config = Config::load(None, settings.iter().cloned())?;
         say("starting the gateway");
         let gateway = Gateway::start(config.clone()).await?;
+        // More gateways of this stack believe the same tokens.
+        config.auth.issuer = gateway.issuer().to_owned();
+        settings.push(("WARRENGATE_AUTH__ISSUER".to_owned(), config.auth.issuer.clone()));
         Ok(Self { broker, gateway, settings, config, certs })
     }
 

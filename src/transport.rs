@@ -1,6 +1,7 @@
 //! The doors: TCP and TLS enter, authenticated requests leave towards the services. Everything a peer can hold open is
 //! bounded here (handshakes, connections, streams, header and message bytes), before any of it is believed.
 
+mod first_bytes;
 mod grpc;
 mod listener;
 pub mod ops;

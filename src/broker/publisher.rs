@@ -23,6 +23,7 @@ pub use self::outgoing::Outgoing;
 use super::{Error, pool::Links, tracker::Answer};
 use crate::{
     error::{Classify as _, Failure, Kind},
+    pb::Outcome,
     telemetry::Sending,
 };
 
@@ -56,6 +57,18 @@ pub enum Verdict {
     Rejected(Failure),
     /// It may be stored or not.
     Unknown(Failure),
+}
+
+impl Verdict {
+    /// The outcome that callers see, and the stable code of what decided; empty when it is confirmed.
+    pub fn outcome(&self) -> (Outcome, &'static str) {
+        match self {
+            Self::Confirmed => (Outcome::Confirmed, ""),
+            Self::Unroutable => (Outcome::Unroutable, "NO_ROUTE"),
+            Self::Rejected(failure) => (Outcome::Rejected, failure.reason),
+            Self::Unknown(failure) => (Outcome::Unknown, failure.reason),
+        }
+    }
 }
 
 /// A stream's way to the broker. Nothing is connected until the first message.

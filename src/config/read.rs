@@ -197,7 +197,7 @@ fn limits(source: &mut Source) -> LimitsConfig {
         max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 100, 1, 10_000))
             .unwrap_or(u32::MAX),
         handshake_timeout: source.duration("limits.handshake_timeout", 5 * SECOND, SECOND / 10, MINUTE),
-        keepalive_interval: source.duration("limits.keepalive_interval", 20 * SECOND, SECOND, HOUR),
+        keepalive_interval: source.duration("limits.keepalive_interval", 15 * SECOND, SECOND, HOUR),
         keepalive_timeout: source.duration("limits.keepalive_timeout", 10 * SECOND, SECOND, 5 * MINUTE),
         heartbeat_interval: source.duration("limits.heartbeat_interval", 15 * SECOND, SECOND, HOUR),
         drain_deadline: source.duration("limits.drain_deadline", 20 * SECOND, Duration::ZERO, 10 * MINUTE),

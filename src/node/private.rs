@@ -25,7 +25,6 @@ use super::{
 };
 
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// An Erlang machine starts for it, on a machine that may be busy.
 
 /// A running private broker. Dropping it kills it at once; [`Node::stop`] is the orderly way.
 #[derive(Debug)]
@@ -325,17 +324,13 @@ impl Processes {
 pub(super) fn command(program: &Path, output: &File) -> Result<Command, Error> {
     let share = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::process("share the console's file"));
     let mut command = Command::new(program);
-    clean(&mut command);
-    command.process_group(0).stdin(Stdio::null()).stdout(share(output)?).stderr(share(output)?);
-    Ok(command)
-}
-
-fn clean(command: &mut Command) {
     for (name, _) in env::vars_os() {
         if control::is_for_others(&name.to_string_lossy()) {
             command.env_remove(&name);
         }
     }
+    command.process_group(0).stdin(Stdio::null()).stdout(share(output)?).stderr(share(output)?);
+    Ok(command)
 }
 
 /// Ends what an earlier process left behind, when both it and its guard were killed.

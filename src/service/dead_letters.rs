@@ -16,6 +16,7 @@ use crate::{
     error::Failure,
     names::QueueName,
     pb,
+    telemetry::MessageTracer,
     tenant::TenantScope,
 };
 
@@ -43,6 +44,7 @@ pub(super) async fn list(
 pub(super) fn redrive(
     broker: &Broker,
     scope: TenantScope,
+    tracer: MessageTracer,
     request: pb::RedriveDeadLettersRequest,
 ) -> Result<Progress, Failure> {
     let selection = Selection::parse(request.selection)?;
@@ -55,7 +57,7 @@ pub(super) fn redrive(
     tokio::spawn(async move {
         let chosen = |letter: &DeadLetter| is_granted(&scope, letter) && selection.names(letter);
         let rate = (request.max_per_second > 0).then_some(request.max_per_second);
-        let run = letters.redrive(chosen, rate, reports);
+        let run = letters.redrive(chosen, rate, reports, &tracer);
         let result = tokio::select! {
             result = run => result.map_err(Failure::from),
             // A suspended tenant's work stops; what was on its way may be in both places.

@@ -18,6 +18,7 @@ use crate::{
     pb::{self, topology_server::Topology},
     provision::{BindingInfo, Inspector, Quota},
     stream::subscribe::Policies,
+    telemetry::Traces,
     tenant::{Action, TenantScope, Tenants},
 };
 
@@ -28,13 +29,20 @@ pub struct TopologyService {
     inspector: Arc<Inspector>,
     quota: Quota,
     policies: Policies,
+    traces: Traces,
 }
 
 impl TopologyService {
     /// The topology service of one gateway.
-    pub fn new(tenants: Arc<Tenants>, broker: Broker, inspector: Arc<Inspector>, policies: Policies) -> Self {
+    pub fn new(
+        tenants: Arc<Tenants>,
+        broker: Broker,
+        inspector: Arc<Inspector>,
+        policies: Policies,
+        traces: Traces,
+    ) -> Self {
         let quota = Quota::new(Arc::clone(&inspector));
-        Self { tenants, broker, inspector, quota, policies }
+        Self { tenants, broker, inspector, quota, policies, traces }
     }
 
     fn admit<T>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
@@ -322,7 +330,9 @@ impl Topology for TopologyService {
         request: Request<pb::RedriveDeadLettersRequest>,
     ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
         let scope = self.admit(&request, Action::Subscribe)?;
-        Ok(Response::new(dead_letters::redrive(&self.broker, scope, request.into_inner())?))
+        let (client, ratio) = (scope.caller().client(), scope.plan().sampling_ratio());
+        let tracer = self.traces.messages(scope.tenant(), client, ratio, request.extensions().get());
+        Ok(Response::new(dead_letters::redrive(&self.broker, scope, tracer, request.into_inner())?))
     }
 
     async fn purge_dead_letters(

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 /// Begun once, seen by all. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -14,12 +17,27 @@ pub struct Drain {
     cut: CancellationToken,
     limit: Duration,
     deadline: Arc<OnceLock<SystemTime>>,
+    streams: TaskTracker,
 }
 
 impl Drain {
     /// Not begun; `limit` is how long streams have from its beginning.
     pub fn new(limit: Duration) -> Self {
-        Self { begun: CancellationToken::new(), cut: CancellationToken::new(), limit, deadline: Arc::default() }
+        let streams = TaskTracker::new();
+        // Else it would wait for ever; it counts all the same.
+        streams.close();
+        let (begun, cut) = (CancellationToken::new(), CancellationToken::new());
+        Self { begun, cut, limit, deadline: Arc::default(), streams }
+    }
+
+    /// Counts a stream for as long as this is held.
+    pub fn count(&self) -> TaskTrackerToken {
+        self.streams.token()
+    }
+
+    /// Waits until no stream is counted: all have answered what they had taken, and handed back the rest.
+    pub async fn streams_ended(&self) {
+        self.streams.wait().await;
     }
 
     /// Tells every stream.

@@ -315,15 +315,13 @@ fn denied(message: &Outgoing) -> Failure {
 }
 
 fn result(settled: Settled) -> PublishResult {
-    let (outcome, code, reason) = match settled.verdict {
-        Verdict::Confirmed => (Outcome::Confirmed, "", String::new()),
-        Verdict::Unroutable => (
-            Outcome::Unroutable,
-            "NO_ROUTE",
-            "NO_ROUTE: no queue is bound for this exchange and routing key; nothing was stored".to_owned(),
-        ),
-        Verdict::Rejected(failure) => (Outcome::Rejected, failure.reason, sentence(&failure)),
-        Verdict::Unknown(failure) => (Outcome::Unknown, failure.reason, sentence(&failure)),
+    let (outcome, code) = settled.verdict.outcome();
+    let reason = match &settled.verdict {
+        Verdict::Confirmed => String::new(),
+        Verdict::Unroutable => {
+            format!("{code}: no queue is bound for this exchange and routing key; nothing was stored")
+        }
+        Verdict::Rejected(failure) | Verdict::Unknown(failure) => sentence(failure),
     };
     PublishResult {
         sequence: settled.sequence,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::drain::Drain;
 use crate::{
@@ -55,6 +56,8 @@ pub struct Session {
     timer: Pin<Box<Sleep>>,
     warned: bool,
     drain_told: bool,
+    /// Given back when the stream has ended whole.
+    _counted: TaskTrackerToken,
 }
 
 impl Session {
@@ -82,7 +85,8 @@ impl Session {
             metrics.limit(limit, value);
         }
         let permit = scope.open_stream().inspect_err(|_| metrics.throttled(Limit::Streams, 1))?;
-        let tracer = context.traces.messages(scope.tenant(), scope.caller().client(), call);
+        let tracer =
+            context.traces.messages(scope.tenant(), scope.caller().client(), scope.plan().sampling_ratio(), call);
         let mut session = Self {
             context: context.clone(),
             scope,
@@ -93,6 +97,7 @@ impl Session {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             warned: false,
             drain_told: false,
+            _counted: context.drain.count(),
         };
         session.set_timer();
         Ok(session)
@@ -101,6 +106,11 @@ impl Session {
     /// On whose behalf the stream is.
     pub fn scope(&self) -> &TenantScope {
         &self.scope
+    }
+
+    /// Whether the stream was told that its gateway stops; it gets no new work from then on.
+    pub fn is_draining(&self) -> bool {
+        self.drain_told
     }
 
     /// Where the stream is counted.
@@ -175,6 +185,6 @@ impl Session {
     }
 }
 
-fn draining() -> Failure {
+pub(super) fn draining() -> Failure {
     Failure::new(Kind::Unavailable, "DRAINING", "this gateway is stopping; connect again to reach another")
 }

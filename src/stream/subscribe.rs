@@ -24,7 +24,7 @@ pub use self::{policies::Policies, start::SubscribeContext};
 use super::{
     FRAMES_AHEAD, Incoming,
     outstanding::Outstanding,
-    session::{Notice, Session},
+    session::{self, Notice, Session},
 };
 use crate::{
     broker::{self, Consumer, Held},
@@ -158,6 +158,12 @@ impl Machine {
             let room =
                 self.outbox.is_empty() && !self.full && messages > 0 && (bytes > 0 || self.outstanding.len() == 0);
             let alone = self.outstanding.len() == 0;
+            let draining = self.session.is_draining();
+            if draining && alone && self.outbox.is_empty() {
+                return Err(session::draining().into());
+            }
+            // A gateway that stops hands out nothing more.
+            let room = room && !draining;
             tokio::select! {
                 biased;
                 () = frames.closed() => return Err(End::ClientGone),

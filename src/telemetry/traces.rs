@@ -51,6 +51,7 @@ const OFFSET: &str = "warrengate.stream_offset";
 const SETTLEMENT: &str = "warrengate.settlement";
 const RETRY_DELAY: &str = "warrengate.retry_delay_ms";
 const DEAD_LETTER_REASON: &str = "warrengate.dead_letter_reason";
+const REDRIVES: &str = "warrengate.redrives";
 const LATENCY: &str = "warrengate.latency_ms";
 
 const fn outcome(outcome: Outcome) -> &'static str {
@@ -131,10 +132,18 @@ impl Traces {
         self.0.dropped.get()
     }
 
-    /// What a stream's messages are traced with; to be asked for once a stream.
-    pub fn messages(&self, tenant: &TenantId, client: &ClientId, call: Option<&Call>) -> MessageTracer {
+    /// What a stream's messages are traced with; to be asked for once a stream. The plan's ratio counts more than the
+    /// configuration's.
+    pub fn messages(
+        &self,
+        tenant: &TenantId,
+        client: &ClientId,
+        plan_ratio: Option<f64>,
+        call: Option<&Call>,
+    ) -> MessageTracer {
         let Some(exporting) = &self.0.exporting else { return MessageTracer::off() };
-        MessageTracer::new(exporting.tracer.clone(), self.0.config.ratio_of(tenant), tenant, client, call)
+        let ratio = plan_ratio.unwrap_or_else(|| self.0.config.ratio_of(tenant));
+        MessageTracer::new(exporting.tracer.clone(), ratio, tenant, client, call)
     }
 
     /// Sends what is left, for at most 5 s.

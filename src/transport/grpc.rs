@@ -5,14 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use http::{HeaderName, HeaderValue};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tonic::{Request, Status, service::InterceptorLayer, transport::Server};
 use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-use super::trace::TraceLayer;
+use super::{listener::Accepted, trace::TraceLayer};
 use crate::{
     auth::{self, Caller, Verifier},
     config::{GrpcConfig, LimitsConfig},
@@ -56,7 +54,7 @@ pub async fn serve(
     services: Services,
     grpc: &GrpcConfig,
     limits: &LimitsConfig,
-    connections: impl Stream<Item = std::io::Result<TlsStream<TcpStream>>>,
+    connections: impl Stream<Item = std::io::Result<Accepted>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let largest = limits.max_message_bytes + REQUEST_OVERHEAD;

@@ -12,6 +12,11 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
+use super::first_bytes::FirstBytes;
+
+/// An accepted connection, encrypted.
+pub(super) type Accepted = FirstBytes<TlsStream<TcpStream>>;
+
 /// Handshakes at the same time. Each is a fraction of a millisecond of work, or a silent peer.
 const HANDSHAKES: usize = 512;
 
@@ -38,13 +43,13 @@ impl Listener {
         self.tcp
     }
 
-    /// Accepts until stopped.
+    /// Accepts until stopped. The handshake has this time, and then the peer's first bytes.
     pub fn accept(
         self,
         tls: Arc<ServerConfig>,
         timeout: Duration,
         stop: CancellationToken,
-    ) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> {
+    ) -> impl Stream<Item = io::Result<Accepted>> {
         let (ready, mut streams) = mpsc::channel(16);
         tokio::spawn(async move {
             let acceptor = TlsAcceptor::from(tls);
@@ -72,7 +77,7 @@ impl Listener {
                     match tokio::time::timeout(timeout, acceptor.accept(tcp)).await {
                         Ok(Ok(stream)) => {
                             // The server has stopped when nobody takes it.
-                            let _ = ready.send(Ok(stream)).await;
+                            let _ = ready.send(Ok(FirstBytes::within(timeout, stream))).await;
                         }
                         Ok(Err(error)) => tracing::debug!(%peer, %error, "tls handshake failed"),
                         Err(_) => tracing::debug!(%peer, "tls handshake timed out"),

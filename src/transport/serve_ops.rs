@@ -4,11 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Listener;
+use super::{Listener, listener::Accepted};
 
 /// Serves until stopped.
 pub async fn serve_ops(
@@ -44,9 +42,9 @@ struct Encrypted<S> {
 
 impl<S> axum::serve::Listener for Encrypted<S>
 where
-    S: futures_util::Stream<Item = std::io::Result<TlsStream<TcpStream>>> + Send + Unpin + 'static,
+    S: futures_util::Stream<Item = std::io::Result<Accepted>> + Send + Unpin + 'static,
 {
-    type Io = TlsStream<TcpStream>;
+    type Io = Accepted;
     type Addr = std::net::SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {

@@ -14,6 +14,7 @@ mod management;
 mod memory;
 mod message;
 mod plan;
+mod poison;
 mod postgres;
 #[path = "../it/harness/proxy.rs"]
 mod proxy;

@@ -11,7 +11,7 @@ use crate::{
     load::Load,
     management::Open,
     memory::Memory,
-    plan,
+    plan, poison,
     postgres::Postgres,
     reaper::Reaper,
     report::{self, say},
@@ -54,6 +54,7 @@ pub async fn run(minutes: f64, seed: u64) -> anyhow::Result<bool> {
 
     let mut broken = Vec::new();
     load.come_to_rest(&mut broken).await;
+    poison::redrive(&[&main, &cluster], &load, &injected, &mut broken).await?;
     leftovers(&[&main, &cluster], &mut load, &mut broken).await?;
     let verdict = verdict::judge(Evidence { ledger: &load.ledger, injected: &injected, memory, broken });
     let (main, cluster) = tokio::join!(main.stop(), cluster.stop());

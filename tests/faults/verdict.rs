@@ -10,7 +10,6 @@ use crate::{
     inject::Injected,
     ledger::{Ledger, Message},
     memory::Judged,
-    message::Fate,
     plan::{Fault, Leg},
 };
 
@@ -55,7 +54,7 @@ impl Counts {
             Some((outcome, _)) => *self.outcomes.entry(outcome.as_str_name()).or_default() += 1,
         }
         self.confirmed += u64::from(message.is_confirmed());
-        if message.is_confirmed() && !message.is_done() && message.fate != Fate::Poison {
+        if message.is_confirmed() && !message.is_done() {
             self.lost.push(id.to_owned());
         }
         self.deliveries += message.deliveries.len() as u64;

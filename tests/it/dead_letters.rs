@@ -89,7 +89,8 @@ async fn large_ones_fill_pages_by_their_bytes() {
         tenant.publish_to("jobs", vec![7; 2 << 20]).await;
     }
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    consumer.nack(&ids(&consumer.take(4).await), NackAction::DeadLetter).await;
+    let held = ids(&consumer.take(4).await);
+    consumer.nack(&held, NackAction::DeadLetter).await;
     consumer.close().await;
     let found = tenant.has_dead_letters(4).await;
     assert!(found.iter().all(|letter| letter.message.as_ref().unwrap().body.len() == 2 << 20));

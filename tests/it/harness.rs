@@ -11,6 +11,7 @@ pub mod plans;
 pub mod proxy;
 pub mod publisher;
 pub mod raw;
+pub mod serve;
 pub mod tenant;
 pub mod traced;
 pub mod values;

@@ -8,6 +8,8 @@ use crate::harness::{
     Tenant, World,
     collector::Seen,
     consumer::{RawSubscription, start},
+    dead::all,
+    plans::OwnPlan,
     tenant::all_grants,
     to_queue,
     traced::{Context, Traced, header, traced, with_header},
@@ -310,7 +312,27 @@ async fn a_collector_that_hangs_costs_spans_and_one_line_but_no_message() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_says_in_its_trace_why_it_is_one() {
+async fn a_throttled_message_is_in_its_trace() {
+    let traced_gateway = Traced::start().await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    let plan = OwnPlan::of(pb::Plan { max_publish_messages_per_second: 1, ..Default::default() }).await;
+    plan.give(tenant).await;
+    let throttled = until("a throttled message", async || {
+        let batch = vec![to_queue("jobs", "secret-body"); 20];
+        let results = tenant.client.publish_batch(batch).await.ok()?;
+        results.into_iter().find(|result| result.outcome() == Outcome::Throttled)
+    })
+    .await;
+    let of_it = |span: &Seen| span.trace == throttled.trace_id && span.attribute("warrengate.outcome") == "throttled";
+    let spans = traced_gateway.collector.spans("a throttled message's span", of_it, 1).await;
+    let rule = throttled.reason.split(':').next().unwrap();
+    assert_eq!((spans[0].kind, spans[0].failed, spans[0].status.as_str()), (SpanKind::Producer, true, rule));
+    assert_eq!(spans[0].attribute("warrengate.rule"), rule);
+}
+
+#[tokio::test]
+async fn a_dead_letter_says_in_its_trace_why_it_is_one_and_its_next_life_is_in_it_too() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
     tenant.queue("jobs").await;
@@ -332,4 +354,14 @@ async fn a_dead_letter_says_in_its_trace_why_it_is_one() {
         assert_eq!(span.attribute("warrengate.reason"), "no such customer");
         assert_eq!(span.attribute("warrengate.dead_letter_reason"), "rejected");
     }
+    assert_eq!(tenant.has_dead_letters(1).await.len(), 1);
+    assert_eq!(tenant.redrive(all()).await.redriven, 1);
+    assert_eq!(tenant.take("jobs", 1).await, ["secret-body"]);
+    let spans = traced_gateway.collector.trace(&result.trace_id, 6).await;
+    let (send, redrive) = (only(&spans, "send jobs"), only(&spans, "redrive jobs"));
+    assert_eq!((&redrive.parent, redrive.kind, &redrive.links[0]), (&send.id, SpanKind::Producer, &send.id));
+    assert_eq!(redrive.attribute("warrengate.outcome"), "confirmed");
+    let again = spans.iter().rfind(|span| span.name == "deliver jobs").unwrap();
+    assert_eq!((&again.parent, again.attribute("warrengate.attempt")), (&send.id, "1"));
+    assert_eq!(only(&spans, "ack jobs").parent, again.id);
 }

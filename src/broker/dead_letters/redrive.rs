@@ -17,6 +17,7 @@ use super::{DeadLetter, DeadLetters, Turn};
 use crate::{
     broker::{Error, Outgoing, Publisher, Settled, Verdict},
     names::{ExchangeName, QueueName},
+    telemetry::MessageTracer,
 };
 
 /// What one turn takes at most.
@@ -62,6 +63,7 @@ impl DeadLetters {
         chosen: impl Fn(&DeadLetter) -> bool,
         per_second: Option<u32>,
         reports: mpsc::Sender<Redriven>,
+        tracer: &MessageTracer,
     ) -> Result<Redriven, Error> {
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let mut run = Run {
@@ -83,7 +85,7 @@ impl DeadLetters {
                 turn.end().await;
                 break;
             }
-            self.send(&turn, batch, &mut run, &mut pace).await?;
+            self.send(&turn, batch, &mut run, &mut pace, tracer).await?;
             turn.end().await;
             if run.reports.is_closed() {
                 break;
@@ -98,6 +100,7 @@ impl DeadLetters {
         batch: Vec<(u64, DeadLetter)>,
         run: &mut Run,
         pace: &mut Option<tokio::time::Interval>,
+        tracer: &MessageTracer,
     ) -> Result<(), Error> {
         let mut publisher = Publisher::new(std::sync::Arc::clone(&self.links), self.publish_deadline);
         let mut on_the_way = HashMap::new();
@@ -117,7 +120,9 @@ impl DeadLetters {
                     if let Some((tag, letter)) = next.take() {
                         match outgoing(tag, &letter) {
                             Some(outgoing) => {
-                                publisher.push(vec![outgoing]);
+                                let message = || letter.message();
+                                let span = tracer.redrive(&letter.queue, &letter.code, letter.redrives, message);
+                                publisher.push(vec![outgoing.traced(span)]);
                                 on_the_way.insert(tag, letter.id);
                             }
                             None => run.failed(letter.id, "its queue is not known".into()),
@@ -126,7 +131,11 @@ impl DeadLetters {
                     next = batch.next();
                 }
                 settled = publisher.settled(), if !on_the_way.is_empty() => {
-                    for Settled { order: tag, verdict, .. } in settled {
+                    for Settled { order: tag, verdict, span, .. } in settled {
+                        if let Some(span) = span {
+                            let (outcome, code) = verdict.outcome();
+                            span.end(outcome, code);
+                        }
                         let Some(id) = on_the_way.remove(&tag) else { continue };
                         match verdict {
                             Verdict::Confirmed => {

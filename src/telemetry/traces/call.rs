@@ -59,6 +59,7 @@ impl Call {
         let method = if is_known { method } else { "_OTHER" };
         let kind = match method.rsplit_once('/') {
             Some(("warrengate.v1.Messaging", "Publish" | "Subscribe")) => CallKind::Stream,
+            Some(("warrengate.v1.Topology", "RedriveDeadLetters")) => CallKind::Stream,
             _ => CallKind::Unary,
         };
         // At any level: lines of every level are to have it.

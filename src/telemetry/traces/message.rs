@@ -91,6 +91,31 @@ impl MessageTracer {
         Some(Sending::new(span, !message.message_id.is_empty()))
     }
 
+    /// A dead letter is sent to its queue again: the span until its outcome, in the message's own trace. Its headers stay,
+    /// so that its next deliveries stand beside the ones before. The message is asked for only when spans are made.
+    pub fn redrive(
+        &self,
+        queue: &str,
+        code: &str,
+        redrives: u32,
+        message: impl FnOnce() -> Message,
+    ) -> Option<Sending> {
+        if self.is_off() {
+            return None;
+        }
+        let message = message();
+        let destination = queue.to_owned();
+        let subject =
+            Subject { operation: "redrive", kind: "send", destination, routing_key: queue, message: &message };
+        let more = vec![
+            KeyValue::new(super::QUEUE, queue.to_owned()),
+            KeyValue::new(super::DEAD_LETTER_REASON, code.to_owned()),
+            KeyValue::new(super::REDRIVES, i64::from(redrives)),
+        ];
+        let span = self.consume(&subject, SpanKind::Producer, more)?;
+        Some(Sending::new(span, !message.message_id.is_empty()))
+    }
+
     /// A span about a message that was taken from a queue, in the message's own trace; none when that is not kept.
     pub(super) fn consume(&self, subject: &Subject<'_>, kind: SpanKind, more: Vec<KeyValue>) -> Option<Span> {
         let inner = self.0.as_deref()?;

@@ -34,7 +34,7 @@ impl Sending {
 
     /// The message has its id now, perhaps one made by the gateway.
     pub fn identified(&mut self, message_id: &str) {
-        if !self.has_id {
+        if !self.has_id && !message_id.is_empty() {
             self.span.set_attribute(KeyValue::new(names::MESSAGING_MESSAGE_ID, message_id.to_owned()));
         }
     }

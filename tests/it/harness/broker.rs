@@ -14,7 +14,10 @@ use rustls::{ClientConfig, RootCertStore};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use warrengate::pki::{Authority, Leaf};
+use warrengate::{
+    config::Config,
+    pki::{Authority, Leaf},
+};
 
 use super::World;
 
@@ -29,15 +32,23 @@ pub struct Management {
 impl Management {
     /// As the provisioner.
     pub fn new() -> Self {
-        let config = &World::get().stack.config().management;
-        let mut identity = std::fs::read(&config.key).unwrap();
-        identity.extend(std::fs::read(&config.certificate).unwrap());
-        Self::with(Some(identity), &config.user, config.password.expose_secret())
+        Self::of(World::get().stack.config())
+    }
+
+    /// As the provisioner of another stack.
+    pub fn of(config: &Config) -> Self {
+        let mut identity = std::fs::read(&config.management.key).unwrap();
+        identity.extend(std::fs::read(&config.management.certificate).unwrap());
+        let (user, password) = (&config.management.user, config.management.password.expose_secret());
+        Self::at(config, Some(identity), user, password)
     }
 
     /// As anyone: with this certificate and key (PEM), this user and this password.
     pub fn with(identity: Option<Vec<u8>>, user: &str, password: &str) -> Self {
-        let config = World::get().stack.config();
+        Self::at(World::get().stack.config(), identity, user, password)
+    }
+
+    fn at(config: &Config, identity: Option<Vec<u8>>, user: &str, password: &str) -> Self {
         let ca = std::fs::read(&config.broker.ca_certificate).unwrap();
         let mut http = reqwest::Client::builder()
             .tls_certs_only([Certificate::from_pem(&ca).unwrap()])

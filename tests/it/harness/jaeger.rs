@@ -17,6 +17,7 @@ pub struct Jaeger {
 
 impl Jaeger {
     /// Prints why when there is none.
+    #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub async fn start() -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/jaeger");
         let mut find = Command::new(script);

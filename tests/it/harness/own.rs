@@ -51,8 +51,13 @@ impl Own {
     }
 
     async fn client(&self, id: &str, secret: &SecretString) -> Client {
+        self.client_at(&self.stack.endpoint(), id, secret).await
+    }
+
+    /// A client of any gateway of the stack, by its address or a proxy's.
+    pub async fn client_at(&self, endpoint: &str, id: &str, secret: &SecretString) -> Client {
         let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
-        let options = ClientOptions::new(self.stack.endpoint(), credentials).ca_certificate(self.ca.clone());
+        let options = ClientOptions::new(endpoint, credentials).ca_certificate(self.ca.clone());
         Client::connect(options).await.unwrap()
     }
 

@@ -1,0 +1,43 @@
+//! A client is gone without a goodbye: its connection is open and silent. The gateway finds out by itself, and others get
+//! what the client held.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{
+    World,
+    consumer::{RawSubscription, bodies, start},
+    own::Own,
+    proxy::Proxy,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_held_that_went_silent_comes_to_another() {
+    let settings = [("WARRENGATE_LIMITS__KEEPALIVE_INTERVAL", "1s"), ("WARRENGATE_LIMITS__KEEPALIVE_TIMEOUT", "1s")];
+    let own = Own::start("dead-clients", &settings).await;
+    let tenant = own.tenant().await;
+    tenant.queue("jobs").await;
+    for n in 0..3 {
+        tenant.publish_to("jobs", n.to_string()).await;
+    }
+    let network = Proxy::to(own.stack.gateway().grpc_address().port()).await;
+    let endpoint = format!("https://{}", network.endpoint());
+    let client = own.client_at(&endpoint, &tenant.client_id, &tenant.secret).await;
+    let mut silent = RawSubscription::open(&client, start("jobs")).await;
+    silent.take(3).await;
+    let mut other = RawSubscription::open(&tenant.client, start("jobs")).await;
+    network.hold();
+    let began = Instant::now();
+    let taken_over = other.take(3).await;
+    let took = began.elapsed();
+    eprintln!("measured: with keep-alive 1 s + 1 s, another had the messages of a silent client after {took:?}");
+    assert_eq!(bodies(&taken_over), ["0", "1", "2"]);
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert!(network.connections() > 0, "the client's own side is still open");
+    own.stack.stop().await.unwrap();
+}
+
+#[test]
+fn a_dead_client_is_found_within_30_seconds_by_default() {
+    let limits = &World::get().stack.config().limits;
+    assert!(limits.keepalive_interval + limits.keepalive_timeout < Duration::from_secs(30));
+}
