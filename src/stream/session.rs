@@ -117,6 +117,11 @@ impl Session {
         &self.witness
     }
 
+    /// Whether the gateway stops, told or not: what ends now is not the client's doing.
+    pub fn gateway_stops(&self) -> bool {
+        self.context.drain.is_begun()
+    }
+
     /// Where the stream is counted.
     pub fn metrics(&self) -> &TenantMetrics {
         &self.metrics
@@ -147,11 +152,6 @@ impl Session {
         self.warned = false;
         self.set_timer();
         Ok(())
-    }
-
-    /// Whether the gateway drains, so that what ends now is not the client's doing.
-    pub fn is_draining(&self) -> bool {
-        self.context.drain.is_begun()
     }
 
     /// Waits for the next notice. Cancel safe.

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use lapin::{
-    BasicProperties,
+    BasicProperties, Confirmation,
     options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
-    publisher_confirm::Confirmation,
     types::{AMQPValue, FieldTable},
 };
 use tonic::Code;
@@ -356,7 +355,7 @@ async fn a_message_lives_no_longer_than_the_plan_allows_and_then_is_a_dead_lette
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "old").await;
     tenant.has_depth("jobs", 0).await;
-    assert_eq!(tenant.dead_letter().await.body, "old");
+    assert_eq!(tenant.dead_letter().await.message.unwrap().body, "old");
 }
 
 #[tokio::test]
