@@ -89,7 +89,7 @@ impl House {
     /// The trail, once all refusals so far are in it. To be asked once.
     async fn audit(&self) -> Vec<NewAudit> {
         let keeper = self.keeper.lock().expect("a lock").take().expect("asked once");
-        let stop = tokio_util::sync::CancellationToken::new();
+        let stop = CancellationToken::new();
         stop.cancel();
         keeper.run(stop).await;
         let rows = self.store.audit(&AuditFilter::default(), None, 100).await.expect("listed");
