@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// Whether the gateway drains, so that what ends now is not the client's doing.
-    pub fn is_draining(&self) -> bool {
+    pub fn gateway_drains(&self) -> bool {
         self.context.drain.is_begun()
     }
 

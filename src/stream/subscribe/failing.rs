@@ -230,7 +230,7 @@ impl Machine {
             Err(end) if !broken(end) => FINISH_CUT,
             _ => FINISH,
         };
-        if end.as_ref().is_err_and(broken) && !self.session.is_draining() {
+        if end.as_ref().is_err_and(broken) && !self.session.gateway_drains() {
             for (id, failed) in self.outstanding.fail_handed() {
                 let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
                 self.failing.retry(failed, Why::ClientGone, settling);
