@@ -122,6 +122,11 @@ impl Session {
         &self.witness
     }
 
+    /// Whether the stream was told that its gateway stops; it gets no new work from then on.
+    pub fn is_draining(&self) -> bool {
+        self.drain_told
+    }
+
     /// Whether the gateway stops, told or not: what ends now is not the client's doing.
     pub fn gateway_stops(&self) -> bool {
         self.context.drain.is_begun()
