@@ -320,7 +320,8 @@ async fn the_broker_holds_lengths_lives_and_connections_against_a_client_that_go
         let mut refused = 0;
         for n in 0..20_u8 {
             let options = BasicPublishOptions::default();
-            let sent = channel.basic_publish("".into(), kind.into(), options, &[n], BasicProperties::default());
+            let body = [n];
+            let sent = channel.basic_publish("".into(), kind.into(), options, &body, BasicProperties::default());
             refused += u32::from(matches!(sent.await.unwrap().await.unwrap(), Confirmation::Nack(_)));
         }
         assert!(refused >= 10, "{kind}: {refused} of 20 were refused");
