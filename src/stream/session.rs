@@ -112,11 +112,6 @@ impl Session {
         &self.scope
     }
 
-    /// Whether the stream was told that its gateway stops; it gets no new work from then on.
-    pub fn is_draining(&self) -> bool {
-        self.drain_told
-    }
-
     /// Who puts on record what is refused to it.
     pub fn witness(&self) -> &Witness {
         &self.witness
