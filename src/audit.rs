@@ -1,6 +1,6 @@
 //! What is put on record. Acts and refusals enter; rows of the store leave. An act waits for its row before it is answered. A
 //! refusal never waits for anything: it goes into a bounded queue, and what finds no room there, or comes too often, is
-//! folded into counts ([`fold`]), so that being refused fills neither memory nor the disk. What callers wrote is made
+//! folded into counts (`fold`), so that being refused fills neither memory nor the disk. What callers wrote is made
 //! harmless before it is kept.
 
 mod fold;

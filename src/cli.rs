@@ -60,7 +60,6 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one a process")]
 enum Command {
     /// Run the gateway
     Serve(serve::Args),

@@ -90,7 +90,7 @@ pub struct Stack {
 }
 
 enum Broker {
-    Node(Node),
+    Node(Box<Node>),
     Cluster(Cluster),
 }
 
@@ -104,14 +104,14 @@ impl Broker {
             ..NodeOptions::new(options.dir.join("broker"), certs.clone())
         };
         Ok(match options.nodes {
-            0 | 1 => Self::Node(Node::start(node).await?),
+            0 | 1 => Self::Node(Box::new(Node::start(node).await?)),
             size => Self::Cluster(Cluster::start(ClusterOptions { node, size }).await?),
         })
     }
 
     fn nodes(&self) -> &[Node] {
         match self {
-            Self::Node(node) => std::slice::from_ref(node),
+            Self::Node(node) => std::slice::from_ref(&**node),
             Self::Cluster(cluster) => cluster.nodes(),
         }
     }

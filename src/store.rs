@@ -161,6 +161,7 @@ mod tests;
 /// The same tests on a private PostgreSQL.
 #[cfg(test)]
 #[path = "store/tests.rs"]
+#[expect(clippy::duplicate_mod, reason = "the same tests, on another database")]
 mod tests_on_postgres;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 const HOMES: &[(&str, &[&str])] = &[
     // Administration remembers encoded answers; the client tells lengths.
     ("prost", &["pb", "service", "client"]),
-    ("tonic", &["pb", "error", "telemetry", "auth", "service", "transport", "client", "bench", "cli"]),
+    ("tonic", &["pb", "error", "telemetry", "audit", "auth", "service", "transport", "client", "bench", "cli"]),
     ("tonic_types", &["error", "service", "client"]),
     ("toml", &["config"]),
     ("opentelemetry", &["telemetry"]),

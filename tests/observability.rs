@@ -26,7 +26,7 @@ fn named(text: &str) -> BTreeSet<&str> {
     words.filter(|word| word.starts_with("warrengate_") || word.starts_with("process_")).collect()
 }
 
-fn unknown<'a>(text: &'a str) -> Vec<&'a str> {
+fn unknown(text: &str) -> Vec<&str> {
     let samples: BTreeSet<String> = METRICS.iter().flat_map(|metric| metric.samples()).collect();
     named(text).into_iter().filter(|name| !samples.contains(*name)).collect()
 }

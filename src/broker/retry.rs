@@ -184,7 +184,7 @@ impl RetryPolicy {
 /// never less, from 100 ms to 24 h.
 pub(super) fn step(delay: Duration) -> u64 {
     let longest = LONGEST_DELAY.as_millis() as u64;
-    let millis = delay.as_micros().div_ceil(1_000).clamp(SHORTEST_DELAY.as_millis(), u128::from(longest)) as u64;
+    let millis = delay.as_nanos().div_ceil(1_000_000).clamp(SHORTEST_DELAY.as_millis(), u128::from(longest)) as u64;
     let mut unit = 10;
     while millis > 100 * unit {
         unit *= 10;

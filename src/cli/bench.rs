@@ -143,7 +143,7 @@ impl Args {
             return Err(Error::Usage("latency needs bodies of at least 8 bytes".to_owned()));
         }
         let is_share = (0.0..=1.0).contains(&self.sample_ratio);
-        if !is_share || !(self.rate > 0.0) || !(0.1..=3_600.0).contains(&self.seconds) {
+        if !is_share || self.rate.is_nan() || self.rate <= 0.0 || !(0.1..=3_600.0).contains(&self.seconds) {
             return Err(Error::Usage(
                 "the sample ratio is 0 to 1, the rate above 0, and the seconds 0.1 to 3600".to_owned(),
             ));

@@ -62,27 +62,17 @@ pub fn init(config: &TelemetryConfig) -> Result<LogFilter, Error> {
     Ok(LogFilter(handle))
 }
 
-/// Writes an event, which comes in one piece, as one line: what breaks a line inside it is shown as an escape. The library
-/// does the same with what moves a terminal's cursor, and JSON with both.
+/// Writes an event, which comes in one piece, as one line of printable characters and colours: every other control character
+/// inside it is shown as an escape. The library does so with most, but not with all that a span's fields may hold.
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let line = event.strip_suffix(b"\n").unwrap_or(event);
-        let breaks = |byte: &u8| matches!(byte, b'\n' | b'\r');
-        if line.iter().any(breaks) {
-            let mut escaped = Vec::with_capacity(event.len() + 16);
-            for byte in line {
-                match byte {
-                    b'\n' => escaped.extend_from_slice(b"\\n"),
-                    b'\r' => escaped.extend_from_slice(b"\\r"),
-                    byte => escaped.push(*byte),
-                }
-            }
-            escaped.extend_from_slice(&event[line.len()..]);
-            self.0.write_all(&escaped)?;
-        } else {
-            self.0.write_all(event)?;
+        let text = String::from_utf8_lossy(event);
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        match line.contains(char::is_control) {
+            true => self.0.write_all(&[escaped(line).as_bytes(), b"\n"].concat())?,
+            false => self.0.write_all(event)?,
         }
         Ok(event.len())
     }
@@ -90,6 +80,30 @@ impl<W: Write> Write for OneLine<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
+}
+
+fn escaped(line: &str) -> String {
+    let mut out = String::with_capacity(line.len() + 16);
+    let mut rest = line;
+    while let Some(next) = rest.chars().next() {
+        let colour = colour(rest);
+        if let Some(length) = colour {
+            out.push_str(&rest[..length]);
+        } else if next.is_control() && next != '\t' {
+            out.extend(next.escape_default());
+        } else {
+            out.push(next);
+        }
+        rest = &rest[colour.unwrap_or(next.len_utf8())..];
+    }
+    out
+}
+
+/// The length of a colour's sequence (ECMA-48, SGR) at the beginning of a text.
+fn colour(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters[end..].starts_with('m').then_some(text.len() - parameters.len() + end + 1)
 }
 
 /// Not: lapin's warning on each returned message, which holds its body; its errors on each closed channel, which any tenant

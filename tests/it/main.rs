@@ -2,6 +2,8 @@
 //! tenant of its own, so that none sees another's messages, and waits for events with a deadline, never for time.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stderr, reason = "some say what they measured")]
+#![allow(clippy::large_futures, reason = "a test has its stack to itself")]
 
 mod harness;
 

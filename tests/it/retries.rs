@@ -106,7 +106,7 @@ async fn a_message_always_nacked_has_all_its_attempts_and_then_dies_once_and_com
         // Back to its queue only, as if never tried.
         assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
         let again = consumer.one().await;
-        assert_eq!((again.attempt, bodies(&[again.clone()])[0].as_str()), (1, "poison"));
+        assert_eq!((again.attempt, bodies(std::slice::from_ref(&again))[0].as_str()), (1, "poison"));
         assert_eq!((again.exchange.as_str(), again.routing_key.as_str()), ("events", "order.new"));
         consumer.ack(&[again.delivery_id]).await;
         consumer.is_quiet().await;
@@ -216,11 +216,11 @@ async fn a_retry_into_a_full_queue_waits_for_room_and_loses_nothing() {
         consumer.retry(&[first.delivery_id], Duration::ZERO).await;
         for _ in 0..more {
             let delivery = consumer.one().await;
-            assert_eq!(bodies(&[delivery.clone()]), ["more"]);
+            assert_eq!(bodies(std::slice::from_ref(&delivery)), ["more"]);
             consumer.ack(&[delivery.delivery_id]).await;
         }
         let again = consumer.one().await;
-        assert_eq!((bodies(&[again.clone()])[0].as_str(), again.attempt), ("first", 2));
+        assert_eq!((bodies(std::slice::from_ref(&again))[0].as_str(), again.attempt), ("first", 2));
         consumer.ack(&[again.delivery_id]).await;
         consumer.close().await;
         assert_eq!(tenant.dead_letters().await, []);
@@ -315,7 +315,7 @@ async fn a_policy_is_shown_and_cannot_be_declared_otherwise() {
     ];
     for (argument, queue) in others {
         let request = pb::DeclareQueueRequest { queue: Some(queue), validate_only: false };
-        let status = tenant.client.topology().declare_queue(request).await.err().expect(argument);
+        let status = tenant.client.topology().declare_queue(request).await.expect_err(argument);
         assert_eq!(crate::harness::raw::reason(&status), "EXISTS_WITH_OTHER_ARGUMENTS", "{status}");
         assert!(status.message().contains(argument), "{status}");
     }
@@ -381,9 +381,8 @@ async fn restarts_and_drains_use_up_no_attempt() {
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     let mut held = consumer.take(50).await;
     for round in 0..5 {
-        match round % 2 {
-            0 => own.stack.node().kill().unwrap(),
-            _ => {}
+        if round % 2 == 0 {
+            own.stack.node().kill().unwrap();
         }
         own.stack.node().restart().await.unwrap();
         held = resumed(&mut consumer, 50).await;

@@ -1,3 +1,5 @@
+//! What a report says of rounds whose figures are known.
+
 use super::*;
 use crate::bench::{job::Mode, plan::QueueKind};
 
