@@ -14,7 +14,6 @@ mod bench;
 mod blocked;
 mod broker_side;
 mod budgets;
-mod cluster;
 mod command_line;
 mod cross_tenant;
 mod dead_clients;

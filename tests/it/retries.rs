@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
     pb::{self, ExchangeType, NackAction, Outcome, QueueType, SubscribeStart, subscribe_response::Event},
@@ -10,7 +9,6 @@ use warrengate::{
 
 use crate::harness::{
     Tenant, World,
-    broker::Management,
     consumer::{RawSubscription, bodies, ids, start},
     dead::these,
     own::Own,
@@ -194,84 +192,6 @@ async fn work_handed_back_in_order_is_the_same_attempt_however_often() {
         consumer.close().await;
     }
     assert_eq!(tenant.dead_letters().await, []);
-}
-
-#[tokio::test]
-async fn a_retry_into_a_full_queue_waits_for_room_and_loses_nothing() {
-    for kind in [QueueType::Quorum, QueueType::Classic] {
-        let tenant = Tenant::fresh().await;
-        let small = pb::Queue { max_length: 1, ..queue("small", kind, 20, policy(100, 100, 1.0)) };
-        tenant.queue_of(small).await;
-        let mut consumer =
-            RawSubscription::open(&tenant.client, SubscribeStart { max_outstanding_messages: 1, ..start("small") })
-                .await;
-        tenant.publish_to("small", "first").await;
-        let first = consumer.one().await;
-        // Fills the queue behind the one that is held.
-        until("a queue that is full", async || {
-            (tenant.outcomes(vec![to_queue("small", "more")]).await == [Outcome::Rejected]).then_some(())
-        })
-        .await;
-        let more = tenant.depth("small").await;
-        consumer.retry(&[first.delivery_id], Duration::ZERO).await;
-        for _ in 0..more {
-            let delivery = consumer.one().await;
-            assert_eq!(bodies(std::slice::from_ref(&delivery)), ["more"]);
-            consumer.ack(&[delivery.delivery_id]).await;
-        }
-        let again = consumer.one().await;
-        assert_eq!((bodies(std::slice::from_ref(&again))[0].as_str(), again.attempt), ("first", 2));
-        consumer.ack(&[again.delivery_id]).await;
-        consumer.close().await;
-        assert_eq!(tenant.dead_letters().await, []);
-    }
-}
-
-#[tokio::test]
-async fn a_message_whose_queue_is_gone_when_its_delay_is_over_is_a_dead_letter() {
-    let tenant = Tenant::fresh().await;
-    tenant.queue("passing").await;
-    tenant.publish(to_exchange("", "passing", "one")).await;
-    let mut consumer = RawSubscription::open(&tenant.client, start("passing")).await;
-    let held = consumer.one().await;
-    consumer.retry(&[held.delivery_id], Duration::from_secs(2)).await;
-    consumer.close().await;
-    let request = pb::DeleteQueueRequest { name: "passing".into(), ..Default::default() };
-    tenant.client.topology().delete_queue(request).await.unwrap();
-    let dead = tenant.dead_letter().await;
-    assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("passing", "queue_deleted", 1));
-    assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("", "passing"));
-    // It stays, until there is a queue to take it.
-    let done = tenant.redrive(these([&dead])).await;
-    assert_eq!((done.redriven, done.failed, done.remaining), (0, 1, 0));
-    assert!(done.failures[0].reason.starts_with("QUEUE_NOT_FOUND: "), "{done:?}");
-    tenant.queue("passing").await;
-    assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
-    assert_eq!(tenant.take("passing", 1).await, ["one"]);
-    assert_eq!(tenant.dead_letters().await, []);
-}
-
-#[tokio::test]
-async fn what_the_gateway_needs_for_a_delay_is_made_anew_when_it_is_missing() {
-    let tenant = Tenant::fresh().await;
-    tenant.queue("jobs").await;
-    tenant.publish_to("jobs", "one").await;
-    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let mut held = consumer.one().await;
-    let vhost = format!("wg.{}", tenant.id);
-    let broken = ["queues/{vhost}/wg.delay.100", "exchanges/{vhost}/wg.delay", "exchanges/{vhost}/wg.return"];
-    for (attempt, missing) in (2..).zip(broken) {
-        consumer.retry(&[held.delivery_id], Duration::from_millis(100)).await;
-        held = consumer.one().await;
-        assert_eq!(held.attempt, attempt);
-        Management::new().change(Method::DELETE, &missing.replace("{vhost}", &vhost), None).await;
-    }
-    // By another stream, which finds the way back missing.
-    consumer.close().await;
-    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let held = consumer.one().await;
-    consumer.retry(&[held.delivery_id], Duration::from_millis(100)).await;
-    assert_eq!(consumer.one().await.attempt, 5);
 }
 
 #[tokio::test]
