@@ -1,6 +1,6 @@
 //! The fault suite: everything that can die is killed, frozen or cut off under load, and a ledger says what became of each
 //! message. A test target of its own without libtest, since it is one long run with a table at its end:
-//! `./scripts/faults --minutes 10 --seed 7`. `cargo test` runs it for two minutes. docs/reliability.md says what it proves.
+//! `./scripts/faults --minutes 10 --seed 7`. docs/reliability.md says what it proves.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -11,11 +11,8 @@ pub mod plans;
 #[path = "../support/postgres.rs"]
 pub mod postgres;
 pub mod proxy;
-#[allow(dead_code, reason = "the drills of issue 3 that are not in the run yet need all of it")]
 pub mod publisher;
 pub mod raw;
-#[allow(dead_code, reason = "the drills of issue 3 that are not in the run yet need all of it")]
-pub mod serve;
 pub mod tenant;
 pub mod traced;
 pub mod values;
