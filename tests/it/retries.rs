@@ -154,7 +154,7 @@ async fn attempts_are_counted_by_nacks_leases_and_vanished_clients_at_every_gate
     here.close().await;
     let mut gone = RawSubscription::open(&there, start("jobs")).await;
     assert_eq!(gone.one().await.attempt, 2);
-    drop(gone);
+    let _silent = gone.vanish();
     let leased = SubscribeStart { ack_deadline: Some(Duration::from_secs(10).try_into().unwrap()), ..start("jobs") };
     let mut slow = RawSubscription::open(&tenant.client, leased).await;
     assert_eq!(slow.one().await.attempt, 3);

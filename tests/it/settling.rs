@@ -139,7 +139,7 @@ async fn what_a_client_held_that_went_away_comes_again_with_an_attempt_used_up()
     let mut gone = RawSubscription::open(&tenant.client, start("jobs")).await;
     assert_eq!(gone.take(5).await.len(), 5);
     // The call is reset, nothing is said.
-    drop(gone);
+    let _silent = gone.vanish();
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     let again = consumer.take(5).await;
     assert!(again.iter().all(|delivery| delivery.attempt == 2 && delivery.redelivered), "{again:?}");
