@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
-    pb::{self, ExchangeType, NackAction, Outcome, QueueType, SubscribeStart, subscribe_response::Event},
+    pb::{self, ExchangeType, NackAction, Outcome, QueueType, subscribe_response::Event},
 };
 
 use crate::harness::{
-    Tenant, World,
+    Tenant,
     consumer::{RawSubscription, bodies, ids, start},
     dead::these,
     own::Own,
@@ -134,46 +134,6 @@ async fn a_long_delay_does_not_hold_up_a_short_one() {
     eprintln!("200 ms took {quick:?}, 5 s took {slow:?}");
     assert!(quick >= Duration::from_millis(200) && quick < Duration::from_secs(4), "{quick:?}");
     assert!(slow >= Duration::from_secs(5) && slow < Duration::from_secs(9), "{slow:?}");
-}
-
-#[tokio::test]
-async fn attempts_are_counted_by_nacks_leases_and_vanished_clients_at_every_gateway() {
-    let tenant = Tenant::fresh().await;
-    tenant.queue("jobs").await;
-    tenant.publish_to("jobs", "one").await;
-    let world = World::get();
-    let second = world.stack.another_gateway().await.unwrap();
-    let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let there = world.client_at(&format!("https://{}", second.grpc_address()), credentials).await;
-
-    let mut here = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let delivery = here.one().await;
-    assert_eq!(delivery.attempt, 1);
-    here.retry(&[delivery.delivery_id], Duration::from_millis(100)).await;
-    // Which may come here or, once this stream is closed, there: it is the second in any case.
-    here.close().await;
-    let mut gone = RawSubscription::open(&there, start("jobs")).await;
-    assert_eq!(gone.one().await.attempt, 2);
-    let _silent = gone.vanish();
-    let leased = SubscribeStart { ack_deadline: Some(Duration::from_secs(10).try_into().unwrap()), ..start("jobs") };
-    let mut slow = RawSubscription::open(&tenant.client, leased).await;
-    assert_eq!(slow.one().await.attempt, 3);
-    let mut quick = RawSubscription::open(&there, start("jobs")).await;
-    let delivery = match slow.event().await.unwrap() {
-        // The lease ran out, and the message came to either.
-        Some(Event::Deliveries(frame)) => frame.deliveries[0].clone(),
-        Some(Event::Settled(report)) => {
-            assert_eq!(report.expired_delivery_ids.len(), 1);
-            tokio::select! {
-                delivery = quick.one() => delivery,
-                delivery = slow.one() => delivery,
-            }
-        }
-        other => panic!("{other:?}"),
-    };
-    assert_eq!((delivery.attempt, delivery.redelivered), (4, true));
-    drop((slow, quick));
-    second.shutdown().await;
 }
 
 #[tokio::test]

@@ -134,21 +134,6 @@ async fn closing_gives_the_rest_back_and_uses_up_no_attempt() {
 }
 
 #[tokio::test]
-async fn what_a_client_held_that_went_away_comes_again_with_an_attempt_used_up() {
-    let tenant = jobs(QueueType::Quorum, 5).await;
-    let mut gone = RawSubscription::open(&tenant.client, start("jobs")).await;
-    assert_eq!(gone.take(5).await.len(), 5);
-    // The call is reset, nothing is said.
-    let _silent = gone.vanish();
-    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let again = consumer.take(5).await;
-    assert!(again.iter().all(|delivery| delivery.attempt == 2 && delivery.redelivered), "{again:?}");
-    let mut held = bodies(&again);
-    held.sort();
-    assert_eq!(held, ["0", "1", "2", "3", "4"]);
-}
-
-#[tokio::test]
 async fn with_auto_ack_a_delivery_is_done_when_it_is_sent() {
     let tenant = jobs(QueueType::Quorum, 100).await;
     let automatic = SubscribeStart { auto_ack: true, max_outstanding_messages: 5, ..start("jobs") };

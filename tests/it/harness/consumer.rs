@@ -48,14 +48,6 @@ impl RawSubscription {
         Ok(subscription)
     }
 
-    /// Resets the call without a word. Its sending side stays open for as long as what is returned lives: closing it first
-    /// would be a client that ends in order.
-    pub fn vanish(self) -> Option<mpsc::Sender<SubscribeRequest>> {
-        let Self { frames, events, .. } = self;
-        drop(events);
-        frames
-    }
-
     /// The next event but heartbeats; none at the end with OK.
     pub async fn event(&mut self) -> Result<Option<Event>, Status> {
         loop {
