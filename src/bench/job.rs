@@ -124,7 +124,7 @@ impl fmt::Debug for Job {
     }
 }
 
-/// What a client may choose for itself. The defaults are those that were fastest on the machine of docs/performance.md.
+/// What a client may choose for itself. The defaults are a first guess, not measured yet: a run that varies them comes before any claim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tuning {
     /// Publishing channels of the best direct client, for one stream.
