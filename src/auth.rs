@@ -1,9 +1,10 @@
-//! Who calls, and what they may do. A client's id and secret enter, a signed token leaves ([`Issuer`]); a token enters, a
-//! [`Caller`] leaves ([`Verifier`]). Nobody else can make a `Caller`, and every refusal of a token looks the same outside.
+//! Who calls, and what they may do. A client's id and secret enter, a signed token leaves ([`Issuer`]); a token enters, ours or that
+//! of an issuer beside us, a [`Caller`] leaves ([`Verifier`]). Nobody else can make a `Caller`, and every refusal of a token looks the same outside.
 
 mod caller;
 mod claims;
 mod error;
+mod foreign;
 mod grants;
 mod http;
 mod issuer;

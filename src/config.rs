@@ -2,12 +2,15 @@
 //! key, its value (unless it is a secret) and what to do. Nothing here connects, listens or keeps a live object; files are
 //! read only where a key names one that holds a secret.
 
+mod issuers;
 mod read;
 mod show;
 mod source;
 mod traces;
 mod types;
 
+pub(crate) use issuers::is_safe;
+pub use issuers::{IssuerConfig, KeySource, TenantSource, TokenAlgorithm};
 pub use traces::{OtlpProtocol, TracesConfig};
 pub use types::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,

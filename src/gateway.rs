@@ -217,6 +217,10 @@ impl Gateway {
         tasks.push(tokio::spawn(reconciling));
         tasks.push(tokio::spawn(watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), stop.clone())));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
+        tasks.push(tokio::spawn({
+            let (verifier, stop) = (issuer.verifier(), stop.clone());
+            async move { verifier.follow_issuers(stop).await }
+        }));
         tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
         tasks.push(tokio::spawn({
             let (tenants, stop) = (Arc::clone(&tenants), stop.clone());

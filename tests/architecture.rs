@@ -35,8 +35,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("lapin", &["broker", "bench"]),
     ("async_compat", &["broker"]),
     ("rabbitmq_http_client", &["provision"]),
-    // The command line asks Jaeger.
-    ("reqwest", &["provision", "cli"]),
+    // Keys of other issuers are fetched; the command line asks Jaeger.
+    ("reqwest", &["auth", "provision", "cli"]),
     // Provisioning and the composition root name its error type only.
     ("rustls", &["broker", "provision", "transport", "gateway"]),
     ("tokio_rustls", &["transport"]),

@@ -7,11 +7,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use jsonwebtoken::{DecodingKey, Validation};
+use jsonwebtoken::{DecodingKey, Header, Validation};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Caller, Error,
     claims::{ALGORITHM, Claims, TYPE},
+    foreign::ForeignIssuers,
 };
 use crate::{config::AuthConfig, names::ClientId};
 
@@ -22,6 +24,7 @@ const MAX_TOKEN: usize = 8 * 1024;
 pub struct Verifier {
     keys: ArcSwap<HashMap<String, DecodingKey>>,
     validation: Validation,
+    foreign: ForeignIssuers,
 }
 
 impl std::fmt::Debug for Verifier {
@@ -39,7 +42,8 @@ impl Verifier {
         validation.set_issuer(&[&config.issuer]);
         validation.validate_nbf = true;
         validation.leeway = config.leeway.as_secs();
-        Self { keys: ArcSwap::from_pointee(HashMap::new()), validation }
+        let foreign = ForeignIssuers::new(&config.issuers, config.leeway);
+        Self { keys: ArcSwap::from_pointee(HashMap::new()), validation, foreign }
     }
 
     /// Replaces all keys: id and raw Ed25519 public key.
@@ -57,16 +61,28 @@ impl Verifier {
             return Err(Error::invalid("too long"));
         }
         let header = jsonwebtoken::decode_header(token)?;
+        // RFC 7515 4.1.11: what must be understood and is not is refused. The library does not look at it.
+        if header.crit.is_some() {
+            return Err(Error::invalid("critical headers"));
+        }
+        match self.foreign.named_by(token) {
+            Some(issuer) => issuer.verify(token, &header),
+            None => self.verify_own(token, header),
+        }
+    }
+
+    /// Keeps the keys of the other issuers fresh, until stopped.
+    pub async fn follow_issuers(&self, stop: CancellationToken) {
+        self.foreign.follow(&stop).await;
+    }
+
+    fn verify_own(&self, token: &str, header: Header) -> Result<Caller, Error> {
         // The algorithm belongs to the key, never to the token: all our keys are Ed25519.
         if header.alg != ALGORITHM {
             return Err(Error::invalid("another algorithm"));
         }
         if header.typ.as_deref() != Some(TYPE) {
             return Err(Error::invalid("not an access token"));
-        }
-        // RFC 7515 4.1.11: what must be understood and is not is refused. The library does not look at it.
-        if header.crit.is_some() {
-            return Err(Error::invalid("critical headers"));
         }
         let kid = header.kid.ok_or(Error::invalid("no key id"))?;
         let keys = self.keys.load();

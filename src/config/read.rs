@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
-    OpsConfig, StoreConfig, TelemetryConfig, source::Source, traces,
+    OpsConfig, StoreConfig, TelemetryConfig, issuers, source::Source, traces,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -192,6 +192,7 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
         source.fault("auth.audience", Some(audience.clone()), "must not be blank");
     }
     AuthConfig {
+        issuers: issuers::read(source, &issuer, &audience),
         issuer,
         audience,
         token_lifetime: source.duration("auth.token_lifetime", HOUR, MINUTE, 24 * HOUR),
@@ -244,6 +245,7 @@ impl Config {
         ];
         files.extend(self.ops.certificate.clone().map(|path| ("ops.certificate", path)));
         files.extend(self.ops.key.clone().map(|path| ("ops.key", path)));
+        files.extend(self.auth.issuers.iter().flat_map(super::IssuerConfig::files));
         files
     }
 }

@@ -64,6 +64,9 @@ impl fmt::Display for Config {
         writeln!(f, "leeway = {}", text(&show(self.auth.leeway)))?;
         writeln!(f, "warn_before_expiry = {}", text(&show(self.auth.warn_before_expiry)))?;
         writeln!(f, "secret_checks_at_once = {}", self.auth.secret_checks_at_once)?;
+        for issuer in &self.auth.issuers {
+            write!(f, "{issuer}")?;
+        }
 
         writeln!(f, "\n[limits]")?;
         writeln!(f, "max_message_bytes = {}", self.limits.max_message_bytes)?;

@@ -260,6 +260,24 @@ impl Source {
         }
     }
 
+    /// A list of tables; in the environment it is one text, as TOML writes such a list.
+    pub(super) fn tables(&mut self, key: &'static str) -> Vec<toml::Table> {
+        self.asked.insert(key);
+        let (given, shown) = match self.given.get(key).cloned() {
+            None => return Vec::new(),
+            Some(Given::File(value)) => (Some(value), None),
+            Some(Given::Environment(_, text)) => (
+                format!("it = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("it")),
+                Some(text),
+            ),
+        };
+        let tables = given.and_then(|value| value.try_into::<Vec<toml::Table>>().ok());
+        tables.unwrap_or_else(|| {
+            self.fault(key, shown, "must be a list of tables, each like those of docs/warrengate.example.toml");
+            Vec::new()
+        })
+    }
+
     /// All keys that were asked for, and all faults, those of unknown keys included.
     pub(super) fn finish(mut self) -> (BTreeSet<&'static str>, Vec<Fault>) {
         let unknown: Vec<_> = self
@@ -297,7 +315,7 @@ fn size(text: &str) -> Option<u64> {
     digits.trim_end().parse::<u64>().ok()?.checked_mul(factor)
 }
 
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let value: u64 = digits.parse().ok()?;
     let seconds = |factor| value.checked_mul(factor).map(Duration::from_secs);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
-use super::TracesConfig;
+use super::{IssuerConfig, TracesConfig};
 
 /// All settings of a gateway.
 #[derive(Debug, Clone)]
@@ -148,6 +148,8 @@ pub struct AuthConfig {
     pub warn_before_expiry: Duration,
     /// How many secrets are checked at the same time (each needs 19 MiB and a core).
     pub secret_checks_at_once: usize,
+    /// Issuers whose tokens are believed beside our own.
+    pub issuers: Vec<IssuerConfig>,
 }
 
 #[cfg(test)]
@@ -169,6 +171,7 @@ impl AuthConfig {
             leeway: Duration::from_secs(10),
             warn_before_expiry: Duration::from_secs(60),
             secret_checks_at_once: 2,
+            issuers: Vec::new(),
         }
     }
 }

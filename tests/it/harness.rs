@@ -6,6 +6,7 @@ pub mod collector;
 pub mod command;
 pub mod consumer;
 pub mod dead;
+pub mod issuer;
 pub mod own;
 pub mod plans;
 #[path = "../support/postgres.rs"]

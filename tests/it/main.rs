@@ -19,6 +19,7 @@ mod dead_clients;
 mod dead_letters;
 mod development;
 mod endings;
+mod foreign_issuers;
 mod health_and_web;
 mod jaeger;
 mod metrics;

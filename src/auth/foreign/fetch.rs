@@ -1,0 +1,135 @@
+//! Keys of an issuer, fetched in the background: at intervals, and when a token named one that is not there, but never more
+//! often than the configuration allows, whoever asks. What cannot be had or is not taken leaves the keys of before in
+//! force.
+
+use std::{sync::Arc, time::Duration};
+
+use reqwest::{Certificate, Client, redirect};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{ForeignIssuer, jwks};
+use crate::config::{IssuerConfig, KeySource, is_safe};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there are no new keys; for the log.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0:?} cannot be read")]
+    File(std::path::PathBuf, #[source] std::io::Error),
+    #[error("its CA ({0:?}) is not usable")]
+    Ca(std::path::PathBuf),
+    #[error("it does not answer")]
+    Http(#[from] reqwest::Error),
+    #[error("it answers with status {0}")]
+    Status(u16),
+    #[error("its discovery document is none, or another issuer's")]
+    Discovery,
+    #[error("its discovery document names an address that is not safe")]
+    Address,
+    #[error("its set of keys is not taken: {0}")]
+    Keys(#[from] jwks::Unusable),
+}
+
+#[derive(Deserialize)]
+struct Document {
+    issuer: String,
+    jwks_uri: String,
+}
+
+/// Until stopped.
+pub(super) async fn follow(issuer: Arc<ForeignIssuer>, stop: CancellationToken) {
+    let name = issuer.config.issuer.as_str();
+    let mut is_down = false;
+    loop {
+        let fetched = tokio::select! {
+            fetched = fetch(&issuer) => fetched,
+            () = stop.cancelled() => return,
+        };
+        match &fetched {
+            Ok(0) => tracing::warn!(issuer = name, "an issuer has no key that can be used: its tokens are refused"),
+            Ok(keys) => tracing::debug!(issuer = name, keys, "an issuer's keys were fetched"),
+            Err(error) if !is_down => {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(issuer = name, error, "an issuer's keys cannot be fetched; those known go on to count");
+            }
+            Err(_) => {}
+        }
+        if is_down && fetched.is_ok() {
+            tracing::info!(issuer = name, "an issuer's keys can be fetched again");
+        }
+        is_down = fetched.is_err();
+        let next = Instant::now() + issuer.config.refresh_interval;
+        tokio::select! {
+            () = sleep(issuer.config.refresh_at_most_every) => {}
+            () = stop.cancelled() => return,
+        }
+        if !is_down {
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = issuer.unknown.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+async fn fetch(issuer: &ForeignIssuer) -> Result<usize, Error> {
+    let config = &issuer.config;
+    let set = match &config.keys {
+        KeySource::File(path) => tokio::fs::read(path).await.map_err(|error| Error::File(path.clone(), error))?,
+        KeySource::Url(url) => get(&client(config).await?, url).await?,
+        KeySource::Discovery => {
+            let http = client(config).await?;
+            let place = format!("{}/.well-known/openid-configuration", config.issuer.trim_end_matches('/'));
+            let document = get(&http, &place).await?;
+            let document: Document = serde_json::from_slice(&document).map_err(|_| Error::Discovery)?;
+            // OpenID Connect Discovery 1.0, section 4.3: exactly the same.
+            if document.issuer != config.issuer {
+                return Err(Error::Discovery);
+            }
+            if !is_safe(&document.jwks_uri) {
+                return Err(Error::Address);
+            }
+            get(&http, &document.jwks_uri).await?
+        }
+    };
+    Ok(issuer.take(&set)?)
+}
+
+/// Made for each time: it is seldom, and a CA that was renewed on disk counts.
+async fn client(config: &IssuerConfig) -> Result<Client, Error> {
+    // What an address answers is not a way to another address, nor does the environment say whom to ask.
+    let builder = Client::builder()
+        .tls_backend_rustls()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TIMEOUT);
+    let Some(path) = &config.ca_certificate else { return Ok(builder.build()?) };
+    let pem = tokio::fs::read(path).await.map_err(|error| Error::File(path.clone(), error))?;
+    let ca = Certificate::from_pem_bundle(&pem).map_err(|_| Error::Ca(path.clone()))?;
+    if ca.is_empty() {
+        return Err(Error::Ca(path.clone()));
+    }
+    Ok(builder.tls_certs_only(ca).build()?)
+}
+
+/// A document, as far as the largest one that is taken.
+async fn get(http: &Client, url: &str) -> Result<Vec<u8>, Error> {
+    let mut answer = http.get(url).header("accept", "application/json").send().await?;
+    if !answer.status().is_success() {
+        return Err(Error::Status(answer.status().as_u16()));
+    }
+    let mut document = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if document.len() + chunk.len() > jwks::MAX_BYTES {
+            return Err(jwks::Unusable::TooLarge.into());
+        }
+        document.extend_from_slice(&chunk);
+    }
+    Ok(document)
+}

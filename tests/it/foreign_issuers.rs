@@ -1,0 +1,155 @@
+//! Issuers beside the gateway's own: several at once, one that goes away, one that never was, keys that change, and a flood of
+//! keys that nobody has.
+
+use std::time::Instant;
+
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
+use warrengate::{
+    config::{IssuerConfig, KeySource, TenantSource},
+    names::TenantId,
+    pb::{self, auth_client::AuthClient, messaging_client::MessagingClient},
+};
+
+use crate::harness::{
+    Tenant,
+    issuer::{self, Key, LocalIssuer},
+    raw::reason,
+    to_queue,
+    wait::until,
+    web,
+};
+
+fn with_token<T>(body: T, token: &str) -> Request<T> {
+    let mut request = Request::new(body);
+    request.metadata_mut().insert("authorization", MetadataValue::try_from(format!("Bearer {token}")).unwrap());
+    request
+}
+
+/// Whom the gateway takes the bearer for.
+async fn who(channel: &Channel, token: &str) -> Result<String, Status> {
+    let answer = AuthClient::new(channel.clone()).who_am_i(with_token(pb::WhoAmIRequest {}, token)).await?;
+    Ok(answer.into_inner().client_id)
+}
+
+/// Waits until it is let in: keys are fetched beside the calls.
+async fn let_in(channel: &Channel, token: &str) -> String {
+    until("the token is believed", async || who(channel, token).await.ok()).await
+}
+
+async fn refused(channel: &Channel, token: &str) {
+    let status = who(channel, token).await.expect_err("refused");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_INVALID"), "{status:?}");
+}
+
+#[tokio::test]
+async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
+    let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
+    tenant.queue("jobs").await;
+    // All have a key of the same id, so that only the issuer tells them apart.
+    let keys: Vec<_> = (0..4).map(|_| Key::new("k")).collect();
+    let by_discovery = LocalIssuer::start(&[&keys[0]]).await;
+    let going_away = LocalIssuer::start(&[&keys[1]]).await;
+    let never_there = "http://127.0.0.1:9";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    std::fs::write(&file, serde_json::json!({"keys": [keys[3].public]}).to_string()).unwrap();
+    let by_file = IssuerConfig {
+        keys: KeySource::File(file),
+        tenant: TenantSource::Fixed(TenantId::parse(&tenant.id).unwrap()),
+        ..issuer::config("urn:corp")
+    };
+    let by_url = IssuerConfig { keys: KeySource::Url(format!("{}/keys", going_away.name)), ..going_away.config() };
+    let gateway = web::gateway(|config| {
+        config.auth.issuers = vec![by_discovery.config(), by_url, issuer::config(never_there), by_file];
+    })
+    .await;
+    let channel = gateway.channel().await;
+
+    let tokens = [
+        keys[0].sign(&by_discovery.claims(&tenant.id, "app")),
+        keys[1].sign(&going_away.claims(&tenant.id, "app")),
+        keys[3].sign(&issuer::claims("urn:corp", "whatever", "app")),
+    ];
+    for token in &tokens {
+        assert_eq!(let_in(&channel, token).await, tenant.client_id);
+    }
+    // Our own tokens are as good as before.
+    let own = gateway.token(&tenant.client_id, &tenant.secret).await;
+    assert_eq!(who(&channel, &own).await.unwrap(), tenant.client_id);
+
+    // Keys do not pass from one issuer to another, nor tenants out of the one that an issuer speaks for.
+    refused(&channel, &keys[1].sign(&by_discovery.claims(&tenant.id, "app"))).await;
+    refused(&channel, &keys[2].sign(&issuer::claims(never_there, &tenant.id, "app"))).await;
+    refused(&channel, &keys[3].sign(&issuer::claims("urn:corp", &other.id, &other.client_id))).await;
+    let mut administers = by_discovery.claims(&tenant.id, "app");
+    administers["scope"] = serde_json::json!({"a": true});
+    refused(&channel, &keys[0].sign(&administers)).await;
+    // A client that nobody made here cannot be revoked here, so it is none.
+    let unknown = keys[0].sign(&by_discovery.claims(&tenant.id, "stranger"));
+    assert!(who(&channel, &unknown).await.is_err());
+
+    going_away.stop();
+    let mut messaging = MessagingClient::new(channel.clone());
+    for token in &tokens {
+        let batch = pb::PublishBatchRequest { publications: vec![to_queue("jobs", "one")] };
+        let results = messaging.publish_batch(with_token(batch, token)).await.unwrap().into_inner().results;
+        assert_eq!(results[0].outcome(), pb::Outcome::Confirmed);
+    }
+    // What the token does not grant is not granted.
+    let mut narrow = by_discovery.claims(&tenant.id, "app");
+    narrow["scope"] = "subscribe:jobs".into();
+    let batch = pb::PublishBatchRequest { publications: vec![to_queue("jobs", "one")] };
+    let results =
+        messaging.publish_batch(with_token(batch, &keys[0].sign(&narrow))).await.unwrap().into_inner().results;
+    assert_eq!(results[0].outcome(), pb::Outcome::Denied);
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn keys_that_rotate_are_followed_and_a_flood_of_unknown_ones_asks_seldom() {
+    let tenant = Tenant::fresh().await;
+    let (first, second) = (Key::new("first"), Key::new("second"));
+    let local = LocalIssuer::start(&[&first]).await;
+    let gateway = web::gateway(|config| config.auth.issuers = vec![local.config()]).await;
+    let channel = gateway.channel().await;
+    let (old, new) = (first.sign(&local.claims(&tenant.id, "app")), second.sign(&local.claims(&tenant.id, "app")));
+    let_in(&channel, &old).await;
+    refused(&channel, &new).await;
+
+    // With an overlap both count, and then the new one alone.
+    local.publish(&[&first, &second]);
+    let_in(&channel, &new).await;
+    who(&channel, &old).await.unwrap();
+    local.publish(&[&second]);
+    until("the old key is gone", async || {
+        // An unknown one has the keys fetched.
+        let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "app"))).await;
+        who(&channel, &old).await.err()
+    })
+    .await;
+
+    // Sets that are refused change nothing.
+    let asked = local.asked();
+    local.publish_text(serde_json::json!({"keys": [first.public, first.public]}));
+    until("the set was fetched", async || {
+        let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "app"))).await;
+        (local.asked() > asked).then_some(())
+    })
+    .await;
+    who(&channel, &new).await.unwrap();
+    refused(&channel, &old).await;
+
+    local.publish(&[&second]);
+    let (asked, began) = (local.asked(), Instant::now());
+    let stranger = Key::new("x");
+    let claims = local.claims(&tenant.id, "app");
+    for _ in 0..500 {
+        refused(&channel, &stranger.sign(&claims)).await;
+    }
+    who(&channel, &new).await.unwrap();
+    let (asked, took) = (local.asked() - asked, began.elapsed());
+    eprintln!("500 unknown keys in {took:?} asked the issuer {asked} times");
+    let at_most = took.as_millis() / 500 + 2;
+    assert!(asked as u128 <= at_most, "asked {asked} times in {took:?}");
+    gateway.running.shutdown().await;
+}
