@@ -13,7 +13,9 @@ COPY Cargo.toml Cargo.lock ./
 COPY proto proto
 COPY broker-config broker-config
 COPY src src
-RUN cargo build --release --locked --bin warrengate \
+# What warrengate_build_info says; it is no part of the layers above, so a new one builds nothing but the gateway again.
+ARG REVISION=unknown
+RUN WARRENGATE_REVISION="$REVISION" cargo build --release --locked --bin warrengate \
  && strip --strip-debug target/release/warrengate
 
 FROM ${BASE}
