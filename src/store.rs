@@ -32,7 +32,10 @@ use std::{
 use secrecy::SecretString;
 use sqlx::{Any, AnyPool, Transaction};
 
-use crate::telemetry::{StoreMetrics, StoreOperation};
+use crate::{
+    error::{Classify, Kind},
+    telemetry::{StoreMetrics, StoreOperation},
+};
 
 /// A handle on the store; cloning is cheap.
 #[derive(Clone)]
@@ -72,13 +75,16 @@ impl Store {
         self
     }
 
-    async fn timed<T>(
+    /// Every question goes through here, so that each is timed once and a failure of the database is counted; what the
+    /// store says no to by its own rules is an answer.
+    async fn timed<T, E: Classify>(
         &self,
         operation: StoreOperation,
-        what: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
+        what: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let failed = |error: &E| matches!(error.kind(), Kind::Unavailable | Kind::Aborted | Kind::Internal);
         match &self.metrics {
-            Some(metrics) => metrics.timed(operation, what).await,
+            Some(metrics) => metrics.timed(operation, failed, what).await,
             None => what.await,
         }
     }

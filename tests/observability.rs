@@ -97,3 +97,27 @@ fn promtool() -> Option<PathBuf> {
     }
     found
 }
+
+#[test]
+fn every_question_to_the_store_is_timed() {
+    // Listening is no question, and closing has no answer.
+    let not_asked = ["close", "changes", "told", "open"];
+    let mut seen = 0;
+    for entry in fs::read_dir(file("src/store")).unwrap().chain(fs::read_dir(file("src")).unwrap()) {
+        let path = entry.unwrap().path();
+        if !(path.parent().unwrap().ends_with("store") || path.ends_with("store.rs")) || !path.is_file() {
+            continue;
+        }
+        let code = fs::read_to_string(&path).unwrap();
+        for (name, rest) in code.split("    pub async fn ").skip(1).filter_map(|rest| rest.split_once(['(', '<'])) {
+            let body = rest.split("\n    }\n").next().unwrap();
+            // Or it asks another of these.
+            let is_timed = body.contains("self.timed(")
+                || body.contains("self.create_client_within(")
+                || body.contains("self.revision()");
+            assert!(is_timed || not_asked.contains(&name), "{}: {name} is not timed", path.display());
+            seen += usize::from(is_timed);
+        }
+    }
+    assert!(seen > 25, "{seen}");
+}

@@ -8,6 +8,7 @@ use sqlx::{Any, Transaction};
 use uuid::Uuid;
 
 use super::{Error, Store, from_millis, to_millis};
+use crate::telemetry::StoreOperation;
 
 /// The outcome of every refusal; all other outcomes are acts'.
 pub const REFUSED: &str = "refused";
@@ -130,11 +131,14 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn record(&self, events: &[NewAudit]) -> Result<(), Error> {
-        let mut tx = self.begin_writing().await?;
-        for event in events {
-            insert(&mut tx, event).await?;
-        }
-        Ok(tx.commit().await?)
+        self.timed(StoreOperation::Audit, async {
+            let mut tx = self.begin_writing().await?;
+            for event in events {
+                insert(&mut tx, event).await?;
+            }
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// Writes down that an act begins, before anything of it is done.
@@ -142,23 +146,26 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked: the act must not be done then.
     pub async fn begin_act(&self, event: &NewAudit) -> Result<BegunAct, Error> {
-        let id = Uuid::now_v7();
-        sqlx::query(
-            "INSERT INTO begun_acts (id, time, client, peer_address, method, tenant, object, rule, trace_id) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(id.to_string())
-        .bind(to_millis(event.time))
-        .bind(event.client.clone())
-        .bind(event.peer_address.clone())
-        .bind(event.method.clone())
-        .bind(event.tenant.clone())
-        .bind(event.object.clone())
-        .bind(event.rule.clone())
-        .bind(event.trace_id.clone())
-        .execute(&self.pool)
-        .await?;
-        Ok(BegunAct(id))
+        self.timed(StoreOperation::Audit, async {
+            let id = Uuid::now_v7();
+            sqlx::query(
+                "INSERT INTO begun_acts (id, time, client, peer_address, method, tenant, object, rule, trace_id) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            )
+            .bind(id.to_string())
+            .bind(to_millis(event.time))
+            .bind(event.client.clone())
+            .bind(event.peer_address.clone())
+            .bind(event.method.clone())
+            .bind(event.tenant.clone())
+            .bind(event.object.clone())
+            .bind(event.rule.clone())
+            .bind(event.trace_id.clone())
+            .execute(&self.pool)
+            .await?;
+            Ok(BegunAct(id))
+        })
+        .await
     }
 
     /// Keeps what came of an act. An act that was taken for unfinished meanwhile then has two lines.
@@ -166,10 +173,13 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked; the act stays begun, and is reported as unfinished later.
     pub async fn finish_act(&self, act: &BegunAct, event: &NewAudit) -> Result<(), Error> {
-        let mut tx = self.begin_writing().await?;
-        insert(&mut tx, event).await?;
-        sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
+        self.timed(StoreOperation::Audit, async {
+            let mut tx = self.begin_writing().await?;
+            insert(&mut tx, event).await?;
+            sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&mut *tx).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// Forgets an act that was refused before anything of it was done.
@@ -177,8 +187,11 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn cancel_act(&self, act: &BegunAct) -> Result<(), Error> {
-        sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&self.pool).await?;
-        Ok(())
+        self.timed(StoreOperation::Audit, async {
+            sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Moves acts that began before a moment and never ended into the trail, as unfinished; returns how many. Of gateways
@@ -187,23 +200,26 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn report_unfinished_acts(&self, begun_before: SystemTime) -> Result<u64, Error> {
-        let mut tx = self.begin_writing().await?;
-        let rows: Vec<RawBegun> = sqlx::query_as(
-            "DELETE FROM begun_acts WHERE time < $1 \
-             RETURNING id, time, client, peer_address, method, tenant, object, rule, trace_id",
-        )
-        .bind(to_millis(begun_before))
-        .fetch_all(&mut *tx)
-        .await?;
-        let count = rows.len() as u64;
-        for (_, time, client, peer_address, method, tenant, object, rule, trace_id) in rows {
-            let (time, outcome) = (from_millis(time), UNFINISHED.to_owned());
-            let event =
-                NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times: 1 };
-            insert(&mut tx, &event).await?;
-        }
-        tx.commit().await?;
-        Ok(count)
+        self.timed(StoreOperation::Audit, async {
+            let mut tx = self.begin_writing().await?;
+            let rows: Vec<RawBegun> = sqlx::query_as(
+                "DELETE FROM begun_acts WHERE time < $1 \
+                 RETURNING id, time, client, peer_address, method, tenant, object, rule, trace_id",
+            )
+            .bind(to_millis(begun_before))
+            .fetch_all(&mut *tx)
+            .await?;
+            let count = rows.len() as u64;
+            for (_, time, client, peer_address, method, tenant, object, rule, trace_id) in rows {
+                let (time, outcome) = (from_millis(time), UNFINISHED.to_owned());
+                let event =
+                    NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times: 1 };
+                insert(&mut tx, &event).await?;
+            }
+            tx.commit().await?;
+            Ok(count)
+        })
+        .await
     }
 
     /// Those that pass the filter before an id, newest first.
@@ -211,24 +227,27 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn audit(&self, filter: &AuditFilter, before: Option<Uuid>, limit: u32) -> Result<Vec<AuditRow>, Error> {
-        let rows: Vec<Raw> = sqlx::query_as(
-            "SELECT id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times FROM audit \
-             WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR client = $2) AND ($3 = '' OR method = $3 OR method = $4) \
-             AND ($5 = '' OR outcome = $5 OR ($5 = 'failed' AND outcome LIKE 'failed: %')) \
-             AND time >= $6 AND time < $7 AND ($8 = '' OR id < $8) ORDER BY id DESC LIMIT $9",
-        )
-        .bind(filter.tenant.clone())
-        .bind(filter.client.clone())
-        .bind(filter.method.clone())
-        .bind(format!("warrengate.v1.Admin/{}", filter.method))
-        .bind(filter.outcome.clone())
-        .bind(filter.from.map_or(0, to_millis))
-        .bind(filter.until.map_or(i64::MAX, to_millis))
-        .bind(before.map(|id| id.to_string()).unwrap_or_default())
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(row).collect()
+        self.timed(StoreOperation::Trail, async {
+            let rows: Vec<Raw> = sqlx::query_as(
+                "SELECT id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times FROM audit \
+                 WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR client = $2) AND ($3 = '' OR method = $3 OR method = $4) \
+                 AND ($5 = '' OR outcome = $5 OR ($5 = 'failed' AND outcome LIKE 'failed: %')) \
+                 AND time >= $6 AND time < $7 AND ($8 = '' OR id < $8) ORDER BY id DESC LIMIT $9",
+            )
+            .bind(filter.tenant.clone())
+            .bind(filter.client.clone())
+            .bind(filter.method.clone())
+            .bind(format!("warrengate.v1.Admin/{}", filter.method))
+            .bind(filter.outcome.clone())
+            .bind(filter.from.map_or(0, to_millis))
+            .bind(filter.until.map_or(i64::MAX, to_millis))
+            .bind(before.map(|id| id.to_string()).unwrap_or_default())
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+            rows.into_iter().map(row).collect()
+        })
+        .await
     }
 
     /// Forgets up to `batch` acts from before a moment, and as many refusals that are older than the newest `max_refusals`
@@ -237,39 +256,43 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn prune_audit(&self, before: SystemTime, max_refusals: u64, batch: u32) -> Result<u64, Error> {
-        let before = to_millis(before);
-        let over: Option<i64> =
-            sqlx::query_scalar("SELECT time FROM audit WHERE outcome = 'refused' ORDER BY time DESC LIMIT 1 OFFSET $1")
-                .bind(i64::try_from(max_refusals).unwrap_or(i64::MAX))
-                .fetch_optional(&self.pool)
-                .await?;
-        // That one is the first too many; what shares its millisecond goes with it.
-        let refusals_before = over.map_or(before, |time| before.max(time.saturating_add(1)));
-        let mut tx = self.begin_writing().await?;
-        sqlx::query(
-            "UPDATE audit_floor SET acts_before = CASE WHEN acts_before < $1 THEN $1 ELSE acts_before END, \
-             refusals_before = CASE WHEN refusals_before < $2 THEN $2 ELSE refusals_before END WHERE id = 1",
-        )
-        .bind(before)
-        .bind(refusals_before)
-        .execute(&mut *tx)
-        .await?;
-        let mut gone = 0;
-        for (sql, moment) in [
-            (
-                "DELETE FROM audit WHERE id IN \
-                 (SELECT id FROM audit WHERE outcome <> 'refused' AND time < $1 ORDER BY time LIMIT $2)",
-                before,
-            ),
-            (
-                "DELETE FROM audit WHERE id IN \
-                 (SELECT id FROM audit WHERE outcome = 'refused' AND time < $1 ORDER BY time LIMIT $2)",
-                refusals_before,
-            ),
-        ] {
-            gone += sqlx::query(sql).bind(moment).bind(i64::from(batch)).execute(&mut *tx).await?.rows_affected();
-        }
-        tx.commit().await?;
-        Ok(gone)
+        self.timed(StoreOperation::Trail, async {
+            let before = to_millis(before);
+            let over: Option<i64> = sqlx::query_scalar(
+                "SELECT time FROM audit WHERE outcome = 'refused' ORDER BY time DESC LIMIT 1 OFFSET $1",
+            )
+            .bind(i64::try_from(max_refusals).unwrap_or(i64::MAX))
+            .fetch_optional(&self.pool)
+            .await?;
+            // That one is the first too many; what shares its millisecond goes with it.
+            let refusals_before = over.map_or(before, |time| before.max(time.saturating_add(1)));
+            let mut tx = self.begin_writing().await?;
+            sqlx::query(
+                "UPDATE audit_floor SET acts_before = CASE WHEN acts_before < $1 THEN $1 ELSE acts_before END, \
+                 refusals_before = CASE WHEN refusals_before < $2 THEN $2 ELSE refusals_before END WHERE id = 1",
+            )
+            .bind(before)
+            .bind(refusals_before)
+            .execute(&mut *tx)
+            .await?;
+            let mut gone = 0;
+            for (sql, moment) in [
+                (
+                    "DELETE FROM audit WHERE id IN \
+                     (SELECT id FROM audit WHERE outcome <> 'refused' AND time < $1 ORDER BY time LIMIT $2)",
+                    before,
+                ),
+                (
+                    "DELETE FROM audit WHERE id IN \
+                     (SELECT id FROM audit WHERE outcome = 'refused' AND time < $1 ORDER BY time LIMIT $2)",
+                    refusals_before,
+                ),
+            ] {
+                gone += sqlx::query(sql).bind(moment).bind(i64::from(batch)).execute(&mut *tx).await?.rows_affected();
+            }
+            tx.commit().await?;
+            Ok(gone)
+        })
+        .await
     }
 }

@@ -6,7 +6,10 @@ use std::time::SystemTime;
 use sqlx::{Any, Transaction};
 
 use super::{Error, Store, from_millis, now};
-use crate::names::{ClientId, TenantId};
+use crate::{
+    names::{ClientId, TenantId},
+    telemetry::StoreOperation,
+};
 
 /// A client to make.
 #[derive(Clone)]
@@ -127,7 +130,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn client_count(&self, tenant: &TenantId) -> Result<u32, Error> {
-        count(&self.pool, Some(tenant)).await
+        self.timed(StoreOperation::Read, async { count(&self.pool, Some(tenant)).await }).await
     }
 
     /// Makes a client, whatever the tenant's plan says; returns it, or none when there is one of that id already.
@@ -144,34 +147,37 @@ impl Store {
     /// # Errors
     /// [`Error::TooManyClients`], [`Error::UnknownTenant`], or when the database cannot be asked.
     pub async fn create_client_within(&self, new: &NewClient, max: u32) -> Result<Option<ClientRow>, Error> {
-        let mut tx = self.begin_change().await?;
-        // Changes happen one after the other, so nobody makes one between this count and the insertion.
-        if max > 0 && one(&mut tx, &new.id).await?.is_none() && count(&mut *tx, new.id.tenant()).await? >= max {
-            return Err(Error::TooManyClients { max });
-        }
-        // A deleted client's tokens must not come back to life with its successor: not_before is now, not 0.
-        let made = sqlx::query(
-            "INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created) \
-             VALUES ($1, $2, $3, $4, $5, 0, $6, $6) ON CONFLICT (id) DO NOTHING",
-        )
-        .bind(new.id.as_str().to_owned())
-        .bind(new.id.tenant().map(|tenant| tenant.as_str().to_owned()))
-        .bind(new.display_name.clone())
-        .bind(new.secret_hash.clone())
-        .bind(new.grants.clone())
-        .bind(now())
-        .execute(&mut *tx)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            // Changes happen one after the other, so nobody makes one between this count and the insertion.
+            if max > 0 && one(&mut tx, &new.id).await?.is_none() && count(&mut *tx, new.id.tenant()).await? >= max {
+                return Err(Error::TooManyClients { max });
+            }
+            // A deleted client's tokens must not come back to life with its successor: not_before is now, not 0.
+            let made = sqlx::query(
+                "INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created) \
+                 VALUES ($1, $2, $3, $4, $5, 0, $6, $6) ON CONFLICT (id) DO NOTHING",
+            )
+            .bind(new.id.as_str().to_owned())
+            .bind(new.id.tenant().map(|tenant| tenant.as_str().to_owned()))
+            .bind(new.display_name.clone())
+            .bind(new.secret_hash.clone())
+            .bind(new.grants.clone())
+            .bind(now())
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| Error::or_dangling(error, Error::UnknownTenant))?
+            .rows_affected()
+                == 1;
+            if !made {
+                tx.rollback().await?;
+                return Ok(None);
+            }
+            let stands = one(&mut tx, &new.id).await?;
+            tx.commit().await?;
+            Ok(stands)
+        })
         .await
-        .map_err(|error| Error::or_dangling(error, Error::UnknownTenant))?
-        .rows_affected()
-            == 1;
-        if !made {
-            tx.rollback().await?;
-            return Ok(None);
-        }
-        let stands = one(&mut tx, &new.id).await?;
-        tx.commit().await?;
-        Ok(stands)
     }
 
     /// One client.
@@ -179,12 +185,15 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn client(&self, id: &ClientId) -> Result<Option<ClientRow>, Error> {
-        let raw = sqlx::query_as(SELECT_ONE)
-            .bind(scope(id.tenant()))
-            .bind(id.as_str().to_owned())
-            .fetch_optional(&self.pool)
-            .await?;
-        raw.map(row).transpose()
+        self.timed(StoreOperation::Client, async {
+            let raw = sqlx::query_as(SELECT_ONE)
+                .bind(scope(id.tenant()))
+                .bind(id.as_str().to_owned())
+                .fetch_optional(&self.pool)
+                .await?;
+            raw.map(row).transpose()
+        })
+        .await
     }
 
     /// A tenant's clients (or the platform's administrators) after an id, by id.
@@ -197,16 +206,19 @@ impl Store {
         after: Option<&ClientId>,
         limit: u32,
     ) -> Result<Vec<ClientRow>, Error> {
-        let rows = sqlx::query_as(
-            "SELECT id, display_name, secret_hash, grants, revoked, not_before, created FROM clients \
-             WHERE COALESCE(tenant, '') = $1 AND id > $2 ORDER BY id LIMIT $3",
-        )
-        .bind(scope(tenant))
-        .bind(after.map_or("", ClientId::as_str).to_owned())
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(row).collect()
+        self.timed(StoreOperation::Read, async {
+            let rows = sqlx::query_as(
+                "SELECT id, display_name, secret_hash, grants, revoked, not_before, created FROM clients \
+                 WHERE COALESCE(tenant, '') = $1 AND id > $2 ORDER BY id LIMIT $3",
+            )
+            .bind(scope(tenant))
+            .bind(after.map_or("", ClientId::as_str).to_owned())
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+            rows.into_iter().map(row).collect()
+        })
+        .await
     }
 
     /// Changes what is given (grants as JSON); returns the client as it then stands, or none when there is no such client.
@@ -219,20 +231,23 @@ impl Store {
         display_name: Option<&str>,
         grants: Option<&str>,
     ) -> Result<Option<ClientRow>, Error> {
-        let mut tx = self.begin_change().await?;
-        sqlx::query(
-            "UPDATE clients SET display_name = COALESCE($3, display_name), grants = COALESCE($4, grants) \
-             WHERE COALESCE(tenant, '') = $1 AND id = $2",
-        )
-        .bind(scope(id.tenant()))
-        .bind(id.as_str().to_owned())
-        .bind(display_name.map(str::to_owned))
-        .bind(grants.map(str::to_owned))
-        .execute(&mut *tx)
-        .await?;
-        let stands = one(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(stands)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            sqlx::query(
+                "UPDATE clients SET display_name = COALESCE($3, display_name), grants = COALESCE($4, grants) \
+                 WHERE COALESCE(tenant, '') = $1 AND id = $2",
+            )
+            .bind(scope(id.tenant()))
+            .bind(id.as_str().to_owned())
+            .bind(display_name.map(str::to_owned))
+            .bind(grants.map(str::to_owned))
+            .execute(&mut *tx)
+            .await?;
+            let stands = one(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(stands)
+        })
+        .await
     }
 
     /// Refuses a client's secret and tokens, for ever; returns it, or none when there is no such client.
@@ -240,18 +255,21 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn revoke_client(&self, id: &ClientId) -> Result<Option<ClientRow>, Error> {
-        let mut tx = self.begin_change().await?;
-        sqlx::query(
-            "UPDATE clients SET revoked = 1, not_before = $3 WHERE COALESCE(tenant, '') = $1 AND id = $2 AND revoked = 0",
-        )
-        .bind(scope(id.tenant()))
-        .bind(id.as_str().to_owned())
-        .bind(now())
-        .execute(&mut *tx)
-        .await?;
-        let stands = one(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(stands)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            sqlx::query(
+                "UPDATE clients SET revoked = 1, not_before = $3 WHERE COALESCE(tenant, '') = $1 AND id = $2 AND revoked = 0",
+            )
+            .bind(scope(id.tenant()))
+            .bind(id.as_str().to_owned())
+            .bind(now())
+            .execute(&mut *tx)
+            .await?;
+            let stands = one(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(stands)
+        })
+        .await
     }
 
     /// Replaces a client's secret and refuses the tokens that the old one fetched. A revoked client stays revoked.
@@ -260,16 +278,21 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn set_client_secret(&self, id: &ClientId, secret_hash: &str) -> Result<Option<ClientRow>, Error> {
-        let mut tx = self.begin_change().await?;
-        sqlx::query("UPDATE clients SET secret_hash = $3, not_before = $4 WHERE COALESCE(tenant, '') = $1 AND id = $2")
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            sqlx::query(
+                "UPDATE clients SET secret_hash = $3, not_before = $4 WHERE COALESCE(tenant, '') = $1 AND id = $2",
+            )
             .bind(scope(id.tenant()))
             .bind(id.as_str().to_owned())
             .bind(secret_hash.to_owned())
             .bind(now())
             .execute(&mut *tx)
             .await?;
-        let stands = one(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(stands)
+            let stands = one(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(stands)
+        })
+        .await
     }
 }

@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
 use super::{Error, Store, from_millis, now, to_millis};
+use crate::telemetry::StoreOperation;
 
 /// What a key is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,16 +68,20 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn create_first_signing_key(&self, new: &NewKey) -> Result<bool, Error> {
-        let mut tx = self.begin_change().await?;
-        let active: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM signing_keys WHERE state = 'active'").fetch_one(&mut *tx).await?;
-        if active > 0 {
-            tx.rollback().await?;
-            return Ok(false);
-        }
-        self.insert_key(&mut tx, new).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            let active: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM signing_keys WHERE state = 'active'")
+                .fetch_one(&mut *tx)
+                .await?;
+            if active > 0 {
+                tx.rollback().await?;
+                return Ok(false);
+            }
+            self.insert_key(&mut tx, new).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await
     }
 
     /// Makes a new key the active one; the one before is believed until `retire_after`. Keys past their time are deleted.
@@ -84,18 +89,21 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn rotate_signing_key(&self, new: &NewKey, retire_after: SystemTime) -> Result<(), Error> {
-        let mut tx = self.begin_change().await?;
-        sqlx::query("DELETE FROM signing_keys WHERE state = 'retiring' AND retire_after < $1")
-            .bind(now())
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("UPDATE signing_keys SET state = 'retiring', retire_after = $1 WHERE state = 'active'")
-            .bind(to_millis(retire_after))
-            .execute(&mut *tx)
-            .await?;
-        self.insert_key(&mut tx, new).await?;
-        tx.commit().await?;
-        Ok(())
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            sqlx::query("DELETE FROM signing_keys WHERE state = 'retiring' AND retire_after < $1")
+                .bind(now())
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("UPDATE signing_keys SET state = 'retiring', retire_after = $1 WHERE state = 'active'")
+                .bind(to_millis(retire_after))
+                .execute(&mut *tx)
+                .await?;
+            self.insert_key(&mut tx, new).await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
     }
 
     /// All signing keys that are not past their time, newest first.
@@ -103,14 +111,17 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked, or [`Error::Sealed`].
     pub async fn signing_keys(&self) -> Result<Vec<KeyRow>, Error> {
-        let rows: Vec<Raw> = sqlx::query_as(
-            "SELECT kid, algorithm, private, public, state, created, retire_after FROM signing_keys \
-             WHERE state = 'active' OR retire_after >= $1 ORDER BY created DESC",
-        )
-        .bind(now())
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(|raw| self.key_row(raw)).collect()
+        self.timed(StoreOperation::Read, async {
+            let rows: Vec<Raw> = sqlx::query_as(
+                "SELECT kid, algorithm, private, public, state, created, retire_after FROM signing_keys \
+                 WHERE state = 'active' OR retire_after >= $1 ORDER BY created DESC",
+            )
+            .bind(now())
+            .fetch_all(&self.pool)
+            .await?;
+            rows.into_iter().map(|raw| self.key_row(raw)).collect()
+        })
+        .await
     }
 
     async fn insert_key(&self, tx: &mut sqlx::Transaction<'static, sqlx::Any>, new: &NewKey) -> Result<(), Error> {

@@ -4,7 +4,11 @@
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
 use super::{Error, Store};
-use crate::names::{PlanName, TenantId};
+use crate::{
+    error::Classify,
+    names::{PlanName, TenantId},
+    telemetry::StoreOperation,
+};
 
 /// What a tenant may use. A limit of 0 means unlimited. The fields are those of `warrengate.v1.Plan`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,12 +127,15 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn plans(&self, after: Option<&PlanName>, limit: u32) -> Result<Vec<PlanRow>, Error> {
-        let rows = sqlx::query("SELECT * FROM plans WHERE name > $1 ORDER BY name LIMIT $2")
-            .bind(after.map_or("", PlanName::as_str).to_owned())
-            .bind(i64::from(limit))
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(row).collect()
+        self.timed(StoreOperation::Read, async {
+            let rows = sqlx::query("SELECT * FROM plans WHERE name > $1 ORDER BY name LIMIT $2")
+                .bind(after.map_or("", PlanName::as_str).to_owned())
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool)
+                .await?;
+            rows.iter().map(row).collect()
+        })
+        .await
     }
 
     /// One plan.
@@ -136,11 +143,14 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn plan(&self, name: &PlanName) -> Result<Option<PlanRow>, Error> {
-        let raw = sqlx::query("SELECT * FROM plans WHERE name = $1")
-            .bind(name.as_str().to_owned())
-            .fetch_optional(&self.pool)
-            .await?;
-        raw.as_ref().map(row).transpose()
+        self.timed(StoreOperation::Read, async {
+            let raw = sqlx::query("SELECT * FROM plans WHERE name = $1")
+                .bind(name.as_str().to_owned())
+                .fetch_optional(&self.pool)
+                .await?;
+            raw.as_ref().map(row).transpose()
+        })
+        .await
     }
 
     /// Makes a plan. Returns whether there was none of that name.
@@ -148,24 +158,27 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn create_plan(&self, new: &PlanRow) -> Result<bool, Error> {
-        let limits = new.limits();
-        let places: String = (2..limits.len() + 3).map(|place| format!(", ${place}")).collect();
-        // The column names are constants and the rest are places.
-        let statement = sqlx::AssertSqlSafe(format!(
-            "INSERT INTO plans (name, {COLUMNS}, sampling_ppm) VALUES ($1{places}) ON CONFLICT (name) DO NOTHING"
-        ));
-        let mut tx = self.begin_change().await?;
-        let mut query = sqlx::query(statement).bind(new.name.as_str().to_owned());
-        for limit in limits {
-            query = query.bind(stored(limit));
-        }
-        let made = query.bind(new.sampling_ppm.map(i64::from)).execute(&mut *tx).await?.rows_affected() == 1;
-        if made {
-            tx.commit().await?
-        } else {
-            tx.rollback().await?
-        }
-        Ok(made)
+        self.timed(StoreOperation::Change, async {
+            let limits = new.limits();
+            let places: String = (2..limits.len() + 3).map(|place| format!(", ${place}")).collect();
+            // The column names are constants and the rest are places.
+            let statement = sqlx::AssertSqlSafe(format!(
+                "INSERT INTO plans (name, {COLUMNS}, sampling_ppm) VALUES ($1{places}) ON CONFLICT (name) DO NOTHING"
+            ));
+            let mut tx = self.begin_change().await?;
+            let mut query = sqlx::query(statement).bind(new.name.as_str().to_owned());
+            for limit in limits {
+                query = query.bind(stored(limit));
+            }
+            let made = query.bind(new.sampling_ppm.map(i64::from)).execute(&mut *tx).await?.rows_affected() == 1;
+            if made {
+                tx.commit().await?
+            } else {
+                tx.rollback().await?
+            }
+            Ok(made)
+        })
+        .await
     }
 
     /// Changes a plan's limits from what they are, which nobody else changes meanwhile; its name stays. None when there is
@@ -173,29 +186,32 @@ impl Store {
     ///
     /// # Errors
     /// What `change` says, or when the database cannot be asked.
-    pub async fn change_plan<E: From<Error>>(
+    pub async fn change_plan<E: From<Error> + Classify>(
         &self,
         name: &PlanName,
         change: impl FnOnce(PlanRow) -> Result<PlanRow, E>,
     ) -> Result<Option<PlanRow>, E> {
-        let mut tx = self.begin_change().await?;
-        let raw = sqlx::query("SELECT * FROM plans WHERE name = $1")
-            .bind(name.as_str().to_owned())
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(Error::from)?;
-        let Some(raw) = raw else { return Ok(None) };
-        let changed = change(row(&raw)?)?;
-        let columns = COLUMNS.split(',').map(str::trim).chain(["sampling_ppm"]);
-        let sets: Vec<_> = columns.enumerate().map(|(n, column)| format!("{column} = ${}", n + 2)).collect();
-        let statement = sqlx::AssertSqlSafe(format!("UPDATE plans SET {} WHERE name = $1", sets.join(", ")));
-        let mut query = sqlx::query(statement).bind(name.as_str().to_owned());
-        for limit in changed.limits() {
-            query = query.bind(stored(limit));
-        }
-        query.bind(changed.sampling_ppm.map(i64::from)).execute(&mut *tx).await.map_err(Error::from)?;
-        tx.commit().await.map_err(Error::from)?;
-        Ok(Some(changed))
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            let raw = sqlx::query("SELECT * FROM plans WHERE name = $1")
+                .bind(name.as_str().to_owned())
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(Error::from)?;
+            let Some(raw) = raw else { return Ok(None) };
+            let changed = change(row(&raw)?)?;
+            let columns = COLUMNS.split(',').map(str::trim).chain(["sampling_ppm"]);
+            let sets: Vec<_> = columns.enumerate().map(|(n, column)| format!("{column} = ${}", n + 2)).collect();
+            let statement = sqlx::AssertSqlSafe(format!("UPDATE plans SET {} WHERE name = $1", sets.join(", ")));
+            let mut query = sqlx::query(statement).bind(name.as_str().to_owned());
+            for limit in changed.limits() {
+                query = query.bind(stored(limit));
+            }
+            query.bind(changed.sampling_ppm.map(i64::from)).execute(&mut *tx).await.map_err(Error::from)?;
+            tx.commit().await.map_err(Error::from)?;
+            Ok(Some(changed))
+        })
+        .await
     }
 
     /// Deletes a plan that no tenant has. Returns whether there was one.
@@ -203,14 +219,17 @@ impl Store {
     /// # Errors
     /// [`Error::PlanInUse`], or when the database cannot be asked.
     pub async fn delete_plan(&self, name: &PlanName) -> Result<bool, Error> {
-        let mut tx = self.begin_change().await?;
-        let deleted = sqlx::query("DELETE FROM plans WHERE name = $1")
-            .bind(name.as_str().to_owned())
-            .execute(&mut *tx)
-            .await
-            .map_err(|error| Error::or_dangling(error, Error::PlanInUse))?;
-        tx.commit().await?;
-        Ok(deleted.rows_affected() == 1)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            let deleted = sqlx::query("DELETE FROM plans WHERE name = $1")
+                .bind(name.as_str().to_owned())
+                .execute(&mut *tx)
+                .await
+                .map_err(|error| Error::or_dangling(error, Error::PlanInUse))?;
+            tx.commit().await?;
+            Ok(deleted.rows_affected() == 1)
+        })
+        .await
     }
 
     /// The tenants that have a plan, by id.
@@ -218,10 +237,13 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn tenants_with_plan(&self, plan: &PlanName) -> Result<Vec<TenantId>, Error> {
-        let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM tenants WHERE plan = $1 ORDER BY id")
-            .bind(plan.as_str().to_owned())
-            .fetch_all(&self.pool)
-            .await?;
-        ids.iter().map(|id| TenantId::parse(id).map_err(|_| Error::Corrupt { what: "tenant id" })).collect()
+        self.timed(StoreOperation::Read, async {
+            let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM tenants WHERE plan = $1 ORDER BY id")
+                .bind(plan.as_str().to_owned())
+                .fetch_all(&self.pool)
+                .await?;
+            ids.iter().map(|id| TenantId::parse(id).map_err(|_| Error::Corrupt { what: "tenant id" })).collect()
+        })
+        .await
     }
 }

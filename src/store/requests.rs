@@ -2,7 +2,7 @@
 //! The caller is part of the key, so that nobody learns another's answer by guessing its request id.
 
 use super::{Error, Store, now};
-use crate::names::ClientId;
+use crate::{names::ClientId, telemetry::StoreOperation};
 
 /// How long an answer is kept.
 const KEPT_MILLIS: i64 = 24 * 60 * 60 * 1000;
@@ -13,15 +13,18 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn answered(&self, caller: &ClientId, method: &str, request_id: &str) -> Result<Option<String>, Error> {
-        Ok(sqlx::query_scalar(
-            "SELECT result FROM requests WHERE client = $1 AND method = $2 AND request_id = $3 AND created > $4",
-        )
-        .bind(caller.as_str().to_owned())
-        .bind(method.to_owned())
-        .bind(request_id.to_owned())
-        .bind(now() - KEPT_MILLIS)
-        .fetch_optional(&self.pool)
-        .await?)
+        self.timed(StoreOperation::Answer, async {
+            Ok(sqlx::query_scalar(
+                "SELECT result FROM requests WHERE client = $1 AND method = $2 AND request_id = $3 AND created > $4",
+            )
+            .bind(caller.as_str().to_owned())
+            .bind(method.to_owned())
+            .bind(request_id.to_owned())
+            .bind(now() - KEPT_MILLIS)
+            .fetch_optional(&self.pool)
+            .await?)
+        })
+        .await
     }
 
     /// Keeps an answer for 24 hours. The first one stays.
@@ -35,19 +38,22 @@ impl Store {
         request_id: &str,
         result: &str,
     ) -> Result<(), Error> {
-        let now = now();
-        sqlx::query("DELETE FROM requests WHERE created <= $1").bind(now - KEPT_MILLIS).execute(&self.pool).await?;
-        sqlx::query(
-            "INSERT INTO requests (client, method, request_id, result, created) VALUES ($1, $2, $3, $4, $5) \
-             ON CONFLICT (client, method, request_id) DO NOTHING",
-        )
-        .bind(caller.as_str().to_owned())
-        .bind(method.to_owned())
-        .bind(request_id.to_owned())
-        .bind(result.to_owned())
-        .bind(now)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        self.timed(StoreOperation::Answer, async {
+            let now = now();
+            sqlx::query("DELETE FROM requests WHERE created <= $1").bind(now - KEPT_MILLIS).execute(&self.pool).await?;
+            sqlx::query(
+                "INSERT INTO requests (client, method, request_id, result, created) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT (client, method, request_id) DO NOTHING",
+            )
+            .bind(caller.as_str().to_owned())
+            .bind(method.to_owned())
+            .bind(request_id.to_owned())
+            .bind(result.to_owned())
+            .bind(now)
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 }

@@ -5,7 +5,10 @@ use std::time::SystemTime;
 use sqlx::{Any, Transaction};
 
 use super::{Error, Store, from_millis, now};
-use crate::names::{PlanName, TenantId};
+use crate::{
+    names::{PlanName, TenantId},
+    telemetry::StoreOperation,
+};
 
 /// Whether a tenant is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,27 +94,30 @@ impl Store {
     /// # Errors
     /// [`Error::UnknownPlan`], or when the database cannot be asked.
     pub async fn create_tenant(&self, new: &NewTenant) -> Result<(TenantRow, bool), Error> {
-        let mut tx = self.begin_change().await?;
-        let made = sqlx::query(
-            "INSERT INTO tenants (id, display_name, plan, state, created, updated) \
-             VALUES ($1, $2, $3, 'active', $4, $4) ON CONFLICT (id) DO NOTHING",
-        )
-        .bind(new.id.as_str().to_owned())
-        .bind(new.display_name.clone())
-        .bind(new.plan.as_str().to_owned())
-        .bind(now())
-        .execute(&mut *tx)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            let made = sqlx::query(
+                "INSERT INTO tenants (id, display_name, plan, state, created, updated) \
+                 VALUES ($1, $2, $3, 'active', $4, $4) ON CONFLICT (id) DO NOTHING",
+            )
+            .bind(new.id.as_str().to_owned())
+            .bind(new.display_name.clone())
+            .bind(new.plan.as_str().to_owned())
+            .bind(now())
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| Error::or_dangling(error, Error::UnknownPlan))?
+            .rows_affected()
+                == 1;
+            let stands = one(&mut tx, &new.id).await?.ok_or(Error::Corrupt { what: "tenant" })?;
+            if made {
+                tx.commit().await?;
+            } else {
+                tx.rollback().await?;
+            }
+            Ok((stands, made))
+        })
         .await
-        .map_err(|error| Error::or_dangling(error, Error::UnknownPlan))?
-        .rows_affected()
-            == 1;
-        let stands = one(&mut tx, &new.id).await?.ok_or(Error::Corrupt { what: "tenant" })?;
-        if made {
-            tx.commit().await?;
-        } else {
-            tx.rollback().await?;
-        }
-        Ok((stands, made))
     }
 
     /// One tenant.
@@ -119,11 +125,15 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, Error> {
-        let raw = sqlx::query_as("SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id = $1")
-            .bind(id.as_str().to_owned())
-            .fetch_optional(&self.pool)
-            .await?;
-        raw.map(row).transpose()
+        self.timed(StoreOperation::Read, async {
+            let raw =
+                sqlx::query_as("SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id = $1")
+                    .bind(id.as_str().to_owned())
+                    .fetch_optional(&self.pool)
+                    .await?;
+            raw.map(row).transpose()
+        })
+        .await
     }
 
     /// The tenants after an id, by id.
@@ -131,14 +141,17 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<TenantRow>, Error> {
-        let rows = sqlx::query_as(
-            "SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id > $1 ORDER BY id LIMIT $2",
-        )
-        .bind(after.map_or("", TenantId::as_str).to_owned())
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(row).collect()
+        self.timed(StoreOperation::Read, async {
+            let rows = sqlx::query_as(
+                "SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id > $1 ORDER BY id LIMIT $2",
+            )
+            .bind(after.map_or("", TenantId::as_str).to_owned())
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+            rows.into_iter().map(row).collect()
+        })
+        .await
     }
 
     /// Changes what is given; returns the tenant as it then stands, or none when there is no such tenant.
@@ -151,21 +164,24 @@ impl Store {
         display_name: Option<&str>,
         plan: Option<&PlanName>,
     ) -> Result<Option<TenantRow>, Error> {
-        let mut tx = self.begin_change().await?;
-        sqlx::query(
-            "UPDATE tenants SET display_name = COALESCE($2, display_name), plan = COALESCE($3, plan), updated = $4 \
-             WHERE id = $1",
-        )
-        .bind(id.as_str().to_owned())
-        .bind(display_name.map(str::to_owned))
-        .bind(plan.map(|plan| plan.as_str().to_owned()))
-        .bind(now())
-        .execute(&mut *tx)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            sqlx::query(
+                "UPDATE tenants SET display_name = COALESCE($2, display_name), plan = COALESCE($3, plan), updated = $4 \
+                 WHERE id = $1",
+            )
+            .bind(id.as_str().to_owned())
+            .bind(display_name.map(str::to_owned))
+            .bind(plan.map(|plan| plan.as_str().to_owned()))
+            .bind(now())
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| Error::or_dangling(error, Error::UnknownPlan))?;
+            let stands = one(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(stands)
+        })
         .await
-        .map_err(|error| Error::or_dangling(error, Error::UnknownPlan))?;
-        let stands = one(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(stands)
     }
 
     /// Lets a tenant in or shuts it out; returns it as it then stands, or none when there is no such tenant.
@@ -173,16 +189,19 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn set_tenant_state(&self, id: &TenantId, state: TenantState) -> Result<Option<TenantRow>, Error> {
-        let mut tx = self.begin_change().await?;
-        sqlx::query("UPDATE tenants SET state = $2, updated = $3 WHERE id = $1 AND state <> $2")
-            .bind(id.as_str().to_owned())
-            .bind(state.as_str())
-            .bind(now())
-            .execute(&mut *tx)
-            .await?;
-        let stands = one(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(stands)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            sqlx::query("UPDATE tenants SET state = $2, updated = $3 WHERE id = $1 AND state <> $2")
+                .bind(id.as_str().to_owned())
+                .bind(state.as_str())
+                .bind(now())
+                .execute(&mut *tx)
+                .await?;
+            let stands = one(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(stands)
+        })
+        .await
     }
 
     /// Deletes a tenant and its clients. Returns whether there was one.
@@ -190,10 +209,13 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn delete_tenant(&self, id: &TenantId) -> Result<bool, Error> {
-        let mut tx = self.begin_change().await?;
-        let deleted =
-            sqlx::query("DELETE FROM tenants WHERE id = $1").bind(id.as_str().to_owned()).execute(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(deleted.rows_affected() == 1)
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            let deleted =
+                sqlx::query("DELETE FROM tenants WHERE id = $1").bind(id.as_str().to_owned()).execute(&mut *tx).await?;
+            tx.commit().await?;
+            Ok(deleted.rows_affected() == 1)
+        })
+        .await
     }
 }

@@ -56,8 +56,16 @@ labels! {
         Snapshot = "snapshot",
         /// A client, to check its secret.
         Client = "client",
-        /// To write an audit event.
+        /// Other rows, for administrators and at the start.
+        Read = "read",
+        /// A transaction that makes, changes or deletes a tenant, a client, a plan or a key.
+        Change = "change",
+        /// What a creation was answered, kept and looked up.
+        Answer = "answer",
+        /// A line of the audit trail, written.
         Audit = "audit",
+        /// The audit trail, read or pruned.
+        Trail = "trail",
     }
 }
 
@@ -256,19 +264,21 @@ impl StoreMetrics {
         Self { duration: std::array::from_fn(|_| Latency::new(&SHORT)), errors: Default::default() }
     }
 
-    /// Does it, and counts how long it took and whether it failed. What is given up half-way is not counted.
+    /// Does it, and counts how long it took and whether it failed, which `failed` tells from its error. What is given up
+    /// half-way is not counted.
     ///
     /// # Errors
     /// As `what`.
     pub async fn timed<T, E>(
         &self,
         operation: StoreOperation,
+        failed: impl FnOnce(&E) -> bool,
         what: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let begun = Instant::now();
         let result = what.await;
         self.duration[operation as usize].observe(begun.elapsed(), None);
-        if result.is_err() {
+        if result.as_ref().is_err_and(failed) {
             self.errors[operation as usize].inc();
         }
         result
