@@ -223,7 +223,9 @@ impl Admin for AdminService {
     ) -> Answer<pb::ReconcileTenantResponse> {
         let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
         let rpc = Rpc::changes("ReconcileTenant").unless(request.get_ref().dry_run);
-        self.desk.act(rpc, witness, request, reconcile::reconcile).await
+        let by = witness.clone();
+        let work = |desk, who, request| async move { reconcile::reconcile(desk, who, &by, request).await };
+        self.desk.act(rpc, witness, request, work).await
     }
 
     async fn verify_isolation(

@@ -59,6 +59,12 @@ impl TraceContext {
         Self::from_pair(text(Self::TRACEPARENT)?, text(Self::TRACESTATE))
     }
 
+    /// The id of the trace that a call belongs to, 32 hex digits: its caller's, or one that begins here.
+    pub fn trace_id_of(headers: &HeaderMap) -> String {
+        let begun = || TraceId::from_bytes(rand::random::<[u8; 16]>()).to_string();
+        Self::from_headers(headers).map_or_else(begun, |context| context.trace_id())
+    }
+
     /// From a message's headers.
     pub fn of_message(message: &Message) -> Option<Self> {
         let text = |key| match &message.headers.get(key)?.kind {
@@ -116,8 +122,9 @@ impl TraceContext {
 
 /// Takes W3C baggage out of a message: what a caller's tracing carries along is for its own services.
 pub fn strip_baggage(message: &mut Message) {
+    // AMQP tells apart what a consumer's library may not.
     if !message.headers.is_empty() {
-        message.headers.remove("baggage");
+        message.headers.retain(|name, _| !name.eq_ignore_ascii_case("baggage"));
     }
 }
 

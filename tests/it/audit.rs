@@ -66,7 +66,7 @@ fn of_tenant(tenant: &str) -> pb::ListAuditEventsRequest {
 }
 
 fn is_from_here(event: &AuditEvent) -> bool {
-    event.peer_address.starts_with("127.0.0.1:")
+    event.peer_address.starts_with("127.0.0.1:") && event.trace_id.len() == 32
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn an_act_is_on_record_when_it_is_answered_whoever_dies_then() {
         let event = &row.event;
         assert_eq!((event.client.as_str(), event.outcome.as_str()), ("admin", "done"));
         assert_eq!(event.rule, "platform administrator");
-        assert!(event.peer_address.starts_with("127.0.0.1:"), "{event:?}");
+        assert!(event.peer_address.starts_with("127.0.0.1:") && event.trace_id.len() == 32, "{event:?}");
     }
     house.gateway.running.shutdown().await;
 }
@@ -147,11 +147,12 @@ async fn every_refusal_says_who_from_where_what_and_by_which_rule() {
     let wrong =
         pb::IssueTokenRequest { client_id: tenant.client_id.clone(), client_secret: "wrong".into(), lifetime: None };
     AuthClient::new(channel).issue_token(wrong).await.expect_err("wrong");
-    house.gateway.refused_token_by_http(&tenant.client_id).await;
+    let told = house.gateway.refused_token_by_http(&tenant.client_id).await;
     for method in ["warrengate.v1.Auth/IssueToken", "POST /oauth2/token"] {
         let by_method = |event: &AuditEvent| event.method == method && is_from_here(event);
         let event = house.refusal("CLIENT_UNKNOWN_OR_SECRET_WRONG", by_method).await;
         assert_eq!((event.client_id.as_str(), event.object.as_str()), ("", tenant.client_id.as_str()));
+        assert_eq!(event.trace_id == told, method.starts_with("POST"));
     }
     house.gateway.running.shutdown().await;
 }

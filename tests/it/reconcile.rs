@@ -65,6 +65,7 @@ async fn drift_is_told_by_a_dry_run_repaired_when_asked_and_on_record() {
     let repairs: Vec<_> = events.iter().filter(|event| event.rule == "reconciliation").collect();
     assert_eq!(repairs.len(), lines.len(), "{events:?}");
     assert!(repairs.iter().all(|event| lines.contains(&event.object) && event.client_id == "admin"), "{events:?}");
+    assert!(repairs.iter().all(|event| event.trace_id.len() == 32 && !event.peer_address.is_empty()), "{events:?}");
 
     let status = admin.reconcile_tenant(reconcile("no-such", false)).await.expect_err("no tenant");
     assert_eq!(reason(&status), "TENANT_NOT_FOUND");

@@ -10,6 +10,7 @@ use super::{
     error::{Error, named},
 };
 use crate::{
+    audit::Witness,
     error::Classify as _,
     names::TenantId,
     pb,
@@ -20,17 +21,17 @@ use crate::{
 const PAGE: u32 = 100;
 /// Who repairs when nobody asked.
 const GATEWAY: &str = "gateway";
+/// By which rule each repair is done.
+const RULE: &str = "reconciliation";
 
 pub(super) async fn reconcile(
     desk: Arc<Desk>,
     who: Administrator,
+    witness: &Witness,
     request: pb::ReconcileTenantRequest,
 ) -> Result<pb::ReconcileTenantResponse, Error> {
-    let by = NewAudit {
-        client: who.caller().client().to_string(),
-        method: "warrengate.v1.Admin/ReconcileTenant".to_owned(),
-        ..NewAudit::default()
-    };
+    let client = who.caller().client().to_string();
+    let by = NewAudit { client, ..witness.act(RULE) };
     if request.tenant.is_empty() {
         return everything(&desk, &by, request.dry_run).await;
     }
@@ -50,7 +51,8 @@ pub(super) async fn periodically(desk: Arc<Desk>, interval: Duration, stop: Canc
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
         }
-        let by = NewAudit { method: GATEWAY.to_owned(), ..NewAudit::default() };
+        let (method, rule) = (GATEWAY.to_owned(), RULE.to_owned());
+        let by = NewAudit { method, rule, ..NewAudit::default() };
         let done = tokio::select! {
             done = everything(&desk, &by, false) => done,
             () = stop.cancelled() => return,
@@ -118,7 +120,6 @@ async fn one(desk: &Desk, by: &NewAudit, id: &TenantId, dry_run: bool) -> Result
     let event = |change: &String| NewAudit {
         tenant: id.to_string(),
         object: change.clone(),
-        rule: "reconciliation".to_owned(),
         outcome: "done".to_owned(),
         ..by.clone()
     };

@@ -1,5 +1,5 @@
 //! `POST /oauth2/token`: the client credentials grant of RFC 6749 section 4.4. A form and perhaps HTTP Basic credentials
-//! enter; a token leaves, or an error in the words of section 5.2. Neither may be cached.
+//! enter; a token leaves, or an error in the words of section 5.2. Neither may be cached; both say which trace they belong to.
 
 use axum::{
     Extension, Form, Json,
@@ -16,6 +16,7 @@ use crate::{
     audit::Witness,
     auth,
     error::{Classify as _, Kind},
+    telemetry::TraceContext,
     transport::serve_ops::Peer,
 };
 
@@ -62,11 +63,11 @@ impl From<auth::Error> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+impl Refusal {
+    fn into_response(self, trace_id: &str) -> Response {
         // Section 5.2 allows neither quotes nor backslashes in a description.
         let description = self.description.replace(['"', '\\'], "'");
-        let body = Json(json!({ "error": self.code, "error_description": description }));
+        let body = Json(json!({ "error": self.code, "error_description": description, "trace_id": trace_id }));
         let mut response = (self.status, body).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Basic realm=\"warrengate\", charset=\"UTF-8\"");
@@ -87,13 +88,18 @@ pub(super) async fn token(
 ) -> Response {
     let peer = peer.map(|Extension(ConnectInfo(Peer(address)))| address.to_string()).unwrap_or_default();
     let witness = Witness::new(state.audit.clone(), "POST /oauth2/token", peer);
+    let trace_id = TraceContext::trace_id_of(&headers);
+    witness.traced(trace_id.as_str());
     let mut response = match answer(&state, &witness, &headers, form).await {
         Ok(body) => body.into_response(),
         Err(refusal) => {
             witness.ended(refusal.kind, refusal.reason);
-            refusal.into_response()
+            refusal.into_response(&trace_id)
         }
     };
+    if let Ok(id) = HeaderValue::from_str(&trace_id) {
+        response.headers_mut().insert("x-trace-id", id);
+    }
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
     response

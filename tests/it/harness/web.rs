@@ -116,12 +116,13 @@ impl OwnGateway {
         channel_to(&self.endpoint()).await
     }
 
-    /// Asks for a token by HTTP with a wrong secret, and is refused.
-    pub async fn refused_token_by_http(&self, client_id: &str) {
+    /// Asks for a token by HTTP with a wrong secret, and is refused; returns the trace's id.
+    pub async fn refused_token_by_http(&self, client_id: &str) -> String {
         let url = format!("http://{}/oauth2/token", self.running.ops_address());
         let request = http().post(url).basic_auth(client_id, Some("wrong"));
         let (status, body) = answer(request, "grant_type=client_credentials".to_owned()).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
+        body["trace_id"].as_str().unwrap().to_owned()
     }
 
     /// A token from this gateway.
