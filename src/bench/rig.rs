@@ -72,6 +72,8 @@ impl Rig {
         let collector = Collector::start(true).await?;
         let mut options = StackOptions::new(folder.path());
         options.settings.clone_from(&plan.settings);
+        // One for all of its gateways, so that each believes the others' tokens.
+        options.settings.push(("WARRENGATE_AUTH__ISSUER".to_owned(), "https://bench.invalid".to_owned()));
         if let Some(ratio) = plan.sample_ratio {
             options.settings.extend(tracing(&collector.endpoint(), ratio));
         }
