@@ -7,6 +7,7 @@ pub mod command;
 pub mod consumer;
 pub mod dead;
 pub mod issuer;
+pub mod jaeger;
 pub mod own;
 pub mod plans;
 #[path = "../support/postgres.rs"]

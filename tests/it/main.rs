@@ -36,6 +36,7 @@ mod routing;
 mod settling;
 mod tokens;
 mod traces;
+mod traces_export;
 mod traces_python;
 mod two_gateways;
 mod unroutable;

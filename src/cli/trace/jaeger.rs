@@ -113,9 +113,13 @@ impl Trace {
 impl Span {
     fn read(span: &Value, services: &HashMap<&str, &str>) -> Self {
         let trace = &span["traceID"];
-        let parent = array(&span["references"])
-            .find(|reference| reference["refType"] == "CHILD_OF" && reference["traceID"] == *trace)
-            .map(|reference| text(&reference["spanID"]));
+        // Jaeger tells of a parent that is linked to as well, as a delivery's is, by the link alone. A root's links lead into
+        // other traces.
+        let of = |kind: &str| {
+            let same = |reference: &&Value| reference["refType"] == *kind && reference["traceID"] == *trace;
+            array(&span["references"]).find(same).map(|reference| text(&reference["spanID"]))
+        };
+        let parent = of("CHILD_OF").or_else(|| of("FOLLOWS_FROM"));
         let fields = |fields: &Value| -> BTreeMap<String, String> {
             array(fields).map(|field| (text(&field["key"]), text(&field["value"]))).collect()
         };

@@ -82,6 +82,8 @@ mod tests {
     #[test]
     fn spans_stand_below_their_parents() {
         let reference = |id: &str| json!([{ "refType": "CHILD_OF", "traceID": "t", "spanID": id }]);
+        // What Jaeger makes of a parent that is linked to as well, and of a stream's link.
+        let link = |trace: &str, id: &str| json!({ "refType": "FOLLOWS_FROM", "traceID": trace, "spanID": id });
         let trace = json!({
             "traceID": "t",
             "processes": { "p1": { "serviceName": "warrengate" }, "p2": { "serviceName": "shop" } },
@@ -93,7 +95,8 @@ mod tests {
                   "tags": [{ "key": "warrengate.outcome", "value": "confirmed" },
                            { "key": "messaging.message.id", "value": "m1" }],
                   "logs": [{ "timestamp": 12, "fields": [{ "key": "event", "value": "confirmed" }] }] },
-                { "traceID": "t", "spanID": "b", "operationName": "deliver jobs", "references": reference("a"),
+                { "traceID": "t", "spanID": "b", "operationName": "deliver jobs",
+                  "references": [link("stream", "s"), link("t", "a")],
                   "startTime": 20, "duration": 9, "processID": "p1", "tags": [{ "key": "error", "value": true }] },
                 { "traceID": "t", "spanID": "d", "operationName": "work", "references": reference("b"),
                   "startTime": 25, "duration": 2, "processID": "p2" },
@@ -107,6 +110,18 @@ mod tests {
              └─ deliver jobs !  +10 µs 9 µs\n   \
                 ├─ work  +15 µs 2 µs  (shop)\n   \
                 └─ ack jobs  +20 µs 5 µs"
+        );
+    }
+
+    #[test]
+    fn the_documents_show_what_this_program_makes_of_what_jaeger_said() {
+        let trace = serde_json::from_str(include_str!("../../../docs/tracing/order-17.json")).expect("Jaeger's JSON");
+        let (drawn, page) = (draw(&Trace::read(&trace)), include_str!("../../../docs/tracing.md"));
+        assert!(page.contains(&drawn), "docs/tracing.md shows another tree than\n{drawn}");
+        assert_eq!(
+            drawn.lines().filter(|line| !line.starts_with([' ', '│', '├', '└'])).count(),
+            3,
+            "one root: {drawn}"
         );
     }
 }

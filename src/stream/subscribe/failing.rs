@@ -108,7 +108,13 @@ impl Failing {
 
     /// The tags of what has found a place that is new.
     fn flush(&mut self) -> Vec<u64> {
-        self.resender.flush()
+        let tags = self.resender.flush();
+        self.done(&tags);
+        tags
+    }
+
+    fn done(&mut self, tags: &[u64]) {
+        tags.iter().filter_map(|tag| self.spans.remove(tag)).for_each(Settling::done);
     }
 
     /// Whether nothing is on its way.
@@ -131,7 +137,7 @@ impl Failing {
             }
             tokio::select! {
                 tags = self.resender.settled() => {
-                    tags.iter().filter_map(|tag| self.spans.remove(tag)).for_each(Settling::done);
+                    self.done(&tags);
                     return tags;
                 }
                 policy = answer(&mut self.policy) => self.decide(policy),

@@ -1,4 +1,5 @@
-//! A real OTLP receiver in the test's process: OpenTelemetry's own gRPC service, keeping what it is sent.
+//! A real OTLP receiver in the test's process: OpenTelemetry's own gRPC service, keeping what it is sent. With a Jaeger beside
+//! the tests it hands on everything, and what a test looks at is compared with what Jaeger shows.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-use super::wait::within;
+use super::{jaeger::Jaeger, wait::within};
 
 /// Whoever sends spans here finds them again.
 pub struct Collector {
@@ -30,6 +31,7 @@ pub struct Collector {
 struct Kept {
     spans: Arc<Mutex<Vec<Seen>>>,
     count: Arc<watch::Sender<usize>>,
+    jaeger: Arc<Option<Jaeger>>,
 }
 
 /// A span, made readable.
@@ -60,7 +62,8 @@ impl Collector {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let kept = Kept { spans: Arc::default(), count: Arc::new(watch::channel(0).0) };
+        let kept =
+            Kept { spans: Arc::default(), count: Arc::new(watch::channel(0).0), jaeger: Arc::new(Jaeger::find()) };
         let service = TraceServiceServer::new(kept.clone());
         let serving = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -93,10 +96,19 @@ impl Collector {
                 count.changed().await.unwrap();
             }
         };
-        match tokio::time::timeout(super::wait::DEADLINE, waiting).await {
-            Ok(found) => found,
-            Err(_) => panic!("{what}: not there; seen:\n{:#?}", self.seen()),
+        let Ok(found) = tokio::time::timeout(super::wait::DEADLINE, waiting).await else {
+            panic!("{what}: not there; seen:\n{:#?}", self.seen());
+        };
+        if let Some(jaeger) = &*self.kept.jaeger {
+            let mut rest = found.clone();
+            while let Some(last) = rest.last() {
+                let trace = last.trace.clone();
+                let (of_it, others) = rest.into_iter().partition(|span| span.trace == trace);
+                jaeger.shows(&of_it as &Vec<_>).await;
+                rest = others;
+            }
         }
+        found
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -116,8 +128,12 @@ impl TraceService for Kept {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(jaeger) = &*self.jaeger {
+            jaeger.hand_on(request.clone()).await;
+        }
         let mut seen = Vec::new();
-        for resource in request.into_inner().resource_spans {
+        for resource in request.resource_spans {
             let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = texts(attributes).remove("service.name").unwrap_or_default();
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {

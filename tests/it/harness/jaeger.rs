@@ -1,0 +1,103 @@
+//! A real Jaeger beside the tests, when `./scripts/jaeger test` (or `with`) runs them: what the collector receives goes on to
+//! it, and what its query API shows has to be just that.
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    trace::v1::span::SpanKind,
+};
+use serde_json::Value;
+
+use super::{collector::Seen, wait::until};
+
+/// Its addresses, as the script tells them.
+pub struct Jaeger {
+    pub otlp: String,
+    pub otlp_http: String,
+    pub query: String,
+}
+
+impl Jaeger {
+    /// None when the script does not run these tests.
+    pub fn find() -> Option<Self> {
+        let told = |name: &str| std::env::var(format!("WARRENGATE_TEST_JAEGER_{name}")).ok();
+        Some(Self { otlp: told("OTLP")?, otlp_http: told("OTLP_HTTP")?, query: told("QUERY")? })
+    }
+
+    /// Gives it what the collector was sent.
+    pub async fn hand_on(&self, request: ExportTraceServiceRequest) {
+        let mut client = TraceServiceClient::connect(self.otlp.clone()).await.unwrap();
+        client.export(request).await.unwrap();
+    }
+
+    /// The spans of a trace as Jaeger's query API shows them, when there are so many.
+    pub async fn trace(&self, id: &str, spans: usize) -> Vec<Seen> {
+        let url = format!("{}/api/traces/{id}", self.query);
+        let mut found = until(&format!("{spans} spans of trace {id} in Jaeger"), async || {
+            let answer = reqwest::get(&url).await.ok()?.text().await.ok()?;
+            let answer: Value = serde_json::from_str(&answer).ok()?;
+            let trace = answer["data"].get(0)?;
+            let found: Vec<_> = trace["spans"].as_array()?.iter().map(|span| read(trace, span)).collect();
+            (found.len() >= spans).then_some(found)
+        })
+        .await;
+        found.sort_by_key(|span| span.start);
+        found
+    }
+
+    /// Fails unless Jaeger shows these spans of one trace, and each as it was sent.
+    pub async fn shows(&self, sent: &[Seen]) {
+        let Some(first) = sent.first() else { return };
+        let shown = self.trace(&first.trace, sent.len()).await;
+        for span in sent {
+            // Jaeger counts in microseconds.
+            let expected = Seen { start: span.start / 1_000, ..span.clone() };
+            let found = shown.iter().find(|shown| shown.id == span.id);
+            assert_eq!(found, Some(&expected), "Jaeger shows something else than it was sent");
+        }
+    }
+}
+
+/// A span of Jaeger's JSON, with OpenTelemetry's words again.
+fn read(trace: &Value, span: &Value) -> Seen {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut attributes: std::collections::HashMap<_, _> =
+        span["tags"].as_array().unwrap().iter().map(|tag| (text(&tag["key"]), text(&tag["value"]))).collect();
+    let mut take = |name: &str| attributes.remove(name).unwrap_or_default();
+    let kind = match take("span.kind").as_str() {
+        "producer" => SpanKind::Producer,
+        "consumer" => SpanKind::Consumer,
+        "client" => SpanKind::Client,
+        "server" => SpanKind::Server,
+        _ => SpanKind::Internal,
+    };
+    let (failed, status) = (take("otel.status_code") == "ERROR", take("otel.status_description"));
+    // Jaeger's own words for what stands in other fields of OTLP.
+    for name in ["error", "internal.span.format", "otel.scope.name", "otel.scope.version", "w3c.tracestate"] {
+        take(name);
+    }
+    let references = |kind: &str| {
+        let all = span["references"].as_array().unwrap().iter().filter(move |reference| reference["refType"] == kind);
+        all.collect::<Vec<_>>()
+    };
+    let (parents, links) = (references("CHILD_OF"), references("FOLLOWS_FROM"));
+    // A parent that is linked to as well is told of by the link alone.
+    let parent = parents.first().or_else(|| links.iter().find(|link| link["traceID"] == span["traceID"]));
+    let event = |log: &Value| {
+        let field = log["fields"].as_array().unwrap().iter().find(|field| field["key"] == "event");
+        field.map(|field| text(&field["value"])).unwrap_or_default()
+    };
+    Seen {
+        service: text(&trace["processes"][text(&span["processID"])]["serviceName"]),
+        name: text(&span["operationName"]),
+        kind,
+        trace: text(&span["traceID"]),
+        id: text(&span["spanID"]),
+        parent: parent.map(|parent| text(&parent["spanID"])).unwrap_or_default(),
+        links: links.iter().map(|link| text(&link["spanID"])).collect(),
+        attributes,
+        events: span["logs"].as_array().unwrap().iter().map(event).collect(),
+        failed,
+        status,
+        start: span["startTime"].as_u64().unwrap(),
+    }
+}

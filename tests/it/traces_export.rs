@@ -1,0 +1,129 @@
+//! Spans on their way out: what a collector that does not answer costs, what is said of it, and what a gateway that stops
+//! still sends.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+};
+use warrengate::{client::Credentials, pb::Outcome};
+
+use crate::harness::{
+    Tenant, World, to_queue,
+    traced::Traced,
+    wait::{until, within},
+};
+
+/// Confirmed, all of them.
+async fn publish(client: &warrengate::client::Client, count: usize) {
+    let publisher = client.publisher();
+    let mut receipts = Vec::new();
+    for _ in 0..count {
+        receipts.push(publisher.send(to_queue("jobs", "one")).await.unwrap());
+    }
+    for receipt in receipts {
+        assert_eq!(within("an outcome", receipt).await.outcome(), Outcome::Confirmed);
+    }
+    publisher.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_costs_spans_but_no_message_and_does_not_keep_the_gateway() {
+    // It takes connections and says nothing, ever.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let traced_gateway = Traced::start_with(|traces| {
+        traces.endpoint = Some(endpoint.clone());
+        traces.timeout = Duration::from_millis(200);
+        traces.queue = 64;
+        traces.batch = 32;
+    })
+    .await;
+    let tenant = &traced_gateway.tenant;
+    tenant.queue("jobs").await;
+    publish(&tenant.client, 2_000).await;
+    let traces = traced_gateway.gateway.traces().clone();
+    until("most spans are dropped and counted", async || (traces.dropped() > 1_900).then_some(())).await;
+    let begun = std::time::Instant::now();
+    traced_gateway.gateway.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_secs(25), "the collector keeps the gateway");
+    drop(listener);
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_is_one_line_of_the_log() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let world = World::get();
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    // A process, since the exporter's thread logs for itself.
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_warrengate"))
+        .arg("serve")
+        .envs(world.stack.settings().iter().cloned())
+        .env("WARRENGATE_GRPC__LISTEN", "127.0.0.1:0")
+        .env("WARRENGATE_OPS__LISTEN", "127.0.0.1:0")
+        .env("WARRENGATE_TELEMETRY__LOG_FORMAT", "json")
+        .env("WARRENGATE_TELEMETRY__OTLP_ENDPOINT", format!("http://{}", listener.local_addr().unwrap()))
+        .env("WARRENGATE_TELEMETRY__OTLP_TIMEOUT", "100ms")
+        .env("WARRENGATE_TELEMETRY__SPAN_QUEUE", "64")
+        .env("WARRENGATE_TELEMETRY__SAMPLE_RATIO", "1")
+        .env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
+        .env("OTEL_BSP_SCHEDULE_DELAY", "50")
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
+    let next = async |log: &mut tokio::io::Lines<_>| -> Option<Value> {
+        let line: Option<String> = within("a line of the log", log.next_line()).await.unwrap();
+        line.map(|line| serde_json::from_str(&line).unwrap_or_default())
+    };
+    let (grpc, ops) = loop {
+        let line = next(&mut log).await.expect("the gateway starts");
+        if let (Some(grpc), Some(ops)) = (line["grpc"].as_str(), line["ops"].as_str()) {
+            break (grpc.to_owned(), ops.to_owned());
+        }
+    };
+    let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
+    let client = world.client_at(&format!("https://{grpc}"), credentials).await;
+    // More than one export fails, again and again.
+    let dropped = async || -> Option<f64> {
+        let text = reqwest::get(format!("http://{ops}/metrics")).await.ok()?.text().await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix("warrengate_spans_dropped_total "))?.parse().ok()
+    };
+    let mut before = 0.0;
+    for _ in 0..3 {
+        publish(&client, 200).await;
+        before = until("more spans are dropped", async || dropped().await.filter(|now| *now > before + 100.0)).await;
+    }
+    let pid = gateway.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    let mut said = Vec::new();
+    while let Some(line) = next(&mut log).await {
+        said.push(line);
+    }
+    assert!(within("the end", gateway.wait()).await.unwrap().success());
+    // Others' tenants on the shared broker may be worth a line, too.
+    let of_traces = |line: &&Value| {
+        let told = |name: &str, text: &str| line[name].as_str().is_some_and(|said| said.contains(text));
+        told("message", "traces") || told("target", "opentelemetry")
+    };
+    let told: Vec<_> = said.iter().filter(of_traces).collect();
+    assert_eq!(told.len(), 1, "{said:#?}");
+    assert_eq!(told[0]["level"], "WARN");
+    assert!(told[0]["message"].as_str().unwrap().starts_with("traces cannot be delivered"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_sends_the_spans_that_wait() {
+    let traced = Traced::start_with(|traces| traces.interval = Duration::from_secs(3_600)).await;
+    traced.tenant.queue("jobs").await;
+    publish(&traced.tenant.client, 5).await;
+    assert_eq!(traced.collector.seen(), [], "they wait for the hour to be over");
+    traced.gateway.shutdown().await;
+    let is_send = |span: &crate::harness::collector::Seen| span.name == "send jobs";
+    assert_eq!(traced.collector.spans("what waited", is_send, 5).await.len(), 5);
+}
