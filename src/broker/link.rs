@@ -29,7 +29,7 @@ use super::{
 use crate::{names::TenantId, telemetry::BrokerPurpose};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,7 +98,7 @@ impl Link {
     }
 
     /// Opens a channel, on a new connection when there is none. After attempts that failed, the next waits: 50 ms,
-    /// doubling to 2 s, half of it at random.
+    /// doubling to 1 s, half of it at random.
     ///
     /// # Errors
     /// When the broker cannot be reached, refuses the tenant, or a limit is reached.
@@ -206,10 +206,11 @@ impl Inner {
 
     /// Tries the endpoints in turn: those that failed lately come last.
     async fn connect(&self) -> Result<Live, Error> {
-        let _turn = self.shared.turn().await;
-        let Identity { tls } = self.shared.identity(&self.tenant)?;
         let mut last = Error::Unreachable(None);
         for (index, endpoint) in self.shared.endpoints() {
+            // Until the broker has said open-ok, or the attempt is over; `connect_timeout` counts from here.
+            let _turn = self.shared.turn(index).await;
+            let Identity { tls } = self.shared.identity(&self.tenant)?;
             let target = Target {
                 endpoint,
                 vhost: &self.vhost,

@@ -24,8 +24,8 @@ pub(super) struct Shared {
     certificates: Arc<TenantCertificates>,
     roots: Arc<RootCertStore>,
     health: Mutex<Health>,
-    /// Connections in the making, of all tenants.
-    connecting: Semaphore,
+    /// Connections in the making at each endpoint, of all tenants.
+    connecting: Vec<Semaphore>,
 }
 
 /// Which endpoints to try first.
@@ -35,9 +35,10 @@ struct Health {
     failed: Vec<Option<Instant>>,
 }
 
-/// How many connections are made at the same time, so that a thousand tenants do not come back in one moment: a handshake
-/// costs the broker some milliseconds of a core, and each attempt a thread here.
-const CONNECTING: usize = 32;
+/// How many connections are made at an endpoint at the same time. A handshake costs the broker some milliseconds of a core;
+/// more at once than it has time for end in a storm: each takes longer than `connect_timeout`, is given up and begun anew,
+/// while the broker works on those that were given up.
+const CONNECTING: usize = 8;
 /// How long an endpoint that failed is tried after the others.
 const DISTRUST: Duration = Duration::from_secs(30);
 
@@ -54,7 +55,7 @@ impl Shared {
         metrics: Arc<ProcessMetrics>,
     ) -> Self {
         let health = Mutex::new(Health { next: 0, failed: vec![None; options.endpoints.len()] });
-        let connecting = Semaphore::new(CONNECTING);
+        let connecting = options.endpoints.iter().map(|_| Semaphore::new(CONNECTING)).collect();
         Self { options, metrics, certificates, roots: Arc::new(roots), health, connecting }
     }
 
@@ -78,10 +79,11 @@ impl Shared {
         &self.roots
     }
 
-    /// Waits until one more connection may be made.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits until one more connection may be made at this endpoint: first come, first served. An endpoint that does not
+    /// answer so holds up nobody at the others.
+    pub(super) async fn turn(&self, endpoint: usize) -> Option<SemaphorePermit<'_>> {
         // Never closed; and without a place a connection is still better than none.
-        self.connecting.acquire().await.ok()
+        self.connecting[endpoint].acquire().await.ok()
     }
 
     /// All endpoints in the order to try them: those that work first, beginning with another one each time; then those that

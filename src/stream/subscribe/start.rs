@@ -63,7 +63,7 @@ impl SubscribeContext {
     }
 }
 
-/// Waits between attempts to resume: doubling from 50 ms to 2 s, with half of it at random.
+/// Waits between attempts to resume: doubling from 50 ms to 1 s, with half of it at random.
 pub(super) struct Pauses {
     next: Duration,
 }
@@ -71,7 +71,7 @@ pub(super) struct Pauses {
 impl Pauses {
     pub(super) fn next(&mut self) -> Duration {
         let pause = self.next.mul_f64(rand::random_range(0.5..=1.0));
-        self.next = (self.next * 2).min(Duration::from_secs(2));
+        self.next = (self.next * 2).min(Duration::from_secs(1));
         pause
     }
 }
