@@ -127,10 +127,11 @@ impl Held {
     /// The same message after one more failed attempt; with the step of its delay, when it has one.
     pub(super) fn after_failure(&self, failed: &Failed, delay: Option<u64>) -> BasicProperties {
         let mut headers = self.failed_headers(failed);
-        if let Some(delay) = delay {
-            set(&mut headers, DELAY, long(&delay.to_string()));
-        }
-        self.copy(headers)
+        let Some(delay) = delay.map(|step| step.to_string()) else { return self.copy(headers) };
+        set(&mut headers, DELAY, long(&delay));
+        // The delay queue says the same. But a quorum queue that another stream or gateway makes in this moment takes messages
+        // before it knows its own time to live: one without an end would stay at its head, and keep all behind it, for ever.
+        self.copy(headers).with_expiration(delay.as_str().into())
     }
 
     /// The same message as a dead letter of this queue, after one more failed attempt.
@@ -277,12 +278,14 @@ mod tests {
         assert_eq!(text(&first, DELAY), Some("200"));
         let names: Vec<_> = first.headers().iter().flat_map(|table| table.inner().keys()).collect();
         assert!(names.iter().all(|name| !name.as_str().to_ascii_lowercase().starts_with("x-")), "{names:?}");
-        assert_eq!((first.expiration().as_ref(), *first.priority()), (None, Some(3)));
+        let expiration = first.expiration().as_ref().map(ShortString::as_str);
+        assert_eq!((expiration, *first.priority()), (Some("200"), Some(3)));
 
         // It comes back by another exchange and key.
         let again = Held::new(first, Bytes::new(), "wg.return".into(), "jobs".into());
         let dead = again.as_dead_letter(&failed("two", 2_000), "jobs", "rejected");
         assert_eq!((failures(&dead), origin(&dead)), (2, (Some("orders"), Some("eu.new"))));
+        assert_eq!(dead.expiration(), &None);
         assert_eq!((text(&dead, DELAY), text(&dead, "mine")), (None, Some("kept")));
         let dead = Held::new(dead, Bytes::new(), "wg.dead-letters".into(), "".into());
         let death = dead.death();
