@@ -46,6 +46,9 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 const BROKER_CHECK: Duration = Duration::from_secs(5);
 /// How long before the drain deadline streams are cut.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// How long connections stay after the beginning of a drain, so that a new stream is told why it is refused; then they are
+/// told to go away, and clients make new ones, to another gateway.
+const LAST_REFUSALS: Duration = Duration::from_secs(1);
 /// How long calls that are no streams may take after the last stream.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
@@ -200,11 +203,15 @@ impl Gateway {
         let connections = grpc_listener.accept(tls, config.limits.handshake_timeout, stop.clone());
         let mut tasks = Vec::new();
         tasks.push(tokio::spawn({
-            let (config, stop) = (config.clone(), stop.clone());
+            let (config, stopped, drain) = (config.clone(), stop.clone().cancelled_owned(), drain.clone());
             async move {
-                let stopped = stop.cancelled_owned();
-                if let Err(error) = transport::serve(services, &config.grpc, &config.limits, connections, stopped).await
-                {
+                let goodbye = async move {
+                    // Calls between two streams of a client have a connection for a moment; an idle gateway ends at once.
+                    let _ = tokio::time::timeout(LAST_REFUSALS, drain.streams_ended()).await;
+                };
+                let served =
+                    Box::pin(transport::serve(services, &config.grpc, &config.limits, connections, stopped, goodbye));
+                if let Err(error) = served.await {
                     tracing::error!(%error, "the gRPC server failed");
                 }
             }

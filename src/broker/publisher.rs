@@ -95,7 +95,7 @@ enum Stage {
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Publisher {
     pub(super) fn new(links: Arc<Links>, deadline: Duration) -> Self {
@@ -130,6 +130,26 @@ impl Publisher {
     /// nothing is in flight.
     pub async fn settled(&mut self) -> Vec<Settled> {
         std::future::poll_fn(|cx| self.poll_settled(cx)).await
+    }
+
+    /// Ends everything that has no verdict, now: the gateway stops. What was sent may be stored.
+    pub fn abandon(&mut self) -> Vec<Settled> {
+        let mut rest: Vec<_> = match std::mem::replace(&mut self.stage, Stage::Closed) {
+            Stage::Open(open) => open.into_unanswered().collect(),
+            _ => Vec::new(),
+        };
+        rest.extend(std::mem::take(&mut self.backlog));
+        rest.sort_by_key(Outgoing::order);
+        self.in_flight = 0;
+        let failure = |message| Failure::new(Kind::Unavailable, "DRAINING", message);
+        let end = |message: Outgoing| match message.was_sent() {
+            true => message.settle(Verdict::Unknown(failure(
+                "the gateway stopped before the broker confirmed it; send it again with the same message_id",
+            ))),
+            false => message
+                .settle(Verdict::Rejected(failure("the gateway stopped before it was sent; sending it again is safe"))),
+        };
+        rest.into_iter().map(end).collect()
     }
 
     fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Settled>> {
@@ -228,7 +248,7 @@ impl Publisher {
         }
     }
 
-    /// Waits before the next connection: doubling from 50 ms to 2 s, with half of it at random.
+    /// Waits before the next connection: doubling from 50 ms to 1 s, with half of it at random.
     fn pause(&mut self, error: Error) {
         let longest = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
         let pause = longest.mul_f64(rand::random_range(0.5..=1.0));

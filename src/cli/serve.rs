@@ -63,10 +63,15 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     signals.next().await;
     tracing::info!("draining");
     tokio::select! {
-        () = gateway.shutdown() => tracing::info!("stopped"),
-        () = signals.next() => tracing::warn!("stopped at once"),
+        () = gateway.shutdown() => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        () = signals.next() => {
+            tracing::warn!("stopped at once");
+            Err(Error::Failed("a second signal ended the gateway before its drain was over".into()))
+        }
     }
-    Ok(())
 }
 
 /// SIGHUP: what to log is read again from the settings, and nothing else of them counts. Only who may signal the process can

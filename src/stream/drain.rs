@@ -62,6 +62,11 @@ impl Drain {
         self.begun.is_cancelled()
     }
 
+    /// Whether streams were cut.
+    pub fn is_over(&self) -> bool {
+        self.cut.is_cancelled()
+    }
+
     /// Waits for the cut.
     pub async fn over(&self) {
         self.cut.cancelled().await;

@@ -3,6 +3,7 @@
 //! client; nothing is buffered without bound. The same while the tenant's own room in flight is full (`intake.rs`). What is
 //! over the plan's rates is `THROTTLED` before anything else is done for it.
 
+mod batch;
 mod intake;
 
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
+pub use self::batch::run_batch;
 use self::intake::Intake;
 use super::{
     FRAMES_AHEAD, Incoming,
@@ -37,6 +39,9 @@ const WINDOW_MESSAGES: usize = 2_000;
 /// Their body bytes.
 const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
+/// How long a client that is slow to read holds up the end of its stream, for each frame of last outcomes.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Frames to the client; the last may be a failure.
 pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
 
@@ -50,53 +55,13 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
         let mut machine = Machine { publisher, session, intake, frames: frames_out, order: 0, bytes: 0, pause: None };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
             witness.ended(failure.kind, failure.reason);
+            machine.answer_the_rest().await;
             // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
             let _ = frames.try_send(Err(failure));
         }
     };
     tokio::spawn(running.in_current_span());
     responses
-}
-
-/// Publishes a batch and waits for every outcome; as many as there were publications, in their order.
-///
-/// # Errors
-/// When there are none or too many, or the session ends before all have an outcome.
-pub async fn run_batch(
-    mut publisher: Publisher,
-    mut session: Session,
-    publications: Vec<Publication>,
-) -> Result<Vec<PublishResult>, Failure> {
-    check_count(publications.len())?;
-    let mut results: Vec<Option<PublishResult>> = Vec::new();
-    results.resize_with(publications.len(), || None);
-    let mut intake = Intake::new(session.scope());
-    let Accepted { outgoing, refused, .. } = accept(&session, publications, 0);
-    for (order, result) in refused {
-        results[order as usize] = Some(result);
-    }
-    let mut bytes = outgoing.iter().map(Outgoing::body_len).sum::<usize>();
-    publisher.push(intake.enter(outgoing));
-    while publisher.in_flight() > 0 || !intake.is_empty() {
-        session.holds(publisher.in_flight(), bytes);
-        let busy = publisher.in_flight() > 0;
-        tokio::select! {
-            leaving = intake.leave(), if !intake.is_empty() => publisher.push(leaving),
-            settled = publisher.settled(), if busy => {
-                time(&session, &settled);
-                intake.settled(&settled);
-                for settled in settled {
-                    bytes -= settled.bytes;
-                    let order = settled.order as usize;
-                    results[order] = Some(result(settled));
-                }
-            }
-            notice = session.notice() => if let Notice::Ended(failure) = notice { return Err(failure) },
-        }
-    }
-    let results: Vec<_> = results.into_iter().flatten().collect();
-    count(&session, &results);
-    Ok(results)
 }
 
 /// Measures how long the broker took to confirm, by one look at the clock.
@@ -184,6 +149,22 @@ impl Machine {
             }
             Some(Frame::Reauthenticate(frame)) => Ok(self.session.reauthenticate(&frame.access_token)?),
             None => Err(Failure::invalid("frame", "must be publications or reauthenticate").into()),
+        }
+    }
+
+    /// A stream that is cut because the gateway stops leaves no message without an outcome, as long as its client reads.
+    async fn answer_the_rest(&mut self) {
+        if !self.session.is_cut() {
+            return;
+        }
+        self.publisher.push(self.intake.give_back());
+        let results: Vec<_> = self.publisher.abandon().into_iter().map(result).collect();
+        count(&self.session, &results);
+        for results in results.chunks(MOST_PUBLICATIONS) {
+            let event = Some(Event::Results(PublishResults { results: results.to_vec() }));
+            if self.frames.send_timeout(Ok(PublishResponse { event }), LAST_WORDS).await.is_err() {
+                return;
+            }
         }
     }
 

@@ -35,6 +35,9 @@ pub struct SessionContext {
     pub traces: Traces,
 }
 
+/// By then another gateway has the client's connection, or a client that asks again sees that this one is closed.
+const COME_BACK_AFTER: Duration = Duration::from_secs(1);
+
 /// What the stream must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -127,6 +130,11 @@ impl Session {
         self.context.drain.is_begun()
     }
 
+    /// Whether the drain's time is over: what the stream still has is ended now.
+    pub fn is_cut(&self) -> bool {
+        self.context.drain.is_over()
+    }
+
     /// Where the stream is counted.
     pub fn metrics(&self) -> &TenantMetrics {
         &self.metrics
@@ -195,5 +203,7 @@ impl Session {
 }
 
 pub(super) fn draining() -> Failure {
-    Failure::new(Kind::Unavailable, "DRAINING", "this gateway is stopping; connect again to reach another")
+    let failure =
+        Failure::new(Kind::Unavailable, "DRAINING", "this gateway is stopping; connect again to reach another");
+    Failure { retry_after: Some(COME_BACK_AFTER), ..failure }
 }

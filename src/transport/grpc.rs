@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderName, HeaderValue};
 use tonic::{Request, Status, service::InterceptorLayer, transport::Server};
 use tonic_web::GrpcWebLayer;
@@ -49,7 +49,8 @@ pub struct Services {
     pub metrics: Arc<ProcessMetrics>,
 }
 
-/// Serves until `stop`, and then until the last connection ends.
+/// Serves until `stop`, and then until the last connection ends. Connections are told to go away (GOAWAY) at `goodbye`: until
+/// then a new stream on one of them is told why it is refused, and when to come again.
 ///
 /// # Errors
 /// When the transport fails as a whole.
@@ -59,6 +60,7 @@ pub async fn serve(
     limits: &LimitsConfig,
     connections: impl Stream<Item = std::io::Result<Accepted>>,
     stop: impl Future<Output = ()>,
+    goodbye: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let largest = limits.max_message_bytes + REQUEST_OVERHEAD;
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -103,11 +105,13 @@ pub async fn serve(
         .add_service(AdminServer::new(services.admin).max_decoding_message_size(1024 * 1024))
         .add_service(health_service)
         .add_optional_service(reflection)
-        .serve_with_incoming_shutdown(connections, async move {
+        // Their end would be the goodbye.
+        .serve_with_incoming_shutdown(connections.chain(stream::pending()), async move {
             stop.await;
             // Those who are connected and ask see it; new ones find the door closed.
             health.set_not_serving::<MessagingServer<MessagingService>>().await;
             health.set_not_serving::<TopologyServer<TopologyService>>().await;
+            goodbye.await;
         })
         .await
 }

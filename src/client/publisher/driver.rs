@@ -143,6 +143,10 @@ impl Driver {
                 self.backoff.reset();
                 self.tried_another_token = false;
                 for result in results.results {
+                    // It goes to the next gateway, with the same id: as if the stream had broken before the answer.
+                    if session.cut.is_some() && result.reason.starts_with("DRAINING: ") {
+                        continue;
+                    }
                     if !self.ledger.answer(result) {
                         tracing::debug!("result for a message that has its outcome");
                     }

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{sync::mpsc, time::Instant};
@@ -32,6 +33,8 @@ use crate::{
 
 /// How many settlements are taken from the queue at once.
 const INTAKE: usize = 256;
+/// By then a gateway has heard of a client that another one made; half a second is usual.
+const HEARS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What goes to the application.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ pub(super) struct Driver {
     stood: bool,
     announced: bool,
     closing: bool,
+    began: Instant,
 }
 
 /// One stream from its opening to its end.
@@ -99,6 +103,7 @@ impl Driver {
             stood: false,
             announced: false,
             closing: false,
+            began: Instant::now(),
         }
     }
 
@@ -109,6 +114,7 @@ impl Driver {
             let end = self.drive(&mut session).await;
             let reason = match end {
                 Ok(()) => None,
+                Err(error) if self.is_too_early(&error) => None,
                 Err(error) if self.may_come_back(&error, &mut session).await => Some(error.to_string()),
                 Err(error) => {
                     self.fail(error.clone()).await;
@@ -254,6 +260,12 @@ impl Driver {
         }
         let patient = self.away_since.is_none_or(|since| since.elapsed() < self.options.patience());
         error.is_disconnect() && self.stood && !self.closing && patient
+    }
+
+    /// Whether this gateway has not heard yet of a client that another one made a moment ago.
+    fn is_too_early(&self, error: &Error) -> bool {
+        let unheard = error.refusal().is_some_and(|refusal| refusal.reason() == "CLIENT_NOT_YET_KNOWN");
+        unheard && !self.closing && self.began.elapsed() < HEARS_WITHIN
     }
 
     /// Waits before the next stream. The application gets what waits for it meanwhile.

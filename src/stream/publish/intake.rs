@@ -52,6 +52,11 @@ impl Intake {
         leaving
     }
 
+    /// Everything that waits, room or not: the stream ends.
+    pub(super) fn give_back(&mut self) -> Vec<Outgoing> {
+        std::mem::take(&mut self.waiting).into()
+    }
+
     /// Makes room of what has an outcome.
     pub(super) fn settled(&mut self, settled: &[Settled]) {
         self.share.settled(settled.iter().map(|settled| (settled.order, settled.bytes)));

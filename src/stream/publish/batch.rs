@@ -1,0 +1,62 @@
+//! A batch, in one call: the same machine without a stream. Publications enter; as many results leave, in their order. A drain that
+//! is over ends it with what is known by then, and what is not known is said to be so.
+
+use super::{Accepted, Intake, accept, check_count, count, result, time};
+use crate::{
+    broker::{Outgoing, Publisher},
+    error::Failure,
+    pb::{Publication, PublishResult},
+    stream::session::{Notice, Session},
+};
+
+/// Publishes a batch and waits for every outcome; as many as there were publications, in their order.
+///
+/// # Errors
+/// When there are none or too many, or the session ends before all have an outcome.
+pub async fn run_batch(
+    mut publisher: Publisher,
+    mut session: Session,
+    publications: Vec<Publication>,
+) -> Result<Vec<PublishResult>, Failure> {
+    check_count(publications.len())?;
+    let mut results: Vec<Option<PublishResult>> = Vec::new();
+    results.resize_with(publications.len(), || None);
+    let mut intake = Intake::new(session.scope());
+    let Accepted { outgoing, refused, .. } = accept(&session, publications, 0);
+    for (order, result) in refused {
+        results[order as usize] = Some(result);
+    }
+    let mut bytes = outgoing.iter().map(Outgoing::body_len).sum::<usize>();
+    publisher.push(intake.enter(outgoing));
+    while publisher.in_flight() > 0 || !intake.is_empty() {
+        session.holds(publisher.in_flight(), bytes);
+        let busy = publisher.in_flight() > 0;
+        tokio::select! {
+            leaving = intake.leave(), if !intake.is_empty() => publisher.push(leaving),
+            settled = publisher.settled(), if busy => {
+                time(&session, &settled);
+                intake.settled(&settled);
+                for settled in settled {
+                    bytes -= settled.bytes;
+                    let order = settled.order as usize;
+                    results[order] = Some(result(settled));
+                }
+            }
+            notice = session.notice() => match notice {
+                // What is known by now is worth more to the caller than a status.
+                Notice::Ended(_) if session.is_cut() => {
+                    publisher.push(intake.give_back());
+                    for settled in publisher.abandon() {
+                        let order = settled.order as usize;
+                        results[order] = Some(result(settled));
+                    }
+                }
+                Notice::Ended(failure) => return Err(failure),
+                _ => {}
+            },
+        }
+    }
+    let results: Vec<_> = results.into_iter().flatten().collect();
+    count(&session, &results);
+    Ok(results)
+}
