@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod proxy;
 pub mod publisher;
 pub mod raw;
+pub mod serve;
 pub mod tenant;
 pub mod traced;
 pub mod values;
@@ -115,10 +116,7 @@ impl World {
                 let endpoint = format!("https://{}", second.gateway.grpc_address());
                 let client = self.client_at(&endpoint, credentials).await;
                 // It may have been made through the first a moment ago.
-                wait::until("the second gateway knows the client", async || {
-                    client.auth().who_am_i(pb::WhoAmIRequest {}).await.ok()
-                })
-                .await;
+                tenant::known(&client).await;
                 client
             }
             _ => self.client_at(&self.stack.endpoint(), credentials).await,

@@ -7,10 +7,12 @@ use warrengate::pb::{Outcome, subscribe_response::Event};
 
 use crate::harness::{
     Tenant,
+    broker::Management,
     consumer::{RawSubscription, bodies, ids, start},
     own::Own,
     proxy::Proxy,
     publisher::RawPublisher,
+    serve::Serve,
     to_queue,
     wait::until,
 };
@@ -148,5 +150,62 @@ async fn a_network_that_was_cut_is_noticed_at_once_and_streams_go_on_after_it() 
     let working = streams.works_again().await;
     eprintln!("measured: cut network noticed after {noticed:?}, streams work {working:?} after it");
     assert!(noticed < NOTICED && working < WORKING, "noticed after {noticed:?}, working after {working:?}");
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_many_losses_the_broker_has_exactly_what_open_streams_need() {
+    let (own, proxy) = behind_a_proxy("losses", &[]).await;
+    let gateway = Serve::start(&own, &[]).await;
+    let tenant = own.tenant().await;
+    tenant.queue("jobs").await;
+    let client = gateway.client(&own, &tenant).await;
+    let mut consumers = Vec::new();
+    let mut publishers = Vec::new();
+    for _ in 0..5 {
+        consumers.push(RawSubscription::open(&client, start("jobs")).await);
+        publishers.push(RawPublisher::open(&client).await);
+    }
+    for round in 0..10 {
+        for publisher in &mut publishers {
+            publisher.send(vec![to_queue("void", round.to_string())]).await;
+            publisher.results(1).await;
+        }
+        proxy.reset();
+        for consumer in &mut consumers {
+            for what in ["interrupted", "resumed"] {
+                let event = consumer.event().await.unwrap();
+                let right = matches!(
+                    (what, &event),
+                    ("interrupted", Some(Event::Interrupted(_))) | ("resumed", Some(Event::Resumed(_)))
+                );
+                assert!(right, "{event:?} instead of {what}");
+            }
+        }
+    }
+    for publisher in &mut publishers {
+        publisher.send(vec![to_queue("void", "last")]).await;
+        publisher.results(1).await;
+    }
+    let broker = Management::of(own.stack.config());
+    let count = async |what: &str| {
+        let vhost = format!("wg.{}", tenant.id);
+        let all = broker.get(what).await.unwrap();
+        let of_tenant =
+            |one: &&serde_json::Value| one["vhost"] == vhost.as_str() || one["queue"]["vhost"] == vhost.as_str();
+        all.as_array().unwrap().iter().filter(of_tenant).count()
+    };
+    // The stack's own gateway declared the queue: one more connection. Statistics come some seconds late.
+    let exactly = async |what: &str, expected: usize| {
+        until(&format!("exactly {expected} {what}"), async || (count(what).await == expected).then_some(())).await;
+    };
+    exactly("consumers", 5).await;
+    exactly("channels", 10).await;
+    exactly("connections", 3).await;
+    until("a thread for each connection", async || (gateway.broker_threads() == 2).then_some(())).await;
+    consumers.into_iter().for_each(drop);
+    publishers.into_iter().for_each(drop);
+    exactly("consumers", 0).await;
+    exactly("channels", 0).await;
     own.stack.stop().await.unwrap();
 }

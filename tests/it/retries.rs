@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
-    pb::{self, ExchangeType, NackAction, Outcome, QueueType, subscribe_response::Event},
+    pb::{self, ExchangeType, NackAction, Outcome, QueueType, SubscribeStart, subscribe_response::Event},
 };
 
 use crate::harness::{
-    Tenant,
+    Tenant, World,
     consumer::{RawSubscription, bodies, ids, start},
     dead::these,
     own::Own,
+    proxy::Proxy,
     to_queue,
     values::{headers, text, to_exchange},
     wait::{until, within},
@@ -137,6 +138,46 @@ async fn a_long_delay_does_not_hold_up_a_short_one() {
 }
 
 #[tokio::test]
+async fn attempts_are_counted_by_nacks_leases_and_vanished_clients_at_every_gateway() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "one").await;
+    let world = World::get();
+    let second = world.stack.another_gateway().await.unwrap();
+    let there = tenant.client_at(&format!("https://{}", second.grpc_address())).await;
+    let road = Proxy::to(second.grpc_address().port()).await;
+
+    let mut here = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let delivery = here.one().await;
+    assert_eq!(delivery.attempt, 1);
+    here.retry(&[delivery.delivery_id], Duration::from_millis(100)).await;
+    // Which may come here or, once this stream is closed, there: it is the second in any case.
+    here.close().await;
+    let mut gone = RawSubscription::open(&tenant.client_by(&road).await, start("jobs")).await;
+    assert_eq!(gone.one().await.attempt, 2);
+    road.cut();
+    let leased = SubscribeStart { ack_deadline: Some(Duration::from_secs(10).try_into().unwrap()), ..start("jobs") };
+    let mut slow = RawSubscription::open(&tenant.client, leased).await;
+    assert_eq!(slow.one().await.attempt, 3);
+    let mut quick = RawSubscription::open(&there, start("jobs")).await;
+    let delivery = match slow.event().await.unwrap() {
+        // The lease ran out, and the message came to either.
+        Some(Event::Deliveries(frame)) => frame.deliveries[0].clone(),
+        Some(Event::Settled(report)) => {
+            assert_eq!(report.expired_delivery_ids.len(), 1);
+            tokio::select! {
+                delivery = quick.one() => delivery,
+                delivery = slow.one() => delivery,
+            }
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((delivery.attempt, delivery.redelivered), (4, true));
+    drop((slow, quick));
+    second.shutdown().await;
+}
+
+#[tokio::test]
 async fn work_handed_back_in_order_is_the_same_attempt_however_often() {
     let tenant = Tenant::fresh().await;
     tenant.queue_of(queue("jobs", QueueType::Quorum, 3, policy(100, 100, 1.0))).await;
@@ -152,6 +193,62 @@ async fn work_handed_back_in_order_is_the_same_attempt_however_often() {
         consumer.close().await;
     }
     assert_eq!(tenant.dead_letters().await, []);
+}
+
+#[tokio::test]
+async fn a_message_whose_queue_is_gone_when_its_delay_is_over_is_a_dead_letter() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("passing").await;
+    tenant.publish(to_exchange("", "passing", "one")).await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("passing")).await;
+    let held = consumer.one().await;
+    consumer.retry(&[held.delivery_id], Duration::from_secs(2)).await;
+    consumer.close().await;
+    let request = pb::DeleteQueueRequest { name: "passing".into(), ..Default::default() };
+    tenant.client.topology().delete_queue(request).await.unwrap();
+    let dead = tenant.dead_letter().await;
+    assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("passing", "queue_deleted", 1));
+    assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("", "passing"));
+    // It stays, until there is a queue to take it.
+    let done = tenant.redrive(these([&dead])).await;
+    assert_eq!((done.redriven, done.failed, done.remaining), (0, 1, 0));
+    assert!(done.failures[0].reason.starts_with("QUEUE_NOT_FOUND: "), "{done:?}");
+    tenant.queue("passing").await;
+    assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
+    assert_eq!(tenant.take("passing", 1).await, ["one"]);
+    assert_eq!(tenant.dead_letters().await, []);
+}
+
+#[tokio::test]
+async fn what_the_gateway_needs_for_a_delay_is_made_anew_when_it_is_missing() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "one").await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let mut held = consumer.one().await;
+    let vhost = format!("wg.{}", tenant.id);
+    let node = World::get().stack.node();
+    let exchange = |name: &str| {
+        let name = format!("rabbit_misc:r(<<\"{vhost}\">>, exchange, <<\"{name}\">>)");
+        format!("ok = rabbit_exchange:delete({name}, false, <<\"test\">>).")
+    };
+    let broken: [&[&str]; 3] = [
+        &["delete_queue", "-p", &vhost, "wg.delay.100"],
+        &["eval", &exchange("wg.delay")],
+        &["eval", &exchange("wg.return")],
+    ];
+    for (attempt, missing) in (2..).zip(broken) {
+        consumer.retry(&[held.delivery_id], Duration::from_millis(100)).await;
+        held = consumer.one().await;
+        assert_eq!(held.attempt, attempt);
+        node.control(missing).await.unwrap();
+    }
+    // By another stream, which finds the way back missing.
+    consumer.close().await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let held = consumer.one().await;
+    consumer.retry(&[held.delivery_id], Duration::from_millis(100)).await;
+    assert_eq!(consumer.one().await.attempt, 5);
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant,
+    Tenant, World,
     consumer::{RawSubscription, bodies, ids, start},
+    proxy::Proxy,
     wait::within,
 };
 
@@ -131,6 +132,23 @@ async fn closing_gives_the_rest_back_and_uses_up_no_attempt() {
             tenant.has_depth("jobs", 5).await;
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_client_held_that_went_away_comes_again_with_an_attempt_used_up() {
+    let tenant = jobs(QueueType::Quorum, 5).await;
+    let road = Proxy::to(World::get().stack.gateway().grpc_address().port()).await;
+    let client = tenant.client_by(&road).await;
+    let mut gone = RawSubscription::open(&client, start("jobs")).await;
+    assert_eq!(gone.take(5).await.len(), 5);
+    // Its machine is gone: nothing is said.
+    road.cut();
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let again = consumer.take(5).await;
+    assert!(again.iter().all(|delivery| delivery.attempt == 2 && delivery.redelivered), "{again:?}");
+    let mut held = bodies(&again);
+    held.sort();
+    assert_eq!(held, ["0", "1", "2", "3", "4"]);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use warrengate::{
 use super::wait::within;
 
 pub struct RawPublisher {
-    frames: mpsc::Sender<PublishRequest>,
+    frames: Option<mpsc::Sender<PublishRequest>>,
     events: Streaming<PublishResponse>,
     next: u64,
 }
@@ -29,7 +29,7 @@ impl RawPublisher {
         let mut messaging = client.raw_messaging();
         let opening = messaging.publish(ReceiverStream::new(requests));
         let events = Box::pin(within("the publish call", opening)).await?.into_inner();
-        Ok(Self { frames, events, next: 0 })
+        Ok(Self { frames: Some(frames), events, next: 0 })
     }
 
     /// One frame; the stream numbers the publications from 0.
@@ -39,7 +39,21 @@ impl RawPublisher {
             self.next += 1;
         }
         let frame = Some(Frame::Publications(Publications { publications }));
-        within("room for a frame", self.frames.send(PublishRequest { frame })).await.unwrap();
+        let frames = self.frames.as_ref().expect("the sending side is open");
+        within("room for a frame", frames.send(PublishRequest { frame })).await.unwrap();
+    }
+
+    /// As [`Self::send`]; false when the gateway has no room for it within this time. Then it is not sent.
+    pub async fn send_within(&mut self, time: std::time::Duration, publications: Vec<Publication>) -> bool {
+        let frames = self.frames.clone().expect("the sending side is open");
+        match tokio::time::timeout(time, frames.reserve()).await {
+            Err(_) => false,
+            Ok(place) => {
+                drop(place);
+                self.send(publications).await;
+                true
+            }
+        }
     }
 
     /// The next event; none at the end with OK.
@@ -55,6 +69,23 @@ impl RawPublisher {
             match self.event().await.unwrap() {
                 Some(Event::Results(frame)) => results.extend(frame.results),
                 other => panic!("{other:?} instead of {count} results; {} are there", results.len()),
+            }
+        }
+        results
+    }
+
+    /// No more publications.
+    pub fn finish(&mut self) {
+        self.frames = None;
+    }
+
+    /// Closes the sending side, and gives all results that are still to come.
+    pub async fn close(mut self) -> Vec<PublishResult> {
+        self.finish();
+        let mut results = Vec::new();
+        while let Some(event) = self.event().await.unwrap() {
+            if let Event::Results(frame) = event {
+                results.extend(frame.results);
             }
         }
         results

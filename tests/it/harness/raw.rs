@@ -1,8 +1,18 @@
 //! Streams frame by frame, as a client in another language sees them, and statuses taken apart.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
@@ -168,4 +178,15 @@ pub fn assert_prompt(what: &str, asked: Instant, cut: Instant) {
     let took = cut.saturating_duration_since(asked);
     println!("{what}: {} ms", took.as_millis());
     assert!(took < Duration::from_secs(2), "{what}: {took:?}");
+}
+
+/// A finished handshake with a gateway, as a gRPC client's, after which nothing has been said.
+pub async fn tls_to(address: SocketAddr, ca: &Path) -> TlsStream<TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::from(address.ip());
+    within("the handshake", TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap()
 }

@@ -2,12 +2,14 @@
 
 use secrecy::SecretString;
 use warrengate::{
-    client::{Client, SubscribeOptions, Subscription},
+    client::{Client, Credentials, SubscribeOptions, Subscription},
     pb::{self, QueueType},
 };
 
 use super::{
-    World, to_queue,
+    World,
+    proxy::Proxy,
+    to_queue,
     wait::{until, within},
 };
 
@@ -43,6 +45,19 @@ impl Tenant {
         let request = pb::CreateClientRequest { client: Some(client), ..pb::CreateClientRequest::default() };
         let made = admin.admin().create_client(request).await.unwrap().into_inner();
         (client_id, made.client_secret.into())
+    }
+
+    /// Its client of the shared stack, by a road that can be cut: what it has then is lost without a word.
+    pub async fn client_by(&self, road: &Proxy) -> Client {
+        self.client_at(&format!("https://{}", road.endpoint())).await
+    }
+
+    /// Its client of any gateway of the shared stack, which may have to hear of it first.
+    pub async fn client_at(&self, endpoint: &str) -> Client {
+        let credentials = Credentials::Secret { client_id: self.client_id.clone(), secret: self.secret.clone() };
+        let client = World::get().client_at(endpoint, credentials).await;
+        known(&client).await;
+        client
     }
 
     pub async fn queue(&self, name: &str) {
@@ -147,4 +162,9 @@ pub fn all_grants() -> pb::Grants {
         configure: vec!["#".into()],
         administer: false,
     }
+}
+
+/// Waits until the client's gateway knows it: another one may have made it a moment ago.
+pub async fn known(client: &Client) {
+    until("the gateway knows the client", async || client.auth().who_am_i(pb::WhoAmIRequest {}).await.ok()).await;
 }

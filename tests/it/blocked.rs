@@ -1,0 +1,131 @@
+//! The broker takes nothing (a memory alarm): publishing holds, the client is slowed down instead of the gateway filled up,
+//! and consuming goes on.
+
+use std::time::{Duration, Instant};
+
+use warrengate::pb::{Outcome, PublishResult, SubscribeStart};
+
+use crate::harness::{
+    Tenant,
+    consumer::{RawSubscription, ids, start},
+    own::Own,
+    publisher::RawPublisher,
+    serve::Serve,
+    to_queue,
+    wait::until,
+};
+
+const BODY: usize = 512 * 1024;
+const FRAME: usize = 4;
+/// The window of a publish stream (32 MiB), what HTTP/2 holds before it, and what the allocator keeps.
+const MEMORY: u64 = 128 * 1024 * 1024;
+
+async fn alarm(own: &Own, on: bool) {
+    let node = own.stack.node();
+    node.control(&["set_vm_memory_high_watermark", if on { "0.0001" } else { "0.8" }]).await.unwrap();
+    until("the alarm's state", async || {
+        let alarms = node.control(&["eval", "rabbit_alarm:get_alarms()."]).await.unwrap();
+        (alarms.contains("memory") == on).then_some(())
+    })
+    .await;
+}
+
+struct Blocked {
+    own: Own,
+    gateway: Serve,
+    tenant: Tenant,
+    publisher: RawPublisher,
+}
+
+impl Blocked {
+    /// A stream that has published, on a gateway of its own, and then an alarm.
+    async fn begin(name: &str, deadline: &str) -> Self {
+        let own = Own::start(name, &[]).await;
+        let gateway = Serve::start(&own, &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", deadline)]).await;
+        let tenant = own.tenant().await;
+        tenant.queue("jobs").await;
+        let client = gateway.client(&own, &tenant).await;
+        let mut publisher = RawPublisher::open(&client).await;
+        publisher.send(vec![to_queue("jobs", "first")]).await;
+        assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
+        Self { own, gateway, tenant, publisher }
+    }
+
+    /// Sends until there is no room for another frame for a while; how many messages went.
+    async fn fill(&mut self) -> usize {
+        let mut sent = 0;
+        let large = || (0..FRAME).map(|_| to_queue("jobs", vec![b'x'; BODY])).collect();
+        while self.publisher.send_within(Duration::from_secs(3), large()).await {
+            sent += FRAME;
+            assert!(sent * BODY < MEMORY as usize, "nothing slows the client down");
+        }
+        sent
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_broker_slows_publishers_down_while_consuming_goes_on_and_all_is_confirmed_after_it() {
+    let mut blocked = Blocked::begin("blocked", "5m").await;
+    for n in 0..20 {
+        blocked.tenant.publish_to("jobs", n.to_string()).await;
+    }
+    let client = blocked.gateway.client(&blocked.own, &blocked.tenant).await;
+    let window = SubscribeStart { max_outstanding_messages: 2, ..start("jobs") };
+    let mut consumer = RawSubscription::open(&client, window).await;
+    alarm(&blocked.own, true).await;
+    let before = blocked.gateway.resident();
+    let sent = blocked.fill().await;
+    // Consuming goes on: settlements reach the broker, and it sends more.
+    for _ in 0..10 {
+        let held = consumer.take(2).await;
+        consumer.ack(&ids(&held)).await;
+    }
+    let grown = blocked.gateway.resident().saturating_sub(before);
+    eprintln!("measured: {sent} messages of 512 KiB before the client had to wait, memory grew by {} MiB", grown >> 20);
+    assert!(grown < MEMORY, "grew by {grown} bytes");
+    drop(consumer);
+    let began = Instant::now();
+    alarm(&blocked.own, false).await;
+    let results = blocked.publisher.results(sent).await;
+    eprintln!("measured: all confirmed {:?} after the alarm's end was asked for", began.elapsed());
+    assert!(results.iter().all(|result| result.outcome() == Outcome::Confirmed), "{results:?}");
+    blocked.own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_blocked_broker_does_not_take_in_time_has_an_outcome_that_says_so() {
+    let mut blocked = Blocked::begin("blocked-long", "3s").await;
+    alarm(&blocked.own, true).await;
+    let before = blocked.gateway.resident();
+    // Several windows one after the other, for a minute: what is given up must not pile up anywhere.
+    let (mut unknown, mut rejected) = (0, 0);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(60) {
+        let sent = blocked.fill().await;
+        let results = blocked.publisher.results(sent).await;
+        let count = |of: fn(&PublishResult) -> bool| results.iter().filter(|result| of(result)).count();
+        let say =
+            |result: &PublishResult, outcome, reason| result.outcome() == outcome && result.reason.starts_with(reason);
+        assert!(
+            results.iter().all(|result| say(result, Outcome::Unknown, "PUBLISH_DEADLINE: ")
+                || say(result, Outcome::Rejected, "BROKER_UNREACHABLE: ")),
+            "{:?}",
+            results[0]
+        );
+        unknown += count(|result| result.outcome() == Outcome::Unknown);
+        rejected += count(|result| result.outcome() == Outcome::Rejected);
+    }
+    let grown = blocked.gateway.resident().saturating_sub(before);
+    eprintln!("measured: {unknown} unknown, {rejected} rejected, memory grew by {} MiB", grown >> 20);
+    assert!(grown < MEMORY, "grew by {grown} bytes");
+    alarm(&blocked.own, false).await;
+    until("a confirm", async || {
+        blocked.publisher.send(vec![to_queue("jobs", "after")]).await;
+        (blocked.publisher.results(1).await[0].outcome() == Outcome::Confirmed).then_some(())
+    })
+    .await;
+    // Rejected is not stored; unknown may be.
+    let depth = blocked.tenant.depth("jobs").await;
+    assert!(depth >= 2 && depth <= 2 + unknown as u64, "{depth} of {unknown} unknown and {rejected} rejected");
+    blocked.own.stack.stop().await.unwrap();
+}

@@ -1,0 +1,170 @@
+//! Three broker nodes: quorum queues over all of them, and nodes killed under load.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+use warrengate::pb::{Outcome, subscribe_response::Event};
+
+use crate::harness::{
+    Tenant,
+    consumer::{RawSubscription, ids, start},
+    own::Own,
+    publisher::RawPublisher,
+    to_queue,
+    wait::{until, within},
+};
+
+/// What a stream of publications met.
+#[derive(Default)]
+struct Ledger {
+    confirmed: BTreeSet<bytes::Bytes>,
+    other: Vec<Outcome>,
+    last: Option<Instant>,
+    longest_gap: Duration,
+}
+
+impl Ledger {
+    fn note(&mut self, body: String, outcome: Outcome) {
+        if outcome != Outcome::Confirmed {
+            return self.other.push(outcome);
+        }
+        let now = Instant::now();
+        self.longest_gap = self.longest_gap.max(self.last.map_or(Duration::ZERO, |last| now - last));
+        self.last = Some(now);
+        self.confirmed.insert(body.into());
+    }
+}
+
+/// Publishes and consumes until it is told to stop.
+struct Load {
+    ledger: Arc<Mutex<Ledger>>,
+    received: Arc<Mutex<BTreeSet<bytes::Bytes>>>,
+    stop: CancellationToken,
+    publishing: tokio::task::JoinHandle<()>,
+    consuming: tokio::task::JoinHandle<()>,
+}
+
+impl Load {
+    async fn on(tenant: &Tenant) -> Self {
+        let ledger: Arc<Mutex<Ledger>> = Arc::default();
+        let received: Arc<Mutex<BTreeSet<bytes::Bytes>>> = Arc::default();
+        let stop = CancellationToken::new();
+        let mut publisher = RawPublisher::open(&tenant.client).await;
+        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+        let publishing = tokio::spawn({
+            let (ledger, stop) = (Arc::clone(&ledger), stop.clone());
+            async move {
+                let mut next = 0;
+                while !stop.is_cancelled() {
+                    let bodies: Vec<_> = (next..next + 10).map(|n: u32| n.to_string()).collect();
+                    next += 10;
+                    publisher.send(bodies.iter().map(|body| to_queue("jobs", body.clone())).collect()).await;
+                    let results = publisher.results(10).await;
+                    for result in results {
+                        let body = (result.sequence as u32).to_string();
+                        ledger.lock().unwrap().note(body, result.outcome());
+                    }
+                }
+            }
+        });
+        let consuming = tokio::spawn({
+            let (received, stop) = (Arc::clone(&received), stop.clone());
+            async move {
+                loop {
+                    let event = tokio::select! {
+                        event = consumer.event() => event.unwrap(),
+                        () = stop.cancelled() => return,
+                    };
+                    if let Some(Event::Deliveries(frame)) = event {
+                        consumer.ack(&ids(&frame.deliveries)).await;
+                        let bodies = frame.deliveries.into_iter().map(|delivery| delivery.message.unwrap().body);
+                        received.lock().unwrap().extend(bodies);
+                    }
+                }
+            }
+        });
+        Self { ledger, received, stop, publishing, consuming }
+    }
+
+    fn confirmed(&self) -> usize {
+        self.ledger.lock().unwrap().confirmed.len()
+    }
+
+    fn others(&self) -> Vec<Outcome> {
+        self.ledger.lock().unwrap().other.clone()
+    }
+
+    /// Waits until so many more are confirmed.
+    async fn goes_on(&self, more: usize) {
+        let from = self.confirmed();
+        until("more confirms", async || (self.confirmed() >= from + more).then_some(())).await;
+    }
+
+    /// The longest time between two confirms since the last call.
+    fn longest_gap(&self) -> Duration {
+        std::mem::take(&mut self.ledger.lock().unwrap().longest_gap)
+    }
+}
+
+async fn leader<'a>(own: &'a Own, vhost: &str) -> &'a warrengate::node::Node {
+    let cluster = own.stack.cluster().unwrap();
+    until("a leader", async || cluster.leader_of(vhost, "jobs").await.ok().flatten().filter(|node| node.is_running()))
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_are_killed_under_load_and_nothing_confirmed_is_lost() {
+    let own = Own::with_nodes(3, "cluster", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "20s")]).await;
+    let cluster = own.stack.cluster().unwrap();
+    let tenant = own.tenant().await;
+    let vhost = format!("wg.{}", tenant.id);
+    tenant.queue("jobs").await;
+    let question = ["-q", "-p", &vhost, "list_queues", "name", "members", "--formatter", "json"];
+    let queues = cluster.nodes()[0].control(&question).await.unwrap();
+    let queues: serde_json::Value = serde_json::from_str(&queues).unwrap();
+    let jobs = queues.as_array().unwrap().iter().find(|queue| queue["name"] == "jobs").unwrap();
+    assert_eq!(jobs["members"].as_array().unwrap().len(), 3, "{queues}");
+
+    let load = Load::on(&tenant).await;
+    load.goes_on(200).await;
+    load.longest_gap();
+    for round in ["first", "second"] {
+        let killed = leader(&own, &vhost).await;
+        killed.kill().unwrap();
+        load.goes_on(200).await;
+        eprintln!("measured: {round} leader killed, longest time without a confirm {:?}", load.longest_gap());
+        killed.restart().await.unwrap();
+        load.goes_on(200).await;
+    }
+    assert_eq!(load.others(), [], "with two of three nodes everything is confirmed");
+
+    // No majority: nothing is confirmed, and said so.
+    let (first, second) = (&cluster.nodes()[0], &cluster.nodes()[1]);
+    first.kill().unwrap();
+    second.kill().unwrap();
+    let is_honest = |outcome: &Outcome| matches!(outcome, Outcome::Unknown | Outcome::Rejected);
+    until("outcomes without a majority", async || (!load.others().is_empty()).then_some(())).await;
+    assert!(load.others().iter().all(is_honest), "{:?}", load.others());
+    let (one, two) = tokio::join!(first.restart(), second.restart());
+    one.and(two).unwrap();
+    load.goes_on(200).await;
+
+    load.stop.cancel();
+    within("the last outcomes", load.publishing).await.unwrap();
+    let confirmed = std::mem::take(&mut load.ledger.lock().unwrap().confirmed);
+    within("the consumer's end", load.consuming).await.unwrap();
+    let mut received = std::mem::take(&mut *load.received.lock().unwrap());
+    let mut rest = RawSubscription::open(&tenant.client, start("jobs")).await;
+    while !confirmed.is_subset(&received) {
+        if let Some(Event::Deliveries(frame)) = rest.event().await.unwrap() {
+            rest.ack(&ids(&frame.deliveries)).await;
+            received.extend(frame.deliveries.into_iter().map(|delivery| delivery.message.unwrap().body));
+        }
+    }
+    eprintln!("measured: {} confirmed, {} others, none lost", confirmed.len(), load.ledger.lock().unwrap().other.len());
+    own.stack.stop().await.unwrap();
+}

@@ -1,0 +1,217 @@
+//! A gateway stops: streams are told, nothing new is taken, what was taken is answered, the rest goes back, and it ends in
+//! time whatever its peers do.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tonic_types::StatusExt as _;
+use warrengate::{
+    client::SubscribeOptions,
+    pb::{Outcome, SubscribeStart, publish_response::Event as Answered, subscribe_response::Event as Heard},
+};
+
+use crate::harness::{
+    consumer::{RawSubscription, ids, start},
+    own::Own,
+    proxy::Proxy,
+    publisher::RawPublisher,
+    raw::{reason, tls_to},
+    serve::Serve,
+    to_queue,
+    wait::{until, within},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_answers_what_it_took_hands_back_the_rest_and_exits_with_0() {
+    let own = Own::start("drain", &[]).await;
+    let mut gateway = Serve::start(&own, &[]).await;
+    let tenant = own.tenant().await;
+    let client = gateway.client(&own, &tenant).await;
+    tenant.queue("jobs").await;
+    tenant.queue("other").await;
+    for n in 0..10 {
+        tenant.publish_to("jobs", n.to_string()).await;
+    }
+    until("readiness", async || (gateway.readiness().await == 200).then_some(())).await;
+    let window = SubscribeStart { max_outstanding_messages: 5, ..start("jobs") };
+    let mut consumer = RawSubscription::open(&client, window).await;
+    let held = consumer.take(5).await;
+    let mut publisher = RawPublisher::open(&client).await;
+    publisher.send(vec![to_queue("other", "before")]).await;
+    assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
+
+    let began = Instant::now();
+    gateway.terminate();
+    let heard = consumer.event().await.unwrap();
+    assert!(matches!(heard, Some(Heard::Draining(_))), "{heard:?}");
+    let answered = publisher.event().await.unwrap();
+    assert!(matches!(answered, Some(Answered::Draining(_))), "{answered:?}");
+    assert_eq!(gateway.readiness().await, 503);
+    // On the same connection; for a second, that is. After it the gRPC library makes another, which nobody takes.
+    let refused = RawPublisher::try_open(&client).await.err().expect("no new streams");
+    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "DRAINING"), "{refused:?}");
+    assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
+
+    // What was taken, and what comes after the warning, is answered.
+    publisher.send(vec![to_queue("other", "after")]).await;
+    assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
+    assert!(publisher.close().await.is_empty());
+    // Settlements count, and make no room for new deliveries; when nothing is held, the stream ends.
+    consumer.ack(&ids(&held[..2])).await;
+    consumer.ack(&ids(&held[2..4])).await;
+    consumer.is_quiet().await;
+    consumer.ack(&ids(&held[4..])).await;
+    let status = consumer.failure().await;
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    let status = gateway.ended().await;
+    let took = began.elapsed();
+    eprintln!("measured: a drain whose streams end took {took:?}");
+    assert!(status.success() && took < Duration::from_secs(20), "{status} after {took:?}");
+    tenant.holds("jobs", &["5", "6", "7", "8", "9"]).await;
+    tenant.holds("other", &["before", "after"]).await;
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_with_a_thousand_streams_and_silent_sockets_ends_within_its_deadline() {
+    let own = Own::start("drain-thousand", &[]).await;
+    let mut gateway = Serve::start(&own, &[("WARRENGATE_LIMITS__DRAIN_DEADLINE", "10s")]).await;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let tenant = own.tenant().await;
+        tenant.queue("jobs").await;
+        let client = gateway.client(&own, &tenant).await;
+        let opening = (0..100).map(|_| RawSubscription::open(&client, start("jobs")));
+        streams.extend(futures_util::future::join_all(opening).await);
+    }
+    assert_eq!(streams.len(), 1_000);
+    // One that never speaks, one that says nothing after its handshake, and one that reads nothing any more and holds a message.
+    let mute = TcpStream::connect(gateway.grpc).await.unwrap();
+    let after_tls = tls_to(gateway.grpc, &own.stack.gateway_ca()).await;
+    let deaf = Proxy::to(gateway.grpc.port()).await;
+    let tenant = own.tenant().await;
+    tenant.queue("jobs").await;
+    let through = own.client_at(&format!("https://{}", deaf.endpoint()), &tenant.client_id, &tenant.secret).await;
+    let mut stuck = RawSubscription::open(&through, start("jobs")).await;
+    tenant.publish_to("jobs", "held").await;
+    stuck.take(1).await;
+    deaf.hold();
+
+    let began = Instant::now();
+    gateway.terminate();
+    let status = gateway.ended().await;
+    let took = began.elapsed();
+    eprintln!("measured: a drain of 1,000 streams and three silent sockets took {took:?} of 10 s");
+    assert!(status.success() && took < Duration::from_secs(10), "{status} after {took:?}");
+    for stream in &mut streams {
+        assert_eq!(stream.failure().await.code(), tonic::Code::Unavailable);
+    }
+    // Handed back.
+    tenant.holds("jobs", &["held"]).await;
+    drop((mute, after_tls));
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_stream_that_is_cut_has_an_outcome_for_each_message_in_flight() {
+    let proxy = Proxy::start().await;
+    let endpoint = proxy.endpoint();
+    let own = Own::start("drain-cut", &[]).await;
+    proxy.forward_to(own.stack.node().amqps_port());
+    let settings = [("WARRENGATE_BROKER__ENDPOINTS", endpoint.as_str()), ("WARRENGATE_LIMITS__DRAIN_DEADLINE", "4s")];
+    let mut gateway = Serve::start(&own, &settings).await;
+    let tenant = own.tenant().await;
+    let client = gateway.client(&own, &tenant).await;
+    tenant.queue("jobs").await;
+    let mut publisher = RawPublisher::open(&client).await;
+    publisher.send(vec![to_queue("jobs", "before")]).await;
+    assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
+    // The broker says nothing any more, so what is sent now is in flight until the end.
+    proxy.hold();
+    publisher.send((0..10).map(|n| to_queue("jobs", n.to_string())).collect()).await;
+    gateway.terminate();
+    let answered = publisher.event().await.unwrap();
+    assert!(matches!(answered, Some(Answered::Draining(_))), "{answered:?}");
+    let results = publisher.results(10).await;
+    let outcomes: Vec<_> = results.iter().map(|result| (result.sequence, result.outcome())).collect();
+    assert_eq!(outcomes, (1..=10).map(|n| (n, Outcome::Unknown)).collect::<Vec<_>>());
+    assert!(results.iter().all(|result| result.reason.starts_with("DRAINING: ")), "{results:?}");
+    let end = publisher.event().await.expect_err("it is cut");
+    assert_eq!((end.code(), reason(&end).as_str()), (tonic::Code::Unavailable, "DRAINING"), "{end:?}");
+    assert!(gateway.ended().await.success());
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_it_at_once() {
+    let own = Own::start("drain-twice", &[]).await;
+    let mut gateway = Serve::start(&own, &[]).await;
+    let tenant = own.tenant().await;
+    let client = gateway.client(&own, &tenant).await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "held").await;
+    let mut consumer = RawSubscription::open(&client, start("jobs")).await;
+    consumer.take(1).await;
+    gateway.terminate();
+    let heard = consumer.event().await.unwrap();
+    assert!(matches!(heard, Some(Heard::Draining(_))), "{heard:?}");
+    let began = Instant::now();
+    gateway.terminate();
+    let status = gateway.ended().await;
+    let took = began.elapsed();
+    assert!(status.code() == Some(1) && took < Duration::from_secs(10), "{status} after {took:?}");
+    tenant.holds("jobs", &["held"]).await;
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_moves_on_draining_loses_nothing_and_sees_nothing_again_that_it_acknowledged() {
+    const MESSAGES: usize = 500;
+    let own = Own::start("moving", &[]).await;
+    let first = own.stack.another_gateway().await.unwrap();
+    // One address before several gateways.
+    let address = Proxy::to(first.grpc_address().port()).await;
+    let tenant = own.tenant().await;
+    tenant.queue("jobs").await;
+    let endpoint = format!("https://{}", address.endpoint());
+    let client = own.client_at(&endpoint, &tenant.client_id, &tenant.secret).await;
+    let mut subscription = within("a subscription", client.subscribe(SubscribeOptions::queue("jobs"))).await.unwrap();
+    let publish = async |from: usize, to: usize| {
+        let all = (from..to).map(|n| to_queue("jobs", n.to_string())).collect();
+        assert!(tenant.outcomes(all).await.iter().all(|outcome| *outcome == Outcome::Confirmed));
+    };
+    publish(0, MESSAGES / 2).await;
+    let mut acknowledged = BTreeSet::new();
+    let mut first = Some(first);
+    let mut draining = None;
+    while acknowledged.len() < MESSAGES {
+        let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream goes on");
+        let body = delivery.message().body.clone();
+        subscription.ack(&delivery).unwrap();
+        assert!(acknowledged.insert(body.clone()), "{body:?} was acknowledged before");
+        if acknowledged.len() == 100 {
+            address.forward_to(own.stack.gateway().grpc_address().port());
+            draining = first.take().map(|first| tokio::spawn(first.shutdown()));
+            publish(MESSAGES / 2, MESSAGES).await;
+        }
+    }
+    within("the drain", draining.unwrap()).await.unwrap();
+    within("the end", subscription.close()).await.unwrap();
+    assert_eq!(tenant.depth("jobs").await, 0);
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_says_nothing_after_its_handshake_is_cut() {
+    let world = crate::harness::World::get();
+    let mut silent = tls_to(world.stack.gateway().grpc_address(), &world.stack.gateway_ca()).await;
+    let began = Instant::now();
+    // The server's own first frame does not come before the client's.
+    let read = within("the end of the connection", silent.read(&mut [0; 64])).await;
+    assert!(!matches!(read, Ok(1..)), "{read:?}");
+    let allowed = world.stack.config().limits.handshake_timeout;
+    assert!(began.elapsed() >= allowed, "{:?}", began.elapsed());
+}

@@ -1,0 +1,101 @@
+//! A gateway in a process of its own, as in production: `warrengate serve` on the broker and the store of a test's stack.
+
+use std::{
+    net::SocketAddr,
+    process::{ExitStatus, Stdio},
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+use warrengate::client::Client;
+
+use super::{Tenant, own::Own, tenant::known, wait::within};
+
+pub struct Serve {
+    child: Child,
+    pub grpc: SocketAddr,
+    pub ops: SocketAddr,
+}
+
+impl Serve {
+    /// Starts one with these settings beside the stack's, on free ports.
+    pub async fn start(own: &Own, settings: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_warrengate"))
+            .arg("serve")
+            .envs(own.stack.settings().iter().cloned())
+            .envs(settings.iter().copied())
+            .env("WARRENGATE_TELEMETRY__LOG_FORMAT", "json")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (grpc, ops) = within("the gateway to start", async {
+            loop {
+                let line = log.next_line().await.unwrap().expect("the gateway starts");
+                let line: Value = serde_json::from_str(&line).unwrap_or_default();
+                let address = |name: &str| line[name].as_str().and_then(|text| text.parse().ok());
+                if let (Some(grpc), Some(ops)) = (address("grpc"), address("ops")) {
+                    return (grpc, ops);
+                }
+            }
+        })
+        .await;
+        // A full pipe would stop it.
+        let aloud = std::env::var_os("WARRENGATE_TEST_LOG").is_some();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = log.next_line().await {
+                if aloud {
+                    eprintln!("{line}");
+                }
+            }
+        });
+        Self { child, grpc, ops }
+    }
+
+    /// A client of this tenant's, as soon as this gateway has heard of it.
+    pub async fn client(&self, own: &Own, tenant: &Tenant) -> Client {
+        let client = own.client_at(&format!("https://{}", self.grpc), &tenant.client_id, &tenant.secret).await;
+        known(&client).await;
+        client
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Asks it to stop.
+    pub fn terminate(&self) {
+        let done = std::process::Command::new("kill").args(["-s", "TERM", &self.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        within("the gateway's end", self.child.wait()).await.unwrap()
+    }
+
+    /// The HTTP status of its readiness.
+    pub async fn readiness(&self) -> u16 {
+        reqwest::get(format!("http://{}/readyz", self.ops)).await.unwrap().status().as_u16()
+    }
+
+    /// Its memory in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Its threads that serve a connection to the broker.
+    pub fn broker_threads(&self) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let name =
+            |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+        tasks.filter_map(name).filter(|name| name.trim() == "lapin-io-loop").count()
+    }
+}
