@@ -12,7 +12,7 @@ const SHORT_MINUTES: f64 = 2.0;
 #[derive(Debug, PartialEq)]
 pub enum Order {
     /// Inject faults for so long.
-    Run { minutes: f64, seed: u64 },
+    Run { minutes: f64, seed: u64, tell_times: bool },
     /// Say what there is, and nothing else.
     Say(String),
     /// Consume for another process of this program.
@@ -23,7 +23,7 @@ pub enum Order {
 const WITH_VALUE: [&str; 6] = ["--test-threads", "--skip", "--color", "--format", "--logfile", "--shuffle-seed"];
 
 pub fn read(arguments: impl Iterator<Item = String>) -> anyhow::Result<Order> {
-    let (mut minutes, mut seed) = (SHORT_MINUTES, None);
+    let (mut minutes, mut seed, mut tell_times) = (SHORT_MINUTES, None, false);
     let (mut filters, mut skipped, mut exact, mut list, mut only_ignored) =
         (Vec::new(), Vec::new(), false, false, false);
     let mut arguments = arguments.peekable();
@@ -37,6 +37,8 @@ pub fn read(arguments: impl Iterator<Item = String>) -> anyhow::Result<Order> {
             crate::load::processes::ARGUMENT => return Ok(Order::Consume),
             "--minutes" => minutes = value()?.parse().context("--minutes needs a number")?,
             "--seed" => seed = Some(value()?.parse().context("--seed needs a whole number")?),
+            // For a machine that has other work: what is only late is told, and is no failure.
+            "--tell-times" => tell_times = true,
             "--skip" => skipped.push(value()?),
             "--exact" => exact = true,
             "--list" => list = true,
@@ -55,7 +57,10 @@ pub fn read(arguments: impl Iterator<Item = String>) -> anyhow::Result<Order> {
     Ok(match (list, wanted) {
         (true, true) => Order::Say(format!("{NAME}: test\n")),
         (true, false) => Order::Say(String::new()),
-        (false, true) => Order::Run { minutes, seed: seed.unwrap_or_else(|| u64::from(rand::random::<u32>())) },
+        (false, true) => {
+            let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+            Order::Run { minutes, seed, tell_times }
+        }
         (false, false) => Order::Say("\nrunning 0 tests (1 filtered out)\n\n".to_owned()),
     })
 }
@@ -67,6 +72,6 @@ pub fn check() {
     assert!(runs("") && runs("faults") && runs("--nocapture --test-threads 2 lose_nothing"));
     assert!(!runs("unroutable") && !runs("--ignored") && !runs("--skip faults") && !runs("--exact faults"));
     assert!(!runs("--list") && !runs("restart:: --test-threads=1"));
-    assert_eq!(ask("--minutes 10 --seed 7"), Some(Order::Run { minutes: 10.0, seed: 7 }));
+    assert_eq!(ask("--minutes 10 --seed 7"), Some(Order::Run { minutes: 10.0, seed: 7, tell_times: false }));
     assert!(ask("--minutes").is_none() && ask("--minutes 0").is_none());
 }

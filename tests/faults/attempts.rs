@@ -20,12 +20,18 @@ pub struct Tries {
     least: f64,
     most: f64,
     wrong: Vec<String>,
+    off: Vec<String>,
 }
 
 impl Tries {
+    /// Attempts that were counted wrongly, and delays that were cut short.
     pub fn broken(&self) -> Option<String> {
-        let first = self.wrong.first()?;
-        Some(format!("{} attempts or delays are wrong: {first}", self.wrong.len()))
+        some(&self.wrong, "attempts are wrong")
+    }
+
+    /// Delays that were too long.
+    pub fn late(&self) -> Option<String> {
+        some(&self.off, "delays are too long")
     }
 
     pub fn remark(&self) -> String {
@@ -36,12 +42,13 @@ impl Tries {
     }
 }
 
-pub fn judge(ledger: &Ledger, injected: &[Injected]) -> Tries {
+/// What was asked for before `began` is not measured: a tenant's first retries make the queues for its delays.
+pub fn judge(ledger: &Ledger, injected: &[Injected], began: Instant) -> Tries {
     let (streams, broken) = (ledger.streams(), ledger.broken());
     ledger.fold(Tries::default(), |tries, id, message| {
         tries.count(id, message, &streams, &broken);
         if message.fate == Fate::Poison {
-            tries.measure(id, message, injected);
+            tries.measure(id, message, injected, began);
         }
     })
 }
@@ -65,11 +72,11 @@ impl Tries {
     }
 
     /// The times between a retry and the next attempt.
-    fn measure(&mut self, id: &str, message: &Message, injected: &[Injected]) {
+    fn measure(&mut self, id: &str, message: &Message, injected: &[Injected], began: Instant) {
         for (one, next) in message.deliveries.iter().zip(message.deliveries.iter().skip(1)) {
             let Some((How::Retry, asked)) = one.settled else { continue };
             let touched = injected.iter().any(|done| done.touches(asked, next.at));
-            if touched || next.attempt != one.attempt + 1 {
+            if touched || asked < began || next.attempt != one.attempt + 1 {
                 continue;
             }
             let policy = POISON_BACKOFF.saturating_mul(1 << (one.attempt - 1).min(10)).min(POISON_LONGEST);
@@ -78,8 +85,18 @@ impl Tries {
             self.measured += 1;
             (self.least, self.most) = (self.least.min(off), self.most.max(off));
             if off.abs() > TOLERATED {
-                self.wrong.push(format!("{id} waited {took:.2?} after attempt {} instead of {policy:?}", one.attempt));
+                let at = (asked - began).as_secs();
+                let line = format!(
+                    "{id} waited {took:.2?} after attempt {} instead of {policy:?}, {at} s from the beginning",
+                    one.attempt
+                );
+                if off > 0.0 { self.off.push(line) } else { self.wrong.push(line) }
             }
         }
     }
+}
+
+fn some(all: &[String], what: &str) -> Option<String> {
+    let some = all.iter().take(5).map(String::as_str).collect::<Vec<_>>().join("; ");
+    (!all.is_empty()).then(|| format!("{} {what}: {some}", all.len()))
 }

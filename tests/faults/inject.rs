@@ -22,8 +22,9 @@ use crate::{
 /// How long it is waited for streams that do not come back, before the next fault comes.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// A fault may touch what happens so long before and after it.
-const AROUND: Duration = Duration::from_millis(500);
+/// A fault may touch what happens so long before it, and after it: what has gathered is worked off.
+const BEFORE: Duration = Duration::from_millis(500);
+const AFTER: Duration = Duration::from_secs(5);
 
 /// A fault that was.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub struct Injected {
 impl Injected {
     /// Whether it may have touched what happened between these two.
     pub fn touches(&self, from: Instant, to: Instant) -> bool {
-        from < self.ended + AROUND && to > self.began - AROUND
+        from < self.ended + AFTER && to > self.began - BEFORE
     }
 }
 
@@ -107,7 +108,7 @@ async fn one(side: &Side, load: &mut Load, step: &Step) -> anyhow::Result<Inject
         }
         Fault::BrokerFreeze => {
             node.pause()?;
-            notice = Some(noticed(&ledger, |_| true, began, step.hold).await);
+            notice = Some(noticed(&ledger, |road| side.roads.has(road), began, step.hold).await);
             tokio::time::sleep_until((began + step.hold).into()).await;
             node.resume()?;
         }

@@ -48,15 +48,15 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Order::Consume => runtime.block_on(load::processes::run()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
-        Order::Run { minutes, seed } => runtime.block_on(one_run(minutes, seed)),
+        Order::Run { minutes, seed, tell_times } => runtime.block_on(one_run(minutes, seed, tell_times)),
     }
 }
 
 /// Until its end, or until somebody stops it; either way everything it started is gone then.
-async fn one_run(minutes: f64, seed: u64) -> ExitCode {
+async fn one_run(minutes: f64, seed: u64, tell_times: bool) -> ExitCode {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
     let ended = tokio::select! {
-        ended = Box::pin(run::run(minutes, seed)) => ended,
+        ended = Box::pin(run::run(minutes, seed, tell_times)) => ended,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("stopped by Ctrl-C")),
         _ = terminate.recv() => Err(anyhow::anyhow!("stopped")),
     };

@@ -28,6 +28,12 @@ pub struct Judged {
     pub grows: bool,
 }
 
+impl Judged {
+    pub fn only_if(self, judged: bool) -> Self {
+        Self { grows: self.grows && judged, ..self }
+    }
+}
+
 impl Memory {
     pub fn follow(gauge: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Self {
         let gauge: Gauge = Arc::new(gauge);

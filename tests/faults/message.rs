@@ -13,8 +13,8 @@ pub const POISON: &str = "poison";
 
 /// The retry policy of the queue of poison: tried so often, first after this, then twice that, and so on.
 pub const POISON_ATTEMPTS: u32 = 4;
-pub const POISON_BACKOFF: Duration = Duration::from_secs(1);
-pub const POISON_LONGEST: Duration = Duration::from_secs(4);
+pub const POISON_BACKOFF: Duration = Duration::from_secs(2);
+pub const POISON_LONGEST: Duration = Duration::from_secs(8);
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -35,10 +35,18 @@ impl Roads {
         (self.first + self.roads.len() - 1, address)
     }
 
+    fn road(&self, number: usize) -> Option<&Road> {
+        self.roads.get(number.checked_sub(self.first)?)
+    }
+
+    /// Whether this road is on this side.
+    pub fn has(&self, road: usize) -> bool {
+        self.road(road).is_some()
+    }
+
     /// Whether this road leads to this gateway now.
     pub fn leads_to(&self, road: usize, gateway: usize) -> bool {
-        let road = road.checked_sub(self.first).and_then(|number| self.roads.get(number));
-        road.is_some_and(|road| road.now.load(Ordering::Relaxed) == gateway)
+        self.road(road).is_some_and(|road| road.now.load(Ordering::Relaxed) == gateway)
     }
 
     fn all_to(&self, gateway: usize) -> impl Iterator<Item = (usize, &Road)> {

@@ -23,12 +23,16 @@ use crate::{
 const TENANTS: usize = 20;
 const MAIN: Plan = Plan { name: "main", gateways: &["a", "b"], cluster: false, tenants: ("f", TENANTS), first_road: 0 };
 const CLUSTER: Plan = Plan { name: "cluster", gateways: &["c"], cluster: true, tenants: ("c", 3), first_road: 1_000 };
+/// From this many minutes on a gateway's memory is judged, not only told.
+const MEMORY_TELLS: f64 = 5.0;
 /// RabbitMQ writes down which files belong to which quorum queue up to 3 s after the declaration; killed before, it makes
 /// the queue anew, empty and without a leader. The first retries make queues, too.
 const SETTLES_WITHIN: Duration = Duration::from_secs(8);
 
 /// Whether every promise was kept.
-pub async fn run(minutes: f64, seed: u64) -> anyhow::Result<bool> {
+///
+/// With `tell_times` what is only late is told, and is no failure.
+pub async fn run(minutes: f64, seed: u64, tell_times: bool) -> anyhow::Result<bool> {
     say(&format!("seed {seed}, {minutes} minutes: the same with ./scripts/faults --minutes {minutes} --seed {seed}"));
     let folder = world::folder()?;
     let reaper = Arc::new(Reaper::start()?);
@@ -50,24 +54,30 @@ pub async fn run(minutes: f64, seed: u64) -> anyhow::Result<bool> {
     let steps = plan::make(minutes, seed);
     let injected = inject::all(&main, &cluster, &mut load, &steps, began).await?;
     tokio::time::sleep_until((began + Duration::from_secs_f64(minutes * 60.0)).into()).await;
-    let memory = memory.judge(began, Instant::now());
+    // A quarter of a short run is one fault long.
+    let memory = memory.judge(began, Instant::now()).map(|judged| judged.only_if(minutes >= MEMORY_TELLS));
 
     let mut broken = Vec::new();
     load.come_to_rest(&mut broken).await;
     poison::redrive(&[&main, &cluster], &load, &injected, &mut broken).await?;
     leftovers(&[&main, &cluster], &mut load, &mut broken).await?;
-    let verdict = verdict::judge(Evidence { ledger: &load.ledger, injected: &injected, memory, broken });
+    let verdict = verdict::judge(Evidence { ledger: &load.ledger, injected: &injected, began, memory, broken });
     let (main, cluster) = tokio::join!(main.stop(), cluster.stop());
     main.and(cluster)?;
     report::print(&verdict.table);
     for line in &verdict.broken {
         report::print(&format!("not kept: {line}\n"));
     }
-    if !verdict.broken.is_empty() {
+    let late = if tell_times { "late (told, not judged)" } else { "not kept" };
+    for line in &verdict.late {
+        report::print(&format!("{late}: {line}\n"));
+    }
+    let kept = verdict.broken.is_empty() && (tell_times || verdict.late.is_empty());
+    if !kept {
         report::print(&format!("what the processes said: {}\n", folder.display()));
     }
     report::print(&format!("{}\n", verdict.last_line));
-    Ok(verdict.broken.is_empty())
+    Ok(kept)
 }
 
 /// Consumers and channels that a broker has and nobody uses: first beside open streams, then without any.

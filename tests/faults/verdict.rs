@@ -22,6 +22,8 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(15);
 pub struct Evidence<'a> {
     pub ledger: &'a Ledger,
     pub injected: &'a [Injected],
+    /// When the first fault could come.
+    pub began: std::time::Instant,
     /// Of the gateway that lived through the last half.
     pub memory: Option<Judged>,
     /// What was found wrong on the way.
@@ -32,6 +34,8 @@ pub struct Evidence<'a> {
 pub struct Verdict {
     pub table: String,
     pub broken: Vec<String>,
+    /// What was later than promised: of a machine that has other work, that says little.
+    pub late: Vec<String>,
     pub last_line: String,
 }
 
@@ -66,7 +70,7 @@ impl Counts {
 }
 
 pub fn judge(evidence: Evidence<'_>) -> Verdict {
-    let Evidence { ledger, injected, memory, mut broken } = evidence;
+    let Evidence { ledger, injected, began, memory, mut broken } = evidence;
     let counts = ledger.fold(Counts::default(), |counts, id, message| counts.add(id, message));
     let wrong_tenant = ledger.wrong_tenant();
     let streams = ledger.streams();
@@ -87,8 +91,10 @@ pub fn judge(evidence: Evidence<'_>) -> Verdict {
         broken.push(format!("{} facts that cannot be: {}", wrong.len(), some(&wrong)));
     }
     broken.extend(injected.iter().flat_map(broken_by));
-    let tries = attempts::judge(ledger, injected);
+    let mut late: Vec<_> = injected.iter().flat_map(late_by).collect();
+    let tries = attempts::judge(ledger, injected, began);
     broken.extend(tries.broken());
+    late.extend(tries.late());
     if let Some(judged) = memory.filter(|judged| judged.grows) {
         let (from, to) = (judged.third_quarter / 1024, judged.last_quarter / 1024);
         broken.push(format!("the gateway's memory grows over the last half: {from} MiB, then {to} MiB"));
@@ -141,30 +147,38 @@ pub fn judge(evidence: Evidence<'_>) -> Verdict {
         counts.unanswered,
         counts.duplicates,
     );
-    Verdict { table, broken, last_line }
+    Verdict { table, broken, late, last_line }
 }
 
-/// The bars that one fault broke.
+/// What went wrong after one fault.
 fn broken_by(done: &Injected) -> Vec<String> {
     let mut broken: Vec<String> = done.wrong.iter().cloned().collect();
     let name = done.fault.name();
-    // A process that is killed takes its own time to come back; the others have something that is back.
-    let bar = !matches!(done.fault, Fault::ConsumerKill | Fault::GatewayKill | Fault::GatewayStop);
-    match &done.recovery {
-        Ok((after, stream)) if bar && *after > BACK_WITHIN => {
-            broken.push(format!("{name}: {stream} worked {after:.1?} after it was over, more than {BACK_WITHIN:?}"));
-        }
-        Ok(_) => {}
-        Err(why) => broken.push(format!("{name}: {why}")),
-    }
-    match &done.notice {
-        Some(Ok((after, stream))) if *after > NOTICED_WITHIN => {
-            broken.push(format!("{name}: {stream} was told after {after:.1?}, more than {NOTICED_WITHIN:?}"));
-        }
-        Some(Err(why)) => broken.push(format!("{name}: not noticed: {why}")),
-        _ => {}
+    broken.extend(done.recovery.as_ref().err().map(|why| format!("{name}: {why}")));
+    if let Some(Err(why)) = &done.notice {
+        broken.push(format!("{name}: not noticed: {why}"));
     }
     broken
+}
+
+/// What took longer than promised.
+fn late_by(done: &Injected) -> Vec<String> {
+    let mut late = Vec::new();
+    let name = done.fault.name();
+    // A process that is killed takes its own time to come back; the others have something that is back.
+    let bar = !matches!(done.fault, Fault::ConsumerKill | Fault::GatewayKill | Fault::GatewayStop);
+    if let Ok((after, stream)) = &done.recovery
+        && bar
+        && *after > BACK_WITHIN
+    {
+        late.push(format!("{name}: {stream} worked {after:.1?} after it was over, more than {BACK_WITHIN:?}"));
+    }
+    if let Some(Ok((after, stream))) = &done.notice
+        && *after > NOTICED_WITHIN
+    {
+        late.push(format!("{name}: {stream} was told after {after:.1?}, more than {NOTICED_WITHIN:?}"));
+    }
+    late
 }
 
 fn faults(injected: &[Injected]) -> String {

@@ -98,8 +98,9 @@ fn settle(
         Fate::Plain | Fate::Unroutable => false,
     };
     if retry {
-        subscription.nack(delivery, Nack::retry().because("the suite says so"))?;
+        // Said first: the delay is counted from here.
         say(Seen::Settled { id, how: How::Retry });
+        subscription.nack(delivery, Nack::retry().because("the suite says so"))?;
     } else {
         subscription.ack(delivery)?;
         say(Seen::Settled { id, how: How::Ack });
