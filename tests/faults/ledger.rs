@@ -303,12 +303,6 @@ impl Ledger {
         result
     }
 
-    /// Whether this delivery may have been counted as an attempt without a retry.
-    pub fn may_count(streams: &[Stream], broken: &[(usize, Instant)], delivery: &Delivered) -> bool {
-        let road = streams[delivery.stream].road;
-        broken.iter().any(|(of, at)| *of == road && *at >= delivery.at)
-    }
-
     pub fn broken(&self) -> Vec<(usize, Instant)> {
         self.book().broken.clone()
     }

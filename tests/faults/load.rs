@@ -34,8 +34,9 @@ const RATE: u32 = 12;
 const PROCESSES: usize = 4;
 /// By then a publisher's client has given up what has no answer.
 const OUTCOMES_WITHIN: Duration = Duration::from_secs(90);
-/// When nothing has moved for so long, nothing will.
-const QUIET: Duration = Duration::from_secs(30);
+/// When nothing has moved for so long, nothing will: RabbitMQ offers what waits in a delay queue again after 180 s, when the
+/// queue that it was offered to lost its leader in that moment.
+const REOFFERED: Duration = Duration::from_secs(210);
 
 /// A running load.
 pub struct Load {
@@ -115,12 +116,12 @@ impl Load {
     /// Until what is confirmed and has such a fate is done, or nothing moves any more.
     pub async fn until_quiet(&self, counts: impl Fn(Fate) -> bool) {
         let (mut before, mut moved) = (usize::MAX, Instant::now());
-        let _ = wait::until("what is confirmed to be done", Duration::from_secs(300), async || {
+        let _ = wait::until("what is confirmed to be done", REOFFERED * 2, async || {
             let now = self.undone(&counts);
             if now != before {
                 (before, moved) = (now, Instant::now());
             }
-            now == 0 || moved.elapsed() > QUIET
+            now == 0 || moved.elapsed() > REOFFERED
         })
         .await;
     }

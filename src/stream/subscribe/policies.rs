@@ -36,7 +36,7 @@ impl Policies {
         Self { inspector, known: Arc::default() }
     }
 
-    /// A queue's policy; none when the management API does not answer or does not know the queue.
+    /// A queue's policy. While the management API does not answer, what it said last, however old; none when that is nothing.
     pub async fn of(&self, scope: &TenantScope, queue: &QueueName) -> Option<RetryPolicy> {
         let key = (scope.tenant().clone(), queue.clone());
         let found = self.lock().get(&key).filter(|(read, _)| read.elapsed() < REMEMBERED).map(|(_, policy)| *policy);
@@ -47,8 +47,10 @@ impl Policies {
         let policy = match asked {
             Ok(Ok(Some(info))) => info.retry_policy(),
             other => {
-                tracing::warn!(tenant = %scope.tenant(), queue = queue.as_str(), answer = ?other.map(|a| a.map(|_| ())), "no retry policy: the default back-off is used");
-                return None;
+                let old = self.lock().get(&key).map(|(_, policy)| *policy);
+                let answer = other.map(|answer| answer.map(|_| ()));
+                tracing::warn!(tenant = %scope.tenant(), queue = queue.as_str(), ?answer, is_known = old.is_some(), "the retry policy cannot be read");
+                return old;
             }
         };
         let mut known = self.lock();
