@@ -79,6 +79,26 @@ pub struct Incoming {
     pub held: Option<Box<Held>>,
 }
 
+/// A channel on which something was asked for that is not waited for any more. Dropping lapin's handles does not close it, as an
+/// answer is still due: a quorum queue without a majority gives it when it has one again, and then the broker has a consumer
+/// that nobody listens to. So it is told to close, after the answer.
+struct Unfinished(Option<Channel>);
+
+impl Unfinished {
+    fn is_done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let (Some(channel), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            // Over at the latest with the connection.
+            runtime.spawn(async move { channel.close(200, "given up".into()).await });
+        }
+    }
+}
+
 /// A consumer on a channel of its own.
 pub struct Consumer {
     channel: Channel,
@@ -97,7 +117,9 @@ pub struct Consumer {
 impl Consumer {
     pub(super) async fn open(links: &Links, spec: &ConsumeSpec) -> Result<Self, Error> {
         let (channel, guard) = links.consume.channel().await?;
+        let unfinished = Unfinished(Some(channel.clone()));
         let deliveries = tokio::time::timeout(SETUP, consume(&channel, spec)).await.map_err(|_| Error::Timeout)??;
+        unfinished.is_done();
         // A position is for stream queues only; the broker has refused it for all others.
         let stream = spec.start.is_some();
         Ok(Self {
@@ -201,6 +223,7 @@ impl Consumer {
 
     /// Stops deliveries, hands back everything unsettled, and closes the channel.
     pub async fn close(mut self) {
+        let unfinished = Unfinished(Some(self.channel.clone()));
         let closing = async {
             // What was never looked at tells a stream, too, before and after the broker has stopped.
             self.look_at_one();
@@ -213,7 +236,9 @@ impl Consumer {
             Ok::<(), Error>(self.channel.close(200, "done".into()).await?)
         };
         // A channel that is gone has given everything back already.
-        let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+        if tokio::time::timeout(Duration::from_secs(2), closing).await.is_ok() {
+            unfinished.is_done();
+        }
     }
 
     fn look_at_one(&mut self) {

@@ -159,12 +159,15 @@ async fn leaders_are_killed_under_load_and_nothing_confirmed_is_lost() {
     within("the consumer's end", load.consuming).await.unwrap();
     let mut received = std::mem::take(&mut *load.received.lock().unwrap());
     let mut rest = RawSubscription::open(&tenant.client, start("jobs")).await;
-    while !confirmed.is_subset(&received) {
-        if let Some(Event::Deliveries(frame)) = rest.event().await.unwrap() {
-            rest.ack(&ids(&frame.deliveries)).await;
-            received.extend(frame.deliveries.into_iter().map(|delivery| delivery.message.unwrap().body));
+    within("all that was confirmed", async {
+        while !confirmed.is_subset(&received) {
+            if let Some(Event::Deliveries(frame)) = rest.event().await.unwrap() {
+                rest.ack(&ids(&frame.deliveries)).await;
+                received.extend(frame.deliveries.into_iter().map(|delivery| delivery.message.unwrap().body));
+            }
         }
-    }
+    })
+    .await;
     eprintln!("measured: {} confirmed, {} others, none lost", confirmed.len(), load.ledger.lock().unwrap().other.len());
     own.stack.stop().await.unwrap();
 }

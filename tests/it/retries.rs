@@ -196,30 +196,6 @@ async fn work_handed_back_in_order_is_the_same_attempt_however_often() {
 }
 
 #[tokio::test]
-async fn a_message_whose_queue_is_gone_when_its_delay_is_over_is_a_dead_letter() {
-    let tenant = Tenant::fresh().await;
-    tenant.queue("passing").await;
-    tenant.publish(to_exchange("", "passing", "one")).await;
-    let mut consumer = RawSubscription::open(&tenant.client, start("passing")).await;
-    let held = consumer.one().await;
-    consumer.retry(&[held.delivery_id], Duration::from_secs(2)).await;
-    consumer.close().await;
-    let request = pb::DeleteQueueRequest { name: "passing".into(), ..Default::default() };
-    tenant.client.topology().delete_queue(request).await.unwrap();
-    let dead = tenant.dead_letter().await;
-    assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("passing", "queue_deleted", 1));
-    assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("", "passing"));
-    // It stays, until there is a queue to take it.
-    let done = tenant.redrive(these([&dead])).await;
-    assert_eq!((done.redriven, done.failed, done.remaining), (0, 1, 0));
-    assert!(done.failures[0].reason.starts_with("QUEUE_NOT_FOUND: "), "{done:?}");
-    tenant.queue("passing").await;
-    assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
-    assert_eq!(tenant.take("passing", 1).await, ["one"]);
-    assert_eq!(tenant.dead_letters().await, []);
-}
-
-#[tokio::test]
 async fn what_the_gateway_needs_for_a_delay_is_made_anew_when_it_is_missing() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
