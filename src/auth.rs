@@ -9,13 +9,14 @@ mod grants;
 mod http;
 mod issuer;
 mod secret;
+mod throttle;
 mod verifier;
 
 pub use self::http::{authenticate, authenticate_parts};
 pub use caller::Caller;
 pub use error::Error;
 pub use grants::Grants;
-pub use issuer::{IssuedToken, Issuer};
+pub use issuer::{IssuedToken, Issuer, RotatedKey};
 pub use secret::Secret;
 pub use verifier::Verifier;
 

@@ -36,3 +36,6 @@ pub use publisher::{Outgoing, Publisher, Settled, Verdict};
 pub use resender::{Code, Fate, Resender};
 pub use retry::{LONGEST_DELAY, RetryPolicy, SHORTEST_DELAY};
 pub use topology::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState, Topology};
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ mod error;
 mod exchange;
 mod grants;
 mod json;
+mod key;
 mod output;
 mod plan;
 mod publish;
@@ -77,6 +78,8 @@ enum Command {
     Client(client::Args),
     /// Look at plans
     Plan(plan::Args),
+    /// Rotate the keys that sign tokens
+    Key(key::Args),
     /// See who did what, and who was refused what
     Audit(audit::Args),
     /// Get a token, or see what the gateway makes of it
@@ -135,6 +138,7 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Tenant(args) => Box::pin(tenant::run(args, output)).await,
         Command::Client(args) => Box::pin(client::run(args, output)).await,
         Command::Plan(args) => Box::pin(plan::run(args, output)).await,
+        Command::Key(args) => Box::pin(key::run(args, output)).await,
         Command::Audit(args) => Box::pin(audit::run(args, output)).await,
         Command::Token(args) => Box::pin(token::run(args, output)).await,
         Command::Trace(args) => Box::pin(trace::run(args, output)).await,

@@ -31,7 +31,7 @@ use crate::{
     telemetry::{self, Certificate, Metrics, Traces},
     tenant::Tenants,
     transport::{
-        self, Listener, Services,
+        self, Listener, ServerIdentity, Services,
         ops::{self, OpsState, Readiness},
     },
 };
@@ -122,10 +122,10 @@ impl Gateway {
         let grpc = address(&grpc_listener, config.grpc.listen)?;
         let ops = address(&ops_listener, config.ops.listen)?;
         config.auth.issuer = real_issuer(&config, ops);
-        let tls = transport::server_config(&config.grpc.certificate, &config.grpc.key)?;
+        let identity = ServerIdentity::load(&config.grpc.certificate, &config.grpc.key)?;
+        let tls = identity.server_config();
 
         let metrics = Metrics::new(pb::method_paths());
-        certificates_end(&metrics, &config);
         let store = Store::open(&config.store.url, EncryptionKey::parse(&config.store.encryption_key)?).await?;
         let store = store.timed_by(Arc::clone(metrics.process().store()));
         let (audit, keeper) = Audit::new(store.clone(), &config.audit);
@@ -151,10 +151,11 @@ impl Gateway {
 
         let traces = Traces::start(&config.telemetry.traces)?;
         let readiness = Readiness::new();
-        let ops_tls = match (&config.ops.certificate, &config.ops.key) {
-            (Some(certificate), Some(key)) => Some(transport::server_config(certificate, key)?),
+        let ops_identity = match (&config.ops.certificate, &config.ops.key) {
+            (Some(certificate), Some(key)) => Some(ServerIdentity::load(certificate, key)?),
             _ => None,
         };
+        let ops_tls = ops_identity.as_ref().map(ServerIdentity::server_config);
 
         let stop = CancellationToken::new();
         // The ops side goes last: it is what says that the gateway drains.
@@ -174,8 +175,14 @@ impl Gateway {
             policies: policies.clone(),
             heartbeat_interval: config.limits.heartbeat_interval,
         };
-        let admin =
-            AdminService::new(store, Arc::clone(&tenants), Arc::clone(&provisioner), broker.clone(), audit.clone());
+        let admin = AdminService::new(
+            store,
+            Arc::clone(&tenants),
+            Arc::clone(&provisioner),
+            broker.clone(),
+            audit.clone(),
+            Arc::clone(&issuer),
+        );
         let reconciling = admin.clone().reconcile_periodically(config.broker.reconcile_interval, stop.clone());
         let services = Services {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
@@ -189,7 +196,10 @@ impl Gateway {
         };
         metrics.before_each_reading({
             let (issuer, tenants, traces) = (Arc::clone(&issuer), Arc::clone(&tenants), traces.clone());
+            let config = config.clone();
             move |metrics| {
+                // Files are renewed while the gateway runs.
+                certificates_end(metrics, &config);
                 let (running, waiting) = issuer.secret_checks();
                 metrics.process().secret_checks(running, waiting);
                 if let Some(end) = certificates.earliest_end() {
@@ -221,6 +231,9 @@ impl Gateway {
         let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
         // It ends after the last stream, which may still be refused something.
         let audit_task = tokio::spawn(keeper.run(closed.clone()));
+        tasks.extend(
+            [Some(identity), ops_identity].into_iter().flatten().map(|it| tokio::spawn(it.follow(stop.clone()))),
+        );
         tasks.push(tokio::spawn(reconciling));
         tasks.push(tokio::spawn(watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), stop.clone())));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));

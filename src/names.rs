@@ -84,3 +84,11 @@ fn length(text: &str, max: usize) -> Result<(), Error> {
         _ => Ok(()),
     }
 }
+
+/// How much property tests try: 20,000 cases, or as many as PROPTEST_CASES says.
+#[cfg(test)]
+pub(crate) fn cases() -> proptest::test_runner::Config {
+    let config = proptest::test_runner::Config::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { 20_000 };
+    proptest::test_runner::Config { cases, ..config }
+}

@@ -15,4 +15,4 @@ pub use grpc::{Services, serve};
 pub use listener::Listener;
 pub use probe::{ProbeError, probe};
 pub use serve_ops::serve_ops;
-pub use tls::{TlsError, server_config};
+pub use tls::{ServerIdentity, TlsError};

@@ -30,7 +30,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["store", "auth"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
-    ("governor", &["tenant"]),
+    ("governor", &["auth", "tenant"]),
     // The bench measures the gateway against direct clients, which must be lapin's own.
     ("lapin", &["broker", "bench"]),
     ("async_compat", &["broker"]),

@@ -38,6 +38,12 @@ pub enum Error {
         /// When the queue should be shorter.
         retry_after: Duration,
     },
+    /// Too many wrong secrets came from there, or for this client.
+    #[error("too many wrong secrets")]
+    Throttled {
+        /// When the next may come.
+        retry_after: Duration,
+    },
     /// The lifetime asked for is too short or too long.
     #[error("a lifetime of {asked:?} is not between one minute and {max:?}")]
     Lifetime {
@@ -93,7 +99,7 @@ impl Classify for Error {
                 Kind::Unauthenticated
             }
             Self::TenantSuspended => Kind::Denied,
-            Self::Busy { .. } => Kind::Exhausted,
+            Self::Busy { .. } | Self::Throttled { .. } => Kind::Exhausted,
             Self::Lifetime { .. } | Self::Pattern { .. } | Self::GrantsTooLarge { .. } => Kind::Invalid,
             Self::Store(error) => error.kind(),
             Self::Internal(_) => Kind::Internal,
@@ -108,6 +114,7 @@ impl Classify for Error {
             Self::ClientUnknownOrSecretWrong => "CLIENT_UNKNOWN_OR_SECRET_WRONG",
             Self::TenantSuspended => "TENANT_SUSPENDED",
             Self::Busy { .. } => "TOO_MANY_SECRET_CHECKS",
+            Self::Throttled { .. } => "TOO_MANY_WRONG_SECRETS",
             Self::Lifetime { .. } => "INVALID_LIFETIME",
             Self::Pattern { .. } => "INVALID_PATTERN",
             Self::GrantsTooLarge { .. } => "GRANTS_TOO_LARGE",
@@ -124,6 +131,9 @@ impl Classify for Error {
             Self::ClientUnknownOrSecretWrong => "the client id is not known, or the secret is wrong".into(),
             Self::TenantSuspended => "the tenant is suspended; ask the platform's administrator".into(),
             Self::Busy { .. } => "too many clients fetch a token at this moment; try again in a second".into(),
+            Self::Throttled { .. } => {
+                "too many wrong secrets came from this address or for this client; try again later".into()
+            }
             Self::Lifetime { max, .. } => {
                 format!("a token can live from 60 to {} seconds; leave it out for the longest", max.as_secs()).into()
             }
@@ -146,7 +156,7 @@ impl Classify for Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Busy { retry_after } => Some(*retry_after),
+            Self::Busy { retry_after } | Self::Throttled { retry_after } => Some(*retry_after),
             Self::Store(error) => error.retry_after(),
             _ => None,
         }

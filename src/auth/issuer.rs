@@ -2,6 +2,7 @@
 //! JWT, the public keys, and the verifier that believes them.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -18,6 +19,7 @@ use super::{
     Error, Grants, Secret, Verifier,
     claims::{ALGORITHM, Claims, TYPE},
     secret::{self, Checks},
+    throttle::Throttle,
 };
 use crate::{
     config::AuthConfig,
@@ -46,13 +48,25 @@ impl std::fmt::Debug for IssuedToken {
     }
 }
 
+/// A key that was made to sign in place of another.
+#[derive(Debug, Clone)]
+pub struct RotatedKey {
+    /// The new key's id.
+    pub kid: String,
+    /// Until when tokens of the one before are believed.
+    pub previous_until: SystemTime,
+}
+
 /// Our own issuer of tokens.
 pub struct Issuer {
     store: Store,
     config: AuthConfig,
     keys: ArcSwap<Keys>,
     verifier: Arc<Verifier>,
+    throttle: Throttle,
     checks: Checks,
+    /// For clients that were right before: strangers do not stand in their way.
+    checks_of_known: Checks,
 }
 
 /// The keys as of one reading of the store.
@@ -99,7 +113,9 @@ impl Issuer {
             }
         };
         Ok(Self {
+            throttle: Throttle::new(config),
             checks: Checks::new(config.secret_checks_at_once),
+            checks_of_known: Checks::new(1),
             keys: ArcSwap::from_pointee(keys),
             config: config.clone(),
             store,
@@ -122,48 +138,55 @@ impl Issuer {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn rotate_key(&self) -> Result<(), Error> {
+    pub async fn rotate_key(&self) -> Result<RotatedKey, Error> {
         // Another gateway may sign with the old key until it has seen the change.
         let overlap = self.config.token_lifetime + self.config.leeway + Duration::from_secs(60);
         let key = new_key()?;
-        self.store.rotate_signing_key(&key, SystemTime::now() + overlap).await?;
+        let previous_until = SystemTime::now() + overlap;
+        self.store.rotate_signing_key(&key, previous_until).await?;
         tracing::info!(kid = key.kid, "signing key rotated");
-        self.refresh().await
+        self.refresh().await?;
+        Ok(RotatedKey { kid: key.kid, previous_until })
     }
 
-    /// A token for a client that knows its secret, living for `lifetime` (default: as long as is allowed).
+    /// A token for a client that knows its secret and asks from this address, living for `lifetime` (default: as long as is allowed).
     ///
     /// # Errors
-    /// [`Error::ClientUnknownOrSecretWrong`], [`Error::TenantSuspended`], [`Error::Lifetime`], [`Error::Busy`], or when the
-    /// store does not answer.
+    /// [`Error::ClientUnknownOrSecretWrong`], [`Error::TenantSuspended`], [`Error::Lifetime`], [`Error::Busy`],
+    /// [`Error::Throttled`], or when the store does not answer.
     pub async fn issue(
         &self,
         client_id: &str,
         secret: &SecretString,
         lifetime: Option<Duration>,
+        address: Option<IpAddr>,
     ) -> Result<IssuedToken, Error> {
         let max = self.config.token_lifetime;
         let lifetime = lifetime.unwrap_or(max);
         if lifetime < SHORTEST_LIFETIME.min(max) || lifetime > max {
             return Err(Error::Lifetime { asked: lifetime, max });
         }
+        // An id that is none is looked up nowhere, but costs what a wrong secret costs.
+        let id = ClientId::parse(client_id).ok();
         // Before the store is asked: shedding must cost nothing.
-        let place = self.checks.place()?;
+        let attempt = self.throttle.attempt(id.clone(), address)?;
+        let place = if attempt.is_known() { self.checks_of_known.place()? } else { self.checks.place()? };
         // Before the client is read: a rotation that happens meanwhile is then after this token, and ends it.
         let now = unix(SystemTime::now());
-        // An id that is none is looked up nowhere, but costs what a wrong secret costs.
-        let client = match ClientId::parse(client_id) {
-            Ok(id) => self.store.client(&id).await?.filter(|client| !client.revoked),
-            Err(_) => None,
+        let client = match &id {
+            Some(id) => self.store.client(id).await?.filter(|client| !client.revoked),
+            None => None,
         };
-        let hash = client.as_ref().map(|client| client.secret_hash.clone());
+        // One hash is looked at, whichever it is: a client whose secret changes takes as long as any.
+        let hash = client.as_ref().map(|client| client.hash_for(&secret::tag(secret)).to_owned());
         let is_right = place.check(secret, hash).await?;
         let Some(client) = client.filter(|_| is_right) else {
+            attempt.failed();
             // The id as it was sent is anyone's text: only one that is valid is logged.
-            let client = ClientId::parse(client_id).ok();
-            tracing::info!(client = client.as_ref().map(ClientId::as_str), "token refused");
+            tracing::info!(client = id.as_ref().map(ClientId::as_str), "token refused");
             return Err(Error::ClientUnknownOrSecretWrong);
         };
+        attempt.succeeded();
         self.refuse_suspended(&client.id).await?;
         // Its secret was checked after `not_before` was set; a gateway whose clock is behind must not make a token that is
         // refused for ever.
@@ -173,7 +196,8 @@ impl Issuer {
 
     /// How many secrets are being checked, and how many wait to be.
     pub fn secret_checks(&self) -> (usize, usize) {
-        self.checks.load()
+        let ((running, waiting), (more, longer)) = (self.checks.load(), self.checks_of_known.load());
+        (running + more, waiting + longer)
     }
 
     /// The public keys, as `/.well-known/jwks.json` shows them.

@@ -173,17 +173,25 @@ fn a_forged_signature_or_header_is_refused_in_the_same_words() {
     assert!(forge.verifier.verify(&good).is_ok());
 }
 
+/// One for all cases: making keys is not what they try.
+fn shared() -> &'static Forge {
+    static SHARED: std::sync::OnceLock<Forge> = std::sync::OnceLock::new();
+    SHARED.get_or_init(Forge::new)
+}
+
 proptest! {
+    #![proptest_config(crate::names::cases())]
+
     #[test]
     fn no_text_panics_the_verifier(text in "\\PC{0,200}", parts in prop::collection::vec("[A-Za-z0-9_-]{0,40}", 0..5)) {
-        let forge = Forge::new();
+        let forge = shared();
         prop_assert!(forge.verifier.verify(&text).is_err());
         prop_assert!(forge.verifier.verify(&parts.join(".")).is_err());
     }
 
     #[test]
     fn no_signed_claims_panic_the_verifier(exp: u64, nbf: u64, ms: u64, sub in "\\PC{0,60}", tenant: Option<String>) {
-        let forge = Forge::new();
+        let forge = shared();
         let token = forge.token(|c| {
             (c["exp"], c["nbf"], c["wg_iat_ms"]) = (json!(exp), json!(nbf), json!(ms));
             (c["sub"], c["wg_tenant"]) = (json!(sub), json!(tenant));
@@ -246,7 +254,7 @@ async fn an_issued_token_verifies_and_wrong_secrets_revoked_clients_and_unknown_
     let store = store().await;
     let secret = client(&store, "acme.app").await;
     let issuer = Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer");
-    let issued = issuer.issue("acme.app", &secret, Some(Duration::from_secs(90))).await.expect("a token");
+    let issued = issuer.issue("acme.app", &secret, Some(Duration::from_secs(90)), None).await.expect("a token");
     let caller = issuer.verifier().verify(issued.token.expose_secret()).expect("a caller");
     assert_eq!((caller.client().as_str(), caller.expires()), ("acme.app", issued.expires));
     let row = store.client(caller.client()).await.expect("asked").expect("there");
@@ -255,10 +263,10 @@ async fn an_issued_token_verifies_and_wrong_secrets_revoked_clients_and_unknown_
     let mut refusals = Vec::new();
     for (id, secret) in [("acme.app", &Secret::generate().reveal().clone()), ("acme.else", &secret), ("../x", &secret)]
     {
-        refusals.push(Failure::from(issuer.issue(id, secret, None).await.expect_err("refused")));
+        refusals.push(Failure::from(issuer.issue(id, secret, None, None).await.expect_err("refused")));
     }
     store.revoke_client(caller.client()).await.expect("revoked");
-    refusals.push(issuer.issue("acme.app", &secret, None).await.expect_err("refused").into());
+    refusals.push(issuer.issue("acme.app", &secret, None, None).await.expect_err("refused").into());
     assert_eq!(refusals[0].reason, "CLIENT_UNKNOWN_OR_SECRET_WRONG");
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]));
 }
@@ -269,12 +277,13 @@ async fn a_suspended_tenant_gets_no_token_and_a_lifetime_has_bounds() {
     let secret = client(&store, "acme.app").await;
     let issuer = Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer");
     for seconds in [0, 59, 3601] {
-        let refused = issuer.issue("acme.app", &secret, Some(Duration::from_secs(seconds))).await.expect_err("refused");
+        let refused =
+            issuer.issue("acme.app", &secret, Some(Duration::from_secs(seconds)), None).await.expect_err("refused");
         assert_eq!(refused.field().as_deref(), Some("lifetime"));
     }
     let acme = TenantId::parse("acme").expect("an id");
     store.set_tenant_state(&acme, TenantState::Suspended).await.expect("suspended");
-    let refused = issuer.issue("acme.app", &secret, None).await.expect_err("refused");
+    let refused = issuer.issue("acme.app", &secret, None, None).await.expect_err("refused");
     assert_eq!((refused.kind(), refused.reason()), (crate::error::Kind::Denied, "TENANT_SUSPENDED"));
 }
 
@@ -286,7 +295,7 @@ async fn a_token_fetched_right_after_a_rotation_is_newer_than_it() {
     let (id, secret) = (ClientId::parse("acme.app").expect("an id"), Secret::generate());
     let hash = secret.hash().await.expect("hashed");
     let row = store.set_client_secret(&id, &hash).await.expect("asked").expect("there");
-    let issued = issuer.issue("acme.app", secret.reveal(), None).await.expect("a token");
+    let issued = issuer.issue("acme.app", secret.reveal(), None, None).await.expect("a token");
     let caller = issuer.verifier().verify(issued.token.expose_secret()).expect("a caller");
     assert!(caller.issued() >= row.not_before);
 }
@@ -297,9 +306,9 @@ async fn gateways_share_the_signing_key_and_a_rotation_refuses_no_token() {
     let secret = client(&store, "acme.app").await;
     let one = Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer");
     let two = Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer");
-    let old = one.issue("acme.app", &secret, None).await.expect("a token");
+    let old = one.issue("acme.app", &secret, None, None).await.expect("a token");
     one.rotate_key().await.expect("rotated");
-    let new = one.issue("acme.app", &secret, None).await.expect("a token");
+    let new = one.issue("acme.app", &secret, None, None).await.expect("a token");
     // The other gateway has not seen the change yet.
     for token in [&old, &new] {
         assert!(one.verifier().verify(token.token.expose_secret()).is_ok());
@@ -319,7 +328,7 @@ async fn the_first_administrator_is_made_once() {
     let (id, secret) = Issuer::bootstrap_admin(&store).await.expect("asked").expect("made");
     assert!(Issuer::bootstrap_admin(&store).await.expect("asked").is_none());
     let issuer = Issuer::start(store, &AuthConfig::for_test()).await.expect("an issuer");
-    let issued = issuer.issue(id.as_str(), &secret, None).await.expect("a token");
+    let issued = issuer.issue(id.as_str(), &secret, None, None).await.expect("a token");
     let caller = issuer.verifier().verify(issued.token.expose_secret()).expect("a caller");
     assert!(caller.tenant().is_none() && caller.grants().administers());
 }

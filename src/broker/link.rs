@@ -29,6 +29,8 @@ use super::{
 use crate::{names::TenantId, telemetry::BrokerPurpose};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// How long streams may go on using a connection that was replaced.
+const FAREWELL: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
@@ -140,6 +142,51 @@ impl Link {
         true
     }
 
+    /// As [`Self::renew`], when the certificate that the connection was opened with is two thirds through its life.
+    pub(super) async fn renew_if_due(&self) -> Result<(), Error> {
+        let is_due = matches!(&self.0.place().state, State::Live(live) if live.is_due());
+        if is_due { self.renew().await } else { Ok(()) }
+    }
+
+    /// Puts a new connection, with the certificate as it is now, in the place of the one that stands. The old one goes when
+    /// nobody uses it any more, and after [`FAREWELL`] whoever does: its users then go on with the new one, as after a loss.
+    ///
+    /// # Errors
+    /// When there is no new connection; the old one stays.
+    pub(super) async fn renew(&self) -> Result<(), Error> {
+        let standing = |place: &Place| match &place.state {
+            State::Live(live) if live.is_usable() => Some(Arc::clone(live)),
+            // The next one is new anyway.
+            _ => None,
+        };
+        let Some(old) = standing(&self.0.place()) else { return Ok(()) };
+        let new = Arc::new(self.0.connect().await?);
+        let is_replaced = {
+            let mut place = self.0.place();
+            let still = standing(&place).is_some_and(|live| Arc::ptr_eq(&live, &old));
+            let is_replaced = still && !self.0.closed.is_cancelled();
+            if is_replaced {
+                place.state = State::Live(Arc::clone(&new));
+                place.idle_since = None;
+            }
+            is_replaced
+        };
+        if !is_replaced {
+            new.close().await;
+            return Ok(());
+        }
+        let closed = self.0.closed.clone();
+        tokio::spawn(async move {
+            let end = Instant::now() + FAREWELL;
+            while old.is_used() && !old.is_lost() && Instant::now() < end && !closed.is_cancelled() {
+                tokio::time::sleep(FAREWELL / 20).await;
+            }
+            // A goodbye would look like the end of their queues to whoever still consumes; a loss is what they live through.
+            if old.is_used() { old.give_up() } else { old.close().await }
+        });
+        Ok(())
+    }
+
     /// Closes the connection, whoever uses it, and makes no other.
     pub(super) async fn close(&self) {
         self.0.closed.cancel();
@@ -210,7 +257,7 @@ impl Inner {
         for (index, endpoint) in self.shared.endpoints() {
             // Until the broker has said open-ok, or the attempt is over; `connect_timeout` counts from here.
             let _turn = self.shared.turn(index).await;
-            let Identity { tls } = self.shared.identity(&self.tenant)?;
+            let Identity { tls, renew_after } = self.shared.identity(&self.tenant)?;
             let target = Target {
                 endpoint,
                 vhost: &self.vhost,
@@ -225,7 +272,14 @@ impl Inner {
                 Ok((connection, socket)) => {
                     info!(tenant = %self.tenant, purpose = self.purpose.as_str(), "broker connection opened");
                     let metrics = Arc::clone(self.shared.metrics.broker(self.purpose.counted()));
-                    return Ok(Live::follow(connection, socket, self.tenant.clone(), self.purpose, metrics));
+                    return Ok(Live::follow(
+                        connection,
+                        socket,
+                        self.tenant.clone(),
+                        self.purpose,
+                        metrics,
+                        renew_after,
+                    ));
                 }
                 Err(error) => {
                     debug!(tenant = %self.tenant, ?error, "broker connection failed");

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::StreamExt as _;
@@ -28,6 +28,7 @@ pub(super) struct Live {
     blocked: watch::Receiver<bool>,
     channels: Arc<AtomicUsize>,
     metrics: Arc<BrokerMetrics>,
+    renew_after: SystemTime,
     /// We end it ourselves.
     closing: Arc<AtomicBool>,
 }
@@ -75,6 +76,7 @@ impl Live {
         tenant: TenantId,
         purpose: Purpose,
         metrics: Arc<BrokerMetrics>,
+        renew_after: SystemTime,
     ) -> Self {
         let lost = CancellationToken::new();
         let (set_blocked, blocked) = watch::channel(false);
@@ -119,7 +121,12 @@ impl Live {
                 losses.connection_lost();
             }
         });
-        Self { connection, lost, blocked, channels: Arc::default(), metrics, closing }
+        Self { connection, lost, blocked, channels: Arc::default(), metrics, renew_after, closing }
+    }
+
+    /// Whether the certificate that it was opened with should be replaced.
+    pub(super) fn is_due(&self) -> bool {
+        self.renew_after <= SystemTime::now()
     }
 
     /// Whether channels can be opened on it.
@@ -169,6 +176,12 @@ impl Live {
         }
     }
 
+    /// Ends it without a word: its users see a loss, and go on elsewhere.
+    pub(super) fn give_up(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.lost.cancel();
+    }
+
     /// Says goodbye, for 1 s at most, and ends it.
     pub(super) async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
@@ -184,7 +197,6 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         // Lost before, and counted so; or given up by us.
-        self.closing.store(true, Ordering::Relaxed);
-        self.lost.cancel();
+        self.give_up();
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{RootCertStore, pki_types::CertificateDer};
@@ -93,6 +93,20 @@ impl Broker {
         Topology::new(self.links(scope.tenant()))
     }
 
+    /// Makes a new certificate for a tenant and connects anew with it, before the connections with the old one go; when it
+    /// ends.
+    ///
+    /// # Errors
+    /// When there is no new connection; the old ones stay.
+    pub async fn renew_credentials(&self, tenant: &TenantId) -> Result<SystemTime, Error> {
+        let expires = self.shared.renew(tenant)?;
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner).get(tenant).map(Arc::clone);
+        if let Some(links) = links {
+            tokio::try_join!(links.publish.renew(), links.consume.renew())?;
+        }
+        Ok(expires)
+    }
+
     /// Closes a tenant's connections at once, after it was suspended or deleted.
     pub async fn close_tenant(&self, tenant: &TenantId) {
         let links = self.links.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
@@ -145,6 +159,9 @@ async fn sweep(
             links.iter().map(|(tenant, links)| (tenant.clone(), Arc::clone(links))).collect()
         };
         for (tenant, held) in all {
+            // One that cannot be had now is tried again with the next turn; the old one stays meanwhile.
+            let _ = held.publish.renew_if_due().await;
+            let _ = held.consume.renew_if_due().await;
             let publish = held.publish.close_if_idle(timeout).await;
             let consume = held.consume.close_if_idle(timeout).await;
             if publish && consume {

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustls::{ClientConfig, RootCertStore};
@@ -45,6 +45,8 @@ const DISTRUST: Duration = Duration::from_secs(30);
 /// What a connection shows for itself.
 pub(super) struct Identity {
     pub(super) tls: Arc<ClientConfig>,
+    /// When a connection that shows it should be replaced by one that shows the next.
+    pub(super) renew_after: SystemTime,
 }
 
 impl Shared {
@@ -72,7 +74,17 @@ impl Shared {
                 tracing::error!(%tenant, %error, "the tenant's certificate is not accepted by rustls");
                 Error::Unreachable(None)
             })?;
-        Ok(Identity { tls: Arc::new(tls) })
+        Ok(Identity { tls: Arc::new(tls), renew_after: leaf.renew_after() })
+    }
+
+    /// Makes a new certificate for a tenant, for the connections from now on; when it ends.
+    pub(super) fn renew(&self, tenant: &TenantId) -> Result<SystemTime, Error> {
+        self.certificates.forget(tenant);
+        let leaf = self.certificates.current(tenant).map_err(|error| {
+            tracing::error!(%tenant, %error, "no certificate for the tenant");
+            Error::Unreachable(None)
+        })?;
+        Ok(leaf.not_after())
     }
 
     pub(super) fn roots(&self) -> &Arc<RootCertStore> {

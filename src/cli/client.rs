@@ -17,7 +17,7 @@ Examples:
   warrengate client create acme.tool --all
   warrengate client list --tenant acme
   warrengate client update acme.worker --subscribe jobs.# --subscribe mail
-  warrengate client rotate-secret acme.worker
+  warrengate client rotate-secret acme.worker --overlap 1day
   warrengate client revoke acme.worker
 
 A pattern is words separated by dots; * is one word, # is any number of words.";
@@ -76,6 +76,9 @@ enum Action {
     RotateSecret {
         /// The client
         id: String,
+        /// The old one counts for so long beside the new one, like 1day; otherwise it ends now, with its tokens
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        overlap: Option<std::time::Duration>,
     },
 }
 
@@ -111,8 +114,9 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         Action::Revoke { id } => {
             show(output, admin.revoke_client(pb::RevokeClientRequest { client_id: id }).await?.into_inner().client)
         }
-        Action::RotateSecret { id } => {
-            let request = pb::RotateClientSecretRequest { client_id: id.clone() };
+        Action::RotateSecret { id, overlap } => {
+            let overlap = overlap.and_then(|overlap| overlap.try_into().ok());
+            let request = pb::RotateClientSecretRequest { client_id: id.clone(), overlap };
             let secret = admin.rotate_client_secret(request).await?.into_inner().client_secret;
             secret_note(output, &secret);
             output.result(

@@ -198,6 +198,8 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
         token_lifetime: source.duration("auth.token_lifetime", HOUR, MINUTE, 24 * HOUR),
         leeway: source.duration("auth.leeway", 10 * SECOND, Duration::ZERO, 30 * SECOND),
         warn_before_expiry: source.duration("auth.warn_before_expiry", MINUTE, SECOND, HOUR),
+        wrong_secrets_per_client: count(source, "auth.wrong_secrets_per_client", 60),
+        wrong_secrets_per_address: count(source, "auth.wrong_secrets_per_address", 600),
         secret_checks_at_once: whole(source.number("auth.secret_checks_at_once", 2, 1, 64)),
     }
 }
@@ -213,6 +215,10 @@ fn limits(source: &mut Source) -> LimitsConfig {
         heartbeat_interval: source.duration("limits.heartbeat_interval", 15 * SECOND, SECOND, HOUR),
         drain_deadline: source.duration("limits.drain_deadline", 20 * SECOND, Duration::ZERO, 10 * MINUTE),
     }
+}
+
+fn count(source: &mut Source, key: &'static str, default: u64) -> u32 {
+    u32::try_from(source.number(key, default, 1, 1_000_000)).unwrap_or(u32::MAX)
 }
 
 fn whole(value: u64) -> usize {

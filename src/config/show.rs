@@ -64,6 +64,8 @@ impl fmt::Display for Config {
         writeln!(f, "leeway = {}", text(&show(self.auth.leeway)))?;
         writeln!(f, "warn_before_expiry = {}", text(&show(self.auth.warn_before_expiry)))?;
         writeln!(f, "secret_checks_at_once = {}", self.auth.secret_checks_at_once)?;
+        writeln!(f, "wrong_secrets_per_client = {}", self.auth.wrong_secrets_per_client)?;
+        writeln!(f, "wrong_secrets_per_address = {}", self.auth.wrong_secrets_per_address)?;
         for issuer in &self.auth.issuers {
             write!(f, "{issuer}")?;
         }

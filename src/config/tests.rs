@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
 
 use super::*;
@@ -201,4 +202,24 @@ fn missing_files_are_all_named() {
     let error = config.check_files().expect_err("faults");
     assert_eq!(error.faults().len(), 6);
     assert!(error.to_string().contains("grpc.key = \"/nowhere/warrengate/gateway.key\" cannot be opened"));
+}
+
+proptest! {
+    #![proptest_config(crate::names::cases())]
+
+    #[test]
+    fn no_text_panics_the_reading(
+        file in "(\\[(auth|grpc|limits)\\]\n)?([a-z_]{1,12} = (\"\\PC{0,8}\"|-?[0-9]{1,20}|\\[\\])\n){0,3}|\\PC{0,80}",
+        issuers in "\\PC{0,40}|\\[\\{issuer = \"\\PC{0,10}\", tenant = \"[a-z]{0,3}\"\\}\\]",
+        number in "\\PC{0,10}|[0-9]{0,25}(KiB|MiB|GiB|ms|s|d)?",
+        endpoints in "[a-z:\\[\\],0-9.]{0,30}",
+    ) {
+        let env = [
+            ("WARRENGATE_AUTH__ISSUERS", issuers.as_str()),
+            ("WARRENGATE_LIMITS__MAX_MESSAGE_BYTES", &number),
+            ("WARRENGATE_AUTH__LEEWAY", &number),
+            ("WARRENGATE_BROKER__ENDPOINTS", &endpoints),
+        ];
+        let _ = Config::parse(Some(&file), environment(&env));
+    }
 }

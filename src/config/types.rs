@@ -148,6 +148,10 @@ pub struct AuthConfig {
     pub warn_before_expiry: Duration,
     /// How many secrets are checked at the same time (each needs 19 MiB and a core).
     pub secret_checks_at_once: usize,
+    /// Wrong secrets that are looked at in a minute for one client, half of them at once.
+    pub wrong_secrets_per_client: u32,
+    /// The same for one address (an IPv6 /64).
+    pub wrong_secrets_per_address: u32,
     /// Issuers whose tokens are believed beside our own.
     pub issuers: Vec<IssuerConfig>,
 }
@@ -171,6 +175,8 @@ impl AuthConfig {
             leeway: Duration::from_secs(10),
             warn_before_expiry: Duration::from_secs(60),
             secret_checks_at_once: 2,
+            wrong_secrets_per_client: 60,
+            wrong_secrets_per_address: 600,
             issuers: Vec::new(),
         }
     }

@@ -176,6 +176,15 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::names::cases())]
+
+        #[test]
+        fn no_texts_panic_the_matcher(pattern in "\\PC{0,40}|[a#*.]{0,40}", text in any::<String>()) {
+            if let Ok(pattern) = Pattern::parse(&pattern) {
+                pattern.matches(&text);
+            }
+        }
+
         #[test]
         fn matching_follows_its_definition(pattern in "([ab*#]\\.){0,5}[ab*#]", text in "(([ab]?\\.){0,6}[ab]?)") {
             let words: Vec<_> = if text.is_empty() { Vec::new() } else { text.split('.').collect() };

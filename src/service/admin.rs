@@ -16,6 +16,7 @@ mod fields;
 mod grants;
 mod plans;
 mod reconcile;
+mod rotation;
 mod tenants;
 mod usage;
 
@@ -30,8 +31,8 @@ use self::{
 };
 use crate::{
     audit::Audit,
+    auth::Issuer,
     broker::Broker,
-    error::Failure,
     pb::{self, admin_server::Admin},
     provision::Provisioner,
     store::Store,
@@ -52,8 +53,9 @@ impl AdminService {
         provisioner: Arc<Provisioner>,
         broker: Broker,
         audit: Audit,
+        issuer: Arc<Issuer>,
     ) -> Self {
-        Self { desk: Arc::new(Desk::new(store, tenants, provisioner, broker, audit)) }
+        Self { desk: Arc::new(Desk::new(store, tenants, provisioner, broker, audit, issuer)) }
     }
 }
 
@@ -65,10 +67,6 @@ impl AdminService {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-
-fn not_built<T>(message: &'static str) -> Answer<T> {
-    Err(Failure::unimplemented(message).into())
-}
 
 #[tonic::async_trait]
 impl Admin for AdminService {
@@ -204,9 +202,19 @@ impl Admin for AdminService {
 
     async fn rotate_broker_credentials(
         &self,
-        _request: Request<pb::RotateBrokerCredentialsRequest>,
+        request: Request<pb::RotateBrokerCredentialsRequest>,
     ) -> Answer<pb::RotateBrokerCredentialsResponse> {
-        not_built("rotating a broker certificate by hand is not built yet; the gateway renews them by itself")
+        let witness = Subject::tenant(&request.get_ref().tenant).seen_by(&request);
+        let rpc = Rpc::changes("RotateBrokerCredentials");
+        self.desk.act(rpc, witness, request, rotation::broker_credentials).await
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        request: Request<pb::RotateSigningKeyRequest>,
+    ) -> Answer<pb::RotateSigningKeyResponse> {
+        let witness = Subject::none().seen_by(&request);
+        self.desk.act(Rpc::changes("RotateSigningKey"), witness, request, rotation::signing_key).await
     }
 
     async fn list_audit_events(

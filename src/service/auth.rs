@@ -34,10 +34,11 @@ impl pb::auth_server::Auth for AuthService {
         request: Request<pb::IssueTokenRequest>,
     ) -> Result<Response<pb::IssueTokenResponse>, Status> {
         Witness::of_request(&request).about("", &request.get_ref().client_id);
+        let address = request.remote_addr().map(|address| address.ip());
         let request = request.into_inner();
         let lifetime = request.lifetime.map(lifetime).transpose()?;
         let secret = SecretString::from(request.client_secret);
-        let issued = self.issuer.issue(&request.client_id, &secret, lifetime).await.map_err(Failure::from)?;
+        let issued = self.issuer.issue(&request.client_id, &secret, lifetime, address).await.map_err(Failure::from)?;
         Ok(Response::new(pb::IssueTokenResponse {
             access_token: issued.token.expose_secret().to_owned(),
             token_type: "Bearer".to_owned(),

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use sqlx::{Any, Transaction};
 
-use super::{Error, Store, from_millis, now};
+use super::{Error, Store, from_millis, now, to_millis};
 use crate::{
     names::{ClientId, TenantId},
     telemetry::StoreOperation,
@@ -33,6 +33,10 @@ pub struct ClientRow {
     pub display_name: String,
     /// The secret's argon2id hash, in PHC form.
     pub secret_hash: String,
+    /// The tag of that secret; empty when nobody knows it.
+    pub secret_tag: String,
+    /// The hash of the secret before, and until when it counts beside the other.
+    pub previous: Option<(String, SystemTime)>,
     /// What it may do, as JSON.
     pub grants: String,
     /// Whether its secret and its tokens are refused for ever.
@@ -41,6 +45,16 @@ pub struct ClientRow {
     pub not_before: SystemTime,
     /// When it was made.
     pub created: SystemTime,
+}
+
+impl ClientRow {
+    /// The hash that a secret of this tag has to have: the previous secret's while it counts, and the present one's otherwise.
+    pub fn hash_for(&self, tag: &str) -> &str {
+        match &self.previous {
+            Some((hash, until)) if tag != self.secret_tag && SystemTime::now() < *until => hash,
+            _ => &self.secret_hash,
+        }
+    }
 }
 
 impl std::fmt::Debug for NewClient {
@@ -70,14 +84,17 @@ pub struct ClientGate {
     pub not_before: SystemTime,
 }
 
-type Raw = (String, String, String, String, i64, i64, i64);
+type Raw = (String, String, String, String, i64, i64, i64, String, String, i64);
 
 fn parse_id(id: &str) -> Result<ClientId, Error> {
     ClientId::parse(id).map_err(|_| Error::Corrupt { what: "client id" })
 }
 
-fn row((id, display_name, secret_hash, grants, revoked, not_before, created): Raw) -> Result<ClientRow, Error> {
+fn row(raw: Raw) -> Result<ClientRow, Error> {
+    let (id, display_name, secret_hash, grants, revoked, not_before, created, secret_tag, previous, until) = raw;
     Ok(ClientRow {
+        secret_tag,
+        previous: (!previous.is_empty()).then(|| (previous, from_millis(until))),
         id: parse_id(&id)?,
         display_name,
         secret_hash,
@@ -93,7 +110,8 @@ fn scope(tenant: Option<&TenantId>) -> String {
     tenant.map_or("", TenantId::as_str).to_owned()
 }
 
-const SELECT_ONE: &str = "SELECT id, display_name, secret_hash, grants, revoked, not_before, created FROM clients \
+const SELECT_ONE: &str = "SELECT id, display_name, secret_hash, grants, revoked, not_before, created, secret_tag, \
+                          previous_secret_hash, previous_until FROM clients \
                           WHERE COALESCE(tenant, '') = $1 AND id = $2";
 
 async fn one(tx: &mut Transaction<'static, Any>, id: &ClientId) -> Result<Option<ClientRow>, Error> {
@@ -208,7 +226,8 @@ impl Store {
     ) -> Result<Vec<ClientRow>, Error> {
         self.timed(StoreOperation::Read, async {
             let rows = sqlx::query_as(
-                "SELECT id, display_name, secret_hash, grants, revoked, not_before, created FROM clients \
+                "SELECT id, display_name, secret_hash, grants, revoked, not_before, created, secret_tag, \
+                 previous_secret_hash, previous_until FROM clients \
                  WHERE COALESCE(tenant, '') = $1 AND id > $2 ORDER BY id LIMIT $3",
             )
             .bind(scope(tenant))
@@ -272,6 +291,38 @@ impl Store {
         .await
     }
 
+    /// Puts a new secret beside a client's present one, which counts until then; one that was there before ends. Tokens stay.
+    /// Returns the client, or none when there is no such client.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn add_client_secret(
+        &self,
+        id: &ClientId,
+        secret_hash: &str,
+        tag: &str,
+        previous_until: SystemTime,
+    ) -> Result<Option<ClientRow>, Error> {
+        self.timed(StoreOperation::Change, async {
+        let mut tx = self.begin_change().await?;
+        sqlx::query(
+            "UPDATE clients SET previous_secret_hash = secret_hash, previous_until = $5, secret_hash = $3, secret_tag = $4 \
+             WHERE COALESCE(tenant, '') = $1 AND id = $2",
+        )
+        .bind(scope(id.tenant()))
+        .bind(id.as_str().to_owned())
+        .bind(secret_hash.to_owned())
+        .bind(tag.to_owned())
+        .bind(to_millis(previous_until))
+        .execute(&mut *tx)
+        .await?;
+        let stands = one(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(stands)
+        })
+        .await
+    }
+
     /// Replaces a client's secret and refuses the tokens that the old one fetched. A revoked client stays revoked.
     /// Returns the client, or none when there is no such client.
     ///
@@ -281,7 +332,8 @@ impl Store {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
             sqlx::query(
-                "UPDATE clients SET secret_hash = $3, not_before = $4 WHERE COALESCE(tenant, '') = $1 AND id = $2",
+                "UPDATE clients SET secret_hash = $3, secret_tag = '', previous_secret_hash = '', not_before = $4 \
+                 WHERE COALESCE(tenant, '') = $1 AND id = $2",
             )
             .bind(scope(id.tenant()))
             .bind(id.as_str().to_owned())

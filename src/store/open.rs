@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("migrations/0001_first.sql")),
     (2, "plans", include_str!("migrations/0002_plans.sql")),
     (3, "audit", include_str!("migrations/0003_audit.sql")),
+    (5, "secret overlap", include_str!("migrations/0005_secret_overlap.sql")),
 ];
 /// The same for what each database says in words of its own (triggers): SQLite's, PostgreSQL's.
 const MIGRATIONS_APART: &[(i64, &str, &str, &str)] = &[(

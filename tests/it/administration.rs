@@ -269,7 +269,7 @@ async fn a_clients_life() {
     let worker = world.client(&client_id, &secret).await;
     worker.topology().get_queue(get()).await.unwrap();
 
-    let rotate = pb::RotateClientSecretRequest { client_id: client_id.clone() };
+    let rotate = pb::RotateClientSecretRequest { client_id: client_id.clone(), overlap: None };
     let newer = admin.rotate_client_secret(rotate.clone()).await.unwrap().into_inner().client_secret.into();
     assert_eq!(web::token(&client_id, &secret).await.0.as_u16(), 401, "the old secret has ended");
     assert_eq!(web::token(&client_id, &newer).await.0.as_u16(), 200);
@@ -303,7 +303,7 @@ async fn a_tenants_administrator_manages_its_clients_within_its_own_grants() {
         assert_eq!(reason(&status.expect_err("more than its own")), "GRANTS_EXCEED_OWN");
     }
     // Taking over a client that may do more would be the same by another way.
-    let rotate = pb::RotateClientSecretRequest { client_id: tenant.client_id.clone() };
+    let rotate = pb::RotateClientSecretRequest { client_id: tenant.client_id.clone(), overlap: None };
     let status = boss.admin().rotate_client_secret(rotate).await.expect_err("more than its own");
     assert_eq!(reason(&status), "GRANTS_EXCEED_OWN");
     boss.admin().revoke_client(pb::RevokeClientRequest { client_id: made }).await.unwrap();

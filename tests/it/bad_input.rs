@@ -289,13 +289,3 @@ async fn settling_what_was_never_delivered_is_reported_and_harmless() {
     tenant.publish_to("jobs", "one").await;
     assert_eq!(stream.delivery().await.message.unwrap().body, "one");
 }
-
-#[tokio::test]
-async fn what_is_not_built_yet_says_so() {
-    let tenant = Tenant::fresh().await;
-    let admin = crate::harness::World::get().admin().await;
-    let rotate = pb::RotateBrokerCredentialsRequest { tenant: tenant.id.clone() };
-    let status = admin.admin().rotate_broker_credentials(rotate).await.expect_err("not built");
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unimplemented, "NOT_BUILT_YET"), "{status:?}");
-    assert!(status.message().contains("not built yet"), "{status:?}");
-}

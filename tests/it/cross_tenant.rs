@@ -184,7 +184,7 @@ async fn a_tenants_administrator_cannot_touch_another_tenant_nor_learn_whether_i
                 .map(drop),
             admin.update_client(pb::UpdateClientRequest { client, update_mask, validate_only: false }).await.map(drop),
             admin.revoke_client(pb::RevokeClientRequest { client_id: client_id.clone() }).await.map(drop),
-            admin.rotate_client_secret(pb::RotateClientSecretRequest { client_id }).await.map(drop),
+            admin.rotate_client_secret(pb::RotateClientSecretRequest { client_id, overlap: None }).await.map(drop),
         ];
         for refused in refusals {
             let status = refused.expect_err("another tenant's");

@@ -7,7 +7,9 @@
 
 mod harness;
 
+mod abuse;
 mod administration;
+mod attacks;
 mod audit;
 mod bad_input;
 mod bench;
@@ -35,6 +37,7 @@ mod recovery;
 mod replay;
 mod restart;
 mod retries;
+mod rotations;
 mod round_trip;
 mod routing;
 mod settling;

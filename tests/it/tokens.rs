@@ -13,25 +13,25 @@ use warrengate::{
 use crate::harness::{Tenant, World, raw::reason, to_queue, wait::until, web};
 
 /// The gateway's own signing key, as its store keeps it.
-struct Signer {
-    kid: String,
-    key: EncodingKey,
-    public: Vec<u8>,
+pub struct Signer {
+    pub kid: String,
+    pub key: EncodingKey,
+    pub public: Vec<u8>,
 }
 
 impl Signer {
-    async fn of_the_gateway() -> Self {
+    pub async fn of_the_gateway() -> Self {
         let config = &World::get().stack.config().store;
         let store = Store::open(&config.url, EncryptionKey::parse(&config.encryption_key).unwrap()).await.unwrap();
         let row = store.signing_keys().await.unwrap().remove(0);
         Self { kid: row.kid.clone(), key: EncodingKey::from_ed_der(&row.private), public: row.public.clone() }
     }
 
-    fn header(&self) -> Header {
+    pub fn header(&self) -> Header {
         Header { typ: Some("at+jwt".into()), kid: Some(self.kid.clone()), ..Header::new(Algorithm::EdDSA) }
     }
 
-    fn sign(&self, claims: &Value) -> String {
+    pub fn sign(&self, claims: &Value) -> String {
         jsonwebtoken::encode(&self.header(), claims, &self.key).unwrap()
     }
 }
@@ -41,7 +41,7 @@ fn now() -> u64 {
 }
 
 /// The claims of a good token of this tenant's client.
-async fn claims(tenant: &Tenant) -> Value {
+pub async fn claims(tenant: &Tenant) -> Value {
     let token = tenant.client.token().await.unwrap().unwrap();
     let text = secrecy::ExposeSecret::expose_secret(token.secret()).to_owned();
     web::claims_of(&text)
@@ -180,7 +180,7 @@ async fn suspended_revoked_withdrawn_and_deleted_are_refused_before_the_broker()
     }
     admin.suspend_tenant(pb::SuspendTenantRequest { tenant: suspended.id.clone() }).await.unwrap();
     admin.revoke_client(pb::RevokeClientRequest { client_id: revoked.client_id.clone() }).await.unwrap();
-    let rotate = pb::RotateClientSecretRequest { client_id: withdrawn.client_id.clone() };
+    let rotate = pb::RotateClientSecretRequest { client_id: withdrawn.client_id.clone(), overlap: None };
     admin.rotate_client_secret(rotate).await.unwrap();
     admin.delete_tenant(pb::DeleteTenantRequest { tenant: deleted.id.clone() }).await.unwrap();
 

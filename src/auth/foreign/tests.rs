@@ -241,6 +241,8 @@ fn the_tenant_comes_from_where_the_configuration_says() {
 }
 
 proptest! {
+    #![proptest_config(crate::names::cases())]
+
     #[test]
     fn no_bytes_panic_the_reading_of_keys(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = only(&issuers(config(acme()))).take(&bytes);

@@ -27,7 +27,7 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Er
     let store = Store::open(&config.store.url, key).await.map_err(|error| failed(&error))?;
     let issuer = Issuer::start(store, &config.auth).await.map_err(|error| failed(&error))?;
     let (id, secret) = rig.administrator();
-    let token = issuer.issue(id, secret, None).await.map_err(|error| failed(&error))?;
+    let token = issuer.issue(id, secret, None, None).await.map_err(|error| failed(&error))?;
     let token = token.token.expose_secret().to_owned();
     let verifier = issuer.verifier();
     let (rounds, duration) = (plan.rounds, plan.duration.min(Duration::from_secs(2)));

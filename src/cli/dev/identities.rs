@@ -75,7 +75,7 @@ impl Identities {
             Ok(made) => made.into_inner().client_secret,
             // Its secret is lost: it gets another.
             Err(status) if status.code() == tonic::Code::AlreadyExists => {
-                let request = pb::RotateClientSecretRequest { client_id: client_id.clone() };
+                let request = pb::RotateClientSecretRequest { client_id: client_id.clone(), overlap: None };
                 admin.admin().rotate_client_secret(request).await?.into_inner().client_secret
             }
             Err(status) => return Err(status.into()),

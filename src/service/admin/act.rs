@@ -10,7 +10,7 @@ use tracing::Instrument as _;
 use super::Error;
 use crate::{
     audit::{Audit, Witness},
-    auth::Caller,
+    auth::{Caller, Issuer},
     broker::Broker,
     error::{Classify as _, Failure, Kind},
     provision::Provisioner,
@@ -26,6 +26,7 @@ pub(super) struct Desk {
     pub(super) provisioner: Arc<Provisioner>,
     pub(super) broker: Broker,
     pub(super) audit: Audit,
+    pub(super) issuer: Arc<Issuer>,
     /// A tenant's making, changing and deleting wait for each other.
     pub(super) locks: TenantLocks,
 }
@@ -97,8 +98,9 @@ impl Desk {
         provisioner: Arc<Provisioner>,
         broker: Broker,
         audit: Audit,
+        issuer: Arc<Issuer>,
     ) -> Self {
-        Self { store, tenants, provisioner, broker, audit, locks: TenantLocks::default() }
+        Self { store, tenants, provisioner, broker, audit, issuer, locks: TenantLocks::default() }
     }
 
     /// Admits the caller, does the work, keeps what came of it.

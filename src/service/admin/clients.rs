@@ -1,7 +1,10 @@
 //! Clients: made, changed, revoked, given a new secret. A client id names its tenant, and whoever is not of that tenant is
 //! refused whether there is such a client or not. A secret leaves here once, in the answer, and its hash stays.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use secrecy::ExposeSecret as _;
 
@@ -19,6 +22,9 @@ use crate::{
     store::{self, ClientRow, NewClient},
     tenant::Administrator,
 };
+
+/// Two secrets of a client may count for so long.
+const LONGEST_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) async fn create(
     desk: Arc<Desk>,
@@ -135,13 +141,26 @@ pub(super) async fn rotate_secret(
     may_manage(&who, id.tenant())?;
     let row = in_use(desk.store.client(&id).await?)?;
     grants::check(&who, &Grants::from_json(&row.grants)?)?;
-    let secret = Secret::generate();
-    let row = desk.store.set_client_secret(&id, &secret.hash().await?).await?;
+    let overlap = overlap(request.overlap)?;
+    let (secret, previous_until) = (Secret::generate(), SystemTime::now() + overlap);
+    let hash = secret.hash().await?;
+    let row = match overlap.is_zero() {
+        true => desk.store.set_client_secret(&id, &hash).await?,
+        false => desk.store.add_client_secret(&id, &hash, &secret.tag(), previous_until).await?,
+    };
     desk.spread().await;
     let row = in_use(row)?;
     // It may have been given more in between; then nobody learns this secret.
     grants::check(&who, &Grants::from_json(&row.grants)?)?;
-    Ok(pb::RotateClientSecretResponse { client_secret: revealed(&secret) })
+    let previous_expires = if overlap.is_zero() { None } else { timestamp(previous_until) };
+    Ok(pb::RotateClientSecretResponse { client_secret: revealed(&secret), previous_expires })
+}
+
+/// How long two secrets count; not at all by default.
+fn overlap(asked: Option<prost_types::Duration>) -> Result<Duration, Error> {
+    let overlap: Result<Duration, _> = asked.unwrap_or_default().try_into();
+    let wrong = || invalid("overlap", "must be from 0 (the old secret ends at once) to 30 days");
+    overlap.ok().filter(|overlap| *overlap <= LONGEST_OVERLAP).ok_or_else(wrong)
 }
 
 /// What a request wants a client to be, defaults filled in.

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     audit::{Keeper, Witness},
     auth::{Caller, Grants},
-    config::{AuditConfig, BrokerConfig, Endpoint, ManagementConfig},
+    config::{AuditConfig, AuthConfig, BrokerConfig, Endpoint, ManagementConfig},
     names::{ClientId, PlanName, TenantId},
     pki::{Authority, TenantCertificates},
     store::{AuditFilter, EncryptionKey, NewAudit, NewClient, NewTenant},
@@ -72,7 +72,8 @@ impl House {
         let broker = Broker::new(broker, certificates, authority, Arc::clone(metrics.process())).expect("a broker");
         let (audit, keeper) = Audit::new(store.clone(), &AuditConfig::for_test());
         let (tenants, provisioner) = (Arc::new(tenants), Arc::new(provisioner));
-        let service = AdminService::new(store.clone(), tenants, provisioner, broker, audit.clone());
+        let issuer = Arc::new(Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer"));
+        let service = AdminService::new(store.clone(), tenants, provisioner, broker, audit.clone(), issuer);
         Self { _dir: dir, store, service, audit, keeper: Mutex::new(Some(keeper)) }
     }
 
@@ -184,7 +185,7 @@ async fn a_tenants_administrator_gives_no_more_than_it_has_and_takes_over_nobody
     assert!(made.expect("made").into_inner().client_secret.starts_with("wgs_"));
     let more = house.service.create_client(with("acme.boss", own.clone(), create("acme.spy", &["#"]))).await;
     assert_eq!(refusal(more), exceeds);
-    let rotate = |id: &str| pb::RotateClientSecretRequest { client_id: id.into() };
+    let rotate = |id: &str| pb::RotateClientSecretRequest { client_id: id.into(), overlap: None };
     let stronger = house.service.rotate_client_secret(with("acme.boss", own.clone(), rotate("acme.app"))).await;
     assert_eq!(refusal(stronger), exceeds);
     assert!(house.service.rotate_client_secret(with("acme.boss", own.clone(), rotate("acme.reader"))).await.is_ok());

@@ -1,6 +1,8 @@
 //! `POST /oauth2/token`: the client credentials grant of RFC 6749 section 4.4. A form and perhaps HTTP Basic credentials
 //! enter; a token leaves, or an error in the words of section 5.2. Neither may be cached; both say which trace they belong to.
 
+use std::net::IpAddr;
+
 use axum::{
     Extension, Form, Json,
     extract::{ConnectInfo, State, rejection::FormRejection},
@@ -86,11 +88,12 @@ pub(super) async fn token(
     headers: HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
-    let peer = peer.map(|Extension(ConnectInfo(Peer(address)))| address.to_string()).unwrap_or_default();
-    let witness = Witness::new(state.audit.clone(), "POST /oauth2/token", peer);
+    let peer = peer.map(|Extension(ConnectInfo(Peer(address)))| address);
+    let shown = peer.map(|peer| peer.to_string()).unwrap_or_default();
+    let witness = Witness::new(state.audit.clone(), "POST /oauth2/token", shown);
     let trace_id = TraceContext::trace_id_of(&headers);
     witness.traced(trace_id.as_str());
-    let mut response = match answer(&state, &witness, &headers, form).await {
+    let mut response = match answer(&state, &witness, peer.map(|peer| peer.ip()), &headers, form).await {
         Ok(body) => body.into_response(),
         Err(refusal) => {
             witness.ended(refusal.kind, refusal.reason);
@@ -108,6 +111,7 @@ pub(super) async fn token(
 async fn answer(
     state: &OpsState,
     witness: &Witness,
+    address: Option<IpAddr>,
     headers: &HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Result<Json<serde_json::Value>, Refusal> {
@@ -121,7 +125,7 @@ async fn answer(
     }
     let (id, secret) = credentials(headers, &mut form)?;
     witness.about("", &id);
-    let issued = state.issuer.issue(&id, &secret, None).await?;
+    let issued = state.issuer.issue(&id, &secret, None, address).await?;
     Ok(Json(json!({
         "access_token": issued.token.expose_secret(),
         "token_type": "Bearer",

@@ -35,6 +35,15 @@ async fn channel_to(endpoint: &str) -> Channel {
     Endpoint::from_shared(endpoint.to_owned()).unwrap().tls_config(tls).unwrap().connect().await.unwrap()
 }
 
+/// A connection to a gateway from another of this machine's addresses, without any token.
+pub async fn channel_from(endpoint: &str, address: std::net::IpAddr) -> Channel {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(tonic::transport::Certificate::from_pem(World::get().ca()))
+        .domain_name("127.0.0.1");
+    let endpoint = Endpoint::from_shared(endpoint.to_owned()).unwrap().tls_config(tls).unwrap();
+    endpoint.local_address(Some(address)).connect().await.unwrap()
+}
+
 /// HTTP that trusts the gateway's CA.
 pub fn http() -> reqwest::Client {
     let ca = Certificate::from_pem(World::get().ca().as_bytes()).unwrap();

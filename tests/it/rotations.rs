@@ -1,0 +1,229 @@
+//! Every secret changes while messages flow: none is lost, and no stream ends.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use reqwest::Method;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use warrengate::{
+    client::{Client, Credentials},
+    pb::{self, Outcome, subscribe_response::Event},
+};
+
+use crate::harness::{
+    Tenant, World,
+    broker::Management,
+    raw::{RawPublish, RawSubscribe},
+    to_queue,
+    wait::{until, within},
+    web,
+};
+
+/// Does something while one stream publishes and another consumes, both open from before until after it; every message that
+/// was confirmed has arrived at the end.
+async fn under_load(client: &Client, queue: &str, work: impl Future<Output = ()>) {
+    let (confirmed, mut seen) = watch::channel(0_u64);
+    let (stop, stopped) = watch::channel(false);
+    let mut publisher = RawPublish::open(client).await.unwrap();
+    let mut subscriber = RawSubscribe::started(client, queue).await;
+    let publishing = tokio::spawn({
+        let queue = queue.to_owned();
+        async move {
+            let mut number = 0;
+            while !*stopped.borrow() {
+                let result = publisher.publish(to_queue(&queue, number.to_string())).await.expect("the stream goes on");
+                match result.outcome() {
+                    Outcome::Confirmed => number += 1,
+                    // May or may not be there: sent again.
+                    Outcome::Unknown => {}
+                    other => panic!("{other:?}: {}", result.reason),
+                }
+                confirmed.send_replace(number);
+            }
+            number
+        }
+    });
+    let (total, told) = watch::channel(u64::MAX);
+    let consuming = tokio::spawn(async move {
+        let mut bodies = HashSet::new();
+        let mut interruptions = 0;
+        loop {
+            if bodies.len() as u64 >= *told.borrow() {
+                return (bodies, interruptions);
+            }
+            match subscriber.event().await.expect("the stream goes on") {
+                Some(Event::Deliveries(frame)) => {
+                    let ids = frame.deliveries.iter().map(|delivery| delivery.delivery_id).collect();
+                    bodies.extend(frame.deliveries.into_iter().map(|delivery| delivery.message.unwrap().body));
+                    subscriber.ack(ids, 0).await;
+                }
+                Some(Event::Interrupted(_)) => interruptions += 1,
+                Some(_) => {}
+                None => panic!("the stream ended"),
+            }
+        }
+    });
+    let more = async |seen: &mut watch::Receiver<u64>| {
+        let wanted = *seen.borrow() + 50;
+        within("fifty more messages", seen.wait_for(|confirmed| *confirmed >= wanted)).await.unwrap();
+    };
+    more(&mut seen).await;
+    work.await;
+    more(&mut seen).await;
+    stop.send_replace(true);
+    let published = within("the publisher's end", publishing).await.unwrap();
+    total.send_replace(published);
+    // One more, so that the consumer looks at the total.
+    let last = client.publish_batch(vec![to_queue(queue, published.to_string())]).await.unwrap();
+    assert_eq!(last[0].outcome(), Outcome::Confirmed);
+    let (bodies, interruptions) = within("all messages", consuming).await.unwrap();
+    let lost: Vec<_> = (0..published).filter(|number| !bodies.contains(number.to_string().as_bytes())).collect();
+    assert!(lost.is_empty(), "lost: {lost:?}");
+    eprintln!("{published} messages, none lost, no stream closed, interrupted {interruptions} times");
+}
+
+#[tokio::test]
+async fn a_clients_secret_changes_with_an_overlap() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("load").await;
+    let admin = World::get().admin().await;
+    let rotate = async |seconds| {
+        let overlap = Some(prost_types::Duration { seconds, nanos: 0 });
+        let request = pb::RotateClientSecretRequest { client_id: tenant.client_id.clone(), overlap };
+        let answer = admin.admin().rotate_client_secret(request).await.unwrap().into_inner();
+        assert!(answer.previous_expires.is_some());
+        SecretString::from(answer.client_secret)
+    };
+    let status = async |secret: &SecretString| web::token(&tenant.client_id, secret).await.0.as_u16();
+    under_load(&tenant.client, "load", async {
+        let newer = rotate(3600).await;
+        assert_eq!((status(&tenant.secret).await, status(&newer).await), (200, 200));
+        assert_eq!(status(&"wgs_wrong".into()).await, 401);
+        // Two count, never three; and the second of them only for its time.
+        let newest = rotate(2).await;
+        assert_eq!((status(&tenant.secret).await, status(&newest).await), (401, 200));
+        until("the overlap is over", async || (status(&newer).await == 401).then_some(())).await;
+        assert_eq!(status(&newest).await, 200);
+    })
+    .await;
+    for (seconds, nanos) in [(-1, 0), (31 * 24 * 3600, 0)] {
+        let overlap = Some(prost_types::Duration { seconds, nanos });
+        let request = pb::RotateClientSecretRequest { client_id: tenant.client_id.clone(), overlap };
+        let refused = admin.admin().rotate_client_secret(request).await.expect_err("no overlap");
+        assert_eq!(crate::harness::raw::field(&refused), "overlap");
+    }
+}
+
+#[tokio::test]
+async fn the_signing_key_changes_and_tokens_of_both_keys_count() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("load").await;
+    let world = World::get();
+    let admin = world.admin().await;
+    let old = web::access_token(&tenant.client_id, &tenant.secret).await;
+    under_load(&tenant.client, "load", async {
+        let rotated = admin.admin().rotate_signing_key(pb::RotateSigningKeyRequest {}).await.unwrap().into_inner();
+        let key_id = async || {
+            let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+            jsonwebtoken::decode_header(&token).unwrap().kid.unwrap()
+        };
+        // Everybody knows it before anybody signs with it.
+        let jwks = web::ops_json("/.well-known/jwks.json").await;
+        assert!(jwks["keys"].as_array().unwrap().iter().any(|key| key["kid"] == rotated.key_id.as_str()), "{jwks}");
+        until("the new key signs", async || {
+            let kid = key_id().await;
+            // Another test's rotation may have come after ours.
+            (kid != jsonwebtoken::decode_header(&old).unwrap().kid.unwrap()).then_some(())
+        })
+        .await;
+        let with_old = world.client_at(&world.stack.endpoint(), Credentials::Token(old.clone().into())).await;
+        with_old.auth().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
+    })
+    .await;
+    let refused = tenant.client.admin().rotate_signing_key(pb::RotateSigningKeyRequest {}).await;
+    assert_eq!(refused.expect_err("a tenant's client").code(), tonic::Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_tenants_broker_certificate_changes_by_new_connections_first() {
+    let tenant = Tenant::fresh().await;
+    let world = World::get();
+    let at_first = async |id: &str, secret: &SecretString| {
+        let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
+        world.client_at(&world.stack.endpoint(), credentials).await
+    };
+    let (admin, client) =
+        (at_first("admin", world.admin_secret()).await, at_first(&tenant.client_id, &tenant.secret).await);
+    tenant.queue("load").await;
+    let management = Management::new();
+    let connections = async || {
+        let (_, list) =
+            management.ask(Method::GET, &format!("vhosts/wg.{}/connections", tenant.id), None).await.unwrap();
+        let names = list.as_array().cloned().unwrap_or_default();
+        names.iter().filter_map(|it| it["name"].as_str().map(str::to_owned)).collect::<HashSet<_>>()
+    };
+    under_load(&client, "load", async {
+        let before = until("the connections", async || Some(connections().await).filter(|all| all.len() >= 2)).await;
+        let request = pb::RotateBrokerCredentialsRequest { tenant: tenant.id.clone() };
+        let answer = admin.admin().rotate_broker_credentials(request).await.unwrap().into_inner();
+        assert!(answer.expires.is_some());
+        until("new connections in place of the old ones", async || {
+            let now = connections().await;
+            let (old, new) = (now.intersection(&before).count(), now.difference(&before).count());
+            (new >= 2 && (old == 0 || before.len() > 2 && old < before.len() - 1)).then_some(())
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_gateways_certificate_is_read_again_when_its_files_change() {
+    let world = World::get();
+    let tenant = Tenant::fresh().await;
+    tenant.queue("load").await;
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("gateway.pem"), folder.path().join("gateway.key"));
+    let authority = world.stack.certs().gateway_authority().unwrap();
+    let make = || authority.server("gateway", &["127.0.0.1".to_owned()], Duration::from_secs(3600)).unwrap();
+    make().save(&certificate, &key).unwrap();
+    let gateway = web::gateway(|config| {
+        config.grpc.certificate = certificate.clone();
+        config.grpc.key = key.clone();
+    })
+    .await;
+    let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
+    let client = world.client_at(&gateway.endpoint(), credentials).await;
+    let address = gateway.running.grpc_address();
+    under_load(&client, "load", async {
+        let before = shown(address).await;
+        // A certificate without its key changes nothing.
+        std::fs::write(&certificate, make().certificate_pem()).unwrap();
+        let next = make();
+        next.save(&certificate, &key).unwrap();
+        let now = until("the new certificate", async || {
+            let now = shown(address).await;
+            (now != before).then_some(now)
+        })
+        .await;
+        assert_eq!(now, next.chain_der()[0]);
+    })
+    .await;
+    gateway.running.shutdown().await;
+}
+
+/// The certificate that a handshake shows.
+async fn shown(address: std::net::SocketAddr) -> CertificateDer<'static> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(World::get().ca().as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let name = ServerName::from(address.ip());
+    let tls = within("a handshake", TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap();
+    tls.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
