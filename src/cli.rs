@@ -6,9 +6,11 @@ mod audit;
 mod bench;
 mod binding;
 mod certs;
+mod chat;
 mod client;
 mod connection;
 mod dead_letter;
+mod demo;
 mod dev;
 mod dev_env;
 mod doctor;
@@ -98,6 +100,10 @@ enum Command {
     Exchange(exchange::Args),
     /// Make and manage bindings
     Binding(binding::Args),
+    /// Talk with others of the tenant in a room
+    Chat(chat::Args),
+    /// See what a broker is good for: small plays on real queues
+    Demo(demo::Args),
     /// Measure what the gateway costs on this machine, against direct clients of the same broker
     Bench(bench::Args),
     /// A client process of bench; it takes its orders from standard input
@@ -148,6 +154,8 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::DeadLetter(args) => Box::pin(dead_letter::run(args, output)).await,
         Command::Exchange(args) => Box::pin(exchange::run(args, output)).await,
         Command::Binding(args) => Box::pin(binding::run(args, output)).await,
+        Command::Chat(args) => Box::pin(chat::run(args, output)).await,
+        Command::Demo(args) => Box::pin(demo::run(args, output)).await,
         Command::Bench(args) => Box::pin(bench::run(args, output)).await,
         Command::BenchWorker(args) => Box::pin(bench::worker(args)).await,
     }

@@ -1,0 +1,56 @@
+//! Who is here. Signs of life enter, changes leave. Invariant: whoever was silent for too long is not here.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+/// Those who are here, by their session: the same name twice is two people.
+#[derive(Debug, Default)]
+pub(super) struct Roster(BTreeMap<String, (String, Instant)>);
+
+impl Roster {
+    /// A sign of life, good until then. Whether this one was not here before.
+    pub(super) fn here(&mut self, session: String, name: String, until: Instant) -> bool {
+        self.0.insert(session, (name, until)).is_none()
+    }
+
+    /// Somebody left: who, if they were here.
+    pub(super) fn left(&mut self, session: &str) -> Option<String> {
+        self.0.remove(session).map(|(name, _)| name)
+    }
+
+    /// Takes out those whose last sign of life is too old.
+    pub(super) fn silent(&mut self, now: Instant) -> Vec<String> {
+        let gone = self.0.extract_if(.., |_, (_, until)| *until <= now);
+        gone.map(|(_, (name, _))| name).collect()
+    }
+
+    /// The names, in order.
+    pub(super) fn names(&self, now: Instant) -> Vec<&str> {
+        let here = self.0.values().filter(|(_, until)| *until > now);
+        let mut names: Vec<_> = here.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn those_who_leave_or_fall_silent_are_not_here() {
+        let (mut roster, now) = (Roster::default(), Instant::now());
+        let later = now + Duration::from_secs(45);
+        assert!(roster.here("1".into(), "ben".into(), now + Duration::from_secs(5)));
+        assert!(roster.here("2".into(), "ann".into(), later));
+        assert!(!roster.here("2".into(), "ann".into(), later));
+        assert!(roster.here("3".into(), "ann".into(), later), "another of the same name");
+        assert_eq!(roster.names(now), ["ann", "ann", "ben"]);
+        assert_eq!(roster.silent(now + Duration::from_secs(10)), ["ben"]);
+        assert_eq!((roster.left("2").as_deref(), roster.left("2")), (Some("ann"), None));
+        assert_eq!(roster.names(now), ["ann"]);
+    }
+}

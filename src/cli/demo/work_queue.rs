@@ -1,0 +1,81 @@
+//! A work queue: workers of unequal speed take from one queue, each job goes to one of them, and the quick get more because
+//! each takes a new job only when it has settled the last. Jobs enter, a tally leaves.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::Error,
+    Noticed,
+    stage::{Stage, check, text},
+};
+use crate::client::Subscription;
+
+const JOBS: usize = 40;
+const WORKERS: [(&str, Duration); 3] =
+    [("quick", Duration::from_millis(80)), ("usual", Duration::from_millis(240)), ("slow", Duration::from_millis(800))];
+
+pub(super) async fn play(stage: &Stage<'_>) -> Result<Noticed, Error> {
+    stage.queue("jobs").await?;
+    stage.publish((1..=JOBS).map(|n| stage.to_queue("jobs", format!("job {n}"))).collect()).await?;
+    stage.say(&format!("{JOBS} jobs are confirmed: they wait in the queue, and no worker runs yet."))?;
+    stage.say("Three workers start. Each asks for one job at a time (a window of 1):\n")?;
+
+    let (report, mut reports) = mpsc::channel(JOBS);
+    let stop = CancellationToken::new();
+    let mut workers = JoinSet::new();
+    for (worker, (_, pace)) in WORKERS.into_iter().enumerate() {
+        let subscription = stage.subscribe_with("jobs", |options| options.max_outstanding_messages(1)).await?;
+        workers.spawn(work(worker, pace, subscription, report.clone(), stop.clone()));
+    }
+    drop(report);
+    let (mut done, mut all) = ([0_usize; WORKERS.len()], Vec::new());
+    while all.len() < JOBS {
+        let Some((worker, job)) = reports.recv().await else { break };
+        if all.len() < 6 {
+            stage.say(&format!("  {:5} worker did {job}", WORKERS[worker].0))?;
+        }
+        done[worker] += 1;
+        all.push(job);
+    }
+    stop.cancel();
+    while let Some(ended) = workers.join_next().await {
+        ended.map_err(anyhow::Error::from)??;
+    }
+    stage.say("  ...\n")?;
+    for ((name, pace), done) in WORKERS.iter().zip(done) {
+        stage.say(&format!("  {name:5} ({:3} ms a job)  {:2}  {}", pace.as_millis(), done, "#".repeat(done)))?;
+    }
+    let total = all.len();
+    all.sort_unstable();
+    all.dedup();
+    check(total == JOBS && all.len() == JOBS, || format!("{} of {JOBS} jobs were done, {total} times", all.len()))?;
+    check(done[0] > done[2] && done[2] > 0, || format!("the quick worker did not do more: {done:?}"))?;
+    Ok(vec![
+        format!("Every one of the {JOBS} jobs was done, and no two workers got the same one."),
+        "Nobody shared out the work: a worker that is done asks for more, so the quick one did most of it.".to_owned(),
+        "Acknowledge when the work is done, not before: what a worker holds when it dies goes to another.".to_owned(),
+    ])
+}
+
+async fn work(
+    worker: usize,
+    pace: Duration,
+    mut subscription: Subscription,
+    report: mpsc::Sender<(usize, String)>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    while let Some(delivery) = tokio::select! {
+        delivery = subscription.next() => delivery?,
+        () = stop.cancelled() => None,
+    } {
+        tokio::time::sleep(pace).await;
+        subscription.ack(&delivery)?;
+        if report.send((worker, text(&delivery))).await.is_err() {
+            break;
+        }
+    }
+    Ok(subscription.close().await?)
+}

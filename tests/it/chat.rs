@@ -1,0 +1,127 @@
+//! Chat, as people have it: processes with a standard input and output, on one gateway or on two, of one tenant or of two.
+
+use std::process::Stdio;
+
+use tokio::{
+    io::{AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout},
+};
+
+use crate::harness::{
+    Tenant,
+    command::{lines, warrengate},
+    wait::within,
+    web,
+};
+
+/// Somebody at a terminal.
+struct Person {
+    process: Child,
+    keyboard: ChildStdin,
+    screen: Lines<BufReader<ChildStdout>>,
+}
+
+impl Person {
+    fn enter(tenant: &Tenant, name: &str, endpoint: Option<&str>) -> Self {
+        let mut command = warrengate(&tenant.client_id, &tenant.secret);
+        command.args(["chat", "lobby", "--as", name]).stdin(Stdio::piped()).stderr(Stdio::inherit());
+        if let Some(endpoint) = endpoint {
+            command.env("WARRENGATE_ENDPOINT", endpoint);
+        }
+        let mut process = command.spawn().unwrap();
+        let (keyboard, screen) = (process.stdin.take().unwrap(), lines(&mut process));
+        Self { process, keyboard, screen }
+    }
+
+    async fn types(&mut self, line: &str) {
+        self.keyboard.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    /// The next line on the screen is this; of what was said, without the clock.
+    async fn sees(&mut self, expected: &str) {
+        let line = within(expected, self.screen.next_line()).await.unwrap().expect("the chat goes on");
+        let clock = line.as_bytes().get(2) == Some(&b':');
+        assert_eq!(if clock { &line[6..] } else { &line }, expected);
+    }
+
+    async fn leaves(self) {
+        let Self { mut process, keyboard, .. } = self;
+        drop(keyboard);
+        assert!(within("the chat to end", process.wait()).await.unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn two_people_see_each_other_come_speak_and_go_and_a_third_reads_what_was_said() {
+    let tenant = Tenant::fresh().await;
+    let mut ann = Person::enter(&tenant, "ann", None);
+    ann.sees("-- here: ann").await;
+    let mut ben = Person::enter(&tenant, "ben", None);
+    ben.sees("-- here: ann, ben").await;
+    ann.sees("-- ben came").await;
+    ann.types("hello ben").await;
+    ben.sees("ann: hello ben").await;
+    ben.types("hello \u{1b}[31mann").await;
+    ann.sees("ben: hello \u{1b}[31mann").await;
+    ben.leaves().await;
+    ann.sees("-- ben left").await;
+    let mut carla = Person::enter(&tenant, "carla", None);
+    // What was said and who is here come by two streams, in no order between them.
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let line = within("a line", carla.screen.next_line()).await.unwrap().expect("the chat goes on");
+        seen.push(line.split_once(' ').unwrap().1.to_owned());
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, ["ann: hello ben", "ben: hello \u{1b}[31mann", "here: ann, carla"]);
+    ann.sees("-- carla came").await;
+    ann.types("/who").await;
+    ann.sees("-- here: ann, carla").await;
+    ann.leaves().await;
+    carla.sees("-- ann left").await;
+    carla.leaves().await;
+}
+
+#[tokio::test]
+async fn two_gateways_are_one_room() {
+    let tenant = Tenant::fresh().await;
+    let other = web::gateway(|_| {}).await;
+    let mut ann = Person::enter(&tenant, "ann", None);
+    ann.sees("-- here: ann").await;
+    let mut ben = Person::enter(&tenant, "ben", Some(&other.endpoint()));
+    ben.sees("-- here: ann, ben").await;
+    ann.sees("-- ben came").await;
+    ben.types("from the other door").await;
+    ann.sees("ben: from the other door").await;
+    ann.types("heard").await;
+    ben.sees("ann: heard").await;
+    ben.leaves().await;
+    ann.leaves().await;
+    other.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_tenants_rooms_of_the_same_name_never_meet() {
+    let (acme, globex) = (Tenant::fresh().await, Tenant::fresh().await);
+    let mut ann = Person::enter(&acme, "ann", None);
+    ann.sees("-- here: ann").await;
+    ann.types("is anybody there?").await;
+    let mut eve = Person::enter(&globex, "eve", None);
+    eve.sees("-- here: eve").await;
+    eve.types("nobody here").await;
+    let mut finn = Person::enter(&globex, "finn", None);
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let line = within("a line", finn.screen.next_line()).await.unwrap().expect("the chat goes on");
+        seen.push(line.split_once(' ').unwrap().1.to_owned());
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, ["eve: nobody here", "here: eve, finn"]);
+    eve.sees("-- finn came").await;
+    // Had anything crossed the wall, it would be the next line.
+    ann.types("/who").await;
+    ann.sees("-- here: ann").await;
+    for person in [ann, eve, finn] {
+        person.leaves().await;
+    }
+}

@@ -1,0 +1,113 @@
+//! Every block of commands in README.md and docs/guides/ is run as it stands, in the order of its page, by a shell in a folder
+//! that has what `warrengate dev` leaves there. What cannot be run here is named with its reason.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use secrecy::ExposeSecret as _;
+
+use crate::{
+    harness::{Tenant, World, wait::within_minutes},
+    python,
+};
+
+/// Lines that are left out, and why.
+const NOT_RUN: &[(&str, &str)] = &[
+    ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; what it runs is tests/it/development.rs"),
+    ("./scripts/test ", "runs the test that is running"),
+    ("examples/go/run.sh", "needs Go and its modules; ./scripts/clients runs it"),
+    ("examples/typescript/run.sh", "needs Node and its registry; ./scripts/clients runs it"),
+    ("alias warrengate=target/debug/warrengate", "the test has the binary in its PATH, wherever it was built"),
+    ("WARRENGATE_GRPC__CORS_ORIGINS=http://127.0.0.1:8000 ./scripts/up", "as ./scripts/up"),
+    ("(cd examples/browser && npm ci && npm run build)", "needs Node and its registry; ./scripts/browser does it"),
+    ("python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000", "runs until Ctrl-C; as above"),
+];
+
+/// Commands that are shown because they fail.
+const REFUSED: &[&str] = &["warrengate subscribe orders --count 1 --as globex"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn pages() -> Vec<PathBuf> {
+    let guides = fs::read_dir(root().join("docs/guides")).unwrap().map(|entry| entry.unwrap().path());
+    guides.filter(|path| path.extension().is_some_and(|e| e == "md")).chain([root().join("README.md")]).collect()
+}
+
+/// The page's commands as one script, and how many lines it has.
+fn script(page: &Path) -> (String, usize) {
+    let text = fs::read_to_string(page).unwrap();
+    let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let (mut script, mut lines) = (String::from("set -euo pipefail\n"), 0);
+    for line in blocks.flat_map(str::lines) {
+        if line.trim().is_empty() || NOT_RUN.iter().any(|(start, _)| line.starts_with(start)) {
+            continue;
+        }
+        lines += 1;
+        match REFUSED.contains(&line.trim()) {
+            true => script.push_str(&format!("if {line}; then exit 1; fi\n")),
+            false => script.push_str(&format!("{line}\n")),
+        }
+    }
+    (script, lines)
+}
+
+/// A folder as `warrengate dev` leaves it, with two tenants that nobody else has.
+async fn folder() -> tempfile::TempDir {
+    let world = World::get();
+    let folder = tempfile::Builder::new().prefix("page").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut settings = format!(
+        "WARRENGATE_ENDPOINT={}\nWARRENGATE_CA={}\n",
+        world.stack.endpoint(),
+        world.stack.gateway_ca().display()
+    );
+    for name in ["ACME", "GLOBEX"] {
+        let tenant = Tenant::fresh().await;
+        let secret = tenant.secret.expose_secret();
+        settings.push_str(&format!("WARRENGATE_{name}_CLIENT_ID={}\n", tenant.client_id));
+        settings.push_str(&format!("WARRENGATE_{name}_CLIENT_SECRET={secret}\n"));
+    }
+    fs::create_dir(folder.path().join(".warrengate")).unwrap();
+    fs::write(folder.path().join(".warrengate/dev.env"), settings).unwrap();
+    std::os::unix::fs::symlink(root().join("examples"), folder.path().join("examples")).unwrap();
+    folder
+}
+
+async fn run(page: PathBuf) -> Result<usize, String> {
+    let (script, lines) = script(&page);
+    let folder = folder().await;
+    let binaries = Path::new(env!("CARGO_BIN_EXE_warrengate")).parent().unwrap();
+    let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
+    let mut shell = tokio::process::Command::new("bash");
+    shell.arg("-c").arg(&script).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
+    shell.env("PATH", path).env("HOME", folder.path()).env("VENV", python::environment());
+    for name in ["ENDPOINT", "CA", "CLIENT_ID", "CLIENT_SECRET", "TOKEN"] {
+        shell.env_remove(format!("WARRENGATE_{name}"));
+    }
+    let turn = match script.contains("examples/python") {
+        true => Some(python::TURN.lock().await),
+        false => None,
+    };
+    let output = within_minutes("a page's commands", 10, shell.output()).await.unwrap();
+    drop(turn);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    match output.status.success() {
+        true => Ok(lines),
+        false => Err(format!("{}: {}\n{script}\n{out}\n{err}", page.display(), output.status)),
+    }
+}
+
+#[tokio::test]
+async fn every_command_of_the_readme_and_the_guides_does_what_it_says() {
+    let pages = pages();
+    assert!(pages.len() > 10, "{pages:?}");
+    let ran: Vec<usize> =
+        stream::iter(pages).map(run).buffer_unordered(3).try_collect().await.unwrap_or_else(|e| panic!("{e}"));
+    let all: usize = ran.iter().sum();
+    assert!(all > 50, "only {all} lines of commands were run");
+}
