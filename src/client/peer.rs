@@ -186,6 +186,16 @@ impl messaging_server::Messaging for Script {
         self.subscribes.send(side).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(stream))
     }
+
+    type ReceiveStream = ReceiverStream<Result<pb::ReceiveResponse, Status>>;
+
+    async fn receive(&self, _: Request<pb::ReceiveRequest>) -> Result<Response<Self::ReceiveStream>, Status> {
+        Err(Status::unavailable("the client streams upwards"))
+    }
+
+    async fn settle(&self, _: Request<pb::SettleRequest>) -> Result<Response<pb::SettleResponse>, Status> {
+        Err(Status::unavailable("the client streams upwards"))
+    }
 }
 
 #[tonic::async_trait]

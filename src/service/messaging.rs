@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{incoming, outgoing};
@@ -10,12 +11,15 @@ use crate::{
     audit::Witness,
     auth::Caller,
     broker::Broker,
+    error::Failure,
     pb::{
-        PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse, SubscribeRequest,
-        SubscribeResponse, messaging_server::Messaging,
+        PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse, ReceiveRequest, ReceiveResponse,
+        SettleRequest, SettleResponse, SubscribeRequest, SubscribeResponse, messaging_server::Messaging,
+        settle_request, subscribe_request::Frame,
     },
     stream::{
         publish,
+        receive::Receives,
         session::{Session, SessionContext},
         subscribe::{self, SubscribeContext},
     },
@@ -30,17 +34,18 @@ pub struct MessagingService {
     broker: Broker,
     session: SessionContext,
     subscribe: SubscribeContext,
+    receives: Receives,
 }
 
 impl MessagingService {
     /// The data plane of one gateway.
     pub fn new(tenants: Arc<Tenants>, session: SessionContext, subscribe: SubscribeContext) -> Self {
-        Self { tenants, broker: subscribe.broker.clone(), session, subscribe }
+        Self { tenants, broker: subscribe.broker.clone(), session, subscribe, receives: Receives::default() }
     }
 
     fn open<T>(&self, request: &Request<T>, action: Action, kind: StreamKind) -> Result<Session, Status> {
-        let caller = Caller::from_request(request).map_err(crate::error::Failure::from)?;
-        let scope = self.tenants.admit(caller, action).map_err(crate::error::Failure::from)?;
+        let caller = Caller::from_request(request).map_err(Failure::from)?;
+        let scope = self.tenants.admit(caller, action).map_err(Failure::from)?;
         let (call, witness) = (request.extensions().get(), Witness::of_request(request));
         Ok(Session::open(&self.session, scope, kind, call, witness)?)
     }
@@ -81,5 +86,43 @@ impl Messaging for MessagingService {
         let session = self.open(&request, Action::Subscribe, StreamKind::Subscribe)?;
         let responses = subscribe::run(self.subscribe.clone(), session, incoming(request.into_inner()));
         Ok(Response::new(Box::pin(outgoing(responses))))
+    }
+
+    type ReceiveStream = Responses<ReceiveResponse>;
+
+    async fn receive(&self, request: Request<ReceiveRequest>) -> Result<Response<Self::ReceiveStream>, Status> {
+        let session = self.open(&request, Action::Subscribe, StreamKind::Subscribe)?;
+        let start = SubscribeRequest { frame: request.into_inner().start.map(Frame::Start) };
+        let (place, frames) = self.receives.open(session.scope().caller().client(), start);
+        let responses = subscribe::run(self.subscribe.clone(), session, ReceiverStream::new(frames));
+        let mut receive_id = place.id();
+        let named = outgoing(responses).map(move |response| {
+            // The place lives as long as the answer does.
+            let _ = &place;
+            response.map(|response| ReceiveResponse {
+                receive_id: std::mem::take(&mut receive_id),
+                response: Some(response),
+            })
+        });
+        Ok(Response::new(Box::pin(named)))
+    }
+
+    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+        let caller = Caller::from_request(&request).map_err(Failure::from)?.clone();
+        self.tenants.admit(&caller, Action::Subscribe).map_err(Failure::from)?;
+        let SettleRequest { receive_id, frame } = request.into_inner();
+        let frame = match frame {
+            Some(settle_request::Frame::Ack(ack)) => Frame::Ack(ack),
+            Some(settle_request::Frame::Nack(nack)) => Frame::Nack(nack),
+            Some(settle_request::Frame::ExtendLease(extend)) => Frame::ExtendLease(extend),
+            Some(settle_request::Frame::Reauthenticate(newer)) => Frame::Reauthenticate(newer),
+            Some(settle_request::Frame::Close(_)) => {
+                self.receives.close(caller.client(), &receive_id)?;
+                return Ok(Response::new(SettleResponse {}));
+            }
+            None => return Err(Failure::invalid("frame", "is required").into()),
+        };
+        self.receives.hand(caller.client(), &receive_id, SubscribeRequest { frame: Some(frame) }).await?;
+        Ok(Response::new(SettleResponse {}))
     }
 }

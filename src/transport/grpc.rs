@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use tonic::{Request, Status, service::InterceptorLayer, transport::Server};
 use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::{listener::Accepted, trace::TraceLayer, witness::WitnessLayer};
 use crate::{
@@ -161,7 +161,14 @@ fn cors(origins: &[String]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([http::Method::POST])
-        .allow_headers(Any)
+        // By name: a page may not send `authorization` when all is allowed by an asterisk.
+        .allow_headers(
+            ["authorization", "content-type", "x-grpc-web", "x-user-agent", "grpc-timeout", "connect-protocol-version"]
+                .into_iter()
+                .chain(["traceparent", "tracestate"])
+                .map(HeaderName::from_static)
+                .collect::<Vec<_>>(),
+        )
         .expose_headers(
             ["grpc-status", "grpc-message", "grpc-status-details-bin", "x-trace-id"].map(HeaderName::from_static),
         )

@@ -43,15 +43,6 @@ async fn reflection_is_on_by_default_and_lists_the_services() {
     }
 }
 
-/// A gRPC frame: not compressed, length, message.
-fn framed(message: &impl prost::Message) -> Vec<u8> {
-    let body = message.encode_to_vec();
-    let mut frame = vec![0];
-    frame.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
-    frame.extend(body);
-    frame
-}
-
 /// The frames of a gRPC-Web answer: its messages, and its trailers as text.
 fn unframed(mut answer: &[u8]) -> (Vec<&[u8]>, String) {
     let (mut messages, mut trailers) = (Vec::new(), String::new());
@@ -72,7 +63,7 @@ async fn grpc_web_publishes_over_http_1() {
     tenant.queue("jobs").await;
     let token = tenant.client.token().await.unwrap().unwrap();
     let url = format!("{}/warrengate.v1.Messaging/PublishBatch", World::get().stack.endpoint());
-    let body = framed(&pb::PublishBatchRequest { publications: vec![to_queue("jobs", "from a browser")] });
+    let body = web::framed(&pb::PublishBatchRequest { publications: vec![to_queue("jobs", "from a browser")] });
     let post = |authorization: Option<String>| {
         let mut request = web::http()
             .post(&url)

@@ -35,6 +35,7 @@ mod neighbours;
 mod overflow;
 mod properties;
 mod python;
+mod receive;
 mod reconcile;
 mod recovery;
 mod replay;

@@ -44,6 +44,15 @@ pub async fn channel_from(endpoint: &str, address: std::net::IpAddr) -> Channel 
     endpoint.local_address(Some(address)).connect().await.unwrap()
 }
 
+/// A gRPC frame: not compressed, length, message.
+pub fn framed(message: &impl prost::Message) -> Vec<u8> {
+    let body = message.encode_to_vec();
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+    frame.extend(body);
+    frame
+}
+
 /// HTTP that trusts the gateway's CA.
 pub fn http() -> reqwest::Client {
     let ca = Certificate::from_pem(World::get().ca().as_bytes()).unwrap();

@@ -1,0 +1,166 @@
+//! Receiving without a stream upwards, for those who have none (a browser). A `start` frame enters with the call, further
+//! frames by calls of their own that name the stream by an id; what [`super::subscribe`] reads is one sequence of both.
+//! Invariants: an id cannot be guessed, is good for the client that opened the stream and for nobody else, and is gone
+//! with the stream; there are no more of them than open streams, which the plan bounds.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::FRAMES_AHEAD;
+use crate::{
+    error::{Failure, Kind},
+    names::ClientId,
+    pb::SubscribeRequest,
+};
+
+/// How long a settlement waits for a stream that reads none: its client leaves reports unread, or its broker is away.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Frame = Result<SubscribeRequest, Failure>;
+type Streams = HashMap<Uuid, Open>;
+
+struct Open {
+    client: ClientId,
+    frames: mpsc::Sender<Frame>,
+}
+
+/// The streams of one gateway that are settled by calls. Cloning is cheap.
+#[derive(Clone, Default)]
+pub struct Receives(Arc<Mutex<Streams>>);
+
+/// One stream's place among them; dropping it gives the place up and ends the stream's frames.
+pub struct Place {
+    id: Uuid,
+    receives: Receives,
+}
+
+impl Receives {
+    /// A place for a stream of this client's, and the frames that it is to read; `start` is the first.
+    pub fn open(&self, client: &ClientId, start: SubscribeRequest) -> (Place, mpsc::Receiver<Frame>) {
+        let (frames, incoming) = mpsc::channel(FRAMES_AHEAD);
+        // The channel is new and has room.
+        let _ = frames.try_send(Ok(start));
+        // 122 bits of the operating system's randomness.
+        let id = Uuid::new_v4();
+        self.streams().insert(id, Open { client: client.clone(), frames });
+        (Place { id, receives: self.clone() }, incoming)
+    }
+
+    /// Hands a frame to the stream of this id. It is read in its turn, after the frames of calls that were answered before.
+    ///
+    /// # Errors
+    /// `RECEIVE_NOT_FOUND` when this gateway has no such stream of this client's; `RECEIVE_BUSY` when the stream reads nothing.
+    pub async fn hand(&self, client: &ClientId, id: &str, frame: SubscribeRequest) -> Result<(), Failure> {
+        let frames = self.find(client, id)?.1;
+        match frames.send_timeout(Ok(frame), PATIENCE).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(unknown()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Failure::new(
+                Kind::Unavailable,
+                "RECEIVE_BUSY",
+                "the stream takes no settlements at this moment: read what it sends, then settle again",
+            )),
+        }
+    }
+
+    /// Ends the stream of this id in order, after what was handed to it.
+    ///
+    /// # Errors
+    /// As [`Self::hand`].
+    pub fn close(&self, client: &ClientId, id: &str) -> Result<(), Failure> {
+        let (id, _frames) = self.find(client, id)?;
+        self.streams().remove(&id);
+        Ok(())
+    }
+
+    fn find(&self, client: &ClientId, id: &str) -> Result<(Uuid, mpsc::Sender<Frame>), Failure> {
+        let id = Uuid::try_parse(id).map_err(|_| unknown())?;
+        // Another client's is answered like none.
+        let streams = self.streams();
+        let open = streams.get(&id).filter(|open| open.client == *client).ok_or_else(unknown)?;
+        Ok((id, open.frames.clone()))
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// What the client names the stream by.
+    pub fn id(&self) -> String {
+        self.id.simple().to_string()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.receives.streams().remove(&self.id);
+    }
+}
+
+fn unknown() -> Failure {
+    Failure::new(
+        Kind::NotFound,
+        "RECEIVE_NOT_FOUND",
+        "this gateway has no such stream of this client's: it has ended, or another gateway has it. What was not settled \
+         comes again: receive anew",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_is_settled_by_its_own_client_until_it_ends() {
+        let receives = Receives::default();
+        let (ann, ben): (ClientId, ClientId) =
+            (ClientId::parse("acme.ann").expect("an id"), ClientId::parse("acme.ben").expect("an id"));
+        let (place, mut frames) = receives.open(&ann, SubscribeRequest::default());
+        let id = place.id();
+        assert!(frames.recv().await.is_some(), "start");
+        receives.hand(&ann, &id, SubscribeRequest::default()).await.expect("its own");
+        assert!(frames.recv().await.is_some(), "the settlement");
+        for (client, id) in [(&ben, id.as_str()), (&ann, "nonsense"), (&ann, &Uuid::new_v4().simple().to_string())] {
+            let failure = receives.hand(client, id, SubscribeRequest::default()).await.expect_err("refused");
+            assert_eq!((failure.kind, failure.reason), (Kind::NotFound, "RECEIVE_NOT_FOUND"));
+        }
+        receives.close(&ben, &id).expect_err("not its own");
+        receives.close(&ann, &id).expect("its own");
+        assert!(frames.recv().await.is_none(), "an orderly end");
+        receives.hand(&ann, &id, SubscribeRequest::default()).await.expect_err("it has ended");
+        drop(place);
+    }
+
+    #[tokio::test]
+    async fn a_place_is_given_up_with_its_stream() {
+        let receives = Receives::default();
+        let ann: ClientId = ClientId::parse("acme.ann").expect("an id");
+        let (place, frames) = receives.open(&ann, SubscribeRequest::default());
+        let id = place.id();
+        drop(frames);
+        let failure = receives.hand(&ann, &id, SubscribeRequest::default()).await.expect_err("the stream has ended");
+        assert_eq!(failure.reason, "RECEIVE_NOT_FOUND");
+        drop(place);
+        assert!(receives.streams().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_reads_nothing_is_not_waited_for_for_ever() {
+        let receives = Receives::default();
+        let ann: ClientId = ClientId::parse("acme.ann").expect("an id");
+        let (place, _frames) = receives.open(&ann, SubscribeRequest::default());
+        let mut last = Ok(());
+        for _ in 0..FRAMES_AHEAD {
+            last = receives.hand(&ann, &place.id(), SubscribeRequest::default()).await;
+        }
+        assert_eq!(last.expect_err("no room").reason, "RECEIVE_BUSY");
+    }
+}

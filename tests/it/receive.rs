@@ -1,0 +1,282 @@
+//! `Receive` and `Settle`: subscribing for those who cannot stream upwards, with what `Subscribe` promises.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use secrecy::ExposeSecret as _;
+use tonic::{Code, Status, Streaming};
+use warrengate::{
+    client::Client,
+    pb::{
+        self, NackAction, ReceiveResponse, SettleRequest, SubscribeStart, settle_request::Frame,
+        subscribe_response::Event,
+    },
+};
+
+use crate::harness::{
+    Tenant, World,
+    consumer::{bodies, ids, start},
+    raw::reason,
+    tenant::all_grants,
+    wait::{until, within},
+    web,
+};
+
+/// A stream of `Receive` that stands.
+struct Receiving {
+    client: Client,
+    id: String,
+    frames: Streaming<ReceiveResponse>,
+}
+
+impl Receiving {
+    async fn open(client: &Client, queue: &str) -> Self {
+        Self::try_open(client, start(queue)).await.unwrap()
+    }
+
+    async fn try_open(client: &Client, start: SubscribeStart) -> Result<Self, Status> {
+        let request = pb::ReceiveRequest { start: Some(start) };
+        let mut frames = client.raw_messaging().receive(request).await?.into_inner();
+        let first = within("the first frame", frames.message()).await?.expect("a frame");
+        assert!(matches!(first.response.unwrap().event, Some(Event::Started(_))));
+        Ok(Self { client: client.clone(), id: first.receive_id, frames })
+    }
+
+    /// The next event that is no heartbeat; none at an orderly end.
+    async fn event(&mut self) -> Result<Option<Event>, Status> {
+        loop {
+            let Some(frame) = within("a frame", self.frames.message()).await? else { return Ok(None) };
+            assert_eq!(frame.receive_id, "", "said once");
+            match frame.response.unwrap().event {
+                Some(Event::Heartbeat(_)) => {}
+                event => return Ok(event),
+            }
+        }
+    }
+
+    async fn take(&mut self, count: usize) -> Vec<pb::Delivery> {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            match self.event().await.unwrap() {
+                Some(Event::Deliveries(frame)) => taken.extend(frame.deliveries),
+                event => panic!("{event:?}"),
+            }
+        }
+        taken
+    }
+
+    async fn settle(&self, frame: Frame) {
+        settle(&self.client, &self.id, frame).await.unwrap();
+    }
+}
+
+async fn settle(client: &Client, id: &str, frame: Frame) -> Result<(), Status> {
+    let request = SettleRequest { receive_id: id.into(), frame: Some(frame) };
+    within("a settlement", client.raw_messaging().settle(request)).await.map(drop)
+}
+
+fn ack(ids: Vec<u64>) -> Frame {
+    Frame::Ack(pb::Ack { delivery_ids: ids, through: 0 })
+}
+
+fn close() -> Frame {
+    Frame::Close(pb::CloseReceive {})
+}
+
+#[tokio::test]
+async fn a_received_message_is_settled_by_calls_as_on_a_stream() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    for body in ["done", "again", "dead", "given back"] {
+        tenant.publish_to("jobs", body).await;
+    }
+    let mut receiving = Receiving::open(&tenant.client, "jobs").await;
+    let taken = receiving.take(4).await;
+    let held = ids(&taken);
+    receiving.settle(Frame::ExtendLease(pb::ExtendLease { delivery_ids: held.clone(), ack_deadline: None })).await;
+    receiving.settle(ack(vec![held[0], 999])).await;
+    let Some(Event::Settled(settled)) = receiving.event().await.unwrap() else { panic!("a report expected") };
+    assert_eq!(settled.unknown_delivery_ids, [999]);
+    let nack = |id: u64, action: NackAction| {
+        let delay = (action == NackAction::Retry).then(|| Duration::ZERO.try_into().unwrap());
+        Frame::Nack(pb::Nack { delivery_ids: vec![id], action: action.into(), delay, reason: "as tested".into() })
+    };
+    receiving.settle(nack(held[1], NackAction::Retry)).await;
+    let again = receiving.take(1).await.remove(0);
+    assert_eq!((again.attempt, &again.message.unwrap().body[..]), (2, &b"again"[..]));
+    receiving.settle(ack(vec![again.delivery_id])).await;
+    receiving.settle(nack(held[2], NackAction::DeadLetter)).await;
+    receiving.settle(close()).await;
+    assert_eq!(receiving.event().await.unwrap(), None, "an orderly end");
+    assert_eq!(tenant.dead_letter().await.reason, "as tested");
+    // What was not settled went back, and an orderly close used up no attempt.
+    let mut next = Receiving::open(&tenant.client, "jobs").await;
+    let left = next.take(1).await;
+    assert_eq!((bodies(&left), left[0].attempt), (vec!["given back".to_owned()], 1));
+    next.settle(ack(ids(&left))).await;
+    next.settle(close()).await;
+    assert_eq!(next.event().await.unwrap(), None);
+    tenant.has_depth("jobs", 0).await;
+}
+
+#[tokio::test]
+async fn only_its_own_client_settles_a_stream_and_only_while_it_is_open() {
+    let (world, tenant, stranger) = (World::get(), Tenant::fresh().await, Tenant::fresh().await);
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "mine").await;
+    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "other", all_grants()).await;
+    let colleague = world.client(&id, &secret).await;
+    let mut receiving = Receiving::open(&tenant.client, "jobs").await;
+    let held = ids(&receiving.take(1).await);
+    let guess = uuid::Uuid::new_v4().simple().to_string();
+    for (who, client, id) in [
+        ("a colleague", &colleague, receiving.id.clone()),
+        ("another tenant", &stranger.client, receiving.id.clone()),
+        ("a guess", &tenant.client, guess),
+        ("nonsense", &tenant.client, "../../etc".to_owned()),
+    ] {
+        for frame in [ack(held.clone()), close()] {
+            let status = settle(client, &id, frame).await.expect_err(who);
+            assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "RECEIVE_NOT_FOUND"), "{who}");
+        }
+    }
+    // None of them had any effect.
+    receiving.settle(ack(held)).await;
+    receiving.settle(close()).await;
+    assert_eq!(receiving.event().await.unwrap(), None);
+    let status = settle(&tenant.client, &receiving.id, close()).await.expect_err("it has ended");
+    assert_eq!(reason(&status), "RECEIVE_NOT_FOUND");
+    tenant.has_depth("jobs", 0).await;
+}
+
+#[tokio::test]
+async fn a_settlement_that_reaches_another_gateway_says_so() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let other = web::gateway(|_| {}).await;
+    let credentials =
+        warrengate::client::Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
+    let elsewhere = World::get().client_at(&other.endpoint(), credentials).await;
+    let receiving = Receiving::open(&tenant.client, "jobs").await;
+    let status = settle(&elsewhere, &receiving.id, close()).await.expect_err("another gateway");
+    assert_eq!(reason(&status), "RECEIVE_NOT_FOUND");
+    receiving.settle(close()).await;
+    other.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_is_a_client_that_vanished() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "held").await;
+    let mut receiving = Receiving::open(&tenant.client, "jobs").await;
+    receiving.take(1).await;
+    let id = receiving.id.clone();
+    drop(receiving);
+    until("the place to be given up", async || settle(&tenant.client, &id, close()).await.err()).await;
+    let mut next = Receiving::open(&tenant.client, "jobs").await;
+    assert_eq!(next.take(1).await[0].attempt, 2);
+    next.settle(close()).await;
+}
+
+#[tokio::test]
+async fn receiving_needs_the_grant_and_a_start_and_goes_on_with_its_own_token_only() {
+    let (world, tenant, stranger) = (World::get(), Tenant::fresh().await, Tenant::fresh().await);
+    tenant.queue("jobs").await;
+    let grants = pb::Grants { subscribe: vec!["mine.#".into()], ..pb::Grants::default() };
+    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "narrow", grants).await;
+    let narrow = world.client(&id, &secret).await;
+    let status = Receiving::try_open(&narrow, start("jobs")).await.err().expect("not granted");
+    assert_eq!(reason(&status), "SUBSCRIBE_NOT_GRANTED");
+    let mut frames =
+        tenant.client.raw_messaging().receive(pb::ReceiveRequest { start: None }).await.unwrap().into_inner();
+    let status = within("a refusal", frames.message()).await.expect_err("no start");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+
+    let mut receiving = Receiving::open(&tenant.client, "jobs").await;
+    let mut messaging = tenant.client.raw_messaging();
+    let nothing = messaging.settle(SettleRequest { receive_id: receiving.id.clone(), frame: None });
+    assert_eq!(within("a refusal", nothing).await.expect_err("no frame").code(), Code::InvalidArgument);
+    let newer = async |client: &Client| {
+        let token = client.token().await.unwrap().unwrap();
+        Frame::Reauthenticate(pb::Reauthenticate { access_token: token.secret().expose_secret().to_owned() })
+    };
+    receiving.settle(newer(&tenant.client).await).await;
+    tenant.publish_to("jobs", "still here").await;
+    assert_eq!(bodies(&receiving.take(1).await), ["still here"]);
+    receiving.settle(newer(&stranger.client).await).await;
+    let status = receiving.event().await.expect_err("somebody else's token");
+    assert_eq!(reason(&status), "REAUTHENTICATED_AS_ANOTHER");
+}
+
+#[tokio::test]
+async fn grpc_web_receives_and_settles_over_http_1() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let token = tenant.client.token().await.unwrap().unwrap();
+    let authorization = format!("Bearer {}", token.secret().expose_secret());
+    let post = |method: &str, body: Vec<u8>| {
+        let url = format!("{}/warrengate.v1.Messaging/{method}", World::get().stack.endpoint());
+        let request = web::http().post(url).header("content-type", "application/grpc-web+proto");
+        request.header("x-grpc-web", "1").header("authorization", &authorization).body(body).send()
+    };
+    let asked = pb::ReceiveRequest { start: Some(start("jobs")) };
+    let mut answer = within("an answer", post("Receive", web::framed(&asked))).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_11));
+    let mut unread = Vec::new();
+    let mut next = async || loop {
+        if let [flags, a, b, c, d, rest @ ..] = &unread[..] {
+            let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+            if rest.len() >= length {
+                let (flags, frame) = (*flags, rest[..length].to_vec());
+                unread.drain(..5 + length);
+                return (flags, frame);
+            }
+        }
+        unread.extend(within("a chunk", answer.chunk()).await.unwrap().expect("the answer goes on"));
+    };
+    let (_, first) = next().await;
+    let receive_id = ReceiveResponse::decode(&first[..]).unwrap().receive_id;
+    assert!(!receive_id.is_empty());
+    tenant.publish_to("jobs", "to a browser").await;
+    let (_, frame) = next().await;
+    let Some(Event::Deliveries(deliveries)) = ReceiveResponse::decode(&frame[..]).unwrap().response.unwrap().event
+    else {
+        panic!("deliveries expected")
+    };
+    assert_eq!(bodies(&deliveries.deliveries), ["to a browser"]);
+    for frame in [ack(ids(&deliveries.deliveries)), close()] {
+        let request = SettleRequest { receive_id: receive_id.clone(), frame: Some(frame) };
+        let settled = within("a settlement", post("Settle", web::framed(&request))).await.unwrap();
+        let bytes = settled.bytes().await.unwrap();
+        assert!(String::from_utf8_lossy(&bytes).contains("grpc-status:0"), "{bytes:?}");
+    }
+    let (flags, trailers) = next().await;
+    assert_eq!(flags, 0x80);
+    assert!(String::from_utf8_lossy(&trailers).contains("grpc-status:0"), "{trailers:?}");
+    tenant.has_depth("jobs", 0).await;
+}
+
+#[tokio::test]
+async fn pages_of_configured_origins_may_call_and_no_others() {
+    let own = web::gateway(|config| config.grpc.cors_origins = vec!["https://app.example".into()]).await;
+    let shared = World::get().stack.endpoint();
+    let preflight = async |endpoint: &str, origin: &str| {
+        let url = format!("{endpoint}/warrengate.v1.Messaging/Receive");
+        let request = web::http().request(reqwest::Method::OPTIONS, url).header("origin", origin);
+        let request = request.header("access-control-request-method", "POST");
+        let request = request.header("access-control-request-headers", "authorization,content-type,x-grpc-web");
+        within("a preflight", request.send()).await.unwrap().headers().clone()
+    };
+    let allowed = preflight(&own.endpoint(), "https://app.example").await;
+    assert_eq!(allowed["access-control-allow-origin"], "https://app.example");
+    let headers = allowed["access-control-allow-headers"].to_str().unwrap();
+    for header in ["authorization", "content-type", "x-grpc-web"] {
+        assert!(headers.contains(header), "{headers}");
+    }
+    for (endpoint, origin) in [(own.endpoint(), "https://evil.example"), (shared, "https://app.example")] {
+        let refused = preflight(&endpoint, origin).await;
+        assert!(!refused.contains_key("access-control-allow-origin"), "{refused:?}");
+    }
+    own.running.shutdown().await;
+}
