@@ -153,3 +153,28 @@ need_promtool() {
     say "promtool cannot be had here, so some checks of metrics are skipped"
   fi
 }
+
+# own_gateway FOLDER: builds, and starts a `warrengate dev` in a folder, on free ports; sets $gateway (its process), $binary, and the
+# settings that `dev` leaves. Whoever calls it ends the process by its id.
+own_gateway() {
+  local folder=$1 port=free_port
+  say "building"
+  cargo build --locked --quiet --bin warrengate
+  binary=$PWD/target/debug/warrengate
+  (cd "$folder" && exec "$binary" dev --grpc "127.0.0.1:$($port)" --ops "127.0.0.1:$($port)" --amqps-port "$($port)" \
+    --management-port "$($port)") >"$folder/gateway.log" 2>&1 &
+  gateway=$!
+  say "starting a gateway"
+  until grep -q 'Ctrl-C' "$folder/gateway.log" 2>/dev/null; do
+    kill -0 "$gateway" 2>/dev/null || { cat "$folder/gateway.log" >&2; fail "the gateway did not start (see above)."; }
+    sleep 0.2
+  done
+  set -a
+  # shellcheck disable=SC1091
+  . "$folder/.warrengate/dev.env"
+  set +a
+  export WARRENGATE_CLIENT_ID=$WARRENGATE_ACME_CLIENT_ID WARRENGATE_CLIENT_SECRET=$WARRENGATE_ACME_CLIENT_SECRET
+  case $WARRENGATE_CA in /*) ;; *) export WARRENGATE_CA=$folder/$WARRENGATE_CA ;; esac
+}
+
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }

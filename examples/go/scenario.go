@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "warrengate.example/quickstart/generated/warrengate/v1"
 )
+
+var retryAfter = durationpb.New(3 * time.Second) // the broker keeps the message meanwhile
 
 func main() {
 	var scenario struct {
@@ -42,7 +46,7 @@ func main() {
 		case order == scenario.DeadLetter:
 			nack, verdict = &pb.Nack{Action: pb.NackAction_NACK_ACTION_DEAD_LETTER}, "give up"
 		case order == scenario.RetryOnce && delivery.Attempt == 1:
-			nack, verdict = &pb.Nack{Action: pb.NackAction_NACK_ACTION_RETRY}, "try again"
+			nack, verdict = &pb.Nack{Action: pb.NackAction_NACK_ACTION_RETRY, Delay: retryAfter}, "try again"
 		}
 		fmt.Printf("delivered %s, attempt %d: %s\n", order, delivery.Attempt, verdict)
 		if verdict != "try again" {

@@ -15,6 +15,7 @@ from warrengate.v1 import auth_pb2, auth_pb2_grpc, message_pb2, messaging_pb2, m
 from warrengate.v1.messaging_pb2 import Outcome, PublishRequest, SubscribeRequest
 
 AGAIN = 0.2  # seconds before a stream is opened again
+RETRY_AFTER = 3  # seconds; the broker keeps the message meanwhile
 
 
 class Gateway:
@@ -98,7 +99,10 @@ async def consume(gateway, queue, handle):
 def settlement(delivery_id, action):
     if action is None:
         return SubscribeRequest(ack=messaging_pb2.Ack(delivery_ids=[delivery_id]))
-    return SubscribeRequest(nack=messaging_pb2.Nack(delivery_ids=[delivery_id], action=action, reason="as the scenario says"))
+    nack = messaging_pb2.Nack(delivery_ids=[delivery_id], action=action, reason="as the scenario says")
+    if action == messaging_pb2.NACK_ACTION_RETRY:
+        nack.delay.FromSeconds(RETRY_AFTER)
+    return SubscribeRequest(nack=nack)
 
 
 async def main():

@@ -3,7 +3,10 @@
 
 #![allow(clippy::print_stdout, reason = "an example speaks")]
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use futures_util::future::try_join_all;
@@ -14,6 +17,9 @@ use warrengate::{
     client::{Client, ClientOptions, Credentials, Nack, SubscribeOptions, publication},
     pb::{DeclareQueueRequest, DeleteQueueRequest, Publication, Queue, Value, value::Kind},
 };
+
+/// The broker keeps the message meanwhile.
+const RETRY_AFTER: Duration = Duration::from_secs(3);
 
 #[derive(Deserialize)]
 struct Scenario {
@@ -53,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
             subscription.nack(&delivery, Nack::dead_letter().because("as the scenario says"))?;
             "give up"
         } else if order == scenario.retry_once && attempt == 1 {
-            subscription.nack(&delivery, Nack::retry().because("as the scenario says"))?;
+            subscription.nack(&delivery, Nack::retry().after(RETRY_AFTER).because("as the scenario says"))?;
             "try again"
         } else {
             subscription.ack(&delivery)?;

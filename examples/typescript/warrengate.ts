@@ -3,14 +3,16 @@ import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { context, propagation } from "@opentelemetry/api";
 import { Auth } from "./generated/warrengate/v1/auth_pb.ts";
-import { Messaging, Outcome, PublicationSchema, SubscribeRequestSchema } from "./generated/warrengate/v1/messaging_pb.ts";
-import type { Delivery, NackAction, Publication } from "./generated/warrengate/v1/messaging_pb.ts";
+import { Messaging, NackAction, Outcome, PublicationSchema, SubscribeRequestSchema } from "./generated/warrengate/v1/messaging_pb.ts";
+import type { Delivery, Publication } from "./generated/warrengate/v1/messaging_pb.ts";
 import { Topology } from "./generated/warrengate/v1/topology_pb.ts";
 
+const RETRY_AFTER = 3000; // milliseconds; the broker keeps the message meanwhile
 const AGAIN = 200; // milliseconds before a stream is opened again
 
 const gateway = {
@@ -81,10 +83,11 @@ export async function consume(queue: string, handle: (delivery: Delivery) => [Na
           for (const delivery of event.value.deliveries) {
             const deliveryIds = [delivery.deliveryId];
             const [action, wanted] = handle(delivery);
+            const delay = action === NackAction.RETRY ? durationFromMs(RETRY_AFTER) : undefined;
             more = wanted;
             writer.write(action === undefined
               ? { frame: { case: "ack", value: { deliveryIds } } }
-              : { frame: { case: "nack", value: { deliveryIds, action, reason: "as the scenario says" } } });
+              : { frame: { case: "nack", value: { deliveryIds, action, delay, reason: "as the scenario says" } } });
           }
           if (!more) writer.close(); // the gateway settles, hands back the rest and ends the stream
         } else if (event.case === "authExpiring") {

@@ -1,5 +1,6 @@
 package warrengate.example;
 
+import com.google.protobuf.Duration;
 import io.grpc.*;
 import io.grpc.stub.BlockingClientCall;
 import io.opentelemetry.api.GlobalOpenTelemetry;
@@ -14,6 +15,7 @@ import warrengate.v1.Value;
 /** What an application needs of Warrengate: one connection, tokens, publishing and consuming that outlive a gateway. */
 final class Gateway {
   private static final long AGAIN = 200; // milliseconds before a stream is opened again
+  private static final Duration RETRY_AFTER = Duration.newBuilder().setSeconds(3).build(); // the broker keeps the message meanwhile
 
   private final ManagedChannel channel;
   private final MessagingGrpc.MessagingBlockingV2Stub messaging;
@@ -105,7 +107,11 @@ final class Gateway {
     var id = delivery.getDeliveryId();
     var frame = SubscribeRequest.newBuilder();
     if (action == NackAction.NACK_ACTION_UNSPECIFIED) frame.setAck(Ack.newBuilder().addDeliveryIds(id));
-    else frame.setNack(Nack.newBuilder().addDeliveryIds(id).setAction(action).setReason("as the scenario says"));
+    else {
+      var nack = Nack.newBuilder().addDeliveryIds(id).setAction(action).setReason("as the scenario says");
+      if (action == NackAction.NACK_ACTION_RETRY) nack.setDelay(RETRY_AFTER);
+      frame.setNack(nack);
+    }
     stream.write(frame.build());
   }
 }

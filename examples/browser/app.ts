@@ -1,0 +1,79 @@
+// The page: forms in, lines out. What others wrote is set as text, never as HTML.
+import { Chat } from "./chat.ts";
+import { Gateway, text } from "./gateway.ts";
+
+const find = (id: string) => document.getElementById(id)!;
+const field = (form: string, name: string) => find(form).querySelector<HTMLInputElement>(`[name=${name}]`)!;
+
+// #endpoint=…&token=…&queue=…&room=…&name=… fills in the forms; what follows # is not sent to any server.
+for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+  const input = document.querySelector<HTMLInputElement>(`[name="${CSS.escape(name)}"]`);
+  if (input) input.value = value;
+}
+history.replaceState(null, "", location.pathname); // a token does not belong into the history
+
+const gateway = () => new Gateway(field("gateway", "endpoint").value, () => field("gateway", "token").value);
+
+function line(list: string, words: string) {
+  const item = document.createElement("li");
+  item.textContent = words;
+  find(list).append(item);
+  item.scrollIntoView({ block: "nearest" });
+}
+
+/** What a form does; what goes wrong is said. */
+function submitted(form: string, act: () => Promise<unknown>) {
+  find(form).addEventListener("submit", (event) => {
+    event.preventDefault();
+    find("status").textContent = "";
+    act().catch((error) => (find("status").textContent = String(error.message ?? error)));
+  });
+}
+
+const leaving: AbortController[] = [];
+window.addEventListener("pagehide", () => leaving.forEach((controller) => controller.abort()));
+
+/** One at a time: a new one ends the one before. */
+function alone() {
+  let present: AbortController | undefined;
+  return () => {
+    present?.abort();
+    leaving.push((present = new AbortController()));
+    return present.signal;
+  };
+}
+
+const received = alone();
+submitted("receive", async () => {
+  const [queue, signal] = [field("receive", "queue").value, received()];
+  await gateway().queue(queue);
+  line("messages", `receiving ${queue}`);
+  await gateway().receive({ queue }, (delivery) => {
+    line("messages", `${delivery.attempt > 1 ? `(attempt ${delivery.attempt}) ` : ""}${text(delivery.message)}`);
+  }, signal);
+});
+
+submitted("publish", async () => {
+  const body = field("publish", "body");
+  const words = body.value;
+  body.value = "";
+  await gateway().publish(field("receive", "queue").value, words);
+});
+
+const joined = alone();
+let chat: Chat | undefined;
+submitted("join", async () => {
+  find("talk").replaceChildren();
+  chat = new Chat(gateway(), field("join", "room").value, field("join", "name").value, {
+    said: (name, words, time) => line("talk", `${time.toISOString().slice(11, 16)} ${name}: ${words}`),
+    here: (names) => (find("here").textContent = names.join(", ") || "nobody"),
+  });
+  await chat.stay(joined());
+});
+
+submitted("say", async () => {
+  const words = field("say", "text");
+  if (!chat) throw new Error("join a room first");
+  await chat.say(words.value);
+  words.value = "";
+});
