@@ -26,10 +26,10 @@ use crate::client::{Event, Subscription};
 
 const EXAMPLES: &str = "\
 Examples:
-  warrengate chat lobby --as ann                   in one terminal
-  warrengate chat lobby --as ben                   and in another
-  warrengate chat lobby --as eve --identity globex another tenant's room of the same name: nobody is there
-  warrengate chat lobby --as ann --history 10m     with what was said in the last ten minutes
+  warrengate chat lobby --as ann                     in one terminal
+  warrengate chat lobby --as ben                     and in another
+  warrengate chat lobby --as eve --identity globex   another tenant's room of the same name: nobody is there
+  warrengate chat lobby --as ann --history 10m       with what was said in the last ten minutes
 
 Type a line and Enter; /who lists who is here; /quit, Ctrl-D or Ctrl-C leaves.";
 
