@@ -289,7 +289,8 @@ impl Publisher {
             publisher.backlog.front().map(Outgoing::deadline).into_iter().chain(open).min()
         };
         let Some(due) = earliest(self) else { return };
-        if self.timer.deadline() != due {
+        // Deadlines grow with each answer: one that comes too early looks, and is set again, once in a deadline.
+        if due < self.timer.deadline() {
             self.timer.as_mut().reset(due);
         }
         while self.timer.as_mut().poll(cx).is_ready() {

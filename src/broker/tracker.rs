@@ -6,15 +6,19 @@
 //! confirm by the time its own confirm has resolved and the batch of acks it came in is over. So nothing is judged until
 //! every resolved confirm has been read, and every returned message is recognised by a mark of ours inside it, on
 //! whatever confirm it hangs. Locking lapin's table once (`fence`) waits for a batch in progress.
+//!
+//! Each confirm has a waker of its own, which puts its mark on a list: an answer costs the same however many publishes
+//! wait. lapin calls the wakers of a batch before it lets go of its table, so that after the fence the list is whole.
 
 use std::{
     collections::{HashSet, VecDeque},
     pin::Pin,
-    task::{Context, Poll, Waker},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Wake, Waker},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, task::AtomicWaker};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm, message::BasicReturnMessage};
 
 /// The broker's answer to one publish.
@@ -34,17 +38,53 @@ pub(super) enum Answer {
 pub(super) struct Tracker<T> {
     channel: Channel,
     waiting: VecDeque<Waiting<T>>,
+    /// The mark of the first in `waiting`; those after it follow without a gap.
+    first: u64,
+    resolving: Arc<Resolving>,
     /// Marks of returned messages whose own confirm is not judged yet.
     returned: HashSet<u64>,
 }
 
 struct Waiting<T> {
-    mark: u64,
     /// None when it has resolved.
     confirm: Option<PublisherConfirm>,
     resolved: Option<Resolved>,
     /// None when it was judged or given up.
     item: Option<T>,
+}
+
+/// The marks of confirms that resolved and were not read yet, and whom to wake for them.
+#[derive(Default)]
+struct Resolving {
+    marks: Mutex<Vec<u64>>,
+    task: AtomicWaker,
+}
+
+impl Resolving {
+    fn add(&self, mark: u64) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
+    }
+
+    fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Wakes for one confirm.
+struct Marked {
+    mark: u64,
+    resolving: Arc<Resolving>,
+}
+
+impl Wake for Marked {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.resolving.add(self.mark);
+        self.resolving.task.wake();
+    }
 }
 
 enum Resolved {
@@ -72,12 +112,19 @@ fn mark_of(message: &BasicReturnMessage) -> Option<u64> {
 
 impl<T> Tracker<T> {
     pub(super) fn new(channel: Channel) -> Self {
-        Self { channel, waiting: VecDeque::new(), returned: HashSet::new() }
+        let (waiting, returned) = (VecDeque::new(), HashSet::new());
+        Self { channel, waiting, first: 0, resolving: Arc::default(), returned }
     }
 
-    /// Follows one more publish; marks must grow.
+    /// Follows one more publish; marks grow by one.
     pub(super) fn follow(&mut self, mark: u64, item: T, confirm: PublisherConfirm) {
-        self.waiting.push_back(Waiting { mark, confirm: Some(confirm), resolved: None, item: Some(item) });
+        if self.waiting.is_empty() {
+            self.first = mark;
+        }
+        debug_assert_eq!(mark, self.first + self.waiting.len() as u64, "marks grow by one");
+        self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item: Some(item) });
+        // Read by the next call of `poll_answers`, which registers its waker.
+        self.resolving.add(mark);
     }
 
     /// How many confirms the channel still holds.
@@ -111,34 +158,40 @@ impl<T> Tracker<T> {
 
     /// What has been answered since the last call; the waker is called when there is more.
     pub(super) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Vec<(T, Answer)> {
-        let mut any = false;
+        self.resolving.task.register(cx.waker());
+        let mut resolved = Vec::new();
         // Ends: each round but the last resolves at least one of a bounded window.
-        while self.read_resolved(cx) {
-            any = true;
+        while self.read_resolved(&mut resolved) {
             self.fence();
         }
-        if any { self.judge() } else { Vec::new() }
+        // In the order of publishing.
+        resolved.sort_unstable();
+        self.judge(&resolved)
     }
 
-    /// Reads every confirm that has resolved, and takes the returned messages off them.
-    fn read_resolved(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut any = false;
-        for waiting in &mut self.waiting {
+    /// Reads the confirms that have resolved, and takes the returned messages off them; whether there were any.
+    fn read_resolved(&mut self, resolved: &mut Vec<u64>) -> bool {
+        let before = resolved.len();
+        for mark in self.resolving.take() {
+            // A mark may come twice: when it is followed, and when it resolved before it was first looked at.
+            let index = mark.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+            let Some(waiting) = index.and_then(|index| self.waiting.get_mut(index)) else { continue };
             let Some(confirm) = &mut waiting.confirm else { continue };
-            let Poll::Ready(answer) = Pin::new(confirm).poll(cx) else { continue };
-            any = true;
+            let waker = Waker::from(Arc::new(Marked { mark, resolving: Arc::clone(&self.resolving) }));
+            let Poll::Ready(answer) = Pin::new(confirm).poll(&mut Context::from_waker(&waker)) else { continue };
+            resolved.push(mark);
             waiting.confirm = None;
-            let (resolved, message) = match answer {
+            let (answer, message) = match answer {
                 Ok(Confirmation::Ack(message)) => (Resolved::Ack, message),
                 Ok(Confirmation::Nack(message)) => (Resolved::Nack, message),
                 // Confirms are on for every channel of ours; taken as no answer if they were not.
                 Ok(Confirmation::NotRequested) => (Resolved::Lost(lapin::ErrorKind::FutureCompleted.into()), None),
                 Err(error) => (Resolved::Lost(error), None),
             };
-            waiting.resolved = Some(resolved);
+            waiting.resolved = Some(answer);
             self.returned.extend(message.as_ref().and_then(mark_of));
         }
-        any
+        resolved.len() > before
     }
 
     /// Waits until lapin is not in the middle of a batch of acks, by taking the lock that it holds during one.
@@ -150,11 +203,12 @@ impl<T> Tracker<T> {
         }
     }
 
-    fn judge(&mut self) -> Vec<(T, Answer)> {
-        let mut answers = Vec::new();
-        for waiting in &mut self.waiting {
+    fn judge(&mut self, resolved: &[u64]) -> Vec<(T, Answer)> {
+        let mut answers = Vec::with_capacity(resolved.len());
+        for mark in resolved {
+            let Some(waiting) = self.waiting.get_mut((mark - self.first) as usize) else { continue };
             let Some(resolved) = waiting.resolved.take() else { continue };
-            let returned = self.returned.remove(&waiting.mark);
+            let returned = self.returned.remove(mark);
             let Some(item) = waiting.item.take() else { continue };
             answers.push((
                 item,
@@ -168,6 +222,7 @@ impl<T> Tracker<T> {
         }
         while self.waiting.front().is_some_and(|waiting| waiting.confirm.is_none()) {
             self.waiting.pop_front();
+            self.first += 1;
         }
         answers
     }

@@ -4,12 +4,17 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use bytes::Bytes;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, MaybeDone, maybe_done},
+};
 use lapin::{
     Channel, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -49,14 +54,9 @@ pub(super) struct Open {
 struct Batch {
     first_mark: u64,
     messages: Vec<Outgoing>,
-    sent: BoxFuture<'static, Confirms>,
-}
-
-impl Batch {
     /// When all of it is past its deadline: lapin has it, so it can only be given up whole.
-    fn over_at(&self) -> Option<Instant> {
-        self.messages.iter().map(Outgoing::deadline).max()
-    }
+    over_at: Instant,
+    sent: MaybeDone<BoxFuture<'static, Confirms>>,
 }
 
 /// An exchange that is being looked up.
@@ -148,11 +148,12 @@ impl Open {
             return false;
         }
         let mut messages: Vec<_> = backlog.drain(..ready).collect();
+        let Some(over_at) = messages.iter().map(Outgoing::deadline).max() else { return false };
         let first_mark = self.next_mark;
         self.next_mark += ready as u64;
-        let attempts: Vec<_> = messages.iter_mut().map(Outgoing::attempt).collect();
-        let sent = publish(self.channel.clone(), first_mark, attempts).boxed();
-        self.sending.push_back(Batch { first_mark, messages, sent });
+        let (attempts, bodies) = messages.iter_mut().map(Outgoing::attempt).unzip();
+        let sent = maybe_done(publish(self.channel.clone(), first_mark, attempts, bodies).boxed());
+        self.sending.push_back(Batch { first_mark, messages, over_at, sent });
         true
     }
 
@@ -172,31 +173,34 @@ impl Open {
         Ok(())
     }
 
-    /// Polls the batches in order: the first poll of each is what publishes it.
+    /// Polls the batches in order: the first poll of each is what publishes it. They are followed in order, too.
     fn poll_sending(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let mut failed = None;
-        let mut back = Vec::new();
         for batch in &mut self.sending {
-            let Poll::Ready(confirms) = batch.sent.poll_unpin(cx) else { continue };
+            let _ = batch.sent.poll_unpin(cx);
+        }
+        while let Some(batch) = self.sending.front_mut() {
+            let Some(confirms) = Pin::new(&mut batch.sent).take_output() else { break };
+            let mut failed = None;
+            let mut back = Vec::new();
             let marks = batch.first_mark..;
             for ((mark, message), confirm) in marks.zip(batch.messages.drain(..)).zip(confirms) {
                 match confirm {
-                    Ok(confirm) => self.tracker.follow(mark, message, confirm),
+                    // What was refused ends the channel; nothing after it is followed, so that marks have no gap.
+                    Ok(confirm) if failed.is_none() => self.tracker.follow(mark, message, confirm),
+                    Ok(_) => back.push(message),
                     Err(error) => {
                         failed.get_or_insert(error);
                         back.push(message);
                     }
                 }
             }
-            batch.messages = std::mem::take(&mut back);
-        }
-        match failed {
-            Some(error) => Err(error.into()),
-            None => {
-                self.sending.retain(|batch| !batch.messages.is_empty());
-                Ok(())
+            batch.messages = back;
+            if let Some(error) = failed {
+                return Err(error.into());
             }
+            self.sending.pop_front();
         }
+        Ok(())
     }
 
     /// Whether confirms that do not come (a queue without a leader) leave too little room for other messages.
@@ -216,7 +220,7 @@ impl Open {
 
     /// The earliest deadline here.
     pub(super) fn earliest(&self) -> Option<Instant> {
-        let sending = self.sending.iter().filter_map(Batch::over_at).min();
+        let sending = self.sending.iter().map(|batch| batch.over_at).min();
         self.tracker.oldest().map(Outgoing::deadline).into_iter().chain(sending).min()
     }
 
@@ -224,9 +228,10 @@ impl Open {
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<Outgoing> {
         let mut over = self.tracker.give_up(|message| message.deadline() <= now);
         for batch in std::mem::take(&mut self.sending) {
-            match batch.over_at() {
-                Some(due) if due > now => self.sending.push_back(batch),
-                _ => over.extend(batch.messages),
+            if batch.over_at > now {
+                self.sending.push_back(batch);
+            } else {
+                over.extend(batch.messages);
             }
         }
         over
@@ -242,23 +247,29 @@ fn is_known(message: &Outgoing, known: &HashSet<Arc<str>>) -> bool {
     message.exchange().is_empty() || known.contains(message.exchange())
 }
 
-/// Publishes a batch: all are polled once, in order, before any is waited for.
-async fn publish(channel: Channel, first_mark: u64, attempts: Vec<Attempt>) -> Confirms {
-    let mut sending: FuturesOrdered<_> = attempts
-        .into_iter()
-        .zip(first_mark..)
-        .map(|(attempt, mark)| {
-            let channel = &channel;
-            async move {
-                let options = BasicPublishOptions { mandatory: attempt.mandatory, ..BasicPublishOptions::default() };
-                let properties = marked(attempt.properties, mark, attempt.accepted);
-                channel.basic_publish(attempt.exchange, attempt.routing_key, options, &attempt.body, properties).await
-            }
+/// Publishes a batch: all are polled once, in order, before any is waited for. lapin writes them in that order, and says so
+/// of each: only the last wakes us.
+async fn publish(channel: Channel, first_mark: u64, attempts: Vec<Attempt>, bodies: Vec<Bytes>) -> Confirms {
+    let mut sending: Vec<_> = (first_mark..)
+        .zip(attempts.into_iter().zip(&bodies))
+        .map(|(mark, (attempt, body))| {
+            let options = BasicPublishOptions { mandatory: attempt.mandatory, ..BasicPublishOptions::default() };
+            let properties = marked(attempt.properties, mark, attempt.accepted);
+            let publish = channel.basic_publish(attempt.exchange, attempt.routing_key, options, body, properties);
+            maybe_done(Box::pin(publish))
         })
         .collect();
+    let last = sending.len().saturating_sub(1);
+    for publish in sending.iter_mut().take(last) {
+        let _ = publish.poll_unpin(&mut Context::from_waker(Waker::noop()));
+    }
+    if let Some(last) = sending.last_mut() {
+        last.await;
+    }
     let mut confirms = Vec::with_capacity(sending.len());
-    while let Some(confirm) = sending.next().await {
-        confirms.push(confirm);
+    for mut publish in sending {
+        (&mut publish).await;
+        confirms.extend(Pin::new(&mut publish).take_output());
     }
     confirms
 }

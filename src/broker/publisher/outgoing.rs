@@ -164,7 +164,7 @@ impl Outgoing {
     }
 
     /// What one attempt needs of it, owned; the body is shared, not copied.
-    pub(super) fn attempt(&mut self) -> Attempt {
+    pub(super) fn attempt(&mut self) -> (Attempt, bytes::Bytes) {
         self.sent = true;
         if let Some(span) = &mut self.span {
             span.sent();
@@ -174,23 +174,17 @@ impl Outgoing {
             // It was acceptable the first time, and nothing about it has changed.
             properties::to_amqp(&self.message, SystemTime::UNIX_EPOCH).map(|(made, _)| made).unwrap_or_default()
         });
-        Attempt {
-            exchange: self.exchange.as_str().into(),
-            routing_key: self.routing_key.as_str().into(),
-            mandatory: self.mandatory,
-            body: self.message.body.clone(),
-            accepted: self.accepted,
-            properties,
-        }
+        let (exchange, routing_key) = (self.exchange.as_str().into(), self.routing_key.as_str().into());
+        let (mandatory, accepted) = (self.mandatory, self.accepted);
+        (Attempt { exchange, routing_key, mandatory, accepted, properties }, self.message.body.clone())
     }
 }
 
-/// One attempt's share of a message.
+/// One attempt's share of a message, beside its body.
 pub(super) struct Attempt {
     pub(super) exchange: lapin::types::ShortString,
     pub(super) routing_key: lapin::types::ShortString,
     pub(super) mandatory: bool,
-    pub(super) body: bytes::Bytes,
     pub(super) accepted: SystemTime,
     pub(super) properties: BasicProperties,
 }
