@@ -23,6 +23,8 @@ use super::{
 use crate::{names::QueueName, pb::Message};
 
 const SETUP: Duration = Duration::from_secs(10);
+/// Room made for a batch at once; larger ones grow.
+const BATCH: usize = 32;
 
 /// Where to begin in a stream queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +152,8 @@ impl Consumer {
             self.kept = Some(first);
             return Ok(Vec::new());
         }
-        let mut batch = vec![first];
+        let mut batch = Vec::with_capacity(most.min(BATCH));
+        batch.push(first);
         while batch.len() < most && size < room {
             // A consumer that ended says so again at the next call.
             let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() else { break };
@@ -197,12 +200,16 @@ impl Consumer {
         }
     }
 
-    /// Done with this one, or with all up to it.
+    /// Done with this one, or with all up to it. Given to the connection, in order with all else; deliveries do not wait
+    /// until it is written. What waits to be written is bounded by the window.
     ///
     /// # Errors
     /// When the channel is gone; what is unacknowledged will come again.
-    pub async fn ack(&self, tag: u64, multiple: bool) -> Result<(), Error> {
-        Ok(self.channel.basic_ack(tag, BasicAckOptions { multiple }).await?)
+    pub fn ack(&self, tag: u64, multiple: bool) -> Result<(), Error> {
+        // The first poll hands it over. A link that breaks before it is written says so at the next delivery.
+        let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple });
+        acknowledging.now_or_never().transpose()?;
+        Ok(())
     }
 
     /// Asks the broker for no more deliveries; what is unsettled stays so.

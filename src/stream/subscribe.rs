@@ -41,7 +41,7 @@ pub type Responses = mpsc::Receiver<Result<SubscribeResponse, Failure>>;
 
 /// Bytes and messages of one frame of deliveries: clients take 4 MiB by default.
 const FRAME_BYTES: usize = 1024 * 1024;
-const FRAME_MESSAGES: usize = 256;
+const FRAME_MESSAGES: usize = 128;
 /// Settlement reports that a client leaves unread before its frames are read no more.
 const UNREAD_REPORTS: usize = 10_000;
 
@@ -179,12 +179,12 @@ impl Machine {
                 frame = incoming.next(), if self.reports() < UNREAD_REPORTS => match frame {
                     None => return Ok(()),
                     Some(frame) => {
-                        self.take(consumer, subscription, frame?).await?;
+                        self.take(consumer, subscription, frame?)?;
                         self.full = false;
                     }
                 },
-                () = at(lease) => self.expire(consumer).await?,
-                tags = self.failing.settled() => self.left(consumer, tags).await?,
+                () = at(lease) => self.expire(consumer)?,
+                tags = self.failing.settled() => self.left(consumer, tags)?,
                 batch = async {
                     match room {
                         true => consumer.next(messages.min(FRAME_MESSAGES), bytes.min(FRAME_BYTES), alone).await,
@@ -258,7 +258,7 @@ impl Machine {
             self.frames.send(Ok(frame)).await.map_err(|_| End::ClientGone)?;
             self.outstanding.clear();
             let settling = self.spans.settling(&[], last_id, Settlement::Ack, "");
-            consumer.ack(last_tag, true).await?;
+            consumer.ack(last_tag, true)?;
             settling.done();
             self.session.metrics().settled(Settlement::Ack, batch_size);
         }

@@ -15,8 +15,10 @@ use crate::{
     telemetry::Sending,
 };
 
-/// A checked message with its destination.
-pub struct Outgoing {
+/// A checked message with its destination. On the heap: it passes through several queues on its way, and is large.
+pub struct Outgoing(Box<Checked>);
+
+struct Checked {
     order: u64,
     sequence: u64,
     exchange: ExchangeName,
@@ -54,7 +56,7 @@ impl Outgoing {
         let mut message = publication.message.take().unwrap_or_default();
         message.message_id = id;
         message.publish_time = properties.timestamp().map(time::timestamp);
-        Ok(Self {
+        Ok(Self(Box::new(Checked {
             order,
             sequence: publication.sequence,
             exchange,
@@ -68,7 +70,7 @@ impl Outgoing {
             due: None,
             sent: false,
             span: None,
-        })
+        })))
     }
 
     /// A message that goes another round, with the gateway's own properties, and must find a queue.
@@ -79,7 +81,7 @@ impl Outgoing {
         body: bytes::Bytes,
         properties: BasicProperties,
     ) -> Self {
-        Self {
+        Self(Box::new(Checked {
             order,
             sequence: 0,
             exchange,
@@ -94,14 +96,14 @@ impl Outgoing {
             due: None,
             sent: false,
             span: None,
-        }
+        }))
     }
 
     /// The same with its span, when its trace is kept.
     #[must_use]
     pub fn traced(mut self, span: Option<Sending>) -> Self {
-        self.span = span.map(|mut span| {
-            span.identified(&self.message.message_id);
+        self.0.span = span.map(|mut span| {
+            span.identified(&self.0.message.message_id);
             Box::new(span)
         });
         self
@@ -109,74 +111,68 @@ impl Outgoing {
 
     /// The exchange, as grants write it.
     pub fn exchange_in_grants(&self) -> &str {
-        self.exchange.in_grants()
+        self.0.exchange.in_grants()
     }
 
     /// The routing key.
     pub fn routing_key(&self) -> &str {
-        &self.routing_key
+        &self.0.routing_key
     }
 
     /// The message's id.
     pub fn message_id(&self) -> &str {
-        &self.message.message_id
+        &self.0.message.message_id
     }
 
     /// Body bytes.
     pub fn body_len(&self) -> usize {
-        self.message.body.len()
+        self.0.message.body.len()
     }
 
     /// The stream's number for it.
     pub fn order(&self) -> u64 {
-        self.order
+        self.0.order
     }
 
     pub(super) fn exchange(&self) -> &str {
-        self.exchange.as_str()
+        self.0.exchange.as_str()
     }
 
     pub(super) fn due(mut self, pushed: Instant, due: Instant) -> Self {
-        self.pushed = Some(pushed);
-        self.due = Some(due);
+        self.0.pushed = Some(pushed);
+        self.0.due = Some(due);
         self
     }
 
     /// Set by `push`; a message without one is over at once, which nothing makes.
     pub(super) fn deadline(&self) -> Instant {
-        self.due.unwrap_or_else(Instant::now)
+        self.0.due.unwrap_or_else(Instant::now)
     }
 
     pub(super) fn was_sent(&self) -> bool {
-        self.sent
+        self.0.sent
     }
 
     pub(super) fn settle(self, verdict: Verdict) -> Settled {
-        Settled {
-            order: self.order,
-            sequence: self.sequence,
-            bytes: self.message.body.len(),
-            message_id: self.message.message_id,
-            pushed: self.pushed,
-            verdict,
-            span: self.span,
-        }
+        let Checked { order, sequence, message, pushed, span, .. } = *self.0;
+        let (bytes, message_id) = (message.body.len(), message.message_id);
+        Settled { order, sequence, bytes, message_id, pushed, verdict, span }
     }
 
     /// What one attempt needs of it, owned; the body is shared, not copied.
     pub(super) fn attempt(&mut self) -> (Attempt, bytes::Bytes) {
-        self.sent = true;
-        if let Some(span) = &mut self.span {
+        self.0.sent = true;
+        if let Some(span) = &mut self.0.span {
             span.sent();
         }
-        let round = || self.round.as_deref().cloned();
-        let properties = self.properties.take().or_else(round).unwrap_or_else(|| {
+        let round = || self.0.round.as_deref().cloned();
+        let properties = self.0.properties.take().or_else(round).unwrap_or_else(|| {
             // It was acceptable the first time, and nothing about it has changed.
-            properties::to_amqp(&self.message, SystemTime::UNIX_EPOCH).map(|(made, _)| made).unwrap_or_default()
+            properties::to_amqp(&self.0.message, SystemTime::UNIX_EPOCH).map(|(made, _)| made).unwrap_or_default()
         });
-        let (exchange, routing_key) = (self.exchange.as_str().into(), self.routing_key.as_str().into());
-        let (mandatory, accepted) = (self.mandatory, self.accepted);
-        (Attempt { exchange, routing_key, mandatory, accepted, properties }, self.message.body.clone())
+        let (exchange, routing_key) = (self.0.exchange.as_str().into(), self.0.routing_key.as_str().into());
+        let (mandatory, accepted) = (self.0.mandatory, self.0.accepted);
+        (Attempt { exchange, routing_key, mandatory, accepted, properties }, self.0.message.body.clone())
     }
 }
 

@@ -200,14 +200,14 @@ fn fate(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Fate {
 
 impl Machine {
     /// Takes back what was not settled in time; others get it. A stream keeps everything anyway.
-    pub(super) async fn expire(&mut self, consumer: &Consumer) -> Result<(), End> {
+    pub(super) fn expire(&mut self, consumer: &Consumer) -> Result<(), End> {
         for (id, failed) in self.outstanding.expire(Instant::now()) {
             self.unread.expired_delivery_ids.push(id);
             self.session.metrics().settled(Settlement::TakenBack, 1);
             let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
             match failed {
                 (tag, None) => {
-                    self.left(consumer, vec![tag]).await?;
+                    self.left(consumer, vec![tag])?;
                     settling.done();
                 }
                 kept => self.failing.retry(kept, Why::LeaseExpired, settling),
@@ -218,10 +218,10 @@ impl Machine {
     }
 
     /// These have found their place: the broker may forget the old copies.
-    pub(super) async fn left(&mut self, consumer: &Consumer, tags: Vec<u64>) -> Result<(), End> {
+    pub(super) fn left(&mut self, consumer: &Consumer, tags: Vec<u64>) -> Result<(), End> {
         let tags = self.outstanding.left(tags);
         self.full = false;
-        self.say(consumer, tags).await
+        self.say(consumer, tags)
     }
 
     /// The stream is over, but perhaps not what has failed on it: waits for that, for a bounded time. A client that went
@@ -246,10 +246,10 @@ impl Machine {
             while !self.failing.is_idle() {
                 consumer.stop().await?;
                 let tags = self.failing.settled().await;
-                self.left(consumer, tags).await?;
+                self.left(consumer, tags)?;
             }
             let tags = self.failing.flush();
-            self.left(consumer, tags).await
+            self.left(consumer, tags)
         };
         // What is not done by then comes again.
         let _ = tokio::time::timeout(limit, finishing).await;

@@ -18,15 +18,15 @@ const MOST_IDS: usize = 10_000;
 const MOST_REASON: usize = 1_024;
 
 impl Machine {
-    pub(super) async fn take(
+    pub(super) fn take(
         &mut self,
         consumer: &Consumer,
         subscription: &Subscription,
         request: SubscribeRequest,
     ) -> Result<(), End> {
         match request.frame {
-            Some(Frame::Ack(ack)) => self.ack(consumer, ack).await,
-            Some(Frame::Nack(nack)) => self.nack(consumer, subscription, nack).await,
+            Some(Frame::Ack(ack)) => self.ack(consumer, ack),
+            Some(Frame::Nack(nack)) => self.nack(consumer, subscription, nack),
             Some(Frame::ExtendLease(extend)) => self.extend(subscription, &extend),
             Some(Frame::Reauthenticate(frame)) => Ok(self.session.reauthenticate(&frame.access_token)?),
             Some(Frame::Start(_)) => Err(out_of_order("start comes once, as the first frame").into()),
@@ -34,7 +34,7 @@ impl Machine {
         }
     }
 
-    async fn ack(&mut self, consumer: &Consumer, ack: Ack) -> Result<(), End> {
+    fn ack(&mut self, consumer: &Consumer, ack: Ack) -> Result<(), End> {
         check_ids("ack.delivery_ids", ack.delivery_ids.len())?;
         let unknown = &mut self.unread.unknown_delivery_ids;
         let before = self.outstanding.len();
@@ -42,23 +42,23 @@ impl Machine {
         let done = (before - self.outstanding.len()) as u64;
         self.session.metrics().settled(Settlement::Ack, done);
         let settling = self.spans.settling(&ack.delivery_ids, ack.through, Settlement::Ack, "");
-        self.say(consumer, tags).await?;
+        self.say(consumer, tags)?;
         settling.done();
         Ok(())
     }
 
     /// Acknowledges to the broker.
-    pub(super) async fn say(&mut self, consumer: &Consumer, tags: Tags) -> Result<(), End> {
+    pub(super) fn say(&mut self, consumer: &Consumer, tags: Tags) -> Result<(), End> {
         if let Some(through) = tags.through {
-            consumer.ack(through, true).await?;
+            consumer.ack(through, true)?;
         }
         for tag in tags.single {
-            consumer.ack(tag, false).await?;
+            consumer.ack(tag, false)?;
         }
         Ok(())
     }
 
-    async fn nack(&mut self, consumer: &Consumer, subscription: &Subscription, nack: Nack) -> Result<(), End> {
+    fn nack(&mut self, consumer: &Consumer, subscription: &Subscription, nack: Nack) -> Result<(), End> {
         check_ids("nack.delivery_ids", nack.delivery_ids.len())?;
         if nack.reason.len() > MOST_REASON {
             return Err(Failure::invalid("nack.reason", format!("is longer than {MOST_REASON} bytes")).into());
@@ -86,7 +86,7 @@ impl Machine {
             if settlement == Settlement::Drop {
                 let Some(tag) = self.outstanding.remove(id, unknown) else { continue };
                 let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
-                consumer.ack(tag, false).await?;
+                consumer.ack(tag, false)?;
                 settling.done();
             } else {
                 let Some(failed) = self.outstanding.fail(id, unknown) else { continue };
