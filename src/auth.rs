@@ -9,6 +9,7 @@ mod grants;
 mod http;
 mod issuer;
 mod secret;
+mod seen;
 mod throttle;
 mod verifier;
 

@@ -30,7 +30,7 @@ use crate::broker::{
 };
 
 const BATCH: usize = 64;
-/// lapin scans its table of unanswered publishes for each `multiple` ack, and we read all of it: more would be slower.
+/// lapin scans its table of unanswered publishes for each `multiple` ack: more would be slower.
 const MOST_UNANSWERED: usize = 1_000;
 const SETUP: Duration = Duration::from_secs(5);
 
