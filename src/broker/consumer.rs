@@ -87,7 +87,7 @@ pub struct Incoming {
 struct Unfinished(Option<Channel>);
 
 impl Unfinished {
-    fn is_done(mut self) {
+    fn done(mut self) {
         self.0 = None;
     }
 }
@@ -121,7 +121,7 @@ impl Consumer {
         let (channel, guard) = links.consume.channel().await?;
         let unfinished = Unfinished(Some(channel.clone()));
         let deliveries = tokio::time::timeout(SETUP, consume(&channel, spec)).await.map_err(|_| Error::Timeout)??;
-        unfinished.is_done();
+        unfinished.done();
         // A position is for stream queues only; the broker has refused it for all others.
         let stream = spec.start.is_some();
         Ok(Self {
@@ -244,7 +244,7 @@ impl Consumer {
         };
         // A channel that is gone has given everything back already.
         if tokio::time::timeout(Duration::from_secs(2), closing).await.is_ok() {
-            unfinished.is_done();
+            unfinished.done();
         }
     }
 
