@@ -138,11 +138,6 @@ impl Failure {
         Self { field: Some(field.into()), ..Self::new(Kind::Invalid, "INVALID_ARGUMENT", message) }
     }
 
-    /// The call is not built yet.
-    pub fn unimplemented(message: &'static str) -> Self {
-        Self::new(Kind::Unimplemented, "NOT_BUILT_YET", message)
-    }
-
     /// The same failure, about this field of the request.
     #[must_use]
     pub fn on_field(mut self, field: impl Into<Cow<'static, str>>) -> Self {

@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
-    crypto::aws_lc_rs,
+    crypto::aws_lc_rs as provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -123,5 +123,5 @@ fn certified(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     if chain.is_empty() {
         return Err(rustls::Error::NoCertificatesPresented.into());
     }
-    Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
+    Ok(CertifiedKey::from_der(chain, key, &provider::default_provider())?)
 }
