@@ -38,16 +38,23 @@ async function open(name) {
   return page;
 }
 
-const submit = (page, form) => page.click(`#${form} button`);
+// A page behind another one draws nothing, and what is not drawn cannot be clicked.
+const submit = async (page, form) => {
+  await page.bringToFront();
+  await page.click(`#${form} button`);
+};
 const type = async (page, form, field, words) => {
+  await page.bringToFront();
   await page.type(`#${form} [name=${field}]`, words);
   await submit(page, form);
 };
+// For the same reason pages are asked at intervals, not whenever they are drawn.
+const WAIT = { timeout: DEADLINE, polling: 100 };
 
 /** Waits until an element says this. */
 async function says(page, element, words) {
   try {
-    await page.waitForFunction((id, w) => document.getElementById(id).textContent.includes(w), { timeout: DEADLINE }, element, words);
+    await page.waitForFunction((id, w) => document.getElementById(id).textContent.includes(w), WAIT, element, words);
   } catch {
     const [text, status] = await page.evaluate((id) => [id, "status"].map((i) => document.getElementById(i).textContent), element);
     assert.fail(`${JSON.stringify(words)} is not in ${JSON.stringify(text)}; ${status}`);
@@ -91,12 +98,13 @@ await shows("ben: and hello from another page");
 for (const page of [ann, ben]) await says(page, "here", "ann, ben, carla");
 for (const [name, page] of [["ann", ann], ["ben", ben]]) {
   assert.equal(await page.evaluate(() => document.getElementById("status").textContent), "");
+  await page.bringToFront();
   await page.screenshot({ path: `${SCREENSHOTS}/${name}.png` });
 }
 console.log(seen.join("\n"));
 terminal.stdin.end();
 assert.equal(await new Promise((resolve) => terminal.once("exit", resolve)), 0);
-for (const page of [ann, ben]) await page.waitForFunction(() => document.getElementById("here").textContent === "ann, ben", { timeout: DEADLINE });
+for (const page of [ann, ben]) await page.waitForFunction(() => document.getElementById("here").textContent === "ann, ben", WAIT);
 await browser.close();
 // What was received was acknowledged.
 await new Promise((resolve) => setTimeout(resolve, 0));
