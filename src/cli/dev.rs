@@ -25,6 +25,8 @@ use crate::{
 
 const AMQPS_PORT: u16 = 5681;
 const MANAGEMENT_PORT: u16 = 15681;
+/// The environment name of the origins that `grpc.cors_origins` lists.
+const CORS_ORIGINS: &str = "WARRENGATE_GRPC__CORS_ORIGINS";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,6 +95,8 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     options.progress = say;
     let tracing = Tracing::find();
     options.settings.clone_from(&tracing.settings);
+    // Which pages may call is the one setting of the gateway that trying it out needs (docs/guides/browser.md).
+    options.settings.extend(std::env::var(CORS_ORIGINS).ok().map(|origins| (CORS_ORIGINS.to_owned(), origins)));
 
     let mut stack = tokio::select! {
         stack = Box::pin(Stack::start(options)) => stack.map_err(anyhow::Error::from)?,

@@ -23,7 +23,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("examples/typescript/run.sh", "needs Node and its registry; ./scripts/clients runs it"),
     ("alias warrengate=target/debug/warrengate", "the test has the binary in its PATH, wherever it was built"),
     ("WARRENGATE_GRPC__CORS_ORIGINS=http://127.0.0.1:8000 ./scripts/up", "as ./scripts/up"),
-    ("(cd examples/browser && npm install --no-save && npm run build)", "needs Node and its registry; ./scripts/browser does it"),
+    (
+        "(cd examples/browser && npm install --no-save && npm run build)",
+        "needs Node and its registry; ./scripts/browser does it",
+    ),
     ("python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000", "runs until Ctrl-C; as above"),
 ];
 
