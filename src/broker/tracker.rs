@@ -38,7 +38,7 @@ pub(super) enum Answer {
 pub(super) struct Tracker<T> {
     channel: Channel,
     waiting: VecDeque<Waiting<T>>,
-    /// The mark of the first in `waiting`; those after it follow without a gap.
+    /// The mark of the first in `waiting`; each place after it is the next mark's.
     first: u64,
     resolving: Arc<Resolving>,
     /// Marks of returned messages whose own confirm is not judged yet.
@@ -116,12 +116,15 @@ impl<T> Tracker<T> {
         Self { channel, waiting, first: 0, resolving: Arc::default(), returned }
     }
 
-    /// Follows one more publish; marks grow by one.
+    /// Follows one more publish; marks grow.
     pub(super) fn follow(&mut self, mark: u64, item: T, confirm: PublisherConfirm) {
         if self.waiting.is_empty() {
             self.first = mark;
         }
-        debug_assert_eq!(mark, self.first + self.waiting.len() as u64, "marks grow by one");
+        // A batch that was given up before it was written leaves a gap; its places are empty, so that all others are right.
+        while self.first + (self.waiting.len() as u64) < mark {
+            self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None });
+        }
         self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item: Some(item) });
         // Read by the next call of `poll_answers`, which registers its waker.
         self.resolving.add(mark);

@@ -304,21 +304,22 @@ impl Store {
         previous_until: SystemTime,
     ) -> Result<Option<ClientRow>, Error> {
         self.timed(StoreOperation::Change, async {
-        let mut tx = self.begin_change().await?;
-        sqlx::query(
-            "UPDATE clients SET previous_secret_hash = secret_hash, previous_until = $5, secret_hash = $3, secret_tag = $4 \
-             WHERE COALESCE(tenant, '') = $1 AND id = $2",
-        )
-        .bind(scope(id.tenant()))
-        .bind(id.as_str().to_owned())
-        .bind(secret_hash.to_owned())
-        .bind(tag.to_owned())
-        .bind(to_millis(previous_until))
-        .execute(&mut *tx)
-        .await?;
-        let stands = one(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(stands)
+            let mut tx = self.begin_change().await?;
+            sqlx::query(
+                "UPDATE clients SET previous_secret_hash = secret_hash, previous_until = $5, \
+                 secret_hash = $3, secret_tag = $4 \
+                 WHERE COALESCE(tenant, '') = $1 AND id = $2",
+            )
+            .bind(scope(id.tenant()))
+            .bind(id.as_str().to_owned())
+            .bind(secret_hash.to_owned())
+            .bind(tag.to_owned())
+            .bind(to_millis(previous_until))
+            .execute(&mut *tx)
+            .await?;
+            let stands = one(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(stands)
         })
         .await
     }
