@@ -17,6 +17,7 @@ use super::{
     Error,
     held::{self, Held},
     link::ChannelGuard,
+    live::Unfinished,
     pool::Links,
     properties, tracker,
 };
@@ -81,26 +82,6 @@ pub struct Incoming {
     pub held: Option<Box<Held>>,
 }
 
-/// A channel on which something was asked for that is not waited for any more. Dropping lapin's handles does not close it, as an
-/// answer is still due: a quorum queue without a majority gives it when it has one again, and then the broker has a consumer
-/// that nobody listens to. So it is told to close, after the answer.
-struct Unfinished(Option<Channel>);
-
-impl Unfinished {
-    fn done(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let (Some(channel), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            // Over at the latest with the connection.
-            runtime.spawn(async move { channel.close(200, "given up".into()).await });
-        }
-    }
-}
-
 /// A consumer on a channel of its own.
 pub struct Consumer {
     channel: Channel,
@@ -119,7 +100,7 @@ pub struct Consumer {
 impl Consumer {
     pub(super) async fn open(links: &Links, spec: &ConsumeSpec) -> Result<Self, Error> {
         let (channel, guard) = links.consume.channel().await?;
-        let unfinished = Unfinished(Some(channel.clone()));
+        let unfinished = Unfinished::new(&channel);
         let deliveries = tokio::time::timeout(SETUP, consume(&channel, spec)).await.map_err(|_| Error::Timeout)??;
         unfinished.done();
         // A position is for stream queues only; the broker has refused it for all others.
@@ -193,7 +174,7 @@ impl Consumer {
     fn incoming(&self, next: Option<lapin::Result<Delivery>>) -> Result<Incoming, Error> {
         match next {
             Some(Ok(delivery)) => Ok(convert(delivery, self.keep)),
-            Some(Err(error)) => Err(error.into()),
+            Some(Err(error)) => Err(self.guard.explain(error.into())),
             None if self.guard.lost().is_cancelled() => Err(Error::Unreachable(None)),
             // The broker cancels a consumer when its queue goes away.
             None => Err(Error::QueueDeleted(self.queue.to_string())),
@@ -230,7 +211,7 @@ impl Consumer {
 
     /// Stops deliveries, hands back everything unsettled, and closes the channel.
     pub async fn close(mut self) {
-        let unfinished = Unfinished(Some(self.channel.clone()));
+        let unfinished = Unfinished::new(&self.channel);
         let closing = async {
             // What was never looked at tells a stream, too, before and after the broker has stopped.
             self.look_at_one();

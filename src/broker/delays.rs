@@ -3,17 +3,24 @@
 //! over comes back to its queue. A step and a queue enter; they stand when nothing is wrong. A message is never in one of
 //! these queues without a way out: what `wg.return` cannot route goes to the dead letters.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
 use lapin::{
     Channel, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
+use tokio::time::Instant;
 
 use super::{
     Error,
     held::DELAY,
     pool::Links,
-    topology::{DEAD_LETTERS, on_channel, queue_state, text},
+    topology::{DEAD_LETTERS, on_channel, text},
 };
 use crate::names::QueueName;
 
@@ -33,18 +40,61 @@ pub const DEAD_LETTER_BYTES: i64 = 1 << 30;
 /// Queues of the gateway's own in a tenant's vhost, at most: the plan's limit is on the tenant's.
 pub const OWN_QUEUES: u32 = 256;
 
-/// Makes what a delay of this step, in milliseconds, needs to bring a message back to this queue. Whether the delay queue
-/// is new.
+/// RabbitMQ (3.10 and 4.0) forgets a quorum queue's messages when it is killed in the first seconds after the declaration.
+/// Whoever made it: a queue that was there already may be a moment old.
+const NEW_QUEUE: Duration = Duration::from_secs(5);
+/// A delay queue that confirms nothing (it has no leader) is left alone so long.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What this gateway knows of a tenant's delay queues, by their step.
+#[derive(Default)]
+pub(super) struct Delays(Mutex<HashMap<u64, Known>>);
+
+#[derive(Clone, Copy)]
+struct Known {
+    first_seen: Instant,
+    silent_until: Option<Instant>,
+}
+
+impl Delays {
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is there.
+    pub(super) fn stands(&self, step: u64) {
+        self.known().entry(step).or_insert_with(|| Known { first_seen: Instant::now(), silent_until: None });
+    }
+
+    /// It was not there after all.
+    pub(super) fn is_missing(&self, step: u64) {
+        self.known().remove(&step);
+    }
+
+    /// It did not answer.
+    pub(super) fn is_silent(&self, step: u64) {
+        let until = Instant::now() + SILENCE;
+        self.known().entry(step).and_modify(|known| known.silent_until = Some(until));
+    }
+
+    /// Whether it did not answer a moment ago.
+    pub(super) fn was_silent(&self, step: u64) -> bool {
+        self.known().get(&step).and_then(|known| known.silent_until).is_some_and(|until| until > Instant::now())
+    }
+
+    /// Until when the broker may forget what it has; none when that is over.
+    pub(super) fn new_until(&self, step: u64) -> Option<Instant> {
+        let until = self.known().get(&step).map_or_else(Instant::now, |known| known.first_seen) + NEW_QUEUE;
+        (until > Instant::now()).then_some(until)
+    }
+}
+
+/// Makes what a delay of this step, in milliseconds, needs to bring a message back to this queue.
 ///
 /// # Errors
 /// When the queue is missing, a limit is reached, or the broker is away.
-pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) -> Result<bool, Error> {
+pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) -> Result<(), Error> {
     let name = format!("wg.delay.{step}");
-    let is_new = match queue_state(links, &name).await {
-        Ok(_) => false,
-        Err(Error::NoQueue(_)) => true,
-        Err(other) => return Err(other),
-    };
     on_channel(links, async |channel| {
         ensure_return(&channel, queue).await?;
         exchange(&channel, DELAY_EXCHANGE, ExchangeKind::Headers, FieldTable::default()).await?;
@@ -62,8 +112,7 @@ pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) ->
         let options = QueueBindOptions::default();
         Ok(channel.queue_bind(name.as_str().into(), DELAY_EXCHANGE.into(), "".into(), options, matching).await?)
     })
-    .await?;
-    Ok(is_new)
+    .await
 }
 
 /// Makes the way back to this queue.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use lapin::{Channel, Connection, Event};
+use lapin::{Channel, Connection, ConnectionStatus, Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -21,6 +21,9 @@ use crate::{
     telemetry::{BrokerMetrics, OpenGuard},
 };
 
+/// A connection has 1,024 numbers for channels. With fewer left than half of them it is used for no new one.
+const MOST_SPOILED: usize = 512;
+
 /// A connection that stands.
 pub(super) struct Live {
     connection: Connection,
@@ -29,6 +32,8 @@ pub(super) struct Live {
     channels: Arc<AtomicUsize>,
     metrics: Arc<BrokerMetrics>,
     renew_after: SystemTime,
+    /// Numbers of channels that lapin tells an old error of.
+    spoiled: AtomicUsize,
     /// We end it ourselves.
     closing: Arc<AtomicBool>,
 }
@@ -39,6 +44,7 @@ pub(super) struct ChannelGuard {
     channels: Arc<AtomicUsize>,
     lost: CancellationToken,
     blocked: watch::Receiver<bool>,
+    status: ConnectionStatus,
     _counted: OpenGuard,
 }
 
@@ -46,6 +52,11 @@ impl ChannelGuard {
     /// Cancelled when the connection is gone.
     pub(super) fn lost(&self) -> &CancellationToken {
         &self.lost
+    }
+
+    /// What an error on the channel means: when the connection is gone it may be anybody's.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        if self.status.connected() || error.is_link() { error } else { Error::Unreachable(None) }
     }
 
     /// Whether the broker has blocked the connection (a memory or disk alarm).
@@ -65,6 +76,31 @@ impl ChannelGuard {
 impl Drop for ChannelGuard {
     fn drop(&mut self) {
         self.channels.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A channel on which something was asked for that is not waited for any more. Dropping lapin's handles does not close it, as an
+/// answer is still due: a quorum queue without a majority gives it when it has one again, and then the broker has a consumer
+/// that nobody listens to. And when they do close it while the broker closes it for an error, lapin takes that for an error of the
+/// connection, and tells it to all others there. So it is told to close, after the answer, from here.
+pub(super) struct Unfinished(Option<Channel>);
+
+impl Unfinished {
+    pub(super) fn new(channel: &Channel) -> Self {
+        Self(Some(channel.clone()))
+    }
+
+    pub(super) fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let (Some(channel), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            // Over at the latest with the connection.
+            runtime.spawn(async move { channel.close(200, "given up".into()).await });
+        }
     }
 }
 
@@ -121,7 +157,16 @@ impl Live {
                 losses.connection_lost();
             }
         });
-        Self { connection, lost, blocked, channels: Arc::default(), metrics, renew_after, closing }
+        Self {
+            connection,
+            lost,
+            blocked,
+            channels: Arc::default(),
+            metrics,
+            renew_after,
+            spoiled: AtomicUsize::new(0),
+            closing,
+        }
     }
 
     /// Whether the certificate that it was opened with should be replaced.
@@ -131,7 +176,8 @@ impl Live {
 
     /// Whether channels can be opened on it.
     pub(super) fn is_usable(&self) -> bool {
-        !self.is_lost() && self.connection.status().connected()
+        let is_worn = self.spoiled.load(Ordering::Relaxed) >= MOST_SPOILED;
+        !self.is_lost() && !is_worn && self.connection.status().connected()
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -150,6 +196,7 @@ impl Live {
             channels: Arc::clone(&self.channels),
             lost: self.lost.clone(),
             blocked: self.blocked.clone(),
+            status: self.connection.status().clone(),
             _counted: self.metrics.channel(),
         }
     }
@@ -159,10 +206,16 @@ impl Live {
         let opening = async {
             // Nothing is written while blocked: the request would only wait in a queue without bounds.
             guard.unblocked().await;
-            self.connection.create_channel().await
+            loop {
+                let opened = self.connection.create_channel().await;
+                if !self.is_told_of_another(opened.as_ref().err()) {
+                    return opened;
+                }
+            }
         };
         tokio::select! {
             opened = tokio::time::timeout(timeout, opening) => match opened {
+                Ok(Err(error)) if error.is_amqp_soft_error() => Err(Error::Unreachable(None)),
                 Ok(opened) => Ok(opened?),
                 Err(_) if guard.blocked() => Err(Error::Timeout),
                 Err(_) => {
@@ -174,6 +227,13 @@ impl Live {
             },
             () = self.lost.cancelled() => Err(Error::Unreachable(None)),
         }
+    }
+
+    /// lapin 4.12 keeps the error that ended a channel under its number, and ends with it whoever gets that number next, when
+    /// all have been given out once. Such a number is passed over.
+    fn is_told_of_another(&self, error: Option<&lapin::Error>) -> bool {
+        error.is_some_and(lapin::Error::is_amqp_soft_error)
+            && self.spoiled.fetch_add(1, Ordering::Relaxed) < MOST_SPOILED
     }
 
     /// Ends it without a word: its users see a loss, and go on elsewhere.

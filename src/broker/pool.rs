@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConsumeSpec, Consumer, DeadLetters, Error, Publisher, Resender, Topology,
+    delays::Delays,
     link::{Link, Purpose},
     shared::Shared,
 };
@@ -32,10 +33,11 @@ pub struct Broker {
     _sweeper: Arc<tokio_util::sync::DropGuard>,
 }
 
-/// A tenant's two connections.
+/// A tenant's two connections, and what is known of its delay queues.
 pub(super) struct Links {
     pub(super) publish: Link,
     pub(super) consume: Link,
+    pub(super) delays: Delays,
 }
 
 impl std::fmt::Debug for Broker {
@@ -133,11 +135,10 @@ impl Broker {
         }
         let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
         let link = |purpose| Link::new(tenant.clone(), purpose, Arc::clone(&self.shared));
-        Arc::clone(
-            links.entry(tenant.clone()).or_insert_with(|| {
-                Arc::new(Links { publish: link(Purpose::Publish), consume: link(Purpose::Consume) })
-            }),
-        )
+        Arc::clone(links.entry(tenant.clone()).or_insert_with(|| {
+            let (publish, consume) = (link(Purpose::Publish), link(Purpose::Consume));
+            Arc::new(Links { publish, consume, delays: Delays::default() })
+        }))
     }
 }
 

@@ -85,6 +85,15 @@ pub struct Publisher {
     last_error: Option<Error>,
     timer: Pin<Box<Sleep>>,
     in_flight: usize,
+    renewal: Renewal,
+}
+
+/// Another channel for a broker that refuses: RabbitMQ 3.10 asks whoever led a queue when a channel first published to it, for
+/// as long as the channel lives, and refuses while that node is down, whoever leads now.
+struct Renewal {
+    not_before: Instant,
+    /// Nothing is sent until all is answered, for so long at most: messages of two channels may overtake each other.
+    waiting: Option<Pin<Box<Sleep>>>,
 }
 
 enum Stage {
@@ -96,6 +105,8 @@ enum Stage {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const RENEWED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
+const RENEWED_WITHIN: Duration = Duration::from_millis(500);
 
 impl Publisher {
     pub(super) fn new(links: Arc<Links>, deadline: Duration) -> Self {
@@ -110,6 +121,7 @@ impl Publisher {
             last_error: None,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             in_flight: 0,
+            renewal: Renewal { not_before: Instant::now(), waiting: None },
         }
     }
 
@@ -192,7 +204,9 @@ impl Publisher {
                 true
             }
             Stage::Open(open) => {
-                let Progress { answers, ended } = open.drive(cx, &mut self.backlog, &mut self.known);
+                let nothing = &mut VecDeque::new();
+                let backlog = if self.renewal.waiting.is_some() { nothing } else { &mut self.backlog };
+                let Progress { answers, ended } = open.drive(cx, backlog, &mut self.known);
                 if ended.is_none() && !answers.is_empty() {
                     self.failures = 0;
                 }
@@ -201,9 +215,23 @@ impl Publisher {
                 if let Some(error) = ended {
                     self.reopen(error);
                 }
-                self.refuse(settled) || again
+                self.refuse(settled) || again || self.renew(cx)
             }
         }
+    }
+
+    /// Gives up the channel that messages were refused on, as soon as nothing is under way there; whether something changed.
+    fn renew(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(waiting) = &mut self.renewal.waiting else { return false };
+        let is_quiet = matches!(&self.stage, Stage::Open(open) if open.is_quiet());
+        if !is_quiet && matches!(self.stage, Stage::Open(_)) && waiting.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if is_quiet {
+            self.stage = Stage::Closed;
+        }
+        self.renewal.waiting = None;
+        true
     }
 
     /// Turns answers into verdicts; what was lost goes back to the front of the backlog, in order. The error, if any.
@@ -214,7 +242,14 @@ impl Publisher {
             match answer {
                 Answer::Ack => settled.push(message.settle(Verdict::Confirmed)),
                 Answer::Returned => settled.push(message.settle(Verdict::Unroutable)),
-                Answer::Nack => settled.push(message.settle(Verdict::Rejected(nacked()))),
+                Answer::Nack => {
+                    let now = Instant::now();
+                    if self.renewal.not_before <= now {
+                        let waiting = Box::pin(tokio::time::sleep(RENEWED_WITHIN));
+                        self.renewal = Renewal { not_before: now + RENEWED_AT_MOST_EVERY, waiting: Some(waiting) };
+                    }
+                    settled.push(message.settle(Verdict::Rejected(nacked())));
+                }
                 Answer::Lost(error) => {
                     ended.get_or_insert_with(|| Error::from(error));
                     lost.push(message);

@@ -1,10 +1,13 @@
 //! Messages on another round: back to their queue, now or after a delay, or to the dead letters. Held deliveries enter with
 //! what is to become of them; the tags of those that a durable place has taken over leave, to be acknowledged. Invariant:
 //! a tag leaves only after the broker's confirm of the new copy, so a death in between makes a duplicate with the same
-//! message id, and never a loss; what finds no place is tried again for as long as the stream lives.
+//! message id, and never a loss; what finds no place is tried again for as long as the stream lives, and what finds none in
+//! a delay queue until its delay is over goes to its queue from here.
+
+mod fate;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -12,6 +15,7 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 
+pub use self::fate::{Code, Fate};
 use super::{
     Error, Outgoing, Publisher, Settled, Verdict,
     delays::{DELAY_EXCHANGE, ensure_dead_letters, ensure_delay},
@@ -22,69 +26,15 @@ use super::{
 };
 use crate::{
     names::{ExchangeName, QueueName},
-    telemetry::{DeadLetterReason, TenantMetrics},
+    telemetry::TenantMetrics,
 };
 
 /// Between two tries to place a message that was refused.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What waits for room in a full queue waits there, not in the gateway.
 const FULL_QUEUE: Duration = Duration::from_secs(1);
-/// RabbitMQ (3.10 and 4.0) forgets a quorum queue's messages when it is killed in the first seconds after the declaration:
-/// until then the old copy stays.
-const NEW_QUEUE: Duration = Duration::from_secs(5);
 /// A channel that is not used costs all others.
 const IDLE: Duration = Duration::from_secs(5);
-
-/// What is to become of a delivery that was not done.
-#[derive(Debug, Clone)]
-pub enum Fate {
-    /// Another attempt, after so long.
-    Retry {
-        /// None or less than 100 ms: now.
-        delay: Duration,
-        /// Why it failed, for the dead letter that it may become.
-        reason: String,
-    },
-    /// It is given up.
-    DeadLetter {
-        /// Why, for programs.
-        code: Code,
-        /// Why, for people.
-        reason: String,
-        /// How long it goes round once more when the dead letters are full.
-        when_full: Duration,
-    },
-}
-
-/// Why a message was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
-    /// Its consumer said so.
-    Rejected,
-    /// It had all its attempts.
-    DeliveryLimit,
-    /// Its queue is gone.
-    QueueDeleted,
-}
-
-impl Code {
-    fn counted(self) -> DeadLetterReason {
-        match self {
-            Self::Rejected => DeadLetterReason::Rejected,
-            Self::DeliveryLimit => DeadLetterReason::DeliveryLimit,
-            Self::QueueDeleted => DeadLetterReason::QueueDeleted,
-        }
-    }
-
-    /// As dead letters and traces have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rejected => "rejected",
-            Self::DeliveryLimit => "delivery_limit",
-            Self::QueueDeleted => "queue_deleted",
-        }
-    }
-}
 
 /// Sends a stream's deliveries round again. Nothing is connected until there is one.
 pub struct Resender {
@@ -99,10 +49,10 @@ pub struct Resender {
     ready: Vec<u64>,
     /// To be published then.
     waiting: BTreeSet<(Instant, u64)>,
-    /// Delay queues that were there when last seen, and from when they can be relied on.
-    standing: HashMap<u64, Instant>,
+    /// Delays whose queues, and the way back from them, were there when last seen.
+    standing: HashSet<u64>,
     mending: Option<Mending>,
-    /// Tags of what lies in a new queue, and from when it can be relied on.
+    /// Tags of what lies in a new delay queue, and from when that can be relied on: until then the old copies stay.
     resting: BTreeSet<(Instant, u64)>,
     idle_since: Instant,
 }
@@ -112,6 +62,8 @@ struct Job {
     held: Box<Held>,
     fate: Fate,
     at: SystemTime,
+    /// When its delay is over.
+    due: Instant,
     /// Missing when it was published.
     needs: Option<Need>,
 }
@@ -134,7 +86,7 @@ impl Resender {
             next_order: 0,
             ready: Vec::new(),
             waiting: BTreeSet::new(),
-            standing: HashMap::new(),
+            standing: HashSet::new(),
             mending: None,
             resting: BTreeSet::new(),
             idle_since: Instant::now(),
@@ -144,18 +96,14 @@ impl Resender {
     /// Takes a delivery over; its tag comes back from [`Self::settled`] once, or never when this ends first.
     pub fn push(&mut self, tag: u64, held: Box<Held>, fate: Fate) {
         self.next_order += 1;
-        self.jobs.insert(self.next_order, Job { tag, held, fate, at: SystemTime::now(), needs: None });
+        let due = Instant::now() + fate.delay();
+        self.jobs.insert(self.next_order, Job { tag, held, fate, at: SystemTime::now(), due, needs: None });
         self.ready.push(self.next_order);
-    }
-
-    /// The tags of what lies in a queue that is new: the end of a stream does not wait for it.
-    pub fn flush(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.resting).into_iter().map(|(_, tag)| tag).collect()
     }
 
     /// Whether nothing is on its way.
     pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.is_empty() && self.resting.is_empty()
     }
 
     /// Forgets everything: the broker has given all deliveries back.
@@ -201,9 +149,17 @@ impl Resender {
 
     /// Publishes what can be, and mends what is missing for the rest.
     fn advance(&mut self) {
-        let mut outgoing = Vec::new();
+        let (mut outgoing, now) = (Vec::new(), Instant::now());
         for order in std::mem::take(&mut self.ready) {
-            let Some(job) = self.jobs.get(&order) else { continue };
+            let Some(job) = self.jobs.get_mut(&order) else { continue };
+            if let Destination::Delay(step) = job.destination() {
+                if job.due <= now {
+                    job.waits_no_more();
+                } else if self.links.delays.was_silent(step) {
+                    self.waiting.insert((job.due, order));
+                    continue;
+                }
+            }
             match job.need(&self.standing) {
                 Some(need) => {
                     if self.mending.is_none() {
@@ -231,10 +187,8 @@ impl Resender {
                     self.metrics.dead_lettered(code.counted());
                 }
                 match job.destination() {
-                    Destination::Delay(step)
-                        if let Some(from) = self.standing.get(&step).filter(|from| **from > Instant::now()) =>
-                    {
-                        self.resting.insert((*from, job.tag));
+                    Destination::Delay(step) if let Some(until) = self.links.delays.new_until(step) => {
+                        self.resting.insert((until, job.tag));
                     }
                     _ => done.push(job.tag),
                 }
@@ -256,6 +210,11 @@ impl Resender {
                 }
                 (Destination::Delay(step), true) => {
                     self.standing.remove(&step);
+                    self.links.delays.is_missing(step);
+                    true
+                }
+                (Destination::Delay(step), _) if matches!(verdict, Verdict::Unknown(_)) => {
+                    self.links.delays.is_silent(step);
                     true
                 }
                 (Destination::DeadLetters, true) => {
@@ -269,13 +228,13 @@ impl Resender {
         done
     }
 
-    fn mended(&mut self, (need, result): (Need, Result<bool, Error>)) {
+    fn mended(&mut self, (need, result): (Need, Result<(), Error>)) {
         match &result {
             // One with other arguments is there, too: another version of the gateway made it.
             Ok(_) | Err(Error::Inequivalent { .. }) => match need {
                 Need::Delay(step) => {
-                    let from = Instant::now() + if matches!(result, Ok(true)) { NEW_QUEUE } else { Duration::ZERO };
-                    self.standing.insert(step, from);
+                    self.standing.insert(step);
+                    self.links.delays.stands(step);
                 }
                 Need::DeadLetters => self.jobs.values_mut().for_each(|job| job.needs = None),
             },
@@ -296,8 +255,8 @@ impl Resender {
     }
 }
 
-/// What is being made, and whether it is new when it stands.
-type Mending = (Need, BoxFuture<'static, Result<bool, Error>>);
+/// What is being made.
+type Mending = (Need, BoxFuture<'static, Result<(), Error>>);
 
 /// Where a job's message goes.
 enum Destination {
@@ -315,9 +274,9 @@ impl Job {
         }
     }
 
-    fn need(&self, standing: &HashMap<u64, Instant>) -> Option<Need> {
+    fn need(&self, standing: &HashSet<u64>) -> Option<Need> {
         match self.destination() {
-            Destination::Delay(step) => (!standing.contains_key(&step)).then_some(Need::Delay(step)),
+            Destination::Delay(step) => (!standing.contains(&step)).then_some(Need::Delay(step)),
             _ => self.needs,
         }
     }
@@ -342,7 +301,13 @@ impl Job {
             Fate::DeadLetter { when_full, .. } => *when_full,
         };
         self.fate = Fate::Retry { delay, reason: self.reason().to_owned() };
+        self.due = Instant::now() + delay;
         true
+    }
+
+    /// Its delay was over before a queue took it.
+    fn waits_no_more(&mut self) {
+        self.fate = Fate::Retry { delay: Duration::ZERO, reason: self.reason().to_owned() };
     }
 
     fn outgoing(&self, order: u64, queue: &QueueName) -> Outgoing {
@@ -361,11 +326,11 @@ impl Job {
     }
 }
 
-fn mend(links: Arc<Links>, need: Need, queue: QueueName) -> BoxFuture<'static, Result<bool, Error>> {
+fn mend(links: Arc<Links>, need: Need, queue: QueueName) -> BoxFuture<'static, Result<(), Error>> {
     async move {
         match need {
             Need::Delay(step) => ensure_delay(&links, step, &queue).await,
-            Need::DeadLetters => ensure_dead_letters(&links).await.map(|()| false),
+            Need::DeadLetters => ensure_dead_letters(&links).await,
         }
     }
     .boxed()
@@ -379,7 +344,7 @@ async fn published(publisher: &mut Option<Publisher>) -> Vec<Settled> {
 }
 
 /// Cancel safe: the mending is forgotten only when it is over.
-async fn mended(mending: &mut Option<Mending>) -> (Need, Result<bool, Error>) {
+async fn mended(mending: &mut Option<Mending>) -> (Need, Result<(), Error>) {
     match mending {
         Some((need, future)) => {
             let (need, result) = (*need, future.await);

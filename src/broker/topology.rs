@@ -16,6 +16,7 @@ use super::{
     Error, RetryPolicy,
     delays::{DELIVERY_LIMIT, ensure_return},
     headers,
+    live::Unfinished,
     pool::Links,
 };
 use crate::{
@@ -328,13 +329,11 @@ pub(super) async fn on_channel<T>(
 ) -> Result<T, Error> {
     // The consuming connection: a broker under alarm blocks the publishing one.
     let (channel, guard) = links.consume.channel().await?;
-    let result = tokio::time::timeout(DEADLINE, operation(channel.clone())).await.map_err(|_| Error::Timeout)?;
-    if result.is_ok() {
-        // Waiting for the broker's answer would only cost a round trip; dropping the channel closes it.
-        drop(channel);
-    }
-    drop(guard);
-    result
+    let unfinished = Unfinished::new(&channel);
+    let result = tokio::time::timeout(DEADLINE, operation(channel)).await.map_err(|_| Error::Timeout)?;
+    // Waiting for the broker's answer would only cost a round trip; dropping lapin's handles closes the channel.
+    unfinished.done();
+    result.map_err(|error| guard.explain(error))
 }
 
 fn arguments(spec: &QueueSpec) -> FieldTable {

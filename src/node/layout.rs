@@ -14,6 +14,7 @@ use super::{Account, Error, NodeOptions};
 use crate::pki::{Item, write_secret};
 
 const BASE: &str = include_str!("../../broker-config/rabbitmq.conf");
+const ADVANCED: &str = include_str!("../../broker-config/advanced.config");
 const PLUGINS: &str = include_str!("../../broker-config/enabled_plugins");
 
 /// The ports of a node.
@@ -68,6 +69,7 @@ impl Layout {
             fs::write(&path, text).map_err(Error::file("write", &path))
         };
         write("rabbitmq.conf", BASE)?;
+        write("advanced.config", ADVANCED)?;
         write("enabled_plugins", PLUGINS)?;
         write("conf.d/90-node.conf", &overlay(options, account, ports, seed.map(|seed| (seed, self.name())))?)
     }
@@ -87,8 +89,8 @@ impl Layout {
             ("RABBITMQ_CONFIG_FILE", inside("rabbitmq.conf")),
             ("RABBITMQ_CONFIG_FILES", inside("conf.d")),
             ("RABBITMQ_ENABLED_PLUGINS_FILE", inside("enabled_plugins")),
-            // Not there: the system's own must not be read in their place.
-            ("RABBITMQ_ADVANCED_CONFIG_FILE", inside("none.config")),
+            ("RABBITMQ_ADVANCED_CONFIG_FILE", inside("advanced.config")),
+            // Not there: the system's own must not be read in its place.
             ("RABBITMQ_CONF_ENV_FILE", inside("none.env")),
             ("RABBITMQ_MNESIA_BASE", inside("data")),
             ("RABBITMQ_LOG_BASE", inside("log")),

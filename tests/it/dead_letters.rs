@@ -190,8 +190,12 @@ async fn a_redrive_keeps_to_its_rate_tells_its_progress_and_stops_when_it_is_can
     })
     .await;
     assert!(left > 0 && left < 60, "{left}");
-    assert_eq!(tenant.redrive(all()).await.redriven as usize, left);
-    tenant.has_depth("jobs", 60).await;
+    // At least once: RabbitMQ keeps acknowledgements back from a quorum queue that is behind with more than 32, and forgets them
+    // when the channel closes, as it does between two turns.
+    let again = tenant.redrive(all()).await;
+    assert!(again.redriven as usize >= left && again.failed == 0, "{again:?} of {left}");
+    tenant.has_depth("jobs", 60 + again.redriven - left as u64).await;
+    assert_eq!(tenant.dead_letters().await, []);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod commands;
 mod cross_tenant;
 mod dead_clients;
 mod dead_letters;
+mod delays;
 mod demos;
 mod development;
 mod drain;

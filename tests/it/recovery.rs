@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use warrengate::pb::{Outcome, subscribe_response::Event};
+use warrengate::pb::{self, Outcome, subscribe_response::Event};
 
 use crate::harness::{
     Tenant,
@@ -155,6 +155,47 @@ async fn a_network_that_was_cut_is_noticed_at_once_and_streams_go_on_after_it() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_are_their_own_after_messages_were_given_up_before_they_were_written() {
+    const LARGE: usize = 56;
+    const SMALL: usize = 200;
+    let (own, proxy) = behind_a_proxy("given-up", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "3s")]).await;
+    let tenant = own.tenant().await;
+    tenant.queue("jobs").await;
+    let mut publisher = RawPublisher::open(&tenant.client).await;
+    publisher.send(vec![to_queue("jobs", "first")]).await;
+    assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
+    // Nothing goes through, and the connection stays: some of these are written and wait for their confirms, and most of them,
+    // more than sockets hold, wait to be written. All are given up at their deadline, before the silence is noticed.
+    proxy.hold();
+    for _ in 0..LARGE / 4 {
+        let large = || to_queue("jobs", vec![b'x'; 512 * 1024]);
+        publisher.send(vec![large(), large(), large(), large()]).await;
+    }
+    let given_up = publisher.results(LARGE).await;
+    assert!(given_up.iter().all(|result| result.outcome() == Outcome::Unknown), "{given_up:?}");
+    // They are written after all, and their confirms come between those of what comes now, on the same channel.
+    proxy.resume();
+    let named = |number: usize| {
+        let queue = if number.is_multiple_of(3) { "void" } else { "jobs" };
+        let mut publication = to_queue(queue, "small");
+        publication.message.as_mut().unwrap().message_id = number.to_string();
+        publication
+    };
+    for frame in 0..SMALL / 10 {
+        publisher.send((frame * 10..frame * 10 + 10).map(named).collect()).await;
+    }
+    for result in publisher.results(SMALL).await {
+        let number: usize = result.message_id.parse().unwrap();
+        let right = if number.is_multiple_of(3) { Outcome::Unroutable } else { Outcome::Confirmed };
+        assert_eq!(result.outcome(), right, "{result:?}");
+    }
+    let stored = (1 + LARGE + SMALL - SMALL.div_ceil(3)) as u64;
+    tenant.has_depth("jobs", stored).await;
+    assert_eq!(proxy.connections(), 2, "the connections are still the first ones");
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_many_losses_the_broker_has_exactly_what_open_streams_need() {
     let (own, proxy) = behind_a_proxy("losses", &[("WARRENGATE_BROKER__IDLE_TIMEOUT", "5s")]).await;
     let gateway = Serve::start(&own, &[]).await;
@@ -209,4 +250,19 @@ async fn after_many_losses_the_broker_has_exactly_what_open_streams_need() {
     exactly("consumers", 0).await;
     exactly("channels", 0).await;
     own.stack.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_error_that_ended_a_channel_is_never_told_to_a_later_one() {
+    // Of a connection (channel_max in broker-config/rabbitmq.conf); each call below has a channel of its own.
+    const NUMBERS: usize = 1_024;
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let mut topology = tenant.client.topology();
+    let request = pb::DeleteQueueRequest { name: "missing".into(), ..Default::default() };
+    let status = topology.delete_queue(request).await.expect_err("there is no such queue");
+    assert_eq!(status.code(), tonic::Code::NotFound, "{status}");
+    for _ in 0..NUMBERS + 100 {
+        topology.purge_queue(pb::PurgeQueueRequest { name: "jobs".into() }).await.unwrap();
+    }
 }

@@ -84,7 +84,7 @@ impl Turn {
                     self.seen += 1;
                     return Ok(Some((delivery.delivery_tag, DeadLetter::read(delivery))));
                 }
-                Ok(Some(Err(error))) => return Err(error.into()),
+                Ok(Some(Err(error))) => return Err(self.guard.explain(error.into())),
                 Ok(None) => return Err(Error::QueueDeleted(DEAD_LETTERS.to_owned())),
                 Err(_) => {
                     // Somebody was a moment earlier, and has taken some; or has the turn still.

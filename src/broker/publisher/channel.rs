@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::{Error, Outgoing, outgoing::Attempt};
 use crate::broker::{
     link::ChannelGuard,
+    live::Unfinished,
     pool::Links,
     topology::exchange_exists,
     tracker::{Answer, Tracker, marked},
@@ -49,6 +50,7 @@ pub(super) struct Open {
     missing: Vec<Arc<str>>,
     /// The end of the broker's blocking, while it is waited for.
     unblocked: Option<BoxFuture<'static, ()>>,
+    _unfinished: Unfinished,
 }
 
 struct Batch {
@@ -74,6 +76,7 @@ pub(super) struct Progress {
 
 pub(super) async fn open(links: Arc<Links>) -> Result<Open, Error> {
     let (channel, guard) = links.publish.channel().await?;
+    let unfinished = Unfinished::new(&channel);
     let confirming = channel.confirm_select(ConfirmSelectOptions::default());
     tokio::time::timeout(SETUP, confirming).await.map_err(|_| Error::Timeout)??;
     let lost = guard.lost().clone().cancelled_owned().boxed();
@@ -88,6 +91,7 @@ pub(super) async fn open(links: Arc<Links>) -> Result<Open, Error> {
         checking: None,
         missing: Vec::new(),
         unblocked: None,
+        _unfinished: unfinished,
     })
 }
 
@@ -206,6 +210,11 @@ impl Open {
     /// Whether confirms that do not come (a queue without a leader) leave too little room for other messages.
     pub(super) fn is_clogged(&self) -> bool {
         self.tracker.abandoned() >= MOST_UNANSWERED / 2
+    }
+
+    /// Whether nobody waits for an answer.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.sending.is_empty() && self.tracker.oldest().is_none()
     }
 
     /// Whether the broker takes nothing for now.

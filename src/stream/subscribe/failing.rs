@@ -106,13 +106,6 @@ impl Failing {
         self.resender.push(tag, kept, fate);
     }
 
-    /// The tags of what has found a place that is new.
-    fn flush(&mut self) -> Vec<u64> {
-        let tags = self.resender.flush();
-        self.done(&tags);
-        tags
-    }
-
     fn done(&mut self, tags: &[u64]) {
         tags.iter().filter_map(|tag| self.spans.remove(tag)).for_each(Settling::done);
     }
@@ -248,8 +241,7 @@ impl Machine {
                 let tags = self.failing.settled().await;
                 self.left(consumer, tags)?;
             }
-            let tags = self.failing.flush();
-            self.left(consumer, tags)
+            Ok::<(), End>(())
         };
         // What is not done by then comes again.
         let _ = tokio::time::timeout(limit, finishing).await;

@@ -1,0 +1,128 @@
+//! A delay that does not end as it should: the message's queue is gone or full when it is over, or the queue that keeps the
+//! delay does not answer. Nothing is lost, and nothing waits for ever.
+
+use std::time::{Duration, Instant};
+
+use warrengate::pb::{self, Outcome, SubscribeStart};
+
+use crate::harness::{
+    Tenant, World,
+    consumer::{RawSubscription, bodies, start},
+    dead::these,
+    to_queue,
+    values::to_exchange,
+    wait::until,
+};
+
+/// Of broker-config/advanced.config, twice: what a queue did not take is offered again by then.
+const OFFERED_AGAIN: Duration = Duration::from_secs(10);
+
+/// Waits until one of the gateway's own queues has so many messages, by the broker's word, which comes seconds late.
+async fn holds(tenant: &Tenant, queue: &str, messages: u64) {
+    let vhost = format!("wg.{}", tenant.id);
+    let asked = ["-p", &vhost, "list_queues", "name", "messages", "--formatter", "json"];
+    until(&format!("{messages} messages in {queue}"), async || {
+        let answer = World::get().stack.node().control(&asked).await.unwrap();
+        let all: Vec<serde_json::Value> = serde_json::from_str(&answer).unwrap();
+        let found = all.iter().find(|one| one["name"] == queue).and_then(|one| one["messages"].as_u64());
+        (found == Some(messages)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_whose_queue_is_gone_when_its_delay_is_over_is_a_dead_letter() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("passing").await;
+    tenant.publish(to_exchange("", "passing", "one")).await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("passing")).await;
+    let held = consumer.one().await;
+    consumer.retry(&[held.delivery_id], Duration::from_secs(20)).await;
+    // It is in the delay when the stream has closed in order.
+    consumer.close().await;
+    holds(&tenant, "wg.delay.20000", 1).await;
+    let request = pb::DeleteQueueRequest { name: "passing".into(), ..Default::default() };
+    tenant.client.topology().delete_queue(request).await.unwrap();
+    let dead = tenant.dead_letter().await;
+    assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("passing", "queue_deleted", 1));
+    assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("", "passing"));
+    // It stays, until there is a queue to take it.
+    let done = tenant.redrive(these([&dead])).await;
+    assert_eq!((done.redriven, done.failed, done.remaining), (0, 1, 0));
+    assert!(done.failures[0].reason.starts_with("QUEUE_NOT_FOUND: "), "{done:?}");
+    tenant.queue("passing").await;
+    assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
+    assert_eq!(tenant.take("passing", 1).await, ["one"]);
+    assert_eq!(tenant.dead_letters().await, []);
+}
+
+#[tokio::test]
+async fn a_retry_into_a_full_queue_waits_in_the_broker_and_comes_when_there_is_room() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue_of(pb::Queue { name: "small".into(), max_length: 1, ..pb::Queue::default() }).await;
+    tenant.publish_to("small", "first").await;
+    let one_at_a_time = SubscribeStart { max_outstanding_messages: 1, ..start("small") };
+    let mut consumer = RawSubscription::open(&tenant.client, one_at_a_time).await;
+    let held = consumer.one().await;
+    let mut others = 0;
+    until("a full queue", async || match tenant.outcomes(vec![to_queue("small", "other")]).await[..] {
+        [Outcome::Confirmed] => {
+            others += 1;
+            None
+        }
+        [Outcome::Rejected] => Some(()),
+        ref else_ => panic!("{else_:?}"),
+    })
+    .await;
+    consumer.retry(&[held.delivery_id], Duration::from_millis(200)).await;
+    // Old copies stay for longer than the delay when a delay queue is new.
+    consumer.close().await;
+    tenant.has_depth("small", others).await;
+    holds(&tenant, "wg.delay.200", 1).await;
+    let room = Instant::now();
+    let mut consumer = RawSubscription::open(&tenant.client, start("small")).await;
+    let mut seen = Vec::new();
+    let again = loop {
+        let delivery = consumer.one().await;
+        consumer.ack(&[delivery.delivery_id]).await;
+        seen.extend(bodies(std::slice::from_ref(&delivery)));
+        if seen.last().is_some_and(|body| body == "first") {
+            break delivery;
+        }
+    };
+    let took = room.elapsed();
+    eprintln!("measured: the retry came {took:.1?} after there was room");
+    assert_eq!((again.attempt, seen.len() as u64), (2, others + 1), "{seen:?}");
+    assert!(took < OFFERED_AGAIN + Duration::from_secs(2), "{took:?}");
+    holds(&tenant, "wg.delay.200", 0).await;
+}
+
+#[tokio::test]
+async fn a_retry_whose_delay_queue_has_no_leader_comes_all_the_same() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    for body in ["first", "second"] {
+        tenant.publish_to("jobs", body).await;
+    }
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let (first, second) = (consumer.one().await, consumer.one().await);
+    consumer.retry(&[first.delivery_id], Duration::from_secs(1)).await;
+    let again = consumer.one().await;
+    assert_eq!((again.attempt, bodies(std::slice::from_ref(&again))[0].as_str()), (2, "first"));
+    consumer.ack(&[again.delivery_id]).await;
+    // As after a kill in the first seconds of its life (broker-config/README.md).
+    let server = format!("{{'wg.{}_wg.delay.1000', node()}}", tenant.id);
+    let node = World::get().stack.node();
+    node.control(&["eval", &format!("ok = ra:stop_server(quorum_queues, {server}).")]).await.unwrap();
+    let nacked = Instant::now();
+    consumer.retry(&[second.delivery_id], Duration::from_secs(1)).await;
+    let again = consumer.one().await;
+    let took = nacked.elapsed();
+    eprintln!("measured: 1 s without a delay queue took {took:.1?}");
+    assert_eq!((again.attempt, bodies(std::slice::from_ref(&again))[0].as_str()), (2, "second"));
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    consumer.ack(&[again.delivery_id]).await;
+    consumer.is_quiet().await;
+    consumer.close().await;
+    node.control(&["eval", &format!("ok = ra:restart_server(quorum_queues, {server}).")]).await.unwrap();
+}
