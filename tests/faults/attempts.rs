@@ -1,6 +1,9 @@
 //! Attempts and delays. The ledger and the faults enter; what was counted wrongly, or came too early or too late, leaves.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use crate::{
     inject::Injected,
@@ -82,6 +85,12 @@ impl Tries {
 
     /// The times between a retry and the next attempt.
     fn measure(&mut self, id: &str, message: &Message, injected: &[Injected], began: Instant) {
+        // Of two copies nobody can say which one's delay was over.
+        let tried = message.deliveries.iter().filter(|one| matches!(one.settled, Some((How::Retry, _))));
+        let mut attempts = HashSet::new();
+        if !tried.map(|one| one.attempt).all(|attempt| attempts.insert(attempt)) {
+            return;
+        }
         for (one, next) in message.deliveries.iter().zip(message.deliveries.iter().skip(1)) {
             let Some((How::Retry, asked)) = one.settled else { continue };
             let touched = injected.iter().any(|done| done.touches(asked, next.at));

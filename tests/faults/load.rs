@@ -34,9 +34,9 @@ const RATE: u32 = 12;
 const PROCESSES: usize = 4;
 /// By then a publisher's client has given up what has no answer.
 const OUTCOMES_WITHIN: Duration = Duration::from_secs(90);
-/// When nothing has moved for so long, nothing will: RabbitMQ offers what waits in a delay queue again after 180 s, when the
-/// queue that it was offered to lost its leader in that moment.
-const REOFFERED: Duration = Duration::from_secs(210);
+/// When nothing has moved for so long, nothing will: RabbitMQ offers what a queue did not take when its delay was over again
+/// after 10 s at most (broker-config/advanced.config), and the longest lease and back-off here are shorter.
+const STILL: Duration = Duration::from_secs(70);
 
 /// A running load.
 pub struct Load {
@@ -101,8 +101,8 @@ impl Load {
     }
 
     /// Nothing more is published. Returns when every message has its outcome, and what is confirmed is done, or when
-    /// nothing has moved for long.
-    pub async fn come_to_rest(&mut self, broken: &mut Vec<String>) {
+    /// nothing has moved for long; whether all is done.
+    pub async fn come_to_rest(&mut self, broken: &mut Vec<String>) -> bool {
         self.stop_publishing.cancel();
         let ended = async { while self.publishers.join_next().await.is_some() {} };
         if tokio::time::timeout(OUTCOMES_WITHIN, ended).await.is_err() {
@@ -111,17 +111,18 @@ impl Load {
         self.until_quiet(|fate| fate != Fate::Poison).await;
         let undone = self.undone(&|fate| fate != Fate::Poison);
         crate::report::say(&format!("nothing is published any more; {undone} confirmed messages are not done"));
+        undone == 0
     }
 
     /// Until what is confirmed and has such a fate is done, or nothing moves any more.
     pub async fn until_quiet(&self, counts: impl Fn(Fate) -> bool) {
         let (mut before, mut moved) = (usize::MAX, Instant::now());
-        let _ = wait::until("what is confirmed to be done", REOFFERED * 2, async || {
+        let _ = wait::until("what is confirmed to be done", STILL * 2, async || {
             let now = self.undone(&counts);
             if now != before {
                 (before, moved) = (now, Instant::now());
             }
-            now == 0 || moved.elapsed() > REOFFERED
+            now == 0 || moved.elapsed() > STILL
         })
         .await;
     }

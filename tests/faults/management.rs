@@ -57,12 +57,34 @@ impl Management {
     }
 
     async fn count(&self, what: &str) -> anyhow::Result<usize> {
+        Ok(self.rows(what).await?.len())
+    }
+
+    async fn rows(&self, what: &str) -> anyhow::Result<Vec<Value>> {
         let request = self.http.get(format!("{}/{what}", self.root));
         let answer =
             request.basic_auth(warrengate::pki::PROVISIONER, Some(self.password.expose_secret())).send().await?;
         ensure!(answer.status().is_success(), "{what}: {}", answer.status());
-        let rows: Value = serde_json::from_str(&answer.text().await?)?;
-        Ok(rows.as_array().map_or(0, Vec::len))
+        Ok(serde_json::from_str(&answer.text().await?)?)
+    }
+
+    /// Queues that hold messages, but for the dead letters: `wg.f01 wg.delay.1000: 1 ready, 0 out`.
+    pub async fn holding(&self) -> anyhow::Result<Vec<String>> {
+        let rows = self.rows("queues").await?;
+        let number = |row: &Value, name: &str| row[name].as_u64().unwrap_or(0);
+        let holds = rows.iter().filter(|row| row["name"] != "wg.dead-letters" && number(row, "messages") > 0);
+        let text = |row: &Value| {
+            let name = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+            let (ready, out) = (number(row, "messages_ready"), number(row, "messages_unacknowledged"));
+            let all = number(row, "messages");
+            format!(
+                "{} {}: {all} in all, {ready} ready, {out} out, led by {}",
+                name("vhost"),
+                name("name"),
+                name("leader")
+            )
+        };
+        Ok(holds.map(text).collect())
     }
 
     /// What is open now. The broker's statistics may be some seconds old.

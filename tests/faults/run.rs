@@ -58,7 +58,12 @@ pub async fn run(minutes: f64, seed: u64, tell_times: bool) -> anyhow::Result<bo
     let memory = memory.judge(began, Instant::now()).map(|judged| judged.only_if(minutes >= MEMORY_TELLS));
 
     let mut broken = Vec::new();
-    load.come_to_rest(&mut broken).await;
+    if !load.come_to_rest(&mut broken).await {
+        for side in [&main, &cluster] {
+            let holding = side.management.holding().await;
+            say(&format!("the {} broker holds: {holding:?}", side.name));
+        }
+    }
     poison::redrive(&[&main, &cluster], &load, &injected, &mut broken).await?;
     leftovers(&[&main, &cluster], &mut load, &mut broken).await?;
     let verdict = verdict::judge(Evidence { ledger: &load.ledger, injected: &injected, began, memory, broken });

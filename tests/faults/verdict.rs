@@ -165,10 +165,8 @@ fn broken_by(done: &Injected) -> Vec<String> {
 fn late_by(done: &Injected) -> Vec<String> {
     let mut late = Vec::new();
     let name = done.fault.name();
-    // A process that is killed takes its own time to come back; the others have something that is back.
-    let bar = !matches!(done.fault, Fault::ConsumerKill | Fault::GatewayKill | Fault::GatewayStop);
+    // Of a gateway, a consumer or a leader that was killed another is there: counted from the kill.
     if let Ok((after, stream)) = &done.recovery
-        && bar
         && *after > BACK_WITHIN
     {
         late.push(format!("{name}: {stream} worked {after:.1?} after it was over, more than {BACK_WITHIN:?}"));

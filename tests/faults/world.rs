@@ -66,6 +66,7 @@ pub struct Plan {
 
 /// Gateways on one broker and one store, and their tenants.
 pub struct Side {
+    pub name: &'static str,
     // In the order in which they go.
     pub gateways: Vec<Gateway>,
     pub broker: Broker,
@@ -126,7 +127,7 @@ impl Side {
         let admin = connect(&endpoint, &ca, "admin", &secret).await?;
         let roads = Roads::to(gateways.iter().map(Gateway::grpc).collect(), plan.first_road);
         let management = Management::new(&broker.nodes()[0], &certs)?;
-        let mut side = Self { gateways, broker, management, ca, tenants: Vec::new(), roads, admin };
+        let mut side = Self { name: plan.name, gateways, broker, management, ca, tenants: Vec::new(), roads, admin };
         let (prefix, count) = plan.tenants;
         for number in 1..=count {
             let tenant = side.tenant(&format!("{prefix}{number:02}")).await?;
