@@ -3,6 +3,7 @@
 //! read only where a key names one that holds a secret.
 
 mod issuers;
+mod metrics;
 mod read;
 mod show;
 mod source;
@@ -11,6 +12,7 @@ mod types;
 
 pub(crate) use issuers::is_safe;
 pub use issuers::{IssuerConfig, KeySource, TenantSource, TokenAlgorithm};
+pub use metrics::MetricsConfig;
 pub use traces::{OtlpProtocol, TracesConfig};
 pub use types::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,

@@ -28,7 +28,7 @@ use crate::{
         session::SessionContext,
         subscribe::{Policies, SubscribeContext},
     },
-    telemetry::{self, Certificate, Metrics, Traces},
+    telemetry::{self, Certificate, Metrics, MetricsPush, Traces},
     tenant::Tenants,
     transport::{
         self, Listener, ServerIdentity, Services,
@@ -102,6 +102,7 @@ pub struct Running {
     tasks: Vec<JoinHandle<()>>,
     ops_task: JoinHandle<()>,
     audit_task: JoinHandle<()>,
+    push_task: Option<JoinHandle<()>>,
 }
 
 /// Starts a gateway.
@@ -226,6 +227,9 @@ impl Gateway {
                 }
             }
         }));
+        let pushing =
+            MetricsPush::new(metrics.clone(), &config.telemetry.metrics, &config.telemetry.traces.service_name)?;
+        let push_task = pushing.map(|it| tokio::spawn(it.run(closed.clone().cancelled_owned())));
         let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics, audit));
         let timeout = config.limits.handshake_timeout;
         let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
@@ -261,6 +265,7 @@ impl Gateway {
             tasks,
             ops_task,
             audit_task,
+            push_task,
         })
     }
 }
@@ -313,8 +318,16 @@ impl Running {
         let _ = timeout_at(end.min(Instant::now() + LAST_CALLS), self.ops_task).await;
         // Refusals that were still being counted.
         let _ = timeout_at(end.min(Instant::now() + RECORD_PATIENCE), self.audit_task).await;
-        // Spans that were not sent yet; a collector that does not answer must not keep the process.
-        let _ = timeout_at(end, self.traces.shutdown()).await;
+        // The last counts, and spans that were not sent yet; a collector that does not answer must not keep the process.
+        let _ = timeout_at(
+            end,
+            futures_util::future::join(self.traces.shutdown(), async {
+                if let Some(pushing) = self.push_task {
+                    let _ = pushing.await;
+                }
+            }),
+        )
+        .await;
     }
 }
 

@@ -12,8 +12,8 @@ pub use error::Error;
 pub use logs::{LogFilter, init};
 pub use metrics::{
     BrokerMetrics, BrokerPurpose, Certificate, DeadLetterReason, Described, Limit, METRICS, MetricKind, Metrics,
-    MetricsFormat, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement, StoreMetrics, StoreOperation,
-    StreamKind, TenantMetrics, TokenCheck,
+    MetricsFormat, MetricsPush, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement, StoreMetrics,
+    StoreOperation, StreamKind, TenantMetrics, TokenCheck,
 };
 pub use propagation::{TraceContext, strip_baggage};
 pub use traces::{Call, CallKind, DeliverySpans, MessageTracer, Sending, Settling, Traces};

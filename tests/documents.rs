@@ -1,7 +1,10 @@
 //! The documents stay true where a program can tell: links lead somewhere, files and tests that are named exist, and every
 //! reason that a caller can be given is explained.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+#[path = "documents/reference.rs"]
+mod reference;
 
 use std::{
     collections::BTreeSet,
@@ -124,4 +127,41 @@ fn every_reason_that_a_caller_can_be_given_is_explained() {
     }
     assert!(seen > 50, "only {seen} reasons were found");
     assert!(unexplained.is_empty(), "docs/api.md does not explain: {unexplained:?}");
+}
+
+/// Lines of a quick start that say something of their own: no blank ones, no comments, no imports.
+fn own_lines(code: &str) -> usize {
+    let comment = ["//", "#", "/**", "*", "\"\"\""];
+    let import = ["import ", "from ", "use ", "package "];
+    let is = |line: &str, list: &[&str]| list.iter().any(|start| line.starts_with(start));
+    // Go and Rust import in lists, too.
+    let mut lists = 0;
+    let says = |line: &&str| {
+        lists = match *line {
+            "import (" | "use std::{" | "use warrengate::{" => 1,
+            ")" | "};" if lists == 1 => 2,
+            _ if lists == 2 => 0,
+            _ => lists,
+        };
+        lists == 0 && !line.is_empty() && !is(line, &comment) && !is(line, &import)
+    };
+    code.lines().map(str::trim).filter(says).count()
+}
+
+#[test]
+fn a_quick_start_has_at_most_120_lines_of_its_own() {
+    let java = "java/src/main/java/warrengate/example";
+    let programs = [
+        vec!["python/quickstart.py".to_owned()],
+        vec!["go/main.go".to_owned(), "go/scenario.go".to_owned()],
+        vec!["typescript/quickstart.ts".to_owned(), "typescript/warrengate.ts".to_owned()],
+        vec![format!("{java}/Gateway.java"), format!("{java}/Quickstart.java")],
+        vec!["rust/quickstart.rs".to_owned()],
+        vec!["grpcurl/run.sh".to_owned()],
+    ];
+    let read = |file: &String| fs::read_to_string(root().join("examples").join(file)).unwrap();
+    for files in programs {
+        let lines: usize = files.iter().map(|file| own_lines(&read(file))).sum();
+        assert!((10..=120).contains(&lines), "{files:?}: {lines}");
+    }
 }

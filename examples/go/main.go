@@ -6,9 +6,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,18 +67,13 @@ func publish(ctx context.Context, g gateway, publications []*pb.Publication, rep
 	}
 	for ; len(waiting) > 0; time.Sleep(again) {
 		stream := must(pb.NewMessagingClient(g.conn).Publish(g.as(ctx), grpc.WaitForReady(true)))
-		frame := &pb.Publications{}
-		for _, p := range waiting {
-			frame.Publications = append(frame.Publications, p)
-		}
+		frame := &pb.Publications{Publications: slices.Collect(maps.Values(waiting))}
 		stream.Send(&pb.PublishRequest{Frame: &pb.PublishRequest_Publications{Publications: frame}})
 		stream.CloseSend() // an error of either comes out of Recv
 		for response, err := stream.Recv(); ended(err) == false; response, err = stream.Recv() {
 			for _, result := range response.GetResults().GetResults() {
-				switch result.Outcome {
-				case pb.Outcome_OUTCOME_UNKNOWN, pb.Outcome_OUTCOME_THROTTLED:
-					// The one may be stored, the other is not: both are sent again, with the same id.
-				default:
+				// UNKNOWN may be stored, THROTTLED is not: both are sent again, with the same id.
+				if result.Outcome != pb.Outcome_OUTCOME_UNKNOWN && result.Outcome != pb.Outcome_OUTCOME_THROTTLED {
 					report(waiting[result.Sequence], result.Outcome)
 					delete(waiting, result.Sequence)
 				}
@@ -84,25 +82,24 @@ func publish(ctx context.Context, g gateway, publications []*pb.Publication, rep
 	}
 }
 
-// consume hands each delivery to handle, which returns what becomes of it (nil: done) and whether more is wanted.
-func consume(ctx context.Context, g gateway, queue string, handle func(*pb.Delivery) (*pb.Nack, bool)) {
-	for more := true; more; time.Sleep(again) {
+// consume hands each delivery to handle, which returns what becomes of it (nil: done), while more is wanted.
+func consume(ctx context.Context, g gateway, queue string, handle func(*pb.Delivery) *pb.Nack, more func() bool) {
+	for ; more(); time.Sleep(again) {
 		stream := must(pb.NewMessagingClient(g.conn).Subscribe(g.as(ctx), grpc.WaitForReady(true)))
 		stream.Send(&pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Start{Start: &pb.SubscribeStart{Queue: queue}}})
 		for response, err := stream.Recv(); ended(err) == false; response, err = stream.Recv() {
 			switch event := response.Event.(type) {
 			case *pb.SubscribeResponse_Deliveries:
 				for _, delivery := range event.Deliveries.Deliveries {
-					var nack *pb.Nack
-					nack, more = handle(delivery)
-					stream.Send(settlement([]uint64{delivery.DeliveryId}, nack))
+					stream.Send(settlement([]uint64{delivery.DeliveryId}, handle(delivery)))
 				}
-				if !more {
+				if !more() {
 					stream.CloseSend() // the gateway settles, hands back the rest and ends the stream
 				}
 			case *pb.SubscribeResponse_AuthExpiring:
-				newer := &pb.Reauthenticate{AccessToken: g.token(ctx)}
-				stream.Send(&pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Reauthenticate{Reauthenticate: newer}})
+				newer := &pb.SubscribeRequest_Reauthenticate{Reauthenticate: &pb.Reauthenticate{AccessToken: g.token(ctx)}}
+				stream.Send(&pb.SubscribeRequest{Frame: newer})
+				fmt.Println("token renewed")
 			case *pb.SubscribeResponse_Draining:
 				stream.CloseSend() // and the next stream reaches another gateway
 			}

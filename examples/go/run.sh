@@ -2,5 +2,7 @@
 # Generates the stubs and runs the quick start.
 set -eu
 cd "$(dirname "$0")"
-[ -d generated ] || go run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate ../../proto
+if [ ! -d generated ] || [ -n "$(find ../../proto -newer generated)" ]; then
+  go run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate ../../proto && touch generated
+fi
 exec go run . "$@"

@@ -15,8 +15,6 @@ import (
 	pb "warrengate.example/quickstart/generated/warrengate/v1"
 )
 
-var retryAfter = durationpb.New(3 * time.Second) // the broker keeps the message meanwhile
-
 func main() {
 	var scenario struct {
 		Orders     []string `json:"orders"`
@@ -24,9 +22,7 @@ func main() {
 		RetryOnce  string   `json:"retry_once"`
 		DeadLetter string   `json:"dead_letter"`
 	}
-	if err := json.Unmarshal(must(os.ReadFile("../scenario.json")), &scenario); err != nil {
-		panic(err)
-	}
+	must(scenario, json.Unmarshal(must(os.ReadFile("../scenario.json")), &scenario))
 	ctx, g, queue := context.Background(), connect(), "quickstart-"+uuid.NewString()[:8]
 	topology := pb.NewTopologyClient(g.conn)
 	must(topology.DeclareQueue(g.as(ctx), &pb.DeclareQueueRequest{Queue: &pb.Queue{Name: queue}}, grpc.WaitForReady(true)))
@@ -40,19 +36,18 @@ func main() {
 		fmt.Printf("published %s: %s\n", p.Message.Body, strings.TrimPrefix(outcome.String(), "OUTCOME_"))
 	})
 
-	consume(ctx, g, queue, func(delivery *pb.Delivery) (nack *pb.Nack, more bool) {
+	consume(ctx, g, queue, func(delivery *pb.Delivery) (nack *pb.Nack) {
 		order, verdict := string(delivery.Message.Body), "done"
+		delete(left, order)
 		switch {
 		case order == scenario.DeadLetter:
 			nack, verdict = &pb.Nack{Action: pb.NackAction_NACK_ACTION_DEAD_LETTER}, "give up"
 		case order == scenario.RetryOnce && delivery.Attempt == 1:
-			nack, verdict = &pb.Nack{Action: pb.NackAction_NACK_ACTION_RETRY, Delay: retryAfter}, "try again"
+			delay := durationpb.New(4 * time.Second) // the broker keeps the message meanwhile
+			nack, verdict, left[order] = &pb.Nack{Action: pb.NackAction_NACK_ACTION_RETRY, Delay: delay}, "try again", true
 		}
 		fmt.Printf("delivered %s, attempt %d: %s\n", order, delivery.Attempt, verdict)
-		if verdict != "try again" {
-			delete(left, order)
-		}
-		return nack, len(left) > 0
-	})
+		return nack
+	}, func() bool { return len(left) > 0 })
 	must(topology.DeleteQueue(g.as(ctx), &pb.DeleteQueueRequest{Name: queue}, grpc.WaitForReady(true)))
 }

@@ -15,7 +15,7 @@ from warrengate.v1 import auth_pb2, auth_pb2_grpc, message_pb2, messaging_pb2, m
 from warrengate.v1.messaging_pb2 import Outcome, PublishRequest, SubscribeRequest
 
 AGAIN = 0.2  # seconds before a stream is opened again
-RETRY_AFTER = 3  # seconds; the broker keeps the message meanwhile
+RETRY_AFTER = 4  # seconds; the broker keeps the message meanwhile
 
 
 class Gateway:
@@ -88,6 +88,7 @@ async def consume(gateway, queue, handle):
                             await stream.done_writing()  # the gateway settles, hands back the rest and ends the stream
                     case "auth_expiring":
                         await stream.write(SubscribeRequest(reauthenticate=await gateway.renewal()))
+                        print("token renewed")
                     case "draining":
                         await stream.done_writing()  # and the next stream reaches another gateway
         except grpc.aio.AioRpcError as error:

@@ -14,12 +14,12 @@ use opentelemetry::global::get_text_map_propagator;
 use serde::Deserialize;
 use uuid::Uuid;
 use warrengate::{
-    client::{Client, ClientOptions, Credentials, Nack, SubscribeOptions, publication},
+    client::{Client, ClientOptions, Credentials, Event, Nack, SubscribeOptions, publication},
     pb::{DeclareQueueRequest, DeleteQueueRequest, Publication, Queue, Value, value::Kind},
 };
 
 /// The broker keeps the message meanwhile.
-const RETRY_AFTER: Duration = Duration::from_secs(3);
+const RETRY_AFTER: Duration = Duration::from_secs(4);
 
 #[derive(Deserialize)]
 struct Scenario {
@@ -52,7 +52,14 @@ async fn main() -> anyhow::Result<()> {
     let mut left: BTreeSet<_> = scenario.orders.iter().cloned().collect();
     let mut subscription = client.subscribe(SubscribeOptions::queue(&name)).await?;
     while !left.is_empty() {
-        let delivery = subscription.next().await?.context("the subscription ended")?;
+        let delivery = match subscription.next_event().await?.context("the subscription ended")? {
+            Event::Delivery(delivery) => delivery,
+            Event::Reauthenticated => {
+                println!("token renewed");
+                continue;
+            }
+            _ => continue,
+        };
         let order = String::from_utf8_lossy(delivery.body()).into_owned();
         let attempt = delivery.details().attempt;
         let verdict = if order == scenario.dead_letter {

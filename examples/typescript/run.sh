@@ -3,5 +3,7 @@
 set -eu
 cd "$(dirname "$0")"
 [ -d node_modules ] || npm install --silent --no-save --no-audit --no-fund
-[ -d generated ] || npm run --silent generate
+if [ ! -d generated ] || [ -n "$(find ../../proto -newer generated)" ]; then
+  npm run --silent generate && touch generated
+fi
 exec npm start --silent -- "$@"

@@ -12,7 +12,7 @@ import { Messaging, NackAction, Outcome, PublicationSchema, SubscribeRequestSche
 import type { Delivery, Publication } from "./generated/warrengate/v1/messaging_pb.ts";
 import { Topology } from "./generated/warrengate/v1/topology_pb.ts";
 
-const RETRY_AFTER = 3000; // milliseconds; the broker keeps the message meanwhile
+const RETRY_AFTER = 4000; // milliseconds; the broker keeps the message meanwhile
 const AGAIN = 200; // milliseconds before a stream is opened again
 
 const gateway = {
@@ -92,6 +92,7 @@ export async function consume(queue: string, handle: (delivery: Delivery) => [Na
           if (!more) writer.close(); // the gateway settles, hands back the rest and ends the stream
         } else if (event.case === "authExpiring") {
           writer.write({ frame: { case: "reauthenticate", value: { accessToken: await token() } } });
+          console.log("token renewed");
         } else if (event.case === "draining") {
           writer.close(); // and the next stream reaches another gateway
         }

@@ -4,6 +4,7 @@
 mod identities;
 mod jaeger;
 mod proof;
+mod settings;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -18,21 +19,21 @@ use self::{identities::Identities, jaeger::Tracing};
 use super::{Error, Output, dev_env, signals::Signals};
 use crate::{
     client::{Client, ClientOptions, Credentials},
-    config::{LogFormat, TelemetryConfig, TracesConfig},
+    config::{LogFormat, MetricsConfig, TelemetryConfig, TracesConfig},
     stack::{Stack, StackOptions},
     telemetry,
 };
 
 const AMQPS_PORT: u16 = 5681;
 const MANAGEMENT_PORT: u16 = 15681;
-/// The environment name of the origins that `grpc.cors_origins` lists.
-const CORS_ORIGINS: &str = "WARRENGATE_GRPC__CORS_ORIGINS";
-
 const EXAMPLES: &str = "\
 Examples:
   warrengate dev                                   until Ctrl-C; messages and tenants are kept in .warrengate/
   warrengate dev --smoke                           start, prove, stop
-  warrengate dev --reset                           forget everything in .warrengate/ first";
+  warrengate dev --reset                           forget everything in .warrengate/ first
+
+Settings of the gateway are taken from the environment, by the names in docs/warrengate.example.toml:
+  WARRENGATE_AUTH__TOKEN_LIFETIME=5m warrengate dev";
 
 /// The flags of `dev`.
 #[derive(Debug, clap::Args)]
@@ -60,7 +61,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH")]
     broker: Option<PathBuf>,
     /// What is logged, like info or warrengate=debug
-    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    #[arg(long, value_name = "FILTER", env = settings::LOG, default_value = "warn")]
     log: String,
 }
 
@@ -80,6 +81,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         log_format: LogFormat::Auto,
         // The stack's gateway has its own.
         traces: TracesConfig::default(),
+        metrics: MetricsConfig::default(),
     })
     .map_err(anyhow::Error::from)?;
     let say: Arc<dyn Fn(&str) + Send + Sync> = {
@@ -95,8 +97,14 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     options.progress = say;
     let tracing = Tracing::find();
     options.settings.clone_from(&tracing.settings);
-    // Which pages may call is the one setting of the gateway that trying it out needs (docs/guides/browser.md).
-    options.settings.extend(std::env::var(CORS_ORIGINS).ok().map(|origins| (CORS_ORIGINS.to_owned(), origins)));
+    let given = settings::from_environment(std::env::vars());
+    if !given.ignored.is_empty() {
+        output.note(&format!(
+            "dev has its own ways in, broker and store, so it does not use {}",
+            given.ignored.join(", ")
+        ));
+    }
+    options.settings.extend(given.taken);
 
     let mut stack = tokio::select! {
         stack = Box::pin(Stack::start(options)) => stack.map_err(anyhow::Error::from)?,

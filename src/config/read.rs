@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
-    OpsConfig, StoreConfig, TelemetryConfig, issuers, source::Source, traces,
+    OpsConfig, StoreConfig, TelemetryConfig, issuers, metrics, source::Source, traces,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -226,6 +226,7 @@ fn whole(value: u64) -> usize {
 }
 
 fn telemetry(source: &mut Source) -> TelemetryConfig {
+    let traces = traces::read(source);
     TelemetryConfig {
         log: source.text("telemetry.log").unwrap_or_else(|| "info".to_owned()),
         log_format: source.parsed("telemetry.log_format", LogFormat::Auto, |text| match text {
@@ -234,7 +235,8 @@ fn telemetry(source: &mut Source) -> TelemetryConfig {
             "json" => Ok(LogFormat::Json),
             _ => Err("must be \"auto\", \"human\" or \"json\"".to_owned()),
         }),
-        traces: traces::read(source),
+        metrics: metrics::read(source, traces.protocol, traces.timeout),
+        traces,
     }
 }
 

@@ -96,7 +96,14 @@ impl fmt::Display for Config {
         writeln!(f, "service_name = {}", text(&traces.service_name))?;
         writeln!(f, "span_queue = {}", traces.queue)?;
         writeln!(f, "span_batch = {}", traces.batch)?;
-        writeln!(f, "span_interval = {}", text(&show(traces.interval)))
+        writeln!(f, "span_interval = {}", text(&show(traces.interval)))?;
+        let metrics = &self.telemetry.metrics;
+        if let Some(endpoint) = &metrics.endpoint {
+            writeln!(f, "otlp_metrics_endpoint = {}", text(endpoint))?;
+        }
+        writeln!(f, "otlp_metrics_protocol = {}", text(metrics.protocol.as_str()))?;
+        writeln!(f, "otlp_metrics_timeout = {}", text(&show(metrics.timeout)))?;
+        writeln!(f, "metrics_interval = {}", text(&show(metrics.interval)))
     }
 }
 

@@ -50,9 +50,6 @@ impl Source {
         for (key, name, value) in traces::standard(&environment) {
             source.given.insert(key.to_owned(), Given::Environment(name, value));
         }
-        if traces::is_off(&environment) {
-            source.given.retain(|key, _| !key.starts_with("telemetry.otlp_"));
-        }
         for (name, value) in environment {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
             let key = match rest {

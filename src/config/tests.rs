@@ -100,6 +100,7 @@ fn open_telemetrys_variables_count_more_than_the_file_and_less_than_ours() {
     let traces = with(&[standard[0], ("WARRENGATE_TELEMETRY__OTLP_ENDPOINT", "https://ours:1")]);
     assert_eq!(traces.endpoint.as_deref(), Some("https://ours:1"));
     assert_eq!(with(&[standard[0], ("OTEL_SDK_DISABLED", "true")]).endpoint, None);
+    assert_eq!(with(&[standard[0], ("OTEL_TRACES_EXPORTER", "none")]).endpoint, None);
     let bad = faults("[telemetry]\notlp_endpoint = \"collector:4317\"\ntenant_sample_ratios = [\"acme=2\"]\n", &[]);
     assert!(bad.iter().any(|fault| fault.starts_with("telemetry.otlp_endpoint must be")), "{bad:?}");
     assert!(bad.iter().any(|fault| fault.contains("\"acme=2\" must be tenants and ratios")), "{bad:?}");

@@ -63,26 +63,43 @@ impl TracesConfig {
     }
 }
 
-pub(super) fn read(source: &mut Source) -> TracesConfig {
-    let protocol = source.parsed("telemetry.otlp_protocol", OtlpProtocol::Grpc, |text| match text {
+/// How something travels; unless it is given, as something else does.
+pub(super) fn protocol(source: &mut Source, key: &'static str, default: OtlpProtocol) -> OtlpProtocol {
+    source.parsed(key, default, |text| match text {
         "grpc" => Ok(OtlpProtocol::Grpc),
         "http/protobuf" => Ok(OtlpProtocol::Http),
         _ => Err("must be \"grpc\" or \"http/protobuf\"".to_owned()),
-    });
-    let mut url = |key| {
-        let url = source.text(key)?;
-        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        if rest.is_none_or(|rest| rest.is_empty() || rest.contains(['@', ' '])) {
-            source.fault(key, None, "must be an address such as \"http://127.0.0.1:4317\", without user and password");
-        }
-        Some(url)
-    };
-    let base = url("telemetry.otlp_endpoint");
-    let endpoint = match (url("telemetry.otlp_traces_endpoint"), base, protocol) {
+    })
+}
+
+/// A collector's address.
+pub(super) fn url(source: &mut Source, key: &'static str) -> Option<String> {
+    let url = source.text(key)?;
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    if rest.is_none_or(|rest| rest.is_empty() || rest.contains(['@', ' '])) {
+        source.fault(key, None, "must be an address such as \"http://127.0.0.1:4317\", without user and password");
+    }
+    Some(url)
+}
+
+/// Whether a signal is sent at all.
+pub(super) fn is_on(source: &mut Source, key: &'static str, default: bool) -> bool {
+    source.parsed(key, default, |text| match text {
+        "otlp" => Ok(true),
+        "none" => Ok(false),
+        _ => Err("must be \"otlp\" or \"none\"".to_owned()),
+    })
+}
+
+pub(super) fn read(source: &mut Source) -> TracesConfig {
+    let protocol = protocol(source, "telemetry.otlp_protocol", OtlpProtocol::Grpc);
+    let base = url(source, "telemetry.otlp_endpoint");
+    let endpoint = match (url(source, "telemetry.otlp_traces_endpoint"), base, protocol) {
         (Some(exact), ..) => Some(exact),
         (None, Some(base), OtlpProtocol::Http) => Some(format!("{}/v1/traces", base.trim_end_matches('/'))),
         (None, base, _) => base,
     };
+    let endpoint = endpoint.filter(|_| is_on(source, "telemetry.traces_exporter", true));
     let queue = source.number("telemetry.span_queue", 16_384, 1, 1 << 20);
     let batch = source.number("telemetry.span_batch", 512, 1, 1 << 20).min(queue);
     let second = Duration::from_secs(1);
@@ -133,6 +150,10 @@ pub(super) fn standard(environment: &HashMap<String, String>) -> Vec<(&'static s
     take("telemetry.otlp_traces_endpoint", &["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"], "");
     take("telemetry.otlp_protocol", &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"], "");
     take("telemetry.otlp_timeout", &["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"], "ms");
+    take("telemetry.otlp_metrics_endpoint", &["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"], "");
+    take("telemetry.otlp_metrics_protocol", &["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"], "");
+    take("telemetry.otlp_metrics_timeout", &["OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"], "ms");
+    take("telemetry.metrics_interval", &["OTEL_METRIC_EXPORT_INTERVAL"], "ms");
     take("telemetry.service_name", &["OTEL_SERVICE_NAME"], "");
     take("telemetry.span_queue", &["OTEL_BSP_MAX_QUEUE_SIZE"], "");
     take("telemetry.span_batch", &["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"], "");
@@ -144,11 +165,18 @@ pub(super) fn standard(environment: &HashMap<String, String>) -> Vec<(&'static s
         "always_off" => settings.push(("telemetry.sample_ratio", "OTEL_TRACES_SAMPLER".to_owned(), "0".to_owned())),
         _ => {}
     }
+    // Of the exporters that there are, two mean something here.
+    let off = given("OTEL_SDK_DISABLED").filter(|text| text.eq_ignore_ascii_case("true"));
+    for (key, name) in
+        [("telemetry.traces_exporter", "OTEL_TRACES_EXPORTER"), ("telemetry.metrics_exporter", "OTEL_METRICS_EXPORTER")]
+    {
+        let list = given(name).unwrap_or_default();
+        let says = |word: &str| list.split(',').any(|each| each.trim().eq_ignore_ascii_case(word));
+        if off.is_some() || says("none") {
+            settings.push((key, name.to_owned(), "none".to_owned()));
+        } else if says("otlp") {
+            settings.push((key, name.to_owned(), "otlp".to_owned()));
+        }
+    }
     settings
-}
-
-/// Whether the environment switches traces off, whatever the file says.
-pub(super) fn is_off(environment: &HashMap<String, String>) -> bool {
-    let says = |name: &str, value: &str| environment.get(name).is_some_and(|given| given.eq_ignore_ascii_case(value));
-    says("OTEL_SDK_DISABLED", "true") || says("OTEL_TRACES_EXPORTER", "none")
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
-use super::{IssuerConfig, TracesConfig};
+use super::{IssuerConfig, MetricsConfig, TracesConfig};
 
 /// All settings of a gateway.
 #[derive(Debug, Clone)]
@@ -232,4 +232,6 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
     /// Where traces go.
     pub traces: TracesConfig,
+    /// Where metrics go beside the ops side.
+    pub metrics: MetricsConfig,
 }

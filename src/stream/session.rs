@@ -164,6 +164,7 @@ impl Session {
         self.scope = self.scope.renewed(caller)?;
         self.warned = false;
         self.set_timer();
+        self.metrics.reauthenticated();
         Ok(())
     }
 
@@ -194,10 +195,11 @@ impl Session {
         }
     }
 
-    /// To the warning, or after it to the end.
+    /// To the warning, or after it to the end. A token shorter than the usual warning is not renewed in circles: a twentieth
+    /// of its life comes first.
     fn set_timer(&mut self) {
         let left = self.scope.caller().expires().duration_since(SystemTime::now()).unwrap_or_default();
-        let until = if self.warned { left } else { left.saturating_sub(self.context.warn_before) };
+        let until = if self.warned { left } else { left.saturating_sub(self.context.warn_before).max(left / 20) };
         self.timer.as_mut().reset(Instant::now() + until);
     }
 }

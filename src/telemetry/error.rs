@@ -13,6 +13,9 @@ pub enum Error {
     /// The exporter of traces cannot be made.
     #[error("traces cannot be sent to telemetry.otlp_endpoint: {0}")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
+    /// Metrics have nowhere to go.
+    #[error("metrics cannot be sent to telemetry.otlp_metrics_endpoint: {0}")]
+    MetricsEndpoint(#[from] tonic::transport::Error),
     /// There is a subscriber already.
     #[error("logging was set up already")]
     AlreadySet(#[source] tracing_subscriber::util::TryInitError),
@@ -21,7 +24,7 @@ pub enum Error {
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Filter(_) | Self::Exporter(_) => Kind::Invalid,
+            Self::Filter(_) | Self::Exporter(_) | Self::MetricsEndpoint(_) => Kind::Invalid,
             Self::AlreadySet(_) => Kind::Internal,
         }
     }
@@ -29,7 +32,7 @@ impl Classify for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::Filter(_) => "INVALID_LOG_FILTER",
-            Self::Exporter(_) => "INVALID_OTLP_ENDPOINT",
+            Self::Exporter(_) | Self::MetricsEndpoint(_) => "INVALID_OTLP_ENDPOINT",
             Self::AlreadySet(_) => "TELEMETRY_ALREADY_SET",
         }
     }

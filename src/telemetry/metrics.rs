@@ -6,7 +6,9 @@ mod encode;
 mod latency;
 mod names;
 mod os;
+mod otlp;
 mod process;
+mod push;
 mod tenant;
 
 use std::{
@@ -24,6 +26,7 @@ pub use process::{
     BrokerMetrics, BrokerPurpose, Certificate, OpenGuard, ProcessMetrics, RpcMetrics, StoreMetrics, StoreOperation,
     TokenCheck,
 };
+pub use push::MetricsPush;
 pub use tenant::{DeadLetterReason, Limit, OpenStream, Settlement, StreamKind, TenantMetrics};
 
 /// Tenants with a label of their own.

@@ -109,10 +109,7 @@ impl Traces {
         let exporting = match &config.endpoint {
             None => None,
             Some(endpoint) => {
-                let resource = Resource::builder()
-                    .with_service_name(config.service_name.clone())
-                    .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-                    .build();
+                let resource = resource(&config.service_name);
                 let provider = SdkTracerProvider::builder()
                     .with_span_processor(export::processor(config, endpoint, dropped.clone())?)
                     // Decided before a span is made.
@@ -163,6 +160,14 @@ impl Traces {
     fn ratio(&self, tenant: Option<&TenantId>) -> f64 {
         tenant.map_or(self.0.config.sample_ratio, |tenant| self.0.config.ratio_of(tenant))
     }
+}
+
+/// What is said of this program beside what it measures; `OTEL_RESOURCE_ATTRIBUTES` included.
+pub(super) fn resource(service_name: &str) -> Resource {
+    Resource::builder()
+        .with_service_name(service_name.to_owned())
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 /// Whether a trace that begins here is kept.

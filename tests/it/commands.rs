@@ -1,5 +1,6 @@
 //! Every block of commands in README.md and docs/guides/ is run as it stands, in the order of its page, by a shell in a folder
-//! that has what `warrengate dev` leaves there. What cannot be run here is named with its reason.
+//! that has what `warrengate dev` leaves there. What cannot be run here is named with its reason; what needs a toolchain that is
+//! not here is said.
 
 use std::{
     fs,
@@ -19,16 +20,16 @@ use crate::{
 const NOT_RUN: &[(&str, &str)] = &[
     ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; what it runs is tests/it/development.rs"),
     ("./scripts/test ", "runs the test that is running"),
-    ("examples/go/run.sh", "needs Go and its modules; ./scripts/clients runs it"),
-    ("examples/typescript/run.sh", "needs Node and its registry; ./scripts/clients runs it"),
-    ("alias warrengate=target/debug/warrengate", "the test has the binary in its PATH, wherever it was built"),
     ("WARRENGATE_GRPC__CORS_ORIGINS=http://127.0.0.1:8000 ./scripts/up", "as ./scripts/up"),
     (
-        "(cd examples/browser && npm install --no-save && npm run build)",
-        "needs Node and its registry; ./scripts/browser does it",
+        "python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000",
+        "runs until Ctrl-C on a port that may be taken; ./scripts/browser does it on a free one",
     ),
-    ("python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000", "runs until Ctrl-C; as above"),
 ];
+
+/// Lines that are run where their toolchain is: how they begin, and the program that they need.
+const TOOLCHAINS: &[(&str, &str)] =
+    &[("examples/go/", "go"), ("examples/typescript/", "npm"), ("(cd examples/browser ", "npm")];
 
 /// Commands that are shown because they fail.
 const REFUSED: &[&str] = &["warrengate subscribe orders --count 1 --as globex"];
@@ -42,13 +43,24 @@ fn pages() -> Vec<PathBuf> {
     guides.filter(|path| path.extension().is_some_and(|e| e == "md")).chain([root().join("README.md")]).collect()
 }
 
+fn has(program: &str) -> bool {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&places).any(|place| place.join(program).is_file())
+}
+
 /// The page's commands as one script, and how many lines it has.
+#[allow(clippy::print_stderr, reason = "a line that is left out is said")]
 fn script(page: &Path) -> (String, usize) {
     let text = fs::read_to_string(page).unwrap();
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    let (mut script, mut lines) = (String::from("set -euo pipefail\n"), 0);
+    let (mut script, mut lines) = (String::from("set -euo pipefail; shopt -s expand_aliases\n"), 0);
     for line in blocks.flat_map(str::lines) {
         if line.trim().is_empty() || NOT_RUN.iter().any(|(start, _)| line.starts_with(start)) {
+            continue;
+        }
+        let needs = TOOLCHAINS.iter().find(|(start, _)| line.starts_with(start)).map(|(_, program)| *program);
+        if let Some(program) = needs.filter(|program| !has(program)) {
+            eprintln!("skipped: {program} is not installed: {line}");
             continue;
         }
         lines += 1;
@@ -77,7 +89,10 @@ async fn folder() -> tempfile::TempDir {
     }
     fs::create_dir(folder.path().join(".warrengate")).unwrap();
     fs::write(folder.path().join(".warrengate/dev.env"), settings).unwrap();
-    std::os::unix::fs::symlink(root().join("examples"), folder.path().join("examples")).unwrap();
+    let link = |from: PathBuf, to: &str| std::os::unix::fs::symlink(from, folder.path().join(to)).unwrap();
+    link(root().join("examples"), "examples");
+    fs::create_dir_all(folder.path().join("target/debug")).unwrap();
+    link(PathBuf::from(env!("CARGO_BIN_EXE_warrengate")), "target/debug/warrengate");
     folder
 }
 
@@ -89,6 +104,12 @@ async fn run(page: PathBuf) -> Result<usize, String> {
     let mut shell = tokio::process::Command::new("bash");
     shell.arg("-c").arg(&script).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
     shell.env("PATH", path).env("HOME", folder.path()).env("VENV", python::environment());
+    // What toolchains keep of other runs is theirs, not the folder's.
+    if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
+        for (name, place) in [("GOPATH", "go"), ("GOCACHE", ".cache/go-build"), ("npm_config_cache", ".npm")] {
+            shell.env(name, std::env::var_os(name).unwrap_or_else(|| home.join(place).into()));
+        }
+    }
     for name in ["ENDPOINT", "CA", "CLIENT_ID", "CLIENT_SECRET", "TOKEN"] {
         shell.env_remove(format!("WARRENGATE_{name}"));
     }

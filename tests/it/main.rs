@@ -32,6 +32,7 @@ mod foreign_issuers;
 mod health_and_web;
 mod jaeger;
 mod metrics;
+mod metrics_export;
 mod neighbours;
 mod overflow;
 mod properties;

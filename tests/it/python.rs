@@ -1,13 +1,19 @@
-//! A foreign client: the Python quick start, with stubs made by its own tools, against the real gateway.
+//! A foreign client: the Python quick start, with stubs made by its own tools, against a real gateway whose tokens end while it
+//! runs: it renews one on its open stream, or would not get to its end.
 
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use secrecy::ExposeSecret as _;
 
-use crate::harness::{Tenant, World, wait::within_minutes};
+use crate::harness::{
+    Tenant, World,
+    wait::within_minutes,
+    web::{self, http},
+};
 
 /// Whose turn it is to make the environment, or to use it.
 pub static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -18,14 +24,19 @@ pub fn environment() -> PathBuf {
 }
 
 #[tokio::test]
-async fn the_python_quick_start_publishes_and_subscribes() {
-    let world = World::get();
+async fn the_python_quick_start_publishes_subscribes_and_renews_its_token() {
+    // The retry comes four seconds after the first attempt, the first token's end before that.
+    let gateway = web::gateway(|config| {
+        config.auth.token_lifetime = Duration::from_secs(4);
+        config.auth.warn_before_expiry = Duration::from_secs(2);
+    })
+    .await;
     let tenant = Tenant::fresh().await;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/run.sh");
     let run = tokio::process::Command::new(example)
         .env("VENV", environment())
-        .env("WARRENGATE_ENDPOINT", world.stack.endpoint())
-        .env("WARRENGATE_CA", world.stack.gateway_ca())
+        .env("WARRENGATE_ENDPOINT", gateway.endpoint())
+        .env("WARRENGATE_CA", World::get().stack.gateway_ca())
         .env("WARRENGATE_CLIENT_ID", &tenant.client_id)
         .env("WARRENGATE_CLIENT_SECRET", tenant.secret.expose_secret())
         .stdin(Stdio::null())
@@ -37,8 +48,15 @@ async fn the_python_quick_start_publishes_and_subscribes() {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
     let scenario: serde_json::Value = serde_json::from_str(include_str!("../../examples/scenario.json")).unwrap();
-    let expected: Vec<_> = scenario["expected"].as_array().unwrap().iter().filter_map(|line| line.as_str()).collect();
-    let mut seen: Vec<_> = out.lines().collect();
+    let lines = |name: &str| scenario[name].as_array().unwrap().iter().filter_map(|line| line.as_str());
+    let renewed = lines("expected_of_short_tokens").next().unwrap();
+    let mut seen: Vec<_> = out.lines().filter(|line| *line != renewed).collect();
     seen.sort_unstable();
-    assert_eq!(seen, expected);
+    assert_eq!(seen, lines("expected").collect::<Vec<_>>());
+    // What it says of its tokens, the gateway counted.
+    let renewals = out.lines().count() - seen.len();
+    let page = http().get(format!("http://{}/metrics", gateway.running.ops_address())).send().await.unwrap();
+    let sample = format!("warrengate_reauthentications_total{{tenant=\"{}\"}} {renewals}\n", tenant.id);
+    assert!(renewals > 0 && page.text().await.unwrap().contains(&sample), "{sample}{out}");
+    gateway.running.shutdown().await;
 }

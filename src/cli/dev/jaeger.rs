@@ -38,8 +38,9 @@ impl Tracing {
     /// nowhere, and what to do about it.
     pub(super) fn find() -> Self {
         let mut settings: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect();
-        let given =
-            settings.iter().find(|(name, _)| name.starts_with("OTEL_EXPORTER_OTLP_") && name.ends_with("ENDPOINT"));
+        let given = settings.iter().find(|(name, _)| {
+            ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"].contains(&name.as_str())
+        });
         let given = given.map(|(_, endpoint)| endpoint.clone());
         // Everything is kept here, unless somebody says otherwise.
         if !settings.iter().any(|(name, _)| name.starts_with("OTEL_TRACES_SAMPLER")) {

@@ -65,6 +65,8 @@ pub enum Event {
     },
     /// The link is back.
     Resumed,
+    /// The gateway warned that the token ends, and the stream goes on with a newer one; nothing is to be done.
+    Reauthenticated,
     /// Settlements without effect, and leases that ran out.
     Settled(pb::Settled),
 }

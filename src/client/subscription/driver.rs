@@ -167,7 +167,10 @@ impl Driver {
 
     fn write_frame(&mut self, session: &mut Session) {
         let frame = match session.new_token.take() {
-            Some(token) => Some(Frame::Reauthenticate(session.inbound.reauthenticate(token))),
+            Some(token) => {
+                self.tell(Event::Reauthenticated);
+                Some(Frame::Reauthenticate(session.inbound.reauthenticate(token)))
+            }
             None => self.window.next_frame(),
         };
         if frame.is_some() {

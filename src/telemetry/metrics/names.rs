@@ -63,6 +63,8 @@ metrics! {
         "Messages moved to the dead letters by the gateway, by why.";
     THROTTLED: Counter "warrengate_throttled_total" ["tenant", "limit"]
         "Streams and messages refused because a limit of the plan was reached, by limit.";
+    REAUTHENTICATED: Counter "warrengate_reauthentications_total" ["tenant"]
+        "Times that an open stream went on with a newer token.";
     OPEN_STREAMS: Gauge "warrengate_open_streams" ["tenant", "kind"] "Open streams, by kind.";
     IN_FLIGHT: Gauge "warrengate_in_flight_messages" ["tenant", "kind"]
         "Messages published and not answered (publish), or delivered and not settled (subscribe).";

@@ -103,6 +103,7 @@ pub struct TenantMetrics {
     settled: [Counter; Settlement::WORDS.len()],
     dead_lettered: [Counter; DeadLetterReason::WORDS.len()],
     throttled: [Counter; Limit::WORDS.len()],
+    reauthenticated: Counter,
     open: [Gauge; StreamKind::WORDS.len()],
     in_flight: [Gauge; StreamKind::WORDS.len()],
     in_flight_bytes: [Gauge; StreamKind::WORDS.len()],
@@ -122,6 +123,7 @@ impl TenantMetrics {
             settled: Default::default(),
             dead_lettered: Default::default(),
             throttled: Default::default(),
+            reauthenticated: Counter::default(),
             open: Default::default(),
             in_flight: Default::default(),
             in_flight_bytes: Default::default(),
@@ -175,6 +177,11 @@ impl TenantMetrics {
     /// Something was refused because of a limit.
     pub fn throttled(&self, limit: Limit, count: u64) {
         self.throttled[limit as usize].inc_by(count);
+    }
+
+    /// An open stream went on with a newer token.
+    pub fn reauthenticated(&self) {
+        self.reauthenticated.inc();
     }
 
     /// What the plan allows; 0 is unlimited.
@@ -276,6 +283,9 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, tenants: &[(&str, &Ten
         SETTLED: settled by words(Settlement::WORDS),
         DEAD_LETTERED: dead_lettered by words(DeadLetterReason::WORDS),
         THROTTLED: throttled by words(Limit::WORDS),
+    }
+    plain! { REAUTHENTICATED: reauthenticated, }
+    labelled! {
         OPEN_STREAMS: open by words(StreamKind::WORDS),
         IN_FLIGHT: in_flight by words(StreamKind::WORDS),
         IN_FLIGHT_BYTES: in_flight_bytes by words(StreamKind::WORDS),

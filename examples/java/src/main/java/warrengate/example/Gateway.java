@@ -15,7 +15,7 @@ import warrengate.v1.Value;
 /** What an application needs of Warrengate: one connection, tokens, publishing and consuming that outlive a gateway. */
 final class Gateway {
   private static final long AGAIN = 200; // milliseconds before a stream is opened again
-  private static final Duration RETRY_AFTER = Duration.newBuilder().setSeconds(3).build(); // the broker keeps the message meanwhile
+  private static final Duration RETRY_AFTER = Duration.newBuilder().setSeconds(4).build(); // the broker keeps the message meanwhile
 
   private final ManagedChannel channel;
   private final MessagingGrpc.MessagingBlockingV2Stub messaging;
@@ -91,6 +91,7 @@ final class Gateway {
             case AUTH_EXPIRING -> {
               var newer = Reauthenticate.newBuilder().setAccessToken(token());
               stream.write(SubscribeRequest.newBuilder().setReauthenticate(newer).build());
+              System.out.println("token renewed");
             }
             case DRAINING -> stream.halfClose(); // and the next stream reaches another gateway
             default -> { }

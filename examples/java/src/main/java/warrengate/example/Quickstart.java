@@ -5,6 +5,7 @@ import java.nio.file.*;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.UUID;
 import warrengate.v1.*;
 
@@ -30,11 +31,8 @@ final class Quickstart {
       var action = order.equals(scenario.dead_letter()) ? NackAction.NACK_ACTION_DEAD_LETTER
           : order.equals(scenario.retry_once()) && delivery.getAttempt() == 1 ? NackAction.NACK_ACTION_RETRY
           : NackAction.NACK_ACTION_UNSPECIFIED;
-      var verdict = switch (action) {
-        case NACK_ACTION_DEAD_LETTER -> "give up";
-        case NACK_ACTION_RETRY -> "try again";
-        default -> "done";
-      };
+      var verdict = Map.of(NackAction.NACK_ACTION_DEAD_LETTER, "give up", NackAction.NACK_ACTION_RETRY, "try again")
+          .getOrDefault(action, "done");
       System.out.printf("delivered %s, attempt %d: %s%n", order, delivery.getAttempt(), verdict);
       if (action != NackAction.NACK_ACTION_RETRY) left.remove(order);
       return action;

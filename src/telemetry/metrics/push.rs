@@ -1,0 +1,180 @@
+//! Metrics on their way to a collector, where one is configured. Every interval the page is read and sent, one export at a
+//! time: nothing waits, so a collector that is away costs nothing but a reading, and one line says so, and one when it is back.
+
+use std::{
+    future::Future,
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::{ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient},
+    resource::v1::Resource,
+};
+use prost::Message as _;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tonic::{
+    metadata::{AsciiMetadataKey, AsciiMetadataValue},
+    transport::{Channel, ClientTlsConfig, Endpoint},
+};
+
+use super::{
+    Metrics, MetricsFormat,
+    otlp::{self, Span, attribute},
+};
+use crate::{
+    config::{MetricsConfig, OtlpProtocol},
+    telemetry::Error,
+};
+
+/// How long a gateway that stops waits for the collector.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Where metrics are sent, and how.
+pub struct MetricsPush {
+    metrics: Metrics,
+    way: Way,
+    headers: Vec<(String, String)>,
+    resource: Resource,
+    endpoint: String,
+    timeout: Duration,
+    interval: Duration,
+    started: u64,
+    failing: bool,
+}
+
+enum Way {
+    Grpc(Box<MetricsServiceClient<Channel>>),
+    Http(reqwest::Client),
+}
+
+impl std::fmt::Debug for MetricsPush {
+    /// Headers may hold a key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MetricsPush").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+impl MetricsPush {
+    /// None without an endpoint. Nothing is sent yet, and a collector that is away is no error.
+    ///
+    /// # Errors
+    /// When the endpoint is none.
+    pub fn new(metrics: Metrics, config: &MetricsConfig, service_name: &str) -> Result<Option<Self>, Error> {
+        let Some(endpoint) = config.endpoint.clone() else { return Ok(None) };
+        let way = match config.protocol {
+            OtlpProtocol::Grpc => {
+                let mut channel = Endpoint::from_shared(endpoint.clone())?.connect_timeout(config.timeout);
+                if endpoint.starts_with("https://") {
+                    channel = channel.tls_config(ClientTlsConfig::new().with_enabled_roots())?;
+                }
+                Way::Grpc(Box::new(MetricsServiceClient::new(channel.connect_lazy())))
+            }
+            OtlpProtocol::Http => Way::Http(reqwest::Client::new()),
+        };
+        Ok(Some(Self {
+            metrics,
+            way,
+            headers: headers(),
+            resource: resource(service_name),
+            endpoint,
+            timeout: config.timeout,
+            interval: config.interval,
+            started: now(),
+            failing: false,
+        }))
+    }
+
+    /// Sends what there is every interval, and once more at the end.
+    pub async fn run(mut self, end: impl Future<Output = ()>) {
+        tokio::pin!(end);
+        let mut ticks = interval_at(Instant::now() + self.interval, self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = &mut end => break,
+                _ = ticks.tick() => {}
+            }
+            tokio::select! {
+                () = &mut end => break,
+                () = self.send(self.timeout) => {}
+            }
+        }
+        self.send(self.timeout.min(LAST)).await;
+    }
+
+    async fn send(&mut self, patience: Duration) {
+        let span = Span { started: self.started, now: now() };
+        let request = otlp::request(&self.metrics.render(MetricsFormat::OpenMetrics), self.resource.clone(), span);
+        let sent = match timeout(patience, self.export(request)).await {
+            Ok(sent) => sent,
+            Err(_) => Err("it did not answer in time".to_owned()),
+        };
+        match sent {
+            Ok(()) if std::mem::take(&mut self.failing) => {
+                tracing::info!(endpoint = self.endpoint, "metrics are delivered again");
+            }
+            Ok(()) => {}
+            Err(error) if !std::mem::replace(&mut self.failing, true) => {
+                tracing::warn!(
+                    endpoint = self.endpoint,
+                    error,
+                    "metrics cannot be delivered; the ops side still shows them, and the next export has all of them"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn export(&mut self, request: ExportMetricsServiceRequest) -> Result<(), String> {
+        match &mut self.way {
+            Way::Grpc(client) => {
+                let mut request = tonic::Request::new(request);
+                for (name, value) in &self.headers {
+                    let name = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes());
+                    if let (Ok(name), Ok(value)) = (name, AsciiMetadataValue::try_from(value)) {
+                        request.metadata_mut().insert(name, value);
+                    }
+                }
+                client
+                    .export(request)
+                    .await
+                    .map(drop)
+                    .map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+            }
+            Way::Http(client) => {
+                let mut post = client.post(&self.endpoint).body(request.encode_to_vec());
+                post = post.header("content-type", "application/x-protobuf");
+                for (name, value) in &self.headers {
+                    post = post.header(name, value);
+                }
+                let answer = post.send().await.and_then(reqwest::Response::error_for_status);
+                answer.map(drop).map_err(|error| error.to_string())
+            }
+        }
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Who sends them: as traces say it, and which gateway of several.
+fn resource(service_name: &str) -> Resource {
+    let attributes = crate::telemetry::traces::resource(service_name);
+    let attributes = attributes.iter().map(|(key, value)| attribute(key.to_string(), value.to_string()));
+    let instance = attribute("service.instance.id".to_owned(), uuid::Uuid::new_v4().to_string());
+    Resource { attributes: attributes.chain([instance]).collect(), ..Resource::default() }
+}
+
+/// OpenTelemetry's own variable: `name=value,name=value`, percent-encoded. The exporter of traces reads it by itself, too.
+fn headers() -> Vec<(String, String)> {
+    let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let text = given("OTEL_EXPORTER_OTLP_METRICS_HEADERS").or_else(|| given("OTEL_EXPORTER_OTLP_HEADERS"));
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text.trim()).decode_utf8_lossy().into_owned();
+    let text = text.unwrap_or_default();
+    text.split(',')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (decoded(name), decoded(value)))
+        .collect()
+}
