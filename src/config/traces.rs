@@ -99,7 +99,8 @@ pub(super) fn read(source: &mut Source) -> TracesConfig {
         (None, Some(base), OtlpProtocol::Http) => Some(format!("{}/v1/traces", base.trim_end_matches('/'))),
         (None, base, _) => base,
     };
-    let endpoint = endpoint.filter(|_| is_on(source, "telemetry.traces_exporter", true));
+    let is_on = is_on(source, "telemetry.traces_exporter", true);
+    let endpoint = endpoint.filter(|_| is_on);
     let queue = source.number("telemetry.span_queue", 16_384, 1, 1 << 20);
     let batch = source.number("telemetry.span_batch", 512, 1, 1 << 20).min(queue);
     let second = Duration::from_secs(1);
