@@ -31,6 +31,7 @@ mod endings;
 mod foreign_issuers;
 mod health_and_web;
 mod jaeger;
+mod log_levels;
 mod metrics;
 mod metrics_export;
 mod neighbours;

@@ -206,7 +206,7 @@ mod tests {
         assert_eq!((point.count, point.bucket_counts.iter().sum::<u64>()), (2, 2));
         assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
         assert_eq!(point.bucket_counts.last(), Some(&1), "the hour is beyond every bound");
-        assert!(point.sum.is_some_and(|sum| (sum - 3_600.0015).abs() < 1e-6), "{point:?}");
+        assert!(point.sum.is_some_and(|sum| (sum - 3_600.001_5).abs() < 1e-6), "{point:?}");
         assert_eq!(point.exemplars[0].trace_id[..2], [0x0a, 0xf7]);
 
         let Some(Data::Gauge(_)) = data("warrengate_open_streams") else { panic!("a gauge: {all:?}") };
