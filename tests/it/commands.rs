@@ -21,11 +21,11 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; what it runs is tests/it/development.rs"),
     ("./scripts/test ", "runs the test that is running"),
     ("WARRENGATE_GRPC__CORS_ORIGINS=http://127.0.0.1:8000 ./scripts/up", "as ./scripts/up"),
-    (
-        "python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000",
-        "runs until Ctrl-C on a port that may be taken; ./scripts/browser does it on a free one",
-    ),
 ];
+
+/// Lines that run until Ctrl-C: until they listen on their port, and to the end of their page.
+const UNTIL_CTRL_C: &[(&str, u16)] =
+    &[("python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000", 8000)];
 
 /// Lines that are run where their toolchain is: how they begin, and the program that they need.
 const TOOLCHAINS: &[(&str, &str)] =
@@ -61,6 +61,18 @@ fn script(page: &Path) -> (String, usize) {
         let needs = TOOLCHAINS.iter().find(|(start, _)| line.starts_with(start)).map(|(_, program)| *program);
         if let Some(program) = needs.filter(|program| !has(program)) {
             eprintln!("skipped: {program} is not installed: {line}");
+            continue;
+        }
+        if let Some((_, port)) = UNTIL_CTRL_C.iter().find(|(start, _)| line.starts_with(start)) {
+            if std::net::TcpListener::bind(("127.0.0.1", *port)).is_err() {
+                eprintln!("skipped: somebody else has port {port}: {line}");
+                continue;
+            }
+            script.push_str(&format!(
+                "{line} & background=$!; trap 'kill $background' EXIT\n\
+                 until (: >/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do kill -0 $background; sleep 0.1; done\n"
+            ));
+            lines += 1;
             continue;
         }
         lines += 1;
