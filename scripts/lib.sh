@@ -155,7 +155,8 @@ need_promtool() {
 }
 
 # own_gateway FOLDER: builds, and starts a `warrengate dev` in a folder, on free ports; sets $gateway (its process), $binary, and the
-# settings that `dev` leaves; $ops, the address of its metrics. The gateway's own settings are taken from the environment. Whoever calls it ends the process by its id.
+# settings that `dev` leaves, and $ops (the address of its metrics). The gateway's own settings are taken from the environment.
+# Whoever calls it ends the process by its id.
 own_gateway() {
   local folder=$1 port=free_port
   say "building"
