@@ -12,13 +12,16 @@ mod secret;
 mod seen;
 mod throttle;
 mod verifier;
+mod workers;
 
 pub use self::http::{authenticate, authenticate_parts};
 pub use caller::Caller;
 pub use error::Error;
+pub use foreign::look as look_at_issuer;
 pub use grants::Grants;
 pub use issuer::{IssuedToken, Issuer, RotatedKey};
 pub use secret::Secret;
+pub use throttle::network;
 pub use verifier::Verifier;
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod pool;
 pub mod probe;
 mod properties;
 mod publisher;
+pub mod reach;
 mod resender;
 mod retry;
 mod shared;

@@ -2,11 +2,12 @@
 //! and a [`Running`] gateway with its real addresses leaves. Nothing is global: two gateways live side by side in one
 //! process, which is how the tests run them.
 
+mod follow;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 use tokio::{
-    sync::watch,
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -19,7 +20,7 @@ use crate::{
     config::Config,
     names::ClientId,
     pb,
-    pki::{self, Authority, TenantCertificates},
+    pki::{self, Authority, TenantCertificates, Watched},
     provision::{Inspector, Provisioner, watch_stored},
     service::{AdminService, AuthService, MessagingService, TopologyService},
     store::{self, EncryptionKey, Store},
@@ -31,15 +32,13 @@ use crate::{
     telemetry::{self, Certificate, Metrics, MetricsPush, Traces},
     tenant::Tenants,
     transport::{
-        self, Listener, ServerIdentity, Services,
+        self, Connections, Listener, Manners, ServerIdentity, Services,
         ops::{self, OpsState, Readiness},
     },
 };
 
 /// How long another gateway's administrative act may go unnoticed.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
-/// How often signing keys are read again, when nothing else says so.
-const KEYS_CHECK: Duration = Duration::from_secs(60);
 /// How long the last refusals may take to be written.
 const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the broker is asked whether it is there.
@@ -136,19 +135,14 @@ impl Gateway {
             Tenants::load(store.clone(), REGISTRY_POLL).await?.outliving_outages_for(config.store.outage_grace),
         );
 
+        // Before it is read, so that no change is missed.
+        let authority_files = Watched::new([config.broker.ca_certificate.clone(), config.broker.ca_key.clone()]);
         let authority = Authority::load(&config.broker.ca_certificate, &config.broker.ca_key)
             .map_err(|error| Error::Authority(error, config.broker.ca_certificate.clone()))?;
-        let authority = Arc::new(authority);
-        let certificates =
-            Arc::new(TenantCertificates::new(Arc::clone(&authority), config.broker.certificate_lifetime));
-        let broker = Broker::new(
-            config.broker.clone(),
-            Arc::clone(&certificates),
-            authority.certificate_der(),
-            Arc::clone(metrics.process()),
-        )?;
-        let provisioner = Arc::new(Provisioner::new(&config.management, authority.certificate_pem())?);
-        let inspector = Arc::new(Inspector::new(&config.management, authority.certificate_pem())?);
+        let certificates = Arc::new(TenantCertificates::new(Arc::new(authority), config.broker.certificate_lifetime));
+        let broker = Broker::new(config.broker.clone(), Arc::clone(&certificates), Arc::clone(metrics.process()))?;
+        let provisioner = Arc::new(Provisioner::new(&config.management, &config.broker.ca_certificate)?);
+        let inspector = Arc::new(Inspector::new(&config.management, &config.broker.ca_certificate)?);
 
         let traces = Traces::start(&config.telemetry.traces)?;
         let readiness = Readiness::new();
@@ -187,7 +181,13 @@ impl Gateway {
         let reconciling = admin.clone().reconcile_periodically(config.broker.reconcile_interval, stop.clone());
         let services = Services {
             messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
-            topology: TopologyService::new(Arc::clone(&tenants), broker.clone(), inspector, policies, traces.clone()),
+            topology: TopologyService::new(
+                Arc::clone(&tenants),
+                broker.clone(),
+                Arc::clone(&inspector),
+                policies,
+                traces.clone(),
+            ),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
             admin,
             verifier: issuer.verifier(),
@@ -201,6 +201,7 @@ impl Gateway {
             move |metrics| {
                 // Files are renewed while the gateway runs.
                 certificates_end(metrics, &config);
+                authorities_end(metrics, &certificates.authority());
                 let (running, waiting) = issuer.secret_checks();
                 metrics.process().secret_checks(running, waiting);
                 if let Some(end) = certificates.earliest_end() {
@@ -211,7 +212,12 @@ impl Gateway {
             }
         });
 
-        let connections = grpc_listener.accept(tls, config.limits.handshake_timeout, stop.clone());
+        let manners = |idle| Manners {
+            connections: Connections::new(config.limits.max_connections, config.limits.max_connections_per_address),
+            handshake: config.limits.handshake_timeout,
+            idle,
+        };
+        let connections = grpc_listener.accept(tls, manners(Some(config.limits.idle_timeout)), stop.clone());
         let mut tasks = Vec::new();
         tasks.push(tokio::spawn({
             let (config, stopped, drain) = (config.clone(), stop.clone().cancelled_owned(), drain.clone());
@@ -231,21 +237,36 @@ impl Gateway {
             MetricsPush::new(metrics.clone(), &config.telemetry.metrics, &config.telemetry.traces.service_name)?;
         let push_task = pushing.map(|it| tokio::spawn(it.run(closed.clone().cancelled_owned())));
         let ops_router = ops::router(OpsState::new(Arc::clone(&issuer), readiness.clone(), metrics, audit));
-        let timeout = config.limits.handshake_timeout;
-        let ops_task = tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, timeout, closed.clone()));
+        let ops_task =
+            tokio::spawn(transport::serve_ops(ops_router, ops_listener, ops_tls, manners(None), closed.clone()));
         // It ends after the last stream, which may still be refused something.
         let audit_task = tokio::spawn(keeper.run(closed.clone()));
         tasks.extend(
             [Some(identity), ops_identity].into_iter().flatten().map(|it| tokio::spawn(it.follow(stop.clone()))),
         );
         tasks.push(tokio::spawn(reconciling));
+        tasks.push(tokio::spawn(follow::authority(
+            authority_files,
+            config.broker.clone(),
+            broker.clone(),
+            stop.clone(),
+        )));
+        tasks.push(tokio::spawn(follow::credentials(Arc::clone(&tenants), broker.clone(), stop.clone())));
+        tasks.push(tokio::spawn({
+            let (provisioner, stop) = (Arc::clone(&provisioner), stop.clone());
+            async move { provisioner.follow_files(stop).await }
+        }));
+        tasks.push(tokio::spawn({
+            let (inspector, stop) = (Arc::clone(&inspector), stop.clone());
+            async move { inspector.follow_files(stop).await }
+        }));
         tasks.push(tokio::spawn(watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), stop.clone())));
         tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
         tasks.push(tokio::spawn({
             let (verifier, stop) = (issuer.verifier(), stop.clone());
             async move { verifier.follow_issuers(stop).await }
         }));
-        tasks.push(tokio::spawn(follow_keys(issuer, tenants.revision(), stop.clone())));
+        tasks.push(tokio::spawn(follow::signing_keys(issuer, tenants.revision(), stop.clone())));
         tasks.push(tokio::spawn({
             let (tenants, stop) = (Arc::clone(&tenants), stop.clone());
             async move { tenants.watch(stop).await }
@@ -350,7 +371,6 @@ fn certificates_end(metrics: &Metrics, config: &Config) {
     let files = [
         (Certificate::Gateway, Some(&config.grpc.certificate)),
         (Certificate::Ops, config.ops.certificate.as_ref()),
-        (Certificate::BrokerCa, Some(&config.broker.ca_certificate)),
         (Certificate::Provisioner, Some(&config.management.certificate)),
     ];
     for (which, file) in files {
@@ -358,6 +378,16 @@ fn certificates_end(metrics: &Metrics, config: &Config) {
         if let Some(Ok(certificate)) = read.as_deref().map(pki::inspect) {
             metrics.process().certificate_ends(which, certificate.not_after());
         }
+    }
+}
+
+/// The same of the broker's authority, as this gateway has taken it: whether it trusts two is what whoever rotates has to know.
+fn authorities_end(metrics: &Metrics, authority: &Authority) {
+    let process = metrics.process();
+    process.certificate_ends(Certificate::BrokerCa, authority.inspection().not_after());
+    match authority.trusted_der().get(1).map(|beside| pki::inspect_der(beside)) {
+        Some(Ok(beside)) => process.certificate_ends(Certificate::BrokerCaBeside, beside.not_after()),
+        _ => process.certificate_is_none(Certificate::BrokerCaBeside),
     }
 }
 
@@ -382,21 +412,6 @@ async fn watch_broker(provisioner: Arc<Provisioner>, readiness: Readiness, stop:
                     away = Some(readiness.block("broker"));
                 }
             }
-        }
-    }
-}
-
-/// Signing keys rotate on any gateway; a retired one leaves the verifier only when they are read again.
-async fn follow_keys(issuer: Arc<Issuer>, mut revision: watch::Receiver<i64>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(KEYS_CHECK);
-    loop {
-        tokio::select! {
-            changed = revision.changed() => if changed.is_err() { return },
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        if let Err(error) = issuer.refresh().await {
-            tracing::warn!(%error, "signing keys were not read again");
         }
     }
 }

@@ -7,16 +7,20 @@ mod file;
 mod folder;
 mod inspect;
 mod leaf;
+mod rotation;
 mod tenants;
+mod watched;
 
 use std::{borrow::Cow, path::PathBuf};
 
 pub use authority::Authority;
 pub use file::write_secret;
 pub use folder::{CertsDir, Change, Entry, Item, Report, Sans, What};
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Inspection, inspect, inspect_all, inspect_der};
 pub use leaf::Leaf;
+pub use rotation::Step;
 pub use tenants::TenantCertificates;
+pub use watched::Watched;
 
 use crate::error::{Classify, Kind};
 
@@ -67,6 +71,9 @@ pub enum Error {
         /// The half that is not.
         missing: PathBuf,
     },
+    /// A step from one authority to the next that is not its turn.
+    #[error("{0}")]
+    Rotation(&'static str),
     /// A subject or alternative name that a certificate cannot carry.
     #[error("\"{0}\" is no DNS name and no IP address")]
     Name(String),
@@ -88,7 +95,7 @@ impl Classify for Error {
             Self::Malformed { .. } | Self::Mismatch { .. } | Self::NotAnAuthority(_) | Self::Incomplete { .. } => {
                 Kind::Precondition
             }
-            Self::AuthorityExpired(_) => Kind::Precondition,
+            Self::AuthorityExpired(_) | Self::Rotation(_) => Kind::Precondition,
             Self::File { .. } | Self::Signing(_) => Kind::Internal,
         }
     }
@@ -101,6 +108,7 @@ impl Classify for Error {
             Self::NotAnAuthority(_) => "NOT_AN_AUTHORITY",
             Self::AuthorityExpired(_) => "AUTHORITY_EXPIRED",
             Self::Incomplete { .. } => "AUTHORITY_INCOMPLETE",
+            Self::Rotation(_) => "AUTHORITY_ROTATION",
             Self::Name(_) => "CERTIFICATE_NAME",
             Self::Signing(_) => "CERTIFICATE_SIGNING",
         }

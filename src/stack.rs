@@ -15,7 +15,7 @@ use crate::{
     config::{self, Config},
     gateway::{self, Gateway, Running},
     names::ClientId,
-    node::{self, Cluster, ClusterOptions, Node, NodeOptions},
+    node::{self, Cluster, ClusterOptions, Node, NodeOptions, PASSWORD_FILE},
     pki::{self, CertsDir, Item, Sans},
     store::EncryptionKey,
 };
@@ -243,7 +243,7 @@ pub fn settings(options: &StackOptions, certs: &CertsDir, nodes: &[Node]) -> Res
         ("MANAGEMENT__ENDPOINTS", list(&|node| format!("https://127.0.0.1:{}", node.management_port()))),
         ("MANAGEMENT__CERTIFICATE", path(certs.certificate(Item::Provisioner))),
         ("MANAGEMENT__KEY", path(certs.key(Item::Provisioner))),
-        ("MANAGEMENT__PASSWORD", nodes[0].provisioner_password().expose_secret().to_owned()),
+        ("MANAGEMENT__PASSWORD_FILE", path(certs.path().join(PASSWORD_FILE))),
         ("STORE__URL", format!("sqlite:{}", options.dir.join("warrengate.db").display())),
         ("STORE__ENCRYPTION_KEY", key.expose_secret().to_owned()),
     ];

@@ -39,7 +39,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("reqwest", &["auth", "provision", "cli"]),
     // Provisioning and the composition root name its error type only.
     ("rustls", &["broker", "provision", "transport", "gateway"]),
-    ("tokio_rustls", &["transport"]),
+    // The doctor looks at the broker's certificate.
+    ("tokio_rustls", &["broker", "transport"]),
     ("axum", &["transport"]),
     ("http_body", &["transport"]),
     ("tonic_health", &["transport"]),

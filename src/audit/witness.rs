@@ -102,6 +102,11 @@ impl Witness {
         self.tell(NewAudit { outcome: REFUSED.to_owned(), object, times, ..self.act(reason) });
     }
 
+    /// This many of what the call named, and what it is about, were refused for one reason. Never waits.
+    pub fn refused_times(&self, reason: &str, times: u64) {
+        self.tell(NewAudit { outcome: REFUSED.to_owned(), times, ..self.act(reason) });
+    }
+
     fn tell(&self, event: NewAudit) {
         if let Some(audit) = &self.0.audit {
             audit.refused(event);

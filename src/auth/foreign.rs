@@ -66,6 +66,18 @@ impl ForeignIssuers {
     }
 }
 
+/// Fetches an issuer's keys once, for `warrengate doctor`; how many of them can be used, or why there are none.
+///
+/// # Errors
+/// When they cannot be fetched or are not taken.
+pub async fn look(config: &IssuerConfig) -> Result<usize, String> {
+    let alone = ForeignIssuers::new(std::slice::from_ref(config), Duration::ZERO);
+    match alone.0.get(&config.issuer) {
+        Some(issuer) => fetch::once(issuer).await,
+        None => Ok(0),
+    }
+}
+
 impl ForeignIssuer {
     /// Checks a token that says it is from here.
     pub(super) fn verify(&self, token: &str, header: &Header) -> Result<Caller, Error> {

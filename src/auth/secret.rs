@@ -1,6 +1,6 @@
 //! Client secrets. A secret is made here, shown once, and kept as an argon2id hash only. Checking one costs 19 MiB and a
-//! core for some 30 ms: checks run beside the runtime, a bounded number at once, a bounded number waiting, and an unknown
-//! client costs exactly what a known one does.
+//! core for some 30 ms: checks run beside the runtime, on threads that give way to it ([`workers`]), a bounded number at once, a
+//! bounded number waiting, and an unknown client costs exactly what a known one does.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::{Error, workers::Workers};
 
 /// OWASP's minimum: 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19_456;
@@ -96,12 +96,16 @@ pub(super) struct Checks {
     at_once: usize,
     running: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    workers: Workers,
 }
 
 impl Checks {
+    /// So many at once; 0 is half of the machine's cores, so that the other half stays with those who are in already.
     pub(super) fn new(at_once: usize) -> Self {
-        let at_once = at_once.max(1);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = if at_once == 0 { (cores / 2).max(1) } else { at_once };
         Self {
+            workers: Workers::start(at_once),
             at_once,
             running: Arc::new(Semaphore::new(at_once)),
             places: Arc::new(Semaphore::new(at_once * (WAITING_PER_CHECK + 1))),
@@ -118,7 +122,7 @@ impl Checks {
     /// Takes a place in the queue, for one [`Place::check`].
     pub(super) fn place(&self) -> Result<Place, Error> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy { retry_after: RETRY_AFTER })?;
-        Ok(Place { place, running: self.running.clone() })
+        Ok(Place { place, running: self.running.clone(), workers: self.workers.clone() })
     }
 }
 
@@ -126,6 +130,7 @@ impl Checks {
 pub(super) struct Place {
     place: tokio::sync::OwnedSemaphorePermit,
     running: Arc<Semaphore>,
+    workers: Workers,
 }
 
 impl Place {
@@ -134,7 +139,7 @@ impl Place {
         let running = self.running.acquire_owned().await.map_err(|_| Error::Internal("secret checks are closed"))?;
         let secret = secret.clone();
         let place = self.place;
-        tokio::task::spawn_blocking(move || {
+        let work = move || {
             // Held by the work, not by the caller: a caller that goes away does not make room for more than may run.
             let _permits = (running, place);
             let known = hash.is_some() && secret.expose_secret().len() <= MAX_LEN;
@@ -146,9 +151,8 @@ impl Place {
             let hash =
                 PasswordHash::new(&hash).map_err(|_| Error::Internal("the store holds an invalid secret hash"))?;
             Ok(argon2()?.verify_password(text.as_bytes(), &hash).is_ok() && known)
-        })
-        .await
-        .map_err(|_| Error::Internal("a secret check was cut short"))?
+        };
+        self.workers.run(work).await.ok_or(Error::Internal("a secret check was cut short"))?
     }
 }
 

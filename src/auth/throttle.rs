@@ -114,8 +114,8 @@ impl Attempt<'_> {
     }
 }
 
-/// One customer has at least all addresses of a /64.
-fn network(address: IpAddr) -> IpAddr {
+/// Whom an address stands for: one customer has at least all addresses of a /64.
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {

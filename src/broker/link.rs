@@ -142,10 +142,13 @@ impl Link {
         true
     }
 
-    /// As [`Self::renew`], when the certificate that the connection was opened with is two thirds through its life.
+    /// As [`Self::renew`], when the certificate that the connection was opened with is not the tenant's current one any more.
     pub(super) async fn renew_if_due(&self) -> Result<(), Error> {
-        let is_due = matches!(&self.0.place().state, State::Live(live) if live.is_due());
-        if is_due { self.renew().await } else { Ok(()) }
+        let shown = match &self.0.place().state {
+            State::Live(live) => Arc::clone(live.leaf()),
+            State::Empty | State::Connecting(_) => return Ok(()),
+        };
+        if self.0.shared.certificates().is_current(&self.0.tenant, &shown) { Ok(()) } else { self.renew().await }
     }
 
     /// Puts a new connection, with the certificate as it is now, in the place of the one that stands. The old one goes when
@@ -153,7 +156,7 @@ impl Link {
     ///
     /// # Errors
     /// When there is no new connection; the old one stays.
-    pub(super) async fn renew(&self) -> Result<(), Error> {
+    async fn renew(&self) -> Result<(), Error> {
         let standing = |place: &Place| match &place.state {
             State::Live(live) if live.is_usable() => Some(Arc::clone(live)),
             // The next one is new anyway.
@@ -257,7 +260,7 @@ impl Inner {
         for (index, endpoint) in self.shared.endpoints() {
             // Until the broker has said open-ok, or the attempt is over; `connect_timeout` counts from here.
             let _turn = self.shared.turn(index).await;
-            let Identity { tls, renew_after } = self.shared.identity(&self.tenant)?;
+            let Identity { tls, leaf } = self.shared.identity(&self.tenant)?;
             let target = Target {
                 endpoint,
                 vhost: &self.vhost,
@@ -272,14 +275,7 @@ impl Inner {
                 Ok((connection, socket)) => {
                     info!(tenant = %self.tenant, purpose = self.purpose.as_str(), "broker connection opened");
                     let metrics = Arc::clone(self.shared.metrics.broker(self.purpose.counted()));
-                    return Ok(Live::follow(
-                        connection,
-                        socket,
-                        self.tenant.clone(),
-                        self.purpose,
-                        metrics,
-                        renew_after,
-                    ));
+                    return Ok(Live::follow(connection, socket, self.tenant.clone(), self.purpose, metrics, leaf));
                 }
                 Err(error) => {
                     debug!(tenant = %self.tenant, ?error, "broker connection failed");

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::StreamExt as _;
@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use super::{Error, connect::Socket, link::Purpose};
 use crate::{
     names::TenantId,
+    pki::Leaf,
     telemetry::{BrokerMetrics, OpenGuard},
 };
 
@@ -31,7 +32,7 @@ pub(super) struct Live {
     blocked: watch::Receiver<bool>,
     channels: Arc<AtomicUsize>,
     metrics: Arc<BrokerMetrics>,
-    renew_after: SystemTime,
+    leaf: Arc<Leaf>,
     /// Numbers of channels that lapin tells an old error of.
     spoiled: AtomicUsize,
     /// We end it ourselves.
@@ -112,7 +113,7 @@ impl Live {
         tenant: TenantId,
         purpose: Purpose,
         metrics: Arc<BrokerMetrics>,
-        renew_after: SystemTime,
+        leaf: Arc<Leaf>,
     ) -> Self {
         let lost = CancellationToken::new();
         let (set_blocked, blocked) = watch::channel(false);
@@ -163,15 +164,15 @@ impl Live {
             blocked,
             channels: Arc::default(),
             metrics,
-            renew_after,
+            leaf,
             spoiled: AtomicUsize::new(0),
             closing,
         }
     }
 
-    /// Whether the certificate that it was opened with should be replaced.
-    pub(super) fn is_due(&self) -> bool {
-        self.renew_after <= SystemTime::now()
+    /// The certificate that it was opened with.
+    pub(super) fn leaf(&self) -> &Arc<Leaf> {
+        &self.leaf
     }
 
     /// Whether channels can be opened on it.

@@ -7,7 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::{RootCertStore, pki_types::CertificateDer};
+use futures_util::StreamExt as _;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,16 +20,21 @@ use super::{
 use crate::{
     config::BrokerConfig,
     names::{QueueName, TenantId},
-    pki::TenantCertificates,
+    pki::{Authority, TenantCertificates},
     telemetry::{ProcessMetrics, TenantMetrics},
     tenant::TenantScope,
 };
+
+/// How many tenants' connections are looked after at the same time: one whose broker node does not answer holds up no other.
+const AT_ONCE: usize = 8;
 
 /// The broker, as the streams and the services see it. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker {
     shared: Arc<Shared>,
     links: Arc<RwLock<HashMap<TenantId, Arc<Links>>>>,
+    /// Says that certificates were replaced.
+    due: Arc<Notify>,
     /// Ends the sweeping of idle connections with the last clone.
     _sweeper: Arc<tokio_util::sync::DropGuard>,
 }
@@ -50,21 +56,19 @@ impl Broker {
     /// Nothing is connected until a stream needs it. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the broker CA is no certificate.
+    /// When the broker CA cannot be trusted.
     pub fn new(
         options: BrokerConfig,
         certificates: Arc<TenantCertificates>,
-        broker_ca: CertificateDer<'static>,
         metrics: Arc<ProcessMetrics>,
     ) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(broker_ca)?;
         let idle_timeout = options.idle_timeout;
-        let shared = Arc::new(Shared::new(options, certificates, roots, metrics));
+        let shared = Arc::new(Shared::new(options, certificates, metrics)?);
         let links: Arc<RwLock<HashMap<TenantId, Arc<Links>>>> = Arc::default();
         let stop = CancellationToken::new();
-        tokio::spawn(sweep(Arc::downgrade(&links), idle_timeout, stop.clone()));
-        Ok(Self { shared, links, _sweeper: Arc::new(stop.drop_guard()) })
+        let due = Arc::new(Notify::new());
+        tokio::spawn(sweep(Arc::downgrade(&links), idle_timeout, Arc::clone(&due), stop.clone()));
+        Ok(Self { shared, links, due, _sweeper: Arc::new(stop.drop_guard()) })
     }
 
     /// A publisher with a channel of its own. Nothing is connected until the first message.
@@ -95,18 +99,39 @@ impl Broker {
         Topology::new(self.links(scope.tenant()))
     }
 
-    /// Makes a new certificate for a tenant and connects anew with it, before the connections with the old one go; when it
-    /// ends.
+    /// Makes a new certificate for a tenant, as it was asked for at this moment, and connects anew with it, before the
+    /// connections with the old one go; when it ends.
     ///
     /// # Errors
     /// When there is no new connection; the old ones stay.
-    pub async fn renew_credentials(&self, tenant: &TenantId) -> Result<SystemTime, Error> {
-        let expires = self.shared.renew(tenant)?;
+    pub async fn renew_credentials(&self, tenant: &TenantId, asked: i64) -> Result<SystemTime, Error> {
+        let expires = self.shared.renew(tenant, asked)?;
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner).get(tenant).map(Arc::clone);
         if let Some(links) = links {
-            tokio::try_join!(links.publish.renew(), links.consume.renew())?;
+            tokio::try_join!(links.publish.renew_if_due(), links.consume.renew_if_due())?;
         }
         Ok(expires)
+    }
+
+    /// Hears that a tenant's certificate was asked to be made anew at this moment, at another gateway: its connections are
+    /// replaced in the background.
+    pub fn credentials_rotated(&self, tenant: &TenantId, asked: i64) {
+        if self.shared.certificates().rotated(tenant, asked) {
+            self.due.notify_one();
+        }
+    }
+
+    /// Takes another reading of the authority's files: whom to trust from now on, and who signs. When that is another one,
+    /// all tenants' connections are replaced in the background. Whether it is.
+    ///
+    /// # Errors
+    /// When it cannot be trusted; then all stays as it is.
+    pub fn follow_authority(&self, authority: Authority) -> Result<bool, rustls::Error> {
+        let is_another = self.shared.follow(Arc::new(authority))?;
+        if is_another {
+            self.due.notify_one();
+        }
+        Ok(is_another)
     }
 
     /// Closes a tenant's connections at once, after it was suspended or deleted.
@@ -142,16 +167,18 @@ impl Broker {
     }
 }
 
-/// Closes idle connections, and forgets tenants that have none.
+/// Replaces connections that show a certificate of before, closes idle ones, and forgets tenants that have none.
 async fn sweep(
     links: std::sync::Weak<RwLock<HashMap<TenantId, Arc<Links>>>>,
     timeout: Duration,
+    due: Arc<Notify>,
     stop: CancellationToken,
 ) {
     let mut tick = tokio::time::interval((timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(10)));
     loop {
         tokio::select! {
             _ = tick.tick() => {}
+            () = due.notified() => {}
             () = stop.cancelled() => return,
         }
         let Some(links) = links.upgrade() else { return };
@@ -159,7 +186,8 @@ async fn sweep(
             let links = links.read().unwrap_or_else(PoisonError::into_inner);
             links.iter().map(|(tenant, links)| (tenant.clone(), Arc::clone(links))).collect()
         };
-        for (tenant, held) in all {
+        let links = &links;
+        let turns = futures_util::stream::iter(all).for_each_concurrent(AT_ONCE, async |(tenant, held)| {
             // One that cannot be had now is tried again with the next turn; the old one stays meanwhile.
             let _ = held.publish.renew_if_due().await;
             let _ = held.consume.renew_if_due().await;
@@ -172,6 +200,7 @@ async fn sweep(
                     links.remove(&tenant);
                 }
             }
-        }
+        });
+        turns.await;
     }
 }

@@ -14,12 +14,7 @@ use super::{
     Broker, Error,
     connect::{External, Socket, Target, connect},
 };
-use crate::{
-    config::{BrokerConfig, Endpoint},
-    names::TenantId,
-    pki::Authority,
-    tenant::Administrator,
-};
+use crate::{config::Endpoint, names::TenantId, pki::Authority, tenant::Administrator};
 
 /// One attempt and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,9 +61,8 @@ pub async fn isolation(
 ) -> Result<Vec<Probe>, Error> {
     let shared = broker.shared();
     let own = shared.identity(tenant)?.tls;
-    let none =
-        Arc::new(ClientConfig::builder().with_root_certificates(Arc::clone(shared.roots())).with_no_client_auth());
-    let forged = forged(shared.roots(), tenant)?;
+    let none = Arc::new(ClientConfig::builder().with_root_certificates(shared.roots()).with_no_client_auth());
+    let forged = forged(&shared.roots(), tenant)?;
     let mut probes = Vec::new();
     for endpoint in &shared.options.endpoints {
         let at = format!("at {}:{}", endpoint.host, endpoint.port);
@@ -149,37 +143,4 @@ async fn plaintext(endpoint: &Endpoint, attempt: String) -> Probe {
         Err(_) => (false, "did not answer".to_owned()),
     };
     Probe { attempt, is_control: false, let_in, answer }
-}
-
-/// Whether each broker node can be reached over mutual TLS and knows our CA, for `warrengate doctor`. A user that does not
-/// exist is tried: being refused by name is what shows that the node listened.
-pub async fn reach(config: &BrokerConfig, authority: &Authority) -> Vec<(Endpoint, Result<String, String>)> {
-    let mut answers = Vec::new();
-    for endpoint in &config.endpoints {
-        answers.push((endpoint.clone(), reach_one(config, authority, endpoint).await));
-    }
-    answers
-}
-
-async fn reach_one(config: &BrokerConfig, authority: &Authority, endpoint: &Endpoint) -> Result<String, String> {
-    let leaf = authority.client("wg-doctor", Duration::from_secs(3600)).map_err(|error| error.to_string())?;
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate_der()).map_err(|error| error.to_string())?;
-    let tls = ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(leaf.chain_der(), leaf.key_der())
-        .map_err(|error| error.to_string())?;
-    let target = Target {
-        endpoint,
-        vhost: "/",
-        tls: Arc::new(tls),
-        heartbeat: config.heartbeat,
-        timeout: config.connect_timeout,
-        name: "warrengate doctor".to_owned(),
-    };
-    match connect(target, External).await {
-        Ok(_) | Err(Error::Refused(_)) => Ok("speaks AMQP over mutual TLS".to_owned()),
-        Err(Error::Unreachable(Some(error))) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
 }

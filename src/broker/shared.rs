@@ -1,11 +1,12 @@
 //! What all links share: how to reach the broker, and as whom. A tenant enters, and the TLS side of its connections leaves:
-//! its certificate as it is now, and the broker CA as the only root.
+//! its certificate as it is now, and the broker CA as the only root (with another one beside it while the two change places).
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -13,7 +14,7 @@ use super::Error;
 use crate::{
     config::{BrokerConfig, Endpoint},
     names::TenantId,
-    pki::TenantCertificates,
+    pki::{Authority, Leaf, TenantCertificates},
     telemetry::ProcessMetrics,
 };
 
@@ -22,7 +23,7 @@ pub(super) struct Shared {
     pub(super) options: BrokerConfig,
     pub(super) metrics: Arc<ProcessMetrics>,
     certificates: Arc<TenantCertificates>,
-    roots: Arc<RootCertStore>,
+    roots: ArcSwap<RootCertStore>,
     health: Mutex<Health>,
     /// Connections in the making at each endpoint, of all tenants.
     connecting: Vec<Semaphore>,
@@ -45,20 +46,20 @@ const DISTRUST: Duration = Duration::from_secs(30);
 /// What a connection shows for itself.
 pub(super) struct Identity {
     pub(super) tls: Arc<ClientConfig>,
-    /// When a connection that shows it should be replaced by one that shows the next.
-    pub(super) renew_after: SystemTime,
+    /// A connection that shows it is replaced when it is not the tenant's current one any more.
+    pub(super) leaf: Arc<Leaf>,
 }
 
 impl Shared {
     pub(super) fn new(
         options: BrokerConfig,
         certificates: Arc<TenantCertificates>,
-        roots: RootCertStore,
         metrics: Arc<ProcessMetrics>,
-    ) -> Self {
+    ) -> Result<Self, rustls::Error> {
+        let roots = ArcSwap::from_pointee(roots(&certificates.authority())?);
         let health = Mutex::new(Health { next: 0, failed: vec![None; options.endpoints.len()] });
         let connecting = options.endpoints.iter().map(|_| Semaphore::new(CONNECTING)).collect();
-        Self { options, metrics, certificates, roots: Arc::new(roots), health, connecting }
+        Ok(Self { options, metrics, certificates, roots, health, connecting })
     }
 
     /// The TLS side of a tenant: its certificate as it is now, and the broker CA as the only root.
@@ -68,18 +69,18 @@ impl Shared {
             Error::Unreachable(None)
         })?;
         let tls = ClientConfig::builder()
-            .with_root_certificates(Arc::clone(&self.roots))
+            .with_root_certificates(self.roots())
             .with_client_auth_cert(leaf.chain_der(), leaf.key_der())
             .map_err(|error| {
                 tracing::error!(%tenant, %error, "the tenant's certificate is not accepted by rustls");
                 Error::Unreachable(None)
             })?;
-        Ok(Identity { tls: Arc::new(tls), renew_after: leaf.renew_after() })
+        Ok(Identity { tls: Arc::new(tls), leaf })
     }
 
-    /// Makes a new certificate for a tenant, for the connections from now on; when it ends.
-    pub(super) fn renew(&self, tenant: &TenantId) -> Result<SystemTime, Error> {
-        self.certificates.forget(tenant);
+    /// Makes a new certificate for a tenant when it was asked for at this moment and none was made for that; when it ends.
+    pub(super) fn renew(&self, tenant: &TenantId, asked: i64) -> Result<SystemTime, Error> {
+        self.certificates.rotated(tenant, asked);
         let leaf = self.certificates.current(tenant).map_err(|error| {
             tracing::error!(%tenant, %error, "no certificate for the tenant");
             Error::Unreachable(None)
@@ -87,8 +88,19 @@ impl Shared {
         Ok(leaf.not_after())
     }
 
-    pub(super) fn roots(&self) -> &Arc<RootCertStore> {
-        &self.roots
+    /// Whom the broker's own certificate has to be of.
+    pub(super) fn roots(&self) -> Arc<RootCertStore> {
+        self.roots.load_full()
+    }
+
+    /// Another reading of the authority's files; whether all tenants' certificates are made anew by it.
+    pub(super) fn follow(&self, authority: Arc<Authority>) -> Result<bool, rustls::Error> {
+        self.roots.store(Arc::new(roots(&authority)?));
+        Ok(self.certificates.follow(authority))
+    }
+
+    pub(super) fn certificates(&self) -> &TenantCertificates {
+        &self.certificates
     }
 
     /// Waits until one more connection may be made at this endpoint: first come, first served. An endpoint that does not
@@ -115,6 +127,14 @@ impl Shared {
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn roots(authority: &Authority) -> Result<RootCertStore, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for trusted in authority.trusted_der() {
+        roots.add(trusted.clone())?;
+    }
+    Ok(roots)
 }
 
 impl Health {

@@ -1,4 +1,7 @@
-//! `warrengate certs`: the certificate folder, made, renewed and shown. Works on files alone; nothing has to run.
+//! `warrengate certs`: the certificate folder, made, renewed, rotated and shown. Works on files alone; nothing has to run, but for
+//! the provisioner's password, which is changed at the broker.
+
+mod rotate;
 
 use std::{path::PathBuf, time::SystemTime};
 
@@ -15,7 +18,9 @@ const EXAMPLES: &str = "\
 Examples:
   warrengate certs create --san broker.example.com  what is missing is made; what is good stays
   warrengate certs show                             whose each is, for what, until when
-  warrengate certs renew                            new keys, same authorities";
+  warrengate certs renew                            new keys, same authorities
+  warrengate certs rotate-ca prepare                the first of three steps to another authority
+  warrengate certs rotate-password                  another password for the provisioner, without an interruption";
 
 /// The flags of `certs`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +51,12 @@ enum Action {
         #[arg(long, value_name = "NAME")]
         san: Vec<String>,
     },
+    /// Put another authority in the place of one, in three steps, without an interruption
+    ///
+    /// Between the steps everybody needs time to read its files again: docs/operations.md has the whole walk.
+    RotateCa(rotate::Authority),
+    /// Give the provisioner another password, in its file and at the broker, without an interruption
+    RotatePassword(rotate::Password),
     /// Show whose each certificate is, what it stands for, and when it ends
     Show,
 }
@@ -59,16 +70,14 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             done(&certs, &report, output)
         }
         Action::Renew { san } => done(&certs, &certs.renew(&Sans::with(&san)).map_err(anyhow::Error::new)?, output),
+        Action::RotateCa(args) => rotate::authority(&certs, &args, output),
+        Action::RotatePassword(args) => rotate::password(&certs, args, output).await,
         Action::Show => show(&certs, output),
     }
 }
 
 fn done(certs: &CertsDir, report: &Report, output: &Output) -> Result<(), Error> {
-    let object = || {
-        let items = report.all().iter().map(|change| json!({"name": change.item.name(), "what": change.what.word()}));
-        json!({"dir": certs.path(), "certificates": items.collect::<Vec<_>>()})
-    };
-    output.result(object, || format!("{}: {report}", certs.path().display()))?;
+    output.result(|| changes(certs, report), || format!("{}: {report}", certs.path().display()))?;
     if report.changes().next().is_some() {
         output.note(&format!(
             "applications trust gateway-ca.pem; the provisioner's password is in {PASSWORD_FILE}, its hash for the broker \
@@ -76,6 +85,11 @@ fn done(certs: &CertsDir, report: &Report, output: &Output) -> Result<(), Error>
         ));
     }
     Ok(())
+}
+
+fn changes(certs: &CertsDir, report: &Report) -> Value {
+    let items = report.all().iter().map(|change| json!({"name": change.item.name(), "what": change.what.word()}));
+    json!({"dir": certs.path(), "certificates": items.collect::<Vec<_>>()})
 }
 
 fn show(certs: &CertsDir, output: &Output) -> Result<(), Error> {
@@ -89,7 +103,7 @@ fn show(certs: &CertsDir, output: &Output) -> Result<(), Error> {
             let seen = &entry.inspection;
             let ends = moment(seen.not_after());
             [
-                entry.item.name().to_owned(),
+                if entry.is_beside { format!("{}, beside", entry.item.name()) } else { entry.item.name().to_owned() },
                 seen.common_name().unwrap_or_default().to_owned(),
                 seen.sans().join(", "),
                 format!("{} ({})", ends.get(..10).unwrap_or(&ends), left(seen.not_after())),
@@ -107,6 +121,7 @@ fn object(entry: &Entry) -> Value {
     let seen = &entry.inspection;
     json!({
         "name": entry.item.name(),
+        "beside": entry.is_beside,
         "file": entry.path,
         "subject": seen.subject(),
         "issuer": seen.issuer(),

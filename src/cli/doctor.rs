@@ -1,25 +1,23 @@
-//! `warrengate doctor`: looks at everything that a gateway stands on, and says how to mend what is wrong. The settings of
-//! `serve` enter, from a file and the environment; a line a check leaves, and exit code 1 when one failed.
+//! `warrengate doctor`: looks at everything that a gateway stands on, says what ends when, how to mend what is wrong, and what the
+//! next step is where nothing is. The settings of `serve` enter, from a file and the environment; a line a check leaves, and
+//! exit code 1 when one failed.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod ends;
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Error, Output, output::table};
 use crate::{
-    broker::probe,
+    auth,
+    broker::reach::reach,
     config::Config,
-    pki::{Authority, inspect},
+    pki::{Authority, inspect_der},
     provision::Provisioner,
-    store::{EncryptionKey, Store},
+    store::{EncryptionKey, KeyRow, KeyState, Store},
 };
-
-/// A certificate that ends sooner is worth a word.
-const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,39 +33,65 @@ pub(super) struct Args {
     config: Option<PathBuf>,
 }
 
+/// One line.
 struct Finding {
     what: String,
     fine: bool,
     seen: String,
+    /// When it is over, unless something is done.
+    ends: Option<SystemTime>,
+    /// What to do next, or how to mend it.
+    next: String,
 }
 
 impl Finding {
-    fn new(what: impl Into<String>, seen: Result<String, String>) -> Self {
+    fn new(what: impl Into<String>, seen: Result<String, String>, next: impl Into<String>) -> Self {
         let (fine, seen) = match seen {
             Ok(seen) => (true, seen),
             Err(seen) => (false, seen),
         };
-        Self { what: what.into(), fine, seen }
+        Self { what: what.into(), fine, seen, ends: None, next: next.into() }
+    }
+
+    fn ending(self, ends: Option<SystemTime>) -> Self {
+        Self { ends, ..self }
     }
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let findings = match Config::load(args.config.as_deref(), std::env::vars()) {
-        Err(error) => vec![Finding::new("configuration", Err(error.to_string()))],
+        Err(error) => vec![Finding::new("configuration", Err(error.to_string()), "mend each line, and look again")],
         Ok(config) => examine(&config).await,
     };
     let failed = findings.iter().filter(|finding| !finding.fine).count();
     let word = |finding: &Finding| if finding.fine { "ok" } else { "FAILED" };
+    let ends = |finding: &Finding| {
+        finding.ends.and_then(|ends| OffsetDateTime::from(ends).format(&Rfc3339).ok()).unwrap_or_default()
+    };
     output.result(
         || {
-            let one = |finding: &Finding| json!({ "check": finding.what, "ok": finding.fine, "seen": finding.seen });
+            let one = |finding: &Finding| {
+                json!({
+                    "check": finding.what,
+                    "ok": finding.fine,
+                    "seen": finding.seen,
+                    "ends": Some(ends(finding)).filter(|ends| !ends.is_empty()),
+                    "next": finding.next,
+                })
+            };
             json!({ "ok": failed == 0, "checks": findings.iter().map(one).collect::<Vec<_>>() })
         },
         || {
             let rows = findings.iter().map(|finding| {
-                [finding.what.clone(), word(finding).to_owned(), output.safe(&finding.seen).into_owned()]
+                [
+                    finding.what.clone(),
+                    word(finding).to_owned(),
+                    output.safe(&finding.seen).into_owned(),
+                    ends(finding).chars().take(10).collect(),
+                    finding.next.clone(),
+                ]
             });
-            table(["check", "", "seen"], rows)
+            table(["check", "", "seen", "ends", "next"], rows)
         },
     )?;
     match failed {
@@ -79,57 +103,90 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 
 async fn examine(config: &Config) -> Vec<Finding> {
     let files = config.check_files().map(|()| "valid, and the files are there".to_owned());
-    let mut findings = vec![Finding::new("configuration", files.map_err(|error| error.to_string()))];
-    let certificates = [
-        ("gateway certificate", &config.grpc.certificate),
-        ("broker CA", &config.broker.ca_certificate),
-        ("provisioner certificate", &config.management.certificate),
-    ];
-    findings.extend(certificates.map(|(what, path)| Finding::new(what, certificate(path))));
-    findings.push(Finding::new("store", store(config).await));
+    let mut findings =
+        vec![Finding::new("configuration", files.map_err(|error| error.to_string()), "`serve --check` says the same")];
+    findings.extend(ends::files(config));
+    findings.extend(store(config).await);
+    for issuer in &config.auth.issuers {
+        let keys = auth::look_at_issuer(issuer).await;
+        let seen = keys.and_then(|keys| match keys {
+            0 => Err("it has no key that can be used: its tokens are refused".to_owned()),
+            keys => Ok(format!("{keys} keys can be used")),
+        });
+        let next = "it rotates its keys by itself; while it cannot be reached, the gateway goes on with those it knows";
+        findings.push(Finding::new(format!("issuer {}", issuer.issuer), seen, next));
+    }
     let authority = match Authority::load(&config.broker.ca_certificate, &config.broker.ca_key) {
         Ok(authority) => Arc::new(authority),
         Err(error) => {
-            findings.push(Finding::new("broker CA key", Err(error.to_string())));
+            let next = "bring back the file that fits, or go on with `warrengate certs rotate-ca`";
+            findings.push(Finding::new("broker CA key", Err(error.to_string()), next));
             return findings;
         }
     };
-    for (endpoint, answer) in probe::reach(&config.broker, &authority).await {
-        let mend = |why: String| format!("{why}; check broker.endpoints, the broker's log and its ssl_options");
-        findings.push(Finding::new(format!("broker {endpoint}"), answer.map_err(mend)));
-    }
-    findings.push(Finding::new("broker's management API", management(config, &authority).await));
+    findings.extend(brokers(config, &authority).await);
+    let password = ends::password(&config.management);
+    findings.push(Finding::new("broker's management API", management(config).await, password));
     findings
 }
 
-fn certificate(path: &Path) -> Result<String, String> {
-    let pem = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let seen = inspect(&pem).map_err(|error| format!("{}: {error}", path.display()))?;
-    let now = SystemTime::now();
-    if seen.not_before() > now {
-        return Err(format!("{} is not valid yet: is this machine's clock right?", path.display()));
+/// Each broker node: what it shows, and whom it listens to.
+async fn brokers(config: &Config, authority: &Authority) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for reached in reach(&config.broker, authority, authority).await {
+        let seen = reached.certificate.and_then(|der| inspect_der(&der).map_err(|error| error.to_string()));
+        let ends = seen.as_ref().ok().map(|seen| seen.not_after());
+        let signed = seen.map(|seen| match seen.signed_by(authority.inspection()) {
+            true => format!("{}, of the authority that signs", seen.subject()),
+            false => format!("{}, of another authority that is trusted", seen.subject()),
+        });
+        let next = "`warrengate certs renew`, give it broker.pem and broker.key; it takes them within two minutes";
+        let certificate = Finding::new(format!("certificate of {}", reached.endpoint), signed, next).ending(ends);
+        findings.push(ends::in_time(certificate));
+        let listens = reached.listens.map(|()| "speaks AMQP over mutual TLS".to_owned());
+        let next = "if not: broker.endpoints, the broker's log, its ssl_options";
+        findings.push(Finding::new(format!("broker {}", reached.endpoint), listens, next));
     }
-    let Ok(left) = seen.not_after().duration_since(now) else {
-        return Err(format!("{} has expired: run `warrengate certs renew`", path.display()));
+    let Some(next) = ends::next_authority(&config.broker) else { return findings };
+    for reached in reach(&config.broker, authority, &next).await {
+        let listens = reached.listens.map(|()| "trusts the next authority".to_owned());
+        let step =
+            "if not: give it broker-ca.pem and wait two minutes; when all do: `warrengate certs rotate-ca switch`";
+        findings.push(Finding::new(format!("rotation at {}", reached.endpoint), listens, step));
+    }
+    findings
+}
+
+async fn store(config: &Config) -> Vec<Finding> {
+    let opened = async {
+        let key = EncryptionKey::parse(&config.store.encryption_key).map_err(|error| error.to_string())?;
+        let store = Store::open(&config.store.url, key).await.map_err(|error| error.to_string())?;
+        store.ready().await.map_err(|error| error.to_string())?;
+        let keys = store.signing_keys().await.map_err(|error| format!("the encryption key does not fit: {error}"))?;
+        Ok::<_, String>((format!("{}, {} signing keys", config.store.location(), keys.len()), keys))
     };
-    let days = left.as_secs() / 86_400;
-    if left < SOON {
-        return Err(format!("{} ends in {days} days: run `warrengate certs renew`", path.display()));
+    let next = "back it up, and its encryption key apart from it";
+    match opened.await {
+        Err(error) => vec![Finding::new("store", Err(error), "bring the database, or its key, back")],
+        Ok((seen, keys)) => {
+            std::iter::once(Finding::new("store", Ok(seen), next)).chain(keys.iter().map(signing_key)).collect()
+        }
     }
-    Ok(format!("{}, {days} days left", seen.subject()))
 }
 
-async fn store(config: &Config) -> Result<String, String> {
-    let key = EncryptionKey::parse(&config.store.encryption_key).map_err(|error| error.to_string())?;
-    let store = Store::open(&config.store.url, key).await.map_err(|error| error.to_string())?;
-    store.ready().await.map_err(|error| error.to_string())?;
-    let keys = store.signing_keys().await.map_err(|error| format!("the encryption key does not fit: {error}"))?;
-    Ok(format!("{}, {} signing keys", config.store.location(), keys.len()))
+fn signing_key(key: &KeyRow) -> Finding {
+    let days = key.created.elapsed().unwrap_or_default().as_secs() / 86_400;
+    let (seen, next) = match key.state {
+        KeyState::Active => (format!("signs, made {days} days ago"), "`warrengate key rotate`, as often as you like"),
+        KeyState::Retiring => {
+            ("signs no more; its tokens count until it ends".to_owned(), "nothing: it goes by itself")
+        }
+    };
+    Finding::new(format!("signing key {}", key.kid), Ok(seen), next).ending(key.retire_after)
 }
 
-async fn management(config: &Config, authority: &Authority) -> Result<String, String> {
-    let provisioner =
-        Provisioner::new(&config.management, authority.certificate_pem()).map_err(|error| error.to_string())?;
+async fn management(config: &Config) -> Result<String, String> {
+    let provisioner = Provisioner::new(&config.management, &config.broker.ca_certificate).map_err(|e| e.to_string())?;
     provisioner
         .ready()
         .await

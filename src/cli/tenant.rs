@@ -23,6 +23,7 @@ Examples:
   warrengate tenant usage initech           its plan's limits beside their use
   warrengate tenant suspend initech
   warrengate tenant verify acme --against globex    try to cross the wall with acme's own credentials
+  warrengate tenant rotate-credentials acme         another certificate at the broker
   warrengate tenant reconcile --all --dry-run       what drifted at the broker
   warrengate tenant delete initech --yes";
 
@@ -107,6 +108,11 @@ enum Action {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Make a tenant's certificate at the broker anew, on every gateway; its streams stay
+    RotateCredentials {
+        /// The tenant
+        id: String,
+    },
     /// Prove the wall: try to reach another tenant with this one's real credentials
     Verify {
         /// The tenant whose credentials are used
@@ -168,6 +174,14 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             output.result(|| json!({"deleted": id}), || format!("deleted {id}"))
         }
         Action::Reconcile { id, dry_run, .. } => reconcile(&mut admin, id.unwrap_or_default(), dry_run, output).await,
+        Action::RotateCredentials { id } => {
+            let request = pb::RotateBrokerCredentialsRequest { tenant: id.clone() };
+            let expires = json::time(admin.rotate_broker_credentials(request).await?.into_inner().expires);
+            output.result(
+                || json!({"tenant": id, "expires": expires}),
+                || format!("{id} has a new certificate until {}", expires.clone().unwrap_or_default()),
+            )
+        }
         Action::Verify { id, against } => verify(&mut admin, id, against, output).await,
     }
 }

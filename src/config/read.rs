@@ -148,6 +148,7 @@ fn management(source: &mut Source) -> ManagementConfig {
         key: source.required_path("management.key", "the private key of management.certificate (PEM)"),
         user: source.text("management.user").unwrap_or_else(|| "wg-provisioner".to_owned()),
         password: source.secret_or_file("management.password", "management.password_file").unwrap_or_default(),
+        password_file: source.path("management.password_file"),
     }
 }
 
@@ -200,7 +201,7 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
         warn_before_expiry: source.duration("auth.warn_before_expiry", MINUTE, SECOND, HOUR),
         wrong_secrets_per_client: count(source, "auth.wrong_secrets_per_client", 60),
         wrong_secrets_per_address: count(source, "auth.wrong_secrets_per_address", 600),
-        secret_checks_at_once: whole(source.number("auth.secret_checks_at_once", 2, 1, 64)),
+        secret_checks_at_once: whole(source.number("auth.secret_checks_at_once", 0, 0, 64)),
     }
 }
 
@@ -209,6 +210,9 @@ fn limits(source: &mut Source) -> LimitsConfig {
         max_message_bytes: whole(source.number("limits.max_message_bytes", 4 << 20, 1 << 10, 16 << 20)),
         max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 100, 1, 10_000))
             .unwrap_or(u32::MAX),
+        max_connections: whole(source.number("limits.max_connections", 10_000, 1, 1_000_000)),
+        max_connections_per_address: whole(source.number("limits.max_connections_per_address", 2_000, 1, 1_000_000)),
+        idle_timeout: source.duration("limits.idle_timeout", HOUR, SECOND, 30 * 24 * HOUR),
         handshake_timeout: source.duration("limits.handshake_timeout", 5 * SECOND, SECOND / 10, MINUTE),
         keepalive_interval: source.duration("limits.keepalive_interval", 15 * SECOND, SECOND, HOUR),
         keepalive_timeout: source.duration("limits.keepalive_timeout", 10 * SECOND, SECOND, 5 * MINUTE),

@@ -73,6 +73,9 @@ impl fmt::Display for Config {
         writeln!(f, "\n[limits]")?;
         writeln!(f, "max_message_bytes = {}", self.limits.max_message_bytes)?;
         writeln!(f, "max_streams_per_connection = {}", self.limits.max_streams_per_connection)?;
+        writeln!(f, "max_connections = {}", self.limits.max_connections)?;
+        writeln!(f, "max_connections_per_address = {}", self.limits.max_connections_per_address)?;
+        writeln!(f, "idle_timeout = {}", text(&show(self.limits.idle_timeout)))?;
         writeln!(f, "handshake_timeout = {}", text(&show(self.limits.handshake_timeout)))?;
         writeln!(f, "keepalive_interval = {}", text(&show(self.limits.keepalive_interval)))?;
         writeln!(f, "keepalive_timeout = {}", text(&show(self.limits.keepalive_timeout)))?;

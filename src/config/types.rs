@@ -109,8 +109,10 @@ pub struct ManagementConfig {
     pub key: PathBuf,
     /// The provisioner's user name.
     pub user: String,
-    /// Its password.
+    /// Its password, as it was when the gateway started.
     pub password: SecretString,
+    /// The file that holds it, where it may change; two lines, the next one and the last, while it does.
+    pub password_file: Option<PathBuf>,
 }
 
 /// The database.
@@ -146,7 +148,7 @@ pub struct AuthConfig {
     pub leeway: Duration,
     /// How long before its token ends a stream is warned.
     pub warn_before_expiry: Duration,
-    /// How many secrets are checked at the same time (each needs 19 MiB and a core).
+    /// How many secrets are checked at the same time (each needs 19 MiB and a core); 0 is half of the machine's cores.
     pub secret_checks_at_once: usize,
     /// Wrong secrets that are looked at in a minute for one client, half of them at once.
     pub wrong_secrets_per_client: u32,
@@ -189,6 +191,12 @@ pub struct LimitsConfig {
     pub max_message_bytes: usize,
     /// Streams of one HTTP/2 connection.
     pub max_streams_per_connection: u32,
+    /// Connections in all, on each side.
+    pub max_connections: usize,
+    /// Connections of one address (an IPv6 /64), on each side.
+    pub max_connections_per_address: usize,
+    /// How long a connection is kept on which no call runs.
+    pub idle_timeout: Duration,
     /// How long TLS and the HTTP/2 preface may take.
     pub handshake_timeout: Duration,
     /// How often a silent connection is asked whether it lives.

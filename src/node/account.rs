@@ -11,6 +11,7 @@ use rand::Rng as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use super::Error;
 use crate::pki::{PROVISIONER, write_secret};
@@ -37,8 +38,11 @@ impl Account {
     pub fn ensure(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(PASSWORD_FILE);
         let password = match fs::read_to_string(&path) {
-            Ok(text) if !text.trim().is_empty() => SecretString::from(text.trim().to_owned()),
-            Ok(_) => Self::make(&path)?,
+            // While it changes, the last one stands after it.
+            Ok(text) => match text.lines().find(|line| !line.trim().is_empty()) {
+                Some(line) => SecretString::from(line.trim().to_owned()),
+                None => Self::make(&path)?,
+            },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::make(&path)?,
             Err(error) => return Err(Error::file("read", &path)(error)),
         };
@@ -50,9 +54,44 @@ impl Account {
     }
 
     fn make(path: &Path) -> Result<SecretString, Error> {
-        let password = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 32]>());
+        let password = new_password();
         write_secret(path, &format!("{password}\n"))?;
         Ok(password.into())
+    }
+
+    /// Begins to change the password: a new one is written before the one that counts, and the definitions hold the new one's
+    /// hash. Whoever reads the file tries both. Begun twice, it goes on.
+    ///
+    /// # Errors
+    /// When there is no account in the folder, or it cannot be written.
+    pub fn offer(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(PASSWORD_FILE);
+        let text = Zeroizing::new(fs::read_to_string(&path).map_err(Error::file("read", &path))?);
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        if let [last] = lines[..] {
+            let next = Zeroizing::new(new_password());
+            write_secret(&path, &Zeroizing::new(format!("{}\n{last}\n", *next)))?;
+        }
+        Self::ensure(folder)
+    }
+
+    /// Ends it: the new password alone counts.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn settle(&self) -> Result<(), Error> {
+        let path = self.definitions.with_file_name(PASSWORD_FILE);
+        Ok(write_secret(&path, &Zeroizing::new(format!("{}\n", self.password.expose_secret())))?)
+    }
+
+    /// The password's salted hash, as the definitions have it.
+    ///
+    /// # Errors
+    /// When the definitions cannot be read.
+    pub fn hash(&self) -> Result<String, Error> {
+        let text = fs::read(&self.definitions).map_err(Error::file("read", &self.definitions))?;
+        let found: Value = serde_json::from_slice(&text).unwrap_or_default();
+        Ok(found["users"][0]["password_hash"].as_str().unwrap_or_default().to_owned())
     }
 
     /// The password for the management HTTP API.
@@ -70,6 +109,10 @@ impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Account").field("definitions", &self.definitions).finish_non_exhaustive()
     }
+}
+
+fn new_password() -> String {
+    URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 32]>())
 }
 
 fn account(password: &SecretString) -> Value {
@@ -119,6 +162,23 @@ mod tests {
         let third = Account::ensure(folder.path()).expect("mended");
         assert!(holds(&fs::read(third.definitions()).expect("read"), third.password()));
         assert!(!holds(&fs::read(third.definitions()).expect("read"), first.password()));
+    }
+
+    #[test]
+    fn a_password_changes_by_way_of_two_and_the_definitions_have_the_next_one() {
+        let folder = tempfile::tempdir().expect("folder");
+        let old = Account::ensure(folder.path()).expect("made");
+        let text = || fs::read_to_string(folder.path().join(PASSWORD_FILE)).expect("read");
+        let new = Account::offer(folder.path()).expect("offered");
+        let again = Account::offer(folder.path()).expect("it goes on");
+        let (old, new_password) = (old.password().expose_secret(), new.password().expose_secret());
+        assert!(old != new_password && new_password == again.password().expose_secret());
+        assert_eq!(text(), format!("{new_password}\n{old}\n"));
+        assert!(holds(&fs::read(new.definitions()).expect("read"), new.password()));
+        assert!(!new.hash().expect("read").is_empty());
+        new.settle().expect("settled");
+        assert_eq!(text(), format!("{new_password}\n"));
+        assert_eq!(Account::ensure(folder.path()).expect("kept").password().expose_secret(), new_password);
     }
 
     #[test]

@@ -29,7 +29,8 @@ const BACKDATE: Duration = Duration::from_secs(5 * 60);
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate_pem: String,
-    certificate: CertificateDer<'static>,
+    /// Itself, and those after it in its file.
+    trusted: Vec<CertificateDer<'static>>,
     seen: Inspection,
 }
 
@@ -48,7 +49,8 @@ impl Authority {
         Self::new(pem, key, common_name)
     }
 
-    /// Reads an authority. The file may hold the certificates above it, after it.
+    /// Reads an authority. Its certificate comes first in the file; after it may come those above it, and others that are
+    /// trusted beside it while one takes the other's place.
     ///
     /// # Errors
     /// When a file cannot be read, the two are no pair, or the certificate is not an authority's.
@@ -70,9 +72,9 @@ impl Authority {
         if !seen.is_authority() {
             return Err(Error::NotAnAuthority(what.to_owned()));
         }
-        let certificate = certificates(&certificate_pem, what)?.swap_remove(0);
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(Error::Signing)?;
-        Ok(Self { issuer, certificate_pem, certificate, seen })
+        let trusted = certificates(&certificate_pem, what)?;
+        let issuer = Issuer::from_ca_cert_der(&trusted[0], key).map_err(Error::Signing)?;
+        Ok(Self { issuer, certificate_pem, trusted, seen })
     }
 
     /// Writes both files: the key with mode 0600, each in one step.
@@ -107,7 +109,17 @@ impl Authority {
 
     /// The authority's certificate as rustls wants it.
     pub fn certificate_der(&self) -> CertificateDer<'static> {
-        self.certificate.clone()
+        self.trusted[0].clone()
+    }
+
+    /// The same of all that are trusted, its own first.
+    pub fn trusted_der(&self) -> &[CertificateDer<'static>] {
+        &self.trusted
+    }
+
+    /// Its own certificate alone, as PEM.
+    pub(super) fn first_pem(&self) -> String {
+        self.seen.pem()
     }
 
     /// What its certificate says.

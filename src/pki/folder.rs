@@ -7,9 +7,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Authority, Error, Inspection, Leaf, PROVISIONER, file, inspect};
+use super::{Authority, Error, Inspection, Leaf, PROVISIONER, file, inspect, inspect_all};
 
-const AUTHORITY_DAYS: u32 = 3650;
+pub(super) const AUTHORITY_DAYS: u32 = 3650;
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 
 /// A certificate of the folder. Its files are `<name>.pem` and `<name>.key`.
@@ -40,6 +40,11 @@ impl Item {
             Self::GatewayCa => "gateway-ca",
             Self::Gateway => "gateway",
         }
+    }
+
+    /// What it signs.
+    pub(super) fn signs(self) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |item| item.authority() == Some(self))
     }
 
     const fn authority(self) -> Option<Self> {
@@ -76,6 +81,15 @@ impl Sans {
             union(list, names);
         }
         sans
+    }
+
+    /// Those of one certificate.
+    pub(super) fn of(&self, item: Item) -> &[String] {
+        match item {
+            Item::Broker => &self.broker,
+            Item::Gateway => &self.gateway,
+            Item::BrokerCa | Item::Provisioner | Item::GatewayCa => &[],
+        }
     }
 }
 
@@ -118,6 +132,10 @@ pub struct Change {
 pub struct Report(Vec<Change>);
 
 impl Report {
+    pub(super) fn of(changes: Vec<Change>) -> Self {
+        Self(changes)
+    }
+
     /// Every certificate, in [`Item::ALL`]'s order.
     pub fn all(&self) -> &[Change] {
         &self.0
@@ -152,8 +170,10 @@ pub struct Entry {
     pub path: PathBuf,
     /// What it says.
     pub inspection: Inspection,
-    /// Whether the folder's authority signed it (an authority: itself).
+    /// Whether the folder's authority signed it (an authority: itself), or one that is trusted beside it.
     pub trusted: bool,
+    /// Whether it is trusted beside the authority that signs, while one takes the other's place.
+    pub is_beside: bool,
     /// Whether others than its owner may read the key.
     pub key_exposed: bool,
 }
@@ -229,16 +249,21 @@ impl CertsDir {
             if !path.exists() {
                 continue;
             }
-            let inspection = self.inspect(item)?;
-            let trusted = match item.authority() {
-                None => inspection.signed_by(&inspection),
-                Some(authority) => entries
-                    .iter()
-                    .find(|entry| entry.item == authority)
-                    .is_some_and(|authority| inspection.signed_by(&authority.inspection)),
-            };
             let key_exposed = file::open_to_others(&self.key(item));
-            entries.push(Entry { item, path, inspection, trusted, key_exposed });
+            let all = match item.authority() {
+                None => inspect_all(&file::read(&path)?)?,
+                Some(_) => vec![self.inspect(item)?],
+            };
+            for (place, inspection) in all.into_iter().enumerate() {
+                let trusted = match item.authority() {
+                    None => inspection.signed_by(&inspection),
+                    Some(authority) => {
+                        entries.iter().any(|entry| entry.item == authority && inspection.signed_by(&entry.inspection))
+                    }
+                };
+                let path = path.clone();
+                entries.push(Entry { item, path, inspection, trusted, is_beside: place > 0, key_exposed });
+            }
         }
         Ok(entries)
     }
@@ -272,7 +297,13 @@ impl CertsDir {
         Ok((authority, Change { item, what }))
     }
 
-    fn leaf(&self, item: Item, authority: &Authority, sans: &[String], renew: bool) -> Result<Change, Error> {
+    pub(super) fn leaf(
+        &self,
+        item: Item,
+        authority: &Authority,
+        sans: &[String],
+        renew: bool,
+    ) -> Result<Change, Error> {
         let (certificate, key) = (self.certificate(item), self.key(item));
         let mut names = sans.to_vec();
         let there = Leaf::load(&certificate, &key).ok().and_then(|leaf| inspect(leaf.certificate_pem()).ok());
@@ -304,7 +335,7 @@ impl CertsDir {
         Authority::load(&self.certificate(item), &self.key(item))
     }
 
-    fn inspect(&self, item: Item) -> Result<Inspection, Error> {
+    pub(super) fn inspect(&self, item: Item) -> Result<Inspection, Error> {
         let path = self.certificate(item);
         inspect(&file::read(&path)?)
             .map_err(|_| Error::Malformed { what: path.display().to_string(), expected: "certificate" })

@@ -3,8 +3,13 @@
 
 use std::time::{Duration, SystemTime};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use x509_parser::{
-    certificate::X509Certificate, extensions::GeneralName, pem::parse_x509_pem, prelude::FromDer as _, time::ASN1Time,
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    pem::{Pem, parse_x509_pem},
+    prelude::FromDer as _,
+    time::ASN1Time,
 };
 
 use super::Error;
@@ -29,9 +34,31 @@ pub struct Inspection {
 /// # Errors
 /// When there is none.
 pub fn inspect(pem: &str) -> Result<Inspection, Error> {
-    let malformed = || Error::Malformed { what: "the text given".to_owned(), expected: "certificate" };
     let (_, block) = parse_x509_pem(pem.as_bytes()).map_err(|_| malformed())?;
-    let certificate = block.parse_x509().map_err(|_| malformed())?;
+    inspect_der(&block.contents)
+}
+
+/// Reads every certificate of a PEM text, at least one, in its order.
+///
+/// # Errors
+/// When there is none, or one cannot be read.
+pub fn inspect_all(pem: &str) -> Result<Vec<Inspection>, Error> {
+    let all: Vec<_> = Pem::iter_from_buffer(pem.as_bytes())
+        .map(|block| block.map_err(|_| malformed()).and_then(|block| inspect_der(&block.contents)))
+        .collect::<Result<_, _>>()?;
+    if all.is_empty() { Err(malformed()) } else { Ok(all) }
+}
+
+fn malformed() -> Error {
+    Error::Malformed { what: "the text given".to_owned(), expected: "certificate" }
+}
+
+/// Reads one certificate as a handshake shows it.
+///
+/// # Errors
+/// When it is none.
+pub fn inspect_der(der: &[u8]) -> Result<Inspection, Error> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| malformed())?;
     let sans = match certificate.subject_alternative_name() {
         Ok(Some(extension)) => extension.value.general_names.iter().filter_map(san).collect(),
         _ => Vec::new(),
@@ -46,7 +73,7 @@ pub fn inspect(pem: &str) -> Result<Inspection, Error> {
         serial: certificate.raw_serial_as_string(),
         authority: certificate.is_ca(),
         public_key: certificate.public_key().raw.to_vec(),
-        der: block.contents.clone(),
+        der: der.to_vec(),
     })
 }
 
@@ -103,6 +130,19 @@ impl Inspection {
         let Ok((_, issuer)) = X509Certificate::from_der(&authority.der) else { return false };
         certificate.issuer().as_raw() == issuer.subject().as_raw()
             && certificate.verify_signature(Some(issuer.public_key())).is_ok()
+    }
+
+    /// The whole certificate (DER).
+    pub(super) fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The whole certificate, as PEM.
+    pub(super) fn pem(&self) -> String {
+        let base64 = STANDARD.encode(&self.der);
+        // RFC 7468: 64 characters a line.
+        let lines = base64.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n");
+        format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines.collect::<String>())
     }
 
     /// The public key (DER, SubjectPublicKeyInfo).

@@ -1,9 +1,13 @@
 //! The way to the broker's HTTP API: one HTTP client that trusts the broker's CA and nothing else, presents the provisioner's
 //! certificate, and tries each endpoint in turn for a bounded time. Every request that goes through here can be repeated
 //! without harm, so a lost connection is simply tried again.
+//!
+//! Invariant: authority, certificate, key and password may change in their files at any time, and no request fails for it.
+//! Files are read again when they change, at the latest when a request fails; and while the password changes, its file holds
+//! the next one in a line before the last one, and whichever the broker takes is used.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,15 +20,19 @@ use rabbitmq_http_client::{api::Client, commons::Password};
 use reqwest::{Certificate, Identity, Url, redirect};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::{Cause, Error};
-use crate::config::ManagementConfig;
+use crate::{config::ManagementConfig, pki::Watched};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// For one act with all its tries.
 const DEADLINE: Duration = Duration::from_secs(20);
 const TRIES: u32 = 5;
+/// Passwords that may count at the same time.
+const PASSWORDS: usize = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// An answer is read up to here, so that a vhost with millions of bindings cannot fill our memory.
 const MAX_ANSWER: usize = 32 << 20;
@@ -42,42 +50,71 @@ pub(super) struct Link {
 
 /// All endpoints.
 pub(super) struct Api {
-    links: ArcSwap<Vec<Arc<Link>>>,
+    links: ArcSwap<Links>,
     /// The endpoint that answered last.
     first: AtomicUsize,
     settings: Settings,
+    files: Mutex<Watched>,
+}
+
+/// The endpoints, by each password that may count.
+struct Links {
+    by_password: Vec<Vec<Arc<Link>>>,
+    /// The password that was taken last.
+    taken: AtomicUsize,
 }
 
 struct Settings {
     roots: Vec<Url>,
-    ca: Vec<Certificate>,
+    ca: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
     user: String,
+    /// As it was given, when no file holds it.
     password: SecretString,
+    password_file: Option<PathBuf>,
 }
 
 impl Api {
-    pub(super) fn new(config: &ManagementConfig, broker_ca_pem: &str) -> Result<Self, Error> {
+    pub(super) fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
         let roots = config.endpoints.iter().map(|text| root(text)).collect::<Result<Vec<_>, _>>()?;
         if roots.is_empty() {
             return Err(Error::settings("no endpoint is given"));
         }
-        let ca = Certificate::from_pem_bundle(broker_ca_pem.as_bytes())
-            .map_err(|e| Error::Settings { what: "the broker's CA is not PEM".into(), source: Some(Box::new(e)) })?;
-        if ca.is_empty() {
-            return Err(Error::settings("the broker's CA is not PEM"));
-        }
         let settings = Settings {
             roots,
-            ca,
+            ca: broker_ca.to_owned(),
             certificate: config.certificate.clone(),
             key: config.key.clone(),
             user: config.user.clone(),
             password: config.password.clone(),
+            password_file: config.password_file.clone(),
         };
-        let links = settings.links()?;
-        Ok(Self { links: ArcSwap::from_pointee(links), first: AtomicUsize::new(0), settings })
+        // Before they are read, so that no change is missed.
+        let files = Mutex::new(Watched::new(settings.files()));
+        let links = ArcSwap::from_pointee(settings.links()?);
+        Ok(Self { links, first: AtomicUsize::new(0), settings, files })
+    }
+
+    /// Reads the files again whenever they change, until stopped.
+    pub(super) async fn follow_files(&self, stop: CancellationToken) {
+        let mut files = Watched::new(self.settings.files());
+        // They may have changed since the first reading.
+        self.read_again();
+        loop {
+            tokio::select! {
+                () = files.changed() => self.read_again(),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn read_again(&self) {
+        match self.settings.links() {
+            Ok(links) => self.links.store(Arc::new(links)),
+            // Perhaps only one of two is written yet.
+            Err(error) => tracing::warn!(%error, "the provisioner's files cannot be used as they are now"),
+        }
     }
 
     /// Does something that can be repeated, at the first endpoint that answers.
@@ -104,29 +141,70 @@ impl Api {
             }
             let links = self.links.load_full();
             let first = self.first.load(Ordering::Relaxed);
-            for turn in 0..links.len() {
-                let index = (first + turn) % links.len();
-                match act(links[index].clone()).await.map_err(Into::into) {
+            let endpoints = self.settings.roots.len();
+            for turn in 0..endpoints {
+                let index = (first + turn) % endpoints;
+                match links.ask(index, &act).await {
                     Err(error) if error.may_pass() => last = error,
+                    // The password may be another one by now.
+                    Err(error @ Error::Refused(_)) if self.files.lock().await.look().await => last = error,
                     answer => {
                         self.first.store(index, Ordering::Relaxed);
                         return answer;
                     }
                 }
             }
-            // The certificate may have been renewed on disk since it was read.
-            match self.settings.links() {
-                Ok(links) => self.links.store(Arc::new(links)),
-                Err(error) => tracing::warn!(%error, "cannot read the provisioner's certificate again"),
-            }
+            // What is in the files may be other than what was read.
+            self.read_again();
         }
         tracing::warn!(error = &last as &dyn std::error::Error, "the broker's administration cannot be asked");
         Err(last)
     }
 }
 
+impl Links {
+    /// With the password that was taken last; with another one when that is refused.
+    async fn ask<T, E, F>(&self, endpoint: usize, act: &impl Fn(Arc<Link>) -> F) -> Result<T, Error>
+    where
+        E: Into<Error>,
+        F: Future<Output = Result<T, E>>,
+    {
+        let (count, taken) = (self.by_password.len(), self.taken.load(Ordering::Relaxed));
+        let mut refused = None;
+        for password in (0..count).map(|turn| (taken + turn) % count) {
+            match act(Arc::clone(&self.by_password[password][endpoint])).await.map_err(Into::into) {
+                Err(error @ Error::Refused(_)) => refused = refused.or(Some(error)),
+                answer => {
+                    self.taken.store(password, Ordering::Relaxed);
+                    return answer;
+                }
+            }
+        }
+        Err(refused.unwrap_or_else(|| Error::settings("there is no password")))
+    }
+}
+
 impl Settings {
-    fn links(&self) -> Result<Vec<Arc<Link>>, Error> {
+    fn files(&self) -> Vec<PathBuf> {
+        let password = self.password_file.iter().cloned();
+        [&self.ca, &self.certificate, &self.key].into_iter().cloned().chain(password).collect()
+    }
+
+    /// One; or two, the next and the last, while it changes.
+    fn passwords(&self) -> Result<Vec<SecretString>, Error> {
+        let given = match &self.password_file {
+            Some(file) => SecretString::from(std::fs::read_to_string(file).map_err(|e| Error::Settings {
+                what: format!("cannot read {}", file.display()),
+                source: Some(Box::new(e)),
+            })?),
+            None => self.password.clone(),
+        };
+        let lines = given.expose_secret().lines().map(str::trim_end).filter(|line| !line.is_empty());
+        let passwords: Vec<_> = lines.take(PASSWORDS).map(SecretString::from).collect();
+        if passwords.is_empty() { Err(Error::settings("there is no password")) } else { Ok(passwords) }
+    }
+
+    fn links(&self) -> Result<Links, Error> {
         let read = |path: &PathBuf| {
             std::fs::read(path).map_err(|e| Error::Settings {
                 what: format!("cannot read {}", path.display()),
@@ -137,6 +215,11 @@ impl Settings {
             let what = what.to_owned();
             move |e: reqwest::Error| Error::Settings { what, source: Some(Box::new(e)) }
         };
+        let ca = Certificate::from_pem_bundle(&read(&self.ca)?)
+            .map_err(|e| Error::Settings { what: "the broker's CA is not PEM".into(), source: Some(Box::new(e)) })?;
+        if ca.is_empty() {
+            return Err(Error::settings("the broker's CA is not PEM"));
+        }
         let mut pem = zeroize::Zeroizing::new(read(&self.key)?);
         pem.push(b'\n');
         pem.extend(read(&self.certificate)?);
@@ -144,7 +227,7 @@ impl Settings {
             Identity::from_pem(&pem).map_err(unusable("the provisioner's certificate and key do not fit together"))?;
         let http = reqwest::Client::builder()
             .tls_backend_rustls()
-            .tls_certs_only(self.ca.iter().cloned())
+            .tls_certs_only(ca)
             .identity(identity)
             .tls_version_min(reqwest::tls::Version::TLS_1_2)
             .https_only(true)
@@ -155,18 +238,21 @@ impl Settings {
             .timeout(REQUEST_TIMEOUT)
             .build()
             .map_err(unusable("the TLS settings cannot be used"))?;
-        Ok(self.roots.iter().map(|root| Arc::new(self.link(root, &http))).collect())
+        let of = |password: &SecretString| {
+            self.roots.iter().map(|root| Arc::new(self.link(root, &http, password))).collect()
+        };
+        Ok(Links { by_password: self.passwords()?.iter().map(of).collect(), taken: AtomicUsize::new(0) })
     }
 
-    fn link(&self, root: &Url, http: &reqwest::Client) -> Link {
+    fn link(&self, root: &Url, http: &reqwest::Client, secret: &SecretString) -> Link {
         let endpoint = root.as_str().trim_end_matches('/').to_owned();
-        let password = Password::new(self.password.expose_secret());
+        let password = Password::new(secret.expose_secret());
         Link {
             client: Client::from_http_client(http.clone(), endpoint, self.user.clone(), password),
             http: http.clone(),
             root: root.clone(),
             user: self.user.clone(),
-            password: self.password.clone(),
+            password: secret.clone(),
         }
     }
 }

@@ -2,7 +2,10 @@
 //! leave. Depths, consumers and rates are what the broker's statistics last said: up to 5 s old, and 0 for a queue that
 //! was made a moment ago.
 
+use std::path::Path;
+
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Error,
@@ -27,8 +30,13 @@ pub struct Inspector {
 impl Inspector {
     /// # Errors
     /// As [`super::Provisioner::new`].
-    pub fn new(config: &ManagementConfig, broker_ca_pem: &str) -> Result<Self, Error> {
-        Ok(Self { api: Api::new(config, broker_ca_pem)? })
+    pub fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
+        Ok(Self { api: Api::new(config, broker_ca)? })
+    }
+
+    /// As [`super::Provisioner::follow_files`].
+    pub async fn follow_files(&self, stop: CancellationToken) {
+        self.api.follow_files(stop).await;
     }
 
     pub(super) fn api(&self) -> &Api {

@@ -2,11 +2,14 @@
 //! first, so that nobody can enter a vhost whose limits are not there. Requests are repeatable, so two gateways at once end
 //! in the same state; within one gateway a tenant's acts wait for each other.
 
+use std::path::Path;
+
 use rabbitmq_http_client::{
     commons::VirtualHostLimitTarget as Limit,
     requests::{EnforcedLimitParams, Permissions, UserParams, VirtualHostParams},
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     DEAD_LETTERS, Error,
@@ -44,13 +47,27 @@ struct Wall {
 }
 
 impl Provisioner {
-    /// Reads the certificate and key; asks nothing of the broker yet.
+    /// Reads the broker's CA, the certificate, its key and the password; asks nothing of the broker yet.
     ///
     /// # Errors
     /// [`Error::Settings`] when an address, the CA, the certificate or the key cannot be used.
-    pub fn new(config: &ManagementConfig, broker_ca_pem: &str) -> Result<Self, Error> {
-        let api = Api::new(config, broker_ca_pem)?;
+    pub fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
+        let api = Api::new(config, broker_ca)?;
         Ok(Self { api, user: config.user.clone(), locks: TenantLocks::default() })
+    }
+
+    /// Takes the CA, the certificate, its key and the password anew whenever their files change, until stopped.
+    pub async fn follow_files(&self, stop: CancellationToken) {
+        self.api.follow_files(stop).await;
+    }
+
+    /// Gives the administrator itself another password, by its hash in RabbitMQ's form.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked, or refuses.
+    pub async fn set_own_password(&self, hash: &str) -> Result<(), Error> {
+        let me = &UserParams::administrator(&self.user, hash);
+        self.api.call(|link| async move { link.client.create_user(me).await }).await
     }
 
     /// Whether the broker's administration answers and accepts us.

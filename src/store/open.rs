@@ -17,6 +17,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "plans", include_str!("migrations/0002_plans.sql")),
     (3, "audit", include_str!("migrations/0003_audit.sql")),
     (5, "secret overlap", include_str!("migrations/0005_secret_overlap.sql")),
+    (6, "broker credentials", include_str!("migrations/0006_broker_credentials.sql")),
 ];
 /// The same for what each database says in words of its own (triggers): SQLite's, PostgreSQL's.
 const MIGRATIONS_APART: &[(i64, &str, &str, &str)] = &[(

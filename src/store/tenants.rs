@@ -54,11 +54,13 @@ pub struct TenantRow {
     pub created: SystemTime,
     /// When it was last changed.
     pub updated: SystemTime,
+    /// When its certificate at the broker was last asked to be made anew, in unix milliseconds, only ever more; 0 is never.
+    pub credentials_rotated: i64,
 }
 
-type Raw = (String, String, String, String, i64, i64);
+type Raw = (String, String, String, String, i64, i64, i64);
 
-fn row((id, display_name, plan, state, created, updated): Raw) -> Result<TenantRow, Error> {
+fn row((id, display_name, plan, state, created, updated, credentials_rotated): Raw) -> Result<TenantRow, Error> {
     Ok(TenantRow {
         id: TenantId::parse(&id).map_err(|_| Error::Corrupt { what: "tenant id" })?,
         display_name,
@@ -70,21 +72,26 @@ fn row((id, display_name, plan, state, created, updated): Raw) -> Result<TenantR
         },
         created: from_millis(created),
         updated: from_millis(updated),
+        credentials_rotated,
     })
 }
 
 async fn one(tx: &mut Transaction<'static, Any>, id: &TenantId) -> Result<Option<TenantRow>, Error> {
-    let raw = sqlx::query_as("SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id = $1")
-        .bind(id.as_str().to_owned())
-        .fetch_optional(&mut **tx)
-        .await?;
+    let raw = sqlx::query_as(
+        "SELECT id, display_name, plan, state, created, updated, credentials_rotated FROM tenants WHERE id = $1",
+    )
+    .bind(id.as_str().to_owned())
+    .fetch_optional(&mut **tx)
+    .await?;
     raw.map(row).transpose()
 }
 
 pub(super) async fn all(tx: &mut Transaction<'static, Any>) -> Result<Vec<TenantRow>, Error> {
-    let rows = sqlx::query_as("SELECT id, display_name, plan, state, created, updated FROM tenants ORDER BY id")
-        .fetch_all(&mut **tx)
-        .await?;
+    let rows = sqlx::query_as(
+        "SELECT id, display_name, plan, state, created, updated, credentials_rotated FROM tenants ORDER BY id",
+    )
+    .fetch_all(&mut **tx)
+    .await?;
     rows.into_iter().map(row).collect()
 }
 
@@ -127,7 +134,7 @@ impl Store {
     pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, Error> {
         self.timed(StoreOperation::Read, async {
             let raw =
-                sqlx::query_as("SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id = $1")
+                sqlx::query_as("SELECT id, display_name, plan, state, created, updated, credentials_rotated FROM tenants WHERE id = $1")
                     .bind(id.as_str().to_owned())
                     .fetch_optional(&self.pool)
                     .await?;
@@ -143,7 +150,7 @@ impl Store {
     pub async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<TenantRow>, Error> {
         self.timed(StoreOperation::Read, async {
             let rows = sqlx::query_as(
-                "SELECT id, display_name, plan, state, created, updated FROM tenants WHERE id > $1 ORDER BY id LIMIT $2",
+                "SELECT id, display_name, plan, state, created, updated, credentials_rotated FROM tenants WHERE id > $1 ORDER BY id LIMIT $2",
             )
             .bind(after.map_or("", TenantId::as_str).to_owned())
             .bind(i64::from(limit))
@@ -200,6 +207,30 @@ impl Store {
             let stands = one(&mut tx, id).await?;
             tx.commit().await?;
             Ok(stands)
+        })
+        .await
+    }
+
+    /// Writes down that a tenant's certificate at the broker is to be made anew, by every gateway; the moment by which they tell
+    /// this time from the one before, or none when there is no such tenant.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn rotate_tenant_credentials(&self, id: &TenantId) -> Result<Option<i64>, Error> {
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            // Clocks of gateways differ: each time is after the one before.
+            sqlx::query(
+                "UPDATE tenants SET credentials_rotated = CASE WHEN credentials_rotated < $2 THEN $2 \
+                 ELSE credentials_rotated + 1 END WHERE id = $1",
+            )
+            .bind(id.as_str().to_owned())
+            .bind(now())
+            .execute(&mut *tx)
+            .await?;
+            let stands = one(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(stands.map(|row| row.credentials_rotated))
         })
         .await
     }

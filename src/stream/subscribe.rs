@@ -296,6 +296,11 @@ impl Machine {
     /// The merged report goes out as soon as nothing is before it.
     fn queue_report(&mut self) {
         if self.reports() > 0 && self.outbox.is_empty() {
+            // Replayed, invented, or of before an interruption: nothing is done for them.
+            match self.unread.unknown_delivery_ids.len() as u64 {
+                0 => {}
+                times => self.session.witness().refused_times("DELIVERY_UNKNOWN", times),
+            }
             self.outbox.push_back(Event::Settled(std::mem::take(&mut self.unread)));
         }
     }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{
@@ -95,6 +95,7 @@ fn next_tenant(before: Option<&Arc<LiveTenant>>, row: &TenantRow, plan: &Arc<Pla
         _ => Arc::new(LiveTenant::new(row.id.clone(), plan.clone(), before.map(Arc::as_ref))),
     };
     live.set_plan(plan.clone());
+    live.credentials_rotated().store(row.credentials_rotated, Ordering::Relaxed);
     if row.state == TenantState::Suspended {
         live.end(Error::Suspended);
     }

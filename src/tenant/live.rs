@@ -2,7 +2,10 @@
 //! read and wait. A tenant's end is final for its [`LiveTenant`]: whoever resumes a tenant makes a new one, so that no stream
 //! can sleep through a suspension.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -22,6 +25,8 @@ pub(super) struct LiveTenant {
     /// Outlives a suspension, so that the streams of before still count.
     used: Arc<Used>,
     ended: watch::Sender<Option<Error>>,
+    /// As the store has it: when its certificate at the broker was last asked to be made anew.
+    credentials_rotated: AtomicI64,
 }
 
 impl LiveTenant {
@@ -33,6 +38,7 @@ impl LiveTenant {
             used: Arc::clone(budget.used()),
             budget: ArcSwap::from_pointee(budget),
             ended: watch::Sender::new(None),
+            credentials_rotated: AtomicI64::new(0),
         }
     }
 
@@ -50,6 +56,10 @@ impl LiveTenant {
 
     pub(super) fn budget(&self) -> Arc<Budget> {
         self.budget.load_full()
+    }
+
+    pub(super) fn credentials_rotated(&self) -> &AtomicI64 {
+        &self.credentials_rotated
     }
 
     pub(super) fn used(&self) -> &Used {

@@ -232,6 +232,13 @@ impl Tenants {
         limited.map(|live| (live.id().clone(), live.used().ever_published())).collect()
     }
 
+    /// The tenants whose certificates at the broker were ever asked to be made anew, each with when, as the store has it.
+    pub fn credentials_rotated(&self) -> Vec<(TenantId, i64)> {
+        let known = self.known.load();
+        let all = known.tenants().map(|live| (live.id(), live.credentials_rotated().load(Ordering::Relaxed)));
+        all.filter(|(_, when)| *when > 0).map(|(id, when)| (id.clone(), when)).collect()
+    }
+
     /// Takes what a tenant stores in all its queues, as it was just measured: messages and their body bytes. Returns
     /// whether that is as much as its plan allows.
     pub fn set_stored(&self, tenant: &TenantId, messages: u64, bytes: u64) -> bool {

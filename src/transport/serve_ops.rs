@@ -1,20 +1,23 @@
 //! The operators' door: a router enters, and is served over plain HTTP on loopback or over TLS anywhere.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::connect_info::Connected, serve::IncomingStream};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Listener, listener::Accepted};
+use super::{
+    Listener,
+    listener::{Accepted, Manners},
+};
 
 /// Serves until stopped.
 pub async fn serve_ops(
     router: Router,
     listener: Listener,
     tls: Option<Arc<ServerConfig>>,
-    handshake_timeout: Duration,
+    manners: Manners,
     stop: CancellationToken,
 ) {
     let stopped = stop.clone().cancelled_owned();
@@ -29,7 +32,7 @@ pub async fn serve_ops(
             let mut tls = ServerConfig::clone(&tls);
             tls.alpn_protocols = vec![b"http/1.1".to_vec()];
             let tls = Arc::new(tls);
-            let streams = Box::pin(listener.accept(tls, handshake_timeout, stop));
+            let streams = Box::pin(listener.accept(tls, manners, stop));
             let service = router.into_make_service_with_connect_info::<Peer>();
             axum::serve(Encrypted { streams, address }, service).with_graceful_shutdown(stopped).await
         }
@@ -77,7 +80,7 @@ where
             match self.streams.next().await {
                 Some(Ok(stream)) => {
                     // A peer that is gone already has no address any more.
-                    let peer = stream.get_ref().get_ref().0.peer_addr().unwrap_or(self.address);
+                    let peer = stream.get_ref().peer().unwrap_or(self.address);
                     return (stream, peer);
                 }
                 Some(Err(_)) => {}

@@ -12,14 +12,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use tokio::net::TcpStream;
-use tonic::{
-    Code, Status,
-    transport::server::{Connected, TcpConnectInfo, TlsConnectInfo},
-};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use super::tended::{Peer, RunningCall};
 use crate::{
     error,
     telemetry::{Call, ProcessMetrics, RpcMetrics, Traces},
@@ -65,12 +62,22 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        type Peer = <tokio_rustls::server::TlsStream<TcpStream> as Connected>::ConnectInfo;
-        let peer: Option<&TlsConnectInfo<TcpConnectInfo>> = request.extensions().get::<Peer>();
-        let peer = peer.and_then(|peer| peer.get_ref().remote_addr());
+        // Where tonic and everybody after us look for the address.
+        let connection = request.extensions_mut().remove::<Peer>();
+        let on_connection = connection.as_ref().map(|connection| connection.calls.begin());
+        let peer = connection.as_ref().and_then(|connection| connection.tls.get_ref().remote_addr());
+        if let Some(connection) = connection {
+            request.extensions_mut().insert(connection.tls);
+        }
         let call = Call::begin(&self.around.traces, request.uri().path(), request.headers(), peer);
         let metrics = Arc::clone(self.around.metrics.rpc(request.uri().path()));
-        let mut running = Running { call: call.clone(), metrics, started: Instant::now(), ended: false };
+        let mut running = Running {
+            call: call.clone(),
+            metrics,
+            started: Instant::now(),
+            ended: false,
+            _on_connection: on_connection,
+        };
         let log = call.log().clone();
         request.extensions_mut().insert(call);
         let answering = self.inner.call(request);
@@ -97,6 +104,7 @@ struct Running {
     metrics: Arc<RpcMetrics>,
     started: Instant,
     ended: bool,
+    _on_connection: Option<RunningCall>,
 }
 
 impl Running {

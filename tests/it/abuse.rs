@@ -1,5 +1,6 @@
-//! A flood of wrong secrets, from a stranger's address and from a neighbour's: who was right before goes on to get tokens, and
-//! open streams go on. 2,000 of them here; `WARRENGATE_TEST_WRONG_SECRETS=10000` makes it the whole promise.
+//! A flood of wrong secrets, from a stranger's address and from a neighbour's, 333 a second: who was right before goes on to get
+//! tokens, open streams keep most of their throughput, and memory its bound. 2,000 of them here;
+//! `WARRENGATE_TEST_WRONG_SECRETS=10000` makes it the whole promise, 30 s.
 
 use std::{
     sync::{
@@ -14,11 +15,7 @@ use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 use warrengate::pb::{self, auth_client::AuthClient};
 
-use crate::harness::{
-    Tenant,
-    raw::{RawPublish, reason},
-    to_queue, web,
-};
+use crate::harness::{Tenant, publisher::RawPublisher, raw::reason, to_queue, web};
 
 async fn ask(channel: &Channel, client_id: &str, secret: &str) -> Result<(), Status> {
     let request = pb::IssueTokenRequest { client_id: client_id.into(), client_secret: secret.into(), lifetime: None };
@@ -35,20 +32,26 @@ async fn a_flood_of_wrong_secrets_is_shed_and_who_was_right_before_gets_its_toke
     let (near, far) = (gateway.channel().await, web::channel_from(&gateway.endpoint(), [127, 0, 0, 2].into()).await);
     let right = tenant.secret.expose_secret();
     ask(&near, &tenant.client_id, right).await.unwrap();
-    let token = gateway.token(&tenant.client_id, &tenant.secret).await;
-    let mut stream = gateway.publish_stream(&token).await;
-    let alone = rate(&mut stream, Duration::from_secs(2)).await;
+    let client = tenant.client_at(&gateway.endpoint()).await;
+    let mut stream = RawPublisher::open(&client).await;
+    let mut alone = Vec::new();
+    for _ in 0..10 {
+        alone.push(rate(&mut stream, Duration::from_millis(200)).await);
+    }
+    let memory = resident();
 
     let (wrong, shed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let began = Instant::now();
-    let attackers: Vec<_> = (0..8)
+    let attackers: Vec<_> = (0..ATTACKERS)
         .map(|attacker| {
             // Half of them guess at this client from elsewhere, half try all kinds of ids from its own address.
             let (channel, client) =
                 if attacker % 2 == 0 { (far.clone(), tenant.client_id.clone()) } else { (near.clone(), String::new()) };
             let (wrong, shed) = (Arc::clone(&wrong), Arc::clone(&shed));
             tokio::spawn(async move {
-                for number in 0..flood / 8 {
+                let mut ticks = tokio::time::interval(PACE * ATTACKERS);
+                for number in 0..flood / ATTACKERS as usize {
+                    ticks.tick().await;
                     let id = if client.is_empty() { format!("nobody-{attacker}-{number}") } else { client.clone() };
                     let status = ask(&channel, &id, "wgs_wrong").await.expect_err("refused");
                     match (status.code(), reason(&status).as_str()) {
@@ -66,12 +69,13 @@ async fn a_flood_of_wrong_secrets_is_shed_and_who_was_right_before_gets_its_toke
         })
         .collect();
     let mut took = Vec::new();
-    let mut beside = Vec::new();
+    let (mut beside, mut most) = (Vec::new(), memory);
     while attackers.iter().any(|attacker| !attacker.is_finished()) {
         let asked = Instant::now();
         ask(&near, &tenant.client_id, right).await.expect("a token for who was right before");
         took.push(asked.elapsed());
-        beside.push(rate(&mut stream, Duration::from_millis(100)).await);
+        beside.push(rate(&mut stream, Duration::from_millis(200)).await);
+        most = most.max(resident());
     }
     for attacker in attackers {
         attacker.await.unwrap();
@@ -79,27 +83,52 @@ async fn a_flood_of_wrong_secrets_is_shed_and_who_was_right_before_gets_its_toke
     took.sort();
     let (wrong, shed) = (wrong.load(Ordering::Relaxed), shed.load(Ordering::Relaxed));
     let (p99, slowest) = (took[took.len() * 99 / 100], took[took.len() - 1]);
-    let beside = beside.iter().sum::<f64>() / beside.len() as f64;
+    let (alone, beside) = (median(alone), median(beside));
+    let kept = beside / alone;
+    let grown = most.saturating_sub(memory) >> 20;
     eprintln!(
         "{} wrong secrets in {:?}: {wrong} looked at, {shed} shed; {} tokens beside them, p99 {p99:?}, slowest {slowest:?}; an open \
-         stream {beside:.0} messages/s beside {alone:.0} alone",
+         stream {beside:.0} messages/s beside {alone:.0} alone, {kept:.2}; memory grew by {grown} MiB",
         wrong + shed,
         began.elapsed(),
         took.len(),
     );
     assert!(wrong < shed, "{wrong} looked at, {shed} shed");
     assert!(p99 < Duration::from_secs(2), "{p99:?}");
+    // The promise is 0.8, which a machine with other work cannot be held to; docs/security.md has what was measured.
+    assert!(kept > 0.4, "an open stream kept {kept:.2} of its throughput");
+    // Two checks at once are 38 MiB; thirty-four that wait are none yet.
+    assert!(grown < 150, "memory grew by {grown} MiB");
     gateway.running.shutdown().await;
 }
 
-/// Messages a second, one at a time.
-async fn rate(stream: &mut RawPublish, time: Duration) -> f64 {
+/// One wrong secret every so often makes 10,000 in 30 s.
+const PACE: Duration = Duration::from_millis(3);
+/// Each asks one after the other, and waits for its answers.
+const ATTACKERS: u32 = 40;
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+/// This process's memory, where the system tells.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+/// Messages a second, sixteen at a time.
+async fn rate(stream: &mut RawPublisher, time: Duration) -> f64 {
     let began = Instant::now();
     let mut count = 0.0;
     while began.elapsed() < time {
-        let result = stream.publish(to_queue("jobs", "one")).await.unwrap();
-        assert_eq!(result.outcome(), pb::Outcome::Confirmed);
-        count += 1.0;
+        stream.send((0..16).map(|_| to_queue("jobs", "one")).collect()).await;
+        for result in stream.results(16).await {
+            assert_eq!(result.outcome(), pb::Outcome::Confirmed);
+            count += 1.0;
+        }
     }
     count / began.elapsed().as_secs_f64()
 }

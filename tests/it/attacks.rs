@@ -1,5 +1,8 @@
-//! Attacks by the table: tokens, names, other tenants' things, more than one was given. Each is refused with its code and its
-//! reason, and every refusal is on record.
+//! Attacks by the table: tokens, names, other tenants' things, more than one was given (here); every field that names somebody
+//! else's, text that is code to a database or a log, clocks, keys and ids that were used before (`fields`). Each is refused with
+//! its code and its reason, and every refusal is on record.
+
+mod fields;
 
 use std::collections::BTreeMap;
 
@@ -23,10 +26,34 @@ const FROM: [u8; 4] = [127, 0, 0, 77];
 struct Suite {
     channel: Channel,
     refused: BTreeMap<(String, String), u64>,
-    attacks: usize,
+    /// How many of each class of attack.
+    attacks: BTreeMap<&'static str, usize>,
+    class: &'static str,
 }
 
 impl Suite {
+    fn new(channel: &Channel) -> Self {
+        Self { channel: channel.clone(), refused: BTreeMap::new(), attacks: BTreeMap::new(), class: "" }
+    }
+
+    /// What comes now is of this class.
+    fn class(&mut self, class: &'static str) {
+        self.class = class;
+    }
+
+    /// So many more of this class and kind.
+    fn count(&mut self, who: &str, reason: &str, times: usize) {
+        *self.refused.entry((who.to_owned(), reason.to_owned())).or_default() += times as u64;
+        *self.attacks.entry(self.class).or_default() += times;
+    }
+
+    /// How many there were; prints each class.
+    fn total(&self) -> usize {
+        let total = self.attacks.values().sum();
+        eprintln!("{total} attacks, each refused as it should be: {:?}", self.attacks);
+        total
+    }
+
     /// Takes an attack's outcome, which has to be this refusal.
     fn refused<T: std::fmt::Debug>(&mut self, what: &str, who: &str, got: Result<T, Status>, code: Code, why: &[&str]) {
         let status = got.expect_err(what);
@@ -36,8 +63,7 @@ impl Suite {
         for leak in ["SELECT", "sqlx", "panicked", "/src/", "lapin"] {
             assert!(!status.message().contains(leak), "{what}: {status:?}");
         }
-        *self.refused.entry((who.to_owned(), reason)).or_default() += 1;
-        self.attacks += 1;
+        self.count(who, &reason, 1);
     }
 }
 
@@ -157,7 +183,8 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
     other.publish_to("secrets", "nobody else's").await;
     let gateway = web::gateway(|_| {}).await;
     let channel = web::channel_from(&gateway.endpoint(), FROM.into()).await;
-    let mut suite = Suite { channel: channel.clone(), refused: BTreeMap::new(), attacks: 0 };
+    let mut suite = Suite::new(&channel);
+    suite.class("tokens");
 
     let mut auth = AuthClient::new(channel.clone());
     for (what, headers) in bad_tokens(&tenant, &other).await {
@@ -166,6 +193,7 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
     }
     let got = auth.who_am_i(Request::new(pb::WhoAmIRequest {})).await;
     suite.refused("no token", "", got, Code::Unauthenticated, &["TOKEN_MISSING"]);
+    suite.class("identifiers");
     for id in BENT {
         let request =
             pb::IssueTokenRequest { client_id: id.into(), client_secret: "' OR '1'='1".into(), lifetime: None };
@@ -218,6 +246,7 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
         suite.refused(id, &admin_id, got, Code::InvalidArgument, &wrong);
     }
 
+    suite.class("other tenants' ids");
     // Other tenants, and more than was given, by a tenant's administrator with few grants.
     let few = pb::Grants { administer: true, subscribe: vec!["jobs".into()], ..pb::Grants::default() };
     let (boss_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "boss", few).await;
@@ -262,6 +291,7 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
     let got = admin.list_tenants(by(&tenant_token(&gateway, &tenant).await, pb::ListTenantsRequest::default())).await;
     suite.refused("the tenants", &tenant.client_id, got, denied, &["ADMINISTER_NOT_GRANTED"]);
 
+    suite.class("grants at their edges");
     // Grants at the edges of their patterns: an outcome a message, not a status.
     let edge = pb::Grants {
         publish: vec![pb::PublishGrant { exchange: "amq.topic".into(), routing_key: "eu.*".into() }],
@@ -286,11 +316,9 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
     let batch = pb::PublishBatchRequest { publications };
     let results = messaging.publish_batch(by(&edge, batch)).await.unwrap().into_inner().results;
     assert!(results.iter().all(|result| result.outcome() == pb::Outcome::Denied), "{results:?}");
-    suite.attacks += count;
-    *suite.refused.entry((edge_id, "PUBLISH_NOT_GRANTED".into())).or_default() += count as u64;
+    suite.count(&edge_id, "PUBLISH_NOT_GRANTED", count);
 
-    eprintln!("{} attacks, each refused as it should be", suite.attacks);
-    assert!(suite.attacks >= 60);
+    assert!(suite.total() >= 60);
     // Nothing came of any of them.
     assert_eq!(other.take("secrets", 1).await, ["nobody else's"]);
     assert_eq!(tenant.depth("jobs").await, 0);

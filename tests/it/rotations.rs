@@ -1,4 +1,8 @@
-//! Every secret changes while messages flow: none is lost, and no stream ends.
+//! Every secret changes while messages flow: none is lost, and no stream ends. Those of the broker's side have a broker of their
+//! own (`broker_side`).
+
+mod broker_side;
+pub mod load;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -8,84 +12,16 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use secrecy::SecretString;
-use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
-use warrengate::{
-    client::{Client, Credentials},
-    pb::{self, Outcome, subscribe_response::Event},
-};
+use warrengate::{client::Credentials, pb};
 
 use crate::harness::{
     Tenant, World,
     broker::Management,
-    raw::{RawPublish, RawSubscribe},
-    to_queue,
     wait::{until, within},
     web,
 };
-
-/// Does something while one stream publishes and another consumes, both open from before until after it; every message that
-/// was confirmed has arrived at the end.
-async fn under_load(client: &Client, queue: &str, work: impl Future<Output = ()>) {
-    let (confirmed, mut seen) = watch::channel(0_u64);
-    let (stop, stopped) = watch::channel(false);
-    let mut publisher = RawPublish::open(client).await.unwrap();
-    let mut subscriber = RawSubscribe::started(client, queue).await;
-    let publishing = tokio::spawn({
-        let queue = queue.to_owned();
-        async move {
-            let mut number = 0;
-            while !*stopped.borrow() {
-                let result = publisher.publish(to_queue(&queue, number.to_string())).await.expect("the stream goes on");
-                match result.outcome() {
-                    Outcome::Confirmed => number += 1,
-                    // May or may not be there: sent again.
-                    Outcome::Unknown => {}
-                    other => panic!("{other:?}: {}", result.reason),
-                }
-                confirmed.send_replace(number);
-            }
-            number
-        }
-    });
-    let (total, told) = watch::channel(u64::MAX);
-    let consuming = tokio::spawn(async move {
-        let mut bodies = HashSet::new();
-        let mut interruptions = 0;
-        loop {
-            if bodies.len() as u64 >= *told.borrow() {
-                return (bodies, interruptions);
-            }
-            match subscriber.event().await.expect("the stream goes on") {
-                Some(Event::Deliveries(frame)) => {
-                    let ids = frame.deliveries.iter().map(|delivery| delivery.delivery_id).collect();
-                    bodies.extend(frame.deliveries.into_iter().map(|delivery| delivery.message.unwrap().body));
-                    subscriber.ack(ids, 0).await;
-                }
-                Some(Event::Interrupted(_)) => interruptions += 1,
-                Some(_) => {}
-                None => panic!("the stream ended"),
-            }
-        }
-    });
-    let more = async |seen: &mut watch::Receiver<u64>| {
-        let wanted = *seen.borrow() + 50;
-        within("fifty more messages", seen.wait_for(|confirmed| *confirmed >= wanted)).await.unwrap();
-    };
-    more(&mut seen).await;
-    work.await;
-    more(&mut seen).await;
-    stop.send_replace(true);
-    let published = within("the publisher's end", publishing).await.unwrap();
-    total.send_replace(published);
-    // One more, so that the consumer looks at the total.
-    let last = client.publish_batch(vec![to_queue(queue, published.to_string())]).await.unwrap();
-    assert_eq!(last[0].outcome(), Outcome::Confirmed);
-    let (bodies, interruptions) = within("all messages", consuming).await.unwrap();
-    let lost: Vec<_> = (0..published).filter(|number| !bodies.contains(number.to_string().as_bytes())).collect();
-    assert!(lost.is_empty(), "lost: {lost:?}");
-    eprintln!("{published} messages, none lost, no stream closed, interrupted {interruptions} times");
-}
+use load::under_load;
 
 #[tokio::test]
 async fn a_clients_secret_changes_with_an_overlap() {
@@ -212,6 +148,75 @@ async fn the_gateways_certificate_is_read_again_when_its_files_change() {
         })
         .await;
         assert_eq!(now, next.chain_der()[0]);
+    })
+    .await;
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_ops_sides_certificate_is_read_again_when_its_files_change() {
+    let world = World::get();
+    let tenant = Tenant::fresh().await;
+    tenant.queue("load").await;
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("ops.pem"), folder.path().join("ops.key"));
+    let authority = world.stack.certs().gateway_authority().unwrap();
+    let make = || authority.server("ops", &["127.0.0.1".to_owned()], Duration::from_secs(3600)).unwrap();
+    make().save(&certificate, &key).unwrap();
+    let gateway = web::gateway(|config| {
+        config.ops.certificate = Some(certificate.clone());
+        config.ops.key = Some(key.clone());
+    })
+    .await;
+    let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
+    let client = world.client_at(&gateway.endpoint(), credentials).await;
+    let address = gateway.running.ops_address();
+    let is_alive = async || {
+        let answer = web::http().get(format!("https://{address}/livez")).send().await.unwrap();
+        assert!(answer.status().is_success());
+    };
+    under_load(&client, "load", async {
+        let before = shown(address).await;
+        is_alive().await;
+        let next = make();
+        next.save(&certificate, &key).unwrap();
+        let now = until("the new certificate", async || {
+            let now = shown(address).await;
+            (now != before).then_some(now)
+        })
+        .await;
+        assert_eq!(now, next.chain_der()[0]);
+        is_alive().await;
+    })
+    .await;
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_tenants_broker_certificate_is_made_anew_by_the_clock() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("load").await;
+    // Renewed two thirds into its life, when the connections are looked after next: every second, so.
+    let gateway = web::gateway(|config| {
+        config.broker.certificate_lifetime = Duration::from_secs(12);
+        config.broker.idle_timeout = Duration::from_secs(4);
+    })
+    .await;
+    let client = tenant.client_at(&gateway.endpoint()).await;
+    let management = Management::new();
+    let validity = async || {
+        let all = management.connections(&tenant.id).await;
+        all.iter().filter_map(|it| it["peer_cert_validity"].as_str().map(str::to_owned)).collect::<HashSet<_>>()
+    };
+    under_load(&client, "load", async {
+        let mut seen = until("the connections", async || Some(validity().await).filter(|all| !all.is_empty())).await;
+        // Its declaring connection, by the shared gateway, may be among them, and stays as it is.
+        let enough = seen.len() + 2;
+        until("certificates of two more times", async || {
+            seen.extend(validity().await);
+            (seen.len() >= enough).then_some(())
+        })
+        .await;
     })
     .await;
     gateway.running.shutdown().await;

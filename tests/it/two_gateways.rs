@@ -1,7 +1,10 @@
 //! Two gateways on one PostgreSQL: what one is told, the other knows; what one dies of, the other survives; and when the store
 //! is away, those who are known go on for a while, and nothing opens up.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tonic::Code;
@@ -12,13 +15,17 @@ use warrengate::{
     pb::{self, Outcome},
 };
 
-use crate::harness::{
-    Tenant, World,
-    postgres::Postgres,
-    raw::{RawPublish, reason},
-    tenant::all_grants,
-    to_queue,
-    wait::{until, within},
+use crate::{
+    harness::{
+        Tenant, World,
+        broker::Management,
+        postgres::Postgres,
+        raw::{RawPublish, reason},
+        tenant::all_grants,
+        to_queue,
+        wait::{until, within},
+    },
+    rotations::load::under_load,
 };
 
 /// Two gateways on the shared broker, with a store of their own.
@@ -122,6 +129,31 @@ async fn a_revocation_at_one_gateway_ends_streams_of_the_other_within_a_second_a
     println!("{TRIES} revocations across gateways: median {} ms, most {} ms", middle.as_millis(), most.as_millis());
     let late = took.iter().filter(|(_, after_the_answer)| *after_the_answer > PROMPT).count();
     assert_eq!(late, 0, "{took:?}");
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_certificate_rotated_at_one_gateway_is_made_anew_at_the_other_and_its_streams_stay() {
+    let pair = Pair::start(|_| {}).await;
+    let tenant = pair.tenant().await;
+    declared(&tenant, "load").await;
+    let admin = pair.admin(0).await;
+    let management = Management::new();
+    let connections = async || {
+        let all = management.connections(&tenant.id).await;
+        all.iter().filter_map(|it| it["name"].as_str().map(str::to_owned)).collect::<HashSet<_>>()
+    };
+    under_load(&tenant.client, "load", async {
+        let before = until("the connections", async || Some(connections().await).filter(|all| all.len() >= 2)).await;
+        let request = pb::RotateBrokerCredentialsRequest { tenant: tenant.id.clone() };
+        admin.admin().rotate_broker_credentials(request).await.unwrap();
+        until("other connections in place of all", async || {
+            let now = connections().await;
+            (now.len() >= 2 && now.is_disjoint(&before)).then_some(())
+        })
+        .await;
+    })
+    .await;
     pair.stop().await;
 }
 

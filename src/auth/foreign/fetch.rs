@@ -77,6 +77,14 @@ pub(super) async fn follow(issuer: Arc<ForeignIssuer>, stop: CancellationToken) 
     }
 }
 
+/// Now, and only this once.
+pub(super) async fn once(issuer: &ForeignIssuer) -> Result<usize, String> {
+    fetch(issuer).await.map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        format!("{error}{cause}")
+    })
+}
+
 async fn fetch(issuer: &ForeignIssuer) -> Result<usize, Error> {
     let config = &issuer.config;
     let set = match &config.keys {

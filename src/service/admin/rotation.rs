@@ -27,7 +27,9 @@ pub(super) async fn broker_credentials(
     request: pb::RotateBrokerCredentialsRequest,
 ) -> Result<pb::RotateBrokerCredentialsResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    desk.store.tenant(&id).await?.ok_or(Error::NotFound("tenant"))?;
-    let expires = desk.broker.renew_credentials(&id).await?;
+    let asked = desk.store.rotate_tenant_credentials(&id).await?.ok_or(Error::NotFound("tenant"))?;
+    let expires = desk.broker.renew_credentials(&id, asked).await?;
+    // The others hear of it by the store, and do the same.
+    desk.spread().await;
     Ok(pb::RotateBrokerCredentialsResponse { expires: timestamp(expires) })
 }

@@ -45,6 +45,7 @@ impl House {
         let tenants = Tenants::load(store.clone(), Duration::from_secs(1)).await.expect("loaded");
         let ca = Authority::generate("test broker CA", 1).expect("an authority");
         let (certificate, key) = (dir.path().join("p.pem"), dir.path().join("p.key"));
+        ca.save(&dir.path().join("ca.pem"), &dir.path().join("ca.key")).expect("saved");
         let leaf = ca.client("wg-provisioner", Duration::from_secs(3600)).expect("a leaf");
         leaf.save(&certificate, &key).expect("saved");
         let config = ManagementConfig {
@@ -53,9 +54,9 @@ impl House {
             key,
             user: "wg-provisioner".into(),
             password: "x".into(),
+            password_file: None,
         };
-        let provisioner = Provisioner::new(&config, ca.certificate_pem()).expect("a provisioner");
-        let authority = ca.certificate_der();
+        let provisioner = Provisioner::new(&config, &dir.path().join("ca.pem")).expect("a provisioner");
         let certificates = Arc::new(TenantCertificates::new(Arc::new(ca), Duration::from_secs(3600)));
         let broker = BrokerConfig {
             endpoints: vec![Endpoint { host: "localhost".into(), port: 9 }],
@@ -69,7 +70,7 @@ impl House {
             reconcile_interval: Duration::from_secs(3600),
         };
         let metrics = crate::telemetry::Metrics::default();
-        let broker = Broker::new(broker, certificates, authority, Arc::clone(metrics.process())).expect("a broker");
+        let broker = Broker::new(broker, certificates, Arc::clone(metrics.process())).expect("a broker");
         let (audit, keeper) = Audit::new(store.clone(), &AuditConfig::for_test());
         let (tenants, provisioner) = (Arc::new(tenants), Arc::new(provisioner));
         let issuer = Arc::new(Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer"));

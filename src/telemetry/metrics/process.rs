@@ -76,8 +76,10 @@ labels! {
         Gateway = "gateway",
         /// The gateway's own, on the ops side.
         Ops = "ops",
-        /// The broker's authority.
+        /// The broker's authority, as it is used.
         BrokerCa = "broker_ca",
+        /// One that is trusted beside it, while the two change places.
+        BrokerCaBeside = "broker_ca_beside",
         /// The provisioner's.
         Provisioner = "provisioner",
         /// Of the tenants' client certificates in use, the one that ends first.
@@ -174,6 +176,11 @@ impl ProcessMetrics {
     pub fn certificate_ends(&self, which: Certificate, at: SystemTime) {
         let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         self.expiry[which as usize].set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// There is no such certificate now.
+    pub fn certificate_is_none(&self, which: Certificate) {
+        self.expiry[which as usize].set(0);
     }
 
     /// Whether the gateway may be sent work.

@@ -11,7 +11,6 @@ use lapin::{
 };
 use reqwest::{Certificate, Identity, Method, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
-use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use warrengate::{
@@ -39,8 +38,9 @@ impl Management {
     pub fn of(config: &Config) -> Self {
         let mut identity = std::fs::read(&config.management.key).unwrap();
         identity.extend(std::fs::read(&config.management.certificate).unwrap());
-        let (user, password) = (&config.management.user, config.management.password.expose_secret());
-        Self::at(config, Some(identity), user, password)
+        // As it is now: it may have changed.
+        let password = std::fs::read_to_string(config.management.password_file.as_ref().unwrap()).unwrap();
+        Self::at(config, Some(identity), &config.management.user, password.lines().next().unwrap())
     }
 
     /// As anyone: with this certificate and key (PEM), this user and this password.
@@ -48,10 +48,15 @@ impl Management {
         Self::at(World::get().stack.config(), identity, user, password)
     }
 
+    /// As the provisioner of another stack, with this certificate and key (PEM) and this password.
+    pub fn with_at(config: &Config, identity: Vec<u8>, password: &str) -> Self {
+        Self::at(config, Some(identity), &config.management.user, password)
+    }
+
     fn at(config: &Config, identity: Option<Vec<u8>>, user: &str, password: &str) -> Self {
         let ca = std::fs::read(&config.broker.ca_certificate).unwrap();
         let mut http = reqwest::Client::builder()
-            .tls_certs_only([Certificate::from_pem(&ca).unwrap()])
+            .tls_certs_only(Certificate::from_pem_bundle(&ca).unwrap())
             .timeout(Duration::from_secs(20));
         if let Some(pem) = identity {
             http = http.identity(Identity::from_pem(&pem).unwrap());

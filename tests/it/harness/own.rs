@@ -50,6 +50,11 @@ impl Own {
         .await;
     }
 
+    /// The platform administrator.
+    pub async fn admin(&self) -> Client {
+        self.client("admin", &self.admin_secret).await
+    }
+
     async fn client(&self, id: &str, secret: &SecretString) -> Client {
         self.client_at(&self.stack.endpoint(), id, secret).await
     }
@@ -62,7 +67,7 @@ impl Own {
     }
 
     pub async fn tenant(&self) -> Tenant {
-        let admin = self.client("admin", &self.admin_secret).await;
+        let admin = self.admin().await;
         Tenant::made_by(&admin, async |id, secret| self.client(id, secret).await).await
     }
 }

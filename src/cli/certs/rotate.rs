@@ -1,0 +1,139 @@
+//! `warrengate certs rotate-ca` and `rotate-password`: what cannot simply be replaced, because several sides have to know it at
+//! the same time. Each goes by way of both counting, and says what has to be done before the next step.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{Error, Output, changes};
+use crate::{
+    config::Config,
+    node::{Account, DEFINITIONS_FILE, PASSWORD_FILE},
+    pki::{CertsDir, Item, Step},
+    provision::Provisioner,
+};
+
+/// The flags of `rotate-ca`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Authority {
+    /// Which step
+    #[arg(value_enum)]
+    step: Turn,
+    /// Which authority
+    #[arg(long, value_enum, default_value_t = Whose::Broker)]
+    of: Whose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Turn {
+    /// Make the next authority; both are trusted from now on
+    Prepare,
+    /// The next one signs; the one before is still trusted
+    Switch,
+    /// The one before is not trusted any more
+    Finish,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Whose {
+    /// The wall: it signs for the broker, the provisioner and the tenants
+    Broker,
+    /// It signs for the gateway; applications trust it
+    Gateway,
+}
+
+/// The flags of `rotate-password`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Password {
+    /// The settings of `serve`, for the way to the broker; without it they come from the environment alone
+    #[arg(long, value_name = "FILE", env = "WARRENGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Only write the new password beside the old one, for gateways and broker nodes that have copies of the files
+    #[arg(long)]
+    prepare: bool,
+}
+
+pub(super) fn authority(certs: &CertsDir, args: &Authority, output: &Output) -> Result<(), Error> {
+    let (item, step) = match (args.of, args.step) {
+        (Whose::Broker, Turn::Prepare) => (Item::BrokerCa, Step::Prepare),
+        (Whose::Broker, Turn::Switch) => (Item::BrokerCa, Step::Switch),
+        (Whose::Broker, Turn::Finish) => (Item::BrokerCa, Step::Finish),
+        (Whose::Gateway, Turn::Prepare) => (Item::GatewayCa, Step::Prepare),
+        (Whose::Gateway, Turn::Switch) => (Item::GatewayCa, Step::Switch),
+        (Whose::Gateway, Turn::Finish) => (Item::GatewayCa, Step::Finish),
+    };
+    let report = certs.rotate(item, step).map_err(anyhow::Error::new)?;
+    let next = next_step(args.of, args.step);
+    let object = || {
+        let mut object = changes(certs, &report);
+        object["next"] = json!(next);
+        object
+    };
+    output.result(object, || format!("{}: {report}", certs.path().display()))?;
+    output.note(next);
+    Ok(())
+}
+
+fn next_step(of: Whose, step: Turn) -> &'static str {
+    match (of, step) {
+        (Whose::Broker, Turn::Prepare) => {
+            "next: give broker-ca.pem to every broker node (it takes it within two minutes) and every gateway (5 s); when \
+             `warrengate doctor` says that every node trusts the next authority: `warrengate certs rotate-ca switch`"
+        }
+        (Whose::Broker, Turn::Switch) => {
+            "next: give broker.pem, broker.key and broker-ca.pem to every broker node, and broker-ca.*, provisioner.* to every \
+             gateway, which replaces its tenants' connections by itself; when `warrengate doctor` finds every broker node \
+             signed by the new authority: `warrengate certs rotate-ca finish`"
+        }
+        (Whose::Broker, Turn::Finish) => {
+            "next: give broker-ca.pem to every broker node and every gateway; then nobody trusts the old authority any more"
+        }
+        (Whose::Gateway, Turn::Prepare) => {
+            "next: give gateway-ca.pem to every application; when all have it: `warrengate certs rotate-ca switch --of gateway`"
+        }
+        (Whose::Gateway, Turn::Switch) => {
+            "next: give gateway.* to every gateway, which shows it from then on; then \
+             `warrengate certs rotate-ca finish --of gateway`"
+        }
+        (Whose::Gateway, Turn::Finish) => "next: give gateway-ca.pem to every application",
+    }
+}
+
+pub(super) async fn password(certs: &CertsDir, args: Password, output: &Output) -> Result<(), Error> {
+    let account = Account::offer(certs.path()).map_err(anyhow::Error::new)?;
+    if args.prepare {
+        return said(
+            certs,
+            output,
+            "offered",
+            &format!(
+                "next: give {PASSWORD_FILE} to every gateway and {DEFINITIONS_FILE} to every broker node; then \
+                 `warrengate certs rotate-password` without --prepare"
+            ),
+        );
+    }
+    let mut config = Config::load(args.config.as_deref(), std::env::vars())
+        .map_err(|error| Error::Usage(error.to_string()))?
+        .management;
+    let authority = certs.certificate(Item::BrokerCa);
+    config.password_file = Some(certs.path().join(PASSWORD_FILE));
+    let provisioner = Provisioner::new(&config, &authority).map_err(anyhow::Error::new)?;
+    let hash = account.hash().map_err(anyhow::Error::new)?;
+    provisioner.set_own_password(&hash).await.map_err(anyhow::Error::new)?;
+    account.settle().map_err(anyhow::Error::new)?;
+    // With the new one alone: nobody is told that it counts before it does.
+    Provisioner::new(&config, &authority).map_err(anyhow::Error::new)?.ready().await.map_err(anyhow::Error::new)?;
+    said(
+        certs,
+        output,
+        "changed",
+        &format!("where copies are: give {PASSWORD_FILE} to every gateway once more; it holds the new one alone now"),
+    )
+}
+
+fn said(certs: &CertsDir, output: &Output, what: &str, next: &str) -> Result<(), Error> {
+    let words = format!("{}: the provisioner's password was {what}", certs.path().display());
+    output.result(|| json!({"dir": certs.path(), "password": what, "next": next}), || words)?;
+    output.note(next);
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! Connections that mean no good: too many, silent, slow, idle for ever, floods of resets and of header blocks. Each is closed or
+//! refused, and a stream of somebody else's goes on meanwhile.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::client::TlsStream;
+use warrengate::pb::Outcome;
+
+use crate::harness::{
+    Tenant, World,
+    raw::{RawPublish, tls_to},
+    to_queue,
+    wait::{until, within},
+    web::{self, OwnGateway},
+};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// HTTP/2 frame types and flags (RFC 9113, section 6).
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A connection on which HTTP/2 has begun.
+async fn begun(address: SocketAddr) -> TlsStream<TcpStream> {
+    let mut stream = tls_to(address, &World::get().stack.gateway_ca()).await;
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    stream
+}
+
+/// Reads until the other side has closed.
+async fn closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
+    within("its end", async {
+        let mut buffer = [0; 4096];
+        while !matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)) {}
+    })
+    .await;
+}
+
+/// Whether the handshake comes to its end, and the gateway says something.
+async fn is_served(address: SocketAddr) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = World::get().ca().as_bytes();
+    let ca = <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_slice(pem).unwrap();
+    roots.add(ca).unwrap();
+    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = rustls::pki_types::ServerName::from(address.ip());
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    within("a handshake or a no", connector.connect(name, tcp)).await.is_ok()
+}
+
+/// Somebody else's stream, which has to go on.
+struct Other {
+    _tenant: Tenant,
+    stream: RawPublish,
+}
+
+impl Other {
+    async fn at(gateway: &OwnGateway) -> Self {
+        let tenant = Tenant::fresh().await;
+        tenant.queue("jobs").await;
+        let client = tenant.client_at(&gateway.endpoint()).await;
+        Self { stream: RawPublish::open(&client).await.unwrap(), _tenant: tenant }
+    }
+
+    async fn goes_on(&mut self) {
+        let result = within("a neighbour's message", self.stream.publish(to_queue("jobs", "x"))).await.unwrap();
+        assert_eq!(result.outcome(), Outcome::Confirmed);
+    }
+}
+
+#[tokio::test]
+async fn one_connection_too_many_of_an_address_is_closed_and_places_come_back() {
+    let gateway = web::gateway(|config| config.limits.max_connections_per_address = 3).await;
+    let address = gateway.running.grpc_address();
+    let mut other = Other::at(&gateway).await;
+    let held = (begun(address).await, begun(address).await);
+    assert!(!is_served(address).await, "the fourth");
+    other.goes_on().await;
+    drop(held.0);
+    until("there is a place again", async || is_served(address).await.then_some(())).await;
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_connection_too_many_in_all_is_closed() {
+    let gateway = web::gateway(|config| config.limits.max_connections = 2).await;
+    let address = gateway.running.grpc_address();
+    let mut other = Other::at(&gateway).await;
+    let _held = begun(address).await;
+    assert!(!is_served(address).await, "the third");
+    other.goes_on().await;
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_calls_ends_and_one_with_an_open_stream_does_not() {
+    let gateway = web::gateway(|config| config.limits.idle_timeout = Duration::from_secs(1)).await;
+    let mut other = Other::at(&gateway).await;
+    for _ in 0..3 {
+        closed(begun(gateway.running.grpc_address()).await).await;
+        other.goes_on().await;
+    }
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_is_silent_or_slow_in_the_handshake_is_closed() {
+    let gateway = web::gateway(|config| config.limits.handshake_timeout = Duration::from_millis(300)).await;
+    let address = gateway.running.grpc_address();
+    let mut other = Other::at(&gateway).await;
+    let silent = TcpStream::connect(address).await.unwrap();
+    let (reading, mut slow) = TcpStream::connect(address).await.unwrap().into_split();
+    // A byte at a time of what could become a handshake (RFC 8446, section 5.1).
+    let dripping = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        for byte in [22, 3, 1, 2, 0].into_iter().chain(std::iter::repeat(0)) {
+            ticks.tick().await;
+            if slow.write_all(&[byte]).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::join!(closed(silent), closed(reading));
+    within("the slow one's end", dripping).await.unwrap();
+    // And one that has shaken hands, and then says nothing.
+    closed(tls_to(address, &World::get().stack.gateway_ca()).await).await;
+    other.goes_on().await;
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_header_blocks_without_end_is_cut() {
+    let gateway = web::gateway(|_| {}).await;
+    let mut other = Other::at(&gateway).await;
+    let stream = begun(gateway.running.grpc_address()).await;
+    let (reading, mut writing) = tokio::io::split(stream);
+    let flooding = tokio::spawn(async move {
+        // :method POST, :scheme https, :path / from HPACK's static table; then literals without end.
+        let _ = writing.write_all(&frame(HEADERS, 0, 1, &[0x83, 0x87, 0x84])).await;
+        let mut block = vec![0x00, 1, b'a', 126];
+        block.extend([b'x'; 126]);
+        let more = frame(CONTINUATION, 0, 1, &block.repeat(100));
+        for sent in 0.. {
+            if writing.write_all(&more).await.is_err() {
+                return sent;
+            }
+        }
+        unreachable!("it goes on until it is cut")
+    });
+    closed(reading).await;
+    let sent = within("the flood's end", flooding).await.unwrap();
+    // A frame is 13 KB: what fits into buffers on the way, not what the peer would like to send.
+    assert!(sent < 2_000, "{sent} frames");
+    other.goes_on().await;
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_resets_costs_nobody_else_anything() {
+    let gateway = web::gateway(|_| {}).await;
+    let mut other = Other::at(&gateway).await;
+    let (reading, mut writing) = tokio::io::split(begun(gateway.running.grpc_address()).await);
+    let flooding = tokio::spawn(async move {
+        for stream in (0..20_000_u32).map(|number| 2 * number + 1) {
+            let open = frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x83, 0x87, 0x84]);
+            let reset = frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+            if writing.write_all(&[open, reset].concat()).await.is_err() {
+                return stream;
+            }
+        }
+        u32::MAX
+    });
+    let reading = tokio::spawn(closed(reading));
+    let mut messages = 0;
+    while !flooding.is_finished() {
+        other.goes_on().await;
+        messages += 1;
+    }
+    let last = flooding.await.unwrap();
+    eprintln!("cut at stream {last}; {messages} messages of somebody else's meanwhile");
+    reading.abort();
+    other.goes_on().await;
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn more_header_bytes_than_allowed_are_refused_and_the_connection_goes_on() {
+    let tenant = Tenant::fresh().await;
+    let channel = web::channel().await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let mut auth = warrengate::pb::auth_client::AuthClient::new(channel);
+    let ask = |bytes: usize| {
+        let mut request = tonic::Request::new(warrengate::pb::WhoAmIRequest {});
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request.metadata_mut().insert("x-large", "x".repeat(bytes).parse().unwrap());
+        request
+    };
+    auth.who_am_i(ask(10)).await.unwrap();
+    within("an answer", auth.who_am_i(ask(40_000))).await.expect_err("too large");
+    auth.who_am_i(ask(10)).await.unwrap();
+}

@@ -1,0 +1,225 @@
+//! Every limit of a plan, by the table: a tenant that wants ten times as much is refused what is over, in the words that belong to
+//! it, and another tenant's stream does not notice. Times are not judged here: `warrengate bench --scenario neighbour` does.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use tonic::{Code, Status};
+use warrengate::pb::{self, Outcome, PublishResult};
+
+use crate::harness::{
+    Tenant, World,
+    broker::{Login, amqp, certificate_of, tls},
+    plans::{limited, meters},
+    publisher::RawPublisher,
+    raw::{RawPublish, reason},
+    tenant::all_grants,
+    to_queue,
+    wait::{until, within},
+};
+
+/// What a limit says when it is reached.
+enum Says {
+    /// These messages are throttled, by this reason.
+    Throttled(&'static str),
+    /// They are rejected, by this reason.
+    Rejected(&'static str),
+    /// The call is refused, by this reason.
+    Refused(&'static str),
+    /// Nothing: more is not taken until there is room.
+    Waits,
+    /// The broker says no by itself.
+    AtTheBroker,
+}
+
+struct Case {
+    limit: &'static str,
+    plan: pb::Plan,
+    says: Says,
+}
+
+fn cases() -> Vec<Case> {
+    let plan = pb::Plan::default;
+    let case = |limit, plan, says| Case { limit, plan, says };
+    vec![
+        case(
+            "max_publish_messages_per_second",
+            pb::Plan { max_publish_messages_per_second: 10, publish_messages_burst: 10, ..plan() },
+            Says::Throttled("MESSAGE_RATE"),
+        ),
+        case(
+            "max_publish_bytes_per_second",
+            pb::Plan {
+                max_message_bytes: 2_000,
+                max_publish_bytes_per_second: 10_000,
+                publish_bytes_burst: 10_000,
+                ..plan()
+            },
+            Says::Throttled("BYTE_RATE"),
+        ),
+        case("max_stored_messages", pb::Plan { max_stored_messages: 10, ..plan() }, Says::Throttled("STORED_MESSAGES")),
+        case("max_stored_bytes", pb::Plan { max_stored_bytes: 10_000, ..plan() }, Says::Throttled("STORED_BYTES")),
+        case("max_message_bytes", pb::Plan { max_message_bytes: 100, ..plan() }, Says::Rejected("MESSAGE_TOO_LARGE")),
+        case("max_in_flight_messages", pb::Plan { max_in_flight_messages: 5, ..plan() }, Says::Waits),
+        case(
+            "max_in_flight_bytes",
+            pb::Plan { max_message_bytes: 1_000, max_in_flight_bytes: 5_000, ..plan() },
+            Says::Waits,
+        ),
+        case("max_streams", pb::Plan { max_streams: 3, ..plan() }, Says::Refused("TOO_MANY_STREAMS")),
+        case("max_queues", pb::Plan { max_queues: 2, ..plan() }, Says::Refused("TOO_MANY_QUEUES")),
+        case("max_exchanges", pb::Plan { max_exchanges: 2, ..plan() }, Says::Refused("TOO_MANY_EXCHANGES")),
+        case("max_bindings", pb::Plan { max_bindings: 2, ..plan() }, Says::Refused("TOO_MANY_BINDINGS")),
+        case("max_clients", pb::Plan { max_clients: 2, ..plan() }, Says::Refused("TOO_MANY_CLIENTS")),
+        case("max_connections", pb::Plan { max_connections: 3, ..plan() }, Says::AtTheBroker),
+    ]
+}
+
+/// A tenant within its plan, whose messages are all confirmed, one after the other, on one stream.
+struct Quiet {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Quiet {
+    async fn start() -> Self {
+        let tenant = Tenant::fresh().await;
+        tenant.queue("jobs").await;
+        let mut stream = RawPublish::open(&tenant.client).await.unwrap();
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let task = tokio::spawn({
+            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+            async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let result = stream.publish(to_queue("jobs", "within its plan")).await.expect("its stream goes on");
+                    assert_eq!(result.outcome(), Outcome::Confirmed, "{}", result.reason);
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Self { stop, sent, task }
+    }
+
+    /// That it goes on from here.
+    async fn goes_on(&self, limit: &str) {
+        let before = self.sent.load(Ordering::Relaxed);
+        until(&format!("the quiet tenant goes on beside {limit}"), async || {
+            assert!(!self.task.is_finished(), "{limit}: it has ended");
+            (self.sent.load(Ordering::Relaxed) > before + 5).then_some(())
+        })
+        .await;
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        within("the quiet tenant's end", self.task).await.unwrap();
+    }
+}
+
+/// A hundred messages of 1,000 bytes, on one stream: ten times what any limit of the table allows.
+async fn hundred(tenant: &Tenant) -> Vec<PublishResult> {
+    let mut stream = RawPublisher::open(&tenant.client).await;
+    let mut results = Vec::new();
+    for _ in 0..10 {
+        stream.send((0..10).map(|_| to_queue("jobs", vec![b'x'; 1_000])).collect()).await;
+        results.extend(stream.results(10).await);
+    }
+    results
+}
+
+/// Twenty of what is counted; how many were refused, each by this reason.
+async fn twenty(limit: &str, tenant: &Tenant, wanted: &str) -> usize {
+    let admin = World::get().admin().await;
+    let mut held = Vec::new();
+    let mut refused = 0;
+    for number in 0..20 {
+        let name = format!("n{number}");
+        let mut topology = tenant.client.topology();
+        let asked: Result<(), Status> = match limit {
+            "max_streams" => RawPublisher::try_open(&tenant.client).await.map(|stream| held.push(stream)),
+            "max_queues" => {
+                let queue = Some(pb::Queue { name, ..Default::default() });
+                topology.declare_queue(pb::DeclareQueueRequest { queue, validate_only: false }).await.map(drop)
+            }
+            "max_exchanges" => {
+                let exchange =
+                    Some(pb::Exchange { name, r#type: pb::ExchangeType::Topic.into(), ..Default::default() });
+                let request = pb::DeclareExchangeRequest { exchange, validate_only: false };
+                topology.declare_exchange(request).await.map(drop)
+            }
+            "max_bindings" => {
+                let binding = Some(pb::Binding {
+                    source: "amq.topic".into(),
+                    destination: "jobs".into(),
+                    routing_key: name,
+                    ..Default::default()
+                });
+                topology.bind(pb::BindRequest { binding }).await.map(drop)
+            }
+            "max_clients" => {
+                let client_id = format!("{}.{name}", tenant.id);
+                let client = Some(pb::Client { client_id, grants: Some(all_grants()), ..Default::default() });
+                let request = pb::CreateClientRequest { client, ..Default::default() };
+                admin.admin().create_client(request).await.map(drop)
+            }
+            other => panic!("{other} is not counted"),
+        };
+        if let Err(status) = asked {
+            let got = (status.code(), reason(&status));
+            assert_eq!((got.0, got.1.as_str()), (Code::ResourceExhausted, wanted), "{limit}: {status:?}");
+            refused += 1;
+        }
+    }
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_times_over_each_limit_is_refused_in_its_own_words_and_another_tenant_does_not_notice() {
+    let quiet = Quiet::start().await;
+    for Case { limit, plan, says } in cases() {
+        let tenant = limited(plan).await;
+        tenant.queue("jobs").await;
+        let over = async |wanted: Outcome, reason: &str| {
+            until(&format!("{limit} is reached"), async || {
+                let results = hundred(&tenant).await;
+                let over: Vec<_> = results.iter().filter(|result| result.outcome() != Outcome::Confirmed).collect();
+                let as_it_should = |result: &&&PublishResult| {
+                    result.outcome() == wanted && result.reason.starts_with(&format!("{reason}: "))
+                };
+                (over.iter().filter(as_it_should).count() >= 10).then_some(over.len())
+            })
+            .await
+        };
+        let refused = match says {
+            Says::Throttled(reason) => over(Outcome::Throttled, reason).await,
+            Says::Rejected(reason) => over(Outcome::Rejected, reason).await,
+            Says::Refused(reason) => {
+                let refused = twenty(limit, &tenant, reason).await;
+                assert!((17..20).contains(&refused), "{limit}: {refused} of 20");
+                refused
+            }
+            Says::Waits => {
+                let results = hundred(&tenant).await;
+                assert!(results.iter().all(|result| result.outcome() == Outcome::Confirmed), "{limit}: {results:?}");
+                let (used, allowed) = meters(&tenant).await[limit];
+                assert!(used == 0 && allowed > 0, "{limit}: {used} of {allowed}");
+                0
+            }
+            Says::AtTheBroker => {
+                let leaf = certificate_of(&tenant.id);
+                let mut held = Vec::new();
+                for _ in 0..20 {
+                    held.extend(amqp(tls(Some(&leaf)), &format!("wg.{}", tenant.id), Login::External).await);
+                }
+                assert!(held.len() <= 3, "{limit}: {} of 3", held.len());
+                20 - held.len()
+            }
+        };
+        quiet.goes_on(limit).await;
+        eprintln!("{limit}: {refused} refused, the other tenant goes on");
+    }
+    quiet.end().await;
+}

@@ -1,0 +1,179 @@
+//! The secrets of the broker's side change under load: its authority, its certificate, the provisioner's account.
+
+use warrengate::{
+    broker::reach::{Reached, reach},
+    pb,
+    pki::{Authority, Sans, inspect_der},
+};
+
+use super::load::under_load;
+use crate::harness::{
+    Tenant,
+    broker::Management,
+    command::{ok, warrengate},
+    own::Own,
+    wait::until,
+};
+
+/// What the broker does by itself within two minutes: it reads its certificates again.
+async fn broker_reads_its_files(own: &Own) {
+    own.stack.node().control(&["eval", "ssl:clear_pem_cache()."]).await.unwrap();
+}
+
+/// The broker, as who trusts the one and shows a certificate of the other sees it.
+async fn seen(own: &Own, trusted: &Authority, signer: &Authority) -> Reached {
+    reach(&own.stack.config().broker, trusted, signer).await.remove(0)
+}
+
+/// By which authorities the certificates of a tenant's connections are signed.
+async fn issuers(own: &Own, tenant: &Tenant) -> Vec<String> {
+    let connections = Management::of(own.stack.config()).connections(&tenant.id).await;
+    connections.iter().map(|it| it["peer_cert_issuer"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+async fn metric(own: &Own, sample: &str) -> Option<f64> {
+    let url = format!("http://{}/metrics", own.stack.gateway().ops_address());
+    let page = reqwest::get(url).await.unwrap().text().await.unwrap();
+    page.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
+}
+
+/// The command, with the gateway's own settings.
+fn command(own: &Own) -> tokio::process::Command {
+    let mut command = warrengate("nobody", &"unused".into());
+    command.envs(own.stack.settings().iter().cloned()).env("WARRENGATE_CERTS_DIR", own.stack.certs().path());
+    command
+}
+
+/// Makes and deletes tenants and asks for queues while something is done: the provisioner is always let in.
+async fn administer<T>(own: &Own, tenant: &Tenant, work: impl Future<Output = T>) -> T {
+    let admin = own.admin().await;
+    let mut acts = 0;
+    let forever = async {
+        loop {
+            let id = format!("x{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+            let whole = Some(pb::Tenant { id: id.clone(), ..pb::Tenant::default() });
+            let request = pb::CreateTenantRequest { tenant: whole, ..pb::CreateTenantRequest::default() };
+            admin.admin().create_tenant(request).await.unwrap();
+            tenant.depth("load").await;
+            admin.admin().delete_tenant(pb::DeleteTenantRequest { tenant: id }).await.unwrap();
+            acts += 1;
+        }
+    };
+    let done = tokio::select! {
+        done = work => done,
+        () = forever => unreachable!("it goes on for ever"),
+    };
+    eprintln!("{acts} tenants made and deleted meanwhile, each at once");
+    assert!(acts > 0);
+    done
+}
+
+#[tokio::test]
+async fn the_brokers_authority_gives_way_to_another_by_way_of_both() {
+    let own = Own::start("rotate-authority", &[]).await;
+    let tenant = own.tenant().await;
+    tenant.queue("load").await;
+    let certs = own.stack.certs();
+    let beside = r#"warrengate_certificate_expiry_timestamp_seconds{certificate="broker_ca_beside"}"#;
+    let old = certs.broker_authority().unwrap();
+    under_load(
+        &tenant.client,
+        "load",
+        administer(&own, &tenant, async {
+            // Both are trusted.
+            ok(command(&own), &["certs", "rotate-ca", "prepare"]).await;
+            broker_reads_its_files(&own).await;
+            let next = |end: &str| certs.path().join(format!("broker-ca-next.{end}"));
+            let new = Authority::load(&next("pem"), &next("key")).unwrap();
+            until("the gateway trusts both", async || metric(&own, beside).await).await;
+            let both = certs.broker_authority().unwrap();
+            seen(&own, &both, &old).await.listens.unwrap();
+            seen(&own, &both, &new).await.listens.unwrap();
+            assert!(issuers(&own, &tenant).await.iter().all(|issuer| issuer.contains("Warrengate broker CA")));
+
+            // The new one signs.
+            ok(command(&own), &["certs", "rotate-ca", "switch"]).await;
+            broker_reads_its_files(&own).await;
+            until("the broker shows a certificate of the new one", async || {
+                let shown = inspect_der(&seen(&own, &both, &new).await.certificate.unwrap()).unwrap();
+                shown.signed_by(new.inspection()).then_some(())
+            })
+            .await;
+            let name = new.inspection().common_name().unwrap().to_owned();
+            until("the tenant's connections are of the new one", async || {
+                let issuers = issuers(&own, &tenant).await;
+                (!issuers.is_empty() && issuers.iter().all(|issuer| issuer.contains(&name))).then_some(())
+            })
+            .await;
+
+            // It alone is trusted.
+            ok(command(&own), &["certs", "rotate-ca", "finish"]).await;
+            broker_reads_its_files(&own).await;
+            until("the gateway trusts the new one alone", async || metric(&own, beside).await.is_none().then_some(()))
+                .await;
+            let (after_new, after_old) = (seen(&own, &new, &new).await, seen(&own, &new, &old).await);
+            after_new.listens.unwrap();
+            after_old.listens.expect_err("the old one is not believed any more");
+            let another = own.tenant().await;
+            another.queue("load").await;
+            another.publish_to("load", "by the new one").await;
+        }),
+    )
+    .await;
+    let report = ok(command(&own), &["doctor"]).await;
+    assert!(!report.contains("FAILED") && report.contains("rotate-ca prepare"), "{report}");
+    own.stack.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_brokers_certificate_and_the_provisioners_account_change() {
+    let own = Own::start("rotate-account", &[]).await;
+    let tenant = own.tenant().await;
+    tenant.queue("load").await;
+    let (certs, authority) = (own.stack.certs(), own.stack.certs().broker_authority().unwrap());
+    let password = || std::fs::read_to_string(certs.path().join("provisioner.password")).unwrap();
+    let shown = async || seen(&own, &authority, &authority).await.certificate.unwrap();
+    let old = (shown().await, password());
+    let managed_by = |password: &str| {
+        let config = own.stack.config();
+        let mut identity = std::fs::read(&config.management.key).unwrap();
+        identity.extend(std::fs::read(&config.management.certificate).unwrap());
+        Management::with_at(config, identity, password)
+    };
+    under_load(
+        &tenant.client,
+        "load",
+        administer(&own, &tenant, async {
+            certs.renew(&Sans::default()).unwrap();
+            broker_reads_its_files(&own).await;
+            until("the broker shows its new certificate", async || (shown().await != old.0).then_some(())).await;
+
+            // The password, for gateways with copies of the files first: both lines are there, and the old one counts.
+            ok(command(&own), &["certs", "rotate-password", "--prepare"]).await;
+            let offered = password();
+            assert!(offered.lines().count() == 2 && offered.ends_with(&old.1), "both");
+            ok(command(&own), &["certs", "rotate-password"]).await;
+            let new = password();
+            assert_eq!((new.lines().count(), offered.starts_with(&new)), (1, true));
+            let whoami = async |password: &str| {
+                managed_by(password.trim()).ask(reqwest::Method::GET, "whoami", None).await.unwrap().0.as_u16()
+            };
+            assert_eq!((whoami(&new).await, whoami(&old.1).await), (200, 401));
+            // Once more, as an operator in a hurry would.
+            ok(command(&own), &["certs", "rotate-password"]).await;
+            assert_eq!((whoami(&password()).await, whoami(&new).await), (200, 401));
+        }),
+    )
+    .await;
+    // The broker's restart brings nothing of before back.
+    own.stack.node().restart().await.unwrap();
+    let report = ok(command(&own), &["doctor", "--json"]).await;
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    for check in ["gateway certificate", "broker CA", "provisioner certificate", "broker's management API"] {
+        let found = checks.iter().find(|found| found["check"] == check).unwrap_or_else(|| panic!("{check}: {report}"));
+        assert!(found["ok"] == true && !found["next"].as_str().unwrap().is_empty(), "{found}");
+    }
+    assert!(checks.iter().filter(|check| check["ends"].is_string()).count() >= 4, "{report}");
+    own.stack.stop().await.unwrap();
+}
