@@ -41,8 +41,6 @@ use crate::{
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
 /// How long the last refusals may take to be written.
 const RECORD_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the broker is asked whether it is there.
-const BROKER_CHECK: Duration = Duration::from_secs(5);
 /// How long before the drain deadline streams are cut.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How long connections stay after the beginning of a drain, so that a new stream is told why it is refused; then they are
@@ -261,7 +259,7 @@ impl Gateway {
             async move { inspector.follow_files(stop).await }
         }));
         tasks.push(tokio::spawn(watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), stop.clone())));
-        tasks.push(tokio::spawn(watch_broker(provisioner, readiness.clone(), stop.clone())));
+        tasks.push(tokio::spawn(follow::broker(provisioner, readiness.clone(), stop.clone())));
         tasks.push(tokio::spawn({
             let (verifier, stop) = (issuer.verifier(), stop.clone());
             async move { verifier.follow_issuers(stop).await }
@@ -388,30 +386,5 @@ fn authorities_end(metrics: &Metrics, authority: &Authority) {
     match authority.trusted_der().get(1).map(|beside| pki::inspect_der(beside)) {
         Some(Ok(beside)) => process.certificate_ends(Certificate::BrokerCaBeside, beside.not_after()),
         _ => process.certificate_is_none(Certificate::BrokerCaBeside),
-    }
-}
-
-/// Ready is who has a broker: asked at once, and then every few seconds.
-async fn watch_broker(provisioner: Arc<Provisioner>, readiness: Readiness, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(BROKER_CHECK);
-    let mut away = Some(readiness.block("broker"));
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        match provisioner.ready().await {
-            Ok(()) => {
-                if away.take().is_some() {
-                    tracing::info!("broker is there");
-                }
-            }
-            Err(error) => {
-                if away.is_none() {
-                    tracing::warn!(%error, "broker is away");
-                    away = Some(readiness.block("broker"));
-                }
-            }
-        }
     }
 }

@@ -8,6 +8,7 @@ mod folder;
 mod inspect;
 mod leaf;
 mod rotation;
+mod sans;
 mod tenants;
 mod watched;
 
@@ -15,10 +16,11 @@ use std::{borrow::Cow, path::PathBuf};
 
 pub use authority::Authority;
 pub use file::write_secret;
-pub use folder::{CertsDir, Change, Entry, Item, Report, Sans, What};
+pub use folder::{CertsDir, Change, Entry, Item, Report, What};
 pub use inspect::{Inspection, inspect, inspect_all, inspect_der};
 pub use leaf::Leaf;
 pub use rotation::Step;
+pub use sans::Sans;
 pub use tenants::TenantCertificates;
 pub use watched::Watched;
 

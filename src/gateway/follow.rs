@@ -1,5 +1,5 @@
 //! What changes while the gateway runs, in files or in the store, and has to reach somebody who keeps it in memory: the broker's
-//! authority, tenants' certificates at the broker, signing keys. Each is followed until the gateway stops.
+//! authority, tenants' certificates at the broker, signing keys, and whether there is a broker. Each is followed until the gateway stops.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,9 +11,13 @@ use crate::{
     broker::Broker,
     config::BrokerConfig,
     pki::{Authority, Watched},
+    provision::Provisioner,
     tenant::Tenants,
+    transport::ops::Readiness,
 };
 
+/// How often the broker is asked whether it is there.
+const BROKER_CHECK: Duration = Duration::from_secs(5);
 /// How often signing keys are read again, when nothing else says so.
 const KEYS_CHECK: Duration = Duration::from_secs(60);
 
@@ -65,6 +69,31 @@ pub(super) async fn signing_keys(issuer: Arc<Issuer>, mut revision: watch::Recei
         }
         if let Err(error) = issuer.refresh().await {
             tracing::warn!(%error, "signing keys were not read again");
+        }
+    }
+}
+
+/// Ready is who has a broker: asked at once, and then every few seconds.
+pub(super) async fn broker(provisioner: Arc<Provisioner>, readiness: Readiness, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(BROKER_CHECK);
+    let mut away = Some(readiness.block("broker"));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        match provisioner.ready().await {
+            Ok(()) => {
+                if away.take().is_some() {
+                    tracing::info!("broker is there");
+                }
+            }
+            Err(error) => {
+                if away.is_none() {
+                    tracing::warn!(%error, "broker is away");
+                    away = Some(readiness.block("broker"));
+                }
+            }
         }
     }
 }

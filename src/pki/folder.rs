@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Authority, Error, Inspection, Leaf, PROVISIONER, file, inspect, inspect_all};
+use super::{Authority, Error, Inspection, Leaf, PROVISIONER, Sans, file, inspect, inspect_all, sans::union};
 
 pub(super) const AUTHORITY_DAYS: u32 = 3650;
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
@@ -52,43 +52,6 @@ impl Item {
             Self::Broker | Self::Provisioner => Some(Self::BrokerCa),
             Self::Gateway => Some(Self::GatewayCa),
             Self::BrokerCa | Self::GatewayCa => None,
-        }
-    }
-}
-
-/// What the server certificates stand for: DNS names and IP addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sans {
-    /// The broker's.
-    pub broker: Vec<String>,
-    /// The gateway's.
-    pub gateway: Vec<String>,
-}
-
-impl Default for Sans {
-    /// This machine, by the names it knows itself.
-    fn default() -> Self {
-        let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
-        Self { broker: local.clone(), gateway: local }
-    }
-}
-
-impl Sans {
-    /// This machine and these names, for the broker and the gateway alike.
-    pub fn with(names: &[String]) -> Self {
-        let mut sans = Self::default();
-        for list in [&mut sans.broker, &mut sans.gateway] {
-            union(list, names);
-        }
-        sans
-    }
-
-    /// Those of one certificate.
-    pub(super) fn of(&self, item: Item) -> &[String] {
-        match item {
-            Item::Broker => &self.broker,
-            Item::Gateway => &self.gateway,
-            Item::BrokerCa | Item::Provisioner | Item::GatewayCa => &[],
         }
     }
 }
@@ -339,14 +302,6 @@ impl CertsDir {
         let path = self.certificate(item);
         inspect(&file::read(&path)?)
             .map_err(|_| Error::Malformed { what: path.display().to_string(), expected: "certificate" })
-    }
-}
-
-fn union(names: &mut Vec<String>, more: &[String]) {
-    for name in more {
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
     }
 }
 
