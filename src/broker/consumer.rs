@@ -2,7 +2,10 @@
 //! leave, with what they were made of where it may be needed again, and acknowledgements go back. When the consumer ends, the [`Error`] says whether the link
 //! is at fault (a new consumer may go on) or the queue (nothing will).
 
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -12,6 +15,7 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable},
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     Error,
@@ -87,6 +91,8 @@ pub struct Consumer {
     channel: Channel,
     deliveries: lapin::Consumer,
     guard: ChannelGuard,
+    /// The link's end, asked once for all deliveries; over for good when it is none.
+    lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     queue: QueueName,
     /// Taken from lapin, but too large for the window that was left.
     kept: Option<Incoming>,
@@ -108,6 +114,7 @@ impl Consumer {
         Ok(Self {
             channel,
             deliveries,
+            lost: Some(Box::pin(guard.lost().clone().cancelled_owned())),
             guard,
             queue: spec.queue.clone(),
             kept: None,
@@ -162,11 +169,14 @@ impl Consumer {
     }
 
     async fn first(&mut self) -> Result<Incoming, Error> {
-        let lost = self.guard.lost().clone();
+        let Some(lost) = &mut self.lost else { return Err(Error::Unreachable(None)) };
         let first = tokio::select! {
             biased;
             first = self.deliveries.next() => first,
-            () = lost.cancelled() => return Err(Error::Unreachable(None)),
+            () = lost => {
+                self.lost = None;
+                return Err(Error::Unreachable(None));
+            }
         };
         self.incoming(first)
     }

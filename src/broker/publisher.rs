@@ -84,6 +84,8 @@ pub struct Publisher {
     failures: u32,
     last_error: Option<Error>,
     timer: Pin<Box<Sleep>>,
+    /// When to look for answers that nothing wakes us for: the last of their batch is slower than they are.
+    look: Pin<Box<Sleep>>,
     in_flight: usize,
     renewal: Renewal,
 }
@@ -107,6 +109,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const RENEWED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 const RENEWED_WITHIN: Duration = Duration::from_millis(500);
+/// The longest that an answer waits for others.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl Publisher {
     pub(super) fn new(links: Arc<Links>, deadline: Duration) -> Self {
@@ -120,6 +124,7 @@ impl Publisher {
             failures: 0,
             last_error: None,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            look: Box::pin(tokio::time::sleep(Duration::ZERO)),
             in_flight: 0,
             renewal: Renewal { not_before: Instant::now(), waiting: None },
         }
@@ -169,10 +174,21 @@ impl Publisher {
         while self.step(cx, &mut settled) {}
         self.expire(cx, &mut settled);
         if settled.is_empty() {
+            self.look_later(cx);
             return Poll::Pending;
         }
         self.in_flight -= settled.len();
         Poll::Ready(settled)
+    }
+
+    /// Comes back for what was answered, but woke nobody.
+    fn look_later(&mut self, cx: &mut Context<'_>) {
+        let is_waiting = matches!(&self.stage, Stage::Open(open) if open.is_waiting());
+        if is_waiting && self.look.as_mut().poll(cx).is_ready() {
+            self.look.as_mut().reset(Instant::now() + LOOK_EVERY);
+            // Registers it; it is not over yet.
+            let _ = self.look.as_mut().poll(cx);
+        }
     }
 
     /// One step of the stage; whether another should follow at once.

@@ -9,9 +9,13 @@
 //!
 //! Each confirm has a waker of its own, which puts its mark on a list: an answer costs the same however many publishes
 //! wait. lapin calls the wakers of a batch before it lets go of its table, so that after the fence the list is whole.
+//!
+//! Answers are gathered: the stream is woken by the last confirm of what was published together, by [`GATHERED`] others, or
+//! by its own look every few milliseconds, not by each. What is answered together is published together next.
 
 use std::{
     collections::{HashSet, VecDeque},
+    fmt::Write as _,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Wake, Waker},
@@ -51,7 +55,12 @@ struct Waiting<T> {
     resolved: Option<Resolved>,
     /// None when it was judged or given up.
     item: Option<T>,
+    /// The last of what was published together.
+    is_last: bool,
 }
+
+/// So many answers are told although the last of their batch is still due: as many as a batch has.
+const GATHERED: usize = 64;
 
 /// The marks of confirms that resolved and were not read yet, and whom to wake for them.
 #[derive(Default)]
@@ -61,8 +70,11 @@ struct Resolving {
 }
 
 impl Resolving {
-    fn add(&self, mark: u64) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
+    /// Adds one; how many there are now.
+    fn add(&self, mark: u64) -> usize {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.push(mark);
+        marks.len()
     }
 
     fn take(&self) -> Vec<u64> {
@@ -73,6 +85,7 @@ impl Resolving {
 /// Wakes for one confirm.
 struct Marked {
     mark: u64,
+    is_last: bool,
     resolving: Arc<Resolving>,
 }
 
@@ -82,8 +95,10 @@ impl Wake for Marked {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.resolving.add(self.mark);
-        self.resolving.task.wake();
+        let gathered = self.resolving.add(self.mark);
+        if self.is_last || gathered >= GATHERED {
+            self.resolving.task.wake();
+        }
     }
 }
 
@@ -97,7 +112,10 @@ enum Resolved {
 /// `cluster_id` is deprecated, travels back with a return and on to consumers, and is not the caller's.
 pub(super) fn marked(properties: BasicProperties, mark: u64, accepted: SystemTime) -> BasicProperties {
     let micros = accepted.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    properties.with_cluster_id(format!("{mark}.{micros}").into())
+    let mut text = String::with_capacity(40);
+    // Writing into a string cannot fail.
+    let _ = write!(text, "{mark}.{}", u64::try_from(micros).unwrap_or(u64::MAX));
+    properties.with_cluster_id(text.into())
 }
 
 /// When a message that carries a mark was accepted.
@@ -116,16 +134,16 @@ impl<T> Tracker<T> {
         Self { channel, waiting, first: 0, resolving: Arc::default(), returned }
     }
 
-    /// Follows one more publish; marks grow.
-    pub(super) fn follow(&mut self, mark: u64, item: T, confirm: PublisherConfirm) {
+    /// Follows one more publish; marks grow. `is_last` of those that were published together.
+    pub(super) fn follow(&mut self, mark: u64, item: T, confirm: PublisherConfirm, is_last: bool) {
         if self.waiting.is_empty() {
             self.first = mark;
         }
         // A batch that was given up before it was written leaves a gap; its places are empty, so that all others are right.
         while self.first + (self.waiting.len() as u64) < mark {
-            self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None });
+            self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None, is_last: false });
         }
-        self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item: Some(item) });
+        self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item: Some(item), is_last });
         // Read by the next call of `poll_answers`, which registers its waker.
         self.resolving.add(mark);
     }
@@ -180,7 +198,8 @@ impl<T> Tracker<T> {
             let index = mark.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
             let Some(waiting) = index.and_then(|index| self.waiting.get_mut(index)) else { continue };
             let Some(confirm) = &mut waiting.confirm else { continue };
-            let waker = Waker::from(Arc::new(Marked { mark, resolving: Arc::clone(&self.resolving) }));
+            let (is_last, resolving) = (waiting.is_last, Arc::clone(&self.resolving));
+            let waker = Waker::from(Arc::new(Marked { mark, is_last, resolving }));
             let Poll::Ready(answer) = Pin::new(confirm).poll(&mut Context::from_waker(&waker)) else { continue };
             resolved.push(mark);
             waiting.confirm = None;

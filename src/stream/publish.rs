@@ -6,7 +6,10 @@
 mod batch;
 mod intake;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::pin,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::StreamExt as _;
 use tokio::{
@@ -105,6 +108,9 @@ impl From<Failure> for End {
 impl Machine {
     async fn run(&mut self, mut incoming: impl Incoming<PublishRequest>) -> Result<(), End> {
         let mut open = true;
+        let frames = self.frames.clone();
+        // Asked once, not in every turn.
+        let mut gone = pin!(frames.closed());
         while open || self.publisher.in_flight() > 0 || !self.intake.is_empty() {
             let window = self.publisher.in_flight() < WINDOW_MESSAGES && self.bytes < WINDOW_BYTES;
             let room = window && self.intake.is_empty() && self.pause.is_none();
@@ -113,7 +119,7 @@ impl Machine {
             self.session.holds(self.publisher.in_flight(), self.bytes);
             tokio::select! {
                 biased;
-                () = self.frames.closed() => return Err(End::ClientGone),
+                () = &mut gone => return Err(End::ClientGone),
                 notice = self.session.notice() => self.tell(notice).await?,
                 settled = self.publisher.settled(), if busy => {
                     time(&self.session, &settled);
@@ -122,7 +128,7 @@ impl Machine {
                     self.answer(settled.into_iter().map(result).collect()).await?;
                 }
                 leaving = self.intake.leave(), if waits => self.publisher.push(leaving),
-                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => self.pause = None,
+                () = over(pause), if pause.is_some() => self.pause = None,
                 frame = incoming.next(), if open && room => match frame {
                     None => open = false,
                     Some(frame) => self.take(frame?).await?,
@@ -202,6 +208,12 @@ impl Machine {
                 },
             }
         }
+    }
+}
+
+async fn over(pause: Option<Instant>) {
+    if let Some(pause) = pause {
+        sleep_until(pause).await;
     }
 }
 

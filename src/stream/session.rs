@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -49,6 +50,36 @@ pub enum Notice {
     Ended(Failure),
 }
 
+/// What ends the stream from outside. Asked once and kept, since every turn of a stream's loop asks.
+enum Ending {
+    Waited(BoxFuture<'static, Failure>),
+    Came(Failure),
+}
+
+impl Ending {
+    fn of(scope: &TenantScope, drain: &Drain) -> Self {
+        let (scope, drain) = (scope.clone(), drain.clone());
+        let ended = async move {
+            tokio::select! {
+                biased;
+                why = scope.ended() => why.into(),
+                () = drain.over() => draining(),
+            }
+        };
+        Self::Waited(ended.boxed())
+    }
+
+    /// Waits for it; it stays so.
+    async fn came(&mut self) -> Failure {
+        loop {
+            match self {
+                Self::Came(failure) => return failure.clone(),
+                Self::Waited(waited) => *self = Self::Came(waited.await),
+            }
+        }
+    }
+}
+
 /// A stream's standing. Holds the tenant's permit for the stream.
 pub struct Session {
     context: SessionContext,
@@ -60,7 +91,9 @@ pub struct Session {
     open: OpenStream,
     timer: Pin<Box<Sleep>>,
     warned: bool,
-    drain_told: bool,
+    /// The drain's beginning; none when the stream was told.
+    begun: Option<BoxFuture<'static, ()>>,
+    end: Ending,
     /// Given back when the stream has ended whole.
     _counted: TaskTrackerToken,
 }
@@ -93,7 +126,10 @@ impl Session {
         let permit = scope.open_stream().inspect_err(|_| metrics.throttled(Limit::Streams, 1))?;
         let tracer =
             context.traces.messages(scope.tenant(), scope.caller().client(), scope.plan().sampling_ratio(), call);
+        let begun = context.drain.clone();
         let mut session = Self {
+            begun: Some(async move { begun.begun().await }.boxed()),
+            end: Ending::of(&scope, &context.drain),
             context: context.clone(),
             scope,
             witness,
@@ -103,7 +139,6 @@ impl Session {
             tracer,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             warned: false,
-            drain_told: false,
             _counted: context.drain.count(),
         };
         session.set_timer();
@@ -122,7 +157,7 @@ impl Session {
 
     /// Whether the stream was told that its gateway stops; it gets no new work from then on.
     pub fn is_draining(&self) -> bool {
-        self.drain_told
+        self.begun.is_none()
     }
 
     /// Whether the gateway stops, told or not: what ends now is not the client's doing.
@@ -162,6 +197,7 @@ impl Session {
     pub fn reauthenticate(&mut self, token: &str) -> Result<(), Failure> {
         let caller = self.context.verifier.verify(token)?;
         self.scope = self.scope.renewed(caller)?;
+        self.end = Ending::of(&self.scope, &self.context.drain);
         self.warned = false;
         self.set_timer();
         self.metrics.reauthenticated();
@@ -173,10 +209,9 @@ impl Session {
         let expires = self.scope.caller().expires();
         tokio::select! {
             biased;
-            why = self.scope.ended() => Notice::Ended(why.into()),
-            () = self.context.drain.over() => Notice::Ended(draining()),
-            () = self.context.drain.begun(), if !self.drain_told => {
-                self.drain_told = true;
+            failure = self.end.came() => Notice::Ended(failure),
+            () = told(&mut self.begun) => {
+                self.begun = None;
                 Notice::Draining(self.context.drain.deadline())
             }
             () = self.timer.as_mut() => {
@@ -201,6 +236,13 @@ impl Session {
         let left = self.scope.caller().expires().duration_since(SystemTime::now()).unwrap_or_default();
         let until = if self.warned { left } else { left.saturating_sub(self.context.warn_before).max(left / 20) };
         self.timer.as_mut().reset(Instant::now() + until);
+    }
+}
+
+async fn told(begun: &mut Option<BoxFuture<'static, ()>>) {
+    match begun {
+        Some(begun) => begun.await,
+        None => std::future::pending().await,
     }
 }
 

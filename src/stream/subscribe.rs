@@ -9,13 +9,14 @@ mod start;
 
 use std::{
     collections::VecDeque,
+    pin::{Pin, pin},
     time::{Duration, SystemTime},
 };
 
 use futures_util::StreamExt as _;
 use tokio::{
     sync::mpsc,
-    time::{Instant, Interval, MissedTickBehavior},
+    time::{Instant, Interval, MissedTickBehavior, Sleep, sleep_until},
 };
 use tracing::Instrument as _;
 
@@ -80,6 +81,7 @@ async fn serve(
         unread: Settled::default(),
         full: false,
         heartbeat,
+        leases: Box::pin(sleep_until(Instant::now())),
         session,
         frames,
     };
@@ -122,6 +124,8 @@ struct Machine {
     /// The next delivery does not fit into the byte window; settlements make room.
     full: bool,
     heartbeat: Interval,
+    /// The next look at leases that may have run out. Most are settled long before: it comes too early, and is set again.
+    leases: Pin<Box<Sleep>>,
 }
 
 enum End {
@@ -151,10 +155,12 @@ impl Machine {
         incoming: &mut impl Incoming<SubscribeRequest>,
     ) -> Result<(), End> {
         let frames = self.frames.clone();
+        // Asked once, not in every turn.
+        let mut gone = pin!(frames.closed());
         loop {
             self.queue_report();
             self.session.holds(self.outstanding.len(), self.outstanding.bytes());
-            let lease = self.outstanding.next_lease();
+            let leased = self.set_leases();
             let messages = subscription.max_messages().saturating_sub(self.outstanding.len());
             let bytes = subscription.max_bytes().saturating_sub(self.outstanding.bytes());
             let room =
@@ -168,7 +174,7 @@ impl Machine {
             let room = room && !draining;
             tokio::select! {
                 biased;
-                () = frames.closed() => return Err(End::ClientGone),
+                () = &mut gone => return Err(End::ClientGone),
                 notice = self.session.notice() => self.tell(notice)?,
                 permit = frames.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| End::ClientGone)?;
@@ -183,7 +189,7 @@ impl Machine {
                         self.full = false;
                     }
                 },
-                () = at(lease) => self.expire(consumer)?,
+                () = &mut self.leases, if leased => self.expire(consumer)?,
                 tags = self.failing.settled() => self.left(consumer, tags)?,
                 batch = async {
                     match room {
@@ -207,6 +213,15 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Whether there are leases; the next look at them is set.
+    fn set_leases(&mut self) -> bool {
+        let Some(next) = self.outstanding.next_lease() else { return false };
+        if self.leases.is_elapsed() || next < self.leases.deadline() {
+            self.leases.as_mut().reset(next);
+        }
+        true
     }
 
     /// Puts a batch before the transport.
@@ -358,11 +373,4 @@ impl Machine {
 /// The peer broke the order of frames.
 fn out_of_order(message: &'static str) -> Failure {
     Failure { field: Some("frame".into()), ..Failure::new(Kind::Invalid, "FRAME_ORDER", message) }
-}
-
-async fn at(when: Option<Instant>) {
-    match when {
-        Some(when) => tokio::time::sleep_until(when).await,
-        None => std::future::pending().await,
-    }
 }

@@ -186,11 +186,12 @@ impl Open {
             let Some(confirms) = Pin::new(&mut batch.sent).take_output() else { break };
             let mut failed = None;
             let mut back = Vec::new();
-            let marks = batch.first_mark..;
+            let (marks, last) =
+                (batch.first_mark.., batch.first_mark + (batch.messages.len() as u64).saturating_sub(1));
             for ((mark, message), confirm) in marks.zip(batch.messages.drain(..)).zip(confirms) {
                 match confirm {
                     // What was refused ends the channel; nothing after it is followed, so that marks have no gap.
-                    Ok(confirm) if failed.is_none() => self.tracker.follow(mark, message, confirm),
+                    Ok(confirm) if failed.is_none() => self.tracker.follow(mark, message, confirm, mark == last),
                     Ok(_) => back.push(message),
                     Err(error) => {
                         failed.get_or_insert(error);
@@ -205,6 +206,11 @@ impl Open {
             self.sending.pop_front();
         }
         Ok(())
+    }
+
+    /// Whether confirms are due.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.tracker.len() > 0
     }
 
     /// Whether confirms that do not come (a queue without a leader) leave too little room for other messages.
