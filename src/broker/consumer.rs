@@ -3,6 +3,7 @@
 //! is at fault (a new consumer may go on) or the queue (nothing will).
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     time::{Duration, SystemTime},
 };
@@ -28,8 +29,9 @@ use super::{
 use crate::{names::QueueName, pb::Message};
 
 const SETUP: Duration = Duration::from_secs(10);
-/// Room made for a batch at once; larger ones grow.
+/// A batch of fewer looks again, after everybody else had a turn, for what came meanwhile: a frame costs as much as many messages.
 const BATCH: usize = 32;
+const LOOKS: usize = 2;
 
 /// Where to begin in a stream queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +96,8 @@ pub struct Consumer {
     /// The link's end, asked once for all deliveries; over for good when it is none.
     lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     queue: QueueName,
-    /// Taken from lapin, but too large for the window that was left.
-    kept: Option<Incoming>,
+    /// Taken from lapin and not handed out yet: a batch in the making, or what was too large for the window that was left.
+    gathered: VecDeque<Incoming>,
     /// Deliveries have an offset. A stream takes nothing back: RabbitMQ answers `nack` and `reject` with the end of the
     /// whole connection.
     stream: bool,
@@ -117,7 +119,7 @@ impl Consumer {
             lost: Some(Box::pin(guard.lost().clone().cancelled_owned())),
             guard,
             queue: spec.queue.clone(),
-            kept: None,
+            gathered: VecDeque::new(),
             stream,
             keep: spec.keep,
             stopped: false,
@@ -125,42 +127,62 @@ impl Consumer {
     }
 
     /// Waits for a delivery, and takes with it what else is ready, up to so many messages and bytes. Empty when the next
-    /// one is larger than the room and `alone` is false; it is kept for a later call. Cancel safe.
+    /// one is larger than the room and `alone` is false; it is kept for a later call. Cancel safe: what was gathered is not lost.
     ///
     /// # Errors
     /// When the consumer has ended; see [`Error::is_link`].
     pub async fn next(&mut self, most: usize, room: usize, alone: bool) -> Result<Vec<Incoming>, Error> {
-        let first = match self.kept.take() {
-            Some(kept) => kept,
-            None => self.first().await?,
-        };
-        self.stream |= first.offset.is_some();
-        let mut size = first.message.body.len();
-        if size > room && !alone {
-            self.kept = Some(first);
-            return Ok(Vec::new());
+        if self.gathered.is_empty() {
+            let first = self.first().await?;
+            self.stream |= first.offset.is_some();
+            self.gathered.push_back(first);
         }
-        let mut batch = Vec::with_capacity(most.min(BATCH));
-        batch.push(first);
-        while batch.len() < most && size < room {
+        let mut bytes = self.gather(most, room);
+        for _ in 0..LOOKS {
+            let before = self.gathered.len();
+            if before >= most.min(BATCH) || bytes >= room {
+                break;
+            }
+            tokio::task::yield_now().await;
+            bytes = self.gather(most, room);
+            if self.gathered.len() == before {
+                break;
+            }
+        }
+        Ok(self.hand_out(most, room, alone))
+    }
+
+    /// Takes what is ready, as long as there is room for it; the bytes that are here now.
+    fn gather(&mut self, most: usize, room: usize) -> usize {
+        let mut bytes: usize = self.gathered.iter().map(|delivery| delivery.message.body.len()).sum();
+        while self.gathered.len() < most && bytes < room {
             // A consumer that ended says so again at the next call.
             let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() else { break };
             let next = convert(delivery, self.keep);
-            size += next.message.body.len();
-            if size > room {
-                self.kept = Some(next);
+            bytes += next.message.body.len();
+            self.gathered.push_back(next);
+        }
+        bytes
+    }
+
+    /// What fits, in order; one that does not is let out alone when that is asked for.
+    fn hand_out(&mut self, most: usize, room: usize, alone: bool) -> Vec<Incoming> {
+        let (mut fits, mut bytes) = (0, 0);
+        for delivery in self.gathered.iter().take(most) {
+            bytes += delivery.message.body.len();
+            if bytes > room && !(alone && fits == 0) {
                 break;
             }
-            batch.push(next);
+            fits += 1;
         }
-        Ok(batch)
+        self.gathered.drain(..fits).collect()
     }
 
     /// Waits until the consumer ends, while there is no room for deliveries: a full window must not hide the end. Cancel safe.
     pub async fn ended(&mut self) -> Error {
-        while self.kept.is_none() {
+        while self.gathered.is_empty() {
             match self.first().await {
-                Ok(delivery) => self.kept = Some(delivery),
+                Ok(delivery) => self.gathered.push_back(delivery),
                 Err(error) => return error,
             }
         }
@@ -243,7 +265,7 @@ impl Consumer {
         if let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
             self.stream |= convert(delivery, false).offset.is_some();
         }
-        self.stream |= self.kept.as_ref().is_some_and(|kept| kept.offset.is_some());
+        self.stream |= self.gathered.iter().any(|delivery| delivery.offset.is_some());
     }
 }
 
