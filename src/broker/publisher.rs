@@ -6,6 +6,7 @@
 
 mod channel;
 mod outgoing;
+mod verdict;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -19,57 +20,12 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep};
 
 use self::channel::{Open, Progress, open};
-pub use self::outgoing::Outgoing;
-use super::{Error, pool::Links, tracker::Answer};
-use crate::{
-    error::{Classify as _, Failure, Kind},
-    pb::Outcome,
-    telemetry::Sending,
+pub use self::{
+    outgoing::Outgoing,
+    verdict::{Settled, Verdict},
 };
-
-/// A message and what became of it.
-#[derive(Debug)]
-pub struct Settled {
-    /// The stream's number for it.
-    pub order: u64,
-    /// The caller's number for it.
-    pub sequence: u64,
-    /// The message's id.
-    pub message_id: String,
-    /// Body bytes, for the stream's window.
-    pub bytes: usize,
-    /// When it was handed over.
-    pub pushed: Option<Instant>,
-    /// What became of it.
-    pub verdict: Verdict,
-    /// Its span, to be ended with the outcome.
-    pub span: Option<Box<Sending>>,
-}
-
-/// What became of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// The broker confirmed it.
-    Confirmed,
-    /// The broker has no queue for it.
-    Unroutable,
-    /// The broker refused it, or never got it; it is not stored.
-    Rejected(Failure),
-    /// It may be stored or not.
-    Unknown(Failure),
-}
-
-impl Verdict {
-    /// The outcome that callers see, and the stable code of what decided; empty when it is confirmed.
-    pub fn outcome(&self) -> (Outcome, &'static str) {
-        match self {
-            Self::Confirmed => (Outcome::Confirmed, ""),
-            Self::Unroutable => (Outcome::Unroutable, "NO_ROUTE"),
-            Self::Rejected(failure) => (Outcome::Rejected, failure.reason),
-            Self::Unknown(failure) => (Outcome::Unknown, failure.reason),
-        }
-    }
-}
+use super::{Error, pool::Links, tracker::Answer};
+use crate::error::{Classify as _, Failure, Kind};
 
 /// A stream's way to the broker. Nothing is connected until the first message.
 pub struct Publisher {
