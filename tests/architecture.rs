@@ -11,8 +11,8 @@ use std::{
 
 /// Which rooms may name which crates. A crate that is not here may be used anywhere.
 const HOMES: &[(&str, &[&str])] = &[
-    // Administration remembers encoded answers; the client tells lengths.
-    ("prost", &["pb", "service", "client"]),
+    // Metrics go out by HTTP, too; administration remembers encoded answers; the client tells lengths.
+    ("prost", &["pb", "telemetry", "service", "client"]),
     ("tonic", &["pb", "error", "telemetry", "audit", "auth", "service", "transport", "client", "bench", "cli"]),
     ("tonic_types", &["error", "service", "client"]),
     ("toml", &["config"]),
@@ -35,8 +35,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("lapin", &["broker", "bench"]),
     ("async_compat", &["broker"]),
     ("rabbitmq_http_client", &["provision"]),
-    // Keys of other issuers are fetched; the command line asks Jaeger.
-    ("reqwest", &["auth", "provision", "cli"]),
+    // Metrics are posted; keys of other issuers are fetched; the command line asks Jaeger.
+    ("reqwest", &["telemetry", "auth", "provision", "cli"]),
     // Provisioning and the composition root name its error type only.
     ("rustls", &["broker", "provision", "transport", "gateway"]),
     // The doctor looks at the broker's certificate.
@@ -49,7 +49,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tower", &["transport"]),
     ("tower_http", &["transport"]),
     ("hdrhistogram", &["bench"]),
-    ("opentelemetry_proto", &["bench"]),
+    ("opentelemetry_proto", &["telemetry", "bench"]),
     ("sysinfo", &["bench"]),
     ("plotters", &["bench"]),
     ("clap", &["cli"]),
