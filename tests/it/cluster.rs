@@ -136,18 +136,23 @@ async fn leaders_are_killed_under_load_and_nothing_confirmed_is_lost() {
         let killed = leader(&own, &vhost).await;
         killed.kill().unwrap();
         load.goes_on(200).await;
-        eprintln!("measured: {round} leader killed, longest time without a confirm {:?}", load.longest_gap());
+        let gap = load.longest_gap();
+        eprintln!("measured: {round} leader killed, longest time without a confirm {gap:?}");
+        assert!(gap < Duration::from_secs(5), "{gap:?}");
         killed.restart().await.unwrap();
         load.goes_on(200).await;
     }
-    assert_eq!(load.others(), [], "with two of three nodes everything is confirmed");
+    // RabbitMQ 3.10 refuses what a new channel publishes before it has written down who leads now: not stored, and said so.
+    let others = load.others();
+    assert!(others.iter().all(|outcome| *outcome == Outcome::Rejected), "{others:?}");
+    eprintln!("measured: {} rejected while a new leader was not known", others.len());
 
     // No majority: nothing is confirmed, and said so.
     let (first, second) = (&cluster.nodes()[0], &cluster.nodes()[1]);
     first.kill().unwrap();
     second.kill().unwrap();
     let is_honest = |outcome: &Outcome| matches!(outcome, Outcome::Unknown | Outcome::Rejected);
-    until("outcomes without a majority", async || (!load.others().is_empty()).then_some(())).await;
+    until("outcomes without a majority", async || (load.others().len() > others.len()).then_some(())).await;
     assert!(load.others().iter().all(is_honest), "{:?}", load.others());
     let (one, two) = tokio::join!(first.restart(), second.restart());
     one.and(two).unwrap();
