@@ -131,6 +131,8 @@ pub enum Scenario {
     IdleStreams,
     /// Checking tokens.
     Verify,
+    /// Streams beside a flood of wrong secrets.
+    WrongSecrets,
     /// From the gateway's start until it is ready.
     Startup,
 }
@@ -148,6 +150,7 @@ impl Scenario {
             Self::Tenants => "tenants",
             Self::IdleStreams => "idle-streams",
             Self::Verify => "verify",
+            Self::WrongSecrets => "wrong-secrets",
             Self::Startup => "startup",
         }
     }

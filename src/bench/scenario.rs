@@ -7,6 +7,7 @@ mod startup;
 mod tenants;
 mod tracing;
 mod verify;
+mod wrong_secrets;
 
 use serde::Serialize;
 
@@ -60,6 +61,7 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan, scenario: Scenario) -> Resul
         Scenario::Tenants => Box::pin(tenants::run(rig, plan)).await?,
         Scenario::IdleStreams => Box::pin(idle_streams::run(rig, plan)).await?,
         Scenario::Verify => Box::pin(verify::run(rig, plan)).await?,
+        Scenario::WrongSecrets => Box::pin(wrong_secrets::measure(rig, plan)).await?,
         Scenario::Startup => Box::pin(startup::run(rig, plan)).await?,
     };
     Ok(Some(report))

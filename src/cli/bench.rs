@@ -224,7 +224,7 @@ macro_rules! words {
 }
 
 words!(ScenarioName for Scenario {
-    Throughput, Latency, Neighbour, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, Startup,
+    Throughput, Latency, Neighbour, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, WrongSecrets, Startup,
 });
 words!(QueueName for QueueKind { Quorum, Classic, Stream });
 words!(ModeName for Mode { Publish, Consume, Both });
