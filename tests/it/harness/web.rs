@@ -12,7 +12,7 @@ use warrengate::{
     pb::{self, auth_client::AuthClient},
 };
 
-use super::{World, raw::RawPublish};
+use super::{World, raw::RawPublish, tenant::known};
 
 pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -151,7 +151,11 @@ impl OwnGateway {
             lifetime: None,
         };
         let mut auth = AuthClient::new(channel_to(&self.endpoint()).await);
-        auth.issue_token(request).await.unwrap().into_inner().access_token
+        let token = auth.issue_token(request).await.unwrap().into_inner().access_token;
+        // Secrets are looked up in the store; who is let in is known by its snapshots, a moment after another gateway made it.
+        let credentials = Credentials::Token(token.clone().into());
+        known(&World::get().client_at(&self.endpoint(), credentials).await).await;
+        token
     }
 
     /// A publish stream with exactly this token.
