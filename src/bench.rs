@@ -101,6 +101,16 @@ pub enum Error {
     /// The stack's settings.
     #[error(transparent)]
     Stack(#[from] stack::Error),
+    /// A limit that should have been reached was not, so that nothing is known of what reaching it does to others.
+    #[error("{limit} was not reached: of {answered} tries that were answered {refused} were refused or held back")]
+    NotReached {
+        /// As the plan has it.
+        limit: &'static str,
+        /// All that came of the tries.
+        answered: u64,
+        /// Those that tell of the limit.
+        refused: u64,
+    },
     /// A room of the gateway that is measured by itself.
     #[error("{0}")]
     Inside(String),

@@ -119,6 +119,8 @@ pub enum Scenario {
     Latency,
     /// One tenant beside another that sends all it can.
     Neighbour,
+    /// One tenant beside another that tries ten times what a limit of its plan allows, limit after limit.
+    Limits,
     /// What tracing costs, at 1 % and at 100 %.
     Sampling,
     /// What a collector costs that takes spans and answers nothing.
@@ -144,6 +146,7 @@ impl Scenario {
             Self::Throughput => "throughput",
             Self::Latency => "latency",
             Self::Neighbour => "neighbour",
+            Self::Limits => "limits",
             Self::Sampling => "sampling",
             Self::Collector => "collector",
             Self::SlowConsumer => "slow-consumer",

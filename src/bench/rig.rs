@@ -241,6 +241,14 @@ impl Rig {
         Ok(())
     }
 
+    /// Deletes a tenant with all that it has.
+    pub(super) async fn remove(&mut self, name: &str) -> Result<(), Error> {
+        self.tenants.remove(name);
+        let request = pb::DeleteTenantRequest { tenant: name.to_owned() };
+        self.admin.admin().delete_tenant(request).await.map_err(crate::client::Error::from)?;
+        Ok(())
+    }
+
     /// What a client process is to do.
     pub(super) fn job(
         &self,

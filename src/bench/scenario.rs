@@ -3,11 +3,14 @@
 
 mod beside;
 mod idle_streams;
+mod limits;
 mod startup;
 mod tenants;
 mod tracing;
 mod verify;
 mod wrong_secrets;
+
+use std::borrow::Cow;
 
 use serde::Serialize;
 
@@ -33,7 +36,7 @@ pub struct ScenarioReport {
 #[derive(Debug, Clone, Serialize)]
 pub struct Named {
     /// What it says.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Its unit; empty for a ratio.
     pub unit: &'static str,
     /// The number.
@@ -43,11 +46,13 @@ pub struct Named {
 }
 
 /// Figures that could be made; a name whose figure could not is left out.
-pub(super) fn named(
-    figures: impl IntoIterator<Item = (&'static str, &'static str, Option<Figure>, &'static str)>,
+pub(super) fn named<N: Into<Cow<'static, str>>>(
+    figures: impl IntoIterator<Item = (N, &'static str, Option<Figure>, &'static str)>,
 ) -> Vec<Named> {
-    let named = |(name, unit, figure, bar)| Some(Named { name, unit, figure: figure?, bar });
-    figures.into_iter().filter_map(named).collect()
+    let figures = figures.into_iter();
+    figures
+        .filter_map(|(name, unit, figure, bar)| Some(Named { name: name.into(), unit, figure: figure?, bar }))
+        .collect()
 }
 
 /// Does one of those that are no throughput and no latency.
@@ -55,6 +60,7 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan, scenario: Scenario) -> Resul
     let report = match scenario {
         Scenario::Throughput | Scenario::Latency => return Ok(None),
         Scenario::Neighbour => Box::pin(beside::neighbour(rig, plan)).await?,
+        Scenario::Limits => Box::pin(limits::measure(rig, plan)).await?,
         Scenario::SlowConsumer => Box::pin(beside::slow_consumer(rig, plan)).await?,
         Scenario::Sampling => Box::pin(tracing::sampling(rig, plan)).await?,
         Scenario::Collector => Box::pin(tracing::collector(rig, plan)).await?,

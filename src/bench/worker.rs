@@ -16,6 +16,7 @@ use tokio::{
     sync::oneshot,
 };
 
+pub(super) use self::{amqp::connect as connect_to_broker, gateway::connect as connect_to_gateway};
 use super::{Error, job::Job};
 
 /// What the client process says when it may begin.

@@ -14,6 +14,7 @@ Examples:
   warrengate bench --json                                    the figures that the project promises, as JSON
   warrengate bench --size 16,256,4096,65536,1048576 --queue quorum,classic,stream
   warrengate bench --scenario latency --rate 1000
+  warrengate bench --scenario limits                         beside a tenant that is ten times over each limit
   warrengate bench --scenario tenants,idle-streams,verify,startup
 
 Build with --release, and let nothing else run: the report says when others took part of the machine.";
@@ -224,7 +225,7 @@ macro_rules! words {
 }
 
 words!(ScenarioName for Scenario {
-    Throughput, Latency, Neighbour, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, WrongSecrets, Startup,
+    Throughput, Latency, Neighbour, Limits, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, WrongSecrets, Startup,
 });
 words!(QueueName for QueueKind { Quorum, Classic, Stream });
 words!(ModeName for Mode { Publish, Consume, Both });

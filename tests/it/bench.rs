@@ -1,6 +1,6 @@
 //! `warrengate bench` works and counts right. Nothing is said about its figures here: a test machine is no place for them.
 
-use std::{path::Path, process::Stdio};
+use std::{collections::BTreeMap, path::Path, process::Stdio};
 
 use serde_json::Value;
 use tokio::{
@@ -104,6 +104,26 @@ async fn bench_measures_one_half_at_a_time_on_every_kind_of_queue() {
     for run in cells.iter().flat_map(|cell| cell["runs"].as_array().unwrap()) {
         let (confirmed, consumed) = (count(run, "confirmed"), count(run, "consumed"));
         assert!((confirmed > 0) != (consumed > 0), "one half only: {run}");
+    }
+}
+
+#[tokio::test]
+async fn bench_reaches_each_limit_of_a_plan_beside_a_tenant_within_its_own() {
+    let folder = folder();
+    // A limit that is not reached fails it.
+    let args = ["--json", "--rounds=1", "--seconds=0.5", "--size=64", "--rate=100", "--scenario=limits"];
+    let report = measured(folder.path(), &args).await;
+    let mut limits = BTreeMap::<_, Vec<_>>::new();
+    for figure in report["scenarios"][0]["figures"].as_array().unwrap() {
+        assert!(figure["figure"]["median"].as_f64().is_some_and(|median| median > 0.0), "{figure}");
+        if let Some((limit, what)) = figure["name"].as_str().unwrap().split_once(": ") {
+            limits.entry(limit).or_default().push(what);
+        }
+    }
+    assert_eq!(limits.len(), 13, "{limits:?}");
+    for (limit, figures) in limits {
+        let wanted = ["throughput beside ÷ alone", "p99 beside ÷ alone", "refused or held back"];
+        assert_eq!(figures, wanted, "{limit}");
     }
 }
 

@@ -11,14 +11,13 @@ use lapin::{
 
 use crate::bench::{
     Error,
-    job::{Account, Job},
+    job::{Account, Doors},
 };
 
 /// The same that the gateway asks for.
 const FRAME_MAX: u32 = 131_072;
 
-pub(super) async fn connect(job: &Job, account: &Account, name: &str) -> Result<Connection, Error> {
-    let doors = &job.doors;
+pub(in crate::bench) async fn connect(doors: &Doors, account: &Account, name: &str) -> Result<Connection, Error> {
     // A virtual host's name is a tenant's, which needs no escaping.
     let uri = format!(
         "amqps://{}:{}/{}?auth_mechanism=external&heartbeat=10&frame_max={FRAME_MAX}",

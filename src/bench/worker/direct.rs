@@ -26,7 +26,7 @@ const MOST_CHANNELS: usize = 16;
 pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error> {
     let mut streams = Streams::default();
     if job.mode.publishes() {
-        let connection = Arc::new(amqp::connect(job, account, "bench direct publish").await?);
+        let connection = Arc::new(amqp::connect(&job.doors, account, "bench direct publish").await?);
         for queue in account.queues.iter().cycle().take(channels(job, account)) {
             let channel = amqp::confirming(&connection).await?;
             let (connection, queue, tuning) = (Arc::clone(&connection), queue.clone(), tuning(job, account));
@@ -34,7 +34,7 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
         }
     }
     if job.mode.consumes() {
-        let connection = Arc::new(amqp::connect(job, account, "bench direct consume").await?);
+        let connection = Arc::new(amqp::connect(&job.doors, account, "bench direct consume").await?);
         for queue in account.queues.iter().take(MOST_CHANNELS) {
             let channel = connection.create_channel().await?;
             let (connection, queue, tuning) = (Arc::clone(&connection), queue.clone(), job.tuning.clone());

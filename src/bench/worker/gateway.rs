@@ -14,7 +14,7 @@ use super::{
 use crate::{
     bench::{
         Error,
-        job::{Account, Job, Tuning},
+        job::{Account, Doors, Job, Tuning},
     },
     client::{
         Client, ClientOptions, Credentials, Publisher, PublisherOptions, Receipt, SubscribeOptions, Subscription,
@@ -30,7 +30,7 @@ const OPENED_AT_ONCE: usize = 32;
 pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error> {
     let mut streams = Streams::default();
     for queues in account.queues.chunks(STREAMS_A_CONNECTION) {
-        let client = connect(job, account).await?;
+        let client = connect(&job.doors, account).await?;
         for queue in queues {
             if job.mode.publishes() {
                 let options =
@@ -60,7 +60,7 @@ async fn hold_tenant(job: &Job, tenant: usize) -> Result<Vec<Subscription>, Erro
     let account = &job.accounts[tenant];
     let mut held = Vec::with_capacity(account.queues.len());
     for queues in account.queues.chunks(2 * STREAMS_A_CONNECTION) {
-        let client = connect(job, account).await?;
+        let client = connect(&job.doors, account).await?;
         for queue in queues {
             held.push(client.subscribe(subscribe(job, queue)).await?);
         }
@@ -68,9 +68,10 @@ async fn hold_tenant(job: &Job, tenant: usize) -> Result<Vec<Subscription>, Erro
     Ok(held)
 }
 
-async fn connect(job: &Job, account: &Account) -> Result<Client, Error> {
+/// As the tenant's client, on a connection of its own.
+pub(in crate::bench) async fn connect(doors: &Doors, account: &Account) -> Result<Client, Error> {
     let credentials = Credentials::Token(account.token.clone().into());
-    let options = ClientOptions::new(&job.doors.gateway, credentials).ca_certificate(job.doors.gateway_ca.clone());
+    let options = ClientOptions::new(&doors.gateway, credentials).ca_certificate(doors.gateway_ca.clone());
     let client = Client::connect(options).await?;
     // A gateway hears within a second of a client that was made through another.
     for _ in 0..60 {

@@ -24,7 +24,7 @@ const PREFETCH: u16 = 250;
 pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error> {
     let mut streams = Streams::default();
     if job.mode.publishes() {
-        let connection = Arc::new(amqp::connect(job, account, "bench ordinary publish").await?);
+        let connection = Arc::new(amqp::connect(&job.doors, account, "bench ordinary publish").await?);
         for queue in &account.queues {
             let channel = amqp::confirming(&connection).await?;
             let (connection, queue, window) = (Arc::clone(&connection), queue.clone(), job.tuning.window);
@@ -32,7 +32,7 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
         }
     }
     if job.mode.consumes() {
-        let connection = Arc::new(amqp::connect(job, account, "bench ordinary consume").await?);
+        let connection = Arc::new(amqp::connect(&job.doors, account, "bench ordinary consume").await?);
         for queue in &account.queues {
             let channel = connection.create_channel().await?;
             let (connection, queue, is_stream) = (Arc::clone(&connection), queue.clone(), job.is_stream_queue);
