@@ -58,7 +58,8 @@ take_broker() {
 # need rabbitmq postgres python: installs what is missing of these and of what every build needs.
 need() {
   local missing=() what
-  has cc || has gcc || has clang || missing+=(compiler)
+  # make builds the allocator (jemalloc).
+  { has cc || has gcc || has clang; } && has make || missing+=(compiler)
   # A registry cannot be trusted without them; small images lack them.
   [ "$(uname -s)" = Darwin ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs ] ||
     missing+=(authorities)
@@ -73,7 +74,7 @@ need() {
     need_by_brew "${missing[@]}"
   else
     fail "cannot install these here: ${missing[*]}" \
-      "compiler:    any C compiler" \
+      "compiler:    any C compiler, and make" \
       "rabbitmq:    3.10 or later, with Erlang: https://www.rabbitmq.com/docs/download" \
       "postgres:    PostgreSQL 13 or later (only for the fault suite: the gateways' shared store)" \
       "python:      Python 3.9 or later with venv (only for the tests' foreign client)" \
@@ -85,7 +86,7 @@ need_by_apt() {
   local packages=() what
   for what in "$@"; do
     case $what in
-      compiler) packages+=(gcc libc6-dev) ;;
+      compiler) packages+=(gcc libc6-dev make) ;;
       authorities) packages+=(ca-certificates) ;;
       rabbitmq) packages+=(rabbitmq-server) ;;
       postgres) packages+=(postgresql) ;;

@@ -6,6 +6,7 @@
 //! publishes, acknowledgements included; topology goes with consuming. A stream has a channel of its own, so that a
 //! channel error touches no other stream.
 
+mod acks;
 mod connect;
 mod consumer;
 mod dead_letters;

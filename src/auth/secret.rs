@@ -124,6 +124,13 @@ impl Checks {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy { retry_after: RETRY_AFTER })?;
         Ok(Place { place, running: self.running.clone(), workers: self.workers.clone() })
     }
+
+    /// A new secret's hash, made where secrets are checked: as many at once, and giving way like them.
+    pub(super) async fn hash(&self, secret: &Secret) -> Result<String, Error> {
+        let secret = secret.clone();
+        let work = move || secret.hash_blocking();
+        self.workers.run(work).await.ok_or(Error::Internal("a secret's hashing was cut short"))?
+    }
 }
 
 /// A place in the queue of checks.

@@ -13,13 +13,14 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::{
     Channel,
     message::Delivery,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     Error,
+    acks::Acks,
     held::{self, Held},
     link::ChannelGuard,
     live::Unfinished,
@@ -96,6 +97,7 @@ pub struct Consumer {
     /// The link's end, asked once for all deliveries; over for good when it is none.
     lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     queue: QueueName,
+    acks: Acks,
     /// Taken from lapin and not handed out yet: a batch in the making, or what was too large for the window that was left.
     gathered: VecDeque<Incoming>,
     /// Deliveries have an offset. A stream takes nothing back: RabbitMQ answers `nack` and `reject` with the end of the
@@ -114,6 +116,7 @@ impl Consumer {
         // A position is for stream queues only; the broker has refused it for all others.
         let stream = spec.start.is_some();
         Ok(Self {
+            acks: Acks::new(channel.clone(), spec.prefetch),
             channel,
             deliveries,
             lost: Some(Box::pin(guard.lost().clone().cancelled_owned())),
@@ -186,21 +189,29 @@ impl Consumer {
                 Err(error) => return error,
             }
         }
-        self.guard.lost().cancelled().await;
-        Error::Unreachable(None)
+        let lost = self.guard.lost().cancelled();
+        let mut lost = std::pin::pin!(lost);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut lost => return Error::Unreachable(None),
+                () = self.acks.due() => if let Err(error) = self.acks.say() {
+                    return error;
+                },
+            }
+        }
     }
 
     async fn first(&mut self) -> Result<Incoming, Error> {
-        let Some(lost) = &mut self.lost else { return Err(Error::Unreachable(None)) };
-        let first = tokio::select! {
-            biased;
-            first = self.deliveries.next() => first,
-            () = lost => {
-                self.lost = None;
-                return Err(Error::Unreachable(None));
+        loop {
+            let Some(lost) = &mut self.lost else { return Err(Error::Unreachable(None)) };
+            tokio::select! {
+                biased;
+                first = self.deliveries.next() => return self.incoming(first),
+                () = lost => self.lost = None,
+                () = self.acks.due() => self.acks.say()?,
             }
-        };
-        self.incoming(first)
+        }
     }
 
     fn incoming(&self, next: Option<lapin::Result<Delivery>>) -> Result<Incoming, Error> {
@@ -213,16 +224,22 @@ impl Consumer {
         }
     }
 
-    /// Done with this one, or with all up to it. Given to the connection, in order with all else; deliveries do not wait
-    /// until it is written. What waits to be written is bounded by the window.
+    /// Done with this one. The broker hears of it in order with all else; deliveries do not wait until it is written. What
+    /// waits to be written is bounded by the window.
     ///
     /// # Errors
     /// When the channel is gone; what is unacknowledged will come again.
-    pub fn ack(&self, tag: u64, multiple: bool) -> Result<(), Error> {
-        // The first poll hands it over. A link that breaks before it is written says so at the next delivery.
-        let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple });
-        acknowledging.now_or_never().transpose()?;
-        Ok(())
+    pub fn ack(&self, tag: u64) -> Result<(), Error> {
+        self.acks.single(tag)
+    }
+
+    /// Done with this one and all before it. The broker hears of it with others, while deliveries are waited for, in
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// As [`Self::ack`].
+    pub fn ack_through(&mut self, tag: u64) -> Result<(), Error> {
+        self.acks.through(tag)
     }
 
     /// Asks the broker for no more deliveries; what is unsettled stays so.
@@ -247,6 +264,7 @@ impl Consumer {
         let closing = async {
             // What was never looked at tells a stream, too, before and after the broker has stopped.
             self.look_at_one();
+            self.acks.say()?;
             self.stop().await?;
             self.look_at_one();
             if !self.stream {

@@ -200,7 +200,7 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
         leeway: source.duration("auth.leeway", 10 * SECOND, Duration::ZERO, 30 * SECOND),
         warn_before_expiry: source.duration("auth.warn_before_expiry", MINUTE, SECOND, HOUR),
         wrong_secrets_per_client: count(source, "auth.wrong_secrets_per_client", 60),
-        wrong_secrets_per_address: count(source, "auth.wrong_secrets_per_address", 600),
+        wrong_secrets_per_address: count(source, "auth.wrong_secrets_per_address", 120),
         secret_checks_at_once: whole(source.number("auth.secret_checks_at_once", 0, 0, 64)),
     }
 }

@@ -178,7 +178,7 @@ impl AuthConfig {
             warn_before_expiry: Duration::from_secs(60),
             secret_checks_at_once: 2,
             wrong_secrets_per_client: 60,
-            wrong_secrets_per_address: 600,
+            wrong_secrets_per_address: 120,
             issuers: Vec::new(),
         }
     }

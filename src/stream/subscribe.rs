@@ -227,7 +227,7 @@ impl Machine {
     /// Puts a batch before the transport.
     async fn deliver(
         &mut self,
-        consumer: &Consumer,
+        consumer: &mut Consumer,
         subscription: &mut Subscription,
         mut batch: Vec<broker::Incoming>,
     ) -> Result<(), End> {
@@ -273,7 +273,7 @@ impl Machine {
             self.frames.send(Ok(frame)).await.map_err(|_| End::ClientGone)?;
             self.outstanding.clear();
             let settling = self.spans.settling(&[], last_id, Settlement::Ack, "");
-            consumer.ack(last_tag, true)?;
+            consumer.ack_through(last_tag)?;
             settling.done();
             self.session.metrics().settled(Settlement::Ack, batch_size);
         }

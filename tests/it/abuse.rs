@@ -28,7 +28,7 @@ async fn a_flood_of_wrong_secrets_is_shed_and_who_was_right_before_gets_its_toke
         std::env::var("WARRENGATE_TEST_WRONG_SECRETS").ok().and_then(|number| number.parse().ok()).unwrap_or(2_000);
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
-    let gateway = web::gateway(|_| {}).await;
+    let gateway = web::gateway(|config| config.auth.wrong_secrets_per_address = 120).await;
     let (near, far) = (gateway.channel().await, web::channel_from(&gateway.endpoint(), [127, 0, 0, 2].into()).await);
     let right = tenant.secret.expose_secret();
     ask(&near, &tenant.client_id, right).await.unwrap();
@@ -97,8 +97,9 @@ async fn a_flood_of_wrong_secrets_is_shed_and_who_was_right_before_gets_its_toke
     assert!(p99 < Duration::from_secs(2), "{p99:?}");
     // The promise is 0.8, which a machine with other work cannot be held to; docs/security.md has what was measured.
     assert!(kept > 0.2, "an open stream kept {kept:.2} of its throughput");
-    // Two checks at once are 38 MiB; thirty-four that wait are none yet.
-    assert!(grown < 150, "memory grew by {grown} MiB");
+    // Two checks at once are 38 MiB; thirty-four that wait are none yet. The other tests of this process have theirs in it, too:
+    // `warrengate bench --scenario wrong-secrets` measures a gateway of its own.
+    assert!(grown < 400, "memory grew by {grown} MiB");
     gateway.running.shutdown().await;
 }
 

@@ -15,6 +15,7 @@ use crate::harness::{
     broker::{Login, Management, amqp, certificate_of, tls},
     raw::{field, reason},
     tenant::all_grants,
+    wait::until,
     web,
 };
 
@@ -214,7 +215,11 @@ async fn suspending_and_resuming_keep_everything_and_deleting_leaves_nothing() {
     let id = || tenant.id.clone();
     let suspended = admin.suspend_tenant(pb::SuspendTenantRequest { tenant: id() }).await.unwrap().into_inner();
     assert_eq!(suspended.tenant.unwrap().state(), TenantState::Suspended);
-    let status = tenant.client.topology().list_queues(pb::ListQueuesRequest::default()).await.expect_err("shut out");
+    // Another gateway hears of it within a second.
+    let status = until("it is shut out", async || {
+        tenant.client.topology().list_queues(pb::ListQueuesRequest::default()).await.err()
+    })
+    .await;
     assert_eq!(reason(&status), "TENANT_SUSPENDED");
     let resumed = admin.resume_tenant(pb::ResumeTenantRequest { tenant: id() }).await.unwrap().into_inner();
     assert_eq!(resumed.tenant.unwrap().state(), TenantState::Active);

@@ -89,6 +89,8 @@ impl World {
         let postgres =
             (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres")).then(Postgres::start);
         options.settings = postgres.iter().map(|server| ("WARRENGATE_STORE__URL".into(), server.url())).collect();
+        // All tests have one address, as clients behind a proxy have.
+        options.settings.push(("WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS".into(), "100000".into()));
         let mut stack = runtime.block_on(Stack::start(options)).unwrap();
         let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");
         let ca = std::fs::read_to_string(stack.gateway_ca()).unwrap();
@@ -111,16 +113,15 @@ impl World {
     /// A client of the shared gateway.
     pub async fn client(&self, id: &str, secret: &SecretString) -> Client {
         let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
-        match &self.second {
-            Some(second) if second.clients.fetch_add(1, Ordering::Relaxed) % 2 == 1 => {
-                let endpoint = format!("https://{}", second.gateway.grpc_address());
-                let client = self.client_at(&endpoint, credentials).await;
-                // It may have been made through the first a moment ago.
-                tenant::known(&client).await;
-                client
-            }
-            _ => self.client_at(&self.stack.endpoint(), credentials).await,
-        }
+        let Some(second) = &self.second else { return self.client_at(&self.stack.endpoint(), credentials).await };
+        let endpoint = match second.clients.fetch_add(1, Ordering::Relaxed) % 2 {
+            0 => self.stack.endpoint(),
+            _ => format!("https://{}", second.gateway.grpc_address()),
+        };
+        let client = self.client_at(&endpoint, credentials).await;
+        // It may have been made through the other one a moment ago.
+        tenant::known(&client).await;
+        client
     }
 
     /// A client of any gateway of the stack.

@@ -3,7 +3,10 @@
 use std::{io::Write as _, process::Stdio};
 
 use reqwest::header::ACCEPT;
-use warrengate::pb::{Outcome, Publication};
+use warrengate::{
+    client::SubscribeOptions,
+    pb::{Outcome, Publication},
+};
 
 use crate::harness::{
     Tenant, World, to_queue,
@@ -65,7 +68,9 @@ async fn a_stream_shows_while_it_is_open_with_what_it_holds() {
     let tenant = Tenant::fresh().await;
     tenant.queue("held").await;
     tenant.publish_to("held", "ten  bytes").await;
-    let mut subscription = tenant.subscribe("held").await;
+    // At the gateway whose page is read.
+    let client = tenant.client_at(&World::get().stack.endpoint()).await;
+    let mut subscription = client.subscribe(SubscribeOptions::queue("held")).await.unwrap();
     let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream goes on");
     let id = &tenant.id;
     let samples = |page: &str| {

@@ -69,8 +69,11 @@ async fn the_signing_key_changes_and_tokens_of_both_keys_count() {
             jsonwebtoken::decode_header(&token).unwrap().kid.unwrap()
         };
         // Everybody knows it before anybody signs with it.
-        let jwks = web::ops_json("/.well-known/jwks.json").await;
-        assert!(jwks["keys"].as_array().unwrap().iter().any(|key| key["kid"] == rotated.key_id.as_str()), "{jwks}");
+        until("the new key is shown", async || {
+            let jwks = web::ops_json("/.well-known/jwks.json").await;
+            jwks["keys"].as_array().unwrap().iter().any(|key| key["kid"] == rotated.key_id.as_str()).then_some(())
+        })
+        .await;
         until("the new key signs", async || {
             let kid = key_id().await;
             // Another test's rotation may have come after ours.

@@ -1,5 +1,5 @@
-//! A flood of wrong secrets beside streams at full speed: what the streams keep, and how soon a right secret gets its token. The
-//! flood is spread evenly, over all kinds of ids, from one address.
+//! A flood of wrong secrets beside streams at full speed: what the streams keep, how soon a right secret gets its token, and what
+//! it costs the gateway in memory. The flood is spread evenly, over all kinds of ids, from one address.
 
 use std::time::{Duration, Instant};
 
@@ -23,13 +23,13 @@ use crate::{
 /// 10,000 in 30 s.
 const PACE: Duration = Duration::from_millis(3);
 /// Between two right ones.
-const RIGHT_EVERY: Duration = Duration::from_millis(100);
+const RIGHT_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
     let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
     let (client, administrator) = (rig.admin().clone(), rig.administrator().clone());
-    let (mut kept, (told, mut waits)) = (Vec::new(), mpsc::unbounded_channel());
+    let (mut kept, mut grown, (told, mut waits)) = (Vec::new(), Vec::new(), mpsc::unbounded_channel());
     for round in 0..plan.rounds {
         let alone = Box::pin(run(rig, &setting, Path::Gateway, None, round)).await?;
         plan.say(&format!("alone   {}", line(&alone, plan.rounds)));
@@ -40,11 +40,14 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
         others.shutdown().await;
         plan.say(&format!("flooded {}", line(&flooded, plan.rounds)));
         kept.push(flooded.messages_per_second / alone.messages_per_second);
+        let memory = alone.memory_mib.gateway.zip(flooded.memory_mib.gateway);
+        grown.extend(memory.map(|(before, beside)| beside - before));
     }
     let waits: Vec<f64> = std::iter::from_fn(|| waits.try_recv().ok()).collect();
     let figures = named([
         ("throughput beside the flood ÷ alone", "", Figure::of(kept), "≥ 0.8"),
         ("a token for a right secret", "ms", Figure::of(waits), "< 2,000"),
+        ("the gateway's memory beside the flood − alone", "MiB", Figure::of(grown), ""),
     ]);
     let what = format!("{}, through the gateway, alone and beside 333 wrong secrets a second", cell.title());
     Ok(ScenarioReport { scenario: Scenario::WrongSecrets, what, figures })

@@ -193,7 +193,7 @@ fn fate(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Fate {
 
 impl Machine {
     /// Takes back what was not settled in time; others get it. A stream keeps everything anyway.
-    pub(super) fn expire(&mut self, consumer: &Consumer) -> Result<(), End> {
+    pub(super) fn expire(&mut self, consumer: &mut Consumer) -> Result<(), End> {
         for (id, failed) in self.outstanding.expire(Instant::now()) {
             self.unread.expired_delivery_ids.push(id);
             self.session.metrics().settled(Settlement::TakenBack, 1);
@@ -211,7 +211,7 @@ impl Machine {
     }
 
     /// These have found their place: the broker may forget the old copies.
-    pub(super) fn left(&mut self, consumer: &Consumer, tags: Vec<u64>) -> Result<(), End> {
+    pub(super) fn left(&mut self, consumer: &mut Consumer, tags: Vec<u64>) -> Result<(), End> {
         let tags = self.outstanding.left(tags);
         self.full = false;
         self.say(consumer, tags)

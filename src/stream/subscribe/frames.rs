@@ -20,7 +20,7 @@ const MOST_REASON: usize = 1_024;
 impl Machine {
     pub(super) fn take(
         &mut self,
-        consumer: &Consumer,
+        consumer: &mut Consumer,
         subscription: &Subscription,
         request: SubscribeRequest,
     ) -> Result<(), End> {
@@ -34,7 +34,7 @@ impl Machine {
         }
     }
 
-    fn ack(&mut self, consumer: &Consumer, ack: Ack) -> Result<(), End> {
+    fn ack(&mut self, consumer: &mut Consumer, ack: Ack) -> Result<(), End> {
         check_ids("ack.delivery_ids", ack.delivery_ids.len())?;
         let unknown = &mut self.unread.unknown_delivery_ids;
         let before = self.outstanding.len();
@@ -48,17 +48,17 @@ impl Machine {
     }
 
     /// Acknowledges to the broker.
-    pub(super) fn say(&mut self, consumer: &Consumer, tags: Tags) -> Result<(), End> {
+    pub(super) fn say(&mut self, consumer: &mut Consumer, tags: Tags) -> Result<(), End> {
         if let Some(through) = tags.through {
-            consumer.ack(through, true)?;
+            consumer.ack_through(through)?;
         }
         for tag in tags.single {
-            consumer.ack(tag, false)?;
+            consumer.ack(tag)?;
         }
         Ok(())
     }
 
-    fn nack(&mut self, consumer: &Consumer, subscription: &Subscription, nack: Nack) -> Result<(), End> {
+    fn nack(&mut self, consumer: &mut Consumer, subscription: &Subscription, nack: Nack) -> Result<(), End> {
         check_ids("nack.delivery_ids", nack.delivery_ids.len())?;
         if nack.reason.len() > MOST_REASON {
             return Err(Failure::invalid("nack.reason", format!("is longer than {MOST_REASON} bytes")).into());
@@ -86,7 +86,7 @@ impl Machine {
             if settlement == Settlement::Drop {
                 let Some(tag) = self.outstanding.remove(id, unknown) else { continue };
                 let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
-                consumer.ack(tag, false)?;
+                consumer.ack(tag)?;
                 settling.done();
             } else {
                 let Some(failed) = self.outstanding.fail(id, unknown) else { continue };
