@@ -1,6 +1,7 @@
 //! Who asked with wrong secrets, and how soon it may ask again. A client's id as it was sent and the asker's address enter; an
 //! [`Attempt`] leaves, or a time to wait. Only wrong secrets count, so that a thousand clients behind one address can fetch
-//! their tokens, and who was right from an address is not shut out there by others' guesses.
+//! their tokens, and who was right from an address is not shut out there by others' guesses. As a secret is known to be wrong only
+//! when it was checked, who has used up its share is looked at one by one: else all that wait for a check would come too late.
 //!
 //! Invariant: memory is bounded. What finds no place of its own shares one with all others of its kind.
 
@@ -24,6 +25,8 @@ const PLACES: usize = 8192;
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 /// How long a place is kept after its last wrong secret: by then it is as good as new.
 const KEPT: Duration = Duration::from_secs(60);
+/// When to come again while another one is looked at.
+const NEXT_LOOK: Duration = Duration::from_millis(100);
 
 type Pair = (ClientId, IpAddr);
 
@@ -43,6 +46,17 @@ pub(super) struct Attempt<'a> {
     client: Option<ClientId>,
     address: Option<IpAddr>,
     is_known: bool,
+    /// Given back however the attempt ends.
+    _looks: [Option<Look>; 2],
+}
+
+/// The only look at one who has used up its share.
+struct Look(Arc<Bucket>);
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.0.times().is_looked_at = false;
+    }
 }
 
 impl Throttle {
@@ -61,17 +75,14 @@ impl Throttle {
         let pair = client.clone().zip(address);
         let is_known =
             pair.as_ref().is_some_and(|pair| self.right().get(pair).is_some_and(|since| since.elapsed() < REMEMBERED));
-        let wait = match &pair {
-            Some(pair) if is_known => self.pairs.wait(pair),
+        let looks = match &pair {
+            Some(pair) if is_known => [self.pairs.enter(pair)?, None],
             _ => {
-                let of_client = client.as_ref().and_then(|client| self.clients.wait(client));
-                of_client.max(address.as_ref().and_then(|address| self.addresses.wait(address)))
+                let of_client = client.as_ref().map_or(Ok(None), |client| self.clients.enter(client))?;
+                [of_client, address.as_ref().map_or(Ok(None), |address| self.addresses.enter(address))?]
             }
         };
-        match wait {
-            Some(retry_after) => Err(Error::Throttled { retry_after }),
-            None => Ok(Attempt { throttle: self, client, address, is_known }),
-        }
+        Ok(Attempt { throttle: self, client, address, is_known, _looks: looks })
     }
 
     fn right(&self) -> MutexGuard<'_, HashMap<Pair, Instant>> {
@@ -139,13 +150,16 @@ struct Bucket {
 
 #[derive(Clone, Copy)]
 struct Times {
+    /// The last wrong one.
     last: Instant,
+    /// The next look; none while its share is not used up.
     not_before: Option<Instant>,
+    is_looked_at: bool,
 }
 
 impl Bucket {
     fn new(quota: Quota) -> Arc<Self> {
-        let times = Mutex::new(Times { last: Instant::now(), not_before: None });
+        let times = Mutex::new(Times { last: Instant::now(), not_before: None, is_looked_at: false });
         Arc::new(Self { limiter: RateLimiter::direct(quota), times })
     }
 
@@ -167,16 +181,27 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long this key has to wait.
-    fn wait(&self, key: &K) -> Option<Duration> {
+    /// Lets this key in, or says how long it has to wait.
+    fn enter(&self, key: &K) -> Result<Option<Look>, Error> {
         let own = self.own();
         let bucket = match own.get(key) {
             Some(bucket) => bucket,
             None if own.len() >= PLACES => &self.shared,
-            None => return None,
+            None => return Ok(None),
         };
-        let wait = bucket.times().not_before?.checked_duration_since(Instant::now())?;
-        (!wait.is_zero()).then_some(wait)
+        let (mut times, now) = (bucket.times(), Instant::now());
+        if times.last.elapsed() > KEPT {
+            times.not_before = None;
+        }
+        match times.not_before {
+            None => Ok(None),
+            Some(at) if at > now => Err(Error::Throttled { retry_after: at - now }),
+            Some(_) if times.is_looked_at => Err(Error::Throttled { retry_after: NEXT_LOOK }),
+            Some(_) => {
+                times.is_looked_at = true;
+                Ok(Some(Look(Arc::clone(bucket))))
+            }
+        }
     }
 
     /// Counts a wrong secret.
@@ -187,7 +212,8 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         let wait = over.map(|over| over.wait_time_from(bucket.limiter.clock().now()));
         let mut times = bucket.times();
         times.last = now;
-        times.not_before = wait.map(|wait| now + wait);
+        // Once used up, it stays so until there was none for a while.
+        times.not_before = wait.map(|wait| now + wait).or(times.not_before);
     }
 
     fn bucket(&self, key: K) -> Arc<Bucket> {
@@ -264,6 +290,26 @@ mod tests {
     }
 
     #[test]
+    fn who_has_used_up_its_share_is_looked_at_one_by_one_and_a_look_that_is_given_up_does_not_shut_it_out() {
+        // A wrong one every 10 ms, so that nobody waits for long here.
+        let throttle = Throttle::new(&AuthConfig { wrong_secrets_per_address: 6_000, ..AuthConfig::for_test() });
+        let here = address("10.0.0.1");
+        // All at once, as many as can wait for a check: none is known to be wrong yet.
+        let waiting: Vec<_> = (0..4_000).filter_map(|_| throttle.attempt(None, here).ok()).collect();
+        assert_eq!(waiting.len(), 4_000);
+        waiting.into_iter().for_each(Attempt::failed);
+        let mut looked = None;
+        while looked.is_none() {
+            looked = throttle.attempt(None, here).ok();
+        }
+        assert!(throttle.attempt(None, here).is_err(), "the next comes when this one is known");
+        looked.take().expect("a look").failed();
+        for _ in 0..2 {
+            while throttle.attempt(None, here).is_err() {}
+        }
+    }
+
+    #[test]
     fn memory_is_bounded_and_those_without_a_place_share_one() {
         let throttle = throttle();
         for i in 0..3 * PLACES {
@@ -274,7 +320,8 @@ mod tests {
         assert!(throttle.attempt(client("brand-new"), address("10.8.0.1")).is_err(), "shared with the flood");
         for i in 0..PLACES + 10 {
             let id = client(&format!("r{i}"));
-            Attempt { throttle: &throttle, client: id, address: address("10.0.0.1"), is_known: false }.succeeded();
+            let (client, address) = (id, address("10.0.0.1"));
+            Attempt { throttle: &throttle, client, address, is_known: false, _looks: [None, None] }.succeeded();
         }
         assert!(throttle.right().len() <= PLACES);
     }

@@ -123,14 +123,13 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         () = signals.next() => return Err(Error::Failed("interrupted".to_owned())),
     };
     let markdown = report.markdown();
+    let json = serde_json::to_value(&report).map_err(anyhow::Error::from)?;
+    // First: a file that cannot be written must not cost what took minutes to measure.
+    output.result(|| json, || markdown.clone())?;
     if let Some(file) = &args.markdown {
         std::fs::write(file, &markdown).map_err(Error::io(format!("cannot write {}", file.display())))?;
     }
-    if let Some(file) = &args.plot {
-        report.plot(file).map_err(anyhow::Error::from)?;
-    }
-    let json = serde_json::to_value(&report).map_err(anyhow::Error::from)?;
-    output.result(|| json, || markdown)
+    args.plot.map_or(Ok(()), |file| report.plot(&file)).map_err(|error| anyhow::Error::from(error).into())
 }
 
 impl Args {
@@ -142,6 +141,9 @@ impl Args {
         if self.size.iter().any(|size| *size < 8) && self.scenario.contains(&ScenarioName::Latency) {
             // A body says when it was due.
             return Err(Error::Usage("latency needs bodies of at least 8 bytes".to_owned()));
+        }
+        if self.plot.is_some() && !self.scenario.contains(&ScenarioName::Throughput) {
+            return Err(Error::Usage("a plot needs the scenario throughput".to_owned()));
         }
         let is_share = (0.0..=1.0).contains(&self.sample_ratio);
         if !is_share || self.rate.is_nan() || self.rate <= 0.0 || !(0.1..=3_600.0).contains(&self.seconds) {
