@@ -10,6 +10,7 @@ WORKDIR /build
 ENV CARGO_INCREMENTAL=0 \
     RUSTFLAGS="--remap-path-prefix=/build=warrengate --remap-path-prefix=/usr/local/cargo=cargo"
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 COPY .patches .patches
 COPY proto proto
 COPY broker-config broker-config

@@ -30,6 +30,9 @@ use crate::{
 
 /// Queues of a tenant.
 const QUEUES: usize = 10;
+/// For a queue's declaration.
+const TRIES: usize = 10;
+const AGAIN: Duration = Duration::from_secs(1);
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// A broker, a gateway, and what is needed to enter both.
@@ -208,9 +211,7 @@ impl Rig {
                 self.queues += 1;
                 let queue = format!("bench-{}", self.queues);
                 let declared = pb::Queue { name: queue.clone(), r#type: kind.pb().into(), ..pb::Queue::default() };
-                let request = pb::DeclareQueueRequest { queue: Some(declared), validate_only: false };
-                let tenant = &self.tenants[name];
-                tenant.client.topology().declare_queue(request).await.map_err(crate::client::Error::from)?;
+                declare(&self.tenants[name].client, &declared).await?;
                 queues.push(queue);
             }
             let tenant = &self.tenants[name];
@@ -277,6 +278,22 @@ impl Rig {
         self.node.stop().await?;
         drop(self.folder);
         Ok(())
+    }
+}
+
+/// Tries again for a while: a broker that has just written hundreds of megabytes elects no leader in time.
+async fn declare(client: &Client, queue: &pb::Queue) -> Result<(), Error> {
+    let mut tries = 0;
+    loop {
+        let request = pb::DeclareQueueRequest { queue: Some(queue.clone()), validate_only: false };
+        match client.topology().declare_queue(request).await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.code() == tonic::Code::Unavailable && tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(status) => return Err(crate::client::Error::from(status).into()),
+        }
     }
 }
 
