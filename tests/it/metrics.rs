@@ -3,10 +3,7 @@
 use std::{io::Write as _, process::Stdio};
 
 use reqwest::header::ACCEPT;
-use warrengate::{
-    client::SubscribeOptions,
-    pb::{Outcome, Publication},
-};
+use warrengate::pb::{Outcome, Publication};
 
 use crate::harness::{
     Tenant, World, to_queue,
@@ -20,6 +17,13 @@ async fn page() -> String {
     text
 }
 
+/// A tenant at the gateway whose page is read; there may be another.
+async fn here() -> Tenant {
+    let mut tenant = Tenant::fresh().await;
+    tenant.client = tenant.client_at(&World::get().stack.endpoint()).await;
+    tenant
+}
+
 /// The value of a sample, by its name and labels as they are written.
 fn value(page: &str, sample: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok())
@@ -27,7 +31,7 @@ fn value(page: &str, sample: &str) -> Option<f64> {
 
 #[tokio::test]
 async fn the_counts_are_what_was_sent_delivered_and_settled() {
-    let tenant = Tenant::fresh().await;
+    let tenant = here().await;
     tenant.queue("orders").await;
     let mut batch: Vec<Publication> = (0..7).map(|_| to_queue("orders", "twelve bytes")).collect();
     batch.extend((0..3).map(|_| to_queue("nowhere", "x")));
@@ -65,12 +69,10 @@ async fn the_counts_are_what_was_sent_delivered_and_settled() {
 
 #[tokio::test]
 async fn a_stream_shows_while_it_is_open_with_what_it_holds() {
-    let tenant = Tenant::fresh().await;
+    let tenant = here().await;
     tenant.queue("held").await;
     tenant.publish_to("held", "ten  bytes").await;
-    // At the gateway whose page is read.
-    let client = tenant.client_at(&World::get().stack.endpoint()).await;
-    let mut subscription = client.subscribe(SubscribeOptions::queue("held")).await.unwrap();
+    let mut subscription = tenant.subscribe("held").await;
     let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream goes on");
     let id = &tenant.id;
     let samples = |page: &str| {
@@ -87,7 +89,7 @@ async fn a_stream_shows_while_it_is_open_with_what_it_holds() {
 
 #[tokio::test]
 async fn calls_tokens_connections_certificates_and_the_store_are_counted() {
-    let tenant = Tenant::fresh().await;
+    let tenant = here().await;
     tenant.queue("any").await;
     tenant.publish_to("any", "x").await;
     let page = page().await;
@@ -120,7 +122,7 @@ async fn who_accepts_openmetrics_gets_it_whole() {
 #[tokio::test]
 #[allow(clippy::print_stderr, reason = "a check that is left out says so")]
 async fn promtool_finds_nothing_to_say() {
-    let tenant = Tenant::fresh().await;
+    let tenant = here().await;
     tenant.queue("any").await;
     tenant.publish_to("any", "x").await;
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/promtool");
