@@ -1,6 +1,6 @@
 //! Acknowledgements of one channel, gathered. Tags enter as "all up to and with this one"; the fewest `basic.ack` frames that say
 //! the same leave. Each frame costs the broker a TLS record of its own, and a quorum queue an entry in its log. Invariant: what
-//! entered has left after [`LONGEST`], and before the channel is closed.
+//! entered has left after [`LONGEST`] of waiting for deliveries, and before the channel is closed.
 
 use std::{pin::Pin, time::Duration};
 
