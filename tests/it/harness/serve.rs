@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
 };
-use warrengate::client::Client;
+use warrengate::{client::Client, stack::Stack};
 
 use super::{Tenant, own::Own, tenant::known, wait::within};
 
@@ -21,11 +21,16 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Starts one with these settings beside the stack's, on free ports.
+    /// Starts one on a test's own stack, with these settings beside the stack's, on free ports.
     pub async fn start(own: &Own, settings: &[(&str, &str)]) -> Self {
+        Self::beside(&own.stack, settings).await
+    }
+
+    /// The same on any stack.
+    pub async fn beside(stack: &Stack, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_warrengate"))
             .arg("serve")
-            .envs(own.stack.settings().iter().cloned())
+            .envs(stack.settings().iter().cloned())
             .envs(settings.iter().copied())
             .env("WARRENGATE_TELEMETRY__LOG_FORMAT", "json")
             .stdin(Stdio::null())
@@ -57,9 +62,13 @@ impl Serve {
         Self { child, grpc, ops }
     }
 
+    pub fn endpoint(&self) -> String {
+        format!("https://{}", self.grpc)
+    }
+
     /// A client of this tenant's, as soon as this gateway has heard of it.
     pub async fn client(&self, own: &Own, tenant: &Tenant) -> Client {
-        let client = own.client_at(&format!("https://{}", self.grpc), &tenant.client_id, &tenant.secret).await;
+        let client = own.client_at(&self.endpoint(), &tenant.client_id, &tenant.secret).await;
         known(&client).await;
         client
     }

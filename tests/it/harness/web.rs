@@ -28,7 +28,8 @@ pub async fn channel() -> Channel {
     channel_to(&World::get().stack.endpoint()).await
 }
 
-async fn channel_to(endpoint: &str) -> Channel {
+/// The same to this gateway.
+pub async fn channel_to(endpoint: &str) -> Channel {
     let tls = ClientTlsConfig::new()
         .ca_certificate(tonic::transport::Certificate::from_pem(World::get().ca()))
         .domain_name("127.0.0.1");
