@@ -79,7 +79,8 @@ impl PublisherOptions {
 /// come to its end in the background; [`Publisher::close`] waits for that.
 #[derive(Debug)]
 pub struct Publisher {
-    entries: mpsc::UnboundedSender<Entry>,
+    /// On the heap: an entry passes through a queue and the ledger, and is large.
+    entries: mpsc::UnboundedSender<Box<Entry>>,
     options: PublisherOptions,
     messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
@@ -112,7 +113,7 @@ impl Publisher {
         let (answer, receipt) = oneshot::channel();
         let deadline = Instant::now() + self.options.deadline;
         let entry = Entry { publication, bytes, caller_sequence, deadline, written: false, answer, _room: room };
-        match self.entries.send(entry) {
+        match self.entries.send(Box::new(entry)) {
             Ok(()) => Ok(Receipt { answer: receipt, sequence: caller_sequence, message_id }),
             Err(_) => Err(self.failure.get().cloned().unwrap_or(Error::Closed)),
         }

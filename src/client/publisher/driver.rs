@@ -3,11 +3,15 @@
 //! writing frames, so the two sides cannot stand still together.
 
 use std::{
+    pin::Pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep, sleep_until},
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Entry, ledger::Ledger};
@@ -28,10 +32,13 @@ const INTAKE: usize = 64;
 
 pub(super) struct Driver {
     client: Client,
-    queue: mpsc::UnboundedReceiver<Entry>,
+    queue: mpsc::UnboundedReceiver<Box<Entry>>,
     closing: bool,
-    intake: Vec<Entry>,
+    #[expect(clippy::vec_box, reason = "as they come from the queue")]
+    intake: Vec<Box<Entry>>,
     ledger: Ledger,
+    /// The next look at deadlines.
+    deadlines: Pin<Box<Sleep>>,
     backoff: Backoff,
     /// Set once the present row of failures has had another token.
     tried_another_token: bool,
@@ -51,7 +58,7 @@ struct Session {
 impl Driver {
     pub(super) fn new(
         client: Client,
-        queue: mpsc::UnboundedReceiver<Entry>,
+        queue: mpsc::UnboundedReceiver<Box<Entry>>,
         failure: Arc<OnceLock<Error>>,
         frame_messages: usize,
     ) -> Self {
@@ -61,6 +68,7 @@ impl Driver {
             closing: false,
             intake: Vec::with_capacity(INTAKE),
             ledger: Ledger::new(frame_messages),
+            deadlines: Box::pin(sleep_until(Instant::now())),
             backoff: Backoff::default(),
             tried_another_token: false,
             failure,
@@ -104,6 +112,13 @@ impl Driver {
             if session.cut.is_some() {
                 session.outbound.close();
             }
+            let due = self.ledger.next_deadline();
+            // Set anew once in a deadline, not for each message.
+            if let Some(due) = due
+                && (self.deadlines.is_elapsed() || due < self.deadlines.deadline())
+            {
+                self.deadlines.as_mut().reset(due);
+            }
             let can_write = session.outbound.is_open() && (session.new_token.is_some() || self.ledger.has_unwritten());
             tokio::select! {
                 response = session.inbound.next() => match response? {
@@ -120,7 +135,7 @@ impl Driver {
                 },
                 token = session.renewal.ready() => session.new_token = token,
                 () = at(session.cut) => return Ok(()),
-                () = at(self.ledger.next_deadline()) => self.ledger.expire(Instant::now()),
+                () = &mut self.deadlines, if due.is_some() => self.ledger.expire(Instant::now()),
             }
         }
     }
@@ -166,7 +181,7 @@ impl Driver {
         let until = Instant::now() + self.backoff.next();
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return,
+                () = sleep_until(until) => return,
                 () = at(self.ledger.next_deadline()) => self.ledger.expire(Instant::now()),
             }
         }

@@ -2,7 +2,7 @@
 //! is answered exactly once, and until then it is in the ledger: either waiting to be written or written to the present
 //! stream.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -61,34 +61,28 @@ pub(super) fn unknown(sequence: u64, message_id: String, reason: impl Into<Strin
 #[derive(Debug)]
 pub(super) struct Ledger {
     frame_messages: usize,
-    last_sequence: u64,
-    entries: BTreeMap<u64, Entry>,
-    /// What the present stream has not been given yet, in order.
-    unwritten: VecDeque<u64>,
-    /// By deadline, which need not follow the order of sending.
-    deadlines: BTreeSet<(Instant, u64)>,
+    /// In the order of sending. What was answered leaves its place empty until all before it are answered, too.
+    entries: VecDeque<Option<Box<Entry>>>,
+    /// The sequence of the first place; each place after it has the next.
+    first: u64,
+    /// What the present stream has not been given yet has this sequence, or a later one.
+    unwritten: u64,
+    /// No deadline is earlier than this; none is known when there is no entry.
+    earliest: Option<Instant>,
 }
 
 impl Ledger {
     /// Empty, with so many messages a frame at most.
     pub(super) fn new(frame_messages: usize) -> Self {
-        Self {
-            frame_messages,
-            last_sequence: 0,
-            entries: BTreeMap::new(),
-            unwritten: VecDeque::new(),
-            deadlines: BTreeSet::new(),
-        }
+        Self { frame_messages, entries: VecDeque::new(), first: 1, unwritten: 1, earliest: None }
     }
 
     /// Takes a message in and gives it a sequence that was never used before.
-    pub(super) fn add(&mut self, mut entry: Entry) {
-        self.last_sequence += 1;
-        let sequence = self.last_sequence;
-        entry.publication.sequence = sequence;
-        self.deadlines.insert((entry.deadline, sequence));
-        self.entries.insert(sequence, entry);
-        self.unwritten.push_back(sequence);
+    pub(super) fn add(&mut self, mut entry: Box<Entry>) {
+        entry.publication.sequence = self.end();
+        // Deadlines need not follow the order of sending.
+        self.earliest = Some(self.earliest.map_or(entry.deadline, |earliest| earliest.min(entry.deadline)));
+        self.entries.push_back(Some(entry));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -96,16 +90,17 @@ impl Ledger {
     }
 
     pub(super) fn has_unwritten(&self) -> bool {
-        !self.unwritten.is_empty()
+        self.unwritten < self.end()
     }
 
     /// The next frame of what waits; empty when nothing does. What it holds counts as written.
     pub(super) fn next_frame(&mut self) -> Vec<pb::Publication> {
-        let mut frame = Vec::with_capacity(self.unwritten.len().min(self.frame_messages));
+        let waiting = self.entries.range_mut((self.unwritten - self.first) as usize..);
+        let mut frame = Vec::with_capacity(waiting.len().min(self.frame_messages));
         let mut bytes = 0;
-        while let Some(&sequence) = self.unwritten.front() {
+        for entry in waiting {
             // It may have ended while it waited.
-            if let Some(entry) = self.entries.get_mut(&sequence) {
+            if let Some(entry) = entry {
                 bytes += entry.bytes;
                 if !frame.is_empty() && (frame.len() == self.frame_messages || bytes > FRAME_BYTES) {
                     break;
@@ -113,56 +108,62 @@ impl Ledger {
                 entry.written = true;
                 frame.push(entry.publication.clone());
             }
-            self.unwritten.pop_front();
+            self.unwritten += 1;
         }
         frame
     }
 
     /// Ends the message that this result is about. Whether there was one: a late or repeated result changes nothing.
     pub(super) fn answer(&mut self, result: PublishResult) -> bool {
-        match self.remove(result.sequence) {
-            Some(entry) => {
-                entry.end(result);
-                true
-            }
-            None => false,
-        }
+        let place = result.sequence.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        let Some(entry) = place.and_then(|place| self.entries.get_mut(place)?.take()) else { return false };
+        self.close_up();
+        entry.end(result);
+        true
     }
 
     /// The stream broke: everything without an answer is to be written again, in the order of sending.
     pub(super) fn rewind(&mut self) {
-        self.unwritten = self.entries.keys().copied().collect();
+        self.unwritten = self.first;
     }
 
-    /// The nearest deadline.
+    /// When to look for deadlines: at the nearest one, or at that of a message that was answered since.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.earliest
     }
 
     /// Ends what is past its deadline, as `UNKNOWN`.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some(&(deadline, sequence)) = self.deadlines.first()
-            && deadline <= now
-        {
-            if let Some(entry) = self.remove(sequence) {
-                entry.end_unknown("DEADLINE: no answer came in time; send it again with the same message id");
-            }
+        for entry in self.entries.iter_mut().filter_map(|entry| entry.take_if(|entry| entry.deadline <= now)) {
+            entry.end_unknown("DEADLINE: no answer came in time; send it again with the same message id");
         }
+        self.close_up();
+        self.earliest = self.entries.iter().flatten().map(|entry| entry.deadline).min();
     }
 
     /// Ends everything as `UNKNOWN`.
     pub(super) fn give_up(&mut self, reason: &str) {
-        self.unwritten.clear();
-        self.deadlines.clear();
-        for entry in std::mem::take(&mut self.entries).into_values() {
+        for entry in self.entries.iter_mut().filter_map(Option::take) {
             entry.end_unknown(reason);
         }
+        self.close_up();
     }
 
-    fn remove(&mut self, sequence: u64) -> Option<Entry> {
-        let entry = self.entries.remove(&sequence)?;
-        self.deadlines.remove(&(entry.deadline, sequence));
-        Some(entry)
+    /// The sequence of the next message.
+    fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// Lets go of what is answered at the front.
+    fn close_up(&mut self) {
+        while self.entries.front().is_some_and(Option::is_none) {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+        self.unwritten = self.unwritten.max(self.first);
+        if self.entries.is_empty() {
+            self.earliest = None;
+        }
     }
 }
 
@@ -175,12 +176,13 @@ mod tests {
     use super::*;
     use crate::client::publication;
 
-    fn entry(bytes: usize, deadline: Instant) -> (Entry, Receiver<PublishResult>) {
+    fn entry(bytes: usize, deadline: Instant) -> (Box<Entry>, Receiver<PublishResult>) {
         let (answer, receipt) = oneshot::channel();
         let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
         let publication = pb::Publication { sequence: 7, ..publication("", "q", "x") };
         let room = Room(permit(), permit());
-        (Entry { publication, bytes, caller_sequence: 7, deadline, written: false, answer, _room: room }, receipt)
+        let entry = Entry { publication, bytes, caller_sequence: 7, deadline, written: false, answer, _room: room };
+        (Box::new(entry), receipt)
     }
 
     fn soon() -> Instant {
