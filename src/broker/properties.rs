@@ -19,13 +19,12 @@ const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
 
-/// The properties of a message to publish, and its id, made when the caller gave none.
+/// The properties of a message to publish by this id.
 ///
 /// # Errors
 /// Names the field that is too long, negative, out of range or not the caller's to set.
-pub(super) fn to_amqp(message: &Message, now: SystemTime) -> Result<(BasicProperties, String), Failure> {
-    let id = if message.message_id.is_empty() { uuid::Uuid::now_v7().to_string() } else { message.message_id.clone() };
-    let mut properties = BasicProperties::default().with_message_id(short("message.message_id", &id)?);
+pub(super) fn to_amqp(message: &Message, id: &str, now: SystemTime) -> Result<BasicProperties, Failure> {
+    let mut properties = BasicProperties::default().with_message_id(short("message.message_id", id)?);
     let delivery_mode = match Durability::try_from(message.durability) {
         Ok(Durability::Unspecified | Durability::Persistent) => PERSISTENT,
         Ok(Durability::Transient) => TRANSIENT,
@@ -68,7 +67,7 @@ pub(super) fn to_amqp(message: &Message, now: SystemTime) -> Result<(BasicProper
     if !message.headers.is_empty() {
         properties = properties.with_headers(headers::to_table(&message.headers)?);
     }
-    Ok((properties, id))
+    Ok(properties)
 }
 
 /// A delivered message, as its producer wrote it.
@@ -142,8 +141,7 @@ mod tests {
             app_id: "app".into(),
             ..Message::default()
         };
-        let (properties, id) = to_amqp(&message, SystemTime::now()).expect("valid");
-        assert_eq!(id, "id");
+        let properties = to_amqp(&message, "id", SystemTime::now()).expect("valid");
         assert_eq!(from_amqp(&properties, bytes::Bytes::from_static(b"body")), message);
     }
 
@@ -166,7 +164,7 @@ mod tests {
             ),
         ];
         for (field, message) in cases {
-            let failure = to_amqp(&message, SystemTime::now()).expect_err(field);
+            let failure = to_amqp(&message, &message.message_id, SystemTime::now()).expect_err(field);
             assert_eq!(failure.field.as_deref(), Some(field));
         }
     }

@@ -37,10 +37,10 @@ proptest! {
         if let Ok(publication) = pb::Publication::decode(&*bytes) {
             let _ = (ExchangeName::parse(&publication.exchange), RoutingKey::parse(&publication.routing_key));
             let _ = QueueName::parse(&publication.exchange);
-            let _ = publication.message.map(|message| properties::to_amqp(&message, SystemTime::now()));
+            let _ = publication.message.map(|message| properties::to_amqp(&message, &message.message_id, SystemTime::now()));
         }
         if let Ok(message) = pb::Message::decode(&*bytes) {
-            let _ = properties::to_amqp(&message, SystemTime::now());
+            let _ = properties::to_amqp(&message, &message.message_id, SystemTime::now());
         }
     }
 
@@ -53,7 +53,7 @@ proptest! {
             prop_assert!(back.len() <= given.len());
         }
         let message = pb::Message { headers: given, ..pb::Message::default() };
-        if let Ok((written, _)) = properties::to_amqp(&message, SystemTime::now()) {
+        if let Ok(written) = properties::to_amqp(&message, &message.message_id, SystemTime::now()) {
             let _ = properties::from_amqp(&written, bytes::Bytes::new());
         }
     }

@@ -52,9 +52,12 @@ impl Outgoing {
         if exchange.is_default() && is_gateways(&publication.routing_key) {
             return Err(Failure::from(crate::names::Error::Reserved).on_field("routing_key"));
         }
-        let (properties, id) = properties::to_amqp(message, now)?;
+        let made = message.message_id.is_empty().then(|| uuid::Uuid::now_v7().to_string());
+        let properties = properties::to_amqp(message, made.as_ref().unwrap_or(&message.message_id), now)?;
         let mut message = publication.message.take().unwrap_or_default();
-        message.message_id = id;
+        if let Some(made) = made {
+            message.message_id = made;
+        }
         message.publish_time = properties.timestamp().map(time::timestamp);
         Ok(Self(Box::new(Checked {
             order,
@@ -168,7 +171,8 @@ impl Outgoing {
         let round = || self.0.round.as_deref().cloned();
         let properties = self.0.properties.take().or_else(round).unwrap_or_else(|| {
             // It was acceptable the first time, and nothing about it has changed.
-            properties::to_amqp(&self.0.message, SystemTime::UNIX_EPOCH).map(|(made, _)| made).unwrap_or_default()
+            let message = &self.0.message;
+            properties::to_amqp(message, &message.message_id, SystemTime::UNIX_EPOCH).unwrap_or_default()
         });
         let (exchange, routing_key) = (self.0.exchange.as_str().into(), self.0.routing_key.as_str().into());
         let (mandatory, accepted) = (self.0.mandatory, self.0.accepted);
