@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     net::SocketAddr,
+    num::NonZero,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -39,9 +40,10 @@ impl Worker {
     /// Starts one, and waits until it is ready for the word "go".
     pub(super) async fn start(job: &Job) -> Result<Self, Error> {
         let mut command = own(&[WORKER_COMMAND])?;
-        if let Some(threads) = job.tuning.threads {
-            command.env("TOKIO_WORKER_THREADS", threads.to_string());
-        }
+        // As many as there are processors is what tokio gives a program that says nothing.
+        let threads =
+            job.tuning.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+        command.env("TOKIO_WORKER_THREADS", threads.to_string());
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.map_err(Error::Pipe)?;
         let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
