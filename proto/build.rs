@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Bodies travel from socket to socket without a copy.
         .bytes(".warrengate.v1")
+        .codec_path("crate::pb::Codec")
         .compile_fds(descriptors)?;
     Ok(())
 }

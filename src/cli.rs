@@ -133,6 +133,13 @@ pub async fn run() -> ExitCode {
     }
 }
 
+/// Says that there are no threads to run anything with.
+pub fn not_started(source: std::io::Error) -> ExitCode {
+    let error = Error::Io { what: "cannot start the threads of the runtime".into(), source };
+    Output::new(false).error(&error);
+    ExitCode::from(error.exit_code())
+}
+
 async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
     // Boxed, because the largest command would otherwise set the size of all.
     match command {

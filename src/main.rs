@@ -2,21 +2,21 @@
 
 use std::{num::NonZero, process::ExitCode};
 
-use anyhow::Context as _;
-
 /// Chosen by measurement: docs/adr/0012.
 #[cfg(unix)]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     // tokio reads this one by itself.
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
         runtime.worker_threads(workers(std::thread::available_parallelism().map_or(1, NonZero::get)));
     }
-    let runtime = runtime.enable_all().build().context("start the threads of the runtime")?;
-    Ok(runtime.block_on(warrengate::cli::run()))
+    match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(warrengate::cli::run()),
+        Err(error) => warrengate::cli::not_started(error),
+    }
 }
 
 /// Three fifths of the processors, since lapin's threads have two fifths of the work: more threads hand more work to and fro

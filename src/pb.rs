@@ -4,6 +4,10 @@
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated code")]
 #![allow(rustdoc::invalid_html_tags, reason = "comments of .proto files are plain text: <token> is no tag")]
 
+mod codec;
+
+pub use codec::Codec;
+
 tonic::include_proto!("warrengate.v1");
 
 /// The encoded `FileDescriptorSet` of the API, for gRPC reflection.

@@ -100,6 +100,8 @@ impl Refusal {
             _ if self.from_transport => "the connection broke: is the gateway still running? Trying again may help",
             Code::Unauthenticated => "check the client id and secret, or get a new token",
             Code::PermissionDenied => "ask an administrator for a grant, or use another client",
+            // Most of the gateway's own sentences end so.
+            Code::Unavailable if self.message.contains("try again") => return None,
             Code::Unavailable => "try again in a moment",
             Code::ResourceExhausted => "slow down, or ask for a larger plan",
             Code::Unimplemented => "this gateway does not offer it",
@@ -258,6 +260,12 @@ mod tests {
             text.contains("4 streams") && text.contains("TOO_MANY_STREAMS") && text.contains("slow down"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_to_do_is_said_once() {
+        let said = |message: &str| Error::from(Status::unavailable(message)).to_string().matches("try again").count();
+        assert_eq!((said("draining"), said("the broker does not answer; try again in a moment")), (1, 1));
     }
 
     #[test]

@@ -237,7 +237,7 @@ struct Accepted {
     pause: Option<Duration>,
 }
 
-fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Accepted {
+fn accept(session: &Session, mut publications: Vec<Publication>, first: u64) -> Accepted {
     let scope = session.scope();
     let mut told = Told::default();
     // One look at the clock, the plan and the rates for a whole frame.
@@ -249,12 +249,15 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Acce
     let (mut taken, mut taken_bytes) = (0, 0);
     let mut outgoing = Vec::with_capacity(publications.len());
     let mut refused = Vec::new();
-    for (order, mut publication) in (first..).zip(publications) {
-        let size = size(&publication);
-        let id = |publication: Publication| publication.message.map(|message| message.message_id).unwrap_or_default();
+    // In place: a publication is large.
+    for (order, publication) in (first..).zip(&mut publications) {
+        let size = size(publication);
+        let id = |publication: &mut Publication| {
+            publication.message.as_mut().map(|message| std::mem::take(&mut message.message_id)).unwrap_or_default()
+        };
         let sequence = publication.sequence;
         publication.message.as_mut().map(strip_baggage);
-        let span = session.tracer().publish(&mut publication);
+        let span = session.tracer().publish(publication);
         let (outcome, failure, message_id) = if max_bytes != 0 && size as u64 > max_bytes {
             let failure = too_large(size, max_bytes);
             told.add(failure.reason, &publication.exchange, &publication.routing_key);
@@ -264,7 +267,7 @@ fn accept(session: &Session, publications: Vec<Publication>, first: u64) -> Acce
             count_throttled(session, &over);
             (Outcome::Throttled, over.into(), id(publication))
         } else {
-            match Outgoing::check(order, &mut publication, now) {
+            match Outgoing::check(order, publication, now) {
                 Err(failure) => {
                     told.add(failure.reason, &publication.exchange, &publication.routing_key);
                     (Outcome::Rejected, failure, id(publication))

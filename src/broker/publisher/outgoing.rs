@@ -156,9 +156,11 @@ impl Outgoing {
         self.0.sent
     }
 
-    pub(super) fn settle(self, verdict: Verdict) -> Settled {
-        let Checked { order, sequence, message, pushed, span, .. } = *self.0;
-        let (bytes, message_id) = (message.body.len(), message.message_id);
+    pub(super) fn settle(mut self, verdict: Verdict) -> Settled {
+        // Taken out one by one: the rest is large, and need not be moved to be dropped.
+        let Checked { order, sequence, message, pushed, span, .. } = &mut *self.0;
+        let (bytes, message_id) = (message.body.len(), std::mem::take(&mut message.message_id));
+        let (order, sequence, pushed, span) = (*order, *sequence, *pushed, span.take());
         Settled { order, sequence, bytes, message_id, pushed, verdict, span }
     }
 
