@@ -6,7 +6,8 @@
 
 mod codec;
 
-pub use codec::Codec;
+// For what is generated below, and nobody else.
+use codec::Codec;
 
 tonic::include_proto!("warrengate.v1");
 

@@ -61,7 +61,8 @@ pub(super) fn unknown(sequence: u64, message_id: String, reason: impl Into<Strin
 #[derive(Debug)]
 pub(super) struct Ledger {
     frame_messages: usize,
-    /// In the order of sending. What was answered leaves its place empty until all before it are answered, too.
+    /// In the order of sending. What was answered leaves its place, a pointer's size, empty until all before it have their
+    /// outcome, which is by the deadline of the oldest.
     entries: VecDeque<Option<Box<Entry>>>,
     /// The sequence of the first place; each place after it has the next.
     first: u64,
