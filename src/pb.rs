@@ -1,5 +1,6 @@
-//! The wire format: what prost and tonic make of `proto/warrengate/v1`. Nothing enters but bytes, and nothing leaves
-//! but decoded messages that no one has checked yet; the rooms below turn them into names and values that are valid.
+//! The wire format: what prost and tonic make of `proto/warrengate/v1`. Nothing comes in but bytes, and nothing is made of
+//! them but decoded messages that no one has checked yet; the rooms below turn them into names and values that are valid.
+//! Messages that go out become bytes by `codec`.
 
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated code")]
 #![allow(rustdoc::invalid_html_tags, reason = "comments of .proto files are plain text: <token> is no tag")]
