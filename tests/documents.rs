@@ -1,5 +1,4 @@
-//! The documents stay true where a program can tell: links lead somewhere, files and tests that are named exist, and every
-//! reason that a caller can be given is explained.
+//! Checks of the documentation: links have targets, named files and tests exist, and every error code is documented.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
@@ -12,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Rooms whose reasons only operators see, at a terminal.
+/// Modules whose reasons only operators see, at a terminal.
 const OPERATORS: [&str; 5] = ["pki", "node", "config", "telemetry", "client"];
 
 fn root() -> &'static Path {
@@ -36,7 +35,7 @@ fn all(folders: &[&str], extension: &str) -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// Those at the top, and those in docs/.
+/// Markdown files in the top folder and in docs/.
 fn documents() -> Vec<(PathBuf, String)> {
     let mut documents = all(&["docs", "broker-config", "certs"], "md");
     for entry in fs::read_dir(root()).unwrap() {
@@ -58,7 +57,7 @@ fn quoted(text: &str, mark: char) -> impl Iterator<Item = &str> {
     text.split(mark).skip(1).step_by(2)
 }
 
-/// The names that a page's headings have in links.
+/// The anchors of a page's headings.
 fn sections(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     let name = |heading: &str| -> String {
@@ -69,7 +68,7 @@ fn sections(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     let mut broken = Vec::new();
     for (path, text) in documents() {
         for link in between(&text, "](", ")") {
@@ -95,7 +94,7 @@ fn every_file_that_is_named_exists() {
     for (path, text) in documents() {
         for word in quoted(&text, '`').filter(|word| word.ends_with(".rs") && !word.contains(' ')) {
             seen += 1;
-            // "foo.rs beside foo/" is a rule, not a file.
+            // "foo.rs beside foo/" is a rule of CONTRIBUTING.md, not a file.
             if word != "foo.rs" && !sources.iter().any(|source| source.ends_with(word)) {
                 missing.push(format!("{}: {word}", path.display()));
             }
@@ -121,7 +120,7 @@ fn every_test_that_proves_a_promise_exists() {
 
 #[test]
 fn every_reason_that_a_caller_can_be_given_is_explained() {
-    let api = fs::read_to_string(root().join("docs/api.md")).unwrap();
+    let page = fs::read_to_string(root().join("docs/reference/errors.md")).unwrap();
     let (mut unexplained, mut seen) = (BTreeSet::new(), 0);
     for (path, text) in all(&["src"], "rs") {
         let inside = path.strip_prefix(root().join("src")).unwrap();
@@ -130,27 +129,27 @@ fn every_reason_that_a_caller_can_be_given_is_explained() {
             continue;
         }
         let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
-        // Where reasons are made: in `fn reason`, and as the second word of a failure.
+        // Reasons are defined in `fn reason`, and as the second argument of a failure.
         let made = between(code, "fn reason(&self) -> &'static str {", "\n    }").join(" ");
         let failures = between(code, "Failure::new(", ";").join(" ");
         for word in quoted(&made, '"').chain(quoted(&failures, '"')) {
             let is_reason = word.len() > 3 && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
             seen += usize::from(is_reason);
-            if is_reason && !api.contains(&format!("`{word}`")) {
+            if is_reason && !page.contains(&format!("`{word}`")) {
                 unexplained.insert(word.to_owned());
             }
         }
     }
     assert!(seen > 50, "only {seen} reasons were found");
-    assert!(unexplained.is_empty(), "docs/api.md does not explain: {unexplained:?}");
+    assert!(unexplained.is_empty(), "docs/reference/errors.md does not explain: {unexplained:?}");
 }
 
-/// Lines of a quick start that say something of their own: no blank ones, no comments, no imports.
+/// Lines of a quick start without blank lines, comments and imports.
 fn own_lines(code: &str) -> usize {
     let comment = ["//", "#", "/**", "*", "\"\"\""];
     let import = ["import ", "from ", "use ", "package "];
     let is = |line: &str, list: &[&str]| list.iter().any(|start| line.starts_with(start));
-    // Go and Rust import in lists, too.
+    // Go and Rust also import in lists.
     let mut lists = 0;
     let says = |line: &&str| {
         lists = match *line {

@@ -1,23 +1,41 @@
-//! The last part of docs/api.md is made from the comments of the protobuf files, so that it cannot say anything else than they do.
+//! The second part of each service's page in docs/reference, generated from the comments of the protobuf files.
+//!
+//! The pages and the protobuf files cannot differ: the test fails until the pages are generated again.
 
-use std::{collections::HashMap, env, fmt::Write as _, fs};
+use std::{
+    collections::{BTreeMap, HashMap},
+    env,
+    fmt::Write as _,
+    fs,
+};
 
 use prost::Message as _;
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
-    ServiceDescriptorProto,
+    MethodDescriptorProto,
     field_descriptor_proto::{Label, Type},
 };
 
-const BEGIN: &str = "<!-- Made from the protobuf files: WARRENGATE_WRITE_DOCS=1 cargo test --test documents -->\n";
+const BEGIN: &str = "<!-- Generated from the protobuf files: WARRENGATE_WRITE_DOCS=1 cargo test --test documents -->\n";
 
-// What descriptor.proto calls the fields of a file, a service, a message and an enum.
+/// Each page, and the protobuf files that it describes.
+const PAGES: [(&str, &[&str]); 4] = [
+    ("messaging", &["messaging", "message"]),
+    ("topology", &["topology"]),
+    ("auth", &["auth"]),
+    ("admin", &["admin"]),
+];
+
+/// Fields that docs/reference/README.md describes once for all calls.
+const COMMON: [&str; 4] = ["page_size", "page_token", "next_page_token", "validate_only"];
+
+// Field numbers of descriptor.proto for the parts of a file, a service, a message and an enum.
 const MESSAGES: i32 = 4;
 const ENUMS: i32 = 5;
 const SERVICES: i32 = 6;
 const MEMBERS: i32 = 2;
 
-/// A file's comments, by what they stand at.
+/// The comments of a file, by the path of what they describe.
 struct Comments(HashMap<Vec<i32>, String>);
 
 impl Comments {
@@ -27,18 +45,55 @@ impl Comments {
         Self(places.map(|place| (place.path.clone(), comment(place.leading_comments()))).collect())
     }
 
-    /// Every service, call, message, field and value has one.
+    /// Panics where a service, call, message, field or value has no comment.
     fn at(&self, path: &[i32], name: &str) -> String {
         let text = self.0.get(path).filter(|text| !text.is_empty()).unwrap_or_else(|| panic!("{name} has no comment"));
-        // In code they stand as they are; elsewhere Markdown takes them for a tag's beginning.
+        // Outside of code, Markdown would read "<" as the start of a tag.
         let parts = text.split('`').enumerate();
         let parts = parts.map(|(part, text)| if part % 2 == 0 { text.replace('<', "&lt;") } else { text.to_owned() });
-        parts.collect::<Vec<_>>().join("`").replace('|', "\\|")
+        parts.collect::<Vec<_>>().join("`")
     }
+}
+
+/// A message or enum, and where its comments are.
+struct Described<'a, T> {
+    item: &'a T,
+    comments: &'a Comments,
+    path: Vec<i32>,
 }
 
 fn short(name: &str) -> &str {
     name.rsplit('.').next().unwrap()
+}
+
+/// A list item, wrapped at 120 columns.
+fn item(out: &mut String, text: &str) {
+    let mut line = String::from("-");
+    for word in text.split(' ') {
+        if line.chars().count() + 1 + word.chars().count() > 120 {
+            writeln!(out, "{line}").unwrap();
+            line = String::from(" ");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    writeln!(out, "{line}").unwrap();
+}
+
+/// A paragraph, wrapped at 120 columns.
+fn paragraph(out: &mut String, text: &str) {
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > 120 {
+            writeln!(out, "{line}").unwrap();
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    writeln!(out, "{line}\n").unwrap();
 }
 
 fn kind(field: &FieldDescriptorProto, message: &DescriptorProto) -> String {
@@ -61,61 +116,89 @@ fn kind(field: &FieldDescriptorProto, message: &DescriptorProto) -> String {
     }
 }
 
-fn service(out: &mut String, comments: &Comments, service: &ServiceDescriptorProto, path: &[i32]) {
-    writeln!(out, "### {}\n\n{}\n", service.name(), comments.at(path, service.name())).unwrap();
-    writeln!(out, "| call | takes | gives | |\n| --- | --- | --- | --- |").unwrap();
-    for (number, method) in (0..).zip(&service.method) {
-        let side = |streams: bool, name: &str| format!("{}`{}`", if streams { "stream of " } else { "" }, short(name));
-        let what = comments.at(&[path, &[MEMBERS, number]].concat(), method.name());
-        let takes = side(method.client_streaming(), method.input_type());
-        let gives = side(method.server_streaming(), method.output_type());
-        writeln!(out, "| `{}` | {takes} | {gives} | {what} |", method.name()).unwrap();
-    }
-    out.push('\n');
-}
-
-fn message(out: &mut String, comments: &Comments, message: &DescriptorProto, path: &[i32]) {
-    writeln!(out, "**`{}`**: {}\n", message.name(), comments.at(path, message.name())).unwrap();
-    if message.field.is_empty() {
-        return;
-    }
-    writeln!(out, "| field | type | |\n| --- | --- | --- |").unwrap();
-    for (number, field) in (0..).zip(&message.field) {
-        let what = comments.at(&[path, &[MEMBERS, number]].concat(), field.name());
-        writeln!(out, "| `{}` | {} | {what} |", field.name(), kind(field, message)).unwrap();
-    }
-    out.push('\n');
-}
-
-fn enumeration(out: &mut String, comments: &Comments, enumeration: &EnumDescriptorProto, path: &[i32]) {
-    writeln!(out, "**`{}`**: {}\n", enumeration.name(), comments.at(path, enumeration.name())).unwrap();
-    writeln!(out, "| value | |\n| --- | --- |").unwrap();
-    for (number, value) in (0..).zip(&enumeration.value) {
-        let what = comments.at(&[path, &[MEMBERS, number]].concat(), value.name());
-        writeln!(out, "| `{}` | {what} |", value.name()).unwrap();
-    }
-    out.push('\n');
-}
-
-fn reference() -> String {
-    let files = FileDescriptorSet::decode(warrengate::pb::FILE_DESCRIPTOR_SET).unwrap();
-    let mut out = String::new();
-    let ours = || files.file.iter().filter(|file| file.package() == "warrengate.v1");
-    for file in ours() {
-        let comments = Comments::of(file);
-        for (number, each) in (0..).zip(&file.service) {
-            service(&mut out, &comments, each, &[SERVICES, number]);
+/// Writes the fields of a message, and returns how many there were.
+fn fields(out: &mut String, message: &Described<'_, DescriptorProto>) -> usize {
+    let mut written = 0;
+    for (number, field) in (0..).zip(&message.item.field) {
+        let what = message.comments.at(&[&message.path[..], &[MEMBERS, number]].concat(), field.name());
+        if !COMMON.contains(&field.name()) {
+            item(out, &format!("`{}` ({}): {what}", field.name(), kind(field, message.item)));
+            written += 1;
         }
     }
-    for file in ours() {
-        let comments = Comments::of(file);
-        writeln!(out, "### In {}\n", short(file.name().trim_end_matches(".proto")).replace("warrengate/v1/", ""))
-            .unwrap();
-        for (number, each) in (0..).zip(&file.message_type) {
-            message(&mut out, &comments, each, &[MESSAGES, number]);
+    written
+}
+
+/// One side of a call: the fields of its message, if it has any.
+fn side(out: &mut String, label: &str, streams: bool, message: &Described<'_, DescriptorProto>) {
+    let stream = if streams { " stream" } else { "" };
+    let mut list = String::new();
+    match fields(&mut list, message) {
+        0 => {}
+        _ => writeln!(out, "{label}{stream}:\n\n{list}").unwrap(),
+    }
+}
+
+fn enumeration(out: &mut String, described: &Described<'_, EnumDescriptorProto>) {
+    let name = described.item.name();
+    writeln!(out, "### {name}\n").unwrap();
+    paragraph(out, &described.comments.at(&described.path, name));
+    for (number, value) in (0..).zip(&described.item.value) {
+        let what = described.comments.at(&[&described.path[..], &[MEMBERS, number]].concat(), value.name());
+        item(out, &format!("`{}`: {what}", value.name()));
+    }
+    out.push('\n');
+}
+
+fn call<'a>(
+    out: &mut String,
+    comments: &Comments,
+    method: &'a MethodDescriptorProto,
+    path: &[i32],
+    messages: &BTreeMap<&str, Described<'_, DescriptorProto>>,
+) -> [&'a str; 2] {
+    writeln!(out, "### {}\n", method.name()).unwrap();
+    paragraph(out, &comments.at(path, method.name()));
+    let (input, output) = (short(method.input_type()), short(method.output_type()));
+    side(out, "Request", method.client_streaming(), &messages[input]);
+    side(out, "Response", method.server_streaming(), &messages[output]);
+    [input, output]
+}
+
+/// The generated part of one page: its calls with their requests and responses, then the messages and enums they use.
+fn page(files: &[&FileDescriptorProto]) -> String {
+    let mut out = String::from("\n## Calls\n\n");
+    let comments: Vec<Comments> = files.iter().map(|file| Comments::of(file)).collect();
+    let mut messages = BTreeMap::new();
+    for (file, comments) in files.iter().zip(&comments) {
+        for (number, item) in (0..).zip(&file.message_type) {
+            // Also fails for messages that no call uses without a comment.
+            comments.at(&[MESSAGES, number], item.name());
+            messages.insert(item.name(), Described { item, comments, path: vec![MESSAGES, number] });
         }
-        for (number, each) in (0..).zip(&file.enum_type) {
-            enumeration(&mut out, &comments, each, &[ENUMS, number]);
+    }
+    let mut shown = Vec::new();
+    for (file, comments) in files.iter().zip(&comments) {
+        for (number, service) in (0..).zip(&file.service) {
+            comments.at(&[SERVICES, number], service.name());
+            for (member, method) in (0..).zip(&service.method) {
+                let path = [SERVICES, number, MEMBERS, member];
+                shown.extend(call(&mut out, comments, method, &path, &messages));
+            }
+        }
+    }
+    out.push_str("## Messages\n\n");
+    for (file, comments) in files.iter().zip(&comments) {
+        for item in file.message_type.iter().filter(|message| !shown.contains(&message.name())) {
+            let described = &messages[item.name()];
+            writeln!(out, "### {}\n", item.name()).unwrap();
+            paragraph(&mut out, &described.comments.at(&described.path, item.name()));
+            if fields(&mut out, described) > 0 {
+                out.push('\n');
+            }
+        }
+        for (number, item) in (0..).zip(&file.enum_type) {
+            enumeration(&mut out, &Described { item, comments, path: vec![ENUMS, number] });
         }
     }
     out.trim_end().to_owned() + "\n"
@@ -123,13 +206,21 @@ fn reference() -> String {
 
 #[test]
 fn every_call_and_field_is_described_as_the_protobuf_files_describe_it() {
-    let page = super::root().join("docs/api.md");
-    let text = fs::read_to_string(&page).unwrap();
-    let (own, made) = text.split_once(BEGIN).expect("docs/api.md has a place for the reference");
-    let expected = format!("\n{}", reference());
-    if made != expected && env::var_os("WARRENGATE_WRITE_DOCS").is_some() {
-        fs::write(page, format!("{own}{BEGIN}{expected}")).unwrap();
-        return;
+    let files = FileDescriptorSet::decode(warrengate::pb::FILE_DESCRIPTOR_SET).unwrap();
+    let ours: Vec<_> = files.file.iter().filter(|file| file.package() == "warrengate.v1").collect();
+    let described: usize = PAGES.iter().map(|(_, files)| files.len()).sum();
+    assert_eq!(described, ours.len(), "each protobuf file belongs to one page of docs/reference");
+    for (name, files) in PAGES {
+        let path = super::root().join(format!("docs/reference/{name}.md"));
+        let text = fs::read_to_string(&path).unwrap();
+        let own = text.split_once(BEGIN).map_or(format!("{text}\n"), |(own, _)| own.to_owned());
+        let of_page = |stem: &&str| ours.iter().find(|file| file.name() == format!("warrengate/v1/{stem}.proto"));
+        let files: Vec<_> = files.iter().map(|stem| *of_page(stem).unwrap()).collect();
+        let expected = format!("{own}{BEGIN}{}", page(&files));
+        if text != expected && env::var_os("WARRENGATE_WRITE_DOCS").is_some() {
+            fs::write(path, expected).unwrap();
+            continue;
+        }
+        assert!(text == expected, "{} differs from the protobuf files: {BEGIN}", path.display());
     }
-    assert!(made == expected, "docs/api.md is not what the protobuf files say: {BEGIN}");
 }

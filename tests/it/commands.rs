@@ -1,6 +1,5 @@
-//! Every block of commands in README.md and docs/guides/ is run as it stands, in the order of its page, by a shell in a folder
-//! that has what `warrengate dev` leaves there. What cannot be run here is named with its reason; what needs a toolchain that is
-//! not here is said.
+//! Runs every block of commands in README.md and docs/guides/ unchanged, in the order of its page, by a shell in a folder like
+//! that of `warrengate dev`. Lines that are not run are listed with their reasons; a missing toolchain is reported.
 
 use std::{
     fs,
@@ -20,6 +19,7 @@ use crate::{
 const NOT_RUN: &[(&str, &str)] = &[
     ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; what it runs is tests/it/development.rs"),
     ("./scripts/test ", "runs the test that is running"),
+    ("examples/rust/run.sh", "builds in this repository's target folder; ./scripts/clients runs it"),
     ("WARRENGATE_GRPC__CORS_ORIGINS=http://127.0.0.1:8000 ./scripts/up", "as ./scripts/up"),
 ];
 
@@ -29,7 +29,7 @@ const UNTIL_CTRL_C: &[(&str, u16)] =
 
 /// Lines that are run where their toolchain is: how they begin, and the program that they need.
 const TOOLCHAINS: &[(&str, &str)] =
-    &[("examples/go/", "go"), ("examples/typescript/", "npm"), ("(cd examples/browser ", "npm")];
+    &[("examples/go/", "go"), ("examples/typescript/", "npm"), ("examples/java/", "mvn"), ("(cd examples/browser ", "npm")];
 
 /// Commands that are shown because they fail.
 const REFUSED: &[&str] = &["warrengate subscribe orders --count 1 --as globex"];
