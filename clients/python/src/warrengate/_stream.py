@@ -1,0 +1,228 @@
+"""What publish and subscribe streams have in common: opening, renewing the token, moving away from a gateway that drains,
+and deciding what follows the end of a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from grpc import aio
+from grpc.aio import EOF  # type: ignore[attr-defined]
+
+from ._connection import Backoff
+from .errors import UnavailableError, WarrengateError, from_rpc
+from .events import EventKind
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from ._tokens import Token
+    from .client import Client
+
+log = logging.getLogger("warrengate")
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+#: How long a gateway may take to end a stream that was closed.
+CLOSE_TIMEOUT = 10.0
+
+
+class Session(ABC, Generic[Request, Response]):
+    """One stream from its opening to its end.
+
+    Reading never waits for writing, so the two directions cannot block each other.
+    """
+
+    def __init__(self, client: Client, source: str) -> None:
+        self.client = client
+        self.source = source
+        self.token: Token | None = None
+        self.channel: aio.Channel | None = None
+        self.draining = False
+        self.closing = False
+        #: Set whenever there may be something to write.
+        self.wake = asyncio.Event()
+        self._new_token: Token | None = None
+        self._limit = asyncio.timeout(None)
+        self._renewing: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def open(self, channel: aio.Channel, metadata: tuple[tuple[str, str], ...]) -> Any:
+        """Make the call."""
+
+    @abstractmethod
+    def next_frame(self) -> Request | None:
+        """Give what is to be written now."""
+
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Say whether nothing more will be written once `closing` or `draining` is set."""
+
+    @abstractmethod
+    def reauthentication(self, token: str) -> Request:
+        """Make the frame that continues the stream with another token."""
+
+    @abstractmethod
+    def receive(self, response: Response) -> None:
+        """Process a frame."""
+
+    def pause(self) -> float | None:
+        """Say how long to wait before `next_frame` is asked again without a wake-up."""
+        return None
+
+    async def gather(self) -> None:
+        """Let more come together before a frame is made."""
+        await asyncio.sleep(0)
+
+    async def run(self) -> None:
+        """Open the stream and serve it until it ends; raises why it ended unless it was closed in order."""
+        self.token = await self.client.tokens.get()
+        self.channel = self.client.connection.channel
+        call = self.open(self.channel, (("authorization", f"Bearer {self.token.text}"),))
+        writer = asyncio.create_task(self._write(call))
+        try:
+            async with self._limit:
+                while (response := await call.read()) is not EOF:
+                    self.receive(response)
+        except aio.AioRpcError as error:
+            raise from_rpc(error, self.client.endpoint) from None
+        except TimeoutError:
+            # The stream was to end, and did not in time.
+            return
+        except aio.UsageError as error:
+            raise UnavailableError(
+                f"the connection to the gateway was lost: {error}",
+                reason="CONNECTION_LOST",
+                code="UNAVAILABLE",
+                retryable=True,
+            ) from None
+        finally:
+            call.cancel()
+            writer.cancel()
+            if self._renewing is not None:
+                self._renewing.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+        if not (self.closing or self.draining):
+            raise UnavailableError(
+                "the gateway ended the stream", reason="CONNECTION_LOST", code="UNAVAILABLE", retryable=True
+            )
+
+    async def _write(self, call: Any) -> None:
+        try:
+            while True:
+                self.wake.clear()
+                if self._new_token is not None:
+                    self.token, self._new_token = self._new_token, None
+                    await call.write(self.reauthentication(self.token.text))
+                    self.client.emit(EventKind.REAUTHENTICATED, self.source)
+                elif (frame := self.next_frame()) is not None:
+                    await call.write(frame)
+                elif (self.closing or self.draining) and self.is_done():
+                    self.limit_to(CLOSE_TIMEOUT)
+                    await call.done_writing()
+                    return
+                else:
+                    await self._wait()
+        except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError):
+            # The reading side reports why.
+            return
+
+    async def _wait(self) -> None:
+        pause = self.pause()
+        if pause is None:
+            await self.wake.wait()
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), pause)
+        await self.gather()
+
+    def close(self) -> None:
+        """End the stream when everything is written."""
+        self.closing = True
+        self.wake.set()
+
+    def limit_to(self, seconds: float) -> None:
+        """End the stream after this time at the latest."""
+        when = asyncio.get_running_loop().time() + seconds
+        present = self._limit.when()
+        # Only an entered limit can be moved; before that there is no stream to end.
+        if self.channel is not None and (present is None or when < present):
+            self._limit.reschedule(when)
+
+    def on_draining(self, deadline: Timestamp) -> None:
+        """Prepare to leave the gateway."""
+        self.draining = True
+        self.client.emit(EventKind.DRAINING, self.source)
+        # Some grace for clocks that differ.
+        self.limit_to(min(max(deadline.seconds - time.time(), 0.0), 300.0) + 2.0)
+        self.wake.set()
+
+    def on_expiring(self) -> None:
+        """Renew the token of the stream."""
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        if self.token is None or not self.client.tokens.is_renewable:
+            return
+        backoff = Backoff()
+        while True:
+            try:
+                self._new_token = await self.client.tokens.newer_than(self.token)
+            except WarrengateError as error:
+                log.warning("the token of the %s stream could not be renewed: %s", self.source, error)
+                if not error.retryable:
+                    return
+                await asyncio.sleep(backoff.delay(error.retry_after))
+            else:
+                self.wake.set()
+                return
+
+
+class Recovery:
+    """Decides, after a stream ended, whether and when the next one is opened."""
+
+    def __init__(self, client: Client, source: str) -> None:
+        self._client = client
+        self._source = source
+        self._backoff = Backoff()
+        self._tried_another_token = False
+
+    def works(self) -> None:
+        """Note that the present stream does useful work."""
+        self._backoff.reset()
+        self._tried_another_token = False
+
+    async def after(self, session: Session[Any, Any], error: WarrengateError | None) -> None:
+        """Wait until the next stream may be opened; raises the error when another stream would not help."""
+        if error is None or error.reason == "DRAINING":
+            if session.channel is not None:
+                self._client.connection.replace(session.channel)
+            await asyncio.sleep(self._backoff.delay(error.retry_after if error else None))
+            return
+        if error.code == "UNAUTHENTICATED" and session.token is not None and self._client.tokens.is_renewable:
+            error = await self._another_token(session.token, error)
+            if error is None:
+                return
+        if not error.retryable:
+            raise error
+        log.info("the %s stream ended and is opened again: %s", self._source, error)
+        self._client.emit(EventKind.DISCONNECTED, self._source, str(error))
+        await asyncio.sleep(self._backoff.delay(error.retry_after))
+
+    async def _another_token(self, token: Token, error: WarrengateError) -> WarrengateError | None:
+        if self._tried_another_token:
+            return error
+        try:
+            await self._client.tokens.newer_than(token)
+        except WarrengateError as failure:
+            # A refusal says less than the end of the stream did, unless that was only about the old token.
+            return failure if failure.retryable or error.reason.startswith("TOKEN_") else error
+        self._tried_another_token = True
+        return None

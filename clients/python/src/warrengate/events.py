@@ -1,0 +1,43 @@
+"""Lifecycle events of a client: what happens to its streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class EventKind(StrEnum):
+    """What happened."""
+
+    #: A stream is open.
+    CONNECTED = "connected"
+    #: A stream or its connection broke; it is opened again.
+    DISCONNECTED = "disconnected"
+    #: The gateway is going away; the stream moves to another one.
+    DRAINING = "draining"
+    #: The gateway lost its broker; unsettled deliveries will come again.
+    INTERRUPTED = "interrupted"
+    #: The broker is back.
+    RESUMED = "resumed"
+    #: An open stream continues with a newer token.
+    REAUTHENTICATED = "reauthenticated"
+    #: Leases ran out; these messages are delivered again.
+    LEASE_EXPIRED = "lease_expired"
+    #: The client is closed.
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A lifecycle event."""
+
+    kind: EventKind
+    #: The queue of the consumer, "publisher", or "client".
+    source: str
+    #: A sentence for people; may be empty.
+    detail: str = ""
+
+
+#: Called for each event, on the client's event loop; it must not block.
+EventListener = Callable[[Event], None]

@@ -1,0 +1,1 @@
+"""Generated stubs of the package warrengate.v1."""

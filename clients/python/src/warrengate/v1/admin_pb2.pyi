@@ -1,0 +1,500 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from warrengate.v1 import auth_pb2 as _auth_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TenantState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TENANT_STATE_UNSPECIFIED: _ClassVar[TenantState]
+    TENANT_STATE_ACTIVE: _ClassVar[TenantState]
+    TENANT_STATE_SUSPENDED: _ClassVar[TenantState]
+TENANT_STATE_UNSPECIFIED: TenantState
+TENANT_STATE_ACTIVE: TenantState
+TENANT_STATE_SUSPENDED: TenantState
+
+class Tenant(_message.Message):
+    __slots__ = ("id", "display_name", "plan", "state", "created")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    display_name: str
+    plan: str
+    state: TenantState
+    created: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., display_name: _Optional[str] = ..., plan: _Optional[str] = ..., state: _Optional[_Union[TenantState, str]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("name", "max_connections", "max_queues", "max_message_bytes", "max_streams", "max_in_flight_messages", "max_in_flight_bytes", "max_exchanges", "max_bindings", "max_clients", "max_publish_messages_per_second", "publish_messages_burst", "max_publish_bytes_per_second", "publish_bytes_burst", "max_stored_messages", "max_stored_bytes", "max_message_ttl", "queue_expires", "sampling_ratio")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUES_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_EXCHANGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BINDINGS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PUBLISH_MESSAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    PUBLISH_MESSAGES_BURST_FIELD_NUMBER: _ClassVar[int]
+    MAX_PUBLISH_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    PUBLISH_BYTES_BURST_FIELD_NUMBER: _ClassVar[int]
+    MAX_STORED_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_TTL_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_RATIO_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    max_connections: int
+    max_queues: int
+    max_message_bytes: int
+    max_streams: int
+    max_in_flight_messages: int
+    max_in_flight_bytes: int
+    max_exchanges: int
+    max_bindings: int
+    max_clients: int
+    max_publish_messages_per_second: int
+    publish_messages_burst: int
+    max_publish_bytes_per_second: int
+    publish_bytes_burst: int
+    max_stored_messages: int
+    max_stored_bytes: int
+    max_message_ttl: _duration_pb2.Duration
+    queue_expires: _duration_pb2.Duration
+    sampling_ratio: float
+    def __init__(self, name: _Optional[str] = ..., max_connections: _Optional[int] = ..., max_queues: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_in_flight_messages: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., max_exchanges: _Optional[int] = ..., max_bindings: _Optional[int] = ..., max_clients: _Optional[int] = ..., max_publish_messages_per_second: _Optional[int] = ..., publish_messages_burst: _Optional[int] = ..., max_publish_bytes_per_second: _Optional[int] = ..., publish_bytes_burst: _Optional[int] = ..., max_stored_messages: _Optional[int] = ..., max_stored_bytes: _Optional[int] = ..., max_message_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue_expires: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sampling_ratio: _Optional[float] = ...) -> None: ...
+
+class Client(_message.Message):
+    __slots__ = ("client_id", "display_name", "grants", "revoked", "created")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    GRANTS_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    display_name: str
+    grants: _auth_pb2.Grants
+    revoked: bool
+    created: _timestamp_pb2.Timestamp
+    def __init__(self, client_id: _Optional[str] = ..., display_name: _Optional[str] = ..., grants: _Optional[_Union[_auth_pb2.Grants, _Mapping]] = ..., revoked: _Optional[bool] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class CreateTenantRequest(_message.Message):
+    __slots__ = ("tenant", "request_id", "validate_only")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    tenant: Tenant
+    request_id: str
+    validate_only: bool
+    def __init__(self, tenant: _Optional[_Union[Tenant, _Mapping]] = ..., request_id: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class CreateTenantResponse(_message.Message):
+    __slots__ = ("tenant", "changes")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    tenant: Tenant
+    changes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[_Union[Tenant, _Mapping]] = ..., changes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetTenantRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class GetTenantResponse(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: Tenant
+    def __init__(self, tenant: _Optional[_Union[Tenant, _Mapping]] = ...) -> None: ...
+
+class ListTenantsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTenantsResponse(_message.Message):
+    __slots__ = ("tenants", "next_page_token")
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tenants: _containers.RepeatedCompositeFieldContainer[Tenant]
+    next_page_token: str
+    def __init__(self, tenants: _Optional[_Iterable[_Union[Tenant, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class UpdateTenantRequest(_message.Message):
+    __slots__ = ("tenant", "update_mask", "validate_only")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    tenant: Tenant
+    update_mask: _field_mask_pb2.FieldMask
+    validate_only: bool
+    def __init__(self, tenant: _Optional[_Union[Tenant, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class UpdateTenantResponse(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: Tenant
+    def __init__(self, tenant: _Optional[_Union[Tenant, _Mapping]] = ...) -> None: ...
+
+class SuspendTenantRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class SuspendTenantResponse(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: Tenant
+    def __init__(self, tenant: _Optional[_Union[Tenant, _Mapping]] = ...) -> None: ...
+
+class ResumeTenantRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class ResumeTenantResponse(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: Tenant
+    def __init__(self, tenant: _Optional[_Union[Tenant, _Mapping]] = ...) -> None: ...
+
+class DeleteTenantRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class DeleteTenantResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetTenantUsageRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class UsageMeter(_message.Message):
+    __slots__ = ("limit", "allowed", "used", "of_this_gateway")
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    OF_THIS_GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    limit: str
+    allowed: int
+    used: int
+    of_this_gateway: bool
+    def __init__(self, limit: _Optional[str] = ..., allowed: _Optional[int] = ..., used: _Optional[int] = ..., of_this_gateway: _Optional[bool] = ...) -> None: ...
+
+class GetTenantUsageResponse(_message.Message):
+    __slots__ = ("meters", "plan")
+    METERS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    meters: _containers.RepeatedCompositeFieldContainer[UsageMeter]
+    plan: str
+    def __init__(self, meters: _Optional[_Iterable[_Union[UsageMeter, _Mapping]]] = ..., plan: _Optional[str] = ...) -> None: ...
+
+class ListPlansRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPlansResponse(_message.Message):
+    __slots__ = ("plans", "next_page_token")
+    PLANS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    plans: _containers.RepeatedCompositeFieldContainer[Plan]
+    next_page_token: str
+    def __init__(self, plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetPlanRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetPlanResponse(_message.Message):
+    __slots__ = ("plan",)
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    plan: Plan
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
+
+class CreatePlanRequest(_message.Message):
+    __slots__ = ("plan", "request_id", "validate_only")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    plan: Plan
+    request_id: str
+    validate_only: bool
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., request_id: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class CreatePlanResponse(_message.Message):
+    __slots__ = ("plan",)
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    plan: Plan
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
+
+class UpdatePlanRequest(_message.Message):
+    __slots__ = ("plan", "update_mask", "validate_only")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    plan: Plan
+    update_mask: _field_mask_pb2.FieldMask
+    validate_only: bool
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class UpdatePlanResponse(_message.Message):
+    __slots__ = ("plan", "tenants")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    plan: Plan
+    tenants: int
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., tenants: _Optional[int] = ...) -> None: ...
+
+class DeletePlanRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeletePlanResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CreateClientRequest(_message.Message):
+    __slots__ = ("client", "request_id", "validate_only")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    client: Client
+    request_id: str
+    validate_only: bool
+    def __init__(self, client: _Optional[_Union[Client, _Mapping]] = ..., request_id: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class CreateClientResponse(_message.Message):
+    __slots__ = ("client", "client_secret")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_SECRET_FIELD_NUMBER: _ClassVar[int]
+    client: Client
+    client_secret: str
+    def __init__(self, client: _Optional[_Union[Client, _Mapping]] = ..., client_secret: _Optional[str] = ...) -> None: ...
+
+class ListClientsRequest(_message.Message):
+    __slots__ = ("tenant", "page_size", "page_token")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    page_size: int
+    page_token: str
+    def __init__(self, tenant: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListClientsResponse(_message.Message):
+    __slots__ = ("clients", "next_page_token")
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    clients: _containers.RepeatedCompositeFieldContainer[Client]
+    next_page_token: str
+    def __init__(self, clients: _Optional[_Iterable[_Union[Client, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class UpdateClientRequest(_message.Message):
+    __slots__ = ("client", "update_mask", "validate_only")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    client: Client
+    update_mask: _field_mask_pb2.FieldMask
+    validate_only: bool
+    def __init__(self, client: _Optional[_Union[Client, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class UpdateClientResponse(_message.Message):
+    __slots__ = ("client",)
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    client: Client
+    def __init__(self, client: _Optional[_Union[Client, _Mapping]] = ...) -> None: ...
+
+class RevokeClientRequest(_message.Message):
+    __slots__ = ("client_id",)
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    def __init__(self, client_id: _Optional[str] = ...) -> None: ...
+
+class RevokeClientResponse(_message.Message):
+    __slots__ = ("client",)
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    client: Client
+    def __init__(self, client: _Optional[_Union[Client, _Mapping]] = ...) -> None: ...
+
+class RotateClientSecretRequest(_message.Message):
+    __slots__ = ("client_id", "overlap")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    overlap: _duration_pb2.Duration
+    def __init__(self, client_id: _Optional[str] = ..., overlap: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class RotateClientSecretResponse(_message.Message):
+    __slots__ = ("client_secret", "previous_expires")
+    CLIENT_SECRET_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    client_secret: str
+    previous_expires: _timestamp_pb2.Timestamp
+    def __init__(self, client_secret: _Optional[str] = ..., previous_expires: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RotateBrokerCredentialsRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class RotateBrokerCredentialsResponse(_message.Message):
+    __slots__ = ("expires",)
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    expires: _timestamp_pb2.Timestamp
+    def __init__(self, expires: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RotateSigningKeyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RotateSigningKeyResponse(_message.Message):
+    __slots__ = ("key_id", "previous_expires")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    previous_expires: _timestamp_pb2.Timestamp
+    def __init__(self, key_id: _Optional[str] = ..., previous_expires: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListAuditEventsRequest(_message.Message):
+    __slots__ = ("tenant", "page_size", "page_token", "client_id", "method", "outcome", "until")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    page_size: int
+    page_token: str
+    client_id: str
+    method: str
+    outcome: str
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, tenant: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., client_id: _Optional[str] = ..., method: _Optional[str] = ..., outcome: _Optional[str] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., **kwargs) -> None: ...
+
+class AuditEvent(_message.Message):
+    __slots__ = ("time", "client_id", "peer_address", "method", "tenant", "object", "rule", "outcome", "trace_id", "id", "times")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    client_id: str
+    peer_address: str
+    method: str
+    tenant: str
+    object: str
+    rule: str
+    outcome: str
+    trace_id: str
+    id: str
+    times: int
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., client_id: _Optional[str] = ..., peer_address: _Optional[str] = ..., method: _Optional[str] = ..., tenant: _Optional[str] = ..., object: _Optional[str] = ..., rule: _Optional[str] = ..., outcome: _Optional[str] = ..., trace_id: _Optional[str] = ..., id: _Optional[str] = ..., times: _Optional[int] = ...) -> None: ...
+
+class ListAuditEventsResponse(_message.Message):
+    __slots__ = ("events", "next_page_token")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[AuditEvent]
+    next_page_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[AuditEvent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class VerifyIsolationRequest(_message.Message):
+    __slots__ = ("tenant", "other_tenant")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    OTHER_TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    other_tenant: str
+    def __init__(self, tenant: _Optional[str] = ..., other_tenant: _Optional[str] = ...) -> None: ...
+
+class IsolationProbe(_message.Message):
+    __slots__ = ("attempt", "refused", "answer", "is_control")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    IS_CONTROL_FIELD_NUMBER: _ClassVar[int]
+    attempt: str
+    refused: bool
+    answer: str
+    is_control: bool
+    def __init__(self, attempt: _Optional[str] = ..., refused: _Optional[bool] = ..., answer: _Optional[str] = ..., is_control: _Optional[bool] = ...) -> None: ...
+
+class VerifyIsolationResponse(_message.Message):
+    __slots__ = ("isolated", "probes")
+    ISOLATED_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    isolated: bool
+    probes: _containers.RepeatedCompositeFieldContainer[IsolationProbe]
+    def __init__(self, isolated: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[IsolationProbe, _Mapping]]] = ...) -> None: ...
+
+class ReconcileTenantRequest(_message.Message):
+    __slots__ = ("tenant", "dry_run")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    dry_run: bool
+    def __init__(self, tenant: _Optional[str] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class Reconciliation(_message.Message):
+    __slots__ = ("tenant", "changes", "failure")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    changes: _containers.RepeatedScalarFieldContainer[str]
+    failure: str
+    def __init__(self, tenant: _Optional[str] = ..., changes: _Optional[_Iterable[str]] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class ReconcileTenantResponse(_message.Message):
+    __slots__ = ("reconciliations", "unknown", "looked_at")
+    RECONCILIATIONS_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    LOOKED_AT_FIELD_NUMBER: _ClassVar[int]
+    reconciliations: _containers.RepeatedCompositeFieldContainer[Reconciliation]
+    unknown: _containers.RepeatedScalarFieldContainer[str]
+    looked_at: int
+    def __init__(self, reconciliations: _Optional[_Iterable[_Union[Reconciliation, _Mapping]]] = ..., unknown: _Optional[_Iterable[str]] = ..., looked_at: _Optional[int] = ...) -> None: ...
