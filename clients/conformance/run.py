@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plays the conformance cases against the drivers of the client libraries; see README.md.
 
-    run.py [LANGUAGE…] [--short] [--case NAME]… [--binary PATH] [--parallel N] [--results FILE] [--coverage]
+run.py [LANGUAGE…] [--short] [--case NAME]… [--binary PATH] [--parallel N] [--results FILE] [--coverage]
 """
 
 from __future__ import annotations
@@ -268,9 +268,7 @@ class Run:
         if "plan" in self.case:
             plan = self.tenant
             await self.admin.call("CreatePlan", admin_pb2.CreatePlanRequest(plan={"name": plan, **self.case["plan"]}))
-        await self.admin.call(
-            "CreateTenant", admin_pb2.CreateTenantRequest(tenant={"id": self.tenant, "plan": plan})
-        )
+        await self.admin.call("CreateTenant", admin_pb2.CreateTenantRequest(tenant={"id": self.tenant, "plan": plan}))
         chosen = self.case.get("grants", {"publish": ["#:#"], "subscribe": ["#"], "configure": ["#"]})
         client_id = f"{self.tenant}.app"
         grants = auth_pb2.Grants(subscribe=chosen["subscribe"], configure=chosen["configure"])
@@ -312,9 +310,7 @@ class Run:
         within = step.get("within_s", 30)
         if "do" in step:
             command = {
-                name: value
-                for name, value in step.items()
-                if name not in ("as", "expect", "expect_error", "within_s")
+                name: value for name, value in step.items() if name not in ("as", "expect", "expect_error", "within_s")
             }
             if "as" in step:
                 task = asyncio.create_task(self.driver.send(command))
@@ -449,7 +445,9 @@ class Result:
     failure: str | None
 
 
-async def play(stack: Stack, admin: Administrator, case: Case, language: str, command: list[str], verbose: bool) -> Result:
+async def play(
+    stack: Stack, admin: Administrator, case: Case, language: str, command: list[str], verbose: bool
+) -> Result:
     run = Run(stack, admin, case, command, verbose)
     began, failure = time.monotonic(), None
     try:
@@ -511,7 +509,9 @@ def table(cases: list[Case], results: list[Result]) -> str:
         cells = []
         for language in languages:
             result = of.get((case["name"], language))
-            cells.append("" if result is None else f"{'passed' if result.failure is None else 'FAILED'} ({result.seconds:.1f} s)")
+            cells.append(
+                "" if result is None else f"{'passed' if result.failure is None else 'FAILED'} ({result.seconds:.1f} s)"
+            )
         lines.append(f"| {case['title']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

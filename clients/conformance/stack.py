@@ -61,9 +61,7 @@ def find(*candidates: str) -> str:
 class Process:
     """A process that leads a group."""
 
-    def __init__(
-        self, command: list[str], env: dict[str, str], log: Path, user: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, command: list[str], env: dict[str, str], log: Path, user: tuple[int, int] | None = None) -> None:
         self._command, self._env, self._log, self._user = command, env, log, user
         self.popen: subprocess.Popen[bytes] | None = None
 
@@ -130,7 +128,20 @@ class Postgres:
         password_file.write_text(password)
         data = folder / "data"
         made = subprocess.run(
-            [initdb, "-D", data, "-U", "warrengate", "-A", "password", "-E", "UTF8", "--locale=C", "--no-sync", f"--pwfile={password_file}"],
+            [
+                initdb,
+                "-D",
+                data,
+                "-U",
+                "warrengate",
+                "-A",
+                "password",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "--no-sync",
+                f"--pwfile={password_file}",
+            ],
             capture_output=True,
             cwd="/",
             user=user[0] if user else None,
@@ -139,7 +150,19 @@ class Postgres:
         )
         if made.returncode:
             raise StackError(f"initdb failed: {made.stderr.decode()}")
-        command = [str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(self.port), "-k", "", "-c", "fsync=off"]
+        command = [
+            str(programs / "postgres"),
+            "-D",
+            str(data),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-k",
+            "",
+            "-c",
+            "fsync=off",
+        ]
         self.process = Process(command, dict(os.environ), folder.parent / "postgres.log", user)
 
     async def start(self) -> None:
@@ -171,7 +194,11 @@ class Broker:
         cookie = folder / ".erlang.cookie"
         cookie.write_text(secrets.token_hex(32))
         cookie.chmod(0o600)
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_", "WARRENGATE_"))}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RABBITMQ_", "ERL_", "WARRENGATE_"))
+        }
         env |= {
             "HOME": str(folder),
             "RABBITMQ_NODENAME": f"conformance-{secrets.token_hex(4)}@localhost",

@@ -1,4 +1,4 @@
-"""The conformance driver of the Python library: commands as JSON lines on standard input (clients/conformance/README.md)."""
+"""The conformance driver of the Python library; clients/conformance/README.md describes the protocol."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What publish and subscribe streams have in common: opening, renewing the token, moving away from a gateway that drains,
-and deciding what follows the end of a stream.
+"""What publish and subscribe streams have in common.
+
+Opening, renewing the token, leaving a gateway that drains, and deciding what follows the end of a stream.
 """
 
 from __future__ import annotations

@@ -142,10 +142,10 @@ class Client:
         timeout: float = 60.0,
         retry_throttled: bool = True,
     ) -> Publisher:
-        """Make a publisher for an exchange; the empty name is the default exchange, which routes to the queue of that name.
+        """Make a publisher for an exchange; the default exchange routes to the queue that the routing key names.
 
-        A message ends by `timeout` seconds at the latest. Until then it is sent again, with the same id, when its outcome is
-        unknown, and when it was throttled unless `retry_throttled` is false.
+        A message ends by `timeout` seconds at the latest. Until then it is sent again, with the same id, when its
+        outcome is unknown, and when it was throttled unless `retry_throttled` is false.
         """
         self._ensure_open()
         publisher = Publisher(
@@ -170,8 +170,8 @@ class Client:
     ) -> Consumer:
         """Call a handler for each message, up to `concurrency` at a time.
 
-        Returning acknowledges the message, an exception retries it with the queue's back-off. Leases are extended while a
-        handler works, up to `max_lease` seconds. Returns when the gateway has accepted the subscription.
+        Returning acknowledges the message, an exception retries it with the queue's back-off. Leases are extended
+        while a handler works, up to `max_lease` seconds. Returns when the gateway has accepted the subscription.
         """
         options = ConsumeOptions(
             queue, max(window, concurrency), max_bytes, lease, max_lease, position, exclusive, priority
@@ -367,9 +367,10 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """Connect to a gateway such as ``https://127.0.0.1:8443``, and close the client at the end of the block.
 
-    `ca` is the path or the contents of a PEM file with the authority to trust; without it the system's authorities are. Give
-    either `client_id` and `client_secret`, or `token`: a token, or a coroutine function that fetches one each time it is
-    needed. Raises when the gateway cannot be reached within `connect_timeout` seconds or refuses the credentials.
+    `ca` is the path or the contents of a PEM file with the authority to trust; without it the system's authorities
+    are. Give either `client_id` and `client_secret`, or `token`: a token, or a coroutine function that fetches one each
+    time it is needed. Raises when the gateway cannot be reached within `connect_timeout` seconds or refuses the
+    credentials.
     """
     client = await open_client(
         endpoint,

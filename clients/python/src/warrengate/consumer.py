@@ -1,6 +1,7 @@
 """Consuming a queue: a callback with a concurrency limit, or an iterator.
 
-Invariant: a settlement is written only to the stream that delivered the message, so a late one cannot meet another message.
+Invariant: a settlement is written only to the stream that delivered the message, so a late one cannot meet another
+message.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("warrengate")
 
-#: Processes a delivery. Returning acknowledges it, an exception retries it later, unless it was settled explicitly. A plain
-#: function runs in a thread.
+#: Processes a delivery. Returning acknowledges it, an exception retries it later, unless it was settled explicitly. A
+#: plain function runs in a thread.
 Handler: TypeAlias = "Callable[[Delivery], Awaitable[object] | object]"
 #: Where to begin in a stream queue: an offset, a moment, or a word.
 Position: TypeAlias = "int | datetime | Literal['first', 'last', 'next']"
@@ -304,13 +305,14 @@ class Consumer:
                     await self._after(session, error)
         except WarrengateError as refusal:
             self.error = refusal
-            log.error("the consumer of %s has ended: %s", self.options.queue, refusal)
+            log.error("the consumer of %s has ended: %s", self.options.queue, refusal)  # noqa: TRY400
         finally:
             self._session = None
             self._end()
 
     async def _after(self, session: _SubscribeSession, error: WarrengateError | None) -> None:
-        # The plan's streams are refused at first; later they may be those of a connection that the gateway has not given up yet.
+        # A plan's limit of streams refuses the first one. A later one may only have come before the gateway has noticed
+        # the end of its predecessor.
         if error is not None and not self._started.done() and error.code == "RESOURCE_EXHAUSTED":
             raise error
         await self._recovery.after(session, error)

@@ -208,7 +208,7 @@ def _may_help(info: error_details_pb2.ErrorInfo) -> bool:
 def _of_connection(message: str, endpoint: str) -> UnavailableError:
     if "CERTIFICATE_VERIFY_FAILED" in message or "certificate verify failed" in message.lower():
         return UnavailableError(
-            f"the certificate of the gateway at {endpoint} is not signed by a trusted authority: give the CA that signed it",
+            f"no trusted authority signed the certificate of the gateway at {endpoint}: give the CA that did",
             reason="CERTIFICATE_NOT_TRUSTED",
             code="UNAVAILABLE",
         )

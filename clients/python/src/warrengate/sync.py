@@ -1,0 +1,295 @@
+"""The library without asyncio: the same client on an event loop in a thread of its own.
+
+Every object may be used from any thread. Handlers run in threads, up to the concurrency of their consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from . import client as _async
+from .consumer import Consumer as _Consumer
+from .consumer import Delivery as _Delivery
+from .errors import WarrengateError
+from .message import Message
+from .publisher import Confirmation
+from .publisher import Publisher as _Publisher
+from .services import DeadLetters as _DeadLetters
+from .v1.auth_pb2 import WhoAmIResponse
+from .v1.topology_pb2 import DeadLetter
+
+Result = TypeVar("Result")
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="warrengate", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run to the end; an interruption of the caller cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function on the loop, and return at once."""
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Delivery:
+    """A message handed to this consumer, once; see :class:`warrengate.Delivery`."""
+
+    def __init__(self, loop: _Loop, delivery: _Delivery) -> None:
+        self._loop = loop
+        self._delivery = delivery
+        #: The message.
+        self.message: Message = delivery.message
+        #: 1 for the first attempt.
+        self.attempt: int = delivery.attempt
+        #: The exchange it was published to.
+        self.exchange: str = delivery.exchange
+        #: The routing key it was published with.
+        self.routing_key: str = delivery.routing_key
+        #: Its offset in a stream queue.
+        self.stream_offset: int | None = delivery.stream_offset
+        self._settled = False
+
+    @property
+    def body(self) -> bytes:
+        """The body of the message."""
+        return self.message.body
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was settled by the application."""
+        return self._settled
+
+    def ack(self) -> None:
+        """Done with the message."""
+        self._settle(self._delivery.ack)
+
+    def retry(self, delay: timedelta | float | None = None, reason: str = "") -> None:
+        """Try again later: after this delay (seconds), or after the queue's back-off."""
+        self._settle(self._delivery.retry, delay, reason)
+
+    def dead_letter(self, reason: str = "") -> None:
+        """Give the message up."""
+        self._settle(self._delivery.dead_letter, reason)
+
+    def drop(self) -> None:
+        """Forget the message."""
+        self._settle(self._delivery.drop)
+
+    def _settle(self, how: Callable[..., object], *arguments: object) -> None:
+        self._settled = True
+        self._loop.call(how, *arguments)
+
+
+class Publisher:
+    """Publishes to one exchange; see :class:`warrengate.Publisher`."""
+
+    def __init__(self, loop: _Loop, publisher: _Publisher) -> None:
+        self._loop = loop
+        self._publisher = publisher
+
+    def publish(self, message: Message | bytes | str, routing_key: str = "", **options: bool) -> Confirmation:
+        """Publish a message and wait for its outcome."""
+        return self._loop.run(self._publisher.publish(message, routing_key, **options))
+
+    def send(self, message: Message | bytes | str, routing_key: str = "", **options: bool) -> Future[Confirmation]:
+        """Hand a message over and return a future with its outcome; waits only while the publisher is full."""
+        outcome: Future[Confirmation] = Future()
+
+        def done(sent: asyncio.Future[Confirmation]) -> None:
+            if sent.cancelled():
+                outcome.cancel()
+            elif (error := sent.exception()) is not None:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(sent.result())
+
+        async def hand_over() -> None:
+            (await self._publisher.send(message, routing_key, **options)).add_done_callback(done)
+
+        self._loop.run(hand_over())
+        return outcome
+
+    def flush(self) -> None:
+        """Wait until every message has its outcome."""
+        self._loop.run(self._publisher.flush())
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take no more messages, and wait until every message has its outcome."""
+        self._loop.run(self._publisher.close(timeout))
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Consumer:
+    """An open subscription; see :class:`warrengate.Consumer`."""
+
+    def __init__(self, loop: _Loop, consumer: _Consumer) -> None:
+        self._loop = loop
+        self._consumer = consumer
+
+    @property
+    def error(self) -> WarrengateError | None:
+        """Why the consumer ended by itself."""
+        return self._consumer.error
+
+    def next(self, timeout: float | None = None) -> Delivery | None:
+        """Wait for the next delivery; none when the consumer has ended. Raises `TimeoutError` after the timeout."""
+
+        async def following() -> _Delivery | None:
+            async with asyncio.timeout(timeout):
+                return await self._consumer.next()
+
+        delivery = self._loop.run(following())
+        return None if delivery is None else Delivery(self._loop, delivery)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        while (delivery := self.next()) is not None:
+            yield delivery
+
+    def wait(self) -> None:
+        """Wait until the consumer has ended; raises the error that ended it."""
+        self._loop.run(self._consumer.wait())
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take no more messages, wait for the handlers, settle, and end the stream."""
+        self._loop.run(self._consumer.close(timeout))
+
+    def __enter__(self) -> Consumer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Calls:
+    """The calls of a service, made to wait for their answers."""
+
+    def __init__(self, loop: _Loop, service: object) -> None:
+        self._loop = loop
+        self._service = service
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._service, name)
+        return lambda *arguments, **options: self._loop.run(method(*arguments, **options))
+
+
+class DeadLetters(_Calls):
+    """Messages that were given up; see :class:`warrengate.services.DeadLetters`."""
+
+    def __init__(self, loop: _Loop, service: _DeadLetters) -> None:
+        super().__init__(loop, service)
+        self._letters = service
+
+    def list(self, queue: str = "", **filters: str) -> list[DeadLetter]:
+        """Return dead letters, oldest first; none is taken."""
+
+        async def all_of_them() -> list[DeadLetter]:
+            return [letter async for letter in self._letters.list(queue, **filters)]
+
+        return self._loop.run(all_of_them())
+
+
+class Client:
+    """A connection to a gateway; made by :func:`connect` or :func:`from_env`."""
+
+    def __init__(self, endpoint: str, **options: Any) -> None:
+        self._loop = _Loop()
+        try:
+            self._client = self._loop.run(_async.open_client(endpoint, **options))
+        except BaseException:
+            self._loop.close()
+            raise
+        self._is_closed = False
+        #: Queues, exchanges and bindings: the methods of :class:`warrengate.services.Topology`.
+        self.topology = _Calls(self._loop, self._client.topology)
+        #: Messages that were given up.
+        self.dead_letters = DeadLetters(self._loop, self._client.dead_letters)
+        #: Tenants, clients and plans: the methods of :class:`warrengate.services.Admin`.
+        self.admin = _Calls(self._loop, self._client.admin)
+
+    def publisher(self, exchange: str = "", **options: Any) -> Publisher:
+        """Make a publisher for an exchange; the options are those of :meth:`warrengate.Client.publisher`."""
+
+        async def make() -> _Publisher:
+            return self._client.publisher(exchange, **options)
+
+        return Publisher(self._loop, self._loop.run(make()))
+
+    def consume(self, queue: str, handler: Callable[[Delivery], object], **options: Any) -> Consumer:
+        """Call a handler, in a thread, for each message; the options are those of :meth:`warrengate.Client.consume`."""
+
+        def handle(delivery: _Delivery) -> None:
+            handler(Delivery(self._loop, delivery))
+
+        return Consumer(self._loop, self._loop.run(self._client.consume(queue, handle, **options)))
+
+    def messages(self, queue: str, **options: Any) -> Consumer:
+        """Open a consumer to iterate over; the options are those of :meth:`warrengate.Client.messages`."""
+        return Consumer(self._loop, self._loop.run(self._client.messages(queue, **options)))
+
+    def request(self, routing_key: str, message: Message | bytes | str, **options: Any) -> Message:
+        """Publish a request and wait for the reply."""
+        return self._loop.run(self._client.request(routing_key, message, **options))
+
+    def respond(
+        self, queue: str, handler: Callable[[Delivery], Message | bytes | str], concurrency: int = 8
+    ) -> Consumer:
+        """Answer each request of a queue with what the handler, in a thread, returns."""
+
+        async def answer(delivery: _Delivery) -> Message | bytes | str:
+            return await asyncio.to_thread(handler, Delivery(self._loop, delivery))
+
+        return Consumer(self._loop, self._loop.run(self._client.respond(queue, answer, concurrency=concurrency)))
+
+    def whoami(self) -> WhoAmIResponse:
+        """Ask the gateway who this client is and what it may do."""
+        return self._loop.run(self._client.whoami())
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Take no more messages, wait for handlers and outcomes, then close the connection."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.run(self._client.close(timeout))
+            self._loop.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(endpoint: str, **options: Any) -> Client:
+    """Connect to a gateway; the options are those of :func:`warrengate.connect`. Use it in a `with` statement."""
+    return Client(endpoint, **options)
+
+
+def from_env(**options: Any) -> Client:
+    """Connect with the `WARRENGATE_*` variables; see :func:`warrengate.from_env`."""
+    return Client(**{**_async.environment(), **options})
