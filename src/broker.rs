@@ -6,38 +6,25 @@
 //! publishes, acknowledgements included; topology goes with consuming. A stream has a channel of its own, so that a
 //! channel error touches no other stream.
 
-mod acks;
-mod connect;
-mod consumer;
+mod connection;
+mod consume;
 mod dead_letters;
-mod delays;
+pub mod diagnose;
 mod error;
-mod headers;
-mod held;
-mod link;
-mod live;
-mod pool;
-pub mod probe;
-mod properties;
-mod publisher;
-pub mod reach;
-mod resender;
+mod handle;
+mod message;
+mod publish;
 mod retry;
-mod shared;
-mod time;
 mod topology;
-mod tracker;
 
-pub use consumer::{ConsumeSpec, Consumer, Incoming, StartAt};
+pub use consume::{ConsumeSpec, Consumer, Incoming, StartAt};
 pub use dead_letters::{DeadLetter, DeadLetters, Redriven};
-pub use delays::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES};
 pub use error::Error;
-pub use held::Held;
-pub use pool::Broker;
-pub use publisher::{Outgoing, Publisher, Settled, Verdict};
-pub use resender::{Code, Fate, Resender};
-pub use retry::{LONGEST_DELAY, RetryPolicy, SHORTEST_DELAY};
+pub use handle::Broker;
+pub use message::retained::Held;
+pub use publish::{Outgoing, Publisher, Settled, Verdict};
+pub use retry::{
+    Code, Fate, LONGEST_DELAY, Resender, RetryPolicy, SHORTEST_DELAY,
+    delay_queues::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES},
+};
 pub use topology::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState, Topology};
-
-#[cfg(test)]
-mod tests;

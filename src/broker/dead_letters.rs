@@ -3,8 +3,8 @@
 //! (a time to live that ran out). Invariant: a dead letter leaves its queue only by an acknowledgement after a confirm of
 //! its new copy, or when it was chosen to be deleted; a look at them takes none.
 
+mod exclusive_session;
 mod redrive;
-mod turn;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,9 +15,13 @@ use lapin::{
 };
 use sha2::{Digest as _, Sha256};
 
+use self::exclusive_session::Turn;
 pub use self::redrive::Redriven;
-use self::turn::Turn;
-use super::{Error, held::Held, pool::Links, properties};
+use super::{
+    Error,
+    handle::Links,
+    message::{properties, retained::Held},
+};
 use crate::pb::Message;
 
 /// Body bytes of a page: clients take 4 MiB by default. A larger one comes alone.

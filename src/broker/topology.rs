@@ -14,10 +14,10 @@ use lapin::{
 
 use super::{
     Error, RetryPolicy,
-    delays::{DELIVERY_LIMIT, ensure_return},
-    headers,
-    live::Unfinished,
-    pool::Links,
+    connection::live::Unfinished,
+    handle::Links,
+    message::headers,
+    retry::delay_queues::{DELIVERY_LIMIT, ensure_return},
 };
 use crate::{
     error::Failure,

@@ -12,7 +12,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{Error, Output, output::table};
 use crate::{
     auth,
-    broker::reach::reach,
+    broker::diagnose::reachability::reach,
     config::Config,
     pki::{Authority, inspect_der},
     provision::Provisioner,

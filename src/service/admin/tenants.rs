@@ -11,7 +11,7 @@ use super::{
     fields::{self, timestamp},
 };
 use crate::{
-    broker::probe::{self, Probe},
+    broker::diagnose::isolation::{self, Probe},
     names::{PlanName, TenantId},
     pb,
     service::page::Page,
@@ -167,7 +167,7 @@ pub(super) async fn verify_isolation(
     }
     there(desk.store.tenant(&id).await?)?;
     there(desk.store.tenant(&other).await?)?;
-    let probes = probe::isolation(&desk.broker, &who, &id, &other).await?;
+    let probes = isolation::isolation(&desk.broker, &who, &id, &other).await?;
     Ok(pb::VerifyIsolationResponse {
         isolated: probes.iter().all(Probe::is_as_it_should),
         probes: probes

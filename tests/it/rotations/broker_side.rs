@@ -1,7 +1,7 @@
 //! The secrets of the broker's side change under load: its authority, its certificate, the provisioner's account.
 
 use warrengate::{
-    broker::reach::{Reached, reach},
+    broker::diagnose::reachability::{Reached, reach},
     pb,
     pki::{Authority, Sans, inspect_der},
 };

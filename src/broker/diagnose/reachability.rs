@@ -10,11 +10,11 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{
-    Error,
-    connect::{External, Target, connect},
-};
 use crate::{
+    broker::{
+        Error,
+        connection::connect::{External, Target, connect},
+    },
     config::{BrokerConfig, Endpoint},
     pki::Authority,
 };

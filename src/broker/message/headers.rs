@@ -39,7 +39,9 @@ impl Budget {
 /// # Errors
 /// When there are more than 1,000, when they are larger than 64 KiB, nested deeper than 8, without a value or with a number
 /// that is not finite, or have a name that is empty, longer than 255 bytes or not the publisher's to set.
-pub(super) fn to_table<'a>(headers: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Result<FieldTable, Failure> {
+pub(in crate::broker) fn to_table<'a>(
+    headers: impl IntoIterator<Item = (&'a String, &'a Value)>,
+) -> Result<FieldTable, Failure> {
     let mut budget = Budget { entries: MAX_ENTRIES, bytes: MAX_BYTES };
     let mut table = BTreeMap::new();
     for (name, value) in headers {
@@ -114,7 +116,7 @@ fn to_amqp(name: &str, value: &Value, budget: &mut Budget, depth: usize) -> Resu
 }
 
 /// Converts a delivered message's headers, without the broker's own.
-pub(super) fn from_table(table: &FieldTable) -> impl Iterator<Item = (String, Value)> {
+pub(in crate::broker) fn from_table(table: &FieldTable) -> impl Iterator<Item = (String, Value)> {
     table
         .into_iter()
         .filter(|(name, _)| own(name.as_str()).is_ok())
@@ -122,7 +124,7 @@ pub(super) fn from_table(table: &FieldTable) -> impl Iterator<Item = (String, Va
 }
 
 /// Converts one value; all integer widths become 64 bits.
-pub(super) fn from_amqp(value: &AMQPValue) -> Value {
+pub(in crate::broker) fn from_amqp(value: &AMQPValue) -> Value {
     let kind = match value {
         AMQPValue::Boolean(truth) => Kind::BoolValue(*truth),
         AMQPValue::ShortShortInt(int) => Kind::IntValue((*int).into()),

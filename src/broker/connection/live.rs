@@ -15,8 +15,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Error, connect::Socket, link::Purpose};
+use super::{connect::Socket, slot::Purpose};
 use crate::{
+    broker::Error,
     names::TenantId,
     pki::Leaf,
     telemetry::{BrokerMetrics, OpenGuard},
@@ -26,7 +27,7 @@ use crate::{
 const MOST_SPOILED: usize = 512;
 
 /// A connection that stands.
-pub(super) struct Live {
+pub(in crate::broker) struct Live {
     connection: Connection,
     lost: CancellationToken,
     blocked: watch::Receiver<bool>,
@@ -41,7 +42,7 @@ pub(super) struct Live {
 
 /// What a user of a channel holds beside it.
 #[derive(Debug)]
-pub(super) struct ChannelGuard {
+pub(in crate::broker) struct ChannelGuard {
     channels: Arc<AtomicUsize>,
     lost: CancellationToken,
     blocked: watch::Receiver<bool>,
@@ -51,22 +52,22 @@ pub(super) struct ChannelGuard {
 
 impl ChannelGuard {
     /// Cancelled when the connection is gone.
-    pub(super) fn lost(&self) -> &CancellationToken {
+    pub(in crate::broker) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 
     /// What an error on the channel means: when the connection is gone it may be anybody's.
-    pub(super) fn explain(&self, error: Error) -> Error {
+    pub(in crate::broker) fn explain(&self, error: Error) -> Error {
         if self.status.connected() || error.is_link() { error } else { Error::Unreachable(None) }
     }
 
     /// Whether the broker has blocked the connection (a memory or disk alarm).
-    pub(super) fn blocked(&self) -> bool {
+    pub(in crate::broker) fn blocked(&self) -> bool {
         *self.blocked.borrow()
     }
 
     /// Waits until the broker takes something again; over at once when the connection is gone.
-    pub(super) fn unblocked(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub(in crate::broker) fn unblocked(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut blocked = self.blocked.clone();
         async move {
             let _ = blocked.wait_for(|blocked| !blocked).await;
@@ -84,14 +85,14 @@ impl Drop for ChannelGuard {
 /// answer is still due: a quorum queue without a majority gives it when it has one again, and then the broker has a consumer
 /// that nobody listens to. And when they do close it while the broker closes it for an error, lapin takes that for an error of the
 /// connection, and tells it to all others there. So it is told to close, after the answer, from here.
-pub(super) struct Unfinished(Option<Channel>);
+pub(in crate::broker) struct Unfinished(Option<Channel>);
 
 impl Unfinished {
-    pub(super) fn new(channel: &Channel) -> Self {
+    pub(in crate::broker) fn new(channel: &Channel) -> Self {
         Self(Some(channel.clone()))
     }
 
-    pub(super) fn done(mut self) {
+    pub(in crate::broker) fn done(mut self) {
         self.0 = None;
     }
 }
@@ -107,7 +108,7 @@ impl Drop for Unfinished {
 
 impl Live {
     /// Follows the connection's events for as long as it lives.
-    pub(super) fn follow(
+    pub(in crate::broker) fn follow(
         connection: Connection,
         socket: Socket,
         tenant: TenantId,
@@ -171,27 +172,27 @@ impl Live {
     }
 
     /// The certificate that it was opened with.
-    pub(super) fn leaf(&self) -> &Arc<Leaf> {
+    pub(in crate::broker) fn leaf(&self) -> &Arc<Leaf> {
         &self.leaf
     }
 
     /// Whether channels can be opened on it.
-    pub(super) fn is_usable(&self) -> bool {
+    pub(in crate::broker) fn is_usable(&self) -> bool {
         let is_worn = self.spoiled.load(Ordering::Relaxed) >= MOST_SPOILED;
         !self.is_lost() && !is_worn && self.connection.status().connected()
     }
 
-    pub(super) fn is_lost(&self) -> bool {
+    pub(in crate::broker) fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
     }
 
     /// Whether anybody has a channel, or is about to open one.
-    pub(super) fn is_used(&self) -> bool {
+    pub(in crate::broker) fn is_used(&self) -> bool {
         self.channels.load(Ordering::Relaxed) > 0
     }
 
     /// One more user.
-    pub(super) fn guard(&self) -> ChannelGuard {
+    pub(in crate::broker) fn guard(&self) -> ChannelGuard {
         self.channels.fetch_add(1, Ordering::Relaxed);
         ChannelGuard {
             channels: Arc::clone(&self.channels),
@@ -203,7 +204,7 @@ impl Live {
     }
 
     /// A channel for who has a guard.
-    pub(super) async fn channel(&self, guard: &ChannelGuard, timeout: Duration) -> Result<Channel, Error> {
+    pub(in crate::broker) async fn channel(&self, guard: &ChannelGuard, timeout: Duration) -> Result<Channel, Error> {
         let opening = async {
             // Nothing is written while blocked: the request would only wait in a queue without bounds.
             guard.unblocked().await;
@@ -238,13 +239,13 @@ impl Live {
     }
 
     /// Ends it without a word: its users see a loss, and go on elsewhere.
-    pub(super) fn give_up(&self) {
+    pub(in crate::broker) fn give_up(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.lost.cancel();
     }
 
     /// Says goodbye, for 1 s at most, and ends it.
-    pub(super) async fn close(&self) {
+    pub(in crate::broker) async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         if self.connection.status().connected() {
             // A broker that is blocked or frozen does not answer; shutting the socket down ends it all the same.

@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConsumeSpec, Consumer, DeadLetters, Error, Publisher, Resender, Topology,
-    delays::Delays,
-    link::{Link, Purpose},
-    shared::Shared,
+    connection::{
+        context::Shared,
+        slot::{Link, Purpose},
+    },
+    retry::delay_queues::Delays,
 };
 use crate::{
     config::BrokerConfig,

@@ -23,7 +23,7 @@ const TRANSIENT: u8 = 1;
 ///
 /// # Errors
 /// Names the field that is too long, negative, out of range or not the caller's to set.
-pub(super) fn to_amqp(message: &Message, id: &str, now: SystemTime) -> Result<BasicProperties, Failure> {
+pub(in crate::broker) fn to_amqp(message: &Message, id: &str, now: SystemTime) -> Result<BasicProperties, Failure> {
     let mut properties = BasicProperties::default().with_message_id(short("message.message_id", id)?);
     let delivery_mode = match Durability::try_from(message.durability) {
         Ok(Durability::Unspecified | Durability::Persistent) => PERSISTENT,
@@ -71,7 +71,7 @@ pub(super) fn to_amqp(message: &Message, id: &str, now: SystemTime) -> Result<Ba
 }
 
 /// A delivered message, as its producer wrote it.
-pub(super) fn from_amqp(properties: &BasicProperties, body: bytes::Bytes) -> Message {
+pub(in crate::broker) fn from_amqp(properties: &BasicProperties, body: bytes::Bytes) -> Message {
     let text = |value: &Option<ShortString>| value.as_ref().map_or_else(String::new, ToString::to_string);
     Message {
         body,

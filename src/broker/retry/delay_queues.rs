@@ -16,22 +16,24 @@ use lapin::{
 };
 use tokio::time::Instant;
 
-use super::{
-    Error,
-    held::DELAY,
-    pool::Links,
-    topology::{DEAD_LETTERS, on_channel, text},
+use crate::{
+    broker::{
+        Error,
+        handle::Links,
+        message::retained::DELAY,
+        topology::{DEAD_LETTERS, on_channel, text},
+    },
+    names::QueueName,
 };
-use crate::names::QueueName;
 
 /// Routes by the header [`DELAY`] to the queue of that delay.
-pub(super) const DELAY_EXCHANGE: &str = "wg.delay";
+pub(in crate::broker) const DELAY_EXCHANGE: &str = "wg.delay";
 /// Routes by the queue's name.
-pub(super) const RETURN_EXCHANGE: &str = "wg.return";
+pub(in crate::broker) const RETURN_EXCHANGE: &str = "wg.return";
 
 /// Deliveries of one message before RabbitMQ gives it up by itself (4.x would after 20). On 3.10 each hand-back counts, so
 /// it is out of reach of anything but a loop; attempts are the gateway's to count.
-pub(super) const DELIVERY_LIMIT: i64 = 1_000_000;
+pub(in crate::broker) const DELIVERY_LIMIT: i64 = 1_000_000;
 /// Each look at the dead letters is a delivery of all of them, and after the last one they would be dropped.
 pub const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000_000_000;
 /// Dead letters are kept up to here; then messages stay where they are.
@@ -48,7 +50,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// What this gateway knows of a tenant's delay queues, by their step.
 #[derive(Default)]
-pub(super) struct Delays(Mutex<HashMap<u64, Known>>);
+pub(in crate::broker) struct Delays(Mutex<HashMap<u64, Known>>);
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -62,28 +64,28 @@ impl Delays {
     }
 
     /// It is there.
-    pub(super) fn stands(&self, step: u64) {
+    pub(in crate::broker) fn stands(&self, step: u64) {
         self.known().entry(step).or_insert_with(|| Known { first_seen: Instant::now(), silent_until: None });
     }
 
     /// It was not there after all.
-    pub(super) fn is_missing(&self, step: u64) {
+    pub(in crate::broker) fn is_missing(&self, step: u64) {
         self.known().remove(&step);
     }
 
     /// It did not answer.
-    pub(super) fn is_silent(&self, step: u64) {
+    pub(in crate::broker) fn is_silent(&self, step: u64) {
         let until = Instant::now() + SILENCE;
         self.known().entry(step).and_modify(|known| known.silent_until = Some(until));
     }
 
     /// Whether it did not answer a moment ago.
-    pub(super) fn was_silent(&self, step: u64) -> bool {
+    pub(in crate::broker) fn was_silent(&self, step: u64) -> bool {
         self.known().get(&step).and_then(|known| known.silent_until).is_some_and(|until| until > Instant::now())
     }
 
     /// Until when the broker may forget what it has; none when that is over.
-    pub(super) fn new_until(&self, step: u64) -> Option<Instant> {
+    pub(in crate::broker) fn new_until(&self, step: u64) -> Option<Instant> {
         let until = self.known().get(&step).map_or_else(Instant::now, |known| known.first_seen) + NEW_QUEUE;
         (until > Instant::now()).then_some(until)
     }
@@ -93,7 +95,7 @@ impl Delays {
 ///
 /// # Errors
 /// When the queue is missing, a limit is reached, or the broker is away.
-pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) -> Result<(), Error> {
+pub(in crate::broker) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) -> Result<(), Error> {
     let name = format!("wg.delay.{step}");
     on_channel(links, async |channel| {
         ensure_return(&channel, queue).await?;
@@ -116,7 +118,7 @@ pub(super) async fn ensure_delay(links: &Links, step: u64, queue: &QueueName) ->
 }
 
 /// Makes the way back to this queue.
-pub(super) async fn ensure_return(channel: &Channel, queue: &QueueName) -> Result<(), Error> {
+pub(in crate::broker) async fn ensure_return(channel: &Channel, queue: &QueueName) -> Result<(), Error> {
     let mut arguments = FieldTable::default();
     arguments.insert("alternate-exchange".into(), text(DEAD_LETTERS));
     exchange(channel, RETURN_EXCHANGE, ExchangeKind::Direct, arguments).await?;
@@ -129,7 +131,7 @@ pub(super) async fn ensure_return(channel: &Channel, queue: &QueueName) -> Resul
 ///
 /// # Errors
 /// When the broker is away.
-pub(super) async fn ensure_dead_letters(links: &Links) -> Result<(), Error> {
+pub(in crate::broker) async fn ensure_dead_letters(links: &Links) -> Result<(), Error> {
     on_channel(links, async |channel| {
         exchange(&channel, DEAD_LETTERS, ExchangeKind::Fanout, FieldTable::default()).await?;
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::DeadLetter;
 use crate::broker::{
     Error,
-    link::ChannelGuard,
-    pool::Links,
+    connection::live::ChannelGuard,
+    handle::Links,
     topology::{DEAD_LETTERS, QueueState, queue_state},
 };
 

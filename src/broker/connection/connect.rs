@@ -19,33 +19,32 @@ use lapin::{
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 
-use super::Error;
-use crate::config::Endpoint;
+use crate::{broker::Error, config::Endpoint};
 
 /// RabbitMQ's default, said aloud: lapin touches its buffers only when it is given (0.16 MiB instead of 7.8 MiB an idle
 /// connection; measured, docs/performance.md).
 const FRAME_MAX: u32 = 131_072;
 
 /// RFC 4422's EXTERNAL: who we are was said in the TLS handshake.
-pub(super) struct External;
+pub(in crate::broker) struct External;
 
 impl AuthProvider for External {}
 
 /// What a connection is made of.
-pub(super) struct Target<'a> {
-    pub(super) endpoint: &'a Endpoint,
-    pub(super) vhost: &'a str,
-    pub(super) tls: Arc<ClientConfig>,
-    pub(super) heartbeat: Duration,
-    pub(super) timeout: Duration,
+pub(in crate::broker) struct Target<'a> {
+    pub(in crate::broker) endpoint: &'a Endpoint,
+    pub(in crate::broker) vhost: &'a str,
+    pub(in crate::broker) tls: Arc<ClientConfig>,
+    pub(in crate::broker) heartbeat: Duration,
+    pub(in crate::broker) timeout: Duration,
     /// Shown in the broker's list of connections.
-    pub(super) name: String,
+    pub(in crate::broker) name: String,
 }
 
 /// The socket of a connection, beside lapin's own handle. lapin waits for ever for a silent peer, in the handshake, while it
 /// closes, and with a full send buffer even after it has missed heartbeats; shutting the socket down ends its thread at once.
 /// Dropping this does so, and lets an attempt that is not over yet go no further.
-pub(super) struct Socket(Arc<Mutex<Stage>>);
+pub(in crate::broker) struct Socket(Arc<Mutex<Stage>>);
 
 enum Stage {
     Connecting,
@@ -67,7 +66,10 @@ impl Drop for Socket {
 ///
 /// # Errors
 /// When the broker is not reached, not trusted, does not trust us, or does not answer in time.
-pub(super) async fn connect(target: Target<'_>, login: impl AuthProvider) -> Result<(Connection, Socket), Error> {
+pub(in crate::broker) async fn connect(
+    target: Target<'_>,
+    login: impl AuthProvider,
+) -> Result<(Connection, Socket), Error> {
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQPS,
         authority: AMQPAuthority {

@@ -4,10 +4,6 @@
 //!
 //! Invariant: a message is in exactly one of `backlog`, a batch being sent, or the tracker, until its verdict.
 
-mod channel;
-mod outgoing;
-mod verdict;
-
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     pin::Pin,
@@ -19,13 +15,15 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep};
 
-use self::channel::{Open, Progress, open};
-pub use self::{
-    outgoing::Outgoing,
-    verdict::{Settled, Verdict},
+use super::{
+    Outgoing, Settled, Verdict,
+    channel::{Open, Progress, open},
+    confirms::Answer,
 };
-use super::{Error, pool::Links, tracker::Answer};
-use crate::error::{Classify as _, Failure, Kind};
+use crate::{
+    broker::{Error, handle::Links},
+    error::{Classify as _, Failure, Kind},
+};
 
 /// A stream's way to the broker. Nothing is connected until the first message.
 pub struct Publisher {
@@ -69,7 +67,7 @@ const RENEWED_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl Publisher {
-    pub(super) fn new(links: Arc<Links>, deadline: Duration) -> Self {
+    pub(in crate::broker) fn new(links: Arc<Links>, deadline: Duration) -> Self {
         Self {
             links,
             deadline,

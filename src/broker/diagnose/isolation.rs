@@ -10,11 +10,16 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{
-    Broker, Error,
-    connect::{External, Socket, Target, connect},
+use crate::{
+    broker::{
+        Broker, Error,
+        connection::connect::{External, Socket, Target, connect},
+    },
+    config::Endpoint,
+    names::TenantId,
+    pki::Authority,
+    tenant::Administrator,
 };
-use crate::{config::Endpoint, names::TenantId, pki::Authority, tenant::Administrator};
 
 /// One attempt and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]

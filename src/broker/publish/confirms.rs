@@ -27,7 +27,7 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm, message::B
 
 /// The broker's answer to one publish.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(in crate::broker) enum Answer {
     /// It has the message.
     Ack,
     /// It has not, and says so.
@@ -39,7 +39,7 @@ pub(super) enum Answer {
 }
 
 /// The unanswered publishes of one channel, oldest first.
-pub(super) struct Tracker<T> {
+pub(in crate::broker) struct Tracker<T> {
     channel: Channel,
     waiting: VecDeque<Waiting<T>>,
     /// The mark of the first in `waiting`; each place after it is the next mark's.
@@ -110,7 +110,7 @@ enum Resolved {
 
 /// Puts a mark into a message, and when it was accepted in microseconds, as AMQP's own timestamp has seconds only. AMQP's
 /// `cluster_id` is deprecated, travels back with a return and on to consumers, and is not the caller's.
-pub(super) fn marked(properties: BasicProperties, mark: u64, accepted: SystemTime) -> BasicProperties {
+pub(in crate::broker) fn marked(properties: BasicProperties, mark: u64, accepted: SystemTime) -> BasicProperties {
     let micros = accepted.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     let mut text = String::with_capacity(40);
     // Writing into a string cannot fail.
@@ -119,7 +119,7 @@ pub(super) fn marked(properties: BasicProperties, mark: u64, accepted: SystemTim
 }
 
 /// When a message that carries a mark was accepted.
-pub(super) fn accepted(properties: &BasicProperties) -> Option<SystemTime> {
+pub(in crate::broker) fn accepted(properties: &BasicProperties) -> Option<SystemTime> {
     let (_, micros) = properties.cluster_id().as_ref()?.as_str().split_once('.')?;
     UNIX_EPOCH.checked_add(Duration::from_micros(micros.parse().ok()?))
 }
@@ -129,13 +129,13 @@ fn mark_of(message: &BasicReturnMessage) -> Option<u64> {
 }
 
 impl<T> Tracker<T> {
-    pub(super) fn new(channel: Channel) -> Self {
+    pub(in crate::broker) fn new(channel: Channel) -> Self {
         let (waiting, returned) = (VecDeque::new(), HashSet::new());
         Self { channel, waiting, first: 0, resolving: Arc::default(), returned }
     }
 
     /// Follows one more publish; marks grow. `is_last` of those that were published together.
-    pub(super) fn follow(&mut self, mark: u64, item: T, confirm: PublisherConfirm, is_last: bool) {
+    pub(in crate::broker) fn follow(&mut self, mark: u64, item: T, confirm: PublisherConfirm, is_last: bool) {
         if self.waiting.is_empty() {
             self.first = mark;
         }
@@ -149,22 +149,22 @@ impl<T> Tracker<T> {
     }
 
     /// How many confirms the channel still holds.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::broker) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// Confirms that nobody waits for any more and that have not come.
-    pub(super) fn abandoned(&self) -> usize {
+    pub(in crate::broker) fn abandoned(&self) -> usize {
         self.waiting.iter().filter(|waiting| waiting.item.is_none() && waiting.confirm.is_some()).count()
     }
 
     /// The oldest publish without an answer.
-    pub(super) fn oldest(&self) -> Option<&T> {
+    pub(in crate::broker) fn oldest(&self) -> Option<&T> {
         self.waiting.iter().find_map(|waiting| waiting.item.as_ref())
     }
 
     /// Gives up those that the filter names; their late answers are ignored.
-    pub(super) fn give_up(&mut self, mut filter: impl FnMut(&T) -> bool) -> Vec<T> {
+    pub(in crate::broker) fn give_up(&mut self, mut filter: impl FnMut(&T) -> bool) -> Vec<T> {
         self.waiting
             .iter_mut()
             .filter(|waiting| waiting.item.as_ref().is_some_and(&mut filter))
@@ -173,12 +173,12 @@ impl<T> Tracker<T> {
     }
 
     /// All that have no answer, oldest first.
-    pub(super) fn into_unanswered(self) -> impl Iterator<Item = T> {
+    pub(in crate::broker) fn into_unanswered(self) -> impl Iterator<Item = T> {
         self.waiting.into_iter().filter_map(|waiting| waiting.item)
     }
 
     /// What has been answered since the last call; the waker is called when there is more.
-    pub(super) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Vec<(T, Answer)> {
+    pub(in crate::broker) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Vec<(T, Answer)> {
         self.resolving.task.register(cx.waker());
         let mut resolved = Vec::new();
         // Ends: each round but the last resolves at least one of a bounded window.

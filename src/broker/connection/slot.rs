@@ -19,14 +19,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-pub(super) use super::live::ChannelGuard;
+use super::live::ChannelGuard;
 use super::{
-    Error,
     connect::{External, Target, connect},
+    context::{Identity, Shared},
     live::Live,
-    shared::{Identity, Shared},
 };
-use crate::{names::TenantId, telemetry::BrokerPurpose};
+use crate::{broker::Error, names::TenantId, telemetry::BrokerPurpose};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// How long streams may go on using a connection that was replaced.
@@ -35,13 +34,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Purpose {
+pub(in crate::broker) enum Purpose {
     Publish,
     Consume,
 }
 
 impl Purpose {
-    pub(super) fn as_str(self) -> &'static str {
+    pub(in crate::broker) fn as_str(self) -> &'static str {
         match self {
             Self::Publish => "publish",
             Self::Consume => "consume",
@@ -57,7 +56,7 @@ impl Purpose {
 }
 
 /// A place for one connection.
-pub(super) struct Link(Arc<Inner>);
+pub(in crate::broker) struct Link(Arc<Inner>);
 
 struct Inner {
     tenant: TenantId,
@@ -92,7 +91,7 @@ enum Step {
 }
 
 impl Link {
-    pub(super) fn new(tenant: TenantId, purpose: Purpose, shared: Arc<Shared>) -> Self {
+    pub(in crate::broker) fn new(tenant: TenantId, purpose: Purpose, shared: Arc<Shared>) -> Self {
         let place = Place { state: State::Empty, failures: 0, not_before: Instant::now(), idle_since: None };
         let place = Mutex::new(place);
         let closed = CancellationToken::new();
@@ -104,7 +103,7 @@ impl Link {
     ///
     /// # Errors
     /// When the broker cannot be reached, refuses the tenant, or a limit is reached.
-    pub(super) async fn channel(&self) -> Result<(Channel, ChannelGuard), Error> {
+    pub(in crate::broker) async fn channel(&self) -> Result<(Channel, ChannelGuard), Error> {
         loop {
             match self.0.next_step() {
                 Step::Open(live, guard) => {
@@ -117,7 +116,7 @@ impl Link {
     }
 
     /// Closes the connection when it has had no channel for this long. Whether the link holds none afterwards.
-    pub(super) async fn close_if_idle(&self, timeout: Duration) -> bool {
+    pub(in crate::broker) async fn close_if_idle(&self, timeout: Duration) -> bool {
         let live = {
             let mut place = self.0.place();
             let live = match &place.state {
@@ -143,7 +142,7 @@ impl Link {
     }
 
     /// As [`Self::renew`], when the certificate that the connection was opened with is not the tenant's current one any more.
-    pub(super) async fn renew_if_due(&self) -> Result<(), Error> {
+    pub(in crate::broker) async fn renew_if_due(&self) -> Result<(), Error> {
         let shown = match &self.0.place().state {
             State::Live(live) => Arc::clone(live.leaf()),
             State::Empty | State::Connecting(_) => return Ok(()),
@@ -191,7 +190,7 @@ impl Link {
     }
 
     /// Closes the connection, whoever uses it, and makes no other.
-    pub(super) async fn close(&self) {
+    pub(in crate::broker) async fn close(&self) {
         self.0.closed.cancel();
         let state = std::mem::replace(&mut self.0.place().state, State::Empty);
         if let State::Live(live) = state {

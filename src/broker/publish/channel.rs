@@ -21,13 +21,16 @@ use lapin::{
 };
 use tokio::time::Instant;
 
-use super::{Error, Outgoing, outgoing::Attempt};
+use super::{
+    Outgoing,
+    confirms::{Answer, Tracker, marked},
+    pending::Attempt,
+};
 use crate::broker::{
-    link::ChannelGuard,
-    live::Unfinished,
-    pool::Links,
+    Error,
+    connection::live::{ChannelGuard, Unfinished},
+    handle::Links,
     topology::exchange_exists,
-    tracker::{Answer, Tracker, marked},
 };
 
 const BATCH: usize = 64;

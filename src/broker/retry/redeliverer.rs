@@ -4,8 +4,6 @@
 //! message id, and never a loss; what finds no place is tried again for as long as the stream lives, and what finds none in
 //! a delay queue until its delay is over goes to its queue from here.
 
-mod fate;
-
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
@@ -15,16 +13,18 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 
-pub use self::fate::{Code, Fate};
 use super::{
-    Error, Outgoing, Publisher, Settled, Verdict,
-    delays::{DELAY_EXCHANGE, ensure_dead_letters, ensure_delay},
-    held::{Failed, Held},
-    pool::Links,
-    retry::step,
-    topology::DEAD_LETTERS,
+    Code, Fate,
+    delay_queues::{DELAY_EXCHANGE, ensure_dead_letters, ensure_delay},
+    policy::step,
 };
 use crate::{
+    broker::{
+        Error, Outgoing, Publisher, Settled, Verdict,
+        handle::Links,
+        message::retained::{Failed, Held},
+        topology::DEAD_LETTERS,
+    },
     names::{ExchangeName, QueueName},
     telemetry::TenantMetrics,
 };
@@ -75,7 +75,12 @@ enum Need {
 }
 
 impl Resender {
-    pub(super) fn new(links: Arc<Links>, deadline: Duration, queue: QueueName, metrics: Arc<TenantMetrics>) -> Self {
+    pub(in crate::broker) fn new(
+        links: Arc<Links>,
+        deadline: Duration,
+        queue: QueueName,
+        metrics: Arc<TenantMetrics>,
+    ) -> Self {
         Self {
             links,
             deadline,

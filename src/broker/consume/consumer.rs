@@ -18,16 +18,21 @@ use lapin::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::{
-    Error,
-    acks::Acks,
-    held::{self, Held},
-    link::ChannelGuard,
-    live::Unfinished,
-    pool::Links,
-    properties, tracker,
+use super::acks::Acks;
+use crate::{
+    broker::{
+        Error,
+        connection::live::{ChannelGuard, Unfinished},
+        handle::Links,
+        message::{
+            properties,
+            retained::{self, Held},
+        },
+        publish::confirms,
+    },
+    names::QueueName,
+    pb::Message,
 };
-use crate::{names::QueueName, pb::Message};
 
 const SETUP: Duration = Duration::from_secs(10);
 /// A batch of fewer looks again, after everybody else had a turn, for what came meanwhile: a frame costs as much as many messages.
@@ -108,7 +113,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub(super) async fn open(links: &Links, spec: &ConsumeSpec) -> Result<Self, Error> {
+    pub(in crate::broker) async fn open(links: &Links, spec: &ConsumeSpec) -> Result<Self, Error> {
         let (channel, guard) = links.consume.channel().await?;
         let unfinished = Unfinished::new(&channel);
         let deliveries = tokio::time::timeout(SETUP, consume(&channel, spec)).await.map_err(|_| Error::Timeout)??;
@@ -309,9 +314,9 @@ async fn consume(channel: &Channel, spec: &ConsumeSpec) -> Result<lapin::Consume
 
 fn convert(delivery: Delivery, keep: bool) -> Incoming {
     let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, .. } = delivery;
-    let attempt = held::failures(&properties).saturating_add(1);
-    let offset = held::integer(&properties, "x-stream-offset").and_then(|offset| u64::try_from(offset).ok());
-    let (first_exchange, first_key) = held::origin(&properties);
+    let attempt = retained::failures(&properties).saturating_add(1);
+    let offset = retained::integer(&properties, "x-stream-offset").and_then(|offset| u64::try_from(offset).ok());
+    let (first_exchange, first_key) = retained::origin(&properties);
     let body = Bytes::from(data);
     // Shared, not copied.
     let kept = (keep && offset.is_none()).then(|| body.clone());
@@ -322,7 +327,7 @@ fn convert(delivery: Delivery, keep: bool) -> Incoming {
         redelivered: redelivered || attempt > 1,
         attempt,
         offset,
-        accepted: tracker::accepted(&properties),
+        accepted: confirms::accepted(&properties),
         message: properties::from_amqp(&properties, body),
         // Moved, not copied: this is done for every delivery, and needed for few.
         held: kept.map(|body| Box::new(Held::new(properties, body, exchange, routing_key))),

@@ -10,8 +10,8 @@ use arc_swap::ArcSwap;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::Error;
 use crate::{
+    broker::Error,
     config::{BrokerConfig, Endpoint},
     names::TenantId,
     pki::{Authority, Leaf, TenantCertificates},
@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// What all links share.
-pub(super) struct Shared {
-    pub(super) options: BrokerConfig,
-    pub(super) metrics: Arc<ProcessMetrics>,
+pub(in crate::broker) struct Shared {
+    pub(in crate::broker) options: BrokerConfig,
+    pub(in crate::broker) metrics: Arc<ProcessMetrics>,
     certificates: Arc<TenantCertificates>,
     roots: ArcSwap<RootCertStore>,
     health: Mutex<Health>,
@@ -44,14 +44,14 @@ const CONNECTING: usize = 8;
 const DISTRUST: Duration = Duration::from_secs(30);
 
 /// What a connection shows for itself.
-pub(super) struct Identity {
-    pub(super) tls: Arc<ClientConfig>,
+pub(in crate::broker) struct Identity {
+    pub(in crate::broker) tls: Arc<ClientConfig>,
     /// A connection that shows it is replaced when it is not the tenant's current one any more.
-    pub(super) leaf: Arc<Leaf>,
+    pub(in crate::broker) leaf: Arc<Leaf>,
 }
 
 impl Shared {
-    pub(super) fn new(
+    pub(in crate::broker) fn new(
         options: BrokerConfig,
         certificates: Arc<TenantCertificates>,
         metrics: Arc<ProcessMetrics>,
@@ -63,7 +63,7 @@ impl Shared {
     }
 
     /// The TLS side of a tenant: its certificate as it is now, and the broker CA as the only root.
-    pub(super) fn identity(&self, tenant: &TenantId) -> Result<Identity, Error> {
+    pub(in crate::broker) fn identity(&self, tenant: &TenantId) -> Result<Identity, Error> {
         let leaf = self.certificates.current(tenant).map_err(|error| {
             tracing::error!(%tenant, %error, "no certificate for the tenant");
             Error::Unreachable(None)
@@ -79,7 +79,7 @@ impl Shared {
     }
 
     /// Makes a new certificate for a tenant when it was asked for at this moment and none was made for that; when it ends.
-    pub(super) fn renew(&self, tenant: &TenantId, asked: i64) -> Result<SystemTime, Error> {
+    pub(in crate::broker) fn renew(&self, tenant: &TenantId, asked: i64) -> Result<SystemTime, Error> {
         self.certificates.rotated(tenant, asked);
         let leaf = self.certificates.current(tenant).map_err(|error| {
             tracing::error!(%tenant, %error, "no certificate for the tenant");
@@ -89,30 +89,30 @@ impl Shared {
     }
 
     /// Whom the broker's own certificate has to be of.
-    pub(super) fn roots(&self) -> Arc<RootCertStore> {
+    pub(in crate::broker) fn roots(&self) -> Arc<RootCertStore> {
         self.roots.load_full()
     }
 
     /// Another reading of the authority's files; whether all tenants' certificates are made anew by it.
-    pub(super) fn follow(&self, authority: Arc<Authority>) -> Result<bool, rustls::Error> {
+    pub(in crate::broker) fn follow(&self, authority: Arc<Authority>) -> Result<bool, rustls::Error> {
         self.roots.store(Arc::new(roots(&authority)?));
         Ok(self.certificates.follow(authority))
     }
 
-    pub(super) fn certificates(&self) -> &TenantCertificates {
+    pub(in crate::broker) fn certificates(&self) -> &TenantCertificates {
         &self.certificates
     }
 
     /// Waits until one more connection may be made at this endpoint: first come, first served. An endpoint that does not
     /// answer so holds up nobody at the others.
-    pub(super) async fn turn(&self, endpoint: usize) -> Option<SemaphorePermit<'_>> {
+    pub(in crate::broker) async fn turn(&self, endpoint: usize) -> Option<SemaphorePermit<'_>> {
         // Never closed; and without a place a connection is still better than none.
         self.connecting[endpoint].acquire().await.ok()
     }
 
     /// All endpoints in the order to try them: those that work first, beginning with another one each time; then those that
     /// failed lately, beginning with the one that failed first.
-    pub(super) fn endpoints(&self) -> Vec<(usize, &Endpoint)> {
+    pub(in crate::broker) fn endpoints(&self) -> Vec<(usize, &Endpoint)> {
         let mut health = self.health();
         let order = health.order(Instant::now());
         health.next = health.next.wrapping_add(1);
@@ -120,7 +120,7 @@ impl Shared {
     }
 
     /// Remembers whether an endpoint took a connection.
-    pub(super) fn tried(&self, endpoint: usize, works: bool) {
+    pub(in crate::broker) fn tried(&self, endpoint: usize, works: bool) {
         self.health().failed[endpoint] = (!works).then(Instant::now);
     }
 

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use lapin::BasicProperties;
 use tokio::time::Instant;
 
-use super::{Settled, Verdict};
+use super::{Settled, Verdict, confirms};
 use crate::{
-    broker::{properties, time, tracker},
+    broker::message::{properties, time},
     error::Failure,
     names::{ExchangeName, RoutingKey},
     pb::{Message, Publication},
@@ -93,7 +93,7 @@ impl Outgoing {
             message: Message { body, ..Message::default() },
             properties: None,
             // As before, so that its age goes on.
-            accepted: tracker::accepted(&properties).unwrap_or_else(SystemTime::now),
+            accepted: confirms::accepted(&properties).unwrap_or_else(SystemTime::now),
             pushed: None,
             round: Some(Box::new(properties)),
             due: None,

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use lapin::{Channel, options::BasicAckOptions};
 use tokio::time::{Instant, Sleep};
 
-use super::Error;
+use crate::broker::Error;
 
 /// So many are said at once; fewer where the window is small, which must not wait for its own acknowledgements.
 const MOST: u64 = 64;
@@ -16,7 +16,7 @@ const SHARE_OF_WINDOW: u16 = 4;
 /// The longest that an acknowledgement waits for others.
 const LONGEST: Duration = Duration::from_millis(2);
 
-pub(super) struct Acks {
+pub(in crate::broker) struct Acks {
     channel: Channel,
     gathered: Gathered,
     timer: Pin<Box<Sleep>>,
@@ -24,12 +24,12 @@ pub(super) struct Acks {
 
 impl Acks {
     /// For a consumer that may have so many unacknowledged.
-    pub(super) fn new(channel: Channel, window: u16) -> Self {
+    pub(in crate::broker) fn new(channel: Channel, window: u16) -> Self {
         Self { channel, gathered: Gathered::new(window), timer: Box::pin(tokio::time::sleep(Duration::ZERO)) }
     }
 
     /// Done with all up to and with this one.
-    pub(super) fn through(&mut self, tag: u64) -> Result<(), Error> {
+    pub(in crate::broker) fn through(&mut self, tag: u64) -> Result<(), Error> {
         if self.gathered.is_empty() {
             self.timer.as_mut().reset(Instant::now() + LONGEST);
         }
@@ -37,17 +37,17 @@ impl Acks {
     }
 
     /// Done with this one.
-    pub(super) fn single(&self, tag: u64) -> Result<(), Error> {
+    pub(in crate::broker) fn single(&self, tag: u64) -> Result<(), Error> {
         self.give(tag, false)
     }
 
     /// Says what was gathered.
-    pub(super) fn say(&mut self) -> Result<(), Error> {
+    pub(in crate::broker) fn say(&mut self) -> Result<(), Error> {
         self.gathered.take().map_or(Ok(()), |tag| self.give(tag, true))
     }
 
     /// Waits until something has to be said; for ever when there is nothing. Cancel safe.
-    pub(super) async fn due(&mut self) {
+    pub(in crate::broker) async fn due(&mut self) {
         match self.gathered.is_empty() {
             true => std::future::pending().await,
             false => self.timer.as_mut().await,

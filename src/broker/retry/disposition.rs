@@ -27,7 +27,7 @@ pub enum Fate {
 
 impl Fate {
     /// How long it waits.
-    pub(super) fn delay(&self) -> Duration {
+    pub(in crate::broker) fn delay(&self) -> Duration {
         match self {
             Self::Retry { delay, .. } => *delay,
             Self::DeadLetter { .. } => Duration::ZERO,
@@ -47,7 +47,7 @@ pub enum Code {
 }
 
 impl Code {
-    pub(super) fn counted(self) -> DeadLetterReason {
+    pub(in crate::broker) fn counted(self) -> DeadLetterReason {
         match self {
             Self::Rejected => DeadLetterReason::Rejected,
             Self::DeliveryLimit => DeadLetterReason::DeliveryLimit,

@@ -25,7 +25,7 @@ const REASON: &str = "wg.reason";
 const EXCHANGE: &str = "wg.exchange";
 const ROUTING_KEY: &str = "wg.routing-key";
 /// Which delay queue takes it.
-pub(super) const DELAY: &str = "wg.delay";
+pub(in crate::broker) const DELAY: &str = "wg.delay";
 /// Names a dead letter.
 const DEAD_LETTER_ID: &str = "wg.dead-letter-id";
 /// The queue that gave it up, why, and when.
@@ -51,26 +51,26 @@ impl std::fmt::Debug for Held {
 
 /// Why and when an attempt failed.
 #[derive(Debug, Clone)]
-pub(super) struct Failed {
-    pub(super) reason: String,
-    pub(super) at: SystemTime,
+pub(in crate::broker) struct Failed {
+    pub(in crate::broker) reason: String,
+    pub(in crate::broker) at: SystemTime,
 }
 
 /// What a dead letter says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Death {
-    pub(super) id: Option<String>,
-    pub(super) queue: Option<String>,
-    pub(super) code: Option<String>,
-    pub(super) reason: Option<String>,
-    pub(super) died: Option<u64>,
-    pub(super) first_failure: Option<u64>,
-    pub(super) last_failure: Option<u64>,
-    pub(super) redrives: u32,
+pub(in crate::broker) struct Death {
+    pub(in crate::broker) id: Option<String>,
+    pub(in crate::broker) queue: Option<String>,
+    pub(in crate::broker) code: Option<String>,
+    pub(in crate::broker) reason: Option<String>,
+    pub(in crate::broker) died: Option<u64>,
+    pub(in crate::broker) first_failure: Option<u64>,
+    pub(in crate::broker) last_failure: Option<u64>,
+    pub(in crate::broker) redrives: u32,
 }
 
 impl Held {
-    pub(super) fn new(
+    pub(in crate::broker) fn new(
         properties: BasicProperties,
         body: Bytes,
         exchange: ShortString,
@@ -85,31 +85,31 @@ impl Held {
     }
 
     /// Body bytes.
-    pub(super) fn body(&self) -> &Bytes {
+    pub(in crate::broker) fn body(&self) -> &Bytes {
         &self.body
     }
 
-    pub(super) fn properties(&self) -> &BasicProperties {
+    pub(in crate::broker) fn properties(&self) -> &BasicProperties {
         &self.properties
     }
 
     /// Where the broker had it from.
-    pub(super) fn came_by(&self) -> (&str, &str) {
+    pub(in crate::broker) fn came_by(&self) -> (&str, &str) {
         (self.exchange.as_str(), self.routing_key.as_str())
     }
 
-    pub(super) fn message_id(&self) -> &str {
+    pub(in crate::broker) fn message_id(&self) -> &str {
         self.properties.message_id().as_ref().map_or("", ShortString::as_str)
     }
 
     /// The exchange and routing key that it was published with.
-    pub(super) fn origin(&self) -> (&str, &str) {
+    pub(in crate::broker) fn origin(&self) -> (&str, &str) {
         let (exchange, routing_key) = origin(&self.properties);
         (exchange.unwrap_or(self.exchange.as_str()), routing_key.unwrap_or(self.routing_key.as_str()))
     }
 
     /// What it says of its death, when it is a dead letter.
-    pub(super) fn death(&self) -> Death {
+    pub(in crate::broker) fn death(&self) -> Death {
         let number = |name| integer(&self.properties, name).and_then(|value| u64::try_from(value).ok());
         let text = |name| text(&self.properties, name).map(str::to_owned);
         Death {
@@ -125,7 +125,7 @@ impl Held {
     }
 
     /// The same message after one more failed attempt; with the step of its delay, when it has one.
-    pub(super) fn after_failure(&self, failed: &Failed, delay: Option<u64>) -> BasicProperties {
+    pub(in crate::broker) fn after_failure(&self, failed: &Failed, delay: Option<u64>) -> BasicProperties {
         let mut headers = self.failed_headers(failed);
         let Some(delay) = delay.map(|step| step.to_string()) else { return self.copy(headers) };
         set(&mut headers, DELAY, long(&delay));
@@ -135,7 +135,7 @@ impl Held {
     }
 
     /// The same message as a dead letter of this queue, after one more failed attempt.
-    pub(super) fn as_dead_letter(&self, failed: &Failed, queue: &str, code: &str) -> BasicProperties {
+    pub(in crate::broker) fn as_dead_letter(&self, failed: &Failed, queue: &str, code: &str) -> BasicProperties {
         let mut headers = self.failed_headers(failed);
         set(&mut headers, DEAD_LETTER_ID, long(&uuid::Uuid::now_v7().to_string()));
         set(&mut headers, QUEUE, long(queue));
@@ -145,7 +145,7 @@ impl Held {
     }
 
     /// The same message as if it had never failed, but for the count of its returns from the dead letters.
-    pub(super) fn redriven(&self, exchange: &str, routing_key: &str) -> BasicProperties {
+    pub(in crate::broker) fn redriven(&self, exchange: &str, routing_key: &str) -> BasicProperties {
         let redrives = i64::from(self.death().redrives.saturating_add(1));
         let mut headers = self.own_headers();
         headers.retain(|name, _| !name.as_str().starts_with("wg."));
@@ -204,17 +204,17 @@ impl Held {
 }
 
 /// How often a message was tried and not done.
-pub(super) fn failures(properties: &BasicProperties) -> u32 {
+pub(in crate::broker) fn failures(properties: &BasicProperties) -> u32 {
     integer(properties, FAILURES).and_then(|count| u32::try_from(count).ok()).unwrap_or_default()
 }
 
 /// Where a message that went round was published to.
-pub(super) fn origin(properties: &BasicProperties) -> (Option<&str>, Option<&str>) {
+pub(in crate::broker) fn origin(properties: &BasicProperties) -> (Option<&str>, Option<&str>) {
     (text(properties, EXCHANGE), text(properties, ROUTING_KEY))
 }
 
 /// A number in the headers, of any width.
-pub(super) fn integer(properties: &BasicProperties, name: &str) -> Option<i64> {
+pub(in crate::broker) fn integer(properties: &BasicProperties, name: &str) -> Option<i64> {
     match properties.headers().as_ref()?.inner().get(name)? {
         AMQPValue::LongLongInt(int) => Some(*int),
         AMQPValue::LongInt(int) => Some((*int).into()),

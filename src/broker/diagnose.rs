@@ -1,0 +1,4 @@
+//! Checks of the broker that an administrator asks for: isolation between tenants, and reachability of each node.
+
+pub mod isolation;
+pub mod reachability;
