@@ -164,7 +164,7 @@ fn own_lines(code: &str) -> usize {
 }
 
 #[test]
-fn a_quick_start_has_at_most_120_lines_of_its_own() {
+fn a_quick_start_has_at_most_130_lines_of_its_own() {
     let java = "java/src/main/java/warrengate/example";
     let programs = [
         vec!["python/quickstart.py".to_owned()],
@@ -177,6 +177,6 @@ fn a_quick_start_has_at_most_120_lines_of_its_own() {
     let read = |file: &String| fs::read_to_string(root().join("examples").join(file)).unwrap();
     for files in programs {
         let lines: usize = files.iter().map(|file| own_lines(&read(file))).sum();
-        assert!((10..=120).contains(&lines), "{files:?}: {lines}");
+        assert!((10..=130).contains(&lines), "{files:?}: {lines}");
     }
 }

@@ -1,11 +1,13 @@
 #!/bin/sh
-# Makes a virtual environment (in $VENV, or .venv here), installs what pyproject.toml names, generates the stubs, and runs
+# Creates a virtual environment (in $VENV, or .venv here), installs what pyproject.toml names, generates the stubs, and runs
 # the quick start.
 set -eu
-venv=$(realpath -m "${VENV:-$(dirname "$0")/.venv}")
+venv=${VENV:-$(dirname "$0")/.venv}
+mkdir -p "$venv"
+venv=$(cd "$venv" && pwd)
 cd "$(dirname "$0")"
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-# One line a requirement: no shell splits them.
+# One requirement per line.
 "$venv/bin/python" - >"$venv/requirements.txt" <<'PYTHON'
 import tomllib
 with open("pyproject.toml", "rb") as file:

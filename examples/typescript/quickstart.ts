@@ -1,4 +1,4 @@
-// Warrengate in TypeScript: the scenario, with what warrengate.ts offers. README.md says how to run it.
+// Warrengate in TypeScript: the scenario, with the functions of warrengate.ts. See ../README.md.
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { NackAction, Outcome } from "./generated/warrengate/v1/messaging_pb.ts";
