@@ -73,6 +73,9 @@ class Session(ABC, Generic[Request, Response]):
     def receive(self, response: Response) -> None:
         """Process a frame."""
 
+    async def opened(self, call: Any) -> None:
+        """Wait until frames may be written."""
+
     def pause(self) -> float | None:
         """Say how long to wait before `next_frame` is asked again without a wake-up."""
         return None
@@ -116,6 +119,7 @@ class Session(ABC, Generic[Request, Response]):
 
     async def _write(self, call: Any) -> None:
         try:
+            await self.opened(call)
             while True:
                 self.wake.clear()
                 if self._new_token is not None:

@@ -169,6 +169,8 @@ class Consumer:
         self._ready: deque[Delivery] = deque()
         self._waiters: deque[asyncio.Future[Delivery | None]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
+        #: Workers that will look for another delivery. A worker leaves the set above only some time after its end.
+        self._active = 0
         self._running = 0
         self._session: _SubscribeSession | None = None
         self._recovery = Recovery(client, options.queue)
@@ -220,7 +222,8 @@ class Consumer:
             if not waiter.done():
                 waiter.set_result(self._take())
         if self._handler is not None:
-            for _ in range(min(len(self._ready), self._concurrency - len(self._workers))):
+            for _ in range(min(len(self._ready), self._concurrency - self._active)):
+                self._active += 1
                 worker = asyncio.create_task(self._work())
                 self._workers.add(worker)
                 worker.add_done_callback(self._workers.discard)
@@ -277,6 +280,7 @@ class Consumer:
                 delivery.ack()
             finally:
                 self._running -= 1
+        self._active -= 1
 
     async def _call(self, delivery: Delivery) -> None:
         if self._handler is None:

@@ -376,14 +376,14 @@ class _PublishSession(Session[pb.PublishRequest, pb.PublishResponse]):
         self._publisher = publisher
 
     def open(self, channel: aio.Channel, metadata: tuple[tuple[str, str], ...]) -> Any:
-        call = MessagingStub(channel).Publish(metadata=metadata)  # type: ignore[call-arg]
-        self._opening = asyncio.create_task(self._opened(call))
-        return call
+        return MessagingStub(channel).Publish(metadata=metadata)  # type: ignore[call-arg]
 
-    async def _opened(self, call: Any) -> None:
+    async def opened(self, call: Any) -> None:
+        # What is written to a stream that the gateway has not accepted would have to count as perhaps stored.
         await call.initial_metadata()
-        if not call.done():
-            self._publisher.on_connected()
+        if call.done():
+            raise asyncio.InvalidStateError
+        self._publisher.on_connected()
 
     def next_frame(self) -> pb.PublishRequest | None:
         return None if self.draining else self._publisher.next_frame()
