@@ -1,0 +1,328 @@
+/** The client: one gateway, one set of credentials, and everything that uses them. */
+import { readFileSync } from "node:fs";
+import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { Backoff, sleep } from "./backoff.js";
+import { Connection, type Method } from "./connection.js";
+import { type ConsumeOptions, Consumer, type Delivery, type Handler, type MessagesOptions } from "./consumer.js";
+import { ClosedError, ConfigurationError, RequestTimeoutError, unreachable, WarrengateError } from "./errors.js";
+import type { EventKind, LifecycleEvent, Logger } from "./events.js";
+import { Auth, IssueTokenRequestSchema, type WhoAmIResponse } from "./generated/warrengate/v1/auth_pb.js";
+import { type Message, type ReceivedMessage, toMessage } from "./message.js";
+import { Publisher, type PublisherOptions, within } from "./publisher.js";
+import { type Admin, admin, type Caller, DeadLetters, Topology } from "./services.js";
+import { asError } from "./stream.js";
+import { type Token, Tokens, type TokenSource } from "./tokens.js";
+
+/** Where to connect, and as whom. */
+export interface ConnectOptions {
+  /** The gateway's address, such as `https://127.0.0.1:8443`. */
+  endpoint: string;
+  /** The path, or the contents as a Buffer, of a PEM file with the authority to trust. Default: the system's authorities. */
+  ca?: string | Buffer;
+  /** The client's id; with `clientSecret`. */
+  clientId?: string;
+  /** The client's secret. */
+  clientSecret?: string;
+  /** A token, or a function that fetches one each time it is needed; instead of id and secret. */
+  token?: string | TokenSource;
+  /** How long tokens should live. Default: the gateway's limit. */
+  tokenLifetimeMs?: number;
+  /** How long to try to reach the gateway at first. Default: 10 s. */
+  connectTimeoutMs?: number;
+  /** How long a call may take. Default: 30 s. */
+  callTimeoutMs?: number;
+  /** Called for each lifecycle event. */
+  onEvent?: (event: LifecycleEvent) => void;
+  /** Where the library logs. Default: warnings and errors to the console. */
+  logger?: Logger;
+}
+
+const QUIET: Logger = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: (message) => console.warn(`warrengate: ${message}`),
+  error: (message) => console.error(`warrengate: ${message}`),
+};
+
+/** A connection to a gateway; made by {@link connect} or {@link fromEnv}. */
+export class Client implements Caller {
+  /** The gateway's address. */
+  readonly endpoint: string;
+  /** Queues, exchanges and bindings. */
+  readonly topology: Topology;
+  /** Messages that were given up. */
+  readonly deadLetters: DeadLetters;
+  /** Tenants, clients and plans, for administrators. */
+  readonly admin: Admin;
+  /** @internal */
+  readonly connection: Connection;
+  /** @internal */
+  readonly tokens: Tokens;
+  /** @internal */
+  readonly log: Logger;
+  readonly #callTimeoutMs: number;
+  readonly #onEvent: ((event: LifecycleEvent) => void) | undefined;
+  readonly #members = new Set<Publisher | Consumer>();
+  #replies: Promise<Replies> | undefined;
+  #closed: Promise<void> | undefined;
+
+  /** @internal */
+  constructor(options: ConnectOptions) {
+    const { clientId, clientSecret, token } = options;
+    if (token === undefined && !(clientId && clientSecret)) {
+      throw new ConfigurationError("credentials are missing: give a client id and its secret, or a token");
+    }
+    this.endpoint = options.endpoint;
+    this.log = options.logger ?? QUIET;
+    this.#callTimeoutMs = options.callTimeoutMs ?? 30_000;
+    this.#onEvent = options.onEvent;
+    this.connection = new Connection(options.endpoint, authority(options.ca));
+    const source = token ?? (() => this.#issue(clientId ?? "", clientSecret ?? "", options.tokenLifetimeMs));
+    this.tokens = new Tokens(source, (error) => this.log.warn(`the token could not be renewed ahead of its end: ${String(error)}`));
+    this.topology = new Topology(this);
+    this.deadLetters = new DeadLetters(this);
+    this.admin = admin(this);
+  }
+
+  async #issue(clientId: string, clientSecret: string, lifetimeMs: number | undefined): Promise<string> {
+    const lifetime = lifetimeMs === undefined ? {} : { lifetime: durationFromMs(lifetimeMs) };
+    const request = create(IssueTokenRequestSchema, { clientId, clientSecret, ...lifetime });
+    return (await this.connection.unary(Auth.method.issueToken, request, undefined, 20_000, false)).accessToken;
+  }
+
+  // Calls.
+
+  /** Makes a unary call with the token attached; errors are of this library. */
+  async call<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+    request: MessageInitShape<I>,
+    timeoutMs = this.#callTimeoutMs,
+  ): Promise<MessageShape<O>> {
+    const deadline = performance.now() + timeoutMs;
+    const message = create(method.input, request);
+    for (let triedAnotherToken = false; ; triedAnotherToken = true) {
+      this.#ensureOpen();
+      const token: Token = await this.tokens.get();
+      try {
+        return await this.connection.unary(method, message, token.text, deadline - performance.now(), true);
+      } catch (failure) {
+        const error = asError(failure);
+        if (error.code !== "UNAUTHENTICATED" || triedAnotherToken || !this.tokens.isRenewable) throw error;
+      }
+      await this.tokens.newerThan(token);
+    }
+  }
+
+  /** @internal */
+  async *stream<I extends DescMessage, O extends DescMessage>(method: Method<I, O>, request: MessageShape<I>): AsyncGenerator<MessageShape<O>> {
+    this.#ensureOpen();
+    yield* this.connection.serverStream(method, request, (await this.tokens.get()).text);
+  }
+
+  /** Asks the gateway who this client is and what it may do. */
+  whoami(): Promise<WhoAmIResponse> {
+    return this.call(Auth.method.whoAmI, {});
+  }
+
+  /** @internal Reaches the gateway and has it accept the credentials; tries again until the time is over. */
+  async authenticate(timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    const backoff = new Backoff();
+    for (;;) {
+      let error: WarrengateError;
+      try {
+        const left = Math.max(deadline - performance.now(), 10);
+        const answered = this.tokens.get().then(() => this.call(Auth.method.whoAmI, {}, left));
+        if (await within(answered, left)) return;
+        error = unreachable(this.endpoint, `no answer came in ${timeoutMs} ms`);
+      } catch (failure) {
+        error = asError(failure);
+      }
+      const delay = backoff.delay(error.retryAfterMs);
+      if (!error.retryable || performance.now() + delay >= deadline) throw error;
+      await sleep(delay);
+    }
+  }
+
+  // Publishing and consuming.
+
+  /** Makes a publisher. */
+  publisher(options: PublisherOptions = {}): Publisher {
+    this.#ensureOpen();
+    const publisher = new Publisher(this, options);
+    this.#members.add(publisher);
+    return publisher;
+  }
+
+  /**
+   * Calls a handler for each message, up to `concurrency` at a time. Returning acknowledges the message, an error retries it with the
+   * queue's back-off. Leases are extended while a handler works. Resolves when the gateway has accepted the subscription.
+   */
+  consume(queue: string, handler: Handler, options: ConsumeOptions = {}): Promise<Consumer> {
+    return this.#open(queue, options, handler);
+  }
+
+  /** Opens a consumer to iterate over: `for await (const delivery of await client.messages("orders"))`. Each delivery has to be settled. */
+  messages(queue: string, options: MessagesOptions = {}): Promise<Consumer> {
+    return this.#open(queue, options, undefined);
+  }
+
+  async #open(queue: string, options: ConsumeOptions, handler: Handler | undefined): Promise<Consumer> {
+    this.#ensureOpen();
+    const consumer = new Consumer(this, queue, options, handler);
+    this.#members.add(consumer);
+    await consumer.start(this.#callTimeoutMs);
+    return consumer;
+  }
+
+  // Request and reply.
+
+  /** Publishes a request and waits for the reply; needs the configure and subscribe grants on `reply.#`. */
+  async request(routingKey: string, message: Message | Uint8Array | string, options: { exchange?: string; timeoutMs?: number } = {}): Promise<ReceivedMessage> {
+    this.#ensureOpen();
+    this.#replies ??= Replies.open(this).catch((error: unknown) => {
+      this.#replies = undefined;
+      throw error;
+    });
+    return (await this.#replies).request(options.exchange ?? "", routingKey, message, options.timeoutMs ?? 10_000);
+  }
+
+  /** Answers each request of a queue with what the handler returns. */
+  respond(
+    queue: string,
+    handler: (delivery: Delivery) => Promise<Message | Uint8Array | string> | Message | Uint8Array | string,
+    options: ConsumeOptions = {},
+  ): Promise<Consumer> {
+    const publisher = this.publisher();
+    const answer = async (delivery: Delivery) => {
+      const reply = toMessage(await handler(delivery));
+      const { replyTo, correlationId, messageId } = delivery.message;
+      if (replyTo) await publisher.publish({ ...reply, correlationId: correlationId || messageId }, replyTo);
+    };
+    return this.consume(queue, answer, { concurrency: 8, ...options });
+  }
+
+  // Life.
+
+  /** @internal */
+  emit(kind: EventKind, source: string, detail = ""): void {
+    this.log.debug(`${source}: ${kind} ${detail}`);
+    try {
+      this.#onEvent?.({ kind, source, detail });
+    } catch (error) {
+      this.log.error(`the event listener failed: ${String(error)}`);
+    }
+  }
+
+  /** @internal */
+  forget(member: Publisher | Consumer): void {
+    this.#members.delete(member);
+  }
+
+  #ensureOpen(): void {
+    if (this.#closed) throw new ClosedError();
+  }
+
+  /** Takes no more messages, waits for handlers and outcomes for this long at most, then closes the connection. */
+  close(timeoutMs = 30_000): Promise<void> {
+    this.#closed ??= (async () => {
+      const deadline = performance.now() + timeoutMs;
+      const members = [...this.#members];
+      await Promise.all(members.filter((member) => member instanceof Consumer).map((consumer) => consumer.close(timeoutMs)));
+      const left = Math.max(deadline - performance.now(), 0);
+      await Promise.all(members.filter((member) => member instanceof Publisher).map((publisher) => publisher.close(left)));
+      this.connection.close();
+      this.emit("closed", "client");
+    })();
+    return this.#closed;
+  }
+
+  /** As `close()`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** The reply queue of a client, and the requests that wait for it. */
+class Replies {
+  readonly #waiting = new Map<string, (reply: ReceivedMessage) => void>();
+  readonly #publishers = new Map<string, Publisher>();
+
+  private constructor(
+    private readonly client: Client,
+    private readonly queue: string,
+  ) {}
+
+  static async open(client: Client): Promise<Replies> {
+    const replies = new Replies(client, `reply.${crypto.randomUUID()}`);
+    // Deleted by the broker when the client has gone.
+    await client.topology.declareQueue(replies.queue, { type: "classic", expiresMs: 300_000 });
+    await client.consume(replies.queue, ({ message }) => replies.#waiting.get(message.correlationId)?.(message), { concurrency: 32 });
+    return replies;
+  }
+
+  async request(exchange: string, routingKey: string, message: Message | Uint8Array | string, timeoutMs: number): Promise<ReceivedMessage> {
+    const correlationId = crypto.randomUUID();
+    let publisher = this.#publishers.get(exchange);
+    if (!publisher) {
+      publisher = this.client.publisher({ exchange });
+      this.#publishers.set(exchange, publisher);
+    }
+    let reply: ReceivedMessage | undefined;
+    const replied = new Promise<void>((resolve) => {
+      this.#waiting.set(correlationId, (received) => {
+        reply = received;
+        resolve();
+      });
+    });
+    try {
+      const request = { ...toMessage(message), correlationId, replyTo: this.queue, ttlMs: timeoutMs };
+      await within(Promise.all([publisher.publish(request, routingKey), replied]), timeoutMs);
+    } finally {
+      this.#waiting.delete(correlationId);
+    }
+    if (reply) return reply;
+    throw new RequestTimeoutError(`no reply came in ${timeoutMs} ms`, { reason: "REQUEST_TIMEOUT", code: "DEADLINE_EXCEEDED", retryable: true });
+  }
+}
+
+function authority(ca: string | Buffer | undefined): Buffer | undefined {
+  if (ca === undefined) return undefined;
+  let pem: Buffer;
+  try {
+    pem = typeof ca === "string" ? readFileSync(ca) : ca;
+  } catch {
+    throw new ConfigurationError(`the CA file ${String(ca)} cannot be read`);
+  }
+  if (!pem.includes("-----BEGIN CERTIFICATE-----")) throw new ConfigurationError("the CA file contains no certificate in PEM form");
+  return pem;
+}
+
+/** Connects to a gateway; rejects when it cannot be reached in time or refuses the credentials. Close the client when it is done. */
+export async function connect(options: ConnectOptions): Promise<Client> {
+  const client = new Client(options);
+  try {
+    await client.authenticate(options.connectTimeoutMs ?? 10_000);
+  } catch (error) {
+    client.connection.close();
+    throw error;
+  }
+  return client;
+}
+
+/** Reads endpoint and credentials from `WARRENGATE_*` variables. */
+export function environment(): ConnectOptions {
+  const { WARRENGATE_ENDPOINT: endpoint, WARRENGATE_CA: ca, WARRENGATE_TOKEN: token } = process.env;
+  const { WARRENGATE_CLIENT_ID: clientId, WARRENGATE_CLIENT_SECRET: clientSecret } = process.env;
+  if (!endpoint) throw new ConfigurationError("WARRENGATE_ENDPOINT is not set: the gateway's address, such as https://127.0.0.1:8443");
+  return { endpoint, ...(ca && { ca }), ...(token && { token }), ...(clientId && { clientId }), ...(clientSecret && { clientSecret }) };
+}
+
+/**
+ * Connects with `WARRENGATE_ENDPOINT`, `WARRENGATE_CA`, and `WARRENGATE_CLIENT_ID` and `WARRENGATE_CLIENT_SECRET` or `WARRENGATE_TOKEN`; options
+ * replace what they say.
+ */
+export async function fromEnv(options: Partial<ConnectOptions> = {}): Promise<Client> {
+  return connect({ ...environment(), ...options });
+}

@@ -1,0 +1,175 @@
+/**
+ * The connection to the gateway: one channel at a time, replaced when its gateway drains. Streams of a replaced channel go on to their
+ * end, and no new call uses it.
+ */
+import * as tls from "node:tls";
+import { type DescMessage, type DescMethod, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import * as grpc from "@grpc/grpc-js";
+import { ClosedError, ConfigurationError, fromStatus, type WarrengateError } from "./errors.js";
+
+/** How long streams of a replaced channel may take to end. */
+const GRACE_MS = 300_000;
+
+const OPTIONS: grpc.ChannelOptions = {
+  // A connection that became silent is found within their sum.
+  "grpc.keepalive_time_ms": 15_000,
+  "grpc.keepalive_timeout_ms": 10_000,
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 2_000,
+  // The gateway bounds what it sends; the default of 4 MiB is less than a message of that size takes.
+  "grpc.max_receive_message_length": -1,
+  "grpc.max_send_message_length": -1,
+  // A new channel must be a new connection, or it would lead to the gateway that drains.
+  "grpc.use_local_subchannel_pool": 1,
+  "grpc.enable_retries": 0,
+};
+
+/** A method of a service whose requests and responses are these. */
+export type Method<I extends DescMessage, O extends DescMessage> = DescMethod & { input: I; output: O };
+
+/** The present channel, and those that are being closed. */
+export class Connection {
+  readonly #make: () => grpc.Client;
+  #client: grpc.Client | undefined;
+  readonly #closing = new Map<grpc.Client, NodeJS.Timeout>();
+
+  /** To an endpoint, trusting these authorities (PEM), or the system's. */
+  constructor(
+    readonly endpoint: string,
+    ca: Buffer | undefined,
+  ) {
+    this.#make = maker(endpoint, ca);
+    this.#client = this.#make();
+  }
+
+  /** The channel for new calls. */
+  get client(): grpc.Client {
+    if (!this.#client) throw new ClosedError();
+    return this.#client;
+  }
+
+  /** Uses a new connection for new calls, unless somebody replaced this one already. */
+  replace(old: grpc.Client): void {
+    if (this.#client !== old) return;
+    this.#client = this.#make();
+    const timer = setTimeout(() => {
+      old.close();
+      this.#closing.delete(old);
+    }, GRACE_MS);
+    timer.unref();
+    this.#closing.set(old, timer);
+  }
+
+  /** Makes a unary call; errors are of this library. */
+  unary<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+    request: MessageShape<I>,
+    token: string | undefined,
+    timeoutMs: number,
+    waitForReady: boolean,
+  ): Promise<MessageShape<O>> {
+    const metadata = authorization(token, waitForReady);
+    const options = { deadline: Date.now() + Math.max(timeoutMs, 1) };
+    return new Promise((resolve, reject) => {
+      const [path, serialize, deserialize] = wire(method);
+      this.client.makeUnaryRequest(path, serialize, deserialize, request, metadata, options, (error, response) => {
+        if (error) reject(this.error(error));
+        // A call without an error has a response.
+        else resolve(response as MessageShape<O>);
+      });
+    });
+  }
+
+  /** Opens a stream in both directions. */
+  stream<I extends DescMessage, O extends DescMessage>(
+    client: grpc.Client,
+    method: Method<I, O>,
+    token: string,
+  ): grpc.ClientDuplexStream<MessageShape<I>, MessageShape<O>> {
+    const [path, serialize, deserialize] = wire(method);
+    return client.makeBidiStreamRequest(path, serialize, deserialize, authorization(token, false));
+  }
+
+  /** Makes a call that is answered by a stream. */
+  async *serverStream<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+    request: MessageShape<I>,
+    token: string,
+  ): AsyncGenerator<MessageShape<O>> {
+    const [path, serialize, deserialize] = wire(method);
+    const call = this.client.makeServerStreamRequest(path, serialize, deserialize, request, authorization(token, true));
+    try {
+      for await (const response of call) yield response as MessageShape<O>;
+    } catch (error) {
+      throw this.error(error as grpc.ServiceError);
+    } finally {
+      call.cancel();
+    }
+  }
+
+  /** Decodes an error of the transport. */
+  error(error: grpc.ServiceError): WarrengateError {
+    const details = (error.metadata as grpc.Metadata | undefined)?.get("grpc-status-details-bin")[0];
+    return fromStatus(error.code, error.details, Buffer.isBuffer(details) ? details : undefined, this.endpoint);
+  }
+
+  /** Closes everything at once. */
+  close(): void {
+    this.#client?.close();
+    this.#client = undefined;
+    for (const [client, timer] of this.#closing) {
+      clearTimeout(timer);
+      client.close();
+    }
+    this.#closing.clear();
+  }
+}
+
+function authorization(token: string | undefined, waitForReady: boolean): grpc.Metadata {
+  const metadata = new grpc.Metadata({ waitForReady });
+  if (token !== undefined) metadata.set("authorization", `Bearer ${token}`);
+  return metadata;
+}
+
+function wire<I extends DescMessage, O extends DescMessage>(
+  method: Method<I, O>,
+): [string, (request: MessageShape<I>) => Buffer, (bytes: Buffer) => MessageShape<O>] {
+  return [
+    `/${method.parent.typeName}/${method.name}`,
+    (request) => {
+      const bytes = toBinary(method.input, request);
+      return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    },
+    (bytes) => fromBinary(method.output, bytes),
+  ];
+}
+
+function maker(endpoint: string, ca: Buffer | undefined): () => grpc.Client {
+  let url: URL;
+  try {
+    url = new URL(endpoint);
+  } catch {
+    throw new ConfigurationError(`"${endpoint}" is not an address of a gateway: write it like https://127.0.0.1:8443`);
+  }
+  if (!["https:", "http:"].includes(url.protocol) || url.hostname === "" || url.pathname !== "/") {
+    throw new ConfigurationError(`"${endpoint}" is not an address of a gateway: write it like https://127.0.0.1:8443`);
+  }
+  // A port that is the scheme's own is not in the URL.
+  const explicit = /:(\d+)\/?$/.exec(endpoint)?.[1];
+  const target = `${url.hostname}:${url.port || explicit || "8443"}`;
+  if (url.protocol === "http:") {
+    if (!["127.0.0.1", "[::1]", "localhost"].includes(url.hostname)) {
+      throw new ConfigurationError("http:// is for loopback addresses only: secrets and tokens need TLS");
+    }
+    return () => new grpc.Client(target, grpc.credentials.createInsecure(), OPTIONS);
+  }
+  const credentials = grpc.credentials.createSsl(ca ?? systemRoots());
+  return () => new grpc.Client(target, credentials, OPTIONS);
+}
+
+function systemRoots(): Buffer | null {
+  // Node.js 22.15 and later; before that, its own list.
+  const { getCACertificates } = tls as { getCACertificates?: (type: "system") => string[] };
+  const roots = getCACertificates?.("system") ?? [];
+  return roots.length > 0 ? Buffer.from(roots.join("\n")) : null;
+}
