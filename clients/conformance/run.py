@@ -475,7 +475,12 @@ async def play_all(arguments: argparse.Namespace, cases: list[Case], drivers: di
     try:
         await stack.start()
         await admin.start()
-        jobs = [(case, language, command) for language, command in drivers.items() for case in cases]
+        jobs = [
+            (case, language, command)
+            for language, command in drivers.items()
+            for case in cases
+            if case["name"] not in arguments.skip.get(language, [])
+        ]
         alone = [job for job in jobs if {step.get("fault") for step in job[0]["steps"]} & SHARED_FAULTS]
         slots = asyncio.Semaphore(arguments.parallel)
 
@@ -545,6 +550,7 @@ def main() -> int:
         language: [values.get(word, word) for word in known[language].get(which, known[language]["command"])]
         for language in languages
     }
+    arguments.skip = {language: known[language].get("skip", []) for language in languages}
     results = asyncio.run(play_all(arguments, cases, drivers))
     failed = sum(result.failure is not None for result in results)
     if arguments.results:

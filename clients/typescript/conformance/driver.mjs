@@ -1,6 +1,12 @@
 // The conformance driver of the TypeScript library; clients/conformance/README.md describes the protocol.
 import { createInterface } from "node:readline";
-import { fromEnv, version, WarrengateError } from "../dist/index.js";
+import { createClient } from "@connectrpc/connect";
+import { createGrpcWebTransport } from "@connectrpc/connect-web";
+import { Auth } from "../dist/generated/warrengate/v1/auth_pb.js";
+import { ConfigurationError, fromEnv, version, WarrengateError } from "../dist/index.js";
+import { connect as connectWeb, fromConnectError } from "../dist/web.js";
+
+const isWeb = process.argv.includes("--web");
 
 const some = (command, ...names) => Object.fromEntries(names.filter(([from]) => from in command).map(([from, to]) => [to, command[from]]));
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -97,6 +103,25 @@ class Watched {
   }
 }
 
+/** Connects as a page does; the token comes from its own server, which is here. */
+async function fromPage({ clientId, clientSecret, tokenLifetimeMs, ...options }) {
+  const { WARRENGATE_ENDPOINT: endpoint, WARRENGATE_CLIENT_ID, WARRENGATE_CLIENT_SECRET } = process.env;
+  const id = clientId ?? WARRENGATE_CLIENT_ID;
+  const secret = clientSecret ?? WARRENGATE_CLIENT_SECRET;
+  if (!secret && !options.token) throw new ConfigurationError("there is no token");
+  const where = { endpoint, ...options };
+  const token = async () => {
+    const auth = createClient(Auth, createGrpcWebTransport({ baseUrl: where.endpoint, useBinaryFormat: true }));
+    const lifetime = tokenLifetimeMs ? { lifetime: { seconds: BigInt(tokenLifetimeMs / 1000), nanos: 0 } } : {};
+    try {
+      return (await auth.issueToken({ clientId: id, clientSecret: secret, ...lifetime })).accessToken;
+    } catch (error) {
+      throw fromConnectError(error, where.endpoint);
+    }
+  };
+  return connectWeb({ token, ...where });
+}
+
 const clients = new Map();
 const events = new Map();
 const publishers = new Map();
@@ -118,7 +143,8 @@ const commands = {
     );
     const log = (message) => process.stderr.write(`${message}\n`);
     const logger = { debug: () => undefined, info: log, warn: log, error: log };
-    clients.set(command.client, await fromEnv({ ...options, logger, onEvent: ({ kind }) => list.push(kind) }));
+    const open = isWeb ? fromPage : fromEnv;
+    clients.set(command.client, await open({ ...options, logger, onEvent: ({ kind }) => list.push(kind) }));
     return {};
   },
   async close(command) {

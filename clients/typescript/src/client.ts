@@ -1,13 +1,12 @@
 /** The client: one gateway, one set of credentials, and everything that uses them. */
-import { readFileSync } from "node:fs";
 import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Backoff, sleep } from "./backoff.js";
-import { Connection, type Method } from "./connection.js";
 import { type ConsumeOptions, Consumer, type Delivery, type Handler, type MessagesOptions } from "./consumer.js";
 import { ClosedError, ConfigurationError, RequestTimeoutError, unreachable, WarrengateError } from "./errors.js";
 import type { EventKind, LifecycleEvent, Logger } from "./events.js";
 import { Auth, IssueTokenRequestSchema, type WhoAmIResponse } from "./generated/warrengate/v1/auth_pb.js";
+import type { Link, Method } from "./link.js";
 import { type Message, type ReceivedMessage, toMessage } from "./message.js";
 import { Publisher, type PublisherOptions, within } from "./publisher.js";
 import { type Admin, admin, type Caller, DeadLetters, Topology } from "./services.js";
@@ -15,11 +14,9 @@ import { asError } from "./stream.js";
 import { type Token, Tokens, type TokenSource } from "./tokens.js";
 
 /** Where to connect, and as whom. */
-export interface ConnectOptions {
+export interface ClientOptions {
   /** The gateway's address, such as `https://127.0.0.1:8443`. */
   endpoint: string;
-  /** The path, or the contents as a Buffer, of a PEM file with the authority to trust. Default: the system's authorities. */
-  ca?: string | Buffer;
   /** The client's id; with `clientSecret`. */
   clientId?: string;
   /** The client's secret. */
@@ -45,7 +42,7 @@ const QUIET: Logger = {
   error: (message) => console.error(`warrengate: ${message}`),
 };
 
-/** A connection to a gateway; made by {@link connect} or {@link fromEnv}. */
+/** A connection to a gateway. */
 export class Client implements Caller {
   /** The gateway's address. */
   readonly endpoint: string;
@@ -55,8 +52,6 @@ export class Client implements Caller {
   readonly deadLetters: DeadLetters;
   /** Tenants, clients and plans, for administrators. */
   readonly admin: Admin;
-  /** @internal */
-  readonly connection: Connection;
   /** @internal */
   readonly tokens: Tokens;
   /** @internal */
@@ -68,7 +63,10 @@ export class Client implements Caller {
   #closed: Promise<void> | undefined;
 
   /** @internal */
-  constructor(options: ConnectOptions) {
+  constructor(
+    /** @internal */ readonly link: Link,
+    options: ClientOptions,
+  ) {
     const { clientId, clientSecret, token } = options;
     if (token === undefined && !(clientId && clientSecret)) {
       throw new ConfigurationError("credentials are missing: give a client id and its secret, or a token");
@@ -77,7 +75,6 @@ export class Client implements Caller {
     this.log = options.logger ?? QUIET;
     this.#callTimeoutMs = options.callTimeoutMs ?? 30_000;
     this.#onEvent = options.onEvent;
-    this.connection = new Connection(options.endpoint, authority(options.ca));
     const source = token ?? (() => this.#issue(clientId ?? "", clientSecret ?? "", options.tokenLifetimeMs));
     this.tokens = new Tokens(source, (error) => this.log.warn(`the token could not be renewed ahead of its end: ${String(error)}`));
     this.topology = new Topology(this);
@@ -88,7 +85,7 @@ export class Client implements Caller {
   async #issue(clientId: string, clientSecret: string, lifetimeMs: number | undefined): Promise<string> {
     const lifetime = lifetimeMs === undefined ? {} : { lifetime: durationFromMs(lifetimeMs) };
     const request = create(IssueTokenRequestSchema, { clientId, clientSecret, ...lifetime });
-    return (await this.connection.unary(Auth.method.issueToken, request, undefined, 20_000, false)).accessToken;
+    return (await this.link.unary(Auth.method.issueToken, request, undefined, 20_000, false)).accessToken;
   }
 
   // Calls.
@@ -105,7 +102,7 @@ export class Client implements Caller {
       this.#ensureOpen();
       const token: Token = await this.tokens.get();
       try {
-        return await this.connection.unary(method, message, token.text, deadline - performance.now(), true);
+        return await this.link.unary(method, message, token.text, deadline - performance.now(), true);
       } catch (failure) {
         const error = asError(failure);
         if (error.code !== "UNAUTHENTICATED" || triedAnotherToken || !this.tokens.isRenewable) throw error;
@@ -117,7 +114,7 @@ export class Client implements Caller {
   /** @internal */
   async *stream<I extends DescMessage, O extends DescMessage>(method: Method<I, O>, request: MessageShape<I>): AsyncGenerator<MessageShape<O>> {
     this.#ensureOpen();
-    yield* this.connection.serverStream(method, request, (await this.tokens.get()).text);
+    yield* this.link.serverStream(method, request, (await this.tokens.get()).text);
   }
 
   /** Asks the gateway who this client is and what it may do. */
@@ -232,7 +229,7 @@ export class Client implements Caller {
       await Promise.all(members.filter((member) => member instanceof Consumer).map((consumer) => consumer.close(timeoutMs)));
       const left = Math.max(deadline - performance.now(), 0);
       await Promise.all(members.filter((member) => member instanceof Publisher).map((publisher) => publisher.close(left)));
-      this.connection.close();
+      this.link.close();
       this.emit("closed", "client");
     })();
     return this.#closed;
@@ -287,42 +284,13 @@ class Replies {
   }
 }
 
-function authority(ca: string | Buffer | undefined): Buffer | undefined {
-  if (ca === undefined) return undefined;
-  let pem: Buffer;
+/** @internal Has the gateway accept the client's credentials, or closes the client. */
+export async function opened(client: Client, connectTimeoutMs = 10_000): Promise<Client> {
   try {
-    pem = typeof ca === "string" ? readFileSync(ca) : ca;
-  } catch {
-    throw new ConfigurationError(`the CA file ${String(ca)} cannot be read`);
-  }
-  if (!pem.includes("-----BEGIN CERTIFICATE-----")) throw new ConfigurationError("the CA file contains no certificate in PEM form");
-  return pem;
-}
-
-/** Connects to a gateway; rejects when it cannot be reached in time or refuses the credentials. Close the client when it is done. */
-export async function connect(options: ConnectOptions): Promise<Client> {
-  const client = new Client(options);
-  try {
-    await client.authenticate(options.connectTimeoutMs ?? 10_000);
+    await client.authenticate(connectTimeoutMs);
+    return client;
   } catch (error) {
-    client.connection.close();
+    client.link.close();
     throw error;
   }
-  return client;
-}
-
-/** Reads endpoint and credentials from `WARRENGATE_*` variables. */
-export function environment(): ConnectOptions {
-  const { WARRENGATE_ENDPOINT: endpoint, WARRENGATE_CA: ca, WARRENGATE_TOKEN: token } = process.env;
-  const { WARRENGATE_CLIENT_ID: clientId, WARRENGATE_CLIENT_SECRET: clientSecret } = process.env;
-  if (!endpoint) throw new ConfigurationError("WARRENGATE_ENDPOINT is not set: the gateway's address, such as https://127.0.0.1:8443");
-  return { endpoint, ...(ca && { ca }), ...(token && { token }), ...(clientId && { clientId }), ...(clientSecret && { clientSecret }) };
-}
-
-/**
- * Connects with `WARRENGATE_ENDPOINT`, `WARRENGATE_CA`, and `WARRENGATE_CLIENT_ID` and `WARRENGATE_CLIENT_SECRET` or `WARRENGATE_TOKEN`; options
- * replace what they say.
- */
-export async function fromEnv(options: Partial<ConnectOptions> = {}): Promise<Client> {
-  return connect({ ...environment(), ...options });
 }

@@ -3,9 +3,11 @@
  * end, and no new call uses it.
  */
 import * as tls from "node:tls";
-import { type DescMessage, type DescMethod, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import { type DescMessage, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
 import { ClosedError, ConfigurationError, fromStatus, type WarrengateError } from "./errors.js";
+import { StatusSchema } from "./generated/warrengate/client/v1/status_pb.js";
+import type { Call, Link, Listener, Method } from "./link.js";
 
 /** How long streams of a replaced channel may take to end. */
 const GRACE_MS = 300_000;
@@ -24,11 +26,8 @@ const OPTIONS: grpc.ChannelOptions = {
   "grpc.enable_retries": 0,
 };
 
-/** A method of a service whose requests and responses are these. */
-export type Method<I extends DescMessage, O extends DescMessage> = DescMethod & { input: I; output: O };
-
 /** The present channel, and those that are being closed. */
-export class Connection {
+export class Connection implements Link {
   readonly #make: () => grpc.Client;
   #client: grpc.Client | undefined;
   readonly #closing = new Map<grpc.Client, NodeJS.Timeout>();
@@ -43,14 +42,14 @@ export class Connection {
   }
 
   /** The channel for new calls. */
-  get client(): grpc.Client {
+  get channel(): grpc.Client {
     if (!this.#client) throw new ClosedError();
     return this.#client;
   }
 
   /** Uses a new connection for new calls, unless somebody replaced this one already. */
-  replace(old: grpc.Client): void {
-    if (this.#client !== old) return;
+  replace(old: object): void {
+    if (this.#client !== old || !(old instanceof grpc.Client)) return;
     this.#client = this.#make();
     const timer = setTimeout(() => {
       old.close();
@@ -72,7 +71,7 @@ export class Connection {
     const options = { deadline: Date.now() + Math.max(timeoutMs, 1) };
     return new Promise((resolve, reject) => {
       const [path, serialize, deserialize] = wire(method);
-      this.client.makeUnaryRequest(path, serialize, deserialize, request, metadata, options, (error, response) => {
+      this.channel.makeUnaryRequest(path, serialize, deserialize, request, metadata, options, (error, response) => {
         if (error) reject(this.error(error));
         // A call without an error has a response.
         else resolve(response as MessageShape<O>);
@@ -82,12 +81,24 @@ export class Connection {
 
   /** Opens a stream in both directions. */
   stream<I extends DescMessage, O extends DescMessage>(
-    client: grpc.Client,
+    channel: object,
     method: Method<I, O>,
     token: string,
-  ): grpc.ClientDuplexStream<MessageShape<I>, MessageShape<O>> {
+    listener: Listener<MessageShape<O>>,
+  ): Call<MessageShape<I>> {
     const [path, serialize, deserialize] = wire(method);
-    return client.makeBidiStreamRequest(path, serialize, deserialize, authorization(token, false));
+    const call = (channel as grpc.Client).makeBidiStreamRequest(path, serialize, deserialize, authorization(token, false));
+    call.on("metadata", () => listener.opened());
+    call.on("data", (response: MessageShape<O>) => listener.data(response));
+    call.on("drain", () => listener.drained());
+    call.on("error", (error: grpc.ServiceError) => listener.ended(this.error(error)));
+    // An error, if there is one, comes before this or right after it.
+    call.on("end", () => setImmediate(() => listener.ended()));
+    return {
+      write: (frame) => call.write(frame),
+      end: () => call.end(),
+      cancel: () => call.cancel(),
+    };
   }
 
   /** Makes a call that is answered by a stream. */
@@ -97,7 +108,7 @@ export class Connection {
     token: string,
   ): AsyncGenerator<MessageShape<O>> {
     const [path, serialize, deserialize] = wire(method);
-    const call = this.client.makeServerStreamRequest(path, serialize, deserialize, request, authorization(token, true));
+    const call = this.channel.makeServerStreamRequest(path, serialize, deserialize, request, authorization(token, true));
     try {
       for await (const response of call) yield response as MessageShape<O>;
     } catch (error) {
@@ -110,7 +121,8 @@ export class Connection {
   /** Decodes an error of the transport. */
   error(error: grpc.ServiceError): WarrengateError {
     const details = (error.metadata as grpc.Metadata | undefined)?.get("grpc-status-details-bin")[0];
-    return fromStatus(error.code, error.details, Buffer.isBuffer(details) ? details : undefined, this.endpoint);
+    const decoded = Buffer.isBuffer(details) ? fromBinary(StatusSchema, details).details : [];
+    return fromStatus(error.code, error.details, decoded, this.endpoint);
   }
 
   /** Closes everything at once. */

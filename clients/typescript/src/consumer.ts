@@ -12,7 +12,7 @@ import {
 } from "./generated/warrengate/v1/messaging_pb.js";
 import { ReceivedMessage } from "./message.js";
 import { within } from "./publisher.js";
-import { asError, CLOSE_TIMEOUT_MS, Recovery, Session } from "./stream.js";
+import { asError, CLOSE_TIMEOUT_MS, Recovery, Session, type Timer } from "./stream.js";
 import { inConsumerSpan } from "./tracing.js";
 
 /** Processes a delivery. Returning acknowledges it, an error retries it later, unless it was settled explicitly. */
@@ -330,9 +330,11 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
   #nacks: Nack[] = [];
   #extensions: ExtendLease[] = [];
   #leaseMs: number;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   #lastOffset: bigint | undefined;
   #givenUp = false;
+  #heartbeatMs = 0;
+  #lastHeard = 0;
 
   constructor(
     private readonly consumer: Consumer,
@@ -381,6 +383,11 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
       this.#outstanding.delete(id);
     }
     return create(AckSchema, { deliveryIds: ids.map(BigInt) });
+  }
+
+  protected override isSilent(): boolean {
+    // Two heartbeats are missing.
+    return this.#heartbeatMs > 0 && performance.now() - this.#lastHeard > 2 * this.#heartbeatMs + 2_000;
   }
 
   protected isDone(): boolean {
@@ -440,11 +447,13 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
   // Frames from the gateway.
 
   protected receive({ event }: SubscribeResponse): void {
+    this.#lastHeard = performance.now();
     switch (event.case) {
       case "deliveries":
         this.#take(event.value);
         break;
       case "started":
+        this.#heartbeatMs = event.value.heartbeatInterval ? durationMs(event.value.heartbeatInterval) : 0;
         if (event.value.ackDeadline) this.#leaseMs = durationMs(event.value.ackDeadline);
         this.consumer.onStarted();
         break;

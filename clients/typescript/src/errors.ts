@@ -4,7 +4,7 @@
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { type Duration, durationMs } from "@bufbuild/protobuf/wkt";
-import { BadRequestSchema, type ErrorInfo, ErrorInfoSchema, RetryInfoSchema, StatusSchema } from "./generated/warrengate/client/v1/status_pb.js";
+import { BadRequestSchema, type ErrorInfo, ErrorInfoSchema, RetryInfoSchema } from "./generated/warrengate/client/v1/status_pb.js";
 import { Outcome, type PublishResult } from "./generated/warrengate/v1/messaging_pb.js";
 
 /** What an error says beside its message. */
@@ -141,18 +141,18 @@ const BY_CODE: Record<string, typeof WarrengateError> = {
 };
 
 /** Makes the error of a gRPC status: the gateway's own, or one of the connection. */
-export function fromStatus(status: number, message: string, details: Uint8Array | undefined, endpoint: string): WarrengateError {
+export function fromStatus(status: number, message: string, details: { typeUrl: string; value: Uint8Array }[], endpoint: string): WarrengateError {
   const code = CODES[status] ?? "UNKNOWN";
   let info: ErrorInfo | undefined;
   let retryAfterMs: number | undefined;
   let field: string | undefined;
-  for (const { typeUrl, value } of details ? fromBinary(StatusSchema, details).details : []) {
-    if (typeUrl.endsWith("/google.rpc.ErrorInfo")) {
+  for (const { typeUrl, value } of details) {
+    if (typeUrl.endsWith("google.rpc.ErrorInfo")) {
       const candidate = fromBinary(ErrorInfoSchema, value);
       if (candidate.domain === "warrengate") info = candidate;
-    } else if (typeUrl.endsWith("/google.rpc.RetryInfo")) {
+    } else if (typeUrl.endsWith("google.rpc.RetryInfo")) {
       retryAfterMs = milliseconds(fromBinary(RetryInfoSchema, value).retryDelay);
-    } else if (typeUrl.endsWith("/google.rpc.BadRequest")) {
+    } else if (typeUrl.endsWith("google.rpc.BadRequest")) {
       field = fromBinary(BadRequestSchema, value).fieldViolations[0]?.field;
     }
   }

@@ -7,7 +7,7 @@ import {
   type PublishResult,
 } from "./generated/warrengate/v1/messaging_pb.js";
 import { type Message, toMessage, toWire } from "./message.js";
-import { asError, CLOSE_TIMEOUT_MS, Recovery, Session } from "./stream.js";
+import { asError, CLOSE_TIMEOUT_MS, Recovery, Session, type Timer } from "./stream.js";
 import { startProducer } from "./tracing.js";
 
 /** Well below the size limit of a frame, so that only a message that is too large by itself is refused for its size. */
@@ -86,7 +86,7 @@ export class Publisher {
   readonly #recovery: Recovery;
   #isRunning = false;
   #running = Promise.resolve();
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   #closed = false;
 
   /** @internal */
@@ -349,7 +349,7 @@ export async function within(promise: Promise<unknown>, timeoutMs: number | unde
     await promise;
     return true;
   }
-  let timer: NodeJS.Timeout | undefined;
+  let timer: Timer | undefined;
   const timeout = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), timeoutMs)));
   try {
     return await Promise.race([promise.then(() => true), timeout]);

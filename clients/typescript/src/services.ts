@@ -7,7 +7,7 @@ import {
   ListDeadLettersRequestSchema, ListQueuesRequestSchema, type Queue, type QueueEntry, QueueType, RedriveDeadLettersRequestSchema,
   type RedriveFailure, Topology as TopologyService, type QueueStatus,
 } from "./generated/warrengate/v1/topology_pb.js";
-import type { Method } from "./connection.js";
+import type { Method } from "./link.js";
 import { type HeaderValue, toEntries } from "./message.js";
 
 /** What the services need of a client. */
@@ -214,9 +214,7 @@ export type Admin = Calls<typeof AdminService>;
 
 /** Makes the calls of administration. */
 export function admin(caller: Caller): Admin {
-  const calls = Object.entries(AdminService.method).map(([name, method]) => [
-    name,
-    (request: MessageInitShape<DescMessage>) => caller.call(method as Method<DescMessage, DescMessage>, request),
-  ]);
+  const methods: Record<string, Method<DescMessage, DescMessage>> = AdminService.method;
+  const calls = Object.entries(methods).map(([name, method]) => [name, (request: MessageInitShape<DescMessage>) => caller.call(method, request)]);
   return Object.fromEntries(calls) as Admin;
 }

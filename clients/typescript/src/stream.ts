@@ -1,12 +1,18 @@
 /** What publish and subscribe streams have in common: opening, renewing the token, leaving a gateway that drains, and deciding what follows. */
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import { type Timestamp, timestampMs } from "@bufbuild/protobuf/wkt";
-import type { Client as Channel, ClientDuplexStream, ServiceError } from "@grpc/grpc-js";
 import { Backoff, sleep } from "./backoff.js";
 import type { Client } from "./client.js";
-import type { Method } from "./connection.js";
 import { UnavailableError, WarrengateError } from "./errors.js";
+import type { Call, Method } from "./link.js";
 import type { Token } from "./tokens.js";
+
+/** A timer of Node.js or of a browser. */
+export type Timer = ReturnType<typeof setTimeout>;
+
+// Browsers have no `setImmediate`.
+const { setImmediate: immediately } = globalThis as { setImmediate?: (work: () => void) => void };
+const soon = immediately ?? ((work: () => void) => setTimeout(work, 0));
 
 /** How long a gateway may take to end a stream that was closed. */
 export const CLOSE_TIMEOUT_MS = 10_000;
@@ -16,21 +22,22 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
   /** The token that the stream has now; absent before it was opened. */
   token: Token | undefined;
   /** The channel of the stream; absent before it was opened. */
-  channel: Channel | undefined;
+  channel: object | undefined;
   /** Whether the gateway is going away. */
   draining = false;
   /** Whether the application closes the stream. */
   closing = false;
-  #call: ClientDuplexStream<MessageShape<I>, MessageShape<O>> | undefined;
+  #call: Call<MessageShape<I>> | undefined;
   #newToken: Token | undefined;
   #renewing = false;
   #blocked = false;
   #open = false;
   #halfClosed = false;
   #ended = false;
-  #pump: NodeJS.Timeout | undefined;
+  #pump: Timer | undefined;
   #pumpAt = Infinity;
-  #limit: NodeJS.Timeout | undefined;
+  #limit: Timer | undefined;
+  #watch: Timer | undefined;
   #limitAt = Infinity;
   #timeUp: (() => void) | undefined;
 
@@ -48,6 +55,10 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
   protected abstract reauthentication(accessToken: string): MessageShape<I>;
   /** Processes a frame. */
   protected abstract receive(response: MessageShape<O>): void;
+  /** Says whether the stream has been silent for too long; gRPC-Web has no keepalive of its own. */
+  protected isSilent(): boolean {
+    return false;
+  }
   /** The gateway has accepted the call. */
   protected opened(): void {}
   /** Whether frames may be written before the gateway has accepted the call. */
@@ -56,33 +67,42 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
   /** Opens the stream and serves it until it ends; rejects with the reason unless it was closed in order. */
   async run(): Promise<void> {
     this.token = await this.client.tokens.get();
-    this.channel = this.client.connection.client;
-    const call = (this.#call = this.client.connection.stream(this.channel, this.method, this.token.text));
+    const channel = (this.channel = this.client.link.channel);
+    const { text } = this.token;
     try {
       await new Promise<void>((resolve, reject) => {
         this.#timeUp = resolve;
-        call.on("metadata", () => {
-          this.#open = true;
-          this.opened();
-          this.wake();
-        });
-        call.on("data", (response: MessageShape<O>) => this.receive(response));
-        call.on("error", (error: ServiceError) => reject(this.client.connection.error(error)));
-        call.on("end", () => {
-          if (this.closing || this.draining) resolve();
-          // An error, if there is one, comes first or with the status.
-          else setImmediate(() => reject(lost("the gateway ended the stream")));
+        this.#call = this.client.link.stream(channel, this.method, text, {
+          opened: () => {
+            this.#open = true;
+            this.opened();
+            this.wake();
+          },
+          data: (response) => this.receive(response),
+          drained: () => {
+            this.#blocked = false;
+            this.wake();
+          },
+          ended: (error) => {
+            if (error) reject(error);
+            else if (this.closing || this.draining) resolve();
+            else reject(lost("the gateway ended the stream"));
+          },
         });
         if (this.writesFirst) {
           this.#open = true;
           this.wake();
         }
+        this.#watch = setInterval(() => {
+          if (this.isSilent()) reject(lost("the gateway has been silent"));
+        }, 5_000);
       });
     } finally {
       this.#ended = true;
       clearTimeout(this.#pump);
       clearTimeout(this.#limit);
-      call.cancel();
+      clearInterval(this.#watch);
+      this.#call?.cancel();
     }
   }
 
@@ -93,7 +113,7 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
     clearTimeout(this.#pump);
     this.#pumpAt = at;
     if (afterMs > 0) this.#pump = setTimeout(() => this.#write(), afterMs);
-    else setImmediate(() => this.#write());
+    else soon(() => this.#write());
   }
 
   #write(): void {
@@ -113,10 +133,6 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
       if (!frame) break;
       if (!call.write(frame)) {
         this.#blocked = true;
-        call.once("drain", () => {
-          this.#blocked = false;
-          this.wake();
-        });
         return;
       }
     }
@@ -196,9 +212,9 @@ export class Recovery {
   }
 
   /** Waits until the next stream may be opened; rejects with the error when another stream would not help. */
-  async after(session: { channel: Channel | undefined; token: Token | undefined }, error: WarrengateError | undefined): Promise<void> {
+  async after(session: { channel: object | undefined; token: Token | undefined }, error: WarrengateError | undefined): Promise<void> {
     if (!error || error.reason === "DRAINING") {
-      if (session.channel) this.client.connection.replace(session.channel);
+      if (session.channel) this.client.link.replace(session.channel);
       await sleep(this.#backoff.delay(error?.retryAfterMs));
       return;
     }

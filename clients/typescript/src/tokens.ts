@@ -2,7 +2,7 @@
  * The token of a client: fetched once for all users, renewed ahead of its end. At most one request for a token is under way at a
  * time, and everybody who needs one waits for it.
  */
-import { AuthenticationError } from "./errors.js";
+import { AuthenticationError, UnavailableError, WarrengateError } from "./errors.js";
 
 /** Gives a token (a JWT without "Bearer"); called again when the last one is near its end. */
 export type TokenSource = () => Promise<string> | string;
@@ -59,7 +59,7 @@ export class Tokens {
     this.#fetching ??= (async () => {
       try {
         const began = performance.now();
-        const text = await fetch();
+        const text = await fetchFrom(fetch);
         const life = lifeOf(text);
         // Clients that started together do not renew together.
         const renewAt = began + life * (0.6 + Math.random() * 0.15);
@@ -70,6 +70,16 @@ export class Tokens {
       }
     })();
     return this.#fetching;
+  }
+}
+
+async function fetchFrom(source: TokenSource): Promise<string> {
+  try {
+    return await source();
+  } catch (cause) {
+    if (cause instanceof WarrengateError) throw cause;
+    const text = `the token source failed: ${cause instanceof Error ? cause.message : String(cause)}`;
+    throw new UnavailableError(text, { reason: "TOKEN_SOURCE_FAILED", code: "UNAVAILABLE", retryable: true, cause });
   }
 }
 

@@ -25,7 +25,7 @@ export function startProducer(exchange: string, routingKey: string, message: Mes
   });
   return (error) => {
     if (error) {
-      const text = error instanceof Error ? error.message : String(error);
+      const text = error instanceof Error ? error.message : "failed";
       span.setAttribute("error.type", error instanceof WarrengateError ? error.reason : "error");
       span.setStatus({ code: SpanStatusCode.ERROR, message: text });
     }

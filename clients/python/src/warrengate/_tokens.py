@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from .errors import AuthenticationError, WarrengateError, from_rpc
+from .errors import AuthenticationError, UnavailableError, WarrengateError, from_rpc
 from .v1 import auth_pb2
 from .v1.auth_pb2_grpc import AuthStub
 
@@ -108,7 +108,17 @@ class Tokens:
             return Token(self._static, float("inf"), float("inf"))
         began = time.monotonic()
         if self._source is not None:
-            text = await self._source()
+            try:
+                text = await self._source()
+            except WarrengateError:
+                raise
+            except Exception as error:
+                raise UnavailableError(
+                    f"the token source failed: {error}",
+                    reason="TOKEN_SOURCE_FAILED",
+                    code="UNAVAILABLE",
+                    retryable=True,
+                ) from error
             return _aged(text, began, _life_of(text))
         request = auth_pb2.IssueTokenRequest(client_id=self._client_id, client_secret=self._secret)
         if self._lifetime is not None:
