@@ -155,16 +155,19 @@ need_promtool() {
   fi
 }
 
-# own_gateway FOLDER: builds, and starts a `warrengate dev` in a folder, on free ports; sets $gateway (its process), $binary, and the
+# own_gateway FOLDER: builds (unless WARRENGATE_BINARY names a gateway), and starts a `warrengate dev` in a folder, on free ports; sets $gateway (its process), $binary, and the
 # settings that `dev` leaves, and $ops (the address of its metrics). The gateway's own settings are taken from the environment.
 # Whoever calls it ends the process by its id.
 own_gateway() {
   local folder=$1 port=free_port
-  say "building"
-  cargo build --locked --quiet --bin warrengate
-  binary=$PWD/target/debug/warrengate
+  binary=${WARRENGATE_BINARY:-}
+  if [ -z "$binary" ]; then
+    say "building"
+    cargo build --locked --quiet --bin warrengate
+    binary=$PWD/target/debug/warrengate
+  fi
   ops=127.0.0.1:$($port)
-  (cd "$folder" && exec "$binary" dev --grpc "127.0.0.1:$($port)" --ops "$ops" --amqps-port "$($port)" \
+  (cd "$folder" && exec env -u WARRENGATE_BINARY "$binary" dev --grpc "127.0.0.1:$($port)" --ops "$ops" --amqps-port "$($port)" \
     --management-port "$($port)") >"$folder/gateway.log" 2>&1 &
   gateway=$!
   say "starting a gateway"

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -150,7 +151,7 @@ class Driver:
     async def start(self) -> None:
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._env, cwd=ROOT, limit=1 << 26
+            *self._command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._env, cwd=ROOT, limit=1 << 26, start_new_session=True
         )
         self._readers = [asyncio.create_task(self._read_answers()), asyncio.create_task(self._read_log())]
 
@@ -210,8 +211,9 @@ class Driver:
             await self.kill()
 
     async def kill(self) -> None:
+        # A driver may have started another process.
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         await asyncio.gather(*self._readers, return_exceptions=True)
 

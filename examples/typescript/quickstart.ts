@@ -1,29 +1,41 @@
-// Warrengate in TypeScript: the scenario, with the functions of warrengate.ts. See ../README.md.
+// Warrengate in TypeScript: a queue, publishing, consuming, a retry and a dead letter. See ../README.md.
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { NackAction, Outcome } from "./generated/warrengate/v1/messaging_pb.ts";
-import { consume, publication, publish, topology } from "./warrengate.ts";
+import { type Delivery, fromEnv, type LifecycleEvent, PublishError } from "@warrengate/client";
+
+const RETRY_AFTER_MS = 4000; // the broker keeps the message meanwhile
 
 const scenario = JSON.parse(readFileSync("../scenario.json", "utf8"));
 const queue = `quickstart-${randomUUID().slice(0, 8)}`;
-await topology.declareQueue({ queue: { name: queue } });
+const onEvent = ({ kind }: LifecycleEvent) => {
+  if (kind === "reauthenticated") console.log("token renewed");
+};
+const client = await fromEnv({ onEvent });
+await client.topology.declareQueue(queue);
 
-const orders: string[] = scenario.orders;
-const publications = orders.map((order, number) => publication(number, queue, order));
-publications.push(publication(orders.length, `${queue}.nowhere`, scenario.nowhere));
-for await (const [sent, outcome] of publish(publications)) {
-  console.log(`published ${new TextDecoder().decode(sent.message!.body)}: ${Outcome[outcome]}`);
+const publisher = client.publisher();
+const sent = [];
+for (const order of scenario.orders) sent.push({ order, ...(await publisher.send(order, queue)) });
+sent.push({ order: scenario.nowhere, ...(await publisher.send(scenario.nowhere, `${queue}.nowhere`)) });
+for (const { order, outcome } of sent) {
+  const name = await outcome.then(() => "CONFIRMED", (error: PublishError) => error.outcome);
+  console.log(`published ${order}: ${name}`);
 }
+await publisher.close();
 
-const left = new Set(orders);
-await consume(queue, (delivery) => {
-  const order = new TextDecoder().decode(delivery.message!.body);
-  const [action, verdict] =
-    order === scenario.dead_letter ? [NackAction.DEAD_LETTER, "give up"]
-    : order === scenario.retry_once && delivery.attempt === 1 ? [NackAction.RETRY, "try again"]
-    : [undefined, "done"];
-  console.log(`delivered ${order}, attempt ${delivery.attempt}: ${verdict}`);
-  if (verdict !== "try again") left.delete(order);
-  return [action, left.size > 0];
+const left = new Set<string>(scenario.orders);
+await new Promise<void>((finished) => {
+  // Returning acknowledges, unless the delivery was settled otherwise.
+  void client.consume(queue, (delivery: Delivery) => {
+    const order = delivery.message.text;
+    const retries = order === scenario.retry_once && delivery.attempt === 1;
+    const verdict = order === scenario.dead_letter ? "give up" : retries ? "try again" : "done";
+    if (verdict === "give up") delivery.deadLetter("as the scenario says");
+    if (verdict === "try again") delivery.retry({ delayMs: RETRY_AFTER_MS, reason: "as the scenario says" });
+    console.log(`delivered ${order}, attempt ${delivery.attempt}: ${verdict}`);
+    if (verdict !== "try again") left.delete(order);
+    if (left.size === 0) finished();
+  });
 });
-await topology.deleteQueue({ name: queue });
+await client.topology.deleteQueue(queue);
+await client.close();

@@ -1,9 +1,11 @@
 #!/bin/sh
-# Installs what package.json pins, generates the stubs, and runs the quick start.
+# Installs the client library ($WARRENGATE_PACKAGE, or the one of this repository, which is built), and runs the quick start.
 set -eu
 cd "$(dirname "$0")"
-[ -d node_modules ] || npm install --silent --no-save --no-audit --no-fund
-if [ ! -d generated ] || [ -n "$(find ../../proto -newer generated)" ]; then
-  npm run --silent generate && touch generated
+package=${WARRENGATE_PACKAGE:-}
+if [ -z "$package" ]; then
+  package=$(cd ../../clients/typescript && npm ci --silent --no-audit --no-fund && npm run --silent build && npm pack --silent --pack-destination .)
+  package=../../clients/typescript/$package
 fi
+npm install --silent --no-save --no-audit --no-fund "$package"
 exec npm start --silent -- "$@"

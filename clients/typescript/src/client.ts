@@ -226,7 +226,7 @@ export class Client implements Caller {
     this.#closed ??= (async () => {
       const deadline = performance.now() + timeoutMs;
       const members = [...this.#members];
-      await Promise.all(members.filter((member) => member instanceof Consumer).map((consumer) => consumer.close(timeoutMs)));
+      await Promise.all(members.filter((member) => member instanceof Consumer).map((consumer) => consumer.close(consumer.closingTimeMs > 0 ? timeoutMs : 0)));
       const left = Math.max(deadline - performance.now(), 0);
       await Promise.all(members.filter((member) => member instanceof Publisher).map((publisher) => publisher.close(left)));
       this.link.close();

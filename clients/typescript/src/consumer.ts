@@ -300,8 +300,16 @@ export class Consumer implements AsyncIterable<Delivery> {
     this.#onStarted();
   }
 
-  /** Takes no more messages, waits for the handlers for this long at most, settles, and ends the stream. */
-  async close(timeoutMs?: number): Promise<void> {
+  /** @internal How long closing waits by default: for handlers, but not for who iterates and closes at the same time. */
+  get closingTimeMs(): number {
+    return this.handler ? 30_000 : 0;
+  }
+
+  /**
+   * Takes no more messages, waits until what was begun is settled, and ends the stream; the rest comes again. By default handlers have
+   * 30 s, and deliveries of the iterator form, which only the application can settle, no time.
+   */
+  async close(timeoutMs = this.closingTimeMs): Promise<void> {
     if (!this.#closing) {
       this.#closing = true;
       this.#onClosing();

@@ -260,7 +260,9 @@ class Client:
             return
         self._closed = True
         deadline = time.monotonic() + timeout
-        await asyncio.gather(*(consumer.close(timeout) for consumer in list(self._consumers)))
+        await asyncio.gather(
+            *(consumer.close(timeout if consumer.closing_time else 0) for consumer in list(self._consumers))
+        )
         left = max(deadline - time.monotonic(), 0.0)
         await asyncio.gather(*(publisher.close(left) for publisher in list(self._publishers)))
         await self.connection.close()

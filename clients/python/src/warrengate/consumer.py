@@ -345,8 +345,18 @@ class Consumer:
         """Say where the next stream of a stream queue begins."""
         return self._resume_from
 
+    @property
+    def closing_time(self) -> float:
+        """How long closing waits by default: for handlers, but not for who iterates and closes at the same time."""
+        return 0.0 if self._handler is None else 30.0
+
     async def close(self, timeout: float | None = None) -> None:
-        """Take no more messages, wait for the handlers for this long at most, settle, and end the stream."""
+        """Take no more messages, wait until what was begun is settled, and end the stream; the rest comes again.
+
+        By default handlers have 30 s, and deliveries of the iterator form, which only the application can settle,
+        no time.
+        """
+        timeout = self.closing_time if timeout is None else timeout
         if self._closing:
             await asyncio.wait({self._task})
             return

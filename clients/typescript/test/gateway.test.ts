@@ -1,0 +1,139 @@
+// The library against a real gateway and broker.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { context, propagation, trace } from "@opentelemetry/api";
+import { AsyncLocalStorageContextManager } from "@opentelemetry/context-async-hooks";
+import { W3CTraceContextPropagator } from "@opentelemetry/core";
+import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from "@opentelemetry/sdk-trace-base";
+import { NotFoundError, PermissionDeniedError, UnroutableError } from "../src/index.js";
+import { DevelopmentStack } from "../src/testing.js";
+
+let stack: DevelopmentStack;
+before(async () => {
+  stack = await DevelopmentStack.start();
+});
+after(() => stack.stop());
+
+void test("topology calls reach the broker", async (t) => {
+  const client = await (await stack.tenant(t)).connect();
+  const { topology } = client;
+  await topology.declareExchange("events", "headers");
+  await topology.declareExchange("more", "fanout");
+  const queue = await topology.declareQueue("q", { messageTtlMs: 3_600_000, retryMinMs: 1000 });
+  assert.equal(queue.messageTtl?.seconds, 3600n);
+  const matching = { headers: { kind: "order", size: 3 }, matchAny: true };
+  await topology.bind("events", "q", "", matching);
+  await topology.bind("events", "more", "", { toExchange: true });
+  await client.publisher({ exchange: "events" }).publish({ body: "x", headers: { kind: "order" } });
+  assert.equal((await topology.queueStatus("q")).messagesReady, 1n);
+  assert.equal(await topology.purgeQueue("q"), 1);
+  await topology.unbind("events", "q", "", matching);
+  await assert.rejects(client.publisher({ exchange: "events" }).publish({ body: "x", headers: { kind: "order" } }), UnroutableError);
+  await topology.deleteExchange("more");
+  assert.equal(await topology.deleteQueue("q", { ifEmpty: true }), 0);
+  await assert.rejects(topology.queueStatus("q"), (error: NotFoundError) => error instanceof NotFoundError && error.reason === "QUEUE_NOT_FOUND");
+});
+
+void test("a consumer reports why it ended", async (t) => {
+  const client = await (await stack.tenant(t)).connect();
+  await client.topology.declareQueue("q");
+  const consumer = await client.messages("q");
+  const next = consumer.next();
+  await Promise.all([
+    assert.rejects(next, { reason: "QUEUE_DELETED" }),
+    assert.rejects(consumer.wait(), { reason: "QUEUE_DELETED" }),
+    client.topology.deleteQueue("q"),
+  ]);
+  assert.ok(consumer.isFinished);
+});
+
+void test("dead letters are redriven and purged", async (t) => {
+  const client = await (await stack.tenant(t)).connect();
+  await client.topology.declareQueue("q");
+  for (const body of ["a", "b"]) await client.publisher().publish(body, "q");
+  const consumer = await client.messages("q");
+  for (let count = 0; count < 2; count += 1) (await consumer.next())?.deadLetter("bad");
+  const letters = await waitFor(async () => {
+    const found = [];
+    for await (const letter of client.deadLetters.list({ queue: "q", code: "rejected" })) found.push(letter);
+    return found.length === 2 ? found : undefined;
+  });
+  await consumer.close();
+  const done = await client.deadLetters.redrive({ ids: [letters[0]?.deadLetterId ?? ""] });
+  assert.deepEqual([done.redriven, done.failed], [1, 0]);
+  assert.equal(await client.deadLetters.purge(), 1);
+  assert.equal((await client.topology.queueStatus("q")).messagesReady, 1n);
+});
+
+void test("administration is refused to a client without the grant", async (t) => {
+  const client = await (await stack.tenant(t)).connect();
+  await assert.rejects(client.admin.listPlans({}), PermissionDeniedError);
+});
+
+void test("messages are traced from producer to consumer", async (t) => {
+  const exporter = new InMemorySpanExporter();
+  trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }));
+  context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
+  propagation.setGlobalPropagator(new W3CTraceContextPropagator());
+  const client = await (await stack.tenant(t)).connect();
+  await client.topology.declareQueue("q");
+  const seen = new Promise<string | undefined>((resolve) => {
+    void client.consume("q", () => resolve(trace.getActiveSpan()?.spanContext().traceId));
+  });
+  await client.publisher().publish("x", "q");
+  await assert.rejects(client.publisher().publish("x", "nowhere"), UnroutableError);
+  const traceId = await seen;
+  const span = (name: string) => waitFor(() => exporter.getFinishedSpans().find((one) => one.name === name));
+  const processed = await span("process q");
+  assert.equal((await span("publish q")).spanContext().traceId, traceId);
+  assert.equal(processed.spanContext().traceId, traceId);
+  assert.equal(processed.links[0]?.context.spanId, processed.parentSpanContext?.spanId);
+  assert.equal((await span("publish nowhere")).attributes["error.type"], "NO_ROUTE");
+});
+
+void test("a listener that throws does not disturb the client", async (t) => {
+  const logged: string[] = [];
+  const log = (line: string) => void logged.push(line);
+  const client = await (await stack.tenant(t)).connect({
+    onEvent: () => {
+      throw new Error("listener");
+    },
+    logger: { debug: log, info: log, warn: log, error: log },
+  });
+  await client.topology.declareQueue("q");
+  await client.publisher().publish("x", "q");
+  assert.ok(logged.some((line) => line.includes("the event listener failed")));
+});
+
+void test("a client and its parts are disposed of at the end of their block", async (t) => {
+  const tenant = await stack.tenant(t);
+  assert.deepEqual(Object.keys(tenant.environment).length, 4);
+  const client = await tenant.connect();
+  await client.topology.declareQueue("q");
+  const publisher = client.publisher();
+  await publisher.publish("x", "q");
+  await publisher[Symbol.asyncDispose]();
+  await assert.rejects(publisher.publish("x", "q"), { reason: "CLOSED" });
+  const consumer = await client.messages("q");
+  for await (const delivery of consumer) {
+    assert.ok(delivery.isCurrent);
+    delivery.ack();
+    delivery.drop();
+    assert.ok(delivery.settled);
+    break;
+  }
+  await consumer[Symbol.asyncDispose]();
+  assert.equal(await consumer.next(), undefined);
+  await client[Symbol.asyncDispose]();
+});
+
+/** Asks again until there is an answer. */
+async function waitFor<T>(ask: () => T | undefined | Promise<T | undefined>): Promise<T> {
+  const deadline = performance.now() + 20_000;
+  for (;;) {
+    const answer = await ask();
+    if (answer !== undefined) return answer;
+    assert.ok(performance.now() < deadline, "nothing came in time");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}

@@ -1,0 +1,105 @@
+// What needs no gateway: conversions, configuration and errors.
+import assert from "node:assert/strict";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { Backoff } from "../src/backoff.js";
+import { fromResult, fromStatus } from "../src/errors.js";
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../src/generated/warrengate/client/v1/status_pb.js";
+import { Outcome, PublishResultSchema } from "../src/generated/warrengate/v1/messaging_pb.js";
+import { connect, ConfigurationError, ExhaustedError, fromEnv, type Message, ReceivedMessage, ThrottledError, UnroutableError } from "../src/index.js";
+import { toWire } from "../src/message.js";
+import { Tokens } from "../src/tokens.js";
+
+void test("every property and header type survives the conversion", () => {
+  const original: Required<Message> = {
+    body: new Uint8Array([1, 2]), messageId: "i", correlationId: "c", replyTo: "r", contentType: "text/plain", contentEncoding: "gzip", type: "t",
+    appId: "a", priority: 4, ttlMs: 1500, transient: true, publishTime: new Date("2026-01-02T03:04:05Z"),
+    headers: {
+      text: "x", number: -42, large: 2n ** 62n, real: 0.5, yes: true, nothing: null, raw: new Uint8Array([0, 255]), moment: new Date("2026-01-02T00:00:00Z"),
+      list: [1, "two", [false]], table: { inner: { deep: 1 } }, empty: {},
+    },
+  };
+  const received = new ReceivedMessage(toWire(original));
+  assert.deepEqual({ ...received }, original);
+  assert.deepEqual(new ReceivedMessage(toWire({ body: '{"a":1}' })).json(), { a: 1 });
+});
+
+void test("an error of the gateway keeps reason, field, trace and time", () => {
+  const detail = (kind: string, value: Uint8Array) => ({ typeUrl: `type.googleapis.com/google.rpc.${kind}`, value });
+  const info = create(ErrorInfoSchema, { reason: "TOO_MANY_STREAMS", domain: "warrengate", metadata: { trace_id: "t" } });
+  const error = fromStatus(8, "too many", [
+    detail("ErrorInfo", toBinary(ErrorInfoSchema, info)),
+    detail("RetryInfo", toBinary(RetryInfoSchema, create(RetryInfoSchema, { retryDelay: durationFromMs(1500) }))),
+    detail("BadRequest", toBinary(BadRequestSchema, create(BadRequestSchema, { fieldViolations: [{ field: "queue" }] }))),
+  ], "https://x");
+  assert.ok(error instanceof ExhaustedError);
+  const { reason, code, retryable, retryAfterMs, field, traceId, message } = error;
+  assert.deepEqual({ reason, code, retryable, retryAfterMs, field, traceId, message }, {
+    reason: "TOO_MANY_STREAMS", code: "RESOURCE_EXHAUSTED", retryable: true, retryAfterMs: 1500, field: "queue", traceId: "t", message: "too many [TOO_MANY_STREAMS]",
+  });
+});
+
+void test("an error of the connection is told from one of the gateway", () => {
+  const cases: [number, string, string, boolean][] = [
+    [14, "No connection established. Last error: connect ECONNREFUSED", "GATEWAY_UNREACHABLE", true],
+    [14, "Connection dropped", "CONNECTION_LOST", true],
+    [13, "RST_STREAM", "CONNECTION_LOST", true],
+    [14, "self-signed certificate in certificate chain", "CERTIFICATE_NOT_TRUSTED", false],
+    [4, "Deadline exceeded", "REQUEST_TIMEOUT", true],
+    [12, "unknown method", "", false],
+  ];
+  for (const [status, message, reason, retryable] of cases) {
+    const error = fromStatus(status, message, [], "https://x");
+    assert.deepEqual([error.reason, error.retryable], [reason, retryable], message);
+  }
+});
+
+void test("outcomes become typed errors", () => {
+  const throttled = create(PublishResultSchema, { outcome: Outcome.THROTTLED, reason: "MESSAGE_RATE: too fast", retryAfter: durationFromMs(250) });
+  const error = fromResult(throttled, "id");
+  assert.ok(error instanceof ThrottledError);
+  assert.deepEqual([error.reason, error.retryAfterMs, error.retryable, error.outcome, error.messageId], ["MESSAGE_RATE", 250, true, "THROTTLED", "id"]);
+  const unroutable = fromResult(create(PublishResultSchema, { outcome: Outcome.UNROUTABLE, reason: "NO_ROUTE: none" }), "id");
+  assert.ok(unroutable instanceof UnroutableError && !unroutable.retryable);
+});
+
+void test("a malformed endpoint is a configuration error", async () => {
+  for (const endpoint of ["", "gateway:8443", "ftp://x:1", "https://x:port", "https://x:1/path", "http://example.org:8443"]) {
+    await assert.rejects(connect({ endpoint, clientId: "a", clientSecret: "b" }), ConfigurationError, endpoint);
+  }
+});
+
+void test("missing credentials and an unusable CA are configuration errors", async () => {
+  await assert.rejects(connect({ endpoint: "https://localhost:1" }), /credentials are missing/);
+  const path = join(mkdtempSync(join(tmpdir(), "warrengate-")), "ca.pem");
+  await assert.rejects(connect({ endpoint: "https://localhost:1", ca: path, token: "t" }), /cannot be read/);
+  writeFileSync(path, "no certificate");
+  await assert.rejects(connect({ endpoint: "https://localhost:1", ca: path, token: "t" }), /no certificate in PEM form/);
+  delete process.env["WARRENGATE_ENDPOINT"];
+  await assert.rejects(fromEnv(), /WARRENGATE_ENDPOINT is not set/);
+});
+
+void test("back-off grows with jitter up to its limit and respects the gateway", () => {
+  const backoff = new Backoff();
+  const delays = Array.from({ length: 12 }, () => backoff.delay());
+  assert.ok((delays[0] ?? 0) >= 50 && (delays[0] ?? 0) <= 100);
+  assert.ok(delays.slice(-3).every((delay) => delay >= 2500 && delay <= 5000));
+  backoff.reset();
+  assert.equal(backoff.delay(3000), 3000);
+});
+
+void test("one token serves all that ask together, and a source that fails is a retryable error", async () => {
+  let asked = 0;
+  const tokens = new Tokens(() => {
+    asked += 1;
+    return Promise.resolve("token");
+  }, () => undefined);
+  const given = await Promise.all(Array.from({ length: 20 }, () => tokens.get()));
+  assert.deepEqual([asked, new Set(given).size], [1, 1]);
+  const failing = new Tokens(() => Promise.reject(new Error("away")), () => undefined);
+  await assert.rejects(failing.get(), { reason: "TOKEN_SOURCE_FAILED", retryable: true });
+});
