@@ -1,5 +1,5 @@
-//! A foreign client: the Python quick start, with stubs made by its own tools, against a real gateway whose tokens end while it
-//! runs: it renews one on its open stream, or would not get to its end.
+//! The Python quick start, on the Python client library, against a real gateway whose tokens end while it runs: it renews one on its
+//! open stream, or it would not get to its end.
 
 use std::{
     path::{Path, PathBuf},

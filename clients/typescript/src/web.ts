@@ -41,6 +41,9 @@ export function connect(options: WebOptions): Promise<Client> {
   return opened(client, options.connectTimeoutMs);
 }
 
+/** Longer than the gateway takes to give every message an outcome. A connection that became silent is found by it. */
+const ANSWER_MS = 40_000;
+
 class WebLink implements Link {
   // The browser decides which connection a call takes.
   readonly channel = {};
@@ -149,7 +152,7 @@ class BatchCall implements Call<PublishRequest> {
   async #publish(publications: MessageShape<typeof PublishBatchRequestSchema>["publications"]): Promise<void> {
     try {
       const request = create(PublishBatchRequestSchema, { publications });
-      const { results } = await this.link.part(Messaging.method.publishBatch, request, 120_000);
+      const { results } = await this.link.part(Messaging.method.publishBatch, request, ANSWER_MS);
       if (this.#ended) return;
       this.listener.data(create(PublishResponseSchema, { event: { case: "results", value: { results } } }));
       this.listener.drained();
