@@ -7,9 +7,9 @@ use prost::Message as _;
 const FILES: [&str; 5] = ["message", "messaging", "topology", "auth", "admin"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=warrengate");
     let files = FILES.map(|name| format!("warrengate/v1/{name}.proto"));
-    let descriptors = protox::compile(files, ["proto"])?;
+    let descriptors = protox::compile(files, ["."])?;
 
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("warrengate.v1.binpb"), descriptors.encode_to_vec())?;
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Bodies travel from socket to socket without a copy.
         .bytes(".warrengate.v1")
-        .codec_path("crate::pb::Codec")
+        .codec_path("crate::codec::Codec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -4,10 +4,9 @@
 //! The modules below are in the order in which a message and its authority flow. A module imports only from those above
 //! it; `tests/architecture.rs` fails otherwise, and docs/architecture.md walks a message through them.
 
-// What everyone speaks.
-pub mod pb;
-
-pub mod error;
+// The lowest layer, in a crate of its own: the protobuf API and the errors in it.
+pub use warrengate_proto as pb;
+pub use warrengate_proto::error;
 
 pub mod names;
 

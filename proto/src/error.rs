@@ -1,37 +1,39 @@
-//! What can go wrong, as every room says it: an error enum per room implements [`Classify`], and [`Failure`] is the form in
-//! which it leaves the process. Nothing else turns an error into a status: [`Kind::grpc`] and [`Kind::http`] are the one
-//! table. A `Failure` never holds a secret, a body or the text of a library's error.
+//! Errors as they appear in the API: a kind, a stable reason code, a message, and `google.rpc` details.
+//!
+//! Each module's error enum implements [`Classify`]; [`Failure`] is what a caller receives. [`Kind::grpc`] and
+//! [`Kind::http`] are the only table from errors to status codes. A `Failure` never contains a secret, a message body or the
+//! text of a library's error.
 
 use std::{borrow::Cow, time::Duration};
 
 use tonic::Code;
 
-/// What a caller can do about a failure; the only thing a gRPC or HTTP status is derived from.
+/// What a caller can do about a failure. gRPC and HTTP status codes are derived from this alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The request is wrong and will stay wrong.
+    /// The request is invalid; sending it again does not help.
     Invalid,
-    /// There is no such thing, or it is not the caller's to see.
+    /// The object does not exist, or the caller may not see it.
     NotFound,
-    /// There is such a thing already.
+    /// The object exists already.
     AlreadyExists,
-    /// The request is right, but not in the present state of things.
+    /// The request is valid, but not in the current state.
     Precondition,
-    /// Nobody is recognised.
+    /// The caller is not authenticated.
     Unauthenticated,
-    /// Somebody is recognised, and may not.
+    /// The caller is authenticated but not permitted.
     Denied,
-    /// Over a budget; later it may fit.
+    /// A limit is exceeded; a later attempt may succeed.
     Exhausted,
-    /// The broker, the store or the gateway is away for now.
+    /// The broker, the store or the gateway is temporarily unavailable.
     Unavailable,
-    /// It took too long; whether it happened is not known.
+    /// The deadline passed; the outcome is unknown.
     Deadline,
-    /// Something else happened at the same time; start again.
+    /// The operation conflicted with a concurrent one; start again.
     Aborted,
-    /// Not built.
+    /// Not implemented.
     Unimplemented,
-    /// A fault of ours.
+    /// An internal error.
     Internal,
 }
 
@@ -70,12 +72,12 @@ impl Kind {
         }
     }
 
-    /// Whether it says no to who calls or to what was asked, rather than that something failed: refusals are audited.
+    /// Whether the caller or the request was refused, as opposed to something failing. Refusals are audited.
     pub const fn is_refusal(self) -> bool {
         matches!(self, Self::Unauthenticated | Self::Denied | Self::Invalid | Self::NotFound | Self::Exhausted)
     }
 
-    /// The kind of a status that is a refusal.
+    /// The kind of a refusal's status code; `None` for any other code.
     pub const fn of_refusal(code: Code) -> Option<Self> {
         Some(match code {
             Code::Unauthenticated => Self::Unauthenticated,
@@ -93,52 +95,52 @@ impl Kind {
     }
 }
 
-/// How a room's error is shown to the outside.
+/// How an error appears in the API.
 pub trait Classify {
     /// What the caller can do about it.
     fn kind(&self) -> Kind;
     /// A stable code, upper snake case, for programs (`google.rpc.ErrorInfo.reason`).
     fn reason(&self) -> &'static str;
-    /// A sentence that helps, for people. Fixed text and the caller's own valid names only.
+    /// A helpful sentence for people: fixed text and the caller's own validated names only.
     fn message(&self) -> Cow<'static, str>;
-    /// The request field at fault, when there is one.
+    /// The request field that caused it, if any.
     fn field(&self) -> Option<Cow<'static, str>> {
         None
     }
-    /// When another try may succeed.
+    /// How long to wait before another attempt may succeed.
     fn retry_after(&self) -> Option<Duration> {
         None
     }
 }
 
-/// A failure on its way out.
+/// An error in the form in which a caller receives it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Failure {
     /// What the caller can do about it.
     pub kind: Kind,
-    /// A stable code for programs.
+    /// A stable code for programs, in upper snake case.
     pub reason: &'static str,
     /// A sentence for people.
     pub message: Cow<'static, str>,
-    /// The request field at fault.
+    /// The request field that caused it.
     pub field: Option<Cow<'static, str>>,
-    /// When another try may succeed.
+    /// How long to wait before another attempt may succeed.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// A failure with no field and no time.
+    /// A failure without a field and without a waiting time.
     pub fn new(kind: Kind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, reason, message: message.into(), field: None, retry_after: None }
     }
 
-    /// A request field is wrong.
+    /// A failure for an invalid request field.
     pub fn invalid(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
         Self { field: Some(field.into()), ..Self::new(Kind::Invalid, "INVALID_ARGUMENT", message) }
     }
 
-    /// The same failure, about this field of the request.
+    /// The same failure for this request field.
     #[must_use]
     pub fn on_field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
         self.field = Some(field.into());
@@ -182,13 +184,13 @@ impl From<Failure> for tonic::Status {
     }
 }
 
-/// The stable code in a status, when it is one of ours.
+/// The stable reason code in a status, if the gateway sent it.
 pub fn reason_of(status: &tonic::Status) -> Option<String> {
     use tonic_types::StatusExt as _;
     status.get_details_error_info().map(|info| info.reason)
 }
 
-/// The same status with the trace's id in its details: `RequestInfo` always, and `ErrorInfo` where there is one.
+/// The same status with the trace id in its details: always in `RequestInfo`, and in `ErrorInfo` if there is one.
 pub fn with_trace(status: tonic::Status, trace_id: &str) -> tonic::Status {
     use tonic_types::StatusExt as _;
     let mut details = status.get_error_details();

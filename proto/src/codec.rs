@@ -1,5 +1,7 @@
-//! How messages become the bytes of a gRPC frame. A message enters and is written into a buffer that was made large enough
-//! for all of it: prost's own codec lets the buffer grow by doubling, and a frame of bodies is copied once more on the way.
+//! The gRPC codec of the generated clients and servers.
+//!
+//! The encoder reserves a message's whole length before it writes. prost's own codec lets the buffer grow by doubling, which
+//! copies large frames once more.
 
 use std::marker::PhantomData;
 
@@ -10,7 +12,7 @@ use tonic::{
 };
 use tonic_prost::ProstDecoder;
 
-/// What the generated clients and servers use, by `proto/build.rs`.
+/// Encodes and decodes protobuf messages; `build.rs` names it to the code generator.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -35,7 +37,7 @@ impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> codec::
     }
 }
 
-/// Writes messages.
+/// Encodes messages into a buffer of the right size.
 #[derive(Debug)]
 pub struct Encoder<T>(PhantomData<T>);
 
