@@ -4,7 +4,8 @@
 //! The modules below are in the order in which a message and its authority flow. A module imports only from those above
 //! it; `tests/architecture.rs` fails otherwise, and docs/architecture.md walks a message through them.
 
-// The lowest layer, in a crate of its own: the protobuf API and the errors in it.
+// The lowest layers, in crates of their own: the protobuf API with its errors, and the client.
+pub use warrengate_client as client;
 pub use warrengate_proto as pb;
 pub use warrengate_proto::error;
 
@@ -41,8 +42,6 @@ pub mod gateway;
 
 // What stands around a gateway: a private broker, the client, the command line.
 pub mod node;
-
-pub mod client;
 
 pub mod stack;
 

@@ -11,10 +11,10 @@ use std::{
 
 /// Which rooms may name which crates. A crate that is not here may be used anywhere.
 const HOMES: &[(&str, &[&str])] = &[
-    // Metrics go out by HTTP, too; administration remembers encoded answers; the client tells lengths.
-    ("prost", &["pb", "telemetry", "service", "client"]),
-    ("tonic", &["pb", "error", "telemetry", "audit", "auth", "service", "transport", "client", "bench", "cli"]),
-    ("tonic_types", &["error", "service", "client"]),
+    // Metrics go out by HTTP, too; administration remembers encoded answers.
+    ("prost", &["telemetry", "service"]),
+    ("tonic", &["telemetry", "audit", "auth", "service", "transport", "bench", "cli"]),
+    ("tonic_types", &["service"]),
     ("toml", &["config"]),
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),

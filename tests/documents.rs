@@ -171,7 +171,7 @@ fn a_quick_start_has_at_most_130_lines_of_its_own() {
         vec!["go/main.go".to_owned(), "go/scenario.go".to_owned()],
         vec!["typescript/quickstart.ts".to_owned()],
         vec![format!("{java}/Gateway.java"), format!("{java}/Quickstart.java")],
-        vec!["rust/quickstart.rs".to_owned()],
+        vec!["rust/src/main.rs".to_owned()],
         vec!["grpcurl/run.sh".to_owned()],
     ];
     let read = |file: &String| fs::read_to_string(root().join("examples").join(file)).unwrap();

@@ -1,5 +1,5 @@
 #!/bin/sh
 # Builds and runs the quick start.
 set -eu
-cd "$(dirname "$0")/../.."
-exec cargo run --quiet --locked --example quickstart -- "$@"
+cd "$(dirname "$0")"
+exec cargo run --quiet --locked -- "$@"

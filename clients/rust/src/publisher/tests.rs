@@ -6,10 +6,8 @@ use tonic::Status;
 
 use super::*;
 use crate::{
-    client::{
-        peer::{Peer, auth_expiring, draining},
-        publication,
-    },
+    peer::{Peer, auth_expiring, draining},
+    publication,
     pb::{Outcome, publish_request::Frame, publish_response::Event},
 };
 

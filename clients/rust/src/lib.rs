@@ -1,17 +1,19 @@
-//! The Rust client, public: what an application uses, and what our own command line, benchmark and tests use in the same
-//! way. Publications and settlements enter; outcomes and deliveries leave. It speaks the gRPC API (`pb`) and knows
-//! nothing of the rooms above. Invariants: every message sent ends in exactly one outcome, a settlement never reaches
-//! another message than the one it was meant for, and what waits is bounded.
+//! A client for the Warrengate messaging gateway: publish, subscribe, and manage queues over gRPC.
+//!
+//! A [`Client`] holds one connection and one token, which it renews. A [`Publisher`] gives every message exactly one
+//! outcome; a [`Subscription`] outlives broken streams and gateway restarts, and a settlement never applies to another
+//! delivery than the one it was made for. Everything that waits is bounded.
 //!
 //! ```no_run
-//! use warrengate::client::{Client, ClientOptions, Credentials, SubscribeOptions, publication};
-//! # async fn example(ca: String) -> Result<(), warrengate::client::Error> {
-//! let me = Credentials::Secret { client_id: "acme.app".into(), secret: "...".into() };
-//! let client = Client::connect(ClientOptions::new("https://127.0.0.1:8443", me).ca_certificate(ca)).await?;
+//! use warrengate_client::{Client, ClientOptions, Error, SubscribeOptions, pb::Outcome, publication};
+//!
+//! # async fn example() -> Result<(), Error> {
+//! // WARRENGATE_ENDPOINT, WARRENGATE_CA, WARRENGATE_CLIENT_ID, WARRENGATE_CLIENT_SECRET
+//! let client = Client::connect(ClientOptions::from_env()?).await?;
 //!
 //! let publisher = client.publisher();
 //! let receipt = publisher.send(publication("", "orders", "one order")).await?;
-//! assert_eq!(receipt.await.outcome(), warrengate::pb::Outcome::Confirmed);
+//! assert_eq!(receipt.await.outcome(), Outcome::Confirmed);
 //! publisher.close().await?;
 //!
 //! let mut subscription = client.subscribe(SubscribeOptions::queue("orders")).await?;
@@ -47,8 +49,10 @@ use secrecy::SecretString;
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use uuid::Uuid;
 
-use crate::pb::{
-    self, admin_client::AdminClient, auth_client::AuthClient, messaging_client::MessagingClient,
+pub use warrengate_proto as pb;
+
+use pb::{
+    admin_client::AdminClient, auth_client::AuthClient, messaging_client::MessagingClient,
     topology_client::TopologyClient,
 };
 use backoff::Backoff;

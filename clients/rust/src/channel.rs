@@ -1,6 +1,7 @@
-//! The connection. Checked options enter; a `Channel` leaves: HTTP/2 over TLS with the given authorities only, small
-//! writes sent at once, windows that grow with the link, and a dead peer noticed within half a minute. Invariant: a
-//! token never travels in the clear beyond this machine.
+//! The HTTP/2 connection to the gateway.
+//!
+//! Tokens are never sent unencrypted to another machine: `http://` is accepted for loopback addresses only. A dead peer is
+//! detected within 25 s by keepalive pings.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -30,14 +31,23 @@ fn endpoint(options: &ClientOptions) -> Result<Endpoint, Error> {
     match uri.scheme_str() {
         Some("http") if is_loopback(host) => Ok(endpoint),
         Some("https") => {
-            let pem = options.ca_certificate.as_ref().ok_or(Error::NoCertificateAuthority)?;
-            let tls = ClientTlsConfig::new()
-                .ca_certificate(Certificate::from_pem(pem))
+            let tls = authorities(options)?
                 .domain_name(options.server_name.as_deref().unwrap_or(host))
                 .timeout(options.connect_timeout);
             endpoint.tls_config(tls).map_err(|source| Error::CertificateAuthority(Arc::new(source)))
         }
         _ => Err(wrong()),
+    }
+}
+
+/// The given authority alone, or the system's when none is given.
+fn authorities(options: &ClientOptions) -> Result<ClientTlsConfig, Error> {
+    match &options.ca_certificate {
+        Some(pem) => Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))),
+        #[cfg(feature = "system-roots")]
+        None => Ok(ClientTlsConfig::new().with_native_roots()),
+        #[cfg(not(feature = "system-roots"))]
+        None => Err(Error::NoCertificateAuthority),
     }
 }
 
@@ -48,14 +58,14 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Credentials;
+    use crate::Credentials;
 
     fn check(address: &str) -> Result<Endpoint, Error> {
         endpoint(&ClientOptions::new(address, Credentials::Anonymous))
     }
 
     #[test]
-    fn tokens_go_in_the_clear_to_this_machine_only() {
+    fn tokens_are_sent_unencrypted_to_loopback_addresses_only() {
         for fine in ["http://127.0.0.1:9", "http://[::1]:9", "http://localhost:9"] {
             assert!(check(fine).is_ok(), "{fine}");
         }
@@ -64,8 +74,17 @@ mod tests {
         }
     }
 
+    #[cfg(not(feature = "system-roots"))]
     #[test]
-    fn tls_needs_an_authority_to_trust() {
+    fn tls_needs_a_certificate_authority() {
         assert!(matches!(check("https://127.0.0.1:8443"), Err(Error::NoCertificateAuthority)));
+    }
+
+    #[cfg(feature = "system-roots")]
+    #[test]
+    fn the_systems_authorities_count_when_none_is_given() {
+        assert!(check("https://127.0.0.1:8443").is_ok());
+        let malformed = ClientOptions::new("https://127.0.0.1:8443", Credentials::Anonymous).ca_certificate("x");
+        assert!(endpoint(&malformed).is_err(), "a given authority is used");
     }
 }

@@ -16,12 +16,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Entry, ledger::Ledger};
 use crate::{
-    client::{
-        Client, Error,
-        backoff::Backoff,
-        stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
-        token::Token,
-    },
+    Client, Error,
+    backoff::Backoff,
+    stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
+    token::Token,
     pb::{Publications, PublishRequest, PublishResponse, publish_request::Frame, publish_response::Event},
 };
 

@@ -175,7 +175,7 @@ mod tests {
     use tokio::sync::{Semaphore, oneshot::Receiver};
 
     use super::*;
-    use crate::client::publication;
+    use crate::publication;
 
     fn entry(bytes: usize, deadline: Instant) -> (Box<Entry>, Receiver<PublishResult>) {
         let (answer, receipt) = oneshot::channel();

@@ -19,12 +19,10 @@ use super::{
     window::{Settlement, Window},
 };
 use crate::{
-    client::{
-        Client, Error,
-        backoff::Backoff,
-        stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
-        token::Token,
-    },
+    Client, Error,
+    backoff::Backoff,
+    stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
+    token::Token,
     pb::{
         Delivery, SubscribeRequest, SubscribeResponse, SubscribeStarted, subscribe_request::Frame,
         subscribe_response::Event as Heard,

@@ -222,7 +222,7 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
-    use crate::client::peer::Peer;
+    use crate::peer::Peer;
 
     #[tokio::test]
     async fn many_who_need_a_newer_token_share_one_request() {

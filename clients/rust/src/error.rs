@@ -1,64 +1,77 @@
-//! What can go wrong at the client's end. A `tonic::Status` or a transport's error enters; what leaves tells the
-//! application what happened, by a stable reason, and what to do next. No secret is in it.
+//! Client errors: a stable reason, a sentence that says what happened, and the next step.
+//!
+//! No error contains a secret.
 
 use std::{borrow::Cow, error::Error as _, sync::Arc, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::error::{Classify, Kind};
+use crate::pb::error::{Classify, Kind};
 
-/// What went wrong.
+/// Why an operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The endpoint is no address of a gateway.
+    /// The endpoint is not a gateway address.
     #[error(
-        "{0:?} is no gateway address: write it like https://127.0.0.1:8443 (http:// is for loopback addresses only)"
+        "{0:?} is not a gateway address: use the form https://127.0.0.1:8443 (http:// is for loopback addresses only)"
     )]
     Endpoint(String),
-    /// `https://` without authorities to trust.
+    /// `https://` without a certificate authority, in a build without the feature `system-roots`.
     #[error(
-        "nothing says whose certificate to trust: give the gateway's CA certificate as PEM (`warrengate dev` and \
-         `warrengate certs` write one), or the system's bundle when the gateway has a public certificate"
+        "no certificate authority is configured: set the gateway's CA certificate in PEM form, or build the client with \
+         the feature `system-roots`"
     )]
     NoCertificateAuthority,
-    /// The CA certificate cannot be used.
-    #[error("the CA certificate cannot be used: it must be one or more certificates in PEM form")]
+    /// The CA certificate is invalid.
+    #[error("the CA certificate is invalid: it must be one or more certificates in PEM form")]
     CertificateAuthority(#[source] Arc<tonic::transport::Error>),
-    /// Nothing answers, or not as a gateway that the CA knows.
+    /// The connection could not be established, or the gateway's certificate was not accepted.
     #[error("cannot reach the gateway at {endpoint}: {cause}; {next}")]
     Connect {
         /// The address tried.
         endpoint: String,
-        /// What the transport says.
+        /// The transport's error message.
         cause: String,
-        /// What to try.
+        /// What to check.
         next: &'static str,
-        /// All of it.
+        /// The complete error.
         #[source]
         source: Arc<tonic::transport::Error>,
     },
-    /// A token that cannot be sent.
-    #[error("the token has characters that no token has: give the JWT alone, without \"Bearer\" and without line ends")]
+    /// The token contains invalid characters.
+    #[error("the token contains invalid characters: pass the JWT alone, without \"Bearer\" and line breaks")]
     TokenForm,
-    /// A newer token is needed, and there is no secret to get one with.
+    /// The token has expired, and there is no client secret to renew it with.
     #[error(
-        "the token is at its end and cannot be renewed: set a newer token, or connect with a client id and its secret"
+        "the token has expired and cannot be renewed: set a new token, or connect with a client id and secret"
     )]
     TokenEnded,
-    /// The gateway, or the way to it, said no.
+    /// The gateway refused the call, or the connection failed during it.
     #[error("{0}")]
     Refused(Box<Refusal>),
-    /// A publisher or subscription was used after its end.
+    /// A required environment variable is not set.
+    #[error("the environment variable {0} is not set")]
+    MissingVariable(&'static str),
+    /// The file that `WARRENGATE_CA` names cannot be read.
+    #[error("cannot read the CA certificate {path} (WARRENGATE_CA): {source}")]
+    CertificateFile {
+        /// The file's path.
+        path: String,
+        /// The system's error.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    /// The publisher or subscription has ended.
     #[error("the stream is closed: open a new one")]
     Closed,
-    /// The other side does not speak `warrengate.v1`.
-    #[error("the gateway sent something unexpected ({0}): is it an older or newer Warrengate?")]
+    /// The peer does not speak `warrengate.v1`.
+    #[error("unexpected response from the gateway ({0}); its version may be incompatible with this client")]
     Protocol(&'static str),
 }
 
-/// A status, decoded.
+/// A decoded gRPC status.
 #[derive(Debug, Clone)]
 pub struct Refusal {
     code: Code,
@@ -75,38 +88,38 @@ impl Refusal {
         self.code
     }
 
-    /// The gateway's stable reason (`google.rpc.ErrorInfo`), upper snake case; empty when it gave none.
+    /// The gateway's stable reason code (`google.rpc.ErrorInfo`), in upper snake case; empty if it sent none.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// The gateway's sentence.
+    /// The gateway's message.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The request field at fault.
+    /// The request field that caused it.
     pub fn field(&self) -> Option<&str> {
         self.field.as_deref()
     }
 
-    /// When another try may succeed.
+    /// How long to wait before another attempt may succeed.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
     fn next_step(&self) -> Option<&'static str> {
         Some(match self.code {
-            _ if self.from_transport => "the connection broke: is the gateway still running? Trying again may help",
+            _ if self.from_transport => "the connection was lost; check that the gateway is running, then try again",
             Code::Unauthenticated => "check the client id and secret, or get a new token",
             Code::PermissionDenied => "ask an administrator for a grant, or use another client",
-            // Most of the gateway's own sentences end so.
+            // Most of the gateway's own messages already end with this advice.
             Code::Unavailable if self.message.contains("try again") => return None,
             Code::Unavailable => "try again in a moment",
             Code::ResourceExhausted => "slow down, or ask for a larger plan",
-            Code::Unimplemented => "this gateway does not offer it",
-            Code::DeadlineExceeded => "it may have happened or not: look before trying again",
-            Code::Internal | Code::Unknown | Code::DataLoss => "the gateway's log says more",
+            Code::Unimplemented => "this gateway does not support it",
+            Code::DeadlineExceeded => "the outcome is unknown; check before trying again",
+            Code::Internal | Code::Unknown | Code::DataLoss => "see the gateway's log",
             _ => return None,
         })
     }
@@ -120,7 +133,7 @@ impl std::fmt::Display for Refusal {
             (reason, message) => write!(f, "{message} [{reason}]")?,
         }
         if let Some(after) = self.retry_after {
-            write!(f, " (again after {:.1} s)", after.as_secs_f64())?;
+            write!(f, " (retry after {:.1} s)", after.as_secs_f64())?;
         }
         self.next_step().map_or(Ok(()), |next| write!(f, "; {next}"))
     }
@@ -136,14 +149,14 @@ impl From<Status> for Error {
             message: status.message().to_owned(),
             field: field.filter(|field| !field.is_empty()),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
-            // tonic gives a status a source only when it made the status itself, of an error on the way.
+            // tonic sets a status's source only if it created the status itself, from a transport error.
             from_transport: status.source().is_some(),
         }))
     }
 }
 
 impl Error {
-    /// What the gateway said, when it was the gateway that said no.
+    /// The decoded status, if the call was refused or failed in transit.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
@@ -151,12 +164,12 @@ impl Error {
         }
     }
 
-    /// The gRPC status code, when there is one.
+    /// The gRPC status code, if there is one.
     pub fn code(&self) -> Option<Code> {
         self.refusal().map(Refusal::code)
     }
 
-    /// Whether the way to the gateway broke, or the gateway is away or going away: a new connection may succeed.
+    /// Whether the connection was lost or the gateway is unavailable or draining, so that a new connection may succeed.
     pub fn is_disconnect(&self) -> bool {
         match self {
             Self::Connect { .. } => true,
@@ -166,18 +179,18 @@ impl Error {
     }
 
     pub(super) fn connect(endpoint: &str, source: tonic::transport::Error) -> Self {
-        // The innermost error is the one that says something; those around it say "transport error".
+        // Only the innermost error is informative; the outer ones say "transport error".
         let mut inner: &dyn std::error::Error = &source;
         while let Some(next) = inner.source() {
             inner = next;
         }
         let cause = inner.to_string();
         let next = if cause.contains("certificate") {
-            "give the CA that signed this gateway's certificate, and an address that is among the certificate's names"
+            "set the CA that signed this gateway's certificate, and use an address that the certificate names"
         } else if cause.contains("refused") {
-            "is it running (`warrengate dev` starts one), and is the port right?"
+            "check that it is running (`warrengate dev` starts one) and that the port is correct"
         } else {
-            "is it running, and is the address right?"
+            "check that it is running and that the address is correct"
         };
         Self::Connect { endpoint: endpoint.to_owned(), cause, next, source: Arc::new(source) }
     }
@@ -189,6 +202,7 @@ impl Classify for Error {
             Self::Endpoint(_) | Self::NoCertificateAuthority | Self::CertificateAuthority(_) | Self::TokenForm => {
                 Kind::Invalid
             }
+            Self::MissingVariable(_) | Self::CertificateFile { .. } => Kind::Invalid,
             Self::Connect { .. } => Kind::Unavailable,
             Self::TokenEnded => Kind::Unauthenticated,
             Self::Closed => Kind::Precondition,
@@ -216,10 +230,12 @@ impl Classify for Error {
             Self::Endpoint(_) => "BAD_ENDPOINT",
             Self::NoCertificateAuthority => "NO_CERTIFICATE_AUTHORITY",
             Self::CertificateAuthority(_) => "BAD_CERTIFICATE_AUTHORITY",
+            Self::MissingVariable(_) => "MISSING_VARIABLE",
+            Self::CertificateFile { .. } => "CERTIFICATE_AUTHORITY_FILE",
             Self::Connect { .. } => "GATEWAY_UNREACHABLE",
             Self::TokenForm => "BAD_TOKEN_FORM",
             Self::TokenEnded => "TOKEN_ENDED",
-            // The gateway's own reason is no static text: `Refusal::reason` has it.
+            // The gateway's own reason is not static text; `Refusal::reason` returns it.
             Self::Refused(_) => "REFUSED_BY_GATEWAY",
             Self::Closed => "STREAM_CLOSED",
             Self::Protocol(_) => "PROTOCOL",
@@ -242,10 +258,10 @@ impl Classify for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Failure;
+    use crate::pb::error::Failure;
 
     #[test]
-    fn a_refusal_keeps_reason_field_and_time_and_says_what_to_do() {
+    fn a_refusal_keeps_reason_field_and_delay_and_names_the_next_step() {
         let failure = Failure {
             retry_after: Some(Duration::from_secs(2)),
             ..Failure::new(Kind::Exhausted, "TOO_MANY_STREAMS", "the plan allows 4 streams").on_field("queue")
@@ -263,13 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn what_to_do_is_said_once() {
+    fn the_next_step_is_given_once() {
         let said = |message: &str| Error::from(Status::unavailable(message)).to_string().matches("try again").count();
         assert_eq!((said("draining"), said("the broker does not answer; try again in a moment")), (1, 1));
     }
 
     #[test]
-    fn a_broken_connection_is_told_from_a_refusal_of_the_gateway() {
+    fn a_broken_connection_is_distinguished_from_a_refusal_of_the_gateway() {
         let from_gateway = Error::from(Status::internal("a fault"));
         let from_transport = Error::from(Status::from_error("stream reset".into()));
         assert!(!from_gateway.is_disconnect());

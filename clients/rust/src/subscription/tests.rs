@@ -4,7 +4,7 @@ use tonic::{Code, Status};
 
 use super::*;
 use crate::{
-    client::peer::{Peer, SubscribeSide, auth_expiring, draining},
+    peer::{Peer, SubscribeSide, auth_expiring, draining},
     pb::{subscribe_request::Frame, subscribe_response},
 };
 

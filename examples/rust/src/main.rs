@@ -1,7 +1,7 @@
-//! Warrengate in Rust: a token, a queue, publishing, consuming. `warrengate::client` renews tokens, opens streams again and
-//! sends again what has no outcome. README.md says how to run it: `cargo run --example quickstart`.
+//! Warrengate in Rust: declare a queue, publish, consume, retry and dead-letter. `warrengate-client` renews tokens,
+//! reconnects, and sends unanswered messages again. Run it with `examples/rust/run.sh`.
 
-#![allow(clippy::print_stdout, reason = "an example speaks")]
+#![allow(clippy::print_stdout, reason = "an example prints its result")]
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,12 +13,13 @@ use futures_util::future::try_join_all;
 use opentelemetry::global::get_text_map_propagator;
 use serde::Deserialize;
 use uuid::Uuid;
-use warrengate::{
-    client::{Client, ClientOptions, Credentials, Event, Nack, SubscribeOptions, publication},
+use warrengate_client::{
+    Client, ClientOptions, Event, Nack, SubscribeOptions,
     pb::{DeclareQueueRequest, DeleteQueueRequest, Publication, Queue, Value, value::Kind},
+    publication,
 };
 
-/// The broker keeps the message meanwhile.
+/// The broker keeps the message until then.
 const RETRY_AFTER: Duration = Duration::from_secs(4);
 
 #[derive(Deserialize)]
@@ -31,8 +32,8 @@ struct Scenario {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let scenario: Scenario = serde_json::from_str(include_str!("../scenario.json"))?;
-    let client = connect().await?;
+    let scenario: Scenario = serde_json::from_str(include_str!("../../scenario.json"))?;
+    let client = Client::connect(ClientOptions::from_env()?).await?;
     let name = format!("quickstart-{}", Uuid::new_v4().simple());
     let queue = Queue { name: name.clone(), ..Queue::default() };
     client.topology().declare_queue(DeclareQueueRequest { queue: Some(queue), validate_only: false }).await?;
@@ -40,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
     let publisher = client.publisher();
     let orders = scenario.orders.iter().map(|order| (order, name.clone()));
     let nowhere = (&scenario.nowhere, format!("{name}.nowhere"));
-    // `send` waits for room in the window; the receipt, for the outcome.
+    // `send` waits for space in the window; the receipt waits for the outcome.
     let receipts = orders.chain([nowhere]).map(async |(order, queue)| {
         let result = publisher.send(traced(publication("", queue, order.clone()))).await?.await;
         println!("published {order}: {}", result.outcome().as_str_name().trim_start_matches("OUTCOME_"));
@@ -82,16 +83,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connect() -> anyhow::Result<Client> {
-    let ca = std::fs::read_to_string(setting("WARRENGATE_CA")?).context("the CA certificate cannot be read")?;
-    let me = Credentials::Secret {
-        client_id: setting("WARRENGATE_CLIENT_ID")?,
-        secret: setting("WARRENGATE_CLIENT_SECRET")?.into(),
-    };
-    Ok(Client::connect(ClientOptions::new(setting("WARRENGATE_ENDPOINT")?, me).ca_certificate(ca)).await?)
-}
-
-/// The trace that this program is part of, if any, goes on in whoever consumes the message.
+/// Adds the current trace context to the message's headers, if there is one.
 fn traced(mut publication: Publication) -> Publication {
     let mut carrier = HashMap::new();
     get_text_map_propagator(|propagator| propagator.inject(&mut carrier));
@@ -100,8 +92,4 @@ fn traced(mut publication: Publication) -> Publication {
         message.headers.extend(carrier.into_iter().map(header));
     }
     publication
-}
-
-fn setting(name: &str) -> anyhow::Result<String> {
-    std::env::var(name).with_context(|| format!("{name} is not set: README.md, \"A first message\", says how"))
 }
