@@ -3,14 +3,16 @@
 //! printed but the one asked for, and the exit code tells success (0), failure (1) and misuse (2) apart.
 
 mod audit;
-mod bench;
 mod binding;
 mod certs;
+#[cfg(feature = "dev")]
 mod chat;
 mod client;
 mod connection;
 mod dead_letter;
+#[cfg(feature = "dev")]
 mod demo;
+#[cfg(feature = "dev")]
 mod dev;
 mod dev_env;
 mod doctor;
@@ -67,6 +69,7 @@ enum Command {
     /// Run the gateway
     Serve(serve::Args),
     /// Run a gateway with a private broker and two demonstration tenants, with nothing to configure
+    #[cfg(feature = "dev")]
     Dev(dev::Args),
     /// Make, renew and show certificates
     Certs(certs::Args),
@@ -101,14 +104,11 @@ enum Command {
     /// Make and manage bindings
     Binding(binding::Args),
     /// Talk with others of the tenant in a room
+    #[cfg(feature = "dev")]
     Chat(chat::Args),
     /// See what a broker is good for: small plays on real queues
+    #[cfg(feature = "dev")]
     Demo(demo::Args),
-    /// Measure what the gateway costs on this machine, against direct clients of the same broker
-    Bench(bench::Args),
-    /// A client process of bench; it takes its orders from standard input
-    #[command(hide = true, name = crate::bench::WORKER_COMMAND)]
-    BenchWorker(bench::WorkerArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -144,6 +144,7 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
     // Boxed, because the largest command would otherwise set the size of all.
     match command {
         Command::Serve(args) => Box::pin(serve::run(args, output)).await,
+        #[cfg(feature = "dev")]
         Command::Dev(args) => Box::pin(dev::run(args, output)).await,
         Command::Certs(args) => Box::pin(certs::run(args, output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, output)).await,
@@ -161,10 +162,10 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::DeadLetter(args) => Box::pin(dead_letter::run(args, output)).await,
         Command::Exchange(args) => Box::pin(exchange::run(args, output)).await,
         Command::Binding(args) => Box::pin(binding::run(args, output)).await,
+        #[cfg(feature = "dev")]
         Command::Chat(args) => Box::pin(chat::run(args, output)).await,
+        #[cfg(feature = "dev")]
         Command::Demo(args) => Box::pin(demo::run(args, output)).await,
-        Command::Bench(args) => Box::pin(bench::run(args, output)).await,
-        Command::BenchWorker(args) => Box::pin(bench::worker(args)).await,
     }
 }
 

@@ -40,11 +40,8 @@ pub mod transport;
 
 pub mod gateway;
 
-// What stands around a gateway: a private broker, the client, the command line.
-pub mod node;
-
+// Around a gateway: a stack for development and tests, and the command line.
+#[cfg(feature = "dev")]
 pub mod stack;
-
-pub mod bench;
 
 pub mod cli;

@@ -2,6 +2,7 @@
 //! certificates, the provisioner's and each tenant's client certificate. Invariants: every key is ECDSA P-256 made here, a
 //! private key reaches the disk only with mode 0600 and only in the certificate folder, and no `Debug` shows one.
 
+mod account;
 mod authority;
 mod file;
 mod folder;
@@ -14,6 +15,7 @@ mod watched;
 
 use std::{borrow::Cow, path::PathBuf};
 
+pub use account::{Account, DEFINITIONS_FILE, PASSWORD_FILE};
 pub use authority::Authority;
 pub use file::write_secret;
 pub use folder::{CertsDir, Change, Entry, Item, Report, What};

@@ -1,6 +1,7 @@
-//! A gateway with a broker of its own, for development, tests and measurements: certificates, a private RabbitMQ node, a
-//! SQLite store, and the real [`Gateway`]. A folder enters, a running [`Stack`] leaves; all that it keeps lies in that
-//! folder, and nothing of it runs on after its end.
+//! A gateway with a private broker, for development, tests and measurements: certificates, RabbitMQ, a SQLite store, and the
+//! real [`Gateway`].
+//!
+//! All of its files are in one folder, and nothing of it runs on after its end.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -10,40 +11,40 @@ use std::{
 };
 
 use secrecy::{ExposeSecret as _, SecretString};
+use warrengate_testkit::node::{self, Cluster, ClusterOptions, Node, NodeFiles, NodeOptions};
 
 use crate::{
     config::{self, Config},
     gateway::{self, Gateway, Running},
     names::ClientId,
-    node::{self, Cluster, ClusterOptions, Node, NodeOptions, PASSWORD_FILE},
-    pki::{self, CertsDir, Item, Sans},
+    pki::{self, Account, CertsDir, Item, PASSWORD_FILE, Sans},
     store::EncryptionKey,
 };
 
-/// What a stack is made of.
+/// How to run a stack.
 pub struct StackOptions {
-    /// Everything lies here.
+    /// The folder of all files.
     pub dir: PathBuf,
-    /// Where gRPC listens; port 0 for a free one.
+    /// The gRPC address; port 0 for a free one.
     pub grpc: SocketAddr,
-    /// Where metrics, keys and tokens are; port 0 for a free one.
+    /// The address of metrics, keys and tokens; port 0 for a free one.
     pub ops: SocketAddr,
-    /// The broker's AMQPS port; none for a free one.
+    /// The broker's AMQPS port; `None` for a free one.
     pub amqps_port: Option<u16>,
-    /// The broker's management port; none for a free one.
+    /// The broker's management port; `None` for a free one.
     pub management_port: Option<u16>,
-    /// How many broker nodes; more than one are a cluster, on free ports.
+    /// The number of broker nodes; more than one form a cluster, on free ports.
     pub nodes: usize,
-    /// A RabbitMQ other than the installed one.
+    /// A RabbitMQ installation other than the system's.
     pub installation: Option<PathBuf>,
-    /// Settings beside the defaults, by their environment names (`WARRENGATE_LIMITS__…`).
+    /// Further settings by their environment names (`WARRENGATE_LIMITS__…`).
     pub settings: Vec<(String, String)>,
-    /// Hears what is going on.
+    /// Receives progress messages.
     pub progress: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 impl StackOptions {
-    /// In this folder, on free ports of the loopback address, silent.
+    /// A stack in this folder, on free ports of the loopback address, without progress messages.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self {
@@ -63,19 +64,19 @@ impl StackOptions {
 /// Why a stack did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its folder.
+    /// The folder.
     #[error("cannot write {0:?}: {1}")]
     Folder(PathBuf, #[source] std::io::Error),
-    /// Its certificates.
+    /// The certificates.
     #[error("certificates: {0}")]
     Pki(#[from] pki::Error),
-    /// Its broker.
+    /// The broker.
     #[error("{0}")]
     Node(#[from] node::Error),
-    /// Its settings.
+    /// The settings.
     #[error("{0}")]
     Config(#[from] config::Error),
-    /// Its gateway.
+    /// The gateway.
     #[error("{0}")]
     Gateway(#[from] gateway::Error),
 }
@@ -101,7 +102,7 @@ impl Broker {
             management_port: options.management_port,
             installation: options.installation.clone(),
             progress: Arc::clone(&options.progress),
-            ..NodeOptions::new(options.dir.join("broker"), certs.clone())
+            ..NodeOptions::new(options.dir.join("broker"), broker_files(certs)?)
         };
         Ok(match options.nodes {
             0 | 1 => Self::Node(Box::new(Node::start(node).await?)),
@@ -119,23 +120,23 @@ impl Broker {
 
 impl Stack {
     /// # Errors
-    /// When a port is taken, RabbitMQ is missing, or the folder cannot be written; each says what to do.
+    /// When a port is in use, RabbitMQ is not installed, or the folder cannot be written; each error says what to do.
     pub async fn start(options: StackOptions) -> Result<Self, Error> {
         let say = Arc::clone(&options.progress);
-        // Secrets lie in it: its owner's alone.
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.dir);
-        made.map_err(|error| Error::Folder(options.dir.clone(), error))?;
+        // It contains secrets, so only its owner has access.
+        let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.dir);
+        created.map_err(|error| Error::Folder(options.dir.clone(), error))?;
         let certs = CertsDir::new(options.dir.join("certs"));
         let report = certs.ensure(&Sans::default())?;
         if report.changes().next().is_some() {
-            say("made certificates");
+            say("created certificates");
         }
         let broker = Broker::start(&options, &certs).await?;
         let mut settings = settings(&options, &certs, broker.nodes())?;
         let mut config = Config::load(None, settings.iter().cloned())?;
         say("starting the gateway");
         let gateway = Gateway::start(config.clone()).await?;
-        // More gateways of this stack believe the same tokens.
+        // Further gateways of this stack accept the same tokens.
         config.auth.issuer = gateway.issuer().to_owned();
         settings.push(("WARRENGATE_AUTH__ISSUER".to_owned(), config.auth.issuer.clone()));
         Ok(Self { broker, gateway, settings, config, certs })
@@ -161,12 +162,12 @@ impl Stack {
         Ok(Gateway::start(config).await?)
     }
 
-    /// The broker; its first node, when there are several.
+    /// The broker's first node.
     pub fn node(&self) -> &Node {
         &self.broker.nodes()[0]
     }
 
-    /// The broker's nodes as a cluster, when there are several.
+    /// The broker's nodes, if there are several.
     pub fn cluster(&self) -> Option<&Cluster> {
         match &self.broker {
             Broker::Node(_) => None,
@@ -184,7 +185,7 @@ impl Stack {
         &self.config
     }
 
-    /// The same as environment variables, for a gateway in a process of its own (`warrengate serve`). They hold secrets.
+    /// The same as environment variables, for a gateway in a separate process (`warrengate serve`). They contain secrets.
     pub fn settings(&self) -> &[(String, String)] {
         &self.settings
     }
@@ -194,17 +195,17 @@ impl Stack {
         &self.certs
     }
 
-    /// The certificate that clients trust the gateway by.
+    /// The certificate of the authority that clients trust.
     pub fn gateway_ca(&self) -> PathBuf {
         self.certs.certificate(Item::GatewayCa)
     }
 
-    /// Where clients connect.
+    /// The gateway's address for clients.
     pub fn endpoint(&self) -> String {
         format!("https://{}", self.gateway.grpc_address())
     }
 
-    /// The first administrator and its secret, when this start made it.
+    /// The first administrator and its secret, if this start created it.
     pub fn take_first_administrator(&mut self) -> Option<(ClientId, SecretString)> {
         self.gateway.take_first_administrator()
     }
@@ -223,11 +224,25 @@ impl Stack {
     }
 }
 
-/// The settings of a gateway over this broker, by the same way as anyone's: as environment variables, for a gateway in this
-/// process or in one of its own (`warrengate serve`). They hold secrets.
+/// The broker's files in a certificate folder, which must have been [ensured](CertsDir::ensure). The provisioner's account is
+/// created in it.
 ///
 /// # Errors
-/// When the store's key cannot be made.
+/// When the account cannot be written.
+pub fn broker_files(certs: &CertsDir) -> Result<NodeFiles, Error> {
+    Ok(NodeFiles {
+        authority: certs.certificate(Item::BrokerCa),
+        certificate: certs.certificate(Item::Broker),
+        key: certs.key(Item::Broker),
+        definitions: Account::ensure(certs.path())?.definitions().to_owned(),
+    })
+}
+
+/// The settings of a gateway for this broker as environment variables, for a gateway in this process or in a separate one
+/// (`warrengate serve`). They contain secrets.
+///
+/// # Errors
+/// When the store's key cannot be created.
 pub fn settings(options: &StackOptions, certs: &CertsDir, nodes: &[Node]) -> Result<Vec<(String, String)>, Error> {
     let path = |item: PathBuf| item.display().to_string();
     let list = |address: &dyn Fn(&Node) -> String| nodes.iter().map(address).collect::<Vec<_>>().join(",");
@@ -251,7 +266,7 @@ pub fn settings(options: &StackOptions, certs: &CertsDir, nodes: &[Node]) -> Res
     Ok(own.chain(options.settings.iter().cloned()).collect())
 }
 
-/// The development store's key: made once, kept beside the store, readable by its owner only.
+/// The development store's key: created once beside the store, readable by its owner only.
 fn encryption_key(dir: &Path) -> Result<SecretString, Error> {
     let path = dir.join("store.key");
     let failed = |error| Error::Folder(path.clone(), error);

@@ -169,7 +169,3 @@ mod tests;
 #[path = "store/tests.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same tests, on another database")]
 mod tests_on_postgres;
-
-#[cfg(test)]
-#[path = "../tests/support/postgres.rs"]
-mod postgres;

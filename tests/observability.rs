@@ -1,5 +1,5 @@
-//! Dashboards, alerts and runbooks stay true: they name metrics that exist and sections that are there, and Prometheus' own
-//! tool reads the rules.
+//! Dashboards, alerts and runbooks are consistent with the code: they name existing metrics and sections, and promtool accepts
+//! the rules.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -20,7 +20,7 @@ fn text(path: &str) -> String {
     fs::read_to_string(file(path)).unwrap()
 }
 
-/// The words of a text that are metrics' names.
+/// The metric names in a text.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("warrengate_") || word.starts_with("process_")).collect()
@@ -61,14 +61,14 @@ fn alerts_name_only_metrics_that_exist_and_each_has_a_runbook() {
     for alert in alerts {
         assert!(operations.contains(&format!("\n### {alert}\n")), "docs/operations.md has no section {alert}");
         let link = format!("runbook: docs/operations.md#{}\n", alert.to_lowercase());
-        assert!(rules.contains(&link), "{alert} does not lead to its section");
+        assert!(rules.contains(&link), "{alert} does not link to its section");
     }
 }
 
 #[test]
 fn the_documentation_names_only_metrics_that_exist() {
     let operations = text("docs/operations.md");
-    // A histogram goes by its family's name there, and a prefix stands for all that have it.
+    // Histograms are listed by family name, and a prefix may stand for all metrics that begin with it.
     let is_family = |name: &str| METRICS.iter().any(|metric| metric.name == name);
     let is_prefix = |name: &str| matches!(name, "warrengate_" | "process_");
     let wrong: Vec<_> = unknown(&operations).into_iter().filter(|name| !is_family(name) && !is_prefix(name)).collect();
@@ -79,45 +79,24 @@ fn the_documentation_names_only_metrics_that_exist() {
 }
 
 #[test]
-fn promtool_takes_the_rules() {
-    let Some(promtool) = promtool() else { return };
+fn promtool_accepts_the_rules() {
+    let Some(promtool) = promtool() else {
+        assert!(std::env::var_os("CI").is_none(), "promtool is missing, and CI must run every check");
+        return;
+    };
     let checked = Command::new(promtool).args(["check", "rules"]).arg(file("docs/observability/alerts.yml")).output();
     let checked = checked.unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
-/// `./scripts/test` installs it where it can.
-#[allow(clippy::print_stderr, reason = "a check that is left out says so")]
+/// promtool in `PATH`, or where `./scripts/test` installs it.
+#[allow(clippy::print_stderr, reason = "a skipped check is reported")]
 fn promtool() -> Option<PathBuf> {
     let places = std::env::var_os("PATH").unwrap_or_default();
     let own = file("target/tools/promtool");
     let found = std::env::split_paths(&places).map(|dir| dir.join("promtool")).chain([own]).find(|path| path.is_file());
     if found.is_none() {
-        eprintln!("skipped: no promtool here (./scripts/test gets it with apt-get or brew)");
+        eprintln!("skipped: promtool is not installed (./scripts/test installs it with apt-get or brew)");
     }
     found
-}
-
-#[test]
-fn every_question_to_the_store_is_timed() {
-    // Listening is no question, and closing has no answer.
-    let not_asked = ["close", "changes", "told", "open"];
-    let mut seen = 0;
-    for entry in fs::read_dir(file("src/store")).unwrap().chain(fs::read_dir(file("src")).unwrap()) {
-        let path = entry.unwrap().path();
-        if !(path.parent().unwrap().ends_with("store") || path.ends_with("store.rs")) || !path.is_file() {
-            continue;
-        }
-        let code = fs::read_to_string(&path).unwrap();
-        for (name, rest) in code.split("    pub async fn ").skip(1).filter_map(|rest| rest.split_once(['(', '<'])) {
-            let body = rest.split("\n    }\n").next().unwrap();
-            // Or it asks another of these.
-            let is_timed = body.contains("self.timed(")
-                || body.contains("self.create_client_within(")
-                || body.contains("self.revision()");
-            assert!(is_timed || not_asked.contains(&name), "{}: {name} is not timed", path.display());
-            seen += usize::from(is_timed);
-        }
-    }
-    assert!(seen > 25, "{seen}");
 }

@@ -9,10 +9,7 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Error, Output, output::table};
-use crate::{
-    node::{Account, DEFINITIONS_FILE, PASSWORD_FILE},
-    pki::{CertsDir, Entry, Report, Sans},
-};
+use crate::pki::{Account, CertsDir, DEFINITIONS_FILE, Entry, PASSWORD_FILE, Report, Sans};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -13,9 +13,9 @@ use std::{
 use anyhow::{Context as _, ensure};
 use secrecy::SecretString;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use warrengate_testkit::proxy::Proxy;
 
 use crate::{
-    proxy::Proxy,
     reaper::{Reaper, signal},
     wait,
 };

@@ -15,10 +15,6 @@ mod memory;
 mod message;
 mod plan;
 mod poison;
-mod postgres;
-#[allow(dead_code, reason = "the tests of tests/it use the rest")]
-#[path = "../it/harness/proxy.rs"]
-mod proxy;
 mod reaper;
 mod report;
 mod roads;

@@ -6,10 +6,8 @@ use anyhow::ensure;
 use reqwest::{Certificate, Identity};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
-use warrengate::{
-    node::Node,
-    pki::{CertsDir, Item},
-};
+use warrengate::pki::{CertsDir, Item};
+use warrengate_testkit::node::Node;
 
 use crate::wait;
 
@@ -43,7 +41,7 @@ impl Open {
 }
 
 impl Management {
-    pub fn new(node: &Node, certs: &CertsDir) -> anyhow::Result<Self> {
+    pub fn new(node: &Node, certs: &CertsDir, password: &SecretString) -> anyhow::Result<Self> {
         let mut identity = std::fs::read(certs.key(Item::Provisioner))?;
         identity.extend(std::fs::read(certs.certificate(Item::Provisioner))?);
         let ca = std::fs::read(certs.certificate(Item::BrokerCa))?;
@@ -53,7 +51,7 @@ impl Management {
             .timeout(Duration::from_secs(10))
             .build()?;
         let root = format!("https://127.0.0.1:{}/api", node.management_port());
-        Ok(Self { http, root, password: node.provisioner_password() })
+        Ok(Self { http, root, password: password.clone() })
     }
 
     async fn rows(&self, what: &str) -> anyhow::Result<Vec<Value>> {

@@ -4,7 +4,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::{ledger::Ledger, proxy::Proxy};
+use warrengate_testkit::proxy::Proxy;
+
+use crate::ledger::Ledger;
 
 pub struct Road {
     proxy: Proxy,

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use warrengate_testkit::postgres::Postgres;
+
 use crate::{
     inject,
     ledger::Direction,
@@ -12,7 +14,6 @@ use crate::{
     management::Open,
     memory::Memory,
     plan, poison,
-    postgres::Postgres,
     reaper::Reaper,
     report::{self, say},
     verdict::{self, Evidence},
@@ -36,7 +37,7 @@ pub async fn run(minutes: f64, seed: u64, tell_times: bool) -> anyhow::Result<bo
     say(&format!("seed {seed}, {minutes} minutes: the same with ./scripts/faults --minutes {minutes} --seed {seed}"));
     let folder = world::folder()?;
     let reaper = Arc::new(Reaper::start()?);
-    let postgres = Postgres::start(&reaper, &folder.join("postgres.log")).await?;
+    let postgres = tokio::task::spawn_blocking(Postgres::start).await??;
     let main = Box::pin(Side::start(MAIN, &folder, &postgres, &reaper));
     let cluster = Box::pin(Side::start(CLUSTER, &folder, &postgres, &reaper));
     let (mut main, mut cluster) = tokio::try_join!(main, cluster)?;

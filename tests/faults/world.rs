@@ -12,18 +12,21 @@ use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
-    node::{Cluster, ClusterOptions, Node, NodeOptions},
     pb,
-    pki::{CertsDir, Item, Sans},
+    pki::{Account, CertsDir, Item, Sans},
+    stack,
     store::EncryptionKey,
+};
+use warrengate_testkit::{
+    node::{Cluster, ClusterOptions, Node, NodeOptions},
+    postgres::Postgres,
+    proxy::Proxy,
 };
 
 use crate::{
     gateways::Gateway,
     management::Management,
     message::{EXCHANGE, POISON, POISON_ATTEMPTS, POISON_BACKOFF, POISON_LONGEST, WORK},
-    postgres::Postgres,
-    proxy::Proxy,
     reaper::Reaper,
     roads::Roads,
 };
@@ -94,11 +97,12 @@ impl Side {
     pub async fn start(plan: Plan, folder: &Path, postgres: &Postgres, reaper: &Arc<Reaper>) -> anyhow::Result<Self> {
         let folder = folder.join(plan.name);
         std::fs::create_dir_all(&folder)?;
-        postgres.database(plan.name)?;
+        postgres.create_database(plan.name)?;
         let certs = CertsDir::new(folder.join("certs"));
         certs.ensure(&Sans::default())?;
-        let options =
-            NodeOptions { installation: installation(), ..NodeOptions::new(folder.join("broker"), certs.clone()) };
+        let account = Account::ensure(certs.path())?;
+        let files = stack::broker_files(&certs)?;
+        let options = NodeOptions { installation: installation(), ..NodeOptions::new(folder.join("broker"), files) };
         let broker = match plan.cluster {
             true => Broker::Cluster(Box::pin(Cluster::start(ClusterOptions::new(options))).await?),
             false => Broker::One(Box::new(Box::pin(Node::start(options)).await?)),
@@ -112,8 +116,8 @@ impl Side {
                 amqps.push(Proxy::to(node.amqps_port()).await);
                 management.push(Proxy::to(node.management_port()).await);
             }
-            let mut settings = settings(&certs, &broker.nodes()[0].provisioner_password(), &amqps, &management);
-            settings.push(("WARRENGATE_STORE__URL".into(), postgres.url(plan.name)));
+            let mut settings = settings(&certs, account.password(), &amqps, &management);
+            settings.push(("WARRENGATE_STORE__URL".into(), postgres.database_url(plan.name)));
             settings.push(("WARRENGATE_STORE__ENCRYPTION_KEY".into(), key.expose_secret().to_owned()));
             let log = folder.join(format!("gateway-{name}.log"));
             amqps.append(&mut management);
@@ -126,7 +130,7 @@ impl Side {
         let endpoint = format!("https://127.0.0.1:{}", gateways[0].grpc());
         let admin = connect(&endpoint, &ca, "admin", &secret).await?;
         let roads = Roads::to(gateways.iter().map(Gateway::grpc).collect(), plan.first_road);
-        let management = Management::new(&broker.nodes()[0], &certs)?;
+        let management = Management::new(&broker.nodes()[0], &certs, account.password())?;
         let mut side = Self { name: plan.name, gateways, broker, management, ca, tenants: Vec::new(), roads, admin };
         let (prefix, count) = plan.tenants;
         for number in 1..=count {

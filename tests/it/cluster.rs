@@ -110,7 +110,7 @@ impl Load {
     }
 }
 
-async fn leader<'a>(own: &'a Own, vhost: &str) -> &'a warrengate::node::Node {
+async fn leader<'a>(own: &'a Own, vhost: &str) -> &'a warrengate_testkit::node::Node {
     let cluster = own.stack.cluster().unwrap();
     until("a leader", async || cluster.leader_of(vhost, "jobs").await.ok().flatten().filter(|node| node.is_running()))
         .await

@@ -12,7 +12,7 @@ use warrengate::{
 
 use crate::harness::{
     Tenant,
-    issuer::{self, Key, LocalIssuer},
+    issuer::{self, Issuer, IssuerExt as _, Key},
     raw::reason,
     to_queue,
     wait::until,
@@ -47,8 +47,8 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
     tenant.queue("jobs").await;
     // All have a key of the same id, so that only the issuer tells them apart.
     let keys: Vec<_> = (0..4).map(|_| Key::new("k")).collect();
-    let by_discovery = LocalIssuer::start(&[&keys[0]]).await;
-    let going_away = LocalIssuer::start(&[&keys[1]]).await;
+    let by_discovery = Issuer::start(&[&keys[0]]).await;
+    let going_away = Issuer::start(&[&keys[1]]).await;
     let never_there = "http://127.0.0.1:9";
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.json");
@@ -58,7 +58,7 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
         tenant: TenantSource::Fixed(TenantId::parse(&tenant.id).unwrap()),
         ..issuer::config("urn:corp")
     };
-    let by_url = IssuerConfig { keys: KeySource::Url(format!("{}/keys", going_away.name)), ..going_away.config() };
+    let by_url = IssuerConfig { keys: KeySource::Url(format!("{}/keys", going_away.name())), ..going_away.config() };
     let gateway = web::gateway(|config| {
         config.auth.issuers = vec![by_discovery.config(), by_url, issuer::config(never_there), by_file];
     })
@@ -109,7 +109,7 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
 async fn keys_that_rotate_are_followed_and_a_flood_of_unknown_ones_asks_seldom() {
     let tenant = Tenant::fresh().await;
     let (first, second) = (Key::new("first"), Key::new("second"));
-    let local = LocalIssuer::start(&[&first]).await;
+    let local = Issuer::start(&[&first]).await;
     let gateway = web::gateway(|config| config.auth.issuers = vec![local.config()]).await;
     let channel = gateway.channel().await;
     let (old, new) = (first.sign(&local.claims(&tenant.id, "app")), second.sign(&local.claims(&tenant.id, "app")));
@@ -129,25 +129,25 @@ async fn keys_that_rotate_are_followed_and_a_flood_of_unknown_ones_asks_seldom()
     .await;
 
     // Sets that are refused change nothing.
-    let asked = local.asked();
-    local.publish_text(serde_json::json!({"keys": [first.public, first.public]}));
+    let asked = local.requests();
+    local.publish_document(serde_json::json!({"keys": [first.public, first.public]}));
     until("the set was fetched", async || {
         let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "app"))).await;
-        (local.asked() > asked).then_some(())
+        (local.requests() > asked).then_some(())
     })
     .await;
     who(&channel, &new).await.unwrap();
     refused(&channel, &old).await;
 
     local.publish(&[&second]);
-    let (asked, began) = (local.asked(), Instant::now());
+    let (asked, began) = (local.requests(), Instant::now());
     let stranger = Key::new("x");
     let claims = local.claims(&tenant.id, "app");
     for _ in 0..500 {
         refused(&channel, &stranger.sign(&claims)).await;
     }
     who(&channel, &new).await.unwrap();
-    let (asked, took) = (local.asked() - asked, began.elapsed());
+    let (asked, took) = (local.requests() - asked, began.elapsed());
     eprintln!("500 unknown keys in {took:?} asked the issuer {asked} times");
     let at_most = took.as_millis() / 500 + 2;
     assert!(asked as u128 <= at_most, "asked {asked} times in {took:?}");

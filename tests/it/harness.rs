@@ -10,9 +10,6 @@ pub mod issuer;
 pub mod jaeger;
 pub mod own;
 pub mod plans;
-#[path = "../support/postgres.rs"]
-pub mod postgres;
-pub mod proxy;
 pub mod publisher;
 pub mod raw;
 pub mod serve;
@@ -39,8 +36,10 @@ use warrengate::{
     stack::{Stack, StackOptions},
 };
 
-use postgres::Postgres;
 pub use tenant::Tenant;
+pub use warrengate_testkit::{postgres, proxy};
+
+use postgres::Postgres;
 
 /// The shared stack. It has a runtime of its own, since each test's ends with the test; the node's guard ends the broker
 /// with the process.
@@ -87,7 +86,7 @@ impl World {
         let mut options = StackOptions::new(folder());
         options.installation = installation();
         let postgres =
-            (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres")).then(Postgres::start);
+            (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres")).then(|| Postgres::start().expect("PostgreSQL starts"));
         options.settings = postgres.iter().map(|server| ("WARRENGATE_STORE__URL".into(), server.url())).collect();
         // All tests have one address, as clients behind a proxy have.
         options.settings.push(("WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS".into(), "100000".into()));

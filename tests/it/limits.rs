@@ -1,5 +1,5 @@
 //! Every limit of a plan, by the table: a tenant that wants ten times as much is refused what is over, in the words that belong to
-//! it, and another tenant's stream does not notice. Times are not judged here: `warrengate bench --scenario limits` does.
+//! it, and another tenant's stream does not notice. Times are not judged here: `warrengate-bench --scenario limits` does.
 
 use std::sync::{
     Arc,

@@ -12,7 +12,6 @@ mod administration;
 mod attacks;
 mod audit;
 mod bad_input;
-mod bench;
 mod blocked;
 mod broker_side;
 mod budgets;

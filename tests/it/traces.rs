@@ -6,7 +6,7 @@ use warrengate::pb::{self, NackAction, Outcome};
 
 use crate::harness::{
     Tenant, World,
-    collector::Seen,
+    collector::Span,
     consumer::{RawSubscription, start},
     dead::all,
     plans::OwnPlan,
@@ -25,14 +25,14 @@ async fn publish(tenant: &Tenant, publication: pb::Publication) -> pb::PublishRe
     result
 }
 
-fn only<'a>(spans: &'a [Seen], name: &str) -> &'a Seen {
+fn only<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
     assert_eq!(found.len(), 1, "{name} in {spans:#?}");
     found[0]
 }
 
 /// What each span of a tenant's message says.
-fn is_about(span: &Seen, tenant: &Tenant, operation: &str, kind: &str, destination: &str, message_id: &str) {
+fn is_about(span: &Span, tenant: &Tenant, operation: &str, kind: &str, destination: &str, message_id: &str) {
     for (name, value) in [
         ("messaging.system", "rabbitmq"),
         ("messaging.operation.name", operation),
@@ -196,7 +196,7 @@ async fn a_thousand_callers_on_one_stream_are_a_thousand_traces() {
     publisher.close().await.unwrap();
     assert_eq!(tenant.take("jobs", 1_000).await.len(), 1_000);
 
-    let is_message = |span: &Seen| span.attribute("messaging.system") == "rabbitmq";
+    let is_message = |span: &Span| span.attribute("messaging.system") == "rabbitmq";
     let spans = traced_gateway.collector.spans("three spans a message", is_message, 3_000).await;
     assert_eq!(spans.len(), 3_000);
     let mut by_trace = std::collections::HashMap::<_, Vec<_>>::new();
@@ -352,7 +352,7 @@ async fn a_throttled_message_is_in_its_trace() {
         results.into_iter().find(|result| result.outcome() == Outcome::Throttled)
     })
     .await;
-    let of_it = |span: &Seen| span.trace == throttled.trace_id && span.attribute("warrengate.outcome") == "throttled";
+    let of_it = |span: &Span| span.trace == throttled.trace_id && span.attribute("warrengate.outcome") == "throttled";
     let spans = traced_gateway.collector.spans("a throttled message's span", of_it, 1).await;
     let rule = throttled.reason.split(':').next().unwrap();
     assert_eq!((spans[0].kind, spans[0].failed, spans[0].status.as_str()), (SpanKind::Producer, true, rule));
@@ -387,7 +387,7 @@ async fn a_dead_letter_says_in_its_trace_why_it_is_one_and_its_next_life_is_in_i
     assert_eq!(tenant.take("jobs", 1).await, ["secret-body"]);
     let spans = traced_gateway.collector.trace(&result.trace_id, 6).await;
     let (send, redrive) = (only(&spans, "send jobs"), only(&spans, "redrive jobs"));
-    let is_call = |span: &Seen| span.name == "warrengate.v1.Topology/RedriveDeadLetters";
+    let is_call = |span: &Span| span.name == "warrengate.v1.Topology/RedriveDeadLetters";
     let call = traced_gateway.collector.spans("the redrive's call", is_call, 1).await.remove(0);
     assert_eq!((&redrive.parent, redrive.kind), (&send.id, SpanKind::Producer));
     assert_eq!(redrive.links, [send.id.clone(), call.id]);

@@ -124,6 +124,6 @@ async fn a_gateway_that_stops_sends_the_spans_that_wait() {
     publish(&traced.tenant.client, 5).await;
     assert_eq!(traced.collector.seen(), [], "they wait for the hour to be over");
     traced.gateway.shutdown().await;
-    let is_send = |span: &crate::harness::collector::Seen| span.name == "send jobs";
+    let is_send = |span: &crate::harness::collector::Span| span.name == "send jobs";
     assert_eq!(traced.collector.spans("what waited", is_send, 5).await.len(), 5);
 }

@@ -38,7 +38,7 @@ struct Pair {
 
 impl Pair {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+        let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap().unwrap();
         let mut config = World::get().stack.config().clone();
         config.grpc.listen.set_port(0);
         config.ops.listen.set_port(0);
@@ -229,7 +229,7 @@ async fn while_the_store_is_away_the_known_go_on_for_a_while_and_nothing_opens_u
     pair.postgres = {
         let mut postgres = pair.postgres;
         tokio::task::spawn_blocking(move || {
-            postgres.resume();
+            postgres.resume().unwrap();
             postgres
         })
         .await

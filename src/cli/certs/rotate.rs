@@ -8,8 +8,7 @@ use serde_json::json;
 use super::{Error, Output, changes};
 use crate::{
     config::Config,
-    node::{Account, DEFINITIONS_FILE, PASSWORD_FILE},
-    pki::{CertsDir, Item, Step},
+    pki::{Account, CertsDir, DEFINITIONS_FILE, Item, PASSWORD_FILE, Step},
     provision::Provisioner,
 };
 

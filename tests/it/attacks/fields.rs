@@ -13,7 +13,7 @@ use super::{FROM, Suite, by, on_record};
 use crate::{
     harness::{
         Tenant, World,
-        issuer::{Key, LocalIssuer},
+        issuer::{Issuer, IssuerExt as _, Key},
         raw::{RawSubscribe, start},
         to_queue,
         wait::until,
@@ -147,7 +147,7 @@ async fn clocks_keys_and_delivery_ids_of_another_time_are_refused_and_on_record(
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let (good_key, bad_key) = (Key::new("good"), Key::new("bad"));
-    let issuer = LocalIssuer::start(&[&good_key]).await;
+    let issuer = Issuer::start(&[&good_key]).await;
     let gateway = web::gateway(|config| config.auth.issuers = vec![issuer.config()]).await;
     let channel = web::channel_from(&gateway.endpoint(), FROM.into()).await;
     let mut suite = Suite::new(&channel);
@@ -192,14 +192,14 @@ async fn clocks_keys_and_delivery_ids_of_another_time_are_refused_and_on_record(
         ("a shared secret", json!({"keys": [{"kty": "oct", "kid": "bad", "k": "c2VjcmV0"}]})),
     ];
     for (what, set) in sets {
-        let asked = issuer.asked();
-        issuer.publish_text(set);
+        let asked = issuer.requests();
+        issuer.publish_document(set);
         suite.refused(what, "", who(&forged).await, unauthenticated, bad);
         until("the keys are asked for", async || {
             // An unknown key wakes the fetching, within its bound.
             let again = who(&forged).await;
             assert!(again.is_err(), "{what}");
-            (issuer.asked() > asked + 1).then_some(())
+            (issuer.requests() > asked + 1).then_some(())
         })
         .await;
         suite.refused(what, "", who(&forged).await, unauthenticated, bad);

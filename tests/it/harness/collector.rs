@@ -1,105 +1,46 @@
-//! A real OTLP receiver in the test's process: OpenTelemetry's own gRPC service, keeping what it is sent. With a Jaeger beside
-//! the tests it hands on everything, and what a test looks at is compared with what Jaeger shows.
+//! The test kit's OTLP collector. When `./scripts/jaeger` runs the tests, spans also go to Jaeger, which must show the same.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
+use super::{
+    jaeger::Jaeger,
+    wait::{DEADLINE, within},
 };
+pub use warrengate_testkit::otlp::{Span, SpanKind};
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    common::v1::{AnyValue, KeyValue, any_value::Value},
-    trace::v1::{Span, span::SpanKind, status::StatusCode},
-};
-use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
-
-use super::{jaeger::Jaeger, wait::within};
-
-/// Whoever sends spans here finds them again.
+/// Keeps the spans that are sent to it.
 pub struct Collector {
-    pub address: SocketAddr,
-    kept: Kept,
-}
-
-#[derive(Clone)]
-struct Kept {
-    spans: Arc<Mutex<Vec<Seen>>>,
-    count: Arc<watch::Sender<usize>>,
-    jaeger: Arc<Option<Jaeger>>,
-}
-
-/// A span, made readable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    pub service: String,
-    pub name: String,
-    pub kind: SpanKind,
-    pub trace: String,
-    pub id: String,
-    pub parent: String,
-    /// Span ids.
-    pub links: Vec<String>,
-    pub attributes: HashMap<String, String>,
-    pub events: Vec<String>,
-    pub failed: bool,
-    pub status: String,
-    pub start: u64,
-}
-
-impl Seen {
-    pub fn attribute(&self, name: &str) -> &str {
-        self.attributes.get(name).map_or("", String::as_str)
-    }
+    inner: warrengate_testkit::otlp::Collector,
+    jaeger: Option<Jaeger>,
 }
 
 impl Collector {
     pub async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let kept =
-            Kept { spans: Arc::default(), count: Arc::new(watch::channel(0).0), jaeger: Arc::new(Jaeger::find()) };
-        let service = TraceServiceServer::new(kept.clone());
-        let serving = tonic::transport::Server::builder().add_service(service);
-        tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { address, kept }
+        let jaeger = Jaeger::find();
+        let inner = match &jaeger {
+            Some(jaeger) => warrengate_testkit::otlp::Collector::forwarding_to(&jaeger.otlp).await,
+            None => warrengate_testkit::otlp::Collector::start().await,
+        };
+        Self { inner, jaeger }
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.inner.endpoint()
     }
 
-    /// All spans of a trace in the order of their beginning, when there are so many.
-    pub async fn trace(&self, id: &str, spans: usize) -> Vec<Seen> {
+    /// All spans of a trace in the order in which they began; fails unless there are exactly so many.
+    pub async fn trace(&self, id: &str, spans: usize) -> Vec<Span> {
         let what = format!("{spans} spans of trace {id}");
         let found = self.spans(&what, |span| span.trace == id, spans).await;
         assert_eq!(found.len(), spans, "{found:#?}");
         found
     }
 
-    /// All spans that the filter names, when there are at least so many.
-    pub async fn spans(&self, what: &str, filter: impl Fn(&Seen) -> bool, least: usize) -> Vec<Seen> {
-        let mut count = self.kept.count.subscribe();
-        let waiting = async {
-            loop {
-                let mut found = self.seen();
-                found.retain(&filter);
-                if found.len() >= least {
-                    found.sort_by_key(|span| span.start);
-                    return found;
-                }
-                count.changed().await.unwrap();
-            }
+    /// All spans that match, as soon as there are at least so many.
+    pub async fn spans(&self, what: &str, matches: impl Fn(&Span) -> bool, least: usize) -> Vec<Span> {
+        let found = match self.inner.wait_for(matches, least, DEADLINE).await {
+            Ok(found) => found,
+            Err(seen) => panic!("{what}: not within {DEADLINE:?}; received:\n{seen:#?}"),
         };
-        let Ok(found) = tokio::time::timeout(super::wait::DEADLINE, waiting).await else {
-            panic!("{what}: not there; seen:\n{:#?}", self.seen());
-        };
-        if let Some(jaeger) = &*self.kept.jaeger {
+        if let Some(jaeger) = &self.jaeger {
             let mut rest = found.clone();
             while let Some(last) = rest.last() {
                 let trace = last.trace.clone();
@@ -111,71 +52,13 @@ impl Collector {
         found
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
-        self.kept.spans.lock().unwrap().clone()
+    pub fn seen(&self) -> Vec<Span> {
+        self.inner.spans()
     }
 
-    /// Waits until the exporter has sent what it had, so that nothing more can come of what is over.
+    /// Waits until the exporter has sent everything that ended before the marker's trace.
     pub async fn is_quiet_after(&self, marker: impl Future<Output = String>) {
         let trace = within("a marker", marker).await;
         self.spans("the marker's spans", |span| span.trace == trace, 1).await;
     }
-}
-
-#[tonic::async_trait]
-impl TraceService for Kept {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let request = request.into_inner();
-        if let Some(jaeger) = &*self.jaeger {
-            jaeger.hand_on(request.clone()).await;
-        }
-        let mut seen = Vec::new();
-        for resource in request.resource_spans {
-            let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
-            let service = texts(attributes).remove("service.name").unwrap_or_default();
-            for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                seen.push(read(service.clone(), span));
-            }
-        }
-        let mut spans = self.spans.lock().unwrap();
-        spans.extend(seen);
-        self.count.send_replace(spans.len());
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-fn read(service: String, span: Span) -> Seen {
-    let status = span.status.clone().unwrap_or_default();
-    Seen {
-        service,
-        kind: span.kind(),
-        name: span.name,
-        trace: hex(&span.trace_id),
-        id: hex(&span.span_id),
-        parent: hex(&span.parent_span_id),
-        links: span.links.iter().map(|link| hex(&link.span_id)).collect(),
-        attributes: texts(span.attributes),
-        events: span.events.into_iter().map(|event| event.name).collect(),
-        failed: status.code() == StatusCode::Error,
-        status: status.message,
-        start: span.start_time_unix_nano,
-    }
-}
-
-fn texts(attributes: Vec<KeyValue>) -> HashMap<String, String> {
-    let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
-        Some(Value::StringValue(text)) => text,
-        Some(Value::IntValue(int)) => int.to_string(),
-        Some(Value::BoolValue(bool)) => bool.to_string(),
-        Some(Value::DoubleValue(double)) => double.to_string(),
-        other => format!("{other:?}"),
-    };
-    attributes.into_iter().map(|attribute| (attribute.key, text(attribute.value))).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,13 +1,12 @@
 //! A real Jaeger beside the tests, when `./scripts/jaeger test` (or `with`) runs them: what the collector receives goes on to
 //! it, and what its query API shows has to be just that.
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
-    trace::v1::span::SpanKind,
-};
 use serde_json::Value;
 
-use super::{collector::Seen, wait::until};
+use super::{
+    collector::{Span, SpanKind},
+    wait::until,
+};
 
 /// Its addresses, as the script tells them.
 pub struct Jaeger {
@@ -23,14 +22,8 @@ impl Jaeger {
         Some(Self { otlp: told("OTLP")?, otlp_http: told("OTLP_HTTP")?, query: told("QUERY")? })
     }
 
-    /// Gives it what the collector was sent.
-    pub async fn hand_on(&self, request: ExportTraceServiceRequest) {
-        let mut client = TraceServiceClient::connect(self.otlp.clone()).await.unwrap();
-        client.export(request).await.unwrap();
-    }
-
     /// The spans of a trace as Jaeger's query API shows them, when there are so many.
-    pub async fn trace(&self, id: &str, spans: usize) -> Vec<Seen> {
+    pub async fn trace(&self, id: &str, spans: usize) -> Vec<Span> {
         let url = format!("{}/api/traces/{id}", self.query);
         let mut found = until(&format!("{spans} spans of trace {id} in Jaeger"), async || {
             let answer = reqwest::get(&url).await.ok()?.text().await.ok()?;
@@ -45,12 +38,12 @@ impl Jaeger {
     }
 
     /// Fails unless Jaeger shows these spans of one trace, and each as it was sent.
-    pub async fn shows(&self, sent: &[Seen]) {
+    pub async fn shows(&self, sent: &[Span]) {
         let Some(first) = sent.first() else { return };
         let shown = self.trace(&first.trace, sent.len()).await;
         for span in sent {
             // Jaeger counts in microseconds.
-            let expected = Seen { start: span.start / 1_000, ..span.clone() };
+            let expected = Span { start: span.start / 1_000, ..span.clone() };
             let found = shown.iter().find(|shown| shown.id == span.id);
             assert_eq!(found, Some(&expected), "Jaeger shows something else than it was sent");
         }
@@ -58,7 +51,7 @@ impl Jaeger {
 }
 
 /// A span of Jaeger's JSON, with OpenTelemetry's words again.
-fn read(trace: &Value, span: &Value) -> Seen {
+fn read(trace: &Value, span: &Value) -> Span {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut attributes: std::collections::HashMap<_, _> =
         span["tags"].as_array().unwrap().iter().map(|tag| (text(&tag["key"]), text(&tag["value"]))).collect();
@@ -86,7 +79,7 @@ fn read(trace: &Value, span: &Value) -> Seen {
         let field = log["fields"].as_array().unwrap().iter().find(|field| field["key"] == "event");
         field.map(|field| text(&field["value"])).unwrap_or_default()
     };
-    Seen {
+    Span {
         service: text(&trace["processes"][text(&span["processID"])]["serviceName"]),
         name: text(&span["operationName"]),
         kind,

@@ -1,0 +1,91 @@
+//! One tenant beside another that does its worst: sends all it can, or takes all it may and acknowledges nothing. The
+//! well-behaved one sends at the fixed rate, alone and then beside the other, in every round.
+
+use super::{ScenarioReport, named};
+use crate::{
+    Error,
+    figures::Figure,
+    job::{Account, Load, Mode, Path},
+    plan::{Cell, Plan, Scenario},
+    process::Worker,
+    rig::{Rig, names},
+    rounds::{Run, Setting, line, run},
+};
+
+/// What the other one does.
+#[derive(Clone, Copy)]
+enum Harm {
+    Floods,
+    Hoards,
+}
+
+pub(super) async fn neighbour(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
+    let what = format!(
+        "a tenant at {} messages/s both ways, alone and beside a tenant of plan {} that publishes and consumes all it can",
+        plan.rate, plan.neighbour_plan
+    );
+    beside(rig, plan, Scenario::Neighbour, Harm::Floods, what).await
+}
+
+pub(super) async fn slow_consumer(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
+    let what = format!(
+        "a tenant at {} messages/s both ways, alone and beside a tenant that holds a full window and acknowledges nothing",
+        plan.rate
+    );
+    beside(rig, plan, Scenario::SlowConsumer, Harm::Hoards, what).await
+}
+
+async fn beside(
+    rig: &mut Rig,
+    plan: &Plan,
+    scenario: Scenario,
+    harm: Harm,
+    what: String,
+) -> Result<ScenarioReport, Error> {
+    let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
+    let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
+    let mut rounds = Vec::new();
+    for round in 0..plan.rounds {
+        let alone = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
+        plan.say(&format!("alone  {}", line(&alone, plan.rounds)));
+        let accounts = rig.accounts(&names("other", 1), &plan.neighbour_plan, cell.queue, 1).await?;
+        let other = start(rig, plan, &cell, harm, &accounts).await?;
+        let beside = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
+        plan.say(&format!("beside {}", line(&beside, plan.rounds)));
+        other.end().await?;
+        rig.delete(&accounts).await?;
+        rounds.push((alone, beside));
+    }
+    let ratio = |of: fn(&Run) -> Option<f64>| {
+        Figure::of_all(rounds.iter().map(|(alone, beside)| Some(of(beside)? / of(alone)?)))
+    };
+    let p99 = |run: &Run| run.end_to_end_ms.map(|ms| ms.p99);
+    let figures = named([
+        ("throughput beside ÷ alone", "", ratio(|run| Some(run.messages_per_second)), "≥ 0.9"),
+        ("p99 beside ÷ alone", "", ratio(p99), "≤ 2"),
+        ("p99 alone", "ms", Figure::of_all(rounds.iter().map(|(alone, _)| p99(alone))), ""),
+        ("p99 beside", "ms", Figure::of_all(rounds.iter().map(|(_, beside)| p99(beside))), ""),
+    ]);
+    Ok(ScenarioReport { scenario, what, figures })
+}
+
+/// Starts the other one, and lets it do its worst.
+async fn start(rig: &Rig, plan: &Plan, cell: &Cell, harm: Harm, accounts: &[Account]) -> Result<Worker, Error> {
+    let job = |mode, load| rig.job(plan, cell, rig.gateway(), (Path::Gateway, mode, load), accounts.to_vec());
+    // Longer than the other measures, for it is ended from outside.
+    let seconds = plan.duration.as_secs_f64() * 2.0 + 60.0;
+    match harm {
+        Harm::Floods => {
+            let mut worker = Worker::start(&job(Mode::Both, Load::Full { seconds })).await?;
+            worker.go().await?;
+            Ok(worker)
+        }
+        Harm::Hoards => {
+            let mut filling = Worker::start(&job(Mode::Publish, Load::Full { seconds: 1.0 })).await?;
+            filling.go().await?;
+            filling.outcome().await?;
+            filling.end().await?;
+            Worker::start(&job(Mode::Consume, Load::Hoard)).await
+        }
+    }
+}

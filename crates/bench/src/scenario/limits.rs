@@ -1,0 +1,113 @@
+//! Every limit of a plan: a tenant at the fixed rate, within its own plan, alone and then beside another that tries ten times what
+//! one limit allows, limit after limit, in every round. The table of limits is in `cases`. Invariant: a run beside a limit that
+//! was not reached is an error, never a figure.
+
+mod asking;
+mod cases;
+mod offender;
+mod publishing;
+
+use self::{
+    cases::Case,
+    offender::{Counts, Offender},
+};
+use super::{ScenarioReport, named};
+use crate::{
+    Error,
+    figures::Figure,
+    job::{Mode, Path},
+    plan::{Cell, Plan, Scenario},
+    rig::Rig,
+    rounds::{Run, Setting, line, run},
+};
+
+/// What one round brought for one limit.
+struct Beside {
+    throughput: f64,
+    p99: Option<f64>,
+    refused_a_second: f64,
+}
+
+pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
+    let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
+    let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
+    let p99 = |run: &Run| run.end_to_end_ms.map(|ms| ms.p99);
+    let mut cases: Vec<(Case, Vec<Beside>)> = cases::all().into_iter().map(|case| (case, Vec::new())).collect();
+    let mut alone_p99 = Vec::new();
+    for round in 0..plan.rounds {
+        let alone = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
+        plan.say(&format!("alone: {}", line(&alone, plan.rounds)));
+        for (number, (case, measured)) in cases.iter_mut().enumerate() {
+            // A name of its own each time: what is made must not meet what is just being deleted.
+            let name = format!("over-{round}-{number}");
+            let (run, refused_a_second) = Box::pin(beside(rig, &setting, case, &name, round)).await?;
+            let limit = case.limit;
+            plan.say(&format!("{limit}, {refused_a_second:.0} a second over: {}", line(&run, plan.rounds)));
+            measured.push(Beside {
+                throughput: run.messages_per_second / alone.messages_per_second,
+                p99: p99(&run).zip(p99(&alone)).map(|(beside, alone)| beside / alone),
+                refused_a_second,
+            });
+        }
+        alone_p99.push(p99(&alone));
+    }
+    let mut figures = named([("p99 alone", "ms", Figure::of_all(alone_p99), "")]);
+    for (Case { limit, .. }, measured) in &cases {
+        let of = |value: fn(&Beside) -> Option<f64>| Figure::of_all(measured.iter().map(value));
+        figures.extend(named([
+            (format!("{limit}: throughput beside ÷ alone"), "", of(|beside| Some(beside.throughput)), "≥ 0.9"),
+            (format!("{limit}: p99 beside ÷ alone"), "", of(|beside| beside.p99), "≤ 2"),
+            (format!("{limit}: refused or held back"), "a second", of(|beside| Some(beside.refused_a_second)), ""),
+        ]));
+    }
+    let what = format!(
+        "a tenant at {} messages/s both ways, alone and beside a tenant that tries ten times what one limit of its plan allows, \
+         each second, for each limit",
+        plan.rate
+    );
+    Ok(ScenarioReport { scenario: Scenario::Limits, what, figures })
+}
+
+/// One run beside one limit that is reached before it begins and all the time; also how much was over it each second.
+async fn beside(
+    rig: &mut Rig,
+    setting: &Setting<'_>,
+    case: &Case,
+    name: &str,
+    round: usize,
+) -> Result<(Run, f64), Error> {
+    let offender = Offender::start(rig, case, name).await?;
+    let before = offender.counts();
+    let run = Box::pin(run(rig, setting, Path::Gateway, Some(setting.plan.rate), round)).await?;
+    let after = offender.counts();
+    offender.end(rig).await?;
+    Ok((run, over(case.limit, before, after)?))
+}
+
+/// How much was over the limit each second, when most of what was answered was.
+fn over(limit: &'static str, before: Counts, after: Counts) -> Result<f64, Error> {
+    let (answered, refused) = (after.answered - before.answered, after.refused - before.refused);
+    if refused == 0 || refused * 2 < answered {
+        return Err(Error::NotReached { limit, answered, refused });
+    }
+    Ok(refused as f64 / (after.at - before.at).as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_limit_that_was_not_reached_is_no_figure() {
+        let at = Instant::now();
+        let counts = |answered, refused, seconds| Counts { answered, refused, at: at + Duration::from_secs(seconds) };
+        let before = counts(100, 90, 0);
+        let a_second = over("max_queues", before, counts(300, 270, 2)).expect("reached");
+        assert!((a_second - 90.0).abs() < f64::EPSILON);
+        for (answered, refused) in [(300, 90), (100, 90), (300, 189)] {
+            assert!(over("max_queues", before, counts(answered, refused, 2)).is_err(), "{refused} of {answered}");
+        }
+    }
+}

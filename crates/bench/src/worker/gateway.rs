@@ -1,0 +1,147 @@
+//! (c) Through the gateway with the public client, as any application would: TLS, a token, a stream for publishing and one
+//! for consuming. Acknowledgements are merged as in (b).
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    feed::{Due, Feed},
+    in_flight::InFlight,
+    run::Streams,
+    tally::{Recorder, Tally},
+};
+use warrengate::{client::{
+        Client, ClientOptions, Credentials, Publisher, PublisherOptions, Receipt, SubscribeOptions, Subscription,
+        publication,
+    }, pb};
+
+use crate::{Error, job::{Account, Doors, Job, Tuning}};
+
+/// Pairs of streams on a connection; a gateway limits how many streams one may have.
+const STREAMS_A_CONNECTION: usize = 40;
+const OPENED_AT_ONCE: usize = 32;
+
+pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error> {
+    let mut streams = Streams::default();
+    for queues in account.queues.chunks(STREAMS_A_CONNECTION) {
+        let client = connect(&job.doors, account).await?;
+        for queue in queues {
+            if job.mode.publishes() {
+                let options =
+                    PublisherOptions::default().max_in_flight_messages(job.tuning.window).max_frame_messages(job.frame);
+                let publisher = client.publisher_with(options);
+                let (queue, tuning) = (queue.clone(), job.tuning.clone());
+                streams.publisher(move |feed, tally| publish(publisher, queue, tuning, feed, tally));
+            }
+            if job.mode.consumes() {
+                let (client, options, tuning) = (client.clone(), subscribe(job, queue), job.tuning.clone());
+                streams.consumer(move |tally| consume(client, options, tuning, tally));
+            }
+        }
+    }
+    Ok(streams)
+}
+
+/// Opens every subscription of the job and holds them, settling nothing.
+pub(super) async fn hold(job: &Job) -> Result<Vec<Subscription>, Error> {
+    // By index, because a closure over the accounts' borrow would not be general enough for a task.
+    let tenants = stream::iter(0..job.accounts.len()).map(|tenant| hold_tenant(job, tenant));
+    let held: Vec<Vec<Subscription>> = tenants.buffer_unordered(OPENED_AT_ONCE).try_collect().await?;
+    Ok(held.into_iter().flatten().collect())
+}
+
+async fn hold_tenant(job: &Job, tenant: usize) -> Result<Vec<Subscription>, Error> {
+    let account = &job.accounts[tenant];
+    let mut held = Vec::with_capacity(account.queues.len());
+    for queues in account.queues.chunks(2 * STREAMS_A_CONNECTION) {
+        let client = connect(&job.doors, account).await?;
+        for queue in queues {
+            held.push(client.subscribe(subscribe(job, queue)).await?);
+        }
+    }
+    Ok(held)
+}
+
+/// As the tenant's client, on a connection of its own.
+pub(in crate::bench) async fn connect(doors: &Doors, account: &Account) -> Result<Client, Error> {
+    let credentials = Credentials::Token(account.token.clone().into());
+    let options = ClientOptions::new(&doors.gateway, credentials).ca_certificate(doors.gateway_ca.clone());
+    let client = Client::connect(options).await?;
+    // A gateway hears within a second of a client that was made through another.
+    for _ in 0..60 {
+        if client.auth().who_am_i(pb::WhoAmIRequest {}).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(client)
+}
+
+fn subscribe(job: &Job, queue: &str) -> SubscribeOptions {
+    let options = SubscribeOptions::queue(queue)
+        .max_outstanding_messages(job.tuning.prefetch.into())
+        .max_outstanding_bytes(64 << 20);
+    if job.is_stream_queue { options.from_first() } else { options }
+}
+
+async fn publish(
+    publisher: Publisher,
+    queue: String,
+    tuning: Tuning,
+    mut feed: Feed,
+    tally: Arc<Tally>,
+) -> Result<(), Error> {
+    let mut unanswered: InFlight<Receipt> = InFlight::new();
+    let mut recorder = Recorder::default();
+    let mut more = true;
+    while more || !unanswered.is_empty() {
+        let room = tuning.window - unanswered.len();
+        tokio::select! {
+            biased;
+            items = feed.next(room.min(64)), if more && room > 0 => match items {
+                Some(items) => for item in items {
+                    unanswered.push(publisher.send(publication("", &queue, item.body)).await?, item.due);
+                },
+                None => more = false,
+            },
+            (result, due) = unanswered.next() => {
+                answered(&result, due, &tally, &mut recorder);
+                while let Some((result, due)) = unanswered.ready() {
+                    answered(&result, due, &tally, &mut recorder);
+                }
+            }
+        }
+    }
+    tally.keep_confirm(&recorder);
+    Ok(publisher.close().await?)
+}
+
+fn answered(result: &pb::PublishResult, due: Due, tally: &Tally, recorder: &mut Recorder) {
+    tally.answered(result.outcome() == pb::Outcome::Confirmed, due, recorder);
+}
+
+async fn consume(client: Client, options: SubscribeOptions, tuning: Tuning, tally: Arc<Tally>) -> Result<(), Error> {
+    let mut subscription = client.subscribe(options).await?;
+    let mut recorder = Recorder::default();
+    loop {
+        let mut delivery = tokio::select! {
+            biased;
+            delivery = subscription.next() => delivery?.ok_or(Error::ConsumerEnded)?,
+            () = tally.done().cancelled() => break,
+        };
+        let mut taken = 1;
+        recorder.record(Due::of(delivery.body()), tally.epoch());
+        while taken < tuning.ack_every
+            && let Some(next) = subscription.next().now_or_never()
+        {
+            delivery = next?.ok_or(Error::ConsumerEnded)?;
+            taken += 1;
+            recorder.record(Due::of(delivery.body()), tally.epoch());
+        }
+        subscription.settler().ack_through(&delivery)?;
+        tally.consumed(taken);
+    }
+    tally.keep_end_to_end(&recorder);
+    Ok(subscription.close().await?)
+}
