@@ -89,7 +89,10 @@ fn every_link_has_a_target() {
 
 #[test]
 fn every_file_that_is_named_exists() {
-    let sources: Vec<PathBuf> = all(&["src", "tests", "examples", "clients/rust", "crates", "proto"], "rs").into_iter().map(|(path, _)| path).collect();
+    let sources: Vec<PathBuf> = all(&["src", "tests", "examples", "clients/rust", "crates", "proto"], "rs")
+        .into_iter()
+        .map(|(path, _)| path)
+        .collect();
     let (mut missing, mut seen) = (Vec::new(), 0);
     for (path, text) in documents() {
         for word in quoted(&text, '`').filter(|word| word.ends_with(".rs") && !word.contains(' ')) {

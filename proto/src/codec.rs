@@ -14,7 +14,7 @@ use tonic_prost::ProstDecoder;
 
 /// Encodes and decodes protobuf messages; `build.rs` names it to the code generator.
 #[derive(Debug)]
-pub struct Codec<T, U>(PhantomData<(T, U)>);
+pub(crate) struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {
     fn default() -> Self {
@@ -39,7 +39,7 @@ impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> codec::
 
 /// Encodes messages into a buffer of the right size.
 #[derive(Debug)]
-pub struct Encoder<T>(PhantomData<T>);
+pub(crate) struct Encoder<T>(PhantomData<T>);
 
 impl<T: Message> codec::Encoder for Encoder<T> {
     type Item = T;

@@ -21,7 +21,9 @@ async fn store() -> Store {
 /// Tests run side by side; each has a schema of its own.
 async fn own_schema() -> String {
     static SERVER: OnceLock<Postgres> = OnceLock::new();
-    let url = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| Postgres::start().expect("a server")).url()).await.expect("a server");
+    let url = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| Postgres::start().expect("a server")).url())
+        .await
+        .expect("a server");
     sqlx::any::install_default_drivers();
     let schema = format!("t{}", uuid::Uuid::now_v7().simple());
     let pool = AnyPool::connect(&url).await.expect("a database");

@@ -19,12 +19,8 @@ use prost_types::{
 const BEGIN: &str = "<!-- Generated from the protobuf files: WARRENGATE_WRITE_DOCS=1 cargo test --test documents -->\n";
 
 /// Each page, and the protobuf files that it describes.
-const PAGES: [(&str, &[&str]); 4] = [
-    ("messaging", &["messaging", "message"]),
-    ("topology", &["topology"]),
-    ("auth", &["auth"]),
-    ("admin", &["admin"]),
-];
+const PAGES: [(&str, &[&str]); 4] =
+    [("messaging", &["messaging", "message"]), ("topology", &["topology"]), ("auth", &["auth"]), ("admin", &["admin"])];
 
 /// Fields that docs/reference/README.md describes once for all calls.
 const COMMON: [&str; 4] = ["page_size", "page_token", "next_page_token", "validate_only"];

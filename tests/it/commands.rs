@@ -28,8 +28,12 @@ const UNTIL_CTRL_C: &[(&str, u16)] =
     &[("python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000", 8000)];
 
 /// Lines that are run where their toolchain is: how they begin, and the program that they need.
-const TOOLCHAINS: &[(&str, &str)] =
-    &[("examples/go/", "go"), ("examples/typescript/", "npm"), ("examples/java/", "mvn"), ("(cd examples/browser ", "npm")];
+const TOOLCHAINS: &[(&str, &str)] = &[
+    ("examples/go/", "go"),
+    ("examples/typescript/", "npm"),
+    ("examples/java/", "mvn"),
+    ("(cd examples/browser ", "npm"),
+];
 
 /// Commands that are shown because they fail.
 const REFUSED: &[&str] = &["warrengate subscribe orders --count 1 --as globex"];

@@ -85,8 +85,8 @@ impl World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut options = StackOptions::new(folder());
         options.installation = installation();
-        let postgres =
-            (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres")).then(|| Postgres::start().expect("PostgreSQL starts"));
+        let postgres = (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres"))
+            .then(|| Postgres::start().expect("PostgreSQL starts"));
         options.settings = postgres.iter().map(|server| ("WARRENGATE_STORE__URL".into(), server.url())).collect();
         // All tests have one address, as clients behind a proxy have.
         options.settings.push(("WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS".into(), "100000".into()));

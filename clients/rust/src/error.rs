@@ -44,9 +44,7 @@ pub enum Error {
     #[error("the token contains invalid characters: pass the JWT alone, without \"Bearer\" and line breaks")]
     TokenForm,
     /// The token has expired, and there is no client secret to renew it with.
-    #[error(
-        "the token has expired and cannot be renewed: set a new token, or connect with a client id and secret"
-    )]
+    #[error("the token has expired and cannot be renewed: set a new token, or connect with a client id and secret")]
     TokenEnded,
     /// The gateway refused the call, or the connection failed during it.
     #[error("{0}")]

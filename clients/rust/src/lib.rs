@@ -51,11 +51,11 @@ use uuid::Uuid;
 
 pub use warrengate_proto as pb;
 
+use backoff::Backoff;
 use pb::{
     admin_client::AdminClient, auth_client::AuthClient, messaging_client::MessagingClient,
     topology_client::TopologyClient,
 };
-use backoff::Backoff;
 use token::Tokens;
 
 /// The connection with the client's token on every call.

@@ -174,7 +174,8 @@ mod tests {
         assert_eq!(missing(&[("WARRENGATE_ENDPOINT", "https://g")]), "WARRENGATE_CLIENT_ID");
         let named = [("WARRENGATE_ENDPOINT", "https://g"), ("WARRENGATE_CLIENT_ID", "acme.app")];
         assert_eq!(missing(&named), "WARRENGATE_CLIENT_SECRET");
-        let file = [("WARRENGATE_ENDPOINT", "https://g"), ("WARRENGATE_TOKEN", "t"), ("WARRENGATE_CA", "/no/such/file")];
+        let file =
+            [("WARRENGATE_ENDPOINT", "https://g"), ("WARRENGATE_TOKEN", "t"), ("WARRENGATE_CA", "/no/such/file")];
         let error = from(&file).expect_err("no file");
         assert!(matches!(&error, Error::CertificateFile { path, .. } if path == "/no/such/file"), "{error}");
     }

@@ -32,7 +32,7 @@ pub use worker::serve as serve_worker;
 use rig::Rig;
 
 use warrengate::{client, pki, stack};
-use warrengate_testkit::{node};
+use warrengate_testkit::node;
 
 /// Starts what is needed, measures, and stops it again. Dropping the future ends all processes, too.
 ///

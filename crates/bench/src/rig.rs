@@ -19,8 +19,16 @@ use super::{
     plan::{Cell, Plan, QueueKind},
     process::{Folder, GatewayProcess, Worker, free_address},
 };
-use warrengate::{client::{Client, ClientOptions, Credentials}, pb, pki::{Authority, CertsDir, Item, Sans}, stack::{self, StackOptions}};
-use warrengate_testkit::{node::{Node, NodeOptions}, otlp::Collector};
+use warrengate::{
+    client::{Client, ClientOptions, Credentials},
+    pb,
+    pki::{Authority, CertsDir, Item, Sans},
+    stack::{self, StackOptions},
+};
+use warrengate_testkit::{
+    node::{Node, NodeOptions},
+    otlp::Collector,
+};
 
 /// Queues of a tenant.
 const QUEUES: usize = 10;

@@ -98,7 +98,10 @@ async fn every_path_is_measured_and_every_message_counted() {
     }
     assert!(report["latency_added_ms"]["p50"].is_f64() && report["latency_added_ms"]["p99"].is_f64());
     assert!(report["machine"]["broker"].as_str().unwrap().starts_with("RabbitMQ "));
-    assert!(report["doubts"].as_array().unwrap().iter().any(|doubt| doubt == "1 round(s) only"), "a short run is marked as doubtful");
+    assert!(
+        report["doubts"].as_array().unwrap().iter().any(|doubt| doubt == "1 round(s) only"),
+        "a short run is marked as doubtful"
+    );
     for part in ["throughput", "latency"] {
         let runs = report[part][0]["runs"].as_array().unwrap();
         let ways: Vec<_> = runs.iter().map(|run| run["path"].as_str().unwrap()).collect();

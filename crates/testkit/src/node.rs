@@ -43,9 +43,7 @@ pub enum Error {
     #[error("{} is not a RabbitMQ installation: use the folder that contains sbin/rabbitmq-server, or the script itself", .0.display())]
     NoSuchInstallation(PathBuf),
     /// Erlang's port mapper is missing.
-    #[error(
-        "epmd, which is part of Erlang, was not found. Install RabbitMQ with its Erlang: {HOW_TO_INSTALL}"
-    )]
+    #[error("epmd, which is part of Erlang, was not found. Install RabbitMQ with its Erlang: {HOW_TO_INSTALL}")]
     NoEpmd,
     /// The port is in use.
     #[error("port {port} ({purpose}) is used by another program. Stop it, or choose another port")]

@@ -18,9 +18,9 @@ use super::{Entry, ledger::Ledger};
 use crate::{
     Client, Error,
     backoff::Backoff,
+    pb::{Publications, PublishRequest, PublishResponse, publish_request::Frame, publish_response::Event},
     stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
     token::Token,
-    pb::{Publications, PublishRequest, PublishResponse, publish_request::Frame, publish_response::Event},
 };
 
 /// How long a gateway may take to end a stream that we closed.

@@ -6,9 +6,9 @@ use tonic::Status;
 
 use super::*;
 use crate::{
+    pb::{Outcome, publish_request::Frame, publish_response::Event},
     peer::{Peer, auth_expiring, draining},
     publication,
-    pb::{Outcome, publish_request::Frame, publish_response::Event},
 };
 
 #[tokio::test]

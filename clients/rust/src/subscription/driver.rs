@@ -21,12 +21,12 @@ use super::{
 use crate::{
     Client, Error,
     backoff::Backoff,
-    stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
-    token::Token,
     pb::{
         Delivery, SubscribeRequest, SubscribeResponse, SubscribeStarted, subscribe_request::Frame,
         subscribe_response::Event as Heard,
     },
+    stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
+    token::Token,
 };
 
 /// How many settlements are taken from the queue at once.

@@ -4,8 +4,8 @@ use tonic::{Code, Status};
 
 use super::*;
 use crate::{
-    peer::{Peer, SubscribeSide, auth_expiring, draining},
     pb::{subscribe_request::Frame, subscribe_response},
+    peer::{Peer, SubscribeSide, auth_expiring, draining},
 };
 
 async fn subscribed(peer: &mut Peer, options: SubscribeOptions) -> (Subscription, SubscribeSide) {

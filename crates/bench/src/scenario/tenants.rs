@@ -6,7 +6,12 @@ use std::time::Instant;
 use super::{ScenarioReport, named};
 use warrengate::{client, pb};
 
-use crate::{Error, figures::{Figure, number}, plan::{Plan, Scenario}, rig::{Rig, names}};
+use crate::{
+    Error,
+    figures::{Figure, number},
+    plan::{Plan, Scenario},
+    rig::{Rig, names},
+};
 
 pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let mut meter = rig.meter(None, Some(rig.gateway()));

@@ -5,9 +5,18 @@ use std::time::{Duration, Instant};
 use secrecy::ExposeSecret as _;
 
 use super::{ScenarioReport, named};
-use warrengate::{auth::Issuer, config::Config, store::{EncryptionKey, Store}};
+use warrengate::{
+    auth::Issuer,
+    config::Config,
+    store::{EncryptionKey, Store},
+};
 
-use crate::{Error, figures::{Figure, number}, plan::{Plan, Scenario}, rig::Rig};
+use crate::{
+    Error,
+    figures::{Figure, number},
+    plan::{Plan, Scenario},
+    rig::Rig,
+};
 
 /// Checks between two looks at the clock.
 const BATCH: u64 = 200;

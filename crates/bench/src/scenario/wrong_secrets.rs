@@ -9,7 +9,14 @@ use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
 use super::{ScenarioReport, named};
 use warrengate::{client::Client, pb};
 
-use crate::{Error, figures::Figure, job::{Mode, Path}, plan::{Cell, Plan, Scenario}, rig::Rig, rounds::{Setting, line, run}};
+use crate::{
+    Error,
+    figures::Figure,
+    job::{Mode, Path},
+    plan::{Cell, Plan, Scenario},
+    rig::Rig,
+    rounds::{Setting, line, run},
+};
 
 /// 10,000 in 30 s.
 const PACE: Duration = Duration::from_millis(3);

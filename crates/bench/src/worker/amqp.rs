@@ -17,7 +17,7 @@ use crate::{
 /// The same that the gateway asks for.
 const FRAME_MAX: u32 = 131_072;
 
-pub(in crate::bench) async fn connect(doors: &Doors, account: &Account, name: &str) -> Result<Connection, Error> {
+pub(crate) async fn connect(doors: &Doors, account: &Account, name: &str) -> Result<Connection, Error> {
     // A virtual host's name is a tenant's, which needs no escaping.
     let uri = format!(
         "amqps://{}:{}/{}?auth_mechanism=external&heartbeat=10&frame_max={FRAME_MAX}",

@@ -11,12 +11,18 @@ use super::{
     run::Streams,
     tally::{Recorder, Tally},
 };
-use warrengate::{client::{
+use warrengate::{
+    client::{
         Client, ClientOptions, Credentials, Publisher, PublisherOptions, Receipt, SubscribeOptions, Subscription,
         publication,
-    }, pb};
+    },
+    pb,
+};
 
-use crate::{Error, job::{Account, Doors, Job, Tuning}};
+use crate::{
+    Error,
+    job::{Account, Doors, Job, Tuning},
+};
 
 /// Pairs of streams on a connection; a gateway limits how many streams one may have.
 const STREAMS_A_CONNECTION: usize = 40;
@@ -64,7 +70,7 @@ async fn hold_tenant(job: &Job, tenant: usize) -> Result<Vec<Subscription>, Erro
 }
 
 /// As the tenant's client, on a connection of its own.
-pub(in crate::bench) async fn connect(doors: &Doors, account: &Account) -> Result<Client, Error> {
+pub(crate) async fn connect(doors: &Doors, account: &Account) -> Result<Client, Error> {
     let credentials = Credentials::Token(account.token.clone().into());
     let options = ClientOptions::new(&doors.gateway, credentials).ca_certificate(doors.gateway_ca.clone());
     let client = Client::connect(options).await?;

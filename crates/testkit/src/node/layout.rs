@@ -60,12 +60,7 @@ impl Layout {
     }
 
     /// Writes the files that RabbitMQ reads when it starts.
-    pub(super) fn write(
-        &self,
-        options: &NodeOptions,
-        ports: Ports,
-        seed: Option<&str>,
-    ) -> Result<(), Error> {
+    pub(super) fn write(&self, options: &NodeOptions, ports: Ports, seed: Option<&str>) -> Result<(), Error> {
         let write = |name: &str, text: &str| {
             let path = self.dir.join(name);
             fs::write(&path, text).map_err(Error::file("write", &path))
@@ -143,11 +138,7 @@ impl Layout {
     }
 }
 
-fn overlay(
-    options: &NodeOptions,
-    ports: Ports,
-    formation: Option<(&str, &str)>,
-) -> Result<String, Error> {
+fn overlay(options: &NodeOptions, ports: Ports, formation: Option<(&str, &str)>) -> Result<String, Error> {
     let path =
         |path: &Path| fs::canonicalize(path).map(|real| real.display().to_string()).map_err(Error::file("find", path));
     let authority = path(&options.files.authority)?;

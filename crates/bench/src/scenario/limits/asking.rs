@@ -14,9 +14,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{cases::Thing, offender::Tally};
-use warrengate::{client::{self, Client}, pb};
+use warrengate::{
+    client::{self, Client},
+    pb,
+};
 
-use crate::{Error, job::{Account, Doors}, worker::connect_to_broker};
+use crate::{
+    Error,
+    job::{Account, Doors},
+    worker::connect_to_broker,
+};
 
 /// Unanswered at once: a gateway that is slow to refuse must not meet ever more.
 const MOST_UNANSWERED: usize = 100;

@@ -12,9 +12,12 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{cases::Over, offender::Tally};
-use warrengate::{client::{self, Client, publication}, pb::{Outcome, Publications, PublishRequest, PublishResult, publish_request::Frame, publish_response::Event}};
+use warrengate::{
+    client::{self, Client, publication},
+    pb::{Outcome, Publications, PublishRequest, PublishResult, publish_request::Frame, publish_response::Event},
+};
 
-use crate::{Error};
+use crate::Error;
 
 /// What is sent.
 pub(super) struct Load {
