@@ -41,6 +41,8 @@ has_postgres() {
 # With a virtual environment that can be made: Debian ships venv apart from python3.
 has_python() { has python3 && python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 
+has_shellcheck() { has shellcheck; }
+
 # Cargo is not ours to install: how it gets onto a machine is its owner's choice.
 need_cargo() {
   [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
@@ -78,6 +80,7 @@ need() {
       "rabbitmq:    3.10 or later, with Erlang: https://www.rabbitmq.com/docs/download" \
       "postgres:    PostgreSQL 13 or later (only for the fault suite: the gateways' shared store)" \
       "python:      Python 3.9 or later with venv (only for the tests' foreign client)" \
+      "shellcheck:  https://www.shellcheck.net (only for ./scripts/lint)" \
       "authorities: your system's ca-certificates"
   fi
 }
@@ -91,6 +94,7 @@ need_by_apt() {
       rabbitmq) packages+=(rabbitmq-server) ;;
       postgres) packages+=(postgresql) ;;
       python) packages+=(python3 python3-venv) ;;
+      shellcheck) packages+=(shellcheck) ;;
     esac
   done
   say "installing ${packages[*]} with apt-get"
@@ -120,6 +124,7 @@ need_by_brew() {
       rabbitmq) packages+=(rabbitmq) ;;
       postgres) packages+=(postgresql) ;;
       python) packages+=(python) ;;
+      shellcheck) packages+=(shellcheck) ;;
     esac
   done
   [ ${#packages[@]} -eq 0 ] || say "installing ${packages[*]} with brew"
@@ -132,6 +137,15 @@ need_checkers() {
   has rustup || fail "cargo fmt and cargo clippy are missing." "Install your system's packages for them."
   say "installing rustfmt and clippy with rustup"
   rustup component add rustfmt clippy >&2
+}
+
+# typos, the spelling checker: in a virtual environment below target/tools, or from PATH.
+need_typos() {
+  PATH=$PATH:$PWD/target/tools/typos/bin
+  has typos && return 0
+  say "installing typos into target/tools"
+  { python3 -m venv target/tools/typos && target/tools/typos/bin/pip install --quiet typos >&2; } ||
+    say "typos cannot be installed here, so spelling is not checked"
 }
 
 # promtool, which reads metrics and alerts as Prometheus does. Debian has it in a package whose service nobody asked for: it
