@@ -224,3 +224,9 @@ proptest! {
         let _ = Config::parse(Some(&file), environment(&env));
     }
 }
+
+#[test]
+fn dead_peers_are_detected_within_30_seconds_by_default() {
+    let limits = Config::parse(Some(&example()), secrets()).expect("valid").limits;
+    assert!(limits.keepalive_interval + limits.keepalive_timeout < Duration::from_secs(30));
+}

@@ -35,7 +35,8 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(8);
 /// With `tell_times` what is only late is told, and is no failure.
 pub async fn run(minutes: f64, seed: u64, tell_times: bool) -> anyhow::Result<bool> {
     say(&format!("seed {seed}, {minutes} minutes: the same with ./scripts/faults --minutes {minutes} --seed {seed}"));
-    let folder = world::folder()?;
+    let run_folder = world::folder()?;
+    let folder = run_folder.path().to_owned();
     let reaper = Arc::new(Reaper::start()?);
     let postgres = tokio::task::spawn_blocking(Postgres::start).await??;
     let main = Box::pin(Side::start(MAIN, &folder, &postgres, &reaper));

@@ -18,6 +18,7 @@ use warrengate::{
     store::EncryptionKey,
 };
 use warrengate_testkit::{
+    folder::RunFolder,
     node::{Cluster, ClusterOptions, Node, NodeOptions},
     postgres::Postgres,
     proxy::Proxy,
@@ -80,12 +81,9 @@ pub struct Side {
     admin: Client,
 }
 
-/// Where everything of this run lies; that of earlier runs goes.
-pub fn folder() -> anyhow::Result<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("faults");
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).context("cannot make the folder of the run")?;
-    Ok(folder)
+/// The folder of this run. It stays until the next run, for its logs.
+pub fn folder() -> anyhow::Result<RunFolder> {
+    RunFolder::create(Path::new(env!("CARGO_TARGET_TMPDIR")), "faults").context("cannot create the folder of the run")
 }
 
 /// The RabbitMQ that `./scripts/test --broker PATH` names.

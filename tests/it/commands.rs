@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use secrecy::ExposeSecret as _;
 
 use crate::{
-    harness::{Tenant, World, wait::within_minutes},
+    harness::{Tenant, World, missing_toolchain, wait::within_minutes},
     python,
 };
 
@@ -64,7 +64,7 @@ fn script(page: &Path) -> (String, usize) {
         }
         let needs = TOOLCHAINS.iter().find(|(start, _)| line.starts_with(start)).map(|(_, program)| *program);
         if let Some(program) = needs.filter(|program| !has(program)) {
-            eprintln!("skipped: {program} is not installed: {line}");
+            missing_toolchain(program);
             continue;
         }
         if let Some((_, port)) = UNTIL_CTRL_C.iter().find(|(start, _)| line.starts_with(start)) {

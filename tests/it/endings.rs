@@ -85,7 +85,7 @@ async fn open_streams(client: &Client) -> (RawPublish, RawSubscribe) {
 }
 
 #[tokio::test]
-async fn suspending_a_tenant_cuts_its_streams_at_every_gateway_within_a_second() {
+async fn suspending_a_tenant_cuts_its_streams_at_every_gateway_within_two_seconds() {
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
     let world = World::get();
     let second = world.stack.another_gateway().await.unwrap();
@@ -126,7 +126,7 @@ async fn suspending_a_tenant_cuts_its_streams_at_every_gateway_within_a_second()
 }
 
 #[tokio::test]
-async fn revoking_a_client_cuts_its_streams_within_a_second_and_leaves_its_colleagues() {
+async fn revoking_a_client_cuts_its_streams_within_two_seconds_and_leaves_other_clients() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let world = World::get();

@@ -20,7 +20,7 @@ pub mod wait;
 pub mod web;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -40,6 +40,7 @@ pub use tenant::Tenant;
 pub use warrengate_testkit::{postgres, proxy};
 
 use postgres::Postgres;
+use warrengate_testkit::folder::RunFolder;
 
 /// The shared stack. It has a runtime of its own, since each test's ends with the test; the node's guard ends the broker
 /// with the process.
@@ -60,11 +61,26 @@ struct Second {
     _postgres: Postgres,
 }
 
-/// Where this run keeps its files; those of earlier runs go.
-fn folder() -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("it");
-    let _ = std::fs::remove_dir_all(&folder);
-    folder
+/// A folder for this process. Folders of processes that have ended are deleted.
+fn folder() -> &'static Path {
+    static FOLDER: OnceLock<RunFolder> = OnceLock::new();
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    FOLDER.get_or_init(|| RunFolder::create(parent, "it").unwrap()).path()
+}
+
+/// Reports that a check is skipped because a program is not installed that `./scripts/test` installs. With `CI=true` it is an
+/// error.
+pub fn missing(program: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{program} is missing, and CI must run every check");
+    eprintln!("skipped: {program} is not installed (./scripts/test installs it where it can)");
+}
+
+/// The same for toolchains of other languages and for Jaeger, which are no requirement of this repository: they are required
+/// where `WARRENGATE_TEST_ALL_TOOLS=true`, as in the CI workflow.
+pub fn missing_toolchain(program: &str) {
+    let required = std::env::var_os("WARRENGATE_TEST_ALL_TOOLS").is_some_and(|all| all == "true");
+    assert!(!required, "{program} is missing, and this run must execute every check");
+    eprintln!("skipped: {program} is not installed");
 }
 
 /// The RabbitMQ that `./scripts/test --broker PATH` names.

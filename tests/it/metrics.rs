@@ -6,7 +6,7 @@ use reqwest::header::ACCEPT;
 use warrengate::pb::{Outcome, Publication};
 
 use crate::harness::{
-    Tenant, World, to_queue,
+    Tenant, World, missing, to_queue,
     wait::{until, within},
     web::{http, ops_get},
 };
@@ -134,8 +134,7 @@ async fn promtool_finds_nothing_to_say() {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut checking) = started else {
-        eprintln!("skipped: no promtool here (./scripts/test gets it with apt-get or brew)");
-        return;
+        return missing("promtool");
     };
     checking.stdin.take().unwrap().write_all(page().await.as_bytes()).unwrap();
     let checked = checking.wait_with_output().unwrap();

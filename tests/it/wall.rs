@@ -1,5 +1,5 @@
-//! The wall at the broker itself: whoever has a tenant's own certificate, or none, tries AMQP and the management API past
-//! the gateway.
+//! Tenant isolation at the broker itself: attempts with a tenant's certificate, or none, over AMQP and the management API,
+//! past the gateway.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use warrengate::{
 
 use crate::harness::{
     Tenant, World,
-    broker::{Login, Management, amqp, broker_ca, certificate_of, pem_of, tls},
+    broker::{Login, Management, Refusal, amqp, assert_refused, broker_ca, certificate_of, pem_of, tls},
     wait::within,
 };
 
@@ -28,14 +28,13 @@ async fn a_tenants_certificate_opens_its_own_vhost_and_no_other() {
     theirs.publish_to("secrets", "nobody else's").await;
     let certificate = certificate_of(&ours.id);
 
-    // The control: so that the refusals below are refusals, and not a broken test.
+    // The positive control: the same certificate is accepted for its own vhost.
     let own = amqp(tls(Some(&certificate)), &format!("wg.{}", ours.id), Login::External).await.unwrap();
     assert!(own.status().connected());
 
     let vhosts = [format!("wg.{}", theirs.id), "/".to_owned(), String::new(), "wg.no-such-tenant".to_owned()];
     for vhost in vhosts {
-        let refused = amqp(tls(Some(&certificate)), &vhost, Login::External).await.expect_err("the wall holds");
-        assert!(refused.contains("NOT-ALLOWED") || refused.contains("NOT_ALLOWED"), "{vhost:?}: {refused}");
+        assert_refused(tls(Some(&certificate)), &vhost, Login::External, Refusal::Vhost).await;
     }
     assert_eq!(theirs.take("secrets", 1).await, ["nobody else's"]);
 }
@@ -45,14 +44,14 @@ async fn a_certificate_cannot_claim_to_be_another_tenant() {
     let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
     let certificate = certificate_of(&ours.id);
     let claim = Login::ExternalAs(format!("wg.{}", theirs.id));
-    let refused = amqp(tls(Some(&certificate)), &format!("wg.{}", theirs.id), claim).await;
-    refused.expect_err("the certificate alone says who it is");
+    // The broker takes the user from the certificate, and that user has no access to the vhost.
+    assert_refused(tls(Some(&certificate)), &format!("wg.{}", theirs.id), claim, Refusal::Vhost).await;
 }
 
 #[tokio::test]
 async fn the_broker_refuses_who_has_no_certificate() {
     let tenant = Tenant::fresh().await;
-    amqp(tls(None), &format!("wg.{}", tenant.id), Login::External).await.expect_err("refused");
+    assert_refused(tls(None), &format!("wg.{}", tenant.id), Login::External, Refusal::Tls).await;
 }
 
 #[tokio::test]
@@ -69,7 +68,7 @@ async fn the_broker_refuses_a_certificate_that_another_authority_signed() {
     let subject = broker_ca().inspection().common_name().unwrap().to_owned();
     let stranger: Leaf = Authority::generate(&subject, 30).unwrap().client(&name, Duration::from_secs(3600)).unwrap();
     let config = Arc::new(roots().with_client_auth_cert(stranger.chain_der(), stranger.key_der()).unwrap());
-    amqp(config, &name, Login::External).await.expect_err("refused");
+    assert_refused(config, &name, Login::External, Refusal::Tls).await;
 
     // Signed by itself.
     let key = rcgen::KeyPair::generate().unwrap();
@@ -78,7 +77,7 @@ async fn the_broker_refuses_a_certificate_that_another_authority_signed() {
     let own = parameters.self_signed(&key).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let config = Arc::new(roots().with_client_auth_cert(vec![own.der().clone()], key).unwrap());
-    amqp(config, &name, Login::External).await.expect_err("refused");
+    assert_refused(config, &name, Login::External, Refusal::Tls).await;
 }
 
 #[tokio::test]
@@ -88,16 +87,17 @@ async fn no_password_opens_amqp_not_even_the_provisioners() {
     let own = certificate_of(&tenant.id);
     for password in ["", "guest", &name, tenant.secret.expose_secret()] {
         let login = Login::Plain(name.clone(), password.into());
-        amqp(tls(Some(&own)), &name, login).await.expect_err("refused");
+        assert_refused(tls(Some(&own)), &name, login, Refusal::Login).await;
     }
-    amqp(tls(Some(&own)), &name, Login::Plain("guest".into(), "guest".into())).await.expect_err("refused");
+    let guest = Login::Plain("guest".into(), "guest".into());
+    assert_refused(tls(Some(&own)), &name, guest, Refusal::Login).await;
 
     let management = &World::get().stack.config().management;
     let provisioner = Leaf::load(&management.certificate, &management.key).unwrap();
     let login = Login::Plain(management.user.clone(), management.password.expose_secret().into());
-    amqp(tls(Some(&provisioner)), &name, login).await.expect_err("refused");
-    let external = amqp(tls(Some(&provisioner)), &name, Login::External).await;
-    external.expect_err("the provisioner administers; it has no permission in any vhost");
+    assert_refused(tls(Some(&provisioner)), &name, login, Refusal::Login).await;
+    // The provisioner is an administrator without permissions in any vhost.
+    assert_refused(tls(Some(&provisioner)), &name, Login::External, Refusal::Vhost).await;
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn the_amqp_port_gives_plain_tcp_no_amqp_answer() {
     let mut plain = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     plain.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
     let mut answer = Vec::new();
-    // A reset is a refusal as well.
+    // A reset is a refusal, too.
     let _ = within("the broker hangs up", plain.read_to_end(&mut answer)).await;
     // Nothing, or a TLS alert (content type 21): never a method frame (1) or a protocol header.
     assert!(answer.first().is_none_or(|first| *first == 21), "{answer:?}");
@@ -127,9 +127,13 @@ async fn a_tenants_certificate_does_not_reach_the_management_api() {
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{user} {path}: {body}");
         }
     }
-    // The right password without a certificate is not even heard.
+    // Without a certificate the right password does not reach the API: the TLS handshake fails.
     let user = &World::get().stack.config().management.user;
-    Management::with(None, user, password).ask(Method::GET, "whoami", None).await.expect_err("no certificate");
+    let error = Management::with(None, user, password).ask(Method::GET, "whoami", None).await.expect_err("no certificate");
+    let causes: Vec<_> = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+        .map(ToString::to_string)
+        .collect();
+    assert!(causes.iter().any(|cause| cause.contains("alert")), "{causes:?}");
     let (status, _) = Management::with(Some(own), user, "wrong").ask(Method::GET, "whoami", None).await.unwrap();
     assert_eq!(status, StatusCode::UNAUTHORIZED);
 }
@@ -142,7 +146,8 @@ async fn the_certificate_of_a_deleted_tenant_is_worth_nothing() {
     let open = amqp(tls(Some(&certificate)), &vhost, Login::External).await.unwrap();
     let admin = World::get().admin().await;
     admin.admin().delete_tenant(warrengate::pb::DeleteTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
-    amqp(tls(Some(&certificate)), &vhost, Login::External).await.expect_err("refused");
+    // The broker knows neither the user nor the vhost any more.
+    assert_refused(tls(Some(&certificate)), &vhost, Login::External, Refusal::Login).await;
     crate::harness::wait::until("the open connection is cut", async || (!open.status().connected()).then_some(()))
         .await;
 }

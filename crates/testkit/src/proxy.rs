@@ -48,6 +48,7 @@ struct Shared {
     /// Cancelled, and replaced, to reset the existing connections.
     reset: Mutex<CancellationToken>,
     open: AtomicUsize,
+    accepted: AtomicUsize,
     refused: AtomicUsize,
 }
 
@@ -64,6 +65,7 @@ impl Proxy {
             mode: watch::Sender::new(Mode::Forward(Duration::ZERO)),
             reset: Mutex::default(),
             open: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
@@ -122,6 +124,11 @@ impl Proxy {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
+    /// How many connections were accepted in all.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
     /// The number of open connections through it.
     pub fn connections(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
@@ -140,6 +147,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
         };
         let (shared, stop) = (Arc::clone(&shared), stop.clone());
         tokio::spawn(async move {
+            shared.accepted.fetch_add(1, Ordering::Relaxed);
             shared.open.fetch_add(1, Ordering::Relaxed);
             tokio::select! {
                 () = serve(near, &shared) => {}

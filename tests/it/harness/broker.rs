@@ -165,7 +165,38 @@ impl AuthProvider for Login {
     }
 }
 
-/// AMQP straight to the broker, past the gateway. An error is the broker's no.
+/// How the broker refuses a connection. Any other failure, such as a wrong port or a broker that does not run, is no refusal.
+#[derive(Debug, Clone, Copy)]
+pub enum Refusal {
+    /// It ends the TLS handshake with an alert.
+    Tls,
+    /// It does not offer or accept the login.
+    Login,
+    /// The user has no access to the vhost, or may open no further connection to it.
+    Vhost,
+}
+
+impl Refusal {
+    fn matches(self, error: &str) -> bool {
+        let error = error.to_uppercase().replace('-', "_");
+        let signs: &[&str] = match self {
+            Self::Tls => &["FATAL ALERT"],
+            Self::Login => &["ACCESS_REFUSED", "COMMAND_INVALID", "MECHANISM"],
+            Self::Vhost => &["NOT_ALLOWED"],
+        };
+        signs.iter().any(|sign| error.contains(sign))
+    }
+}
+
+/// Fails unless the broker refuses this connection, and in this way.
+pub async fn assert_refused(tls: Arc<ClientConfig>, vhost: &str, login: Login, by: Refusal) {
+    match amqp(tls, vhost, login).await {
+        Ok(_) => panic!("the broker accepted the connection to {vhost:?}"),
+        Err(error) => assert!(by.matches(&error), "{vhost:?}: refused by {error:?}, not by {by:?}"),
+    }
+}
+
+/// AMQP directly to the broker, past the gateway.
 pub async fn amqp(tls: Arc<ClientConfig>, vhost: &str, login: Login) -> Result<Connection, String> {
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQPS,

@@ -172,7 +172,8 @@ pub fn start(queue: &str) -> pb::SubscribeStart {
     pb::SubscribeStart { queue: queue.into(), ..pb::SubscribeStart::default() }
 }
 
-/// That a cut came in time; prints how long it took.
+/// Fails unless a stream was cut within two seconds; prints how long it took. The promise is one second, and a busy machine
+/// needs time to observe it.
 #[allow(clippy::print_stdout, reason = "a measured figure, for `--nocapture`")]
 pub fn assert_prompt(what: &str, asked: Instant, cut: Instant) {
     let took = cut.saturating_duration_since(asked);

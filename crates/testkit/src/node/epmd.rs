@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     Error, Installation,
     guard::Guard,
-    ports,
+    ports::{self, Reservation},
     private::{LOOK_EVERY, command},
     process,
 };
@@ -37,6 +37,7 @@ pub(super) async fn listens(port: u16) -> Result<(), Error> {
 #[derive(Debug)]
 pub(super) struct Shared {
     port: u16,
+    _reservation: Reservation,
     child: Child,
     guard: Guard,
 }
@@ -46,10 +47,11 @@ impl Shared {
         let log = dir.join("epmd.log");
         let output = File::create(&log).map_err(Error::file("create", &log))?;
         let mut guard = Guard::start()?;
-        let port = ports::free()?;
+        let reservation = Reservation::new()?;
+        let port = reservation.port(0);
         let child = spawn(installation, port, &output)?;
         guard.watch(&[child.id()])?;
-        let shared = Self { port, child, guard };
+        let shared = Self { port, _reservation: reservation, child, guard };
         listens(port).await?;
         Ok(shared)
     }

@@ -20,9 +20,12 @@ use super::{
     explain::explain,
     guard::Guard,
     layout::{Layout, Ports},
-    ports, process,
+    ports::{self, Reservation},
+    process,
 };
 
+const AMQPS: &str = "the broker's AMQPS";
+const MANAGEMENT: &str = "the broker's management";
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A running private broker. Dropping it kills it at once; [`Node::stop`] is the orderly way.
@@ -31,6 +34,7 @@ pub struct Node {
     options: NodeOptions,
     installation: Installation,
     ports: Ports,
+    _reservation: Reservation,
     /// Set in a cluster.
     member: Option<Member>,
     // Declared before `layout`, so that the processes end before the folder's lock is released.
@@ -81,16 +85,21 @@ impl Node {
         let installation = Installation::find(options.installation.as_deref())?;
         let layout = Layout::take(&options.dir, member.as_ref().map(|member| member.cookie.as_str()))?;
         end_leftovers(&layout, &options).await?;
+        let reservation = Reservation::new()?;
+        let requested = |port: Option<u16>, number, purpose| match port {
+            Some(port) => ports::check(port, purpose),
+            None => Ok(reservation.port(number)),
+        };
         let ports = Ports {
-            amqps: ports::requested(options.amqps_port, "the broker's AMQPS")?,
-            management: ports::requested(options.management_port, "the broker's management")?,
-            epmd: member.as_ref().map_or_else(ports::free, |member| Ok(member.epmd.0))?,
-            distribution: ports::free()?,
-            tools: ports::free()?,
+            amqps: requested(options.amqps_port, 0, AMQPS)?,
+            management: requested(options.management_port, 1, MANAGEMENT)?,
+            epmd: member.as_ref().map_or(reservation.port(2), |member| member.epmd.0),
+            distribution: reservation.port(3),
+            tools: reservation.port(4),
         };
         let processes = Mutex::new(Processes { guard: Guard::start()?, epmd: None, broker: None });
         let turn = tokio::sync::Mutex::default();
-        let node = Self { options, installation, ports, member, processes, layout, turn };
+        let node = Self { options, installation, ports, _reservation: reservation, member, processes, layout, turn };
         node.bring_up().await?;
         Ok(node)
     }
@@ -194,11 +203,8 @@ impl Node {
     pub async fn restart(&self) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
         self.take_down().await?;
-        for (port, purpose) in
-            [(self.ports.amqps, "the broker's AMQPS"), (self.ports.management, "the broker's management")]
-        {
-            ports::requested(Some(port), purpose)?;
-        }
+        ports::check(self.ports.amqps, AMQPS)?;
+        ports::check(self.ports.management, MANAGEMENT)?;
         self.bring_up().await
     }
 
