@@ -9,6 +9,7 @@ mod orders;
 mod request_reply;
 mod sensors;
 mod spike;
+#[path = "demo/context.rs"]
 mod stage;
 mod work_queue;
 

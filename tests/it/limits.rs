@@ -216,7 +216,10 @@ async fn ten_times_over_each_limit_is_refused_in_its_own_words_and_another_tenan
                             }
                         }
                     };
-                    assert!(results.iter().all(|result| result.outcome() == Outcome::Confirmed), "{limit}: {results:?}");
+                    assert!(
+                        results.iter().all(|result| result.outcome() == Outcome::Confirmed),
+                        "{limit}: {results:?}"
+                    );
                 }
                 let (used, allowed) = meters(&tenant).await[limit];
                 assert!(used == 0 && allowed > 0, "{limit}: {used} of {allowed}");

@@ -129,7 +129,8 @@ async fn a_tenants_certificate_does_not_reach_the_management_api() {
     }
     // Without a certificate the right password does not reach the API: the TLS handshake fails.
     let user = &World::get().stack.config().management.user;
-    let error = Management::with(None, user, password).ask(Method::GET, "whoami", None).await.expect_err("no certificate");
+    let error =
+        Management::with(None, user, password).ask(Method::GET, "whoami", None).await.expect_err("no certificate");
     let causes: Vec<_> = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
         .map(ToString::to_string)
         .collect();

@@ -63,7 +63,8 @@ mod tests {
     #[test]
     fn folders_of_ended_runs_are_deleted_and_those_of_running_ones_are_kept() {
         let parent = tempfile::tempdir().expect("a folder");
-        let others = ["it-4000000001", "it-4000000002", "it-own", "other-4000000001"].map(|name| parent.path().join(name));
+        let others =
+            ["it-4000000001", "it-4000000002", "it-own", "other-4000000001"].map(|name| parent.path().join(name));
         for other in &others {
             fs::create_dir(other).expect("created");
             File::create(other.join(LOCK)).expect("created");
