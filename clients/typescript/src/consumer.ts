@@ -136,6 +136,7 @@ export class Consumer implements AsyncIterable<Delivery> {
   #ready: Delivery[] = [];
   #waiting: ((delivery: Delivery | undefined) => void)[] = [];
   #workers = 0;
+  readonly #whenIdle: (() => void)[] = [];
   #running = 0;
   #session: SubscribeSession | undefined;
   readonly #recovery: Recovery;
@@ -252,6 +253,11 @@ export class Consumer implements AsyncIterable<Delivery> {
       this.#running -= 1;
     }
     this.#workers -= 1;
+    if (this.#workers === 0) this.#whenIdle.splice(0).forEach((resolve) => resolve());
+  }
+
+  #idle(): Promise<void> {
+    return this.#workers === 0 ? Promise.resolve() : new Promise((resolve) => this.#whenIdle.push(resolve));
   }
 
   // Streams.
@@ -317,7 +323,7 @@ export class Consumer implements AsyncIterable<Delivery> {
       this.#waiting.splice(0).forEach((resolve) => resolve(undefined));
       this.#session?.close();
     }
-    if (!(await within(this.#run, timeoutMs))) {
+    if (!(await within(Promise.all([this.#run, this.#idle()]), timeoutMs))) {
       this.#session?.giveUp();
       await within(this.#run, CLOSE_TIMEOUT_MS + 1000);
     }

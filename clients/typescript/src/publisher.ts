@@ -88,6 +88,8 @@ export class Publisher {
   #running = Promise.resolve();
   #timer: Timer | undefined;
   #closed = false;
+  /** Why the last stream ended. */
+  #failure: WarrengateError | undefined;
 
   /** @internal */
   constructor(
@@ -226,7 +228,7 @@ export class Publisher {
         this.#timer = setTimeout(() => this.#expire(), entry.deadline - now + 1);
         return;
       }
-      this.#end(sequence, overdue(entry));
+      this.#end(sequence, overdue(entry, this.#failure));
     }
   }
 
@@ -247,7 +249,7 @@ export class Publisher {
       try {
         await session.run();
       } catch (failure) {
-        error = asError(failure);
+        error = this.#failure = asError(failure);
       }
       this.#session = undefined;
       this.#rewind();
@@ -330,7 +332,7 @@ export class Publisher {
     this.#closed = true;
     this.#room.splice(0).forEach((resolve) => resolve());
     await within(this.flush(), timeoutMs);
-    for (const [sequence, entry] of this.#entries) this.#end(sequence, overdue(entry));
+    for (const [sequence, entry] of this.#entries) this.#end(sequence, overdue(entry, this.#failure));
     clearTimeout(this.#timer);
     this.#session?.close();
     if (this.#session) await within(this.#running, CLOSE_TIMEOUT_MS);
@@ -362,9 +364,9 @@ function idOf(entry: Entry): string {
   return entry.publication.message?.messageId ?? "";
 }
 
-function overdue(entry: Entry): PublishError {
+function overdue(entry: Entry, failure: WarrengateError | undefined): PublishError {
   if (entry.lost || entry.written) return unknownOutcome(idOf(entry), "no answer came in time");
-  return entry.refusal ?? notSent(idOf(entry), "no gateway took it");
+  return entry.refusal ?? notSent(idOf(entry), failure?.message ?? "no gateway took it");
 }
 
 class PublishSession extends Session<typeof PublishRequestSchema, typeof PublishResponseSchema> {

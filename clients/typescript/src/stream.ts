@@ -138,7 +138,7 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
     }
     if ((this.closing || this.draining) && this.isDone()) {
       this.#halfClosed = true;
-      this.limitTo(CLOSE_TIMEOUT_MS);
+      if (!this.draining) this.limitTo(CLOSE_TIMEOUT_MS);
       call.end();
     }
   }

@@ -129,7 +129,8 @@ class Session(ABC, Generic[Request, Response]):
                 elif (frame := self.next_frame()) is not None:
                     await call.write(frame)
                 elif (self.closing or self.draining) and self.is_done():
-                    self.limit_to(CLOSE_TIMEOUT)
+                    if not self.draining:
+                        self.limit_to(CLOSE_TIMEOUT)
                     await call.done_writing()
                     return
                 else:

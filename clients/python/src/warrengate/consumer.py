@@ -368,10 +368,13 @@ class Consumer:
         session = self._session
         if session is not None and session.channel is not None:
             session.close()
-            done, _ = await asyncio.wait({self._task}, timeout=timeout)
-            if not done:
-                session.give_up()
-                await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT)
+        else:
+            # There is no stream to end in order.
+            self._task.cancel()
+        await asyncio.wait({self._task, *self._workers}, timeout=timeout)
+        if session is not None and not self._task.done():
+            session.give_up()
+            await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT)
         for task in (*self._workers, self._task):
             task.cancel()
         await asyncio.gather(*self._workers, self._task, return_exceptions=True)

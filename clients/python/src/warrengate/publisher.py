@@ -97,6 +97,8 @@ class Publisher:
         self._recovery = Recovery(client, "publisher")
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        #: Why the last stream ended.
+        self._failure: WarrengateError | None = None
         self._closed = False
 
     @property
@@ -254,7 +256,7 @@ class Publisher:
     def _overdue(self, entry: _Entry) -> PublishError:
         if entry.lost or entry.written:
             return unknown_outcome(entry.message_id, "no answer came in time")
-        return entry.refusal or not_sent(entry.message_id, "no gateway took it")
+        return entry.refusal or not_sent(entry.message_id, str(self._failure or "no gateway took it"))
 
     # The stream.
 
@@ -270,7 +272,7 @@ class Publisher:
             try:
                 await session.run()
             except WarrengateError as failure:
-                error = failure
+                error = self._failure = failure
             self._session = None
             self._rewind()
             if self._closed and not self._entries:
