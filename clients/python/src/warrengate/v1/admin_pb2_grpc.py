@@ -157,22 +157,22 @@ class AdminServicer:
     """
 
     def CreateTenant(self, request, context):
-        """Makes a tenant: its vhost, its broker user, its limits and its dead-letter topology. Making one that exists with the
-        same arguments repairs what drifted and says so; with others it is ALREADY_EXISTS.
+        """Creates a tenant with its vhost, broker user, limits and dead-letter topology. Repeating it with the same arguments
+        repairs differences at the broker and reports them; with other arguments it fails with ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTenant(self, request, context):
-        """One tenant.
+        """Returns one tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTenants(self, request, context):
-        """The tenants, by id.
+        """Lists the tenants by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,136 +186,137 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SuspendTenant(self, request, context):
-        """Refuses the tenant's tokens and ends its open streams; its messages stay.
+        """Suspends a tenant: its tokens are refused and its open streams end; its messages stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeTenant(self, request, context):
-        """Lets a suspended tenant in again.
+        """Resumes a suspended tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTenant(self, request, context):
-        """Deletes a tenant with everything in it: queues, messages, clients, broker user.
+        """Deletes a tenant with its queues, messages, clients and broker user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTenantUsage(self, request, context):
-        """The plan's limits beside their use.
+        """Returns the plan's limits and their current use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPlans(self, request, context):
-        """The plans, by name.
+        """Lists the plans by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPlan(self, request, context):
-        """One plan.
+        """Returns one plan.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreatePlan(self, request, context):
-        """Makes a plan. Making one that exists with the same limits is harmless; with others it is ALREADY_EXISTS.
+        """Creates a plan. Repeating it with the same limits has no effect; with other limits it fails with ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePlan(self, request, context):
-        """Changes a plan's limits, for open streams within a second on every gateway, and at the broker for each of its tenants
-        before the answer.
+        """Changes a plan's limits: on open streams of every gateway within a second, and at the broker for each of its
+        tenants before the call returns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePlan(self, request, context):
-        """Deletes a plan that no tenant has.
+        """Deletes a plan that no tenant uses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateClient(self, request, context):
-        """Makes a client and shows its secret, once.
+        """Creates a client and returns its secret, once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListClients(self, request, context):
-        """A tenant's clients, by id.
+        """Lists a tenant's clients by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateClient(self, request, context):
-        """Changes a client's display name or grants; tokens issued from then on carry them.
+        """Changes a client's display name or grants; tokens issued afterwards carry them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeClient(self, request, context):
-        """Refuses the client's secret and tokens from now on, for ever, and ends its open streams.
+        """Permanently revokes a client: its secret and tokens are refused and its open streams end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateClientSecret(self, request, context):
-        """Makes a new secret and shows it, once. The old one ends at once, with every token it fetched; or after an overlap.
+        """Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
+        overlap.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateBrokerCredentials(self, request, context):
-        """Makes every gateway take a new broker certificate for a tenant. New connections stand before the old ones go; streams
-        stay. Gateways do the same by themselves at two thirds of a certificate's life.
+        """Replaces a tenant's broker certificate on every gateway. New connections are opened before the old ones are closed;
+        streams stay open. Gateways do this automatically after two thirds of a certificate's lifetime.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateSigningKey(self, request, context):
-        """Makes a new key that signs tokens. Tokens of the old one are believed until the last of them has ended.
+        """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditEvents(self, request, context):
-        """The audit trail, newest first: administrative acts, and refusals of every call.
+        """Lists audit events, newest first: administrative operations, and refused calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReconcileTenant(self, request, context):
-        """Compares what tenants have at the broker with what they should have, repairs what drifted, and says what it changed.
-        Messages are never touched. The gateway does the same by itself at every broker.reconcile_interval.
+        """Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
+        Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyIsolation(self, request, context):
-        """Tries the wall with the tenant's real credentials and reports each refusal.
+        """Attempts cross-tenant access with the tenant's real credentials and reports each refusal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,59 +36,61 @@ class AdminStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     CreateTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateTenantRequest, _admin_pb2.CreateTenantResponse]
-    """Makes a tenant: its vhost, its broker user, its limits and its dead-letter topology. Making one that exists with the
-    same arguments repairs what drifted and says so; with others it is ALREADY_EXISTS.
+    """Creates a tenant with its vhost, broker user, limits and dead-letter topology. Repeating it with the same arguments
+    repairs differences at the broker and reports them; with other arguments it fails with ALREADY_EXISTS.
     """
     GetTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetTenantRequest, _admin_pb2.GetTenantResponse]
-    """One tenant."""
+    """Returns one tenant."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTenantsRequest, _admin_pb2.ListTenantsResponse]
-    """The tenants, by id."""
+    """Lists the tenants by id."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateTenantRequest, _admin_pb2.UpdateTenantResponse]
     """Changes a tenant's display name or plan."""
     SuspendTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SuspendTenantRequest, _admin_pb2.SuspendTenantResponse]
-    """Refuses the tenant's tokens and ends its open streams; its messages stay."""
+    """Suspends a tenant: its tokens are refused and its open streams end; its messages stay."""
     ResumeTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeTenantRequest, _admin_pb2.ResumeTenantResponse]
-    """Lets a suspended tenant in again."""
+    """Resumes a suspended tenant."""
     DeleteTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteTenantRequest, _admin_pb2.DeleteTenantResponse]
-    """Deletes a tenant with everything in it: queues, messages, clients, broker user."""
+    """Deletes a tenant with its queues, messages, clients and broker user."""
     GetTenantUsage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetTenantUsageRequest, _admin_pb2.GetTenantUsageResponse]
-    """The plan's limits beside their use."""
+    """Returns the plan's limits and their current use."""
     ListPlans: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPlansRequest, _admin_pb2.ListPlansResponse]
-    """The plans, by name."""
+    """Lists the plans by name."""
     GetPlan: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPlanRequest, _admin_pb2.GetPlanResponse]
-    """One plan."""
+    """Returns one plan."""
     CreatePlan: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreatePlanRequest, _admin_pb2.CreatePlanResponse]
-    """Makes a plan. Making one that exists with the same limits is harmless; with others it is ALREADY_EXISTS."""
+    """Creates a plan. Repeating it with the same limits has no effect; with other limits it fails with ALREADY_EXISTS."""
     UpdatePlan: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdatePlanRequest, _admin_pb2.UpdatePlanResponse]
-    """Changes a plan's limits, for open streams within a second on every gateway, and at the broker for each of its tenants
-    before the answer.
+    """Changes a plan's limits: on open streams of every gateway within a second, and at the broker for each of its
+    tenants before the call returns.
     """
     DeletePlan: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeletePlanRequest, _admin_pb2.DeletePlanResponse]
-    """Deletes a plan that no tenant has."""
+    """Deletes a plan that no tenant uses."""
     CreateClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateClientRequest, _admin_pb2.CreateClientResponse]
-    """Makes a client and shows its secret, once."""
+    """Creates a client and returns its secret, once."""
     ListClients: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]
-    """A tenant's clients, by id."""
+    """Lists a tenant's clients by id."""
     UpdateClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateClientRequest, _admin_pb2.UpdateClientResponse]
-    """Changes a client's display name or grants; tokens issued from then on carry them."""
+    """Changes a client's display name or grants; tokens issued afterwards carry them."""
     RevokeClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeClientRequest, _admin_pb2.RevokeClientResponse]
-    """Refuses the client's secret and tokens from now on, for ever, and ends its open streams."""
+    """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
     RotateClientSecret: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateClientSecretRequest, _admin_pb2.RotateClientSecretResponse]
-    """Makes a new secret and shows it, once. The old one ends at once, with every token it fetched; or after an overlap."""
+    """Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
+    overlap.
+    """
     RotateBrokerCredentials: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateBrokerCredentialsRequest, _admin_pb2.RotateBrokerCredentialsResponse]
-    """Makes every gateway take a new broker certificate for a tenant. New connections stand before the old ones go; streams
-    stay. Gateways do the same by themselves at two thirds of a certificate's life.
+    """Replaces a tenant's broker certificate on every gateway. New connections are opened before the old ones are closed;
+    streams stay open. Gateways do this automatically after two thirds of a certificate's lifetime.
     """
     RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateSigningKeyRequest, _admin_pb2.RotateSigningKeyResponse]
-    """Makes a new key that signs tokens. Tokens of the old one are believed until the last of them has ended."""
+    """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]
-    """The audit trail, newest first: administrative acts, and refusals of every call."""
+    """Lists audit events, newest first: administrative operations, and refused calls."""
     ReconcileTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReconcileTenantRequest, _admin_pb2.ReconcileTenantResponse]
-    """Compares what tenants have at the broker with what they should have, repairs what drifted, and says what it changed.
-    Messages are never touched. The gateway does the same by itself at every broker.reconcile_interval.
+    """Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
+    Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
     """
     VerifyIsolation: _grpc.UnaryUnaryMultiCallable[_admin_pb2.VerifyIsolationRequest, _admin_pb2.VerifyIsolationResponse]
-    """Tries the wall with the tenant's real credentials and reports each refusal."""
+    """Attempts cross-tenant access with the tenant's real credentials and reports each refusal."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -96,59 +98,61 @@ class AdminAsyncStub(AdminStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateTenantRequest, _admin_pb2.CreateTenantResponse]  # type: ignore[assignment]
-    """Makes a tenant: its vhost, its broker user, its limits and its dead-letter topology. Making one that exists with the
-    same arguments repairs what drifted and says so; with others it is ALREADY_EXISTS.
+    """Creates a tenant with its vhost, broker user, limits and dead-letter topology. Repeating it with the same arguments
+    repairs differences at the broker and reports them; with other arguments it fails with ALREADY_EXISTS.
     """
     GetTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetTenantRequest, _admin_pb2.GetTenantResponse]  # type: ignore[assignment]
-    """One tenant."""
+    """Returns one tenant."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTenantsRequest, _admin_pb2.ListTenantsResponse]  # type: ignore[assignment]
-    """The tenants, by id."""
+    """Lists the tenants by id."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateTenantRequest, _admin_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """Changes a tenant's display name or plan."""
     SuspendTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.SuspendTenantRequest, _admin_pb2.SuspendTenantResponse]  # type: ignore[assignment]
-    """Refuses the tenant's tokens and ends its open streams; its messages stay."""
+    """Suspends a tenant: its tokens are refused and its open streams end; its messages stay."""
     ResumeTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeTenantRequest, _admin_pb2.ResumeTenantResponse]  # type: ignore[assignment]
-    """Lets a suspended tenant in again."""
+    """Resumes a suspended tenant."""
     DeleteTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteTenantRequest, _admin_pb2.DeleteTenantResponse]  # type: ignore[assignment]
-    """Deletes a tenant with everything in it: queues, messages, clients, broker user."""
+    """Deletes a tenant with its queues, messages, clients and broker user."""
     GetTenantUsage: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetTenantUsageRequest, _admin_pb2.GetTenantUsageResponse]  # type: ignore[assignment]
-    """The plan's limits beside their use."""
+    """Returns the plan's limits and their current use."""
     ListPlans: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPlansRequest, _admin_pb2.ListPlansResponse]  # type: ignore[assignment]
-    """The plans, by name."""
+    """Lists the plans by name."""
     GetPlan: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPlanRequest, _admin_pb2.GetPlanResponse]  # type: ignore[assignment]
-    """One plan."""
+    """Returns one plan."""
     CreatePlan: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreatePlanRequest, _admin_pb2.CreatePlanResponse]  # type: ignore[assignment]
-    """Makes a plan. Making one that exists with the same limits is harmless; with others it is ALREADY_EXISTS."""
+    """Creates a plan. Repeating it with the same limits has no effect; with other limits it fails with ALREADY_EXISTS."""
     UpdatePlan: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdatePlanRequest, _admin_pb2.UpdatePlanResponse]  # type: ignore[assignment]
-    """Changes a plan's limits, for open streams within a second on every gateway, and at the broker for each of its tenants
-    before the answer.
+    """Changes a plan's limits: on open streams of every gateway within a second, and at the broker for each of its
+    tenants before the call returns.
     """
     DeletePlan: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeletePlanRequest, _admin_pb2.DeletePlanResponse]  # type: ignore[assignment]
-    """Deletes a plan that no tenant has."""
+    """Deletes a plan that no tenant uses."""
     CreateClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateClientRequest, _admin_pb2.CreateClientResponse]  # type: ignore[assignment]
-    """Makes a client and shows its secret, once."""
+    """Creates a client and returns its secret, once."""
     ListClients: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]  # type: ignore[assignment]
-    """A tenant's clients, by id."""
+    """Lists a tenant's clients by id."""
     UpdateClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateClientRequest, _admin_pb2.UpdateClientResponse]  # type: ignore[assignment]
-    """Changes a client's display name or grants; tokens issued from then on carry them."""
+    """Changes a client's display name or grants; tokens issued afterwards carry them."""
     RevokeClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeClientRequest, _admin_pb2.RevokeClientResponse]  # type: ignore[assignment]
-    """Refuses the client's secret and tokens from now on, for ever, and ends its open streams."""
+    """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
     RotateClientSecret: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateClientSecretRequest, _admin_pb2.RotateClientSecretResponse]  # type: ignore[assignment]
-    """Makes a new secret and shows it, once. The old one ends at once, with every token it fetched; or after an overlap."""
+    """Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
+    overlap.
+    """
     RotateBrokerCredentials: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateBrokerCredentialsRequest, _admin_pb2.RotateBrokerCredentialsResponse]  # type: ignore[assignment]
-    """Makes every gateway take a new broker certificate for a tenant. New connections stand before the old ones go; streams
-    stay. Gateways do the same by themselves at two thirds of a certificate's life.
+    """Replaces a tenant's broker certificate on every gateway. New connections are opened before the old ones are closed;
+    streams stay open. Gateways do this automatically after two thirds of a certificate's lifetime.
     """
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateSigningKeyRequest, _admin_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
-    """Makes a new key that signs tokens. Tokens of the old one are believed until the last of them has ended."""
+    """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
-    """The audit trail, newest first: administrative acts, and refusals of every call."""
+    """Lists audit events, newest first: administrative operations, and refused calls."""
     ReconcileTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReconcileTenantRequest, _admin_pb2.ReconcileTenantResponse]  # type: ignore[assignment]
-    """Compares what tenants have at the broker with what they should have, repairs what drifted, and says what it changed.
-    Messages are never touched. The gateway does the same by itself at every broker.reconcile_interval.
+    """Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
+    Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
     """
     VerifyIsolation: _aio.UnaryUnaryMultiCallable[_admin_pb2.VerifyIsolationRequest, _admin_pb2.VerifyIsolationResponse]  # type: ignore[assignment]
-    """Tries the wall with the tenant's real credentials and reports each refusal."""
+    """Attempts cross-tenant access with the tenant's real credentials and reports each refusal."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Administration."""
@@ -159,8 +163,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.CreateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CreateTenantResponse, _abc.Awaitable[_admin_pb2.CreateTenantResponse]]:
-        """Makes a tenant: its vhost, its broker user, its limits and its dead-letter topology. Making one that exists with the
-        same arguments repairs what drifted and says so; with others it is ALREADY_EXISTS.
+        """Creates a tenant with its vhost, broker user, limits and dead-letter topology. Repeating it with the same arguments
+        repairs differences at the broker and reports them; with other arguments it fails with ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod
@@ -169,7 +173,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetTenantResponse, _abc.Awaitable[_admin_pb2.GetTenantResponse]]:
-        """One tenant."""
+        """Returns one tenant."""
 
     @_abc_1.abstractmethod
     def ListTenants(
@@ -177,7 +181,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListTenantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListTenantsResponse, _abc.Awaitable[_admin_pb2.ListTenantsResponse]]:
-        """The tenants, by id."""
+        """Lists the tenants by id."""
 
     @_abc_1.abstractmethod
     def UpdateTenant(
@@ -193,7 +197,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SuspendTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SuspendTenantResponse, _abc.Awaitable[_admin_pb2.SuspendTenantResponse]]:
-        """Refuses the tenant's tokens and ends its open streams; its messages stay."""
+        """Suspends a tenant: its tokens are refused and its open streams end; its messages stay."""
 
     @_abc_1.abstractmethod
     def ResumeTenant(
@@ -201,7 +205,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ResumeTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ResumeTenantResponse, _abc.Awaitable[_admin_pb2.ResumeTenantResponse]]:
-        """Lets a suspended tenant in again."""
+        """Resumes a suspended tenant."""
 
     @_abc_1.abstractmethod
     def DeleteTenant(
@@ -209,7 +213,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DeleteTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DeleteTenantResponse, _abc.Awaitable[_admin_pb2.DeleteTenantResponse]]:
-        """Deletes a tenant with everything in it: queues, messages, clients, broker user."""
+        """Deletes a tenant with its queues, messages, clients and broker user."""
 
     @_abc_1.abstractmethod
     def GetTenantUsage(
@@ -217,7 +221,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetTenantUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetTenantUsageResponse, _abc.Awaitable[_admin_pb2.GetTenantUsageResponse]]:
-        """The plan's limits beside their use."""
+        """Returns the plan's limits and their current use."""
 
     @_abc_1.abstractmethod
     def ListPlans(
@@ -225,7 +229,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListPlansRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListPlansResponse, _abc.Awaitable[_admin_pb2.ListPlansResponse]]:
-        """The plans, by name."""
+        """Lists the plans by name."""
 
     @_abc_1.abstractmethod
     def GetPlan(
@@ -233,7 +237,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetPlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetPlanResponse, _abc.Awaitable[_admin_pb2.GetPlanResponse]]:
-        """One plan."""
+        """Returns one plan."""
 
     @_abc_1.abstractmethod
     def CreatePlan(
@@ -241,7 +245,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.CreatePlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CreatePlanResponse, _abc.Awaitable[_admin_pb2.CreatePlanResponse]]:
-        """Makes a plan. Making one that exists with the same limits is harmless; with others it is ALREADY_EXISTS."""
+        """Creates a plan. Repeating it with the same limits has no effect; with other limits it fails with ALREADY_EXISTS."""
 
     @_abc_1.abstractmethod
     def UpdatePlan(
@@ -249,8 +253,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.UpdatePlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.UpdatePlanResponse, _abc.Awaitable[_admin_pb2.UpdatePlanResponse]]:
-        """Changes a plan's limits, for open streams within a second on every gateway, and at the broker for each of its tenants
-        before the answer.
+        """Changes a plan's limits: on open streams of every gateway within a second, and at the broker for each of its
+        tenants before the call returns.
         """
 
     @_abc_1.abstractmethod
@@ -259,7 +263,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DeletePlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DeletePlanResponse, _abc.Awaitable[_admin_pb2.DeletePlanResponse]]:
-        """Deletes a plan that no tenant has."""
+        """Deletes a plan that no tenant uses."""
 
     @_abc_1.abstractmethod
     def CreateClient(
@@ -267,7 +271,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.CreateClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CreateClientResponse, _abc.Awaitable[_admin_pb2.CreateClientResponse]]:
-        """Makes a client and shows its secret, once."""
+        """Creates a client and returns its secret, once."""
 
     @_abc_1.abstractmethod
     def ListClients(
@@ -275,7 +279,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListClientsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListClientsResponse, _abc.Awaitable[_admin_pb2.ListClientsResponse]]:
-        """A tenant's clients, by id."""
+        """Lists a tenant's clients by id."""
 
     @_abc_1.abstractmethod
     def UpdateClient(
@@ -283,7 +287,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.UpdateClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.UpdateClientResponse, _abc.Awaitable[_admin_pb2.UpdateClientResponse]]:
-        """Changes a client's display name or grants; tokens issued from then on carry them."""
+        """Changes a client's display name or grants; tokens issued afterwards carry them."""
 
     @_abc_1.abstractmethod
     def RevokeClient(
@@ -291,7 +295,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RevokeClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RevokeClientResponse, _abc.Awaitable[_admin_pb2.RevokeClientResponse]]:
-        """Refuses the client's secret and tokens from now on, for ever, and ends its open streams."""
+        """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
 
     @_abc_1.abstractmethod
     def RotateClientSecret(
@@ -299,7 +303,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RotateClientSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RotateClientSecretResponse, _abc.Awaitable[_admin_pb2.RotateClientSecretResponse]]:
-        """Makes a new secret and shows it, once. The old one ends at once, with every token it fetched; or after an overlap."""
+        """Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
+        overlap.
+        """
 
     @_abc_1.abstractmethod
     def RotateBrokerCredentials(
@@ -307,8 +313,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RotateBrokerCredentialsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RotateBrokerCredentialsResponse, _abc.Awaitable[_admin_pb2.RotateBrokerCredentialsResponse]]:
-        """Makes every gateway take a new broker certificate for a tenant. New connections stand before the old ones go; streams
-        stay. Gateways do the same by themselves at two thirds of a certificate's life.
+        """Replaces a tenant's broker certificate on every gateway. New connections are opened before the old ones are closed;
+        streams stay open. Gateways do this automatically after two thirds of a certificate's lifetime.
         """
 
     @_abc_1.abstractmethod
@@ -317,7 +323,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RotateSigningKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RotateSigningKeyResponse, _abc.Awaitable[_admin_pb2.RotateSigningKeyResponse]]:
-        """Makes a new key that signs tokens. Tokens of the old one are believed until the last of them has ended."""
+        """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire."""
 
     @_abc_1.abstractmethod
     def ListAuditEvents(
@@ -325,7 +331,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListAuditEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAuditEventsResponse, _abc.Awaitable[_admin_pb2.ListAuditEventsResponse]]:
-        """The audit trail, newest first: administrative acts, and refusals of every call."""
+        """Lists audit events, newest first: administrative operations, and refused calls."""
 
     @_abc_1.abstractmethod
     def ReconcileTenant(
@@ -333,8 +339,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ReconcileTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ReconcileTenantResponse, _abc.Awaitable[_admin_pb2.ReconcileTenantResponse]]:
-        """Compares what tenants have at the broker with what they should have, repairs what drifted, and says what it changed.
-        Messages are never touched. The gateway does the same by itself at every broker.reconcile_interval.
+        """Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
+        Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
         """
 
     @_abc_1.abstractmethod
@@ -343,6 +349,6 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.VerifyIsolationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.VerifyIsolationResponse, _abc.Awaitable[_admin_pb2.VerifyIsolationResponse]]:
-        """Tries the wall with the tenant's real credentials and reports each refusal."""
+        """Attempts cross-tenant access with the tenant's real credentials and reports each refusal."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

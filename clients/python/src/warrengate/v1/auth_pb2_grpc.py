@@ -52,14 +52,14 @@ class AuthServicer:
     """
 
     def IssueToken(self, request, context):
-        """Client id and secret for a signed token (as POST /oauth2/token gives it by HTTP). Needs no token.
+        """Exchanges a client id and secret for a signed token, like POST /oauth2/token over HTTP. Needs no token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WhoAmI(self, request, context):
-        """What the gateway makes of the caller's token.
+        """Returns the identity and grants of the caller's token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

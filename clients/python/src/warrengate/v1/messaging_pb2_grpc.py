@@ -67,41 +67,41 @@ class MessagingServicer:
     """
 
     def PublishBatch(self, request, context):
-        """Publishes up to 1,000 messages and answers when every one of them has an outcome. For scripts, jobs and gRPC-Web.
+        """Publishes up to 1,000 messages and returns when each of them has an outcome. For scripts, jobs and gRPC-Web.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Publish(self, request_iterator, context):
-        """Publishes a pipelined stream; every message is answered by exactly one outcome. Close the sending side to finish:
-        the stream ends with OK after the last outcome.
+        """Publishes a stream of messages; each gets exactly one outcome. Half-close the stream to finish: it ends with OK
+        after the last outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Subscribe(self, request_iterator, context):
-        """Consumes one queue, at least once. The first frame must be `start`. Close the sending side to finish: what is not
-        acknowledged goes back to the queue.
+        """Consumes one queue with at-least-once delivery. The first frame must be `start`. Half-close the stream to finish:
+        unsettled deliveries return to the queue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Receive(self, request, context):
-        """Subscribe for those who cannot stream upwards (gRPC-Web in a browser): the same stream with the same guarantees, windows
-        and leases, whose settlements come by Settle. A call that is cancelled is a client that vanished, and uses up an attempt of
-        what it held; close it by Settle instead.
+        """Subscribe for clients without client streaming (gRPC-Web in a browser): the same frames, guarantees, windows and
+        leases; settlements are sent with Settle. Cancelling the call counts as a client disconnect and uses up an attempt
+        of each unsettled delivery; close the stream with Settle instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Settle(self, request, context):
-        """Hands one frame to a stream of Receive, which must be open on the same gateway and be the same client's. Answered when the
-        stream has it in its queue; what became of it is told on the stream, as in Subscribe. Calls made at the same time have
-        no order: await one before the next where order counts.
+        """Sends one frame to an open Receive stream of the same client on the same gateway. Returns when the frame is queued;
+        its effect is reported on the stream, as in Subscribe. Concurrent calls are not ordered: await one before the next
+        where order matters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

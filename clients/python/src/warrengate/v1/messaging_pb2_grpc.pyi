@@ -34,24 +34,24 @@ class MessagingStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MessagingAsyncStub: ...
     PublishBatch: _grpc.UnaryUnaryMultiCallable[_messaging_pb2.PublishBatchRequest, _messaging_pb2.PublishBatchResponse]
-    """Publishes up to 1,000 messages and answers when every one of them has an outcome. For scripts, jobs and gRPC-Web."""
+    """Publishes up to 1,000 messages and returns when each of them has an outcome. For scripts, jobs and gRPC-Web."""
     Publish: _grpc.StreamStreamMultiCallable[_messaging_pb2.PublishRequest, _messaging_pb2.PublishResponse]
-    """Publishes a pipelined stream; every message is answered by exactly one outcome. Close the sending side to finish:
-    the stream ends with OK after the last outcome.
+    """Publishes a stream of messages; each gets exactly one outcome. Half-close the stream to finish: it ends with OK
+    after the last outcome.
     """
     Subscribe: _grpc.StreamStreamMultiCallable[_messaging_pb2.SubscribeRequest, _messaging_pb2.SubscribeResponse]
-    """Consumes one queue, at least once. The first frame must be `start`. Close the sending side to finish: what is not
-    acknowledged goes back to the queue.
+    """Consumes one queue with at-least-once delivery. The first frame must be `start`. Half-close the stream to finish:
+    unsettled deliveries return to the queue.
     """
     Receive: _grpc.UnaryStreamMultiCallable[_messaging_pb2.ReceiveRequest, _messaging_pb2.ReceiveResponse]
-    """Subscribe for those who cannot stream upwards (gRPC-Web in a browser): the same stream with the same guarantees, windows
-    and leases, whose settlements come by Settle. A call that is cancelled is a client that vanished, and uses up an attempt of
-    what it held; close it by Settle instead.
+    """Subscribe for clients without client streaming (gRPC-Web in a browser): the same frames, guarantees, windows and
+    leases; settlements are sent with Settle. Cancelling the call counts as a client disconnect and uses up an attempt
+    of each unsettled delivery; close the stream with Settle instead.
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_messaging_pb2.SettleRequest, _messaging_pb2.SettleResponse]
-    """Hands one frame to a stream of Receive, which must be open on the same gateway and be the same client's. Answered when the
-    stream has it in its queue; what became of it is told on the stream, as in Subscribe. Calls made at the same time have
-    no order: await one before the next where order counts.
+    """Sends one frame to an open Receive stream of the same client on the same gateway. Returns when the frame is queued;
+    its effect is reported on the stream, as in Subscribe. Concurrent calls are not ordered: await one before the next
+    where order matters.
     """
 
 @_typing.type_check_only
@@ -60,24 +60,24 @@ class MessagingAsyncStub(MessagingStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishBatch: _aio.UnaryUnaryMultiCallable[_messaging_pb2.PublishBatchRequest, _messaging_pb2.PublishBatchResponse]  # type: ignore[assignment]
-    """Publishes up to 1,000 messages and answers when every one of them has an outcome. For scripts, jobs and gRPC-Web."""
+    """Publishes up to 1,000 messages and returns when each of them has an outcome. For scripts, jobs and gRPC-Web."""
     Publish: _aio.StreamStreamMultiCallable[_messaging_pb2.PublishRequest, _messaging_pb2.PublishResponse]  # type: ignore[assignment]
-    """Publishes a pipelined stream; every message is answered by exactly one outcome. Close the sending side to finish:
-    the stream ends with OK after the last outcome.
+    """Publishes a stream of messages; each gets exactly one outcome. Half-close the stream to finish: it ends with OK
+    after the last outcome.
     """
     Subscribe: _aio.StreamStreamMultiCallable[_messaging_pb2.SubscribeRequest, _messaging_pb2.SubscribeResponse]  # type: ignore[assignment]
-    """Consumes one queue, at least once. The first frame must be `start`. Close the sending side to finish: what is not
-    acknowledged goes back to the queue.
+    """Consumes one queue with at-least-once delivery. The first frame must be `start`. Half-close the stream to finish:
+    unsettled deliveries return to the queue.
     """
     Receive: _aio.UnaryStreamMultiCallable[_messaging_pb2.ReceiveRequest, _messaging_pb2.ReceiveResponse]  # type: ignore[assignment]
-    """Subscribe for those who cannot stream upwards (gRPC-Web in a browser): the same stream with the same guarantees, windows
-    and leases, whose settlements come by Settle. A call that is cancelled is a client that vanished, and uses up an attempt of
-    what it held; close it by Settle instead.
+    """Subscribe for clients without client streaming (gRPC-Web in a browser): the same frames, guarantees, windows and
+    leases; settlements are sent with Settle. Cancelling the call counts as a client disconnect and uses up an attempt
+    of each unsettled delivery; close the stream with Settle instead.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_messaging_pb2.SettleRequest, _messaging_pb2.SettleResponse]  # type: ignore[assignment]
-    """Hands one frame to a stream of Receive, which must be open on the same gateway and be the same client's. Answered when the
-    stream has it in its queue; what became of it is told on the stream, as in Subscribe. Calls made at the same time have
-    no order: await one before the next where order counts.
+    """Sends one frame to an open Receive stream of the same client on the same gateway. Returns when the frame is queued;
+    its effect is reported on the stream, as in Subscribe. Concurrent calls are not ordered: await one before the next
+    where order matters.
     """
 
 class MessagingServicer(metaclass=_abc_1.ABCMeta):
@@ -89,7 +89,7 @@ class MessagingServicer(metaclass=_abc_1.ABCMeta):
         request: _messaging_pb2.PublishBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_messaging_pb2.PublishBatchResponse, _abc.Awaitable[_messaging_pb2.PublishBatchResponse]]:
-        """Publishes up to 1,000 messages and answers when every one of them has an outcome. For scripts, jobs and gRPC-Web."""
+        """Publishes up to 1,000 messages and returns when each of them has an outcome. For scripts, jobs and gRPC-Web."""
 
     @_abc_1.abstractmethod
     def Publish(
@@ -97,8 +97,8 @@ class MessagingServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_messaging_pb2.PublishRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_messaging_pb2.PublishResponse], _abc.AsyncIterator[_messaging_pb2.PublishResponse]]:
-        """Publishes a pipelined stream; every message is answered by exactly one outcome. Close the sending side to finish:
-        the stream ends with OK after the last outcome.
+        """Publishes a stream of messages; each gets exactly one outcome. Half-close the stream to finish: it ends with OK
+        after the last outcome.
         """
 
     @_abc_1.abstractmethod
@@ -107,8 +107,8 @@ class MessagingServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_messaging_pb2.SubscribeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_messaging_pb2.SubscribeResponse], _abc.AsyncIterator[_messaging_pb2.SubscribeResponse]]:
-        """Consumes one queue, at least once. The first frame must be `start`. Close the sending side to finish: what is not
-        acknowledged goes back to the queue.
+        """Consumes one queue with at-least-once delivery. The first frame must be `start`. Half-close the stream to finish:
+        unsettled deliveries return to the queue.
         """
 
     @_abc_1.abstractmethod
@@ -117,9 +117,9 @@ class MessagingServicer(metaclass=_abc_1.ABCMeta):
         request: _messaging_pb2.ReceiveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_messaging_pb2.ReceiveResponse], _abc.AsyncIterator[_messaging_pb2.ReceiveResponse]]:
-        """Subscribe for those who cannot stream upwards (gRPC-Web in a browser): the same stream with the same guarantees, windows
-        and leases, whose settlements come by Settle. A call that is cancelled is a client that vanished, and uses up an attempt of
-        what it held; close it by Settle instead.
+        """Subscribe for clients without client streaming (gRPC-Web in a browser): the same frames, guarantees, windows and
+        leases; settlements are sent with Settle. Cancelling the call counts as a client disconnect and uses up an attempt
+        of each unsettled delivery; close the stream with Settle instead.
         """
 
     @_abc_1.abstractmethod
@@ -128,9 +128,9 @@ class MessagingServicer(metaclass=_abc_1.ABCMeta):
         request: _messaging_pb2.SettleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_messaging_pb2.SettleResponse, _abc.Awaitable[_messaging_pb2.SettleResponse]]:
-        """Hands one frame to a stream of Receive, which must be open on the same gateway and be the same client's. Answered when the
-        stream has it in its queue; what became of it is told on the stream, as in Subscribe. Calls made at the same time have
-        no order: await one before the next where order counts.
+        """Sends one frame to an open Receive stream of the same client on the same gateway. Returns when the frame is queued;
+        its effect is reported on the stream, as in Subscribe. Concurrent calls are not ordered: await one before the next
+        where order matters.
         """
 
 def add_MessagingServicer_to_server(servicer: MessagingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

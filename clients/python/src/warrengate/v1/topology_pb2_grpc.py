@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class TopologyStub:
-    """The topology of the caller's tenant. Names beginning "wg." or "amq." are the gateway's and the broker's: refused in
-    declarations and not listed (publishing and binding to the broker's own "amq.direct", "amq.topic", "amq.fanout" and
-    "amq.headers" is allowed).
+    """The topology of the caller's tenant. Names that start with "wg." or "amq." are reserved for the gateway and the
+    broker: they cannot be declared and are not listed (publishing and binding to the broker's own "amq.direct",
+    "amq.topic", "amq.fanout" and "amq.headers" is allowed).
     """
 
     def __init__(self, channel):
@@ -115,13 +115,13 @@ class TopologyStub:
 
 
 class TopologyServicer:
-    """The topology of the caller's tenant. Names beginning "wg." or "amq." are the gateway's and the broker's: refused in
-    declarations and not listed (publishing and binding to the broker's own "amq.direct", "amq.topic", "amq.fanout" and
-    "amq.headers" is allowed).
+    """The topology of the caller's tenant. Names that start with "wg." or "amq." are reserved for the gateway and the
+    broker: they cannot be declared and are not listed (publishing and binding to the broker's own "amq.direct",
+    "amq.topic", "amq.fanout" and "amq.headers" is allowed).
     """
 
     def DeclareExchange(self, request, context):
-        """Makes an exchange; declaring it again with the same arguments is harmless.
+        """Creates an exchange; declaring it again with the same arguments has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,21 +135,21 @@ class TopologyServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetExchange(self, request, context):
-        """One exchange.
+        """Returns one exchange.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListExchanges(self, request, context):
-        """The tenant's exchanges, by name.
+        """Lists the tenant's exchanges by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeclareQueue(self, request, context):
-        """Makes a queue; declaring it again with the same arguments is harmless.
+        """Creates a queue; declaring it again with the same arguments has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,66 +163,66 @@ class TopologyServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetQueue(self, request, context):
-        """One queue, with its depth and consumers.
+        """Returns one queue with its depth and consumers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListQueues(self, request, context):
-        """The tenant's queues, by name.
+        """Lists the tenant's queues by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PurgeQueue(self, request, context):
-        """Removes the messages that are ready in a queue. Not for stream queues.
+        """Deletes the ready messages of a queue. Not for stream queues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Bind(self, request, context):
-        """Binds a queue or an exchange to an exchange; binding again is harmless.
+        """Binds a queue or an exchange to an exchange; binding again has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unbind(self, request, context):
-        """Removes a binding; removing a missing one is harmless.
+        """Removes a binding; removing a missing one has no effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBindings(self, request, context):
-        """The tenant's bindings.
+        """Lists the tenant's bindings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """Looks at dead letters without taking them. Needs the subscribe grant on the queues that gave them up; others are not
-        shown. Every call looks through all dead letters of the tenant, and takes turns with the other two.
+        """Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+        call reads all dead letters of the tenant, and runs exclusively with the two below.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RedriveDeadLetters(self, request, context):
-        """Sends dead letters to the queues that gave them up, and to no other, as if they had never been tried. Needs the
-        subscribe grant on these queues. Tells its progress about twice a second; cancelling stops it, with what is on its way
-        finished. A death of the gateway in between may leave a copy in both places, with the same message_id.
+        """Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+        these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
+        gateway crashes meanwhile, a copy with the same message_id may exist in both places.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PurgeDeadLetters(self, request, context):
-        """Deletes dead letters. Needs the subscribe grant on the queues that gave them up.
+        """Deletes dead letters. Needs the subscribe grant on their queues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -315,9 +315,9 @@ def add_TopologyServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Topology:
-    """The topology of the caller's tenant. Names beginning "wg." or "amq." are the gateway's and the broker's: refused in
-    declarations and not listed (publishing and binding to the broker's own "amq.direct", "amq.topic", "amq.fanout" and
-    "amq.headers" is allowed).
+    """The topology of the caller's tenant. Names that start with "wg." or "amq." are reserved for the gateway and the
+    broker: they cannot be declared and are not listed (publishing and binding to the broker's own "amq.direct",
+    "amq.topic", "amq.fanout" and "amq.headers" is allowed).
     """
 
     @staticmethod

@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TopologyStub:
-    """The topology of the caller's tenant. Names beginning "wg." or "amq." are the gateway's and the broker's: refused in
-    declarations and not listed (publishing and binding to the broker's own "amq.direct", "amq.topic", "amq.fanout" and
-    "amq.headers" is allowed).
+    """The topology of the caller's tenant. Names that start with "wg." or "amq." are reserved for the gateway and the
+    broker: they cannot be declared and are not listed (publishing and binding to the broker's own "amq.direct",
+    "amq.topic", "amq.fanout" and "amq.headers" is allowed).
     """
 
     @_typing.overload
@@ -37,89 +37,89 @@ class TopologyStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TopologyAsyncStub: ...
     DeclareExchange: _grpc.UnaryUnaryMultiCallable[_topology_pb2.DeclareExchangeRequest, _topology_pb2.DeclareExchangeResponse]
-    """Makes an exchange; declaring it again with the same arguments is harmless."""
+    """Creates an exchange; declaring it again with the same arguments has no effect."""
     DeleteExchange: _grpc.UnaryUnaryMultiCallable[_topology_pb2.DeleteExchangeRequest, _topology_pb2.DeleteExchangeResponse]
     """Deletes an exchange; deleting a missing one is NOT_FOUND."""
     GetExchange: _grpc.UnaryUnaryMultiCallable[_topology_pb2.GetExchangeRequest, _topology_pb2.GetExchangeResponse]
-    """One exchange."""
+    """Returns one exchange."""
     ListExchanges: _grpc.UnaryUnaryMultiCallable[_topology_pb2.ListExchangesRequest, _topology_pb2.ListExchangesResponse]
-    """The tenant's exchanges, by name."""
+    """Lists the tenant's exchanges by name."""
     DeclareQueue: _grpc.UnaryUnaryMultiCallable[_topology_pb2.DeclareQueueRequest, _topology_pb2.DeclareQueueResponse]
-    """Makes a queue; declaring it again with the same arguments is harmless."""
+    """Creates a queue; declaring it again with the same arguments has no effect."""
     DeleteQueue: _grpc.UnaryUnaryMultiCallable[_topology_pb2.DeleteQueueRequest, _topology_pb2.DeleteQueueResponse]
     """Deletes a queue with its messages; its subscribers' streams end."""
     GetQueue: _grpc.UnaryUnaryMultiCallable[_topology_pb2.GetQueueRequest, _topology_pb2.GetQueueResponse]
-    """One queue, with its depth and consumers."""
+    """Returns one queue with its depth and consumers."""
     ListQueues: _grpc.UnaryUnaryMultiCallable[_topology_pb2.ListQueuesRequest, _topology_pb2.ListQueuesResponse]
-    """The tenant's queues, by name."""
+    """Lists the tenant's queues by name."""
     PurgeQueue: _grpc.UnaryUnaryMultiCallable[_topology_pb2.PurgeQueueRequest, _topology_pb2.PurgeQueueResponse]
-    """Removes the messages that are ready in a queue. Not for stream queues."""
+    """Deletes the ready messages of a queue. Not for stream queues."""
     Bind: _grpc.UnaryUnaryMultiCallable[_topology_pb2.BindRequest, _topology_pb2.BindResponse]
-    """Binds a queue or an exchange to an exchange; binding again is harmless."""
+    """Binds a queue or an exchange to an exchange; binding again has no effect."""
     Unbind: _grpc.UnaryUnaryMultiCallable[_topology_pb2.UnbindRequest, _topology_pb2.UnbindResponse]
-    """Removes a binding; removing a missing one is harmless."""
+    """Removes a binding; removing a missing one has no effect."""
     ListBindings: _grpc.UnaryUnaryMultiCallable[_topology_pb2.ListBindingsRequest, _topology_pb2.ListBindingsResponse]
-    """The tenant's bindings."""
+    """Lists the tenant's bindings."""
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_topology_pb2.ListDeadLettersRequest, _topology_pb2.ListDeadLettersResponse]
-    """Looks at dead letters without taking them. Needs the subscribe grant on the queues that gave them up; others are not
-    shown. Every call looks through all dead letters of the tenant, and takes turns with the other two.
+    """Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+    call reads all dead letters of the tenant, and runs exclusively with the two below.
     """
     RedriveDeadLetters: _grpc.UnaryStreamMultiCallable[_topology_pb2.RedriveDeadLettersRequest, _topology_pb2.RedriveDeadLettersResponse]
-    """Sends dead letters to the queues that gave them up, and to no other, as if they had never been tried. Needs the
-    subscribe grant on these queues. Tells its progress about twice a second; cancelling stops it, with what is on its way
-    finished. A death of the gateway in between may leave a copy in both places, with the same message_id.
+    """Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+    these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
+    gateway crashes meanwhile, a copy with the same message_id may exist in both places.
     """
     PurgeDeadLetters: _grpc.UnaryUnaryMultiCallable[_topology_pb2.PurgeDeadLettersRequest, _topology_pb2.PurgeDeadLettersResponse]
-    """Deletes dead letters. Needs the subscribe grant on the queues that gave them up."""
+    """Deletes dead letters. Needs the subscribe grant on their queues."""
 
 @_typing.type_check_only
 class TopologyAsyncStub(TopologyStub):
-    """The topology of the caller's tenant. Names beginning "wg." or "amq." are the gateway's and the broker's: refused in
-    declarations and not listed (publishing and binding to the broker's own "amq.direct", "amq.topic", "amq.fanout" and
-    "amq.headers" is allowed).
+    """The topology of the caller's tenant. Names that start with "wg." or "amq." are reserved for the gateway and the
+    broker: they cannot be declared and are not listed (publishing and binding to the broker's own "amq.direct",
+    "amq.topic", "amq.fanout" and "amq.headers" is allowed).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DeclareExchange: _aio.UnaryUnaryMultiCallable[_topology_pb2.DeclareExchangeRequest, _topology_pb2.DeclareExchangeResponse]  # type: ignore[assignment]
-    """Makes an exchange; declaring it again with the same arguments is harmless."""
+    """Creates an exchange; declaring it again with the same arguments has no effect."""
     DeleteExchange: _aio.UnaryUnaryMultiCallable[_topology_pb2.DeleteExchangeRequest, _topology_pb2.DeleteExchangeResponse]  # type: ignore[assignment]
     """Deletes an exchange; deleting a missing one is NOT_FOUND."""
     GetExchange: _aio.UnaryUnaryMultiCallable[_topology_pb2.GetExchangeRequest, _topology_pb2.GetExchangeResponse]  # type: ignore[assignment]
-    """One exchange."""
+    """Returns one exchange."""
     ListExchanges: _aio.UnaryUnaryMultiCallable[_topology_pb2.ListExchangesRequest, _topology_pb2.ListExchangesResponse]  # type: ignore[assignment]
-    """The tenant's exchanges, by name."""
+    """Lists the tenant's exchanges by name."""
     DeclareQueue: _aio.UnaryUnaryMultiCallable[_topology_pb2.DeclareQueueRequest, _topology_pb2.DeclareQueueResponse]  # type: ignore[assignment]
-    """Makes a queue; declaring it again with the same arguments is harmless."""
+    """Creates a queue; declaring it again with the same arguments has no effect."""
     DeleteQueue: _aio.UnaryUnaryMultiCallable[_topology_pb2.DeleteQueueRequest, _topology_pb2.DeleteQueueResponse]  # type: ignore[assignment]
     """Deletes a queue with its messages; its subscribers' streams end."""
     GetQueue: _aio.UnaryUnaryMultiCallable[_topology_pb2.GetQueueRequest, _topology_pb2.GetQueueResponse]  # type: ignore[assignment]
-    """One queue, with its depth and consumers."""
+    """Returns one queue with its depth and consumers."""
     ListQueues: _aio.UnaryUnaryMultiCallable[_topology_pb2.ListQueuesRequest, _topology_pb2.ListQueuesResponse]  # type: ignore[assignment]
-    """The tenant's queues, by name."""
+    """Lists the tenant's queues by name."""
     PurgeQueue: _aio.UnaryUnaryMultiCallable[_topology_pb2.PurgeQueueRequest, _topology_pb2.PurgeQueueResponse]  # type: ignore[assignment]
-    """Removes the messages that are ready in a queue. Not for stream queues."""
+    """Deletes the ready messages of a queue. Not for stream queues."""
     Bind: _aio.UnaryUnaryMultiCallable[_topology_pb2.BindRequest, _topology_pb2.BindResponse]  # type: ignore[assignment]
-    """Binds a queue or an exchange to an exchange; binding again is harmless."""
+    """Binds a queue or an exchange to an exchange; binding again has no effect."""
     Unbind: _aio.UnaryUnaryMultiCallable[_topology_pb2.UnbindRequest, _topology_pb2.UnbindResponse]  # type: ignore[assignment]
-    """Removes a binding; removing a missing one is harmless."""
+    """Removes a binding; removing a missing one has no effect."""
     ListBindings: _aio.UnaryUnaryMultiCallable[_topology_pb2.ListBindingsRequest, _topology_pb2.ListBindingsResponse]  # type: ignore[assignment]
-    """The tenant's bindings."""
+    """Lists the tenant's bindings."""
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_topology_pb2.ListDeadLettersRequest, _topology_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """Looks at dead letters without taking them. Needs the subscribe grant on the queues that gave them up; others are not
-    shown. Every call looks through all dead letters of the tenant, and takes turns with the other two.
+    """Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+    call reads all dead letters of the tenant, and runs exclusively with the two below.
     """
     RedriveDeadLetters: _aio.UnaryStreamMultiCallable[_topology_pb2.RedriveDeadLettersRequest, _topology_pb2.RedriveDeadLettersResponse]  # type: ignore[assignment]
-    """Sends dead letters to the queues that gave them up, and to no other, as if they had never been tried. Needs the
-    subscribe grant on these queues. Tells its progress about twice a second; cancelling stops it, with what is on its way
-    finished. A death of the gateway in between may leave a copy in both places, with the same message_id.
+    """Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+    these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
+    gateway crashes meanwhile, a copy with the same message_id may exist in both places.
     """
     PurgeDeadLetters: _aio.UnaryUnaryMultiCallable[_topology_pb2.PurgeDeadLettersRequest, _topology_pb2.PurgeDeadLettersResponse]  # type: ignore[assignment]
-    """Deletes dead letters. Needs the subscribe grant on the queues that gave them up."""
+    """Deletes dead letters. Needs the subscribe grant on their queues."""
 
 class TopologyServicer(metaclass=_abc_1.ABCMeta):
-    """The topology of the caller's tenant. Names beginning "wg." or "amq." are the gateway's and the broker's: refused in
-    declarations and not listed (publishing and binding to the broker's own "amq.direct", "amq.topic", "amq.fanout" and
-    "amq.headers" is allowed).
+    """The topology of the caller's tenant. Names that start with "wg." or "amq." are reserved for the gateway and the
+    broker: they cannot be declared and are not listed (publishing and binding to the broker's own "amq.direct",
+    "amq.topic", "amq.fanout" and "amq.headers" is allowed).
     """
 
     @_abc_1.abstractmethod
@@ -128,7 +128,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.DeclareExchangeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.DeclareExchangeResponse, _abc.Awaitable[_topology_pb2.DeclareExchangeResponse]]:
-        """Makes an exchange; declaring it again with the same arguments is harmless."""
+        """Creates an exchange; declaring it again with the same arguments has no effect."""
 
     @_abc_1.abstractmethod
     def DeleteExchange(
@@ -144,7 +144,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.GetExchangeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.GetExchangeResponse, _abc.Awaitable[_topology_pb2.GetExchangeResponse]]:
-        """One exchange."""
+        """Returns one exchange."""
 
     @_abc_1.abstractmethod
     def ListExchanges(
@@ -152,7 +152,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.ListExchangesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.ListExchangesResponse, _abc.Awaitable[_topology_pb2.ListExchangesResponse]]:
-        """The tenant's exchanges, by name."""
+        """Lists the tenant's exchanges by name."""
 
     @_abc_1.abstractmethod
     def DeclareQueue(
@@ -160,7 +160,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.DeclareQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.DeclareQueueResponse, _abc.Awaitable[_topology_pb2.DeclareQueueResponse]]:
-        """Makes a queue; declaring it again with the same arguments is harmless."""
+        """Creates a queue; declaring it again with the same arguments has no effect."""
 
     @_abc_1.abstractmethod
     def DeleteQueue(
@@ -176,7 +176,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.GetQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.GetQueueResponse, _abc.Awaitable[_topology_pb2.GetQueueResponse]]:
-        """One queue, with its depth and consumers."""
+        """Returns one queue with its depth and consumers."""
 
     @_abc_1.abstractmethod
     def ListQueues(
@@ -184,7 +184,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.ListQueuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.ListQueuesResponse, _abc.Awaitable[_topology_pb2.ListQueuesResponse]]:
-        """The tenant's queues, by name."""
+        """Lists the tenant's queues by name."""
 
     @_abc_1.abstractmethod
     def PurgeQueue(
@@ -192,7 +192,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.PurgeQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.PurgeQueueResponse, _abc.Awaitable[_topology_pb2.PurgeQueueResponse]]:
-        """Removes the messages that are ready in a queue. Not for stream queues."""
+        """Deletes the ready messages of a queue. Not for stream queues."""
 
     @_abc_1.abstractmethod
     def Bind(
@@ -200,7 +200,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.BindRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.BindResponse, _abc.Awaitable[_topology_pb2.BindResponse]]:
-        """Binds a queue or an exchange to an exchange; binding again is harmless."""
+        """Binds a queue or an exchange to an exchange; binding again has no effect."""
 
     @_abc_1.abstractmethod
     def Unbind(
@@ -208,7 +208,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.UnbindRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.UnbindResponse, _abc.Awaitable[_topology_pb2.UnbindResponse]]:
-        """Removes a binding; removing a missing one is harmless."""
+        """Removes a binding; removing a missing one has no effect."""
 
     @_abc_1.abstractmethod
     def ListBindings(
@@ -216,7 +216,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.ListBindingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.ListBindingsResponse, _abc.Awaitable[_topology_pb2.ListBindingsResponse]]:
-        """The tenant's bindings."""
+        """Lists the tenant's bindings."""
 
     @_abc_1.abstractmethod
     def ListDeadLetters(
@@ -224,8 +224,8 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.ListDeadLettersResponse, _abc.Awaitable[_topology_pb2.ListDeadLettersResponse]]:
-        """Looks at dead letters without taking them. Needs the subscribe grant on the queues that gave them up; others are not
-        shown. Every call looks through all dead letters of the tenant, and takes turns with the other two.
+        """Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+        call reads all dead letters of the tenant, and runs exclusively with the two below.
         """
 
     @_abc_1.abstractmethod
@@ -234,9 +234,9 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.RedriveDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_topology_pb2.RedriveDeadLettersResponse], _abc.AsyncIterator[_topology_pb2.RedriveDeadLettersResponse]]:
-        """Sends dead letters to the queues that gave them up, and to no other, as if they had never been tried. Needs the
-        subscribe grant on these queues. Tells its progress about twice a second; cancelling stops it, with what is on its way
-        finished. A death of the gateway in between may leave a copy in both places, with the same message_id.
+        """Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+        these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
+        gateway crashes meanwhile, a copy with the same message_id may exist in both places.
         """
 
     @_abc_1.abstractmethod
@@ -245,6 +245,6 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.PurgeDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.PurgeDeadLettersResponse, _abc.Awaitable[_topology_pb2.PurgeDeadLettersResponse]]:
-        """Deletes dead letters. Needs the subscribe grant on the queues that gave them up."""
+        """Deletes dead letters. Needs the subscribe grant on their queues."""
 
 def add_TopologyServicer_to_server(servicer: TopologyServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
