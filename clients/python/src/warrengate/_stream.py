@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from grpc import aio
-from grpc.aio import EOF  # type: ignore[attr-defined]
+from grpc.aio import EOF
 
 from ._connection import Backoff
 from .errors import UnavailableError, WarrengateError, from_rpc

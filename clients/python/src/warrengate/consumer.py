@@ -415,7 +415,7 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
         self._given_up = False
 
     def open(self, channel: aio.Channel, metadata: tuple[tuple[str, str], ...]) -> Any:
-        return MessagingStub(channel).Subscribe(metadata=metadata)  # type: ignore[call-arg]
+        return MessagingStub(channel).Subscribe(metadata=metadata)
 
     def reauthentication(self, token: str) -> pb.SubscribeRequest:
         return pb.SubscribeRequest(reauthenticate=pb.Reauthenticate(access_token=token))

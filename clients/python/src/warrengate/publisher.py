@@ -378,7 +378,7 @@ class _PublishSession(Session[pb.PublishRequest, pb.PublishResponse]):
         self._publisher = publisher
 
     def open(self, channel: aio.Channel, metadata: tuple[tuple[str, str], ...]) -> Any:
-        return MessagingStub(channel).Publish(metadata=metadata)  # type: ignore[call-arg]
+        return MessagingStub(channel).Publish(metadata=metadata)
 
     async def opened(self, call: Any) -> None:
         # What is written to a stream that the gateway has not accepted would have to count as perhaps stored.
