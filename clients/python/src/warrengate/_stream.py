@@ -30,6 +30,8 @@ log = logging.getLogger("warrengate")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+_MASK = "Internal error from Core"
+
 #: How long a gateway may take to end a stream that was closed.
 CLOSE_TIMEOUT = 10.0
 
@@ -95,7 +97,7 @@ class Session(ABC, Generic[Request, Response]):
                 while (response := await call.read()) is not EOF:
                     self.receive(response)
         except aio.AioRpcError as error:
-            raise from_rpc(error, self.client.endpoint) from None
+            raise from_rpc(await _unmasked(call, error), self.client.endpoint) from None
         except TimeoutError:
             # The stream was to end, and did not in time.
             return
@@ -189,6 +191,21 @@ class Session(ABC, Generic[Request, Response]):
             else:
                 self.wake.set()
                 return
+
+
+async def _unmasked(call: Any, error: aio.AioRpcError) -> aio.AioRpcError:
+    """Give the status that the gateway sent.
+
+    A write that meets the end of its stream replaces the status, for a moment, by one of grpcio's own.
+    """
+    for _ in range(40):
+        if await call.details() != _MASK:
+            break
+        await asyncio.sleep(0.05)
+    else:
+        return error
+    initial, trailing = await call.initial_metadata(), await call.trailing_metadata()
+    return aio.AioRpcError(await call.code(), initial, trailing, await call.details())
 
 
 class Recovery:

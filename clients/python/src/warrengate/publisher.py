@@ -382,7 +382,10 @@ class _PublishSession(Session[pb.PublishRequest, pb.PublishResponse]):
 
     async def opened(self, call: Any) -> None:
         # What is written to a stream that the gateway has not accepted would have to count as perhaps stored.
-        await call.initial_metadata()
+        metadata = await call.initial_metadata()
+        if not metadata:
+            # A call that is refused has none, and its status is there soon.
+            await asyncio.wait({asyncio.ensure_future(call.code())}, timeout=0.5)
         if call.done():
             raise asyncio.InvalidStateError
         self._publisher.on_connected()
