@@ -207,6 +207,8 @@ class Driver:
             code = await asyncio.wait_for(self._process.wait(), 20)
             if code != 0:
                 raise Failed(f"the driver ended with {code}:\n" + "".join(self.log[-40:]))
+        except TimeoutError:
+            raise Failed("the driver did not end within 20 s:\n" + "".join(self.log[-40:])) from None
         finally:
             await self.kill()
 
