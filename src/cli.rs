@@ -1,6 +1,7 @@
-//! The command line. Words and settings enter; calls of the client leave, and what came of them is printed: for people, or
-//! as JSON with `--json`. Results go to standard output and everything else to standard error. Invariants: no secret is
-//! printed but the one asked for, and the exit code tells success (0), failure (1) and misuse (2) apart.
+//! The command line.
+//!
+//! Results go to standard output, as text or as JSON with `--json`; everything else goes to standard error. Secrets are printed
+//! only where a command is for showing them. Exit codes: success 0, failure 1, wrong usage 2.
 
 mod audit;
 mod binding;
@@ -8,6 +9,7 @@ mod certs;
 #[cfg(feature = "dev")]
 mod chat;
 mod client;
+mod completions;
 mod connection;
 mod dead_letter;
 #[cfg(feature = "dev")]
@@ -28,6 +30,7 @@ mod queue;
 mod ready;
 mod serve;
 mod signals;
+mod stdout;
 mod subscribe;
 mod tenant;
 mod token;
@@ -39,25 +42,25 @@ pub use output::Output;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  warrengate dev                                   a gateway with a broker of its own, and two tenants to play with
+  warrengate dev                                   a gateway with a private broker and two demonstration tenants
   warrengate queue declare orders                  a queue of the tenant acme
-  warrengate publish --queue orders 'one order'    a message, confirmed
-  warrengate subscribe orders --count 1            and out again
-  warrengate subscribe orders --as globex          another tenant: there is no such queue
+  warrengate publish --queue orders 'one order'    publish a message, and wait for its confirm
+  warrengate subscribe orders --count 1            receive it
+  warrengate subscribe orders --as globex          another tenant has no such queue
 
 Settings come from flags, then from the environment (WARRENGATE_ENDPOINT, WARRENGATE_CA, WARRENGATE_CLIENT_ID,
 WARRENGATE_CLIENT_SECRET, WARRENGATE_TOKEN), then from .warrengate/dev.env in the working directory.
-Exit codes: 0 done, 1 failed, 2 wrong usage.";
+Exit codes: 0 success, 1 failure, 2 wrong usage. With --json, errors are JSON on standard error.";
 
 #[derive(Debug, Parser)]
 #[command(name = "warrengate", version, about = "A secured multi-tenant messaging gateway", after_help = EXAMPLES)]
 #[command(arg_required_else_help = true, infer_subcommands = false)]
 struct Arguments {
-    /// Print results as JSON
+    /// Print results and errors as JSON
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -71,23 +74,23 @@ enum Command {
     /// Run a gateway with a private broker and two demonstration tenants, with nothing to configure
     #[cfg(feature = "dev")]
     Dev(dev::Args),
-    /// Make, renew and show certificates
+    /// Create, renew and show certificates
     Certs(certs::Args),
-    /// Check configuration, certificates, broker and store, and say how to mend each
+    /// Check configuration, certificates, broker and store, and suggest fixes
     Doctor(doctor::Args),
-    /// Ask a gateway whether it may be sent work, for health checks
+    /// Check whether a gateway is ready, for health checks
     Ready(ready::Args),
-    /// Make and manage tenants
+    /// Create and manage tenants
     Tenant(tenant::Args),
-    /// Make and manage clients, the applications that may fetch tokens
+    /// Create and manage clients, the applications that may get tokens
     Client(client::Args),
-    /// Look at plans
+    /// Create and manage plans, the limits of tenants
     Plan(plan::Args),
     /// Rotate the keys that sign tokens
     Key(key::Args),
-    /// See who did what, and who was refused what
+    /// Show the audit trail: administrative operations and refused calls
     Audit(audit::Args),
-    /// Get a token, or see what the gateway makes of it
+    /// Get a token, or show the identity and grants of the current one
     Token(token::Args),
     /// Show a message's trace, by trace id or message id
     Trace(trace::Args),
@@ -95,20 +98,25 @@ enum Command {
     Publish(publish::Args),
     /// Consume a queue and print its messages
     Subscribe(subscribe::Args),
-    /// Make and manage queues
+    /// Create, inspect and manage queues
     Queue(queue::Args),
-    /// Look at messages that were given up, send them again, delete them
+    /// List, redrive and delete dead letters
     DeadLetter(dead_letter::Args),
-    /// Make and manage exchanges
+    /// Create and manage exchanges
     Exchange(exchange::Args),
-    /// Make and manage bindings
+    /// Create and manage bindings
     Binding(binding::Args),
-    /// Talk with others of the tenant in a room
+    /// Chat with others of the tenant in a room
     #[cfg(feature = "dev")]
     Chat(chat::Args),
-    /// See what a broker is good for: small plays on real queues
+    /// Run short demos of common messaging patterns
     #[cfg(feature = "dev")]
     Demo(demo::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Write a man page for each command into a folder
+    #[command(hide = true)]
+    Man(completions::ManArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -116,9 +124,14 @@ pub async fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are errors to clap, with an exit code of 0. A closed pipe is nobody's fault.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(error::USAGE));
+            let code = u8::try_from(error.exit_code()).unwrap_or(error::USAGE);
+            if code == error::USAGE && std::env::args_os().any(|argument| argument == "--json") {
+                Output::new(true).error(&Error::Usage(error.to_string()));
+            } else {
+                // Help and version are errors to clap, with an exit code of 0. A closed pipe is not a failure.
+                let _ = error.print();
+            }
+            return ExitCode::from(code);
         }
     };
     let output = Output::new(arguments.json);
@@ -133,7 +146,7 @@ pub async fn run() -> ExitCode {
     }
 }
 
-/// Says that there are no threads to run anything with.
+/// Reports that the runtime could not be started.
 pub fn not_started(source: std::io::Error) -> ExitCode {
     let error = Error::Io { what: "cannot start the threads of the runtime".into(), source };
     Output::new(false).error(&error);
@@ -166,13 +179,13 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Chat(args) => Box::pin(chat::run(args, output)).await,
         #[cfg(feature = "dev")]
         Command::Demo(args) => Box::pin(demo::run(args, output)).await,
+        Command::Completions(args) => completions::run(args, Arguments::command()),
+        Command::Man(args) => completions::man(args, Arguments::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -198,7 +211,7 @@ mod tests {
         let all = examples(&Arguments::command());
         assert!(all.len() > 20, "only {} examples", all.len());
         for example in all {
-            // What follows two spaces explains it.
+            // Two spaces separate a command from its explanation.
             let line = example.split("  ").next().unwrap_or_default();
             let words = line.split_whitespace().map(|word| word.trim_matches('\'').to_owned());
             let words: Vec<String> = std::iter::once("warrengate".to_owned()).chain(words).collect();

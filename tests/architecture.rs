@@ -50,6 +50,8 @@ const USERS: &[(&str, &[&str])] = &[
     ("opentelemetry_proto", &["telemetry"]),
     ("warrengate_testkit", &["stack", "cli"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("comfy_table", &["cli"]),
     ("anyhow", &["cli"]),
 ];

@@ -1,4 +1,4 @@
-//! `warrengate audit`: who did what, and who was refused what, as a platform administrator.
+//! `warrengate audit`: the audit trail, for platform administrators.
 
 use std::{
     collections::HashSet,
@@ -10,6 +10,7 @@ use super::{
     connection::{ADMINISTRATION, ConnectionArgs},
     json,
     output::table,
+    signals::Signals,
     values,
 };
 use crate::pb::{self, admin_client::AdminClient};
@@ -19,14 +20,14 @@ type Admin = AdminClient<crate::client::Authenticated>;
 const EXAMPLES: &str = "\
 Examples:
   warrengate audit                                     the last 50 events
-  warrengate audit --follow                            and those that come
-  warrengate audit --outcome refused --tenant acme     what acme was refused
+  warrengate audit --follow                            then new ones as they are recorded
+  warrengate audit --outcome refused --tenant acme     refused calls of acme
   warrengate audit --client acme.app --since 1h --json
   warrengate audit --method CreateTenant --count 5";
 
-/// How often the gateway is asked for what is new.
+/// How often the gateway is asked for new events.
 const POLL: Duration = Duration::from_secs(1);
-/// Events of several gateways can arrive a little out of order; what is new is looked for this far back.
+/// Events of several gateways can arrive slightly out of order; new ones are searched for this far back.
 const OVERLAP: Duration = Duration::from_secs(60);
 
 /// The flags of `audit`.
@@ -47,24 +48,18 @@ pub(super) struct Args {
     /// Only events with this outcome: done, refused, failed or unfinished
     #[arg(long, value_name = "OUTCOME", help_heading = None)]
     outcome: Option<String>,
-    /// Only events at this time or later: a length of time ago, like 1h, or like 2026-11-21T12:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = past, help_heading = None)]
+    /// Only events at this time or later, like 1h (ago) or 2026-11-21T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = values::past, help_heading = None)]
     since: Option<SystemTime>,
     /// Only events before this time
-    #[arg(long, value_name = "TIME", value_parser = past, help_heading = None)]
+    #[arg(long, value_name = "TIME", value_parser = values::past, help_heading = None)]
     until: Option<SystemTime>,
-    /// How many to show, the newest ones
+    /// How many of the newest events to show
     #[arg(long, value_name = "NUMBER", default_value_t = 50, help_heading = None)]
     count: u32,
-    /// Go on, and show events as they come
+    /// Keep running, and print new events as they are recorded
     #[arg(long, conflicts_with = "until", help_heading = None)]
     follow: bool,
-}
-
-/// A moment, or a length of time before now.
-fn past(text: &str) -> Result<SystemTime, String> {
-    let ago = |length| SystemTime::now().checked_sub(length).ok_or_else(|| "is before all time".to_owned());
-    values::moment(text).or_else(|wrong| values::duration(text).map_err(|_| wrong).and_then(ago))
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
@@ -80,22 +75,22 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             },
         );
     }
-    // What is older than the first that is shown stays unshown.
+    // Events older than the first one shown stay hidden.
     let first = events.first().and_then(|event| SystemTime::try_from(event.time?).ok()).max(args.since);
     let mut seen = HashSet::new();
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut signals = Signals::listen()?;
     loop {
         for event in events.into_iter().filter(|event| seen.insert(event.id.clone())) {
             line(&event, output)?;
         }
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
-            _ = &mut interrupt => return Ok(()),
+            () = signals.next() => return Ok(()),
         }
         let from = SystemTime::now().checked_sub(OVERLAP).max(first);
         events = newest(&mut admin, &args, from, u32::MAX).await?;
         events.reverse();
-        // What is too old to come again need not be remembered.
+        // Events outside of the overlap cannot come again.
         let current: HashSet<_> = events.iter().map(|event| event.id.clone()).collect();
         seen.retain(|id| current.contains(id));
     }

@@ -1,4 +1,4 @@
-//! `warrengate binding`: what leads from an exchange to a queue or to another exchange.
+//! `warrengate binding`: the bindings of a tenant's exchanges.
 
 use serde_json::json;
 
@@ -31,9 +31,9 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Bind a queue or an exchange to an exchange; binding again is harmless
+    /// Bind a queue or an exchange to an exchange; binding again has no effect
     Create(Binding),
-    /// Remove a binding, given exactly as it was made
+    /// Remove a binding, given exactly as it was created
     Delete(Binding),
     /// Show bindings
     List {
@@ -48,11 +48,11 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct Binding {
-    /// The exchange that messages come from
+    /// The source exchange
     source: String,
-    /// Where they go
+    /// The destination queue or exchange
     destination: String,
-    /// What the destination is
+    /// The type of the destination
     #[arg(long, value_name = "KIND", value_enum, default_value = "queue")]
     to: Destination,
     /// The key of a direct exchange, the pattern of a topic exchange
@@ -76,7 +76,7 @@ enum Destination {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Match {
-    /// Every one
+    /// All
     All,
     /// At least one
     Any,

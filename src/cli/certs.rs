@@ -1,5 +1,6 @@
-//! `warrengate certs`: the certificate folder, made, renewed, rotated and shown. Works on files alone; nothing has to run, but for
-//! the provisioner's password, which is changed at the broker.
+//! `warrengate certs`: creates, renews, rotates and shows the certificates in a folder.
+//!
+//! It works on files; only the provisioner's password is changed at a running broker.
 
 mod rotate;
 
@@ -13,11 +14,11 @@ use crate::pki::{Account, CertsDir, DEFINITIONS_FILE, Entry, PASSWORD_FILE, Repo
 
 const EXAMPLES: &str = "\
 Examples:
-  warrengate certs create --san broker.example.com  what is missing is made; what is good stays
+  warrengate certs create --san broker.example.com  create missing files, keep valid ones
   warrengate certs show                             whose each is, for what, until when
   warrengate certs renew                            new keys, same authorities
   warrengate certs rotate-ca prepare                the first of three steps to another authority
-  warrengate certs rotate-password                  another password for the provisioner, without an interruption";
+  warrengate certs rotate-password                  a new password for the provisioner, without interruption";
 
 /// The flags of `certs`.
 #[derive(Debug, clap::Args)]
@@ -32,29 +33,29 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make what is missing: authorities, servers' and the provisioner's certificates, and the provisioner's account
+    /// Create missing files, keep valid ones: authorities, certificates, and the provisioner's account
     ///
-    /// What is there stays, unless two thirds of its life are over or it lacks a name.
+    /// Certificates are renewed after two thirds of their lifetime, or when they lack a name.
     Create {
-        /// A further DNS name or IP address of the servers, beside this machine's; may be repeated
+        /// A further DNS name or IP address of the servers, in addition to this machine's. Repeatable
         #[arg(long, value_name = "NAME")]
         san: Vec<String>,
     },
-    /// Make every certificate anew, with a new key, signed by the same authorities
+    /// Replace every certificate, with a new key, signed by the same authorities
     ///
-    /// Nobody who trusts those has to be told.
+    /// Those who trust the authorities need no change.
     Renew {
-        /// A further DNS name or IP address of the servers, beside those they have; may be repeated
+        /// A further DNS name or IP address of the servers, in addition to the present ones. Repeatable
         #[arg(long, value_name = "NAME")]
         san: Vec<String>,
     },
-    /// Put another authority in the place of one, in three steps, without an interruption
+    /// Replace an authority, in three steps, without interruption
     ///
-    /// Between the steps everybody needs time to read its files again: docs/operations.md has the whole walk.
+    /// Between the steps, brokers and gateways need time to reload their files: see docs/operations.md.
     RotateCa(rotate::Authority),
-    /// Give the provisioner another password, in its file and at the broker, without an interruption
+    /// Change the provisioner's password, in its file and at the broker, without interruption
     RotatePassword(rotate::Password),
-    /// Show whose each certificate is, what it stands for, and when it ends
+    /// Show the subject, names and expiry of each certificate
     Show,
 }
 
@@ -78,7 +79,7 @@ fn done(certs: &CertsDir, report: &Report, output: &Output) -> Result<(), Error>
     if report.changes().next().is_some() {
         output.note(&format!(
             "applications trust gateway-ca.pem; the provisioner's password is in {PASSWORD_FILE}, its hash for the broker \
-             in {DEFINITIONS_FILE}; a running broker takes new files within two minutes"
+             in {DEFINITIONS_FILE}; a running broker loads new files within two minutes"
         ));
     }
     Ok(())
@@ -93,14 +94,20 @@ fn show(certs: &CertsDir, output: &Output) -> Result<(), Error> {
     let entries = certs.show().map_err(anyhow::Error::new)?;
     if entries.is_empty() && !output.is_json() {
         let dir = certs.path().display();
-        return Err(Error::Failed(format!("there are no certificates in {dir}; `warrengate certs create` makes them")));
+        return Err(Error::Failed(format!(
+            "there are no certificates in {dir}; create them with `warrengate certs create`"
+        )));
     }
     let rows = || {
         entries.iter().map(|entry| {
             let seen = &entry.inspection;
             let ends = moment(seen.not_after());
             [
-                if entry.is_beside { format!("{}, beside", entry.item.name()) } else { entry.item.name().to_owned() },
+                if entry.is_beside {
+                    format!("{}, also trusted", entry.item.name())
+                } else {
+                    entry.item.name().to_owned()
+                },
                 seen.common_name().unwrap_or_default().to_owned(),
                 seen.sans().join(", "),
                 format!("{} ({})", ends.get(..10).unwrap_or(&ends), left(seen.not_after())),
@@ -110,7 +117,7 @@ fn show(certs: &CertsDir, output: &Output) -> Result<(), Error> {
     };
     output.result(
         || entries.iter().map(object).collect(),
-        || table(["certificate", "subject", "names", "ends", "state"], rows()),
+        || table(["certificate", "subject", "names", "expires", "state"], rows()),
     )
 }
 
@@ -131,7 +138,7 @@ fn object(entry: &Entry) -> Value {
     })
 }
 
-/// The first thing that is wrong with it.
+/// Its first problem.
 fn state(entry: &Entry) -> &'static str {
     let now = SystemTime::now();
     if entry.inspection.not_after() <= now {
@@ -151,13 +158,13 @@ fn left(end: SystemTime) -> String {
     match end.duration_since(SystemTime::now()) {
         Ok(left) if left.as_secs() >= 2 * 86_400 => format!("in {} days", left.as_secs() / 86_400),
         Ok(left) => format!("in {} hours", left.as_secs() / 3600),
-        Err(_) => "over".to_owned(),
+        Err(_) => "expired".to_owned(),
     }
 }
 
 /// RFC 3339, in UTC.
 fn moment(time: SystemTime) -> String {
-    // Fails for years beyond 9999 only; a certificate may say 9999, which is for ever.
+    // Fails only for years beyond 9999, which means that the certificate does not expire.
     OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_else(|_| "never".to_owned())
 }
 

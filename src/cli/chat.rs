@@ -1,12 +1,12 @@
-//! `warrengate chat`: a room for people of one tenant. Lines of standard input enter as messages, others' messages leave as
-//! lines, with who comes and goes. The room is two stream queues that anyone may read (docs/guides/chat.md); two tenants'
-//! rooms of one name are two rooms, because their queues are.
+//! `warrengate chat`: a chat room for people of one tenant.
+//!
+//! A room is two stream queues of the tenant (docs/guides/chat.md), so rooms of the same name of two tenants are separate.
 
 mod room;
 mod roster;
 
 use std::{
-    io::BufRead as _,
+    io::{BufRead as _, IsTerminal as _},
     time::{Duration, SystemTime},
 };
 
@@ -20,6 +20,7 @@ use self::{
 use super::{
     Error, Output,
     connection::{ConnectionArgs, DATA},
+    signals::Signals,
     values,
 };
 use crate::client::{Event, Subscription};
@@ -28,14 +29,16 @@ const EXAMPLES: &str = "\
 Examples:
   warrengate chat lobby --as ann                     in one terminal
   warrengate chat lobby --as ben                     and in another
-  warrengate chat lobby --as eve --identity globex   another tenant's room of the same name: nobody is there
-  warrengate chat lobby --as ann --history 10m       with what was said in the last ten minutes
+  warrengate chat lobby --as eve --identity globex   a separate room of another tenant
+  warrengate chat lobby --as ann --history 10m       with the messages of the last ten minutes
 
-Type a line and Enter; /who lists who is here; /quit, Ctrl-D or Ctrl-C leaves.";
+Enter sends a line; /who lists who is present; /help explains; /quit, Ctrl-D or Ctrl-C leaves.";
 
-/// How long one whose process vanished is still thought to be here.
+const HELP: &str = "/who lists who is present, /quit leaves, //text sends a line that starts with a slash";
+
+/// How long after its last presence message somebody counts as present.
 const STALE: Duration = Duration::from_secs(45);
-/// How often everybody says that they are here.
+/// The interval of presence messages.
 const BEAT: Duration = Duration::from_secs(15);
 
 /// The flags of `chat`.
@@ -46,10 +49,10 @@ pub(super) struct Args {
     /// The room: 1 to 64 letters, digits, "-" and "_"
     #[arg(value_parser = room::room_name)]
     room: String,
-    /// What others shall call you, up to 32 characters
+    /// Your name in the room, up to 32 characters
     #[arg(long = "as", value_name = "NAME", value_parser = room::person_name)]
     name: String,
-    /// How far back to show what was said
+    /// How much of the history to show
     #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "1day")]
     history: Duration,
     #[command(flatten)]
@@ -62,6 +65,9 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let since = SystemTime::now().checked_sub(args.history).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut talk = room.talk(since).await?;
     let mut presence = room.presence(SystemTime::now() - STALE).await?;
+    if !output.is_json() && std::io::stdin().is_terminal() {
+        output.note(&format!("Enter sends a line. {HELP}."));
+    }
     let mut chat = Chat { room, roster: Roster::default(), entered: false, output };
     let stayed = chat.stay(&mut talk, &mut presence).await;
     chat.room.leave().await;
@@ -74,16 +80,16 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 struct Chat<'a> {
     room: Room,
     roster: Roster,
-    /// Whether who was here before us is known: our own coming has come back to us.
+    /// Whether earlier presence messages are known: our own has been received.
     entered: bool,
     output: &'a Output,
 }
 
 impl Chat<'_> {
-    /// Until the person leaves.
+    /// Runs until the person leaves.
     async fn stay(&mut self, talk: &mut Subscription, presence: &mut Subscription) -> Result<(), Error> {
-        let mut lines = typed();
-        let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut lines = read_lines();
+        let mut signals = Signals::listen()?;
         let mut beat = tokio::time::interval(BEAT);
         loop {
             tokio::select! {
@@ -91,13 +97,18 @@ impl Chat<'_> {
                     None | Some("/quit") => return Ok(()),
                     Some("") => {}
                     Some("/who") => self.who()?,
-                    Some(text) => self.room.say(text).await?,
+                    Some("/help") => self.output.note(HELP),
+                    Some(text) if text.starts_with('/') && !text.starts_with("//") => {
+                        self.output.note(&format!("unknown command {text:?}. {HELP}"));
+                    }
+                    // Two slashes send a line that starts with one.
+                    Some(text) => self.room.say(text.strip_prefix('/').unwrap_or(text)).await?,
                 },
                 event = talk.next_event() => match event? {
                     Some(Event::Delivery(delivery)) => {
                         talk.ack(&delivery)?;
                         if let Some(said) = Said::of(&delivery) && !self.room.is_own(&said.session) {
-                            self.said(&said)?;
+                            self.print(&said)?;
                         }
                     }
                     Some(Event::Interrupted { reason }) => self.output.note(&format!("interrupted: {reason}")),
@@ -118,11 +129,11 @@ impl Chat<'_> {
                 _ = beat.tick() => {
                     self.room.is_here().await?;
                     for name in self.roster.silent(Instant::now()) {
-                        self.told("left", &name, "fell silent")?;
+                        self.announce("left", &name, "fell silent")?;
                     }
                 }
                 trouble = self.room.trouble() => self.output.note(&trouble),
-                _ = &mut interrupt => return Ok(()),
+                () = signals.next() => return Ok(()),
             }
         }
     }
@@ -132,7 +143,7 @@ impl Chat<'_> {
         let own = self.room.is_own(&session);
         if !is_here {
             return match self.roster.left(&session) {
-                Some(name) if self.entered && !own => self.told("left", &name, "left"),
+                Some(name) if self.entered && !own => self.announce("left", &name, "left"),
                 _ => Ok(()),
             };
         }
@@ -143,7 +154,7 @@ impl Chat<'_> {
                 self.entered = true;
                 self.who()
             }
-            (false, true) if is_new => self.told("came", &name, "came"),
+            (false, true) if is_new => self.announce("came", &name, "came"),
             _ => Ok(()),
         }
     }
@@ -156,14 +167,14 @@ impl Chat<'_> {
         self.line(&format!("-- here: {}", names.join(", ")))
     }
 
-    fn told(&self, event: &str, name: &str, words: &str) -> Result<(), Error> {
+    fn announce(&self, event: &str, name: &str, words: &str) -> Result<(), Error> {
         if self.output.is_json() {
             return self.output.line(&json!({"event": event, "name": name}).to_string());
         }
         self.line(&format!("-- {name} {words}"))
     }
 
-    fn said(&self, said: &Said) -> Result<(), Error> {
+    fn print(&self, said: &Said) -> Result<(), Error> {
         if self.output.is_json() {
             let Said { name, text, time, .. } = said;
             return self
@@ -171,19 +182,20 @@ impl Chat<'_> {
                 .line(&json!({"event": "message", "name": name, "text": text, "time": time}).to_string());
         }
         // 2026-11-21T12:03:04Z
-        let clock = said.time.get(11..16).unwrap_or("--:--");
+        let has_clock = said.time.as_bytes().get(10) == Some(&b'T');
+        let clock = said.time.get(11..16).filter(|_| has_clock).unwrap_or("--:--");
         self.line(&format!("{clock} {}: {}", said.name, said.text))
     }
 
-    /// What others wrote is one line, whatever they put into it.
+    /// Messages of others are printed as one line each.
     fn line(&self, text: &str) -> Result<(), Error> {
         self.output.line(&self.output.safe(&text.replace(['\n', '\r'], " ")))
     }
 }
 
-/// Lines of standard input, to its end. A thread of its own, which the process does not wait for: a terminal's reading cannot be
-/// called off.
-fn typed() -> mpsc::Receiver<String> {
+/// Lines of standard input, to its end. Read by a thread that the process does not wait for, because reading from a terminal
+/// cannot be cancelled.
+fn read_lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(16);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {

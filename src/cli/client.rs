@@ -1,13 +1,15 @@
-//! `warrengate client`: the applications that may fetch tokens, and what they may do.
+//! `warrengate client`: the applications that may get tokens, and their grants.
 
 use serde_json::json;
 
 use super::{
     Error, Output,
     connection::{ADMINISTRATION, ConnectionArgs},
+    dev_env,
     grants::{GrantArgs, describe},
     json,
     output::{properties, table},
+    values,
 };
 use crate::pb::{self, admin_client::AdminClient};
 
@@ -34,14 +36,14 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a client and show its secret, once
+    /// Create a client and print its secret, once
     Create {
         /// TENANT.NAME, or NAME alone for a platform administrator
         id: String,
-        /// A name for people
+        /// A display name
         #[arg(long, value_name = "TEXT")]
         display_name: Option<String>,
-        /// Check only, change nothing
+        /// Only validate the request
         #[arg(long)]
         validate_only: bool,
         // Last, since what follows a flattened group would be shown under its heading.
@@ -54,30 +56,30 @@ enum Action {
         #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
     },
-    /// Change a client's name for people, or put these grants in place of the ones it has
+    /// Change a client's display name, or replace its grants
     Update {
         /// The client
         id: String,
-        /// A name for people
+        /// A display name
         #[arg(long, value_name = "TEXT")]
         display_name: Option<String>,
-        /// Take all grants away
+        /// Remove all grants
         #[arg(long, conflicts_with_all = ["publish", "subscribe", "configure", "administer", "all"])]
         no_grants: bool,
         #[command(flatten)]
         grants: GrantArgs,
     },
-    /// Refuse a client for ever and end its streams
+    /// Permanently revoke a client and end its streams
     Revoke {
         /// The client
         id: String,
     },
-    /// Make a new secret and show it, once; the old one ends
+    /// Create a new secret and print it, once; the old one becomes invalid
     RotateSecret {
         /// The client
         id: String,
-        /// The old one counts for so long beside the new one, like 1day; otherwise it ends now, with its tokens
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        /// Keep the old secret valid for this time, like 1day; otherwise it ends now, with its tokens
+        #[arg(long, value_name = "TIME", value_parser = values::duration)]
         overlap: Option<std::time::Duration>,
     },
 }
@@ -87,18 +89,19 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         Action::Update { display_name, grants, no_grants, .. } => mask(display_name, grants, *no_grants)?,
         _ => Vec::new(),
     };
+    let endpoint = args.connection.endpoint()?;
     let mut admin = args.connection.connect(ADMINISTRATION).await?.admin();
     match args.action {
         Action::Create { id, display_name, grants, validate_only } => {
             let (display_name, grants) = (display_name.unwrap_or_default(), Some(grants.grants()));
             let client = Some(pb::Client { client_id: id, display_name, grants, ..Default::default() });
             let request = pb::CreateClientRequest { client, validate_only, ..Default::default() };
-            let made = admin.create_client(request).await?.into_inner();
-            let client = made.client.unwrap_or_default();
-            secret_note(output, &made.client_secret);
+            let created = admin.create_client(request).await?.into_inner();
+            let client = created.client.unwrap_or_default();
+            secret_note(output, &created.client_secret);
             output.result(
-                || json!({"client": json::client(&client), "client_secret": made.client_secret}),
-                || format!("{}\n{}", text(&client), properties([("secret", made.client_secret.clone())])),
+                || json!({"client": json::client(&client), "client_secret": created.client_secret}),
+                || format!("{}\n{}", text(&client), properties([("secret", created.client_secret.clone())])),
             )
         }
         Action::List { tenant } => list(&mut admin, tenant.unwrap_or_default(), output).await,
@@ -119,6 +122,9 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             let request = pb::RotateClientSecretRequest { client_id: id.clone(), overlap };
             let secret = admin.rotate_client_secret(request).await?.into_inner().client_secret;
             secret_note(output, &secret);
+            if dev_env::replace_secret(&endpoint, &id, &secret)? {
+                output.note(&format!("{} has the new secret, too", dev_env::PATH));
+            }
             output.result(
                 || json!({"client_id": id, "client_secret": secret}),
                 || properties([("client", id.clone()), ("secret", secret.clone())]),
@@ -163,7 +169,7 @@ fn mask(display_name: &Option<String>, grants: &GrantArgs, no_grants: bool) -> R
 
 fn secret_note(output: &Output, secret: &str) {
     if !secret.is_empty() {
-        output.note("Keep the secret now: it cannot be shown again.");
+        output.note("Save the secret now: it cannot be shown again.");
     }
 }
 

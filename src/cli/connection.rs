@@ -1,8 +1,12 @@
-//! Which gateway, and as whom. Flags, environment and the development file enter; a connected client leaves. Invariants: a
-//! flag is stronger than the environment, the environment than the file; and the file's credentials and CA are used for
-//! the file's own gateway only.
+//! The gateway and the credentials of a command.
+//!
+//! A flag has priority over the environment, and the environment over `.warrengate/dev.env`. The file's credentials and CA are
+//! used for the file's own gateway only.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use secrecy::SecretString;
 
@@ -12,12 +16,20 @@ use super::{
 };
 use crate::client::{Client, ClientOptions, Credentials};
 
-/// Who commands on a tenant's data are by default, at the development gateway.
+/// The default identity of commands on a tenant's data, at the development gateway.
 pub(super) const DATA: &str = "acme";
-/// Who commands on tenants, clients and plans are by default, at the development gateway.
+/// The default identity of commands on tenants, clients and plans, at the development gateway.
 pub(super) const ADMINISTRATION: &str = "admin";
 
-/// The flags that every command that speaks with a gateway has.
+/// The identity that this process last connected as, and where its credentials came from.
+static IDENTITY: OnceLock<String> = OnceLock::new();
+
+/// For errors about credentials and grants.
+pub(super) fn identity_in_use() -> Option<&'static str> {
+    IDENTITY.get().map(String::as_str)
+}
+
+/// The flags of every command that calls a gateway.
 #[derive(Clone, Default, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct ConnectionArgs {
@@ -30,14 +42,14 @@ pub(super) struct ConnectionArgs {
     /// The client's id, like acme.worker [env: WARRENGATE_CLIENT_ID]
     #[arg(long, global = true, value_name = "ID", conflicts_with_all = ["token", "identity"])]
     client_id: Option<String>,
-    /// The client's secret. Others can see it in the list of processes: better the environment or a file [env:
+    /// The client's secret. Visible in the list of processes: prefer the environment or a file [env:
     /// WARRENGATE_CLIENT_SECRET]
     #[arg(long, global = true, value_name = "SECRET", conflicts_with = "client_secret_file")]
     client_secret: Option<String>,
-    /// File that holds the client's secret alone
+    /// File that contains only the client's secret
     #[arg(long, global = true, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
-    /// A ready token instead of id and secret; visible like a secret [env: WARRENGATE_TOKEN]
+    /// A token instead of id and secret; visible like a secret [env: WARRENGATE_TOKEN]
     #[arg(long, global = true, value_name = "JWT", conflicts_with_all = ["client_secret", "client_secret_file", "identity"])]
     token: Option<String>,
     /// An identity of .warrengate/dev.env: acme, globex or admin
@@ -51,7 +63,7 @@ impl std::fmt::Debug for ConnectionArgs {
     }
 }
 
-/// Where the settings come from.
+/// The sources of the settings.
 struct Sources<'a> {
     args: &'a ConnectionArgs,
     environment: &'a dyn Fn(&str) -> Option<String>,
@@ -63,15 +75,27 @@ struct Settings {
     endpoint: String,
     ca: Option<PathBuf>,
     credentials: Credentials,
+    /// Whose credentials they are and where they came from, for errors.
+    origin: String,
 }
 
 impl ConnectionArgs {
-    /// Connects, as this identity of the development gateway when nothing else is said.
+    /// Connects, by default as this identity of the development gateway.
     pub(super) async fn connect(&self, default_identity: &str) -> Result<Client, Error> {
         self.connect_with(default_identity, |options| options).await
     }
 
-    /// As [`Self::connect`], with options that a command wants otherwise.
+    /// The gateway's address.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn endpoint(&self) -> Result<String, Error> {
+        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let file = DevEnv::read(Path::new(dev_env::PATH))?;
+        Sources { args: self, environment: &environment, file }.endpoint()
+    }
+
+    /// [`Self::connect`] with changed options.
     pub(super) async fn connect_with(
         &self,
         default_identity: &str,
@@ -80,34 +104,47 @@ impl ConnectionArgs {
         let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let file = DevEnv::read(Path::new(dev_env::PATH))?;
         let sources = Sources { args: self, environment: &environment, file };
-        let Settings { endpoint, ca, credentials } = sources.settings(default_identity)?;
+        let Settings { endpoint, ca, credentials, origin } = sources.settings(default_identity)?;
+        let _ = IDENTITY.set(origin);
         let mut options = change(ClientOptions::new(endpoint, credentials));
         if let Some(path) = ca {
-            options = options.ca_certificate(read("the CA certificate", &path)?);
+            let pem = read("the CA certificate", &path)?;
+            if !pem.contains("-----BEGIN CERTIFICATE-----") {
+                return Err(usage(format!(
+                    "{} contains no certificate in PEM form (--ca or WARRENGATE_CA)",
+                    path.display()
+                )));
+            }
+            options = options.ca_certificate(pem);
         }
         Ok(Client::connect(options).await?)
     }
 }
 
 impl Sources<'_> {
-    fn settings(&self, default_identity: &str) -> Result<Settings, Error> {
-        let of_file = |name| self.file.as_ref().and_then(|file| file.get(name));
-        let said = self.args.endpoint.clone().or_else(|| (self.environment)("WARRENGATE_ENDPOINT"));
-        let filed = of_file("WARRENGATE_ENDPOINT");
-        let endpoint = said.or_else(|| filed.clone()).ok_or_else(|| {
-            usage("no gateway is known: run `warrengate dev` in this folder, or give --endpoint or WARRENGATE_ENDPOINT")
-        })?;
-        // The file speaks for its own gateway.
-        let file = self.file.as_ref().filter(|_| filed.as_deref() == Some(endpoint.as_str()));
-        let ca = self.args.ca.clone().or_else(|| (self.environment)("WARRENGATE_CA").map(PathBuf::from));
-        let ca = ca.or_else(|| file.and_then(|file| file.get("WARRENGATE_CA")).map(PathBuf::from));
-        Ok(Settings { endpoint, ca, credentials: self.credentials(file, default_identity)? })
+    fn endpoint(&self) -> Result<String, Error> {
+        let given = self.args.endpoint.clone().or_else(|| (self.environment)("WARRENGATE_ENDPOINT"));
+        given.or_else(|| self.file.as_ref()?.get("WARRENGATE_ENDPOINT")).ok_or_else(|| {
+            usage("no gateway: run `warrengate dev` in this folder, or set --endpoint or WARRENGATE_ENDPOINT")
+        })
     }
 
-    fn credentials(&self, file: Option<&DevEnv>, default_identity: &str) -> Result<Credentials, Error> {
+    fn settings(&self, default_identity: &str) -> Result<Settings, Error> {
+        let endpoint = self.endpoint()?;
+        let file = self.file.as_ref().filter(|file| file.get("WARRENGATE_ENDPOINT").as_ref() == Some(&endpoint));
+        let ca = self.args.ca.clone().or_else(|| (self.environment)("WARRENGATE_CA").map(PathBuf::from));
+        let ca = ca.or_else(|| file.and_then(|file| file.get("WARRENGATE_CA")).map(PathBuf::from));
+        let (credentials, origin) = self.credentials(file, default_identity)?;
+        Ok(Settings { endpoint, ca, credentials, origin })
+    }
+
+    fn credentials(&self, file: Option<&DevEnv>, default_identity: &str) -> Result<(Credentials, String), Error> {
         let args = self.args;
         if let Some(token) = &args.token {
-            return Ok(Credentials::Token(token.as_str().into()));
+            return Ok((
+                Credentials::Token(token.as_str().into()),
+                "the client of the token given by --token".to_owned(),
+            ));
         }
         if let Some(name) = &args.identity {
             return identity(file, name)?.ok_or_else(|| {
@@ -116,6 +153,11 @@ impl Sources<'_> {
                 usage(format!("--as {name}: {} has no such identity for this gateway (it has: {known})", dev_env::PATH))
             });
         }
+        // A stale variable of another session is a common mistake.
+        let over_file = match file {
+            Some(_) => format!(" (which has priority over {})", dev_env::PATH),
+            None => String::new(),
+        };
         let secret = match (&args.client_secret, &args.client_secret_file) {
             (Some(secret), _) => Some(secret.clone()),
             (None, Some(path)) => Some(read("the client secret", path)?.trim().to_owned()),
@@ -125,32 +167,43 @@ impl Sources<'_> {
             && secret.is_none()
             && let Some(token) = (self.environment)("WARRENGATE_TOKEN")
         {
-            return Ok(Credentials::Token(token.into()));
+            let origin = format!("the client of the token in WARRENGATE_TOKEN{over_file}");
+            return Ok((Credentials::Token(token.into()), origin));
         }
+        let id_origin = if args.client_id.is_some() { "--client-id" } else { "WARRENGATE_CLIENT_ID" };
+        let secret_origin = match (&args.client_secret, &args.client_secret_file) {
+            (Some(_), _) => "--client-secret".to_owned(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => "WARRENGATE_CLIENT_SECRET".to_owned(),
+        };
         let client_id = args.client_id.clone().or_else(|| (self.environment)("WARRENGATE_CLIENT_ID"));
         let secret = secret.or_else(|| (self.environment)("WARRENGATE_CLIENT_SECRET"));
         match (client_id, secret) {
-            (Some(client_id), Some(secret)) => Ok(Credentials::Secret { client_id, secret: secret.into() }),
+            (Some(client_id), Some(secret)) => {
+                let over_file = if id_origin.starts_with("--") { "" } else { over_file.as_str() };
+                let origin =
+                    format!("{client_id}: the id from {id_origin}, the secret from {secret_origin}{over_file}");
+                Ok((Credentials::Secret { client_id, secret: secret.into() }, origin))
+            }
             (Some(_), None) => {
                 Err(usage("a client id needs its secret: WARRENGATE_CLIENT_SECRET or --client-secret-file"))
             }
             (None, Some(_)) => Err(usage("a client secret needs its id: WARRENGATE_CLIENT_ID or --client-id")),
             (None, None) => identity(file, default_identity)?.ok_or_else(|| {
-                usage(
-                    "nobody to connect as: give WARRENGATE_CLIENT_ID and WARRENGATE_CLIENT_SECRET, or WARRENGATE_TOKEN",
-                )
+                usage("no credentials: set WARRENGATE_CLIENT_ID and WARRENGATE_CLIENT_SECRET, or WARRENGATE_TOKEN")
             }),
         }
     }
 }
 
-fn identity(file: Option<&DevEnv>, name: &str) -> Result<Option<Credentials>, Error> {
+fn identity(file: Option<&DevEnv>, name: &str) -> Result<Option<(Credentials, String)>, Error> {
     let Some(file) = file else { return Ok(None) };
     let prefix = format!("WARRENGATE_{}", name.to_uppercase().replace('-', "_"));
     let value = |suffix| file.get(&format!("{prefix}_{suffix}"));
     match (value("CLIENT_ID"), value("CLIENT_SECRET")) {
         (Some(client_id), Some(secret)) => {
-            Ok(Some(Credentials::Secret { client_id, secret: SecretString::from(secret) }))
+            let origin = format!("{client_id}, from {} (--as chooses another identity)", dev_env::PATH);
+            Ok(Some((Credentials::Secret { client_id, secret: SecretString::from(secret) }, origin)))
         }
         (None, None) => Ok(None),
         _ => Err(usage(format!("{} has only half of the identity {name}", dev_env::PATH))),

@@ -1,4 +1,4 @@
-//! `warrengate dead-letter`: messages that were given up. Looks at them, sends them again, deletes them.
+//! `warrengate dead-letter`: lists, redrives and deletes dead letters.
 
 use std::{
     io::IsTerminal as _,
@@ -12,6 +12,7 @@ use super::{
     connection::{ConnectionArgs, DATA},
     json,
     output::{properties, table},
+    signals::Signals,
     values,
 };
 use crate::{
@@ -22,16 +23,16 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   warrengate dead-letter list
-  warrengate dead-letter list --queue orders --since 2026-11-21T12:00:00Z
+  warrengate dead-letter list --queue orders --since 1h
   warrengate dead-letter show 01995c2e-7b1c-7d43-9c55-0d1f6b0f2a11
   warrengate dead-letter redrive 01995c2e-7b1c-7d43-9c55-0d1f6b0f2a11
   warrengate dead-letter redrive --queue orders --max-per-second 100
   warrengate dead-letter redrive --all
   warrengate dead-letter purge --queue orders --code expired
 
-They go back to the queue that gave them up, and to no other. Looking takes none.";
+A redrive publishes them to their original queue only. Listing removes nothing.";
 
-/// On a terminal, how often it is said how far it is.
+/// The interval of progress lines on a terminal.
 const REPORT: Duration = Duration::from_secs(2);
 
 /// The flags of `dead-letter`.
@@ -50,7 +51,7 @@ enum Action {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// Show so many at most
+        /// Maximum number of dead letters to show
         #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
         limit: usize,
     },
@@ -59,11 +60,11 @@ enum Action {
         /// Its id
         id: String,
     },
-    /// Send dead letters to their queues again
+    /// Publish dead letters to their queues again
     Redrive {
         #[command(flatten)]
         which: Which,
-        /// At most so many a second
+        /// Maximum rate per second
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         max_per_second: u32,
     },
@@ -85,17 +86,17 @@ struct Filter {
     /// Only those whose reason contains this
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Only those that died at this time or later
-    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    /// Only those that became dead letters at this time or later, like 1h (ago)
+    #[arg(long, value_name = "TIME", value_parser = values::past)]
     since: Option<SystemTime>,
-    /// Only those that died before this time
-    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    /// Only those that became dead letters before this time
+    #[arg(long, value_name = "TIME", value_parser = values::past)]
     before: Option<SystemTime>,
 }
 
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// These
+    /// Ids of dead letters
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
@@ -161,7 +162,7 @@ async fn list(
     let mut page_token = String::new();
     while letters.len() < limit {
         let page_size = i32::try_from(limit - letters.len()).unwrap_or(i32::MAX).min(1_000);
-        // JSON shows all there is; a table has no room for bodies.
+        // JSON shows everything; a table omits bodies.
         let without_bodies = !output.is_json();
         let request =
             pb::ListDeadLettersRequest { filter: Some(filter.clone()), page_size, page_token, without_bodies };
@@ -220,7 +221,7 @@ fn text(letter: &pb::DeadLetter) -> String {
     ]);
     let body = match std::str::from_utf8(&message.body) {
         Ok(text) => text.to_owned(),
-        Err(_) => format!("{} bytes that are no text; see --json", message.body.len()),
+        Err(_) => format!("{} bytes, not text; see --json", message.body.len()),
     };
     format!("{head}\n\n{body}")
 }
@@ -233,21 +234,21 @@ async fn redrive(
     let mut reports = topology.redrive_dead_letters(request).await?.into_inner();
     let mut last = pb::RedriveDeadLettersResponse::default();
     let mut failures = Vec::new();
-    let mut told = Instant::now();
+    let mut last_report = Instant::now();
     let is_watched = std::io::stderr().is_terminal();
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut signals = Signals::listen()?;
     loop {
         let report = tokio::select! {
             report = reports.message() => report?,
-            _ = &mut interrupt => {
-                output.note("stopped; what was on its way is finished, the rest are still dead letters");
+            () = signals.next() => {
+                output.note("stopped; messages in flight were completed, the others remain dead letters");
                 break;
             }
         };
         let Some(mut report) = report else { break };
         failures.append(&mut report.failures);
-        if is_watched && told.elapsed() >= REPORT {
-            told = Instant::now();
+        if is_watched && last_report.elapsed() >= REPORT {
+            last_report = Instant::now();
             let pb::RedriveDeadLettersResponse { redriven, failed, remaining, .. } = report;
             output.note(&format!("{redriven} sent, {failed} failed, {remaining} to go"));
         }
@@ -262,11 +263,11 @@ async fn redrive(
         },
         || {
             let lines = failures.iter().map(|f| format!("{}: {}\n", f.dead_letter_id, f.reason)).collect::<String>();
-            format!("{lines}sent {redriven} dead letters again, {failed} failed")
+            format!("{lines}redrove {redriven} dead letters, {failed} failed")
         },
     )?;
     match failed {
         0 => Ok(()),
-        _ => Err(Error::Failed(format!("{failed} could not be sent, and are still dead letters"))),
+        _ => Err(Error::Failed(format!("{failed} could not be sent and remain dead letters"))),
     }
 }

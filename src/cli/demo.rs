@@ -1,16 +1,15 @@
-//! `warrengate demo`: what people use a broker for, each to be watched once. A name enters; a short play with real queues
-//! leaves, which explains itself and says at the end what there was to notice. Invariants: a demonstration checks what it
-//! claims and fails when it is not so; it ends by itself within a minute; and it leaves nothing in the tenant.
+//! `warrengate demo`: short demonstrations of common messaging patterns on real queues.
+//!
+//! Each explains itself, checks its own claims, ends within a minute, and removes its queues and exchanges.
 
 mod alerts;
+mod context;
 mod fan_out;
 mod logs;
 mod orders;
 mod request_reply;
 mod sensors;
 mod spike;
-#[path = "demo/context.rs"]
-mod stage;
 mod work_queue;
 
 use std::time::Duration;
@@ -22,24 +21,24 @@ use super::{
     connection::{ConnectionArgs, DATA},
     output::table,
 };
-use stage::Stage;
+use context::Context;
 
 const EXAMPLES: &str = "\
 Examples:
-  warrengate demo                                  what there is
-  warrengate demo work-queue                       one of them
-  warrengate demo all                              one after the other
+  warrengate demo                                  list them
+  warrengate demo work-queue                       run one
+  warrengate demo all                              run all
 
-Each has a page with a picture in docs/guides/.";
+Each has a page in docs/guides/.";
 
-/// The longest that one takes.
+/// The longest run of a demonstration.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The flags of `demo`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Which one; without it they are listed
+    /// The demonstration; without it they are listed
     #[arg(value_enum)]
     name: Option<Name>,
     #[command(flatten)]
@@ -48,23 +47,23 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Name {
-    /// Every one, one after the other
+    /// All, one after the other
     All,
-    /// Workers of unequal speed share one queue
+    /// Workers of different speed share one queue
     WorkQueue,
-    /// Orders are tried again; one is given up, mended and sent again
+    /// Failed orders are retried; one becomes a dead letter and is redriven
     Orders,
-    /// Log lines find their readers by topic
+    /// Log lines are routed by topic
     Logs,
-    /// Alerts find their readers by headers
+    /// Alerts are routed by headers
     Alerts,
-    /// One event for everybody who asked
+    /// One event, a copy for each service
     FanOut,
-    /// Readings are kept and read again from an hour ago
+    /// Readings of a stream are replayed
     Sensors,
     /// A burst waits in the queue for a slow consumer
     Spike,
-    /// A question, and its answer
+    /// A request and its reply
     RequestReply,
 }
 
@@ -96,15 +95,15 @@ impl Name {
 
     fn about(self) -> &'static str {
         match self {
-            Self::All => "every one, one after the other",
-            Self::WorkQueue => "workers of unequal speed share one queue",
-            Self::Orders => "orders are tried again; one is given up, mended and sent again",
-            Self::Logs => "log lines find their readers by topic",
-            Self::Alerts => "alerts find their readers by headers",
-            Self::FanOut => "one event for everybody who asked",
-            Self::Sensors => "readings are kept and read again from an hour ago",
+            Self::All => "all, one after the other",
+            Self::WorkQueue => "workers of different speed share one queue",
+            Self::Orders => "failed orders are retried; one becomes a dead letter and is redriven",
+            Self::Logs => "log lines are routed by topic",
+            Self::Alerts => "alerts are routed by headers",
+            Self::FanOut => "one event, a copy for each service",
+            Self::Sensors => "readings of a stream are replayed",
             Self::Spike => "a burst waits in the queue for a slow consumer",
-            Self::RequestReply => "a question, and its answer",
+            Self::RequestReply => "a request and its reply",
         }
     }
 }
@@ -117,32 +116,31 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     };
     let client = args.connection.connect(DATA).await?;
     for name in names {
-        let stage = Stage::new(client.clone(), output, name.word());
-        stage.say(&format!("# {}: {}\n", name.word(), name.about()))?;
-        let played = tokio::time::timeout(LIMIT, play(*name, &stage)).await;
-        // Whatever came of it, nothing stays behind.
-        stage.clear().await;
-        let noticed =
-            played.unwrap_or_else(|_| Err(Error::Failed(format!("{} took more than a minute", name.word()))))?;
-        stage.end(&noticed)?;
+        let demo = Context::new(client.clone(), output, name.word());
+        demo.say(&format!("# {}: {}\n", name.word(), name.about()))?;
+        let result = tokio::time::timeout(LIMIT, demonstrate(*name, &demo)).await;
+        demo.clear().await;
+        let lessons =
+            result.unwrap_or_else(|_| Err(Error::Failed(format!("{} took more than a minute", name.word()))))?;
+        demo.end(&lessons)?;
     }
     Ok(())
 }
 
-/// What there was to notice.
-type Noticed = Vec<String>;
+/// What a demonstration showed.
+type Lessons = Vec<String>;
 
-async fn play(name: Name, stage: &Stage<'_>) -> Result<Noticed, Error> {
+async fn demonstrate(name: Name, demo: &Context<'_>) -> Result<Lessons, Error> {
     match name {
-        Name::All => Ok(Noticed::new()),
-        Name::WorkQueue => work_queue::play(stage).await,
-        Name::Orders => orders::play(stage).await,
-        Name::Logs => logs::play(stage).await,
-        Name::Alerts => alerts::play(stage).await,
-        Name::FanOut => fan_out::play(stage).await,
-        Name::Sensors => sensors::play(stage).await,
-        Name::Spike => spike::play(stage).await,
-        Name::RequestReply => request_reply::play(stage).await,
+        Name::All => Ok(Lessons::new()),
+        Name::WorkQueue => work_queue::run(demo).await,
+        Name::Orders => orders::run(demo).await,
+        Name::Logs => logs::run(demo).await,
+        Name::Alerts => alerts::run(demo).await,
+        Name::FanOut => fan_out::run(demo).await,
+        Name::Sensors => sensors::run(demo).await,
+        Name::Spike => spike::run(demo).await,
+        Name::RequestReply => request_reply::run(demo).await,
     }
 }
 

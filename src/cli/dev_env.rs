@@ -1,11 +1,13 @@
-//! `.warrengate/dev.env`, which `warrengate dev` writes: `KEY=VALUE` lines. Text enters; lookups leave. Invariant: the file
-//! can only send anyone to this machine, so that a file found in a strange folder cannot draw secrets elsewhere.
+//! `.warrengate/dev.env`, which `warrengate dev` writes: lines of `KEY=VALUE`.
+//!
+//! Only endpoints on this machine are accepted, so that a file in a foreign folder cannot send secrets elsewhere.
 
 use std::{collections::HashMap, net::IpAddr, path::Path};
 
 use super::Error;
+use crate::pki;
 
-/// Where it is, from the working directory.
+/// Its path, relative to the working directory.
 pub(super) const PATH: &str = ".warrengate/dev.env";
 /// Its name.
 pub(super) const NAME: &str = "dev.env";
@@ -49,13 +51,36 @@ impl DevEnv {
         self.0.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
-    /// The identities it has, as `--as` names them.
+    /// Its identities, as `--as` names them.
     pub(super) fn identities(&self) -> Vec<String> {
         let name = |key: &String| Some(key.strip_prefix("WARRENGATE_")?.strip_suffix("_CLIENT_ID")?.to_lowercase());
         let mut names: Vec<String> = self.0.keys().filter_map(name).collect();
         names.sort();
         names
     }
+}
+
+/// Replaces a client's secret in the file of the working directory, if the file is this gateway's and has the client. Returns
+/// whether it did.
+pub(super) fn replace_secret(endpoint: &str, client_id: &str, secret: &str) -> Result<bool, Error> {
+    replace_secret_in(Path::new(PATH), endpoint, client_id, secret)
+}
+
+fn replace_secret_in(path: &Path, endpoint: &str, client_id: &str, secret: &str) -> Result<bool, Error> {
+    let Some(file) = DevEnv::read(path)? else { return Ok(false) };
+    let has = |name: &String| {
+        file.get(&format!("WARRENGATE_{}_CLIENT_ID", name.to_uppercase())).as_deref() == Some(client_id)
+    };
+    let name = file.identities().into_iter().find(has).map(|name| name.to_uppercase());
+    let Some(name) = name.filter(|_| file.get("WARRENGATE_ENDPOINT").as_deref() == Some(endpoint)) else {
+        return Ok(false);
+    };
+    let start = format!("WARRENGATE_{name}_CLIENT_SECRET=");
+    let text = std::fs::read_to_string(path).map_err(Error::io(format!("cannot read {}", path.display())))?;
+    let line = |line: &str| if line.starts_with(&start) { format!("{start}{secret}\n") } else { format!("{line}\n") };
+    let text: String = text.lines().map(line).collect();
+    pki::write_secret(path, &text).map_err(|error| Error::Other(error.into()))?;
+    Ok(true)
 }
 
 fn is_loopback(endpoint: &str) -> bool {

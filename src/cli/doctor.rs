@@ -1,15 +1,19 @@
-//! `warrengate doctor`: looks at everything that a gateway stands on, says what ends when, how to mend what is wrong, and what the
-//! next step is where nothing is. The settings of `serve` enter, from a file and the environment; a line a check leaves, and
-//! exit code 1 when one failed.
+//! `warrengate doctor`: checks everything that a gateway depends on, reports when it expires, and suggests a fix for each failure.
+//!
+//! It reads the settings of `serve`, from a file and the environment. The exit code is 1 when a check failed.
 
 mod ends;
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Error, Output, output::table};
+use super::{Error, Output, dev_env, output::table};
 use crate::{
     auth,
     broker::diagnose::reachability::reach,
@@ -28,20 +32,22 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The settings of `serve`; without it they come from the environment alone
+    /// The settings of `serve`; without it they come from the environment only
     #[arg(long, value_name = "FILE", env = "WARRENGATE_CONFIG")]
     config: Option<PathBuf>,
 }
 
-/// One line.
+/// The result of one check.
 struct Finding {
     what: String,
     fine: bool,
     seen: String,
-    /// When it is over, unless something is done.
+    /// When it expires.
     ends: Option<SystemTime>,
-    /// What to do next, or how to mend it.
+    /// The fix for a failure, or what may be done.
     next: String,
+    /// Whether the next step is due although nothing failed.
+    is_due: bool,
 }
 
 impl Finding {
@@ -50,7 +56,11 @@ impl Finding {
             Ok(seen) => (true, seen),
             Err(seen) => (false, seen),
         };
-        Self { what: what.into(), fine, seen, ends: None, next: next.into() }
+        Self { what: what.into(), fine, seen, ends: None, next: next.into(), is_due: false }
+    }
+
+    fn due(self, is_due: bool) -> Self {
+        Self { is_due, ..self }
     }
 
     fn ending(self, ends: Option<SystemTime>) -> Self {
@@ -59,8 +69,18 @@ impl Finding {
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
+    // The settings of `dev` are not in a file: checking without any reports one error for each that `serve` requires.
+    let has_settings =
+        args.config.is_some() || std::env::vars().any(|(name, _)| name.starts_with("WARRENGATE_BROKER__"));
+    if !has_settings && Path::new(dev_env::PATH).exists() {
+        return Err(Error::Usage(
+            "this folder has a development stack, which `warrengate dev` checks at every start; for a gateway of \
+             `warrengate serve` give --config FILE"
+                .to_owned(),
+        ));
+    }
     let findings = match Config::load(args.config.as_deref(), std::env::vars()) {
-        Err(error) => vec![Finding::new("configuration", Err(error.to_string()), "mend each line, and look again")],
+        Err(error) => vec![Finding::new("configuration", Err(error.to_string()), "correct each line, and check again")],
         Ok(config) => examine(&config).await,
     };
     let failed = findings.iter().filter(|finding| !finding.fine).count();
@@ -77,6 +97,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
                     "seen": finding.seen,
                     "ends": Some(ends(finding)).filter(|ends| !ends.is_empty()),
                     "next": finding.next,
+                    "due": !finding.fine || finding.is_due,
                 })
             };
             json!({ "ok": failed == 0, "checks": findings.iter().map(one).collect::<Vec<_>>() })
@@ -88,10 +109,10 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
                     word(finding).to_owned(),
                     output.safe(&finding.seen).into_owned(),
                     ends(finding).chars().take(10).collect(),
-                    finding.next.clone(),
+                    if finding.fine && !finding.is_due { String::new() } else { finding.next.clone() },
                 ]
             });
-            table(["check", "", "seen", "ends", "next"], rows)
+            table(["check", "", "seen", "expires", "next"], rows)
         },
     )?;
     match failed {
@@ -102,35 +123,42 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 }
 
 async fn examine(config: &Config) -> Vec<Finding> {
-    let files = config.check_files().map(|()| "valid, and the files are there".to_owned());
-    let mut findings =
-        vec![Finding::new("configuration", files.map_err(|error| error.to_string()), "`serve --check` says the same")];
+    let files = config.check_files().map(|()| "valid, and the files exist".to_owned());
+    let mut findings = vec![Finding::new(
+        "configuration",
+        files.map_err(|error| error.to_string()),
+        "`warrengate serve --check` reports the same",
+    )];
     findings.extend(ends::files(config));
     findings.extend(store(config).await);
     for issuer in &config.auth.issuers {
         let keys = auth::look_at_issuer(issuer).await;
         let seen = keys.and_then(|keys| match keys {
-            0 => Err("it has no key that can be used: its tokens are refused".to_owned()),
-            keys => Ok(format!("{keys} keys can be used")),
+            0 => Err("no usable key: its tokens are refused".to_owned()),
+            keys => Ok(format!("{keys} usable keys")),
         });
-        let next = "it rotates its keys by itself; while it cannot be reached, the gateway goes on with those it knows";
+        let next = "check its address and certificate; meanwhile the gateway uses the keys that it knows";
         findings.push(Finding::new(format!("issuer {}", issuer.issuer), seen, next));
     }
     let authority = match Authority::load(&config.broker.ca_certificate, &config.broker.ca_key) {
         Ok(authority) => Arc::new(authority),
         Err(error) => {
-            let next = "bring back the file that fits, or go on with `warrengate certs rotate-ca`";
+            let next = "restore the matching file, or continue with `warrengate certs rotate-ca`";
             findings.push(Finding::new("broker CA key", Err(error.to_string()), next));
             return findings;
         }
     };
     findings.extend(brokers(config, &authority).await);
     let password = ends::password(&config.management);
-    findings.push(Finding::new("broker's management API", management(config).await, password));
+    findings.push(Finding::new(
+        "broker's management API",
+        management(config).await,
+        format!("check management.endpoints and the broker's log; {password}"),
+    ));
     findings
 }
 
-/// Each broker node: what it shows, and whom it listens to.
+/// The certificate of each broker node, and whether it accepts certificates of the gateway's authority.
 async fn brokers(config: &Config, authority: &Authority) -> Vec<Finding> {
     let mut findings = Vec::new();
     for reached in reach(&config.broker, authority, authority).await {
@@ -138,21 +166,26 @@ async fn brokers(config: &Config, authority: &Authority) -> Vec<Finding> {
         let ends = seen.as_ref().ok().map(|seen| seen.not_after());
         let signed = seen.map(|seen| match seen.signed_by(authority.inspection()) {
             true => format!("{}, of the authority that signs", seen.subject()),
-            false => format!("{}, of another authority that is trusted", seen.subject()),
+            false => format!("{}, of another trusted authority", seen.subject()),
         });
-        let next = "`warrengate certs renew`, give it broker.pem and broker.key; it takes them within two minutes";
+        // Without a connection the certificate is not at fault.
+        let next = match &signed {
+            Err(error) if !error.to_lowercase().contains("certificate") => {
+                "start the broker, or correct broker.endpoints or the firewall"
+            }
+            _ => "`warrengate certs renew`, give it broker.pem and broker.key; it loads them within two minutes",
+        };
         let certificate = Finding::new(format!("certificate of {}", reached.endpoint), signed, next).ending(ends);
         findings.push(ends::in_time(certificate));
         let listens = reached.listens.map(|()| "speaks AMQP over mutual TLS".to_owned());
-        let next = "if not: broker.endpoints, the broker's log, its ssl_options";
+        let next = "check broker.endpoints, the broker's log and its ssl_options";
         findings.push(Finding::new(format!("broker {}", reached.endpoint), listens, next));
     }
     let Some(next) = ends::next_authority(&config.broker) else { return findings };
     for reached in reach(&config.broker, authority, &next).await {
         let listens = reached.listens.map(|()| "trusts the next authority".to_owned());
-        let step =
-            "if not: give it broker-ca.pem and wait two minutes; when all do: `warrengate certs rotate-ca switch`";
-        findings.push(Finding::new(format!("rotation at {}", reached.endpoint), listens, step));
+        let step = "if it fails: give it broker-ca.pem and wait two minutes; when all nodes do: `warrengate certs rotate-ca switch`";
+        findings.push(Finding::new(format!("rotation at {}", reached.endpoint), listens, step).due(true));
     }
     findings
 }
@@ -162,12 +195,12 @@ async fn store(config: &Config) -> Vec<Finding> {
         let key = EncryptionKey::parse(&config.store.encryption_key).map_err(|error| error.to_string())?;
         let store = Store::open(&config.store.url, key).await.map_err(|error| error.to_string())?;
         store.ready().await.map_err(|error| error.to_string())?;
-        let keys = store.signing_keys().await.map_err(|error| format!("the encryption key does not fit: {error}"))?;
+        let keys = store.signing_keys().await.map_err(|error| format!("the encryption key does not match: {error}"))?;
         Ok::<_, String>((format!("{}, {} signing keys", config.store.location(), keys.len()), keys))
     };
-    let next = "back it up, and its encryption key apart from it";
+    let next = "back it up, and its encryption key separately";
     match opened.await {
-        Err(error) => vec![Finding::new("store", Err(error), "bring the database, or its key, back")],
+        Err(error) => vec![Finding::new("store", Err(error), "start the database, or restore the matching key")],
         Ok((seen, keys)) => {
             std::iter::once(Finding::new("store", Ok(seen), next)).chain(keys.iter().map(signing_key)).collect()
         }
@@ -177,10 +210,8 @@ async fn store(config: &Config) -> Vec<Finding> {
 fn signing_key(key: &KeyRow) -> Finding {
     let days = key.created.elapsed().unwrap_or_default().as_secs() / 86_400;
     let (seen, next) = match key.state {
-        KeyState::Active => (format!("signs, made {days} days ago"), "`warrengate key rotate`, as often as you like"),
-        KeyState::Retiring => {
-            ("signs no more; its tokens count until it ends".to_owned(), "nothing: it goes by itself")
-        }
+        KeyState::Active => (format!("signs, created {days} days ago"), "`warrengate key rotate`"),
+        KeyState::Retiring => ("retired; its tokens remain valid until it expires".to_owned(), "nothing"),
     };
     Finding::new(format!("signing key {}", key.kid), Ok(seen), next).ending(key.retire_after)
 }
@@ -190,6 +221,6 @@ async fn management(config: &Config) -> Result<String, String> {
     provisioner
         .ready()
         .await
-        .map(|()| "answers, and lets the provisioner in".to_owned())
+        .map(|()| "answers, and accepts the provisioner".to_owned())
         .map_err(|error| error.to_string())
 }

@@ -1,8 +1,12 @@
-//! How a command fails. It ends at a terminal, so it needs no status: a sentence with the next step, and an exit code.
+//! Errors of commands: a sentence with one next step, and an exit code.
 
-use std::io;
+use std::{fmt::Write as _, io};
 
-use crate::client;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::connection;
+use crate::{client, error::Classify as _};
 
 /// The exit code of wrong usage.
 pub(super) const USAGE: u8 = 2;
@@ -15,8 +19,8 @@ pub enum Error {
     /// The command was not given what it needs, or contradictions.
     #[error("{0}")]
     Usage(String),
-    /// The client says what.
-    #[error(transparent)]
+    /// The client's error.
+    #[error("{}", describe(.0))]
     Client(#[from] client::Error),
     /// Something on this machine could not be read or written.
     #[error("{what}: {source}")]
@@ -29,11 +33,11 @@ pub enum Error {
     /// Standard output is gone or full.
     #[error("cannot write the result: {0}")]
     Output(#[source] io::Error),
-    /// What was asked for was tried and is not so.
+    /// The command was carried out and did not succeed.
     #[error("{0}")]
     Failed(String),
-    /// Another room's error, with what was being done.
-    #[error("{0:#}")]
+    /// Another module's error, with its causes.
+    #[error("{}", chain(.0))]
     Other(#[from] anyhow::Error),
 }
 
@@ -46,10 +50,25 @@ impl Error {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            // `... | head` has what it wanted.
+            // `... | head` has read enough.
             _ if self.is_closed_pipe() => 0,
             _ => FAILURE,
         }
+    }
+
+    /// The error as an object: `message`, `exit_code`, and what the gateway said.
+    pub(super) fn json(&self) -> Value {
+        let mut object = json!({ "message": self.to_string(), "exit_code": self.exit_code() });
+        if let Self::Client(error) = self {
+            let refusal = error.refusal();
+            let reason = refusal.map(client::Refusal::reason).filter(|reason| !reason.is_empty());
+            object["reason"] = reason.unwrap_or_else(|| error.reason()).into();
+            object["code"] = refusal.map(|refusal| format!("{:?}", refusal.code())).into();
+            object["field"] = refusal.and_then(client::Refusal::field).into();
+            object["retry_after_seconds"] =
+                refusal.and_then(client::Refusal::retry_after).map(|after| after.as_secs_f64()).into();
+        }
+        object
     }
 
     pub(super) fn is_closed_pipe(&self) -> bool {
@@ -60,5 +79,59 @@ impl Error {
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
         Self::Client(status.into())
+    }
+}
+
+/// Calls that the gateway's sentences name, and the commands for them.
+const COMMANDS: [(&str, &str); 4] = [
+    ("UpdateTenant", "`warrengate tenant update`"),
+    ("RotateClientSecret", "`warrengate client rotate-secret`"),
+    ("UpdateClient", "`warrengate client update`"),
+    ("UpdatePlan", "`warrengate plan update`"),
+];
+
+/// The client's sentence in the command line's words; for refused credentials or grants, with where they came from.
+fn describe(error: &client::Error) -> String {
+    let mut text = COMMANDS.iter().fold(error.to_string(), |text, (call, command)| text.replace(call, command));
+    let about_access = matches!(error.code(), Some(Code::Unauthenticated | Code::PermissionDenied));
+    if let Some(identity) = connection::identity_in_use().filter(|_| about_access) {
+        let _ = write!(text, "\n  connected as {identity}");
+    }
+    text
+}
+
+/// An error and its causes. Some of our errors repeat their cause, so a cause that was printed already is left out.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            let _ = write!(text, "{separator}{cause}");
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        let source = io::Error::other("the port is taken; choose another");
+        let repeated = anyhow::Error::new(source).context("the port is taken; choose another");
+        assert_eq!(Error::Other(repeated).to_string(), "the port is taken; choose another");
+        let context = anyhow::Error::new(io::Error::other("no such file")).context("cannot start");
+        assert_eq!(Error::Other(context).to_string(), "cannot start: no such file");
+    }
+
+    #[test]
+    fn calls_are_named_as_commands_and_errors_have_a_json_form() {
+        let status = tonic::Status::already_exists("the tenant exists with another plan; UpdateTenant changes it");
+        let error = Error::from(status);
+        assert!(error.to_string().contains("`warrengate tenant update` changes it"), "{error}");
+        let json = error.json();
+        assert_eq!((&json["code"], &json["exit_code"]), (&"AlreadyExists".into(), &1.into()), "{json}");
+        assert_eq!(Error::Usage("no".to_owned()).json(), json!({ "message": "no", "exit_code": 2 }));
     }
 }

@@ -1,4 +1,4 @@
-//! `warrengate exchange`: a tenant's exchanges.
+//! `warrengate exchange`: the exchanges of a tenant.
 
 use serde_json::json;
 
@@ -30,23 +30,23 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make an exchange; declaring it again with the same flags is harmless
+    /// Create an exchange; declaring it again with the same flags has no effect
     Declare {
         /// 1 to 200 letters, digits, "-", "_", "." and ":"
         name: String,
         /// How it routes
         #[arg(long = "type", value_name = "TYPE", value_enum)]
         kind: Kind,
-        /// Delete it when its last binding goes
+        /// Delete it when its last binding is removed
         #[arg(long)]
         auto_delete: bool,
-        /// Take messages only from other exchanges
+        /// Accept messages only from other exchanges
         #[arg(long)]
         internal: bool,
-        /// The exchange that gets what this one cannot route
+        /// The exchange that receives messages which this one cannot route
         #[arg(long, value_name = "EXCHANGE", default_value = "", hide_default_value = true)]
         alternate_exchange: String,
-        /// Check only, make nothing
+        /// Only validate the request
         #[arg(long)]
         validate_only: bool,
     },
@@ -54,7 +54,7 @@ enum Action {
     Delete {
         /// The exchange
         name: String,
-        /// Only when nothing is bound to it
+        /// Only if nothing is bound to it
         #[arg(long)]
         if_unused: bool,
     },
@@ -69,11 +69,11 @@ enum Action {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Kind {
-    /// By equal routing key
+    /// By equality of the routing key
     Direct,
     /// By words of the routing key
     Topic,
-    /// To everything that is bound
+    /// To everything bound to it
     Fanout,
     /// By header values
     Headers,

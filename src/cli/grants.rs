@@ -1,19 +1,19 @@
-//! Grants as flags. Words enter; `pb::Grants` leave. The gateway checks the patterns.
+//! Grants as flags; the gateway checks the patterns.
 
 use crate::pb::{Grants, PublishGrant};
 
 /// The default exchange's name in grants.
 const DEFAULT_EXCHANGE: &str = crate::names::DEFAULT_EXCHANGE;
 
-/// What a client may do.
+/// The permissions of a client.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Grants")]
 pub(super) struct GrantArgs {
-    /// May publish there: pattern of the exchange, a colon, pattern of the routing key. Repeatable. An empty exchange is
+    /// May publish: pattern of the exchange, a colon, pattern of the routing key. Repeatable. An empty exchange is
     /// the default one, whose routing key is the queue
     #[arg(long, value_name = "EXCHANGE:KEY", value_parser = publish)]
     publish: Vec<PublishGrant>,
-    /// May consume, purge and look at queues of this pattern. Repeatable
+    /// May consume, purge and inspect queues of this pattern. Repeatable
     #[arg(long, value_name = "PATTERN")]
     subscribe: Vec<String>,
     /// May declare, delete and bind exchanges and queues of this pattern. Repeatable
@@ -28,7 +28,7 @@ pub(super) struct GrantArgs {
 }
 
 impl GrantArgs {
-    /// Whether any grant was named.
+    /// Whether any grant was given.
     pub(super) fn is_given(&self) -> bool {
         self.all
             || self.administer
@@ -60,7 +60,7 @@ fn publish(text: &str) -> Result<PublishGrant, String> {
     Ok(PublishGrant { exchange: exchange.to_owned(), routing_key: key.to_owned() })
 }
 
-/// For people, on one line.
+/// As text, on one line.
 pub(super) fn describe(grants: Option<&Grants>) -> String {
     let Some(grants) = grants else { return "nothing".to_owned() };
     let publish: Vec<String> = grants.publish.iter().map(|g| format!("{}:{}", g.exchange, g.routing_key)).collect();

@@ -1,10 +1,11 @@
-//! The API's values as JSON: field names as in the protobuf files, enum values in lower case without their prefix, times
-//! in RFC 3339, lengths of time as people write them. What is not set is left out or null.
+//! Conversion of API values to JSON: field names as in the protobuf files, enum values in lower case without their prefix,
+//! times in RFC 3339, durations as people write them. What is not set is left out or null.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::pb::{self, value::Kind};
 
@@ -13,9 +14,15 @@ pub(super) fn short(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).trim_start_matches('_').to_ascii_lowercase()
 }
 
+/// A time in RFC 3339, in UTC, to the millisecond. RFC 3339 ends with the year 9999, and messages that did not pass the
+/// gateway may have any number: what has no such form is shown in seconds since 1970.
 pub(super) fn time(moment: Option<prost_types::Timestamp>) -> Option<String> {
-    let moment = SystemTime::try_from(moment?).ok()?;
-    Some(humantime::format_rfc3339(moment).to_string())
+    let moment = moment?;
+    let nanos = u32::try_from(moment.nanos).unwrap_or_default().min(999_999_999);
+    let exact = OffsetDateTime::from_unix_timestamp(moment.seconds).ok();
+    let exact = exact.and_then(|time| time.replace_nanosecond(nanos / 1_000_000 * 1_000_000).ok());
+    let text = exact.and_then(|time| time.format(&Rfc3339).ok());
+    Some(text.unwrap_or_else(|| format!("{} seconds since 1970", moment.seconds)))
 }
 
 pub(super) fn length(duration: Option<prost_types::Duration>) -> Option<String> {
@@ -259,6 +266,17 @@ mod tests {
         let tenant = pb::Tenant { state: pb::TenantState::Active.into(), created, ..Default::default() };
         let json = self::tenant(&tenant);
         assert_eq!((&json["state"], &json["created"]), (&json!("active"), &json!("1970-01-01T00:00:00Z")));
+    }
+
+    #[test]
+    fn times_have_milliseconds_and_every_number_can_be_shown() {
+        let shown = |seconds, nanos| time(Some(prost_types::Timestamp { seconds, nanos })).expect("shown");
+        assert_eq!(shown(0, 615_999_999), "1970-01-01T00:00:00.615Z");
+        assert_eq!(shown(-1, 0), "1969-12-31T23:59:59Z");
+        assert_eq!(shown(253_402_300_799, 0), "9999-12-31T23:59:59Z");
+        assert_eq!(shown(253_402_300_800, 0), "253402300800 seconds since 1970");
+        assert_eq!(shown(1_700_000_000_000, -1), "1700000000000 seconds since 1970");
+        assert_eq!(shown(i64::MIN, i32::MAX), format!("{} seconds since 1970", i64::MIN));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::pb;
 
 const EXAMPLES: &str = "\
 Examples:
-  warrengate key rotate      the tokens of before go on to count until they end";
+  warrengate key rotate      tokens of the old key remain valid until they expire";
 
 /// The flags of `key`.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Sign with a new key; the old one is believed for as long as a token of it may live
+    /// Sign with a new key; tokens of the old one remain valid until they expire
     Rotate,
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             let rotated = admin.rotate_signing_key(pb::RotateSigningKeyRequest {}).await?.into_inner();
             output.result(
                 || json!({ "key_id": rotated.key_id }),
-                || properties([("signs from now on", rotated.key_id.clone())]),
+                || properties([("new signing key", rotated.key_id.clone())]),
             )
         }
     }

@@ -1,6 +1,6 @@
-//! Where results go. Values enter; text for people or JSON leaves on standard output, notes and errors on standard error,
-//! with colour only where a person looks. Invariant: nothing that came from others reaches a terminal with control
-//! characters in it.
+//! Output of commands: results as text or JSON on standard output, notes and errors on standard error.
+//!
+//! Control characters in text from others never reach a terminal.
 
 use std::{
     borrow::Cow,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Error;
 
@@ -32,7 +32,7 @@ impl Output {
         self.json
     }
 
-    /// Prints a result in the form that was asked for.
+    /// Prints a result as text, or as JSON with `--json`.
     ///
     /// # Errors
     /// When standard output is closed or full.
@@ -49,19 +49,23 @@ impl Output {
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(Error::Output)
     }
 
-    /// Says something beside the result, on standard error.
+    /// Prints a remark on standard error.
     pub fn note(&self, text: &str) {
-        // There is nobody to tell when standard error is closed.
+        // Nothing can be done when standard error is closed.
         let _ = writeln!(std::io::stderr(), "{}", printable(text));
     }
 
-    /// Says why the command failed.
+    /// Prints why the command failed, as a line of JSON with `--json`.
     pub(super) fn error(&self, error: &Error) {
+        if self.json {
+            let _ = writeln!(std::io::stderr(), "{}", json!({ "error": error.json() }));
+            return;
+        }
         let label = if self.colour { "\u{1b}[1;31merror:\u{1b}[0m" } else { "error:" };
         let _ = writeln!(std::io::stderr(), "{label} {}", printable(&error.to_string()));
     }
 
-    /// Text of others, made harmless when a terminal would interpret it; untouched in a file or a pipe.
+    /// Text from others, escaped when standard output is a terminal; unchanged in a file or a pipe.
     pub(super) fn safe<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.terminal { printable(text) } else { Cow::Borrowed(text) }
     }
@@ -91,7 +95,7 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     if table.row_count() == 0 { "none".to_owned() } else { table.trim_fmt() }
 }
 
-/// One thing's properties, a line each; empty ones are left out.
+/// Properties of one object, one per line, without empty ones.
 pub(super) fn properties<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let pairs: Vec<_> = pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -104,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("plain\tä\n"), "plain\tä\n");
         assert_eq!(printable("\u{1b}]0;owned\u{7}"), "\\u{1b}]0;owned\\u{7}");
     }

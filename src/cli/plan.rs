@@ -1,4 +1,4 @@
-//! `warrengate plan`: what tenants may use.
+//! `warrengate plan`: the limits of tenants.
 
 pub(super) mod limits;
 
@@ -16,9 +16,10 @@ Examples:
   warrengate plan list
   warrengate plan get standard --json
   warrengate plan create trial --streams 5 --messages-per-second 50 --stored-bytes 64MiB --message-ttl 1day
-  warrengate plan update trial --messages-per-second 100    counts on open streams within a second
+  warrengate plan create large --like standard --streams 500
+  warrengate plan update trial --messages-per-second 100    applies to open streams within a second
   warrengate tenant update acme --plan trial
-  warrengate tenant usage acme                              the limits beside their use
+  warrengate tenant usage acme                              the limits and their use
   warrengate plan delete trial";
 
 /// The flags of `plan`.
@@ -40,12 +41,18 @@ enum Action {
         /// The plan
         name: String,
     },
-    /// Make a plan; a limit that is not given is unlimited
-    Create(Box<Given>),
-    /// Change limits of a plan; those that are not given stay
+    /// Create a plan; limits that are not given are unlimited, or those of --like
+    Create {
+        /// Copy the limits of this plan first
+        #[arg(long, value_name = "PLAN", help_heading = None)]
+        like: Option<String>,
+        #[command(flatten)]
+        given: Box<Given>,
+    },
+    /// Change limits of a plan; others stay
     #[command(arg_required_else_help = true)]
     Update(Box<Given>),
-    /// Delete a plan that no tenant has
+    /// Delete a plan that no tenant uses
     Delete {
         /// The plan
         name: String,
@@ -54,11 +61,11 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct Given {
-    /// 1 to 40 of a-z, 0-9 and "-", beginning with a letter
+    /// 1 to 40 characters of a-z, 0-9 and "-", starting with a letter
     name: String,
     #[command(flatten)]
     limits: Limits,
-    /// Check only, change nothing
+    /// Only validate the request
     #[arg(long)]
     validate_only: bool,
 }
@@ -68,14 +75,18 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     match args.action {
         Action::List => list(&mut admin, output).await,
         Action::Get { name } => show(output, admin.get_plan(pb::GetPlanRequest { name }).await?.into_inner().plan),
-        Action::Create(given) => {
-            let (plan, _) = given.limits.plan(given.name);
+        Action::Create { like, given } => {
+            let like = match like {
+                Some(name) => admin.get_plan(pb::GetPlanRequest { name }).await?.into_inner().plan.unwrap_or_default(),
+                None => pb::Plan::default(),
+            };
+            let (plan, _) = given.limits.plan(given.name, like);
             let validate_only = given.validate_only;
             let request = pb::CreatePlanRequest { plan: Some(plan), validate_only, ..Default::default() };
             show(output, admin.create_plan(request).await?.into_inner().plan)
         }
         Action::Update(given) => {
-            let (plan, paths) = given.limits.plan(given.name);
+            let (plan, paths) = given.limits.plan(given.name, pb::Plan::default());
             let request = pb::UpdatePlanRequest {
                 plan: Some(plan),
                 update_mask: Some(prost_types::FieldMask { paths }),
@@ -83,7 +94,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             };
             let done = admin.update_plan(request).await?.into_inner();
             show(output, done.plan)?;
-            output.note(&format!("{} tenants have this plan", done.tenants));
+            output.note(&format!("{} tenants use this plan", done.tenants));
             Ok(())
         }
         Action::Delete { name } => {

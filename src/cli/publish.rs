@@ -1,4 +1,4 @@
-//! `warrengate publish`: one message, or one a line of standard input, by the same stream as any application's.
+//! `warrengate publish`: publishes one message, or one per line of standard input.
 
 use std::{collections::BTreeMap, io::Read as _, path::PathBuf, time::Duration};
 
@@ -24,11 +24,11 @@ Examples:
   warrengate publish --queue orders 'one order'
   warrengate publish --exchange events --routing-key user.created --content-type application/json --file user.json
   warrengate publish --exchange reports --header format=pdf --header pages:int=2 body
-  warrengate publish --queue jobs --lines --json    one message a line of standard input; the summary as JSON
+  warrengate publish --queue jobs --lines --json    one message per line of standard input; the summary as JSON
 
 Exits with 1 unless every message is confirmed.";
 
-/// How many problems a summary tells one by one.
+/// How many failed messages a summary lists.
 const PROBLEMS: usize = 20;
 /// How many receipts may wait for those before them.
 const RECEIPTS: usize = 4_096;
@@ -41,10 +41,10 @@ pub(super) struct Args {
     /// The message's body
     #[arg(group = "source")]
     body: Option<String>,
-    /// Take the body from this file; - is standard input
+    /// Read the body from this file; - is standard input
     #[arg(long, value_name = "FILE", group = "source")]
     file: Option<PathBuf>,
-    /// One message a line of standard input, without the line's end
+    /// Publish each line of standard input as a message, without its line end
     #[arg(long, group = "source", conflicts_with = "message_id")]
     lines: bool,
     /// Publish to this queue: short for the default exchange with the queue as routing key
@@ -56,7 +56,7 @@ pub(super) struct Args {
     /// With this routing key
     #[arg(long, short = 'k', value_name = "KEY")]
     routing_key: Option<String>,
-    /// Let the broker drop what no queue takes, and call it confirmed
+    /// Confirm messages that match no queue; the broker drops them
     #[arg(long)]
     allow_unroutable: bool,
     /// How long to wait for an outcome
@@ -78,10 +78,10 @@ struct Properties {
     /// The message's id [default: a UUIDv7]
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     message_id: String,
-    /// Ties a reply to its request
+    /// Relates a reply to its request
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     correlation_id: String,
-    /// The queue where a reply is wanted
+    /// The queue for the reply
     #[arg(long, value_name = "QUEUE", default_value = "", hide_default_value = true)]
     reply_to: String,
     /// MIME type of the body
@@ -90,7 +90,7 @@ struct Properties {
     /// Encoding of the body, like gzip
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     content_encoding: String,
-    /// What kind of message it is, like order.created
+    /// The type of message, like order.created
     #[arg(long = "type", value_name = "NAME", default_value = "", hide_default_value = true)]
     kind: String,
     /// The application that publishes it
@@ -108,7 +108,7 @@ struct Properties {
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
-    // Whatever is wrong here is said before anything is sent.
+    // Errors of the input are reported before anything is sent.
     let body = match (&args.body, &args.file) {
         (Some(text), _) => Some(Bytes::copy_from_slice(text.as_bytes())),
         (None, Some(path)) => Some(read(path)?.into()),
@@ -116,9 +116,10 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     };
     let client = args.connection.connect(DATA).await?;
     let publisher = client.publisher_with(PublisherOptions::default().deadline(args.deadline));
+    let queue = args.queue.clone();
     let template = args.template();
     match body {
-        Some(body) => one(publisher, with_body(&template, body), output).await,
+        Some(body) => one(publisher, with_body(&template, body), queue.as_deref(), output).await,
         None => lines(publisher, &template, output).await,
     }
 }
@@ -169,13 +170,22 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(Error::io(format!("cannot read {}", path.display())))
 }
 
-async fn one(publisher: Publisher, publication: pb::Publication, output: &Output) -> Result<(), Error> {
+async fn one(
+    publisher: Publisher,
+    publication: pb::Publication,
+    queue: Option<&str>,
+    output: &Output,
+) -> Result<(), Error> {
     let result = publisher.send(publication).await?.await;
     let closed = publisher.close().await;
     output.result(|| json::publish_result(&result), || describe(&result))?;
     closed?;
     match result.outcome() {
         Outcome::Confirmed => Ok(()),
+        Outcome::Unroutable if queue.is_some() => Err(Error::Failed(format!(
+            "there is no queue {:?}; create it with `warrengate queue declare`, then publish again",
+            queue.unwrap_or_default()
+        ))),
         outcome => Err(Error::Failed(format!("the message is not confirmed; {}", next_step(outcome)))),
     }
 }
@@ -221,7 +231,7 @@ async fn send_lines(
     Ok(())
 }
 
-/// What became of many messages.
+/// The outcomes of many messages.
 #[derive(Debug, Default)]
 struct Tally {
     counts: BTreeMap<String, u64>,
@@ -289,7 +299,7 @@ fn next_step(outcome: Outcome) -> &'static str {
         Outcome::Denied => "ask an administrator for a publish grant",
         Outcome::Throttled => "send it again later",
         Outcome::Unknown => "send it again with the same --message-id",
-        _ => "mend what the reason says, then send it again",
+        _ => "fix what the reason says, then send it again",
     }
 }
 

@@ -1,4 +1,4 @@
-//! `warrengate queue`: a tenant's queues.
+//! `warrengate queue`: the queues of a tenant.
 
 use serde_json::json;
 
@@ -7,9 +7,12 @@ use super::{
     connection::{ConnectionArgs, DATA},
     json,
     output::{properties, table},
-    values,
+    subscribe, values,
 };
-use crate::pb::{self, topology_client::TopologyClient};
+use crate::{
+    client::{Client, SubscribeOptions},
+    pb::{self, topology_client::TopologyClient},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +22,7 @@ Examples:
   warrengate queue declare log --type stream --max-age 7days --max-length-bytes 10GiB
   warrengate queue declare urgent --type classic --max-priority 5
   warrengate queue list
+  warrengate queue peek orders --count 3
   warrengate queue purge orders
   warrengate queue delete orders --if-empty";
 
@@ -34,16 +38,16 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a queue; declaring it again with the same flags is harmless
+    /// Create a queue; declaring it again with the same flags has no effect
     Declare(Box<Declare>),
     /// Delete a queue with its messages
     Delete {
         /// The queue
         name: String,
-        /// Only when it has no consumers
+        /// Only if it has no consumers
         #[arg(long)]
         if_unused: bool,
-        /// Only when it has no messages
+        /// Only if it has no messages
         #[arg(long)]
         if_empty: bool,
     },
@@ -54,7 +58,19 @@ enum Action {
     },
     /// Show all queues
     List,
-    /// Remove the messages that are ready in a queue
+    /// Print the first messages of a queue and return them to it. They count as delivered before (redelivered), and use up no
+    /// attempt
+    Peek {
+        /// The queue
+        name: String,
+        /// How many
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        count: u32,
+        /// Print headers and properties, too
+        #[arg(long, short = 'v')]
+        verbose: bool,
+    },
+    /// Delete the ready messages of a queue
     Purge {
         /// The queue
         name: String,
@@ -65,40 +81,40 @@ enum Action {
 struct Declare {
     /// 1 to 200 letters, digits, "-", "_", "." and ":"
     name: String,
-    /// How it stores
+    /// How it stores messages
     #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "quorum")]
     kind: Kind,
-    /// Most messages it keeps; more are rejected to the publisher
+    /// Maximum number of messages; more are rejected to the publisher
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     max_length: u64,
-    /// Most bytes it keeps, like 10MiB
+    /// Maximum bytes, like 10MiB; more are rejected to the publisher (a stream drops its oldest)
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     max_length_bytes: Option<u64>,
     /// How long a message waits before it becomes a dead letter, like 5m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     message_ttl: Option<std::time::Duration>,
-    /// Deletes the queue when it was unused for so long
+    /// Delete the queue when it was unused for this time
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     expires: Option<std::time::Duration>,
-    /// After so many attempts a message becomes a dead letter [default: 20]
+    /// Delivery attempts before a message becomes a dead letter [default: 20]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     max_delivery_attempts: u32,
-    /// How long a message waits after its first failed attempt, 100 ms to 24 h [default: 1s]
+    /// The delay after the first failed attempt, 100 ms to 24 h [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     min_backoff: Option<std::time::Duration>,
-    /// The longest it waits between attempts [default: 5m]
+    /// The longest delay between attempts [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     max_backoff: Option<std::time::Duration>,
-    /// What the wait is multiplied with after each attempt, 1 to 100 [default: 2]
+    /// The factor of the delay after each attempt, 1 to 100 [default: 2]
     #[arg(long, value_name = "X")]
     backoff_multiplier: Option<f64>,
-    /// How far waits are spread, 0 to 0.5: 0.1 is 10 % more or less [default: 0.1]
+    /// The spread of delays, 0 to 0.5: 0.1 means ±10 % [default: 0.1]
     #[arg(long, value_name = "X")]
     backoff_jitter: Option<f64>,
     /// Levels of priority, up to 10 (classic queues)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     max_priority: u32,
-    /// One consumer at a time gets the messages, others stand by
+    /// One consumer at a time receives messages; others take over when it leaves
     #[arg(long)]
     single_active_consumer: bool,
     /// How long a stream keeps messages, like 7days (streams)
@@ -107,7 +123,7 @@ struct Declare {
     /// Size of a segment file, like 100MB (streams)
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     stream_max_segment_bytes: Option<u64>,
-    /// Check only, make nothing
+    /// Only validate the request
     #[arg(long)]
     validate_only: bool,
 }
@@ -118,7 +134,7 @@ enum Kind {
     Quorum,
     /// On one node; priorities and transient use
     Classic,
-    /// A log that many read and replay
+    /// A log that can be read repeatedly
     Stream,
 }
 
@@ -133,7 +149,8 @@ impl From<Kind> for pb::QueueType {
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
-    let mut topology = args.connection.connect(DATA).await?.topology();
+    let client = args.connection.connect(DATA).await?;
+    let mut topology = client.topology();
     match args.action {
         Action::Declare(declare) => {
             let request =
@@ -143,23 +160,27 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         }
         Action::Delete { name, if_unused, if_empty } => {
             let request = pb::DeleteQueueRequest { name: name.clone(), if_unused, if_empty };
-            let messages = topology.delete_queue(request).await?.into_inner().messages_deleted;
+            let deleted = topology.delete_queue(request).await.map_err(|status| missing(status, &name))?;
+            let messages = deleted.into_inner().messages_deleted;
             output.result(
                 || json!({"deleted": name, "messages_deleted": messages}),
                 || format!("deleted {name} with {messages} messages"),
             )
         }
         Action::Get { name } => {
-            let found = topology.get_queue(pb::GetQueueRequest { name }).await?.into_inner();
+            let request = pb::GetQueueRequest { name: name.clone() };
+            let found = topology.get_queue(request).await.map_err(|status| missing(status, &name))?.into_inner();
             show(output, found.queue, found.status)
         }
         Action::List => list(&mut topology, output).await,
+        Action::Peek { name, count, verbose } => peek(&client, &name, count, verbose, output).await,
         Action::Purge { name } => {
             let request = pb::PurgeQueueRequest { name: name.clone() };
-            let messages = topology.purge_queue(request).await?.into_inner().messages_purged;
+            let purged = topology.purge_queue(request).await.map_err(|status| missing(status, &name))?;
+            let messages = purged.into_inner().messages_purged;
             output.result(
                 || json!({"purged": name, "messages_purged": messages}),
-                || format!("removed {messages} messages from {name}"),
+                || format!("deleted {messages} messages of {name}"),
             )
         }
     }
@@ -212,9 +233,37 @@ async fn list(topology: &mut TopologyClient<crate::client::Authenticated>, outpu
                 let [ready, unacknowledged, consumers] = counts;
                 [queue.name.clone(), kind(queue), ready, unacknowledged, consumers, rates]
             };
-            table(["queue", "type", "ready", "unsettled", "consumers", "in, out"], queues.iter().map(row))
+            let table = table(["queue", "type", "ready", "unsettled", "consumers", "in, out"], queues.iter().map(row));
+            // Who runs it right after publishing would otherwise believe the figures.
+            match queues.is_empty() {
+                true => table,
+                false => format!(
+                    "{table}\n\nFigures are up to 5 s old; `warrengate queue get` shows the current ready messages."
+                ),
+            }
         },
     )
+}
+
+async fn peek(client: &Client, name: &str, count: u32, verbose: bool, output: &Output) -> Result<(), Error> {
+    let request = pb::GetQueueRequest { name: name.to_owned() };
+    let found = client.topology().get_queue(request).await.map_err(|status| missing(status, name))?.into_inner();
+    let ready = u32::try_from(found.status.unwrap_or_default().messages_ready).unwrap_or(u32::MAX);
+    let is_stream = found.queue.unwrap_or_default().r#type() == pb::QueueType::Stream;
+    let options = SubscribeOptions::queue(name);
+    let options = if is_stream { options.from_first() } else { options };
+    if ready == 0 || subscribe::peek(client, options, count.min(ready), verbose, output).await? == 0 {
+        output.note("no ready messages");
+    }
+    Ok(())
+}
+
+/// The gateway's advice for a missing queue is to declare it, which is wrong for these commands.
+fn missing(status: tonic::Status, name: &str) -> Error {
+    match status.code() {
+        tonic::Code::NotFound => Error::Failed(format!("there is no queue {name:?}; see `warrengate queue list`")),
+        _ => status.into(),
+    }
 }
 
 fn show(output: &Output, queue: Option<pb::Queue>, status: Option<pb::QueueStatus>) -> Result<(), Error> {

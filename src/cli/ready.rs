@@ -1,10 +1,11 @@
-//! `warrengate ready`: whether the gateway beside it may be sent work. The gateway's own settings enter; an exit code leaves,
-//! for health checks.
+//! `warrengate ready`: a health check for a gateway on this machine, with an exit code.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
+
+use serde_json::json;
 
 use super::{Error, Output};
 use crate::transport::probe;
@@ -35,10 +36,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         });
     }
     match probe(ops, args.ca.as_deref()).await {
-        Ok(Ok(())) => {
-            output.note("ready");
-            Ok(())
-        }
+        Ok(Ok(())) => output.result(|| json!({ "ready": true }), || "ready".to_owned()),
         Ok(Err(answer)) => Err(Error::Failed(format!("not ready: {answer}"))),
         Err(error) => Err(Error::Failed(error.to_string())),
     }

@@ -1,5 +1,4 @@
-//! `warrengate serve`: the gateway in production. A file and the environment enter; a gateway runs until it is told to
-//! stop, and then gives its streams the time to end.
+//! `warrengate serve`: runs the gateway until a signal, and then drains it.
 
 use std::path::PathBuf;
 
@@ -26,13 +25,13 @@ WARRENGATE_GRPC__LISTEN.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The settings, as TOML; without it they come from the environment alone
+    /// The settings, as TOML; without it they come from the environment only
     #[arg(long, value_name = "FILE", env = "WARRENGATE_CONFIG")]
     config: Option<PathBuf>,
-    /// Check the settings and the files they name, and stop
+    /// Check the settings and their files, and exit
     #[arg(long)]
     check: bool,
-    /// Print the settings in force, without secrets, and stop
+    /// Print the settings in effect, without secrets, and exit
     #[arg(long)]
     print_config: bool,
 }
@@ -45,7 +44,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     }
     if args.check {
         config.check_files().map_err(|error| Error::Usage(error.to_string()))?;
-        output.note("the settings are valid, and the files are there");
+        output.note("the settings are valid, and the files exist");
     }
     if args.check || args.print_config {
         return Ok(());
@@ -55,11 +54,13 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     follow_filter(filter, args.config)?;
     let mut gateway = Box::pin(Gateway::start(config)).await.map_err(anyhow::Error::from)?;
     if let Some((id, secret)) = gateway.take_first_administrator() {
-        // The only time that it is seen; standard output, so that it does not end in the log.
-        output
-            .line(&format!("administrator {id}, secret {}: keep it, it is not shown again", secret.expose_secret()))?;
+        // Shown only once, and on standard output, so that it does not get into the log.
+        output.line(&format!(
+            "administrator {id}, secret {}: save it now, it cannot be shown again",
+            secret.expose_secret()
+        ))?;
     }
-    tracing::info!(grpc = %gateway.grpc_address(), ops = %gateway.ops_address(), "gateway is up");
+    tracing::info!(grpc = %gateway.grpc_address(), ops = %gateway.ops_address(), "gateway started");
     signals.next().await;
     tracing::info!("draining");
     tokio::select! {
@@ -68,14 +69,13 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             Ok(())
         }
         () = signals.next() => {
-            tracing::warn!("stopped at once");
-            Err(Error::Failed("a second signal ended the gateway before its drain was over".into()))
+            tracing::warn!("stopped immediately");
+            Err(Error::Failed("a second signal ended the gateway before its drain was complete".into()))
         }
     }
 }
 
-/// SIGHUP: what to log is read again from the settings, and nothing else of them counts. Only who may signal the process can
-/// do it.
+/// Reloads the log filter, and nothing else, from the settings on SIGHUP.
 fn follow_filter(filter: LogFilter, file: Option<PathBuf>) -> Result<(), Error> {
     let mut hangup = signal(SignalKind::hangup()).map_err(Error::io("cannot listen for signals"))?;
     tokio::spawn(async move {
@@ -84,8 +84,8 @@ fn follow_filter(filter: LogFilter, file: Option<PathBuf>) -> Result<(), Error> 
                 .map_err(|error| error.to_string())
                 .and_then(|config| filter.set(&config.telemetry.log).map_err(|error| error.to_string()));
             match set {
-                Ok(()) => tracing::info!("log filter was read again"),
-                Err(error) => tracing::warn!(error, "log filter stays as it was"),
+                Ok(()) => tracing::info!("log filter reloaded"),
+                Err(error) => tracing::warn!(error, "invalid log filter ignored"),
             }
         }
     });

@@ -1,17 +1,17 @@
-//! SIGINT and SIGTERM, as events: the first asks for an orderly end, the next for an end now.
+//! SIGINT and SIGTERM as events: the first requests an orderly end, the next an immediate one.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Error;
 
-/// The signals that ask for an end.
+/// The signals that request an end.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    /// From now on they do not end the process.
+    /// From now on the signals no longer end the process.
     pub(super) fn listen() -> Result<Self, Error> {
         let failed = || Error::io("cannot listen for signals");
         Ok(Self {

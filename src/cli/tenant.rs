@@ -1,4 +1,4 @@
-//! `warrengate tenant`: tenants, as a platform administrator.
+//! `warrengate tenant`: tenants, for platform administrators.
 
 mod usage;
 
@@ -20,11 +20,11 @@ const EXAMPLES: &str = "\
 Examples:
   warrengate tenant create initech --display-name Initech
   warrengate tenant list --json
-  warrengate tenant usage initech           its plan's limits beside their use
+  warrengate tenant usage initech           its plan's limits and their use
   warrengate tenant suspend initech
-  warrengate tenant verify acme --against globex    try to cross the wall with acme's own credentials
-  warrengate tenant rotate-credentials acme         another certificate at the broker
-  warrengate tenant reconcile --all --dry-run       what drifted at the broker
+  warrengate tenant verify acme --against globex    attempt cross-tenant access with acme's credentials
+  warrengate tenant rotate-credentials acme         a new certificate at the broker
+  warrengate tenant reconcile --all --dry-run       differences at the broker
   warrengate tenant delete initech --yes";
 
 /// The flags of `tenant`.
@@ -39,17 +39,17 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a tenant: its vhost, its broker user and its limits; repairs one that stands already
+    /// Create a tenant with its vhost, broker user and limits; repairs an existing one
     Create {
-        /// 2 to 40 of a-z, 0-9 and "-", beginning with a letter
+        /// 2 to 40 characters of a-z, 0-9 and "-", starting with a letter
         id: String,
-        /// A name for people
+        /// A display name
         #[arg(long, value_name = "TEXT")]
         display_name: Option<String>,
-        /// What it may use; see `warrengate plan list` [default: standard]
+        /// Its plan; see `warrengate plan list` [default: standard]
         #[arg(long, value_name = "NAME")]
         plan: Option<String>,
-        /// Check only, change nothing
+        /// Only validate the request
         #[arg(long)]
         validate_only: bool,
     },
@@ -60,29 +60,29 @@ enum Action {
     },
     /// Show all tenants
     List,
-    /// Change a tenant's name for people or its plan
+    /// Change a tenant's display name or plan
     #[command(arg_required_else_help = true)]
     Update {
         /// The tenant
         id: String,
-        /// A name for people
+        /// A display name
         #[arg(long, value_name = "TEXT", required_unless_present = "plan")]
         display_name: Option<String>,
-        /// What it may use
+        /// Its plan
         #[arg(long, value_name = "NAME")]
         plan: Option<String>,
     },
-    /// Show what a tenant uses of its plan
+    /// Show a tenant's use of its plan
     Usage {
         /// The tenant
         id: String,
     },
-    /// Shut a tenant out; its messages stay
+    /// Refuse a tenant's clients; its messages stay
     Suspend {
         /// The tenant
         id: String,
     },
-    /// Let a suspended tenant in again
+    /// Resume a suspended tenant
     Resume {
         /// The tenant
         id: String,
@@ -91,33 +91,33 @@ enum Action {
     Delete {
         /// The tenant
         id: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
-    /// Compare tenants with what they have at the broker, and repair what drifted; messages are never touched
+    /// Compare tenants with the broker and repair differences; messages are never touched
     #[command(arg_required_else_help = true)]
     Reconcile {
         /// The tenant
         #[arg(required_unless_present = "all")]
         id: Option<String>,
-        /// All tenants, and a look for what belongs to none
+        /// All tenants, and search for objects that belong to none
         #[arg(long, conflicts_with = "id")]
         all: bool,
-        /// Only say what would be changed
+        /// Only report what would be changed
         #[arg(long)]
         dry_run: bool,
     },
-    /// Make a tenant's certificate at the broker anew, on every gateway; its streams stay
+    /// Replace a tenant's certificate at the broker, on every gateway; its streams stay open
     RotateCredentials {
         /// The tenant
         id: String,
     },
-    /// Prove the wall: try to reach another tenant with this one's real credentials
+    /// Test isolation: attempt to access another tenant with this one's real credentials
     Verify {
         /// The tenant whose credentials are used
         id: String,
-        /// The tenant on the other side
+        /// The tenant whose vhost is attempted
         #[arg(long, value_name = "TENANT")]
         against: String,
     },
@@ -133,13 +133,13 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             let (display_name, plan) = (display_name.unwrap_or_default(), plan.unwrap_or_default());
             let tenant = Some(pb::Tenant { id, display_name, plan, ..Default::default() });
             let request = pb::CreateTenantRequest { tenant, validate_only, ..Default::default() };
-            let made = admin.create_tenant(request).await?.into_inner();
-            let tenant = made.tenant.unwrap_or_default();
+            let created = admin.create_tenant(request).await?.into_inner();
+            let tenant = created.tenant.unwrap_or_default();
             output.result(
-                || json!({"tenant": json::tenant(&tenant), "changes": made.changes}),
+                || json!({"tenant": json::tenant(&tenant), "changes": created.changes}),
                 || {
-                    let changes = made.changes.iter().map(|change| format!("\n  {change}")).collect::<String>();
-                    let changes = if changes.is_empty() { "\nnothing had to be changed".to_owned() } else { changes };
+                    let changes = created.changes.iter().map(|change| format!("\n  {change}")).collect::<String>();
+                    let changes = if changes.is_empty() { "\nno changes at the broker".to_owned() } else { changes };
                     format!("{}{changes}", text(&tenant))
                 },
             )
@@ -230,7 +230,11 @@ async fn reconcile(admin: &mut Admin, tenant: String, dry_run: bool, output: &Ou
                 lines.extend((!of.failure.is_empty()).then(|| format!("{}: failed: {}", of.tenant, of.failure)));
             }
             lines.extend(found.unknown.iter().map(|what| format!("belongs to no tenant: {what}")));
-            lines.push(format!("{} tenants looked at, {} drifted", found.looked_at, found.reconciliations.len()));
+            lines.push(format!(
+                "{} tenants checked, {} with differences",
+                found.looked_at,
+                found.reconciliations.len()
+            ));
             lines.join("\n")
         },
     )?;
@@ -249,26 +253,29 @@ async fn verify(admin: &mut Admin, tenant: String, other_tenant: String, output:
         || {
             let row = |p: &pb::IsolationProbe| {
                 let seen = match (p.is_control, p.refused) {
-                    (true, false) => "let in, as it should be",
-                    (true, true) => "REFUSED, and should be let in",
+                    (true, false) => "admitted, as expected",
+                    (true, true) => "REFUSED, but should be admitted",
                     (false, true) => "refused",
-                    (false, false) => "LET IN, and should be refused",
+                    (false, false) => "ADMITTED, but should be refused",
                 };
                 [p.attempt.clone(), seen.to_owned(), p.answer.clone()]
             };
-            table(["attempt", "", "the broker's answer"], found.probes.iter().map(row))
+            let table = table(["attempt", "", "the broker's answer"], found.probes.iter().map(row));
+            format!("{table}\n\nisolated: {}", if found.isolated { "yes" } else { "NO" })
         },
     )?;
     if found.isolated {
         return Ok(());
     }
-    Err(Error::Failed("the wall does not hold: suspend the tenant, and see the gateway's log".to_owned()))
+    Err(Error::Failed("the tenants are not isolated: suspend the tenant, and check the gateway's log".to_owned()))
 }
 
-/// Asks twice, since nothing brings it back.
+/// Asks twice, because deletion cannot be undone.
 fn confirm(id: &str, output: &Output) -> Result<(), Error> {
     if !std::io::stdin().is_terminal() {
-        return Err(Error::Usage(format!("deleting {id} wants to be asked: give --yes where nobody can answer")));
+        return Err(Error::Usage(format!(
+            "deleting {id} needs confirmation: use --yes when standard input is not a terminal"
+        )));
     }
     let ask = |question: String, expected: &str| {
         output.note(&question);
@@ -276,7 +283,10 @@ fn confirm(id: &str, output: &Output) -> Result<(), Error> {
         std::io::stdin().lock().read_line(&mut answer).map_err(Error::io("cannot read the answer"))?;
         if answer.trim() == expected { Ok(()) } else { Err(Error::Failed(format!("{id} was not deleted"))) }
     };
-    ask(format!("This deletes {id} with all its queues, messages and clients, for ever. Type its name to go on:"), id)?;
+    ask(
+        format!("This deletes {id} with all its queues, messages and clients, permanently. Type its name to continue:"),
+        id,
+    )?;
     ask(format!("Really delete {id}? Type yes:"), "yes")
 }
 

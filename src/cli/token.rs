@@ -1,4 +1,4 @@
-//! `warrengate token`: a token for other tools, and what the gateway makes of it.
+//! `warrengate token`: a token for other tools, or the identity of the current one.
 
 use secrecy::ExposeSecret as _;
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::pb;
 
 const EXAMPLES: &str = "\
 Examples:
-  warrengate token                            the token alone, for `Authorization: Bearer ...`
+  warrengate token                            only the token, for `Authorization: Bearer ...`
   warrengate token --as globex --json
   warrengate token --whoami";
 
@@ -23,10 +23,10 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Show who the token stands for instead of the token
+    /// Show the token's identity and grants instead of the token
     #[arg(long)]
     whoami: bool,
-    /// How long the token should live, like 10m [default: the issuer's limit]
+    /// The token's lifetime, like 10m [default: the configured limit]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     lifetime: Option<std::time::Duration>,
     // Last, since what follows a flattened group would be shown under its heading.
@@ -57,7 +57,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
                     ("client", me.client_id.clone()),
                     ("tenant", tenant.to_owned()),
                     ("may", describe(me.grants.as_ref())),
-                    ("token ends", json::time(me.token_expires).unwrap_or_default()),
+                    ("token expires", json::time(me.token_expires).unwrap_or_default()),
                 ])
             },
         );

@@ -1,5 +1,4 @@
-//! `warrengate trace`: one message's life, in the terminal. A trace id or a message id enters; Jaeger is asked, and the tree
-//! of spans leaves: what happened, below what, when and how long.
+//! `warrengate trace`: prints the spans of a trace or a message as a tree, from Jaeger's query API.
 
 mod jaeger;
 mod tree;
@@ -18,23 +17,22 @@ Examples:
   warrengate trace order-17 --json                         as Jaeger has them
   warrengate trace order-17 --jaeger https://jaeger.internal
 
-Jaeger is asked by its query API, at --jaeger, JAEGER_QUERY_URL or http://127.0.0.1:16686. docs/tracing.md says what the
-spans mean.";
+The address of Jaeger's query API is --jaeger, JAEGER_QUERY_URL or http://127.0.0.1:16686. docs/tracing.md explains the spans.";
 
 /// The flags of `trace`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The trace (32 hex digits), or the message
+    /// The trace id (32 hex digits), or the message id
     #[arg(value_name = "TRACE-ID|MESSAGE-ID")]
     id: String,
-    /// Where Jaeger's query API is
+    /// The address of Jaeger's query API
     #[arg(long, value_name = "URL", env = "JAEGER_QUERY_URL", default_value = "http://127.0.0.1:16686")]
     jaeger: String,
-    /// How far back a message is looked for
-    #[arg(long, value_name = "TIME", default_value = "2d", value_parser = humantime::parse_duration)]
+    /// How far back to search for a message
+    #[arg(long, value_name = "TIME", default_value = "2d", value_parser = super::values::duration)]
     since: Duration,
-    /// What the gateway calls itself in Jaeger
+    /// The gateway's service name in Jaeger
     #[arg(long, value_name = "NAME", default_value = "warrengate")]
     service: String,
 }
@@ -45,14 +43,14 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     if is_trace_id(&args.id) {
         traces.extend(jaeger.trace(&args.id).await?);
     }
-    // A message's id may look like a trace's.
+    // A message id may look like a trace id.
     if traces.is_empty() {
         traces = jaeger.of_message(&args.service, &args.id, args.since).await?;
     }
     if traces.is_empty() {
         return Err(Error::Failed(format!(
-            "Jaeger at {} has no trace of {:?}. Spans arrive a second after they end; a trace that was not sampled is never \
-             there (telemetry.sample_ratio), and older messages need --since",
+            "Jaeger at {} has no trace of {:?}. Spans arrive a second after they end; an unsampled trace is never stored \
+             (telemetry.sample_ratio), and older messages need --since",
             args.jaeger, args.id
         )));
     }

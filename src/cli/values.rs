@@ -1,5 +1,4 @@
-//! Values as people write them. A word of the command line enters; a value of the API leaves, or a sentence that shows how
-//! to write it.
+//! Parsers for command-line values. An error is a sentence that shows the expected form.
 
 use std::time::SystemTime;
 
@@ -7,12 +6,12 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use crate::pb::{self, value::Kind};
 
-/// A length of time: `10s`, `5m`, `1h 30m`, `2days`.
+/// A duration: `10s`, `5m`, `1h 30m`, `2days`.
 pub(super) fn duration(text: &str) -> Result<std::time::Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "write a length of time like 10s, 5m, \"1h 30m\" or 2days".to_owned())
+    humantime::parse_duration(text).map_err(|_| "write a duration like 10s, 5m, \"1h 30m\" or 2days".to_owned())
 }
 
-/// As the API takes it. Nothing of humantime's range is too long for it.
+/// The same as a value of the API, which can represent every duration that humantime parses.
 pub(super) fn api_duration(duration: std::time::Duration) -> prost_types::Duration {
     duration.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
 }
@@ -35,9 +34,18 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)
 }
 
-/// A moment in RFC 3339, the `T` and the `Z` as wished.
+/// A time in RFC 3339, with or without `T` and `Z`.
 pub(super) fn moment(text: &str) -> Result<SystemTime, String> {
     humantime::parse_rfc3339_weak(text).map_err(|_| "write a time like 2026-11-21T12:00:00Z (UTC)".to_owned())
+}
+
+/// A time, or a duration before now: `2026-11-21T12:00:00Z`, `1h`.
+pub(super) fn past(text: &str) -> Result<SystemTime, String> {
+    let ago = |text| SystemTime::now().checked_sub(duration(text).ok()?);
+    moment(text)
+        .ok()
+        .or_else(|| ago(text))
+        .ok_or_else(|| "write a time like 2026-11-21T12:00:00Z (UTC), or how long ago, like 1h".to_owned())
 }
 
 /// A typed header: `NAME=TEXT` or `NAME:TYPE=VALUE`.
@@ -50,12 +58,12 @@ pub(super) fn header(text: &str) -> Result<(String, pb::Value), String> {
     }
     let kind = match kind {
         "string" => Kind::StringValue(value.to_owned()),
-        "int" => Kind::IntValue(value.parse().map_err(|_| format!("{value:?} is no 64-bit whole number"))?),
-        "double" => Kind::DoubleValue(value.parse().map_err(|_| format!("{value:?} is no number"))?),
+        "int" => Kind::IntValue(value.parse().map_err(|_| format!("{value:?} is not a 64-bit integer"))?),
+        "double" => Kind::DoubleValue(value.parse().map_err(|_| format!("{value:?} is not a number"))?),
         "bool" => Kind::BoolValue(value.parse().map_err(|_| format!("{value:?} is neither true nor false"))?),
         "time" => Kind::TimestampValue(whole_seconds(moment(value)?)),
         "base64" => {
-            Kind::BytesValue(BASE64_STANDARD.decode(value).map_err(|_| format!("{value:?} is no base64"))?.into())
+            Kind::BytesValue(BASE64_STANDARD.decode(value).map_err(|_| format!("{value:?} is not base64"))?.into())
         }
         "null" if value.is_empty() => Kind::NullValue(0),
         "null" => return Err("null has no value: write NAME:null=".to_owned()),
@@ -68,7 +76,7 @@ fn whole_seconds(moment: SystemTime) -> prost_types::Timestamp {
     prost_types::Timestamp { nanos: 0, ..moment.into() }
 }
 
-/// Where to begin in a stream queue.
+/// Where to start in a stream queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum From {
     First,
@@ -78,14 +86,15 @@ pub(super) enum From {
     Time(SystemTime),
 }
 
-/// `first`, `last`, `next`, an offset or a time.
+/// `first`, `last`, `next`, an offset, a time, or how long ago.
 pub(super) fn from(text: &str) -> Result<From, String> {
     match text {
         "first" => Ok(From::First),
         "last" => Ok(From::Last),
         "next" => Ok(From::Next),
-        _ => text.parse().map(From::Offset).or_else(|_| moment(text).map(From::Time)).map_err(|_| {
-            "write first, last, next, an offset like 1000, or a time like 2026-11-21T12:00:00Z".to_owned()
+        _ => text.parse().map(From::Offset).or_else(|_| past(text).map(From::Time)).map_err(|_| {
+            "write first, last, next, an offset like 1000, a time like 2026-11-21T12:00:00Z, or how long ago, like 1h"
+                .to_owned()
         }),
     }
 }
@@ -127,6 +136,10 @@ mod tests {
         }
         assert_eq!((from("first"), from("17")), (Ok(From::First), Ok(From::Offset(17))));
         assert!(matches!(from("2026-11-21 12:00:00"), Ok(From::Time(_))));
-        assert!(from("yesterday").is_err());
+        let hour = std::time::Duration::from_secs(3_600);
+        let Ok(From::Time(start)) = from("1h") else { panic!("an hour ago") };
+        let age = SystemTime::now().duration_since(start).expect("past");
+        assert!(age >= hour && age < 2 * hour, "{age:?}");
+        assert!(from("yesterday").is_err() && past("99999999years").is_err());
     }
 }

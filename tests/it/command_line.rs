@@ -1,7 +1,11 @@
-//! The command line, as its user has it: the binary, arguments, standard input and output, exit codes.
+//! The command line: the binary, its arguments, standard input and output, and exit codes.
 
 use std::process::Stdio;
 
+use lapin::{
+    BasicProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt as _, process::Command};
@@ -9,8 +13,9 @@ use warrengate::client::Nack;
 
 use crate::harness::{
     Tenant, World,
-    command::{json, ok, run, warrengate},
-    wait::within,
+    broker::{Login, amqp, certificate_of, tls},
+    command::{json, lines, ok, run, warrengate},
+    wait::{until, within},
 };
 
 fn of(tenant: &Tenant) -> impl Fn() -> Command {
@@ -79,6 +84,8 @@ async fn an_administrator_manages_tenants_and_clients_by_command() {
     let other = Tenant::fresh().await;
     let proof = json(admin(), &["tenant", "verify", &id, "--against", &other.id]).await;
     assert_eq!(proof["isolated"], Value::Bool(true), "{proof}");
+    let text = ok(admin(), &["tenant", "verify", &id, "--against", &other.id]).await;
+    assert_eq!(text.lines().last(), Some("isolated: yes"), "{text}");
     ok(admin(), &["tenant", "suspend", &id]).await;
     assert_eq!(run(app(), &["queue", "list"]).await.status.code(), Some(1));
     ok(admin(), &["tenant", "resume", &id]).await;
@@ -140,4 +147,197 @@ async fn dead_letters_are_shown_sent_again_and_deleted_by_command() {
     assert_eq!(json(app(), &["dead-letter", "purge", "--queue", "other"]).await["purged"], 0);
     assert_eq!(json(app(), &["dead-letter", "purge", "--all"]).await["purged"], 2);
     assert_eq!(run(app(), &["dead-letter", "show", id]).await.status.code(), Some(1));
+}
+
+async fn publish_numbers(app: &impl Fn() -> Command, queue: &str, count: usize) {
+    let numbers: String = (1..=count).map(|n| format!("{n}\n")).collect();
+    let mut publish = app().args(["publish", "--queue", queue, "--lines"]).stdin(Stdio::piped()).spawn().unwrap();
+    publish.stdin.take().unwrap().write_all(numbers.as_bytes()).await.unwrap();
+    let published = within("publishing", publish.wait_with_output()).await.unwrap();
+    assert!(published.status.success(), "{}", String::from_utf8_lossy(&published.stderr));
+}
+
+async fn ready(app: &impl Fn() -> Command, queue: &str) -> u64 {
+    json(app(), &["queue", "get", queue]).await["status"]["messages_ready"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn sigterm_and_no_ack_return_messages_without_using_up_an_attempt() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    ok(app(), &["queue", "declare", "poor", "--max-delivery-attempts", "2"]).await;
+    publish_numbers(&app, "poor", 5).await;
+    for _ in 0..4 {
+        let mut subscribe = app().args(["subscribe", "poor", "--no-ack", "--prefetch", "10"]).spawn().unwrap();
+        let mut printed = lines(&mut subscribe);
+        within("a message", printed.next_line()).await.unwrap().expect("a line");
+        let id = subscribe.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        let status = within("the end of subscribe", subscribe.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(0));
+    }
+    assert_eq!(json(app(), &["dead-letter", "list"]).await, Value::Array(Vec::new()));
+    let attempts = ok(app(), &["subscribe", "poor", "--count", "5", "--json"]).await;
+    let attempts: Vec<Value> = attempts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(attempts.iter().all(|message| message["attempt"] == 1), "{attempts:?}");
+}
+
+#[tokio::test]
+async fn no_ack_ends_when_its_window_is_full() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    ok(app(), &["queue", "declare", "full"]).await;
+    publish_numbers(&app, "full", 5).await;
+    assert_eq!(ok(app(), &["subscribe", "full", "--no-ack", "--prefetch", "3"]).await, "1\n2\n3\n");
+    until("the messages are back", async || (ready(&app, "full").await == 5).then_some(())).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_closed_pipe_leaves_what_was_not_read_in_the_queue() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    ok(app(), &["queue", "declare", "clicks"]).await;
+    publish_numbers(&app, "clicks", 500).await;
+    let mut shell = app().into_std();
+    let program = shell.get_program().to_owned();
+    let mut head = Command::new("sh");
+    head.args(["-c", "\"$0\" subscribe clicks | head -n 2"]).arg(program).stdin(Stdio::null());
+    head.envs(shell.get_envs().filter_map(|(name, value)| Some((name, value?)))).env_remove("WARRENGATE_TOKEN");
+    head.current_dir(env!("CARGO_TARGET_TMPDIR")).stdout(Stdio::piped());
+    let output = within("head", head.output()).await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "1\n2\n");
+    until("all but two messages are in the queue", async || (ready(&app, "clicks").await == 498).then_some(())).await;
+}
+
+#[tokio::test]
+async fn messages_are_retried_dead_lettered_and_dropped_by_command() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    ok(app(), &["queue", "declare", "parcels", "--min-backoff", "100ms"]).await;
+    ok(app(), &["publish", "--queue", "parcels", "one parcel", "--reply-to", "replies", "--header", "level:int=3"])
+        .await;
+    let retried = ok(app(), &["subscribe", "parcels", "--count", "1", "--nack", "retry", "--reason", "later"]).await;
+    assert_eq!(retried, "one parcel\n");
+    let args = ["subscribe", "parcels", "--count", "1", "--verbose", "--nack", "dead-letter", "--reason", "broken"];
+    let shown = ok(app(), &args).await;
+    for line in ["attempt           2", "reply to          replies", "header            level=3", "one parcel"] {
+        assert!(shown.lines().any(|found| found == line), "{line:?} is not in\n{shown}");
+    }
+    let letters = json(app(), &["dead-letter", "list", "--since", "1h"]).await;
+    assert_eq!((&letters[0]["reason"], &letters[0]["code"]), (&"broken".into(), &"rejected".into()), "{letters}");
+    ok(app(), &["dead-letter", "redrive", "--all"]).await;
+    ok(app(), &["subscribe", "parcels", "--count", "1", "--nack", "drop"]).await;
+    assert_eq!(json(app(), &["dead-letter", "list"]).await, Value::Array(Vec::new()));
+    assert_eq!(ready(&app, "parcels").await, 0);
+}
+
+#[tokio::test]
+async fn a_queue_is_peeked_without_taking_anything() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    ok(app(), &["queue", "declare", "letters"]).await;
+    publish_numbers(&app, "letters", 3).await;
+    for _ in 0..2 {
+        assert_eq!(ok(app(), &["queue", "peek", "letters", "--count", "10"]).await, "1\n2\n3\n");
+        until("the messages are back", async || (ready(&app, "letters").await == 3).then_some(())).await;
+    }
+    ok(app(), &["queue", "declare", "log", "--type", "stream"]).await;
+    publish_numbers(&app, "log", 3).await;
+    assert_eq!(ok(app(), &["subscribe", "log", "--from", "1h", "--count", "3"]).await, "1\n2\n3\n");
+}
+
+#[tokio::test]
+async fn a_body_that_no_frame_can_hold_is_rejected_and_the_others_are_confirmed() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    ok(app(), &["queue", "declare", "blobs"]).await;
+    let publish = async |input: Vec<u8>, args: &[&str]| {
+        let mut publish = app();
+        publish.args(["publish", "--queue", "blobs", "--json"]).args(args).stdin(Stdio::piped());
+        let mut publish = publish.spawn().unwrap();
+        publish.stdin.take().unwrap().write_all(&input).await.unwrap();
+        let output = within("publishing", publish.wait_with_output()).await.unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let large = vec![b'x'; 12 << 20];
+    let one = publish(large.clone(), &["--file", "-"]).await;
+    assert_eq!(one["outcome"], "rejected", "{one}");
+    assert!(one["reason"].as_str().unwrap().starts_with("MESSAGE_TOO_LARGE"), "{one}");
+    let lines = [b"first\n".to_vec(), large, b"\nlast\n".to_vec()].concat();
+    let several = publish(lines, &["--lines"]).await;
+    assert_eq!(several["outcomes"], serde_json::json!({ "confirmed": 2, "rejected": 1 }), "{several}");
+    assert_eq!(ok(app(), &["subscribe", "blobs", "--count", "2"]).await, "first\nlast\n");
+}
+
+#[tokio::test]
+async fn times_that_no_calendar_has_are_shown() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    ok(app(), &["queue", "declare", "far"]).await;
+    // Past the gateway, which refuses such times: 1,700,000,000,000 s.
+    let certificate = certificate_of(&tenant.id);
+    let broker = amqp(tls(Some(&certificate)), &format!("wg.{}", tenant.id), Login::External).await.unwrap();
+    let channel = broker.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let properties = BasicProperties::default().with_timestamp(1_700_000_000_000);
+    let sent = channel.basic_publish("".into(), "far".into(), BasicPublishOptions::default(), b"far", properties).await;
+    within("the confirm", sent.unwrap()).await.unwrap();
+    let shown = json(app(), &["subscribe", "far", "--count", "1", "--nack", "dead-letter"]).await;
+    let time = shown["publish_time"].as_str();
+    assert!(time.is_none_or(|time| !time.contains('T')), "{shown}");
+    let letters = json(app(), &["dead-letter", "list"]).await;
+    let id = letters[0]["dead_letter_id"].as_str().unwrap();
+    ok(app(), &["dead-letter", "show", id]).await;
+}
+
+#[tokio::test]
+async fn errors_are_json_when_asked_and_say_where_the_credentials_came_from() {
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    let error = async |args: &[&str]| {
+        let output = run(app(), args).await;
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = error(&["subscribe", "nowhere", "--count", "1", "--json"]).await;
+    let json: Value = serde_json::from_str(&text).unwrap_or_else(|wrong| panic!("{wrong}: {text}"));
+    assert_eq!((code, &json["error"]["reason"]), (Some(1), &"QUEUE_NOT_FOUND".into()), "{json}");
+    let (code, text) = error(&["subscribe", "--json"]).await;
+    let json: Value = serde_json::from_str(&text).unwrap_or_else(|wrong| panic!("{wrong}: {text}"));
+    assert_eq!((code, &json["error"]["exit_code"]), (Some(2), &2.into()), "{json}");
+
+    let (_, denied) = error(&["tenant", "list"]).await;
+    assert!(denied.contains("WARRENGATE_CLIENT_ID") && denied.contains(&tenant.client_id), "{denied}");
+    let (_, missing) = error(&["queue", "delete", "nope"]).await;
+    assert!(missing.contains("no queue \"nope\"") && !missing.contains("declare"), "{missing}");
+    let (_, typo) = error(&["publish", "--queue", "ordrs", "x"]).await;
+    assert!(typo.contains("no queue \"ordrs\""), "{typo}");
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let (code, no_pem) = error(&["queue", "list", "--ca", readme]).await;
+    assert!(code == Some(2) && no_pem.contains("no certificate in PEM form"), "{no_pem}");
+}
+
+#[tokio::test]
+async fn completions_and_man_pages_are_written() {
+    let command = || Command::new(env!("CARGO_BIN_EXE_warrengate"));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = ok(command(), &["completions", shell]).await;
+        assert!(script.contains("dead-letter") && script.contains("--max-delivery-attempts"), "{shell}: {script}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    ok(command(), &["man", "--dir", dir]).await;
+    let page = std::fs::read_to_string(folder.path().join("warrengate-queue-declare.1")).unwrap();
+    assert!(page.contains("max\\-delivery\\-attempts"), "{page}");
+}
+
+#[tokio::test]
+async fn a_plan_is_created_like_another() {
+    let world = World::get();
+    let admin = || warrengate("admin", world.admin_secret());
+    let name = format!("p{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+    let standard = json(admin(), &["plan", "get", "standard"]).await;
+    let plan = json(admin(), &["plan", "create", &name, "--like", "standard", "--streams", "7"]).await;
+    assert_eq!((&plan["max_streams"], &plan["max_queues"]), (&7.into(), &standard["max_queues"]), "{plan}");
+    ok(admin(), &["plan", "delete", &name]).await;
 }

@@ -1,4 +1,4 @@
-//! Runs every block of commands in README.md and docs/guides/ unchanged, in the order of its page, by a shell in a folder like
+//! Runs every block of commands and every Python program in README.md and docs/guides/ unchanged, in the order of its page, by a shell in a folder like
 //! that of `warrengate dev`. Lines that are not run are listed with their reasons; a missing toolchain is reported.
 
 use std::{
@@ -52,10 +52,20 @@ fn has(program: &str) -> bool {
     std::env::split_paths(&places).any(|place| place.join(program).is_file())
 }
 
+/// The page with its Python programs as commands of the shell.
+fn with_programs(text: &str) -> String {
+    let (first, programs) = text.split_once("```python\n").map_or((text, None), |(first, rest)| (first, Some(rest)));
+    let programs = programs.into_iter().flat_map(|programs| programs.split("```python\n")).map(|program| {
+        let (code, rest) = program.split_once("```").unwrap();
+        format!("```sh\npython - <<'PYTHON'\n{code}PYTHON\n```{rest}")
+    });
+    std::iter::once(first.to_owned()).chain(programs).collect()
+}
+
 /// The page's commands as one script, and how many lines it has.
 #[allow(clippy::print_stderr, reason = "a line that is left out is said")]
 fn script(page: &Path) -> (String, usize) {
-    let text = fs::read_to_string(page).unwrap();
+    let text = with_programs(&fs::read_to_string(page).unwrap());
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let (mut script, mut lines) = (String::from("set -euo pipefail; shopt -s expand_aliases\n"), 0);
     for line in blocks.flat_map(str::lines) {
@@ -107,6 +117,7 @@ async fn folder() -> tempfile::TempDir {
     fs::write(folder.path().join(".warrengate/dev.env"), settings).unwrap();
     let link = |from: PathBuf, to: &str| std::os::unix::fs::symlink(from, folder.path().join(to)).unwrap();
     link(root().join("examples"), "examples");
+    link(root().join("clients"), "clients");
     fs::create_dir_all(folder.path().join("target/debug")).unwrap();
     link(PathBuf::from(env!("CARGO_BIN_EXE_warrengate")), "target/debug/warrengate");
     folder

@@ -1,4 +1,4 @@
-//! `warrengate dev`, as its user has it: one command, a proof, and nothing left behind.
+//! `warrengate dev`: it starts, tests itself, keeps its state, and leaves nothing running.
 
 use std::{path::Path, process::Stdio};
 
@@ -132,5 +132,70 @@ async fn dev_proves_itself_and_ends_when_asked_for_a_smoke_test_only() {
     let again = dev.run(&["dev", "--smoke", "--reset", "--json"]).await;
     let json: serde_json::Value = serde_json::from_str(&again).unwrap();
     assert_eq!(json["proof"]["cross_tenant_refusal"], "QUEUE_NOT_FOUND", "{json}");
+    dev.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_reset_does_not_destroy_the_state_of_a_running_dev() {
+    let dev = Dev::new();
+    let mut first = dev.ready().await;
+    let before = std::fs::read_to_string(dev.folder.path().join(".warrengate/dev.env")).unwrap();
+    for args in [&["dev", "--reset"][..], &["dev"]] {
+        let refused = within("the second dev", dev.command(args).output()).await.unwrap();
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{text}");
+        assert_eq!(text.matches("another `warrengate dev` is using").count(), 1, "{text}");
+    }
+    assert_eq!(std::fs::read_to_string(dev.folder.path().join(".warrengate/dev.env")).unwrap(), before);
+    dev.run(&["queue", "list"]).await;
+    signal(&first, "TERM").await;
+    assert!(within("dev to stop", first.wait()).await.unwrap().success());
+    dev.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn dev_survives_rotated_secrets() {
+    let dev = Dev::new();
+    let file = dev.folder.path().join(".warrengate/dev.env");
+    let mut first = dev.ready().await;
+    // The command keeps the file up to date.
+    dev.run(&["client", "rotate-secret", "admin"]).await;
+    dev.run(&["tenant", "list"]).await;
+    // Elsewhere there is no file to update: as if it were done from another folder.
+    let kept = std::fs::read_to_string(&file).unwrap();
+    for client in ["acme.app", "admin"] {
+        dev.run(&["client", "rotate-secret", client]).await;
+    }
+    signal(&first, "INT").await;
+    assert!(within("dev to stop", first.wait()).await.unwrap().success());
+    std::fs::write(&file, kept).unwrap();
+    let mut second = dev.ready().await;
+    dev.run(&["tenant", "list"]).await;
+    dev.run(&["queue", "list"]).await;
+    signal(&second, "INT").await;
+    assert!(within("dev to stop", second.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn dev_chooses_free_ports_and_reports_them_as_json() {
+    let dev = Dev::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warrengate"));
+    command.current_dir(dev.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.args(["dev", "--ports", "auto", "--json"]);
+    if let Some(broker) = installation() {
+        command.arg("--broker").arg(broker);
+    }
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = within_minutes("dev to be ready", 3, lines.next_line()).await.unwrap().expect("a line");
+    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(ready["event"], "ready", "{ready}");
+    let endpoint = ready["endpoint"].as_str().unwrap();
+    assert!(endpoint.starts_with("https://127.0.0.1:") && !endpoint.ends_with(":8443"), "{ready}");
+    let environment = std::fs::read_to_string(ready["environment"].as_str().unwrap()).unwrap();
+    assert!(environment.contains(endpoint), "{environment}");
+    dev.run(&["queue", "list"]).await;
+    signal(&child, "TERM").await;
+    assert!(within("dev to stop", child.wait()).await.unwrap().success());
     dev.nothing_is_left().await;
 }

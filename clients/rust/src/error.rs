@@ -109,9 +109,10 @@ impl Refusal {
     fn next_step(&self) -> Option<&'static str> {
         Some(match self.code {
             _ if self.from_transport => "the connection was lost; check that the gateway is running, then try again",
+            // The gateway's sentences with advice have it after a semicolon.
+            _ if self.message.contains("; ") => return None,
             Code::Unauthenticated => "check the client id and secret, or get a new token",
             Code::PermissionDenied => "ask an administrator for a grant, or use another client",
-            // Most of the gateway's own messages already end with this advice.
             Code::Unavailable if self.message.contains("try again") => return None,
             Code::Unavailable => "try again in a moment",
             Code::ResourceExhausted => "slow down, or ask for a larger plan",
@@ -185,6 +186,8 @@ impl Error {
         let cause = inner.to_string();
         let next = if cause.contains("certificate") {
             "set the CA that signed this gateway's certificate, and use an address that the certificate names"
+        } else if cause.contains("InvalidContentType") {
+            "this port does not speak TLS; check that it is the gRPC port (8443 by default) and not the ops listener"
         } else if cause.contains("refused") {
             "check that it is running (`warrengate dev` starts one) and that the port is correct"
         } else {

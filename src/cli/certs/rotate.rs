@@ -1,5 +1,6 @@
-//! `warrengate certs rotate-ca` and `rotate-password`: what cannot simply be replaced, because several sides have to know it at
-//! the same time. Each goes by way of both counting, and says what has to be done before the next step.
+//! `warrengate certs rotate-ca` and `rotate-password`: replacement of secrets that several sides must know at the same time.
+//!
+//! Old and new are both valid in between, and each step prints what to do before the next one.
 
 use std::path::PathBuf;
 
@@ -15,39 +16,39 @@ use crate::{
 /// The flags of `rotate-ca`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Authority {
-    /// Which step
+    /// The step
     #[arg(value_enum)]
     step: Turn,
-    /// Which authority
+    /// The authority
     #[arg(long, value_enum, default_value_t = Whose::Broker)]
     of: Whose,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Turn {
-    /// Make the next authority; both are trusted from now on
+    /// Create the next authority; both are trusted from now on
     Prepare,
-    /// The next one signs; the one before is still trusted
+    /// The next one signs; the old one is still trusted
     Switch,
-    /// The one before is not trusted any more
+    /// The old one is no longer trusted
     Finish,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Whose {
-    /// The wall: it signs for the broker, the provisioner and the tenants
+    /// Signs for the broker, the provisioner and the tenants
     Broker,
-    /// It signs for the gateway; applications trust it
+    /// Signs for the gateway; applications trust it
     Gateway,
 }
 
 /// The flags of `rotate-password`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Password {
-    /// The settings of `serve`, for the way to the broker; without it they come from the environment alone
+    /// The settings of `serve`, to reach the broker; without it they come from the environment only
     #[arg(long, value_name = "FILE", env = "WARRENGATE_CONFIG")]
     config: Option<PathBuf>,
-    /// Only write the new password beside the old one, for gateways and broker nodes that have copies of the files
+    /// Only write the new password next to the old one, for gateways and broker nodes that have copies of the files
     #[arg(long)]
     prepare: bool,
 }
@@ -76,8 +77,8 @@ pub(super) fn authority(certs: &CertsDir, args: &Authority, output: &Output) -> 
 fn next_step(of: Whose, step: Turn) -> &'static str {
     match (of, step) {
         (Whose::Broker, Turn::Prepare) => {
-            "next: give broker-ca.pem to every broker node (it takes it within two minutes) and every gateway (5 s); when \
-             `warrengate doctor` says that every node trusts the next authority: `warrengate certs rotate-ca switch`"
+            "next: give broker-ca.pem to every broker node (which loads it within two minutes) and every gateway (5 s); when \
+             `warrengate doctor` reports that every node trusts the next authority: `warrengate certs rotate-ca switch`"
         }
         (Whose::Broker, Turn::Switch) => {
             "next: give broker.pem, broker.key and broker-ca.pem to every broker node, and broker-ca.*, provisioner.* to every \
@@ -85,13 +86,13 @@ fn next_step(of: Whose, step: Turn) -> &'static str {
              signed by the new authority: `warrengate certs rotate-ca finish`"
         }
         (Whose::Broker, Turn::Finish) => {
-            "next: give broker-ca.pem to every broker node and every gateway; then nobody trusts the old authority any more"
+            "next: give broker-ca.pem to every broker node and every gateway; then the old authority is no longer trusted"
         }
         (Whose::Gateway, Turn::Prepare) => {
             "next: give gateway-ca.pem to every application; when all have it: `warrengate certs rotate-ca switch --of gateway`"
         }
         (Whose::Gateway, Turn::Switch) => {
-            "next: give gateway.* to every gateway, which shows it from then on; then \
+            "next: give gateway.* to every gateway, which uses it for new connections; then \
              `warrengate certs rotate-ca finish --of gateway`"
         }
         (Whose::Gateway, Turn::Finish) => "next: give gateway-ca.pem to every application",
@@ -120,13 +121,13 @@ pub(super) async fn password(certs: &CertsDir, args: Password, output: &Output) 
     let hash = account.hash().map_err(anyhow::Error::new)?;
     provisioner.set_own_password(&hash).await.map_err(anyhow::Error::new)?;
     account.settle().map_err(anyhow::Error::new)?;
-    // With the new one alone: nobody is told that it counts before it does.
+    // Checked with the new password only, before it is announced.
     Provisioner::new(&config, &authority).map_err(anyhow::Error::new)?.ready().await.map_err(anyhow::Error::new)?;
     said(
         certs,
         output,
         "changed",
-        &format!("where copies are: give {PASSWORD_FILE} to every gateway once more; it holds the new one alone now"),
+        &format!("if there are copies: give {PASSWORD_FILE} to every gateway again; it contains only the new one now"),
     )
 }
 

@@ -1,5 +1,5 @@
-//! A room as queues and messages: `chat.ROOM`, a stream of what was said, and `chat.ROOM.here`, a stream of signs of life.
-//! Words enter; publications leave, and deliveries are read back. Invariant: what is no message of this form is passed over.
+//! A chat room as queues and messages: `chat.ROOM`, a stream of messages, and `chat.ROOM.here`, a stream of presence.
+//! Messages of other forms are ignored.
 
 use std::{
     collections::HashMap,
@@ -10,16 +10,17 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::{
+    cli::json,
     client::{Client, Delivery, Error, Publisher, SubscribeOptions, Subscription, publication},
     pb::{self, Outcome, value::Kind},
 };
 
-/// How much talk a room keeps, in bytes.
+/// How many bytes of messages a room keeps.
 const KEPT: u64 = 20 << 20;
-/// Signs of life are worth nothing after a minute; streams forget by whole segments of this size.
+/// Presence is outdated after a minute; streams delete whole segments of this size.
 const SEGMENT: u64 = 1 << 20;
-/// The longest wait for the last words' outcomes.
-const PARTING: Duration = Duration::from_secs(5);
+/// The longest wait for the outcomes of the last messages.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MESSAGE: &str = "chat.message";
 const HERE: &str = "chat.here";
@@ -43,19 +44,19 @@ pub(super) fn person_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A room that was entered.
+/// An entered room.
 pub(super) struct Room {
     client: Client,
     publisher: Publisher,
     queue: String,
     name: String,
     session: String,
-    /// Outcomes on their way; what is wrong with one, if anything.
+    /// Pending outcomes; a failure has a description.
     outcomes: JoinSet<Option<String>>,
 }
 
 impl Room {
-    /// Makes the room unless it is there.
+    /// Creates the room if it does not exist.
     pub(super) async fn enter(client: Client, room: &str, name: &str) -> Result<Self, Error> {
         let queue = format!("chat.{room}");
         for (name, bytes) in [(queue.clone(), KEPT), (here(&queue), 2 * SEGMENT)] {
@@ -73,12 +74,12 @@ impl Room {
         Ok(Self { client, publisher, queue, name: name.to_owned(), session, outcomes: JoinSet::new() })
     }
 
-    /// What was said since then, and what will be.
+    /// The messages since then, and new ones.
     pub(super) async fn talk(&self, since: SystemTime) -> Result<Subscription, Error> {
         self.client.subscribe(SubscribeOptions::queue(&self.queue).from_time(since)).await
     }
 
-    /// Who came and went since then, and who will.
+    /// Presence since then, and changes.
     pub(super) async fn presence(&self, since: SystemTime) -> Result<Subscription, Error> {
         self.client.subscribe(SubscribeOptions::queue(here(&self.queue)).from_time(since)).await
     }
@@ -95,17 +96,17 @@ impl Room {
         self.send(here(&self.queue), HERE, "").await
     }
 
-    /// Says good-bye; what does not get out in time, others find out by silence.
+    /// Announces leaving. If that fails, others notice after [`super::STALE`].
     pub(super) async fn leave(&mut self) {
         let goodbye = async {
             if self.send(here(&self.queue), LEFT, "").await.is_ok() {
                 while self.outcomes.join_next().await.is_some() {}
             }
         };
-        let _ = tokio::time::timeout(PARTING, goodbye).await;
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, goodbye).await;
     }
 
-    /// Waits for something that did not get out. Never ends when all does.
+    /// Waits for a failed message. Never returns while there is none.
     pub(super) async fn trouble(&mut self) -> String {
         loop {
             match self.outcomes.join_next().await {
@@ -138,7 +139,7 @@ fn here(queue: &str) -> String {
     format!("{queue}.here")
 }
 
-/// Something that was said.
+/// A message of the chat.
 pub(super) struct Said {
     pub(super) session: String,
     pub(super) name: String,
@@ -148,7 +149,7 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// None when the delivery is something else.
+    /// None for a delivery of another form.
     pub(super) fn of(delivery: &Delivery) -> Option<Self> {
         let message = delivery.message();
         (message.r#type == MESSAGE).then_some(())?;
@@ -156,12 +157,12 @@ impl Said {
             session: header(message, "session")?,
             name: header(message, "name")?,
             text: String::from_utf8_lossy(delivery.body()).into_owned(),
-            time: humantime::format_rfc3339_seconds(time(message)).to_string(),
+            time: json::time(message.publish_time).unwrap_or_default(),
         })
     }
 }
 
-/// A sign of life, or the last.
+/// A presence message.
 pub(super) struct Presence {
     pub(super) session: String,
     pub(super) name: String,
@@ -170,7 +171,7 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// None when the delivery is something else.
+    /// None for a delivery of another form.
     pub(super) fn of(delivery: &Delivery) -> Option<Self> {
         let message = delivery.message();
         let is_here = match message.r#type.as_str() {

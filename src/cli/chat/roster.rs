@@ -1,31 +1,31 @@
-//! Who is here. Signs of life enter, changes leave. Invariant: whoever was silent for too long is not here.
+//! The people present in a room: those with a recent presence message.
 
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-/// Those who are here, by their session: the same name twice is two people.
+/// The people present, by session: the same name twice is two people.
 #[derive(Debug, Default)]
 pub(super) struct Roster(BTreeMap<String, (String, Instant)>);
 
 impl Roster {
-    /// A sign of life, good until then. Whether this one was not here before.
+    /// Records a presence message, valid until then. Returns whether the session is new.
     pub(super) fn here(&mut self, session: String, name: String, until: Instant) -> bool {
         self.0.insert(session, (name, until)).is_none()
     }
 
-    /// Somebody left: who, if they were here.
+    /// Removes a session. Returns its name, if it was present.
     pub(super) fn left(&mut self, session: &str) -> Option<String> {
         self.0.remove(session).map(|(name, _)| name)
     }
 
-    /// Takes out those whose last sign of life is too old.
+    /// Removes sessions without a recent presence message. Returns their names.
     pub(super) fn silent(&mut self, now: Instant) -> Vec<String> {
         let gone = self.0.extract_if(.., |_, (_, until)| *until <= now);
         gone.map(|(_, (name, _))| name).collect()
     }
 
-    /// The names, in order.
+    /// The names of those present, sorted.
     pub(super) fn names(&self, now: Instant) -> Vec<&str> {
         let here = self.0.values().filter(|(_, until)| *until > now);
         let mut names: Vec<_> = here.map(|(name, _)| name.as_str()).collect();

@@ -1,4 +1,4 @@
-//! Where settings come from, and which are stronger.
+//! The sources of settings and their priority.
 
 use secrecy::ExposeSecret as _;
 
@@ -43,6 +43,9 @@ fn flags_are_stronger_than_the_environment_and_that_is_stronger_than_the_file() 
     let environment = [("WARRENGATE_CLIENT_ID", "env.id"), ("WARRENGATE_CLIENT_SECRET", "env-secret")];
     let found = settings(&ConnectionArgs::default(), &environment, true).expect("settings");
     assert_eq!(who(&found.credentials), "env.id/env-secret");
+    let origin = "env.id: the id from WARRENGATE_CLIENT_ID, the secret from WARRENGATE_CLIENT_SECRET (which has priority over \
+                  .warrengate/dev.env)";
+    assert_eq!(found.origin, origin);
 
     let args = ConnectionArgs { client_id: Some("flag.id".into()), ..Default::default() };
     let with_token = [environment[0], environment[1], ("WARRENGATE_TOKEN", "env-token")];

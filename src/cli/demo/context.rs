@@ -1,5 +1,4 @@
-//! Where a demonstration plays: a corner of the tenant with names of its own. Short names enter; real exchanges and queues
-//! are made under a prefix that no other run has, and removed at the end.
+//! The exchanges and queues of a demonstration, under a prefix of its own, which are removed at the end.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -12,42 +11,42 @@ use crate::{
     pb::{self, Outcome, value::Kind},
 };
 
-/// A run that is killed leaves its queues behind for so long at the most.
+/// Queues of a killed run are deleted by the broker after this time.
 const EXPIRY: Duration = Duration::from_secs(3600);
-/// The longest wait for something that must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest wait for an expected message.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One demonstration's corner.
-pub(super) struct Stage<'a> {
+/// A running demonstration.
+pub(super) struct Context<'a> {
     client: Client,
     output: &'a Output,
     name: &'static str,
     prefix: String,
-    made: Mutex<Made>,
+    created: Mutex<Created>,
 }
 
 #[derive(Default)]
-struct Made {
+struct Created {
     queues: Vec<String>,
     exchanges: Vec<String>,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Context<'a> {
     pub(super) fn new(client: Client, output: &'a Output, name: &'static str) -> Self {
         let prefix = format!("demo-{}", &Uuid::new_v4().simple().to_string()[..6]);
-        Self { client, output, name, prefix, made: Mutex::default() }
+        Self { client, output, name, prefix, created: Mutex::default() }
     }
 
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// What a thing of this short name is called in the tenant.
+    /// The full name of an object.
     pub(super) fn full(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
-    /// Says a line as the play goes on; beside the result when that is JSON.
+    /// Prints a line of progress; on standard error when the result is JSON.
     pub(super) fn say(&self, text: &str) -> Result<(), Error> {
         if self.output.is_json() {
             self.output.note(text);
@@ -56,10 +55,10 @@ impl<'a> Stage<'a> {
         self.output.line(&self.output.safe(text))
     }
 
-    pub(super) fn end(&self, noticed: &[String]) -> Result<(), Error> {
-        let lines: String = noticed.iter().map(|line| format!("\n  * {line}")).collect();
+    pub(super) fn end(&self, lessons: &[String]) -> Result<(), Error> {
+        let lines: String = lessons.iter().map(|line| format!("\n  * {line}")).collect();
         self.output.result(
-            || json!({"demo": self.name, "noticed": noticed}),
+            || json!({"demo": self.name, "lessons": lessons}),
             || format!("\nWhat to notice:{lines}\n\nRead more: docs/guides/{}.md\n", self.name),
         )
     }
@@ -68,13 +67,13 @@ impl<'a> Stage<'a> {
         self.queue_of(pb::Queue { name: name.to_owned(), ..pb::Queue::default() }).await
     }
 
-    /// Makes a queue of this kind under its full name.
+    /// Creates a queue under its full name.
     pub(super) async fn queue_of(&self, mut queue: pb::Queue) -> Result<(), Error> {
         queue.name = self.full(&queue.name);
         if queue.r#type() != pb::QueueType::Stream {
             queue.expires = Some(values::api_duration(EXPIRY));
         }
-        self.remember(|made| made.queues.push(queue.name.clone()));
+        self.remember(|created| created.queues.push(queue.name.clone()));
         let request = pb::DeclareQueueRequest { queue: Some(queue), validate_only: false };
         self.client.topology().declare_queue(request).await?;
         Ok(())
@@ -82,7 +81,7 @@ impl<'a> Stage<'a> {
 
     pub(super) async fn exchange(&self, name: &str, kind: pb::ExchangeType) -> Result<(), Error> {
         let exchange = pb::Exchange { name: self.full(name), r#type: kind.into(), ..pb::Exchange::default() };
-        self.remember(|made| made.exchanges.push(exchange.name.clone()));
+        self.remember(|created| created.exchanges.push(exchange.name.clone()));
         let request = pb::DeclareExchangeRequest { exchange: Some(exchange), validate_only: false };
         self.client.topology().declare_exchange(request).await?;
         Ok(())
@@ -93,19 +92,19 @@ impl<'a> Stage<'a> {
         self.bind_by(source, queue, pb::Binding { routing_key: routing_key.to_owned(), ..pb::Binding::default() }).await
     }
 
-    /// Binds by whatever the binding says.
+    /// Binds with the conditions of this binding.
     pub(super) async fn bind_by(&self, source: &str, queue: &str, binding: pb::Binding) -> Result<(), Error> {
         let binding = pb::Binding { source: self.full(source), destination: self.full(queue), ..binding };
         self.client.topology().bind(pb::BindRequest { binding: Some(binding) }).await?;
         Ok(())
     }
 
-    /// A publication through an exchange of the stage.
+    /// A publication through an exchange of the demonstration.
     pub(super) fn to_exchange(&self, exchange: &str, routing_key: &str, body: impl Into<String>) -> pb::Publication {
         crate::client::publication(self.full(exchange), routing_key, body.into())
     }
 
-    /// A publication to a queue of the stage.
+    /// A publication to a queue of the demonstration.
     pub(super) fn to_queue(&self, queue: &str, body: impl Into<String>) -> pb::Publication {
         crate::client::publication("", self.full(queue), body.into())
     }
@@ -132,7 +131,7 @@ impl<'a> Stage<'a> {
         Ok(self.client.subscribe(change(SubscribeOptions::queue(self.full(queue)))).await?)
     }
 
-    /// The next so many bodies of a queue, acknowledged.
+    /// Receives and acknowledges this many messages of a queue; their bodies.
     pub(super) async fn take(&self, queue: &str, count: usize) -> Result<Vec<String>, Error> {
         let mut subscription = self.subscribe(queue).await?;
         let taken = take(&mut subscription, count).await;
@@ -140,33 +139,33 @@ impl<'a> Stage<'a> {
         taken
     }
 
-    /// Removes what was made. What fails here is told and does not matter: unused queues end by themselves.
+    /// Removes everything. A failure is only reported, because unused queues expire.
     pub(super) async fn clear(&self) {
-        let made = self.remember(std::mem::take);
-        for name in made.queues {
+        let created = self.remember(std::mem::take);
+        for name in created.queues {
             let request = pb::DeleteQueueRequest { name, ..pb::DeleteQueueRequest::default() };
-            self.forgive(self.client.topology().delete_queue(request).await.map(drop));
+            self.report_failure(self.client.topology().delete_queue(request).await.map(drop));
         }
-        for name in made.exchanges {
+        for name in created.exchanges {
             let request = pb::DeleteExchangeRequest { name, if_unused: false };
-            self.forgive(self.client.topology().delete_exchange(request).await.map(drop));
+            self.report_failure(self.client.topology().delete_exchange(request).await.map(drop));
         }
     }
 
-    fn forgive(&self, removed: Result<(), tonic::Status>) {
+    fn report_failure(&self, removed: Result<(), tonic::Status>) {
         if let Err(status) = removed
             && status.code() != tonic::Code::NotFound
         {
-            self.output.note(&format!("could not remove what the demonstration made: {}", status.message()));
+            self.output.note(&format!("cannot remove an object of the demonstration: {}", status.message()));
         }
     }
 
-    fn remember<T>(&self, change: impl FnOnce(&mut Made) -> T) -> T {
-        change(&mut self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    fn remember<T>(&self, change: impl FnOnce(&mut Created) -> T) -> T {
+        change(&mut self.created.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
 
-/// The next so many bodies, acknowledged.
+/// Receives and acknowledges this many messages; their bodies.
 pub(super) async fn take(subscription: &mut Subscription, count: usize) -> Result<Vec<String>, Error> {
     let mut bodies = Vec::with_capacity(count);
     while bodies.len() < count {
@@ -177,11 +176,11 @@ pub(super) async fn take(subscription: &mut Subscription, count: usize) -> Resul
     Ok(bodies)
 }
 
-/// The next delivery, which must come.
+/// The next delivery, which is expected.
 pub(super) async fn next(subscription: &mut Subscription) -> Result<Delivery, Error> {
-    match tokio::time::timeout(PATIENCE, subscription.next()).await {
+    match tokio::time::timeout(TIMEOUT, subscription.next()).await {
         Ok(delivery) => delivery?.ok_or_else(|| Error::Failed("the subscription ended".to_owned())),
-        Err(_) => Err(Error::Failed(format!("no message came within {} s", PATIENCE.as_secs()))),
+        Err(_) => Err(Error::Failed(format!("no message arrived within {} s", TIMEOUT.as_secs()))),
     }
 }
 
@@ -189,7 +188,7 @@ pub(super) fn text(delivery: &Delivery) -> String {
     String::from_utf8_lossy(delivery.body()).into_owned()
 }
 
-/// A claim of the demonstration: it fails when it is not so.
+/// Fails the demonstration when a claim does not hold.
 pub(super) fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
     if holds { Ok(()) } else { Err(Error::Failed(what())) }
 }

@@ -1,10 +1,9 @@
-//! Routing by topic: a log line is published once, under a key that says where it is from and how bad it is; bindings
-//! decide who reads it. Lines enter, each reader's share leaves.
+//! Routing by topic: a log line is published once, with a key of its service and level; bindings select who receives it.
 
 use super::{
     super::Error,
-    Noticed,
-    stage::{Stage, check},
+    Lessons,
+    context::{Context, check},
 };
 use crate::pb::ExchangeType;
 
@@ -16,35 +15,35 @@ const LINES: [(&str, &str); 5] = [
     ("bank.error", "the safe does not open"),
 ];
 
-/// Each reader, its pattern, and the lines that the pattern means.
+/// Each reader, its pattern, and the lines that match.
 const READERS: [(&str, &str, &[usize]); 3] =
     [("archive", "#", &[0, 1, 2, 3, 4]), ("on-call", "*.error", &[2, 4]), ("shop-team", "shop.#", &[0, 1, 2])];
 
-pub(super) async fn play(stage: &Stage<'_>) -> Result<Noticed, Error> {
-    stage.exchange("logs", ExchangeType::Topic).await?;
+pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+    demo.exchange("logs", ExchangeType::Topic).await?;
     for (reader, pattern, _) in READERS {
-        stage.queue(reader).await?;
-        stage.bind("logs", reader, pattern).await?;
-        stage.say(&format!("  queue {reader:9} is bound to the topic exchange \"logs\" by {pattern}"))?;
+        demo.queue(reader).await?;
+        demo.bind("logs", reader, pattern).await?;
+        demo.say(&format!("  queue {reader:9} is bound to the topic exchange \"logs\" by {pattern}"))?;
     }
-    stage.say("\nFive lines are published, each once:\n")?;
+    demo.say("\nFive lines are published, each once:\n")?;
     for (key, line) in LINES {
-        stage.say(&format!("  {key:14}  {line}"))?;
+        demo.say(&format!("  {key:14}  {line}"))?;
     }
-    stage.publish(LINES.map(|(key, line)| stage.to_exchange("logs", key, line)).into()).await?;
+    demo.publish(LINES.map(|(key, line)| demo.to_exchange("logs", key, line)).into()).await?;
     for (reader, pattern, wanted) in READERS {
-        let got = stage.take(reader, wanted.len()).await?;
-        stage.say(&format!("\n{reader} ({pattern}) reads:"))?;
+        let got = demo.take(reader, wanted.len()).await?;
+        demo.say(&format!("\n{reader} ({pattern}) reads:"))?;
         for line in &got {
-            stage.say(&format!("  {line}"))?;
+            demo.say(&format!("  {line}"))?;
         }
         let meant: Vec<_> = wanted.iter().map(|at| LINES[*at].1).collect();
         check(got == meant, || format!("{reader} read {got:?} instead of {meant:?}"))?;
     }
     Ok(vec![
-        "The publisher named no reader: it said what the line is about, in words parted by dots.".to_owned(),
-        "* stands for exactly one word, # for any number: shop.# has shop.cart.info, *.error does not have a.b.error."
+        "The publisher knows no reader: its routing key describes the line, in words separated by dots.".to_owned(),
+        "* stands for exactly one word, # for any number: shop.# matches shop.cart.info, *.error does not match a.b.error."
             .to_owned(),
-        "Each queue has a copy of its own: what the archive acknowledges is still there for those on call.".to_owned(),
+        "Each queue has a copy of its own: what the archive acknowledges stays in the queue on-call.".to_owned(),
     ])
 }

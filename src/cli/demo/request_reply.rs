@@ -1,12 +1,11 @@
-//! Request and reply: a question says where its answer is wanted and which question it is; the answers come in any order
-//! and find theirs. Questions enter, answers leave.
+//! Request and reply: a request names its reply queue and a correlation id, and replies arrive in any order.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     super::{Error, values},
-    Noticed,
-    stage::{Stage, check, next, text},
+    Lessons,
+    context::{Context, check, next, text},
 };
 
 const QUESTIONS: [(&str, &str); 3] = [("q-1", "book"), ("q-2", "lamp"), ("q-3", "piano")];
@@ -19,49 +18,52 @@ fn price(thing: &str) -> &'static str {
     }
 }
 
-pub(super) async fn play(stage: &Stage<'_>) -> Result<Noticed, Error> {
-    stage.queue("prices").await?;
-    stage.queue("answers").await?;
-    let mut answers = stage.subscribe("answers").await?;
+pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+    demo.queue("prices").await?;
+    demo.queue("answers").await?;
+    let mut answers = demo.subscribe("answers").await?;
     let questions = QUESTIONS.map(|(id, thing)| {
-        let mut publication = stage.to_queue("prices", thing);
+        let mut publication = demo.to_queue("prices", thing);
         if let Some(message) = &mut publication.message {
             message.correlation_id = id.to_owned();
-            message.reply_to = stage.full("answers");
-            // Nobody waits longer for the answer; then the question need not be asked any more.
+            message.reply_to = demo.full("answers");
+            // Nobody waits longer for the reply.
             message.ttl = Some(values::api_duration(Duration::from_secs(30)));
         }
         publication
     });
-    stage.publish(questions.into()).await?;
+    demo.publish(questions.into()).await?;
     for (id, thing) in QUESTIONS {
-        stage.say(&format!("  asked    {id}: what does a {thing} cost?"))?;
+        demo.say(&format!("  asked    {id}: what does a {thing} cost?"))?;
     }
-    stage.say("\nA price service takes the questions, and answers the last first:\n")?;
-    serve(stage).await?;
+    demo.say("\nA price service receives the requests, and answers the last one first:\n")?;
+    serve(demo).await?;
 
     let mut open: BTreeMap<_, _> = QUESTIONS.into_iter().collect();
     while !open.is_empty() {
         let answer = next(&mut answers).await?;
         answers.ack(&answer)?;
         let id = &answer.message().correlation_id;
-        let thing = open.remove(id.as_str()).ok_or_else(|| Error::Failed(format!("an answer to {id:?}")))?;
-        stage.say(&format!("  answered {id}: a {thing} costs {}", text(&answer)))?;
+        let thing =
+            open.remove(id.as_str()).ok_or_else(|| Error::Failed(format!("a reply to the unknown request {id:?}")))?;
+        demo.say(&format!("  answered {id}: a {thing} costs {}", text(&answer)))?;
         check(text(&answer) == price(thing), || format!("the price of a {thing} is not {}", text(&answer)))?;
     }
     answers.close().await?;
     Ok(vec![
-        "A question carries reply_to (where) and correlation_id (which): that is all there is to it.".to_owned(),
-        "The answers came in another order, and each found its question.".to_owned(),
-        "The question has a ttl: when nobody answers in time it is not answered late, but becomes a dead letter.".to_owned(),
-        "Ask this way when the answer may take its time or the answerer may be away; for the rest, a plain call is simpler."
+        "A request has reply_to (where to reply) and correlation_id (which request); nothing else is needed."
+            .to_owned(),
+        "The replies arrived in another order, and each was matched to its request.".to_owned(),
+        "The request has a ttl: if nobody answers in time, it becomes a dead letter instead of being answered late."
+            .to_owned(),
+        "Use this when the reply may take long or the service may be down; otherwise a direct call is simpler."
             .to_owned(),
     ])
 }
 
-/// The service: answers in another order than it was asked.
-async fn serve(stage: &Stage<'_>) -> Result<(), Error> {
-    let mut questions = stage.subscribe("prices").await?;
+/// The service, which replies in another order than requested.
+async fn serve(demo: &Context<'_>) -> Result<(), Error> {
+    let mut questions = demo.subscribe("prices").await?;
     let mut taken = Vec::new();
     while taken.len() < QUESTIONS.len() {
         taken.push(next(&mut questions).await?);
@@ -72,8 +74,8 @@ async fn serve(stage: &Stage<'_>) -> Result<(), Error> {
         if let Some(message) = &mut answer.message {
             message.correlation_id.clone_from(&asked.correlation_id);
         }
-        // Acknowledged after the answer is confirmed: a service that dies in between is asked again.
-        stage.publish(vec![answer]).await?;
+        // Acknowledged after the reply is confirmed: if the service crashes in between, the request is delivered again.
+        demo.publish(vec![answer]).await?;
         questions.ack(question)?;
     }
     Ok(questions.close().await?)

@@ -1,5 +1,4 @@
-//! A work queue: workers of unequal speed take from one queue, each job goes to one of them, and the quick get more because
-//! each takes a new job only when it has settled the last. Jobs enter, a tally leaves.
+//! A work queue: workers of different speed share one queue; each takes a new job only when it has settled the last.
 
 use std::time::Duration;
 
@@ -8,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::Error,
-    Noticed,
-    stage::{Stage, check, text},
+    Lessons,
+    context::{Context, check, text},
 };
 use crate::client::Subscription;
 
@@ -17,17 +16,17 @@ const JOBS: usize = 40;
 const WORKERS: [(&str, Duration); 3] =
     [("quick", Duration::from_millis(80)), ("usual", Duration::from_millis(240)), ("slow", Duration::from_millis(800))];
 
-pub(super) async fn play(stage: &Stage<'_>) -> Result<Noticed, Error> {
-    stage.queue("jobs").await?;
-    stage.publish((1..=JOBS).map(|n| stage.to_queue("jobs", format!("job {n}"))).collect()).await?;
-    stage.say(&format!("{JOBS} jobs are confirmed: they wait in the queue, and no worker runs yet."))?;
-    stage.say("Three workers start. Each asks for one job at a time (a window of 1):\n")?;
+pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+    demo.queue("jobs").await?;
+    demo.publish((1..=JOBS).map(|n| demo.to_queue("jobs", format!("job {n}"))).collect()).await?;
+    demo.say(&format!("{JOBS} jobs are confirmed: they wait in the queue, without any worker yet."))?;
+    demo.say("Three workers start. Each asks for one job at a time (a window of 1):\n")?;
 
     let (report, mut reports) = mpsc::channel(JOBS);
     let stop = CancellationToken::new();
     let mut workers = JoinSet::new();
     for (worker, (_, pace)) in WORKERS.into_iter().enumerate() {
-        let subscription = stage.subscribe_with("jobs", |options| options.max_outstanding_messages(1)).await?;
+        let subscription = demo.subscribe_with("jobs", |options| options.max_outstanding_messages(1)).await?;
         workers.spawn(work(worker, pace, subscription, report.clone(), stop.clone()));
     }
     drop(report);
@@ -35,7 +34,7 @@ pub(super) async fn play(stage: &Stage<'_>) -> Result<Noticed, Error> {
     while all.len() < JOBS {
         let Some((worker, job)) = reports.recv().await else { break };
         if all.len() < 6 {
-            stage.say(&format!("  {:5} worker did {job}", WORKERS[worker].0))?;
+            demo.say(&format!("  {:5} worker did {job}", WORKERS[worker].0))?;
         }
         done[worker] += 1;
         all.push(job);
@@ -44,9 +43,9 @@ pub(super) async fn play(stage: &Stage<'_>) -> Result<Noticed, Error> {
     while let Some(ended) = workers.join_next().await {
         ended.map_err(anyhow::Error::from)??;
     }
-    stage.say("  ...\n")?;
+    demo.say("  ...\n")?;
     for ((name, pace), done) in WORKERS.iter().zip(done) {
-        stage.say(&format!("  {name:5} ({:3} ms a job)  {:2}  {}", pace.as_millis(), done, "#".repeat(done)))?;
+        demo.say(&format!("  {name:5} ({:3} ms a job)  {:2}  {}", pace.as_millis(), done, "#".repeat(done)))?;
     }
     let total = all.len();
     all.sort_unstable();
@@ -54,9 +53,9 @@ pub(super) async fn play(stage: &Stage<'_>) -> Result<Noticed, Error> {
     check(total == JOBS && all.len() == JOBS, || format!("{} of {JOBS} jobs were done, {total} times", all.len()))?;
     check(done[0] > done[2] && done[2] > 0, || format!("the quick worker did not do more: {done:?}"))?;
     Ok(vec![
-        format!("Every one of the {JOBS} jobs was done, and no two workers got the same one."),
-        "Nobody shared out the work: a worker that is done asks for more, so the quick one did most of it.".to_owned(),
-        "Acknowledge when the work is done, not before: what a worker holds when it dies goes to another.".to_owned(),
+        format!("Every one of the {JOBS} jobs was done, and no job was done twice."),
+        "Nobody assigned the work: a worker that is done receives the next job, so the quick one did most.".to_owned(),
+        "Acknowledge after the work: if a worker crashes, its job goes to another.".to_owned(),
     ])
 }
 

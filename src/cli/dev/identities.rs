@@ -1,5 +1,5 @@
-//! Who there is at the development gateway: an administrator and one client a tenant, with their secrets in
-//! `.warrengate/dev.env`, readable by its owner only. Made once; what the file has lost is made anew.
+//! The identities of the development gateway: an administrator and one client per tenant, with their secrets in
+//! `.warrengate/dev.env`, readable by its owner only.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -18,7 +18,7 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// What an earlier run left.
+    /// The identities of an earlier run.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let mut clients = BTreeMap::new();
         if let Some(file) = DevEnv::read(path)? {
@@ -51,7 +51,7 @@ impl Identities {
         self.gateway.insert("WARRENGATE_CA", ca.display().to_string());
     }
 
-    /// Makes or repairs a tenant and its client `app`; what changed at the broker.
+    /// Creates or repairs a tenant and its client `app`. Returns the changes at the broker.
     pub(super) async fn ensure_tenant(&mut self, admin: &Client, tenant: &str) -> Result<Vec<String>, Error> {
         let request = pb::CreateTenantRequest {
             tenant: Some(pb::Tenant { id: tenant.to_owned(), ..pb::Tenant::default() }),
@@ -72,8 +72,8 @@ impl Identities {
         let client = pb::Client { client_id: client_id.clone(), grants: Some(everything), ..pb::Client::default() };
         let request = pb::CreateClientRequest { client: Some(client), ..pb::CreateClientRequest::default() };
         let secret = match admin.admin().create_client(request).await {
-            Ok(made) => made.into_inner().client_secret,
-            // Its secret is lost: it gets another.
+            Ok(created) => created.into_inner().client_secret,
+            // Its secret is lost.
             Err(status) if status.code() == tonic::Code::AlreadyExists => {
                 let request = pb::RotateClientSecretRequest { client_id: client_id.clone(), overlap: None };
                 admin.admin().rotate_client_secret(request).await?.into_inner().client_secret
@@ -86,7 +86,7 @@ impl Identities {
 
     pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
         let mut text =
-            String::from("# Made by `warrengate dev`, for this machine only. `--as NAME` picks an identity.\n");
+            String::from("# Written by `warrengate dev`, for this machine only. `--as NAME` chooses an identity.\n");
         for (name, value) in &self.gateway {
             text += &format!("{name}=\"{value}\"\n");
         }

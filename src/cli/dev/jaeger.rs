@@ -1,5 +1,5 @@
-//! Where the development gateway's traces go. The environment and the PATH enter; settings for the gateway leave, a sentence
-//! for people, and perhaps a running Jaeger, which ends with this value or with this process, however that ends.
+//! The trace collector of the development gateway: one that is configured or running, or a Jaeger from the PATH, which is started
+//! and ends with this process, however that ends.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -12,14 +12,14 @@ use std::{
 const OTLP: u16 = 4317;
 const QUERY: u16 = 16686;
 
-/// Runs a program until standard input is closed: the kernel closes it with us.
-const UNTIL_WE_END: &str = r#""$@" & program=$!; read -r _; kill "$program"; wait "$program""#;
+/// Runs a program until standard input is closed, which the kernel does when this process ends.
+const UNTIL_PARENT_ENDS: &str = r#""$@" & program=$!; read -r _; kill "$program"; wait "$program""#;
 
-/// What was found.
+/// The collector.
 pub(super) struct Tracing {
-    /// For the gateway, by their environment names.
+    /// Settings of the gateway, by their environment names.
     pub(super) settings: Vec<(String, String)>,
-    /// For people.
+    /// A note for the user.
     pub(super) note: String,
     jaeger: Option<Running>,
 }
@@ -34,15 +34,14 @@ impl Drop for Running {
 }
 
 impl Tracing {
-    /// An endpoint that the environment gives; a collector on this machine; a Jaeger on the PATH, which is started; or
-    /// nowhere, and what to do about it.
+    /// The endpoint in the environment; a collector on this machine; a Jaeger on the PATH, which is started; or none.
     pub(super) fn find() -> Self {
         let mut settings: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect();
         let given = settings.iter().find(|(name, _)| {
             ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"].contains(&name.as_str())
         });
         let given = given.map(|(_, endpoint)| endpoint.clone());
-        // Everything is kept here, unless somebody says otherwise.
+        // Every trace is sampled, unless a sampler is configured.
         if !settings.iter().any(|(name, _)| name.starts_with("OTEL_TRACES_SAMPLER")) {
             settings.push(("WARRENGATE_TELEMETRY__SAMPLE_RATIO".to_owned(), "1".to_owned()));
         }
@@ -54,13 +53,14 @@ impl Tracing {
         found.jaeger = if listens(OTLP) { None } else { start() };
         if found.jaeger.is_some() || listens(OTLP) {
             let endpoint = format!("http://127.0.0.1:{OTLP}");
-            found.note =
-                format!("traces go to {endpoint}; see them at http://127.0.0.1:{QUERY}, or with `warrengate trace`");
+            found.note = format!(
+                "traces go to {endpoint}; see them with `warrengate trace ID`, or at http://127.0.0.1:{QUERY} if it has pages"
+            );
             found.settings.push(("WARRENGATE_TELEMETRY__OTLP_ENDPOINT".to_owned(), endpoint));
         } else {
             found.note =
-                "traces go nowhere: there is no Jaeger. Run ./scripts/jaeger in another terminal (or put jaeger on \
-                          the PATH, or set OTEL_EXPORTER_OTLP_ENDPOINT), and start dev again"
+                "no traces: there is no Jaeger. Run ./scripts/jaeger in another terminal (or put jaeger on the PATH, or set \
+                 OTEL_EXPORTER_OTLP_ENDPOINT), and start dev again"
                     .to_owned();
         }
         found
@@ -76,14 +76,14 @@ fn listens(port: u16) -> bool {
 }
 
 fn start() -> Option<Running> {
-    // Its pages' port is somebody else's: then it would not start.
+    // It would not start if the port of its pages were taken.
     TcpListener::bind(here(QUERY)).ok()?;
     let all_in_one = on_path("jaeger-all-in-one");
     let program = all_in_one.clone().or_else(|| on_path("jaeger"))?;
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", UNTIL_WE_END, "warrengate-jaeger"]).arg(program);
+    command.args(["-c", UNTIL_PARENT_ENDS, "warrengate-jaeger"]).arg(program);
     if all_in_one.is_some() {
-        // The second version listens on the loopback address by itself; the first does when told.
+        // Version 2 listens on the loopback address by default; version 1 needs flags.
         command.args([
             "--log-level=error".to_owned(),
             "--collector.otlp.enabled=true".to_owned(),

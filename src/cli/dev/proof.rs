@@ -1,5 +1,5 @@
-//! The proof that the stack does its main job, with the client that anyone would use: one message out and back in one
-//! tenant, and the same queue refused to the other.
+//! A test of the running stack with the public client: one message out and back in one tenant, and access to its queue refused to
+//! the other tenant.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use crate::{
 
 const QUEUE: &str = "warrengate-dev-proof";
 const BODY: &str = "out and back";
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What was seen.
+/// The results.
 pub(super) struct Proof {
     round_trip: Duration,
     refusal: String,
@@ -28,7 +28,7 @@ impl Proof {
 
     pub(super) fn text(&self) -> String {
         format!(
-            "proof: one message of acme out and back in {:.1} ms; globex was refused the same queue ({})",
+            "test: one message of acme out and back in {:.1} ms; globex was refused the same queue ({})",
             self.round_trip.as_secs_f64() * 1000.0,
             self.refusal
         )
@@ -36,9 +36,12 @@ impl Proof {
 }
 
 pub(super) async fn prove(acme: &Client, globex: &Client) -> Result<Proof, Error> {
-    match tokio::time::timeout(PATIENCE, attempt(acme, globex)).await {
+    match tokio::time::timeout(TIMEOUT, attempt(acme, globex)).await {
         Ok(proof) => proof,
-        Err(_) => Err(Error::Failed(format!("the proof did not end within {PATIENCE:?}; `--log debug` says more"))),
+        Err(_) => Err(Error::Failed(format!(
+            "the message did not come back within {TIMEOUT:?}: see the warnings above (a full disk or low memory blocks the \
+             broker), or start with `--log debug`"
+        ))),
     }
 }
 
@@ -57,7 +60,7 @@ async fn attempt(acme: &Client, globex: &Client) -> Result<Proof, Error> {
     let delivery = subscription.next().await?.ok_or_else(|| Error::Failed("the subscription ended".to_owned()))?;
     let round_trip = begun.elapsed();
     if delivery.body() != BODY {
-        return Err(Error::Failed("another message came back than went out".to_owned()));
+        return Err(Error::Failed("a different message came back".to_owned()));
     }
     subscription.ack(&delivery)?;
     subscription.close().await?;
@@ -65,7 +68,7 @@ async fn attempt(acme: &Client, globex: &Client) -> Result<Proof, Error> {
     let refusal = match globex.subscribe(SubscribeOptions::queue(QUEUE)).await {
         Err(client::Error::Refused(refusal)) => refusal.reason().to_owned(),
         Err(error) => return Err(error.into()),
-        Ok(_) => return Err(Error::Failed("globex was let into a queue of acme's".to_owned())),
+        Ok(_) => return Err(Error::Failed("globex could open a queue of acme".to_owned())),
     };
     let request = pb::DeleteQueueRequest { name: QUEUE.to_owned(), if_unused: false, if_empty: false };
     acme.topology().delete_queue(request).await?;

@@ -1,10 +1,11 @@
-//! What `dev` takes from the environment. Variables enter; the gateway's settings leave as `warrengate serve` would read them,
-//! without those that `dev` decides itself, which are named, so that nobody believes that they count.
+//! The gateway's settings that `dev` takes from the environment, as `warrengate serve` would read them.
+//!
+//! Settings that `dev` chooses itself are ignored and reported.
 
-/// What is logged; it is a flag, too.
+/// The log filter, which is also a flag.
 pub(super) const LOG: &str = "WARRENGATE_TELEMETRY__LOG";
 
-/// Where things are, and whom to believe: `dev` makes these, and has flags for some. The beginnings of their names.
+/// Prefixes of addresses, certificates and secrets, which `dev` chooses itself.
 const OWN: &[&str] = &[
     "DATABASE_URL",
     "GRPC__LISTEN",
@@ -23,7 +24,7 @@ const OWN: &[&str] = &[
 pub(super) struct Given {
     /// For the gateway.
     pub(super) taken: Vec<(String, String)>,
-    /// Names of settings that `dev` has its own values for.
+    /// Names of settings that `dev` chooses itself.
     pub(super) ignored: Vec<String>,
 }
 

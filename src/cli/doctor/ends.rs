@@ -1,4 +1,4 @@
-//! What ends when, as files say it. Settings enter; a line for each certificate that a gateway uses leaves.
+//! When each certificate that a gateway uses expires.
 
 use std::{
     path::Path,
@@ -11,47 +11,46 @@ use crate::{
     pki::{Authority, Inspection, inspect_all},
 };
 
-/// What ends sooner is worth a word.
+/// What expires sooner fails the check.
 const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 const DAY: u64 = 86_400;
 
 pub(super) fn files(config: &Config) -> Vec<Finding> {
-    let renew = "`warrengate certs renew`, or another of your authority's; the gateway takes it within 5 s";
+    let renew = "`warrengate certs renew`, or a new one of your authority; the gateway loads it within 5 s";
     let mut findings = vec![leaf("gateway certificate", &config.grpc.certificate, renew)];
     findings.extend(config.ops.certificate.iter().map(|path| leaf("ops certificate", path, renew)));
-    let renew = "`warrengate certs renew`; the gateway takes it within 5 s";
+    let renew = "`warrengate certs renew`; the gateway loads it within 5 s";
     findings.push(leaf("provisioner certificate", &config.management.certificate, renew));
     findings.extend(authorities(&config.broker));
     let hours = config.broker.certificate_lifetime.as_secs() / 3600;
-    let seen = format!("{hours} hours each, made anew by the gateway at two thirds");
-    let next = "nothing; sooner: `warrengate tenant rotate-credentials ID`";
+    let seen = format!("valid for {hours} hours, renewed by the gateway after two thirds");
+    let next = "nothing; to renew one now: `warrengate tenant rotate-credentials ID`";
     findings.push(Finding::new("tenants' certificates", Ok(seen), next));
     findings
 }
 
-/// The one that signs, and those that are trusted beside it.
+/// The signing authority, and others that are trusted.
 fn authorities(config: &BrokerConfig) -> Vec<Finding> {
     let path = &config.ca_certificate;
     let all = match read(path) {
         Ok(all) => all,
-        Err(error) => return vec![Finding::new("broker CA", Err(error), "bring the file back")],
+        Err(error) => return vec![Finding::new("broker CA", Err(error), "restore the file")],
     };
     let is_prepared = next_authority(config).is_some();
     let one = |(place, seen): (usize, Inspection)| {
         let (what, next) = match (place, is_prepared) {
             (0, false) => ("broker CA", "`warrengate certs rotate-ca prepare`, the first of three steps"),
-            (0, true) => ("broker CA", "its successor is made: `warrengate certs rotate-ca switch`"),
-            (_, true) => ("next broker CA", "`warrengate certs rotate-ca switch`, when all nodes trust it"),
-            (_, false) => {
-                ("trusted beside the broker CA", "`warrengate certs rotate-ca finish`, when no node shows it")
-            }
+            (0, true) => ("broker CA", "its successor exists: `warrengate certs rotate-ca switch`"),
+            (_, true) => ("next broker CA", "`warrengate certs rotate-ca switch`, once all nodes trust it"),
+            (_, false) => ("also trusted", "`warrengate certs rotate-ca finish`, once no node uses it"),
         };
-        in_time(Finding::new(what, Ok(seen.subject().to_owned()), next).ending(Some(seen.not_after())))
+        let is_due = is_prepared || place > 0;
+        in_time(Finding::new(what, Ok(seen.subject().to_owned()), next).ending(Some(seen.not_after())).due(is_due))
     };
     all.into_iter().enumerate().map(one).collect()
 }
 
-/// The authority that waits for its turn beside the one that signs, where it is.
+/// The next authority of a rotation, if it exists.
 pub(super) fn next_authority(config: &BrokerConfig) -> Option<Authority> {
     let beside = |path: &Path| {
         let stem = path.file_stem()?.to_str()?;
@@ -60,11 +59,10 @@ pub(super) fn next_authority(config: &BrokerConfig) -> Option<Authority> {
     Authority::load(&beside(&config.ca_certificate)?, &beside(&config.ca_key)?).ok()
 }
 
-/// What to do about the provisioner's password, which ends with nobody's clock.
+/// Advice about the provisioner's password, which does not expire.
 pub(super) fn password(config: &ManagementConfig) -> String {
     let Some(file) = &config.password_file else {
-        return "its password is in the environment: name a file in management.password_file to change it without a \
-                restart"
+        return "its password is in the environment: use management.password_file to change it without a restart"
             .to_owned();
     };
     match std::fs::read_to_string(file) {
@@ -98,7 +96,7 @@ fn read(path: &Path) -> Result<Vec<Inspection>, String> {
     inspect_all(&pem).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// The same line, which says how long is left, and fails when that is nothing, or soon will be.
+/// Adds how long is left; fails when it has expired, or soon will.
 pub(super) fn in_time(finding: Finding) -> Finding {
     let Some(ends) = finding.ends.filter(|_| finding.fine) else { return finding };
     let left = ends.duration_since(SystemTime::now()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A plan's limits as flags and as text. Flags enter; the API's fields and the mask that names them leave.
+//! A plan's limits as flags, as fields of the API, and as text.
 
 use crate::{
     cli::{json, values},
@@ -29,16 +29,16 @@ pub(super) struct Limits {
     /// Largest message, like 256KiB
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     message_size: Option<u64>,
-    /// Messages a second on one gateway
+    /// Messages per second on one gateway
     #[arg(long, value_name = "N")]
     messages_per_second: Option<u32>,
-    /// How many of them at once, after a pause [default: as many as in a second]
+    /// Burst size [default: the rate of one second]
     #[arg(long, value_name = "N")]
     messages_burst: Option<u32>,
-    /// Bytes a second on one gateway, like 1MiB; needs --message-size
+    /// Bytes per second on one gateway, like 1MiB; requires --message-size
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     bytes_per_second: Option<u64>,
-    /// How many of them at once, after a pause [default: as many as in a second]
+    /// Burst size [default: the rate of one second]
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     bytes_burst: Option<u64>,
     /// Messages in flight on one gateway
@@ -53,21 +53,21 @@ pub(super) struct Limits {
     /// Bytes in all queues together, like 10GiB
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     stored_bytes: Option<u64>,
-    /// Longest life of a message in a queue, like 7days (0s: unlimited)
+    /// Maximum TTL of a message in a queue, like 7days (0s: unlimited)
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     message_ttl: Option<std::time::Duration>,
-    /// After how long an unused queue is deleted, like 14days (0s: never)
+    /// Unused queues are deleted after this time, like 14days (0s: never)
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     queue_expires: Option<std::time::Duration>,
-    /// The part of the tenants' traces to keep, 0 to 1
+    /// Sampling ratio of the tenants' traces, 0 to 1
     #[arg(long, value_name = "RATIO")]
     sampling_ratio: Option<f64>,
 }
 
 impl Limits {
-    /// The plan of this name with these limits, and the names of those that were given.
-    pub(super) fn plan(self, name: String) -> (pb::Plan, Vec<String>) {
-        let mut plan = pb::Plan { name, ..pb::Plan::default() };
+    /// The plan of this name, with the limits of `base` where none was given, and the names of those that were given.
+    pub(super) fn plan(self, name: String, base: pb::Plan) -> (pb::Plan, Vec<String>) {
+        let mut plan = pb::Plan { name, ..base };
         let mut given = Vec::new();
         macro_rules! take {
             ($($flag:ident => $field:ident),* $(,)?) => {
@@ -109,7 +109,7 @@ impl Limits {
 
 /// All of a plan, a line each.
 pub(super) fn lines(plan: &pb::Plan) -> Vec<(&'static str, String)> {
-    let rate = |rate: String, burst: String| if rate == UNLIMITED { rate } else { format!("{rate}, {burst} at once") };
+    let rate = |rate: String, burst: String| if rate == UNLIMITED { rate } else { format!("{rate}, burst {burst}") };
     let length = |length| json::length(length).unwrap_or_else(|| UNLIMITED.to_owned());
     vec![
         ("plan", plan.name.clone()),
@@ -121,17 +121,17 @@ pub(super) fn lines(plan: &pb::Plan) -> Vec<(&'static str, String)> {
         ("streams", number(plan.max_streams.into())),
         ("message size", size(plan.max_message_bytes)),
         (
-            "messages a second",
+            "messages per second",
             rate(number(plan.max_publish_messages_per_second.into()), number(plan.publish_messages_burst.into())),
         ),
-        ("bytes a second", rate(size(plan.max_publish_bytes_per_second), size(plan.publish_bytes_burst))),
+        ("bytes per second", rate(size(plan.max_publish_bytes_per_second), size(plan.publish_bytes_burst))),
         ("messages in flight", number(plan.max_in_flight_messages.into())),
         ("bytes in flight", size(plan.max_in_flight_bytes)),
         ("messages stored", number(plan.max_stored_messages)),
         ("bytes stored", size(plan.max_stored_bytes)),
         ("message ttl", length(plan.max_message_ttl)),
-        ("unused queue goes after", length(plan.queue_expires)),
-        ("traces kept", plan.sampling_ratio.map(|ratio| ratio.to_string()).unwrap_or_default()),
+        ("unused queue expires", length(plan.queue_expires)),
+        ("sampling ratio", plan.sampling_ratio.map(|ratio| ratio.to_string()).unwrap_or_default()),
     ]
 }
 
@@ -164,9 +164,9 @@ mod tests {
     #[test]
     fn flags_that_were_given_are_named_as_the_api_does() {
         let limits = Limits { streams: Some(0), message_ttl: Some(std::time::Duration::ZERO), ..Limits::default() };
-        let (plan, given) = limits.plan("gold".into());
+        let (plan, given) = limits.plan("gold".into(), pb::Plan { max_queues: 7, ..pb::Plan::default() });
         assert_eq!(given, ["max_streams", "max_message_ttl"]);
-        assert_eq!((plan.name.as_str(), plan.max_streams), ("gold", 0));
+        assert_eq!((plan.name.as_str(), plan.max_streams, plan.max_queues), ("gold", 0, 7));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! From flags to a publication, and from outcomes to a summary.
+//! Flags become a publication, and outcomes a summary.
 
 use clap::Parser as _;
 

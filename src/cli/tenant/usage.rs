@@ -1,4 +1,4 @@
-//! `warrengate tenant usage`: what a tenant uses beside what its plan allows. Meters enter; a bar each leaves, or JSON.
+//! `warrengate tenant usage`: a tenant's limits and their use, as bars or JSON.
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn number(meter: &pb::UsageMeter, number: u64) -> String {
     if meter.limit.contains("bytes") { amount(number) } else { number.to_string() }
 }
 
-/// A full bar is a full budget; what is used at all shows.
+/// A bar for the used share; any use shows at least one mark.
 fn bar(used: u64, allowed: u64) -> String {
     if allowed == 0 {
         return String::new();

@@ -1,5 +1,4 @@
-//! Jaeger's query API, as its own pages use it (`/api/traces`). Ids enter; traces leave, as Jaeger writes them and as
-//! [`Span`]s. What is missing in an answer is empty here: it is shown, and nothing depends on it.
+//! A client of Jaeger's query API (`/api/traces`). Missing fields of an answer become empty.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Error;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A Jaeger.
 pub(super) struct Jaeger {
@@ -22,7 +21,7 @@ pub(super) struct Jaeger {
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     pub(super) id: String,
-    /// In the order of their beginning.
+    /// In the order of their start.
     pub(super) spans: Vec<Span>,
 }
 
@@ -45,11 +44,11 @@ impl Jaeger {
         if !base.starts_with("http://") && !base.starts_with("https://") {
             return Err(Error::Usage("--jaeger must be an address such as http://127.0.0.1:16686".to_owned()));
         }
-        let http = reqwest::Client::builder().timeout(PATIENCE).build().map_err(anyhow::Error::from)?;
+        let http = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(anyhow::Error::from)?;
         Ok(Self { base: base.to_owned(), http })
     }
 
-    /// A trace by its id, when Jaeger has it.
+    /// A trace by its id, if Jaeger has it.
     pub(super) async fn trace(&self, id: &str) -> Result<Option<Value>, Error> {
         Ok(self.ask(&format!("/api/traces/{id}"), &[]).await?.into_iter().next())
     }
@@ -77,7 +76,7 @@ impl Jaeger {
         }
         let answer = self.http.get(url).send().await.map_err(|_| {
             Error::Failed(format!(
-                "no Jaeger answers at {}; start one (scripts/jaeger), or say where it is with --jaeger",
+                "no Jaeger answers at {}; start one (scripts/jaeger), or give its address with --jaeger",
                 self.base
             ))
         })?;
@@ -89,9 +88,9 @@ impl Jaeger {
         let parsed: Option<Value> = serde_json::from_str(&body).ok();
         match parsed.as_ref().and_then(|body| body.get("data")) {
             Some(Value::Array(traces)) if status.is_success() => Ok(traces.clone()),
-            // What is there has an API, and says so: no such trace.
+            // The API's answer for a missing trace.
             Some(Value::Null) if status.is_success() => Ok(Vec::new()),
-            _ => Err(Error::Failed(format!("{} answers {status}, and not as Jaeger's query API does", self.base))),
+            _ => Err(Error::Failed(format!("{} answers {status}, unlike Jaeger's query API", self.base))),
         }
     }
 }
@@ -113,8 +112,7 @@ impl Trace {
 impl Span {
     fn read(span: &Value, services: &HashMap<&str, &str>) -> Self {
         let trace = &span["traceID"];
-        // Jaeger tells of a parent that is linked to as well, as a delivery's is, by the link alone. A root's links lead into
-        // other traces.
+        // Jaeger reports a parent that is also linked, as a delivery's is, as a link only. Links of a root are to other traces.
         let of = |kind: &str| {
             let same = |reference: &&Value| reference["refType"] == *kind && reference["traceID"] == *trace;
             array(&span["references"]).find(same).map(|reference| text(&reference["spanID"]))

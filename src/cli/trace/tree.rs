@@ -1,11 +1,10 @@
-//! A trace as lines: each span below its parent, in the order of their beginning. A span whose parent is not there stands
-//! at the top and says so.
+//! A trace as a tree of lines, in the order of start. A span whose parent is missing is a root, with a note.
 
 use std::fmt::Write as _;
 
 use super::jaeger::{Span, Trace};
 
-/// What a line says of a span, in this order, when it is there.
+/// The attributes that a line shows, in this order.
 const SHOWN: [(&str, &str); 9] = [
     ("warrengate.client", ""),
     ("warrengate.attempt", "attempt "),
@@ -35,7 +34,7 @@ pub(super) fn draw(trace: &Trace) -> String {
 }
 
 fn branch(trace: &Trace, span: &Span, first: &str, rest: &str, begin: u64, text: &mut String) {
-    // Spans of a broken exporter could go round in circles; nothing real is this deep.
+    // Spans of a faulty exporter could form a cycle; no real trace is this deep.
     if first.chars().count() > 200 {
         return;
     }
@@ -64,7 +63,7 @@ fn branch(trace: &Trace, span: &Span, first: &str, rest: &str, begin: u64, text:
     }
 }
 
-/// Microseconds, for people.
+/// Microseconds as text.
 fn time(micros: u64) -> String {
     match micros {
         0..1_000 => format!("{micros} µs"),
@@ -80,9 +79,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_stand_below_their_parents() {
+    fn spans_are_below_their_parents() {
         let reference = |id: &str| json!([{ "refType": "CHILD_OF", "traceID": "t", "spanID": id }]);
-        // What Jaeger makes of a parent that is linked to as well, and of a stream's link.
+        // Jaeger's form of a parent that is also linked, and of a stream's link.
         let link = |trace: &str, id: &str| json!({ "refType": "FOLLOWS_FROM", "traceID": trace, "spanID": id });
         let trace = json!({
             "traceID": "t",
@@ -114,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn the_documents_show_what_this_program_makes_of_what_jaeger_said() {
+    fn the_documentation_shows_the_tree_of_the_stored_trace() {
         let trace = serde_json::from_str(include_str!("../../../docs/tracing/order-17.json")).expect("Jaeger's JSON");
         let (drawn, page) = (draw(&Trace::read(&trace)), include_str!("../../../docs/tracing.md"));
-        assert!(page.contains(&drawn), "docs/tracing.md shows another tree than\n{drawn}");
+        assert!(page.contains(&drawn), "docs/tracing.md differs from\n{drawn}");
         assert_eq!(
             drawn.lines().filter(|line| !line.starts_with([' ', '│', '├', '└'])).count(),
             3,

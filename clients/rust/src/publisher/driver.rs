@@ -85,6 +85,8 @@ impl Driver {
             match self.drive(&mut session).await {
                 Ok(()) => {}
                 Err(error) if error.is_disconnect() => tracing::debug!(%error, "publish stream broke"),
+                // Such a frame holds one message, and the gateway read nothing after it: the others are sent again.
+                Err(error) if is_malformed_frame(&error) && self.ledger.reject_largest(&error) => {}
                 Err(error) if is_unauthenticated(&error) && !self.tried_another_token => {
                     self.tried_another_token = true;
                     if !session.inbound.another_token(&self.client).await {
@@ -196,6 +198,11 @@ impl Driver {
         }
         self.ledger.give_up(&reason);
     }
+}
+
+/// Whether the gateway refused a frame, for example because it is larger than the gateway's limit.
+fn is_malformed_frame(error: &Error) -> bool {
+    error.refusal().is_some_and(|refusal| refusal.reason() == "MALFORMED_FRAME")
 }
 
 impl Session {

@@ -142,6 +142,22 @@ impl Ledger {
         self.earliest = self.entries.iter().flatten().map(|entry| entry.deadline).min();
     }
 
+    /// Ends the largest message of the stream as `REJECTED`, because the gateway refused a frame. Returns whether there was a
+    /// message too large to share a frame; if not, the size was not the reason.
+    pub(super) fn reject_largest(&mut self, reason: &impl std::fmt::Display) -> bool {
+        let written = self.entries.iter_mut().filter(|entry| entry.as_ref().is_some_and(|entry| entry.written));
+        let largest = written.max_by_key(|entry| entry.as_ref().map_or(0, |entry| entry.bytes));
+        let Some(entry) = largest.and_then(|entry| entry.take_if(|entry| entry.bytes > FRAME_BYTES)) else {
+            return false;
+        };
+        let message_id = entry.publication.message.as_ref().map(|message| message.message_id.clone());
+        let reason = format!("MESSAGE_TOO_LARGE: {reason}");
+        let result = unknown(0, message_id.unwrap_or_default(), reason);
+        entry.end(PublishResult { outcome: Outcome::Rejected.into(), ..result });
+        self.close_up();
+        true
+    }
+
     /// Ends everything as `UNKNOWN`.
     pub(super) fn give_up(&mut self, reason: &str) {
         for entry in self.entries.iter_mut().filter_map(Option::take) {
