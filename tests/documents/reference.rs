@@ -118,7 +118,11 @@ fn fields(out: &mut String, message: &Described<'_, DescriptorProto>) -> usize {
     for (number, field) in (0..).zip(&message.item.field) {
         let what = message.comments.at(&[&message.path[..], &[MEMBERS, number]].concat(), field.name());
         if !COMMON.contains(&field.name()) {
-            item(out, &format!("`{}` ({}): {what}", field.name(), kind(field, message.item)));
+            match kind(field, message.item).as_str() {
+                // Most fields are; docs/reference/README.md says so.
+                "string" => item(out, &format!("`{}`: {what}", field.name())),
+                kind => item(out, &format!("`{}` ({kind}): {what}", field.name())),
+            }
             written += 1;
         }
     }

@@ -199,7 +199,7 @@ async fn a_closed_pipe_leaves_what_was_not_read_in_the_queue() {
     let app = of(&tenant);
     ok(app(), &["queue", "declare", "clicks"]).await;
     publish_numbers(&app, "clicks", 500).await;
-    let mut shell = app().into_std();
+    let shell = app().into_std();
     let program = shell.get_program().to_owned();
     let mut head = Command::new("sh");
     head.args(["-c", "\"$0\" subscribe clicks | head -n 2"]).arg(program).stdin(Stdio::null());
