@@ -1,4 +1,4 @@
-// The page: forms in, lines out. What others wrote is set as text, never as HTML.
+// The forms of the page. Text from others is set as text, never as HTML.
 import { Chat } from "./chat.ts";
 import { Gateway, text } from "./gateway.ts";
 
@@ -10,7 +10,7 @@ for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
   const input = document.querySelector<HTMLInputElement>(`[name="${CSS.escape(name)}"]`);
   if (input) input.value = value;
 }
-history.replaceState(null, "", location.pathname); // a token does not belong into the history
+history.replaceState(null, "", location.pathname); // keep the token out of the history
 
 const gateway = () => new Gateway(field("gateway", "endpoint").value, () => field("gateway", "token").value);
 
@@ -21,7 +21,7 @@ function line(list: string, words: string) {
   item.scrollIntoView({ block: "nearest" });
 }
 
-/** What a form does; what goes wrong is said. */
+/** Runs the action of a form, and shows its error. */
 function submitted(form: string, act: () => Promise<unknown>) {
   find(form).addEventListener("submit", (event) => {
     event.preventDefault();
@@ -33,7 +33,7 @@ function submitted(form: string, act: () => Promise<unknown>) {
 const leaving: AbortController[] = [];
 window.addEventListener("pagehide", () => leaving.forEach((controller) => controller.abort()));
 
-/** One at a time: a new one ends the one before. */
+/** Runs one action at a time: a new one ends the previous one. */
 function alone() {
   let present: AbortController | undefined;
   return () => {

@@ -1,4 +1,4 @@
-// The same room as `warrengate chat`: docs/guides/chat.md has the form of its messages.
+// The same rooms as `warrengate chat`; docs/guides/chat.md describes their messages.
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { type Gateway, header, since, text } from "./gateway.ts";
 
@@ -20,7 +20,7 @@ export class Chat {
     this.#queue = `chat.${room}`;
   }
 
-  /** Stays until `signal` says so. */
+  /** Stays until `signal` is aborted. */
   async stay(signal: AbortSignal) {
     const here = `${this.#queue}.here`;
     await this.gateway.queue(this.#queue, { maxLengthBytes: 20n << 20n, streamMaxSegmentBytes: 1n << 20n });

@@ -1,5 +1,5 @@
-// What a page needs of Warrengate: publishing, and receiving that outlives a gateway. gRPC-Web has no streams upwards, so
-// what would be frames of `Subscribe` are calls of `Settle`.
+// Warrengate for a page: publishing, and receiving that survives a restart. gRPC-Web has no client streaming, so `Settle`
+// replaces the frames of `Subscribe`.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
@@ -14,7 +14,7 @@ export class Gateway {
   readonly #messaging;
   readonly #topology;
 
-  /** `token` is asked before every call: a page gets short-lived tokens from its own server, never a client's secret. */
+  /** `token` is called before every call: a page gets short-lived tokens from its own server, never a client's secret. */
   constructor(endpoint: string, readonly token: () => string) {
     const authorized: Interceptor = (next) => (request) => {
       request.header.set("authorization", `Bearer ${this.token()}`);
@@ -30,7 +30,7 @@ export class Gateway {
     await this.#topology.declareQueue({ queue: { name, type, ...stream } });
   }
 
-  /** Publishes to a queue until there is an outcome that stays, with one id, so that a message sent twice is recognised. */
+  /** Publishes to a queue until there is a final outcome, with one id, so that consumers recognise duplicates. */
   async publish(queue: string, body: string, more: MessageInitShape<typeof MessageSchema> = {}): Promise<Outcome> {
     const init = { contentType: "text/plain; charset=utf-8", ...more, messageId: crypto.randomUUID() };
     const message = create(MessageSchema, { ...init, body: new TextEncoder().encode(body) });
@@ -47,12 +47,12 @@ export class Gateway {
     }
   }
 
-  /** Hands every delivery to `handle` and settles it after. Ends when `signal` says so, or with what cannot be mended. */
+  /** Passes every delivery to `handle` and settles it afterwards. Ends when `signal` is aborted, or with a permanent error. */
   async receive(what: MessageInitShape<typeof SubscribeStartSchema>, handle: (delivery: Delivery) => void, signal: AbortSignal) {
     const start = create(SubscribeStartSchema, what);
     while (!signal.aborted) {
       let receiveId = "";
-      // In order: an orderly end comes after the last settlement, and uses up no attempt of what was not settled.
+      // In order: closing comes after the last settlement, and uses up no attempt of unsettled deliveries.
       const close = () => this.#messaging.settle({ receiveId, frame: { case: "close", value: {} } }).catch(() => {});
       signal.addEventListener("abort", close);
       try {
@@ -71,12 +71,12 @@ export class Gateway {
             const value = { accessToken: this.token() };
             await this.#messaging.settle({ receiveId, frame: { case: "reauthenticate", value } });
           } else if (event?.case === "draining") {
-            await close(); // and the next stream reaches another gateway
+            await close(); // the next stream reaches another gateway
           }
         }
       } catch (error) {
         const { code } = ConnectError.from(error);
-        // A settlement that another gateway got, or a stream that just ended: what was not settled comes again.
+        // The settlement reached another gateway, or the stream has ended: unsettled messages come again.
         if (code !== Code.Unavailable && code !== Code.NotFound && code !== Code.Unknown) throw error;
         if (code === Code.NotFound && receiveId === "") throw error;
       } finally {
@@ -87,7 +87,7 @@ export class Gateway {
   }
 }
 
-/** Where to begin in a stream queue. */
+/** Where to start in a stream queue. */
 export function since(milliseconds: number) {
   const second = Math.floor((Date.now() - milliseconds) / 1000) * 1000;
   return create(StreamPositionSchema, { position: { case: "timestamp", value: timestampFromMs(second) } });
@@ -97,7 +97,7 @@ export function text(message: Message | undefined): string {
   return new TextDecoder().decode(message?.body);
 }
 
-/** A header that is text. */
+/** A text header. */
 export function header(message: Message | undefined, name: string): string | undefined {
   const kind = message?.headers[name]?.kind;
   return kind?.case === "stringValue" ? kind.value : undefined;

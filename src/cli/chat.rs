@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, time::Instant};
 
 use self::{
-    room::{Presence, Room, Said},
+    room::{ChatMessage, Presence, Room},
     roster::Roster,
 };
 use super::{
@@ -107,8 +107,8 @@ impl Chat<'_> {
                 event = talk.next_event() => match event? {
                     Some(Event::Delivery(delivery)) => {
                         talk.ack(&delivery)?;
-                        if let Some(said) = Said::of(&delivery) && !self.room.is_own(&said.session) {
-                            self.print(&said)?;
+                        if let Some(message) = ChatMessage::of(&delivery) && !self.room.is_own(&message.session) {
+                            self.print(&message)?;
                         }
                     }
                     Some(Event::Interrupted { reason }) => self.output.note(&format!("interrupted: {reason}")),
@@ -174,17 +174,17 @@ impl Chat<'_> {
         self.line(&format!("-- {name} {words}"))
     }
 
-    fn print(&self, said: &Said) -> Result<(), Error> {
+    fn print(&self, message: &ChatMessage) -> Result<(), Error> {
         if self.output.is_json() {
-            let Said { name, text, time, .. } = said;
+            let ChatMessage { name, text, time, .. } = message;
             return self
                 .output
                 .line(&json!({"event": "message", "name": name, "text": text, "time": time}).to_string());
         }
         // 2026-11-21T12:03:04Z
-        let has_clock = said.time.as_bytes().get(10) == Some(&b'T');
-        let clock = said.time.get(11..16).filter(|_| has_clock).unwrap_or("--:--");
-        self.line(&format!("{clock} {}: {}", said.name, said.text))
+        let has_clock = message.time.as_bytes().get(10) == Some(&b'T');
+        let clock = message.time.get(11..16).filter(|_| has_clock).unwrap_or("--:--");
+        self.line(&format!("{clock} {}: {}", message.name, message.text))
     }
 
     /// Messages of others are printed as one line each.

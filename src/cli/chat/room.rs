@@ -140,7 +140,7 @@ fn here(queue: &str) -> String {
 }
 
 /// A message of the chat.
-pub(super) struct Said {
+pub(super) struct ChatMessage {
     pub(super) session: String,
     pub(super) name: String,
     pub(super) text: String,
@@ -148,7 +148,7 @@ pub(super) struct Said {
     pub(super) time: String,
 }
 
-impl Said {
+impl ChatMessage {
     /// None for a delivery of another form.
     pub(super) fn of(delivery: &Delivery) -> Option<Self> {
         let message = delivery.message();
