@@ -215,6 +215,24 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_written_message_is_rejected_when_it_has_a_frame_of_its_own() {
+        let mut ledger = Ledger::new(64);
+        let (small, mut kept) = entry(10, soon());
+        let (large, mut rejected) = entry(FRAME_BYTES + 1, soon());
+        ledger.add(small);
+        ledger.add(large);
+        assert!(!ledger.reject_largest(&"too large"), "nothing has been written");
+        ledger.next_frame();
+        ledger.next_frame();
+        assert!(ledger.reject_largest(&"too large"));
+        let result = rejected.try_recv().expect("an outcome");
+        assert_eq!((result.outcome(), result.sequence), (Outcome::Rejected, 7));
+        assert_eq!(result.reason, "MESSAGE_TOO_LARGE: too large");
+        assert!(kept.try_recv().is_err(), "the small message waits");
+        assert!(!ledger.reject_largest(&"malformed"), "the size of a message that shares frames is not the reason");
+    }
+
+    #[test]
     fn frames_hold_up_to_64_messages_and_not_too_many_bytes() {
         let mut ledger = Ledger::new(FRAME_MESSAGES);
         for _ in 0..100 {

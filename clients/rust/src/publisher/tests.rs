@@ -6,7 +6,12 @@ use tonic::Status;
 
 use super::*;
 use crate::{
-    pb::{Outcome, publish_request::Frame, publish_response::Event},
+    pb::{
+        Outcome,
+        error::{Failure, Kind},
+        publish_request::Frame,
+        publish_response::Event,
+    },
     peer::{Peer, auth_expiring, draining},
     publication,
 };
@@ -60,6 +65,29 @@ async fn what_has_no_answer_when_the_stream_breaks_is_sent_again_with_the_same_i
     assert_eq!(again, before);
     stream.answer(&again, Outcome::Confirmed).await;
     assert_eq!(unanswered.await.outcome(), Outcome::Confirmed);
+}
+
+#[tokio::test]
+async fn a_message_larger_than_the_gateways_frames_is_rejected_and_the_others_are_sent_again() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher();
+    let small = publisher.send(publication("", "q", "small")).await.expect("taken");
+    let large = publisher.send(publication("", "q", vec![0; 512 << 10])).await.expect("taken");
+    let mut stream = peer.publish_stream().await;
+    while stream.publications().await.iter().all(|one| one.message.as_ref().is_some_and(|it| it.body.len() < 6)) {}
+    let refusal = Failure::new(Kind::Invalid, "MALFORMED_FRAME", "the message is too large");
+    stream.respond(Err(Status::from(refusal))).await;
+    drop(stream);
+    let result = large.await;
+    assert_eq!(result.outcome(), Outcome::Rejected);
+    assert!(result.reason.starts_with("MESSAGE_TOO_LARGE"), "{}", result.reason);
+
+    let mut stream = peer.publish_stream().await;
+    let again = stream.publications().await;
+    assert_eq!(again.len(), 1);
+    stream.answer(&again, Outcome::Confirmed).await;
+    assert_eq!(small.await.outcome(), Outcome::Confirmed);
 }
 
 #[tokio::test]
