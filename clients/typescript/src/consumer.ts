@@ -48,6 +48,8 @@ export interface ConsumeOptions extends MessagesOptions {
 /** Acknowledgements come together for so long before they are written. */
 const GATHER_MS = 5;
 const MOST_IDS = 10_000;
+/** How long a stream may be silent while the gateway has no broker. */
+const INTERRUPTION_MS = 300_000;
 
 /** A message handed to this consumer, once. Settle it by exactly one of the methods. */
 export class Delivery {
@@ -348,6 +350,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
   #lastOffset: bigint | undefined;
   #givenUp = false;
   #heartbeatMs = 0;
+  #interrupted = false;
   #lastHeard = 0;
 
   constructor(
@@ -400,8 +403,9 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
   }
 
   protected override isSilent(): boolean {
-    // Two heartbeats are missing.
-    return this.#heartbeatMs > 0 && performance.now() - this.#lastHeard > 2 * this.#heartbeatMs + 2_000;
+    // Two heartbeats are missing. The gateway sends none while its broker is away.
+    const longest = this.#interrupted ? INTERRUPTION_MS : 2 * this.#heartbeatMs + 2_000;
+    return this.#heartbeatMs > 0 && performance.now() - this.#lastHeard > longest;
   }
 
   protected isDone(): boolean {
@@ -476,12 +480,14 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
         break;
       case "interrupted": {
         const resume = this.resumeFrom();
+        this.#interrupted = true;
         this.void();
         this.#lastOffset = resume === undefined ? undefined : resume - 1n;
         this.client.emit("interrupted", this.source, event.value.reason);
         break;
       }
       case "resumed":
+        this.#interrupted = false;
         this.client.emit("resumed", this.source);
         break;
       case "authExpiring":
