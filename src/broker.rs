@@ -17,7 +17,7 @@ mod publish;
 mod retry;
 mod topology;
 
-pub use consume::{ConsumeSpec, Consumer, Incoming, StartAt};
+pub use consume::{Capacity, ConsumeSpec, Consumer, Incoming, Sharing, SharingLookup, StartAt};
 pub use dead_letters::{DeadLetter, DeadLetters, Redriven};
 pub use error::Error;
 pub use handle::Broker;

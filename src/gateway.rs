@@ -160,6 +160,7 @@ impl Gateway {
             drain: drain.clone(),
             metrics: metrics.clone(),
             traces: traces.clone(),
+            max_body_bytes: config.limits.max_message_bytes as u64,
         };
         let policies = Policies::new(Arc::clone(&inspector));
         let subscribe = SubscribeContext {
@@ -178,13 +179,13 @@ impl Gateway {
         );
         let reconciling = admin.clone().reconcile_periodically(config.broker.reconcile_interval, stop.clone());
         let services = Services {
-            messaging: MessagingService::new(Arc::clone(&tenants), session, subscribe),
+            messaging: MessagingService::new(Arc::clone(&tenants), session.clone(), subscribe),
             topology: TopologyService::new(
                 Arc::clone(&tenants),
                 broker.clone(),
                 Arc::clone(&inspector),
                 policies,
-                traces.clone(),
+                session,
             ),
             auth: AuthService::new(Arc::clone(&issuer), Arc::clone(&tenants)),
             admin,

@@ -2,5 +2,6 @@
 
 mod acks;
 mod consumer;
+mod inbox;
 
-pub use self::consumer::{ConsumeSpec, Consumer, Incoming, StartAt};
+pub use self::consumer::{Capacity, ConsumeSpec, Consumer, Incoming, Sharing, SharingLookup, StartAt};

@@ -191,6 +191,10 @@ fn precondition(text: &str, error: lapin::Error) -> Error {
     if text.contains("limit") && text.contains("queue") && text.contains("vhost") {
         return Error::Limit("queues");
     }
+    // The broker's `consumer_timeout`: the channel is gone, and a new one goes on.
+    if text.contains("delivery acknowledgement") && text.contains("timed out") {
+        return Error::Unreachable(Some(error));
+    }
     if text.contains("in use") {
         let name = quoted(text, "queue ").or_else(|| quoted(text, "exchange ")).unwrap_or_default();
         return Error::InUse(format!("{name:?}"));
@@ -281,6 +285,13 @@ mod tests {
         );
         let text = "queue \"q\" exists with another type: it has quorum or classic, and stream was asked for";
         assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_delivery_that_was_not_acknowledged_in_time_interrupts_and_does_not_end_a_subscription() {
+        let text = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 20000 ms. \
+                    This timeout value can be configured, see consumers doc guide to learn more";
+        assert!(soft(AMQPSoftError::PRECONDITIONFAILED, text).is_link());
     }
 
     #[test]

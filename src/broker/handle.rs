@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConsumeSpec, Consumer, DeadLetters, Error, Publisher, Resender, Topology,
+    ConsumeSpec, Consumer, DeadLetters, Error, Publisher, Resender, SharingLookup, Topology,
     connection::{
         context::Shared,
         slot::{Link, Purpose},
@@ -82,13 +82,19 @@ impl Broker {
     ///
     /// # Errors
     /// When the queue is missing or cannot be consumed so, or the broker cannot be reached.
-    pub async fn consumer(&self, scope: &TenantScope, spec: &ConsumeSpec) -> Result<Consumer, Error> {
-        Consumer::open(&self.links(scope.tenant()), spec).await
+    pub async fn consumer(
+        &self,
+        scope: &TenantScope,
+        spec: &ConsumeSpec,
+        lookup: SharingLookup,
+    ) -> Result<Consumer, Error> {
+        Consumer::open(&self.links(scope.tenant()), spec, lookup).await
     }
 
     /// Sends a queue's deliveries round again. Nothing is connected until there is one.
     pub fn resender(&self, scope: &TenantScope, queue: QueueName, metrics: Arc<TenantMetrics>) -> Resender {
-        Resender::new(self.links(scope.tenant()), self.shared.options.publish_deadline, queue, metrics)
+        let (links, deadline) = (self.links(scope.tenant()), self.shared.options.publish_deadline);
+        Resender::new(links, deadline, queue, scope.clone(), metrics)
     }
 
     /// The tenant's dead letters.

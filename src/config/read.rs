@@ -207,7 +207,7 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
 
 fn limits(source: &mut Source) -> LimitsConfig {
     LimitsConfig {
-        max_message_bytes: whole(source.number("limits.max_message_bytes", 4 << 20, 1 << 10, 16 << 20)),
+        max_message_bytes: whole(source.number("limits.max_message_bytes", 4_000_000, 1 << 10, 16 << 20)),
         max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 100, 1, 10_000))
             .unwrap_or(u32::MAX),
         max_connections: whole(source.number("limits.max_connections", 10_000, 1, 1_000_000)),

@@ -42,7 +42,7 @@ fn the_example_is_valid_and_its_defaults_are_the_defaults() {
     let explicit = Config::parse(Some(&all.join("\n")), secrets()).expect("valid");
     assert_eq!(given.to_string(), explicit.to_string());
     assert_eq!(given.auth.issuer, "http://127.0.0.1:8080");
-    assert_eq!(given.limits.max_message_bytes, 4 << 20);
+    assert_eq!(given.limits.max_message_bytes, 4_000_000);
 }
 
 fn is_key(line: &str) -> bool {

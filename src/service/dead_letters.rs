@@ -2,21 +2,26 @@
 //! other queues does not exist for the caller. Untrusted requests enter, and a predicate that holds the grants leaves for
 //! the broker, so that no choice can reach past them.
 
-use std::{collections::HashSet, pin::Pin, time::UNIX_EPOCH};
+use std::{
+    collections::HashSet,
+    pin::{Pin, pin},
+    time::UNIX_EPOCH,
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::page::Page;
 use crate::{
-    broker::{Broker, DeadLetter, Redriven},
+    broker::{self, Broker, DeadLetter, Redriven},
     error::Failure,
     names::QueueName,
     pb,
-    telemetry::MessageTracer,
+    stream::session::{Notice, Session, draining},
     tenant::TenantScope,
 };
 
@@ -43,26 +48,25 @@ pub(super) async fn list(
 
 pub(super) fn redrive(
     broker: &Broker,
-    scope: TenantScope,
-    tracer: MessageTracer,
+    mut session: Session,
     request: pb::RedriveDeadLettersRequest,
 ) -> Result<Progress, Failure> {
     let selection = Selection::parse(request.selection)?;
     if request.max_per_second > MOST_PER_SECOND {
         return Err(Failure::invalid("max_per_second", "must be at most 100,000"));
     }
-    let letters = broker.dead_letters(&scope);
+    let letters = broker.dead_letters(session.scope());
     let (reports, progress) = mpsc::channel(1);
     let (last, end) = mpsc::channel(1);
     tokio::spawn(async move {
+        let (scope, tracer) = (session.scope().clone(), session.tracer().clone());
         let chosen = |letter: &DeadLetter| is_granted(&scope, letter) && selection.names(letter);
         let rate = (request.max_per_second > 0).then_some(request.max_per_second);
-        let run = letters.redrive(chosen, rate, reports, &tracer);
-        let result = tokio::select! {
-            result = run => result.map_err(Failure::from),
-            // A suspended tenant's work stops; what was on its way may be in both places.
-            why = scope.ended() => Err(why.into()),
-        };
+        let stop = CancellationToken::new();
+        // They are stored already; of the plan's limits, only the rates are asked.
+        let may_send = |bytes: usize| scope.budget().take_again(bytes);
+        let run = letters.redrive(chosen, rate, may_send, reports, &tracer, &stop);
+        let result = until_ended(run, &mut session, &stop).await;
         match &result {
             Ok(done) => tracing::info!(
                 tenant = %scope.tenant(), client = %scope.caller().client(),
@@ -77,6 +81,30 @@ pub(super) fn redrive(
     });
     let reports = ReceiverStream::new(progress).map(Ok).chain(ReceiverStream::new(end));
     Ok(Box::pin(reports.map(|report| report.map(response).map_err(Status::from))))
+}
+
+/// Runs until it is done or its session ends. A gateway that stops lets it finish what is on its way.
+async fn until_ended(
+    run: impl Future<Output = Result<Redriven, broker::Error>>,
+    session: &mut Session,
+    stop: &CancellationToken,
+) -> Result<Redriven, Failure> {
+    let mut run = pin!(run);
+    loop {
+        tokio::select! {
+            done = &mut run => return match done {
+                Ok(_) if stop.is_cancelled() => Err(draining()),
+                done => Ok(done?),
+            },
+            notice = session.notice() => match notice {
+                // What was on its way may be in both places.
+                Notice::Ended(failure) => return Err(failure),
+                Notice::Draining(_) => stop.cancel(),
+                // The client cannot send a newer token on this call.
+                Notice::AuthExpiring(_) => {}
+            },
+        }
+    }
 }
 
 pub(super) async fn purge(

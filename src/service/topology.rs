@@ -19,8 +19,11 @@ use crate::{
     names::{ExchangeName, QueueName},
     pb::{self, topology_server::Topology},
     provision::{BindingInfo, Inspector, Quota},
-    stream::subscribe::Policies,
-    telemetry::Traces,
+    stream::{
+        session::{Session, SessionContext},
+        subscribe::Policies,
+    },
+    telemetry::StreamKind,
     tenant::{Action, TenantScope, Tenants},
 };
 
@@ -31,7 +34,7 @@ pub struct TopologyService {
     inspector: Arc<Inspector>,
     quota: Quota,
     policies: Policies,
-    traces: Traces,
+    session: SessionContext,
 }
 
 impl TopologyService {
@@ -41,10 +44,10 @@ impl TopologyService {
         broker: Broker,
         inspector: Arc<Inspector>,
         policies: Policies,
-        traces: Traces,
+        session: SessionContext,
     ) -> Self {
         let quota = Quota::new(Arc::clone(&inspector));
-        Self { tenants, broker, inspector, quota, policies, traces }
+        Self { tenants, broker, inspector, quota, policies, session }
     }
 
     fn admit<T: About>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
@@ -333,9 +336,9 @@ impl Topology for TopologyService {
         request: Request<pb::RedriveDeadLettersRequest>,
     ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
         let scope = self.admit(&request, Action::Subscribe)?;
-        let (client, ratio) = (scope.caller().client(), scope.plan().sampling_ratio());
-        let tracer = self.traces.messages(scope.tenant(), client, ratio, request.extensions().get());
-        Ok(Response::new(dead_letters::redrive(&self.broker, scope, tracer, request.into_inner())?))
+        let (call, witness) = (request.extensions().get(), Witness::of_request(&request));
+        let session = Session::open(&self.session, scope, StreamKind::Redrive, call, witness)?;
+        Ok(Response::new(dead_letters::redrive(&self.broker, session, request.into_inner())?))
     }
 
     async fn purge_dead_letters(

@@ -1,7 +1,8 @@
-//! What a subscriber has and has not settled: ids, windows and leases, as plain bookkeeping. Deliveries enter and get ids;
-//! acknowledgements leave as the fewest AMQP frames that say the same. Invariant: an id is given once on a stream, and is
-//! held until it is settled, expired or void, whichever comes first. What failed is held on without an id until it has
-//! found its place, and counts in the windows until then.
+//! The deliveries that a subscriber has not settled: ids, windows and leases, as plain bookkeeping.
+//!
+//! Invariant: an id is given once on a stream, and is valid until the delivery is settled, its lease expires or the link is
+//! lost, whichever comes first. A delivery that failed has no id any more, and counts in the windows until the message has
+//! reached its next place. There are at most twice as many lease entries as deliveries.
 
 use std::{
     cmp::Reverse,
@@ -11,6 +12,9 @@ use std::{
 
 use tokio::time::Instant;
 
+/// Fewer lease entries than this are not worth looking through.
+const LEASES_UNCOMPACTED: usize = 64;
+
 /// Unsettled deliveries of one stream. `K` is what is kept of each, to be sent round again.
 pub(super) struct Outstanding<K> {
     next_id: u64,
@@ -18,8 +22,10 @@ pub(super) struct Outstanding<K> {
     /// Bytes by tag of what failed and is on its way to its next place.
     leaving: BTreeMap<u64, usize>,
     bytes: usize,
-    /// When leases may run out; an entry a batch or an extension. The truth is in `held`.
+    /// When leases may run out, and for which ids; perhaps too early. The truth is in `held`.
     leases: BinaryHeap<Reverse<(Instant, u64, u64)>>,
+    /// Deliveries from this tag on may be unsettled without being here.
+    undelivered: Option<u64>,
 }
 
 struct Held<K> {
@@ -44,7 +50,7 @@ pub(super) struct Tags {
 
 impl<K> Default for Outstanding<K> {
     fn default() -> Self {
-        Self { next_id: 0, held: BTreeMap::new(), leaving: BTreeMap::new(), bytes: 0, leases: BinaryHeap::new() }
+        Self { next_id: 0, held: BTreeMap::new(), leaving: BTreeMap::new(), bytes: 0, leases: BinaryHeap::new(), undelivered: None }
     }
 }
 
@@ -54,9 +60,24 @@ impl<K> Outstanding<K> {
         self.held.len() + self.leaving.len()
     }
 
-    /// Their body bytes.
+    /// Their bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The id given last.
+    pub(super) fn last_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// The tags of all of them.
+    pub(super) fn tags(&self) -> Vec<u64> {
+        self.held.values().map(|held| held.tag).chain(self.leaving.keys().copied()).collect()
+    }
+
+    /// No acknowledgement of "all before" may cover this tag.
+    pub(super) fn set_undelivered(&mut self, tag: Option<u64>) {
+        self.undelivered = tag;
     }
 
     /// Takes a batch of (tag, bytes, what is kept) in, and says which ids it has. Tags grow with ids.
@@ -74,6 +95,7 @@ impl<K> Outstanding<K> {
     pub(super) fn lease(&mut self, ids: RangeInclusive<u64>, expires: Instant) {
         self.leases.push(Reverse((expires, *ids.start(), *ids.end())));
         self.held.range_mut(ids).for_each(|(_, held)| held.expires = Some(expires));
+        self.compact();
     }
 
     /// Everything is void: the broker has it back.
@@ -117,7 +139,7 @@ impl<K> Outstanding<K> {
     fn oldest_left(&self) -> u64 {
         let held = self.held.values().next().map(|held| held.tag);
         let leaving = self.leaving.keys().next().copied();
-        held.into_iter().chain(leaving).min().unwrap_or(u64::MAX)
+        held.into_iter().chain(leaving).chain(self.undelivered).min().unwrap_or(u64::MAX)
     }
 
     /// Takes one delivery out; its tag.
@@ -172,11 +194,24 @@ impl<K> Outstanding<K> {
     pub(super) fn extend(&mut self, id: u64, expires: Instant, unknown: &mut Vec<u64>) {
         match self.held.get_mut(&id) {
             Some(held) => {
-                held.expires = Some(expires);
-                self.leases.push(Reverse((expires, id, id)));
+                let before = held.expires.replace(expires);
+                // The entry that is there comes earlier, and is replaced when its time has come.
+                if before.is_none_or(|before| expires < before) {
+                    self.leases.push(Reverse((expires, id, id)));
+                    self.compact();
+                }
             }
             None => unknown.push(id),
         }
+    }
+
+    /// Drops entries that say nothing new, once there are more of them than others.
+    fn compact(&mut self) {
+        if self.leases.len() <= 2 * self.held.len() + LEASES_UNCOMPACTED {
+            return;
+        }
+        let leased = self.held.iter().filter_map(|(id, held)| Some((held.expires?, *id)));
+        self.leases = runs(leased).collect();
     }
 
     /// When to look for leases that ran out; perhaps earlier than any does.
@@ -199,13 +234,26 @@ impl<K> Outstanding<K> {
                 break;
             }
             self.leases.pop();
-            // Extended ones have an entry of their own.
-            let ids = self.held.range(first..=last).filter(|(_, held)| held.expires.is_some_and(|at| at <= now));
-            let ids: Vec<_> = ids.map(|(id, _)| *id).collect();
-            over.extend(ids.into_iter().filter_map(|id| Some((id, self.fail(id, &mut Vec::new())?))));
+            let leased = self.held.range(first..=last).filter_map(|(id, held)| Some((held.expires?, *id)));
+            let (ended, extended): (Vec<_>, Vec<_>) = leased.partition(|(expires, _)| *expires <= now);
+            self.leases.extend(runs(extended.into_iter()));
+            over.extend(ended.into_iter().filter_map(|(_, id)| Some((id, self.fail(id, &mut Vec::new())?))));
         }
         over
     }
+}
+
+/// An entry for each run of ids with the same end.
+fn runs(leased: impl Iterator<Item = (Instant, u64)>) -> impl Iterator<Item = Reverse<(Instant, u64, u64)>> {
+    let mut leased = leased.peekable();
+    std::iter::from_fn(move || {
+        let (expires, first) = leased.next()?;
+        let mut last = first;
+        while let Some((_, next)) = leased.next_if(|(other, _)| *other == expires) {
+            last = next;
+        }
+        Some(Reverse((expires, first, last)))
+    })
 }
 
 #[cfg(test)]
@@ -269,6 +317,30 @@ mod tests {
         assert_eq!(outstanding.expire(later), [(2, (2, Some(200)))]);
         assert_eq!(outstanding.next_lease(), None);
         assert_eq!(outstanding.len(), 3, "both are on their way, and the fourth was never handed over");
+    }
+
+    #[test]
+    fn extensions_without_end_leave_an_entry_for_each_delivery() {
+        let now = Instant::now();
+        let mut outstanding = with(1..=10);
+        outstanding.lease(1..=10, now + Duration::from_secs(10));
+        // The same id, later and later, and then earlier and earlier.
+        for turn in 0..100_000_u64 {
+            let nanos = if turn < 50_000 { turn } else { 100_000 - turn };
+            outstanding.extend(turn % 10 + 1, now + Duration::from_nanos(nanos), &mut Vec::new());
+        }
+        assert!(outstanding.leases.len() <= 2 * 10 + LEASES_UNCOMPACTED, "{}", outstanding.leases.len());
+        let last = now + Duration::from_micros(1);
+        assert_eq!(outstanding.expire(last).len(), 10);
+        assert_eq!(outstanding.next_lease(), None);
+    }
+
+    #[test]
+    fn nothing_that_the_subscriber_has_not_got_is_acknowledged_with_what_it_has() {
+        let mut outstanding = with(1..=5);
+        outstanding.set_undelivered(Some(3));
+        let tags = outstanding.acknowledge(&[], 5, &mut Vec::new());
+        assert_eq!(tags, Tags { through: Some(2), single: vec![3, 4, 5] });
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The publishing machine. Frames of publications enter; every message leaves as exactly one outcome, which is `CONFIRMED`
-//! only after the broker's confirm. While the window is full no frame is read, so that HTTP/2 flow control slows the
-//! client; nothing is buffered without bound. The same while the tenant's own room in flight is full (`intake.rs`). What is
-//! over the plan's rates is `THROTTLED` before anything else is done for it.
+//! A publish stream: frames of publications in, exactly one outcome for each message out, `CONFIRMED` only after the
+//! broker's confirm.
+//!
+//! Nothing is buffered without a bound. While the stream's window or the tenant's limit in flight (`intake.rs`) is full, no
+//! frame is read, and HTTP/2 flow control slows the client. What is over the plan's rates is `THROTTLED` before
+//! anything else is done for it.
 
 mod batch;
 mod intake;
@@ -12,6 +14,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
+use prost::Message as _;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -28,11 +31,11 @@ use crate::{
     broker::{Outgoing, Publisher, Settled, Verdict},
     error::{Failure, Kind},
     pb::{
-        AuthExpiring, Draining, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
+        AuthExpiring, Draining, Message, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
         publish_request::Frame, publish_response::Event,
     },
     telemetry::{Limit, strip_baggage},
-    tenant,
+    tenant::{self, Turn},
 };
 
 /// Messages a frame or a batch may have.
@@ -146,7 +149,7 @@ impl Machine {
                 self.order += frame.publications.len() as u64;
                 let Accepted { outgoing, refused, pause } = accept(&self.session, frame.publications, first);
                 self.pause = pause.map(|pause| Instant::now() + pause);
-                self.bytes += outgoing.iter().map(Outgoing::body_len).sum::<usize>();
+                self.bytes += outgoing.iter().map(Outgoing::bytes).sum::<usize>();
                 self.publisher.push(self.intake.enter(outgoing));
                 if refused.is_empty() {
                     return Ok(());
@@ -227,7 +230,7 @@ fn check_count(count: usize) -> Result<(), Failure> {
     }
 }
 
-/// A frame, parted.
+/// A frame's messages, divided.
 struct Accepted {
     /// What may be published.
     outgoing: Vec<Outgoing>,
@@ -237,64 +240,103 @@ struct Accepted {
     pause: Option<Duration>,
 }
 
+/// What limits count of a message: body, properties and headers, as they are on the wire.
+fn size(publication: &Publication) -> usize {
+    publication.message.as_ref().map_or(0, Message::encoded_len)
+}
+
+fn body_size(publication: &Publication) -> usize {
+    publication.message.as_ref().map_or(0, |message| message.body.len())
+}
+
+/// Checks a frame's messages, in order; `first` is the number of the first of them.
 fn accept(session: &Session, mut publications: Vec<Publication>, first: u64) -> Accepted {
-    let scope = session.scope();
-    let mut told = Told::default();
-    // One look at the clock, the plan and the rates for a whole frame.
-    let now = SystemTime::now();
-    let size = |publication: &Publication| publication.message.as_ref().map_or(0, |message| message.body.len());
-    let budget = scope.budget();
-    let max_bytes = budget.plan().max_message_bytes;
-    let mut turn = budget.turn(publications.len(), publications.iter().map(|one| size(one) as u64).sum());
-    let (mut taken, mut taken_bytes) = (0, 0);
+    let budget = session.scope().budget();
+    let sizes: Vec<_> = publications.iter().map(size).collect();
+    let turn = budget.turn(publications.len(), sizes.iter().map(|size| *size as u64).sum());
+    let max_body = session.max_body_bytes(budget.plan());
+    // The clock, the plan and the rates are read once for a whole frame.
+    let mut check = FrameCheck { session, turn, max_body, now: SystemTime::now(), refusals: Refusals::default() };
+    let (mut taken_bytes, mut taken_bodies) = (0, 0);
     let mut outgoing = Vec::with_capacity(publications.len());
     let mut refused = Vec::new();
     // In place: a publication is large.
-    for (order, publication) in (first..).zip(&mut publications) {
-        let size = size(publication);
-        let id = |publication: &mut Publication| {
-            publication.message.as_mut().map(|message| std::mem::take(&mut message.message_id)).unwrap_or_default()
-        };
-        let sequence = publication.sequence;
+    for ((order, publication), bytes) in (first..).zip(&mut publications).zip(sizes) {
         publication.message.as_mut().map(strip_baggage);
+        let (sequence, body) = (publication.sequence, body_size(publication));
         let span = session.tracer().publish(publication);
-        let (outcome, failure, message_id) = if max_bytes != 0 && size as u64 > max_bytes {
-            let failure = too_large(size, max_bytes);
-            told.add(failure.reason, &publication.exchange, &publication.routing_key);
-            (Outcome::Rejected, failure, id(publication))
-        } else if let Err(over) = turn.take(size) {
-            // Before anything else is done for it: going on over one's rate must cost the gateway little.
-            count_throttled(session, &over);
-            (Outcome::Throttled, over.into(), id(publication))
-        } else {
-            match Outgoing::check(order, publication, now) {
-                Err(failure) => {
-                    told.add(failure.reason, &publication.exchange, &publication.routing_key);
-                    (Outcome::Rejected, failure, id(publication))
-                }
-                Ok(message) if !scope.grants().may_publish(message.exchange_in_grants(), message.routing_key()) => {
-                    let failure = denied(&message);
-                    told.add(failure.reason, &publication.exchange, message.routing_key());
-                    (Outcome::Denied, failure, message.message_id().to_owned())
-                }
-                Ok(message) => {
-                    (taken, taken_bytes) = (taken + 1, taken_bytes + size as u64);
-                    outgoing.push(message.traced(span));
-                    continue;
-                }
+        match check.message(order, bytes, publication) {
+            Ok(message) => {
+                (taken_bytes, taken_bodies) = (taken_bytes + bytes as u64, taken_bodies + body as u64);
+                outgoing.push(message.traced(span));
+            }
+            Err(Refused { outcome, failure, message_id }) => {
+                let retry_after = failure.retry_after.and_then(|after| after.try_into().ok());
+                let reason = sentence(&failure);
+                let trace_id = span.map(|span| span.end(outcome, failure.reason)).unwrap_or_default();
+                let outcome = outcome.into();
+                refused.push((order, PublishResult { sequence, outcome, message_id, reason, retry_after, trace_id }));
+            }
+        }
+    }
+    let FrameCheck { turn, refusals, .. } = check;
+    refusals.record(session);
+    session.metrics().published_bytes(taken_bodies);
+    let pause = turn.is_throttled().then(|| budget.pause());
+    turn.count(outgoing.len(), taken_bytes, taken_bodies);
+    Accepted { outgoing, refused, pause }
+}
+
+/// What the messages of one frame are checked against.
+struct FrameCheck<'a> {
+    session: &'a Session,
+    turn: Turn<'a>,
+    max_body: u64,
+    now: SystemTime,
+    refusals: Refusals,
+}
+
+/// A message that is not published.
+struct Refused {
+    outcome: Outcome,
+    failure: Failure,
+    message_id: String,
+}
+
+impl FrameCheck<'_> {
+    /// In this order: its size, the rates (going on over one's rate must cost the gateway little), its form, the grants.
+    fn message(&mut self, order: u64, bytes: usize, publication: &mut Publication) -> Result<Outgoing, Refused> {
+        let body = body_size(publication);
+        if body as u64 > self.max_body {
+            let failure = too_large(body, self.max_body);
+            self.refusals.add(failure.reason, &publication.exchange, &publication.routing_key);
+            return Err(Refused::of(Outcome::Rejected, failure, publication));
+        }
+        if let Err(over) = self.turn.take(bytes) {
+            count_throttled(self.session, &over);
+            return Err(Refused::of(Outcome::Throttled, over.into(), publication));
+        }
+        let message = match Outgoing::check(order, bytes, publication, self.now) {
+            Ok(message) => message,
+            Err(failure) => {
+                self.refusals.add(failure.reason, &publication.exchange, &publication.routing_key);
+                return Err(Refused::of(Outcome::Rejected, failure, publication));
             }
         };
-        let retry_after = failure.retry_after.and_then(|after| after.try_into().ok());
-        let reason = sentence(&failure);
-        let trace_id = span.map(|span| span.end(outcome, failure.reason)).unwrap_or_default();
-        let outcome = outcome.into();
-        refused.push((order, PublishResult { sequence, outcome, message_id, reason, retry_after, trace_id }));
+        if self.session.scope().grants().may_publish(message.exchange_in_grants(), message.routing_key()) {
+            return Ok(message);
+        }
+        let failure = denied(&message);
+        self.refusals.add(failure.reason, &publication.exchange, message.routing_key());
+        Err(Refused { outcome: Outcome::Denied, failure, message_id: message.message_id().to_owned() })
     }
-    told.tell(session);
-    session.metrics().published_bytes(taken_bytes);
-    let pause = turn.is_throttled().then(|| budget.pause());
-    turn.count(taken, taken_bytes);
-    Accepted { outgoing, refused, pause }
+}
+
+impl Refused {
+    fn of(outcome: Outcome, failure: Failure, publication: &mut Publication) -> Self {
+        let id = publication.message.as_mut().map(|message| std::mem::take(&mut message.message_id));
+        Self { outcome, failure, message_id: id.unwrap_or_default() }
+    }
 }
 
 fn count_throttled(session: &Session, over: &tenant::Error) {
@@ -307,19 +349,19 @@ fn count_throttled(session: &Session, over: &tenant::Error) {
     }
 }
 
-/// What a frame was refused, for the record: for each reason the first place, and how many.
+/// The refusals of one frame, for the audit trail: for each reason the first destination, and how many.
 #[derive(Default)]
-struct Told(Vec<(&'static str, String, u64)>);
+struct Refusals(Vec<(&'static str, String, u64)>);
 
-impl Told {
+impl Refusals {
     fn add(&mut self, reason: &'static str, exchange: &str, key: &str) {
-        match self.0.iter_mut().find(|(told, ..)| *told == reason) {
+        match self.0.iter_mut().find(|(known, ..)| *known == reason) {
             Some((.., times)) => *times += 1,
             None => self.0.push((reason, format!("{exchange}/{key}"), 1)),
         }
     }
 
-    fn tell(self, session: &Session) {
+    fn record(self, session: &Session) {
         for (reason, object, times) in self.0 {
             session.witness().refused_messages(&object, reason, times);
         }
@@ -329,7 +371,7 @@ impl Told {
 fn too_large(size: usize, max: u64) -> Failure {
     Failure {
         field: Some("message.body".into()),
-        ..Failure::new(Kind::Invalid, "MESSAGE_TOO_LARGE", format!("has {size} bytes; the plan allows {max}"))
+        ..Failure::new(Kind::Invalid, "MESSAGE_TOO_LARGE", format!("has {size} bytes; at most {max} are allowed"))
     }
 }
 

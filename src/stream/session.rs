@@ -18,7 +18,7 @@ use crate::{
     auth::Verifier,
     error::{Failure, Kind},
     telemetry::{Call, Limit, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
-    tenant::{StreamPermit, TenantScope},
+    tenant::{Plan, StreamPermit, TenantScope},
 };
 
 /// What a session needs of its gateway.
@@ -34,6 +34,8 @@ pub struct SessionContext {
     pub metrics: Metrics,
     /// Where messages are traced.
     pub traces: Traces,
+    /// The largest body that any plan allows: one that the gateway takes, a client with default limits can receive.
+    pub max_body_bytes: u64,
 }
 
 /// By then another gateway has the client's connection, or a client that asks again sees that this one is closed.
@@ -185,6 +187,14 @@ impl Session {
         self.open.holds(messages, bytes);
     }
 
+    /// The largest body that may be published now; never more than a plan allows.
+    pub fn max_body_bytes(&self, plan: &Plan) -> u64 {
+        match plan.max_message_bytes {
+            0 => self.context.max_body_bytes,
+            max => max.min(self.context.max_body_bytes),
+        }
+    }
+
     /// What its messages are traced with.
     pub fn tracer(&self) -> &MessageTracer {
         &self.tracer
@@ -246,7 +256,8 @@ async fn told(begun: &mut Option<BoxFuture<'static, ()>>) {
     }
 }
 
-pub(super) fn draining() -> Failure {
+/// Why a stream ends, or is not opened, when the gateway stops.
+pub fn draining() -> Failure {
     let failure =
         Failure::new(Kind::Unavailable, "DRAINING", "this gateway is stopping; connect again to reach another");
     Failure { retry_after: Some(COME_BACK_AFTER), ..failure }

@@ -28,7 +28,7 @@ use super::{
     session::{self, Notice, Session},
 };
 use crate::{
-    broker::{self, Consumer, Held},
+    broker::{self, Capacity, Consumer, Held},
     error::{Failure, Kind},
     pb::{
         AuthExpiring, Deliveries, Delivery, Draining, Heartbeat, Interrupted, Resumed, Settled, SubscribeRequest,
@@ -79,7 +79,6 @@ async fn serve(
         lease: (!subscription.auto_ack()).then(|| subscription.ack_deadline()),
         spans: DeliverySpans::new(session.tracer().clone()),
         unread: Settled::default(),
-        full: false,
         heartbeat,
         leases: Box::pin(sleep_until(Instant::now())),
         session,
@@ -102,7 +101,7 @@ async fn serve(
     if let Some(mut consumer) = consumer {
         machine.finish(&mut consumer, &end).await;
         machine.session.metrics().settled(Settlement::TakenBack, machine.outstanding.len() as u64);
-        consumer.close().await;
+        consumer.close(machine.outstanding.tags()).await;
     }
     end
 }
@@ -121,8 +120,6 @@ struct Machine {
     outbox: VecDeque<Event>,
     /// A settlement report that waits likewise, merged.
     unread: Settled,
-    /// The next delivery does not fit into the byte window; settlements make room.
-    full: bool,
     heartbeat: Interval,
     /// The next look at leases that may have run out. Most are settled long before: it comes too early, and is set again.
     leases: Pin<Box<Sleep>>,
@@ -161,17 +158,19 @@ impl Machine {
             self.queue_report();
             self.session.holds(self.outstanding.len(), self.outstanding.bytes());
             let leased = self.set_leases();
-            let messages = subscription.max_messages().saturating_sub(self.outstanding.len());
-            let bytes = subscription.max_bytes().saturating_sub(self.outstanding.bytes());
-            let room =
-                self.outbox.is_empty() && !self.full && messages > 0 && (bytes > 0 || self.outstanding.len() == 0);
-            let alone = self.outstanding.len() == 0;
+            let capacity = Capacity {
+                messages: subscription.max_messages().saturating_sub(self.outstanding.len()),
+                bytes: subscription.max_bytes().saturating_sub(self.outstanding.bytes()),
+                unsettled: self.outstanding.len(),
+            };
+            consumer.set_capacity(capacity);
+            self.outstanding.set_undelivered(consumer.oldest_undelivered());
             let draining = self.session.is_draining();
-            if draining && alone && self.outbox.is_empty() {
+            if draining && capacity.is_idle() && self.outbox.is_empty() {
                 return Err(session::draining().into());
             }
             // A gateway that stops hands out nothing more.
-            let room = room && !draining;
+            let takes_more = self.outbox.is_empty() && capacity.messages > 0 && !draining;
             tokio::select! {
                 biased;
                 () = &mut gone => return Err(End::ClientGone),
@@ -179,34 +178,25 @@ impl Machine {
                 permit = frames.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| End::ClientGone)?;
                     let event = self.hand_over();
+                    let is_deliveries = matches!(event, Some(Event::Deliveries(_)));
                     permit.send(Ok(SubscribeResponse { event }));
                     self.heartbeat.reset();
+                    if is_deliveries && subscription.auto_ack() {
+                        self.acknowledge_all(consumer)?;
+                    }
                 }
                 frame = incoming.next(), if self.reports() < UNREAD_REPORTS => match frame {
                     None => return Ok(()),
-                    Some(frame) => {
-                        self.take(consumer, subscription, frame?)?;
-                        self.full = false;
-                    }
+                    Some(frame) => self.take(consumer, subscription, frame?)?,
                 },
                 () = &mut self.leases, if leased => self.expire(consumer)?,
                 tags = self.failing.settled() => self.left(consumer, tags)?,
                 batch = async {
-                    match room {
-                        true => consumer.next(messages.min(FRAME_MESSAGES), bytes.min(FRAME_BYTES), alone).await,
+                    match takes_more {
+                        true => consumer.next(FRAME_MESSAGES, FRAME_BYTES).await,
                         false => Err(consumer.ended().await),
                     }
-                } => {
-                    let batch = batch?;
-                    // Larger than a frame's share, but not than the window: alone in its frame.
-                    let batch = if batch.is_empty() && bytes > FRAME_BYTES {
-                        consumer.next(1, bytes, alone).await?
-                    } else {
-                        batch
-                    };
-                    self.full = batch.is_empty();
-                    self.deliver(consumer, subscription, batch).await?;
-                }
+                } => self.deliver(subscription, batch?),
                 _ = self.heartbeat.tick() => {
                     let time = Some(SystemTime::now().into());
                     self.outbox.push_back(Event::Heartbeat(Heartbeat { time }));
@@ -225,14 +215,8 @@ impl Machine {
     }
 
     /// Puts a batch before the transport.
-    async fn deliver(
-        &mut self,
-        consumer: &mut Consumer,
-        subscription: &mut Subscription,
-        mut batch: Vec<broker::Incoming>,
-    ) -> Result<(), End> {
-        let Some(last) = batch.last() else { return Ok(()) };
-        let last_tag = last.tag;
+    fn deliver(&mut self, subscription: &mut Subscription, mut batch: Vec<broker::Incoming>) {
+        let Some(last) = batch.last() else { return };
         let batch_size = batch.len() as u64;
         let batch_bytes = batch.iter().map(|delivery| delivery.message.body.len()).sum::<usize>() as u64;
         let redelivered = batch.iter().filter(|delivery| delivery.redelivered).count() as u64;
@@ -240,7 +224,7 @@ impl Machine {
         let is_first = |delivery: &broker::Incoming| delivery.attempt == 1 && delivery.offset.is_none();
         let accepted: Vec<_> = batch.iter().map(|delivery| delivery.accepted.filter(|_| is_first(delivery))).collect();
         subscription.seen(last.offset);
-        let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.message.body.len(), delivery.held.take());
+        let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.bytes, delivery.held.take());
         let ids = self.outstanding.add(batch.iter_mut().map(kept));
         let mut deliveries: Vec<_> = ids
             .zip(batch)
@@ -255,7 +239,6 @@ impl Machine {
                 stream_offset: delivery.offset,
             })
             .collect();
-        let last_id = deliveries.last().map_or(0, |delivery| delivery.delivery_id);
         let now = SystemTime::now();
         for (delivery, accepted) in deliveries.iter_mut().zip(accepted) {
             let trace = self.spans.delivered(delivery, subscription.spec().queue.as_str());
@@ -267,16 +250,16 @@ impl Machine {
         }
         self.session.metrics().delivered(batch_size, batch_bytes, redelivered);
         self.outbox.push_back(Event::Deliveries(Deliveries { deliveries }));
-        if subscription.auto_ack() {
-            let frame = SubscribeResponse { event: self.outbox.pop_back() };
-            // Acknowledged only when the transport has it.
-            self.frames.send(Ok(frame)).await.map_err(|_| End::ClientGone)?;
-            self.outstanding.clear();
-            let settling = self.spans.settling(&[], last_id, Settlement::Ack, "");
-            consumer.ack_through(last_tag)?;
-            settling.done();
-            self.session.metrics().settled(Settlement::Ack, batch_size);
-        }
+    }
+
+    /// Acknowledges what the transport has just got, for a subscriber that does not do so itself.
+    fn acknowledge_all(&mut self, consumer: &mut Consumer) -> Result<(), End> {
+        let (last, count) = (self.outstanding.last_id(), self.outstanding.len() as u64);
+        let tags = self.outstanding.acknowledge(&[], last, &mut Vec::new());
+        let settling = self.spans.settling(&[], last, Settlement::Ack, "");
+        self.say(consumer, tags)?;
+        settling.done();
+        self.session.metrics().settled(Settlement::Ack, count);
         Ok(())
     }
 
@@ -331,7 +314,6 @@ impl Machine {
         self.outstanding.clear();
         self.failing.clear();
         self.spans.taken_back("LINK_LOST");
-        self.full = false;
         // Deliveries that the client has not got yet are void too.
         self.outbox.retain(|event| !matches!(event, Event::Deliveries(_)));
         let reason = "the link to the broker is gone; unsettled deliveries are void and will come again".to_owned();

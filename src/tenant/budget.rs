@@ -50,7 +50,7 @@ impl Budget {
         &self.plan
     }
 
-    /// Asks for a frame of so many messages with so many body bytes together; [`Turn::take`] then says for each.
+    /// Asks for a frame of so many messages with so many bytes together, properties and headers included; [`Turn::take`] then says for each.
     pub fn turn(&self, messages: usize, bytes: u64) -> Turn<'_> {
         let stored = self.stored();
         let mut turn = Turn { budget: self, stored, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
@@ -59,6 +59,17 @@ impl Budget {
             turn.bytes_paid = self.bytes.as_ref().is_none_or(|bucket| bucket.take_all(bytes));
         }
         turn
+    }
+
+    /// Takes the rates for a message that goes another round, which is stored already.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub fn take_again(&self, bytes: usize) -> Result<(), Duration> {
+        let turn = Turn { budget: self, stored: None, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
+        turn.take_rates(bytes as u64).map_err(|(_, wait)| wait.max(Duration::from_millis(1)))?;
+        self.used.published(1, bytes as u64, 0);
+        Ok(())
     }
 
     /// Whether the tenant stores too much already, as it was measured last.
@@ -108,7 +119,7 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Takes a message with so many body bytes.
+    /// Takes a message with so many bytes.
     ///
     /// # Errors
     /// [`Error::Throttled`], with the time after which this message and those throttled before it in the frame fit.
@@ -131,20 +142,29 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// Takes both or none: what one limit refuses costs nothing of the other.
     fn take_rates(&self, bytes: u64) -> Result<(), (Limit, Duration)> {
-        if let Some(bucket) = self.budget.messages.as_ref().filter(|_| !self.messages_paid) {
-            bucket.take(1).map_err(|wait| (Limit::MessageRate, wait))?;
+        let Budget { messages: message_rate, bytes: byte_rate, .. } = self.budget;
+        if let Some(bucket) = message_rate.as_ref().filter(|_| !self.messages_paid) {
+            bucket.take(1).map_err(|wait| {
+                byte_rate.iter().filter(|_| self.bytes_paid).for_each(|bucket| bucket.give_back(bytes));
+                (Limit::MessageRate, wait)
+            })?;
         }
-        if let Some(bucket) = self.budget.bytes.as_ref().filter(|_| !self.bytes_paid) {
-            bucket.take(bytes).map_err(|wait| (Limit::ByteRate, wait))?;
+        if let Some(bucket) = byte_rate.as_ref().filter(|_| !self.bytes_paid) {
+            bucket.take(bytes).map_err(|wait| {
+                message_rate.iter().for_each(|bucket| bucket.give_back(1));
+                (Limit::ByteRate, wait)
+            })?;
         }
         Ok(())
     }
 
     /// Counts what was taken towards the tenant's usage, once for the frame.
-    pub fn count(self, messages: usize, bytes: u64) {
+    /// `bodies` is the part of the bytes that the broker counts as stored.
+    pub fn count(self, messages: usize, bytes: u64, bodies: u64) {
         if messages > 0 {
-            self.budget.used.published(messages as u64, bytes);
+            self.budget.used.published(messages as u64, bytes, bytes.saturating_sub(bodies));
         }
     }
 

@@ -141,7 +141,7 @@ async fn what_was_not_set_is_not_there_but_for_an_id_and_a_time() {
 async fn a_body_of_4_mib_survives() {
     let tenant = Tenant::fresh().await;
     // Not constant, so that a part in the wrong place is seen.
-    let body: bytes::Bytes = (0..4 << 20).map(|i: u32| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect::<Vec<_>>().into();
+    let body: bytes::Bytes = (0..4_000_000).map(|i: u32| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect::<Vec<_>>().into();
     for kind in KINDS {
         let got = through(&tenant, kind, Message { body: body.clone(), ..Message::default() }).await;
         assert!(got.body == body, "{} queue: {} bytes", kind.0, got.body.len());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use warrengate::pb::{DeleteQueueRequest, ExtendLease, Outcome, QueueType, SubscribeStart, subscribe_request::Frame};
+use warrengate::pb::{self, DeleteQueueRequest, ExtendLease, Outcome, QueueType, SubscribeStart, subscribe_request::Frame};
 
 use crate::harness::{
     Tenant,
@@ -50,18 +50,115 @@ async fn the_window_of_messages_holds() {
 
 #[tokio::test]
 async fn the_window_of_bytes_holds() {
-    let tenant = sized(QueueType::Quorum, &[400, 400, 400, 100, 400]).await;
-    let window = SubscribeStart { max_outstanding_bytes: 1_000, ..start("jobs") };
+    let tenant = sized(QueueType::Quorum, &[4_000, 4_000, 4_000, 1_000, 4_000]).await;
+    // Properties count, too: about 100 bytes each.
+    let window = SubscribeStart { max_outstanding_bytes: 10_000, ..start("jobs") };
     let mut consumer = RawSubscription::open(&tenant.client, window).await;
     let held = consumer.take(2).await;
-    // 200 bytes are left. The next has 400, and the one after it does not overtake it.
+    // Less than 2,000 bytes are left. The next has 4,000, and the one after it does not overtake it.
     consumer.is_quiet().await;
     consumer.ack(&[held[0].delivery_id]).await;
     let next = consumer.take(2).await;
-    assert_eq!(next.iter().map(|d| d.message.as_ref().unwrap().body.len()).collect::<Vec<_>>(), [400, 100]);
+    assert_eq!(next.iter().map(|d| d.message.as_ref().unwrap().body.len()).collect::<Vec<_>>(), [4_000, 1_000]);
     consumer.is_quiet().await;
     consumer.ack(&[held[1].delivery_id]).await;
-    assert_eq!(consumer.one().await.message.unwrap().body.len(), 400);
+    assert_eq!(consumer.one().await.message.unwrap().body.len(), 4_000);
+}
+
+#[tokio::test]
+async fn the_window_of_bytes_counts_headers() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let header = pb::Value { kind: Some(pb::value::Kind::StringValue("x".repeat(4_000))) };
+    for body in 0..4 {
+        let mut publication = to_queue("jobs", body.to_string());
+        publication.message.as_mut().unwrap().headers.insert("large".into(), header.clone());
+        tenant.publish(publication).await;
+    }
+    let window = SubscribeStart { max_outstanding_bytes: 10_000, ..start("jobs") };
+    let mut consumer = RawSubscription::open(&tenant.client, window).await;
+    let held = consumer.take(2).await;
+    consumer.is_quiet().await;
+    consumer.ack(&ids(&held)).await;
+    assert_eq!(bodies(&consumer.take(2).await), ["2", "3"]);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_settles_nothing_leaves_the_rest_of_the_queue_to_others() {
+    for kind in [QueueType::Quorum, QueueType::Classic] {
+        let tenant = sized(kind, &[2_000_000; 60]).await;
+        let mut slow = RawSubscription::open(&tenant.client, start("jobs")).await;
+        // Of 16 MiB.
+        let held = slow.take(8).await;
+        let second = tokio::time::timeout(Duration::from_secs(5), async {
+            let mut quick = RawSubscription::open(&tenant.client, start("jobs")).await;
+            let mut got = Vec::new();
+            while got.len() < 52 {
+                let delivery = quick.one().await;
+                quick.ack(&[delivery.delivery_id]).await;
+                got.push(delivery.message.unwrap().body[0]);
+            }
+            (quick, got)
+        });
+        let (quick, got) = second.await.expect("everything beyond the first one's window within 5 s");
+        assert_eq!(got, (0..52).map(|number| b'0' + 8 + number).collect::<Vec<_>>(), "in the queue's order");
+        slow.is_quiet().await;
+        slow.ack(&ids(&held)).await;
+        slow.close().await;
+        quick.close().await;
+        assert_eq!(tenant.depth("jobs").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_subscriber_gets_everything_in_order_within_its_window_of_bytes() {
+    for (kind, single) in [(QueueType::Quorum, false), (QueueType::Quorum, true), (QueueType::Stream, false)] {
+        let tenant = Tenant::fresh().await;
+        let queue = pb::Queue { name: "jobs".into(), r#type: kind.into(), single_active_consumer: single, ..Default::default() };
+        tenant.queue_of(queue).await;
+        for number in 0..40_u8 {
+            tenant.publish_to("jobs", vec![number; 3_000]).await;
+        }
+        let position = (kind == QueueType::Stream).then(|| pb::StreamPosition {
+            position: Some(pb::stream_position::Position::First(Default::default())),
+        });
+        let window = SubscribeStart { max_outstanding_bytes: 10_000, position, ..start("jobs") };
+        let mut consumer = RawSubscription::open(&tenant.client, window).await;
+        let mut got = Vec::new();
+        let mut held = consumer.take(3).await;
+        while got.len() < 40 {
+            consumer.is_quiet().await;
+            let first = held.remove(0);
+            consumer.ack(&[first.delivery_id]).await;
+            got.push(first.message.unwrap().body[0]);
+            if held.is_empty() && got.len() < 40 {
+                held.push(consumer.one().await);
+            }
+        }
+        assert_eq!(got, (0..40).collect::<Vec<_>>(), "{kind:?} {single}");
+        consumer.close().await;
+    }
+}
+
+#[tokio::test]
+async fn small_messages_fill_a_window_of_messages_however_large_it_is() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    for first in [0, 1_000] {
+        let batch = (first..first + 1_000).map(|number: u32| to_queue("jobs", number.to_string())).collect();
+        assert!(tenant.outcomes(batch).await.iter().all(|outcome| *outcome == Outcome::Confirmed));
+    }
+    for window in [256, 1_500] {
+        let window_of_messages = SubscribeStart { max_outstanding_messages: window, ..start("jobs") };
+        let mut consumer = RawSubscription::open(&tenant.client, window_of_messages).await;
+        let held = consumer.take(window as usize).await;
+        let expected: Vec<_> = (0..window).map(|number| number.to_string()).collect();
+        assert_eq!(bodies(&held), expected);
+        consumer.is_quiet().await;
+        // In order, with nothing settled: they come again in order.
+        consumer.close().await;
+        tenant.has_depth("jobs", 2_000).await;
+    }
 }
 
 #[tokio::test]

@@ -1,24 +1,35 @@
-//! Consuming for one stream, on a channel of its own. A queue's name and a window enter; batches of whatever is ready
-//! leave, with what they were made of where it may be needed again, and acknowledgements go back. When the consumer ends, the [`Error`] says whether the link
-//! is at fault (a new consumer may go on) or the queue (nothing will).
+//! Consuming for one stream, on a channel of its own: batches of whatever is ready, within the subscriber's windows.
+//!
+//! The broker counts a prefetch in messages only, and lapin keeps what it sends without a bound. So everything that the broker
+//! has sent is read at once, and what does not fit into the byte window loses its body and goes back to the queue: the
+//! consumer is cancelled first, so that it comes to others and not here again, and opened anew with a prefetch for the
+//! sizes seen as soon as there is capacity. A queue that serves one consumer at a time is never left: there the deliveries
+//! that do not fit stay unsettled, and are given back one by one when they fit.
+//!
+//! When the consumer ends, the [`Error`] says whether the link is at fault (a new consumer may go on) or the queue (nothing
+//! will).
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use lapin::{
     Channel,
     message::Delivery,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::{AMQPValue, FieldTable},
 };
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::acks::Acks;
+use super::{
+    acks::Acks,
+    inbox::{Excess, Inbox},
+};
 use crate::{
     broker::{
         Error,
@@ -38,6 +49,22 @@ const SETUP: Duration = Duration::from_secs(10);
 /// A batch of fewer looks again, after everybody else had a turn, for what came meanwhile: a frame costs as much as many messages.
 const BATCH: usize = 32;
 const LOOKS: usize = 2;
+/// The prefetch to begin with, whatever more the subscriber allows: the sizes of the queue's messages are not known yet.
+const FIRST_PREFETCH: u16 = 256;
+/// How much the prefetch grows at a time, and how long not after it was too large.
+const GROWTH: u16 = 4;
+const NO_GROWTH_AFTER_EXCESS: Duration = Duration::from_secs(1);
+/// Between two questions whether the queue may be shared, while nobody can say.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How long a delivery that was given back to come again is waited for: another consumer may have it.
+const COMES_AGAIN: Duration = Duration::from_secs(1);
+/// RabbitMQ puts more than 32 deliveries that are returned together back in no particular order.
+const RETURNED_TOGETHER: usize = 32;
+/// So many returns are given to the broker at a time, and then a moment passes: RabbitMQ puts them together itself when more
+/// than 32 wait for its log.
+const RETURNS_AT_A_TIME: usize = 16;
+const BETWEEN_RETURNS: Duration = Duration::from_millis(10);
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Where to begin in a stream queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +87,9 @@ pub struct ConsumeSpec {
     /// The queue.
     pub queue: QueueName,
     /// Most unsettled deliveries.
-    pub prefetch: u16,
+    pub max_messages: u16,
+    /// Their size together: body, properties and headers.
+    pub max_bytes: usize,
     /// For stream queues only.
     pub start: Option<StartAt>,
     /// No other consumer.
@@ -72,10 +101,12 @@ pub struct ConsumeSpec {
 }
 
 /// A delivery as the broker gave it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Incoming {
     /// The channel's number for it.
     pub tag: u64,
+    /// The size of its body, properties and headers, as the windows count it.
+    pub bytes: usize,
     /// The message, as its producer wrote it.
     pub message: Message,
     /// The exchange it was published to, also after retries.
@@ -94,139 +125,410 @@ pub struct Incoming {
     pub held: Option<Box<Held>>,
 }
 
+/// What the subscriber can take at this moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    /// Messages that its window has left.
+    pub messages: usize,
+    /// Bytes that its window has left.
+    pub bytes: usize,
+    /// Messages that it has and has not settled.
+    pub unsettled: usize,
+}
+
+impl Capacity {
+    /// Whether a message goes out whatever its size: otherwise one larger than the window would never be delivered.
+    pub fn is_idle(self) -> bool {
+        self.unsettled == 0
+    }
+}
+
+/// Whether a queue's messages may go to other consumers while this one is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// One consumer at a time: leaving would hand its place to another.
+    Single,
+    /// Any number of consumers. One that expires soon without a consumer is not left without this one.
+    Shared {
+        /// Whether it does.
+        expires_soon: bool,
+    },
+}
+
+/// Asks how a queue is shared; nothing when nobody can say.
+pub type SharingLookup = Arc<dyn Fn() -> BoxFuture<'static, Option<Sharing>> + Send + Sync>;
+
 /// A consumer on a channel of its own.
 pub struct Consumer {
     channel: Channel,
-    deliveries: lapin::Consumer,
+    /// None while the broker delivers nothing.
+    deliveries: Option<lapin::Consumer>,
     guard: ChannelGuard,
     /// The link's end, asked once for all deliveries; over for good when it is none.
     lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    queue: QueueName,
+    spec: ConsumeSpec,
     acks: Acks,
-    /// Taken from lapin and not handed out yet: a batch in the making, or what was too large for the window that was left.
-    gathered: VecDeque<Incoming>,
-    /// Deliveries have an offset. A stream takes nothing back: RabbitMQ answers `nack` and `reject` with the end of the
-    /// whole connection.
+    inbox: Inbox,
+    capacity: Capacity,
+    prefetch: u16,
+    flow: Flow,
+    sharing: Option<Sharing>,
+    lookup: SharingLookup,
+    ask_not_before: Instant,
+    /// When deliveries did not fit last.
+    last_excess: Option<Instant>,
+    /// The size of the first of them.
+    blocked_by: usize,
+    /// Until when those are waited for that were given back to come again.
+    comes_again_by: Instant,
+    /// The last one received, in a stream queue. A stream takes nothing back: RabbitMQ answers `nack` and `reject` with the
+    /// end of the whole connection.
+    offset: Option<u64>,
     stream: bool,
-    keep: bool,
     stopped: bool,
 }
 
+/// How deliveries flow from the broker.
+enum Flow {
+    Running,
+    /// The same, while it is asked how the queue is shared.
+    Asking(BoxFuture<'static, Option<Sharing>>),
+    /// The broker is asked to stop; the last deliveries are on their way. Then it goes on with this prefetch.
+    Cancelling { answer: Option<BoxFuture<'static, Result<(), lapin::Error>>>, next: Option<u16> },
+    /// What did not fit is being given back.
+    Returning(BoxFuture<'static, Result<(), lapin::Error>>),
+    Paused,
+    Starting { answer: BoxFuture<'static, Result<lapin::Consumer, lapin::Error>>, prefetch: u16 },
+}
+
+/// A step of the flow that is over.
+enum Step {
+    Shared(Option<Sharing>),
+    Cancelled(Result<(), lapin::Error>),
+    Returned(Result<(), lapin::Error>),
+    Started(Result<lapin::Consumer, lapin::Error>),
+}
+
 impl Consumer {
-    pub(in crate::broker) async fn open(links: &Links, spec: &ConsumeSpec) -> Result<Self, Error> {
+    pub(in crate::broker) async fn open(links: &Links, spec: &ConsumeSpec, lookup: SharingLookup) -> Result<Self, Error> {
+        // Of an exclusive consumer, RabbitMQ lets no other in.
+        let mut sharing = spec.exclusive.then_some(Sharing::Single);
+        let is_large = spec.max_messages > FIRST_PREFETCH;
+        if is_large && sharing.is_none() {
+            sharing = lookup().await;
+        }
+        let prefetch = match sharing {
+            // It can never be opened anew with another.
+            Some(Sharing::Single) => spec.max_messages,
+            None if is_large => spec.max_messages,
+            _ => spec.max_messages.min(FIRST_PREFETCH),
+        };
         let (channel, guard) = links.consume.channel().await?;
         let unfinished = Unfinished::new(&channel);
-        let deliveries = tokio::time::timeout(SETUP, consume(&channel, spec)).await.map_err(|_| Error::Timeout)??;
+        let opening = consume(channel.clone(), spec.clone(), prefetch);
+        let deliveries = tokio::time::timeout(SETUP, opening).await.map_err(|_| Error::Timeout)??;
         unfinished.done();
-        // A position is for stream queues only; the broker has refused it for all others.
-        let stream = spec.start.is_some();
         Ok(Self {
-            acks: Acks::new(channel.clone(), spec.prefetch),
+            acks: Acks::new(channel.clone(), spec.max_messages),
             channel,
-            deliveries,
+            deliveries: Some(deliveries),
             lost: Some(Box::pin(guard.lost().clone().cancelled_owned())),
             guard,
-            queue: spec.queue.clone(),
-            gathered: VecDeque::new(),
-            stream,
-            keep: spec.keep,
+            inbox: Inbox::default(),
+            capacity: Capacity { messages: spec.max_messages.into(), bytes: spec.max_bytes, unsettled: 0 },
+            prefetch,
+            flow: Flow::Running,
+            sharing,
+            lookup,
+            ask_not_before: Instant::now(),
+            last_excess: None,
+            blocked_by: 0,
+            comes_again_by: Instant::now(),
+            offset: None,
+            // A position is for stream queues only; the broker has refused it for all others.
+            stream: spec.start.is_some(),
             stopped: false,
+            spec: spec.clone(),
         })
     }
 
-    /// Waits for a delivery, and takes with it what else is ready, up to so many messages and bytes. Empty when the next
-    /// one is larger than the room and `alone` is false; it is kept for a later call. Cancel safe: what was gathered is not lost.
+    /// What the subscriber can take from now on.
+    pub fn set_capacity(&mut self, capacity: Capacity) {
+        self.capacity = capacity;
+    }
+
+    /// The oldest delivery that the subscriber has not got and that newer ones may overtake: an acknowledgement of "all before"
+    /// must not cover it.
+    pub fn oldest_undelivered(&self) -> Option<u64> {
+        self.inbox.first_excess().map(|excess| excess.tag)
+    }
+
+    /// Bytes that are here and were not handed out.
+    pub fn buffered_bytes(&self) -> usize {
+        self.inbox.bytes()
+    }
+
+    /// Waits for deliveries that fit, and takes what is ready: at most so many messages, and so many bytes unless it is one
+    /// larger message. Cancel safe: what was received is not lost.
     ///
     /// # Errors
     /// When the consumer has ended; see [`Error::is_link`].
-    pub async fn next(&mut self, most: usize, room: usize, alone: bool) -> Result<Vec<Incoming>, Error> {
-        if self.gathered.is_empty() {
-            let first = self.first().await?;
-            self.stream |= first.offset.is_some();
-            self.gathered.push_back(first);
-        }
-        let mut bytes = self.gather(most, room);
-        for _ in 0..LOOKS {
-            let before = self.gathered.len();
-            if before >= most.min(BATCH) || bytes >= room {
-                break;
+    pub async fn next(&mut self, most: usize, frame: usize) -> Result<Vec<Incoming>, Error> {
+        loop {
+            self.receive_all()?;
+            self.steer()?;
+            for _ in 0..LOOKS {
+                let before = self.inbox.len();
+                if before == 0 || before >= most.min(BATCH) || self.inbox.bytes() >= frame {
+                    break;
+                }
+                tokio::task::yield_now().await;
+                self.receive_all()?;
+                if self.inbox.len() == before {
+                    break;
+                }
             }
-            tokio::task::yield_now().await;
-            bytes = self.gather(most, room);
-            if self.gathered.len() == before {
-                break;
+            let batch = self.inbox.hand_out(most, frame, self.capacity);
+            if !batch.is_empty() {
+                return Ok(batch);
             }
+            self.step().await?;
         }
-        Ok(self.hand_out(most, room, alone))
     }
 
-    /// Takes what is ready, as long as there is room for it; the bytes that are here now.
-    fn gather(&mut self, most: usize, room: usize) -> usize {
-        let mut bytes: usize = self.gathered.iter().map(|delivery| delivery.message.body.len()).sum();
-        while self.gathered.len() < most && bytes < room {
-            // A consumer that ended says so again at the next call.
-            let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() else { break };
-            let next = convert(delivery, self.keep);
-            bytes += next.message.body.len();
-            self.gathered.push_back(next);
-        }
-        bytes
-    }
-
-    /// What fits, in order; one that does not is let out alone when that is asked for.
-    fn hand_out(&mut self, most: usize, room: usize, alone: bool) -> Vec<Incoming> {
-        let (mut fits, mut bytes) = (0, 0);
-        for delivery in self.gathered.iter().take(most) {
-            bytes += delivery.message.body.len();
-            if bytes > room && !(alone && fits == 0) {
-                break;
-            }
-            fits += 1;
-        }
-        self.gathered.drain(..fits).collect()
-    }
-
-    /// Waits until the consumer ends, while there is no room for deliveries: a full window must not hide the end. Cancel safe.
+    /// Waits until the consumer ends, while nothing is to be handed out: a full window must not hide the end. Cancel safe.
     pub async fn ended(&mut self) -> Error {
-        while self.gathered.is_empty() {
-            match self.first().await {
-                Ok(delivery) => self.gathered.push_back(delivery),
-                Err(error) => return error,
-            }
-        }
-        let lost = self.guard.lost().cancelled();
-        let mut lost = std::pin::pin!(lost);
         loop {
-            tokio::select! {
-                biased;
-                () = &mut lost => return Error::Unreachable(None),
-                () = self.acks.due() => if let Err(error) = self.acks.say() {
-                    return error;
-                },
+            let done = self.receive_all().and_then(|()| self.steer());
+            if let Err(error) = done {
+                return error;
+            }
+            if let Err(error) = self.step().await {
+                return error;
             }
         }
     }
 
-    async fn first(&mut self) -> Result<Incoming, Error> {
-        loop {
-            let Some(lost) = &mut self.lost else { return Err(Error::Unreachable(None)) };
-            tokio::select! {
-                biased;
-                first = self.deliveries.next() => return self.incoming(first),
-                () = lost => self.lost = None,
-                () = self.acks.due() => self.acks.say()?,
+    /// Waits for the next thing to happen, and does what it needs. Cancel safe.
+    async fn step(&mut self) -> Result<(), Error> {
+        let Some(lost) = &mut self.lost else { return Err(Error::Unreachable(None)) };
+        let wakes = match self.flow {
+            Flow::Running if self.inbox.first_excess().is_some() => {
+                Some(if self.inbox.is_expecting() { self.comes_again_by } else { self.ask_not_before })
             }
+            _ => None,
+        };
+        let wakes = wakes.filter(|at| *at > Instant::now());
+        tokio::select! {
+            biased;
+            next = delivered(&mut self.deliveries) => self.receive(next)?,
+            () = lost => {
+                self.lost = None;
+                return Err(Error::Unreachable(None));
+            }
+            () = self.acks.due() => self.acks.say()?,
+            step = self.flow.step() => self.advance(step)?,
+            () = sleep_until(wakes.unwrap_or_else(Instant::now)), if wakes.is_some() => {}
         }
+        Ok(())
     }
 
-    fn incoming(&self, next: Option<lapin::Result<Delivery>>) -> Result<Incoming, Error> {
-        match next {
-            Some(Ok(delivery)) => Ok(convert(delivery, self.keep)),
-            Some(Err(error)) => Err(self.guard.explain(error.into())),
-            None if self.guard.lost().is_cancelled() => Err(Error::Unreachable(None)),
+    /// Takes everything that lapin has.
+    fn receive_all(&mut self) -> Result<(), Error> {
+        while let Some(next) = delivered(&mut self.deliveries).now_or_never() {
+            self.receive(next)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, next: Option<lapin::Result<Delivery>>) -> Result<(), Error> {
+        let delivery = match next {
+            Some(Ok(delivery)) => delivery,
+            Some(Err(error)) => return Err(self.guard.explain(error.into())),
+            None if self.guard.lost().is_cancelled() => return Err(Error::Unreachable(None)),
+            None if matches!(self.flow, Flow::Cancelling { .. }) => {
+                self.deliveries = None;
+                return self.cancelled();
+            }
             // The broker cancels a consumer when its queue goes away.
-            None => Err(Error::QueueDeleted(self.queue.to_string())),
+            None => return Err(Error::QueueDeleted(self.spec.queue.to_string())),
+        };
+        let bytes = size(&delivery);
+        let offset = offset(&delivery.properties);
+        self.stream |= offset.is_some();
+        // One larger than the window, when nothing else is unsettled; and the one that keeps a queue from expiring.
+        let is_kept_alive = matches!(self.sharing, Some(Sharing::Shared { expires_soon: true })) && self.prefetch == 1;
+        let spare = usize::from(self.capacity.is_idle() || is_kept_alive);
+        if self.inbox.keeps(bytes, delivery.redelivered, self.capacity, spare) {
+            self.offset = offset.or(self.offset);
+            self.inbox.keep(convert(delivery, bytes, self.spec.keep));
+        } else {
+            self.inbox.drop_body(Excess { tag: delivery.delivery_tag, bytes, offset });
+            self.last_excess = Some(Instant::now());
         }
+        Ok(())
+    }
+
+    /// Begins what is necessary to keep to the windows, or to fill them.
+    fn steer(&mut self) -> Result<(), Error> {
+        if self.stopped {
+            return Ok(());
+        }
+        match &self.flow {
+            Flow::Running if self.inbox.first_excess().is_some() => self.give_excess_back(),
+            Flow::Running => {
+                if let Some(prefetch) = self.larger_prefetch() {
+                    match self.may_leave() {
+                        true => self.cancel(Some(prefetch)),
+                        false => self.ask(),
+                    }
+                }
+                Ok(())
+            }
+            Flow::Paused => {
+                if let Some(prefetch) = self.prefetch_to_resume() {
+                    self.start(prefetch);
+                }
+                Ok(())
+            }
+            Flow::Asking(_) | Flow::Cancelling { .. } | Flow::Returning(_) | Flow::Starting { .. } => Ok(()),
+        }
+    }
+
+    /// Whether the consumer may be cancelled without consequences for its place at the queue.
+    fn may_leave(&self) -> bool {
+        self.stream || matches!(self.sharing, Some(Sharing::Shared { .. }))
+    }
+
+    /// Deliveries that do not fit go back: all of them where others may have them, else as many as fit now.
+    fn give_excess_back(&mut self) -> Result<(), Error> {
+        if self.may_leave() {
+            self.cancel(None);
+            return Ok(());
+        }
+        self.ask();
+        if self.inbox.is_expecting() {
+            if Instant::now() < self.comes_again_by {
+                return Ok(());
+            }
+            self.inbox.expect_none();
+        }
+        for excess in self.inbox.take_fitting(self.capacity) {
+            self.comes_again_by = Instant::now() + COMES_AGAIN;
+            let options = BasicNackOptions { multiple: false, requeue: true };
+            // The first poll hands it over, in order with all else.
+            self.channel.basic_nack(excess.tag, options).now_or_never().transpose()?;
+        }
+        Ok(())
+    }
+
+    /// Asks how the queue is shared, unless that is known or could not be said a moment ago.
+    fn ask(&mut self) {
+        if self.sharing.is_none() && Instant::now() >= self.ask_not_before {
+            self.flow = Flow::Asking((self.lookup)());
+        }
+    }
+
+    fn cancel(&mut self, next: Option<u16>) {
+        let Some(tag) = self.deliveries.as_ref().map(lapin::Consumer::tag) else { return };
+        let channel = self.channel.clone();
+        let cancelling = async move { channel.basic_cancel(tag, BasicCancelOptions::default()).await };
+        self.flow = Flow::Cancelling { answer: Some(cancelling.boxed()), next };
+    }
+
+    fn start(&mut self, prefetch: u16) {
+        let mut spec = self.spec.clone();
+        if let Some(offset) = self.offset {
+            spec.start = Some(StartAt::Offset(offset.saturating_add(1)));
+        }
+        let answer = consume(self.channel.clone(), spec, prefetch).boxed();
+        self.flow = Flow::Starting { answer, prefetch };
+    }
+
+    fn advance(&mut self, step: Step) -> Result<(), Error> {
+        match step {
+            Step::Shared(sharing) => {
+                self.flow = Flow::Running;
+                self.sharing = sharing;
+                self.ask_not_before = Instant::now() + ASK_AGAIN;
+                Ok(())
+            }
+            Step::Cancelled(answer) => {
+                answer.map_err(|error| self.guard.explain(error.into()))?;
+                self.cancelled()
+            }
+            Step::Returned(answer) => {
+                answer.map_err(|error| self.guard.explain(error.into()))?;
+                self.returned();
+                Ok(())
+            }
+            Step::Started(answer) => match answer.map_err(|error| self.guard.explain(error.into())) {
+                Ok(deliveries) => {
+                    if let Flow::Starting { prefetch, .. } = self.flow {
+                        self.prefetch = prefetch;
+                    }
+                    self.deliveries = Some(deliveries);
+                    self.flow = Flow::Running;
+                    Ok(())
+                }
+                Err(Error::NoQueue(queue)) => Err(Error::QueueDeleted(queue)),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Goes on when the broker has stopped and its last delivery is here.
+    fn cancelled(&mut self) -> Result<(), Error> {
+        let Flow::Cancelling { answer: None, next } = &self.flow else { return Ok(()) };
+        if self.deliveries.is_some() {
+            return Ok(());
+        }
+        let next = *next;
+        self.flow = Flow::Paused;
+        if let Some(first) = self.inbox.first_excess() {
+            self.blocked_by = first.bytes;
+            let tags = self.inbox.take_excess().into_iter().map(|excess| excess.tag).collect();
+            if !self.stream {
+                self.flow = Flow::Returning(return_one_by_one(self.channel.clone(), tags).boxed());
+            }
+        } else if let Some(prefetch) = next {
+            self.start(prefetch);
+        }
+        Ok(())
+    }
+
+    fn returned(&mut self) {
+        self.flow = Flow::Paused;
+        if matches!(self.sharing, Some(Sharing::Shared { expires_soon: true })) {
+            self.start(1);
+        }
+    }
+
+    /// A prefetch that fills the windows better, when all that it allows is unsettled.
+    fn larger_prefetch(&self) -> Option<u16> {
+        let is_used_up = self.capacity.unsettled + self.inbox.len() >= usize::from(self.prefetch);
+        let too_soon =
+            self.prefetch > 1 && self.last_excess.is_some_and(|last| last.elapsed() < NO_GROWTH_AFTER_EXCESS);
+        if self.prefetch >= self.spec.max_messages || !is_used_up || too_soon {
+            return None;
+        }
+        let fitting = self.inbox.fit(self.capacity.bytes.saturating_sub(self.inbox.bytes()));
+        let least = if self.prefetch == 1 { 2 } else { usize::from(self.prefetch) };
+        let next = fitting.min(self.capacity.messages).min((self.prefetch.saturating_mul(GROWTH)).into());
+        (next >= least && next > usize::from(self.prefetch) / 2).then(|| self.bounded(next))
+    }
+
+    /// The prefetch to go on with, when half of the window is free and what did not fit last would.
+    fn prefetch_to_resume(&self) -> Option<u16> {
+        let Capacity { messages, bytes, .. } = self.capacity;
+        let left = bytes.saturating_sub(self.inbox.bytes());
+        let is_free = left >= self.blocked_by && left >= self.spec.max_bytes / 2;
+        let resumes = messages > 0 && self.inbox.len() == 0 && (is_free || self.capacity.is_idle());
+        resumes.then(|| self.bounded(self.inbox.fit(left).min(messages)))
+    }
+
+    fn bounded(&self, prefetch: usize) -> u16 {
+        u16::try_from(prefetch).unwrap_or(u16::MAX).clamp(1, self.spec.max_messages)
     }
 
     /// Done with this one. The broker hears of it in order with all else; deliveries do not wait until it is written. What
@@ -255,45 +557,104 @@ impl Consumer {
         if std::mem::replace(&mut self.stopped, true) {
             return Ok(());
         }
-        Ok(self.channel.basic_cancel(self.deliveries.tag(), BasicCancelOptions::default()).await?)
+        match std::mem::replace(&mut self.flow, Flow::Paused) {
+            Flow::Cancelling { answer, .. } => {
+                if let Some(answer) = answer {
+                    answer.await?;
+                }
+            }
+            Flow::Returning(answer) => answer.await?,
+            Flow::Starting { answer, .. } => self.deliveries = Some(answer.await?),
+            Flow::Running | Flow::Asking(_) | Flow::Paused => {}
+        }
+        if let Some(deliveries) = &self.deliveries {
+            self.channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()).await?;
+        }
+        Ok(())
     }
 
-    /// Whether the queue is a stream, which takes nothing back. Known once something was delivered.
-    pub fn is_stream(&self) -> bool {
-        self.stream
-    }
-
-    /// Stops deliveries, hands back everything unsettled, and closes the channel.
-    pub async fn close(mut self) {
+    /// Stops deliveries, hands back everything unsettled in its order (what the subscriber has not settled, and what it has not
+    /// got), and closes the channel.
+    pub async fn close(mut self, unsettled: Vec<u64>) {
         let unfinished = Unfinished::new(&self.channel);
         let closing = async {
-            // What was never looked at tells a stream, too, before and after the broker has stopped.
-            self.look_at_one();
             self.acks.say()?;
             self.stop().await?;
-            self.look_at_one();
+            let mut tags = unsettled;
+            tags.extend(self.inbox.tags());
+            // The broker has said that it stopped, and so its last delivery is here.
+            while let Some(Some(Ok(delivery))) = delivered(&mut self.deliveries).now_or_never() {
+                self.stream |= offset(&delivery.properties).is_some();
+                tags.push(delivery.delivery_tag);
+            }
             if !self.stream {
-                // Tag 0 with `multiple`: all outstanding (AMQP 0-9-1, basic.nack).
-                self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true }).await?;
+                return_in_order(&self.channel, tags).await?;
             }
             Ok::<(), Error>(self.channel.close(200, "done".into()).await?)
         };
         // A channel that is gone has given everything back already.
-        if tokio::time::timeout(Duration::from_secs(2), closing).await.is_ok() {
+        if tokio::time::timeout(CLOSING, closing).await.is_ok() {
             unfinished.done();
         }
     }
 
-    fn look_at_one(&mut self) {
-        if let Some(Some(Ok(delivery))) = self.deliveries.next().now_or_never() {
-            self.stream |= convert(delivery, false).offset.is_some();
+}
+
+impl Flow {
+    /// Waits for the step that it is in. Cancel safe.
+    async fn step(&mut self) -> Step {
+        match self {
+            Self::Asking(answer) => Step::Shared(answer.await),
+            Self::Cancelling { answer, .. } => match answer {
+                Some(waiting) => {
+                    let done = waiting.await;
+                    *answer = None;
+                    Step::Cancelled(done)
+                }
+                None => std::future::pending().await,
+            },
+            Self::Returning(answer) => Step::Returned(answer.await),
+            Self::Starting { answer, .. } => Step::Started(answer.await),
+            Self::Running | Self::Paused => std::future::pending().await,
         }
-        self.stream |= self.gathered.iter().any(|delivery| delivery.offset.is_some());
     }
 }
 
-async fn consume(channel: &Channel, spec: &ConsumeSpec) -> Result<lapin::Consumer, Error> {
-    channel.basic_qos(spec.prefetch, BasicQosOptions::default()).await?;
+/// Returns everything unsettled to the queue so that it is in it as it was.
+async fn return_in_order(channel: &Channel, mut tags: Vec<u64>) -> Result<(), lapin::Error> {
+    tags.sort_unstable();
+    for (count, together) in tags.chunks(RETURNED_TOGETHER).enumerate() {
+        if count > 0 && count % RETURNS_AT_A_TIME == 0 {
+            tokio::time::sleep(BETWEEN_RETURNS).await;
+        }
+        // Nothing older is left: all before it were returned or acknowledged.
+        let Some(last) = together.last() else { continue };
+        channel.basic_nack(*last, BasicNackOptions { multiple: true, requeue: true }).await?;
+    }
+    Ok(())
+}
+
+/// Returns deliveries to the queue while older ones stay unsettled.
+async fn return_one_by_one(channel: Channel, tags: Vec<u64>) -> Result<(), lapin::Error> {
+    for (count, tag) in tags.into_iter().enumerate() {
+        if count > 0 && count % RETURNS_AT_A_TIME == 0 {
+            tokio::time::sleep(BETWEEN_RETURNS).await;
+        }
+        channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await?;
+    }
+    Ok(())
+}
+
+/// The next delivery; none ever while the broker delivers nothing.
+async fn delivered(deliveries: &mut Option<lapin::Consumer>) -> Option<lapin::Result<Delivery>> {
+    match deliveries {
+        Some(deliveries) => deliveries.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn consume(channel: Channel, spec: ConsumeSpec, prefetch: u16) -> Result<lapin::Consumer, lapin::Error> {
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let mut arguments = FieldTable::default();
     if spec.priority != 0 {
         arguments.insert("x-priority".into(), AMQPValue::LongInt(spec.priority));
@@ -309,19 +670,29 @@ async fn consume(channel: &Channel, spec: &ConsumeSpec) -> Result<lapin::Consume
         arguments.insert("x-stream-offset".into(), value);
     }
     let options = BasicConsumeOptions { exclusive: spec.exclusive, ..BasicConsumeOptions::default() };
-    Ok(channel.basic_consume(spec.queue.as_str().into(), "".into(), options, arguments).await?)
+    channel.basic_consume(spec.queue.as_str().into(), "".into(), options, arguments).await
 }
 
-fn convert(delivery: Delivery, keep: bool) -> Incoming {
+/// What the windows count of a delivery.
+fn size(delivery: &Delivery) -> usize {
+    delivery.data.len() + properties::size(&delivery.properties)
+}
+
+fn offset(properties: &lapin::BasicProperties) -> Option<u64> {
+    retained::integer(properties, "x-stream-offset").and_then(|offset| u64::try_from(offset).ok())
+}
+
+fn convert(delivery: Delivery, bytes: usize, keep: bool) -> Incoming {
     let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, .. } = delivery;
     let attempt = retained::failures(&properties).saturating_add(1);
-    let offset = retained::integer(&properties, "x-stream-offset").and_then(|offset| u64::try_from(offset).ok());
+    let offset = offset(&properties);
     let (first_exchange, first_key) = retained::origin(&properties);
     let body = Bytes::from(data);
     // Shared, not copied.
     let kept = (keep && offset.is_none()).then(|| body.clone());
     Incoming {
         tag: delivery_tag,
+        bytes,
         exchange: first_exchange.unwrap_or(exchange.as_str()).to_owned(),
         routing_key: first_key.unwrap_or(routing_key.as_str()).to_owned(),
         redelivered: redelivered || attempt > 1,

@@ -10,8 +10,9 @@ use std::{
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{DeadLetter, DeadLetters, Turn};
 use crate::{
@@ -49,12 +50,14 @@ struct Run {
     failed: HashSet<String>,
     began: u64,
     reports: mpsc::Sender<Redriven>,
+    stop: CancellationToken,
     next_report: Instant,
 }
 
 impl DeadLetters {
     /// Sends those that are chosen to their queues again, at most so many a second, and tells of it from time to time.
-    /// Stops in order when nobody listens any more: what is on its way is waited for. The last report.
+    /// `may_send` says when a message of so many bytes may go. Stops in order when nobody listens any more, and when it is
+    /// told to: what is on its way is waited for. The last report.
     ///
     /// # Errors
     /// When others are busy with them, or the broker is away; what was sent by then is told.
@@ -62,8 +65,10 @@ impl DeadLetters {
         &self,
         chosen: impl Fn(&DeadLetter) -> bool,
         per_second: Option<u32>,
+        may_send: impl Fn(usize) -> Result<(), Duration>,
         reports: mpsc::Sender<Redriven>,
         tracer: &MessageTracer,
+        stop: &CancellationToken,
     ) -> Result<Redriven, Error> {
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let mut run = Run {
@@ -71,6 +76,7 @@ impl DeadLetters {
             failed: HashSet::new(),
             began: u64::try_from(began).unwrap_or(u64::MAX),
             reports,
+            stop: stop.clone(),
             next_report: Instant::now(),
         };
         let mut pace = per_second.filter(|rate| *rate > 0).map(|rate| {
@@ -85,9 +91,9 @@ impl DeadLetters {
                 turn.end().await;
                 break;
             }
-            self.send(&turn, batch, &mut run, &mut pace, tracer).await?;
+            self.send(&turn, batch, &mut run, &mut pace, &may_send, tracer).await?;
             turn.end().await;
-            if run.reports.is_closed() {
+            if run.is_over() {
                 break;
             }
         }
@@ -100,6 +106,7 @@ impl DeadLetters {
         batch: Vec<(u64, DeadLetter)>,
         run: &mut Run,
         pace: &mut Option<tokio::time::Interval>,
+        may_send: &impl Fn(usize) -> Result<(), Duration>,
         tracer: &MessageTracer,
     ) -> Result<(), Error> {
         let mut publisher = Publisher::new(std::sync::Arc::clone(&self.links), self.publish_deadline);
@@ -107,16 +114,24 @@ impl DeadLetters {
         let mut batch = batch.into_iter();
         let until = Instant::now() + TURN_TIME;
         let mut next = batch.next();
+        let mut not_before = Instant::now();
         while next.is_some() || !on_the_way.is_empty() {
-            if Instant::now() > until || run.reports.is_closed() {
+            if Instant::now() > until || run.is_over() {
                 next = None;
                 if on_the_way.is_empty() {
                     break;
                 }
             }
-            let may_send = next.is_some() && on_the_way.len() < WINDOW;
+            let has_place = next.is_some() && on_the_way.len() < WINDOW;
+            let throttled = not_before > Instant::now();
             tokio::select! {
-                () = tick(pace), if may_send => {
+                () = sleep_until(not_before), if has_place && throttled => {}
+                () = tick(pace), if has_place && !throttled => {
+                    let bytes = next.as_ref().map_or(0, |(_, letter)| letter.held.body().len());
+                    if let Err(wait) = may_send(bytes) {
+                        not_before = Instant::now() + wait;
+                        continue;
+                    }
                     if let Some((tag, letter)) = next.take() {
                         match outgoing(tag, &letter) {
                             Some(outgoing) => {
@@ -158,6 +173,11 @@ impl DeadLetters {
 }
 
 impl Run {
+    /// Whether nothing more is to be sent.
+    fn is_over(&self) -> bool {
+        self.reports.is_closed() || self.stop.is_cancelled()
+    }
+
     /// Looks through all, and takes what one turn can deal with.
     async fn take(
         &mut self,

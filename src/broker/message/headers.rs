@@ -115,6 +115,22 @@ fn to_amqp(name: &str, value: &Value, budget: &mut Budget, depth: usize) -> Resu
     })
 }
 
+/// How many bytes a table takes on the wire.
+pub(super) fn size(table: &FieldTable) -> usize {
+    4 + table.into_iter().map(|(name, value)| 2 + name.as_str().len() + value_size(value)).sum::<usize>()
+}
+
+fn value_size(value: &AMQPValue) -> usize {
+    match value {
+        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
+        AMQPValue::FieldArray(values) => 4 + values.as_slice().iter().map(|value| 1 + value_size(value)).sum::<usize>(),
+        AMQPValue::FieldTable(table) => size(table),
+        _ => 8,
+    }
+}
+
 /// Converts a delivered message's headers, without the broker's own.
 pub(in crate::broker) fn from_table(table: &FieldTable) -> impl Iterator<Item = (String, Value)> {
     table

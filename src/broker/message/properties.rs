@@ -70,6 +70,23 @@ pub(in crate::broker) fn to_amqp(message: &Message, id: &str, now: SystemTime) -
     Ok(properties)
 }
 
+/// How many bytes properties take on the wire, headers included.
+pub(in crate::broker) fn size(properties: &BasicProperties) -> usize {
+    let texts = [
+        properties.message_id(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.kind(),
+        properties.app_id(),
+        properties.expiration(),
+    ];
+    let texts: usize = texts.into_iter().flatten().map(|text| text.as_str().len() + 1).sum();
+    // The timestamp, the priority and the delivery mode.
+    texts + 10 + properties.headers().as_ref().map_or(0, headers::size)
+}
+
 /// A delivered message, as its producer wrote it.
 pub(in crate::broker) fn from_amqp(properties: &BasicProperties, body: bytes::Bytes) -> Message {
     let text = |value: &Option<ShortString>| value.as_ref().map_or_else(String::new, ToString::to_string);
@@ -113,7 +130,7 @@ fn millis(field: &'static str, duration: &prost_types::Duration, max: Duration) 
         return Err(Failure::invalid(field, "must be in whole milliseconds"));
     }
     // Both are known to be positive here.
-    let millis = (duration.seconds as u64).saturating_mul(1000) + u64::from(duration.nanos as u32) / 1_000_000;
+    let millis = (duration.seconds as u64).saturating_mul(1000).saturating_add(u64::from(duration.nanos as u32) / 1_000_000);
     if u128::from(millis) > max.as_millis() {
         return Err(Failure::invalid(field, format!("is longer than {} days", max.as_secs() / 86_400)));
     }
@@ -122,6 +139,8 @@ fn millis(field: &'static str, duration: &prost_types::Duration, max: Duration) 
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     #[test]
@@ -166,6 +185,38 @@ mod tests {
         for (field, message) in cases {
             let failure = to_amqp(&message, &message.message_id, SystemTime::now()).expect_err(field);
             assert_eq!(failure.field.as_deref(), Some(field));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_time_to_live_is_kept_exactly_or_refused(
+            seconds in proptest::prelude::prop_oneof![
+                proptest::prelude::Just(i64::MAX), proptest::prelude::Just(i64::MIN),
+                i64::MAX - 10..i64::MAX, i64::MAX / 1_000 - 10..i64::MAX / 1_000 + 10,
+                -2_i64..400 * 24 * 3_600, proptest::prelude::any::<i64>(),
+            ],
+            nanos in proptest::prelude::prop_oneof![
+                proptest::prelude::Just(0), proptest::prelude::Just(999_000_000), proptest::prelude::Just(i32::MAX),
+                proptest::prelude::Just(i32::MIN), (0_i32..1_000).prop_map(|millis| millis * 1_000_000),
+                proptest::prelude::any::<i32>(),
+            ],
+        ) {
+            let ttl = prost_types::Duration { seconds, nanos };
+            let taken = to_amqp(&Message { ttl: Some(ttl), ..Message::default() }, "id", SystemTime::now());
+            let exact = i128::from(seconds) * 1_000 + i128::from(nanos / 1_000_000);
+            let is_valid = seconds >= 0 && nanos >= 0 && nanos % 1_000_000 == 0 && exact <= MAX_TTL.as_millis() as i128;
+            match taken {
+                Ok(properties) => {
+                    proptest::prop_assert!(is_valid);
+                    let expiration = properties.expiration().as_ref().map(|millis| millis.as_str().parse::<i128>());
+                    proptest::prop_assert_eq!(expiration, Some(Ok(exact)));
+                }
+                Err(failure) => {
+                    proptest::prop_assert!(!is_valid);
+                    proptest::prop_assert_eq!(failure.field.as_deref(), Some("message.ttl"));
+                }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ pub struct Settled {
     pub sequence: u64,
     /// The message's id.
     pub message_id: String,
-    /// Body bytes, for the stream's window.
+    /// Its size, for the stream's window.
     pub bytes: usize,
     /// When it was handed over.
     pub pushed: Option<Instant>,

@@ -21,6 +21,8 @@ pub struct Outgoing(Box<Checked>);
 struct Checked {
     order: u64,
     sequence: u64,
+    /// What limits count: body, properties and headers.
+    bytes: usize,
     exchange: ExchangeName,
     routing_key: String,
     mandatory: bool,
@@ -38,11 +40,12 @@ struct Checked {
 }
 
 impl Outgoing {
-    /// Checks a publication, and takes it when it is fine; what is refused stays with the caller. `order` is the stream's own growing number for it.
+    /// Checks a publication, and takes it when it is fine; what is refused stays with the caller. `order` is the stream's
+    /// own growing number for it, `bytes` its size as limits count it.
     ///
     /// # Errors
     /// Names the field that is wrong.
-    pub fn check(order: u64, publication: &mut Publication, now: SystemTime) -> Result<Self, Failure> {
+    pub fn check(order: u64, bytes: usize, publication: &mut Publication, now: SystemTime) -> Result<Self, Failure> {
         let exchange =
             ExchangeName::parse(&publication.exchange).map_err(|error| Failure::from(error).on_field("exchange"))?;
         RoutingKey::check(&publication.routing_key).map_err(|error| Failure::from(error).on_field("routing_key"))?;
@@ -61,6 +64,7 @@ impl Outgoing {
         message.publish_time = properties.timestamp().map(time::timestamp);
         Ok(Self(Box::new(Checked {
             order,
+            bytes,
             sequence: publication.sequence,
             exchange,
             routing_key: std::mem::take(&mut publication.routing_key),
@@ -86,6 +90,7 @@ impl Outgoing {
     ) -> Self {
         Self(Box::new(Checked {
             order,
+            bytes: body.len(),
             sequence: 0,
             exchange,
             routing_key,
@@ -127,9 +132,9 @@ impl Outgoing {
         &self.0.message.message_id
     }
 
-    /// Body bytes.
-    pub fn body_len(&self) -> usize {
-        self.0.message.body.len()
+    /// Its size as limits count it: body, properties and headers.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
     }
 
     /// The stream's number for it.
@@ -158,9 +163,9 @@ impl Outgoing {
 
     pub(super) fn settle(mut self, verdict: Verdict) -> Settled {
         // Taken out one by one: the rest is large, and need not be moved to be dropped.
-        let Checked { order, sequence, message, pushed, span, .. } = &mut *self.0;
-        let (bytes, message_id) = (message.body.len(), std::mem::take(&mut message.message_id));
-        let (order, sequence, pushed, span) = (*order, *sequence, *pushed, span.take());
+        let Checked { order, sequence, bytes, message, pushed, span, .. } = &mut *self.0;
+        let message_id = std::mem::take(&mut message.message_id);
+        let (order, sequence, bytes, pushed, span) = (*order, *sequence, *bytes, *pushed, span.take());
         Settled { order, sequence, bytes, message_id, pushed, verdict, span }
     }
 

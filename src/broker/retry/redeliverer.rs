@@ -27,10 +27,13 @@ use crate::{
     },
     names::{ExchangeName, QueueName},
     telemetry::TenantMetrics,
+    tenant::TenantScope,
 };
 
 /// Between two tries to place a message that was refused.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The shortest wait of a message that is over the tenant's rates.
+const SHORTEST_THROTTLE: Duration = Duration::from_millis(20);
 /// What waits for room in a full queue waits there, not in the gateway.
 const FULL_QUEUE: Duration = Duration::from_secs(1);
 /// A channel that is not used costs all others.
@@ -41,6 +44,7 @@ pub struct Resender {
     links: Arc<Links>,
     deadline: Duration,
     queue: QueueName,
+    scope: TenantScope,
     metrics: Arc<TenantMetrics>,
     publisher: Option<Publisher>,
     jobs: HashMap<u64, Job>,
@@ -66,6 +70,8 @@ struct Job {
     due: Instant,
     /// Missing when it was published.
     needs: Option<Need>,
+    /// Whether it was counted in the tenant's rates.
+    counted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +85,14 @@ impl Resender {
         links: Arc<Links>,
         deadline: Duration,
         queue: QueueName,
+        scope: TenantScope,
         metrics: Arc<TenantMetrics>,
     ) -> Self {
         Self {
             links,
             deadline,
             queue,
+            scope,
             metrics,
             publisher: None,
             jobs: HashMap::new(),
@@ -102,7 +110,7 @@ impl Resender {
     pub fn push(&mut self, tag: u64, held: Box<Held>, fate: Fate) {
         self.next_order += 1;
         let due = Instant::now() + fate.delay();
-        self.jobs.insert(self.next_order, Job { tag, held, fate, at: SystemTime::now(), due, needs: None });
+        self.jobs.insert(self.next_order, Job { tag, held, fate, at: SystemTime::now(), due, needs: None, counted: false });
         self.ready.push(self.next_order);
     }
 
@@ -113,7 +121,8 @@ impl Resender {
 
     /// Forgets everything: the broker has given all deliveries back.
     pub fn clear(&mut self) {
-        *self = Self::new(Arc::clone(&self.links), self.deadline, self.queue.clone(), Arc::clone(&self.metrics));
+        let (links, queue, metrics) = (Arc::clone(&self.links), self.queue.clone(), Arc::clone(&self.metrics));
+        *self = Self::new(links, self.deadline, queue, self.scope.clone(), metrics);
     }
 
     /// Waits until messages have found their place; the tags of their old copies. Cancel safe. Waits for ever when nothing
@@ -155,6 +164,9 @@ impl Resender {
     /// Publishes what can be, and mends what is missing for the rest.
     fn advance(&mut self) {
         let (mut outgoing, now) = (Vec::new(), Instant::now());
+        let budget = self.scope.budget();
+        // Once one is over the tenant's rates, those after it wait as long.
+        let mut throttled = None;
         for order in std::mem::take(&mut self.ready) {
             let Some(job) = self.jobs.get_mut(&order) else { continue };
             if let Destination::Delay(step) = job.destination() {
@@ -173,7 +185,18 @@ impl Resender {
                     // Looked at again when the mending is over.
                     self.waiting.insert((Instant::now() + PAUSE, order));
                 }
-                None => outgoing.push(job.outgoing(order, &self.queue)),
+                None => {
+                    if throttled.is_none() && !job.counted {
+                        throttled = budget.take_again(job.held.body().len()).err();
+                        job.counted = throttled.is_none();
+                    }
+                    match throttled {
+                        Some(wait) if !job.counted => {
+                            self.waiting.insert((now + wait.max(SHORTEST_THROTTLE), order));
+                        }
+                        _ => outgoing.push(job.outgoing(order, &self.queue)),
+                    }
+                }
             }
         }
         if !outgoing.is_empty() {

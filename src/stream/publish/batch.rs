@@ -26,7 +26,7 @@ pub async fn run_batch(
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
-    let mut bytes = outgoing.iter().map(Outgoing::body_len).sum::<usize>();
+    let mut bytes = outgoing.iter().map(Outgoing::bytes).sum::<usize>();
     publisher.push(intake.enter(outgoing));
     while publisher.in_flight() > 0 || !intake.is_empty() {
         session.holds(publisher.in_flight(), bytes);

@@ -32,7 +32,7 @@ impl Intake {
             return Vec::new();
         }
         let Some(first) = messages.first() else { return messages };
-        let room = self.share.take(first.order(), messages.iter().map(Outgoing::body_len));
+        let room = self.share.take(first.order(), messages.iter().map(Outgoing::bytes));
         if room == messages.len() {
             return messages;
         }
@@ -43,10 +43,10 @@ impl Intake {
     /// Waits until there is room for what waits first; what leaves then. Cancel safe. Waits for ever when nothing waits.
     pub(super) async fn leave(&mut self) -> Vec<Outgoing> {
         let Some(first) = self.waiting.front() else { return std::future::pending().await };
-        self.share.wait(first.order(), first.body_len()).await;
+        self.share.wait(first.order(), first.bytes()).await;
         let mut leaving: Vec<_> = self.waiting.pop_front().into_iter().collect();
         if let Some(next) = self.waiting.front() {
-            let room = self.share.take(next.order(), self.waiting.iter().map(Outgoing::body_len));
+            let room = self.share.take(next.order(), self.waiting.iter().map(Outgoing::bytes));
             leaving.extend(self.waiting.drain(..room));
         }
         leaving

@@ -206,14 +206,12 @@ impl Machine {
                 kept => self.failing.retry(kept, Why::LeaseExpired, settling),
             }
         }
-        self.full = false;
         Ok(())
     }
 
     /// These have found their place: the broker may forget the old copies.
     pub(super) fn left(&mut self, consumer: &mut Consumer, tags: Vec<u64>) -> Result<(), End> {
         let tags = self.outstanding.left(tags);
-        self.full = false;
         self.say(consumer, tags)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{End, Machine, Subscription, failing::Why, out_of_order, start::lease};
+use super::{End, Machine, Subscription, failing::Why, out_of_order, start::{check_grant, lease}};
 use crate::{
     broker::{Consumer, LONGEST_DELAY},
     error::{Failure, Kind},
@@ -28,7 +28,10 @@ impl Machine {
             Some(Frame::Ack(ack)) => self.ack(consumer, ack),
             Some(Frame::Nack(nack)) => self.nack(consumer, subscription, nack),
             Some(Frame::ExtendLease(extend)) => self.extend(subscription, &extend),
-            Some(Frame::Reauthenticate(frame)) => Ok(self.session.reauthenticate(&frame.access_token)?),
+            Some(Frame::Reauthenticate(frame)) => {
+                self.session.reauthenticate(&frame.access_token)?;
+                Ok(check_grant(&self.session, &subscription.spec().queue)?)
+            }
             Some(Frame::Start(_)) => Err(out_of_order("start comes once, as the first frame").into()),
             None => Err(Failure::invalid("frame", "must be ack, nack, extend_lease or reauthenticate").into()),
         }

@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::{Incoming, Notice, Policies, Session, out_of_order};
 use crate::{
-    broker::{self, Broker, ConsumeSpec, Consumer, StartAt},
+    broker::{self, Broker, ConsumeSpec, Consumer, Sharing, SharingLookup, StartAt},
     error::{Failure, Kind},
     names::QueueName,
     pb::{SubscribeRequest, SubscribeStart, SubscribeStarted, stream_position::Position, subscribe_request::Frame},
@@ -22,6 +22,11 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(3600);
 /// For the first frame after the stream was opened.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
+
+/// For the broker's management API to say how a queue is shared.
+const SHARING_TIMEOUT: Duration = Duration::from_secs(3);
+/// A queue that expires sooner without a consumer keeps one, even one that takes nothing.
+const EXPIRES_SOON: Duration = Duration::from_secs(24 * 3600);
 
 /// What a subscription needs of its gateway.
 #[derive(Clone)]
@@ -51,11 +56,30 @@ impl SubscribeContext {
             );
             return Err(Failure::new(Kind::Precondition, "UNSUPPORTED_BY_QUEUE_TYPE", text).on_field("start.exclusive"));
         }
-        Ok(self.broker.consumer(scope, spec).await?)
+        Ok(self.open(scope.clone(), spec.clone()).await?)
     }
 
     pub(super) async fn open(&self, scope: TenantScope, spec: ConsumeSpec) -> Result<Consumer, broker::Error> {
-        self.broker.consumer(&scope, &spec).await
+        self.broker.consumer(&scope, &spec, self.sharing(&scope, &spec.queue)).await
+    }
+
+    /// How a queue is shared between consumers, asked only when it matters.
+    fn sharing(&self, scope: &TenantScope, queue: &QueueName) -> SharingLookup {
+        let (inspector, scope, queue) = (Arc::clone(&self.inspector), scope.clone(), queue.clone());
+        Arc::new(move || {
+            let (inspector, scope, queue) = (Arc::clone(&inspector), scope.clone(), queue.clone());
+            let asking = async move {
+                let asked = tokio::time::timeout(SHARING_TIMEOUT, inspector.queue(&scope, &queue)).await;
+                let queue = asked.ok()?.ok()??;
+                let is_single = queue.arguments.get("x-single-active-consumer").is_some_and(|is| is.as_bool() == Some(true));
+                let by_itself = queue.arguments.get("x-expires").and_then(serde_json::Value::as_u64);
+                let by_plan = Some(scope.plan().queue_expires).filter(|millis| *millis > 0);
+                let expires = by_itself.into_iter().chain(by_plan).min().map(Duration::from_millis);
+                let expires_soon = expires.is_some_and(|expires| expires < EXPIRES_SOON);
+                Some(if is_single { Sharing::Single } else { Sharing::Shared { expires_soon } })
+            };
+            asking.boxed()
+        })
     }
 
     pub(super) fn pauses(&self) -> Pauses {
@@ -110,11 +134,7 @@ impl Subscription {
         };
         session.witness().about("", &start.queue);
         let subscription = Self::check(&start)?;
-        let queue = &subscription.spec.queue;
-        if !session.scope().grants().may_subscribe(queue) {
-            let text = format!("this client may not subscribe to queue {:?}", queue.as_str());
-            return Err(Failure::new(Kind::Denied, "SUBSCRIBE_NOT_GRANTED", text));
-        }
+        check_grant(session, &subscription.spec.queue)?;
         Ok(subscription)
     }
 
@@ -155,7 +175,8 @@ impl Subscription {
             spec: ConsumeSpec {
                 queue,
                 // Below 10,000: fits.
-                prefetch: u16::try_from(max_messages).unwrap_or(u16::MAX),
+                max_messages: u16::try_from(max_messages).unwrap_or(u16::MAX),
+                max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
                 start: position,
                 exclusive: start.exclusive,
                 priority: start.priority,
@@ -171,7 +192,7 @@ impl Subscription {
 
     pub(super) fn started(&self, heartbeat: Duration) -> SubscribeStarted {
         SubscribeStarted {
-            max_outstanding_messages: u32::from(self.spec.prefetch),
+            max_outstanding_messages: u32::from(self.spec.max_messages),
             max_outstanding_bytes: self.max_bytes as u64,
             ack_deadline: self.ack_deadline.try_into().ok(),
             heartbeat_interval: heartbeat.try_into().ok(),
@@ -211,6 +232,15 @@ impl Subscription {
     pub(super) fn auto_ack(&self) -> bool {
         self.auto_ack
     }
+}
+
+/// Whether the stream's client may subscribe to its queue: when it begins, and with each newer token.
+pub(super) fn check_grant(session: &Session, queue: &QueueName) -> Result<(), Failure> {
+    if session.scope().grants().may_subscribe(queue) {
+        return Ok(());
+    }
+    let text = format!("this client may not subscribe to queue {:?}", queue.as_str());
+    Err(Failure::new(Kind::Denied, "SUBSCRIBE_NOT_GRANTED", text))
 }
 
 /// A lease within its limits.

@@ -89,6 +89,8 @@ labels! {
         Publish = "publish",
         /// Out.
         Subscribe = "subscribe",
+        /// From the dead letters back to their queues.
+        Redrive = "redrive",
     }
 }
 

@@ -1,7 +1,16 @@
-//! A token bucket for messages or bytes. `governor` counts in cells of at most 2³² a burst and whole nanoseconds apiece, so an
+//! A token bucket for messages or bytes. What was taken for a message that another limit refused is given back.
+//!
+//! `governor` counts in cells of at most 2³² a burst and whole nanoseconds apiece, so an
 //! amount is counted in cells of as many units as keep both exact to a hundredth.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _, clock::DefaultClock};
 
@@ -18,6 +27,8 @@ pub(super) struct Bucket {
     unit: u64,
     burst: NonZeroU32,
     period: Duration,
+    /// Cells that were given back, which `governor` cannot take. They are taken first.
+    returned: AtomicU32,
 }
 
 impl Bucket {
@@ -35,28 +46,44 @@ impl Bucket {
         let quota = Quota::with_period(period)?.allow_burst(burst);
         let clock = DefaultClock::default();
         let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-        Some(Arc::new(Self { spec, limiter, clock, unit, burst, period }))
+        Some(Arc::new(Self { spec, limiter, clock, unit, burst, period, returned: AtomicU32::new(0) }))
     }
 
     /// Takes all of it, or nothing.
     pub(super) fn take_all(&self, amount: u64) -> bool {
-        let cells = amount.div_ceil(self.unit);
-        match NonZeroU32::new(u32::try_from(cells).unwrap_or(u32::MAX)) {
+        match self.cells(amount) {
             None => true,
-            Some(cells) => matches!(self.limiter.check_n(cells), Ok(Ok(()))),
+            Some(cells) => self.take_returned(cells) || matches!(self.limiter.check_n(cells), Ok(Ok(()))),
         }
     }
 
     /// Takes it, or says when there will be as much. More than a burst counts as a burst: it must be possible at all.
     pub(super) fn take(&self, amount: u64) -> Result<(), Duration> {
-        let Some(cells) = NonZeroU32::new(u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX)) else {
+        let Some(cells) = self.cells(amount).map(|cells| cells.min(self.burst)) else { return Ok(()) };
+        if self.take_returned(cells) {
             return Ok(());
-        };
-        match self.limiter.check_n(cells.min(self.burst)) {
+        }
+        match self.limiter.check_n(cells) {
             Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
             // More than a burst, which it is not any more.
             Ok(Ok(())) | Err(_) => Ok(()),
         }
+    }
+
+    /// Gives back what [`Self::take`] took.
+    pub(super) fn give_back(&self, amount: u64) {
+        let Some(cells) = self.cells(amount).map(|cells| cells.min(self.burst).get()) else { return };
+        let more = |returned: u32| Some(returned.saturating_add(cells).min(self.burst.get()));
+        let _ = self.returned.fetch_update(Relaxed, Relaxed, more);
+    }
+
+    fn cells(&self, amount: u64) -> Option<NonZeroU32> {
+        NonZeroU32::new(u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX))
+    }
+
+    fn take_returned(&self, cells: NonZeroU32) -> bool {
+        self.returned.load(Relaxed) > 0
+            && self.returned.fetch_update(Relaxed, Relaxed, |returned| returned.checked_sub(cells.get())).is_ok()
     }
 
     /// In what time so much comes.

@@ -80,6 +80,8 @@ fn messages_are_not_paid_again_when_the_bytes_of_their_frame_do_not_fit() {
     let answers = ask(&budget, &[20; 10]);
     assert_eq!(taken(&answers), 5);
     assert!(answers.into_iter().flatten().all(|(limit, _)| limit == Limit::ByteRate));
+    // The others have cost nothing of the rate of messages.
+    assert_eq!(taken(&ask(&budget, &[0; 10])), 5);
 }
 
 #[test]
@@ -88,6 +90,35 @@ fn the_largest_message_fits_into_the_smallest_burst_and_an_empty_one_costs_no_by
     assert_eq!(taken(&ask(&budget, &[1000])), 1);
     assert_eq!(taken(&ask(&budget, &[1])), 0);
     assert_eq!(taken(&ask(&budget, &[0, 0])), 2);
+}
+
+#[test]
+fn what_one_rate_refuses_costs_nothing_of_the_other() {
+    let both = pb::Plan { max_publish_messages_per_second: 1, publish_messages_burst: 4, ..bytes(1, 100, 100) };
+    let budget = budget(both);
+    assert_eq!(taken(&ask(&budget, &[90])), 1);
+    for _ in 0..10 {
+        assert_eq!(ask(&budget, &[50])[0].map(|(limit, _)| limit), Some(Limit::ByteRate));
+    }
+    assert_eq!(taken(&ask(&budget, &[0; 5])), 3);
+    // And the other way round.
+    for _ in 0..10 {
+        assert_eq!(ask(&budget, &[10])[0].map(|(limit, _)| limit), Some(Limit::MessageRate));
+    }
+    assert!(budget.bytes.as_ref().expect("a bucket").take(10).is_ok());
+}
+
+#[test]
+fn headers_count_as_stored_by_what_a_message_has_on_average() {
+    let budget = budget(pb::Plan { max_stored_bytes: 10_000, ..Default::default() });
+    for _ in 0..100 {
+        budget.turn(100, 0).count(100, 100_000, 0);
+    }
+    budget.used().set_stored(9, 0);
+    assert_eq!(taken(&ask(&budget, &[1])), 1);
+    // A thousand bytes each, of which the broker counts none.
+    budget.used().set_stored(11, 0);
+    assert_eq!(ask(&budget, &[1]), [Some((Limit::StoredBytes, STORED_INTERVAL))]);
 }
 
 #[test]

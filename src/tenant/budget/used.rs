@@ -24,6 +24,9 @@ pub struct Usage {
     pub bytes_per_second: u64,
 }
 
+/// Over how many messages the mean of their overhead is taken.
+const OVERHEAD_MESSAGES: f64 = 256.0;
+
 #[derive(Debug)]
 pub(in crate::tenant) struct Used {
     streams: AtomicU32,
@@ -42,6 +45,8 @@ struct Seconds {
     number: u64,
     now: (u64, u64),
     before: (u64, u64),
+    /// Bytes of properties and headers of a message, the mean of those published lately.
+    overhead: f64,
 }
 
 impl Seconds {
@@ -93,25 +98,32 @@ impl Used {
         self.in_flight.1.fetch_sub(bytes, Relaxed);
     }
 
-    pub(super) fn published(&self, messages: u64, bytes: u64) {
+    /// `overhead` is the part of the bytes that the broker does not count as stored.
+    pub(super) fn published(&self, messages: u64, bytes: u64, overhead: u64) {
         self.published.fetch_add(messages, Relaxed);
         let number = self.start.elapsed().as_secs();
         let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
         seconds.turn_to(number);
         seconds.now = (seconds.now.0 + messages, seconds.now.1 + bytes);
+        if messages > 0 {
+            let (each, share) = (overhead as f64 / messages as f64, (messages as f64 / OVERHEAD_MESSAGES).min(1.0));
+            seconds.overhead += (each - seconds.overhead) * share;
+        }
     }
 
     pub(in crate::tenant) fn ever_published(&self) -> u64 {
         self.published.load(Relaxed)
     }
 
+    /// Messages, and their bytes: RabbitMQ counts bodies, and properties and headers are added as published lately.
     pub(super) fn stored(&self) -> (u64, u64) {
         (self.stored.0.load(Relaxed), self.stored.1.load(Relaxed))
     }
 
     pub(in crate::tenant) fn set_stored(&self, messages: u64, bytes: u64) {
+        let overhead = self.seconds.lock().unwrap_or_else(PoisonError::into_inner).overhead;
         self.stored.0.store(messages, Relaxed);
-        self.stored.1.store(bytes, Relaxed);
+        self.stored.1.store(bytes.saturating_add((messages as f64 * overhead) as u64), Relaxed);
     }
 
     pub(in crate::tenant) fn usage(&self) -> Usage {
@@ -140,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_last_second_is_of_this_second_and_the_one_before() {
-        let mut seconds = Seconds { number: 7, now: (3, 30), before: (9, 90) };
+        let mut seconds = Seconds { number: 7, now: (3, 30), before: (9, 90), overhead: 0.0 };
         seconds.turn_to(7);
         assert_eq!((seconds.now, seconds.before), ((3, 30), (9, 90)));
         seconds.turn_to(8);

@@ -1,0 +1,204 @@
+//! Deliveries that the broker has sent and the subscriber has not got yet: plain bookkeeping.
+//!
+//! Invariant: the bodies that are kept here fit into what the subscriber's byte window has left (or are one message, when
+//! nothing else would ever fit). Of every other delivery only the tag and the size are kept, in order, until it is given
+//! back to its queue.
+
+use std::collections::VecDeque;
+
+use super::consumer::{Capacity, Incoming};
+
+/// Received and not handed out.
+#[derive(Default)]
+pub(super) struct Inbox {
+    ready: VecDeque<Incoming>,
+    ready_bytes: usize,
+    excess: VecDeque<Excess>,
+    /// Given back one by one and expected again on the same consumer.
+    expected: usize,
+    /// The mean size of recent deliveries.
+    mean: f64,
+}
+
+/// A delivery whose body was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Excess {
+    pub(super) tag: u64,
+    pub(super) bytes: usize,
+    pub(super) offset: Option<u64>,
+}
+
+impl Inbox {
+    /// Messages whose bodies are here.
+    pub(super) fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Their size.
+    pub(super) fn bytes(&self) -> usize {
+        self.ready_bytes
+    }
+
+    /// The tags of everything here.
+    pub(super) fn tags(&self) -> impl Iterator<Item = u64> {
+        self.ready.iter().map(|delivery| delivery.tag).chain(self.excess.iter().map(|excess| excess.tag))
+    }
+
+    /// The oldest delivery that did not fit.
+    pub(super) fn first_excess(&self) -> Option<Excess> {
+        self.excess.front().copied()
+    }
+
+    /// How many messages of the size seen lately fit into so many bytes.
+    pub(super) fn fit(&self, bytes: usize) -> usize {
+        (bytes as f64 / self.mean.max(1.0)) as usize
+    }
+
+    /// Whether a delivery of this size is kept with its body. What follows one that was not kept is not kept either, so
+    /// that the order stays, except for those that were given back to come again.
+    pub(super) fn keeps(&self, bytes: usize, redelivered: bool, capacity: Capacity, spare: usize) -> bool {
+        let in_order = self.excess.is_empty() || (self.expected > 0 && redelivered);
+        let fits = self.ready_bytes.saturating_add(bytes) <= capacity.bytes;
+        in_order && (fits || (self.ready.len() < spare))
+    }
+
+    /// Takes a delivery with its body.
+    pub(super) fn keep(&mut self, delivery: Incoming) {
+        self.seen(delivery.bytes);
+        if delivery.redelivered && !self.excess.is_empty() {
+            self.expected = self.expected.saturating_sub(1);
+        }
+        self.ready_bytes += delivery.bytes;
+        self.ready.push_back(delivery);
+    }
+
+    /// Takes what is left of a delivery whose body was dropped.
+    pub(super) fn drop_body(&mut self, excess: Excess) {
+        self.seen(excess.bytes);
+        self.excess.push_back(excess);
+    }
+
+    fn seen(&mut self, bytes: usize) {
+        let bytes = bytes as f64;
+        self.mean += if self.mean == 0.0 { bytes } else { (bytes - self.mean) / 8.0 };
+    }
+
+    /// The next batch in order: at most so many messages, of `frame` bytes together unless it is one larger message, within the
+    /// capacity unless nothing else is unsettled.
+    pub(super) fn hand_out(&mut self, most: usize, frame: usize, capacity: Capacity) -> Vec<Incoming> {
+        let (mut count, mut bytes) = (0, 0);
+        for delivery in self.ready.iter().take(most.min(capacity.messages)) {
+            bytes += delivery.bytes;
+            let fits = bytes <= capacity.bytes || (capacity.is_idle() && count == 0);
+            if !fits || (bytes > frame && count > 0) {
+                bytes -= delivery.bytes;
+                break;
+            }
+            count += 1;
+        }
+        self.ready_bytes -= bytes;
+        self.ready.drain(..count).collect()
+    }
+
+    /// Removes everything that did not fit.
+    pub(super) fn take_excess(&mut self) -> VecDeque<Excess> {
+        self.expected = 0;
+        std::mem::take(&mut self.excess)
+    }
+
+    /// Removes the oldest of what did not fit, as many as fit now, and expects them to come again.
+    pub(super) fn take_fitting(&mut self, capacity: Capacity) -> Vec<Excess> {
+        let mut left = capacity.bytes.saturating_sub(self.ready_bytes);
+        let mut fitting = Vec::new();
+        while let Some(next) = self.excess.front().copied()
+            && (next.bytes <= left || (capacity.is_idle() && self.ready.is_empty() && fitting.is_empty()))
+        {
+            left = left.saturating_sub(next.bytes);
+            self.excess.pop_front();
+            fitting.push(next);
+        }
+        self.expected = fitting.len();
+        fitting
+    }
+
+    /// Whether deliveries that were given back are still expected.
+    pub(super) fn is_expecting(&self) -> bool {
+        self.expected > 0
+    }
+
+    /// Another consumer has them.
+    pub(super) fn expect_none(&mut self) {
+        self.expected = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capacity(messages: usize, bytes: usize, unsettled: usize) -> Capacity {
+        Capacity { messages, bytes, unsettled }
+    }
+
+    fn offer(inbox: &mut Inbox, tag: u64, bytes: usize, redelivered: bool, capacity: Capacity) {
+        let spare = usize::from(capacity.is_idle());
+        match inbox.keeps(bytes, redelivered, capacity, spare) {
+            true => inbox.keep(Incoming { tag, bytes, redelivered, ..Incoming::default() }),
+            false => inbox.drop_body(Excess { tag, bytes, offset: None }),
+        }
+    }
+
+    fn tags(batch: &[Incoming]) -> Vec<u64> {
+        batch.iter().map(|delivery| delivery.tag).collect()
+    }
+
+    #[test]
+    fn bodies_beyond_the_window_are_dropped_and_nothing_overtakes_them() {
+        let (mut inbox, window) = (Inbox::default(), capacity(100, 1_000, 3));
+        for (tag, bytes) in [(1, 400), (2, 500), (3, 400), (4, 10)] {
+            offer(&mut inbox, tag, bytes, false, window);
+        }
+        assert_eq!((inbox.len(), inbox.bytes()), (2, 900));
+        assert_eq!(inbox.tags().collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(inbox.take_excess().iter().map(|excess| excess.tag).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn a_message_larger_than_the_window_is_kept_only_when_nothing_else_is_unsettled() {
+        let mut inbox = Inbox::default();
+        offer(&mut inbox, 1, 5_000, false, capacity(100, 1_000, 0));
+        offer(&mut inbox, 2, 5_000, false, capacity(100, 1_000, 0));
+        assert_eq!((inbox.len(), inbox.first_excess().map(|excess| excess.tag)), (1, Some(2)));
+        assert_eq!(tags(&inbox.hand_out(10, 100, capacity(100, 1_000, 1))), []);
+        assert_eq!(tags(&inbox.hand_out(10, 100, capacity(100, 1_000, 0))), [1]);
+    }
+
+    #[test]
+    fn what_comes_again_goes_before_what_waits() {
+        let mut inbox = Inbox::default();
+        for tag in 1..=5 {
+            offer(&mut inbox, tag, 400, false, capacity(100, 500, 0));
+        }
+        assert_eq!(tags(&inbox.hand_out(10, 1_000, capacity(100, 500, 0))), [1]);
+        let fitting = inbox.take_fitting(capacity(100, 900, 1));
+        assert_eq!(fitting.iter().map(|excess| excess.tag).collect::<Vec<_>>(), [2, 3]);
+        // A new one comes first, and has to wait for those.
+        for (tag, redelivered) in [(6, false), (7, true), (8, true), (9, true)] {
+            offer(&mut inbox, tag, 400, redelivered, capacity(100, 900, 1));
+        }
+        assert_eq!(tags(&inbox.hand_out(10, 1_000, capacity(100, 900, 1))), [7, 8]);
+        assert!(!inbox.is_expecting());
+        assert_eq!(inbox.tags().collect::<Vec<_>>(), [4, 5, 6, 9]);
+    }
+
+    #[test]
+    fn a_frame_has_so_many_bytes_or_one_message() {
+        let (mut inbox, window) = (Inbox::default(), capacity(100, 100_000, 1));
+        for (tag, bytes) in [(1, 400), (2, 5_000), (3, 400), (4, 400), (5, 400)] {
+            offer(&mut inbox, tag, bytes, false, window);
+        }
+        let mut next = || tags(&inbox.hand_out(2, 1_000, window));
+        assert_eq!([next(), next(), next(), next(), next()], [vec![1], vec![2], vec![3, 4], vec![5], vec![]]);
+        assert_eq!(inbox.bytes(), 0);
+    }
+}
