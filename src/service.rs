@@ -92,7 +92,7 @@ pub(crate) fn malformed(status: &Status) -> Option<Failure> {
 fn outgoing<T: Send + 'static>(
     mut responses: mpsc::Receiver<Result<T, Failure>>,
 ) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
-    futures_util::stream::poll_fn(move |cx| responses.poll_recv(cx)).map(|response| response.map_err(Status::from))
+    stream::poll_fn(move |cx| responses.poll_recv(cx)).map(|response| response.map_err(Status::from))
 }
 
 #[cfg(test)]

@@ -50,7 +50,14 @@ pub(super) struct Tags {
 
 impl<K> Default for Outstanding<K> {
     fn default() -> Self {
-        Self { next_id: 0, held: BTreeMap::new(), leaving: BTreeMap::new(), bytes: 0, leases: BinaryHeap::new(), undelivered: None }
+        Self {
+            next_id: 0,
+            held: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            bytes: 0,
+            leases: BinaryHeap::new(),
+            undelivered: None,
+        }
     }
 }
 

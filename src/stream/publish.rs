@@ -31,8 +31,8 @@ use crate::{
     broker::{Outgoing, Publisher, Settled, Verdict},
     error::{Failure, Kind},
     pb::{
-        AuthExpiring, Draining, Message, Outcome, Publication, PublishRequest, PublishResponse, PublishResult, PublishResults,
-        publish_request::Frame, publish_response::Event,
+        AuthExpiring, Draining, Message, Outcome, Publication, PublishRequest, PublishResponse, PublishResult,
+        PublishResults, publish_request::Frame, publish_response::Event,
     },
     telemetry::{Limit, strip_baggage},
     tenant::{self, Turn},

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use warrengate::pb::{self, DeleteQueueRequest, ExtendLease, Outcome, QueueType, SubscribeStart, subscribe_request::Frame};
+use warrengate::pb::{
+    self, DeleteQueueRequest, ExtendLease, Outcome, QueueType, SubscribeStart, subscribe_request::Frame,
+};
 
 use crate::harness::{
     Tenant,
@@ -114,14 +116,18 @@ async fn a_subscriber_that_settles_nothing_leaves_the_rest_of_the_queue_to_other
 async fn a_slow_subscriber_gets_everything_in_order_within_its_window_of_bytes() {
     for (kind, single) in [(QueueType::Quorum, false), (QueueType::Quorum, true), (QueueType::Stream, false)] {
         let tenant = Tenant::fresh().await;
-        let queue = pb::Queue { name: "jobs".into(), r#type: kind.into(), single_active_consumer: single, ..Default::default() };
+        let queue = pb::Queue {
+            name: "jobs".into(),
+            r#type: kind.into(),
+            single_active_consumer: single,
+            ..Default::default()
+        };
         tenant.queue_of(queue).await;
         for number in 0..40_u8 {
             tenant.publish_to("jobs", vec![number; 3_000]).await;
         }
-        let position = (kind == QueueType::Stream).then(|| pb::StreamPosition {
-            position: Some(pb::stream_position::Position::First(Default::default())),
-        });
+        let position = (kind == QueueType::Stream)
+            .then(|| pb::StreamPosition { position: Some(pb::stream_position::Position::First(Default::default())) });
         let window = SubscribeStart { max_outstanding_bytes: 10_000, position, ..start("jobs") };
         let mut consumer = RawSubscription::open(&tenant.client, window).await;
         let mut got = Vec::new();

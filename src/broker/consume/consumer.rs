@@ -194,11 +194,17 @@ enum Flow {
     /// The same, while it is asked how the queue is shared.
     Asking(BoxFuture<'static, Option<Sharing>>),
     /// The broker is asked to stop; the last deliveries are on their way. Then it goes on with this prefetch.
-    Cancelling { answer: Option<BoxFuture<'static, Result<(), lapin::Error>>>, next: Option<u16> },
+    Cancelling {
+        answer: Option<BoxFuture<'static, Result<(), lapin::Error>>>,
+        next: Option<u16>,
+    },
     /// What did not fit is being given back.
     Returning(BoxFuture<'static, Result<(), lapin::Error>>),
     Paused,
-    Starting { answer: BoxFuture<'static, Result<lapin::Consumer, lapin::Error>>, prefetch: u16 },
+    Starting {
+        answer: BoxFuture<'static, Result<lapin::Consumer, lapin::Error>>,
+        prefetch: u16,
+    },
 }
 
 /// A step of the flow that is over.
@@ -210,7 +216,11 @@ enum Step {
 }
 
 impl Consumer {
-    pub(in crate::broker) async fn open(links: &Links, spec: &ConsumeSpec, lookup: SharingLookup) -> Result<Self, Error> {
+    pub(in crate::broker) async fn open(
+        links: &Links,
+        spec: &ConsumeSpec,
+        lookup: SharingLookup,
+    ) -> Result<Self, Error> {
         // Of an exclusive consumer, RabbitMQ lets no other in.
         let mut sharing = spec.exclusive.then_some(Sharing::Single);
         let is_large = spec.max_messages > FIRST_PREFETCH;
@@ -597,7 +607,6 @@ impl Consumer {
             unfinished.done();
         }
     }
-
 }
 
 impl Flow {

@@ -130,7 +130,8 @@ fn millis(field: &'static str, duration: &prost_types::Duration, max: Duration) 
         return Err(Failure::invalid(field, "must be in whole milliseconds"));
     }
     // Both are known to be positive here.
-    let millis = (duration.seconds as u64).saturating_mul(1000).saturating_add(u64::from(duration.nanos as u32) / 1_000_000);
+    let millis =
+        (duration.seconds as u64).saturating_mul(1000).saturating_add(u64::from(duration.nanos as u32) / 1_000_000);
     if u128::from(millis) > max.as_millis() {
         return Err(Failure::invalid(field, format!("is longer than {} days", max.as_secs() / 86_400)));
     }

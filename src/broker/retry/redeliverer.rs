@@ -110,7 +110,8 @@ impl Resender {
     pub fn push(&mut self, tag: u64, held: Box<Held>, fate: Fate) {
         self.next_order += 1;
         let due = Instant::now() + fate.delay();
-        self.jobs.insert(self.next_order, Job { tag, held, fate, at: SystemTime::now(), due, needs: None, counted: false });
+        self.jobs
+            .insert(self.next_order, Job { tag, held, fate, at: SystemTime::now(), due, needs: None, counted: false });
         self.ready.push(self.next_order);
     }
 

@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{End, Machine, Subscription, failing::Why, out_of_order, start::{check_grant, lease}};
+use super::{
+    End, Machine, Subscription,
+    failing::Why,
+    out_of_order,
+    start::{check_grant, lease},
+};
 use crate::{
     broker::{Consumer, LONGEST_DELAY},
     error::{Failure, Kind},

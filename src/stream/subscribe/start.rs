@@ -71,7 +71,8 @@ impl SubscribeContext {
             let asking = async move {
                 let asked = tokio::time::timeout(SHARING_TIMEOUT, inspector.queue(&scope, &queue)).await;
                 let queue = asked.ok()?.ok()??;
-                let is_single = queue.arguments.get("x-single-active-consumer").is_some_and(|is| is.as_bool() == Some(true));
+                let is_single =
+                    queue.arguments.get("x-single-active-consumer").is_some_and(|is| is.as_bool() == Some(true));
                 let by_itself = queue.arguments.get("x-expires").and_then(serde_json::Value::as_u64);
                 let by_plan = Some(scope.plan().queue_expires).filter(|millis| *millis > 0);
                 let expires = by_itself.into_iter().chain(by_plan).min().map(Duration::from_millis);
