@@ -1,8 +1,8 @@
-//! The life of a stream. Frames and a [`crate::tenant::TenantScope`] enter, frames leave, and between them stand the two
-//! machines: [`publish`] keeps the window and gives every message one outcome, [`subscribe`] keeps the leases and settles; [`receive`]
-//! feeds it for those who cannot stream upwards.
-//! Both end when the token, the client, the tenant or the gateway does ([`session`]). No tonic and no lapin here, so that
-//! the bookkeeping can be tested without either.
+//! Streams: the state machines behind publish and subscribe calls.
+//!
+//! [`publish`] keeps a window and gives every message exactly one outcome. [`subscribe`] keeps windows and leases and settles
+//! deliveries; [`receive`] feeds it for clients that cannot stream requests. All of them end with the token, the client, the
+//! tenant or the gateway ([`session`]). Neither tonic nor lapin is used here, so that the bookkeeping is tested without them.
 
 pub mod drain;
 mod outstanding;

@@ -1,4 +1,4 @@
-//! How the gateway says that it stops: once, to every stream, with the time by which they will be cut.
+//! The shutdown signal of a gateway, for all its streams: when it began, and when streams are cut.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -10,7 +10,7 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-/// Begun once, seen by all. Cheap to clone.
+/// The state of a shutdown. It begins once, and every clone sees it.
 #[derive(Debug, Clone)]
 pub struct Drain {
     begun: CancellationToken,
@@ -21,38 +21,38 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Not begun; `limit` is how long streams have from its beginning.
+    /// A shutdown that has not begun. Streams may take `limit` from its beginning.
     pub fn new(limit: Duration) -> Self {
         let streams = TaskTracker::new();
-        // Else it would wait for ever; it counts all the same.
+        // A tracker that is not closed never becomes empty; it counts in both states.
         streams.close();
         let (begun, cut) = (CancellationToken::new(), CancellationToken::new());
         Self { begun, cut, limit, deadline: Arc::default(), streams }
     }
 
-    /// Counts a stream for as long as this is held.
+    /// Counts a stream until the token is dropped.
     pub fn count(&self) -> TaskTrackerToken {
         self.streams.token()
     }
 
-    /// Waits until no stream is counted: all have answered what they had taken, and handed back the rest.
+    /// Waits until no stream is counted: all have reported their outcomes and returned unsettled deliveries.
     pub async fn streams_ended(&self) {
         self.streams.wait().await;
     }
 
-    /// Tells every stream.
+    /// Begins the shutdown, which every stream is notified of.
     pub fn begin(&self) {
         self.deadline.get_or_init(|| SystemTime::now() + self.limit);
         self.begun.cancel();
     }
 
-    /// Cuts every stream now.
+    /// Ends every stream now.
     pub fn cut(&self) {
         self.begin();
         self.cut.cancel();
     }
 
-    /// Waits for the beginning.
+    /// Waits until it has begun.
     pub async fn begun(&self) {
         self.begun.cancelled().await;
     }
@@ -67,12 +67,12 @@ impl Drain {
         self.cut.is_cancelled()
     }
 
-    /// Waits for the cut.
+    /// Waits until streams are cut.
     pub async fn over(&self) {
         self.cut.cancelled().await;
     }
 
-    /// When streams are cut; now, when it has not begun.
+    /// When streams are cut; the present time if it has not begun.
     pub fn deadline(&self) -> SystemTime {
         self.deadline.get().copied().unwrap_or_else(SystemTime::now)
     }

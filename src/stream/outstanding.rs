@@ -15,11 +15,11 @@ use tokio::time::Instant;
 /// Fewer lease entries than this are not worth looking through.
 const LEASES_UNCOMPACTED: usize = 64;
 
-/// Unsettled deliveries of one stream. `K` is what is kept of each, to be sent round again.
+/// Unsettled deliveries of one stream. `K` is what is retained of each, to be published again.
 pub(super) struct Outstanding<K> {
     next_id: u64,
     held: BTreeMap<u64, Held<K>>,
-    /// Bytes by tag of what failed and is on its way to its next place.
+    /// The bytes of failed deliveries on their way to their next place, by tag.
     leaving: BTreeMap<u64, usize>,
     bytes: usize,
     /// When leases may run out, and for which ids; perhaps too early. The truth is in `held`.
@@ -31,20 +31,20 @@ pub(super) struct Outstanding<K> {
 struct Held<K> {
     tag: u64,
     bytes: usize,
-    /// None: no lease, or not handed to the transport yet.
+    /// None: no lease, or not sent yet.
     expires: Option<Instant>,
     kept: Option<K>,
 }
 
-/// A delivery that failed: its tag, and what was kept of it.
+/// A failed delivery: its tag, and what was retained of it.
 pub(super) type Failed<K> = (u64, Option<K>);
 
-/// What to say to the broker for some settled deliveries.
+/// The acknowledgements for some settled deliveries.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tags {
-    /// All up to and with this one.
+    /// All up to and including this one.
     pub(super) through: Option<u64>,
-    /// And these.
+    /// These as well.
     pub(super) single: Vec<u64>,
 }
 
@@ -82,12 +82,12 @@ impl<K> Outstanding<K> {
         self.held.values().map(|held| held.tag).chain(self.leaving.keys().copied()).collect()
     }
 
-    /// No acknowledgement of "all before" may cover this tag.
+    /// Sets the oldest tag that no acknowledgement of "all before" may cover.
     pub(super) fn set_undelivered(&mut self, tag: Option<u64>) {
         self.undelivered = tag;
     }
 
-    /// Takes a batch of (tag, bytes, what is kept) in, and says which ids it has. Tags grow with ids.
+    /// Adds a batch of (tag, bytes, what is retained); returns its ids. Tags grow with ids.
     pub(super) fn add(&mut self, batch: impl Iterator<Item = (u64, usize, Option<K>)>) -> RangeInclusive<u64> {
         let first = self.next_id + 1;
         for (tag, bytes, kept) in batch {
@@ -98,14 +98,14 @@ impl<K> Outstanding<K> {
         first..=self.next_id
     }
 
-    /// A batch was handed to the transport: its leases begin.
+    /// Begins the leases of a batch that was sent.
     pub(super) fn lease(&mut self, ids: RangeInclusive<u64>, expires: Instant) {
         self.leases.push(Reverse((expires, *ids.start(), *ids.end())));
         self.held.range_mut(ids).for_each(|(_, held)| held.expires = Some(expires));
         self.compact();
     }
 
-    /// Everything is void: the broker has it back.
+    /// Removes everything: the broker has requeued it.
     pub(super) fn clear(&mut self) {
         self.held.clear();
         self.leaving.clear();
@@ -113,7 +113,7 @@ impl<K> Outstanding<K> {
         self.bytes = 0;
     }
 
-    /// Takes acknowledged deliveries out. `through` of 0 names none. Unknown ids are added to `unknown`.
+    /// Removes acknowledged deliveries. A `through` of 0 names none. Unknown ids are added to `unknown`.
     pub(super) fn acknowledge(&mut self, ids: &[u64], through: u64, unknown: &mut Vec<u64>) -> Tags {
         let mut done = BTreeMap::new();
         if through > self.next_id {
@@ -125,7 +125,7 @@ impl<K> Outstanding<K> {
         }
         let single: Vec<_> = ids.iter().filter_map(|id| self.remove(*id, unknown)).collect();
         match done.last_key_value() {
-            // The usual way: nothing stays behind before the last one, which says it for all.
+            // The usual case: nothing older than the last one is left, which acknowledges all.
             Some((_, last)) if single.is_empty() && last.tag < self.oldest_left() => {
                 Tags { through: Some(last.tag), single }
             }
@@ -133,7 +133,7 @@ impl<K> Outstanding<K> {
         }
     }
 
-    /// All held ones at the front of the channel, done without a gap, are said with one frame.
+    /// Tags before the oldest unsettled one are acknowledged with one frame.
     fn merged(&self, mut single: Vec<u64>) -> Tags {
         single.sort_unstable();
         let oldest_left = self.oldest_left();
@@ -149,7 +149,7 @@ impl<K> Outstanding<K> {
         held.into_iter().chain(leaving).chain(self.undelivered).min().unwrap_or(u64::MAX)
     }
 
-    /// Takes one delivery out; its tag.
+    /// Removes one delivery; returns its tag.
     pub(super) fn remove(&mut self, id: u64, unknown: &mut Vec<u64>) -> Option<u64> {
         match self.held.remove(&id) {
             Some(held) => {
@@ -163,7 +163,7 @@ impl<K> Outstanding<K> {
         }
     }
 
-    /// One delivery failed: its id means nothing from now on, and it stays in the windows until [`Self::left`].
+    /// Marks a delivery as failed: its id is invalid from now on, and it counts in the windows until [`Self::left`].
     pub(super) fn fail(&mut self, id: u64, unknown: &mut Vec<u64>) -> Option<Failed<K>> {
         match self.held.remove(&id) {
             Some(held) => {
@@ -177,14 +177,14 @@ impl<K> Outstanding<K> {
         }
     }
 
-    /// All that were handed to the transport failed.
+    /// Marks all deliveries that were sent as failed.
     pub(super) fn fail_handed(&mut self) -> Vec<(u64, Failed<K>)> {
         let handed = self.held.iter().filter(|(_, held)| held.expires.is_some() && held.kept.is_some());
         let handed: Vec<_> = handed.map(|(id, _)| *id).collect();
         handed.into_iter().filter_map(|id| Some((id, self.fail(id, &mut Vec::new())?))).collect()
     }
 
-    /// These failed ones have found their place.
+    /// Removes failed deliveries whose copies are stored.
     pub(super) fn left(&mut self, tags: Vec<u64>) -> Tags {
         let known = |tag: &u64| match self.leaving.remove(tag) {
             Some(bytes) => {
@@ -202,7 +202,7 @@ impl<K> Outstanding<K> {
         match self.held.get_mut(&id) {
             Some(held) => {
                 let before = held.expires.replace(expires);
-                // The entry that is there comes earlier, and is replaced when its time has come.
+                // The existing entry fires earlier, and is replaced then.
                 if before.is_none_or(|before| expires < before) {
                     self.leases.push(Reverse((expires, id, id)));
                     self.compact();
@@ -212,7 +212,7 @@ impl<K> Outstanding<K> {
         }
     }
 
-    /// Drops entries that say nothing new, once there are more of them than others.
+    /// Removes redundant entries once they outnumber the others.
     fn compact(&mut self) {
         if self.leases.len() <= 2 * self.held.len() + LEASES_UNCOMPACTED {
             return;
@@ -221,9 +221,9 @@ impl<K> Outstanding<K> {
         self.leases = runs(leased).collect();
     }
 
-    /// When to look for leases that ran out; perhaps earlier than any does.
+    /// When to check for expired leases; possibly earlier than one expires.
     pub(super) fn next_lease(&mut self) -> Option<Instant> {
-        // Entries of settled deliveries would wake the stream for nothing.
+        // Entries of settled deliveries would wake the stream in vain.
         while let Some(Reverse((at, first, last))) = self.leases.peek() {
             if self.held.range(first..=last).next().is_some() {
                 return Some(*at);
@@ -233,7 +233,7 @@ impl<K> Outstanding<K> {
         None
     }
 
-    /// Deliveries whose lease has run out, which fails them: by id.
+    /// Marks deliveries whose lease has expired as failed; returns them by id.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<(u64, Failed<K>)> {
         let mut over = Vec::new();
         while let Some(Reverse((at, first, last))) = self.leases.peek().copied() {

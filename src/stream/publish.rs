@@ -38,14 +38,14 @@ use crate::{
     tenant::{self, Turn},
 };
 
-/// Messages a frame or a batch may have.
+/// The most messages of a frame or a batch.
 pub const MOST_PUBLICATIONS: usize = 1_000;
 /// Unanswered messages of one stream; frames are read while there are fewer.
 const WINDOW_MESSAGES: usize = 2_000;
-/// Their body bytes.
+/// Their bytes.
 const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
-/// How long a client that is slow to read holds up the end of its stream, for each frame of last outcomes.
+/// How long the end of a stream waits for a client that reads slowly, for each frame of remaining outcomes.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Frames to the client; the last may be a failure.
@@ -62,7 +62,7 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
             witness.ended(failure.kind, failure.reason);
             machine.answer_the_rest().await;
-            // A client that reads nothing must not keep the stream: it gets the failure if it has room for it.
+            // A client that reads nothing must not keep the stream open: it gets the failure only if it fits into the buffer.
             let _ = frames.try_send(Err(failure));
         }
     };
@@ -70,7 +70,7 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
     responses
 }
 
-/// Measures how long the broker took to confirm, by one look at the clock.
+/// Measures how long the broker took to confirm; the clock is read once.
 fn time(session: &Session, settled: &[Settled]) {
     let now = Instant::now();
     let confirmed = settled.iter().filter(|settled| settled.verdict == Verdict::Confirmed);
@@ -79,7 +79,7 @@ fn time(session: &Session, settled: &[Settled]) {
     }
 }
 
-/// Counts outcomes, a run of equal ones at once.
+/// Counts outcomes, equal ones together.
 fn count(session: &Session, results: &[PublishResult]) {
     for run in results.chunk_by(|a, b| a.outcome == b.outcome) {
         session.metrics().published(run[0].outcome(), run.len() as u64);
@@ -112,7 +112,7 @@ impl Machine {
     async fn run(&mut self, mut incoming: impl Incoming<PublishRequest>) -> Result<(), End> {
         let mut open = true;
         let frames = self.frames.clone();
-        // Asked once, not in every turn.
+        // One future for all iterations.
         let mut gone = pin!(frames.closed());
         while open || self.publisher.in_flight() > 0 || !self.intake.is_empty() {
             let window = self.publisher.in_flight() < WINDOW_MESSAGES && self.bytes < WINDOW_BYTES;
@@ -161,7 +161,7 @@ impl Machine {
         }
     }
 
-    /// A stream that is cut because the gateway stops leaves no message without an outcome, as long as its client reads.
+    /// A stream that is cut because the gateway stops still reports an outcome for every message, as long as its client reads.
     async fn answer_the_rest(&mut self) {
         if !self.session.is_cut() {
             return;
@@ -194,7 +194,7 @@ impl Machine {
         }
     }
 
-    /// Waits for room at the client, but not past the session's end.
+    /// Waits until the client reads, but not beyond the end of the session.
     async fn send(&mut self, event: Event) -> Result<(), End> {
         let mut event = Some(event);
         loop {
@@ -205,7 +205,7 @@ impl Machine {
                     permit.send(Ok(PublishResponse { event: event.take() }));
                     return Ok(());
                 }
-                // A warning that finds no room is as late as everything else that the client does not read.
+                // A warning cannot overtake what the client has not read.
                 notice = self.session.notice() => if let Notice::Ended(failure) = notice {
                     return Err(failure.into());
                 },

@@ -1,7 +1,8 @@
-//! Receiving without a stream upwards, for those who have none (a browser). A `start` frame enters with the call, further
-//! frames by calls of their own that name the stream by an id; what [`super::subscribe`] reads is one sequence of both.
-//! Invariants: an id cannot be guessed, is good for the client that opened the stream and for nobody else, and is gone
-//! with the stream; there are no more of them than open streams, which the plan bounds.
+//! Subscriptions of clients that cannot stream requests, such as browsers: the `start` frame comes with the call, and further
+//! frames by separate calls that name the stream by an id. [`super::subscribe`] reads both as one sequence.
+//!
+//! Invariants: an id cannot be guessed, is valid only for the client that opened the stream, and ends with the stream. There
+//! are no more ids than open streams, which the plan bounds.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,8 @@ use crate::{
     pb::SubscribeRequest,
 };
 
-/// How long a settlement waits for a stream that reads none: its client leaves reports unread, or its broker is away.
+/// How long a settlement waits for a stream that reads none, because its client leaves reports unread or the broker cannot be
+/// reached.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 type Frame = Result<SubscribeRequest, Failure>;
@@ -34,34 +36,34 @@ struct Open {
 #[derive(Clone, Default)]
 pub struct Receives(Arc<Mutex<Streams>>);
 
-/// One stream's place among them; dropping it gives the place up and ends the stream's frames.
+/// The entry of one stream; dropping it removes the entry and ends the stream's frames.
 pub struct Place {
     id: Uuid,
     receives: Receives,
 }
 
 impl Receives {
-    /// A place for a stream of this client's, and the frames that it is to read; `start` is the first.
+    /// Opens an entry for a stream of this client; returns it with the frames that the stream reads. `start` is the first.
     pub fn open(&self, client: &ClientId, start: SubscribeRequest) -> (Place, mpsc::Receiver<Frame>) {
         let (frames, incoming) = mpsc::channel(FRAMES_AHEAD);
-        // The channel is new and has room.
+        // The channel is new and empty.
         let _ = frames.try_send(Ok(start));
-        // 122 bits of the operating system's randomness.
+        // 122 random bits of the operating system.
         let id = Uuid::new_v4();
         self.streams().insert(id, Open { client: client.clone(), frames });
         (Place { id, receives: self.clone() }, incoming)
     }
 
-    /// Hands a frame to the stream of this id. It is read in its turn, after the frames of calls that were answered before.
+    /// Forwards a frame to the stream with this id, after the frames of calls that were answered before.
     ///
     /// # Errors
-    /// `RECEIVE_NOT_FOUND` when this gateway has no such stream of this client's; `RECEIVE_BUSY` when the stream reads nothing.
+    /// `RECEIVE_NOT_FOUND` when this gateway has no such stream of this client; `RECEIVE_BUSY` when the stream reads nothing.
     pub async fn hand(&self, client: &ClientId, id: &str, frame: SubscribeRequest) -> Result<(), Failure> {
         let frames = self.find(client, id)?.1;
         hand_within(PATIENCE, &frames, frame).await
     }
 
-    /// Ends the stream of this id in order, after what was handed to it.
+    /// Ends the stream with this id in order, after the frames that were forwarded to it.
     ///
     /// # Errors
     /// As [`Self::hand`].
@@ -73,7 +75,7 @@ impl Receives {
 
     fn find(&self, client: &ClientId, id: &str) -> Result<(Uuid, mpsc::Sender<Frame>), Failure> {
         let id = Uuid::try_parse(id).map_err(|_| unknown())?;
-        // Another client's is answered like none.
+        // Another client's stream is reported as missing.
         let streams = self.streams();
         let open = streams.get(&id).filter(|open| open.client == *client).ok_or_else(unknown)?;
         Ok((id, open.frames.clone()))
@@ -85,7 +87,7 @@ impl Receives {
 }
 
 impl Place {
-    /// What the client names the stream by.
+    /// The id by which the client names the stream.
     pub fn id(&self) -> String {
         self.id.simple().to_string()
     }
@@ -104,7 +106,7 @@ async fn hand_within(patience: Duration, frames: &mpsc::Sender<Frame>, frame: Su
         Err(_) => Err(Failure::new(
             Kind::Unavailable,
             "RECEIVE_BUSY",
-            "the stream takes no settlements at this moment: read what it sends, then settle again",
+            "the stream accepts no settlements at the moment; read what it sends, then settle again",
         )),
     }
 }
@@ -113,8 +115,8 @@ fn unknown() -> Failure {
     Failure::new(
         Kind::NotFound,
         "RECEIVE_NOT_FOUND",
-        "this gateway has no such stream of this client's: it has ended, or another gateway has it. What was not settled \
-         comes again: receive anew",
+        "this gateway has no such stream of this client: it has ended, or is open on another gateway. Unsettled \
+         deliveries come again; call Receive again",
     )
 }
 

@@ -1,6 +1,7 @@
-//! Why a stream must be warned or ended. A scope enters; notices leave, in the order in which they become true: the token
-//! ends soon, the gateway drains, the stream is over (token, client, tenant or gateway). A stream that asks for
-//! [`Session::notice`] in its loop cannot outlive any of them.
+//! A stream's session: on whose behalf it runs, and when it must be warned or ended.
+//!
+//! Notices come in the order in which they become true: the token ends soon, the gateway drains, the stream is over (token,
+//! client, tenant or gateway). A stream that awaits [`Session::notice`] in its loop cannot outlive any of them.
 
 use std::{
     pin::Pin,
@@ -21,14 +22,14 @@ use crate::{
     tenant::{Plan, StreamPermit, TenantScope},
 };
 
-/// What a session needs of its gateway.
+/// What sessions need from their gateway.
 #[derive(Clone)]
 pub struct SessionContext {
-    /// For newer tokens.
+    /// Verifies newer tokens.
     pub verifier: Arc<Verifier>,
     /// How long before the token's end the stream is warned. Default 60 s.
     pub warn_before: Duration,
-    /// The gateway's end.
+    /// The gateway's shutdown.
     pub drain: Drain,
     /// Where streams are counted.
     pub metrics: Metrics,
@@ -38,21 +39,21 @@ pub struct SessionContext {
     pub max_body_bytes: u64,
 }
 
-/// By then another gateway has the client's connection, or a client that asks again sees that this one is closed.
+/// By then the client is connected to another gateway, or sees that this connection is closed.
 const COME_BACK_AFTER: Duration = Duration::from_secs(1);
 
-/// What the stream must do.
+/// What the stream has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Tell the client that its token ends then.
+    /// Notify the client that its token expires then.
     AuthExpiring(SystemTime),
-    /// Tell the client that the gateway stops then.
+    /// Notify the client that the gateway stops then.
     Draining(SystemTime),
-    /// End the stream with this.
+    /// End the stream with this failure.
     Ended(Failure),
 }
 
-/// What ends the stream from outside. Asked once and kept, since every turn of a stream's loop asks.
+/// What ends the stream from outside. The future is kept, since every iteration of a stream's loop polls it.
 enum Ending {
     Waited(BoxFuture<'static, Failure>),
     Came(Failure),
@@ -71,7 +72,7 @@ impl Ending {
         Self::Waited(ended.boxed())
     }
 
-    /// Waits for it; it stays so.
+    /// Waits for the end, which is final.
     async fn came(&mut self) -> Failure {
         loop {
             match self {
@@ -82,7 +83,7 @@ impl Ending {
     }
 }
 
-/// A stream's standing. Holds the tenant's permit for the stream.
+/// The session of one stream. It owns the tenant's permit for the stream.
 pub struct Session {
     context: SessionContext,
     scope: TenantScope,
@@ -93,10 +94,10 @@ pub struct Session {
     open: OpenStream,
     timer: Pin<Box<Sleep>>,
     warned: bool,
-    /// The drain's beginning; none when the stream was told.
+    /// The beginning of the shutdown; none once the stream was notified.
     begun: Option<BoxFuture<'static, ()>>,
     end: Ending,
-    /// Given back when the stream has ended whole.
+    /// Dropped when the stream has ended completely.
     _counted: TaskTrackerToken,
 }
 
@@ -113,7 +114,7 @@ impl Session {
         if context.drain.is_begun() {
             return Err(draining());
         }
-        // The handles are resolved here, once a stream.
+        // Metric handles are resolved once for each stream.
         let metrics = context.metrics.tenant(scope.tenant());
         let plan = scope.plan();
         for (limit, value) in [
@@ -152,37 +153,37 @@ impl Session {
         &self.scope
     }
 
-    /// Who puts on record what is refused to it.
+    /// Records what is refused to it in the audit trail.
     pub fn witness(&self) -> &Witness {
         &self.witness
     }
 
-    /// Whether the stream was told that its gateway stops; it gets no new work from then on.
+    /// Whether the stream was notified of the shutdown; it gets no new work from then on.
     pub fn is_draining(&self) -> bool {
         self.begun.is_none()
     }
 
-    /// Whether the gateway stops, told or not: what ends now is not the client's doing.
+    /// Whether the gateway stops, notified or not: a stream that ends now was not ended by its client.
     pub fn gateway_stops(&self) -> bool {
         self.context.drain.is_begun()
     }
 
-    /// Whether the drain's time is over: what the stream still has is ended now.
+    /// Whether the time for the shutdown is over, and streams are cut.
     pub fn is_cut(&self) -> bool {
         self.context.drain.is_over()
     }
 
-    /// Where the stream is counted.
+    /// The metrics of the stream's tenant.
     pub fn metrics(&self) -> &TenantMetrics {
         &self.metrics
     }
 
-    /// The same, to be kept.
+    /// The same, shared.
     pub fn shared_metrics(&self) -> Arc<TenantMetrics> {
         Arc::clone(&self.metrics)
     }
 
-    /// What the stream has in flight now: messages, and their body bytes.
+    /// Reports what the stream has in flight now: messages, and their bytes.
     pub fn holds(&mut self, messages: usize, bytes: usize) {
         self.open.holds(messages, bytes);
     }
@@ -195,12 +196,12 @@ impl Session {
         }
     }
 
-    /// What its messages are traced with.
+    /// The tracer of its messages.
     pub fn tracer(&self) -> &MessageTracer {
         &self.tracer
     }
 
-    /// Goes on with a newer token.
+    /// Continues with a newer token.
     ///
     /// # Errors
     /// When it is not valid, or another client's.
@@ -240,8 +241,8 @@ impl Session {
         }
     }
 
-    /// To the warning, or after it to the end. A token shorter than the usual warning is not renewed in circles: a twentieth
-    /// of its life comes first.
+    /// Sets the timer to the warning, or after it to the end. A token that is valid for less than the usual warning time is not
+    /// renewed in a loop: a twentieth of its lifetime passes first.
     fn set_timer(&mut self) {
         let left = self.scope.caller().expires().duration_since(SystemTime::now()).unwrap_or_default();
         let until = if self.warned { left } else { left.saturating_sub(self.context.warn_before).max(left / 20) };

@@ -1,6 +1,7 @@
-//! The subscribing machine. Deliveries enter as fast as both windows allow and leave in batches of whatever is ready;
-//! settlements and leases come back. Invariant: what this stream has taken from the broker and not settled is in
-//! `outstanding`, and goes back to the queue when the stream ends, however it ends; what failed goes another round first.
+//! A subscribe stream: deliveries in batches of whatever is ready within both windows, settlements and leases back.
+//!
+//! Invariant: what this stream has received from the broker and not settled is in `outstanding` or in its consumer, and returns
+//! to the queue when the stream ends, however it ends. What failed is published again first.
 
 mod failing;
 mod frames;
@@ -43,7 +44,7 @@ pub type Responses = mpsc::Receiver<Result<SubscribeResponse, Failure>>;
 /// Bytes and messages of one frame of deliveries: clients take 4 MiB by default.
 const FRAME_BYTES: usize = 1024 * 1024;
 const FRAME_MESSAGES: usize = 128;
-/// Settlement reports that a client leaves unread before its frames are read no more.
+/// Settlement reports that a client may leave unread before no more of its frames are read.
 const UNREAD_REPORTS: usize = 10_000;
 
 /// Runs a subscribe stream until its end.
@@ -53,7 +54,7 @@ pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<
     let running = async move {
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
             witness.ended(failure.kind, failure.reason);
-            // As much as the client leaves room for; it sees the end of the stream in any case.
+            // If the client does not read it in time, it sees the end of the stream in any case.
             let _ = tokio::time::timeout(Duration::from_secs(1), frames.send(Err(failure))).await;
         }
     };
@@ -110,18 +111,18 @@ struct Machine {
     session: Session,
     frames: mpsc::Sender<Result<SubscribeResponse, Failure>>,
     outstanding: Outstanding<Box<Held>>,
-    /// What was not done, until it has found its place.
+    /// Failed deliveries on their way to their next place.
     failing: Failing,
-    /// Of each delivery, from when it is handed over; none with auto-ack.
+    /// The lease of each delivery, from the moment it is sent; none with auto-ack.
     lease: Option<Duration>,
-    /// Of deliveries whose trace is kept.
+    /// The spans of deliveries whose trace is sampled.
     spans: DeliverySpans,
-    /// Frames that wait for the client to read.
+    /// Frames that wait until the client reads.
     outbox: VecDeque<Event>,
-    /// A settlement report that waits likewise, merged.
+    /// The settlement report that waits likewise, merged.
     unread: Settled,
     heartbeat: Interval,
-    /// The next look at leases that may have run out. Most are settled long before: it comes too early, and is set again.
+    /// When leases are checked next. Most deliveries are settled long before, so it is often early and set again.
     leases: Pin<Box<Sleep>>,
 }
 
@@ -144,7 +145,7 @@ impl From<broker::Error> for End {
 }
 
 impl Machine {
-    /// Until the client closes its side, or something ends.
+    /// Runs until the client closes its side, or something ends.
     async fn consume(
         &mut self,
         consumer: &mut Consumer,
@@ -152,7 +153,7 @@ impl Machine {
         incoming: &mut impl Incoming<SubscribeRequest>,
     ) -> Result<(), End> {
         let frames = self.frames.clone();
-        // Asked once, not in every turn.
+        // One future for all iterations.
         let mut gone = pin!(frames.closed());
         loop {
             self.queue_report();
@@ -169,7 +170,7 @@ impl Machine {
             if draining && capacity.is_idle() && self.outbox.is_empty() {
                 return Err(session::draining().into());
             }
-            // A gateway that stops hands out nothing more.
+            // A gateway that stops delivers nothing more.
             let takes_more = self.outbox.is_empty() && capacity.messages > 0 && !draining;
             tokio::select! {
                 biased;
@@ -205,7 +206,7 @@ impl Machine {
         }
     }
 
-    /// Whether there are leases; the next look at them is set.
+    /// Sets the next check of leases; whether there are any.
     fn set_leases(&mut self) -> bool {
         let Some(next) = self.outstanding.next_lease() else { return false };
         if self.leases.is_elapsed() || next < self.leases.deadline() {
@@ -214,13 +215,13 @@ impl Machine {
         true
     }
 
-    /// Puts a batch before the transport.
+    /// Queues a batch for the client.
     fn deliver(&mut self, subscription: &mut Subscription, mut batch: Vec<broker::Incoming>) {
         let Some(last) = batch.last() else { return };
         let batch_size = batch.len() as u64;
         let batch_bytes = batch.iter().map(|delivery| delivery.message.body.len()).sum::<usize>() as u64;
         let redelivered = batch.iter().filter(|delivery| delivery.redelivered).count() as u64;
-        // Later deliveries tell of consumers, and a stream's of how far back they read.
+        // Later attempts measure consumers, and the messages of a stream how far back they are read.
         let is_first = |delivery: &broker::Incoming| delivery.attempt == 1 && delivery.offset.is_none();
         let accepted: Vec<_> = batch.iter().map(|delivery| delivery.accepted.filter(|_| is_first(delivery))).collect();
         subscription.seen(last.offset);
@@ -243,7 +244,7 @@ impl Machine {
         for (delivery, accepted) in deliveries.iter_mut().zip(accepted) {
             let trace = self.spans.delivered(delivery, subscription.spec().queue.as_str());
             if let Some(accepted) = accepted {
-                // Another gateway's clock may be ahead.
+                // The clock of another gateway may be ahead.
                 let took = now.duration_since(accepted).unwrap_or_default();
                 self.session.metrics().arrived_after(took, trace);
             }
@@ -263,7 +264,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The next frame for the transport; the leases of what is in it begin now.
+    /// Takes the next frame for the transport; the leases of its deliveries begin now.
     fn hand_over(&mut self) -> Option<Event> {
         let mut event = self.outbox.pop_front();
         if let (Some(Event::Deliveries(frame)), Some(lease)) = (&mut event, self.lease)
@@ -291,10 +292,10 @@ impl Machine {
         self.unread.unknown_delivery_ids.len() + self.unread.expired_delivery_ids.len()
     }
 
-    /// The merged report goes out as soon as nothing is before it.
+    /// Queues the merged report as soon as nothing is queued before it.
     fn queue_report(&mut self) {
         if self.reports() > 0 && self.outbox.is_empty() {
-            // Replayed, invented, or of before an interruption: nothing is done for them.
+            // Repeated, invented, or from before an interruption: they have no effect.
             match self.unread.unknown_delivery_ids.len() as u64 {
                 0 => {}
                 times => self.session.witness().refused_times("DELIVERY_UNKNOWN", times),
@@ -303,7 +304,7 @@ impl Machine {
         }
     }
 
-    /// Says that the link is gone, and gets a new consumer; everything outstanding is void.
+    /// Reports that the link is lost, and opens a new consumer. Everything outstanding is void.
     async fn reopen(
         &mut self,
         context: &SubscribeContext,
@@ -314,9 +315,9 @@ impl Machine {
         self.outstanding.clear();
         self.failing.clear();
         self.spans.taken_back("LINK_LOST");
-        // Deliveries that the client has not got yet are void too.
+        // Deliveries that were not sent yet are void, too.
         self.outbox.retain(|event| !matches!(event, Event::Deliveries(_)));
-        let reason = "the link to the broker is gone; unsettled deliveries are void and will come again".to_owned();
+        let reason = "the connection to the broker was lost; unsettled deliveries are void and will be delivered again".to_owned();
         self.outbox.push_back(Event::Interrupted(Interrupted { reason }));
         let mut pauses = context.pauses();
         loop {
@@ -334,7 +335,7 @@ impl Machine {
         }
     }
 
-    /// Waits for something while the stream stays alive.
+    /// Waits for a future while the stream stays alive.
     async fn wait<T>(&mut self, what: &mut (impl Future<Output = T> + Unpin)) -> Result<T, End> {
         let frames = self.frames.clone();
         loop {
@@ -352,7 +353,7 @@ impl Machine {
     }
 }
 
-/// The peer broke the order of frames.
+/// The client sent a frame out of order.
 fn out_of_order(message: &'static str) -> Failure {
     Failure { field: Some("frame".into()), ..Failure::new(Kind::Invalid, "FRAME_ORDER", message) }
 }

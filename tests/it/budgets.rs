@@ -35,6 +35,28 @@ fn after(result: &PublishResult) -> Duration {
 }
 
 #[tokio::test]
+async fn headers_count_in_the_rate_of_bytes() {
+    let rate = pb::Plan {
+        max_publish_bytes_per_second: 100,
+        publish_bytes_burst: 100_000,
+        max_message_bytes: 100_000,
+        ..Default::default()
+    };
+    let tenant = limited(rate).await;
+    tenant.queue("jobs").await;
+    let with_header = || {
+        let mut publication = to_queue("jobs", "");
+        let value = pb::Value { kind: Some(pb::value::Kind::StringValue("x".repeat(40_000))) };
+        publication.message.as_mut().unwrap().headers.insert("large".into(), value);
+        publication
+    };
+    let results = tenant.client.publish_batch((0..3).map(|_| with_header()).collect()).await.unwrap();
+    let outcomes: Vec<_> = results.iter().map(PublishResult::outcome).collect();
+    assert_eq!(outcomes, [Outcome::Confirmed, Outcome::Confirmed, Outcome::Throttled]);
+    assert!(results[2].reason.starts_with("BYTE_RATE"), "{}", results[2].reason);
+}
+
+#[tokio::test]
 async fn ten_times_over_the_rate_is_throttled_message_by_message_and_a_neighbour_does_not_notice() {
     let rate = pb::Plan { max_publish_messages_per_second: 20, publish_messages_burst: 50, ..Default::default() };
     let (loud, quiet) = (limited(rate).await, Tenant::fresh().await);

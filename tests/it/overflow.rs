@@ -155,13 +155,16 @@ async fn what_is_not_granted_is_denied_and_the_rest_goes_on() {
 async fn what_is_too_large_or_invalid_is_rejected_and_the_field_named() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
-    let large = to_queue("jobs", vec![0; (4 << 20) + 1]);
+    let large = to_queue("jobs", vec![0; 4_000_001]);
     let result = batch(&tenant, vec![large]).await.remove(0);
     assert_eq!(result.outcome(), Outcome::Rejected);
     assert!(result.reason.starts_with("MESSAGE_TOO_LARGE: message.body: "), "{}", result.reason);
     let mut priority = to_queue("jobs", "x");
     priority.message.as_mut().unwrap().priority = 256;
+    let mut late = to_queue("jobs", "x");
+    late.message.as_mut().unwrap().publish_time = Some(prost_types::Timestamp { seconds: 1_700_000_000_000, nanos: 0 });
     let cases = [
+        ("message.publish_time", late),
         ("message.priority", priority),
         ("routing_key", to_exchange("amq.topic", &"k".repeat(256), "x")),
         ("exchange", to_exchange(&"e".repeat(256), "", "x")),

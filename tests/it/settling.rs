@@ -1,6 +1,6 @@
 //! What a subscriber says about its deliveries, and what comes of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::Code;
 use warrengate::{
@@ -11,6 +11,7 @@ use warrengate::{
 use crate::harness::{
     Tenant, World,
     consumer::{RawSubscription, bodies, ids, start},
+    plans::OwnPlan,
     proxy::Proxy,
     wait::within,
 };
@@ -42,6 +43,39 @@ async fn lists_and_through_settle_in_any_order() {
         consumer.close().await;
         tenant.holds("jobs", &["5", "6"]).await;
     }
+}
+
+#[tokio::test]
+async fn a_cancelled_call_uses_up_an_attempt_every_time_and_a_half_close_none() {
+    let tenant = jobs(QueueType::Quorum, 1).await;
+    let mut cancelled = Vec::new();
+    for attempt in 1..=6 {
+        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+        assert_eq!(consumer.one().await.attempt, attempt);
+        cancelled.push(consumer.cancel());
+    }
+    for _ in 0..3 {
+        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+        assert_eq!(consumer.one().await.attempt, 7);
+        consumer.close().await;
+    }
+}
+
+#[tokio::test]
+async fn retries_count_in_the_rates_of_the_plan() {
+    let limits = pb::Plan { max_publish_messages_per_second: 20, publish_messages_burst: 20, ..Default::default() };
+    let tenant = OwnPlan::of(limits).await.tenant().await;
+    tenant.queue_of(pb::Queue { name: "jobs".into(), max_delivery_attempts: 100, ..Default::default() }).await;
+    tenant.publish_to("jobs", "again").await;
+    let (begun, mut attempts) = (Instant::now(), 0);
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    while attempts < 60 {
+        let delivery = consumer.one().await;
+        attempts = delivery.attempt;
+        consumer.retry(&[delivery.delivery_id], Duration::ZERO).await;
+    }
+    // The burst allows 19 beside the first publication.
+    assert!(begun.elapsed() >= Duration::from_millis(1_900), "59 retries at 20 a second took {:?}", begun.elapsed());
 }
 
 #[tokio::test]

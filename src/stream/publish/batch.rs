@@ -1,5 +1,5 @@
-//! A batch, in one call: the same machine without a stream. Publications enter; as many results leave, in their order. A drain that
-//! is over ends it with what is known by then, and what is not known is said to be so.
+//! A unary batch: the publish machine without a stream. There are as many results as publications, in their order. A shutdown
+//! that cuts it returns the outcomes known by then, and reports the others as unknown.
 
 use super::{Accepted, Intake, accept, check_count, count, result, time};
 use crate::{
@@ -43,7 +43,7 @@ pub async fn run_batch(
                 }
             }
             notice = session.notice() => match notice {
-                // What is known by now is worth more to the caller than a status.
+                // The outcomes known by now are worth more to the caller than a status.
                 Notice::Ended(_) if session.is_cut() => {
                     publisher.push(intake.give_back());
                     for settled in publisher.abandon() {

@@ -1,6 +1,7 @@
-//! Between what was read from a stream and what is at the broker. Checked messages enter, a frame at a time; they leave in their
-//! order as the tenant's room in flight allows. While any wait here, the stream is not read: so at most one frame of each
-//! stream waits, and HTTP/2 slows the client.
+//! Admission of checked messages to the broker, in their order, within the tenant's limit in flight.
+//!
+//! Invariant: while a message waits here, its stream is not read. So at most one frame of each stream waits, and HTTP/2 flow
+//! control slows the client.
 
 use std::collections::VecDeque;
 
@@ -9,7 +10,7 @@ use crate::{
     tenant::{Share, TenantScope},
 };
 
-/// What of one stream waits for room, and what it has in flight.
+/// The waiting messages of one stream, and its permits for those in flight.
 pub(super) struct Intake {
     waiting: VecDeque<Outgoing>,
     share: Share,
@@ -20,12 +21,12 @@ impl Intake {
         Self { waiting: VecDeque::new(), share: scope.share() }
     }
 
-    /// Whether nothing waits for room.
+    /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Takes a frame's messages in; those that have room leave at once.
+    /// Adds a frame's messages; returns those that may be published at once.
     pub(super) fn enter(&mut self, messages: Vec<Outgoing>) -> Vec<Outgoing> {
         if !self.waiting.is_empty() {
             self.waiting.extend(messages);
@@ -40,7 +41,8 @@ impl Intake {
         self.waiting.drain(..room).collect()
     }
 
-    /// Waits until there is room for what waits first; what leaves then. Cancel safe. Waits for ever when nothing waits.
+    /// Waits until the first waiting message may be published; returns it with those after it that may, too. Cancel safe. Never
+    /// returns when nothing waits.
     pub(super) async fn leave(&mut self) -> Vec<Outgoing> {
         let Some(first) = self.waiting.front() else { return std::future::pending().await };
         self.share.wait(first.order(), first.bytes()).await;
@@ -52,12 +54,12 @@ impl Intake {
         leaving
     }
 
-    /// Everything that waits, room or not: the stream ends.
+    /// Removes everything that waits, because the stream ends.
     pub(super) fn give_back(&mut self) -> Vec<Outgoing> {
         std::mem::take(&mut self.waiting).into()
     }
 
-    /// Makes room of what has an outcome.
+    /// Returns the permits of messages that have an outcome.
     pub(super) fn settled(&mut self, settled: &[Settled]) {
         self.share.settled(settled.iter().map(|settled| (settled.order, settled.bytes)));
     }

@@ -1,6 +1,7 @@
-//! Deliveries that were not done. They enter with the reason, get another attempt or become dead letters as their queue's
-//! policy says, and leave, by their tag, when a durable place has taken them over. Invariant: until then nothing is said
-//! to the broker about them, so that a stream that ends first leaves each where it was.
+//! Failed deliveries: each gets another attempt or becomes a dead letter, as the retry policy of its queue says.
+//!
+//! Invariant: the broker keeps the original until its copy is stored durably, so that a stream that ends before leaves every
+//! message where it was.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,25 +17,26 @@ use crate::{
     tenant::TenantScope,
 };
 
-/// How long an ending stream waits for what is on its way; after that it comes again, with no attempt used up.
+/// How long an ending stream waits for copies on their way. Messages without a confirmed copy come again, and no attempt is
+/// counted.
 const FINISH: Duration = Duration::from_secs(10);
-/// The same, for a stream that must end.
+/// The same, for a stream that must end now.
 const FINISH_CUT: Duration = Duration::from_millis(500);
-/// Between two tries to learn a policy.
+/// Between two attempts to read a policy.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Why an attempt failed.
 #[derive(Debug)]
 pub(super) enum Why {
-    /// The consumer said so.
+    /// The consumer rejected it.
     Nacked {
-        /// None: the queue's back-off.
+        /// None: the back-off of the queue.
         delay: Option<Duration>,
         reason: String,
     },
-    /// Nobody said anything in time.
+    /// It was not settled in time.
     LeaseExpired,
-    /// The consumer went away without a word.
+    /// The client disconnected without settling it.
     ClientGone,
 }
 
@@ -47,14 +49,14 @@ pub(super) struct Failing {
     scope: TenantScope,
     queue: QueueName,
     policy: Policy,
-    /// They wait for the policy.
+    /// Deliveries that wait for the policy.
     undecided: Vec<(u64, Kept, Why)>,
-    /// The settlements' spans, by tag; they end where the message has found its place.
+    /// The spans of settlements, by tag; they end when the copy is stored.
     spans: HashMap<u64, Settling>,
 }
 
 enum Policy {
-    /// Nothing has failed yet, or nobody could be asked until then.
+    /// Nothing has failed yet, or it could not be read and is asked for again then.
     Unknown(Option<Instant>),
     Asking(BoxFuture<'static, Option<RetryPolicy>>),
     Known(RetryPolicy),
@@ -74,9 +76,9 @@ impl Failing {
         }
     }
 
-    /// Another attempt, if there is one left.
+    /// Schedules another attempt, if one is left.
     pub(super) fn retry(&mut self, (tag, kept): Failed<Kept>, why: Why, span: Settling) {
-        // Only what a stream queue delivers is not kept, and that is never tried again.
+        // Only messages of a stream queue are not retained, and they are never retried.
         let Some(kept) = kept else { return };
         self.spans.insert(tag, span);
         match &self.policy {
@@ -88,7 +90,7 @@ impl Failing {
         }
     }
 
-    /// To the dead letters, as its consumer wishes.
+    /// Moves a delivery to the dead letters because its consumer rejected it.
     pub(super) fn give_up(&mut self, (tag, kept): Failed<Kept>, reason: String, span: Settling) {
         let Some(kept) = kept else { return };
         self.spans.insert(tag, span);
@@ -110,19 +112,19 @@ impl Failing {
         tags.iter().filter_map(|tag| self.spans.remove(tag)).for_each(Settling::done);
     }
 
-    /// Whether nothing is on its way.
+    /// Whether no failed delivery is on its way.
     pub(super) fn is_idle(&self) -> bool {
         self.undecided.is_empty() && self.resender.is_idle()
     }
 
-    /// The broker has taken everything back.
+    /// Forgets everything: the broker has requeued all deliveries.
     pub(super) fn clear(&mut self) {
         self.undecided.clear();
         self.spans.clear();
         self.resender.clear();
     }
 
-    /// The tags of deliveries that have found their place. Cancel safe. Waits for ever when nothing has failed.
+    /// Waits for the tags of deliveries whose copies are stored. Cancel safe. Never returns when nothing has failed.
     pub(super) async fn settled(&mut self) -> Vec<u64> {
         loop {
             if !self.undecided.is_empty() {
@@ -138,7 +140,7 @@ impl Failing {
         }
     }
 
-    /// Asks for the policy, or decides without when that failed a moment ago.
+    /// Reads the policy, or decides without it when reading failed a moment ago.
     fn ask(&mut self) {
         match self.policy {
             Policy::Unknown(until) if until.is_some_and(|until| until > Instant::now()) => self.decide(None),
@@ -162,7 +164,7 @@ impl Failing {
     }
 }
 
-/// Cancel safe: the answer is waited for until it is there.
+/// Waits for the policy. Cancel safe.
 async fn answer(policy: &mut Policy) -> Option<RetryPolicy> {
     match policy {
         Policy::Asking(asking) => asking.await,
@@ -170,8 +172,8 @@ async fn answer(policy: &mut Policy) -> Option<RetryPolicy> {
     }
 }
 
-/// What becomes of a message that failed so often before, and now once more. While the policy is not known, nothing is
-/// given up.
+/// Decides about a message that failed so often before, and now once more. While the policy is not known, no message is
+/// dead-lettered.
 fn fate(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Fate {
     let failures = failures_before.saturating_add(1);
     let default = RetryPolicy::default();
@@ -181,9 +183,9 @@ fn fate(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Fate {
         Why::Nacked { delay, reason } => {
             (delay.unwrap_or_else(|| policy.backoff(failures, rand::random_range(-1.0..=1.0))), reason)
         }
-        // It has waited: for its lease, or for keep-alive.
-        Why::LeaseExpired => (Duration::ZERO, "the lease ran out".to_owned()),
-        Why::ClientGone => (Duration::ZERO, "the client went away".to_owned()),
+        // It has waited already: for its lease, or for keep-alive.
+        Why::LeaseExpired => (Duration::ZERO, "the lease expired".to_owned()),
+        Why::ClientGone => (Duration::ZERO, "the client disconnected".to_owned()),
     };
     match is_last {
         true => Fate::DeadLetter { code: Code::DeliveryLimit, reason, when_full: policy.max_backoff() },
@@ -192,7 +194,7 @@ fn fate(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Fate {
 }
 
 impl Machine {
-    /// Takes back what was not settled in time; others get it. A stream keeps everything anyway.
+    /// Fails deliveries whose lease has expired. A stream queue keeps its messages in any case.
     pub(super) fn expire(&mut self, consumer: &mut Consumer) -> Result<(), End> {
         for (id, failed) in self.outstanding.expire(Instant::now()) {
             self.unread.expired_delivery_ids.push(id);
@@ -209,14 +211,14 @@ impl Machine {
         Ok(())
     }
 
-    /// These have found their place: the broker may forget the old copies.
+    /// Acknowledges deliveries whose copies are stored.
     pub(super) fn left(&mut self, consumer: &mut Consumer, tags: Vec<u64>) -> Result<(), End> {
         let tags = self.outstanding.left(tags);
         self.say(consumer, tags)
     }
 
-    /// The stream is over, but perhaps not what has failed on it: waits for that, for a bounded time. A client that went
-    /// away without a word has failed everything that it had in hand.
+    /// Waits, for a bounded time, for the failed deliveries of a stream that has ended. A client that disconnected has failed
+    /// everything that was sent to it and not settled.
     pub(super) async fn finish(&mut self, consumer: &mut Consumer, end: &Result<(), End>) {
         let broken = |end: &End| match end {
             End::ClientGone => true,
@@ -241,7 +243,7 @@ impl Machine {
             }
             Ok::<(), End>(())
         };
-        // What is not done by then comes again.
+        // What is not stored by then comes again.
         let _ = tokio::time::timeout(limit, finishing).await;
     }
 }

@@ -1,5 +1,7 @@
-//! What a subscriber's frames do: acknowledge, refuse, extend, re-authenticate. Untrusted ids enter; only tags of
-//! deliveries that this stream holds reach the broker, and everything else is reported back.
+//! The frames of a subscriber: acknowledge, reject, extend, re-authenticate.
+//!
+//! Invariant: ids are untrusted. Only tags of deliveries that this stream has outstanding reach the broker; other ids are reported
+//! back.
 
 use std::time::Duration;
 
@@ -55,7 +57,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Acknowledges to the broker.
+    /// Sends acknowledgements to the broker.
     pub(super) fn say(&mut self, consumer: &mut Consumer, tags: Tags) -> Result<(), End> {
         if let Some(through) = tags.through {
             consumer.ack_through(through)?;
@@ -124,7 +126,7 @@ impl Machine {
     }
 }
 
-/// The delay that a RETRY asks for.
+/// The delay of a RETRY.
 fn delay(nack: &Nack, action: NackAction) -> Result<Option<Duration>, Failure> {
     let Some(delay) = &nack.delay else { return Ok(None) };
     if action != NackAction::Retry {

@@ -1,6 +1,6 @@
-//! What queues say about retries, read from the broker's management API when a message has failed, and remembered for a
-//! short while for all streams of the gateway. A tenant's queue enters; its policy leaves, or nothing when nobody can be
-//! asked. A queue's policy never changes; a queue of the same name that was made anew may have another.
+//! The retry policies of queues, read from the broker's management API when a message has failed, and cached for a short time
+//! for all streams of the gateway. The policy of a queue never changes, but a queue that was deleted and declared again may have
+//! another one.
 
 use std::{
     collections::HashMap,
@@ -18,12 +18,12 @@ use crate::{
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// A failed message waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Beyond it what is too old is swept out.
+/// With more entries than this, those that are too old are removed.
 const MANY: usize = 1_024;
 
 type Known = HashMap<(TenantId, QueueName), (Instant, RetryPolicy)>;
 
-/// The queues' policies. Cheap to clone.
+/// The policies of queues. Cheap to clone.
 #[derive(Clone)]
 pub struct Policies {
     inspector: Arc<Inspector>,
@@ -31,12 +31,12 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Knows nothing yet.
+    /// An empty cache.
     pub fn new(inspector: Arc<Inspector>) -> Self {
         Self { inspector, known: Arc::default() }
     }
 
-    /// A queue's policy. While the management API does not answer, what it said last, however old; none when that is nothing.
+    /// The policy of a queue; while the management API does not answer, the one that was read last, however old, if there is one.
     pub async fn of(&self, scope: &TenantScope, queue: &QueueName) -> Option<RetryPolicy> {
         let key = (scope.tenant().clone(), queue.clone());
         let found = self.lock().get(&key).filter(|(read, _)| read.elapsed() < REMEMBERED).map(|(_, policy)| *policy);
@@ -61,7 +61,7 @@ impl Policies {
         Some(policy)
     }
 
-    /// A queue was made or deleted.
+    /// Removes a queue that was declared or deleted.
     pub fn forget(&self, scope: &TenantScope, queue: &QueueName) {
         self.lock().remove(&(scope.tenant().clone(), queue.clone()));
     }

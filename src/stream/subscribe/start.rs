@@ -1,4 +1,4 @@
-//! The first frame. An untrusted `start` enters; a [`Subscription`] within the limits, granted to its caller, leaves.
+//! The first frame of a subscription: an untrusted `start`, checked against the limits and the client's grants.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ const DEFAULT_BYTES: u64 = 16 * 1024 * 1024;
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
 const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(3600);
-/// For the first frame after the stream was opened.
+/// How long the first frame may take after the stream was opened.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
 
 /// For the broker's management API to say how a queue is shared.
@@ -28,30 +28,30 @@ const SHARING_TIMEOUT: Duration = Duration::from_secs(3);
 /// A queue that expires sooner without a consumer keeps one, even one that takes nothing.
 const EXPIRES_SOON: Duration = Duration::from_secs(24 * 3600);
 
-/// What a subscription needs of its gateway.
+/// What subscriptions need from their gateway.
 #[derive(Clone)]
 pub struct SubscribeContext {
     /// The broker.
     pub broker: Broker,
-    /// For the type of a queue that is wanted exclusively.
+    /// Reads the properties of queues.
     pub inspector: Arc<Inspector>,
-    /// When messages are tried again.
+    /// The retry policies of queues.
     pub policies: Policies,
-    /// How often a silent stream says that it is alive. Default 15 s.
+    /// How often a silent stream sends a heartbeat. Default 15 s.
     pub heartbeat_interval: Duration,
 }
 
 impl SubscribeContext {
-    /// The first consumer. Of all queues, only classic ones keep an exclusive consumer alone; the broker accepts the wish
-    /// for the others and forgets it, so they are refused here.
+    /// Opens the first consumer. Only classic queues honour an exclusive consumer; the broker accepts the request for other
+    /// types and ignores it, so they are refused here.
     pub(super) async fn open_first(&self, scope: &TenantScope, spec: &ConsumeSpec) -> Result<Consumer, Failure> {
         if spec.exclusive
             && let Some(queue) = self.inspector.queue(scope, &spec.queue).await?
             && queue.queue_type != "classic"
         {
             let text = format!(
-                "queue {:?} is no classic queue, and only those can be consumed exclusively; a quorum queue declared with \
-                 single_active_consumer serves one consumer at a time",
+                "queue {:?} is not a classic queue, and only classic queues can be consumed exclusively; a quorum queue declared \
+                 with single_active_consumer serves one consumer at a time",
                 spec.queue.as_str()
             );
             return Err(Failure::new(Kind::Precondition, "UNSUPPORTED_BY_QUEUE_TYPE", text).on_field("start.exclusive"));
@@ -204,7 +204,7 @@ impl Subscription {
         &self.spec
     }
 
-    /// A stream queue goes on after the last message seen.
+    /// A stream queue continues after the last message seen.
     pub(super) fn resume_spec(&self) -> ConsumeSpec {
         let start = self.offset.map(|offset| StartAt::Offset(offset + 1)).or(self.spec.start);
         ConsumeSpec { start, ..self.spec.clone() }
