@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
+use secrecy::ExposeSecret as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 use warrengate::{
     client::{Event, SubscribeOptions},
@@ -13,6 +16,7 @@ use crate::harness::{
     consumer::{RawSubscription, bodies, ids, start},
     plans::OwnPlan,
     proxy::Proxy,
+    raw::tls_to,
     wait::within,
 };
 
@@ -45,14 +49,85 @@ async fn lists_and_through_settle_in_any_order() {
     }
 }
 
+/// HTTP/2 (RFC 9113, section 6) as far as one call needs it.
+fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A header that no table knows (RFC 7541, section 6.2.2).
+fn http2_header(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| match text.len() {
+        short @ ..127 => [&[u8::try_from(short).unwrap()], text.as_bytes()].concat(),
+        long => {
+            let rest = long - 127;
+            let length = [127, u8::try_from(rest % 128).unwrap() | 128, u8::try_from(rest / 128).unwrap()];
+            [&length[..], text.as_bytes()].concat()
+        }
+    };
+    [vec![0], text(name), text(value)].concat()
+}
+
+/// Subscribes, takes one delivery, and cancels as gRPC libraries do: RST_STREAM with CANCEL, the sending side open. The
+/// connection stays.
+async fn take_one_and_cancel(token: &str) -> (u32, impl Sized) {
+    let world = World::get();
+    let mut connection = tls_to(world.stack.endpoint().trim_start_matches("https://").parse().unwrap(), &world.stack.gateway_ca()).await;
+    let headers = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":path", "/warrengate.v1.Messaging/Subscribe"),
+        (":authority", "gateway"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("authorization", &format!("Bearer {token}")),
+    ];
+    let headers: Vec<u8> = headers.iter().flat_map(|(name, value)| http2_header(name, value)).collect();
+    let request = pb::SubscribeRequest { frame: Some(Frame::Start(start("jobs"))) }.encode_to_vec();
+    let message = [&[0], &u32::try_from(request.len()).unwrap().to_be_bytes()[..], &request].concat();
+    let (data, headers_frame, reset, settings, end_headers) = (0, 1, 3, 4, 4);
+    let call = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        http2_frame(settings, 0, 0, &[]),
+        http2_frame(headers_frame, end_headers, 1, &headers),
+        http2_frame(data, 0, 1, &message),
+    ];
+    connection.write_all(&call.concat()).await.unwrap();
+    let attempt = within("a delivery", async {
+        let mut received = Vec::new();
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+            connection.read_exact(&mut payload).await.unwrap();
+            if head[3] == data {
+                received.extend(payload);
+            }
+            while let Some(length) = received.get(1..5).map(|length| u32::from_be_bytes(length.try_into().unwrap()))
+                && received.len() >= 5 + length as usize
+            {
+                let message: Vec<_> = received.drain(..5 + length as usize).skip(5).collect();
+                let response = pb::SubscribeResponse::decode(&message[..]).unwrap();
+                if let Some(pb::subscribe_response::Event::Deliveries(frame)) = response.event {
+                    return frame.deliveries[0].attempt;
+                }
+            }
+        }
+    })
+    .await;
+    connection.write_all(&http2_frame(reset, 0, 1, &8_u32.to_be_bytes())).await.unwrap();
+    (attempt, connection)
+}
+
 #[tokio::test]
 async fn a_cancelled_call_uses_up_an_attempt_every_time_and_a_half_close_none() {
     let tenant = jobs(QueueType::Quorum, 1).await;
-    let mut cancelled = Vec::new();
-    for attempt in 1..=6 {
-        let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-        assert_eq!(consumer.one().await.attempt, attempt);
-        cancelled.push(consumer.cancel());
+    let token = tenant.client.token().await.unwrap().unwrap();
+    let mut connections = Vec::new();
+    for expected in 1..=6 {
+        let (attempt, connection) = take_one_and_cancel(token.secret().expose_secret()).await;
+        connections.push(connection);
+        assert_eq!(attempt, expected);
     }
     for _ in 0..3 {
         let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;

@@ -1,6 +1,9 @@
 //! How much a subscriber holds at once, and for how long.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant, SystemTime},
+};
 
 use warrengate::pb::{
     self, DeleteQueueRequest, ExtendLease, Outcome, QueueType, SubscribeStart, subscribe_request::Frame,
@@ -130,15 +133,15 @@ async fn a_slow_subscriber_gets_everything_in_order_within_its_window_of_bytes()
             .then(|| pb::StreamPosition { position: Some(pb::stream_position::Position::First(Default::default())) });
         let window = SubscribeStart { max_outstanding_bytes: 10_000, position, ..start("jobs") };
         let mut consumer = RawSubscription::open(&tenant.client, window).await;
-        let mut got = Vec::new();
-        let mut held = consumer.take(3).await;
+        // It acknowledges one only when it has three, and so always waits for the third.
+        let (mut got, mut held) = (Vec::new(), VecDeque::new());
         while got.len() < 40 {
-            consumer.is_quiet().await;
-            let first = held.remove(0);
-            consumer.ack(&[first.delivery_id]).await;
-            got.push(first.message.unwrap().body[0]);
-            if held.is_empty() && got.len() < 40 {
-                held.push(consumer.one().await);
+            let delivery = consumer.one().await;
+            got.push(delivery.message.unwrap().body[0]);
+            held.push_back(delivery.delivery_id);
+            if held.len() == 3 {
+                consumer.is_quiet().await;
+                consumer.ack(&[held.pop_front().unwrap()]).await;
             }
         }
         assert_eq!(got, (0..40).collect::<Vec<_>>(), "{kind:?} {single}");
@@ -229,8 +232,8 @@ async fn an_extended_lease_outlives_one_that_was_not() {
     let (mut expired, mut again) = (Vec::new(), Vec::new());
     while expired.is_empty() || again.is_empty() {
         match consumer.event().await.unwrap() {
-            Some(warrengate::pb::subscribe_response::Event::Settled(report)) => expired = report.expired_delivery_ids,
-            Some(warrengate::pb::subscribe_response::Event::Deliveries(frame)) => again = frame.deliveries,
+            Some(pb::subscribe_response::Event::Settled(report)) => expired = report.expired_delivery_ids,
+            Some(pb::subscribe_response::Event::Deliveries(frame)) => again = frame.deliveries,
             other => panic!("{other:?}"),
         }
     }

@@ -10,6 +10,7 @@
 //! will).
 
 use std::{
+    collections::BTreeSet,
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -51,9 +52,12 @@ const BATCH: usize = 32;
 const LOOKS: usize = 2;
 /// The prefetch to begin with, whatever more the subscriber allows: the sizes of the queue's messages are not known yet.
 const FIRST_PREFETCH: u16 = 256;
-/// How much the prefetch grows at a time, and how long not after it was too large.
-const GROWTH: u16 = 4;
-const NO_GROWTH_AFTER_EXCESS: Duration = Duration::from_secs(1);
+/// How much the prefetch grows at a time.
+const GROWTH: usize = 4;
+/// For how long after deliveries did not fit the next ones are expected to be as large as those.
+const EXPECT_AS_LARGE: Duration = Duration::from_secs(1);
+/// Between two changes of the prefetch that gain little.
+const SMALL_CHANGES: Duration = Duration::from_millis(20);
 /// Between two questions whether the queue may be shared, while nobody can say.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How long a delivery that was given back to come again is waited for: another consumer may have it.
@@ -179,6 +183,11 @@ pub struct Consumer {
     last_excess: Option<Instant>,
     /// The size of the first of them.
     blocked_by: usize,
+    /// When the flow changed last.
+    changed: Instant,
+    /// What is unsettled of the present consumer, while its prefetch is smaller than the window: the broker delivers nothing
+    /// more when it is used up.
+    unsettled: BTreeSet<u64>,
     /// Until when those are waited for that were given back to come again.
     comes_again_by: Instant,
     /// The last one received, in a stream queue. A stream takes nothing back: RabbitMQ answers `nack` and `reject` with the
@@ -253,6 +262,8 @@ impl Consumer {
             ask_not_before: Instant::now(),
             last_excess: None,
             blocked_by: 0,
+            changed: Instant::now(),
+            unsettled: BTreeSet::new(),
             comes_again_by: Instant::now(),
             offset: None,
             // A position is for stream queues only; the broker has refused it for all others.
@@ -326,6 +337,7 @@ impl Consumer {
             Flow::Running if self.inbox.first_excess().is_some() => {
                 Some(if self.inbox.is_expecting() { self.comes_again_by } else { self.ask_not_before })
             }
+            Flow::Running | Flow::Paused => Some(self.changed + SMALL_CHANGES),
             _ => None,
         };
         let wakes = wakes.filter(|at| *at > Instant::now());
@@ -363,6 +375,9 @@ impl Consumer {
             // The broker cancels a consumer when its queue goes away.
             None => return Err(Error::QueueDeleted(self.spec.queue.to_string())),
         };
+        if self.prefetch < self.spec.max_messages {
+            self.unsettled.insert(delivery.delivery_tag);
+        }
         let bytes = size(&delivery);
         let offset = offset(&delivery.properties);
         self.stream |= offset.is_some();
@@ -443,6 +458,7 @@ impl Consumer {
         let Some(tag) = self.deliveries.as_ref().map(lapin::Consumer::tag) else { return };
         let channel = self.channel.clone();
         let cancelling = async move { channel.basic_cancel(tag, BasicCancelOptions::default()).await };
+        self.changed = Instant::now();
         self.flow = Flow::Cancelling { answer: Some(cancelling.boxed()), next };
     }
 
@@ -478,7 +494,8 @@ impl Consumer {
                         self.prefetch = prefetch;
                     }
                     self.deliveries = Some(deliveries);
-                    self.flow = Flow::Running;
+                    self.unsettled.clear();
+                    (self.flow, self.changed) = (Flow::Running, Instant::now());
                     Ok(())
                 }
                 Err(Error::NoQueue(queue)) => Err(Error::QueueDeleted(queue)),
@@ -494,7 +511,7 @@ impl Consumer {
             return Ok(());
         }
         let next = *next;
-        self.flow = Flow::Paused;
+        (self.flow, self.changed) = (Flow::Paused, Instant::now());
         if let Some(first) = self.inbox.first_excess() {
             self.blocked_by = first.bytes;
             let tags = self.inbox.take_excess().into_iter().map(|excess| excess.tag).collect();
@@ -508,33 +525,42 @@ impl Consumer {
     }
 
     fn returned(&mut self) {
-        self.flow = Flow::Paused;
+        (self.flow, self.changed) = (Flow::Paused, Instant::now());
         if matches!(self.sharing, Some(Sharing::Shared { expires_soon: true })) {
             self.start(1);
         }
     }
 
-    /// A prefetch that fills the windows better, when all that it allows is unsettled.
-    fn larger_prefetch(&self) -> Option<u16> {
-        let is_used_up = self.capacity.unsettled + self.inbox.len() >= usize::from(self.prefetch);
-        let too_soon =
-            self.prefetch > 1 && self.last_excess.is_some_and(|last| last.elapsed() < NO_GROWTH_AFTER_EXCESS);
-        if self.prefetch >= self.spec.max_messages || !is_used_up || too_soon {
-            return None;
-        }
-        let fitting = self.inbox.fit(self.capacity.bytes.saturating_sub(self.inbox.bytes()));
-        let least = if self.prefetch == 1 { 2 } else { usize::from(self.prefetch) };
-        let next = fitting.min(self.capacity.messages).min((self.prefetch.saturating_mul(GROWTH)).into());
-        (next >= least && next > usize::from(self.prefetch) / 2).then(|| self.bounded(next))
+    /// How many more messages the windows allow, by the sizes seen lately.
+    fn fitting(&self) -> usize {
+        let left = self.capacity.bytes.saturating_sub(self.inbox.bytes());
+        let was_excess = self.last_excess.is_some_and(|last| last.elapsed() < EXPECT_AS_LARGE);
+        let as_large = if was_excess { left / self.blocked_by.max(1) } else { usize::MAX };
+        self.inbox.fit(left).min(as_large).min(self.capacity.messages.saturating_sub(self.inbox.len()))
     }
 
-    /// The prefetch to go on with, when half of the window is free and what did not fit last would.
+    /// Whether a change that gains little may be made now.
+    fn may_change_little(&self) -> bool {
+        self.changed.elapsed() >= SMALL_CHANGES
+    }
+
+    /// A prefetch for more deliveries, when the present one is used up and the windows allow more.
+    fn larger_prefetch(&self) -> Option<u16> {
+        if self.prefetch >= self.spec.max_messages || self.unsettled.len() < usize::from(self.prefetch) {
+            return None;
+        }
+        let fitting = self.fitting();
+        let is_gain = fitting >= usize::from(self.prefetch) / 2 || self.may_change_little();
+        let next = fitting.min(usize::from(self.prefetch).saturating_mul(GROWTH));
+        (fitting > 0 && is_gain).then(|| self.bounded(next))
+    }
+
+    /// The prefetch to go on with, when what did not fit last would fit now.
     fn prefetch_to_resume(&self) -> Option<u16> {
-        let Capacity { messages, bytes, .. } = self.capacity;
-        let left = bytes.saturating_sub(self.inbox.bytes());
-        let is_free = left >= self.blocked_by && left >= self.spec.max_bytes / 2;
-        let resumes = messages > 0 && self.inbox.len() == 0 && (is_free || self.capacity.is_idle());
-        resumes.then(|| self.bounded(self.inbox.fit(left).min(messages)))
+        let left = self.capacity.bytes.saturating_sub(self.inbox.bytes());
+        let is_empty = self.inbox.len() == 0 && self.capacity.messages > 0;
+        let fits = left >= self.blocked_by && (left >= self.spec.max_bytes / 2 || self.may_change_little());
+        (is_empty && (fits || self.capacity.is_idle())).then(|| self.bounded(self.fitting()))
     }
 
     fn bounded(&self, prefetch: usize) -> u16 {
@@ -546,7 +572,8 @@ impl Consumer {
     ///
     /// # Errors
     /// When the channel is gone; what is unacknowledged will come again.
-    pub fn ack(&self, tag: u64) -> Result<(), Error> {
+    pub fn ack(&mut self, tag: u64) -> Result<(), Error> {
+        self.unsettled.remove(&tag);
         self.acks.single(tag)
     }
 
@@ -556,6 +583,9 @@ impl Consumer {
     /// # Errors
     /// As [`Self::ack`].
     pub fn ack_through(&mut self, tag: u64) -> Result<(), Error> {
+        if !self.unsettled.is_empty() {
+            self.unsettled = self.unsettled.split_off(&tag.saturating_add(1));
+        }
         self.acks.through(tag)
     }
 

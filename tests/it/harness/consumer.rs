@@ -128,11 +128,6 @@ impl RawSubscription {
         while self.event().await.unwrap().is_some() {}
     }
 
-    /// Cancels the call, with its sending side open: dropping what is returned would close it.
-    pub fn cancel(self) -> impl Sized {
-        self.frames
-    }
-
     /// Waits for the status that the stream ends with.
     pub async fn failure(&mut self) -> Status {
         loop {
