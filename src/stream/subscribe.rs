@@ -317,7 +317,8 @@ impl Machine {
         self.spans.taken_back("LINK_LOST");
         // Deliveries that were not sent yet are void, too.
         self.outbox.retain(|event| !matches!(event, Event::Deliveries(_)));
-        let reason = "the connection to the broker was lost; unsettled deliveries are void and will be delivered again".to_owned();
+        let reason = "the connection to the broker was lost; unsettled deliveries are void and will be delivered again"
+            .to_owned();
         self.outbox.push_back(Event::Interrupted(Interrupted { reason }));
         let mut pauses = context.pauses();
         loop {

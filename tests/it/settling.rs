@@ -72,7 +72,8 @@ fn http2_header(name: &str, value: &str) -> Vec<u8> {
 /// connection stays.
 async fn take_one_and_cancel(token: &str) -> (u32, impl Sized) {
     let world = World::get();
-    let mut connection = tls_to(world.stack.endpoint().trim_start_matches("https://").parse().unwrap(), &world.stack.gateway_ca()).await;
+    let mut connection =
+        tls_to(world.stack.endpoint().trim_start_matches("https://").parse().unwrap(), &world.stack.gateway_ca()).await;
     let headers = [
         (":method", "POST"),
         (":scheme", "https"),
