@@ -1,7 +1,7 @@
-//! What a tenant may publish on this gateway at a time. A plan enters; questions of the hot path leave with yes, or with when to
-//! ask again: is there something left of the rates ([`Turn`]), is there room in flight ([`Share`]). Asking takes no lock
-//! and allocates nothing while the answer is yes. A budget belongs to one plan; a changed plan makes a new one, which goes
-//! on from where the last one stood, and every stream asks the new one from its next frame on.
+//! What a tenant may publish on this gateway: rates ([`Turn`]) and messages in flight ([`Share`]).
+//!
+//! The hot path takes no lock and allocates nothing while nothing is refused. A budget belongs to one plan. A changed plan makes a
+//! new budget, which takes over the levels of the old one, and every stream uses the new one from its next frame on.
 
 mod bucket;
 mod flight;
@@ -14,10 +14,10 @@ pub(super) use self::{flight::Flight, used::Used};
 pub use self::{flight::Share, used::Usage};
 use super::{Error, Plan};
 
-/// How often what a tenant stores is measured while it publishes, and so when to try again after it was too much.
+/// How often the stored messages of a publishing tenant are measured, and so when to retry after there were too many.
 pub const STORED_INTERVAL: Duration = Duration::from_secs(3);
-/// How long a stream is not read after something in its frame was throttled, at most: so that a client that goes on as fast
-/// as it can costs its neighbours nothing worth measuring.
+/// How long a stream is not read at most after one of its messages was throttled, so that a client that continues as fast as it
+/// can costs other tenants nothing measurable.
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// A tenant's budget on this gateway.
@@ -31,7 +31,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// For a plan, going on from the budget of before: what did not change keeps its level.
+    /// The budget of a plan. Limits that did not change keep their level from the budget before.
     pub(super) fn next(before: Option<&Self>, plan: Arc<Plan>) -> Self {
         let messages = (plan.max_publish_messages_per_second.into(), plan.publish_messages_burst.into());
         let bytes = (plan.max_publish_bytes_per_second, plan.publish_bytes_burst);
@@ -50,7 +50,7 @@ impl Budget {
         &self.plan
     }
 
-    /// Asks for a frame of so many messages with so many bytes together, properties and headers included; [`Turn::take`] then says for each.
+    /// Begins the check of a frame of so many messages with so many bytes together, properties and headers included; [`Turn::take`] then says for each.
     pub fn turn(&self, messages: usize, bytes: u64) -> Turn<'_> {
         let stored = self.stored();
         let mut turn = Turn { budget: self, stored, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
@@ -72,7 +72,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Whether the tenant stores too much already, as it was measured last.
+    /// The limit on stored messages that was exceeded at the last measurement.
     fn stored(&self) -> Option<Limit> {
         let (messages, bytes) = self.used.stored();
         let is_over = |max: u64, used: u64| max > 0 && used >= max;
@@ -89,8 +89,8 @@ impl Budget {
         self.stored().is_some()
     }
 
-    /// How long to read nothing from a stream after something of it was throttled. In that time no bucket fills up, so it
-    /// costs nobody anything that the plan allows.
+    /// How long to read nothing from a stream after one of its messages was throttled. No bucket fills up in that time, so nothing
+    /// that the plan allows is lost.
     pub fn pause(&self) -> Duration {
         let half = |bucket: &Arc<Bucket>| bucket.fills_in() / 2;
         let shortest = [&self.messages, &self.bytes].into_iter().flatten().map(half).min();
@@ -106,15 +106,15 @@ impl Budget {
     }
 }
 
-/// One frame's asking. Messages are asked for in order.
+/// The check of one frame. Its messages are checked in order.
 #[derive(Debug)]
 pub struct Turn<'a> {
     budget: &'a Budget,
     stored: Option<Limit>,
-    /// All of the frame was taken at once.
+    /// Whether the rate was taken for the whole frame at once.
     messages_paid: bool,
     bytes_paid: bool,
-    /// What was throttled in this frame: when they come again, they come one after the other.
+    /// Messages and bytes of this frame that were throttled: when they are sent again, each needs its share of the rate.
     throttled: (u64, u64),
 }
 
@@ -135,7 +135,7 @@ impl Turn<'_> {
             let queue =
                 before(&self.budget.messages, self.throttled.0).max(before(&self.budget.bytes, self.throttled.1));
             self.throttled = (self.throttled.0 + 1, self.throttled.1 + bytes);
-            // Never "at once": that would be a hot loop.
+            // Never zero, which would be a busy loop.
             let retry_after = (wait + queue).max(Duration::from_millis(1));
             return Err(Error::Throttled { limit, retry_after });
         }
@@ -160,7 +160,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Counts what was taken towards the tenant's usage, once for the frame.
+    /// Adds what was taken to the tenant's usage, once for the frame.
     /// `bodies` is the part of the bytes that the broker counts as stored.
     pub fn count(self, messages: usize, bytes: u64, bodies: u64) {
         if messages > 0 {
@@ -168,13 +168,13 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether anything of the frame was throttled.
+    /// Whether a message of the frame was throttled.
     pub fn is_throttled(&self) -> bool {
         self.stored.is_some() || self.throttled.0 > 0
     }
 }
 
-/// A limit of the plan that a message can be over.
+/// A limit of the plan that a message can exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// Messages a second.

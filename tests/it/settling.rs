@@ -58,7 +58,7 @@ fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// A header that no table knows (RFC 7541, section 6.2.2).
 fn http2_header(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| match text.len() {
-        short @ ..127 => [&[u8::try_from(short).unwrap()], text.as_bytes()].concat(),
+        short @ ..127 => [&[u8::try_from(short).unwrap()][..], text.as_bytes()].concat(),
         long => {
             let rest = long - 127;
             let length = [127, u8::try_from(rest % 128).unwrap() | 128, u8::try_from(rest / 128).unwrap()];
@@ -74,6 +74,7 @@ async fn take_one_and_cancel(token: &str) -> (u32, impl Sized) {
     let world = World::get();
     let mut connection =
         tls_to(world.stack.endpoint().trim_start_matches("https://").parse().unwrap(), &world.stack.gateway_ca()).await;
+    let authorization = format!("Bearer {token}");
     let headers = [
         (":method", "POST"),
         (":scheme", "https"),
@@ -81,11 +82,12 @@ async fn take_one_and_cancel(token: &str) -> (u32, impl Sized) {
         (":authority", "gateway"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-        ("authorization", &format!("Bearer {token}")),
+        ("authorization", authorization.as_str()),
     ];
     let headers: Vec<u8> = headers.iter().flat_map(|(name, value)| http2_header(name, value)).collect();
     let request = pb::SubscribeRequest { frame: Some(Frame::Start(start("jobs"))) }.encode_to_vec();
-    let message = [&[0], &u32::try_from(request.len()).unwrap().to_be_bytes()[..], &request].concat();
+    let length = u32::try_from(request.len()).unwrap().to_be_bytes();
+    let message = [&[0][..], &length[..], &request[..]].concat();
     let (data, headers_frame, reset, settings, end_headers) = (0, 1, 3, 4, 4);
     let call = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),

@@ -1,6 +1,8 @@
-//! Acknowledgements of one channel, gathered. Tags enter as "all up to and with this one"; the fewest `basic.ack` frames that say
-//! the same leave. Each frame costs the broker a TLS record of its own, and a quorum queue an entry in its log. Invariant: what
-//! entered has left after [`LONGEST`] of waiting for deliveries, and before the channel is closed.
+//! Acknowledgements of one channel, combined: each `basic.ack` frame costs the broker a TLS record of its own, and a quorum queue an
+//! entry in its log.
+//!
+//! Invariant: an acknowledgement is sent at most [`LONGEST`] after it was added, while deliveries are awaited, and before the
+//! channel is closed.
 
 use std::{pin::Pin, time::Duration};
 
@@ -10,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::broker::Error;
 
-/// So many are said at once; fewer where the window is small, which must not wait for its own acknowledgements.
+/// So many are combined; fewer in a small window, which must not wait for its own acknowledgements.
 const MOST: u64 = 64;
 const SHARE_OF_WINDOW: u16 = 4;
 /// The longest that an acknowledgement waits for others.
@@ -23,12 +25,12 @@ pub(in crate::broker) struct Acks {
 }
 
 impl Acks {
-    /// For a consumer that may have so many unacknowledged.
+    /// For a consumer with so many unacknowledged deliveries at most.
     pub(in crate::broker) fn new(channel: Channel, window: u16) -> Self {
         Self { channel, gathered: Gathered::new(window), timer: Box::pin(tokio::time::sleep(Duration::ZERO)) }
     }
 
-    /// Done with all up to and with this one.
+    /// Acknowledges all up to and including this one.
     pub(in crate::broker) fn through(&mut self, tag: u64) -> Result<(), Error> {
         if self.gathered.is_empty() {
             self.timer.as_mut().reset(Instant::now() + LONGEST);
@@ -36,17 +38,17 @@ impl Acks {
         if self.gathered.add(tag) { self.say() } else { Ok(()) }
     }
 
-    /// Done with this one.
+    /// Acknowledges this one.
     pub(in crate::broker) fn single(&self, tag: u64) -> Result<(), Error> {
         self.give(tag, false)
     }
 
-    /// Says what was gathered.
+    /// Sends what was combined.
     pub(in crate::broker) fn say(&mut self) -> Result<(), Error> {
         self.gathered.take().map_or(Ok(()), |tag| self.give(tag, true))
     }
 
-    /// Waits until something has to be said; for ever when there is nothing. Cancel safe.
+    /// Waits until something has to be sent; never returns when there is nothing. Cancel safe.
     pub(in crate::broker) async fn due(&mut self) {
         match self.gathered.is_empty() {
             true => std::future::pending().await,
@@ -54,20 +56,20 @@ impl Acks {
         }
     }
 
-    /// Given to the connection, in order with all else; nobody waits until it is written.
+    /// Passes an acknowledgement to the connection, in order with everything else, without waiting until it is written.
     fn give(&self, tag: u64, multiple: bool) -> Result<(), Error> {
-        // The first poll hands it over. A link that breaks before it is written says so at the next delivery.
+        // The first poll passes it on. A connection that breaks before it is written fails the next delivery.
         self.channel.basic_ack(tag, BasicAckOptions { multiple }).now_or_never().transpose()?;
         Ok(())
     }
 }
 
-/// What the broker was not told yet.
+/// What was not sent yet.
 struct Gathered {
     most: u64,
-    /// The last tag that the broker was told.
+    /// The last tag that was sent.
     said: u64,
-    /// The last one that it is to be told.
+    /// The last tag that is to be sent.
     through: u64,
 }
 
@@ -80,7 +82,7 @@ impl Gathered {
         self.through == self.said
     }
 
-    /// Takes all up to this one in; whether that is enough to be said now.
+    /// Adds all up to this tag; returns whether that is enough to be sent now.
     fn add(&mut self, tag: u64) -> bool {
         self.through = self.through.max(tag);
         self.through - self.said >= self.most

@@ -1,7 +1,7 @@
-//! A token bucket for messages or bytes. What was taken for a message that another limit refused is given back.
+//! A token bucket for messages or bytes. What was taken for a message that another limit refused can be given back.
 //!
-//! `governor` counts in cells of at most 2³² a burst and whole nanoseconds apiece, so an
-//! amount is counted in cells of as many units as keep both exact to a hundredth.
+//! `governor` counts cells, at most 2³² in a burst and each a whole number of nanoseconds. An amount is counted in cells of as many
+//! units as keep both exact to a hundredth.
 
 use std::{
     num::NonZeroU32,
@@ -27,12 +27,12 @@ pub(super) struct Bucket {
     unit: u64,
     burst: NonZeroU32,
     period: Duration,
-    /// Cells that were given back, which `governor` cannot take. They are taken first.
+    /// Cells that were given back, which `governor` cannot do. They are taken first.
     returned: AtomicU32,
 }
 
 impl Bucket {
-    /// For this rate and burst; the bucket of before when they are the same. None for a rate of 0, which is unlimited.
+    /// The bucket of a rate and burst; the one before if they are the same. None for a rate of 0, which is unlimited.
     pub(super) fn next(before: Option<&Arc<Self>>, spec: (u64, u64)) -> Option<Arc<Self>> {
         if let Some(before) = before.filter(|before| before.spec == spec) {
             return Some(Arc::clone(before));
@@ -57,7 +57,8 @@ impl Bucket {
         }
     }
 
-    /// Takes it, or says when there will be as much. More than a burst counts as a burst: it must be possible at all.
+    /// Takes an amount, or returns when it will be available. More than a burst counts as a burst: otherwise it would never be
+    /// available.
     pub(super) fn take(&self, amount: u64) -> Result<(), Duration> {
         let Some(cells) = self.cells(amount).map(|cells| cells.min(self.burst)) else { return Ok(()) };
         if self.take_returned(cells) {
@@ -65,7 +66,7 @@ impl Bucket {
         }
         match self.limiter.check_n(cells) {
             Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
-            // More than a burst, which it is not any more.
+            // The error is for more than a burst, which it cannot be here.
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
@@ -86,12 +87,12 @@ impl Bucket {
             && self.returned.fetch_update(Relaxed, Relaxed, |returned| returned.checked_sub(cells.get())).is_ok()
     }
 
-    /// In what time so much comes.
+    /// The time in which an amount becomes available.
     pub(super) fn time(&self, amount: u64) -> Duration {
         self.period.saturating_mul(u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX))
     }
 
-    /// In what time an empty one is full.
+    /// The time in which an empty bucket fills up.
     pub(super) fn fills_in(&self) -> Duration {
         self.period.saturating_mul(self.burst.get())
     }

@@ -1,6 +1,8 @@
-//! Room for what is published and not answered, over all streams of a tenant. Messages are handed out in the order of asking, so
-//! that no stream starves another. A stream holds its [`Share`]; what it took goes back when it is answered, and when the
-//! stream ends. A changed limit makes a new [`Flight`]: what took off from the old one lands there, and counts no more.
+//! The limit on published messages without an outcome, over all streams of a tenant.
+//!
+//! Permits are granted in the order of requests, so that no stream starves another. A stream owns a [`Share`], which returns its
+//! permits when messages have outcomes and when the stream ends. A changed limit makes a new [`Flight`]: permits taken from the
+//! replaced one return to it and do not count against the new one.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -8,7 +10,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::tenant::live::LiveTenant;
 
-/// What a tenant may have in flight; none is unlimited.
+/// The limits of a tenant; none is unlimited.
 #[derive(Debug)]
 pub(in crate::tenant) struct Flight {
     /// As the plan has them.
@@ -32,7 +34,7 @@ impl Flight {
         Arc::new(Self { spec, messages: limit(spec.0.into()), bytes: limit(spec.1) })
     }
 
-    /// Sends those who wait here to the one that came after it.
+    /// Sends the waiting streams to the limiter that replaced this one.
     pub(in crate::tenant) fn close(&self) {
         self.messages.iter().chain(&self.bytes).for_each(|semaphore| semaphore.close());
     }
@@ -41,13 +43,13 @@ impl Flight {
         self.messages.iter().chain(&self.bytes).any(|semaphore| semaphore.is_closed())
     }
 
-    /// What a body counts: one that is larger than the limit takes all of it, since it must be possible at all.
+    /// What a message counts. One that is larger than the limit takes all of it: otherwise it could never be sent.
     fn cost(&self, bytes: usize) -> u32 {
         let max = if self.spec.1 == 0 { u64::MAX } else { self.spec.1 };
         u32::try_from((bytes as u64).min(max)).unwrap_or(u32::MAX)
     }
 
-    /// Takes it at once, or nothing.
+    /// Takes all permits at once, or none.
     fn try_take(&self, messages: u32, bytes: u32) -> bool {
         let taken = match &self.messages {
             Some(semaphore) => match semaphore.try_acquire_many(messages) {
@@ -67,7 +69,7 @@ impl Flight {
     }
 
     async fn take(self: Arc<Self>, bytes: u32) -> Result<Permits, AcquireError> {
-        // Always in this order: who waits for bytes holds up nobody who has them.
+        // Always in this order: a stream that waits for bytes blocks none that has them.
         let message = match &self.messages {
             Some(semaphore) => Some(Arc::clone(semaphore).acquire_owned().await?),
             None => None,
@@ -86,27 +88,45 @@ impl Flight {
     }
 }
 
-/// What one stream has in flight of its tenant's room.
+/// Messages, and their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Amount {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Amount {
+    fn plus(self, other: Self) -> Self {
+        Self { messages: self.messages + other.messages, bytes: self.bytes + other.bytes }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        let Self { messages, bytes } = other;
+        Self { messages: self.messages.saturating_sub(messages), bytes: self.bytes.saturating_sub(bytes) }
+    }
+}
+
+/// The permits of one stream.
 pub struct Share {
     tenant: Arc<LiveTenant>,
     flight: Arc<Flight>,
-    /// The first message that took off from `flight`.
+    /// The number of the first message whose permits are from `flight`.
     since: u64,
-    /// What took off from `flight`, as it counts there.
-    held: (u64, u64),
-    /// All that is in flight, in real bytes.
-    used: (u64, u64),
+    /// Permits taken from `flight`.
+    permits: Amount,
+    /// Everything in flight, in actual bytes.
+    in_flight: Amount,
     waiting: Option<(u32, Waiting)>,
 }
 
 impl Share {
     pub(in crate::tenant) fn new(tenant: Arc<LiveTenant>) -> Self {
         let flight = Arc::clone(tenant.budget().flight());
-        Self { tenant, flight, since: 0, held: (0, 0), used: (0, 0), waiting: None }
+        Self { tenant, flight, since: 0, permits: Amount::default(), in_flight: Amount::default(), waiting: None }
     }
 
-    /// Takes room for as many of these messages as there is for now, in their order; how many. `first` is the stream's number
-    /// for the first of them, and they are all that wait.
+    /// Takes permits for as many of these messages as possible now, in their order; returns how many. `first` is the number of the
+    /// first one on the stream.
     pub fn take(&mut self, first: u64, sizes: impl Iterator<Item = usize> + Clone) -> usize {
         if self.waiting.is_some() {
             return 0;
@@ -117,7 +137,7 @@ impl Share {
             (messages, bytes) = (messages + 1, bytes + size as u64);
             cost += u64::from(self.flight.cost(size));
         }
-        // All at once, as it nearly always goes.
+        // All at once, the usual case.
         if u32::try_from(cost).is_ok_and(|cost| self.flight.try_take(messages, cost)) {
             self.took(messages.into(), bytes, cost);
             return messages as usize;
@@ -134,7 +154,7 @@ impl Share {
         taken
     }
 
-    /// Waits for room for one message, the stream's next, and takes it. Cancel safe: the place in the queue is kept.
+    /// Waits for the permits of the stream's next message. Cancel safe: its place in the queue is kept.
     pub async fn wait(&mut self, order: u64, size: usize) {
         loop {
             if self.waiting.is_none() {
@@ -154,7 +174,7 @@ impl Share {
                 Err(_) => {
                     self.renew(order);
                     if self.flight.is_closed() {
-                        // This tenant's life has ended and another one's has begun: the stream is about to hear of it.
+                        // The tenant was suspended and resumed: the stream is about to be ended.
                         std::future::pending::<()>().await;
                     }
                 }
@@ -162,41 +182,41 @@ impl Share {
         }
     }
 
-    /// Gives back what messages took: the stream's number and the body bytes of each.
+    /// Returns the permits of messages: the number and the bytes of each.
     pub fn settled(&mut self, messages: impl Iterator<Item = (u64, usize)>) {
-        let (mut all, mut held) = ((0, 0), (0, 0));
+        let (mut settled, mut returned) = (Amount::default(), Amount::default());
         for (order, size) in messages {
-            all = (all.0 + 1, all.1 + size as u64);
+            settled = settled.plus(Amount { messages: 1, bytes: size as u64 });
             if order >= self.since {
-                held = (held.0 + 1, held.1 + u64::from(self.flight.cost(size)));
+                returned = returned.plus(Amount { messages: 1, bytes: self.flight.cost(size).into() });
             }
         }
-        self.held = (self.held.0.saturating_sub(held.0), self.held.1.saturating_sub(held.1));
-        self.flight.give_back(held.0, held.1);
-        self.used = (self.used.0.saturating_sub(all.0), self.used.1.saturating_sub(all.1));
-        self.tenant.used().lands(all.0, all.1);
+        self.permits = self.permits.minus(returned);
+        self.flight.give_back(returned.messages, returned.bytes);
+        self.in_flight = self.in_flight.minus(settled);
+        self.tenant.used().lands(settled.messages, settled.bytes);
     }
 
     fn took(&mut self, messages: u64, bytes: u64, cost: u64) {
-        self.held = (self.held.0 + messages, self.held.1 + cost);
-        self.used = (self.used.0 + messages, self.used.1 + bytes);
+        self.permits = self.permits.plus(Amount { messages, bytes: cost });
+        self.in_flight = self.in_flight.plus(Amount { messages, bytes });
         self.tenant.used().takes_off(messages, bytes);
     }
 
-    /// Turns to the plan's room of now.
+    /// Switches to the limits of the present plan.
     fn renew(&mut self, next: u64) {
         let budget = self.tenant.budget();
         if !Arc::ptr_eq(budget.flight(), &self.flight) {
-            self.flight.give_back(self.held.0, self.held.1);
+            self.flight.give_back(self.permits.messages, self.permits.bytes);
             self.flight = Arc::clone(budget.flight());
-            (self.since, self.held) = (next, (0, 0));
+            (self.since, self.permits) = (next, Amount::default());
         }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.flight.give_back(self.held.0, self.held.1);
-        self.tenant.used().lands(self.used.0, self.used.1);
+        self.flight.give_back(self.permits.messages, self.permits.bytes);
+        self.tenant.used().lands(self.in_flight.messages, self.in_flight.bytes);
     }
 }

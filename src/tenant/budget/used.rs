@@ -1,5 +1,5 @@
-//! What a tenant uses on this gateway, for its limits and its meters. Counts enter a frame at a time; plain numbers leave. It
-//! outlives changes of the plan and suspensions, so that what is open or in flight stays counted.
+//! What a tenant uses on this gateway, for its limits and its meters. The counters outlive changes of the plan and suspensions, so
+//! that open streams and messages in flight stay counted.
 
 use std::{
     sync::{
@@ -16,11 +16,11 @@ pub struct Usage {
     pub streams: u32,
     /// Published messages in flight.
     pub in_flight_messages: u64,
-    /// Their body bytes.
+    /// Their bytes.
     pub in_flight_bytes: u64,
     /// Messages published over the last second.
     pub messages_per_second: u64,
-    /// Their body bytes.
+    /// Their bytes.
     pub bytes_per_second: u64,
 }
 
@@ -31,9 +31,9 @@ const OVERHEAD_MESSAGES: f64 = 256.0;
 pub(in crate::tenant) struct Used {
     streams: AtomicU32,
     in_flight: (AtomicU64, AtomicU64),
-    /// In all queues, as measured last.
+    /// In all queues, at the last measurement.
     stored: (AtomicU64, AtomicU64),
-    /// Messages published since the start, to tell who published since the last measurement.
+    /// Messages published since the start, to find the tenants that published since the last measurement.
     published: AtomicU64,
     seconds: Mutex<Seconds>,
     start: Instant,
@@ -74,7 +74,7 @@ impl Default for Used {
 }
 
 impl Used {
-    /// Counts one more stream, unless there are so many (0: however many).
+    /// Counts one more stream, unless that exceeds `max` (0: unlimited).
     pub(in crate::tenant) fn open_stream(&self, max: u32) -> bool {
         let more = |open: u32| if max == 0 || open < max { open.checked_add(1) } else { None };
         self.streams.fetch_update(Relaxed, Relaxed, more).is_ok()
@@ -133,7 +133,7 @@ impl Used {
             seconds.turn_to(elapsed.as_secs());
             (seconds.now, seconds.before)
         };
-        // The last second reaches back into the one before by what this one still lacks.
+        // The last second reaches into the calendar second before by what the present one lacks.
         let rest = u64::from(1_000 - elapsed.subsec_millis());
         let last = |now: u64, before: u64| now + before.saturating_mul(rest) / 1_000;
         Usage {
