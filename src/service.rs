@@ -14,45 +14,17 @@ pub use auth::AuthService;
 pub use messaging::MessagingService;
 pub use topology::TopologyService;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::error::{Failure, Kind};
 
-/// How the body of a request ended. tonic reports a call that was cancelled as one whose client has sent everything, so
-/// the transport notes it in the request's extensions.
-#[derive(Debug, Clone, Default)]
-pub struct RequestEnd(Arc<AtomicBool>);
-
-impl RequestEnd {
-    /// The client cancelled the call, its deadline passed, or its connection is gone.
-    pub fn set_broken(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn broken(&self) -> Option<Failure> {
-        self.0.load(Ordering::Relaxed).then(broken)
-    }
-}
-
-fn broken() -> Failure {
-    Failure::new(Kind::Unavailable, "STREAM_BROKEN", "the client's side of the stream broke")
-}
-
-/// Frames as the machines take them: what cannot be decoded is the client's fault and says so, and a call that was cancelled
-/// does not end like one whose client has sent everything.
+/// Frames as the machines take them: what cannot be decoded is the client's fault and says so.
 fn incoming<T: Send + 'static>(
-    request: Request<Streaming<T>>,
+    frames: Streaming<T>,
 ) -> impl Stream<Item = Result<T, Failure>> + Send + Unpin + 'static {
-    let end = request.extensions().get::<RequestEnd>().cloned().unwrap_or_default();
-    let end = stream::iter(std::iter::once_with(move || end.broken().map(Err)).flatten());
-    let frames = request.into_inner().map(|frame| {
+    frames.map(|frame| {
         frame.map_err(|status| match malformed(&status) {
             Some(failure) => Failure { reason: "MALFORMED_FRAME", ..failure },
             None if status.code() == Code::Unimplemented => Failure::new(
@@ -60,10 +32,9 @@ fn incoming<T: Send + 'static>(
                 "MALFORMED_FRAME",
                 "a frame is compressed in a way that the gateway does not know",
             ),
-            None => broken(),
+            None => Failure::new(Kind::Unavailable, "STREAM_BROKEN", "the client's side of the stream broke"),
         })
-    });
-    frames.chain(end)
+    })
 }
 
 /// What was wrong with a request that tonic could not decode: it calls that a fault of ours, and it is the client's.
@@ -92,7 +63,7 @@ pub(crate) fn malformed(status: &Status) -> Option<Failure> {
 fn outgoing<T: Send + 'static>(
     mut responses: mpsc::Receiver<Result<T, Failure>>,
 ) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
-    stream::poll_fn(move |cx| responses.poll_recv(cx)).map(|response| response.map_err(Status::from))
+    futures_util::stream::poll_fn(move |cx| responses.poll_recv(cx)).map(|response| response.map_err(Status::from))
 }
 
 #[cfg(test)]

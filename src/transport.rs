@@ -7,7 +7,6 @@ mod grpc;
 mod listener;
 pub mod ops;
 mod probe;
-mod request_end;
 mod serve_ops;
 mod tended;
 mod tls;

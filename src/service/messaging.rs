@@ -73,7 +73,7 @@ impl Messaging for MessagingService {
     ) -> Result<Response<Self::PublishStream>, Status> {
         let session = self.open(&request, Action::Publish, StreamKind::Publish)?;
         let publisher = self.broker.publisher(session.scope());
-        let responses = publish::run(publisher, session, incoming(request));
+        let responses = publish::run(publisher, session, incoming(request.into_inner()));
         Ok(Response::new(Box::pin(outgoing(responses))))
     }
 
@@ -84,7 +84,7 @@ impl Messaging for MessagingService {
         request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let session = self.open(&request, Action::Subscribe, StreamKind::Subscribe)?;
-        let responses = subscribe::run(self.subscribe.clone(), session, incoming(request));
+        let responses = subscribe::run(self.subscribe.clone(), session, incoming(request.into_inner()));
         Ok(Response::new(Box::pin(outgoing(responses))))
     }
 

@@ -10,7 +10,7 @@ use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::{listener::Accepted, request_end::RequestEndLayer, trace::TraceLayer, witness::WitnessLayer};
+use super::{listener::Accepted, trace::TraceLayer, witness::WitnessLayer};
 use crate::{
     audit::{Audit, Witness},
     auth::{self, Caller, Verifier},
@@ -88,7 +88,6 @@ pub async fn serve(
         .layer(TraceLayer { traces: services.traces.clone(), metrics: services.metrics })
         .layer(WitnessLayer::new(services.audit))
         .layer(InterceptorLayer::new(move |request| authenticate(&verifier, &metrics, request)))
-        .layer(RequestEndLayer)
         .map_response(blame_the_client)
         .into_inner();
     Server::builder()
