@@ -17,6 +17,8 @@ mod workers;
 pub use self::http::{authenticate, authenticate_parts};
 pub use caller::Caller;
 pub use error::Error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use foreign::fuzz_key_set;
 pub use foreign::look as look_at_issuer;
 pub use grants::Grants;
 pub use issuer::{IssuedToken, Issuer, RotatedKey};

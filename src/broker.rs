@@ -11,6 +11,8 @@ mod consume;
 mod dead_letters;
 pub mod diagnose;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handle;
 mod message;
 mod publish;

@@ -45,3 +45,6 @@ pub mod gateway;
 pub mod stack;
 
 pub mod cli;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

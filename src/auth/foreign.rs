@@ -34,6 +34,12 @@ struct Key {
     validation: Validation,
 }
 
+/// Parses a key set and drops the result; see `crate::fuzzing`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_key_set(set: &[u8], config: &IssuerConfig) {
+    let _ = jwks::parse(set, config, Duration::ZERO);
+}
+
 /// Whom a token says it is from.
 #[derive(Deserialize)]
 struct Peek {

@@ -4,6 +4,3 @@ pub(super) mod headers;
 pub(super) mod properties;
 pub(super) mod retained;
 pub(super) mod time;
-
-#[cfg(test)]
-mod tests;
