@@ -1,26 +1,25 @@
-//! How long to wait before another try: doubling from a tenth of a second to five seconds, with jitter, so that a
-//! thousand clients of a gateway that went away do not come back in the same moment.
+//! Exponential back-off from 0.1 s to 5 s with jitter, so that many clients of a gateway do not reconnect at the same time.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const MAX: Duration = Duration::from_secs(5);
 
-/// The waits of one row of failures.
+/// The delays of consecutive failures.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The wait before the next try: between half of and the whole of the present step.
+    /// The delay before the next attempt: between half of the current step and all of it.
     pub(super) fn next(&mut self) -> Duration {
-        let step = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let step = FIRST.saturating_mul(1 << self.failures.min(16)).min(MAX);
         self.failures = self.failures.saturating_add(1);
         step.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// A try succeeded.
+    /// Starts again after a success.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }

@@ -61,7 +61,7 @@ use token::Tokens;
 /// The connection with the client's token on every call.
 pub type Authenticated = InterceptedService<Channel, AttachToken>;
 
-/// The largest response taken. A frame of deliveries may hold a whole window of messages.
+/// The maximum size of a response. A frame of deliveries may contain a whole window of messages.
 const MAX_RESPONSE: usize = 64 << 20;
 const BATCH_TRIES: u32 = 5;
 
@@ -73,28 +73,28 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and fetches the first token when there is a secret to fetch it with.
+    /// Connects, and fetches the first token if there is a client secret.
     ///
     /// # Errors
-    /// When the options are wrong, the gateway cannot be reached, or it refuses the credentials.
+    /// When the options are invalid, the gateway cannot be reached, or it refuses the credentials.
     pub async fn connect(options: ClientOptions) -> Result<Self, Error> {
         let channel = channel::open(&options).await?;
         let tokens = Tokens::open(&options, channel.clone()).await?;
         Ok(Self { channel, tokens: Arc::new(tokens) })
     }
 
-    /// A token that can be used now; none for [`Credentials::Anonymous`].
+    /// A valid token; `None` for [`Credentials::Anonymous`].
     ///
     /// # Errors
-    /// When a newer one is needed and cannot be had.
+    /// When a new token is needed and cannot be fetched.
     pub async fn token(&self) -> Result<Option<Arc<Token>>, Error> {
         self.tokens.fresh().await
     }
 
-    /// Uses this token from now on. For [`Credentials::Token`]; with a secret, the next renewal replaces it.
+    /// Uses this token from now on. It is meant for [`Credentials::Token`]; with a secret, the next renewal replaces it.
     ///
     /// # Errors
-    /// When the text can be no token.
+    /// When the text contains characters that a token cannot contain.
     pub fn set_token(&self, token: SecretString) -> Result<(), Error> {
         self.tokens.set(token)
     }
@@ -114,16 +114,16 @@ impl Client {
         AdminClient::new(self.authenticated()).max_decoding_message_size(MAX_RESPONSE)
     }
 
-    /// `Messaging` as it is on the wire, with the token attached and nothing else done: for odd frames and experiments.
+    /// The generated `Messaging` client with the token attached, for full control over frames.
     pub fn raw_messaging(&self) -> MessagingClient<Authenticated> {
         MessagingClient::new(self.authenticated()).max_decoding_message_size(MAX_RESPONSE)
     }
 
-    /// Publishes up to 1,000 messages and waits for all outcomes, which come in the same order. Gives each message
-    /// without an id a UUIDv7, and tries again with the same ids when the gateway is away.
+    /// Publishes up to 1,000 messages and waits for all outcomes, which have the same order. A message without an id gets a
+    /// UUIDv7. When the gateway is unavailable, the batch is sent again with the same ids.
     ///
     /// # Errors
-    /// When the gateway refuses the batch as a whole, or stays away; then no outcome is known.
+    /// When the gateway refuses the batch as a whole, or stays unavailable; then no outcome is known.
     pub async fn publish_batch(&self, mut publications: Vec<pb::Publication>) -> Result<Vec<pb::PublishResult>, Error> {
         publications.iter_mut().for_each(give_id);
         let mut backoff = Backoff::default();
@@ -139,17 +139,17 @@ impl Client {
         }
     }
 
-    /// A publisher with the usual bounds. Its stream is opened by the first message.
+    /// A publisher with the default limits. Its stream is opened for the first message.
     pub fn publisher(&self) -> Publisher {
         self.publisher_with(PublisherOptions::default())
     }
 
-    /// A publisher with bounds of one's own.
+    /// A publisher with these limits.
     pub fn publisher_with(&self, options: PublisherOptions) -> Publisher {
         Publisher::start(self.clone(), options)
     }
 
-    /// Opens a subscription and waits until it stands.
+    /// Opens a subscription and waits until it is established.
     ///
     /// # Errors
     /// When the gateway cannot be reached or refuses it.
@@ -162,7 +162,7 @@ impl Client {
     }
 }
 
-/// A publication of this body; an empty exchange means the default one, which routes to the queue of that name.
+/// A publication of this body. An empty exchange is the default one, which routes to the queue named by the routing key.
 pub fn publication(
     exchange: impl Into<String>,
     routing_key: impl Into<String>,
@@ -176,7 +176,7 @@ pub fn publication(
     }
 }
 
-/// An id of the client's own makes it possible to send the message again and be recognised.
+/// Assigns an id, so that consumers can recognise a message that was sent again.
 fn give_id(publication: &mut pb::Publication) {
     if let Some(message) = &mut publication.message
         && message.message_id.is_empty()

@@ -1,5 +1,5 @@
-//! A scripted peer for the tests of this room: it speaks `Messaging` and `Auth` over a real socket and does what the test
-//! says, so that a break, a drain or a refusal comes exactly when the test wants it. It is no broker and no gateway.
+//! A scripted peer for unit tests: it implements `Messaging` and `Auth` over a real socket, so that a test decides exactly when
+//! a stream breaks, drains or is refused.
 
 use std::{
     sync::{
@@ -118,7 +118,7 @@ impl SubscribeSide {
         self.request().await.and_then(|request| request.frame).expect("a frame")
     }
 
-    /// Takes the first frame and says that the subscription stands.
+    /// Takes the first frame and reports that the subscription is established.
     pub(super) async fn start(&mut self) -> pb::SubscribeStart {
         let subscribe_request::Frame::Start(start) = self.frame().await else { panic!("start expected") };
         self.event(subscribe_response::Event::Started(pb::SubscribeStarted::default())).await;

@@ -1,6 +1,8 @@
-//! Publishing by a stream. Publications enter; for each a [`Receipt`] leaves, which ends in exactly one outcome whatever
-//! happens to the stream: when it breaks, what has no answer is sent again with the same message id, until the deadline
-//! of each message, and then its outcome is `UNKNOWN`. Messages and bytes in flight are bounded: `send` waits for room.
+//! Publishing over a stream.
+//!
+//! Every message gets exactly one outcome, through its [`Receipt`]. When the stream breaks, unanswered messages are sent again
+//! with the same message id until their deadline; then their outcome is `UNKNOWN`. Messages and bytes in flight are bounded:
+//! `send` waits for capacity.
 
 mod driver;
 mod ledger;
@@ -22,9 +24,9 @@ use tokio::{
 use super::{Client, Error, give_id};
 use crate::pb::{self, PublishResult};
 use driver::Driver;
-use ledger::{Entry, FRAME_MESSAGES, Room};
+use ledger::{Capacity, Entry, FRAME_MESSAGES};
 
-/// The bounds of a publisher.
+/// Limits of a publisher.
 #[derive(Debug, Clone)]
 pub struct PublisherOptions {
     max_in_flight_messages: usize,
@@ -45,29 +47,29 @@ impl Default for PublisherOptions {
 }
 
 impl PublisherOptions {
-    /// How many messages may be without an answer at once, at least 1. Default: 1,000.
+    /// The maximum number of unanswered messages, at least 1. Default: 1,000.
     #[must_use]
     pub fn max_in_flight_messages(mut self, messages: usize) -> Self {
         self.max_in_flight_messages = messages.clamp(1, 1 << 20);
         self
     }
 
-    /// How many bytes may be without an answer at once; a larger message goes alone. Default: 64 MiB.
+    /// The maximum size of unanswered messages in bytes; a larger message is sent alone. Default: 64 MiB.
     #[must_use]
     pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
         self.max_in_flight_bytes = bytes.clamp(1, 1 << 30);
         self
     }
 
-    /// How many messages may go in one frame of the stream, at least 1. Default: 64, which is the most efficient; what
-    /// fills a frame is never waited for.
+    /// The maximum number of messages in one frame, at least 1. Default: 64, which is the most efficient. A frame is sent
+    /// without waiting for more messages.
     #[must_use]
     pub fn max_frame_messages(mut self, messages: usize) -> Self {
         self.max_frame_messages = messages.clamp(1, 1_000);
         self
     }
 
-    /// How long after `send` a message's outcome is `UNKNOWN` when none came. Default: 60 s.
+    /// The time after `send` at which the outcome of an unanswered message is `UNKNOWN`. Default: 60 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -75,11 +77,11 @@ impl PublisherOptions {
     }
 }
 
-/// Publishes by a stream that it opens at the first message and again whenever it must. Dropping it lets what was sent
-/// come to its end in the background; [`Publisher::close`] waits for that.
+/// Publishes over a stream that it opens for the first message and reopens when necessary. After it is dropped, messages that
+/// were sent are completed in the background; [`Publisher::close`] waits for that.
 #[derive(Debug)]
 pub struct Publisher {
-    /// On the heap: an entry passes through a queue and the ledger, and is large.
+    /// Boxed, because an entry is large and moves through a queue and the ledger.
     entries: mpsc::UnboundedSender<Box<Entry>>,
     options: PublisherOptions,
     messages: Arc<Semaphore>,
@@ -90,7 +92,7 @@ pub struct Publisher {
 
 impl Publisher {
     pub(super) fn start(client: Client, options: PublisherOptions) -> Self {
-        // Unbounded, because an entry is made only once there is room for it.
+        // Unbounded, because an entry is created only when there is capacity for it.
         let (entries, queue) = mpsc::unbounded_channel();
         let failure = Arc::new(OnceLock::new());
         let messages = Arc::new(Semaphore::new(options.max_in_flight_messages));
@@ -99,53 +101,54 @@ impl Publisher {
         Self { entries, options, messages, bytes, failure, driver }
     }
 
-    /// Takes a message as soon as there is room, and gives its receipt. A message without an id gets a UUIDv7. The
-    /// sequence may be anything: it is returned in the result, and need not be unique.
+    /// Sends a message as soon as there is capacity, and returns its receipt. A message without an id gets a UUIDv7. The
+    /// sequence is returned in the result; it may have any value and need not be unique.
     ///
     /// # Errors
-    /// When the gateway refused the stream for good; this message was not sent.
+    /// When the gateway refused the stream permanently; this message was not sent.
     pub async fn send(&self, mut publication: pb::Publication) -> Result<Receipt, Error> {
         give_id(&mut publication);
         let bytes = publication.encoded_len();
-        let room = self.room(bytes).await.map_err(|_| Error::Closed)?;
+        let capacity = self.capacity(bytes).await.map_err(|_| Error::Closed)?;
         let message_id = publication.message.as_ref().map(|message| message.message_id.clone()).unwrap_or_default();
         let caller_sequence = publication.sequence;
         let (answer, receipt) = oneshot::channel();
         let deadline = Instant::now() + self.options.deadline;
-        let entry = Entry { publication, bytes, caller_sequence, deadline, written: false, answer, _room: room };
+        let entry =
+            Entry { publication, bytes, caller_sequence, deadline, written: false, answer, _capacity: capacity };
         match self.entries.send(Box::new(entry)) {
             Ok(()) => Ok(Receipt { answer: receipt, sequence: caller_sequence, message_id }),
             Err(_) => Err(self.failure.get().cloned().unwrap_or(Error::Closed)),
         }
     }
 
-    /// Waits until everything sent so far has its outcome. What is sent meanwhile waits, too.
+    /// Waits until every message sent so far has its outcome. Messages sent meanwhile wait, too.
     pub async fn flush(&self) {
         let all = u32::try_from(self.options.max_in_flight_messages).unwrap_or(u32::MAX);
-        // The semaphore is never closed, and being fair it gives all its permits only when none is out.
+        // The semaphore is never closed, and it is fair: all permits are granted only when none is in use.
         drop(self.messages.acquire_many(all).await);
     }
 
-    /// Waits until everything sent has its outcome, and ends the stream.
+    /// Waits until every message sent has its outcome, and ends the stream.
     ///
     /// # Errors
-    /// When the gateway refused the stream for good before this.
+    /// When the gateway had refused the stream permanently.
     pub async fn close(self) -> Result<(), Error> {
         drop(self.entries);
-        // A driver that panicked has dropped its receipts, which say so.
+        // A task that panicked has dropped its receipts, whose outcome is then `UNKNOWN`.
         let _ = self.driver.await;
         self.failure.get().cloned().map_or(Ok(()), Err)
     }
 
-    async fn room(&self, bytes: usize) -> Result<Room, tokio::sync::AcquireError> {
+    async fn capacity(&self, bytes: usize) -> Result<Capacity, tokio::sync::AcquireError> {
         let message = Arc::clone(&self.messages).acquire_owned().await?;
         let bytes = bytes.clamp(1, self.options.max_in_flight_bytes);
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await?;
-        Ok(Room(message, bytes))
+        Ok(Capacity(message, bytes))
     }
 }
 
-/// A message's outcome, when it comes. Dropping the receipt changes nothing for the message.
+/// A future of a message's outcome. Dropping it has no effect on the message.
 #[derive(Debug)]
 #[must_use = "a message that is not confirmed may be lost; await its outcome"]
 pub struct Receipt {
@@ -155,7 +158,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The message's id, the caller's or the one made by the client.
+    /// The message's id: the caller's, or the one that the client generated.
     pub fn message_id(&self) -> &str {
         &self.message_id
     }
@@ -167,7 +170,7 @@ impl Future for Receipt {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<PublishResult> {
         Pin::new(&mut self.answer).poll(context).map(|answer| {
             answer.unwrap_or_else(|_| {
-                // The runtime is going down.
+                // The runtime is shutting down.
                 let message_id = std::mem::take(&mut self.message_id);
                 ledger::unknown(self.sequence, message_id, "CLIENT_STOPPED: the client stopped before the answer came")
             })

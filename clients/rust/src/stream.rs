@@ -1,5 +1,6 @@
-//! What both kinds of stream need: the receiving side from the moment of opening on, and the token that the stream stands
-//! on. Responses leave in order; an error leaves once and ends the stream.
+//! The parts that publish and subscribe streams share: the receiving side, the sending side, and token renewal.
+//!
+//! Responses are returned in order. An error is returned once and ends the stream.
 
 use std::{
     pin::Pin,
@@ -22,14 +23,14 @@ pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// The responses of a stream that is being opened or is open.
 pub(super) struct Inbound<T> {
     state: State<T>,
-    /// What the gateway knows us by; none for nobody, or before the stream is open.
+    /// The token of the stream; `None` without credentials and before the stream is open.
     token: Option<Arc<Token>>,
 }
 
-/// With the token that it was opened with, whether it succeeded or not.
+/// The token that was used, and whether opening succeeded.
 type Opened<T> = (Option<Arc<Token>>, Result<Streaming<T>, Error>);
 
-#[expect(clippy::large_enum_variant, reason = "there is one a stream, and it is nearly always open")]
+#[expect(clippy::large_enum_variant, reason = "there is one for each stream, and it is nearly always open")]
 enum State<T> {
     Opening(Boxed<Opened<T>>),
     Open(Streaming<T>),
@@ -37,7 +38,7 @@ enum State<T> {
 }
 
 impl<T: Send + 'static> Inbound<T> {
-    /// Makes sure of a token that is good, then makes the call.
+    /// Waits for a valid token, then makes the call.
     pub(super) fn open<F>(client: Client, call: impl FnOnce(Client) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Result<Response<Streaming<T>>, Status>> + Send,
@@ -52,7 +53,7 @@ impl<T: Send + 'static> Inbound<T> {
         Self { state: State::Opening(Box::pin(opening)), token: None }
     }
 
-    /// The next response; none when the gateway ended the stream with OK. May be dropped and called again.
+    /// The next response; `None` when the gateway ended the stream with OK. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Option<T>, Error> {
         if let State::Opening(opening) = &mut self.state {
             let (token, opened) = opening.await;
@@ -66,7 +67,7 @@ impl<T: Send + 'static> Inbound<T> {
         }
     }
 
-    /// Fetches a token that outlives the stream's, which ends at this moment.
+    /// Fetches a token that expires later than the stream's, which expires at this time.
     pub(super) fn renewal(&self, client: &Client, expires: Option<prost_types::Timestamp>) -> Renewal {
         let expires = expires.and_then(|e| SystemTime::try_from(e).ok()).unwrap_or_else(SystemTime::now);
         let tokens = Arc::clone(&client.tokens);
@@ -74,14 +75,14 @@ impl<T: Send + 'static> Inbound<T> {
         Renewal(Some(Box::pin(async move { newer(&tokens, expires, present).await })))
     }
 
-    /// The stream goes on with this token: the frame that says so.
+    /// The frame that replaces the stream's token.
     pub(super) fn reauthenticate(&mut self, token: Arc<Token>) -> Reauthenticate {
         let access_token = token.secret().expose_secret().trim().to_owned();
         self.token = Some(token);
         Reauthenticate { access_token }
     }
 
-    /// After `UNAUTHENTICATED`: whether there is another token to try with.
+    /// After `UNAUTHENTICATED`: whether another token is available.
     pub(super) async fn another_token(&mut self, client: &Client) -> bool {
         client.tokens.other_than(self.token.as_ref()).await.is_ok()
     }
@@ -89,7 +90,7 @@ impl<T: Send + 'static> Inbound<T> {
 
 async fn newer(tokens: &Tokens, expires: SystemTime, present: Option<Arc<Token>>) -> Option<Arc<Token>> {
     match tokens.newer_than(expires).await {
-        // A ready token that nobody has replaced: saying it again would not help.
+        // A token of the application that was not replaced: sending it again would not help.
         Ok(token) if present.is_some_and(|present| Arc::ptr_eq(&present, &token)) => None,
         Ok(token) => Some(token),
         Err(error) => {
@@ -99,12 +100,12 @@ async fn newer(tokens: &Tokens, expires: SystemTime, present: Option<Arc<Token>>
     }
 }
 
-/// A token on its way, if one is.
+/// A renewal in progress, if there is one.
 #[derive(Default)]
 pub(super) struct Renewal(Option<Boxed<Option<Arc<Token>>>>);
 
 impl Renewal {
-    /// The token, when it is there. Never ends when none is on its way. May be dropped and called again.
+    /// The new token. Waits for ever when no renewal is in progress. Cancel-safe.
     pub(super) async fn ready(&mut self) -> Option<Arc<Token>> {
         match &mut self.0 {
             Some(fetching) => {
@@ -117,7 +118,7 @@ impl Renewal {
     }
 }
 
-/// The sending side of a stream, until it is closed. It has one owner, so room that was found stays.
+/// The sending side of a stream, until it is closed. It has one owner, so capacity that was found remains available.
 pub(super) struct Outbound<T>(Option<mpsc::Sender<T>>);
 
 impl<T> Outbound<T> {
@@ -134,18 +135,18 @@ impl<T> Outbound<T> {
         self.0 = None;
     }
 
-    /// Waits for room for a frame. False when the transport has dropped the stream; the receiving side will say why.
-    pub(super) async fn has_room(&self) -> bool {
+    /// Waits for capacity for a frame. False when the transport has dropped the stream; the receiving side returns the reason.
+    pub(super) async fn has_capacity(&self) -> bool {
         match &self.0 {
             Some(frames) => frames.reserve().await.is_ok(),
             None => false,
         }
     }
 
-    /// Writes a frame for which there is room.
+    /// Writes a frame for which there is capacity.
     pub(super) fn write(&mut self, frame: T) {
         if let Some(frames) = &self.0 {
-            // Dropped by the transport since the room was found: the receiving side will say so.
+            // If the transport has dropped the stream meanwhile, the receiving side returns the error.
             let _ = frames.try_send(frame);
         }
     }
@@ -159,7 +160,7 @@ pub(super) async fn at(moment: Option<Instant>) {
     }
 }
 
-/// When a draining gateway cuts its streams at the latest, with some grace for clocks that differ.
+/// When a draining gateway closes its streams at the latest, with a tolerance for clock differences.
 pub(super) fn cut_at(deadline: Option<prost_types::Timestamp>) -> Instant {
     let left = deadline
         .and_then(|moment| SystemTime::try_from(moment).ok())
@@ -168,7 +169,7 @@ pub(super) fn cut_at(deadline: Option<prost_types::Timestamp>) -> Instant {
     Instant::now() + left.min(Duration::from_secs(300)) + Duration::from_secs(1)
 }
 
-/// Whether the gateway did not take the token.
+/// Whether the gateway refused the token.
 pub(super) fn is_unauthenticated(error: &Error) -> bool {
     error.code() == Some(Code::Unauthenticated)
 }

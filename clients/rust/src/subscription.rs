@@ -1,7 +1,8 @@
-//! Consuming by a stream. Deliveries and events leave, settlements enter. A subscription outlives its streams: when one
-//! breaks or its gateway drains, the next is opened, and a settlement of a delivery of before has no effect, since that
-//! message comes again. Heartbeats, renewals of the token and the moves between gateways are not the application's
-//! business.
+//! Consuming over a stream.
+//!
+//! A subscription outlives its streams: when one breaks or its gateway drains, the next is opened. A settlement of a delivery
+//! of an earlier stream has no effect, because that message is delivered again. Heartbeats, token renewal and changes of the
+//! gateway are handled here.
 
 mod delivery;
 mod driver;
@@ -27,26 +28,26 @@ use crate::pb;
 use driver::{Driver, Item};
 use window::Settlement;
 
-/// Few, because a batch holds many messages.
+/// Few, because a batch contains many messages.
 const BATCHES: usize = 4;
-/// How long a gateway may take to end a stream that we closed.
+/// How long a gateway may take to end a stream that the client closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An open subscription. [`Subscription::close`] gives back what is not settled; dropping it looks to the gateway like a client
-/// that went away, and uses up an attempt of what was delivered.
+/// An open subscription. [`Subscription::close`] returns unsettled messages without counting an attempt. Dropping it is a
+/// disconnect for the gateway and counts as an attempt of each unsettled message.
 #[derive(Debug)]
 pub struct Subscription {
     items: mpsc::Receiver<Item>,
     ready: VecDeque<Delivery>,
     settler: Settler,
-    /// Counts the times when all delivery ids became void.
+    /// Incremented whenever all delivery ids become invalid.
     epoch: Arc<AtomicU64>,
     started: pb::SubscribeStarted,
     driver: JoinHandle<Result<(), Error>>,
 }
 
-/// Settles deliveries of a subscription from anywhere. Settling is handed over at once and written together with others;
-/// it does not wait for the gateway. Acknowledgements that had no effect come back as [`Event::Settled`].
+/// Settles deliveries of a subscription from any task. Settlements are queued and written in batches, without waiting for the
+/// gateway. Acknowledgements without effect are reported as [`Event::Settled`].
 #[derive(Debug, Clone)]
 pub struct Settler {
     settlements: mpsc::UnboundedSender<Settlement>,
@@ -66,16 +67,16 @@ impl Subscription {
         Ok(Self { items, ready: VecDeque::new(), settler: Settler { settlements }, epoch, started, driver })
     }
 
-    /// The windows and times in force.
+    /// The windows and times in effect.
     pub fn started(&self) -> &pb::SubscribeStarted {
         &self.started
     }
 
-    /// The next delivery; other events are passed over. May be dropped and called again: nothing is lost.
+    /// The next delivery; other events are skipped. Cancel-safe.
     ///
     /// # Errors
-    /// When the subscription ended: the gateway refused it, its queue was deleted, or the gateway stayed away for too
-    /// long. After an error there is nothing more (`None`).
+    /// When the subscription ended: the gateway refused it, its queue was deleted, or the gateway was unavailable for too
+    /// long. After an error the result is `None`.
     pub async fn next(&mut self) -> Result<Option<Delivery>, Error> {
         loop {
             match self.next_event().await? {
@@ -86,14 +87,14 @@ impl Subscription {
         }
     }
 
-    /// The next delivery or event. May be dropped and called again: nothing is lost.
+    /// The next delivery or event. Cancel-safe.
     ///
     /// # Errors
     /// As [`Subscription::next`].
     pub async fn next_event(&mut self) -> Result<Option<Event>, Error> {
         loop {
             while let Some(delivery) = self.ready.pop_front() {
-                // What became void while it waited here comes again.
+                // A delivery whose id has become invalid is delivered again.
                 if delivery.epoch() == self.epoch.load(Ordering::Acquire) {
                     return Ok(Some(Event::Delivery(delivery)));
                 }
@@ -139,49 +140,49 @@ impl Subscription {
         self.settler.extend(delivery, lease)
     }
 
-    /// Writes what was settled, gives back the rest, and waits for the gateway to end the stream, 10 s at most.
+    /// Writes queued settlements, returns unsettled messages, and waits at most 10 s for the gateway to end the stream.
     ///
     /// # Errors
-    /// When the stream ended otherwise; what was settled last may come again.
+    /// When the stream failed; the messages settled last may be delivered again.
     pub async fn close(self) -> Result<(), Error> {
         let Self { mut items, settler, driver, .. } = self;
-        // The driver sees this, and takes what is still in the queue of settlements before it closes.
+        // The task notices this, and writes the queued settlements before it closes the stream.
         items.close();
         drop(settler);
-        // A driver that panicked has said so on standard error. It bounds its own waiting.
+        // A task that panicked has printed that to standard error. It limits its own waiting time.
         driver.await.unwrap_or(Err(Error::Closed))
     }
 }
 
 impl Settler {
-    /// Done with this message.
+    /// Acknowledges this message.
     ///
     /// # Errors
-    /// When the subscription has ended; the message comes again.
+    /// When the subscription has ended; the message is delivered again.
     pub fn ack(&self, delivery: &Delivery) -> Result<(), Error> {
         self.send(Settlement::ack(delivery.epoch(), delivery.id()))
     }
 
-    /// Done with this message and with all that were delivered before it.
+    /// Acknowledges this message and all that were delivered before it.
     ///
     /// # Errors
-    /// When the subscription has ended; the messages come again.
+    /// When the subscription has ended; the messages are delivered again.
     pub fn ack_through(&self, delivery: &Delivery) -> Result<(), Error> {
         self.send(Settlement::ack_through(delivery.epoch(), delivery.id()))
     }
 
-    /// Not done with this message.
+    /// Rejects this message.
     ///
     /// # Errors
-    /// When the subscription has ended; the message comes again.
+    /// When the subscription has ended; the message is delivered again.
     pub fn nack(&self, delivery: &Delivery, nack: Nack) -> Result<(), Error> {
         self.send(Settlement::nack(delivery.epoch(), nack.into_frame(delivery.id())))
     }
 
-    /// More time for this message: this long from now, or the subscription's lease once more.
+    /// Extends this message's lease to this time from now; by default, to the subscription's lease.
     ///
     /// # Errors
-    /// When the subscription has ended; the message comes again.
+    /// When the subscription has ended; the message is delivered again.
     pub fn extend(&self, delivery: &Delivery, lease: Option<Duration>) -> Result<(), Error> {
         let ack_deadline = lease.and_then(|lease| lease.try_into().ok());
         let frame = pb::ExtendLease { delivery_ids: vec![delivery.id()], ack_deadline };

@@ -1,6 +1,7 @@
-//! The client's token. Credentials enter; what leaves is an interceptor that puts the token on every call, and a fresh
-//! token for whoever asks. Invariants: a token is renewed when two thirds of its life are over, many askers at once make
-//! one request, and neither token nor secret is shown by `Debug` (the header value is marked sensitive).
+//! The client's token: fetched, cached, renewed, and attached to every call.
+//!
+//! A token is renewed after two thirds of its lifetime. Concurrent requests for a token share one call. `Debug` shows neither
+//! token nor secret.
 
 use std::{
     sync::Arc,
@@ -21,12 +22,12 @@ use tonic::{
 use super::{ClientOptions, Credentials, Error, backoff::Backoff};
 use crate::pb::{self, auth_client::AuthClient};
 
-/// A token this close to its end is not used for anything new.
+/// A token that expires this soon is not used for new calls.
 const MARGIN: Duration = Duration::from_secs(5);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+const MIN_WAIT: Duration = Duration::from_secs(1);
 
-/// A token and when it ends.
+/// A token and its expiry.
 #[derive(Clone)]
 pub struct Token {
     text: SecretString,
@@ -53,18 +54,18 @@ impl Token {
         &self.text
     }
 
-    /// When it ends; not known of a ready token.
+    /// When it expires; unknown for a token that the application provided.
     pub fn expires(&self) -> Option<SystemTime> {
         self.expires
     }
 
-    /// Whether it outlives this moment. A ready token is believed to.
+    /// Whether it is valid beyond this time. A token without a known expiry counts as valid.
     fn lasts_beyond(&self, moment: SystemTime) -> bool {
         self.expires.is_none_or(|expires| expires > moment)
     }
 }
 
-/// Puts the present token on a call.
+/// Attaches the current token to a call.
 #[derive(Debug, Clone)]
 pub struct AttachToken(Arc<ArcSwapOption<Token>>);
 
@@ -90,7 +91,7 @@ struct Shared {
     lifetime: Option<Duration>,
     channel: Channel,
     current: Arc<ArcSwapOption<Token>>,
-    /// Held while a token is fetched, so that one request serves everyone who waits.
+    /// Locked while a token is fetched, so that one request serves all waiting callers.
     fetching: Mutex<()>,
 }
 
@@ -122,7 +123,7 @@ impl Tokens {
         AttachToken(Arc::clone(&self.shared.current))
     }
 
-    /// A token that can be used now; none for nobody.
+    /// A valid token; `None` without credentials.
     pub(super) async fn fresh(&self) -> Result<Option<Arc<Token>>, Error> {
         match self.shared.credentials {
             Credentials::Secret { .. } => self.shared.beyond(SystemTime::now() + MARGIN).await.map(Some),
@@ -130,12 +131,12 @@ impl Tokens {
         }
     }
 
-    /// A token that outlives the one that ends at this moment.
+    /// A token that expires later than this time.
     pub(super) async fn newer_than(&self, expires: SystemTime) -> Result<Arc<Token>, Error> {
         self.shared.beyond(expires + MARGIN).await
     }
 
-    /// Another token than this one, which the gateway refused.
+    /// A token other than the one that the gateway refused.
     pub(super) async fn other_than(&self, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, Error> {
         let _fetching = self.shared.fetching.lock().await;
         match self.shared.current.load_full() {
@@ -174,14 +175,14 @@ impl Shared {
         request.set_timeout(FETCH_TIMEOUT);
         let issued = AuthClient::new(self.channel.clone()).issue_token(request).await?.into_inner();
         let expires = issued.expires.and_then(|expires| SystemTime::try_from(expires).ok());
-        let expires = expires.ok_or(Error::Protocol("a token without its end"))?;
+        let expires = expires.ok_or(Error::Protocol("a token without an expiry"))?;
         let token = Arc::new(Token::new(issued.access_token.into(), Some(expires))?);
         self.current.store(Some(Arc::clone(&token)));
         Ok(token)
     }
 }
 
-/// Keeps the token fresh for as long as the client lives.
+/// Renews the token for as long as the client exists.
 async fn renew(shared: Arc<Shared>) {
     let mut backoff = Backoff::default();
     loop {
@@ -191,9 +192,9 @@ async fn renew(shared: Arc<Shared>) {
             .and_then(|token| token.expires)
             .and_then(|expires| expires.duration_since(SystemTime::now()).ok())
             .unwrap_or_default();
-        tokio::time::sleep((left * 2 / 3).max(SHORTEST_WAIT)).await;
+        tokio::time::sleep((left * 2 / 3).max(MIN_WAIT)).await;
         let fetching = shared.fetching.lock().await;
-        // Somebody else may have renewed it meanwhile.
+        // Another task may have renewed it meanwhile.
         let renewed = match (&before, shared.current.load_full()) {
             (Some(before), Some(now)) => !Arc::ptr_eq(before, &now),
             _ => false,
@@ -203,7 +204,7 @@ async fn renew(shared: Arc<Shared>) {
         }
         match shared.fetch().await {
             Ok(_) => backoff.reset(),
-            // The secret is no longer good. Whoever next needs a token asks once more, and is told.
+            // The secret is no longer valid. The next caller that needs a token tries again and receives the error.
             Err(error) if error.code() == Some(Code::Unauthenticated) => {
                 tracing::warn!(%error, "token refused");
                 return;
@@ -225,11 +226,11 @@ mod tests {
     use crate::peer::Peer;
 
     #[tokio::test]
-    async fn many_who_need_a_newer_token_share_one_request() {
+    async fn concurrent_renewals_share_one_request() {
         let peer = Peer::start().await;
         let client = peer.client().await;
         let first = client.token().await.expect("a token").expect("a token");
-        assert_eq!(peer.tokens_issued(), 1, "the first serves until it ends");
+        assert_eq!(peer.tokens_issued(), 1, "the first token is used until it expires");
         let expires = first.expires().expect("an end");
         let newer = join_all((0..8).map(|_| client.tokens.newer_than(expires))).await;
         assert!(newer.iter().all(|token| token.as_ref().is_ok_and(|token| token.header == "Bearer token-2")));

@@ -1,6 +1,7 @@
-//! The task behind a publisher: it owns the ledger and the stream. Entries come in by a queue; frames go out whenever the
-//! transport takes one, with whatever has gathered by then; results come back. Invariant: reading results never waits for
-//! writing frames, so the two sides cannot stand still together.
+//! The task of a publisher, which owns the ledger and the stream.
+//!
+//! A frame is written whenever the transport accepts one, with the messages that are waiting then. Reading results never waits
+//! for writing frames, so the two directions cannot block each other.
 
 use std::{
     pin::Pin,
@@ -35,10 +36,10 @@ pub(super) struct Driver {
     #[expect(clippy::vec_box, reason = "as they come from the queue")]
     intake: Vec<Box<Entry>>,
     ledger: Ledger,
-    /// The next look at deadlines.
+    /// The next check of deadlines.
     deadlines: Pin<Box<Sleep>>,
     backoff: Backoff,
-    /// Set once the present row of failures has had another token.
+    /// Set once another token was tried during the current series of failures.
     tried_another_token: bool,
     failure: Arc<OnceLock<Error>>,
 }
@@ -49,7 +50,7 @@ struct Session {
     outbound: Outbound<PublishRequest>,
     renewal: Renewal,
     new_token: Option<Arc<Token>>,
-    /// Set when the stream is to end, by the gateway's wish or by ours: when it is cut at the latest.
+    /// Set when the gateway or this side ends the stream: the latest time at which it is closed.
     cut: Option<Instant>,
 }
 
@@ -103,7 +104,7 @@ impl Driver {
         }
     }
 
-    /// Until the stream ends, with OK or with an error.
+    /// Runs until the stream ends, with OK or with an error.
     async fn drive(&mut self, session: &mut Session) -> Result<(), Error> {
         loop {
             if self.closing && self.ledger.is_empty() {
@@ -113,7 +114,7 @@ impl Driver {
                 session.outbound.close();
             }
             let due = self.ledger.next_deadline();
-            // Set anew once in a deadline, not for each message.
+            // Reset once for each deadline, not for each message.
             if let Some(due) = due
                 && (self.deadlines.is_elapsed() || due < self.deadlines.deadline())
             {
@@ -129,7 +130,7 @@ impl Driver {
                     self.closing = taken == 0;
                     self.intake.drain(..).for_each(|entry| self.ledger.add(entry));
                 }
-                room = session.outbound.has_room(), if can_write => match room {
+                capacity = session.outbound.has_capacity(), if can_write => match capacity {
                     true => self.write_frame(session),
                     false => session.outbound.close(),
                 },
@@ -144,7 +145,7 @@ impl Driver {
         let frame = match session.new_token.take() {
             Some(token) => Frame::Reauthenticate(session.inbound.reauthenticate(token)),
             None => match self.ledger.next_frame() {
-                // What waited has come to its deadline.
+                // The waiting messages have expired.
                 publications if publications.is_empty() => return,
                 publications => Frame::Publications(Publications { publications }),
             },
@@ -158,12 +159,12 @@ impl Driver {
                 self.backoff.reset();
                 self.tried_another_token = false;
                 for result in results.results {
-                    // It goes to the next gateway, with the same id: as if the stream had broken before the answer.
+                    // It is sent to the next gateway with the same id, as if the stream had broken before the answer.
                     if session.cut.is_some() && result.reason.starts_with("DRAINING: ") {
                         continue;
                     }
                     if !self.ledger.answer(result) {
-                        tracing::debug!("result for a message that has its outcome");
+                        tracing::debug!("received a result for a message that already has an outcome");
                     }
                 }
             }
@@ -171,12 +172,12 @@ impl Driver {
                 session.renewal = session.inbound.renewal(&self.client, warning.expires);
             }
             Some(Event::Draining(warning)) => session.cut = Some(cut_at(warning.deadline)),
-            // An event of a newer gateway.
+            // An event that only a newer gateway sends.
             None => {}
         }
     }
 
-    /// Waits before the next stream, and keeps the deadlines meanwhile.
+    /// Waits before the next stream, and expires messages meanwhile.
     async fn pause(&mut self) {
         let until = Instant::now() + self.backoff.next();
         loop {
@@ -187,10 +188,10 @@ impl Driver {
         }
     }
 
-    /// The gateway will not have this stream: everything without an answer is unknown, and nothing more is taken.
+    /// The gateway refused the stream: unanswered messages become `UNKNOWN`, and no more are accepted.
     fn fail(mut self, error: Error) {
         let reason = format!("STREAM_REFUSED: {error}");
-        // Set before the queue closes, so that whoever finds it closed finds the reason.
+        // Set before the queue is closed, so that a caller that finds it closed also finds the reason.
         let _ = self.failure.set(error);
         self.queue.close();
         while let Ok(entry) = self.queue.try_recv() {
@@ -207,7 +208,7 @@ fn is_malformed_frame(error: &Error) -> bool {
 
 impl Session {
     fn open(client: &Client) -> Self {
-        // One frame waits while another is being written; more would only age there.
+        // One frame waits while another is written; more would only increase latency.
         let (frames, requests) = mpsc::channel(1);
         let inbound = Inbound::open(client.clone(), |client| async move {
             client.raw_messaging().publish(ReceiverStream::new(requests)).await

@@ -1,5 +1,6 @@
-//! A publisher's bookkeeping, without any I/O. Entries and results enter; frames and answers leave. Invariant: an entry
-//! is answered exactly once, and until then it is in the ledger: either waiting to be written or written to the present
+//! The unanswered messages of a publisher, without I/O.
+//!
+//! An entry is answered exactly once. Until then it is in the ledger, either waiting to be written or written to the current
 //! stream.
 
 use std::collections::VecDeque;
@@ -13,33 +14,33 @@ use crate::pb::{self, Outcome, PublishResult};
 
 /// The most efficient size for the gateway.
 pub(super) const FRAME_MESSAGES: usize = 64;
-/// Well below the request size limit, so that only a message that is too large by itself is refused for its size.
+/// Well below the request size limit, so that only a message that is too large by itself is refused.
 const FRAME_BYTES: usize = 256 << 10;
 
-/// The room that a message takes in the window, given back when it is dropped.
+/// The capacity that a message occupies in the window, released when it is dropped.
 #[derive(Debug)]
-pub(super) struct Room(
-    #[expect(dead_code, reason = "held")] pub(super) OwnedSemaphorePermit,
-    #[expect(dead_code, reason = "held")] pub(super) OwnedSemaphorePermit,
+pub(super) struct Capacity(
+    #[expect(dead_code, reason = "released when dropped")] pub(super) OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "released when dropped")] pub(super) OwnedSemaphorePermit,
 );
 
-/// A message without an answer.
+/// An unanswered message.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) publication: pb::Publication,
     pub(super) bytes: usize,
     pub(super) caller_sequence: u64,
     pub(super) deadline: Instant,
-    /// Whether it was ever handed to a stream, so that the gateway may have it.
+    /// Whether it was ever written to a stream, so that the gateway may have received it.
     pub(super) written: bool,
     pub(super) answer: oneshot::Sender<PublishResult>,
-    pub(super) _room: Room,
+    pub(super) _capacity: Capacity,
 }
 
 impl Entry {
     fn end(self, mut result: PublishResult) {
         result.sequence = self.caller_sequence;
-        // Whoever dropped the receipt does not want to know.
+        // The receipt may have been dropped.
         let _ = self.answer.send(result);
     }
 
@@ -51,34 +52,34 @@ impl Entry {
     }
 }
 
-/// The outcome of a message of which nothing more will be heard.
+/// The outcome of a message that will not be answered.
 pub(super) fn unknown(sequence: u64, message_id: String, reason: impl Into<String>) -> PublishResult {
     let outcome = Outcome::Unknown.into();
     PublishResult { sequence, outcome, message_id, reason: reason.into(), retry_after: None, trace_id: String::new() }
 }
 
-/// All messages without an answer.
+/// All unanswered messages.
 #[derive(Debug)]
 pub(super) struct Ledger {
     frame_messages: usize,
-    /// In the order of sending. What was answered leaves its place, a pointer's size, empty until all before it have their
-    /// outcome, which is by the deadline of the oldest.
+    /// In the order of sending. The place of an answered message stays empty until all messages before it have their outcome,
+    /// which is the deadline of the oldest at the latest.
     entries: VecDeque<Option<Box<Entry>>>,
-    /// The sequence of the first place; each place after it has the next.
+    /// The sequence of the first place; each following place has the next.
     first: u64,
-    /// What the present stream has not been given yet has this sequence, or a later one.
+    /// The sequence of the first message that was not yet written to the current stream.
     unwritten: u64,
-    /// No deadline is earlier than this; none is known when there is no entry.
+    /// A lower bound of all deadlines; `None` when there is no entry.
     earliest: Option<Instant>,
 }
 
 impl Ledger {
-    /// Empty, with so many messages a frame at most.
+    /// An empty ledger with at most so many messages in a frame.
     pub(super) fn new(frame_messages: usize) -> Self {
         Self { frame_messages, entries: VecDeque::new(), first: 1, unwritten: 1, earliest: None }
     }
 
-    /// Takes a message in and gives it a sequence that was never used before.
+    /// Adds a message and assigns it a new sequence.
     pub(super) fn add(&mut self, mut entry: Box<Entry>) {
         entry.publication.sequence = self.end();
         // Deadlines need not follow the order of sending.
@@ -94,13 +95,13 @@ impl Ledger {
         self.unwritten < self.end()
     }
 
-    /// The next frame of what waits; empty when nothing does. What it holds counts as written.
+    /// The next frame of waiting messages, which count as written; empty when none is waiting.
     pub(super) fn next_frame(&mut self) -> Vec<pb::Publication> {
         let waiting = self.entries.range_mut((self.unwritten - self.first) as usize..);
         let mut frame = Vec::with_capacity(waiting.len().min(self.frame_messages));
         let mut bytes = 0;
         for entry in waiting {
-            // It may have ended while it waited.
+            // It may have expired while it waited.
             if let Some(entry) = entry {
                 bytes += entry.bytes;
                 if !frame.is_empty() && (frame.len() == self.frame_messages || bytes > FRAME_BYTES) {
@@ -114,7 +115,7 @@ impl Ledger {
         frame
     }
 
-    /// Ends the message that this result is about. Whether there was one: a late or repeated result changes nothing.
+    /// Completes the message of this result. False for a late or repeated result, which has no effect.
     pub(super) fn answer(&mut self, result: PublishResult) -> bool {
         let place = result.sequence.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
         let Some(entry) = place.and_then(|place| self.entries.get_mut(place)?.take()) else { return false };
@@ -123,17 +124,17 @@ impl Ledger {
         true
     }
 
-    /// The stream broke: everything without an answer is to be written again, in the order of sending.
+    /// After a broken stream: all unanswered messages are written again, in the order of sending.
     pub(super) fn rewind(&mut self) {
         self.unwritten = self.first;
     }
 
-    /// When to look for deadlines: at the nearest one, or at that of a message that was answered since.
+    /// When to check for expired messages: not later than the earliest deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.earliest
     }
 
-    /// Ends what is past its deadline, as `UNKNOWN`.
+    /// Completes messages whose deadline has passed as `UNKNOWN`.
     pub(super) fn expire(&mut self, now: Instant) {
         for entry in self.entries.iter_mut().filter_map(|entry| entry.take_if(|entry| entry.deadline <= now)) {
             entry.end_unknown("DEADLINE: no answer came in time; send it again with the same message id");
@@ -142,8 +143,8 @@ impl Ledger {
         self.earliest = self.entries.iter().flatten().map(|entry| entry.deadline).min();
     }
 
-    /// Ends the largest message of the stream as `REJECTED`, because the gateway refused a frame. Returns whether there was a
-    /// message too large to share a frame; if not, the size was not the reason.
+    /// Completes the largest message of the stream as `REJECTED`, because the gateway refused a frame. Returns whether there
+    /// was a message that is too large to share a frame; if not, the size was not the reason.
     pub(super) fn reject_largest(&mut self, reason: &impl std::fmt::Display) -> bool {
         let written = self.entries.iter_mut().filter(|entry| entry.as_ref().is_some_and(|entry| entry.written));
         let largest = written.max_by_key(|entry| entry.as_ref().map_or(0, |entry| entry.bytes));
@@ -158,7 +159,7 @@ impl Ledger {
         true
     }
 
-    /// Ends everything as `UNKNOWN`.
+    /// Completes all messages as `UNKNOWN`.
     pub(super) fn give_up(&mut self, reason: &str) {
         for entry in self.entries.iter_mut().filter_map(Option::take) {
             entry.end_unknown(reason);
@@ -171,7 +172,7 @@ impl Ledger {
         self.first + self.entries.len() as u64
     }
 
-    /// Lets go of what is answered at the front.
+    /// Removes answered messages from the front.
     fn close_up(&mut self) {
         while self.entries.front().is_some_and(Option::is_none) {
             self.entries.pop_front();
@@ -197,8 +198,9 @@ mod tests {
         let (answer, receipt) = oneshot::channel();
         let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
         let publication = pb::Publication { sequence: 7, ..publication("", "q", "x") };
-        let room = Room(permit(), permit());
-        let entry = Entry { publication, bytes, caller_sequence: 7, deadline, written: false, answer, _room: room };
+        let capacity = Capacity(permit(), permit());
+        let entry =
+            Entry { publication, bytes, caller_sequence: 7, deadline, written: false, answer, _capacity: capacity };
         (Box::new(entry), receipt)
     }
 

@@ -156,7 +156,7 @@ async fn without_an_answer_until_the_deadline_the_outcome_is_unknown() {
     let result = receipt.await;
     assert_eq!(result.outcome(), Outcome::Unknown);
     assert!(result.reason.starts_with("DEADLINE"), "{}", result.reason);
-    // There is room again.
+    // There is capacity again.
     publisher.flush().await;
 }
 
@@ -174,5 +174,5 @@ async fn sending_waits_for_room_in_the_window() {
     }
     stream.answer(&got, Outcome::Confirmed).await;
     assert_eq!(first.await.outcome(), Outcome::Confirmed);
-    let _receipt = publisher.send(publication("", "q", "3")).await.expect("room again");
+    let _receipt = publisher.send(publication("", "q", "3")).await.expect("there is capacity again");
 }

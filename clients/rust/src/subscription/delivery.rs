@@ -1,4 +1,4 @@
-//! What a subscription hands to the application, and what the application says about it.
+//! Deliveries and events of a subscription, and negative acknowledgements.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -6,14 +6,14 @@ use bytes::Bytes;
 
 use crate::pb::{self, NackAction};
 
-/// A message handed to this consumer, once. Settle it within its lease.
+/// A message delivered to this consumer. Settle it within its lease.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     epoch: u64,
     details: pb::Delivery,
 }
 
-/// What a delivery without a message has; no gateway sends one.
+/// For a delivery without a message, which no gateway sends.
 static NO_MESSAGE: LazyLock<pb::Message> = LazyLock::new(pb::Message::default);
 
 impl Delivery {
@@ -25,7 +25,7 @@ impl Delivery {
         self.epoch
     }
 
-    /// Its number on the present stream, as [`Event::Settled`] names it.
+    /// Its id on the current stream, as in [`Event::Settled`].
     pub fn id(&self) -> u64 {
         self.details.delivery_id
     }
@@ -45,33 +45,33 @@ impl Delivery {
         self.details.message.unwrap_or_default()
     }
 
-    /// All of it: exchange, routing key, attempt, lease, offset.
+    /// All details: exchange, routing key, attempt, lease, offset.
     pub fn details(&self) -> &pb::Delivery {
         &self.details
     }
 }
 
-/// What happens on a subscription.
+/// An event of a subscription.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 #[expect(clippy::large_enum_variant, reason = "nearly all events are deliveries")]
 pub enum Event {
     /// A message.
     Delivery(Delivery),
-    /// The link to the broker or to the gateway is gone. What was delivered and is not settled comes again.
+    /// The connection to the broker or the gateway was lost. Unsettled messages are delivered again.
     Interrupted {
-        /// A sentence for people.
+        /// The cause, for people.
         reason: String,
     },
-    /// The link is back.
+    /// The connection is established again.
     Resumed,
-    /// The gateway warned that the token ends, and the stream goes on with a newer one; nothing is to be done.
+    /// The stream's token was renewed before it expired. No action is needed.
     Reauthenticated,
-    /// Settlements without effect, and leases that ran out.
+    /// Settlements without effect, and expired leases.
     Settled(pb::Settled),
 }
 
-/// What is to become of a message that was not done.
+/// A negative acknowledgement: what to do with a message that was not processed.
 #[derive(Debug, Clone)]
 pub struct Nack {
     action: NackAction,
@@ -80,29 +80,30 @@ pub struct Nack {
 }
 
 impl Nack {
-    /// Try again later; uses up one of the queue's delivery attempts.
+    /// Delivers the message again later; counts as a delivery attempt.
     pub fn retry() -> Self {
         Self::new(NackAction::Retry)
     }
 
-    /// To the tenant's dead letters, now.
+    /// Moves the message to the tenant's dead letters.
     pub fn dead_letter() -> Self {
         Self::new(NackAction::DeadLetter)
     }
 
-    /// Forget it.
+    /// Drops the message.
     pub fn discard() -> Self {
         Self::new(NackAction::Drop)
     }
 
-    /// For a retry: how long to wait before it, up to 24 h, kept by the broker; zero is at once. Default: the queue's back-off.
+    /// The delay before a retry, up to 24 h; the broker keeps the message. Zero means immediately. Default: the queue's
+    /// back-off.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// Why, for the trace and the dead letter; at most 1,024 bytes.
+    /// The reason, for the trace and the dead letter; at most 1,024 bytes.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = reason.into();

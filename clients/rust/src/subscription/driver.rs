@@ -1,6 +1,7 @@
-//! The task behind a subscription: it owns the stream and the window. Settlements come in by a queue and go out together;
-//! deliveries and events go to the application as fast as it takes them. Invariant: a slow application never keeps a
-//! settlement from being written, nor the token from being renewed; what waits for it is bounded by the window.
+//! The task of a subscription, which owns the stream and the window.
+//!
+//! It batches settlements, and passes deliveries and events to the application. A slow application delays neither settlements
+//! nor token renewal; the messages that wait for it are bounded by the window.
 
 use std::{
     collections::VecDeque,
@@ -31,14 +32,14 @@ use crate::{
 
 /// How many settlements are taken from the queue at once.
 const INTAKE: usize = 256;
-/// By then a gateway has heard of a client that another one made; half a second is usual.
-const HEARS_WITHIN: Duration = Duration::from_secs(5);
+/// Within this time a gateway knows a client that was created through another one; half a second is usual.
+const PROPAGATION_TIME: Duration = Duration::from_secs(5);
 
-/// What goes to the application.
+/// What is passed to the application.
 #[derive(Debug)]
 pub(super) enum Item {
     Started(SubscribeStarted),
-    /// Of this epoch.
+    /// Deliveries of this epoch.
     Deliveries(u64, Vec<Delivery>),
     Event(Box<Event>),
     /// The last item.
@@ -50,7 +51,7 @@ pub(super) struct Driver {
     options: SubscribeOptions,
     settlements: mpsc::UnboundedReceiver<Settlement>,
     items: mpsc::Sender<Item>,
-    /// For the application, which drops what is void.
+    /// The current epoch; the application drops deliveries of earlier ones.
     epoch: Arc<AtomicU64>,
     window: Window,
     waiting: VecDeque<Item>,
@@ -58,9 +59,9 @@ pub(super) struct Driver {
     most_waiting: usize,
     backoff: Backoff,
     tried_another_token: bool,
-    /// Since when there is no stream; none before the first one stood and while one stands.
+    /// Since when there is no stream; `None` before the first stream was established and while one is.
     away_since: Option<Instant>,
-    stood: bool,
+    was_established: bool,
     announced: bool,
     closing: bool,
     began: Instant,
@@ -72,7 +73,7 @@ struct Session {
     outbound: Outbound<SubscribeRequest>,
     renewal: Renewal,
     new_token: Option<Arc<Token>>,
-    /// Set when the stream is to end, by the gateway's wish or by ours: when it is cut at the latest.
+    /// Set when the gateway or this side ends the stream: the latest time at which it is closed.
     cut: Option<Instant>,
 }
 
@@ -98,14 +99,14 @@ impl Driver {
             backoff: Backoff::default(),
             tried_another_token: false,
             away_since: None,
-            stood: false,
+            was_established: false,
             announced: false,
             closing: false,
             began: Instant::now(),
         }
     }
 
-    /// Until the application closes the subscription, or an error that another stream would not mend.
+    /// Runs until the application closes the subscription, or an error that another stream would not fix.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         while !self.closing {
             let mut session = Session::open(&self.client, self.options.start(self.window.resume_from()));
@@ -129,7 +130,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Until the stream ends, with OK or with an error.
+    /// Runs until the stream ends, with OK or with an error.
     async fn drive(&mut self, session: &mut Session) -> Result<(), Error> {
         let mut settlements = Vec::with_capacity(INTAKE);
         loop {
@@ -151,11 +152,11 @@ impl Driver {
                 _ = self.settlements.recv_many(&mut settlements, INTAKE), if !self.closing => {
                     settlements.drain(..).for_each(|settlement| self.window.settle(settlement));
                 }
-                room = session.outbound.has_room(), if can_write => match room {
+                capacity = session.outbound.has_capacity(), if can_write => match capacity {
                     true => self.write_frame(session),
                     false => session.outbound.close(),
                 },
-                true = has_room(&self.items), if can_hand_over => self.hand_over_one(),
+                true = has_capacity(&self.items), if can_hand_over => self.hand_over_one(),
                 () = self.items.closed(), if !self.closing => self.close(),
                 token = session.renewal.ready() => session.new_token = token,
                 () = at(session.cut) => return Ok(()),
@@ -176,13 +177,13 @@ impl Driver {
         }
     }
 
-    /// Gives the application an item for which there is room.
+    /// Passes an item to the application, whose channel has capacity.
     fn hand_over_one(&mut self) {
         let Some(item) = self.waiting.pop_front() else { return };
         if let Item::Deliveries(_, deliveries) = &item {
             self.waiting_messages -= deliveries.len();
         }
-        // The application may have gone since; then nobody misses it.
+        // The application may have dropped the subscription meanwhile.
         let _ = self.items.try_send(item);
     }
 
@@ -193,7 +194,7 @@ impl Driver {
                 self.waiting_messages += batch.deliveries.len();
                 self.waiting.push_back(Item::Deliveries(self.window.epoch(), batch.deliveries));
             }
-            Some(Heard::Started(started)) => self.stands(started),
+            Some(Heard::Started(started)) => self.established(started),
             Some(Heard::Settled(settled)) => {
                 self.window.expired(&settled.expired_delivery_ids);
                 self.tell(Event::Settled(settled));
@@ -204,7 +205,7 @@ impl Driver {
                 session.renewal = session.inbound.renewal(&self.client, warning.expires);
             }
             Some(Heard::Draining(warning)) => session.cut = Some(cut_at(warning.deadline)),
-            // Heartbeats, what comes after our closing, and events of a newer gateway.
+            // Heartbeats, events after closing, and events that only a newer gateway sends.
             _ => {}
         }
     }
@@ -213,7 +214,7 @@ impl Driver {
         self.waiting.push_back(Item::Event(Box::new(event)));
     }
 
-    fn stands(&mut self, started: SubscribeStarted) {
+    fn established(&mut self, started: SubscribeStarted) {
         self.backoff.reset();
         self.tried_another_token = false;
         self.away_since = None;
@@ -221,10 +222,10 @@ impl Driver {
             // Nothing else holds the gateway back then.
             self.most_waiting = (started.max_outstanding_messages as usize).max(1);
         }
-        if self.stood {
+        if self.was_established {
             self.resumed();
         } else {
-            self.stood = true;
+            self.was_established = true;
             self.waiting.push_back(Item::Started(started));
         }
     }
@@ -235,7 +236,7 @@ impl Driver {
         }
     }
 
-    /// Every id given so far is void. The application hears of it unless it had settled all.
+    /// Invalidates all ids so far. The application is notified unless it had settled everything.
     fn turn_the_page(&mut self, reason: Option<String>) {
         let reason = match reason {
             Some(reason) => Some(reason),
@@ -253,35 +254,35 @@ impl Driver {
         }
     }
 
-    /// Whether another stream may succeed where this one did not. The very first one is not tried again.
+    /// Whether another stream may succeed. The first stream of a subscription is not retried.
     async fn may_come_back(&mut self, error: &Error, session: &mut Session) -> bool {
-        if is_unauthenticated(error) && self.stood && !self.closing && !self.tried_another_token {
+        if is_unauthenticated(error) && self.was_established && !self.closing && !self.tried_another_token {
             self.tried_another_token = true;
             return session.inbound.another_token(&self.client).await;
         }
-        let patient = self.away_since.is_none_or(|since| since.elapsed() < self.options.patience());
-        error.is_disconnect() && self.stood && !self.closing && patient
+        let patient = self.away_since.is_none_or(|since| since.elapsed() < self.options.reconnect_limit());
+        error.is_disconnect() && self.was_established && !self.closing && patient
     }
 
-    /// Whether this gateway has not heard yet of a client that another one made a moment ago.
+    /// Whether this gateway may not yet know a client that was just created through another one.
     fn is_too_early(&self, error: &Error) -> bool {
         let unheard = error.refusal().is_some_and(|refusal| refusal.reason() == "CLIENT_NOT_YET_KNOWN");
-        unheard && !self.closing && self.began.elapsed() < HEARS_WITHIN
+        unheard && !self.closing && self.began.elapsed() < PROPAGATION_TIME
     }
 
-    /// Waits before the next stream. The application gets what waits for it meanwhile.
+    /// Waits before the next stream, and passes waiting items to the application meanwhile.
     async fn pause(&mut self) {
         let until = Instant::now() + self.backoff.next();
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
                 () = self.items.closed() => return self.close(),
-                true = has_room(&self.items), if !self.waiting.is_empty() => self.hand_over_one(),
+                true = has_capacity(&self.items), if !self.waiting.is_empty() => self.hand_over_one(),
             }
         }
     }
 
-    /// The application is gone or going: what it said last is still to be written.
+    /// The application closed or dropped the subscription: the queued settlements are still written.
     fn close(&mut self) {
         self.closing = true;
         self.settlements.close();
@@ -290,7 +291,7 @@ impl Driver {
         }
     }
 
-    /// The end; the application gets what waits for it first.
+    /// Ends the subscription after the waiting items were passed to the application.
     async fn fail(mut self, error: Error) {
         self.settlements.close();
         for item in self.waiting {
@@ -298,16 +299,16 @@ impl Driver {
                 return;
             }
         }
-        // Nobody hears it when the application is gone.
+        // The application may have dropped the subscription.
         let _ = self.items.send(Item::Failed(error)).await;
     }
 }
 
 impl Session {
     fn open(client: &Client, start: crate::pb::SubscribeStart) -> Self {
-        // Room for the first frame and one more.
+        // Capacity for the first frame and one more.
         let (frames, requests) = mpsc::channel(2);
-        // The channel is new and has room.
+        // The channel is new and has capacity.
         let _ = frames.try_send(SubscribeRequest { frame: Some(Frame::Start(start)) });
         let inbound = Inbound::open(client.clone(), |client| async move {
             client.raw_messaging().subscribe(ReceiverStream::new(requests)).await
@@ -317,6 +318,6 @@ impl Session {
     }
 }
 
-async fn has_room(items: &mpsc::Sender<Item>) -> bool {
+async fn has_capacity(items: &mpsc::Sender<Item>) -> bool {
     items.reserve().await.is_ok()
 }

@@ -1,11 +1,11 @@
-//! What to consume, and how much at once. The application's wishes enter; the `start` frame leaves, in which a stream
-//! queue's position moves on with what was consumed.
+//! Subscription options, and the `start` frame that they become. For a stream queue, the frame resumes at the position that
+//! was reached.
 
 use std::time::{Duration, SystemTime};
 
 use crate::pb::{self, StreamFirst, StreamLast, StreamNext, stream_position::Position};
 
-/// What to consume.
+/// Options of a subscription.
 #[derive(Debug, Clone)]
 pub struct SubscribeOptions {
     start: pb::SubscribeStart,
@@ -13,7 +13,7 @@ pub struct SubscribeOptions {
 }
 
 impl SubscribeOptions {
-    /// This queue, with the gateway's defaults.
+    /// Consumes this queue, with the gateway's defaults.
     pub fn queue(queue: impl Into<String>) -> Self {
         let start = pb::SubscribeStart { queue: queue.into(), ..Default::default() };
         Self { start, reconnect_for: Duration::from_secs(300) }
@@ -40,7 +40,7 @@ impl SubscribeOptions {
         self
     }
 
-    /// No other consumer may have the queue.
+    /// Allows no other consumer on the queue.
     #[must_use]
     pub fn exclusive(mut self) -> Self {
         self.start.exclusive = true;
@@ -54,38 +54,38 @@ impl SubscribeOptions {
         self
     }
 
-    /// Each delivery counts as done as soon as it was sent: what gets lost is lost.
+    /// Acknowledges each delivery as soon as it is sent. A message that is lost in transit is not delivered again.
     #[must_use]
     pub fn auto_ack(mut self) -> Self {
         self.start.auto_ack = true;
         self
     }
 
-    /// A stream queue from its oldest message.
+    /// Reads a stream queue from its oldest message.
     #[must_use]
     pub fn from_first(self) -> Self {
         self.at(Position::First(StreamFirst {}))
     }
 
-    /// A stream queue from its last chunk.
+    /// Reads a stream queue from its last chunk.
     #[must_use]
     pub fn from_last(self) -> Self {
         self.at(Position::Last(StreamLast {}))
     }
 
-    /// A stream queue's new messages only (the default).
+    /// Reads only new messages of a stream queue (the default).
     #[must_use]
     pub fn from_next(self) -> Self {
         self.at(Position::Next(StreamNext {}))
     }
 
-    /// A stream queue from this offset.
+    /// Reads a stream queue from this offset.
     #[must_use]
     pub fn from_offset(self, offset: u64) -> Self {
         self.at(Position::Offset(offset))
     }
 
-    /// A stream queue from the chunk written at this time (whole seconds count).
+    /// Reads a stream queue from the chunk written at this time, in whole seconds.
     #[must_use]
     pub fn from_time(self, time: SystemTime) -> Self {
         let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -93,7 +93,7 @@ impl SubscribeOptions {
         self.at(Position::Timestamp(prost_types::Timestamp { seconds, nanos: 0 }))
     }
 
-    /// How long to try to get back when the gateway is away. Default: 5 minutes.
+    /// How long to try to reconnect when the gateway is unavailable. Default: 5 minutes.
     #[must_use]
     pub fn reconnect_for(mut self, limit: Duration) -> Self {
         self.reconnect_for = limit;
@@ -105,7 +105,7 @@ impl SubscribeOptions {
         self
     }
 
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn reconnect_limit(&self) -> Duration {
         self.reconnect_for
     }
 
@@ -113,7 +113,7 @@ impl SubscribeOptions {
         self.start.auto_ack
     }
 
-    /// The first frame of a stream; for a stream queue of which something was consumed, from there.
+    /// The first frame of a stream. A stream queue resumes at this offset.
     pub(super) fn start(&self, resume_from: Option<u64>) -> pb::SubscribeStart {
         match resume_from {
             Some(offset) => self.clone().from_offset(offset).start,

@@ -1,15 +1,15 @@
-//! A subscription's bookkeeping, without any I/O: which deliveries are unsettled, what is to be written about them, and
-//! where a stream queue goes on. Invariant: nothing of one epoch is ever written in another, so that a late settlement
-//! cannot meet a new message that got the same id.
+//! The state of a subscription, without I/O: unsettled deliveries, settlements to write, and a stream queue's position.
+//!
+//! A settlement of one epoch is never written in another, so a late settlement cannot apply to a new message with the same id.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::pb::{self, subscribe_request::Frame};
 
-/// What the API allows in one frame.
+/// The API's limit for one frame.
 const IDS_IN_FRAME: usize = 10_000;
 
-/// What the application said about deliveries of one epoch.
+/// A settlement of deliveries of one epoch.
 #[derive(Debug)]
 pub(super) struct Settlement {
     epoch: u64,
@@ -17,14 +17,14 @@ pub(super) struct Settlement {
 }
 
 impl Settlement {
-    /// One delivery.
+    /// Acknowledges one delivery.
     pub(super) fn ack(epoch: u64, id: u64) -> Self {
         Self { epoch, frame: Frame::Ack(pb::Ack { delivery_ids: vec![id], through: 0 }) }
     }
 
-    /// All deliveries up to and with this one.
+    /// Acknowledges all deliveries up to and including this one.
     pub(super) fn ack_through(epoch: u64, id: u64) -> Self {
-        // Not named singly as well: the gateway would find it gone, and report it.
+        // Its id is not listed separately: the gateway would report it as already settled.
         Self { epoch, frame: Frame::Ack(pb::Ack { delivery_ids: Vec::new(), through: id }) }
     }
 
@@ -37,19 +37,19 @@ impl Settlement {
     }
 }
 
-/// The deliveries of the present epoch.
+/// The deliveries of the current epoch.
 #[derive(Debug)]
 pub(super) struct Window {
     epoch: u64,
     tracked: bool,
-    /// By id; with the offset in a stream queue.
+    /// By id, with the offset in a stream queue.
     unsettled: BTreeMap<u64, Option<u64>>,
     last_offset: Option<u64>,
     unwritten: VecDeque<Frame>,
 }
 
 impl Window {
-    /// Untracked when the gateway settles by itself.
+    /// Deliveries are not tracked when the gateway acknowledges them itself.
     pub(super) fn new(tracked: bool) -> Self {
         Self { epoch: 0, tracked, unsettled: BTreeMap::new(), last_offset: None, unwritten: VecDeque::new() }
     }
@@ -67,7 +67,7 @@ impl Window {
         }
     }
 
-    /// Notes a settlement and puts it in the queue of frames, together with the one before it when both acknowledge.
+    /// Records a settlement and queues its frame. An acknowledgement is merged into a preceding one.
     pub(super) fn settle(&mut self, settlement: Settlement) {
         if settlement.epoch != self.epoch {
             return;
@@ -77,7 +77,7 @@ impl Window {
             Frame::Nack(nack) => self.forget(&nack.delivery_ids, 0),
             _ => {}
         }
-        // Only neighbours are joined: `through` must not overtake a Nack below it.
+        // Only adjacent frames are merged: `through` must not overtake a Nack before it.
         if let (Some(Frame::Ack(last)), Frame::Ack(ack)) = (self.unwritten.back_mut(), &settlement.frame)
             && last.delivery_ids.len() + ack.delivery_ids.len() <= IDS_IN_FRAME
         {
@@ -92,7 +92,7 @@ impl Window {
         self.unwritten.push_back(settlement.frame);
     }
 
-    /// The gateway took these back.
+    /// The gateway took these deliveries back.
     pub(super) fn expired(&mut self, ids: &[u64]) {
         self.forget(ids, 0);
     }
@@ -105,14 +105,14 @@ impl Window {
         !self.unwritten.is_empty()
     }
 
-    /// Whether nothing is left to say about anything delivered.
+    /// Whether every delivery is settled and written.
     pub(super) fn is_settled(&self) -> bool {
         self.unsettled.is_empty() && self.unwritten.is_empty()
     }
 
-    /// All ids given so far are void.
+    /// Starts the next epoch: all ids so far become invalid.
     pub(super) fn next_epoch(&mut self) {
-        // Unsettled messages of a stream queue are to be read again, from the first of them on.
+        // A stream queue is read again from its first unsettled message on.
         if let Some(first) = self.unsettled.values().flatten().min() {
             self.last_offset = first.checked_sub(1);
         }
@@ -121,7 +121,7 @@ impl Window {
         self.unwritten.clear();
     }
 
-    /// Where a stream queue goes on; none for other queues and before the first message.
+    /// The offset at which a stream queue resumes; `None` for other queues and before the first message.
     pub(super) fn resume_from(&self) -> Option<u64> {
         self.last_offset.map(|offset| offset + 1)
     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_are_joined_but_never_overtake_a_nack() {
+    fn acknowledgements_are_merged_but_never_overtake_a_nack() {
         let mut window = window(1..=9);
         window.settle(Settlement::ack(0, 1));
         window.settle(Settlement::ack(0, 2));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_settled_by_through_is_not_named_singly_as_well() {
+    fn ids_covered_by_through_are_not_listed_separately() {
         let mut window = window(1..=9);
         for settlement in [Settlement::ack(0, 2), Settlement::ack(0, 7), Settlement::ack_through(0, 5)] {
             window.settle(settlement);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_queue_goes_on_at_the_first_unsettled_message() {
+    fn a_stream_queue_resumes_at_the_first_unsettled_message() {
         let mut window = Window::new(true);
         assert_eq!(window.resume_from(), None);
         window.delivered(&[delivery(1, Some(10)), delivery(2, Some(11)), delivery(3, Some(12))]);
