@@ -1,5 +1,7 @@
-//! What the program is asked for: by people, as `./scripts/faults --minutes 10`, and by `cargo test`, which hands the same
-//! arguments to every test target. This target is one test; a filter that does not mean it does not start it.
+//! Command-line arguments, from `./scripts/faults --minutes 10` or from `cargo test`.
+//!
+//! `cargo test` passes the same arguments to every test target. A filter that does not name this target does not start
+//! it.
 
 use anyhow::{Context as _, bail};
 

@@ -1,4 +1,5 @@
-//! Attempts and delays. The ledger and the faults enter; what was counted wrongly, or came too early or too late, leaves.
+//! Checks of delivery attempts and retry delays in the ledger: wrong counts, and deliveries that are too early or too
+//! late.
 
 use std::{
     collections::HashSet,

@@ -1,5 +1,5 @@
-//! A gateway as a real process, and the roads that lead to and from it. Settings enter; a gateway leaves that can be killed,
-//! stopped and started again on the same ports.
+//! A gateway in a separate process with proxies to its broker. It can be killed, stopped, and restarted on the same
+//! ports.
 
 use std::{
     fs::{File, OpenOptions},

@@ -1,5 +1,6 @@
-//! Faults, one after another, as the plan says. Each is done, is undone, and is over when every stream works again; what that
-//! took, and how soon it was noticed, leaves.
+//! Injects the faults of a plan one after another, and measures how long detection and recovery take.
+//!
+//! A fault is over when it was undone and every stream works again.
 
 use std::{
     sync::Arc,

@@ -1,5 +1,6 @@
-//! The ledger of every message and every stream. Facts enter as they are seen, from publishers and consumers, in this process
-//! and in others; questions about messages and streams are answered. Invariant: a fact is only ever added.
+//! The ledger of every message and every stream, filled by publishers and consumers of this and other processes.
+//!
+//! Facts are only ever added.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! The load: for each tenant a publisher, consumers in this process, and a consumer in a process that can be killed. What they
-//! do and see goes into the ledger.
+//! The load: for each tenant a publisher, consumers in this process, and a consumer in a process that can be killed.
+//! All of them report to the ledger.
 
 pub mod consumers;
 pub mod processes;

@@ -1,6 +1,8 @@
-//! The fault suite: everything that can die is killed, frozen or cut off under load, and a ledger says what became of each
-//! message. A test target of its own without libtest, since it is one long run with a table at its end:
-//! `./scripts/faults --minutes 10 --seed 7`. docs/reliability.md says what it proves.
+//! The fault suite: brokers, gateways, networks and consumers fail under load, and a ledger records what became of
+//! every message.
+//!
+//! It is a test target without libtest, because it is one long run with a table at its end: `./scripts/faults --minutes
+//! 10 --seed 7`. docs/reliability.md describes what it proves.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -1,4 +1,4 @@
-//! The gateways' memory over the run. Samples enter, one a second; whether it grows leaves.
+//! Memory use of the gateways during the run, sampled once a second, and a verdict on whether it grows.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,5 +1,6 @@
-//! What is published. A seed, a tenant and a number enter; a publication leaves that says in its body whose it is, and what is
-//! to become of it. The consumer reads the same from the body, so that both sides agree without speaking.
+//! Test messages, derived from a seed, a tenant and a number.
+//!
+//! The body contains the owner and the expected outcome, so that a consumer can check it without further communication.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Which faults, when, and where. A length and a seed enter; a schedule leaves, the same for the same two. Ten minutes have
-//! every kind as often as below, other lengths in proportion, and each at least once.
+//! The schedule of faults, derived from a duration and a seed. Ten minutes contain every kind as often as listed below;
+//! other durations are proportional, with each kind at least once.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What became of poison. Tenants' dead letters are listed, held against the ledger, sent again, and done at last.
+//! Checks of dead letters: they are listed, compared with the ledger, redriven, and finally consumed.
 
 use std::{collections::HashMap, time::Duration};
 

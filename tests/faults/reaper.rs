@@ -1,5 +1,6 @@
-//! Signals, and the end of everything. Process groups enter; when this process ends in whatever way, `kill -9` included,
-//! they are killed: a shell waits at the other end of a pipe that the kernel closes with us.
+//! Signals for process groups, and a guard that kills the groups when this process ends, even by `kill -9`.
+//!
+//! The guard is a shell that reads from a pipe, which the kernel closes when this process ends.
 
 use std::{
     io::Write as _,

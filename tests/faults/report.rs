@@ -1,4 +1,4 @@
-//! What people and scripts read: lines while it runs, a table at the end, and one last line.
+//! Output for people and scripts: progress lines, a table at the end, and one last line.
 
 use std::{io::Write as _, sync::OnceLock, time::Instant};
 

@@ -1,6 +1,5 @@
-//! The roads from clients to gateways: a load balancer that the suite plays itself. Each client has an address of its own,
-//! which leads to the gateway that it belongs to while that one is up, and to the other one while it is not. What breaks
-//! connections says whose.
+//! A simple load balancer between clients and gateways. Each client has its own address, which leads to its gateway
+//! while that runs, and to the other one otherwise.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! One run: the world is made, the load begins, faults are injected, everything comes to rest, and the ledger is judged.
+//! One run: setup, load, faults, recovery, and the verdict.
 
 use std::{
     sync::Arc,

@@ -1,5 +1,4 @@
-//! The judgement. The ledger and what was seen of the world enter; a table leaves, what was promised and not kept, and the
-//! last line.
+//! The verdict of a run: a table, every promise that was not kept, and the last line.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,6 +1,7 @@
-//! The world of the suite. It has two sides: two gateways on one RabbitMQ, and one gateway on a cluster of three, each with a
-//! store in PostgreSQL and tenants of its own. Nothing of it runs on after its end, and what the processes said lies below
-//! target/.
+//! The environment of a run, in two parts: two gateways on one RabbitMQ, and one gateway on a cluster of three. Each
+//! part has its own store in PostgreSQL and its own tenants.
+//!
+//! All processes end with the run; their logs are below target/.
 
 use std::{
     path::{Path, PathBuf},

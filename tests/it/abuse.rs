@@ -1,6 +1,7 @@
-//! A flood of wrong secrets, from a stranger's address and from a neighbour's, 333 a second: who was right before goes on to get
-//! tokens, open streams keep most of their throughput, and memory its bound. 2,000 of them here;
-//! `WARRENGATE_TEST_WRONG_SECRETS=10000` makes it the whole promise, 30 s.
+//! A flood of wrong client secrets from the address of a legitimate client and from others, 333 per second.
+//!
+//! A client that authenticated before still gets tokens, open streams keep most of their throughput, and memory stays
+//! bounded. `WARRENGATE_TEST_WRONG_SECRETS=10000` runs the full 30 s; the default is 2,000 attempts.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Tenants, clients and plans over their whole life, checked at the broker where they leave a trace there.
+//! The life cycle of tenants, clients and plans, checked at the broker where they have an effect there.
 
 use lapin::options::QueueDeleteOptions;
 use prost_types::FieldMask;

@@ -1,6 +1,7 @@
-//! Attacks by the table: tokens, names, other tenants' things, more than one was given (here); every field that names somebody
-//! else's, text that is code to a database or a log, clocks, keys and ids that were used before (`fields`). Each is refused with
-//! its code and its reason, and every refusal is on record.
+//! A table of attacks: tokens, names, other tenants' objects, limits (here), and fields, injection, clocks, keys and
+//! replayed ids (`fields`).
+//!
+//! Each attack is refused with its code and reason, and every refusal is audited.
 
 mod fields;
 

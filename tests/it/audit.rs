@@ -1,4 +1,5 @@
-//! What is on record: every act, every refusal, who and from where; told one by one, or counted when there are too many.
+//! The audit trail: every operation and every refusal with its actor and address, one event each or aggregated when
+//! there are too many.
 
 use secrecy::SecretString;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What no honest client sends: a clear answer that names the field, and nobody else notices.
+//! Invalid requests: each is refused with an error that names the field, and has no effect on others.
 
 use bytes::Bytes;
 use tonic::{Code, Status};

@@ -1,5 +1,5 @@
-//! The broker takes nothing (a memory alarm): publishing holds, the client is slowed down instead of the gateway filled up,
-//! and consuming goes on.
+//! A broker that blocks publishers (memory alarm): publishing waits, the client is slowed down instead of filling the
+//! gateway's memory, and consuming continues.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What the broker itself says about the gateway's connections and the tenants' accounts.
+//! The gateway's connections and the tenants' accounts as the broker reports them.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

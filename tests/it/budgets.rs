@@ -1,5 +1,5 @@
-//! A plan's limits, each held where it belongs: over a rate is `THROTTLED` and no more, a full tenant is told so and its streams
-//! stay, a neighbour does not notice, and the broker holds its part against a client that goes around the gateway.
+//! The limits of a plan: rates are throttled, a full tenant is refused without losing its streams, other tenants are
+//! not affected, and the broker enforces its part against clients that bypass the gateway.
 
 use std::time::{Duration, Instant};
 

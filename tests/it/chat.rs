@@ -1,4 +1,4 @@
-//! Chat, as people have it: processes with a standard input and output, on one gateway or on two, of one tenant or of two.
+//! `warrengate chat` with real processes, on one gateway or two, within one tenant or two.
 
 use std::process::Stdio;
 

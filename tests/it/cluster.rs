@@ -1,4 +1,4 @@
-//! Three broker nodes: quorum queues over all of them, and nodes killed under load.
+//! Three broker nodes: replicated quorum queues, and nodes killed under load.
 
 use std::{
     collections::BTreeSet,

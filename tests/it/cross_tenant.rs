@@ -1,4 +1,4 @@
-//! The wall at the gateway: a token of one tenant cannot name, see or guess anything of another's.
+//! Tenant isolation at the gateway: a token of one tenant cannot name, see or guess anything of another.
 
 use tonic::{Code, Status};
 use warrengate::{

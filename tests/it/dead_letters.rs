@@ -1,4 +1,4 @@
-//! Dead letters: seen without being taken, sent again, deleted, and nobody else's.
+//! Dead letters: listing without consuming, redriving, deleting, and isolation between tenants.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! A delay that does not end as it should: the message's queue is gone or full when it is over, or the queue that keeps the
-//! delay does not answer. Nothing is lost, and nothing waits for ever.
+//! Retry delays with a problem at their end: the queue was deleted or is full, or the delay queue does not respond. No
+//! message is lost or waits for ever.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! A gateway stops: streams are told, nothing new is taken, what was taken is answered, the rest goes back, and it ends in
-//! time whatever its peers do.
+//! Shutdown of a gateway: streams are notified, no new work is accepted, accepted work is completed, the rest is
+//! returned, and the process ends in time whatever its peers do.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,5 @@
-//! How streams end when what they stand on goes away: with a status that says so, soon, and alone.
+//! The end of streams whose queue, client or tenant is removed: with a status that says why, promptly, and without
+//! effect on others.
 
 use std::time::Instant;
 

@@ -1,5 +1,4 @@
-//! Issuers beside the gateway's own: several at once, one that goes away, one that never was, keys that change, and a flood of
-//! keys that nobody has.
+//! External token issuers: several at once, unavailable ones, key rotation, and a flood of unknown key ids.
 
 use std::time::Instant;
 

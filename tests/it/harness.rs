@@ -1,4 +1,4 @@
-//! The stack that all tests share, and the tenants that each makes for itself.
+//! The stack that all tests share, and the tenants that each test creates.
 
 pub mod broker;
 pub mod bytes_codec;

@@ -1,4 +1,4 @@
-//! What is served beside the API: health, reflection, gRPC-Web, probes and metrics.
+//! Endpoints beside the API: health, reflection, gRPC-Web, probes and metrics.
 
 use prost::Message as _;
 use secrecy::ExposeSecret as _;

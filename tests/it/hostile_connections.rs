@@ -1,5 +1,5 @@
-//! Connections that mean no good: too many, silent, slow, idle for ever, floods of resets and of header blocks. Each is closed or
-//! refused, and a stream of somebody else's goes on meanwhile.
+//! Hostile connections: too many, silent, slow, idle, floods of resets and of header blocks. Each is closed or refused,
+//! and a stream of another client continues.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What an auditor sees: the same traces by Jaeger's query API, and by `warrengate trace`, which asks it.
+//! Traces in Jaeger: the same through its query API and through `warrengate trace`.
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio::process::Command;

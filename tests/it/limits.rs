@@ -1,5 +1,7 @@
-//! Every limit of a plan, by the table: a tenant that wants ten times as much is refused what is over, in the words that belong to
-//! it, and another tenant's stream does not notice. Times are not judged here: `warrengate-bench --scenario limits` does.
+//! A table of every limit of a plan: a tenant that exceeds it tenfold is refused with the right reason, and a stream of
+//! another tenant continues.
+//!
+//! Times are not judged here; `warrengate-bench --scenario limits` measures them.
 
 use std::sync::{
     Arc,

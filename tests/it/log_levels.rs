@@ -1,4 +1,4 @@
-//! What a gateway logs is changed by target while it runs: the file and a SIGHUP, as docs/operations.md says.
+//! Changing the log filter at runtime by the file and SIGHUP, as docs/operations.md describes.
 
 use std::process::Stdio;
 

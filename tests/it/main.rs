@@ -1,5 +1,7 @@
-//! Everything that needs a broker: one binary, one private RabbitMQ node, the real composition root. Each test makes a
-//! tenant of its own, so that none sees another's messages, and waits for events with a deadline, never for time.
+//! Integration tests with a private RabbitMQ node, the real composition root, and the public client.
+//!
+//! Each test creates its own tenant, so tests do not see each other's messages, and waits for events with a deadline
+//! instead of sleeping.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "some say what they measured")]

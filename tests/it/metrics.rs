@@ -1,4 +1,4 @@
-//! `/metrics` of a running gateway after real traffic: what it says is what happened, and Prometheus' own tool likes it.
+//! `/metrics` of a running gateway after real traffic: correct values, accepted by promtool.
 
 use std::{io::Write as _, process::Stdio};
 

@@ -1,4 +1,4 @@
-//! Metrics by OTLP: a collector gets what `/metrics` says, and one that hangs costs nothing.
+//! Metrics over OTLP: a collector receives the values of `/metrics`, and one that hangs has no effect.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,4 +1,4 @@
-//! What is not taken: full queues, exchanges that are missing or closed to clients, grants, sizes.
+//! Refused messages: full queues, missing or internal exchanges, missing grants, sizes.
 
 use warrengate::{
     client::PublisherOptions,

@@ -1,4 +1,4 @@
-//! A message comes out as it went in.
+//! Message properties and headers arrive unchanged.
 
 use std::collections::HashMap;
 

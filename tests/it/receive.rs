@@ -1,4 +1,4 @@
-//! `Receive` and `Settle`: subscribing for those who cannot stream upwards, with what `Subscribe` promises.
+//! `Receive` and `Settle`: subscribing without client streaming, with the promises of `Subscribe`.
 
 use std::time::Duration;
 

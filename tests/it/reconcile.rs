@@ -1,4 +1,5 @@
-//! What drifts at the broker is found, told, repaired and put on record: when asked, in a dry run, and by the clock.
+//! Reconciliation: drift at the broker is detected, reported, repaired and audited; on request, as a dry run, and
+//! periodically.
 
 use std::time::Duration;
 

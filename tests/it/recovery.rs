@@ -1,5 +1,5 @@
-//! The link to the broker fails in every way that a link can, under open streams: frozen, half-open, cut. Streams are told,
-//! hold what is not confirmed, and go on; nothing is left over on the broker.
+//! Broken connections to the broker under open streams: frozen, half-open, reset. Streams are notified, keep
+//! unconfirmed messages, and continue; nothing is left over at the broker.
 
 use std::time::{Duration, Instant};
 

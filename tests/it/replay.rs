@@ -1,4 +1,4 @@
-//! Stream queues: reading again, from anywhere.
+//! Stream queues: reading from any position, repeatedly.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

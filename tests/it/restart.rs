@@ -1,4 +1,4 @@
-//! The broker dies and comes back under open streams.
+//! A broker that crashes and restarts under open streams.
 
 use std::{collections::BTreeSet, time::Duration};
 

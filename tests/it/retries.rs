@@ -1,4 +1,4 @@
-//! Another attempt: when it comes, how often, what it survives, and what does not use one up.
+//! Retries: timing, number of attempts, durability, and what does not count as an attempt.
 
 use std::time::{Duration, Instant};
 

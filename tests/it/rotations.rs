@@ -1,5 +1,5 @@
-//! Every secret changes while messages flow: none is lost, and no stream ends. Those of the broker's side have a broker of their
-//! own (`broker_side`).
+//! Rotation of every secret while messages flow: no message is lost and no stream ends. Rotations at the broker use a
+//! separate broker (`broker_side`).
 
 mod broker_side;
 pub mod load;

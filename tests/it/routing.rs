@@ -1,4 +1,4 @@
-//! Each type of exchange, with the routing tables of RabbitMQ's own tutorials.
+//! Each exchange type, with the routing tables of RabbitMQ's tutorials.
 
 use warrengate::pb::{self, DestinationType, ExchangeType, HeadersMatch, Outcome};
 

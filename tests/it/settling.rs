@@ -1,4 +1,4 @@
-//! What a subscriber says about its deliveries, and what comes of it.
+//! Acknowledgements, negative acknowledgements and lease extensions, and their effects.
 
 use std::time::{Duration, Instant};
 

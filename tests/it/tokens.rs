@@ -1,4 +1,4 @@
-//! Who is let in, at the real gateway: forged, altered and outlived tokens, and the ways to get one.
+//! Authentication at a real gateway: forged, altered and expired tokens, and the ways to obtain one.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

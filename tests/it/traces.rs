@@ -1,4 +1,4 @@
-//! One message, one trace: the exact spans of each way that a message can go, as a collector receives them.
+//! One message, one trace: the exact spans of each path of a message, as a collector receives them.
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tonic_types::StatusExt as _;

@@ -1,4 +1,4 @@
-//! Spans on their way out: what a collector that does not answer costs, what is said of it, and what a gateway that stops
+//! Export of spans: the effect of a collector that does not answer, how it is reported, and what a stopping gateway
 //! still sends.
 
 use std::time::Duration;

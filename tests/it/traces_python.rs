@@ -1,4 +1,4 @@
-//! An application that traces by itself, in another language, on both ends: its spans and the gateway's are one tree.
+//! An application in another language that traces by itself on both ends: its spans and the gateway's form one tree.
 
 use std::{path::Path, process::Stdio};
 

@@ -1,5 +1,5 @@
-//! Two gateways on one PostgreSQL: what one is told, the other knows; what one dies of, the other survives; and when the store
-//! is away, those who are known go on for a while, and nothing opens up.
+//! Two gateways on one PostgreSQL: changes propagate, one survives the failure of the other, and during a store outage
+//! known clients continue for a limited time while nothing else is allowed.
 
 use std::{
     collections::HashSet,

@@ -1,4 +1,5 @@
-//! The proof of docs/adr/0003: lapin mixes up returned messages when publishes are pipelined, and the gateway does not.
+//! The proof for docs/adr/0003: lapin confuses returned messages when publishes are pipelined, and the gateway does
+//! not.
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use warrengate::{

@@ -1,4 +1,4 @@
-//! How much a subscriber holds at once, and for how long.
+//! Windows and leases of a subscriber.
 
 use std::{
     collections::VecDeque,

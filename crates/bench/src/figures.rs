@@ -1,5 +1,6 @@
-//! Numbers of rounds become one figure with its spread. Ratios are made within a round, where both sides met the same
-//! machine, and only then is their median taken.
+//! Figures: the median of several rounds with their spread.
+//!
+//! Ratios are computed within a round, where both sides had the same conditions, before the median is taken.
 
 use serde::Serialize;
 

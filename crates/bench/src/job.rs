@@ -1,6 +1,6 @@
-//! What the measuring process asks of a client process, and what it hears back: a [`Job`] goes in as a line of JSON, an
-//! [`Outcome`] comes out. Invariant: nothing secret is an argument of a process, where every user of the machine can read
-//! it; certificates, keys and tokens go through the pipe only.
+//! The protocol between the benchmark and its client processes: a [`Job`] as a line of JSON in, an [`Outcome`] out.
+//!
+//! Certificates, keys and tokens are passed through the pipe, never as arguments, which other users could read.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Where figures were taken: what a reader needs to compare them with theirs.
+//! The machine and the build that figures were measured with.
 
 use serde::Serialize;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};

@@ -1,5 +1,5 @@
-//! What processes use. Process ids enter; processor time and memory leave, with the share of the machine that others took
-//! meanwhile: a figure taken beside a compiler is not a figure, and the report must be able to say so.
+//! Processor time and memory of processes, and the share of the machine that other programs used meanwhile, so that a
+//! report can say when its figures are unreliable.
 
 use std::time::Instant;
 

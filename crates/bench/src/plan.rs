@@ -1,5 +1,4 @@
-//! What is to be measured. The axes enter; the cells of their table leave, the first of which is the one that the ratios are
-//! about.
+//! What to measure: axes, and the cells of their table. The first cell is the one for the ratios.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

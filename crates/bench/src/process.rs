@@ -1,5 +1,6 @@
-//! The processes that are measured: client processes, and gateways. Jobs and settings enter; outcomes leave. Invariant: none
-//! of them outlives this process. A client process ends with its standard input; a gateway is watched by a guard.
+//! The measured processes: client processes and gateways.
+//!
+//! None of them outlives this process: a client process ends with its standard input, and a guard kills a gateway.
 
 use std::{
     fs::File,

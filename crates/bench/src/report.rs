@@ -1,6 +1,6 @@
-//! All that was measured, ready to be printed. Runs enter; summaries, ratios, JSON, Markdown and a plot leave. Invariant:
-//! the report says of itself when its figures prove nothing: a debug build, a single round, or a machine that was busy with
-//! other things.
+//! The report of a measurement: summaries, ratios, JSON, Markdown and a plot.
+//!
+//! It says when its figures are unreliable: a debug build, a single round, or a busy machine.
 
 mod markdown;
 mod plot;

@@ -1,6 +1,7 @@
-//! What is measured stands here: a private broker, a gateway as a process of its own, tenants and their queues. A plan
-//! enters; jobs for client processes leave, in which every way to the broker meets the same queue, made by the gateway.
-//! Invariant: dropping it ends all of it.
+//! The environment of a measurement: a private broker, a gateway in a separate process, tenants and their queues.
+//!
+//! Every path to the broker uses the same queues, which the gateway created. Dropping the environment ends all of its
+//! processes.
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -1,6 +1,6 @@
-//! One run, and rounds of runs by turns. A cell enters; for each round a [`Run`] of each way leaves. The order turns from
-//! round to round, so that no way always comes after the same other one. Invariant: a run whose counts do not add up is an
-//! error, never a figure.
+//! Runs, and rounds of runs. The order of the paths changes from round to round.
+//!
+//! A run whose counts do not add up is an error, never a figure.
 
 use serde::Serialize;
 

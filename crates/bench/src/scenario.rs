@@ -1,5 +1,6 @@
-//! What is measured beside the throughput and the latency: each scenario is a file with one function. A rig and a plan
-//! enter, a [`ScenarioReport`] leaves. To add one: a variant of [`Scenario`], a file, a line in [`run`].
+//! Scenarios other than throughput and latency, each a file with one function.
+//!
+//! To add one: a variant of [`Scenario`], a file, and a line in [`run`].
 
 mod beside;
 mod idle_streams;

@@ -1,6 +1,7 @@
-//! The client process. A job enters on standard input; it connects, warms up, says "ready", waits for "go", does the work
-//! and says what came of it as a line of JSON. Invariant: it ends when its standard input does, so that none is left behind
-//! however the measuring process ends.
+//! The client process: it reads a job from standard input, connects, warms up, reports "ready", waits for "go", works,
+//! and reports the outcome as a line of JSON.
+//!
+//! It ends with its standard input, so it never outlives the benchmark.
 
 mod amqp;
 mod direct;

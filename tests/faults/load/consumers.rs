@@ -1,5 +1,6 @@
-//! A consumer as an application has it. A queue enters; everything that is seen leaves as facts, here or by a pipe. It opens
-//! its subscription again when that fails for good, and never gives up.
+//! A consumer as an application would write it, which reports everything it sees.
+//!
+//! It subscribes again after a permanent failure and never gives up.
 
 use std::{
     sync::{

@@ -1,5 +1,7 @@
-//! Consumers in processes of their own, which can be killed: this program, run again. It is told by its standard input what to
-//! consume, tells by its standard output what it sees, and ends when its parent does.
+//! Consumers in separate processes that can be killed: this program, started again.
+//!
+//! Such a process reads what to consume from standard input, writes what it sees to standard output, and ends with its
+//! parent.
 
 use std::{
     io::Write as _,

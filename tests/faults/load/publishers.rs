@@ -1,4 +1,4 @@
-//! A publisher as an application has it: so many messages a second, each awaited, all by the public client.
+//! A publisher as an application would write it: a fixed rate, and every outcome awaited, with the public client.
 
 use std::{sync::Arc, time::Duration};
 

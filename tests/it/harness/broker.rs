@@ -1,4 +1,4 @@
-//! The broker without the gateway: its HTTP API with the provisioner's identity, and AMQP as anyone might try it.
+//! Direct access to the broker: the management API as the provisioner, and AMQP with any identity.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! gRPC with bodies that are just bytes: for what no generated client would send.
+//! A gRPC codec for raw bytes, for requests that no generated client sends.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use secrecy::ExposeSecret as _;

@@ -1,4 +1,4 @@
-//! The binary, as its user has it: arguments, standard input and output, exit codes.
+//! Runs the `warrengate` binary: arguments, standard input and output, exit codes.
 
 use std::process::{Output, Stdio};
 

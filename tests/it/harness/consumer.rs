@@ -1,4 +1,4 @@
-//! A subscribe stream as it is on the wire, for what the client hides: ids, settlement reports, interruptions.
+//! A subscribe stream at the protocol level, for what the client hides: ids, settlement reports, interruptions.
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A tenant's dead letters.
+//! Access to a tenant's dead letters.
 
 use tonic::{Status, Streaming};
 use warrengate::pb::{self, DeadLetter, DeadLetterFilter, DeadLetterSelection};

@@ -1,5 +1,5 @@
-//! A real Jaeger beside the tests, when `./scripts/jaeger test` (or `with`) runs them: what the collector receives goes on to
-//! it, and what its query API shows has to be just that.
+//! A real Jaeger, when `./scripts/jaeger test` runs the tests. The collector forwards everything to it, and its query
+//! API must show the same spans.
 
 use serde_json::Value;
 

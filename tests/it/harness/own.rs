@@ -1,4 +1,4 @@
-//! A stack of a test's own, for tests that kill or restart the broker.
+//! A separate stack for tests that kill or restart the broker.
 
 use std::path::{Path, PathBuf};
 

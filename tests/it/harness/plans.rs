@@ -1,4 +1,4 @@
-//! Plans of one test's own.
+//! Plans for one test.
 
 use prost_types::FieldMask;
 use warrengate::pb;

@@ -1,4 +1,4 @@
-//! A publish stream as it is on the wire: frames out, results and notices back.
+//! A publish stream at the protocol level: frames out, results and notices in.
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

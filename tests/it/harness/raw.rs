@@ -1,4 +1,4 @@
-//! Streams frame by frame, as a client in another language sees them, and statuses taken apart.
+//! Streams at the frame level, as a client in another language uses them, and decoded statuses.
 
 use std::{
     net::SocketAddr,

@@ -1,4 +1,5 @@
-//! A gateway in a process of its own, as in production: `warrengate serve` on the broker and the store of a test's stack.
+//! A gateway in a separate process, as in production: `warrengate serve` with the broker and the store of a test's
+//! stack.
 
 use std::{
     net::SocketAddr,

@@ -1,4 +1,4 @@
-//! A tenant of one test's own.
+//! A tenant for one test.
 
 use secrecy::SecretString;
 use warrengate::{

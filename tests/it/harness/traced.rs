@@ -1,4 +1,4 @@
-//! A gateway of a test's own whose spans go to a collector of the test's own, on the shared broker.
+//! A separate gateway on the shared broker, with a separate collector for its spans.
 
 use std::time::Duration;
 

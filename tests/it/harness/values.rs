@@ -1,4 +1,4 @@
-//! Header values, shorter.
+//! Short constructors for header values.
 
 use std::collections::HashMap;
 

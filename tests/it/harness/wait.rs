@@ -1,4 +1,4 @@
-//! Waiting for what the broker does, with a deadline: a test that waits for ever says nothing.
+//! Waiting for events with a deadline, so that a test fails instead of hanging.
 
 use std::time::Duration;
 

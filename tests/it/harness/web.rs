@@ -1,4 +1,4 @@
-//! The gateway as others than the Rust client see it: HTTP on the ops side, a bare channel, gateways of one's own settings.
+//! Access to the gateway without the Rust client: the ops listener, raw channels, gateways with special settings.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{Certificate, StatusCode};

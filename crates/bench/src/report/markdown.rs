@@ -1,4 +1,4 @@
-//! A report as a page of tables, for docs/performance.md.
+//! A report as Markdown tables, for docs/performance.md.
 
 use std::fmt::Write as _;
 

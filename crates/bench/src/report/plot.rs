@@ -1,5 +1,4 @@
-//! A report as a picture: for each combination a bar for each way, with its spread as a line. The picture is an SVG of
-//! rectangles and text.
+//! A report as an SVG plot: for each cell a bar for each path, with its spread as a line.
 
 use std::path::Path as File;
 

@@ -1,4 +1,4 @@
-//! What a report says of rounds whose figures are known.
+//! Reports of rounds with known figures.
 
 use super::*;
 use crate::{job::Mode, plan::QueueKind};

@@ -1,5 +1,5 @@
-//! One tenant beside another that does its worst: sends all it can, or takes all it may and acknowledges nothing. The
-//! well-behaved one sends at the fixed rate, alone and then beside the other, in every round.
+//! A tenant at a fixed rate, alone and beside another tenant that sends as much as possible, or consumes without
+//! acknowledging.
 
 use super::{ScenarioReport, named};
 use crate::{

@@ -1,5 +1,5 @@
-//! Many open subscriptions on which nothing happens: what each costs the gateway and the broker in memory. The streams of a
-//! tenant share one classic queue, for it is the streams that are measured.
+//! The memory cost of many idle subscriptions for the gateway and the broker. The streams of a tenant share one classic
+//! queue, because the streams are measured.
 
 use super::{ScenarioReport, named};
 use crate::{

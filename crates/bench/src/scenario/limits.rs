@@ -1,6 +1,7 @@
-//! Every limit of a plan: a tenant at the fixed rate, within its own plan, alone and then beside another that tries ten times what
-//! one limit allows, limit after limit, in every round. The table of limits is in `cases`. Invariant: a run beside a limit that
-//! was not reached is an error, never a figure.
+//! Every limit of a plan: a tenant at a fixed rate, alone and beside another that exceeds one limit tenfold, limit by
+//! limit, in every round. `cases` has the table.
+//!
+//! A run beside a limit that was not reached is an error, never a figure.
 
 mod asking;
 mod cases;

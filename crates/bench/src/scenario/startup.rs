@@ -1,4 +1,4 @@
-//! How long a gateway takes from its start until `/readyz` says yes, with the broker up and the store there.
+//! The time from a gateway's start until `/readyz` succeeds, with broker and store available.
 
 use super::{ScenarioReport, named};
 use crate::{

@@ -1,5 +1,4 @@
-//! Making many tenants, one after the other: how long each takes, whether the last take longer than the first, and what an
-//! idle one costs the gateway.
+//! Creating many tenants one after the other: the time for each, whether it grows, and the cost of an idle tenant.
 
 use std::time::Instant;
 

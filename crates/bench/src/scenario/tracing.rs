@@ -1,5 +1,5 @@
-//! What tracing costs. Gateways with different settings stand side by side on the same broker and do the same work by
-//! turns; each one's throughput is divided by that of the one which traces nothing.
+//! The cost of tracing: gateways with different settings do the same work in turn on the same broker. Each one's
+//! throughput is divided by that of the untraced one.
 
 use warrengate_testkit::otlp::{Collector, SilentServer};
 

@@ -1,5 +1,5 @@
-//! A flood of wrong secrets beside streams at full speed: what the streams keep, how soon a right secret gets its token, and what
-//! it costs the gateway in memory. The flood is spread evenly, over all kinds of ids, from one address.
+//! A flood of wrong secrets beside streams at full speed: the streams' throughput, the time until a correct secret gets
+//! a token, and the gateway's memory. The flood is spread evenly over all kinds of ids, from one address.
 
 use std::time::{Duration, Instant};
 

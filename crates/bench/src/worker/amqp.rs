@@ -1,6 +1,6 @@
-//! How a program connects straight to the broker: lapin's own TLS with a client certificate and SASL EXTERNAL, as its
-//! documentation shows it. Two connections, because one that the broker blocks for publishing writes no
-//! acknowledgements either.
+//! Direct AMQP connections: lapin's TLS with a client certificate and SASL EXTERNAL, as its documentation shows.
+//!
+//! There are two connections, because one that the broker blocks for publishing does not write acknowledgements either.
 
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, Consumer, PublisherConfirm,

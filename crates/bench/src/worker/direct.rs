@@ -1,6 +1,8 @@
-//! (b) The best direct client that we can write with lapin. Publishes are polled once, in order, and written together;
-//! a queue has several publishing channels, each with one owner; deliveries are taken as they are ready and acknowledged
-//! many at a time. More streams than channels share channels, since hundreds of channels slow a lapin connection down.
+//! Path (b): a tuned direct client. Publishes are polled once in order and written together; a queue has several
+//! publishing channels with one owner each; deliveries are acknowledged in batches.
+//!
+//! Streams share channels when there are more streams than channels, because hundreds of channels slow a lapin
+//! connection down.
 
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
-//! What a publishing stream sends, and when. A load enters; batches of bodies leave: a few to warm up, and after the word
-//! "go" either as many as go, or those whose time has come. At a fixed rate each body begins with when it was due, in
-//! nanoseconds from the process's epoch, so that the consumer can tell how late it is.
+//! The messages of a publishing stream and their timing: warm-up messages, then after "go" either as many as possible
+//! or those that are due.
+//!
+//! At a fixed rate each body begins with the time at which it was due, in nanoseconds from the process's epoch, so that
+//! the consumer can compute its latency.
 
 use std::{
     sync::Arc,

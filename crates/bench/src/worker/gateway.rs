@@ -1,5 +1,5 @@
-//! (c) Through the gateway with the public client, as any application would: TLS, a token, a stream for publishing and one
-//! for consuming. Acknowledgements are merged as in (b).
+//! Path (c): through the gateway with the public client, as an application uses it. Acknowledgements are batched as in
+//! (b).
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Messages without an answer, in the order in which they were sent. Futures of answers enter, answers leave from the
-//! front: one waker and no allocation for each message, because the broker answers in nearly this order.
+//! Unanswered messages in the order of sending. Futures are polled from the front, with one waker and no allocation for
+//! each message, because the broker answers in nearly this order.
 
 use std::{collections::VecDeque, future::poll_fn, task::Poll};
 

@@ -1,5 +1,5 @@
-//! (a) The direct client as most programs have it: each publish is awaited before the next, confirms are read when they
-//! come, and each delivery is acknowledged by itself. A channel a stream.
+//! Path (a): a direct client as most programs have it. Each publish is awaited before the next, confirms are read as
+//! they arrive, and each delivery is acknowledged separately. One channel for each stream.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! One job from its connections to its outcome. Streams are opened and warmed up first, so that the measured time holds no
-//! handshakes; then the clock starts, and stops when the last message has come to its end.
+//! One job from its connections to its outcome. Streams are opened and warmed up first, so the measured time contains
+//! no handshakes; it ends when the last message is completed.
 
 use std::{
     sync::Arc,

@@ -1,6 +1,7 @@
-//! What the streams of one process have done together. Counts enter from all of them; what leaves is when the work is done
-//! and how much it was. Invariant: a run ends only when every message sent has its outcome and, where there is a consumer,
-//! every confirmed one was acknowledged.
+//! The common counters of all streams of a process, and the end of the work.
+//!
+//! A run ends only when every message sent has its outcome and every confirmed one was acknowledged, if there is a
+//! consumer.
 
 use std::{
     sync::{

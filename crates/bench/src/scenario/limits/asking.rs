@@ -1,5 +1,7 @@
-//! Asking for more of something than the plan allows, again and again and at an even pace. What is got is held until the end;
-//! refusals are counted. Invariant: only the answer that belongs to the limit counts as a refusal; any other error ends the asking.
+//! Requests for more of something than the plan allows, repeated at an even pace. What is granted is kept until the
+//! end; refusals are counted.
+//!
+//! Only the expected refusal counts; any other error ends the requests.
 
 use std::{any::Any, sync::Arc, time::Duration};
 

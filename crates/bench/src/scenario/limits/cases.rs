@@ -1,8 +1,8 @@
-//! The table: for each limit of a plan, a plan that has this limit and no other, and how ten times as much is tried. What is
-//! counted by the second is tried ten times; of what is counted at a time, ten times as much is tried each second; what holds
-//! for one message or one moment is tried ten times as large. All of it is sent evenly. Of connections, thirty clients each try
-//! again 5 s after they were refused, as RabbitMQ's clients for Java and .NET do: a handshake is the broker's own work, and it has
-//! no limit for how many there are in a second.
+//! For each limit of a plan: a plan with this limit alone, and how to exceed it tenfold. Rates are exceeded tenfold per
+//! second, counts are requested tenfold each second, and sizes are ten times as large, all evenly spread.
+//!
+//! For connections, thirty clients each try again 5 s after a refusal, as RabbitMQ's clients for Java and .NET do: a
+//! handshake is work of the broker, which has no limit for handshakes per second.
 
 use warrengate::pb;
 

@@ -1,5 +1,6 @@
-//! The tenant that is over its limit. A case enters; it makes the plan and the tenant, tries without end, and counts. Invariants:
-//! it is handed out only once its limit is reached, and an answer that does not belong to the limit ends it with an error.
+//! The tenant that exceeds a limit: it creates the plan and the tenant, and tries without end.
+//!
+//! It is returned only after its limit was reached, and an unexpected answer ends it with an error.
 
 use std::{
     sync::{

@@ -1,6 +1,6 @@
-//! Messages over a limit, on one publish stream as it is on the wire, so that what is throttled is not sent again by the client
-//! and a frame is as large as the case wants it. Frames leave at their pace, or as the gateway reads them when that is
-//! slower; of the results that come back those that are over the limit are counted.
+//! Messages over a limit on one publish stream at the protocol level, so that throttled messages are not sent again and
+//! frames have the required size. Frames are sent at their pace or as fast as the gateway reads them; results over the
+//! limit are counted.
 
 use std::{sync::Arc, time::Duration};
 
