@@ -12,12 +12,12 @@ use secrecy::ExposeSecret as _;
 
 use crate::{
     harness::{Tenant, World, missing_toolchain, wait::within_minutes},
-    python,
+    slow::python,
 };
 
 /// Lines that are left out, and why.
 const NOT_RUN: &[(&str, &str)] = &[
-    ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; what it runs is tests/it/development.rs"),
+    ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; what it runs is tests/it/slow/development.rs"),
     ("./scripts/test ", "runs the test that is running"),
     ("examples/rust/run.sh", "builds in this repository's target folder; ./scripts/clients runs it"),
     ("WARRENGATE_GRPC__CORS_ORIGINS=http://127.0.0.1:8000 ./scripts/up", "as ./scripts/up"),

@@ -47,7 +47,7 @@ async fn the_python_quick_start_publishes_subscribes_and_renews_its_token() {
     let output = within_minutes("the quick start", 10, run).await.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
-    let scenario: serde_json::Value = serde_json::from_str(include_str!("../../examples/scenario.json")).unwrap();
+    let scenario: serde_json::Value = serde_json::from_str(include_str!("../../../examples/scenario.json")).unwrap();
     let lines = |name: &str| scenario[name].as_array().unwrap().iter().filter_map(|line| line.as_str());
     let renewed = lines("expected_of_short_tokens").next().unwrap();
     let mut seen: Vec<_> = out.lines().filter(|line| *line != renewed).collect();
