@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the scripts beside it share: finding, and installing, what Warrengate is built with. Sourced, never run.
-# Nothing is installed that is there already, and nothing that ran before is stopped.
+# Shared functions of the scripts: find and install what Warrengate is built with. This file is sourced, never run.
+# Nothing is installed that already exists, and no running service is stopped.
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 
@@ -38,12 +38,12 @@ has_postgres() {
   return 1
 }
 
-# With a virtual environment that can be made: Debian ships venv apart from python3.
+# With venv, which Debian packages separately from python3.
 has_python() { has python3 && python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 
 has_shellcheck() { has shellcheck; }
 
-# Cargo is not ours to install: how it gets onto a machine is its owner's choice.
+# Cargo is not installed automatically, because there are several ways to do it.
 need_cargo() {
   [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
   has cargo || fail "Rust is not installed (no cargo found)." \
@@ -57,12 +57,12 @@ take_broker() {
   export WARRENGATE_TEST_BROKER
 }
 
-# need rabbitmq postgres python: installs what is missing of these and of what every build needs.
+# need rabbitmq postgres …: installs what is missing of these and of what every build needs.
 need() {
   local missing=() what
   # make builds the allocator (jemalloc).
   { has cc || has gcc || has clang; } && has make || missing+=(compiler)
-  # A registry cannot be trusted without them; small images lack them.
+  # Downloads need them; small images do not have them.
   [ "$(uname -s)" = Darwin ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs ] ||
     missing+=(authorities)
   for what in "$@"; do
@@ -79,7 +79,7 @@ need() {
       "compiler:    any C compiler, and make" \
       "rabbitmq:    3.10 or later, with Erlang: https://www.rabbitmq.com/docs/download" \
       "postgres:    PostgreSQL 13 or later (only for the fault suite: the gateways' shared store)" \
-      "python:      Python 3.9 or later with venv (only for the tests' foreign client)" \
+      "python:      Python 3.9 or later with venv (only for the tests of a client in another language)" \
       "shellcheck:  https://www.shellcheck.net (only for ./scripts/lint)" \
       "authorities: your system's ca-certificates"
   fi
@@ -98,8 +98,8 @@ need_by_apt() {
     esac
   done
   say "installing ${packages[*]} with apt-get"
-  # Debian starts a service as soon as it is installed, and at every boot. Ours are private ones; these nobody asked for.
-  local policy=/usr/sbin/policy-rc.d ours= services=()
+  # Debian starts a service when it is installed and at every boot. The scripts use private servers and need no service.
+  local policy=/usr/sbin/policy-rc.d ours='' services=()
   [[ " $* " != *" rabbitmq "* ]] || services+=(rabbitmq-server)
   [[ " $* " != *" postgres "* ]] || services+=(postgresql)
   if [ ${#services[@]} -gt 0 ] && [ ! -e "$policy" ]; then
@@ -131,7 +131,7 @@ need_by_brew() {
   [ ${#packages[@]} -eq 0 ] || brew install "${packages[@]}" >&2
 }
 
-# rustfmt and clippy: a minimal toolchain lacks them.
+# rustfmt and clippy, which a minimal toolchain does not have.
 need_checkers() {
   cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return 0
   has rustup || fail "cargo fmt and cargo clippy are missing." "Install your system's packages for them."
@@ -148,8 +148,8 @@ need_typos() {
     say "typos cannot be installed here, so spelling is not checked"
 }
 
-# promtool, which reads metrics and alerts as Prometheus does. Debian has it in a package whose service nobody asked for: it
-# is unpacked into target/tools, not installed. Where it cannot be had, the tests that use it say that they were skipped.
+# promtool, which checks metrics and alerts. Debian's package also contains a service, so it is unpacked into target/tools
+# instead of being installed. Without promtool the tests that use it are skipped and reported.
 need_promtool() {
   { has promtool || [ -x target/tools/promtool ]; } && return 0
   if has apt-get && has dpkg; then
@@ -159,19 +159,19 @@ need_promtool() {
     if (cd "$place" && apt-get download -q prometheus >&2) && dpkg -x "$place"/prometheus_*.deb "$place/all"; then
       mkdir -p target/tools && cp "$place/all/usr/bin/promtool" target/tools/promtool
     else
-      say "promtool cannot be had here, so some checks of metrics are skipped"
+      say "promtool cannot be installed here, so some checks of metrics are skipped"
     fi
     rm -rf "$place"
   elif [ "$(uname -s)" = Darwin ] && has brew; then
-    brew install prometheus >&2 || say "promtool cannot be had here, so some checks of metrics are skipped"
+    brew install prometheus >&2 || say "promtool cannot be installed here, so some checks of metrics are skipped"
   else
-    say "promtool cannot be had here, so some checks of metrics are skipped"
+    say "promtool cannot be installed here, so some checks of metrics are skipped"
   fi
 }
 
-# own_gateway FOLDER: builds (unless WARRENGATE_BINARY names a gateway), and starts a `warrengate dev` in a folder, on free ports; sets $gateway (its process), $binary, and the
-# settings that `dev` leaves, and $ops (the address of its metrics). The gateway's own settings are taken from the environment.
-# Whoever calls it ends the process by its id.
+# own_gateway FOLDER: builds `warrengate` (unless WARRENGATE_BINARY names one) and starts `warrengate dev` in a folder, on free
+# ports. It sets $gateway (the process id), $binary, $ops (the address of its metrics) and the variables of dev.env. Settings are
+# taken from the environment. The caller ends the process.
 own_gateway() {
   local folder=$1 port=free_port
   binary=${WARRENGATE_BINARY:-}

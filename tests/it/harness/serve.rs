@@ -96,16 +96,19 @@ impl Serve {
 
     /// Its memory in bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        // The same on Linux and macOS: kilobytes.
+        let ps = std::process::Command::new("ps").args(["-o", "rss=", "-p", &self.id().to_string()]).output().unwrap();
+        String::from_utf8_lossy(&ps.stdout).trim().parse::<u64>().unwrap() * 1024
     }
 
-    /// Its threads that serve a connection to the broker.
-    pub fn broker_threads(&self) -> usize {
+    /// The number of its threads that serve a connection to the broker; `None` where thread names cannot be read.
+    pub fn broker_threads(&self) -> Option<usize> {
+        if !cfg!(target_os = "linux") {
+            return None;
+        }
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
         let name =
             |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
-        tasks.filter_map(name).filter(|name| name.trim() == "lapin-io-loop").count()
+        Some(tasks.filter_map(name).filter(|name| name.trim() == "lapin-io-loop").count())
     }
 }

@@ -72,9 +72,15 @@ impl Dev {
         out
     }
 
-    /// Processes that were started for this folder and live: their environment or their words name it.
+    /// Running processes that were started for this folder: their environment or their arguments name it.
     fn left(&self) -> Vec<String> {
         let folder = self.folder.path().display().to_string();
+        if !cfg!(target_os = "linux") {
+            // With the environment of this user's processes.
+            let ps = std::process::Command::new("ps").args(["-A", "-E", "-ww", "-o", "command="]).output().unwrap();
+            let all = String::from_utf8_lossy(&ps.stdout).into_owned();
+            return all.lines().filter(|line| line.contains(&folder)).map(str::to_owned).collect();
+        }
         let mut left = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let read = |file: &str| {
@@ -82,7 +88,7 @@ impl Dev {
                 String::from_utf8_lossy(&bytes).replace('\0', " ")
             };
             let words = read("cmdline");
-            // A zombie has no words, and is nobody's any more.
+            // A zombie has no arguments.
             if !words.is_empty() && (words.contains(&folder) || read("environ").contains(&folder)) {
                 left.push(words);
             }

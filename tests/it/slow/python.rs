@@ -1,5 +1,5 @@
-//! The Python quick start, on the Python client library, against a real gateway whose tokens end while it runs: it renews one on its
-//! open stream, or it would not get to its end.
+//! The Python quick start with the Python client library, against a gateway whose tokens expire during the run, so that it has
+//! to renew one on an open stream.
 
 use std::{
     path::{Path, PathBuf},
