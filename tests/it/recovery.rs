@@ -250,7 +250,10 @@ async fn after_many_losses_the_broker_has_exactly_what_open_streams_need() {
     exactly("consumers", 5).await;
     exactly("channels", 10).await;
     exactly("connections", 2).await;
-    until("a thread for each connection", async || gateway.broker_threads().is_none_or(|threads| threads == 2).then_some(())).await;
+    until("a thread for each connection", async || {
+        gateway.broker_threads().is_none_or(|threads| threads == 2).then_some(())
+    })
+    .await;
     consumers.into_iter().for_each(drop);
     publishers.into_iter().for_each(drop);
     exactly("consumers", 0).await;
