@@ -30,13 +30,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_limit_and_start_anew_after_a_success() {
+    fn delays_grow_to_a_limit_and_start_again_after_a_success() {
         let mut backoff = Backoff::default();
         assert!((FIRST / 2..=FIRST).contains(&backoff.next()));
         for _ in 0..100 {
-            assert!(backoff.next() <= LONGEST);
+            assert!(backoff.next() <= MAX);
         }
-        assert!(backoff.next() >= LONGEST / 2);
+        assert!(backoff.next() >= MAX / 2);
         backoff.reset();
         assert!(backoff.next() <= FIRST);
     }
