@@ -133,7 +133,7 @@ mod tests {
             any::<f64>().prop_map(Kind::DoubleValue),
             any::<bool>().prop_map(Kind::BoolValue),
             prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| Kind::BytesValue(bytes.into())),
-            (-10_i64..5_000_000_000, any::<i32>())
+            (-10_i64..5_000_000_000, prop_oneof![9 => Just(0), 1 => any::<i32>()])
                 .prop_map(|(seconds, nanos)| Kind::TimestampValue(prost_types::Timestamp { seconds, nanos })),
             any::<i32>().prop_map(Kind::NullValue),
         ];

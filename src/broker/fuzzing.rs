@@ -26,10 +26,9 @@ pub(crate) fn headers(message: &pb::Message) {
     }
 }
 
-/// AMQP's timestamps are whole seconds, and there is one null value.
+/// AMQP has one null value.
 fn representable(value: &pb::Value) -> pb::Value {
     let kind = value.kind.as_ref().map(|kind| match kind {
-        Kind::TimestampValue(time) => Kind::TimestampValue(prost_types::Timestamp { seconds: time.seconds, nanos: 0 }),
         Kind::NullValue(_) => Kind::NullValue(0),
         Kind::ListValue(list) => {
             Kind::ListValue(pb::ValueList { values: list.values.iter().map(representable).collect() })
