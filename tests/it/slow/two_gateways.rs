@@ -25,7 +25,7 @@ use crate::{
         to_queue,
         wait::{until, within},
     },
-    rotations::load::under_load,
+    slow::rotations::load::under_load,
 };
 
 /// Two gateways on the shared broker, with a store of their own.
