@@ -56,7 +56,9 @@ pub fn patterns(data: &[u8]) {
     let Some((pattern, text)) = std::str::from_utf8(data).ok().and_then(|data| data.split_once('\0')) else { return };
     let Ok(parsed) = Pattern::parse(pattern) else { return };
     assert_eq!(parsed.as_str(), pattern);
-    let (pattern, words): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), text.split('.').collect());
+    let pattern: Vec<_> = pattern.split('.').collect();
+    // As in RabbitMQ, an empty routing key has no words.
+    let words: Vec<_> = if text.is_empty() { Vec::new() } else { text.split('.').collect() };
     if pattern.len() <= 64 && words.len() <= 64 {
         assert_eq!(parsed.matches(text), reference(&pattern, &words), "{parsed:?} {text:?}");
     }
@@ -117,7 +119,9 @@ mod tests {
                 match kind {
                     0 => bytes[index] = byte,
                     1 => bytes.insert(index, byte),
-                    2 => drop(bytes.remove(index)),
+                    2 => {
+                        bytes.remove(index);
+                    }
                     _ => bytes.truncate(index),
                 }
             }
