@@ -23,7 +23,8 @@ pub fn frames(data: &[u8]) {
         return;
     };
     for (order, mut publication) in (0..).zip(frame.publications) {
-        let _ = Outgoing::check(order, &mut publication, SystemTime::UNIX_EPOCH);
+        let bytes = publication.message.as_ref().map_or(0, |message| message.body.len());
+        let _ = Outgoing::check(order, bytes, &mut publication, SystemTime::UNIX_EPOCH);
     }
 }
 
