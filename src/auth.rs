@@ -3,6 +3,7 @@
 
 mod caller;
 mod claims;
+mod coverage;
 mod error;
 mod foreign;
 mod grants;

@@ -5,6 +5,7 @@
 //! The `Any` driver of sqlx runs one SQL text on both databases; `migrations/` says what that asks of the columns.
 
 mod audit;
+mod authority;
 mod clients;
 mod error;
 mod keys;
@@ -16,6 +17,7 @@ mod seal;
 mod tenants;
 
 pub use audit::{AuditFilter, AuditRow, BegunAct, NewAudit, REFUSED, UNFINISHED};
+pub use authority::Authority;
 pub use clients::{ClientGate, ClientRow, NewClient};
 pub use error::Error;
 pub use keys::{KeyRow, KeyState, NewKey};
@@ -46,6 +48,8 @@ pub struct Store {
     url: Arc<SecretString>,
     is_sqlite: bool,
     metrics: Option<Arc<StoreMetrics>>,
+    /// On whose behalf changes are made; none: the gateway's own.
+    authority: Option<Arc<Authority>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -73,6 +77,13 @@ impl Store {
     pub fn timed_by(mut self, metrics: Arc<StoreMetrics>) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    /// The same store, whose changes are refused when the administrator on whose behalf they are made has lost its right
+    /// meanwhile.
+    #[must_use]
+    pub fn acting_for(&self, authority: Arc<Authority>) -> Self {
+        Self { authority: Some(authority), ..self.clone() }
     }
 
     /// Every question goes through here, so that each is timed once and a failure of the database is counted; what the
@@ -136,6 +147,9 @@ impl Store {
     async fn begin_change(&self) -> Result<Transaction<'static, Any>, Error> {
         let mut tx = self.begin_writing().await?;
         sqlx::query("UPDATE revision SET value = value + 1 WHERE id = 1").execute(&mut *tx).await?;
+        if let Some(authority) = &self.authority {
+            authority.check(&mut tx).await?;
+        }
         Ok(tx)
     }
 

@@ -3,6 +3,7 @@
 //! asks for. Only [`Tenants::admit`] makes one, from what the store said last; and a scope says by itself when it ends.
 
 mod budget;
+mod effective;
 mod known;
 mod live;
 mod locks;
@@ -11,6 +12,7 @@ mod registry;
 mod scope;
 
 pub use budget::{Budget, Limit, STORED_INTERVAL, Share, Turn, Usage};
+pub use effective::EffectiveGrants;
 pub use locks::TenantLocks;
 pub use plan::Plan;
 pub use registry::Tenants;

@@ -13,7 +13,7 @@ pub struct Caller(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     client: ClientId,
-    grants: Arc<Grants>,
+    grants: Grants,
     issued: SystemTime,
     expires: SystemTime,
     token_id: String,
@@ -28,7 +28,7 @@ impl Caller {
         expires: SystemTime,
         token_id: String,
     ) -> Self {
-        Self(Arc::new(Inner { client, grants: Arc::new(grants), issued, expires, token_id }))
+        Self(Arc::new(Inner { client, grants, issued, expires, token_id }))
     }
 
     /// A caller that nobody verified, for unit tests of the rooms below.
@@ -56,9 +56,9 @@ impl Caller {
         self.0.client.tenant()
     }
 
-    /// What it may do.
-    pub fn grants(&self) -> &Arc<Grants> {
-        &self.0.grants
+    /// What its token grants, which is an upper bound of what it may do: the store has the present grants.
+    pub fn token_grants(&self) -> Option<&Grants> {
+        Some(&self.0.grants)
     }
 
     /// When its token was issued, to the millisecond. A token issued before its client's `not_before` in the store

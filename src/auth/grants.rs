@@ -1,8 +1,5 @@
-//! What a client may do. Patterns enter once, from a request, the store or a token, and are parsed; the questions that
-//! the rooms below ask leave with yes or no. No grants grant nothing.
-//!
-//! Asking allocates nothing: it walks the parsed patterns with the text as it came, and a pattern walks both as `&str`
-//! (`names/pattern.rs`). A test cannot count that: `rabbitmq_http_client` brings a global allocator, and there is one only.
+//! Grants: what a client may publish, subscribe to, configure and administer. Patterns are parsed once; empty grants allow
+//! nothing, and a check allocates nothing.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -18,10 +15,10 @@ const MAX_JSON: usize = 4096;
 /// What a client may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
-    publish: Vec<(Pattern, Pattern)>,
-    subscribe: Vec<Pattern>,
-    configure: Vec<Pattern>,
-    administer: bool,
+    pub(super) publish: Vec<(Pattern, Pattern)>,
+    pub(super) subscribe: Vec<Pattern>,
+    pub(super) configure: Vec<Pattern>,
+    pub(super) administer: bool,
 }
 
 impl Grants {
@@ -119,6 +116,11 @@ impl Grants {
     /// Whether it may consume, purge and look at this queue.
     pub fn may_subscribe(&self, queue: &QueueName) -> bool {
         self.subscribe.iter().any(|pattern| pattern.matches(queue.as_str()))
+    }
+
+    /// Whether there is any queue that it may subscribe to.
+    pub fn may_subscribe_somewhere(&self) -> bool {
+        !self.subscribe.is_empty()
     }
 
     /// Whether it may declare, delete and bind this exchange or queue.

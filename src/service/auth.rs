@@ -48,15 +48,15 @@ impl pb::auth_server::Auth for AuthService {
 
     async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
         let caller = Caller::from_request(&request).map_err(Failure::from)?;
-        // A good token of a revoked client or a suspended tenant is worth nothing here either.
-        match caller.tenant() {
-            Some(_) => drop(self.tenants.admit(caller, Action::Inspect).map_err(Failure::from)?),
-            None => drop(self.tenants.admit_administrator(caller).map_err(Failure::from)?),
-        }
+        // A valid token of a revoked client or a suspended tenant is refused here, too.
+        let grants = match caller.tenant() {
+            Some(_) => self.tenants.admit(caller, Action::Inspect).map_err(Failure::from)?.grants().to_pb(),
+            None => self.tenants.admit_administrator(caller).map_err(Failure::from)?.grants().to_pb(),
+        };
         Ok(Response::new(pb::WhoAmIResponse {
             tenant: caller.tenant().map(ToString::to_string).unwrap_or_default(),
             client_id: caller.client().to_string(),
-            grants: Some(caller.grants().to_pb()),
+            grants: Some(grants),
             token_expires: Some(caller.expires().into()),
         }))
     }

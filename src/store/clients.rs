@@ -82,6 +82,8 @@ pub struct ClientGate {
     pub revoked: bool,
     /// Tokens issued before this moment are refused.
     pub not_before: SystemTime,
+    /// What it may do, as JSON.
+    pub grants: String,
 }
 
 type Raw = (String, String, String, String, i64, i64, i64, String, String, i64);
@@ -114,7 +116,7 @@ const SELECT_ONE: &str = "SELECT id, display_name, secret_hash, grants, revoked,
                           previous_secret_hash, previous_until FROM clients \
                           WHERE COALESCE(tenant, '') = $1 AND id = $2";
 
-async fn one(tx: &mut Transaction<'static, Any>, id: &ClientId) -> Result<Option<ClientRow>, Error> {
+pub(super) async fn one(tx: &mut Transaction<'static, Any>, id: &ClientId) -> Result<Option<ClientRow>, Error> {
     let raw = sqlx::query_as(SELECT_ONE)
         .bind(scope(id.tenant()))
         .bind(id.as_str().to_owned())
@@ -124,11 +126,11 @@ async fn one(tx: &mut Transaction<'static, Any>, id: &ClientId) -> Result<Option
 }
 
 pub(super) async fn gates(tx: &mut Transaction<'static, Any>) -> Result<Vec<ClientGate>, Error> {
-    let rows: Vec<(String, i64, i64)> =
-        sqlx::query_as("SELECT id, revoked, not_before FROM clients").fetch_all(&mut **tx).await?;
+    let rows: Vec<(String, i64, i64, String)> =
+        sqlx::query_as("SELECT id, revoked, not_before, grants FROM clients").fetch_all(&mut **tx).await?;
     rows.into_iter()
-        .map(|(id, revoked, not_before)| {
-            Ok(ClientGate { id: parse_id(&id)?, revoked: revoked != 0, not_before: from_millis(not_before) })
+        .map(|(id, revoked, not_before, grants)| {
+            Ok(ClientGate { id: parse_id(&id)?, revoked: revoked != 0, not_before: from_millis(not_before), grants })
         })
         .collect()
 }

@@ -52,6 +52,9 @@ pub enum Error {
         /// The plan's limit.
         max: u32,
     },
+    /// The administrator on whose behalf a change was made has lost its right, or its grants have changed.
+    #[error("the administrator's grants have changed")]
+    AuthorityChanged,
     /// No tenant has that id.
     #[error("there is no such tenant")]
     UnknownTenant,
@@ -92,7 +95,7 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Unavailable(_) => Kind::Unavailable,
-            Self::Contended(_) => Kind::Aborted,
+            Self::Contended(_) | Self::AuthorityChanged => Kind::Aborted,
             Self::UnknownPlan => Kind::Invalid,
             Self::PlanInUse => Kind::Precondition,
             Self::TooManyClients { .. } => Kind::Exhausted,
@@ -105,6 +108,7 @@ impl Classify for Error {
         match self {
             Self::Unavailable(_) => "STORE_UNAVAILABLE",
             Self::Contended(_) => "STORE_CONTENDED",
+            Self::AuthorityChanged => "CHANGED_MEANWHILE",
             Self::UnknownPlan => "PLAN_NOT_FOUND",
             Self::PlanInUse => "PLAN_IN_USE",
             Self::TooManyClients { .. } => "TOO_MANY_CLIENTS",
@@ -124,6 +128,7 @@ impl Classify for Error {
             Self::PlanInUse => "tenants have this plan; give them another one first (tenant update --plan)",
             Self::Unavailable(_) => "the gateway's database is not available; try again in a moment",
             Self::Contended(_) => "another change happened at the same time; try again",
+            Self::AuthorityChanged => "your grants were changed at the same time; try again",
             Self::UnknownPlan => "there is no plan of that name; ListPlans shows them",
             Self::UnknownTenant => "there is no such tenant",
             _ => "the gateway's database did not do what it was asked; its log says more",

@@ -77,7 +77,14 @@ impl Store {
             .run(&pool)
             .await
             .map_err(|error| Error::Migration(Box::new(error)))?;
-        Ok(Self { pool, key: Arc::new(key), url: Arc::new(url.to_owned().into()), is_sqlite, metrics: None })
+        Ok(Self {
+            pool,
+            key: Arc::new(key),
+            url: Arc::new(url.to_owned().into()),
+            is_sqlite,
+            metrics: None,
+            authority: None,
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Error, Plan,
+    effective::StoredGrants,
     live::{LiveClient, LiveTenant, Standing},
 };
 use crate::{
@@ -103,7 +104,11 @@ fn next_tenant(before: Option<&Arc<LiveTenant>>, row: &TenantRow, plan: &Arc<Pla
 }
 
 fn next_client(before: Option<&Arc<LiveClient>>, gate: &ClientGate) -> Arc<LiveClient> {
-    let standing = Standing { revoked: gate.revoked, not_before: gate.not_before };
+    let grants = match before.map(|live| Arc::clone(&live.grants())) {
+        Some(known) if known.json == gate.grants => known,
+        _ => StoredGrants::parse(&gate.grants),
+    };
+    let standing = Standing { revoked: gate.revoked, not_before: gate.not_before, grants };
     match before {
         // A revocation is for ever, so a client of that id that is not revoked is another one.
         Some(live) if !live.is_revoked() || gate.revoked => {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::{
     Error, Plan,
     budget::{Budget, Used},
+    effective::StoredGrants,
 };
 use crate::names::TenantId;
 
@@ -111,16 +112,17 @@ impl LiveTenant {
     }
 }
 
-/// How a client stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the store last said of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) revoked: bool,
     /// Tokens issued before this are refused.
     pub(super) not_before: SystemTime,
+    pub(super) grants: Arc<StoredGrants>,
 }
 
 impl Standing {
-    fn check(self, issued: SystemTime) -> Result<(), Error> {
+    fn check(&self, issued: SystemTime) -> Result<(), Error> {
         if self.revoked {
             Err(Error::Revoked)
         } else if issued < self.not_before {
@@ -131,35 +133,56 @@ impl Standing {
     }
 }
 
-/// A client; it changes in place, since what it loses (a revocation, an earlier token) never comes back.
+/// A client. It changes in place: a revocation and a withdrawn token are final, and grants are checked whenever they are used.
 #[derive(Debug)]
-pub(super) struct LiveClient(watch::Sender<Standing>);
+pub(super) struct LiveClient {
+    status: watch::Sender<Standing>,
+    /// The same grants as in `status`, readable without a lock: they are checked for every message.
+    grants: ArcSwap<StoredGrants>,
+}
 
 impl LiveClient {
     pub(super) fn new(standing: Standing) -> Self {
-        Self(watch::Sender::new(standing))
+        Self { grants: ArcSwap::new(Arc::clone(&standing.grants)), status: watch::Sender::new(standing) }
     }
 
+    /// The grants come first, so that whoever is notified finds them.
     pub(super) fn set(&self, standing: Standing) {
-        self.0.send_if_modified(|now| std::mem::replace(now, standing) != standing);
+        if !Arc::ptr_eq(&self.grants.load(), &standing.grants) {
+            self.grants.store(Arc::clone(&standing.grants));
+        }
+        self.status.send_if_modified(|now| {
+            let is_new = *now != standing;
+            *now = standing;
+            is_new
+        });
     }
 
-    /// For a client that is no more.
+    /// For a client that no longer exists.
     pub(super) fn revoke(&self) {
-        self.0.send_modify(|now| now.revoked = true);
+        self.status.send_modify(|now| now.revoked = true);
     }
 
     pub(super) fn is_revoked(&self) -> bool {
-        self.0.borrow().revoked
+        self.status.borrow().revoked
     }
 
     pub(super) fn check(&self, issued: SystemTime) -> Result<(), Error> {
-        self.0.borrow().check(issued)
+        self.status.borrow().check(issued)
+    }
+
+    pub(super) fn grants(&self) -> arc_swap::Guard<Arc<StoredGrants>> {
+        self.grants.load()
+    }
+
+    /// Notified of every change, of the grants among others.
+    pub(super) fn changes(&self) -> watch::Receiver<Standing> {
+        self.status.subscribe()
     }
 
     /// Waits until tokens issued at that time are worth nothing.
     pub(super) async fn ended(&self, issued: SystemTime) -> Error {
-        match self.0.subscribe().wait_for(|standing| standing.check(issued).is_err()).await {
+        match self.status.subscribe().wait_for(|standing| standing.check(issued).is_err()).await {
             Ok(standing) => standing.check(issued).err().unwrap_or(Error::Revoked),
             Err(_) => Error::Revoked,
         }

@@ -4,13 +4,10 @@
 use std::sync::Arc;
 
 use super::{
-    Budget, Error, Plan, Share,
+    Budget, EffectiveGrants, Error, Plan, Share,
     live::{LiveClient, LiveTenant},
 };
-use crate::{
-    auth::{Caller, Grants},
-    names::TenantId,
-};
+use crate::{auth::Caller, names::TenantId, store::Authority};
 
 /// A caller inside its tenant: what every door of the broker asks for. Made by [`super::Tenants::admit`] only.
 #[derive(Debug, Clone)]
@@ -60,9 +57,22 @@ impl TenantScope {
         &self.0.caller
     }
 
-    /// What its token grants.
-    pub fn grants(&self) -> &Arc<Grants> {
-        self.0.caller.grants()
+    /// What it may do at this moment: what both its token and the store grant. It is cheap, so ask for every message or
+    /// frame rather than keep it.
+    pub fn grants(&self) -> EffectiveGrants<'_> {
+        EffectiveGrants::new(self.0.caller.token_grants(), self.0.client.grants())
+    }
+
+    /// Waits until the grants in force no longer pass `still_granted`: for streams and long calls that need a grant as long
+    /// as they run. Cancel-safe.
+    pub async fn grant_lost(&self, still_granted: impl Fn(&EffectiveGrants<'_>) -> bool) {
+        let mut changes = self.0.client.changes();
+        while still_granted(&self.grants()) {
+            if changes.changed().await.is_err() {
+                // The sender is in `self`, so this cannot happen while somebody waits.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Waits until the tenant is suspended or deleted, or the client revoked, and says which. It is a latch: a tenant
@@ -111,25 +121,46 @@ impl Drop for StreamPermit {
 /// A caller that may administer: everything, or the clients of its own tenant. Made by
 /// [`super::Tenants::admit_administrator`] only.
 #[derive(Debug, Clone)]
-pub struct Administrator(Caller);
+pub struct Administrator {
+    caller: Caller,
+    client: Arc<LiveClient>,
+    authority: Arc<Authority>,
+}
 
 impl Administrator {
-    pub(super) fn new(caller: Caller) -> Self {
-        Self(caller)
+    pub(super) fn new(caller: Caller, client: Arc<LiveClient>) -> Result<Self, Error> {
+        client.check(caller.issued())?;
+        let stored = client.grants();
+        if !EffectiveGrants::new(caller.token_grants(), client.grants()).administers() {
+            return Err(Error::NotAdministrator);
+        }
+        let authority =
+            Authority { client: caller.client().clone(), issued: caller.issued(), grants: stored.json.clone() };
+        Ok(Self { caller, client, authority: Arc::new(authority) })
     }
 
     /// Who it is.
     pub fn caller(&self) -> &Caller {
-        &self.0
+        &self.caller
+    }
+
+    /// What it may do at this moment.
+    pub fn grants(&self) -> EffectiveGrants<'_> {
+        EffectiveGrants::new(self.caller.token_grants(), self.client.grants())
+    }
+
+    /// What it was admitted by, to be checked again by the transaction that makes its change.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
     }
 
     /// Whether it is a platform administrator, who may do everything.
     pub fn is_platform(&self) -> bool {
-        self.0.tenant().is_none()
+        self.caller.tenant().is_none()
     }
 
     /// Whether it may manage the clients of this tenant (none: platform administrators).
     pub fn may_manage_clients_of(&self, tenant: Option<&TenantId>) -> bool {
-        self.is_platform() || self.0.tenant() == tenant
+        self.is_platform() || self.caller.tenant() == tenant
     }
 }

@@ -7,8 +7,9 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     auth::{Caller, Grants},
-    names::{ClientId, PlanName, TenantId},
-    store::{EncryptionKey, NewClient, NewTenant, Store, TenantState},
+    names::{ClientId, PlanName, QueueName, TenantId},
+    pb,
+    store::{self, EncryptionKey, NewClient, NewTenant, Store, TenantState},
 };
 
 struct House {
@@ -47,9 +48,20 @@ async fn add_tenant(store: &Store, id: &str) {
     store.create_tenant(&NewTenant { id: tenant(id), display_name: id.into(), plan }).await.expect("made");
 }
 
+/// With all grants.
 async fn add_client(store: &Store, id: &str) {
-    let new = NewClient { id: client(id), display_name: id.into(), secret_hash: "x".into(), grants: "{}".into() };
+    let grants = everything(true).to_json();
+    let new = NewClient { id: client(id), display_name: id.into(), secret_hash: "x".into(), grants };
     store.create_client(&new).await.expect("asked").expect("made");
+}
+
+fn everything(administer: bool) -> Grants {
+    Grants::parse(&pb::Grants { administer, ..Grants::everything().to_pb() }).expect("grants")
+}
+
+/// Changes a client's grants in the store.
+async fn grant(store: &Store, id: &str, grants: &Grants) {
+    store.update_client(&client(id), None, Some(&grants.to_json())).await.expect("asked").expect("changed");
 }
 
 fn tenant(id: &str) -> TenantId {
@@ -113,6 +125,44 @@ async fn administering_must_be_granted() {
     assert!(own.may_manage_clients_of(Some(&tenant("acme"))));
     assert!(!own.may_manage_clients_of(Some(&tenant("globex"))));
     assert!(!own.may_manage_clients_of(None));
+}
+
+#[tokio::test]
+async fn a_grant_that_was_taken_away_is_gone_whatever_an_older_token_says() {
+    let house = House::build().await;
+    let queue = QueueName::parse("jobs").expect("a name");
+    let scope = house.publish(&caller("acme.app")).expect("admitted");
+    let lost = scope.grant_lost(|grants| grants.may_subscribe(&queue));
+    tokio::pin!(lost);
+    assert!(futures_util::FutureExt::now_or_never(lost.as_mut()).is_none(), "it is granted");
+    grant(&house.store, "acme.app", &Grants::administrator()).await;
+    house.refresh().await;
+    soon(lost).await;
+    let grants = scope.grants();
+    assert!(!grants.may_publish("orders", "eu") && !grants.may_subscribe(&queue) && !grants.may_configure("jobs"));
+    // A grant that came back counts, and the token remains the upper bound.
+    grant(&house.store, "acme.app", &everything(true)).await;
+    house.refresh().await;
+    assert!(scope.grants().may_subscribe(&queue) && !scope.grants().administers());
+}
+
+#[tokio::test]
+async fn a_demoted_administrator_is_refused_and_its_change_that_has_begun_is_not_made() {
+    let house = House::build().await;
+    for id in ["admin", "acme.app"] {
+        let caller = caller_since(id, SystemTime::now(), everything(true));
+        let administrator = house.tenants.admit_administrator(&caller).expect("admitted");
+        // Another gateway takes its right away, and this one has not read of it yet.
+        grant(&house.store, id, &Grants::everything()).await;
+        let acting = house.store.acting_for(administrator.authority().clone());
+        let back = acting.update_client(&client(id), None, Some(&everything(true).to_json())).await;
+        assert!(matches!(back, Err(store::Error::AuthorityChanged)), "{back:?}");
+        let row = house.store.client(&client(id)).await.expect("asked").expect("there");
+        assert_eq!(row.grants, Grants::everything().to_json());
+        house.refresh().await;
+        assert_eq!(house.tenants.admit_administrator(&caller).expect_err("refused"), Error::NotAdministrator);
+        assert!(!administrator.grants().administers());
+    }
 }
 
 #[tokio::test]

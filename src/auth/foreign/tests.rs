@@ -102,7 +102,7 @@ fn tokens_of_every_algorithm_make_callers_with_the_grants_of_their_scope() {
     {
         let caller = verify(&issuers, &token).expect("a caller");
         assert_eq!(caller.client().as_str(), "acme.app");
-        let grants = caller.grants();
+        let grants = caller.token_grants().expect("grants");
         assert!(grants.may_publish("orders", "eu.new") && grants.may_publish("amq.default", "jobs"));
         assert!(!grants.may_publish("orders", "us.new") && grants.may_configure("any") && !grants.administers());
     }

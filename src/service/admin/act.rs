@@ -14,12 +14,12 @@ use crate::{
     broker::Broker,
     error::{Classify as _, Failure, Kind},
     provision::Provisioner,
-    store::{BegunAct, NewAudit, Store},
+    store::{self, BegunAct, NewAudit, Store},
     tenant::{Administrator, TenantLocks, Tenants},
 };
 
 /// Where handlers find the rooms they work with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Desk {
     pub(super) store: Store,
     pub(super) tenants: Arc<Tenants>,
@@ -28,7 +28,7 @@ pub(super) struct Desk {
     pub(super) audit: Audit,
     pub(super) issuer: Arc<Issuer>,
     /// A tenant's making, changing and deleting wait for each other.
-    pub(super) locks: TenantLocks,
+    pub(super) locks: Arc<TenantLocks>,
 }
 
 /// A call: its name, whether it changes something, and whether a tenant's administrator may make it.
@@ -100,7 +100,7 @@ impl Desk {
         audit: Audit,
         issuer: Arc<Issuer>,
     ) -> Self {
-        Self { store, tenants, provisioner, broker, audit, issuer, locks: TenantLocks::default() }
+        Self { store, tenants, provisioner, broker, audit, issuer, locks: Arc::default() }
     }
 
     /// Admits the caller, does the work, keeps what came of it.
@@ -129,10 +129,15 @@ impl Desk {
             true => Some(self.audit.begin(&event).await.map_err(|error| Failure::from(Error::from(error)))?),
             false => None,
         };
-        let done = work(self.clone(), administrator, request.into_inner());
-        let desk = self.clone();
+        let store = self.store.acting_for(Arc::clone(administrator.authority()));
+        let desk = Arc::new(Self { store, ..(**self).clone() });
+        let caller = administrator.caller().clone();
+        let done = work(Arc::clone(&desk), administrator, request.into_inner());
         let to_its_end = async move {
-            let done = done.await;
+            let done = match done.await {
+                Err(Error::Store(store::Error::AuthorityChanged)) => Err(desk.readmit(rpc, &caller).await),
+                done => done,
+            };
             desk.keep(rpc, act, event, &witness, done.as_ref().err()).await.and(done)
         };
         match tokio::spawn(to_its_end.in_current_span()).await {
@@ -144,6 +149,12 @@ impl Desk {
     fn admit(&self, rpc: Rpc, caller: &Caller) -> Result<Administrator, Error> {
         let administrator = self.tenants.admit_administrator(caller)?;
         if rpc.of_clients || administrator.is_platform() { Ok(administrator) } else { Err(Error::PlatformOnly) }
+    }
+
+    /// Why a change was not made whose administrator was demoted, revoked or changed on another gateway a moment ago.
+    async fn readmit(&self, rpc: Rpc, caller: &Caller) -> Error {
+        self.spread().await;
+        self.admit(rpc, caller).err().unwrap_or(Error::Aborted)
     }
 
     /// Makes a change count here now; other gateways hear of it by their poll, as this one does if this fails.

@@ -1,0 +1,71 @@
+//! Comparison of grants: whether one set covers another, and what two sets have in common.
+
+use super::Grants;
+use crate::names::Pattern;
+
+type Publish = (Pattern, Pattern);
+
+impl Grants {
+    /// Whether everything that `asked` allows is allowed by these grants. Where patterns cannot be compared, it is not.
+    pub fn covers(&self, asked: &Self) -> bool {
+        asked.publish.iter().all(|asked| covers_publish(&self.publish, asked))
+            && asked.subscribe.iter().all(|asked| covers(&self.subscribe, asked))
+            && asked.configure.iter().all(|asked| covers(&self.configure, asked))
+            && (self.administer || !asked.administer)
+    }
+
+    /// What both allow, for display. Two patterns of which neither covers the other are left out, although there may be
+    /// names that match both.
+    #[must_use]
+    pub fn common_with(&self, other: &Self) -> Self {
+        Self {
+            publish: common(&self.publish, &other.publish, covers_publish),
+            subscribe: common(&self.subscribe, &other.subscribe, covers),
+            configure: common(&self.configure, &other.configure, covers),
+            administer: self.administer && other.administer,
+        }
+    }
+}
+
+fn covers(patterns: &[Pattern], asked: &Pattern) -> bool {
+    patterns.iter().any(|pattern| pattern.covers(asked))
+}
+
+fn covers_publish(grants: &[Publish], asked: &Publish) -> bool {
+    grants.iter().any(|(exchange, key)| exchange.covers(&asked.0) && key.covers(&asked.1))
+}
+
+fn common<T: Clone + PartialEq>(ours: &[T], theirs: &[T], covers: impl Fn(&[T], &T) -> bool) -> Vec<T> {
+    let of_ours = ours.iter().filter(|asked| covers(theirs, asked));
+    let of_theirs = theirs.iter().filter(|asked| covers(ours, asked) && !ours.contains(asked));
+    of_ours.chain(of_theirs).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb;
+
+    fn grants(subscribe: &[&str], administer: bool) -> Grants {
+        let subscribe = subscribe.iter().map(|&pattern| pattern.to_owned()).collect();
+        Grants::parse(&pb::Grants { subscribe, administer, ..Default::default() }).expect("grants")
+    }
+
+    #[test]
+    fn administer_alone_gives_administer_alone() {
+        let administrator = grants(&[], true);
+        assert!(administrator.covers(&administrator));
+        assert!(!administrator.covers(&grants(&["a"], false)));
+        let reader = grants(&["a.#"], false);
+        assert!(!reader.covers(&administrator));
+        assert!(reader.covers(&grants(&["a.b"], false)));
+    }
+
+    #[test]
+    fn what_two_sets_have_in_common_is_the_narrower_of_each_pair() {
+        let (one, other) = (grants(&["jobs.#", "mail"], true), grants(&["jobs.eu", "mail", "orders"], false));
+        assert_eq!(one.common_with(&other), grants(&["mail", "jobs.eu"], false));
+        assert_eq!(one.common_with(&Grants::default()), Grants::default());
+        assert_eq!(one.common_with(&one), one);
+    }
+}
