@@ -5,6 +5,7 @@ mod caller;
 mod claims;
 mod coverage;
 mod error;
+mod fair;
 mod foreign;
 mod grants;
 mod http;

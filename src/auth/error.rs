@@ -44,6 +44,12 @@ pub enum Error {
         /// When the next may come.
         retry_after: Duration,
     },
+    /// The client fetches tokens far more often than it needs them.
+    #[error("too many tokens of this client")]
+    TooManyTokens {
+        /// When the next may be fetched.
+        retry_after: Duration,
+    },
     /// The lifetime asked for is too short or too long.
     #[error("a lifetime of {asked:?} is not between one minute and {max:?}")]
     Lifetime {
@@ -99,7 +105,7 @@ impl Classify for Error {
                 Kind::Unauthenticated
             }
             Self::TenantSuspended => Kind::Denied,
-            Self::Busy { .. } | Self::Throttled { .. } => Kind::Exhausted,
+            Self::Busy { .. } | Self::Throttled { .. } | Self::TooManyTokens { .. } => Kind::Exhausted,
             Self::Lifetime { .. } | Self::Pattern { .. } | Self::GrantsTooLarge { .. } => Kind::Invalid,
             Self::Store(error) => error.kind(),
             Self::Internal(_) => Kind::Internal,
@@ -115,6 +121,7 @@ impl Classify for Error {
             Self::TenantSuspended => "TENANT_SUSPENDED",
             Self::Busy { .. } => "TOO_MANY_SECRET_CHECKS",
             Self::Throttled { .. } => "TOO_MANY_WRONG_SECRETS",
+            Self::TooManyTokens { .. } => "TOO_MANY_TOKENS",
             Self::Lifetime { .. } => "INVALID_LIFETIME",
             Self::Pattern { .. } => "INVALID_PATTERN",
             Self::GrantsTooLarge { .. } => "GRANTS_TOO_LARGE",
@@ -133,6 +140,9 @@ impl Classify for Error {
             Self::Busy { .. } => "too many clients fetch a token at this moment; try again in a second".into(),
             Self::Throttled { .. } => {
                 "too many wrong secrets came from this address or for this client; try again later".into()
+            }
+            Self::TooManyTokens { .. } => {
+                "this client fetches tokens too often; keep a token until shortly before it expires".into()
             }
             Self::Lifetime { max, .. } => {
                 format!("a token can live from 60 to {} seconds; leave it out for the longest", max.as_secs()).into()
@@ -156,7 +166,9 @@ impl Classify for Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Busy { retry_after } | Self::Throttled { retry_after } => Some(*retry_after),
+            Self::Busy { retry_after } | Self::Throttled { retry_after } | Self::TooManyTokens { retry_after } => {
+                Some(*retry_after)
+            }
             Self::Store(error) => error.retry_after(),
             _ => None,
         }

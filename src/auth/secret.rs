@@ -1,19 +1,22 @@
-//! Client secrets. A secret is made here, shown once, and kept as an argon2id hash only. Checking one costs 19 MiB and a
-//! core for some 30 ms: checks run beside the runtime, on threads that give way to it ([`workers`]), a bounded number at once, a
-//! bounded number waiting, and an unknown client costs exactly what a known one does.
+//! Client secrets: generated here, shown once, and stored as an argon2id hash only. Checking one takes 19 MiB and a core for some
+//! 30 ms, so checks and hashes run on low-priority threads ([`super::workers`]) behind a bounded, fair queue
+//! ([`super::fair`]); an unknown client costs exactly what a known one does.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::OnceLock, time::Duration};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version};
+use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::{Error, workers::Workers};
+use super::{
+    Error,
+    fair::{self, FairQueue, Limits},
+    workers::Workers,
+};
+use crate::names::TenantId;
 
 /// OWASP's minimum: 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19_456;
@@ -23,9 +26,14 @@ const LANES: u32 = 1;
 /// A longer text is no secret of ours, and is not worth hashing.
 const MAX_LEN: usize = 128;
 
-/// Checks that may wait, for each that may run: with 16 the last one waits for half a second.
-const WAITING_PER_CHECK: usize = 16;
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Checks of one lane that may wait, for each that may run: the last one waits for half a second when it is alone.
+const WAITING_EACH: usize = 16;
+/// Checks that may wait in all, for each that may run: two seconds' work.
+const WAITING: usize = 64;
+const BUSY: Error = Error::Busy { retry_after: Duration::from_secs(1) };
+/// How long a secret that was right is recognised without hashing it, and how many are.
+const REMEMBERED: Duration = Duration::from_secs(300);
+const MAX_REMEMBERED: u64 = 10_000;
 
 /// A client's secret.
 #[derive(Clone)]
@@ -90,65 +98,60 @@ fn argon2() -> Result<Argon2<'static>, Error> {
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 
-/// The bounded place where secrets are checked.
+/// Whose turn it is among those that wait for a check or a hash.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// Clients of this tenant; none: platform administrators.
+    Tenant(Option<TenantId>),
+    /// Clients that have not authenticated from this address before.
+    Address(Option<IpAddr>),
+}
+
+/// A bounded, fair queue in which secrets are checked and hashed.
 #[derive(Debug)]
 pub(super) struct Checks {
-    at_once: usize,
-    running: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    queue: FairQueue<Lane>,
     workers: Workers,
 }
 
 impl Checks {
-    /// So many at once; 0 is half of the machine's cores, so that the other half stays with those who are in already.
+    /// This many at once; 0 is half of the machine's cores, so that the other half is left for open streams.
     pub(super) fn new(at_once: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let at_once = if at_once == 0 { (cores / 2).max(1) } else { at_once };
-        Self {
-            workers: Workers::start(at_once),
-            at_once,
-            running: Arc::new(Semaphore::new(at_once)),
-            places: Arc::new(Semaphore::new(at_once * (WAITING_PER_CHECK + 1))),
-        }
+        let running = if at_once == 0 { (cores / 2).max(1) } else { at_once };
+        let limits = Limits { running, waiting_each: running * WAITING_EACH, waiting: running * WAITING };
+        Self { workers: Workers::start(running), queue: FairQueue::new(limits) }
     }
 
     /// How many run, and how many wait.
     pub(super) fn load(&self) -> (usize, usize) {
-        let running = self.at_once - self.running.available_permits();
-        let taken = self.at_once * (WAITING_PER_CHECK + 1) - self.places.available_permits();
-        (running, taken.saturating_sub(running))
+        self.queue.load()
     }
 
     /// Takes a place in the queue, for one [`Place::check`].
-    pub(super) fn place(&self) -> Result<Place, Error> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy { retry_after: RETRY_AFTER })?;
-        Ok(Place { place, running: self.running.clone(), workers: self.workers.clone() })
+    pub(super) fn place(&self, lane: &Lane) -> Result<Place, Error> {
+        let place = self.queue.enter(lane).map_err(|_| BUSY)?;
+        Ok(Place { place, workers: self.workers.clone() })
     }
 
-    /// A new secret's hash, made where secrets are checked: as many at once, and giving way like them.
-    pub(super) async fn hash(&self, secret: &Secret) -> Result<String, Error> {
+    /// A new secret's hash, made in the same queue in which secrets are checked.
+    pub(super) async fn hash(&self, lane: &Lane, secret: &Secret) -> Result<String, Error> {
         let secret = secret.clone();
-        let work = move || secret.hash_blocking();
-        self.workers.run(work).await.ok_or(Error::Internal("a secret's hashing was cut short"))?
+        self.place(lane)?.run(move || secret.hash_blocking()).await
     }
 }
 
 /// A place in the queue of checks.
 pub(super) struct Place {
-    place: tokio::sync::OwnedSemaphorePermit,
-    running: Arc<Semaphore>,
+    place: fair::Place<Lane>,
     workers: Workers,
 }
 
 impl Place {
     /// Whether the secret has this hash; no hash takes as long as a wrong one.
     pub(super) async fn check(self, secret: &SecretString, hash: Option<String>) -> Result<bool, Error> {
-        let running = self.running.acquire_owned().await.map_err(|_| Error::Internal("secret checks are closed"))?;
         let secret = secret.clone();
-        let place = self.place;
-        let work = move || {
-            // Held by the work, not by the caller: a caller that goes away does not make room for more than may run.
-            let _permits = (running, place);
+        self.run(move || {
             let known = hash.is_some() && secret.expose_secret().len() <= MAX_LEN;
             let text = if known { secret.expose_secret() } else { "wgs_" };
             let hash = match hash {
@@ -158,8 +161,56 @@ impl Place {
             let hash =
                 PasswordHash::new(&hash).map_err(|_| Error::Internal("the store holds an invalid secret hash"))?;
             Ok(argon2()?.verify_password(text.as_bytes(), &hash).is_ok() && known)
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let slot = self.place.slot().await.map_err(|_| BUSY)?;
+        let work = move || {
+            // Held by the work, not by the caller: a caller that goes away does not free a slot that is in use.
+            let _slot = slot;
+            work()
         };
-        self.workers.run(work).await.ok_or(Error::Internal("a secret check was cut short"))?
+        self.workers.run(work).await.ok_or(Error::Internal("the work on a secret was cut short"))?
+    }
+}
+
+/// Secrets that were found right a short while ago, as digests with a key of this process. Whoever fetches tokens over and over
+/// with its right secret costs a digest, not a hash. The stored hash is part of the digest: a secret that was replaced is
+/// not found.
+pub(super) struct RecentlyRight {
+    key: hmac::Key,
+    digests: Cache<[u8; 32], ()>,
+}
+
+impl RecentlyRight {
+    pub(super) fn new() -> Self {
+        let key: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
+        let digests = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()), digests }
+    }
+
+    pub(super) fn has(&self, secret: &SecretString, hash: &str) -> bool {
+        secret.expose_secret().len() <= MAX_LEN && self.digests.contains_key(&self.digest(secret, hash))
+    }
+
+    pub(super) fn remember(&self, secret: &SecretString, hash: &str) {
+        self.digests.insert(self.digest(secret, hash), ());
+    }
+
+    fn digest(&self, secret: &SecretString, hash: &str) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        // A PHC string holds no zero byte, so that no two pairs look alike. Its salt makes it one client's alone.
+        context.update(hash.as_bytes());
+        context.update(&[0]);
+        context.update(secret.expose_secret().as_bytes());
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.sign().as_ref());
+        digest
     }
 }
 
@@ -192,7 +243,7 @@ mod tests {
         assert!(secret.reveal().expose_secret().starts_with("wgs_") && secret.reveal().expose_secret().len() == 47);
         let checks = Checks::new(2);
         let check = async |secret: &SecretString, hash| {
-            checks.place().expect("a place").check(secret, hash).await.expect("checked")
+            checks.place(&STRANGER).expect("a place").check(secret, hash).await.expect("checked")
         };
         assert!(check(secret.reveal(), Some(hash.clone())).await);
         assert!(!check(Secret::generate().reveal(), Some(hash.clone())).await);
@@ -202,12 +253,27 @@ mod tests {
         assert_eq!(format!("{secret:?}"), "Secret(..)");
     }
 
-    #[test]
-    fn a_full_queue_is_shed_at_once() {
+    #[tokio::test]
+    async fn checks_and_hashes_of_one_lane_are_shed_together_and_leave_the_others_alone() {
         let checks = Checks::new(1);
-        let places: Vec<_> = (0..=WAITING_PER_CHECK).map(|_| checks.place().expect("a place")).collect();
-        assert!(matches!(checks.place(), Err(Error::Busy { .. })));
+        let acme = Lane::Tenant(TenantId::parse("acme").ok());
+        let places: Vec<_> = (0..=WAITING_EACH).map(|_| checks.place(&acme).expect("a place")).collect();
+        assert!(matches!(checks.place(&acme), Err(Error::Busy { .. })));
+        let hashed = checks.hash(&acme, &Secret::generate()).await;
+        assert!(matches!(hashed, Err(Error::Busy { .. })), "{hashed:?}");
+        assert!(checks.place(&STRANGER).is_ok());
         drop(places);
-        assert!(checks.place().is_ok());
+        assert!(checks.hash(&acme, &Secret::generate()).await.is_ok());
     }
+
+    #[test]
+    fn a_secret_that_was_right_is_recognised_with_its_hash_only() {
+        let (recent, secret, other) = (RecentlyRight::new(), Secret::generate(), Secret::generate());
+        assert!(!recent.has(secret.reveal(), "hash"));
+        recent.remember(secret.reveal(), "hash");
+        assert!(recent.has(secret.reveal(), "hash"));
+        assert!(!recent.has(secret.reveal(), "another hash") && !recent.has(other.reveal(), "hash"));
+    }
+
+    const STRANGER: Lane = Lane::Address(None);
 }

@@ -1,9 +1,9 @@
-//! Who asked with wrong secrets, and how soon it may ask again. A client's id as it was sent and the asker's address enter; an
-//! [`Attempt`] leaves, or a time to wait. Only wrong secrets count, so that a thousand clients behind one address can fetch
-//! their tokens, and who was right from an address is not shut out there by others' guesses. As a secret is known to be wrong only
-//! when it was checked, who has used up its share is looked at one by one: else all that wait for a check would come too late.
+//! Rate limits of client authentication: failures per client, per address and per pair of both, and requests of clients that
+//! succeed. A client that has authenticated from an address is not locked out there by other clients' failures. Because a
+//! secret is known to be wrong only after it was checked, a client or address over its limit is checked one request at a
+//! time; otherwise all requests that already wait for a check would still get one.
 //!
-//! Invariant: memory is bounded. What finds no place of its own shares one with all others of its kind.
+//! Invariant: memory is bounded. A key that finds no bucket of its own shares one with all others of its kind.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 
 use super::Error;
 use crate::{config::AuthConfig, names::ClientId};
@@ -28,6 +28,11 @@ const KEPT: Duration = Duration::from_secs(60);
 /// When to come again while another one is looked at.
 const NEXT_LOOK: Duration = Duration::from_millis(100);
 
+/// Tokens that one client may fetch a second from this gateway, and at once after a pause. It needs a few an hour; many
+/// processes with one client may start together.
+const TOKENS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
+const TOKENS_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
+
 type Pair = (ClientId, IpAddr);
 
 /// Counts wrong secrets.
@@ -38,6 +43,8 @@ pub(super) struct Throttle {
     /// Those that were right before, apart from all others.
     pairs: Buckets<Pair>,
     right: Mutex<HashMap<Pair, Instant>>,
+    /// Requests of each client that was right before, whatever its secret is now.
+    requests: DefaultKeyedRateLimiter<ClientId>,
 }
 
 /// One request for a token.
@@ -66,6 +73,7 @@ impl Throttle {
             clients: Buckets::new(config.wrong_secrets_per_client),
             pairs: Buckets::new(config.wrong_secrets_per_client),
             right: Mutex::default(),
+            requests: RateLimiter::keyed(Quota::per_second(TOKENS_PER_SECOND).allow_burst(TOKENS_AT_ONCE)),
         }
     }
 
@@ -76,13 +84,26 @@ impl Throttle {
         let is_known =
             pair.as_ref().is_some_and(|pair| self.right().get(pair).is_some_and(|since| since.elapsed() < REMEMBERED));
         let looks = match &pair {
-            Some(pair) if is_known => [self.pairs.enter(pair)?, None],
+            Some(pair) if is_known => {
+                self.count_request(&pair.0)?;
+                [self.pairs.enter(pair)?, None]
+            }
             _ => {
                 let of_client = client.as_ref().map_or(Ok(None), |client| self.clients.enter(client))?;
                 [of_client, address.as_ref().map_or(Ok(None), |address| self.addresses.enter(address))?]
             }
         };
         Ok(Attempt { throttle: self, client, address, is_known, _looks: looks })
+    }
+
+    fn count_request(&self, client: &ClientId) -> Result<(), Error> {
+        if self.requests.len() > PLACES {
+            self.requests.retain_recent();
+        }
+        let over = self.requests.check_key(client).err();
+        over.map_or(Ok(()), |over| {
+            Err(Error::TooManyTokens { retry_after: over.wait_time_from(self.requests.clock().now()) })
+        })
     }
 
     fn right(&self) -> MutexGuard<'_, HashMap<Pair, Instant>> {
@@ -281,12 +302,23 @@ mod tests {
     }
 
     #[test]
-    fn who_was_right_and_then_guesses_is_slowed_too_and_right_ones_are_never_counted() {
+    fn a_client_that_was_right_and_then_guesses_is_slowed_down_too() {
         let throttle = throttle();
-        for _ in 0..1_000 {
+        for _ in 0..100 {
             throttle.attempt(client("acme.app"), address("10.0.0.1")).expect("may").succeeded();
         }
         assert!((0..20).any(|_| fails(&throttle, "acme.app", "10.0.0.1")));
+    }
+
+    #[test]
+    fn a_client_that_fetches_tokens_without_end_is_slowed_down_and_another_is_not() {
+        let throttle = throttle();
+        let right = |id: &str| throttle.attempt(client(id), address("10.0.0.1")).map(Attempt::succeeded);
+        right("acme.other").expect("may");
+        let refused = (0..2_000).filter(|_| right("acme.app").is_err()).count();
+        assert!(refused > 1_000, "{refused}");
+        assert!(matches!(right("acme.app"), Err(Error::TooManyTokens { .. })));
+        assert!(right("acme.other").is_ok());
     }
 
     #[test]

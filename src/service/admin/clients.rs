@@ -57,10 +57,11 @@ pub(super) async fn create(
     }
 
     let secret = Secret::generate();
+    let new_tenant = wanted.id.tenant().cloned();
     let new = NewClient {
         id: wanted.id,
         display_name: wanted.display_name,
-        secret_hash: desk.issuer.hash(&secret).await?,
+        secret_hash: desk.issuer.hash(new_tenant.as_ref(), &secret).await?,
         grants: wanted.grants.to_json(),
     };
     let row = desk.store.create_client_within(&new, max).await?.ok_or(Error::ClientExists)?;
@@ -145,7 +146,7 @@ pub(super) async fn rotate_secret(
     grants::check(&who, &Grants::from_json(&row.grants)?)?;
     let overlap = overlap(request.overlap)?;
     let (secret, previous_until) = (Secret::generate(), SystemTime::now() + overlap);
-    let hash = desk.issuer.hash(&secret).await?;
+    let hash = desk.issuer.hash(id.tenant(), &secret).await?;
     let row = match overlap.is_zero() {
         true => desk.store.set_client_secret(&id, &hash).await?,
         false => desk.store.add_client_secret(&id, &hash, &secret.tag(), previous_until).await?,

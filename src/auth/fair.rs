@@ -1,0 +1,240 @@
+//! A bounded queue that is fair between lanes: whoever has many requests waiting delays its own lane, not the others. A lane that
+//! waits for its first turn always finds a place; the longest lane gives one up for it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+/// The queue. Cloning is cheap.
+#[derive(Debug)]
+pub(super) struct FairQueue<L: Eq + Hash + Clone>(Arc<Shared<L>>);
+
+#[derive(Debug)]
+struct Shared<L: Eq + Hash + Clone> {
+    limits: Limits,
+    state: Mutex<State<L>>,
+}
+
+/// How many may run and wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Requests that run at once.
+    pub(super) running: usize,
+    /// Requests of one lane that wait.
+    pub(super) waiting_each: usize,
+    /// Requests that wait in all.
+    pub(super) waiting: usize,
+}
+
+#[derive(Debug)]
+struct State<L: Eq + Hash + Clone> {
+    running: usize,
+    waiting: usize,
+    lanes: HashMap<L, VecDeque<oneshot::Sender<Slot<L>>>>,
+    /// The lanes in the order of their turns; each waiting lane is there once.
+    turns: VecDeque<L>,
+}
+
+/// The queue is full.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// A place in the queue.
+#[derive(Debug)]
+pub(super) enum Place<L: Eq + Hash + Clone> {
+    /// It may run already.
+    Granted(Slot<L>),
+    /// It waits for its turn.
+    Waiting(oneshot::Receiver<Slot<L>>),
+}
+
+/// The right to run, until dropped. None: it was never handed over.
+#[derive(Debug)]
+pub(super) struct Slot<L: Eq + Hash + Clone>(Option<FairQueue<L>>);
+
+impl<L: Eq + Hash + Clone> Clone for FairQueue<L> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<L: Eq + Hash + Clone> FairQueue<L> {
+    pub(super) fn new(limits: Limits) -> Self {
+        let state = State { running: 0, waiting: 0, lanes: HashMap::new(), turns: VecDeque::new() };
+        Self(Arc::new(Shared { limits, state: Mutex::new(state) }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<L>> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many run, and how many wait.
+    pub(super) fn load(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.running, state.waiting)
+    }
+
+    /// Takes a place in a lane.
+    pub(super) fn enter(&self, lane: &L) -> Result<Place<L>, Full> {
+        let limits = self.0.limits;
+        let mut state = self.state();
+        if state.running < limits.running {
+            state.running += 1;
+            return Ok(Place::Granted(Slot(Some(self.clone()))));
+        }
+        state.forget_abandoned(lane);
+        if state.lanes.get(lane).is_some_and(|waiting| waiting.len() >= limits.waiting_each) {
+            return Err(Full);
+        }
+        if state.waiting >= limits.waiting && !state.shed_for(lane) {
+            return Err(Full);
+        }
+        let (sender, turn) = oneshot::channel();
+        if !state.lanes.contains_key(lane) {
+            state.turns.push_back(lane.clone());
+        }
+        state.lanes.entry(lane.clone()).or_default().push_back(sender);
+        state.waiting += 1;
+        Ok(Place::Waiting(turn))
+    }
+}
+
+impl<L: Eq + Hash + Clone> State<L> {
+    /// Takes the next one whose turn it is.
+    fn next(&mut self) -> Option<oneshot::Sender<Slot<L>>> {
+        let lane = self.turns.pop_front()?;
+        let waiting = self.lanes.get_mut(&lane)?;
+        let next = waiting.pop_front();
+        if waiting.is_empty() {
+            self.lanes.remove(&lane);
+        } else {
+            self.turns.push_back(lane);
+        }
+        self.waiting -= usize::from(next.is_some());
+        next
+    }
+
+    fn forget_abandoned(&mut self, lane: &L) {
+        let Some(waiting) = self.lanes.get_mut(lane) else { return };
+        let before = waiting.len();
+        waiting.retain(|sender| !sender.is_closed());
+        self.waiting -= before - waiting.len();
+        if waiting.is_empty() {
+            self.lanes.remove(lane);
+            self.turns.retain(|turn| turn != lane);
+        }
+    }
+
+    /// Takes the last place of the longest lane, if that is longer than this one would be.
+    fn shed_for(&mut self, lane: &L) -> bool {
+        let own = self.lanes.get(lane).map_or(0, VecDeque::len);
+        let Some((longest, waiting)) = self.lanes.iter_mut().max_by_key(|(_, waiting)| waiting.len()) else {
+            return false;
+        };
+        if waiting.len() <= own + 1 {
+            return false;
+        }
+        let longest = longest.clone();
+        // Its receiver finds the channel closed, which means that it was shed.
+        waiting.pop_back();
+        self.waiting -= 1;
+        self.forget_abandoned(&longest);
+        true
+    }
+}
+
+impl<L: Eq + Hash + Clone> Place<L> {
+    /// Waits for the turn; an error when the place was given to another lane.
+    pub(super) async fn slot(self) -> Result<Slot<L>, Full> {
+        match self {
+            Self::Granted(slot) => Ok(slot),
+            Self::Waiting(turn) => turn.await.map_err(|_| Full),
+        }
+    }
+}
+
+impl<L: Eq + Hash + Clone> Drop for Slot<L> {
+    fn drop(&mut self) {
+        let Some(queue) = self.0.take() else { return };
+        loop {
+            let next = {
+                let mut state = queue.state();
+                let Some(next) = state.next() else {
+                    state.running -= 1;
+                    return;
+                };
+                next
+            };
+            // Without the lock: whoever gave up waiting gives the slot back, and the next one gets it.
+            match next.send(Self(Some(queue.clone()))) {
+                Ok(()) => return,
+                Err(mut returned) => returned.0 = None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn queue() -> FairQueue<u32> {
+        FairQueue::new(Limits { running: 1, waiting_each: 4, waiting: 8 })
+    }
+
+    fn now(place: Place<u32>) -> Result<Slot<u32>, Full> {
+        place.slot().now_or_never().expect("its turn")
+    }
+
+    #[test]
+    fn a_lane_with_one_request_waits_for_one_turn_of_each_other_lane() {
+        let queue = queue();
+        let mut running = now(queue.enter(&1).expect("a place"));
+        let busy: Vec<_> = (0..4).map(|_| queue.enter(&1).expect("a place")).collect();
+        assert_eq!(queue.enter(&1).expect_err("its lane is full"), Full);
+        let (mut other, mut busy) = (queue.enter(&2).expect("a place"), busy.into_iter());
+        assert_eq!(queue.load(), (1, 5));
+        drop(running);
+        running = now(busy.next().expect("one"));
+        assert!(matches!(&mut other, Place::Waiting(turn) if turn.try_recv().is_err()), "it is lane 1's turn");
+        drop(running);
+        running = now(other);
+        drop((running, busy));
+        assert_eq!(queue.load(), (0, 0));
+    }
+
+    #[test]
+    fn a_full_queue_makes_room_for_a_new_lane_at_the_expense_of_the_longest() {
+        let queue = queue();
+        let _running = queue.enter(&0).expect("a place");
+        let mut places: Vec<_> = (0..8).map(|n| queue.enter(&(n / 4)).expect("a place")).collect();
+        let new = queue.enter(&7).expect("a place");
+        let shed = places.iter_mut().filter_map(|place| match place {
+            Place::Waiting(turn) => turn.try_recv().err(),
+            Place::Granted(_) => None,
+        });
+        assert_eq!(shed.filter(|error| *error == oneshot::error::TryRecvError::Closed).count(), 1);
+        assert_eq!(queue.load(), (1, 8));
+        drop((places, new));
+    }
+
+    #[test]
+    fn requests_that_were_abandoned_hold_no_place_and_no_slot() {
+        let queue = queue();
+        let running = queue.enter(&1).expect("a place");
+        drop((0..4).map(|_| queue.enter(&1).expect("a place")).collect::<Vec<_>>());
+        let waiting = queue.enter(&1).expect("a place");
+        assert_eq!(queue.load(), (1, 1));
+        drop(queue.enter(&2).expect("a place"));
+        drop(running);
+        let slot = now(waiting).expect("its turn");
+        drop(slot);
+        assert_eq!(queue.load(), (0, 0));
+    }
+}
