@@ -1,13 +1,12 @@
-//! What is put on record. Acts and refusals enter; rows of the store leave. An act waits for its row before it is answered. A
-//! refusal never waits for anything: it goes into a bounded queue, and what finds no room there, or comes too often, is
-//! folded into counts (`fold`), so that being refused fills neither memory nor the disk. What callers wrote is made
-//! harmless before it is kept.
+//! The audit trail of the running gateway. An administrative act is recorded before it is answered. Refusals, issued tokens and
+//! destructive calls of the data plane never wait: they go into bounded queues, and what finds no place there, or comes too
+//! often, is counted (`aggregator`), so that they fill neither memory nor the disk. Text that callers wrote is sanitized.
 
-mod fold;
-mod keeper;
+mod aggregator;
 mod witness;
+mod writer;
 
-pub use keeper::Keeper;
+pub use writer::Keeper;
 pub use witness::Witness;
 
 use std::sync::{
@@ -22,35 +21,38 @@ use crate::{
     store::{BegunAct, Error, NewAudit, Store},
 };
 
-/// Refusals that may wait to be written.
+/// Events that may wait to be written: of recognised clients, and of strangers.
 const WAITING: usize = 1024;
 /// How often an act's row is tried, and how long the first pause is.
 const TRIES: u32 = 4;
 const FIRST_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Where acts and refusals go. Cloning is cheap.
+/// The audit trail. Cloning is cheap.
 #[derive(Clone)]
 pub struct Audit(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    queue: mpsc::Sender<NewAudit>,
-    /// Refusals that found no room in the queue and are not in the store yet.
-    unheard: AtomicU64,
+    of_recognised: mpsc::Sender<NewAudit>,
+    of_strangers: mpsc::Sender<NewAudit>,
+    /// Events that found no place in their queue and are not in the store yet.
+    dropped: AtomicU64,
 }
 
 impl std::fmt::Debug for Audit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Audit").field("unheard", &self.0.unheard).finish_non_exhaustive()
+        f.debug_struct("Audit").field("dropped", &self.0.dropped).finish_non_exhaustive()
     }
 }
 
 impl Audit {
-    /// The way to the record, and the one who writes: [`Keeper::run`] must run for refusals to be kept.
+    /// The audit trail and its writer: [`Keeper::run`] must run for aggregated events to be kept.
     pub fn new(store: Store, config: &AuditConfig) -> (Self, Keeper) {
-        let (queue, waiting) = mpsc::channel(WAITING);
-        let audit = Self(Arc::new(Inner { store: store.clone(), queue, unheard: AtomicU64::new(0) }));
-        let keeper = Keeper::new(store, config.clone(), audit.clone(), waiting);
+        let (of_recognised, recognised) = mpsc::channel(WAITING);
+        let (of_strangers, strangers) = mpsc::channel(WAITING);
+        let dropped = AtomicU64::new(0);
+        let audit = Self(Arc::new(Inner { store: store.clone(), of_recognised, of_strangers, dropped }));
+        let keeper = Keeper::new(store, config.clone(), audit.clone(), [recognised, strangers]);
         (audit, keeper)
     }
 
@@ -88,17 +90,18 @@ impl Audit {
         }
     }
 
-    /// Puts a refusal on record, soon. Never waits.
-    pub(crate) fn refused(&self, event: NewAudit) {
+    /// Records an event soon, together with others of its kind when there are many. Never waits.
+    pub(crate) fn aggregate(&self, event: NewAudit) {
         let times = event.times;
-        if self.0.queue.try_send(event).is_err() {
-            self.0.unheard.fetch_add(times, Ordering::Relaxed);
+        let queue = if event.client.is_empty() { &self.0.of_strangers } else { &self.0.of_recognised };
+        if queue.try_send(NewAudit { aggregated: true, ..event }).is_err() {
+            self.0.dropped.fetch_add(times, Ordering::Relaxed);
         }
     }
 
-    /// The refusals that found no room since this was asked last.
-    fn take_unheard(&self) -> u64 {
-        self.0.unheard.swap(0, Ordering::Relaxed)
+    /// The events that found no place since the last call.
+    fn take_dropped(&self) -> u64 {
+        self.0.dropped.swap(0, Ordering::Relaxed)
     }
 }
 

@@ -89,6 +89,17 @@ impl Grants {
         }
     }
 
+    /// As the scope of OAuth 2.0 writes them, in the words that tokens of external issuers use. A pattern with a space in it
+    /// has no such form and is left out.
+    pub fn to_scope(&self) -> String {
+        let publish = self.publish.iter().map(|(exchange, key)| format!("publish:{}:{}", exchange.as_str(), key.as_str()));
+        let subscribe = self.subscribe.iter().map(|pattern| format!("subscribe:{}", pattern.as_str()));
+        let configure = self.configure.iter().map(|pattern| format!("configure:{}", pattern.as_str()));
+        let administer = self.administer.then(|| "administer".to_owned());
+        let words = publish.chain(subscribe).chain(configure).chain(administer);
+        words.filter(|word| !word.contains(char::is_whitespace)).collect::<Vec<_>>().join(" ")
+    }
+
     /// As the store keeps them.
     pub fn to_json(&self) -> String {
         // Strings, lists and a boolean always become JSON.
@@ -216,6 +227,7 @@ mod tests {
         assert!(grants.may_configure("jobs") && !grants.may_configure("jobs.eu") && grants.administers());
         assert_eq!(Grants::from_json(&grants.to_json()).expect("grants"), grants);
         assert_eq!(grants.to_pb(), wire());
+        assert_eq!(grants.to_scope(), "publish:amq.default:jobs.# subscribe:jobs.* configure:jobs administer");
         assert_eq!(grants.to_json(), r##"{"p":[["amq.default","jobs.#"]],"s":["jobs.*"],"c":["jobs"],"a":true}"##);
         let all = Grants::everything();
         assert!(all.may_publish("any", "") && all.may_configure("x.y") && !all.administers());

@@ -38,8 +38,12 @@ pub struct IssuedToken {
     pub token: SecretString,
     /// When it ends.
     pub expires: SystemTime,
-    /// How long it lives.
+    /// How long it is valid.
     pub lifetime: Duration,
+    /// Whose it is.
+    pub client: ClientId,
+    /// What it grants, as words.
+    pub scope: String,
 }
 
 impl std::fmt::Debug for IssuedToken {
@@ -274,12 +278,14 @@ impl Issuer {
         let keys = self.keys.load();
         let key = keys.signing()?;
         let exp = issued + lifetime;
+        let grants = Grants::from_json(&client.grants)?;
+        let scope = grants.to_scope();
         let claims = Claims {
             iss: self.config.issuer.clone(),
             aud: self.config.audience.clone(),
             sub: client.id.to_string(),
             wg_tenant: client.id.tenant().map(ToString::to_string),
-            wg_grants: Grants::from_json(&client.grants)?,
+            wg_grants: grants,
             iat: issued.as_secs(),
             wg_iat_ms: u64::try_from(issued.as_millis()).map_err(|_| Error::Internal("the clock is wrong"))?,
             nbf: issued.as_secs(),
@@ -292,7 +298,7 @@ impl Issuer {
         let token = jsonwebtoken::encode(&header, &claims, &key.key)
             .map_err(|_| Error::Internal("a token cannot be signed"))?;
         let expires = UNIX_EPOCH + Duration::from_secs(claims.exp);
-        Ok(IssuedToken { token: token.into(), expires, lifetime })
+        Ok(IssuedToken { token: token.into(), expires, lifetime, client: client.id.clone(), scope })
     }
 }
 

@@ -33,12 +33,15 @@ impl pb::auth_server::Auth for AuthService {
         &self,
         request: Request<pb::IssueTokenRequest>,
     ) -> Result<Response<pb::IssueTokenResponse>, Status> {
-        Witness::of_request(&request).about("", &request.get_ref().client_id);
+        let witness = Witness::of_request(&request);
+        witness.about("", &request.get_ref().client_id);
         let address = request.remote_addr().map(|address| address.ip());
         let request = request.into_inner();
         let lifetime = request.lifetime.map(lifetime).transpose()?;
         let secret = SecretString::from(request.client_secret);
         let issued = self.issuer.issue(&request.client_id, &secret, lifetime, address).await.map_err(Failure::from)?;
+        witness.recognised(&issued.client);
+        witness.done(None);
         Ok(Response::new(pb::IssueTokenResponse {
             access_token: issued.token.expose_secret().to_owned(),
             token_type: "Bearer".to_owned(),

@@ -148,12 +148,14 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::DeleteExchangeRequest>,
     ) -> Result<Response<pb::DeleteExchangeResponse>, Status> {
+        let witness = Witness::of_request(&request);
         let scope = self.admit(&request, Action::Configure)?;
         let request = request.into_inner();
         let name = ExchangeName::own(&request.name).named("name")?;
         may_configure(&scope, name.as_str())?;
         self.broker.topology(&scope).delete_exchange(&name, request.if_unused).await.map_err(Failure::from)?;
         self.quota.deleted(scope.tenant());
+        witness.done(None);
         Ok(Response::new(pb::DeleteExchangeResponse {}))
     }
 
@@ -220,6 +222,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::DeleteQueueRequest>,
     ) -> Result<Response<pb::DeleteQueueResponse>, Status> {
+        let witness = Witness::of_request(&request);
         let scope = self.admit(&request, Action::Configure)?;
         let request = request.into_inner();
         let name = QueueName::parse(&request.name).named("name")?;
@@ -227,6 +230,7 @@ impl Topology for TopologyService {
         let topology = self.broker.topology(&scope);
         let deleted = topology.delete_queue(&name, request.if_unused, request.if_empty).await.map_err(Failure::from)?;
         self.quota.deleted(scope.tenant());
+        witness.done(None);
         Ok(Response::new(pb::DeleteQueueResponse { messages_deleted: deleted.into() }))
     }
 
@@ -261,6 +265,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::PurgeQueueRequest>,
     ) -> Result<Response<pb::PurgeQueueResponse>, Status> {
+        let witness = Witness::of_request(&request);
         let scope = self.admit(&request, Action::Subscribe)?;
         let name = QueueName::parse(&request.into_inner().name).named("name")?;
         may_look_at(&scope, &name)?;
@@ -270,6 +275,7 @@ impl Topology for TopologyService {
             return Err(Failure::from(broker::Error::Unsupported(None)).into());
         }
         let purged = self.broker.topology(&scope).purge_queue(&name).await.map_err(Failure::from)?;
+        witness.done(None);
         Ok(Response::new(pb::PurgeQueueResponse { messages_purged: purged.into() }))
     }
 
@@ -345,7 +351,10 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::PurgeDeadLettersRequest>,
     ) -> Result<Response<pb::PurgeDeadLettersResponse>, Status> {
+        let witness = Witness::of_request(&request);
         let scope = self.admit(&request, Action::Subscribe)?;
-        Ok(Response::new(dead_letters::purge(&self.broker, &scope, request.into_inner()).await?))
+        let answer = dead_letters::purge(&self.broker, &scope, request.into_inner()).await?;
+        witness.done(Some(&format!("{} dead letters deleted", answer.purged)));
+        Ok(Response::new(answer))
     }
 }

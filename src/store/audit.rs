@@ -1,6 +1,6 @@
-//! The audit trail: acts and refusals enter, and leave newest first. Nothing changes one, and nothing deletes one before its
-//! time: the database itself refuses (migration 0004). An act is written down twice: as begun before it is done, and into
-//! the trail with what came of it; so a gateway that dies in the middle leaves a line that says so.
+//! The audit trail in the database. Nothing changes an event, and nothing deletes one before its time: the database itself refuses
+//! (migrations 0004 and 0008). An administrative act is recorded as begun before it is done, and in the trail with its
+//! outcome afterwards, so that a gateway that crashes in between leaves a line that says so.
 
 use std::time::SystemTime;
 
@@ -38,6 +38,8 @@ pub struct NewAudit {
     pub trace_id: String,
     /// How many such it stands for.
     pub times: u64,
+    /// Whether such events are counted together when there are many of them.
+    pub aggregated: bool,
 }
 
 impl Default for NewAudit {
@@ -55,6 +57,7 @@ impl Default for NewAudit {
             outcome: empty(),
             trace_id: empty(),
             times: 1,
+            aggregated: false,
         }
     }
 }
@@ -90,7 +93,7 @@ pub struct AuditFilter {
 #[must_use = "an act that is neither finished nor cancelled is reported as unfinished"]
 pub struct BegunAct(Uuid);
 
-type Raw = (String, i64, String, String, String, String, String, String, String, String, i64);
+type Raw = (String, i64, String, String, String, String, String, String, String, String, i64, i64);
 type RawBegun = (String, i64, String, String, String, String, String, String, String);
 
 fn id_of(text: &str) -> Result<Uuid, Error> {
@@ -98,16 +101,16 @@ fn id_of(text: &str) -> Result<Uuid, Error> {
 }
 
 fn row(raw: Raw) -> Result<AuditRow, Error> {
-    let (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times) = raw;
-    let (time, times) = (from_millis(time), u64::try_from(times).unwrap_or(1));
-    let event = NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times };
+    let (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times, aggregated) = raw;
+    let (time, times, aggregated) = (from_millis(time), u64::try_from(times).unwrap_or(1), aggregated != 0);
+    let event = NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times, aggregated };
     Ok(AuditRow { id: id_of(&id)?, event })
 }
 
 async fn insert(tx: &mut Transaction<'static, Any>, event: &NewAudit) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO audit (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        "INSERT INTO audit (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times, \
+         aggregated) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(Uuid::now_v7().to_string())
     .bind(to_millis(event.time))
@@ -120,6 +123,7 @@ async fn insert(tx: &mut Transaction<'static, Any>, event: &NewAudit) -> Result<
     .bind(event.outcome.clone())
     .bind(event.trace_id.clone())
     .bind(i64::try_from(event.times).unwrap_or(i64::MAX))
+    .bind(i64::from(event.aggregated))
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -212,8 +216,18 @@ impl Store {
             let count = rows.len() as u64;
             for (_, time, client, peer_address, method, tenant, object, rule, trace_id) in rows {
                 let (time, outcome) = (from_millis(time), UNFINISHED.to_owned());
-                let event =
-                    NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times: 1 };
+                let event = NewAudit {
+                    time,
+                    client,
+                    peer_address,
+                    method,
+                    tenant,
+                    object,
+                    rule,
+                    outcome,
+                    trace_id,
+                    ..NewAudit::default()
+                };
                 insert(&mut tx, &event).await?;
             }
             tx.commit().await?;
@@ -229,7 +243,7 @@ impl Store {
     pub async fn audit(&self, filter: &AuditFilter, before: Option<Uuid>, limit: u32) -> Result<Vec<AuditRow>, Error> {
         self.timed(StoreOperation::Trail, async {
             let rows: Vec<Raw> = sqlx::query_as(
-                "SELECT id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times FROM audit \
+                "SELECT id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times, aggregated FROM audit \
                  WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR client = $2) AND ($3 = '' OR method = $3 OR method = $4) \
                  AND ($5 = '' OR outcome = $5 OR ($5 = 'failed' AND outcome LIKE 'failed: %')) \
                  AND time >= $6 AND time < $7 AND ($8 = '' OR id < $8) ORDER BY id DESC LIMIT $9",
@@ -250,45 +264,45 @@ impl Store {
         .await
     }
 
-    /// Forgets up to `batch` acts from before a moment, and as many refusals that are older than the newest `max_refusals`
-    /// (or than that moment). Returns how many went; to be called again while there are any.
+    /// Deletes up to `batch` acts from before a moment, and as many refusals and as many aggregated events that are older than
+    /// the newest `max_events` of their kind (or than that moment). Returns how many were deleted; to be called again while
+    /// there are any.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn prune_audit(&self, before: SystemTime, max_refusals: u64, batch: u32) -> Result<u64, Error> {
+    pub async fn prune_audit(&self, before: SystemTime, max_events: u64, batch: u32) -> Result<u64, Error> {
         self.timed(StoreOperation::Trail, async {
             let before = to_millis(before);
-            let over: Option<i64> = sqlx::query_scalar(
-                "SELECT time FROM audit WHERE outcome = 'refused' ORDER BY time DESC LIMIT 1 OFFSET $1",
-            )
-            .bind(i64::try_from(max_refusals).unwrap_or(i64::MAX))
-            .fetch_optional(&self.pool)
-            .await?;
-            // That one is the first too many; what shares its millisecond goes with it.
-            let refusals_before = over.map_or(before, |time| before.max(time.saturating_add(1)));
+            let max = i64::try_from(max_events).unwrap_or(i64::MAX);
+            let mut floors = [before; KINDS.len()];
+            for (floor, (condition, is_bounded)) in floors.iter_mut().zip(KINDS) {
+                if is_bounded {
+                    let sql = format!("SELECT time FROM audit WHERE {condition} ORDER BY time DESC LIMIT 1 OFFSET $1");
+                    let over: Option<i64> =
+                        sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(max).fetch_optional(&self.pool).await?;
+                    // That is the first one too many; others of the same millisecond go with it.
+                    *floor = over.map_or(before, |time| before.max(time.saturating_add(1)));
+                }
+            }
             let mut tx = self.begin_writing().await?;
             sqlx::query(
                 "UPDATE audit_floor SET acts_before = CASE WHEN acts_before < $1 THEN $1 ELSE acts_before END, \
-                 refusals_before = CASE WHEN refusals_before < $2 THEN $2 ELSE refusals_before END WHERE id = 1",
+                 refusals_before = CASE WHEN refusals_before < $2 THEN $2 ELSE refusals_before END, \
+                 aggregated_before = CASE WHEN aggregated_before < $3 THEN $3 ELSE aggregated_before END WHERE id = 1",
             )
-            .bind(before)
-            .bind(refusals_before)
+            .bind(floors[0])
+            .bind(floors[1])
+            .bind(floors[2])
             .execute(&mut *tx)
             .await?;
             let mut gone = 0;
-            for (sql, moment) in [
-                (
+            for (floor, (condition, _)) in floors.into_iter().zip(KINDS) {
+                let sql = format!(
                     "DELETE FROM audit WHERE id IN \
-                     (SELECT id FROM audit WHERE outcome <> 'refused' AND time < $1 ORDER BY time LIMIT $2)",
-                    before,
-                ),
-                (
-                    "DELETE FROM audit WHERE id IN \
-                     (SELECT id FROM audit WHERE outcome = 'refused' AND time < $1 ORDER BY time LIMIT $2)",
-                    refusals_before,
-                ),
-            ] {
-                gone += sqlx::query(sql).bind(moment).bind(i64::from(batch)).execute(&mut *tx).await?.rows_affected();
+                     (SELECT id FROM audit WHERE {condition} AND time < $1 ORDER BY time LIMIT $2)"
+                );
+                let deleted = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(floor).bind(i64::from(batch));
+                gone += deleted.execute(&mut *tx).await?.rows_affected();
             }
             tx.commit().await?;
             Ok(gone)
@@ -296,3 +310,10 @@ impl Store {
         .await
     }
 }
+
+/// Acts, refusals and aggregated events: which rows they are, and whether there is a bound on their number.
+const KINDS: [(&str, bool); 3] = [
+    ("outcome <> 'refused' AND aggregated = 0", false),
+    ("outcome = 'refused'", true),
+    ("aggregated = 1 AND outcome <> 'refused'", true),
+];

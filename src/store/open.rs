@@ -1,4 +1,4 @@
-//! Opening the store: a location and an encryption key enter, a [`Store`] with an up-to-date schema leaves.
+//! Opening the store and bringing its schema up to date.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -11,34 +11,52 @@ use sqlx::{
 
 use super::{EncryptionKey, Error, Store};
 
-/// Version, what it does, SQL for both databases. A migration is never changed once released; the next one is added.
-const MIGRATIONS: &[(i64, &str, &str)] = &[
-    (1, "first", include_str!("migrations/0001_first.sql")),
-    (2, "plans", include_str!("migrations/0002_plans.sql")),
-    (3, "audit", include_str!("migrations/0003_audit.sql")),
-    (5, "secret overlap", include_str!("migrations/0005_secret_overlap.sql")),
-    (6, "broker credentials", include_str!("migrations/0006_broker_credentials.sql")),
+/// Version, what it does, and its SQL. A migration is never changed once released; the next one is added.
+const MIGRATIONS: &[(i64, &str, Sql)] = &[
+    (1, "first", Sql::Common(include_str!("migrations/0001_first.sql"))),
+    (2, "plans", Sql::Common(include_str!("migrations/0002_plans.sql"))),
+    (3, "audit", Sql::Common(include_str!("migrations/0003_audit.sql"))),
+    (
+        4,
+        "append only",
+        Sql::Each {
+            sqlite: include_str!("migrations/0004_append_only.sqlite.sql"),
+            postgres: include_str!("migrations/0004_append_only.postgres.sql"),
+        },
+    ),
+    (5, "secret overlap", Sql::Common(include_str!("migrations/0005_secret_overlap.sql"))),
+    (6, "broker credentials", Sql::Common(include_str!("migrations/0006_broker_credentials.sql"))),
+    (7, "identity", Sql::Common(include_str!("migrations/0007_identity.sql"))),
+    (
+        8,
+        "aggregated",
+        Sql::Each {
+            sqlite: include_str!("migrations/0008_aggregated.sqlite.sql"),
+            postgres: include_str!("migrations/0008_aggregated.postgres.sql"),
+        },
+    ),
 ];
-/// The same for what each database says in words of its own (triggers): SQLite's, PostgreSQL's.
-const MIGRATIONS_APART: &[(i64, &str, &str, &str)] = &[(
-    4,
-    "append only",
-    include_str!("migrations/0004_append_only.sqlite.sql"),
-    include_str!("migrations/0004_append_only.postgres.sql"),
-)];
 
-fn migrations(is_sqlite: bool) -> Vec<Migration> {
-    let both = MIGRATIONS.iter().copied();
-    let apart = MIGRATIONS_APART.iter().map(|(version, what, sqlite, postgres)| {
-        let sql = if is_sqlite { *sqlite } else { *postgres };
-        (*version, *what, sql)
-    });
-    let mut all: Vec<_> = both.chain(apart).collect();
-    all.sort_by_key(|(version, ..)| *version);
-    let migration = |(version, what, sql): (i64, &'static str, &'static str)| {
-        Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    all.into_iter().map(migration).collect()
+#[derive(Clone, Copy)]
+enum Sql {
+    /// For both databases.
+    Common(&'static str),
+    /// Where they differ: triggers.
+    Each { sqlite: &'static str, postgres: &'static str },
+}
+
+fn migrations(is_sqlite: bool, up_to: i64) -> Vec<Migration> {
+    let wanted = MIGRATIONS.iter().filter(|(version, ..)| *version <= up_to);
+    wanted
+        .map(|(version, what, sql)| {
+            let sql = match *sql {
+                Sql::Common(sql) => sql,
+                Sql::Each { sqlite, .. } if is_sqlite => sqlite,
+                Sql::Each { postgres, .. } => postgres,
+            };
+            Migration::new(*version, (*what).into(), MigrationType::Simple, sql.into_sql_str(), false)
+        })
+        .collect()
 }
 
 /// How long a call may wait for a connection before it is told that the store is away.
@@ -52,6 +70,11 @@ impl Store {
     /// # Errors
     /// When the location is none of these, the database cannot be reached, or its schema is newer than this program.
     pub async fn open(url: &SecretString, key: EncryptionKey) -> Result<Self, Error> {
+        Self::open_at_version(url, key, i64::MAX).await
+    }
+
+    /// With the schema of an older version, for tests of upgrades.
+    pub(super) async fn open_at_version(url: &SecretString, key: EncryptionKey, version: i64) -> Result<Self, Error> {
         // Fails when done before, which is what is wanted.
         sqlx::any::install_default_drivers();
         let url = url.expose_secret();
@@ -73,7 +96,7 @@ impl Store {
             AnyPoolOptions::new().max_connections(POSTGRES_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT)
         };
         let pool = pool.connect(url).await?;
-        Migrator::with_migrations(migrations(is_sqlite))
+        Migrator::with_migrations(migrations(is_sqlite, version))
             .run(&pool)
             .await
             .map_err(|error| Error::Migration(Box::new(error)))?;

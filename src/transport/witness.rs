@@ -2,8 +2,10 @@
 //! once, whoever refuses them. What a stream is refused later is the stream's to tell, by the same witness.
 
 use std::{
+    collections::HashSet,
     future::Future,
     pin::Pin,
+    sync::OnceLock,
     task::{Context, Poll},
 };
 
@@ -17,6 +19,7 @@ use tower::{Layer, Service};
 use crate::{
     audit::{Audit, Witness},
     error::{self, Kind},
+    pb,
     telemetry::Call,
 };
 
@@ -81,9 +84,18 @@ where
     }
 }
 
+/// Without the slash at their beginning.
+fn known_methods() -> &'static HashSet<String> {
+    static METHODS: OnceLock<HashSet<String>> = OnceLock::new();
+    METHODS.get_or_init(|| {
+        let paths = pb::method_paths().into_iter();
+        paths.map(|path| path.trim_start_matches('/').to_owned()).collect()
+    })
+}
+
 fn witness<B>(audit: &Audit, request: &Request<B>) -> Witness {
     let method = request.uri().path().trim_start_matches('/');
-    let method = if method.starts_with("warrengate.v1.") { method } else { OTHER };
+    let method = if known_methods().contains(method) { method } else { OTHER };
     let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
     let peer = connection.and_then(|connection| connection.get_ref().remote_addr());
     let witness = Witness::new(audit.clone(), method, peer.map(|peer| peer.to_string()).unwrap_or_default());

@@ -126,11 +126,18 @@ async fn answer(
     let (id, secret) = credentials(headers, &mut form)?;
     witness.about("", &id);
     let issued = state.issuer.issue(&id, &secret, None, address).await?;
-    Ok(Json(json!({
+    witness.recognised(&issued.client);
+    witness.done(None);
+    let mut answer = json!({
         "access_token": issued.token.expose_secret(),
         "token_type": "Bearer",
         "expires_in": issued.lifetime.as_secs(),
-    })))
+    });
+    // Section 3.3: when a scope was asked for and another one is granted, the answer says which.
+    if form.take("scope")?.is_some() {
+        answer["scope"] = issued.scope.into();
+    }
+    Ok(Json(answer))
 }
 
 struct Parameters(Vec<(String, String)>);
