@@ -6,8 +6,8 @@ mod aggregator;
 mod witness;
 mod writer;
 
-pub use writer::Keeper;
 pub use witness::Witness;
+pub use writer::Keeper;
 
 use std::sync::{
     Arc,

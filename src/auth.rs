@@ -1,18 +1,19 @@
-//! Who calls, and what they may do. A client's id and secret enter, a signed token leaves ([`Issuer`]); a token enters, ours or that
-//! of an issuer beside us, a [`Caller`] leaves ([`Verifier`]). Nobody else can make a `Caller`, and every refusal of a token looks the same outside.
+//! Authentication and grants. The [`Issuer`] exchanges a client's id and secret for a signed token; the [`Verifier`] turns a token,
+//! its own or that of an external issuer, into a [`Caller`]. Nothing else can create a `Caller`, and every refusal of a token
+//! looks the same to the caller.
 
 mod caller;
 mod claims;
 mod coverage;
 mod error;
+mod external;
 mod fair;
-mod foreign;
 mod grants;
 mod http;
 mod issuer;
 mod secret;
-mod seen;
 mod throttle;
+mod token_cache;
 mod verifier;
 mod workers;
 
@@ -20,8 +21,8 @@ pub use self::http::{authenticate, authenticate_parts};
 pub use caller::Caller;
 pub use error::Error;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use foreign::fuzz_key_set;
-pub use foreign::look as look_at_issuer;
+pub(crate) use external::fuzz_key_set;
+pub use external::look as look_at_issuer;
 pub use grants::Grants;
 pub use issuer::{IssuedToken, Issuer, RotatedKey};
 pub use secret::Secret;

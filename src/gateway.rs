@@ -129,9 +129,8 @@ impl Gateway {
         let (audit, keeper) = Audit::new(store.clone(), &config.audit);
         let issuer = Arc::new(Issuer::start(store.clone(), &config.auth).await?);
         let first_administrator = Issuer::bootstrap_admin(&store).await?;
-        let tenants = Arc::new(
-            Tenants::load(store.clone(), REGISTRY_POLL).await?.outliving_outages_for(config.store.outage_grace),
-        );
+        let tenants =
+            Arc::new(Tenants::load(store.clone(), REGISTRY_POLL).await?.with_outage_grace(config.store.outage_grace));
 
         // Before it is read, so that no change is missed.
         let authority_files = Watched::new([config.broker.ca_certificate.clone(), config.broker.ca_key.clone()]);

@@ -1,8 +1,8 @@
-//! What outlives a process: tenants, plans, clients, signing keys, answered requests and the audit trail, in SQLite (one
-//! gateway) or PostgreSQL (several). Typed names enter, plain rows with typed names leave. Two invariants: every change to
-//! what gateways keep in memory raises the revision in the same transaction, and a client is only found through its tenant.
+//! Persistent state: tenants, plans, clients, signing keys, responses to creations, and the audit trail, in SQLite (one gateway) or
+//! PostgreSQL (several). Two invariants: every change to what gateways keep in memory raises the revision in the same
+//! transaction, and a client is only found through its tenant.
 //!
-//! The `Any` driver of sqlx runs one SQL text on both databases; `migrations/` says what that asks of the columns.
+//! The `Any` driver of sqlx runs the same SQL on both databases; `migrations/` explains what that demands of the columns.
 
 mod audit;
 mod authority;
@@ -18,7 +18,7 @@ mod tenants;
 
 pub use audit::{AuditFilter, AuditRow, BegunAct, NewAudit, REFUSED, UNFINISHED};
 pub use authority::Authority;
-pub use clients::{ClientGate, ClientRow, NewClient};
+pub use clients::{ClientChanges, ClientGate, ClientRow, ExternalClient, ExternalIdentity, NewClient};
 pub use error::Error;
 pub use keys::{KeyRow, KeyState, NewKey};
 pub use listen::Changes;
@@ -67,8 +67,10 @@ pub struct Snapshot {
     pub plans: Vec<PlanRow>,
     /// All tenants, by id.
     pub tenants: Vec<TenantRow>,
-    /// The revocation state of all clients.
+    /// What admission needs of all clients.
     pub clients: Vec<ClientGate>,
+    /// The ids of revoked signing keys.
+    pub revoked_keys: Vec<String>,
 }
 
 impl Store {
@@ -120,7 +122,7 @@ impl Store {
     /// Everything that admission needs, as of one moment.
     ///
     /// # Errors
-    /// When the database cannot be asked, or holds a name that is none.
+    /// When the database cannot be asked, or holds a malformed name.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.timed(StoreOperation::Snapshot, self.read_snapshot()).await
     }
@@ -133,8 +135,9 @@ impl Store {
         let plans = plans::all(&mut tx).await?;
         let tenants = tenants::all(&mut tx).await?;
         let clients = clients::gates(&mut tx).await?;
+        let revoked_keys = keys::revoked(&mut tx).await?;
         tx.commit().await?;
-        Ok(Snapshot { revision, plans, tenants, clients })
+        Ok(Snapshot { revision, plans, tenants, clients, revoked_keys })
     }
 
     /// Closes the connections, after what runs on them.

@@ -9,6 +9,7 @@ mod live;
 mod locks;
 mod plan;
 mod registry;
+mod revoked_keys;
 mod scope;
 
 pub use budget::{Budget, Limit, STORED_INTERVAL, Share, Turn, Usage};
@@ -53,10 +54,15 @@ pub enum Error {
     /// Its tenant is suspended.
     #[error("this token's tenant is suspended; a platform administrator can resume it")]
     Suspended,
-    /// The client is not there, or was revoked.
+    /// There is no such client for this token: it was never created here, was deleted, or uses tokens of another issuer.
+    #[error(
+        "this token's client does not exist here; an administrator can create it, or bind it to the token's issuer"
+    )]
+    UnknownClient,
+    /// The client was revoked.
     #[error("this token's client is revoked; ask an administrator for another client")]
     Revoked,
-    /// The token is older than what the client may still use.
+    /// The client's secret was replaced, or the key that signed the token distrusted.
     #[error("this token was withdrawn; fetch a new one with the client's present secret")]
     TokenWithdrawn,
     /// The client was made a moment ago on another gateway, and this one has not read of it yet.
@@ -102,7 +108,7 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::OtherCaller => Kind::Denied,
-            Self::Unknown | Self::Revoked | Self::TokenWithdrawn => Kind::Unauthenticated,
+            Self::Unknown | Self::UnknownClient | Self::Revoked | Self::TokenWithdrawn => Kind::Unauthenticated,
             Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } => Kind::Exhausted,
             Self::NotYetKnown { .. } | Self::StoreAway => Kind::Unavailable,
         }
@@ -113,6 +119,7 @@ impl Classify for Error {
             Self::NoTenant => "TENANT_REQUIRED",
             Self::Unknown => "TENANT_UNKNOWN",
             Self::Suspended => "TENANT_SUSPENDED",
+            Self::UnknownClient => "CLIENT_UNKNOWN",
             Self::Revoked => "CLIENT_REVOKED",
             Self::TokenWithdrawn => "TOKEN_WITHDRAWN",
             Self::NotYetKnown { .. } => "CLIENT_NOT_YET_KNOWN",

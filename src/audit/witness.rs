@@ -1,5 +1,5 @@
-//! Who is calling what from where: one for each call, made before anybody is recognised and carried through it, so that a
-//! refusal anywhere knows whose it is. It tells of a call's end once; of refused messages as often as there are any.
+//! The audit context of a call: who calls what from where. It is created before the caller is recognised and carried through the call,
+//! so that a refusal anywhere is recorded completely; a call's end is recorded once, refused messages as often as there are any.
 
 use std::sync::{
     Arc, OnceLock,
@@ -13,60 +13,60 @@ use crate::{
     store::{NewAudit, REFUSED},
 };
 
-/// A call's witness. Cloning is cheap, and clones are of the same call.
+/// The context of a call. Cloning is cheap, and clones are of the same call.
 #[derive(Debug, Clone)]
-pub struct Witness(Arc<Seen>);
+pub struct Witness(Arc<Inner>);
 
 #[derive(Debug)]
-struct Seen {
+struct Inner {
     audit: Option<Audit>,
     method: String,
     peer_address: String,
     trace_id: OnceLock<String>,
     client: OnceLock<ClientId>,
     subject: OnceLock<(String, String)>,
-    told: AtomicBool,
+    is_recorded: AtomicBool,
 }
 
 impl Witness {
-    /// Of a call of this method (`warrengate.v1.Messaging/Publish`) from this address.
+    /// The context of a call of this method (`warrengate.v1.Messaging/Publish`) from this address.
     pub fn new(audit: Audit, method: &str, peer_address: String) -> Self {
         Self::of(Some(audit), harmless(method), peer_address)
     }
 
-    /// Sees nothing and tells nobody: where a call came in past the layer that makes witnesses, which only tests do.
+    /// Records nothing: for a call that did not pass the layer that creates contexts, which only happens in tests.
     pub fn nobody() -> Self {
         Self::of(None, String::new(), String::new())
     }
 
     fn of(audit: Option<Audit>, method: String, peer_address: String) -> Self {
-        Self(Arc::new(Seen {
+        Self(Arc::new(Inner {
             audit,
             method,
             peer_address,
             trace_id: OnceLock::new(),
             client: OnceLock::new(),
             subject: OnceLock::new(),
-            told: AtomicBool::new(false),
+            is_recorded: AtomicBool::new(false),
         }))
     }
 
-    /// The witness of a request.
+    /// The context of a request.
     pub fn of_request<T>(request: &tonic::Request<T>) -> Self {
         request.extensions().get().cloned().unwrap_or_else(Self::nobody)
     }
 
-    /// The trace that the call belongs to: 32 hex digits. The first word counts.
+    /// The trace that the call belongs to: 32 hex digits. The first call counts.
     pub fn traced(&self, trace_id: impl Into<String>) {
         let _ = self.0.trace_id.set(trace_id.into());
     }
 
-    /// The caller was recognised. The first word counts.
+    /// The caller was recognised. The first call counts.
     pub fn recognised(&self, client: &ClientId) {
         let _ = self.0.client.set(client.clone());
     }
 
-    /// What the call is about, as the caller wrote it: a tenant (empty: the caller's own) and an object. The first word
+    /// What the call is about, as the caller wrote it: a tenant (empty: the caller's own) and an object. The first call
     /// counts.
     pub fn about(&self, tenant: &str, object: &str) {
         let _ = self.0.subject.set((harmless(tenant), harmless(object)));
@@ -89,33 +89,33 @@ impl Witness {
         }
     }
 
-    /// The call, or its stream, ends with this; a refusal is put on record, once a call. Never waits.
+    /// The call, or its stream, ends with this; a refusal is recorded once per call. Never waits.
     pub fn ended(&self, kind: Kind, reason: &str) {
-        if kind.is_refusal() && !self.0.told.swap(true, Ordering::Relaxed) {
-            self.tell(NewAudit { outcome: REFUSED.to_owned(), ..self.act(reason) });
+        if kind.is_refusal() && !self.0.is_recorded.swap(true, Ordering::Relaxed) {
+            self.record(NewAudit { outcome: REFUSED.to_owned(), ..self.act(reason) });
         }
     }
 
-    /// Messages of a stream were refused, this many for one reason; the object stands for all of them. Never waits.
+    /// Messages of a stream were refused, this many for one reason; the object is that of one of them. Never waits.
     pub fn refused_messages(&self, object: &str, reason: &str, times: u64) {
         let object = harmless(object);
-        self.tell(NewAudit { outcome: REFUSED.to_owned(), object, times, ..self.act(reason) });
+        self.record(NewAudit { outcome: REFUSED.to_owned(), object, times, ..self.act(reason) });
     }
 
     /// This many of what the call named, and what it is about, were refused for one reason. Never waits.
     pub fn refused_times(&self, reason: &str, times: u64) {
-        self.tell(NewAudit { outcome: REFUSED.to_owned(), times, ..self.act(reason) });
+        self.record(NewAudit { outcome: REFUSED.to_owned(), times, ..self.act(reason) });
     }
 
-    /// The call did something that is worth a line although it was no administration: it deleted something, or fetched a
-    /// token. The object replaces what the call is about. Never waits.
+    /// The call did something that is recorded although it is not administration: it deleted something, or issued a token.
+    /// The object replaces what the call is about. Never waits.
     pub fn done(&self, object: Option<&str>) {
         let event = self.act("");
         let object = object.map_or(event.object, harmless);
-        self.tell(NewAudit { outcome: "done".to_owned(), object, rule: "granted".to_owned(), ..event });
+        self.record(NewAudit { outcome: "done".to_owned(), object, rule: "granted".to_owned(), ..event });
     }
 
-    fn tell(&self, event: NewAudit) {
+    fn record(&self, event: NewAudit) {
         if let Some(audit) = &self.0.audit {
             audit.aggregate(event);
         }

@@ -46,7 +46,7 @@ impl Keeper {
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut clean_up = tokio::time::interval(CLEAN_UP_INTERVAL);
         clean_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(2 * BATCH);
+        let (mut known, mut unknown) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         loop {
             let [recognised, strangers] = &mut self.waiting;
             let rows = tokio::select! {
@@ -57,8 +57,8 @@ impl Keeper {
                     self.clean_up().await;
                     continue;
                 }
-                _ = recognised.recv_many(&mut batch, BATCH) => self.take(&mut batch),
-                _ = strangers.recv_many(&mut batch, BATCH) => self.take(&mut batch),
+                _ = recognised.recv_many(&mut known, BATCH) => self.take(&mut known),
+                _ = strangers.recv_many(&mut unknown, BATCH) => self.take(&mut unknown),
             };
             self.write(rows, &stop).await;
         }
@@ -111,7 +111,10 @@ impl Keeper {
         let work = async {
             let unfinished = self.store.report_unfinished_acts(now - MAX_ACT_TIME).await?;
             if unfinished > 0 {
-                tracing::warn!(unfinished, "unfinished administrative operations of a crashed gateway; the audit trail names them");
+                tracing::warn!(
+                    unfinished,
+                    "unfinished administrative operations of a crashed gateway; the audit trail names them"
+                );
             }
             // Bounded, because the queues wait meanwhile.
             for _ in 0..100 {

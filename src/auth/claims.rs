@@ -1,5 +1,5 @@
-//! What a token of ours says. Strict types are the first check: a text where a number belongs, or an absent claim, is no
-//! token.
+//! Claims of the gateway's own tokens. Strict types are the first check: a text instead of a number, or an absent claim, makes the token
+//! invalid.
 
 use serde::{Deserialize, Serialize};
 

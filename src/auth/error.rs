@@ -1,5 +1,5 @@
-//! Why someone is not let in. What goes outside is fixed text, the same for every way in which a token can be bad; which
-//! way it was stays in the source and the log.
+//! Errors of authentication. Callers get fixed sentences, the same for every reason for which a token can be refused; the reason itself
+//! is for the log and the audit trail.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -8,13 +8,13 @@ use crate::{
     names, store,
 };
 
-/// Why someone is not let in, or grants are not taken.
+/// Why authentication failed, or grants are not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The call needs a token and has none.
     #[error("no token")]
     TokenMissing,
-    /// The token is not one of ours as it stands.
+    /// The token is not valid.
     #[error("invalid token: {why}")]
     TokenInvalid {
         /// For logs.
@@ -23,13 +23,13 @@ pub enum Error {
         #[source]
         source: Option<jsonwebtoken::errors::Error>,
     },
-    /// The token was right, and has ended.
+    /// The token was valid, and has expired.
     #[error("expired token")]
     TokenExpired,
     /// There is no such client, it was revoked, or the secret is another.
     #[error("unknown client or wrong secret")]
     ClientUnknownOrSecretWrong,
-    /// The client is right; its tenant is shut out.
+    /// The client is right; its tenant is suspended.
     #[error("the tenant is suspended")]
     TenantSuspended,
     /// Too many secrets wait to be checked.
@@ -58,7 +58,7 @@ pub enum Error {
         /// The longest that is given.
         max: Duration,
     },
-    /// A pattern is none.
+    /// A pattern is malformed.
     #[error("grants: {field}: {source}")]
     Pattern {
         /// Where in the grants.
@@ -87,14 +87,27 @@ impl Error {
     pub(super) const fn invalid(why: &'static str) -> Self {
         Self::TokenInvalid { why, source: None }
     }
+
+    /// Why a token was refused, for the operator only: callers get the same sentence for all reasons.
+    pub fn operator_reason(&self) -> Option<&'static str> {
+        if let Self::TokenInvalid { why, .. } = self { Some(why) } else { None }
+    }
 }
 
 impl From<jsonwebtoken::errors::Error> for Error {
     fn from(source: jsonwebtoken::errors::Error) -> Self {
-        match source.kind() {
-            jsonwebtoken::errors::ErrorKind::ExpiredSignature => Self::TokenExpired,
-            _ => Self::TokenInvalid { why: "refused by the checks", source: Some(source) },
-        }
+        use jsonwebtoken::errors::ErrorKind as E;
+        let why = match source.kind() {
+            E::ExpiredSignature => return Self::TokenExpired,
+            E::InvalidSignature => "the signature is wrong",
+            E::InvalidAudience => "another audience",
+            E::InvalidIssuer => "another issuer",
+            E::ImmatureSignature => "not yet valid",
+            E::MissingRequiredClaim(_) => "a claim is missing",
+            E::InvalidAlgorithm => "another algorithm",
+            _ => "malformed",
+        };
+        Self::TokenInvalid { why, source: Some(source) }
     }
 }
 
@@ -134,7 +147,7 @@ impl Classify for Error {
         match self {
             Self::TokenMissing => "a token is needed: send the header \"authorization: Bearer <token>\"".into(),
             Self::TokenInvalid { .. } => "the token is not valid; fetch a new one".into(),
-            Self::TokenExpired => "the token has ended; fetch a new one".into(),
+            Self::TokenExpired => "the token has expired; fetch a new one".into(),
             Self::ClientUnknownOrSecretWrong => "the client id is not known, or the secret is wrong".into(),
             Self::TenantSuspended => "the tenant is suspended; ask the platform's administrator".into(),
             Self::Busy { .. } => "too many clients fetch a token at this moment; try again in a second".into(),
@@ -150,7 +163,7 @@ impl Classify for Error {
             Self::Pattern { source, .. } => source.to_string().into(),
             Self::GrantsTooLarge { .. } => self.to_string().into(),
             Self::Store(error) => error.message(),
-            Self::Internal(_) => "something went wrong in the gateway; its log says more".into(),
+            Self::Internal(_) => "the gateway failed; its log says more".into(),
         }
     }
 

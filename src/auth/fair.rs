@@ -1,5 +1,5 @@
-//! A bounded queue that is fair between lanes: whoever has many requests waiting delays its own lane, not the others. A lane that
-//! waits for its first turn always finds a place; the longest lane gives one up for it.
+//! A bounded queue that is fair between lanes: many waiting requests of one lane delay that lane, not the others. A lane without
+//! waiting requests always finds a place; the longest lane gives one up for it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -169,7 +169,7 @@ impl<L: Eq + Hash + Clone> Drop for Slot<L> {
                 };
                 next
             };
-            // Without the lock: whoever gave up waiting gives the slot back, and the next one gets it.
+            // Without the lock: a request that is no longer waited for returns the slot, and the next one gets it.
             match next.send(Self(Some(queue.clone()))) {
                 Ok(()) => return,
                 Err(mut returned) => returned.0 = None,
@@ -202,7 +202,8 @@ mod tests {
         assert_eq!(queue.load(), (1, 5));
         drop(running);
         running = now(busy.next().expect("one"));
-        assert!(matches!(&mut other, Place::Waiting(turn) if turn.try_recv().is_err()), "it is lane 1's turn");
+        let Place::Waiting(turn) = &mut other else { panic!("it waits") };
+        assert!(turn.try_recv().is_err(), "it is lane 1's turn");
         drop(running);
         running = now(other);
         drop((running, busy));

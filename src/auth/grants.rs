@@ -41,7 +41,7 @@ impl Grants {
     /// Takes a request's grants.
     ///
     /// # Errors
-    /// When a pattern is none, or together they do not fit into a token.
+    /// When a pattern is malformed, or together they do not fit into a token.
     pub fn parse(grants: &pb::Grants) -> Result<Self, Error> {
         let publish = grants
             .publish
@@ -92,7 +92,8 @@ impl Grants {
     /// As the scope of OAuth 2.0 writes them, in the words that tokens of external issuers use. A pattern with a space in it
     /// has no such form and is left out.
     pub fn to_scope(&self) -> String {
-        let publish = self.publish.iter().map(|(exchange, key)| format!("publish:{}:{}", exchange.as_str(), key.as_str()));
+        let publish =
+            self.publish.iter().map(|(exchange, key)| format!("publish:{}:{}", exchange.as_str(), key.as_str()));
         let subscribe = self.subscribe.iter().map(|pattern| format!("subscribe:{}", pattern.as_str()));
         let configure = self.configure.iter().map(|pattern| format!("configure:{}", pattern.as_str()));
         let administer = self.administer.then(|| "administer".to_owned());
@@ -124,7 +125,7 @@ impl Grants {
         self.publish.iter().any(|(exchange, _)| exchange.matches(exchange_in_grants))
     }
 
-    /// Whether it may consume, purge and look at this queue.
+    /// Whether it may consume from, purge and inspect this queue.
     pub fn may_subscribe(&self, queue: &QueueName) -> bool {
         self.subscribe.iter().any(|pattern| pattern.matches(queue.as_str()))
     }

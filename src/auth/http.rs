@@ -1,5 +1,5 @@
-//! From a request's headers to a [`Caller`] in its extensions. A request without a token goes on without a caller, for the
-//! few calls that need none; the others ask [`Caller::from_request`], which then refuses.
+//! Authentication of HTTP requests: it leaves a [`Caller`] in the request's extensions. A request without a token goes on without one,
+//! for the few calls that need none; all others ask [`Caller::from_request`], which refuses.
 
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 

@@ -1,5 +1,5 @@
-//! From a client's id and secret to a token. Signing keys come from the store, where gateways share them; what leaves is a
-//! JWT, the public keys, and the verifier that believes them.
+//! The gateway's own issuer of tokens: it exchanges a client's id and secret for a JWT. Gateways share their signing keys by the
+//! store.
 
 use std::{
     net::IpAddr,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 const ALGORITHM_NAME: &str = "EdDSA";
-/// Gateways poll the store every half second: a key that is this old is believed by all of them.
+/// Gateways poll the store every half second: a key of this age is known to all of them.
 const KNOWN_AFTER: Duration = Duration::from_secs(5);
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
 
@@ -57,7 +57,7 @@ impl std::fmt::Debug for IssuedToken {
 pub struct RotatedKey {
     /// The new key's id.
     pub kid: String,
-    /// Until when tokens of the one before are believed.
+    /// Until when tokens of the previous key are accepted.
     pub previous_until: SystemTime,
 }
 
@@ -104,7 +104,7 @@ impl std::fmt::Debug for Issuer {
 }
 
 impl Issuer {
-    /// Loads the signing keys from the store; makes the first one when there is none.
+    /// Loads the signing keys from the store; creates the first one if necessary.
     ///
     /// # Errors
     /// When the store does not answer, or its keys cannot be opened.
@@ -118,6 +118,7 @@ impl Issuer {
                 load(&store, &verifier).await?.ok_or(Error::Internal("the store keeps no signing key"))?
             }
         };
+        verifier.set_external_clients(&store.external_clients().await?);
         Ok(Self {
             throttle: Throttle::new(config),
             checks: Checks::new(config.secret_checks_at_once),
@@ -130,30 +131,48 @@ impl Issuer {
         })
     }
 
-    /// Takes the keys from the store again; to be called when the store's revision has changed.
+    /// Reads the keys and the external ids of clients again; to be called when the store's revision has changed.
     ///
     /// # Errors
     /// When the store does not answer, or its keys cannot be opened.
     pub async fn refresh(&self) -> Result<(), Error> {
         let keys = load(&self.store, &self.verifier).await?.ok_or(Error::Internal("the store keeps no signing key"))?;
         self.keys.store(Arc::new(keys));
+        self.verifier.set_external_clients(&self.store.external_clients().await?);
         Ok(())
     }
 
-    /// Makes a new key, which signs as soon as all gateways know it. The one before is believed until the last token that
-    /// it can have signed has ended.
+    /// Creates a new key, which signs as soon as all gateways know it. The previous one is trusted until the last token that it
+    /// can have signed has expired. `store` is the one that acts for the administrator.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn rotate_key(&self) -> Result<RotatedKey, Error> {
+    pub async fn rotate_key(&self, store: &Store) -> Result<RotatedKey, Error> {
         // Another gateway may sign with the old key until it has seen the change.
         let overlap = self.config.token_lifetime + self.config.leeway + Duration::from_secs(60);
         let key = new_key()?;
         let previous_until = SystemTime::now() + overlap;
-        self.store.rotate_signing_key(&key, previous_until).await?;
+        store.rotate_signing_key(&key, previous_until).await?;
         tracing::info!(kid = key.kid, "signing key rotated");
         self.refresh().await?;
         Ok(RotatedKey { kid: key.kid, previous_until })
+    }
+
+    /// Distrusts a key, or all of them, at once: for a key that has leaked. A new one signs when no other does. `store` is the
+    /// one that acts for the administrator. Returns the ids of the distrusted keys.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn revoke_keys(&self, store: &Store, kid: Option<&str>) -> Result<Vec<String>, Error> {
+        let kids = store.revoke_signing_keys(kid, &new_key()?).await?;
+        tracing::warn!(?kids, "signing keys revoked");
+        self.refresh().await?;
+        Ok(kids)
+    }
+
+    /// Whether tokens of this external issuer are accepted.
+    pub fn has_issuer(&self, name: &str) -> bool {
+        self.verifier.has_issuer(name)
     }
 
     /// A token for a client that knows its secret and asks from this address, living for `lifetime` (default: as long as is allowed).
@@ -173,7 +192,7 @@ impl Issuer {
         if lifetime < SHORTEST_LIFETIME.min(max) || lifetime > max {
             return Err(Error::Lifetime { asked: lifetime, max });
         }
-        // An id that is none is looked up nowhere, but costs what a wrong secret costs.
+        // A malformed id is not looked up, but costs what a wrong secret costs.
         let id = ClientId::parse(client_id).ok();
         // Before the store is asked: shedding must cost nothing.
         let attempt = self.throttle.attempt(id.clone(), address)?;
@@ -184,7 +203,8 @@ impl Issuer {
         // Before the client is read: a rotation that happens meanwhile is then after this token, and ends it.
         let now = unix(SystemTime::now());
         let client = match &id {
-            Some(id) => self.store.client(id).await?.filter(|client| !client.revoked),
+            // A client of an external issuer has no secret.
+            Some(id) => self.store.client(id).await?.filter(|client| !client.revoked && client.external.is_none()),
             None => None,
         };
         // One hash is checked, whichever it is: a client whose secret changes takes as long as any.
@@ -251,6 +271,7 @@ impl Issuer {
             display_name: "first administrator".to_owned(),
             secret_hash: secret.hash().await?,
             grants: Grants::administrator().to_json(),
+            external: None,
             id,
         };
         let made = store.create_client(&new).await?;

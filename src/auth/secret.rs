@@ -85,8 +85,8 @@ impl Secret {
     }
 }
 
-/// What tells two secrets of one client apart before either is hashed: 32 of a secret's 256 bits' worth, so that one hash is
-/// looked at and not two. Whoever has it has gained nothing.
+/// Distinguishes two secrets of one client before either is hashed, so that only one hash has to be checked. It reveals 32 of a
+/// secret's 256 bits, which helps nobody to guess it.
 pub(super) fn tag(secret: &SecretString) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.expose_secret().as_bytes());
     URL_SAFE_NO_PAD.encode(&digest.as_ref()[..4])
@@ -171,7 +171,7 @@ impl Place {
     ) -> Result<T, Error> {
         let slot = self.place.slot().await.map_err(|_| BUSY)?;
         let work = move || {
-            // Held by the work, not by the caller: a caller that goes away does not free a slot that is in use.
+            // Owned by the work, not by the caller: a caller that goes away does not free a slot that is in use.
             let _slot = slot;
             work()
         };
@@ -179,9 +179,8 @@ impl Place {
     }
 }
 
-/// Secrets that were found right a short while ago, as digests with a key of this process. Whoever fetches tokens over and over
-/// with its right secret costs a digest, not a hash. The stored hash is part of the digest: a secret that was replaced is
-/// not found.
+/// Secrets that were right a short while ago, as digests with a key of this process: a client that fetches tokens over and over
+/// costs a digest, not a hash. The stored hash is part of the digest, so that a secret that was replaced is not found.
 pub(super) struct RecentlyRight {
     key: hmac::Key,
     digests: Cache<[u8; 32], ()>,

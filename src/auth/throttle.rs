@@ -19,14 +19,14 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use super::Error;
 use crate::{config::AuthConfig, names::ClientId};
 
-/// Places of each kind. Some 200 bytes each.
-const PLACES: usize = 8192;
-/// Who was right is remembered for so long.
+/// Buckets of each kind. Some 200 bytes each.
+const MAX_BUCKETS: usize = 8192;
+/// How long a successful authentication is remembered.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// How long a place is kept after its last wrong secret: by then it is as good as new.
+/// How long a bucket is kept after its last wrong secret; it is full again by then.
 const KEPT: Duration = Duration::from_secs(60);
-/// When to come again while another one is looked at.
-const NEXT_LOOK: Duration = Duration::from_millis(100);
+/// When to try again while another request is being checked.
+const RETRY_AFTER_CHECK: Duration = Duration::from_millis(100);
 
 /// Tokens that one client may fetch a second from this gateway, and at once after a pause. It needs a few an hour; many
 /// processes with one client may start together.
@@ -35,7 +35,7 @@ const TOKENS_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
 
 type Pair = (ClientId, IpAddr);
 
-/// Counts wrong secrets.
+/// The limits.
 pub(super) struct Throttle {
     addresses: Buckets<IpAddr>,
     /// By id, whether there is such a client or not.
@@ -57,7 +57,7 @@ pub(super) struct Attempt<'a> {
     _looks: [Option<Look>; 2],
 }
 
-/// The only look at one who has used up its share.
+/// The permit for the only request of a client or address over its limit that is checked at a time.
 struct Look(Arc<Bucket>);
 
 impl Drop for Look {
@@ -77,7 +77,7 @@ impl Throttle {
         }
     }
 
-    /// Begins. An address that is not known is not counted; an id that is none counts for its address alone.
+    /// Begins an attempt. An unknown address is not counted; a malformed id counts for its address alone.
     pub(super) fn attempt(&self, client: Option<ClientId>, address: Option<IpAddr>) -> Result<Attempt<'_>, Error> {
         let address = address.map(network);
         let pair = client.clone().zip(address);
@@ -97,7 +97,7 @@ impl Throttle {
     }
 
     fn count_request(&self, client: &ClientId) -> Result<(), Error> {
-        if self.requests.len() > PLACES {
+        if self.requests.len() > MAX_BUCKETS {
             self.requests.retain_recent();
         }
         let over = self.requests.check_key(client).err();
@@ -121,10 +121,10 @@ impl Attempt<'_> {
     pub(super) fn succeeded(self) {
         let Some(pair) = self.client.zip(self.address) else { return };
         let mut right = self.throttle.right();
-        if right.len() >= PLACES && !right.contains_key(&pair) {
+        if right.len() >= MAX_BUCKETS && !right.contains_key(&pair) {
             right.retain(|_, since| since.elapsed() < REMEMBERED);
             // The oldest goes: it may ask as a stranger.
-            if right.len() >= PLACES
+            if right.len() >= MAX_BUCKETS
                 && let Some(oldest) = right.iter().min_by_key(|(_, since)| **since).map(|(pair, _)| pair.clone())
             {
                 right.remove(&oldest);
@@ -133,7 +133,7 @@ impl Attempt<'_> {
         right.insert(pair, Instant::now());
     }
 
-    /// It was wrong, or the client is none.
+    /// The secret was wrong, or there is no such client.
     pub(super) fn failed(self) {
         let throttle = self.throttle;
         match (self.client, self.address) {
@@ -146,7 +146,7 @@ impl Attempt<'_> {
     }
 }
 
-/// Whom an address stands for: one customer has at least all addresses of a /64.
+/// The network that an address is counted as: one customer has at least all addresses of a /64.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -157,7 +157,7 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A bucket for each key, and one for those that find no place.
+/// A bucket for each key, and a shared one for keys beyond the capacity.
 struct Buckets<K> {
     quota: Quota,
     own: Mutex<HashMap<K, Arc<Bucket>>>,
@@ -202,12 +202,12 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets this key in, or says how long it has to wait.
+    /// Admits this key, or returns how long it has to wait.
     fn enter(&self, key: &K) -> Result<Option<Look>, Error> {
         let own = self.own();
         let bucket = match own.get(key) {
             Some(bucket) => bucket,
-            None if own.len() >= PLACES => &self.shared,
+            None if own.len() >= MAX_BUCKETS => &self.shared,
             None => return Ok(None),
         };
         let (mut times, now) = (bucket.times(), Instant::now());
@@ -217,7 +217,7 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         match times.not_before {
             None => Ok(None),
             Some(at) if at > now => Err(Error::Throttled { retry_after: at - now }),
-            Some(_) if times.is_looked_at => Err(Error::Throttled { retry_after: NEXT_LOOK }),
+            Some(_) if times.is_looked_at => Err(Error::Throttled { retry_after: RETRY_AFTER_CHECK }),
             Some(_) => {
                 times.is_looked_at = true;
                 Ok(Some(Look(Arc::clone(bucket))))
@@ -242,10 +242,10 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         if let Some(bucket) = own.get(&key) {
             return Arc::clone(bucket);
         }
-        if own.len() >= PLACES {
+        if own.len() >= MAX_BUCKETS {
             own.retain(|_, bucket| bucket.times().last.elapsed() < KEPT);
         }
-        if own.len() >= PLACES {
+        if own.len() >= MAX_BUCKETS {
             return Arc::clone(&self.shared);
         }
         let bucket = Bucket::new(self.quota);
@@ -344,17 +344,17 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_those_without_a_place_share_one() {
         let throttle = throttle();
-        for i in 0..3 * PLACES {
+        for i in 0..3 * MAX_BUCKETS {
             let [a, b] = u16::try_from(i).expect("small").to_be_bytes();
             let _ = fails(&throttle, &format!("c{i}"), &format!("10.7.{a}.{b}"));
         }
-        assert!(throttle.clients.own().len() <= PLACES && throttle.addresses.own().len() <= PLACES);
+        assert!(throttle.clients.own().len() <= MAX_BUCKETS && throttle.addresses.own().len() <= MAX_BUCKETS);
         assert!(throttle.attempt(client("brand-new"), address("10.8.0.1")).is_err(), "shared with the flood");
-        for i in 0..PLACES + 10 {
+        for i in 0..MAX_BUCKETS + 10 {
             let id = client(&format!("r{i}"));
             let (client, address) = (id, address("10.0.0.1"));
             Attempt { throttle: &throttle, client, address, is_known: false, _looks: [None, None] }.succeeded();
         }
-        assert!(throttle.right().len() <= PLACES);
+        assert!(throttle.right().len() <= MAX_BUCKETS);
     }
 }

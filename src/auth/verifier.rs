@@ -1,5 +1,5 @@
-//! From a token to a [`Caller`]. Bytes from anyone enter; a proof leaves, or one of two refusals that say nothing of why.
-//! Nothing here waits: keys lie in memory and are replaced as a whole.
+//! Verification of tokens. The result is a [`Caller`], or one of two refusals that tell the caller nothing of the reason. Nothing
+//! here waits: keys are kept in memory and replaced as a whole.
 
 use std::{
     collections::HashMap,
@@ -13,21 +13,22 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Caller, Error,
     claims::{ALGORITHM, Claims, TYPE},
-    foreign::ForeignIssuers,
-    seen::Seen,
+    external::ExternalIssuers,
+    token_cache::TokenCache,
 };
-use crate::{config::AuthConfig, names::ClientId};
+use crate::{config::AuthConfig, names::ClientId, store::ExternalClient};
 
 /// A longer token is refused unread.
-const MAX_TOKEN: usize = 8 * 1024;
+/// Entra sends up to 200 groups, which make some 10 KiB; the header block of a request is 16 KiB at most.
+const MAX_TOKEN: usize = 14 * 1024;
 
 /// Checks tokens.
 pub struct Verifier {
     keys: ArcSwap<HashMap<String, DecodingKey>>,
     validation: Validation,
     /// Our own tokens only: keys of other issuers come and go by themselves.
-    seen: Seen,
-    foreign: ForeignIssuers,
+    cache: TokenCache,
+    external: ExternalIssuers,
 }
 
 impl std::fmt::Debug for Verifier {
@@ -45,15 +46,20 @@ impl Verifier {
         validation.set_issuer(&[&config.issuer]);
         validation.validate_nbf = true;
         validation.leeway = config.leeway.as_secs();
-        let foreign = ForeignIssuers::new(&config.issuers, config.leeway);
-        Self { keys: ArcSwap::from_pointee(HashMap::new()), validation, seen: Seen::new(config.leeway), foreign }
+        let external = ExternalIssuers::new(&config.issuers, config.leeway);
+        Self {
+            keys: ArcSwap::from_pointee(HashMap::new()),
+            validation,
+            cache: TokenCache::new(config.leeway),
+            external,
+        }
     }
 
     /// Replaces all keys: id and raw Ed25519 public key.
     pub(super) fn set_keys<'a>(&self, keys: impl Iterator<Item = (&'a str, &'a [u8])>) {
         let keys = keys.map(|(kid, public)| (kid.to_owned(), DecodingKey::from_ed_der(public))).collect();
         self.keys.store(std::sync::Arc::new(keys));
-        self.seen.forget();
+        self.cache.forget();
     }
 
     /// Checks a token.
@@ -64,28 +70,36 @@ impl Verifier {
         if token.len() > MAX_TOKEN {
             return Err(Error::invalid("too long"));
         }
-        let question = self.seen.question(token);
-        if let Some(caller) = self.seen.caller(&question) {
+        let key = self.cache.key(token);
+        if let Some(caller) = self.cache.caller(&key) {
             return Ok(caller);
         }
+        if let Some(issuer) = self.external.named_by(token) {
+            return issuer.verify(token);
+        }
         let header = jsonwebtoken::decode_header(token)?;
-        // RFC 7515 4.1.11: what must be understood and is not is refused. The library does not look at it.
+        // RFC 7515, section 4.1.11: what must be understood and is not is refused. The library does not check it.
         if header.crit.is_some() {
             return Err(Error::invalid("critical headers"));
         }
-        match self.foreign.named_by(token) {
-            Some(issuer) => issuer.verify(token, &header),
-            None => {
-                let caller = self.verify_own(token, header)?;
-                self.seen.remember(&question, &caller);
-                Ok(caller)
-            }
-        }
+        let caller = self.verify_own(token, header)?;
+        self.cache.remember(&key, &caller);
+        Ok(caller)
+    }
+
+    /// Whether tokens of this external issuer are accepted.
+    pub fn has_issuer(&self, name: &str) -> bool {
+        self.external.has(name)
+    }
+
+    /// Replaces the ids by which external issuers know clients.
+    pub(super) fn set_external_clients(&self, clients: &[ExternalClient]) {
+        self.external.set_clients(clients);
     }
 
     /// Keeps the keys of the other issuers fresh, until stopped.
     pub async fn follow_issuers(&self, stop: CancellationToken) {
-        self.foreign.follow(&stop).await;
+        self.external.follow(&stop).await;
     }
 
     fn verify_own(&self, token: &str, header: Header) -> Result<Caller, Error> {
@@ -100,17 +114,17 @@ impl Verifier {
         let keys = self.keys.load();
         let key = keys.get(&kid).ok_or(Error::invalid("unknown key id"))?;
         let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation)?.claims;
-        caller(claims)
+        caller(claims, kid)
     }
 }
 
-fn caller(claims: Claims) -> Result<Caller, Error> {
-    let client = ClientId::parse(&claims.sub).map_err(|_| Error::invalid("subject is no client id"))?;
+fn caller(claims: Claims, key_id: String) -> Result<Caller, Error> {
+    let client = ClientId::parse(&claims.sub).map_err(|_| Error::invalid("the subject is not a client id"))?;
     if client.tenant().map(crate::names::TenantId::as_str) != claims.wg_tenant.as_deref() {
         return Err(Error::invalid("tenant and subject differ"));
     }
     let moment = |since: Duration| UNIX_EPOCH.checked_add(since).ok_or(Error::invalid("a time out of range"));
     let issued = moment(Duration::from_millis(claims.wg_iat_ms))?;
     let expires: SystemTime = moment(Duration::from_secs(claims.exp))?;
-    Ok(Caller::new(client, claims.wg_grants, issued, expires, claims.jti))
+    Ok(Caller::of_own(client, key_id, claims.wg_grants, issued, expires, claims.jti))
 }

@@ -1,5 +1,5 @@
-//! Threads for work that nobody on the data path may wait for. A closure enters, its result leaves. Where the system can, they
-//! run at a lower priority than all others: under a flood of secrets to check, open streams come first.
+//! A small pool of low-priority threads for hashing secrets. Where the system allows it they run below the priority of all others, so
+//! that open streams come first under a flood of secrets to check.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -20,7 +20,7 @@ impl Workers {
             let thread = std::thread::Builder::new().name("secret-check".to_owned()).spawn(move || {
                 give_way();
                 loop {
-                    // The lock is held while waiting for a job, not while doing it.
+                    // Locked while waiting for a job, not while doing it.
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(job) = job else { return };
                     job();
@@ -37,7 +37,7 @@ impl Workers {
     pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (done, result) = oneshot::channel();
         let job = move || {
-            // Whoever waited may be gone. A thread must outlive what it does.
+            // The caller may be gone, and a panic must not end the thread.
             if let Ok(result) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
                 let _ = done.send(result);
             }

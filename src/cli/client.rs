@@ -20,7 +20,9 @@ Examples:
   warrengate client list --tenant acme
   warrengate client update acme.worker --subscribe jobs.# --subscribe mail
   warrengate client rotate-secret acme.worker --overlap 1day
+  warrengate client create acme.batch --issuer https://id.example --external-id 9b2c8e60-… --subscribe jobs.#
   warrengate client revoke acme.worker
+  warrengate client delete acme.worker
 
 A pattern is words separated by dots; * is one word, # is any number of words.";
 
@@ -43,6 +45,12 @@ enum Action {
         /// A display name
         #[arg(long, value_name = "TEXT")]
         display_name: Option<String>,
+        /// The external issuer whose tokens it uses, instead of a secret
+        #[arg(long, value_name = "ISSUER")]
+        issuer: Option<String>,
+        /// How that issuer names it; without it, as here
+        #[arg(long, value_name = "ID", requires = "issuer")]
+        external_id: Option<String>,
         /// Only validate the request
         #[arg(long)]
         validate_only: bool,
@@ -63,6 +71,12 @@ enum Action {
         /// A display name
         #[arg(long, value_name = "TEXT")]
         display_name: Option<String>,
+        /// The external issuer whose tokens it uses; "" for tokens of the gateway
+        #[arg(long, value_name = "ISSUER")]
+        issuer: Option<String>,
+        /// How that issuer names it; without it, as here
+        #[arg(long, value_name = "ID", requires = "issuer")]
+        external_id: Option<String>,
         /// Remove all grants
         #[arg(long, conflicts_with_all = ["publish", "subscribe", "configure", "administer", "all"])]
         no_grants: bool,
@@ -71,6 +85,11 @@ enum Action {
     },
     /// Permanently revoke a client and end its streams
     Revoke {
+        /// The client
+        id: String,
+    },
+    /// Delete a client, revoked or not, and end its streams; its id can be used again
+    Delete {
         /// The client
         id: String,
     },
@@ -86,15 +105,19 @@ enum Action {
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let update = match &args.action {
-        Action::Update { display_name, grants, no_grants, .. } => mask(display_name, grants, *no_grants)?,
+        Action::Update { display_name, grants, no_grants, issuer, .. } => {
+            mask(display_name, grants, *no_grants, issuer.is_some())?
+        }
         _ => Vec::new(),
     };
     let endpoint = args.connection.endpoint()?;
     let mut admin = args.connection.connect(ADMINISTRATION).await?.admin();
     match args.action {
-        Action::Create { id, display_name, grants, validate_only } => {
+        Action::Create { id, display_name, grants, validate_only, issuer, external_id } => {
+            let (issuer, external_id) = (issuer.unwrap_or_default(), external_id.unwrap_or_default());
             let (display_name, grants) = (display_name.unwrap_or_default(), Some(grants.grants()));
-            let client = Some(pb::Client { client_id: id, display_name, grants, ..Default::default() });
+            let client =
+                Some(pb::Client { client_id: id, display_name, grants, issuer, external_id, ..Default::default() });
             let request = pb::CreateClientRequest { client, validate_only, ..Default::default() };
             let created = admin.create_client(request).await?.into_inner();
             let client = created.client.unwrap_or_default();
@@ -105,10 +128,18 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             )
         }
         Action::List { tenant } => list(&mut admin, tenant.unwrap_or_default(), output).await,
-        Action::Update { id, display_name, grants, .. } => {
+        Action::Update { id, display_name, grants, issuer, external_id, .. } => {
+            let (issuer, external_id) = (issuer.unwrap_or_default(), external_id.unwrap_or_default());
             let (display_name, grants) = (display_name.unwrap_or_default(), Some(grants.grants()));
             let request = pb::UpdateClientRequest {
-                client: Some(pb::Client { client_id: id, display_name, grants, ..Default::default() }),
+                client: Some(pb::Client {
+                    client_id: id,
+                    display_name,
+                    grants,
+                    issuer,
+                    external_id,
+                    ..Default::default()
+                }),
                 update_mask: Some(prost_types::FieldMask { paths: update }),
                 validate_only: false,
             };
@@ -116,6 +147,10 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         }
         Action::Revoke { id } => {
             show(output, admin.revoke_client(pb::RevokeClientRequest { client_id: id }).await?.into_inner().client)
+        }
+        Action::Delete { id } => {
+            admin.delete_client(pb::DeleteClientRequest { client_id: id.clone() }).await?;
+            output.result(|| json!({"client_id": id}), || format!("client {id} deleted"))
         }
         Action::RotateSecret { id, overlap } => {
             let overlap = overlap.and_then(|overlap| overlap.try_into().ok());
@@ -158,11 +193,17 @@ async fn list(
     )
 }
 
-fn mask(display_name: &Option<String>, grants: &GrantArgs, no_grants: bool) -> Result<Vec<String>, Error> {
-    let named = [("display_name", display_name.is_some()), ("grants", no_grants || grants.is_given())];
+fn mask(
+    display_name: &Option<String>,
+    grants: &GrantArgs,
+    no_grants: bool,
+    issuer: bool,
+) -> Result<Vec<String>, Error> {
+    let named =
+        [("display_name", display_name.is_some()), ("grants", no_grants || grants.is_given()), ("issuer", issuer)];
     let paths: Vec<_> = named.iter().filter(|(_, given)| *given).map(|(name, _)| (*name).to_owned()).collect();
     if paths.is_empty() {
-        return Err(Error::Usage("nothing to change: give --display-name, grants or --no-grants".to_owned()));
+        return Err(Error::Usage("nothing to change: give --display-name, --issuer, grants or --no-grants".to_owned()));
     }
     Ok(paths)
 }
@@ -183,6 +224,8 @@ fn text(client: &pb::Client) -> String {
         ("client", client.client_id.clone()),
         ("name", client.display_name.clone()),
         ("may", describe(client.grants.as_ref())),
+        ("issuer", client.issuer.clone()),
+        ("external id", client.external_id.clone()),
         ("state", state(client).to_owned()),
         ("created", json::time(client.created).unwrap_or_default()),
     ])

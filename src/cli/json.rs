@@ -98,6 +98,8 @@ pub(super) fn client(client: &pb::Client) -> Value {
         "grants": grants(client.grants.as_ref()),
         "revoked": client.revoked,
         "created": time(client.created),
+        "issuer": client.issuer,
+        "external_id": client.external_id,
     })
 }
 

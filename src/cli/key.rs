@@ -11,7 +11,9 @@ use crate::pb;
 
 const EXAMPLES: &str = "\
 Examples:
-  warrengate key rotate      tokens of the old key remain valid until they expire";
+  warrengate key rotate           tokens of the old key remain valid until they expire
+  warrengate key revoke 0198f…    a key has leaked: its tokens are refused at once
+  warrengate key revoke --all";
 
 /// The flags of `key`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +29,15 @@ pub(super) struct Args {
 enum Action {
     /// Sign with a new key; tokens of the old one remain valid until they expire
     Rotate,
+    /// Distrust a key at once, after a leak: its tokens are refused and the streams that they opened end
+    Revoke {
+        /// The key's id (kid), as /.well-known/jwks.json shows it
+        #[arg(required_unless_present = "all")]
+        key_id: Option<String>,
+        /// All keys: every client has to fetch a new token
+        #[arg(long, conflicts_with = "key_id")]
+        all: bool,
+    },
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
@@ -38,6 +49,11 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
                 || json!({ "key_id": rotated.key_id }),
                 || properties([("new signing key", rotated.key_id.clone())]),
             )
+        }
+        Action::Revoke { key_id, all } => {
+            let request = pb::RevokeSigningKeyRequest { key_id: key_id.unwrap_or_default(), all };
+            let key_ids = admin.revoke_signing_key(request).await?.into_inner().key_ids;
+            output.result(|| json!({ "key_ids": key_ids }), || properties([("distrusted", key_ids.join(", "))]))
         }
     }
 }

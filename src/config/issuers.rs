@@ -1,7 +1,11 @@
 //! Issuers of tokens beside our own: `[[auth.issuers]]`. Tables of the file (or one list in TOML from the environment) enter;
 //! an [`IssuerConfig`] each leaves. Keys come by TLS, from a file, or from this machine; never over a network in the clear.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::Deserialize;
 
@@ -14,6 +18,9 @@ const MOST: usize = 64;
 const SECOND: Duration = Duration::from_secs(1);
 const REFRESH: Duration = Duration::from_secs(600);
 const REFRESH_AT_MOST: Duration = Duration::from_secs(30);
+const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Roles that are mapped, and words of one of them.
+const MAX_ROLES: usize = 256;
 
 /// Where an issuer's public keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +37,7 @@ pub enum KeySource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 pub enum TokenAlgorithm {
     /// Ed25519.
-    #[serde(rename = "EdDSA")]
+    #[serde(rename = "EdDSA", alias = "Ed25519")]
     EdDsa,
     /// ECDSA on P-256 with SHA-256.
     #[serde(rename = "ES256")]
@@ -43,6 +50,14 @@ pub enum TokenAlgorithm {
 impl TokenAlgorithm {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::EdDsa, Self::Es256, Self::Rs256];
+
+    /// The algorithm of this name. RFC 9864 calls EdDSA with a key of that kind Ed25519.
+    pub fn parse(name: &str) -> Option<Self> {
+        if name == "Ed25519" {
+            return Some(Self::EdDsa);
+        }
+        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
+    }
 
     /// As JOSE writes it.
     pub const fn as_str(self) -> &'static str {
@@ -82,6 +97,14 @@ pub struct IssuerConfig {
     pub client_claim: String,
     /// The claim that holds the grants.
     pub grants_claim: String,
+    /// The claim that holds roles or groups; none: they are not looked at.
+    pub roles_claim: Option<String>,
+    /// The words of grants that each role or group stands for.
+    pub roles: BTreeMap<String, Vec<String>>,
+    /// Whether its tokens may administer their tenant's clients, when the client is granted that here, too.
+    pub allow_administration: bool,
+    /// A token that is valid for longer is refused.
+    pub max_token_lifetime: Duration,
     /// How often its keys are fetched again.
     pub refresh_interval: Duration,
     /// How often at most, however many unknown key ids come.
@@ -114,6 +137,12 @@ struct Raw {
     client_claim: String,
     #[serde(default = "grants_claim")]
     grants_claim: String,
+    roles_claim: Option<String>,
+    #[serde(default)]
+    roles: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    allow_administration: bool,
+    max_token_lifetime: Option<String>,
     refresh_interval: Option<String>,
     refresh_at_most_every: Option<String>,
 }
@@ -192,12 +221,23 @@ fn issuer(raw: Raw, audience: &str) -> Result<IssuerConfig, Wrong> {
         ("tenant_claim", claim),
         ("client_claim", &raw.client_claim),
         ("grants_claim", &raw.grants_claim),
+        ("roles_claim", raw.roles_claim.as_deref().unwrap_or("-")),
     ];
     if let Some((key, value)) = texts.into_iter().find(|(_, text)| text.trim().is_empty() || text.len() > 500) {
         return wrong(key, value, "must be 1 to 500 bytes and not blank");
     }
     if raw.algorithms.is_empty() {
         return Err(("algorithms", None, "must name at least one of \"EdDSA\", \"ES256\" and \"RS256\"".to_owned()));
+    }
+    if raw.roles_claim.is_none() != raw.roles.is_empty() {
+        return Err((
+            "roles",
+            None,
+            "and roles_claim need each other: which claim holds roles, and what each grants".to_owned(),
+        ));
+    }
+    if raw.roles.len() > MAX_ROLES || raw.roles.values().any(|words| words.len() > MAX_ROLES) {
+        return Err(("roles", None, format!("must be at most {MAX_ROLES}, with as many words each")));
     }
     let time = |key, text: Option<String>, default, min: Duration, max: Duration| match text {
         None => Ok(default),
@@ -213,6 +253,16 @@ fn issuer(raw: Raw, audience: &str) -> Result<IssuerConfig, Wrong> {
         tenant,
         client_claim: raw.client_claim,
         grants_claim: raw.grants_claim,
+        roles_claim: raw.roles_claim,
+        roles: raw.roles,
+        allow_administration: raw.allow_administration,
+        max_token_lifetime: time(
+            "max_token_lifetime",
+            raw.max_token_lifetime,
+            MAX_TOKEN_LIFETIME,
+            60 * SECOND,
+            366 * 24 * 3600 * SECOND,
+        )?,
         refresh_interval: time("refresh_interval", raw.refresh_interval, REFRESH, SECOND, 24 * 3600 * SECOND)?,
         refresh_at_most_every: time(
             "refresh_at_most_every",
@@ -263,6 +313,18 @@ impl std::fmt::Display for IssuerConfig {
         }
         writeln!(f, "client_claim = {}", text(&self.client_claim))?;
         writeln!(f, "grants_claim = {}", text(&self.grants_claim))?;
+        if let Some(claim) = &self.roles_claim {
+            writeln!(f, "roles_claim = {}", text(claim))?;
+            writeln!(
+                f,
+                "roles = {}",
+                toml::Value::from(toml::Table::from_iter(
+                    self.roles.iter().map(|(role, words)| { (role.clone(), toml::Value::from(words.clone())) })
+                ))
+            )?;
+        }
+        writeln!(f, "allow_administration = {}", self.allow_administration)?;
+        writeln!(f, "max_token_lifetime = {}", text(&show(self.max_token_lifetime)))?;
         writeln!(f, "refresh_interval = {}", text(&show(self.refresh_interval)))?;
         writeln!(f, "refresh_at_most_every = {}", text(&show(self.refresh_at_most_every)))
     }
@@ -283,7 +345,8 @@ mod tests {
     fn an_issuer_has_defaults_and_is_shown_as_it_is_read() {
         let (issuers, faults) = given(
             "[[auth.issuers]]\nissuer = \"https://id.example\"\ntenant_claim = \"org\"\n\
-             [[auth.issuers]]\nissuer = \"urn:corp\"\njwks_file = \"/keys.json\"\ntenant = \"acme\"\nalgorithms = [\"ES256\"]\n",
+             [[auth.issuers]]\nissuer = \"urn:corp\"\njwks_file = \"/keys.json\"\ntenant = \"acme\"\nalgorithms = [\"ES256\"]\n\
+             roles_claim = \"groups\"\nroles = {ops = [\"subscribe:#\"]}\n",
         );
         assert!(faults.is_empty(), "{faults:?}");
         assert_eq!((&issuers[0].keys, &*issuers[0].audience), (&KeySource::Discovery, "warrengate"));
@@ -321,6 +384,8 @@ mod tests {
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = []", "at least one"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\naudience = \" \"", "not blank"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nleeway = \"1h\"", "unknown field"),
+            ("issuer = \"https://id\"\ntenant = \"acme\"\nroles_claim = \"groups\"", "need each other"),
+            ("issuer = \"https://id\"\ntenant = \"acme\"\nmax_token_lifetime = \"1s\"", "must be a time"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nrefresh_at_most_every = \"0s\"", "must be a time"),
         ];
         for (table, wanted) in bad {

@@ -1,11 +1,10 @@
-//! Administration. A request and its verified caller enter; what leaves is the change at the store and at the broker, known
-//! to this gateway at once and to the others within their poll, and a line in the audit trail for every change and every
-//! refusal.
+//! The `Admin` service. Every change reaches the store, the broker, this gateway at once and the others within their poll interval; every
+//! change and every refusal is in the audit trail.
 //!
-//! Who may: a platform administrator everything; a tenant's client with the administer grant the clients of its own tenant,
-//! and there it can neither give nor take over more than its own token grants (`grants.rs`).
+//! A platform administrator may do everything; a tenant's client with the administer grant may manage the clients of its own
+//! tenant, and can neither give nor take over more than it is granted itself (`grants.rs`).
 //!
-//! A change goes on to its end when its caller goes away. One that was cut short by a crash is mended by asking again.
+//! A change is completed even when its caller goes away. One that a crash interrupted is completed by repeating the call.
 
 mod act;
 mod answers;
@@ -15,6 +14,7 @@ mod error;
 mod fields;
 mod grants;
 mod plans;
+mod rate;
 mod reconcile;
 mod rotation;
 mod tenants;
@@ -46,7 +46,7 @@ pub struct AdminService {
 }
 
 impl AdminService {
-    /// The service over the rooms it works with.
+    /// The service, with the modules that it works with.
     pub fn new(
         store: Store,
         tenants: Arc<Tenants>,
@@ -192,6 +192,11 @@ impl Admin for AdminService {
         self.desk.act(Rpc::changes("RevokeClient").of_clients(), witness, request, clients::revoke).await
     }
 
+    async fn delete_client(&self, request: Request<pb::DeleteClientRequest>) -> Answer<pb::DeleteClientResponse> {
+        let witness = Subject::client(&request.get_ref().client_id).seen_by(&request);
+        self.desk.act(Rpc::changes("DeleteClient").of_clients(), witness, request, clients::delete).await
+    }
+
     async fn rotate_client_secret(
         &self,
         request: Request<pb::RotateClientSecretRequest>,
@@ -215,6 +220,14 @@ impl Admin for AdminService {
     ) -> Answer<pb::RotateSigningKeyResponse> {
         let witness = Subject::none().seen_by(&request);
         self.desk.act(Rpc::changes("RotateSigningKey"), witness, request, rotation::signing_key).await
+    }
+
+    async fn revoke_signing_key(
+        &self,
+        request: Request<pb::RevokeSigningKeyRequest>,
+    ) -> Answer<pb::RevokeSigningKeyResponse> {
+        let witness = Subject::object(&request.get_ref().key_id).seen_by(&request);
+        self.desk.act(Rpc::changes("RevokeSigningKey"), witness, request, rotation::revoke_signing_key).await
     }
 
     async fn list_audit_events(

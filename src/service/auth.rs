@@ -1,4 +1,4 @@
-//! `warrengate.v1.Auth`: a client's id and secret enter, a token leaves; a caller enters, what the gateway makes of it leaves.
+//! The `Auth` service: it issues tokens, and tells callers who they are.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ pub struct AuthService {
 }
 
 impl AuthService {
-    /// With the issuer that signs, and the tenants that are let in.
+    /// With the issuer that signs, and the registry that admits.
     pub fn new(issuer: Arc<Issuer>, tenants: Arc<Tenants>) -> Self {
         Self { issuer, tenants }
     }

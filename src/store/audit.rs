@@ -36,7 +36,7 @@ pub struct NewAudit {
     pub outcome: String,
     /// The trace that it belongs to.
     pub trace_id: String,
-    /// How many such it stands for.
+    /// How many such events it represents.
     pub times: u64,
     /// Whether such events are counted together when there are many of them.
     pub aggregated: bool,
@@ -103,7 +103,8 @@ fn id_of(text: &str) -> Result<Uuid, Error> {
 fn row(raw: Raw) -> Result<AuditRow, Error> {
     let (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times, aggregated) = raw;
     let (time, times, aggregated) = (from_millis(time), u64::try_from(times).unwrap_or(1), aggregated != 0);
-    let event = NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times, aggregated };
+    let event =
+        NewAudit { time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times, aggregated };
     Ok(AuditRow { id: id_of(&id)?, event })
 }
 

@@ -1,5 +1,5 @@
-//! Clients: typed ids enter, rows leave. Every query names the tenant first (a client id carries it), so that no query can
-//! reach into another tenant. Secrets come as hashes and never leave a row's `Debug`.
+//! Clients in the database. Every query names the tenant first (a client id carries it), so that no query can reach into another
+//! tenant. Secrets are stored as hashes, and no `Debug` shows them.
 
 use std::time::SystemTime;
 
@@ -22,6 +22,39 @@ pub struct NewClient {
     pub secret_hash: String,
     /// What it may do, as JSON.
     pub grants: String,
+    /// How an external issuer knows it; none: it uses tokens of the gateway.
+    pub external: Option<ExternalIdentity>,
+}
+
+/// How an external issuer knows a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalIdentity {
+    /// The issuer's name.
+    pub issuer: String,
+    /// The id in its tokens; empty: the same as here.
+    pub id: String,
+}
+
+/// A client that an external issuer knows by an id of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalClient {
+    /// The issuer's name.
+    pub issuer: String,
+    /// The id in its tokens.
+    pub external_id: String,
+    /// The client.
+    pub client: ClientId,
+}
+
+/// Changes of a client; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct ClientChanges<'a> {
+    /// For people.
+    pub display_name: Option<&'a str>,
+    /// As JSON.
+    pub grants: Option<&'a str>,
+    /// None inside: it uses tokens of the gateway.
+    pub external: Option<Option<&'a ExternalIdentity>>,
 }
 
 /// A client as it is kept.
@@ -39,11 +72,13 @@ pub struct ClientRow {
     pub previous: Option<(String, SystemTime)>,
     /// What it may do, as JSON.
     pub grants: String,
-    /// Whether its secret and its tokens are refused for ever.
+    /// How an external issuer knows it; none: it uses tokens of the gateway.
+    pub external: Option<ExternalIdentity>,
+    /// Whether its secret and its tokens are permanently refused.
     pub revoked: bool,
     /// Tokens issued before this moment are refused.
     pub not_before: SystemTime,
-    /// When it was made.
+    /// When it was created.
     pub created: SystemTime,
 }
 
@@ -84,17 +119,33 @@ pub struct ClientGate {
     pub not_before: SystemTime,
     /// What it may do, as JSON.
     pub grants: String,
+    /// The external issuer of its tokens; empty: the gateway.
+    pub issuer: String,
 }
 
-type Raw = (String, String, String, String, i64, i64, i64, String, String, i64);
+type Raw = (String, String, String, String, i64, i64, i64, String, String, i64, String, String);
 
 fn parse_id(id: &str) -> Result<ClientId, Error> {
     ClientId::parse(id).map_err(|_| Error::Corrupt { what: "client id" })
 }
 
 fn row(raw: Raw) -> Result<ClientRow, Error> {
-    let (id, display_name, secret_hash, grants, revoked, not_before, created, secret_tag, previous, until) = raw;
+    let (
+        id,
+        display_name,
+        secret_hash,
+        grants,
+        revoked,
+        not_before,
+        created,
+        secret_tag,
+        previous,
+        until,
+        issuer,
+        external_id,
+    ) = raw;
     Ok(ClientRow {
+        external: (!issuer.is_empty()).then_some(ExternalIdentity { issuer, id: external_id }),
         secret_tag,
         previous: (!previous.is_empty()).then(|| (previous, from_millis(until))),
         id: parse_id(&id)?,
@@ -113,7 +164,7 @@ fn scope(tenant: Option<&TenantId>) -> String {
 }
 
 const SELECT_ONE: &str = "SELECT id, display_name, secret_hash, grants, revoked, not_before, created, secret_tag, \
-                          previous_secret_hash, previous_until FROM clients \
+                          previous_secret_hash, previous_until, issuer, external_id FROM clients \
                           WHERE COALESCE(tenant, '') = $1 AND id = $2";
 
 pub(super) async fn one(tx: &mut Transaction<'static, Any>, id: &ClientId) -> Result<Option<ClientRow>, Error> {
@@ -126,18 +177,19 @@ pub(super) async fn one(tx: &mut Transaction<'static, Any>, id: &ClientId) -> Re
 }
 
 pub(super) async fn gates(tx: &mut Transaction<'static, Any>) -> Result<Vec<ClientGate>, Error> {
-    let rows: Vec<(String, i64, i64, String)> =
-        sqlx::query_as("SELECT id, revoked, not_before, grants FROM clients").fetch_all(&mut **tx).await?;
+    let rows: Vec<(String, i64, i64, String, String)> =
+        sqlx::query_as("SELECT id, revoked, not_before, grants, issuer FROM clients").fetch_all(&mut **tx).await?;
     rows.into_iter()
-        .map(|(id, revoked, not_before, grants)| {
-            Ok(ClientGate { id: parse_id(&id)?, revoked: revoked != 0, not_before: from_millis(not_before), grants })
+        .map(|(id, revoked, not_before, grants, issuer)| {
+            let (id, not_before) = (parse_id(&id)?, from_millis(not_before));
+            Ok(ClientGate { id, revoked: revoked != 0, not_before, grants, issuer })
         })
         .collect()
 }
 
-/// How many there are that are not revoked.
+/// How many there are. Revoked ones count, so that creating and revoking over and over has a bound, too.
 async fn count<'c>(executor: impl sqlx::Executor<'c, Database = Any>, tenant: Option<&TenantId>) -> Result<u32, Error> {
-    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM clients WHERE COALESCE(tenant, '') = $1 AND revoked = 0")
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM clients WHERE COALESCE(tenant, '') = $1")
         .bind(scope(tenant))
         .fetch_one(executor)
         .await?;
@@ -145,7 +197,7 @@ async fn count<'c>(executor: impl sqlx::Executor<'c, Database = Any>, tenant: Op
 }
 
 impl Store {
-    /// How many clients a tenant has that are not revoked.
+    /// How many clients a tenant has, revoked ones included.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -153,7 +205,7 @@ impl Store {
         self.timed(StoreOperation::Read, async { count(&self.pool, Some(tenant)).await }).await
     }
 
-    /// Makes a client, whatever the tenant's plan says; returns it, or none when there is one of that id already.
+    /// Creates a client regardless of the tenant's plan; returns it, or none when there is one of that id already.
     ///
     /// # Errors
     /// [`Error::UnknownTenant`], or when the database cannot be asked.
@@ -161,11 +213,11 @@ impl Store {
         self.create_client_within(new, 0).await
     }
 
-    /// Makes a client unless its tenant has `max` already that are not revoked (0: however many there are); returns it, or
-    /// none when there is one of that id already.
+    /// Creates a client unless its tenant has `max` already, revoked ones included (0: unlimited); returns it, or none when
+    /// there is one of that id already.
     ///
     /// # Errors
-    /// [`Error::TooManyClients`], [`Error::UnknownTenant`], or when the database cannot be asked.
+    /// [`Error::TooManyClients`], [`Error::UnknownTenant`], [`Error::ExternalIdTaken`], or when the database cannot be asked.
     pub async fn create_client_within(&self, new: &NewClient, max: u32) -> Result<Option<ClientRow>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -175,8 +227,8 @@ impl Store {
             }
             // A deleted client's tokens must not come back to life with its successor: not_before is now, not 0.
             let made = sqlx::query(
-                "INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created) \
-                 VALUES ($1, $2, $3, $4, $5, 0, $6, $6) ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created, issuer, \
+                 external_id) VALUES ($1, $2, $3, $4, $5, 0, $6, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
             )
             .bind(new.id.as_str().to_owned())
             .bind(new.id.tenant().map(|tenant| tenant.as_str().to_owned()))
@@ -184,9 +236,11 @@ impl Store {
             .bind(new.secret_hash.clone())
             .bind(new.grants.clone())
             .bind(now())
+            .bind(new.external.as_ref().map_or("", |external| &external.issuer).to_owned())
+            .bind(new.external.as_ref().map_or("", |external| &external.id).to_owned())
             .execute(&mut *tx)
             .await
-            .map_err(|error| Error::or_dangling(error, Error::UnknownTenant))?
+            .map_err(|error| Error::or_duplicate(error, Error::ExternalIdTaken, Error::UnknownTenant))?
             .rows_affected()
                 == 1;
             if !made {
@@ -229,7 +283,7 @@ impl Store {
         self.timed(StoreOperation::Read, async {
             let rows = sqlx::query_as(
                 "SELECT id, display_name, secret_hash, grants, revoked, not_before, created, secret_tag, \
-                 previous_secret_hash, previous_until FROM clients \
+                 previous_secret_hash, previous_until, issuer, external_id FROM clients \
                  WHERE COALESCE(tenant, '') = $1 AND id > $2 ORDER BY id LIMIT $3",
             )
             .bind(scope(tenant))
@@ -242,28 +296,51 @@ impl Store {
         .await
     }
 
-    /// Changes what is given (grants as JSON); returns the client as it then stands, or none when there is no such client.
+    /// The clients that external issuers know by ids of their own.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn update_client(
-        &self,
-        id: &ClientId,
-        display_name: Option<&str>,
-        grants: Option<&str>,
-    ) -> Result<Option<ClientRow>, Error> {
+    pub async fn external_clients(&self) -> Result<Vec<ExternalClient>, Error> {
+        self.timed(StoreOperation::Read, async {
+            let rows: Vec<(String, String, String)> = sqlx::query_as(
+                "SELECT id, issuer, external_id FROM clients WHERE external_id <> '' AND revoked = 0 ORDER BY id",
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            let client = |(id, issuer, external_id): (String, String, String)| {
+                Ok(ExternalClient { issuer, external_id, client: parse_id(&id)? })
+            };
+            rows.into_iter().map(client).collect()
+        })
+        .await
+    }
+
+    /// Makes the changes that are given; returns the client afterwards, or none when there is no such client.
+    ///
+    /// # Errors
+    /// [`Error::ExternalIdTaken`], or when the database cannot be asked.
+    pub async fn update_client(&self, id: &ClientId, changes: &ClientChanges<'_>) -> Result<Option<ClientRow>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
+            let external = changes.external.map(|external| match external {
+                Some(external) => (external.issuer.clone(), external.id.clone()),
+                None => (String::new(), String::new()),
+            });
+            let (issuer, external_id) = external.unzip();
             sqlx::query(
-                "UPDATE clients SET display_name = COALESCE($3, display_name), grants = COALESCE($4, grants) \
+                "UPDATE clients SET display_name = COALESCE($3, display_name), grants = COALESCE($4, grants), \
+                 issuer = COALESCE($5, issuer), external_id = COALESCE($6, external_id) \
                  WHERE COALESCE(tenant, '') = $1 AND id = $2",
             )
             .bind(scope(id.tenant()))
             .bind(id.as_str().to_owned())
-            .bind(display_name.map(str::to_owned))
-            .bind(grants.map(str::to_owned))
+            .bind(changes.display_name.map(str::to_owned))
+            .bind(changes.grants.map(str::to_owned))
+            .bind(issuer)
+            .bind(external_id)
             .execute(&mut *tx)
-            .await?;
+            .await
+            .map_err(|error| Error::or_duplicate(error, Error::ExternalIdTaken, Error::UnknownTenant))?;
             let stands = one(&mut tx, id).await?;
             tx.commit().await?;
             Ok(stands)
@@ -289,6 +366,31 @@ impl Store {
             let stands = one(&mut tx, id).await?;
             tx.commit().await?;
             Ok(stands)
+        })
+        .await
+    }
+
+    /// Deletes a client; returns whether there was one. A successor of the same id is another client: it is not reached by
+    /// tokens from before it was created.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn delete_client(&self, id: &ClientId) -> Result<bool, Error> {
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            let deleted = sqlx::query("DELETE FROM clients WHERE COALESCE(tenant, '') = $1 AND id = $2")
+                .bind(scope(id.tenant()))
+                .bind(id.as_str().to_owned())
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+            // What it was answered is not its successor's to read.
+            sqlx::query("DELETE FROM requests WHERE client = $1")
+                .bind(id.as_str().to_owned())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(deleted > 0)
         })
         .await
     }

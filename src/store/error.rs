@@ -1,4 +1,4 @@
-//! What can go wrong in the store. The database's own words stay in the source, for logs; clients get fixed sentences.
+//! Errors of the store. The database's own messages stay in the source, for logs; clients get fixed sentences.
 
 use std::borrow::Cow;
 
@@ -55,6 +55,9 @@ pub enum Error {
     /// The administrator on whose behalf a change was made has lost its right, or its grants have changed.
     #[error("the administrator's grants have changed")]
     AuthorityChanged,
+    /// Another client of the tenant has this external id.
+    #[error("another client has this external id")]
+    ExternalIdTaken,
     /// No tenant has that id.
     #[error("there is no such tenant")]
     UnknownTenant,
@@ -89,6 +92,14 @@ impl Error {
             _ => error.into(),
         }
     }
+
+    /// As [`Self::or_dangling`], and what it means here when a unique index is violated.
+    pub(super) fn or_duplicate(error: sqlx::Error, duplicate: Self, dangling: Self) -> Self {
+        match error.as_database_error() {
+            Some(database) if database.is_unique_violation() => duplicate,
+            _ => Self::or_dangling(error, dangling),
+        }
+    }
 }
 
 impl Classify for Error {
@@ -98,6 +109,7 @@ impl Classify for Error {
             Self::Contended(_) | Self::AuthorityChanged => Kind::Aborted,
             Self::UnknownPlan => Kind::Invalid,
             Self::PlanInUse => Kind::Precondition,
+            Self::ExternalIdTaken => Kind::AlreadyExists,
             Self::TooManyClients { .. } => Kind::Exhausted,
             Self::UnknownTenant => Kind::NotFound,
             _ => Kind::Internal,
@@ -113,6 +125,7 @@ impl Classify for Error {
             Self::PlanInUse => "PLAN_IN_USE",
             Self::TooManyClients { .. } => "TOO_MANY_CLIENTS",
             Self::UnknownTenant => "TENANT_NOT_FOUND",
+            Self::ExternalIdTaken => "EXTERNAL_ID_TAKEN",
             _ => "STORE_FAILED",
         }
     }
@@ -121,7 +134,7 @@ impl Classify for Error {
         match self {
             Self::TooManyClients { max } => {
                 return format!(
-                    "the tenant has {max} clients, as many as its plan allows; revoke one, or ask for a larger plan"
+                    "the tenant has {max} clients, as many as its plan allows (revoked ones count); delete one, or ask for a larger plan"
                 )
                 .into();
             }
@@ -131,6 +144,7 @@ impl Classify for Error {
             Self::AuthorityChanged => "your grants were changed at the same time; try again",
             Self::UnknownPlan => "there is no plan of that name; ListPlans shows them",
             Self::UnknownTenant => "there is no such tenant",
+            Self::ExternalIdTaken => "another client of the tenant has this external id of the same issuer",
             _ => "the gateway's database did not do what it was asked; its log says more",
         }
         .into()

@@ -1,4 +1,4 @@
-//! Signing keys: private keys enter in the clear and are sealed before they reach a statement; they leave opened.
+//! Signing keys in the database. Private keys are sealed before they reach a statement and opened when they are read.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::telemetry::StoreOperation;
 pub enum KeyState {
     /// It signs. There is one at a time.
     Active,
-    /// It signs no more; tokens that it signed are believed until `retire_after`.
+    /// It no longer signs; its tokens are accepted until `retire_after`.
     Retiring,
 }
 
@@ -43,7 +43,7 @@ pub struct KeyRow {
     pub state: KeyState,
     /// When it was made.
     pub created: SystemTime,
-    /// Until when tokens that it signed are believed; none while it is active.
+    /// Until when its tokens are accepted; none while it is active.
     pub retire_after: Option<SystemTime>,
 }
 
@@ -57,6 +57,14 @@ impl std::fmt::Debug for KeyRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyRow").field("kid", &self.kid).field("state", &self.state).finish_non_exhaustive()
     }
+}
+
+/// A token is valid for 24 hours at most; the day after is for clocks and leeways.
+const REVOKED_KEPT_MILLIS: i64 = 48 * 3600 * 1000;
+
+/// The ids of the keys that were revoked while tokens of theirs may still be in use.
+pub(super) async fn revoked(tx: &mut sqlx::Transaction<'static, sqlx::Any>) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar("SELECT kid FROM revoked_keys ORDER BY kid").fetch_all(&mut **tx).await?)
 }
 
 type Raw = (String, String, String, String, String, i64, Option<i64>);
@@ -84,7 +92,7 @@ impl Store {
         .await
     }
 
-    /// Makes a new key the active one; the one before is believed until `retire_after`. Keys past their time are deleted.
+    /// Makes a new key the active one; tokens of the previous one are accepted until `retire_after`. Expired keys are deleted.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -102,6 +110,42 @@ impl Store {
             self.insert_key(&mut tx, new).await?;
             tx.commit().await?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Removes a signing key, or all of them, so that its tokens are refused at once; `replacement` becomes the active key
+    /// when no other is. Returns the ids of the removed keys.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn revoke_signing_keys(&self, kid: Option<&str>, replacement: &NewKey) -> Result<Vec<String>, Error> {
+        self.timed(StoreOperation::Change, async {
+            let mut tx = self.begin_change().await?;
+            let kids: Vec<String> =
+                sqlx::query_scalar("DELETE FROM signing_keys WHERE $1 = '' OR kid = $1 RETURNING kid")
+                    .bind(kid.unwrap_or_default().to_owned())
+                    .fetch_all(&mut *tx)
+                    .await?;
+            sqlx::query("DELETE FROM revoked_keys WHERE revoked < $1")
+                .bind(now() - REVOKED_KEPT_MILLIS)
+                .execute(&mut *tx)
+                .await?;
+            for kid in &kids {
+                sqlx::query("INSERT INTO revoked_keys (kid, revoked) VALUES ($1, $2)")
+                    .bind(kid.clone())
+                    .bind(now())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            let active: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM signing_keys WHERE state = 'active'")
+                .fetch_one(&mut *tx)
+                .await?;
+            if active == 0 {
+                self.insert_key_as_of(&mut tx, replacement, 0).await?;
+            }
+            tx.commit().await?;
+            Ok(kids)
         })
         .await
     }
@@ -125,6 +169,16 @@ impl Store {
     }
 
     async fn insert_key(&self, tx: &mut sqlx::Transaction<'static, sqlx::Any>, new: &NewKey) -> Result<(), Error> {
+        self.insert_key_as_of(tx, new, now()).await
+    }
+
+    /// A key that was created some seconds ago signs at once; a younger one waits until every gateway knows it.
+    async fn insert_key_as_of(
+        &self,
+        tx: &mut sqlx::Transaction<'static, sqlx::Any>,
+        new: &NewKey,
+        created: i64,
+    ) -> Result<(), Error> {
         sqlx::query(
             "INSERT INTO signing_keys (kid, algorithm, private, public, state, created, retire_after) \
              VALUES ($1, $2, $3, $4, 'active', $5, NULL)",
@@ -133,7 +187,7 @@ impl Store {
         .bind(new.algorithm.clone())
         .bind(self.key.seal(&new.kid, &new.private)?)
         .bind(STANDARD.encode(&new.public))
-        .bind(now())
+        .bind(created)
         .execute(&mut **tx)
         .await?;
         Ok(())

@@ -1,5 +1,5 @@
-//! Word of changes. PostgreSQL tells whoever listens when the revision was raised and committed (migration 0004); SQLite tells
-//! nobody, and needs not: it is for one gateway. A word can be lost with its connection, so nobody relies on it alone.
+//! Notifications of changes. PostgreSQL notifies listeners when a raised revision is committed (migration 0004); SQLite does not, and
+//! is for one gateway. A notification can be lost with its connection, so nothing relies on it alone.
 
 use secrecy::ExposeSecret as _;
 use sqlx::postgres::PgListener;
@@ -8,7 +8,7 @@ use super::{Error, Store};
 
 const CHANNEL: &str = "warrengate_revision";
 
-/// A connection of its own on which changes are told.
+/// A connection of its own on which notifications arrive.
 pub struct Changes(PgListener);
 
 impl std::fmt::Debug for Changes {
@@ -18,7 +18,7 @@ impl std::fmt::Debug for Changes {
 }
 
 impl Store {
-    /// Begins to listen; none where the database tells nobody.
+    /// Starts listening; none where the database sends no notifications.
     ///
     /// # Errors
     /// When the database cannot be reached.
@@ -36,7 +36,7 @@ impl Changes {
     /// Waits until the revision was raised, by whomever. Cancel safe.
     ///
     /// # Errors
-    /// When the connection is lost: listen anew, and ask for the revision.
+    /// When the connection is lost: listen again, and read the revision.
     pub async fn told(&mut self) -> Result<(), Error> {
         match self.0.try_recv().await? {
             Some(_) => Ok(()),

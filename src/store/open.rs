@@ -11,7 +11,8 @@ use sqlx::{
 
 use super::{EncryptionKey, Error, Store};
 
-/// Version, what it does, and its SQL. A migration is never changed once released; the next one is added.
+/// Version, what it does, and its SQL. A migration is never changed once released, and only adds: gateways of the previous
+/// version go on working with the schema of the next one.
 const MIGRATIONS: &[(i64, &str, Sql)] = &[
     (1, "first", Sql::Common(include_str!("migrations/0001_first.sql"))),
     (2, "plans", Sql::Common(include_str!("migrations/0002_plans.sql"))),
@@ -59,7 +60,7 @@ fn migrations(is_sqlite: bool, up_to: i64) -> Vec<Migration> {
         .collect()
 }
 
-/// How long a call may wait for a connection before it is told that the store is away.
+/// How long a call may wait for a connection before the store counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const POSTGRES_CONNECTIONS: u32 = 8;
 
@@ -68,7 +69,7 @@ impl Store {
     /// `postgres://user:password@host/database`, and brings the schema up to date.
     ///
     /// # Errors
-    /// When the location is none of these, the database cannot be reached, or its schema is newer than this program.
+    /// When the location is none of these, or the database cannot be reached or brought up to date.
     pub async fn open(url: &SecretString, key: EncryptionKey) -> Result<Self, Error> {
         Self::open_at_version(url, key, i64::MAX).await
     }
@@ -96,10 +97,10 @@ impl Store {
             AnyPoolOptions::new().max_connections(POSTGRES_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT)
         };
         let pool = pool.connect(url).await?;
-        Migrator::with_migrations(migrations(is_sqlite, version))
-            .run(&pool)
-            .await
-            .map_err(|error| Error::Migration(Box::new(error)))?;
+        let mut migrator = Migrator::with_migrations(migrations(is_sqlite, version));
+        // Migrations only add, so that an older gateway works beside a newer one, and a newer one can be rolled back.
+        migrator.set_ignore_missing(true);
+        migrator.run(&pool).await.map_err(|error| Error::Migration(Box::new(error)))?;
         Ok(Self {
             pool,
             key: Arc::new(key),
@@ -137,4 +138,10 @@ fn create_file(url: &str) -> Result<(), Error> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path).map(|_| ()).map_err(Error::File)
+}
+
+/// The version of the schema that [`Store::open`] makes.
+#[cfg(test)]
+pub(super) fn newest_version() -> i64 {
+    MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default()
 }

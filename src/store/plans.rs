@@ -1,5 +1,4 @@
-//! Plans: names and limits enter, limits leave. The three plans that ship are seeded by the migrations; a plan that a tenant
-//! has cannot be deleted, by the foreign key that says so.
+//! Plans in the database. The migrations create the three standard plans; a foreign key prevents that a plan in use is deleted.
 
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 

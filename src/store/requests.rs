@@ -1,5 +1,5 @@
-//! Answered creations: the caller, the method and its request id enter; what the first such request was answered leaves.
-//! The caller is part of the key, so that nobody learns another's answer by guessing its request id.
+//! Responses to creations, by caller, method and request id. The caller is part of the key, so that nobody learns another's response
+//! by guessing its request id.
 
 use super::{Error, Store, now};
 use crate::{names::ClientId, telemetry::StoreOperation};

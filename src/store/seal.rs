@@ -1,5 +1,4 @@
-//! Encryption at rest. A private key and its id enter, base64 text leaves that only the same encryption key opens, and only
-//! under the same id (AES-256-GCM with the id as associated data), so that rows cannot be exchanged.
+//! Encryption at rest of private keys: AES-256-GCM with the key's id as associated data, so that rows cannot be exchanged.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};

@@ -1,4 +1,4 @@
-//! Tenants: typed ids enter, rows leave. Two racing creations make one, and both are told which it was.
+//! Tenants in the database. Two racing creations create one tenant, and both learn which.
 
 use std::time::SystemTime;
 
@@ -10,10 +10,10 @@ use crate::{
     telemetry::StoreOperation,
 };
 
-/// Whether a tenant is let in.
+/// Whether a tenant's clients are admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TenantState {
-    /// Its clients are let in.
+    /// Its clients are admitted.
     Active,
     /// Its clients are refused, its messages kept.
     Suspended,
@@ -48,13 +48,13 @@ pub struct TenantRow {
     pub display_name: String,
     /// Its plan.
     pub plan: PlanName,
-    /// Whether it is let in.
+    /// Whether its clients are admitted.
     pub state: TenantState,
     /// When it was made.
     pub created: SystemTime,
     /// When it was last changed.
     pub updated: SystemTime,
-    /// When its certificate at the broker was last asked to be made anew, in unix milliseconds, only ever more; 0 is never.
+    /// When its broker certificate was last rotated on request, in unix milliseconds, never decreasing; 0: never.
     pub credentials_rotated: i64,
 }
 
@@ -96,7 +96,7 @@ pub(super) async fn all(tx: &mut Transaction<'static, Any>) -> Result<Vec<Tenant
 }
 
 impl Store {
-    /// Makes a tenant, active, unless there is one of that id. Returns what stands, and whether this call made it.
+    /// Creates an active tenant unless there is one of that id. Returns it, and whether this call created it.
     ///
     /// # Errors
     /// [`Error::UnknownPlan`], or when the database cannot be asked.
@@ -161,7 +161,7 @@ impl Store {
         .await
     }
 
-    /// Changes what is given; returns the tenant as it then stands, or none when there is no such tenant.
+    /// Makes the changes that are given; returns the tenant afterwards, or none when there is no such tenant.
     ///
     /// # Errors
     /// [`Error::UnknownPlan`], or when the database cannot be asked.
@@ -191,7 +191,7 @@ impl Store {
         .await
     }
 
-    /// Lets a tenant in or shuts it out; returns it as it then stands, or none when there is no such tenant.
+    /// Suspends or resumes a tenant; returns it afterwards, or none when there is no such tenant.
     ///
     /// # Errors
     /// When the database cannot be asked.

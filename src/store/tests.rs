@@ -51,6 +51,7 @@ fn new_client(text: &str) -> NewClient {
         display_name: text.to_owned(),
         secret_hash: "$argon2id$x".to_owned(),
         grants: "{}".to_owned(),
+        external: None,
     }
 }
 
@@ -61,6 +62,132 @@ fn new_key(kid: &str) -> NewKey {
         private: Zeroizing::new(b"private".to_vec()),
         public: b"public".to_vec(),
     }
+}
+
+/// The location of an empty database, and what keeps it.
+async fn location() -> (SecretString, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = match module_path!().ends_with("postgres") {
+        true => own_schema().await,
+        false => format!("sqlite://{}", dir.path().join("state.db").display()),
+    };
+    (url.into(), dir)
+}
+
+/// What every version since the first has had: a tenant with clients, a revoked one among them, a key and an audit event.
+const DATA_OF_VERSION_1: &str = "\
+    INSERT INTO tenants (id, display_name, plan, state, created, updated) VALUES ('acme', 'Acme', 'free', 'active', 1, 1);
+    INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created) VALUES
+        ('acme.app', 'acme', 'app', 'hash', '{\"s\":[\"jobs\"]}', 0, 1, 1), ('acme.old', 'acme', 'old', 'hash', '{}', 1, 1, 1),
+        ('admin', NULL, 'admin', 'hash', '{\"a\":true}', 0, 1, 1);
+    INSERT INTO audit (id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id) VALUES
+        ('01900000-0000-7000-8000-000000000001', 1, 'admin', '', 'CreateTenant', 'acme', 'acme', '', 'done', ''),
+        ('01900000-0000-7000-8000-000000000002', 1, '', '', 'WhoAmI', '', '', 'TOKEN_INVALID', 'refused', '');
+    UPDATE revision SET value = 7;";
+
+#[tokio::test]
+async fn each_older_schema_is_upgraded_with_its_data_and_its_gateway_can_be_put_back() {
+    const NEWEST: i64 = 8;
+    for version in 1..NEWEST {
+        let ((url, _dir), key) = (location().await, EncryptionKey::generate());
+        let key = || EncryptionKey::parse(&key).expect("a key");
+        let old = Store::open_at_version(&url, key(), version).await.expect("an old store");
+        sqlx::raw_sql(DATA_OF_VERSION_1).execute(&old.pool).await.expect("data");
+        // Columns of keys have never changed.
+        old.create_first_signing_key(&new_key("k1")).await.expect("a key");
+        old.close().await;
+
+        let store = Store::open(&url, key()).await.expect("upgraded");
+        let snapshot = store.snapshot().await.expect("a snapshot");
+        assert_eq!((snapshot.revision, snapshot.tenants.len(), snapshot.clients.len()), (8, 1, 3), "version {version}");
+        let app = store.client(&client_id("acme.app")).await.expect("asked").expect("there");
+        assert_eq!((app.grants.as_str(), app.revoked, app.external), ("{\"s\":[\"jobs\"]}", false, None));
+        assert!(store.client(&client_id("acme.old")).await.expect("asked").expect("there").revoked);
+        assert_eq!(store.signing_keys().await.expect("keys").len(), 1);
+        assert_eq!(store.audit(&AuditFilter::default(), None, 10).await.expect("events").len(), 2);
+        // Whatever is new works with what is old.
+        assert_eq!(store.prune_audit(SystemTime::now(), 10, 10).await.expect("pruned"), 2);
+        assert_eq!(store.revoke_signing_keys(Some("k1"), &new_key("k2")).await.expect("revoked"), ["k1"]);
+        assert!(store.delete_client(&client_id("acme.old")).await.expect("deleted"));
+        store.close().await;
+
+        let back = Store::open_at_version(&url, key(), version).await.expect("the old gateway again");
+        sqlx::raw_sql(
+            "INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created) VALUES \
+             ('acme.new', 'acme', 'new', 'hash', '{}', 0, 1, 1)",
+        )
+        .execute(&back.pool)
+        .await
+        .expect("as the old gateway does it");
+        back.close().await;
+    }
+    assert_eq!(open::newest_version(), NEWEST, "a new migration is tested here, too");
+}
+
+#[tokio::test]
+async fn an_external_id_belongs_to_one_client_of_its_issuer_and_tenant() {
+    let store = store().await;
+    for tenant in ["acme", "globex"] {
+        store.create_tenant(&new_tenant(tenant)).await.expect("created");
+    }
+    let bound = |text: &str, issuer: &str, id: &str| {
+        let external = Some(ExternalIdentity { issuer: issuer.to_owned(), id: id.to_owned() });
+        NewClient { external, ..new_client(text) }
+    };
+    store.create_client(&bound("acme.a", "https://one", "guid")).await.expect("asked").expect("made");
+    let taken = store.create_client(&bound("acme.b", "https://one", "guid")).await;
+    assert!(matches!(taken, Err(Error::ExternalIdTaken)), "{taken:?}");
+    store.create_client(&bound("acme.b", "https://two", "guid")).await.expect("asked").expect("made");
+    store.create_client(&bound("globex.a", "https://one", "guid")).await.expect("asked").expect("made");
+    // Without an id of its own there is nothing to share.
+    store.create_client(&bound("acme.c", "https://one", "")).await.expect("asked").expect("made");
+    store.create_client(&bound("acme.d", "https://one", "")).await.expect("asked").expect("made");
+    let known: Vec<_> = store.external_clients().await.expect("asked").into_iter().map(|known| known.client).collect();
+    assert_eq!(known, [client_id("acme.a"), client_id("acme.b"), client_id("globex.a")]);
+    let external = ExternalIdentity { issuer: "https://one".to_owned(), id: "guid".to_owned() };
+    let take = ClientChanges { external: Some(Some(&external)), ..ClientChanges::default() };
+    assert!(matches!(store.update_client(&client_id("acme.b"), &take).await, Err(Error::ExternalIdTaken)));
+    let free = ClientChanges { external: Some(None), ..ClientChanges::default() };
+    let row = store.update_client(&client_id("acme.a"), &free).await.expect("asked").expect("there");
+    assert_eq!(row.external, None);
+    assert!(store.update_client(&client_id("acme.b"), &take).await.expect("asked").is_some());
+}
+
+#[tokio::test]
+async fn a_tenants_clients_are_bounded_also_when_they_are_revoked_over_and_over() {
+    let store = store().await;
+    store.create_tenant(&new_tenant("acme")).await.expect("created");
+    for name in ["acme.a", "acme.b"] {
+        store.create_client_within(&new_client(name), 2).await.expect("asked").expect("made");
+        store.revoke_client(&client_id(name)).await.expect("revoked");
+    }
+    let over = store.create_client_within(&new_client("acme.c"), 2).await;
+    assert!(matches!(over, Err(Error::TooManyClients { max: 2 })), "{over:?}");
+    assert!(store.delete_client(&client_id("acme.a")).await.expect("deleted"));
+    assert!(!store.delete_client(&client_id("acme.a")).await.expect("asked"));
+    assert!(store.create_client_within(&new_client("acme.c"), 2).await.expect("asked").is_some());
+}
+
+#[tokio::test]
+async fn events_that_are_aggregated_have_a_bound_of_their_own() {
+    let store = store().await;
+    let event = |outcome: &str, aggregated| NewAudit { outcome: outcome.to_owned(), aggregated, ..NewAudit::default() };
+    let now = SystemTime::now();
+    for i in 0..5_u64 {
+        let at = |event: NewAudit| NewAudit { time: now - Duration::from_secs(60 - i), ..event };
+        store
+            .record(&[at(event("done", false)), at(event("refused", true)), at(event("done", true))])
+            .await
+            .expect("kept");
+    }
+    let before = now - Duration::from_secs(3600);
+    let gone = store.prune_audit(before, 2, 100).await.expect("pruned");
+    assert_eq!(gone, 6, "three refusals and three aggregated events");
+    let left = store.audit(&AuditFilter::default(), None, 100).await.expect("events");
+    assert_eq!(left.iter().filter(|row| !row.event.aggregated && row.event.outcome == "done").count(), 5);
+    // The database itself refuses to let any of the others go.
+    let sql = sqlx::AssertSqlSafe("DELETE FROM audit WHERE aggregated = 1".to_owned());
+    assert!(sqlx::raw_sql(sql).execute(&store.pool).await.is_err());
 }
 
 #[tokio::test]
@@ -153,7 +280,11 @@ async fn a_revoked_client_stays_revoked_when_its_secret_is_replaced() {
     assert!(again.revoked);
     assert_eq!(again.secret_hash, "$argon2id$y");
     assert!(!format!("{again:?}").contains("argon2"));
-    let changed = store.update_client(&admin.id, None, Some("{\"x\":1}")).await.expect("asked").expect("there");
+    let changed = store
+        .update_client(&admin.id, &ClientChanges { grants: Some("{\"x\":1}"), ..ClientChanges::default() })
+        .await
+        .expect("asked")
+        .expect("there");
     assert_eq!((changed.grants.as_str(), changed.display_name.as_str()), ("{\"x\":1}", "admin"));
     assert!(store.revoke_client(&client_id("nobody")).await.expect("asked").is_none());
 }

@@ -1,5 +1,5 @@
-//! One reading of the store in the form that admission asks. The reading before and a new snapshot enter; the next reading
-//! leaves, which shares what goes on living, and whatever no longer may has been told so.
+//! A snapshot of the registry, in the form that admission needs. The next snapshot takes over the tenants and clients that continue, and
+//! ends those that do not.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -60,7 +60,7 @@ impl Known {
             snapshot.plans.into_iter().map(|row| (row.name.clone(), Arc::new(Plan::from(row)))).collect();
         let mut tenants = HashMap::with_capacity(snapshot.tenants.len());
         for row in snapshot.tenants {
-            // A foreign key says that there is such a plan. Without one nobody is let in.
+            // A foreign key guarantees the plan. Without one nobody is admitted.
             let Some(plan) = plans.get(&row.plan) else {
                 tracing::error!(tenant = %row.id, plan = %row.plan, "tenant's plan is missing");
                 continue;
@@ -108,7 +108,8 @@ fn next_client(before: Option<&Arc<LiveClient>>, gate: &ClientGate) -> Arc<LiveC
         Some(known) if known.json == gate.grants => known,
         _ => StoredGrants::parse(&gate.grants),
     };
-    let standing = Standing { revoked: gate.revoked, not_before: gate.not_before, grants };
+    let standing =
+        Standing { revoked: gate.revoked, not_before: gate.not_before, grants, issuer: gate.issuer.as_str().into() };
     match before {
         // A revocation is for ever, so a client of that id that is not revoked is another one.
         Some(live) if !live.is_revoked() || gate.revoked => {

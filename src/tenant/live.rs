@@ -1,6 +1,5 @@
-//! What the gateway knows of one tenant and of one client while they may have open streams. The registry writes; scopes
-//! read and wait. A tenant's end is final for its [`LiveTenant`]: whoever resumes a tenant makes a new one, so that no stream
-//! can sleep through a suspension.
+//! The state of a tenant and of a client while they may have open streams. The registry writes it; scopes read it and wait on it. The end of
+//! a [`LiveTenant`] is final: a tenant that is resumed gets a new one, so that no stream can miss a suspension.
 
 use std::{
     sync::{Arc, atomic::AtomicI64},
@@ -15,18 +14,18 @@ use super::{
     budget::{Budget, Used},
     effective::StoredGrants,
 };
-use crate::names::TenantId;
+use crate::{auth::Caller, names::TenantId};
 
-/// A tenant, from the moment it is let in until it is not.
+/// A tenant, from the moment it is admitted until it is suspended or deleted.
 #[derive(Debug)]
 pub(super) struct LiveTenant {
     id: TenantId,
     vhost: String,
     budget: ArcSwap<Budget>,
-    /// Outlives a suspension, so that the streams of before still count.
+    /// Shared across a suspension, so that streams from before it still count.
     used: Arc<Used>,
     ended: watch::Sender<Option<Error>>,
-    /// As the store has it: when its certificate at the broker was last asked to be made anew.
+    /// When its broker certificate was last rotated on request, as the store has it.
     credentials_rotated: AtomicI64,
 }
 
@@ -119,12 +118,17 @@ pub(super) struct Standing {
     /// Tokens issued before this are refused.
     pub(super) not_before: SystemTime,
     pub(super) grants: Arc<StoredGrants>,
+    /// The external issuer of its tokens; empty: the gateway.
+    pub(super) issuer: Arc<str>,
 }
 
 impl Standing {
-    fn check(&self, issued: SystemTime) -> Result<(), Error> {
+    fn check(&self, caller: &Caller) -> Result<(), Error> {
+        let issued = caller.issued();
         if self.revoked {
             Err(Error::Revoked)
+        } else if caller.issuer().unwrap_or_default() != &*self.issuer {
+            Err(Error::UnknownClient)
         } else if issued < self.not_before {
             Err(Error::TokenWithdrawn)
         } else {
@@ -146,7 +150,7 @@ impl LiveClient {
         Self { grants: ArcSwap::new(Arc::clone(&standing.grants)), status: watch::Sender::new(standing) }
     }
 
-    /// The grants come first, so that whoever is notified finds them.
+    /// The grants are stored first, so that they are in place when the notification arrives.
     pub(super) fn set(&self, standing: Standing) {
         if !Arc::ptr_eq(&self.grants.load(), &standing.grants) {
             self.grants.store(Arc::clone(&standing.grants));
@@ -167,8 +171,8 @@ impl LiveClient {
         self.status.borrow().revoked
     }
 
-    pub(super) fn check(&self, issued: SystemTime) -> Result<(), Error> {
-        self.status.borrow().check(issued)
+    pub(super) fn check(&self, caller: &Caller) -> Result<(), Error> {
+        self.status.borrow().check(caller)
     }
 
     pub(super) fn grants(&self) -> arc_swap::Guard<Arc<StoredGrants>> {
@@ -180,10 +184,10 @@ impl LiveClient {
         self.status.subscribe()
     }
 
-    /// Waits until tokens issued at that time are worth nothing.
-    pub(super) async fn ended(&self, issued: SystemTime) -> Error {
-        match self.status.subscribe().wait_for(|standing| standing.check(issued).is_err()).await {
-            Ok(standing) => standing.check(issued).err().unwrap_or(Error::Revoked),
+    /// Waits until this caller's token is refused.
+    pub(super) async fn ended(&self, caller: &Caller) -> Error {
+        match self.status.subscribe().wait_for(|standing| standing.check(caller).is_err()).await {
+            Ok(standing) => standing.check(caller).err().unwrap_or(Error::Revoked),
             Err(_) => Error::Revoked,
         }
     }

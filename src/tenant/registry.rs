@@ -1,14 +1,14 @@
-//! All tenants and clients, as the store had them last. Readings of the store enter by [`Tenants::refresh`] (at once after an
-//! administrative act) and [`Tenants::watch`] (other gateways' acts); callers enter by [`Tenants::admit`], which reads
-//! memory only. Its size is that of the two tables: nothing a caller sends adds to it. While the store is away, what is
-//! known stays true.
+//! The registry of tenants and clients: a snapshot of the store in memory, refreshed after every administrative call
+//! ([`Tenants::refresh`]) and when other gateways change something ([`Tenants::watch`]). Callers are admitted by
+//! [`Tenants::admit`] from memory alone. Its size is that of the two tables: nothing a caller sends adds to it. While the store is
+//! unavailable, the last snapshot stays in force for a bounded time.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -18,17 +18,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Action, Administrator, Error, TenantScope, Usage, known::Known};
+use super::{Action, Administrator, Error, TenantScope, Usage, known::Known, revoked_keys::RevokedKeysWriter};
 use crate::{
     auth::Caller,
     names::TenantId,
     store::{self, Changes, Store},
 };
 
-/// How long one question to the store may take, so that a store that hangs is noticed as one that is away.
-const STORE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the store may take to answer, so that one that hangs is treated as unavailable.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long what is known counts while the store is away, unless another time is given.
+/// How long the snapshot is used while the store is unavailable, unless configured.
 const OUTAGE_GRACE: Duration = Duration::from_secs(15 * 60);
 
 /// The registry of tenants.
@@ -38,15 +38,19 @@ pub struct Tenants {
     poll_interval: Duration,
     outage_grace: Duration,
     known: ArcSwap<Known>,
-    /// Up to when `known` is known to be true, in unix milliseconds.
+    revoked_keys: RevokedKeysWriter,
+    /// When the store last confirmed `known`, by the system's clock in unix milliseconds: compared with when tokens were issued.
     as_of: AtomicI64,
+    /// The same in milliseconds since `started`, by a clock that nobody sets: compared with the grace of an outage.
+    confirmed: AtomicU64,
+    started: Instant,
     revision: watch::Sender<i64>,
-    /// Readings are applied in the order in which they were read.
+    /// Snapshots are applied in the order in which they were read.
     reading: Mutex<()>,
 }
 
 impl Tenants {
-    /// Reads the store for the first time. `poll_interval` is how long another gateway's act may go unnoticed.
+    /// Reads the store for the first time. `poll_interval` is how long a change by another gateway may go unnoticed.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -56,7 +60,10 @@ impl Tenants {
             poll_interval,
             outage_grace: OUTAGE_GRACE,
             known: ArcSwap::default(),
+            revoked_keys: RevokedKeysWriter::default(),
             as_of: AtomicI64::new(0),
+            confirmed: AtomicU64::new(0),
+            started: Instant::now(),
             revision: watch::Sender::new(0),
             reading: Mutex::new(()),
         };
@@ -64,30 +71,32 @@ impl Tenants {
         Ok(tenants)
     }
 
-    /// With another bound on how long tenants and clients are let in while the store is away. Default: 15 minutes.
+    /// Sets how long the last snapshot is used while the store is unavailable. Default: 15 minutes.
     #[must_use]
-    pub fn outliving_outages_for(self, outage_grace: Duration) -> Self {
+    pub fn with_outage_grace(self, outage_grace: Duration) -> Self {
         Self { outage_grace, ..self }
     }
 
-    /// Reads the store now: after an administrative act, so that it counts from the moment it is answered. Ends the
-    /// streams of tenants and clients that are no longer let in.
+    /// Reads the store now: after an administrative call, so that the change is in force when the call returns. Ends the
+    /// streams of tenants and clients that are no longer admitted.
     ///
     /// # Errors
-    /// When the store cannot be read; what is known stays, and [`Self::watch`] reads again.
+    /// When the store cannot be read; the last snapshot stays, and [`Self::watch`] reads again.
     pub async fn refresh(&self) -> Result<(), store::Error> {
         let _in_order = self.reading.lock().await;
-        let read_at = unix_millis(SystemTime::now());
-        let snapshot = self.store.snapshot().await?;
+        let (read_at, now) = (unix_millis(SystemTime::now()), self.now());
+        let mut snapshot = self.store.snapshot().await?;
+        self.revoked_keys.set(std::mem::take(&mut snapshot.revoked_keys));
         self.known.store(Arc::new(Known::next(&self.known.load(), snapshot)));
         self.as_of.store(read_at, Ordering::Relaxed);
+        self.confirmed.store(now, Ordering::Relaxed);
         let revision = self.known.load().revision();
         self.revision.send_if_modified(|seen| std::mem::replace(seen, revision) != revision);
         Ok(())
     }
 
-    /// Follows what other gateways change, until stopped: asks for the store's revision at every interval, and reads when
-    /// it moved. A store that is away is logged when it goes and when it comes back.
+    /// Follows the changes of other gateways until stopped: reads the store's revision at every interval and after every
+    /// notification, and the rest when it has changed. Logs when the store becomes unavailable and when it is back.
     pub async fn watch(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.poll_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -99,63 +108,68 @@ impl Tenants {
             }
             tokio::select! {
                 _ = ticks.tick() => {}
-                told = told(&mut changes) => if told.is_err() { changes = None },
+                notified = notified(&mut changes) => if notified.is_err() { changes = None },
                 () = stop.cancelled() => return,
             }
             let followed = tokio::select! {
-                followed = tokio::time::timeout(STORE_PATIENCE, self.follow()) => followed,
+                followed = tokio::time::timeout(STORE_TIMEOUT, self.follow()) => followed,
                 () = stop.cancelled() => return,
             };
             match (followed, away_since) {
                 (Ok(Ok(())), Some(since)) => {
                     let seconds = since.elapsed().unwrap_or_default().as_secs();
-                    tracing::info!(seconds, "store is back");
+                    tracing::info!(seconds, "store is available again");
                     away_since = None;
                 }
                 (Ok(Err(error)), None) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "store is away, keeping what is known");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "store is unavailable, using the last snapshot"
+                    );
                     away_since = Some(SystemTime::now());
                 }
                 (Err(_), None) => {
-                    tracing::warn!("store does not answer, keeping what is known");
+                    tracing::warn!("store does not answer, using the last snapshot");
                     away_since = Some(SystemTime::now());
                 }
                 _ => {}
             }
             if self.check_age().is_err() {
-                // What comes back with the store is read anew, and is another life.
+                // Tenants are admitted again when the store has been read.
                 self.known.load().end_all(&Error::StoreAway);
             }
         }
     }
 
-    /// Where the store tells of changes, that is heard at once; the intervals are behind it.
+    /// Subscribes to the store's notifications, if it has any; polling goes on beside them.
     async fn listen(&self) -> Option<Changes> {
-        match tokio::time::timeout(STORE_PATIENCE, self.store.changes()).await {
+        match tokio::time::timeout(STORE_TIMEOUT, self.store.changes()).await {
             Ok(Ok(changes)) => changes,
             Ok(Err(error)) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the store tells no changes");
+                tracing::debug!(error = &error as &dyn std::error::Error, "the store sends no notifications");
                 None
             }
             Err(_) => None,
         }
     }
 
-    /// What is known counts for so long and no longer.
+    /// Whether the snapshot may still be used: not for longer than the grace of an outage.
     fn check_age(&self) -> Result<(), Error> {
-        let age = unix_millis(SystemTime::now()) - self.as_of.load(Ordering::Relaxed);
-        let grace = i64::try_from(self.outage_grace.as_millis()).unwrap_or(i64::MAX);
-        if age > grace { Err(Error::StoreAway) } else { Ok(()) }
+        let age = self.now().saturating_sub(self.confirmed.load(Ordering::Relaxed));
+        if u128::from(age) > self.outage_grace.as_millis() { Err(Error::StoreAway) } else { Ok(()) }
     }
 
-    /// The store's revision that is known here: whoever keeps something else of the store's in memory (signing keys) reads it
-    /// again when this changes.
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The revision of the snapshot. What else is kept of the store in memory (signing keys) is read again when it changes.
     pub fn revision(&self) -> watch::Receiver<i64> {
         self.revision.subscribe()
     }
 
-    /// Says, before the store does, that a tenant is being deleted: its streams end for that reason, not for the suspension
-    /// that deleting begins with.
+    /// Ends a tenant that is about to be deleted, so that its streams end for that reason and not for the suspension with
+    /// which a deletion begins.
     pub fn end(&self, tenant: &TenantId) {
         if let Some(live) = self.known.load().tenant(tenant) {
             live.end(Error::Unknown);
@@ -163,16 +177,17 @@ impl Tenants {
     }
 
     async fn follow(&self) -> Result<(), store::Error> {
-        let asked_at = unix_millis(SystemTime::now());
+        let (asked_at, now) = (unix_millis(SystemTime::now()), self.now());
         // After too long an outage everything is read again, whatever the revision.
         if self.check_age().is_ok() && self.store.revision().await? == self.known.load().revision() {
             self.as_of.fetch_max(asked_at, Ordering::Relaxed);
+            self.confirmed.fetch_max(now, Ordering::Relaxed);
             return Ok(());
         }
         self.refresh().await
     }
 
-    /// Lets a caller in to do something in its tenant. Reads memory only.
+    /// Admits a caller to do something in its tenant. Reads memory only.
     ///
     /// # Errors
     /// When it has no tenant, its tenant is unknown or suspended, its client unknown or revoked, its token withdrawn; and for
@@ -184,29 +199,29 @@ impl Tenants {
         let id = caller.tenant().ok_or(Error::NoTenant)?;
         let tenant = known.tenant(id).ok_or_else(|| self.unknown(&known, caller, Error::Unknown))?;
         tenant.check()?;
-        let client = known.client(caller.client()).ok_or_else(|| self.unknown(&known, caller, Error::Revoked))?;
-        let scope = TenantScope::new(tenant.clone(), client.clone(), caller.clone())?;
+        let client = known.client(caller.client()).ok_or_else(|| self.unknown(&known, caller, Error::UnknownClient))?;
+        let scope = TenantScope::new(tenant.clone(), client.clone(), caller.clone(), self.revoked_keys.subscribe())?;
         if action == Action::Administer && !scope.grants().administers() {
             return Err(Error::NotAdministrator);
         }
         Ok(scope)
     }
 
-    /// Lets a platform administrator, or a tenant's administrator, in to administer.
+    /// Admits a platform administrator or a tenant's administrator.
     ///
     /// # Errors
-    /// As [`Self::admit`], except that a caller without a tenant is welcome.
+    /// As [`Self::admit`], except that a caller without a tenant is accepted.
     pub fn admit_administrator(&self, caller: &Caller) -> Result<Administrator, Error> {
         if caller.tenant().is_some() {
             self.admit(caller, Action::Administer)?;
         }
         self.check_age()?;
         let known = self.known.load();
-        let client = known.client(caller.client()).ok_or_else(|| self.unknown(&known, caller, Error::Revoked))?;
-        Administrator::new(caller.clone(), Arc::clone(client))
+        let client = known.client(caller.client()).ok_or_else(|| self.unknown(&known, caller, Error::UnknownClient))?;
+        Administrator::new(caller.clone(), Arc::clone(client), &self.revoked_keys.subscribe())
     }
 
-    /// Whether there is such a tenant, let in or not.
+    /// Whether there is such a tenant, suspended or not.
     pub fn knows(&self, tenant: &TenantId) -> bool {
         self.known.load().tenant(tenant).is_some()
     }
@@ -216,8 +231,8 @@ impl Tenants {
         self.known.load().tenant(tenant).map(|live| live.used().usage()).unwrap_or_default()
     }
 
-    /// The tenants whose plan limits what they store, each with how many messages it ever published here: one whose number
-    /// grew stores more.
+    /// The tenants whose plan limits what they store, each with the number of messages that it ever published here: where it
+    /// grew, more is stored.
     pub fn limited_in_store(&self) -> Vec<(TenantId, u64)> {
         let known = self.known.load();
         let limited = known.tenants().filter(|live| {
@@ -227,15 +242,15 @@ impl Tenants {
         limited.map(|live| (live.id().clone(), live.used().ever_published())).collect()
     }
 
-    /// The tenants whose certificates at the broker were ever asked to be made anew, each with when, as the store has it.
+    /// The tenants whose broker certificates were ever rotated, each with the time as the store has it.
     pub fn credentials_rotated(&self) -> Vec<(TenantId, i64)> {
         let known = self.known.load();
         let all = known.tenants().map(|live| (live.id(), live.credentials_rotated().load(Ordering::Relaxed)));
         all.filter(|(_, when)| *when > 0).map(|(id, when)| (id.clone(), when)).collect()
     }
 
-    /// Takes what a tenant stores in all its queues, as it was just measured: messages and their body bytes. Returns
-    /// whether that is as much as its plan allows.
+    /// Sets what a tenant stores in all its queues, as just measured: messages and their body bytes. Returns whether that
+    /// is as much as its plan allows.
     pub fn set_stored(&self, tenant: &TenantId, messages: u64, bytes: u64) -> bool {
         self.known.load().tenant(tenant).is_some_and(|live| {
             live.used().set_stored(messages, bytes);
@@ -243,7 +258,7 @@ impl Tenants {
         })
     }
 
-    /// A token younger than our last reading of the store may be of a client made since, on another gateway.
+    /// A token that was issued after the snapshot was read may be of a client that another gateway created since.
     fn unknown(&self, known: &Known, caller: &Caller, otherwise: Error) -> Error {
         let as_of = self.as_of.load(Ordering::Relaxed);
         let is_young = unix_millis(caller.issued()) >= as_of;
@@ -255,8 +270,8 @@ impl Tenants {
     }
 }
 
-/// Never, where nobody tells.
-async fn told(changes: &mut Option<Changes>) -> Result<(), store::Error> {
+/// The next notification; pending for ever without a subscription.
+async fn notified(changes: &mut Option<Changes>) -> Result<(), store::Error> {
     match changes {
         Some(changes) => changes.told().await,
         None => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! The proof that a caller was let in. It has no public constructor; it is cheap to clone and to keep in a stream, and
+//! The proof that a caller was admitted. It has no public constructor; it is cheap to clone and to keep in a stream, and
 //! [`TenantScope::ended`] tells the stream when to stop.
 
 use std::sync::Arc;
@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::{
     Budget, EffectiveGrants, Error, Plan, Share,
     live::{LiveClient, LiveTenant},
+    revoked_keys::RevokedKeys,
 };
 use crate::{auth::Caller, names::TenantId, store::Authority};
 
-/// A caller inside its tenant: what every door of the broker asks for. Made by [`super::Tenants::admit`] only.
+/// An admitted caller, which every entry point of the broker requires. Created by [`super::Tenants::admit`] only.
 #[derive(Debug, Clone)]
 pub struct TenantScope(Arc<Inner>);
 
@@ -18,13 +19,20 @@ struct Inner {
     tenant: Arc<LiveTenant>,
     client: Arc<LiveClient>,
     caller: Caller,
+    revoked_keys: RevokedKeys,
 }
 
 impl TenantScope {
-    pub(super) fn new(tenant: Arc<LiveTenant>, client: Arc<LiveClient>, caller: Caller) -> Result<Self, Error> {
+    pub(super) fn new(
+        tenant: Arc<LiveTenant>,
+        client: Arc<LiveClient>,
+        caller: Caller,
+        revoked_keys: RevokedKeys,
+    ) -> Result<Self, Error> {
         tenant.check()?;
-        client.check(caller.issued())?;
-        Ok(Self(Arc::new(Inner { tenant, client, caller })))
+        client.check(&caller)?;
+        revoked_keys.check(&caller)?;
+        Ok(Self(Arc::new(Inner { tenant, client, caller, revoked_keys })))
     }
 
     /// The tenant.
@@ -52,7 +60,7 @@ impl TenantScope {
         Share::new(self.0.tenant.clone())
     }
 
-    /// Who was let in.
+    /// Who was admitted.
     pub fn caller(&self) -> &Caller {
         &self.0.caller
     }
@@ -75,7 +83,7 @@ impl TenantScope {
         }
     }
 
-    /// Waits until the tenant is suspended or deleted, or the client revoked, and says which. It is a latch: a tenant
+    /// Waits until the tenant is suspended or deleted, the client revoked, or the token's signing key distrusted, and says which. It is a latch: a tenant
     /// resumed in between does not hide it. Cancel-safe. The token's own end is the stream's to watch
     /// ([`Caller::expires`]).
     pub async fn ended(&self) -> Error {
@@ -83,7 +91,8 @@ impl TenantScope {
             // A deleted tenant's clients are gone too; the tenant is the better reason.
             biased;
             why = self.0.tenant.ended() => why,
-            why = self.0.client.ended(self.0.caller.issued()) => why,
+            why = self.0.client.ended(&self.0.caller) => why,
+            why = self.0.revoked_keys.ended(&self.0.caller) => why,
         }
     }
 
@@ -104,7 +113,7 @@ impl TenantScope {
         if caller.client() != self.0.caller.client() || caller.tenant() != self.0.caller.tenant() {
             return Err(Error::OtherCaller);
         }
-        Self::new(self.0.tenant.clone(), self.0.client.clone(), caller)
+        Self::new(self.0.tenant.clone(), self.0.client.clone(), caller, self.0.revoked_keys.clone())
     }
 }
 
@@ -128,8 +137,9 @@ pub struct Administrator {
 }
 
 impl Administrator {
-    pub(super) fn new(caller: Caller, client: Arc<LiveClient>) -> Result<Self, Error> {
-        client.check(caller.issued())?;
+    pub(super) fn new(caller: Caller, client: Arc<LiveClient>, revoked_keys: &RevokedKeys) -> Result<Self, Error> {
+        client.check(&caller)?;
+        revoked_keys.check(&caller)?;
         let stored = client.grants();
         if !EffectiveGrants::new(caller.token_grants(), client.grants()).administers() {
             return Err(Error::NotAdministrator);

@@ -9,7 +9,7 @@ use crate::{
     auth::{Caller, Grants},
     names::{ClientId, PlanName, QueueName, TenantId},
     pb,
-    store::{self, EncryptionKey, NewClient, NewTenant, Store, TenantState},
+    store::{self, ClientChanges, EncryptionKey, ExternalIdentity, NewClient, NewKey, NewTenant, Store, TenantState},
 };
 
 struct House {
@@ -51,7 +51,7 @@ async fn add_tenant(store: &Store, id: &str) {
 /// With all grants.
 async fn add_client(store: &Store, id: &str) {
     let grants = everything(true).to_json();
-    let new = NewClient { id: client(id), display_name: id.into(), secret_hash: "x".into(), grants };
+    let new = NewClient { id: client(id), display_name: id.into(), secret_hash: "x".into(), grants, external: None };
     store.create_client(&new).await.expect("asked").expect("made");
 }
 
@@ -59,9 +59,13 @@ fn everything(administer: bool) -> Grants {
     Grants::parse(&pb::Grants { administer, ..Grants::everything().to_pb() }).expect("grants")
 }
 
+fn changes(grants: &str) -> ClientChanges<'_> {
+    ClientChanges { grants: Some(grants), ..ClientChanges::default() }
+}
+
 /// Changes a client's grants in the store.
 async fn grant(store: &Store, id: &str, grants: &Grants) {
-    store.update_client(&client(id), None, Some(&grants.to_json())).await.expect("asked").expect("changed");
+    store.update_client(&client(id), &changes(&grants.to_json())).await.expect("asked").expect("changed");
 }
 
 fn tenant(id: &str) -> TenantId {
@@ -155,7 +159,7 @@ async fn a_demoted_administrator_is_refused_and_its_change_that_has_begun_is_not
         // Another gateway takes its right away, and this one has not read of it yet.
         grant(&house.store, id, &Grants::everything()).await;
         let acting = house.store.acting_for(administrator.authority().clone());
-        let back = acting.update_client(&client(id), None, Some(&everything(true).to_json())).await;
+        let back = acting.update_client(&client(id), &changes(&everything(true).to_json())).await;
         assert!(matches!(back, Err(store::Error::AuthorityChanged)), "{back:?}");
         let row = house.store.client(&client(id)).await.expect("asked").expect("there");
         assert_eq!(row.grants, Grants::everything().to_json());
@@ -163,6 +167,46 @@ async fn a_demoted_administrator_is_refused_and_its_change_that_has_begun_is_not
         assert_eq!(house.tenants.admit_administrator(&caller).expect_err("refused"), Error::NotAdministrator);
         assert!(!administrator.grants().administers());
     }
+}
+
+#[tokio::test]
+async fn a_client_is_reached_by_tokens_of_its_own_issuer_only() {
+    let house = House::build().await;
+    let external = ExternalIdentity { issuer: "https://id.example".into(), id: String::new() };
+    let bind = ClientChanges { external: Some(Some(&external)), ..ClientChanges::default() };
+    let scope = house.publish(&caller("acme.app")).expect("admitted");
+    house.store.update_client(&client("acme.app"), &bind).await.expect("asked").expect("there");
+    house.refresh().await;
+    assert_eq!(soon(scope.ended()).await, Error::UnknownClient);
+    let from = |id: &str, issuer: &str| house.publish(&Caller::of_external_for_test(&client(id), issuer)).err();
+    assert_eq!(from("acme.app", "https://id.example"), None);
+    assert_eq!(from("acme.app", "https://else.example"), Some(Error::UnknownClient));
+    assert_eq!(house.publish(&caller("acme.app")).err(), Some(Error::UnknownClient));
+    assert_eq!(from("globex.app", "https://id.example"), Some(Error::UnknownClient), "it is not bound");
+}
+
+#[tokio::test]
+async fn a_key_that_is_distrusted_ends_what_its_tokens_opened() {
+    let house = House::build().await;
+    let key = |kid: &str| NewKey {
+        kid: kid.into(),
+        algorithm: "EdDSA".into(),
+        private: zeroize::Zeroizing::new(vec![1]),
+        public: vec![2],
+    };
+    house.store.create_first_signing_key(&key("test")).await.expect("asked");
+    // Of the key "test".
+    let ours = caller("acme.app");
+    let scope = house.publish(&ours).expect("admitted");
+    let revoked = house.store.revoke_signing_keys(Some("test"), &key("next")).await.expect("revoked");
+    assert_eq!(revoked, ["test"]);
+    house.refresh().await;
+    assert_eq!(soon(scope.ended()).await, Error::TokenWithdrawn);
+    assert_eq!(house.publish(&ours).expect_err("refused"), Error::TokenWithdrawn);
+    let administrator = house.tenants.admit_administrator(&caller_since("admin", SystemTime::now(), everything(true)));
+    assert_eq!(administrator.expect_err("refused"), Error::TokenWithdrawn);
+    let keys = house.store.signing_keys().await.expect("asked");
+    assert_eq!(keys.iter().map(|key| key.kid.as_str()).collect::<Vec<_>>(), ["next"]);
 }
 
 #[tokio::test]
@@ -274,7 +318,7 @@ async fn an_unknown_client_is_told_to_wait_when_it_may_be_new_and_refused_when_i
     let later = SystemTime::now() + Duration::from_secs(1);
     assert!(matches!(refused("acme.new", later), Error::NotYetKnown { .. }));
     assert!(matches!(refused("initech.app", later), Error::NotYetKnown { .. }));
-    assert_eq!(refused("acme.new", earlier()), Error::Revoked);
+    assert_eq!(refused("acme.new", earlier()), Error::UnknownClient);
     assert_eq!(refused("initech.app", earlier()), Error::Unknown);
 }
 

@@ -134,6 +134,9 @@ fn authenticate(
     // Nothing further on can log it.
     headers.remove(http::header::AUTHORIZATION);
     *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
+    if let Some(why) = result.as_ref().err().and_then(auth::Error::operator_reason) {
+        Witness::of_request(&request).about("", &format!("token: {why}"));
+    }
     result.map_err(|error| Status::from(Failure::from(error)))?;
     if let Some(caller) = request.extensions().get::<Caller>() {
         Witness::of_request(&request).recognised(caller.client());

@@ -1,5 +1,5 @@
-//! The layer that gives every call its [`Witness`] before anybody looks at it, and lets it tell of calls that are refused at
-//! once, whoever refuses them. What a stream is refused later is the stream's to tell, by the same witness.
+//! The layer that gives every call its audit context before anything inspects it, and records calls that are refused at once by whatever
+//! refuses them. What a stream is refused later is recorded by the stream, with the same context.
 
 use std::{
     collections::HashSet,

@@ -1,13 +1,13 @@
-//! What every administrative call has in common: who calls is admitted, the work runs to its end even when the caller goes
-//! away, and what came of it is kept. A change is written down as begun before it is done, and kept with what came of it
-//! before it is answered: there is no change without a line, whatever dies in between. A refusal is its witness's to tell.
+//! What all administrative calls have in common: the caller is admitted, the work is completed even when the caller goes away, and the
+//! outcome is recorded. A change is recorded as begun before it is done, and with its outcome before it is answered, so that no
+//! change is without a line whatever crashes in between.
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::Error;
+use super::{Error, rate::CallRates};
 use crate::{
     audit::{Audit, Witness},
     auth::{Caller, Issuer},
@@ -18,7 +18,7 @@ use crate::{
     tenant::{Administrator, TenantLocks, Tenants},
 };
 
-/// Where handlers find the rooms they work with.
+/// What handlers work with.
 #[derive(Debug, Clone)]
 pub(super) struct Desk {
     pub(super) store: Store,
@@ -27,7 +27,8 @@ pub(super) struct Desk {
     pub(super) broker: Broker,
     pub(super) audit: Audit,
     pub(super) issuer: Arc<Issuer>,
-    /// A tenant's making, changing and deleting wait for each other.
+    pub(super) calls: Arc<CallRates>,
+    /// Creating, changing and deleting a tenant wait for each other.
     pub(super) locks: Arc<TenantLocks>,
 }
 
@@ -100,7 +101,7 @@ impl Desk {
         audit: Audit,
         issuer: Arc<Issuer>,
     ) -> Self {
-        Self { store, tenants, provisioner, broker, audit, issuer, locks: Arc::default() }
+        Self { store, tenants, provisioner, broker, audit, issuer, calls: Arc::default(), locks: Arc::default() }
     }
 
     /// Admits the caller, does the work, keeps what came of it.
@@ -148,6 +149,9 @@ impl Desk {
 
     fn admit(&self, rpc: Rpc, caller: &Caller) -> Result<Administrator, Error> {
         let administrator = self.tenants.admit_administrator(caller)?;
+        if let Some(tenant) = caller.tenant() {
+            self.calls.count(tenant)?;
+        }
         if rpc.of_clients || administrator.is_platform() { Ok(administrator) } else { Err(Error::PlatformOnly) }
     }
 
@@ -157,7 +161,15 @@ impl Desk {
         self.admit(rpc, caller).err().unwrap_or(Error::Aborted)
     }
 
-    /// Makes a change count here now; other gateways hear of it by their poll, as this one does if this fails.
+    /// As [`Self::spread`], for a change that may concern the external ids of clients, which the issuer keeps.
+    pub(super) async fn spread_identity(&self, concerns_issuers: bool) {
+        self.spread().await;
+        if concerns_issuers && let Err(error) = self.issuer.refresh().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "external clients not read again after a change");
+        }
+    }
+
+    /// Applies a change here now; other gateways learn of it by their poll, as this one does if this fails.
     pub(super) async fn spread(&self) {
         if let Err(error) = self.tenants.refresh().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "tenants not read again after a change");

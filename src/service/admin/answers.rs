@@ -1,6 +1,5 @@
-//! Repeating a creation is harmless: what a request of an id was answered is remembered for a day, for its caller alone. The
-//! request's object enters as it came; the answer that was kept leaves, or an error when the id stood in a request for
-//! something else.
+//! Idempotency of creations: the response to a request id is kept for a day, for its caller alone. An id that is used again for another
+//! request is refused.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message;

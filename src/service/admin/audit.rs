@@ -1,4 +1,4 @@
-//! The audit trail, read: a filter enters, events leave, newest first, in pages.
+//! Reading the audit trail: filtered, newest first, in pages.
 
 use std::{sync::Arc, time::SystemTime};
 

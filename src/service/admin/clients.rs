@@ -1,5 +1,5 @@
-//! Clients: made, changed, revoked, given a new secret. A client id names its tenant, and whoever is not of that tenant is
-//! refused whether there is such a client or not. A secret leaves here once, in the answer, and its hash stays.
+//! Administration of clients. A client id names its tenant, and an administrator of another tenant is refused whether there is such a
+//! client or not. A secret is shown once, in the response; its hash is stored.
 
 use std::{
     sync::Arc,
@@ -19,12 +19,14 @@ use crate::{
     names::{ClientId, TenantId},
     pb,
     service::page::Page,
-    store::{self, ClientRow, NewClient},
+    store::{self, ClientChanges, ClientRow, ExternalIdentity, NewClient},
     tenant::Administrator,
 };
 
-/// Two secrets of a client may count for so long.
-const LONGEST_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Bytes of the id by which an external issuer knows a client.
+const MAX_EXTERNAL_ID: usize = 500;
+/// How long two secrets of a client may be valid at the same time.
+const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) async fn create(
     desk: Arc<Desk>,
@@ -35,6 +37,7 @@ pub(super) async fn create(
     wanted.may_be_managed_by(&who)?;
     fields::request_id(&request.request_id)?;
     wanted.check_grants(&who)?;
+    wanted.check_issuer(&desk)?;
     let max = match wanted.id.tenant() {
         Some(tenant) => {
             let row = desk.store.tenant(tenant).await?.ok_or(Error::NotFound("tenant"))?;
@@ -42,8 +45,8 @@ pub(super) async fn create(
         }
         None => 0,
     };
-    // Looked at before a secret is hashed, which costs some 30 ms: being refused over and over must cost nobody else. The store
-    // looks again.
+    // Checked before a secret is hashed, which takes some 30 ms, so that refused requests cost nobody else. The store checks
+    // again.
     if desk.store.client(&wanted.id).await?.is_some() {
         return Err(Error::ClientExists);
     }
@@ -56,17 +59,15 @@ pub(super) async fn create(
         return Ok(pb::CreateClientResponse { client: Some(wanted.preview()), client_secret: String::new() });
     }
 
+    // A client of an external issuer gets a secret that nobody knows.
     let secret = Secret::generate();
-    let new_tenant = wanted.id.tenant().cloned();
-    let new = NewClient {
-        id: wanted.id,
-        display_name: wanted.display_name,
-        secret_hash: desk.issuer.hash(new_tenant.as_ref(), &secret).await?,
-        grants: wanted.grants.to_json(),
-    };
+    let secret_hash = desk.issuer.hash(wanted.id.tenant(), &secret).await?;
+    let client_secret = if wanted.external.is_some() { String::new() } else { revealed(&secret) };
+    let Wanted { id, display_name, grants, external } = wanted;
+    let new = NewClient { id, display_name, secret_hash, grants: grants.to_json(), external };
     let row = desk.store.create_client_within(&new, max).await?.ok_or(Error::ClientExists)?;
-    desk.spread().await;
-    Ok(pb::CreateClientResponse { client: Some(shown(&row)?), client_secret: revealed(&secret) })
+    desk.spread_identity(new.external.is_some()).await;
+    Ok(pb::CreateClientResponse { client: Some(shown(&row)?), client_secret })
 }
 
 pub(super) async fn list(
@@ -95,7 +96,7 @@ pub(super) async fn update(
     who: Administrator,
     request: pb::UpdateClientRequest,
 ) -> Result<pb::UpdateClientResponse, Error> {
-    let paths = fields::mask(request.update_mask.as_ref(), &["display_name", "grants"])?;
+    let paths = fields::mask(request.update_mask.as_ref(), &["display_name", "grants", "issuer"])?;
     let wanted = Wanted::parse(request.client.as_ref())?;
     wanted.may_be_managed_by(&who)?;
     let display_name = paths.contains(&"display_name").then_some(wanted.display_name.as_str());
@@ -108,15 +109,26 @@ pub(super) async fn update(
             return Err(Error::ShutsItselfOut);
         }
     }
+    let external = paths.contains(&"issuer").then_some(wanted.external.as_ref());
+    if external.is_some() {
+        wanted.check_issuer(&desk)?;
+        // An administrator who decides which tokens a client accepts can act as that client.
+        grants::check(&who, &Grants::from_json(&row.grants)?)?;
+        if wanted.id == *who.caller().client() {
+            return Err(Error::ShutsItselfOut);
+        }
+    }
     let new_grants = new_grants.map(Grants::to_json);
     if request.validate_only {
+        row.external = external.map_or(row.external, Option::<&_>::cloned);
         row.display_name = display_name.map_or(row.display_name, str::to_owned);
         row.grants = new_grants.unwrap_or(row.grants);
         return Ok(pb::UpdateClientResponse { client: Some(shown(&row)?) });
     }
-    let row = desk.store.update_client(&wanted.id, display_name, new_grants.as_deref()).await?;
+    let changes = ClientChanges { display_name, grants: new_grants.as_deref(), external };
+    let row = desk.store.update_client(&wanted.id, &changes).await?;
     let row = row.ok_or(Error::NotFound("client"))?;
-    desk.spread().await;
+    desk.spread_identity(external.is_some()).await;
     Ok(pb::UpdateClientResponse { client: Some(shown(&row)?) })
 }
 
@@ -135,6 +147,23 @@ pub(super) async fn revoke(
     Ok(pb::RevokeClientResponse { client: Some(shown(&row)?) })
 }
 
+pub(super) async fn delete(
+    desk: Arc<Desk>,
+    who: Administrator,
+    request: pb::DeleteClientRequest,
+) -> Result<pb::DeleteClientResponse, Error> {
+    let id = named("client_id", ClientId::parse(&request.client_id))?;
+    may_manage(&who, id.tenant())?;
+    if id == *who.caller().client() {
+        return Err(Error::ShutsItselfOut);
+    }
+    if !desk.store.delete_client(&id).await? {
+        return Err(Error::NotFound("client"));
+    }
+    desk.spread_identity(true).await;
+    Ok(pb::DeleteClientResponse {})
+}
+
 pub(super) async fn rotate_secret(
     desk: Arc<Desk>,
     who: Administrator,
@@ -143,6 +172,9 @@ pub(super) async fn rotate_secret(
     let id = named("client_id", ClientId::parse(&request.client_id))?;
     may_manage(&who, id.tenant())?;
     let row = in_use(desk.store.client(&id).await?)?;
+    if row.external.is_some() {
+        return Err(Error::ExternalClient);
+    }
     grants::check(&who, &Grants::from_json(&row.grants)?)?;
     let overlap = overlap(request.overlap)?;
     let (secret, previous_until) = (Secret::generate(), SystemTime::now() + overlap);
@@ -153,31 +185,41 @@ pub(super) async fn rotate_secret(
     };
     desk.spread().await;
     let row = in_use(row)?;
-    // It may have been given more in between; then nobody learns this secret.
+    // It may have been granted more in between; then nobody learns this secret.
     grants::check(&who, &Grants::from_json(&row.grants)?)?;
     let previous_expires = if overlap.is_zero() { None } else { timestamp(previous_until) };
     Ok(pb::RotateClientSecretResponse { client_secret: revealed(&secret), previous_expires })
 }
 
-/// How long two secrets count; not at all by default.
+/// How long both secrets are valid; by default the old one ends at once.
 fn overlap(asked: Option<prost_types::Duration>) -> Result<Duration, Error> {
     let overlap: Result<Duration, _> = asked.unwrap_or_default().try_into();
     let wrong = || invalid("overlap", "must be from 0 (the old secret ends at once) to 30 days");
-    overlap.ok().filter(|overlap| *overlap <= LONGEST_OVERLAP).ok_or_else(wrong)
+    overlap.ok().filter(|overlap| *overlap <= MAX_OVERLAP).ok_or_else(wrong)
 }
 
-/// What a request wants a client to be, defaults filled in.
+/// A client as a request describes it, with the defaults filled in.
 struct Wanted {
     id: ClientId,
     display_name: String,
     grants: Grants,
+    external: Option<ExternalIdentity>,
 }
 
 impl Wanted {
     fn parse(client: Option<&pb::Client>) -> Result<Self, Error> {
         let client = client.ok_or_else(|| invalid("client", "is required"))?;
         let id = named("client.client_id", ClientId::parse(&client.client_id))?;
+        let (issuer, external_id) = (&client.issuer, &client.external_id);
+        if external_id.len() > MAX_EXTERNAL_ID || external_id.chars().any(char::is_control) {
+            return Err(invalid("client.external_id", "must be at most 500 bytes without control characters"));
+        }
+        if issuer.is_empty() && !external_id.is_empty() {
+            return Err(invalid("client.external_id", "needs an issuer, whose id it is"));
+        }
+        let external = || ExternalIdentity { issuer: issuer.clone(), id: external_id.clone() };
         Ok(Self {
+            external: (!issuer.is_empty()).then(external),
             display_name: fields::display_name("client.display_name", &client.display_name, id.as_str())?,
             grants: client.grants.as_ref().map_or_else(|| Ok(Grants::default()), Grants::parse)?,
             id,
@@ -199,6 +241,17 @@ impl Wanted {
         grants::check(who, &self.grants)
     }
 
+    fn check_issuer(&self, desk: &Desk) -> Result<(), Error> {
+        let Some(external) = &self.external else { return Ok(()) };
+        if self.id.tenant().is_none() {
+            return Err(invalid("client.issuer", "must be empty for a platform administrator, who uses a secret"));
+        }
+        if !desk.issuer.has_issuer(&external.issuer) {
+            return Err(invalid("client.issuer", "is not an issuer of the gateway's configuration (auth.issuers)"));
+        }
+        Ok(())
+    }
+
     fn preview(&self) -> pb::Client {
         pb::Client {
             client_id: self.id.to_string(),
@@ -206,6 +259,8 @@ impl Wanted {
             grants: Some(self.grants.to_pb()),
             revoked: false,
             created: None,
+            issuer: self.external.as_ref().map(|external| external.issuer.clone()).unwrap_or_default(),
+            external_id: self.external.as_ref().map(|external| external.id.clone()).unwrap_or_default(),
         }
     }
 }
@@ -230,5 +285,7 @@ fn shown(row: &ClientRow) -> Result<pb::Client, Error> {
         grants: Some(Grants::from_json(&row.grants)?.to_pb()),
         revoked: row.revoked,
         created: timestamp(row.created),
+        issuer: row.external.as_ref().map(|external| external.issuer.clone()).unwrap_or_default(),
+        external_id: row.external.as_ref().map(|external| external.id.clone()).unwrap_or_default(),
     })
 }

@@ -1,4 +1,4 @@
-//! What can go wrong in administration: the errors of the rooms below, and refusals of its own.
+//! Errors of administration: those of the modules that it works with, and its own refusals.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
 /// Why an administrative call was not done.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// Nobody is recognised, a pattern is none, or a secret cannot be made.
+    /// The caller is not authenticated, a pattern is malformed, or a secret cannot be generated.
     #[error(transparent)]
     Auth(#[from] auth::Error),
     /// The caller may not administer.
@@ -41,7 +41,9 @@ pub(super) enum Error {
     #[error("a tenant's administrator may manage the clients of its own tenant only")]
     OtherTenant,
     /// More than the caller has.
-    #[error("you can only give, and only take over, what your own token grants; a platform administrator can do more")]
+    #[error(
+        "you can only give, and only take over, what you are granted yourself; a platform administrator can do more"
+    )]
     GrantsExceedOwn,
     /// The last way in would be closed.
     #[error("an administrator cannot shut itself out; ask another administrator to do it")]
@@ -64,10 +66,21 @@ pub(super) enum Error {
     )]
     ClientExists,
     /// It was revoked, for ever.
-    #[error("this client is revoked, for ever; make another one")]
+    #[error("this client has been permanently revoked; create another one, or delete it to use its id again")]
     ClientRevoked,
+    /// It uses tokens of an external issuer.
+    #[error(
+        "this client uses tokens of an external issuer and has no secret; bind it to the gateway first (issuer \"\")"
+    )]
+    ExternalClient,
+    /// Too many calls of a tenant's administrators.
+    #[error("the tenant's administrators make too many calls; try again in a moment")]
+    TooManyCalls {
+        /// When the next may be made.
+        retry_after: Duration,
+    },
     /// Two administrators at once.
-    #[error("it was changed by somebody else at the same time; look at it and try again")]
+    #[error("it was changed by somebody else at the same time; check it and try again")]
     Aborted,
 }
 
@@ -83,7 +96,7 @@ impl Error {
     }
 }
 
-/// A name or text of the request, with the field it stands in.
+/// A name or text of the request, with its field.
 pub(super) fn named<T>(field: &'static str, parsed: Result<T, names::Error>) -> Result<T, Error> {
     parsed.map_err(|e| Error::Field(Failure::from(e).on_field(field)))
 }
@@ -98,7 +111,8 @@ impl Classify for Error {
         match self {
             Self::Field(failure) => failure.kind,
             Self::PlatformOnly | Self::OtherTenant | Self::GrantsExceedOwn => Kind::Denied,
-            Self::ShutsItselfOut | Self::ClientRevoked | Self::DefaultPlan => Kind::Precondition,
+            Self::ShutsItselfOut | Self::ClientRevoked | Self::DefaultPlan | Self::ExternalClient => Kind::Precondition,
+            Self::TooManyCalls { .. } => Kind::Exhausted,
             Self::NotFound(_) => Kind::NotFound,
             Self::TenantExists | Self::ClientExists | Self::PlanExists => Kind::AlreadyExists,
             Self::Aborted => Kind::Aborted,
@@ -115,6 +129,9 @@ impl Classify for Error {
             Self::GrantsExceedOwn => "GRANTS_EXCEED_OWN",
             Self::ShutsItselfOut => "SHUTS_ITSELF_OUT",
             Self::ClientRevoked => "REVOKED_FOR_EVER",
+            Self::ExternalClient => "EXTERNAL_CLIENT",
+            Self::TooManyCalls { .. } => "TOO_MANY_ADMIN_CALLS",
+            Self::NotFound("signing key") => "KEY_NOT_FOUND",
             Self::NotFound("tenant") => "TENANT_NOT_FOUND",
             Self::NotFound("client") => "CLIENT_NOT_FOUND",
             Self::NotFound("plan") => "PLAN_NOT_FOUND",
@@ -145,6 +162,9 @@ impl Classify for Error {
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        self.inner().and_then(Classify::retry_after)
+        match self {
+            Self::TooManyCalls { retry_after } => Some(*retry_after),
+            _ => self.inner().and_then(Classify::retry_after),
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! The parts that requests share: masks, request ids, texts. Fields enter as they came; valid values leave, or the
-//! field's name and what is wrong with it.
+//! Validation of the parts that requests share: masks, request ids and texts. An error names the field and what is wrong with it.
 
 use prost_types::{FieldMask, Timestamp};
 

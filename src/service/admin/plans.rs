@@ -1,5 +1,5 @@
-//! Plans: made, changed, deleted. A change is in the store first, where every gateway hears of it, and then at the broker for
-//! each tenant that has the plan; when that is cut short, making the same change again finishes it.
+//! Administration of plans. A change is written to the store first, from where every gateway learns of it, and then applied at the
+//! broker for each tenant of the plan; repeating the same call completes one that was interrupted.
 
 use std::sync::Arc;
 

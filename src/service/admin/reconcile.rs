@@ -1,5 +1,5 @@
-//! Reconciliation, asked for or by the clock. Rows of the store enter, one tenant after the other; the broker is brought in line
-//! with them, and every change is on record, as the gateway's own when nobody asked.
+//! Reconciliation of tenants at the broker with the store, on request or periodically. Every change is in the audit trail, as the
+//! gateway's own when nobody requested it.
 
 use std::{sync::Arc, time::Duration};
 

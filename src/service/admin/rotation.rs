@@ -1,11 +1,10 @@
-//! New credentials in place of old ones, without an interruption: the key that signs tokens, and a tenant's certificate at the
-//! broker.
+//! Rotation and revocation of credentials: the keys that sign tokens, and a tenant's certificate at the broker.
 
 use std::sync::Arc;
 
 use super::{
     act::Desk,
-    error::{Error, named},
+    error::{Error, invalid, named},
     fields::timestamp,
 };
 use crate::{names::TenantId, pb, tenant::Administrator};
@@ -15,10 +14,28 @@ pub(super) async fn signing_key(
     _who: Administrator,
     _request: pb::RotateSigningKeyRequest,
 ) -> Result<pb::RotateSigningKeyResponse, Error> {
-    let rotated = desk.issuer.rotate_key().await?;
-    // Others read their keys when the store's revision moves; so does this one, again.
+    let rotated = desk.issuer.rotate_key(&desk.store).await?;
     desk.spread().await;
     Ok(pb::RotateSigningKeyResponse { key_id: rotated.kid, previous_expires: timestamp(rotated.previous_until) })
+}
+
+pub(super) async fn revoke_signing_key(
+    desk: Arc<Desk>,
+    _who: Administrator,
+    request: pb::RevokeSigningKeyRequest,
+) -> Result<pb::RevokeSigningKeyResponse, Error> {
+    let kid = match (request.key_id.as_str(), request.all) {
+        ("", true) => None,
+        ("", false) => return Err(invalid("key_id", "is required, unless all keys are meant")),
+        (_, true) => return Err(invalid("all", "and key_id exclude each other")),
+        (kid, false) => Some(kid),
+    };
+    let key_ids = desk.issuer.revoke_keys(&desk.store, kid).await?;
+    if key_ids.is_empty() {
+        return Err(Error::NotFound("signing key"));
+    }
+    desk.spread().await;
+    Ok(pb::RevokeSigningKeyResponse { key_ids })
 }
 
 pub(super) async fn broker_credentials(
@@ -29,7 +46,7 @@ pub(super) async fn broker_credentials(
     let id = named("tenant", TenantId::parse(&request.tenant))?;
     let asked = desk.store.rotate_tenant_credentials(&id).await?.ok_or(Error::NotFound("tenant"))?;
     let expires = desk.broker.renew_credentials(&id, asked).await?;
-    // The others hear of it by the store, and do the same.
+    // Other gateways learn of it from the store, and do the same.
     desk.spread().await;
     Ok(pb::RotateBrokerCredentialsResponse { expires: timestamp(expires) })
 }

@@ -1,6 +1,6 @@
-//! Tenants: made, changed, shut out, let in again, deleted. The store's row is the word on what ought to be, so it is written
-//! before the broker is asked and deleted after: whatever stops in between is finished by asking again. Deleting begins with
-//! shutting out, so that nobody publishes into a vhost that is going.
+//! Administration of tenants. The store's row says what should exist: it is written before the broker is changed and deleted afterwards, so
+//! that repeating a call completes one that was interrupted. A deletion begins with a suspension, so that nobody publishes into
+//! a vhost that is about to go.
 
 use std::sync::Arc;
 
@@ -154,7 +154,7 @@ pub(super) async fn delete(
     Ok(pb::DeleteTenantResponse {})
 }
 
-/// Tries the wall from the tenant's side with its real certificate.
+/// Attempts cross-tenant access with the tenant's real certificate.
 pub(super) async fn verify_isolation(
     desk: Arc<Desk>,
     who: Administrator,

@@ -1,5 +1,5 @@
-//! What a tenant uses beside what its plan allows, like a meter: from this gateway's counters, the broker and the store, at one
-//! moment. A limit that nothing uses up (the size of one message) has no meter.
+//! Usage of a tenant beside the limits of its plan: from this gateway's counters, the broker and the store at one moment. A limit that
+//! nothing uses up (the size of a message) has no meter.
 
 use std::sync::Arc;
 

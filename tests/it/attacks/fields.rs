@@ -178,11 +178,12 @@ async fn clocks_keys_and_delivery_ids_of_another_time_are_refused_and_on_record(
     }
 
     suite.class("sets of keys");
-    let foreign = issuer.claims(&tenant.id, "app");
-    let token = good_key.sign(&foreign);
+    gateway.external_client(&tenant, "ext", issuer.name(), "").await;
+    let external = issuer.claims(&tenant.id, "ext");
+    let token = good_key.sign(&external);
     until("the issuer's key is known", async || who(&token).await.ok()).await;
-    let forged = bad_key.sign(&foreign);
-    let twice = json!({"keys": [good_key.public, Key::new("good").public, bad_key.public]});
+    let forged = bad_key.sign(&external);
+    let twice = json!({"keys": [good_key.public, Key::new("good").public]});
     let crowd: Vec<_> = (0..65).map(|n| Key::new(&format!("k{n}")).public).chain([bad_key.public.clone()]).collect();
     let sets = [
         ("two keys of one id", twice),
@@ -207,7 +208,7 @@ async fn clocks_keys_and_delivery_ids_of_another_time_are_refused_and_on_record(
         assert!(kept.is_ok() || what == "a shared secret", "{what}: the key of before counts: {kept:?}");
     }
     let shared = Header { alg: Algorithm::HS256, kid: Some("bad".into()), ..Header::default() };
-    let shared = jsonwebtoken::encode(&shared, &foreign, &EncodingKey::from_secret(b"secret")).unwrap();
+    let shared = jsonwebtoken::encode(&shared, &external, &EncodingKey::from_secret(b"secret")).unwrap();
     suite.refused("signed with a shared secret", "", who(&shared).await, unauthenticated, bad);
 
     suite.class("replayed delivery ids");

@@ -17,6 +17,10 @@ pub fn config(issuer: &str) -> IssuerConfig {
         tenant: TenantSource::Claim("org".into()),
         client_claim: "azp".into(),
         grants_claim: "scope".into(),
+        roles_claim: None,
+        roles: Default::default(),
+        allow_administration: false,
+        max_token_lifetime: Duration::from_secs(24 * 3600),
         refresh_interval: Duration::from_secs(600),
         refresh_at_most_every: Duration::from_millis(500),
     }

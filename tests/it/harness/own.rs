@@ -66,6 +66,12 @@ impl Own {
         Client::connect(options).await.unwrap()
     }
 
+    /// A client of the first gateway with these credentials.
+    pub async fn client_with(&self, credentials: Credentials) -> Client {
+        let options = ClientOptions::new(self.stack.endpoint(), credentials).ca_certificate(self.ca.clone());
+        Client::connect(options).await.unwrap()
+    }
+
     pub async fn tenant(&self) -> Tenant {
         let admin = self.admin().await;
         Tenant::made_by(&admin, async |id, secret| self.client(id, secret).await).await

@@ -6,13 +6,17 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use warrengate::{
-    client::Credentials,
+    client::{Client, Credentials},
     config::Config,
     gateway::{Gateway, Running},
     pb::{self, auth_client::AuthClient},
 };
 
-use super::{World, raw::RawPublish, tenant::known};
+use super::{
+    World,
+    raw::RawPublish,
+    tenant::{Tenant, all_grants, known},
+};
 
 pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -157,6 +161,29 @@ impl OwnGateway {
         let credentials = Credentials::Token(token.clone().into());
         known(&World::get().client_at(&self.endpoint(), credentials).await).await;
         token
+    }
+
+    /// Creates a client of an external issuer with all grants.
+    pub async fn external_client(&self, tenant: &Tenant, name: &str, issuer: &str, external_id: &str) -> String {
+        let client_id = format!("{}.{name}", tenant.id);
+        let client = pb::Client {
+            client_id: client_id.clone(),
+            grants: Some(all_grants()),
+            issuer: issuer.into(),
+            external_id: external_id.into(),
+            ..Default::default()
+        };
+        let admin = self.client("admin", World::get().admin_secret()).await;
+        let request = pb::CreateClientRequest { client: Some(client), ..Default::default() };
+        let created = admin.admin().create_client(request).await.unwrap().into_inner();
+        assert_eq!(created.client_secret, "", "a client of an external issuer has no secret");
+        client_id
+    }
+
+    /// A client that is connected to this gateway.
+    pub async fn client(&self, client_id: &str, secret: &SecretString) -> Client {
+        let credentials = Credentials::Token(self.token(client_id, secret).await.into());
+        World::get().client_at(&self.endpoint(), credentials).await
     }
 
     /// A publish stream with exactly this token.

@@ -64,28 +64,42 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
     .await;
     let channel = gateway.channel().await;
 
-    let tokens = [
-        keys[0].sign(&by_discovery.claims(&tenant.id, "app")),
-        keys[1].sign(&going_away.claims(&tenant.id, "app")),
-        keys[3].sign(&issuer::claims("urn:corp", "whatever", "app")),
+    let guid = "9b2c8e60-1f6e-4d2c-9a57-0d6c1c1b7f10";
+    let clients = [
+        gateway.external_client(&tenant, "found", by_discovery.name(), "").await,
+        gateway.external_client(&tenant, "away", going_away.name(), guid).await,
+        gateway.external_client(&tenant, "file", "urn:corp", "spiffe://example.org/worker").await,
     ];
-    for token in &tokens {
-        assert_eq!(let_in(&channel, token).await, tenant.client_id);
+    let tokens = [
+        keys[0].sign(&by_discovery.claims(&tenant.id, "found")),
+        keys[1].sign(&going_away.claims(&tenant.id, guid)),
+        keys[3].sign(&issuer::claims("urn:corp", "whatever", "spiffe://example.org/worker")),
+    ];
+    for (token, client) in tokens.iter().zip(&clients) {
+        assert_eq!(let_in(&channel, token).await, *client);
     }
     // Our own tokens are as good as before.
     let own = gateway.token(&tenant.client_id, &tenant.secret).await;
     assert_eq!(who(&channel, &own).await.unwrap(), tenant.client_id);
 
     // Keys do not pass from one issuer to another, nor tenants out of the one that an issuer speaks for.
-    refused(&channel, &keys[1].sign(&by_discovery.claims(&tenant.id, "app"))).await;
-    refused(&channel, &keys[2].sign(&issuer::claims(never_there, &tenant.id, "app"))).await;
+    refused(&channel, &keys[1].sign(&by_discovery.claims(&tenant.id, "found"))).await;
+    refused(&channel, &keys[2].sign(&issuer::claims(never_there, &tenant.id, "found"))).await;
     refused(&channel, &keys[3].sign(&issuer::claims("urn:corp", &other.id, &other.client_id))).await;
-    let mut administers = by_discovery.claims(&tenant.id, "app");
+    let mut administers = by_discovery.claims(&tenant.id, "found");
     administers["scope"] = serde_json::json!({"a": true});
     refused(&channel, &keys[0].sign(&administers)).await;
-    // A client that nobody made here cannot be revoked here, so it is none.
-    let unknown = keys[0].sign(&by_discovery.claims(&tenant.id, "stranger"));
-    assert!(who(&channel, &unknown).await.is_err());
+    // A client is reached by the issuer that it is bound to, and by its external id, if it has one.
+    refused(&channel, &keys[1].sign(&going_away.claims(&tenant.id, "away"))).await;
+    let mut before = by_discovery.claims(&tenant.id, "app");
+    before["iat"] = (before["iat"].as_u64().unwrap() - 60).into();
+    for client in ["app", "stranger"] {
+        before["azp"] = client.into();
+        let status = who(&channel, &keys[0].sign(&before)).await.expect_err("refused");
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "CLIENT_UNKNOWN"), "{status:?}");
+    }
+    // Its secret is nobody's.
+    gateway.refused_token_by_http(&clients[0]).await;
 
     going_away.stop();
     let mut messaging = MessagingClient::new(channel.clone());
@@ -95,7 +109,7 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
         assert_eq!(results[0].outcome(), pb::Outcome::Confirmed);
     }
     // What the token does not grant is not granted.
-    let mut narrow = by_discovery.claims(&tenant.id, "app");
+    let mut narrow = by_discovery.claims(&tenant.id, "found");
     narrow["scope"] = "subscribe:jobs".into();
     let batch = pb::PublishBatchRequest { publications: vec![to_queue("jobs", "one")] };
     let results =
@@ -111,7 +125,8 @@ async fn keys_that_rotate_are_followed_and_a_flood_of_unknown_ones_asks_seldom()
     let local = Issuer::start(&[&first]).await;
     let gateway = web::gateway(|config| config.auth.issuers = vec![local.config()]).await;
     let channel = gateway.channel().await;
-    let (old, new) = (first.sign(&local.claims(&tenant.id, "app")), second.sign(&local.claims(&tenant.id, "app")));
+    gateway.external_client(&tenant, "ext", local.name(), "").await;
+    let (old, new) = (first.sign(&local.claims(&tenant.id, "ext")), second.sign(&local.claims(&tenant.id, "ext")));
     let_in(&channel, &old).await;
     refused(&channel, &new).await;
 
@@ -122,16 +137,17 @@ async fn keys_that_rotate_are_followed_and_a_flood_of_unknown_ones_asks_seldom()
     local.publish(&[&second]);
     until("the old key is gone", async || {
         // An unknown one has the keys fetched.
-        let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "app"))).await;
+        let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "ext"))).await;
         who(&channel, &old).await.err()
     })
     .await;
 
     // Sets that are refused change nothing.
     let asked = local.requests();
-    local.publish_document(serde_json::json!({"keys": [first.public, first.public]}));
+    let crowd: Vec<_> = (0..65).map(|n| Key::new(&format!("k{n}")).public).chain([first.public.clone()]).collect();
+    local.publish_document(serde_json::json!({"keys": crowd}));
     until("the set was fetched", async || {
-        let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "app"))).await;
+        let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "ext"))).await;
         (local.requests() > asked).then_some(())
     })
     .await;
@@ -141,7 +157,7 @@ async fn keys_that_rotate_are_followed_and_a_flood_of_unknown_ones_asks_seldom()
     local.publish(&[&second]);
     let (asked, began) = (local.requests(), Instant::now());
     let stranger = Key::new("x");
-    let claims = local.claims(&tenant.id, "app");
+    let claims = local.claims(&tenant.id, "ext");
     for _ in 0..500 {
         refused(&channel, &stranger.sign(&claims)).await;
     }

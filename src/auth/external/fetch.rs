@@ -1,6 +1,5 @@
-//! Keys of an issuer, fetched in the background: at intervals, and when a token named one that is not there, but never more
-//! often than the configuration allows, whoever asks. What cannot be had or is not taken leaves the keys of before in
-//! force.
+//! Fetching of an issuer's keys in the background: at intervals, and when a token named an unknown one, but never more often than
+//! the configuration allows. A set that cannot be fetched or is not accepted leaves the previous keys in force.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +8,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{ForeignIssuer, jwks};
+use super::{ExternalIssuer, jwks};
 use crate::config::{IssuerConfig, KeySource, is_safe};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,11 +25,11 @@ enum Error {
     Http(#[from] reqwest::Error),
     #[error("it answers with status {0}")]
     Status(u16),
-    #[error("its discovery document is none, or another issuer's")]
+    #[error("its discovery document is invalid, or its `issuer` does not match")]
     Discovery,
     #[error("its discovery document names an address that is not safe")]
     Address,
-    #[error("its set of keys is not taken: {0}")]
+    #[error("its set of keys is not accepted: {0}")]
     Keys(#[from] jwks::Unusable),
 }
 
@@ -41,7 +40,7 @@ struct Document {
 }
 
 /// Until stopped.
-pub(super) async fn follow(issuer: Arc<ForeignIssuer>, stop: CancellationToken) {
+pub(super) async fn follow(issuer: Arc<ExternalIssuer>, stop: CancellationToken) {
     let name = issuer.config.issuer.as_str();
     let mut is_down = false;
     loop {
@@ -50,16 +49,16 @@ pub(super) async fn follow(issuer: Arc<ForeignIssuer>, stop: CancellationToken) 
             () = stop.cancelled() => return,
         };
         match &fetched {
-            Ok(0) => tracing::warn!(issuer = name, "an issuer has no key that can be used: its tokens are refused"),
-            Ok(keys) => tracing::debug!(issuer = name, keys, "an issuer's keys were fetched"),
+            Ok(0) => tracing::warn!(issuer = name, "issuer has no usable key, its tokens are refused"),
+            Ok(keys) => tracing::debug!(issuer = name, keys, "issuer keys fetched"),
             Err(error) if !is_down => {
                 let error = error as &dyn std::error::Error;
-                tracing::warn!(issuer = name, error, "an issuer's keys cannot be fetched; those known go on to count");
+                tracing::warn!(issuer = name, error, "issuer keys cannot be fetched, the previous ones stay in force");
             }
             Err(_) => {}
         }
         if is_down && fetched.is_ok() {
-            tracing::info!(issuer = name, "an issuer's keys can be fetched again");
+            tracing::info!(issuer = name, "issuer keys can be fetched again");
         }
         is_down = fetched.is_err();
         let next = Instant::now() + issuer.config.refresh_interval;
@@ -77,15 +76,15 @@ pub(super) async fn follow(issuer: Arc<ForeignIssuer>, stop: CancellationToken) 
     }
 }
 
-/// Now, and only this once.
-pub(super) async fn once(issuer: &ForeignIssuer) -> Result<usize, String> {
+/// Fetches them once.
+pub(super) async fn once(issuer: &ExternalIssuer) -> Result<usize, String> {
     fetch(issuer).await.map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("{error}{cause}")
     })
 }
 
-async fn fetch(issuer: &ForeignIssuer) -> Result<usize, Error> {
+async fn fetch(issuer: &ExternalIssuer) -> Result<usize, Error> {
     let config = &issuer.config;
     let set = match &config.keys {
         KeySource::File(path) => tokio::fs::read(path).await.map_err(|error| Error::File(path.clone(), error))?,
@@ -108,9 +107,9 @@ async fn fetch(issuer: &ForeignIssuer) -> Result<usize, Error> {
     Ok(issuer.take(&set)?)
 }
 
-/// Made for each time: it is seldom, and a CA that was renewed on disk counts.
+/// Built for each fetch, which is rare, so that a CA that was renewed on disk is used.
 async fn client(config: &IssuerConfig) -> Result<Client, Error> {
-    // What an address answers is not a way to another address, nor does the environment say whom to ask.
+    // Neither redirects nor proxies of the environment may name another address.
     let builder = Client::builder()
         .tls_backend_rustls()
         .no_proxy()
@@ -126,7 +125,7 @@ async fn client(config: &IssuerConfig) -> Result<Client, Error> {
     Ok(builder.tls_certs_only(ca).build()?)
 }
 
-/// A document, as far as the largest one that is taken.
+/// A document, up to the largest size that is accepted.
 async fn get(http: &Client, url: &str) -> Result<Vec<u8>, Error> {
     let mut answer = http.get(url).header("accept", "application/json").send().await?;
     if !answer.status().is_success() {

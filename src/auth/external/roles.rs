@@ -1,0 +1,75 @@
+//! Grants of an external token: words, as a scope has them, and roles or groups that the configuration maps to such words.
+
+use serde_json::Value;
+
+use super::claims::at;
+use crate::{
+    auth::{Error, Grants},
+    config::IssuerConfig,
+    names::DEFAULT_EXCHANGE,
+    pb,
+};
+
+/// What the token grants; none: it says nothing of grants, and the store alone decides.
+pub(super) fn grants(config: &IssuerConfig, claims: &Value) -> Result<Option<Grants>, Error> {
+    let malformed = || Error::invalid("the grants claim is malformed");
+    let claim = at(claims, &config.grants_claim).filter(|claim| !claim.is_null());
+    let words = match claim {
+        Some(form @ Value::Object(_)) => {
+            let grants = Grants::from_json(&form.to_string()).map_err(|_| malformed())?;
+            return permitted(config, grants).map(Some);
+        }
+        Some(claim) => Some(list(claim).ok_or_else(malformed)?),
+        None => None,
+    };
+    let roles = match &config.roles_claim {
+        Some(name) => {
+            let roles = at(claims, name).filter(|claim| !claim.is_null()).map(list);
+            Some(roles.unwrap_or(Some(Vec::new())).ok_or(Error::invalid("the roles claim is malformed"))?)
+        }
+        None => None,
+    };
+    if words.is_none() && roles.is_none() {
+        return Ok(None);
+    }
+    let of_roles = roles.iter().flatten().filter_map(|role| config.roles.get(*role)).flatten().map(String::as_str);
+    let grants = from_words(words.into_iter().flatten().chain(of_roles))?;
+    permitted(config, grants).map(Some)
+}
+
+/// A text of words or a list of them.
+fn list(claim: &Value) -> Option<Vec<&str>> {
+    match claim {
+        Value::String(words) => Some(words.split_whitespace().collect()),
+        Value::Array(words) => words.iter().map(Value::as_str).collect(),
+        _ => None,
+    }
+}
+
+fn permitted(config: &IssuerConfig, grants: Grants) -> Result<Grants, Error> {
+    if grants.administers() && !config.allow_administration {
+        return Err(Error::invalid("it grants administration, which allow_administration does not allow this issuer"));
+    }
+    Ok(grants)
+}
+
+/// Words that are not grants are ignored: a scope has others.
+pub(super) fn from_words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Grants, Error> {
+    let mut grants = pb::Grants::default();
+    for word in words {
+        match word.split_once(':') {
+            Some(("publish", place)) => {
+                let (exchange, key) =
+                    place.split_once(':').ok_or(Error::invalid("a grant to publish names no routing key"))?;
+                let exchange = if exchange.is_empty() { DEFAULT_EXCHANGE } else { exchange };
+                let (exchange, routing_key) = (exchange.to_owned(), key.to_owned());
+                grants.publish.push(pb::PublishGrant { exchange, routing_key });
+            }
+            Some(("subscribe", pattern)) => grants.subscribe.push(pattern.to_owned()),
+            Some(("configure", pattern)) => grants.configure.push(pattern.to_owned()),
+            None if word == "administer" => grants.administer = true,
+            _ => {}
+        }
+    }
+    Grants::parse(&grants).map_err(|_| Error::invalid("the grants claim holds an invalid pattern, or too many"))
+}
