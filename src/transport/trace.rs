@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::tended::{Peer, RunningCall};
+use super::connection::{Peer, RunningCall};
 use crate::{
     error,
     telemetry::{Call, ProcessMetrics, RpcMetrics, Traces},
@@ -62,13 +62,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        // Where tonic and everybody after us look for the address.
-        let connection = request.extensions_mut().remove::<Peer>();
-        let on_connection = connection.as_ref().map(|connection| connection.calls.begin());
-        let peer = connection.as_ref().and_then(|connection| connection.tls.get_ref().remote_addr());
-        if let Some(connection) = connection {
-            request.extensions_mut().insert(connection.tls);
-        }
+        let connection = request.extensions().get::<Peer>();
+        let on_connection = connection.map(|connection| connection.activity.begin());
+        let peer = connection.map(|connection| connection.address);
         let call = Call::begin(&self.around.traces, request.uri().path(), request.headers(), peer);
         let metrics = Arc::clone(self.around.metrics.rpc(request.uri().path()));
         let mut running = Running {

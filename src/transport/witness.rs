@@ -8,12 +8,10 @@ use std::{
 };
 
 use http::{Request, Response};
-use tonic::{
-    Status,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
-};
+use tonic::Status;
 use tower::{Layer, Service};
 
+use super::connection::Peer;
 use crate::{
     audit::{Audit, Witness},
     error::{self, Kind},
@@ -84,9 +82,8 @@ where
 fn witness<B>(audit: &Audit, request: &Request<B>) -> Witness {
     let method = request.uri().path().trim_start_matches('/');
     let method = if method.starts_with("warrengate.v1.") { method } else { OTHER };
-    let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
-    let peer = connection.and_then(|connection| connection.get_ref().remote_addr());
-    let witness = Witness::new(audit.clone(), method, peer.map(|peer| peer.to_string()).unwrap_or_default());
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.address.to_string());
+    let witness = Witness::new(audit.clone(), method, peer.unwrap_or_default());
     if let Some(call) = request.extensions().get::<Call>() {
         witness.traced(call.trace_id());
     }
