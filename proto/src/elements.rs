@@ -258,7 +258,7 @@ mod tests {
         };
         for (name, encoded) in [
             (PublishBatchRequest::full_name(), &batch as &dyn Fn(usize) -> Vec<u8>),
-            (PublishRequest::full_name(), &frame),
+            (PublishRequest::full_name(), &frame as &dyn Fn(usize) -> Vec<u8>),
         ] {
             assert_eq!(check(&name, &encoded(1_000)), Ok(()));
             let error = check(&name, &encoded(1_001)).expect_err("too many");

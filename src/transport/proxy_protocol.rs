@@ -145,7 +145,7 @@ mod tests {
             b"PROXY TCP4 192.0.2.7\r\n.......",
             &binary(1, 0x11, &[0; 5]),
             &binary(7, 0x11, &[0; 12]),
-            &[b"PROXY UNKNOWN ", &[b'x'; 200][..]].concat(),
+            &[&b"PROXY UNKNOWN "[..], &[b'x'; 200][..]].concat(),
         ] {
             let error = read(bytes).await.expect_err("malformed");
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bytes:?}");
