@@ -85,7 +85,11 @@ impl Supervisor {
             }
             None => tracing::error!(task = name, "background task ended unexpectedly"),
         }
-        self.0.failed.send_if_modified(|failed| failed.replace(name).is_none());
+        self.0.failed.send_if_modified(|failed| {
+            let is_first = failed.is_none();
+            failed.get_or_insert(name);
+            is_first
+        });
     }
 }
 
