@@ -1,5 +1,6 @@
-//! The layer that gives every call its [`Witness`] before anybody looks at it, and lets it tell of calls that are refused at
-//! once, whoever refuses them. What a stream is refused later is the stream's to tell, by the same witness.
+//! The layer that gives every call its [`Witness`], which records calls that are refused at once, by whatever layer.
+//!
+//! What a stream is refused later is recorded by the stream, with the same [`Witness`].
 
 use std::{
     future::Future,
@@ -18,7 +19,7 @@ use crate::{
     telemetry::Call,
 };
 
-/// Calls beside ours (health, reflection, and whatever a stranger makes up) are all the same to the record.
+/// The method of calls that are not ours: health, reflection, and whatever else a peer sends.
 const OTHER: &str = "other";
 
 /// Makes [`Witnessed`] services.
@@ -39,7 +40,7 @@ impl<S> Layer<S> for WitnessLayer {
     }
 }
 
-/// A service whose refusals are put on record.
+/// A service whose refusals are recorded.
 #[derive(Debug, Clone)]
 pub(super) struct Witnessed<S> {
     inner: S,
@@ -65,12 +66,12 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            // There is a status among the headers only when nothing else comes.
+            // The headers have a status only when no body follows.
             if answer.headers().contains_key("grpc-status")
                 && let Some(status) = Status::from_header_map(answer.headers())
                 && let Some(kind) = Kind::of_refusal(status.code())
             {
-                // The gRPC library's own statuses have none.
+                // Statuses of the gRPC library have no reason.
                 let reason = error::reason_of(&status).unwrap_or_else(|| format!("{:?}", status.code()));
                 witness.ended(kind, &reason);
             }

@@ -1,5 +1,6 @@
-//! `POST /oauth2/token`: the client credentials grant of RFC 6749 section 4.4. A form and perhaps HTTP Basic credentials
-//! enter; a token leaves, or an error in the words of section 5.2. Neither may be cached; both say which trace they belong to.
+//! `POST /oauth2/token`: the client credentials grant of RFC 6749, section 4.4.
+//!
+//! Credentials come by HTTP Basic or in the form. Errors have the form of section 5.2. No answer may be cached, and each names its trace.
 
 use std::net::IpAddr;
 
