@@ -14,10 +14,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("warrengate.v1.binpb"), descriptors.encode_to_vec())?;
 
+    let mut config = tonic_prost_build::Config::new();
+    // The codec asks for the name of a request to count its elements.
+    config.enable_type_names();
     tonic_prost_build::configure()
         // Bodies travel from socket to socket without a copy.
         .bytes(".warrengate.v1")
         .codec_path("crate::codec::Codec")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod issuers;
 mod metrics;
+mod network;
 mod read;
 mod show;
 mod source;
@@ -13,6 +14,7 @@ mod types;
 pub(crate) use issuers::is_safe;
 pub use issuers::{IssuerConfig, KeySource, TenantSource, TokenAlgorithm};
 pub use metrics::MetricsConfig;
+pub use network::Network;
 pub use traces::{OtlpProtocol, TracesConfig};
 pub use types::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,

@@ -9,6 +9,8 @@ pub use warrengate_client as client;
 pub use warrengate_proto as pb;
 pub use warrengate_proto::error;
 
+pub mod memory;
+
 pub mod names;
 
 pub mod config;

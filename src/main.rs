@@ -9,7 +9,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    // tokio reads this one by itself.
+    // tokio reads this variable itself.
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
         runtime.worker_threads(workers(std::thread::available_parallelism().map_or(1, NonZero::get)));
     }
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Three fifths of the processors, since lapin's threads have two fifths of the work: more threads hand more work to and fro
+/// Three fifths of the processors, since lapin's threads do two fifths of the work; with more threads, more work moves between them
 /// (docs/adr/0013).
 fn workers(processors: usize) -> usize {
     (processors * 3 / 5).max(1)

@@ -1,6 +1,6 @@
-//! What each call does, in the product's words: who calls, what it may do, hand over. Requests enter already authenticated
-//! (their extensions hold a [`crate::auth::Caller`], or they are refused); responses and statuses leave. No rule is made
-//! here: admission is `tenant`'s, names are `names`', streams are `stream`'s.
+//! The gRPC services: each call admits its caller, validates its fields, delegates, and encodes the answer.
+//!
+//! Requests arrive authenticated. No rule is made here: admission belongs to `tenant`, names to `names`, streams to `stream`.
 
 mod admin;
 mod auth;
@@ -18,48 +18,65 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
-use crate::error::{Failure, Kind};
+use crate::error::{self, Failure, Kind};
 
-/// Frames as the machines take them: what cannot be decoded is the client's fault and says so.
+const MALFORMED: &str = "MALFORMED_REQUEST";
+
+/// The frames of a stream. An error is the last one: a frame that cannot be decoded or does not arrive in time, or a client that has
+/// cancelled the call or gone away. A client that has sent everything is the end of the stream instead.
 fn incoming<T: Send + 'static>(
     frames: Streaming<T>,
 ) -> impl Stream<Item = Result<T, Failure>> + Send + Unpin + 'static {
-    frames.map(|frame| {
-        frame.map_err(|status| match malformed(&status) {
-            Some(failure) => Failure { reason: "MALFORMED_FRAME", ..failure },
-            None if status.code() == Code::Unimplemented => Failure::new(
-                Kind::Invalid,
-                "MALFORMED_FRAME",
-                "a frame is compressed in a way that the gateway does not know",
-            ),
-            None => Failure::new(Kind::Unavailable, "STREAM_BROKEN", "the client's side of the stream broke"),
-        })
-    })
+    frames.map(|frame| frame.map_err(|status| frame_failure(&status)))
 }
 
-/// What was wrong with a request that tonic could not decode: it calls that a fault of ours, and it is the client's.
+fn frame_failure(status: &Status) -> Failure {
+    // The layer that limits bodies says itself what is wrong.
+    let source = std::error::Error::source(status).and_then(|source| source.downcast_ref::<Failure>());
+    if let Some(failure) = source {
+        return failure.clone();
+    }
+    match malformed(status) {
+        Some(failure) if failure.reason == MALFORMED => Failure { reason: "MALFORMED_FRAME", ..failure },
+        Some(failure) => failure,
+        None if status.code() == Code::Unimplemented => {
+            let text = "the frame is compressed by a method that the gateway does not support; use gzip";
+            Failure::new(Kind::Invalid, "MALFORMED_FRAME", text)
+        }
+        None => Failure::new(Kind::Unavailable, "STREAM_BROKEN", "the client cancelled the call or went away"),
+    }
+}
+
+/// What is wrong with a request that tonic could not decode. tonic reports some of it as if the server had failed.
 pub(crate) fn malformed(status: &Status) -> Option<Failure> {
-    const REASON: &str = "MALFORMED_REQUEST";
     match status.code() {
         Code::Internal => {
             let path = status.message().strip_prefix("failed to decode Protobuf message: ")?;
-            // Innermost first, `Queue.name: DeclareQueueRequest.queue: what`: the message types' and fields' own names.
+            // Innermost first, with the names of the message types: `Queue.name: DeclareQueueRequest.queue: what`.
             let fields = path.split(": ").map_while(|part| part.split_once('.').filter(|_| !part.contains(' ')));
             let fields: Vec<_> = fields.map(|(_, field)| field).collect();
-            let failure = Failure::new(Kind::Invalid, REASON, "is not valid protobuf (and text must be UTF-8)");
+            let failure = Failure::new(Kind::Invalid, MALFORMED, "is not valid protobuf (and text must be UTF-8)");
             Some(match fields.is_empty() {
                 true => Failure { message: "the message is not valid protobuf".into(), ..failure },
                 false => failure.on_field(fields.into_iter().rev().collect::<Vec<_>>().join(".")),
             })
         }
+        // The codec refuses too many elements without details, and every other such status has them.
+        Code::InvalidArgument if error::reason_of(status).is_none() => Some(match status.message().split_once(": ") {
+            Some((field, what)) => Failure::invalid(field.to_owned(), what.to_owned()),
+            None => Failure::new(Kind::Invalid, MALFORMED, status.message().to_owned()),
+        }),
         Code::OutOfRange if status.message().contains("message length too large") => {
-            Some(Failure::new(Kind::Invalid, REASON, "the message is larger than the gateway takes"))
+            Some(Failure::new(Kind::Invalid, MALFORMED, "the message is larger than the gateway accepts"))
+        }
+        Code::ResourceExhausted if status.message().starts_with("Error decompressing: size limit") => {
+            Some(Failure::new(Kind::Invalid, MALFORMED, "the message is larger than the gateway accepts"))
         }
         _ => None,
     }
 }
 
-/// A machine's frames as tonic sends them; after a failure nothing comes.
+/// The frames of an answer, as tonic sends them. A failure is the last one.
 fn outgoing<T: Send + 'static>(
     mut responses: mpsc::Receiver<Result<T, Failure>>,
 ) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
@@ -79,5 +96,10 @@ mod tests {
         let failure = malformed(&Status::internal("failed to decode Protobuf message: buffer underflow"));
         assert_eq!(failure.expect("the client's fault").field, None);
         assert_eq!(malformed(&Status::internal("something of ours")), None);
+        let failure =
+            malformed(&Status::invalid_argument("publications: has more than 1000")).expect("the client's fault");
+        assert_eq!((failure.reason, failure.field.as_deref()), ("INVALID_ARGUMENT", Some("publications")));
+        let ours = Status::from(Failure::invalid("queue.name", "is too long"));
+        assert_eq!(malformed(&ours), None, "a service has answered");
     }
 }

@@ -11,9 +11,9 @@ mod traces;
 pub use error::Error;
 pub use logs::{LogFilter, init};
 pub use metrics::{
-    BrokerMetrics, BrokerPurpose, Certificate, DeadLetterReason, Described, Limit, METRICS, MetricKind, Metrics,
-    MetricsFormat, MetricsPush, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement, StoreMetrics,
-    StoreOperation, StreamKind, TenantMetrics, TokenCheck,
+    BrokerMetrics, BrokerPurpose, Certificate, CloseReason, DeadLetterReason, Described, Limit, ListenerKind, METRICS,
+    MetricKind, Metrics, MetricsFormat, MetricsPush, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement,
+    StoreMetrics, StoreOperation, StreamKind, TenantMetrics, TokenCheck,
 };
 pub use propagation::{TraceContext, strip_baggage};
 pub use traces::{Call, CallKind, DeliverySpans, MessageTracer, Sending, Settling, Traces};

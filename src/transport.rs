@@ -1,21 +1,30 @@
-//! The doors: TCP and TLS enter, authenticated requests leave towards the services. Everything a peer can hold open is
-//! bounded here (handshakes, connections, streams, header and message bytes), before any of it is believed.
+//! The network: listeners, TLS, HTTP, and the layers around the services.
+//!
+//! Everything a peer can use before it is authenticated is bounded in number, size and time, and so is everything after that.
 
+mod anonymous;
+mod authenticate;
+mod body_limits;
+mod connection;
 mod connections;
-mod first_bytes;
+mod deadline;
 mod grpc;
+mod health;
+mod http1;
+mod http2;
 mod listener;
 pub mod ops;
 mod probe;
+mod protocol_check;
+mod proxy_protocol;
 mod serve_ops;
-mod tended;
 mod tls;
 mod trace;
 mod witness;
 
 pub use connections::Connections;
-pub use grpc::{Services, serve};
-pub use listener::{Listener, Manners};
+pub use grpc::{GrpcListener, Services, serve};
+pub use listener::{ConnectionLimits, Listener};
 pub use probe::{ProbeError, probe};
 pub use serve_ops::serve_ops;
 pub use tls::{ServerIdentity, TlsError};

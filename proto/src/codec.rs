@@ -5,12 +5,13 @@
 
 use std::marker::PhantomData;
 
-use prost::Message;
+use prost::{Message, Name, bytes::Buf as _};
 use tonic::{
     Status,
-    codec::{self, EncodeBuf},
+    codec::{self, DecodeBuf, EncodeBuf},
 };
-use tonic_prost::ProstDecoder;
+
+use super::elements::Root;
 
 /// Encodes and decodes protobuf messages; `build.rs` names it to the code generator.
 #[derive(Debug)]
@@ -22,18 +23,18 @@ impl<T, U> Default for Codec<T, U> {
     }
 }
 
-impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> codec::Codec for Codec<T, U> {
+impl<T: Message + Send + 'static, U: Name + Default + Send + 'static> codec::Codec for Codec<T, U> {
     type Encode = T;
     type Decode = U;
     type Encoder = Encoder<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = Decoder<U>;
 
     fn encoder(&mut self) -> Encoder<T> {
         Encoder(PhantomData)
     }
 
-    fn decoder(&mut self) -> ProstDecoder<U> {
-        ProstDecoder::default()
+    fn decoder(&mut self) -> Decoder<U> {
+        Decoder { root: Root::of(&U::full_name()), decoded: PhantomData }
     }
 }
 
@@ -48,5 +49,26 @@ impl<T: Message> codec::Encoder for Encoder<T> {
     fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buffer.reserve(item.encoded_len());
         item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+/// Reads messages. The elements of a request are counted before it is decoded.
+#[derive(Debug)]
+pub(crate) struct Decoder<U> {
+    root: Option<Root>,
+    decoded: PhantomData<U>,
+}
+
+impl<U: Message + Default> codec::Decoder for Decoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // The whole frame is in one piece.
+        if let Some(root) = self.root {
+            root.check(buffer.chunk())?;
+        }
+        let decoded = U::decode(buffer);
+        decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }

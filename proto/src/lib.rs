@@ -4,6 +4,7 @@
 //! Decoded messages are unchecked input: whoever receives one validates its names and values.
 
 mod codec;
+mod elements;
 
 pub mod error;
 
@@ -14,6 +15,7 @@ mod generated {
     tonic::include_proto!("warrengate.v1");
 }
 
+pub use elements::{MAX_ELEMENTS, TooManyElements};
 pub use generated::*;
 
 /// The encoded `FileDescriptorSet` of the API, for gRPC reflection.
@@ -21,12 +23,21 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// The HTTP paths of all methods: `/warrengate.v1.Messaging/Publish`.
 pub fn method_paths() -> Vec<String> {
+    paths(|_| true)
+}
+
+/// The HTTP paths of the methods whose requests are streams.
+pub fn client_streaming_paths() -> Vec<String> {
+    paths(prost_types::MethodDescriptorProto::client_streaming)
+}
+
+fn paths(is_wanted: impl Fn(&prost_types::MethodDescriptorProto) -> bool) -> Vec<String> {
     // The descriptor set is compiled in, so decoding it cannot fail.
     let files: prost_types::FileDescriptorSet = prost::Message::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
     let mut paths = Vec::new();
     for file in &files.file {
         for service in &file.service {
-            let methods = service.method.iter();
+            let methods = service.method.iter().filter(|method| is_wanted(method));
             paths.extend(methods.map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())));
         }
     }

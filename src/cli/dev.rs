@@ -145,14 +145,19 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         // Started processes end with their guard.
         () = signals.next() => return Err(Error::Failed("interrupted while starting".to_owned())),
     };
-    let done = tokio::select! {
+    let mut done = tokio::select! {
         done = Box::pin(introduce(&mut stack, &dir, output)) => done,
         () = signals.next() => Err(Error::Failed("interrupted".to_owned())),
     };
     if done.is_ok() && !args.smoke {
         output.note(&tracing.note);
         output.note("Ctrl-C stops everything.");
-        signals.next().await;
+        tokio::select! {
+            () = signals.next() => {}
+            task = stack.gateway().failed() => {
+                done = Err(Error::Failed(format!("the background task \"{task}\" of the gateway failed")));
+            }
+        }
         output.note("stopping; Ctrl-C again stops immediately");
     }
     tokio::select! {

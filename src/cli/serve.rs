@@ -61,12 +61,18 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         ))?;
     }
     tracing::info!(grpc = %gateway.grpc_address(), ops = %gateway.ops_address(), "gateway started");
-    signals.next().await;
+    let failed = tokio::select! {
+        () = signals.next() => None,
+        task = gateway.failed() => Some(task),
+    };
     tracing::info!("draining");
     tokio::select! {
         () = gateway.shutdown() => {
             tracing::info!("stopped");
-            Ok(())
+            match failed {
+                None => Ok(()),
+                Some(task) => Err(Error::Failed(format!("the background task \"{task}\" failed"))),
+            }
         }
         () = signals.next() => {
             tracing::warn!("stopped immediately");

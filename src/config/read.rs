@@ -8,8 +8,10 @@ use std::{
 
 use super::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
-    OpsConfig, StoreConfig, TelemetryConfig, issuers, metrics, source::Source, traces,
+    Network, OpsConfig, StoreConfig, TelemetryConfig, issuers, metrics, source::Source, traces,
 };
+
+use crate::memory::MIN_LIMIT;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -57,26 +59,50 @@ fn grpc(source: &mut Source) -> GrpcConfig {
         key: source.required_path("grpc.key", "the private key of grpc.certificate (PEM)"),
         reflection: source.boolean("grpc.reflection", true),
         cors_origins,
+        trusted_proxies: networks(source, "grpc.trusted_proxies"),
     }
+}
+
+fn networks(source: &mut Source, key: &'static str) -> Vec<Network> {
+    let mut networks = Vec::new();
+    for text in source.list(key) {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(()) => source.fault(key, Some(text), "must be addresses or networks, for example \"10.0.0.0/8\""),
+        }
+    }
+    networks
 }
 
 fn ops(source: &mut Source) -> OpsConfig {
     let ops = OpsConfig {
         listen: listen(source, "ops.listen", 8080),
+        metrics_listen: source.parsed("ops.metrics_listen", None, |text| match text {
+            "" => Ok(None),
+            _ => text.parse().map(Some).map_err(|_| {
+                "must be an address and a port, for example \"127.0.0.1:9090\", or empty for none".to_owned()
+            }),
+        }),
         certificate: source.path("ops.certificate"),
         key: source.path("ops.key"),
+        trusted_proxies: networks(source, "ops.trusted_proxies"),
     };
     if ops.certificate.is_some() != ops.key.is_some() {
         source.fault("ops.certificate", None, "and ops.key belong together: give both or neither");
-    } else if !ops.listen.ip().is_loopback() && ops.certificate.is_none() {
-        source.fault(
-            "ops.certificate",
-            None,
-            format!(
-                "is needed (with ops.key), because ops.listen = {} can be reached from outside and secrets pass there",
-                ops.listen
-            ),
-        );
+    } else if ops.certificate.is_none() {
+        let reached = [("listen", Some(ops.listen)), ("metrics_listen", ops.metrics_listen)];
+        for (name, address) in reached {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+                source.fault(
+                    "ops.certificate",
+                    None,
+                    format!(
+                        "is needed (with ops.key), because ops.{name} = {address} can be reached from outside and secrets \
+                         pass there"
+                    ),
+                );
+            }
+        }
     }
     ops
 }
@@ -208,17 +234,30 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
 fn limits(source: &mut Source) -> LimitsConfig {
     LimitsConfig {
         max_message_bytes: whole(source.number("limits.max_message_bytes", 4_000_000, 1 << 10, 16 << 20)),
-        max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 100, 1, 10_000))
+        max_buffered_bytes: buffered(source),
+        max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 1_000, 1, 10_000))
             .unwrap_or(u32::MAX),
         max_connections: whole(source.number("limits.max_connections", 10_000, 1, 1_000_000)),
         max_connections_per_address: whole(source.number("limits.max_connections_per_address", 2_000, 1, 1_000_000)),
         idle_timeout: source.duration("limits.idle_timeout", HOUR, SECOND, 30 * 24 * HOUR),
         handshake_timeout: source.duration("limits.handshake_timeout", 5 * SECOND, SECOND / 10, MINUTE),
+        unauthenticated_timeout: source.duration("limits.unauthenticated_timeout", 10 * SECOND, SECOND, HOUR),
+        request_timeout: source.duration("limits.request_timeout", 30 * SECOND, SECOND, 10 * MINUTE),
         keepalive_interval: source.duration("limits.keepalive_interval", 15 * SECOND, SECOND, HOUR),
         keepalive_timeout: source.duration("limits.keepalive_timeout", 10 * SECOND, SECOND, 5 * MINUTE),
         heartbeat_interval: source.duration("limits.heartbeat_interval", 15 * SECOND, SECOND, HOUR),
         drain_deadline: source.duration("limits.drain_deadline", 20 * SECOND, Duration::ZERO, 10 * MINUTE),
     }
+}
+
+/// 0, or enough for a few of the largest frames.
+fn buffered(source: &mut Source) -> usize {
+    const KEY: &str = "limits.max_buffered_bytes";
+    let bytes = source.number(KEY, 0, 0, 1 << 42);
+    if bytes != 0 && bytes < MIN_LIMIT as u64 {
+        source.fault(KEY, Some(bytes.to_string()), "must be at least \"64MiB\", or 0 for a quarter of the memory");
+    }
+    whole(bytes)
 }
 
 fn count(source: &mut Source, key: &'static str, default: u64) -> u32 {

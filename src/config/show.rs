@@ -10,6 +10,9 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |text: &str| toml::Value::from(text).to_string();
         let path = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+        let networks = |items: &[super::Network]| {
+            toml::Value::from(items.iter().map(ToString::to_string).collect::<Vec<_>>()).to_string()
+        };
         let list = |items: &[String]| toml::Value::from(items.to_vec()).to_string();
 
         writeln!(f, "[grpc]")?;
@@ -19,6 +22,8 @@ impl fmt::Display for Config {
         writeln!(f, "reflection = {}", self.grpc.reflection)?;
         writeln!(f, "cors_origins = {}", list(&self.grpc.cors_origins))?;
 
+        writeln!(f, "trusted_proxies = {}", networks(&self.grpc.trusted_proxies))?;
+
         writeln!(f, "\n[ops]")?;
         writeln!(f, "listen = {}", text(&self.ops.listen.to_string()))?;
         for (name, file) in [("certificate", &self.ops.certificate), ("key", &self.ops.key)] {
@@ -26,6 +31,10 @@ impl fmt::Display for Config {
                 writeln!(f, "{name} = {}", path(file))?;
             }
         }
+
+        let metrics = self.ops.metrics_listen.map(|address| address.to_string()).unwrap_or_default();
+        writeln!(f, "metrics_listen = {}", text(&metrics))?;
+        writeln!(f, "trusted_proxies = {}", networks(&self.ops.trusted_proxies))?;
 
         let endpoints: Vec<_> = self.broker.endpoints.iter().map(ToString::to_string).collect();
         writeln!(f, "\n[broker]")?;
@@ -72,10 +81,13 @@ impl fmt::Display for Config {
 
         writeln!(f, "\n[limits]")?;
         writeln!(f, "max_message_bytes = {}", self.limits.max_message_bytes)?;
+        writeln!(f, "max_buffered_bytes = {}", self.limits.max_buffered_bytes)?;
         writeln!(f, "max_streams_per_connection = {}", self.limits.max_streams_per_connection)?;
         writeln!(f, "max_connections = {}", self.limits.max_connections)?;
         writeln!(f, "max_connections_per_address = {}", self.limits.max_connections_per_address)?;
         writeln!(f, "idle_timeout = {}", text(&show(self.limits.idle_timeout)))?;
+        writeln!(f, "unauthenticated_timeout = {}", text(&show(self.limits.unauthenticated_timeout)))?;
+        writeln!(f, "request_timeout = {}", text(&show(self.limits.request_timeout)))?;
         writeln!(f, "handshake_timeout = {}", text(&show(self.limits.handshake_timeout)))?;
         writeln!(f, "keepalive_interval = {}", text(&show(self.limits.keepalive_interval)))?;
         writeln!(f, "keepalive_timeout = {}", text(&show(self.limits.keepalive_timeout)))?;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
-use super::{IssuerConfig, MetricsConfig, TracesConfig};
+use super::{IssuerConfig, MetricsConfig, Network, TracesConfig};
 
 /// All settings of a gateway.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub struct GrpcConfig {
     pub reflection: bool,
     /// Origins whose pages may call by gRPC-Web; none: no browser may.
     pub cors_origins: Vec<String>,
+    /// Load balancers whose connections begin with a PROXY protocol header.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The operators' door: HTTP for metrics, probes, keys and tokens.
@@ -50,10 +52,14 @@ pub struct GrpcConfig {
 pub struct OpsConfig {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where metrics and probes are served instead, with the same certificate; the probes are served on both.
+    pub metrics_listen: Option<SocketAddr>,
     /// The server's certificate chain, PEM. Always there when `listen` is not loopback.
     pub certificate: Option<PathBuf>,
     /// Its private key, PEM. There exactly when `certificate` is.
     pub key: Option<PathBuf>,
+    /// Load balancers whose connections begin with a PROXY protocol header.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// One broker node.
@@ -189,6 +195,8 @@ impl AuthConfig {
 pub struct LimitsConfig {
     /// Bytes of one gRPC message.
     pub max_message_bytes: usize,
+    /// Bytes that are buffered for all peers together; 0 is a quarter of the machine's memory.
+    pub max_buffered_bytes: usize,
     /// Streams of one HTTP/2 connection.
     pub max_streams_per_connection: u32,
     /// Connections in all, on each side.
@@ -199,6 +207,10 @@ pub struct LimitsConfig {
     pub idle_timeout: Duration,
     /// How long TLS and the HTTP/2 preface may take.
     pub handshake_timeout: Duration,
+    /// How long a connection is kept on which no call with a token runs.
+    pub unauthenticated_timeout: Duration,
+    /// How long a unary request, or one frame of a stream, may take to arrive.
+    pub request_timeout: Duration,
     /// How often a silent connection is asked whether it lives.
     pub keepalive_interval: Duration,
     /// How long it may take to answer.

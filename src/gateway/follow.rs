@@ -1,5 +1,4 @@
-//! What changes while the gateway runs, in files or in the store, and has to reach somebody who keeps it in memory: the broker's
-//! authority, tenants' certificates at the broker, signing keys, and whether there is a broker. Each is followed until the gateway stops.
+//! The tasks that follow what changes while the gateway runs, in files, in the store or at the broker, until it stops.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +15,12 @@ use crate::{
     transport::ops::Readiness,
 };
 
-/// How often the broker is asked whether it is there.
+/// How often the reachability of the broker is checked.
 const BROKER_CHECK: Duration = Duration::from_secs(5);
-/// How often signing keys are read again, when nothing else says so.
+/// How often signing keys are reloaded when no change is reported.
 const KEYS_CHECK: Duration = Duration::from_secs(60);
 
-/// The authority's files: another one may be trusted beside it, take its place, or be the only one left.
+/// Reloads the broker's authority when its files change: during a rotation a second one is trusted beside it, and then replaces it.
 pub(super) async fn authority(mut files: Watched, config: BrokerConfig, broker: Broker, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -36,15 +35,15 @@ pub(super) async fn authority(mut files: Watched, config: BrokerConfig, broker: 
         });
         match followed {
             Ok((subject, trusted, is_another)) => {
-                tracing::info!(%subject, trusted, is_another, "the broker's authority was read again");
+                tracing::info!(%subject, trusted, is_another, "broker authority reloaded");
             }
             // Perhaps only one of the two is written yet.
-            Err(error) => tracing::warn!(%error, "the broker's authority is not usable as its files are now"),
+            Err(error) => tracing::warn!(%error, "changed broker authority ignored"),
         }
     }
 }
 
-/// Certificates that were asked to be made anew at another gateway.
+/// Renews certificates whose rotation was requested at another gateway.
 pub(super) async fn credentials(tenants: Arc<Tenants>, broker: Broker, stop: CancellationToken) {
     let mut revision = tenants.revision();
     loop {
@@ -58,7 +57,7 @@ pub(super) async fn credentials(tenants: Arc<Tenants>, broker: Broker, stop: Can
     }
 }
 
-/// Signing keys rotate on any gateway; a retired one leaves the verifier only when they are read again.
+/// Reloads the signing keys, which any gateway may rotate. A retired key is only removed from the verifier by a reload.
 pub(super) async fn signing_keys(issuer: Arc<Issuer>, mut revision: watch::Receiver<i64>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(KEYS_CHECK);
     loop {
@@ -68,12 +67,12 @@ pub(super) async fn signing_keys(issuer: Arc<Issuer>, mut revision: watch::Recei
             () = stop.cancelled() => return,
         }
         if let Err(error) = issuer.refresh().await {
-            tracing::warn!(%error, "signing keys were not read again");
+            tracing::warn!(%error, "cannot reload the signing keys");
         }
     }
 }
 
-/// Ready is who has a broker: asked at once, and then every few seconds.
+/// Keeps the gateway from being ready while the broker cannot be reached.
 pub(super) async fn broker(provisioner: Arc<Provisioner>, readiness: Readiness, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(BROKER_CHECK);
     let mut away = Some(readiness.block("broker"));
@@ -85,12 +84,12 @@ pub(super) async fn broker(provisioner: Arc<Provisioner>, readiness: Readiness, 
         match provisioner.ready().await {
             Ok(()) => {
                 if away.take().is_some() {
-                    tracing::info!("broker is there");
+                    tracing::info!("broker management API reachable");
                 }
             }
             Err(error) => {
                 if away.is_none() {
-                    tracing::warn!(%error, "broker is away");
+                    tracing::warn!(%error, "broker management API unreachable");
                     away = Some(readiness.block("broker"));
                 }
             }

@@ -23,8 +23,8 @@ use crate::names::TenantId;
 
 pub use names::{Described, METRICS, MetricKind};
 pub use process::{
-    BrokerMetrics, BrokerPurpose, Certificate, OpenGuard, ProcessMetrics, RpcMetrics, StoreMetrics, StoreOperation,
-    TokenCheck,
+    BrokerMetrics, BrokerPurpose, Certificate, CloseReason, ListenerKind, OpenGuard, ProcessMetrics, RpcMetrics,
+    StoreMetrics, StoreOperation, TokenCheck,
 };
 pub use push::MetricsPush;
 pub use tenant::{DeadLetterReason, Limit, OpenStream, Settlement, StreamKind, TenantMetrics};

@@ -1,8 +1,7 @@
-//! W3C trace context: `traceparent` and `tracestate` enter from gRPC metadata or message headers, are checked, and leave as
-//! the same pair of texts or as an OpenTelemetry parent. An invalid context is none; it never fails a call. Baggage goes no
-//! further than its message's arrival.
-
-use std::str::FromStr as _;
+//! W3C trace context, in gRPC metadata and in message headers.
+//!
+//! An invalid `traceparent` counts as a missing one, and an invalid `tracestate` leaves the `traceparent` valid; neither ever fails a
+//! call. Baggage of a message is not delivered.
 
 use http::HeaderMap;
 use opentelemetry::{
@@ -12,10 +11,16 @@ use opentelemetry::{
 
 use crate::pb::{Message, Value, value::Kind};
 
-/// W3C: a longer state may be dropped.
+/// A `tracestate` of this length is always passed on; of a longer one, members are dropped (section 3.3.1.5).
 const MAX_STATE: usize = 512;
+/// The members of a `tracestate` (section 3.3.1.1).
+const MAX_MEMBERS: usize = 32;
+/// Members longer than this are dropped first.
+const LONG_MEMBER: usize = 128;
+/// The flags that are passed on: sampled, and random trace id (level 2 of the recommendation).
+const FLAGS: u8 = 0x03;
 
-/// Where in which trace something happens.
+/// A position in a trace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TraceContext(SpanContext);
 
@@ -25,10 +30,11 @@ impl TraceContext {
     /// The header or property that holds [`Self::tracestate`].
     pub const TRACESTATE: &'static str = "tracestate";
 
-    /// From the two texts. An invalid `tracestate` is dropped, and the rest kept, as W3C wants it.
+    /// From the two texts.
     pub fn from_pair(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
+        let traceparent = traceparent.trim_matches([' ', '\t']);
         let bytes = traceparent.as_bytes();
-        // "00-<32 hex>-<16 hex>-<2 hex>"; a later version may have more after a dash, and version ff is none.
+        // "00-<32 hex>-<16 hex>-<2 hex>"; a later version may have more after a dash, and version ff is invalid.
         if bytes.len() < 55 || !traceparent.is_ascii() {
             return None;
         }
@@ -43,11 +49,8 @@ impl TraceContext {
         if !dashes || !tail || version == "ff" || ![version, trace, span, flags].into_iter().all(lower_hex) {
             return None;
         }
-        let state = tracestate
-            .filter(|state| state.len() <= MAX_STATE)
-            .and_then(|state| TraceState::from_str(state).ok())
-            .unwrap_or_default();
-        let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?) & TraceFlags::SAMPLED;
+        let state = tracestate.map(trace_state).unwrap_or_default();
+        let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()? & FLAGS);
         let context =
             SpanContext::new(TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?, flags, true, state);
         context.is_valid().then_some(Self(context))
@@ -55,11 +58,15 @@ impl TraceContext {
 
     /// From a call's metadata.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let text = |key| headers.get(key).and_then(|value| value.to_str().ok());
-        Self::from_pair(text(Self::TRACEPARENT)?, text(Self::TRACESTATE))
+        let mut parents = headers.get_all(Self::TRACEPARENT).iter();
+        let (Some(traceparent), None) = (parents.next(), parents.next()) else { return None };
+        // Several fields are one list (RFC 9110, section 5.3).
+        let states: Result<Vec<_>, _> = headers.get_all(Self::TRACESTATE).iter().map(|value| value.to_str()).collect();
+        let state = states.ok().map(|states| states.join(","));
+        Self::from_pair(traceparent.to_str().ok()?, state.as_deref())
     }
 
-    /// The id of the trace that a call belongs to, 32 hex digits: its caller's, or one that begins here.
+    /// The id of the trace that a call belongs to, 32 hex digits: its caller's, or a new one.
     pub fn trace_id_of(headers: &HeaderMap) -> String {
         let begun = || TraceId::from_bytes(rand::random::<[u8; 16]>()).to_string();
         Self::from_headers(headers).map_or_else(begun, |context| context.trace_id())
@@ -120,6 +127,32 @@ impl TraceContext {
     }
 }
 
+/// The members of a `tracestate`; none when one of them is invalid, or there are too many.
+fn trace_state(text: &str) -> TraceState {
+    let mut members: Vec<(&str, &str)> = Vec::new();
+    for member in text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty()) {
+        let Some((key, value)) = member.split_once('=') else { return TraceState::default() };
+        if value.is_empty() || !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+            return TraceState::default();
+        }
+        // The first is the newest.
+        if !members.iter().any(|(known, _)| *known == key) {
+            members.push((key, value));
+        }
+    }
+    if members.len() > MAX_MEMBERS {
+        return TraceState::default();
+    }
+    let length = |member: &(&str, &str)| member.0.len() + member.1.len() + 2;
+    if members.iter().map(length).sum::<usize>() > MAX_STATE + 1 {
+        members.retain(|member| length(member) <= LONG_MEMBER + 1);
+    }
+    while members.iter().map(length).sum::<usize>() > MAX_STATE + 1 {
+        members.pop();
+    }
+    TraceState::from_key_value(members).unwrap_or_default()
+}
+
 /// Takes W3C baggage out of a message: what a caller's tracing carries along is for its own services.
 pub fn strip_baggage(message: &mut Message) {
     // AMQP tells apart what a consumer's library may not.
@@ -167,6 +200,43 @@ mod tests {
         assert_eq!(TraceContext::from_headers(&headers), None);
         headers.insert("traceparent", PARENT.parse().expect("a value"));
         assert!(TraceContext::from_headers(&headers).is_some());
+    }
+
+    #[test]
+    fn fields_are_read_as_the_recommendation_says() {
+        let read = |fields: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, value.parse().expect("a value"));
+            }
+            TraceContext::from_headers(&headers)
+        };
+        let state = |fields: &[&str]| {
+            let fields: Vec<_> = fields.iter().map(|field| ("tracestate", *field)).collect();
+            let context = read(&[&[("traceparent", PARENT)][..], &fields].concat()).expect("valid");
+            context.tracestate().unwrap_or_default()
+        };
+        assert_eq!(read(&[("traceparent", PARENT), ("traceparent", PARENT)]), None, "two fields");
+        assert_eq!(read(&[("tracestate", "a=1")]), None, "no parent");
+        assert!(read(&[("traceparent", &format!("\t {PARENT} "))]).is_some(), "optional whitespace");
+        let random = format!("{}03", &PARENT[..53]);
+        assert_eq!(read(&[("traceparent", &random)]).expect("valid").traceparent(), random, "the random flag stays");
+        let unknown = format!("{}ff", &PARENT[..53]);
+        assert_eq!(read(&[("traceparent", &unknown)]).expect("valid").traceparent(), random, "unknown flags do not");
+
+        assert_eq!(state(&["a=1,b=2", "c=3"]), "a=1,b=2,c=3", "several fields");
+        assert_eq!(state(&[" a=1 ,\tb=2,,", ""]), "a=1,b=2", "whitespace and empty members");
+        assert_eq!(state(&["a=1,a=2,b=3"]), "a=1,b=3", "a key comes once");
+        assert_eq!(state(&["1a-_*/@x=1,t@vendor= !~"]), "1a-_*/@x=1,t@vendor= !~");
+        for bad in ["a", "A=1", "a=1,b", "=1", "a=", "a b=1", "a=1=2", "a@b@c=1", "_a=1"] {
+            assert_eq!(state(&[bad]), "", "{bad}");
+        }
+        let many = |count| (0..count).map(|at| format!("k{at}=v")).collect::<Vec<_>>().join(",");
+        assert_eq!(state(&[&many(32)]), many(32));
+        assert_eq!(state(&[&many(33)]), "");
+        let long = format!("long={},{}", "x".repeat(200), many(32).replace("=v", "=0123456789"));
+        let kept = state(&[&long[..long.rfind(',').expect("members")]]);
+        assert!(kept.len() <= MAX_STATE && kept.starts_with("k0=") && !kept.contains("long"), "{kept}");
     }
 
     #[test]

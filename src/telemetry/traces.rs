@@ -138,9 +138,15 @@ impl Traces {
         plan_ratio: Option<f64>,
         call: Option<&Call>,
     ) -> MessageTracer {
-        let Some(exporting) = &self.0.exporting else { return MessageTracer::off() };
         let ratio = plan_ratio.unwrap_or_else(|| self.0.config.ratio_of(tenant));
-        MessageTracer::new(exporting.tracer.clone(), ratio, tenant, client, call)
+        if let Some(call) = call {
+            call.sample_at(ratio);
+        }
+        match &self.0.exporting {
+            Some(exporting) => MessageTracer::new(exporting.tracer.clone(), ratio, tenant, client, call),
+            // The caller's context still reaches the consumer.
+            None => MessageTracer::without_spans(call),
+        }
     }
 
     /// Sends what is left, for at most 5 s.

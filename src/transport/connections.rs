@@ -1,63 +1,97 @@
-//! How many connections there may be, in all and of one address. A peer's address enters; a [`Place`] leaves, which is free again
-//! when it is dropped, or none. Invariant: what is counted here is what is open, so memory is bounded by the first number.
+//! Limits on how many connections are open, in all and for each address.
+//!
+//! Invariant: half of all places are kept for peers that have shown a valid token, and for the networks they came from within a day, so
+//! strangers cannot keep known clients out.
 
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use moka::sync::Cache;
+
 use crate::auth::network;
 
-/// How often refusals are told to the log, with their number.
-const TOLD: Duration = Duration::from_secs(10);
+/// How often refused connections are logged, with their number.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a network is remembered from which a client was authenticated, and how many are.
+const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
+const MAX_REMEMBERED: u64 = 65_536;
 
-/// Counts connections.
+/// Counts connections. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Connections(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    most: usize,
-    most_per_address: usize,
+    max: usize,
+    max_per_address: usize,
     open: Mutex<Open>,
+    known_networks: Cache<IpAddr, ()>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     all: usize,
+    /// Those of peers that are not authenticated, from networks that are not known.
+    strangers: usize,
     by_address: HashMap<IpAddr, usize>,
     refused: u64,
-    told: Option<Instant>,
+    logged: Option<Instant>,
 }
 
-/// One connection's place.
+/// The right of one connection to be open.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPermit {
     inner: Arc<Inner>,
-    address: IpAddr,
+    network: IpAddr,
+    is_stranger: AtomicBool,
+    is_authenticated: AtomicBool,
 }
 
 impl Connections {
-    /// So many in all, and so many of one address (an IPv6 /64).
-    pub fn new(most: usize, most_per_address: usize) -> Self {
-        Self(Arc::new(Inner { most, most_per_address, open: Mutex::default() }))
+    /// At most `max` in all, and `max_per_address` for one address (an IPv6 /64).
+    pub fn new(max: usize, max_per_address: usize) -> Self {
+        let known_networks = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED_FOR).build();
+        Self(Arc::new(Inner { max, max_per_address, open: Mutex::default(), known_networks }))
     }
 
-    /// A place for one more, while there is one.
-    pub(super) fn place(&self, peer: IpAddr) -> Option<Place> {
-        let address = network(peer);
-        let mut open = self.0.open();
-        let of_address = open.by_address.get(&address).copied().unwrap_or(0);
-        if open.all >= self.0.most || of_address >= self.0.most_per_address {
-            open.refuse(peer);
+    /// The same limits for another listener, which knows the same networks.
+    pub fn beside(&self) -> Self {
+        let Inner { max, max_per_address, ref known_networks, .. } = *self.0;
+        Self(Arc::new(Inner { max, max_per_address, open: Mutex::default(), known_networks: known_networks.clone() }))
+    }
+
+    /// A permit for one more connection, unless a limit is reached.
+    pub(super) fn permit(&self, peer: IpAddr) -> Option<ConnectionPermit> {
+        let inner = &self.0;
+        let network = network(peer);
+        let is_stranger = !inner.known_networks.contains_key(&network);
+        let mut open = inner.open();
+        let of_address = open.by_address.get(&network).copied().unwrap_or(0);
+        let max_strangers = (inner.max / 2).max(1);
+        if open.all >= inner.max
+            || of_address >= inner.max_per_address
+            || (is_stranger && open.strangers >= max_strangers)
+        {
+            open.log_refusal(peer);
             return None;
         }
         open.all += 1;
-        open.by_address.insert(address, of_address + 1);
+        open.strangers += usize::from(is_stranger);
+        open.by_address.insert(network, of_address + 1);
         drop(open);
-        Some(Place { inner: Arc::clone(&self.0), address })
+        Some(ConnectionPermit {
+            inner: Arc::clone(inner),
+            network,
+            is_stranger: is_stranger.into(),
+            is_authenticated: false.into(),
+        })
     }
 }
 
@@ -68,24 +102,45 @@ impl Inner {
 }
 
 impl Open {
-    fn refuse(&mut self, peer: IpAddr) {
+    fn log_refusal(&mut self, peer: IpAddr) {
         self.refused += 1;
-        if self.told.is_none_or(|told| told.elapsed() >= TOLD) {
-            tracing::warn!(%peer, refused = self.refused, open = self.all, "connections are refused: there are too many");
+        if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            tracing::warn!(%peer, refused = self.refused, open = self.all, "connection limit reached, refusing connections");
             self.refused = 0;
-            self.told = Some(Instant::now());
+            self.logged = Some(Instant::now());
         }
     }
 }
 
-impl Drop for Place {
+impl ConnectionPermit {
+    /// The peer has shown a valid token: its connection counts as a client's, and its network is remembered.
+    pub(super) fn authenticated(&self) {
+        if self.is_authenticated.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.inner.known_networks.insert(self.network, ());
+        if self.is_stranger.swap(false, Ordering::Relaxed) {
+            let mut open = self.inner.open();
+            open.strangers = open.strangers.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.is_authenticated.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut open = self.inner.open();
         open.all = open.all.saturating_sub(1);
-        if let Some(count) = open.by_address.get_mut(&self.address) {
+        if self.is_stranger.load(Ordering::Relaxed) {
+            open.strangers = open.strangers.saturating_sub(1);
+        }
+        if let Some(count) = open.by_address.get_mut(&self.network) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                open.by_address.remove(&self.address);
+                open.by_address.remove(&self.network);
             }
         }
     }
@@ -95,20 +150,36 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    fn permit(connections: &Connections, address: &str) -> Option<ConnectionPermit> {
+        connections.permit(address.parse().expect("an address"))
+    }
+
     #[test]
-    fn places_are_counted_in_all_and_by_network_and_come_back() {
-        let connections = Connections::new(3, 2);
-        let place = |address: &str| connections.place(address.parse().expect("an address"));
-        let (first, _second) = (place("10.0.0.1").expect("free"), place("10.0.0.1").expect("free"));
-        assert!(place("10.0.0.1").is_none(), "two of one address");
-        let third = place("2001:db8::1").expect("another address");
-        assert!(place("10.0.0.2").is_none(), "three in all");
+    fn connections_are_counted_in_all_and_by_network_until_they_are_closed() {
+        let connections = Connections::new(6, 2);
+        let first = permit(&connections, "10.0.0.1").expect("free");
+        let second = permit(&connections, "10.0.0.1").expect("free");
+        assert!(permit(&connections, "10.0.0.1").is_none(), "two of one address");
+        let third = permit(&connections, "2001:db8::1").expect("another address");
         drop(first);
-        let again = place("10.0.0.1").expect("free again");
-        drop((third, again));
-        assert_eq!(connections.0.open().by_address.len(), 1);
-        let _network = [place("2001:db8::1"), place("2001:db8::2")].map(|place| place.expect("free"));
-        drop(_second);
-        assert!(place("2001:db8::3").is_none(), "one network");
+        let again = permit(&connections, "10.0.0.1").expect("free again");
+        drop((third, again, second));
+        assert!(connections.0.open().by_address.is_empty());
+        let _network = ["2001:db8::1", "2001:db8::2"].map(|address| permit(&connections, address).expect("free"));
+        assert!(permit(&connections, "2001:db8::3").is_none(), "one network");
+    }
+
+    #[test]
+    fn strangers_cannot_take_the_places_of_known_clients() {
+        let connections = Connections::new(4, 100);
+        let client = permit(&connections, "10.0.0.1").expect("free");
+        client.authenticated();
+        let _strangers = ["10.0.0.2", "10.0.0.3"].map(|address| permit(&connections, address).expect("free"));
+        assert!(permit(&connections, "10.0.0.4").is_none(), "half of the places are not for strangers");
+        let again = permit(&connections, "10.0.0.1").expect("its network is known, although this connection is not");
+        assert!(!again.is_authenticated());
+        assert!(permit(&connections, "10.0.0.1").is_none(), "four in all");
+        drop((client, again));
+        assert_eq!((connections.0.open().all, connections.0.open().strangers), (2, 2));
     }
 }

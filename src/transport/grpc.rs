@@ -1,35 +1,56 @@
-//! The tenants' door: the gRPC services behind limits, authentication and gRPC-Web. A request reaches a service with its
-//! [`crate::auth::Caller`] in its extensions, or without one, and then only the calls that need none answer.
+//! The gRPC listener: the services behind limits, authentication and gRPC-Web.
+//!
+//! A request reaches a service with its [`crate::auth::Caller`] in its extensions, or its path is one of the few that need no token.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt as _, stream};
-use http::{HeaderName, HeaderValue};
-use tonic::{Request, Status, service::InterceptorLayer, transport::Server};
+use http::{HeaderName, HeaderValue, Request};
+use rustls::ServerConfig;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body, codec::CompressionEncoding, service::Routes, transport::server::TcpConnectInfo};
+use tonic_health::pb::health_server::HealthServer;
 use tonic_web::GrpcWebLayer;
-use tower::ServiceBuilder;
+use tower::{Service as _, ServiceBuilder, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::{listener::Accepted, trace::TraceLayer, witness::WitnessLayer};
+use super::{
+    ConnectionLimits, Listener,
+    anonymous::Anonymous,
+    authenticate::AuthenticateLayer,
+    body_limits::BodyLimitsLayer,
+    connection::{Accepted, CloseReason, Protocol},
+    deadline::DeadlineLayer,
+    health::HealthService,
+    http1,
+    http2::{self, Http2Limits},
+    protocol_check,
+    trace::TraceLayer,
+    witness::WitnessLayer,
+};
 use crate::{
-    audit::{Audit, Witness},
-    auth::{self, Caller, Verifier},
+    audit::Audit,
+    auth::Verifier,
     config::{GrpcConfig, LimitsConfig},
-    error::Failure,
+    memory::TenantBudgets,
     pb::{
-        FILE_DESCRIPTOR_SET, admin_server::AdminServer, auth_server::AuthServer, messaging_server::MessagingServer,
-        topology_server::TopologyServer,
+        self, FILE_DESCRIPTOR_SET, admin_server::AdminServer, auth_server::AuthServer,
+        messaging_server::MessagingServer, topology_server::TopologyServer,
     },
     service::{self, AdminService, AuthService, MessagingService, TopologyService},
-    telemetry::{Call, ProcessMetrics, TokenCheck, Traces},
+    telemetry::{ProcessMetrics, Traces},
 };
 
 /// What a request may weigh beside its largest body: headers, properties, and a frame's other messages.
 const REQUEST_OVERHEAD: usize = 4 * 1024 * 1024;
-/// HTTP/2 header list of a request (RFC 9113, section 6.5.2).
-const HEADER_LIST: u32 = 16 * 1024;
+/// The largest request of a call that needs no token.
+const OPEN_REQUEST: usize = 64 * 1024;
+/// The largest request of an administrator.
+const ADMIN_REQUEST: usize = 1024 * 1024;
+/// What one connection may have buffered before its requests are decoded.
+const CONNECTION_MEMORY: usize = 32 << 20;
 
-/// The services of a gateway.
+/// The services of a gateway, and what its layers need.
 pub struct Services {
     /// The data plane.
     pub messaging: MessagingService,
@@ -39,123 +60,187 @@ pub struct Services {
     pub auth: AuthService,
     /// Tenants, clients, plans.
     pub admin: AdminService,
-    /// Who believes tokens.
+    /// Checks tokens.
     pub verifier: Arc<Verifier>,
-    /// Where refusals go.
+    /// Records refusals.
     pub audit: Audit,
-    /// Where calls are traced.
+    /// Traces calls.
     pub traces: Traces,
-    /// Where calls and tokens are counted.
+    /// Counts calls, tokens and connections.
     pub metrics: Arc<ProcessMetrics>,
+    /// Bounds what is buffered.
+    pub memory: TenantBudgets,
 }
 
-/// Serves until `stop`, and then until the last connection ends. Connections are told to go away (GOAWAY) at `goodbye`: until
-/// then a new stream on one of them is told why it is refused, and when to come again.
-///
-/// # Errors
-/// When the transport fails as a whole.
+/// The gRPC listener, bound and configured.
+pub struct GrpcListener {
+    /// The port.
+    pub listener: Listener,
+    /// Certificates.
+    pub tls: Arc<ServerConfig>,
+    /// Limits of its connections.
+    pub connections: ConnectionLimits,
+}
+
+/// Serves until `stop` is cancelled, and then until the last connection has ended. Connections get GOAWAY when `goodbye` is ready: until
+/// then a new stream on one of them is refused with a reason and a time to come again.
 pub async fn serve(
     services: Services,
     grpc: &GrpcConfig,
     limits: &LimitsConfig,
-    connections: impl Stream<Item = std::io::Result<Accepted>>,
-    stop: impl Future<Output = ()>,
+    listener: GrpcListener,
+    stop: CancellationToken,
     goodbye: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
-    let largest = limits.max_message_bytes + REQUEST_OVERHEAD;
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<MessagingServer<MessagingService>>().await;
-    health.set_serving::<TopologyServer<TopologyService>>().await;
-    let reflection = grpc.reflection.then(|| {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-    });
-    let reflection = match reflection {
-        Some(Ok(reflection)) => Some(reflection),
-        Some(Err(error)) => {
-            // Compiled in, so it cannot be wrong; without it everything else still works.
-            tracing::error!(%error, "reflection is not served");
-            None
-        }
-        None => None,
-    };
-    let (verifier, metrics) = (Arc::clone(&services.verifier), Arc::clone(&services.metrics));
+) {
+    let (serving, is_serving) = watch::channel(true);
+    let metrics = Arc::clone(&services.metrics);
+    let anonymous = Anonymous::new(services.memory.gateway());
+    let (anonymous_memory, memory) = (anonymous.memory(), services.memory.gateway().clone());
     let layers = ServiceBuilder::new()
         .layer(cors(&grpc.cors_origins))
+        .layer_fn(protocol_check::ProtocolCheck)
         .layer(GrpcWebLayer::new())
-        .layer(TraceLayer { traces: services.traces.clone(), metrics: services.metrics })
-        .layer(WitnessLayer::new(services.audit))
-        .layer(InterceptorLayer::new(move |request| authenticate(&verifier, &metrics, request)))
-        .map_response(blame_the_client)
-        .into_inner();
-    Server::builder()
-        .accept_http1(true)
-        .max_concurrent_streams(limits.max_streams_per_connection)
-        .http2_keepalive_interval(Some(limits.keepalive_interval))
-        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-        .http2_adaptive_window(Some(true))
-        .http2_max_header_list_size(HEADER_LIST)
-        .http2_max_pending_accept_reset_streams(Some(64))
-        .layer(layers)
-        .add_service(MessagingServer::new(services.messaging).max_decoding_message_size(largest))
-        .add_service(TopologyServer::new(services.topology))
-        .add_service(AuthServer::new(services.auth).max_decoding_message_size(64 * 1024))
-        .add_service(AdminServer::new(services.admin).max_decoding_message_size(1024 * 1024))
-        .add_service(health_service)
-        .add_optional_service(reflection)
-        // Their end would be the goodbye.
-        .serve_with_incoming_shutdown(connections.chain(stream::pending()), async move {
-            stop.await;
-            // Those who are connected and ask see it; new ones find the door closed.
-            health.set_not_serving::<MessagingServer<MessagingService>>().await;
-            health.set_not_serving::<TopologyServer<TopologyService>>().await;
-            goodbye.await;
+        .layer(TraceLayer { traces: services.traces.clone(), metrics: Arc::clone(&services.metrics) })
+        .layer(WitnessLayer::new(services.audit.clone()))
+        .layer(DeadlineLayer)
+        .layer(AuthenticateLayer::new(Arc::clone(&services.verifier), Arc::clone(&services.metrics)))
+        .layer(BodyLimitsLayer {
+            tenants: services.memory.clone(),
+            anonymous: anonymous.clone(),
+            streaming: Arc::new(pb::client_streaming_paths().into_iter().collect()),
+            largest: limits.max_message_bytes + REQUEST_OVERHEAD,
+            request_timeout: limits.request_timeout,
+            open_timeout: limits.unauthenticated_timeout,
         })
-        .await
+        .map_response(map_decode_errors);
+    let service = layers.service(routes(services, grpc, limits, is_serving, anonymous));
+
+    let http2 = Http2Limits {
+        max_streams: limits.max_streams_per_connection,
+        keepalive_interval: limits.keepalive_interval,
+        keepalive_timeout: limits.keepalive_timeout,
+        close_timeout: limits.handshake_timeout,
+    };
+    let close = CancellationToken::new();
+    let connections = listener.connections.clone();
+    let serve = {
+        let close = close.clone();
+        move |accepted: Accepted| {
+            let Accepted { io, protocol, peer } = accepted;
+            let (mut service, close, http2, limits) =
+                (service.clone(), close.clone(), http2.clone(), connections.clone());
+            let (memory, anonymous_memory) = (memory.child(CONNECTION_MEMORY), anonymous_memory.of(&peer.network()));
+            async move {
+                let activity = peer.activity.clone();
+                let remote = TcpConnectInfo { local_addr: None, remote_addr: Some(peer.address) };
+                let service = service_fn(move |mut request: Request<Body>| {
+                    // Where tonic and everything behind it look for the address.
+                    request.extensions_mut().insert(remote.clone());
+                    request.extensions_mut().insert(peer.clone());
+                    service.call(request)
+                });
+                let close = async {
+                    tokio::select! {
+                        () = close.cancelled() => CloseReason::Shutdown,
+                        reason = activity.is_idle(limits.idle_timeout, limits.unauthenticated_timeout) => reason,
+                    }
+                };
+                match protocol {
+                    Protocol::Http1 => {
+                        let mut service = service;
+                        let service = service_fn(move |request: Request<_>| service.call(request.map(Body::new)));
+                        http1::serve(io, service, limits.idle_timeout.min(HEADER_TIMEOUT), &activity, close).await
+                    }
+                    Protocol::Http2 => {
+                        let memory = || match activity.is_authenticated() {
+                            true => memory.clone(),
+                            false => anonymous_memory.clone(),
+                        };
+                        http2::serve(io, service, &http2, &activity, memory, close).await
+                    }
+                }
+            }
+        }
+    };
+    let drain = async {
+        stop.cancelled().await;
+        // Health checks on open connections see it; new connections are not accepted any more.
+        let _ = serving.send(false);
+        goodbye.await;
+        close.cancel();
+    };
+    let serving = listener.listener.serve(Some(listener.tls), listener.connections, metrics, stop.clone(), serve);
+    tokio::join!(serving, drain);
 }
 
-/// Leaves the caller in the extensions; a bad token ends the request, none leaves the decision to the service.
-fn authenticate(
-    verifier: &Verifier,
-    metrics: &ProcessMetrics,
-    mut request: Request<()>,
-) -> Result<Request<()>, Status> {
-    let headers = std::mem::take(request.metadata_mut()).into_headers();
-    let result = auth::authenticate(verifier, &headers, request.extensions_mut());
-    metrics.token_checked(match &result {
-        Ok(()) if request.extensions().get::<Caller>().is_none() => TokenCheck::Missing,
-        Ok(()) => TokenCheck::Valid,
-        Err(auth::Error::TokenExpired) => TokenCheck::Expired,
-        Err(_) => TokenCheck::Invalid,
-    });
-    let mut headers = headers;
-    // Nothing further on can log it.
-    headers.remove(http::header::AUTHORIZATION);
-    *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
-    if let Some(why) = result.as_ref().err().and_then(auth::Error::operator_reason) {
-        Witness::of_request(&request).about("", &format!("token: {why}"));
-    }
-    result.map_err(|error| Status::from(Failure::from(error)))?;
-    if let Some(caller) = request.extensions().get::<Caller>() {
-        Witness::of_request(&request).recognised(caller.client());
-        if let Some(call) = request.extensions().get::<Call>() {
-            call.identify(caller.client());
+/// How long the headers of a request may take over HTTP/1.1, and how long a connection is kept for the next one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn routes(
+    services: Services,
+    grpc: &GrpcConfig,
+    limits: &LimitsConfig,
+    is_serving: watch::Receiver<bool>,
+    anonymous: Anonymous,
+) -> Routes {
+    const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
+    let largest = limits.max_message_bytes + REQUEST_OVERHEAD;
+    let health = HealthService::new(is_serving, anonymous);
+    let mut routes = Routes::new(
+        MessagingServer::new(services.messaging)
+            .max_decoding_message_size(largest)
+            .accept_compressed(GZIP)
+            .send_compressed(GZIP),
+    )
+    .add_service(
+        TopologyServer::new(services.topology)
+            .max_decoding_message_size(ADMIN_REQUEST)
+            .accept_compressed(GZIP)
+            .send_compressed(GZIP),
+    )
+    .add_service(
+        AuthServer::new(services.auth)
+            .max_decoding_message_size(OPEN_REQUEST)
+            .accept_compressed(GZIP)
+            .send_compressed(GZIP),
+    )
+    .add_service(
+        AdminServer::new(services.admin)
+            .max_decoding_message_size(ADMIN_REQUEST)
+            .accept_compressed(GZIP)
+            .send_compressed(GZIP),
+    )
+    .add_service(HealthServer::new(health).max_decoding_message_size(OPEN_REQUEST).accept_compressed(GZIP));
+    if grpc.reflection {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        // Some tools know only the older version.
+        match (builder().build_v1(), builder().build_v1alpha()) {
+            (Ok(v1), Ok(v1alpha)) => {
+                routes = routes
+                    .add_service(v1.max_decoding_message_size(OPEN_REQUEST).accept_compressed(GZIP))
+                    .add_service(v1alpha.max_decoding_message_size(OPEN_REQUEST).accept_compressed(GZIP));
+            }
+            // Compiled in, so it cannot be wrong; without it everything else still works.
+            (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
         }
     }
-    Ok(request)
+    routes.prepare()
 }
 
-/// A unary request that cannot be decoded never reaches its service; tonic answers for it, as if the fault were ours.
-fn blame_the_client(response: http::Response<tonic::body::Body>) -> http::Response<tonic::body::Body> {
+/// tonic answers a unary request that it cannot decode as if the fault were the server's.
+fn map_decode_errors(response: http::Response<Body>) -> http::Response<Body> {
     match Status::from_header_map(response.headers()).and_then(|status| service::malformed(&status)) {
         Some(failure) => Status::from(failure).into_http(),
         None => response,
     }
 }
 
-/// Off unless origins are configured. gRPC-Web puts the status into headers that pages may read only when told.
+/// Off unless origins are configured. gRPC-Web puts the status into headers, which pages may read only when they are exposed.
 fn cors(origins: &[String]) -> CorsLayer {
     if origins.is_empty() {
         return CorsLayer::new();
@@ -164,7 +249,7 @@ fn cors(origins: &[String]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([http::Method::POST])
-        // By name: a page may not send `authorization` when all is allowed by an asterisk.
+        // By name: an asterisk does not cover `authorization`.
         .allow_headers(
             ["authorization", "content-type", "x-grpc-web", "x-user-agent", "grpc-timeout", "connect-protocol-version"]
                 .into_iter()

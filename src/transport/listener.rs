@@ -1,106 +1,163 @@
-//! From a bound port to finished TLS handshakes. A peer that is silent during the handshake costs a task and a socket for
-//! the handshake's time, and no more of them than the limit; one that fails is logged and forgotten. One that has no place is
-//! closed before anything is done for it.
+//! From a bound port to connections whose protocol is known.
+//!
+//! Everything a peer can do before its first request is limited in time and number: a peer that is silent, slow or malformed costs a
+//! socket and a task until the handshake's timeout, and one over the limits is closed before anything is done for it.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::Stream;
 use rustls::ServerConfig;
 use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 
-use super::{connections::Connections, first_bytes::FirstBytes, tended::Tended};
-
-/// An accepted connection, encrypted.
-pub(super) type Accepted = FirstBytes<Tended>;
-
-/// What is asked of connections.
-#[derive(Debug, Clone)]
-pub struct Manners {
-    /// How many there may be.
-    pub connections: Connections,
-    /// How long the handshake may take, and then the peer's first bytes.
-    pub handshake: Duration,
-    /// How long one may be without a call; none where calls are not counted.
-    pub idle: Option<Duration>,
-}
+use super::{
+    connection::{Accepted, Activity, CloseReason, Io, Peer, Socket},
+    connections::Connections,
+    proxy_protocol,
+};
+use crate::{
+    config::Network,
+    telemetry::{ListenerKind, ProcessMetrics},
+};
 
 /// Handshakes at the same time. Each is a fraction of a millisecond of work, or a silent peer.
-const HANDSHAKES: usize = 512;
+const MAX_HANDSHAKES: usize = 512;
+/// How long to wait after a failed accept, which most likely means that there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A bound port; nothing is accepted before [`Listener::accept`].
+/// The limits of all connections of a listener.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    /// How many there may be.
+    pub connections: Connections,
+    /// How long the handshake and the first bytes may take, each.
+    pub handshake_timeout: Duration,
+    /// How long a connection may be without a call.
+    pub idle_timeout: Duration,
+    /// The same while no client has been authenticated on it.
+    pub unauthenticated_timeout: Duration,
+    /// Where connections begin with a PROXY protocol header.
+    pub trusted_proxies: Arc<[Network]>,
+}
+
+/// A bound port; nothing is accepted before it is served.
 pub struct Listener {
     tcp: TcpListener,
+    kind: ListenerKind,
 }
 
 impl Listener {
+    /// Binds a port.
+    ///
     /// # Errors
-    /// When the port is taken or not ours to take.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { tcp: TcpListener::bind(address).await? })
+    /// When the port is taken, or must not be used by this user.
+    pub async fn bind(address: SocketAddr, kind: ListenerKind) -> io::Result<Self> {
+        Ok(Self { tcp: TcpListener::bind(address).await?, kind })
     }
 
+    /// The address with its real port.
+    ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// When the operating system does not say.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
-    /// The port as it is, for plain HTTP on loopback.
-    pub fn into_tcp(self) -> TcpListener {
-        self.tcp
-    }
-
-    /// Accepts until stopped, whoever has the manners.
-    pub fn accept(
+    /// Accepts connections until `stop` is cancelled, hands each to `serve`, and returns when the last one has ended.
+    pub(super) async fn serve<F>(
         self,
-        tls: Arc<ServerConfig>,
-        manners: Manners,
+        tls: Option<Arc<ServerConfig>>,
+        limits: ConnectionLimits,
+        metrics: Arc<ProcessMetrics>,
         stop: CancellationToken,
-    ) -> impl Stream<Item = io::Result<Accepted>> {
-        let (ready, mut streams) = mpsc::channel(16);
-        tokio::spawn(async move {
-            let acceptor = TlsAcceptor::from(tls);
-            let Manners { connections, handshake: timeout, idle } = manners;
-            let places = Arc::new(Semaphore::new(HANDSHAKES));
-            loop {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                let accepted = tokio::select! {
-                    accepted = self.tcp.accept() => accepted,
-                    () = stop.cancelled() => return,
-                };
-                let (tcp, peer) = match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        // Out of file descriptors, most likely: trying at once would only burn a core.
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
+        serve: impl Fn(Accepted) -> F + Clone + Send + 'static,
+    ) where
+        F: Future<Output = CloseReason> + Send + 'static,
+    {
+        let Self { tcp, kind } = self;
+        let tls = tls.map(TlsAcceptor::from);
+        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let open = TaskTracker::new();
+        loop {
+            let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { break };
+            let accepted = tokio::select! {
+                accepted = tcp.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            let (tcp, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, listener = kind.as_str(), "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (tls, limits, metrics, serve) = (tls.clone(), limits.clone(), Arc::clone(&metrics), serve.clone());
+            open.spawn(async move {
+                let (peer, reason) = match accept(tcp, address, tls, &limits).await {
+                    Ok(accepted) => {
+                        drop(handshake);
+                        let _open = metrics.connection(kind);
+                        let peer = accepted.peer.clone();
+                        (Some(peer), serve(accepted).await)
                     }
+                    Err(reason) => (None, reason),
                 };
-                // Dropping it closes it.
-                let Some(taken) = connections.place(peer.ip()) else { continue };
-                let (acceptor, ready) = (acceptor.clone(), ready.clone());
-                tokio::spawn(async move {
-                    let _place = place;
-                    // Small frames leave at once.
-                    let _ = tcp.set_nodelay(true);
-                    match tokio::time::timeout(timeout, acceptor.accept(tcp)).await {
-                        Ok(Ok(stream)) => {
-                            // The server has stopped when nobody takes it.
-                            let stream = Tended::new(stream, taken, idle);
-                            let _ = ready.send(Ok(FirstBytes::within(timeout, stream))).await;
-                        }
-                        Ok(Err(error)) => tracing::debug!(%peer, %error, "tls handshake failed"),
-                        Err(_) => tracing::debug!(%peer, "tls handshake timed out"),
-                    }
-                });
-            }
-        });
-        futures_util::stream::poll_fn(move |cx| streams.poll_recv(cx))
+                metrics.connection_closed(kind, reason);
+                log(kind, address, peer, reason);
+            });
+        }
+        drop(tcp);
+        open.close();
+        open.wait().await;
+    }
+}
+
+/// Everything up to the first bytes of HTTP.
+async fn accept(
+    mut tcp: TcpStream,
+    mut address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    limits: &ConnectionLimits,
+) -> Result<Accepted, CloseReason> {
+    // Small frames leave at once.
+    let _ = tcp.set_nodelay(true);
+    let timeout = limits.handshake_timeout;
+    if proxy_protocol::is_trusted(address.ip(), &limits.trusted_proxies) {
+        match tokio::time::timeout(timeout, proxy_protocol::read_header(&mut tcp)).await {
+            Ok(Ok(client)) => address = client.unwrap_or(address),
+            Ok(Err(_)) => return Err(CloseReason::Proxy),
+            Err(_) => return Err(CloseReason::Timeout),
+        }
+    }
+    let permit = limits.connections.permit(address.ip()).ok_or(CloseReason::Limit)?;
+    let socket: Socket = match tls {
+        None => Either::Left(tcp),
+        Some(tls) => match tokio::time::timeout(timeout, tls.accept(tcp)).await {
+            Ok(Ok(stream)) => Either::Right(Box::new(stream)),
+            Ok(Err(_)) | Err(_) => return Err(CloseReason::Handshake),
+        },
+    };
+    let activity = Activity::new(permit);
+    let recognised = tokio::time::timeout(timeout, Io::recognise(socket, activity.clone())).await;
+    match recognised {
+        Ok(Ok((protocol, io))) => Ok(Accepted { io, protocol, peer: Peer { address, activity } }),
+        Ok(Err(_)) => Err(CloseReason::Peer),
+        Err(_) => Err(CloseReason::Timeout),
+    }
+}
+
+/// What the gateway ends is logged: for a client's connection always, for a stranger's, who could fill the log, at debug level.
+fn log(listener: ListenerKind, address: SocketAddr, peer: Option<Peer>, reason: CloseReason) {
+    let is_client = peer.as_ref().is_some_and(|peer| peer.activity.is_authenticated());
+    let address = peer.map_or(address, |peer| peer.address);
+    let is_usual = matches!(reason, CloseReason::Peer | CloseReason::Shutdown | CloseReason::Idle);
+    let (listener, reason) = (listener.as_str(), reason.as_str());
+    match is_client && !is_usual {
+        true => tracing::warn!(listener, peer = %address, reason, "connection closed by the gateway"),
+        false => tracing::debug!(listener, peer = %address, reason, "connection closed"),
     }
 }

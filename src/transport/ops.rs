@@ -1,5 +1,6 @@
-//! The operators' side, plain HTTP or HTTPS: probes, metrics, public keys, and tokens for clients that speak OAuth 2.0. What
-//! enters needs no token; what leaves is the same for everyone, but for a token to a client that knows its secret.
+//! The operations listener, HTTP or HTTPS: probes, metrics, public keys, and tokens by OAuth 2.0.
+//!
+//! No request needs a token. Every answer is the same for everyone, except for a token to a client that knows its secret.
 
 mod readiness;
 mod token;
@@ -26,7 +27,7 @@ use crate::{
 /// A token request has no reason to be longer, in bytes.
 const MAX_BODY: usize = 16 * 1024;
 
-/// What the ops side answers from. Cloning is cheap.
+/// What the handlers answer from. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct OpsState {
     issuer: Arc<Issuer>,
@@ -42,17 +43,28 @@ impl OpsState {
     }
 }
 
-/// All paths of the ops side.
-pub fn router(state: OpsState) -> Router {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+/// The operations listener; with the metrics, unless they have a listener of their own.
+pub fn router(state: OpsState, has_metrics: bool) -> Router {
+    let router = if has_metrics { metrics_routes() } else { probes() };
+    router
         .route("/.well-known/jwks.json", get(jwks))
         .route("/.well-known/openid-configuration", get(discovery))
         .route("/oauth2/token", post(token::token))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
+}
+
+/// The listener of the metrics.
+pub fn metrics_router(state: OpsState) -> Router {
+    metrics_routes().with_state(state)
+}
+
+fn metrics_routes() -> Router<OpsState> {
+    probes().route("/metrics", get(metrics))
+}
+
+fn probes() -> Router<OpsState> {
+    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz))
 }
 
 async fn readyz(State(state): State<OpsState>) -> impl IntoResponse {

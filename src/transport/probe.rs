@@ -1,5 +1,4 @@
-//! Asking a gateway's ops side whether it is ready, from outside: what a container's health check does, without a tool that
-//! small images lack. An address enters, and whether `/readyz` said 200 leaves.
+//! The client of `/readyz`, for health checks in containers whose images have no HTTP client.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -14,14 +13,14 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Of an answer, as much as is of interest.
-const MOST: u64 = 4096;
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// How much of an answer is read.
+const MAX_ANSWER: u64 = 4096;
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The authority's file.
+    /// The file of the certificate authority.
     #[error("cannot read the authority's certificate: {0}")]
     Ca(#[from] rustls::pki_types::pem::Error),
     /// The authority.
@@ -35,7 +34,7 @@ pub enum ProbeError {
     Late,
 }
 
-/// Asks the ops side at this address, by TLS when there is an authority to trust; what it answers, when that is not "ready".
+/// Asks the operations listener at this address, by TLS when `ca` is given. The inner error is its answer when it is not ready.
 ///
 /// # Errors
 /// When there is no answer within 3 s.
@@ -52,14 +51,14 @@ pub async fn probe(ops: SocketAddr, ca: Option<&Path>) -> Result<Result<(), Stri
         let name = ServerName::IpAddress(ops.ip().into());
         ask(TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(failed)?).await.map_err(failed)
     };
-    tokio::time::timeout(PATIENCE, asking).await.map_err(|_| ProbeError::Late)?
+    tokio::time::timeout(TIMEOUT, asking).await.map_err(|_| ProbeError::Late)?
 }
 
 async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<Result<(), String>> {
     stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
     let mut answer = Vec::new();
-    // A peer may end without TLS's goodbye; what came counts.
-    let read = stream.take(MOST).read_to_end(&mut answer).await;
+    // A peer may close without TLS's close_notify; what has come counts.
+    let read = stream.take(MAX_ANSWER).read_to_end(&mut answer).await;
     if answer.is_empty() {
         read?;
     }

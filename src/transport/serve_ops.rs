@@ -1,96 +1,69 @@
-//! The operators' door: a router enters, and is served over plain HTTP on loopback or over TLS anywhere.
+//! Serves a router over HTTP/1.1, plain or encrypted: the operations listener, and that of the metrics.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, extract::connect_info::Connected, serve::IncomingStream};
+use axum::{Router, body::Body};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::{Service as _, service_fn};
 
 use super::{
-    Listener,
-    listener::{Accepted, Manners},
+    ConnectionLimits, Listener,
+    connection::{Accepted, CloseReason, Protocol},
+    http1,
 };
+use crate::telemetry::ProcessMetrics;
 
-/// Serves until stopped.
+/// How long the headers of a request may take, and how long a connection is kept for the next one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves until `stop` is cancelled, and the last answer is sent.
 pub async fn serve_ops(
     router: Router,
     listener: Listener,
     tls: Option<Arc<ServerConfig>>,
-    manners: Manners,
+    limits: ConnectionLimits,
+    metrics: Arc<ProcessMetrics>,
     stop: CancellationToken,
 ) {
-    let stopped = stop.clone().cancelled_owned();
-    let served = match tls {
-        None => {
-            let service = router.into_make_service_with_connect_info::<Peer>();
-            axum::serve(listener.into_tcp(), service).with_graceful_shutdown(stopped).await
-        }
-        Some(tls) => {
-            let Ok(address) = listener.address() else { return };
-            // HTTP/1.1 alone is spoken here: whoever is offered HTTP/2 takes it.
-            let mut tls = ServerConfig::clone(&tls);
-            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-            let tls = Arc::new(tls);
-            let streams = Box::pin(listener.accept(tls, manners, stop));
-            let service = router.into_make_service_with_connect_info::<Peer>();
-            axum::serve(Encrypted { streams, address }, service).with_graceful_shutdown(stopped).await
+    let tls = tls.map(|tls| {
+        // A client that is offered HTTP/2 takes it.
+        let mut tls = ServerConfig::clone(&tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(tls)
+    });
+    let stopped = stop.clone();
+    let serve = move |accepted: Accepted| {
+        let (router, stopped) = (router.clone(), stopped.clone());
+        async move {
+            let Accepted { io, protocol, peer } = accepted;
+            if protocol == Protocol::Http2 {
+                return CloseReason::Protocol;
+            }
+            let (activity, address) = (peer.activity, peer.address);
+            let calls = activity.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (mut router, running) = (router.clone(), calls.begin());
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(Client(address));
+                async move {
+                    let response: Result<Response<Body>, _> = router.call(request).await;
+                    drop(running);
+                    response
+                }
+            });
+            let close = async {
+                stopped.cancelled().await;
+                CloseReason::Shutdown
+            };
+            http1::serve(io, service, HEADER_TIMEOUT, &activity, close).await
         }
     };
-    if let Err(error) = served {
-        tracing::error!(%error, "the ops server failed");
-    }
+    listener.serve(tls, limits, metrics, stop, serve).await;
 }
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
-
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-impl<S> Connected<IncomingStream<'_, Encrypted<S>>> for Peer
-where
-    Encrypted<S>: axum::serve::Listener<Addr = SocketAddr>,
-{
-    fn connect_info(stream: IncomingStream<'_, Encrypted<S>>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-/// Finished handshakes, as axum takes connections.
-struct Encrypted<S> {
-    streams: S,
-    address: SocketAddr,
-}
-
-impl<S> axum::serve::Listener for Encrypted<S>
-where
-    S: futures_util::Stream<Item = std::io::Result<Accepted>> + Send + Unpin + 'static,
-{
-    type Io = Accepted;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        use futures_util::StreamExt as _;
-        loop {
-            match self.streams.next().await {
-                Some(Ok(stream)) => {
-                    // A peer that is gone already has no address any more.
-                    let peer = stream.get_ref().peer().unwrap_or(self.address);
-                    return (stream, peer);
-                }
-                Some(Err(_)) => {}
-                // Stopped: there will be no more, and axum asks no more either.
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        Ok(self.address)
-    }
-}
+pub(super) struct Client(pub(super) SocketAddr);

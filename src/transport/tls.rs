@@ -1,6 +1,7 @@
-//! The gateway's own side of TLS. PEM files enter; a rustls configuration that speaks HTTP/2, and HTTP/1.1 for gRPC-Web,
-//! leaves. It follows its files: when they change, handshakes from then on show the new certificate, and open connections
-//! keep what they have. Files that do not fit together change nothing.
+//! The TLS configuration of the listeners, read from PEM files.
+//!
+//! When the files change, later handshakes use the new certificate and open connections keep theirs. Files that do not match each other
+//! change nothing.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,8 +21,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why the server's certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,7 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// A server's certificate and key, as its files had them last.
+/// The certificate and key of a server, as last read from their files.
 pub struct ServerIdentity {
     certificate: PathBuf,
     key: PathBuf,
@@ -48,7 +49,7 @@ impl std::fmt::Debug for ServerIdentity {
     }
 }
 
-/// What handshakes show.
+/// The certificate that handshakes present.
 #[derive(Debug, Clone)]
 struct Shown(Arc<ArcSwap<CertifiedKey>>);
 
@@ -67,22 +68,22 @@ impl ServerIdentity {
     /// # Errors
     /// When a file is missing or does not hold what it should.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        // Before they are taken, so that no change is missed.
+        // Before they are parsed, so that no change is missed.
         let seen = std::fs::read(certificate).ok().zip(std::fs::read(key).ok().map(Zeroizing::new));
         let shown = Shown(Arc::new(ArcSwap::from_pointee(certified(certificate, key)?)));
         Ok(Self { certificate: certificate.into(), key: key.into(), seen, shown })
     }
 
-    /// TLS 1.2 and 1.3, with the certificate as it is at each handshake.
+    /// TLS 1.2 and 1.3, with the current certificate at each handshake.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(self.shown.clone()));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
 
-    /// Looks at the files every 5 s, until stopped, and takes what changed.
+    /// Checks the files every 5 s until `stop` is cancelled, and uses what changed.
     pub async fn follow(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(LOOK);
+        let mut ticks = tokio::time::interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = self.seen.clone();
         loop {
@@ -97,12 +98,12 @@ impl ServerIdentity {
             match certified(&self.certificate, &self.key) {
                 Ok(certified) => {
                     self.shown.0.store(Arc::new(certified));
-                    tracing::info!(file = ?self.certificate, "the server's certificate was read again");
+                    tracing::info!(file = ?self.certificate, "server certificate reloaded");
                 }
-                // Perhaps one of the two is written already: the other's change is looked at as well.
+                // Perhaps only one of the two is written yet; the other's change is checked as well.
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(file = ?self.certificate, error, "a changed certificate is not taken");
+                    tracing::warn!(file = ?self.certificate, error, "changed server certificate ignored");
                 }
             }
             seen = now;

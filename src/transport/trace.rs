@@ -1,6 +1,7 @@
-//! A call's trace, around everything that answers it. A request enters and goes on with its [`Call`]; the answer's headers
-//! and the details of its error say the trace's id, and the call's span ends with its last byte. Status and error are read
-//! where gRPC writes them, so no service can forget to.
+//! The layer that gives every request its [`Call`]: its trace, its log span and its metrics.
+//!
+//! The answer's headers and the details of its error contain the trace's id, and the call's span ends with its last byte. Status and
+//! error are read where gRPC writes them, so no service can forget to report them.
 
 use std::{
     pin::Pin,
@@ -16,13 +17,13 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::tended::{Peer, RunningCall};
+use super::connection::{Peer, RunningCall};
 use crate::{
     error,
     telemetry::{Call, ProcessMetrics, RpcMetrics, Traces},
 };
 
-/// Gives every request a [`Call`], and counts it when it ends.
+/// Starts a [`Call`] for every request and records its end.
 #[derive(Clone)]
 pub(super) struct TraceLayer {
     pub(super) traces: Traces,
@@ -62,13 +63,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        // Where tonic and everybody after us look for the address.
-        let connection = request.extensions_mut().remove::<Peer>();
-        let on_connection = connection.as_ref().map(|connection| connection.calls.begin());
-        let peer = connection.as_ref().and_then(|connection| connection.tls.get_ref().remote_addr());
-        if let Some(connection) = connection {
-            request.extensions_mut().insert(connection.tls);
-        }
+        let connection = request.extensions().get::<Peer>();
+        let on_connection = connection.map(|connection| connection.activity.begin());
+        let peer = connection.map(|connection| connection.address);
         let call = Call::begin(&self.around.traces, request.uri().path(), request.headers(), peer);
         let metrics = Arc::clone(self.around.metrics.rpc(request.uri().path()));
         let mut running = Running {
@@ -98,7 +95,7 @@ where
     }
 }
 
-/// A call without a status yet. One whose answer is given up was cancelled.
+/// A call without a status yet. One whose answer is dropped was cancelled.
 struct Running {
     call: Call,
     metrics: Arc<RpcMetrics>,
@@ -108,7 +105,7 @@ struct Running {
 }
 
 impl Running {
-    /// Reads a status, ends the call with it, and puts the trace's id into an error's details.
+    /// Reads a status, ends the call with it, and adds the trace's id to the details of an error.
     fn finish(&mut self, headers: &mut HeaderMap) {
         let Some(status) = Status::from_header_map(headers) else { return };
         self.end(status.code(), error::reason_of(&status).as_deref());
@@ -136,7 +133,7 @@ impl Drop for Running {
     }
 }
 
-/// An answer's body, whose end is the call's.
+/// The body of an answer, whose end is the end of the call.
 struct Traced<B> {
     inner: B,
     running: Running,

@@ -1,5 +1,6 @@
-//! The layer that gives every call its audit context before anything inspects it, and records calls that are refused at once by whatever
-//! refuses them. What a stream is refused later is recorded by the stream, with the same context.
+//! The layer that gives every call its [`Witness`], which records calls that are refused at once, by whatever layer.
+//!
+//! What a stream is refused later is recorded by the stream, with the same [`Witness`].
 
 use std::{
     collections::HashSet,
@@ -10,12 +11,10 @@ use std::{
 };
 
 use http::{Request, Response};
-use tonic::{
-    Status,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
-};
+use tonic::Status;
 use tower::{Layer, Service};
 
+use super::connection::Peer;
 use crate::{
     audit::{Audit, Witness},
     error::{self, Kind},
@@ -23,7 +22,7 @@ use crate::{
     telemetry::Call,
 };
 
-/// Calls beside ours (health, reflection, and whatever a stranger makes up) are all the same to the record.
+/// The method of calls that are not ours: health, reflection, and whatever else a peer sends.
 const OTHER: &str = "other";
 
 /// Makes [`Witnessed`] services.
@@ -44,7 +43,7 @@ impl<S> Layer<S> for WitnessLayer {
     }
 }
 
-/// A service whose refusals are put on record.
+/// A service whose refusals are recorded.
 #[derive(Debug, Clone)]
 pub(super) struct Witnessed<S> {
     inner: S,
@@ -70,12 +69,12 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            // There is a status among the headers only when nothing else comes.
+            // The headers have a status only when no body follows.
             if answer.headers().contains_key("grpc-status")
                 && let Some(status) = Status::from_header_map(answer.headers())
                 && let Some(kind) = Kind::of_refusal(status.code())
             {
-                // The gRPC library's own statuses have none.
+                // Statuses of the gRPC library have no reason.
                 let reason = error::reason_of(&status).unwrap_or_else(|| format!("{:?}", status.code()));
                 witness.ended(kind, &reason);
             }
@@ -96,9 +95,8 @@ fn known_methods() -> &'static HashSet<String> {
 fn witness<B>(audit: &Audit, request: &Request<B>) -> Witness {
     let method = request.uri().path().trim_start_matches('/');
     let method = if known_methods().contains(method) { method } else { OTHER };
-    let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
-    let peer = connection.and_then(|connection| connection.get_ref().remote_addr());
-    let witness = Witness::new(audit.clone(), method, peer.map(|peer| peer.to_string()).unwrap_or_default());
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.address.to_string());
+    let witness = Witness::new(audit.clone(), method, peer.unwrap_or_default());
     if let Some(call) = request.extensions().get::<Call>() {
         witness.traced(call.trace_id());
     }

@@ -6,6 +6,7 @@ pub mod collector;
 pub mod command;
 pub mod consumer;
 pub mod dead;
+pub mod http2;
 pub mod issuer;
 pub mod jaeger;
 pub mod own;

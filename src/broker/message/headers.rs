@@ -8,6 +8,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use crate::{
     error::Failure,
     pb::{NullValue, Value, ValueList, ValueTable, value::Kind},
+    telemetry::TraceContext,
 };
 
 const MAX_ENTRIES: usize = 1_000;
@@ -15,6 +16,16 @@ const MAX_BYTES: usize = 64 * 1024;
 const MAX_DEPTH: usize = 8;
 /// A value's type tag, and a table's length: what each entry costs besides its content.
 const ENTRY_OVERHEAD: usize = 8;
+
+/// A trace context's header with its name.
+const MAX_TRACE_CONTEXT: usize = 640;
+
+/// Whether the gateway may have written this header: it does not count against the limits.
+fn is_trace_context(name: &str, value: &Value) -> bool {
+    let limit = MAX_TRACE_CONTEXT.saturating_sub(name.len() + ENTRY_OVERHEAD);
+    matches!(name, TraceContext::TRACEPARENT | TraceContext::TRACESTATE)
+        && matches!(&value.kind, Some(Kind::StringValue(text)) if text.len() <= limit)
+}
 
 /// What is left of the limits while a table is converted.
 struct Budget {
@@ -46,7 +57,10 @@ pub(in crate::broker) fn to_table<'a>(
     let mut table = BTreeMap::new();
     for (name, value) in headers {
         own(name)?;
-        table.insert(short(name)?, to_amqp(name, value, &mut budget, 1)?);
+        // The gateway's own context must not decide whether a message is accepted.
+        let mut trace_context = Budget { entries: 1, bytes: MAX_TRACE_CONTEXT };
+        let budget = if is_trace_context(name, value) { &mut trace_context } else { &mut budget };
+        table.insert(short(name)?, to_amqp(name, value, budget, 1)?);
     }
     Ok(table.into())
 }
@@ -210,6 +224,13 @@ mod tests {
     #[test]
     fn headers_over_a_limit_or_of_the_brokers_are_refused_and_named() {
         let many: HashMap<_, _> = (0..10_000).map(|i| (format!("h{i}"), text(""))).collect();
+        let mut traced: HashMap<_, _> =
+            many.iter().take(MAX_ENTRIES).map(|(name, value)| (name.clone(), value.clone())).collect();
+        traced.insert("traceparent".to_owned(), text(&"0".repeat(55)));
+        traced.insert("tracestate".to_owned(), text(&"a".repeat(512)));
+        assert!(to_table(&traced).is_ok(), "a trace context counts nothing");
+        traced.insert("traceparent".to_owned(), text(&"0".repeat(1000)));
+        assert!(to_table(&traced).expect_err("not a trace context").message.contains("1000"));
         assert!(to_table(&many).expect_err("too many").message.contains("1000"));
         let large = HashMap::from([("h".to_owned(), text(&"x".repeat(70_000)))]);
         assert!(to_table(&large).expect_err("too large").message.contains("64 KiB"));

@@ -81,6 +81,11 @@ metrics! {
     RPC: Counter "warrengate_rpc_total" ["method", "code"] "Calls ended, by method and gRPC status.";
     RPC_DURATION: Histogram "warrengate_rpc_duration_seconds" ["method"] "Time from a call's beginning to its end.";
     TOKEN_CHECKS: Counter "warrengate_token_checks_total" ["result"] "Access tokens looked at, by what they were.";
+    CONNECTIONS: Gauge "warrengate_connections" ["listener"] "Open connections of clients, by listener.";
+    CONNECTIONS_CLOSED: Counter "warrengate_connections_closed_total" ["listener", "reason"]
+        "Connections of clients that ended or were refused, by reason; all but peer and shutdown are the gateway's doing.";
+    BUFFERED: Gauge "warrengate_buffered_bytes" [] "Bytes buffered for peers, as charged to the memory budget.";
+    BUFFERED_LIMIT: Gauge "warrengate_buffered_bytes_limit" [] "Bytes that may be buffered for peers.";
     SECRET_CHECKS_RUNNING: Gauge "warrengate_secret_checks_running" [] "Client secrets being checked (argon2id).";
     SECRET_CHECKS_WAITING: Gauge "warrengate_secret_checks_waiting" [] "Client secrets that wait to be checked.";
     BROKER_CONNECTIONS: Gauge "warrengate_broker_connections" ["purpose"] "Open connections to the broker.";

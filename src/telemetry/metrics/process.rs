@@ -87,6 +87,46 @@ labels! {
     }
 }
 
+labels! {
+    /// A port that the gateway listens on.
+    ListenerKind {
+        /// gRPC.
+        Grpc = "grpc",
+        /// Tokens, keys and probes.
+        Ops = "ops",
+        /// Metrics and probes, on a port of their own.
+        Metrics = "metrics",
+    }
+}
+
+labels! {
+    /// Why a connection has ended; all but the first two are the gateway's doing.
+    CloseReason {
+        /// The peer has closed it, or it broke.
+        Peer = "peer",
+        /// The gateway stops.
+        Shutdown = "shutdown",
+        /// No call ran on it for too long.
+        Idle = "idle",
+        /// No call with a token ran on it for too long.
+        Unauthenticated = "unauthenticated",
+        /// The peer does not answer pings.
+        Unresponsive = "unresponsive",
+        /// The TLS handshake failed, or took too long.
+        Handshake = "handshake",
+        /// The first bytes or the headers of a request did not come in time.
+        Timeout = "timeout",
+        /// The peer broke the rules of HTTP.
+        Protocol = "protocol",
+        /// The peer sent too many resets, small frames or the like.
+        Flood = "flood",
+        /// There are too many connections.
+        Limit = "limit",
+        /// A proxy's header is missing or malformed.
+        Proxy = "proxy",
+    }
+}
+
 /// gRPC's codes, by their numbers.
 const CODES: [&str; 17] = [
     "ok",
@@ -119,6 +159,10 @@ pub struct ProcessMetrics {
     secrets_running: Gauge,
     secrets_waiting: Gauge,
     broker: [Arc<BrokerMetrics>; BrokerPurpose::WORDS.len()],
+    connections: [Gauge; ListenerKind::WORDS.len()],
+    closed: [[Counter; CloseReason::WORDS.len()]; ListenerKind::WORDS.len()],
+    buffered: Gauge,
+    buffered_limit: Gauge,
     store: Arc<StoreMetrics>,
     spans_dropped: AtomicU64,
     expiry: [Gauge; Certificate::WORDS.len()],
@@ -134,6 +178,10 @@ impl ProcessMetrics {
             secrets_running: Gauge::default(),
             secrets_waiting: Gauge::default(),
             broker: Default::default(),
+            connections: Default::default(),
+            closed: Default::default(),
+            buffered: Gauge::default(),
+            buffered_limit: Gauge::default(),
             store: Arc::new(StoreMetrics::new()),
             spans_dropped: AtomicU64::new(0),
             expiry: Default::default(),
@@ -155,6 +203,22 @@ impl ProcessMetrics {
     pub fn secret_checks(&self, running: usize, waiting: usize) {
         self.secrets_running.set(i64::try_from(running).unwrap_or(i64::MAX));
         self.secrets_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    /// A client's connection is open; it counts until the guard is dropped.
+    pub fn connection(&self, listener: ListenerKind) -> OpenGuard {
+        OpenGuard::new(&self.connections[listener as usize])
+    }
+
+    /// A client's connection has ended, or was refused.
+    pub fn connection_closed(&self, listener: ListenerKind, reason: CloseReason) {
+        self.closed[listener as usize][reason as usize].inc();
+    }
+
+    /// How many bytes are buffered for peers, and how many may be.
+    pub fn buffered(&self, bytes: usize, limit: usize) {
+        self.buffered.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.buffered_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     /// The handles of one kind of connection.
@@ -322,6 +386,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, process: &ProcessMetri
     let broker = &process.broker;
     labelled! {
         TOKEN_CHECKS: TokenCheck, &process.tokens;
+        CONNECTIONS: ListenerKind, &process.connections;
         BROKER_CONNECTIONS: BrokerPurpose, broker.iter().map(|link| &link.connections);
         BROKER_CHANNELS: BrokerPurpose, broker.iter().map(|link| &link.channels);
         BROKER_OPENED: BrokerPurpose, broker.iter().map(|link| &link.opened);
@@ -330,11 +395,21 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, process: &ProcessMetri
         STORE_DURATION: StoreOperation, &process.store.duration;
         STORE_ERRORS: StoreOperation, &process.store.errors;
     }
+    metric(encoder, &names::CONNECTIONS_CLOSED, |samples| {
+        for (listener, closed) in ListenerKind::WORDS.iter().zip(&process.closed) {
+            for (reason, count) in CloseReason::WORDS.iter().zip(closed).filter(|(_, count)| count.get() > 0) {
+                samples.add([("listener", *listener), ("reason", *reason)], count)?;
+            }
+        }
+        Ok(())
+    })?;
     let dropped = process.spans_dropped.load(Ordering::Relaxed);
     metric(encoder, &names::SPANS_DROPPED, |samples| samples.counter(dropped as f64))?;
     for (which, value) in [
         (&names::SECRET_CHECKS_RUNNING, &process.secrets_running),
         (&names::SECRET_CHECKS_WAITING, &process.secrets_waiting),
+        (&names::BUFFERED, &process.buffered),
+        (&names::BUFFERED_LIMIT, &process.buffered_limit),
         (&names::READY, &process.ready),
     ] {
         metric(encoder, which, |samples| samples.gauge(value.get() as f64))?;

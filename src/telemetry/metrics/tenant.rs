@@ -33,6 +33,11 @@ macro_rules! labels {
 
         impl $name {
             pub(super) const WORDS: &[&str] = &[$($word),*];
+
+            /// The value of the label.
+            pub const fn as_str(self) -> &'static str {
+                Self::WORDS[self as usize]
+            }
         }
     };
 }

@@ -1,6 +1,7 @@
-//! One RPC's place in its trace. A method, the caller's context and perhaps its address enter; a trace id for answers,
-//! errors, audit and logs leaves at once, and a server span when the trace is kept. Whether it is may depend on the tenant,
-//! so it is decided when the caller is recognised, or at the end when nobody was.
+//! The trace of one RPC: an id for answers, errors, audit events and logs, and a server span when the trace is sampled.
+//!
+//! Sampling may depend on the caller, its tenant and its plan, so it is decided when the context is first needed. Whoever is not
+//! authenticated cannot cause a span by its own context.
 
 use std::{
     net::SocketAddr,
@@ -18,10 +19,7 @@ use opentelemetry_semantic_conventions::attribute as names;
 use tonic::Code;
 
 use super::{Traces, ids::told, is_kept};
-use crate::{
-    names::{ClientId, TenantId},
-    telemetry::TraceContext,
-};
+use crate::{names::ClientId, telemetry::TraceContext};
 
 /// How long a call lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +44,9 @@ struct Inner {
     /// The parent's, or of a trace that begins here.
     trace: TraceId,
     started: SystemTime,
+    caller: OnceLock<ClientId>,
+    /// Of the caller's plan.
+    ratio: OnceLock<f64>,
     decided: OnceLock<(TraceContext, Mutex<Option<Span>>)>,
     log: tracing::Span,
 }
@@ -82,20 +83,26 @@ impl Call {
             parent,
             trace,
             started: SystemTime::now(),
+            caller: OnceLock::new(),
+            ratio: OnceLock::new(),
             decided: OnceLock::new(),
             log,
         }))
     }
 
-    /// Its caller is recognised.
+    /// Its caller is authenticated.
     pub fn identify(&self, client: &ClientId) {
         self.0.log.record("client", client.as_str());
-        let mut who = vec![KeyValue::new(super::CLIENT, client.to_string())];
         if let Some(tenant) = client.tenant() {
             self.0.log.record("tenant", tenant.as_str());
-            who.push(KeyValue::new(super::TENANT, tenant.to_string()));
         }
-        self.decide(client.tenant(), who);
+        // Only the first counts, and there is only one.
+        let _ = self.0.caller.set(client.clone());
+    }
+
+    /// The ratio at which its trace is sampled when its caller has not decided.
+    pub(super) fn sample_at(&self, ratio: f64) {
+        let _ = self.0.ratio.set(ratio);
     }
 
     /// The trace's id, 32 hex digits.
@@ -103,9 +110,9 @@ impl Call {
         self.0.trace.to_string()
     }
 
-    /// What a caller may go on with. Asked for before the caller is recognised, it decides that nobody will be.
+    /// The context that its caller may continue with.
     pub fn traceparent(&self) -> String {
-        self.decide(None, Vec::new()).0.traceparent()
+        self.decide().0.traceparent()
     }
 
     /// Where its log lines belong.
@@ -115,7 +122,7 @@ impl Call {
 
     /// It has its status; the stable reason code when there is one. Only the first call counts.
     pub fn end(&self, code: Code, reason: Option<&str>) {
-        let (_, span) = self.decide(None, Vec::new());
+        let (_, span) = self.decide();
         let Some(mut span) = span.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         if code == Code::Unimplemented && reason.is_none() {
             // Names that anyone can invent are not kept.
@@ -137,20 +144,28 @@ impl Call {
         self.0.kind
     }
 
-    /// Its context, when it has a span or its caller gave one: nobody can find the others.
-    pub(super) fn context(&self) -> Option<TraceContext> {
-        let (context, _) = self.decide(None, Vec::new());
-        (context.is_sampled() || self.0.parent.is_some()).then(|| context.clone())
+    /// Its context, and whether others can find it: it has a span, or its caller has given it.
+    pub(super) fn context(&self) -> (TraceContext, bool) {
+        let (context, _) = self.decide();
+        (context.clone(), context.is_sampled() || self.0.parent.is_some())
     }
 
-    fn decide(&self, tenant: Option<&TenantId>, who: Vec<KeyValue>) -> &(TraceContext, Mutex<Option<Span>>) {
+    /// The context that its caller has given.
+    pub(super) fn parent(&self) -> Option<&TraceContext> {
+        self.0.parent.as_ref()
+    }
+
+    fn decide(&self) -> &(TraceContext, Mutex<Option<Span>>) {
         self.0.decided.get_or_init(|| {
             let inner = &*self.0;
+            let caller = inner.caller.get();
+            let tenant = caller.and_then(ClientId::tenant);
             // Probes would fill the collector.
             let is_ours = inner.method.starts_with("warrengate.");
+            let ratio = || inner.ratio.get().copied().unwrap_or_else(|| inner.traces.ratio(tenant));
             let keep = match &inner.parent {
-                Some(parent) => parent.is_sampled(),
-                None => is_ours && is_kept(inner.traces.ratio(tenant)),
+                Some(parent) if caller.is_some() => parent.is_sampled(),
+                _ => is_ours && is_kept(ratio()),
             };
             let span = inner.traces.tracer().filter(|_| keep).map(|tracer| {
                 let mut attributes = Vec::with_capacity(10);
@@ -159,7 +174,12 @@ impl Call {
                     attributes.push(KeyValue::new(names::NETWORK_PEER_ADDRESS, peer.ip().to_string()));
                     attributes.push(KeyValue::new(names::NETWORK_PEER_PORT, i64::from(peer.port())));
                 }
-                attributes.extend(who);
+                if let Some(client) = caller {
+                    attributes.push(KeyValue::new(super::CLIENT, client.to_string()));
+                }
+                if let Some(tenant) = tenant {
+                    attributes.push(KeyValue::new(super::TENANT, tenant.to_string()));
+                }
                 let builder = SpanBuilder::from_name(inner.method.clone())
                     .with_kind(SpanKind::Server)
                     .with_start_time(inner.started)
@@ -186,7 +206,7 @@ impl std::fmt::Debug for Call {
     }
 }
 
-/// Of a trace that is not kept: logs, errors and audit can still be joined by its id.
+/// Of a trace that is not sampled: logs, errors and audit events still share its id.
 fn unkept(id: TraceId) -> TraceContext {
     let span = SpanId::from_bytes(rand::random::<[u8; 8]>());
     TraceContext::from_inner(SpanContext::new(id, span, TraceFlags::default(), false, TraceState::default()))

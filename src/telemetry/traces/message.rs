@@ -1,6 +1,7 @@
-//! A stream's messages and their traces. What a message's headers say, or the caller's call, enters; spans that are kept
-//! leave, one for each message published and one for each delivery, with the context for the next hop in the headers. A
-//! message that is not kept costs a look into its headers, and one drawn number when it has no context.
+//! The traces of a stream's messages: a span for each message published and for each delivery, when it is sampled, and the context for
+//! the next hop in the message's headers.
+//!
+//! A message that is not sampled costs a look into its headers, and a random number when it has no context.
 
 use std::sync::Arc;
 
@@ -18,18 +19,29 @@ use crate::{
     telemetry::TraceContext,
 };
 
-/// What a stream's messages are traced with. Cloning is cheap.
+/// Traces the messages of a stream. Cloning is cheap.
 #[derive(Clone, Default)]
-pub struct MessageTracer(Option<Arc<Inner>>);
+pub struct MessageTracer {
+    /// None when no spans are exported.
+    spans: Option<Arc<Inner>>,
+    /// Without spans: the context that messages without one of their own inherit.
+    inherited: Option<Arc<TraceContext>>,
+}
 
 struct Inner {
     tracer: SdkTracer,
     ratio: f64,
     tenant: Arc<str>,
     client: Arc<str>,
-    /// The call that the messages came with: their parent when it is over with them, and only a link when it is a stream
-    /// that lives for days.
-    call: Option<(SpanContext, CallKind)>,
+    call: Option<CallContext>,
+}
+
+/// The call that the messages came with: their parent when it is unary, and only a link when it is a stream, which may last for days.
+struct CallContext {
+    context: SpanContext,
+    kind: CallKind,
+    /// Whether others can find it.
+    is_known: bool,
 }
 
 /// What a span is about.
@@ -42,8 +54,9 @@ pub(super) struct Subject<'a> {
 }
 
 impl MessageTracer {
-    pub(super) fn off() -> Self {
-        Self(None)
+    pub(super) fn without_spans(call: Option<&Call>) -> Self {
+        let inherited = call.filter(|call| call.kind() == CallKind::Unary).and_then(Call::parent);
+        Self { spans: None, inherited: inherited.cloned().map(Arc::new) }
     }
 
     pub(super) fn new(
@@ -54,29 +67,41 @@ impl MessageTracer {
         call: Option<&Call>,
     ) -> Self {
         let (tenant, client) = (tenant.as_str().into(), client.as_str().into());
-        let call = call.and_then(|call| Some((call.context()?.into_inner(), call.kind())));
-        Self(Some(Arc::new(Inner { tracer, ratio, tenant, client, call })))
+        let call = call.map(|call| {
+            let (context, is_known) = call.context();
+            CallContext { context: context.into_inner(), kind: call.kind(), is_known }
+        });
+        Self { spans: Some(Arc::new(Inner { tracer, ratio, tenant, client, call })), inherited: None }
     }
 
-    /// A message was handed in: the span until its outcome, when it is kept. Its context goes into the message's headers in
-    /// place of the caller's, which becomes its parent.
+    /// Starts the span of a message that is to be published, which lasts until its outcome, when it is sampled. Its context replaces
+    /// the caller's in the message's headers, which becomes its parent.
     pub fn publish(&self, publication: &mut Publication) -> Option<Sending> {
-        let inner = self.0.as_deref()?;
+        if self.spans.is_none() && self.inherited.is_none() {
+            return None;
+        }
         let message = publication.message.as_mut()?;
         let given = TraceContext::of_message(message);
-        let call = inner.call.as_ref();
-        let parent = match &given {
-            Some(given) if !given.is_sampled() => return None,
-            Some(given) => Some(given.inner()),
-            None => match call {
-                Some((call, CallKind::Unary)) if !call.is_sampled() => {
-                    TraceContext::from_inner(call.clone()).into_message(message);
+        let Some(inner) = self.spans.as_deref() else {
+            if let (None, Some(inherited)) = (given, &self.inherited) {
+                TraceContext::clone(inherited).into_message(message);
+            }
+            return None;
+        };
+        let parent = match (&given, &inner.call) {
+            (Some(given), _) if !given.is_sampled() => return None,
+            (Some(given), _) => Some(given.inner()),
+            (None, Some(CallContext { context, kind: CallKind::Unary, is_known })) => {
+                if !context.is_sampled() {
+                    if *is_known {
+                        TraceContext::from_inner(context.clone()).into_message(message);
+                    }
                     return None;
                 }
-                Some((call, CallKind::Unary)) => Some(call),
-                _ if !is_kept(inner.ratio) => return None,
-                _ => None,
-            },
+                Some(context)
+            }
+            (None, _) if !is_kept(inner.ratio) => return None,
+            (None, _) => None,
         };
         let links = inner.stream_link();
         let subject = Subject {
@@ -91,8 +116,8 @@ impl MessageTracer {
         Some(Sending::new(span, !message.message_id.is_empty()))
     }
 
-    /// A dead letter is sent to its queue again: the span until its outcome, in the message's own trace. Its headers stay,
-    /// so that its next deliveries stand beside the ones before. The message is asked for only when spans are made.
+    /// Starts the span of a dead letter that is sent to its queue again, in the message's own trace. Its headers stay, so that its next
+    /// deliveries are siblings of the earlier ones. The message is decoded only when spans are exported.
     pub fn redrive(
         &self,
         queue: &str,
@@ -118,7 +143,7 @@ impl MessageTracer {
 
     /// A span about a message that was taken from a queue, in the message's own trace; none when that is not kept.
     pub(super) fn consume(&self, subject: &Subject<'_>, kind: SpanKind, more: Vec<KeyValue>) -> Option<Span> {
-        let inner = self.0.as_deref()?;
+        let inner = self.spans.as_deref()?;
         let producer = TraceContext::of_message(subject.message).filter(TraceContext::is_sampled)?.into_inner();
         let mut links = vec![Link::with_context(producer.clone())];
         links.extend(inner.stream_link());
@@ -127,21 +152,23 @@ impl MessageTracer {
 
     /// A span below another of the same message.
     pub(super) fn below(&self, parent: &Span, name: String, mut attributes: Vec<KeyValue>) -> Option<Span> {
-        let inner = self.0.as_deref()?;
+        let inner = self.spans.as_deref()?;
         attributes.push(KeyValue::new(super::TENANT, Arc::clone(&inner.tenant)));
         attributes.push(KeyValue::new(super::CLIENT, Arc::clone(&inner.client)));
         Some(start(&inner.tracer, name, SpanKind::Client, Some(parent.span_context()), Vec::new(), attributes))
     }
 
     pub(super) fn is_off(&self) -> bool {
-        self.0.is_none()
+        self.spans.is_none()
     }
 }
 
 impl Inner {
     fn stream_link(&self) -> Vec<Link> {
         match &self.call {
-            Some((call, CallKind::Stream)) if call.is_sampled() => vec![Link::with_context(call.clone())],
+            Some(CallContext { context, kind: CallKind::Stream, .. }) if context.is_sampled() => {
+                vec![Link::with_context(context.clone())]
+            }
             _ => Vec::new(),
         }
     }

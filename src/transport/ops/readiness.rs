@@ -1,34 +1,33 @@
-//! Whether the gateway may be sent work. Whoever must be ready first takes a [`Block`] and drops it when it is; the gateway
-//! is ready when nobody holds one.
+//! Whether the gateway is ready to serve: it is while no component holds a [`Block`].
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// All that must be ready. Cloning is cheap, and clones are the same.
+/// The readiness of a gateway. Cloning is cheap, and clones share the same blocks.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, usize>>>);
 
 impl Readiness {
-    /// Nobody waits yet.
+    /// Without any block.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Not ready until the block is dropped. The name tells operators what is waited for.
+    /// Makes the gateway not ready until the block is dropped. `/readyz` shows the name.
     pub fn block(&self, name: &'static str) -> Block {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
         Block { readiness: self.clone(), name }
     }
 
-    /// What is waited for, by name; empty when the gateway is ready.
+    /// The names of the open blocks; empty when the gateway is ready.
     pub fn waiting(&self) -> Vec<&'static str> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 }
 
-/// Keeps the gateway from being ready for as long as it lives.
+/// Keeps the gateway from being ready until it is dropped.
 #[derive(Debug)]
 #[must_use = "a block that is dropped blocks nothing"]
 pub struct Block {

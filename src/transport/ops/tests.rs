@@ -30,7 +30,7 @@ async fn ops() -> Ops {
     let issuer = Arc::new(Issuer::start(store, &AuthConfig::for_test()).await.expect("an issuer"));
     let readiness = Readiness::new();
     let state = OpsState::new(issuer.clone(), readiness.clone(), Metrics::default(), audit);
-    Ops { router: router(state), issuer, readiness, secret: secret.expose_secret().to_owned() }
+    Ops { router: router(state, true), issuer, readiness, secret: secret.expose_secret().to_owned() }
 }
 
 impl Ops {
@@ -118,6 +118,30 @@ async fn the_gateway_is_ready_when_nobody_blocks() {
     );
     drop(two);
     assert_eq!(ops.get("/readyz").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn metrics_can_have_a_listener_of_their_own() {
+    let ops = ops().await;
+    let audit = Audit::new(
+        Store::open(&"sqlite::memory:".into(), EncryptionKey::parse(&EncryptionKey::generate()).expect("a key"))
+            .await
+            .expect("a store"),
+        &AuditConfig::for_test(),
+    )
+    .0;
+    let state = OpsState::new(ops.issuer.clone(), ops.readiness.clone(), Metrics::default(), audit);
+    for (router, path, status) in [
+        (router(state.clone(), false), "/metrics", 404),
+        (router(state.clone(), false), "/readyz", 200),
+        (router(state.clone(), false), "/.well-known/jwks.json", 200),
+        (metrics_router(state.clone()), "/metrics", 200),
+        (metrics_router(state.clone()), "/readyz", 200),
+        (metrics_router(state.clone()), "/.well-known/jwks.json", 404),
+    ] {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        assert_eq!(router.oneshot(request).await.expect("answered").status().as_u16(), status, "{path}");
+    }
 }
 
 #[tokio::test]

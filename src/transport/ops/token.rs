@@ -1,11 +1,12 @@
-//! `POST /oauth2/token`: the client credentials grant of RFC 6749 section 4.4. A form and perhaps HTTP Basic credentials
-//! enter; a token leaves, or an error in the words of section 5.2. Neither may be cached; both say which trace they belong to.
+//! `POST /oauth2/token`: the client credentials grant of RFC 6749, section 4.4.
+//!
+//! Credentials come by HTTP Basic or in the form. Errors have the form of section 5.2. No answer may be cached, and each names its trace.
 
 use std::net::IpAddr;
 
 use axum::{
     Extension, Form, Json,
-    extract::{ConnectInfo, State, rejection::FormRejection},
+    extract::{State, rejection::FormRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -19,7 +20,7 @@ use crate::{
     auth,
     error::{Classify as _, Kind},
     telemetry::TraceContext,
-    transport::serve_ops::Peer,
+    transport::serve_ops::Client,
 };
 
 /// A refusal: section 5.2's code, a sentence, and what HTTP adds.
@@ -84,11 +85,11 @@ impl Refusal {
 
 pub(super) async fn token(
     State(state): State<OpsState>,
-    peer: Option<Extension<ConnectInfo<Peer>>>,
+    peer: Option<Extension<Client>>,
     headers: HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
-    let peer = peer.map(|Extension(ConnectInfo(Peer(address)))| address);
+    let peer = peer.map(|Extension(Client(address))| address);
     let shown = peer.map(|peer| peer.to_string()).unwrap_or_default();
     let witness = Witness::new(state.audit.clone(), "POST /oauth2/token", shown);
     let trace_id = TraceContext::trace_id_of(&headers);

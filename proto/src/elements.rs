@@ -1,0 +1,306 @@
+//! Counts the elements of an encoded request before it is decoded.
+//!
+//! An element that takes two bytes on the wire takes hundreds once it is decoded. The scan is linear, allocates nothing, and stops at
+//! the first limit that is exceeded, so a frame never costs more than a small multiple of what it weighs on the wire. Bytes that are
+//! not valid protobuf pass: the decoder refuses them and says where.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use prost::Message as _;
+use prost_types::{
+    DescriptorProto, FieldDescriptorProto, FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
+};
+use tonic::Status;
+
+use super::FILE_DESCRIPTOR_SET;
+
+/// Messages, map entries and list items of one request, at all depths.
+pub const MAX_ELEMENTS: usize = 65_536;
+/// The fields that allow fewer, by their names.
+const LIMITS: &[(&str, usize)] = &[("publications", 1_000), ("delivery_ids", 10_000), ("dead_letter_ids", 1_000)];
+/// Messages inside messages; prost refuses more.
+const MAX_DEPTH: usize = 100;
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::load);
+
+/// A request with more elements than are allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooManyElements {
+    /// The path of the field, or nothing when the request as a whole has too many.
+    pub field: String,
+    /// How many are allowed.
+    pub limit: usize,
+}
+
+impl fmt::Display for TooManyElements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.field.is_empty() {
+            true => write!(f, "the request has more than {} elements", self.limit),
+            false => write!(f, "has more than {}", self.limit),
+        }
+    }
+}
+
+impl std::error::Error for TooManyElements {}
+
+impl From<TooManyElements> for Status {
+    /// Keeps the error as the source. The message has the form `field: what`, which is all that is left of it in an HTTP response.
+    fn from(error: TooManyElements) -> Self {
+        let mut status = match error.field.is_empty() {
+            true => Self::invalid_argument(error.to_string()),
+            false => Self::invalid_argument(format!("{}: {error}", error.field)),
+        };
+        status.set_source(Arc::new(error));
+        status
+    }
+}
+
+/// A type of request whose elements are counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Root(usize);
+
+impl Root {
+    /// The type with this full name, when it is a request: answers are written by the gateway itself.
+    pub(super) fn of(full_name: &str) -> Option<Self> {
+        if !full_name.ends_with("Request") {
+            return None;
+        }
+        SCHEMA.by_name.get(full_name).copied().map(Self)
+    }
+
+    /// Counts the elements of an encoded request.
+    pub(super) fn check(self, encoded: &[u8]) -> Result<(), TooManyElements> {
+        let mut left = MAX_ELEMENTS;
+        SCHEMA.scan(self.0, encoded, &mut left, 0)
+    }
+}
+
+struct Schema {
+    types: Vec<Vec<Option<Field>>>,
+    by_name: HashMap<String, usize>,
+}
+
+struct Field {
+    name: String,
+    /// The index of its type, when that is a message.
+    message: Option<usize>,
+    repeated: bool,
+    /// What one element of a packed list takes; none for varints.
+    width: Option<usize>,
+    limit: usize,
+}
+
+impl Schema {
+    fn load() -> Self {
+        // Compiled in, so it can be decoded.
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
+        let mut messages = Vec::new();
+        for file in files.file {
+            let package = file.package().to_owned();
+            for message in file.message_type {
+                collect(&package, message, &mut messages);
+            }
+        }
+        let by_name: HashMap<_, _> =
+            messages.iter().enumerate().map(|(index, (name, _))| (name.clone(), index)).collect();
+        let types = messages
+            .iter()
+            .map(|(_, message)| {
+                let mut fields = Vec::new();
+                for field in &message.field {
+                    let number = usize::try_from(field.number()).unwrap_or(0);
+                    if fields.len() <= number {
+                        fields.resize_with(number + 1, || None);
+                    }
+                    fields[number] = Some(Field::of(field, &by_name));
+                }
+                fields
+            })
+            .collect();
+        Self { types, by_name }
+    }
+
+    fn scan(&self, message: usize, mut rest: &[u8], left: &mut usize, depth: usize) -> Result<(), TooManyElements> {
+        if depth > MAX_DEPTH {
+            return Ok(());
+        }
+        let mut limited = 0;
+        while !rest.is_empty() {
+            let Some((number, wire)) = tag(&mut rest) else { return Ok(()) };
+            let Some(payload) = payload(wire, &mut rest) else { return Ok(()) };
+            let Some(field) = self.types[message].get(number).and_then(Option::as_ref) else { continue };
+            let elements = match (field.message, field.repeated) {
+                (Some(_), _) => 1,
+                (None, true) => field.elements(wire, payload),
+                (None, false) => continue,
+            };
+            if field.limit < MAX_ELEMENTS {
+                limited += elements;
+                if limited > field.limit {
+                    return Err(TooManyElements { field: field.name.clone(), limit: field.limit });
+                }
+            }
+            *left = left.checked_sub(elements).ok_or(TooManyElements { field: String::new(), limit: MAX_ELEMENTS })?;
+            if let Some(inner) = field.message {
+                self.scan(inner, payload, left, depth + 1).map_err(|error| error.inside(&field.name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TooManyElements {
+    fn inside(self, name: &str) -> Self {
+        // A frame that is a list of its own name is called like the list.
+        match self.field.is_empty() || self.field == name {
+            true => self,
+            false => Self { field: format!("{name}.{}", self.field), ..self },
+        }
+    }
+}
+
+impl Field {
+    fn of(field: &FieldDescriptorProto, by_name: &HashMap<String, usize>) -> Self {
+        let width = match field.r#type() {
+            Type::Double | Type::Fixed64 | Type::Sfixed64 => Some(8),
+            Type::Float | Type::Fixed32 | Type::Sfixed32 => Some(4),
+            _ => None,
+        };
+        let limit = LIMITS.iter().find(|(name, _)| *name == field.name()).map_or(MAX_ELEMENTS, |(_, limit)| *limit);
+        Self {
+            name: field.name().to_owned(),
+            message: by_name.get(field.type_name().trim_start_matches('.')).copied(),
+            repeated: field.label() == Label::Repeated,
+            width,
+            limit,
+        }
+    }
+
+    /// How many elements an occurrence of a repeated scalar has: several when it is packed.
+    fn elements(&self, wire: u8, payload: &[u8]) -> usize {
+        match (wire, self.width, self.name.as_str()) {
+            // Texts and bytes are not packed; ids are.
+            (2, Some(width), _) => payload.len() / width,
+            (2, None, "delivery_ids") => payload.iter().filter(|byte| **byte < 0x80).count(),
+            _ => 1,
+        }
+    }
+}
+
+fn collect(package: &str, message: DescriptorProto, into: &mut Vec<(String, DescriptorProto)>) {
+    let name = format!("{package}.{}", message.name());
+    for nested in &message.nested_type {
+        collect(&name, nested.clone(), into);
+    }
+    into.push((name, message));
+}
+
+fn tag(rest: &mut &[u8]) -> Option<(usize, u8)> {
+    let tag = varint(rest)?;
+    Some((usize::try_from(tag >> 3).ok()?, (tag & 7) as u8))
+}
+
+/// The bytes of a value; of a number, none.
+fn payload<'a>(wire: u8, rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = match wire {
+        0 => {
+            varint(rest)?;
+            return Some(&[]);
+        }
+        1 => 8,
+        2 => usize::try_from(varint(rest)?).ok()?,
+        5 => 4,
+        _ => return None,
+    };
+    let (payload, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(payload)
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..70).step_by(7) {
+        let (byte, tail) = rest.split_first()?;
+        *rest = tail;
+        value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
+        if *byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Name as _;
+
+    use super::*;
+    use crate::{
+        Ack, Message, Publication, Publications, PublishBatchRequest, PublishRequest, SubscribeRequest, Value,
+        ValueTable, publish_request, subscribe_request::Frame, value,
+    };
+
+    fn check(name: &str, encoded: &[u8]) -> Result<(), TooManyElements> {
+        Root::of(name).expect("a request").check(encoded)
+    }
+
+    #[test]
+    fn a_thousand_publications_pass_and_one_more_is_refused() {
+        let batch = |count| PublishBatchRequest { publications: vec![Publication::default(); count] }.encode_to_vec();
+        let frame = |count| {
+            let publications = Publications { publications: vec![Publication::default(); count] };
+            PublishRequest { frame: Some(publish_request::Frame::Publications(publications)) }.encode_to_vec()
+        };
+        for (name, encoded) in [
+            (PublishBatchRequest::full_name(), &batch as &dyn Fn(usize) -> Vec<u8>),
+            (PublishRequest::full_name(), &frame as &dyn Fn(usize) -> Vec<u8>),
+        ] {
+            assert_eq!(check(&name, &encoded(1_000)), Ok(()));
+            let error = check(&name, &encoded(1_001)).expect_err("too many");
+            assert_eq!((error.field.as_str(), error.limit), ("publications", 1_000));
+        }
+    }
+
+    #[test]
+    fn packed_ids_are_counted_one_by_one_and_named_by_their_path() {
+        let ack = |ids: usize| {
+            let delivery_ids = (0..ids as u64).collect();
+            let frame = Some(Frame::Ack(Ack { delivery_ids, ..Default::default() }));
+            SubscribeRequest { frame }.encode_to_vec()
+        };
+        let name = SubscribeRequest::full_name();
+        assert_eq!(check(&name, &ack(10_000)), Ok(()));
+        let error = check(&name, &ack(10_001)).expect_err("too many");
+        assert_eq!((error.field.as_str(), error.limit), ("ack.delivery_ids", 10_000));
+        // The same field again and again is one list for protobuf.
+        let error = check(&name, &ack(10_000).repeat(7)).expect_err("too many in all");
+        assert_eq!(error, TooManyElements { field: String::new(), limit: MAX_ELEMENTS });
+    }
+
+    #[test]
+    fn headers_are_counted_at_every_depth() {
+        let nested = |count: usize| {
+            let entries = (0..count).map(|at| (at.to_string(), Value::default())).collect();
+            let table = Value { kind: Some(value::Kind::TableValue(ValueTable { entries })) };
+            let message = Message { headers: [("table".to_owned(), table)].into(), ..Default::default() };
+            let publication = Publication { message: Some(message), ..Default::default() };
+            PublishBatchRequest { publications: vec![publication; 2] }.encode_to_vec()
+        };
+        let name = PublishBatchRequest::full_name();
+        assert_eq!(check(&name, &nested(1_000)), Ok(()));
+        assert_eq!(check(&name, &nested(40_000)).expect_err("too many").limit, MAX_ELEMENTS);
+    }
+
+    #[test]
+    fn answers_are_not_counted_and_what_is_no_protobuf_is_left_to_the_decoder() {
+        assert!(Root::of("warrengate.v1.PublishBatchResponse").is_none());
+        for bytes in [&[0x0a][..], &[0x0a, 0xff], &[0xff; 20], &[0x0b, 0x0b]] {
+            assert_eq!(check("warrengate.v1.PublishRequest", bytes), Ok(()));
+        }
+    }
+}

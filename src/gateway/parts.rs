@@ -1,0 +1,175 @@
+//! The components of a gateway, created in dependency order and without any task of their own.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use super::{Error, REGISTRY_POLL};
+use crate::{
+    audit::{Audit, Keeper},
+    auth::Issuer,
+    broker::Broker,
+    config::Config,
+    memory::{MemoryBudget, TenantBudgets},
+    names::ClientId,
+    pb,
+    pki::{self, Authority, TenantCertificates, Watched},
+    provision::{Inspector, Provisioner},
+    service::{AdminService, AuthService, MessagingService, TopologyService},
+    store::{EncryptionKey, Store},
+    stream::{
+        drain::Drain,
+        session::SessionContext,
+        subscribe::{Policies, SubscribeContext},
+    },
+    telemetry::{Certificate, Metrics, Traces},
+    tenant::Tenants,
+    transport::Services,
+};
+
+/// Everything that serves and that is watched.
+pub(super) struct Parts {
+    pub(super) memory: TenantBudgets,
+    pub(super) metrics: Metrics,
+    pub(super) traces: Traces,
+    pub(super) store: Store,
+    pub(super) audit: Audit,
+    pub(super) audit_writer: Keeper,
+    pub(super) issuer: Arc<Issuer>,
+    pub(super) first_administrator: Option<(ClientId, SecretString)>,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) authority_files: Watched,
+    pub(super) certificates: Arc<TenantCertificates>,
+    pub(super) broker: Broker,
+    pub(super) provisioner: Arc<Provisioner>,
+    pub(super) inspector: Arc<Inspector>,
+}
+
+impl Parts {
+    pub(super) async fn create(config: &Config) -> Result<Self, Error> {
+        let memory = TenantBudgets::new(MemoryBudget::of_gateway(config.limits.max_buffered_bytes));
+        let metrics = Metrics::new(pb::method_paths());
+        let store = Store::open(&config.store.url, EncryptionKey::parse(&config.store.encryption_key)?).await?;
+        let store = store.timed_by(Arc::clone(metrics.process().store()));
+        let (audit, audit_writer) = Audit::new(store.clone(), &config.audit);
+        let issuer = Arc::new(Issuer::start(store.clone(), &config.auth).await?);
+        let first_administrator = Issuer::bootstrap_admin(&store).await?;
+        let tenants = Tenants::load(store.clone(), REGISTRY_POLL).await?;
+        let tenants = Arc::new(tenants.with_outage_grace(config.store.outage_grace));
+
+        // Before the authority is read, so that no change is missed.
+        let authority_files = Watched::new([config.broker.ca_certificate.clone(), config.broker.ca_key.clone()]);
+        let authority = Authority::load(&config.broker.ca_certificate, &config.broker.ca_key)
+            .map_err(|error| Error::Authority(error, config.broker.ca_certificate.clone()))?;
+        let certificates = Arc::new(TenantCertificates::new(Arc::new(authority), config.broker.certificate_lifetime));
+        let broker = Broker::new(config.broker.clone(), Arc::clone(&certificates), Arc::clone(metrics.process()))?;
+        let provisioner = Arc::new(Provisioner::new(&config.management, &config.broker.ca_certificate)?);
+        let inspector = Arc::new(Inspector::new(&config.management, &config.broker.ca_certificate)?);
+        let traces = Traces::start(&config.telemetry.traces)?;
+        Ok(Self {
+            memory,
+            metrics,
+            traces,
+            store,
+            audit,
+            audit_writer,
+            issuer,
+            first_administrator,
+            tenants,
+            authority_files,
+            certificates,
+            broker,
+            provisioner,
+            inspector,
+        })
+    }
+
+    /// The gRPC services.
+    pub(super) fn services(&self, config: &Config, drain: &Drain) -> Services {
+        let session = SessionContext {
+            verifier: self.issuer.verifier(),
+            warn_before: config.auth.warn_before_expiry,
+            drain: drain.clone(),
+            metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
+            max_body_bytes: config.limits.max_message_bytes as u64,
+        };
+        let policies = Policies::new(Arc::clone(&self.inspector));
+        let subscribe = SubscribeContext {
+            broker: self.broker.clone(),
+            inspector: Arc::clone(&self.inspector),
+            policies: policies.clone(),
+            heartbeat_interval: config.limits.heartbeat_interval,
+        };
+        Services {
+            messaging: MessagingService::new(Arc::clone(&self.tenants), session.clone(), subscribe),
+            topology: TopologyService::new(
+                Arc::clone(&self.tenants),
+                self.broker.clone(),
+                Arc::clone(&self.inspector),
+                policies,
+                session,
+            ),
+            auth: AuthService::new(Arc::clone(&self.issuer), Arc::clone(&self.tenants)),
+            admin: AdminService::new(
+                self.store.clone(),
+                Arc::clone(&self.tenants),
+                Arc::clone(&self.provisioner),
+                self.broker.clone(),
+                self.audit.clone(),
+                Arc::clone(&self.issuer),
+            ),
+            verifier: self.issuer.verifier(),
+            audit: self.audit.clone(),
+            traces: self.traces.clone(),
+            metrics: Arc::clone(self.metrics.process()),
+            memory: self.memory.clone(),
+        }
+    }
+
+    /// Sets the metrics that are cheaper to read at each scrape than to follow.
+    pub(super) fn watch_metrics(&self, config: &Config) {
+        let (issuer, tenants) = (Arc::clone(&self.issuer), Arc::clone(&self.tenants));
+        let (traces, memory) = (self.traces.clone(), self.memory.gateway().clone());
+        let (certificates, config) = (Arc::clone(&self.certificates), config.clone());
+        self.metrics.before_each_reading(move |metrics| {
+            let process = metrics.process();
+            // Files are renewed while the gateway runs.
+            file_expiries(metrics, &config);
+            authority_expiries(metrics, &certificates.authority());
+            if let Some(end) = certificates.earliest_end() {
+                process.certificate_ends(Certificate::Tenants, end);
+            }
+            let (running, waiting) = issuer.secret_checks();
+            process.secret_checks(running, waiting);
+            process.spans_dropped(traces.dropped());
+            process.buffered(memory.used(), memory.limit());
+            metrics.keep_tenants(|tenant| tenants.knows(tenant));
+        });
+    }
+}
+
+/// The expiry of the certificates in files, as far as they can be read; whoever uses one reports what is wrong with it.
+fn file_expiries(metrics: &Metrics, config: &Config) {
+    let files = [
+        (Certificate::Gateway, Some(&config.grpc.certificate)),
+        (Certificate::Ops, config.ops.certificate.as_ref()),
+        (Certificate::Provisioner, Some(&config.management.certificate)),
+    ];
+    for (which, file) in files {
+        let read = file.and_then(|file| std::fs::read_to_string(file).ok());
+        if let Some(Ok(certificate)) = read.as_deref().map(pki::inspect) {
+            metrics.process().certificate_ends(which, certificate.not_after());
+        }
+    }
+}
+
+/// The expiry of the broker's authority as this gateway uses it, and of the second one that it trusts during a rotation.
+fn authority_expiries(metrics: &Metrics, authority: &Authority) {
+    let process = metrics.process();
+    process.certificate_ends(Certificate::BrokerCa, authority.inspection().not_after());
+    match authority.trusted_der().get(1).map(|beside| pki::inspect_der(beside)) {
+        Some(Ok(beside)) => process.certificate_ends(Certificate::BrokerCaBeside, beside.not_after()),
+        _ => process.certificate_is_none(Certificate::BrokerCaBeside),
+    }
+}

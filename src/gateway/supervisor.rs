@@ -1,0 +1,156 @@
+//! Owns the background tasks of a gateway, by name.
+//!
+//! Invariant: no task ends unnoticed. One that ends or panics before it is asked to makes the gateway not ready at once, is logged by its
+//! name, and is what [`Supervisor::failed`] waits for.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::FutureExt as _;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::transport::ops::{Block, Readiness};
+
+/// Cheap to clone; clones own the same tasks.
+#[derive(Clone)]
+pub(super) struct Supervisor(Arc<Inner>);
+
+struct Inner {
+    readiness: Readiness,
+    /// The name of the first task that failed.
+    failed: watch::Sender<Option<&'static str>>,
+    /// Keeps the gateway from being ready again.
+    block: Mutex<Option<Block>>,
+    /// By name, for tests: what ends a task as if it had failed.
+    ends: Mutex<BTreeMap<&'static str, CancellationToken>>,
+}
+
+/// The tasks that are asked to end at the same time.
+#[derive(Clone)]
+pub(super) struct TaskGroup {
+    supervisor: Supervisor,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Supervisor {
+    pub(super) fn new(readiness: Readiness) -> Self {
+        let (failed, _) = watch::channel(None);
+        Self(Arc::new(Inner { readiness, failed, block: Mutex::default(), ends: Mutex::default() }))
+    }
+
+    /// A group of tasks that end together.
+    pub(super) fn group(&self) -> TaskGroup {
+        TaskGroup { supervisor: self.clone(), stop: CancellationToken::new(), tasks: TaskTracker::new() }
+    }
+
+    /// Waits for the first task that fails, and gives its name.
+    pub(super) async fn failed(&self) -> &'static str {
+        let mut failed = self.0.failed.subscribe();
+        loop {
+            if let Some(name) = *failed.borrow_and_update() {
+                return name;
+            }
+            // The sender lives as long as this.
+            let _ = failed.changed().await;
+        }
+    }
+
+    /// The names of all tasks.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.0.ends.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// Makes a task panic.
+    pub(super) fn kill(&self, name: &str) {
+        if let Some(end) = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
+            end.cancel();
+        }
+    }
+
+    fn fail(&self, name: &'static str, panic: Option<Box<dyn Any + Send>>) {
+        let mut block = self.0.block.lock().unwrap_or_else(PoisonError::into_inner);
+        block.get_or_insert_with(|| self.0.readiness.block("failed task"));
+        drop(block);
+        match panic {
+            Some(panic) => {
+                let text = panic.downcast_ref::<&str>().copied();
+                let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+                tracing::error!(task = name, panic = text.unwrap_or("unknown"), "background task panicked");
+            }
+            None => tracing::error!(task = name, "background task ended unexpectedly"),
+        }
+        self.0.failed.send_if_modified(|failed| {
+            let is_first = failed.is_none();
+            failed.get_or_insert(name);
+            is_first
+        });
+    }
+}
+
+impl TaskGroup {
+    /// Starts a task. It may end when the group is asked to, and not before.
+    pub(super) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (supervisor, stop, end) = (self.supervisor.clone(), self.stop.clone(), CancellationToken::new());
+        let ends = &self.supervisor.0.ends;
+        ends.lock().unwrap_or_else(PoisonError::into_inner).insert(name, end.clone());
+        self.tasks.spawn(async move {
+            let task = async move {
+                tokio::select! {
+                    () = task => {}
+                    () = end.cancelled() => panic!("killed by a test"),
+                }
+            };
+            let ended = AssertUnwindSafe(Box::pin(task)).catch_unwind().await;
+            if ended.is_err() || !stop.is_cancelled() {
+                supervisor.fail(name, ended.err());
+            }
+        });
+    }
+
+    /// Cancelled when the tasks are to end.
+    pub(super) fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Waits until all tasks have ended.
+    pub(super) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_or_panics_is_named_and_one_that_is_asked_to_end_is_not() {
+        let readiness = Readiness::new();
+        let supervisor = Supervisor::new(readiness.clone());
+        let group = supervisor.group();
+        group.spawn("patient", group.stop().cancelled_owned());
+        assert!(readiness.waiting().is_empty());
+        group.spawn("hasty", async {});
+        assert_eq!(supervisor.failed().await, "hasty");
+        assert_eq!(readiness.waiting(), ["failed task"]);
+        group.stop().cancel();
+        group.ended().await;
+        assert_eq!(supervisor.names(), ["hasty", "patient"]);
+
+        let supervisor = Supervisor::new(Readiness::new());
+        let group = supervisor.group();
+        group.spawn("unlucky", async { panic!("on purpose") });
+        assert_eq!(supervisor.failed().await, "unlucky");
+        let supervisor = Supervisor::new(Readiness::new());
+        let group = supervisor.group();
+        group.stop().cancel();
+        group.spawn("late", async { panic!("while it stops") });
+        assert_eq!(supervisor.failed().await, "late", "a panic is a failure at any time");
+    }
+}

@@ -1,0 +1,304 @@
+//! Byte budgets for everything that is buffered on behalf of a peer: request bodies, decoded frames, messages in flight, deliveries.
+//!
+//! Invariant: the bytes of all open permits of a budget never exceed its limit, nor, together with those of its siblings, the limit
+//! of its parent. A budget never grows; whoever finds it full waits or refuses.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use tokio::sync::Semaphore;
+
+/// What the limit is derived from when the machine's memory is unknown.
+const UNKNOWN_MEMORY: usize = 4 << 30;
+/// The smallest limit: a few of the largest frames must fit.
+pub const MIN_LIMIT: usize = 64 << 20;
+
+/// A number of bytes that may be reserved at the same time. Cloning is cheap, and clones share the same bytes.
+#[derive(Clone)]
+pub struct MemoryBudget(Arc<Level>);
+
+struct Level {
+    limit: usize,
+    free: Semaphore,
+    parent: Option<MemoryBudget>,
+}
+
+/// The request does not fit at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the memory budget is exhausted")]
+pub struct Full;
+
+/// The request exceeds the limit of the budget or of one of its parents, so waiting cannot help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes exceed the memory budget of {limit} bytes")]
+pub struct TooLarge {
+    /// What was asked for.
+    pub bytes: usize,
+    /// The smallest limit that it exceeds.
+    pub limit: usize,
+}
+
+/// Reserved bytes; dropping the permit returns them to the budget and all its parents.
+#[must_use = "dropping the permit returns its bytes"]
+pub struct MemoryPermit {
+    budget: MemoryBudget,
+    bytes: usize,
+    /// How many levels the bytes are taken from, beginning with `budget`; all of them, except while a reservation waits.
+    levels: usize,
+}
+
+impl MemoryBudget {
+    /// A budget without a parent.
+    pub fn new(limit: usize) -> Self {
+        Self::with_parent(limit, None)
+    }
+
+    /// The budget of the whole gateway: `limit` bytes, or for 0 a quarter of the memory that this process may use.
+    pub fn of_gateway(limit: usize) -> Self {
+        Self::new(if limit == 0 { (available_memory().unwrap_or(UNKNOWN_MEMORY) / 4).max(MIN_LIMIT) } else { limit })
+    }
+
+    /// A part of this budget: what is reserved from it is reserved from this one as well.
+    pub fn child(&self, limit: usize) -> Self {
+        Self::with_parent(limit.min(self.limit()), Some(self.clone()))
+    }
+
+    fn with_parent(limit: usize, parent: Option<Self>) -> Self {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Level { limit, free: Semaphore::new(limit), parent }))
+    }
+
+    /// The largest number of bytes that can be reserved at once.
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// How many bytes are reserved now.
+    pub fn used(&self) -> usize {
+        self.limit().saturating_sub(self.0.free.available_permits())
+    }
+
+    /// Reserves bytes, unless that would exceed a limit now.
+    ///
+    /// # Errors
+    /// [`Full`] when this budget or one of its parents has too few free bytes.
+    pub fn try_reserve(&self, bytes: usize) -> Result<MemoryPermit, Full> {
+        let mut permit = MemoryPermit { budget: self.clone(), bytes, levels: 0 };
+        let count = u32::try_from(bytes).map_err(|_| Full)?;
+        for level in self.levels() {
+            level.free.try_acquire_many(count).map_err(|_| Full)?.forget();
+            permit.levels += 1;
+        }
+        Ok(permit)
+    }
+
+    /// Waits until the bytes are free, first come, first served. Cancel safe.
+    ///
+    /// # Errors
+    /// [`TooLarge`] when they can never be free.
+    pub async fn reserve(&self, bytes: usize) -> Result<MemoryPermit, TooLarge> {
+        let limit = self.levels().map(|level| level.limit).min().unwrap_or(0);
+        let count = match u32::try_from(bytes) {
+            Ok(count) if bytes <= limit => count,
+            _ => return Err(TooLarge { bytes, limit }),
+        };
+        let mut permit = MemoryPermit { budget: self.clone(), bytes, levels: 0 };
+        for level in self.levels() {
+            // The semaphores are never closed.
+            let Ok(acquired) = level.free.acquire_many(count).await else { return Err(TooLarge { bytes, limit }) };
+            acquired.forget();
+            permit.levels += 1;
+        }
+        Ok(permit)
+    }
+
+    /// This budget and its parents, the gateway's last.
+    fn levels(&self) -> impl Iterator<Item = &Level> {
+        std::iter::successors(Some(&*self.0), |level| level.parent.as_ref().map(|parent| &*parent.0))
+    }
+}
+
+impl fmt::Debug for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBudget").field("limit", &self.limit()).field("used", &self.used()).finish()
+    }
+}
+
+impl MemoryPermit {
+    /// How many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Reserves more bytes for the same purpose.
+    ///
+    /// # Errors
+    /// [`Full`] when they are not free; the permit keeps what it has.
+    pub fn try_grow(&mut self, bytes: usize) -> Result<(), Full> {
+        self.merge(self.budget.try_reserve(bytes)?);
+        Ok(())
+    }
+
+    /// Returns all but `bytes`; without effect when it holds fewer.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        drop(self.split(self.bytes.saturating_sub(bytes)));
+    }
+
+    /// Takes bytes out into a permit of their own, at most all of them.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: self.budget.clone(), bytes, levels: self.levels }
+    }
+
+    /// Takes over the bytes of a permit of the same budget. A permit of another budget is returned to it when this one is dropped, too,
+    /// so the bytes of two budgets must never be merged.
+    pub fn merge(&mut self, mut other: Self) {
+        debug_assert!(Arc::ptr_eq(&self.budget.0, &other.budget.0), "permits of different budgets");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
+impl Drop for MemoryPermit {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.budget.levels().take(self.levels).for_each(|level| level.free.add_permits(self.bytes));
+        }
+    }
+}
+
+impl fmt::Debug for MemoryPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryPermit").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// The budgets of all tenants, each a part of the gateway's. A budget exists while someone uses it.
+#[derive(Debug, Clone)]
+pub struct TenantBudgets(Arc<Tenants>);
+
+#[derive(Debug)]
+struct Tenants {
+    gateway: MemoryBudget,
+    /// At most half of the gateway's, so that no tenant can take it all.
+    limit: usize,
+    open: Mutex<HashMap<String, Weak<Level>>>,
+}
+
+impl TenantBudgets {
+    /// No tenant may reserve more than half of `gateway`.
+    pub fn new(gateway: MemoryBudget) -> Self {
+        let limit = gateway.limit() / 2;
+        Self(Arc::new(Tenants { gateway, limit, open: Mutex::default() }))
+    }
+
+    /// The budget of the gateway.
+    pub fn gateway(&self) -> &MemoryBudget {
+        &self.0.gateway
+    }
+
+    /// The budget of one tenant, shared by everybody who asks for the same name.
+    pub fn of(&self, tenant: &str) -> MemoryBudget {
+        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(level) = open.get(tenant).and_then(Weak::upgrade) {
+            return MemoryBudget(level);
+        }
+        open.retain(|_, level| level.strong_count() > 0);
+        let budget = self.0.gateway.child(self.0.limit);
+        open.insert(tenant.to_owned(), Arc::downgrade(&budget.0));
+        budget
+    }
+}
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Level").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+/// The memory that this process may use: the machine's, or less when its control group has a limit. Linux only.
+fn available_memory() -> Option<usize> {
+    let total = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kibibytes = total.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.split_whitespace().next()?;
+    let total = kibibytes.parse::<usize>().ok()?.saturating_mul(1024);
+    // Version 2 and version 1 of control groups, as a container sees its own. Version 1 writes a huge number for "no limit".
+    let groups = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = groups.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
+    limits.chain([total]).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_child_takes_from_its_parent_and_both_get_everything_back() {
+        let gateway = MemoryBudget::new(100);
+        let (acme, globex) = (gateway.child(60), gateway.child(60));
+        let first = acme.try_reserve(50).expect("free");
+        assert_eq!(acme.try_reserve(11).expect_err("over the child's limit"), Full);
+        assert_eq!((acme.used(), gateway.used()), (50, 50));
+        let second = globex.try_reserve(50).expect("free");
+        assert_eq!(globex.try_reserve(1).expect_err("over the parent's limit"), Full);
+        assert_eq!(globex.used(), 50, "a refused reservation leaves nothing behind");
+        drop((first, second));
+        assert_eq!((acme.used(), globex.used(), gateway.used()), (0, 0, 0));
+    }
+
+    #[test]
+    fn permits_can_be_divided_joined_and_changed() {
+        let budget = MemoryBudget::new(100);
+        let mut permit = budget.try_reserve(40).expect("free");
+        let part = permit.split(10);
+        assert_eq!((permit.bytes(), part.bytes(), budget.used()), (30, 10, 40));
+        permit.try_grow(60).expect("free");
+        assert_eq!(permit.try_grow(1).expect_err("full"), Full);
+        drop(part);
+        assert_eq!(budget.used(), 90);
+        permit.shrink_to(20);
+        permit.merge(budget.try_reserve(5).expect("free"));
+        assert_eq!((permit.bytes(), budget.used()), (25, 25));
+        drop(permit);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reservation_waits_its_turn_and_leaves_nothing_behind_when_it_is_cancelled() {
+        let gateway = MemoryBudget::new(10);
+        let child = gateway.child(10);
+        let all = gateway.try_reserve(10).expect("free");
+        let error = child.reserve(11).await.expect_err("can never fit");
+        assert_eq!(error, TooLarge { bytes: 11, limit: 10 });
+        let waiting = tokio::time::timeout(Duration::from_millis(20), child.reserve(4)).await;
+        assert!(waiting.is_err(), "nothing is free");
+        assert_eq!(child.used(), 0, "the cancelled reservation has returned its part of the child");
+        let (waiting, ()) = tokio::join!(child.reserve(4), async { drop(all) });
+        assert_eq!(waiting.expect("fits").bytes(), 4);
+    }
+
+    #[test]
+    fn everybody_who_names_a_tenant_shares_its_budget_which_is_half_of_the_gateways() {
+        let tenants = TenantBudgets::new(MemoryBudget::new(100));
+        let permit = tenants.of("acme").try_reserve(50).expect("half");
+        assert_eq!(tenants.of("acme").try_reserve(1).expect_err("the same budget"), Full);
+        let _other = tenants.of("globex").try_reserve(50).expect("the other half");
+        drop(permit);
+        assert_eq!((tenants.of("acme").used(), tenants.gateway().used()), (0, 50));
+        assert!(tenants.0.open.lock().expect("not poisoned").len() <= 2);
+    }
+
+    #[test]
+    fn the_default_is_a_quarter_of_the_memory() {
+        let limit = MemoryBudget::of_gateway(0).limit();
+        assert!(limit >= MIN_LIMIT);
+        assert_eq!(MemoryBudget::of_gateway(123 << 20).limit(), 123 << 20);
+        if let Some(memory) = available_memory() {
+            assert_eq!(limit, (memory / 4).max(MIN_LIMIT));
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Limits on the body of every request: how long it may take to arrive, and the memory that it takes until it is decoded.
+//!
+//! Invariant: no byte of a gRPC frame is handed on before the whole frame is charged to the budget of its tenant, or to that of callers
+//! without a token. The charge is returned when the reader asks for what follows the frame, or drops the body.
+
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
+use tower::{Layer, Service};
+
+use super::anonymous::Anonymous;
+use crate::{
+    auth::Caller,
+    error::{Failure, Kind},
+    memory::{MemoryBudget, MemoryPermit, TenantBudgets, TooLarge},
+};
+
+/// The flag and the length before each message of a gRPC body.
+const PREFIX: usize = 5;
+/// Compression makes at most this much of a byte.
+const MAX_EXPANSION: usize = 1032;
+/// How soon a request that found no memory may be sent again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Wraps the body of every request.
+#[derive(Clone)]
+pub(super) struct BodyLimitsLayer {
+    pub(super) tenants: TenantBudgets,
+    pub(super) anonymous: Anonymous,
+    /// The methods whose requests are streams.
+    pub(super) streaming: Arc<HashSet<String>>,
+    /// The largest frame.
+    pub(super) largest: usize,
+    /// How long a unary request, or a frame of a stream, may take.
+    pub(super) request_timeout: Duration,
+    /// The same for a whole request without a token.
+    pub(super) open_timeout: Duration,
+}
+
+impl BodyLimitsLayer {
+    fn limited<B>(&self, request: &Request<B>, body: Body) -> Body {
+        let caller = request.extensions().get::<Caller>();
+        let memory = match caller {
+            // Platform administrators have a share like a tenant's; no tenant has an empty name.
+            Some(caller) => self.tenants.of(caller.tenant().map(|tenant| tenant.as_str()).unwrap_or_default()),
+            None => {
+                let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+                let network = crate::auth::network(peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip()));
+                self.anonymous.memory().of(&network.to_string())
+            }
+        };
+        let is_stream = caller.is_some() && self.streaming.contains(request.uri().path());
+        let limit = if caller.is_some() { self.request_timeout } else { self.open_timeout };
+        Body::new(Limited {
+            inner: body,
+            memory,
+            largest: self.largest,
+            limit,
+            is_stream,
+            deadline: (!is_stream).then(|| Box::pin(tokio::time::sleep(limit))),
+            charged: None,
+            waiting: None,
+            unread: Bytes::new(),
+            partial: BytesMut::new(),
+            missing: 0,
+        })
+    }
+}
+
+impl<S> Layer<S> for BodyLimitsLayer {
+    type Service = LimitedBodies<S>;
+
+    fn layer(&self, inner: S) -> LimitedBodies<S> {
+        LimitedBodies { layer: self.clone(), inner }
+    }
+}
+
+/// See [`BodyLimitsLayer`].
+#[derive(Clone)]
+pub(super) struct LimitedBodies<S> {
+    layer: BodyLimitsLayer,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for LimitedBodies<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> S::Future {
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts, ());
+        let body = self.layer.limited(&request, body);
+        self.inner.call(request.map(|()| body))
+    }
+}
+
+/// A body whose frames are charged and whose arrival is timed.
+struct Limited {
+    inner: Body,
+    memory: MemoryBudget,
+    largest: usize,
+    limit: Duration,
+    is_stream: bool,
+    /// Of a unary request, for all of it; of a stream, for the frame that has begun.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// For the frames that the reader has, or has in part.
+    charged: Option<MemoryPermit>,
+    waiting: Option<BoxFuture<'static, Result<MemoryPermit, TooLarge>>>,
+    /// What has come and is not handed on yet.
+    unread: Bytes,
+    /// A prefix that has not come whole.
+    partial: BytesMut,
+    /// What is missing of a frame that the reader has in part.
+    missing: usize,
+}
+
+/// How much of what has come may be handed on, and what that costs.
+struct Step {
+    length: usize,
+    cost: usize,
+    missing: usize,
+}
+
+impl Limited {
+    /// The whole frames at the beginning of `data`, or a part of the first when that is not whole; none when not even its prefix is.
+    fn step(&self, data: &[u8]) -> Option<Step> {
+        let mut step = Step { length: 0, cost: 0, missing: 0 };
+        loop {
+            let Some((prefix, rest)) = data[step.length..].split_first_chunk::<PREFIX>() else { break };
+            let [flag, length @ ..] = *prefix;
+            let length = u32::from_be_bytes(length) as usize;
+            // A frame that is too large is refused by whoever decodes it, as soon as it sees the prefix.
+            let cost = if flag == 0 { length } else { length.saturating_mul(MAX_EXPANSION) }.min(self.largest);
+            if rest.len() < length {
+                if step.length == 0 {
+                    step = Step { length: data.len(), cost, missing: length - rest.len() };
+                }
+                break;
+            }
+            step.length += PREFIX + length;
+            step.cost += cost;
+        }
+        (step.length > 0).then_some(step)
+    }
+
+    /// The time is over, and nothing has come.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(cx));
+        let text = format!("the request did not arrive within {} s", self.limit.as_secs().max(1));
+        Poll::Ready(status(Failure::new(Kind::Deadline, "REQUEST_TIMEOUT", text)))
+    }
+
+    /// Something has come after the deadline, which nobody waited for: the reader has paused, and the peer is not to blame.
+    fn extend_missed_deadline(&mut self) {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.is_elapsed()
+        {
+            deadline.as_mut().reset(Instant::now() + self.limit);
+        }
+    }
+
+    /// Charges a step; the old charge is for frames that the reader has done with.
+    fn poll_charge(&mut self, cx: &mut Context<'_>, cost: usize) -> Poll<Result<(), Status>> {
+        if self.waiting.is_none() {
+            self.charged = None;
+            let cost = cost.min(self.memory.limit());
+            match self.memory.try_reserve(cost) {
+                Ok(permit) => {
+                    self.charged = Some(permit);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(_) => {
+                    let memory = self.memory.clone();
+                    self.waiting = Some(Box::pin(async move { memory.reserve(cost).await }));
+                }
+            }
+        }
+        let Some(waiting) = &mut self.waiting else { return Poll::Ready(Ok(())) };
+        match waiting.as_mut().poll(cx) {
+            Poll::Ready(Ok(permit)) => {
+                self.waiting = None;
+                self.charged = Some(permit);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(exhausted())),
+            // A stream is slowed; a unary request is refused in time.
+            Poll::Pending if self.is_stream => Poll::Pending,
+            Poll::Pending => self.poll_deadline(cx).map(|_| Err(exhausted())),
+        }
+    }
+}
+
+fn status(failure: Failure) -> Status {
+    let mut status = Status::from(failure.clone());
+    // Streams turn it into a failure again.
+    status.set_source(Arc::new(failure));
+    status
+}
+
+fn exhausted() -> Status {
+    let text = "the gateway has no memory for this request at the moment; try again later";
+    let failure = Failure::new(Kind::Exhausted, "MEMORY_EXHAUSTED", text);
+    status(Failure { retry_after: Some(RETRY_AFTER), ..failure })
+}
+
+impl http_body::Body for Limited {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        loop {
+            if !this.unread.is_empty() {
+                if this.missing > 0 {
+                    let part = this.unread.split_to(this.missing.min(this.unread.len()));
+                    this.missing -= part.len();
+                    if this.missing == 0 && this.is_stream {
+                        this.deadline = None;
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(part))));
+                }
+                match this.step(&this.unread) {
+                    Some(step) => {
+                        if let Err(status) = ready!(this.poll_charge(cx, step.cost)) {
+                            return Poll::Ready(Some(Err(status)));
+                        }
+                        this.missing = step.missing;
+                        if this.missing == 0 && this.is_stream {
+                            this.deadline = None;
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(this.unread.split_to(step.length)))));
+                    }
+                    None => this.partial = BytesMut::from(std::mem::take(&mut this.unread).chunk()),
+                }
+            }
+            if this.is_stream && this.deadline.is_none() && (this.missing > 0 || !this.partial.is_empty()) {
+                this.deadline = Some(Box::pin(tokio::time::sleep(this.limit)));
+            }
+            match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data().inspect(|_| this.extend_missed_deadline()) {
+                    Ok(data) if this.partial.is_empty() => this.unread = data,
+                    Ok(data) => {
+                        let mut joined = std::mem::take(&mut this.partial);
+                        joined.extend_from_slice(&data);
+                        this.unread = joined.freeze();
+                    }
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                // What is left is no whole prefix: whoever decodes it says so.
+                Poll::Ready(None) if !this.partial.is_empty() => {
+                    return Poll::Ready(Some(Ok(Frame::data(this.partial.split().freeze()))));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    // Between frames the reader holds nothing of ours any more.
+                    if this.missing == 0 {
+                        this.charged = None;
+                    }
+                    return this.poll_deadline(cx).map(|status| Some(Err(status)));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.unread.is_empty() && self.partial.is_empty() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use futures_util::FutureExt as _;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    /// A body of these pieces, which stays open after the last when `is_open`.
+    struct Pieces(VecDeque<Bytes>, bool);
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            match self.0.pop_front() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None if self.1 => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    fn framed(lengths: &[usize]) -> Vec<u8> {
+        let frame = |length: &usize| {
+            let prefix = u32::try_from(*length).expect("short").to_be_bytes();
+            [&[0][..], &prefix, &vec![7; *length]].concat()
+        };
+        lengths.iter().flat_map(frame).collect()
+    }
+
+    fn limited(body: Vec<u8>, piece: usize, is_open: bool, is_stream: bool, memory: &MemoryBudget) -> Limited {
+        let pieces = body.chunks(piece).map(Bytes::copy_from_slice).collect();
+        let limit = Duration::from_secs(30);
+        Limited {
+            inner: Body::new(Pieces(pieces, is_open)),
+            memory: memory.clone(),
+            largest: 1000,
+            limit,
+            is_stream,
+            deadline: (!is_stream).then(|| Box::pin(tokio::time::sleep(limit))),
+            charged: None,
+            waiting: None,
+            unread: Bytes::new(),
+            partial: BytesMut::new(),
+            missing: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn every_byte_is_handed_on_in_order_whatever_the_pieces_are() {
+        let body = framed(&[0, 3, 900, 0, 0, 77, 5]);
+        for piece in [1, 2, 3, 7, 64, 2000] {
+            let memory = MemoryBudget::new(2000);
+            let read = limited(body.clone(), piece, false, true, &memory).collect().await.expect("all").to_bytes();
+            assert_eq!(read, body, "in pieces of {piece}");
+            assert_eq!(memory.used(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_charged_before_it_is_there_and_until_the_next_is_asked_for() {
+        let memory = MemoryBudget::new(1000);
+        let mut body = limited(framed(&[400, 600])[..600].to_vec(), 300, true, true, &memory);
+        let _part = body.frame().await.expect("a part").expect("of the first frame");
+        assert_eq!(memory.used(), 400, "all of the first frame, of which 295 bytes have come");
+        let _rest = body.frame().await.expect("the rest").expect("of the first frame");
+        let _second = body.frame().await.expect("a part").expect("of the second frame");
+        assert_eq!(memory.used(), 600, "the second frame alone");
+        drop(body);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_memory_a_stream_waits_and_a_unary_request_is_refused() {
+        let memory = MemoryBudget::new(100);
+        let all = memory.try_reserve(100).expect("free");
+        let mut unary = limited(framed(&[50]), 2000, false, false, &memory);
+        let refused = unary.frame().await.expect("an answer").expect_err("no memory");
+        assert_eq!(crate::error::reason_of(&refused).as_deref(), Some("MEMORY_EXHAUSTED"));
+        let mut stream = limited(framed(&[50]), 2000, false, true, &memory);
+        let waited = tokio::time::timeout(Duration::from_secs(600), stream.frame()).await;
+        assert!(waited.is_err(), "a stream is slowed");
+        drop((all, unary));
+        assert!(stream.frame().await.expect("a frame").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_arrive_in_time_is_refused_and_a_silent_stream_is_not() {
+        let memory = MemoryBudget::new(1000);
+        let start = Instant::now();
+        let mut unary = limited(framed(&[50])[..20].to_vec(), 2000, true, false, &memory);
+        assert!(unary.frame().await.expect("a part").is_ok());
+        let late = unary.frame().await.expect("an answer").expect_err("too late");
+        assert_eq!(crate::error::reason_of(&late).as_deref(), Some("REQUEST_TIMEOUT"));
+        assert_eq!(start.elapsed().as_secs(), 30);
+
+        let mut stream = limited(framed(&[50]), 2000, true, true, &memory);
+        assert!(stream.frame().await.expect("a frame").is_ok());
+        assert!(tokio::time::timeout(Duration::from_secs(600), stream.frame()).await.is_err(), "between two frames");
+        let mut stream = limited(framed(&[50])[..3].to_vec(), 2000, true, true, &memory);
+        let late = stream.frame().await.expect("an answer").expect_err("not even a prefix");
+        assert_eq!(crate::error::reason_of(&late).as_deref(), Some("REQUEST_TIMEOUT"));
+        assert!(stream.frame().now_or_never().is_some());
+    }
+}

@@ -1,0 +1,282 @@
+//! An accepted connection: its bytes, and what is known of it while it is open.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+
+use super::connections::ConnectionPermit;
+use crate::auth::network;
+pub(super) use crate::telemetry::CloseReason;
+
+/// HTTP/2's connection preface (RFC 9113, section 3.4); no HTTP/1.1 request that is served here is shorter.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What is known of an open connection. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Activity(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    accepted: Instant,
+    /// When the peer's last bytes came, in milliseconds after `accepted`.
+    last_read: AtomicU64,
+    calls: Mutex<Calls>,
+    permit: ConnectionPermit,
+}
+
+#[derive(Debug)]
+struct Calls {
+    running: usize,
+    /// When the last one ended.
+    since: Instant,
+}
+
+/// A call that runs on the connection.
+#[derive(Debug)]
+pub(super) struct RunningCall(Activity);
+
+impl Activity {
+    pub(super) fn new(permit: ConnectionPermit) -> Self {
+        let accepted = Instant::now();
+        let calls = Mutex::new(Calls { running: 0, since: accepted });
+        Self(Arc::new(State { accepted, last_read: AtomicU64::new(0), calls, permit }))
+    }
+
+    /// Counts a call for as long as the result is kept.
+    pub(super) fn begin(&self) -> RunningCall {
+        self.calls().running += 1;
+        RunningCall(self.clone())
+    }
+
+    /// How long no call has been running.
+    pub(super) fn idle_for(&self) -> Duration {
+        let calls = self.calls();
+        if calls.running > 0 { Duration::ZERO } else { calls.since.elapsed() }
+    }
+
+    /// How long nothing has come from the peer.
+    pub(super) fn silent_for(&self) -> Duration {
+        let last = Duration::from_millis(self.0.last_read.load(Ordering::Relaxed));
+        self.0.accepted.elapsed().saturating_sub(last)
+    }
+
+    /// The peer has shown a valid token, or the secret of a client.
+    pub(super) fn authenticated(&self) {
+        self.0.permit.authenticated();
+    }
+
+    /// Whether it has.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.0.permit.is_authenticated()
+    }
+
+    /// Waits until no call has been running for `idle`, or for `unauthenticated` when the peer is not known.
+    pub(super) async fn is_idle(&self, idle: Duration, unauthenticated: Duration) -> CloseReason {
+        loop {
+            let (limit, reason) = match self.is_authenticated() {
+                true => (idle, CloseReason::Idle),
+                false => (unauthenticated.min(idle), CloseReason::Unauthenticated),
+            };
+            let left = limit.saturating_sub(self.idle_for());
+            if left.is_zero() {
+                return reason;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    fn read_something(&self) {
+        let at = self.0.accepted.elapsed().as_millis();
+        self.0.last_read.store(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        let mut calls = self.0.calls();
+        calls.running = calls.running.saturating_sub(1);
+        calls.since = Instant::now();
+    }
+}
+
+/// What a request knows of its connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    /// The client's address, as a trusted proxy gives it where there is one.
+    pub(super) address: SocketAddr,
+    /// Its connection.
+    pub(super) activity: Activity,
+}
+
+impl Peer {
+    /// Its address, or its IPv6 /64: what limits are counted by.
+    pub(super) fn network(&self) -> String {
+        network(self.address.ip()).to_string()
+    }
+}
+
+/// Which version of HTTP a peer speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// The bytes of a connection, encrypted or not.
+pub(super) type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// An accepted connection whose first bytes have come.
+pub(super) struct Accepted {
+    pub(super) io: Io<Socket>,
+    pub(super) protocol: Protocol,
+    pub(super) peer: Peer,
+}
+
+/// A connection that notes when the peer sends something.
+#[derive(Debug)]
+pub(super) struct Io<S> {
+    stream: S,
+    /// What was read to recognise the protocol, and is not read by anybody else yet.
+    first: Vec<u8>,
+    taken: usize,
+    activity: Activity,
+}
+
+impl<S: AsyncRead + Unpin> Io<S> {
+    /// Reads until it is clear which protocol the peer speaks: what neither says HTTP/2's preface nor ends is HTTP/1.1.
+    pub(super) async fn recognise(mut stream: S, activity: Activity) -> io::Result<(Protocol, Self)> {
+        let mut first = Vec::with_capacity(PREFACE.len());
+        let protocol = loop {
+            if first.len() == PREFACE.len() {
+                break Protocol::Http2;
+            }
+            let read = (&mut stream).take((PREFACE.len() - first.len()) as u64).read_buf(&mut first).await?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if !PREFACE.starts_with(&first) {
+                break Protocol::Http1;
+            }
+        };
+        activity.read_something();
+        Ok((protocol, Self { stream, first, taken: 0, activity }))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.taken < this.first.len() {
+            let count = buf.remaining().min(this.first.len() - this.taken);
+            buf.put_slice(&this.first[this.taken..this.taken + count]);
+            this.taken += count;
+            return Poll::Ready(Ok(()));
+        }
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            this.activity.read_something();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::transport::Connections;
+
+    fn activity() -> Activity {
+        let peer = "10.0.0.1".parse().expect("an address");
+        Activity::new(Connections::new(10, 10).permit(peer).expect("a place"))
+    }
+
+    #[tokio::test]
+    async fn the_protocol_is_recognised_by_its_first_bytes_and_nothing_is_lost() {
+        for (sent, expected) in [
+            (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nand more"[..], Protocol::Http2),
+            (&b"POST /warrengate.v1.Messaging/Publish HTTP/1.1\r\n"[..], Protocol::Http1),
+            (&b"GET / HTTP/1.0\r\n"[..], Protocol::Http1),
+        ] {
+            let (mut peer, ours) = duplex(256);
+            // In two pieces, the first of which could still be either.
+            let recognised = tokio::join!(Io::recognise(ours, activity()), async {
+                peer.write_all(&sent[..1]).await.expect("room");
+                tokio::task::yield_now().await;
+                peer.write_all(&sent[1..]).await.expect("room");
+                drop(peer);
+            });
+            let (protocol, mut io) = recognised.0.expect("recognised");
+            let mut read = Vec::new();
+            io.read_to_end(&mut read).await.expect("all");
+            assert_eq!((protocol, read.as_slice()), (expected, sent));
+        }
+        let (peer, ours) = duplex(64);
+        drop(peer);
+        let error = Io::recognise(ours, activity()).await.expect_err("nothing came");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_when_no_call_runs_and_sooner_while_the_peer_is_unknown() {
+        let (hour, soon) = (Duration::from_secs(3600), Duration::from_secs(10));
+        let activity = activity();
+        let start = Instant::now();
+        assert_eq!(activity.is_idle(hour, soon).await, CloseReason::Unauthenticated);
+        assert_eq!(start.elapsed().as_secs(), 10);
+        activity.authenticated();
+        let call = activity.begin();
+        assert!(tokio::time::timeout(2 * hour, activity.is_idle(hour, soon)).await.is_err(), "a call runs");
+        drop(call);
+        let start = Instant::now();
+        assert_eq!(activity.is_idle(hour, soon).await, CloseReason::Idle);
+        assert_eq!(start.elapsed().as_secs(), 3600);
+    }
+}

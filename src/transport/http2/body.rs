@@ -1,0 +1,239 @@
+//! The body of a request: a [`Receiver`] takes the DATA frames out of h2 as they come, and the body hands their bytes to the service.
+//!
+//! The peer's window opens by what the service has read, not by what the receiver has taken. So at most a window is buffered for each
+//! stream; it is charged to the memory budget of the connection.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use h2::{FlowControl, RecvStream};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tonic::Status;
+
+use crate::memory::{MemoryBudget, MemoryPermit, TooLarge};
+
+/// Frames below this size are copied together; larger ones are passed on as they are.
+const SMALL: usize = 1024;
+/// The buffer in which small frames are joined.
+const JOINED: usize = 4 * 1024;
+
+/// Makes the body of a request, and what has to be polled for it to be filled.
+pub(super) fn request_body(mut receive: RecvStream, memory: MemoryBudget) -> (RequestBody, Receiver) {
+    let flow = receive.flow_control().clone();
+    let mut buffer = Buffer::default();
+    if receive.is_end_stream() {
+        buffer.end = Some(End::Complete(None));
+    }
+    let shared = Arc::new(Shared(Mutex::new(buffer)));
+    let body = RequestBody { shared: Arc::clone(&shared), flow };
+    (body, Receiver { shared, receive, memory, waiting: None })
+}
+
+#[derive(Debug, Default)]
+struct Shared(Mutex<Buffer>);
+
+#[derive(Debug, Default)]
+struct Buffer {
+    chunks: VecDeque<Bytes>,
+    /// Small frames at the end, joined.
+    joined: BytesMut,
+    charged: Option<MemoryPermit>,
+    end: Option<End>,
+    reader: Option<Waker>,
+    receiver: Option<Waker>,
+    is_abandoned: bool,
+}
+
+#[derive(Debug)]
+enum End {
+    /// The peer has sent everything.
+    Complete(Option<HeaderMap>),
+    /// The peer has reset the stream, or the connection is lost.
+    Failed,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Buffer> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Buffer {
+    fn push(&mut self, chunk: Bytes, charge: MemoryPermit) {
+        match &mut self.charged {
+            Some(charged) => charged.merge(charge),
+            None => self.charged = Some(charge),
+        }
+        if chunk.len() >= SMALL {
+            self.close_joined();
+            self.chunks.push_back(chunk);
+        } else {
+            if self.joined.capacity() - self.joined.len() < chunk.len() {
+                self.close_joined();
+                self.joined = BytesMut::with_capacity(JOINED);
+            }
+            self.joined.extend_from_slice(&chunk);
+        }
+        self.wake_reader();
+    }
+
+    fn close_joined(&mut self) {
+        if !self.joined.is_empty() {
+            self.chunks.push_back(self.joined.split().freeze());
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let chunk = match self.chunks.pop_front() {
+            Some(chunk) => chunk,
+            None if self.joined.is_empty() => return None,
+            None => self.joined.split().freeze(),
+        };
+        if let Some(charged) = &mut self.charged {
+            charged.shrink_to(charged.bytes().saturating_sub(chunk.len()));
+        }
+        Some(chunk)
+    }
+
+    fn finish(&mut self, end: End) {
+        if self.end.is_none() {
+            self.end = Some(end);
+            self.wake_reader();
+        }
+    }
+
+    fn wake_reader(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// Moves what comes from the peer into the buffer.
+pub(super) struct Receiver {
+    shared: Arc<Shared>,
+    receive: RecvStream,
+    memory: MemoryBudget,
+    /// A chunk that waits for memory.
+    waiting: Option<(Bytes, BoxFuture<'static, Result<MemoryPermit, TooLarge>>)>,
+}
+
+impl Receiver {
+    /// Ready when nothing more is to be received: everything has come, the stream has failed, or nobody reads it.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            {
+                let mut buffer = self.shared.lock();
+                if buffer.is_abandoned || buffer.end.is_some() {
+                    return Poll::Ready(());
+                }
+                if !buffer.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    buffer.receiver = Some(cx.waker().clone());
+                }
+            }
+            if let Some((_, permit)) = &mut self.waiting {
+                let permit = ready!(permit.as_mut().poll(cx));
+                match (self.waiting.take(), permit) {
+                    (Some((chunk, _)), Ok(permit)) => self.shared.lock().push(chunk, permit),
+                    // A chunk is smaller than any budget, so this does not happen.
+                    _ => self.shared.lock().finish(End::Failed),
+                }
+                continue;
+            }
+            let end = match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(chunk)) if chunk.is_empty() => continue,
+                Some(Ok(chunk)) => {
+                    match self.memory.try_reserve(chunk.len()) {
+                        Ok(permit) => self.shared.lock().push(chunk, permit),
+                        Err(_) => {
+                            let (memory, bytes) = (self.memory.clone(), chunk.len());
+                            self.waiting = Some((chunk, Box::pin(async move { memory.reserve(bytes).await })));
+                        }
+                    }
+                    continue;
+                }
+                Some(Err(_)) => End::Failed,
+                None => match ready!(self.receive.poll_trailers(cx)) {
+                    Ok(trailers) => End::Complete(trailers),
+                    Err(_) => End::Failed,
+                },
+            };
+            self.shared.lock().finish(end);
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.shared.lock().finish(End::Failed);
+    }
+}
+
+/// What a service reads.
+pub(super) struct RequestBody {
+    shared: Arc<Shared>,
+    flow: FlowControl,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let chunk = {
+            let mut buffer = this.shared.lock();
+            match (buffer.pop(), &mut buffer.end) {
+                (Some(chunk), _) => chunk,
+                (None, Some(End::Complete(trailers))) => {
+                    return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                // Not CANCELLED: tonic takes that for an orderly end of the stream.
+                (None, Some(End::Failed)) => {
+                    return Poll::Ready(Some(Err(Status::unavailable("the client cancelled the call or went away"))));
+                }
+                (None, None) => {
+                    buffer.reader = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+        };
+        // A stream that has ended needs no window.
+        let _ = this.flow.release_capacity(chunk.len());
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let buffer = self.shared.lock();
+        buffer.chunks.is_empty() && buffer.joined.is_empty() && matches!(buffer.end, Some(End::Complete(None)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let mut left = 0;
+        let mut buffer = self.shared.lock();
+        while let Some(chunk) = buffer.pop() {
+            left += chunk.len();
+        }
+        buffer.is_abandoned = true;
+        let receiver = buffer.receiver.take();
+        drop(buffer);
+        // For the other streams of the connection.
+        let _ = self.flow.release_capacity(left);
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
+    }
+}

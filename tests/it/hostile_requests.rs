@@ -1,0 +1,189 @@
+//! Requests that would take memory or time: bodies without an end and without a token, floods of elements, small frames against a
+//! stream that is paused. Each is refused or slowed, and the connection of an honest client stays open.
+
+use std::time::Duration;
+
+use tonic::Code;
+use warrengate::pb::{
+    self, Outcome, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse, publish_response,
+    subscribe_request::Frame as SubscribeFrame, subscribe_response,
+};
+
+use crate::harness::{
+    Tenant,
+    http2::Http2,
+    plans::limited,
+    raw::{field, reason, start},
+    to_queue, web,
+};
+
+const BATCH: &str = "warrengate.v1.Messaging/PublishBatch";
+
+fn publications_frame(publications: Vec<pb::Publication>) -> PublishRequest {
+    let publications = pb::Publications { publications };
+    PublishRequest { frame: Some(pb::publish_request::Frame::Publications(publications)) }
+}
+
+#[tokio::test]
+async fn a_call_without_a_token_is_refused_before_its_body_is_read() {
+    let gateway = web::gateway(|_| {}).await;
+    let connection = Http2::connect(gateway.running.grpc_address()).await;
+    for method in [BATCH, "warrengate.v1.Admin/CreateTenant", "warrengate.v1.Messaging/Publish", "no.such/Method"] {
+        for token in [None, Some("invalid")] {
+            // Nothing of the body ever comes.
+            let mut call = connection.call(method, token).await;
+            let status = call.status().await;
+            assert_eq!(status.code(), Code::Unauthenticated, "{method} {token:?}");
+        }
+    }
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_in_time_is_refused() {
+    let gateway = web::gateway(|config| {
+        config.limits.request_timeout = Duration::from_secs(1);
+        config.limits.unauthenticated_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let tenant = Tenant::fresh().await;
+    let token = gateway.token(&tenant.client_id, &tenant.secret).await;
+    let connection = Http2::connect(gateway.running.grpc_address()).await;
+    for (method, token) in [
+        ("warrengate.v1.Auth/IssueToken", None),
+        (BATCH, Some(token.as_str())),
+        ("warrengate.v1.Messaging/Publish", Some(token.as_str())),
+    ] {
+        let mut call = connection.call(method, token).await;
+        call.data(vec![0, 0, 0, 1, 0, 7], false).await;
+        let status = call.status().await;
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "REQUEST_TIMEOUT"), "{method}");
+    }
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_valid_token_is_closed_soon_and_one_of_a_client_is_not() {
+    let gateway = web::gateway(|config| config.limits.unauthenticated_timeout = Duration::from_secs(1)).await;
+    let address = gateway.running.grpc_address();
+    let tenant = Tenant::fresh().await;
+    let token = gateway.token(&tenant.client_id, &tenant.secret).await;
+    let client = Http2::connect(address).await;
+    let who = client.call("warrengate.v1.Auth/WhoAmI", Some(&token));
+    let mut who = who.await;
+    who.data(web::framed(&pb::WhoAmIRequest {}), true).await;
+    assert_eq!(who.status().await.code(), Code::Ok);
+    let stranger = Http2::connect(address).await;
+    let mut refused = stranger.call(BATCH, None).await;
+    assert_eq!(refused.status().await.code(), Code::Unauthenticated);
+    stranger.closed().await;
+    assert!(!client.is_closed());
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn elements_are_counted_before_they_are_decoded() {
+    let tenant = Tenant::fresh().await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let connection = Http2::connect(gateway).await;
+    // Two bytes each.
+    let publications = vec![pb::Publication::default(); 500_000];
+    let batch = pb::PublishBatchRequest { publications: publications.clone() };
+    let frame = publications_frame(publications);
+    for (method, frame) in [(BATCH, web::framed(&batch)), ("warrengate.v1.Messaging/Publish", web::framed(&frame))] {
+        let mut call = connection.call(method, Some(&token)).await;
+        for piece in frame.chunks(16 * 1024) {
+            call.data(piece.to_vec(), false).await;
+        }
+        let status = call.status().await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{method}: {status:?}");
+        assert_eq!(field(&status), "publications", "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_a_frame_against_a_paused_stream_is_slowed_and_the_connection_stays() {
+    const MESSAGES: u64 = 3_000;
+    let tenant = limited(pb::Plan { max_in_flight_messages: 10, ..Default::default() }).await;
+    tenant.queue("jobs").await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let connection = Http2::connect(gateway).await;
+    let mut call = connection.call("warrengate.v1.Messaging/Publish", Some(&token)).await;
+    // All frames are on their way before the first answer is read.
+    for _ in 0..MESSAGES {
+        let frame = publications_frame(vec![to_queue("jobs", "x")]);
+        call.data(web::framed(&frame), false).await;
+    }
+    let mut confirmed = 0;
+    while confirmed < MESSAGES {
+        let response: PublishResponse = call.message().await.expect("an open stream");
+        if let Some(publish_response::Event::Results(results)) = response.event {
+            assert!(results.results.iter().all(|result| result.outcome() == Outcome::Confirmed), "{results:?}");
+            confirmed += results.results.len() as u64;
+        }
+    }
+    assert!(!connection.is_closed());
+    tenant.has_depth("jobs", MESSAGES).await;
+}
+
+#[tokio::test]
+async fn an_acknowledgement_a_frame_never_ends_the_connection() {
+    const MESSAGES: usize = 1_000;
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.outcomes((0..MESSAGES).map(|_| to_queue("jobs", "x")).collect()).await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let connection = Http2::connect(gateway).await;
+    let mut call = connection.call("warrengate.v1.Messaging/Subscribe", Some(&token)).await;
+    let start = SubscribeRequest { frame: Some(SubscribeFrame::Start(start("jobs"))) };
+    call.data(web::framed(&start), false).await;
+    let mut delivered = 0;
+    while delivered < MESSAGES {
+        let response: SubscribeResponse = call.message().await.expect("an open stream");
+        if let Some(subscribe_response::Event::Deliveries(deliveries)) = response.event {
+            for delivery in deliveries.deliveries {
+                assert_eq!(delivery.attempt, 1);
+                delivered += 1;
+                let ack = pb::Ack { delivery_ids: vec![delivery.delivery_id], ..Default::default() };
+                let frame = SubscribeRequest { frame: Some(SubscribeFrame::Ack(ack)) };
+                call.data(web::framed(&frame), false).await;
+            }
+        }
+    }
+    tenant.has_depth("jobs", 0).await;
+    assert!(!connection.is_closed());
+}
+
+#[tokio::test]
+async fn what_is_not_grpc_is_refused_by_http() {
+    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let connection = Http2::connect(gateway).await;
+    for (method, kind, status) in
+        [("GET", "application/grpc", 405), ("POST", "application/json", 415), ("POST", "application/grpc+json", 415)]
+    {
+        let request = http::Request::builder().method(method).uri(format!("https://127.0.0.1/{BATCH}"));
+        let request = request.header("content-type", kind).body(()).unwrap();
+        let mut call = connection.request(request, true).await;
+        assert_eq!(call.head().await.status().as_u16(), status, "{method} {kind}");
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_call_ends_a_stream() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let connection = Http2::connect(gateway).await;
+    let request = http::Request::post("https://127.0.0.1/warrengate.v1.Messaging/Subscribe")
+        .header("content-type", "application/grpc")
+        .header("authorization", format!("Bearer {token}"))
+        .header("grpc-timeout", "1S");
+    let mut call = connection.request(request.body(()).unwrap(), false).await;
+    let start = SubscribeRequest { frame: Some(SubscribeFrame::Start(start("jobs"))) };
+    call.data(web::framed(&start), false).await;
+    assert_eq!(call.status().await.code(), Code::DeadlineExceeded);
+}
