@@ -19,7 +19,7 @@ use crate::{
     auth::Verifier,
     error::{Failure, Kind},
     telemetry::{Call, Limit, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
-    tenant::{Plan, StreamPermit, TenantScope},
+    tenant::{EffectiveGrants, Plan, StreamPermit, TenantScope},
 };
 
 /// What sessions need from their gateway.
@@ -59,13 +59,30 @@ enum Ending {
     Came(Failure),
 }
 
+/// The grant that a stream needs as long as it is open, and what it ends with without it.
+#[derive(Clone)]
+struct RequiredGrant {
+    is_granted: Arc<dyn Fn(&EffectiveGrants<'_>) -> bool + Send + Sync>,
+    failure: Failure,
+}
+
 impl Ending {
-    fn of(scope: &TenantScope, drain: &Drain) -> Self {
+    fn of(scope: &TenantScope, drain: &Drain, required: Option<RequiredGrant>) -> Self {
         let (scope, drain) = (scope.clone(), drain.clone());
         let ended = async move {
+            let lost = async {
+                match required {
+                    Some(required) => {
+                        scope.grant_lost(|grants| (required.is_granted)(grants)).await;
+                        required.failure
+                    }
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 why = scope.ended() => why.into(),
+                failure = lost => failure,
                 () = drain.over() => draining(),
             }
         };
@@ -97,6 +114,7 @@ pub struct Session {
     /// The beginning of the shutdown; none once the stream was notified.
     begun: Option<BoxFuture<'static, ()>>,
     end: Ending,
+    required: Option<RequiredGrant>,
     /// Dropped when the stream has ended completely.
     _counted: TaskTrackerToken,
 }
@@ -132,7 +150,8 @@ impl Session {
         let begun = context.drain.clone();
         let mut session = Self {
             begun: Some(async move { begun.begun().await }.boxed()),
-            end: Ending::of(&scope, &context.drain),
+            end: Ending::of(&scope, &context.drain, None),
+            required: None,
             context: context.clone(),
             scope,
             witness,
@@ -208,10 +227,27 @@ impl Session {
     pub fn reauthenticate(&mut self, token: &str) -> Result<(), Failure> {
         let caller = self.context.verifier.verify(token)?;
         self.scope = self.scope.renewed(caller)?;
-        self.end = Ending::of(&self.scope, &self.context.drain);
+        self.end = Ending::of(&self.scope, &self.context.drain, self.required.clone());
         self.warned = false;
         self.set_timer();
         self.metrics.reauthenticated();
+        Ok(())
+    }
+
+    /// Ends the stream with this failure as soon as its client does not have the grant any more, whatever its token says.
+    ///
+    /// # Errors
+    /// When it does not have it now.
+    pub fn require(
+        &mut self,
+        failure: Failure,
+        is_granted: impl Fn(&EffectiveGrants<'_>) -> bool + Send + Sync + 'static,
+    ) -> Result<(), Failure> {
+        if !is_granted(&self.scope.grants()) {
+            return Err(failure);
+        }
+        self.required = Some(RequiredGrant { is_granted: Arc::new(is_granted), failure });
+        self.end = Ending::of(&self.scope, &self.context.drain, self.required.clone());
         Ok(())
     }
 

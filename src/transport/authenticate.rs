@@ -56,6 +56,11 @@ impl AuthenticateLayer {
             Err(auth::Error::TokenExpired) => TokenCheck::Expired,
             Err(_) => TokenCheck::Invalid,
         });
+        if let Some(why) = result.as_ref().err().and_then(auth::Error::operator_reason)
+            && let Some(witness) = request.extensions().get::<Witness>()
+        {
+            witness.about("", &format!("token: {why}"));
+        }
         result?;
         let Some(caller) = caller else {
             return if is_open(request.uri().path()) { Ok(()) } else { Err(auth::Error::TokenMissing.into()) };

