@@ -6,8 +6,8 @@ mod aggregator;
 mod witness;
 mod writer;
 
-pub use witness::Witness;
-pub use writer::Keeper;
+pub use witness::AuditContext;
+pub use writer::AuditWriter;
 
 use std::sync::{
     Arc,
@@ -46,13 +46,13 @@ impl std::fmt::Debug for Audit {
 }
 
 impl Audit {
-    /// The audit trail and its writer: [`Keeper::run`] must run for aggregated events to be kept.
-    pub fn new(store: Store, config: &AuditConfig) -> (Self, Keeper) {
+    /// The audit trail and its writer: [`AuditWriter::run`] must run for aggregated events to be kept.
+    pub fn new(store: Store, config: &AuditConfig) -> (Self, AuditWriter) {
         let (of_recognised, recognised) = mpsc::channel(WAITING);
         let (of_strangers, strangers) = mpsc::channel(WAITING);
         let dropped = AtomicU64::new(0);
         let audit = Self(Arc::new(Inner { store: store.clone(), of_recognised, of_strangers, dropped }));
-        let keeper = Keeper::new(store, config.clone(), audit.clone(), [recognised, strangers]);
+        let keeper = AuditWriter::new(store, config.clone(), audit.clone(), [recognised, strangers]);
         (audit, keeper)
     }
 
@@ -107,7 +107,7 @@ impl Audit {
 
 /// Text that a caller wrote, bounded, and without control characters or anything else that a terminal, a log or a database
 /// would take for more than text.
-pub fn harmless(text: &str) -> String {
+pub fn sanitize(text: &str) -> String {
     text.chars().take(100).flat_map(char::escape_default).collect()
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_a_caller_wrote_is_kept_harmless() {
-        let kept = harmless(&format!("acme.\n\0\u{1b}[31m\u{202e}ä{}", "x".repeat(10_000)));
+        let kept = sanitize(&format!("acme.\n\0\u{1b}[31m\u{202e}ä{}", "x".repeat(10_000)));
         assert!(kept.len() < 1_100 && kept.bytes().all(|b| (0x20..0x7f).contains(&b)), "{kept}");
     }
 }

@@ -26,7 +26,7 @@ pub use handle::Broker;
 pub use message::retained::Held;
 pub use publish::{Outgoing, Publisher, Settled, Verdict};
 pub use retry::{
-    Code, Fate, LONGEST_DELAY, Resender, RetryPolicy, SHORTEST_DELAY,
+    Code, Fate, MAX_DELAY, MIN_DELAY, Resender, RetryPolicy,
     delay_queues::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES},
 };
 pub use topology::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState, Topology};

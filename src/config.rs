@@ -28,7 +28,7 @@ use source::Source;
 
 /// One thing that is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigError {
     /// The key, as the file writes it: `grpc.listen`.
     pub key: String,
     /// What it was given; none for a secret, and when nothing was given.
@@ -37,7 +37,7 @@ pub struct Fault {
     pub what: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.key)?;
         if let Some(value) = &self.value {
@@ -50,15 +50,15 @@ impl fmt::Display for Fault {
 /// The settings are not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the configuration has {} fault{}:{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, lines(.0))]
-pub struct Error(Vec<Fault>);
+pub struct Error(Vec<ConfigError>);
 
-fn lines(faults: &[Fault]) -> String {
+fn lines(faults: &[ConfigError]) -> String {
     faults.iter().map(|fault| format!("\n  - {fault}")).collect()
 }
 
 impl Error {
     /// All faults, in the order of the sections.
-    pub fn faults(&self) -> &[Fault] {
+    pub fn faults(&self) -> &[ConfigError] {
         &self.0
     }
 }
@@ -88,7 +88,7 @@ impl Config {
             None => None,
             Some((_, Ok(text))) => Some(text),
             Some((path, Err(error))) => {
-                return Err(Error(vec![Fault {
+                return Err(Error(vec![ConfigError {
                     key: "the file".to_owned(),
                     value: Some(path.display().to_string()),
                     what: format!(
@@ -126,7 +126,7 @@ impl Config {
                     Ok(_) => "it is no file".to_owned(),
                     Err(error) => error.kind().to_string(),
                 };
-                Some(Fault {
+                Some(ConfigError {
                     key: key.to_owned(),
                     value: Some(path.display().to_string()),
                     what: format!("cannot be opened: {error}; make the file readable by the gateway, or name another"),

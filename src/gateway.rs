@@ -78,7 +78,7 @@ pub enum Error {
 }
 
 /// A gateway that serves.
-pub struct Running {
+pub struct RunningGateway {
     grpc: SocketAddr,
     ops: SocketAddr,
     metrics: Option<SocketAddr>,
@@ -104,7 +104,7 @@ impl Gateway {
     ///
     /// # Errors
     /// When a port is taken, a file is wrong, or the store cannot be opened.
-    pub async fn start(mut config: Config) -> Result<Running, Error> {
+    pub async fn start(mut config: Config) -> Result<RunningGateway, Error> {
         let (grpc_listener, grpc) = bind(config.grpc.listen, ListenerKind::Grpc).await?;
         let (ops_listener, ops) = bind(config.ops.listen, ListenerKind::Ops).await?;
         let metrics_listener = match config.ops.metrics_listen {
@@ -158,7 +158,7 @@ impl Gateway {
         }
         let (broker, traces) = (parts.broker.clone(), parts.traces.clone());
         let first_administrator = watch(parts, &config, &readiness, &serving, &closing);
-        Ok(Running {
+        Ok(RunningGateway {
             grpc,
             ops,
             metrics: metrics_address,
@@ -237,7 +237,7 @@ fn watch(
     parts.first_administrator
 }
 
-impl Running {
+impl RunningGateway {
     /// Where gRPC is served.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc

@@ -158,8 +158,8 @@ impl Classify for Error {
             Self::Untrusted(_) => "BROKER_ADMIN_UNTRUSTED",
             Self::Refused(_) => "BROKER_ADMIN_REFUSED",
             Self::NotFound => "BROKER_OBJECT_NOT_FOUND",
-            Self::Answer(_) => "BROKER_ADMIN_ANSWER",
-            Self::TooLarge => "TOO_MANY_TO_LIST",
+            Self::Answer(_) => "BROKER_ADMIN_BAD_RESPONSE",
+            Self::TooLarge => "RESULT_TOO_LARGE",
         }
     }
 

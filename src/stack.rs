@@ -15,7 +15,7 @@ use warrengate_testkit::node::{self, Cluster, ClusterOptions, Node, NodeFiles, N
 
 use crate::{
     config::{self, Config},
-    gateway::{self, Gateway, Running},
+    gateway::{self, Gateway, RunningGateway},
     names::ClientId,
     pki::{self, Account, CertsDir, Item, PASSWORD_FILE, Sans},
     store::EncryptionKey,
@@ -84,7 +84,7 @@ pub enum Error {
 /// A running gateway and its broker.
 pub struct Stack {
     broker: Broker,
-    gateway: Running,
+    gateway: RunningGateway,
     settings: Vec<(String, String)>,
     config: Config,
     certs: CertsDir,
@@ -146,7 +146,7 @@ impl Stack {
     ///
     /// # Errors
     /// As [`Gateway::start`].
-    pub async fn another_gateway(&self) -> Result<Running, Error> {
+    pub async fn another_gateway(&self) -> Result<RunningGateway, Error> {
         self.another_gateway_with(|_| {}).await
     }
 
@@ -154,7 +154,7 @@ impl Stack {
     ///
     /// # Errors
     /// As [`Gateway::start`].
-    pub async fn another_gateway_with(&self, change: impl FnOnce(&mut Config)) -> Result<Running, Error> {
+    pub async fn another_gateway_with(&self, change: impl FnOnce(&mut Config)) -> Result<RunningGateway, Error> {
         let mut config = self.config.clone();
         config.grpc.listen.set_port(0);
         config.ops.listen.set_port(0);
@@ -176,7 +176,7 @@ impl Stack {
     }
 
     /// The gateway.
-    pub fn gateway(&self) -> &Running {
+    pub fn gateway(&self) -> &RunningGateway {
         &self.gateway
     }
 

@@ -12,7 +12,7 @@ mod registry;
 mod revoked_keys;
 mod scope;
 
-pub use budget::{Budget, Limit, STORED_INTERVAL, Share, Turn, Usage};
+pub use budget::{Budget, InFlightPermit, Limit, RateCheck, STORED_INTERVAL, Usage};
 pub use effective::EffectiveGrants;
 pub use locks::TenantLocks;
 pub use plan::Plan;
@@ -117,13 +117,13 @@ impl Classify for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::NoTenant => "TENANT_REQUIRED",
-            Self::Unknown => "TENANT_UNKNOWN",
+            Self::Unknown => "TENANT_NOT_FOUND",
             Self::Suspended => "TENANT_SUSPENDED",
             Self::UnknownClient => "CLIENT_UNKNOWN",
             Self::Revoked => "CLIENT_REVOKED",
             Self::TokenWithdrawn => "TOKEN_WITHDRAWN",
             Self::NotYetKnown { .. } => "CLIENT_NOT_YET_KNOWN",
-            Self::StoreAway => "STORE_AWAY",
+            Self::StoreAway => "REGISTRY_STALE",
             Self::NotAdministrator => "ADMINISTER_NOT_GRANTED",
             Self::OtherCaller => "REAUTHENTICATED_AS_ANOTHER",
             Self::TooManyStreams { .. } => "TOO_MANY_STREAMS",

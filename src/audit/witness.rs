@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::{Audit, harmless};
+use super::{Audit, sanitize};
 use crate::{
     error::Kind,
     names::{ClientId, TenantId},
@@ -15,7 +15,7 @@ use crate::{
 
 /// The context of a call. Cloning is cheap, and clones are of the same call.
 #[derive(Debug, Clone)]
-pub struct Witness(Arc<Inner>);
+pub struct AuditContext(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -28,10 +28,10 @@ struct Inner {
     is_recorded: AtomicBool,
 }
 
-impl Witness {
+impl AuditContext {
     /// The context of a call of this method (`warrengate.v1.Messaging/Publish`) from this address.
     pub fn new(audit: Audit, method: &str, peer_address: String) -> Self {
-        Self::of(Some(audit), harmless(method), peer_address)
+        Self::of(Some(audit), sanitize(method), peer_address)
     }
 
     /// Records nothing: for a call that did not pass the layer that creates contexts, which only happens in tests.
@@ -69,7 +69,7 @@ impl Witness {
     /// What the call is about, as the caller wrote it: a tenant (empty: the caller's own) and an object. The first call
     /// counts.
     pub fn about(&self, tenant: &str, object: &str) {
-        let _ = self.0.subject.set((harmless(tenant), harmless(object)));
+        let _ = self.0.subject.set((sanitize(tenant), sanitize(object)));
     }
 
     /// What an act's line says before anything is known of its outcome.
@@ -98,7 +98,7 @@ impl Witness {
 
     /// Messages of a stream were refused, this many for one reason; the object is that of one of them. Never waits.
     pub fn refused_messages(&self, object: &str, reason: &str, times: u64) {
-        let object = harmless(object);
+        let object = sanitize(object);
         self.record(NewAudit { outcome: REFUSED.to_owned(), object, times, ..self.act(reason) });
     }
 
@@ -111,7 +111,7 @@ impl Witness {
     /// The object replaces what the call is about. Never waits.
     pub fn done(&self, object: Option<&str>) {
         let event = self.act("");
-        let object = object.map_or(event.object, harmless);
+        let object = object.map_or(event.object, sanitize);
         self.record(NewAudit { outcome: "done".to_owned(), object, rule: "granted".to_owned(), ..event });
     }
 

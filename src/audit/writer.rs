@@ -26,7 +26,7 @@ const MAX_ACT_TIME: Duration = Duration::from_secs(300);
 
 /// Writes aggregated events, deletes old ones, reports acts that never ended.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct AuditWriter {
     store: Store,
     config: AuditConfig,
     audit: Audit,
@@ -35,7 +35,7 @@ pub struct Keeper {
     aggregator: Aggregator,
 }
 
-impl Keeper {
+impl AuditWriter {
     pub(super) fn new(store: Store, config: AuditConfig, audit: Audit, waiting: [mpsc::Receiver<NewAudit>; 2]) -> Self {
         Self { store, config, audit, waiting, aggregator: Aggregator::default() }
     }

@@ -130,7 +130,7 @@ impl Classify for Error {
             Self::TokenMissing => "TOKEN_MISSING",
             Self::TokenInvalid { .. } => "TOKEN_INVALID",
             Self::TokenExpired => "TOKEN_EXPIRED",
-            Self::ClientUnknownOrSecretWrong => "CLIENT_UNKNOWN_OR_SECRET_WRONG",
+            Self::ClientUnknownOrSecretWrong => "INVALID_CLIENT_CREDENTIALS",
             Self::TenantSuspended => "TENANT_SUSPENDED",
             Self::Busy { .. } => "TOO_MANY_SECRET_CHECKS",
             Self::Throttled { .. } => "TOO_MANY_WRONG_SECRETS",

@@ -30,7 +30,7 @@ use crate::{
 const ALGORITHM_NAME: &str = "EdDSA";
 /// Gateways poll the store every half second: a key of this age is known to all of them.
 const KNOWN_AFTER: Duration = Duration::from_secs(5);
-const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
+const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
 /// A token, as it is given out.
 pub struct IssuedToken {
@@ -189,7 +189,7 @@ impl Issuer {
     ) -> Result<IssuedToken, Error> {
         let max = self.config.token_lifetime;
         let lifetime = lifetime.unwrap_or(max);
-        if lifetime < SHORTEST_LIFETIME.min(max) || lifetime > max {
+        if lifetime < MIN_LIFETIME.min(max) || lifetime > max {
             return Err(Error::Lifetime { asked: lifetime, max });
         }
         // A malformed id is not looked up, but costs what a wrong secret costs.

@@ -270,7 +270,7 @@ async fn an_issued_token_verifies_and_wrong_secrets_revoked_clients_and_unknown_
     }
     store.revoke_client(caller.client()).await.expect("revoked");
     refusals.push(issuer.issue("acme.app", &secret, None, None).await.expect_err("refused").into());
-    assert_eq!(refusals[0].reason, "CLIENT_UNKNOWN_OR_SECRET_WRONG");
+    assert_eq!(refusals[0].reason, "INVALID_CLIENT_CREDENTIALS");
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]));
 }
 

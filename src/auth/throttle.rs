@@ -54,13 +54,13 @@ pub(super) struct Attempt<'a> {
     address: Option<IpAddr>,
     is_known: bool,
     /// Given back however the attempt ends.
-    _looks: [Option<Look>; 2],
+    _looks: [Option<ProbePermit>; 2],
 }
 
 /// The permit for the only request of a client or address over its limit that is checked at a time.
-struct Look(Arc<Bucket>);
+struct ProbePermit(Arc<Bucket>);
 
-impl Drop for Look {
+impl Drop for ProbePermit {
     fn drop(&mut self) {
         self.0.times().is_looked_at = false;
     }
@@ -203,7 +203,7 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
     }
 
     /// Admits this key, or returns how long it has to wait.
-    fn enter(&self, key: &K) -> Result<Option<Look>, Error> {
+    fn enter(&self, key: &K) -> Result<Option<ProbePermit>, Error> {
         let own = self.own();
         let bucket = match own.get(key) {
             Some(bucket) => bucket,
@@ -220,7 +220,7 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
             Some(_) if times.is_looked_at => Err(Error::Throttled { retry_after: RETRY_AFTER_CHECK }),
             Some(_) => {
                 times.is_looked_at = true;
-                Ok(Some(Look(Arc::clone(bucket))))
+                Ok(Some(ProbePermit(Arc::clone(bucket))))
             }
         }
     }

@@ -102,7 +102,7 @@ impl Classify for Error {
             Self::Timeout => "BROKER_TIMEOUT",
             Self::NoQueue(_) => "QUEUE_NOT_FOUND",
             Self::NoExchange(_) => "EXCHANGE_NOT_FOUND",
-            Self::NoBindingEnd => "BINDING_END_NOT_FOUND",
+            Self::NoBindingEnd => "BINDING_ENDPOINT_NOT_FOUND",
             Self::Inequivalent { .. } => "EXISTS_WITH_OTHER_ARGUMENTS",
             Self::InUse(_) => "IN_USE",
             Self::NotEmpty(_) => "NOT_EMPTY",

@@ -7,6 +7,6 @@ mod redeliverer;
 
 pub use self::{
     disposition::{Code, Fate},
-    policy::{LONGEST_DELAY, RetryPolicy, SHORTEST_DELAY},
+    policy::{MAX_DELAY, MIN_DELAY, RetryPolicy},
     redeliverer::Resender,
 };

@@ -10,7 +10,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use super::{Fault, traces};
+use super::{ConfigError, traces};
 
 const PREFIX: &str = "WARRENGATE_";
 
@@ -27,7 +27,7 @@ enum Given {
 pub(super) struct Source {
     given: BTreeMap<String, Given>,
     asked: BTreeSet<&'static str>,
-    faults: Vec<Fault>,
+    faults: Vec<ConfigError>,
 }
 
 impl Source {
@@ -75,7 +75,7 @@ impl Source {
     }
 
     pub(super) fn fault(&mut self, key: &str, value: Option<String>, what: impl Into<String>) {
-        self.faults.push(Fault { key: key.to_owned(), value, what: what.into() });
+        self.faults.push(ConfigError { key: key.to_owned(), value, what: what.into() });
     }
 
     /// Whether the key was given a value.
@@ -276,7 +276,7 @@ impl Source {
     }
 
     /// All keys that were asked for, and all faults, those of unknown keys included.
-    pub(super) fn finish(mut self) -> (BTreeSet<&'static str>, Vec<Fault>) {
+    pub(super) fn finish(mut self) -> (BTreeSet<&'static str>, Vec<ConfigError>) {
         let unknown: Vec<_> = self
             .given
             .iter()

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::{Error, REGISTRY_POLL};
 use crate::{
-    audit::{Audit, Keeper},
+    audit::{Audit, AuditWriter},
     auth::Issuer,
     broker::Broker,
     config::Config,
@@ -34,7 +34,7 @@ pub(super) struct Parts {
     pub(super) traces: Traces,
     pub(super) store: Store,
     pub(super) audit: Audit,
-    pub(super) audit_writer: Keeper,
+    pub(super) audit_writer: AuditWriter,
     pub(super) issuer: Arc<Issuer>,
     pub(super) first_administrator: Option<(ClientId, SecretString)>,
     pub(super) tenants: Arc<Tenants>,

@@ -28,7 +28,7 @@ const BELIEVED: Duration = Duration::from_secs(5);
 /// How long a count is believed that leaves no room: who is refused and asks again must not keep the broker counting.
 const FULL_BELIEVED: Duration = Duration::from_millis(500);
 /// Tenants whose counts are kept.
-const MOST_COUNTS: usize = 10_000;
+const MAX_COUNTS: usize = 10_000;
 
 /// Holds the limits of one gateway.
 #[derive(Debug)]
@@ -142,10 +142,10 @@ impl Quota {
 
     fn keep(&self, key: (TenantId, Thing), number: u64) {
         let mut counts = self.counts();
-        if counts.len() >= MOST_COUNTS {
+        if counts.len() >= MAX_COUNTS {
             counts.retain(|_, count| count.at.elapsed() < BELIEVED);
         }
-        if counts.len() < MOST_COUNTS {
+        if counts.len() < MAX_COUNTS {
             counts.insert(key, Count { read: number, added: 0, at: Instant::now() });
         }
     }

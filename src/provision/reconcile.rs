@@ -37,7 +37,7 @@ pub struct Provisioner {
 }
 
 /// A tenant's names at the broker, and what was changed so far.
-struct Wall {
+struct TenantResources {
     tenant: TenantId,
     /// The vhost's name and the user's.
     name: String,
@@ -95,7 +95,7 @@ impl Provisioner {
     /// When the broker cannot be asked; run it again then.
     pub async fn ensure_tenant(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let mut wall = Wall::of(tenant, false);
+        let mut wall = TenantResources::of(tenant, false);
         self.walk(&mut wall, plan).await?;
         if !wall.changes.is_empty() {
             tracing::info!(%tenant, changes = ?wall.changes, "tenant reconciled at the broker");
@@ -110,12 +110,12 @@ impl Provisioner {
     /// When the broker cannot be asked.
     pub async fn drift(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let mut wall = Wall::of(tenant, true);
+        let mut wall = TenantResources::of(tenant, true);
         self.walk(&mut wall, plan).await?;
         Ok(wall.changes)
     }
 
-    async fn walk(&self, wall: &mut Wall, plan: &Plan) -> Result<(), Error> {
+    async fn walk(&self, wall: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
         if self.vhost(wall).await? {
             self.limits(wall, plan).await?;
             wall.changes.extend(policies::ensure(&self.api, &wall.name, plan, wall.dry_run).await?);
@@ -150,7 +150,7 @@ impl Provisioner {
     /// When the broker cannot be asked; run it again then.
     pub async fn ensure_limits(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let mut wall = Wall::of(tenant, false);
+        let mut wall = TenantResources::of(tenant, false);
         let name = &wall.name;
         match self.api.call(|link| async move { link.client.get_vhost(name).await }).await {
             Ok(_) => {}
@@ -207,14 +207,14 @@ impl Provisioner {
     }
 
     /// Whether it is there now.
-    async fn vhost(&self, wall: &mut Wall) -> Result<bool, Error> {
+    async fn vhost(&self, wall: &mut TenantResources) -> Result<bool, Error> {
         let name = &wall.name.clone();
         match self.api.call(|link| async move { link.client.get_vhost(name).await }).await {
             Ok(_) => return Ok(true),
             Err(Error::NotFound) => {}
             Err(other) => return Err(other),
         }
-        if !wall.may(format!("made vhost {name}")) {
+        if !wall.record_change(format!("made vhost {name}")) {
             return Ok(false);
         }
         // Without a default queue type: a queue says its own.
@@ -224,7 +224,7 @@ impl Provisioner {
         Ok(true)
     }
 
-    async fn limits(&self, wall: &mut Wall, plan: &Plan) -> Result<(), Error> {
+    async fn limits(&self, wall: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
         let name = &wall.name.clone();
         let now = self.api.call(|link| async move { link.client.list_vhost_limits(name).await }).await?;
         let now = |key: &str| now.iter().find_map(|row| row.limits.get(key)?.as_i64()).filter(|limit| *limit >= 0);
@@ -238,11 +238,11 @@ impl Provisioner {
             }
             let limit = &limit;
             match wanted {
-                Some(value) if wall.may(format!("set {key} of {name} to {value}")) => {
+                Some(value) if wall.record_change(format!("set {key} of {name} to {value}")) => {
                     let set = || EnforcedLimitParams::new(limit.clone(), value);
                     self.api.call(|link| async move { link.client.set_vhost_limit(name, set()).await }).await?;
                 }
-                None if wall.may(format!("removed {key} of {name}")) => {
+                None if wall.record_change(format!("removed {key} of {name}")) => {
                     self.api
                         .call(|link| async move { link.client.clear_vhost_limit(name, limit.clone()).await })
                         .await?;
@@ -255,7 +255,7 @@ impl Provisioner {
 
     /// By a definitions import, which the broker does in its own name: the administrator needs no permission in the vhost
     /// for it, and what is there already stays as it is.
-    async fn dead_letters(&self, wall: &mut Wall) -> Result<(), Error> {
+    async fn dead_letters(&self, wall: &mut TenantResources) -> Result<(), Error> {
         let name = &wall.name.clone();
         let there = |answer: Result<Option<Value>, Error>| match answer {
             Ok(found) => Ok(found),
@@ -287,7 +287,7 @@ impl Provisioner {
         let made = [("exchange", exchange.is_none()), ("queue", queue.is_none()), ("binding", !is_bound)];
         let mut may = false;
         for (what, _) in made.into_iter().filter(|(_, missing)| *missing) {
-            may |= wall.may(format!("made {what} {DEAD_LETTERS} in {name}"));
+            may |= wall.record_change(format!("made {what} {DEAD_LETTERS} in {name}"));
         }
         if !may {
             return Ok(());
@@ -311,7 +311,7 @@ impl Provisioner {
     }
 
     /// A user whose password hash is empty can log in by certificate only. Whether it is there now.
-    async fn user(&self, wall: &mut Wall) -> Result<bool, Error> {
+    async fn user(&self, wall: &mut TenantResources) -> Result<bool, Error> {
         let name = &wall.name.clone();
         let (is_there, change) = match self.api.call(|link| async move { link.client.get_user(name).await }).await {
             Ok(user) if !user.tags.iter().all(String::is_empty) => {
@@ -326,7 +326,7 @@ impl Provisioner {
             Err(Error::NotFound) => (false, format!("made user {name}, for its certificate only")),
             Err(other) => return Err(other),
         };
-        if !wall.may(change) {
+        if !wall.record_change(change) {
             return Ok(is_there);
         }
         let make = &UserParams::without_tags(name, "");
@@ -335,19 +335,19 @@ impl Provisioner {
     }
 
     /// Everything in its own vhost, nothing anywhere else; and nobody of ours but the tenant in this one.
-    async fn permissions(&self, wall: &mut Wall) -> Result<(), Error> {
+    async fn permissions(&self, wall: &mut TenantResources) -> Result<(), Error> {
         let name = &wall.name.clone();
         let of_user = self.api.call(|link| async move { link.client.list_permissions_of(name).await }).await?;
         let stands = of_user.iter().any(|p| {
             p.vhost == *name && [&p.configure, &p.write, &p.read].into_iter().all(|pattern| pattern == EVERYTHING)
         });
-        if !stands && wall.may(format!("gave user {name} its vhost")) {
+        if !stands && wall.record_change(format!("gave user {name} its vhost")) {
             let grant =
                 &Permissions { user: name, vhost: name, configure: EVERYTHING, read: EVERYTHING, write: EVERYTHING };
             self.api.call(|link| async move { link.client.declare_permissions(grant).await }).await?;
         }
         for elsewhere in of_user.iter().filter(|p| p.vhost != *name) {
-            if wall.may(format!("took vhost {} from user {name}", elsewhere.vhost)) {
+            if wall.record_change(format!("took vhost {} from user {name}", elsewhere.vhost)) {
                 self.clear(&elsewhere.vhost, name).await?;
             }
         }
@@ -359,11 +359,11 @@ impl Provisioner {
         for other in in_vhost.iter().filter(|p| p.user != *name) {
             if other.user == self.user {
                 // The broker gives a new vhost to whoever made it.
-                if wall.may(String::new()) {
+                if wall.record_change(String::new()) {
                     self.clear(name, &other.user).await?;
                 }
             } else if other.user.starts_with("wg.") {
-                if wall.may(format!("took vhost {name} from user {}", other.user)) {
+                if wall.record_change(format!("took vhost {name} from user {}", other.user)) {
                     self.clear(name, &other.user).await?;
                 }
             } else {
@@ -378,14 +378,14 @@ impl Provisioner {
     }
 }
 
-impl Wall {
+impl TenantResources {
     fn of(tenant: &TenantId, dry_run: bool) -> Self {
         Self { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new(), dry_run }
     }
 
     /// Says what is to be changed (nothing: without a word), and whether it may be. A change that then fails ends the whole
     /// run, so what is said is what was done.
-    fn may(&mut self, line: String) -> bool {
+    fn record_change(&mut self, line: String) -> bool {
         if !line.is_empty() {
             self.changes.push(line);
         }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::{
-    act::{Desk, Rpc, Subject},
+    act::{AdminContext, Rpc, Subject},
     error::Error,
 };
 use crate::{
@@ -42,7 +42,7 @@ use crate::{
 /// The `Admin` service.
 #[derive(Debug, Clone)]
 pub struct AdminService {
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
 }
 
 impl AdminService {
@@ -55,7 +55,7 @@ impl AdminService {
         audit: Audit,
         issuer: Arc<Issuer>,
     ) -> Self {
-        Self { desk: Arc::new(Desk::new(store, tenants, provisioner, broker, audit, issuer)) }
+        Self { desk: Arc::new(AdminContext::new(store, tenants, provisioner, broker, audit, issuer)) }
     }
 }
 

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    audit::Witness,
+    audit::AuditContext,
     auth::{Caller, Issuer},
     error::Failure,
     pb,
@@ -33,7 +33,7 @@ impl pb::auth_server::Auth for AuthService {
         &self,
         request: Request<pb::IssueTokenRequest>,
     ) -> Result<Response<pb::IssueTokenResponse>, Status> {
-        let witness = Witness::of_request(&request);
+        let witness = AuditContext::of_request(&request);
         witness.about("", &request.get_ref().client_id);
         let address = request.remote_addr().map(|address| address.ip());
         let request = request.into_inner();
@@ -120,7 +120,7 @@ mod tests {
         let wrong = service.issue_token(request("wgs_wrong", 120)).await.expect_err("refused");
         assert_eq!(wrong.code(), Code::Unauthenticated);
         let reason = wrong.get_error_details().error_info().expect("details").reason.clone();
-        assert_eq!(reason, "CLIENT_UNKNOWN_OR_SECRET_WRONG");
+        assert_eq!(reason, "INVALID_CLIENT_CREDENTIALS");
         for seconds in [-1, 1, 1 << 40] {
             let refused = service.issue_token(request(&secret, seconds)).await.expect_err("refused");
             assert_eq!(refused.code(), Code::InvalidArgument, "{seconds}");

@@ -25,8 +25,8 @@ use crate::{
     tenant::TenantScope,
 };
 
-const MOST_IDS: usize = 1_000;
-const MOST_PER_SECOND: u32 = 100_000;
+const MAX_IDS: usize = 1_000;
+const MAX_PER_SECOND: u32 = 100_000;
 
 /// Reports of a redrive.
 pub(super) type Progress = Pin<Box<dyn Stream<Item = Result<pb::RedriveDeadLettersResponse, Status>> + Send>>;
@@ -52,7 +52,7 @@ pub(super) fn redrive(
     request: pb::RedriveDeadLettersRequest,
 ) -> Result<Progress, Failure> {
     let selection = Selection::parse(request.selection)?;
-    if request.max_per_second > MOST_PER_SECOND {
+    if request.max_per_second > MAX_PER_SECOND {
         return Err(Failure::invalid("max_per_second", "must be at most 100,000"));
     }
     let letters = broker.dead_letters(session.scope());
@@ -180,8 +180,8 @@ impl Selection {
     fn parse(asked: Option<pb::DeadLetterSelection>) -> Result<Self, Failure> {
         let asked = asked.unwrap_or_default();
         match (asked.dead_letter_ids.len(), asked.filter, asked.all) {
-            (1..=MOST_IDS, None, false) => Ok(Self::Ids(asked.dead_letter_ids.into_iter().collect())),
-            (count, None, false) if count > MOST_IDS => {
+            (1..=MAX_IDS, None, false) => Ok(Self::Ids(asked.dead_letter_ids.into_iter().collect())),
+            (count, None, false) if count > MAX_IDS => {
                 Err(Failure::invalid("selection.dead_letter_ids", "are more than 1,000; use a filter, or call again"))
             }
             // A filter that was left empty by mistake must not mean all.

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{incoming, outgoing};
 use crate::{
-    audit::Witness,
+    audit::AuditContext,
     auth::Caller,
     broker::Broker,
     error::Failure,
@@ -46,7 +46,7 @@ impl MessagingService {
     fn open<T>(&self, request: &Request<T>, action: Action, kind: StreamKind) -> Result<Session, Status> {
         let caller = Caller::from_request(request).map_err(Failure::from)?;
         let scope = self.tenants.admit(caller, action).map_err(Failure::from)?;
-        let (call, witness) = (request.extensions().get(), Witness::of_request(request));
+        let (call, witness) = (request.extensions().get(), AuditContext::of_request(request));
         Ok(Session::open(&self.session, scope, kind, call, witness)?)
     }
 }

@@ -9,10 +9,10 @@ use std::{convert::Infallible, sync::Arc};
 
 use tonic::{Request, Response, Status};
 
-use self::{about::About, convert::Named};
+use self::{about::AuditSubject, convert::Named};
 use super::{dead_letters, page::Page};
 use crate::{
-    audit::Witness,
+    audit::AuditContext,
     auth::Caller,
     broker::{self, Broker, QueueSpec},
     error::{Failure, Kind},
@@ -50,8 +50,8 @@ impl TopologyService {
         Self { tenants, broker, inspector, quota, policies, session }
     }
 
-    fn admit<T: About>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
-        Witness::of_request(request).about("", &request.get_ref().about());
+    fn admit<T: AuditSubject>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
+        AuditContext::of_request(request).about("", &request.get_ref().about());
         Ok(self.tenants.admit(Caller::from_request(request)?, action)?)
     }
 
@@ -148,7 +148,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::DeleteExchangeRequest>,
     ) -> Result<Response<pb::DeleteExchangeResponse>, Status> {
-        let witness = Witness::of_request(&request);
+        let witness = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Configure)?;
         let request = request.into_inner();
         let name = ExchangeName::own(&request.name).named("name")?;
@@ -222,7 +222,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::DeleteQueueRequest>,
     ) -> Result<Response<pb::DeleteQueueResponse>, Status> {
-        let witness = Witness::of_request(&request);
+        let witness = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Configure)?;
         let request = request.into_inner();
         let name = QueueName::parse(&request.name).named("name")?;
@@ -265,7 +265,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::PurgeQueueRequest>,
     ) -> Result<Response<pb::PurgeQueueResponse>, Status> {
-        let witness = Witness::of_request(&request);
+        let witness = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Subscribe)?;
         let name = QueueName::parse(&request.into_inner().name).named("name")?;
         may_look_at(&scope, &name)?;
@@ -342,7 +342,7 @@ impl Topology for TopologyService {
         request: Request<pb::RedriveDeadLettersRequest>,
     ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
         let scope = self.admit(&request, Action::Subscribe)?;
-        let (call, witness) = (request.extensions().get(), Witness::of_request(&request));
+        let (call, witness) = (request.extensions().get(), AuditContext::of_request(&request));
         let session = Session::open(&self.session, scope, StreamKind::Redrive, call, witness)?;
         Ok(Response::new(dead_letters::redrive(&self.broker, session, request.into_inner())?))
     }
@@ -351,7 +351,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::PurgeDeadLettersRequest>,
     ) -> Result<Response<pb::PurgeDeadLettersResponse>, Status> {
-        let witness = Witness::of_request(&request);
+        let witness = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Subscribe)?;
         let answer = dead_letters::purge(&self.broker, &scope, request.into_inner()).await?;
         witness.done(Some(&format!("{} dead letters deleted", answer.purged)));

@@ -35,18 +35,18 @@ use crate::{
         PublishResults, publish_request::Frame, publish_response::Event,
     },
     telemetry::{Limit, strip_baggage},
-    tenant::{self, Turn},
+    tenant::{self, RateCheck},
 };
 
 /// The most messages of a frame or a batch.
-pub const MOST_PUBLICATIONS: usize = 1_000;
+pub const MAX_PUBLICATIONS: usize = 1_000;
 /// Unanswered messages of one stream; frames are read while there are fewer.
 const WINDOW_MESSAGES: usize = 2_000;
 /// Their bytes.
 const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
 /// How long the end of a stream waits for a client that reads slowly, for each frame of remaining outcomes.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const FINAL_OUTCOMES_GRACE: Duration = Duration::from_millis(500);
 
 /// Frames to the client; the last may be a failure.
 pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
@@ -169,9 +169,9 @@ impl Machine {
         self.publisher.push(self.intake.give_back());
         let results: Vec<_> = self.publisher.abandon().into_iter().map(result).collect();
         count(&self.session, &results);
-        for results in results.chunks(MOST_PUBLICATIONS) {
+        for results in results.chunks(MAX_PUBLICATIONS) {
             let event = Some(Event::Results(PublishResults { results: results.to_vec() }));
-            if self.frames.send_timeout(Ok(PublishResponse { event }), LAST_WORDS).await.is_err() {
+            if self.frames.send_timeout(Ok(PublishResponse { event }), FINAL_OUTCOMES_GRACE).await.is_err() {
                 return;
             }
         }
@@ -223,8 +223,8 @@ async fn over(pause: Option<Instant>) {
 fn check_count(count: usize) -> Result<(), Failure> {
     match count {
         0 => Err(Failure::invalid("publications", "must have at least one")),
-        _ if count > MOST_PUBLICATIONS => {
-            Err(Failure::invalid("publications", format!("has {count}; at most {MOST_PUBLICATIONS} are allowed")))
+        _ if count > MAX_PUBLICATIONS => {
+            Err(Failure::invalid("publications", format!("has {count}; at most {MAX_PUBLICATIONS} are allowed")))
         }
         _ => Ok(()),
     }
@@ -290,7 +290,7 @@ fn accept(session: &Session, mut publications: Vec<Publication>, first: u64) -> 
 /// What the messages of one frame are checked against.
 struct FrameCheck<'a> {
     session: &'a Session,
-    turn: Turn<'a>,
+    turn: RateCheck<'a>,
     max_body: u64,
     now: SystemTime,
     refusals: Refusals,

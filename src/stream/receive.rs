@@ -22,7 +22,7 @@ use crate::{
 
 /// How long a settlement waits for a stream that reads none, because its client leaves reports unread or the broker cannot be
 /// reached.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 type Frame = Result<SubscribeRequest, Failure>;
 type Streams = HashMap<Uuid, Open>;
@@ -37,21 +37,21 @@ struct Open {
 pub struct Receives(Arc<Mutex<Streams>>);
 
 /// The entry of one stream; dropping it removes the entry and ends the stream's frames.
-pub struct Place {
+pub struct ReceiveSlot {
     id: Uuid,
     receives: Receives,
 }
 
 impl Receives {
     /// Opens an entry for a stream of this client; returns it with the frames that the stream reads. `start` is the first.
-    pub fn open(&self, client: &ClientId, start: SubscribeRequest) -> (Place, mpsc::Receiver<Frame>) {
+    pub fn open(&self, client: &ClientId, start: SubscribeRequest) -> (ReceiveSlot, mpsc::Receiver<Frame>) {
         let (frames, incoming) = mpsc::channel(FRAMES_AHEAD);
         // The channel is new and empty.
         let _ = frames.try_send(Ok(start));
         // 122 random bits of the operating system.
         let id = Uuid::new_v4();
         self.streams().insert(id, Open { client: client.clone(), frames });
-        (Place { id, receives: self.clone() }, incoming)
+        (ReceiveSlot { id, receives: self.clone() }, incoming)
     }
 
     /// Forwards a frame to the stream with this id, after the frames of calls that were answered before.
@@ -60,7 +60,7 @@ impl Receives {
     /// `RECEIVE_NOT_FOUND` when this gateway has no such stream of this client; `RECEIVE_BUSY` when the stream reads nothing.
     pub async fn hand(&self, client: &ClientId, id: &str, frame: SubscribeRequest) -> Result<(), Failure> {
         let frames = self.find(client, id)?.1;
-        hand_within(PATIENCE, &frames, frame).await
+        hand_within(TIMEOUT, &frames, frame).await
     }
 
     /// Ends the stream with this id in order, after the frames that were forwarded to it.
@@ -86,14 +86,14 @@ impl Receives {
     }
 }
 
-impl Place {
+impl ReceiveSlot {
     /// The id by which the client names the stream.
     pub fn id(&self) -> String {
         self.id.simple().to_string()
     }
 }
 
-impl Drop for Place {
+impl Drop for ReceiveSlot {
     fn drop(&mut self) {
         self.receives.streams().remove(&self.id);
     }
@@ -162,7 +162,7 @@ mod tests {
     async fn a_stream_that_reads_nothing_is_not_waited_for_for_ever() {
         let (frames, _unread) = mpsc::channel(1);
         let frame = SubscribeRequest::default;
-        hand_within(PATIENCE, &frames, frame()).await.expect("there is room");
+        hand_within(TIMEOUT, &frames, frame()).await.expect("there is room");
         let failure = hand_within(Duration::from_millis(1), &frames, frame()).await.expect_err("no room");
         assert_eq!((failure.kind, failure.reason), (Kind::Unavailable, "RECEIVE_BUSY"));
     }

@@ -15,7 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::drain::Drain;
 use crate::{
-    audit::Witness,
+    audit::AuditContext,
     auth::Verifier,
     error::{Failure, Kind},
     telemetry::{Call, Limit, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
@@ -40,7 +40,7 @@ pub struct SessionContext {
 }
 
 /// By then the client is connected to another gateway, or sees that this connection is closed.
-const COME_BACK_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the stream has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Ending {
 pub struct Session {
     context: SessionContext,
     scope: TenantScope,
-    witness: Witness,
+    witness: AuditContext,
     _permit: StreamPermit,
     metrics: Arc<TenantMetrics>,
     tracer: MessageTracer,
@@ -127,7 +127,7 @@ impl Session {
         scope: TenantScope,
         kind: StreamKind,
         call: Option<&Call>,
-        witness: Witness,
+        witness: AuditContext,
     ) -> Result<Self, Failure> {
         if context.drain.is_begun() {
             return Err(draining());
@@ -173,7 +173,7 @@ impl Session {
     }
 
     /// Records what is refused to it in the audit trail.
-    pub fn witness(&self) -> &Witness {
+    pub fn witness(&self) -> &AuditContext {
         &self.witness
     }
 
@@ -297,5 +297,5 @@ async fn told(begun: &mut Option<BoxFuture<'static, ()>>) {
 pub fn draining() -> Failure {
     let failure =
         Failure::new(Kind::Unavailable, "DRAINING", "this gateway is stopping; connect again to reach another");
-    Failure { retry_after: Some(COME_BACK_AFTER), ..failure }
+    Failure { retry_after: Some(RETRY_AFTER), ..failure }
 }

@@ -1,4 +1,4 @@
-//! What a tenant may publish on this gateway: rates ([`Turn`]) and messages in flight ([`Share`]).
+//! What a tenant may publish on this gateway: rates ([`RateCheck`]) and messages in flight ([`InFlightPermit`]).
 //!
 //! The hot path takes no lock and allocates nothing while nothing is refused. A budget belongs to one plan. A changed plan makes a
 //! new budget, which takes over the levels of the old one, and every stream uses the new one from its next frame on.
@@ -10,15 +10,15 @@ mod used;
 use std::{sync::Arc, time::Duration};
 
 use self::bucket::Bucket;
-pub(super) use self::{flight::Flight, used::Used};
-pub use self::{flight::Share, used::Usage};
+pub(super) use self::{flight::InFlightLimiter, used::UsageCounters};
+pub use self::{flight::InFlightPermit, used::Usage};
 use super::{Error, Plan};
 
 /// How often the stored messages of a publishing tenant are measured, and so when to retry after there were too many.
 pub const STORED_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a stream is not read at most after one of its messages was throttled, so that a client that continues as fast as it
 /// can costs other tenants nothing measurable.
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(10);
 
 /// A tenant's budget on this gateway.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub struct Budget {
     plan: Arc<Plan>,
     messages: Option<Arc<Bucket>>,
     bytes: Option<Arc<Bucket>>,
-    flight: Arc<Flight>,
-    used: Arc<Used>,
+    flight: Arc<InFlightLimiter>,
+    used: Arc<UsageCounters>,
 }
 
 impl Budget {
@@ -39,7 +39,7 @@ impl Budget {
         Self {
             messages: Bucket::next(before.and_then(|before| before.messages.as_ref()), messages),
             bytes: Bucket::next(before.and_then(|before| before.bytes.as_ref()), bytes),
-            flight: Flight::next(before.map(|before| &before.flight), flight),
+            flight: InFlightLimiter::next(before.map(|before| &before.flight), flight),
             used: before.map_or_else(Arc::default, |before| Arc::clone(&before.used)),
             plan,
         }
@@ -50,10 +50,10 @@ impl Budget {
         &self.plan
     }
 
-    /// Begins the check of a frame of so many messages with so many bytes together, properties and headers included; [`Turn::take`] then says for each.
-    pub fn turn(&self, messages: usize, bytes: u64) -> Turn<'_> {
+    /// Begins the check of a frame of so many messages with so many bytes together, properties and headers included; [`RateCheck::take`] then says for each.
+    pub fn turn(&self, messages: usize, bytes: u64) -> RateCheck<'_> {
         let stored = self.stored();
-        let mut turn = Turn { budget: self, stored, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
+        let mut turn = RateCheck { budget: self, stored, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
         if turn.stored.is_none() {
             turn.messages_paid = self.messages.as_ref().is_none_or(|bucket| bucket.take_all(messages as u64));
             turn.bytes_paid = self.bytes.as_ref().is_none_or(|bucket| bucket.take_all(bytes));
@@ -66,7 +66,7 @@ impl Budget {
     /// # Errors
     /// When to ask again.
     pub fn take_again(&self, bytes: usize) -> Result<(), Duration> {
-        let turn = Turn { budget: self, stored: None, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
+        let turn = RateCheck { budget: self, stored: None, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
         turn.take_rates(bytes as u64).map_err(|(_, wait)| wait.max(Duration::from_millis(1)))?;
         self.used.published(1, bytes as u64, 0);
         Ok(())
@@ -94,21 +94,21 @@ impl Budget {
     pub fn pause(&self) -> Duration {
         let half = |bucket: &Arc<Bucket>| bucket.fills_in() / 2;
         let shortest = [&self.messages, &self.bytes].into_iter().flatten().map(half).min();
-        shortest.map_or(LONGEST_PAUSE, |shortest| shortest.min(LONGEST_PAUSE))
+        shortest.map_or(MAX_PAUSE, |shortest| shortest.min(MAX_PAUSE))
     }
 
-    pub(super) fn flight(&self) -> &Arc<Flight> {
+    pub(super) fn flight(&self) -> &Arc<InFlightLimiter> {
         &self.flight
     }
 
-    pub(super) fn used(&self) -> &Arc<Used> {
+    pub(super) fn used(&self) -> &Arc<UsageCounters> {
         &self.used
     }
 }
 
 /// The check of one frame. Its messages are checked in order.
 #[derive(Debug)]
-pub struct Turn<'a> {
+pub struct RateCheck<'a> {
     budget: &'a Budget,
     stored: Option<Limit>,
     /// Whether the rate was taken for the whole frame at once.
@@ -118,7 +118,7 @@ pub struct Turn<'a> {
     throttled: (u64, u64),
 }
 
-impl Turn<'_> {
+impl RateCheck<'_> {
     /// Takes a message with so many bytes.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Error, Plan,
     effective::StoredGrants,
-    live::{LiveClient, LiveTenant, Standing},
+    live::{ClientStatus, LiveClient, TenantEntry},
 };
 use crate::{
     names::{ClientId, PlanName, TenantId},
@@ -20,23 +20,23 @@ use crate::{
 const REMEMBERED_GONE: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct RegistrySnapshot {
     revision: i64,
-    tenants: HashMap<TenantId, Arc<LiveTenant>>,
+    tenants: HashMap<TenantId, Arc<TenantEntry>>,
     clients: HashMap<ClientId, Arc<LiveClient>>,
     gone: VecDeque<TenantId>,
 }
 
-impl Known {
+impl RegistrySnapshot {
     pub(super) fn revision(&self) -> i64 {
         self.revision
     }
 
-    pub(super) fn tenant(&self, id: &TenantId) -> Option<&Arc<LiveTenant>> {
+    pub(super) fn tenant(&self, id: &TenantId) -> Option<&Arc<TenantEntry>> {
         self.tenants.get(id)
     }
 
-    pub(super) fn tenants(&self) -> impl Iterator<Item = &Arc<LiveTenant>> {
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &Arc<TenantEntry>> {
         self.tenants.values()
     }
 
@@ -88,12 +88,12 @@ impl Known {
     }
 }
 
-fn next_tenant(before: Option<&Arc<LiveTenant>>, row: &TenantRow, plan: &Arc<Plan>) -> Arc<LiveTenant> {
+fn next_tenant(before: Option<&Arc<TenantEntry>>, row: &TenantRow, plan: &Arc<Plan>) -> Arc<TenantEntry> {
     let live = match before {
         Some(live) if live.check().is_ok() => live.clone(),
         // Still suspended; or resumed, which is a new life.
         Some(live) if row.state == TenantState::Suspended && live.check() != Err(Error::StoreAway) => live.clone(),
-        _ => Arc::new(LiveTenant::new(row.id.clone(), plan.clone(), before.map(Arc::as_ref))),
+        _ => Arc::new(TenantEntry::new(row.id.clone(), plan.clone(), before.map(Arc::as_ref))),
     };
     live.set_plan(plan.clone());
     live.credentials_rotated().store(row.credentials_rotated, Ordering::Relaxed);
@@ -108,8 +108,12 @@ fn next_client(before: Option<&Arc<LiveClient>>, gate: &ClientGate) -> Arc<LiveC
         Some(known) if known.json == gate.grants => known,
         _ => StoredGrants::parse(&gate.grants),
     };
-    let standing =
-        Standing { revoked: gate.revoked, not_before: gate.not_before, grants, issuer: gate.issuer.as_str().into() };
+    let standing = ClientStatus {
+        revoked: gate.revoked,
+        not_before: gate.not_before,
+        grants,
+        issuer: gate.issuer.as_str().into(),
+    };
     match before {
         // A revocation is for ever, so a client of that id that is not revoked is another one.
         Some(live) if !live.is_revoked() || gate.revoked => {

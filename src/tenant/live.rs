@@ -1,5 +1,5 @@
 //! The state of a tenant and of a client while they may have open streams. The registry writes it; scopes read it and wait on it. The end of
-//! a [`LiveTenant`] is final: a tenant that is resumed gets a new one, so that no stream can miss a suspension.
+//! a [`TenantEntry`] is final: a tenant that is resumed gets a new one, so that no stream can miss a suspension.
 
 use std::{
     sync::{Arc, atomic::AtomicI64},
@@ -11,25 +11,25 @@ use tokio::sync::watch;
 
 use super::{
     Error, Plan,
-    budget::{Budget, Used},
+    budget::{Budget, UsageCounters},
     effective::StoredGrants,
 };
 use crate::{auth::Caller, names::TenantId};
 
 /// A tenant, from the moment it is admitted until it is suspended or deleted.
 #[derive(Debug)]
-pub(super) struct LiveTenant {
+pub(super) struct TenantEntry {
     id: TenantId,
     vhost: String,
     budget: ArcSwap<Budget>,
     /// Shared across a suspension, so that streams from before it still count.
-    used: Arc<Used>,
+    used: Arc<UsageCounters>,
     ended: watch::Sender<Option<Error>>,
     /// When its broker certificate was last rotated on request, as the store has it.
     credentials_rotated: AtomicI64,
 }
 
-impl LiveTenant {
+impl TenantEntry {
     pub(super) fn new(id: TenantId, plan: Arc<Plan>, before: Option<&Self>) -> Self {
         let budget = Budget::next(before.map(|before| before.budget.load_full()).as_deref(), plan);
         Self {
@@ -62,7 +62,7 @@ impl LiveTenant {
         &self.credentials_rotated
     }
 
-    pub(super) fn used(&self) -> &Used {
+    pub(super) fn used(&self) -> &UsageCounters {
         &self.used
     }
 
@@ -113,7 +113,7 @@ impl LiveTenant {
 
 /// What the store last said of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct ClientStatus {
     pub(super) revoked: bool,
     /// Tokens issued before this are refused.
     pub(super) not_before: SystemTime,
@@ -122,7 +122,7 @@ pub(super) struct Standing {
     pub(super) issuer: Arc<str>,
 }
 
-impl Standing {
+impl ClientStatus {
     fn check(&self, caller: &Caller) -> Result<(), Error> {
         let issued = caller.issued();
         if self.revoked {
@@ -140,18 +140,18 @@ impl Standing {
 /// A client. It changes in place: a revocation and a withdrawn token are final, and grants are checked whenever they are used.
 #[derive(Debug)]
 pub(super) struct LiveClient {
-    status: watch::Sender<Standing>,
+    status: watch::Sender<ClientStatus>,
     /// The same grants as in `status`, readable without a lock: they are checked for every message.
     grants: ArcSwap<StoredGrants>,
 }
 
 impl LiveClient {
-    pub(super) fn new(standing: Standing) -> Self {
+    pub(super) fn new(standing: ClientStatus) -> Self {
         Self { grants: ArcSwap::new(Arc::clone(&standing.grants)), status: watch::Sender::new(standing) }
     }
 
     /// The grants are stored first, so that they are in place when the notification arrives.
-    pub(super) fn set(&self, standing: Standing) {
+    pub(super) fn set(&self, standing: ClientStatus) {
         if !Arc::ptr_eq(&self.grants.load(), &standing.grants) {
             self.grants.store(Arc::clone(&standing.grants));
         }
@@ -180,7 +180,7 @@ impl LiveClient {
     }
 
     /// Notified of every change, of the grants among others.
-    pub(super) fn changes(&self) -> watch::Receiver<Standing> {
+    pub(super) fn changes(&self) -> watch::Receiver<ClientStatus> {
         self.status.subscribe()
     }
 

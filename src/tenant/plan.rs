@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// As long as a queue may say for itself.
-const LONGEST_MILLIS: u64 = 366 * 24 * 3600 * 1000;
-const SHORTEST_MILLIS: u64 = 1000;
+const MAX_MILLIS: u64 = 366 * 24 * 3600 * 1000;
+const MIN_MILLIS: u64 = 1000;
 /// Far above what a broker can hold, and far below what a counter can.
 const LARGEST: u64 = 1 << 50;
 
@@ -140,7 +140,7 @@ fn millis(field: &'static str, value: Option<&prost_types::Duration>) -> Result<
     let millis = value.seconds.saturating_mul(1000).saturating_add(i64::from(value.nanos / 1_000_000));
     match u64::try_from(millis) {
         Ok(0) if value.nanos == 0 => Ok(0),
-        Ok(millis @ SHORTEST_MILLIS..=LONGEST_MILLIS) if value.nanos % 1_000_000 == 0 => Ok(millis),
+        Ok(millis @ MIN_MILLIS..=MAX_MILLIS) if value.nanos % 1_000_000 == 0 => Ok(millis),
         _ => Err(Failure::invalid(field, "must be from 1 s to 366 days in whole milliseconds, or 0 for no limit")),
     }
 }

@@ -18,7 +18,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Action, Administrator, Error, TenantScope, Usage, known::Known, revoked_keys::RevokedKeysWriter};
+use super::{
+    Action, Administrator, Error, TenantScope, Usage, known::RegistrySnapshot, revoked_keys::RevokedKeysWriter,
+};
 use crate::{
     auth::Caller,
     names::TenantId,
@@ -37,7 +39,7 @@ pub struct Tenants {
     store: Store,
     poll_interval: Duration,
     outage_grace: Duration,
-    known: ArcSwap<Known>,
+    known: ArcSwap<RegistrySnapshot>,
     revoked_keys: RevokedKeysWriter,
     /// When the store last confirmed `known`, by the system's clock in unix milliseconds: compared with when tokens were issued.
     as_of: AtomicI64,
@@ -87,7 +89,7 @@ impl Tenants {
         let (read_at, now) = (unix_millis(SystemTime::now()), self.now());
         let mut snapshot = self.store.snapshot().await?;
         self.revoked_keys.set(std::mem::take(&mut snapshot.revoked_keys));
-        self.known.store(Arc::new(Known::next(&self.known.load(), snapshot)));
+        self.known.store(Arc::new(RegistrySnapshot::next(&self.known.load(), snapshot)));
         self.as_of.store(read_at, Ordering::Relaxed);
         self.confirmed.store(now, Ordering::Relaxed);
         let revision = self.known.load().revision();
@@ -259,7 +261,7 @@ impl Tenants {
     }
 
     /// A token that was issued after the snapshot was read may be of a client that another gateway created since.
-    fn unknown(&self, known: &Known, caller: &Caller, otherwise: Error) -> Error {
+    fn unknown(&self, known: &RegistrySnapshot, caller: &Caller, otherwise: Error) -> Error {
         let as_of = self.as_of.load(Ordering::Relaxed);
         let is_young = unix_millis(caller.issued()) >= as_of;
         if is_young && !caller.tenant().is_some_and(|tenant| known.is_gone(tenant)) {

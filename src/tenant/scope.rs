@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::{
-    Budget, EffectiveGrants, Error, Plan, Share,
-    live::{LiveClient, LiveTenant},
+    Budget, EffectiveGrants, Error, InFlightPermit, Plan,
+    live::{LiveClient, TenantEntry},
     revoked_keys::RevokedKeys,
 };
 use crate::{auth::Caller, names::TenantId, store::Authority};
@@ -16,7 +16,7 @@ pub struct TenantScope(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    tenant: Arc<LiveTenant>,
+    tenant: Arc<TenantEntry>,
     client: Arc<LiveClient>,
     caller: Caller,
     revoked_keys: RevokedKeys,
@@ -24,7 +24,7 @@ struct Inner {
 
 impl TenantScope {
     pub(super) fn new(
-        tenant: Arc<LiveTenant>,
+        tenant: Arc<TenantEntry>,
         client: Arc<LiveClient>,
         caller: Caller,
         revoked_keys: RevokedKeys,
@@ -56,8 +56,8 @@ impl TenantScope {
     }
 
     /// A stream's share of what the tenant may have in flight here.
-    pub fn share(&self) -> Share {
-        Share::new(self.0.tenant.clone())
+    pub fn share(&self) -> InFlightPermit {
+        InFlightPermit::new(self.0.tenant.clone())
     }
 
     /// Who was admitted.
@@ -119,7 +119,7 @@ impl TenantScope {
 
 /// One open stream of a tenant's; dropping it gives it back.
 #[derive(Debug)]
-pub struct StreamPermit(Arc<LiveTenant>);
+pub struct StreamPermit(Arc<TenantEntry>);
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {

@@ -12,13 +12,13 @@ use crate::{
     store::{self, ClientChanges, EncryptionKey, ExternalIdentity, NewClient, NewKey, NewTenant, Store, TenantState},
 };
 
-struct House {
+struct Fixture {
     _dir: tempfile::TempDir,
     store: Store,
     tenants: Tenants,
 }
 
-impl House {
+impl Fixture {
     /// `acme` and `globex` on the free plan (10 streams), each with a client `app`, and the administrator `admin`.
     async fn build() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
@@ -104,20 +104,20 @@ async fn soon<T>(waiting: impl Future<Output = T>) -> T {
 
 #[tokio::test]
 async fn a_client_is_let_into_its_own_tenant() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let scope = house.publish(&caller("acme.app")).expect("admitted");
     assert_eq!((scope.tenant().as_str(), scope.vhost(), scope.plan().name.as_str()), ("acme", "wg.acme", "free"));
 }
 
 #[tokio::test]
 async fn a_platform_administrator_has_no_place_on_the_data_plane() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     assert_eq!(house.publish(&caller("admin")).expect_err("refused"), Error::NoTenant);
 }
 
 #[tokio::test]
 async fn administering_must_be_granted() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let refused = |caller: &Caller| house.tenants.admit_administrator(caller).err();
     for id in ["admin", "acme.app"] {
         assert_eq!(refused(&caller(id)), Some(Error::NotAdministrator), "{id}");
@@ -133,7 +133,7 @@ async fn administering_must_be_granted() {
 
 #[tokio::test]
 async fn a_grant_that_was_taken_away_is_gone_whatever_an_older_token_says() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let queue = QueueName::parse("jobs").expect("a name");
     let scope = house.publish(&caller("acme.app")).expect("admitted");
     let lost = scope.grant_lost(|grants| grants.may_subscribe(&queue));
@@ -152,7 +152,7 @@ async fn a_grant_that_was_taken_away_is_gone_whatever_an_older_token_says() {
 
 #[tokio::test]
 async fn a_demoted_administrator_is_refused_and_its_change_that_has_begun_is_not_made() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     for id in ["admin", "acme.app"] {
         let caller = caller_since(id, SystemTime::now(), everything(true));
         let administrator = house.tenants.admit_administrator(&caller).expect("admitted");
@@ -171,7 +171,7 @@ async fn a_demoted_administrator_is_refused_and_its_change_that_has_begun_is_not
 
 #[tokio::test]
 async fn a_client_is_reached_by_tokens_of_its_own_issuer_only() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let external = ExternalIdentity { issuer: "https://id.example".into(), id: String::new() };
     let bind = ClientChanges { external: Some(Some(&external)), ..ClientChanges::default() };
     let scope = house.publish(&caller("acme.app")).expect("admitted");
@@ -187,7 +187,7 @@ async fn a_client_is_reached_by_tokens_of_its_own_issuer_only() {
 
 #[tokio::test]
 async fn a_key_that_is_distrusted_ends_what_its_tokens_opened() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let key = |kid: &str| NewKey {
         kid: kid.into(),
         algorithm: "EdDSA".into(),
@@ -211,7 +211,7 @@ async fn a_key_that_is_distrusted_ends_what_its_tokens_opened() {
 
 #[tokio::test]
 async fn suspending_a_tenant_ends_its_streams_and_no_others() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let (acme, globex) = (caller("acme.app"), caller("globex.app"));
     let (ours, theirs) = (house.publish(&acme).expect("admitted"), house.publish(&globex).expect("admitted"));
     house.store.set_tenant_state(&tenant("acme"), TenantState::Suspended).await.expect("suspended");
@@ -224,7 +224,7 @@ async fn suspending_a_tenant_ends_its_streams_and_no_others() {
 
 #[tokio::test]
 async fn a_stream_cannot_sleep_through_a_suspension() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let caller = caller("acme.app");
     let before = house.publish(&caller).expect("admitted");
     let permit = before.open_stream().expect("a stream");
@@ -244,7 +244,7 @@ async fn a_stream_cannot_sleep_through_a_suspension() {
 
 #[tokio::test]
 async fn deleting_a_tenant_ends_its_streams_and_its_tokens_do_not_open_its_successor() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let caller = caller("acme.app");
     let scope = house.publish(&caller).expect("admitted");
     house.store.delete_tenant(&tenant("acme")).await.expect("deleted");
@@ -261,7 +261,7 @@ async fn deleting_a_tenant_ends_its_streams_and_its_tokens_do_not_open_its_succe
 
 #[tokio::test]
 async fn revoking_a_client_ends_its_streams_and_leaves_the_tenant() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     add_client(&house.store, "acme.other").await;
     house.refresh().await;
     let (app, other) = (caller("acme.app"), caller("acme.other"));
@@ -275,7 +275,7 @@ async fn revoking_a_client_ends_its_streams_and_leaves_the_tenant() {
 
 #[tokio::test]
 async fn a_new_secret_ends_what_the_old_one_opened() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let old = caller("acme.app");
     let scope = house.publish(&old).expect("admitted");
     next_millisecond().await;
@@ -290,7 +290,7 @@ async fn a_new_secret_ends_what_the_old_one_opened() {
 
 #[tokio::test]
 async fn another_gateways_act_arrives_by_itself() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let stop = CancellationToken::new();
     let scope = house.publish(&caller("acme.app")).expect("admitted");
     let act = async {
@@ -305,7 +305,7 @@ async fn another_gateways_act_arrives_by_itself() {
 
 #[tokio::test]
 async fn what_is_known_stays_while_the_store_is_away() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     house.store.close().await;
     assert!(house.tenants.refresh().await.is_err());
     assert!(house.publish(&caller("acme.app")).is_ok());
@@ -313,7 +313,7 @@ async fn what_is_known_stays_while_the_store_is_away() {
 
 #[tokio::test]
 async fn an_unknown_client_is_told_to_wait_when_it_may_be_new_and_refused_when_it_is_not() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let refused = |id: &str, issued| house.publish(&caller_since(id, issued, Grants::default())).expect_err("refused");
     let later = SystemTime::now() + Duration::from_secs(1);
     assert!(matches!(refused("acme.new", later), Error::NotYetKnown { .. }));
@@ -324,7 +324,7 @@ async fn an_unknown_client_is_told_to_wait_when_it_may_be_new_and_refused_when_i
 
 #[tokio::test]
 async fn streams_are_counted_by_tenant_and_given_back() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let scope = house.publish(&caller("acme.app")).expect("admitted");
     let mut open: Vec<_> = (0..10).map(|_| scope.open_stream().expect("within the plan")).collect();
     assert_eq!(scope.open_stream().expect_err("over"), Error::TooManyStreams { max: 10 });
@@ -341,7 +341,7 @@ async fn streams_are_counted_by_tenant_and_given_back() {
 
 #[tokio::test]
 async fn a_stream_is_renewed_by_its_own_client_only() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     add_client(&house.store, "acme.other").await;
     house.refresh().await;
     let scope = house.publish(&caller("acme.app")).expect("admitted");
@@ -354,7 +354,7 @@ async fn a_stream_is_renewed_by_its_own_client_only() {
 
 #[tokio::test]
 async fn whoever_keeps_something_else_of_the_store_hears_of_changes() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let mut revision = house.tenants.revision();
     revision.mark_unchanged();
     house.refresh().await;

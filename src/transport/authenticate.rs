@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 use super::connection::Peer;
 use crate::{
-    audit::Witness,
+    audit::AuditContext,
     auth::{self, Caller, Verifier},
     error::Failure,
     telemetry::{Call, ProcessMetrics, TokenCheck},
@@ -57,7 +57,7 @@ impl AuthenticateLayer {
             Err(_) => TokenCheck::Invalid,
         });
         if let Some(why) = result.as_ref().err().and_then(auth::Error::operator_reason)
-            && let Some(witness) = request.extensions().get::<Witness>()
+            && let Some(witness) = request.extensions().get::<AuditContext>()
         {
             witness.about("", &format!("token: {why}"));
         }
@@ -68,7 +68,7 @@ impl AuthenticateLayer {
         if let Some(peer) = request.extensions().get::<Peer>() {
             peer.activity.authenticated();
         }
-        if let Some(witness) = request.extensions().get::<Witness>() {
+        if let Some(witness) = request.extensions().get::<AuditContext>() {
             witness.recognised(caller.client());
         }
         if let Some(call) = request.extensions().get::<Call>() {

@@ -26,7 +26,7 @@ use super::{
     http2::{self, Http2Limits},
     protocol_check,
     trace::TraceLayer,
-    witness::WitnessLayer,
+    witness::AuditLayer,
 };
 use crate::{
     audit::Audit,
@@ -101,7 +101,7 @@ pub async fn serve(
         .layer_fn(protocol_check::ProtocolCheck)
         .layer(GrpcWebLayer::new())
         .layer(TraceLayer { traces: services.traces.clone(), metrics: Arc::clone(&services.metrics) })
-        .layer(WitnessLayer::new(services.audit.clone()))
+        .layer(AuditLayer::new(services.audit.clone()))
         .layer(DeadlineLayer)
         .layer(AuthenticateLayer::new(Arc::clone(&services.verifier), Arc::clone(&services.metrics)))
         .layer(BodyLimitsLayer {

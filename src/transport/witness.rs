@@ -1,6 +1,6 @@
-//! The layer that gives every call its [`Witness`], which records calls that are refused at once, by whatever layer.
+//! The layer that gives every call its [`AuditContext`], which records calls that are refused at once, by whatever layer.
 //!
-//! What a stream is refused later is recorded by the stream, with the same [`Witness`].
+//! What a stream is refused later is recorded by the stream, with the same [`AuditContext`].
 
 use std::{
     collections::HashSet,
@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 
 use super::connection::Peer;
 use crate::{
-    audit::{Audit, Witness},
+    audit::{Audit, AuditContext},
     error::{self, Kind},
     pb,
     telemetry::Call,
@@ -25,32 +25,32 @@ use crate::{
 /// The method of calls that are not ours: health, reflection, and whatever else a peer sends.
 const OTHER: &str = "other";
 
-/// Makes [`Witnessed`] services.
+/// Makes [`Audited`] services.
 #[derive(Debug, Clone)]
-pub(super) struct WitnessLayer(Audit);
+pub(super) struct AuditLayer(Audit);
 
-impl WitnessLayer {
+impl AuditLayer {
     pub(super) fn new(audit: Audit) -> Self {
         Self(audit)
     }
 }
 
-impl<S> Layer<S> for WitnessLayer {
-    type Service = Witnessed<S>;
+impl<S> Layer<S> for AuditLayer {
+    type Service = Audited<S>;
 
-    fn layer(&self, inner: S) -> Witnessed<S> {
-        Witnessed { inner, audit: self.0.clone() }
+    fn layer(&self, inner: S) -> Audited<S> {
+        Audited { inner, audit: self.0.clone() }
     }
 }
 
 /// A service whose refusals are recorded.
 #[derive(Debug, Clone)]
-pub(super) struct Witnessed<S> {
+pub(super) struct Audited<S> {
     inner: S,
     audit: Audit,
 }
 
-impl<S, B, R> Service<Request<B>> for Witnessed<S>
+impl<S, B, R> Service<Request<B>> for Audited<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,
@@ -92,11 +92,11 @@ fn known_methods() -> &'static HashSet<String> {
     })
 }
 
-fn witness<B>(audit: &Audit, request: &Request<B>) -> Witness {
+fn witness<B>(audit: &Audit, request: &Request<B>) -> AuditContext {
     let method = request.uri().path().trim_start_matches('/');
     let method = if known_methods().contains(method) { method } else { OTHER };
     let peer = request.extensions().get::<Peer>().map(|peer| peer.address.to_string());
-    let witness = Witness::new(audit.clone(), method, peer.unwrap_or_default());
+    let witness = AuditContext::new(audit.clone(), method, peer.unwrap_or_default());
     if let Some(call) = request.extensions().get::<Call>() {
         witness.traced(call.trace_id());
     }

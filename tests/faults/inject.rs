@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long it is waited for streams that do not come back, before the next fault comes.
-const PATIENCE: Duration = Duration::from_secs(45);
+const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// A fault may touch what happens so long before it, and after it: what has gathered is worked off.
 const BEFORE: Duration = Duration::from_millis(500);
@@ -194,10 +194,10 @@ async fn leader(cluster: &Side, ledger: &Ledger, step: &Step) -> anyhow::Result<
 
 /// Waits until every open stream has worked since the mark.
 async fn all_work(ledger: &Ledger) -> Result<(Duration, String), String> {
-    let waited = wait::until("streams to work", PATIENCE, async || ledger.all_work().is_ok()).await;
+    let waited = wait::until("streams to work", TIMEOUT, async || ledger.all_work().is_ok()).await;
     match (waited, ledger.all_work()) {
         (Ok(()), Ok(last)) => Ok(last),
-        (_, Err((count, name))) => Err(format!("{count} streams are not back after {PATIENCE:?}, {name} for one")),
+        (_, Err((count, name))) => Err(format!("{count} streams are not back after {TIMEOUT:?}, {name} for one")),
         (Err(error), Ok(_)) => Err(error.to_string()),
     }
 }

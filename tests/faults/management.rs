@@ -12,7 +12,7 @@ use warrengate_testkit::node::Node;
 use crate::wait;
 
 /// The broker counts every five seconds; idle connections are closed after five.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Management {
     http: reqwest::Client,
@@ -98,7 +98,7 @@ impl Management {
     /// What is open as soon as it is as wanted, or after a while.
     pub async fn until(&self, wanted: impl Fn(Open) -> bool) -> anyhow::Result<Open> {
         let mut last = self.open().await?;
-        let _ = wait::until("the broker's numbers", PATIENCE, async || {
+        let _ = wait::until("the broker's numbers", TIMEOUT, async || {
             if let Ok(open) = self.open().await {
                 last = open;
             }

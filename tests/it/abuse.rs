@@ -59,9 +59,7 @@ async fn a_flood_of_wrong_secrets_is_shed_and_who_was_right_before_gets_its_toke
                     let id = if client.is_empty() { format!("nobody-{attacker}-{number}") } else { client.clone() };
                     let status = ask(&channel, &id, "wgs_wrong").await.expect_err("refused");
                     match (status.code(), reason(&status).as_str()) {
-                        (Code::Unauthenticated, "CLIENT_UNKNOWN_OR_SECRET_WRONG") => {
-                            wrong.fetch_add(1, Ordering::Relaxed)
-                        }
+                        (Code::Unauthenticated, "INVALID_CLIENT_CREDENTIALS") => wrong.fetch_add(1, Ordering::Relaxed),
                         (Code::ResourceExhausted, "TOO_MANY_WRONG_SECRETS" | "TOO_MANY_SECRET_CHECKS") => {
                             assert!(status.get_error_details().retry_info().is_some(), "{status:?}");
                             shed.fetch_add(1, Ordering::Relaxed)

@@ -199,7 +199,7 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
         let request =
             pb::IssueTokenRequest { client_id: id.into(), client_secret: "' OR '1'='1".into(), lifetime: None };
         let got = auth.issue_token(Request::new(request)).await;
-        suite.refused(id, "", got, Code::Unauthenticated, &["CLIENT_UNKNOWN_OR_SECRET_WRONG"]);
+        suite.refused(id, "", got, Code::Unauthenticated, &["INVALID_CLIENT_CREDENTIALS"]);
     }
 
     // Names, by a client that may do everything in its tenant.

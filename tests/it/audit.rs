@@ -151,7 +151,7 @@ async fn every_refusal_says_who_from_where_what_and_by_which_rule() {
     let told = house.gateway.refused_token_by_http(&tenant.client_id).await;
     for method in ["warrengate.v1.Auth/IssueToken", "POST /oauth2/token"] {
         let by_method = |event: &AuditEvent| event.method == method && is_from_here(event);
-        let event = house.refusal("CLIENT_UNKNOWN_OR_SECRET_WRONG", by_method).await;
+        let event = house.refusal("INVALID_CLIENT_CREDENTIALS", by_method).await;
         assert_eq!((event.client_id.as_str(), event.object.as_str()), ("", tenant.client_id.as_str()));
         assert_eq!(event.trace_id == told, method.starts_with("POST"));
     }

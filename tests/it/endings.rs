@@ -67,13 +67,13 @@ async fn deleting_the_tenant_ends_everyones_streams_and_says_so() {
     ] {
         // It is suspended first; that is what another gateway may have heard by then.
         let told = (status.code(), reason(&status));
-        let ways = [(Code::Unauthenticated, "TENANT_UNKNOWN"), (Code::PermissionDenied, "TENANT_SUSPENDED")];
+        let ways = [(Code::Unauthenticated, "TENANT_NOT_FOUND"), (Code::PermissionDenied, "TENANT_SUSPENDED")];
         assert!(ways.contains(&(told.0, told.1.as_str())), "{status:?}");
         assert_prompt(what, asked, cut);
     }
     until("it is refused as unknown", async || {
         let refused = RawSubscribe::open(&tenant.client).await.err().expect("refused");
-        (reason(&refused) == "TENANT_UNKNOWN").then_some(())
+        (reason(&refused) == "TENANT_NOT_FOUND").then_some(())
     })
     .await;
 }

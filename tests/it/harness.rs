@@ -32,7 +32,7 @@ use secrecy::SecretString;
 use tokio::runtime::Runtime;
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
-    gateway::Running,
+    gateway::RunningGateway,
     pb,
     stack::{Stack, StackOptions},
 };
@@ -56,7 +56,7 @@ pub struct World {
 
 /// Another gateway on the same PostgreSQL, which half of the clients use (`./scripts/test --store postgres`).
 struct Second {
-    gateway: Running,
+    gateway: RunningGateway,
     clients: AtomicUsize,
     /// Ends with the process, by its guard.
     _postgres: Postgres,

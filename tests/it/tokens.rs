@@ -188,7 +188,7 @@ async fn suspended_revoked_withdrawn_and_deleted_are_refused_before_the_broker()
         (Code::PermissionDenied, "TENANT_SUSPENDED"),
         (Code::Unauthenticated, "CLIENT_REVOKED"),
         (Code::Unauthenticated, "TOKEN_WITHDRAWN"),
-        (Code::Unauthenticated, "TENANT_UNKNOWN"),
+        (Code::Unauthenticated, "TENANT_NOT_FOUND"),
     ];
     for ((token, (code, why)), tenant) in held.into_iter().zip(expected).zip(&tenants) {
         for refused in try_both(&channel, &[token]).await {

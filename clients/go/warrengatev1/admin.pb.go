@@ -171,14 +171,14 @@ type Plan struct {
 	MaxConnections uint32 `protobuf:"varint,2,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
 	// Queues, without the gateway's own, for which the broker's limit is 256 higher.
 	MaxQueues uint32 `protobuf:"varint,3,opt,name=max_queues,json=maxQueues,proto3" json:"max_queues,omitempty"`
-	// Bytes in a message body.
+	// Bytes in a message body; at most limits.max_message_bytes of the gateway, by default 4,000,000.
 	MaxMessageBytes uint64 `protobuf:"varint,4,opt,name=max_message_bytes,json=maxMessageBytes,proto3" json:"max_message_bytes,omitempty"`
 	// Open streams on one gateway.
 	MaxStreams uint32 `protobuf:"varint,5,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
 	// Published messages in flight (sent to the broker and not answered) on one gateway. At the limit the gateway stops
 	// reading the tenant's publish streams.
 	MaxInFlightMessages uint32 `protobuf:"varint,6,opt,name=max_in_flight_messages,json=maxInFlightMessages,proto3" json:"max_in_flight_messages,omitempty"`
-	// Their body bytes. At least max_message_bytes.
+	// Their bytes, properties and headers included. At least max_message_bytes.
 	MaxInFlightBytes uint64 `protobuf:"varint,7,opt,name=max_in_flight_bytes,json=maxInFlightBytes,proto3" json:"max_in_flight_bytes,omitempty"`
 	// Exchanges, without the gateway's and the broker's own.
 	MaxExchanges uint32 `protobuf:"varint,8,opt,name=max_exchanges,json=maxExchanges,proto3" json:"max_exchanges,omitempty"`
@@ -190,7 +190,8 @@ type Plan struct {
 	MaxPublishMessagesPerSecond uint32 `protobuf:"varint,11,opt,name=max_publish_messages_per_second,json=maxPublishMessagesPerSecond,proto3" json:"max_publish_messages_per_second,omitempty"`
 	// Burst size in messages. Default (0): the rate of one second.
 	PublishMessagesBurst uint32 `protobuf:"varint,12,opt,name=publish_messages_burst,json=publishMessagesBurst,proto3" json:"publish_messages_burst,omitempty"`
-	// Published body bytes per second on one gateway. Messages above it are THROTTLED. Requires max_message_bytes.
+	// Published bytes per second on one gateway, properties and headers included. Messages above it are THROTTLED; retries
+	// and redrives count, and wait. Requires max_message_bytes.
 	MaxPublishBytesPerSecond uint64 `protobuf:"varint,13,opt,name=max_publish_bytes_per_second,json=maxPublishBytesPerSecond,proto3" json:"max_publish_bytes_per_second,omitempty"`
 	// Burst size in bytes, at least max_message_bytes. Default (0): the rate of one second, or max_message_bytes if that
 	// is larger.
@@ -387,7 +388,13 @@ type Client struct {
 	// Whether it is revoked. Set by RevokeClient only.
 	Revoked bool `protobuf:"varint,4,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	// When it was created. Set by the gateway.
-	Created       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
+	Created *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
+	// The external issuer whose tokens it uses, as in `auth.issuers`, instead of a secret; tokens of any other issuer are
+	// refused for it. Not for platform administrators. Default: none, it uses tokens of the gateway.
+	Issuer string `protobuf:"bytes,6,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// How that issuer names it in its client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id or
+	// name here.
+	ExternalId    string `protobuf:"bytes,7,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -455,6 +462,20 @@ func (x *Client) GetCreated() *timestamppb.Timestamp {
 		return x.Created
 	}
 	return nil
+}
+
+func (x *Client) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Client) GetExternalId() string {
+	if x != nil {
+		return x.ExternalId
+	}
+	return ""
 }
 
 // Request of CreateTenant.
@@ -2087,7 +2108,7 @@ type UpdateClientRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The client_id, and the fields named in update_mask.
 	Client *Client `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
-	// The fields to change: "display_name", "grants". Required.
+	// The fields to change: "display_name", "grants", "issuer" (with external_id). Required.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Validates the request without changing anything. Default: false.
 	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -2284,6 +2305,89 @@ func (x *RevokeClientResponse) GetClient() *Client {
 	return nil
 }
 
+// Request of DeleteClient.
+type DeleteClientRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id. Required.
+	ClientId      string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteClientRequest) Reset() {
+	*x = DeleteClientRequest{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteClientRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteClientRequest) ProtoMessage() {}
+
+func (x *DeleteClientRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteClientRequest.ProtoReflect.Descriptor instead.
+func (*DeleteClientRequest) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DeleteClientRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+// Response of DeleteClient.
+type DeleteClientResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteClientResponse) Reset() {
+	*x = DeleteClientResponse{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteClientResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteClientResponse) ProtoMessage() {}
+
+func (x *DeleteClientResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteClientResponse.ProtoReflect.Descriptor instead.
+func (*DeleteClientResponse) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
 // Request of RotateClientSecret.
 type RotateClientSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2298,7 +2402,7 @@ type RotateClientSecretRequest struct {
 
 func (x *RotateClientSecretRequest) Reset() {
 	*x = RotateClientSecretRequest{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[38]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2414,7 @@ func (x *RotateClientSecretRequest) String() string {
 func (*RotateClientSecretRequest) ProtoMessage() {}
 
 func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[38]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2427,7 @@ func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientSecretRequest.ProtoReflect.Descriptor instead.
 func (*RotateClientSecretRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RotateClientSecretRequest) GetClientId() string {
@@ -2353,7 +2457,7 @@ type RotateClientSecretResponse struct {
 
 func (x *RotateClientSecretResponse) Reset() {
 	*x = RotateClientSecretResponse{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[39]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2469,7 @@ func (x *RotateClientSecretResponse) String() string {
 func (*RotateClientSecretResponse) ProtoMessage() {}
 
 func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[39]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2482,7 @@ func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientSecretResponse.ProtoReflect.Descriptor instead.
 func (*RotateClientSecretResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RotateClientSecretResponse) GetClientSecret() string {
@@ -2406,7 +2510,7 @@ type RotateBrokerCredentialsRequest struct {
 
 func (x *RotateBrokerCredentialsRequest) Reset() {
 	*x = RotateBrokerCredentialsRequest{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[40]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2522,7 @@ func (x *RotateBrokerCredentialsRequest) String() string {
 func (*RotateBrokerCredentialsRequest) ProtoMessage() {}
 
 func (x *RotateBrokerCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[40]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2535,7 @@ func (x *RotateBrokerCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateBrokerCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*RotateBrokerCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RotateBrokerCredentialsRequest) GetTenant() string {
@@ -2452,7 +2556,7 @@ type RotateBrokerCredentialsResponse struct {
 
 func (x *RotateBrokerCredentialsResponse) Reset() {
 	*x = RotateBrokerCredentialsResponse{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[41]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2568,7 @@ func (x *RotateBrokerCredentialsResponse) String() string {
 func (*RotateBrokerCredentialsResponse) ProtoMessage() {}
 
 func (x *RotateBrokerCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[41]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2581,7 @@ func (x *RotateBrokerCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateBrokerCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*RotateBrokerCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RotateBrokerCredentialsResponse) GetExpires() *timestamppb.Timestamp {
@@ -2496,7 +2600,7 @@ type RotateSigningKeyRequest struct {
 
 func (x *RotateSigningKeyRequest) Reset() {
 	*x = RotateSigningKeyRequest{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[42]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2612,7 @@ func (x *RotateSigningKeyRequest) String() string {
 func (*RotateSigningKeyRequest) ProtoMessage() {}
 
 func (x *RotateSigningKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[42]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2625,7 @@ func (x *RotateSigningKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSigningKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateSigningKeyRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 // Empty.
@@ -2537,7 +2641,7 @@ type RotateSigningKeyResponse struct {
 
 func (x *RotateSigningKeyResponse) Reset() {
 	*x = RotateSigningKeyResponse{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[43]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2653,7 @@ func (x *RotateSigningKeyResponse) String() string {
 func (*RotateSigningKeyResponse) ProtoMessage() {}
 
 func (x *RotateSigningKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[43]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2666,7 @@ func (x *RotateSigningKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSigningKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateSigningKeyResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RotateSigningKeyResponse) GetKeyId() string {
@@ -2575,6 +2679,107 @@ func (x *RotateSigningKeyResponse) GetKeyId() string {
 func (x *RotateSigningKeyResponse) GetPreviousExpires() *timestamppb.Timestamp {
 	if x != nil {
 		return x.PreviousExpires
+	}
+	return nil
+}
+
+// Request of RevokeSigningKey.
+type RevokeSigningKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id (kid) of the key, as in the gateway's key set. Required unless `all` is set.
+	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// All keys. Default: false.
+	All           bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeSigningKeyRequest) Reset() {
+	*x = RevokeSigningKeyRequest{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeSigningKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeSigningKeyRequest) ProtoMessage() {}
+
+func (x *RevokeSigningKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeSigningKeyRequest.ProtoReflect.Descriptor instead.
+func (*RevokeSigningKeyRequest) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *RevokeSigningKeyRequest) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *RevokeSigningKeyRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+// Response of RevokeSigningKey.
+type RevokeSigningKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ids of the revoked keys.
+	KeyIds        []string `protobuf:"bytes,1,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeSigningKeyResponse) Reset() {
+	*x = RevokeSigningKeyResponse{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeSigningKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeSigningKeyResponse) ProtoMessage() {}
+
+func (x *RevokeSigningKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeSigningKeyResponse.ProtoReflect.Descriptor instead.
+func (*RevokeSigningKeyResponse) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *RevokeSigningKeyResponse) GetKeyIds() []string {
+	if x != nil {
+		return x.KeyIds
 	}
 	return nil
 }
@@ -2606,7 +2811,7 @@ type ListAuditEventsRequest struct {
 
 func (x *ListAuditEventsRequest) Reset() {
 	*x = ListAuditEventsRequest{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[44]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2823,7 @@ func (x *ListAuditEventsRequest) String() string {
 func (*ListAuditEventsRequest) ProtoMessage() {}
 
 func (x *ListAuditEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[44]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2631,7 +2836,7 @@ func (x *ListAuditEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditEventsRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListAuditEventsRequest) GetTenant() string {
@@ -2722,7 +2927,7 @@ type AuditEvent struct {
 
 func (x *AuditEvent) Reset() {
 	*x = AuditEvent{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[45]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2939,7 @@ func (x *AuditEvent) String() string {
 func (*AuditEvent) ProtoMessage() {}
 
 func (x *AuditEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[45]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2952,7 @@ func (x *AuditEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEvent.ProtoReflect.Descriptor instead.
 func (*AuditEvent) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AuditEvent) GetTime() *timestamppb.Timestamp {
@@ -2840,7 +3045,7 @@ type ListAuditEventsResponse struct {
 
 func (x *ListAuditEventsResponse) Reset() {
 	*x = ListAuditEventsResponse{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[46]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +3057,7 @@ func (x *ListAuditEventsResponse) String() string {
 func (*ListAuditEventsResponse) ProtoMessage() {}
 
 func (x *ListAuditEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[46]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +3070,7 @@ func (x *ListAuditEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditEventsResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListAuditEventsResponse) GetEvents() []*AuditEvent {
@@ -2895,7 +3100,7 @@ type VerifyIsolationRequest struct {
 
 func (x *VerifyIsolationRequest) Reset() {
 	*x = VerifyIsolationRequest{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[47]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3112,7 @@ func (x *VerifyIsolationRequest) String() string {
 func (*VerifyIsolationRequest) ProtoMessage() {}
 
 func (x *VerifyIsolationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[47]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3125,7 @@ func (x *VerifyIsolationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyIsolationRequest.ProtoReflect.Descriptor instead.
 func (*VerifyIsolationRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VerifyIsolationRequest) GetTenant() string {
@@ -2954,7 +3159,7 @@ type IsolationProbe struct {
 
 func (x *IsolationProbe) Reset() {
 	*x = IsolationProbe{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[48]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2966,7 +3171,7 @@ func (x *IsolationProbe) String() string {
 func (*IsolationProbe) ProtoMessage() {}
 
 func (x *IsolationProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[48]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2979,7 +3184,7 @@ func (x *IsolationProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolationProbe.ProtoReflect.Descriptor instead.
 func (*IsolationProbe) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *IsolationProbe) GetAttempt() string {
@@ -3023,7 +3228,7 @@ type VerifyIsolationResponse struct {
 
 func (x *VerifyIsolationResponse) Reset() {
 	*x = VerifyIsolationResponse{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[49]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3035,7 +3240,7 @@ func (x *VerifyIsolationResponse) String() string {
 func (*VerifyIsolationResponse) ProtoMessage() {}
 
 func (x *VerifyIsolationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[49]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3048,7 +3253,7 @@ func (x *VerifyIsolationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyIsolationResponse.ProtoReflect.Descriptor instead.
 func (*VerifyIsolationResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *VerifyIsolationResponse) GetIsolated() bool {
@@ -3078,7 +3283,7 @@ type ReconcileTenantRequest struct {
 
 func (x *ReconcileTenantRequest) Reset() {
 	*x = ReconcileTenantRequest{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[50]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3090,7 +3295,7 @@ func (x *ReconcileTenantRequest) String() string {
 func (*ReconcileTenantRequest) ProtoMessage() {}
 
 func (x *ReconcileTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[50]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3103,7 +3308,7 @@ func (x *ReconcileTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileTenantRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileTenantRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReconcileTenantRequest) GetTenant() string {
@@ -3135,7 +3340,7 @@ type Reconciliation struct {
 
 func (x *Reconciliation) Reset() {
 	*x = Reconciliation{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[51]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3352,7 @@ func (x *Reconciliation) String() string {
 func (*Reconciliation) ProtoMessage() {}
 
 func (x *Reconciliation) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[51]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3365,7 @@ func (x *Reconciliation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconciliation.ProtoReflect.Descriptor instead.
 func (*Reconciliation) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Reconciliation) GetTenant() string {
@@ -3200,7 +3405,7 @@ type ReconcileTenantResponse struct {
 
 func (x *ReconcileTenantResponse) Reset() {
 	*x = ReconcileTenantResponse{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[52]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3417,7 @@ func (x *ReconcileTenantResponse) String() string {
 func (*ReconcileTenantResponse) ProtoMessage() {}
 
 func (x *ReconcileTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[52]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3430,7 @@ func (x *ReconcileTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileTenantResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileTenantResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReconcileTenantResponse) GetReconciliations() []*Reconciliation {
@@ -3284,13 +3489,16 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\x0fmax_message_ttl\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\rmaxMessageTtl\x12>\n" +
 	"\rqueue_expires\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\fqueueExpires\x12*\n" +
 	"\x0esampling_ratio\x18\x13 \x01(\x01H\x00R\rsamplingRatio\x88\x01\x01B\x11\n" +
-	"\x0f_sampling_ratio\"\xc7\x01\n" +
+	"\x0f_sampling_ratio\"\x80\x02\n" +
 	"\x06Client\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12-\n" +
 	"\x06grants\x18\x03 \x01(\v2\x15.warrengate.v1.GrantsR\x06grants\x12\x18\n" +
 	"\arevoked\x18\x04 \x01(\bR\arevoked\x124\n" +
-	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\x88\x01\n" +
+	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x16\n" +
+	"\x06issuer\x18\x06 \x01(\tR\x06issuer\x12\x1f\n" +
+	"\vexternal_id\x18\a \x01(\tR\n" +
+	"externalId\"\x88\x01\n" +
 	"\x13CreateTenantRequest\x12-\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x15.warrengate.v1.TenantR\x06tenant\x12\x1d\n" +
 	"\n" +
@@ -3394,7 +3602,10 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\x13RevokeClientRequest\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\"E\n" +
 	"\x14RevokeClientResponse\x12-\n" +
-	"\x06client\x18\x01 \x01(\v2\x15.warrengate.v1.ClientR\x06client\"m\n" +
+	"\x06client\x18\x01 \x01(\v2\x15.warrengate.v1.ClientR\x06client\"2\n" +
+	"\x13DeleteClientRequest\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\"\x16\n" +
+	"\x14DeleteClientResponse\"m\n" +
 	"\x19RotateClientSecretRequest\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x123\n" +
 	"\aoverlap\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aoverlap\"\x88\x01\n" +
@@ -3408,7 +3619,12 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\x17RotateSigningKeyRequest\"x\n" +
 	"\x18RotateSigningKeyResponse\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12E\n" +
-	"\x10previous_expires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0fpreviousExpires\"\x9d\x02\n" +
+	"\x10previous_expires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0fpreviousExpires\"B\n" +
+	"\x17RevokeSigningKeyRequest\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"3\n" +
+	"\x18RevokeSigningKeyResponse\x12\x17\n" +
+	"\akey_ids\x18\x01 \x03(\tR\x06keyIds\"\x9d\x02\n" +
 	"\x16ListAuditEventsRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
@@ -3462,7 +3678,7 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\vTenantState\x12\x1c\n" +
 	"\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
-	"\x16TENANT_STATE_SUSPENDED\x10\x022\xb0\x10\n" +
+	"\x16TENANT_STATE_SUSPENDED\x10\x022\xee\x11\n" +
 	"\x05Admin\x12W\n" +
 	"\fCreateTenant\x12\".warrengate.v1.CreateTenantRequest\x1a#.warrengate.v1.CreateTenantResponse\x12N\n" +
 	"\tGetTenant\x12\x1f.warrengate.v1.GetTenantRequest\x1a .warrengate.v1.GetTenantResponse\x12T\n" +
@@ -3483,10 +3699,12 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\fCreateClient\x12\".warrengate.v1.CreateClientRequest\x1a#.warrengate.v1.CreateClientResponse\x12T\n" +
 	"\vListClients\x12!.warrengate.v1.ListClientsRequest\x1a\".warrengate.v1.ListClientsResponse\x12W\n" +
 	"\fUpdateClient\x12\".warrengate.v1.UpdateClientRequest\x1a#.warrengate.v1.UpdateClientResponse\x12W\n" +
-	"\fRevokeClient\x12\".warrengate.v1.RevokeClientRequest\x1a#.warrengate.v1.RevokeClientResponse\x12i\n" +
+	"\fRevokeClient\x12\".warrengate.v1.RevokeClientRequest\x1a#.warrengate.v1.RevokeClientResponse\x12W\n" +
+	"\fDeleteClient\x12\".warrengate.v1.DeleteClientRequest\x1a#.warrengate.v1.DeleteClientResponse\x12i\n" +
 	"\x12RotateClientSecret\x12(.warrengate.v1.RotateClientSecretRequest\x1a).warrengate.v1.RotateClientSecretResponse\x12x\n" +
 	"\x17RotateBrokerCredentials\x12-.warrengate.v1.RotateBrokerCredentialsRequest\x1a..warrengate.v1.RotateBrokerCredentialsResponse\x12c\n" +
-	"\x10RotateSigningKey\x12&.warrengate.v1.RotateSigningKeyRequest\x1a'.warrengate.v1.RotateSigningKeyResponse\x12`\n" +
+	"\x10RotateSigningKey\x12&.warrengate.v1.RotateSigningKeyRequest\x1a'.warrengate.v1.RotateSigningKeyResponse\x12c\n" +
+	"\x10RevokeSigningKey\x12&.warrengate.v1.RevokeSigningKeyRequest\x1a'.warrengate.v1.RevokeSigningKeyResponse\x12`\n" +
 	"\x0fListAuditEvents\x12%.warrengate.v1.ListAuditEventsRequest\x1a&.warrengate.v1.ListAuditEventsResponse\x12`\n" +
 	"\x0fReconcileTenant\x12%.warrengate.v1.ReconcileTenantRequest\x1a&.warrengate.v1.ReconcileTenantResponse\x12`\n" +
 	"\x0fVerifyIsolation\x12%.warrengate.v1.VerifyIsolationRequest\x1a&.warrengate.v1.VerifyIsolationResponseB\x02P\x01b\x06proto3"
@@ -3504,7 +3722,7 @@ func file_warrengate_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_warrengate_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warrengate_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_warrengate_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_warrengate_v1_admin_proto_goTypes = []any{
 	(TenantState)(0),                        // 0: warrengate.v1.TenantState
 	(*Tenant)(nil),                          // 1: warrengate.v1.Tenant
@@ -3545,39 +3763,43 @@ var file_warrengate_v1_admin_proto_goTypes = []any{
 	(*UpdateClientResponse)(nil),            // 36: warrengate.v1.UpdateClientResponse
 	(*RevokeClientRequest)(nil),             // 37: warrengate.v1.RevokeClientRequest
 	(*RevokeClientResponse)(nil),            // 38: warrengate.v1.RevokeClientResponse
-	(*RotateClientSecretRequest)(nil),       // 39: warrengate.v1.RotateClientSecretRequest
-	(*RotateClientSecretResponse)(nil),      // 40: warrengate.v1.RotateClientSecretResponse
-	(*RotateBrokerCredentialsRequest)(nil),  // 41: warrengate.v1.RotateBrokerCredentialsRequest
-	(*RotateBrokerCredentialsResponse)(nil), // 42: warrengate.v1.RotateBrokerCredentialsResponse
-	(*RotateSigningKeyRequest)(nil),         // 43: warrengate.v1.RotateSigningKeyRequest
-	(*RotateSigningKeyResponse)(nil),        // 44: warrengate.v1.RotateSigningKeyResponse
-	(*ListAuditEventsRequest)(nil),          // 45: warrengate.v1.ListAuditEventsRequest
-	(*AuditEvent)(nil),                      // 46: warrengate.v1.AuditEvent
-	(*ListAuditEventsResponse)(nil),         // 47: warrengate.v1.ListAuditEventsResponse
-	(*VerifyIsolationRequest)(nil),          // 48: warrengate.v1.VerifyIsolationRequest
-	(*IsolationProbe)(nil),                  // 49: warrengate.v1.IsolationProbe
-	(*VerifyIsolationResponse)(nil),         // 50: warrengate.v1.VerifyIsolationResponse
-	(*ReconcileTenantRequest)(nil),          // 51: warrengate.v1.ReconcileTenantRequest
-	(*Reconciliation)(nil),                  // 52: warrengate.v1.Reconciliation
-	(*ReconcileTenantResponse)(nil),         // 53: warrengate.v1.ReconcileTenantResponse
-	(*timestamppb.Timestamp)(nil),           // 54: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),             // 55: google.protobuf.Duration
-	(*Grants)(nil),                          // 56: warrengate.v1.Grants
-	(*fieldmaskpb.FieldMask)(nil),           // 57: google.protobuf.FieldMask
+	(*DeleteClientRequest)(nil),             // 39: warrengate.v1.DeleteClientRequest
+	(*DeleteClientResponse)(nil),            // 40: warrengate.v1.DeleteClientResponse
+	(*RotateClientSecretRequest)(nil),       // 41: warrengate.v1.RotateClientSecretRequest
+	(*RotateClientSecretResponse)(nil),      // 42: warrengate.v1.RotateClientSecretResponse
+	(*RotateBrokerCredentialsRequest)(nil),  // 43: warrengate.v1.RotateBrokerCredentialsRequest
+	(*RotateBrokerCredentialsResponse)(nil), // 44: warrengate.v1.RotateBrokerCredentialsResponse
+	(*RotateSigningKeyRequest)(nil),         // 45: warrengate.v1.RotateSigningKeyRequest
+	(*RotateSigningKeyResponse)(nil),        // 46: warrengate.v1.RotateSigningKeyResponse
+	(*RevokeSigningKeyRequest)(nil),         // 47: warrengate.v1.RevokeSigningKeyRequest
+	(*RevokeSigningKeyResponse)(nil),        // 48: warrengate.v1.RevokeSigningKeyResponse
+	(*ListAuditEventsRequest)(nil),          // 49: warrengate.v1.ListAuditEventsRequest
+	(*AuditEvent)(nil),                      // 50: warrengate.v1.AuditEvent
+	(*ListAuditEventsResponse)(nil),         // 51: warrengate.v1.ListAuditEventsResponse
+	(*VerifyIsolationRequest)(nil),          // 52: warrengate.v1.VerifyIsolationRequest
+	(*IsolationProbe)(nil),                  // 53: warrengate.v1.IsolationProbe
+	(*VerifyIsolationResponse)(nil),         // 54: warrengate.v1.VerifyIsolationResponse
+	(*ReconcileTenantRequest)(nil),          // 55: warrengate.v1.ReconcileTenantRequest
+	(*Reconciliation)(nil),                  // 56: warrengate.v1.Reconciliation
+	(*ReconcileTenantResponse)(nil),         // 57: warrengate.v1.ReconcileTenantResponse
+	(*timestamppb.Timestamp)(nil),           // 58: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),             // 59: google.protobuf.Duration
+	(*Grants)(nil),                          // 60: warrengate.v1.Grants
+	(*fieldmaskpb.FieldMask)(nil),           // 61: google.protobuf.FieldMask
 }
 var file_warrengate_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: warrengate.v1.Tenant.state:type_name -> warrengate.v1.TenantState
-	54, // 1: warrengate.v1.Tenant.created:type_name -> google.protobuf.Timestamp
-	55, // 2: warrengate.v1.Plan.max_message_ttl:type_name -> google.protobuf.Duration
-	55, // 3: warrengate.v1.Plan.queue_expires:type_name -> google.protobuf.Duration
-	56, // 4: warrengate.v1.Client.grants:type_name -> warrengate.v1.Grants
-	54, // 5: warrengate.v1.Client.created:type_name -> google.protobuf.Timestamp
+	58, // 1: warrengate.v1.Tenant.created:type_name -> google.protobuf.Timestamp
+	59, // 2: warrengate.v1.Plan.max_message_ttl:type_name -> google.protobuf.Duration
+	59, // 3: warrengate.v1.Plan.queue_expires:type_name -> google.protobuf.Duration
+	60, // 4: warrengate.v1.Client.grants:type_name -> warrengate.v1.Grants
+	58, // 5: warrengate.v1.Client.created:type_name -> google.protobuf.Timestamp
 	1,  // 6: warrengate.v1.CreateTenantRequest.tenant:type_name -> warrengate.v1.Tenant
 	1,  // 7: warrengate.v1.CreateTenantResponse.tenant:type_name -> warrengate.v1.Tenant
 	1,  // 8: warrengate.v1.GetTenantResponse.tenant:type_name -> warrengate.v1.Tenant
 	1,  // 9: warrengate.v1.ListTenantsResponse.tenants:type_name -> warrengate.v1.Tenant
 	1,  // 10: warrengate.v1.UpdateTenantRequest.tenant:type_name -> warrengate.v1.Tenant
-	57, // 11: warrengate.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
+	61, // 11: warrengate.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
 	1,  // 12: warrengate.v1.UpdateTenantResponse.tenant:type_name -> warrengate.v1.Tenant
 	1,  // 13: warrengate.v1.SuspendTenantResponse.tenant:type_name -> warrengate.v1.Tenant
 	1,  // 14: warrengate.v1.ResumeTenantResponse.tenant:type_name -> warrengate.v1.Tenant
@@ -3587,25 +3809,25 @@ var file_warrengate_v1_admin_proto_depIdxs = []int32{
 	2,  // 18: warrengate.v1.CreatePlanRequest.plan:type_name -> warrengate.v1.Plan
 	2,  // 19: warrengate.v1.CreatePlanResponse.plan:type_name -> warrengate.v1.Plan
 	2,  // 20: warrengate.v1.UpdatePlanRequest.plan:type_name -> warrengate.v1.Plan
-	57, // 21: warrengate.v1.UpdatePlanRequest.update_mask:type_name -> google.protobuf.FieldMask
+	61, // 21: warrengate.v1.UpdatePlanRequest.update_mask:type_name -> google.protobuf.FieldMask
 	2,  // 22: warrengate.v1.UpdatePlanResponse.plan:type_name -> warrengate.v1.Plan
 	3,  // 23: warrengate.v1.CreateClientRequest.client:type_name -> warrengate.v1.Client
 	3,  // 24: warrengate.v1.CreateClientResponse.client:type_name -> warrengate.v1.Client
 	3,  // 25: warrengate.v1.ListClientsResponse.clients:type_name -> warrengate.v1.Client
 	3,  // 26: warrengate.v1.UpdateClientRequest.client:type_name -> warrengate.v1.Client
-	57, // 27: warrengate.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	61, // 27: warrengate.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
 	3,  // 28: warrengate.v1.UpdateClientResponse.client:type_name -> warrengate.v1.Client
 	3,  // 29: warrengate.v1.RevokeClientResponse.client:type_name -> warrengate.v1.Client
-	55, // 30: warrengate.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	54, // 31: warrengate.v1.RotateClientSecretResponse.previous_expires:type_name -> google.protobuf.Timestamp
-	54, // 32: warrengate.v1.RotateBrokerCredentialsResponse.expires:type_name -> google.protobuf.Timestamp
-	54, // 33: warrengate.v1.RotateSigningKeyResponse.previous_expires:type_name -> google.protobuf.Timestamp
-	54, // 34: warrengate.v1.ListAuditEventsRequest.from:type_name -> google.protobuf.Timestamp
-	54, // 35: warrengate.v1.ListAuditEventsRequest.until:type_name -> google.protobuf.Timestamp
-	54, // 36: warrengate.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
-	46, // 37: warrengate.v1.ListAuditEventsResponse.events:type_name -> warrengate.v1.AuditEvent
-	49, // 38: warrengate.v1.VerifyIsolationResponse.probes:type_name -> warrengate.v1.IsolationProbe
-	52, // 39: warrengate.v1.ReconcileTenantResponse.reconciliations:type_name -> warrengate.v1.Reconciliation
+	59, // 30: warrengate.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	58, // 31: warrengate.v1.RotateClientSecretResponse.previous_expires:type_name -> google.protobuf.Timestamp
+	58, // 32: warrengate.v1.RotateBrokerCredentialsResponse.expires:type_name -> google.protobuf.Timestamp
+	58, // 33: warrengate.v1.RotateSigningKeyResponse.previous_expires:type_name -> google.protobuf.Timestamp
+	58, // 34: warrengate.v1.ListAuditEventsRequest.from:type_name -> google.protobuf.Timestamp
+	58, // 35: warrengate.v1.ListAuditEventsRequest.until:type_name -> google.protobuf.Timestamp
+	58, // 36: warrengate.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
+	50, // 37: warrengate.v1.ListAuditEventsResponse.events:type_name -> warrengate.v1.AuditEvent
+	53, // 38: warrengate.v1.VerifyIsolationResponse.probes:type_name -> warrengate.v1.IsolationProbe
+	56, // 39: warrengate.v1.ReconcileTenantResponse.reconciliations:type_name -> warrengate.v1.Reconciliation
 	4,  // 40: warrengate.v1.Admin.CreateTenant:input_type -> warrengate.v1.CreateTenantRequest
 	6,  // 41: warrengate.v1.Admin.GetTenant:input_type -> warrengate.v1.GetTenantRequest
 	8,  // 42: warrengate.v1.Admin.ListTenants:input_type -> warrengate.v1.ListTenantsRequest
@@ -3623,37 +3845,41 @@ var file_warrengate_v1_admin_proto_depIdxs = []int32{
 	33, // 54: warrengate.v1.Admin.ListClients:input_type -> warrengate.v1.ListClientsRequest
 	35, // 55: warrengate.v1.Admin.UpdateClient:input_type -> warrengate.v1.UpdateClientRequest
 	37, // 56: warrengate.v1.Admin.RevokeClient:input_type -> warrengate.v1.RevokeClientRequest
-	39, // 57: warrengate.v1.Admin.RotateClientSecret:input_type -> warrengate.v1.RotateClientSecretRequest
-	41, // 58: warrengate.v1.Admin.RotateBrokerCredentials:input_type -> warrengate.v1.RotateBrokerCredentialsRequest
-	43, // 59: warrengate.v1.Admin.RotateSigningKey:input_type -> warrengate.v1.RotateSigningKeyRequest
-	45, // 60: warrengate.v1.Admin.ListAuditEvents:input_type -> warrengate.v1.ListAuditEventsRequest
-	51, // 61: warrengate.v1.Admin.ReconcileTenant:input_type -> warrengate.v1.ReconcileTenantRequest
-	48, // 62: warrengate.v1.Admin.VerifyIsolation:input_type -> warrengate.v1.VerifyIsolationRequest
-	5,  // 63: warrengate.v1.Admin.CreateTenant:output_type -> warrengate.v1.CreateTenantResponse
-	7,  // 64: warrengate.v1.Admin.GetTenant:output_type -> warrengate.v1.GetTenantResponse
-	9,  // 65: warrengate.v1.Admin.ListTenants:output_type -> warrengate.v1.ListTenantsResponse
-	11, // 66: warrengate.v1.Admin.UpdateTenant:output_type -> warrengate.v1.UpdateTenantResponse
-	13, // 67: warrengate.v1.Admin.SuspendTenant:output_type -> warrengate.v1.SuspendTenantResponse
-	15, // 68: warrengate.v1.Admin.ResumeTenant:output_type -> warrengate.v1.ResumeTenantResponse
-	17, // 69: warrengate.v1.Admin.DeleteTenant:output_type -> warrengate.v1.DeleteTenantResponse
-	20, // 70: warrengate.v1.Admin.GetTenantUsage:output_type -> warrengate.v1.GetTenantUsageResponse
-	22, // 71: warrengate.v1.Admin.ListPlans:output_type -> warrengate.v1.ListPlansResponse
-	24, // 72: warrengate.v1.Admin.GetPlan:output_type -> warrengate.v1.GetPlanResponse
-	26, // 73: warrengate.v1.Admin.CreatePlan:output_type -> warrengate.v1.CreatePlanResponse
-	28, // 74: warrengate.v1.Admin.UpdatePlan:output_type -> warrengate.v1.UpdatePlanResponse
-	30, // 75: warrengate.v1.Admin.DeletePlan:output_type -> warrengate.v1.DeletePlanResponse
-	32, // 76: warrengate.v1.Admin.CreateClient:output_type -> warrengate.v1.CreateClientResponse
-	34, // 77: warrengate.v1.Admin.ListClients:output_type -> warrengate.v1.ListClientsResponse
-	36, // 78: warrengate.v1.Admin.UpdateClient:output_type -> warrengate.v1.UpdateClientResponse
-	38, // 79: warrengate.v1.Admin.RevokeClient:output_type -> warrengate.v1.RevokeClientResponse
-	40, // 80: warrengate.v1.Admin.RotateClientSecret:output_type -> warrengate.v1.RotateClientSecretResponse
-	42, // 81: warrengate.v1.Admin.RotateBrokerCredentials:output_type -> warrengate.v1.RotateBrokerCredentialsResponse
-	44, // 82: warrengate.v1.Admin.RotateSigningKey:output_type -> warrengate.v1.RotateSigningKeyResponse
-	47, // 83: warrengate.v1.Admin.ListAuditEvents:output_type -> warrengate.v1.ListAuditEventsResponse
-	53, // 84: warrengate.v1.Admin.ReconcileTenant:output_type -> warrengate.v1.ReconcileTenantResponse
-	50, // 85: warrengate.v1.Admin.VerifyIsolation:output_type -> warrengate.v1.VerifyIsolationResponse
-	63, // [63:86] is the sub-list for method output_type
-	40, // [40:63] is the sub-list for method input_type
+	39, // 57: warrengate.v1.Admin.DeleteClient:input_type -> warrengate.v1.DeleteClientRequest
+	41, // 58: warrengate.v1.Admin.RotateClientSecret:input_type -> warrengate.v1.RotateClientSecretRequest
+	43, // 59: warrengate.v1.Admin.RotateBrokerCredentials:input_type -> warrengate.v1.RotateBrokerCredentialsRequest
+	45, // 60: warrengate.v1.Admin.RotateSigningKey:input_type -> warrengate.v1.RotateSigningKeyRequest
+	47, // 61: warrengate.v1.Admin.RevokeSigningKey:input_type -> warrengate.v1.RevokeSigningKeyRequest
+	49, // 62: warrengate.v1.Admin.ListAuditEvents:input_type -> warrengate.v1.ListAuditEventsRequest
+	55, // 63: warrengate.v1.Admin.ReconcileTenant:input_type -> warrengate.v1.ReconcileTenantRequest
+	52, // 64: warrengate.v1.Admin.VerifyIsolation:input_type -> warrengate.v1.VerifyIsolationRequest
+	5,  // 65: warrengate.v1.Admin.CreateTenant:output_type -> warrengate.v1.CreateTenantResponse
+	7,  // 66: warrengate.v1.Admin.GetTenant:output_type -> warrengate.v1.GetTenantResponse
+	9,  // 67: warrengate.v1.Admin.ListTenants:output_type -> warrengate.v1.ListTenantsResponse
+	11, // 68: warrengate.v1.Admin.UpdateTenant:output_type -> warrengate.v1.UpdateTenantResponse
+	13, // 69: warrengate.v1.Admin.SuspendTenant:output_type -> warrengate.v1.SuspendTenantResponse
+	15, // 70: warrengate.v1.Admin.ResumeTenant:output_type -> warrengate.v1.ResumeTenantResponse
+	17, // 71: warrengate.v1.Admin.DeleteTenant:output_type -> warrengate.v1.DeleteTenantResponse
+	20, // 72: warrengate.v1.Admin.GetTenantUsage:output_type -> warrengate.v1.GetTenantUsageResponse
+	22, // 73: warrengate.v1.Admin.ListPlans:output_type -> warrengate.v1.ListPlansResponse
+	24, // 74: warrengate.v1.Admin.GetPlan:output_type -> warrengate.v1.GetPlanResponse
+	26, // 75: warrengate.v1.Admin.CreatePlan:output_type -> warrengate.v1.CreatePlanResponse
+	28, // 76: warrengate.v1.Admin.UpdatePlan:output_type -> warrengate.v1.UpdatePlanResponse
+	30, // 77: warrengate.v1.Admin.DeletePlan:output_type -> warrengate.v1.DeletePlanResponse
+	32, // 78: warrengate.v1.Admin.CreateClient:output_type -> warrengate.v1.CreateClientResponse
+	34, // 79: warrengate.v1.Admin.ListClients:output_type -> warrengate.v1.ListClientsResponse
+	36, // 80: warrengate.v1.Admin.UpdateClient:output_type -> warrengate.v1.UpdateClientResponse
+	38, // 81: warrengate.v1.Admin.RevokeClient:output_type -> warrengate.v1.RevokeClientResponse
+	40, // 82: warrengate.v1.Admin.DeleteClient:output_type -> warrengate.v1.DeleteClientResponse
+	42, // 83: warrengate.v1.Admin.RotateClientSecret:output_type -> warrengate.v1.RotateClientSecretResponse
+	44, // 84: warrengate.v1.Admin.RotateBrokerCredentials:output_type -> warrengate.v1.RotateBrokerCredentialsResponse
+	46, // 85: warrengate.v1.Admin.RotateSigningKey:output_type -> warrengate.v1.RotateSigningKeyResponse
+	48, // 86: warrengate.v1.Admin.RevokeSigningKey:output_type -> warrengate.v1.RevokeSigningKeyResponse
+	51, // 87: warrengate.v1.Admin.ListAuditEvents:output_type -> warrengate.v1.ListAuditEventsResponse
+	57, // 88: warrengate.v1.Admin.ReconcileTenant:output_type -> warrengate.v1.ReconcileTenantResponse
+	54, // 89: warrengate.v1.Admin.VerifyIsolation:output_type -> warrengate.v1.VerifyIsolationResponse
+	65, // [65:90] is the sub-list for method output_type
+	40, // [40:65] is the sub-list for method input_type
 	40, // [40:40] is the sub-list for extension type_name
 	40, // [40:40] is the sub-list for extension extendee
 	0,  // [0:40] is the sub-list for field type_name
@@ -3672,7 +3898,7 @@ func file_warrengate_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warrengate_v1_admin_proto_rawDesc), len(file_warrengate_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,9 +39,11 @@ const (
 	Admin_ListClients_FullMethodName             = "/warrengate.v1.Admin/ListClients"
 	Admin_UpdateClient_FullMethodName            = "/warrengate.v1.Admin/UpdateClient"
 	Admin_RevokeClient_FullMethodName            = "/warrengate.v1.Admin/RevokeClient"
+	Admin_DeleteClient_FullMethodName            = "/warrengate.v1.Admin/DeleteClient"
 	Admin_RotateClientSecret_FullMethodName      = "/warrengate.v1.Admin/RotateClientSecret"
 	Admin_RotateBrokerCredentials_FullMethodName = "/warrengate.v1.Admin/RotateBrokerCredentials"
 	Admin_RotateSigningKey_FullMethodName        = "/warrengate.v1.Admin/RotateSigningKey"
+	Admin_RevokeSigningKey_FullMethodName        = "/warrengate.v1.Admin/RevokeSigningKey"
 	Admin_ListAuditEvents_FullMethodName         = "/warrengate.v1.Admin/ListAuditEvents"
 	Admin_ReconcileTenant_FullMethodName         = "/warrengate.v1.Admin/ReconcileTenant"
 	Admin_VerifyIsolation_FullMethodName         = "/warrengate.v1.Admin/VerifyIsolation"
@@ -85,10 +87,14 @@ type AdminClient interface {
 	CreateClient(ctx context.Context, in *CreateClientRequest, opts ...grpc.CallOption) (*CreateClientResponse, error)
 	// Lists a tenant's clients by id.
 	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
-	// Changes a client's display name or grants; tokens issued afterwards carry them.
+	// Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
+	// gateway, open streams included; a grant that is added is in tokens issued afterwards.
 	UpdateClient(ctx context.Context, in *UpdateClientRequest, opts ...grpc.CallOption) (*UpdateClientResponse, error)
 	// Permanently revokes a client: its secret and tokens are refused and its open streams end.
 	RevokeClient(ctx context.Context, in *RevokeClientRequest, opts ...grpc.CallOption) (*RevokeClientResponse, error)
+	// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
+	// old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+	DeleteClient(ctx context.Context, in *DeleteClientRequest, opts ...grpc.CallOption) (*DeleteClientResponse, error)
 	// Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
 	// overlap.
 	RotateClientSecret(ctx context.Context, in *RotateClientSecretRequest, opts ...grpc.CallOption) (*RotateClientSecretResponse, error)
@@ -97,7 +103,11 @@ type AdminClient interface {
 	RotateBrokerCredentials(ctx context.Context, in *RotateBrokerCredentialsRequest, opts ...grpc.CallOption) (*RotateBrokerCredentialsResponse, error)
 	// Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire.
 	RotateSigningKey(ctx context.Context, in *RotateSigningKeyRequest, opts ...grpc.CallOption) (*RotateSigningKeyResponse, error)
-	// Lists audit events, newest first: administrative operations, and refused calls.
+	// Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
+	// refused and the streams opened with them end. A new key signs when no other is left.
+	RevokeSigningKey(ctx context.Context, in *RevokeSigningKeyRequest, opts ...grpc.CallOption) (*RevokeSigningKeyResponse, error)
+	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
+	// redrives by applications.
 	ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error)
 	// Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
 	// Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
@@ -284,6 +294,16 @@ func (c *adminClient) RevokeClient(ctx context.Context, in *RevokeClientRequest,
 	return out, nil
 }
 
+func (c *adminClient) DeleteClient(ctx context.Context, in *DeleteClientRequest, opts ...grpc.CallOption) (*DeleteClientResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteClientResponse)
+	err := c.cc.Invoke(ctx, Admin_DeleteClient_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) RotateClientSecret(ctx context.Context, in *RotateClientSecretRequest, opts ...grpc.CallOption) (*RotateClientSecretResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RotateClientSecretResponse)
@@ -308,6 +328,16 @@ func (c *adminClient) RotateSigningKey(ctx context.Context, in *RotateSigningKey
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RotateSigningKeyResponse)
 	err := c.cc.Invoke(ctx, Admin_RotateSigningKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) RevokeSigningKey(ctx context.Context, in *RevokeSigningKeyRequest, opts ...grpc.CallOption) (*RevokeSigningKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeSigningKeyResponse)
+	err := c.cc.Invoke(ctx, Admin_RevokeSigningKey_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -382,10 +412,14 @@ type AdminServer interface {
 	CreateClient(context.Context, *CreateClientRequest) (*CreateClientResponse, error)
 	// Lists a tenant's clients by id.
 	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
-	// Changes a client's display name or grants; tokens issued afterwards carry them.
+	// Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
+	// gateway, open streams included; a grant that is added is in tokens issued afterwards.
 	UpdateClient(context.Context, *UpdateClientRequest) (*UpdateClientResponse, error)
 	// Permanently revokes a client: its secret and tokens are refused and its open streams end.
 	RevokeClient(context.Context, *RevokeClientRequest) (*RevokeClientResponse, error)
+	// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
+	// old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+	DeleteClient(context.Context, *DeleteClientRequest) (*DeleteClientResponse, error)
 	// Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
 	// overlap.
 	RotateClientSecret(context.Context, *RotateClientSecretRequest) (*RotateClientSecretResponse, error)
@@ -394,7 +428,11 @@ type AdminServer interface {
 	RotateBrokerCredentials(context.Context, *RotateBrokerCredentialsRequest) (*RotateBrokerCredentialsResponse, error)
 	// Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire.
 	RotateSigningKey(context.Context, *RotateSigningKeyRequest) (*RotateSigningKeyResponse, error)
-	// Lists audit events, newest first: administrative operations, and refused calls.
+	// Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
+	// refused and the streams opened with them end. A new key signs when no other is left.
+	RevokeSigningKey(context.Context, *RevokeSigningKeyRequest) (*RevokeSigningKeyResponse, error)
+	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
+	// redrives by applications.
 	ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error)
 	// Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
 	// Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
@@ -462,6 +500,9 @@ func (UnimplementedAdminServer) UpdateClient(context.Context, *UpdateClientReque
 func (UnimplementedAdminServer) RevokeClient(context.Context, *RevokeClientRequest) (*RevokeClientResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeClient not implemented")
 }
+func (UnimplementedAdminServer) DeleteClient(context.Context, *DeleteClientRequest) (*DeleteClientResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteClient not implemented")
+}
 func (UnimplementedAdminServer) RotateClientSecret(context.Context, *RotateClientSecretRequest) (*RotateClientSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateClientSecret not implemented")
 }
@@ -470,6 +511,9 @@ func (UnimplementedAdminServer) RotateBrokerCredentials(context.Context, *Rotate
 }
 func (UnimplementedAdminServer) RotateSigningKey(context.Context, *RotateSigningKeyRequest) (*RotateSigningKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateSigningKey not implemented")
+}
+func (UnimplementedAdminServer) RevokeSigningKey(context.Context, *RevokeSigningKeyRequest) (*RevokeSigningKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeSigningKey not implemented")
 }
 func (UnimplementedAdminServer) ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListAuditEvents not implemented")
@@ -807,6 +851,24 @@ func _Admin_RevokeClient_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_DeleteClient_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteClientRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).DeleteClient(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_DeleteClient_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).DeleteClient(ctx, req.(*DeleteClientRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_RotateClientSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RotateClientSecretRequest)
 	if err := dec(in); err != nil {
@@ -857,6 +919,24 @@ func _Admin_RotateSigningKey_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).RotateSigningKey(ctx, req.(*RotateSigningKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_RevokeSigningKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeSigningKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).RevokeSigningKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_RevokeSigningKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).RevokeSigningKey(ctx, req.(*RevokeSigningKeyRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -991,6 +1071,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Admin_RevokeClient_Handler,
 		},
 		{
+			MethodName: "DeleteClient",
+			Handler:    _Admin_DeleteClient_Handler,
+		},
+		{
 			MethodName: "RotateClientSecret",
 			Handler:    _Admin_RotateClientSecret_Handler,
 		},
@@ -1001,6 +1085,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RotateSigningKey",
 			Handler:    _Admin_RotateSigningKey_Handler,
+		},
+		{
+			MethodName: "RevokeSigningKey",
+			Handler:    _Admin_RevokeSigningKey_Handler,
 		},
 		{
 			MethodName: "ListAuditEvents",

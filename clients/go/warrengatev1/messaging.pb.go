@@ -240,7 +240,7 @@ func (x *Publication) GetAllowUnroutable() bool {
 // Request of PublishBatch.
 type PublishBatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 1,000 messages, together within the request size limit (default 4 MiB plus headers).
+	// 1 to 1,000 messages, together within the request size limit (default 4,000,000 bytes plus 4 MiB).
 	Publications  []*Publication `protobuf:"bytes,1,rep,name=publications,proto3" json:"publications,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -987,8 +987,8 @@ type SubscribeStart struct {
 	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
 	// Maximum number of unsettled deliveries, 1 to 10,000. Default (0): 256.
 	MaxOutstandingMessages uint32 `protobuf:"varint,2,opt,name=max_outstanding_messages,json=maxOutstandingMessages,proto3" json:"max_outstanding_messages,omitempty"`
-	// Maximum body bytes of unsettled deliveries, up to 256 MiB. Default (0): 16 MiB. A larger message is delivered
-	// alone.
+	// Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A larger
+	// message is delivered alone. What does not fit stays in the queue, for other consumers.
 	MaxOutstandingBytes uint64 `protobuf:"varint,3,opt,name=max_outstanding_bytes,json=maxOutstandingBytes,proto3" json:"max_outstanding_bytes,omitempty"`
 	// The lease of each delivery: settle or extend it in time, or the message goes to another consumer. 10 s to 1 h.
 	// Default: 60 s. Stream queues take nothing back; the end of a lease is still reported.

@@ -151,7 +151,7 @@ def test_a_refused_connection_leaves_no_thread(warrengate_tenant: Tenant) -> Non
     before = threading.active_count()
     with pytest.raises(warrengate.AuthenticationError) as caught:
         warrengate_tenant.connect(client_secret="wrong")
-    assert caught.value.reason == "CLIENT_UNKNOWN_OR_SECRET_WRONG"
+    assert caught.value.reason == "INVALID_CLIENT_CREDENTIALS"
     assert threading.active_count() == before
 
 

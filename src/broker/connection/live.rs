@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// A connection has 1,024 numbers for channels. With fewer left than half of them it is used for no new one.
-const MOST_SPOILED: usize = 512;
+const MAX_SPOILED: usize = 512;
 
 /// A connection that stands.
 pub(in crate::broker) struct Live {
@@ -178,7 +178,7 @@ impl Live {
 
     /// Whether channels can be opened on it.
     pub(in crate::broker) fn is_usable(&self) -> bool {
-        let is_worn = self.spoiled.load(Ordering::Relaxed) >= MOST_SPOILED;
+        let is_worn = self.spoiled.load(Ordering::Relaxed) >= MAX_SPOILED;
         !self.is_lost() && !is_worn && self.connection.status().connected()
     }
 
@@ -235,7 +235,7 @@ impl Live {
     /// all have been given out once. Such a number is passed over.
     fn is_told_of_another(&self, error: Option<&lapin::Error>) -> bool {
         error.is_some_and(lapin::Error::is_amqp_soft_error)
-            && self.spoiled.fetch_add(1, Ordering::Relaxed) < MOST_SPOILED
+            && self.spoiled.fetch_add(1, Ordering::Relaxed) < MAX_SPOILED
     }
 
     /// Ends it without a word: its users see a loss, and go on elsewhere.

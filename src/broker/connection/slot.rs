@@ -29,8 +29,8 @@ use crate::{broker::Error, names::TenantId, telemetry::BrokerPurpose};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// How long streams may go on using a connection that was replaced.
-const FAREWELL: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,7 +151,7 @@ impl Link {
     }
 
     /// Puts a new connection, with the certificate as it is now, in the place of the one that stands. The old one goes when
-    /// nobody uses it any more, and after [`FAREWELL`] whoever does: its users then go on with the new one, as after a loss.
+    /// nobody uses it any more, and after [`CLOSE_GRACE`] whoever does: its users then go on with the new one, as after a loss.
     ///
     /// # Errors
     /// When there is no new connection; the old one stays.
@@ -179,9 +179,9 @@ impl Link {
         }
         let closed = self.0.closed.clone();
         tokio::spawn(async move {
-            let end = Instant::now() + FAREWELL;
+            let end = Instant::now() + CLOSE_GRACE;
             while old.is_used() && !old.is_lost() && Instant::now() < end && !closed.is_cancelled() {
-                tokio::time::sleep(FAREWELL / 20).await;
+                tokio::time::sleep(CLOSE_GRACE / 20).await;
             }
             // A goodbye would look like the end of their queues to whoever still consumes; a loss is what they live through.
             if old.is_used() { old.give_up() } else { old.close().await }
@@ -239,7 +239,7 @@ impl Inner {
                     (State::Live(Arc::new(live)), Ok(()))
                 }
                 Err(error) => {
-                    let longest = FIRST_PAUSE.saturating_mul(1 << place.failures.min(10)).min(LONGEST_PAUSE);
+                    let longest = FIRST_PAUSE.saturating_mul(1 << place.failures.min(10)).min(MAX_PAUSE);
                     place.failures = place.failures.saturating_add(1);
                     place.not_before = Instant::now() + longest.mul_f64(rand::random_range(0.5..=1.0));
                     (State::Empty, Err(error))

@@ -21,7 +21,7 @@ use crate::broker::{
 };
 
 /// For one's turn to come.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// Between two questions whether it has.
 const TICK: Duration = Duration::from_millis(50);
 /// For the next dead letter, before the broker is asked whether there is one.
@@ -46,7 +46,7 @@ impl Turn {
     /// # Errors
     /// [`Error::Busy`] when it does not come, and when the broker is away.
     pub(super) async fn begin(links: &Arc<Links>) -> Result<Self, Error> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let state = loop {
             let state = queue_state(links, DEAD_LETTERS).await?;
             if state.consumers == 0 {

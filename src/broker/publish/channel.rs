@@ -35,7 +35,7 @@ use crate::broker::{
 
 const BATCH: usize = 64;
 /// lapin scans its table of unanswered publishes for each `multiple` ack: more would be slower.
-const MOST_UNANSWERED: usize = 1_000;
+const MAX_UNANSWERED: usize = 1_000;
 const SETUP: Duration = Duration::from_secs(5);
 
 type Confirms = Vec<lapin::Result<PublisherConfirm>>;
@@ -136,7 +136,7 @@ impl Open {
     /// Whether a batch was started. Stops at an exchange not seen yet, and has it looked up.
     fn start_batch(&mut self, backlog: &mut VecDeque<Outgoing>, known: &HashSet<Arc<str>>) -> bool {
         let unanswered = self.tracker.len() + self.sending.iter().map(|batch| batch.messages.len()).sum::<usize>();
-        let most = BATCH.min(MOST_UNANSWERED.saturating_sub(unanswered));
+        let most = BATCH.min(MAX_UNANSWERED.saturating_sub(unanswered));
         // lapin keeps what it cannot write, without a bound of its own: a broker that takes nothing is given nothing.
         if self.checking.is_some() || most == 0 || self.unblocked.is_some() {
             return false;
@@ -218,7 +218,7 @@ impl Open {
 
     /// Whether confirms that do not come (a queue without a leader) leave too little room for other messages.
     pub(super) fn is_clogged(&self) -> bool {
-        self.tracker.abandoned() >= MOST_UNANSWERED / 2
+        self.tracker.abandoned() >= MAX_UNANSWERED / 2
     }
 
     /// Whether nobody waits for an answer.

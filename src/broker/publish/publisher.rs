@@ -60,7 +60,7 @@ enum Stage {
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 const RENEWED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 const RENEWED_WITHIN: Duration = Duration::from_millis(500);
 /// The longest that an answer waits for others.
@@ -255,7 +255,7 @@ impl Publisher {
 
     /// Waits before the next connection: doubling from 50 ms to 1 s, with half of it at random.
     fn pause(&mut self, error: Error) {
-        let longest = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        let longest = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(MAX_PAUSE);
         let pause = longest.mul_f64(rand::random_range(0.5..=1.0));
         self.failures = self.failures.saturating_add(1);
         tracing::debug!(?error, ?pause, waiting = self.backlog.len(), "publishing is interrupted");

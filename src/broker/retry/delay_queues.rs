@@ -46,7 +46,7 @@ pub const OWN_QUEUES: u32 = 256;
 /// Whoever made it: a queue that was there already may be a moment old.
 const NEW_QUEUE: Duration = Duration::from_secs(5);
 /// A delay queue that confirms nothing (it has no leader) is left alone so long.
-const SILENCE: Duration = Duration::from_secs(60);
+const UNRESPONSIVE_BACKOFF: Duration = Duration::from_secs(60);
 
 /// What this gateway knows of a tenant's delay queues, by their step.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl Delays {
 
     /// It did not answer.
     pub(in crate::broker) fn is_silent(&self, step: u64) {
-        let until = Instant::now() + SILENCE;
+        let until = Instant::now() + UNRESPONSIVE_BACKOFF;
         self.known().entry(step).and_modify(|known| known.silent_until = Some(until));
     }
 

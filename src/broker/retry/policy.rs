@@ -14,9 +14,9 @@ const MULTIPLIER: &str = "x-wg-backoff-multiplier-thousandths";
 const JITTER: &str = "x-wg-backoff-jitter-thousandths";
 
 /// The shortest delay that is not none.
-pub const SHORTEST_DELAY: Duration = Duration::from_millis(100);
+pub const MIN_DELAY: Duration = Duration::from_millis(100);
 /// The longest delay.
-pub const LONGEST_DELAY: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A queue's policy for messages that were not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl RetryPolicy {
     ) -> Result<Self, Failure> {
         let millis = |field: &'static str, given: Option<Duration>, default: u64| match given {
             None => Ok(default),
-            Some(given) if (SHORTEST_DELAY..=LONGEST_DELAY).contains(&given) => {
+            Some(given) if (MIN_DELAY..=MAX_DELAY).contains(&given) => {
                 Ok(u64::try_from(given.as_millis()).unwrap_or(u64::MAX))
             }
             Some(_) => Err(Failure::invalid(field, "must be from 100 ms to 24 h")),
@@ -174,8 +174,7 @@ impl RetryPolicy {
         let growth = self.multiplier().powi(i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX));
         let plain = (self.min_backoff_ms as f64 * growth).min(self.max_backoff_ms as f64);
         let spread = (random * 1.5).round().clamp(-1.0, 1.0) * self.jitter();
-        let millis =
-            (plain * (1.0 + spread)).clamp(SHORTEST_DELAY.as_millis() as f64, LONGEST_DELAY.as_millis() as f64);
+        let millis = (plain * (1.0 + spread)).clamp(MIN_DELAY.as_millis() as f64, MAX_DELAY.as_millis() as f64);
         Duration::from_millis(millis as u64)
     }
 }
@@ -183,8 +182,8 @@ impl RetryPolicy {
 /// The step that a delay is rounded up to, in milliseconds: two significant digits, at most a tenth more than was asked for,
 /// never less, from 100 ms to 24 h.
 pub(in crate::broker) fn step(delay: Duration) -> u64 {
-    let longest = LONGEST_DELAY.as_millis() as u64;
-    let millis = delay.as_nanos().div_ceil(1_000_000).clamp(SHORTEST_DELAY.as_millis(), u128::from(longest)) as u64;
+    let longest = MAX_DELAY.as_millis() as u64;
+    let millis = delay.as_nanos().div_ceil(1_000_000).clamp(MIN_DELAY.as_millis(), u128::from(longest)) as u64;
     let mut unit = 10;
     while millis > 100 * unit {
         unit *= 10;
@@ -207,7 +206,7 @@ mod tests {
     fn a_step_is_never_less_and_at_most_a_tenth_more_and_there_are_about_two_hundred() {
         let mut steps = BTreeSet::new();
         let mut millis = 100;
-        while millis <= LONGEST_DELAY.as_millis() as u64 {
+        while millis <= MAX_DELAY.as_millis() as u64 {
             let step = step(Duration::from_millis(millis));
             assert!(step >= millis && step * 10 <= millis * 11, "{millis} → {step}");
             steps.insert(step);
@@ -215,7 +214,7 @@ mod tests {
         }
         assert!(steps.len() < 220, "{}", steps.len());
         assert_eq!(step(Duration::ZERO), 100);
-        assert_eq!(step(LONGEST_DELAY), 86_400_000);
+        assert_eq!(step(MAX_DELAY), 86_400_000);
         assert_eq!(step(Duration::from_secs(5)), 5_000);
         assert_eq!(step(Duration::from_nanos(1_000_000_001)), 1_100);
         assert_eq!(step(Duration::from_millis(1_001)), 1_100);

@@ -33,7 +33,7 @@ use crate::{
 /// Between two tries to place a message that was refused.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The shortest wait of a message that is over the tenant's rates.
-const SHORTEST_THROTTLE: Duration = Duration::from_millis(20);
+const MIN_THROTTLE: Duration = Duration::from_millis(20);
 /// What waits for room in a full queue waits there, not in the gateway.
 const FULL_QUEUE: Duration = Duration::from_secs(1);
 /// A channel that is not used costs all others.
@@ -193,7 +193,7 @@ impl Resender {
                     }
                     match throttled {
                         Some(wait) if !job.counted => {
-                            self.waiting.insert((now + wait.max(SHORTEST_THROTTLE), order));
+                            self.waiting.insert((now + wait.max(MIN_THROTTLE), order));
                         }
                         _ => outgoing.push(job.outgoing(order, &self.queue)),
                     }

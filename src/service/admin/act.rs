@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use super::{Error, rate::CallRates};
 use crate::{
-    audit::{Audit, Witness},
+    audit::{Audit, AuditContext},
     auth::{Caller, Issuer},
     broker::Broker,
     error::{Classify as _, Failure, Kind},
@@ -20,7 +20,7 @@ use crate::{
 
 /// What handlers work with.
 #[derive(Debug, Clone)]
-pub(super) struct Desk {
+pub(super) struct AdminContext {
     pub(super) store: Store,
     pub(super) tenants: Arc<Tenants>,
     pub(super) provisioner: Arc<Provisioner>,
@@ -85,14 +85,14 @@ impl<'a> Subject<'a> {
     }
 
     /// Puts it where the call's record is made.
-    pub(super) fn seen_by<T>(self, request: &Request<T>) -> Witness {
-        let witness = Witness::of_request(request);
+    pub(super) fn seen_by<T>(self, request: &Request<T>) -> AuditContext {
+        let witness = AuditContext::of_request(request);
         witness.about(self.tenant, self.object);
         witness
     }
 }
 
-impl Desk {
+impl AdminContext {
     pub(super) fn new(
         store: Store,
         tenants: Arc<Tenants>,
@@ -108,7 +108,7 @@ impl Desk {
     pub(super) async fn act<Q, A, F>(
         self: &Arc<Self>,
         rpc: Rpc,
-        witness: Witness,
+        witness: AuditContext,
         request: Request<Q>,
         work: impl FnOnce(Arc<Self>, Administrator, Q) -> F,
     ) -> Result<Response<A>, Status>
@@ -157,20 +157,20 @@ impl Desk {
 
     /// Why a change was not made whose administrator was demoted, revoked or changed on another gateway a moment ago.
     async fn readmit(&self, rpc: Rpc, caller: &Caller) -> Error {
-        self.spread().await;
+        self.refresh_registry().await;
         self.admit(rpc, caller).err().unwrap_or(Error::Aborted)
     }
 
     /// As [`Self::spread`], for a change that may concern the external ids of clients, which the issuer keeps.
     pub(super) async fn spread_identity(&self, concerns_issuers: bool) {
-        self.spread().await;
+        self.refresh_registry().await;
         if concerns_issuers && let Err(error) = self.issuer.refresh().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "external clients not read again after a change");
         }
     }
 
     /// Applies a change here now; other gateways learn of it by their poll, as this one does if this fails.
-    pub(super) async fn spread(&self) {
+    pub(super) async fn refresh_registry(&self) {
         if let Err(error) = self.tenants.refresh().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "tenants not read again after a change");
         }
@@ -182,7 +182,7 @@ impl Desk {
         rpc: Rpc,
         act: Option<BegunAct>,
         mut event: NewAudit,
-        witness: &Witness,
+        witness: &AuditContext,
         error: Option<&Error>,
     ) -> Result<(), Error> {
         if let Some(error) = error

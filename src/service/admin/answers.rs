@@ -5,15 +5,15 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message;
 
 use super::{
-    act::Desk,
+    act::AdminContext,
     error::{Error, invalid},
     fields,
 };
 use crate::tenant::Administrator;
 
 /// The answers to one request.
-pub(super) struct Answers<'a, Q> {
-    pub(super) desk: &'a Desk,
+pub(super) struct IdempotencyCache<'a, Q> {
+    pub(super) desk: &'a AdminContext,
     pub(super) who: &'a Administrator,
     /// The call.
     pub(super) method: &'static str,
@@ -23,7 +23,7 @@ pub(super) struct Answers<'a, Q> {
     pub(super) asked: Option<&'a Q>,
 }
 
-impl<Q: Message> Answers<'_, Q> {
+impl<Q: Message> IdempotencyCache<'_, Q> {
     /// The answer that was kept; an error when the id stood in a request for something else.
     pub(super) async fn find<A: Message + Default>(&self) -> Result<Option<A>, Error> {
         let Some(id) = fields::request_id(self.request_id)? else { return Ok(None) };

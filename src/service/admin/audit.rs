@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    act::Desk,
+    act::AdminContext,
     error::{Error, invalid, named},
     fields::timestamp,
 };
@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub(super) async fn list(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::ListAuditEventsRequest,
 ) -> Result<pb::ListAuditEventsResponse, Error> {

@@ -9,7 +9,7 @@ use std::{
 use secrecy::ExposeSecret as _;
 
 use super::{
-    act::Desk,
+    act::AdminContext,
     error::{Error, invalid, named},
     fields::{self, timestamp},
     grants,
@@ -29,7 +29,7 @@ const MAX_EXTERNAL_ID: usize = 500;
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) async fn create(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::CreateClientRequest,
 ) -> Result<pb::CreateClientResponse, Error> {
@@ -71,7 +71,7 @@ pub(super) async fn create(
 }
 
 pub(super) async fn list(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::ListClientsRequest,
 ) -> Result<pb::ListClientsResponse, Error> {
@@ -92,7 +92,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn update(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::UpdateClientRequest,
 ) -> Result<pb::UpdateClientResponse, Error> {
@@ -133,7 +133,7 @@ pub(super) async fn update(
 }
 
 pub(super) async fn revoke(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::RevokeClientRequest,
 ) -> Result<pb::RevokeClientResponse, Error> {
@@ -143,12 +143,12 @@ pub(super) async fn revoke(
         return Err(Error::ShutsItselfOut);
     }
     let row = desk.store.revoke_client(&id).await?.ok_or(Error::NotFound("client"))?;
-    desk.spread().await;
+    desk.refresh_registry().await;
     Ok(pb::RevokeClientResponse { client: Some(shown(&row)?) })
 }
 
 pub(super) async fn delete(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::DeleteClientRequest,
 ) -> Result<pb::DeleteClientResponse, Error> {
@@ -165,7 +165,7 @@ pub(super) async fn delete(
 }
 
 pub(super) async fn rotate_secret(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::RotateClientSecretRequest,
 ) -> Result<pb::RotateClientSecretResponse, Error> {
@@ -183,7 +183,7 @@ pub(super) async fn rotate_secret(
         true => desk.store.set_client_secret(&id, &hash).await?,
         false => desk.store.add_client_secret(&id, &hash, &secret.tag(), previous_until).await?,
     };
-    desk.spread().await;
+    desk.refresh_registry().await;
     let row = in_use(row)?;
     // It may have been granted more in between; then nobody learns this secret.
     grants::check(&who, &Grants::from_json(&row.grants)?)?;
@@ -241,7 +241,7 @@ impl Wanted {
         grants::check(who, &self.grants)
     }
 
-    fn check_issuer(&self, desk: &Desk) -> Result<(), Error> {
+    fn check_issuer(&self, desk: &AdminContext) -> Result<(), Error> {
         let Some(external) = &self.external else { return Ok(()) };
         if self.id.tenant().is_none() {
             return Err(invalid("client.issuer", "must be empty for a platform administrator, who uses a secret"));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    act::Desk,
-    answers::Answers,
+    act::AdminContext,
+    answers::IdempotencyCache,
     error::{Error, invalid, named},
     fields,
     tenants::DEFAULT_PLAN,
@@ -23,7 +23,7 @@ use crate::{
 const AT_A_TIME: usize = 4;
 
 pub(super) async fn list(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::ListPlansRequest,
 ) -> Result<pb::ListPlansResponse, Error> {
@@ -34,7 +34,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn get(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::GetPlanRequest,
 ) -> Result<pb::GetPlanResponse, Error> {
@@ -43,13 +43,14 @@ pub(super) async fn get(
 }
 
 pub(super) async fn create(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::CreatePlanRequest,
 ) -> Result<pb::CreatePlanResponse, Error> {
     let wanted = Plan::parse(given(request.plan.as_ref())?).map_err(Error::Field)?;
     let request_id = if request.validate_only { "" } else { &request.request_id };
-    let answers = Answers { desk: &desk, who: &who, method: "CreatePlan", request_id, asked: request.plan.as_ref() };
+    let answers =
+        IdempotencyCache { desk: &desk, who: &who, method: "CreatePlan", request_id, asked: request.plan.as_ref() };
     if let Some(answer) = answers.find::<pb::CreatePlanResponse>().await? {
         return Ok(answer);
     }
@@ -63,14 +64,14 @@ pub(super) async fn create(
     }
     let answer = pb::CreatePlanResponse { plan: Some(wanted.to_pb()) };
     if !request.validate_only {
-        desk.spread().await;
+        desk.refresh_registry().await;
         answers.keep(&answer).await?;
     }
     Ok(answer)
 }
 
 pub(super) async fn update(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::UpdatePlanRequest,
 ) -> Result<pb::UpdatePlanResponse, Error> {
@@ -85,7 +86,7 @@ pub(super) async fn update(
     }
     let changed = desk.store.change_plan(&name, |row| change(row).map(Plan::into_row)).await?;
     let changed = Plan::from(changed.ok_or(Error::NotFound("plan"))?);
-    desk.spread().await;
+    desk.refresh_registry().await;
     let tenants = desk.store.tenants_with_plan(&name).await?;
     let number = tenants.len();
     // All are tried, whatever becomes of one.
@@ -99,7 +100,7 @@ pub(super) async fn update(
 }
 
 pub(super) async fn delete(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::DeletePlanRequest,
 ) -> Result<pb::DeletePlanResponse, Error> {
@@ -110,12 +111,12 @@ pub(super) async fn delete(
     if !desk.store.delete_plan(&name).await? {
         return Err(Error::NotFound("plan"));
     }
-    desk.spread().await;
+    desk.refresh_registry().await;
     Ok(pb::DeletePlanResponse {})
 }
 
 /// Gives one tenant at the broker what its plan says by now: it may have another one already.
-async fn bring_in_line(desk: &Desk, tenant: TenantId, name: &PlanName) -> Result<(), Error> {
+async fn bring_in_line(desk: &AdminContext, tenant: TenantId, name: &PlanName) -> Result<(), Error> {
     let _one_at_a_time = desk.locks.lock(&tenant).await;
     let Some(row) = desk.store.tenant(&tenant).await?.filter(|row| row.plan == *name) else { return Ok(()) };
     let plan = there(desk, &row.plan).await?;
@@ -127,7 +128,7 @@ fn given(plan: Option<&pb::Plan>) -> Result<&pb::Plan, Error> {
     plan.ok_or_else(|| invalid("plan", "is required"))
 }
 
-async fn there(desk: &Desk, name: &PlanName) -> Result<Plan, Error> {
+async fn there(desk: &AdminContext, name: &PlanName) -> Result<Plan, Error> {
     Ok(desk.store.plan(name).await?.ok_or(Error::NotFound("plan"))?.into())
 }
 

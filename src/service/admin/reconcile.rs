@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    act::Desk,
+    act::AdminContext,
     error::{Error, named},
 };
 use crate::{
-    audit::Witness,
+    audit::AuditContext,
     error::Classify as _,
     names::TenantId,
     pb,
@@ -25,9 +25,9 @@ const GATEWAY: &str = "gateway";
 const RULE: &str = "reconciliation";
 
 pub(super) async fn reconcile(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
-    witness: &Witness,
+    witness: &AuditContext,
     request: pb::ReconcileTenantRequest,
 ) -> Result<pb::ReconcileTenantResponse, Error> {
     let client = who.caller().client().to_string();
@@ -43,7 +43,7 @@ pub(super) async fn reconcile(
 }
 
 /// At every interval, until stopped. Gateways of one store do it each by itself, which is harmless.
-pub(super) async fn periodically(desk: Arc<Desk>, interval: Duration, stop: CancellationToken) {
+pub(super) async fn periodically(desk: Arc<AdminContext>, interval: Duration, stop: CancellationToken) {
     loop {
         // Not all gateways at once.
         let pause = interval.mul_f64(rand::random_range(0.9..1.1));
@@ -67,7 +67,7 @@ pub(super) async fn periodically(desk: Arc<Desk>, interval: Duration, stop: Canc
     }
 }
 
-async fn everything(desk: &Desk, by: &NewAudit, dry_run: bool) -> Result<pb::ReconcileTenantResponse, Error> {
+async fn everything(desk: &AdminContext, by: &NewAudit, dry_run: bool) -> Result<pb::ReconcileTenantResponse, Error> {
     let mut answer = pb::ReconcileTenantResponse::default();
     let mut after: Option<TenantId> = None;
     loop {
@@ -104,7 +104,7 @@ async fn everything(desk: &Desk, by: &NewAudit, dry_run: bool) -> Result<pb::Rec
 }
 
 /// What changed for one tenant; none when there is no such tenant.
-async fn one(desk: &Desk, by: &NewAudit, id: &TenantId, dry_run: bool) -> Result<Option<Vec<String>>, Error> {
+async fn one(desk: &AdminContext, by: &NewAudit, id: &TenantId, dry_run: bool) -> Result<Option<Vec<String>>, Error> {
     let _one_at_a_time = desk.locks.lock(id).await;
     let Some(row) = desk.store.tenant(id).await? else { return Ok(None) };
     let plan = desk.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?.into();

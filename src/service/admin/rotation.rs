@@ -3,24 +3,24 @@
 use std::sync::Arc;
 
 use super::{
-    act::Desk,
+    act::AdminContext,
     error::{Error, invalid, named},
     fields::timestamp,
 };
 use crate::{names::TenantId, pb, tenant::Administrator};
 
 pub(super) async fn signing_key(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     _request: pb::RotateSigningKeyRequest,
 ) -> Result<pb::RotateSigningKeyResponse, Error> {
     let rotated = desk.issuer.rotate_key(&desk.store).await?;
-    desk.spread().await;
+    desk.refresh_registry().await;
     Ok(pb::RotateSigningKeyResponse { key_id: rotated.kid, previous_expires: timestamp(rotated.previous_until) })
 }
 
 pub(super) async fn revoke_signing_key(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::RevokeSigningKeyRequest,
 ) -> Result<pb::RevokeSigningKeyResponse, Error> {
@@ -34,12 +34,12 @@ pub(super) async fn revoke_signing_key(
     if key_ids.is_empty() {
         return Err(Error::NotFound("signing key"));
     }
-    desk.spread().await;
+    desk.refresh_registry().await;
     Ok(pb::RevokeSigningKeyResponse { key_ids })
 }
 
 pub(super) async fn broker_credentials(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::RotateBrokerCredentialsRequest,
 ) -> Result<pb::RotateBrokerCredentialsResponse, Error> {
@@ -47,6 +47,6 @@ pub(super) async fn broker_credentials(
     let asked = desk.store.rotate_tenant_credentials(&id).await?.ok_or(Error::NotFound("tenant"))?;
     let expires = desk.broker.renew_credentials(&id, asked).await?;
     // Other gateways learn of it from the store, and do the same.
-    desk.spread().await;
+    desk.refresh_registry().await;
     Ok(pb::RotateBrokerCredentialsResponse { expires: timestamp(expires) })
 }

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::{
-    act::Desk,
-    answers::Answers,
+    act::AdminContext,
+    answers::IdempotencyCache,
     error::{Error, invalid, named},
     fields::{self, timestamp},
 };
@@ -23,14 +23,14 @@ use crate::{
 pub(super) const DEFAULT_PLAN: &str = "standard";
 
 pub(super) async fn create(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::CreateTenantRequest,
 ) -> Result<pb::CreateTenantResponse, Error> {
     let wanted = wanted(request.tenant.as_ref())?;
     let request_id = if request.validate_only { "" } else { &request.request_id };
     let asked = request.tenant.as_ref();
-    let answers = Answers { desk: &desk, who: &who, method: "CreateTenant", request_id, asked };
+    let answers = IdempotencyCache { desk: &desk, who: &who, method: "CreateTenant", request_id, asked };
     if let Some(answer) = answers.find::<pb::CreateTenantResponse>().await? {
         return Ok(answer);
     }
@@ -47,7 +47,7 @@ pub(super) async fn create(
     if !made {
         same(&wanted, &row)?;
     }
-    desk.spread().await;
+    desk.refresh_registry().await;
     let changes = desk.provisioner.ensure_tenant(&wanted.id, &plan).await?;
     if desk.store.tenant(&wanted.id).await?.is_none() {
         // Deleted through another gateway while we made it: what we made must not stay behind.
@@ -60,7 +60,7 @@ pub(super) async fn create(
 }
 
 pub(super) async fn get(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::GetTenantRequest,
 ) -> Result<pb::GetTenantResponse, Error> {
@@ -69,7 +69,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn list(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::ListTenantsRequest,
 ) -> Result<pb::ListTenantsResponse, Error> {
@@ -80,7 +80,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn update(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::UpdateTenantRequest,
 ) -> Result<pb::UpdateTenantResponse, Error> {
@@ -101,7 +101,7 @@ pub(super) async fn update(
 
     let _one_at_a_time = desk.locks.lock(&wanted.id).await;
     let row = there(desk.store.update_tenant(&wanted.id, display_name, plan_name).await?)?;
-    desk.spread().await;
+    desk.refresh_registry().await;
     if let Some(plan) = &new_plan {
         desk.provisioner.ensure_tenant(&wanted.id, plan).await?;
     }
@@ -109,14 +109,14 @@ pub(super) async fn update(
 }
 
 pub(super) async fn suspend(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::SuspendTenantRequest,
 ) -> Result<pb::SuspendTenantResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
     let _one_at_a_time = desk.locks.lock(&id).await;
     let row = there(desk.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
-    desk.spread().await;
+    desk.refresh_registry().await;
     // The streams end by themselves; what they had unsettled goes back with the connections.
     desk.broker.close_tenant(&id).await;
     Ok(pb::SuspendTenantResponse { tenant: Some(shown(&row)) })
@@ -124,7 +124,7 @@ pub(super) async fn suspend(
 
 /// Reconciles before it lets in: a deletion that was cut short may have left nothing at the broker.
 pub(super) async fn resume(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::ResumeTenantRequest,
 ) -> Result<pb::ResumeTenantResponse, Error> {
@@ -133,12 +133,12 @@ pub(super) async fn resume(
     let plan = plan(&desk, &there(desk.store.tenant(&id).await?)?.plan).await?;
     desk.provisioner.ensure_tenant(&id, &plan).await?;
     let row = there(desk.store.set_tenant_state(&id, TenantState::Active).await?)?;
-    desk.spread().await;
+    desk.refresh_registry().await;
     Ok(pb::ResumeTenantResponse { tenant: Some(shown(&row)) })
 }
 
 pub(super) async fn delete(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::DeleteTenantRequest,
 ) -> Result<pb::DeleteTenantResponse, Error> {
@@ -146,17 +146,17 @@ pub(super) async fn delete(
     let _one_at_a_time = desk.locks.lock(&id).await;
     there(desk.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
     desk.tenants.end(&id);
-    desk.spread().await;
+    desk.refresh_registry().await;
     desk.broker.close_tenant(&id).await;
     desk.provisioner.remove_tenant(&id).await?;
     desk.store.delete_tenant(&id).await?;
-    desk.spread().await;
+    desk.refresh_registry().await;
     Ok(pb::DeleteTenantResponse {})
 }
 
 /// Attempts cross-tenant access with the tenant's real certificate.
 pub(super) async fn verify_isolation(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     who: Administrator,
     request: pb::VerifyIsolationRequest,
 ) -> Result<pb::VerifyIsolationResponse, Error> {
@@ -203,7 +203,7 @@ fn there(row: Option<TenantRow>) -> Result<TenantRow, Error> {
     row.ok_or(Error::NotFound("tenant"))
 }
 
-async fn plan(desk: &Desk, name: &PlanName) -> Result<Plan, Error> {
+async fn plan(desk: &AdminContext, name: &PlanName) -> Result<Plan, Error> {
     Ok(desk.store.plan(name).await?.ok_or(store::Error::UnknownPlan)?.into())
 }
 

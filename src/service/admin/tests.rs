@@ -10,7 +10,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::{
-    audit::{Keeper, Witness},
+    audit::{AuditContext, AuditWriter},
     auth::{Caller, Grants},
     config::{AuditConfig, AuthConfig, BrokerConfig, Endpoint, ManagementConfig},
     names::{ClientId, PlanName, TenantId},
@@ -18,15 +18,15 @@ use crate::{
     store::{AuditFilter, EncryptionKey, NewAudit, NewClient, NewTenant},
 };
 
-struct House {
+struct Fixture {
     _dir: tempfile::TempDir,
     store: Store,
     service: AdminService,
     audit: Audit,
-    keeper: Mutex<Option<Keeper>>,
+    keeper: Mutex<Option<AuditWriter>>,
 }
 
-impl House {
+impl Fixture {
     /// `acme` and `globex`, each with a client `app` that may do everything and a client `boss` that administers and reads `jobs.#`; and
     /// `admin`. The broker is not there.
     async fn build() -> Self {
@@ -81,7 +81,8 @@ impl House {
 
     /// The request as the transport hands it over: with a witness, who knows the caller.
     fn seen<T>(&self, method: &str, mut request: Request<T>) -> Request<T> {
-        let witness = Witness::new(self.audit.clone(), &format!("warrengate.v1.Admin/{method}"), "10.0.0.1:5".into());
+        let witness =
+            AuditContext::new(self.audit.clone(), &format!("warrengate.v1.Admin/{method}"), "10.0.0.1:5".into());
         if let Ok(caller) = Caller::from_request(&request) {
             witness.recognised(caller.client());
         }
@@ -142,7 +143,7 @@ fn refusal<T: std::fmt::Debug>(answer: Answer<T>) -> (Code, String) {
 
 #[tokio::test]
 async fn nobody_comes_in_without_a_token_or_without_the_grant() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let list = pb::ListTenantsRequest::default;
     let nobody = house.seen("ListTenants", Request::new(list()));
     assert_eq!(refusal(house.service.list_tenants(nobody).await).0, Code::Unauthenticated);
@@ -155,7 +156,7 @@ async fn nobody_comes_in_without_a_token_or_without_the_grant() {
 
 #[tokio::test]
 async fn a_tenants_administrator_has_no_say_over_tenants_and_plans() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let suspend = pb::SuspendTenantRequest { tenant: "acme".into() };
     let suspend = house.seen("SuspendTenant", by("acme.boss", suspend));
     let refused = refusal(house.service.suspend_tenant(suspend).await);
@@ -171,7 +172,7 @@ async fn a_tenants_administrator_has_no_say_over_tenants_and_plans() {
 
 #[tokio::test]
 async fn another_tenants_clients_and_missing_ones_are_refused_alike() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     for id in ["globex.app", "globex.nobody", "initech.app", "admin"] {
         let revoke = pb::RevokeClientRequest { client_id: id.into() };
         let refused = house.service.revoke_client(by("acme.boss", revoke)).await.expect_err("refused");
@@ -187,7 +188,7 @@ async fn another_tenants_clients_and_missing_ones_are_refused_alike() {
 
 #[tokio::test]
 async fn a_tenants_administrator_gives_no_more_than_it_has_and_takes_over_nobody_stronger() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let own = pb::Grants { administer: true, subscribe: vec!["jobs.#".into()], ..Default::default() };
     let exceeds = (Code::PermissionDenied, "GRANTS_EXCEED_OWN".to_owned());
     let made = house.service.create_client(with("acme.boss", own.clone(), create("acme.reader", &["jobs.eu"]))).await;
@@ -212,7 +213,7 @@ async fn a_tenants_administrator_gives_no_more_than_it_has_and_takes_over_nobody
 
 #[tokio::test]
 async fn a_revoked_administrator_is_out_at_once() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let revoke = |id: &str| pb::RevokeClientRequest { client_id: id.into() };
     add_client(&house.store, "second", Grants::administrator()).await;
     house.service.desk.tenants.refresh().await.expect("read");
@@ -227,7 +228,7 @@ async fn a_revoked_administrator_is_out_at_once() {
 
 #[tokio::test]
 async fn validating_changes_nothing() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let request = pb::CreateClientRequest { validate_only: true, ..create("acme.new", &["a"]) };
     let answer = house.service.create_client(by("admin", request)).await.expect("valid").into_inner();
     assert_eq!(answer.client_secret, "");
@@ -241,7 +242,7 @@ async fn validating_changes_nothing() {
 
 #[tokio::test]
 async fn a_wrong_request_names_its_field() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let field =
         |status: Status| status.get_error_details().bad_request().expect("a field").field_violations[0].field.clone();
     let tenant = |id: &str, plan: &str| Some(pb::Tenant { id: id.into(), plan: plan.into(), ..Default::default() });
@@ -264,7 +265,7 @@ async fn a_wrong_request_names_its_field() {
 
 #[tokio::test]
 async fn making_something_again_is_said_and_harmless() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let request = || pb::CreateClientRequest { request_id: "r1".into(), ..create("acme.new", &[]) };
     assert!(house.service.create_client(by("admin", request())).await.is_ok());
     let again = refusal(house.service.create_client(by("admin", request())).await);
@@ -279,7 +280,7 @@ async fn making_something_again_is_said_and_harmless() {
 
 #[tokio::test]
 async fn clients_are_listed_page_by_page() {
-    let house = House::build().await;
+    let house = Fixture::build().await;
     let mut seen = Vec::new();
     let mut page_token = String::new();
     loop {

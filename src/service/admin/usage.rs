@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    act::Desk,
+    act::AdminContext,
     error::{Error, named},
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 };
 
 pub(super) async fn get(
-    desk: Arc<Desk>,
+    desk: Arc<AdminContext>,
     _who: Administrator,
     request: pb::GetTenantUsageRequest,
 ) -> Result<pb::GetTenantUsageResponse, Error> {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::pb;
 
 /// The object of a request.
-pub(super) trait About {
+pub(super) trait AuditSubject {
     /// A name, or `source -> destination`.
     fn about(&self) -> Cow<'_, str>;
 }
@@ -13,7 +13,7 @@ pub(super) trait About {
 /// Requests that name their object in a field.
 macro_rules! about {
     ($($request:ident: $this:ident => $object:expr;)*) => {$(
-        impl About for pb::$request {
+        impl AuditSubject for pb::$request {
             fn about(&self) -> Cow<'_, str> {
                 let $this = self;
                 $object.into()

@@ -14,7 +14,7 @@ use crate::{
     provision::{BindingInfo, ExchangeInfo, QueueInfo},
 };
 
-const LONGEST_MS: i64 = 366 * 24 * 3600 * 1000;
+const MAX_MS: i64 = 366 * 24 * 3600 * 1000;
 
 /// Puts the request's field into a name's error.
 pub(super) trait Named<T> {
@@ -148,7 +148,7 @@ fn millis(field: &'static str, value: Option<prost_types::Duration>, least: i64)
         return Err(Failure::invalid(field, "must be in whole milliseconds"));
     }
     let millis = value.seconds.saturating_mul(1_000).saturating_add(i64::from(value.nanos / 1_000_000));
-    if !(least..=LONGEST_MS).contains(&millis) {
+    if !(least..=MAX_MS).contains(&millis) {
         return Err(Failure::invalid(field, format!("must be from {least} ms to 366 days")));
     }
     Ok(Some(millis))

@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 
 use crate::{
     broker::{Outgoing, Settled},
-    tenant::{Share, TenantScope},
+    tenant::{InFlightPermit, TenantScope},
 };
 
 /// The waiting messages of one stream, and its permits for those in flight.
 pub(super) struct Intake {
     waiting: VecDeque<Outgoing>,
-    share: Share,
+    share: InFlightPermit,
 }
 
 impl Intake {

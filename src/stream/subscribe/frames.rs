@@ -7,22 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{
-    End, Machine, Subscription,
-    failing::Why,
-    out_of_order,
-    start::lease,
-};
+use super::{End, Machine, Subscription, failing::Why, out_of_order, start::lease};
 use crate::{
-    broker::{Consumer, LONGEST_DELAY},
+    broker::{Consumer, MAX_DELAY},
     error::{Failure, Kind},
     pb::{Ack, ExtendLease, Nack, NackAction, SubscribeRequest, subscribe_request::Frame},
     stream::outstanding::Tags,
     telemetry::Settlement,
 };
 
-const MOST_IDS: usize = 10_000;
-const MOST_REASON: usize = 1_024;
+const MAX_IDS: usize = 10_000;
+const MAX_REASON: usize = 1_024;
 
 impl Machine {
     pub(super) fn take(
@@ -70,8 +65,8 @@ impl Machine {
 
     fn nack(&mut self, consumer: &mut Consumer, subscription: &Subscription, nack: Nack) -> Result<(), End> {
         check_ids("nack.delivery_ids", nack.delivery_ids.len())?;
-        if nack.reason.len() > MOST_REASON {
-            return Err(Failure::invalid("nack.reason", format!("is longer than {MOST_REASON} bytes")).into());
+        if nack.reason.len() > MAX_REASON {
+            return Err(Failure::invalid("nack.reason", format!("is longer than {MAX_REASON} bytes")).into());
         }
         let action = NackAction::try_from(nack.action).unwrap_or(NackAction::Unspecified);
         let delay = delay(&nack, action)?;
@@ -133,14 +128,14 @@ fn delay(nack: &Nack, action: NackAction) -> Result<Option<Duration>, Failure> {
         return Err(Failure::invalid("nack.delay", "is for RETRY only"));
     }
     match Duration::try_from(*delay) {
-        Ok(delay) if delay <= LONGEST_DELAY => Ok(Some(delay)),
+        Ok(delay) if delay <= MAX_DELAY => Ok(Some(delay)),
         _ => Err(Failure::invalid("nack.delay", "must be from 0 to 24 h")),
     }
 }
 
 fn check_ids(field: &'static str, count: usize) -> Result<(), Failure> {
-    if count > MOST_IDS {
-        return Err(Failure::invalid(field, format!("has {count} ids; at most {MOST_IDS} are allowed")));
+    if count > MAX_IDS {
+        return Err(Failure::invalid(field, format!("has {count} ids; at most {MAX_IDS} are allowed")));
     }
     Ok(())
 }

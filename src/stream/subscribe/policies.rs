@@ -17,7 +17,7 @@ use crate::{
 
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// A failed message waits for the answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// With more entries than this, those that are too old are removed.
 const MANY: usize = 1_024;
 
@@ -43,7 +43,7 @@ impl Policies {
         if found.is_some() {
             return found;
         }
-        let asked = tokio::time::timeout(PATIENCE, self.inspector.queue(scope, queue)).await;
+        let asked = tokio::time::timeout(TIMEOUT, self.inspector.queue(scope, queue)).await;
         let policy = match asked {
             Ok(Ok(Some(info))) => info.retry_policy(),
             other => {

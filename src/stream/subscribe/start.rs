@@ -15,9 +15,9 @@ use crate::{
 };
 
 const DEFAULT_MESSAGES: u32 = 256;
-const MOST_MESSAGES: u32 = 10_000;
+const MAX_MESSAGES: u32 = 10_000;
 const DEFAULT_BYTES: u64 = 16 * 1024 * 1024;
-const MOST_BYTES: u64 = 256 * 1024 * 1024;
+const MAX_BYTES: u64 = 256 * 1024 * 1024;
 const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(3600);
 /// How long the first frame may take after the stream was opened.
@@ -142,13 +142,13 @@ impl Subscription {
     fn check(start: &SubscribeStart) -> Result<Self, Failure> {
         let queue = QueueName::parse(&start.queue).map_err(|error| Failure::from(error).on_field("start.queue"))?;
         let max_messages = or_default(start.max_outstanding_messages, DEFAULT_MESSAGES);
-        if max_messages > MOST_MESSAGES {
-            let text = format!("is {max_messages}; at most {MOST_MESSAGES}");
+        if max_messages > MAX_MESSAGES {
+            let text = format!("is {max_messages}; at most {MAX_MESSAGES}");
             return Err(Failure::invalid("start.max_outstanding_messages", text));
         }
         let max_bytes = or_default(start.max_outstanding_bytes, DEFAULT_BYTES);
-        if max_bytes > MOST_BYTES {
-            let text = format!("is {max_bytes}; at most {MOST_BYTES}");
+        if max_bytes > MAX_BYTES {
+            let text = format!("is {max_bytes}; at most {MAX_BYTES}");
             return Err(Failure::invalid("start.max_outstanding_bytes", text));
         }
         if !(-128..=127).contains(&start.priority) {

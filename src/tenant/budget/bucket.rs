@@ -15,7 +15,7 @@ use std::{
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _, clock::DefaultClock};
 
 /// Cells come at most this often: a period of 100 ns is exact to a hundredth.
-const MOST_CELLS_A_SECOND: u64 = 10_000_000;
+const MAX_CELLS_A_SECOND: u64 = 10_000_000;
 
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -38,7 +38,7 @@ impl Bucket {
             return Some(Arc::clone(before));
         }
         let (rate, burst) = spec;
-        let unit = rate.div_ceil(MOST_CELLS_A_SECOND).max(burst / u64::from(u32::MAX) + 1);
+        let unit = rate.div_ceil(MAX_CELLS_A_SECOND).max(burst / u64::from(u32::MAX) + 1);
         let burst = NonZeroU32::new(u32::try_from(burst / unit).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
         // A rate of 0 has no period.
         let period = (unit.saturating_mul(1_000_000_000) + rate / 2).checked_div(rate)?;

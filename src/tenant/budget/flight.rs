@@ -1,18 +1,18 @@
 //! The limit on published messages without an outcome, over all streams of a tenant.
 //!
-//! Permits are granted in the order of requests, so that no stream starves another. A stream owns a [`Share`], which returns its
-//! permits when messages have outcomes and when the stream ends. A changed limit makes a new [`Flight`]: permits taken from the
+//! Permits are granted in the order of requests, so that no stream starves another. A stream owns a [`InFlightPermit`], which returns its
+//! permits when messages have outcomes and when the stream ends. A changed limit makes a new [`InFlightLimiter`]: permits taken from the
 //! replaced one return to it and do not count against the new one.
 
 use std::{pin::Pin, sync::Arc};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-use crate::tenant::live::LiveTenant;
+use crate::tenant::live::TenantEntry;
 
 /// The limits of a tenant; none is unlimited.
 #[derive(Debug)]
-pub(in crate::tenant) struct Flight {
+pub(in crate::tenant) struct InFlightLimiter {
     /// As the plan has them.
     spec: (u32, u64),
     messages: Option<Arc<Semaphore>>,
@@ -22,7 +22,7 @@ pub(in crate::tenant) struct Flight {
 type Permits = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 type Waiting = Pin<Box<dyn Future<Output = Result<Permits, AcquireError>> + Send>>;
 
-impl Flight {
+impl InFlightLimiter {
     pub(super) fn next(before: Option<&Arc<Self>>, spec: (u32, u64)) -> Arc<Self> {
         if let Some(before) = before.filter(|before| before.spec == spec) {
             return Arc::clone(before);
@@ -107,9 +107,9 @@ impl Amount {
 }
 
 /// The permits of one stream.
-pub struct Share {
-    tenant: Arc<LiveTenant>,
-    flight: Arc<Flight>,
+pub struct InFlightPermit {
+    tenant: Arc<TenantEntry>,
+    flight: Arc<InFlightLimiter>,
     /// The number of the first message whose permits are from `flight`.
     since: u64,
     /// Permits taken from `flight`.
@@ -119,8 +119,8 @@ pub struct Share {
     waiting: Option<(u32, Waiting)>,
 }
 
-impl Share {
-    pub(in crate::tenant) fn new(tenant: Arc<LiveTenant>) -> Self {
+impl InFlightPermit {
+    pub(in crate::tenant) fn new(tenant: Arc<TenantEntry>) -> Self {
         let flight = Arc::clone(tenant.budget().flight());
         Self { tenant, flight, since: 0, permits: Amount::default(), in_flight: Amount::default(), waiting: None }
     }
@@ -194,13 +194,13 @@ impl Share {
         self.permits = self.permits.minus(returned);
         self.flight.give_back(returned.messages, returned.bytes);
         self.in_flight = self.in_flight.minus(settled);
-        self.tenant.used().lands(settled.messages, settled.bytes);
+        self.tenant.used().released(settled.messages, settled.bytes);
     }
 
     fn took(&mut self, messages: u64, bytes: u64, cost: u64) {
         self.permits = self.permits.plus(Amount { messages, bytes: cost });
         self.in_flight = self.in_flight.plus(Amount { messages, bytes });
-        self.tenant.used().takes_off(messages, bytes);
+        self.tenant.used().acquired(messages, bytes);
     }
 
     /// Switches to the limits of the present plan.
@@ -214,9 +214,9 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
         self.flight.give_back(self.permits.messages, self.permits.bytes);
-        self.tenant.used().lands(self.in_flight.messages, self.in_flight.bytes);
+        self.tenant.used().released(self.in_flight.messages, self.in_flight.bytes);
     }
 }

@@ -3,7 +3,7 @@
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::{names::TenantId, pb, tenant::live::LiveTenant};
+use crate::{names::TenantId, pb, tenant::live::TenantEntry};
 
 fn plan(limits: pb::Plan) -> Arc<Plan> {
     Arc::new(Plan::parse(&pb::Plan { name: "gold".into(), ..limits }).expect("a plan"))
@@ -156,16 +156,16 @@ fn who_stores_as_much_as_allowed_publishes_nothing_until_it_is_less() {
 
 #[test]
 fn a_pause_never_lets_a_bucket_fill_up() {
-    assert_eq!(budget(rate(10, 10)).pause(), LONGEST_PAUSE);
+    assert_eq!(budget(rate(10, 10)).pause(), MAX_PAUSE);
     assert!(budget(rate(100_000, 100)).pause() < Duration::from_millis(1));
 }
 
-fn tenant(messages: u32, bytes: u64) -> Arc<LiveTenant> {
+fn tenant(messages: u32, bytes: u64) -> Arc<TenantEntry> {
     let limits = pb::Plan { max_in_flight_messages: messages, max_in_flight_bytes: bytes, ..Default::default() };
-    Arc::new(LiveTenant::new(TenantId::parse("acme").expect("an id"), plan(limits), None))
+    Arc::new(TenantEntry::new(TenantId::parse("acme").expect("an id"), plan(limits), None))
 }
 
-fn usage(tenant: &LiveTenant) -> (u64, u64) {
+fn usage(tenant: &TenantEntry) -> (u64, u64) {
     let usage = tenant.used().usage();
     (usage.in_flight_messages, usage.in_flight_bytes)
 }
@@ -173,7 +173,7 @@ fn usage(tenant: &LiveTenant) -> (u64, u64) {
 #[tokio::test]
 async fn room_is_for_the_tenant_and_comes_back_when_messages_settle() {
     let tenant = tenant(10, 0);
-    let (mut one, mut two) = (Share::new(tenant.clone()), Share::new(tenant.clone()));
+    let (mut one, mut two) = (InFlightPermit::new(tenant.clone()), InFlightPermit::new(tenant.clone()));
     assert_eq!(one.take(0, [5; 8].into_iter()), 8);
     assert_eq!(two.take(0, [5; 8].into_iter()), 2);
     assert_eq!(usage(&tenant), (10, 50));
@@ -182,14 +182,14 @@ async fn room_is_for_the_tenant_and_comes_back_when_messages_settle() {
     assert!(two.wait(2, 5).now_or_never().is_some(), "its place was kept");
     drop((one, two));
     assert_eq!(usage(&tenant), (0, 0));
-    let mut three = Share::new(tenant);
+    let mut three = InFlightPermit::new(tenant);
     assert_eq!(three.take(0, [5; 10].into_iter()), 10);
 }
 
 #[tokio::test]
 async fn bytes_in_flight_hold_and_a_message_larger_than_all_of_them_goes_alone() {
     let tenant = tenant(0, 100);
-    let mut share = Share::new(tenant.clone());
+    let mut share = InFlightPermit::new(tenant.clone());
     assert_eq!(share.take(0, [40; 3].into_iter()), 2);
     share.settled([(0, 40), (1, 40)].into_iter());
     assert_eq!(share.take(2, [5000].into_iter()), 1);
@@ -202,7 +202,7 @@ async fn bytes_in_flight_hold_and_a_message_larger_than_all_of_them_goes_alone()
 #[tokio::test]
 async fn who_waited_first_is_first_and_nobody_goes_past() {
     let tenant = tenant(1, 0);
-    let (mut busy, mut patient) = (Share::new(tenant.clone()), Share::new(tenant));
+    let (mut busy, mut patient) = (InFlightPermit::new(tenant.clone()), InFlightPermit::new(tenant));
     assert_eq!(busy.take(0, [1].into_iter()), 1);
     assert!(patient.wait(0, 1).now_or_never().is_none());
     busy.settled([(0, 1)].into_iter());
@@ -213,7 +213,7 @@ async fn who_waited_first_is_first_and_nobody_goes_past() {
 #[tokio::test]
 async fn a_changed_limit_wakes_who_waits_and_old_messages_do_not_count_for_the_new_one() {
     let tenant = tenant(2, 0);
-    let mut share = Share::new(tenant.clone());
+    let mut share = InFlightPermit::new(tenant.clone());
     assert_eq!(share.take(0, [1; 5].into_iter()), 2);
     let waiting = async { share.wait(2, 1).await };
     let change = async {

@@ -28,7 +28,7 @@ pub struct Usage {
 const OVERHEAD_MESSAGES: f64 = 256.0;
 
 #[derive(Debug)]
-pub(in crate::tenant) struct Used {
+pub(in crate::tenant) struct UsageCounters {
     streams: AtomicU32,
     in_flight: (AtomicU64, AtomicU64),
     /// In all queues, at the last measurement.
@@ -60,7 +60,7 @@ impl Seconds {
     }
 }
 
-impl Default for Used {
+impl Default for UsageCounters {
     fn default() -> Self {
         Self {
             streams: AtomicU32::default(),
@@ -73,7 +73,7 @@ impl Default for Used {
     }
 }
 
-impl Used {
+impl UsageCounters {
     /// Counts one more stream, unless that exceeds `max` (0: unlimited).
     pub(in crate::tenant) fn open_stream(&self, max: u32) -> bool {
         let more = |open: u32| if max == 0 || open < max { open.checked_add(1) } else { None };
@@ -88,12 +88,12 @@ impl Used {
         self.streams.load(Relaxed)
     }
 
-    pub(super) fn takes_off(&self, messages: u64, bytes: u64) {
+    pub(super) fn acquired(&self, messages: u64, bytes: u64) {
         self.in_flight.0.fetch_add(messages, Relaxed);
         self.in_flight.1.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn lands(&self, messages: u64, bytes: u64) {
+    pub(super) fn released(&self, messages: u64, bytes: u64) {
         self.in_flight.0.fetch_sub(messages, Relaxed);
         self.in_flight.1.fetch_sub(bytes, Relaxed);
     }
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn streams_are_counted_up_to_the_limit() {
-        let used = Used::default();
+        let used = UsageCounters::default();
         assert!(used.open_stream(1) && !used.open_stream(1) && used.open_stream(0));
         used.close_stream();
         assert_eq!(used.usage().streams, 1);

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::OpsState;
 use crate::{
-    audit::Witness,
+    audit::AuditContext,
     auth,
     error::{Classify as _, Kind},
     telemetry::TraceContext,
@@ -91,7 +91,7 @@ pub(super) async fn token(
 ) -> Response {
     let peer = peer.map(|Extension(Client(address))| address);
     let shown = peer.map(|peer| peer.to_string()).unwrap_or_default();
-    let witness = Witness::new(state.audit.clone(), "POST /oauth2/token", shown);
+    let witness = AuditContext::new(state.audit.clone(), "POST /oauth2/token", shown);
     let trace_id = TraceContext::trace_id_of(&headers);
     witness.traced(trace_id.as_str());
     let mut response = match answer(&state, &witness, peer.map(|peer| peer.ip()), &headers, form).await {
@@ -111,7 +111,7 @@ pub(super) async fn token(
 
 async fn answer(
     state: &OpsState,
-    witness: &Witness,
+    witness: &AuditContext,
     address: Option<IpAddr>,
     headers: &HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,

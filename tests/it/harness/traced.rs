@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use warrengate::{
     client::{Client, Credentials},
     config::TracesConfig,
-    gateway::Running,
+    gateway::RunningGateway,
     pb::{self, value::Kind},
 };
 
@@ -14,7 +14,7 @@ use super::{Tenant, World, collector::Collector, to_queue};
 
 pub struct Traced {
     pub collector: Collector,
-    pub gateway: Running,
+    pub gateway: RunningGateway,
     pub admin: Client,
     /// Its client is connected to the traced gateway; what it declares is traced, too.
     pub tenant: Tenant,

@@ -8,7 +8,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use warrengate::{
     client::{Client, Credentials},
     config::Config,
-    gateway::{Gateway, Running},
+    gateway::{Gateway, RunningGateway},
     pb::{self, auth_client::AuthClient},
 };
 
@@ -117,7 +117,7 @@ pub async fn issue_token(endpoint: &str, request: pb::IssueTokenRequest) -> Resu
 
 /// One more gateway on the same broker and store.
 pub struct OwnGateway {
-    pub running: Running,
+    pub running: RunningGateway,
 }
 
 /// Starts one, with settings of its own that the configuration file would not take.

@@ -72,7 +72,7 @@ impl Dev {
         out
     }
 
-    /// Running processes that were started for this folder: their environment or their arguments name it.
+    /// RunningGateway processes that were started for this folder: their environment or their arguments name it.
     fn left(&self) -> Vec<String> {
         let folder = self.folder.path().display().to_string();
         if !cfg!(target_os = "linux") {

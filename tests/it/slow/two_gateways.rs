@@ -11,7 +11,7 @@ use tonic::Code;
 use warrengate::{
     client::{Client, Credentials},
     config::Config,
-    gateway::{Gateway, Running},
+    gateway::{Gateway, RunningGateway},
     pb::{self, Outcome},
 };
 
@@ -32,7 +32,7 @@ use crate::{
 struct Pair {
     postgres: Postgres,
     config: Config,
-    gateways: Vec<Running>,
+    gateways: Vec<RunningGateway>,
     admin_secret: SecretString,
 }
 
@@ -179,7 +179,7 @@ async fn what_one_gateway_was_told_outlives_it() {
     let request = pb::IssueTokenRequest { client_id: id, client_secret: secret.expose_secret().into(), lifetime: None };
     let endpoint = format!("https://{}", pair.gateways[0].grpc_address());
     let status = crate::harness::web::issue_token(&endpoint, request).await.expect_err("revoked");
-    assert_eq!(reason(&status), "CLIENT_UNKNOWN_OR_SECRET_WRONG");
+    assert_eq!(reason(&status), "INVALID_CLIENT_CREDENTIALS");
     pair.stop().await;
 }
 
@@ -222,7 +222,7 @@ async fn while_the_store_is_away_the_known_go_on_for_a_while_and_nothing_opens_u
     // The time is over: streams end, and nobody is let in.
     for stream in [&mut stream, &mut another] {
         let (status, _) = stream.end().await;
-        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STORE_AWAY"), "{status:?}");
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REGISTRY_STALE"), "{status:?}");
     }
     assert!(away.elapsed() >= Duration::from_secs(15), "{:?}", away.elapsed());
 

@@ -266,8 +266,8 @@ impl Driver {
 
     /// Whether this gateway may not yet know a client that was just created through another one.
     fn is_too_early(&self, error: &Error) -> bool {
-        let unheard = error.refusal().is_some_and(|refusal| refusal.reason() == "CLIENT_NOT_YET_KNOWN");
-        unheard && !self.closing && self.began.elapsed() < PROPAGATION_TIME
+        let dropped = error.refusal().is_some_and(|refusal| refusal.reason() == "CLIENT_NOT_YET_KNOWN");
+        dropped && !self.closing && self.began.elapsed() < PROPAGATION_TIME
     }
 
     /// Waits before the next stream, and passes waiting items to the application meanwhile.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Most channels of a connection, each way.
-const MOST_CHANNELS: usize = 16;
+const MAX_CHANNELS: usize = 16;
 
 pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error> {
     let mut streams = Streams::default();
@@ -37,7 +37,7 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
     }
     if job.mode.consumes() {
         let connection = Arc::new(amqp::connect(&job.doors, account, "bench direct consume").await?);
-        for queue in account.queues.iter().take(MOST_CHANNELS) {
+        for queue in account.queues.iter().take(MAX_CHANNELS) {
             let channel = connection.create_channel().await?;
             let (connection, queue, tuning) = (Arc::clone(&connection), queue.clone(), job.tuning.clone());
             let is_stream = job.is_stream_queue;
@@ -51,14 +51,14 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
 fn channels(job: &Job, account: &Account) -> usize {
     let streams = account.queues.len();
     match job.load {
-        Load::Full { .. } => streams.max(job.tuning.direct_channels).min(MOST_CHANNELS),
-        _ => streams.min(MOST_CHANNELS),
+        Load::Full { .. } => streams.max(job.tuning.direct_channels).min(MAX_CHANNELS),
+        _ => streams.min(MAX_CHANNELS),
     }
 }
 
 /// The window of all streams together, divided among the channels.
 fn tuning(job: &Job, account: &Account) -> Tuning {
-    let window = job.tuning.window * account.queues.len().min(MOST_CHANNELS) / channels(job, account).max(1);
+    let window = job.tuning.window * account.queues.len().min(MAX_CHANNELS) / channels(job, account).max(1);
     Tuning { window: window.max(job.tuning.direct_batch), ..job.tuning.clone() }
 }
 

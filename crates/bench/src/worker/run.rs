@@ -26,7 +26,7 @@ use crate::{
 /// Messages of each stream before the clock starts.
 const WARM: usize = 50;
 /// For what comes after the time of the load: answers and deliveries on their way.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 type Work = BoxFuture<'static, Result<(), Error>>;
 type Publisher = Box<dyn FnOnce(Feed, Arc<Tally>) -> Work + Send>;
@@ -111,7 +111,7 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
         let is_warm = |counts: Counts| {
             counts.confirmed + counts.refused >= warm && (!consumes || counts.consumed >= counts.confirmed)
         };
-        tokio::time::timeout(PATIENCE, tally.until(is_warm)).await.map_err(|_| Error::TooSlow("warming up"))?;
+        tokio::time::timeout(TIMEOUT, tally.until(is_warm)).await.map_err(|_| Error::TooSlow("warming up"))?;
     }
     let before = tally.counts();
     if let Some(error) = tally.error() {
@@ -141,7 +141,7 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
         }
         tally.done().cancelled().await;
     };
-    let limit = Duration::from_secs_f64(seconds) + PATIENCE;
+    let limit = Duration::from_secs_f64(seconds) + TIMEOUT;
     if tokio::time::timeout(limit, all).await.is_err() {
         tally.fail(Error::TooSlow("coming to the end of all messages").to_string());
     }

@@ -79,18 +79,22 @@ class Plan(_message.Message):
     def __init__(self, name: _Optional[str] = ..., max_connections: _Optional[int] = ..., max_queues: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_in_flight_messages: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., max_exchanges: _Optional[int] = ..., max_bindings: _Optional[int] = ..., max_clients: _Optional[int] = ..., max_publish_messages_per_second: _Optional[int] = ..., publish_messages_burst: _Optional[int] = ..., max_publish_bytes_per_second: _Optional[int] = ..., publish_bytes_burst: _Optional[int] = ..., max_stored_messages: _Optional[int] = ..., max_stored_bytes: _Optional[int] = ..., max_message_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue_expires: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sampling_ratio: _Optional[float] = ...) -> None: ...
 
 class Client(_message.Message):
-    __slots__ = ("client_id", "display_name", "grants", "revoked", "created")
+    __slots__ = ("client_id", "display_name", "grants", "revoked", "created", "issuer", "external_id")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     GRANTS_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_ID_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     display_name: str
     grants: _auth_pb2.Grants
     revoked: bool
     created: _timestamp_pb2.Timestamp
-    def __init__(self, client_id: _Optional[str] = ..., display_name: _Optional[str] = ..., grants: _Optional[_Union[_auth_pb2.Grants, _Mapping]] = ..., revoked: _Optional[bool] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    issuer: str
+    external_id: str
+    def __init__(self, client_id: _Optional[str] = ..., display_name: _Optional[str] = ..., grants: _Optional[_Union[_auth_pb2.Grants, _Mapping]] = ..., revoked: _Optional[bool] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issuer: _Optional[str] = ..., external_id: _Optional[str] = ...) -> None: ...
 
 class CreateTenantRequest(_message.Message):
     __slots__ = ("tenant", "request_id", "validate_only")
@@ -350,6 +354,16 @@ class RevokeClientResponse(_message.Message):
     client: Client
     def __init__(self, client: _Optional[_Union[Client, _Mapping]] = ...) -> None: ...
 
+class DeleteClientRequest(_message.Message):
+    __slots__ = ("client_id",)
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    def __init__(self, client_id: _Optional[str] = ...) -> None: ...
+
+class DeleteClientResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class RotateClientSecretRequest(_message.Message):
     __slots__ = ("client_id", "overlap")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -389,6 +403,20 @@ class RotateSigningKeyResponse(_message.Message):
     key_id: str
     previous_expires: _timestamp_pb2.Timestamp
     def __init__(self, key_id: _Optional[str] = ..., previous_expires: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RevokeSigningKeyRequest(_message.Message):
+    __slots__ = ("key_id", "all")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    all: bool
+    def __init__(self, key_id: _Optional[str] = ..., all: _Optional[bool] = ...) -> None: ...
+
+class RevokeSigningKeyResponse(_message.Message):
+    __slots__ = ("key_ids",)
+    KEY_IDS_FIELD_NUMBER: _ClassVar[int]
+    key_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, key_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListAuditEventsRequest(_message.Message):
     __slots__ = ("tenant", "page_size", "page_token", "client_id", "method", "outcome", "until")

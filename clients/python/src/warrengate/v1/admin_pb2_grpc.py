@@ -120,6 +120,11 @@ class AdminStub:
                 request_serializer=warrengate_dot_v1_dot_admin__pb2.RevokeClientRequest.SerializeToString,
                 response_deserializer=warrengate_dot_v1_dot_admin__pb2.RevokeClientResponse.FromString,
                 _registered_method=True)
+        self.DeleteClient = channel.unary_unary(
+                '/warrengate.v1.Admin/DeleteClient',
+                request_serializer=warrengate_dot_v1_dot_admin__pb2.DeleteClientRequest.SerializeToString,
+                response_deserializer=warrengate_dot_v1_dot_admin__pb2.DeleteClientResponse.FromString,
+                _registered_method=True)
         self.RotateClientSecret = channel.unary_unary(
                 '/warrengate.v1.Admin/RotateClientSecret',
                 request_serializer=warrengate_dot_v1_dot_admin__pb2.RotateClientSecretRequest.SerializeToString,
@@ -134,6 +139,11 @@ class AdminStub:
                 '/warrengate.v1.Admin/RotateSigningKey',
                 request_serializer=warrengate_dot_v1_dot_admin__pb2.RotateSigningKeyRequest.SerializeToString,
                 response_deserializer=warrengate_dot_v1_dot_admin__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeSigningKey = channel.unary_unary(
+                '/warrengate.v1.Admin/RevokeSigningKey',
+                request_serializer=warrengate_dot_v1_dot_admin__pb2.RevokeSigningKeyRequest.SerializeToString,
+                response_deserializer=warrengate_dot_v1_dot_admin__pb2.RevokeSigningKeyResponse.FromString,
                 _registered_method=True)
         self.ListAuditEvents = channel.unary_unary(
                 '/warrengate.v1.Admin/ListAuditEvents',
@@ -264,7 +274,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateClient(self, request, context):
-        """Changes a client's display name or grants; tokens issued afterwards carry them.
+        """Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
+        gateway, open streams included; a grant that is added is in tokens issued afterwards.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -272,6 +283,14 @@ class AdminServicer:
 
     def RevokeClient(self, request, context):
         """Permanently revokes a client: its secret and tokens are refused and its open streams end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteClient(self, request, context):
+        """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
+        old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -300,8 +319,17 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeSigningKey(self, request, context):
+        """Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
+        refused and the streams opened with them end. A new key signs when no other is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuditEvents(self, request, context):
-        """Lists audit events, newest first: administrative operations, and refused calls.
+        """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
+        redrives by applications.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -410,6 +438,11 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=warrengate_dot_v1_dot_admin__pb2.RevokeClientRequest.FromString,
                     response_serializer=warrengate_dot_v1_dot_admin__pb2.RevokeClientResponse.SerializeToString,
             ),
+            'DeleteClient': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteClient,
+                    request_deserializer=warrengate_dot_v1_dot_admin__pb2.DeleteClientRequest.FromString,
+                    response_serializer=warrengate_dot_v1_dot_admin__pb2.DeleteClientResponse.SerializeToString,
+            ),
             'RotateClientSecret': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateClientSecret,
                     request_deserializer=warrengate_dot_v1_dot_admin__pb2.RotateClientSecretRequest.FromString,
@@ -424,6 +457,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RotateSigningKey,
                     request_deserializer=warrengate_dot_v1_dot_admin__pb2.RotateSigningKeyRequest.FromString,
                     response_serializer=warrengate_dot_v1_dot_admin__pb2.RotateSigningKeyResponse.SerializeToString,
+            ),
+            'RevokeSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSigningKey,
+                    request_deserializer=warrengate_dot_v1_dot_admin__pb2.RevokeSigningKeyRequest.FromString,
+                    response_serializer=warrengate_dot_v1_dot_admin__pb2.RevokeSigningKeyResponse.SerializeToString,
             ),
             'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEvents,
@@ -912,6 +950,33 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def DeleteClient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warrengate.v1.Admin/DeleteClient',
+            warrengate_dot_v1_dot_admin__pb2.DeleteClientRequest.SerializeToString,
+            warrengate_dot_v1_dot_admin__pb2.DeleteClientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RotateClientSecret(request,
             target,
             options=(),
@@ -982,6 +1047,33 @@ class Admin:
             '/warrengate.v1.Admin/RotateSigningKey',
             warrengate_dot_v1_dot_admin__pb2.RotateSigningKeyRequest.SerializeToString,
             warrengate_dot_v1_dot_admin__pb2.RotateSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warrengate.v1.Admin/RevokeSigningKey',
+            warrengate_dot_v1_dot_admin__pb2.RevokeSigningKeyRequest.SerializeToString,
+            warrengate_dot_v1_dot_admin__pb2.RevokeSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

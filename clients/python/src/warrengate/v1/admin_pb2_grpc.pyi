@@ -70,9 +70,15 @@ class AdminStub:
     ListClients: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]
     """Lists a tenant's clients by id."""
     UpdateClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateClientRequest, _admin_pb2.UpdateClientResponse]
-    """Changes a client's display name or grants; tokens issued afterwards carry them."""
+    """Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
+    gateway, open streams included; a grant that is added is in tokens issued afterwards.
+    """
     RevokeClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeClientRequest, _admin_pb2.RevokeClientResponse]
     """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
+    DeleteClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteClientRequest, _admin_pb2.DeleteClientResponse]
+    """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
+    old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+    """
     RotateClientSecret: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateClientSecretRequest, _admin_pb2.RotateClientSecretResponse]
     """Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
     overlap.
@@ -83,8 +89,14 @@ class AdminStub:
     """
     RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateSigningKeyRequest, _admin_pb2.RotateSigningKeyResponse]
     """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire."""
+    RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeSigningKeyRequest, _admin_pb2.RevokeSigningKeyResponse]
+    """Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
+    refused and the streams opened with them end. A new key signs when no other is left.
+    """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]
-    """Lists audit events, newest first: administrative operations, and refused calls."""
+    """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
+    redrives by applications.
+    """
     ReconcileTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReconcileTenantRequest, _admin_pb2.ReconcileTenantResponse]
     """Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
     Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
@@ -132,9 +144,15 @@ class AdminAsyncStub(AdminStub):
     ListClients: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Lists a tenant's clients by id."""
     UpdateClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateClientRequest, _admin_pb2.UpdateClientResponse]  # type: ignore[assignment]
-    """Changes a client's display name or grants; tokens issued afterwards carry them."""
+    """Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
+    gateway, open streams included; a grant that is added is in tokens issued afterwards.
+    """
     RevokeClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeClientRequest, _admin_pb2.RevokeClientResponse]  # type: ignore[assignment]
     """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
+    DeleteClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteClientRequest, _admin_pb2.DeleteClientResponse]  # type: ignore[assignment]
+    """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
+    old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+    """
     RotateClientSecret: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateClientSecretRequest, _admin_pb2.RotateClientSecretResponse]  # type: ignore[assignment]
     """Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
     overlap.
@@ -145,8 +163,14 @@ class AdminAsyncStub(AdminStub):
     """
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateSigningKeyRequest, _admin_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
     """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire."""
+    RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeSigningKeyRequest, _admin_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
+    """Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
+    refused and the streams opened with them end. A new key signs when no other is left.
+    """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
-    """Lists audit events, newest first: administrative operations, and refused calls."""
+    """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
+    redrives by applications.
+    """
     ReconcileTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReconcileTenantRequest, _admin_pb2.ReconcileTenantResponse]  # type: ignore[assignment]
     """Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
     Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
@@ -287,7 +311,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.UpdateClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.UpdateClientResponse, _abc.Awaitable[_admin_pb2.UpdateClientResponse]]:
-        """Changes a client's display name or grants; tokens issued afterwards carry them."""
+        """Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
+        gateway, open streams included; a grant that is added is in tokens issued afterwards.
+        """
 
     @_abc_1.abstractmethod
     def RevokeClient(
@@ -296,6 +322,16 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RevokeClientResponse, _abc.Awaitable[_admin_pb2.RevokeClientResponse]]:
         """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
+
+    @_abc_1.abstractmethod
+    def DeleteClient(
+        self,
+        request: _admin_pb2.DeleteClientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeleteClientResponse, _abc.Awaitable[_admin_pb2.DeleteClientResponse]]:
+        """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
+        old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+        """
 
     @_abc_1.abstractmethod
     def RotateClientSecret(
@@ -326,12 +362,24 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire."""
 
     @_abc_1.abstractmethod
+    def RevokeSigningKey(
+        self,
+        request: _admin_pb2.RevokeSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_admin_pb2.RevokeSigningKeyResponse]]:
+        """Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
+        refused and the streams opened with them end. A new key signs when no other is left.
+        """
+
+    @_abc_1.abstractmethod
     def ListAuditEvents(
         self,
         request: _admin_pb2.ListAuditEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAuditEventsResponse, _abc.Awaitable[_admin_pb2.ListAuditEventsResponse]]:
-        """Lists audit events, newest first: administrative operations, and refused calls."""
+        """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
+        redrives by applications.
+        """
 
     @_abc_1.abstractmethod
     def ReconcileTenant(

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Unanswered at once: a gateway that is slow to refuse must not meet ever more.
-const MOST_UNANSWERED: usize = 100;
+const MAX_UNANSWERED: usize = 100;
 
 /// What came of asking: something to hold, or nothing.
 type Answer = Result<Option<Held>, Error>;
@@ -46,7 +46,7 @@ pub(super) async fn run(
     let mut number = 0;
     loop {
         tokio::select! {
-            _ = ticks.tick(), if asking.len() < MOST_UNANSWERED => {
+            _ = ticks.tick(), if asking.len() < MAX_UNANSWERED => {
                 asking.spawn(ask(number));
                 number += 1;
             }

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file warrengate/v1/admin.proto.
  */
 export const file_warrengate_v1_admin: GenFile = /*@__PURE__*/
-  fileDesc("Chl3YXJyZW5nYXRlL3YxL2FkbWluLnByb3RvEg13YXJyZW5nYXRlLnYxIpABCgZUZW5hbnQSCgoCaWQYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEgwKBHBsYW4YAyABKAkSKQoFc3RhdGUYBCABKA4yGi53YXJyZW5nYXRlLnYxLlRlbmFudFN0YXRlEisKB2NyZWF0ZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIskECgRQbGFuEgwKBG5hbWUYASABKAkSFwoPbWF4X2Nvbm5lY3Rpb25zGAIgASgNEhIKCm1heF9xdWV1ZXMYAyABKA0SGQoRbWF4X21lc3NhZ2VfYnl0ZXMYBCABKAQSEwoLbWF4X3N0cmVhbXMYBSABKA0SHgoWbWF4X2luX2ZsaWdodF9tZXNzYWdlcxgGIAEoDRIbChNtYXhfaW5fZmxpZ2h0X2J5dGVzGAcgASgEEhUKDW1heF9leGNoYW5nZXMYCCABKA0SFAoMbWF4X2JpbmRpbmdzGAkgASgNEhMKC21heF9jbGllbnRzGAogASgNEicKH21heF9wdWJsaXNoX21lc3NhZ2VzX3Blcl9zZWNvbmQYCyABKA0SHgoWcHVibGlzaF9tZXNzYWdlc19idXJzdBgMIAEoDRIkChxtYXhfcHVibGlzaF9ieXRlc19wZXJfc2Vjb25kGA0gASgEEhsKE3B1Ymxpc2hfYnl0ZXNfYnVyc3QYDiABKAQSGwoTbWF4X3N0b3JlZF9tZXNzYWdlcxgPIAEoBBIYChBtYXhfc3RvcmVkX2J5dGVzGBAgASgEEjIKD21heF9tZXNzYWdlX3R0bBgRIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCg1xdWV1ZV9leHBpcmVzGBIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhsKDnNhbXBsaW5nX3JhdGlvGBMgASgBSACIAQFCEQoPX3NhbXBsaW5nX3JhdGlvIpYBCgZDbGllbnQSEQoJY2xpZW50X2lkGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIlCgZncmFudHMYAyABKAsyFS53YXJyZW5nYXRlLnYxLkdyYW50cxIPCgdyZXZva2VkGAQgASgIEisKB2NyZWF0ZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImcKE0NyZWF0ZVRlbmFudFJlcXVlc3QSJQoGdGVuYW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5UZW5hbnQSEgoKcmVxdWVzdF9pZBgCIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIk4KFENyZWF0ZVRlbmFudFJlc3BvbnNlEiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50Eg8KB2NoYW5nZXMYAiADKAkiIgoQR2V0VGVuYW50UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkiOgoRR2V0VGVuYW50UmVzcG9uc2USJQoGdGVuYW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5UZW5hbnQiOwoSTGlzdFRlbmFudHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlYKE0xpc3RUZW5hbnRzUmVzcG9uc2USJgoHdGVuYW50cxgBIAMoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKEAQoTVXBkYXRlVGVuYW50UmVxdWVzdBIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSFQoNdmFsaWRhdGVfb25seRgDIAEoCCI9ChRVcGRhdGVUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudCImChRTdXNwZW5kVGVuYW50UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkiPgoVU3VzcGVuZFRlbmFudFJlc3BvbnNlEiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50IiUKE1Jlc3VtZVRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIj0KFFJlc3VtZVRlbmFudFJlc3BvbnNlEiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50IiUKE0RlbGV0ZVRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIhYKFERlbGV0ZVRlbmFudFJlc3BvbnNlIicKFUdldFRlbmFudFVzYWdlUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkiUwoKVXNhZ2VNZXRlchINCgVsaW1pdBgBIAEoCRIPCgdhbGxvd2VkGAIgASgEEgwKBHVzZWQYAyABKAQSFwoPb2ZfdGhpc19nYXRld2F5GAQgASgIIlEKFkdldFRlbmFudFVzYWdlUmVzcG9uc2USKQoGbWV0ZXJzGAEgAygLMhkud2FycmVuZ2F0ZS52MS5Vc2FnZU1ldGVyEgwKBHBsYW4YAiABKAkiOQoQTGlzdFBsYW5zUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJQChFMaXN0UGxhbnNSZXNwb25zZRIiCgVwbGFucxgBIAMoCzITLndhcnJlbmdhdGUudjEuUGxhbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiHgoOR2V0UGxhblJlcXVlc3QSDAoEbmFtZRgBIAEoCSI0Cg9HZXRQbGFuUmVzcG9uc2USIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbiJhChFDcmVhdGVQbGFuUmVxdWVzdBIhCgRwbGFuGAEgASgLMhMud2FycmVuZ2F0ZS52MS5QbGFuEhIKCnJlcXVlc3RfaWQYAiABKAkSFQoNdmFsaWRhdGVfb25seRgDIAEoCCI3ChJDcmVhdGVQbGFuUmVzcG9uc2USIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbiJ+ChFVcGRhdGVQbGFuUmVxdWVzdBIhCgRwbGFuGAEgASgLMhMud2FycmVuZ2F0ZS52MS5QbGFuEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIkgKElVwZGF0ZVBsYW5SZXNwb25zZRIhCgRwbGFuGAEgASgLMhMud2FycmVuZ2F0ZS52MS5QbGFuEg8KB3RlbmFudHMYAiABKA0iIQoRRGVsZXRlUGxhblJlcXVlc3QSDAoEbmFtZRgBIAEoCSIUChJEZWxldGVQbGFuUmVzcG9uc2UiZwoTQ3JlYXRlQ2xpZW50UmVxdWVzdBIlCgZjbGllbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLkNsaWVudBISCgpyZXF1ZXN0X2lkGAIgASgJEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiVAoUQ3JlYXRlQ2xpZW50UmVzcG9uc2USJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQSFQoNY2xpZW50X3NlY3JldBgCIAEoCSJLChJMaXN0Q2xpZW50c1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIlYKE0xpc3RDbGllbnRzUmVzcG9uc2USJgoHY2xpZW50cxgBIAMoCzIVLndhcnJlbmdhdGUudjEuQ2xpZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKEAQoTVXBkYXRlQ2xpZW50UmVxdWVzdBIlCgZjbGllbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLkNsaWVudBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSFQoNdmFsaWRhdGVfb25seRgDIAEoCCI9ChRVcGRhdGVDbGllbnRSZXNwb25zZRIlCgZjbGllbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLkNsaWVudCIoChNSZXZva2VDbGllbnRSZXF1ZXN0EhEKCWNsaWVudF9pZBgBIAEoCSI9ChRSZXZva2VDbGllbnRSZXNwb25zZRIlCgZjbGllbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLkNsaWVudCJaChlSb3RhdGVDbGllbnRTZWNyZXRSZXF1ZXN0EhEKCWNsaWVudF9pZBgBIAEoCRIqCgdvdmVybGFwGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uImkKGlJvdGF0ZUNsaWVudFNlY3JldFJlc3BvbnNlEhUKDWNsaWVudF9zZWNyZXQYASABKAkSNAoQcHJldmlvdXNfZXhwaXJlcxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMAoeUm90YXRlQnJva2VyQ3JlZGVudGlhbHNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCSJOCh9Sb3RhdGVCcm9rZXJDcmVkZW50aWFsc1Jlc3BvbnNlEisKB2V4cGlyZXMYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIhkKF1JvdGF0ZVNpZ25pbmdLZXlSZXF1ZXN0ImAKGFJvdGF0ZVNpZ25pbmdLZXlSZXNwb25zZRIOCgZrZXlfaWQYASABKAkSNAoQcHJldmlvdXNfZXhwaXJlcxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi2AEKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJEhEKCWNsaWVudF9pZBgEIAEoCRIOCgZtZXRob2QYBSABKAkSDwoHb3V0Y29tZRgGIAEoCRIoCgRmcm9tGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi2wEKCkF1ZGl0RXZlbnQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY2xpZW50X2lkGAIgASgJEhQKDHBlZXJfYWRkcmVzcxgDIAEoCRIOCgZtZXRob2QYBCABKAkSDgoGdGVuYW50GAUgASgJEg4KBm9iamVjdBgGIAEoCRIMCgRydWxlGAcgASgJEg8KB291dGNvbWUYCCABKAkSEAoIdHJhY2VfaWQYCSABKAkSCgoCaWQYCiABKAkSDQoFdGltZXMYCyABKAQiXQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USKQoGZXZlbnRzGAEgAygLMhkud2FycmVuZ2F0ZS52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI+ChZWZXJpZnlJc29sYXRpb25SZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIUCgxvdGhlcl90ZW5hbnQYAiABKAkiVgoOSXNvbGF0aW9uUHJvYmUSDwoHYXR0ZW1wdBgBIAEoCRIPCgdyZWZ1c2VkGAIgASgIEg4KBmFuc3dlchgDIAEoCRISCgppc19jb250cm9sGAQgASgIIloKF1ZlcmlmeUlzb2xhdGlvblJlc3BvbnNlEhAKCGlzb2xhdGVkGAEgASgIEi0KBnByb2JlcxgCIAMoCzIdLndhcnJlbmdhdGUudjEuSXNvbGF0aW9uUHJvYmUiOQoWUmVjb25jaWxlVGVuYW50UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSDwoHZHJ5X3J1bhgCIAEoCCJCCg5SZWNvbmNpbGlhdGlvbhIOCgZ0ZW5hbnQYASABKAkSDwoHY2hhbmdlcxgCIAMoCRIPCgdmYWlsdXJlGAMgASgJInUKF1JlY29uY2lsZVRlbmFudFJlc3BvbnNlEjYKD3JlY29uY2lsaWF0aW9ucxgBIAMoCzIdLndhcnJlbmdhdGUudjEuUmVjb25jaWxpYXRpb24SDwoHdW5rbm93bhgCIAMoCRIRCglsb29rZWRfYXQYAyABKA0qYAoLVGVuYW50U3RhdGUSHAoYVEVOQU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTVEVOQU5UX1NUQVRFX0FDVElWRRABEhoKFlRFTkFOVF9TVEFURV9TVVNQRU5ERUQQAjKwEAoFQWRtaW4SVwoMQ3JlYXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5DcmVhdGVUZW5hbnRSZXNwb25zZRJOCglHZXRUZW5hbnQSHy53YXJyZW5nYXRlLnYxLkdldFRlbmFudFJlcXVlc3QaIC53YXJyZW5nYXRlLnYxLkdldFRlbmFudFJlc3BvbnNlElQKC0xpc3RUZW5hbnRzEiEud2FycmVuZ2F0ZS52MS5MaXN0VGVuYW50c1JlcXVlc3QaIi53YXJyZW5nYXRlLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2USVwoMVXBkYXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5VcGRhdGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5VcGRhdGVUZW5hbnRSZXNwb25zZRJaCg1TdXNwZW5kVGVuYW50EiMud2FycmVuZ2F0ZS52MS5TdXNwZW5kVGVuYW50UmVxdWVzdBokLndhcnJlbmdhdGUudjEuU3VzcGVuZFRlbmFudFJlc3BvbnNlElcKDFJlc3VtZVRlbmFudBIiLndhcnJlbmdhdGUudjEuUmVzdW1lVGVuYW50UmVxdWVzdBojLndhcnJlbmdhdGUudjEuUmVzdW1lVGVuYW50UmVzcG9uc2USVwoMRGVsZXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5EZWxldGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5EZWxldGVUZW5hbnRSZXNwb25zZRJdCg5HZXRUZW5hbnRVc2FnZRIkLndhcnJlbmdhdGUudjEuR2V0VGVuYW50VXNhZ2VSZXF1ZXN0GiUud2FycmVuZ2F0ZS52MS5HZXRUZW5hbnRVc2FnZVJlc3BvbnNlEk4KCUxpc3RQbGFucxIfLndhcnJlbmdhdGUudjEuTGlzdFBsYW5zUmVxdWVzdBogLndhcnJlbmdhdGUudjEuTGlzdFBsYW5zUmVzcG9uc2USSAoHR2V0UGxhbhIdLndhcnJlbmdhdGUudjEuR2V0UGxhblJlcXVlc3QaHi53YXJyZW5nYXRlLnYxLkdldFBsYW5SZXNwb25zZRJRCgpDcmVhdGVQbGFuEiAud2FycmVuZ2F0ZS52MS5DcmVhdGVQbGFuUmVxdWVzdBohLndhcnJlbmdhdGUudjEuQ3JlYXRlUGxhblJlc3BvbnNlElEKClVwZGF0ZVBsYW4SIC53YXJyZW5nYXRlLnYxLlVwZGF0ZVBsYW5SZXF1ZXN0GiEud2FycmVuZ2F0ZS52MS5VcGRhdGVQbGFuUmVzcG9uc2USUQoKRGVsZXRlUGxhbhIgLndhcnJlbmdhdGUudjEuRGVsZXRlUGxhblJlcXVlc3QaIS53YXJyZW5nYXRlLnYxLkRlbGV0ZVBsYW5SZXNwb25zZRJXCgxDcmVhdGVDbGllbnQSIi53YXJyZW5nYXRlLnYxLkNyZWF0ZUNsaWVudFJlcXVlc3QaIy53YXJyZW5nYXRlLnYxLkNyZWF0ZUNsaWVudFJlc3BvbnNlElQKC0xpc3RDbGllbnRzEiEud2FycmVuZ2F0ZS52MS5MaXN0Q2xpZW50c1JlcXVlc3QaIi53YXJyZW5nYXRlLnYxLkxpc3RDbGllbnRzUmVzcG9uc2USVwoMVXBkYXRlQ2xpZW50EiIud2FycmVuZ2F0ZS52MS5VcGRhdGVDbGllbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5VcGRhdGVDbGllbnRSZXNwb25zZRJXCgxSZXZva2VDbGllbnQSIi53YXJyZW5nYXRlLnYxLlJldm9rZUNsaWVudFJlcXVlc3QaIy53YXJyZW5nYXRlLnYxLlJldm9rZUNsaWVudFJlc3BvbnNlEmkKElJvdGF0ZUNsaWVudFNlY3JldBIoLndhcnJlbmdhdGUudjEuUm90YXRlQ2xpZW50U2VjcmV0UmVxdWVzdBopLndhcnJlbmdhdGUudjEuUm90YXRlQ2xpZW50U2VjcmV0UmVzcG9uc2USeAoXUm90YXRlQnJva2VyQ3JlZGVudGlhbHMSLS53YXJyZW5nYXRlLnYxLlJvdGF0ZUJyb2tlckNyZWRlbnRpYWxzUmVxdWVzdBouLndhcnJlbmdhdGUudjEuUm90YXRlQnJva2VyQ3JlZGVudGlhbHNSZXNwb25zZRJjChBSb3RhdGVTaWduaW5nS2V5EiYud2FycmVuZ2F0ZS52MS5Sb3RhdGVTaWduaW5nS2V5UmVxdWVzdBonLndhcnJlbmdhdGUudjEuUm90YXRlU2lnbmluZ0tleVJlc3BvbnNlEmAKD0xpc3RBdWRpdEV2ZW50cxIlLndhcnJlbmdhdGUudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBomLndhcnJlbmdhdGUudjEuTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USYAoPUmVjb25jaWxlVGVuYW50EiUud2FycmVuZ2F0ZS52MS5SZWNvbmNpbGVUZW5hbnRSZXF1ZXN0GiYud2FycmVuZ2F0ZS52MS5SZWNvbmNpbGVUZW5hbnRSZXNwb25zZRJgCg9WZXJpZnlJc29sYXRpb24SJS53YXJyZW5nYXRlLnYxLlZlcmlmeUlzb2xhdGlvblJlcXVlc3QaJi53YXJyZW5nYXRlLnYxLlZlcmlmeUlzb2xhdGlvblJlc3BvbnNlQgJQAWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_warrengate_v1_auth]);
+  fileDesc("Chl3YXJyZW5nYXRlL3YxL2FkbWluLnByb3RvEg13YXJyZW5nYXRlLnYxIpABCgZUZW5hbnQSCgoCaWQYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEgwKBHBsYW4YAyABKAkSKQoFc3RhdGUYBCABKA4yGi53YXJyZW5nYXRlLnYxLlRlbmFudFN0YXRlEisKB2NyZWF0ZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIskECgRQbGFuEgwKBG5hbWUYASABKAkSFwoPbWF4X2Nvbm5lY3Rpb25zGAIgASgNEhIKCm1heF9xdWV1ZXMYAyABKA0SGQoRbWF4X21lc3NhZ2VfYnl0ZXMYBCABKAQSEwoLbWF4X3N0cmVhbXMYBSABKA0SHgoWbWF4X2luX2ZsaWdodF9tZXNzYWdlcxgGIAEoDRIbChNtYXhfaW5fZmxpZ2h0X2J5dGVzGAcgASgEEhUKDW1heF9leGNoYW5nZXMYCCABKA0SFAoMbWF4X2JpbmRpbmdzGAkgASgNEhMKC21heF9jbGllbnRzGAogASgNEicKH21heF9wdWJsaXNoX21lc3NhZ2VzX3Blcl9zZWNvbmQYCyABKA0SHgoWcHVibGlzaF9tZXNzYWdlc19idXJzdBgMIAEoDRIkChxtYXhfcHVibGlzaF9ieXRlc19wZXJfc2Vjb25kGA0gASgEEhsKE3B1Ymxpc2hfYnl0ZXNfYnVyc3QYDiABKAQSGwoTbWF4X3N0b3JlZF9tZXNzYWdlcxgPIAEoBBIYChBtYXhfc3RvcmVkX2J5dGVzGBAgASgEEjIKD21heF9tZXNzYWdlX3R0bBgRIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCg1xdWV1ZV9leHBpcmVzGBIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhsKDnNhbXBsaW5nX3JhdGlvGBMgASgBSACIAQFCEQoPX3NhbXBsaW5nX3JhdGlvIrsBCgZDbGllbnQSEQoJY2xpZW50X2lkGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIlCgZncmFudHMYAyABKAsyFS53YXJyZW5nYXRlLnYxLkdyYW50cxIPCgdyZXZva2VkGAQgASgIEisKB2NyZWF0ZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmlzc3VlchgGIAEoCRITCgtleHRlcm5hbF9pZBgHIAEoCSJnChNDcmVhdGVUZW5hbnRSZXF1ZXN0EiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50EhIKCnJlcXVlc3RfaWQYAiABKAkSFQoNdmFsaWRhdGVfb25seRgDIAEoCCJOChRDcmVhdGVUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudBIPCgdjaGFuZ2VzGAIgAygJIiIKEEdldFRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIjoKEUdldFRlbmFudFJlc3BvbnNlEiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50IjsKEkxpc3RUZW5hbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJWChNMaXN0VGVuYW50c1Jlc3BvbnNlEiYKB3RlbmFudHMYASADKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkihAEKE1VwZGF0ZVRlbmFudFJlcXVlc3QSJQoGdGVuYW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5UZW5hbnQSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiPQoUVXBkYXRlVGVuYW50UmVzcG9uc2USJQoGdGVuYW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5UZW5hbnQiJgoUU3VzcGVuZFRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIj4KFVN1c3BlbmRUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudCIlChNSZXN1bWVUZW5hbnRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCSI9ChRSZXN1bWVUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudCIlChNEZWxldGVUZW5hbnRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCSIWChREZWxldGVUZW5hbnRSZXNwb25zZSInChVHZXRUZW5hbnRVc2FnZVJlcXVlc3QSDgoGdGVuYW50GAEgASgJIlMKClVzYWdlTWV0ZXISDQoFbGltaXQYASABKAkSDwoHYWxsb3dlZBgCIAEoBBIMCgR1c2VkGAMgASgEEhcKD29mX3RoaXNfZ2F0ZXdheRgEIAEoCCJRChZHZXRUZW5hbnRVc2FnZVJlc3BvbnNlEikKBm1ldGVycxgBIAMoCzIZLndhcnJlbmdhdGUudjEuVXNhZ2VNZXRlchIMCgRwbGFuGAIgASgJIjkKEExpc3RQbGFuc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUAoRTGlzdFBsYW5zUmVzcG9uc2USIgoFcGxhbnMYASADKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIh4KDkdldFBsYW5SZXF1ZXN0EgwKBG5hbWUYASABKAkiNAoPR2V0UGxhblJlc3BvbnNlEiEKBHBsYW4YASABKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4iYQoRQ3JlYXRlUGxhblJlcXVlc3QSIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhISCgpyZXF1ZXN0X2lkGAIgASgJEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiNwoSQ3JlYXRlUGxhblJlc3BvbnNlEiEKBHBsYW4YASABKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4ifgoRVXBkYXRlUGxhblJlcXVlc3QSIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSFQoNdmFsaWRhdGVfb25seRgDIAEoCCJIChJVcGRhdGVQbGFuUmVzcG9uc2USIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhIPCgd0ZW5hbnRzGAIgASgNIiEKEURlbGV0ZVBsYW5SZXF1ZXN0EgwKBG5hbWUYASABKAkiFAoSRGVsZXRlUGxhblJlc3BvbnNlImcKE0NyZWF0ZUNsaWVudFJlcXVlc3QSJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQSEgoKcmVxdWVzdF9pZBgCIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIlQKFENyZWF0ZUNsaWVudFJlc3BvbnNlEiUKBmNsaWVudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuQ2xpZW50EhUKDWNsaWVudF9zZWNyZXQYAiABKAkiSwoSTGlzdENsaWVudHNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJWChNMaXN0Q2xpZW50c1Jlc3BvbnNlEiYKB2NsaWVudHMYASADKAsyFS53YXJyZW5nYXRlLnYxLkNsaWVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkihAEKE1VwZGF0ZUNsaWVudFJlcXVlc3QSJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiPQoUVXBkYXRlQ2xpZW50UmVzcG9uc2USJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQiKAoTUmV2b2tlQ2xpZW50UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkiPQoUUmV2b2tlQ2xpZW50UmVzcG9uc2USJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQiKAoTRGVsZXRlQ2xpZW50UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkiFgoURGVsZXRlQ2xpZW50UmVzcG9uc2UiWgoZUm90YXRlQ2xpZW50U2VjcmV0UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkSKgoHb3ZlcmxhcBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJpChpSb3RhdGVDbGllbnRTZWNyZXRSZXNwb25zZRIVCg1jbGllbnRfc2VjcmV0GAEgASgJEjQKEHByZXZpb3VzX2V4cGlyZXMYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjAKHlJvdGF0ZUJyb2tlckNyZWRlbnRpYWxzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkiTgofUm90YXRlQnJva2VyQ3JlZGVudGlhbHNSZXNwb25zZRIrCgdleHBpcmVzGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIZChdSb3RhdGVTaWduaW5nS2V5UmVxdWVzdCJgChhSb3RhdGVTaWduaW5nS2V5UmVzcG9uc2USDgoGa2V5X2lkGAEgASgJEjQKEHByZXZpb3VzX2V4cGlyZXMYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjYKF1Jldm9rZVNpZ25pbmdLZXlSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCRILCgNhbGwYAiABKAgiKwoYUmV2b2tlU2lnbmluZ0tleVJlc3BvbnNlEg8KB2tleV9pZHMYASADKAki2AEKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJEhEKCWNsaWVudF9pZBgEIAEoCRIOCgZtZXRob2QYBSABKAkSDwoHb3V0Y29tZRgGIAEoCRIoCgRmcm9tGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi2wEKCkF1ZGl0RXZlbnQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY2xpZW50X2lkGAIgASgJEhQKDHBlZXJfYWRkcmVzcxgDIAEoCRIOCgZtZXRob2QYBCABKAkSDgoGdGVuYW50GAUgASgJEg4KBm9iamVjdBgGIAEoCRIMCgRydWxlGAcgASgJEg8KB291dGNvbWUYCCABKAkSEAoIdHJhY2VfaWQYCSABKAkSCgoCaWQYCiABKAkSDQoFdGltZXMYCyABKAQiXQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USKQoGZXZlbnRzGAEgAygLMhkud2FycmVuZ2F0ZS52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI+ChZWZXJpZnlJc29sYXRpb25SZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIUCgxvdGhlcl90ZW5hbnQYAiABKAkiVgoOSXNvbGF0aW9uUHJvYmUSDwoHYXR0ZW1wdBgBIAEoCRIPCgdyZWZ1c2VkGAIgASgIEg4KBmFuc3dlchgDIAEoCRISCgppc19jb250cm9sGAQgASgIIloKF1ZlcmlmeUlzb2xhdGlvblJlc3BvbnNlEhAKCGlzb2xhdGVkGAEgASgIEi0KBnByb2JlcxgCIAMoCzIdLndhcnJlbmdhdGUudjEuSXNvbGF0aW9uUHJvYmUiOQoWUmVjb25jaWxlVGVuYW50UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSDwoHZHJ5X3J1bhgCIAEoCCJCCg5SZWNvbmNpbGlhdGlvbhIOCgZ0ZW5hbnQYASABKAkSDwoHY2hhbmdlcxgCIAMoCRIPCgdmYWlsdXJlGAMgASgJInUKF1JlY29uY2lsZVRlbmFudFJlc3BvbnNlEjYKD3JlY29uY2lsaWF0aW9ucxgBIAMoCzIdLndhcnJlbmdhdGUudjEuUmVjb25jaWxpYXRpb24SDwoHdW5rbm93bhgCIAMoCRIRCglsb29rZWRfYXQYAyABKA0qYAoLVGVuYW50U3RhdGUSHAoYVEVOQU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTVEVOQU5UX1NUQVRFX0FDVElWRRABEhoKFlRFTkFOVF9TVEFURV9TVVNQRU5ERUQQAjLuEQoFQWRtaW4SVwoMQ3JlYXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5DcmVhdGVUZW5hbnRSZXNwb25zZRJOCglHZXRUZW5hbnQSHy53YXJyZW5nYXRlLnYxLkdldFRlbmFudFJlcXVlc3QaIC53YXJyZW5nYXRlLnYxLkdldFRlbmFudFJlc3BvbnNlElQKC0xpc3RUZW5hbnRzEiEud2FycmVuZ2F0ZS52MS5MaXN0VGVuYW50c1JlcXVlc3QaIi53YXJyZW5nYXRlLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2USVwoMVXBkYXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5VcGRhdGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5VcGRhdGVUZW5hbnRSZXNwb25zZRJaCg1TdXNwZW5kVGVuYW50EiMud2FycmVuZ2F0ZS52MS5TdXNwZW5kVGVuYW50UmVxdWVzdBokLndhcnJlbmdhdGUudjEuU3VzcGVuZFRlbmFudFJlc3BvbnNlElcKDFJlc3VtZVRlbmFudBIiLndhcnJlbmdhdGUudjEuUmVzdW1lVGVuYW50UmVxdWVzdBojLndhcnJlbmdhdGUudjEuUmVzdW1lVGVuYW50UmVzcG9uc2USVwoMRGVsZXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5EZWxldGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5EZWxldGVUZW5hbnRSZXNwb25zZRJdCg5HZXRUZW5hbnRVc2FnZRIkLndhcnJlbmdhdGUudjEuR2V0VGVuYW50VXNhZ2VSZXF1ZXN0GiUud2FycmVuZ2F0ZS52MS5HZXRUZW5hbnRVc2FnZVJlc3BvbnNlEk4KCUxpc3RQbGFucxIfLndhcnJlbmdhdGUudjEuTGlzdFBsYW5zUmVxdWVzdBogLndhcnJlbmdhdGUudjEuTGlzdFBsYW5zUmVzcG9uc2USSAoHR2V0UGxhbhIdLndhcnJlbmdhdGUudjEuR2V0UGxhblJlcXVlc3QaHi53YXJyZW5nYXRlLnYxLkdldFBsYW5SZXNwb25zZRJRCgpDcmVhdGVQbGFuEiAud2FycmVuZ2F0ZS52MS5DcmVhdGVQbGFuUmVxdWVzdBohLndhcnJlbmdhdGUudjEuQ3JlYXRlUGxhblJlc3BvbnNlElEKClVwZGF0ZVBsYW4SIC53YXJyZW5nYXRlLnYxLlVwZGF0ZVBsYW5SZXF1ZXN0GiEud2FycmVuZ2F0ZS52MS5VcGRhdGVQbGFuUmVzcG9uc2USUQoKRGVsZXRlUGxhbhIgLndhcnJlbmdhdGUudjEuRGVsZXRlUGxhblJlcXVlc3QaIS53YXJyZW5nYXRlLnYxLkRlbGV0ZVBsYW5SZXNwb25zZRJXCgxDcmVhdGVDbGllbnQSIi53YXJyZW5nYXRlLnYxLkNyZWF0ZUNsaWVudFJlcXVlc3QaIy53YXJyZW5nYXRlLnYxLkNyZWF0ZUNsaWVudFJlc3BvbnNlElQKC0xpc3RDbGllbnRzEiEud2FycmVuZ2F0ZS52MS5MaXN0Q2xpZW50c1JlcXVlc3QaIi53YXJyZW5nYXRlLnYxLkxpc3RDbGllbnRzUmVzcG9uc2USVwoMVXBkYXRlQ2xpZW50EiIud2FycmVuZ2F0ZS52MS5VcGRhdGVDbGllbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5VcGRhdGVDbGllbnRSZXNwb25zZRJXCgxSZXZva2VDbGllbnQSIi53YXJyZW5nYXRlLnYxLlJldm9rZUNsaWVudFJlcXVlc3QaIy53YXJyZW5nYXRlLnYxLlJldm9rZUNsaWVudFJlc3BvbnNlElcKDERlbGV0ZUNsaWVudBIiLndhcnJlbmdhdGUudjEuRGVsZXRlQ2xpZW50UmVxdWVzdBojLndhcnJlbmdhdGUudjEuRGVsZXRlQ2xpZW50UmVzcG9uc2USaQoSUm90YXRlQ2xpZW50U2VjcmV0Eigud2FycmVuZ2F0ZS52MS5Sb3RhdGVDbGllbnRTZWNyZXRSZXF1ZXN0Gikud2FycmVuZ2F0ZS52MS5Sb3RhdGVDbGllbnRTZWNyZXRSZXNwb25zZRJ4ChdSb3RhdGVCcm9rZXJDcmVkZW50aWFscxItLndhcnJlbmdhdGUudjEuUm90YXRlQnJva2VyQ3JlZGVudGlhbHNSZXF1ZXN0Gi4ud2FycmVuZ2F0ZS52MS5Sb3RhdGVCcm9rZXJDcmVkZW50aWFsc1Jlc3BvbnNlEmMKEFJvdGF0ZVNpZ25pbmdLZXkSJi53YXJyZW5nYXRlLnYxLlJvdGF0ZVNpZ25pbmdLZXlSZXF1ZXN0Gicud2FycmVuZ2F0ZS52MS5Sb3RhdGVTaWduaW5nS2V5UmVzcG9uc2USYwoQUmV2b2tlU2lnbmluZ0tleRImLndhcnJlbmdhdGUudjEuUmV2b2tlU2lnbmluZ0tleVJlcXVlc3QaJy53YXJyZW5nYXRlLnYxLlJldm9rZVNpZ25pbmdLZXlSZXNwb25zZRJgCg9MaXN0QXVkaXRFdmVudHMSJS53YXJyZW5nYXRlLnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaJi53YXJyZW5nYXRlLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEmAKD1JlY29uY2lsZVRlbmFudBIlLndhcnJlbmdhdGUudjEuUmVjb25jaWxlVGVuYW50UmVxdWVzdBomLndhcnJlbmdhdGUudjEuUmVjb25jaWxlVGVuYW50UmVzcG9uc2USYAoPVmVyaWZ5SXNvbGF0aW9uEiUud2FycmVuZ2F0ZS52MS5WZXJpZnlJc29sYXRpb25SZXF1ZXN0GiYud2FycmVuZ2F0ZS52MS5WZXJpZnlJc29sYXRpb25SZXNwb25zZUICUAFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_warrengate_v1_auth]);
 
 /**
  * A tenant, with its own vhost and broker user.
@@ -96,7 +96,7 @@ export type Plan = Message<"warrengate.v1.Plan"> & {
   maxQueues: number;
 
   /**
-   * Bytes in a message body.
+   * Bytes in a message body; at most limits.max_message_bytes of the gateway, by default 4,000,000.
    *
    * @generated from field: uint64 max_message_bytes = 4;
    */
@@ -118,7 +118,7 @@ export type Plan = Message<"warrengate.v1.Plan"> & {
   maxInFlightMessages: number;
 
   /**
-   * Their body bytes. At least max_message_bytes.
+   * Their bytes, properties and headers included. At least max_message_bytes.
    *
    * @generated from field: uint64 max_in_flight_bytes = 7;
    */
@@ -160,7 +160,8 @@ export type Plan = Message<"warrengate.v1.Plan"> & {
   publishMessagesBurst: number;
 
   /**
-   * Published body bytes per second on one gateway. Messages above it are THROTTLED. Requires max_message_bytes.
+   * Published bytes per second on one gateway, properties and headers included. Messages above it are THROTTLED; retries
+   * and redrives count, and wait. Requires max_message_bytes.
    *
    * @generated from field: uint64 max_publish_bytes_per_second = 13;
    */
@@ -260,6 +261,22 @@ export type Client = Message<"warrengate.v1.Client"> & {
    * @generated from field: google.protobuf.Timestamp created = 5;
    */
   created?: Timestamp | undefined;
+
+  /**
+   * The external issuer whose tokens it uses, as in `auth.issuers`, instead of a secret; tokens of any other issuer are
+   * refused for it. Not for platform administrators. Default: none, it uses tokens of the gateway.
+   *
+   * @generated from field: string issuer = 6;
+   */
+  issuer: string;
+
+  /**
+   * How that issuer names it in its client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id or
+   * name here.
+   *
+   * @generated from field: string external_id = 7;
+   */
+  externalId: string;
 };
 
 /**
@@ -1091,7 +1108,7 @@ export type UpdateClientRequest = Message<"warrengate.v1.UpdateClientRequest"> &
   client?: Client | undefined;
 
   /**
-   * The fields to change: "display_name", "grants". Required.
+   * The fields to change: "display_name", "grants", "issuer" (with external_id). Required.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -1176,6 +1193,42 @@ export const RevokeClientResponseSchema: GenMessage<RevokeClientResponse> = /*@_
   messageDesc(file_warrengate_v1_admin, 37);
 
 /**
+ * Request of DeleteClient.
+ *
+ * @generated from message warrengate.v1.DeleteClientRequest
+ */
+export type DeleteClientRequest = Message<"warrengate.v1.DeleteClientRequest"> & {
+  /**
+   * Its id. Required.
+   *
+   * @generated from field: string client_id = 1;
+   */
+  clientId: string;
+};
+
+/**
+ * Describes the message warrengate.v1.DeleteClientRequest.
+ * Use `create(DeleteClientRequestSchema)` to create a new message.
+ */
+export const DeleteClientRequestSchema: GenMessage<DeleteClientRequest> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 38);
+
+/**
+ * Response of DeleteClient.
+ *
+ * @generated from message warrengate.v1.DeleteClientResponse
+ */
+export type DeleteClientResponse = Message<"warrengate.v1.DeleteClientResponse"> & {
+};
+
+/**
+ * Describes the message warrengate.v1.DeleteClientResponse.
+ * Use `create(DeleteClientResponseSchema)` to create a new message.
+ */
+export const DeleteClientResponseSchema: GenMessage<DeleteClientResponse> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 39);
+
+/**
  * Request of RotateClientSecret.
  *
  * @generated from message warrengate.v1.RotateClientSecretRequest
@@ -1202,7 +1255,7 @@ export type RotateClientSecretRequest = Message<"warrengate.v1.RotateClientSecre
  * Use `create(RotateClientSecretRequestSchema)` to create a new message.
  */
 export const RotateClientSecretRequestSchema: GenMessage<RotateClientSecretRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 38);
+  messageDesc(file_warrengate_v1_admin, 40);
 
 /**
  * Empty.
@@ -1230,7 +1283,7 @@ export type RotateClientSecretResponse = Message<"warrengate.v1.RotateClientSecr
  * Use `create(RotateClientSecretResponseSchema)` to create a new message.
  */
 export const RotateClientSecretResponseSchema: GenMessage<RotateClientSecretResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 39);
+  messageDesc(file_warrengate_v1_admin, 41);
 
 /**
  * Request of RotateBrokerCredentials.
@@ -1251,7 +1304,7 @@ export type RotateBrokerCredentialsRequest = Message<"warrengate.v1.RotateBroker
  * Use `create(RotateBrokerCredentialsRequestSchema)` to create a new message.
  */
 export const RotateBrokerCredentialsRequestSchema: GenMessage<RotateBrokerCredentialsRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 40);
+  messageDesc(file_warrengate_v1_admin, 42);
 
 /**
  * Empty.
@@ -1272,7 +1325,7 @@ export type RotateBrokerCredentialsResponse = Message<"warrengate.v1.RotateBroke
  * Use `create(RotateBrokerCredentialsResponseSchema)` to create a new message.
  */
 export const RotateBrokerCredentialsResponseSchema: GenMessage<RotateBrokerCredentialsResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 41);
+  messageDesc(file_warrengate_v1_admin, 43);
 
 /**
  * Request of RotateSigningKey.
@@ -1287,7 +1340,7 @@ export type RotateSigningKeyRequest = Message<"warrengate.v1.RotateSigningKeyReq
  * Use `create(RotateSigningKeyRequestSchema)` to create a new message.
  */
 export const RotateSigningKeyRequestSchema: GenMessage<RotateSigningKeyRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 42);
+  messageDesc(file_warrengate_v1_admin, 44);
 
 /**
  * Empty.
@@ -1315,7 +1368,56 @@ export type RotateSigningKeyResponse = Message<"warrengate.v1.RotateSigningKeyRe
  * Use `create(RotateSigningKeyResponseSchema)` to create a new message.
  */
 export const RotateSigningKeyResponseSchema: GenMessage<RotateSigningKeyResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 43);
+  messageDesc(file_warrengate_v1_admin, 45);
+
+/**
+ * Request of RevokeSigningKey.
+ *
+ * @generated from message warrengate.v1.RevokeSigningKeyRequest
+ */
+export type RevokeSigningKeyRequest = Message<"warrengate.v1.RevokeSigningKeyRequest"> & {
+  /**
+   * The id (kid) of the key, as in the gateway's key set. Required unless `all` is set.
+   *
+   * @generated from field: string key_id = 1;
+   */
+  keyId: string;
+
+  /**
+   * All keys. Default: false.
+   *
+   * @generated from field: bool all = 2;
+   */
+  all: boolean;
+};
+
+/**
+ * Describes the message warrengate.v1.RevokeSigningKeyRequest.
+ * Use `create(RevokeSigningKeyRequestSchema)` to create a new message.
+ */
+export const RevokeSigningKeyRequestSchema: GenMessage<RevokeSigningKeyRequest> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 46);
+
+/**
+ * Response of RevokeSigningKey.
+ *
+ * @generated from message warrengate.v1.RevokeSigningKeyResponse
+ */
+export type RevokeSigningKeyResponse = Message<"warrengate.v1.RevokeSigningKeyResponse"> & {
+  /**
+   * The ids of the revoked keys.
+   *
+   * @generated from field: repeated string key_ids = 1;
+   */
+  keyIds: string[];
+};
+
+/**
+ * Describes the message warrengate.v1.RevokeSigningKeyResponse.
+ * Use `create(RevokeSigningKeyResponseSchema)` to create a new message.
+ */
+export const RevokeSigningKeyResponseSchema: GenMessage<RevokeSigningKeyResponse> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 47);
 
 /**
  * Request of ListAuditEvents.
@@ -1387,7 +1489,7 @@ export type ListAuditEventsRequest = Message<"warrengate.v1.ListAuditEventsReque
  * Use `create(ListAuditEventsRequestSchema)` to create a new message.
  */
 export const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 44);
+  messageDesc(file_warrengate_v1_admin, 48);
 
 /**
  * An administrative operation or a refused call. In text from the caller everything except printable ASCII is escaped,
@@ -1479,7 +1581,7 @@ export type AuditEvent = Message<"warrengate.v1.AuditEvent"> & {
  * Use `create(AuditEventSchema)` to create a new message.
  */
 export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 45);
+  messageDesc(file_warrengate_v1_admin, 49);
 
 /**
  * A page of audit events.
@@ -1507,7 +1609,7 @@ export type ListAuditEventsResponse = Message<"warrengate.v1.ListAuditEventsResp
  * Use `create(ListAuditEventsResponseSchema)` to create a new message.
  */
 export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 46);
+  messageDesc(file_warrengate_v1_admin, 50);
 
 /**
  * Request of VerifyIsolation.
@@ -1535,7 +1637,7 @@ export type VerifyIsolationRequest = Message<"warrengate.v1.VerifyIsolationReque
  * Use `create(VerifyIsolationRequestSchema)` to create a new message.
  */
 export const VerifyIsolationRequestSchema: GenMessage<VerifyIsolationRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 47);
+  messageDesc(file_warrengate_v1_admin, 51);
 
 /**
  * One attempt of cross-tenant access.
@@ -1577,7 +1679,7 @@ export type IsolationProbe = Message<"warrengate.v1.IsolationProbe"> & {
  * Use `create(IsolationProbeSchema)` to create a new message.
  */
 export const IsolationProbeSchema: GenMessage<IsolationProbe> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 48);
+  messageDesc(file_warrengate_v1_admin, 52);
 
 /**
  * Response of VerifyIsolation.
@@ -1605,7 +1707,7 @@ export type VerifyIsolationResponse = Message<"warrengate.v1.VerifyIsolationResp
  * Use `create(VerifyIsolationResponseSchema)` to create a new message.
  */
 export const VerifyIsolationResponseSchema: GenMessage<VerifyIsolationResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 49);
+  messageDesc(file_warrengate_v1_admin, 53);
 
 /**
  * Request of ReconcileTenant.
@@ -1633,7 +1735,7 @@ export type ReconcileTenantRequest = Message<"warrengate.v1.ReconcileTenantReque
  * Use `create(ReconcileTenantRequestSchema)` to create a new message.
  */
 export const ReconcileTenantRequestSchema: GenMessage<ReconcileTenantRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 50);
+  messageDesc(file_warrengate_v1_admin, 54);
 
 /**
  * The differences found at the broker for one tenant.
@@ -1668,7 +1770,7 @@ export type Reconciliation = Message<"warrengate.v1.Reconciliation"> & {
  * Use `create(ReconciliationSchema)` to create a new message.
  */
 export const ReconciliationSchema: GenMessage<Reconciliation> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 51);
+  messageDesc(file_warrengate_v1_admin, 55);
 
 /**
  * Response of ReconcileTenant.
@@ -1704,7 +1806,7 @@ export type ReconcileTenantResponse = Message<"warrengate.v1.ReconcileTenantResp
  * Use `create(ReconcileTenantResponseSchema)` to create a new message.
  */
 export const ReconcileTenantResponseSchema: GenMessage<ReconcileTenantResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_admin, 52);
+  messageDesc(file_warrengate_v1_admin, 56);
 
 /**
  * The state of a tenant.
@@ -1899,7 +2001,8 @@ export const Admin: GenService<{
     output: typeof ListClientsResponseSchema;
   },
   /**
-   * Changes a client's display name or grants; tokens issued afterwards carry them.
+   * Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
+   * gateway, open streams included; a grant that is added is in tokens issued afterwards.
    *
    * @generated from rpc warrengate.v1.Admin.UpdateClient
    */
@@ -1917,6 +2020,17 @@ export const Admin: GenService<{
     methodKind: "unary";
     input: typeof RevokeClientRequestSchema;
     output: typeof RevokeClientResponseSchema;
+  },
+  /**
+   * Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
+   * old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+   *
+   * @generated from rpc warrengate.v1.Admin.DeleteClient
+   */
+  deleteClient: {
+    methodKind: "unary";
+    input: typeof DeleteClientRequestSchema;
+    output: typeof DeleteClientResponseSchema;
   },
   /**
    * Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
@@ -1951,7 +2065,19 @@ export const Admin: GenService<{
     output: typeof RotateSigningKeyResponseSchema;
   },
   /**
-   * Lists audit events, newest first: administrative operations, and refused calls.
+   * Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
+   * refused and the streams opened with them end. A new key signs when no other is left.
+   *
+   * @generated from rpc warrengate.v1.Admin.RevokeSigningKey
+   */
+  revokeSigningKey: {
+    methodKind: "unary";
+    input: typeof RevokeSigningKeyRequestSchema;
+    output: typeof RevokeSigningKeyResponseSchema;
+  },
+  /**
+   * Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
+   * redrives by applications.
    *
    * @generated from rpc warrengate.v1.Admin.ListAuditEvents
    */

@@ -23,7 +23,8 @@ export const file_warrengate_v1_message: GenFile = /*@__PURE__*/
  */
 export type Message = Message$1<"warrengate.v1.Message"> & {
   /**
-   * The payload, opaque to the gateway. May be empty. Limit: the plan's message size (default 4 MiB).
+   * The payload, opaque to the gateway. May be empty. Limit: the plan's message size (default 4,000,000 bytes, which a
+   * client with default limits can receive).
    *
    * @generated from field: bytes body = 1;
    */

@@ -76,7 +76,7 @@ export const PublicationSchema: GenMessage<Publication> = /*@__PURE__*/
  */
 export type PublishBatchRequest = Message<"warrengate.v1.PublishBatchRequest"> & {
   /**
-   * 1 to 1,000 messages, together within the request size limit (default 4 MiB plus headers).
+   * 1 to 1,000 messages, together within the request size limit (default 4,000,000 bytes plus 4 MiB).
    *
    * @generated from field: repeated warrengate.v1.Publication publications = 1;
    */
@@ -437,8 +437,8 @@ export type SubscribeStart = Message<"warrengate.v1.SubscribeStart"> & {
   maxOutstandingMessages: number;
 
   /**
-   * Maximum body bytes of unsettled deliveries, up to 256 MiB. Default (0): 16 MiB. A larger message is delivered
-   * alone.
+   * Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A larger
+   * message is delivered alone. What does not fit stays in the queue, for other consumers.
    *
    * @generated from field: uint64 max_outstanding_bytes = 3;
    */
