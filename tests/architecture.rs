@@ -12,9 +12,9 @@ use std::{
 /// The modules that may use a crate. A crate that is not listed may be used anywhere.
 const USERS: &[(&str, &[&str])] = &[
     // Metrics are exported over HTTP; administration caches encoded responses.
-    ("prost", &["telemetry", "service"]),
+    ("prost", &["telemetry", "stream", "service", "fuzzing"]),
     ("tonic", &["telemetry", "audit", "auth", "service", "transport", "cli"]),
-    ("tonic_types", &["service"]),
+    ("tonic_types", &["service", "transport"]),
     ("toml", &["config"]),
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
@@ -30,7 +30,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["store", "auth"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
-    ("governor", &["auth", "tenant"]),
+    ("governor", &["auth", "tenant", "service"]),
     ("lapin", &["broker"]),
     ("async_compat", &["broker"]),
     ("rabbitmq_http_client", &["provision"]),
