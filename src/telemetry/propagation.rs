@@ -132,7 +132,7 @@ fn trace_state(text: &str) -> TraceState {
     let mut members: Vec<(&str, &str)> = Vec::new();
     for member in text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty()) {
         let Some((key, value)) = member.split_once('=') else { return TraceState::default() };
-        if value.is_empty() || !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+        if key.is_empty() || value.is_empty() || !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
             return TraceState::default();
         }
         // The first is the newest.

@@ -180,6 +180,7 @@ mod tests {
         assert!(!again.is_authenticated());
         assert!(permit(&connections, "10.0.0.1").is_none(), "four in all");
         drop((client, again));
-        assert_eq!((connections.0.open().all, connections.0.open().strangers), (2, 2));
+        let open = connections.0.open();
+        assert_eq!((open.all, open.strangers), (2, 2));
     }
 }
