@@ -230,7 +230,11 @@ fn watch(
     let stop = serving.stop();
     serving.spawn("inspector files", async move { inspector.follow_files(stop).await });
     let (verifier, stop) = (issuer.verifier(), serving.stop());
-    serving.spawn("external issuers", async move { verifier.follow_issuers(stop).await });
+    serving.spawn("external issuers", async move {
+        verifier.follow_issuers(stop.clone()).await;
+        // Without external issuers there is nothing to follow.
+        stop.cancelled().await;
+    });
     serving.spawn("signing keys", follow::signing_keys(issuer, tenants.revision(), serving.stop()));
     let stop = serving.stop();
     serving.spawn("registry", async move { tenants.watch(stop).await });

@@ -14,6 +14,8 @@ pub use auth::AuthService;
 pub use messaging::MessagingService;
 pub use topology::TopologyService;
 
+use std::error::Error as _;
+
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
@@ -31,9 +33,9 @@ fn incoming<T: Send + 'static>(
 }
 
 fn frame_failure(status: &Status) -> Failure {
-    // The layer that limits bodies says itself what is wrong.
-    let source = std::error::Error::source(status).and_then(|source| source.downcast_ref::<Failure>());
-    if let Some(failure) = source {
+    // The layer that limits bodies says itself what is wrong; others wrap its error.
+    let mut sources = std::iter::successors(status.source(), |error| error.source());
+    if let Some(failure) = sources.find_map(|error| error.downcast_ref::<Failure>()) {
         return failure.clone();
     }
     match malformed(status) {
