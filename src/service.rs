@@ -34,9 +34,12 @@ fn incoming<T: Send + 'static>(
 
 fn frame_failure(status: &Status) -> Failure {
     // The layer that limits bodies says itself what is wrong; others wrap its error.
-    let mut sources = std::iter::successors(status.source(), |error| error.source());
-    if let Some(failure) = sources.find_map(|error| error.downcast_ref::<Failure>()) {
-        return failure.clone();
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return failure.clone();
+        }
+        source = error.source();
     }
     match malformed(status) {
         Some(failure) if failure.reason == MALFORMED => Failure { reason: "MALFORMED_FRAME", ..failure },

@@ -221,8 +221,9 @@ async fn messages_are_retried_dead_lettered_and_dropped_by_command() {
     assert_eq!(retried, "one parcel\n");
     let args = ["subscribe", "parcels", "--count", "1", "--verbose", "--nack", "dead-letter", "--reason", "broken"];
     let shown = ok(app(), &args).await;
-    for line in ["attempt           2", "reply to          replies", "header            level=3", "one parcel"] {
-        assert!(shown.lines().any(|found| found == line), "{line:?} is not in\n{shown}");
+    for line in ["attempt 2", "reply to replies", "header level=3", "one parcel"] {
+        let words = |found: &str| found.split_whitespace().collect::<Vec<_>>().join(" ") == line;
+        assert!(shown.lines().any(words), "{line:?} is not in\n{shown}");
     }
     let letters = json(app(), &["dead-letter", "list", "--since", "1h"]).await;
     assert_eq!((&letters[0]["reason"], &letters[0]["code"]), (&"broken".into(), &"rejected".into()), "{letters}");
@@ -284,8 +285,7 @@ async fn times_that_no_calendar_has_are_shown() {
     let sent = channel.basic_publish("".into(), "far".into(), BasicPublishOptions::default(), b"far", properties).await;
     within("the confirm", sent.unwrap()).await.unwrap();
     let shown = json(app(), &["subscribe", "far", "--count", "1", "--nack", "dead-letter"]).await;
-    let time = shown["publish_time"].as_str();
-    assert!(time.is_none_or(|time| !time.contains('T')), "{shown}");
+    assert_eq!(shown["publish_time"].as_str(), Some("9999-12-31T23:59:59Z"), "{shown}");
     let letters = json(app(), &["dead-letter", "list"]).await;
     let id = letters[0]["dead_letter_id"].as_str().unwrap();
     ok(app(), &["dead-letter", "show", id]).await;
@@ -322,7 +322,7 @@ async fn completions_and_man_pages_are_written() {
     let command = || Command::new(env!("CARGO_BIN_EXE_warrengate"));
     for shell in ["bash", "zsh", "fish"] {
         let script = ok(command(), &["completions", shell]).await;
-        assert!(script.contains("dead-letter") && script.contains("--max-delivery-attempts"), "{shell}: {script}");
+        assert!(script.contains("dead-letter") && script.contains("max-delivery-attempts"), "{shell}: {script}");
     }
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().to_str().unwrap();
