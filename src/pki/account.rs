@@ -81,7 +81,7 @@ impl Account {
     /// When the folder cannot be written.
     pub fn settle(&self) -> Result<(), Error> {
         let path = self.definitions.with_file_name(PASSWORD_FILE);
-        Ok(write_secret(&path, &Zeroizing::new(format!("{}\n", self.password.expose_secret())))?)
+        write_secret(&path, &Zeroizing::new(format!("{}\n", self.password.expose_secret())))
     }
 
     /// The password's salted hash, as the definitions have it.

@@ -145,8 +145,7 @@ impl Limited {
     /// The whole frames at the beginning of `data`, or a part of the first when that is not whole; none when not even its prefix is.
     fn step(&self, data: &[u8]) -> Option<Step> {
         let mut step = Step { length: 0, cost: 0, missing: 0 };
-        loop {
-            let Some((prefix, rest)) = data[step.length..].split_first_chunk::<PREFIX>() else { break };
+        while let Some((prefix, rest)) = data[step.length..].split_first_chunk::<PREFIX>() {
             let [flag, length @ ..] = *prefix;
             let length = u32::from_be_bytes(length) as usize;
             // A frame that is too large is refused by whoever decodes it, as soon as it sees the prefix.

@@ -81,8 +81,9 @@ async fn an_act_is_on_record_when_it_is_answered_whoever_dies_then() {
     let store = Store::open(&config.url, EncryptionKey::parse(&config.encryption_key).unwrap()).await.unwrap();
     let filter = AuditFilter { tenant: tenant.id.clone(), ..AuditFilter::default() };
     let rows = store.audit(&filter, None, 10).await.unwrap();
-    let acts = rows.iter().filter(|row| row.event.method.starts_with("warrengate.v1.Admin/"));
-    let seen: Vec<_> = acts.map(|row| (row.event.method.as_str(), row.event.object.as_str())).collect();
+    // The tenant has fetched a token as well.
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.event.method.starts_with("warrengate.v1.Admin/")).collect();
+    let seen: Vec<_> = rows.iter().map(|row| (row.event.method.as_str(), row.event.object.as_str())).collect();
     assert_eq!(
         seen,
         [
@@ -178,7 +179,8 @@ async fn a_flood_of_refusals_is_counted_to_the_last_one_in_few_rows_and_holds_no
 
     let mine = pb::ListAuditEventsRequest { client_id: id, ..of_tenant(&tenant.id) };
     let events = until("all refusals on record", async || {
-        let events = house.list(mine.clone()).await;
+        let mut events = house.list(mine.clone()).await;
+        events.retain(|event| event.rule == "PUBLISH_NOT_GRANTED");
         let times: u64 = events.iter().map(|event| event.times).sum();
         assert!(times <= FRAMES as u64, "more refusals than there were: {times}");
         (times == FRAMES as u64).then_some(events)
