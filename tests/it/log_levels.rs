@@ -51,7 +51,7 @@ async fn what_is_logged_changes_by_target_at_a_hangup_and_a_faulty_filter_change
     let signal =
         |name: &str| assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
-    let up = line(&mut log, "gateway is up").await;
+    let up = line(&mut log, "gateway started").await;
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
     let client = world.client_at(&format!("https://{}", up["grpc"].as_str().unwrap()), credentials).await;
     let call = async || client.auth().who_am_i(warrengate::pb::WhoAmIRequest {}).await.unwrap();
@@ -60,7 +60,7 @@ async fn what_is_logged_changes_by_target_at_a_hangup_and_a_faulty_filter_change
     call().await;
     filter("warn,warrengate::cli=info,warrengate::transport=debug");
     signal("-HUP");
-    line(&mut log, "log filter was read again").await;
+    line(&mut log, "log filter reloaded").await;
     call().await;
     let ended = line_of_call(&mut log).await;
     assert_eq!(
@@ -75,7 +75,7 @@ async fn what_is_logged_changes_by_target_at_a_hangup_and_a_faulty_filter_change
     signal("-HUP");
     loop {
         let said: Value = serde_json::from_str(&within("a line", log.next_line()).await.unwrap().unwrap()).unwrap();
-        if said["message"] == "log filter stays as it was" {
+        if said["message"] == "invalid log filter ignored" {
             break;
         }
     }

@@ -177,5 +177,5 @@ async fn what_is_too_large_or_invalid_is_rejected_and_the_field_named() {
         assert!(results[0].reason.contains(&format!(": {field}: ")), "{field}: {}", results[0].reason);
         assert_eq!(results[1].outcome(), Outcome::Confirmed);
     }
-    tenant.has_depth("jobs", 5).await;
+    tenant.has_depth("jobs", 6).await;
 }
