@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use crate::{
     auth,
-    broker::{self, Outgoing},
+    broker::{self, PendingPublish},
     config::{Config, IssuerConfig, KeySource, TenantSource, TokenAlgorithm},
     names::Pattern,
     pb::{self, publish_request::Frame},
@@ -23,7 +23,8 @@ pub fn frames(data: &[u8]) {
         return;
     };
     for (order, mut publication) in (0..).zip(frame.publications) {
-        let _ = Outgoing::check(order, &mut publication, SystemTime::UNIX_EPOCH);
+        let bytes = publication.message.as_ref().map_or(0, |message| message.body.len());
+        let _ = PendingPublish::check(order, bytes, &mut publication, SystemTime::UNIX_EPOCH);
     }
 }
 

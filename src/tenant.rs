@@ -11,7 +11,7 @@ mod registry;
 mod scope;
 
 pub use budget::{Budget, Limit, STORED_INTERVAL, Share, Turn, Usage};
-pub use locks::TenantLocks;
+pub use locks::{CallPermit, TenantCalls, TenantLocks};
 pub use plan::Plan;
 pub use registry::Tenants;
 pub use scope::{Administrator, StreamPermit, TenantScope};
@@ -86,6 +86,9 @@ pub enum Error {
         /// When the message may fit.
         retry_after: Duration,
     },
+    /// Too many calls of the tenant are waiting.
+    #[error("too many calls of this tenant are in flight on this gateway; make fewer at the same time")]
+    TooManyCalls,
     /// The tenant has as many as its plan allows.
     #[error("the tenant has {max} {what}, as many as its plan allows; delete some, or ask for a larger plan")]
     TooMany {
@@ -101,7 +104,9 @@ impl Classify for Error {
         match self {
             Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::OtherCaller => Kind::Denied,
             Self::Unknown | Self::Revoked | Self::TokenWithdrawn => Kind::Unauthenticated,
-            Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } => Kind::Exhausted,
+            Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } | Self::TooManyCalls => {
+                Kind::Exhausted
+            }
             Self::NotYetKnown { .. } | Self::StoreAway => Kind::Unavailable,
         }
     }
@@ -122,6 +127,7 @@ impl Classify for Error {
             Self::Throttled { limit: Limit::ByteRate, .. } => "BYTE_RATE",
             Self::Throttled { limit: Limit::StoredMessages, .. } => "STORED_MESSAGES",
             Self::Throttled { limit: Limit::StoredBytes, .. } => "STORED_BYTES",
+            Self::TooManyCalls => "TOO_MANY_CALLS_IN_FLIGHT",
             Self::TooMany { what: "queues", .. } => "TOO_MANY_QUEUES",
             Self::TooMany { what: "exchanges", .. } => "TOO_MANY_EXCHANGES",
             Self::TooMany { .. } => "TOO_MANY_BINDINGS",
@@ -144,7 +150,7 @@ impl Classify for Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TooManyStreams { .. } => Some(Duration::from_secs(1)),
+            Self::TooManyStreams { .. } | Self::TooManyCalls => Some(Duration::from_secs(1)),
             Self::NotYetKnown { retry_after } | Self::Throttled { retry_after, .. } => Some(*retry_after),
             Self::TooMany { .. } => Some(Duration::from_secs(5)),
             _ => None,

@@ -121,6 +121,11 @@ impl Grants {
         self.subscribe.iter().any(|pattern| pattern.matches(queue.as_str()))
     }
 
+    /// Whether there may be a queue that this client may subscribe to.
+    pub fn may_subscribe_to_any(&self) -> bool {
+        !self.subscribe.is_empty()
+    }
+
     /// Whether it may declare, delete and bind this exchange or queue.
     pub fn may_configure(&self, name: &str) -> bool {
         self.configure.iter().any(|pattern| pattern.matches(name))

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::consumer::{Capacity, Incoming};
+use super::incoming::{Capacity, Incoming};
 
 /// Received and not handed out.
 #[derive(Default)]
@@ -169,7 +169,7 @@ mod tests {
         offer(&mut inbox, 1, 5_000, false, capacity(100, 1_000, 0));
         offer(&mut inbox, 2, 5_000, false, capacity(100, 1_000, 0));
         assert_eq!((inbox.len(), inbox.first_excess().map(|excess| excess.tag)), (1, Some(2)));
-        assert_eq!(tags(&inbox.hand_out(10, 100, capacity(100, 1_000, 1))), []);
+        assert_eq!(tags(&inbox.hand_out(10, 100, capacity(100, 1_000, 1))), Vec::<u64>::new());
         assert_eq!(tags(&inbox.hand_out(10, 100, capacity(100, 1_000, 0))), [1]);
     }
 

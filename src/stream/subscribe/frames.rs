@@ -14,7 +14,7 @@ use super::{
     start::{check_grant, lease},
 };
 use crate::{
-    broker::{Consumer, LONGEST_DELAY},
+    broker::{Consumer, MAX_DELAY},
     error::{Failure, Kind},
     pb::{Ack, ExtendLease, Nack, NackAction, SubscribeRequest, subscribe_request::Frame},
     stream::outstanding::Tags,
@@ -133,7 +133,7 @@ fn delay(nack: &Nack, action: NackAction) -> Result<Option<Duration>, Failure> {
         return Err(Failure::invalid("nack.delay", "is for RETRY only"));
     }
     match Duration::try_from(*delay) {
-        Ok(delay) if delay <= LONGEST_DELAY => Ok(Some(delay)),
+        Ok(delay) if delay <= MAX_DELAY => Ok(Some(delay)),
         _ => Err(Failure::invalid("nack.delay", "must be from 0 to 24 h")),
     }
 }
