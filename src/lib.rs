@@ -9,6 +9,10 @@ pub use warrengate_client as client;
 pub use warrengate_proto as pb;
 pub use warrengate_proto::error;
 
+pub mod backoff;
+
+pub mod units;
+
 pub mod names;
 
 pub mod config;

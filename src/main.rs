@@ -5,7 +5,7 @@ use std::{num::NonZero, process::ExitCode};
 /// Chosen by measurement: docs/adr/0012.
 #[cfg(unix)]
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: warrengate_allocator::Allocator = warrengate_allocator::ALLOCATOR;
 
 fn main() -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -19,8 +19,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Three fifths of the processors, since lapin's threads have two fifths of the work: more threads hand more work to and fro
-/// (docs/adr/0013).
+/// Three fifths of the processors, because lapin's threads do two fifths of the work, and more threads only pass more work
+/// between each other (docs/adr/0013).
 fn workers(processors: usize) -> usize {
     (processors * 3 / 5).max(1)
 }

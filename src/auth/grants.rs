@@ -1,8 +1,7 @@
 //! What a client may do. Patterns enter once, from a request, the store or a token, and are parsed; the questions that
 //! the rooms below ask leave with yes or no. No grants grant nothing.
 //!
-//! Asking allocates nothing: it walks the parsed patterns with the text as it came, and a pattern walks both as `&str`
-//! (`names/pattern.rs`). A test cannot count that: `rabbitmq_http_client` brings a global allocator, and there is one only.
+//! A check allocates nothing: it compares the parsed patterns with the text as `&str` (`names/pattern.rs`).
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 

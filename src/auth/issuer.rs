@@ -114,7 +114,7 @@ impl Issuer {
         };
         Ok(Self {
             throttle: Throttle::new(config),
-            checks: Checks::new(config.secret_checks_at_once),
+            checks: Checks::new(config.max_concurrent_secret_checks),
             checks_of_known: Checks::new(1),
             keys: ArcSwap::from_pointee(keys),
             config: config.clone(),

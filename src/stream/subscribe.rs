@@ -336,9 +336,9 @@ impl Machine {
         self.outbox.retain(|event| !matches!(event, Event::Deliveries(_)));
         let reason = "the link to the broker is gone; unsettled deliveries are void and will come again".to_owned();
         self.outbox.push_back(Event::Interrupted(Interrupted { reason }));
-        let mut pauses = context.pauses();
+        let mut backoff = context.backoff();
         loop {
-            let mut pause = Box::pin(tokio::time::sleep(pauses.next()));
+            let mut pause = Box::pin(tokio::time::sleep(backoff.pause()));
             self.wait(&mut pause).await?;
             let mut opening = Box::pin(context.open(self.session.scope().clone(), subscription.resume_spec()));
             match self.wait(&mut opening).await? {

@@ -29,7 +29,7 @@ fn config(tenant: TenantSource) -> IssuerConfig {
         client_claim: "azp".to_owned(),
         grants_claim: "scope".to_owned(),
         refresh_interval: Duration::from_secs(600),
-        refresh_at_most_every: Duration::from_secs(30),
+        min_refresh_interval: Duration::from_secs(30),
     }
 }
 

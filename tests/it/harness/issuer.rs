@@ -18,7 +18,7 @@ pub fn config(issuer: &str) -> IssuerConfig {
         client_claim: "azp".into(),
         grants_claim: "scope".into(),
         refresh_interval: Duration::from_secs(600),
-        refresh_at_most_every: Duration::from_millis(500),
+        min_refresh_interval: Duration::from_millis(500),
     }
 }
 
