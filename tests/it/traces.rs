@@ -283,7 +283,11 @@ async fn every_error_names_its_trace_whoever_refuses() {
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/no.such.Service/Method");
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
-    let status = grpc.unary(tonic::Request::new(()), path, codec).await.expect_err("no such service");
+    let mut request = tonic::Request::new(());
+    let token = tenant.client.token().await.unwrap().unwrap();
+    let token = format!("Bearer {}", secrecy::ExposeSecret::expose_secret(token.secret()));
+    request.metadata_mut().insert("authorization", token.parse().unwrap());
+    let status = grpc.unary(request, path, codec).await.expect_err("no such service");
     assert_eq!((status.code(), trace_in(&status).len()), (tonic::Code::Unimplemented, 32));
     // By a name, by what is not there, by a frame that is too large, and at the end of a stream.
     let mut topology = tenant.client.topology();
