@@ -62,11 +62,14 @@ async fn the_window_of_bytes_holds() {
     let held = consumer.take(2).await;
     // Less than 2,000 bytes are left. The next has 4,000, and the one after it does not overtake it.
     consumer.is_quiet().await;
+    // Each acknowledgement makes room for at least one more, in the queue's order. How many more fit depends on the prefetch, which
+    // is chosen by the sizes seen.
     consumer.ack(&[held[0].delivery_id]).await;
-    let next = consumer.take(2).await;
-    assert_eq!(next.iter().map(|d| d.message.as_ref().unwrap().body.len()).collect::<Vec<_>>(), [4_000, 1_000]);
-    consumer.is_quiet().await;
+    let third = consumer.one().await;
+    assert_eq!(third.message.as_ref().unwrap().body.len(), 4_000);
     consumer.ack(&[held[1].delivery_id]).await;
+    assert_eq!(consumer.one().await.message.unwrap().body.len(), 1_000);
+    consumer.ack(&[third.delivery_id]).await;
     assert_eq!(consumer.one().await.message.unwrap().body.len(), 4_000);
 }
 
