@@ -10,6 +10,7 @@ use crate::pki;
 /// Its path, relative to the working directory.
 pub(super) const PATH: &str = ".warrengate/dev.env";
 /// Its name.
+#[cfg(feature = "dev")]
 pub(super) const NAME: &str = "dev.env";
 
 /// The settings of the development gateway.
