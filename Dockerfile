@@ -10,8 +10,6 @@ WORKDIR /build
 ENV CARGO_INCREMENTAL=0 \
     RUSTFLAGS="--remap-path-prefix=/build=warrengate --remap-path-prefix=/usr/local/cargo=cargo"
 COPY Cargo.toml Cargo.lock ./
-COPY .cargo .cargo
-COPY .patches .patches
 COPY proto proto
 COPY clients/rust clients/rust
 COPY crates crates

@@ -9,23 +9,27 @@ mod writer;
 pub use witness::AuditContext;
 pub use writer::AuditWriter;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
 
 use crate::{
+    backoff::Backoff,
     config::AuditConfig,
     store::{BegunAct, Error, NewAudit, Store},
 };
 
 /// Events that may wait to be written: of recognised clients, and of strangers.
 const WAITING: usize = 1024;
-/// How often an act's row is tried, and how long the first pause is.
+/// How often the row of an administrative operation is tried.
 const TRIES: u32 = 4;
-const FIRST_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(150), Duration::from_secs(1));
 
 /// The audit trail. Cloning is cheap.
 #[derive(Clone)]
@@ -70,14 +74,13 @@ impl Audit {
     /// # Errors
     /// When the store cannot be asked, tried several times.
     pub async fn finish(&self, act: &BegunAct, event: &NewAudit) -> Result<(), Error> {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = BACKOFF;
         for _ in 1..TRIES {
             match self.0.store.finish_act(act, event).await {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "act not kept yet"),
             }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+            tokio::time::sleep(backoff.pause()).await;
         }
         self.0.store.finish_act(act, event).await
     }

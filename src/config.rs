@@ -1,12 +1,12 @@
-//! Settings. A TOML file and environment variables enter; a valid [`Config`] leaves, or every fault at once, each naming its
-//! key, its value (unless it is a secret) and what to do. Nothing here connects, listens or keeps a live object; files are
-//! read only where a key names one that holds a secret.
+//! The configuration: a TOML file, and environment variables over it.
+//!
+//! An invalid configuration is refused with all its errors at once, each with its key, its value (unless it is a secret) and
+//! what to do. Reading it connects to nothing and listens on nothing; of other files, only those that hold a secret are read.
 
 mod issuers;
 mod metrics;
 mod network;
 mod read;
-mod show;
 mod source;
 mod traces;
 mod types;
@@ -21,17 +21,18 @@ pub use types::{
     OpsConfig, StoreConfig, TelemetryConfig,
 };
 
-use std::{borrow::Cow, fmt, path::Path};
+use std::{borrow::Cow, fmt, os::unix::fs::PermissionsExt as _, path::Path};
 
 use crate::error::{Classify, Kind};
-use source::Source;
+use read::NamedFile;
+use source::{Finished, Source};
 
-/// One thing that is wrong with the settings.
+/// One error in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The key, as the file writes it: `grpc.listen`.
+    /// The key, as in the file: `grpc.listen`.
     pub key: String,
-    /// What it was given; none for a secret, and when nothing was given.
+    /// Its value; none for a secret, and when it has none.
     pub value: Option<String>,
     /// What is wrong, and what to do.
     pub what: String,
@@ -47,18 +48,18 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// The settings are not valid.
+/// An invalid configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the configuration has {} fault{}:{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, lines(.0))]
+#[error("invalid configuration ({} error{}):{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, lines(.0))]
 pub struct Error(Vec<ConfigError>);
 
-fn lines(faults: &[ConfigError]) -> String {
-    faults.iter().map(|fault| format!("\n  - {fault}")).collect()
+fn lines(errors: &[ConfigError]) -> String {
+    errors.iter().map(|error| format!("\n  - {error}")).collect()
 }
 
 impl Error {
-    /// All faults, in the order of the sections.
-    pub fn faults(&self) -> &[ConfigError] {
+    /// All errors, in the order of the sections.
+    pub fn errors(&self) -> &[ConfigError] {
         &self.0
     }
 }
@@ -82,8 +83,19 @@ impl Config {
     /// `WARRENGATE_DATABASE_URL` is `store.url`).
     ///
     /// # Errors
-    /// All faults at once.
+    /// All errors at once.
     pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
+        Self::load_listed(path, env).map(|(config, _)| config)
+    }
+
+    /// As [`Self::load`], together with the settings in effect in the form of the file: defaults included, secrets left out.
+    ///
+    /// # Errors
+    /// All errors at once.
+    pub fn load_listed(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, String), Error> {
         let file = match path.map(|path| (path, std::fs::read_to_string(path))) {
             None => None,
             Some((_, Ok(text))) => Some(text),
@@ -98,44 +110,64 @@ impl Config {
                 }]));
             }
         };
-        Self::parse(file.as_deref(), env)
+        Self::parse_listed(file.as_deref(), env)
     }
 
-    /// As [`Self::load`], with the file's text.
+    /// As [`Self::load`], with the text of the file.
     ///
     /// # Errors
-    /// All faults at once.
+    /// All errors at once.
     pub fn parse(file: Option<&str>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
+        Self::parse_listed(file, env).map(|(config, _)| config)
+    }
+
+    fn parse_listed(
+        file: Option<&str>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, String), Error> {
         let mut source = Source::new(file, env);
         let config = read::config(&mut source);
-        let (_, faults) = source.finish();
-        if faults.is_empty() { Ok(config) } else { Err(Error(faults)) }
+        let Finished { errors, listing, .. } = source.finish();
+        if errors.is_empty() { Ok((config, listing)) } else { Err(Error(errors)) }
     }
 
-    /// Looks whether the files that the settings name are there and can be opened; for `--check`.
+    /// Checks that the files named by the settings exist and can be opened; for `--check`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// All errors at once.
     pub fn check_files(&self) -> Result<(), Error> {
-        let faults: Vec<_> = self
-            .files()
-            .into_iter()
-            .filter_map(|(key, path)| {
-                let error = match std::fs::File::open(&path).and_then(|file| file.metadata()) {
-                    Ok(metadata) if metadata.is_file() => return None,
-                    Ok(_) => "it is no file".to_owned(),
-                    Err(error) => error.kind().to_string(),
-                };
-                Some(ConfigError {
-                    key: key.to_owned(),
-                    value: Some(path.display().to_string()),
-                    what: format!("cannot be opened: {error}; make the file readable by the gateway, or name another"),
-                })
-            })
-            .collect();
-        if faults.is_empty() { Ok(()) } else { Err(Error(faults)) }
+        let error = |NamedFile { key, path, .. }: NamedFile| {
+            let error = match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+                Ok(metadata) if metadata.is_file() => return None,
+                Ok(_) => "it is not a file".to_owned(),
+                Err(error) => error.kind().to_string(),
+            };
+            let what = format!("cannot be opened: {error}; make the file readable by the gateway, or name another");
+            Some(ConfigError { key: key.to_owned(), value: Some(path.display().to_string()), what })
+        };
+        let errors: Vec<_> = self.files().into_iter().filter_map(error).collect();
+        if errors.is_empty() { Ok(()) } else { Err(Error(errors)) }
+    }
+
+    /// The files with secrets that every user of the machine can read, or that a group can write.
+    ///
+    /// # Errors
+    /// One error for each of these files.
+    pub fn check_permissions(&self) -> Result<(), Error> {
+        let error = |NamedFile { key, path, .. }: NamedFile| {
+            let mode = std::fs::metadata(&path).ok()?.permissions().mode() & 0o777;
+            let what =
+                format!("holds a secret and has the mode {mode:04o}: run `chmod 600`, or 640 for a group of its own");
+            let value = Some(path.display().to_string());
+            (mode & OPEN_TO_OTHERS != 0).then(|| ConfigError { key: key.to_owned(), value, what })
+        };
+        let errors: Vec<_> = self.files().into_iter().filter(|file| file.is_secret).filter_map(error).collect();
+        if errors.is_empty() { Ok(()) } else { Err(Error(errors)) }
     }
 }
+
+/// Permissions that no file with a secret should have: any for every user, and writing for the group.
+const OPEN_TO_OTHERS: u32 = 0o027;
 
 #[cfg(test)]
 mod tests;

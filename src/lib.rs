@@ -9,7 +9,11 @@ pub use warrengate_client as client;
 pub use warrengate_proto as pb;
 pub use warrengate_proto::error;
 
+pub mod backoff;
+
 pub mod memory;
+
+pub mod units;
 
 pub mod names;
 

@@ -5,7 +5,7 @@ use std::{num::NonZero, process::ExitCode};
 /// Chosen by measurement: docs/adr/0012.
 #[cfg(unix)]
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: warrengate_allocator::Allocator = warrengate_allocator::ALLOCATOR;
 
 fn main() -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

@@ -1,6 +1,5 @@
-//! Names, parsed once. Text from outside enters; what leaves is a type that cannot hold a bad name, so that no room below
-//! checks again: a tenant id is safe in a vhost, a certificate subject and a URL; a queue's name cannot reach the
-//! gateway's own (`wg.`) or the broker's (`amq.`).
+//! Validated names. A value of these types is always valid, so no other module validates it again: a tenant id is safe in a vhost's
+//! name, a certificate's subject and a URL, and a queue's name is neither one of the gateway (`wg.`) nor of the broker (`amq.`).
 
 mod broker;
 mod identity;
@@ -14,25 +13,25 @@ use std::borrow::Cow;
 
 use crate::error::{Classify, Kind};
 
-/// Why a text is no name.
+/// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
     /// More bytes than allowed.
     #[error("has {len} bytes; at most {max} are allowed")]
     TooLong {
-        /// Bytes given.
+        /// Its length in bytes.
         len: usize,
-        /// Bytes allowed.
+        /// The allowed length in bytes.
         max: usize,
     },
     /// A character or a form that is not allowed.
     #[error("{0}")]
     Form(&'static str),
-    /// A name of the gateway's or the broker's own.
-    #[error("names beginning with \"wg.\" or \"amq.\" belong to the gateway and the broker; choose another")]
+    /// A name that is reserved for the gateway or the broker.
+    #[error("names beginning with \"wg.\" or \"amq.\" are reserved; choose another")]
     Reserved,
 }
 
@@ -53,7 +52,7 @@ impl Classify for Error {
     }
 }
 
-/// Private text with the accessors that every name has.
+/// The accessors that every name has.
 macro_rules! text_accessors {
     ($name:ident) => {
         impl $name {
@@ -85,7 +84,7 @@ fn length(text: &str, max: usize) -> Result<(), Error> {
     }
 }
 
-/// How much property tests try: 20,000 cases, or as many as PROPTEST_CASES says.
+/// The number of cases of a property test: 20,000, or PROPTEST_CASES.
 #[cfg(test)]
 pub(crate) fn cases() -> proptest::test_runner::Config {
     let config = proptest::test_runner::Config::default();

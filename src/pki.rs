@@ -1,6 +1,8 @@
-//! Certificates. An authority's key enters, from a file or newly made; leaves come out: the broker's and the gateway's server
-//! certificates, the provisioner's and each tenant's client certificate. Invariants: every key is ECDSA P-256 made here, a
-//! private key reaches the disk only with mode 0600 and only in the certificate folder, and no `Debug` shows one.
+//! Certificate authorities and the certificates that they sign: server certificates for the broker and the gateway, client
+//! certificates for the provisioner and each tenant.
+//!
+//! Every key is ECDSA P-256 and generated here. A private key is written only to the certificate folder and only with mode
+//! 0600, and no `Debug` output contains one.
 
 mod account;
 mod authority;
@@ -31,7 +33,7 @@ use crate::error::{Classify, Kind};
 /// Common name of the provisioner's client certificate, and its user name at the broker.
 pub const PROVISIONER: &str = "wg-provisioner";
 
-/// What goes wrong with certificates.
+/// An error with certificates or their files.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read or written.
@@ -41,11 +43,11 @@ pub enum Error {
         act: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// Text that holds no certificate or key that can be used.
+    /// A text without a usable certificate or key.
     #[error("{what} cannot be read as a PEM {expected}")]
     Malformed {
         /// Which file or text.
@@ -53,7 +55,7 @@ pub enum Error {
         /// "certificate" or "private key".
         expected: &'static str,
     },
-    /// A certificate and a key that are no pair.
+    /// A certificate and a key that do not belong together.
     #[error("the private key {} does not belong to the certificate {}", key.display(), certificate.display())]
     Mismatch {
         /// The certificate's file.
@@ -62,27 +64,27 @@ pub enum Error {
         key: PathBuf,
     },
     /// A certificate that may not sign others.
-    #[error("{0} is not an authority's certificate (CA:TRUE is missing)")]
+    #[error("{0} is not a CA certificate (CA:TRUE is missing)")]
     NotAnAuthority(String),
-    /// An authority whose time is over.
+    /// An expired authority.
     #[error("the authority \"{0}\" has expired; make a new certificate folder")]
     AuthorityExpired(String),
-    /// Half an authority: nobody can tell which half is right.
-    #[error("{} is there, but {} is missing; bring it back, or remove the certificate folder to start anew", present.display(), missing.display())]
+    /// An authority without its certificate or its key.
+    #[error("{} exists, but {} is missing; restore it, or remove the certificate folder to start again", present.display(), missing.display())]
     Incomplete {
-        /// The half that is there.
+        /// The file that exists.
         present: PathBuf,
-        /// The half that is not.
+        /// The file that is missing.
         missing: PathBuf,
     },
-    /// A step from one authority to the next that is not its turn.
+    /// A step of a rotation that cannot be taken now.
     #[error("{0}")]
     Rotation(&'static str),
-    /// A subject or alternative name that a certificate cannot carry.
-    #[error("\"{0}\" is no DNS name and no IP address")]
+    /// A subject or alternative name that is not possible in a certificate.
+    #[error("\"{0}\" is neither a DNS name nor an IP address")]
     Name(String),
     /// Signing failed.
-    #[error("a certificate could not be made")]
+    #[error("a certificate could not be signed")]
     Signing(#[source] rcgen::Error),
 }
 
@@ -120,7 +122,7 @@ impl Classify for Error {
 
     fn message(&self) -> Cow<'static, str> {
         match self {
-            // Paths of this machine are for the log, not for a peer.
+            // Paths are logged, but not shown to callers.
             Self::Name(_) => self.to_string().into(),
             _ => "the gateway's certificates need an administrator's attention".into(),
         }

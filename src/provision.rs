@@ -1,9 +1,11 @@
-//! The administrator's path to the broker, apart from the data path: RabbitMQ's HTTP API over mutual TLS, with an identity of
-//! its own that may enter no vhost. A tenant's name and plan enter; what leaves is a broker that has the tenant's wall and
-//! limits, and the list of what had to change ([`Provisioner`]); or, for one admitted tenant, a look at what is inside its
-//! vhost ([`Inspector`]). Everything here can be repeated: a second run, or two at once, end in the same state.
+//! Administration of the broker over RabbitMQ's management HTTP API, separate from the data path: mutual TLS with an identity
+//! of its own that has permissions in no vhost. [`Provisioner`] gives a tenant its vhost, user and limits and reports what it
+//! changed; [`Inspector`] reads the objects in one tenant's vhost.
+//!
+//! Every operation can be repeated: a second run, or two at the same time, end in the same state.
 
-mod api;
+mod client;
+mod http;
 mod inspect;
 mod policies;
 mod quota;
@@ -21,50 +23,48 @@ pub use usage::BrokerUsage;
 
 use std::{borrow::Cow, time::Duration};
 
-use rabbitmq_http_client::error::HttpClientError;
 use reqwest::StatusCode;
 
 use crate::error::{Classify, Kind};
 
-/// The gateway's own exchange in every tenant's vhost (fanout), and the queue bound to it: where dead letters go.
+/// The name of the gateway's own fanout exchange in every tenant's vhost and of the queue bound to it, for dead letters.
 pub const DEAD_LETTERS: &str = "wg.dead-letters";
 
-/// What went wrong between the gateway and the broker's HTTP API.
+/// A failed request to the broker's management API.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The settings cannot be used: an address, a certificate or a key.
     #[error("management: {what}")]
     Settings {
-        /// Which, and what is wrong with it.
+        /// Which setting, and what is wrong with it.
         what: String,
         /// The cause.
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// No endpoint answered in time.
-    #[error("the broker's administration does not answer; the broker may be starting, try again in a moment")]
+    #[error("the broker's management API does not answer; the broker may be starting, try again in a moment")]
     Unavailable(#[source] Cause),
-    /// The certificate of one side is not accepted by the other.
+    /// One side does not accept the other's certificate.
     #[error(
-        "the broker's administration and the gateway do not accept each other's certificates; \"warrengate doctor\" says \
-         what to mend"
+        "the broker's management API and the gateway do not accept each other's certificates; run \"warrengate doctor\""
     )]
     Untrusted(#[source] Cause),
-    /// The broker does not accept the gateway's administrator.
-    #[error("the broker refuses the gateway's administrator; \"warrengate doctor\" says what to mend")]
+    /// The broker does not accept the provisioner's credentials.
+    #[error("the broker rejected the provisioner's credentials; run \"warrengate doctor\"")]
     Refused(#[source] Cause),
-    /// There is no such thing at the broker.
+    /// The broker has no such object.
     #[error("the broker has no such object")]
     NotFound,
-    /// The broker answered something that was not expected.
-    #[error("the broker's administration gave an answer that the gateway does not understand")]
+    /// An unexpected answer.
+    #[error("the broker's management API gave an answer that the gateway does not understand")]
     Answer(#[source] Cause),
     /// The answer is larger than what the gateway keeps in memory.
-    #[error("there is more than the gateway can list at once; narrow it down, for example to one exchange")]
+    #[error("the list is longer than the gateway can return; narrow it down, for example to one exchange")]
     TooLarge,
 }
 
-/// What the HTTP client or the broker said, for the log: one line, without the client's stack traces and bodies.
+/// The cause of a failed request for the log, in one line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Cause(String);
@@ -96,7 +96,7 @@ impl Error {
         }
     }
 
-    /// Whether another try may help: the broker is away, or a certificate is just being renewed.
+    /// Whether another attempt may help, because the broker is unreachable or a certificate is being renewed.
     const fn may_pass(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Untrusted(_))
     }
@@ -114,27 +114,14 @@ impl From<reqwest::Error> for Error {
     }
 }
 
-impl From<HttpClientError> for Error {
-    fn from(error: HttpClientError) -> Self {
-        let said = error.error_details().and_then(|details| details.reason().map(str::to_owned));
-        match error {
-            HttpClientError::RequestError { error, .. } => error.into(),
-            error => match error.status_code() {
-                Some(status) => Self::of_status(status, Cause(format!("{error}: {}", said.unwrap_or_default()))),
-                None => Self::Answer(Cause::of(&error)),
-            },
-        }
-    }
-}
-
-/// A broker that is away and one that cannot be trusted look the same to the HTTP client, but not to who has to mend it.
+/// The HTTP client reports an unreachable broker and an untrusted one alike, but the operator must do different things.
 fn is_about_certificates(error: &reqwest::Error) -> bool {
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         if cause.is::<rustls::Error>() {
             return true;
         }
-        // An `io::Error` shows what it wraps by `get_ref`, and only what is behind that by `source`.
+        // `io::Error::source` skips the error that it wraps; `get_ref` returns that one.
         let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = wrapped.map_or_else(|| cause.source(), |wrapped| Some(wrapped));
     }
@@ -165,8 +152,8 @@ impl Classify for Error {
 
     fn message(&self) -> Cow<'static, str> {
         match self {
-            // A path or an address of the operator's, which callers have no business with.
-            Self::Settings { .. } => "the gateway's settings for the broker's administration cannot be used".into(),
+            // Paths and addresses of the operator are not shown to callers.
+            Self::Settings { .. } => "the gateway's settings for the broker's management API cannot be used".into(),
             other => other.to_string().into(),
         }
     }

@@ -21,7 +21,6 @@ const USERS: &[(&str, &[&str])] = &[
     ("opentelemetry_otlp", &["telemetry"]),
     ("opentelemetry_semantic_conventions", &["telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
-    ("prometheus_client", &["telemetry"]),
     ("procfs", &["telemetry"]),
     ("rcgen", &["pki"]),
     ("x509_parser", &["pki"]),
@@ -33,9 +32,10 @@ const USERS: &[(&str, &[&str])] = &[
     ("governor", &["auth", "tenant", "service"]),
     ("lapin", &["broker"]),
     ("async_compat", &["broker"]),
-    ("rabbitmq_http_client", &["provision"]),
-    // For metrics over HTTP, the keys of external issuers, the management API, and Jaeger's API in the command line.
-    ("reqwest", &["telemetry", "auth", "provision", "cli"]),
+    ("async_rs", &["broker"]),
+    // For metrics over HTTP, the keys of external issuers, the management API, and Jaeger's API in
+    // the command line, and the readiness of another process.
+    ("reqwest", &["telemetry", "auth", "provision", "transport", "cli"]),
     // Provisioning and the composition root use its error type only.
     ("rustls", &["broker", "provision", "transport", "gateway"]),
     // `doctor` inspects the broker's certificate.

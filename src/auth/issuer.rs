@@ -121,7 +121,7 @@ impl Issuer {
         verifier.set_external_clients(&store.external_clients().await?);
         Ok(Self {
             throttle: Throttle::new(config),
-            checks: Checks::new(config.secret_checks_at_once),
+            checks: Checks::new(config.max_concurrent_secret_checks),
             checks_of_known: Checks::new(1),
             recently_right: RecentlyRight::new(),
             keys: ArcSwap::from_pointee(keys),

@@ -69,9 +69,9 @@ impl Drop for ProbePermit {
 impl Throttle {
     pub(super) fn new(config: &AuthConfig) -> Self {
         Self {
-            addresses: Buckets::new(config.wrong_secrets_per_address),
-            clients: Buckets::new(config.wrong_secrets_per_client),
-            pairs: Buckets::new(config.wrong_secrets_per_client),
+            addresses: Buckets::new(config.failed_logins_per_minute_per_address),
+            clients: Buckets::new(config.failed_logins_per_minute_per_client),
+            pairs: Buckets::new(config.failed_logins_per_minute_per_client),
             right: Mutex::default(),
             requests: RateLimiter::keyed(Quota::per_second(TOKENS_PER_SECOND).allow_burst(TOKENS_AT_ONCE)),
         }
@@ -260,8 +260,8 @@ mod tests {
 
     fn throttle() -> Throttle {
         Throttle::new(&AuthConfig {
-            wrong_secrets_per_client: 10,
-            wrong_secrets_per_address: 40,
+            failed_logins_per_minute_per_client: 10,
+            failed_logins_per_minute_per_address: 40,
             ..AuthConfig::for_test()
         })
     }
@@ -324,7 +324,8 @@ mod tests {
     #[test]
     fn who_has_used_up_its_share_is_looked_at_one_by_one_and_a_look_that_is_given_up_does_not_shut_it_out() {
         // A wrong one every 10 ms, so that nobody waits for long here.
-        let throttle = Throttle::new(&AuthConfig { wrong_secrets_per_address: 6_000, ..AuthConfig::for_test() });
+        let throttle =
+            Throttle::new(&AuthConfig { failed_logins_per_minute_per_address: 6_000, ..AuthConfig::for_test() });
         let here = address("10.0.0.1");
         // All at once, as many as can wait for a check: none is known to be wrong yet.
         let waiting: Vec<_> = (0..4_000).filter_map(|_| throttle.attempt(None, here).ok()).collect();

@@ -4,4 +4,5 @@
 pub(super) mod connect;
 pub(super) mod context;
 pub(super) mod live;
+mod runtime;
 pub(super) mod slot;

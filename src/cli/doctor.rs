@@ -129,6 +129,9 @@ async fn examine(config: &Config) -> Vec<Finding> {
         files.map_err(|error| error.to_string()),
         "`warrengate serve --check` reports the same",
     )];
+    let permissions = config.check_permissions().map(|()| "not open to other users".to_owned());
+    let permissions = permissions.map_err(|error| error.to_string());
+    findings.push(Finding::new("files with secrets", permissions, "run the commands given, for the gateway's user"));
     findings.extend(ends::files(config));
     findings.extend(store(config).await);
     for issuer in &config.auth.issuers {
@@ -218,9 +221,13 @@ fn signing_key(key: &KeyRow) -> Finding {
 
 async fn management(config: &Config) -> Result<String, String> {
     let provisioner = Provisioner::new(&config.management, &config.broker.ca_certificate).map_err(|e| e.to_string())?;
-    provisioner
-        .ready()
-        .await
-        .map(|()| "answers, and accepts the provisioner".to_owned())
-        .map_err(|error| error.to_string())
+    provisioner.ready().await.map_err(|error| error.to_string())?;
+    let has_statistics = provisioner.has_statistics().await.map_err(|error| error.to_string())?;
+    Ok(match has_statistics {
+        true => "answers, and accepts the provisioner".to_owned(),
+        false => {
+            "answers, and accepts the provisioner; it collects no statistics, so consumers, rates and stored bytes are 0"
+                .to_owned()
+        }
+    })
 }

@@ -88,6 +88,10 @@ fn printable(text: &str) -> Cow<'_, str> {
 pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    // None when standard output is not a terminal: then lines are as long as they need to be.
+    if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(std::io::stdout()) {
+        table.set_width(width);
+    }
     table.set_header(header.map(str::to_uppercase));
     rows.into_iter().for_each(|row| {
         table.add_row(row);

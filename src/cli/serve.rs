@@ -37,10 +37,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
-    let config =
-        Config::load(args.config.as_deref(), std::env::vars()).map_err(|error| Error::Usage(error.to_string()))?;
+    let (config, listing) = Config::load_listed(args.config.as_deref(), std::env::vars())
+        .map_err(|error| Error::Usage(error.to_string()))?;
     if args.print_config {
-        output.line(config.to_string().trim_end())?;
+        output.line(listing.trim_end())?;
     }
     if args.check {
         config.check_files().map_err(|error| Error::Usage(error.to_string()))?;
@@ -51,6 +51,15 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     }
     let mut signals = Signals::listen()?;
     let filter = telemetry::init(&config.telemetry).map_err(anyhow::Error::from)?;
+    #[cfg(unix)]
+    if let Err(problem) = warrengate_allocator::check() {
+        tracing::warn!("{problem}");
+    }
+    if let Err(error) = config.check_permissions() {
+        for error in error.errors() {
+            tracing::warn!(%error, "a file with a secret is open to other users");
+        }
+    }
     follow_filter(filter, args.config)?;
     let mut gateway = Box::pin(Gateway::start(config)).await.map_err(anyhow::Error::from)?;
     if let Some((id, secret)) = gateway.take_first_administrator() {

@@ -1,5 +1,5 @@
-//! Issuers of tokens beside our own: `[[auth.issuers]]`. Tables of the file (or one list in TOML from the environment) enter;
-//! an [`IssuerConfig`] each leaves. Keys come by TLS, from a file, or from this machine; never over a network in the clear.
+//! Trusted issuers of tokens beside the gateway itself: `[[auth.issuers]]`. Their keys come over TLS, from a file or from this
+//! machine, never unencrypted over a network.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,17 +7,15 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
-
-use super::source::{Source, duration, show};
+use super::source::Source;
 use crate::names::TenantId;
 
 const KEY: &str = "auth.issuers";
-/// So many make a list that somebody still understands.
-const MOST: usize = 64;
+const MAX_ISSUERS: usize = 64;
+const MAX_TEXT: usize = 500;
 const SECOND: Duration = Duration::from_secs(1);
 const REFRESH: Duration = Duration::from_secs(600);
-const REFRESH_AT_MOST: Duration = Duration::from_secs(30);
+const MIN_REFRESH: Duration = Duration::from_secs(30);
 const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Roles that are mapped, and words of one of them.
 const MAX_ROLES: usize = 256;
@@ -33,17 +31,14 @@ pub enum KeySource {
     File(PathBuf),
 }
 
-/// A signature algorithm that is believed. There is none with a shared secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+/// A signature algorithm that is accepted. Algorithms with a shared secret are not among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenAlgorithm {
     /// Ed25519.
-    #[serde(rename = "EdDSA", alias = "Ed25519")]
     EdDsa,
     /// ECDSA on P-256 with SHA-256.
-    #[serde(rename = "ES256")]
     Es256,
-    /// RSA PKCS #1 v1.5 with SHA-256, of 2,048 to 4,096 bits.
-    #[serde(rename = "RS256")]
+    /// RSA PKCS #1 v1.5 with SHA-256, with keys of 2,048 to 4,096 bits.
     Rs256,
 }
 
@@ -69,215 +64,184 @@ impl TokenAlgorithm {
     }
 }
 
-/// For whom an issuer speaks.
+/// The tenants that an issuer may issue tokens for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantSource {
-    /// For this tenant and no other, whatever its tokens say.
+    /// This tenant and no other, whatever its tokens say.
     Fixed(TenantId),
-    /// For whichever tenant this claim names.
+    /// The tenant that this claim names.
     Claim(String),
 }
 
-/// An issuer beside our own. A claim is a name at the top of a token, or a JSON pointer (`/realm_access/tenant`).
+/// A trusted issuer. A claim is a name at the top level of a token, or a JSON pointer (`/realm_access/tenant`).
 #[derive(Debug, Clone)]
 pub struct IssuerConfig {
     /// The `iss` of its tokens.
     pub issuer: String,
     /// Where its keys are.
     pub keys: KeySource,
-    /// The CA that its addresses are checked against, PEM; none: the system's.
+    /// The CA that its server's certificate is checked against, PEM; the system's CAs when there is none.
     pub ca_certificate: Option<PathBuf>,
     /// The `aud` of its tokens.
     pub audience: String,
-    /// What its keys may be used with.
+    /// The algorithms that its keys may be used with.
     pub algorithms: Vec<TokenAlgorithm>,
-    /// For whom it speaks.
+    /// The tenants that it may issue tokens for.
     pub tenant: TenantSource,
     /// The claim that names the client: `app` or `acme.app`.
     pub client_claim: String,
     /// The claim that holds the grants.
     pub grants_claim: String,
-    /// The claim that holds roles or groups; none: they are not looked at.
+    /// The claim that holds roles or groups; without it, roles are ignored.
     pub roles_claim: Option<String>,
     /// The words of grants that each role or group stands for.
     pub roles: BTreeMap<String, Vec<String>>,
-    /// Whether its tokens may administer their tenant's clients, when the client is granted that here, too.
+    /// Whether its tokens may administer their tenant's clients, when the client is granted that here as well.
     pub allow_administration: bool,
     /// A token that is valid for longer is refused.
     pub max_token_lifetime: Duration,
     /// How often its keys are fetched again.
     pub refresh_interval: Duration,
-    /// How often at most, however many unknown key ids come.
-    pub refresh_at_most_every: Duration,
+    /// The shortest time between two fetches, however many unknown key ids are presented.
+    pub min_refresh_interval: Duration,
 }
 
 impl IssuerConfig {
-    /// The files that it needs, with their keys.
-    pub(super) fn files(&self) -> Vec<(&'static str, PathBuf)> {
-        let keys = if let KeySource::File(file) = &self.keys { Some(file.clone()) } else { None };
+    /// The files that it needs, with the names of their settings.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let keys = if let KeySource::File(file) = &self.keys { Some(file) } else { None };
         let keys = keys.map(|file| ("auth.issuers.jwks_file", file));
-        let ca = self.ca_certificate.clone().map(|file| ("auth.issuers.ca_certificate", file));
-        keys.into_iter().chain(ca).collect()
+        keys.into_iter().chain(self.ca_certificate.as_ref().map(|file| ("auth.issuers.ca_certificate", file)))
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    issuer: String,
-    jwks_url: Option<String>,
-    jwks_file: Option<PathBuf>,
-    ca_certificate: Option<PathBuf>,
-    audience: Option<String>,
-    #[serde(default = "all_algorithms")]
-    algorithms: Vec<TokenAlgorithm>,
-    tenant: Option<String>,
-    tenant_claim: Option<String>,
-    #[serde(default = "client_claim")]
-    client_claim: String,
-    #[serde(default = "grants_claim")]
-    grants_claim: String,
-    roles_claim: Option<String>,
-    #[serde(default)]
-    roles: BTreeMap<String, Vec<String>>,
-    #[serde(default)]
-    allow_administration: bool,
-    max_token_lifetime: Option<String>,
-    refresh_interval: Option<String>,
-    refresh_at_most_every: Option<String>,
-}
-
-fn all_algorithms() -> Vec<TokenAlgorithm> {
-    TokenAlgorithm::ALL.to_vec()
-}
-
-fn client_claim() -> String {
-    "sub".to_owned()
-}
-
-fn grants_claim() -> String {
-    "wg_grants".to_owned()
-}
-
-/// Reads them all; `own` is our own issuer, which is none of them, `audience` the default.
+/// Reads them all; `own` is the gateway's own issuer, which cannot be among them, `audience` the default audience.
 pub(super) fn read(source: &mut Source, own: &str, audience: &str) -> Vec<IssuerConfig> {
-    let tables = source.tables(KEY);
-    if tables.len() > MOST {
-        source.fault(KEY, None, format!("holds {} issuers; at most {MOST} are taken", tables.len()));
-        return Vec::new();
-    }
     let mut names = BTreeSet::from([own.to_owned()]);
-    let mut issuers = Vec::new();
-    for (index, table) in tables.into_iter().enumerate() {
-        let read = table
-            .try_into()
-            .map_err(|error: toml::de::Error| ("", None, error.message().to_owned()))
-            .and_then(|raw| issuer(raw, audience));
-        match read {
-            Ok(issuer) if !names.insert(issuer.issuer.clone()) => {
-                let what = "is there already (the gateway is an issuer itself): each has a name of its own";
-                source.fault(&format!("{KEY}[{index}].issuer"), Some(issuer.issuer), what);
-            }
-            Ok(issuer) => issuers.push(issuer),
-            Err((key, value, what)) => {
-                let dot = if key.is_empty() { "" } else { "." };
-                source.fault(&format!("{KEY}[{index}]{dot}{key}"), value, what);
-            }
+    let issuers = source.tables(KEY, |table| {
+        let issuer = issuer(table, audience);
+        if !names.insert(issuer.issuer.clone()) {
+            let what = "exists already (the gateway itself is an issuer): each issuer has its own name";
+            table.error("issuer", Some(issuer.issuer.clone()), what);
         }
+        issuer
+    });
+    if issuers.len() > MAX_ISSUERS {
+        source.error(KEY, None, format!("has {} entries; at most {MAX_ISSUERS} are allowed", issuers.len()));
     }
     issuers
 }
 
-type Wrong = (&'static str, Option<String>, String);
-
-fn issuer(raw: Raw, audience: &str) -> Result<IssuerConfig, Wrong> {
-    let wrong = |key, value: &str, what: &str| Err((key, Some(value.to_owned()), what.to_owned()));
-    let keys = match (raw.jwks_url, raw.jwks_file) {
-        (Some(_), Some(file)) => {
-            return wrong("jwks_file", &file.display().to_string(), "and jwks_url exclude each other: give one");
-        }
-        (Some(url), None) if !is_safe(&url) => return wrong("jwks_url", &url, SAFE),
-        (Some(url), None) => KeySource::Url(url),
-        (None, Some(file)) => KeySource::File(file),
-        (None, None) if !is_safe(&raw.issuer) => return wrong("issuer", &raw.issuer, SAFE),
-        (None, None) => KeySource::Discovery,
-    };
-    let tenant = match (raw.tenant, raw.tenant_claim) {
-        (Some(tenant), None) => match TenantId::parse(&tenant) {
-            Ok(id) => TenantSource::Fixed(id),
-            Err(error) => return wrong("tenant", &tenant, &error.to_string()),
-        },
-        (None, Some(claim)) => TenantSource::Claim(claim),
-        _ => {
-            let what = "needs either tenant (the one that it speaks for) or tenant_claim (what names it in its tokens)";
-            return Err(("", None, what.to_owned()));
-        }
-    };
-    let audience = raw.audience.unwrap_or_else(|| audience.to_owned());
-    let claim = if let TenantSource::Claim(claim) = &tenant { claim } else { "-" };
-    let texts = [
-        ("issuer", &*raw.issuer),
-        ("audience", &audience),
-        ("tenant_claim", claim),
-        ("client_claim", &raw.client_claim),
-        ("grants_claim", &raw.grants_claim),
-        ("roles_claim", raw.roles_claim.as_deref().unwrap_or("-")),
-    ];
-    if let Some((key, value)) = texts.into_iter().find(|(_, text)| text.trim().is_empty() || text.len() > 500) {
-        return wrong(key, value, "must be 1 to 500 bytes and not blank");
+fn issuer(table: &mut Source, audience: &str) -> IssuerConfig {
+    let issuer = table.required("issuer", "the `iss` of its tokens, for example \"https://id.example\"");
+    if table.is_given("issuer") {
+        bounded(table, "issuer", &issuer);
     }
-    if raw.algorithms.is_empty() {
-        return Err(("algorithms", None, "must name at least one of \"EdDSA\", \"ES256\" and \"RS256\"".to_owned()));
+    let roles_claim = table.text("roles_claim");
+    if let Some(claim) = &roles_claim {
+        bounded(table, "roles_claim", claim);
     }
-    if raw.roles_claim.is_none() != raw.roles.is_empty() {
-        return Err((
-            "roles",
-            None,
-            "and roles_claim need each other: which claim holds roles, and what each grants".to_owned(),
-        ));
+    let roles = table.lists("roles");
+    if roles_claim.is_none() != roles.is_empty() {
+        table.error("roles", None, "and roles_claim need each other: which claim holds roles, and what each grants");
     }
-    if raw.roles.len() > MAX_ROLES || raw.roles.values().any(|words| words.len() > MAX_ROLES) {
-        return Err(("roles", None, format!("must be at most {MAX_ROLES}, with as many words each")));
+    if roles.len() > MAX_ROLES || roles.values().any(|words| words.len() > MAX_ROLES) {
+        table.error("roles", None, format!("must be at most {MAX_ROLES}, with as many words each"));
     }
-    let time = |key, text: Option<String>, default, min: Duration, max: Duration| match text {
-        None => Ok(default),
-        Some(text) => duration(&text).filter(|time| (min..=max).contains(time)).ok_or_else(|| {
-            (key, Some(text), format!("must be a time from {} to {}, for example \"30s\"", show(min), show(max)))
-        }),
-    };
-    Ok(IssuerConfig {
-        keys,
-        ca_certificate: raw.ca_certificate,
-        audience,
-        algorithms: raw.algorithms,
-        tenant,
-        client_claim: raw.client_claim,
-        grants_claim: raw.grants_claim,
-        roles_claim: raw.roles_claim,
-        roles: raw.roles,
-        allow_administration: raw.allow_administration,
-        max_token_lifetime: time(
+    IssuerConfig {
+        keys: keys(table, &issuer),
+        issuer,
+        ca_certificate: table.path("ca_certificate"),
+        audience: claim(table, "audience", audience),
+        algorithms: algorithms(table),
+        tenant: tenant(table),
+        client_claim: claim(table, "client_claim", "sub"),
+        grants_claim: claim(table, "grants_claim", "wg_grants"),
+        roles_claim,
+        roles,
+        allow_administration: table.boolean("allow_administration", false),
+        max_token_lifetime: table.duration(
             "max_token_lifetime",
-            raw.max_token_lifetime,
             MAX_TOKEN_LIFETIME,
             60 * SECOND,
             366 * 24 * 3600 * SECOND,
-        )?,
-        refresh_interval: time("refresh_interval", raw.refresh_interval, REFRESH, SECOND, 24 * 3600 * SECOND)?,
-        refresh_at_most_every: time(
-            "refresh_at_most_every",
-            raw.refresh_at_most_every,
-            REFRESH_AT_MOST,
-            SECOND / 10,
-            3600 * SECOND,
-        )?,
-        issuer: raw.issuer,
-    })
+        ),
+        refresh_interval: table.duration("refresh_interval", REFRESH, SECOND, 24 * 3600 * SECOND),
+        min_refresh_interval: table.duration("min_refresh_interval", MIN_REFRESH, SECOND / 10, 3600 * SECOND),
+    }
+}
+
+fn bounded(table: &mut Source, key: &str, text: &str) {
+    if text.trim().is_empty() || text.len() > MAX_TEXT {
+        table.error(key, Some(text.to_owned()), format!("must be 1 to {MAX_TEXT} bytes and not blank"));
+    }
+}
+
+fn claim(table: &mut Source, key: &'static str, default: &str) -> String {
+    let text = table.text_or(key, default);
+    bounded(table, key, &text);
+    text
+}
+
+fn keys(table: &mut Source, issuer: &str) -> KeySource {
+    match (table.text("jwks_url"), table.path("jwks_file")) {
+        (Some(_), Some(file)) => {
+            table.error("jwks_file", Some(file.display().to_string()), "and jwks_url exclude each other: give one");
+            KeySource::File(file)
+        }
+        (Some(url), None) => {
+            if !is_safe(&url) {
+                table.error("jwks_url", Some(url.clone()), SAFE);
+            }
+            KeySource::Url(url)
+        }
+        (None, Some(file)) => KeySource::File(file),
+        (None, None) => {
+            if !issuer.trim().is_empty() && !is_safe(issuer) {
+                table.error("issuer", Some(issuer.to_owned()), SAFE);
+            }
+            KeySource::Discovery
+        }
+    }
+}
+
+fn tenant(table: &mut Source) -> TenantSource {
+    match (table.text("tenant"), table.text("tenant_claim")) {
+        (Some(text), None) => match TenantId::parse(&text) {
+            Ok(tenant) => return TenantSource::Fixed(tenant),
+            Err(error) => table.error("tenant", Some(text), error.to_string()),
+        },
+        (None, Some(claim)) => {
+            bounded(table, "tenant_claim", &claim);
+            return TenantSource::Claim(claim);
+        }
+        _ => {
+            let what =
+                "needs either tenant (the only tenant of its tokens) or tenant_claim (the claim that names the tenant)";
+            table.error("", None, what);
+        }
+    }
+    TenantSource::Claim(String::new())
+}
+
+fn algorithms(table: &mut Source) -> Vec<TokenAlgorithm> {
+    const KEY: &str = "algorithms";
+    if !table.is_given(KEY) {
+        return TokenAlgorithm::ALL.to_vec();
+    }
+    let names = table.list(KEY);
+    for name in names.iter().filter(|name| TokenAlgorithm::parse(name).is_none()) {
+        table.error(KEY, Some(name.clone()), "is not one of \"EdDSA\", \"ES256\" and \"RS256\"");
+    }
+    if names.is_empty() {
+        table.error(KEY, None, "must name at least one of \"EdDSA\", \"ES256\" and \"RS256\"");
+    }
+    names.iter().filter_map(|name| TokenAlgorithm::parse(name)).collect()
 }
 
 const SAFE: &str = "must be an https address (http only to this machine), or give jwks_file";
 
-/// By TLS, or without leaving the machine.
+/// Whether requests to a URL are encrypted or do not leave the machine.
 pub(crate) fn is_safe(url: &str) -> bool {
     let plain = |host: &str| {
         let host = host.split(['/', '?', '#']).next().unwrap_or_default();
@@ -291,70 +255,30 @@ pub(crate) fn is_safe(url: &str) -> bool {
     }
 }
 
-impl std::fmt::Display for IssuerConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = |text: &str| toml::Value::from(text).to_string();
-        writeln!(f, "\n[[{KEY}]]")?;
-        writeln!(f, "issuer = {}", text(&self.issuer))?;
-        match &self.keys {
-            KeySource::Discovery => {}
-            KeySource::Url(url) => writeln!(f, "jwks_url = {}", text(url))?,
-            KeySource::File(file) => writeln!(f, "jwks_file = {}", text(&file.display().to_string()))?,
-        }
-        if let Some(file) = &self.ca_certificate {
-            writeln!(f, "ca_certificate = {}", text(&file.display().to_string()))?;
-        }
-        writeln!(f, "audience = {}", text(&self.audience))?;
-        let algorithms: Vec<_> = self.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
-        writeln!(f, "algorithms = {}", toml::Value::from(algorithms))?;
-        match &self.tenant {
-            TenantSource::Fixed(tenant) => writeln!(f, "tenant = {}", text(tenant.as_str()))?,
-            TenantSource::Claim(claim) => writeln!(f, "tenant_claim = {}", text(claim))?,
-        }
-        writeln!(f, "client_claim = {}", text(&self.client_claim))?;
-        writeln!(f, "grants_claim = {}", text(&self.grants_claim))?;
-        if let Some(claim) = &self.roles_claim {
-            writeln!(f, "roles_claim = {}", text(claim))?;
-            writeln!(
-                f,
-                "roles = {}",
-                toml::Value::from(toml::Table::from_iter(
-                    self.roles.iter().map(|(role, words)| { (role.clone(), toml::Value::from(words.clone())) })
-                ))
-            )?;
-        }
-        writeln!(f, "allow_administration = {}", self.allow_administration)?;
-        writeln!(f, "max_token_lifetime = {}", text(&show(self.max_token_lifetime)))?;
-        writeln!(f, "refresh_interval = {}", text(&show(self.refresh_interval)))?;
-        writeln!(f, "refresh_at_most_every = {}", text(&show(self.refresh_at_most_every)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::source::Finished, *};
 
-    fn given(text: &str) -> (Vec<IssuerConfig>, Vec<String>) {
+    fn given(text: &str) -> (Vec<IssuerConfig>, Vec<String>, String) {
         let mut source = Source::new(Some(text), []);
         let issuers = read(&mut source, "https://own", "warrengate");
-        let (_, faults) = source.finish();
-        (issuers, faults.iter().map(ToString::to_string).collect())
+        let Finished { errors, listing, .. } = source.finish();
+        (issuers, errors.iter().map(ToString::to_string).collect(), listing)
     }
 
     #[test]
-    fn an_issuer_has_defaults_and_is_shown_as_it_is_read() {
-        let (issuers, faults) = given(
+    fn an_issuer_has_defaults_and_is_listed_as_it_is_read() {
+        let (issuers, errors, listing) = given(
             "[[auth.issuers]]\nissuer = \"https://id.example\"\ntenant_claim = \"org\"\n\
              [[auth.issuers]]\nissuer = \"urn:corp\"\njwks_file = \"/keys.json\"\ntenant = \"acme\"\nalgorithms = [\"ES256\"]\n\
              roles_claim = \"groups\"\nroles = {ops = [\"subscribe:#\"]}\n",
         );
-        assert!(faults.is_empty(), "{faults:?}");
+        assert!(errors.is_empty(), "{errors:?}");
         assert_eq!((&issuers[0].keys, &*issuers[0].audience), (&KeySource::Discovery, "warrengate"));
         assert_eq!(issuers[1].algorithms, [TokenAlgorithm::Es256]);
-        let shown: String = issuers.iter().map(ToString::to_string).collect();
-        let (again, faults) = given(&shown);
-        assert!(faults.is_empty(), "{faults:?}");
-        assert_eq!(shown, again.iter().map(ToString::to_string).collect::<String>());
+        let (again, errors, listed_again) = given(&listing);
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!((again.len(), listed_again), (2, listing));
     }
 
     #[test]
@@ -364,13 +288,13 @@ mod tests {
         assert_eq!(read(&mut source, "https://own", "x").len(), 1);
         let mut source = Source::new(None, [("WARRENGATE_AUTH__ISSUERS".to_owned(), "nonsense".to_owned())]);
         assert!(read(&mut source, "https://own", "x").is_empty());
-        assert_eq!(source.finish().1.len(), 1);
+        assert_eq!(source.finish().errors.len(), 1);
     }
 
     #[test]
-    fn what_would_weaken_the_wall_is_a_fault() {
+    fn settings_that_would_weaken_isolation_are_errors() {
         let bad = [
-            ("issuer = \"https://own\"\ntenant = \"acme\"", "each has a name of its own"),
+            ("issuer = \"https://own\"\ntenant = \"acme\"", "each issuer has its own name"),
             ("issuer = \"http://id.example\"\ntenant = \"acme\"", "must be an https address"),
             ("issuer = \"https://id\"\njwks_url = \"http://id/keys\"\ntenant = \"acme\"", "must be an https address"),
             ("issuer = \"https://id\"\njwks_url = \"http://127.0.0.1@id/k\"\ntenant = \"acme\"", "https address"),
@@ -383,16 +307,22 @@ mod tests {
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = [\"none\"]", "none"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = []", "at least one"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\naudience = \" \"", "not blank"),
-            ("issuer = \"https://id\"\ntenant = \"acme\"\nleeway = \"1h\"", "unknown field"),
+            ("issuer = \"https://id\"\ntenant = \"acme\"\nleeway = \"1h\"", "leeway is not a setting"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nroles_claim = \"groups\"", "need each other"),
-            ("issuer = \"https://id\"\ntenant = \"acme\"\nmax_token_lifetime = \"1s\"", "must be a time"),
-            ("issuer = \"https://id\"\ntenant = \"acme\"\nrefresh_at_most_every = \"0s\"", "must be a time"),
+            ("issuer = \"https://id\"\ntenant = \"acme\"\nmax_token_lifetime = \"1s\"", "must be a duration"),
+            ("issuer = \"https://id\"\ntenant = \"acme\"\nmin_refresh_interval = \"0s\"", "must be a duration"),
+            (
+                "issuer = \"https://id\"\ntenant = \"acme\"\nrefresh_at_most_every = \"1s\"",
+                "auth.issuers[0].refresh_at_most_every was renamed: write min_refresh_interval",
+            ),
         ];
         for (table, wanted) in bad {
-            let (issuers, faults) = given(&format!("[[auth.issuers]]\n{table}\n"));
-            assert!(issuers.is_empty() && faults.len() == 1 && faults[0].contains(wanted), "{table}: {faults:?}");
+            let (_, errors, _) = given(&format!("[[auth.issuers]]\n{table}\n"));
+            assert!(errors.len() == 1 && errors[0].contains(wanted), "{table}: {errors:?}");
         }
         let twice = "[[auth.issuers]]\nissuer = \"https://id\"\ntenant = \"acme\"\n".repeat(2);
         assert_eq!(given(&twice).1.len(), 1);
+        let all_at_once = "[[auth.issuers]]\nissuer = \"https://id\"\nalgorithms = [\"HS256\"]\nrefresh_interval = 5\n";
+        assert_eq!(given(all_at_once).1.len(), 3, "{:?}", given(all_at_once).1);
     }
 }

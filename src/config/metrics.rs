@@ -1,23 +1,23 @@
-//! Where metrics go beside the page at `/metrics`: nowhere, unless somebody says so. As for traces, keys of `[telemetry]` and
-//! the standard `OTEL_*` variables enter, and the more particular counts.
+//! Settings for the export of metrics by OTLP, beside the page at `/metrics`. It is off by default. Keys of `[telemetry]` and the
+//! standard `OTEL_*` variables apply, in the same precedence as for traces.
 
 use std::time::Duration;
 
 use super::{
     source::Source,
-    traces::{OtlpProtocol, is_on, protocol, url},
+    traces::{OtlpProtocol, is_exported, protocol, url},
 };
 
-/// Where metrics go by OTLP.
+/// Where metrics are exported to by OTLP.
 #[derive(Debug, Clone)]
 pub struct MetricsConfig {
-    /// The collector's address; none (the default): they are at `/metrics` alone. For HTTP with its path.
+    /// The collector's address, with its path for HTTP; without one (the default), metrics are at `/metrics` only.
     pub endpoint: Option<String>,
-    /// How they travel. Default: as traces do.
+    /// The protocol. Default: the same as for traces.
     pub protocol: OtlpProtocol,
     /// How long one export may take. Default 10 s.
     pub timeout: Duration,
-    /// How often they go. Default 1 min.
+    /// How often they are exported. Default 1 min.
     pub interval: Duration,
 }
 
@@ -26,8 +26,8 @@ pub(super) fn read(source: &mut Source, of_traces: OtlpProtocol, timeout: Durati
     let protocol = protocol(source, "telemetry.otlp_metrics_protocol", of_traces);
     let exact = url(source, "telemetry.otlp_metrics_endpoint");
     let base = url(source, "telemetry.otlp_endpoint");
-    // An address for traces does not mean metrics; one for metrics does.
-    let is_on = is_on(source, "telemetry.metrics_exporter", exact.is_some());
+    // An address for all signals does not turn the export of metrics on; one for metrics does.
+    let is_exported = is_exported(source, "telemetry.metrics_exporter", exact.is_some());
     let endpoint = match (exact, protocol) {
         (Some(exact), _) => exact,
         (None, OtlpProtocol::Grpc) => base.unwrap_or_else(|| "http://127.0.0.1:4317".to_owned()),
@@ -37,7 +37,7 @@ pub(super) fn read(source: &mut Source, of_traces: OtlpProtocol, timeout: Durati
         }
     };
     MetricsConfig {
-        endpoint: is_on.then_some(endpoint),
+        endpoint: is_exported.then_some(endpoint),
         protocol,
         timeout: source.duration("telemetry.otlp_metrics_timeout", timeout, second / 100, 60 * second),
         interval: source.duration("telemetry.metrics_interval", 60 * second, second / 100, 3_600 * second),
@@ -45,7 +45,7 @@ pub(super) fn read(source: &mut Source, of_traces: OtlpProtocol, timeout: Durati
 }
 
 impl Default for MetricsConfig {
-    /// Nowhere.
+    /// Without export.
     fn default() -> Self {
         read(&mut Source::default(), OtlpProtocol::Grpc, Duration::from_secs(10))
     }

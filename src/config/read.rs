@@ -1,4 +1,5 @@
-//! From given values to a [`Config`]: every key, its default and its bounds, section by section.
+//! The table of all settings: every key with its default and its bounds, section by section. `types.rs` documents the values,
+//! `docs/warrengate.example.toml` the keys.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -10,8 +11,7 @@ use super::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
     Network, OpsConfig, StoreConfig, TelemetryConfig, issuers, metrics, source::Source, traces,
 };
-
-use crate::memory::MIN_LIMIT;
+use crate::{memory::MIN_LIMIT, units::format_size};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ fn grpc(source: &mut Source) -> GrpcConfig {
     for origin in &cors_origins {
         let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         if host.is_none_or(|host| host.is_empty() || host.contains('/')) {
-            source.fault(
+            source.error(
                 "grpc.cors_origins",
                 Some(origin.clone()),
                 "must be origins such as \"https://app.example\", without a path; \"*\" is not one",
@@ -68,7 +68,7 @@ fn networks(source: &mut Source, key: &'static str) -> Vec<Network> {
     for text in source.list(key) {
         match text.parse() {
             Ok(network) => networks.push(network),
-            Err(()) => source.fault(key, Some(text), "must be addresses or networks, for example \"10.0.0.0/8\""),
+            Err(()) => source.error(key, Some(text), "must be addresses or networks, for example \"10.0.0.0/8\""),
         }
     }
     networks
@@ -77,28 +77,23 @@ fn networks(source: &mut Source, key: &'static str) -> Vec<Network> {
 fn ops(source: &mut Source) -> OpsConfig {
     let ops = OpsConfig {
         listen: listen(source, "ops.listen", 8080),
-        metrics_listen: source.parsed("ops.metrics_listen", None, |text| match text {
-            "" => Ok(None),
-            _ => text.parse().map(Some).map_err(|_| {
-                "must be an address and a port, for example \"127.0.0.1:9090\", or empty for none".to_owned()
-            }),
-        }),
+        metrics_listen: metrics_listen(source),
         certificate: source.path("ops.certificate"),
         key: source.path("ops.key"),
         trusted_proxies: networks(source, "ops.trusted_proxies"),
     };
     if ops.certificate.is_some() != ops.key.is_some() {
-        source.fault("ops.certificate", None, "and ops.key belong together: give both or neither");
+        source.error("ops.certificate", None, "and ops.key belong together: give both or neither");
     } else if ops.certificate.is_none() {
-        let reached = [("listen", Some(ops.listen)), ("metrics_listen", ops.metrics_listen)];
-        for (name, address) in reached {
+        let addresses = [("listen", Some(ops.listen)), ("metrics_listen", ops.metrics_listen)];
+        for (name, address) in addresses {
             if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
-                source.fault(
+                source.error(
                     "ops.certificate",
                     None,
                     format!(
                         "is needed (with ops.key), because ops.{name} = {address} can be reached from outside and secrets \
-                         pass there"
+                         are sent to it"
                     ),
                 );
             }
@@ -107,17 +102,31 @@ fn ops(source: &mut Source) -> OpsConfig {
     ops
 }
 
+fn metrics_listen(source: &mut Source) -> Option<SocketAddr> {
+    const KEY: &str = "ops.metrics_listen";
+    let text = source.text_or(KEY, "");
+    if text.is_empty() {
+        return None;
+    }
+    let address = text.parse().ok();
+    if address.is_none() {
+        let what = "must be an address and a port, for example \"127.0.0.1:9090\", or empty for none";
+        source.error(KEY, Some(text), what);
+    }
+    address
+}
+
 fn endpoints(source: &mut Source) -> Vec<Endpoint> {
     const KEY: &str = "broker.endpoints";
     let texts = source.list(KEY);
     if texts.is_empty() && !source.is_given(KEY) {
-        source.fault(KEY, None, "is needed: the broker's nodes, for example [\"rabbit-1.internal:5671\"]");
+        source.error(KEY, None, "is needed: the broker's nodes, for example [\"rabbit-1.internal:5671\"]");
     }
     let mut endpoints = Vec::new();
     for text in texts {
         match endpoint(&text) {
             Some(endpoint) => endpoints.push(endpoint),
-            None => source.fault(KEY, Some(text), "must be \"host:port\", for example \"rabbit-1.internal:5671\""),
+            None => source.error(KEY, Some(text), "must be \"host:port\", for example \"rabbit-1.internal:5671\""),
         }
     }
     endpoints
@@ -156,7 +165,7 @@ fn management(source: &mut Source) -> ManagementConfig {
     const KEY: &str = "management.endpoints";
     let endpoints = source.list(KEY);
     if endpoints.is_empty() && !source.is_given(KEY) {
-        source.fault(
+        source.error(
             KEY,
             None,
             "is needed: the management API's addresses, for example [\"https://rabbit-1.internal:15671\"]",
@@ -165,28 +174,29 @@ fn management(source: &mut Source) -> ManagementConfig {
     for url in &endpoints {
         let rest = url.strip_prefix("https://").unwrap_or_default().trim_end_matches('/');
         if endpoint(rest).is_none() {
-            source.fault(KEY, Some(url.clone()), "must be \"https://host:port\"; plain http is not spoken");
+            source.error(KEY, Some(url.clone()), "must be \"https://host:port\"; plain http is not supported");
         }
     }
     ManagementConfig {
         endpoints: endpoints.into_iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
         certificate: source.required_path("management.certificate", "the provisioner's client certificate (PEM)"),
         key: source.required_path("management.key", "the private key of management.certificate (PEM)"),
-        user: source.text("management.user").unwrap_or_else(|| "wg-provisioner".to_owned()),
-        password: source.secret_or_file("management.password", "management.password_file").unwrap_or_default(),
+        user: source.text_or("management.user", "wg-provisioner"),
+        password: source.secret_or_file("management.password", "management.password_file"),
         password_file: source.path("management.password_file"),
     }
 }
 
 fn store(source: &mut Source) -> StoreConfig {
     use secrecy::ExposeSecret as _;
-    let url = source.secret("store.url").unwrap_or_else(|| "sqlite:warrengate.db".into());
+    let url = source.secret_or("store.url", "sqlite:warrengate.db", location);
     if !["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
-        source.fault("store.url", None, "must be \"sqlite:<path>\" or \"postgres://user:password@host/database\"");
+        source.error("store.url", None, "must be \"sqlite:<path>\" or \"postgres://user:password@host/database\"");
     }
     StoreConfig {
         url,
-        encryption_key: source.secret_or_file("store.encryption_key", "store.encryption_key_file").unwrap_or_default(),
+        encryption_key: source.secret_or_file("store.encryption_key", "store.encryption_key_file"),
+        encryption_key_file: source.path("store.encryption_key_file"),
         outage_grace: source.duration("store.outage_grace", 15 * MINUTE, SECOND, 24 * HOUR),
     }
 }
@@ -200,23 +210,24 @@ fn audit(source: &mut Source) -> AuditConfig {
 
 fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
     let scheme = if ops.certificate.is_some() { "https" } else { "http" };
-    let issuer = match source.text("auth.issuer") {
-        Some(text) => text.trim_end_matches('/').to_owned(),
-        // Right for clients on this machine, and for nobody else.
-        None if ops.listen.ip().is_loopback() => format!("{scheme}://{}", ops.listen),
-        None => source.required(
+    let issuer = if ops.listen.ip().is_loopback() {
+        // Correct only for clients on this machine, but no others can reach a loopback address.
+        source.text_or("auth.issuer", format!("{scheme}://{}", ops.listen))
+    } else {
+        source.required(
             "auth.issuer",
-            "the address at which clients reach the ops side, for example \"https://auth.example\"; all gateways of \
-             one store say the same",
-        ),
+            "the address at which clients reach the ops endpoint, for example \"https://auth.example\"; the same for all \
+             gateways of one store",
+        )
     };
+    let issuer = issuer.trim_end_matches('/').to_owned();
     let rest = issuer.strip_prefix("https://").or_else(|| issuer.strip_prefix("http://"));
     if !issuer.is_empty() && rest.is_none_or(|rest| rest.is_empty() || rest.contains(['?', '#', ' '])) {
-        source.fault("auth.issuer", Some(issuer.clone()), "must be a http or https address without \"?\" and \"#\"");
+        source.error("auth.issuer", Some(issuer.clone()), "must be a http or https address without \"?\" and \"#\"");
     }
-    let audience = source.text("auth.audience").unwrap_or_else(|| "warrengate".to_owned());
+    let audience = source.text_or("auth.audience", "warrengate");
     if audience.trim().is_empty() {
-        source.fault("auth.audience", Some(audience.clone()), "must not be blank");
+        source.error("auth.audience", Some(audience.clone()), "must not be blank");
     }
     AuthConfig {
         issuers: issuers::read(source, &issuer, &audience),
@@ -225,16 +236,16 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
         token_lifetime: source.duration("auth.token_lifetime", HOUR, MINUTE, 24 * HOUR),
         leeway: source.duration("auth.leeway", 10 * SECOND, Duration::ZERO, 30 * SECOND),
         warn_before_expiry: source.duration("auth.warn_before_expiry", MINUTE, SECOND, HOUR),
-        wrong_secrets_per_client: count(source, "auth.wrong_secrets_per_client", 60),
-        wrong_secrets_per_address: count(source, "auth.wrong_secrets_per_address", 120),
-        secret_checks_at_once: whole(source.number("auth.secret_checks_at_once", 0, 0, 64)),
+        max_concurrent_secret_checks: whole(source.number("auth.max_concurrent_secret_checks", 0, 0, 64)),
+        failed_logins_per_minute_per_client: count(source, "auth.failed_logins_per_minute_per_client", 60),
+        failed_logins_per_minute_per_address: count(source, "auth.failed_logins_per_minute_per_address", 120),
     }
 }
 
 fn limits(source: &mut Source) -> LimitsConfig {
     LimitsConfig {
-        max_message_bytes: whole(source.number("limits.max_message_bytes", 4_000_000, 1 << 10, 16 << 20)),
-        max_buffered_bytes: buffered(source),
+        max_message_bytes: whole(source.size("limits.max_message_bytes", 4_000_000, 1 << 10, 16 << 20)),
+        max_buffered_bytes: max_buffered_bytes(source),
         max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 1_000, 1, 10_000))
             .unwrap_or(u32::MAX),
         max_connections: whole(source.number("limits.max_connections", 10_000, 1, 1_000_000)),
@@ -251,13 +262,35 @@ fn limits(source: &mut Source) -> LimitsConfig {
 }
 
 /// 0, or enough for a few of the largest frames.
-fn buffered(source: &mut Source) -> usize {
+fn max_buffered_bytes(source: &mut Source) -> usize {
     const KEY: &str = "limits.max_buffered_bytes";
-    let bytes = source.number(KEY, 0, 0, 1 << 42);
+    let bytes = source.size(KEY, 0, 0, 1 << 42);
     if bytes != 0 && bytes < MIN_LIMIT as u64 {
-        source.fault(KEY, Some(bytes.to_string()), "must be at least \"64MiB\", or 0 for a quarter of the memory");
+        let what = format!("must be at least {}, or 0 for a quarter of the memory", format_size(MIN_LIMIT as u64));
+        source.error(KEY, Some(format_size(bytes)), what);
     }
     whole(bytes)
+}
+
+/// Where a database is: its URL without user, password and parameters.
+fn location(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        // A password may contain an unescaped "@" or "/", so only what follows the last "@" is shown.
+        Some((scheme, rest)) if !scheme.starts_with("sqlite") => match rest.rsplit_once('@') {
+            Some((_, place)) => format!("{scheme}://(redacted)@{place}"),
+            None => format!("{scheme}://{rest}"),
+        },
+        _ => url.to_owned(),
+    }
+}
+
+impl StoreConfig {
+    /// Where the database is, without user, password and parameters.
+    pub fn location(&self) -> String {
+        use secrecy::ExposeSecret as _;
+        location(self.url.expose_secret())
+    }
 }
 
 fn count(source: &mut Source, key: &'static str, default: u64) -> u32 {
@@ -271,7 +304,7 @@ fn whole(value: u64) -> usize {
 fn telemetry(source: &mut Source) -> TelemetryConfig {
     let traces = traces::read(source);
     TelemetryConfig {
-        log: source.text("telemetry.log").unwrap_or_else(|| "info".to_owned()),
+        log: source.text_or("telemetry.log", "info"),
         log_format: source.parsed("telemetry.log_format", LogFormat::Auto, |text| match text {
             "auto" => Ok(LogFormat::Auto),
             "human" => Ok(LogFormat::Human),
@@ -283,20 +316,31 @@ fn telemetry(source: &mut Source) -> TelemetryConfig {
     }
 }
 
+/// A file that a setting names.
+pub(super) struct NamedFile {
+    pub(super) key: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) is_secret: bool,
+}
+
 impl Config {
-    /// The files that must be there before a gateway can start, with their keys.
-    pub(super) fn files(&self) -> Vec<(&'static str, PathBuf)> {
+    /// The files that must exist before a gateway can start.
+    pub(super) fn files(&self) -> Vec<NamedFile> {
+        let public = |key, path: &PathBuf| NamedFile { key, path: path.clone(), is_secret: false };
+        let secret = |key, path: &PathBuf| NamedFile { key, path: path.clone(), is_secret: true };
         let mut files = vec![
-            ("grpc.certificate", self.grpc.certificate.clone()),
-            ("grpc.key", self.grpc.key.clone()),
-            ("broker.ca_certificate", self.broker.ca_certificate.clone()),
-            ("broker.ca_key", self.broker.ca_key.clone()),
-            ("management.certificate", self.management.certificate.clone()),
-            ("management.key", self.management.key.clone()),
+            public("grpc.certificate", &self.grpc.certificate),
+            secret("grpc.key", &self.grpc.key),
+            public("broker.ca_certificate", &self.broker.ca_certificate),
+            secret("broker.ca_key", &self.broker.ca_key),
+            public("management.certificate", &self.management.certificate),
+            secret("management.key", &self.management.key),
         ];
-        files.extend(self.ops.certificate.clone().map(|path| ("ops.certificate", path)));
-        files.extend(self.ops.key.clone().map(|path| ("ops.key", path)));
-        files.extend(self.auth.issuers.iter().flat_map(super::IssuerConfig::files));
+        files.extend(self.management.password_file.iter().map(|path| secret("management.password_file", path)));
+        files.extend(self.store.encryption_key_file.iter().map(|path| secret("store.encryption_key_file", path)));
+        files.extend(self.ops.certificate.iter().map(|path| public("ops.certificate", path)));
+        files.extend(self.ops.key.iter().map(|path| secret("ops.key", path)));
+        files.extend(self.auth.issuers.iter().flat_map(|issuer| issuer.files()).map(|(key, path)| public(key, path)));
         files
     }
 }

@@ -1,9 +1,12 @@
-//! Where values come from: a TOML file, and over it the environment. Text enters; typed values leave one by one, and every
-//! fault is kept until all keys were asked for. A key that nobody asked for is a fault as well.
+//! The values that were given: a TOML file, and over it the environment. Every setting is read by one call that names its key,
+//! its default and its bounds.
+//!
+//! All errors are collected, so that one run reports all of them. A key that no setting has is an error too, and one that was
+//! renamed is answered with its new name. Along the way the values in effect are listed, for `--print-config`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::Write as _,
+    fmt::{Display, Write as _},
     path::PathBuf,
     time::Duration,
 };
@@ -11,10 +14,20 @@ use std::{
 use secrecy::SecretString;
 
 use super::{ConfigError, traces};
+use crate::units::{DURATION_FORM, SIZE_FORM, format_duration, format_size, parse_duration, parse_size};
 
 const PREFIX: &str = "WARRENGATE_";
+const REDACTED: &str = "(redacted)";
 
-/// What one key was given.
+/// Settings that had another name, with the present one.
+const RENAMED: &[(&str, &str)] = &[
+    ("auth.secret_checks_at_once", "auth.max_concurrent_secret_checks"),
+    ("auth.wrong_secrets_per_client", "auth.failed_logins_per_minute_per_client"),
+    ("auth.wrong_secrets_per_address", "auth.failed_logins_per_minute_per_address"),
+    ("refresh_at_most_every", "min_refresh_interval"),
+];
+
+/// The value of one key.
 #[derive(Debug, Clone)]
 enum Given {
     File(toml::Value),
@@ -22,27 +35,48 @@ enum Given {
     Environment(String, String),
 }
 
-/// All values that were given, and what was wrong with them.
+/// All values that were given, the errors in them, and the values in effect.
 #[derive(Debug, Default)]
 pub(super) struct Source {
     given: BTreeMap<String, Given>,
     asked: BTreeSet<&'static str>,
-    faults: Vec<ConfigError>,
+    errors: Vec<ConfigError>,
+    effective: Vec<(&'static str, Shown)>,
+}
+
+/// How a value in effect is listed.
+#[derive(Debug)]
+enum Shown {
+    /// As TOML.
+    Value(String),
+    /// One table of a list of tables.
+    Table(String),
+}
+
+/// The end of reading.
+pub(super) struct Finished {
+    /// All errors, those of unknown keys included.
+    pub(super) errors: Vec<ConfigError>,
+    /// The values in effect, in the form of the file.
+    pub(super) listing: String,
+    /// All keys that were read.
+    #[cfg(test)]
+    pub(super) asked: BTreeSet<&'static str>,
 }
 
 impl Source {
     /// Takes a file's text and the environment. `WARRENGATE_GRPC__LISTEN` is `grpc.listen`; a variable without `__` is not a
-    /// setting of the gateway (the command line has some), but for `WARRENGATE_DATABASE_URL`, which is `store.url`.
-    /// OpenTelemetry's variables count as they do everywhere.
+    /// setting of the gateway (the command line has some), except `WARRENGATE_DATABASE_URL`, which is `store.url`.
+    /// OpenTelemetry's standard variables apply too.
     pub(super) fn new(file: Option<&str>, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut source = Self::default();
         if let Some(text) = file {
             match text.parse::<toml::Table>() {
                 Ok(table) => source.flatten("", table),
-                // The parser's text quotes the line at fault, which may hold a secret: the place is enough.
+                // The parser's full message quotes the line, which may hold a secret; its number is enough.
                 Err(error) => {
-                    let place = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).lines().count());
-                    source.fault("the file", None, format!("is not TOML: {} (line {place})", error.message()));
+                    let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).lines().count());
+                    source.error("the file", None, format!("is not TOML: {} (line {line})", error.message()));
                 }
             }
         }
@@ -74,8 +108,8 @@ impl Source {
         }
     }
 
-    pub(super) fn fault(&mut self, key: &str, value: Option<String>, what: impl Into<String>) {
-        self.faults.push(ConfigError { key: key.to_owned(), value, what: what.into() });
+    pub(super) fn error(&mut self, key: &str, value: Option<String>, what: impl Into<String>) {
+        self.errors.push(ConfigError { key: key.to_owned(), value, what: what.into() });
     }
 
     /// Whether the key was given a value.
@@ -83,89 +117,117 @@ impl Source {
         self.given.contains_key(key)
     }
 
-    /// Text; a fault when it is something else.
-    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+    fn ask(&mut self, key: &'static str) -> Option<Given> {
         self.asked.insert(key);
-        match self.given.get(key)?.clone() {
-            Given::Environment(_, text) | Given::File(toml::Value::String(text)) => Some(text),
-            Given::File(other) => {
-                self.fault(key, Some(other.to_string()), "must be text in quotes");
-                None
-            }
+        self.given.get(key).cloned()
+    }
+
+    /// Lists a value in effect; a later one for the same key replaces it.
+    fn show(&mut self, key: &'static str, value: impl Into<toml::Value>) {
+        let shown = Shown::Value(value.into().to_string());
+        match self.effective.iter_mut().find(|(listed, _)| *listed == key) {
+            Some((_, listed)) => *listed = shown,
+            None => self.effective.push((key, shown)),
         }
     }
 
-    /// Text that is never shown in a fault.
-    pub(super) fn secret(&mut self, key: &'static str) -> Option<SecretString> {
-        self.asked.insert(key);
-        match self.given.get(key)?.clone() {
-            Given::Environment(_, text) | Given::File(toml::Value::String(text)) => Some(text.into()),
-            Given::File(_) => {
-                self.fault(key, None, "must be text in quotes");
-                None
+    /// Text; an error when it is something else.
+    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+        let text = match self.ask(key)? {
+            Given::Environment(_, text) | Given::File(toml::Value::String(text)) => text,
+            Given::File(other) => {
+                self.error(key, Some(other.to_string()), "must be text in quotes");
+                return None;
             }
-        }
+        };
+        self.show(key, text.clone());
+        Some(text)
+    }
+
+    /// Text, or the default.
+    pub(super) fn text_or(&mut self, key: &'static str, default: impl Into<String>) -> String {
+        let text = self.text(key).unwrap_or_else(|| default.into());
+        self.show(key, text.clone());
+        text
+    }
+
+    /// Text that is never shown in an error; `shown` makes the form for the listing.
+    pub(super) fn secret_or(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        shown: impl Fn(&str) -> String,
+    ) -> SecretString {
+        let text = match self.ask(key) {
+            None => default.to_owned(),
+            Some(Given::Environment(_, text) | Given::File(toml::Value::String(text))) => text,
+            Some(Given::File(_)) => {
+                self.error(key, None, "must be text in quotes");
+                default.to_owned()
+            }
+        };
+        self.show(key, shown(&text));
+        text.into()
     }
 
     /// A secret from the environment, or from the file that `<key>_file` names; never from the configuration file itself.
-    pub(super) fn secret_or_file(&mut self, key: &'static str, file_key: &'static str) -> Option<SecretString> {
-        self.asked.insert(key);
-        let path = self.path(file_key);
-        match (self.given.get(key).cloned(), path) {
+    pub(super) fn secret_or_file(&mut self, key: &'static str, file_key: &'static str) -> SecretString {
+        let (given, path) = (self.ask(key), self.path(file_key));
+        self.show(key, REDACTED);
+        match (given, path) {
             (Some(Given::File(_)), _) => {
                 let what = format!(
                     "does not belong into this file: write it into a file of its own, readable by the gateway only, and \
                      name that in {file_key}"
                 );
-                self.fault(key, None, what);
-                None
+                self.error(key, None, what);
             }
             (Some(Given::Environment(name, _)), Some(_)) => {
-                self.fault(key, None, format!("is given twice, by {name} and by {file_key}: remove one"));
-                None
+                self.error(key, None, format!("is given twice, by {name} and by {file_key}: remove one"));
             }
-            (Some(Given::Environment(_, text)), None) => Some(text.into()),
+            (Some(Given::Environment(_, text)), None) => return text.into(),
             (None, Some(path)) => match std::fs::read_to_string(&path) {
                 Ok(text) if text.trim().is_empty() => {
-                    self.fault(
-                        file_key,
-                        Some(path.display().to_string()),
-                        "is an empty file: write the secret into it",
-                    );
-                    None
+                    let what = "is an empty file: write the secret into it";
+                    self.error(file_key, Some(path.display().to_string()), what);
                 }
-                Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned().into()),
+                Ok(text) => return text.trim_end_matches(['\r', '\n']).to_owned().into(),
                 Err(error) => {
                     let what = format!("cannot be read: {}; make it readable by the gateway", error.kind());
-                    self.fault(file_key, Some(path.display().to_string()), what);
-                    None
+                    self.error(file_key, Some(path.display().to_string()), what);
                 }
             },
             (None, None) => {
-                self.fault(
-                    key,
-                    None,
-                    format!("is needed: name a file that holds it in {file_key}, or set {}", variable(key)),
-                );
-                None
+                let what = format!("is needed: name a file that holds it in {file_key}, or set {}", variable(key));
+                self.error(key, None, what);
             }
         }
+        SecretString::default()
     }
 
-    /// What `parse` makes of a text, or of the default.
-    pub(super) fn parsed<T>(&mut self, key: &'static str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> T {
-        let Some(text) = self.text(key) else { return default };
-        parse(&text).unwrap_or_else(|what| {
-            self.fault(key, Some(text), what);
-            default
-        })
+    /// The value that `parse` makes of a text, or the default.
+    pub(super) fn parsed<T: Display>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> T {
+        let value = match self.text(key) {
+            None => default,
+            Some(text) => parse(&text).unwrap_or_else(|what| {
+                self.error(key, Some(text), what);
+                default
+            }),
+        };
+        self.show(key, value.to_string());
+        value
     }
 
-    /// A text that must be given; empty after a fault.
+    /// A text that must be given; empty after an error.
     pub(super) fn required(&mut self, key: &'static str, what: &str) -> String {
         let text = self.text(key);
         if text.is_none() && !self.is_given(key) {
-            self.fault(key, None, format!("is needed: {what}"));
+            self.error(key, None, format!("is needed: {what}"));
         }
         text.unwrap_or_default()
     }
@@ -174,40 +236,63 @@ impl Source {
         self.text(key).map(PathBuf::from)
     }
 
-    /// A path that must be given; empty after a fault.
+    /// A path that must be given; empty after an error.
     pub(super) fn required_path(&mut self, key: &'static str, what: &str) -> PathBuf {
         self.required(key, what).into()
     }
 
     pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
-        if let Some(Given::File(toml::Value::Boolean(value))) = self.given.get(key) {
-            self.asked.insert(key);
-            return *value;
-        }
-        self.parsed(key, default, |text| text.parse().map_err(|_| "must be true or false".to_owned()))
-    }
-
-    /// A number between bounds; `4KiB`, `4MiB` and `1GiB` are numbers too.
-    pub(super) fn number(&mut self, key: &'static str, default: u64, min: u64, max: u64) -> u64 {
-        self.asked.insert(key);
-        let (shown, value) = match self.given.get(key).cloned() {
-            None => return default,
-            Some(Given::File(toml::Value::Integer(value))) => (value.to_string(), u64::try_from(value).ok()),
-            Some(Given::File(toml::Value::String(text)) | Given::Environment(_, text)) => (text.clone(), size(&text)),
+        let (shown, value) = match self.ask(key) {
+            None => (String::new(), Some(default)),
+            Some(Given::File(toml::Value::Boolean(value))) => (String::new(), Some(value)),
+            Some(Given::File(toml::Value::String(text)) | Given::Environment(_, text)) => {
+                (text.clone(), text.parse().ok())
+            }
             Some(Given::File(other)) => (other.to_string(), None),
         };
-        value.filter(|value| (min..=max).contains(value)).unwrap_or_else(|| {
-            self.fault(key, Some(shown), format!("must be a whole number from {min} to {max}"));
-            default
-        })
+        self.value_or(key, value, default, shown, "must be true or false".to_owned())
     }
 
-    /// A number with a fraction, between bounds.
+    /// A whole number between bounds.
+    pub(super) fn number(&mut self, key: &'static str, default: u64, min: u64, max: u64) -> u64 {
+        let (shown, value) = self.integer(key, |text| text.parse().ok());
+        let value = value.unwrap_or(Some(default)).filter(|value| (min..=max).contains(value));
+        let value = value.map(|value| i64::try_from(value).unwrap_or(i64::MAX));
+        let default = i64::try_from(default).unwrap_or(i64::MAX);
+        let what = format!("must be a whole number from {min} to {max}");
+        self.value_or(key, value, default, shown, what).unsigned_abs()
+    }
+
+    /// A size in bytes between bounds.
+    pub(super) fn size(&mut self, key: &'static str, default: u64, min: u64, max: u64) -> u64 {
+        let (shown, value) = self.integer(key, parse_size);
+        let value = value.unwrap_or(Some(default)).filter(|value| (min..=max).contains(value));
+        let what = format!("must be {SIZE_FORM}, from {} to {}", format_size(min), format_size(max));
+        let value = value.unwrap_or_else(|| {
+            self.error(key, Some(shown), what);
+            default
+        });
+        self.show(key, format_size(value));
+        value
+    }
+
+    /// The text of a number, and the number if it is one; none when nothing was given.
+    fn integer(&mut self, key: &'static str, parse: impl Fn(&str) -> Option<u64>) -> (String, Option<Option<u64>>) {
+        match self.ask(key) {
+            None => (String::new(), None),
+            Some(Given::File(toml::Value::Integer(value))) => (value.to_string(), Some(u64::try_from(value).ok())),
+            Some(Given::File(toml::Value::String(text)) | Given::Environment(_, text)) => {
+                (text.clone(), Some(parse(&text)))
+            }
+            Some(Given::File(other)) => (other.to_string(), Some(None)),
+        }
+    }
+
+    /// A number from 0 to 1.
     pub(super) fn ratio(&mut self, key: &'static str, default: f64) -> f64 {
-        self.asked.insert(key);
-        let (shown, value) = match self.given.get(key).cloned() {
-            None => return default,
-            #[allow(clippy::cast_precision_loss, reason = "only 0 and 1 are taken")]
+        let (shown, value) = match self.ask(key) {
+            None => (String::new(), Some(default)),
+            #[allow(clippy::cast_precision_loss, reason = "only 0 and 1 are accepted")]
             Some(Given::File(toml::Value::Integer(value))) => (value.to_string(), Some(value as f64)),
             Some(Given::File(toml::Value::Float(value))) => (value.to_string(), Some(value)),
             Some(Given::File(toml::Value::String(text)) | Given::Environment(_, text)) => {
@@ -215,52 +300,93 @@ impl Source {
             }
             Some(Given::File(other)) => (other.to_string(), None),
         };
-        value.filter(|value| (0.0..=1.0).contains(value)).unwrap_or_else(|| {
-            self.fault(key, Some(shown), "must be a number from 0 to 1");
+        let value = value.filter(|value| (0.0..=1.0).contains(value));
+        self.value_or(key, value, default, shown, "must be a number from 0 to 1".to_owned())
+    }
+
+    fn value_or<T: Copy + Into<toml::Value>>(
+        &mut self,
+        key: &'static str,
+        value: Option<T>,
+        default: T,
+        shown: String,
+        what: String,
+    ) -> T {
+        let value = value.unwrap_or_else(|| {
+            self.error(key, Some(shown), what);
             default
-        })
+        });
+        self.show(key, value);
+        value
     }
 
-    /// A time with its unit, between bounds: `500ms`, `30s`, `5m`, `24h`, `90d`.
+    /// A duration between bounds.
     pub(super) fn duration(&mut self, key: &'static str, default: Duration, min: Duration, max: Duration) -> Duration {
-        self.parsed_given(key, default, |text| {
-            duration(text).filter(|value| (min..=max).contains(value)).ok_or_else(|| {
-                format!("must be a time from {} to {}, for example \"{}\"", show(min), show(max), show(default))
-            })
-        })
-    }
-
-    fn parsed_given<T: Copy>(&mut self, key: &'static str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> T {
-        if let Some(Given::File(toml::Value::Integer(value))) = self.given.get(key) {
-            let value = value.to_string();
-            self.asked.insert(key);
-            let what = parse(&value).err().unwrap_or_default();
-            self.fault(key, Some(value), what);
-            return default;
-        }
-        self.parsed(key, default, parse)
+        let (shown, value) = match self.ask(key) {
+            None => (String::new(), Some(default)),
+            Some(Given::File(toml::Value::String(text)) | Given::Environment(_, text)) => {
+                (text.clone(), parse_duration(&text))
+            }
+            Some(Given::File(other)) => (other.to_string(), None),
+        };
+        let value = value.filter(|value| (min..=max).contains(value)).unwrap_or_else(|| {
+            let (min, max) = (format_duration(min), format_duration(max));
+            self.error(key, Some(shown), format!("must be {DURATION_FORM}, from {min} to {max}"));
+            default
+        });
+        self.show(key, format_duration(value));
+        value
     }
 
     /// A list of texts; in the environment they are separated by commas.
     pub(super) fn list(&mut self, key: &'static str) -> Vec<String> {
-        self.asked.insert(key);
-        match self.given.get(key).cloned() {
+        let list: Vec<String> = match self.ask(key) {
             None => Vec::new(),
             Some(Given::Environment(_, text)) => text.split(',').map(|item| item.trim().to_owned()).collect(),
             Some(Given::File(toml::Value::Array(items))) if items.iter().all(toml::Value::is_str) => {
                 items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
             }
             Some(Given::File(other)) => {
-                self.fault(key, Some(other.to_string()), "must be a list of texts, for example [\"a\", \"b\"]");
+                self.error(key, Some(other.to_string()), "must be a list of texts, for example [\"a\", \"b\"]");
                 Vec::new()
             }
-        }
+        };
+        self.show(key, list.clone());
+        list
     }
 
-    /// A list of tables; in the environment it is one text, as TOML writes such a list.
-    pub(super) fn tables(&mut self, key: &'static str) -> Vec<toml::Table> {
-        self.asked.insert(key);
-        let (given, shown) = match self.given.get(key).cloned() {
+    /// A table of lists of texts.
+    pub(super) fn lists(&mut self, key: &'static str) -> BTreeMap<String, Vec<String>> {
+        if let Some(Given::File(other)) = self.ask(key) {
+            self.error(
+                key,
+                Some(other.to_string()),
+                "must be a table of lists of texts, for example {name = [\"a\", \"b\"]}",
+            );
+        }
+        let prefix = format!("{key}.");
+        let names: Vec<_> =
+            self.given.keys().filter_map(|given| given.strip_prefix(&prefix)).map(str::to_owned).collect();
+        let mut lists = BTreeMap::new();
+        for name in names {
+            match self.given.remove(&format!("{prefix}{name}")) {
+                Some(Given::File(toml::Value::Array(items))) if items.iter().all(toml::Value::is_str) => {
+                    let items = items.iter().filter_map(|item| item.as_str().map(str::to_owned));
+                    drop(lists.insert(name, items.collect()));
+                }
+                _ => self.error(key, Some(name), "must be a list of texts, for example [\"a\", \"b\"]"),
+            }
+        }
+        if !lists.is_empty() {
+            let table = lists.iter().map(|(name, items): (&String, &Vec<String>)| (name.clone(), items.clone().into()));
+            self.show(key, table.collect::<toml::Table>());
+        }
+        lists
+    }
+
+    /// A list of tables, each read by `read` from a source of its own; in the environment it is one text in TOML.
+    pub(super) fn tables<T>(&mut self, key: &'static str, mut read: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        let (given, shown) = match self.ask(key) {
             None => return Vec::new(),
             Some(Given::File(value)) => (Some(value), None),
             Some(Given::Environment(_, text)) => (
@@ -268,76 +394,87 @@ impl Source {
                 Some(text),
             ),
         };
-        let tables = given.and_then(|value| value.try_into::<Vec<toml::Table>>().ok());
-        tables.unwrap_or_else(|| {
-            self.fault(key, shown, "must be a list of tables, each like those of docs/warrengate.example.toml");
-            Vec::new()
-        })
+        let Some(tables) = given.and_then(|value| value.try_into::<Vec<toml::Table>>().ok()) else {
+            self.error(key, shown, "must be a list of tables, each like those of docs/warrengate.example.toml");
+            return Vec::new();
+        };
+        let each = tables.into_iter().enumerate().map(|(index, table)| {
+            let mut source = Self::default();
+            source.flatten("", table);
+            let value = read(&mut source);
+            let Finished { errors, listing, .. } = source.finish();
+            self.errors.extend(errors.into_iter().map(|error| {
+                let dot = if error.key.is_empty() { "" } else { "." };
+                ConfigError { key: format!("{key}[{index}]{dot}{}", error.key), ..error }
+            }));
+            self.effective.push((key, Shown::Table(format!("\n[[{key}]]\n{listing}"))));
+            value
+        });
+        each.collect()
     }
 
-    /// All keys that were asked for, and all faults, those of unknown keys included.
-    pub(super) fn finish(mut self) -> (BTreeSet<&'static str>, Vec<ConfigError>) {
+    pub(super) fn finish(mut self) -> Finished {
         let unknown: Vec<_> = self
             .given
             .iter()
             .filter(|(key, _)| !self.asked.contains(key.as_str()))
-            .map(|(key, given)| match given {
-                Given::File(_) => (key.clone(), "is not a setting: see docs/warrengate.example.toml".to_owned()),
-                Given::Environment(name, _) => {
-                    (key.clone(), format!("is not a setting: unset {name}, or see docs/warrengate.example.toml"))
-                }
+            .map(|(key, given)| {
+                let new_name = RENAMED.iter().find(|(old, _)| old == key).map(|(_, new)| *new);
+                let what = match (new_name, given) {
+                    (Some(new), Given::File(_)) => format!("was renamed: write {new}"),
+                    (Some(new), Given::Environment(name, _)) => {
+                        format!("was renamed to {new}: set {} instead of {name}", variable(new))
+                    }
+                    (None, Given::File(_)) => "is not a setting: see docs/warrengate.example.toml".to_owned(),
+                    (None, Given::Environment(name, _)) => {
+                        format!("is not a setting: unset {name}, or see docs/warrengate.example.toml")
+                    }
+                };
+                (key.clone(), what)
             })
             .collect();
         for (key, what) in unknown {
-            self.fault(&key, None, what);
+            self.error(&key, None, what);
         }
-        (self.asked, self.faults)
+        Finished {
+            listing: listing(&self.effective),
+            errors: self.errors,
+            #[cfg(test)]
+            asked: self.asked,
+        }
     }
+}
+
+/// The values by section, sections in the order in which they were read first, tables at the end of their section.
+fn listing(effective: &[(&'static str, Shown)]) -> String {
+    let section = |key: &'static str| key.split_once('.').map_or("", |(section, _)| section);
+    let mut sections: Vec<&str> = Vec::new();
+    for (key, _) in effective {
+        if !sections.contains(&section(key)) {
+            sections.push(section(key));
+        }
+    }
+    let mut text = String::new();
+    for name in sections {
+        if !name.is_empty() {
+            let _ = writeln!(text, "{}[{name}]", if text.is_empty() { "" } else { "\n" });
+        }
+        let of_section = || effective.iter().filter(|(key, _)| section(key) == name);
+        for (key, shown) in of_section() {
+            if let Shown::Value(value) = shown {
+                let _ = writeln!(text, "{} = {value}", key.rsplit('.').next().unwrap_or(key));
+            }
+        }
+        for (_, shown) in of_section() {
+            if let Shown::Table(table) = shown {
+                text.push_str(table);
+            }
+        }
+    }
+    text
 }
 
 /// The environment variable of a key.
-pub(super) fn variable(key: &str) -> String {
+fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
-}
-
-fn size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    digits.trim_end().parse::<u64>().ok()?.checked_mul(factor)
-}
-
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let value: u64 = digits.parse().ok()?;
-    let seconds = |factor| value.checked_mul(factor).map(Duration::from_secs);
-    match &text[digits.len()..] {
-        "ms" => Some(Duration::from_millis(value)),
-        "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3600),
-        "d" => seconds(86_400),
-        _ => None,
-    }
-}
-
-/// As [`Source::duration`] reads it.
-pub(super) fn show(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    let mut text = String::new();
-    let _ = match millis {
-        0 => write!(text, "0s"),
-        // A day is 24 hours, and says so.
-        _ if millis > 86_400_000 && millis.is_multiple_of(86_400_000) => write!(text, "{}d", millis / 86_400_000),
-        _ if millis.is_multiple_of(3_600_000) => write!(text, "{}h", millis / 3_600_000),
-        _ if millis.is_multiple_of(60_000) => write!(text, "{}m", millis / 60_000),
-        _ if millis.is_multiple_of(1000) => write!(text, "{}s", millis / 1000),
-        _ => write!(text, "{millis}ms"),
-    };
-    text
 }

@@ -1,4 +1,4 @@
-//! Faults are named all at once, secrets stay out of sight, and the example file is complete.
+//! Tests of the configuration: all errors are reported at once, secrets are never shown, and the example file is complete.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,10 +22,14 @@ fn secrets() -> Vec<(String, String)> {
     environment(&[("WARRENGATE_MANAGEMENT__PASSWORD", "hidden-1"), ("WARRENGATE_STORE__ENCRYPTION_KEY", "hidden-2")])
 }
 
-fn faults(file: &str, env: &[(&str, &str)]) -> Vec<String> {
+fn errors(file: &str, env: &[(&str, &str)]) -> Vec<String> {
     let env = secrets().into_iter().chain(environment(env));
-    let error = Config::parse(Some(file), env).expect_err("faults");
-    error.faults().iter().map(ToString::to_string).collect()
+    let error = Config::parse(Some(file), env).expect_err("errors");
+    error.errors().iter().map(ToString::to_string).collect()
+}
+
+fn listing(file: &str, env: impl IntoIterator<Item = (String, String)>) -> String {
+    Config::parse_listed(Some(file), env).expect("valid").1
 }
 
 #[test]
@@ -39,8 +43,7 @@ fn the_example_is_valid_and_its_defaults_are_the_defaults() {
             _ => line.to_owned(),
         })
         .collect();
-    let explicit = Config::parse(Some(&all.join("\n")), secrets()).expect("valid");
-    assert_eq!(given.to_string(), explicit.to_string());
+    assert_eq!(listing(&example(), secrets()), listing(&all.join("\n"), secrets()));
     assert_eq!(given.auth.issuer, "http://127.0.0.1:8080");
     assert_eq!(given.limits.max_message_bytes, 4_000_000);
 }
@@ -53,7 +56,7 @@ fn is_key(line: &str) -> bool {
 fn the_example_names_every_key() {
     let mut source = Source::new(Some(&example()), secrets());
     read::config(&mut source);
-    let (asked, _) = source.finish();
+    let Finished { asked, .. } = source.finish();
     let mut section = "";
     let mut named = BTreeSet::new();
     for line in EXAMPLE.lines() {
@@ -65,7 +68,7 @@ fn the_example_names_every_key() {
             named.insert(format!("{section}.{}", line.split(' ').next().unwrap_or_default()));
         }
     }
-    // These two may stand in the environment only; the example says so in words.
+    // These two can only be set in the environment; the example says so in its comments.
     let asked: BTreeSet<_> = asked
         .into_iter()
         .filter(|key| !["management.password", "store.encryption_key"].contains(key))
@@ -75,7 +78,7 @@ fn the_example_names_every_key() {
 }
 
 #[test]
-fn open_telemetrys_variables_count_more_than_the_file_and_less_than_ours() {
+fn open_telemetrys_variables_override_the_file_and_are_overridden_by_ours() {
     let file = format!("{}\notlp_endpoint = \"http://file:4317\"\n", example());
     let with = |env: &[(&str, &str)]| {
         let env = secrets().into_iter().chain(environment(env));
@@ -101,13 +104,13 @@ fn open_telemetrys_variables_count_more_than_the_file_and_less_than_ours() {
     assert_eq!(traces.endpoint.as_deref(), Some("https://ours:1"));
     assert_eq!(with(&[standard[0], ("OTEL_SDK_DISABLED", "true")]).endpoint, None);
     assert_eq!(with(&[standard[0], ("OTEL_TRACES_EXPORTER", "none")]).endpoint, None);
-    let bad = faults("[telemetry]\notlp_endpoint = \"collector:4317\"\ntenant_sample_ratios = [\"acme=2\"]\n", &[]);
-    assert!(bad.iter().any(|fault| fault.starts_with("telemetry.otlp_endpoint must be")), "{bad:?}");
-    assert!(bad.iter().any(|fault| fault.contains("\"acme=2\" must be tenants and ratios")), "{bad:?}");
+    let bad = errors("[telemetry]\notlp_endpoint = \"collector:4317\"\ntenant_sample_ratios = [\"acme=2\"]\n", &[]);
+    assert!(bad.iter().any(|error| error.starts_with("telemetry.otlp_endpoint must be")), "{bad:?}");
+    assert!(bad.iter().any(|error| error.contains("\"acme=2\" must be tenants and ratios")), "{bad:?}");
 }
 
 #[test]
-fn the_environment_wins_over_the_file() {
+fn the_environment_overrides_the_file() {
     let env = [
         ("WARRENGATE_GRPC__LISTEN", "[::]:9443"),
         ("WARRENGATE_GRPC__REFLECTION", "true"),
@@ -132,12 +135,11 @@ fn the_environment_wins_over_the_file() {
 }
 
 #[test]
-fn all_faults_are_named_at_once_with_key_value_and_advice() {
+fn all_errors_are_reported_at_once_with_key_value_and_advice() {
     let file = "[grpc]\nlisten = \"nowhere\"\ncertificate = 5\nports = 1\n[ops]\nlisten = \"0.0.0.0:80\"\n\
                 [auth]\nleeway = \"31s\"\ntoken_lifetime = 60\n[telemetry]\nlog_format = \"xml\"\nsample_ratio = 2\n\
-                [limits]\nmax_message_bytes = \"64MiB\"\n[store]\nurl = \"mysql://me:hidden@x\"\n";
-    let faults = faults(file, &[("WARRENGATE_GRPC__COLOUR", "red")]);
-    let text = faults.join("\n");
+                [limits]\nmax_message_bytes = \"64MiB\"\nmax_connections = \"1k\"\n[store]\nurl = \"mysql://me:hidden@x\"\n";
+    let text = errors(file, &[("WARRENGATE_GRPC__COLOUR", "red")]).join("\n");
     for wanted in [
         "grpc.listen = \"nowhere\" must be an address and a port",
         "grpc.certificate = \"5\" must be text in quotes",
@@ -150,16 +152,21 @@ fn all_faults_are_named_at_once_with_key_value_and_advice() {
         "management.endpoints is needed",
         "store.url must be \"sqlite:<path>\"",
         "auth.issuer is needed",
-        "auth.leeway = \"31s\" must be a time from 0s to 30s, for example \"10s\"",
-        "auth.token_lifetime = \"60\" must be a time from 1m to 24h",
-        "limits.max_message_bytes = \"64MiB\" must be a whole number from 1024 to 16777216",
+        "auth.leeway = \"31s\" must be a duration like 500ms, 30s, 5m, \"1h 30m\" or 90d, from 0s to 30s",
+        "auth.token_lifetime = \"60\" must be a duration like 500ms, 30s, 5m, \"1h 30m\" or 90d, from 1m to 24h",
+        "limits.max_message_bytes = \"64MiB\" must be a number of bytes like 4096, 64KiB, 10MB or 1GiB, from 1KiB to 16MiB",
+        "limits.max_connections = \"1k\" must be a whole number from 1 to 1000000",
         "telemetry.log_format = \"xml\" must be",
         "telemetry.sample_ratio = \"2\" must be a number from 0 to 1",
     ] {
         assert!(text.contains(wanted), "{wanted}\n---\n{text}");
     }
     assert!(!text.contains("hidden"), "{text}");
-    let error = Config::parse(Some("not toml"), Vec::new()).expect_err("faults").to_string();
+    let error = Config::parse(Some("not toml"), Vec::new()).expect_err("errors").to_string();
+    assert!(
+        error.starts_with("invalid configuration (") && error.contains(" errors):\n  - the file is not TOML"),
+        "{error}"
+    );
     assert!(error.contains("the file is not TOML") && error.contains("management.password is needed"), "{error}");
 }
 
@@ -173,15 +180,15 @@ fn secrets_come_from_a_file_or_the_environment_once_and_are_never_shown() {
         [("WARRENGATE_MANAGEMENT__PASSWORD_FILE", path.as_str()), ("WARRENGATE_STORE__ENCRYPTION_KEY", "hidden-4")];
     let config = Config::parse(Some(&example()), environment(&env)).expect("valid");
     assert_eq!(config.management.password.expose_secret(), "hidden-3");
-    for shown in [config.to_string(), format!("{config:?}")] {
+    for shown in [listing(&example(), environment(&env)), format!("{config:?}")] {
         assert!(!shown.contains("hidden"), "{shown}");
     }
-    assert!(faults(&example(), &env[..1])[0].contains("is given twice"));
+    assert!(errors(&example(), &env[..1])[0].contains("is given twice"));
     let inside = example().replace("[store]", "[store]\nencryption_key = \"hidden-5\"");
-    let error = Config::parse(Some(&inside), environment(&env[..1])).expect_err("faults").to_string();
+    let error = Config::parse(Some(&inside), environment(&env[..1])).expect_err("errors").to_string();
     assert!(error.contains("does not belong into this file") && !error.contains("hidden"), "{error}");
     let missing = [("WARRENGATE_STORE__ENCRYPTION_KEY_FILE", "/nowhere/key")];
-    let error = Config::parse(Some(&example()), environment(&missing)).expect_err("faults").to_string();
+    let error = Config::parse(Some(&example()), environment(&missing)).expect_err("errors").to_string();
     assert!(error.contains("store.encryption_key_file = \"/nowhere/key\" cannot be read"), "{error}");
 }
 
@@ -190,18 +197,19 @@ fn a_printed_configuration_can_be_read_again_and_hides_the_databases_password() 
     let env = secrets()
         .into_iter()
         .chain(environment(&[("WARRENGATE_DATABASE_URL", "postgres://me:hid@den/x@db:5432/wg?password=hidden")]));
-    let shown = Config::parse(Some(&example()), env).expect("valid").to_string();
+    let shown = listing(&example(), env);
     assert!(shown.contains("url = \"postgres://(redacted)@db:5432/wg\""), "{shown}");
     let again: Vec<_> = shown.lines().filter(|line| !line.contains("(redacted)")).collect();
-    let again = Config::parse(Some(&again.join("\n")), secrets()).expect("valid");
+    let (again, listed_again) = Config::parse_listed(Some(&again.join("\n")), secrets()).expect("valid");
     assert_eq!(again.auth.token_lifetime, Duration::from_secs(3600));
+    assert_eq!(shown.replace("postgres://(redacted)@db:5432/wg", "sqlite:warrengate.db"), listed_again);
 }
 
 #[test]
-fn missing_files_are_all_named() {
+fn all_missing_files_are_reported() {
     let config = Config::parse(Some(&example().replace("/etc/", "/nowhere/")), secrets()).expect("valid");
-    let error = config.check_files().expect_err("faults");
-    assert_eq!(error.faults().len(), 6);
+    let error = config.check_files().expect_err("errors");
+    assert_eq!(error.errors().len(), 6);
     assert!(error.to_string().contains("grpc.key = \"/nowhere/warrengate/gateway.key\" cannot be opened"));
 }
 
@@ -209,7 +217,7 @@ proptest! {
     #![proptest_config(crate::names::cases())]
 
     #[test]
-    fn no_text_panics_the_reading(
+    fn reading_any_text_does_not_panic(
         file in "(\\[(auth|grpc|limits)\\]\n)?([a-z_]{1,12} = (\"\\PC{0,8}\"|-?[0-9]{1,20}|\\[\\])\n){0,3}|\\PC{0,80}",
         issuers in "\\PC{0,40}|\\[\\{issuer = \"\\PC{0,10}\", tenant = \"[a-z]{0,3}\"\\}\\]",
         number in "\\PC{0,10}|[0-9]{0,25}(KiB|MiB|GiB|ms|s|d)?",
@@ -229,4 +237,59 @@ proptest! {
 fn dead_peers_are_detected_within_30_seconds_by_default() {
     let limits = Config::parse(Some(&example()), secrets()).expect("valid").limits;
     assert!(limits.keepalive_interval + limits.keepalive_timeout < Duration::from_secs(30));
+}
+
+#[test]
+fn a_renamed_key_is_answered_with_its_new_name() {
+    let file = example().replace("[auth]", "[auth]\nsecret_checks_at_once = 2\nwrong_secrets_per_client = 3");
+    let env = [("WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS", "4")];
+    assert_eq!(
+        errors(&file, &env),
+        [
+            "auth.secret_checks_at_once was renamed: write auth.max_concurrent_secret_checks",
+            "auth.wrong_secrets_per_address was renamed to auth.failed_logins_per_minute_per_address: set \
+             WARRENGATE_AUTH__FAILED_LOGINS_PER_MINUTE_PER_ADDRESS instead of WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS",
+            "auth.wrong_secrets_per_client was renamed: write auth.failed_logins_per_minute_per_client",
+        ]
+    );
+}
+
+#[test]
+fn durations_and_sizes_have_the_grammar_of_the_command_line() {
+    let env = [("WARRENGATE_LIMITS__MAX_MESSAGE_BYTES", "10MB"), ("WARRENGATE_LIMITS__IDLE_TIMEOUT", "1h 30m")];
+    let limits = Config::parse(Some(&example()), secrets().into_iter().chain(environment(&env))).expect("valid").limits;
+    assert_eq!((limits.max_message_bytes, limits.idle_timeout), (10_000_000, Duration::from_secs(5_400)));
+}
+
+#[test]
+fn a_secret_that_every_user_can_read_is_reported_and_one_of_a_group_is_not() {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let file = example().replace("/etc/warrengate", &dir.path().display().to_string());
+    for (name, mode) in [
+        ("gateway.key", 0o640),
+        ("gateway.pem", 0o644),
+        ("broker-ca.key", 0o644),
+        ("provisioner.key", 0o620),
+        ("store.key", 0o604),
+    ] {
+        fs::write(path(name), "secret").expect("written");
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("set");
+    }
+    let env = environment(&[
+        ("WARRENGATE_MANAGEMENT__PASSWORD", "hidden-1"),
+        ("WARRENGATE_STORE__ENCRYPTION_KEY_FILE", &path("store.key")),
+    ]);
+    let config = Config::parse(Some(&file), env).expect("valid");
+    let error = config.check_permissions().expect_err("open files");
+    let found: Vec<_> = error.errors().iter().map(|error| (error.key.as_str(), &error.what[..40])).collect();
+    assert_eq!(
+        found,
+        [
+            ("broker.ca_key", "holds a secret and has the mode 0644: ru"),
+            ("management.key", "holds a secret and has the mode 0620: ru"),
+            ("store.encryption_key_file", "holds a secret and has the mode 0604: ru"),
+        ]
+    );
 }

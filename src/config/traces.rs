@@ -1,19 +1,24 @@
-//! Where traces go and how many are kept. Keys of `[telemetry]` and the standard `OTEL_*` variables enter; a
-//! [`TracesConfig`] leaves. Of two that say the same the more particular counts: the gateway's own variable, then the
-//! standard one, then the file.
+//! Settings for the export of traces: keys of `[telemetry]` and OpenTelemetry's standard `OTEL_*` variables. When both set the same
+//! value, the gateway's own variable takes precedence over the standard one, and that over the file.
 
 use std::{collections::HashMap, time::Duration};
 
 use super::source::Source;
 use crate::names::TenantId;
 
-/// How spans travel to the collector.
+/// The protocol to the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtlpProtocol {
     /// gRPC, usually on port 4317.
     Grpc,
     /// Protobuf over HTTP, usually on port 4318.
     Http,
+}
+
+impl std::fmt::Display for OtlpProtocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl OtlpProtocol {
@@ -26,44 +31,44 @@ impl OtlpProtocol {
     }
 }
 
-/// Where traces go, and how many are kept.
+/// Where traces are exported to, and how many.
 #[derive(Debug, Clone)]
 pub struct TracesConfig {
-    /// The collector's address; none: traces go nowhere. For HTTP with its path.
+    /// The collector's address, with its path for HTTP; without one, traces are not exported.
     pub endpoint: Option<String>,
-    /// How they travel. Default: gRPC.
+    /// The protocol. Default: gRPC.
     pub protocol: OtlpProtocol,
     /// How long one export may take. Default 10 s.
     pub timeout: Duration,
-    /// The part of traces begun here that is kept, 0 to 1. Default 0.1.
+    /// The share of the traces started here that is sampled, 0 to 1. Default 0.1.
     pub sample_ratio: f64,
-    /// The same for single tenants.
+    /// The same for individual tenants.
     pub tenant_sample_ratios: HashMap<TenantId, f64>,
-    /// What the gateway calls itself. Default `warrengate`.
+    /// The gateway's `service.name`. Default `warrengate`.
     pub service_name: String,
-    /// Spans that may wait for the collector; those beyond are dropped and counted. Default 16,384.
+    /// Spans that may wait for the collector; more are dropped and counted. Default 16,384.
     pub queue: usize,
-    /// Spans of one export. Default 512.
+    /// Spans in one export. Default 512.
     pub batch: usize,
-    /// How often a batch goes that is not full. Default 1 s.
+    /// How often an incomplete batch is exported. Default 1 s.
     pub interval: Duration,
 }
 
 impl Default for TracesConfig {
-    /// Nowhere.
+    /// Without export.
     fn default() -> Self {
         read(&mut Source::default())
     }
 }
 
 impl TracesConfig {
-    /// The ratio of one tenant.
+    /// The sampling ratio of one tenant.
     pub fn ratio_of(&self, tenant: &TenantId) -> f64 {
         self.tenant_sample_ratios.get(tenant).copied().unwrap_or(self.sample_ratio)
     }
 }
 
-/// How something travels; unless it is given, as something else does.
+/// A protocol, or the default.
 pub(super) fn protocol(source: &mut Source, key: &'static str, default: OtlpProtocol) -> OtlpProtocol {
     source.parsed(key, default, |text| match text {
         "grpc" => Ok(OtlpProtocol::Grpc),
@@ -77,18 +82,21 @@ pub(super) fn url(source: &mut Source, key: &'static str) -> Option<String> {
     let url = source.text(key)?;
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     if rest.is_none_or(|rest| rest.is_empty() || rest.contains(['@', ' '])) {
-        source.fault(key, None, "must be an address such as \"http://127.0.0.1:4317\", without user and password");
+        source.error(key, None, "must be an address such as \"http://127.0.0.1:4317\", without user and password");
     }
     Some(url)
 }
 
-/// Whether a signal is sent at all.
-pub(super) fn is_on(source: &mut Source, key: &'static str, default: bool) -> bool {
-    source.parsed(key, default, |text| match text {
-        "otlp" => Ok(true),
-        "none" => Ok(false),
-        _ => Err("must be \"otlp\" or \"none\"".to_owned()),
-    })
+/// Whether a signal is exported at all.
+pub(super) fn is_exported(source: &mut Source, key: &'static str, default: bool) -> bool {
+    let name = |is_exported| if is_exported { "otlp" } else { "none" };
+    let exporter = source.parsed(key, name(default), |text| {
+        [name(true), name(false)]
+            .into_iter()
+            .find(|name| *name == text)
+            .ok_or_else(|| "must be \"otlp\" or \"none\"".to_owned())
+    });
+    exporter == name(true)
 }
 
 pub(super) fn read(source: &mut Source) -> TracesConfig {
@@ -99,8 +107,8 @@ pub(super) fn read(source: &mut Source) -> TracesConfig {
         (None, Some(base), OtlpProtocol::Http) => Some(format!("{}/v1/traces", base.trim_end_matches('/'))),
         (None, base, _) => base,
     };
-    let is_on = is_on(source, "telemetry.traces_exporter", true);
-    let endpoint = endpoint.filter(|_| is_on);
+    let is_exported = is_exported(source, "telemetry.traces_exporter", true);
+    let endpoint = endpoint.filter(|_| is_exported);
     let queue = source.number("telemetry.span_queue", 16_384, 1, 1 << 20);
     let batch = source.number("telemetry.span_batch", 512, 1, 1 << 20).min(queue);
     let second = Duration::from_secs(1);
@@ -110,7 +118,7 @@ pub(super) fn read(source: &mut Source) -> TracesConfig {
         timeout: source.duration("telemetry.otlp_timeout", 10 * second, second / 100, 60 * second),
         sample_ratio: source.ratio("telemetry.sample_ratio", 0.1),
         tenant_sample_ratios: tenants(source),
-        service_name: source.text("telemetry.service_name").unwrap_or_else(|| "warrengate".to_owned()),
+        service_name: source.text_or("telemetry.service_name", "warrengate"),
         queue: usize::try_from(queue).unwrap_or(usize::MAX),
         batch: usize::try_from(batch).unwrap_or(usize::MAX),
         interval: source.duration("telemetry.span_interval", second, second / 100, 60 * second),
@@ -129,16 +137,16 @@ fn tenants(source: &mut Source) -> HashMap<TenantId, f64> {
         match parsed {
             Some((tenant, ratio)) => drop(ratios.insert(tenant, ratio)),
             None => {
-                source.fault(KEY, Some(text), "must be tenants and ratios, for example [\"acme=1\", \"globex=0.01\"]")
+                source.error(KEY, Some(text), "must be tenants and ratios, for example [\"acme=1\", \"globex=0.01\"]")
             }
         }
     }
     ratios
 }
 
-/// What OpenTelemetry's own variables say, in the gateway's keys: (key, variable, value). A variable for traces alone
-/// counts more than one for all signals. `OTEL_EXPORTER_OTLP_HEADERS`, `…_COMPRESSION` and `OTEL_RESOURCE_ATTRIBUTES` are
-/// read by the exporter itself.
+/// The values of OpenTelemetry's standard variables under the gateway's keys, as (key, variable, value). A variable for
+/// traces takes precedence over one for all signals. `OTEL_EXPORTER_OTLP_HEADERS`, `…_COMPRESSION` and
+/// `OTEL_RESOURCE_ATTRIBUTES` are read by the exporter itself.
 pub(super) fn standard(environment: &HashMap<String, String>) -> Vec<(&'static str, String, String)> {
     let given = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
     let mut settings = Vec::new();
@@ -166,7 +174,7 @@ pub(super) fn standard(environment: &HashMap<String, String>) -> Vec<(&'static s
         "always_off" => settings.push(("telemetry.sample_ratio", "OTEL_TRACES_SAMPLER".to_owned(), "0".to_owned())),
         _ => {}
     }
-    // Of the exporters that there are, two mean something here.
+    // Of the exporters that the specification lists, two apply here.
     let off = given("OTEL_SDK_DISABLED").filter(|text| text.eq_ignore_ascii_case("true"));
     for (key, name) in
         [("telemetry.traces_exporter", "OTEL_TRACES_EXPORTER"), ("telemetry.metrics_exporter", "OTEL_METRICS_EXPORTER")]

@@ -1,5 +1,4 @@
-//! The settings as the other rooms see them: plain valid data, no live objects. `docs/warrengate.example.toml` says the
-//! same in prose, with every default.
+//! The settings as plain, valid data. `docs/warrengate.example.toml` documents every key with its default.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,9 +9,9 @@ use super::{IssuerConfig, MetricsConfig, Network, TracesConfig};
 /// All settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The tenants' door.
+    /// The gRPC endpoint for tenants.
     pub grpc: GrpcConfig,
-    /// The operators' door.
+    /// The HTTP endpoint for operators.
     pub ops: OpsConfig,
     /// The broker's data path.
     pub broker: BrokerConfig,
@@ -24,13 +23,13 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Tokens.
     pub auth: AuthConfig,
-    /// Bounds on what one peer may use.
+    /// Limits on what one peer may use.
     pub limits: LimitsConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
 }
 
-/// The tenants' door: gRPC over TLS.
+/// The endpoint for tenants: gRPC over TLS.
 #[derive(Debug, Clone)]
 pub struct GrpcConfig {
     /// Where to listen.
@@ -41,22 +40,22 @@ pub struct GrpcConfig {
     pub key: PathBuf,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
-    /// Origins whose pages may call by gRPC-Web; none: no browser may.
+    /// Origins whose pages may use gRPC-Web; without any, no browser may.
     pub cors_origins: Vec<String>,
     /// Load balancers whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Vec<Network>,
 }
 
-/// The operators' door: HTTP for metrics, probes, keys and tokens.
+/// The endpoint for operators: HTTP for metrics, probes, keys and tokens.
 #[derive(Debug, Clone)]
 pub struct OpsConfig {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Where metrics and probes are served instead, with the same certificate; the probes are served on both.
+    /// The address of metrics and probes, if they are not served on `listen`; the certificate is the same. Probes are served on both.
     pub metrics_listen: Option<SocketAddr>,
-    /// The server's certificate chain, PEM. Always there when `listen` is not loopback.
+    /// The server's certificate chain, PEM. Always set when `listen` is not a loopback address.
     pub certificate: Option<PathBuf>,
-    /// Its private key, PEM. There exactly when `certificate` is.
+    /// Its private key, PEM. Set exactly when `certificate` is.
     pub key: Option<PathBuf>,
     /// Load balancers whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Vec<Network>,
@@ -92,15 +91,15 @@ pub struct BrokerConfig {
     pub ca_key: PathBuf,
     /// AMQP heartbeat, whole seconds.
     pub heartbeat: Duration,
-    /// How long one attempt to connect may take.
+    /// The longest time for one attempt to connect.
     pub connect_timeout: Duration,
-    /// How long a publish is tried before its outcome is unknown.
+    /// How long a message is retried before its outcome is `UNKNOWN`.
     pub publish_deadline: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
     /// How long a tenant's certificate is valid.
     pub certificate_lifetime: Duration,
-    /// How often all tenants are compared with what they should have at the broker.
+    /// How often every tenant's objects at the broker are compared with what they should be.
     pub reconcile_interval: Duration,
 }
 
@@ -115,9 +114,9 @@ pub struct ManagementConfig {
     pub key: PathBuf,
     /// The provisioner's user name.
     pub user: String,
-    /// Its password, as it was when the gateway started.
+    /// Its password when the gateway started.
     pub password: SecretString,
-    /// The file that holds it, where it may change; two lines, the next one and the last, while it does.
+    /// The file that holds the password, which may change. While it changes, the file has two lines: the new and the old one.
     pub password_file: Option<PathBuf>,
 }
 
@@ -126,9 +125,11 @@ pub struct ManagementConfig {
 pub struct StoreConfig {
     /// `sqlite:<path>` or `postgres://...`; may hold a password.
     pub url: SecretString,
-    /// What signing keys are sealed with: 32 bytes in base64.
+    /// The key that signing keys are encrypted with: 32 bytes in base64.
     pub encryption_key: SecretString,
-    /// How long known tenants and clients are let in while the database is away.
+    /// The file that holds it, if one does.
+    pub encryption_key_file: Option<PathBuf>,
+    /// How long known tenants and clients are admitted while the database is unreachable.
     pub outage_grace: Duration,
 }
 
@@ -137,7 +138,7 @@ pub struct StoreConfig {
 pub struct AuditConfig {
     /// How long events are kept.
     pub retention: Duration,
-    /// How many rows of refusals are kept at most, the newest ones; acts are kept for all of `retention`.
+    /// The most rows of refusals to keep, the newest ones; administrative operations are kept for all of `retention`.
     pub max_refusals: u64,
 }
 
@@ -148,25 +149,25 @@ pub struct AuthConfig {
     pub issuer: String,
     /// The `aud` of tokens.
     pub audience: String,
-    /// The longest life of a token, and the usual one.
+    /// The lifetime of a token.
     pub token_lifetime: Duration,
-    /// How far clocks may differ; at most 30 s.
+    /// The tolerated difference between clocks; at most 30 s.
     pub leeway: Duration,
-    /// How long before its token ends a stream is warned.
+    /// How long before its token expires a stream is warned.
     pub warn_before_expiry: Duration,
     /// How many secrets are checked at the same time (each needs 19 MiB and a core); 0 is half of the machine's cores.
-    pub secret_checks_at_once: usize,
-    /// Wrong secrets that are looked at in a minute for one client, half of them at once.
-    pub wrong_secrets_per_client: u32,
+    pub max_concurrent_secret_checks: usize,
+    /// Wrong secrets per minute and client after which its secrets are checked one by one; half of them in one burst.
+    pub failed_logins_per_minute_per_client: u32,
     /// The same for one address (an IPv6 /64).
-    pub wrong_secrets_per_address: u32,
-    /// Issuers whose tokens are believed beside our own.
+    pub failed_logins_per_minute_per_address: u32,
+    /// Trusted issuers beside the gateway itself.
     pub issuers: Vec<IssuerConfig>,
 }
 
 #[cfg(test)]
 impl AuditConfig {
-    /// Usual values, for unit tests.
+    /// Values for unit tests.
     pub(crate) fn for_test() -> Self {
         Self { retention: Duration::from_secs(3600), max_refusals: 1_000 }
     }
@@ -174,7 +175,7 @@ impl AuditConfig {
 
 #[cfg(test)]
 impl AuthConfig {
-    /// Usual values, for unit tests.
+    /// Values for unit tests.
     pub(crate) fn for_test() -> Self {
         Self {
             issuer: "https://auth.example".to_owned(),
@@ -182,58 +183,64 @@ impl AuthConfig {
             token_lifetime: Duration::from_secs(3600),
             leeway: Duration::from_secs(10),
             warn_before_expiry: Duration::from_secs(60),
-            secret_checks_at_once: 2,
-            wrong_secrets_per_client: 60,
-            wrong_secrets_per_address: 120,
+            max_concurrent_secret_checks: 2,
+            failed_logins_per_minute_per_client: 60,
+            failed_logins_per_minute_per_address: 120,
             issuers: Vec::new(),
         }
     }
 }
 
-/// Bounds on what one peer may use.
+/// Limits on what one peer may use.
 #[derive(Debug, Clone)]
 pub struct LimitsConfig {
-    /// Bytes of one gRPC message.
+    /// The largest gRPC message in bytes.
     pub max_message_bytes: usize,
-    /// Bytes that are buffered for all peers together; 0 is a quarter of the machine's memory.
+    /// The most bytes that are buffered for all peers together; 0 is a quarter of the machine's memory.
     pub max_buffered_bytes: usize,
-    /// Streams of one HTTP/2 connection.
+    /// Streams on one HTTP/2 connection.
     pub max_streams_per_connection: u32,
-    /// Connections in all, on each side.
+    /// Connections in total, for each endpoint.
     pub max_connections: usize,
-    /// Connections of one address (an IPv6 /64), on each side.
+    /// Connections from one address (an IPv6 /64), for each endpoint.
     pub max_connections_per_address: usize,
-    /// How long a connection is kept on which no call runs.
+    /// How long a connection without a call is kept.
     pub idle_timeout: Duration,
-    /// How long TLS and the HTTP/2 preface may take.
+    /// The longest time for TLS and the HTTP/2 preface.
     pub handshake_timeout: Duration,
-    /// How long a connection is kept on which no call with a token runs.
+    /// How long a connection is kept without a call that has a valid token.
     pub unauthenticated_timeout: Duration,
-    /// How long a unary request, or one frame of a stream, may take to arrive.
+    /// The longest time for a unary request, or one frame of a stream, to arrive.
     pub request_timeout: Duration,
-    /// How often a silent connection is asked whether it lives.
+    /// How often a silent connection is sent a ping.
     pub keepalive_interval: Duration,
-    /// How long it may take to answer.
+    /// The longest time for its answer.
     pub keepalive_timeout: Duration,
-    /// How often a silent subscription gets a heartbeat.
+    /// How often a silent subscription is sent a heartbeat.
     pub heartbeat_interval: Duration,
-    /// How long streams may take to end when the gateway stops.
+    /// The longest time for streams to end when the gateway stops.
     pub drain_deadline: Duration,
 }
 
-/// How logs look.
+/// The format of logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people on a terminal, JSON otherwise.
+    /// `Human` on a terminal, `Json` otherwise.
     Auto,
-    /// For people.
+    /// Text for people.
     Human,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
+impl std::fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl LogFormat {
-    /// As it is written in the configuration.
+    /// The name in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -246,12 +253,12 @@ impl LogFormat {
 /// Logs and traces.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
-    /// What is logged, as `tracing` filters are written: `info`, `warrengate=debug,info`.
+    /// The filter, as for `tracing`: `info`, `warrengate=debug,info`.
     pub log: String,
-    /// How logs look.
+    /// The format of logs.
     pub log_format: LogFormat,
-    /// Where traces go.
+    /// The export of traces.
     pub traces: TracesConfig,
-    /// Where metrics go beside the ops side.
+    /// The export of metrics.
     pub metrics: MetricsConfig,
 }

@@ -1,11 +1,11 @@
-//! Where: exchanges, queues and routing keys inside a tenant's vhost. Text enters; what leaves cannot name anything of
-//! the gateway's (`wg.`), and fits AMQP's short string (255 bytes), which lapin would otherwise panic on.
+//! Names of exchanges and queues, and routing keys, in a tenant's vhost. None of them names an object of the gateway (`wg.`), and
+//! each fits into an AMQP short string (255 bytes), which lapin requires.
 
 use std::sync::Arc;
 
 use super::{Error, length, text_accessors};
 
-/// How grants write the default exchange, whose real name is empty.
+/// The default exchange in grants; its AMQP name is empty.
 pub const DEFAULT_EXCHANGE: &str = "amq.default";
 
 /// Leaves room in 255 bytes for the names that the gateway derives from a tenant's.
@@ -16,7 +16,7 @@ const BUILT_IN: [&str; 5] = ["amq.direct", "amq.topic", "amq.fanout", "amq.heade
 fn plain(text: &str) -> Result<(), Error> {
     length(text, MAX_NAME)?;
     if text.bytes().all(|b| b == b'.') {
-        // In a URL they would mean another place.
+        // In a URL they would change the path.
         return Err(Error::Form("must not be dots alone"));
     }
     if text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':')) {
@@ -31,7 +31,7 @@ fn is_reserved(text: &str) -> bool {
     starts("wg.") || starts("amq.")
 }
 
-/// An exchange of the tenant's: its own, one of the broker's built-in ones, or the default one (empty).
+/// An exchange in the tenant's vhost: one of its own, one of the built-in ones, or the default one (empty).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExchangeName(Arc<str>);
 text_accessors!(ExchangeName);
@@ -43,7 +43,7 @@ impl ExchangeName {
     /// When the text is too long, has other characters, or is reserved.
     pub fn parse(text: &str) -> Result<Self, Error> {
         match text {
-            // As most messages have it: nothing is allocated.
+            // The most frequent case, without an allocation.
             "" => Ok(Self(Arc::default())),
             _ if BUILT_IN.contains(&text) => Ok(Self(text.into())),
             _ => Self::own(text),
@@ -59,7 +59,7 @@ impl ExchangeName {
         if is_reserved(text) { Err(Error::Reserved) } else { Ok(Self(text.into())) }
     }
 
-    /// One of the gateway's own, for what it publishes itself.
+    /// One of the gateway's own exchanges, for messages that it publishes itself.
     pub(crate) fn of_gateway(name: &'static str) -> Self {
         Self(name.into())
     }
@@ -69,13 +69,13 @@ impl ExchangeName {
         self.0.is_empty()
     }
 
-    /// As grants write it: `amq.default` for the default exchange.
+    /// The name in grants: `amq.default` for the default exchange.
     pub fn in_grants(&self) -> &str {
         if self.0.is_empty() { DEFAULT_EXCHANGE } else { &self.0 }
     }
 }
 
-/// A queue of the tenant's.
+/// A queue in the tenant's vhost.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueName(Arc<str>);
 text_accessors!(QueueName);
@@ -101,7 +101,7 @@ impl RoutingKey {
         Self::check(text).map(|()| Self(text.into()))
     }
 
-    /// What [`Self::parse`] checks, without keeping the text: for the hot path.
+    /// The check of [`Self::parse`] without an allocation, for the hot path.
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gateways_and_the_brokers_names_are_refused_whatever_their_case() {
+    fn names_of_the_gateway_and_the_broker_are_refused_in_any_case() {
         for bad in ["wg.dead-letters", "WG.x", "amq.gen-1", "Amq.direct"] {
             assert_eq!(QueueName::parse(bad), Err(Error::Reserved), "{bad}");
             assert_eq!(ExchangeName::own(bad), Err(Error::Reserved), "{bad}");

@@ -1,5 +1,4 @@
-//! Who: tenants, clients and plans. Text enters, and a [`TenantId`] that is safe in a vhost name, an X.509 common name and
-//! a URL path leaves.
+//! Names of tenants, clients and plans. A [`TenantId`] is safe in a vhost's name, an X.509 common name and a URL path.
 
 use std::sync::Arc;
 
@@ -7,7 +6,7 @@ use super::{Error, length, text_accessors};
 
 const LABEL: &str = "must be a-z, 0-9 and \"-\", begin with a letter and not end with \"-\"";
 
-/// RFC 1123's label, but beginning with a letter.
+/// A label as in RFC 1123 that begins with a letter.
 fn label(text: &str, min: usize, max: usize) -> Result<Arc<str>, Error> {
     length(text, max)?;
     let bytes = text.as_bytes();
@@ -25,13 +24,13 @@ text_accessors!(TenantId);
 
 impl TenantId {
     /// # Errors
-    /// When the text is not such a label.
+    /// When the text is not such a name.
     pub fn parse(text: &str) -> Result<Self, Error> {
         label(text, 2, 40).map(Self)
     }
 
-    /// The tenant's vhost, which is also the name of its broker user and the common name of its certificate. The prefix
-    /// keeps Warrengate's vhosts apart from others on a shared broker.
+    /// The name of the tenant's vhost, of its broker user, and the common name of its certificate. The prefix separates
+    /// Warrengate's vhosts from others on a shared broker.
     pub fn vhost(&self) -> String {
         format!("wg.{}", self.0)
     }
@@ -44,7 +43,7 @@ text_accessors!(ClientName);
 
 impl ClientName {
     /// # Errors
-    /// When the text is not such a label.
+    /// When the text is not such a name.
     pub fn parse(text: &str) -> Result<Self, Error> {
         label(text, 1, 40).map(Self)
     }
@@ -57,7 +56,7 @@ text_accessors!(PlanName);
 
 impl PlanName {
     /// # Errors
-    /// When the text is not such a label.
+    /// When the text is not such a name.
     pub fn parse(text: &str) -> Result<Self, Error> {
         label(text, 1, 40).map(Self)
     }
@@ -78,7 +77,7 @@ impl ClientId {
     }
 
     /// # Errors
-    /// When either part is not a label.
+    /// When a part is not a valid name.
     pub fn parse(text: &str) -> Result<Self, Error> {
         match text.split_once('.') {
             Some((tenant, name)) => Ok(Self::of_tenant(&TenantId::parse(tenant)?, &ClientName::parse(name)?)),
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_id_cannot_leave_its_vhost_or_its_url() {
+    fn a_tenant_id_is_safe_in_a_vhost_name_and_a_url() {
         for bad in ["", "a", "A", "1a", "-a", "a-", "a.b", "a/b", "a%2fb", "..", "a b", "ä", "a\0", &"a".repeat(41)] {
             assert!(TenantId::parse(bad).is_err(), "{bad:?}");
         }

@@ -1,5 +1,5 @@
-//! Patterns of grants, in the words of AMQP's topic exchanges: words are separated by dots, `*` is exactly one word, `#` is
-//! any number of words. Matching allocates nothing and takes time linear in text times pattern.
+//! The patterns of grants, in the syntax of AMQP's topic exchanges: words are separated by dots, `*` is exactly one word, `#` is
+//! any number of words. Matching allocates nothing and takes time proportional to text times pattern.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub struct Pattern {
     form: Form,
 }
 
-/// The common forms are told apart once, so that a check is a comparison.
+/// Determined once, so that the common forms are matched by one comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Form {
     Everything,
@@ -42,7 +42,7 @@ impl Pattern {
         Ok(Self { text: text.into(), form })
     }
 
-    /// Whether the pattern covers this text.
+    /// Whether the pattern matches this text.
     pub fn matches(&self, text: &str) -> bool {
         match self.form {
             Form::Everything => true,
@@ -81,10 +81,10 @@ impl Pattern {
     }
 }
 
-/// Greedy matching that goes back to the last `#` only: linear in text times pattern, no recursion.
+/// Greedy matching that backtracks to the last `#` only, without recursion.
 fn words_match(pattern: &str, text: &str) -> bool {
     let mut pattern_rest = Some(pattern);
-    // As RabbitMQ splits keys: an empty one has no words, and one that ends with a dot has an empty last word.
+    // RabbitMQ splits keys like this: an empty key has no words, and one that ends with a dot has an empty last word.
     let mut text_rest = (!text.is_empty()).then_some(text);
     let mut after_hash: Option<(Option<&str>, Option<&str>)> = None;
     loop {
@@ -101,7 +101,7 @@ fn words_match(pattern: &str, text: &str) -> bool {
             (None, None) => return true,
             _ => {}
         }
-        // No match here: let the last `#` take one word more.
+        // No match: let the last `#` match one more word.
         let Some((resume, from)) = after_hash else { return false };
         let Some((_, rest)) = next(from) else { return false };
         after_hash = Some((resume, rest));

@@ -1,4 +1,4 @@
-//! A certificate authority. Its certificate and key enter; leaves signed by it come out, never longer lived than itself.
+//! A certificate authority. No certificate that it signs is valid for longer than its own.
 
 use std::{
     fmt,
@@ -22,14 +22,15 @@ use super::{
     leaf::{Leaf, certificates},
 };
 
-/// Clocks differ: a certificate begins this much before it was made, or a twentieth of its life, whichever is shorter.
+/// Because clocks differ, a certificate is valid from this long before it was signed, or from a twentieth of its lifetime
+/// before, whichever is shorter.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
-/// A certificate authority: what signs, with its key.
+/// A certificate authority with its key.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate_pem: String,
-    /// Itself, and those after it in its file.
+    /// Its own certificate, and those after it in its file.
     trusted: Vec<CertificateDer<'static>>,
     seen: Inspection,
 }
@@ -38,7 +39,7 @@ impl Authority {
     /// A new, self-signed authority that signs leaves only.
     ///
     /// # Errors
-    /// When the name cannot stand in a certificate.
+    /// When the name is not possible in a certificate.
     pub fn generate(common_name: &str, days: u32) -> Result<Self, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Signing)?;
         let mut params = parameters(common_name, Duration::from_secs(u64::from(days) * 86_400), None)?;
@@ -49,11 +50,11 @@ impl Authority {
         Self::new(pem, key, common_name)
     }
 
-    /// Reads an authority. Its certificate comes first in the file; after it may come those above it, and others that are
-    /// trusted beside it while one takes the other's place.
+    /// Reads an authority. Its certificate comes first in the file, followed by its chain and, during a rotation, by other
+    /// authorities that are trusted as well.
     ///
     /// # Errors
-    /// When a file cannot be read, the two are no pair, or the certificate is not an authority's.
+    /// When a file cannot be read, the two do not belong together, or the certificate is not a CA's.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Error> {
         let key_pem = Zeroizing::new(file::read(key)?);
         let pair = KeyPair::from_pem(&key_pem)
@@ -89,30 +90,30 @@ impl Authority {
     /// A server's certificate. `sans` are DNS names and IP addresses.
     ///
     /// # Errors
-    /// When a name cannot stand in a certificate, or the authority has expired.
+    /// When a name is not possible in a certificate, or the authority has expired.
     pub fn server(&self, common_name: &str, sans: &[String], lifetime: Duration) -> Result<Leaf, Error> {
         self.leaf(common_name, sans, lifetime, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// A client's certificate; the broker takes the common name for the user.
+    /// A client's certificate; the broker uses the common name as the user name.
     ///
     /// # Errors
-    /// When the name cannot stand in a certificate, or the authority has expired.
+    /// When the name is not possible in a certificate, or the authority has expired.
     pub fn client(&self, common_name: &str, lifetime: Duration) -> Result<Leaf, Error> {
         self.leaf(common_name, &[], lifetime, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    /// The authority's certificate (and those after it in its file) as PEM: what others trust.
+    /// The authority's certificate, and those after it in its file, as PEM: for those who trust it.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
-    /// The authority's certificate as rustls wants it.
+    /// The authority's certificate as DER.
     pub fn certificate_der(&self) -> CertificateDer<'static> {
         self.trusted[0].clone()
     }
 
-    /// The same of all that are trusted, its own first.
+    /// The certificates of all trusted authorities as DER, its own first.
     pub fn trusted_der(&self) -> &[CertificateDer<'static>] {
         &self.trusted
     }
@@ -122,7 +123,7 @@ impl Authority {
         self.seen.pem()
     }
 
-    /// What its certificate says.
+    /// The contents of its certificate.
     pub fn inspection(&self) -> &Inspection {
         &self.seen
     }
@@ -142,7 +143,7 @@ impl Authority {
         params.extended_key_usages = vec![usage];
         let mut pem = params.signed_by(&key, &self.issuer).map_err(Error::Signing)?.pem();
         if self.seen.subject() != self.seen.issuer() {
-            // An intermediate authority: a peer that trusts only the root needs it to find the way.
+            // An intermediate authority: a peer that trusts only the root needs its certificate.
             pem.push_str(&self.certificate_pem);
         }
         Leaf::new(pem, Zeroizing::new(key.serialize_pem()), common_name)

@@ -1,5 +1,5 @@
-//! Files that hold keys. Bytes enter; a file that is either the old one or the new one, never half of either and never
-//! readable by others on the way, leaves.
+//! Atomic writing of files with certificates and keys: a file has either its old or its new content, and a secret is never
+//! readable by others, not even while it is written.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,7 +15,7 @@ use super::Error;
 const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
-/// Writes a secret: mode 0600 from its first byte on, and in one step (a new file in the same folder, then a rename).
+/// Writes a secret atomically (a new file in the same folder, then a rename), with mode 0600 from its first byte on.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -23,7 +23,7 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), Error> {
     write(path, text, SECRET).map_err(Error::file("write", path))
 }
 
-/// The same for what everybody may read.
+/// The same for a file that everybody may read.
 pub(super) fn write_public(path: &Path, text: &str) -> Result<(), Error> {
     write(path, text, PUBLIC).map_err(Error::file("write", path))
 }
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
     fs::read_to_string(path).map_err(Error::file("read", path))
 }
 
-/// The folder, for its owner alone when it has to be made.
+/// Creates the folder, if necessary, for its owner only.
 pub(super) fn make_folder(path: &Path) -> Result<(), Error> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::file("create", path))
 }
@@ -54,7 +54,7 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written?;
-    // The rename itself must outlive a power cut, too.
+    // The rename must survive a power failure, too.
     File::open(folder)?.sync_all()
 }
 
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_for_its_owner_alone_even_where_it_was_open_before() {
+    fn a_secret_is_readable_by_its_owner_only_even_if_the_file_was_open_before() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("a.key");
         fs::write(&path, "old").expect("written");

@@ -1,5 +1,5 @@
-//! The certificate folder. Names to stand for enter; a folder with both authorities and three leaves, none of them past two
-//! thirds of its life, leaves, with a report of what was done. Authorities are never replaced silently.
+//! The certificate folder: two authorities and the three certificates that they sign. Ensuring it creates what is missing and
+//! replaces certificates after two thirds of their lifetime; authorities are never replaced implicitly.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use super::{Authority, Error, Inspection, Leaf, PROVISIONER, Sans, file, inspect
 pub(super) const AUTHORITY_DAYS: u32 = 3650;
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 
-/// A certificate of the folder. Its files are `<name>.pem` and `<name>.key`.
+/// A certificate in the folder. Its files are `<name>.pem` and `<name>.key`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item {
     /// Signs the broker's, the provisioner's and the tenants' certificates.
@@ -21,17 +21,17 @@ pub enum Item {
     Broker,
     /// The provisioner's client certificate.
     Provisioner,
-    /// Signs the gateway's own certificate; what applications trust.
+    /// Signs the gateway's own certificate; applications trust it.
     GatewayCa,
     /// The gateway's server certificate (gRPC and ops).
     Gateway,
 }
 
 impl Item {
-    /// All, authorities before what they sign.
+    /// All of them, authorities before the certificates that they sign.
     pub const ALL: [Self; 5] = [Self::BrokerCa, Self::Broker, Self::Provisioner, Self::GatewayCa, Self::Gateway];
 
-    /// The stem of its files.
+    /// The name of its files without extension.
     pub const fn name(self) -> &'static str {
         match self {
             Self::BrokerCa => "broker-ca",
@@ -42,7 +42,7 @@ impl Item {
         }
     }
 
-    /// What it signs.
+    /// The certificates that it signs.
     pub(super) fn signs(self) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |item| item.authority() == Some(self))
     }
@@ -56,21 +56,21 @@ impl Item {
     }
 }
 
-/// What was done to a certificate.
+/// The change to a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// It is as it was.
+    /// It is unchanged.
     Kept,
-    /// It was not there.
+    /// It was missing.
     Made,
-    /// Two thirds of its life were over, or it was asked for.
+    /// Two thirds of its lifetime were over, or its renewal was requested.
     Renewed,
-    /// It did not stand for all names, was signed by another authority, or could not be read.
+    /// It lacked a name, was signed by another authority, or could not be read.
     Replaced,
 }
 
 impl What {
-    /// In a word.
+    /// The change in one word.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Kept => "kept",
@@ -81,16 +81,16 @@ impl What {
     }
 }
 
-/// One certificate and what was done to it.
+/// One certificate and the change to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// Which.
+    /// The certificate.
     pub item: Item,
-    /// What was done.
+    /// The change.
     pub what: What,
 }
 
-/// What was done to a folder.
+/// The changes to a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report(Vec<Change>);
 
@@ -104,7 +104,7 @@ impl Report {
         &self.0
     }
 
-    /// Those that are not as they were.
+    /// The certificates that changed.
     pub fn changes(&self) -> impl Iterator<Item = Change> {
         self.0.iter().copied().filter(|change| change.what != What::Kept)
     }
@@ -124,18 +124,18 @@ impl fmt::Display for Report {
     }
 }
 
-/// A certificate of the folder as it is now.
+/// The present state of a certificate in the folder.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Which.
+    /// The certificate.
     pub item: Item,
     /// The certificate's file.
     pub path: PathBuf,
-    /// What it says.
+    /// Its contents.
     pub inspection: Inspection,
-    /// Whether the folder's authority signed it (an authority: itself), or one that is trusted beside it.
+    /// Whether the folder's authority signed it (for an authority: itself), or another trusted one.
     pub trusted: bool,
-    /// Whether it is trusted beside the authority that signs, while one takes the other's place.
+    /// Whether it is an authority that is trusted but does not sign, during a rotation.
     pub is_beside: bool,
     /// Whether others than its owner may read the key.
     pub key_exposed: bool,
@@ -148,7 +148,7 @@ pub struct CertsDir {
 }
 
 impl CertsDir {
-    /// The folder at this path, which need not exist yet.
+    /// The folder at this path, which may not exist yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
@@ -168,16 +168,16 @@ impl CertsDir {
         self.dir.join(item.name()).with_extension("key")
     }
 
-    /// Makes what is missing and replaces leaves that are past two thirds of their life, do not stand for all `sans`, or
-    /// are not of this folder's authority. A leaf's names only ever become more.
+    /// Creates missing certificates and replaces those that are past two thirds of their lifetime, lack one of `sans`, or were
+    /// not signed by this folder's authority. Names are only ever added.
     ///
     /// # Errors
-    /// When the folder cannot be written, or an authority is broken, incomplete or expired.
+    /// When the folder cannot be written, or an authority is malformed, incomplete or expired.
     pub fn ensure(&self, sans: &Sans) -> Result<Report, Error> {
         self.reconcile(sans, false)
     }
 
-    /// The same, and every leaf is made anew with a new key.
+    /// The same, and every certificate except the authorities' is replaced, with a new key.
     ///
     /// # Errors
     /// As [`CertsDir::ensure`].
@@ -185,7 +185,7 @@ impl CertsDir {
         self.reconcile(sans, true)
     }
 
-    /// The authority that signs certificates for the broker's side.
+    /// The authority that signs the certificates of the broker, the provisioner and the tenants.
     ///
     /// # Errors
     /// When its files cannot be used.
@@ -201,10 +201,10 @@ impl CertsDir {
         self.load(Item::GatewayCa)
     }
 
-    /// What the folder holds; certificates that are missing are left out.
+    /// The certificates in the folder, without the missing ones.
     ///
     /// # Errors
-    /// When one is there and cannot be read.
+    /// When one exists and cannot be read.
     pub fn show(&self) -> Result<Vec<Entry>, Error> {
         let mut entries: Vec<Entry> = Vec::new();
         for item in Item::ALL {
@@ -250,7 +250,7 @@ impl CertsDir {
         let what = match (certificate.exists(), key.exists()) {
             (true, true) => return Ok((self.load(item)?, Change { item, what: What::Kept })),
             (false, false) => What::Made,
-            // Made, but cut off in the middle: nothing was ever signed with it.
+            // An interrupted creation: nothing was signed with this key.
             (false, true) if unused => What::Replaced,
             (true, false) => return Err(Error::Incomplete { present: certificate, missing: key }),
             (false, true) => return Err(Error::Incomplete { present: key, missing: certificate }),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_made_and_what_is_there_is_kept() {
+    fn missing_certificates_are_created_and_valid_ones_kept() {
         let folder = tempfile::tempdir().expect("folder");
         let certs = CertsDir::new(folder.path().join("certs"));
         let sans = Sans::default();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn new_names_are_added_and_old_ones_stay() {
+    fn new_names_are_added_and_old_ones_kept() {
         let folder = tempfile::tempdir().expect("folder");
         let certs = CertsDir::new(folder.path());
         certs.ensure(&Sans::with(&["one.test".to_owned()])).expect("made");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_is_never_replaced_while_something_rests_on_it() {
+    fn an_authority_is_never_replaced_implicitly() {
         let folder = tempfile::tempdir().expect("folder");
         let certs = CertsDir::new(folder.path());
         certs.ensure(&Sans::default()).expect("made");

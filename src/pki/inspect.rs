@@ -1,5 +1,4 @@
-//! What a certificate says. PEM text from anywhere enters; plain values leave. Nothing is trusted or verified here, except
-//! where [`Inspection::signed_by`] is asked.
+//! The contents of certificates as plain values. Nothing is verified, except by [`Inspection::signed_by`].
 
 use std::time::{Duration, SystemTime};
 
@@ -38,7 +37,7 @@ pub fn inspect(pem: &str) -> Result<Inspection, Error> {
     inspect_der(&block.contents)
 }
 
-/// Reads every certificate of a PEM text, at least one, in its order.
+/// Reads all certificates of a PEM text, at least one, in order.
 ///
 /// # Errors
 /// When there is none, or one cannot be read.
@@ -53,10 +52,10 @@ fn malformed() -> Error {
     Error::Malformed { what: "the text given".to_owned(), expected: "certificate" }
 }
 
-/// Reads one certificate as a handshake shows it.
+/// Reads one certificate in DER, as a TLS handshake presents it.
 ///
 /// # Errors
-/// When it is none.
+/// When it is not a certificate.
 pub fn inspect_der(der: &[u8]) -> Result<Inspection, Error> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| malformed())?;
     let sans = match certificate.subject_alternative_name() {
@@ -93,28 +92,28 @@ impl Inspection {
         &self.issuer
     }
 
-    /// The DNS names and IP addresses it stands for.
+    /// Its DNS names and IP addresses.
     pub fn sans(&self) -> &[String] {
         &self.sans
     }
 
-    /// When it begins.
+    /// The start of its validity.
     pub fn not_before(&self) -> SystemTime {
         self.not_before
     }
 
-    /// When it ends.
+    /// The end of its validity.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
 
-    /// From when on it should be replaced: two thirds into its life.
+    /// When it should be replaced: after two thirds of its lifetime.
     pub fn renew_after(&self) -> SystemTime {
-        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
-        self.not_before + life * 2 / 3
+        let lifetime = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_before + lifetime * 2 / 3
     }
 
-    /// The serial number, hexadecimal, bytes parted by colons.
+    /// The serial number in hexadecimal, bytes separated by colons.
     pub fn serial(&self) -> &str {
         &self.serial
     }
@@ -124,7 +123,7 @@ impl Inspection {
         self.authority
     }
 
-    /// Whether this authority's key signed it (and the names agree).
+    /// Whether this authority signed it, by key and by name.
     pub fn signed_by(&self, authority: &Self) -> bool {
         let Ok((_, certificate)) = X509Certificate::from_der(&self.der) else { return false };
         let Ok((_, issuer)) = X509Certificate::from_der(&authority.der) else { return false };
@@ -164,6 +163,6 @@ fn san(name: &GeneralName<'_>) -> Option<String> {
 }
 
 fn moment(time: ASN1Time) -> SystemTime {
-    // Before 1970 is as far past as any.
+    // A time before 1970 counts as 1970.
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }

@@ -1,5 +1,5 @@
-//! A leaf: an end entity's certificate with its private key. Made by an authority or read from files; leaves as PEM, as
-//! DER for rustls, or as two files. The key never shows in `Debug` and is wiped from memory when the leaf goes.
+//! A leaf: an end entity's certificate with its private key, signed by an authority or read from files. The key is not shown by
+//! `Debug` and is erased from memory when the leaf is dropped.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use super::{
     inspect::{Inspection, inspect},
 };
 
-/// A certificate, what it is chained to, and its private key.
+/// A certificate, its chain, and its private key.
 pub struct Leaf {
     certificate_pem: String,
     chain: Vec<CertificateDer<'static>>,
@@ -26,7 +26,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// From PEM texts; `renew_after` is two thirds into the certificate's life.
+    /// From PEM texts; `renew_after` is after two thirds of the certificate's lifetime.
     pub(super) fn new(certificate_pem: String, key_pem: Zeroizing<String>, what: &str) -> Result<Self, Error> {
         let seen: Inspection = inspect(&certificate_pem)?;
         let chain = certificates(&certificate_pem, what)?;
@@ -42,10 +42,10 @@ impl Leaf {
         })
     }
 
-    /// Reads a certificate (its chain may follow it in the file) and its PKCS #8 key.
+    /// Reads a certificate, which its chain may follow in the file, and its PKCS #8 key.
     ///
     /// # Errors
-    /// When a file cannot be read, or the two are no pair.
+    /// When a file cannot be read, or the two do not belong together.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Error> {
         let leaf = Self::new(file::read(certificate)?, file::read(key)?.into(), &certificate.display().to_string())?;
         let pair = rcgen::KeyPair::from_pem(&leaf.key_pem)
@@ -56,8 +56,8 @@ impl Leaf {
         Ok(leaf)
     }
 
-    /// Writes both files: first the key, with mode 0600, then the certificate. Each is replaced in one step; whoever reads
-    /// them again on a change sees either a pair or a mismatch to try again.
+    /// Writes both files atomically: first the key, with mode 0600, then the certificate. A reader between the two sees a
+    /// mismatch and reads again.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -66,12 +66,12 @@ impl Leaf {
         file::write_public(certificate, &self.certificate_pem)
     }
 
-    /// The certificate and what it is chained to, the leaf first, as rustls wants it.
+    /// The certificate and its chain as DER, the leaf first.
     pub fn chain_der(&self) -> Vec<CertificateDer<'static>> {
         self.chain.clone()
     }
 
-    /// The private key as rustls wants it.
+    /// The private key as DER.
     pub fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.to_vec()).into()
     }
@@ -86,17 +86,17 @@ impl Leaf {
         &self.key_pem
     }
 
-    /// When it ends.
+    /// The end of its validity.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
 
-    /// From when on it should be replaced: two thirds into its life.
+    /// When it should be replaced: after two thirds of its lifetime.
     pub fn renew_after(&self) -> SystemTime {
         self.renew_after
     }
 
-    /// How long it is still good; zero when it has ended.
+    /// How long it is still valid; zero when it has expired.
     pub fn remaining(&self) -> Duration {
         self.not_after.duration_since(SystemTime::now()).unwrap_or_default()
     }

@@ -1,7 +1,8 @@
-//! An authority makes place for the next one, in three steps between which everybody has time to follow: both are trusted,
-//! then the new one signs, then it alone is trusted. A folder enters; the folder one step on leaves. Each step can be done
-//! again, also after it was cut off in the middle. An authority's file holds the one that signs first, and after it what is
-//! trusted beside it; the next one waits in `<name>-next.pem` and `.key` until it signs.
+//! The rotation of an authority, in three steps with time in between for all peers to follow: both authorities are trusted, then
+//! the new one signs, then it alone is trusted.
+//!
+//! Each step can be repeated, also after an interruption. An authority's file contains the signing authority first, and after
+//! it the other trusted ones; the next authority is in `<name>-next.pem` and `.key` until it signs.
 
 use super::{
     Authority, CertsDir, Error, Item, Report, Sans, file,
@@ -9,22 +10,22 @@ use super::{
     inspect::inspect_all,
 };
 
-/// A step on the way from one authority to the next.
+/// A step of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// The next one is made, and trusted beside the one that signs.
+    /// Creates the next authority, which is trusted from then on.
     Prepare,
-    /// The next one signs; the one before is still trusted.
+    /// Lets the next authority sign; the previous one is still trusted.
     Switch,
-    /// The one before is not trusted any more.
+    /// Ends the trust in the previous authority.
     Finish,
 }
 
 impl CertsDir {
-    /// Goes one step from an authority to the next, and makes anew what the folder holds that it signs.
+    /// Takes one step of a rotation, and replaces the certificates that the authority signs.
     ///
     /// # Errors
-    /// When it is not this step's turn, or the folder cannot be read or written.
+    /// When the step cannot be taken now, or the folder cannot be read or written.
     pub fn rotate(&self, authority: Item, step: Step) -> Result<Report, Error> {
         match step {
             Step::Prepare => self.prepare(authority),
@@ -48,7 +49,7 @@ impl CertsDir {
             if trusted.len() > 1 {
                 return Err(Error::Rotation("the change before this one is not finished: go its last step, finish"));
             }
-            // A name of its own: a peer that looks for an issuer by name finds the right one.
+            // A name of its own, because peers look for an issuer by name.
             let name = format!("Warrengate {} {:08x}", item.name().replace("-ca", " CA"), rand::random::<u32>());
             Authority::generate(&name, AUTHORITY_DAYS)?.save(&certificate, &key)?;
         }
@@ -69,7 +70,7 @@ impl CertsDir {
             return Err(Error::Rotation("the next authority is not trusted yet: go the first step, prepare, again"));
         }
         trusted.extend(before.iter().filter(|seen| seen.der() != next.inspection().der()).map(|seen| seen.pem()));
-        // Whoever reads the two in between sees that they are no pair, and goes on as before.
+        // A reader between the two writes sees a mismatch and keeps the previous pair.
         next.save(&self.certificate(item), &self.key(item))?;
         self.trust(item, &trusted)?;
         let mut report = vec![Change { item, what: What::Renewed }];
@@ -86,7 +87,7 @@ impl CertsDir {
         }
         let signing = Authority::load(&self.certificate(item), &self.key(item))?;
         self.trust(item, &[signing.first_pem()])?;
-        // What the one before signed is worth nothing from now on.
+        // Certificates of the previous authority are invalid from now on.
         let mut report = vec![Change { item, what: What::Kept }];
         report.extend(self.leaves(item, &signing, false)?);
         Ok(Report::of(report))
@@ -101,7 +102,7 @@ impl CertsDir {
         file::write_public(&path, &text)
     }
 
-    /// What the authority signs, made anew, or only where another one signed it.
+    /// Replaces the certificates that the authority signs, or only those that another one signed.
     fn leaves(&self, item: Item, authority: &Authority, renew: bool) -> Result<Vec<Change>, Error> {
         let names = Sans::default();
         item.signs().map(|leaf| self.leaf(leaf, authority, names.of(leaf), renew)).collect()
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_is_followed_by_the_next_in_three_steps_each_of_which_may_be_repeated() {
+    fn a_rotation_has_three_steps_that_can_be_repeated() {
         let folder = tempfile::tempdir().expect("folder");
         let certs = CertsDir::new(folder.path());
         certs.ensure(&Sans::with(&["one.test".to_owned()])).expect("made");
@@ -136,7 +137,7 @@ mod tests {
         assert_eq!(certs.ensure(&Sans::default()).expect("kept").changes().count(), 0);
         assert!(certs.show().expect("shown").iter().all(|entry| entry.trusted));
 
-        // Cut off between the key and the certificate.
+        // Interrupted between the key and the certificate.
         let (next, key) = certs.next(Item::BrokerCa);
         std::fs::copy(&key, certs.key(Item::BrokerCa)).expect("copied");
         assert!(matches!(certs.broker_authority(), Err(Error::Mismatch { .. })));
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gateways_authority_changes_by_the_same_steps() {
+    fn the_gateways_authority_is_rotated_by_the_same_steps() {
         let folder = tempfile::tempdir().expect("folder");
         let certs = CertsDir::new(folder.path());
         certs.ensure(&Sans::default()).expect("made");

@@ -1,9 +1,8 @@
-//! What the servers' certificates stand for. Names enter, from whoever makes a folder; a list for each server leaves, which always
-//! holds this machine.
+//! The subject alternative names of the servers' certificates, which always include this machine.
 
 use super::Item;
 
-/// What the server certificates stand for: DNS names and IP addresses.
+/// The subject alternative names of the server certificates: DNS names and IP addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sans {
     /// The broker's.
@@ -13,7 +12,7 @@ pub struct Sans {
 }
 
 impl Default for Sans {
-    /// This machine, by the names it knows itself.
+    /// The names of this machine.
     fn default() -> Self {
         let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
         Self { broker: local.clone(), gateway: local }
@@ -21,7 +20,7 @@ impl Default for Sans {
 }
 
 impl Sans {
-    /// This machine and these names, for the broker and the gateway alike.
+    /// The names of this machine and these, for the broker and the gateway.
     pub fn with(names: &[String]) -> Self {
         let mut sans = Self::default();
         for list in [&mut sans.broker, &mut sans.gateway] {
@@ -30,7 +29,7 @@ impl Sans {
         sans
     }
 
-    /// Those of one certificate.
+    /// The names of one certificate.
     pub(super) fn of(&self, item: Item) -> &[String] {
         match item {
             Item::Broker => &self.broker,

@@ -1,7 +1,8 @@
-//! Tenants' client certificates. A tenant id enters, a certificate that is good for at least a third of its life leaves.
-//! Their keys live in memory only and go with the process. The authority that signs them may be followed by another.
-//! Invariant: what [`TenantCertificates::is_current`] says of a certificate turns false once, and every reason for it is in here:
-//! its age, a rotation that was asked for, another authority.
+//! Tenants' client certificates. A certificate that is handed out is valid for at least a third of its lifetime; the keys exist in
+//! memory only.
+//!
+//! [`TenantCertificates::is_current`] turns false for a certificate once, for one of three reasons: its age, a requested rotation,
+//! or another authority.
 
 use std::{
     collections::HashMap,
@@ -15,8 +16,8 @@ use arc_swap::ArcSwap;
 use super::{Authority, Error, Leaf};
 use crate::names::TenantId;
 
-/// Makes each tenant's certificate on first use, keeps it, and replaces it two thirds into its life. A connection that is
-/// open keeps what it was opened with; the next one gets the new.
+/// Signs each tenant's certificate at its first use, and replaces it after two thirds of its lifetime. An open connection keeps
+/// the certificate that it was opened with.
 pub struct TenantCertificates {
     authority: ArcSwap<Authority>,
     lifetime: Duration,
@@ -26,22 +27,22 @@ pub struct TenantCertificates {
 #[derive(Default)]
 struct Made {
     leaves: HashMap<TenantId, Arc<Leaf>>,
-    /// When each tenant's was last asked to be made anew, as the store has it.
+    /// When a rotation of each tenant's certificate was last requested, according to the store.
     rotations: HashMap<TenantId, i64>,
 }
 
 impl TenantCertificates {
-    /// Certificates signed by the broker's authority, each good for `lifetime`.
+    /// Certificates signed by the broker's authority, each valid for `lifetime`.
     pub fn new(authority: Arc<Authority>, lifetime: Duration) -> Self {
         Self { authority: ArcSwap::new(authority), lifetime, made: Mutex::default() }
     }
 
-    /// The tenant's certificate. Making one takes well under a millisecond.
+    /// The tenant's certificate. Signing one takes well under a millisecond.
     ///
     /// # Errors
     /// When the authority has expired.
     pub fn current(&self, tenant: &TenantId) -> Result<Arc<Leaf>, Error> {
-        // The authority is read under the lock, so that none that was replaced leaves one behind.
+        // The authority is read under the lock, so that no certificate of a replaced authority is stored.
         let mut made = self.made();
         if let Some(leaf) = made.leaves.get(tenant)
             && leaf.renew_after() > SystemTime::now()
@@ -54,20 +55,20 @@ impl TenantCertificates {
         Ok(leaf)
     }
 
-    /// Whether a connection that shows this certificate may stay: it is young, and no other has taken its place.
+    /// Whether a connection with this certificate can stay open: the certificate is neither old nor replaced.
     pub fn is_current(&self, tenant: &TenantId, leaf: &Arc<Leaf>) -> bool {
         let made = self.made();
         leaf.renew_after() > SystemTime::now() && made.leaves.get(tenant).is_some_and(|made| Arc::ptr_eq(made, leaf))
     }
 
-    /// When the first of those that have not ended yet ends.
+    /// When the first of the valid certificates expires.
     pub fn earliest_end(&self) -> Option<SystemTime> {
         let now = SystemTime::now();
         self.made().leaves.values().map(|leaf| leaf.not_after()).filter(|end| *end > now).min()
     }
 
-    /// Takes when the tenant's certificate was last asked to be made anew; when that was not known yet, the next connection
-    /// gets a new one. Whether one was given up for it.
+    /// Records when a rotation of the tenant's certificate was last requested. If that is new, the next connection gets a new
+    /// certificate. Answers whether an existing one was discarded.
     pub fn rotated(&self, tenant: &TenantId, when: i64) -> bool {
         let mut made = self.made();
         if made.rotations.get(tenant).copied().unwrap_or(0) >= when {
@@ -77,13 +78,13 @@ impl TenantCertificates {
         made.leaves.remove(tenant).is_some()
     }
 
-    /// The authority that signs them. The broker's own certificate is checked against all that it trusts.
+    /// The authority that signs them. The broker's own certificate is verified against all that it trusts.
     pub fn authority(&self) -> Arc<Authority> {
         self.authority.load_full()
     }
 
-    /// Another reading of the authority's files. When another one signs from now on, all certificates are made anew; whether
-    /// that is so.
+    /// Takes the authority as it was read again from its files. If another authority signs from now on, all certificates are
+    /// replaced. Answers whether that is so.
     pub fn follow(&self, authority: Arc<Authority>) -> bool {
         let mut made = self.made();
         let before = self.authority.swap(Arc::clone(&authority));
@@ -111,7 +112,7 @@ mod tests {
     use crate::pki::inspect;
 
     #[test]
-    fn a_tenants_certificate_is_kept_until_two_thirds_of_its_life_are_over() {
+    fn a_tenants_certificate_is_kept_until_two_thirds_of_its_lifetime_are_over() {
         let authority = Arc::new(Authority::generate("Test CA", 30).expect("made"));
         let acme = TenantId::parse("acme").expect("valid");
         let lasting = TenantCertificates::new(authority.clone(), Duration::from_secs(86_400));

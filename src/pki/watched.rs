@@ -1,5 +1,7 @@
-//! Files that others change while the gateway runs: certificates, keys, passwords. Their paths enter; word of a change leaves,
-//! once for each. Only a digest of what they held is kept. A file that cannot be read just now has not changed.
+//! A watcher for files that change while the gateway runs: certificates, keys and passwords.
+//!
+//! Every change is reported once. Only a digest of the contents is kept, and a file that cannot be read at the moment counts as
+//! unchanged.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the files are read.
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Files, and what they held when they were last looked at.
+/// Files, with a digest of their contents when they were last read.
 #[derive(Debug)]
 pub struct Watched {
     paths: Vec<PathBuf>,
@@ -19,26 +21,26 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// From now on: to be made before the files are read for use, so that no change is missed.
+    /// Watches from now on. To miss no change, call this before the files are read for use.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let paths: Vec<_> = paths.into_iter().collect();
         let seen = digest(&paths);
-        Self { paths, seen, next: Instant::now() + LOOK }
+        Self { paths, seen, next: Instant::now() + INTERVAL }
     }
 
-    /// Waits for a change, looking every 5 s. Nothing is lost when this is given up and called again.
+    /// Waits for a change, reading the files every 5 s. Dropping this future and calling the method again loses nothing.
     pub async fn changed(&mut self) {
         loop {
             sleep_until(self.next).await;
-            self.next = Instant::now() + LOOK;
-            if self.look().await {
+            self.next = Instant::now() + INTERVAL;
+            if self.check().await {
                 return;
             }
         }
     }
 
-    /// Looks now: whether they are other than when they were last looked at.
-    pub async fn look(&mut self) -> bool {
+    /// Reads the files now and answers whether they changed since they were last read.
+    pub async fn check(&mut self) -> bool {
         let paths = self.paths.clone();
         let Ok(Some(now)) = tokio::task::spawn_blocking(move || digest(&paths)).await else { return false };
         self.seen.replace(now) != Some(now)
@@ -62,22 +64,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_change_is_told_once_and_a_file_that_is_away_is_none() {
+    async fn a_change_is_reported_once_and_a_missing_file_is_unchanged() {
         let folder = tempfile::tempdir().expect("folder");
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&a, "1").expect("written");
         fs::write(&b, "1").expect("written");
         let mut watched = Watched::new([a.clone(), b.clone()]);
-        assert!(!watched.look().await);
+        assert!(!watched.check().await);
         fs::write(&b, "2").expect("written");
         watched.next = Instant::now();
         watched.changed().await;
-        assert!(!watched.look().await);
+        assert!(!watched.check().await);
         fs::remove_file(&a).expect("removed");
-        assert!(!watched.look().await);
+        assert!(!watched.check().await);
         fs::write(&a, "1").expect("written");
-        assert!(!watched.look().await, "it is back as it was");
+        assert!(!watched.check().await, "its content is the same again");
         fs::write(&a, "3").expect("written");
-        assert!(watched.look().await);
+        assert!(watched.check().await);
     }
 }

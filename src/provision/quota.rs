@@ -1,156 +1,161 @@
-//! How many queues, exchanges and bindings a tenant may have, held where they are declared. A scope enters; a [`Slot`] leaves
-//! while there is room, or the plan's refusal. What is there already can be declared again however full it is.
+//! How many queues, exchanges and bindings a tenant may have, enforced when one is declared. An object that exists can be
+//! declared again, however full its kind is.
 //!
-//! The broker is asked, and its answer kept for a while as an upper bound: what is made through this gateway is added, and what is
-//! deleted makes it ask again. So ten thousand bindings are not listed ten thousand times, and a count is only believed to be
-//! too large, never too small, but for what other gateways made in the last seconds.
+//! The broker's count is kept for a short time as an upper bound: what is declared through this gateway is added to it, and
+//! a deletion discards it. Ten thousand bindings are therefore not listed ten thousand times, and a count may be too large
+//! but never too small, except for what other gateways declared in the last seconds.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use moka::sync::Cache;
 use tokio::sync::MutexGuard;
 
-use super::{
-    Inspector,
-    usage::{self, Thing},
-};
+use super::{Inspector, client::Names, usage};
 use crate::{
     error::Failure,
     names::TenantId,
     tenant::{self, TenantLocks, TenantScope},
 };
 
-/// How long a count is believed while there is room, which bounds what other gateways can add unseen.
-const BELIEVED: Duration = Duration::from_secs(5);
-/// How long a count is believed that leaves no room: who is refused and asks again must not keep the broker counting.
-const FULL_BELIEVED: Duration = Duration::from_millis(500);
-/// Tenants whose counts are kept.
-const MAX_COUNTS: usize = 10_000;
+/// How long a count below the limit is used, which bounds what other gateways can add unnoticed.
+const COUNT_TTL: Duration = Duration::from_secs(5);
+/// How long a count at the limit is used: a caller that is refused and repeats its call must not keep the broker counting.
+const FULL_COUNT_TTL: Duration = Duration::from_millis(500);
+/// Counts that are kept.
+const MAX_COUNTS: u64 = 10_000;
 
-/// Holds the limits of one gateway.
+/// Enforces the limits in one gateway.
 #[derive(Debug)]
 pub struct Quota {
     inspector: Arc<Inspector>,
     locks: TenantLocks,
-    counts: Mutex<HashMap<(TenantId, Thing), Count>>,
+    counts: Cache<(TenantId, Names), Arc<Count>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Count {
-    /// As the broker said.
+    /// The broker's number.
     read: u64,
-    /// Declared here since.
-    added: u64,
+    /// Declared through this gateway since.
+    added: AtomicU64,
     at: Instant,
 }
 
-/// The right to declare one thing. While it is held, nobody else of the tenant declares anything here; nothing is held for a
-/// tenant without that limit.
+/// The right to declare one object. While it exists, no other object of the tenant is declared through this gateway; for a
+/// tenant without that limit it does nothing.
 #[must_use = "it counts until it is dropped"]
 #[derive(Debug)]
-pub struct Slot<'a>(#[allow(dead_code, reason = "held for its end")] Option<MutexGuard<'a, ()>>);
+pub struct Slot<'a>(#[allow(dead_code, reason = "kept until it is dropped")] Option<MutexGuard<'a, ()>>);
 
 impl Quota {
-    /// For the gateway whose inspector this is.
+    /// For the gateway that has this inspector.
     pub fn new(inspector: Arc<Inspector>) -> Self {
-        Self { inspector, locks: TenantLocks::default(), counts: Mutex::default() }
+        let counts = Cache::builder().max_capacity(MAX_COUNTS).time_to_live(COUNT_TTL).build();
+        Self { inspector, locks: TenantLocks::default(), counts }
     }
 
-    /// Room for a queue; `is_there` says whether there is one of that name already, and is only asked when it is full.
+    /// A slot for a queue. `exists` says whether the queue exists already; it is only called when the limit is reached.
     ///
     /// # Errors
     /// `TOO_MANY_QUEUES`, or when the broker cannot be asked.
     pub async fn queue(
         &self,
         scope: &TenantScope,
-        is_there: impl AsyncFnOnce() -> Result<bool, Failure>,
+        exists: impl AsyncFnOnce() -> Result<bool, Failure>,
     ) -> Result<Slot<'_>, Failure> {
-        self.slot(scope, Thing::Queues, scope.plan().max_queues, is_there).await
+        self.slot(scope, Names::Queues, scope.plan().max_queues, exists).await
     }
 
-    /// Room for an exchange, as [`Self::queue`].
+    /// A slot for an exchange, as [`Self::queue`].
     ///
     /// # Errors
     /// `TOO_MANY_EXCHANGES`, or when the broker cannot be asked.
     pub async fn exchange(
         &self,
         scope: &TenantScope,
-        is_there: impl AsyncFnOnce() -> Result<bool, Failure>,
+        exists: impl AsyncFnOnce() -> Result<bool, Failure>,
     ) -> Result<Slot<'_>, Failure> {
-        self.slot(scope, Thing::Exchanges, scope.plan().max_exchanges, is_there).await
+        self.slot(scope, Names::Exchanges, scope.plan().max_exchanges, exists).await
     }
 
-    /// Room for a binding, as [`Self::queue`].
+    /// A slot for a binding, as [`Self::queue`].
     ///
     /// # Errors
     /// `TOO_MANY_BINDINGS`, or when the broker cannot be asked.
     pub async fn binding(
         &self,
         scope: &TenantScope,
-        is_there: impl AsyncFnOnce() -> Result<bool, Failure>,
+        exists: impl AsyncFnOnce() -> Result<bool, Failure>,
     ) -> Result<Slot<'_>, Failure> {
-        self.slot(scope, Thing::Bindings, scope.plan().max_bindings, is_there).await
+        self.slot(scope, Names::Bindings, scope.plan().max_bindings, exists).await
     }
 
-    /// Something of the tenant's was deleted, and perhaps its bindings with it: what was counted is asked again.
+    /// An object of the tenant was deleted, and perhaps its bindings with it: the counts are read again.
     pub fn deleted(&self, tenant: &TenantId) {
-        self.counts().retain(|(of, _), _| of != tenant);
+        for names in [Names::Queues, Names::Exchanges, Names::Bindings] {
+            self.counts.invalidate(&(tenant.clone(), names));
+        }
     }
 
     async fn slot(
         &self,
         scope: &TenantScope,
-        thing: Thing,
+        names: Names,
         max: u32,
-        is_there: impl AsyncFnOnce() -> Result<bool, Failure>,
+        exists: impl AsyncFnOnce() -> Result<bool, Failure>,
     ) -> Result<Slot<'_>, Failure> {
         if max == 0 {
             return Ok(Slot(None));
         }
         let guard = self.locks.lock(scope.tenant()).await;
-        let key = (scope.tenant().clone(), thing);
-        let number = match self.believed(&key, max) {
-            Some(number) => number,
+        let key = (scope.tenant().clone(), names);
+        let count = match self.counts.get(&key).filter(|count| count.is_usable(max)) {
+            Some(count) => count,
             None => {
-                let counted = usage::count(self.inspector.api(), scope.vhost(), thing).await?;
-                self.keep(key.clone(), counted);
-                counted
+                let read = usage::count(self.inspector.client(), scope.vhost(), names).await?;
+                let count = Arc::new(Count { read, added: AtomicU64::new(0), at: Instant::now() });
+                self.counts.insert(key, Arc::clone(&count));
+                count
             }
         };
-        if number < u64::from(max) {
-            self.counts().entry(key).and_modify(|count| count.added += 1);
-        } else if !is_there().await? {
-            return Err(tenant::Error::TooMany { what: thing.name(), max }.into());
+        if count.number() < u64::from(max) {
+            count.added.fetch_add(1, Ordering::Relaxed);
+        } else if !exists().await? {
+            return Err(tenant::Error::TooMany { what: names.as_str(), max }.into());
         }
         Ok(Slot(Some(guard)))
     }
+}
 
-    /// The number that is still believed: one with room for a while, and one without only as it was read. What was added
-    /// since may have been there already.
-    fn believed(&self, key: &(TenantId, Thing), max: u32) -> Option<u64> {
-        let count = self.counts().get(key).copied()?;
-        let (number, age) = (count.read.saturating_add(count.added), count.at.elapsed());
-        let is_believed = match number < u64::from(max) {
-            true => age < BELIEVED,
-            false => count.added == 0 && age < FULL_BELIEVED,
-        };
-        is_believed.then_some(number)
+impl Count {
+    fn number(&self) -> u64 {
+        self.read.saturating_add(self.added.load(Ordering::Relaxed))
     }
 
-    fn keep(&self, key: (TenantId, Thing), number: u64) {
-        let mut counts = self.counts();
-        if counts.len() >= MAX_COUNTS {
-            counts.retain(|_, count| count.at.elapsed() < BELIEVED);
-        }
-        if counts.len() < MAX_COUNTS {
-            counts.insert(key, Count { read: number, added: 0, at: Instant::now() });
-        }
+    /// A count below the limit is usable for its whole time to live. One at the limit is usable for a shorter time, and only
+    /// as the broker said it, because what was declared since may have existed already.
+    fn is_usable(&self, max: u32) -> bool {
+        self.number() < u64::from(max)
+            || (self.added.load(Ordering::Relaxed) == 0 && self.at.elapsed() < FULL_COUNT_TTL)
     }
+}
 
-    fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<(TenantId, Thing), Count>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_at_the_limit_is_used_only_as_the_broker_said_it() {
+        let count = |read, added| Count { read, added: AtomicU64::new(added), at: Instant::now() };
+        assert!(count(8, 1).is_usable(10));
+        assert!(count(10, 0).is_usable(10), "just read");
+        assert!(!count(9, 1).is_usable(10), "the one declared since may have existed");
+        assert!(!count(u64::MAX, 1).is_usable(10));
     }
 }

@@ -1,22 +1,13 @@
-//! What a tenant has at the broker, and how it is made, repaired and removed. The order matters: a user comes last and goes
-//! first, so that nobody can enter a vhost whose limits are not there. Requests are repeatable, so two gateways at once end
-//! in the same state; within one gateway a tenant's acts wait for each other.
+//! Creates, repairs and removes what a tenant has at the broker. The order matters: the user is created last and removed first,
+//! so that nobody can enter a vhost whose limits are not set. Requests can be repeated, so two gateways that reconcile at the
+//! same time end in the same state; within one gateway the operations on a tenant wait for each other.
 
 use std::path::Path;
 
-use rabbitmq_http_client::{
-    commons::VirtualHostLimitTarget as Limit,
-    requests::{EnforcedLimitParams, Permissions, UserParams, VirtualHostParams},
-};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    DEAD_LETTERS, Error,
-    api::Api,
-    policies,
-    rows::{BindingInfo, QueueInfo},
-};
+use super::{DEAD_LETTERS, Error, client::Client, policies};
 use crate::{
     broker::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES},
     config::ManagementConfig,
@@ -26,226 +17,193 @@ use crate::{
 
 const EVERYTHING: &str = ".*";
 
-/// Makes, repairs and removes what tenants have at the broker.
+/// Creates, repairs and removes what tenants have at the broker.
 #[derive(Debug)]
 pub struct Provisioner {
-    api: Api,
+    client: Client,
     /// The administrator's own user name.
     user: String,
-    /// A tenant's acts wait for each other.
+    /// Operations on one tenant wait for each other.
     locks: TenantLocks,
 }
 
-/// A tenant's names at the broker, and what was changed so far.
+/// A tenant's vhost and user while they are reconciled, and the changes so far.
 struct TenantResources {
     tenant: TenantId,
-    /// The vhost's name and the user's.
+    /// The name of the vhost and of the user.
     name: String,
     changes: Vec<String>,
-    /// Only look.
     dry_run: bool,
 }
 
 impl Provisioner {
-    /// Reads the broker's CA, the certificate, its key and the password; asks nothing of the broker yet.
+    /// Reads the broker's CA, the certificate, its key and the password; sends nothing to the broker yet.
     ///
     /// # Errors
     /// [`Error::Settings`] when an address, the CA, the certificate or the key cannot be used.
     pub fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
-        let api = Api::new(config, broker_ca)?;
-        Ok(Self { api, user: config.user.clone(), locks: TenantLocks::default() })
+        let client = Client::new(config, broker_ca)?;
+        Ok(Self { client, user: config.user.clone(), locks: TenantLocks::default() })
     }
 
-    /// Takes the CA, the certificate, its key and the password anew whenever their files change, until stopped.
+    /// Reads the CA, the certificate, its key and the password again whenever their files change, until stopped.
     pub async fn follow_files(&self, stop: CancellationToken) {
-        self.api.follow_files(stop).await;
+        self.client.follow_files(stop).await;
     }
 
-    /// Gives the administrator itself another password, by its hash in RabbitMQ's form.
+    /// Gives the administrator itself another password, by its SHA-256 hash in RabbitMQ's form.
     ///
     /// # Errors
     /// When the broker cannot be asked, or refuses.
     pub async fn set_own_password(&self, hash: &str) -> Result<(), Error> {
-        let me = &UserParams::administrator(&self.user, hash);
-        self.api.call(|link| async move { link.client.create_user(me).await }).await
+        self.client.put_user(&self.user, hash, "administrator").await
     }
 
-    /// Whether the broker's administration answers and accepts us.
+    /// Checks that the management API answers and accepts us as an administrator.
     ///
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Refused`].
     pub async fn ready(&self) -> Result<(), Error> {
-        let me = self.api.call(|link| async move { link.get(&["whoami"], &[]).await }).await?;
-        let is_administrator = me.is_some_and(|me| match &me["tags"] {
-            Value::Array(tags) => tags.iter().any(|tag| tag == "administrator"),
-            Value::String(tags) => tags.split(',').any(|tag| tag.trim() == "administrator"),
-            _ => false,
-        });
-        if is_administrator {
+        if self.client.whoami().await?.is_administrator() {
             Ok(())
         } else {
             Err(Error::settings(format!("the broker user {} has no administrator tag", self.user)))
         }
     }
 
-    /// Makes what is missing and repairs what drifted; says what it changed, a line each. Nothing changes when all stood
-    /// already, and messages are never touched.
+    /// Creates what is missing and repairs what drifted; answers the changes, one per line. When nothing drifted, nothing
+    /// changes, and messages are never touched.
     ///
     /// # Errors
     /// When the broker cannot be asked; run it again then.
     pub async fn ensure_tenant(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let mut wall = TenantResources::of(tenant, false);
-        self.walk(&mut wall, plan).await?;
-        if !wall.changes.is_empty() {
-            tracing::info!(%tenant, changes = ?wall.changes, "tenant reconciled at the broker");
+        let mut resources = TenantResources::of(tenant, false);
+        self.reconcile(&mut resources, plan).await?;
+        if !resources.changes.is_empty() {
+            tracing::info!(%tenant, changes = ?resources.changes, "tenant reconciled at the broker");
         }
-        Ok(wall.changes)
+        Ok(resources.changes)
     }
 
-    /// What [`Self::ensure_tenant`] would change, a line each; changes nothing. What is inside a vhost that is missing cannot be
-    /// looked at, and is not named.
+    /// What [`Self::ensure_tenant`] would change, one per line, without changing anything. The content of a vhost that is
+    /// missing cannot be inspected and is not listed.
     ///
     /// # Errors
     /// When the broker cannot be asked.
     pub async fn drift(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let mut wall = TenantResources::of(tenant, true);
-        self.walk(&mut wall, plan).await?;
-        Ok(wall.changes)
+        let mut resources = TenantResources::of(tenant, true);
+        self.reconcile(&mut resources, plan).await?;
+        Ok(resources.changes)
     }
 
-    async fn walk(&self, wall: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
-        if self.vhost(wall).await? {
-            self.limits(wall, plan).await?;
-            wall.changes.extend(policies::ensure(&self.api, &wall.name, plan, wall.dry_run).await?);
-            self.dead_letters(wall).await?;
+    async fn reconcile(&self, resources: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
+        if self.vhost(resources).await? {
+            self.limits(resources, plan).await?;
+            let policies = policies::ensure(&self.client, &resources.name, plan, resources.dry_run).await?;
+            resources.changes.extend(policies);
+            self.dead_letters(resources).await?;
         }
-        if self.user(wall).await? {
-            self.permissions(wall).await?;
+        if self.user(resources).await? {
+            self.permissions(resources).await?;
         }
         Ok(())
     }
 
-    /// All vhosts and users at the broker that are called like tenants', as "vhost wg.acme" and "user wg.acme".
+    /// All vhosts and users of the broker that have names like tenants', as "vhost wg.acme" and "user wg.acme".
     ///
     /// # Errors
     /// When the broker cannot be asked.
     pub async fn claimed(&self) -> Result<Vec<String>, Error> {
-        let mut claimed = Vec::new();
-        for (path, what) in [("vhosts", "vhost"), ("users", "user")] {
-            let query = [("columns", "name")];
-            let answer = self.api.call(|link| async move { link.get(&[path], &query).await }).await?;
-            let names = answer.ok_or(Error::TooLarge)?;
-            let names = names.as_array().into_iter().flatten().filter_map(|row| row.get("name")?.as_str());
-            claimed.extend(names.filter(|name| name.starts_with("wg.")).map(|name| format!("{what} {name}")));
-        }
-        Ok(claimed)
+        let (vhosts, users) = (self.client.vhost_names().await?, self.client.user_names().await?);
+        let claimed = |what: &'static str, names: Vec<String>| {
+            names.into_iter().filter(|name| name.starts_with("wg.")).map(move |name| format!("{what} {name}"))
+        };
+        Ok(claimed("vhost", vhosts).chain(claimed("user", users)).collect())
     }
 
-    /// Brings the limits that the broker holds in line with a plan, and touches nothing else; says what it changed, a line
-    /// each. A tenant that is not there stays so.
+    /// Brings the limits that the broker enforces in line with a plan and changes nothing else; answers the changes, one per
+    /// line. A tenant that has no vhost gets none.
     ///
     /// # Errors
     /// When the broker cannot be asked; run it again then.
     pub async fn ensure_limits(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let mut wall = TenantResources::of(tenant, false);
-        let name = &wall.name;
-        match self.api.call(|link| async move { link.client.get_vhost(name).await }).await {
-            Ok(_) => {}
-            Err(Error::NotFound) => return Ok(wall.changes),
-            Err(other) => return Err(other),
+        let mut resources = TenantResources::of(tenant, false);
+        if !self.client.vhost_exists(&resources.name).await? {
+            return Ok(resources.changes);
         }
-        self.limits(&mut wall, plan).await?;
-        wall.changes.extend(policies::ensure(&self.api, &wall.name, plan, false).await?);
-        if !wall.changes.is_empty() {
-            tracing::info!(%tenant, changes = ?wall.changes, "tenant's limits changed at the broker");
+        self.limits(&mut resources, plan).await?;
+        resources.changes.extend(policies::ensure(&self.client, &resources.name, plan, false).await?);
+        if !resources.changes.is_empty() {
+            tracing::info!(%tenant, changes = ?resources.changes, "tenant's limits changed at the broker");
         }
-        Ok(wall.changes)
+        Ok(resources.changes)
     }
 
-    pub(super) fn api(&self) -> &Api {
-        &self.api
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Removes the tenant's user, which closes its connections, and then its vhost with every queue and message in it.
-    /// Harmless when they are gone already.
+    /// Succeeds when they do not exist.
     ///
     /// # Errors
     /// When the broker cannot be asked; run it again then.
     pub async fn remove_tenant(&self, tenant: &TenantId) -> Result<(), Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
-        let name = &tenant.vhost();
-        self.api.call(|link| async move { link.client.delete_user(name, true).await }).await?;
-        self.api.call(|link| async move { link.client.delete_vhost(name, true).await }).await?;
+        self.client.delete_user(&tenant.vhost()).await?;
+        self.client.delete_vhost(&tenant.vhost()).await?;
         tracing::info!(%tenant, "tenant removed at the broker");
         Ok(())
     }
 
-    /// Closes every connection in the tenant's vhost. New ones may come.
+    /// Closes every connection of the tenant's user. New ones can be opened.
     ///
     /// # Errors
     /// When the broker cannot be asked.
     pub async fn close_connections(&self, tenant: &TenantId) -> Result<(), Error> {
-        let vhost = &tenant.vhost();
-        let query = [("columns", "name")];
-        let open = match self
-            .api
-            .call(|link| async move { link.get(&["vhosts", vhost, "connections"], &query).await })
-            .await
-        {
-            Err(Error::NotFound) => return Ok(()),
-            other => other?.ok_or(Error::TooLarge)?,
-        };
-        for connection in open.as_array().into_iter().flatten() {
-            let Some(name) = connection.get("name").and_then(Value::as_str) else { continue };
-            let why = Some("closed by an administrator");
-            self.api.call(|link| async move { link.client.close_connection(name, why, true).await }).await?;
-        }
-        Ok(())
+        self.client.close_connections_of(&tenant.vhost(), "closed by an administrator").await
     }
 
-    /// Whether it is there now.
-    async fn vhost(&self, wall: &mut TenantResources) -> Result<bool, Error> {
-        let name = &wall.name.clone();
-        match self.api.call(|link| async move { link.client.get_vhost(name).await }).await {
-            Ok(_) => return Ok(true),
-            Err(Error::NotFound) => {}
-            Err(other) => return Err(other),
+    /// Whether the broker collects statistics, without which consumers, rates and stored bytes are not known.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    pub async fn has_statistics(&self) -> Result<bool, Error> {
+        self.client.has_statistics().await
+    }
+
+    /// Whether the vhost exists now.
+    async fn vhost(&self, resources: &mut TenantResources) -> Result<bool, Error> {
+        if self.client.vhost_exists(&resources.name).await? {
+            return Ok(true);
         }
-        if !wall.record_change(format!("made vhost {name}")) {
+        if !resources.record_change(format!("made vhost {}", resources.name)) {
             return Ok(false);
         }
-        // Without a default queue type: a queue says its own.
-        let description = &format!("Warrengate tenant {}", wall.tenant);
-        let make = &VirtualHostParams::named(name).with_description(description);
-        self.api.call(|link| async move { link.client.create_vhost(make).await }).await?;
+        let description = format!("Warrengate tenant {}", resources.tenant);
+        self.client.create_vhost(&resources.name, &description).await?;
         Ok(true)
     }
 
-    async fn limits(&self, wall: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
-        let name = &wall.name.clone();
-        let now = self.api.call(|link| async move { link.client.list_vhost_limits(name).await }).await?;
-        let now = |key: &str| now.iter().find_map(|row| row.limits.get(key)?.as_i64()).filter(|limit| *limit >= 0);
-        // The plan's queues are the tenant's own, held where they are declared (`quota.rs`); the gateway's come on top.
-        let limited = |max: u32| (max > 0).then_some(i64::from(max));
-        let queues = limited(plan.max_queues).map(|max| max + i64::from(OWN_QUEUES));
-        for (limit, wanted) in [(Limit::MaxConnections, limited(plan.max_connections)), (Limit::MaxQueues, queues)] {
-            let key = limit.as_ref().to_owned();
-            if now(&key) == wanted {
+    async fn limits(&self, resources: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
+        let name = &resources.name.clone();
+        let existing = self.client.vhost_limits(name).await?;
+        // The plan's queues are the tenant's own, and limited where they are declared (`quota.rs`); the gateway's are added.
+        let limited = |max: u32| (max > 0).then_some(u64::from(max));
+        let queues = limited(plan.max_queues).map(|max| max + u64::from(OWN_QUEUES));
+        for (limit, wanted) in [("max-connections", limited(plan.max_connections)), ("max-queues", queues)] {
+            if existing.get(limit).copied() == wanted {
                 continue;
             }
-            let limit = &limit;
             match wanted {
-                Some(value) if wall.record_change(format!("set {key} of {name} to {value}")) => {
-                    let set = || EnforcedLimitParams::new(limit.clone(), value);
-                    self.api.call(|link| async move { link.client.set_vhost_limit(name, set()).await }).await?;
+                Some(value) if resources.record_change(format!("set {limit} of {name} to {value}")) => {
+                    self.client.set_vhost_limit(name, limit, value).await?;
                 }
-                None if wall.record_change(format!("removed {key} of {name}")) => {
-                    self.api
-                        .call(|link| async move { link.client.clear_vhost_limit(name, limit.clone()).await })
-                        .await?;
+                None if resources.record_change(format!("removed {limit} of {name}")) => {
+                    self.client.clear_vhost_limit(name, limit).await?;
                 }
                 _ => {}
             }
@@ -253,24 +211,14 @@ impl Provisioner {
         Ok(())
     }
 
-    /// By a definitions import, which the broker does in its own name: the administrator needs no permission in the vhost
-    /// for it, and what is there already stays as it is.
-    async fn dead_letters(&self, wall: &mut TenantResources) -> Result<(), Error> {
-        let name = &wall.name.clone();
-        let there = |answer: Result<Option<Value>, Error>| match answer {
-            Ok(found) => Ok(found),
-            Err(Error::NotFound) => Ok(None),
-            Err(other) => Err(other),
-        };
-        let exchange =
-            there(self.api.call(|link| async move { link.get(&["exchanges", name, DEAD_LETTERS], &[]).await }).await)?;
-        let queue =
-            there(self.api.call(|link| async move { link.get(&["queues", name, DEAD_LETTERS], &[]).await }).await)?;
-        let between = &["bindings", name, "e", DEAD_LETTERS, "q", DEAD_LETTERS];
-        let binding = there(self.api.call(|link| async move { link.get(between, &[]).await }).await)?;
-        let is_bound = binding.as_ref().and_then(Value::as_array).is_some_and(|rows| {
-            rows.iter().filter_map(BindingInfo::read).any(|binding| binding.source == DEAD_LETTERS)
-        });
+    /// The exchange and the queue for dead letters, by an import of definitions, for which the administrator needs no
+    /// permission in the vhost.
+    async fn dead_letters(&self, resources: &mut TenantResources) -> Result<(), Error> {
+        let name = &resources.name.clone();
+        let exchange = self.client.exchange(name, DEAD_LETTERS).await?;
+        let queue = self.client.queue(name, DEAD_LETTERS).await?;
+        let bindings = self.client.bindings(name, Some(DEAD_LETTERS)).await?;
+        let is_bound = bindings.iter().any(|b| b.destination_is_queue && b.destination == DEAD_LETTERS);
         let arguments = json!({
             "x-queue-type": "quorum",
             "x-overflow": "reject-publish",
@@ -278,18 +226,22 @@ impl Provisioner {
             "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
             "x-single-active-consumer": true,
         });
-        if let Some(queue) = queue.as_ref().and_then(QueueInfo::read)
+        if let Some(queue) = &queue
             && Some(&queue.arguments) != arguments.as_object()
         {
-            // It cannot be changed without losing what is in it.
-            tracing::warn!(tenant = %wall.tenant, arguments = ?queue.arguments, "dead-letter queue has other arguments");
+            // They cannot be changed without deleting the queue and its messages.
+            tracing::warn!(
+                tenant = %resources.tenant,
+                arguments = ?queue.arguments,
+                "the dead-letter queue has unexpected arguments",
+            );
         }
-        let made = [("exchange", exchange.is_none()), ("queue", queue.is_none()), ("binding", !is_bound)];
-        let mut may = false;
-        for (what, _) in made.into_iter().filter(|(_, missing)| *missing) {
-            may |= wall.record_change(format!("made {what} {DEAD_LETTERS} in {name}"));
+        let objects = [("exchange", exchange.is_some()), ("queue", queue.is_some()), ("binding", is_bound)];
+        let mut import = false;
+        for (what, _) in objects.into_iter().filter(|(_, exists)| !exists) {
+            import |= resources.record_change(format!("made {what} {DEAD_LETTERS} in {name}"));
         }
-        if !may {
+        if !import {
             return Ok(());
         }
         let definitions = json!({
@@ -303,78 +255,63 @@ impl Provisioner {
                 "arguments": {},
             }],
         });
-        let definitions = &definitions;
-        self.api
-            .call(|link| async move { link.client.import_vhost_definitions(name, definitions.clone()).await })
-            .await?;
-        Ok(())
+        self.client.import_definitions(name, &definitions).await
     }
 
-    /// A user whose password hash is empty can log in by certificate only. Whether it is there now.
-    async fn user(&self, wall: &mut TenantResources) -> Result<bool, Error> {
-        let name = &wall.name.clone();
-        let (is_there, change) = match self.api.call(|link| async move { link.client.get_user(name).await }).await {
-            Ok(user) if !user.tags.iter().all(String::is_empty) => {
-                (true, format!("took tags and password from user {name}"))
-            }
-            // Not shown by some versions: it is emptied again, to be sure, without a word.
-            Ok(user) if user.password_hash.is_none() => (true, String::new()),
-            Ok(user) if user.password_hash.as_ref().is_some_and(|hash| !hash.as_str().is_empty()) => {
-                (true, format!("took the password from user {name}"))
-            }
-            Ok(_) => return Ok(true),
-            Err(Error::NotFound) => (false, format!("made user {name}, for its certificate only")),
-            Err(other) => return Err(other),
+    /// A user with an empty password hash can log in with a certificate only. Answers whether the user exists now.
+    async fn user(&self, resources: &mut TenantResources) -> Result<bool, Error> {
+        let name = &resources.name.clone();
+        let existing = self.client.user(name).await?;
+        let change = match &existing {
+            None => format!("made user {name}, for its certificate only"),
+            Some(user) if user.has_tags() => format!("took tags and password from user {name}"),
+            Some(user) => match user.password_hash.as_deref() {
+                Some("") => return Ok(true),
+                Some(_) => format!("took the password from user {name}"),
+                // Some versions do not show the hash; it is cleared to be sure, without reporting a change.
+                None => String::new(),
+            },
         };
-        if !wall.record_change(change) {
-            return Ok(is_there);
+        if !resources.record_change(change) {
+            return Ok(existing.is_some());
         }
-        let make = &UserParams::without_tags(name, "");
-        self.api.call(|link| async move { link.client.create_user(make).await }).await?;
+        self.client.put_user(name, "", "").await?;
         Ok(true)
     }
 
-    /// Everything in its own vhost, nothing anywhere else; and nobody of ours but the tenant in this one.
-    async fn permissions(&self, wall: &mut TenantResources) -> Result<(), Error> {
-        let name = &wall.name.clone();
-        let of_user = self.api.call(|link| async move { link.client.list_permissions_of(name).await }).await?;
-        let stands = of_user.iter().any(|p| {
-            p.vhost == *name && [&p.configure, &p.write, &p.read].into_iter().all(|pattern| pattern == EVERYTHING)
-        });
-        if !stands && wall.record_change(format!("gave user {name} its vhost")) {
-            let grant =
-                &Permissions { user: name, vhost: name, configure: EVERYTHING, read: EVERYTHING, write: EVERYTHING };
-            self.api.call(|link| async move { link.client.declare_permissions(grant).await }).await?;
+    /// The user may do everything in its own vhost and nothing in any other; and no other user of ours may enter this one.
+    async fn permissions(&self, resources: &mut TenantResources) -> Result<(), Error> {
+        let name = &resources.name.clone();
+        let of_user = self.client.permissions_of(name).await?;
+        let is_granted = of_user
+            .iter()
+            .any(|p| p.vhost == *name && [&p.configure, &p.write, &p.read].into_iter().all(|may| may == EVERYTHING));
+        if !is_granted && resources.record_change(format!("gave user {name} its vhost")) {
+            self.client.grant(name, name, EVERYTHING).await?;
         }
-        for elsewhere in of_user.iter().filter(|p| p.vhost != *name) {
-            if wall.record_change(format!("took vhost {} from user {name}", elsewhere.vhost)) {
-                self.clear(&elsewhere.vhost, name).await?;
+        for other in of_user.iter().filter(|p| p.vhost != *name) {
+            if resources.record_change(format!("took vhost {} from user {name}", other.vhost)) {
+                self.client.revoke(&other.vhost, name).await?;
             }
         }
-        let in_vhost = match self.api.call(|link| async move { link.client.list_permissions_in(name).await }).await {
-            // A dry run has not made it.
-            Err(Error::NotFound) if wall.dry_run => return Ok(()),
-            other => other?,
-        };
+        // None when a dry run has not created the vhost.
+        let in_vhost = self.client.permissions_in(name).await?.unwrap_or_default();
         for other in in_vhost.iter().filter(|p| p.user != *name) {
-            if other.user == self.user {
-                // The broker gives a new vhost to whoever made it.
-                if wall.record_change(String::new()) {
-                    self.clear(name, &other.user).await?;
-                }
+            let change = if other.user == self.user {
+                // The broker gives a new vhost to the user that created it; that is not worth reporting.
+                String::new()
             } else if other.user.starts_with("wg.") {
-                if wall.record_change(format!("took vhost {name} from user {}", other.user)) {
-                    self.clear(name, &other.user).await?;
-                }
+                format!("took vhost {name} from user {}", other.user)
             } else {
-                tracing::warn!(tenant = %wall.tenant, user = other.user, "a foreign broker user may enter the tenant's vhost");
+                let tenant = &resources.tenant;
+                tracing::warn!(%tenant, user = other.user, "another broker user has permissions in the tenant's vhost");
+                continue;
+            };
+            if resources.record_change(change) {
+                self.client.revoke(name, &other.user).await?;
             }
         }
         Ok(())
-    }
-
-    async fn clear(&self, vhost: &str, user: &str) -> Result<(), Error> {
-        self.api.call(|link| async move { link.client.clear_permissions(vhost, user, true).await }).await
     }
 }
 
@@ -383,8 +320,8 @@ impl TenantResources {
         Self { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new(), dry_run }
     }
 
-    /// Says what is to be changed (nothing: without a word), and whether it may be. A change that then fails ends the whole
-    /// run, so what is said is what was done.
+    /// Records a change that is about to be made (an empty line is not recorded), and answers whether to make it. When the
+    /// change fails, the whole run fails, so every recorded change was made.
     fn record_change(&mut self, line: String) -> bool {
         if !line.is_empty() {
             self.changes.push(line);

@@ -1,11 +1,16 @@
-//! What the broker says of exchanges, queues and bindings. JSON enters, and is read leniently, since 3.10 and 4.x differ and
-//! a new queue has no statistics yet; plain values leave, and nothing of the gateway's own or the broker's own does.
+//! Exchanges, queues and bindings as the management API describes them. Their JSON is read leniently, because 3.10 and 4.x differ
+//! and a new queue has no statistics yet.
+
+use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
 use crate::broker::RetryPolicy;
 
-/// A queue and its state. Depths and rates are what the broker's statistics last said: up to 5 s old.
+/// Messages ready and unacknowledged, by the queue's name.
+pub(super) type QueueTotals = HashMap<String, (u64, u64)>;
+
+/// A queue and its state. Depths and rates are from the broker's statistics: up to 5 s old.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueInfo {
     /// Its name.
@@ -16,13 +21,13 @@ pub struct QueueInfo {
     pub queue_type: String,
     /// Survives a broker restart.
     pub durable: bool,
-    /// Of one connection only.
+    /// Belongs to one connection.
     pub exclusive: bool,
-    /// Goes with its last consumer.
+    /// Deleted with its last consumer.
     pub auto_delete: bool,
     /// Messages ready.
     pub messages_ready: u64,
-    /// Messages delivered and not settled.
+    /// Messages delivered and not acknowledged.
     pub messages_unacknowledged: u64,
     /// Consumers.
     pub consumers: u32,
@@ -30,6 +35,8 @@ pub struct QueueInfo {
     pub publish_rate: f64,
     /// Messages a second going out.
     pub deliver_rate: f64,
+    /// Whether the broker has statistics of it: not yet for a new queue, and never when their collection is turned off.
+    pub(super) has_statistics: bool,
 }
 
 /// An exchange.
@@ -41,11 +48,11 @@ pub struct ExchangeInfo {
     pub kind: String,
     /// Survives a broker restart.
     pub durable: bool,
-    /// Goes with its last binding.
+    /// Deleted with its last binding.
     pub auto_delete: bool,
-    /// Takes messages from other exchanges only.
+    /// Accepts messages from other exchanges only.
     pub internal: bool,
-    /// Gets what it cannot route.
+    /// Receives the messages that it cannot route.
     pub alternate: Option<String>,
     /// The arguments it was declared with.
     pub arguments: Map<String, Value>,
@@ -56,7 +63,7 @@ pub struct ExchangeInfo {
 pub struct BindingInfo {
     /// The exchange that messages come from.
     pub source: String,
-    /// Where they go.
+    /// The queue or exchange that they go to.
     pub destination: String,
     /// Whether the destination is a queue; otherwise it is an exchange.
     pub destination_is_queue: bool,
@@ -64,23 +71,32 @@ pub struct BindingInfo {
     pub routing_key: String,
     /// A headers binding's arguments, `x-match` included.
     pub arguments: Map<String, Value>,
-    /// The broker's own key for it, which tells bindings of equal ends and routing key apart.
+    /// The broker's key, which differs between bindings with equal source, destination and routing key.
     pub properties_key: String,
 }
 
-/// Whether a name is the gateway's or the broker's (the default exchange's empty name included), so never shown.
+/// Whether a name belongs to the gateway or the broker (the default exchange's empty name included) and is not listed.
 pub(super) fn is_hidden(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
     name.is_empty() || starts("wg.") || starts("amq.")
 }
 
 impl QueueInfo {
-    /// When and how often a message is tried again.
+    pub(super) fn with_totals(self, totals: &QueueTotals) -> Self {
+        match totals.get(&self.name) {
+            Some((ready, unacknowledged)) if !self.has_statistics => {
+                Self { messages_ready: *ready, messages_unacknowledged: *unacknowledged, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// When and how often a message is retried.
     pub fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy::from_arguments(|name| self.arguments.get(name).and_then(Value::as_i64))
     }
 
-    /// The columns to ask for: all that is read here, and no more.
+    /// The columns that [`Self::read`] needs.
     pub(super) const COLUMNS: &str = "name,type,arguments,durable,exclusive,auto_delete,messages_ready,messages_unacknowledged,\
          consumers,message_stats.publish_details.rate,message_stats.deliver_get_details.rate";
 
@@ -94,6 +110,7 @@ impl QueueInfo {
             durable: flag(value, "durable"),
             exclusive: flag(value, "exclusive"),
             auto_delete: flag(value, "auto_delete"),
+            has_statistics: value.get("messages_ready").is_some(),
             messages_ready: count(value, "messages_ready"),
             messages_unacknowledged: count(value, "messages_unacknowledged"),
             consumers: u32::try_from(count(value, "consumers")).unwrap_or(u32::MAX),
@@ -105,7 +122,7 @@ impl QueueInfo {
 }
 
 impl ExchangeInfo {
-    /// The columns to ask for.
+    /// The columns that [`Self::read`] needs.
     pub(super) const COLUMNS: &str = "name,type,durable,auto_delete,internal,arguments";
 
     pub(super) fn read(value: &Value) -> Option<Self> {
@@ -135,13 +152,13 @@ impl BindingInfo {
         })
     }
 
-    /// Bindings in the order in which they are listed.
+    /// The order in which bindings are listed.
     pub(super) fn order(&self) -> (&str, &str, bool, &str, &str) {
         (&self.source, &self.destination, !self.destination_is_queue, &self.routing_key, &self.properties_key)
     }
 }
 
-/// An empty map is an empty list in some versions.
+/// Some versions write an empty map as an empty list.
 fn map(value: &Value, key: &str) -> Map<String, Value> {
     value.get(key).and_then(Value::as_object).cloned().unwrap_or_default()
 }
@@ -174,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_are_an_empty_list_are_none() {
+    fn an_empty_list_of_arguments_is_an_empty_map() {
         let exchange =
             ExchangeInfo::read(&json!({"name": "e", "type": "topic", "arguments": []})).expect("an exchange");
         assert!(exchange.arguments.is_empty());
     }
 
     #[test]
-    fn what_is_ours_or_the_brokers_is_hidden() {
+    fn names_of_the_gateway_and_the_broker_are_hidden() {
         for name in ["", "wg.dead-letters", "WG.x", "amq.topic", "amq.gen-1"] {
             assert!(is_hidden(name), "{name}");
         }

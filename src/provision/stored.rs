@@ -1,5 +1,6 @@
-//! What tenants store, measured while they publish, so that their budgets can say when it is too much. Asks nothing of the broker
-//! for a tenant that has no such limit or publishes nothing, and goes on asking for one that is over it until it is not.
+//! Measures how much each tenant stores at the broker while it publishes, so that its budget can refuse what exceeds the plan. A
+//! tenant without such a limit, or one that does not publish, costs no request; one over its limit is measured until it is
+//! below it again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +16,7 @@ use crate::{
     tenant::{STORED_INTERVAL, Tenants},
 };
 
-/// How many tenants are measured in a row after their last message: the broker's own statistics are 5 s behind.
+/// How many more times a tenant is measured after its last message, because the broker's statistics are 5 s old.
 const ROUNDS_AFTER: u32 = 3;
 
 /// Measures until stopped.
@@ -38,14 +39,14 @@ pub async fn watch(provisioner: Arc<Provisioner>, tenants: Arc<Tenants>, stop: C
                     let is_full = tenants.set_stored(&tenant, messages, bytes);
                     rounds.measured(&tenant, is_full);
                 }
-                // What was measured last counts; whether the broker is there is said elsewhere.
-                Err(error) => tracing::debug!(%tenant, %error, "what a tenant stores was not measured"),
+                // The previous figure stays in use; an unreachable broker is reported elsewhere.
+                Err(error) => tracing::debug!(%tenant, %error, "a tenant's stored messages could not be measured"),
             }
         }
     }
 }
 
-/// Whose turn it is. As large as there are limited tenants that publish.
+/// Which tenants to measure next. Grows with the number of limited tenants that publish.
 #[derive(Debug, Default)]
 struct Rounds {
     published: HashMap<TenantId, u64>,
@@ -54,7 +55,7 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// Those to measure now, of all that are limited, each with how many messages it ever published.
+    /// The tenants to measure now, of all limited ones, each given with the number of messages it has published so far.
     fn due(&mut self, limited: Vec<(TenantId, u64)>) -> Vec<TenantId> {
         let mut due = Vec::new();
         let (mut published, mut left) = (HashMap::new(), HashMap::new());
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_publishes_is_measured_for_some_rounds_and_who_is_full_until_it_is_not() {
+    fn a_publishing_tenant_is_measured_for_some_rounds_and_a_full_one_until_it_is_not() {
         let acme = || TenantId::parse("acme").expect("an id");
         let mut rounds = Rounds::default();
         assert!(rounds.due(vec![(acme(), 0)]).is_empty());

@@ -320,9 +320,9 @@ impl Machine {
         let reason = "the connection to the broker was lost; unsettled deliveries are void and will be delivered again"
             .to_owned();
         self.outbox.push_back(Event::Interrupted(Interrupted { reason }));
-        let mut pauses = context.pauses();
+        let mut backoff = context.backoff();
         loop {
-            let mut pause = Box::pin(tokio::time::sleep(pauses.next()));
+            let mut pause = Box::pin(tokio::time::sleep(backoff.pause()));
             self.wait(&mut pause).await?;
             let mut opening = Box::pin(context.open(self.session.scope().clone(), subscription.resume_spec()));
             match self.wait(&mut opening).await? {

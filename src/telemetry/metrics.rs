@@ -1,6 +1,7 @@
-//! What is counted. A tenant enters once a stream and gets handles that cost an atomic addition; what Prometheus reads
-//! leaves. The number of tenants with a label of their own is bounded: all others share the label `other`, and a tenant
-//! that is gone gives its place back.
+//! Metrics. A stream asks for its tenant's handles once, and each event costs an atomic addition.
+//!
+//! The number of tenants with a label of their own is bounded: all others share the label `other`, and the label of a deleted
+//! tenant becomes free again.
 
 mod encode;
 mod latency;
@@ -10,6 +11,7 @@ mod otlp;
 mod process;
 mod push;
 mod tenant;
+mod values;
 
 use std::{
     collections::HashMap,
@@ -17,8 +19,9 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
-use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
+use opentelemetry_proto::tonic::metrics::v1::Metric;
 
+use self::encode::{Encoder, metric};
 use crate::names::TenantId;
 
 pub use names::{Described, METRICS, MetricKind};
@@ -62,7 +65,6 @@ impl MetricsFormat {
 #[derive(Clone)]
 pub struct Metrics {
     all: Arc<All>,
-    registry: Arc<Registry>,
 }
 
 type Hook = Box<dyn Fn(&Metrics) + Send + Sync>;
@@ -101,9 +103,7 @@ impl Metrics {
             other: OnceLock::new(),
             hooks: Mutex::default(),
         });
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(Arc::clone(&all)));
-        Self { all, registry: Arc::new(registry) }
+        Self { all }
     }
 
     /// The gateway's own handles.
@@ -141,33 +141,41 @@ impl Metrics {
         self.all.tenants.write().unwrap_or_else(PoisonError::into_inner).retain(|tenant, _| is_known(tenant));
     }
 
-    /// All metrics as they are now.
+    /// All metrics with their present values.
     pub fn render(&self, format: MetricsFormat) -> String {
-        self.all.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|hook| hook(self));
         let mut text = String::new();
-        if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
-            // A value of ours that cannot be written; half a page would look like a restart.
-            tracing::error!("metrics cannot be rendered");
-            text.clear();
+        self.encode(&mut Encoder::Text(&mut text, format));
+        if format == MetricsFormat::OpenMetrics {
+            text.push_str("# EOF\n");
         }
-        match format {
-            MetricsFormat::OpenMetrics => text,
-            MetricsFormat::Prometheus => encode::as_prometheus(&text),
+        text
+    }
+
+    fn otlp(&self, period: otlp::Period) -> Vec<Metric> {
+        let mut metrics = Vec::new();
+        self.encode(&mut Encoder::Otlp(&mut metrics, period));
+        metrics
+    }
+
+    fn encode(&self, encoder: &mut Encoder<'_>) {
+        self.all.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|hook| hook(self));
+        if self.all.encode(encoder).is_err() {
+            // Writing to memory does not fail.
+            tracing::error!("metrics cannot be encoded");
         }
     }
 }
 
-impl Collector for All {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let encoder = &mut encoder;
+impl All {
+    fn encode(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut each: Vec<_> = tenants.iter().map(|(tenant, metrics)| (tenant.as_str(), &**metrics)).collect();
         each.sort_unstable_by_key(|(tenant, _)| *tenant);
         each.extend(self.other.get().map(|metrics| (OTHER, &**metrics)));
         tenant::encode(encoder, &each)?;
-        encode::metric(encoder, &names::TENANTS, |samples| samples.gauge(tenants.len() as f64))?;
+        metric(encoder, &names::TENANTS, |samples| samples.gauge(tenants.len() as f64))?;
         process::encode(encoder, &self.process)?;
-        encode::metric(encoder, &names::BUILD, |samples| {
+        metric(encoder, &names::BUILD, |samples| {
             let revision = option_env!("WARRENGATE_REVISION").unwrap_or("unknown");
             samples.gauge_with([("version", env!("CARGO_PKG_VERSION")), ("revision", revision)], 1.0)
         })?;

@@ -1,12 +1,11 @@
-//! The TLS configuration of the listeners, read from PEM files.
+//! The server side of TLS: a rustls configuration from PEM files, with HTTP/2 and, for gRPC-Web, HTTP/1.1.
 //!
-//! When the files change, later handshakes use the new certificate and open connections keep theirs. Files that do not match each other
-//! change nothing.
+//! When the files change, later handshakes present the new certificate and open connections keep the old one. A certificate and
+//! a key that do not belong together are ignored.
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -17,12 +16,9 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
-/// How often the files are checked for changes.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+use crate::pki::Watched;
 
 /// Why the server's certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,16 +27,16 @@ pub enum TlsError {
     #[error("cannot read {1:?}: run `warrengate certs create`, or correct grpc.certificate and grpc.key")]
     Pem(#[source] rustls::pki_types::pem::Error, PathBuf),
     /// The key does not belong to the certificate, or the like.
-    #[error("the certificate and the key are not usable together")]
+    #[error("the certificate and the key cannot be used together")]
     Rustls(#[from] rustls::Error),
 }
 
-/// The certificate and key of a server, as last read from their files.
+/// A server's certificate and key, as they were last read from their files.
 pub struct ServerIdentity {
     certificate: PathBuf,
     key: PathBuf,
-    seen: Option<Read>,
-    shown: Shown,
+    files: Watched,
+    current: Current,
 }
 
 impl std::fmt::Debug for ServerIdentity {
@@ -51,68 +47,53 @@ impl std::fmt::Debug for ServerIdentity {
 
 /// The certificate that handshakes present.
 #[derive(Debug, Clone)]
-struct Shown(Arc<ArcSwap<CertifiedKey>>);
+struct Current(Arc<ArcSwap<CertifiedKey>>);
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }
 }
 
-/// The contents of both files.
-type Read = (Vec<u8>, Zeroizing<Vec<u8>>);
-
 impl ServerIdentity {
     /// Reads the files for the first time.
     ///
     /// # Errors
-    /// When a file is missing or does not hold what it should.
+    /// When a file is missing or has unexpected content.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        // Before they are parsed, so that no change is missed.
-        let seen = std::fs::read(certificate).ok().zip(std::fs::read(key).ok().map(Zeroizing::new));
-        let shown = Shown(Arc::new(ArcSwap::from_pointee(certified(certificate, key)?)));
-        Ok(Self { certificate: certificate.into(), key: key.into(), seen, shown })
+        // Before the files are read, so that no change is missed.
+        let files = Watched::new([certificate.to_owned(), key.to_owned()]);
+        let current = Current(Arc::new(ArcSwap::from_pointee(certified(certificate, key)?)));
+        Ok(Self { certificate: certificate.into(), key: key.into(), files, current })
     }
 
-    /// TLS 1.2 and 1.3, with the current certificate at each handshake.
+    /// TLS 1.2 and 1.3, with the certificate that is current at each handshake.
     pub fn server_config(&self) -> Arc<ServerConfig> {
-        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(self.shown.clone()));
+        let mut config =
+            ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(self.current.clone()));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
 
-    /// Checks the files every 5 s until `stop` is cancelled, and uses what changed.
-    pub async fn follow(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(CHECK_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = self.seen.clone();
+    /// Reads the files again whenever they change, until stopped.
+    pub async fn follow(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
+                () = self.files.changed() => {}
                 () = stop.cancelled() => return,
-            }
-            let now = self.read().await;
-            if now.is_none() || now == seen {
-                continue;
             }
             match certified(&self.certificate, &self.key) {
                 Ok(certified) => {
-                    self.shown.0.store(Arc::new(certified));
-                    tracing::info!(file = ?self.certificate, "server certificate reloaded");
+                    self.current.0.store(Arc::new(certified));
+                    tracing::info!(file = ?self.certificate, "the server's certificate was read again");
                 }
-                // Perhaps only one of the two is written yet; the other's change is checked as well.
+                // Perhaps only one of the two files is written yet; the change of the other one is noticed as well.
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(file = ?self.certificate, error, "changed server certificate ignored");
+                    tracing::warn!(file = ?self.certificate, error, "a changed certificate cannot be used");
                 }
             }
-            seen = now;
         }
-    }
-
-    async fn read(&self) -> Option<Read> {
-        let certificate = tokio::fs::read(&self.certificate).await.ok()?;
-        Some((certificate, Zeroizing::new(tokio::fs::read(&self.key).await.ok()?)))
     }
 }
 

@@ -13,7 +13,7 @@ use warrengate_bench::{self as bench, Axes, Mode, Plan, QueueKind, Scenario, Tun
 /// The gateway's allocator, so that client processes do not differ from it in this (docs/adr/0012).
 #[cfg(unix)]
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: warrengate_allocator::Allocator = warrengate_allocator::ALLOCATOR;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -63,7 +63,7 @@ pub(super) async fn follow(issuer: Arc<ExternalIssuer>, stop: CancellationToken)
         is_down = fetched.is_err();
         let next = Instant::now() + issuer.config.refresh_interval;
         tokio::select! {
-            () = sleep(issuer.config.refresh_at_most_every) => {}
+            () = sleep(issuer.config.min_refresh_interval) => {}
             () = stop.cancelled() => return,
         }
         if !is_down {

@@ -35,7 +35,7 @@ fn config(tenant: TenantSource) -> IssuerConfig {
         allow_administration: false,
         max_token_lifetime: Duration::from_secs(24 * 3600),
         refresh_interval: Duration::from_secs(600),
-        refresh_at_most_every: Duration::from_secs(30),
+        min_refresh_interval: Duration::from_secs(30),
     }
 }
 

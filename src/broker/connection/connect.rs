@@ -13,12 +13,14 @@ use async_compat::CompatExt as _;
 use lapin::{
     AsyncTcpStream, Connection, ConnectionProperties,
     auth::AuthProvider,
-    tcp::RustlsConnector,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri},
 };
 use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
+use super::runtime::TlsRuntime;
 use crate::{broker::Error, config::Endpoint};
 
 /// RabbitMQ's default, said aloud: lapin touches its buffers only when it is given (0.16 MiB instead of 7.8 MiB an idle
@@ -87,11 +89,11 @@ pub(in crate::broker) async fn connect(
     let stage = Arc::new(Mutex::new(Stage::Connecting));
     // From here on, whoever drops this future ends the attempt.
     let socket = Socket(Arc::clone(&stage));
-    let connector: RustlsConnector = target.tls.into();
+    let connector = TlsConnector::from(target.tls);
     let properties = ConnectionProperties::default().with_auth_provider(login).with_connection_name(target.name.into());
     let connecting = Connection::connector(
         uri,
-        lapin::runtime::default_runtime()?,
+        TlsRuntime::current(),
         async move |uri: AMQPUri, _runtime| {
             // Runs on lapin's thread, which nothing ends from outside before there is a socket to shut down.
             let tcp = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port));
@@ -100,7 +102,9 @@ pub(in crate::broker) async fn connect(
             let tcp = tcp.into_std()?;
             keep(&stage, &tcp)?;
             let tcp = TcpStream::from_std(tcp)?;
-            Ok(AsyncTcpStream::Plain(tcp.compat()).into_rustls(&connector, &uri.authority.host).await?)
+            let name = ServerName::try_from(uri.authority.host).map_err(io::Error::other)?;
+            // "Plain" to lapin, which has no part in the encryption.
+            Ok(AsyncTcpStream::Plain(connector.connect(name, tcp).await?.compat()))
         },
         properties,
     );

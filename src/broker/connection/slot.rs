@@ -25,12 +25,11 @@ use super::{
     context::{Identity, Shared},
     live::Live,
 };
-use crate::{broker::Error, names::TenantId, telemetry::BrokerPurpose};
+use crate::{backoff::Backoff, broker::Error, names::TenantId, telemetry::BrokerPurpose};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 /// How long streams may go on using a connection that was replaced.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,8 +69,8 @@ struct Inner {
 
 struct Place {
     state: State,
-    /// Attempts in a row that failed, and when the next may begin.
-    failures: u32,
+    /// The pause after the next failed attempt, and when the next attempt may begin.
+    backoff: Backoff,
     not_before: Instant,
     idle_since: Option<Instant>,
 }
@@ -92,7 +91,7 @@ enum Step {
 
 impl Link {
     pub(in crate::broker) fn new(tenant: TenantId, purpose: Purpose, shared: Arc<Shared>) -> Self {
-        let place = Place { state: State::Empty, failures: 0, not_before: Instant::now(), idle_since: None };
+        let place = Place { state: State::Empty, backoff: BACKOFF, not_before: Instant::now(), idle_since: None };
         let place = Mutex::new(place);
         let closed = CancellationToken::new();
         Self(Arc::new(Inner { vhost: tenant.vhost(), tenant, purpose, shared, place, closed }))
@@ -235,13 +234,11 @@ impl Inner {
                 // Closed in this moment: dropping the connection closes it.
                 Ok(_) if self.closed.is_cancelled() => (State::Empty, Err(Error::Unreachable(None))),
                 Ok(live) => {
-                    place.failures = 0;
+                    place.backoff.reset();
                     (State::Live(Arc::new(live)), Ok(()))
                 }
                 Err(error) => {
-                    let longest = FIRST_PAUSE.saturating_mul(1 << place.failures.min(10)).min(MAX_PAUSE);
-                    place.failures = place.failures.saturating_add(1);
-                    place.not_before = Instant::now() + longest.mul_f64(rand::random_range(0.5..=1.0));
+                    place.not_before = Instant::now() + place.backoff.pause();
                     (State::Empty, Err(error))
                 }
             };

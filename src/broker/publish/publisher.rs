@@ -21,6 +21,7 @@ use super::{
     confirms::Answer,
 };
 use crate::{
+    backoff::Backoff,
     broker::{Error, handle::Links},
     error::{Classify as _, Failure, Kind},
 };
@@ -35,7 +36,7 @@ pub struct Publisher {
     known: HashSet<Arc<str>>,
     /// Exchanges just found to be missing or internal, with what to tell those who publish to them.
     refusing: HashMap<Arc<str>, Failure>,
-    failures: u32,
+    backoff: Backoff,
     last_error: Option<Error>,
     timer: Pin<Box<Sleep>>,
     /// When to look for answers that nothing wakes us for: the last of their batch is slower than they are.
@@ -59,8 +60,7 @@ enum Stage {
     Pausing(Pin<Box<Sleep>>),
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 const RENEWED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 const RENEWED_WITHIN: Duration = Duration::from_millis(500);
 /// The longest that an answer waits for others.
@@ -75,7 +75,7 @@ impl Publisher {
             backlog: VecDeque::new(),
             known: HashSet::new(),
             refusing: HashMap::new(),
-            failures: 0,
+            backoff: BACKOFF,
             last_error: None,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             look: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -178,7 +178,7 @@ impl Publisher {
                 let backlog = if self.renewal.waiting.is_some() { nothing } else { &mut self.backlog };
                 let Progress { answers, ended } = open.drive(cx, backlog, &mut self.known);
                 if ended.is_none() && !answers.is_empty() {
-                    self.failures = 0;
+                    self.backoff.reset();
                 }
                 let ended = self.answer(answers, settled).or(ended);
                 let again = ended.is_some();
@@ -253,11 +253,9 @@ impl Publisher {
         }
     }
 
-    /// Waits before the next connection: doubling from 50 ms to 1 s, with half of it at random.
+    /// Waits before the next connection.
     fn pause(&mut self, error: Error) {
-        let longest = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(MAX_PAUSE);
-        let pause = longest.mul_f64(rand::random_range(0.5..=1.0));
-        self.failures = self.failures.saturating_add(1);
+        let pause = self.backoff.pause();
         tracing::debug!(?error, ?pause, waiting = self.backlog.len(), "publishing is interrupted");
         self.last_error = Some(error);
         self.stage = Stage::Pausing(Box::pin(tokio::time::sleep(pause)));

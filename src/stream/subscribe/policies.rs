@@ -1,12 +1,13 @@
-//! The retry policies of queues, read from the broker's management API when a message has failed, and cached for a short time
-//! for all streams of the gateway. The policy of a queue never changes, but a queue that was deleted and declared again may have
+//! The retry policies of queues, read from the broker's management API when a message has failed and cached for a short time for
+//! all streams of the gateway. The policy of a queue never changes, but a queue that is deleted and declared again may have
 //! another one.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use moka::sync::Cache;
 
 use crate::{
     broker::RetryPolicy,
@@ -15,58 +16,51 @@ use crate::{
     tenant::TenantScope,
 };
 
-const REMEMBERED: Duration = Duration::from_secs(10);
+const TTL: Duration = Duration::from_secs(10);
 /// A failed message waits for the answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// With more entries than this, those that are too old are removed.
-const MANY: usize = 1_024;
+const MAX_ENTRIES: u64 = 1_024;
 
-type Known = HashMap<(TenantId, QueueName), (Instant, RetryPolicy)>;
-
-/// The policies of queues. Cheap to clone.
+/// The retry policies. Cheap to clone.
 #[derive(Clone)]
 pub struct Policies {
     inspector: Arc<Inspector>,
-    known: Arc<Mutex<Known>>,
+    /// Entries stay after their time to live, for when the management API does not answer.
+    cache: Cache<(TenantId, QueueName), (Instant, RetryPolicy)>,
 }
 
 impl Policies {
     /// An empty cache.
     pub fn new(inspector: Arc<Inspector>) -> Self {
-        Self { inspector, known: Arc::default() }
+        Self { inspector, cache: Cache::new(MAX_ENTRIES) }
     }
 
-    /// The policy of a queue; while the management API does not answer, the one that was read last, however old, if there is one.
+    /// The policy of a queue. While the management API does not answer, the last known one however old, or none.
     pub async fn of(&self, scope: &TenantScope, queue: &QueueName) -> Option<RetryPolicy> {
         let key = (scope.tenant().clone(), queue.clone());
-        let found = self.lock().get(&key).filter(|(read, _)| read.elapsed() < REMEMBERED).map(|(_, policy)| *policy);
-        if found.is_some() {
-            return found;
+        let cached = self.cache.get(&key);
+        if let Some((read, policy)) = cached
+            && read.elapsed() < TTL
+        {
+            return Some(policy);
         }
-        let asked = tokio::time::timeout(TIMEOUT, self.inspector.queue(scope, queue)).await;
-        let policy = match asked {
-            Ok(Ok(Some(info))) => info.retry_policy(),
-            other => {
-                let old = self.lock().get(&key).map(|(_, policy)| *policy);
-                let answer = other.map(|answer| answer.map(|_| ()));
-                tracing::warn!(tenant = %scope.tenant(), queue = queue.as_str(), ?answer, is_known = old.is_some(), "the retry policy cannot be read");
-                return old;
+        match tokio::time::timeout(TIMEOUT, self.inspector.queue(scope, queue)).await {
+            Ok(Ok(Some(info))) => {
+                let policy = info.retry_policy();
+                self.cache.insert(key, (Instant::now(), policy));
+                Some(policy)
             }
-        };
-        let mut known = self.lock();
-        if known.len() >= MANY {
-            known.retain(|_, (read, _)| read.elapsed() < REMEMBERED);
+            other => {
+                let answer = other.map(|answer| answer.map(|_| ()));
+                let (tenant, queue, is_cached) = (scope.tenant(), queue.as_str(), cached.is_some());
+                tracing::warn!(%tenant, queue, ?answer, is_cached, "the retry policy cannot be read");
+                cached.map(|(_, policy)| policy)
+            }
         }
-        known.insert(key, (Instant::now(), policy));
-        Some(policy)
     }
 
-    /// Removes a queue that was declared or deleted.
+    /// A queue was declared or deleted.
     pub fn forget(&self, scope: &TenantScope, queue: &QueueName) {
-        self.lock().remove(&(scope.tenant().clone(), queue.clone()));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.invalidate(&(scope.tenant().clone(), queue.clone()));
     }
 }

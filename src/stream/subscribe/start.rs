@@ -6,6 +6,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::{Incoming, Notice, Policies, Session, out_of_order};
 use crate::{
+    backoff::Backoff,
     broker::{self, Broker, ConsumeSpec, Consumer, Sharing, SharingLookup, StartAt},
     error::{Failure, Kind},
     names::QueueName,
@@ -83,21 +84,9 @@ impl SubscribeContext {
         })
     }
 
-    pub(super) fn pauses(&self) -> Pauses {
-        Pauses { next: Duration::from_millis(50) }
-    }
-}
-
-/// Waits between attempts to resume: doubling from 50 ms to 1 s, with half of it at random.
-pub(super) struct Pauses {
-    next: Duration,
-}
-
-impl Pauses {
-    pub(super) fn next(&mut self) -> Duration {
-        let pause = self.next.mul_f64(rand::random_range(0.5..=1.0));
-        self.next = (self.next * 2).min(Duration::from_secs(1));
-        pause
+    /// The pauses between attempts to resume.
+    pub(super) fn backoff(&self) -> Backoff {
+        Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
     }
 }
 

@@ -1,14 +1,11 @@
-//! Durations. One enters with the trace it was seen in, if that is kept; a histogram with an exemplar a bucket leaves.
+//! Histograms of durations, with an exemplar for each bucket.
 
-use std::time::{Duration, SystemTime};
-
-use prometheus_client::{
-    encoding::{EncodeMetric, MetricEncoder},
-    metrics::{MetricType, exemplar::HistogramWithExemplars},
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
 };
 
-/// The labels of an exemplar.
-type Trace = [(&'static str, String); 1];
+use super::values::{Reading, Value};
 
 /// Upper bounds in seconds, for what usually takes milliseconds: a confirm, a call, the store.
 pub(super) const SHORT: [f64; 14] =
@@ -17,28 +14,79 @@ pub(super) const SHORT: [f64; 14] =
 pub(super) const LONG: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0, 600.0, 3600.0];
 
-/// A histogram of durations. Cloning is cheap, and clones are the same.
+/// A histogram of durations. Cloning is cheap, and clones share their counts.
 #[derive(Debug, Clone)]
-pub(super) struct Latency(HistogramWithExemplars<Trace>);
+pub(super) struct Latency(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    bounds: &'static [f64],
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Clone)]
+struct Counts {
+    sum: f64,
+    /// One for each bound, and one for what exceeds all of them.
+    buckets: Vec<(u64, Option<Exemplar>)>,
+}
+
+/// A duration that was observed in a sampled trace.
+#[derive(Debug, Clone)]
+pub(super) struct Exemplar {
+    pub(super) trace_id: String,
+    pub(super) seconds: f64,
+    pub(super) at: SystemTime,
+}
+
+/// A histogram's counts at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshot {
+    pub(super) sum: f64,
+    pub(super) buckets: Vec<Bucket>,
+}
+
+/// The durations between the bound of the bucket before and this one's.
+#[derive(Debug, Clone)]
+pub(super) struct Bucket {
+    /// In seconds; infinite for the last one.
+    pub(super) bound: f64,
+    pub(super) count: u64,
+    pub(super) exemplar: Option<Exemplar>,
+}
 
 impl Latency {
-    pub(super) fn new(bounds: &[f64]) -> Self {
-        Self(HistogramWithExemplars::new(bounds.iter().copied()))
+    /// With these bounds, in ascending order.
+    pub(super) fn new(bounds: &'static [f64]) -> Self {
+        let counts = Mutex::new(Counts { sum: 0.0, buckets: vec![(0, None); bounds.len() + 1] });
+        Self(Arc::new(Inner { bounds, counts }))
     }
 
-    /// Adds one. The id of a trace that is kept becomes its bucket's exemplar; without one nothing is allocated.
+    /// Adds a duration. The id of a sampled trace becomes the exemplar of its bucket; without one nothing is allocated.
     pub(super) fn observe(&self, duration: Duration, trace: Option<String>) {
-        let now = trace.is_some().then(SystemTime::now);
-        self.0.observe(duration.as_secs_f64(), trace.map(|id| [("trace_id", id)]), now);
+        let seconds = duration.as_secs_f64();
+        let exemplar = trace.map(|trace_id| Exemplar { trace_id, seconds, at: SystemTime::now() });
+        let bucket = self.0.bounds.partition_point(|bound| *bound < seconds);
+        let mut counts = self.counts();
+        counts.sum += seconds;
+        if let Some((count, kept)) = counts.buckets.get_mut(bucket) {
+            *count += 1;
+            if exemplar.is_some() {
+                *kept = exemplar;
+            }
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl EncodeMetric for Latency {
-    fn encode(&self, encoder: MetricEncoder<'_>) -> std::fmt::Result {
-        self.0.encode(encoder)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        self.0.metric_type()
+impl Value for Latency {
+    fn read(&self) -> Reading {
+        let Counts { sum, buckets } = self.counts().clone();
+        let bounds = self.0.bounds.iter().copied().chain([f64::INFINITY]);
+        let buckets = bounds.zip(buckets).map(|(bound, (count, exemplar))| Bucket { bound, count, exemplar });
+        Reading::Histogram(Snapshot { sum, buckets: buckets.collect() })
     }
 }

@@ -3,15 +3,15 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::DescriptorEncoder;
+use super::encode::Encoder;
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn encode(_: &mut DescriptorEncoder<'_>) -> fmt::Result {
+pub(super) fn encode(_: &mut Encoder<'_>) -> fmt::Result {
     Ok(())
 }
 
 #[cfg(target_os = "linux")]
-pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+pub(super) fn encode(encoder: &mut Encoder<'_>) -> fmt::Result {
     use procfs::process::{LimitValue, Process};
 
     use super::{encode::metric, names};

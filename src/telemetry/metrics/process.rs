@@ -11,16 +11,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use prometheus_client::{
-    encoding::DescriptorEncoder,
-    metrics::{counter::Counter, gauge::Gauge},
-};
-
 use super::{
-    encode::metric,
+    encode::{Encoder, metric},
     latency::{Latency, SHORT},
     names,
     tenant::labels,
+    values::{Counter, Gauge},
 };
 
 labels! {
@@ -357,7 +353,7 @@ impl StoreMetrics {
 }
 
 /// Writes everything that is no tenant's.
-pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, process: &ProcessMetrics) -> fmt::Result {
+pub(super) fn encode(encoder: &mut Encoder<'_>, process: &ProcessMetrics) -> fmt::Result {
     // What was never called has no series: there are many more pairs than are ever seen.
     let mut methods: Vec<_> = process.rpc.iter().map(|(path, rpc)| (path.trim_start_matches('/'), rpc)).collect();
     methods.push((OTHER, &process.other_rpc));

@@ -1,5 +1,5 @@
-//! Metrics on their way to a collector, where one is configured. Every interval the page is read and sent, one export at a
-//! time: nothing waits, so a collector that is away costs nothing but a reading, and one line says so, and one when it is back.
+//! The export of metrics to a collector, if one is configured. All metrics are sent at every interval, one export at a time, and
+//! nothing is queued. One log line reports that the collector is unreachable, and one that it is reachable again.
 
 use std::{
     future::Future,
@@ -18,8 +18,8 @@ use tonic::{
 };
 
 use super::{
-    Metrics, MetricsFormat,
-    otlp::{self, Span, attribute},
+    Metrics,
+    otlp::{self, Period, attribute, nanoseconds},
 };
 use crate::{
     config::{MetricsConfig, OtlpProtocol},
@@ -79,7 +79,7 @@ impl MetricsPush {
             endpoint,
             timeout: config.timeout,
             interval: config.interval,
-            started: now(),
+            started: nanoseconds(SystemTime::now()),
             failing: false,
         }))
     }
@@ -103,8 +103,8 @@ impl MetricsPush {
     }
 
     async fn send(&mut self, patience: Duration) {
-        let span = Span { started: self.started, now: now() };
-        let request = otlp::request(&self.metrics.render(MetricsFormat::OpenMetrics), self.resource.clone(), span);
+        let period = Period { started: self.started, now: nanoseconds(SystemTime::now()) };
+        let request = otlp::request(self.metrics.otlp(period), self.resource.clone());
         let sent = match timeout(patience, self.export(request)).await {
             Ok(sent) => sent,
             Err(_) => Err("it did not answer in time".to_owned()),
@@ -152,11 +152,6 @@ impl MetricsPush {
             }
         }
     }
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Who sends them: as traces say it, and which gateway of several.

@@ -3,15 +3,11 @@
 
 use std::{fmt, time::Duration};
 
-use prometheus_client::{
-    encoding::DescriptorEncoder,
-    metrics::{counter::Counter, gauge::Gauge},
-};
-
 use super::{
-    encode::metric,
+    encode::{Encoder, metric},
     latency::{LONG, Latency, SHORT},
     names,
+    values::{Counter, Gauge},
 };
 use crate::pb::Outcome;
 
@@ -257,7 +253,7 @@ impl Drop for Held {
 }
 
 /// Writes all tenants' metrics.
-pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, tenants: &[(&str, &TenantMetrics)]) -> fmt::Result {
+pub(super) fn encode(encoder: &mut Encoder<'_>, tenants: &[(&str, &TenantMetrics)]) -> fmt::Result {
     // Each metric's samples must stand together.
     macro_rules! plain {
         ($($which:ident: $field:ident,)*) => {

@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
@@ -187,23 +188,9 @@ fn from_basic(value: &str) -> Option<(String, SecretString)> {
     Some((form_decoded(id)?, form_decoded(secret)?.into()))
 }
 
-/// Both halves are form-encoded before they are joined (section 2.3.1); ours hold nothing that must be, but libraries
-/// encode `-` and `_` all the same.
+/// The id and the secret are form-encoded before they are joined (section 2.3.1). Ours contain nothing that must be encoded, but
+/// some libraries encode `-` and `_`.
 fn form_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        match first {
-            b'+' => bytes.push(b' '),
-            b'%' => {
-                let (digits, tail) = tail.split_at_checked(2)?;
-                let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
-                bytes.push(u8::from_str_radix(digits, 16).ok()?);
-                rest = tail;
-            }
-            byte => bytes.push(*byte),
-        }
-    }
-    String::from_utf8(bytes).ok()
+    let text = text.replace('+', " ");
+    Some(percent_decode_str(&text).decode_utf8().ok()?.into_owned())
 }

@@ -22,7 +22,7 @@ pub fn config(issuer: &str) -> IssuerConfig {
         allow_administration: false,
         max_token_lifetime: Duration::from_secs(24 * 3600),
         refresh_interval: Duration::from_secs(600),
-        refresh_at_most_every: Duration::from_millis(500),
+        min_refresh_interval: Duration::from_millis(500),
     }
 }
 

@@ -1,0 +1,449 @@
+//! A typed client for the calls of RabbitMQ's management API that the gateway uses (docs/adr/0015).
+//!
+//! Answers are read leniently, because 3.10 and 4.x differ and the statistics of a new object are missing. A lookup of an
+//! object that does not exist answers `None`, a removal of one succeeds; a list that exceeds the bound on an answer's size
+//! is [`Error::TooLarge`]. Every call can be repeated.
+//!
+//! The broker's collection of statistics can be turned off, and is deprecated. Connections are read without it, and so are the
+//! depths of queues when it has none; consumers, rates and stored bytes are 0 then.
+
+use std::{collections::BTreeMap, path::Path};
+
+use reqwest::Method;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Cause, Error,
+    http::{Http, Request},
+    rows::{BindingInfo, ExchangeInfo, QueueInfo, QueueTotals},
+};
+use crate::config::ManagementConfig;
+
+/// How the broker hashed a password; it takes the hash and the name of the algorithm together.
+const HASHING_ALGORITHM: &str = "rabbit_password_hashing_sha256";
+/// The most rows that the broker puts on one page.
+const PAGE: usize = 500;
+
+/// The management API.
+#[derive(Debug)]
+pub(super) struct Client {
+    http: Http,
+}
+
+/// A broker user.
+#[derive(Debug, Deserialize)]
+pub(super) struct User {
+    /// Missing in the answers of some versions; empty for a user that can only log in with a certificate.
+    #[serde(default)]
+    pub(super) password_hash: Option<String>,
+    #[serde(default)]
+    tags: Tags,
+}
+
+/// A list, or a text with commas in the answers of old versions.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Tags {
+    List(Vec<String>),
+    Text(String),
+}
+
+/// What a user may do in a vhost, as regular expressions over the names of objects.
+#[derive(Debug, Deserialize)]
+pub(super) struct Permissions {
+    pub(super) user: String,
+    pub(super) vhost: String,
+    pub(super) configure: String,
+    pub(super) write: String,
+    pub(super) read: String,
+}
+
+/// Which kind of policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PolicyKind {
+    Ordinary,
+    /// Cannot be widened by a queue's arguments.
+    Operator,
+}
+
+/// A policy that applies to queues.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Policy {
+    pub(super) name: String,
+    pub(super) pattern: String,
+    #[serde(rename = "apply-to")]
+    pub(super) apply_to: String,
+    pub(super) priority: i64,
+    pub(super) definition: Map<String, Value>,
+}
+
+/// One page of a list.
+pub(super) struct Page<T> {
+    pub(super) rows: Vec<T>,
+    pub(super) is_last: bool,
+}
+
+/// A list of which the number of rows is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Names {
+    Queues,
+    Exchanges,
+    Bindings,
+}
+
+impl Client {
+    pub(super) fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
+        Ok(Self { http: Http::new(config, broker_ca)? })
+    }
+
+    /// Reads the CA, the certificate, its key and the password again whenever their files change, until stopped.
+    pub(super) async fn follow_files(&self, stop: CancellationToken) {
+        self.http.follow_files(stop).await;
+    }
+
+    /// The user that the broker takes us for.
+    pub(super) async fn whoami(&self) -> Result<User, Error> {
+        self.get(&["whoami"], &[]).await
+    }
+
+    /// The names of all users.
+    pub(super) async fn user_names(&self) -> Result<Vec<String>, Error> {
+        self.names(&["users"]).await
+    }
+
+    pub(super) async fn user(&self, name: &str) -> Result<Option<User>, Error> {
+        found(self.get(&["users", name], &[]).await)
+    }
+
+    /// Creates a user or replaces its password and tags. With an empty hash it can only log in with a certificate.
+    pub(super) async fn put_user(&self, name: &str, password_hash: &str, tags: &str) -> Result<(), Error> {
+        let mut user = json!({ "password_hash": password_hash, "tags": tags });
+        if !password_hash.is_empty() {
+            user["hashing_algorithm"] = HASHING_ALGORITHM.into();
+        }
+        self.put(&["users", name], &user).await
+    }
+
+    /// Also closes the user's connections.
+    pub(super) async fn delete_user(&self, name: &str) -> Result<(), Error> {
+        self.delete(&["users", name], None).await
+    }
+
+    pub(super) async fn permissions_of(&self, user: &str) -> Result<Vec<Permissions>, Error> {
+        self.get(&["users", user, "permissions"], &[]).await
+    }
+
+    /// None when there is no such vhost.
+    pub(super) async fn permissions_in(&self, vhost: &str) -> Result<Option<Vec<Permissions>>, Error> {
+        found(self.get(&["vhosts", vhost, "permissions"], &[]).await)
+    }
+
+    /// Gives a user one pattern for configuring, writing and reading in a vhost.
+    pub(super) async fn grant(&self, vhost: &str, user: &str, pattern: &str) -> Result<(), Error> {
+        let permissions = json!({ "configure": pattern, "write": pattern, "read": pattern });
+        self.put(&["permissions", vhost, user], &permissions).await
+    }
+
+    pub(super) async fn revoke(&self, vhost: &str, user: &str) -> Result<(), Error> {
+        self.delete(&["permissions", vhost, user], None).await
+    }
+
+    /// The names of all vhosts.
+    pub(super) async fn vhost_names(&self) -> Result<Vec<String>, Error> {
+        self.names(&["vhosts"]).await
+    }
+
+    pub(super) async fn vhost_exists(&self, name: &str) -> Result<bool, Error> {
+        Ok(found(self.get::<Value>(&["vhosts", name], &[("columns", "name")]).await)?.is_some())
+    }
+
+    /// Sets no default queue type: every queue is declared with its own.
+    pub(super) async fn create_vhost(&self, name: &str, description: &str) -> Result<(), Error> {
+        self.put(&["vhosts", name], &json!({ "description": description })).await
+    }
+
+    /// Also deletes every queue and message in it.
+    pub(super) async fn delete_vhost(&self, name: &str) -> Result<(), Error> {
+        self.delete(&["vhosts", name], None).await
+    }
+
+    /// The limits of a vhost, by name; a negative one is none, and left out.
+    pub(super) async fn vhost_limits(&self, vhost: &str) -> Result<BTreeMap<String, u64>, Error> {
+        let rows: Vec<Value> = self.get(&["vhost-limits", vhost], &[]).await?;
+        let limits = rows.iter().filter_map(|row| row["value"].as_object()).flatten();
+        Ok(limits.filter_map(|(name, limit)| Some((name.clone(), limit.as_u64()?))).collect())
+    }
+
+    pub(super) async fn set_vhost_limit(&self, vhost: &str, limit: &str, value: u64) -> Result<(), Error> {
+        self.put(&["vhost-limits", vhost, limit], &json!({ "value": value })).await
+    }
+
+    pub(super) async fn clear_vhost_limit(&self, vhost: &str, limit: &str) -> Result<(), Error> {
+        self.delete(&["vhost-limits", vhost, limit], None).await
+    }
+
+    pub(super) async fn policies(&self, kind: PolicyKind, vhost: &str) -> Result<Vec<Policy>, Error> {
+        self.rows(&[kind.path(), vhost], &[], |row| Policy::deserialize(row).ok()).await
+    }
+
+    pub(super) async fn put_policy(&self, kind: PolicyKind, vhost: &str, policy: &Policy) -> Result<(), Error> {
+        self.put(&[kind.path(), vhost, &policy.name], policy).await
+    }
+
+    pub(super) async fn delete_policy(&self, kind: PolicyKind, vhost: &str, name: &str) -> Result<(), Error> {
+        self.delete(&[kind.path(), vhost, name], None).await
+    }
+
+    /// Declares exchanges, queues and bindings in a vhost. The broker does so in its own name, so our user needs no
+    /// permission in the vhost, and leaves what exists as it is.
+    pub(super) async fn import_definitions(&self, vhost: &str, definitions: &Value) -> Result<(), Error> {
+        self.send(Method::POST, &["definitions", vhost], &[], Some(definitions), None).await.map(drop)
+    }
+
+    /// How many connections a user has.
+    pub(super) async fn connections_of(&self, user: &str) -> Result<u64, Error> {
+        let rows = found(self.rows(&["connections", "username", user], &[], |_| Some(())).await)?;
+        Ok(rows.map_or(0, |rows| rows.len() as u64))
+    }
+
+    pub(super) async fn close_connections_of(&self, user: &str, reason: &'static str) -> Result<(), Error> {
+        self.delete(&["connections", "username", user], Some(reason)).await
+    }
+
+    /// Whether the broker collects statistics.
+    pub(super) async fn has_statistics(&self) -> Result<bool, Error> {
+        let overview: Value = self.get(&["overview"], &[]).await?;
+        Ok(overview["disable_stats"] != true)
+    }
+
+    pub(super) async fn queue(&self, vhost: &str, name: &str) -> Result<Option<QueueInfo>, Error> {
+        let queue = self.row(&["queues", vhost, name], QueueInfo::COLUMNS, QueueInfo::read).await?;
+        match queue {
+            Some(queue) if !queue.has_statistics => {
+                // Names have only letters, digits, "-", "_", "." and ":".
+                let pattern = format!("^{}$", name.replace('.', "\\."));
+                let query = [("page", "1"), ("page_size", "1"), ("name", pattern.as_str()), ("use_regex", "true")];
+                let totals = self.totals(vhost, &query).await?;
+                Ok(Some(queue.with_totals(&totals)))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// None when there is no such vhost or page; pages are numbered from 1.
+    pub(super) async fn queues(&self, vhost: &str, page: usize) -> Result<Option<Page<QueueInfo>>, Error> {
+        let found = self.page(&["queues", vhost], QueueInfo::COLUMNS, page, QueueInfo::read).await?;
+        let Some(Page { rows, is_last }) = found else { return Ok(None) };
+        if rows.iter().all(|queue| queue.has_statistics) {
+            return Ok(Some(Page { rows, is_last }));
+        }
+        let (number, size) = (page.to_string(), PAGE.to_string());
+        let totals = self.totals(vhost, &[("page", &number), ("page_size", &size), ("sort", "name")]).await?;
+        Ok(Some(Page { rows: rows.into_iter().map(|queue| queue.with_totals(&totals)).collect(), is_last }))
+    }
+
+    /// Messages ready and unacknowledged of queues by name, asked of the queues themselves rather than the statistics.
+    async fn totals(&self, vhost: &str, query: &[(&str, &str)]) -> Result<QueueTotals, Error> {
+        let columns = ("columns", "name,messages_ready,messages_unacknowledged");
+        let totals = [("disable_stats", "true"), ("enable_queue_totals", "true"), columns];
+        let answer: Option<Value> = found(self.get(&["queues", vhost], &[query, &totals[..]].concat()).await)?;
+        let answer = answer.unwrap_or_default();
+        let rows = answer["items"].as_array().or(answer.as_array()).map(Vec::as_slice).unwrap_or_default();
+        let number = |row: &Value, key: &str| row[key].as_u64().unwrap_or(0);
+        let read = |row: &Value| {
+            let messages = (number(row, "messages_ready"), number(row, "messages_unacknowledged"));
+            Some((row["name"].as_str()?.to_owned(), messages))
+        };
+        Ok(rows.iter().filter_map(read).collect())
+    }
+
+    pub(super) async fn exchange(&self, vhost: &str, name: &str) -> Result<Option<ExchangeInfo>, Error> {
+        self.row(&["exchanges", vhost, name], ExchangeInfo::COLUMNS, ExchangeInfo::read).await
+    }
+
+    /// As [`Self::queues`].
+    pub(super) async fn exchanges(&self, vhost: &str, page: usize) -> Result<Option<Page<ExchangeInfo>>, Error> {
+        self.page(&["exchanges", vhost], ExchangeInfo::COLUMNS, page, ExchangeInfo::read).await
+    }
+
+    /// All bindings of a vhost, or those from one exchange.
+    pub(super) async fn bindings(&self, vhost: &str, from: Option<&str>) -> Result<Vec<BindingInfo>, Error> {
+        let rows = match from {
+            Some(exchange) => {
+                self.rows(&["exchanges", vhost, exchange, "bindings", "source"], &[], BindingInfo::read).await
+            }
+            None => self.rows(&["bindings", vhost], &[], BindingInfo::read).await,
+        };
+        Ok(found(rows)?.unwrap_or_default())
+    }
+
+    /// How many rows of a list satisfy `counts`, as they are now.
+    pub(super) async fn count(&self, vhost: &str, names: Names, counts: impl Fn(&Value) -> bool) -> Result<u64, Error> {
+        let columns = if names == Names::Bindings { "source,destination" } else { "name" };
+        // Statistics would only cost time, and a broker that does not know these parameters ignores them.
+        let query = [("columns", columns), ("disable_stats", "true"), ("enable_queue_totals", "true")];
+        let rows = found(self.rows(&[names.as_str(), vhost], &query, |row| counts(row).then_some(())).await)?;
+        Ok(rows.map_or(0, |rows| rows.len() as u64))
+    }
+
+    /// Messages in all queues of a vhost, and their body bytes; up to 5 s old.
+    pub(super) async fn stored(&self, vhost: &str) -> Result<(u64, u64), Error> {
+        let read = |row: &Value| Some((row["messages"].as_u64(), row["message_bytes"].as_u64()));
+        let rows = found(self.rows(&["queues", vhost], &[("columns", "name,messages,message_bytes")], read).await)?;
+        let rows = rows.unwrap_or_default();
+        let bytes = rows.iter().filter_map(|(_, bytes)| *bytes).sum();
+        if rows.iter().all(|(messages, _)| messages.is_some()) {
+            return Ok((rows.iter().filter_map(|(messages, _)| *messages).sum(), bytes));
+        }
+        let totals = self.totals(vhost, &[]).await?;
+        Ok((totals.values().map(|(ready, unacknowledged)| ready + unacknowledged).sum(), bytes))
+    }
+
+    async fn names(&self, path: &[&str]) -> Result<Vec<String>, Error> {
+        self.rows(path, &[("columns", "name")], |row| row["name"].as_str().map(str::to_owned)).await
+    }
+
+    async fn row<T>(
+        &self,
+        path: &[&str],
+        columns: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let row: Option<Value> = found(self.get(path, &[("columns", columns)]).await)?;
+        Ok(row.as_ref().and_then(read))
+    }
+
+    /// A list; rows that cannot be read are left out.
+    async fn rows<T>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let rows: Vec<Value> = self.get(path, query).await?;
+        Ok(rows.iter().filter_map(read).collect())
+    }
+
+    async fn page<T>(
+        &self,
+        path: &[&str],
+        columns: &str,
+        page: usize,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Page<T>>, Error> {
+        let (number, size) = (page.to_string(), PAGE.to_string());
+        let query = [("page", number.as_str()), ("page_size", size.as_str()), ("sort", "name"), ("columns", columns)];
+        let answer: Value = match found(self.get(path, &query).await) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Ok(None),
+            // Rows were deleted in the meantime, and this page with them.
+            Err(Error::Answer(_)) if page > 1 => return Ok(None),
+            Err(other) => return Err(other),
+        };
+        let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let pages = answer["page_count"].as_u64().unwrap_or(0);
+        Ok(Some(Page {
+            rows: items.iter().filter_map(read).collect(),
+            is_last: items.is_empty() || page as u64 >= pages,
+        }))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, &str)]) -> Result<T, Error> {
+        let body = self.send(Method::GET, path, query, None, None).await?;
+        serde_json::from_slice(&body).map_err(|error| Error::Answer(Cause::of(&error)))
+    }
+
+    async fn put(&self, path: &[&str], body: &impl Serialize) -> Result<(), Error> {
+        let body = serde_json::to_value(body).map_err(|error| Error::Answer(Cause::of(&error)))?;
+        self.send(Method::PUT, path, &[], Some(&body), None).await.map(drop)
+    }
+
+    async fn delete(&self, path: &[&str], reason: Option<&'static str>) -> Result<(), Error> {
+        found(self.send(Method::DELETE, path, &[], None, reason).await).map(drop)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        reason: Option<&'static str>,
+    ) -> Result<Vec<u8>, Error> {
+        let body = body.map(|body| body.to_string().into_bytes());
+        self.http.send(&Request { method, path, query, body, reason }).await
+    }
+}
+
+fn found<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFound) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+impl User {
+    pub(super) fn has_tags(&self) -> bool {
+        match &self.tags {
+            Tags::List(tags) => tags.iter().any(|tag| !tag.is_empty()),
+            Tags::Text(tags) => !tags.is_empty(),
+        }
+    }
+
+    pub(super) fn is_administrator(&self) -> bool {
+        match &self.tags {
+            Tags::List(tags) => tags.iter().any(|tag| tag == "administrator"),
+            Tags::Text(tags) => tags.split(',').any(|tag| tag.trim() == "administrator"),
+        }
+    }
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Self::List(Vec::new())
+    }
+}
+
+impl Names {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queues => "queues",
+            Self::Exchanges => "exchanges",
+            Self::Bindings => "bindings",
+        }
+    }
+}
+
+impl PolicyKind {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Ordinary => "policies",
+            Self::Operator => "operator-policies",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_tags_may_be_a_list_a_text_or_missing() {
+        let user = |value: Value| User::deserialize(value).expect("a user");
+        for (value, has_tags, is_administrator) in [
+            (json!({"name": "a", "tags": []}), false, false),
+            (json!({"name": "a", "tags": ""}), false, false),
+            (json!({"name": "a"}), false, false),
+            (json!({"name": "a", "tags": [""]}), false, false),
+            (json!({"name": "a", "tags": ["monitoring", "administrator"]}), true, true),
+            (json!({"name": "a", "tags": "monitoring, administrator"}), true, true),
+            (json!({"name": "a", "tags": ["monitoring"]}), true, false),
+        ] {
+            let user = user(value.clone());
+            assert_eq!((user.has_tags(), user.is_administrator()), (has_tags, is_administrator), "{value}");
+        }
+    }
+}

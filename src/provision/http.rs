@@ -1,0 +1,347 @@
+//! HTTPS requests to the broker's management API. One HTTP client trusts the broker's CA alone and presents the provisioner's
+//! certificate; each endpoint is tried in turn, for a bounded time.
+//!
+//! Every request sent through this module can be repeated without harm, so a request whose answer was lost is sent again.
+//! The CA, the certificate, the key and the password may change in their files at any time without a request failing: the
+//! files are read again when they change, and at the latest when a request fails. While the password is being changed, its
+//! file holds the new password in one line and the old one in the next, and the one that the broker accepts is used.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use reqwest::{
+    Certificate, Identity, Method, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderValue},
+    redirect,
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{Cause, Error};
+use crate::{backoff::Backoff, config::ManagementConfig, pki::Watched};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one request with all its attempts.
+const DEADLINE: Duration = Duration::from_secs(20);
+const MAX_ATTEMPTS: u32 = 5;
+/// Passwords that may be valid at the same time.
+const MAX_PASSWORDS: usize = 2;
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
+/// The size up to which an answer is read, so that a vhost with millions of bindings cannot exhaust the gateway's memory.
+const MAX_ANSWER: usize = 32 << 20;
+/// The same for the body of an error.
+const MAX_ERROR: usize = 64 << 10;
+
+/// One request, without the endpoint.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    /// The path's segments below `/api`, not yet percent-encoded.
+    pub(super) path: &'a [&'a str],
+    pub(super) query: &'a [(&'a str, &'a str)],
+    /// JSON.
+    pub(super) body: Option<Vec<u8>>,
+    /// Why, for the broker's log.
+    pub(super) reason: Option<&'static str>,
+}
+
+/// All endpoints.
+pub(super) struct Http {
+    connections: ArcSwap<Connections>,
+    /// The endpoint that answered last.
+    first: AtomicUsize,
+    settings: Settings,
+    files: Mutex<Watched>,
+}
+
+/// What is read from the files.
+struct Connections {
+    client: reqwest::Client,
+    passwords: Vec<SecretString>,
+    /// The password that was accepted last.
+    accepted: AtomicUsize,
+}
+
+struct Settings {
+    /// The endpoints, each with `/api` at its end.
+    roots: Vec<Url>,
+    ca: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+    user: String,
+    /// From the configuration, used when no file holds it.
+    password: SecretString,
+    password_file: Option<PathBuf>,
+}
+
+impl Http {
+    pub(super) fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
+        let roots = config.endpoints.iter().map(|text| root(text)).collect::<Result<Vec<_>, _>>()?;
+        if roots.is_empty() {
+            return Err(Error::settings("no endpoint is given"));
+        }
+        let settings = Settings {
+            roots,
+            ca: broker_ca.to_owned(),
+            certificate: config.certificate.clone(),
+            key: config.key.clone(),
+            user: config.user.clone(),
+            password: config.password.clone(),
+            password_file: config.password_file.clone(),
+        };
+        // Before the files are read, so that no change is missed.
+        let files = Mutex::new(Watched::new(settings.files()));
+        let connections = ArcSwap::from_pointee(settings.connections()?);
+        Ok(Self { connections, first: AtomicUsize::new(0), settings, files })
+    }
+
+    /// Reads the files again whenever they change, until stopped.
+    pub(super) async fn follow_files(&self, stop: CancellationToken) {
+        let mut files = Watched::new(self.settings.files());
+        // They may have changed since they were first read.
+        self.reload();
+        loop {
+            tokio::select! {
+                () = files.changed() => self.reload(),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn reload(&self) {
+        match self.settings.connections() {
+            Ok(connections) => self.connections.store(Arc::new(connections)),
+            // Perhaps only one of two files is written yet.
+            Err(error) => {
+                tracing::warn!(%error, "the provisioner's files cannot be used, the previous ones stay in use")
+            }
+        }
+    }
+
+    /// The body of the answer of the first endpoint that gives one.
+    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+        let in_time = tokio::time::timeout(DEADLINE, self.attempts(request)).await;
+        in_time.unwrap_or_else(|_| Err(Error::Unavailable(Cause("no answer in time".into()))))
+    }
+
+    async fn attempts(&self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+        let mut backoff = BACKOFF;
+        let mut last = Error::Unavailable(Cause("not tried".into()));
+        for attempt in 0..MAX_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            let connections = self.connections.load_full();
+            let first = self.first.load(Ordering::Relaxed);
+            let endpoints = self.settings.roots.len();
+            for offset in 0..endpoints {
+                let index = (first + offset) % endpoints;
+                match self.ask(&connections, &self.settings.roots[index], request).await {
+                    Err(error) if error.may_pass() => last = error,
+                    // The password may have changed in the meantime.
+                    Err(error @ Error::Refused(_)) if self.files.lock().await.check().await => last = error,
+                    answer => {
+                        self.first.store(index, Ordering::Relaxed);
+                        return answer;
+                    }
+                }
+            }
+            // The files may differ from what was read.
+            self.reload();
+        }
+        tracing::warn!(error = &last as &dyn std::error::Error, "the broker's management API cannot be reached");
+        Err(last)
+    }
+
+    /// Asks one endpoint, with the password that was accepted last, or with another one when that is refused.
+    async fn ask(&self, connections: &Connections, root: &Url, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+        let (count, accepted) = (connections.passwords.len(), connections.accepted.load(Ordering::Relaxed));
+        let mut refused = None;
+        for index in (0..count).map(|offset| (accepted + offset) % count) {
+            let password = &connections.passwords[index];
+            match request.send(&connections.client, root, &self.settings.user, password).await {
+                Err(error @ Error::Refused(_)) => refused = refused.or(Some(error)),
+                answer => {
+                    connections.accepted.store(index, Ordering::Relaxed);
+                    return answer;
+                }
+            }
+        }
+        Err(refused.unwrap_or_else(|| Error::settings("there is no password")))
+    }
+}
+
+impl Request<'_> {
+    async fn send(
+        &self,
+        client: &reqwest::Client,
+        root: &Url,
+        user: &str,
+        password: &SecretString,
+    ) -> Result<Vec<u8>, Error> {
+        let mut url = root.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(self.path);
+        }
+        if !self.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(self.query);
+        }
+        let mut request = client.request(self.method.clone(), url).basic_auth(user, Some(password.expose_secret()));
+        if let Some(body) = &self.body {
+            request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(body.clone());
+        }
+        if let Some(reason) = self.reason {
+            request = request.header("x-reason", HeaderValue::from_static(reason));
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        if status.is_success() {
+            return read(response, MAX_ANSWER).await?.ok_or(Error::TooLarge);
+        }
+        let body = read(response, MAX_ERROR).await.unwrap_or_default().unwrap_or_default();
+        Err(Error::of_status(status, self.cause(status, &body)))
+    }
+
+    /// One line for the log: the request, the status and the broker's reason.
+    fn cause(&self, status: StatusCode, body: &[u8]) -> Cause {
+        #[derive(Deserialize)]
+        struct Refusal {
+            reason: serde_json::Value,
+        }
+        let mut text = format!("{} /api/{}: {status}", self.method, self.path.join("/"));
+        match serde_json::from_slice(body) {
+            Ok(Refusal { reason: serde_json::Value::String(reason) }) => text.extend([": ", &reason]),
+            Ok(Refusal { reason }) => text.extend([": ", &reason.to_string()]),
+            Err(_) => {}
+        }
+        Cause(text)
+    }
+}
+
+/// The whole body; none when it is larger than `max`.
+async fn read(mut response: Response, max: usize) -> Result<Option<Vec<u8>>, Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
+}
+
+impl Settings {
+    fn files(&self) -> Vec<PathBuf> {
+        let password = self.password_file.iter().cloned();
+        [&self.ca, &self.certificate, &self.key].into_iter().cloned().chain(password).collect()
+    }
+
+    /// One password, or the new and the old one while it is being changed.
+    fn passwords(&self) -> Result<Vec<SecretString>, Error> {
+        let given = match &self.password_file {
+            Some(file) => SecretString::from(std::fs::read_to_string(file).map_err(|e| Error::Settings {
+                what: format!("cannot read {}", file.display()),
+                source: Some(Box::new(e)),
+            })?),
+            None => self.password.clone(),
+        };
+        let lines = given.expose_secret().lines().map(str::trim_end).filter(|line| !line.is_empty());
+        let passwords: Vec<_> = lines.take(MAX_PASSWORDS).map(SecretString::from).collect();
+        if passwords.is_empty() { Err(Error::settings("there is no password")) } else { Ok(passwords) }
+    }
+
+    fn connections(&self) -> Result<Connections, Error> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|e| Error::Settings {
+                what: format!("cannot read {}", path.display()),
+                source: Some(Box::new(e)),
+            })
+        };
+        let unusable = |what: &str| {
+            let what = what.to_owned();
+            move |e: reqwest::Error| Error::Settings { what, source: Some(Box::new(e)) }
+        };
+        let ca = Certificate::from_pem_bundle(&read(&self.ca)?)
+            .map_err(|e| Error::Settings { what: "the broker's CA is not PEM".into(), source: Some(Box::new(e)) })?;
+        if ca.is_empty() {
+            return Err(Error::settings("the broker's CA is not PEM"));
+        }
+        let mut pem = zeroize::Zeroizing::new(read(&self.key)?);
+        pem.push(b'\n');
+        pem.extend(read(&self.certificate)?);
+        let identity =
+            Identity::from_pem(&pem).map_err(unusable("the provisioner's certificate and key do not fit together"))?;
+        let client = reqwest::Client::builder()
+            .tls_backend_rustls()
+            .tls_certs_only(ca)
+            .identity(identity)
+            .tls_version_min(reqwest::tls::Version::TLS_1_2)
+            .https_only(true)
+            // Neither a proxy that the environment names nor a redirect may see the password.
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .build()
+            .map_err(unusable("the TLS settings cannot be used"))?;
+        Ok(Connections { client, passwords: self.passwords()?, accepted: AtomicUsize::new(0) })
+    }
+}
+
+/// `https://host:port` or `https://host:port/prefix`, with `/api` added when it is not there.
+fn root(text: &str) -> Result<Url, Error> {
+    // The message leaves the text out, because it may hold a password.
+    let bad = || Error::settings("an endpoint is not an address like \"https://broker:15671\"");
+    let mut url = Url::parse(text).map_err(|_| bad())?;
+    if url.scheme() != "https" || !url.has_host() || url.query().is_some() || !url.username().is_empty() {
+        return Err(bad());
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    let path = if path.ends_with("/api") { path } else { format!("{path}/api") };
+    url.set_path(&path);
+    Ok(url)
+}
+
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let roots: Vec<_> = self.settings.roots.iter().map(Url::as_str).collect();
+        f.debug_struct("Http").field("endpoints", &roots).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_logged_with_the_brokers_reason() {
+        let request = Request { method: Method::PUT, path: &["vhosts", "wg.a"], query: &[], body: None, reason: None };
+        let cause = |body: &str| request.cause(StatusCode::BAD_REQUEST, body.as_bytes()).to_string();
+        let line = "PUT /api/vhosts/wg.a: 400 Bad Request";
+        assert_eq!(cause(r#"{"error": "bad_request", "reason": "not_json"}"#), format!("{line}: not_json"));
+        assert_eq!(cause(r#"{"error": "bad_request", "reason": {"a": 1}}"#), format!("{line}: {{\"a\":1}}"));
+        assert_eq!(cause("<html>"), line);
+    }
+
+    #[test]
+    fn an_endpoint_is_https_and_leads_to_the_api() {
+        let text = |given| root(given).expect("an endpoint").to_string();
+        assert_eq!(text("https://localhost:15681"), "https://localhost:15681/api");
+        assert_eq!(text("https://localhost:15681/"), "https://localhost:15681/api");
+        assert_eq!(text("https://localhost:15681/api/"), "https://localhost:15681/api");
+        assert_eq!(text("https://host/rabbit"), "https://host/rabbit/api");
+        for bad in ["http://localhost:15681", "localhost", "https://", "https://u@host/", "https://host/?a=b"] {
+            assert!(root(bad).is_err(), "{bad}");
+        }
+    }
+}
