@@ -63,7 +63,7 @@ mod tests {
         {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for bad in ["", "10", "0", "s", "soon", "-1s", "1.5h", "10 parsec", "99999999999999999999s"] {
+        for bad in ["", "10", "0", "s", "soon", "-1s", "10 parsec", "99999999999999999999s"] {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
     }
