@@ -15,6 +15,7 @@ use std::{
 };
 
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use moka::{policy::EvictionPolicy, sync::Cache};
 
 use super::Error;
 use crate::{config::AuthConfig, names::ClientId};
@@ -40,9 +41,10 @@ pub(super) struct Throttle {
     addresses: Buckets<IpAddr>,
     /// By id, whether there is such a client or not.
     clients: Buckets<ClientId>,
-    /// Those that were right before, apart from all others.
+    /// Failures of clients that authenticated from the same address before.
     pairs: Buckets<Pair>,
-    right: Mutex<HashMap<Pair, Instant>>,
+    /// Who authenticated, and from where. When it is full, the least recently used pair is treated as unknown again.
+    authenticated: Cache<Pair, ()>,
     /// Requests of each client that was right before, whatever its secret is now.
     requests: DefaultKeyedRateLimiter<ClientId>,
 }
@@ -72,7 +74,11 @@ impl Throttle {
             addresses: Buckets::new(config.failed_logins_per_minute_per_address),
             clients: Buckets::new(config.failed_logins_per_minute_per_client),
             pairs: Buckets::new(config.failed_logins_per_minute_per_client),
-            right: Mutex::default(),
+            authenticated: Cache::builder()
+                .max_capacity(MAX_BUCKETS as u64)
+                .time_to_live(REMEMBERED)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
             requests: RateLimiter::keyed(Quota::per_second(TOKENS_PER_SECOND).allow_burst(TOKENS_AT_ONCE)),
         }
     }
@@ -81,8 +87,7 @@ impl Throttle {
     pub(super) fn attempt(&self, client: Option<ClientId>, address: Option<IpAddr>) -> Result<Attempt<'_>, Error> {
         let address = address.map(network);
         let pair = client.clone().zip(address);
-        let is_known =
-            pair.as_ref().is_some_and(|pair| self.right().get(pair).is_some_and(|since| since.elapsed() < REMEMBERED));
+        let is_known = pair.as_ref().is_some_and(|pair| self.authenticated.get(pair).is_some());
         let looks = match &pair {
             Some(pair) if is_known => {
                 self.count_request(&pair.0)?;
@@ -105,10 +110,6 @@ impl Throttle {
             Err(Error::TooManyTokens { retry_after: over.wait_time_from(self.requests.clock().now()) })
         })
     }
-
-    fn right(&self) -> MutexGuard<'_, HashMap<Pair, Instant>> {
-        self.right.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Attempt<'_> {
@@ -119,18 +120,9 @@ impl Attempt<'_> {
 
     /// The secret was right.
     pub(super) fn succeeded(self) {
-        let Some(pair) = self.client.zip(self.address) else { return };
-        let mut right = self.throttle.right();
-        if right.len() >= MAX_BUCKETS && !right.contains_key(&pair) {
-            right.retain(|_, since| since.elapsed() < REMEMBERED);
-            // The oldest goes: it may ask as a stranger.
-            if right.len() >= MAX_BUCKETS
-                && let Some(oldest) = right.iter().min_by_key(|(_, since)| **since).map(|(pair, _)| pair.clone())
-            {
-                right.remove(&oldest);
-            }
+        if let Some(pair) = self.client.zip(self.address) {
+            self.throttle.authenticated.insert(pair, ());
         }
-        right.insert(pair, Instant::now());
     }
 
     /// The secret was wrong, or there is no such client.
@@ -356,6 +348,10 @@ mod tests {
             let (client, address) = (id, address("10.0.0.1"));
             Attempt { throttle: &throttle, client, address, is_known: false, _looks: [None, None] }.succeeded();
         }
-        assert!(throttle.right().len() <= MAX_BUCKETS);
+        throttle.authenticated.run_pending_tasks();
+        assert!(throttle.authenticated.entry_count() <= MAX_BUCKETS as u64);
+        let last =
+            (client(&format!("r{}", MAX_BUCKETS + 9)).expect("a client"), "10.0.0.1".parse().expect("an address"));
+        assert!(throttle.authenticated.contains_key(&last), "the latest is remembered");
     }
 }
