@@ -26,8 +26,7 @@ use reqwest::StatusCode;
 
 use crate::error::{Classify, Kind};
 
-/// The gateway's own exchange in every tenant's vhost (fanout), and the queue bound to it: where dead letters go.
-pub const DEAD_LETTERS: &str = "wg.dead-letters";
+pub use crate::broker::DEAD_LETTERS;
 
 /// What went wrong between the gateway and the broker's HTTP API.
 #[derive(Debug, thiserror::Error)]

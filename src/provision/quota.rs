@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::MutexGuard;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     Inspector,
@@ -51,7 +51,7 @@ struct Count {
 /// tenant without that limit.
 #[must_use = "it counts until it is dropped"]
 #[derive(Debug)]
-pub struct Slot<'a>(#[allow(dead_code, reason = "held for its end")] Option<MutexGuard<'a, ()>>);
+pub struct Slot(#[allow(dead_code, reason = "held until it is dropped")] Option<OwnedMutexGuard<()>>);
 
 impl Quota {
     /// For the gateway whose inspector this is.
@@ -67,7 +67,7 @@ impl Quota {
         &self,
         scope: &TenantScope,
         is_there: impl AsyncFnOnce() -> Result<bool, Failure>,
-    ) -> Result<Slot<'_>, Failure> {
+    ) -> Result<Slot, Failure> {
         self.slot(scope, Thing::Queues, scope.plan().max_queues, is_there).await
     }
 
@@ -79,7 +79,7 @@ impl Quota {
         &self,
         scope: &TenantScope,
         is_there: impl AsyncFnOnce() -> Result<bool, Failure>,
-    ) -> Result<Slot<'_>, Failure> {
+    ) -> Result<Slot, Failure> {
         self.slot(scope, Thing::Exchanges, scope.plan().max_exchanges, is_there).await
     }
 
@@ -91,7 +91,7 @@ impl Quota {
         &self,
         scope: &TenantScope,
         is_there: impl AsyncFnOnce() -> Result<bool, Failure>,
-    ) -> Result<Slot<'_>, Failure> {
+    ) -> Result<Slot, Failure> {
         self.slot(scope, Thing::Bindings, scope.plan().max_bindings, is_there).await
     }
 
@@ -106,7 +106,7 @@ impl Quota {
         thing: Thing,
         max: u32,
         is_there: impl AsyncFnOnce() -> Result<bool, Failure>,
-    ) -> Result<Slot<'_>, Failure> {
+    ) -> Result<Slot, Failure> {
         if max == 0 {
             return Ok(Slot(None));
         }

@@ -18,7 +18,7 @@ use super::{
     rows::{BindingInfo, QueueInfo},
 };
 use crate::{
-    broker::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES},
+    broker::{DEAD_LETTER_QUEUE_ARGUMENTS, OWN_QUEUES},
     config::ManagementConfig,
     names::TenantId,
     tenant::{Plan, TenantLocks},
@@ -271,13 +271,8 @@ impl Provisioner {
         let is_bound = binding.as_ref().and_then(Value::as_array).is_some_and(|rows| {
             rows.iter().filter_map(BindingInfo::read).any(|binding| binding.source == DEAD_LETTERS)
         });
-        let arguments = json!({
-            "x-queue-type": "quorum",
-            "x-overflow": "reject-publish",
-            "x-max-length-bytes": DEAD_LETTER_BYTES,
-            "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
-            "x-single-active-consumer": true,
-        });
+        let arguments = DEAD_LETTER_QUEUE_ARGUMENTS.map(|(name, value)| (name.to_owned(), Value::from(value)));
+        let arguments = Value::Object(arguments.into_iter().collect());
         if let Some(queue) = queue.as_ref().and_then(QueueInfo::read)
             && Some(&queue.arguments) != arguments.as_object()
         {

@@ -9,12 +9,7 @@
 //! When the consumer ends, the [`Error`] says whether the link is at fault (a new consumer may go on) or the queue (nothing
 //! will).
 
-use std::{
-    collections::BTreeSet,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
@@ -30,20 +25,23 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{
     acks::Acks,
     inbox::{Excess, Inbox},
+    incoming::{Capacity, Incoming},
 };
 use crate::{
     broker::{
-        Error,
-        connection::live::{ChannelGuard, Unfinished},
-        handle::Links,
+        connection::{
+            live::{ChannelGuard, CloseOnDrop},
+            tenant_connections::TenantConnections,
+        },
+        error::Error,
         message::{
             properties,
-            retained::{self, Held},
+            retained::{self, RetainedDelivery},
+            size::encoded_size,
         },
         publish::confirms,
     },
     names::QueueName,
-    pb::Message,
 };
 
 const SETUP: Duration = Duration::from_secs(10);
@@ -102,49 +100,6 @@ pub struct ConsumeSpec {
     pub priority: i32,
     /// Whether deliveries are kept until they are settled, to be sent round again. Never those of a stream queue.
     pub keep: bool,
-}
-
-/// A delivery as the broker gave it.
-#[derive(Debug, Default)]
-pub struct Incoming {
-    /// The channel's number for it.
-    pub tag: u64,
-    /// The size of its body, properties and headers, as the windows count it.
-    pub bytes: usize,
-    /// The message, as its producer wrote it.
-    pub message: Message,
-    /// The exchange it was published to, also after retries.
-    pub exchange: String,
-    /// The routing key it was published with.
-    pub routing_key: String,
-    /// Whether it may have been delivered before.
-    pub redelivered: bool,
-    /// 1 for the first attempt.
-    pub attempt: u32,
-    /// In a stream queue.
-    pub offset: Option<u64>,
-    /// When a gateway accepted it; none when it came another way.
-    pub accepted: Option<SystemTime>,
-    /// What it was made of.
-    pub held: Option<Box<Held>>,
-}
-
-/// What the subscriber can take at this moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Capacity {
-    /// Messages that its window has left.
-    pub messages: usize,
-    /// Bytes that its window has left.
-    pub bytes: usize,
-    /// Messages that it has and has not settled.
-    pub unsettled: usize,
-}
-
-impl Capacity {
-    /// Whether a message goes out whatever its size: otherwise one larger than the window would never be delivered.
-    pub fn is_idle(self) -> bool {
-        self.unsettled == 0
-    }
 }
 
 /// Whether a queue's messages may go to other consumers while this one is full.
@@ -226,7 +181,7 @@ enum Step {
 
 impl Consumer {
     pub(in crate::broker) async fn open(
-        links: &Links,
+        connections: &TenantConnections,
         spec: &ConsumeSpec,
         lookup: SharingLookup,
     ) -> Result<Self, Error> {
@@ -242,11 +197,11 @@ impl Consumer {
             None if is_large => spec.max_messages,
             _ => spec.max_messages.min(FIRST_PREFETCH),
         };
-        let (channel, guard) = links.consume.channel().await?;
-        let unfinished = Unfinished::new(&channel);
+        let (channel, guard) = connections.consume.channel().await?;
+        let close_on_drop = CloseOnDrop::new(&channel);
         let opening = consume(channel.clone(), spec.clone(), prefetch);
         let deliveries = tokio::time::timeout(SETUP, opening).await.map_err(|_| Error::Timeout)??;
-        unfinished.done();
+        close_on_drop.disarm();
         Ok(Self {
             acks: Acks::new(channel.clone(), spec.max_messages),
             channel,
@@ -348,7 +303,7 @@ impl Consumer {
                 self.lost = None;
                 return Err(Error::Unreachable(None));
             }
-            () = self.acks.due() => self.acks.say()?,
+            () = self.acks.due() => self.acks.flush()?,
             step = self.flow.step() => self.advance(step)?,
             () = sleep_until(wakes.unwrap_or_else(Instant::now)), if wakes.is_some() => {}
         }
@@ -616,9 +571,9 @@ impl Consumer {
     /// Stops deliveries, hands back everything unsettled in its order (what the subscriber has not settled, and what it has not
     /// got), and closes the channel.
     pub async fn close(mut self, unsettled: Vec<u64>) {
-        let unfinished = Unfinished::new(&self.channel);
+        let close_on_drop = CloseOnDrop::new(&self.channel);
         let closing = async {
-            self.acks.say()?;
+            self.acks.flush()?;
             self.stop().await?;
             let mut tags = unsettled;
             tags.extend(self.inbox.tags());
@@ -634,7 +589,7 @@ impl Consumer {
         };
         // A channel that is gone has given everything back already.
         if tokio::time::timeout(CLOSING, closing).await.is_ok() {
-            unfinished.done();
+            close_on_drop.disarm();
         }
     }
 }
@@ -714,7 +669,7 @@ async fn consume(channel: Channel, spec: ConsumeSpec, prefetch: u16) -> Result<l
 
 /// What the windows count of a delivery.
 fn size(delivery: &Delivery) -> usize {
-    delivery.data.len() + properties::size(&delivery.properties)
+    delivery.data.len() + encoded_size(&delivery.properties)
 }
 
 fn offset(properties: &lapin::BasicProperties) -> Option<u64> {
@@ -740,6 +695,6 @@ fn convert(delivery: Delivery, bytes: usize, keep: bool) -> Incoming {
         accepted: confirms::accepted(&properties),
         message: properties::from_amqp(&properties, body),
         // Moved, not copied: this is done for every delivery, and needed for few.
-        held: kept.map(|body| Box::new(Held::new(properties, body, exchange, routing_key))),
+        retained: kept.map(|body| Box::new(RetainedDelivery::new(properties, body, exchange, routing_key))),
     }
 }

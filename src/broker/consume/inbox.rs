@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::consumer::{Capacity, Incoming};
+use super::incoming::{Capacity, Incoming};
 
 /// Received and not handed out.
 #[derive(Default)]
