@@ -1,4 +1,4 @@
-//! A delivery on its way to the subscriber, and what the subscriber can take.
+//! A delivery for the subscriber, and the subscriber's remaining capacity.
 
 use std::time::SystemTime;
 
@@ -23,7 +23,7 @@ pub struct Incoming {
     pub attempt: u32,
     /// In a stream queue.
     pub offset: Option<u64>,
-    /// When a gateway accepted it; none when it came another way.
+    /// When a gateway accepted it; `None` for messages that were published without a gateway.
     pub accepted: Option<SystemTime>,
     /// What it was made of.
     pub retained: Option<Box<RetainedDelivery>>,
