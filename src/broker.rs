@@ -1,10 +1,13 @@
-//! The data path to RabbitMQ. A [`crate::tenant::TenantScope`] and messages enter; outcomes and deliveries leave. Every
-//! door of [`Broker`] needs the scope, so nothing reaches a vhost but on behalf of an admitted caller, and every connection
-//! is mutual TLS with that tenant's own certificate. Only this room knows lapin.
+//! The data path to RabbitMQ. Every method of [`Broker`] that reaches a vhost requires a [`crate::tenant::TenantScope`], so it can
+//! be called only on behalf of an admitted caller, and every connection is mutual TLS with that tenant's own certificate. Only
+//! this module uses lapin.
 //!
 //! Publishing and consuming have a connection each, since a broker under alarm reads nothing from a connection that
-//! publishes, acknowledgements included; topology goes with consuming. A stream has a channel of its own, so that a
-//! channel error touches no other stream.
+//! publishes, acknowledgements included; topology operations use the consuming one. Each stream has a channel of its own, so
+//! a channel error affects no other stream.
+//!
+//! Files import each other by their full path, so that tests/architecture.rs can find cycles; the list of public items below
+//! is for other modules.
 
 mod connection;
 mod consume;
@@ -13,20 +16,43 @@ pub mod diagnose;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod gateway_objects;
 mod handle;
 mod message;
 mod publish;
 mod retry;
 mod topology;
 
-pub use consume::{Capacity, ConsumeSpec, Consumer, Incoming, Sharing, SharingLookup, StartAt};
-pub use dead_letters::{DeadLetter, DeadLetters, Redriven};
-pub use error::Error;
-pub use handle::Broker;
-pub use message::retained::Held;
-pub use publish::{Outgoing, Publisher, Settled, Verdict};
-pub use retry::{
-    Code, Fate, MAX_DELAY, MIN_DELAY, Resender, RetryPolicy,
-    delay_queues::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES},
+pub use self::{
+    consume::{
+        consumer::{ConsumeSpec, Consumer, Sharing, SharingLookup, StartAt},
+        incoming::{Capacity, Incoming},
+    },
+    dead_letters::{
+        handle::{DeadLetters, Page as DeadLetterPage, PageRequest as DeadLetterPageRequest},
+        letter::DeadLetter,
+        redrive::Redriven,
+    },
+    error::Error,
+    gateway_objects::{Argument, DEAD_LETTER_QUEUE_ARGUMENTS, DEAD_LETTERS, OWN_QUEUES},
+    handle::Broker,
+    message::{
+        delay_bucket::{MAX_DELAY, MIN_DELAY},
+        retained::RetainedDelivery,
+        typed_json::headers_from_text,
+    },
+    publish::{
+        outcome::{PublishOutcome, PublishStatus},
+        pending::PendingPublish,
+        publisher::Publisher,
+    },
+    retry::{
+        disposition::{DeadLetterCode, Disposition},
+        policy::RetryPolicy,
+        redeliverer::Redeliverer,
+    },
+    topology::{
+        BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState, TYPED_HEADERS_ARGUMENT,
+        Topology,
+    },
 };
-pub use topology::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState, Topology};

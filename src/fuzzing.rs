@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use crate::{
     auth,
-    broker::{self, Outgoing},
+    broker::{self, PendingPublish},
     config::{Config, IssuerConfig, KeySource, TenantSource, TokenAlgorithm},
     names::Pattern,
     pb::{self, publish_request::Frame},
@@ -24,7 +24,7 @@ pub fn frames(data: &[u8]) {
     };
     for (order, mut publication) in (0..).zip(frame.publications) {
         let bytes = publication.message.as_ref().map_or(0, |message| message.body.len());
-        let _ = Outgoing::check(order, bytes, &mut publication, SystemTime::UNIX_EPOCH);
+        let _ = PendingPublish::check(order, bytes, &mut publication, SystemTime::UNIX_EPOCH);
     }
 }
 

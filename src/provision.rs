@@ -27,8 +27,7 @@ use reqwest::StatusCode;
 
 use crate::error::{Classify, Kind};
 
-/// The name of the gateway's own fanout exchange in every tenant's vhost and of the queue bound to it, for dead letters.
-pub const DEAD_LETTERS: &str = "wg.dead-letters";
+pub use crate::broker::DEAD_LETTERS;
 
 /// A failed request to the broker's management API.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ mod scope;
 
 pub use budget::{Budget, InFlightPermit, Limit, RateCheck, STORED_INTERVAL, Usage};
 pub use effective::EffectiveGrants;
-pub use locks::TenantLocks;
+pub use locks::{CallPermit, TenantCalls, TenantLocks};
 pub use plan::Plan;
 pub use registry::Tenants;
 pub use scope::{Administrator, StreamPermit, TenantScope};
@@ -94,6 +94,9 @@ pub enum Error {
         /// When the message may fit.
         retry_after: Duration,
     },
+    /// Too many calls of the tenant are waiting.
+    #[error("too many calls of this tenant are in flight on this gateway; make fewer at the same time")]
+    TooManyCalls,
     /// The tenant has as many as its plan allows.
     #[error("the tenant has {max} {what}, as many as its plan allows; delete some, or ask for a larger plan")]
     TooMany {
@@ -109,7 +112,9 @@ impl Classify for Error {
         match self {
             Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::OtherCaller => Kind::Denied,
             Self::Unknown | Self::UnknownClient | Self::Revoked | Self::TokenWithdrawn => Kind::Unauthenticated,
-            Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } => Kind::Exhausted,
+            Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } | Self::TooManyCalls => {
+                Kind::Exhausted
+            }
             Self::NotYetKnown { .. } | Self::StoreAway => Kind::Unavailable,
         }
     }
@@ -131,6 +136,7 @@ impl Classify for Error {
             Self::Throttled { limit: Limit::ByteRate, .. } => "BYTE_RATE",
             Self::Throttled { limit: Limit::StoredMessages, .. } => "STORED_MESSAGES",
             Self::Throttled { limit: Limit::StoredBytes, .. } => "STORED_BYTES",
+            Self::TooManyCalls => "TOO_MANY_CALLS_IN_FLIGHT",
             Self::TooMany { what: "queues", .. } => "TOO_MANY_QUEUES",
             Self::TooMany { what: "exchanges", .. } => "TOO_MANY_EXCHANGES",
             Self::TooMany { .. } => "TOO_MANY_BINDINGS",
@@ -153,7 +159,7 @@ impl Classify for Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TooManyStreams { .. } => Some(Duration::from_secs(1)),
+            Self::TooManyStreams { .. } | Self::TooManyCalls => Some(Duration::from_secs(1)),
             Self::NotYetKnown { retry_after } | Self::Throttled { retry_after, .. } => Some(*retry_after),
             Self::TooMany { .. } => Some(Duration::from_secs(5)),
             _ => None,

@@ -213,3 +213,80 @@ fn imports_are_recognised() {
     assert_eq!(modules.into_iter().collect::<Vec<_>>(), ["broker", "names", "pki"]);
     assert!(uses("use lapin::Channel;", "lapin") && !uses("use my_lapin::Channel; a::lapin::b", "lapin"));
 }
+
+/// The files that a file of `src/broker` imports from, by the module that each path begins with.
+fn broker_imports(file: &Path, code: &str) -> BTreeSet<PathBuf> {
+    let inside = file.strip_prefix(root().join("src")).unwrap().with_extension("");
+    let own: Vec<_> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    let statements = code.split(';').filter_map(|statement| {
+        let start = statement.rfind("\nuse ").or_else(|| statement.rfind("\npub use "))?;
+        Some(statement[start..].split_once("use ")?.1.split_whitespace().collect::<String>())
+    });
+    let paths = statements.flat_map(|tree| expand(&tree)).map(|path| {
+        let mut module = own.clone();
+        for (index, part) in path.split("::").enumerate() {
+            match (index, part) {
+                (0, "crate") => module.clear(),
+                (_, "self") => {}
+                (_, "super") => drop(module.pop()),
+                (0, _) => return Vec::new(),
+                _ => module.push(part.to_owned()),
+            }
+        }
+        module
+    });
+    let file_of = |mut module: Vec<String>| {
+        while !module.is_empty() {
+            let path = root().join("src").join(module.join("/")).with_extension("rs");
+            if path.is_file() {
+                return Some(path);
+            }
+            module.pop();
+        }
+        None
+    };
+    let in_broker = |path: &PathBuf| path.starts_with(root().join("src/broker")) || path.ends_with("src/broker.rs");
+    paths.filter_map(file_of).filter(|path| path != file && in_broker(path)).collect()
+}
+
+/// `a::{b, c::{d}}` as `a::b` and `a::c::d`.
+fn expand(tree: &str) -> Vec<String> {
+    let Some((prefix, rest)) = tree.split_once('{') else { return vec![tree.to_owned()] };
+    let inner = rest.strip_suffix('}').unwrap_or(rest);
+    let (mut depth, mut from, mut parts) = (0, 0, Vec::new());
+    for (at, c) in inner.char_indices().chain([(inner.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&inner[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    parts.flat_map(expand).map(|path| format!("{prefix}{path}")).collect()
+}
+
+#[test]
+fn the_files_of_broker_do_not_import_each_other_in_a_cycle() {
+    let in_broker = |path: &Path| path.starts_with(root().join("src/broker")) || path.ends_with("src/broker.rs");
+    let broker: Vec<_> = files().into_iter().filter(|file| in_broker(&file.path)).collect();
+    let mut open: BTreeMap<_, _> = broker
+        .iter()
+        .filter(|file| !is_test(file))
+        .map(|file| (file.path.clone(), broker_imports(&file.path, &file.code)))
+        .collect();
+    assert!(open.values().map(BTreeSet::len).sum::<usize>() > 40, "too few imports were found: {open:?}");
+    // Files that import from none of the rest are removed until none is left; what stays is on a cycle or imports from one.
+    loop {
+        let done: Vec<_> = open.iter().filter(|(_, from)| from.is_empty()).map(|(file, _)| file.clone()).collect();
+        if done.is_empty() {
+            break;
+        }
+        open.retain(|file, _| !done.contains(file));
+        open.values_mut().for_each(|from| from.retain(|file| !done.contains(file)));
+    }
+    assert!(open.is_empty(), "these files import each other in a cycle: {open:#?}");
+}

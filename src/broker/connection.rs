@@ -1,8 +1,12 @@
-//! Connections to the broker: how one is made, one established connection, and the slot that keeps one for a tenant and a
-//! purpose.
+//! Connections to the broker. Each tenant has at most one connection for each [`purpose::Purpose`], held in a
+//! [`slot::ConnectionSlot`]; everything else in `broker` obtains its channels from there.
 
+pub(super) mod channel_op;
 pub(super) mod connect;
 pub(super) mod context;
+mod endpoints;
 pub(super) mod live;
+pub(super) mod purpose;
 mod runtime;
 pub(super) mod slot;
+pub(super) mod tenant_connections;

@@ -1,7 +1,6 @@
 //! Consuming: one consumer for each stream, on a channel of its own, and its acknowledgements.
 
 mod acks;
-mod consumer;
+pub(super) mod consumer;
 mod inbox;
-
-pub use self::consumer::{Capacity, ConsumeSpec, Consumer, Incoming, Sharing, SharingLookup, StartAt};
+pub(super) mod incoming;

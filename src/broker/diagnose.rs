@@ -1,4 +1,4 @@
-//! Checks of the broker that an administrator asks for: isolation between tenants, and reachability of each node.
+//! Checks of the broker that an administrator runs: isolation between tenants, and reachability of each node.
 
 pub mod isolation;
 pub mod reachability;

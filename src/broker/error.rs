@@ -1,5 +1,5 @@
-//! What the broker says no with. lapin's errors enter; what leaves says what a caller can do about it, with the broker's
-//! own words kept for logs and, where they name only the caller's own things, for the caller.
+//! Maps errors of lapin and of RabbitMQ to errors that tell the caller what to do. The broker's own words are kept as the source
+//! for logs; callers see them only where they name nothing but the caller's own objects.
 
 use std::borrow::Cow;
 
@@ -7,28 +7,28 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
 use crate::error::{Classify, Kind};
 
-/// Why the broker did not do it.
+/// Why an operation at the broker failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// No connection, or it went away.
+    /// There is no connection, or it was lost.
     #[error("the broker cannot be reached")]
     Unreachable(#[source] Option<lapin::Error>),
-    /// The broker refuses the tenant: the vhost or the user is gone, or the certificate is not accepted.
+    /// The broker refuses the tenant: the vhost or the user does not exist, or the certificate is not accepted.
     #[error("the broker refuses this tenant")]
     Refused(#[source] Option<lapin::Error>),
-    /// It took too long.
+    /// The broker did not answer in time.
     #[error("the broker did not answer in time")]
     Timeout,
-    /// No such queue.
+    /// The queue does not exist.
     #[error("there is no queue {0:?}")]
     NoQueue(String),
-    /// No such exchange.
+    /// The exchange does not exist.
     #[error("there is no exchange {0:?}")]
     NoExchange(String),
-    /// Something the binding names is missing.
+    /// The source or the destination of a binding does not exist.
     #[error("the source or the destination does not exist")]
-    NoBindingEnd,
-    /// It exists with other arguments.
+    NoBindingEndpoint,
+    /// An object with this name exists with other arguments.
     #[error("{what} {name:?} exists with another {argument}: it has {current}, and {wanted} was asked for")]
     Inequivalent {
         /// "queue" or "exchange".
@@ -42,37 +42,40 @@ pub enum Error {
         /// The value asked for.
         wanted: String,
     },
-    /// Deleting was conditional, and the condition does not hold.
+    /// An object was to be deleted only if unused.
     #[error("{0} is in use")]
     InUse(String),
-    /// Deleting was conditional, and the condition does not hold.
+    /// A queue was to be deleted only if empty.
     #[error("queue {0:?} is not empty")]
     NotEmpty(String),
-    /// Another consumer has it alone.
+    /// Another consumer has exclusive use.
     #[error("queue {0:?} has an exclusive consumer, or has consumers while exclusive use was asked for")]
     Exclusive(String),
-    /// The queue was deleted, or its node went away, under its consumer.
+    /// The queue was deleted, or its node stopped, while it was consumed.
     #[error("queue {0:?} was deleted")]
     QueueDeleted(String),
-    /// A limit of the plan, held by the broker.
+    /// A limit of the plan that the broker enforces.
     #[error("the plan's limit on {0} is reached")]
     Limit(&'static str),
-    /// A position was given for a queue that has none.
-    #[error("queue {0:?} is no stream queue: it has no position to begin at")]
+    /// A start position was given for a queue that is not a stream.
+    #[error("queue {0:?} is not a stream queue, so `start.position` is not supported")]
     NoStream(String),
-    /// The kind of queue cannot do that.
-    #[error("this kind of queue cannot do that")]
+    /// The type of the queue does not support the operation.
+    #[error("this type of queue does not support that")]
     Unsupported(#[source] Option<lapin::Error>),
-    /// Others have the dead letters, which all take turns with.
-    #[error("others are busy with the dead letters")]
+    /// The broker does not allow the routing key of a binding, in its own words.
+    #[error("the routing key is not allowed: {0}")]
+    InvalidPattern(String),
+    /// Another call is reading the dead letters; only one at a time can.
+    #[error("another call is reading the dead letters")]
     Busy,
-    /// Anything else, unforeseen.
-    #[error("the broker answered unexpectedly")]
+    /// Any other answer.
+    #[error("the broker gave an unexpected answer")]
     Unexpected(#[source] lapin::Error),
 }
 
 impl Error {
-    /// Whether the link to the broker is at fault, so that a new one may help.
+    /// Whether the connection is at fault, so that a new one may help.
     pub fn is_link(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Timeout)
     }
@@ -83,13 +86,14 @@ impl Classify for Error {
         match self {
             Self::Unreachable(_) | Self::Timeout | Self::Busy => Kind::Unavailable,
             Self::Refused(_) => Kind::Denied,
-            Self::NoQueue(_) | Self::NoExchange(_) | Self::NoBindingEnd | Self::QueueDeleted(_) => Kind::NotFound,
+            Self::NoQueue(_) | Self::NoExchange(_) | Self::NoBindingEndpoint | Self::QueueDeleted(_) => Kind::NotFound,
             Self::Inequivalent { .. }
             | Self::InUse(_)
             | Self::NotEmpty(_)
             | Self::Exclusive(_)
             | Self::NoStream(_)
             | Self::Unsupported(_) => Kind::Precondition,
+            Self::InvalidPattern(_) => Kind::Invalid,
             Self::Limit(_) => Kind::Exhausted,
             Self::Unexpected(_) => Kind::Internal,
         }
@@ -102,7 +106,7 @@ impl Classify for Error {
             Self::Timeout => "BROKER_TIMEOUT",
             Self::NoQueue(_) => "QUEUE_NOT_FOUND",
             Self::NoExchange(_) => "EXCHANGE_NOT_FOUND",
-            Self::NoBindingEnd => "BINDING_ENDPOINT_NOT_FOUND",
+            Self::NoBindingEndpoint => "BINDING_ENDPOINT_NOT_FOUND",
             Self::Inequivalent { .. } => "EXISTS_WITH_OTHER_ARGUMENTS",
             Self::InUse(_) => "IN_USE",
             Self::NotEmpty(_) => "NOT_EMPTY",
@@ -110,6 +114,7 @@ impl Classify for Error {
             Self::QueueDeleted(_) => "QUEUE_DELETED",
             Self::Limit(_) => "PLAN_LIMIT",
             Self::NoStream(_) | Self::Unsupported(_) => "UNSUPPORTED_BY_QUEUE_TYPE",
+            Self::InvalidPattern(_) => "INVALID_ARGUMENT",
             Self::Busy => "DEAD_LETTERS_BUSY",
             Self::Unexpected(_) => "BROKER_UNEXPECTED",
         }
@@ -118,7 +123,7 @@ impl Classify for Error {
     fn message(&self) -> Cow<'static, str> {
         match self {
             Self::Unreachable(_) | Self::Timeout | Self::Busy => format!("{self}; try again in a moment").into(),
-            Self::Refused(_) => format!("{self}; it may have been deleted or be in the making").into(),
+            Self::Refused(_) => format!("{self}; it may have been deleted, or is being created").into(),
             Self::NoQueue(_) | Self::NoExchange(_) => format!("{self}; declare it first").into(),
             _ => self.to_string().into(),
         }
@@ -130,7 +135,8 @@ impl From<lapin::Error> for Error {
         let lapin::ErrorKind::ProtocolError(amqp) = error.kind() else {
             return match error.kind() {
                 lapin::ErrorKind::ChannelsLimitReached => Self::Limit("streams on one connection"),
-                lapin::ErrorKind::SerialisationError(_) | lapin::ErrorKind::ParsingError(_) => Self::Unexpected(error),
+                lapin::ErrorKind::SerialisationError(_) => Self::Unexpected(error),
+                // A parse error ends the connection and reaches every stream on it.
                 _ => Self::Unreachable(Some(error)),
             };
         };
@@ -140,7 +146,7 @@ impl From<lapin::Error> for Error {
                 Some(queue) => Self::NoQueue(queue),
                 None => match quoted(&text, "exchange ") {
                     Some(exchange) => Self::NoExchange(exchange),
-                    None => Self::NoBindingEnd,
+                    None => Self::NoBindingEndpoint,
                 },
             },
             AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => precondition(&text, error.clone()),
@@ -158,15 +164,15 @@ impl From<lapin::Error> for Error {
                 Self::Refused(Some(error.clone()))
             }
             AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Self::Refused(Some(error.clone())),
-            // A hard error ends the connection, and reaches every stream on it: whoever caused it, a new link may help.
+            // A hard error ends the connection and reaches every stream on it, whichever of them caused it.
             AMQPErrorKind::Hard(_) => Self::Unreachable(Some(error.clone())),
             AMQPErrorKind::Soft(_) => Self::Unexpected(error.clone()),
         }
     }
 }
 
-/// The name in `'…'` after a word, as RabbitMQ writes it: `no queue 'q' in vhost 'v'`.
-fn quoted(text: &str, after: &str) -> Option<String> {
+/// The name in quotes after a word, as RabbitMQ writes it: `no queue 'q' in vhost 'v'`.
+pub(super) fn quoted(text: &str, after: &str) -> Option<String> {
     let rest = &text[text.find(&format!("{after}'"))? + after.len() + 1..];
     Some(rest[..rest.find('\'')?].to_owned())
 }
@@ -177,7 +183,7 @@ fn precondition(text: &str, error: lapin::Error) -> Error {
         let what = if queue.is_some() { "queue" } else { "exchange" };
         let name = queue.or_else(|| quoted(text, "exchange ")).unwrap_or_default();
         let (wanted, current) = (value_after(text, "received "), value_after(text, "but current is "));
-        if let (Some(wanted), Some(current)) = (type_behind(&argument, &wanted), type_behind(&argument, &current)) {
+        if let (Some(wanted), Some(current)) = (implied_type(&argument, &wanted), implied_type(&argument, &current)) {
             return Error::Inequivalent {
                 what,
                 name,
@@ -186,14 +192,18 @@ fn precondition(text: &str, error: lapin::Error) -> Error {
                 current: current.into(),
             };
         }
-        return Error::Inequivalent { what, name, argument: in_api_words(&argument), wanted, current };
+        return Error::Inequivalent { what, name, argument: api_name(&argument), wanted, current };
     }
     if text.contains("limit") && text.contains("queue") && text.contains("vhost") {
         return Error::Limit("queues");
     }
-    // The broker's `consumer_timeout`: the channel is gone, and a new one goes on.
+    // The broker's `consumer_timeout` has closed the channel; a new one may go on.
     if text.contains("delivery acknowledgement") && text.contains("timed out") {
         return Error::Unreachable(Some(error));
+    }
+    if text.contains("wildcards") {
+        let words = text.trim_start_matches("PRECONDITION_FAILED - ");
+        return Error::InvalidPattern(words.to_owned());
     }
     if text.contains("in use") {
         let name = quoted(text, "queue ").or_else(|| quoted(text, "exchange ")).unwrap_or_default();
@@ -210,9 +220,9 @@ fn precondition(text: &str, error: lapin::Error) -> Error {
     Error::Unsupported(Some(error))
 }
 
-/// The queue type that an argument of the gateway's own belongs to: it gives some to each type, so that where they differ
+/// The queue type that an argument set by the gateway implies. The gateway sets different ones for each type, so if they differ,
 /// the type does, whichever of them the broker compares first.
-fn type_behind(argument: &str, value: &str) -> Option<&'static str> {
+fn implied_type(argument: &str, value: &str) -> Option<&'static str> {
     match (argument, value) {
         ("x-dead-letter-exchange" | "x-overflow", "none") => Some("stream"),
         ("x-dead-letter-exchange" | "x-overflow", _) => Some("quorum or classic"),
@@ -222,8 +232,8 @@ fn type_behind(argument: &str, value: &str) -> Option<&'static str> {
     }
 }
 
-/// AMQP's argument under the name that the API has for it.
-fn in_api_words(argument: &str) -> String {
+/// The name that the API has for an AMQP argument.
+fn api_name(argument: &str) -> String {
     let known = match argument {
         "x-queue-type" | "type" => "type",
         "x-max-length" => "max_length",
@@ -277,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gateways_own_arguments_stand_for_the_type() {
+    fn a_difference_in_arguments_of_the_gateway_is_reported_as_a_difference_in_type() {
         let error = soft(
             AMQPSoftError::PRECONDITIONFAILED,
             "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-exchange' for queue 'q' in vhost 'v': received none but \
@@ -295,7 +305,15 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_thing_is_named() {
+    fn a_pattern_that_is_not_allowed_is_an_invalid_argument_in_the_words_of_the_broker() {
+        let text = "PRECONDITION_FAILED - topic binding key '#.a.#.b.#' uses 3 '#' wildcards, at most 2 are allowed";
+        let error = soft(AMQPSoftError::PRECONDITIONFAILED, text);
+        assert_eq!((error.kind(), error.reason()), (Kind::Invalid, "INVALID_ARGUMENT"));
+        assert!(error.message().contains("at most 2 are allowed"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_object_is_named() {
         let queue = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no queue 'q' in vhost 'wg.acme'");
         assert!(matches!(queue, Error::NoQueue(name) if name == "q"));
         let exchange = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no exchange 'x' in vhost 'wg.acme'");

@@ -2,12 +2,6 @@
 
 mod channel;
 pub(super) mod confirms;
-mod outcome;
-mod pending;
-mod publisher;
-
-pub use self::{
-    outcome::{Settled, Verdict},
-    pending::Outgoing,
-    publisher::Publisher,
-};
+pub(super) mod outcome;
+pub(super) mod pending;
+pub(super) mod publisher;

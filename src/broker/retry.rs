@@ -1,12 +1,7 @@
-//! Retries: a queue's policy, what is to become of a failed delivery, and the publisher and queues that bring it back.
+//! Retries: a queue's policy, what is to become of a failed delivery, and how it returns to its queue.
 
 pub(super) mod delay_queues;
-mod disposition;
-mod policy;
-mod redeliverer;
-
-pub use self::{
-    disposition::{Code, Fate},
-    policy::{MAX_DELAY, MIN_DELAY, RetryPolicy},
-    redeliverer::Resender,
-};
+pub(super) mod disposition;
+mod job;
+pub(super) mod policy;
+pub(super) mod redeliverer;

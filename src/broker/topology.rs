@@ -1,10 +1,9 @@
-//! Exchanges, queues and bindings, declared as the tenant's own user. Valid names and specifications enter; each operation
-//! has a channel of its own, since a refusal closes it, and so touches no stream.
+//! The tenant's exchanges, queues and bindings, declared as the tenant's own user. Each operation has a channel of its own,
+//! since a refusal closes the channel, so it affects no stream.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use lapin::{
-    Channel,
     options::{
         ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions, QueueBindOptions,
         QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
@@ -13,11 +12,11 @@ use lapin::{
 };
 
 use super::{
-    Error, RetryPolicy,
-    connection::live::Unfinished,
-    handle::Links,
-    message::headers,
-    retry::delay_queues::{DELIVERY_LIMIT, ensure_return},
+    connection::{channel_op::on_channel, tenant_connections::TenantConnections},
+    error::Error,
+    gateway_objects::{DEAD_LETTERS, DELIVERY_LIMIT, declare_return, text},
+    message::{headers, size::table_size, typed_json::text_if_needed},
+    retry::policy::RetryPolicy,
 };
 use crate::{
     error::Failure,
@@ -25,25 +24,25 @@ use crate::{
     pb::Value,
 };
 
-/// Where what cannot be handled goes, in every tenant's vhost; made by the room `provision`.
-pub(super) const DEAD_LETTERS: &str = "wg.dead-letters";
-
-const DEADLINE: Duration = Duration::from_secs(10);
+/// The argument of a binding that keeps the types of its headers. Headers exchanges ignore arguments that begin with `x-`.
+pub const TYPED_HEADERS_ARGUMENT: &str = "x-wg-headers";
+/// The broker keeps all bindings in memory, so their headers have a limit far below that of a message's.
+const MAX_BINDING_BYTES: usize = 4 * 1024;
 
 /// How an exchange routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeKind {
     /// By equal routing key.
     Direct,
-    /// By words of the routing key.
+    /// By a pattern over the words of the routing key.
     Topic,
-    /// To all.
+    /// To all bindings.
     Fanout,
     /// By header values.
     Headers,
 }
 
-/// An exchange to make.
+/// An exchange to declare.
 #[derive(Debug, Clone)]
 pub struct ExchangeSpec {
     /// Its name.
@@ -52,9 +51,9 @@ pub struct ExchangeSpec {
     pub kind: ExchangeKind,
     /// Deleted with its last binding.
     pub auto_delete: bool,
-    /// Takes messages from exchanges only.
+    /// Accepts messages from other exchanges only.
     pub internal: bool,
-    /// Gets what this one cannot route.
+    /// Receives what this one cannot route.
     pub alternate: Option<ExchangeName>,
 }
 
@@ -69,56 +68,56 @@ pub enum QueueKind {
     Stream,
 }
 
-/// A queue to make; what is none is the broker's default.
+/// A queue to declare. `None` means the broker's default.
 #[derive(Debug, Clone)]
 pub struct QueueSpec {
     /// Its name.
     pub name: QueueName,
     /// How it stores.
     pub kind: QueueKind,
-    /// Messages.
+    /// The maximum number of messages.
     pub max_length: Option<i64>,
-    /// Bytes.
+    /// The maximum of body bytes.
     pub max_length_bytes: Option<i64>,
-    /// Milliseconds.
+    /// How long a message may stay, in milliseconds.
     pub message_ttl: Option<i64>,
-    /// Milliseconds.
+    /// The queue is deleted when unused for so many milliseconds.
     pub expires: Option<i64>,
-    /// How often and when a message is tried again; none for streams.
+    /// How often and when a message is tried again; `None` for streams.
     pub retry: Option<RetryPolicy>,
-    /// Classic queues only.
+    /// The number of priorities; classic queues only.
     pub max_priority: Option<i64>,
-    /// Others stand by.
+    /// Only one consumer receives messages; others take over when it goes.
     pub single_active_consumer: bool,
-    /// Seconds; streams only.
+    /// How long a message is kept, in seconds; streams only.
     pub max_age: Option<i64>,
-    /// Streams only.
+    /// The size of a segment file; streams only.
     pub stream_max_segment_bytes: Option<i64>,
 }
 
-/// A queue as it is now.
+/// The present state of a queue.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueState {
     /// Ready messages.
     pub messages: u32,
-    /// Consumers.
+    /// The number of consumers.
     pub consumers: u32,
 }
 
-/// A binding to make or remove.
+/// A binding to add or remove.
 #[derive(Debug, Clone)]
 pub struct BindingSpec {
-    /// Where messages come from.
+    /// The exchange that messages come from.
     pub source: ExchangeName,
-    /// Where they go.
+    /// Where they are routed to.
     pub destination: Destination,
-    /// Key or pattern.
+    /// The routing key or pattern.
     pub routing_key: RoutingKey,
     /// For headers exchanges, with `x-match`.
     arguments: FieldTable,
 }
 
-/// Where a binding leads.
+/// The destination of a binding.
 #[derive(Debug, Clone)]
 pub enum Destination {
     /// A queue.
@@ -141,7 +140,7 @@ impl BindingSpec {
     /// A binding; `headers` with whether any of them is enough, for headers exchanges.
     ///
     /// # Errors
-    /// When the headers are over a limit.
+    /// When the headers are over a limit; that of a binding is 4 KiB.
     pub fn new<'a>(
         source: ExchangeName,
         destination: Destination,
@@ -150,8 +149,16 @@ impl BindingSpec {
         any: bool,
     ) -> Result<Self, Failure> {
         let mut arguments = headers::to_table(headers).map_err(|failure| failure.on_field("binding.headers"))?;
+        if table_size(&arguments) > MAX_BINDING_BYTES {
+            let limit = format!("are larger than {} KiB", MAX_BINDING_BYTES / 1024);
+            return Err(Failure::invalid("binding.headers", limit));
+        }
+        let typed = text_if_needed(&arguments);
         if !arguments.inner().is_empty() {
             arguments.insert("x-match".into(), text(if any { "any" } else { "all" }));
+        }
+        if let Some(typed) = typed {
+            arguments.insert(TYPED_HEADERS_ARGUMENT.into(), text(&typed));
         }
         Ok(Self { source, destination, routing_key, arguments })
     }
@@ -159,18 +166,18 @@ impl BindingSpec {
 
 /// A tenant's topology.
 pub struct Topology {
-    links: Arc<Links>,
+    connections: Arc<TenantConnections>,
 }
 
 impl Topology {
-    pub(super) fn new(links: Arc<Links>) -> Self {
-        Self { links }
+    pub(super) fn new(connections: Arc<TenantConnections>) -> Self {
+        Self { connections }
     }
 
-    /// Makes an exchange, or finds it as asked for.
+    /// Declares an exchange; does nothing when an equal one exists.
     ///
     /// # Errors
-    /// When it exists otherwise, or the broker is away.
+    /// When it exists with other properties, or the broker cannot be reached.
     pub async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<(), Error> {
         let kind = match spec.kind {
             ExchangeKind::Direct => lapin::ExchangeKind::Direct,
@@ -188,86 +195,90 @@ impl Topology {
         if let Some(alternate) = &spec.alternate {
             arguments.insert("alternate-exchange".into(), text(alternate.as_str()));
         }
-        on_channel(&self.links, async |channel| {
+        on_channel(&self.connections, async |channel| {
             Ok(channel.exchange_declare(spec.name.as_str().into(), kind, options, arguments).await?)
         })
         .await
     }
 
+    /// Deletes an exchange.
+    ///
     /// # Errors
-    /// When it is missing, in use against the wish, or the broker is away.
+    /// When it is missing, in use although `if_unused` was asked for, or the broker cannot be reached.
     pub async fn delete_exchange(&self, name: &ExchangeName, if_unused: bool) -> Result<(), Error> {
-        if !exchange_exists(&self.links, name.as_str()).await? {
+        if !exchange_exists(&self.connections, name.as_str()).await? {
             return Err(Error::NoExchange(name.to_string()));
         }
-        on_channel(&self.links, async |channel| {
+        on_channel(&self.connections, async |channel| {
             let options = ExchangeDeleteOptions { if_unused, ..ExchangeDeleteOptions::default() };
             Ok(channel.exchange_delete(name.as_str().into(), options).await?)
         })
         .await
     }
 
-    /// Makes a queue, or finds it as asked for.
+    /// Declares a queue; does nothing when an equal one exists.
     ///
     /// # Errors
-    /// When it exists otherwise, a limit is reached, or the broker is away.
+    /// When it exists with other arguments, a limit is reached, or the broker cannot be reached.
     pub async fn declare_queue(&self, spec: &QueueSpec) -> Result<QueueState, Error> {
-        on_channel(&self.links, async |channel| {
+        on_channel(&self.connections, async |channel| {
             let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             let queue = channel.queue_declare(spec.name.as_str().into(), options, arguments(spec)).await?;
             if spec.retry.is_some() {
-                ensure_return(&channel, &spec.name).await?;
+                declare_return(&channel, &spec.name).await?;
             }
             Ok(QueueState { messages: queue.message_count(), consumers: queue.consumer_count() })
         })
         .await
     }
 
-    /// The queue's state now.
+    /// The queue's present state.
     ///
     /// # Errors
-    /// When it is missing, or the broker is away.
+    /// When it is missing, or the broker cannot be reached.
     pub async fn queue_state(&self, name: &QueueName) -> Result<QueueState, Error> {
-        queue_state(&self.links, name.as_str()).await
+        queue_state(&self.connections, name.as_str()).await
     }
 
-    /// Deletes a queue; how many ready messages went with it.
+    /// Deletes a queue; returns the number of ready messages that were deleted with it.
     ///
     /// # Errors
-    /// When it is missing, in use or not empty against the wish, or the broker is away.
+    /// When it is missing, a condition does not hold, or the broker cannot be reached.
     pub async fn delete_queue(&self, name: &QueueName, if_unused: bool, if_empty: bool) -> Result<u32, Error> {
         let state = self.queue_state(name).await?;
-        // Quorum queues do not know these conditions (RabbitMQ ignores or refuses them): they are looked at here, which
-        // another client can outrun.
+        // Quorum queues do not support these conditions (RabbitMQ ignores or refuses them), so they are checked here. Another
+        // client may change the queue in between.
         if if_unused && state.consumers > 0 {
             return Err(Error::InUse(format!("queue {:?}", name.as_str())));
         }
         if if_empty && state.messages > 0 {
             return Err(Error::NotEmpty(name.to_string()));
         }
-        on_channel(&self.links, async |channel| {
+        on_channel(&self.connections, async |channel| {
             Ok(channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await?)
         })
         .await
     }
 
-    /// Removes the ready messages; how many.
+    /// Removes the ready messages; returns how many.
     ///
     /// # Errors
-    /// When it is missing, a stream, or the broker is away.
+    /// When the queue is missing or a stream, or the broker cannot be reached.
     pub async fn purge_queue(&self, name: &QueueName) -> Result<u32, Error> {
-        on_channel(&self.links, async |channel| {
+        on_channel(&self.connections, async |channel| {
             Ok(channel.queue_purge(name.as_str().into(), QueuePurgeOptions::default()).await?)
         })
         .await
     }
 
+    /// Adds a binding; does nothing when it exists.
+    ///
     /// # Errors
-    /// When an end is missing, or the broker is away.
+    /// When the source or the destination is missing, the pattern is not allowed, or the broker cannot be reached.
     pub async fn bind(&self, spec: &BindingSpec) -> Result<(), Error> {
         let (source, key) = (spec.source.as_str().into(), spec.routing_key.as_str().into());
         let arguments = spec.arguments.clone();
-        on_channel(&self.links, async |channel| match &spec.destination {
+        on_channel(&self.connections, async |channel| match &spec.destination {
             Destination::Queue(queue) => {
                 let options = QueueBindOptions::default();
                 Ok(channel.queue_bind(queue.as_str().into(), source, key, options, arguments).await?)
@@ -280,12 +291,14 @@ impl Topology {
         .await
     }
 
+    /// Removes a binding; does nothing when it does not exist.
+    ///
     /// # Errors
-    /// When an end is missing, or the broker is away.
+    /// When the source or the destination is missing, or the broker cannot be reached.
     pub async fn unbind(&self, spec: &BindingSpec) -> Result<(), Error> {
         let (source, key) = (spec.source.as_str().into(), spec.routing_key.as_str().into());
         let arguments = spec.arguments.clone();
-        on_channel(&self.links, async |channel| match &spec.destination {
+        on_channel(&self.connections, async |channel| match &spec.destination {
             Destination::Queue(queue) => {
                 Ok(channel.queue_unbind(queue.as_str().into(), source, key, arguments).await?)
             }
@@ -298,9 +311,9 @@ impl Topology {
     }
 }
 
-/// A queue's state, also of the gateway's own.
-pub(super) async fn queue_state(links: &Links, name: &str) -> Result<QueueState, Error> {
-    on_channel(links, async |channel| {
+/// The state of a queue, which may be one of the gateway's own.
+pub(super) async fn queue_state(connections: &TenantConnections, name: &str) -> Result<QueueState, Error> {
+    on_channel(connections, async |channel| {
         let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
         let queue = channel.queue_declare(name.into(), options, FieldTable::default()).await?;
         Ok(QueueState { messages: queue.message_count(), consumers: queue.consumer_count() })
@@ -308,10 +321,10 @@ pub(super) async fn queue_state(links: &Links, name: &str) -> Result<QueueState,
     .await
 }
 
-/// Whether an exchange is there: a passive declaration, on a channel that a missing one closes.
-pub(super) async fn exchange_exists(links: &Links, name: &str) -> Result<bool, Error> {
+/// Whether an exchange exists. A passive declaration of a missing one closes its channel.
+pub(super) async fn exchange_exists(connections: &TenantConnections, name: &str) -> Result<bool, Error> {
     let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-    let found = on_channel(links, async |channel| {
+    let found = on_channel(connections, async |channel| {
         let kind = lapin::ExchangeKind::Direct;
         Ok(channel.exchange_declare(name.into(), kind, options, FieldTable::default()).await?)
     })
@@ -321,19 +334,6 @@ pub(super) async fn exchange_exists(links: &Links, name: &str) -> Result<bool, E
         Err(Error::NoExchange(_)) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-pub(super) async fn on_channel<T>(
-    links: &Links,
-    operation: impl AsyncFnOnce(Channel) -> Result<T, Error>,
-) -> Result<T, Error> {
-    // The consuming connection: a broker under alarm blocks the publishing one.
-    let (channel, guard) = links.consume.channel().await?;
-    let unfinished = Unfinished::new(&channel);
-    let result = tokio::time::timeout(DEADLINE, operation(channel)).await.map_err(|_| Error::Timeout)?;
-    // Waiting for the broker's answer would only cost a round trip; dropping lapin's handles closes the channel.
-    unfinished.done();
-    result.map_err(|error| guard.explain(error))
 }
 
 fn arguments(spec: &QueueSpec) -> FieldTable {
@@ -367,12 +367,12 @@ fn arguments(spec: &QueueSpec) -> FieldTable {
         set("x-single-active-consumer", AMQPValue::Boolean(true));
     }
     if spec.kind != QueueKind::Stream {
-        // A full queue is the publisher's to know, and what is given up is kept.
+        // Publishers are told when a queue is full, and rejected messages are kept.
         set("x-overflow", text("reject-publish"));
         set("x-dead-letter-exchange", text(DEAD_LETTERS));
     }
     if spec.kind == QueueKind::Quorum {
-        // At most once would lose a dead letter when its queue is full or its node away.
+        // With the default strategy, at-most-once, a dead letter is lost when its queue is full or its node is down.
         set("x-dead-letter-strategy", text("at-least-once"));
         set("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT));
     }
@@ -380,8 +380,4 @@ fn arguments(spec: &QueueSpec) -> FieldTable {
         set(name, AMQPValue::LongLongInt(value));
     }
     table
-}
-
-pub(super) fn text(text: &str) -> AMQPValue {
-    AMQPValue::LongString(text.into())
 }

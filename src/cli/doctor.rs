@@ -16,7 +16,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{Error, Output, dev_env, output::table};
 use crate::{
     auth,
-    broker::diagnose::reachability::reach,
+    broker::diagnose::reachability::check_reachability,
     config::Config,
     pki::{Authority, inspect_der},
     provision::Provisioner,
@@ -164,7 +164,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
 /// The certificate of each broker node, and whether it accepts certificates of the gateway's authority.
 async fn brokers(config: &Config, authority: &Authority) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for reached in reach(&config.broker, authority, authority).await {
+    for reached in check_reachability(&config.broker, authority, authority).await {
         let seen = reached.certificate.and_then(|der| inspect_der(&der).map_err(|error| error.to_string()));
         let ends = seen.as_ref().ok().map(|seen| seen.not_after());
         let signed = seen.map(|seen| match seen.signed_by(authority.inspection()) {
@@ -180,13 +180,13 @@ async fn brokers(config: &Config, authority: &Authority) -> Vec<Finding> {
         };
         let certificate = Finding::new(format!("certificate of {}", reached.endpoint), signed, next).ending(ends);
         findings.push(ends::in_time(certificate));
-        let listens = reached.listens.map(|()| "speaks AMQP over mutual TLS".to_owned());
+        let listens = reached.accepts_clients.map(|()| "speaks AMQP over mutual TLS".to_owned());
         let next = "check broker.endpoints, the broker's log and its ssl_options";
         findings.push(Finding::new(format!("broker {}", reached.endpoint), listens, next));
     }
     let Some(next) = ends::next_authority(&config.broker) else { return findings };
-    for reached in reach(&config.broker, authority, &next).await {
-        let listens = reached.listens.map(|()| "trusts the next authority".to_owned());
+    for reached in check_reachability(&config.broker, authority, &next).await {
+        let listens = reached.accepts_clients.map(|()| "trusts the next authority".to_owned());
         let step = "if it fails: give it broker-ca.pem and wait two minutes; when all nodes do: `warrengate certs rotate-ca switch`";
         findings.push(Finding::new(format!("rotation at {}", reached.endpoint), listens, step).due(true));
     }

@@ -253,6 +253,7 @@ async fn verify(admin: &mut Admin, tenant: String, other_tenant: String, output:
         || {
             let row = |p: &pb::IsolationProbe| {
                 let seen = match (p.is_control, p.refused) {
+                    _ if is_inconclusive(p) => "INCONCLUSIVE: neither admitted nor refused",
                     (true, false) => "admitted, as expected",
                     (true, true) => "REFUSED, but should be admitted",
                     (false, true) => "refused",
@@ -267,7 +268,17 @@ async fn verify(admin: &mut Admin, tenant: String, other_tenant: String, output:
     if found.isolated {
         return Ok(());
     }
-    Err(Error::Failed("the tenants are not isolated: suspend the tenant, and check the gateway's log".to_owned()))
+    let let_in = found.probes.iter().any(|p| !p.is_control && !p.refused && !is_inconclusive(p));
+    let text = match let_in {
+        true => "the tenants are not isolated: suspend the tenant, and check the gateway's log",
+        false => "the check is inconclusive: run it again when every broker node answers",
+    };
+    Err(Error::Failed(text.to_owned()))
+}
+
+/// The broker did not answer the attempt, so it proves nothing.
+fn is_inconclusive(probe: &pb::IsolationProbe) -> bool {
+    probe.answer.starts_with("inconclusive")
 }
 
 /// Asks twice, because deletion cannot be undone.

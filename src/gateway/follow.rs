@@ -30,7 +30,7 @@ pub(super) async fn authority(mut files: Watched, config: BrokerConfig, broker: 
         let read = Authority::load(&config.ca_certificate, &config.ca_key);
         let followed = read.map_err(|error| error.to_string()).and_then(|authority| {
             let (subject, trusted) = (authority.inspection().subject().to_owned(), authority.trusted_der().len());
-            let is_another = broker.follow_authority(authority).map_err(|error| error.to_string())?;
+            let is_another = broker.adopt_authority(authority).map_err(|error| error.to_string())?;
             Ok((subject, trusted, is_another))
         });
         match followed {

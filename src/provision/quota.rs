@@ -14,7 +14,7 @@ use std::{
 };
 
 use moka::sync::Cache;
-use tokio::sync::MutexGuard;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{Inspector, client::Names, usage};
 use crate::{
@@ -51,7 +51,7 @@ struct Count {
 /// tenant without that limit it does nothing.
 #[must_use = "it counts until it is dropped"]
 #[derive(Debug)]
-pub struct Slot<'a>(#[allow(dead_code, reason = "kept until it is dropped")] Option<MutexGuard<'a, ()>>);
+pub struct Slot(#[allow(dead_code, reason = "held until it is dropped")] Option<OwnedMutexGuard<()>>);
 
 impl Quota {
     /// For the gateway that has this inspector.
@@ -68,7 +68,7 @@ impl Quota {
         &self,
         scope: &TenantScope,
         exists: impl AsyncFnOnce() -> Result<bool, Failure>,
-    ) -> Result<Slot<'_>, Failure> {
+    ) -> Result<Slot, Failure> {
         self.slot(scope, Names::Queues, scope.plan().max_queues, exists).await
     }
 
@@ -80,7 +80,7 @@ impl Quota {
         &self,
         scope: &TenantScope,
         exists: impl AsyncFnOnce() -> Result<bool, Failure>,
-    ) -> Result<Slot<'_>, Failure> {
+    ) -> Result<Slot, Failure> {
         self.slot(scope, Names::Exchanges, scope.plan().max_exchanges, exists).await
     }
 
@@ -92,7 +92,7 @@ impl Quota {
         &self,
         scope: &TenantScope,
         exists: impl AsyncFnOnce() -> Result<bool, Failure>,
-    ) -> Result<Slot<'_>, Failure> {
+    ) -> Result<Slot, Failure> {
         self.slot(scope, Names::Bindings, scope.plan().max_bindings, exists).await
     }
 
@@ -109,7 +109,7 @@ impl Quota {
         names: Names,
         max: u32,
         exists: impl AsyncFnOnce() -> Result<bool, Failure>,
-    ) -> Result<Slot<'_>, Failure> {
+    ) -> Result<Slot, Failure> {
         if max == 0 {
             return Ok(Slot(None));
         }

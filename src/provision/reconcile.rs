@@ -4,12 +4,12 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{DEAD_LETTERS, Error, client::Client, policies};
 use crate::{
-    broker::{DEAD_LETTER_BYTES, DEAD_LETTER_DELIVERY_LIMIT, OWN_QUEUES},
+    broker::{DEAD_LETTER_QUEUE_ARGUMENTS, OWN_QUEUES},
     config::ManagementConfig,
     names::TenantId,
     tenant::{Plan, TenantLocks},
@@ -219,13 +219,8 @@ impl Provisioner {
         let queue = self.client.queue(name, DEAD_LETTERS).await?;
         let bindings = self.client.bindings(name, Some(DEAD_LETTERS)).await?;
         let is_bound = bindings.iter().any(|b| b.destination_is_queue && b.destination == DEAD_LETTERS);
-        let arguments = json!({
-            "x-queue-type": "quorum",
-            "x-overflow": "reject-publish",
-            "x-max-length-bytes": DEAD_LETTER_BYTES,
-            "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT,
-            "x-single-active-consumer": true,
-        });
+        let arguments = DEAD_LETTER_QUEUE_ARGUMENTS.map(|(name, value)| (name.to_owned(), Value::from(value)));
+        let arguments = Value::Object(arguments.into_iter().collect());
         if let Some(queue) = &queue
             && Some(&queue.arguments) != arguments.as_object()
         {

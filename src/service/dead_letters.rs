@@ -1,6 +1,5 @@
-//! A tenant's dead letters: who may consume a queue may look at what it gave up, send it again and delete it; what comes of
-//! other queues does not exist for the caller. Untrusted requests enter, and a predicate that holds the grants leaves for
-//! the broker, so that no choice can reach past them.
+//! A tenant's dead letters: whoever may subscribe to a queue may list, redrive and delete its dead letters; those of other queues
+//! do not exist for the caller. The caller's grants are part of every selection, so none can reach past them.
 
 use std::{
     collections::HashSet,
@@ -8,7 +7,6 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,8 +15,8 @@ use tonic::Status;
 
 use super::page::Page;
 use crate::{
-    broker::{self, Broker, DeadLetter, Redriven},
-    error::Failure,
+    broker::{self, Broker, DeadLetter, DeadLetterPageRequest, Redriven},
+    error::{Failure, Kind},
     names::QueueName,
     pb,
     stream::session::{Notice, Session, draining},
@@ -36,13 +34,19 @@ pub(super) async fn list(
     scope: &TenantScope,
     request: pb::ListDeadLettersRequest,
 ) -> Result<pb::ListDeadLettersResponse, Failure> {
-    let page = Page::parse(request.page_size, &request.page_token, place)?;
+    let page = Page::parse(request.page_size, &request.page_token, parse_position)?;
     let filter = Filter::parse("filter", request.filter.unwrap_or_default())?;
-    let chosen = |letter: &DeadLetter| is_granted(scope, letter) && filter.lets_through(letter);
-    let (letters, more) = broker.dead_letters(scope).list(page.after.clone(), page.size(), chosen).await?;
-    let last = letters.last().map(|letter| format!("{} {}", letter.died, letter.id));
-    let next_page_token = last.filter(|_| more).map(Page::<(u64, String)>::token).unwrap_or_default();
-    let dead_letters = letters.iter().map(|letter| entry(letter, request.without_bodies)).collect();
+    require_subscribe_grant(scope)?;
+    let selected = |letter: &DeadLetter| is_granted(scope, letter) && filter.matches(letter);
+    let page_request = DeadLetterPageRequest {
+        after: page.after.clone(),
+        max_letters: page.size(),
+        without_bodies: request.without_bodies,
+    };
+    let found = broker.dead_letters(scope).list(page_request, selected).await?;
+    let last = found.letters.last().map(|letter| format!("{} {}", letter.died, letter.id));
+    let next_page_token = last.filter(|_| found.has_more).map(Page::<(u64, String)>::token).unwrap_or_default();
+    let dead_letters = found.letters.iter().map(entry).collect();
     Ok(pb::ListDeadLettersResponse { dead_letters, next_page_token })
 }
 
@@ -55,33 +59,34 @@ pub(super) fn redrive(
     if request.max_per_second > MAX_PER_SECOND {
         return Err(Failure::invalid("max_per_second", "must be at most 100,000"));
     }
+    require_subscribe_grant(session.scope())?;
     let letters = broker.dead_letters(session.scope());
     let (reports, progress) = mpsc::channel(1);
     let (last, end) = mpsc::channel(1);
     tokio::spawn(async move {
         let (scope, tracer) = (session.scope().clone(), session.tracer().clone());
         let witness = session.witness().clone();
-        let chosen = |letter: &DeadLetter| is_granted(&scope, letter) && selection.names(letter);
+        let selected = |letter: &DeadLetter| is_granted(&scope, letter) && selection.contains(letter);
         let rate = (request.max_per_second > 0).then_some(request.max_per_second);
         let stop = CancellationToken::new();
         // They are stored already; of the plan's limits, only the rates are asked.
         let may_send = |bytes: usize| scope.budget().take_again(bytes);
-        let run = letters.redrive(chosen, rate, may_send, reports, &tracer, &stop);
+        let run = letters.redrive(selected, rate, may_send, reports, &tracer, &stop);
         let result = until_ended(run, &mut session, &stop).await;
         match &result {
             Ok(done) => {
                 witness.done(Some(&format!("{} dead letters redriven", done.redriven)));
                 tracing::info!(
                     tenant = %scope.tenant(), client = %scope.caller().client(),
-                    redriven = done.redriven, failed = done.failed, "dead letters sent again"
+                    redriven = done.redriven, failed = done.failed, "dead letters redriven"
                 );
             }
             Err(failure) => {
                 witness.done(Some("dead letters, ended early"));
-                tracing::warn!(tenant = %scope.tenant(), %failure, "sending dead letters again ended early")
+                tracing::warn!(tenant = %scope.tenant(), %failure, "redrive ended early")
             }
         }
-        // Nobody may be listening.
+        // The caller may be gone.
         let _ = last.send(result).await;
     });
     let reports = ReceiverStream::new(progress).map(Ok).chain(ReceiverStream::new(end));
@@ -118,23 +123,35 @@ pub(super) async fn purge(
     request: pb::PurgeDeadLettersRequest,
 ) -> Result<pb::PurgeDeadLettersResponse, Failure> {
     let selection = Selection::parse(request.selection)?;
-    let chosen = |letter: &DeadLetter| is_granted(scope, letter) && selection.names(letter);
-    let purged = broker.dead_letters(scope).purge(chosen).await?;
+    require_subscribe_grant(scope)?;
+    let selected = |letter: &DeadLetter| is_granted(scope, letter) && selection.contains(letter);
+    let purged = broker.dead_letters(scope).purge(selected).await?;
     tracing::info!(tenant = %scope.tenant(), client = %scope.caller().client(), purged, "dead letters deleted");
     Ok(pb::PurgeDeadLettersResponse { purged })
+}
+
+/// Every call reads all dead letters of the tenant, so a client that may see none of them may not make one.
+fn require_subscribe_grant(scope: &TenantScope) -> Result<(), Failure> {
+    match scope.grants().may_subscribe_somewhere() {
+        true => Ok(()),
+        false => {
+            let text = "this client may not subscribe to any queue, so it may not use dead letters either";
+            Err(Failure::new(Kind::Denied, "SUBSCRIBE_NOT_GRANTED", text))
+        }
+    }
 }
 
 fn is_granted(scope: &TenantScope, letter: &DeadLetter) -> bool {
     QueueName::parse(&letter.queue).is_ok_and(|queue| scope.grants().may_subscribe(&queue))
 }
 
-/// Where a page goes on.
-fn place(key: &str) -> Result<(u64, String), ()> {
+/// The position in a page token.
+fn parse_position(key: &str) -> Result<(u64, String), ()> {
     let (died, id) = key.split_once(' ').ok_or(())?;
     Ok((died.parse().map_err(|_| ())?, id.to_owned()))
 }
 
-/// What a dead letter must be like.
+/// A condition for dead letters.
 struct Filter {
     asked: pb::DeadLetterFilter,
     after: Option<u64>,
@@ -158,7 +175,7 @@ impl Filter {
         Ok(Self { asked, after, before })
     }
 
-    fn lets_through(&self, letter: &DeadLetter) -> bool {
+    fn matches(&self, letter: &DeadLetter) -> bool {
         let same = |asked: &str, is: &str| asked.is_empty() || asked == is;
         same(&self.asked.queue, &letter.queue)
             && same(&self.asked.dead_letter_id, &letter.id)
@@ -195,24 +212,20 @@ impl Selection {
         }
     }
 
-    fn names(&self, letter: &DeadLetter) -> bool {
+    fn contains(&self, letter: &DeadLetter) -> bool {
         match self {
             Self::Ids(ids) => ids.contains(&letter.id),
-            Self::Filter(filter) => filter.lets_through(letter),
+            Self::Filter(filter) => filter.matches(letter),
             Self::All => true,
         }
     }
 }
 
-fn entry(letter: &DeadLetter, without_body: bool) -> pb::DeadLetter {
+fn entry(letter: &DeadLetter) -> pb::DeadLetter {
     let time = |millis: u64| (UNIX_EPOCH + std::time::Duration::from_millis(millis)).into();
-    let mut message = letter.message();
-    if without_body {
-        message.body = Bytes::new();
-    }
     pb::DeadLetter {
         dead_letter_id: letter.id.clone(),
-        message: Some(message),
+        message: Some(letter.message()),
         queue: letter.queue.clone(),
         exchange: letter.exchange.clone(),
         routing_key: letter.routing_key.clone(),
@@ -261,8 +274,8 @@ mod tests {
     }
 
     #[test]
-    fn a_place_survives_its_token() {
-        assert_eq!(place("1700 abc"), Ok((1_700, "abc".into())));
-        assert!(place("abc").is_err() && place("x y").is_err());
+    fn a_position_survives_its_token() {
+        assert_eq!(parse_position("1700 abc"), Ok((1_700, "abc".into())));
+        assert!(parse_position("abc").is_err() && parse_position("x y").is_err());
     }
 }

@@ -5,7 +5,7 @@
 mod about;
 mod convert;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, ops::Deref, sync::Arc};
 
 use tonic::{Request, Response, Status};
 
@@ -24,7 +24,7 @@ use crate::{
         subscribe::Policies,
     },
     telemetry::StreamKind,
-    tenant::{Action, TenantScope, Tenants},
+    tenant::{Action, CallPermit, TenantCalls, TenantScope, Tenants},
 };
 
 /// The tenants' topology.
@@ -33,8 +33,23 @@ pub struct TopologyService {
     broker: Broker,
     inspector: Arc<Inspector>,
     quota: Quota,
+    calls: TenantCalls,
     policies: Policies,
     session: SessionContext,
+}
+
+/// An admitted call.
+struct Admitted {
+    scope: TenantScope,
+    _permit: CallPermit,
+}
+
+impl Deref for Admitted {
+    type Target = TenantScope;
+
+    fn deref(&self) -> &TenantScope {
+        &self.scope
+    }
 }
 
 impl TopologyService {
@@ -47,12 +62,15 @@ impl TopologyService {
         session: SessionContext,
     ) -> Self {
         let quota = Quota::new(Arc::clone(&inspector));
-        Self { tenants, broker, inspector, quota, policies, session }
+        Self { tenants, broker, inspector, quota, calls: TenantCalls::default(), policies, session }
     }
 
-    fn admit<T: AuditSubject>(&self, request: &Request<T>, action: Action) -> Result<TenantScope, Failure> {
+    /// Admits the caller, and waits until one more call of its tenant may be processed.
+    async fn admit<T: AuditSubject + Sync>(&self, request: &Request<T>, action: Action) -> Result<Admitted, Failure> {
         AuditContext::of_request(request).about("", &request.get_ref().about());
-        Ok(self.tenants.admit(Caller::from_request(request)?, action)?)
+        let scope = self.tenants.admit(Caller::from_request(request)?, action)?;
+        let permit = self.calls.permit(scope.tenant()).await?;
+        Ok(Admitted { scope, _permit: permit })
     }
 
     async fn queue(&self, scope: &TenantScope, name: &QueueName) -> Result<(pb::Queue, pb::QueueStatus), Failure> {
@@ -129,7 +147,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::DeclareExchangeRequest>,
     ) -> Result<Response<pb::DeclareExchangeResponse>, Status> {
-        let scope = self.admit(&request, Action::Configure)?;
+        let scope = self.admit(&request, Action::Configure).await?;
         let request = request.into_inner();
         let spec = convert::exchange_spec(request.exchange)?;
         may_configure(&scope, spec.name.as_str())?;
@@ -149,7 +167,7 @@ impl Topology for TopologyService {
         request: Request<pb::DeleteExchangeRequest>,
     ) -> Result<Response<pb::DeleteExchangeResponse>, Status> {
         let witness = AuditContext::of_request(&request);
-        let scope = self.admit(&request, Action::Configure)?;
+        let scope = self.admit(&request, Action::Configure).await?;
         let request = request.into_inner();
         let name = ExchangeName::own(&request.name).named("name")?;
         may_configure(&scope, name.as_str())?;
@@ -163,7 +181,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::GetExchangeRequest>,
     ) -> Result<Response<pb::GetExchangeResponse>, Status> {
-        let scope = self.admit(&request, Action::Inspect)?;
+        let scope = self.admit(&request, Action::Inspect).await?;
         let name = ExchangeName::own(&request.into_inner().name).named("name")?;
         if !may_see_exchange(&scope, name.as_str()) {
             let text = format!("this client may neither publish to nor configure exchange {:?}", name.as_str());
@@ -178,7 +196,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::ListExchangesRequest>,
     ) -> Result<Response<pb::ListExchangesResponse>, Status> {
-        let scope = self.admit(&request, Action::Inspect)?;
+        let scope = self.admit(&request, Action::Inspect).await?;
         let request = request.into_inner();
         let page = Page::parse(request.page_size, &request.page_token, |name| Ok::<_, Infallible>(name.to_owned()))?;
         let found = self.inspector.exchanges(&scope, page.after.as_deref(), page.limit() as usize).await;
@@ -196,7 +214,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::DeclareQueueRequest>,
     ) -> Result<Response<pb::DeclareQueueResponse>, Status> {
-        let scope = self.admit(&request, Action::Configure)?;
+        let scope = self.admit(&request, Action::Configure).await?;
         let request = request.into_inner();
         let spec = convert::queue_spec(request.queue)?;
         may_configure(&scope, spec.name.as_str())?;
@@ -223,7 +241,7 @@ impl Topology for TopologyService {
         request: Request<pb::DeleteQueueRequest>,
     ) -> Result<Response<pb::DeleteQueueResponse>, Status> {
         let witness = AuditContext::of_request(&request);
-        let scope = self.admit(&request, Action::Configure)?;
+        let scope = self.admit(&request, Action::Configure).await?;
         let request = request.into_inner();
         let name = QueueName::parse(&request.name).named("name")?;
         may_configure(&scope, name.as_str())?;
@@ -235,7 +253,7 @@ impl Topology for TopologyService {
     }
 
     async fn get_queue(&self, request: Request<pb::GetQueueRequest>) -> Result<Response<pb::GetQueueResponse>, Status> {
-        let scope = self.admit(&request, Action::Inspect)?;
+        let scope = self.admit(&request, Action::Inspect).await?;
         let name = QueueName::parse(&request.into_inner().name).named("name")?;
         may_look_at(&scope, &name)?;
         let (queue, status) = self.queue(&scope, &name).await?;
@@ -246,7 +264,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::ListQueuesRequest>,
     ) -> Result<Response<pb::ListQueuesResponse>, Status> {
-        let scope = self.admit(&request, Action::Inspect)?;
+        let scope = self.admit(&request, Action::Inspect).await?;
         let request = request.into_inner();
         let page = Page::parse(request.page_size, &request.page_token, |name| Ok::<_, Infallible>(name.to_owned()))?;
         let found = self.inspector.queues(&scope, page.after.as_deref(), page.limit() as usize).await;
@@ -266,7 +284,7 @@ impl Topology for TopologyService {
         request: Request<pb::PurgeQueueRequest>,
     ) -> Result<Response<pb::PurgeQueueResponse>, Status> {
         let witness = AuditContext::of_request(&request);
-        let scope = self.admit(&request, Action::Subscribe)?;
+        let scope = self.admit(&request, Action::Subscribe).await?;
         let name = QueueName::parse(&request.into_inner().name).named("name")?;
         may_look_at(&scope, &name)?;
         // RabbitMQ would answer this for a stream queue by closing the connection, and so every stream of the tenant.
@@ -280,7 +298,7 @@ impl Topology for TopologyService {
     }
 
     async fn bind(&self, request: Request<pb::BindRequest>) -> Result<Response<pb::BindResponse>, Status> {
-        let scope = self.admit(&request, Action::Configure)?;
+        let scope = self.admit(&request, Action::Configure).await?;
         let asked = request.into_inner().binding;
         let spec = convert::binding_spec(asked.clone())?;
         may_configure(&scope, spec.source.as_str())?;
@@ -295,7 +313,7 @@ impl Topology for TopologyService {
     }
 
     async fn unbind(&self, request: Request<pb::UnbindRequest>) -> Result<Response<pb::UnbindResponse>, Status> {
-        let scope = self.admit(&request, Action::Configure)?;
+        let scope = self.admit(&request, Action::Configure).await?;
         let spec = convert::binding_spec(request.into_inner().binding)?;
         may_configure(&scope, spec.source.as_str())?;
         may_configure(&scope, spec.destination.as_str())?;
@@ -308,7 +326,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::ListBindingsRequest>,
     ) -> Result<Response<pb::ListBindingsResponse>, Status> {
-        let scope = self.admit(&request, Action::Inspect)?;
+        let scope = self.admit(&request, Action::Inspect).await?;
         let request = request.into_inner();
         let page = Page::parse(request.page_size, &request.page_token, str::parse::<usize>)?;
         let source = convert::optional(&request.source, ExchangeName::parse).named("source")?;
@@ -331,7 +349,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::ListDeadLettersRequest>,
     ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
-        let scope = self.admit(&request, Action::Subscribe)?;
+        let scope = self.admit(&request, Action::Subscribe).await?;
         Ok(Response::new(dead_letters::list(&self.broker, &scope, request.into_inner()).await?))
     }
 
@@ -341,9 +359,9 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::RedriveDeadLettersRequest>,
     ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
-        let scope = self.admit(&request, Action::Subscribe)?;
+        let scope = self.admit(&request, Action::Subscribe).await?;
         let (call, witness) = (request.extensions().get(), AuditContext::of_request(&request));
-        let session = Session::open(&self.session, scope, StreamKind::Redrive, call, witness)?;
+        let session = Session::open(&self.session, scope.scope, StreamKind::Redrive, call, witness)?;
         Ok(Response::new(dead_letters::redrive(&self.broker, session, request.into_inner())?))
     }
 
@@ -352,7 +370,7 @@ impl Topology for TopologyService {
         request: Request<pb::PurgeDeadLettersRequest>,
     ) -> Result<Response<pb::PurgeDeadLettersResponse>, Status> {
         let witness = AuditContext::of_request(&request);
-        let scope = self.admit(&request, Action::Subscribe)?;
+        let scope = self.admit(&request, Action::Subscribe).await?;
         let answer = dead_letters::purge(&self.broker, &scope, request.into_inner()).await?;
         witness.done(Some(&format!("{} dead letters deleted", answer.purged)));
         Ok(Response::new(answer))

@@ -28,7 +28,7 @@ use super::{
     session::{Notice, Session},
 };
 use crate::{
-    broker::{Outgoing, Publisher, Settled, Verdict},
+    broker::{PendingPublish, PublishOutcome, PublishStatus, Publisher},
     error::{Failure, Kind},
     pb::{
         AuthExpiring, Draining, Message, Outcome, Publication, PublishRequest, PublishResponse, PublishResult,
@@ -71,9 +71,9 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
 }
 
 /// Measures how long the broker took to confirm; the clock is read once.
-fn time(session: &Session, settled: &[Settled]) {
+fn time(session: &Session, settled: &[PublishOutcome]) {
     let now = Instant::now();
-    let confirmed = settled.iter().filter(|settled| settled.verdict == Verdict::Confirmed);
+    let confirmed = settled.iter().filter(|settled| settled.status == PublishStatus::Confirmed);
     for (pushed, span) in confirmed.filter_map(|settled| Some((settled.pushed?, &settled.span))) {
         session.metrics().confirmed_after(now - pushed, span.as_ref().map(|span| span.trace_id()));
     }
@@ -149,7 +149,7 @@ impl Machine {
                 self.order += frame.publications.len() as u64;
                 let Accepted { outgoing, refused, pause } = accept(&self.session, frame.publications, first);
                 self.pause = pause.map(|pause| Instant::now() + pause);
-                self.bytes += outgoing.iter().map(Outgoing::bytes).sum::<usize>();
+                self.bytes += outgoing.iter().map(PendingPublish::bytes).sum::<usize>();
                 self.publisher.push(self.intake.enter(outgoing));
                 if refused.is_empty() {
                     return Ok(());
@@ -233,7 +233,7 @@ fn check_count(count: usize) -> Result<(), Failure> {
 /// A frame's messages, divided.
 struct Accepted {
     /// What may be published.
-    outgoing: Vec<Outgoing>,
+    outgoing: Vec<PendingPublish>,
     /// What may not, with its order.
     refused: Vec<(u64, PublishResult)>,
     /// How long to read nothing: something was throttled.
@@ -305,7 +305,7 @@ struct Refused {
 
 impl FrameCheck<'_> {
     /// In this order: its size, the rates (going on over one's rate must cost the gateway little), its form, the grants.
-    fn message(&mut self, order: u64, bytes: usize, publication: &mut Publication) -> Result<Outgoing, Refused> {
+    fn message(&mut self, order: u64, bytes: usize, publication: &mut Publication) -> Result<PendingPublish, Refused> {
         let body = body_size(publication);
         if body as u64 > self.max_body {
             let failure = too_large(body, self.max_body);
@@ -316,7 +316,7 @@ impl FrameCheck<'_> {
             count_throttled(self.session, &over);
             return Err(Refused::of(Outcome::Throttled, over.into(), publication));
         }
-        let message = match Outgoing::check(order, bytes, publication, self.now) {
+        let message = match PendingPublish::check(order, bytes, publication, self.now) {
             Ok(message) => message,
             Err(failure) => {
                 self.refusals.add(failure.reason, &publication.exchange, &publication.routing_key);
@@ -375,21 +375,21 @@ fn too_large(size: usize, max: u64) -> Failure {
     }
 }
 
-fn denied(message: &Outgoing) -> Failure {
+fn denied(message: &PendingPublish) -> Failure {
     let exchange = message.exchange_in_grants();
     let text =
         format!("this client may not publish to exchange {exchange:?} with routing key {:?}", message.routing_key());
     Failure::new(Kind::Denied, "PUBLISH_NOT_GRANTED", text)
 }
 
-fn result(settled: Settled) -> PublishResult {
-    let (outcome, code) = settled.verdict.outcome();
-    let reason = match &settled.verdict {
-        Verdict::Confirmed => String::new(),
-        Verdict::Unroutable => {
+fn result(settled: PublishOutcome) -> PublishResult {
+    let (outcome, code) = settled.status.outcome();
+    let reason = match &settled.status {
+        PublishStatus::Confirmed => String::new(),
+        PublishStatus::Unroutable => {
             format!("{code}: no queue is bound for this exchange and routing key; nothing was stored")
         }
-        Verdict::Rejected(failure) | Verdict::Unknown(failure) => sentence(failure),
+        PublishStatus::Rejected(failure) | PublishStatus::Unknown(failure) => sentence(failure),
     };
     PublishResult {
         sequence: settled.sequence,

@@ -29,7 +29,7 @@ use super::{
     session::{self, Notice, Session},
 };
 use crate::{
-    broker::{self, Capacity, Consumer, Held},
+    broker::{self, Capacity, Consumer, RetainedDelivery},
     error::{Failure, Kind},
     pb::{
         AuthExpiring, Deliveries, Delivery, Draining, Heartbeat, Interrupted, Resumed, Settled, SubscribeRequest,
@@ -110,7 +110,7 @@ async fn serve(
 struct Machine {
     session: Session,
     frames: mpsc::Sender<Result<SubscribeResponse, Failure>>,
-    outstanding: Outstanding<Box<Held>>,
+    outstanding: Outstanding<Box<RetainedDelivery>>,
     /// Failed deliveries on their way to their next place.
     failing: Failing,
     /// The lease of each delivery, from the moment it is sent; none with auto-ack.
@@ -225,7 +225,7 @@ impl Machine {
         let is_first = |delivery: &broker::Incoming| delivery.attempt == 1 && delivery.offset.is_none();
         let accepted: Vec<_> = batch.iter().map(|delivery| delivery.accepted.filter(|_| is_first(delivery))).collect();
         subscription.seen(last.offset);
-        let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.bytes, delivery.held.take());
+        let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.bytes, delivery.retained.take());
         let ids = self.outstanding.add(batch.iter_mut().map(kept));
         let mut deliveries: Vec<_> = ids
             .zip(batch)

@@ -43,7 +43,7 @@ fn sorted(mut bodies: Vec<String>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn looking_takes_nothing_and_pages_follow_each_other() {
+async fn listing_removes_nothing_and_pages_follow_each_other() {
     let tenant = with_dead(&[("jobs", 25)]).await;
     let whole = tenant.dead_letters().await;
     for size in [1, 7, 25, 26] {
@@ -73,12 +73,62 @@ async fn looking_takes_nothing_and_pages_follow_each_other() {
 }
 
 #[tokio::test]
-async fn many_looks_at_once_take_turns_and_all_see_everything() {
+async fn concurrent_lists_exclude_each_other_and_all_see_everything() {
     let tenant = with_dead(&[("jobs", 50)]).await;
-    let looks = (0..8).map(|_| tenant.dead_letters());
-    for found in futures_util::future::join_all(looks).await {
+    let lists = (0..8).map(|_| tenant.dead_letters());
+    for found in futures_util::future::join_all(lists).await {
         assert_eq!(sorted(bodies(&found)), numbers(0..50));
     }
+}
+
+/// Each redrive keeps the dead letters for two seconds. Calls that wait for them must not take that for an empty queue.
+#[tokio::test]
+async fn calls_that_wait_for_a_slow_redrive_are_answered_truly_or_with_busy() {
+    let tenant = with_dead(&[("slow", 8), ("kept", 30), ("purged", 5)]).await;
+    let whole = tenant.dead_letters().await;
+    let slow: Vec<_> = whole.iter().filter(|letter| letter.queue == "slow").collect();
+    let redrives = slow.chunks(4).map(async |letters| {
+        let request =
+            pb::RedriveDeadLettersRequest { selection: Some(these(letters.iter().copied())), max_per_second: 2 };
+        let mut reports = tenant.client.topology().redrive_dead_letters(request).await?.into_inner();
+        let mut last = pb::RedriveDeadLettersResponse::default();
+        while let Some(report) = reports.message().await? {
+            last = report;
+        }
+        Ok::<_, tonic::Status>(last.redriven)
+    });
+    let lists = (0..4).map(async |_| {
+        let request = pb::ListDeadLettersRequest { filter: Some(of_queue("kept")), ..Default::default() };
+        tenant.dead_letter_page(request).await.map(|page| page.dead_letters.len())
+    });
+    let purges = (0..2).map(async |_| {
+        let selection = Some(filtered(of_queue("purged")));
+        let request = pb::PurgeDeadLettersRequest { selection };
+        tenant.client.topology().purge_dead_letters(request).await.map(|answer| answer.into_inner().purged)
+    });
+    let (redriven, listed, purged) = within(
+        "all calls",
+        futures_util::future::join3(
+            futures_util::future::join_all(redrives),
+            futures_util::future::join_all(lists),
+            futures_util::future::join_all(purges),
+        ),
+    )
+    .await;
+    let busy = |status: &tonic::Status| assert_eq!(reason(status), "DEAD_LETTERS_BUSY", "{status}");
+    let (mut all_redriven, mut all_purged) = (0, 0);
+    for answer in redriven {
+        answer.inspect(|count| all_redriven += count).map_or_else(|status| busy(&status), drop);
+    }
+    for answer in listed {
+        answer.map_or_else(|status| busy(&status), |count| assert_eq!(count, 30));
+    }
+    for answer in purged {
+        answer.inspect(|count| all_purged += count).map_or_else(|status| busy(&status), drop);
+    }
+    assert!(all_purged == 0 || all_purged == 5, "{all_purged} of 5");
+    let left = tenant.has_dead_letters(43 - (all_redriven + all_purged) as usize).await;
+    assert_eq!(left.iter().filter(|letter| letter.queue == "kept").count(), 30);
 }
 
 #[tokio::test]
@@ -96,6 +146,10 @@ async fn large_ones_fill_pages_by_their_bytes() {
     assert!(found.iter().all(|letter| letter.message.as_ref().unwrap().body.len() == 2 << 20));
     let page = tenant.dead_letter_page(pb::ListDeadLettersRequest::default()).await.unwrap();
     assert_eq!((page.dead_letters.len(), page.next_page_token.is_empty()), (1, false));
+    // Bodies that are not returned do not fill a page.
+    let request = pb::ListDeadLettersRequest { without_bodies: true, ..Default::default() };
+    let page = tenant.dead_letter_page(request).await.unwrap();
+    assert_eq!((page.dead_letters.len(), page.next_page_token.is_empty()), (4, true));
 }
 
 #[tokio::test]
@@ -217,7 +271,7 @@ async fn purging_deletes_what_was_chosen_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_for_those_who_may_consume_their_queue() {
+async fn dead_letters_are_for_clients_that_may_subscribe_to_their_queue() {
     let tenant = with_dead(&[("mine", 2), ("theirs", 3)]).await;
     let world = World::get();
     let grants = pb::Grants { subscribe: vec!["mine".into()], ..all_grants() };
@@ -239,13 +293,17 @@ async fn dead_letters_are_for_those_who_may_consume_their_queue() {
     assert_eq!(other.purge_dead(these([&theirs])).await, 0);
     assert_eq!(other.dead_letters().await.len(), 1);
     assert_eq!(tenant.dead_letters().await.len(), 3);
-    // Without any right to subscribe there is nothing to ask for.
+    // A client that may subscribe to nothing is refused.
     let grants = pb::Grants { subscribe: Vec::new(), ..all_grants() };
     let (client_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "none", grants).await;
     let client = world.client(&client_id, &secret).await;
-    let nobody = client.topology().list_dead_letters(pb::ListDeadLettersRequest::default()).await;
-    match nobody {
-        Ok(page) => assert_eq!(page.into_inner().dead_letters, []),
-        Err(status) => assert_eq!(status.code(), Code::PermissionDenied, "{} {status}", reason(&status)),
+    let mut topology = client.topology();
+    let listed = topology.list_dead_letters(pb::ListDeadLettersRequest::default()).await.expect_err("not granted");
+    let purge = pb::PurgeDeadLettersRequest { selection: Some(all()) };
+    let purged = topology.purge_dead_letters(purge).await.expect_err("not granted");
+    let redrive = pb::RedriveDeadLettersRequest { selection: Some(all()), ..Default::default() };
+    let redriven = topology.redrive_dead_letters(redrive).await.expect_err("not granted");
+    for status in [listed, purged, redriven] {
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "SUBSCRIBE_NOT_GRANTED"));
     }
 }

@@ -37,6 +37,7 @@ mod log_levels;
 mod metrics;
 mod metrics_export;
 mod overflow;
+mod priorities;
 mod properties;
 mod receive;
 mod reconcile;

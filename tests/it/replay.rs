@@ -141,7 +141,7 @@ async fn a_position_is_refused_for_other_queues() {
         let asked = SubscribeStart { queue: queue.clone(), ..from(Position::First(StreamFirst {})) };
         let status = RawSubscription::try_open(&tenant.client, asked).await.err().expect("refused");
         assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
-        assert!(status.message().contains("is no stream queue"), "{status}");
+        assert!(status.message().contains("is not a stream queue"), "{status}");
     }
 }
 

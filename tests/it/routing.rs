@@ -1,10 +1,13 @@
 //! Each exchange type, with the routing tables of RabbitMQ's tutorials.
 
-use warrengate::pb::{self, DestinationType, ExchangeType, HeadersMatch, Outcome};
+use tonic::Code;
+use warrengate::pb::{self, DestinationType, ExchangeType, HeadersMatch, Outcome, value::Kind};
 
 use crate::harness::{
     Tenant,
+    raw::{field, reason},
     values::{headers, int, text, to_exchange},
+    wait::until,
 };
 
 /// Publishes each routing key as the body too, in this order.
@@ -129,6 +132,82 @@ async fn a_headers_exchange_routes_by_all_or_any_typed_value() {
     tenant.holds("all", &["both"]).await;
     tenant.holds("any", &["both", "format only", "copies only"]).await;
     tenant.holds("text-three", &["copies as text"]).await;
+}
+
+#[tokio::test]
+async fn a_listed_binding_is_the_declared_one_for_every_kind_of_value_and_can_be_unbound() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("by-headers", ExchangeType::Headers).await;
+    tenant.queue("q").await;
+    let value = |kind| pb::Value { kind: Some(kind) };
+    let kinds = [
+        ("text", Kind::StringValue("é".into())),
+        ("int", Kind::IntValue(i64::MAX)),
+        ("whole", Kind::DoubleValue(2.0)),
+        ("fraction", Kind::DoubleValue(0.1)),
+        ("truth", Kind::BoolValue(true)),
+        ("bytes", Kind::BytesValue(vec![0, 255].into())),
+        ("time", Kind::TimestampValue(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 })),
+        ("nothing", Kind::NullValue(0)),
+    ];
+    let topology = || tenant.client.topology();
+    let listed =
+        async || topology().list_bindings(pb::ListBindingsRequest::default()).await.unwrap().into_inner().bindings;
+    for (name, kind) in kinds {
+        let declared = pb::Binding {
+            destination_type: DestinationType::Queue.into(),
+            ..bind_headers("q", HeadersMatch::All, [(name, value(kind))])
+        };
+        topology().bind(pb::BindRequest { binding: Some(declared.clone()) }).await.unwrap();
+        let found = until("the binding is listed", async || listed().await.pop()).await;
+        assert_eq!(found, declared);
+        let mut publication = to_exchange("by-headers", "", name);
+        publication.message.as_mut().unwrap().headers = found.headers.clone();
+        let matching = tenant.outcomes(vec![publication]).await;
+        // A headers exchange compares values of equal type; RabbitMQ takes null for any value.
+        assert_eq!(matching, [Outcome::Confirmed], "{name}");
+        topology().unbind(pb::UnbindRequest { binding: Some(found) }).await.unwrap();
+        until("the binding is gone", async || listed().await.is_empty().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn headers_of_a_binding_over_4_kib_are_refused() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("by-headers", ExchangeType::Headers).await;
+    tenant.queue("q").await;
+    for (length, fits) in [(4_000, true), (4_200, false)] {
+        let binding = Some(bind_headers("q", HeadersMatch::All, [("large", text("x".repeat(length)))]));
+        let bound = tenant.client.topology().bind(pb::BindRequest { binding }).await;
+        match fits {
+            true => drop(bound.unwrap()),
+            false => assert_eq!(field(&bound.expect_err("too large")), "binding.headers"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topic_pattern_that_the_broker_does_not_allow_is_an_invalid_argument() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("topics", ExchangeType::Topic).await;
+    tenant.queue("q").await;
+    let binding = |routing_key: &str| pb::BindRequest {
+        binding: Some(pb::Binding {
+            source: "topics".into(),
+            destination: "q".into(),
+            routing_key: routing_key.into(),
+            ..pb::Binding::default()
+        }),
+    };
+    tenant.client.topology().bind(binding("#.a.#")).await.expect("two wildcards are allowed everywhere");
+    // From 4.3.5 on, RabbitMQ allows two; before, any number.
+    match tenant.client.topology().bind(binding("#.a.#.b.#")).await {
+        Ok(_) => assert_eq!(publish_keys(&tenant, "topics", &["a.b"]).await, [Outcome::Confirmed]),
+        Err(status) => {
+            assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_ARGUMENT"));
+            assert!(status.message().contains("wildcards"), "{status}");
+        }
+    }
 }
 
 #[tokio::test]

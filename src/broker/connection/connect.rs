@@ -1,6 +1,6 @@
-//! One connection to the broker: TCP, then TLS with the tenant's certificate and the broker CA as the only root, then AMQP
-//! with SASL EXTERNAL. What leaves is a live [`lapin::Connection`] that is known to be encrypted, because this file hands
-//! lapin a stream that already is: lapin by itself would speak plaintext to an `amqps` address when a feature is missing.
+//! Opening one connection: TCP, then TLS with the tenant's certificate and the broker CA as the only root, then AMQP with
+//! SASL EXTERNAL. The result is certainly encrypted, because lapin is given a stream that already is: lapin by itself would
+//! speak plaintext to an `amqps` address when one of its features is missing.
 
 use std::{
     io,
@@ -21,31 +21,30 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::runtime::TlsRuntime;
-use crate::{broker::Error, config::Endpoint};
+use crate::{
+    broker::{error::Error, message::size::FRAME_MAX},
+    config::Endpoint,
+};
 
-/// RabbitMQ's default, said aloud: lapin touches its buffers only when it is given (0.16 MiB instead of 7.8 MiB an idle
-/// connection; measured, docs/performance.md).
-const FRAME_MAX: u32 = 131_072;
-
-/// RFC 4422's EXTERNAL: who we are was said in the TLS handshake.
+/// RFC 4422's EXTERNAL mechanism: the TLS client certificate identifies the tenant.
 pub(in crate::broker) struct External;
 
 impl AuthProvider for External {}
 
-/// What a connection is made of.
+/// The parameters of a connection.
 pub(in crate::broker) struct Target<'a> {
     pub(in crate::broker) endpoint: &'a Endpoint,
     pub(in crate::broker) vhost: &'a str,
     pub(in crate::broker) tls: Arc<ClientConfig>,
     pub(in crate::broker) heartbeat: Duration,
     pub(in crate::broker) timeout: Duration,
-    /// Shown in the broker's list of connections.
+    /// The name shown in the broker's list of connections.
     pub(in crate::broker) name: String,
 }
 
-/// The socket of a connection, beside lapin's own handle. lapin waits for ever for a silent peer, in the handshake, while it
-/// closes, and with a full send buffer even after it has missed heartbeats; shutting the socket down ends its thread at once.
-/// Dropping this does so, and lets an attempt that is not over yet go no further.
+/// A second handle of a connection's socket; dropping it shuts the socket down and cancels an attempt that is in progress.
+/// lapin waits for a silent peer without a limit: in the handshake, while it closes, and with a full send buffer even after
+/// missed heartbeats. Shutting the socket down ends its I/O thread at once.
 pub(in crate::broker) struct Socket(Arc<Mutex<Stage>>);
 
 enum Stage {
@@ -58,16 +57,16 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let stage = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Stage::Over);
         if let Stage::Connected(socket) = stage {
-            // Already closed is as good.
+            // An error means that the socket is closed already.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// A live connection, and its socket, which must be kept as long.
+/// Opens a connection. Its socket must be kept for as long as the connection.
 ///
 /// # Errors
-/// When the broker is not reached, not trusted, does not trust us, or does not answer in time.
+/// When the broker cannot be reached, is not trusted, does not trust the certificate, or does not answer in time.
 pub(in crate::broker) async fn connect(
     target: Target<'_>,
     login: impl AuthProvider,
@@ -87,7 +86,7 @@ pub(in crate::broker) async fn connect(
         },
     };
     let stage = Arc::new(Mutex::new(Stage::Connecting));
-    // From here on, whoever drops this future ends the attempt.
+    // From here on, dropping this future cancels the attempt.
     let socket = Socket(Arc::clone(&stage));
     let connector = TlsConnector::from(target.tls);
     let properties = ConnectionProperties::default().with_auth_provider(login).with_connection_name(target.name.into());
@@ -95,7 +94,7 @@ pub(in crate::broker) async fn connect(
         uri,
         TlsRuntime::current(),
         async move |uri: AMQPUri, _runtime| {
-            // Runs on lapin's thread, which nothing ends from outside before there is a socket to shut down.
+            // Runs on lapin's thread, which cannot be ended from outside before there is a socket to shut down.
             let tcp = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port));
             let tcp = tokio::time::timeout(target.timeout, tcp).await.map_err(io::Error::from)??;
             tcp.set_nodelay(true)?;

@@ -1,12 +1,12 @@
-//! One connection that stands, followed until its end. What its users hold says when it is lost and whether the broker has
-//! blocked it. Invariant: when it is lost, its socket is shut down, so that lapin's thread ends whatever the peer does.
+//! An established AMQP connection and the task that watches its events. When the connection is lost, its users are told and
+//! its socket is shut down, so that lapin's I/O thread ends whatever the peer does.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt as _;
@@ -15,32 +15,34 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{connect::Socket, slot::Purpose};
+use super::{connect::Socket, purpose::Purpose};
 use crate::{
-    broker::Error,
+    broker::error::Error,
     names::TenantId,
     pki::Leaf,
     telemetry::{BrokerMetrics, OpenGuard},
 };
 
-/// A connection has 1,024 numbers for channels. With fewer left than half of them it is used for no new one.
-const MAX_SPOILED: usize = 512;
+/// A connection has 1,024 channel numbers. Once half of them are unusable (see [`BrokerConnection::skip_stale_error`]), no
+/// further channel is opened on it.
+const MAX_STALE_CHANNELS: usize = 512;
 
-/// A connection that stands.
-pub(in crate::broker) struct Live {
+/// An established connection.
+pub(super) struct BrokerConnection {
     connection: Connection,
     lost: CancellationToken,
     blocked: watch::Receiver<bool>,
     channels: Arc<AtomicUsize>,
     metrics: Arc<BrokerMetrics>,
     leaf: Arc<Leaf>,
-    /// Numbers of channels that lapin tells an old error of.
-    spoiled: AtomicUsize,
-    /// We end it ourselves.
+    /// Channel numbers for which lapin still reports an old error.
+    stale_channels: AtomicUsize,
+    /// Set when the gateway ends the connection itself.
     closing: Arc<AtomicBool>,
+    opened: Instant,
 }
 
-/// What a user of a channel holds beside it.
+/// Held beside a channel: keeps the connection from being closed as idle, and tells when it is lost or blocked.
 #[derive(Debug)]
 pub(in crate::broker) struct ChannelGuard {
     channels: Arc<AtomicUsize>,
@@ -51,22 +53,22 @@ pub(in crate::broker) struct ChannelGuard {
 }
 
 impl ChannelGuard {
-    /// Cancelled when the connection is gone.
+    /// Cancelled when the connection is lost.
     pub(in crate::broker) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 
-    /// What an error on the channel means: when the connection is gone it may be anybody's.
+    /// Interprets an error of the channel: once the connection is lost, the error may belong to any of its channels.
     pub(in crate::broker) fn explain(&self, error: Error) -> Error {
         if self.status.connected() || error.is_link() { error } else { Error::Unreachable(None) }
     }
 
-    /// Whether the broker has blocked the connection (a memory or disk alarm).
+    /// Whether the broker has blocked the connection (memory or disk alarm).
     pub(in crate::broker) fn blocked(&self) -> bool {
         *self.blocked.borrow()
     }
 
-    /// Waits until the broker takes something again; over at once when the connection is gone.
+    /// Waits until the connection is not blocked; returns at once when it is lost.
     pub(in crate::broker) fn unblocked(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut blocked = self.blocked.clone();
         async move {
@@ -81,34 +83,34 @@ impl Drop for ChannelGuard {
     }
 }
 
-/// A channel on which something was asked for that is not waited for any more. Dropping lapin's handles does not close it, as an
-/// answer is still due: a quorum queue without a majority gives it when it has one again, and then the broker has a consumer
-/// that nobody listens to. And when they do close it while the broker closes it for an error, lapin takes that for an error of the
-/// connection, and tells it to all others there. So it is told to close, after the answer, from here.
-pub(in crate::broker) struct Unfinished(Option<Channel>);
+/// Closes a channel in the background when it is dropped, unless it was disarmed. Dropping lapin's handles is not enough
+/// while an answer of the broker is due: a quorum queue without a majority answers when it has one again, and the broker then
+/// has a consumer that nobody reads from. And if the handles close the channel while the broker closes it for an error,
+/// lapin takes that for an error of the connection and reports it to all other channels.
+pub(in crate::broker) struct CloseOnDrop(Option<Channel>);
 
-impl Unfinished {
+impl CloseOnDrop {
     pub(in crate::broker) fn new(channel: &Channel) -> Self {
         Self(Some(channel.clone()))
     }
 
-    pub(in crate::broker) fn done(mut self) {
+    pub(in crate::broker) fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         if let (Some(channel), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            // Over at the latest with the connection.
-            runtime.spawn(async move { channel.close(200, "given up".into()).await });
+            // Ends at the latest when the connection does.
+            runtime.spawn(async move { channel.close(200, "cancelled".into()).await });
         }
     }
 }
 
-impl Live {
-    /// Follows the connection's events for as long as it lives.
-    pub(in crate::broker) fn follow(
+impl BrokerConnection {
+    /// Takes a new connection over and watches its events until it ends.
+    pub(super) fn watch(
         connection: Connection,
         socket: Socket,
         tenant: TenantId,
@@ -125,7 +127,7 @@ impl Live {
         let (counted, losses, expected) = (metrics.connection(), Arc::clone(&metrics), Arc::clone(&closing));
         tokio::spawn(async move {
             let _counted = counted;
-            // In this order: users learn of the loss, and the thread ends.
+            // Dropped in reverse order: users learn of the loss first, then the I/O thread ends.
             let _socket = socket;
             let _lost = ended.clone().drop_guard();
             loop {
@@ -142,7 +144,7 @@ impl Live {
                         info!(%tenant, purpose, "broker unblocked the connection");
                         set_blocked.send_replace(false);
                     }
-                    // lapin reports the errors of single channels here too; they touch no other stream.
+                    // lapin reports errors of single channels here, too; they do not affect other streams.
                     Some(Event::Error(error)) if error.is_amqp_soft_error() && status.connected() => {
                         debug!(%tenant, purpose, %error, "channel closed by the broker");
                     }
@@ -151,7 +153,7 @@ impl Live {
                         break;
                     }
                     Some(_) => {}
-                    // The connection's end ends the stream of events.
+                    // The stream of events ends with the connection.
                     None => break,
                 }
             }
@@ -166,33 +168,39 @@ impl Live {
             channels: Arc::default(),
             metrics,
             leaf,
-            spoiled: AtomicUsize::new(0),
+            stale_channels: AtomicUsize::new(0),
             closing,
+            opened: Instant::now(),
         }
     }
 
-    /// The certificate that it was opened with.
-    pub(in crate::broker) fn leaf(&self) -> &Arc<Leaf> {
+    /// The time since it was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// The certificate that the connection was opened with.
+    pub(super) fn leaf(&self) -> &Arc<Leaf> {
         &self.leaf
     }
 
-    /// Whether channels can be opened on it.
-    pub(in crate::broker) fn is_usable(&self) -> bool {
-        let is_worn = self.spoiled.load(Ordering::Relaxed) >= MAX_SPOILED;
-        !self.is_lost() && !is_worn && self.connection.status().connected()
+    /// Whether new channels can be opened on it.
+    pub(super) fn is_usable(&self) -> bool {
+        let is_worn_out = self.stale_channels.load(Ordering::Relaxed) >= MAX_STALE_CHANNELS;
+        !self.is_lost() && !is_worn_out && self.connection.status().connected()
     }
 
-    pub(in crate::broker) fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
     }
 
-    /// Whether anybody has a channel, or is about to open one.
-    pub(in crate::broker) fn is_used(&self) -> bool {
+    /// Whether anything has a channel, or is about to open one.
+    pub(super) fn is_used(&self) -> bool {
         self.channels.load(Ordering::Relaxed) > 0
     }
 
-    /// One more user.
-    pub(in crate::broker) fn guard(&self) -> ChannelGuard {
+    /// Registers one more user.
+    pub(super) fn guard(&self) -> ChannelGuard {
         self.channels.fetch_add(1, Ordering::Relaxed);
         ChannelGuard {
             channels: Arc::clone(&self.channels),
@@ -203,14 +211,14 @@ impl Live {
         }
     }
 
-    /// A channel for who has a guard.
-    pub(in crate::broker) async fn channel(&self, guard: &ChannelGuard, timeout: Duration) -> Result<Channel, Error> {
+    /// Opens a channel for the holder of a guard.
+    pub(super) async fn channel(&self, guard: &ChannelGuard, timeout: Duration) -> Result<Channel, Error> {
         let opening = async {
-            // Nothing is written while blocked: the request would only wait in a queue without bounds.
+            // lapin writes nothing while the connection is blocked: the request would wait in an unbounded queue.
             guard.unblocked().await;
             loop {
                 let opened = self.connection.create_channel().await;
-                if !self.is_told_of_another(opened.as_ref().err()) {
+                if !self.skip_stale_error(opened.as_ref().err()) {
                     return opened;
                 }
             }
@@ -221,8 +229,8 @@ impl Live {
                 Ok(opened) => Ok(opened?),
                 Err(_) if guard.blocked() => Err(Error::Timeout),
                 Err(_) => {
-                    // A connection that opens no channel is of no use to anyone: the next attempt makes a new one.
-                    warn!("the broker opens no channel");
+                    // A connection that opens no channel is of no use: the next attempt opens a new connection.
+                    warn!("the broker does not open a channel in time, the connection is replaced");
                     self.lost.cancel();
                     Err(Error::Timeout)
                 }
@@ -231,24 +239,24 @@ impl Live {
         }
     }
 
-    /// lapin 4.12 keeps the error that ended a channel under its number, and ends with it whoever gets that number next, when
-    /// all have been given out once. Such a number is passed over.
-    fn is_told_of_another(&self, error: Option<&lapin::Error>) -> bool {
+    /// lapin 4.12 keeps the error that closed a channel under its number and reports it to the next channel with that
+    /// number, once all numbers have been used. Returns whether this is such an error and another number should be tried.
+    fn skip_stale_error(&self, error: Option<&lapin::Error>) -> bool {
         error.is_some_and(lapin::Error::is_amqp_soft_error)
-            && self.spoiled.fetch_add(1, Ordering::Relaxed) < MAX_SPOILED
+            && self.stale_channels.fetch_add(1, Ordering::Relaxed) < MAX_STALE_CHANNELS
     }
 
-    /// Ends it without a word: its users see a loss, and go on elsewhere.
-    pub(in crate::broker) fn give_up(&self) {
+    /// Ends the connection without closing it: its users see a loss and continue on another one.
+    pub(super) fn abort(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.lost.cancel();
     }
 
-    /// Says goodbye, for 1 s at most, and ends it.
-    pub(in crate::broker) async fn close(&self) {
+    /// Closes the connection, waiting at most 1 s for the broker's answer.
+    pub(super) async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         if self.connection.status().connected() {
-            // A broker that is blocked or frozen does not answer; shutting the socket down ends it all the same.
+            // A blocked or frozen broker does not answer; shutting the socket down ends the connection regardless.
             let closing = self.connection.close(200, "idle".into());
             let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
         }
@@ -256,9 +264,9 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for BrokerConnection {
     fn drop(&mut self) {
-        // Lost before, and counted so; or given up by us.
-        self.give_up();
+        // Either lost before, and counted as such, or ended by the gateway.
+        self.abort();
     }
 }

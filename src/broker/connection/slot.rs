@@ -1,9 +1,9 @@
-//! One tenant's connection for one purpose, made on first use, made anew after a loss and closed when idle. Channels
-//! leave; while one is open, its [`ChannelGuard`] keeps the connection from being closed as idle and says when it is lost.
-//! lapin's own recovery is off: docs/adr/0002 says why.
+//! The slot for one tenant's connection for one purpose: opened on first use, replaced after a loss, closed when idle. While
+//! a channel is open, its [`ChannelGuard`] keeps the connection from being closed as idle and tells when it is lost.
+//! lapin's own recovery is disabled; docs/adr/0002 says why.
 //!
-//! Invariant: at most one attempt to connect at a time, in a task of its own. Streams wait for its outcome, whatever it
-//! is, so a hundred streams make one connection, and one that is not looked after (its client reads nothing) holds up no other.
+//! At most one attempt to connect is in progress for each slot, in a task of its own. All streams wait for its outcome, so
+//! a hundred streams open one connection, and a stream that is not polled (its client does not read) delays no other.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,57 +19,36 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::live::ChannelGuard;
 use super::{
     connect::{External, Target, connect},
-    context::{Identity, Shared},
-    live::Live,
+    context::{ConnectionContext, Identity},
+    live::{BrokerConnection, ChannelGuard},
+    purpose::Purpose,
 };
-use crate::{backoff::Backoff, broker::Error, names::TenantId, telemetry::BrokerPurpose};
+use crate::{backoff::Backoff, broker::error::Error, names::TenantId};
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+/// A connection that was lost earlier than this counts as a failed attempt.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// How long streams may go on using a connection that was replaced.
-const CLOSE_GRACE: Duration = Duration::from_secs(5);
+const REPLACED_CONNECTION_GRACE: Duration = Duration::from_secs(5);
 
-/// What a connection is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::broker) enum Purpose {
-    Publish,
-    Consume,
-}
-
-impl Purpose {
-    pub(in crate::broker) fn as_str(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Consume => "consume",
-        }
-    }
-
-    fn counted(self) -> BrokerPurpose {
-        match self {
-            Self::Publish => BrokerPurpose::Publish,
-            Self::Consume => BrokerPurpose::Consume,
-        }
-    }
-}
-
-/// A place for one connection.
-pub(in crate::broker) struct Link(Arc<Inner>);
+/// Holds at most one connection.
+pub(in crate::broker) struct ConnectionSlot(Arc<Inner>);
 
 struct Inner {
     tenant: TenantId,
     vhost: String,
     purpose: Purpose,
-    shared: Arc<Shared>,
-    place: Mutex<Place>,
-    /// Nothing is connected any more.
+    context: Arc<ConnectionContext>,
+    slot: Mutex<Slot>,
+    /// Cancelled when the slot must not connect any more.
     closed: CancellationToken,
 }
 
-struct Place {
+struct Slot {
     state: State,
-    /// The pause after the next failed attempt, and when the next attempt may begin.
+    /// The delay after failed attempts and connections lost within [`STABLE_AFTER`], and when the next attempt may start.
     backoff: Backoff,
     not_before: Instant,
     idle_since: Option<Instant>,
@@ -78,35 +57,35 @@ struct Place {
 enum State {
     Empty,
     Connecting(Attempt),
-    Live(Arc<Live>),
+    Connected(Arc<BrokerConnection>),
 }
 
 type Attempt = SharedFuture<BoxFuture<'static, Result<(), Error>>>;
 
-/// What to do for a channel.
+/// The next step towards a channel.
 enum Step {
-    Open(Arc<Live>, ChannelGuard),
+    Open(Arc<BrokerConnection>, ChannelGuard),
     Wait(Attempt),
 }
 
-impl Link {
-    pub(in crate::broker) fn new(tenant: TenantId, purpose: Purpose, shared: Arc<Shared>) -> Self {
-        let place = Place { state: State::Empty, backoff: BACKOFF, not_before: Instant::now(), idle_since: None };
-        let place = Mutex::new(place);
+impl ConnectionSlot {
+    pub(super) fn new(tenant: TenantId, purpose: Purpose, context: Arc<ConnectionContext>) -> Self {
+        let slot = Slot { state: State::Empty, backoff: BACKOFF, not_before: Instant::now(), idle_since: None };
+        let slot = Mutex::new(slot);
         let closed = CancellationToken::new();
-        Self(Arc::new(Inner { vhost: tenant.vhost(), tenant, purpose, shared, place, closed }))
+        Self(Arc::new(Inner { vhost: tenant.vhost(), tenant, purpose, context, slot, closed }))
     }
 
-    /// Opens a channel, on a new connection when there is none. After attempts that failed, the next waits: 50 ms,
-    /// doubling to 1 s, half of it at random.
+    /// Opens a channel, on a new connection when there is none. After failed attempts the next one is delayed: 50 ms,
+    /// doubling up to 1 s, half of it at random.
     ///
     /// # Errors
     /// When the broker cannot be reached, refuses the tenant, or a limit is reached.
     pub(in crate::broker) async fn channel(&self) -> Result<(Channel, ChannelGuard), Error> {
         loop {
             match self.0.next_step() {
-                Step::Open(live, guard) => {
-                    let channel = live.channel(&guard, self.0.shared.options.connect_timeout).await?;
+                Step::Open(connection, guard) => {
+                    let channel = connection.channel(&guard, self.0.context.options.connect_timeout).await?;
                     return Ok((channel, guard));
                 }
                 Step::Wait(connecting) => connecting.await?,
@@ -114,61 +93,61 @@ impl Link {
         }
     }
 
-    /// Closes the connection when it has had no channel for this long. Whether the link holds none afterwards.
+    /// Closes the connection when it has had no channel for this long. Returns whether the slot is empty afterwards.
     pub(in crate::broker) async fn close_if_idle(&self, timeout: Duration) -> bool {
-        let live = {
-            let mut place = self.0.place();
-            let live = match &place.state {
+        let connection = {
+            let mut slot = self.0.slot();
+            let connection = match &slot.state {
                 State::Empty => return true,
                 State::Connecting(_) => return false,
-                State::Live(live) => Arc::clone(live),
+                State::Connected(connection) => Arc::clone(connection),
             };
-            if !live.is_lost() {
-                if live.is_used() {
-                    place.idle_since = None;
+            if !connection.is_lost() {
+                if connection.is_used() {
+                    slot.idle_since = None;
                     return false;
                 }
-                if place.idle_since.get_or_insert_with(Instant::now).elapsed() < timeout {
+                if slot.idle_since.get_or_insert_with(Instant::now).elapsed() < timeout {
                     return false;
                 }
             }
-            place.state = State::Empty;
-            place.idle_since = None;
-            live
+            slot.state = State::Empty;
+            slot.idle_since = None;
+            connection
         };
-        live.close().await;
+        connection.close().await;
         true
     }
 
-    /// As [`Self::renew`], when the certificate that the connection was opened with is not the tenant's current one any more.
-    pub(in crate::broker) async fn renew_if_due(&self) -> Result<(), Error> {
-        let shown = match &self.0.place().state {
-            State::Live(live) => Arc::clone(live.leaf()),
+    /// Replaces the connection when it was opened with another certificate than the tenant's current one.
+    pub(super) async fn renew_if_due(&self) -> Result<(), Error> {
+        let presented = match &self.0.slot().state {
+            State::Connected(connection) => Arc::clone(connection.leaf()),
             State::Empty | State::Connecting(_) => return Ok(()),
         };
-        if self.0.shared.certificates().is_current(&self.0.tenant, &shown) { Ok(()) } else { self.renew().await }
+        if self.0.context.certificates().is_current(&self.0.tenant, &presented) { Ok(()) } else { self.renew().await }
     }
 
-    /// Puts a new connection, with the certificate as it is now, in the place of the one that stands. The old one goes when
-    /// nobody uses it any more, and after [`CLOSE_GRACE`] whoever does: its users then go on with the new one, as after a loss.
+    /// Replaces the connection by one with the current certificate. The old one is closed as soon as it has no users, and
+    /// aborted after [`REPLACED_CONNECTION_GRACE`]: its users then continue on the new one, as after a loss.
     ///
     /// # Errors
-    /// When there is no new connection; the old one stays.
+    /// When a new connection cannot be opened; the old one stays.
     async fn renew(&self) -> Result<(), Error> {
-        let standing = |place: &Place| match &place.state {
-            State::Live(live) if live.is_usable() => Some(Arc::clone(live)),
-            // The next one is new anyway.
+        let usable = |slot: &Slot| match &slot.state {
+            State::Connected(connection) if connection.is_usable() => Some(Arc::clone(connection)),
+            // The next connection will be a new one anyway.
             _ => None,
         };
-        let Some(old) = standing(&self.0.place()) else { return Ok(()) };
+        let Some(old) = usable(&self.0.slot()) else { return Ok(()) };
         let new = Arc::new(self.0.connect().await?);
         let is_replaced = {
-            let mut place = self.0.place();
-            let still = standing(&place).is_some_and(|live| Arc::ptr_eq(&live, &old));
-            let is_replaced = still && !self.0.closed.is_cancelled();
+            let mut slot = self.0.slot();
+            let is_unchanged = usable(&slot).is_some_and(|connection| Arc::ptr_eq(&connection, &old));
+            let is_replaced = is_unchanged && !self.0.closed.is_cancelled();
             if is_replaced {
-                place.state = State::Live(Arc::clone(&new));
-                place.idle_since = None;
+                slot.state = State::Connected(Arc::clone(&new));
+                slot.idle_since = None;
             }
             is_replaced
         };
@@ -178,48 +157,62 @@ impl Link {
         }
         let closed = self.0.closed.clone();
         tokio::spawn(async move {
-            let end = Instant::now() + CLOSE_GRACE;
+            let end = Instant::now() + REPLACED_CONNECTION_GRACE;
             while old.is_used() && !old.is_lost() && Instant::now() < end && !closed.is_cancelled() {
-                tokio::time::sleep(CLOSE_GRACE / 20).await;
+                tokio::time::sleep(REPLACED_CONNECTION_GRACE / 20).await;
             }
-            // A goodbye would look like the end of their queues to whoever still consumes; a loss is what they live through.
-            if old.is_used() { old.give_up() } else { old.close().await }
+            // To a consumer an orderly close looks like the deletion of its queue; it recovers from a loss.
+            if old.is_used() { old.abort() } else { old.close().await }
         });
         Ok(())
     }
 
-    /// Closes the connection, whoever uses it, and makes no other.
-    pub(in crate::broker) async fn close(&self) {
+    /// Closes the connection even if it is in use, and opens no other one.
+    pub(super) async fn close(&self) {
         self.0.closed.cancel();
-        let state = std::mem::replace(&mut self.0.place().state, State::Empty);
-        if let State::Live(live) = state {
-            live.close().await;
+        let state = std::mem::replace(&mut self.0.slot().state, State::Empty);
+        if let State::Connected(connection) = state {
+            connection.close().await;
         }
     }
 }
 
+impl Slot {
+    fn back_off(&mut self) {
+        self.not_before = Instant::now() + self.backoff.pause();
+    }
+}
+
 impl Inner {
-    fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_step(self: &Arc<Self>) -> Step {
-        let mut place = self.place();
-        let attempt = match &place.state {
-            State::Live(live) if live.is_usable() => {
-                // Taken under the lock, so that the connection is not closed as idle in between.
-                let step = Step::Open(Arc::clone(live), live.guard());
-                place.idle_since = None;
+        let mut slot = self.slot();
+        let lost_after = match &slot.state {
+            State::Connected(connection) if connection.is_usable() => {
+                // The guard is taken under the lock, so that the connection is not closed as idle in between.
+                let step = Step::Open(Arc::clone(connection), connection.guard());
+                slot.idle_since = None;
                 return step;
             }
-            State::Connecting(attempt) => attempt.clone(),
-            State::Empty | State::Live(_) => Arc::clone(self).attempt(place.not_before),
+            State::Connecting(attempt) => return Step::Wait(attempt.clone()),
+            State::Connected(lost) => Some(lost.age()),
+            State::Empty => None,
         };
-        place.state = State::Connecting(attempt.clone());
+        match lost_after {
+            // Without this, a message that lapin cannot read would cost a new connection each time it is delivered.
+            Some(age) if age < STABLE_AFTER => slot.back_off(),
+            Some(_) => slot.backoff.reset(),
+            None => {}
+        }
+        let attempt = Arc::clone(self).attempt(slot.not_before);
+        slot.state = State::Connecting(attempt.clone());
         Step::Wait(attempt)
     }
 
-    /// Begins to connect, in a task of its own.
+    /// Starts an attempt to connect, in a task of its own.
     fn attempt(self: Arc<Self>, not_before: Instant) -> Attempt {
         let task = tokio::spawn(async move {
             let connected = tokio::select! {
@@ -229,58 +222,62 @@ impl Inner {
                 } => connected,
                 () = self.closed.cancelled() => Err(Error::Unreachable(None)),
             };
-            let mut place = self.place();
+            let mut slot = self.slot();
             let (state, outcome) = match connected {
-                // Closed in this moment: dropping the connection closes it.
+                // Closed meanwhile: dropping the connection ends it.
                 Ok(_) if self.closed.is_cancelled() => (State::Empty, Err(Error::Unreachable(None))),
-                Ok(live) => {
-                    place.backoff.reset();
-                    (State::Live(Arc::new(live)), Ok(()))
-                }
+                Ok(connection) => (State::Connected(Arc::new(connection)), Ok(())),
                 Err(error) => {
-                    place.not_before = Instant::now() + place.backoff.pause();
+                    slot.back_off();
                     (State::Empty, Err(error))
                 }
             };
-            place.state = state;
-            place.idle_since = None;
+            slot.state = state;
+            slot.idle_since = None;
             outcome
         });
-        // A runtime that shuts down ends the task, and everybody with it.
+        // The task fails to join only when the runtime shuts down.
         task.map(|joined| joined.unwrap_or(Err(Error::Unreachable(None)))).boxed().shared()
     }
 
-    /// Tries the endpoints in turn: those that failed lately come last.
-    async fn connect(&self) -> Result<Live, Error> {
+    /// Tries the endpoints one after the other; those that failed recently come last.
+    async fn connect(&self) -> Result<BrokerConnection, Error> {
         let mut last = Error::Unreachable(None);
-        for (index, endpoint) in self.shared.endpoints() {
-            // Until the broker has said open-ok, or the attempt is over; `connect_timeout` counts from here.
-            let _turn = self.shared.turn(index).await;
-            let Identity { tls, leaf } = self.shared.identity(&self.tenant)?;
+        for (index, endpoint) in self.context.endpoints.in_order() {
+            // Held until the broker has opened the connection or the attempt has failed; `connect_timeout` starts here.
+            let _permit = self.context.endpoints.connect_permit(index).await;
+            let Identity { tls, leaf } = self.context.identity(&self.tenant)?;
             let target = Target {
                 endpoint,
                 vhost: &self.vhost,
                 tls: Arc::clone(&tls),
-                heartbeat: self.shared.options.heartbeat,
-                timeout: self.shared.options.connect_timeout,
+                heartbeat: self.context.options.heartbeat,
+                timeout: self.context.options.connect_timeout,
                 name: format!("warrengate {} {}", self.tenant, self.purpose.as_str()),
             };
             let connected = connect(target, External).await;
-            self.shared.tried(index, !connected.as_ref().is_err_and(Error::is_link));
+            self.context.endpoints.record(index, !connected.as_ref().is_err_and(Error::is_link));
             match connected {
                 Ok((connection, socket)) => {
                     info!(tenant = %self.tenant, purpose = self.purpose.as_str(), "broker connection opened");
-                    let metrics = Arc::clone(self.shared.metrics.broker(self.purpose.counted()));
-                    return Ok(Live::follow(connection, socket, self.tenant.clone(), self.purpose, metrics, leaf));
+                    let metrics = Arc::clone(self.context.metrics.broker(self.purpose.metric_label()));
+                    return Ok(BrokerConnection::watch(
+                        connection,
+                        socket,
+                        self.tenant.clone(),
+                        self.purpose,
+                        metrics,
+                        leaf,
+                    ));
                 }
                 Err(error) => {
-                    debug!(tenant = %self.tenant, ?error, "broker connection failed");
+                    debug!(tenant = %self.tenant, ?error, "broker endpoint refused the connection");
                     last = error;
                 }
             }
         }
-        self.shared.metrics.broker(self.purpose.counted()).connection_failed();
-        warn!(tenant = %self.tenant, purpose = self.purpose.as_str(), error = ?last, "no broker connection");
+        self.context.metrics.broker(self.purpose.metric_label()).connection_failed();
+        warn!(tenant = %self.tenant, purpose = self.purpose.as_str(), error = ?last, "cannot connect to the broker");
         Err(last)
     }
 }

@@ -1,8 +1,6 @@
-//! Acknowledgements of one channel, combined: each `basic.ack` frame costs the broker a TLS record of its own, and a quorum queue an
-//! entry in its log.
-//!
-//! Invariant: an acknowledgement is sent at most [`LONGEST`] after it was added, while deliveries are awaited, and before the
-//! channel is closed.
+//! Acknowledgements of one channel, gathered into few `basic.ack` frames: each frame costs the broker a TLS record of its own,
+//! and a quorum queue an entry in its log. What was gathered is written within [`MAX_DELAY`] of waiting for deliveries, and
+//! before the channel is closed.
 
 use std::{pin::Pin, time::Duration};
 
@@ -10,13 +8,14 @@ use futures_util::FutureExt as _;
 use lapin::{Channel, options::BasicAckOptions};
 use tokio::time::{Instant, Sleep};
 
-use crate::broker::Error;
+use crate::broker::error::Error;
 
-/// So many are combined; fewer in a small window, which must not wait for its own acknowledgements.
-const MOST: u64 = 64;
+/// This many tags are acknowledged at once. A small window acknowledges more often, since it must not wait for its own
+/// acknowledgements.
+const MAX_GATHERED: u64 = 64;
 const SHARE_OF_WINDOW: u16 = 4;
 /// The longest that an acknowledgement waits for others.
-const LONGEST: Duration = Duration::from_millis(2);
+const MAX_DELAY: Duration = Duration::from_millis(2);
 
 pub(in crate::broker) struct Acks {
     channel: Channel,
@@ -25,30 +24,30 @@ pub(in crate::broker) struct Acks {
 }
 
 impl Acks {
-    /// For a consumer with so many unacknowledged deliveries at most.
+    /// For a consumer with this many unacknowledged deliveries at most.
     pub(in crate::broker) fn new(channel: Channel, window: u16) -> Self {
         Self { channel, gathered: Gathered::new(window), timer: Box::pin(tokio::time::sleep(Duration::ZERO)) }
     }
 
-    /// Acknowledges all up to and including this one.
+    /// Acknowledges all deliveries up to and including this tag, together with later ones.
     pub(in crate::broker) fn through(&mut self, tag: u64) -> Result<(), Error> {
         if self.gathered.is_empty() {
-            self.timer.as_mut().reset(Instant::now() + LONGEST);
+            self.timer.as_mut().reset(Instant::now() + MAX_DELAY);
         }
-        if self.gathered.add(tag) { self.say() } else { Ok(()) }
+        if self.gathered.add(tag) { self.flush() } else { Ok(()) }
     }
 
-    /// Acknowledges this one.
+    /// Acknowledges one delivery at once.
     pub(in crate::broker) fn single(&self, tag: u64) -> Result<(), Error> {
-        self.give(tag, false)
+        self.write(tag, false)
     }
 
-    /// Sends what was combined.
-    pub(in crate::broker) fn say(&mut self) -> Result<(), Error> {
-        self.gathered.take().map_or(Ok(()), |tag| self.give(tag, true))
+    /// Acknowledges what was gathered.
+    pub(in crate::broker) fn flush(&mut self) -> Result<(), Error> {
+        self.gathered.take().map_or(Ok(()), |tag| self.write(tag, true))
     }
 
-    /// Waits until something has to be sent; never returns when there is nothing. Cancel safe.
+    /// Waits until [`Self::flush`] is due; for ever when nothing was gathered. Cancel safe.
     pub(in crate::broker) async fn due(&mut self) {
         match self.gathered.is_empty() {
             true => std::future::pending().await,
@@ -56,41 +55,42 @@ impl Acks {
         }
     }
 
-    /// Passes an acknowledgement to the connection, in order with everything else, without waiting until it is written.
-    fn give(&self, tag: u64, multiple: bool) -> Result<(), Error> {
-        // The first poll passes it on. A connection that breaks before it is written fails the next delivery.
+    /// Hands the frame to the connection, in order with all others, without waiting until it is written.
+    fn write(&self, tag: u64, multiple: bool) -> Result<(), Error> {
+        // The first poll hands it over. If the connection is lost before it is written, the next delivery fails.
         self.channel.basic_ack(tag, BasicAckOptions { multiple }).now_or_never().transpose()?;
         Ok(())
     }
 }
 
-/// What was not sent yet.
+/// Tags that the broker has not been told yet.
 struct Gathered {
-    most: u64,
-    /// The last tag that was sent.
-    said: u64,
-    /// The last tag that is to be sent.
+    max: u64,
+    /// The last tag that was acknowledged.
+    acknowledged: u64,
+    /// The last tag that is to be acknowledged.
     through: u64,
 }
 
 impl Gathered {
     fn new(window: u16) -> Self {
-        Self { most: u64::from(window / SHARE_OF_WINDOW).clamp(1, MOST), said: 0, through: 0 }
+        let max = u64::from(window / SHARE_OF_WINDOW).clamp(1, MAX_GATHERED);
+        Self { max, acknowledged: 0, through: 0 }
     }
 
     fn is_empty(&self) -> bool {
-        self.through == self.said
+        self.through == self.acknowledged
     }
 
-    /// Adds all up to this tag; returns whether that is enough to be sent now.
+    /// Adds all tags up to this one; returns whether they should be acknowledged now.
     fn add(&mut self, tag: u64) -> bool {
         self.through = self.through.max(tag);
-        self.through - self.said >= self.most
+        self.through - self.acknowledged >= self.max
     }
 
     fn take(&mut self) -> Option<u64> {
         let tag = (!self.is_empty()).then_some(self.through);
-        self.said = self.through;
+        self.acknowledged = self.through;
         tag
     }
 }
@@ -100,17 +100,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_are_said_by_the_last_one_and_what_was_said_is_not_said_again() {
+    fn many_tags_are_acknowledged_by_the_last_one_and_only_once() {
         let mut gathered = Gathered::new(1_000);
-        assert!((1..MOST).all(|tag| !gathered.add(tag)));
-        assert!(gathered.add(MOST));
-        assert_eq!((gathered.take(), gathered.take()), (Some(MOST), None));
-        assert!(!gathered.add(MOST + 10));
-        assert_eq!((gathered.take(), gathered.is_empty()), (Some(MOST + 10), true));
+        assert!((1..MAX_GATHERED).all(|tag| !gathered.add(tag)));
+        assert!(gathered.add(MAX_GATHERED));
+        assert_eq!((gathered.take(), gathered.take()), (Some(MAX_GATHERED), None));
+        assert!(!gathered.add(MAX_GATHERED + 10));
+        assert_eq!((gathered.take(), gathered.is_empty()), (Some(MAX_GATHERED + 10), true));
     }
 
     #[test]
-    fn a_small_window_is_not_held_up_by_its_own_acknowledgements() {
+    fn a_small_window_does_not_wait_for_its_own_acknowledgements() {
         assert!(Gathered::new(1).add(1));
         assert!(Gathered::new(4).add(1));
         let mut of_forty = Gathered::new(40);

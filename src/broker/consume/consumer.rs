@@ -1,20 +1,16 @@
-//! Consuming for one stream, on a channel of its own: batches of whatever is ready, within the subscriber's windows.
+//! The consumer of one stream, on a channel of its own. It returns batches of ready deliveries within the subscriber's
+//! windows.
 //!
-//! The broker counts a prefetch in messages only, and lapin keeps what it sends without a bound. So everything that the broker
-//! has sent is read at once, and what does not fit into the byte window loses its body and goes back to the queue: the
-//! consumer is cancelled first, so that it comes to others and not here again, and opened anew with a prefetch for the
-//! sizes seen as soon as there is capacity. A queue that serves one consumer at a time is never left: there the deliveries
-//! that do not fit stay unsettled, and are given back one by one when they fit.
+//! The broker limits a prefetch by messages only, and lapin buffers deliveries without a bound. So all deliveries are read
+//! from lapin at once, and those that do not fit into the byte window lose their bodies and return to the queue. The consumer
+//! is cancelled first, so that they go to other consumers, and started again when there is capacity, with a prefetch for the
+//! sizes seen. On a queue that serves one consumer at a time the consumer is not cancelled: there, deliveries that do not fit
+//! stay unsettled and are requeued one by one when they fit.
 //!
-//! When the consumer ends, the [`Error`] says whether the link is at fault (a new consumer may go on) or the queue (nothing
-//! will).
+//! When the consumer ends, the [`Error`] says whether the connection was lost (a new consumer may continue) or the queue is
+//! unusable.
 
-use std::{
-    collections::BTreeSet,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
@@ -30,27 +26,30 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{
     acks::Acks,
     inbox::{Excess, Inbox},
+    incoming::{Capacity, Incoming},
 };
 use crate::{
     broker::{
-        Error,
-        connection::live::{ChannelGuard, Unfinished},
-        handle::Links,
+        connection::{
+            live::{ChannelGuard, CloseOnDrop},
+            tenant_connections::TenantConnections,
+        },
+        error::Error,
         message::{
             properties,
-            retained::{self, Held},
+            retained::{self, RetainedDelivery},
+            size::encoded_size,
         },
         publish::confirms,
     },
     names::QueueName,
-    pb::Message,
 };
 
-const SETUP: Duration = Duration::from_secs(10);
-/// A batch of fewer looks again, after everybody else had a turn, for what came meanwhile: a frame costs as much as many messages.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a batch smaller than this, the task yields and reads again: a frame costs as much as many messages.
 const BATCH: usize = 32;
-const LOOKS: usize = 2;
-/// The prefetch to begin with, whatever more the subscriber allows: the sizes of the queue's messages are not known yet.
+const MAX_YIELDS: usize = 2;
+/// The first prefetch is at most this, because the sizes of the queue's messages are not known yet.
 const FIRST_PREFETCH: u16 = 256;
 /// How much the prefetch grows at a time.
 const GROWTH: usize = 4;
@@ -58,17 +57,16 @@ const GROWTH: usize = 4;
 const EXPECT_AS_LARGE: Duration = Duration::from_secs(1);
 /// Between two changes of the prefetch that gain little.
 const SMALL_CHANGES: Duration = Duration::from_millis(20);
-/// Between two questions whether the queue may be shared, while nobody can say.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// How long a delivery that was given back to come again is waited for: another consumer may have it.
-const COMES_AGAIN: Duration = Duration::from_secs(1);
-/// RabbitMQ puts more than 32 deliveries that are returned together back in no particular order.
+/// Between two lookups of how the queue is shared, after one that failed.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a requeued delivery is expected here again; another consumer may have received it.
+const REQUEUE_TIMEOUT: Duration = Duration::from_secs(1);
+/// RabbitMQ does not keep the order of more than 32 deliveries that are returned together.
 const RETURNED_TOGETHER: usize = 32;
-/// So many returns are given to the broker at a time, and then a moment passes: RabbitMQ puts them together itself when more
-/// than 32 wait for its log.
+/// Between so many returns there is a pause: RabbitMQ combines them when more than 32 wait for its log.
 const RETURNS_AT_A_TIME: usize = 16;
-const BETWEEN_RETURNS: Duration = Duration::from_millis(10);
-const CLOSING: Duration = Duration::from_secs(2);
+const RETURN_PAUSE: Duration = Duration::from_millis(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where to begin in a stream queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +75,7 @@ pub enum StartAt {
     First,
     /// The newest chunk.
     Last,
-    /// What comes from now on.
+    /// Messages published from now on.
     Next,
     /// This offset.
     Offset(u64),
@@ -100,75 +98,33 @@ pub struct ConsumeSpec {
     pub exclusive: bool,
     /// Consumers of higher priority are served first.
     pub priority: i32,
-    /// Whether deliveries are kept until they are settled, to be sent round again. Never those of a stream queue.
+    /// Whether deliveries are retained until they are settled, so that they can be published again. Never those of a stream
+    /// queue.
     pub keep: bool,
-}
-
-/// A delivery as the broker gave it.
-#[derive(Debug, Default)]
-pub struct Incoming {
-    /// The channel's number for it.
-    pub tag: u64,
-    /// The size of its body, properties and headers, as the windows count it.
-    pub bytes: usize,
-    /// The message, as its producer wrote it.
-    pub message: Message,
-    /// The exchange it was published to, also after retries.
-    pub exchange: String,
-    /// The routing key it was published with.
-    pub routing_key: String,
-    /// Whether it may have been delivered before.
-    pub redelivered: bool,
-    /// 1 for the first attempt.
-    pub attempt: u32,
-    /// In a stream queue.
-    pub offset: Option<u64>,
-    /// When a gateway accepted it; none when it came another way.
-    pub accepted: Option<SystemTime>,
-    /// What it was made of.
-    pub held: Option<Box<Held>>,
-}
-
-/// What the subscriber can take at this moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Capacity {
-    /// Messages that its window has left.
-    pub messages: usize,
-    /// Bytes that its window has left.
-    pub bytes: usize,
-    /// Messages that it has and has not settled.
-    pub unsettled: usize,
-}
-
-impl Capacity {
-    /// Whether a message goes out whatever its size: otherwise one larger than the window would never be delivered.
-    pub fn is_idle(self) -> bool {
-        self.unsettled == 0
-    }
 }
 
 /// Whether a queue's messages may go to other consumers while this one is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// One consumer at a time: leaving would hand its place to another.
+    /// One consumer at a time: after a cancel, another consumer would be the active one.
     Single,
-    /// Any number of consumers. One that expires soon without a consumer is not left without this one.
+    /// Any number of consumers. A queue that expires soon without a consumer keeps this one.
     Shared {
-        /// Whether it does.
+        /// Whether the queue expires soon without a consumer.
         expires_soon: bool,
     },
 }
 
-/// Asks how a queue is shared; nothing when nobody can say.
+/// Looks up how a queue is shared; `None` when that cannot be determined.
 pub type SharingLookup = Arc<dyn Fn() -> BoxFuture<'static, Option<Sharing>> + Send + Sync>;
 
 /// A consumer on a channel of its own.
 pub struct Consumer {
     channel: Channel,
-    /// None while the broker delivers nothing.
+    /// `None` while the broker delivers nothing.
     deliveries: Option<lapin::Consumer>,
     guard: ChannelGuard,
-    /// The link's end, asked once for all deliveries; over for good when it is none.
+    /// Completes when the connection is lost; `None` afterwards.
     lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     spec: ConsumeSpec,
     acks: Acks,
@@ -178,20 +134,20 @@ pub struct Consumer {
     flow: Flow,
     sharing: Option<Sharing>,
     lookup: SharingLookup,
-    ask_not_before: Instant,
+    lookup_not_before: Instant,
     /// When deliveries did not fit last.
     last_excess: Option<Instant>,
-    /// The size of the first of them.
+    /// The size of the first delivery that did not fit.
     blocked_by: usize,
     /// When the flow changed last.
     changed: Instant,
-    /// What is unsettled of the present consumer, while its prefetch is smaller than the window: the broker delivers nothing
-    /// more when it is used up.
+    /// The unsettled deliveries of the present consumer, while its prefetch is smaller than the window: when the prefetch is
+    /// used up, the broker delivers nothing more.
     unsettled: BTreeSet<u64>,
-    /// Until when those are waited for that were given back to come again.
-    comes_again_by: Instant,
-    /// The last one received, in a stream queue. A stream takes nothing back: RabbitMQ answers `nack` and `reject` with the
-    /// end of the whole connection.
+    /// Until when requeued deliveries are expected here again.
+    requeued_until: Instant,
+    /// The offset of the last delivery of a stream queue. Nothing can be returned to a stream: RabbitMQ answers `nack` and
+    /// `reject` by closing the connection.
     offset: Option<u64>,
     stream: bool,
     stopped: bool,
@@ -200,14 +156,14 @@ pub struct Consumer {
 /// How deliveries flow from the broker.
 enum Flow {
     Running,
-    /// The same, while it is asked how the queue is shared.
-    Asking(BoxFuture<'static, Option<Sharing>>),
-    /// The broker is asked to stop; the last deliveries are on their way. Then it goes on with this prefetch.
+    /// Running, while a lookup of how the queue is shared is in progress.
+    LookingUp(BoxFuture<'static, Option<Sharing>>),
+    /// The cancel was sent, and deliveries may still arrive. Afterwards the consumer starts again with this prefetch.
     Cancelling {
         answer: Option<BoxFuture<'static, Result<(), lapin::Error>>>,
         next: Option<u16>,
     },
-    /// What did not fit is being given back.
+    /// Deliveries that did not fit are being returned.
     Returning(BoxFuture<'static, Result<(), lapin::Error>>),
     Paused,
     Starting {
@@ -216,7 +172,7 @@ enum Flow {
     },
 }
 
-/// A step of the flow that is over.
+/// A completed step of the flow.
 enum Step {
     Shared(Option<Sharing>),
     Cancelled(Result<(), lapin::Error>),
@@ -226,27 +182,27 @@ enum Step {
 
 impl Consumer {
     pub(in crate::broker) async fn open(
-        links: &Links,
+        connections: &TenantConnections,
         spec: &ConsumeSpec,
         lookup: SharingLookup,
     ) -> Result<Self, Error> {
-        // Of an exclusive consumer, RabbitMQ lets no other in.
+        // Beside an exclusive consumer, RabbitMQ admits no other.
         let mut sharing = spec.exclusive.then_some(Sharing::Single);
         let is_large = spec.max_messages > FIRST_PREFETCH;
         if is_large && sharing.is_none() {
             sharing = lookup().await;
         }
         let prefetch = match sharing {
-            // It can never be opened anew with another.
+            // It is never cancelled, so the prefetch cannot be changed later.
             Some(Sharing::Single) => spec.max_messages,
             None if is_large => spec.max_messages,
             _ => spec.max_messages.min(FIRST_PREFETCH),
         };
-        let (channel, guard) = links.consume.channel().await?;
-        let unfinished = Unfinished::new(&channel);
+        let (channel, guard) = connections.consume.channel().await?;
+        let close_on_drop = CloseOnDrop::new(&channel);
         let opening = consume(channel.clone(), spec.clone(), prefetch);
-        let deliveries = tokio::time::timeout(SETUP, opening).await.map_err(|_| Error::Timeout)??;
-        unfinished.done();
+        let deliveries = tokio::time::timeout(SETUP_TIMEOUT, opening).await.map_err(|_| Error::Timeout)??;
+        close_on_drop.disarm();
         Ok(Self {
             acks: Acks::new(channel.clone(), spec.max_messages),
             channel,
@@ -259,12 +215,12 @@ impl Consumer {
             flow: Flow::Running,
             sharing,
             lookup,
-            ask_not_before: Instant::now(),
+            lookup_not_before: Instant::now(),
             last_excess: None,
             blocked_by: 0,
             changed: Instant::now(),
             unsettled: BTreeSet::new(),
-            comes_again_by: Instant::now(),
+            requeued_until: Instant::now(),
             offset: None,
             // A position is for stream queues only; the broker has refused it for all others.
             stream: spec.start.is_some(),
@@ -278,19 +234,19 @@ impl Consumer {
         self.capacity = capacity;
     }
 
-    /// The oldest delivery that the subscriber has not got and that newer ones may overtake: an acknowledgement of "all before"
+    /// The oldest delivery that the subscriber has not received and that newer ones may overtake: an acknowledgement of "all before"
     /// must not cover it.
     pub fn oldest_undelivered(&self) -> Option<u64> {
         self.inbox.first_excess().map(|excess| excess.tag)
     }
 
-    /// Bytes that are here and were not handed out.
+    /// The bytes received and not delivered yet.
     pub fn buffered_bytes(&self) -> usize {
         self.inbox.bytes()
     }
 
-    /// Waits for deliveries that fit, and takes what is ready: at most so many messages, and so many bytes unless it is one
-    /// larger message. Cancel safe: what was received is not lost.
+    /// Waits for deliveries that fit, and returns those that are ready: at most `most` messages of `frame` bytes together, or
+    /// one larger message. Cancel safe: no received delivery is lost.
     ///
     /// # Errors
     /// When the consumer has ended; see [`Error::is_link`].
@@ -298,7 +254,7 @@ impl Consumer {
         loop {
             self.receive_all()?;
             self.steer()?;
-            for _ in 0..LOOKS {
+            for _ in 0..MAX_YIELDS {
                 let before = self.inbox.len();
                 if before == 0 || before >= most.min(BATCH) || self.inbox.bytes() >= frame {
                     break;
@@ -317,7 +273,7 @@ impl Consumer {
         }
     }
 
-    /// Waits until the consumer ends, while nothing is to be handed out: a full window must not hide the end. Cancel safe.
+    /// Waits until the consumer ends, while the window is full and nothing can be delivered. Cancel safe.
     pub async fn ended(&mut self) -> Error {
         loop {
             let done = self.receive_all().and_then(|()| self.steer());
@@ -330,12 +286,12 @@ impl Consumer {
         }
     }
 
-    /// Waits for the next thing to happen, and does what it needs. Cancel safe.
+    /// Waits for the next event and processes it. Cancel safe.
     async fn step(&mut self) -> Result<(), Error> {
         let Some(lost) = &mut self.lost else { return Err(Error::Unreachable(None)) };
         let wakes = match self.flow {
             Flow::Running if self.inbox.first_excess().is_some() => {
-                Some(if self.inbox.is_expecting() { self.comes_again_by } else { self.ask_not_before })
+                Some(if self.inbox.is_expecting() { self.requeued_until } else { self.lookup_not_before })
             }
             Flow::Running | Flow::Paused => Some(self.changed + SMALL_CHANGES),
             _ => None,
@@ -348,14 +304,14 @@ impl Consumer {
                 self.lost = None;
                 return Err(Error::Unreachable(None));
             }
-            () = self.acks.due() => self.acks.say()?,
+            () = self.acks.due() => self.acks.flush()?,
             step = self.flow.step() => self.advance(step)?,
             () = sleep_until(wakes.unwrap_or_else(Instant::now)), if wakes.is_some() => {}
         }
         Ok(())
     }
 
-    /// Takes everything that lapin has.
+    /// Reads all deliveries that lapin has buffered.
     fn receive_all(&mut self) -> Result<(), Error> {
         while let Some(next) = delivered(&mut self.deliveries).now_or_never() {
             self.receive(next)?;
@@ -372,7 +328,7 @@ impl Consumer {
                 self.deliveries = None;
                 return self.cancelled();
             }
-            // The broker cancels a consumer when its queue goes away.
+            // The broker cancels a consumer when its queue is deleted.
             None => return Err(Error::QueueDeleted(self.spec.queue.to_string())),
         };
         if self.prefetch < self.spec.max_messages {
@@ -381,7 +337,8 @@ impl Consumer {
         let bytes = size(&delivery);
         let offset = offset(&delivery.properties);
         self.stream |= offset.is_some();
-        // One larger than the window, when nothing else is unsettled; and the one that keeps a queue from expiring.
+        // A message larger than the window, when nothing else is unsettled, and the message of a consumer that only keeps a
+        // queue from expiring.
         let is_kept_alive = matches!(self.sharing, Some(Sharing::Shared { expires_soon: true })) && self.prefetch == 1;
         let spare = usize::from(self.capacity.is_idle() || is_kept_alive);
         if self.inbox.keeps(bytes, delivery.redelivered, self.capacity, spare) {
@@ -394,18 +351,18 @@ impl Consumer {
         Ok(())
     }
 
-    /// Begins what is necessary to keep to the windows, or to fill them.
+    /// Starts what is necessary to respect the windows, or to fill them.
     fn steer(&mut self) -> Result<(), Error> {
         if self.stopped {
             return Ok(());
         }
         match &self.flow {
-            Flow::Running if self.inbox.first_excess().is_some() => self.give_excess_back(),
+            Flow::Running if self.inbox.first_excess().is_some() => self.return_excess(),
             Flow::Running => {
                 if let Some(prefetch) = self.larger_prefetch() {
-                    match self.may_leave() {
+                    match self.may_cancel() {
                         true => self.cancel(Some(prefetch)),
-                        false => self.ask(),
+                        false => self.look_up_sharing(),
                     }
                 }
                 Ok(())
@@ -416,41 +373,41 @@ impl Consumer {
                 }
                 Ok(())
             }
-            Flow::Asking(_) | Flow::Cancelling { .. } | Flow::Returning(_) | Flow::Starting { .. } => Ok(()),
+            Flow::LookingUp(_) | Flow::Cancelling { .. } | Flow::Returning(_) | Flow::Starting { .. } => Ok(()),
         }
     }
 
-    /// Whether the consumer may be cancelled without consequences for its place at the queue.
-    fn may_leave(&self) -> bool {
+    /// Whether the consumer may be cancelled without losing its rank at the queue.
+    fn may_cancel(&self) -> bool {
         self.stream || matches!(self.sharing, Some(Sharing::Shared { .. }))
     }
 
-    /// Deliveries that do not fit go back: all of them where others may have them, else as many as fit now.
-    fn give_excess_back(&mut self) -> Result<(), Error> {
-        if self.may_leave() {
+    /// Returns deliveries that do not fit: all of them if other consumers may receive them, otherwise as many as fit now.
+    fn return_excess(&mut self) -> Result<(), Error> {
+        if self.may_cancel() {
             self.cancel(None);
             return Ok(());
         }
-        self.ask();
+        self.look_up_sharing();
         if self.inbox.is_expecting() {
-            if Instant::now() < self.comes_again_by {
+            if Instant::now() < self.requeued_until {
                 return Ok(());
             }
             self.inbox.expect_none();
         }
         for excess in self.inbox.take_fitting(self.capacity) {
-            self.comes_again_by = Instant::now() + COMES_AGAIN;
+            self.requeued_until = Instant::now() + REQUEUE_TIMEOUT;
             let options = BasicNackOptions { multiple: false, requeue: true };
-            // The first poll hands it over, in order with all else.
+            // The first poll passes it to lapin, in order with all other frames.
             self.channel.basic_nack(excess.tag, options).now_or_never().transpose()?;
         }
         Ok(())
     }
 
-    /// Asks how the queue is shared, unless that is known or could not be said a moment ago.
-    fn ask(&mut self) {
-        if self.sharing.is_none() && Instant::now() >= self.ask_not_before {
-            self.flow = Flow::Asking((self.lookup)());
+    /// Looks up how the queue is shared, unless that is known or a lookup failed recently.
+    fn look_up_sharing(&mut self) {
+        if self.sharing.is_none() && Instant::now() >= self.lookup_not_before {
+            self.flow = Flow::LookingUp((self.lookup)());
         }
     }
 
@@ -476,7 +433,7 @@ impl Consumer {
             Step::Shared(sharing) => {
                 self.flow = Flow::Running;
                 self.sharing = sharing;
-                self.ask_not_before = Instant::now() + ASK_AGAIN;
+                self.lookup_not_before = Instant::now() + LOOKUP_INTERVAL;
                 Ok(())
             }
             Step::Cancelled(answer) => {
@@ -504,7 +461,7 @@ impl Consumer {
         }
     }
 
-    /// Goes on when the broker has stopped and its last delivery is here.
+    /// Continues when the broker has confirmed the cancel and the last delivery has been read.
     fn cancelled(&mut self) -> Result<(), Error> {
         let Flow::Cancelling { answer: None, next } = &self.flow else { return Ok(()) };
         if self.deliveries.is_some() {
@@ -531,7 +488,7 @@ impl Consumer {
         }
     }
 
-    /// How many more messages the windows allow, by the sizes seen lately.
+    /// How many more messages the windows allow, by the sizes of recent deliveries.
     fn fitting(&self) -> usize {
         let left = self.capacity.bytes.saturating_sub(self.inbox.bytes());
         let was_excess = self.last_excess.is_some_and(|last| last.elapsed() < EXPECT_AS_LARGE);
@@ -539,7 +496,7 @@ impl Consumer {
         self.inbox.fit(left).min(as_large).min(self.capacity.messages.saturating_sub(self.inbox.len()))
     }
 
-    /// Whether a change that gains little may be made now.
+    /// Whether a change with little gain may be made now.
     fn may_change_little(&self) -> bool {
         self.changed.elapsed() >= SMALL_CHANGES
     }
@@ -555,7 +512,7 @@ impl Consumer {
         (fitting > 0 && is_gain).then(|| self.bounded(next))
     }
 
-    /// The prefetch to go on with, when what did not fit last would fit now.
+    /// The prefetch to continue with, once the delivery that did not fit would fit.
     fn prefetch_to_resume(&self) -> Option<u16> {
         let left = self.capacity.bytes.saturating_sub(self.inbox.bytes());
         let is_empty = self.inbox.len() == 0 && self.capacity.messages > 0;
@@ -567,18 +524,18 @@ impl Consumer {
         u16::try_from(prefetch).unwrap_or(u16::MAX).clamp(1, self.spec.max_messages)
     }
 
-    /// Done with this one. The broker hears of it in order with all else; deliveries do not wait until it is written. What
-    /// waits to be written is bounded by the window.
+    /// Acknowledges one delivery. It is written in order with all other frames, and deliveries do not wait for that. The
+    /// acknowledgements that wait to be written are bounded by the window.
     ///
     /// # Errors
-    /// When the channel is gone; what is unacknowledged will come again.
+    /// When the channel has ended; unacknowledged deliveries return to the queue.
     pub fn ack(&mut self, tag: u64) -> Result<(), Error> {
         self.unsettled.remove(&tag);
         self.acks.single(tag)
     }
 
-    /// Done with this one and all before it. The broker hears of it with others, while deliveries are waited for, in
-    /// milliseconds.
+    /// Acknowledges this delivery and all before it. Acknowledgements are combined for some milliseconds, and written while
+    /// the consumer waits for deliveries.
     ///
     /// # Errors
     /// As [`Self::ack`].
@@ -589,7 +546,7 @@ impl Consumer {
         self.acks.through(tag)
     }
 
-    /// Asks the broker for no more deliveries; what is unsettled stays so.
+    /// Cancels the consumer; unsettled deliveries stay unsettled.
     ///
     /// # Errors
     /// As [`Self::ack`].
@@ -605,7 +562,7 @@ impl Consumer {
             }
             Flow::Returning(answer) => answer.await?,
             Flow::Starting { answer, .. } => self.deliveries = Some(answer.await?),
-            Flow::Running | Flow::Asking(_) | Flow::Paused => {}
+            Flow::Running | Flow::LookingUp(_) | Flow::Paused => {}
         }
         if let Some(deliveries) = &self.deliveries {
             self.channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()).await?;
@@ -613,16 +570,16 @@ impl Consumer {
         Ok(())
     }
 
-    /// Stops deliveries, hands back everything unsettled in its order (what the subscriber has not settled, and what it has not
-    /// got), and closes the channel.
+    /// Cancels the consumer, returns all unsettled deliveries in their order (those that the subscriber has not settled and
+    /// those that it has not received), and closes the channel.
     pub async fn close(mut self, unsettled: Vec<u64>) {
-        let unfinished = Unfinished::new(&self.channel);
+        let close_on_drop = CloseOnDrop::new(&self.channel);
         let closing = async {
-            self.acks.say()?;
+            self.acks.flush()?;
             self.stop().await?;
             let mut tags = unsettled;
             tags.extend(self.inbox.tags());
-            // The broker has said that it stopped, and so its last delivery is here.
+            // The broker has confirmed the cancel, so its last delivery has been received.
             while let Some(Some(Ok(delivery))) = delivered(&mut self.deliveries).now_or_never() {
                 self.stream |= offset(&delivery.properties).is_some();
                 tags.push(delivery.delivery_tag);
@@ -632,18 +589,18 @@ impl Consumer {
             }
             Ok::<(), Error>(self.channel.close(200, "done".into()).await?)
         };
-        // A channel that is gone has given everything back already.
-        if tokio::time::timeout(CLOSING, closing).await.is_ok() {
-            unfinished.done();
+        // When the channel has ended, the broker has requeued everything already.
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_ok() {
+            close_on_drop.disarm();
         }
     }
 }
 
 impl Flow {
-    /// Waits for the step that it is in. Cancel safe.
+    /// Waits for the present step. Cancel safe.
     async fn step(&mut self) -> Step {
         match self {
-            Self::Asking(answer) => Step::Shared(answer.await),
+            Self::LookingUp(answer) => Step::Shared(answer.await),
             Self::Cancelling { answer, .. } => match answer {
                 Some(waiting) => {
                     let done = waiting.await;
@@ -659,14 +616,14 @@ impl Flow {
     }
 }
 
-/// Returns everything unsettled to the queue so that it is in it as it was.
+/// Returns all unsettled deliveries to the queue in their order.
 async fn return_in_order(channel: &Channel, mut tags: Vec<u64>) -> Result<(), lapin::Error> {
     tags.sort_unstable();
     for (count, together) in tags.chunks(RETURNED_TOGETHER).enumerate() {
         if count > 0 && count % RETURNS_AT_A_TIME == 0 {
-            tokio::time::sleep(BETWEEN_RETURNS).await;
+            tokio::time::sleep(RETURN_PAUSE).await;
         }
-        // Nothing older is left: all before it were returned or acknowledged.
+        // `multiple` is safe: all earlier deliveries were returned or acknowledged.
         let Some(last) = together.last() else { continue };
         channel.basic_nack(*last, BasicNackOptions { multiple: true, requeue: true }).await?;
     }
@@ -677,14 +634,14 @@ async fn return_in_order(channel: &Channel, mut tags: Vec<u64>) -> Result<(), la
 async fn return_one_by_one(channel: Channel, tags: Vec<u64>) -> Result<(), lapin::Error> {
     for (count, tag) in tags.into_iter().enumerate() {
         if count > 0 && count % RETURNS_AT_A_TIME == 0 {
-            tokio::time::sleep(BETWEEN_RETURNS).await;
+            tokio::time::sleep(RETURN_PAUSE).await;
         }
         channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await?;
     }
     Ok(())
 }
 
-/// The next delivery; none ever while the broker delivers nothing.
+/// The next delivery; pending for ever while there is no consumer.
 async fn delivered(deliveries: &mut Option<lapin::Consumer>) -> Option<lapin::Result<Delivery>> {
     match deliveries {
         Some(deliveries) => deliveries.next().await,
@@ -712,9 +669,9 @@ async fn consume(channel: Channel, spec: ConsumeSpec, prefetch: u16) -> Result<l
     channel.basic_consume(spec.queue.as_str().into(), "".into(), options, arguments).await
 }
 
-/// What the windows count of a delivery.
+/// The size of a delivery as the windows count it.
 fn size(delivery: &Delivery) -> usize {
-    delivery.data.len() + properties::size(&delivery.properties)
+    delivery.data.len() + encoded_size(&delivery.properties)
 }
 
 fn offset(properties: &lapin::BasicProperties) -> Option<u64> {
@@ -739,7 +696,7 @@ fn convert(delivery: Delivery, bytes: usize, keep: bool) -> Incoming {
         offset,
         accepted: confirms::accepted(&properties),
         message: properties::from_amqp(&properties, body),
-        // Moved, not copied: this is done for every delivery, and needed for few.
-        held: kept.map(|body| Box::new(Held::new(properties, body, exchange, routing_key))),
+        // Moved, not copied: every delivery is retained, and few are published again.
+        retained: kept.map(|body| Box::new(RetainedDelivery::new(properties, body, exchange, routing_key))),
     }
 }

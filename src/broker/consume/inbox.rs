@@ -1,20 +1,20 @@
-//! Deliveries that the broker has sent and the subscriber has not got yet: plain bookkeeping.
+//! Deliveries that the broker has sent and the subscriber has not received yet.
 //!
-//! Invariant: the bodies that are kept here fit into what the subscriber's byte window has left (or are one message, when
-//! nothing else would ever fit). Of every other delivery only the tag and the size are kept, in order, until it is given
-//! back to its queue.
+//! Invariant: the bodies in the inbox fit into the rest of the subscriber's byte window, or belong to one message that is
+//! larger than the window. Of all other deliveries the inbox has only the tag and the size, in order, until they are returned
+//! to the queue.
 
 use std::collections::VecDeque;
 
-use super::consumer::{Capacity, Incoming};
+use super::incoming::{Capacity, Incoming};
 
-/// Received and not handed out.
+/// The deliveries received and not yet passed on.
 #[derive(Default)]
 pub(super) struct Inbox {
     ready: VecDeque<Incoming>,
     ready_bytes: usize,
     excess: VecDeque<Excess>,
-    /// Given back one by one and expected again on the same consumer.
+    /// The number of requeued deliveries that are expected here again.
     expected: usize,
     /// The mean size of recent deliveries.
     mean: f64,
@@ -29,7 +29,7 @@ pub(super) struct Excess {
 }
 
 impl Inbox {
-    /// Messages whose bodies are here.
+    /// The number of messages with their bodies.
     pub(super) fn len(&self) -> usize {
         self.ready.len()
     }
@@ -39,7 +39,7 @@ impl Inbox {
         self.ready_bytes
     }
 
-    /// The tags of everything here.
+    /// The tags of all deliveries, with and without bodies.
     pub(super) fn tags(&self) -> impl Iterator<Item = u64> {
         self.ready.iter().map(|delivery| delivery.tag).chain(self.excess.iter().map(|excess| excess.tag))
     }
@@ -49,20 +49,20 @@ impl Inbox {
         self.excess.front().copied()
     }
 
-    /// How many messages of the size seen lately fit into so many bytes.
+    /// How many messages of the recent mean size fit into so many bytes.
     pub(super) fn fit(&self, bytes: usize) -> usize {
         (bytes as f64 / self.mean.max(1.0)) as usize
     }
 
-    /// Whether a delivery of this size is kept with its body. What follows one that was not kept is not kept either, so
-    /// that the order stays, except for those that were given back to come again.
+    /// Whether a delivery of this size is kept with its body. After one that was not kept none is, which preserves the order,
+    /// except for requeued deliveries that are expected here again.
     pub(super) fn keeps(&self, bytes: usize, redelivered: bool, capacity: Capacity, spare: usize) -> bool {
         let in_order = self.excess.is_empty() || (self.expected > 0 && redelivered);
         let fits = self.ready_bytes.saturating_add(bytes) <= capacity.bytes;
         in_order && (fits || (self.ready.len() < spare))
     }
 
-    /// Takes a delivery with its body.
+    /// Adds a delivery with its body.
     pub(super) fn keep(&mut self, delivery: Incoming) {
         self.seen(delivery.bytes);
         if delivery.redelivered && !self.excess.is_empty() {
@@ -72,7 +72,7 @@ impl Inbox {
         self.ready.push_back(delivery);
     }
 
-    /// Takes what is left of a delivery whose body was dropped.
+    /// Adds the tag and size of a delivery whose body was dropped.
     pub(super) fn drop_body(&mut self, excess: Excess) {
         self.seen(excess.bytes);
         self.excess.push_back(excess);
@@ -106,7 +106,7 @@ impl Inbox {
         std::mem::take(&mut self.excess)
     }
 
-    /// Removes the oldest of what did not fit, as many as fit now, and expects them to come again.
+    /// Removes the oldest of the deliveries that did not fit, as many as fit now, and expects to receive them again.
     pub(super) fn take_fitting(&mut self, capacity: Capacity) -> Vec<Excess> {
         let mut left = capacity.bytes.saturating_sub(self.ready_bytes);
         let mut fitting = Vec::new();
@@ -121,12 +121,12 @@ impl Inbox {
         fitting
     }
 
-    /// Whether deliveries that were given back are still expected.
+    /// Whether requeued deliveries are still expected.
     pub(super) fn is_expecting(&self) -> bool {
         self.expected > 0
     }
 
-    /// Another consumer has them.
+    /// Stops expecting them, because another consumer has them.
     pub(super) fn expect_none(&mut self) {
         self.expected = 0;
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_again_goes_before_what_waits() {
+    fn redelivered_messages_go_before_later_ones() {
         let mut inbox = Inbox::default();
         for tag in 1..=5 {
             offer(&mut inbox, tag, 400, false, capacity(100, 500, 0));
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(tags(&inbox.hand_out(10, 1_000, capacity(100, 500, 0))), [1]);
         let fitting = inbox.take_fitting(capacity(100, 900, 1));
         assert_eq!(fitting.iter().map(|excess| excess.tag).collect::<Vec<_>>(), [2, 3]);
-        // A new one comes first, and has to wait for those.
+        // A new delivery arrives first, and has to wait for the redelivered ones.
         for (tag, redelivered) in [(6, false), (7, true), (8, true), (9, true)] {
             offer(&mut inbox, tag, 400, redelivered, capacity(100, 900, 1));
         }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_so_many_bytes_or_one_message() {
+    fn a_batch_stays_within_the_frame_size_or_is_one_message() {
         let (mut inbox, window) = (Inbox::default(), capacity(100, 100_000, 1));
         for (tag, bytes) in [(1, 400), (2, 5_000), (3, 400), (4, 400), (5, 400)] {
             offer(&mut inbox, tag, bytes, false, window);

@@ -1,6 +1,10 @@
-//! One turn with the dead letters. The queue serves one consumer at a time (`x-single-active-consumer`), so that all who
-//! look, on all gateways, see every dead letter; a turn is as short as a look through all of them. They are consumed
-//! without an acknowledgement, and are all back when the channel closes.
+//! Exclusive access to a tenant's dead letters. They are consumed without acknowledgement, and all return to the queue when the
+//! session ends.
+//!
+//! A session must see every dead letter or fail, never report fewer. So it begins only when the queue has no consumer: then all
+//! dead letters are ready, and the number of ready messages is the number that the session has to deliver. The queue serves
+//! one consumer at a time (`x-single-active-consumer`), so if two gateways begin at the same moment, one of them receives
+//! nothing until the other has ended, and fails with [`Error::Busy`] if it does not receive all in time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,108 +14,97 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::DeadLetter;
+use super::letter::DeadLetter;
 use crate::broker::{
-    Error,
-    connection::live::ChannelGuard,
-    handle::Links,
-    topology::{DEAD_LETTERS, QueueState, queue_state},
+    connection::{live::ChannelGuard, tenant_connections::TenantConnections},
+    error::Error,
+    gateway_objects::DEAD_LETTERS,
+    topology::queue_state,
 };
 
-/// For one's turn to come.
-const TIMEOUT: Duration = Duration::from_secs(15);
-/// Between two questions whether it has.
-const TICK: Duration = Duration::from_millis(50);
-/// For the next dead letter, before the broker is asked whether there is one.
-const QUIET: Duration = Duration::from_secs(1);
-const SETUP: Duration = Duration::from_secs(10);
+/// How long to wait for access, and for the next dead letter.
+const ACCESS_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two checks whether another gateway has finished.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A consumer of all dead letters.
-pub(super) struct Turn {
-    links: Arc<Links>,
+pub(super) struct ExclusiveSession {
     channel: Channel,
     guard: ChannelGuard,
     deliveries: lapin::Consumer,
-    /// How many there are, as far as we know.
-    expected: u64,
-    seen: u64,
-    until: Instant,
+    /// How many dead letters have not been delivered yet.
+    remaining: u32,
+    /// Excludes the other calls on this gateway.
+    _lock: OwnedMutexGuard<()>,
 }
 
-impl Turn {
-    /// Waits for the turn.
+impl ExclusiveSession {
+    /// Waits for access.
     ///
     /// # Errors
-    /// [`Error::Busy`] when it does not come, and when the broker is away.
-    pub(super) async fn begin(links: &Arc<Links>) -> Result<Self, Error> {
-        let until = Instant::now() + TIMEOUT;
-        let state = loop {
-            let state = queue_state(links, DEAD_LETTERS).await?;
+    /// [`Error::Busy`] when other calls do not finish in time; otherwise when the broker cannot be reached.
+    pub(super) async fn begin(connections: &Arc<TenantConnections>) -> Result<Self, Error> {
+        let until = Instant::now() + ACCESS_TIMEOUT;
+        let lock = Arc::clone(&connections.dead_letters).lock_owned();
+        let lock = tokio::time::timeout_at(until, lock).await.map_err(|_| Error::Busy)?;
+        let remaining = loop {
+            let state = queue_state(connections, DEAD_LETTERS).await?;
             if state.consumers == 0 {
-                break state;
+                break state.messages;
             }
             if Instant::now() > until {
                 return Err(Error::Busy);
             }
-            tokio::time::sleep(TICK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         };
-        let (channel, guard) = links.consume.channel().await?;
+        let (channel, guard) = connections.consume.channel().await?;
         let opening = async {
-            // No limit: whoever looks must get to the last one.
+            // Without a limit, since none is acknowledged before the last one has been delivered.
             channel.basic_qos(0, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
             channel.basic_consume(DEAD_LETTERS.into(), "".into(), options, FieldTable::default()).await
         };
-        let deliveries = tokio::time::timeout(SETUP, opening).await.map_err(|_| Error::Timeout)??;
-        let expected = state.messages.into();
-        Ok(Self { links: Arc::clone(links), channel, guard, deliveries, expected, seen: 0, until })
+        let deliveries = tokio::time::timeout(SETUP_TIMEOUT, opening).await.map_err(|_| Error::Timeout)??;
+        Ok(Self { channel, guard, deliveries, remaining, _lock: lock })
     }
 
-    /// The next dead letter and its tag; none after the last.
+    /// The next dead letter and its tag; `None` after the last one.
     ///
     /// # Errors
-    /// When the broker is away.
+    /// [`Error::Busy`] when another gateway has access; otherwise when the broker cannot be reached.
     pub(super) async fn next(&mut self) -> Result<Option<(u64, DeadLetter)>, Error> {
-        while self.seen < self.expected {
-            let next = tokio::select! {
-                () = self.guard.lost().cancelled() => return Err(Error::Unreachable(None)),
-                next = tokio::time::timeout(QUIET, self.deliveries.next()) => next,
-            };
-            match next {
-                Ok(Some(Ok(delivery))) => {
-                    self.seen += 1;
-                    return Ok(Some((delivery.delivery_tag, DeadLetter::read(delivery))));
-                }
-                Ok(Some(Err(error))) => return Err(self.guard.explain(error.into())),
-                Ok(None) => return Err(Error::QueueDeleted(DEAD_LETTERS.to_owned())),
-                Err(_) => {
-                    // Somebody was a moment earlier, and has taken some; or has the turn still.
-                    let QueueState { messages, consumers } = queue_state(&self.links, DEAD_LETTERS).await?;
-                    if messages == 0 && (consumers <= 1 || self.seen > 0) {
-                        break;
-                    }
-                    if Instant::now() > self.until && self.seen == 0 {
-                        return Err(Error::Busy);
-                    }
-                }
-            }
+        if self.remaining == 0 {
+            return Ok(None);
         }
-        Ok(None)
+        let next = tokio::select! {
+            () = self.guard.lost().cancelled() => return Err(Error::Unreachable(None)),
+            next = tokio::time::timeout(ACCESS_TIMEOUT, self.deliveries.next()) => next,
+        };
+        match next {
+            Ok(Some(Ok(delivery))) => {
+                self.remaining -= 1;
+                Ok(Some((delivery.delivery_tag, DeadLetter::read(delivery))))
+            }
+            Ok(Some(Err(error))) => Err(self.guard.explain(error.into())),
+            Ok(None) => Err(Error::QueueDeleted(DEAD_LETTERS.to_owned())),
+            Err(_) => Err(Error::Busy),
+        }
     }
 
-    /// Takes one out.
+    /// Removes one.
     ///
     /// # Errors
-    /// When the broker is away; it is still there then.
+    /// When the broker cannot be reached; then it is still in the queue.
     pub(super) async fn ack(&self, tag: u64) -> Result<(), Error> {
         Ok(self.channel.basic_ack(tag, BasicAckOptions::default()).await?)
     }
 
-    /// Gives all others back. (Dropping it does so too, a moment later.)
+    /// Returns all others to the queue. Dropping the session does so, too, a moment later.
     pub(super) async fn end(self) {
-        // Not cancelled first: the broker takes the consumer and gives back what it had in one step only when it goes.
-        let _ = tokio::time::timeout(SETUP, self.channel.close(200, "done".into())).await;
+        // Without a cancel first: when the channel closes, the broker removes the consumer and returns its deliveries in one step.
+        let _ = tokio::time::timeout(SETUP_TIMEOUT, self.channel.close(200, "done".into())).await;
     }
 }

@@ -1,52 +1,59 @@
-//! Sending dead letters to their queues again. A choice and a rate enter; what was done so far leaves, again and again.
-//! They go to the queue that gave them up and to no other, as if never tried. It is done in turns of some seconds, so that
-//! others can look at the dead letters meanwhile, and only to those that died before it began: what fails again at once is
-//! not sent in circles.
+//! Redriving: sending dead letters to their queues again, as if they had never been tried. They go to the queue that
+//! dead-lettered them and to no other. A run consists of sessions of some seconds, so that other calls can read the dead letters
+//! in between, and takes only those that were dead-lettered before it began: what fails again at once is not sent in circles.
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DeadLetter, DeadLetters, Turn};
+use super::{exclusive_session::ExclusiveSession, handle::DeadLetters, letter::DeadLetter};
 use crate::{
-    broker::{Error, Outgoing, Publisher, Settled, Verdict},
+    broker::{
+        error::Error,
+        publish::{
+            outcome::{PublishOutcome, PublishStatus},
+            pending::PendingPublish,
+            publisher::Publisher,
+        },
+    },
     names::{ExchangeName, QueueName},
     telemetry::MessageTracer,
 };
 
-/// What one turn takes at most.
-const TURN_MESSAGES: usize = 10_000;
-const TURN_BYTES: usize = 32 << 20;
-const TURN_TIME: Duration = Duration::from_secs(5);
+/// The most that one session takes.
+const SESSION_MESSAGES: usize = 10_000;
+const SESSION_BYTES: usize = 32 << 20;
+const SESSION_TIME: Duration = Duration::from_secs(5);
 /// Unconfirmed copies.
 const WINDOW: usize = 200;
-/// How often progress is told.
-const REPORT: Duration = Duration::from_millis(500);
+/// Between two progress reports.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What was done so far.
+/// The progress of a redrive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Redriven {
     /// Sent, and confirmed by their queues.
     pub redriven: u64,
     /// Still dead letters, because they could not be sent.
     pub failed: u64,
-    /// Chosen, and not dealt with yet.
+    /// Selected, and not processed yet.
     pub remaining: u64,
-    /// The failures since the last report: id and why.
+    /// The failures since the last report: id and reason.
     pub failures: Vec<(String, String)>,
 }
 
-/// One run, over several turns.
+/// One run, over several sessions.
 struct Run {
     progress: Redriven,
-    /// They failed in this run, and are left alone for the rest of it.
+    /// They failed in this run, and are left out for the rest of it.
     failed: HashSet<String>,
     began: u64,
     reports: mpsc::Sender<Redriven>,
@@ -54,16 +61,25 @@ struct Run {
     next_report: Instant,
 }
 
+/// The letters of one session on their way to their queues.
+struct Batch<'a> {
+    session: &'a ExclusiveSession,
+    publisher: Publisher,
+    /// The ids of unconfirmed copies, by tag.
+    in_flight: HashMap<u64, String>,
+}
+
 impl DeadLetters {
-    /// Sends those that are chosen to their queues again, at most so many a second, and tells of it from time to time.
-    /// `may_send` says when a message of so many bytes may go. Stops in order when nobody listens any more, and when it is
-    /// told to: what is on its way is waited for. The last report.
+    /// Sends a selection to their queues again, at most so many per second, and reports progress. `may_send` returns how long
+    /// a message of this size has to wait. Stops in order when `stop` is cancelled or the receiver of the reports is closed:
+    /// unconfirmed copies are waited for. Returns the last report.
     ///
     /// # Errors
-    /// When others are busy with them, or the broker is away; what was sent by then is told.
+    /// [`Error::Busy`] when other calls read the dead letters; otherwise when the broker cannot be reached. What was sent until
+    /// then has been reported.
     pub async fn redrive(
         &self,
-        chosen: impl Fn(&DeadLetter) -> bool,
+        selected: impl Fn(&DeadLetter) -> bool,
         per_second: Option<u32>,
         may_send: impl Fn(usize) -> Result<(), Duration>,
         reports: mpsc::Sender<Redriven>,
@@ -85,88 +101,84 @@ impl DeadLetters {
             pace
         });
         loop {
-            let mut turn = Turn::begin(&self.links).await?;
-            let batch = run.take(&mut turn, &chosen).await?;
-            if batch.is_empty() {
-                turn.end().await;
-                break;
+            let mut session = ExclusiveSession::begin(&self.connections).await?;
+            let letters = run.select(&mut session, &selected).await?;
+            let is_last = letters.is_empty();
+            if !is_last {
+                let publisher = Publisher::new(Arc::clone(&self.connections), self.publish_deadline);
+                let batch = Batch { session: &session, publisher, in_flight: HashMap::new() };
+                batch.send(letters, &mut run, &mut pace, &may_send, tracer).await?;
             }
-            self.send(&turn, batch, &mut run, &mut pace, &may_send, tracer).await?;
-            turn.end().await;
-            if run.is_over() {
-                break;
+            session.end().await;
+            if is_last || run.is_over() {
+                return Ok(run.progress);
             }
         }
-        Ok(run.progress)
     }
+}
 
+impl Batch<'_> {
+    /// Sends letters until all have an outcome. After [`SESSION_TIME`], or when the run is over, no more are sent.
     async fn send(
-        &self,
-        turn: &Turn,
-        batch: Vec<(u64, DeadLetter)>,
+        mut self,
+        letters: Vec<(u64, DeadLetter)>,
         run: &mut Run,
-        pace: &mut Option<tokio::time::Interval>,
+        pace: &mut Option<Interval>,
         may_send: &impl Fn(usize) -> Result<(), Duration>,
         tracer: &MessageTracer,
     ) -> Result<(), Error> {
-        let mut publisher = Publisher::new(std::sync::Arc::clone(&self.links), self.publish_deadline);
-        let mut on_the_way = HashMap::new();
-        let mut batch = batch.into_iter();
-        let until = Instant::now() + TURN_TIME;
-        let mut next = batch.next();
+        let until = Instant::now() + SESSION_TIME;
+        let mut letters = letters.into_iter().peekable();
         let mut not_before = Instant::now();
-        while next.is_some() || !on_the_way.is_empty() {
-            if Instant::now() > until || run.is_over() {
-                next = None;
-                if on_the_way.is_empty() {
-                    break;
-                }
+        loop {
+            let has_time = Instant::now() <= until && !run.is_over();
+            let next_size = letters.peek().map(|(_, letter)| letter.size());
+            let next_size = next_size.filter(|_| has_time && self.in_flight.len() < WINDOW);
+            if next_size.is_none() && self.in_flight.is_empty() {
+                return Ok(());
             }
-            let has_place = next.is_some() && on_the_way.len() < WINDOW;
-            let throttled = not_before > Instant::now();
+            let is_throttled = not_before > Instant::now();
             tokio::select! {
-                () = sleep_until(not_before), if has_place && throttled => {}
-                () = tick(pace), if has_place && !throttled => {
-                    let bytes = next.as_ref().map_or(0, |(_, letter)| letter.held.body().len());
-                    if let Err(wait) = may_send(bytes) {
-                        not_before = Instant::now() + wait;
-                        continue;
-                    }
-                    if let Some((tag, letter)) = next.take() {
-                        match outgoing(tag, &letter) {
-                            Some(outgoing) => {
-                                let message = || letter.message();
-                                let span = tracer.redrive(&letter.queue, &letter.code, letter.redrives, message);
-                                publisher.push(vec![outgoing.traced(span)]);
-                                on_the_way.insert(tag, letter.id);
-                            }
-                            None => run.failed(letter.id, "its queue is not known".into()),
-                        }
-                    }
-                    next = batch.next();
-                }
-                settled = publisher.settled(), if !on_the_way.is_empty() => {
-                    for Settled { order: tag, verdict, span, .. } in settled {
-                        if let Some(span) = span {
-                            let (outcome, code) = verdict.outcome();
-                            span.end(outcome, code);
-                        }
-                        let Some(id) = on_the_way.remove(&tag) else { continue };
-                        match verdict {
-                            Verdict::Confirmed => {
-                                turn.ack(tag).await?;
-                                run.progress.redriven += 1;
-                                run.progress.remaining = run.progress.remaining.saturating_sub(1);
-                            }
-                            Verdict::Unroutable => run.failed(id, "QUEUE_NOT_FOUND: its queue is gone".into()),
-                            Verdict::Rejected(failure) | Verdict::Unknown(failure) => {
-                                run.failed(id, failure.to_string());
-                            }
-                        }
-                    }
-                }
+                () = sleep_until(not_before), if next_size.is_some() && is_throttled => {}
+                () = tick(pace), if next_size.is_some() && !is_throttled => match may_send(next_size.unwrap_or_default()) {
+                    Ok(()) => if let Some((tag, letter)) = letters.next() {
+                        self.publish(tag, letter, run, tracer);
+                    },
+                    Err(wait) => not_before = Instant::now() + wait,
+                },
+                outcomes = self.publisher.settled(), if !self.in_flight.is_empty() => for outcome in outcomes {
+                    self.settle(outcome, run).await?;
+                },
             }
             run.report();
+        }
+    }
+
+    fn publish(&mut self, tag: u64, letter: DeadLetter, run: &mut Run, tracer: &MessageTracer) {
+        let Some(copy) = copy(tag, &letter) else {
+            return run.record_failure(letter.id, "its queue is not known".into());
+        };
+        let span = tracer.redrive(&letter.queue, &letter.code, letter.redrives, || letter.message());
+        self.publisher.push(vec![copy.traced(span)]);
+        self.in_flight.insert(tag, letter.id);
+    }
+
+    async fn settle(&mut self, outcome: PublishOutcome, run: &mut Run) -> Result<(), Error> {
+        let PublishOutcome { order: tag, status, span, .. } = outcome;
+        if let Some(span) = span {
+            let (outcome, code) = status.outcome();
+            span.end(outcome, code);
+        }
+        let Some(id) = self.in_flight.remove(&tag) else { return Ok(()) };
+        match status {
+            PublishStatus::Confirmed => {
+                self.session.ack(tag).await?;
+                run.record_success();
+            }
+            PublishStatus::Unroutable => run.record_failure(id, "QUEUE_NOT_FOUND: its queue does not exist".into()),
+            PublishStatus::Rejected(failure) | PublishStatus::Unknown(failure) => {
+                run.record_failure(id, failure.to_string());
+            }
         }
         Ok(())
     }
@@ -178,59 +190,63 @@ impl Run {
         self.reports.is_closed() || self.stop.is_cancelled()
     }
 
-    /// Looks through all, and takes what one turn can deal with.
-    async fn take(
+    /// Reads all dead letters, and returns as many selected ones as one session can send, the oldest first.
+    async fn select(
         &mut self,
-        turn: &mut Turn,
-        chosen: &impl Fn(&DeadLetter) -> bool,
+        session: &mut ExclusiveSession,
+        selected: &impl Fn(&DeadLetter) -> bool,
     ) -> Result<Vec<(u64, DeadLetter)>, Error> {
-        let mut batch = Vec::new();
+        let mut letters = Vec::new();
         let (mut bytes, mut count) = (0, 0);
-        while let Some((tag, letter)) = turn.next().await? {
-            // The broker's own deaths are known to the second.
-            if letter.died > self.began || self.failed.contains(&letter.id) || !chosen(&letter) {
+        while let Some((tag, letter)) = session.next().await? {
+            if letter.died > self.began || self.failed.contains(&letter.id) || !selected(&letter) {
                 continue;
             }
             count += 1;
-            if batch.len() < TURN_MESSAGES && bytes < TURN_BYTES {
-                bytes += letter.held.body().len();
-                batch.push((tag, letter));
+            if letters.len() < SESSION_MESSAGES && bytes < SESSION_BYTES {
+                bytes += letter.size();
+                letters.push((tag, letter));
             }
         }
-        batch.sort_by(|(_, a), (_, b)| a.place().cmp(&b.place()));
+        letters.sort_by(|(_, a), (_, b)| a.position().cmp(&b.position()));
         self.progress.remaining = count;
-        Ok(batch)
+        Ok(letters)
     }
 
-    fn failed(&mut self, id: String, why: String) {
+    fn record_success(&mut self) {
+        self.progress.redriven += 1;
+        self.progress.remaining = self.progress.remaining.saturating_sub(1);
+    }
+
+    fn record_failure(&mut self, id: String, reason: String) {
         self.progress.failed += 1;
         self.progress.remaining = self.progress.remaining.saturating_sub(1);
-        self.progress.failures.push((id.clone(), why));
+        self.progress.failures.push((id.clone(), reason));
         self.failed.insert(id);
     }
 
-    /// Tells, when it is time and there is room: a listener that reads slowly does not slow the sending.
+    /// Sends a report when one is due and fits into the channel: a slow reader does not slow the redrive.
     fn report(&mut self) {
         if Instant::now() < self.next_report {
             return;
         }
         if self.reports.try_send(self.progress.clone()).is_ok() {
             self.progress.failures.clear();
-            self.next_report = Instant::now() + REPORT;
+            self.next_report = Instant::now() + REPORT_INTERVAL;
         }
     }
 }
 
-async fn tick(pace: &mut Option<tokio::time::Interval>) {
+async fn tick(pace: &mut Option<Interval>) {
     if let Some(pace) = pace {
         pace.tick().await;
     }
 }
 
-/// Straight to its queue, by the default exchange.
-fn outgoing(tag: u64, letter: &DeadLetter) -> Option<Outgoing> {
+/// The copy for the letter's queue, by the default exchange; `None` when the queue is not known.
+fn copy(tag: u64, letter: &DeadLetter) -> Option<PendingPublish> {
     QueueName::parse(&letter.queue).ok()?;
-    let properties = letter.held.redriven(&letter.exchange, &letter.routing_key);
-    let (exchange, body) = (ExchangeName::of_gateway(""), letter.held.body().clone());
-    Some(Outgoing::round(tag, exchange, letter.queue.clone(), body, properties))
+    let properties = letter.delivery.redriven(&letter.exchange, &letter.routing_key);
+    let (exchange, body) = (ExchangeName::of_gateway(""), letter.delivery.body().clone());
+    Some(PendingPublish::republish(tag, exchange, letter.queue.clone(), body, properties))
 }

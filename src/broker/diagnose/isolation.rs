@@ -1,7 +1,7 @@
-//! The proof of the wall: tries it from a tenant's side with the tenant's real certificate, and with what an attacker would
-//! try instead of one. Only an administrator may ask; what leaves is each attempt with the broker's own answer.
+//! The isolation check between two tenants: connects with the first tenant's real certificate, and in the ways an attacker
+//! would try, and reports the broker's answers. Only an administrator may run it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use lapin::auth::AuthProvider;
 use rustls::{ClientConfig, RootCertStore};
@@ -12,8 +12,12 @@ use tokio::{
 
 use crate::{
     broker::{
-        Broker, Error,
-        connection::connect::{External, Socket, Target, connect},
+        connection::{
+            connect::{External, Socket, Target, connect},
+            context::ConnectionContext,
+        },
+        error::Error,
+        handle::Broker,
     },
     config::Endpoint,
     names::TenantId,
@@ -21,27 +25,41 @@ use crate::{
     tenant::Administrator,
 };
 
-/// One attempt and its answer.
+/// How long a broker may take to answer a connection without TLS.
+const PLAINTEXT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One attempt and the broker's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
+pub struct IsolationAttempt {
     /// What was tried, in words.
-    pub attempt: String,
-    /// Whether it should be let in; only the control attempt should.
+    pub description: String,
+    /// Whether this is a control attempt, which must succeed.
     pub is_control: bool,
-    /// Whether it was let in.
-    pub let_in: bool,
+    /// What it showed.
+    pub finding: Finding,
     /// What the broker answered.
     pub answer: String,
 }
 
-impl Probe {
-    /// Whether the wall did what it should.
-    pub fn is_as_it_should(&self) -> bool {
-        self.let_in == self.is_control
+/// What an attempt showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// The broker accepted the connection.
+    LetIn,
+    /// The broker refused it.
+    Refused,
+    /// Neither: a timeout or a lost connection proves nothing.
+    Inconclusive,
+}
+
+impl IsolationAttempt {
+    /// Whether the finding is the one that isolation requires.
+    pub fn is_as_required(&self) -> bool {
+        self.finding == if self.is_control { Finding::LetIn } else { Finding::Refused }
     }
 }
 
-/// RFC 4616's PLAIN, with a password that nobody has.
+/// RFC 4616's PLAIN mechanism with a password that no user has.
 struct Plain(String);
 
 impl AuthProvider for Plain {
@@ -54,69 +72,138 @@ impl AuthProvider for Plain {
     }
 }
 
-/// Tries the wall between two tenants, from the first one's side, at every broker node.
+/// How an attempt logs in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Login {
+    Certificate,
+    Password,
+}
+
+/// One attempt to be made at a node.
+struct Attempt<'a> {
+    description: &'static str,
+    vhost: &'a str,
+    tls: &'a Arc<ClientConfig>,
+    login: Login,
+    is_control: bool,
+}
+
+/// Checks the isolation between two tenants, from the first one's side, at every broker node.
 ///
 /// # Errors
 /// When there is no certificate to try with.
-pub async fn isolation(
+pub async fn check_isolation(
     broker: &Broker,
-    _asked_by: &Administrator,
+    _requested_by: &Administrator,
     tenant: &TenantId,
     other: &TenantId,
-) -> Result<Vec<Probe>, Error> {
-    let shared = broker.shared();
-    let own = shared.identity(tenant)?.tls;
-    let none = Arc::new(ClientConfig::builder().with_root_certificates(shared.roots()).with_no_client_auth());
-    let forged = forged(&shared.roots(), tenant)?;
-    let mut probes = Vec::new();
-    for endpoint in &shared.options.endpoints {
-        let at = format!("at {}:{}", endpoint.host, endpoint.port);
-        let vhosts = |whose: &str| format!("{whose}, {at}");
-        let mut attempt = async |words: String, vhost: &str, tls: &Arc<ClientConfig>, control: bool, password: bool| {
-            let target = Target {
-                endpoint,
-                vhost,
-                tls: Arc::clone(tls),
-                heartbeat: shared.options.heartbeat,
-                timeout: shared.options.connect_timeout,
-                name: format!("warrengate isolation proof of {tenant}"),
-            };
-            let answer = match password {
-                true => connect(target, Plain(tenant.vhost())).await,
-                false => connect(target, External).await,
-            };
-            probes.push(probe(words, control, answer).await);
-        };
-        attempt(vhosts("its own certificate on its own vhost"), &tenant.vhost(), &own, true, false).await;
-        attempt(vhosts("its own certificate on the other tenant's vhost"), &other.vhost(), &own, false, false).await;
-        attempt(vhosts("its own certificate on the broker's default vhost"), "/", &own, false, false).await;
-        attempt(vhosts("no certificate"), &tenant.vhost(), &none, false, false).await;
-        attempt(vhosts("a self-made certificate in its name"), &tenant.vhost(), &forged, false, false).await;
-        attempt(vhosts("its own certificate, and a password"), &tenant.vhost(), &own, false, true).await;
-        probes.push(plaintext(endpoint, vhosts("AMQP without TLS")).await);
+) -> Result<Vec<IsolationAttempt>, Error> {
+    let context = broker.context();
+    let own = &context.identity(tenant)?.tls;
+    let none = &Arc::new(ClientConfig::builder().with_root_certificates(context.roots()).with_no_client_auth());
+    let forged = &forged(&context.roots(), tenant)?;
+    let (vhost, other_vhost) = (&*tenant.vhost(), &*other.vhost());
+    let attempt = |description, vhost, tls| {
+        let (login, is_control) = (Login::Certificate, false);
+        Attempt { description, vhost, tls, login, is_control }
+    };
+    let control = |description| Attempt { is_control: true, ..attempt(description, vhost, own) };
+    let attempts = [
+        control("its own certificate on its own vhost"),
+        attempt("its own certificate on the other tenant's vhost", other_vhost, own),
+        attempt("its own certificate on the broker's default vhost", "/", own),
+        attempt("no certificate", vhost, none),
+        attempt("a self-signed certificate with its name", vhost, forged),
+        Attempt { login: Login::Password, ..attempt("its own certificate, and a password", vhost, own) },
+        // Only when the node still answers was a closed connection a refusal.
+        control("its own certificate on its own vhost again"),
+    ];
+    let mut all = Vec::new();
+    for endpoint in &context.options.endpoints {
+        let mut at_node = Vec::new();
+        for attempt in &attempts {
+            at_node.push(attempt.run(context, endpoint, tenant).await);
+        }
+        at_node.push(plaintext(endpoint).await);
+        let is_alive = at_node.iter().filter(|attempt| attempt.is_control).all(IsolationAttempt::is_as_required);
+        if !is_alive {
+            at_node.iter_mut().filter(|attempt| !attempt.is_control).for_each(doubt);
+        }
+        all.extend(at_node);
     }
-    Ok(probes)
+    Ok(all)
 }
 
-async fn probe(attempt: String, is_control: bool, answer: Result<(lapin::Connection, Socket), Error>) -> Probe {
-    let (let_in, answer) = match answer {
+/// A refusal by a node on which the control attempt fails proves nothing.
+fn doubt(attempt: &mut IsolationAttempt) {
+    if attempt.finding == Finding::Refused {
+        attempt.finding = Finding::Inconclusive;
+        attempt.answer = format!("inconclusive, since a control attempt failed: {}", attempt.answer);
+    }
+}
+
+impl Attempt<'_> {
+    async fn run(&self, context: &ConnectionContext, endpoint: &Endpoint, tenant: &TenantId) -> IsolationAttempt {
+        let target = Target {
+            endpoint,
+            vhost: self.vhost,
+            tls: Arc::clone(self.tls),
+            heartbeat: context.options.heartbeat,
+            timeout: context.options.connect_timeout,
+            name: format!("warrengate isolation check of {tenant}"),
+        };
+        let answer = match self.login {
+            Login::Password => connect(target, Plain(tenant.vhost())).await,
+            Login::Certificate => connect(target, External).await,
+        };
+        let (finding, answer) = evaluate(answer).await;
+        let description = format!("{}, at {}:{}", self.description, endpoint.host, endpoint.port);
+        IsolationAttempt { description, is_control: self.is_control, finding, answer }
+    }
+}
+
+async fn evaluate(answer: Result<(lapin::Connection, Socket), Error>) -> (Finding, String) {
+    match answer {
         Ok((connection, _socket)) => {
-            let closing = connection.close(200, "isolation proof".into());
+            let closing = connection.close(200, "isolation check".into());
             let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
-            (true, "let in".to_owned())
+            (Finding::LetIn, "let in".to_owned())
         }
-        Err(Error::Refused(Some(error)) | Error::Unreachable(Some(error))) => (false, error.to_string()),
-        Err(error) => (false, error.to_string()),
-    };
-    Probe { attempt, is_control, let_in, answer }
+        Err(Error::Refused(Some(error))) => (Finding::Refused, error.to_string()),
+        Err(Error::Unreachable(Some(error))) if closed_by_broker(&error) => (Finding::Refused, error.to_string()),
+        Err(Error::Unreachable(Some(error))) => inconclusive(&error.to_string()),
+        Err(error) => inconclusive(&error.to_string()),
+    }
+}
+
+fn inconclusive(answer: &str) -> (Finding, String) {
+    (Finding::Inconclusive, format!("inconclusive: {answer}"))
+}
+
+/// Whether the broker closed the connection, in the TLS handshake or after it: by an alert, or without one when its alert was
+/// overtaken by the reset that follows it.
+fn closed_by_broker(error: &lapin::Error) -> bool {
+    use lapin::ErrorKind::{IOError, ProtocolError};
+    match error.kind() {
+        ProtocolError(_) => true,
+        IOError(error) => {
+            let is_alert = error.get_ref().is_some_and(|inner| {
+                matches!(inner.downcast_ref::<rustls::Error>(), Some(rustls::Error::AlertReceived(_)))
+            });
+            let closed =
+                [io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionAborted, io::ErrorKind::UnexpectedEof];
+            is_alert || closed.contains(&error.kind()) || error.kind() == io::ErrorKind::BrokenPipe
+        }
+        _ => false,
+    }
 }
 
 /// A certificate with the tenant's name that another authority signed.
 fn forged(roots: &Arc<RootCertStore>, tenant: &TenantId) -> Result<Arc<ClientConfig>, Error> {
-    let made = Authority::generate("not the broker CA", 1)
+    let issued = Authority::generate("not the broker CA", 1)
         .and_then(|authority| authority.client(&tenant.vhost(), Duration::from_secs(3600)));
-    let leaf = made.map_err(|error| {
-        tracing::error!(%error, "no certificate to forge with");
+    let leaf = issued.map_err(|error| {
+        tracing::error!(%error, "cannot issue the forged certificate for the isolation check");
         Error::Unreachable(None)
     })?;
     let config = ClientConfig::builder()
@@ -127,25 +214,26 @@ fn forged(roots: &Arc<RootCertStore>, tenant: &TenantId) -> Result<Arc<ClientCon
 }
 
 /// A broker that listens without TLS would answer the protocol header with `connection.start` (a method frame, type 1), or
-/// with a header of its own.
-async fn plaintext(endpoint: &Endpoint, attempt: String) -> Probe {
+/// with a protocol header of its own.
+async fn plaintext(endpoint: &Endpoint) -> IsolationAttempt {
     let answer = async {
         let mut tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
         tcp.write_all(b"AMQP\x00\x00\x09\x01").await?;
         let mut first = [0_u8; 4];
         let length = tcp.read(&mut first).await?;
-        Ok::<_, std::io::Error>(first[..length].to_vec())
+        Ok::<_, io::Error>(first[..length].to_vec())
     };
-    let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
-    let (let_in, answer) = match answer {
+    let (finding, answer) = match tokio::time::timeout(PLAINTEXT_TIMEOUT, answer).await {
         Ok(Ok(bytes)) if bytes.starts_with(b"AMQP") || bytes.first() == Some(&1) => {
-            (true, "AMQP in the clear".to_owned())
+            (Finding::LetIn, "AMQP without TLS".to_owned())
         }
-        Ok(Ok(bytes)) if bytes.is_empty() => (false, "closed the connection".to_owned()),
-        // A TLS alert, most likely.
-        Ok(Ok(_)) => (false, "did not answer in AMQP".to_owned()),
-        Ok(Err(error)) => (false, error.to_string()),
-        Err(_) => (false, "did not answer".to_owned()),
+        Ok(Ok(bytes)) if bytes.is_empty() => (Finding::Refused, "closed the connection".to_owned()),
+        // Usually a TLS alert.
+        Ok(Ok(_)) => (Finding::Refused, "did not answer in AMQP".to_owned()),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => (Finding::Refused, error.to_string()),
+        Ok(Err(error)) => inconclusive(&error.to_string()),
+        Err(_) => inconclusive("no answer in time"),
     };
-    Probe { attempt, is_control: false, let_in, answer }
+    let description = format!("AMQP without TLS, at {}:{}", endpoint.host, endpoint.port);
+    IsolationAttempt { description, is_control: false, finding, answer }
 }

@@ -1,5 +1,5 @@
-//! A look at each broker node from outside, for `warrengate doctor`: its own certificate, and whether it listens to who shows one
-//! of our authority. Settings and authorities enter; an answer for each node leaves. Nothing is changed.
+//! The reachability check of each broker node, for `warrengate doctor`: the node's own certificate, and whether it accepts client
+//! certificates of the gateway's authority. Changes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,32 +12,36 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     broker::{
-        Error,
         connection::connect::{External, Target, connect},
+        error::Error,
     },
     config::{BrokerConfig, Endpoint},
     pki::Authority,
 };
 
-/// What a node shows and says.
-pub struct Reached {
-    /// Which.
+/// What the check found at one node.
+pub struct NodeReachability {
+    /// The node.
     pub endpoint: Endpoint,
-    /// Its certificate, as a handshake shows it.
+    /// The certificate that it presents in a handshake.
     pub certificate: Result<CertificateDer<'static>, String>,
-    /// Whether it listens to who shows a certificate of the authority's.
-    pub listens: Result<(), String>,
+    /// Whether it accepts client certificates that the authority has signed.
+    pub accepts_clients: Result<(), String>,
 }
 
-/// Looks at each node: its certificate has to be of one that is `trusted`, and it has to listen to what `signer` signs. A user
-/// that does not exist is tried: being refused by name is what shows that the node listened.
-pub async fn reach(config: &BrokerConfig, trusted: &Authority, signer: &Authority) -> Vec<Reached> {
-    let looks = config.endpoints.iter().map(async |endpoint| Reached {
+/// Checks each node: whether a `trusted` authority has signed its certificate, and whether it accepts certificates signed by
+/// `signer`. It logs in as a user that does not exist: the broker refuses the user only after it has accepted the certificate.
+pub async fn check_reachability(
+    config: &BrokerConfig,
+    trusted: &Authority,
+    signer: &Authority,
+) -> Vec<NodeReachability> {
+    let checks = config.endpoints.iter().map(async |endpoint| NodeReachability {
         endpoint: endpoint.clone(),
-        certificate: shown(config, trusted, endpoint).await,
-        listens: listens(config, trusted, signer, endpoint).await,
+        certificate: presented_certificate(config, trusted, endpoint).await,
+        accepts_clients: accepts_clients(config, trusted, signer, endpoint).await,
     });
-    futures_util::future::join_all(looks).await
+    futures_util::future::join_all(checks).await
 }
 
 fn roots(trusted: &Authority) -> Result<RootCertStore, String> {
@@ -48,7 +52,7 @@ fn roots(trusted: &Authority) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-async fn shown(
+async fn presented_certificate(
     config: &BrokerConfig,
     trusted: &Authority,
     endpoint: &Endpoint,
@@ -64,10 +68,10 @@ async fn shown(
         Err(_) => return Err("no answer in time".to_owned()),
     };
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
-    chain.first().map(|leaf| leaf.clone().into_owned()).ok_or_else(|| "it shows no certificate".to_owned())
+    chain.first().map(|leaf| leaf.clone().into_owned()).ok_or_else(|| "it presents no certificate".to_owned())
 }
 
-async fn listens(
+async fn accepts_clients(
     config: &BrokerConfig,
     trusted: &Authority,
     signer: &Authority,

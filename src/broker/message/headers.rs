@@ -1,5 +1,5 @@
-//! Header values between protobuf and AMQP's field tables. Untrusted values enter on the way in, and only tables within
-//! the limits leave: lapin panics on long names, and a header frame over `frame_max` would cost the tenant its connection.
+//! Header values between protobuf and AMQP field tables. Only tables within the limits are sent: lapin panics on long names, and
+//! a header frame over `frame_max` would cost the tenant its connection.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
 const MAX_ENTRIES: usize = 1_000;
 const MAX_BYTES: usize = 64 * 1024;
 const MAX_DEPTH: usize = 8;
-/// A value's type tag, and a table's length: what each entry costs besides its content.
+/// What each entry costs besides its content: a value's type tag, a table's length.
 const ENTRY_OVERHEAD: usize = 8;
 
 /// A trace context's header with its name.
@@ -27,7 +27,7 @@ fn is_trace_context(name: &str, value: &Value) -> bool {
         && matches!(&value.kind, Some(Kind::StringValue(text)) if text.len() <= limit)
 }
 
-/// What is left of the limits while a table is converted.
+/// The remainder of the limits while a table is converted.
 struct Budget {
     entries: usize,
     bytes: usize,
@@ -48,8 +48,8 @@ impl Budget {
 /// Converts a publisher's headers, or a binding's.
 ///
 /// # Errors
-/// When there are more than 1,000, when they are larger than 64 KiB, nested deeper than 8, without a value or with a number
-/// that is not finite, or have a name that is empty, longer than 255 bytes or not the publisher's to set.
+/// When there are more than 1,000 headers, when they are larger than 64 KiB or nested deeper than 8, when one has no value or a
+/// number that is not finite, or when a name is empty, longer than 255 bytes or reserved.
 pub(in crate::broker) fn to_table<'a>(
     headers: impl IntoIterator<Item = (&'a String, &'a Value)>,
 ) -> Result<FieldTable, Failure> {
@@ -65,14 +65,14 @@ pub(in crate::broker) fn to_table<'a>(
     Ok(table.into())
 }
 
-/// `x-…` is the broker's, `wg.…` the gateway's; `CC` and `BCC` would route past the grants on routing keys.
+/// Refuses reserved names: `x-…` is the broker's, `wg.…` the gateway's; `CC` and `BCC` would bypass the grants on routing keys.
 fn own(name: &str) -> Result<(), Failure> {
     let lower = name.get(..3).unwrap_or(name).to_ascii_lowercase();
     if lower.starts_with("x-") || lower == "wg." || matches!(name, "CC" | "BCC") {
         return Err(Failure::invalid(
             "message.headers",
             format!(
-                "header {name:?} is the broker's or the gateway's; choose a name that is not CC or BCC and does not \
+                "header {name:?} is reserved for the broker or the gateway; choose a name that is not CC or BCC and does not \
                  begin with \"x-\" or \"wg.\""
             ),
         ));
@@ -105,7 +105,7 @@ fn to_amqp(name: &str, value: &Value, budget: &mut Budget, depth: usize) -> Resu
     Ok(match kind {
         Kind::StringValue(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
         Kind::IntValue(int) => AMQPValue::LongLongInt(*int),
-        // The broker's language has no others: they would end the connection, and with it the tenant's other streams.
+        // The broker supports no others: they would end the connection, and with it the tenant's other streams.
         Kind::DoubleValue(double) if !double.is_finite() => {
             let text = format!("header {name:?} is {double}; a number must be finite");
             return Err(Failure::invalid("message.headers", text));
@@ -129,23 +129,7 @@ fn to_amqp(name: &str, value: &Value, budget: &mut Budget, depth: usize) -> Resu
     })
 }
 
-/// How many bytes a table takes on the wire.
-pub(super) fn size(table: &FieldTable) -> usize {
-    4 + table.into_iter().map(|(name, value)| 2 + name.as_str().len() + value_size(value)).sum::<usize>()
-}
-
-fn value_size(value: &AMQPValue) -> usize {
-    match value {
-        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
-        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
-        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
-        AMQPValue::FieldArray(values) => 4 + values.as_slice().iter().map(|value| 1 + value_size(value)).sum::<usize>(),
-        AMQPValue::FieldTable(table) => size(table),
-        _ => 8,
-    }
-}
-
-/// Converts a delivered message's headers, without the broker's own.
+/// Converts a delivered message's headers, without those of the broker and the gateway.
 pub(in crate::broker) fn from_table(table: &FieldTable) -> impl Iterator<Item = (String, Value)> {
     table
         .into_iter()
@@ -167,7 +151,8 @@ pub(in crate::broker) fn from_amqp(value: &AMQPValue) -> Value {
         AMQPValue::Float(float) => Kind::DoubleValue((*float).into()),
         AMQPValue::Double(double) => Kind::DoubleValue(*double),
         AMQPValue::DecimalValue(decimal) => {
-            Kind::DoubleValue(f64::from(decimal.value) / 10f64.powi(decimal.scale.into()))
+            // The value is signed, although AMQP 0-9-1 calls it unsigned: so Java, Go and pamqp write it.
+            Kind::DoubleValue(f64::from(decimal.value.cast_signed()) / 10f64.powi(decimal.scale.into()))
         }
         AMQPValue::ShortString(text) => Kind::StringValue(text.to_string()),
         AMQPValue::LongString(text) => text_or_bytes(text.as_bytes()),
@@ -184,7 +169,7 @@ pub(in crate::broker) fn from_amqp(value: &AMQPValue) -> Value {
     Value { kind: Some(kind) }
 }
 
-/// AMQP's long string holds any bytes; protobuf's string only UTF-8.
+/// AMQP's long string may contain any bytes, protobuf's string only UTF-8.
 fn text_or_bytes(bytes: &[u8]) -> Kind {
     match std::str::from_utf8(bytes) {
         Ok(text) => Kind::StringValue(text.to_owned()),
@@ -222,7 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn headers_over_a_limit_or_of_the_brokers_are_refused_and_named() {
+    fn a_negative_decimal_keeps_its_sign() {
+        let decimal = lapin::types::DecimalValue { scale: 1, value: (-15_i32).cast_unsigned() };
+        assert_eq!(from_amqp(&AMQPValue::DecimalValue(decimal)).kind, Some(Kind::DoubleValue(-1.5)));
+    }
+
+    #[test]
+    fn headers_over_a_limit_and_reserved_headers_are_refused_and_named() {
         let many: HashMap<_, _> = (0..10_000).map(|i| (format!("h{i}"), text(""))).collect();
         let mut traced: HashMap<_, _> =
             many.iter().take(MAX_ENTRIES).map(|(name, value)| (name.clone(), value.clone())).collect();

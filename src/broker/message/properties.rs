@@ -1,6 +1,5 @@
-//! A message's properties between protobuf and AMQP. An untrusted [`Message`] enters on the way in and properties that
-//! lapin can write leave; on the way out, what the broker and the gateway added is taken off again, so that a consumer sees
-//! what the producer wrote.
+//! Message properties between protobuf and AMQP. Properties that are sent are ones that lapin can write; what the broker and the
+//! gateway have added is left out of delivered messages, so a consumer sees what the producer wrote.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,10 +18,10 @@ const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
 
-/// The properties of a message to publish by this id.
+/// The properties of a message to publish, with this id.
 ///
 /// # Errors
-/// Names the field that is too long, negative, out of range or not the caller's to set.
+/// Names the field that is too long, negative, out of range or reserved.
 pub(in crate::broker) fn to_amqp(message: &Message, id: &str, now: SystemTime) -> Result<BasicProperties, Failure> {
     let mut properties = BasicProperties::default().with_message_id(short("message.message_id", id)?);
     let delivery_mode = match Durability::try_from(message.durability) {
@@ -59,35 +58,17 @@ pub(in crate::broker) fn to_amqp(message: &Message, id: &str, now: SystemTime) -
     if let Some(ttl) = &message.ttl {
         properties = properties.with_expiration(millis("message.ttl", ttl, MAX_TTL)?.to_string().into());
     }
-    if message.priority != 0 {
-        let priority = u8::try_from(message.priority)
-            .map_err(|_| Failure::invalid("message.priority", format!("is {}; at most 255", message.priority)))?;
-        properties = properties.with_priority(priority);
-    }
+    let priority = u8::try_from(message.priority)
+        .map_err(|_| Failure::invalid("message.priority", format!("is {}; at most 255", message.priority)))?;
+    // Also when it is 0: quorum queues of RabbitMQ 4.3 take a message without a priority for one of priority 4.
+    properties = properties.with_priority(priority);
     if !message.headers.is_empty() {
         properties = properties.with_headers(headers::to_table(&message.headers)?);
     }
     Ok(properties)
 }
 
-/// How many bytes properties take on the wire, headers included.
-pub(in crate::broker) fn size(properties: &BasicProperties) -> usize {
-    let texts = [
-        properties.message_id(),
-        properties.correlation_id(),
-        properties.reply_to(),
-        properties.content_type(),
-        properties.content_encoding(),
-        properties.kind(),
-        properties.app_id(),
-        properties.expiration(),
-    ];
-    let texts: usize = texts.into_iter().flatten().map(|text| text.as_str().len() + 1).sum();
-    // The timestamp, the priority and the delivery mode.
-    texts + 10 + properties.headers().as_ref().map_or(0, headers::size)
-}
-
-/// A delivered message, as its producer wrote it.
+/// A delivered message as its producer wrote it.
 pub(in crate::broker) fn from_amqp(properties: &BasicProperties, body: bytes::Bytes) -> Message {
     let text = |value: &Option<ShortString>| value.as_ref().map_or_else(String::new, ToString::to_string);
     Message {
@@ -130,8 +111,8 @@ fn millis(field: &'static str, duration: &prost_types::Duration, max: Duration) 
         return Err(Failure::invalid(field, "must be in whole milliseconds"));
     }
     // Both are known to be positive here.
-    let millis =
-        (duration.seconds as u64).saturating_mul(1000).saturating_add(u64::from(duration.nanos as u32) / 1_000_000);
+    let whole = (duration.seconds as u64).saturating_mul(1_000);
+    let millis = whole.saturating_add(u64::from(duration.nanos as u32) / 1_000_000);
     if u128::from(millis) > max.as_millis() {
         return Err(Failure::invalid(field, format!("is longer than {} days", max.as_secs() / 86_400)));
     }
@@ -166,6 +147,19 @@ mod tests {
     }
 
     #[test]
+    fn the_default_priority_is_sent_as_zero() {
+        let properties = to_amqp(&Message::default(), "id", SystemTime::now()).expect("valid");
+        assert_eq!(*properties.priority(), Some(0));
+    }
+
+    #[test]
+    fn a_delivered_time_after_the_year_9999_is_the_last_second_of_it() {
+        let properties = BasicProperties::default().with_timestamp(u64::MAX);
+        let time = from_amqp(&properties, bytes::Bytes::new()).publish_time.expect("a time");
+        assert_eq!(time.seconds, 253_402_300_799);
+    }
+
+    #[test]
     fn each_bad_property_is_named() {
         let long = "x".repeat(256);
         let cases = [
@@ -177,6 +171,20 @@ mod tests {
             (
                 "message.ttl",
                 Message { ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..Message::default() },
+            ),
+            (
+                "message.ttl",
+                Message {
+                    ttl: Some(prost_types::Duration { seconds: i64::MAX, nanos: 999_000_000 }),
+                    ..Message::default()
+                },
+            ),
+            (
+                "message.publish_time",
+                Message {
+                    publish_time: Some(prost_types::Timestamp { seconds: 1_700_000_000_000, nanos: 0 }),
+                    ..Message::default()
+                },
             ),
             (
                 "message.publish_time",

@@ -1,7 +1,6 @@
-//! A delivery as it is kept until it is settled, so that it can be sent round again, and what the gateway writes into a
-//! message for that. A lapin delivery enters, moved and not copied; properties of a new copy leave. Invariants: what the
-//! broker wrote into the message (`x-…`) never goes back in, since RabbitMQ 3.10 would believe it; and what the gateway
-//! writes (`wg.…`) is hidden from tenants, who cannot write it themselves.
+//! A delivery that is retained until it is settled, so that it can be published again, and the headers that the gateway
+//! writes into it for that. Headers of the broker (`x-…`) are never published again, since RabbitMQ 3.10 would trust them;
+//! headers of the gateway (`wg.…`) are hidden from tenants, who cannot set them.
 
 use std::{
     collections::BTreeMap,
@@ -14,51 +13,56 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-/// How often the message was tried and not done.
+use super::{
+    delay_bucket::DelayBucket,
+    size::{entry, fits_a_frame},
+};
+
+/// Failed attempts so far.
 const FAILURES: &str = "wg.failures";
-/// When it failed first and last, in milliseconds since the epoch.
+/// The times of the first and the last failure, in milliseconds since the epoch.
 const FIRST_FAILURE: &str = "wg.first-failure";
 const LAST_FAILURE: &str = "wg.last-failure";
-/// Why it failed last.
+/// The reason of the last failure.
 const REASON: &str = "wg.reason";
-/// Where it was published to, before it went round.
+/// Where it was originally published to.
 const EXCHANGE: &str = "wg.exchange";
 const ROUTING_KEY: &str = "wg.routing-key";
-/// Which delay queue takes it.
-pub(in crate::broker) const DELAY: &str = "wg.delay";
-/// Names a dead letter.
+/// Selects the delay queue.
+pub(in crate::broker) const DELAY_HEADER: &str = "wg.delay";
+/// The id of a dead letter.
 const DEAD_LETTER_ID: &str = "wg.dead-letter-id";
-/// The queue that gave it up, why, and when.
+/// The queue that dead-lettered it, why, and when.
 const QUEUE: &str = "wg.queue";
 const CODE: &str = "wg.code";
 const DIED: &str = "wg.died";
-/// How often it came back from the dead letters.
+/// How often it was redriven from the dead letters.
 const REDRIVES: &str = "wg.redrives";
 
 /// A delivery that is not settled.
-pub struct Held {
+pub struct RetainedDelivery {
     properties: BasicProperties,
     body: Bytes,
     exchange: ShortString,
     routing_key: ShortString,
 }
 
-impl std::fmt::Debug for Held {
+impl std::fmt::Debug for RetainedDelivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held").field("failures", &self.failures()).finish_non_exhaustive()
+        f.debug_struct("RetainedDelivery").field("failures", &self.failures()).finish_non_exhaustive()
     }
 }
 
 /// Why and when an attempt failed.
 #[derive(Debug, Clone)]
-pub(in crate::broker) struct Failed {
+pub(in crate::broker) struct Failure {
     pub(in crate::broker) reason: String,
     pub(in crate::broker) at: SystemTime,
 }
 
-/// What a dead letter says of itself.
+/// What the headers of a dead letter record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::broker) struct Death {
+pub(in crate::broker) struct DeadLetterRecord {
     pub(in crate::broker) id: Option<String>,
     pub(in crate::broker) queue: Option<String>,
     pub(in crate::broker) code: Option<String>,
@@ -69,7 +73,7 @@ pub(in crate::broker) struct Death {
     pub(in crate::broker) redrives: u32,
 }
 
-impl Held {
+impl RetainedDelivery {
     pub(in crate::broker) fn new(
         properties: BasicProperties,
         body: Bytes,
@@ -79,7 +83,7 @@ impl Held {
         Self { properties, body, exchange, routing_key }
     }
 
-    /// How often it was tried before this time.
+    /// Failed attempts before this delivery.
     pub fn failures(&self) -> u32 {
         failures(&self.properties)
     }
@@ -89,12 +93,16 @@ impl Held {
         &self.body
     }
 
+    pub(in crate::broker) fn remove_body(&mut self) {
+        self.body = Bytes::new();
+    }
+
     pub(in crate::broker) fn properties(&self) -> &BasicProperties {
         &self.properties
     }
 
-    /// Where the broker had it from.
-    pub(in crate::broker) fn came_by(&self) -> (&str, &str) {
+    /// The exchange and routing key of this delivery, which differ from the original ones after a retry.
+    pub(in crate::broker) fn delivered_via(&self) -> (&str, &str) {
         (self.exchange.as_str(), self.routing_key.as_str())
     }
 
@@ -102,17 +110,17 @@ impl Held {
         self.properties.message_id().as_ref().map_or("", ShortString::as_str)
     }
 
-    /// The exchange and routing key that it was published with.
+    /// The exchange and routing key that it was originally published with.
     pub(in crate::broker) fn origin(&self) -> (&str, &str) {
         let (exchange, routing_key) = origin(&self.properties);
         (exchange.unwrap_or(self.exchange.as_str()), routing_key.unwrap_or(self.routing_key.as_str()))
     }
 
-    /// What it says of its death, when it is a dead letter.
-    pub(in crate::broker) fn death(&self) -> Death {
+    /// What its headers record, when it is a dead letter.
+    pub(in crate::broker) fn dead_letter_record(&self) -> DeadLetterRecord {
         let number = |name| integer(&self.properties, name).and_then(|value| u64::try_from(value).ok());
         let text = |name| text(&self.properties, name).map(str::to_owned);
-        Death {
+        DeadLetterRecord {
             id: text(DEAD_LETTER_ID),
             queue: text(QUEUE),
             code: text(CODE),
@@ -124,29 +132,29 @@ impl Held {
         }
     }
 
-    /// The same message after one more failed attempt; with the step of its delay, when it has one.
-    pub(in crate::broker) fn after_failure(&self, failed: &Failed, delay: Option<u64>) -> BasicProperties {
-        let mut headers = self.failed_headers(failed);
-        let Some(delay) = delay.map(|step| step.to_string()) else { return self.copy(headers) };
-        set(&mut headers, DELAY, long(&delay));
-        // The delay queue says the same. But a quorum queue that another stream or gateway makes in this moment takes messages
-        // before it knows its own time to live: one without an end would stay at its head, and keep all behind it, for ever.
-        self.copy(headers).with_expiration(delay.as_str().into())
+    /// The properties of a copy after one more failed attempt, for the delay queue of `delay` when there is one.
+    pub(in crate::broker) fn after_failure(&self, failure: &Failure, delay: Option<DelayBucket>) -> BasicProperties {
+        let mut headers = self.headers_after(failure);
+        let Some(delay) = delay else { return self.copy(headers) };
+        set(&mut headers, DELAY_HEADER, long(&delay.to_string()));
+        // The delay queue has the same time to live. But a quorum queue that is being declared accepts messages before it knows
+        // its own: a message without an expiration would stay at its head, and block all behind it, for ever.
+        self.copy(headers).with_expiration(delay.millis().to_string().into())
     }
 
-    /// The same message as a dead letter of this queue, after one more failed attempt.
-    pub(in crate::broker) fn as_dead_letter(&self, failed: &Failed, queue: &str, code: &str) -> BasicProperties {
-        let mut headers = self.failed_headers(failed);
+    /// The properties of a copy that is a dead letter of this queue, after one more failed attempt.
+    pub(in crate::broker) fn as_dead_letter(&self, failure: &Failure, queue: &str, code: &str) -> BasicProperties {
+        let mut headers = self.headers_after(failure);
         set(&mut headers, DEAD_LETTER_ID, long(&uuid::Uuid::now_v7().to_string()));
         set(&mut headers, QUEUE, long(queue));
         set(&mut headers, CODE, long(code));
-        set(&mut headers, DIED, millis(failed.at));
-        self.copy(headers)
+        set(&mut headers, DIED, millis(failure.at));
+        self.copy_that_fits(headers)
     }
 
-    /// The same message as if it had never failed, but for the count of its returns from the dead letters.
+    /// The properties of a copy that has never failed, except for the number of its redrives.
     pub(in crate::broker) fn redriven(&self, exchange: &str, routing_key: &str) -> BasicProperties {
-        let redrives = i64::from(self.death().redrives.saturating_add(1));
+        let redrives = i64::from(self.dead_letter_record().redrives.saturating_add(1));
         let mut headers = self.own_headers();
         headers.retain(|name, _| !name.as_str().starts_with("wg."));
         set(&mut headers, EXCHANGE, long(exchange));
@@ -155,30 +163,44 @@ impl Held {
         self.copy(headers)
     }
 
-    fn failed_headers(&self, failed: &Failed) -> BTreeMap<ShortString, AMQPValue> {
+    fn headers_after(&self, failure: &Failure) -> BTreeMap<ShortString, AMQPValue> {
         let (exchange, routing_key) = self.origin();
         let mut headers = self.own_headers();
         set(&mut headers, EXCHANGE, long(exchange));
         set(&mut headers, ROUTING_KEY, long(routing_key));
         set(&mut headers, FAILURES, AMQPValue::LongLongInt(i64::from(self.failures().saturating_add(1))));
-        headers.entry(FIRST_FAILURE.into()).or_insert_with(|| millis(failed.at));
-        set(&mut headers, LAST_FAILURE, millis(failed.at));
-        set(&mut headers, REASON, long(&failed.reason));
+        headers.entry(FIRST_FAILURE.into()).or_insert_with(|| millis(failure.at));
+        set(&mut headers, LAST_FAILURE, millis(failure.at));
+        set(&mut headers, REASON, long(&failure.reason));
         headers
     }
 
-    /// Without the broker's, and without the delay that is over.
+    /// The headers of the producer and the gateway, without those of the broker and of a past delay.
     fn own_headers(&self) -> BTreeMap<ShortString, AMQPValue> {
         let is_kept = |name: &str| {
-            let is_brokers = name.get(..2).is_some_and(|head| head.eq_ignore_ascii_case("x-"));
-            !is_brokers && !matches!(name, "CC" | "BCC" | DELAY)
+            let is_of_broker = name.get(..2).is_some_and(|head| head.eq_ignore_ascii_case("x-"));
+            !is_of_broker && !matches!(name, "CC" | "BCC" | DELAY_HEADER)
         };
         let Some(headers) = self.properties.headers() else { return BTreeMap::new() };
         let kept = headers.inner().iter().filter(|(name, _)| is_kept(name.as_str()));
         kept.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// Without the time to live: it would cut a delay short, and a message that was tried has been waited for long enough.
+    /// As [`Self::copy`]; the largest headers of the producer are left out until the rest fits into a frame. Only a message that
+    /// came past the gateway can have that many.
+    fn copy_that_fits(&self, mut headers: BTreeMap<ShortString, AMQPValue>) -> BasicProperties {
+        loop {
+            let copy = self.copy(headers.clone());
+            let of_producer = headers.iter().filter(|(name, _)| !name.as_str().starts_with("wg."));
+            let largest = of_producer.max_by_key(|(name, value)| entry(name, value)).map(|(name, _)| name.clone());
+            match largest {
+                Some(name) if !fits_a_frame(&copy) => headers.remove(&name),
+                _ => return copy,
+            };
+        }
+    }
+
+    /// Copies all properties except the time to live, which would cut a delay short: it limits the wait for the first attempt.
     fn copy(&self, headers: BTreeMap<ShortString, AMQPValue>) -> BasicProperties {
         let mut copy = BasicProperties::default().with_headers(FieldTable::from(headers));
         let from = &self.properties;
@@ -203,17 +225,17 @@ impl Held {
     }
 }
 
-/// How often a message was tried and not done.
+/// Failed attempts so far.
 pub(in crate::broker) fn failures(properties: &BasicProperties) -> u32 {
     integer(properties, FAILURES).and_then(|count| u32::try_from(count).ok()).unwrap_or_default()
 }
 
-/// Where a message that went round was published to.
+/// Where a message that was published again came from originally.
 pub(in crate::broker) fn origin(properties: &BasicProperties) -> (Option<&str>, Option<&str>) {
     (text(properties, EXCHANGE), text(properties, ROUTING_KEY))
 }
 
-/// A number in the headers, of any width.
+/// An integer header of any width.
 pub(in crate::broker) fn integer(properties: &BasicProperties, name: &str) -> Option<i64> {
     match properties.headers().as_ref()?.inner().get(name)? {
         AMQPValue::LongLongInt(int) => Some(*int),
@@ -253,16 +275,16 @@ mod tests {
 
     use super::*;
 
-    fn delivered(properties: BasicProperties) -> Held {
-        Held::new(properties, Bytes::from_static(b"body"), "orders".into(), "eu.new".into())
+    fn delivered(properties: BasicProperties) -> RetainedDelivery {
+        RetainedDelivery::new(properties, Bytes::from_static(b"body"), "orders".into(), "eu.new".into())
     }
 
-    fn failed(reason: &str, millis: u64) -> Failed {
-        Failed { reason: reason.into(), at: UNIX_EPOCH + Duration::from_millis(millis) }
+    fn failure(reason: &str, millis: u64) -> Failure {
+        Failure { reason: reason.into(), at: UNIX_EPOCH + Duration::from_millis(millis) }
     }
 
     #[test]
-    fn a_message_goes_round_with_its_origin_and_its_history_and_without_the_brokers_words() {
+    fn a_copy_keeps_its_origin_and_history_and_drops_the_headers_of_the_broker() {
         let mut headers = FieldTable::default();
         headers.insert("x-death".into(), AMQPValue::Boolean(true));
         headers.insert("X-Delivery-Count".into(), AMQPValue::LongInt(7));
@@ -272,23 +294,24 @@ mod tests {
             .with_expiration("5".into())
             .with_message_id("id".into())
             .with_priority(3);
-        let first = delivered(properties).after_failure(&failed("one", 1_000), Some(200));
+        let first = delivered(properties)
+            .after_failure(&failure("one", 1_000), Some(DelayBucket::of(Duration::from_millis(200), Some(3))));
         assert_eq!(failures(&first), 1);
         assert_eq!(origin(&first), (Some("orders"), Some("eu.new")));
-        assert_eq!(text(&first, DELAY), Some("200"));
+        assert_eq!(text(&first, DELAY_HEADER), Some("200"));
         let names: Vec<_> = first.headers().iter().flat_map(|table| table.inner().keys()).collect();
         assert!(names.iter().all(|name| !name.as_str().to_ascii_lowercase().starts_with("x-")), "{names:?}");
         let expiration = first.expiration().as_ref().map(ShortString::as_str);
         assert_eq!((expiration, *first.priority()), (Some("200"), Some(3)));
 
-        // It comes back by another exchange and key.
-        let again = Held::new(first, Bytes::new(), "wg.return".into(), "jobs".into());
-        let dead = again.as_dead_letter(&failed("two", 2_000), "jobs", "rejected");
+        // It comes back via another exchange and key.
+        let again = RetainedDelivery::new(first, Bytes::new(), "wg.return".into(), "jobs".into());
+        let dead = again.as_dead_letter(&failure("two", 2_000), "jobs", "rejected");
         assert_eq!((failures(&dead), origin(&dead)), (2, (Some("orders"), Some("eu.new"))));
         assert_eq!(dead.expiration(), &None);
-        assert_eq!((text(&dead, DELAY), text(&dead, "mine")), (None, Some("kept")));
-        let dead = Held::new(dead, Bytes::new(), "wg.dead-letters".into(), "".into());
-        let death = dead.death();
+        assert_eq!((text(&dead, DELAY_HEADER), text(&dead, "mine")), (None, Some("kept")));
+        let dead = RetainedDelivery::new(dead, Bytes::new(), "wg.dead-letters".into(), "".into());
+        let death = dead.dead_letter_record();
         assert_eq!((death.first_failure, death.last_failure, death.died), (Some(1_000), Some(2_000), Some(2_000)));
         assert_eq!((death.queue.as_deref(), death.code.as_deref()), (Some("jobs"), Some("rejected")));
         assert_eq!(death.reason.as_deref(), Some("two"));
@@ -296,6 +319,7 @@ mod tests {
         let back = dead.redriven("orders", "eu.new");
         assert_eq!((failures(&back), origin(&back)), (0, (Some("orders"), Some("eu.new"))));
         let back = delivered(back);
-        assert_eq!((back.death().redrives, back.death().first_failure, back.message_id()), (1, None, "id"));
+        let record = back.dead_letter_record();
+        assert_eq!((record.redrives, record.first_failure, back.message_id()), (1, None, "id"));
     }
 }

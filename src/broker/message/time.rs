@@ -1,14 +1,12 @@
-//! Moments between protobuf, which has fractions, and AMQP 0-9-1, which has whole seconds since the epoch and no more.
-//!
-//! Invariant: only moments that protobuf's `Timestamp` allows (the years 1970 to 9999) leave, in both directions. Libraries
-//! fail on others, some with a panic.
+//! Times between protobuf, which has fractions, and AMQP 0-9-1, which has whole seconds since the epoch. Both directions produce
+//! only times that protobuf's `Timestamp` allows (until the year 9999): libraries fail on others, some with a panic.
 
 use crate::error::Failure;
 
 /// 9999-12-31T23:59:59Z.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// The seconds of a caller's moment.
+/// Converts a time of the API; `field` names it in errors.
 pub(in crate::broker) fn seconds(field: &str, time: &prost_types::Timestamp) -> Result<u64, Failure> {
     if time.nanos != 0 {
         return Err(Failure::invalid(field.to_owned(), "must be in whole seconds: AMQP 0-9-1 keeps no fraction"));
@@ -23,7 +21,7 @@ pub(in crate::broker) fn seconds(field: &str, time: &prost_types::Timestamp) -> 
     }
 }
 
-/// The moment of a delivered message, which may not have come through the gateway: what is too late becomes the last one.
+/// Converts a delivered time. One that came past the gateway may be later than the API can represent, and is then the latest.
 pub(in crate::broker) fn timestamp(seconds: u64) -> prost_types::Timestamp {
     let seconds = seconds.min(LAST_SECOND);
     prost_types::Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }

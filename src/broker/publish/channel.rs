@@ -1,6 +1,6 @@
-//! One channel's share of a publisher: from its opening to its end. Messages enter from the backlog in order, 64 at a time,
-//! and answers leave. The publishes of a batch are first polled in order, all at once, so that lapin writes them together
-//! (docs/adr/0003); nobody else has the channel, so tags and marks agree.
+//! One channel of a publisher, from its opening to its end. Messages are taken from the backlog in order, up to 64 at a time.
+//! All publishes of a batch are polled before any is awaited, so that lapin writes them together (docs/adr/0003). Nothing
+//! else uses the channel, so the broker's delivery tags and the tracker's sequence numbers agree.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -22,79 +22,80 @@ use lapin::{
 use tokio::time::Instant;
 
 use super::{
-    Outgoing,
-    confirms::{Answer, Tracker, marked},
-    pending::Attempt,
+    confirms::{Answer, Tracker, with_sequence},
+    pending::{Attempt, PendingPublish},
 };
 use crate::broker::{
-    Error,
-    connection::live::{ChannelGuard, Unfinished},
-    handle::Links,
+    connection::{
+        live::{ChannelGuard, CloseOnDrop},
+        tenant_connections::TenantConnections,
+    },
+    error::Error,
     topology::exchange_exists,
 };
 
-const BATCH: usize = 64;
+const MAX_BATCH: usize = 64;
 /// lapin scans its table of unanswered publishes for each `multiple` ack: more would be slower.
 const MAX_UNANSWERED: usize = 1_000;
-const SETUP: Duration = Duration::from_secs(5);
+const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Confirms = Vec<lapin::Result<PublisherConfirm>>;
 
-/// An open channel with confirms on.
+/// An open channel in confirm mode.
 pub(super) struct Open {
     channel: Channel,
     guard: ChannelGuard,
     lost: BoxFuture<'static, ()>,
-    links: Arc<Links>,
-    tracker: Tracker<Outgoing>,
+    connections: Arc<TenantConnections>,
+    tracker: Tracker<PendingPublish>,
     sending: VecDeque<Batch>,
-    next_mark: u64,
-    checking: Option<Checking>,
+    next_sequence: u64,
+    lookup: Option<Lookup>,
     missing: Vec<Arc<str>>,
-    /// The end of the broker's blocking, while it is waited for.
+    /// Completes when the broker unblocks the connection; set while it is blocked.
     unblocked: Option<BoxFuture<'static, ()>>,
-    _unfinished: Unfinished,
+    _close_on_drop: CloseOnDrop,
 }
 
 struct Batch {
-    first_mark: u64,
-    messages: Vec<Outgoing>,
-    /// When all of it is past its deadline: lapin has it, so it can only be given up whole.
-    over_at: Instant,
+    first_sequence: u64,
+    messages: Vec<PendingPublish>,
+    /// The latest deadline in it: lapin has the batch, so it can only be abandoned as a whole.
+    deadline: Instant,
     sent: MaybeDone<BoxFuture<'static, Confirms>>,
 }
 
-/// An exchange that is being looked up.
-struct Checking {
+/// The lookup of an exchange.
+struct Lookup {
     exchange: Arc<str>,
     found: BoxFuture<'static, Result<bool, Error>>,
 }
 
-/// What a look at the channel brought.
+/// What one poll of the channel brought.
 pub(super) struct Progress {
-    pub(super) answers: Vec<(Outgoing, Answer)>,
-    /// Why the channel is over, when it is.
+    pub(super) answers: Vec<(PendingPublish, Answer)>,
+    /// Why the channel has ended, if it has.
     pub(super) ended: Option<Error>,
 }
 
-pub(super) async fn open(links: Arc<Links>) -> Result<Open, Error> {
-    let (channel, guard) = links.publish.channel().await?;
-    let unfinished = Unfinished::new(&channel);
+pub(super) async fn open(connections: Arc<TenantConnections>) -> Result<Open, Error> {
+    let (channel, guard) = connections.publish.channel().await?;
+    let close_on_drop = CloseOnDrop::new(&channel);
     let confirming = channel.confirm_select(ConfirmSelectOptions::default());
-    tokio::time::timeout(SETUP, confirming).await.map_err(|_| Error::Timeout)??;
+    tokio::time::timeout(SETUP_TIMEOUT, confirming).await.map_err(|_| Error::Timeout)??;
     let lost = guard.lost().clone().cancelled_owned().boxed();
     Ok(Open {
         tracker: Tracker::new(channel.clone()),
         channel,
         guard,
         lost,
-        links,
+        connections,
         sending: VecDeque::new(),
-        next_mark: 1,
-        checking: None,
+        next_sequence: 1,
+        lookup: None,
         missing: Vec::new(),
         unblocked: None,
-        _unfinished: unfinished,
+        _close_on_drop: close_on_drop,
     })
 }
 
@@ -103,28 +104,38 @@ impl Open {
     pub(super) fn drive(
         &mut self,
         cx: &mut Context<'_>,
-        backlog: &mut VecDeque<Outgoing>,
+        backlog: &mut VecDeque<PendingPublish>,
         known: &mut HashSet<Arc<str>>,
     ) -> Progress {
-        self.wait_while_blocked(cx);
-        let mut error = self.check(cx, known).err();
-        while error.is_none() && self.start_batch(backlog, known) {}
-        error = error.or_else(|| self.check(cx, known).err());
-        error = error.or_else(|| self.poll_sending(cx).err());
+        self.poll_unblocked(cx);
+        let mut sent = self.send(cx, backlog, known);
         let answers = self.tracker.poll_answers(cx);
-        if error.is_none() && self.lost.poll_unpin(cx).is_ready() {
-            error = Some(Error::Unreachable(None));
+        if sent.is_ok() && self.lost.poll_unpin(cx).is_ready() {
+            sent = Err(Error::Unreachable(None));
         }
-        // Room that answers made is used at once, not at the next wake-up.
-        if error.is_none() && !answers.is_empty() {
-            while self.start_batch(backlog, known) {}
-            error = self.check(cx, known).err().or_else(|| self.poll_sending(cx).err());
+        // Answers make capacity for more, which is used at once and not at the next wake-up.
+        if sent.is_ok() && !answers.is_empty() {
+            sent = self.send(cx, backlog, known);
         }
-        Progress { answers, ended: error }
+        Progress { answers, ended: sent.err() }
     }
 
-    /// While the broker blocks, nothing is sent; its end wakes the stream.
-    fn wait_while_blocked(&mut self, cx: &mut Context<'_>) {
+    /// Starts as many batches as fit, and polls those that are being sent.
+    fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        backlog: &mut VecDeque<PendingPublish>,
+        known: &mut HashSet<Arc<str>>,
+    ) -> Result<(), Error> {
+        self.poll_lookup(cx, known)?;
+        while self.start_batch(backlog, known) {}
+        // Polls a lookup that has just been started.
+        self.poll_lookup(cx, known)?;
+        self.poll_sending(cx)
+    }
+
+    /// While the connection is blocked, nothing is sent; its end wakes the stream.
+    fn poll_unblocked(&mut self, cx: &mut Context<'_>) {
         if self.guard.blocked() && self.unblocked.is_none() {
             self.unblocked = Some(self.guard.unblocked().boxed());
         }
@@ -133,12 +144,13 @@ impl Open {
         }
     }
 
-    /// Whether a batch was started. Stops at an exchange not seen yet, and has it looked up.
-    fn start_batch(&mut self, backlog: &mut VecDeque<Outgoing>, known: &HashSet<Arc<str>>) -> bool {
+    /// Starts a batch, if one may be sent now; returns whether it did. Stops at an exchange that is not known yet, and starts
+    /// to look it up.
+    fn start_batch(&mut self, backlog: &mut VecDeque<PendingPublish>, known: &HashSet<Arc<str>>) -> bool {
         let unanswered = self.tracker.len() + self.sending.iter().map(|batch| batch.messages.len()).sum::<usize>();
-        let most = BATCH.min(MAX_UNANSWERED.saturating_sub(unanswered));
-        // lapin keeps what it cannot write, without a bound of its own: a broker that takes nothing is given nothing.
-        if self.checking.is_some() || most == 0 || self.unblocked.is_some() {
+        let most = MAX_BATCH.min(MAX_UNANSWERED.saturating_sub(unanswered));
+        // lapin keeps what it cannot write without a bound, so nothing is sent while the connection is blocked.
+        if self.lookup.is_some() || most == 0 || self.unblocked.is_some() {
             return false;
         }
         let ready = backlog.iter().take(most).take_while(|message| is_known(message, known)).count();
@@ -147,40 +159,40 @@ impl Open {
                 && !self.missing.iter().any(|exchange| **exchange == *message.exchange())
             {
                 let exchange: Arc<str> = message.exchange().into();
-                let links = Arc::clone(&self.links);
+                let connections = Arc::clone(&self.connections);
                 let name = exchange.to_string();
-                let found = async move { exchange_exists(&links, &name).await }.boxed();
-                self.checking = Some(Checking { exchange, found });
+                let found = async move { exchange_exists(&connections, &name).await }.boxed();
+                self.lookup = Some(Lookup { exchange, found });
             }
             return false;
         }
         let mut messages: Vec<_> = backlog.drain(..ready).collect();
-        let Some(over_at) = messages.iter().map(Outgoing::deadline).max() else { return false };
-        let first_mark = self.next_mark;
-        self.next_mark += ready as u64;
-        let (attempts, bodies) = messages.iter_mut().map(Outgoing::attempt).unzip();
-        let sent = maybe_done(publish(self.channel.clone(), first_mark, attempts, bodies).boxed());
-        self.sending.push_back(Batch { first_mark, messages, over_at, sent });
+        let Some(deadline) = messages.iter().map(PendingPublish::deadline).max() else { return false };
+        let first_sequence = self.next_sequence;
+        self.next_sequence += ready as u64;
+        let (attempts, bodies) = messages.iter_mut().map(PendingPublish::attempt).unzip();
+        let sent = maybe_done(publish(self.channel.clone(), first_sequence, attempts, bodies).boxed());
+        self.sending.push_back(Batch { first_sequence, messages, deadline, sent });
         true
     }
 
-    /// Learns whether an exchange is there.
-    fn check(&mut self, cx: &mut Context<'_>, known: &mut HashSet<Arc<str>>) -> Result<(), Error> {
-        let Some(checking) = &mut self.checking else { return Ok(()) };
-        let Poll::Ready(found) = checking.found.poll_unpin(cx) else { return Ok(()) };
-        let exchange = Arc::clone(&checking.exchange);
-        self.checking = None;
+    /// Learns whether the exchange that is being looked up exists.
+    fn poll_lookup(&mut self, cx: &mut Context<'_>, known: &mut HashSet<Arc<str>>) -> Result<(), Error> {
+        let Some(lookup) = &mut self.lookup else { return Ok(()) };
+        let Poll::Ready(found) = lookup.found.poll_unpin(cx) else { return Ok(()) };
+        let exchange = Arc::clone(&lookup.exchange);
+        self.lookup = None;
         if found? {
             known.insert(exchange);
         } else {
             self.missing.push(exchange);
         }
-        // There may be a batch to start now.
+        // A batch may be ready now.
         cx.waker().wake_by_ref();
         Ok(())
     }
 
-    /// Polls the batches in order: the first poll of each is what publishes it. They are followed in order, too.
+    /// Polls the batches in order: the first poll of a batch publishes it. They are handed to the tracker in order, too.
     fn poll_sending(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         for batch in &mut self.sending {
             let _ = batch.sent.poll_unpin(cx);
@@ -189,12 +201,13 @@ impl Open {
             let Some(confirms) = Pin::new(&mut batch.sent).take_output() else { break };
             let mut failed = None;
             let mut back = Vec::new();
-            let (marks, last) =
-                (batch.first_mark.., batch.first_mark + (batch.messages.len() as u64).saturating_sub(1));
-            for ((mark, message), confirm) in marks.zip(batch.messages.drain(..)).zip(confirms) {
+            let last = batch.first_sequence + (batch.messages.len() as u64).saturating_sub(1);
+            for ((sequence, message), confirm) in (batch.first_sequence..).zip(batch.messages.drain(..)).zip(confirms) {
                 match confirm {
-                    // What was refused ends the channel; nothing after it is followed, so that marks have no gap.
-                    Ok(confirm) if failed.is_none() => self.tracker.follow(mark, message, confirm, mark == last),
+                    // A failed publish ends the channel; nothing after it is tracked, so that the sequence has no gap.
+                    Ok(confirm) if failed.is_none() => {
+                        self.tracker.track(sequence, message, confirm, sequence == last);
+                    }
                     Ok(_) => back.push(message),
                     Err(error) => {
                         failed.get_or_insert(error);
@@ -216,17 +229,17 @@ impl Open {
         self.tracker.len() > 0
     }
 
-    /// Whether confirms that do not come (a queue without a leader) leave too little room for other messages.
+    /// Whether confirms that do not come (a queue without a leader) leave too little capacity for other messages.
     pub(super) fn is_clogged(&self) -> bool {
         self.tracker.abandoned() >= MAX_UNANSWERED / 2
     }
 
-    /// Whether nobody waits for an answer.
+    /// Whether no answer is awaited.
     pub(super) fn is_quiet(&self) -> bool {
         self.sending.is_empty() && self.tracker.oldest().is_none()
     }
 
-    /// Whether the broker takes nothing for now.
+    /// Whether the broker has blocked the connection.
     pub(super) fn is_blocked(&self) -> bool {
         self.guard.blocked()
     }
@@ -236,43 +249,43 @@ impl Open {
         std::mem::take(&mut self.missing)
     }
 
-    /// The earliest deadline here.
-    pub(super) fn earliest(&self) -> Option<Instant> {
-        let sending = self.sending.iter().map(|batch| batch.over_at).min();
-        self.tracker.oldest().map(Outgoing::deadline).into_iter().chain(sending).min()
+    /// The earliest deadline of the messages on this channel.
+    pub(super) fn earliest_deadline(&self) -> Option<Instant> {
+        let sending = self.sending.iter().map(|batch| batch.deadline).min();
+        self.tracker.oldest().map(PendingPublish::deadline).into_iter().chain(sending).min()
     }
 
-    /// Gives up what is past its deadline. A batch that lapin still holds (a blocked connection) may yet be written.
-    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Outgoing> {
-        let mut over = self.tracker.give_up(|message| message.deadline() <= now);
+    /// Abandons and returns what is past its deadline. A batch that lapin still holds (a blocked connection) may yet be written.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<PendingPublish> {
+        let mut overdue = self.tracker.abandon(|message| message.deadline() <= now);
         for batch in std::mem::take(&mut self.sending) {
-            if batch.over_at > now {
+            if batch.deadline > now {
                 self.sending.push_back(batch);
             } else {
-                over.extend(batch.messages);
+                overdue.extend(batch.messages);
             }
         }
-        over
+        overdue
     }
 
-    pub(super) fn into_unanswered(self) -> impl Iterator<Item = Outgoing> {
+    pub(super) fn into_unanswered(self) -> impl Iterator<Item = PendingPublish> {
         self.tracker.into_unanswered().chain(self.sending.into_iter().flat_map(|batch| batch.messages))
     }
 }
 
-/// The default exchange is always there.
-fn is_known(message: &Outgoing, known: &HashSet<Arc<str>>) -> bool {
+/// The default exchange always exists.
+fn is_known(message: &PendingPublish, known: &HashSet<Arc<str>>) -> bool {
     message.exchange().is_empty() || known.contains(message.exchange())
 }
 
-/// Publishes a batch: all are polled once, in order, before any is waited for. lapin writes them in that order, and says so
-/// of each: only the last wakes us.
-async fn publish(channel: Channel, first_mark: u64, attempts: Vec<Attempt>, bodies: Vec<Bytes>) -> Confirms {
-    let mut sending: Vec<_> = (first_mark..)
+/// Publishes a batch: all publishes are polled once, in order, before any is awaited, and lapin writes them in that order. Only
+/// the last one wakes the task.
+async fn publish(channel: Channel, first_sequence: u64, attempts: Vec<Attempt>, bodies: Vec<Bytes>) -> Confirms {
+    let mut sending: Vec<_> = (first_sequence..)
         .zip(attempts.into_iter().zip(&bodies))
-        .map(|(mark, (attempt, body))| {
+        .map(|(sequence, (attempt, body))| {
             let options = BasicPublishOptions { mandatory: attempt.mandatory, ..BasicPublishOptions::default() };
-            let properties = marked(attempt.properties, mark, attempt.accepted);
+            let properties = with_sequence(attempt.properties, sequence, attempt.accepted);
             let publish = channel.basic_publish(attempt.exchange, attempt.routing_key, options, body, properties);
             maybe_done(Box::pin(publish))
         })

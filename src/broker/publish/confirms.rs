@@ -1,17 +1,19 @@
-//! Which publish got which answer. Confirms of one channel enter in the order of publishing, and each leaves with its
-//! own answer, although lapin mixes up returned messages: it hangs the oldest waiting return on whichever confirm
-//! resolves next, and resolves a `multiple` ack in hash order. Believed, that reports lost messages as confirmed.
+//! Matching confirms to publishes. Each publish of a channel gets its own answer, although lapin pairs returned messages
+//! wrongly: it attaches the oldest waiting return to whichever confirm resolves next, and resolves a `multiple` ack in hash
+//! order. Trusting that pairing would report lost messages as confirmed.
 //!
-//! The invariant that makes it right (docs/adr/0003, proven by `tests/it/unroutable.rs`): a return is on some resolved
-//! confirm by the time its own confirm has resolved and the batch of acks it came in is over. So nothing is judged until
-//! every resolved confirm has been read, and every returned message is recognised by a mark of ours inside it, on
-//! whatever confirm it hangs. Locking lapin's table once (`fence`) waits for a batch in progress.
+//! The invariant that makes the answers right (docs/adr/0003, tested by `tests/it/unroutable.rs`): a return is attached to
+//! some resolved confirm by the time its own confirm has resolved and the batch of acks that it came in is complete. So no
+//! publish is evaluated before every resolved confirm has been read, and a returned message is recognised by the sequence
+//! number inside it, whichever confirm it is attached to. Locking lapin's table once (`barrier`) waits for a batch that is
+//! in progress.
 //!
-//! Each confirm has a waker of its own, which puts its mark on a list: an answer costs the same however many publishes
-//! wait. lapin calls the wakers of a batch before it lets go of its table, so that after the fence the list is whole.
+//! Each confirm has a waker of its own, which adds its number to a list, so the cost of an answer does not depend on how
+//! many publishes wait. lapin calls the wakers of a batch before it releases its table: after the barrier the list is
+//! complete.
 //!
-//! Answers are gathered: the stream is woken by the last confirm of what was published together, by [`GATHERED`] others, or
-//! by its own look every few milliseconds, not by each. What is answered together is published together next.
+//! Answers are gathered: the stream is woken by the last confirm of a batch, by [`WAKE_AFTER`] others, or by its own timer
+//! every few milliseconds. What is answered together is published together next.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -27,77 +29,77 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm, message::B
 
 /// The broker's answer to one publish.
 #[derive(Debug)]
-pub(in crate::broker) enum Answer {
-    /// It has the message.
+pub(super) enum Answer {
+    /// The broker has accepted the message.
     Ack,
-    /// It has not, and says so.
+    /// The broker has rejected the message.
     Nack,
-    /// It has no queue for the message.
+    /// No queue is bound for the message.
     Returned,
     /// The channel ended before an answer.
     Lost(lapin::Error),
 }
 
 /// The unanswered publishes of one channel, oldest first.
-pub(in crate::broker) struct Tracker<T> {
+pub(super) struct Tracker<T> {
     channel: Channel,
     waiting: VecDeque<Waiting<T>>,
-    /// The mark of the first in `waiting`; each place after it is the next mark's.
+    /// The sequence number of the first entry in `waiting`; the entries after it have the numbers after it.
     first: u64,
-    resolving: Arc<Resolving>,
-    /// Marks of returned messages whose own confirm is not judged yet.
+    resolved: Arc<ResolvedList>,
+    /// Sequence numbers of returned messages whose own confirm has not been evaluated yet.
     returned: HashSet<u64>,
 }
 
 struct Waiting<T> {
-    /// None when it has resolved.
+    /// `None` once it has resolved.
     confirm: Option<PublisherConfirm>,
     resolved: Option<Resolved>,
-    /// None when it was judged or given up.
+    /// `None` once it was evaluated or abandoned.
     item: Option<T>,
-    /// The last of what was published together.
+    /// Whether it is the last of its batch.
     is_last: bool,
 }
 
-/// So many answers are told although the last of their batch is still due: as many as a batch has.
-const GATHERED: usize = 64;
+/// This many answers wake the stream although the last one of their batch is still due: the size of a batch.
+const WAKE_AFTER: usize = 64;
 
-/// The marks of confirms that resolved and were not read yet, and whom to wake for them.
+/// The sequence numbers of confirms that have resolved and have not been read, and the task to wake for them.
 #[derive(Default)]
-struct Resolving {
-    marks: Mutex<Vec<u64>>,
+struct ResolvedList {
+    sequences: Mutex<Vec<u64>>,
     task: AtomicWaker,
 }
 
-impl Resolving {
-    /// Adds one; how many there are now.
-    fn add(&self, mark: u64) -> usize {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.push(mark);
-        marks.len()
+impl ResolvedList {
+    /// Adds one; returns how many there are now.
+    fn add(&self, sequence: u64) -> usize {
+        let mut sequences = self.sequences.lock().unwrap_or_else(PoisonError::into_inner);
+        sequences.push(sequence);
+        sequences.len()
     }
 
     fn take(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.sequences.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Wakes for one confirm.
-struct Marked {
-    mark: u64,
+/// The waker of one confirm.
+struct ConfirmWaker {
+    sequence: u64,
     is_last: bool,
-    resolving: Arc<Resolving>,
+    resolved: Arc<ResolvedList>,
 }
 
-impl Wake for Marked {
+impl Wake for ConfirmWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let gathered = self.resolving.add(self.mark);
-        if self.is_last || gathered >= GATHERED {
-            self.resolving.task.wake();
+        let unread = self.resolved.add(self.sequence);
+        if self.is_last || unread >= WAKE_AFTER {
+            self.resolved.task.wake();
         }
     }
 }
@@ -108,63 +110,64 @@ enum Resolved {
     Lost(lapin::Error),
 }
 
-/// Puts a mark into a message, and when it was accepted in microseconds, as AMQP's own timestamp has seconds only. AMQP's
-/// `cluster_id` is deprecated, travels back with a return and on to consumers, and is not the caller's.
-pub(in crate::broker) fn marked(properties: BasicProperties, mark: u64, accepted: SystemTime) -> BasicProperties {
+/// Writes a sequence number into a message, and the time of acceptance in microseconds (AMQP's own timestamp has seconds
+/// only). The deprecated property `cluster_id` is used for it: it comes back with a return, reaches consumers, and cannot be
+/// set by the caller.
+pub(super) fn with_sequence(properties: BasicProperties, sequence: u64, accepted: SystemTime) -> BasicProperties {
     let micros = accepted.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     let mut text = String::with_capacity(40);
     // Writing into a string cannot fail.
-    let _ = write!(text, "{mark}.{}", u64::try_from(micros).unwrap_or(u64::MAX));
+    let _ = write!(text, "{sequence}.{}", u64::try_from(micros).unwrap_or(u64::MAX));
     properties.with_cluster_id(text.into())
 }
 
-/// When a message that carries a mark was accepted.
+/// When a gateway accepted a message; `None` when it did not come through one.
 pub(in crate::broker) fn accepted(properties: &BasicProperties) -> Option<SystemTime> {
     let (_, micros) = properties.cluster_id().as_ref()?.as_str().split_once('.')?;
     UNIX_EPOCH.checked_add(Duration::from_micros(micros.parse().ok()?))
 }
 
-fn mark_of(message: &BasicReturnMessage) -> Option<u64> {
+fn sequence_of(message: &BasicReturnMessage) -> Option<u64> {
     message.delivery.properties.cluster_id().as_ref()?.as_str().split('.').next()?.parse().ok()
 }
 
 impl<T> Tracker<T> {
-    pub(in crate::broker) fn new(channel: Channel) -> Self {
+    pub(super) fn new(channel: Channel) -> Self {
         let (waiting, returned) = (VecDeque::new(), HashSet::new());
-        Self { channel, waiting, first: 0, resolving: Arc::default(), returned }
+        Self { channel, waiting, first: 0, resolved: Arc::default(), returned }
     }
 
-    /// Follows one more publish; marks grow. `is_last` of those that were published together.
-    pub(in crate::broker) fn follow(&mut self, mark: u64, item: T, confirm: PublisherConfirm, is_last: bool) {
+    /// Tracks one more publish. Sequence numbers grow; `is_last` marks the end of a batch.
+    pub(super) fn track(&mut self, sequence: u64, item: T, confirm: PublisherConfirm, is_last: bool) {
         if self.waiting.is_empty() {
-            self.first = mark;
+            self.first = sequence;
         }
-        // A batch that was given up before it was written leaves a gap; its places are empty, so that all others are right.
-        while self.first + (self.waiting.len() as u64) < mark {
+        // A batch that was abandoned before it was written leaves a gap, which is filled so that indices stay right.
+        while self.first + (self.waiting.len() as u64) < sequence {
             self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None, is_last: false });
         }
         self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item: Some(item), is_last });
         // Read by the next call of `poll_answers`, which registers its waker.
-        self.resolving.add(mark);
+        self.resolved.add(sequence);
     }
 
     /// How many confirms the channel still holds.
-    pub(in crate::broker) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Confirms that nobody waits for any more and that have not come.
-    pub(in crate::broker) fn abandoned(&self) -> usize {
+    /// The number of confirms that are still due for abandoned publishes.
+    pub(super) fn abandoned(&self) -> usize {
         self.waiting.iter().filter(|waiting| waiting.item.is_none() && waiting.confirm.is_some()).count()
     }
 
     /// The oldest publish without an answer.
-    pub(in crate::broker) fn oldest(&self) -> Option<&T> {
+    pub(super) fn oldest(&self) -> Option<&T> {
         self.waiting.iter().find_map(|waiting| waiting.item.as_ref())
     }
 
-    /// Gives up those that the filter names; their late answers are ignored.
-    pub(in crate::broker) fn give_up(&mut self, mut filter: impl FnMut(&T) -> bool) -> Vec<T> {
+    /// Abandons and returns those that the filter selects; their late answers are ignored.
+    pub(super) fn abandon(&mut self, mut filter: impl FnMut(&T) -> bool) -> Vec<T> {
         self.waiting
             .iter_mut()
             .filter(|waiting| waiting.item.as_ref().is_some_and(&mut filter))
@@ -173,64 +176,64 @@ impl<T> Tracker<T> {
     }
 
     /// All that have no answer, oldest first.
-    pub(in crate::broker) fn into_unanswered(self) -> impl Iterator<Item = T> {
+    pub(super) fn into_unanswered(self) -> impl Iterator<Item = T> {
         self.waiting.into_iter().filter_map(|waiting| waiting.item)
     }
 
     /// What has been answered since the last call; the waker is called when there is more.
-    pub(in crate::broker) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Vec<(T, Answer)> {
-        self.resolving.task.register(cx.waker());
+    pub(super) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Vec<(T, Answer)> {
+        self.resolved.task.register(cx.waker());
         let mut resolved = Vec::new();
-        // Ends: each round but the last resolves at least one of a bounded window.
+        // Terminates, since each round but the last resolves at least one publish of a bounded window.
         while self.read_resolved(&mut resolved) {
-            self.fence();
+            self.barrier();
         }
         // In the order of publishing.
         resolved.sort_unstable();
-        self.judge(&resolved)
+        self.evaluate(&resolved)
     }
 
-    /// Reads the confirms that have resolved, and takes the returned messages off them; whether there were any.
+    /// Reads the confirms that have resolved and the returned messages attached to them; returns whether there were any.
     fn read_resolved(&mut self, resolved: &mut Vec<u64>) -> bool {
         let before = resolved.len();
-        for mark in self.resolving.take() {
-            // A mark may come twice: when it is followed, and when it resolved before it was first looked at.
-            let index = mark.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        for sequence in self.resolved.take() {
+            // A number may be listed twice: by `track`, and by a waker before the first poll.
+            let index = sequence.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
             let Some(waiting) = index.and_then(|index| self.waiting.get_mut(index)) else { continue };
             let Some(confirm) = &mut waiting.confirm else { continue };
-            let (is_last, resolving) = (waiting.is_last, Arc::clone(&self.resolving));
-            let waker = Waker::from(Arc::new(Marked { mark, is_last, resolving }));
+            let (is_last, list) = (waiting.is_last, Arc::clone(&self.resolved));
+            let waker = Waker::from(Arc::new(ConfirmWaker { sequence, is_last, resolved: list }));
             let Poll::Ready(answer) = Pin::new(confirm).poll(&mut Context::from_waker(&waker)) else { continue };
-            resolved.push(mark);
+            resolved.push(sequence);
             waiting.confirm = None;
             let (answer, message) = match answer {
                 Ok(Confirmation::Ack(message)) => (Resolved::Ack, message),
                 Ok(Confirmation::Nack(message)) => (Resolved::Nack, message),
-                // Confirms are on for every channel of ours; taken as no answer if they were not.
+                // Every channel is in confirm mode; without it there is no answer.
                 Ok(Confirmation::NotRequested) => (Resolved::Lost(lapin::ErrorKind::FutureCompleted.into()), None),
                 Err(error) => (Resolved::Lost(error), None),
             };
             waiting.resolved = Some(answer);
-            self.returned.extend(message.as_ref().and_then(mark_of));
+            self.returned.extend(message.as_ref().and_then(sequence_of));
         }
         resolved.len() > before
     }
 
     /// Waits until lapin is not in the middle of a batch of acks, by taking the lock that it holds during one.
-    fn fence(&mut self) {
+    fn barrier(&mut self) {
         let polled =
             std::pin::pin!(self.channel.wait_for_confirms()).poll_unpin(&mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(Ok(messages)) = polled {
-            self.returned.extend(messages.iter().filter_map(mark_of));
+            self.returned.extend(messages.iter().filter_map(sequence_of));
         }
     }
 
-    fn judge(&mut self, resolved: &[u64]) -> Vec<(T, Answer)> {
+    fn evaluate(&mut self, resolved: &[u64]) -> Vec<(T, Answer)> {
         let mut answers = Vec::with_capacity(resolved.len());
-        for mark in resolved {
-            let Some(waiting) = self.waiting.get_mut((mark - self.first) as usize) else { continue };
+        for sequence in resolved {
+            let Some(waiting) = self.waiting.get_mut((sequence - self.first) as usize) else { continue };
             let Some(resolved) = waiting.resolved.take() else { continue };
-            let returned = self.returned.remove(mark);
+            let returned = self.returned.remove(sequence);
             let Some(item) = waiting.item.take() else { continue };
             answers.push((
                 item,

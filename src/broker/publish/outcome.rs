@@ -1,12 +1,12 @@
-//! How a message leaves a publisher: with what became of it, once.
+//! The outcome of a publish.
 
 use tokio::time::Instant;
 
 use crate::{error::Failure, pb::Outcome, telemetry::Sending};
 
-/// A message and what became of it.
+/// A message with its status.
 #[derive(Debug)]
-pub struct Settled {
+pub struct PublishOutcome {
     /// The stream's number for it.
     pub order: u64,
     /// The caller's number for it.
@@ -15,29 +15,29 @@ pub struct Settled {
     pub message_id: String,
     /// Its size, for the stream's window.
     pub bytes: usize,
-    /// When it was handed over.
+    /// When it was pushed to the publisher.
     pub pushed: Option<Instant>,
-    /// What became of it.
-    pub verdict: Verdict,
+    /// Whether it is stored.
+    pub status: PublishStatus,
     /// Its span, to be ended with the outcome.
     pub span: Option<Box<Sending>>,
 }
 
-/// What became of a message.
+/// Whether a message is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PublishStatus {
     /// The broker confirmed it.
     Confirmed,
-    /// The broker has no queue for it.
+    /// No queue is bound for it; it is not stored.
     Unroutable,
-    /// The broker refused it, or never got it; it is not stored.
+    /// The broker rejected it, or never received it; it is not stored.
     Rejected(Failure),
     /// It may be stored or not.
     Unknown(Failure),
 }
 
-impl Verdict {
-    /// The outcome that callers see, and the stable code of what decided; empty when it is confirmed.
+impl PublishStatus {
+    /// The outcome as callers see it, and the stable code of the reason; empty when it is confirmed.
     pub fn outcome(&self) -> (Outcome, &'static str) {
         match self {
             Self::Confirmed => (Outcome::Confirmed, ""),

@@ -1,27 +1,30 @@
-//! A message on its way to the broker. An untrusted publication enters; what leaves is known to be acceptable to lapin and
-//! to name nothing of the gateway's, and can be published as often as it takes with the same id and time.
+//! A message on its way to the broker. Once checked, a publication is acceptable to lapin, names nothing of the gateway's, and
+//! can be published any number of times with the same id and time.
 
 use std::time::SystemTime;
 
 use lapin::BasicProperties;
 use tokio::time::Instant;
 
-use super::{Settled, Verdict, confirms};
+use super::{
+    confirms,
+    outcome::{PublishOutcome, PublishStatus},
+};
 use crate::{
-    broker::message::{properties, time},
+    broker::message::{properties, size::encoded_size, time},
     error::Failure,
     names::{ExchangeName, RoutingKey},
     pb::{Message, Publication},
     telemetry::Sending,
 };
 
-/// A checked message with its destination. On the heap: it passes through several queues on its way, and is large.
-pub struct Outgoing(Box<Checked>);
+/// A checked message with its destination. Boxed, because it is large and is moved through several queues.
+pub struct PendingPublish(Box<Checked>);
 
 struct Checked {
     order: u64,
     sequence: u64,
-    /// What limits count: body, properties and headers.
+    /// The size that limits count: body, properties and headers.
     bytes: usize,
     exchange: ExchangeName,
     routing_key: String,
@@ -31,17 +34,17 @@ struct Checked {
     properties: Option<BasicProperties>,
     accepted: SystemTime,
     pushed: Option<Instant>,
-    /// Of a message on another round, which has what no publisher may write.
-    round: Option<Box<BasicProperties>>,
+    /// The properties of a message that the gateway publishes again, with headers that no publisher may set.
+    republished: Option<Box<BasicProperties>>,
     due: Option<Instant>,
     sent: bool,
-    /// When its trace is kept.
+    /// Set when its trace is sampled.
     span: Option<Box<Sending>>,
 }
 
-impl Outgoing {
-    /// Checks a publication, and takes it when it is fine; what is refused stays with the caller. `order` is the stream's
-    /// own growing number for it, `bytes` its size as limits count it.
+impl PendingPublish {
+    /// Checks a publication, and takes it when it is valid; what is refused stays with the caller. `order` is the stream's own
+    /// growing number for it, `bytes` its size as limits count it.
     ///
     /// # Errors
     /// Names the field that is wrong.
@@ -52,7 +55,7 @@ impl Outgoing {
         let Some(message) = &publication.message else {
             return Err(Failure::invalid("message", "is required"));
         };
-        if exchange.is_default() && is_gateways(&publication.routing_key) {
+        if exchange.is_default() && is_of_gateway(&publication.routing_key) {
             return Err(Failure::from(crate::names::Error::Reserved).on_field("routing_key"));
         }
         let made = message.message_id.is_empty().then(|| uuid::Uuid::now_v7().to_string());
@@ -73,15 +76,15 @@ impl Outgoing {
             properties: Some(properties),
             accepted: now,
             pushed: None,
-            round: None,
+            republished: None,
             due: None,
             sent: false,
             span: None,
         })))
     }
 
-    /// A message that goes another round, with the gateway's own properties, and must find a queue.
-    pub(in crate::broker) fn round(
+    /// A message that the gateway publishes again, with properties of its own; it must reach a queue.
+    pub(in crate::broker) fn republish(
         order: u64,
         exchange: ExchangeName,
         routing_key: String,
@@ -90,24 +93,24 @@ impl Outgoing {
     ) -> Self {
         Self(Box::new(Checked {
             order,
-            bytes: body.len(),
+            bytes: body.len() + encoded_size(&properties),
             sequence: 0,
             exchange,
             routing_key,
             mandatory: true,
             message: Message { body, ..Message::default() },
             properties: None,
-            // As before, so that its age goes on.
+            // Unchanged, so that its age keeps growing.
             accepted: confirms::accepted(&properties).unwrap_or_else(SystemTime::now),
             pushed: None,
-            round: Some(Box::new(properties)),
+            republished: Some(Box::new(properties)),
             due: None,
             sent: false,
             span: None,
         }))
     }
 
-    /// The same with its span, when its trace is kept.
+    /// The same message with its span, when its trace is sampled.
     #[must_use]
     pub fn traced(mut self, span: Option<Sending>) -> Self {
         self.0.span = span.map(|mut span| {
@@ -152,7 +155,7 @@ impl Outgoing {
         self
     }
 
-    /// Set by `push`; a message without one is over at once, which nothing makes.
+    /// Set by `push`; a message that was not pushed has none, and counts as overdue.
     pub(super) fn deadline(&self) -> Instant {
         self.0.due.unwrap_or_else(Instant::now)
     }
@@ -161,23 +164,23 @@ impl Outgoing {
         self.0.sent
     }
 
-    pub(super) fn settle(mut self, verdict: Verdict) -> Settled {
-        // Taken out one by one: the rest is large, and need not be moved to be dropped.
+    pub(super) fn settle(mut self, status: PublishStatus) -> PublishOutcome {
+        // Moves single fields: the rest is large, and is dropped where it is.
         let Checked { order, sequence, bytes, message, pushed, span, .. } = &mut *self.0;
         let message_id = std::mem::take(&mut message.message_id);
         let (order, sequence, bytes, pushed, span) = (*order, *sequence, *bytes, *pushed, span.take());
-        Settled { order, sequence, bytes, message_id, pushed, verdict, span }
+        PublishOutcome { order, sequence, bytes, message_id, pushed, status, span }
     }
 
-    /// What one attempt needs of it, owned; the body is shared, not copied.
+    /// What one attempt to publish needs; the body is shared, not copied.
     pub(super) fn attempt(&mut self) -> (Attempt, bytes::Bytes) {
         self.0.sent = true;
         if let Some(span) = &mut self.0.span {
             span.sent();
         }
-        let round = || self.0.round.as_deref().cloned();
-        let properties = self.0.properties.take().or_else(round).unwrap_or_else(|| {
-            // It was acceptable the first time, and nothing about it has changed.
+        let republished = || self.0.republished.as_deref().cloned();
+        let properties = self.0.properties.take().or_else(republished).unwrap_or_else(|| {
+            // The message was valid the first time and has not changed.
             let message = &self.0.message;
             properties::to_amqp(message, &message.message_id, SystemTime::UNIX_EPOCH).unwrap_or_default()
         });
@@ -187,7 +190,7 @@ impl Outgoing {
     }
 }
 
-/// One attempt's share of a message, beside its body.
+/// What one attempt to publish needs beside the body.
 pub(super) struct Attempt {
     pub(super) exchange: lapin::types::ShortString,
     pub(super) routing_key: lapin::types::ShortString,
@@ -196,7 +199,7 @@ pub(super) struct Attempt {
     pub(super) properties: BasicProperties,
 }
 
-/// The default exchange routes to any queue by name: the gateway's own are not for tenants.
-fn is_gateways(queue: &str) -> bool {
+/// Whether a queue is the gateway's own. The default exchange would route to it by name.
+fn is_of_gateway(queue: &str) -> bool {
     queue.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("wg."))
 }

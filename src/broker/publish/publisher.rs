@@ -1,8 +1,8 @@
-//! Publishing for one stream. Messages enter in order and are published so; each leaves with one [`Verdict`]. What has none
-//! when the channel or the connection ends is published again on a new one until its deadline, so that a broker restart
-//! costs time, and perhaps a duplicate with the same id, but no message.
+//! The publisher of one stream. Messages are published in the order in which they were pushed, and each gets one outcome.
+//! Messages without an answer when the channel or the connection ends are published again on a new one until their deadline,
+//! so that a broker restart costs time, and perhaps a duplicate with the same id, but no message.
 //!
-//! Invariant: a message is in exactly one of `backlog`, a batch being sent, or the tracker, until its verdict.
+//! Until its outcome, a message is in exactly one of these: the backlog, a batch being sent, or the tracker.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -16,40 +16,46 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    Outgoing, Settled, Verdict,
     channel::{Open, Progress, open},
     confirms::Answer,
+    outcome::{PublishOutcome, PublishStatus},
+    pending::PendingPublish,
 };
 use crate::{
     backoff::Backoff,
-    broker::{Error, handle::Links},
+    broker::{
+        connection::tenant_connections::TenantConnections,
+        error::{Error, quoted},
+    },
     error::{Classify as _, Failure, Kind},
 };
 
-/// A stream's way to the broker. Nothing is connected until the first message.
+/// Publishes the messages of one stream. Nothing is connected until the first message.
 pub struct Publisher {
-    links: Arc<Links>,
+    connections: Arc<TenantConnections>,
     deadline: Duration,
     stage: Stage,
-    backlog: VecDeque<Outgoing>,
-    /// Exchanges that were there when last seen; a publish to a missing one would end the channel for all the others.
+    backlog: VecDeque<PendingPublish>,
+    /// Exchanges that existed when last looked up; a publish to a missing one would close the channel for all messages.
     known: HashSet<Arc<str>>,
-    /// Exchanges just found to be missing or internal, with what to tell those who publish to them.
-    refusing: HashMap<Arc<str>, Failure>,
+    /// Exchanges just found to be missing or internal, with the failure for messages to them.
+    refused: HashMap<Arc<str>, Failure>,
     backoff: Backoff,
     last_error: Option<Error>,
-    timer: Pin<Box<Sleep>>,
-    /// When to look for answers that nothing wakes us for: the last of their batch is slower than they are.
-    look: Pin<Box<Sleep>>,
+    /// Fires at the earliest deadline.
+    deadline_timer: Pin<Box<Sleep>>,
+    /// Fires when answers may be waiting that woke nobody, because the last answer of their batch is still due.
+    answer_timer: Pin<Box<Sleep>>,
     in_flight: usize,
-    renewal: Renewal,
+    replacement: ChannelReplacement,
 }
 
-/// Another channel for a broker that refuses: RabbitMQ 3.10 asks whoever led a queue when a channel first published to it, for
-/// as long as the channel lives, and refuses while that node is down, whoever leads now.
-struct Renewal {
+/// Replaces a channel on which the broker rejected a message. A channel of RabbitMQ 3.10 sends to the node that led a queue when
+/// the channel first published to it, and rejects while that node is down, whichever node leads now.
+struct ChannelReplacement {
     not_before: Instant,
-    /// Nothing is sent until all is answered, for so long at most: messages of two channels may overtake each other.
+    /// Set while a replacement is due. Messages of two channels could overtake each other, so nothing is sent until the old
+    /// channel has answered everything, or this timer fires.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -57,102 +63,103 @@ enum Stage {
     Closed,
     Opening(BoxFuture<'static, Result<Open, Error>>),
     Open(Box<Open>),
-    Pausing(Pin<Box<Sleep>>),
+    BackingOff(Pin<Box<Sleep>>),
 }
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-const RENEWED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
-const RENEWED_WITHIN: Duration = Duration::from_millis(500);
-/// The longest that an answer waits for others.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const MIN_REPLACEMENT_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_REPLACEMENT_WAIT: Duration = Duration::from_millis(500);
+/// The longest that an answer waits for others of its batch.
+const MAX_ANSWER_DELAY: Duration = Duration::from_millis(5);
 
 impl Publisher {
-    pub(in crate::broker) fn new(links: Arc<Links>, deadline: Duration) -> Self {
+    pub(in crate::broker) fn new(connections: Arc<TenantConnections>, deadline: Duration) -> Self {
         Self {
-            links,
+            connections,
             deadline,
             stage: Stage::Closed,
             backlog: VecDeque::new(),
             known: HashSet::new(),
-            refusing: HashMap::new(),
+            refused: HashMap::new(),
             backoff: BACKOFF,
             last_error: None,
-            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            look: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            deadline_timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            answer_timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             in_flight: 0,
-            renewal: Renewal { not_before: Instant::now(), waiting: None },
+            replacement: ChannelReplacement { not_before: Instant::now(), waiting: None },
         }
     }
 
-    /// Takes messages over; each comes back from [`Self::settled`] once.
-    pub fn push(&mut self, messages: Vec<Outgoing>) {
+    /// Accepts messages; each is returned by [`Self::settled`] exactly once.
+    pub fn push(&mut self, messages: Vec<PendingPublish>) {
         let now = Instant::now();
         let due = now + self.deadline;
         self.in_flight += messages.len();
         self.backlog.extend(messages.into_iter().map(|message| message.due(now, due)));
     }
 
-    /// Messages without a verdict.
+    /// The number of messages without an outcome.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Publishes, recovers, and waits for verdicts; ends with one or more of them. Cancel safe. Waits for ever when
-    /// nothing is in flight.
-    pub async fn settled(&mut self) -> Vec<Settled> {
+    /// Publishes, recovers, and waits for outcomes; returns one or more of them. Cancel safe. Waits for ever when nothing is in
+    /// flight.
+    pub async fn settled(&mut self) -> Vec<PublishOutcome> {
         std::future::poll_fn(|cx| self.poll_settled(cx)).await
     }
 
-    /// Ends everything that has no verdict, now: the gateway stops. What was sent may be stored.
-    pub fn abandon(&mut self) -> Vec<Settled> {
+    /// Settles everything that has no outcome at once, because the gateway stops. What was sent may be stored.
+    pub fn abandon(&mut self) -> Vec<PublishOutcome> {
         let mut rest: Vec<_> = match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Open(open) => open.into_unanswered().collect(),
             _ => Vec::new(),
         };
         rest.extend(std::mem::take(&mut self.backlog));
-        rest.sort_by_key(Outgoing::order);
+        rest.sort_by_key(PendingPublish::order);
         self.in_flight = 0;
         let failure = |message| Failure::new(Kind::Unavailable, "DRAINING", message);
-        let end = |message: Outgoing| match message.was_sent() {
-            true => message.settle(Verdict::Unknown(failure(
+        let end = |message: PendingPublish| match message.was_sent() {
+            true => message.settle(PublishStatus::Unknown(failure(
                 "the gateway stopped before the broker confirmed it; send it again with the same message_id",
             ))),
-            false => message
-                .settle(Verdict::Rejected(failure("the gateway stopped before it was sent; sending it again is safe"))),
+            false => message.settle(PublishStatus::Rejected(failure(
+                "the gateway stopped before it was sent; sending it again is safe",
+            ))),
         };
         rest.into_iter().map(end).collect()
     }
 
-    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Settled>> {
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<Vec<PublishOutcome>> {
         let mut settled = Vec::new();
-        while self.step(cx, &mut settled) {}
-        self.expire(cx, &mut settled);
+        while self.poll_stage(cx, &mut settled) {}
+        self.settle_overdue(cx, &mut settled);
         if settled.is_empty() {
-            self.look_later(cx);
+            self.arm_answer_timer(cx);
             return Poll::Pending;
         }
         self.in_flight -= settled.len();
         Poll::Ready(settled)
     }
 
-    /// Comes back for what was answered, but woke nobody.
-    fn look_later(&mut self, cx: &mut Context<'_>) {
+    /// Polls again soon for answers that woke nobody.
+    fn arm_answer_timer(&mut self, cx: &mut Context<'_>) {
         let is_waiting = matches!(&self.stage, Stage::Open(open) if open.is_waiting());
-        if is_waiting && self.look.as_mut().poll(cx).is_ready() {
-            self.look.as_mut().reset(Instant::now() + LOOK_EVERY);
-            // Registers it; it is not over yet.
-            let _ = self.look.as_mut().poll(cx);
+        if is_waiting && self.answer_timer.as_mut().poll(cx).is_ready() {
+            self.answer_timer.as_mut().reset(Instant::now() + MAX_ANSWER_DELAY);
+            // Registers the waker; the timer has just been reset.
+            let _ = self.answer_timer.as_mut().poll(cx);
         }
     }
 
-    /// One step of the stage; whether another should follow at once.
-    fn step(&mut self, cx: &mut Context<'_>, settled: &mut Vec<Settled>) -> bool {
+    /// Advances the stage; returns whether it should be polled again at once.
+    fn poll_stage(&mut self, cx: &mut Context<'_>, settled: &mut Vec<PublishOutcome>) -> bool {
         match &mut self.stage {
             Stage::Closed => {
                 if self.backlog.is_empty() {
                     return false;
                 }
-                self.stage = Stage::Opening(open(Arc::clone(&self.links)).boxed());
+                self.stage = Stage::Opening(open(Arc::clone(&self.connections)).boxed());
                 true
             }
             Stage::Opening(opening) => match opening.poll_unpin(cx) {
@@ -162,12 +169,12 @@ impl Publisher {
                     true
                 }
                 Poll::Ready(Err(error)) => {
-                    self.pause(error);
+                    self.back_off(error);
                     true
                 }
             },
-            Stage::Pausing(pause) => {
-                if pause.as_mut().poll(cx).is_pending() {
+            Stage::BackingOff(sleep) => {
+                if sleep.as_mut().poll(cx).is_pending() {
                     return false;
                 }
                 self.stage = Stage::Closed;
@@ -175,69 +182,64 @@ impl Publisher {
             }
             Stage::Open(open) => {
                 let nothing = &mut VecDeque::new();
-                let backlog = if self.renewal.waiting.is_some() { nothing } else { &mut self.backlog };
+                let backlog = if self.replacement.waiting.is_some() { nothing } else { &mut self.backlog };
                 let Progress { answers, ended } = open.drive(cx, backlog, &mut self.known);
                 if ended.is_none() && !answers.is_empty() {
                     self.backoff.reset();
                 }
-                let ended = self.answer(answers, settled).or(ended);
-                let again = ended.is_some();
+                let ended = self.settle_answers(answers, settled).or(ended);
+                let has_ended = ended.is_some();
                 if let Some(error) = ended {
-                    self.reopen(error);
+                    self.channel_ended(error);
                 }
-                self.refuse(settled) || again || self.renew(cx)
+                self.settle_refused(settled) || has_ended || self.poll_replacement(cx)
             }
         }
     }
 
-    /// Gives up the channel that messages were refused on, as soon as nothing is under way there; whether something changed.
-    fn renew(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(waiting) = &mut self.renewal.waiting else { return false };
-        let is_quiet = matches!(&self.stage, Stage::Open(open) if open.is_quiet());
-        if !is_quiet && matches!(self.stage, Stage::Open(_)) && waiting.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        if is_quiet {
-            self.stage = Stage::Closed;
-        }
-        self.renewal.waiting = None;
-        true
-    }
-
-    /// Turns answers into verdicts; what was lost goes back to the front of the backlog, in order. The error, if any.
-    fn answer(&mut self, answers: Vec<(Outgoing, Answer)>, settled: &mut Vec<Settled>) -> Option<Error> {
-        let mut lost = Vec::new();
+    /// Settles what the broker answered. What was lost returns to the backlog. Returns the error that ended the channel.
+    fn settle_answers(
+        &mut self,
+        answers: Vec<(PendingPublish, Answer)>,
+        settled: &mut Vec<PublishOutcome>,
+    ) -> Option<Error> {
         let mut ended = None;
         for (message, answer) in answers {
             match answer {
-                Answer::Ack => settled.push(message.settle(Verdict::Confirmed)),
-                Answer::Returned => settled.push(message.settle(Verdict::Unroutable)),
+                Answer::Ack => settled.push(message.settle(PublishStatus::Confirmed)),
+                Answer::Returned => settled.push(message.settle(PublishStatus::Unroutable)),
                 Answer::Nack => {
-                    let now = Instant::now();
-                    if self.renewal.not_before <= now {
-                        let waiting = Box::pin(tokio::time::sleep(RENEWED_WITHIN));
-                        self.renewal = Renewal { not_before: now + RENEWED_AT_MOST_EVERY, waiting: Some(waiting) };
-                    }
-                    settled.push(message.settle(Verdict::Rejected(nacked())));
+                    self.replacement.request();
+                    settled.push(message.settle(PublishStatus::Rejected(rejected_by_broker())));
                 }
                 Answer::Lost(error) => {
                     ended.get_or_insert_with(|| Error::from(error));
-                    lost.push(message);
+                    self.backlog.push_back(message);
                 }
             }
         }
-        lost.into_iter().rev().for_each(|message| self.backlog.push_front(message));
         ended
     }
 
-    /// Takes everything unanswered back, and looks at why the channel ended.
-    fn reopen(&mut self, error: Error) {
+    /// Replaces the channel when that is due and nothing is in flight on it; returns whether something changed.
+    fn poll_replacement(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(waiting) = &mut self.replacement.waiting else { return false };
+        if let Stage::Open(open) = &self.stage {
+            if open.is_quiet() {
+                self.stage = Stage::Closed;
+            } else if waiting.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+        }
+        self.replacement.waiting = None;
+        true
+    }
+
+    /// Returns everything unanswered to the backlog, in the order of publishing, and acts on the reason of the end.
+    fn channel_ended(&mut self, error: Error) {
         if let Stage::Open(open) = std::mem::replace(&mut self.stage, Stage::Closed) {
-            let mut unanswered: VecDeque<_> = open.into_unanswered().collect();
-            unanswered.append(&mut self.backlog);
-            self.backlog = unanswered;
-            // Some came back from the tracker's answers and some from its rest: as they were published.
-            self.backlog.make_contiguous().sort_by_key(Outgoing::order);
+            self.backlog.extend(open.into_unanswered());
+            self.backlog.make_contiguous().sort_by_key(PendingPublish::order);
         }
         match &error {
             Error::NoExchange(exchange) => {
@@ -245,98 +247,105 @@ impl Publisher {
                 self.last_error = Some(error);
             }
             Error::Refused(_) if let Some(exchange) = internal_exchange(&error) => {
-                let message = format!("exchange {exchange:?} is internal: it takes messages from other exchanges only");
+                let message =
+                    format!("exchange {exchange:?} is internal: it accepts messages from other exchanges only");
                 let failure = Failure::new(Kind::Precondition, "EXCHANGE_IS_INTERNAL", message);
-                self.refusing.insert(exchange.into(), failure);
+                self.refused.insert(exchange.into(), failure);
             }
-            _ => self.pause(error),
+            _ => self.back_off(error),
         }
     }
 
-    /// Waits before the next connection.
-    fn pause(&mut self, error: Error) {
-        let pause = self.backoff.pause();
-        tracing::debug!(?error, ?pause, waiting = self.backlog.len(), "publishing is interrupted");
+    /// Waits before the next attempt to open a channel: 50 ms doubling up to 1 s, half of it at random.
+    fn back_off(&mut self, error: Error) {
+        let delay = self.backoff.pause();
+        tracing::debug!(?error, ?delay, waiting = self.backlog.len(), "publishing is interrupted");
         self.last_error = Some(error);
-        self.stage = Stage::Pausing(Box::pin(tokio::time::sleep(pause)));
+        self.stage = Stage::BackingOff(Box::pin(tokio::time::sleep(delay)));
     }
 
-    /// Settles what goes to exchanges that are missing or internal; whether there were any.
-    fn refuse(&mut self, settled: &mut Vec<Settled>) -> bool {
+    /// Settles messages to exchanges that are missing or internal; returns whether there were such exchanges.
+    fn settle_refused(&mut self, settled: &mut Vec<PublishOutcome>) -> bool {
         if let Stage::Open(open) = &mut self.stage {
             for exchange in open.take_missing() {
                 let failure = Error::NoExchange(exchange.to_string()).into();
-                self.refusing.insert(exchange, failure);
+                self.refused.insert(exchange, failure);
             }
         }
-        if self.refusing.is_empty() {
+        if self.refused.is_empty() {
             return false;
         }
         for message in std::mem::take(&mut self.backlog) {
-            match self.refusing.get(message.exchange()) {
-                Some(failure) => settled.push(message.settle(Verdict::Rejected(failure.clone()))),
+            match self.refused.get(message.exchange()) {
+                Some(failure) => settled.push(message.settle(PublishStatus::Rejected(failure.clone()))),
                 None => self.backlog.push_back(message),
             }
         }
-        self.refusing.clear();
+        self.refused.clear();
         true
     }
 
-    /// Ends what is past its deadline, and sets the timer to the next.
-    fn expire(&mut self, cx: &mut Context<'_>, settled: &mut Vec<Settled>) {
-        let earliest = |publisher: &Self| {
-            let open = match &publisher.stage {
-                Stage::Open(open) => open.earliest(),
-                _ => None,
-            };
-            publisher.backlog.front().map(Outgoing::deadline).into_iter().chain(open).min()
-        };
-        let Some(due) = earliest(self) else { return };
-        // Deadlines grow with each answer: one that comes too early looks, and is set again, once in a deadline.
-        if due < self.timer.deadline() {
-            self.timer.as_mut().reset(due);
+    /// Settles what is past its deadline, and sets the timer to the next deadline.
+    fn settle_overdue(&mut self, cx: &mut Context<'_>, settled: &mut Vec<PublishOutcome>) {
+        let Some(due) = self.earliest_deadline() else { return };
+        // The earliest deadline moves with each answer. The timer is not moved back each time: when it fires too early, it
+        // finds nothing overdue and is set again.
+        if due < self.deadline_timer.deadline() {
+            self.deadline_timer.as_mut().reset(due);
         }
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            let mut over = match &mut self.stage {
-                Stage::Open(open) => open.give_up(now),
-                _ => Vec::new(),
-            };
-            for message in std::mem::take(&mut self.backlog) {
-                if message.deadline() <= now { over.push(message) } else { self.backlog.push_back(message) }
-            }
-            for message in over {
-                let verdict = self.give_up(&message);
-                settled.push(message.settle(verdict));
+        while self.deadline_timer.as_mut().poll(cx).is_ready() {
+            for message in self.take_overdue(Instant::now()) {
+                let status = self.status_at_deadline(&message);
+                settled.push(message.settle(status));
             }
             if let Stage::Open(open) = &self.stage
                 && open.is_clogged()
             {
-                self.reopen(Error::Timeout);
+                self.channel_ended(Error::Timeout);
                 cx.waker().wake_by_ref();
             }
-            match earliest(self) {
-                Some(due) => self.timer.as_mut().reset(due),
+            match self.earliest_deadline() {
+                Some(due) => self.deadline_timer.as_mut().reset(due),
                 None => return,
             }
         }
     }
 
-    /// A message that never left is not stored; one that did may be.
-    fn give_up(&self, message: &Outgoing) -> Verdict {
+    fn earliest_deadline(&self) -> Option<Instant> {
+        let on_channel = match &self.stage {
+            Stage::Open(open) => open.earliest_deadline(),
+            _ => None,
+        };
+        self.backlog.front().map(PendingPublish::deadline).into_iter().chain(on_channel).min()
+    }
+
+    /// Removes all messages that are past their deadline.
+    fn take_overdue(&mut self, now: Instant) -> Vec<PendingPublish> {
+        let mut overdue = match &mut self.stage {
+            Stage::Open(open) => open.take_overdue(now),
+            _ => Vec::new(),
+        };
+        for message in std::mem::take(&mut self.backlog) {
+            if message.deadline() <= now { overdue.push(message) } else { self.backlog.push_back(message) }
+        }
+        overdue
+    }
+
+    /// A message that was never sent is certainly not stored; one that was sent may be.
+    fn status_at_deadline(&self, message: &PendingPublish) -> PublishStatus {
         let cause = match &self.stage {
-            Stage::Open(open) if open.is_blocked() => "the broker takes nothing: a memory or disk alarm".into(),
+            Stage::Open(open) if open.is_blocked() => "the broker accepts nothing: a memory or disk alarm".into(),
             Stage::Open(_) => "the broker did not answer".into(),
             _ => self.last_error.as_ref().map_or("there is no connection".into(), |error| error.message()),
         };
         if message.was_sent() {
-            Verdict::Unknown(Failure::new(
+            PublishStatus::Unknown(Failure::new(
                 Kind::Deadline,
                 "PUBLISH_DEADLINE",
                 format!("not confirmed within {:?} ({cause}); send it again with the same message_id", self.deadline),
             ))
         } else {
-            Verdict::Rejected(Failure::new(
+            PublishStatus::Rejected(Failure::new(
                 Kind::Unavailable,
                 "BROKER_UNREACHABLE",
                 format!("not sent within {:?} ({cause}); sending it again is safe", self.deadline),
@@ -345,7 +354,18 @@ impl Publisher {
     }
 }
 
-fn nacked() -> Failure {
+impl ChannelReplacement {
+    /// Asks for another channel, unless the last one was replaced a moment ago.
+    fn request(&mut self) {
+        let now = Instant::now();
+        if self.not_before <= now {
+            self.not_before = now + MIN_REPLACEMENT_INTERVAL;
+            self.waiting = Some(Box::pin(tokio::time::sleep(MAX_REPLACEMENT_WAIT)));
+        }
+    }
+}
+
+fn rejected_by_broker() -> Failure {
     Failure::new(
         Kind::Exhausted,
         "BROKER_REJECTED",
@@ -353,11 +373,10 @@ fn nacked() -> Failure {
     )
 }
 
-/// `cannot publish to internal exchange 'x' in vhost 'v'`.
+/// The exchange in RabbitMQ's answer `cannot publish to internal exchange 'x' in vhost 'v'`.
 fn internal_exchange(error: &Error) -> Option<String> {
     let Error::Refused(Some(error)) = error else { return None };
     let lapin::ErrorKind::ProtocolError(amqp) = error.kind() else { return None };
     let text = amqp.get_message().to_string();
-    let rest = &text[text.find("internal exchange '")? + "internal exchange '".len()..];
-    Some(rest[..rest.find('\'')?].to_owned())
+    quoted(&text, "internal exchange ")
 }

@@ -1,55 +1,65 @@
-//! What is to become of a delivery that was not done: words that streams and the resender share, without behaviour.
+//! What is to become of a delivery that was not acknowledged as done.
 
 use std::time::Duration;
 
 use crate::telemetry::DeadLetterReason;
 
-/// What is to become of a delivery that was not done.
+/// What is to become of a delivery that was not acknowledged as done.
 #[derive(Debug, Clone)]
-pub enum Fate {
-    /// Another attempt, after so long.
+pub enum Disposition {
+    /// Another attempt.
     Retry {
-        /// None or less than 100 ms: now.
+        /// The wait before it; zero means at once.
         delay: Duration,
-        /// Why it failed, for the dead letter that it may become.
+        /// Why this attempt failed, for the dead letter that it may become.
         reason: String,
     },
-    /// It is given up.
+    /// It becomes a dead letter.
     DeadLetter {
         /// Why, for programs.
-        code: Code,
+        code: DeadLetterCode,
         /// Why, for people.
         reason: String,
-        /// How long it goes round once more when the dead letters are full.
+        /// The delay of one more retry when the dead-letter queue is full.
         when_full: Duration,
     },
 }
 
-impl Fate {
-    /// How long it waits.
-    pub(in crate::broker) fn delay(&self) -> Duration {
+impl Disposition {
+    /// The wait before the next attempt.
+    pub(super) fn delay(&self) -> Duration {
         match self {
             Self::Retry { delay, .. } => *delay,
             Self::DeadLetter { .. } => Duration::ZERO,
         }
     }
+
+    /// Why this attempt failed.
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Retry { reason, .. } | Self::DeadLetter { reason, .. } => reason,
+        }
+    }
 }
 
-/// Why a message was given up.
+/// Why a message became a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
-    /// Its consumer said so.
+pub enum DeadLetterCode {
+    /// Its consumer rejected it.
     Rejected,
     /// It had all its attempts.
     DeliveryLimit,
-    /// Its queue is gone.
+    /// Its queue was deleted.
     QueueDeleted,
+    /// Its headers are too large to be published again.
+    HeadersTooLarge,
 }
 
-impl Code {
-    pub(in crate::broker) fn counted(self) -> DeadLetterReason {
+impl DeadLetterCode {
+    /// The label of this reason in metrics.
+    pub(super) fn metric_label(self) -> DeadLetterReason {
         match self {
-            Self::Rejected => DeadLetterReason::Rejected,
+            Self::Rejected | Self::HeadersTooLarge => DeadLetterReason::Rejected,
             Self::DeliveryLimit => DeadLetterReason::DeliveryLimit,
             Self::QueueDeleted => DeadLetterReason::QueueDeleted,
         }
@@ -61,6 +71,7 @@ impl Code {
             Self::Rejected => "rejected",
             Self::DeliveryLimit => "delivery_limit",
             Self::QueueDeleted => "queue_deleted",
+            Self::HeadersTooLarge => "headers_too_large",
         }
     }
 }

@@ -1,24 +1,20 @@
-//! How long a message waits before its next attempt. A queue's policy and the number of failures enter; a delay leaves,
-//! rounded up to one of about two hundred steps, since the broker keeps a queue for each (a queue with one delay only has
-//! no message that waits behind a longer one). Pure.
+//! A queue's retry policy: the number of attempts and the delays between them. It is stored in the queue's arguments.
 
 use std::time::Duration;
 
-use crate::error::Failure;
+use crate::{
+    broker::message::delay_bucket::{MAX_DELAY, MIN_DELAY},
+    error::Failure,
+};
 
 const MAX_ATTEMPTS: &str = "x-wg-max-delivery-attempts";
 const MIN_BACKOFF: &str = "x-wg-min-backoff-ms";
 const MAX_BACKOFF: &str = "x-wg-max-backoff-ms";
-/// AMQP's numbers with a fraction come back from the broker's HTTP API in more than one form: thousandths do not.
+/// In thousandths: numbers with a fraction come back from the broker's HTTP API in more than one form.
 const MULTIPLIER: &str = "x-wg-backoff-multiplier-thousandths";
 const JITTER: &str = "x-wg-backoff-jitter-thousandths";
 
-/// The shortest delay that is not none.
-pub const MIN_DELAY: Duration = Duration::from_millis(100);
-/// The longest delay.
-pub const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
-
-/// A queue's policy for messages that were not done.
+/// How often and when a queue's messages are tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     max_attempts: u32,
@@ -29,7 +25,7 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// 20 attempts; 1 s doubling to 5 min, 10 % more or less.
+    /// 20 attempts; 1 s doubling up to 5 min, with a jitter of 10 %.
     fn default() -> Self {
         Self {
             max_attempts: 20,
@@ -53,7 +49,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The same policy with this back-off; what is none stays, and the maximum is at least the minimum.
+    /// The same policy with this back-off. What is `None` stays, and the maximum becomes at least the minimum.
     ///
     /// # Errors
     /// Names the field that is out of range.
@@ -96,7 +92,7 @@ impl RetryPolicy {
         })
     }
 
-    /// As the queue's arguments have it; what they do not have is the default.
+    /// Reads the policy from a queue's arguments; what is missing there has its default.
     pub fn from_arguments(argument: impl Fn(&str) -> Option<i64>) -> Self {
         let default = Self::default();
         let small = |name, default| argument(name).and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
@@ -110,7 +106,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The queue arguments that say it. RabbitMQ keeps them and makes nothing of them.
+    /// The queue arguments that store the policy. RabbitMQ keeps them and ignores them.
     pub(in crate::broker) fn arguments(&self) -> [(&'static str, i64); 5] {
         let wide = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         [
@@ -122,9 +118,9 @@ impl RetryPolicy {
         ]
     }
 
-    /// What differs from another policy first: the argument in the words of the API, and both values.
+    /// The first difference from another policy: the argument as the API names it, and both values.
     pub fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
-        const WORDS: [&str; 5] = [
+        const NAMES: [&str; 5] = [
             "max_delivery_attempts",
             "retry_policy.min_backoff",
             "retry_policy.max_backoff",
@@ -133,17 +129,17 @@ impl RetryPolicy {
         ];
         let shown = |which: usize, value: i64| match which {
             0 => value.to_string(),
-            // Exact in a double, and back: both are small.
+            // Both are small, so they are exact in a double.
             3 | 4 => (value as f64 / 1_000.0).to_string(),
             _ => format!("{value} ms"),
         };
         let pairs = self.arguments().into_iter().zip(other.arguments()).enumerate();
         let mut different = pairs.filter(|(_, (mine, theirs))| mine.1 != theirs.1);
         let (which, (mine, theirs)) = different.next()?;
-        Some((WORDS[which], shown(which, mine.1), shown(which, theirs.1)))
+        Some((NAMES[which], shown(which, mine.1), shown(which, theirs.1)))
     }
 
-    /// After so many failed attempts a message is given up.
+    /// After this many failed attempts a message becomes a dead letter.
     pub fn max_attempts(&self) -> u32 {
         self.max_attempts
     }
@@ -158,18 +154,18 @@ impl RetryPolicy {
         Duration::from_millis(self.max_backoff_ms)
     }
 
-    /// What each delay is multiplied with for the next.
+    /// The factor from each delay to the next.
     pub fn multiplier(&self) -> f64 {
         f64::from(self.multiplier_thousandths) / 1_000.0
     }
 
-    /// How far delays are spread: 0.1 is 10 % more or less.
+    /// The spread of delays: 0.1 is up to 10 % more or less.
     pub fn jitter(&self) -> f64 {
         f64::from(self.jitter_thousandths) / 1_000.0
     }
 
-    /// The delay after the `failures`-th failed attempt (1 for the first). `random` is from -1 to 1, and spreads over three
-    /// values only: each may be a queue of its own.
+    /// The delay after this number of failed attempts. `random` is from -1 to 1, and spreads over three values only, since the
+    /// broker may keep a queue for each.
     pub fn backoff(&self, failures: u32, random: f64) -> Duration {
         let growth = self.multiplier().powi(i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX));
         let plain = (self.min_backoff_ms as f64 * growth).min(self.max_backoff_ms as f64);
@@ -179,46 +175,11 @@ impl RetryPolicy {
     }
 }
 
-/// The step that a delay is rounded up to, in milliseconds: two significant digits, at most a tenth more than was asked for,
-/// never less, from 100 ms to 24 h.
-pub(in crate::broker) fn step(delay: Duration) -> u64 {
-    let longest = MAX_DELAY.as_millis() as u64;
-    let millis = delay.as_nanos().div_ceil(1_000_000).clamp(MIN_DELAY.as_millis(), u128::from(longest)) as u64;
-    let mut unit = 10;
-    while millis > 100 * unit {
-        unit *= 10;
-    }
-    let digits = match millis.div_ceil(unit) {
-        digits @ ..=20 => digits,
-        digits @ 21..=50 => digits.next_multiple_of(2),
-        digits => digits.next_multiple_of(5),
-    };
-    (digits * unit).min(longest)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-
-    #[test]
-    fn a_step_is_never_less_and_at_most_a_tenth_more_and_there_are_about_two_hundred() {
-        let mut steps = BTreeSet::new();
-        let mut millis = 100;
-        while millis <= MAX_DELAY.as_millis() as u64 {
-            let step = step(Duration::from_millis(millis));
-            assert!(step >= millis && step * 10 <= millis * 11, "{millis} → {step}");
-            steps.insert(step);
-            millis += 1 + millis / 1_000;
-        }
-        assert!(steps.len() < 220, "{}", steps.len());
-        assert_eq!(step(Duration::ZERO), 100);
-        assert_eq!(step(MAX_DELAY), 86_400_000);
-        assert_eq!(step(Duration::from_secs(5)), 5_000);
-        assert_eq!(step(Duration::from_nanos(1_000_000_001)), 1_100);
-        assert_eq!(step(Duration::from_millis(1_001)), 1_100);
-    }
 
     #[test]
     fn back_off_grows_to_its_maximum_and_spreads_over_three_values() {
@@ -230,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_survives_the_queues_arguments_and_a_difference_is_named() {
+    fn a_policy_is_stored_in_queue_arguments_and_differences_are_named() {
         let millis = |millis| Some(Duration::from_millis(millis));
         let policy = RetryPolicy::default().with_backoff(millis(200), millis(900), Some(1.5), Some(0.0));
         let policy = policy.and_then(|policy| policy.with_max_attempts(3)).expect("within the limits");
@@ -244,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_is_named() {
+    fn a_field_that_is_out_of_range_is_named() {
         let default = RetryPolicy::default();
         let second = Some(Duration::from_secs(1));
         let cases = [

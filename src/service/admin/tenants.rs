@@ -11,7 +11,7 @@ use super::{
     fields::{self, timestamp},
 };
 use crate::{
-    broker::diagnose::isolation::{self, Probe},
+    broker::diagnose::isolation::{Finding, IsolationAttempt, check_isolation},
     names::{PlanName, TenantId},
     pb,
     service::page::Page,
@@ -167,14 +167,14 @@ pub(super) async fn verify_isolation(
     }
     there(desk.store.tenant(&id).await?)?;
     there(desk.store.tenant(&other).await?)?;
-    let probes = isolation::isolation(&desk.broker, &who, &id, &other).await?;
+    let probes = check_isolation(&desk.broker, &who, &id, &other).await?;
     Ok(pb::VerifyIsolationResponse {
-        isolated: probes.iter().all(Probe::is_as_it_should),
+        isolated: probes.iter().all(IsolationAttempt::is_as_required),
         probes: probes
             .into_iter()
             .map(|probe| pb::IsolationProbe {
-                attempt: probe.attempt,
-                refused: !probe.let_in,
+                attempt: probe.description,
+                refused: probe.finding == Finding::Refused,
                 answer: probe.answer,
                 is_control: probe.is_control,
             })

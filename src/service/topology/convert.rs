@@ -7,7 +7,10 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    broker::{BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, RetryPolicy},
+    broker::{
+        BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, RetryPolicy,
+        TYPED_HEADERS_ARGUMENT, headers_from_text,
+    },
     error::Failure,
     names::{self, ExchangeName, QueueName, RoutingKey},
     pb::{self, DestinationType, ExchangeType, HeadersMatch, QueueType, value::Kind},
@@ -273,23 +276,26 @@ pub(super) fn binding_entry(info: &BindingInfo) -> pb::Binding {
         Some("any") => HeadersMatch::Any,
         _ => HeadersMatch::Unspecified,
     };
+    let typed = info.arguments.get(TYPED_HEADERS_ARGUMENT).and_then(Json::as_str).and_then(headers_from_text);
     pb::Binding {
         source: info.source.clone(),
         destination: info.destination.clone(),
         destination_type: kind.into(),
         routing_key: info.routing_key.clone(),
-        headers: values(&info.arguments).filter(|(name, _)| name != "x-match").collect(),
+        headers: typed.unwrap_or_else(|| {
+            values(&info.arguments).filter(|(name, _)| name != "x-match" && name != TYPED_HEADERS_ARGUMENT).collect()
+        }),
         headers_match: headers_match.into(),
     }
 }
 
-/// Whether the binding that is there is the one that is asked for; in doubt it is not.
+/// Whether a binding of the broker is the one that is asked for.
 pub(super) fn is_same_binding(there: &BindingInfo, asked: &pb::Binding) -> bool {
     let there = binding_entry(there);
     there.routing_key == asked.routing_key && there.headers == asked.headers
 }
 
-/// JSON does not tell timestamps and bytes from other values: they come as what JSON has.
+/// Values of bindings that did not come through a gateway: JSON has no timestamps and no bytes.
 fn values(map: &Map<String, Json>) -> impl Iterator<Item = (String, pb::Value)> {
     map.iter().map(|(name, value)| (name.clone(), from_json(value)))
 }

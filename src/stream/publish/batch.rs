@@ -3,7 +3,7 @@
 
 use super::{Accepted, Intake, accept, check_count, count, result, time};
 use crate::{
-    broker::{Outgoing, Publisher},
+    broker::{PendingPublish, Publisher},
     error::Failure,
     pb::{Publication, PublishResult},
     stream::session::{Notice, Session},
@@ -26,7 +26,7 @@ pub async fn run_batch(
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
-    let mut bytes = outgoing.iter().map(Outgoing::bytes).sum::<usize>();
+    let mut bytes = outgoing.iter().map(PendingPublish::bytes).sum::<usize>();
     publisher.push(intake.enter(outgoing));
     while publisher.in_flight() > 0 || !intake.is_empty() {
         session.holds(publisher.in_flight(), bytes);

@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 
 use crate::{
-    broker::{Outgoing, Settled},
+    broker::{PendingPublish, PublishOutcome},
     tenant::{InFlightPermit, TenantScope},
 };
 
 /// The waiting messages of one stream, and its permits for those in flight.
 pub(super) struct Intake {
-    waiting: VecDeque<Outgoing>,
+    waiting: VecDeque<PendingPublish>,
     share: InFlightPermit,
 }
 
@@ -27,13 +27,13 @@ impl Intake {
     }
 
     /// Adds a frame's messages; returns those that may be published at once.
-    pub(super) fn enter(&mut self, messages: Vec<Outgoing>) -> Vec<Outgoing> {
+    pub(super) fn enter(&mut self, messages: Vec<PendingPublish>) -> Vec<PendingPublish> {
         if !self.waiting.is_empty() {
             self.waiting.extend(messages);
             return Vec::new();
         }
         let Some(first) = messages.first() else { return messages };
-        let room = self.share.take(first.order(), messages.iter().map(Outgoing::bytes));
+        let room = self.share.take(first.order(), messages.iter().map(PendingPublish::bytes));
         if room == messages.len() {
             return messages;
         }
@@ -43,24 +43,24 @@ impl Intake {
 
     /// Waits until the first waiting message may be published; returns it with those after it that may, too. Cancel safe. Never
     /// returns when nothing waits.
-    pub(super) async fn leave(&mut self) -> Vec<Outgoing> {
+    pub(super) async fn leave(&mut self) -> Vec<PendingPublish> {
         let Some(first) = self.waiting.front() else { return std::future::pending().await };
         self.share.wait(first.order(), first.bytes()).await;
         let mut leaving: Vec<_> = self.waiting.pop_front().into_iter().collect();
         if let Some(next) = self.waiting.front() {
-            let room = self.share.take(next.order(), self.waiting.iter().map(Outgoing::bytes));
+            let room = self.share.take(next.order(), self.waiting.iter().map(PendingPublish::bytes));
             leaving.extend(self.waiting.drain(..room));
         }
         leaving
     }
 
     /// Removes everything that waits, because the stream ends.
-    pub(super) fn give_back(&mut self) -> Vec<Outgoing> {
+    pub(super) fn give_back(&mut self) -> Vec<PendingPublish> {
         std::mem::take(&mut self.waiting).into()
     }
 
     /// Returns the permits of messages that have an outcome.
-    pub(super) fn settled(&mut self, settled: &[Settled]) {
+    pub(super) fn settled(&mut self, settled: &[PublishOutcome]) {
         self.share.settled(settled.iter().map(|settled| (settled.order, settled.bytes)));
     }
 }

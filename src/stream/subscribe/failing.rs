@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{End, Machine, Policies, Session, SubscribeContext};
 use crate::{
-    broker::{Code, Consumer, Fate, Held, Resender, RetryPolicy},
+    broker::{Consumer, DeadLetterCode, Disposition, Redeliverer, RetainedDelivery, RetryPolicy},
     names::QueueName,
     stream::outstanding::Failed,
     telemetry::{Settlement, Settling},
@@ -40,11 +40,11 @@ pub(super) enum Why {
     ClientGone,
 }
 
-type Kept = Box<Held>;
+type Kept = Box<RetainedDelivery>;
 
 /// One stream's failed deliveries.
 pub(super) struct Failing {
-    resender: Resender,
+    redeliverer: Redeliverer,
     policies: Policies,
     scope: TenantScope,
     queue: QueueName,
@@ -66,7 +66,7 @@ impl Failing {
     pub(super) fn new(context: &SubscribeContext, session: &Session, queue: QueueName) -> Self {
         let scope = session.scope().clone();
         Self {
-            resender: context.broker.resender(&scope, queue.clone(), session.shared_metrics()),
+            redeliverer: context.broker.redeliverer(&scope, queue.clone(), session.shared_metrics()),
             policies: context.policies.clone(),
             scope,
             queue,
@@ -83,8 +83,8 @@ impl Failing {
         self.spans.insert(tag, span);
         match &self.policy {
             Policy::Known(policy) => {
-                let fate = fate(kept.failures(), Some(policy), why);
-                self.push(tag, kept, fate);
+                let disposition = disposition(kept.failures(), Some(policy), why);
+                self.push(tag, kept, disposition);
             }
             _ => self.undecided.push((tag, kept, why)),
         }
@@ -95,17 +95,17 @@ impl Failing {
         let Some(kept) = kept else { return };
         self.spans.insert(tag, span);
         let when_full = RetryPolicy::default().max_backoff();
-        self.push(tag, kept, Fate::DeadLetter { code: Code::Rejected, reason, when_full });
+        self.push(tag, kept, Disposition::DeadLetter { code: DeadLetterCode::Rejected, reason, when_full });
     }
 
-    fn push(&mut self, tag: u64, kept: Kept, fate: Fate) {
+    fn push(&mut self, tag: u64, kept: Kept, disposition: Disposition) {
         if let Some(span) = self.spans.get_mut(&tag) {
-            match &fate {
-                Fate::Retry { delay, .. } => span.retries_after(*delay),
-                Fate::DeadLetter { code, .. } => span.dead_letters(code.as_str()),
+            match &disposition {
+                Disposition::Retry { delay, .. } => span.retries_after(*delay),
+                Disposition::DeadLetter { code, .. } => span.dead_letters(code.as_str()),
             }
         }
-        self.resender.push(tag, kept, fate);
+        self.redeliverer.push(tag, kept, disposition);
     }
 
     fn done(&mut self, tags: &[u64]) {
@@ -114,14 +114,14 @@ impl Failing {
 
     /// Whether no failed delivery is on its way.
     pub(super) fn is_idle(&self) -> bool {
-        self.undecided.is_empty() && self.resender.is_idle()
+        self.undecided.is_empty() && self.redeliverer.is_idle()
     }
 
     /// Forgets everything: the broker has requeued all deliveries.
     pub(super) fn clear(&mut self) {
         self.undecided.clear();
         self.spans.clear();
-        self.resender.clear();
+        self.redeliverer.clear();
     }
 
     /// Waits for the tags of deliveries whose copies are stored. Cancel safe. Never returns when nothing has failed.
@@ -131,7 +131,7 @@ impl Failing {
                 self.ask();
             }
             tokio::select! {
-                tags = self.resender.settled() => {
+                tags = self.redeliverer.settled() => {
                     self.done(&tags);
                     return tags;
                 }
@@ -158,8 +158,8 @@ impl Failing {
             None => Policy::Unknown(Some(Instant::now() + ASK_AGAIN)),
         };
         for (tag, kept, why) in std::mem::take(&mut self.undecided) {
-            let fate = fate(kept.failures(), policy.as_ref(), why);
-            self.push(tag, kept, fate);
+            let disposition = disposition(kept.failures(), policy.as_ref(), why);
+            self.push(tag, kept, disposition);
         }
     }
 }
@@ -174,7 +174,7 @@ async fn answer(policy: &mut Policy) -> Option<RetryPolicy> {
 
 /// Decides about a message that failed so often before, and now once more. While the policy is not known, no message is
 /// dead-lettered.
-fn fate(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Fate {
+fn disposition(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Disposition {
     let failures = failures_before.saturating_add(1);
     let default = RetryPolicy::default();
     let is_last = policy.is_some_and(|policy| failures >= policy.max_attempts());
@@ -188,8 +188,10 @@ fn fate(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Fate {
         Why::ClientGone => (Duration::ZERO, "the client disconnected".to_owned()),
     };
     match is_last {
-        true => Fate::DeadLetter { code: Code::DeliveryLimit, reason, when_full: policy.max_backoff() },
-        false => Fate::Retry { delay, reason },
+        true => {
+            Disposition::DeadLetter { code: DeadLetterCode::DeliveryLimit, reason, when_full: policy.max_backoff() }
+        }
+        false => Disposition::Retry { delay, reason },
     }
 }
 
@@ -261,15 +263,19 @@ mod tests {
         let policy = RetryPolicy::default().with_max_attempts(3).expect("in range");
         for (failures, given_up) in [(0, false), (1, false), (2, true), (7, true)] {
             for why in [nacked(None), nacked(Some(Duration::ZERO)), Why::LeaseExpired, Why::ClientGone] {
-                let fate = fate(failures, Some(&policy), why);
-                assert_eq!(matches!(fate, Fate::DeadLetter { .. }), given_up, "{failures}: {fate:?}");
+                let disposition = disposition(failures, Some(&policy), why);
+                assert_eq!(
+                    matches!(disposition, Disposition::DeadLetter { .. }),
+                    given_up,
+                    "{failures}: {disposition:?}"
+                );
             }
         }
     }
 
     #[test]
     fn nothing_is_given_up_while_the_policy_is_not_known() {
-        let Fate::Retry { delay, .. } = fate(1_000, None, nacked(None)) else { panic!("given up") };
+        let Disposition::Retry { delay, .. } = disposition(1_000, None, nacked(None)) else { panic!("given up") };
         assert!(delay >= RetryPolicy::default().max_backoff().mul_f64(0.9), "{delay:?}");
     }
 
@@ -277,6 +283,8 @@ mod tests {
     fn a_delay_given_goes_before_the_policys() {
         let policy = RetryPolicy::default();
         let given = Duration::from_secs(77);
-        assert!(matches!(fate(0, Some(&policy), nacked(Some(given))), Fate::Retry { delay, .. } if delay == given));
+        assert!(
+            matches!(disposition(0, Some(&policy), nacked(Some(given))), Disposition::Retry { delay, .. } if delay == given)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The secrets of the broker's side change under load: its authority, its certificate, the provisioner's account.
 
 use warrengate::{
-    broker::diagnose::reachability::{Reached, reach},
+    broker::diagnose::reachability::{NodeReachability, check_reachability},
     pb,
     pki::{Authority, Sans, inspect_der},
 };
@@ -21,8 +21,8 @@ async fn broker_reads_its_files(own: &Own) {
 }
 
 /// The broker, as who trusts the one and shows a certificate of the other sees it.
-async fn seen(own: &Own, trusted: &Authority, signer: &Authority) -> Reached {
-    reach(&own.stack.config().broker, trusted, signer).await.remove(0)
+async fn seen(own: &Own, trusted: &Authority, signer: &Authority) -> NodeReachability {
+    check_reachability(&own.stack.config().broker, trusted, signer).await.remove(0)
 }
 
 /// By which authorities the certificates of a tenant's connections are signed.
@@ -87,8 +87,8 @@ async fn the_brokers_authority_gives_way_to_another_by_way_of_both() {
             let new = Authority::load(&next("pem"), &next("key")).unwrap();
             until("the gateway trusts both", async || metric(&own, beside).await).await;
             let both = certs.broker_authority().unwrap();
-            seen(&own, &both, &old).await.listens.unwrap();
-            seen(&own, &both, &new).await.listens.unwrap();
+            seen(&own, &both, &old).await.accepts_clients.unwrap();
+            seen(&own, &both, &new).await.accepts_clients.unwrap();
             assert!(issuers(&own, &tenant).await.iter().all(|issuer| issuer.contains("Warrengate broker CA")));
 
             // The new one signs.
@@ -112,8 +112,8 @@ async fn the_brokers_authority_gives_way_to_another_by_way_of_both() {
             until("the gateway trusts the new one alone", async || metric(&own, beside).await.is_none().then_some(()))
                 .await;
             let (after_new, after_old) = (seen(&own, &new, &new).await, seen(&own, &new, &old).await);
-            after_new.listens.unwrap();
-            after_old.listens.expect_err("the old one is not believed any more");
+            after_new.accepts_clients.unwrap();
+            after_old.accepts_clients.expect_err("the old one is not believed any more");
             let another = own.tenant().await;
             another.queue("load").await;
             another.publish_to("load", "by the new one").await;
