@@ -93,7 +93,7 @@ fn reference(pattern: &[&str], words: &[&str]) -> bool {
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Config::parse(Some(text), []) {
-        Ok(config) => drop(config.to_string()),
+        Ok(config) => drop(format!("{config:?}")),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
