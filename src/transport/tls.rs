@@ -85,12 +85,12 @@ impl ServerIdentity {
             match certified(&self.certificate, &self.key) {
                 Ok(certified) => {
                     self.current.0.store(Arc::new(certified));
-                    tracing::info!(file = ?self.certificate, "the server's certificate was read again");
+                    tracing::info!(file = ?self.certificate, "server certificate reloaded");
                 }
                 // Perhaps only one of the two files is written yet; the change of the other one is noticed as well.
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(file = ?self.certificate, error, "a changed certificate cannot be used");
+                    tracing::warn!(file = ?self.certificate, error, "changed server certificate ignored");
                 }
             }
         }
