@@ -55,7 +55,7 @@ need_cargo() {
 
 # take_broker PATH: the RabbitMQ that the tests use instead of the one installed.
 take_broker() {
-  [ -e "$1" ] || fail "there is nothing at $1."
+  [ -e "$1" ] || fail "$1 does not exist."
   WARRENGATE_TEST_BROKER=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
   export WARRENGATE_TEST_BROKER
 }
