@@ -324,6 +324,8 @@ class Stack:
             # A one-minute token is renewed after five seconds on a stream, and expires after a minute.
             "AUTH__WARN_BEFORE_EXPIRY": "55s",
             "AUTH__LEEWAY": "1s",
+            # More than a client of gRPC accepts by default.
+            "LIMITS__MAX_MESSAGE_BYTES": str(4 << 20),
             # All cases share the address of the runner.
             "AUTH__WRONG_SECRETS_PER_ADDRESS": "10000",
             "TELEMETRY__LOG": os.environ.get("WARRENGATE_TEST_LOG", "info"),

@@ -378,7 +378,7 @@ public final class Consumer implements AutoCloseable, Iterable<Delivery> {
 
   /**
    * Takes no more messages, waits for running handlers (up to 30 s), settles, and ends the stream. Deliveries that were taken
-   * without a handler are not waited for.
+   * without a handler are not waited for. A handler must not close its own consumer: it would wait for itself.
    */
   @Override
   public void close() {

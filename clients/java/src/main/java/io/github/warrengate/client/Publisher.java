@@ -29,6 +29,8 @@ import warrengate.v1.Reauthenticate;
 public final class Publisher implements AutoCloseable {
   /** Far below the size limit of a frame, so that only a message that is too large by itself is refused for its size. */
   private static final long MAX_FRAME_BYTES = 256 * 1024;
+  /** What a frame has for each message besides the message: sequence, exchange, routing key and lengths, at most. */
+  private static final long OVERHEAD = 600;
   /** The pause before a message whose outcome the gateway did not learn is sent again. */
   private static final long RESEND_PAUSE = 200_000_000;
   private static final Duration CLOSE_LIMIT = Duration.ofSeconds(30);
@@ -117,7 +119,8 @@ public final class Publisher implements AutoCloseable {
       sent.setMessageId(UUID.randomUUID().toString());
     }
     var span = client.tracing.producer(exchange.isEmpty() ? routingKey : exchange, sent);
-    var publication = Publication.newBuilder().setExchange(exchange).setRoutingKey(routingKey).setAllowUnroutable(allowUnroutable).setMessage(sent);
+    var publication = Publication.newBuilder().setExchange(exchange).setRoutingKey(routingKey).setAllowUnroutable(allowUnroutable)
+        .setMessage(sent.build());
     try {
       return accept(publication, span);
     } catch (WarrengateException refusal) {
@@ -148,7 +151,7 @@ public final class Publisher implements AutoCloseable {
     lock.lock();
     try {
       // A message larger than the limit is sent alone.
-      var size = Math.min(publication.buildPartial().getSerializedSize() + 8L, maxInFlightBytes);
+      var size = Math.min(publication.getMessage().getSerializedSize() + OVERHEAD, maxInFlightBytes);
       while (!closed && (entries.size() >= maxInFlight || bytes + size > maxInFlightBytes)) {
         room.await();
       }
