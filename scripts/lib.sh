@@ -41,6 +41,9 @@ has_postgres() {
 # With venv, which Debian packages separately from python3.
 has_python() { has python3 && python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 
+# A compiler, not only a runtime, and Maven.
+has_java() { has javac && has mvn; }
+
 has_shellcheck() { has shellcheck; }
 
 # Cargo is not installed automatically, because there are several ways to do it.
@@ -52,7 +55,7 @@ need_cargo() {
 
 # take_broker PATH: the RabbitMQ that the tests use instead of the one installed.
 take_broker() {
-  [ -e "$1" ] || fail "there is nothing at $1."
+  [ -e "$1" ] || fail "$1 does not exist."
   WARRENGATE_TEST_BROKER=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
   export WARRENGATE_TEST_BROKER
 }
@@ -80,6 +83,7 @@ need() {
       "rabbitmq:    3.10 or later, with Erlang: https://www.rabbitmq.com/docs/download" \
       "postgres:    PostgreSQL 13 or later (only for the fault suite: the gateways' shared store)" \
       "python:      Python 3.9 or later with venv (only for the tests of a client in another language)" \
+      "java:        JDK 17 or later, and Maven (only for the Java client library)" \
       "shellcheck:  https://www.shellcheck.net (only for ./scripts/lint)" \
       "authorities: your system's ca-certificates"
   fi
@@ -94,6 +98,7 @@ need_by_apt() {
       rabbitmq) packages+=(rabbitmq-server) ;;
       postgres) packages+=(postgresql) ;;
       python) packages+=(python3 python3-venv) ;;
+      java) packages+=(default-jdk-headless maven) ;;
       shellcheck) packages+=(shellcheck) ;;
     esac
   done
@@ -124,6 +129,7 @@ need_by_brew() {
       rabbitmq) packages+=(rabbitmq) ;;
       postgres) packages+=(postgresql) ;;
       python) packages+=(python) ;;
+      java) packages+=(openjdk maven) ;;
       shellcheck) packages+=(shellcheck) ;;
     esac
   done

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plays the conformance cases against the drivers of the client libraries; see README.md.
+"""Runs the conformance cases against the drivers of the client libraries; see README.md.
 
 run.py [LANGUAGE…] [--short] [--case NAME]… [--binary PATH] [--parallel N] [--results FILE] [--coverage]
 """
@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from stack import ROOT, Proxy, Stack, StackError, free_port
 
-# The stubs alone: importing the library would make it part of what tests it.
+# Only the stubs: importing the library would make it part of its own test.
 sys.path.insert(0, str(ROOT / "clients/python/src"))
 import types
 
@@ -41,9 +41,10 @@ from warrengate.v1.topology_pb2_grpc import TopologyStub
 
 Case = dict[str, Any]
 HERE = Path(__file__).resolve().parent
-#: What touches the whole stack; such a case runs alone.
+#: Faults that affect the whole stack; such a case runs alone.
 SHARED_FAULTS = {"kill_gateway", "start_gateway", "drain_gateway", "kill_broker"}
 CASE_TIMEOUT = 300
+START_TIMEOUT = 60
 
 
 class Failed(Exception):
@@ -51,7 +52,7 @@ class Failed(Exception):
 
 
 def matches(expected: Any, actual: Any) -> bool:
-    """Compare as README.md says."""
+    """Compare as described in README.md."""
     if isinstance(expected, dict):
         operators = {name for name in expected if name.startswith("$")}
         if operators:
@@ -85,11 +86,11 @@ def _operator(name: str, operand: Any, actual: Any) -> bool:
         case "$includes":
             rest = iter(actual)
             return all(any(value == one for one in rest) for value in operand)
-    raise ValueError(f"there is no operator {name}")
+    raise ValueError(f"unknown operator {name}")
 
 
 class Administrator:
-    """Calls of the first administrator, through its own channel to whichever gateway answers."""
+    """Calls of the first administrator, through its own channel to the gateway that answers."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -151,7 +152,14 @@ class Driver:
     async def start(self) -> None:
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._env, cwd=ROOT, limit=1 << 26, start_new_session=True
+            *self._command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=self._env,
+            cwd=ROOT,
+            limit=1 << 26,
+            start_new_session=True,
         )
         self._readers = [asyncio.create_task(self._read_answers()), asyncio.create_task(self._read_log())]
 
@@ -248,6 +256,8 @@ class Run:
         await self.driver.start()
         try:
             async with asyncio.timeout(CASE_TIMEOUT):
+                # The times of a case are those of the library, not of starting a program.
+                await self._answer(self.driver.send({"do": "hello"}), START_TIMEOUT)
                 for number, step in enumerate(self.case["steps"]):
                     try:
                         await self._step(step)
@@ -279,7 +289,7 @@ class Run:
         for text in chosen["publish"]:
             exchange, _, key = text.partition(":")
             grants.publish.add(exchange=exchange, routing_key=key)
-        made = await self.admin.call(
+        created = await self.admin.call(
             "CreateClient", admin_pb2.CreateClientRequest(client={"client_id": client_id, "grants": grants})
         )
         self.proxy = Proxy(self.stack.gateways)
@@ -288,13 +298,13 @@ class Run:
         self.values |= {
             "$tenant": self.tenant,
             "$client_id": client_id,
-            "$client_secret": made.client_secret,
+            "$client_secret": created.client_secret,
             "$endpoint": self.proxy.endpoint,
             "$closed_endpoint": f"https://127.0.0.1:{free_port()}",
             "$other_ca": str(self.stack.other_ca),
         }
         if "$short_token" in json.dumps(self.case):
-            self.values["$short_token"] = await self.admin.token(client_id, made.client_secret, 60)
+            self.values["$short_token"] = await self.admin.token(client_id, created.client_secret, 60)
 
     async def cleanup(self) -> None:
         if self.tenant:
@@ -319,7 +329,7 @@ class Run:
             if "as" in step:
                 task = asyncio.create_task(self.driver.send(command))
                 self.background[step["as"]] = (command, task)
-                # What follows may depend on its having begun.
+                # The following steps may require that it has started.
                 await asyncio.sleep(0)
                 return
             self._check(step, await self._answer(self.driver.send(command), within))
@@ -335,7 +345,7 @@ class Run:
         elif "check" in step:
             await getattr(self, f"_check_{step['check']}")(step)
         else:
-            raise ValueError(f"a step of no kind: {step}")
+            raise ValueError(f"an unknown kind of step: {step}")
 
     async def _answer(self, awaitable: Any, within: float) -> Any:
         try:
@@ -395,7 +405,7 @@ class Run:
             case "wait":
                 await asyncio.sleep(step["ms"] / 1000)
             case other:
-                raise ValueError(f"there is no fault {other}")
+                raise ValueError(f"unknown fault {other}")
 
     async def _keys(self, consumer: str) -> list[list[Any]]:
         answer = await self._answer(self.driver.send({"do": "report", "consumer": consumer, "full": True}), 30)
@@ -441,7 +451,7 @@ class Run:
 
 @dataclass
 class Result:
-    """What became of a case."""
+    """The result of a case."""
 
     language: str
     case: str
@@ -449,7 +459,7 @@ class Result:
     failure: str | None
 
 
-async def play(
+async def run_case(
     stack: Stack, admin: Administrator, case: Case, language: str, command: list[str], verbose: bool
 ) -> Result:
     run = Run(stack, admin, case, command, verbose)
@@ -470,7 +480,7 @@ async def play(
     return Result(language, case["name"], seconds, failure)
 
 
-async def play_all(arguments: argparse.Namespace, cases: list[Case], drivers: dict[str, list[str]]) -> list[Result]:
+async def run_all(arguments: argparse.Namespace, cases: list[Case], drivers: dict[str, list[str]]) -> list[Result]:
     folder = Path(tempfile.mkdtemp(prefix="warrengate-conformance-"))
     folder.chmod(0o711)
     stack = Stack(folder, arguments.binary)
@@ -488,13 +498,13 @@ async def play_all(arguments: argparse.Namespace, cases: list[Case], drivers: di
         alone = [job for job in jobs if {step.get("fault") for step in job[0]["steps"]} & SHARED_FAULTS]
         slots = asyncio.Semaphore(arguments.parallel)
 
-        async def one(case: Case, language: str, command: list[str]) -> None:
+        async def run_one(case: Case, language: str, command: list[str]) -> None:
             async with slots:
-                results.append(await play(stack, admin, case, language, command, bool(arguments.case)))
+                results.append(await run_case(stack, admin, case, language, command, bool(arguments.case)))
 
-        await asyncio.gather(*(one(*job) for job in jobs if job not in alone))
+        await asyncio.gather(*(run_one(*job) for job in jobs if job not in alone))
         for job in alone:
-            await one(*job)
+            await run_one(*job)
     finally:
         await admin.close()
         stack.stop()
@@ -510,7 +520,7 @@ async def play_all(arguments: argparse.Namespace, cases: list[Case], drivers: di
 
 
 def table(cases: list[Case], results: list[Result]) -> str:
-    """Make the table by case and language, in Markdown."""
+    """Return the table by case and language, in Markdown."""
     languages = list(dict.fromkeys(result.language for result in results))
     of = {(result.case, result.language): result for result in results}
     lines = ["| case | " + " | ".join(languages) + " |", "| --- |" + " --- |" * len(languages)]
@@ -518,44 +528,42 @@ def table(cases: list[Case], results: list[Result]) -> str:
         cells = []
         for language in languages:
             result = of.get((case["name"], language))
-            cells.append(
-                "" if result is None else f"{'passed' if result.failure is None else 'FAILED'} ({result.seconds:.1f} s)"
-            )
+            cells.append("–" if result is None else "passed" if result.failure is None else "FAILED")
         lines.append(f"| {case['title']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    known = json.loads((HERE / "drivers.json").read_text())
+    all_drivers = json.loads((HERE / "drivers.json").read_text())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help=f"one of {', '.join(known)}; default: all")
+    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help=f"one of {', '.join(all_drivers)}; default: all")
     parser.add_argument("--short", action="store_true", help='only the cases with the tag "short"')
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case; may be repeated")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/debug/warrengate")
-    parser.add_argument("--parallel", type=int, default=4, help="cases at a time that do not disturb each other")
-    parser.add_argument("--results", type=Path, help="where the table is written as Markdown")
+    parser.add_argument("--parallel", type=int, default=4, help="maximum number of independent cases at a time")
+    parser.add_argument("--results", type=Path, help="write the table into this file, as Markdown")
     parser.add_argument("--coverage", action="store_true", help="run the drivers so that they record coverage")
     arguments = parser.parse_args()
     arguments.binary = arguments.binary.resolve()
-    languages = arguments.languages or list(known)
+    languages = arguments.languages or list(all_drivers)
     for language in languages:
-        if language not in known:
-            parser.error(f"there is no driver in {language}")
+        if language not in all_drivers:
+            parser.error(f"no driver for {language}")
     cases = [case for file in sorted((HERE / "cases").glob("*.json")) for case in json.loads(file.read_text())]
     if arguments.short:
         cases = [case for case in cases if "short" in case["tags"]]
     if arguments.case:
         cases = [case for case in cases if case["name"] in arguments.case]
     if not cases:
-        parser.error("there is no such case")
+        parser.error("no such case")
     values = {"${PYTHON}": os.environ.get("PYTHON", sys.executable)}
     which = "coverage" if arguments.coverage else "command"
     drivers = {
-        language: [values.get(word, word) for word in known[language].get(which, known[language]["command"])]
+        language: [values.get(word, word) for word in all_drivers[language].get(which, all_drivers[language]["command"])]
         for language in languages
     }
-    arguments.skip = {language: known[language].get("skip", []) for language in languages}
-    results = asyncio.run(play_all(arguments, cases, drivers))
+    arguments.skip = {language: all_drivers[language].get("skip", []) for language in languages}
+    results = asyncio.run(run_all(arguments, cases, drivers))
     failed = sum(result.failure is not None for result in results)
     if arguments.results:
         arguments.results.write_text(table(cases, results) + "\n")

@@ -1,6 +1,6 @@
 """A private stack for the conformance runner: RabbitMQ, PostgreSQL, two gateways, and TCP proxies in front of them.
 
-Every process leads a group of its own and is killed with the runner, even when the runner itself is killed.
+Every process leads its own process group and is killed with the runner, even if the runner itself is killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 async def until(what: str, seconds: float, condition: Callable[[], bool]) -> None:
-    """Wait for a condition that can only be asked for."""
+    """Wait for a condition by polling."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not await asyncio.to_thread(condition):
         if asyncio.get_running_loop().time() > deadline:
@@ -59,7 +59,7 @@ def find(*candidates: str) -> str:
 
 
 class Process:
-    """A process that leads a group."""
+    """A process that leads a process group."""
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path, user: tuple[int, int] | None = None) -> None:
         self._command, self._env, self._log, self._user = command, env, log, user
@@ -127,7 +127,7 @@ class Postgres:
         password_file = folder / "password"
         password_file.write_text(password)
         data = folder / "data"
-        made = subprocess.run(
+        completed = subprocess.run(
             [
                 initdb,
                 "-D",
@@ -148,8 +148,8 @@ class Postgres:
             group=user[1] if user else None,
             check=False,
         )
-        if made.returncode:
-            raise StackError(f"initdb failed: {made.stderr.decode()}")
+        if completed.returncode:
+            raise StackError(f"initdb failed: {completed.stderr.decode()}")
         command = [
             str(programs / "postgres"),
             "-D",
@@ -217,7 +217,7 @@ class Broker:
             "ERL_EPMD_PORT": str(epmd),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_CRASH_DUMP_SECONDS": "0",
-            # The start script becomes the Erlang machine.
+            # The start script is replaced by the Erlang process.
             "detached": "true",
         }
         self._epmd_port = epmd
@@ -244,12 +244,12 @@ class Broker:
 
 
 class Gateway:
-    """A gateway as a process of its own."""
+    """A gateway as a separate process."""
 
     def __init__(self, number: int, binary: Path, settings: dict[str, str], folder: Path) -> None:
         self.port, self.ops = free_port(), free_port()
         self.log = folder / f"gateway-{number}.log"
-        #: Whether new connections should go to another one, as a balancer knows from its readiness.
+        #: Whether new connections should go to another one, as a load balancer learns from its readiness.
         self.draining = False
         env = {name: value for name, value in os.environ.items() if not name.startswith("WARRENGATE_")}
         own = {
@@ -289,7 +289,7 @@ class Gateway:
 
 
 class Stack:
-    """Everything, in a folder of its own."""
+    """The complete stack in a separate folder."""
 
     def __init__(self, folder: Path, binary: Path) -> None:
         self.folder, self.binary = folder, binary
@@ -321,10 +321,12 @@ class Stack:
             "STORE__URL": self.postgres.url,
             "STORE__ENCRYPTION_KEY": _encryption_key(),
             "AUTH__ISSUER": "https://warrengate.test",
-            # A token of one minute is renewed after five seconds on a stream, and has ended after a minute.
+            # A one-minute token is renewed after five seconds on a stream, and expires after a minute.
             "AUTH__WARN_BEFORE_EXPIRY": "55s",
             "AUTH__LEEWAY": "1s",
-            # Every case has the address of the runner.
+            # More than a client of gRPC accepts by default.
+            "LIMITS__MAX_MESSAGE_BYTES": str(4 << 20),
+            # All cases share the address of the runner.
             "AUTH__WRONG_SECRETS_PER_ADDRESS": "10000",
             "TELEMETRY__LOG": os.environ.get("WARRENGATE_TEST_LOG", "info"),
             "TELEMETRY__LOG_FORMAT": "human",
@@ -335,11 +337,11 @@ class Stack:
             await gateway.start()
         secret = self.gateways[0].administrator()
         if secret is None:
-            raise StackError("the first gateway names no administrator")
+            raise StackError("the first gateway reported no administrator")
         self.admin_secret = secret
 
     async def restore(self) -> None:
-        """Start what a case has ended."""
+        """Start what a case has stopped."""
         for gateway in self.gateways:
             await gateway.start()
 
@@ -360,7 +362,7 @@ def _encryption_key() -> str:
 
 
 class Proxy:
-    """A port of loopback that leads to the first gateway that accepts connections."""
+    """A loopback port that leads to the first gateway that accepts connections."""
 
     def __init__(self, gateways: list[Gateway]) -> None:
         self._gateways = gateways
@@ -394,13 +396,13 @@ class Proxy:
         writer.transport.abort()
 
     async def cut(self) -> None:
-        """Close every connection, and accept none."""
+        """Close every connection, and accept no new one."""
         await self._stop_listening()
         for link in list(self._links):
             link.abort()
 
     def freeze(self) -> None:
-        """Let nothing more pass on the connections that there are."""
+        """Stop forwarding on existing connections."""
         for link in self._links:
             link.flowing.clear()
 
@@ -437,7 +439,7 @@ class _Link:
             await self.flowing.wait()
         except OSError:
             pass
-        # Either end takes the other with it, unless the link is frozen: then nobody hears of it.
+        # Either end closes the other, unless the connection is frozen: then nothing is reported.
         await self.flowing.wait()
         self.abort()
 

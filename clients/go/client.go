@@ -13,29 +13,29 @@ import (
 	pb "github.com/warrengate/warrengate/clients/go/warrengatev1"
 )
 
-// Config says where a gateway is and who the client is. Give either ClientID and ClientSecret, or a token.
+// Config has the gateway's address and the client's credentials. Set either ClientID and ClientSecret, or a token.
 type Config struct {
 	// Endpoint is the gateway's address, such as https://127.0.0.1:8443.
 	Endpoint string
-	// CAFile is a PEM file with the authority to trust; without it, and without CA, the system's authorities are.
+	// CAFile is a PEM file with the authority to trust; without it, and without CA, the system's authorities are trusted.
 	CAFile string
-	// CA is the contents of such a file.
+	// CA is the content of such a file.
 	CA []byte
 	// ClientID and ClientSecret are the client's credentials.
 	ClientID, ClientSecret string
-	// Token is a token that was fetched elsewhere. It cannot be renewed.
+	// Token is a token from elsewhere. It cannot be renewed.
 	Token string
-	// TokenSource fetches a token each time one is needed.
+	// TokenSource fetches a token when one is needed.
 	TokenSource TokenSource
-	// TokenLifetime asks for tokens of this lifetime; zero leaves it to the gateway.
+	// TokenLifetime is the lifetime to request for tokens; zero leaves it to the gateway.
 	TokenLifetime time.Duration
 	// ConnectTimeout is how long Connect tries to reach the gateway (10 s).
 	ConnectTimeout time.Duration
-	// CallTimeout bounds plain calls whose context has no deadline (30 s).
+	// CallTimeout limits unary calls whose context has no deadline (30 s).
 	CallTimeout time.Duration
 	// OnEvent is called with lifecycle events, one after another; it must not block.
 	OnEvent func(Event)
-	// Logger is slog.Default() when it is nil. It is never given a secret.
+	// Logger defaults to slog.Default(). It never receives a secret.
 	Logger *slog.Logger
 }
 
@@ -49,11 +49,11 @@ func ConfigFromEnv() Config {
 	}
 }
 
-// Client is a connection to a gateway, and everything that uses it. It is safe for concurrent use.
+// Client is a connection to a gateway. It is safe for concurrent use.
 type Client struct {
-	// Topology has queues, exchanges and bindings.
+	// Topology manages queues, exchanges and bindings.
 	Topology *Topology
-	// DeadLetters has the messages that no further attempt is made for.
+	// DeadLetters manages dead letters.
 	DeadLetters *DeadLetters
 
 	config     Config
@@ -71,7 +71,7 @@ type Client struct {
 	replies    *replies
 }
 
-// FromEnv connects with the configuration of the environment; see ConfigFromEnv.
+// FromEnv connects with the configuration from the environment; see ConfigFromEnv.
 func FromEnv(ctx context.Context) (*Client, error) {
 	config := ConfigFromEnv()
 	if config.Endpoint == "" {
@@ -83,7 +83,7 @@ func FromEnv(ctx context.Context) (*Client, error) {
 // Connect connects to a gateway. It fails when the gateway cannot be reached in time or refuses the credentials.
 func Connect(ctx context.Context, config Config) (*Client, error) {
 	if config.Token == "" && config.TokenSource == nil && (config.ClientID == "" || config.ClientSecret == "") {
-		return nil, configurationError("credentials are missing: give a client id and its secret, or a token")
+		return nil, configurationError("credentials are missing: set a client id and its secret, or a token")
 	}
 	orElse(&config.ConnectTimeout, 10*time.Second)
 	orElse(&config.CallTimeout, 30*time.Second)
@@ -111,11 +111,11 @@ func Connect(ctx context.Context, config Config) (*Client, error) {
 	return c, nil
 }
 
-// authenticate reaches the gateway and has it accept the credentials; it tries again until the time is over.
+// authenticate connects to the gateway and checks the credentials; it retries until the timeout.
 func (c *Client) authenticate(parent context.Context) error {
 	ctx, cancel := context.WithTimeout(parent, c.config.ConnectTimeout)
 	defer cancel()
-	var waits pauses
+	var waits retryDelays
 	for {
 		err := c.check(ctx)
 		if err == nil {
@@ -128,7 +128,7 @@ func (c *Client) authenticate(parent context.Context) error {
 		if ctx.Err() != nil {
 			return &Error{
 				Reason: reasonUnreachable, Code: codes.Unavailable, Retryable: true,
-				Message: "the gateway at " + c.config.Endpoint + " cannot be reached: no answer came in " + c.config.ConnectTimeout.String(),
+				Message: "the gateway at " + c.config.Endpoint + " cannot be reached: no answer within " + c.config.ConnectTimeout.String(),
 			}
 		}
 		delay := waits.delay(failure.RetryAfter)
@@ -147,15 +147,15 @@ func (c *Client) check(ctx context.Context) error {
 	return err
 }
 
-// WhoAmI asks the gateway who this client is and what it may do.
+// WhoAmI returns the client's own identity and grants.
 func (c *Client) WhoAmI(ctx context.Context) (*pb.WhoAmIResponse, error) {
 	return pb.NewAuthClient(authorized{c}).WhoAmI(ctx, &pb.WhoAmIRequest{})
 }
 
-// Admin gives the administration service, for administrators. The client's token is attached to its calls.
+// Admin returns the administration service. The client's token is attached to its calls.
 func (c *Client) Admin() pb.AdminClient { return pb.NewAdminClient(authorized{c}) }
 
-// authorized makes calls of generated stubs with the token attached; errors are of this library.
+// authorized makes calls of generated stubs with the token attached; it returns errors of this library.
 type authorized struct{ client *Client }
 
 // Invoke implements grpc.ClientConnInterface.
@@ -208,7 +208,7 @@ func (a authorized) NewStream(ctx context.Context, description *grpc.StreamDesc,
 	return stream, nil
 }
 
-// Publisher makes a publisher for an exchange.
+// Publisher creates a publisher for an exchange.
 func (c *Client) Publisher(config PublisherConfig) *Publisher {
 	publisher := newPublisher(c, config)
 	c.mu.Lock()
@@ -218,8 +218,8 @@ func (c *Client) Publisher(config PublisherConfig) *Publisher {
 	return publisher
 }
 
-// Consume calls a handler for each message of a queue. It returns when the gateway has accepted the subscription; the consumer
-// ends by Close, or by an error that its Err gives.
+// Consume calls a handler for each message of a queue. It returns when the gateway has accepted the subscription; the
+// consumer ends by Close, or by an error that Err returns.
 func (c *Client) Consume(ctx context.Context, queue string, handler Handler, config ConsumeConfig) (*Consumer, error) {
 	return c.consume(ctx, queue, handler, config)
 }
@@ -270,7 +270,7 @@ func (c *Client) emit(kind EventKind, source, detail string) {
 	}
 }
 
-// Close takes no more messages, waits for handlers and outcomes until ctx ends, and closes the connection.
+// Close stops consuming, waits for handlers and outcomes until ctx ends, and closes the connection.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	if c.closed {
@@ -301,7 +301,7 @@ func keys[Key comparable](set map[Key]struct{}) []Key {
 	return result
 }
 
-// each calls a function with all items at the same time, and returns one of its errors.
+// each calls a function with all items concurrently, and returns one of its errors.
 func each[Item any](items []Item, function func(Item) error) error {
 	failures := make(chan error, len(items))
 	for _, item := range items {

@@ -35,7 +35,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func TestAMessageGoesOutAndComesBackWithItsProperties(t *testing.T) {
+func TestAMessageIsDeliveredWithItsProperties(t *testing.T) {
 	client, ctx := connect(t)
 	must(t, client.Topology.DeclareQuorumQueue(ctx, "orders"))
 	sent := warrengate.Message{
@@ -49,7 +49,7 @@ func TestAMessageGoesOutAndComesBackWithItsProperties(t *testing.T) {
 	confirmation, err := client.Publisher(warrengate.PublisherConfig{}).Publish(ctx, "orders", sent)
 	must(t, err)
 	if confirmation.MessageID != "id-1" {
-		t.Errorf("the confirmation names %q", confirmation.MessageID)
+		t.Errorf("the confirmation has the id %q", confirmation.MessageID)
 	}
 	consumer, err := client.Messages(ctx, "orders", warrengate.ConsumeConfig{})
 	must(t, err)
@@ -70,7 +70,7 @@ func TestAMessageGoesOutAndComesBackWithItsProperties(t *testing.T) {
 	}
 }
 
-func TestEachOutcomeHasItsSentinelAndTheLibraryNeverChangesTheCallersHeaders(t *testing.T) {
+func TestEachOutcomeHasItsSentinelAndTheCallersHeadersAreNotChanged(t *testing.T) {
 	client, ctx := connect(t)
 	headers := map[string]any{"a": "b"}
 	publisher := client.Publisher(warrengate.PublisherConfig{})
@@ -83,10 +83,10 @@ func TestEachOutcomeHasItsSentinelAndTheLibraryNeverChangesTheCallersHeaders(t *
 		t.Errorf("the caller's headers became %v", headers)
 	}
 	if _, err := publisher.Publish(ctx, "nowhere", warrengate.Text("x"), warrengate.AllowUnroutable()); err != nil {
-		t.Errorf("allowed to be unroutable, and got %s", err)
+		t.Errorf("an allowed unroutable message returned %s", err)
 	}
 	if _, err := publisher.Publish(ctx, "q", warrengate.Message{Headers: map[string]any{"bad": struct{}{}}}); err == nil {
-		t.Error("a header of an unknown kind was taken")
+		t.Error("a header of an unknown type was accepted")
 	}
 	must(t, publisher.Close(ctx))
 	if _, err := publisher.Publish(ctx, "q", warrengate.Text("late")); !errors.Is(err, warrengate.ErrClosed) {
@@ -94,7 +94,7 @@ func TestEachOutcomeHasItsSentinelAndTheLibraryNeverChangesTheCallersHeaders(t *
 	}
 }
 
-func TestAHandlerRetriesByAnErrorAndByAPanicAndSettlesExplicitly(t *testing.T) {
+func TestAnErrorAndAPanicOfAHandlerRetryAndExplicitSettlementsApply(t *testing.T) {
 	client, ctx := connect(t)
 	_, err := client.Topology.DeclareQueue(ctx, &pb.Queue{Name: "work", Type: pb.QueueType_QUEUE_TYPE_QUORUM, MaxDeliveryAttempts: 3})
 	must(t, err)
@@ -189,7 +189,7 @@ func TestConcurrencyIsBoundedAndClosingWaitsForHandlers(t *testing.T) {
 	}
 }
 
-func TestARequestGetsItsReply(t *testing.T) {
+func TestARequestReceivesItsReply(t *testing.T) {
 	client, ctx := connect(t)
 	must(t, client.Topology.DeclareQuorumQueue(ctx, "prices"))
 	_, err := client.Respond(ctx, "prices", func(_ context.Context, delivery *warrengate.Delivery) (warrengate.Message, error) {
@@ -237,7 +237,7 @@ func TestAStreamQueueIsReadFromAPosition(t *testing.T) {
 	}
 }
 
-func TestTheProducersSpanIsParentAndLinkOfTheConsumers(t *testing.T) {
+func TestTheProducerSpanIsParentAndLinkOfTheConsumerSpan(t *testing.T) {
 	client, ctx := connect(t)
 	recorder := tracetest.NewSpanRecorder()
 	before := otel.GetTracerProvider()
@@ -246,13 +246,13 @@ func TestTheProducersSpanIsParentAndLinkOfTheConsumers(t *testing.T) {
 	must(t, client.Topology.DeclareQuorumQueue(ctx, "traced"))
 	_, err := client.Publisher(warrengate.PublisherConfig{}).Publish(ctx, "traced", warrengate.Text("x"))
 	must(t, err)
-	seen := make(chan trace.SpanContext, 1)
+	contexts := make(chan trace.SpanContext, 1)
 	consumer, err := client.Consume(ctx, "traced", func(ctx context.Context, _ *warrengate.Delivery) error {
-		seen <- trace.SpanContextFromContext(ctx)
+		contexts <- trace.SpanContextFromContext(ctx)
 		return nil
 	}, warrengate.ConsumeConfig{})
 	must(t, err)
-	inside := <-seen
+	received := <-contexts
 	must(t, consumer.Close(ctx))
 	spans := map[string]sdktrace.ReadOnlySpan{}
 	for _, span := range recorder.Ended() {
@@ -262,7 +262,7 @@ func TestTheProducersSpanIsParentAndLinkOfTheConsumers(t *testing.T) {
 	if producer == nil || process == nil {
 		t.Fatalf("spans: %v", spans)
 	}
-	if process.SpanContext().SpanID() != inside.SpanID() || process.SpanContext().TraceID() != producer.SpanContext().TraceID() {
+	if process.SpanContext().SpanID() != received.SpanID() || process.SpanContext().TraceID() != producer.SpanContext().TraceID() {
 		t.Error("the handler is not in the producer's trace")
 	}
 	if len(process.Links()) != 1 || process.Parent().TraceID() != producer.SpanContext().TraceID() {
@@ -270,7 +270,7 @@ func TestTheProducersSpanIsParentAndLinkOfTheConsumers(t *testing.T) {
 	}
 }
 
-func TestBadConfigurationsAreNamed(t *testing.T) {
+func TestInvalidConfigurationsAreRefusedWithAnExplanation(t *testing.T) {
 	ctx := t.Context()
 	for _, config := range []warrengate.Config{
 		{Endpoint: "https://127.0.0.1:1"},

@@ -20,7 +20,7 @@ import (
 // replacedGrace is how long streams of a replaced connection may take to end.
 const replacedGrace = 5 * time.Minute
 
-// connection is the present channel to the gateway. A replaced channel is closed later, and no new call uses it.
+// connection is the current channel to the gateway. A replaced channel is closed later, and no new call uses it.
 type connection struct {
 	endpoint string
 	dial     func() (*grpc.ClientConn, error)
@@ -34,7 +34,7 @@ func newConnection(endpoint, caFile string, caPEM []byte) (*connection, error) {
 	address, err := url.Parse(endpoint)
 	if err != nil || address.Hostname() == "" || (address.Scheme != "https" && address.Scheme != "http") ||
 		(address.Path != "" && address.Path != "/") {
-		return nil, configurationError("%q is not an address of a gateway: write it like https://127.0.0.1:8443", endpoint)
+		return nil, configurationError("%q is not a gateway address: use the form https://127.0.0.1:8443", endpoint)
 	}
 	transport, err := transportCredentials(address, caFile, caPEM)
 	if err != nil {
@@ -46,13 +46,13 @@ func newConnection(endpoint, caFile string, caPEM []byte) (*connection, error) {
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
-		// A connection that became silent is found within their sum.
+		// A silent connection is detected within the sum of both times.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-		// The gateway bounds what it sends; the default of 4 MiB is less than a message of that size takes.
+		// The gateway limits the size of its responses; the default limit of 4 MiB is smaller than the largest of them.
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)),
 		grpc.WithDisableRetry(),
 		grpc.WithIdleTimeout(0),
@@ -61,7 +61,7 @@ func newConnection(endpoint, caFile string, caPEM []byte) (*connection, error) {
 	c.dial = func() (*grpc.ClientConn, error) { return grpc.NewClient(target, options...) }
 	c.present, err = c.dial()
 	if err != nil {
-		return nil, configurationError("%q is not an address of a gateway: %s", endpoint, err)
+		return nil, configurationError("%q is not a gateway address: %s", endpoint, err)
 	}
 	return c, nil
 }
@@ -90,7 +90,7 @@ func transportCredentials(address *url.URL, caFile string, caPEM []byte) (creden
 	return credentials.NewTLS(settings), nil
 }
 
-// channel gives the channel for new calls.
+// channel returns the channel for new calls.
 func (c *connection) channel() (*grpc.ClientConn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,7 +100,7 @@ func (c *connection) channel() (*grpc.ClientConn, error) {
 	return c.present, nil
 }
 
-// replace makes a new channel for new calls, unless this one was replaced already.
+// replace creates a new channel for new calls, unless this one was replaced already.
 func (c *connection) replace(old *grpc.ClientConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,12 +134,12 @@ func (c *connection) close() {
 	}
 }
 
-// pauses gives the delays between attempts: exponential from 0.1 s to 5 s, with jitter.
-type pauses struct{ next time.Duration }
+// retryDelays returns the delays between attempts: exponential from 0.1 s to 5 s, with jitter.
+type retryDelays struct{ next time.Duration }
 
-func (p *pauses) reset() { p.next = 0 }
+func (p *retryDelays) reset() { p.next = 0 }
 
-func (p *pauses) delay(atLeast time.Duration) time.Duration {
+func (p *retryDelays) delay(atLeast time.Duration) time.Duration {
 	if p.next == 0 {
 		p.next = 100 * time.Millisecond
 	}

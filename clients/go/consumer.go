@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	// gatherPause is how long acknowledgements come together before they are written.
+	// gatherPause is how long acknowledgements are collected before they are written.
 	gatherPause    = 5 * time.Millisecond
 	maxIDs         = 10_000
 	maxReasonBytes = 1024
 )
 
-// Handler processes a delivery. Returning nil acknowledges it, an error retries it with the queue's back-off, unless it was
-// settled explicitly. The context ends when the consumer stops waiting for handlers.
+// Handler processes a delivery. Returning nil acknowledges it, an error retries it with the queue's back-off, unless it
+// was settled explicitly. The context ends when the consumer stops waiting for handlers.
 type Handler func(ctx context.Context, delivery *Delivery) error
 
-// Position is where a consumer begins in a stream queue.
+// Position is where a consumer starts in a stream queue.
 type Position struct{ set func(*pb.StreamPosition) }
 
 // The positions in a stream queue.
@@ -42,7 +42,7 @@ func Offset(offset uint64) Position {
 	return Position{func(p *pb.StreamPosition) { p.Position = &pb.StreamPosition_Offset{Offset: offset} }}
 }
 
-// Since is the first message that was published about this moment, which has whole seconds.
+// Since is the first message that was published about this time, in whole seconds.
 func Since(moment time.Time) Position {
 	return Position{func(p *pb.StreamPosition) {
 		p.Position = &pb.StreamPosition_Timestamp{Timestamp: timestamppb.New(moment.Truncate(time.Second))}
@@ -51,37 +51,37 @@ func Since(moment time.Time) Position {
 
 // ConsumeConfig configures a consumer. Zero values are the defaults.
 type ConsumeConfig struct {
-	// Concurrency is how many handlers run at a time (1).
+	// Concurrency is the maximum number of concurrent handlers (1).
 	Concurrency int
-	// Window bounds the unsettled messages (256), or Concurrency if that is more.
+	// Window limits the unsettled messages (256), or Concurrency if that is more.
 	Window int
-	// MaxBytes bounds their size (16 MiB).
+	// MaxBytes limits their size (16 MiB).
 	MaxBytes uint64
-	// Lease is how long a delivery may go without a sign of life (60 s). Leases are extended automatically.
+	// Lease is the lease of a delivery (60 s). It is extended automatically.
 	Lease time.Duration
 	// MaxLease is how long leases are extended (1 h).
 	MaxLease time.Duration
-	// Position is where to begin in a stream queue. A reopened stream goes on where it was.
+	// Position is where to start in a stream queue. A reopened stream resumes at its position.
 	Position Position
 	// Exclusive refuses other consumers of the queue.
 	Exclusive bool
-	// Priority prefers this consumer to those with a lower one.
+	// Priority prefers this consumer to those with a lower priority.
 	Priority int32
 }
 
-// Delivery is a message handed to a consumer, once. Settle it by exactly one of its methods; later ones have no effect.
+// Delivery is a message delivered to a consumer. Settle it by exactly one of its methods; later calls have no effect.
 type Delivery struct {
 	// Message is the message.
 	Message Message
-	// Exchange it was published to; empty for the default exchange.
+	// Exchange is the exchange it was published to; empty for the default exchange.
 	Exchange string
-	// RoutingKey it was published with.
+	// RoutingKey is the routing key it was published with.
 	RoutingKey string
-	// Redelivered says whether it may have been delivered before.
+	// Redelivered reports whether it may have been delivered before.
 	Redelivered bool
 	// Attempt is 1 for the first one.
 	Attempt int
-	// StreamOffset is its offset in a stream queue, and nil elsewhere.
+	// StreamOffset is its offset in a stream queue; nil for other queues.
 	StreamOffset *uint64
 
 	id         uint64
@@ -94,10 +94,10 @@ type Delivery struct {
 // Body is the body of the message.
 func (d *Delivery) Body() []byte { return d.Message.Body }
 
-// Ack says that the message is done.
+// Ack acknowledges the message.
 func (d *Delivery) Ack() { d.settle(nil) }
 
-// Retry tries the message again after this delay, or after the queue's back-off when delay is negative.
+// Retry delivers the message again after this delay, or after the queue's back-off if delay is negative.
 func (d *Delivery) Retry(delay time.Duration, reason string) {
 	nack := &pb.Nack{Action: pb.NackAction_NACK_ACTION_RETRY, Reason: short(reason)}
 	if delay >= 0 {
@@ -106,7 +106,7 @@ func (d *Delivery) Retry(delay time.Duration, reason string) {
 	d.settle(nack)
 }
 
-// Backoff is the delay that leaves the time of a retry to the queue's policy.
+// Backoff is the delay for Retry that uses the queue's policy.
 const Backoff = time.Duration(-1)
 
 // DeadLetter moves the message to the tenant's dead letters.
@@ -117,7 +117,7 @@ func (d *Delivery) DeadLetter(reason string) {
 // Drop deletes the message.
 func (d *Delivery) Drop() { d.settle(&pb.Nack{Action: pb.NackAction_NACK_ACTION_DROP}) }
 
-// Current says whether a settlement can still have an effect; otherwise the message is delivered again.
+// Current reports whether a settlement can still have an effect; otherwise the message is delivered again.
 func (d *Delivery) Current() bool {
 	d.stream.mu.Lock()
 	defer d.stream.mu.Unlock()
@@ -126,7 +126,7 @@ func (d *Delivery) Current() bool {
 
 func (d *Delivery) settle(nack *pb.Nack) { d.stream.settle(d, nack) }
 
-// short cuts a reason to what the gateway takes.
+// short truncates a reason to the gateway's limit.
 func short(reason string) string {
 	if len(reason) > maxReasonBytes {
 		reason = reason[:maxReasonBytes]
@@ -134,7 +134,7 @@ func short(reason string) string {
 	return strings.ToValidUTF8(reason, "")
 }
 
-// Consumer is a subscription that outlives its streams.
+// Consumer is a subscription that survives its streams.
 type Consumer struct {
 	client   *Client
 	queue    string
@@ -143,7 +143,7 @@ type Consumer struct {
 	recovery recovery
 	ctx      context.Context
 	stop     context.CancelFunc
-	// handling ends when handlers are no longer waited for.
+	// handling ends when the consumer stops waiting for handlers.
 	handling context.Context
 	giveUp   context.CancelFunc
 
@@ -193,24 +193,24 @@ func (c *Consumer) start(ctx context.Context) error {
 	}
 }
 
-// Running is how many handlers run now.
+// Running is the number of running handlers.
 func (c *Consumer) Running() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.running
 }
 
-// Done is closed when the consumer has ended: by Close, or by an error that another stream would not help against.
+// Done is closed when the consumer has ended: by Close, or by a permanent error.
 func (c *Consumer) Done() <-chan struct{} { return c.done }
 
-// Err is why the consumer ended by itself; nil before that, and when it was closed.
+// Err is the error that ended the consumer; nil before that, and after Close.
 func (c *Consumer) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// Wait waits until the consumer has ended, and returns why.
+// Wait waits until the consumer has ended, and returns the error that ended it.
 func (c *Consumer) Wait(ctx context.Context) error {
 	select {
 	case <-c.done:
@@ -220,7 +220,8 @@ func (c *Consumer) Wait(ctx context.Context) error {
 	}
 }
 
-// Next waits for the next delivery of a consumer without a handler; nil and the reason when the consumer has ended.
+// Next waits for the next delivery of a consumer without a handler; it returns nil and the reason when the consumer has
+// ended.
 func (c *Consumer) Next(ctx context.Context) (*Delivery, error) {
 	for {
 		if delivery := c.take(); delivery != nil {
@@ -239,8 +240,8 @@ func (c *Consumer) Next(ctx context.Context) (*Delivery, error) {
 	}
 }
 
-// All iterates over the deliveries until the consumer is closed or ctx ends. Each delivery has to be settled; its lease is
-// extended until then. An error that ended the consumer is the last element.
+// All iterates over the deliveries until the consumer is closed or ctx ends. Each delivery must be settled; its lease
+// is extended until then. An error that ended the consumer is the last element.
 func (c *Consumer) All(ctx context.Context) iter.Seq2[*Delivery, error] {
 	return func(yield func(*Delivery, error) bool) {
 		for {
@@ -285,7 +286,7 @@ func (c *Consumer) signalReady() {
 	}
 }
 
-// deliver takes deliveries of the present stream.
+// deliver receives deliveries of the current stream.
 func (c *Consumer) deliver(batch []*Delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -303,7 +304,7 @@ func (c *Consumer) deliver(batch []*Delivery) {
 	}
 }
 
-// discardReady forgets what was received and not started; it is delivered again.
+// discardReady drops deliveries that were not started; they are delivered again.
 func (c *Consumer) discardReady() {
 	c.mu.Lock()
 	c.ready = nil
@@ -363,7 +364,7 @@ func (c *Consumer) run() {
 		c.stream = stream
 		c.mu.Unlock()
 		err := stream.session.run()
-		resume := stream.void()
+		resume := stream.invalidate()
 		c.discardReady()
 		c.mu.Lock()
 		c.stream = nil
@@ -392,7 +393,7 @@ func (c *Consumer) after(stream *subscription, err error) error {
 		select {
 		case <-c.started:
 		default:
-			// A plan's limit of streams refuses the first one. A later one may only have come before the gateway has
+			// A plan's limit of streams refuses the first stream. A later one may only have been opened before the gateway
 			// noticed the end of its predecessor.
 			if failure := fromRPC(err, c.client.connection.endpoint); failure.Code == codes.ResourceExhausted {
 				return failure
@@ -408,7 +409,7 @@ func (c *Consumer) onStarted() {
 	c.startedOnce.Do(func() { close(c.started) })
 }
 
-// Close takes no more messages, waits for the handlers until ctx ends, settles, and ends the stream.
+// Close stops consuming, waits for the handlers until ctx ends, settles, and ends the stream.
 func (c *Consumer) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closing = true
@@ -450,15 +451,15 @@ func (c *Consumer) closeNow() {
 	}
 }
 
-// subscription is one stream of a consumer. A settlement is written only to the stream that delivered the message, so a late
-// one cannot meet another message.
+// subscription is one stream of a consumer. A settlement is written only to the stream that delivered the message, so a
+// late one cannot apply to another message.
 type subscription struct {
 	consumer *Consumer
 	session  *session[pb.SubscribeRequest, pb.SubscribeResponse]
 
 	mu    sync.Mutex
 	start *pb.SubscribeRequest
-	// outstanding is what was delivered and is not settled at the gateway; order has the ids in the order of delivery.
+	// outstanding has the deliveries that are not settled at the gateway; order has their ids in the order of delivery.
 	outstanding map[uint64]*Delivery
 	order       []uint64
 	acks        map[uint64]struct{}
@@ -535,7 +536,7 @@ func (s *subscription) nextFrame() (*pb.SubscribeRequest, time.Duration) {
 	return nil, 0
 }
 
-// nextAck acknowledges all up to the first delivery that is not done by one number, and the rest by their ids.
+// nextAck acknowledges all deliveries before the first unsettled one by one number, and the others by their ids.
 func (s *subscription) nextAck() *pb.Ack {
 	ack := &pb.Ack{}
 	for len(s.order) > 0 {
@@ -587,7 +588,7 @@ func (s *subscription) isStarted(delivery *Delivery) bool {
 	return delivery.started
 }
 
-// abandon waits for handlers no longer.
+// abandon stops waiting for handlers.
 func (s *subscription) abandon() {
 	s.mu.Lock()
 	s.abandoned = true
@@ -618,8 +619,9 @@ func (s *subscription) settle(delivery *Delivery, nack *pb.Nack) {
 	s.session.wakeUp()
 }
 
-// void makes every id void, those messages come again; it returns where to go on in a stream queue.
-func (s *subscription) void() *uint64 {
+// invalidate makes every id invalid, so that those messages are delivered again; it returns where to resume in a stream
+// queue.
+func (s *subscription) invalidate() *uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	resume := s.resumeFrom()
@@ -633,7 +635,7 @@ func (s *subscription) void() *uint64 {
 	return resume
 }
 
-// resumeFrom is the first message of a stream queue that is not settled; the caller has locked.
+// resumeFrom is the first unsettled message of a stream queue; the caller holds the lock.
 func (s *subscription) resumeFrom() *uint64 {
 	var first *uint64
 	for _, delivery := range s.outstanding {
@@ -691,7 +693,7 @@ func (s *subscription) take(deliveries *pb.Deliveries) {
 		s.timer = time.AfterFunc(s.lease/3, s.extend)
 	}
 	s.mu.Unlock()
-	// What is not started when the stream is about to end comes again.
+	// Deliveries that are not started when the stream is about to end are delivered again.
 	if !s.session.closing.Load() && !s.session.draining.Load() {
 		s.consumer.deliver(batch)
 	}
@@ -708,12 +710,12 @@ func (s *subscription) onSettled(settled *pb.Settled) {
 		delete(s.acks, id)
 	}
 	s.mu.Unlock()
-	s.consumer.client.log.Warn("leases ran out; the messages are delivered again", "queue", s.consumer.queue, "messages", len(expired))
+	s.consumer.client.log.Warn("leases expired; the messages are delivered again", "queue", s.consumer.queue, "messages", len(expired))
 	s.consumer.client.emit(EventLeaseExpired, s.consumer.queue, fmt.Sprintf("%d messages", len(expired)))
 }
 
 func (s *subscription) onInterrupted(reason string) {
-	resume := s.void()
+	resume := s.invalidate()
 	s.mu.Lock()
 	s.lastOffset = nil
 	if resume != nil && *resume > 0 {
@@ -725,7 +727,7 @@ func (s *subscription) onInterrupted(reason string) {
 	s.consumer.client.emit(EventInterrupted, s.consumer.queue, reason)
 }
 
-// extend extends every lease that would end before the next look, unless that exceeds the cap.
+// extend extends every lease that would expire before the next check, unless that exceeds the maximum.
 func (s *subscription) extend() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

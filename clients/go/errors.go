@@ -15,7 +15,7 @@ import (
 	pb "github.com/warrengate/warrengate/clients/go/warrengatev1"
 )
 
-// Outcome is what became of a published message.
+// Outcome is the outcome of a published message.
 type Outcome string
 
 // The outcomes of a message that was not confirmed.
@@ -26,33 +26,33 @@ const (
 	OutcomeRejected Outcome = "REJECTED"
 	// OutcomeDenied: the client's grants do not cover the exchange and routing key. The message is not stored.
 	OutcomeDenied Outcome = "DENIED"
-	// OutcomeThrottled: the message is over a budget of the plan. It is not stored; send it again after RetryAfter.
+	// OutcomeThrottled: the message exceeds a limit of the plan. It is not stored; send it again after RetryAfter.
 	OutcomeThrottled Outcome = "THROTTLED"
 	// OutcomeUnknown: the message may or may not be stored. Send it again with the same message id.
 	OutcomeUnknown Outcome = "UNKNOWN"
-	// OutcomeNotSent: the message was never handed to a gateway. It is not stored.
+	// OutcomeNotSent: the message was never sent to a gateway. It is not stored.
 	OutcomeNotSent Outcome = "NOT_SENT"
 )
 
-// Error is every error of this library. Its text never contains a secret.
+// Error is the type of every error of this library. Its text never contains a secret.
 type Error struct {
-	// Reason is stable, in upper snake case: the gateway's, or one of the library's own such as CONNECTION_LOST.
+	// Reason is stable, in upper snake case: the gateway's, or one of the library such as CONNECTION_LOST.
 	Reason string
 	// Code is the gRPC status code, or the closest one.
 	Code codes.Code
-	// Message says what is wrong, for people.
+	// Message is a description for people.
 	Message string
-	// Retryable says whether sending the same thing again is safe and may succeed.
+	// Retryable reports whether sending the same thing again is safe and may succeed.
 	Retryable bool
-	// RetryAfter is the time after which another try may succeed, when the gateway named one.
+	// RetryAfter is the time after which another attempt may succeed, if the gateway sent one.
 	RetryAfter time.Duration
-	// Field is the request field at fault, when the gateway named one.
+	// Field is the request field that caused the error, if the gateway named one.
 	Field string
-	// TraceID is the trace that recorded the failure.
+	// TraceID is the id of the trace that recorded the failure.
 	TraceID string
 	// Outcome is set for published messages.
 	Outcome Outcome
-	// MessageID is the id of the published message; use the same one when the message is sent again.
+	// MessageID is the id of the published message; use the same id when the message is sent again.
 	MessageID string
 }
 
@@ -126,7 +126,7 @@ func timeoutError(detail string) *Error {
 	return &Error{Reason: reasonRequestTimeout, Code: codes.DeadlineExceeded, Retryable: true, Message: detail}
 }
 
-// fromRPC decodes an error of gRPC: the gateway's own, or one of the connection.
+// fromRPC decodes a gRPC error: the gateway's own, or a connection error.
 func fromRPC(err error, endpoint string) *Error {
 	var own *Error
 	if errors.As(err, &own) {
@@ -161,7 +161,7 @@ func fromRPC(err error, endpoint string) *Error {
 	case codes.Unavailable, codes.Internal, codes.Canceled, codes.Unknown, codes.ResourceExhausted:
 		return connectionError(result.Message, endpoint)
 	case codes.DeadlineExceeded:
-		return timeoutError("no answer came in time: " + result.Message)
+		return timeoutError("no answer within the time limit: " + result.Message)
 	}
 	return result
 }
@@ -171,7 +171,7 @@ func connectionError(message, endpoint string) *Error {
 	case strings.Contains(message, "failed to verify certificate"):
 		return &Error{
 			Reason: "CERTIFICATE_NOT_TRUSTED", Code: codes.Unavailable,
-			Message: "no trusted authority signed the certificate of the gateway at " + endpoint + ": give the CA that did",
+			Message: "the certificate of the gateway at " + endpoint + " has no trusted authority: set its CA certificate",
 		}
 	case strings.Contains(message, "Error while dialing"), strings.Contains(message, "handshake failed"):
 		return &Error{
@@ -182,12 +182,12 @@ func connectionError(message, endpoint string) *Error {
 	return lostError(message)
 }
 
-// fromContext makes an error of a context that has ended; the caller's own cancellation is passed on as it is.
+// fromContext returns the error of a context that has ended; the caller's own cancellation is passed on unchanged.
 func fromContext(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// fromResult makes the error of an outcome other than CONFIRMED.
+// fromResult returns the error of an outcome other than CONFIRMED.
 func fromResult(result *pb.PublishResult) *Error {
 	reason, message, found := strings.Cut(result.GetReason(), ": ")
 	if !found {

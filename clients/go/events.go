@@ -1,6 +1,6 @@
 package warrengate
 
-// EventKind names what happened to a connection or a stream.
+// EventKind is the kind of an event of a connection or a stream.
 type EventKind string
 
 // The lifecycle events.
@@ -17,18 +17,18 @@ const (
 	EventResumed EventKind = "resumed"
 	// EventReauthenticated: an open stream continues with a newer token.
 	EventReauthenticated EventKind = "reauthenticated"
-	// EventLeaseExpired: leases ran out, and their messages are delivered again.
+	// EventLeaseExpired: leases expired, and their messages are delivered again.
 	EventLeaseExpired EventKind = "lease_expired"
 	// EventClosed: the client is closed.
 	EventClosed EventKind = "closed"
 )
 
-// Event is something that happened to a client's connection or streams.
+// Event is an event of a client's connection or streams.
 type Event struct {
-	// Kind is what happened.
+	// Kind is the kind of event.
 	Kind EventKind
 	// Source is "publisher", "client", or the queue of a consumer.
 	Source string
-	// Detail is for people; it may be empty.
+	// Detail is a description for people; it may be empty.
 	Detail string
 }

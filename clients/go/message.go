@@ -11,15 +11,15 @@ import (
 	pb "github.com/warrengate/warrengate/clients/go/warrengatev1"
 )
 
-// Message is a body and the properties that travel with it.
+// Message is a body and its properties.
 type Message struct {
 	// Body is the payload.
 	Body []byte
-	// ID identifies the message for its consumers. The publisher makes one when it is empty.
+	// ID identifies the message for its consumers. The publisher generates it when it is empty.
 	ID string
-	// CorrelationID ties a reply to its request.
+	// CorrelationID relates a reply to its request.
 	CorrelationID string
-	// ReplyTo is the queue in which a reply is wanted.
+	// ReplyTo is the queue for the reply.
 	ReplyTo string
 	// ContentType is the MIME type of the body.
 	ContentType string
@@ -31,23 +31,23 @@ type Message struct {
 	AppID string
 	// Priority is 0 to 255.
 	Priority uint8
-	// TTL is how long it may wait in a queue; zero is no limit of its own.
+	// TTL is the maximum time in a queue; zero sets no limit.
 	TTL time.Duration
-	// Transient says that it may be lost when the broker restarts.
+	// Transient means that it may be lost when the broker restarts.
 	Transient bool
 	// PublishTime is when it was published, in whole seconds. The gateway sets it when it is zero.
 	PublishTime time.Time
-	// Headers hold nil, bool, string, int, int64, float64, []byte, time.Time, []any and map[string]any.
+	// Headers contain nil, bool, string, int, int64, float64, []byte, time.Time, []any and map[string]any.
 	Headers map[string]any
 }
 
-// Text makes a message of a text.
+// Text returns a message with a text as its body.
 func Text(body string) Message { return Message{Body: []byte(body)} }
 
-// Bytes makes a message of bytes.
+// Bytes returns a message with this body.
 func Bytes(body []byte) Message { return Message{Body: body} }
 
-// Text gives the body as text.
+// Text returns the body as text.
 func (m *Message) Text() string { return string(m.Body) }
 
 func toProto(message *Message) (*pb.Message, error) {
@@ -120,7 +120,7 @@ func toValue(value any) (*pb.Value, error) {
 		}
 		return &pb.Value{Kind: &pb.Value_TableValue{TableValue: &pb.ValueTable{Entries: entries}}}, nil
 	}
-	return nil, fmt.Errorf("a header cannot hold a %T", value)
+	return nil, fmt.Errorf("a header cannot have the type %T", value)
 }
 
 func fromProto(message *pb.Message) Message {
@@ -174,7 +174,7 @@ func fromValue(value *pb.Value) any {
 	return nil
 }
 
-// copyHeaders gives the message headers of its own, so that the caller's map is never written to.
+// copyHeaders copies the headers, so that the caller's map is never changed.
 func (m *Message) copyHeaders() {
 	m.Headers = maps.Clone(m.Headers)
 }

@@ -20,7 +20,7 @@ const (
 	respondConcurrency = 8
 )
 
-// replies is the reply queue of a client, and the requests that wait for it.
+// replies is the reply queue of a client, and the pending requests.
 type replies struct {
 	queue     string
 	publisher *Publisher
@@ -44,7 +44,7 @@ func (c *Client) Request(ctx context.Context, queue string, message Message) (Me
 	}
 	reply, err := replies.request(ctx, queue, message)
 	if err != nil && ctx.Err() != nil {
-		return Message{}, timeoutError("no reply came in time")
+		return Message{}, timeoutError("no reply within the time limit")
 	}
 	return reply, err
 }
@@ -56,30 +56,30 @@ func (c *Client) replyQueue(ctx context.Context) (*replies, error) {
 	if present != nil {
 		return present, nil
 	}
-	made := &replies{
+	created := &replies{
 		queue:   "reply." + strings.ReplaceAll(uuid.NewString(), "-", ""),
 		waiting: map[string]chan Message{}, publisher: c.Publisher(PublisherConfig{}),
 	}
-	// Deleted by the broker when the client has gone.
+	// The broker deletes it when the client disconnects.
 	_, err := c.Topology.DeclareQueue(ctx, &pb.Queue{
-		Name: made.queue, Type: pb.QueueType_QUEUE_TYPE_CLASSIC, Expires: durationpb.New(replyQueueExpiry),
+		Name: created.queue, Type: pb.QueueType_QUEUE_TYPE_CLASSIC, Expires: durationpb.New(replyQueueExpiry),
 	})
 	if err != nil {
 		return nil, err
 	}
-	made.consumer, err = c.Consume(ctx, made.queue, made.take, ConsumeConfig{Concurrency: replyConcurrency})
+	created.consumer, err = c.Consume(ctx, created.queue, created.take, ConsumeConfig{Concurrency: replyConcurrency})
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.replies != nil {
-		// Another request was faster; this queue expires.
-		go func() { _ = made.consumer.Close(c.ctx) }()
+		// A concurrent call has created one; this queue expires.
+		go func() { _ = created.consumer.Close(c.ctx) }()
 		return c.replies, nil
 	}
-	c.replies = made
-	return made, nil
+	c.replies = created
+	return created, nil
 }
 
 func (r *replies) take(_ context.Context, delivery *Delivery) error {
@@ -118,7 +118,7 @@ func (r *replies) request(ctx context.Context, queue string, message Message) (M
 	}
 }
 
-// Respond answers each request of a queue with what the handler returns.
+// Respond replies to each request of a queue with the result of the handler.
 func (c *Client) Respond(ctx context.Context, queue string, handler func(ctx context.Context, delivery *Delivery) (Message, error)) (*Consumer, error) {
 	publisher := c.Publisher(PublisherConfig{})
 	return c.Consume(ctx, queue, func(ctx context.Context, delivery *Delivery) error {

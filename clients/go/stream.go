@@ -16,20 +16,20 @@ import (
 // closeTimeout is how long a gateway may take to end a stream that was closed.
 const closeTimeout = 10 * time.Second
 
-// errEnded is the cause of a stream's cancellation when it was to end and did not in time.
-var errEnded = errors.New("the stream was to end")
+// errEnded is the cause of a stream's cancellation when it was to be closed and did not end in time.
+var errEnded = errors.New("the stream did not end in time")
 
-// frames is what a publish and a subscribe stream differ in.
+// frames is the part in which publish and subscribe streams differ.
 type frames[Request, Response any] interface {
-	// open makes the call.
+	// open starts the call.
 	open(ctx context.Context, channel *grpc.ClientConn) (grpc.BidiStreamingClient[Request, Response], error)
-	// opened waits, where needed, until frames may be written.
+	// opened waits, if necessary, until frames may be written.
 	opened(stream grpc.BidiStreamingClient[Request, Response]) error
-	// nextFrame gives what is to be written now, or nil and how long to wait before asking again without a wake-up.
+	// nextFrame returns the frame to write now, or nil and how long to wait before asking again without a wake-up.
 	nextFrame() (*Request, time.Duration)
-	// gather says how long more may come together before the next frame is made.
+	// gather returns how long to wait for more before the next frame is created.
 	gather() time.Duration
-	// done says whether nothing more will be written once the session is closing or draining.
+	// done reports whether nothing more will be written once the session is closing or draining.
 	done() bool
 	reauthentication(token string) *Request
 	receive(response *Response)
@@ -110,7 +110,7 @@ func (s *session[Request, Response]) failure(err error) error {
 }
 
 func (s *session[Request, Response]) write(stream grpc.BidiStreamingClient[Request, Response]) {
-	// The reading side reports why writing is impossible.
+	// The reading side reports why writing is not possible.
 	if s.frames.opened(stream) != nil {
 		return
 	}
@@ -178,7 +178,7 @@ func (s *session[Request, Response]) endWithin(limit time.Duration) {
 func (s *session[Request, Response]) onDraining(deadline *timestamppb.Timestamp) {
 	s.draining.Store(true)
 	s.client.emit(EventDraining, s.source, "")
-	// Some grace for clocks that differ.
+	// A tolerance for clock differences.
 	s.endWithin(min(max(time.Until(deadline.AsTime()), 0), 5*time.Minute) + 2*time.Second)
 	s.wakeUp()
 }
@@ -192,7 +192,7 @@ func (s *session[Request, Response]) onExpiring() {
 
 func (s *session[Request, Response]) renew() {
 	defer s.renewing.Store(false)
-	var waits pauses
+	var waits retryDelays
 	for {
 		next, err := s.client.tokens.newerThan(s.ctx, s.token)
 		if err == nil {
@@ -215,12 +215,12 @@ func (s *session[Request, Response]) renew() {
 type recovery struct {
 	client            *Client
 	source            string
-	waits             pauses
+	waits             retryDelays
 	works             atomic.Bool
 	triedAnotherToken bool
 }
 
-// after waits until the next stream may be opened; it returns the error when another stream would not help.
+// after waits until the next stream may be opened; it returns the error if another stream would not help.
 func (r *recovery) after(ctx context.Context, channel *grpc.ClientConn, used *token, err error) error {
 	if r.works.Swap(false) {
 		r.waits.reset()
@@ -243,7 +243,7 @@ func (r *recovery) after(ctx context.Context, channel *grpc.ClientConn, used *to
 			r.triedAnotherToken = true
 			return nil
 		} else if refusal := fromRPC(tokenErr, r.client.connection.endpoint); refusal.Retryable || isTokenReason(failure.Reason) {
-			// Otherwise the refusal says less than the end of the stream did.
+			// Otherwise the refusal is less informative than the end of the stream.
 			failure = refusal
 		}
 	}
@@ -264,7 +264,7 @@ func (r *recovery) sleep(ctx context.Context, atLeast time.Duration) error {
 
 func isTokenReason(reason string) bool { return len(reason) > 6 && reason[:6] == "TOKEN_" }
 
-// sleep waits, and says whether the context lasted as long.
+// sleep waits, and reports whether the context lasted as long.
 func sleep(ctx context.Context, duration time.Duration) bool {
 	select {
 	case <-time.After(duration):

@@ -16,7 +16,7 @@ import (
 	pb "github.com/warrengate/warrengate/clients/go/warrengatev1"
 )
 
-// TokenSource fetches a token (a JWT without "Bearer"). It is called again when the last one is near its end.
+// TokenSource fetches a token (a JWT without "Bearer"). It is called again before the last one expires.
 type TokenSource func(ctx context.Context) (string, error)
 
 const tokenTimeout = 20 * time.Second
@@ -31,7 +31,7 @@ type token struct {
 // LogValue hides the token from logs.
 func (token) LogValue() slog.Value { return slog.StringValue("(token)") }
 
-// tokens caches the token of a client. At most one request for a token is under way at a time.
+// tokens caches the token of a client. At most one request for a token is in progress at a time.
 type tokens struct {
 	connection *connection
 	log        *slog.Logger
@@ -54,7 +54,7 @@ type fetch struct {
 
 func (t *tokens) renewable() bool { return t.static == "" }
 
-// get gives a token that has not ended, and begins to renew one that is near its end.
+// get returns a token that has not expired, and starts to renew one that expires soon.
 func (t *tokens) get(ctx context.Context) (*token, error) {
 	t.mu.Lock()
 	if t.static != "" {
@@ -75,7 +75,7 @@ func (t *tokens) get(ctx context.Context) (*token, error) {
 	return t.wait(ctx, t.start())
 }
 
-// newerThan gives another token than this one: the present one when it was replaced since, else a new one.
+// newerThan returns a token other than this one: the current one if it was replaced, otherwise a new one.
 func (t *tokens) newerThan(ctx context.Context, old *token) (*token, error) {
 	t.mu.Lock()
 	if t.present != nil && t.present != old {
@@ -86,13 +86,13 @@ func (t *tokens) newerThan(ctx context.Context, old *token) (*token, error) {
 		t.mu.Unlock()
 		return nil, &Error{
 			Reason: "TOKEN_EXPIRED", Code: codes.Unauthenticated,
-			Message: "the token has ended and cannot be renewed: connect with a client id and its secret",
+			Message: "the token has expired and cannot be renewed: connect with a client id and its secret",
 		}
 	}
 	return t.wait(ctx, t.start())
 }
 
-// start begins a request unless one is under way; the caller has locked.
+// start starts a request unless one is in progress; the caller holds the lock.
 func (t *tokens) start() *fetch {
 	if t.fetching == nil {
 		current := &fetch{done: make(chan struct{})}
@@ -113,7 +113,7 @@ func (t *tokens) wait(ctx context.Context, current *fetch) (*token, error) {
 }
 
 func (t *tokens) run(current *fetch) {
-	// A caller that is cancelled must not cancel the request for the others.
+	// A cancelled caller must not cancel the request for the others.
 	ctx, cancel := context.WithTimeout(context.Background(), tokenTimeout)
 	defer cancel()
 	current.token, current.err = t.request(ctx)
@@ -121,7 +121,7 @@ func (t *tokens) run(current *fetch) {
 	if current.err == nil {
 		t.present = current.token
 	} else if t.present != nil {
-		t.log.Warn("the token could not be renewed ahead of its end", "error", current.err)
+		t.log.Warn("the token could not be renewed before it expires", "error", current.err)
 	}
 	t.fetching = nil
 	t.mu.Unlock()
@@ -135,7 +135,7 @@ func (t *tokens) request(ctx context.Context) (*token, error) {
 		if err != nil {
 			return nil, err
 		}
-		return aged(text, began, lifetimeOf(text)), nil
+		return withLifetime(text, began, lifetimeOf(text)), nil
 	}
 	channel, err := t.connection.channel()
 	if err != nil {
@@ -155,14 +155,14 @@ func (t *tokens) request(ctx context.Context) (*token, error) {
 	if lifetime == 0 {
 		lifetime = t.lifetime
 	}
-	return aged(text, began, lifetime), nil
+	return withLifetime(text, began, lifetime), nil
 }
 
-func aged(text string, began time.Time, lifetime time.Duration) *token {
+func withLifetime(text string, began time.Time, lifetime time.Duration) *token {
 	if lifetime == 0 {
 		return &token{text: text}
 	}
-	// Clients that started together do not renew together.
+	// Clients that started at the same time do not renew at the same time.
 	share := 0.6 + rand.Float64()*0.15 //nolint:gosec // jitter needs no secrecy
 	return &token{
 		text:    text,
@@ -171,7 +171,7 @@ func aged(text string, began time.Time, lifetime time.Duration) *token {
 	}
 }
 
-// lifetimeOf reads exp - iat of a JWT; nothing is verified, the gateway does that. Zero when it cannot be read.
+// lifetimeOf reads exp - iat of a JWT without verification, which is the gateway's task. Zero when it cannot be read.
 func lifetimeOf(text string) time.Duration {
 	parts := strings.Split(text, ".")
 	if len(parts) != 3 {

@@ -11,13 +11,13 @@ import (
 
 const pageSize = 1000
 
-// Topology has the exchanges, queues and bindings of the client's tenant. The methods below take and return what matters; those
-// of the embedded service take and return whole requests.
+// Topology manages the exchanges, queues and bindings of the client's tenant. The methods below have simple arguments
+// and results; those of the embedded service have complete requests and responses.
 type Topology struct {
 	pb.TopologyClient
 }
 
-// DeclareQueue declares a queue; declaring it again with the same arguments is harmless. It returns the queue's state.
+// DeclareQueue declares a queue; repeating it with the same arguments has no effect. It returns the queue's state.
 func (t *Topology) DeclareQueue(ctx context.Context, queue *pb.Queue) (*pb.QueueStatus, error) {
 	response, err := t.TopologyClient.DeclareQueue(ctx, &pb.DeclareQueueRequest{Queue: queue})
 	return response.GetStatus(), err
@@ -29,13 +29,13 @@ func (t *Topology) DeclareQuorumQueue(ctx context.Context, name string) error {
 	return err
 }
 
-// DeleteQueue deletes a queue with its messages, and returns how many there were.
+// DeleteQueue deletes a queue with its messages, and returns their number.
 func (t *Topology) DeleteQueue(ctx context.Context, name string) (uint64, error) {
 	response, err := t.TopologyClient.DeleteQueue(ctx, &pb.DeleteQueueRequest{Name: name})
 	return response.GetMessagesDeleted(), err
 }
 
-// PurgeQueue removes the ready messages of a queue, and returns how many there were.
+// PurgeQueue removes the ready messages of a queue, and returns their number.
 func (t *Topology) PurgeQueue(ctx context.Context, name string) (uint64, error) {
 	response, err := t.TopologyClient.PurgeQueue(ctx, &pb.PurgeQueueRequest{Name: name})
 	return response.GetMessagesPurged(), err
@@ -55,7 +55,7 @@ func (t *Topology) Queues(ctx context.Context) iter.Seq2[*pb.QueueEntry, error] 
 	})
 }
 
-// DeclareExchange declares an exchange; declaring it again with the same arguments is harmless.
+// DeclareExchange declares an exchange; repeating it with the same arguments has no effect.
 func (t *Topology) DeclareExchange(ctx context.Context, exchange *pb.Exchange) error {
 	_, err := t.TopologyClient.DeclareExchange(ctx, &pb.DeclareExchangeRequest{Exchange: exchange})
 	return err
@@ -67,25 +67,26 @@ func (t *Topology) DeleteExchange(ctx context.Context, name string) error {
 	return err
 }
 
-// Bind binds a queue, or an exchange, to an exchange; binding again is harmless.
+// Bind binds a queue, or an exchange, to an exchange; binding again has no effect.
 func (t *Topology) Bind(ctx context.Context, binding *pb.Binding) error {
 	_, err := t.TopologyClient.Bind(ctx, &pb.BindRequest{Binding: binding})
 	return err
 }
 
-// Unbind removes a binding; removing a missing one is harmless.
+// Unbind removes a binding; removing a missing one has no effect.
 func (t *Topology) Unbind(ctx context.Context, binding *pb.Binding) error {
 	_, err := t.TopologyClient.Unbind(ctx, &pb.UnbindRequest{Binding: binding})
 	return err
 }
 
-// DeadLetters has the messages that no further attempt is made for. They can be listed, sent again and deleted.
+// DeadLetters lists, redrives and deletes dead letters.
 type DeadLetters struct {
 	stubs  pb.TopologyClient
 	client *Client
 }
 
-// List iterates over dead letters, oldest first; none is taken. A nil filter is all of them. An error is the last element.
+// List iterates over dead letters, oldest first, without removing them. A nil filter selects all. An error is the last
+// element.
 func (d *DeadLetters) List(ctx context.Context, filter *pb.DeadLetterFilter) iter.Seq2[*pb.DeadLetter, error] {
 	return pages(func(token string) ([]*pb.DeadLetter, string, error) {
 		page, err := d.stubs.ListDeadLetters(ctx, &pb.ListDeadLettersRequest{Filter: filter, PageToken: token})
@@ -93,8 +94,8 @@ func (d *DeadLetters) List(ctx context.Context, filter *pb.DeadLetterFilter) ite
 	})
 }
 
-// Redrive sends dead letters to the queues they come from, at most so many a second unless that is 0, and returns what was
-// done in all.
+// Redrive sends dead letters to the queues they come from, at most maxPerSecond unless that is 0, and returns the final
+// report.
 func (d *DeadLetters) Redrive(ctx context.Context, selection *pb.DeadLetterSelection, maxPerSecond uint32) (*pb.RedriveDeadLettersResponse, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -117,7 +118,7 @@ func (d *DeadLetters) Redrive(ctx context.Context, selection *pb.DeadLetterSelec
 	}
 }
 
-// Purge deletes dead letters, and returns how many.
+// Purge deletes dead letters, and returns their number.
 func (d *DeadLetters) Purge(ctx context.Context, selection *pb.DeadLetterSelection) (uint64, error) {
 	response, err := d.stubs.PurgeDeadLetters(ctx, &pb.PurgeDeadLettersRequest{Selection: selection})
 	return response.GetPurged(), err

@@ -10,7 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Without a tracer provider of the application, the API's own does nothing.
+// Without a tracer provider of the application, the API's default does nothing.
 func tracer() trace.Tracer {
 	return otel.GetTracerProvider().Tracer("github.com/warrengate/warrengate/clients/go", trace.WithInstrumentationVersion(Version))
 }

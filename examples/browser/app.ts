@@ -66,7 +66,7 @@ submitted("join", async () => {
   find("talk").replaceChildren();
   chat = new Chat(gateway(), field("join", "room").value, field("join", "name").value, {
     said: (name, words, time) => line("talk", `${time.toISOString().slice(11, 16)} ${name}: ${words}`),
-    here: (names) => (find("here").textContent = names.join(", ") || "nobody"),
+    here: (names) => (find("here").textContent = names.join(", ") || "no participants"),
   });
   await chat.stay(joined());
 });

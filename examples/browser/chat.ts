@@ -1,4 +1,4 @@
-// The same rooms as `warrengate chat`; docs/guides/chat.md describes their messages.
+// The same chat rooms as `warrengate chat`; docs/guides/chat.md describes their messages.
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { type Gateway, header, since, text } from "./gateway.ts";
 

@@ -1,4 +1,5 @@
-// Warrengate for a page: publishing, and receiving that survives a restart. gRPC-Web has no client streaming, so `Settle`
+// Warrengate for a page: publishing, and receiving that survives a restart. gRPC-Web has no client streaming, so
+// `Settle`
 // replaces the frames of `Subscribe`.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
@@ -8,7 +9,7 @@ import { type Message, MessageSchema } from "./generated/warrengate/v1/message_p
 import { type Delivery, Messaging, Outcome, StreamPositionSchema, SubscribeStartSchema } from "./generated/warrengate/v1/messaging_pb.ts";
 import { QueueType, Topology } from "./generated/warrengate/v1/topology_pb.ts";
 
-const AGAIN = 500; // milliseconds before a stream is opened again
+const REOPEN_AFTER = 500; // milliseconds before a stream is opened again
 
 export class Gateway {
   readonly #messaging;
@@ -43,7 +44,7 @@ export class Gateway {
       } catch (error) {
         if (!(error instanceof ConnectError) || error.code !== Code.Unavailable) throw error;
       }
-      await sleep(AGAIN);
+      await sleep(REOPEN_AFTER);
     }
   }
 
@@ -52,7 +53,7 @@ export class Gateway {
     const start = create(SubscribeStartSchema, what);
     while (!signal.aborted) {
       let receiveId = "";
-      // In order: closing comes after the last settlement, and uses up no attempt of unsettled deliveries.
+      // Closing comes after the last settlement, and unsettled deliveries do not count an attempt.
       const close = () => this.#messaging.settle({ receiveId, frame: { case: "close", value: {} } }).catch(() => {});
       signal.addEventListener("abort", close);
       try {
@@ -76,13 +77,13 @@ export class Gateway {
         }
       } catch (error) {
         const { code } = ConnectError.from(error);
-        // The settlement reached another gateway, or the stream has ended: unsettled messages come again.
+        // The settlement reached another gateway, or the stream has ended: unsettled messages are delivered again.
         if (code !== Code.Unavailable && code !== Code.NotFound && code !== Code.Unknown) throw error;
         if (code === Code.NotFound && receiveId === "") throw error;
       } finally {
         signal.removeEventListener("abort", close);
       }
-      if (!signal.aborted) await sleep(AGAIN);
+      if (!signal.aborted) await sleep(REOPEN_AFTER);
     }
   }
 }

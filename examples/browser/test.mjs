@@ -1,4 +1,4 @@
-// Two pages at once in a headless Chromium, and somebody at a terminal. scripts/browser runs it.
+// Two pages in a headless Chromium, and a participant at a terminal. scripts/browser runs it.
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { createHash, X509Certificate } from "node:crypto";
@@ -23,7 +23,7 @@ async function key() {
 const browser = await puppeteer.launch({
   executablePath: execFileSync("which", [CHROMIUM], { encoding: "utf8" }).trim(),
   userDataDir: PROFILE,
-  // Root has no sandbox; the only page is ours.
+  // Chromium has no sandbox for root; the only page is this example.
   args: ["--no-sandbox", `--ignore-certificate-errors-spki-list=${await key()}`],
 });
 
@@ -38,7 +38,7 @@ async function open(name) {
   return page;
 }
 
-// A page behind another one draws nothing, and what is not drawn cannot be clicked.
+// A hidden page is not rendered, and elements that are not rendered cannot be clicked.
 const submit = async (page, form) => {
   await page.bringToFront();
   await page.click(`#${form} button`);
@@ -48,7 +48,7 @@ const type = async (page, form, field, words) => {
   await page.type(`#${form} [name=${field}]`, words);
   await submit(page, form);
 };
-// For the same reason pages are asked at intervals, not whenever they are drawn.
+// For the same reason pages are polled at intervals, not when they are rendered.
 const WAIT = { timeout: DEADLINE, polling: 100 };
 
 /** Waits until an element says this. */
@@ -71,7 +71,7 @@ await type(ben, "publish", "body", "from ben's page");
 await type(ben, "publish", "body", nasty);
 await says(ann, "messages", "from ben's page");
 await says(ann, "messages", nasty);
-assert.equal(await ann.$("#messages img"), null, "what others wrote is text");
+assert.equal(await ann.$("#messages img"), null, "messages of others are shown as text");
 
 // A chat: two pages, and a terminal.
 for (const page of [ann, ben]) await submit(page, "join");
@@ -106,7 +106,7 @@ terminal.stdin.end();
 assert.equal(await new Promise((resolve) => terminal.once("exit", resolve)), 0);
 for (const page of [ann, ben]) await page.waitForFunction(() => document.getElementById("here").textContent === "ann, ben", WAIT);
 await browser.close();
-// What was received was acknowledged.
+// All received messages were acknowledged.
 await new Promise((resolve) => setTimeout(resolve, 0));
 const { status } = JSON.parse(execFileSync(WARRENGATE, ["queue", "get", "browser", "--json"], { encoding: "utf8" }));
 assert.equal(status?.messages_ready ?? 0, 0);

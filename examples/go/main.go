@@ -1,4 +1,4 @@
-// Warrengate in Go: a queue, publishing, consuming, a retry and a dead letter. ../README.md says how to run it.
+// Warrengate in Go: a queue, publishing, consuming, a retry and a dead letter. ../README.md describes how to run it.
 package main
 
 import (
@@ -60,10 +60,10 @@ func main() {
 		switch {
 		case order == scenario.DeadLetter:
 			verdict = "give up"
-			delivery.DeadLetter("as the scenario says")
+			delivery.DeadLetter("required by the scenario")
 		case order == scenario.RetryOnce && delivery.Attempt == 1:
 			verdict = "try again"
-			delivery.Retry(retryAfter, "as the scenario says")
+			delivery.Retry(retryAfter, "required by the scenario")
 		}
 		fmt.Printf("delivered %s, attempt %d: %s\n", order, delivery.Attempt, verdict)
 		if before := len(left); verdict != "try again" {

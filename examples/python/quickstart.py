@@ -1,4 +1,4 @@
-"""Warrengate in Python: a queue, publishing, consuming, a retry and a dead letter. README.md says how to run it."""
+"""Warrengate in Python: a queue, publishing, consuming, a retry and a dead letter. README.md describes how to run it."""
 
 import asyncio
 import json
@@ -23,10 +23,10 @@ async def main():
         order, verdict = delivery.message.text, "done"
         if order == scenario["dead_letter"]:
             verdict = "give up"
-            delivery.dead_letter("as the scenario says")
+            delivery.dead_letter("required by the scenario")
         elif order == scenario["retry_once"] and delivery.attempt == 1:
             verdict = "try again"
-            delivery.retry(RETRY_AFTER, "as the scenario says")
+            delivery.retry(RETRY_AFTER, "required by the scenario")
         print(f"delivered {order}, attempt {delivery.attempt}: {verdict}")
         if verdict != "try again":
             left.discard(order)

@@ -30,8 +30,8 @@ await new Promise<void>((finished) => {
     const order = delivery.message.text;
     const retries = order === scenario.retry_once && delivery.attempt === 1;
     const verdict = order === scenario.dead_letter ? "give up" : retries ? "try again" : "done";
-    if (verdict === "give up") delivery.deadLetter("as the scenario says");
-    if (verdict === "try again") delivery.retry({ delayMs: RETRY_AFTER_MS, reason: "as the scenario says" });
+    if (verdict === "give up") delivery.deadLetter("required by the scenario");
+    if (verdict === "try again") delivery.retry({ delayMs: RETRY_AFTER_MS, reason: "required by the scenario" });
     console.log(`delivered ${order}, attempt ${delivery.attempt}: ${verdict}`);
     if (verdict !== "try again") left.delete(order);
     if (left.size === 0) finished();

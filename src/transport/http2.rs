@@ -1,6 +1,6 @@
 //! The server side of one HTTP/2 connection, on h2 itself.
 //!
-//! hyper's server leaves unread DATA frames in h2, and h2 ends a connection that has too many small ones (docs/adr/0014). Here each
+//! hyper's server leaves unread DATA frames in h2, and h2 ends a connection that has too many small ones (docs/adr/0016). Here each
 //! stream's frames are taken out at once and joined, while the peer's window opens only as the service reads: what a peer can make us
 //! hold is bounded in bytes by the windows and the memory budget, and small frames are slowed, never answered with GOAWAY.
 

@@ -113,7 +113,8 @@ async fn a_drain_with_a_thousand_streams_and_silent_sockets_ends_within_its_dead
     eprintln!("measured: a drain of 1,000 streams and three silent sockets took {took:?} of 10 s");
     assert!(status.success() && took < Duration::from_secs(10), "{status} after {took:?}");
     for stream in &mut streams {
-        assert_eq!(stream.failure().await.code(), tonic::Code::Unavailable);
+        let failure = stream.failure().await;
+        assert_eq!(failure.code(), tonic::Code::Unavailable, "{failure:?}");
     }
     // Handed back.
     tenant.holds("jobs", &["held"]).await;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the application of traced.py in a virtual environment of its own ($VENV), with stubs of its own.
+# Runs the application of traced.py in a separate virtual environment ($VENV), with separately generated stubs.
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 venv=${VENV:?}

@@ -1,5 +1,5 @@
-"""A foreign application with an OpenTelemetry SDK of its own on both ends: it publishes within a span, subscribes, and works
-on the delivery in a span that continues it. Its own spans go to the collector that the gateway's go to. Prints the trace."""
+"""An application with its own OpenTelemetry SDK on both ends: it publishes within a span, subscribes, and processes the
+delivery in a span that continues the trace. Its spans go to the gateway's collector. It prints the trace id."""
 
 import os
 import queue

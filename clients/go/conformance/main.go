@@ -78,7 +78,7 @@ type command struct {
 
 func millis(count int64) time.Duration { return time.Duration(count) * time.Millisecond }
 
-type watched struct {
+type observed struct {
 	work     time.Duration
 	rules    []rule
 	consumer *warrengate.Consumer
@@ -91,7 +91,7 @@ type watched struct {
 	maxRunning int
 	maxAttempt int
 	last       *warrengate.Message
-	held       []*warrengate.Delivery
+	unsettled  []*warrengate.Delivery
 }
 
 func keyOf(body []byte) string {
@@ -99,7 +99,7 @@ func keyOf(body []byte) string {
 	return strings.ToValidUTF8(key, "?")
 }
 
-func (w *watched) arrive(delivery *warrengate.Delivery) rule {
+func (w *observed) arrive(delivery *warrengate.Delivery) rule {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	key := keyOf(delivery.Body())
@@ -122,27 +122,27 @@ func (w *watched) arrive(delivery *warrengate.Delivery) rule {
 	return rule{Then: "ack"}
 }
 
-func (w *watched) begin() {
+func (w *observed) begin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.running++
 	w.maxRunning = max(w.maxRunning, w.running)
 }
 
-func (w *watched) end() {
+func (w *observed) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.running--
 }
 
-func (w *watched) handle(ctx context.Context, delivery *warrengate.Delivery) error {
+func (w *observed) handle(ctx context.Context, delivery *warrengate.Delivery) error {
 	rule := w.arrive(delivery)
 	w.begin()
 	defer w.end()
 	time.Sleep(w.work)
 	switch rule.Then {
 	case "fail":
-		return errors.New("the case wants this handler to fail")
+		return errors.New("this case requires the handler to fail")
 	case "stuck":
 		<-ctx.Done()
 		return ctx.Err()
@@ -167,7 +167,7 @@ func settle(delivery *warrengate.Delivery, rule rule) {
 	}
 }
 
-func (w *watched) iterate(concurrency int) {
+func (w *observed) iterate(concurrency int) {
 	slots := make(chan struct{}, concurrency)
 	for delivery, err := range w.consumer.All(context.Background()) {
 		if err != nil {
@@ -181,7 +181,7 @@ func (w *watched) iterate(concurrency int) {
 			switch rule.Then {
 			case "hold":
 				w.mu.Lock()
-				w.held = append(w.held, delivery)
+				w.unsettled = append(w.unsettled, delivery)
 				w.mu.Unlock()
 			case "fail":
 				delivery.Retry(warrengate.Backoff, "")
@@ -201,7 +201,7 @@ type driver struct {
 	clients    map[string]*warrengate.Client
 	events     map[string][]string
 	publishers map[string]*warrengate.Publisher
-	consumers  map[string]*watched
+	consumers  map[string]*observed
 }
 
 func find[Item any](d *driver, items map[string]Item, name string) Item {
@@ -244,7 +244,7 @@ func (d *driver) execute(ctx context.Context, c *command) (object, error) {
 	case "consume":
 		return d.consume(ctx, client, c)
 	case "settle_held":
-		return find(d, d.consumers, c.Consumer).settleHeld(), nil
+		return find(d, d.consumers, c.Consumer).settleUnsettled(), nil
 	case "report":
 		return find(d, d.consumers, c.Consumer).report(c.Full), nil
 	case "stop":
@@ -327,7 +327,7 @@ func plain(ctx context.Context, client *warrengate.Client, c *command) (object, 
 		count, err := client.DeadLetters.Purge(ctx, warrengate.OfQueue(c.Queue))
 		return object{"purged": count}, err
 	}
-	return nil, fmt.Errorf("the driver has no command %q", c.Do)
+	return nil, fmt.Errorf("unknown command %q", c.Do)
 }
 
 func queueOf(c *command) *pb.Queue {
@@ -382,7 +382,7 @@ func (d *driver) connect(ctx context.Context, c *command) (object, error) {
 }
 
 func (d *driver) consume(ctx context.Context, client *warrengate.Client, c *command) (object, error) {
-	w := &watched{work: millis(c.WorkMS), rules: c.Rules, keys: map[string]*[2]int{}}
+	w := &observed{work: millis(c.WorkMS), rules: c.Rules, keys: map[string]*[2]int{}}
 	config := warrengate.ConsumeConfig{
 		Concurrency: c.Concurrency, Window: c.Window, Lease: millis(c.LeaseMS), MaxLease: millis(c.MaxLeaseMS),
 		Position: map[string]warrengate.Position{"first": warrengate.First, "last": warrengate.Last, "next": warrengate.Next}[c.Position],
@@ -404,18 +404,18 @@ func (d *driver) consume(ctx context.Context, client *warrengate.Client, c *comm
 	return object{}, nil
 }
 
-func (w *watched) settleHeld() object {
+func (w *observed) settleUnsettled() object {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, delivery := range w.held {
+	for _, delivery := range w.unsettled {
 		delivery.Ack()
 	}
-	count := len(w.held)
-	w.held = nil
+	count := len(w.unsettled)
+	w.unsettled = nil
 	return object{"count": count}
 }
 
-func (w *watched) report(full bool) object {
+func (w *observed) report(full bool) object {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	result := object{
@@ -577,7 +577,7 @@ func main() {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})))
 	d := &driver{
 		clients: map[string]*warrengate.Client{}, events: map[string][]string{},
-		publishers: map[string]*warrengate.Publisher{}, consumers: map[string]*watched{},
+		publishers: map[string]*warrengate.Publisher{}, consumers: map[string]*observed{},
 	}
 	var output sync.Mutex
 	var pending sync.WaitGroup

@@ -1,7 +1,8 @@
-// Package warrengatetest gives each test a fresh tenant on a development stack.
+// Package warrengatetest creates a new tenant for each test on a development stack.
 //
-// The stack is `warrengate dev` from PATH or WARRENGATE_BINARY, on free ports, or the gateway that WARRENGATE_TEST_ENDPOINT,
-// WARRENGATE_TEST_CA and WARRENGATE_TEST_ADMIN_SECRET name. Call Main from TestMain to start it once for a package:
+// The stack is `warrengate dev` from PATH or WARRENGATE_BINARY, on free ports, or the gateway of
+// WARRENGATE_TEST_ENDPOINT, WARRENGATE_TEST_CA and WARRENGATE_TEST_ADMIN_SECRET. Call Main from TestMain to start it
+// once for a package:
 //
 //	func TestMain(m *testing.M) { warrengatetest.Main(m) }
 //
@@ -39,15 +40,15 @@ const (
 	callTimeout  = 30 * time.Second
 )
 
-// Tenant is a tenant, and a client of it that may do everything inside.
+// Tenant is a tenant, with a client that has every grant.
 type Tenant struct {
 	// Name is the tenant's id.
 	Name string
-	// Config connects its client.
+	// Config is the configuration of its client.
 	Config warrengate.Config
 }
 
-// Env has the variables that warrengate.FromEnv reads, for programs under test.
+// Env returns the variables that warrengate.FromEnv reads, for programs under test.
 func (t *Tenant) Env() []string {
 	return []string{
 		"WARRENGATE_ENDPOINT=" + t.Config.Endpoint, "WARRENGATE_CA=" + t.Config.CAFile,
@@ -84,8 +85,8 @@ var (
 	shared     *stack
 )
 
-// Main starts the stack, runs the tests of a package, stops it, and exits. Without it, each test that needs a tenant while no
-// other one does starts a stack of its own.
+// Main starts the stack, runs the tests of a package, stops it, and exits. Without it, each test that needs a tenant
+// while no other test has one starts a separate stack.
 func Main(m *testing.M) {
 	os.Exit(run(m))
 }
@@ -144,12 +145,12 @@ func (s *stack) create() (*Tenant, error) {
 		Publish:   []*pb.PublishGrant{{Exchange: "#", RoutingKey: "#"}},
 		Subscribe: []string{"#"}, Configure: []string{"#"},
 	}
-	made, err := s.admin.Admin().CreateClient(ctx, &pb.CreateClientRequest{Client: &pb.Client{ClientId: name + ".app", Grants: grants}})
+	created, err := s.admin.Admin().CreateClient(ctx, &pb.CreateClientRequest{Client: &pb.Client{ClientId: name + ".app", Grants: grants}})
 	if err != nil {
 		return nil, err
 	}
 	return &Tenant{Name: name, Config: warrengate.Config{
-		Endpoint: s.endpoint, CAFile: s.ca, ClientID: name + ".app", ClientSecret: made.GetClientSecret(),
+		Endpoint: s.endpoint, CAFile: s.ca, ClientID: name + ".app", ClientSecret: created.GetClientSecret(),
 	}}, nil
 }
 
@@ -180,7 +181,7 @@ func start() (*stack, error) {
 	return &stack{endpoint: endpoint, ca: ca, admin: admin, stop: stop}, nil
 }
 
-// startDevelopment starts `warrengate dev` in a folder of its own, and reads what it has written.
+// startDevelopment starts `warrengate dev` in a separate folder, and reads the settings that it has written.
 func startDevelopment() (map[string]string, func(), error) {
 	binary := os.Getenv("WARRENGATE_BINARY")
 	if binary == "" {
@@ -241,7 +242,7 @@ func startDevelopment() (map[string]string, func(), error) {
 	return settings, stop, nil
 }
 
-// waitUntilReady reads the output until the gateway says how to stop it, and goes on reading it.
+// waitUntilReady reads the output until the gateway reports how to stop it, and continues to read it.
 func waitUntilReady(output *os.File, exited <-chan struct{}) error {
 	ready, lines := make(chan struct{}), make(chan string, 1)
 	go func() {

@@ -19,7 +19,7 @@ Command = dict[str, Any]
 
 
 def seconds(command: Command, name: str) -> dict[str, float]:
-    """Give an option in seconds when the command has it in milliseconds."""
+    """Return an option in seconds if the command has it in milliseconds."""
     key = f"{name}_ms"
     return {name: command[key] / 1000} if key in command else {}
 
@@ -45,8 +45,8 @@ def key_of(body: bytes) -> str:
 
 
 @dataclass
-class Watched:
-    """A consumer and what its handlers saw."""
+class ObservedConsumer:
+    """A consumer and the deliveries that its handlers received."""
 
     work: float
     rules: list[Command]
@@ -57,14 +57,14 @@ class Watched:
     max_running: int = 0
     max_attempt: int = 0
     last: warrengate.Message | None = None
-    held: list[warrengate.Delivery] = field(default_factory=list)
+    unsettled: list[warrengate.Delivery] = field(default_factory=list)
     loop: asyncio.Task[None] | None = None
 
     def arrive(self, delivery: warrengate.Delivery) -> Command:
         key = key_of(delivery.body)
-        seen = self.keys.setdefault(key, [0, 0])
-        seen[0] += 1
-        seen[1] = max(seen[1], delivery.attempt)
+        counts = self.keys.setdefault(key, [0, 0])
+        counts[0] += 1
+        counts[1] = max(counts[1], delivery.attempt)
         self.total += 1
         self.max_attempt = max(self.max_attempt, delivery.attempt)
         self.last = delivery.message
@@ -82,7 +82,7 @@ class Watched:
                 await asyncio.sleep(self.work)
             match rule["then"]:
                 case "fail":
-                    raise RuntimeError("the case wants this handler to fail")
+                    raise RuntimeError("this case requires the handler to fail")
                 case "stuck":
                     await asyncio.Event().wait()
                 case action:
@@ -112,7 +112,7 @@ class Watched:
             await asyncio.sleep(self.work)
         match rule["then"]:
             case "hold":
-                self.held.append(delivery)
+                self.unsettled.append(delivery)
             case "fail":
                 delivery.retry()
             case "ack":
@@ -142,7 +142,7 @@ class Driver:
         self.clients: dict[str, warrengate.Client] = {}
         self.events: dict[str, list[str]] = {}
         self.publishers: dict[str, warrengate.Publisher] = {}
-        self.consumers: dict[str, Watched] = {}
+        self.consumers: dict[str, ObservedConsumer] = {}
 
     async def hello(self, command: Command) -> Command:
         return {"protocol": 1, "language": "python", "library": warrengate.__version__}
@@ -281,7 +281,7 @@ class Driver:
 
     async def consume(self, command: Command) -> Command:
         client = self.clients[command["client"]]
-        watched = Watched(command.get("work_ms", 0) / 1000, command.get("rules", []))
+        observed = ObservedConsumer(command.get("work_ms", 0) / 1000, command.get("rules", []))
         options = {
             **some(command, "window", "position"),
             **seconds(command, "lease"),
@@ -289,40 +289,40 @@ class Driver:
         }
         concurrency = command.get("concurrency", 1)
         if command.get("form") == "iterator":
-            watched.consumer = await client.messages(command["queue"], **options)
-            watched.loop = asyncio.create_task(watched.iterate(concurrency))
+            observed.consumer = await client.messages(command["queue"], **options)
+            observed.loop = asyncio.create_task(observed.iterate(concurrency))
         else:
-            watched.consumer = await client.consume(
-                command["queue"], watched.callback, concurrency=concurrency, **options
+            observed.consumer = await client.consume(
+                command["queue"], observed.callback, concurrency=concurrency, **options
             )
-        self.consumers[command["consumer"]] = watched
+        self.consumers[command["consumer"]] = observed
         return {}
 
     async def settle_held(self, command: Command) -> Command:
-        held = self.consumers[command["consumer"]].held
-        for delivery in held:
+        unsettled = self.consumers[command["consumer"]].unsettled
+        for delivery in unsettled:
             delivery.ack()
-        count = len(held)
-        held.clear()
+        count = len(unsettled)
+        unsettled.clear()
         return {"count": count}
 
     async def report(self, command: Command) -> Command:
-        watched = self.consumers[command["consumer"]]
-        assert watched.consumer is not None
-        error = watched.consumer.error
+        observed = self.consumers[command["consumer"]]
+        assert observed.consumer is not None
+        error = observed.consumer.error
         result: Command = {
-            "total": watched.total,
-            "distinct": len(watched.keys),
-            "running": watched.running,
-            "max_running": watched.max_running,
-            "max_attempt": watched.max_attempt,
-            "finished": watched.consumer.is_finished,
+            "total": observed.total,
+            "distinct": len(observed.keys),
+            "running": observed.running,
+            "max_running": observed.max_running,
+            "max_attempt": observed.max_attempt,
+            "finished": observed.consumer.is_finished,
             "error": None if error is None else describe(error),
         }
         if command.get("full"):
-            result["keys"] = [[key, *seen] for key, seen in watched.keys.items()]
-            if watched.last is not None and len(watched.last.body) < 1000:
-                last = watched.last
+            result["keys"] = [[key, *counts] for key, counts in observed.keys.items()]
+            if observed.last is not None and len(observed.last.body) < 1000:
+                last = observed.last
                 names = ("message_id", "correlation_id", "reply_to", "content_type", "type", "app_id", "priority")
                 headers = {name: from_header(value) for name, value in last.headers.items()}
                 result["last"] = {name: getattr(last, name) for name in names} | {"body": last.text, "headers": headers}

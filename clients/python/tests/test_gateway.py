@@ -18,7 +18,7 @@ from warrengate.testing import Tenant
 from warrengate.v1 import admin_pb2, topology_pb2
 
 
-def test_one_token_serves_all_calls_that_begin_together(warrengate_tenant: Tenant) -> None:
+def test_concurrent_calls_share_one_token(warrengate_tenant: Tenant) -> None:
     asked = 0
 
     async def body() -> None:
@@ -39,16 +39,16 @@ def test_one_token_serves_all_calls_that_begin_together(warrengate_tenant: Tenan
     assert asked == 1
 
 
-def test_a_token_source_that_fails_is_a_retryable_error(warrengate_tenant: Tenant) -> None:
+def test_a_failing_token_source_is_a_retryable_error(warrengate_tenant: Tenant) -> None:
     async def source() -> str:
-        raise OSError("the token server is away")
+        raise OSError("the token server is unavailable")
 
     async def body() -> None:
         options = {"client_id": "", "client_secret": "", "token": source, "connect_timeout": 0.5}
         async with warrengate_tenant.connect_async(**options):
             pass
 
-    with pytest.raises(warrengate.UnavailableError, match="the token server is away") as caught:
+    with pytest.raises(warrengate.UnavailableError, match="the token server is unavailable") as caught:
         asyncio.run(body())
     assert caught.value.reason == "TOKEN_SOURCE_FAILED"
 
@@ -91,11 +91,11 @@ def test_topology_calls_reach_the_broker(warrengate_tenant: Tenant) -> None:
 
 
 def test_the_synchronous_client_publishes_consumes_and_settles(warrengate_tenant: Tenant) -> None:
-    seen: list[tuple[bytes, int]] = []
+    received: list[tuple[bytes, int]] = []
     done = threading.Event()
 
     def handle(delivery: sync.Delivery) -> None:
-        seen.append((delivery.body, delivery.attempt))
+        received.append((delivery.body, delivery.attempt))
         if delivery.body == b"again" and delivery.attempt == 1:
             delivery.retry(0.2, "not yet")
         elif delivery.body == b"bad":
@@ -104,7 +104,7 @@ def test_the_synchronous_client_publishes_consumes_and_settles(warrengate_tenant
             delivery.drop()
         elif delivery.body == b"last":
             raise RuntimeError("fails")
-        if (b"again", 2) in seen and len(seen) == 5:
+        if (b"again", 2) in received and len(received) == 5:
             done.set()
 
     with warrengate_tenant.connect() as client:
@@ -128,7 +128,7 @@ def test_the_synchronous_client_publishes_consumes_and_settles(warrengate_tenant
                 messages.next(timeout=0.2)
 
 
-def test_a_synchronous_consumer_reports_why_it_ended(warrengate_tenant: Tenant) -> None:
+def test_a_synchronous_consumer_reports_the_error_that_ended_it(warrengate_tenant: Tenant) -> None:
     with warrengate_tenant.connect() as client:
         client.topology.declare_queue("q")
         consumer = client.messages("q")
@@ -155,7 +155,7 @@ def test_a_refused_connection_leaves_no_thread(warrengate_tenant: Tenant) -> Non
     assert threading.active_count() == before
 
 
-def test_a_publisher_that_waits_for_room_can_be_cancelled(warrengate_tenant: Tenant) -> None:
+def test_a_publisher_that_waits_for_capacity_can_be_cancelled(warrengate_tenant: Tenant) -> None:
     async def body() -> None:
         async with warrengate_tenant.connect_async() as client:
             await client.topology.declare_queue("q")
@@ -165,7 +165,7 @@ def test_a_publisher_that_waits_for_room_can_be_cancelled(warrengate_tenant: Ten
             await asyncio.sleep(0)
             waiting.cancel()
             await first
-            # The room is free for the next one.
+            # The capacity is available for the next one.
             assert (await publisher.publish(b"3", "q")).message_id
 
     asyncio.run(body())

@@ -1,4 +1,4 @@
-"""What needs no gateway: conversions, configuration and errors."""
+"""Tests that need no gateway: conversions, configuration and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from warrengate.client import environment
 from warrengate.v1 import messaging_pb2
 
 
-def test_every_property_and_header_type_survives_the_conversion() -> None:
+def test_every_property_and_header_type_is_converted() -> None:
     original = warrengate.Message(
         body=b"x",
         message_id="i",
@@ -97,7 +97,7 @@ def test_an_error_of_the_gateway_keeps_reason_field_trace_and_time() -> None:
         (grpc.StatusCode.UNIMPLEMENTED, "unknown method", "", False),
     ],
 )
-def test_an_error_of_the_connection_is_told_from_one_of_the_gateway(
+def test_a_connection_error_is_distinguished_from_a_refusal(
     code: grpc.StatusCode, details: str, reason: str, retryable: bool
 ) -> None:
     error = errors.from_rpc(_Failure(code, details), "https://x")
@@ -142,7 +142,7 @@ def test_an_unusable_ca_file_is_a_configuration_error(tmp_path: Path, contents: 
         asyncio.run(make())
 
 
-def test_the_environment_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WARRENGATE_ENDPOINT", raising=False)
     with pytest.raises(warrengate.ConfigurationError, match="WARRENGATE_ENDPOINT"):
         environment()
@@ -157,7 +157,7 @@ def test_backoff_grows_with_jitter_up_to_its_limit_and_respects_the_gateway() ->
     assert backoff.delay(at_least=3) == 3
 
 
-def test_a_token_is_in_no_representation() -> None:
+def test_no_representation_contains_the_token() -> None:
     from warrengate._tokens import Token
 
     assert "secret" not in repr(Token("secret", 0, 0))

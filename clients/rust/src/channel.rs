@@ -12,6 +12,12 @@ use super::{ClientOptions, Error};
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the gateway may send on one stream before it is read.
+const STREAM_WINDOW: u32 = 2 << 20;
+/// The same for the connection. h2 ends a connection with `too_many_data_frames` when unread frames below 256 bytes exceed
+/// a budget of half this window. With an adaptive window, 100 streams with two small unread events each would exceed it.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 pub(super) async fn open(options: &ClientOptions) -> Result<Channel, Error> {
     endpoint(options)?.connect().await.map_err(|source| Error::connect(&options.endpoint, source))
 }
@@ -22,7 +28,8 @@ fn endpoint(options: &ClientOptions) -> Result<Endpoint, Error> {
         .map_err(|_| wrong())?
         .connect_timeout(options.connect_timeout)
         .tcp_nodelay(true)
-        .http2_adaptive_window(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);

@@ -1,4 +1,4 @@
-// The driver with the client for browsers. `fetch` trusts another authority only when Node.js is told so at its start.
+// The driver with the client for browsers. `fetch` trusts another authority only if Node.js is started with it.
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 

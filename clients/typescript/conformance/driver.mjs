@@ -39,14 +39,14 @@ function settle(delivery, rule) {
   }
 }
 
-/** A consumer and what its handlers saw. */
-class Watched {
+/** A consumer and the deliveries that its handlers received. */
+class ObservedConsumer {
   keys = new Map();
   total = 0;
   running = 0;
   maxRunning = 0;
   maxAttempt = 0;
-  held = [];
+  unsettled = [];
 
   constructor(workMs, rules) {
     this.workMs = workMs;
@@ -55,8 +55,8 @@ class Watched {
 
   arrive({ message, attempt }) {
     const key = keyOf(message.body);
-    const seen = this.keys.get(key) ?? [0, 0];
-    this.keys.set(key, [seen[0] + 1, Math.max(seen[1], attempt)]);
+    const counts = this.keys.get(key) ?? [0, 0];
+    this.keys.set(key, [counts[0] + 1, Math.max(counts[1], attempt)]);
     this.total += 1;
     this.maxAttempt = Math.max(this.maxAttempt, attempt);
     this.last = message;
@@ -77,7 +77,7 @@ class Watched {
   callback = (delivery) => {
     const rule = this.arrive(delivery);
     return this.during(() => {
-      if (rule.then === "fail") throw new Error("the case wants this handler to fail");
+      if (rule.then === "fail") throw new Error("this case requires the handler to fail");
       if (rule.then === "stuck") return new Promise(() => undefined);
       settle(delivery, rule);
     });
@@ -90,7 +90,7 @@ class Watched {
         if (tasks.size >= concurrency) await Promise.race(tasks);
         const rule = this.arrive(delivery);
         const task = this.during(() => {
-          if (rule.then === "hold") this.held.push(delivery);
+          if (rule.then === "hold") this.unsettled.push(delivery);
           else if (rule.then === "fail") delivery.retry();
           else if (rule.then === "ack") delivery.ack();
           else settle(delivery, rule);
@@ -103,7 +103,7 @@ class Watched {
   }
 }
 
-/** Connects as a page does; the token comes from its own server, which is here. */
+/** Connects like a page; the token comes from its own server, which is simulated here. */
 async function fromPage({ clientId, clientSecret, tokenLifetimeMs, ...options }) {
   const { WARRENGATE_ENDPOINT: endpoint, WARRENGATE_CLIENT_ID, WARRENGATE_CLIENT_SECRET } = process.env;
   const id = clientId ?? WARRENGATE_CLIENT_ID;
@@ -238,37 +238,37 @@ const commands = {
     return { outcome: "CONFIRMED", message_id: messageId };
   },
   async consume(command) {
-    const watched = new Watched(command.work_ms ?? 0, command.rules ?? []);
+    const observed = new ObservedConsumer(command.work_ms ?? 0, command.rules ?? []);
     const options = some(command, ["window", "window"], ["lease_ms", "leaseMs"], ["max_lease_ms", "maxLeaseMs"], ["position", "position"]);
     const concurrency = command.concurrency ?? 1;
     if (command.form === "iterator") {
-      watched.consumer = await of(command).messages(command.queue, options);
-      void watched.iterate(concurrency);
+      observed.consumer = await of(command).messages(command.queue, options);
+      void observed.iterate(concurrency);
     } else {
-      watched.consumer = await of(command).consume(command.queue, watched.callback, { ...options, concurrency });
+      observed.consumer = await of(command).consume(command.queue, observed.callback, { ...options, concurrency });
     }
-    consumers.set(command.consumer, watched);
+    consumers.set(command.consumer, observed);
     return {};
   },
   settle_held(command) {
-    const { held } = consumers.get(command.consumer);
-    held.forEach((delivery) => delivery.ack());
-    return { count: held.splice(0).length };
+    const { unsettled } = consumers.get(command.consumer);
+    unsettled.forEach((delivery) => delivery.ack());
+    return { count: unsettled.splice(0).length };
   },
   report(command) {
-    const watched = consumers.get(command.consumer);
-    const { error, isFinished } = watched.consumer;
+    const observed = consumers.get(command.consumer);
+    const { error, isFinished } = observed.consumer;
     const result = {
-      total: watched.total,
-      distinct: watched.keys.size,
-      running: watched.running,
-      max_running: watched.maxRunning,
-      max_attempt: watched.maxAttempt,
+      total: observed.total,
+      distinct: observed.keys.size,
+      running: observed.running,
+      max_running: observed.maxRunning,
+      max_attempt: observed.maxAttempt,
       finished: isFinished,
       error: error ? describe(error) : null,
     };
     if (!command.full) return result;
-    const { last } = watched;
+    const { last } = observed;
     const message = last && last.body.length < 1000 && {
       body: last.text,
       message_id: last.messageId,
@@ -280,7 +280,7 @@ const commands = {
       priority: last.priority,
       headers: Object.fromEntries(Object.entries(last.headers).map(([name, value]) => [name, fromHeader(value)])),
     };
-    return { ...result, keys: [...watched.keys].map(([key, seen]) => [key, ...seen]), ...(message && { last: message }) };
+    return { ...result, keys: [...observed.keys].map(([key, counts]) => [key, ...counts]), ...(message && { last: message }) };
   },
   async stop(command) {
     await consumers.get(command.consumer).consumer.close(command.timeout_ms);

@@ -7,7 +7,7 @@ export class Backoff {
     this.#next = 100;
   }
 
-  /** Gives the next delay in milliseconds, not shorter than what the gateway asked for. */
+  /** Returns the next delay in milliseconds, at least as long as the gateway requested. */
   delay(atLeast = 0): number {
     const delay = this.#next * (0.5 + Math.random() / 2);
     this.#next = Math.min(this.#next * 2, 5000);

@@ -13,7 +13,7 @@ import { type Admin, admin, type Caller, DeadLetters, Topology } from "./service
 import { asError } from "./stream.js";
 import { type Token, Tokens, type TokenSource } from "./tokens.js";
 
-/** Where to connect, and as whom. */
+/** The gateway's address and the credentials. */
 export interface ClientOptions {
   /** The gateway's address, such as `https://127.0.0.1:8443`. */
   endpoint: string;
@@ -21,17 +21,17 @@ export interface ClientOptions {
   clientId?: string;
   /** The client's secret. */
   clientSecret?: string;
-  /** A token, or a function that fetches one each time it is needed; instead of id and secret. */
+  /** A token, or a function that fetches one when it is needed; instead of id and secret. */
   token?: string | TokenSource;
-  /** How long tokens should live. Default: the gateway's limit. */
+  /** The lifetime to request for tokens. Default: the gateway's limit. */
   tokenLifetimeMs?: number;
-  /** How long to try to reach the gateway at first. Default: 10 s. */
+  /** How long to try to reach the gateway. Default: 10 s. */
   connectTimeoutMs?: number;
-  /** How long a call may take. Default: 30 s. */
+  /** The time limit of a call. Default: 30 s. */
   callTimeoutMs?: number;
   /** Called for each lifecycle event. */
   onEvent?: (event: LifecycleEvent) => void;
-  /** Where the library logs. Default: warnings and errors to the console. */
+  /** The log of the library. Default: warnings and errors to the console. */
   logger?: Logger;
 }
 
@@ -48,7 +48,7 @@ export class Client implements Caller {
   readonly endpoint: string;
   /** Queues, exchanges and bindings. */
   readonly topology: Topology;
-  /** Messages that were given up. */
+  /** Dead letters. */
   readonly deadLetters: DeadLetters;
   /** Tenants, clients and plans, for administrators. */
   readonly admin: Admin;
@@ -76,7 +76,7 @@ export class Client implements Caller {
     this.#callTimeoutMs = options.callTimeoutMs ?? 30_000;
     this.#onEvent = options.onEvent;
     const source = token ?? (() => this.#issue(clientId ?? "", clientSecret ?? "", options.tokenLifetimeMs));
-    this.tokens = new Tokens(source, (error) => this.log.warn(`the token could not be renewed ahead of its end: ${String(error)}`));
+    this.tokens = new Tokens(source, (error) => this.log.warn(`the token could not be renewed before it expires: ${String(error)}`));
     this.topology = new Topology(this);
     this.deadLetters = new DeadLetters(this);
     this.admin = admin(this);
@@ -90,7 +90,7 @@ export class Client implements Caller {
 
   // Calls.
 
-  /** Makes a unary call with the token attached; errors are of this library. */
+  /** Makes a unary call with the token attached; throws errors of this library. */
   async call<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
     request: MessageInitShape<I>,
@@ -117,12 +117,12 @@ export class Client implements Caller {
     yield* this.link.serverStream(method, request, (await this.tokens.get()).text);
   }
 
-  /** Asks the gateway who this client is and what it may do. */
+  /** Returns the client's own identity and grants. */
   whoami(): Promise<WhoAmIResponse> {
     return this.call(Auth.method.whoAmI, {});
   }
 
-  /** @internal Reaches the gateway and has it accept the credentials; tries again until the time is over. */
+  /** @internal Connects to the gateway and checks the credentials; retries until the timeout. */
   async authenticate(timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs;
     const backoff = new Backoff();
@@ -132,7 +132,7 @@ export class Client implements Caller {
         const left = Math.max(deadline - performance.now(), 10);
         const answered = this.tokens.get().then(() => this.call(Auth.method.whoAmI, {}, left));
         if (await within(answered, left)) return;
-        error = unreachable(this.endpoint, `no answer came in ${timeoutMs} ms`);
+        error = unreachable(this.endpoint, `no answer within ${timeoutMs} ms`);
       } catch (failure) {
         error = asError(failure);
       }
@@ -144,7 +144,7 @@ export class Client implements Caller {
 
   // Publishing and consuming.
 
-  /** Makes a publisher. */
+  /** Creates a publisher. */
   publisher(options: PublisherOptions = {}): Publisher {
     this.#ensureOpen();
     const publisher = new Publisher(this, options);
@@ -160,7 +160,7 @@ export class Client implements Caller {
     return this.#open(queue, options, handler);
   }
 
-  /** Opens a consumer to iterate over: `for await (const delivery of await client.messages("orders"))`. Each delivery has to be settled. */
+  /** Opens a consumer to iterate over: `for await (const delivery of await client.messages("orders"))`. Each delivery must be settled. */
   messages(queue: string, options: MessagesOptions = {}): Promise<Consumer> {
     return this.#open(queue, options, undefined);
   }
@@ -185,7 +185,7 @@ export class Client implements Caller {
     return (await this.#replies).request(options.exchange ?? "", routingKey, message, options.timeoutMs ?? 10_000);
   }
 
-  /** Answers each request of a queue with what the handler returns. */
+  /** Replies to each request of a queue with the result of the handler. */
   respond(
     queue: string,
     handler: (delivery: Delivery) => Promise<Message | Uint8Array | string> | Message | Uint8Array | string,
@@ -200,7 +200,7 @@ export class Client implements Caller {
     return this.consume(queue, answer, { concurrency: 8, ...options });
   }
 
-  // Life.
+  // Lifecycle.
 
   /** @internal */
   emit(kind: EventKind, source: string, detail = ""): void {
@@ -221,7 +221,7 @@ export class Client implements Caller {
     if (this.#closed) throw new ClosedError();
   }
 
-  /** Takes no more messages, waits for handlers and outcomes for this long at most, then closes the connection. */
+  /** Stops consuming, waits for handlers and outcomes for at most this time, then closes the connection. */
   close(timeoutMs = 30_000): Promise<void> {
     this.#closed ??= (async () => {
       const deadline = performance.now() + timeoutMs;
@@ -235,13 +235,13 @@ export class Client implements Caller {
     return this.#closed;
   }
 
-  /** As `close()`. */
+  /** Same as `close()`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 }
 
-/** The reply queue of a client, and the requests that wait for it. */
+/** The reply queue of a client, and the pending requests. */
 class Replies {
   readonly #waiting = new Map<string, (reply: ReceivedMessage) => void>();
   readonly #publishers = new Map<string, Publisher>();
@@ -253,7 +253,7 @@ class Replies {
 
   static async open(client: Client): Promise<Replies> {
     const replies = new Replies(client, `reply.${crypto.randomUUID()}`);
-    // Deleted by the broker when the client has gone.
+    // The broker deletes it when the client disconnects.
     await client.topology.declareQueue(replies.queue, { type: "classic", expiresMs: 300_000 });
     await client.consume(replies.queue, ({ message }) => replies.#waiting.get(message.correlationId)?.(message), { concurrency: 32 });
     return replies;
@@ -280,11 +280,11 @@ class Replies {
       this.#waiting.delete(correlationId);
     }
     if (reply) return reply;
-    throw new RequestTimeoutError(`no reply came in ${timeoutMs} ms`, { reason: "REQUEST_TIMEOUT", code: "DEADLINE_EXCEEDED", retryable: true });
+    throw new RequestTimeoutError(`no reply within ${timeoutMs} ms`, { reason: "REQUEST_TIMEOUT", code: "DEADLINE_EXCEEDED", retryable: true });
   }
 }
 
-/** @internal Has the gateway accept the client's credentials, or closes the client. */
+/** @internal Checks the client's credentials at the gateway, or closes the client. */
 export async function opened(client: Client, connectTimeoutMs = 10_000): Promise<Client> {
   try {
     await client.authenticate(connectTimeoutMs);

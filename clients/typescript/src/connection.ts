@@ -1,6 +1,7 @@
 /**
- * The connection to the gateway: one channel at a time, replaced when its gateway drains. Streams of a replaced channel go on to their
- * end, and no new call uses it.
+ * The connection to the gateway: one channel at a time, replaced when its gateway drains. Streams of a replaced channel
+ * continue to
+ * * their end, and no new call uses it.
  */
 import * as tls from "node:tls";
 import { type DescMessage, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
@@ -13,26 +14,26 @@ import type { Call, Link, Listener, Method } from "./link.js";
 const GRACE_MS = 300_000;
 
 const OPTIONS: grpc.ChannelOptions = {
-  // A connection that became silent is found within their sum.
+  // A silent connection is detected within the sum of both times.
   "grpc.keepalive_time_ms": 15_000,
   "grpc.keepalive_timeout_ms": 10_000,
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 2_000,
-  // The gateway bounds what it sends; the default of 4 MiB is less than a message of that size takes.
+  // The gateway limits the size of its responses; the default limit of 4 MiB is smaller than the largest of them.
   "grpc.max_receive_message_length": -1,
   "grpc.max_send_message_length": -1,
-  // A new channel must be a new connection, or it would lead to the gateway that drains.
+  // A new channel must open a new connection, because the existing one leads to the draining gateway.
   "grpc.use_local_subchannel_pool": 1,
   "grpc.enable_retries": 0,
 };
 
-/** The present channel, and those that are being closed. */
+/** The current channel, and those that are being closed. */
 export class Connection implements Link {
   readonly #make: () => grpc.Client;
   #client: grpc.Client | undefined;
   readonly #closing = new Map<grpc.Client, NodeJS.Timeout>();
 
-  /** To an endpoint, trusting these authorities (PEM), or the system's. */
+  /** Connects to an endpoint, trusting these authorities (PEM), or the system's. */
   constructor(
     readonly endpoint: string,
     ca: Buffer | undefined,
@@ -47,7 +48,7 @@ export class Connection implements Link {
     return this.#client;
   }
 
-  /** Uses a new connection for new calls, unless somebody replaced this one already. */
+  /** Uses a new connection for new calls, unless this one was already replaced. */
   replace(old: object): void {
     if (this.#client !== old || !(old instanceof grpc.Client)) return;
     this.#client = this.#make();
@@ -59,7 +60,7 @@ export class Connection implements Link {
     this.#closing.set(old, timer);
   }
 
-  /** Makes a unary call; errors are of this library. */
+  /** Makes a unary call; throws errors of this library. */
   unary<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
     request: MessageShape<I>,
@@ -92,7 +93,7 @@ export class Connection implements Link {
     call.on("data", (response: MessageShape<O>) => listener.data(response));
     call.on("drain", () => listener.drained());
     call.on("error", (error: grpc.ServiceError) => listener.ended(this.error(error)));
-    // An error, if there is one, comes before this or right after it.
+    // An error, if there is one, comes before this or directly after it.
     call.on("end", () => setImmediate(() => listener.ended()));
     return {
       write: (frame) => call.write(frame),
@@ -101,7 +102,7 @@ export class Connection implements Link {
     };
   }
 
-  /** Makes a call that is answered by a stream. */
+  /** Makes a call with a stream of responses. */
   async *serverStream<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
     request: MessageShape<I>,
@@ -161,12 +162,12 @@ function maker(endpoint: string, ca: Buffer | undefined): () => grpc.Client {
   try {
     url = new URL(endpoint);
   } catch {
-    throw new ConfigurationError(`"${endpoint}" is not an address of a gateway: write it like https://127.0.0.1:8443`);
+    throw new ConfigurationError(`"${endpoint}" is not a gateway address: use the form https://127.0.0.1:8443`);
   }
   if (!["https:", "http:"].includes(url.protocol) || url.hostname === "" || url.pathname !== "/") {
-    throw new ConfigurationError(`"${endpoint}" is not an address of a gateway: write it like https://127.0.0.1:8443`);
+    throw new ConfigurationError(`"${endpoint}" is not a gateway address: use the form https://127.0.0.1:8443`);
   }
-  // A port that is the scheme's own is not in the URL.
+  // The default port of the scheme is not in the URL.
   const explicit = /:(\d+)\/?$/.exec(endpoint)?.[1];
   const target = `${url.hostname}:${url.port || explicit || "8443"}`;
   if (url.protocol === "http:") {
@@ -180,7 +181,7 @@ function maker(endpoint: string, ca: Buffer | undefined): () => grpc.Client {
 }
 
 function systemRoots(): Buffer | null {
-  // Node.js 22.15 and later; before that, its own list.
+  // Node.js 22.15 and later; earlier versions use their own list.
   const { getCACertificates } = tls as { getCACertificates?: (type: "system") => string[] };
   const roots = getCACertificates?.("system") ?? [];
   return roots.length > 0 ? Buffer.from(roots.join("\n")) : null;

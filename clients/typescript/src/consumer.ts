@@ -1,6 +1,7 @@
 /**
- * Consuming a queue: a callback with a concurrency limit, or an iterator. A settlement is written only to the stream that delivered the
- * message, so a late one cannot meet another message.
+ * Consuming a queue: a callback with a concurrency limit, or an iterator. A settlement is written only to the stream
+ * that delivered the
+ * * message, so a late one cannot apply to another message.
  */
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { durationFromMs, durationMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
@@ -18,40 +19,40 @@ import { inConsumerSpan } from "./tracing.js";
 /** Processes a delivery. Returning acknowledges it, an error retries it later, unless it was settled explicitly. */
 export type Handler = (delivery: Delivery) => unknown;
 
-/** Where to begin in a stream queue: an offset, a moment, or a word. */
+/** Where to start in a stream queue: an offset, a time, or a word. */
 export type Position = number | bigint | Date | "first" | "last" | "next";
 
-/** How a queue is consumed. */
+/** Options of a subscription. */
 export interface MessagesOptions {
-  /** How many deliveries may be unsettled, 1 to 10,000. Default: 256. */
+  /** The maximum number of unsettled deliveries, 1 to 10,000. Default: 256. */
   window?: number;
-  /** How many body bytes may be unsettled, up to 256 MiB. Default: 16 MiB. */
+  /** The maximum number of unsettled body bytes, up to 256 MiB. Default: 16 MiB. */
   maxBytes?: number;
-  /** How long a delivery stays this consumer's without being extended, 10 s to 1 h. Default: 60 s. */
+  /** The lease of a delivery, which is extended automatically, 10 s to 1 h. Default: 60 s. */
   leaseMs?: number;
   /** Leases are extended while a message is processed, up to this time after its delivery. Default: 1 h. */
   maxLeaseMs?: number;
-  /** Where to begin in a stream queue. Default: next. */
+  /** Where to start in a stream queue. Default: next. */
   position?: Position;
-  /** Whether no other consumer may have the queue; classic queues only. */
+  /** Whether to allow no other consumer on the queue; classic queues only. */
   exclusive?: boolean;
   /** Consumers of higher priority are served first, -128 to 127. */
   priority?: number;
 }
 
-/** How a queue is consumed by a handler. */
+/** Options of a subscription with a handler. */
 export interface ConsumeOptions extends MessagesOptions {
-  /** How many handlers run at a time. Default: 1, which keeps the order. */
+  /** The maximum number of concurrent handlers. Default: 1, which keeps the order. */
   concurrency?: number;
 }
 
-/** Acknowledgements come together for so long before they are written. */
+/** How long acknowledgements are collected before they are written. */
 const GATHER_MS = 5;
 const MOST_IDS = 10_000;
 /** How long a stream may be silent while the gateway has no broker. */
 const INTERRUPTION_MS = 300_000;
 
-/** A message handed to this consumer, once. Settle it by exactly one of the methods. */
+/** A message delivered to this consumer, to be settled by exactly one of the methods. */
 export class Delivery {
   /** The number of the delivery on its stream. */
   readonly deliveryId: number;
@@ -92,28 +93,28 @@ export class Delivery {
     return this.#settled;
   }
 
-  /** Whether a settlement can still have an effect; otherwise the message comes again. */
+  /** Whether a settlement can still have an effect; otherwise the message is delivered again. */
   get isCurrent(): boolean {
     return this.session.holds(this);
   }
 
-  /** Done with the message. */
+  /** Acknowledges the message. */
   ack(): void {
     this.#settle(undefined);
   }
 
-  /** Try again later: after this delay, or after the queue's back-off. */
+  /** Delivers the message again later: after this delay, or after the queue's back-off. */
   retry(options: { delayMs?: number; reason?: string } = {}): void {
     const delay = options.delayMs === undefined ? {} : { delay: durationFromMs(options.delayMs) };
     this.#settle({ action: NackAction.RETRY, reason: short(options.reason), ...delay });
   }
 
-  /** Give the message up: it goes to the tenant's dead letters. */
+  /** Moves the message to the tenant's dead letters. */
   deadLetter(reason?: string): void {
     this.#settle({ action: NackAction.DEAD_LETTER, reason: short(reason) });
   }
 
-  /** Forget the message. */
+  /** Discards the message. */
   drop(): void {
     this.#settle({ action: NackAction.DROP });
   }
@@ -125,12 +126,12 @@ export class Delivery {
   }
 }
 
-/** The gateway takes 1,024 bytes. */
+/** The gateway's limit is 1,024 bytes. */
 function short(reason = ""): string {
   return new TextDecoder().decode(new TextEncoder().encode(reason).subarray(0, 1000));
 }
 
-/** An open subscription that outlives its streams; made by {@link Client.consume} and {@link Client.messages}. */
+/** An open subscription that survives its streams; see {@link Client.consume} and {@link Client.messages}. */
 export class Consumer implements AsyncIterable<Delivery> {
   /** The queue. */
   readonly queue: string;
@@ -177,7 +178,7 @@ export class Consumer implements AsyncIterable<Delivery> {
     throw new RequestTimeoutError(text, { reason: "REQUEST_TIMEOUT", code: "DEADLINE_EXCEEDED", retryable: true });
   }
 
-  /** How many handlers run now. */
+  /** The number of running handlers. */
   get running(): number {
     return this.#running;
   }
@@ -187,7 +188,7 @@ export class Consumer implements AsyncIterable<Delivery> {
     return this.#finished;
   }
 
-  /** Why the consumer ended by itself. */
+  /** The error that ended the consumer. */
   get error(): WarrengateError | undefined {
     return this.#error;
   }
@@ -210,7 +211,7 @@ export class Consumer implements AsyncIterable<Delivery> {
     }
   }
 
-  /** @internal Forgets what was received and not started; it comes again. */
+  /** @internal Drops deliveries that were not started; they are delivered again. */
   discardReady(): void {
     this.#ready = [];
   }
@@ -230,7 +231,7 @@ export class Consumer implements AsyncIterable<Delivery> {
     return delivery;
   }
 
-  /** Iterates over the deliveries; each has to be settled. */
+  /** Iterates over the deliveries; each must be settled. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Delivery> {
     for (let delivery = await this.next(); delivery; delivery = await this.next()) yield delivery;
   }
@@ -266,7 +267,7 @@ export class Consumer implements AsyncIterable<Delivery> {
 
   async #serve(): Promise<void> {
     try {
-      // The constructor of the client's member has to be done first.
+      // The constructor of the client's member must finish first.
       await Promise.resolve();
       while (!this.#closing) {
         const session = (this.#session = new SubscribeSession(this, this.client, this.#resumeFrom));
@@ -279,8 +280,9 @@ export class Consumer implements AsyncIterable<Delivery> {
         this.#resumeFrom = session.resumeFrom() ?? this.#resumeFrom;
         session.void();
         if (this.#isClosing()) break;
-        // A plan's limit of streams refuses the first one. A later one may only have come before the gateway has noticed the end of its
-        // predecessor.
+        // A plan's limit of streams refuses the first stream. A later one may only have been opened before the gateway
+        // noticed the
+        // // end of its predecessor.
         if (error && !this.#hasStarted && error.code === "RESOURCE_EXHAUSTED") throw error;
         await Promise.race([this.#recovery.after(session, error), this.#closingSignal]);
       }
@@ -308,14 +310,15 @@ export class Consumer implements AsyncIterable<Delivery> {
     this.#onStarted();
   }
 
-  /** @internal How long closing waits by default: for handlers, but not for who iterates and closes at the same time. */
+  /** @internal The default time limit for closing: for handlers, but none for the iterator form. */
   get closingTimeMs(): number {
     return this.handler ? 30_000 : 0;
   }
 
   /**
-   * Takes no more messages, waits until what was begun is settled, and ends the stream; the rest comes again. By default handlers have
-   * 30 s, and deliveries of the iterator form, which only the application can settle, no time.
+   * Stops consuming, waits until started deliveries are settled, and ends the stream; the rest is delivered again. By
+   * default handlers
+   * * have 30 s; deliveries of the iterator form, which only the application can settle, are not waited for.
    */
   async close(timeoutMs = this.closingTimeMs): Promise<void> {
     if (!this.#closing) {
@@ -331,7 +334,7 @@ export class Consumer implements AsyncIterable<Delivery> {
     }
   }
 
-  /** As `close()`. */
+  /** Same as `close()`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
@@ -340,7 +343,7 @@ export class Consumer implements AsyncIterable<Delivery> {
 class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof SubscribeResponseSchema> {
   protected readonly writesFirst = true;
   #start: SubscribeRequest | undefined;
-  /** What was delivered and is not settled at the gateway, in the order of delivery. */
+  /** Deliveries that are not settled at the gateway, in the order of delivery. */
   readonly #outstanding = new Map<number, Delivery>();
   readonly #acks = new Set<number>();
   #nacks: Nack[] = [];
@@ -385,7 +388,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
     return extension && create(SubscribeRequestSchema, { frame: { case: "extendLease", value: extension } });
   }
 
-  /** Acknowledges all up to the first delivery that is not done by one number, or those that are done by their ids. */
+  /** Acknowledges all deliveries before the first unsettled one by one number, or the settled ones by their ids. */
   #nextAck(): Ack {
     let through = 0;
     for (const id of this.#outstanding.keys()) {
@@ -403,7 +406,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
   }
 
   protected override isSilent(): boolean {
-    // Two heartbeats are missing. The gateway sends none while its broker is away.
+    // Two heartbeats are missing. The gateway sends none while its broker is unavailable.
     const longest = this.#interrupted ? INTERRUPTION_MS : 2 * this.#heartbeatMs + 2_000;
     return this.#heartbeatMs > 0 && performance.now() - this.#lastHeard > longest;
   }
@@ -416,7 +419,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
     return create(SubscribeRequestSchema, { frame: { case: "reauthenticate", value: { accessToken } } });
   }
 
-  /** Waits for handlers no longer. */
+  /** Stops waiting for handlers. */
   giveUp(): void {
     this.#givenUp = true;
     this.wake();
@@ -443,7 +446,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
     }
   }
 
-  /** Says where to go on in a stream queue: at the first message that is not settled. */
+  /** Returns where to resume in a stream queue: at the first unsettled message. */
   resumeFrom(): bigint | undefined {
     for (const { settled, streamOffset } of this.#outstanding.values()) {
       if (!settled && streamOffset !== undefined) return streamOffset;
@@ -451,7 +454,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
     return this.#lastOffset === undefined ? undefined : this.#lastOffset + 1n;
   }
 
-  /** Every id given so far is void; those messages come again. */
+  /** Invalidates every id; those messages are delivered again. */
   void(): void {
     this.#outstanding.clear();
     this.#acks.clear();
@@ -505,7 +508,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
     const batch = deliveries.map((delivery) => new Delivery(this, delivery));
     for (const delivery of batch) this.#outstanding.set(delivery.deliveryId, delivery);
     this.#timer ??= setTimeout(() => this.#extend(), this.#leaseMs / 3);
-    // What is not started when the stream is about to end comes again.
+    // Deliveries that are not started when the stream is about to end are delivered again.
     if (!this.closing && !this.draining) this.consumer.deliver(batch);
   }
 
@@ -520,7 +523,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
     this.client.emit("lease_expired", this.source, `${count} messages`);
   }
 
-  /** Extends every lease that would end before the next look, unless that exceeds the cap. */
+  /** Extends every lease that would expire before the next check, unless that exceeds the maximum. */
   #extend(): void {
     this.#timer = this.#outstanding.size > 0 ? setTimeout(() => this.#extend(), this.#leaseMs / 3) : undefined;
     const now = performance.now();

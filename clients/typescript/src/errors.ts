@@ -1,13 +1,13 @@
 /**
- * Errors of the library. Each has a stable `reason`, says whether trying again may help, and after what time. No message contains a
- * secret.
+ * Errors of the library. Each has a stable `reason` and reports whether and when another attempt may help. No message
+ * contains a secret.
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { type Duration, durationMs } from "@bufbuild/protobuf/wkt";
 import { BadRequestSchema, type ErrorInfo, ErrorInfoSchema, RetryInfoSchema } from "./generated/warrengate/client/v1/status_pb.js";
 import { Outcome, type PublishResult } from "./generated/warrengate/v1/messaging_pb.js";
 
-/** What an error says beside its message. */
+/** The properties of an error in addition to its message. */
 export interface ErrorDetails {
   /** The stable reason in upper snake case, as docs/api.md lists them. */
   reason?: string;
@@ -15,13 +15,13 @@ export interface ErrorDetails {
   code?: string;
   /** Whether sending the same thing again is safe and may succeed. */
   retryable?: boolean;
-  /** Milliseconds after which another try may succeed, when the gateway named a time. */
+  /** Milliseconds after which another attempt may succeed, if the gateway sent a time. */
   retryAfterMs?: number | undefined;
-  /** The request field at fault, when the gateway named one. */
+  /** The request field that caused the error, if the gateway named one. */
   field?: string | undefined;
-  /** The trace that recorded the failure. */
+  /** The id of the trace that recorded the failure. */
   traceId?: string | undefined;
-  /** The error behind it. */
+  /** The underlying error. */
   cause?: unknown;
 }
 
@@ -33,11 +33,11 @@ export class WarrengateError extends Error {
   readonly code: string;
   /** Whether sending the same thing again is safe and may succeed. */
   readonly retryable: boolean;
-  /** Milliseconds after which another try may succeed, when the gateway named a time. */
+  /** Milliseconds after which another attempt may succeed, if the gateway sent a time. */
   readonly retryAfterMs: number | undefined;
-  /** The request field at fault, when the gateway named one. */
+  /** The request field that caused the error, if the gateway named one. */
   readonly field: string | undefined;
-  /** The trace that recorded the failure. */
+  /** The id of the trace that recorded the failure. */
   readonly traceId: string | undefined;
 
   constructor(message: string, details: ErrorDetails = {}) {
@@ -59,7 +59,7 @@ export class ConfigurationError extends WarrengateError {
   }
 }
 
-/** The client, publisher or consumer was used after its end. */
+/** The client, publisher or consumer was used after it was closed. */
 export class ClosedError extends WarrengateError {
   constructor(what = "client") {
     super(`the ${what} is closed`, { reason: "CLOSED", code: "FAILED_PRECONDITION" });
@@ -72,22 +72,22 @@ export class AuthenticationError extends WarrengateError {}
 export class PermissionDeniedError extends WarrengateError {}
 /** The queue, exchange, tenant or client does not exist. */
 export class NotFoundError extends WarrengateError {}
-/** The request is wrong, and stays wrong when it is sent again. */
+/** The request is invalid, and remains so when it is sent again. */
 export class InvalidArgumentError extends WarrengateError {}
-/** The request does not fit the state of what it names, or it exists already. */
+/** The request conflicts with the state of its object, or the object exists already. */
 export class PreconditionError extends WarrengateError {}
 /** A limit of the plan or of the gateway was reached. */
 export class ExhaustedError extends WarrengateError {}
 /** The gateway or the broker cannot be reached, or the connection was lost. */
 export class UnavailableError extends WarrengateError {}
-/** No answer came in time; the call may have had an effect. */
+/** No answer within the time limit; the call may have had an effect. */
 export class RequestTimeoutError extends WarrengateError {}
 
-/** A message that was not confirmed. The subclasses say what that means. */
+/** A message was not confirmed. The subclasses describe the outcome. */
 export class PublishError extends WarrengateError {
   /** The name of the outcome. */
   readonly outcome: string = "UNKNOWN";
-  /** The id of the message; use the same one when the message is sent again. */
+  /** The id of the message; use the same id when the message is sent again. */
   readonly messageId: string;
 
   constructor(message: string, messageId: string, details: ErrorDetails) {
@@ -108,7 +108,7 @@ export class RejectedError extends PublishError {
 export class DeniedError extends PublishError {
   override readonly outcome = "DENIED";
 }
-/** The message is over a budget of the plan. It is not stored; send it again after `retryAfterMs`. */
+/** The message exceeds a limit of the plan. It is not stored; send it again after `retryAfterMs`. */
 export class ThrottledError extends PublishError {
   override readonly outcome = "THROTTLED";
 }
@@ -116,7 +116,7 @@ export class ThrottledError extends PublishError {
 export class UnknownOutcomeError extends PublishError {
   override readonly outcome = "UNKNOWN";
 }
-/** The message was never handed to a gateway. It is not stored. */
+/** The message was never sent to a gateway. It is not stored. */
 export class NotSentError extends PublishError {
   override readonly outcome = "NOT_SENT";
 }
@@ -140,7 +140,7 @@ const BY_CODE: Record<string, typeof WarrengateError> = {
   DEADLINE_EXCEEDED: RequestTimeoutError,
 };
 
-/** Makes the error of a gRPC status: the gateway's own, or one of the connection. */
+/** Creates the error of a gRPC status: the gateway's own, or a connection error. */
 export function fromStatus(status: number, message: string, details: { typeUrl: string; value: Uint8Array }[], endpoint: string): WarrengateError {
   const code = CODES[status] ?? "UNKNOWN";
   let info: ErrorInfo | undefined;
@@ -164,14 +164,14 @@ export function fromStatus(status: number, message: string, details: { typeUrl: 
   }
   if (["UNAVAILABLE", "INTERNAL", "CANCELLED", "UNKNOWN", "RESOURCE_EXHAUSTED"].includes(code)) return ofConnection(message, endpoint);
   if (code === "DEADLINE_EXCEEDED") {
-    return new RequestTimeoutError(`no answer came in time: ${message}`, { reason: "REQUEST_TIMEOUT", code, retryable: true });
+    return new RequestTimeoutError(`no answer within the time limit: ${message}`, { reason: "REQUEST_TIMEOUT", code, retryable: true });
   }
   return new Kind(message || code, { code });
 }
 
 function ofConnection(message: string, endpoint: string): UnavailableError {
   if (/certificate|CERT_/i.test(message)) {
-    const text = `no trusted authority signed the certificate of the gateway at ${endpoint}: give the CA that did`;
+    const text = `the certificate of the gateway at ${endpoint} has no trusted authority: set its CA certificate`;
     return new UnavailableError(text, { reason: "CERTIFICATE_NOT_TRUSTED", code: "UNAVAILABLE" });
   }
   if (/No connection established|ECONNREFUSED|Failed to connect|Failed to fetch|fetch failed/i.test(message)) return unreachable(endpoint, message);
@@ -179,7 +179,7 @@ function ofConnection(message: string, endpoint: string): UnavailableError {
   return new UnavailableError(text, { reason: "CONNECTION_LOST", code: "UNAVAILABLE", retryable: true });
 }
 
-/** Makes the error of a gateway that does not answer. */
+/** Creates the error of a gateway that does not answer. */
 export function unreachable(endpoint: string, why: string): UnavailableError {
   const text = `the gateway at ${endpoint} cannot be reached: ${why}`;
   return new UnavailableError(text, { reason: "GATEWAY_UNREACHABLE", code: "UNAVAILABLE", retryable: true });
@@ -198,7 +198,7 @@ const BY_OUTCOME: Partial<Record<Outcome, [typeof RejectedError | typeof Unrouta
 };
 const RETRYABLE_REJECTIONS = ["BROKER_UNREACHABLE", "BROKER_REJECTED", "DRAINING"];
 
-/** Makes the error of an outcome other than CONFIRMED. */
+/** Creates the error of an outcome other than CONFIRMED. */
 export function fromResult(result: PublishResult, messageId: string): PublishError {
   const colon = result.reason.indexOf(": ");
   const reason = colon < 0 ? result.reason : result.reason.slice(0, colon);
@@ -209,13 +209,13 @@ export function fromResult(result: PublishResult, messageId: string): PublishErr
   return new Kind(message, messageId, { reason, code, retryable, retryAfterMs, traceId: result.traceId || undefined });
 }
 
-/** Makes the error of a message that may or may not be stored. */
+/** Creates the error of a message that may or may not be stored. */
 export function unknownOutcome(messageId: string, why: string, reason = "UNKNOWN", retryable = true): UnknownOutcomeError {
   const text = `the message may or may not be stored (${why}): send it again with the same message id`;
   return new UnknownOutcomeError(text, messageId, { reason, code: "UNAVAILABLE", retryable });
 }
 
-/** Makes the error of a message that was never handed to a gateway. */
+/** Creates the error of a message that was never sent to a gateway. */
 export function notSent(messageId: string, why: string): NotSentError {
   const text = `the message was not sent in time (${why}); it is not stored`;
   return new NotSentError(text, messageId, { reason: "NOT_SENT", code: "DEADLINE_EXCEEDED", retryable: true });

@@ -1,27 +1,27 @@
 /** Lifecycle events of a client, and its log. */
 
-/** What happened to a stream of the client. */
+/** An event of a stream of the client. */
 export type EventKind =
   /** A stream is open. */
   | "connected"
   /** A stream or its connection broke; it is opened again. */
   | "disconnected"
-  /** The gateway is going away; the stream moves to another one. */
+  /** The gateway is stopping; the stream moves to another one. */
   | "draining"
-  /** The gateway lost its broker; unsettled deliveries will come again. */
+  /** The gateway lost its broker; unsettled deliveries will be repeated. */
   | "interrupted"
-  /** The broker is back. */
+  /** The broker is available again. */
   | "resumed"
   /** An open stream continues with a newer token. */
   | "reauthenticated"
-  /** Leases ran out; these messages are delivered again. */
+  /** Leases expired; these messages are delivered again. */
   | "lease_expired"
   /** The client is closed. */
   | "closed";
 
 /** A lifecycle event. */
 export interface LifecycleEvent {
-  /** What happened. */
+  /** The kind of event. */
   kind: EventKind;
   /** The queue of the consumer, "publisher", or "client". */
   source: string;
@@ -29,7 +29,7 @@ export interface LifecycleEvent {
   detail: string;
 }
 
-/** Where the library logs; `console` is one. */
+/** The log of the library; `console` is one. */
 export interface Logger {
   debug(message: string): void;
   info(message: string): void;

@@ -1,20 +1,20 @@
-/** The message as applications see it, and its conversion from and to protobuf. */
+/** Messages, and their conversion from and to protobuf. */
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { durationFromMs, durationMs, timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { Durability, type Message as Wire, MessageSchema, NullValue, type Value, ValueSchema } from "./generated/warrengate/v1/message_pb.js";
 
-/** What a header may hold. Whole numbers, and bigints, are 64-bit integers; moments keep whole seconds. */
+/** The types of header values. Whole numbers, and bigints, are 64-bit integers; times have whole seconds. */
 export type HeaderValue = string | number | bigint | boolean | Uint8Array | Date | null | HeaderValue[] | { [name: string]: HeaderValue };
 
-/** A body and the properties that travel with it. */
+/** A body and its properties. */
 export interface Message {
   /** The payload. Text is encoded as UTF-8. */
   body: Uint8Array | string;
-  /** Identifies the message for its consumers. The publisher makes one when it is absent. */
+  /** Identifies the message for its consumers. The publisher generates it when it is absent. */
   messageId?: string;
-  /** Ties a reply to its request. */
+  /** Relates a reply to its request. */
   correlationId?: string;
-  /** The queue in which a reply is wanted. */
+  /** The queue for the reply. */
   replyTo?: string;
   /** MIME type of the body. */
   contentType?: string;
@@ -26,7 +26,7 @@ export interface Message {
   appId?: string;
   /** 0 to 255. */
   priority?: number;
-  /** How long it may wait in a queue, in milliseconds. */
+  /** The maximum time in a queue, in milliseconds. */
   ttlMs?: number;
   /** Whether it may be lost when the broker restarts. */
   transient?: boolean;
@@ -36,7 +36,7 @@ export interface Message {
   headers?: Record<string, HeaderValue>;
 }
 
-/** A message that was received: every property has a value. */
+/** A received message, in which every property has a value. */
 export class ReceivedMessage implements Required<Omit<Message, "ttlMs" | "publishTime">> {
   readonly body: Uint8Array;
   readonly messageId: string;
@@ -48,7 +48,7 @@ export class ReceivedMessage implements Required<Omit<Message, "ttlMs" | "publis
   readonly appId: string;
   readonly priority: number;
   readonly transient: boolean;
-  /** How long it may wait in a queue, in milliseconds. */
+  /** The maximum time in a queue, in milliseconds. */
   readonly ttlMs: number | undefined;
   /** When it was published. */
   readonly publishTime: Date | undefined;
@@ -82,7 +82,7 @@ export class ReceivedMessage implements Required<Omit<Message, "ttlMs" | "publis
   }
 }
 
-/** Completes what was given to a message. */
+/** Fills in the defaults of a message. */
 export function toMessage(message: Message | Uint8Array | string): Message {
   return typeof message === "string" || message instanceof Uint8Array ? { body: message } : message;
 }

@@ -4,9 +4,9 @@ import { Client, type ClientOptions, opened } from "./client.js";
 import { Connection } from "./connection.js";
 import { ConfigurationError } from "./errors.js";
 
-/** Where to connect, and as whom. */
+/** The gateway's address and the credentials. */
 export interface ConnectOptions extends ClientOptions {
-  /** The path, or the contents as a Buffer, of a PEM file with the authority to trust. Default: the system's authorities. */
+  /** The path, or the content as a Buffer, of a PEM file with the authority to trust. Default: the system's authorities. */
   ca?: string | Buffer;
 }
 
@@ -22,7 +22,7 @@ function authority(ca: string | Buffer | undefined): Buffer | undefined {
   return pem;
 }
 
-/** Connects to a gateway; rejects when it cannot be reached in time or refuses the credentials. Close the client when it is done. */
+/** Connects to a gateway; rejects when it cannot be reached in time or refuses the credentials. The client must be closed. */
 export async function connect(options: ConnectOptions): Promise<Client> {
   return opened(new Client(new Connection(options.endpoint, authority(options.ca)), options), options.connectTimeoutMs);
 }
@@ -36,8 +36,9 @@ function environment(): ConnectOptions {
 }
 
 /**
- * Connects with `WARRENGATE_ENDPOINT`, `WARRENGATE_CA`, and `WARRENGATE_CLIENT_ID` and `WARRENGATE_CLIENT_SECRET` or `WARRENGATE_TOKEN`; options
- * replace what they say.
+ * Connects with `WARRENGATE_ENDPOINT`, `WARRENGATE_CA`, and `WARRENGATE_CLIENT_ID` and `WARRENGATE_CLIENT_SECRET` or
+ * `WARRENGATE_TOKEN`; options
+ * * have precedence over the environment.
  */
 export async function fromEnv(options: Partial<ConnectOptions> = {}): Promise<Client> {
   return connect({ ...environment(), ...options });

@@ -1,4 +1,4 @@
-/** Topology, dead letters and administration as plain calls with the token attached. */
+/** Topology, dead letters and administration as calls with the token attached. */
 import { create, type DescMessage, type DescService, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
 import { durationFromMs, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { Admin as AdminService } from "./generated/warrengate/v1/admin_pb.js";
@@ -10,15 +10,15 @@ import {
 import type { Method } from "./link.js";
 import { type HeaderValue, toEntries } from "./message.js";
 
-/** What the services need of a client. */
+/** The interface of the client that the services use. */
 export interface Caller {
   /** Makes a unary call with the token attached. */
   call<I extends DescMessage, O extends DescMessage>(method: Method<I, O>, request: MessageInitShape<I>): Promise<MessageShape<O>>;
-  /** Makes a call that is answered by a stream. */
+  /** Makes a call with a stream of responses. */
   stream<I extends DescMessage, O extends DescMessage>(method: Method<I, O>, request: MessageShape<I>): AsyncIterable<MessageShape<O>>;
 }
 
-/** How a queue is declared; times in milliseconds. */
+/** Options of a queue; times in milliseconds. */
 export interface QueueOptions {
   type?: "quorum" | "classic" | "stream";
   maxLength?: number;
@@ -36,13 +36,13 @@ export interface QueueOptions {
   retryMaxMs?: number;
 }
 
-/** How a binding matches. */
+/** Options of a binding. */
 export interface BindingOptions {
   /** Whether the destination is an exchange. */
   toExchange?: boolean;
   /** For headers exchanges: the values to match. */
   headers?: Record<string, HeaderValue>;
-  /** For headers exchanges: whether one match is enough. */
+  /** For headers exchanges: whether one match is sufficient. */
   matchAny?: boolean;
 }
 
@@ -53,7 +53,7 @@ const EXCHANGE_TYPES = { direct: ExchangeType.DIRECT, topic: ExchangeType.TOPIC,
 export class Topology {
   constructor(private readonly caller: Caller) {}
 
-  /** Declares a queue; declaring it again with the same arguments is harmless. Resolves with the queue, defaults filled in. */
+  /** Declares a queue; repeating it with the same arguments has no effect. Resolves with the queue and its defaults. */
   async declareQueue(name: string, options: QueueOptions = {}): Promise<Queue> {
     const duration = (milliseconds: number | undefined) => (milliseconds === undefined ? undefined : durationFromMs(milliseconds));
     const { retryMinMs, retryMaxMs } = options;
@@ -77,12 +77,12 @@ export class Topology {
     return required(response.queue);
   }
 
-  /** Deletes a queue with its messages; resolves with how many were deleted. */
+  /** Deletes a queue with its messages; resolves with their number. */
   async deleteQueue(name: string, options: { ifUnused?: boolean; ifEmpty?: boolean } = {}): Promise<number> {
     return Number((await this.caller.call(TopologyService.method.deleteQueue, { name, ...options })).messagesDeleted);
   }
 
-  /** Removes the ready messages of a queue; resolves with how many. */
+  /** Removes the ready messages of a queue; resolves with their number. */
   async purgeQueue(name: string): Promise<number> {
     return Number((await this.caller.call(TopologyService.method.purgeQueue, { name })).messagesPurged);
   }
@@ -104,7 +104,7 @@ export class Topology {
     return entries;
   }
 
-  /** Declares an exchange; declaring it again with the same arguments is harmless. */
+  /** Declares an exchange; repeating it with the same arguments has no effect. */
   async declareExchange(
     name: string,
     type: keyof typeof EXCHANGE_TYPES = "topic",
@@ -118,12 +118,12 @@ export class Topology {
     await this.caller.call(TopologyService.method.deleteExchange, { name, ...options });
   }
 
-  /** Binds a queue, or an exchange, to an exchange; binding again is harmless. */
+  /** Binds a queue, or an exchange, to an exchange; binding again has no effect. */
   async bind(source: string, destination: string, routingKey = "", options: BindingOptions = {}): Promise<void> {
     await this.caller.call(TopologyService.method.bind, { binding: binding(source, destination, routingKey, options) });
   }
 
-  /** Removes a binding; removing a missing one is harmless. */
+  /** Removes a binding; removing a missing one has no effect. */
   async unbind(source: string, destination: string, routingKey = "", options: BindingOptions = {}): Promise<void> {
     await this.caller.call(TopologyService.method.unbind, { binding: binding(source, destination, routingKey, options) });
   }
@@ -140,7 +140,7 @@ function binding(source: string, destination: string, routingKey: string, option
   };
 }
 
-/** Which dead letters. */
+/** A filter of dead letters. */
 export interface DeadLetterQuery {
   /** Only those of this queue. */
   queue?: string;
@@ -148,17 +148,17 @@ export interface DeadLetterQuery {
   code?: string;
   /** Only those whose reason contains this text. */
   reasonContains?: string;
-  /** Only those that died at this time or later. */
+  /** Only those dead-lettered at this time or later. */
   diedAfter?: Date;
-  /** Only those that died before this time. */
+  /** Only those dead-lettered before this time. */
   diedBefore?: Date;
 }
 
-/** Messages that were given up: look at them, send them again, or delete them. */
+/** Dead letters: list them, redrive them, or delete them. */
 export class DeadLetters {
   constructor(private readonly caller: Caller) {}
 
-  /** Iterates over dead letters, oldest first; none is taken. */
+  /** Iterates over dead letters, oldest first, without removing them. */
   async *list(query: DeadLetterQuery = {}): AsyncGenerator<DeadLetter> {
     const request = create(ListDeadLettersRequestSchema, { filter: filter(query) });
     do {
@@ -168,7 +168,7 @@ export class DeadLetters {
     } while (request.pageToken);
   }
 
-  /** Sends dead letters to the queues that gave them up: those with these ids, those that match, or all. */
+  /** Redrives dead letters to their queues: those with these ids, those that match, or all. */
   async redrive(query: DeadLetterQuery & { ids?: string[]; maxPerSecond?: number } = {}): Promise<{ redriven: number; failed: number; failures: RedriveFailure[] }> {
     const request = create(RedriveDeadLettersRequestSchema, { selection: selection(query), maxPerSecond: query.maxPerSecond ?? 0 });
     const done = { redriven: 0, failed: 0, failures: [] as RedriveFailure[] };
@@ -180,7 +180,7 @@ export class DeadLetters {
     return done;
   }
 
-  /** Deletes dead letters: those with these ids, those that match, or all. Resolves with how many. */
+  /** Deletes dead letters: those with these ids, those that match, or all. Resolves with their number. */
   async purge(query: DeadLetterQuery & { ids?: string[] } = {}): Promise<number> {
     return Number((await this.caller.call(TopologyService.method.purgeDeadLetters, { selection: selection(query) })).purged);
   }
@@ -212,7 +212,7 @@ export type Calls<S extends DescService> = {
 /** Tenants, clients and plans, for administrators. */
 export type Admin = Calls<typeof AdminService>;
 
-/** Makes the calls of administration. */
+/** Creates the calls of the administration service. */
 export function admin(caller: Caller): Admin {
   const methods: Record<string, Method<DescMessage, DescMessage>> = AdminService.method;
   const calls = Object.entries(methods).map(([name, method]) => [name, (request: MessageInitShape<DescMessage>) => caller.call(method, request)]);

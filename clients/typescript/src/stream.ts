@@ -1,4 +1,4 @@
-/** What publish and subscribe streams have in common: opening, renewing the token, leaving a gateway that drains, and deciding what follows. */
+/** The common part of publish and subscribe streams: opening, token renewal, leaving a draining gateway, and what follows the end. */
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import { type Timestamp, timestampMs } from "@bufbuild/protobuf/wkt";
 import { Backoff, sleep } from "./backoff.js";
@@ -19,11 +19,11 @@ export const CLOSE_TIMEOUT_MS = 10_000;
 
 /** One stream from its opening to its end. Reading never waits for writing, so the two directions cannot block each other. */
 export abstract class Session<I extends DescMessage, O extends DescMessage> {
-  /** The token that the stream has now; absent before it was opened. */
+  /** The current token of the stream; absent before it was opened. */
   token: Token | undefined;
   /** The channel of the stream; absent before it was opened. */
   channel: object | undefined;
-  /** Whether the gateway is going away. */
+  /** Whether the gateway is stopping. */
   draining = false;
   /** Whether the application closes the stream. */
   closing = false;
@@ -47,15 +47,15 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
     private readonly method: Method<I, O>,
   ) {}
 
-  /** Gives what is to be written now. */
+  /** Returns the frame to write now. */
   protected abstract nextFrame(): MessageShape<I> | undefined;
   /** Whether nothing more will be written once the stream is closing or draining. */
   protected abstract isDone(): boolean;
-  /** Makes the frame that continues the stream with another token. */
+  /** Returns the frame that continues the stream with another token. */
   protected abstract reauthentication(accessToken: string): MessageShape<I>;
   /** Processes a frame. */
   protected abstract receive(response: MessageShape<O>): void;
-  /** Says whether the stream has been silent for too long; gRPC-Web has no keepalive of its own. */
+  /** Whether the stream has been silent for too long; gRPC-Web has no keepalive of its own. */
   protected isSilent(): boolean {
     return false;
   }
@@ -106,7 +106,7 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
     }
   }
 
-  /** There may be something to write: soon, so that more can come together. */
+  /** There may be something to write; the delay allows more to be collected. */
   wake(afterMs = 0): void {
     const at = performance.now() + afterMs;
     if (this.#ended || at >= this.#pumpAt) return;
@@ -163,7 +163,7 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
     this.draining = true;
     this.client.emit("draining", this.source);
     const left = deadline ? timestampMs(deadline) - Date.now() : 0;
-    // Some grace for clocks that differ.
+    // A tolerance for clock differences.
     this.limitTo(Math.min(Math.max(left, 0), 300_000) + 2_000);
     this.wake();
   }
@@ -205,13 +205,13 @@ export class Recovery {
     private readonly source: string,
   ) {}
 
-  /** The present stream does useful work. */
+  /** Records that the current stream does useful work. */
   works(): void {
     this.#backoff.reset();
     this.#triedAnotherToken = false;
   }
 
-  /** Waits until the next stream may be opened; rejects with the error when another stream would not help. */
+  /** Waits until the next stream may be opened; rejects with the error if another stream would not help. */
   async after(session: { channel: object | undefined; token: Token | undefined }, error: WarrengateError | undefined): Promise<void> {
     if (!error || error.reason === "DRAINING") {
       if (session.channel) this.client.link.replace(session.channel);
@@ -236,7 +236,7 @@ export class Recovery {
       await this.client.tokens.newerThan(token);
     } catch (failure) {
       if (!(failure instanceof WarrengateError)) throw failure;
-      // A refusal says less than the end of the stream did, unless that was only about the old token.
+      // A refusal is less informative than the end of the stream, unless that was caused by the old token.
       return failure.retryable || error.reason.startsWith("TOKEN_") ? failure : error;
     }
     this.#triedAnotherToken = true;
@@ -244,7 +244,7 @@ export class Recovery {
   }
 }
 
-/** Makes an error of this library of whatever was thrown. */
+/** Converts any thrown value to an error of this library. */
 export function asError(error: unknown): WarrengateError {
   if (error instanceof WarrengateError) return error;
   return new WarrengateError(error instanceof Error ? error.message : String(error), { cause: error });

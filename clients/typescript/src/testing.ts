@@ -1,7 +1,9 @@
 /**
- * A development stack for tests, and a fresh tenant for each of them, deleted afterwards; for `node:test` and vitest. The stack is
- * `warrengate dev` from `PATH` or `WARRENGATE_BINARY`, or the gateway that `WARRENGATE_TEST_ENDPOINT`, `WARRENGATE_TEST_CA` and
- * `WARRENGATE_TEST_ADMIN_SECRET` name.
+ * A development stack for tests, with a new tenant for each of them, deleted afterwards; for `node:test` and vitest.
+ * The stack is
+ * * `warrengate dev` from `PATH` or `WARRENGATE_BINARY`, or the gateway of `WARRENGATE_TEST_ENDPOINT`,
+ * `WARRENGATE_TEST_CA` and
+ * * `WARRENGATE_TEST_ADMIN_SECRET`.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -16,17 +18,17 @@ import { connect, type ConnectOptions } from "./node.js";
 
 const START_MS = 180_000;
 
-/** What a test gives: `after` in node:test, `onTestFinished` in vitest. */
+/** The clean-up hook of a test: `after` in node:test, `onTestFinished` in vitest. */
 export type TestContext = { after: (work: () => Promise<void>) => void } | { onTestFinished: (work: () => Promise<void>) => void };
 
-/** A tenant, and a client of it that may do everything inside. */
+/** A tenant, with a client that has every grant. */
 export class Tenant {
   readonly #clients: Client[] = [];
 
   /** @internal */
   constructor(
     /** Its id. */ readonly name: string,
-    /** Where it is, and as whom to connect. */ readonly options: ConnectOptions,
+    /** The gateway's address and the client's credentials. */ readonly options: ConnectOptions,
   ) {}
 
   /** Connects; the client is closed after the test. */
@@ -57,7 +59,7 @@ export class DevelopmentStack {
     private readonly development: Development | undefined,
   ) {}
 
-  /** Starts a stack, or connects to the one that the environment names. */
+  /** Starts a stack, or connects to the one in the environment. */
   static async start(): Promise<DevelopmentStack> {
     const { WARRENGATE_TEST_ENDPOINT: endpoint, WARRENGATE_TEST_CA: ca = "", WARRENGATE_TEST_ADMIN_SECRET: secret = "" } = process.env;
     const development = endpoint ? undefined : await Development.start();
@@ -90,7 +92,7 @@ export class DevelopmentStack {
   }
 }
 
-/** A `warrengate dev` in a folder of its own, on free ports. */
+/** A `warrengate dev` in a separate folder, on free ports. */
 class Development {
   private constructor(
     private readonly folder: string,

@@ -1,13 +1,14 @@
 /**
- * The token of a client: fetched once for all users, renewed ahead of its end. At most one request for a token is under way at a
- * time, and everybody who needs one waits for it.
+ * The token of a client: fetched once for all callers, and renewed before it expires. At most one request for a token
+ * is in progress at
+ * * a time, and every caller that needs a token waits for it.
  */
 import { AuthenticationError, UnavailableError, WarrengateError } from "./errors.js";
 
-/** Gives a token (a JWT without "Bearer"); called again when the last one is near its end. */
+/** Returns a token (a JWT without "Bearer"); called again before the last one expires. */
 export type TokenSource = () => Promise<string> | string;
 
-/** A token and its life by the local clock. */
+/** A token and its lifetime by the local clock. */
 export interface Token {
   /** The token itself. */
   readonly text: string;
@@ -15,13 +16,13 @@ export interface Token {
   readonly endsAt: number;
 }
 
-/** Gives the present token, or fetches one. */
+/** Returns the current token, or fetches one. */
 export class Tokens {
   readonly #fetch: TokenSource | undefined;
   #token: Token | undefined;
   #fetching: Promise<Token> | undefined;
 
-  /** From a source, or one token that cannot be renewed. */
+  /** With a source, or with one token that cannot be renewed. */
   constructor(
     from: TokenSource | string,
     private readonly onFailure: (error: unknown) => void,
@@ -30,12 +31,12 @@ export class Tokens {
     else this.#fetch = from;
   }
 
-  /** Whether another token can be had. */
+  /** Whether another token can be fetched. */
   get isRenewable(): boolean {
     return this.#fetch !== undefined;
   }
 
-  /** Gives a token that has not ended, and begins to renew one that is near its end. */
+  /** Returns a token that has not expired, and starts to renew one that expires soon. */
   async get(): Promise<Token> {
     const token = this.#token;
     const now = performance.now();
@@ -44,7 +45,7 @@ export class Tokens {
     return token;
   }
 
-  /** Gives another token than this one: the present one when it was replaced since, else a new one. */
+  /** Returns a token other than this one: the current one if it was replaced, otherwise a new one. */
   async newerThan(old: Token): Promise<Token> {
     if (this.#token && this.#token !== old) return this.#token;
     return this.#request();
@@ -53,17 +54,17 @@ export class Tokens {
   #request(): Promise<Token> {
     const fetch = this.#fetch;
     if (!fetch) {
-      const text = "the token has ended and cannot be renewed: connect with a client id and its secret";
+      const text = "the token has expired and cannot be renewed: connect with a client id and its secret";
       return Promise.reject(new AuthenticationError(text, { reason: "TOKEN_EXPIRED", code: "UNAUTHENTICATED" }));
     }
     this.#fetching ??= (async () => {
       try {
         const began = performance.now();
         const text = await fetchFrom(fetch);
-        const life = lifeOf(text);
-        // Clients that started together do not renew together.
-        const renewAt = began + life * (0.6 + Math.random() * 0.15);
-        this.#token = { text, renewAt, endsAt: began + life * 0.98 };
+        const lifetime = lifetimeOf(text);
+        // Clients that started at the same time do not renew at the same time.
+        const renewAt = began + lifetime * (0.6 + Math.random() * 0.15);
+        this.#token = { text, renewAt, endsAt: began + lifetime * 0.98 };
         return this.#token;
       } finally {
         this.#fetching = undefined;
@@ -84,7 +85,7 @@ async function fetchFrom(source: TokenSource): Promise<string> {
 }
 
 /** Reads `exp - iat` of a JWT, in milliseconds; nothing is verified, the gateway does that. The clocks need not agree. */
-function lifeOf(token: string): number {
+function lifetimeOf(token: string): number {
   try {
     const payload = (token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/");
     const { exp, iat } = JSON.parse(atob(payload)) as { exp: number; iat: number };

@@ -1,4 +1,4 @@
-/** Spans of the OpenTelemetry API, when it is installed; otherwise nothing. */
+/** Spans of the OpenTelemetry API, if it is installed. */
 import type * as Otel from "@opentelemetry/api";
 import { WarrengateError } from "./errors.js";
 import type { Message, ReceivedMessage } from "./message.js";

@@ -23,8 +23,9 @@ export { type HeaderValue, type Message, ReceivedMessage } from "./message.js";
 export { type Confirmation, Publisher, type PublisherOptions, type Sent } from "./publisher.js";
 
 /**
- * Where to connect, and as whom. A page should have a short-lived token of a narrow client, given by its own server (`token` is a
- * function that asks for it), and never a client's secret.
+ * The gateway's address and the credentials. A page should use a short-lived token of a client with few grants, issued
+ * by its own
+ * * server (`token` is a function that requests it), and never a client's secret.
  */
 export type WebOptions = Omit<ClientOptions, "clientId" | "clientSecret" | "tokenLifetimeMs"> & Required<Pick<ClientOptions, "token">> & {
   /** Instead of the browser's `fetch`. */
@@ -41,14 +42,14 @@ export function connect(options: WebOptions): Promise<Client> {
   return opened(client, options.connectTimeoutMs);
 }
 
-/** Longer than the gateway takes to give every message an outcome. A connection that became silent is found by it. */
+/** Longer than the gateway takes to give every message an outcome. It also detects a silent connection. */
 const ANSWER_MS = 40_000;
 
 class WebLink implements Link {
-  // The browser decides which connection a call takes.
+  // The browser chooses the connection of a call.
   readonly channel = {};
   readonly #closed = new AbortController();
-  /** Of the client; calls that are part of a stream take the present token. */
+  /** The client's token; calls that are part of a stream use the current one. */
   tokens: Tokens | undefined;
 
   constructor(
@@ -116,7 +117,7 @@ class WebLink implements Link {
   }
 }
 
-/** Decodes an error of Connect, for pages that make calls of their own beside the client's. */
+/** Decodes an error of Connect, for pages that also make their own calls. */
 export function fromConnectError(error: unknown, endpoint: string): WarrengateError {
   if (error instanceof WarrengateError) return error;
   const { code, rawMessage, details } = ConnectError.from(error);
@@ -133,7 +134,7 @@ async function* single<T>(request: T): AsyncGenerator<T> {
   yield request;
 }
 
-/** A publish stream of which every frame is a call of `PublishBatch`; one after another, so that the order is kept. */
+/** A publish stream, each frame of which is a call of `PublishBatch`; one after another, so that the order is kept. */
 class BatchCall implements Call<PublishRequest> {
   #ended = false;
 
@@ -170,7 +171,7 @@ class BatchCall implements Call<PublishRequest> {
   }
 }
 
-/** A subscribe stream whose frames up are calls of `Settle`. */
+/** A subscribe stream whose request frames are calls of `Settle`. */
 class ReceiveCall implements Call<SubscribeRequest> {
   readonly #abort = new AbortController();
   #receiveId = "";
@@ -214,8 +215,8 @@ class ReceiveCall implements Call<SubscribeRequest> {
       this.listener.drained();
     } catch (failure) {
       const error = asError(failure);
-      // Another gateway got it, or the stream has just ended: what was not settled comes again.
-      const text = "the stream has ended, or another gateway got its settlement";
+      // Another gateway received it, or the stream has just ended: unsettled messages are delivered again.
+      const text = "the stream has ended, or another gateway received its settlement";
       const details = { reason: "CONNECTION_LOST", code: "UNAVAILABLE", retryable: true };
       this.listener.ended(error.reason === "RECEIVE_NOT_FOUND" ? new UnavailableError(text, details) : error);
     }

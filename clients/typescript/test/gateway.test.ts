@@ -34,7 +34,7 @@ void test("topology calls reach the broker", async (t) => {
   await assert.rejects(topology.queueStatus("q"), (error: NotFoundError) => error instanceof NotFoundError && error.reason === "QUEUE_NOT_FOUND");
 });
 
-void test("a consumer reports why it ended", async (t) => {
+void test("a consumer reports the error that ended it", async (t) => {
   const client = await (await stack.tenant(t)).connect();
   await client.topology.declareQueue("q");
   const consumer = await client.messages("q");
@@ -77,12 +77,12 @@ void test("messages are traced from producer to consumer", async (t) => {
   propagation.setGlobalPropagator(new W3CTraceContextPropagator());
   const client = await (await stack.tenant(t)).connect();
   await client.topology.declareQueue("q");
-  const seen = new Promise<string | undefined>((resolve) => {
+  const received = new Promise<string | undefined>((resolve) => {
     void client.consume("q", () => resolve(trace.getActiveSpan()?.spanContext().traceId));
   });
   await client.publisher().publish("x", "q");
   await assert.rejects(client.publisher().publish("x", "nowhere"), UnroutableError);
-  const traceId = await seen;
+  const traceId = await received;
   const span = (name: string) => waitFor(() => exporter.getFinishedSpans().find((one) => one.name === name));
   const processed = await span("process q");
   assert.equal((await span("publish q")).spanContext().traceId, traceId);
@@ -91,7 +91,7 @@ void test("messages are traced from producer to consumer", async (t) => {
   assert.equal((await span("publish nowhere")).attributes["error.type"], "NO_ROUTE");
 });
 
-void test("a listener that throws does not disturb the client", async (t) => {
+void test("an error of a listener does not affect the client", async (t) => {
   const logged: string[] = [];
   const log = (line: string) => void logged.push(line);
   const client = await (await stack.tenant(t)).connect({
@@ -127,13 +127,13 @@ void test("a client and its parts are disposed of at the end of their block", as
   await client[Symbol.asyncDispose]();
 });
 
-/** Asks again until there is an answer. */
+/** Polls until there is an answer. */
 async function waitFor<T>(ask: () => T | undefined | Promise<T | undefined>): Promise<T> {
   const deadline = performance.now() + 20_000;
   for (;;) {
     const answer = await ask();
     if (answer !== undefined) return answer;
-    assert.ok(performance.now() < deadline, "nothing came in time");
+    assert.ok(performance.now() < deadline, "no answer before the deadline");
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

@@ -1,4 +1,4 @@
-// What needs no gateway: conversions, configuration and errors.
+// Tests that need no gateway: conversions, configuration and errors.
 import assert from "node:assert/strict";
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +14,7 @@ import { connect, ConfigurationError, ExhaustedError, fromEnv, type Message, Rec
 import { toWire } from "../src/message.js";
 import { Tokens } from "../src/tokens.js";
 
-void test("every property and header type survives the conversion", () => {
+void test("every property and header type is converted", () => {
   const original: Required<Message> = {
     body: new Uint8Array([1, 2]), messageId: "i", correlationId: "c", replyTo: "r", contentType: "text/plain", contentEncoding: "gzip", type: "t",
     appId: "a", priority: 4, ttlMs: 1500, transient: true, publishTime: new Date("2026-01-02T03:04:05Z"),
@@ -43,7 +43,7 @@ void test("an error of the gateway keeps reason, field, trace and time", () => {
   });
 });
 
-void test("an error of the connection is told from one of the gateway", () => {
+void test("a connection error is distinguished from a refusal", () => {
   const cases: [number, string, string, boolean][] = [
     [14, "No connection established. Last error: connect ECONNREFUSED", "GATEWAY_UNREACHABLE", true],
     [14, "Connection dropped", "CONNECTION_LOST", true],
@@ -92,7 +92,7 @@ void test("back-off grows with jitter up to its limit and respects the gateway",
   assert.equal(backoff.delay(3000), 3000);
 });
 
-void test("one token serves all that ask together, and a source that fails is a retryable error", async () => {
+void test("concurrent callers share one token, and a failing source is a retryable error", async () => {
   let asked = 0;
   const tokens = new Tokens(() => {
     asked += 1;
@@ -100,6 +100,6 @@ void test("one token serves all that ask together, and a source that fails is a 
   }, () => undefined);
   const given = await Promise.all(Array.from({ length: 20 }, () => tokens.get()));
   assert.deepEqual([asked, new Set(given).size], [1, 1]);
-  const failing = new Tokens(() => Promise.reject(new Error("away")), () => undefined);
+  const failing = new Tokens(() => Promise.reject(new Error("unavailable")), () => undefined);
   await assert.rejects(failing.get(), { reason: "TOKEN_SOURCE_FAILED", retryable: true });
 });

@@ -1,6 +1,6 @@
 """The connection to the gateway: one channel at a time, replaced when its gateway drains.
 
-Invariant: a replaced channel closes when its last stream has ended, and no new call uses it.
+A replaced channel closes when its last stream has ended, and no new call uses it.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from .errors import ClosedError, ConfigurationError
 #: How long streams of a replaced channel may take to end.
 _GRACE = 300.0
 _OPTIONS: list[tuple[str, int]] = [
-    # A connection that became silent is found within their sum.
+    # A silent connection is detected within the sum of both times.
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # The gateway bounds what it sends; the default of 4 MiB is less than a message of that size takes.
+    # The gateway limits the size of its responses; the default limit of 4 MiB is smaller than the largest of them.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A new channel must be a new connection, or it would lead to the gateway that drains.
+    # A new channel must open a new connection, because the existing one leads to the draining gateway.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
 ]
 
 
 class Connection:
-    """The present channel, and those that are being closed."""
+    """The current channel, and those that are being closed."""
 
     def __init__(self, endpoint: str, ca: str | Path | bytes | None) -> None:
         self.endpoint = endpoint
-        self._make = _maker(endpoint, ca)
+        self._make = _channel_factory(endpoint, ca)
         self._channel: aio.Channel | None = self._make()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -53,7 +53,7 @@ class Connection:
         return self._channel
 
     def replace(self, old: aio.Channel) -> None:
-        """Use a new connection for new calls, unless somebody replaced this one already."""
+        """Use a new connection for new calls, unless this one was already replaced."""
         if self._channel is old:
             self._channel = self._make()
             self._close_later(old, _GRACE)
@@ -72,14 +72,14 @@ class Connection:
             await channel.close(None)
 
 
-def _maker(endpoint: str, ca: str | Path | bytes | None) -> Callable[[], aio.Channel]:
+def _channel_factory(endpoint: str, ca: str | Path | bytes | None) -> Callable[[], aio.Channel]:
     try:
         url = urlsplit(endpoint)
         port = url.port
     except ValueError:
-        raise ConfigurationError(f"{endpoint!r} is not an address of a gateway") from None
+        raise ConfigurationError(f"{endpoint!r} is not a gateway address") from None
     if url.scheme not in ("https", "http") or not url.hostname or url.path not in ("", "/"):
-        raise ConfigurationError(f"{endpoint!r} is not an address of a gateway: write it like https://127.0.0.1:8443")
+        raise ConfigurationError(f"{endpoint!r} is not a gateway address: use the form https://127.0.0.1:8443")
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     target = f"{host}:{port or 8443}"
     if url.scheme == "http":
@@ -116,7 +116,7 @@ class Backoff:
         self._next = 0.1
 
     def delay(self, at_least: float | None = None) -> float:
-        """Give the next delay, not shorter than what the gateway asked for."""
+        """Return the next delay, at least as long as the gateway requested."""
         delay = self._next * random.uniform(0.5, 1.0)  # noqa: S311
         self._next = min(self._next * 2, 5.0)
         return max(delay, min(at_least or 0.0, 60.0))

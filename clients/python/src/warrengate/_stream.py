@@ -1,6 +1,6 @@
-"""What publish and subscribe streams have in common.
+"""The common part of publish and subscribe streams.
 
-Opening, renewing the token, leaving a gateway that drains, and deciding what follows the end of a stream.
+Opening, token renewal, leaving a draining gateway, and the decision what follows the end of a stream.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ class Session(ABC, Generic[Request, Response]):
 
     @abstractmethod
     def open(self, channel: aio.Channel, metadata: tuple[tuple[str, str], ...]) -> Any:
-        """Make the call."""
+        """Start the call."""
 
     @abstractmethod
     def next_frame(self) -> Request | None:
-        """Give what is to be written now."""
+        """Return the frame to write now."""
 
     @abstractmethod
     def is_done(self) -> bool:
-        """Say whether nothing more will be written once `closing` or `draining` is set."""
+        """Whether nothing more will be written once `closing` or `draining` is set."""
 
     @abstractmethod
     def reauthentication(self, token: str) -> Request:
-        """Make the frame that continues the stream with another token."""
+        """Return the frame that continues the stream with another token."""
 
     @abstractmethod
     def receive(self, response: Response) -> None:
@@ -79,15 +79,15 @@ class Session(ABC, Generic[Request, Response]):
         """Wait until frames may be written."""
 
     def pause(self) -> float | None:
-        """Say how long to wait before `next_frame` is asked again without a wake-up."""
+        """Return how long to wait before calling `next_frame` again without a wake-up."""
         return None
 
     async def gather(self) -> None:
-        """Let more come together before a frame is made."""
+        """Wait for more messages before a frame is created."""
         await asyncio.sleep(0)
 
     async def run(self) -> None:
-        """Open the stream and serve it until it ends; raises why it ended unless it was closed in order."""
+        """Open the stream and serve it until it ends; raises the reason unless it was closed in order."""
         self.token = await self.client.tokens.get()
         self.channel = self.client.connection.channel
         call = self.open(self.channel, (("authorization", f"Bearer {self.token.text}"),))
@@ -99,7 +99,7 @@ class Session(ABC, Generic[Request, Response]):
         except aio.AioRpcError as error:
             raise from_rpc(await _unmasked(call, error), self.client.endpoint) from None
         except TimeoutError:
-            # The stream was to end, and did not in time.
+            # The stream was to be closed, and did not end in time.
             return
         except aio.UsageError as error:
             raise UnavailableError(
@@ -138,7 +138,7 @@ class Session(ABC, Generic[Request, Response]):
                 else:
                     await self._wait()
         except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError):
-            # The reading side reports why.
+            # The reading side reports the reason.
             return
 
     async def _wait(self) -> None:
@@ -159,7 +159,7 @@ class Session(ABC, Generic[Request, Response]):
         """End the stream after this time at the latest."""
         when = asyncio.get_running_loop().time() + seconds
         present = self._limit.when()
-        # Only an entered limit can be moved; before that there is no stream to end.
+        # Only an entered timeout can be rescheduled; before that there is no stream to end.
         if self.channel is not None and (present is None or when < present):
             self._limit.reschedule(when)
 
@@ -167,7 +167,7 @@ class Session(ABC, Generic[Request, Response]):
         """Prepare to leave the gateway."""
         self.draining = True
         self.client.emit(EventKind.DRAINING, self.source)
-        # Some grace for clocks that differ.
+        # A tolerance for clock differences.
         self.limit_to(min(max(deadline.seconds - time.time(), 0.0), 300.0) + 2.0)
         self.wake.set()
 
@@ -194,9 +194,9 @@ class Session(ABC, Generic[Request, Response]):
 
 
 async def _unmasked(call: Any, error: aio.AioRpcError) -> aio.AioRpcError:
-    """Give the status that the gateway sent.
+    """Return the status that the gateway sent.
 
-    A write that meets the end of its stream replaces the status, for a moment, by one of grpcio's own.
+    If the stream ends during a write, grpcio temporarily reports a status of its own instead.
     """
     for _ in range(40):
         if await call.details() != _MASK:
@@ -218,12 +218,12 @@ class Recovery:
         self._tried_another_token = False
 
     def works(self) -> None:
-        """Note that the present stream does useful work."""
+        """Record that the current stream does useful work."""
         self._backoff.reset()
         self._tried_another_token = False
 
     async def after(self, session: Session[Any, Any], error: WarrengateError | None) -> None:
-        """Wait until the next stream may be opened; raises the error when another stream would not help."""
+        """Wait until the next stream may be opened; raises the error if another stream would not help."""
         if error is None or error.reason == "DRAINING":
             if session.channel is not None:
                 self._client.connection.replace(session.channel)
@@ -245,7 +245,7 @@ class Recovery:
         try:
             await self._client.tokens.newer_than(token)
         except WarrengateError as failure:
-            # A refusal says less than the end of the stream did, unless that was only about the old token.
+            # A refusal is less informative than the end of the stream, unless that was caused by the old token.
             return failure if failure.retryable or error.reason.startswith("TOKEN_") else error
         self._tried_another_token = True
         return None

@@ -1,6 +1,6 @@
-"""The token of a client: fetched once for all users, renewed ahead of its end.
+"""The token of a client: fetched once for all callers, and renewed before it expires.
 
-Invariant: at most one request for a token is under way at a time, and everybody who needs one waits for it.
+At most one request for a token is in progress at a time, and every caller that needs a token waits for it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("warrengate")
 
-#: Returns a token (a JWT without "Bearer"); called again when the last one is near its end.
+#: Returns a token (a JWT without "Bearer"); called again before the last one expires.
 TokenSource = Callable[[], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token and its life by the local clock."""
+    """A token and its lifetime by the local clock."""
 
     text: str = field(repr=False)
     renew_at: float
@@ -41,7 +41,7 @@ class Token:
 
 
 class Tokens:
-    """Gives the present token, or fetches one."""
+    """Returns the current token, or fetches one."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class Tokens:
 
     @property
     def is_renewable(self) -> bool:
-        """Whether another token can be had."""
+        """Whether another token can be fetched."""
         return self._static is None
 
     async def get(self) -> Token:
-        """Give a token that has not ended, and begin to renew one that is near its end."""
+        """Return a token that has not expired, and start to renew one that expires soon."""
         token, now = self._token, time.monotonic()
         if token is None or now >= token.ends_at:
             return await self._fetch()
@@ -77,19 +77,19 @@ class Tokens:
         return token
 
     async def newer_than(self, old: Token) -> Token:
-        """Give another token than this one: the present one when it was replaced since, else a new one."""
+        """Return a token other than this one: the current one if it was replaced, otherwise a new one."""
         if self._token is not None and self._token is not old:
             return self._token
         if not self.is_renewable:
             raise AuthenticationError(
-                "the token has ended and cannot be renewed: connect with a client id and its secret",
+                "the token has expired and cannot be renewed: connect with a client id and its secret",
                 reason="TOKEN_EXPIRED",
                 code="UNAUTHENTICATED",
             )
         return await self._fetch()
 
     async def _fetch(self) -> Token:
-        # A caller that is cancelled must not cancel the request for the others.
+        # A cancelled caller must not cancel the request for the others.
         return await asyncio.shield(self._fetching or self._start())
 
     def _start(self) -> asyncio.Task[Token]:
@@ -119,7 +119,7 @@ class Tokens:
                     code="UNAVAILABLE",
                     retryable=True,
                 ) from error
-            return _aged(text, began, _life_of(text))
+            return _with_lifetime(text, began, _lifetime_of(text))
         request = auth_pb2.IssueTokenRequest(client_id=self._client_id, client_secret=self._secret)
         if self._lifetime is not None:
             request.lifetime.FromNanoseconds(int(self._lifetime * 1e9))
@@ -127,18 +127,18 @@ class Tokens:
             response = await AuthStub(self._connection.channel).IssueToken(request, timeout=20)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, self._connection.endpoint) from None
-        # The length of its life is taken from the token itself, so that the clocks need not agree.
-        return _aged(response.access_token, began, _life_of(response.access_token) or self._lifetime)
+        # The lifetime is taken from the token itself, so that the clocks need not agree.
+        return _with_lifetime(response.access_token, began, _lifetime_of(response.access_token) or self._lifetime)
 
 
-def _aged(text: str, began: float, life: float | None) -> Token:
-    if life is None:
+def _with_lifetime(text: str, began: float, lifetime: float | None) -> Token:
+    if lifetime is None:
         return Token(text, float("inf"), float("inf"))
-    # Clients that started together do not renew together.
-    return Token(text, began + life * random.uniform(0.6, 0.75), began + life * 0.98)  # noqa: S311
+    # Clients that started at the same time do not renew at the same time.
+    return Token(text, began + lifetime * random.uniform(0.6, 0.75), began + lifetime * 0.98)  # noqa: S311
 
 
-def _life_of(token: str) -> float | None:
+def _lifetime_of(token: str) -> float | None:
     """Read `exp - iat` of a JWT; nothing is verified, the gateway does that."""
     try:
         payload = token.split(".")[1]
@@ -150,4 +150,4 @@ def _life_of(token: str) -> float | None:
 
 def _log_failure(task: asyncio.Task[Token]) -> None:
     if not task.cancelled() and isinstance(error := task.exception(), WarrengateError):
-        log.warning("the token could not be renewed ahead of its end: %s", error)
+        log.warning("the token could not be renewed before it expires: %s", error)

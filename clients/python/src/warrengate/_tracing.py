@@ -1,4 +1,4 @@
-"""Spans of the OpenTelemetry API, when it is installed; otherwise nothing."""
+"""Spans of the OpenTelemetry API, if it is installed."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Response = TypeVar("Response")
 
 
 class Client:
-    """A connection to a gateway; made by :func:`connect` or :func:`from_env`."""
+    """A connection to a gateway, created by :func:`connect` or :func:`from_env`."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Client:
         self.endpoint = endpoint
         #: Queues, exchanges and bindings.
         self.topology = Topology(self)
-        #: Messages that were given up.
+        #: Dead letters.
         self.dead_letters = DeadLetters(self)
         #: Tenants, clients and plans, for administrators.
         self.admin = Admin(self)
@@ -82,7 +82,7 @@ class Client:
         request: Any,
         timeout: float | None = None,
     ) -> Response:
-        """Make a unary call with the token attached; errors are of this library."""
+        """Make a unary call with the token attached; raises errors of this library."""
         deadline = time.monotonic() + (timeout if timeout is not None else self._call_timeout)
         tried_another_token = False
         while True:
@@ -103,11 +103,11 @@ class Client:
             await self.tokens.newer_than(token)
 
     async def whoami(self) -> auth_pb2.WhoAmIResponse:
-        """Ask the gateway who this client is and what it may do."""
+        """Return the client's own identity and grants."""
         return await self.call(lambda channel: AuthStub(channel).WhoAmI, auth_pb2.WhoAmIRequest())
 
     async def authenticate(self, timeout: float) -> None:
-        """Reach the gateway and have it accept the credentials; tries again until the time is over."""
+        """Connect to the gateway and check the credentials; retries until the timeout."""
         deadline, backoff = time.monotonic() + timeout, Backoff()
         while True:
             left = max(deadline - time.monotonic(), 0.01)
@@ -118,7 +118,7 @@ class Client:
                     return
             except TimeoutError:
                 error: WarrengateError = WarrengateError(
-                    f"the gateway at {self.endpoint} cannot be reached: no answer came in {timeout:g} s",
+                    f"the gateway at {self.endpoint} cannot be reached: no answer within {timeout:g} s",
                     reason="GATEWAY_UNREACHABLE",
                     code="UNAVAILABLE",
                     retryable=True,
@@ -142,9 +142,9 @@ class Client:
         timeout: float = 60.0,
         retry_throttled: bool = True,
     ) -> Publisher:
-        """Make a publisher for an exchange; the default exchange routes to the queue that the routing key names.
+        """Create a publisher for an exchange; the default exchange routes to the queue named by the routing key.
 
-        A message ends by `timeout` seconds at the latest. Until then it is sent again, with the same id, when its
+        A message ends after `timeout` seconds at the latest. Until then it is sent again, with the same id, when its
         outcome is unknown, and when it was throttled unless `retry_throttled` is false.
         """
         self._ensure_open()
@@ -192,7 +192,7 @@ class Client:
     ) -> Consumer:
         """Open a consumer to iterate over: ``async for delivery in await client.messages("orders")``.
 
-        Each delivery has to be settled; its lease is extended until then, up to `max_lease` seconds.
+        Each delivery must be settled; its lease is extended until then, up to `max_lease` seconds.
         """
         options = ConsumeOptions(queue, window, max_bytes, lease, max_lease, position, exclusive, priority)
         return await self._open(options, None, 1)
@@ -223,7 +223,7 @@ class Client:
     async def respond(
         self, queue: str, handler: Callable[[Delivery], Awaitable[Message | bytes | str]], *, concurrency: int = 8
     ) -> Consumer:
-        """Answer each request of a queue with what the handler returns."""
+        """Reply to each request of a queue with the result of the handler."""
         publisher = self.publisher()
 
         async def answer(delivery: Delivery) -> None:
@@ -234,10 +234,10 @@ class Client:
 
         return await self.consume(queue, answer, concurrency=concurrency)
 
-    # Life.
+    # Lifecycle.
 
     def emit(self, kind: EventKind, source: str, detail: str = "") -> None:
-        """Tell the listener what happened."""
+        """Notify the listener."""
         log.debug("%s: %s %s", source, kind.value, detail)
         if self._listener is not None:
             try:
@@ -246,7 +246,7 @@ class Client:
                 log.exception("the event listener failed")
 
     def forget(self, member: Publisher | Consumer) -> None:
-        """Note that a publisher or consumer has ended."""
+        """Record that a publisher or consumer has ended."""
         self._publishers.discard(member)
         self._consumers.discard(member)
 
@@ -255,7 +255,7 @@ class Client:
             raise ClosedError
 
     async def close(self, timeout: float = 30.0) -> None:
-        """Take no more messages, wait for handlers and outcomes for this long at most, then close the connection."""
+        """Stop consuming, wait for handlers and outcomes for at most this time, then close the connection."""
         if self._closed:
             return
         self._closed = True
@@ -276,7 +276,7 @@ class Client:
 
 
 class _Replies:
-    """The reply queue of a client, and the requests that wait for it."""
+    """The reply queue of a client, and the pending requests."""
 
     def __init__(self, client: Client, queue: str) -> None:
         self._queue = queue
@@ -287,7 +287,7 @@ class _Replies:
     @classmethod
     async def open(cls, client: Client) -> _Replies:
         replies = cls(client, f"reply.{uuid.uuid4().hex}")
-        # Deleted by the broker when the client has gone.
+        # The broker deletes it when the client disconnects.
         await client.topology.declare_queue(replies._queue, type="classic", expires=timedelta(minutes=5))
         await client.consume(replies._queue, replies._take, concurrency=32)
         return replies
@@ -311,7 +311,7 @@ class _Replies:
                 return await waiter
         except TimeoutError:
             raise WarrengateError(
-                f"no reply came in {timeout:g} s", reason="REQUEST_TIMEOUT", code="DEADLINE_EXCEEDED", retryable=True
+                f"no reply within {timeout:g} s", reason="REQUEST_TIMEOUT", code="DEADLINE_EXCEEDED", retryable=True
             ) from None
         finally:
             self._waiting.pop(correlation_id, None)
@@ -335,7 +335,7 @@ async def open_client(
     call_timeout: float = 30.0,
     on_event: EventListener | None = None,
 ) -> Client:
-    """Connect, and return a client that has to be closed; see :func:`connect`."""
+    """Connect, and return a client that must be closed; see :func:`connect`."""
     client = Client(
         endpoint,
         ca=ca,
@@ -369,10 +369,10 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """Connect to a gateway such as ``https://127.0.0.1:8443``, and close the client at the end of the block.
 
-    `ca` is the path or the contents of a PEM file with the authority to trust; without it the system's authorities
-    are. Give either `client_id` and `client_secret`, or `token`: a token, or a coroutine function that fetches one each
-    time it is needed. Raises when the gateway cannot be reached within `connect_timeout` seconds or refuses the
-    credentials.
+    `ca` is the path or the content of a PEM file with the authority to trust; without it, the system's authorities
+    are trusted. Provide either `client_id` and `client_secret`, or `token`: a token, or a coroutine function that
+    fetches one when it is needed. Raises when the gateway cannot be reached within `connect_timeout` seconds or
+    refuses the credentials.
     """
     client = await open_client(
         endpoint,

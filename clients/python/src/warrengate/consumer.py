@@ -1,7 +1,6 @@
 """Consuming a queue: a callback with a concurrency limit, or an iterator.
 
-Invariant: a settlement is written only to the stream that delivered the message, so a late one cannot meet another
-message.
+A settlement is written only to the stream that delivered the message, so a late one cannot apply to another message.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ log = logging.getLogger("warrengate")
 #: Processes a delivery. Returning acknowledges it, an exception retries it later, unless it was settled explicitly. A
 #: plain function runs in a thread.
 Handler: TypeAlias = "Callable[[Delivery], Awaitable[object] | object]"
-#: Where to begin in a stream queue: an offset, a moment, or a word.
+#: Where to start in a stream queue: an offset, a time, or a word.
 Position: TypeAlias = "int | datetime | Literal['first', 'last', 'next']"
 
-#: Acknowledgements come together for so long before they are written.
+#: How long acknowledgements are collected before they are written.
 _GATHER = 0.005
 _MOST_IDS = 10_000
 
@@ -56,7 +55,7 @@ class ConsumeOptions:
     priority: int
 
     def start(self, resume_from: int | None) -> pb.SubscribeRequest:
-        """Make the first frame; a stream queue goes on where it was left."""
+        """Return the first frame; a stream queue resumes at its position."""
         start = pb.SubscribeStart(
             queue=self.queue,
             max_outstanding_messages=self.window,
@@ -76,7 +75,7 @@ class ConsumeOptions:
 
 
 class Delivery:
-    """A message handed to this consumer, once. Settle it by exactly one of the methods."""
+    """A message delivered to this consumer, to be settled by exactly one of the methods."""
 
     __slots__ = (
         "_session",
@@ -120,26 +119,26 @@ class Delivery:
 
     @property
     def is_current(self) -> bool:
-        """Whether a settlement can still have an effect; otherwise the message comes again."""
+        """Whether a settlement can still have an effect; otherwise the message is delivered again."""
         return self._session.holds(self)
 
     def ack(self) -> None:
-        """Done with the message."""
+        """Acknowledge the message."""
         self._settle(None)
 
     def retry(self, delay: timedelta | float | None = None, reason: str = "") -> None:
-        """Try again later: after this delay (seconds), or after the queue's back-off."""
+        """Deliver the message again later: after this delay (seconds), or after the queue's back-off."""
         nack = pb.Nack(action=pb.NACK_ACTION_RETRY, reason=_short(reason))
         if delay is not None:
             nack.delay.FromTimedelta(delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
         self._settle(nack)
 
     def dead_letter(self, reason: str = "") -> None:
-        """Give the message up: it goes to the tenant's dead letters."""
+        """Move the message to the tenant's dead letters."""
         self._settle(pb.Nack(action=pb.NACK_ACTION_DEAD_LETTER, reason=_short(reason)))
 
     def drop(self) -> None:
-        """Forget the message."""
+        """Discard the message."""
         self._settle(pb.Nack(action=pb.NACK_ACTION_DROP))
 
     def _settle(self, nack: pb.Nack | None) -> None:
@@ -152,12 +151,12 @@ class Delivery:
 
 
 def _short(reason: str) -> str:
-    # The gateway takes 1,024 bytes.
+    # The gateway's limit is 1,024 bytes.
     return reason.encode()[:1024].decode(errors="ignore")
 
 
 class Consumer:
-    """An open subscription that outlives its streams; made by :meth:`Client.consume` and :meth:`Client.messages`."""
+    """An open subscription that survives its streams; see :meth:`Client.consume` and :meth:`Client.messages`."""
 
     def __init__(self, client: Client, options: ConsumeOptions, handler: Handler | None, concurrency: int) -> None:
         self.client = client
@@ -169,7 +168,7 @@ class Consumer:
         self._ready: deque[Delivery] = deque()
         self._waiters: deque[asyncio.Future[Delivery | None]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
-        #: Workers that will look for another delivery. A worker leaves the set above only some time after its end.
+        #: Workers that will take another delivery. A worker leaves the set above only some time after its end.
         self._active = 0
         self._running = 0
         self._session: _SubscribeSession | None = None
@@ -178,7 +177,7 @@ class Consumer:
         self._closing = False
         self._resume_from: int | None = None
         self._task = asyncio.create_task(self._run())
-        #: Why the consumer ended by itself.
+        #: The error that ended the consumer.
         self.error: WarrengateError | None = None
 
     async def start(self, timeout: float) -> None:
@@ -198,7 +197,7 @@ class Consumer:
 
     @property
     def running(self) -> int:
-        """How many handlers run now."""
+        """The number of running handlers."""
         return self._running
 
     @property
@@ -215,7 +214,7 @@ class Consumer:
     # Deliveries.
 
     def deliver(self, deliveries: list[Delivery]) -> None:
-        """Take deliveries of the present stream."""
+        """Receive deliveries of the current stream."""
         self._ready.extend(deliveries)
         while self._ready and self._waiters:
             waiter = self._waiters.popleft()
@@ -229,7 +228,7 @@ class Consumer:
                 worker.add_done_callback(self._workers.discard)
 
     def discard_ready(self) -> None:
-        """Forget what was received and not started; it comes again."""
+        """Drop deliveries that were not started; they are delivered again."""
         self._ready.clear()
 
     def _take(self) -> Delivery:
@@ -238,7 +237,7 @@ class Consumer:
         return delivery
 
     async def next(self) -> Delivery | None:
-        """Wait for the next delivery; none when the consumer has ended in order."""
+        """Wait for the next delivery; `None` when the consumer has ended in order."""
         if self._ready:
             return self._take()
         if self._closing or self._task.done():
@@ -304,7 +303,7 @@ class Consumer:
                 except WarrengateError as failure:
                     error = failure
                 self._resume_from = session.resume_from(self._resume_from)
-                session.void()
+                session.invalidate()
                 if not self._closing:
                     await self._after(session, error)
         except WarrengateError as refusal:
@@ -315,8 +314,8 @@ class Consumer:
             self._end()
 
     async def _after(self, session: _SubscribeSession, error: WarrengateError | None) -> None:
-        # A plan's limit of streams refuses the first one. A later one may only have come before the gateway has noticed
-        # the end of its predecessor.
+        # A plan's limit of streams refuses the first stream. A later one may only have been opened before the gateway
+        # noticed the end of its predecessor.
         if error is not None and not self._started.done() and error.code == "RESOURCE_EXHAUSTED":
             raise error
         await self._recovery.after(session, error)
@@ -335,26 +334,26 @@ class Consumer:
         self._ready.clear()
 
     def on_started(self) -> None:
-        """Note that the gateway accepted the subscription."""
+        """Record that the gateway accepted the subscription."""
         self._recovery.works()
         self.client.emit(EventKind.CONNECTED, self.options.queue)
         if not self._started.done():
             self._started.set_result(None)
 
     def resume_from(self) -> int | None:
-        """Say where the next stream of a stream queue begins."""
+        """Return where the next stream of a stream queue starts."""
         return self._resume_from
 
     @property
     def closing_time(self) -> float:
-        """How long closing waits by default: for handlers, but not for who iterates and closes at the same time."""
+        """The default time limit for closing: for handlers, but none for the iterator form."""
         return 0.0 if self._handler is None else 30.0
 
     async def close(self, timeout: float | None = None) -> None:
-        """Take no more messages, wait until what was begun is settled, and end the stream; the rest comes again.
+        """Stop consuming, wait until started deliveries are settled, and end the stream; the rest is delivered again.
 
-        By default handlers have 30 s, and deliveries of the iterator form, which only the application can settle,
-        no time.
+        By default handlers have 30 s. Deliveries of the iterator form, which only the application can settle, are not
+        waited for.
         """
         timeout = self.closing_time if timeout is None else timeout
         if self._closing:
@@ -369,11 +368,11 @@ class Consumer:
         if session is not None and session.channel is not None:
             session.close()
         else:
-            # There is no stream to end in order.
+            # There is no stream to close in order.
             self._task.cancel()
         await asyncio.wait({self._task, *self._workers}, timeout=timeout)
         if session is not None and not self._task.done():
-            session.give_up()
+            session.stop_waiting()
             await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT)
         for task in (*self._workers, self._task):
             task.cancel()
@@ -404,7 +403,7 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
         self._consumer = consumer
         self._options = consumer.options
         self._start: pb.SubscribeRequest | None = consumer.options.start(consumer.resume_from())
-        #: What was delivered and is not settled at the gateway, in the order of delivery.
+        #: Deliveries that are not settled at the gateway, in the order of delivery.
         self._outstanding: dict[int, Delivery] = {}
         self._acks: set[int] = set()
         self._nacks: deque[pb.Nack] = deque()
@@ -437,7 +436,7 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
         return None
 
     def _next_ack(self) -> pb.Ack:
-        """Acknowledge all up to the first delivery that is not done by one number, and the rest by their ids."""
+        """Acknowledge all deliveries before the first unsettled one by one number, and the others by their ids."""
         ack = pb.Ack()
         for delivery_id in self._outstanding:
             if delivery_id not in self._acks:
@@ -459,8 +458,8 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
             return True
         return all(delivery.settled or not delivery.started for delivery in self._outstanding.values())
 
-    def give_up(self) -> None:
-        """Wait for handlers no longer."""
+    def stop_waiting(self) -> None:
+        """Stop waiting for handlers."""
         self._given_up = True
         self.wake.set()
 
@@ -483,14 +482,14 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
         self.wake.set()
 
     def resume_from(self, previous: int | None) -> int | None:
-        """Say where to go on in a stream queue: at the first message that is not settled."""
+        """Return where to resume in a stream queue: at the first unsettled message."""
         left = [d.stream_offset for d in self._outstanding.values() if not d.settled and d.stream_offset is not None]
         if left:
             return min(left)
         return previous if self._last_offset is None else self._last_offset + 1
 
-    def void(self) -> None:
-        """Every id given so far is void; those messages come again."""
+    def invalidate(self) -> None:
+        """Invalidate every id; those messages are delivered again."""
         self._outstanding.clear()
         self._acks.clear()
         self._nacks.clear()
@@ -513,7 +512,7 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
                 self._on_settled(response.settled)
             case "interrupted":
                 resume = self.resume_from(None)
-                self.void()
+                self.invalidate()
                 self._last_offset = None if resume is None else resume - 1
                 self.client.emit(EventKind.INTERRUPTED, self.source, response.interrupted.reason)
             case "resumed":
@@ -530,7 +529,7 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
         self._outstanding.update((delivery.delivery_id, delivery) for delivery in batch)
         if self._extend_timer is None:
             self._extend_timer = asyncio.get_running_loop().call_later(self._lease / 3, self._extend)
-        # What is not started when the stream is about to end comes again.
+        # Deliveries that are not started when the stream is about to end are delivered again.
         if not (self.closing or self.draining):
             self._consumer.deliver(batch)
 
@@ -544,7 +543,7 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
             self.client.emit(EventKind.LEASE_EXPIRED, self.source, f"{count} messages")
 
     def _extend(self) -> None:
-        """Extend every lease that would end before the next look, unless that exceeds the cap."""
+        """Extend every lease that would expire before the next check, unless that exceeds the maximum."""
         loop = asyncio.get_running_loop()
         self._extend_timer = loop.call_later(self._lease / 3, self._extend) if self._outstanding else None
         now = loop.time()

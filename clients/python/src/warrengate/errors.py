@@ -1,6 +1,6 @@
 """Errors of the library.
 
-Each has a stable ``reason``, says whether trying again may help, and after what time. No message contains a secret.
+Each has a stable ``reason`` and reports whether and when another attempt may help. No message contains a secret.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class WarrengateError(Exception):
         self.code = code
         #: Whether sending the same thing again is safe and may succeed.
         self.retryable = retryable
-        #: Seconds after which another try may succeed, when the gateway named a time.
+        #: Seconds after which another attempt may succeed, if the gateway sent a time.
         self.retry_after = retry_after
-        #: The request field at fault, when the gateway named one.
+        #: The request field that caused the error, if the gateway named one.
         self.field = field
-        #: The trace that recorded the failure.
+        #: The id of the trace that recorded the failure.
         self.trace_id = trace_id
 
 
@@ -55,7 +55,7 @@ class ConfigurationError(WarrengateError):
 
 
 class ClosedError(WarrengateError):
-    """The client, publisher or consumer was used after its end."""
+    """The client, publisher or consumer was used after it was closed."""
 
     def __init__(self, what: str = "client") -> None:
         super().__init__(f"the {what} is closed", reason="CLOSED", code="FAILED_PRECONDITION")
@@ -74,11 +74,11 @@ class NotFoundError(WarrengateError):
 
 
 class InvalidArgumentError(WarrengateError):
-    """The request is wrong, and stays wrong when it is sent again."""
+    """The request is invalid, and remains so when it is sent again."""
 
 
 class PreconditionError(WarrengateError):
-    """The request does not fit the state of what it names, or it exists already."""
+    """The request conflicts with the state of its object, or the object exists already."""
 
 
 class ExhaustedError(WarrengateError):
@@ -90,15 +90,15 @@ class UnavailableError(WarrengateError):
 
 
 class RequestTimeoutError(WarrengateError):
-    """No answer came in time; the call may have had an effect."""
+    """No answer within the time limit; the call may have had an effect."""
 
 
 class PublishError(WarrengateError):
-    """A message that was not confirmed. The subclasses say what that means."""
+    """A message was not confirmed. The subclasses describe the outcome."""
 
     #: The name of the outcome.
     outcome = "UNKNOWN"
-    #: The id of the message; use the same one when the message is sent again.
+    #: The id of the message; use the same id when the message is sent again.
     message_id = ""
 
 
@@ -121,7 +121,7 @@ class DeniedError(PublishError):
 
 
 class ThrottledError(PublishError):
-    """The message is over a budget of the plan. It is not stored; send it again after ``retry_after``."""
+    """The message exceeds a limit of the plan. It is not stored; send it again after ``retry_after``."""
 
     outcome = "THROTTLED"
 
@@ -133,7 +133,7 @@ class UnknownOutcomeError(PublishError):
 
 
 class NotSentError(PublishError):
-    """The message was never handed to a gateway. It is not stored."""
+    """The message was never sent to a gateway. It is not stored."""
 
     outcome = "NOT_SENT"
 
@@ -151,7 +151,7 @@ _BY_CODE: dict[str, type[WarrengateError]] = {
     "DEADLINE_EXCEEDED": RequestTimeoutError,
 }
 
-# (subclass, code, whether sending again may help, default reason) of each outcome but CONFIRMED.
+# (subclass, code, whether sending again may help, default reason) of each outcome except CONFIRMED.
 _BY_OUTCOME: dict[int, tuple[type[PublishError], str, bool]] = {
     2: (UnroutableError, "NOT_FOUND", False),
     3: (RejectedError, "FAILED_PRECONDITION", False),
@@ -163,7 +163,7 @@ _RETRYABLE_REJECTIONS = {"BROKER_UNREACHABLE", "BROKER_REJECTED", "DRAINING"}
 
 
 def from_rpc(error: grpc.RpcError, endpoint: str) -> WarrengateError:
-    """Decode an error of gRPC: the gateway's own, or one of the connection."""
+    """Decode a gRPC error: the gateway's own, or a connection error."""
     code = error.code().name
     message = error.details() or ""
     info: error_details_pb2.ErrorInfo | None = None
@@ -193,10 +193,10 @@ def from_rpc(error: grpc.RpcError, endpoint: str) -> WarrengateError:
             trace_id=info.metadata.get("trace_id"),
         )
     if code in ("UNAVAILABLE", "INTERNAL", "CANCELLED", "UNKNOWN", "RESOURCE_EXHAUSTED"):
-        return _of_connection(message, endpoint)
+        return _from_connection(message, endpoint)
     if code == "DEADLINE_EXCEEDED":
         return RequestTimeoutError(
-            f"no answer came in time: {message}", reason="REQUEST_TIMEOUT", code=code, retryable=True
+            f"no answer within the time limit: {message}", reason="REQUEST_TIMEOUT", code=code, retryable=True
         )
     return _BY_CODE.get(code, WarrengateError)(message or code, code=code)
 
@@ -205,10 +205,10 @@ def _may_help(info: error_details_pb2.ErrorInfo) -> bool:
     return bool(info.metadata.get("retry_may_help") == "true")
 
 
-def _of_connection(message: str, endpoint: str) -> UnavailableError:
+def _from_connection(message: str, endpoint: str) -> UnavailableError:
     if "CERTIFICATE_VERIFY_FAILED" in message or "certificate verify failed" in message.lower():
         return UnavailableError(
-            f"no trusted authority signed the certificate of the gateway at {endpoint}: give the CA that did",
+            f"the certificate of the gateway at {endpoint} has no trusted authority: set its CA certificate",
             reason="CERTIFICATE_NOT_TRUSTED",
             code="UNAVAILABLE",
         )
@@ -220,7 +220,7 @@ def _of_connection(message: str, endpoint: str) -> UnavailableError:
 
 
 def from_result(result: PublishResult) -> PublishError:
-    """Make the error of an outcome other than CONFIRMED."""
+    """Create the error of an outcome other than CONFIRMED."""
     kind, code, retryable = _BY_OUTCOME.get(result.outcome, _BY_OUTCOME[6])
     reason, _, message = result.reason.partition(": ")
     after = result.retry_after.ToTimedelta().total_seconds() if result.HasField("retry_after") else None
@@ -237,7 +237,7 @@ def from_result(result: PublishResult) -> PublishError:
 
 
 def unknown_outcome(message_id: str, cause: str, reason: str = "UNKNOWN") -> UnknownOutcomeError:
-    """Make the error of a message that may or may not be stored."""
+    """Create the error of a message that may or may not be stored."""
     error = UnknownOutcomeError(
         f"the message may or may not be stored ({cause}): send it again with the same message id",
         reason=reason,
@@ -249,7 +249,7 @@ def unknown_outcome(message_id: str, cause: str, reason: str = "UNKNOWN") -> Unk
 
 
 def not_sent(message_id: str, cause: str) -> NotSentError:
-    """Make the error of a message that was never handed to a gateway."""
+    """Create the error of a message that was never sent to a gateway."""
     error = NotSentError(
         f"the message was not sent in time ({cause}); it is not stored",
         reason="NOT_SENT",

@@ -1,4 +1,4 @@
-"""Lifecycle events of a client: what happens to its streams."""
+"""Lifecycle events of a client and its streams."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from enum import StrEnum
 
 
 class EventKind(StrEnum):
-    """What happened."""
+    """The kind of an event."""
 
     #: A stream is open.
     CONNECTED = "connected"
     #: A stream or its connection broke; it is opened again.
     DISCONNECTED = "disconnected"
-    #: The gateway is going away; the stream moves to another one.
+    #: The gateway is stopping; the stream moves to another one.
     DRAINING = "draining"
-    #: The gateway lost its broker; unsettled deliveries will come again.
+    #: The gateway lost its broker; unsettled deliveries will be repeated.
     INTERRUPTED = "interrupted"
-    #: The broker is back.
+    #: The broker is available again.
     RESUMED = "resumed"
     #: An open stream continues with a newer token.
     REAUTHENTICATED = "reauthenticated"
-    #: Leases ran out; these messages are delivered again.
+    #: Leases expired; these messages are delivered again.
     LEASE_EXPIRED = "lease_expired"
     #: The client is closed.
     CLOSED = "closed"

@@ -1,4 +1,4 @@
-"""The message as applications see it, and its conversion from and to protobuf."""
+"""Messages, and their conversion from and to protobuf."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from .v1 import message_pb2 as pb
 
-#: What a header may hold. Integers are 64-bit and signed; moments keep whole seconds.
+#: The types of header values. Integers are 64-bit and signed; times have whole seconds.
 HeaderValue: TypeAlias = (
     "str | int | float | bool | bytes | datetime | list[HeaderValue] | Mapping[str, HeaderValue] | None"
 )
@@ -17,15 +17,15 @@ HeaderValue: TypeAlias = (
 
 @dataclass(slots=True)
 class Message:
-    """A body and the properties that travel with it."""
+    """A body and its properties."""
 
     #: The payload.
     body: bytes = b""
-    #: Identifies the message for its consumers. The publisher makes one when it is empty.
+    #: Identifies the message for its consumers. The publisher generates it when it is empty.
     message_id: str = ""
-    #: Ties a reply to its request.
+    #: Relates a reply to its request.
     correlation_id: str = ""
-    #: The queue in which a reply is wanted.
+    #: The queue for the reply.
     reply_to: str = ""
     #: MIME type of the body.
     content_type: str = ""
@@ -37,7 +37,7 @@ class Message:
     app_id: str = ""
     #: 0 to 255.
     priority: int = 0
-    #: How long it may wait in a queue.
+    #: The maximum time in a queue.
     ttl: timedelta | None = None
     #: Whether it may be lost when the broker restarts.
     transient: bool = False
@@ -99,7 +99,7 @@ def _set(target: pb.Value, value: HeaderValue) -> None:
     match value:
         case None:
             target.null_value = pb.NULL_VALUE_UNSPECIFIED
-        # A truth value is an integer, too, so it comes first.
+        # A bool is also an int, so it comes first.
         case bool():
             target.bool_value = value
         case str():
@@ -121,7 +121,7 @@ def _set(target: pb.Value, value: HeaderValue) -> None:
             for item in value:
                 _set(target.list_value.values.add(), item)
         case _:
-            raise TypeError(f"a header cannot hold a {type(value).__name__}")
+            raise TypeError(f"a header cannot have the type {type(value).__name__}")
 
 
 def _get(value: pb.Value) -> HeaderValue:

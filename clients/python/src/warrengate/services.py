@@ -1,4 +1,4 @@
-"""Topology, dead letters and administration as plain calls with the token attached."""
+"""Topology, dead letters and administration as calls with the token attached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAGE = 1000
 
 
 class _Method(Generic[Request, Response]):
-    """A call of a service, made by name; bound to a client on access."""
+    """A call of a service by name, bound to a client on access."""
 
     def __init__(self, stub: Callable[[grpc.aio.Channel], Any], name: str) -> None:
         self._stub = stub
@@ -71,7 +71,7 @@ class Topology(_Service):
         retry_min: timedelta | None = None,
         retry_max: timedelta | None = None,
     ) -> topology.QueueStatus:
-        """Declare a queue; declaring it again with the same arguments is harmless. Returns its state."""
+        """Declare a queue; repeating it with the same arguments has no effect. Returns its state."""
         queue = topology.Queue(
             name=name,
             type=f"QUEUE_TYPE_{type.upper()}",
@@ -97,7 +97,7 @@ class Topology(_Service):
         return (await self.client.call(lambda channel: TopologyStub(channel).DeleteQueue, request)).messages_deleted
 
     async def purge_queue(self, name: str) -> int:
-        """Remove the ready messages of a queue; returns how many."""
+        """Remove the ready messages of a queue; returns their number."""
         request = topology.PurgeQueueRequest(name=name)
         return (await self.client.call(lambda channel: TopologyStub(channel).PurgeQueue, request)).messages_purged
 
@@ -126,7 +126,7 @@ class Topology(_Service):
         internal: bool = False,
         alternate_exchange: str = "",
     ) -> None:
-        """Declare an exchange; declaring it again with the same arguments is harmless."""
+        """Declare an exchange; repeating it with the same arguments has no effect."""
         exchange = topology.Exchange(
             name=name,
             type=f"EXCHANGE_TYPE_{type.upper()}",
@@ -152,7 +152,7 @@ class Topology(_Service):
         headers: Mapping[str, HeaderValue] | None = None,
         match_any: bool = False,
     ) -> None:
-        """Bind a queue, or an exchange, to an exchange; binding again is harmless."""
+        """Bind a queue, or an exchange, to an exchange; binding again has no effect."""
         binding = _binding(source, destination, routing_key, to_exchange, headers, match_any)
         await self.client.call(lambda channel: TopologyStub(channel).Bind, topology.BindRequest(binding=binding))
 
@@ -166,7 +166,7 @@ class Topology(_Service):
         headers: Mapping[str, HeaderValue] | None = None,
         match_any: bool = False,
     ) -> None:
-        """Remove a binding; removing a missing one is harmless."""
+        """Remove a binding; removing a missing one has no effect."""
         binding = _binding(source, destination, routing_key, to_exchange, headers, match_any)
         await self.client.call(lambda channel: TopologyStub(channel).Unbind, topology.UnbindRequest(binding=binding))
 
@@ -197,12 +197,12 @@ def _binding(
 
 
 class DeadLetters(_Service):
-    """Messages that were given up: look at them, send them again, or delete them."""
+    """Dead letters: list them, redrive them, or delete them."""
 
     async def list(
         self, queue: str = "", *, code: str = "", reason_contains: str = ""
     ) -> AsyncIterator[topology.DeadLetter]:
-        """Iterate over dead letters, oldest first; none is taken."""
+        """Iterate over dead letters, oldest first, without removing them."""
         request = topology.ListDeadLettersRequest(filter=_filter(queue, code, reason_contains, None, None))
         while True:
             page = await self.client.call(lambda channel: TopologyStub(channel).ListDeadLetters, request)
@@ -223,7 +223,7 @@ class DeadLetters(_Service):
         died_before: datetime | None = None,
         max_per_second: int = 0,
     ) -> topology.RedriveDeadLettersResponse:
-        """Send dead letters to the queues that gave them up: those with these ids, those that match, or all."""
+        """Redrive dead letters to their queues: those with these ids, those that match, or all."""
         selection = _selection(ids, _filter(queue, code, reason_contains, died_after, died_before))
         request = topology.RedriveDeadLettersRequest(selection=selection, max_per_second=max_per_second)
         token = await self.client.tokens.get()

@@ -1,4 +1,4 @@
-"""The library without asyncio: the same client on an event loop in a thread of its own.
+"""The library without asyncio: the same client on an event loop in a separate thread.
 
 Every object may be used from any thread. Handlers run in threads, up to the concurrency of their consumer.
 """
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class _Loop:
-    """An event loop in a thread of its own."""
+    """An event loop in a separate thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -54,7 +54,7 @@ class _Loop:
 
 
 class Delivery:
-    """A message handed to this consumer, once; see :class:`warrengate.Delivery`."""
+    """A message delivered to this consumer; see :class:`warrengate.Delivery`."""
 
     def __init__(self, loop: _Loop, delivery: _Delivery) -> None:
         self._loop = loop
@@ -82,19 +82,19 @@ class Delivery:
         return self._settled
 
     def ack(self) -> None:
-        """Done with the message."""
+        """Acknowledge the message."""
         self._settle(self._delivery.ack)
 
     def retry(self, delay: timedelta | float | None = None, reason: str = "") -> None:
-        """Try again later: after this delay (seconds), or after the queue's back-off."""
+        """Deliver the message again later: after this delay (seconds), or after the queue's back-off."""
         self._settle(self._delivery.retry, delay, reason)
 
     def dead_letter(self, reason: str = "") -> None:
-        """Give the message up."""
+        """Move the message to the tenant's dead letters."""
         self._settle(self._delivery.dead_letter, reason)
 
     def drop(self) -> None:
-        """Forget the message."""
+        """Discard the message."""
         self._settle(self._delivery.drop)
 
     def _settle(self, how: Callable[..., object], *arguments: object) -> None:
@@ -114,7 +114,7 @@ class Publisher:
         return self._loop.run(self._publisher.publish(message, routing_key, **options))
 
     def send(self, message: Message | bytes | str, routing_key: str = "", **options: bool) -> Future[Confirmation]:
-        """Hand a message over and return a future with its outcome; waits only while the publisher is full."""
+        """Queue a message and return a future of its outcome; waits only while the publisher is full."""
         outcome: Future[Confirmation] = Future()
 
         def done(sent: asyncio.Future[Confirmation]) -> None:
@@ -125,10 +125,10 @@ class Publisher:
             else:
                 outcome.set_result(sent.result())
 
-        async def hand_over() -> None:
+        async def send() -> None:
             (await self._publisher.send(message, routing_key, **options)).add_done_callback(done)
 
-        self._loop.run(hand_over())
+        self._loop.run(send())
         return outcome
 
     def flush(self) -> None:
@@ -136,7 +136,7 @@ class Publisher:
         self._loop.run(self._publisher.flush())
 
     def close(self, timeout: float | None = None) -> None:
-        """Take no more messages, and wait until every message has its outcome."""
+        """Accept no more messages, and wait until every message has its outcome."""
         self._loop.run(self._publisher.close(timeout))
 
     def __enter__(self) -> Publisher:
@@ -155,11 +155,11 @@ class Consumer:
 
     @property
     def error(self) -> WarrengateError | None:
-        """Why the consumer ended by itself."""
+        """The error that ended the consumer."""
         return self._consumer.error
 
     def next(self, timeout: float | None = None) -> Delivery | None:
-        """Wait for the next delivery; none when the consumer has ended. Raises `TimeoutError` after the timeout."""
+        """Wait for the next delivery; `None` when the consumer has ended. Raises `TimeoutError` after the timeout."""
 
         async def following() -> _Delivery | None:
             async with asyncio.timeout(timeout):
@@ -177,7 +177,7 @@ class Consumer:
         self._loop.run(self._consumer.wait())
 
     def close(self, timeout: float | None = None) -> None:
-        """Take no more messages, wait for the handlers, settle, and end the stream."""
+        """Stop consuming, wait for the handlers, settle, and end the stream."""
         self._loop.run(self._consumer.close(timeout))
 
     def __enter__(self) -> Consumer:
@@ -188,7 +188,7 @@ class Consumer:
 
 
 class _Calls:
-    """The calls of a service, made to wait for their answers."""
+    """The calls of a service, as blocking methods."""
 
     def __init__(self, loop: _Loop, service: object) -> None:
         self._loop = loop
@@ -200,23 +200,23 @@ class _Calls:
 
 
 class DeadLetters(_Calls):
-    """Messages that were given up; see :class:`warrengate.services.DeadLetters`."""
+    """Dead letters; see :class:`warrengate.services.DeadLetters`."""
 
     def __init__(self, loop: _Loop, service: _DeadLetters) -> None:
         super().__init__(loop, service)
         self._letters = service
 
     def list(self, queue: str = "", **filters: str) -> list[DeadLetter]:
-        """Return dead letters, oldest first; none is taken."""
+        """Return dead letters, oldest first, without removing them."""
 
-        async def all_of_them() -> list[DeadLetter]:
+        async def collect() -> list[DeadLetter]:
             return [letter async for letter in self._letters.list(queue, **filters)]
 
-        return self._loop.run(all_of_them())
+        return self._loop.run(collect())
 
 
 class Client:
-    """A connection to a gateway; made by :func:`connect` or :func:`from_env`."""
+    """A connection to a gateway, created by :func:`connect` or :func:`from_env`."""
 
     def __init__(self, endpoint: str, **options: Any) -> None:
         self._loop = _Loop()
@@ -228,13 +228,13 @@ class Client:
         self._is_closed = False
         #: Queues, exchanges and bindings: the methods of :class:`warrengate.services.Topology`.
         self.topology = _Calls(self._loop, self._client.topology)
-        #: Messages that were given up.
+        #: Dead letters.
         self.dead_letters = DeadLetters(self._loop, self._client.dead_letters)
         #: Tenants, clients and plans: the methods of :class:`warrengate.services.Admin`.
         self.admin = _Calls(self._loop, self._client.admin)
 
     def publisher(self, exchange: str = "", **options: Any) -> Publisher:
-        """Make a publisher for an exchange; the options are those of :meth:`warrengate.Client.publisher`."""
+        """Create a publisher for an exchange; the options are those of :meth:`warrengate.Client.publisher`."""
 
         async def make() -> _Publisher:
             return self._client.publisher(exchange, **options)
@@ -260,7 +260,7 @@ class Client:
     def respond(
         self, queue: str, handler: Callable[[Delivery], Message | bytes | str], concurrency: int = 8
     ) -> Consumer:
-        """Answer each request of a queue with what the handler, in a thread, returns."""
+        """Reply to each request of a queue with the result of the handler, which runs in a thread."""
 
         async def answer(delivery: _Delivery) -> Message | bytes | str:
             return await asyncio.to_thread(handler, Delivery(self._loop, delivery))
@@ -268,11 +268,11 @@ class Client:
         return Consumer(self._loop, self._loop.run(self._client.respond(queue, answer, concurrency=concurrency)))
 
     def whoami(self) -> WhoAmIResponse:
-        """Ask the gateway who this client is and what it may do."""
+        """Return the client's own identity and grants."""
         return self._loop.run(self._client.whoami())
 
     def close(self, timeout: float = 30.0) -> None:
-        """Take no more messages, wait for handlers and outcomes, then close the connection."""
+        """Stop consuming, wait for handlers and outcomes, then close the connection."""
         if not self._is_closed:
             self._is_closed = True
             self._loop.run(self._client.close(timeout))

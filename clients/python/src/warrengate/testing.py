@@ -1,7 +1,7 @@
-"""A pytest plugin: a development stack for the session, and a fresh tenant for each test.
+"""A pytest plugin: a development stack for the session, and a new tenant for each test.
 
-The stack is `warrengate dev` from `PATH` or `WARRENGATE_BINARY`, started when a test first needs it, or the gateway
-that `WARRENGATE_TEST_ENDPOINT`, `WARRENGATE_TEST_CA` and `WARRENGATE_TEST_ADMIN_SECRET` name.
+The stack is `warrengate dev` from `PATH` or `WARRENGATE_BINARY`, started when a test first needs it, or the gateway of
+`WARRENGATE_TEST_ENDPOINT`, `WARRENGATE_TEST_CA` and `WARRENGATE_TEST_ADMIN_SECRET`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _START = 180.0
 
 @dataclass(frozen=True)
 class Tenant:
-    """A tenant, and a client of it that may do everything inside."""
+    """A tenant, with a client that has every grant."""
 
     #: The address of the gateway.
     endpoint: str
@@ -84,8 +84,8 @@ class Stack:
         grants = auth_pb2.Grants(subscribe=["#"], configure=["#"])
         grants.publish.add(exchange="#", routing_key="#")
         wanted = admin_pb2.Client(client_id=f"{name}.app", grants=grants)
-        made = self._admin.admin.create_client(admin_pb2.CreateClientRequest(client=wanted))
-        return Tenant(self.endpoint, self.ca, name, f"{name}.app", made.client_secret)
+        created = self._admin.admin.create_client(admin_pb2.CreateClientRequest(client=wanted))
+        return Tenant(self.endpoint, self.ca, name, f"{name}.app", created.client_secret)
 
     def delete_tenant(self, tenant: Tenant) -> None:
         """Delete a tenant with everything in it."""
@@ -97,7 +97,7 @@ class Stack:
 
 
 class _Development:
-    """A `warrengate dev` in a folder of its own, on free ports."""
+    """A `warrengate dev` in a separate folder, on free ports."""
 
     def __init__(self) -> None:
         binary = os.environ.get("WARRENGATE_BINARY") or shutil.which("warrengate")
@@ -115,7 +115,7 @@ class _Development:
             )
 
     def settings(self) -> dict[str, str]:
-        """Wait until it is ready, and read what it has written."""
+        """Wait until it is ready, and read the settings that it has written."""
         deadline = time.monotonic() + _START
         while b"Ctrl-C" not in self._log.read_bytes():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -150,7 +150,7 @@ def _free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def warrengate_stack() -> Iterator[Stack]:
-    """Give the stack of the session."""
+    """Return the stack of the session."""
     endpoint = os.environ.get("WARRENGATE_TEST_ENDPOINT")
     if endpoint:
         stack = Stack(endpoint, os.environ["WARRENGATE_TEST_CA"], os.environ["WARRENGATE_TEST_ADMIN_SECRET"])
@@ -169,7 +169,7 @@ def warrengate_stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def warrengate_tenant(warrengate_stack: Stack) -> Iterator[Tenant]:
-    """Give a fresh tenant, which is deleted after the test."""
+    """Return a new tenant, which is deleted after the test."""
     tenant = warrengate_stack.create_tenant()
     yield tenant
     warrengate_stack.delete_tenant(tenant)

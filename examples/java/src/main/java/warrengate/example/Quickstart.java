@@ -1,42 +1,58 @@
 package warrengate.example;
 
 import com.google.gson.Gson;
+import io.github.warrengate.client.*;
 import java.nio.file.*;
-import java.util.ArrayList;
-import java.util.HashSet;
-import java.util.List;
-import java.util.Map;
-import java.util.UUID;
-import warrengate.v1.*;
+import java.time.Duration;
+import java.util.*;
+import java.util.concurrent.*;
 
-/** Warrengate in Java: the scenario, with what Gateway offers. README.md says how to run it. */
+/** Warrengate in Java: a queue, publishing, consuming, a retry and a dead letter. ../README.md says how to run it. */
 final class Quickstart {
+  private static final Duration RETRY_AFTER = Duration.ofSeconds(4); // the broker keeps the message meanwhile
+
   record Scenario(List<String> orders, String nowhere, String retry_once, String dead_letter) {}
 
   public static void main(String[] arguments) throws Exception {
     var scenario = new Gson().fromJson(Files.readString(Path.of("../scenario.json")), Scenario.class);
-    var gateway = new Gateway();
     var queue = "quickstart-" + UUID.randomUUID().toString().substring(0, 8);
-    gateway.topology.declareQueue(DeclareQueueRequest.newBuilder().setQueue(Queue.newBuilder().setName(queue)).build());
+    var options = ClientOptions.fromEnv().onEvent(event -> {
+      if (event.kind() == Event.Kind.REAUTHENTICATED) System.out.println("token renewed");
+    });
+    try (var client = WarrengateClient.connect(options)) {
+      client.topology().declareQueue(queue);
 
-    var publications = new ArrayList<Publication>();
-    for (var order : scenario.orders()) publications.add(Gateway.publication(publications.size(), queue, order));
-    publications.add(Gateway.publication(publications.size(), queue + ".nowhere", scenario.nowhere()));
-    gateway.publish(publications, (sent, outcome) -> System.out.printf("published %s: %s%n",
-        sent.getMessage().getBody().toStringUtf8(), outcome.name().replace("OUTCOME_", "")));
+      var publisher = client.publisher();
+      var sent = new LinkedHashMap<String, CompletableFuture<Confirmation>>();
+      for (var order : scenario.orders()) sent.put(order, publisher.publish(queue, Message.text(order)));
+      sent.put(scenario.nowhere(), publisher.publish(queue + ".nowhere", Message.text(scenario.nowhere())));
+      sent.forEach((order, outcome) -> {
+        try {
+          outcome.join();
+          System.out.printf("published %s: CONFIRMED%n", order);
+        } catch (CompletionException error) {
+          System.out.printf("published %s: %s%n", order, ((PublishException) error.getCause()).outcome());
+        }
+      });
 
-    var left = new HashSet<>(scenario.orders());
-    gateway.consume(queue, delivery -> {
-      var order = delivery.getMessage().getBody().toStringUtf8();
-      var action = order.equals(scenario.dead_letter()) ? NackAction.NACK_ACTION_DEAD_LETTER
-          : order.equals(scenario.retry_once()) && delivery.getAttempt() == 1 ? NackAction.NACK_ACTION_RETRY
-          : NackAction.NACK_ACTION_UNSPECIFIED;
-      var verdict = Map.of(NackAction.NACK_ACTION_DEAD_LETTER, "give up", NackAction.NACK_ACTION_RETRY, "try again")
-          .getOrDefault(action, "done");
-      System.out.printf("delivered %s, attempt %d: %s%n", order, delivery.getAttempt(), verdict);
-      if (action != NackAction.NACK_ACTION_RETRY) left.remove(order);
-      return action;
-    }, () -> !left.isEmpty());
-    gateway.topology.deleteQueue(DeleteQueueRequest.newBuilder().setName(queue).build());
+      var left = new HashSet<>(scenario.orders()); // orders neither acknowledged nor dead-lettered
+      var finished = new CountDownLatch(1);
+      client.consume(queue, delivery -> { // returning acknowledges, unless the delivery was settled otherwise
+        var order = delivery.message().text();
+        var verdict = "done";
+        if (order.equals(scenario.dead_letter())) {
+          verdict = "give up";
+          delivery.deadLetter("as the scenario says");
+        } else if (order.equals(scenario.retry_once()) && delivery.attempt() == 1) {
+          verdict = "try again";
+          delivery.retry(RETRY_AFTER, "as the scenario says");
+        }
+        System.out.printf("delivered %s, attempt %d: %s%n", order, delivery.attempt(), verdict);
+        if (!verdict.equals("try again")) left.remove(order);
+        if (left.isEmpty()) finished.countDown();
+      });
+      finished.await();
+      client.topology().deleteQueue(queue);
+    }
   }
 }
