@@ -1,6 +1,6 @@
 //! Checks of the documentation: links have targets, named files and tests exist, and every error code is documented.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot continue has failed")]
 
 #[path = "documents/reference.rs"]
 mod reference;
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Modules whose reasons only operators see, at a terminal.
+/// Modules whose reasons are shown to operators only, at a terminal.
 const OPERATORS: [&str; 3] = ["pki", "config", "telemetry"];
 
 fn root() -> &'static Path {
@@ -47,14 +47,14 @@ fn documents() -> Vec<(PathBuf, String)> {
     documents
 }
 
-/// The texts between an opening and a closing mark.
+/// The texts between an opening and a closing delimiter.
 fn between<'a>(text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
     text.split(open).skip(1).filter_map(|rest| rest.split_once(close)).map(|(inside, _)| inside).collect()
 }
 
-/// The texts between two marks of the same kind: every second part.
-fn quoted(text: &str, mark: char) -> impl Iterator<Item = &str> {
-    text.split(mark).skip(1).step_by(2)
+/// The texts between two delimiters of the same kind: every second part.
+fn quoted(text: &str, delimiter: char) -> impl Iterator<Item = &str> {
+    text.split(delimiter).skip(1).step_by(2)
 }
 
 /// The anchors of a page's headings.
@@ -88,7 +88,7 @@ fn every_link_has_a_target() {
 }
 
 #[test]
-fn every_file_that_is_named_exists() {
+fn every_file_named_in_the_documentation_exists() {
     let sources: Vec<PathBuf> = all(&["src", "tests", "examples", "clients/rust", "crates", "proto"], "rs")
         .into_iter()
         .map(|(path, _)| path)
@@ -108,7 +108,7 @@ fn every_file_that_is_named_exists() {
 }
 
 #[test]
-fn every_test_that_proves_a_promise_exists() {
+fn every_test_named_in_the_documentation_exists() {
     let tests: String = all(&["tests/it"], "rs").into_iter().map(|(_, text)| text).collect();
     let text = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
     let named = quoted(&text, '`').filter_map(|word| {
@@ -122,7 +122,7 @@ fn every_test_that_proves_a_promise_exists() {
 }
 
 #[test]
-fn every_reason_that_a_caller_can_be_given_is_explained() {
+fn every_error_code_that_a_caller_can_receive_is_documented() {
     let page = fs::read_to_string(root().join("docs/reference/errors.md")).unwrap();
     let (mut unexplained, mut seen) = (BTreeSet::new(), 0);
     for (path, text) in all(&["src"], "rs") {

@@ -1,7 +1,7 @@
-//! Dashboards, alerts and runbooks are consistent with the code: they name existing metrics and sections, and promtool accepts
-//! the rules.
+//! Dashboards, alerts and runbooks are consistent with the code: they name existing metrics and sections, and promtool
+//! accepts the rules.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 use std::{
     collections::BTreeSet,
@@ -68,7 +68,7 @@ fn alerts_name_only_metrics_that_exist_and_each_has_a_runbook() {
 #[test]
 fn the_documentation_names_only_metrics_that_exist() {
     let operations = text("docs/operations.md");
-    // Histograms are listed by family name, and a prefix may stand for all metrics that begin with it.
+    // Histograms are listed by family name, and a prefix may denote all metrics that begin with it.
     let is_family = |name: &str| METRICS.iter().any(|metric| metric.name == name);
     let is_prefix = |name: &str| matches!(name, "warrengate_" | "process_");
     let wrong: Vec<_> = unknown(&operations).into_iter().filter(|name| !is_family(name) && !is_prefix(name)).collect();

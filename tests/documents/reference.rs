@@ -51,7 +51,7 @@ impl Comments {
     }
 }
 
-/// A message or enum, and where its comments are.
+/// A message or enum, and the path of its comments.
 struct Described<'a, T> {
     item: &'a T,
     comments: &'a Comments,
@@ -205,7 +205,7 @@ fn page(files: &[&FileDescriptorProto]) -> String {
 }
 
 #[test]
-fn every_call_and_field_is_described_as_the_protobuf_files_describe_it() {
+fn the_reference_matches_the_protobuf_files() {
     let files = FileDescriptorSet::decode(warrengate::pb::FILE_DESCRIPTOR_SET).unwrap();
     let ours: Vec<_> = files.file.iter().filter(|file| file.package() == "warrengate.v1").collect();
     let described: usize = PAGES.iter().map(|(_, files)| files.len()).sum();

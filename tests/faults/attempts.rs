@@ -1,4 +1,4 @@
-//! Checks of delivery attempts and retry delays in the ledger: wrong counts, and deliveries that are too early or too
+//! Checks of the recorded delivery attempts and retry delays: wrong counts, and deliveries that are too early or too
 //! late.
 
 use std::{
@@ -7,67 +7,69 @@ use std::{
 };
 
 use crate::{
+    history::{History, Message, Settlement, Stream},
     inject::Injected,
-    ledger::{How, Ledger, Message, Stream},
-    message::{Fate, POISON_ATTEMPTS, POISON_BACKOFF, POISON_LONGEST},
+    message::{Disposition, POISON_ATTEMPTS, POISON_BACKOFF, POISON_MAX_BACKOFF},
 };
 
-/// How far a delay may be from the policy's.
-const TOLERATED: f64 = 0.2;
-/// What a consumer saw may be in the ledger so much later, on a machine that is busy.
-const NOTED_WITHIN: Duration = Duration::from_secs(2);
+/// The tolerated deviation of a delay from the policy.
+const TOLERANCE: f64 = 0.2;
+/// The time within which an observation of a consumer is recorded on a busy machine.
+const RECORDED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What became of attempts.
+/// The result of the checks.
 #[derive(Default)]
-pub struct Tries {
-    /// Delays that no fault touched.
+pub struct AttemptReport {
+    /// The number of measured delays, which no fault affected.
     pub measured: u64,
-    /// The farthest from the policy's, as parts of it.
-    least: f64,
-    most: f64,
+    /// The smallest and the largest relative deviation from the policy.
+    min: f64,
+    max: f64,
     wrong: Vec<String>,
-    off: Vec<String>,
+    late: Vec<String>,
 }
 
-impl Tries {
-    /// Attempts that were counted wrongly, and delays that were cut short.
-    pub fn broken(&self) -> Option<String> {
+impl AttemptReport {
+    /// Wrong attempt numbers, and delays that were too short.
+    pub fn violations(&self) -> Option<String> {
         some(&self.wrong, "attempts are wrong")
     }
 
     /// Delays that were too long.
     pub fn late(&self) -> Option<String> {
-        some(&self.off, "delays are too long")
+        some(&self.late, "delays are too long")
     }
 
     pub fn remark(&self) -> String {
         match self.measured {
-            0 => "none was free of faults".to_owned(),
-            _ => format!("delays without a fault, {:+.0} % to {:+.0} %", self.least * 100.0, self.most * 100.0),
+            0 => "every delay was affected by a fault".to_owned(),
+            _ => format!("delays without a fault, {:+.0} % to {:+.0} %", self.min * 100.0, self.max * 100.0),
         }
     }
 }
 
-/// What was asked for before `began` is not measured: a tenant's first retries make the queues for its delays.
-pub fn judge(ledger: &Ledger, injected: &[Injected], began: Instant) -> Tries {
-    let (streams, broken) = (ledger.streams(), ledger.broken());
-    ledger.fold(Tries::default(), |tries, id, message| {
-        tries.count(id, message, &streams, &broken);
-        if message.fate == Fate::Poison {
-            tries.measure(id, message, injected, began);
+/// Checks all messages. Retries before `began` are not measured, because the first retries of a tenant declare its
+/// delay queues.
+pub fn check(history: &History, injected: &[Injected], began: Instant) -> AttemptReport {
+    let (streams, disconnects) = (history.streams(), history.disconnects());
+    history.fold(AttemptReport::default(), |report, id, message| {
+        report.count(id, message, &streams, &disconnects);
+        if message.disposition == Disposition::Poison {
+            report.measure(id, message, injected, began);
         }
     })
 }
 
-impl Tries {
-    /// No attempt is used up but by a retry, or by a client that went away with the message; it may never have seen it.
-    fn count(&mut self, id: &str, message: &Message, streams: &[Stream], broken: &[(usize, Instant)]) {
+impl AttemptReport {
+    /// Counts attempts: only a retry, or the loss of a client that may have had the message, counts as one.
+    fn count(&mut self, id: &str, message: &Message, streams: &[Stream], disconnects: &[(usize, Instant)]) {
         let mut retries = 0;
         for delivery in &message.deliveries {
             let tenant = &streams[delivery.stream].tenant;
-            let of_tenant = |road: usize| streams.iter().any(|stream| stream.road == road && stream.tenant == *tenant);
-            let may_have = |at: Instant| at >= message.sent && at <= delivery.at + NOTED_WITHIN;
-            let lost = || broken.iter().filter(|(road, at)| may_have(*at) && of_tenant(*road)).count() as u32;
+            let of_tenant =
+                |route: usize| streams.iter().any(|stream| stream.route == route && stream.tenant == *tenant);
+            let may_have = |at: Instant| at >= message.sent && at <= delivery.at + RECORDED_WITHIN;
+            let lost = || disconnects.iter().filter(|(route, at)| may_have(*at) && of_tenant(*route)).count() as u32;
             if delivery.attempt > 1 + retries && delivery.attempt > 1 + retries + lost() {
                 let line = format!(
                     "{id} came with attempt {} after {retries} retries and {} losses",
@@ -76,40 +78,40 @@ impl Tries {
                 );
                 return self.wrong.push(line);
             }
-            retries += u32::from(matches!(delivery.settled, Some((How::Retry, _))));
+            retries += u32::from(matches!(delivery.settled, Some((Settlement::Retry, _))));
         }
-        let most = message.deliveries.iter().map(|delivery| delivery.attempt).max().unwrap_or(0);
-        if message.fate == Fate::Poison && most > POISON_ATTEMPTS {
-            self.wrong.push(format!("{id} was tried {most} times"));
+        let max = message.deliveries.iter().map(|delivery| delivery.attempt).max().unwrap_or(0);
+        if message.disposition == Disposition::Poison && max > POISON_ATTEMPTS {
+            self.wrong.push(format!("{id} had {max} attempts"));
         }
     }
 
-    /// The times between a retry and the next attempt.
+    /// Measures the times between a retry and the next attempt.
     fn measure(&mut self, id: &str, message: &Message, injected: &[Injected], began: Instant) {
-        // Of two copies nobody can say which one's delay was over.
-        let tried = message.deliveries.iter().filter(|one| matches!(one.settled, Some((How::Retry, _))));
+        // With two copies of a message, the delay that ended is ambiguous.
+        let tried = message.deliveries.iter().filter(|one| matches!(one.settled, Some((Settlement::Retry, _))));
         let mut attempts = HashSet::new();
         if !tried.map(|one| one.attempt).all(|attempt| attempts.insert(attempt)) {
             return;
         }
         for (one, next) in message.deliveries.iter().zip(message.deliveries.iter().skip(1)) {
-            let Some((How::Retry, asked)) = one.settled else { continue };
-            let touched = injected.iter().any(|done| done.touches(asked, next.at));
-            if touched || asked < began || next.attempt != one.attempt + 1 {
+            let Some((Settlement::Retry, retried)) = one.settled else { continue };
+            let affected = injected.iter().any(|done| done.affects(retried, next.at));
+            if affected || retried < began || next.attempt != one.attempt + 1 {
                 continue;
             }
-            let policy = POISON_BACKOFF.saturating_mul(1 << (one.attempt - 1).min(10)).min(POISON_LONGEST);
-            let took = next.at.saturating_duration_since(asked);
-            let off = took.as_secs_f64() / policy.as_secs_f64() - 1.0;
+            let policy = POISON_BACKOFF.saturating_mul(1 << (one.attempt - 1).min(10)).min(POISON_MAX_BACKOFF);
+            let took = next.at.saturating_duration_since(retried);
+            let deviation = took.as_secs_f64() / policy.as_secs_f64() - 1.0;
             self.measured += 1;
-            (self.least, self.most) = (self.least.min(off), self.most.max(off));
-            if off.abs() > TOLERATED {
-                let at = (asked - began).as_secs();
+            (self.min, self.max) = (self.min.min(deviation), self.max.max(deviation));
+            if deviation.abs() > TOLERANCE {
+                let at = (retried - began).as_secs();
                 let line = format!(
-                    "{id} waited {took:.2?} after attempt {} instead of {policy:?}, {at} s from the beginning",
+                    "{id} waited {took:.2?} after attempt {} instead of {policy:?}, {at} s after the start",
                     one.attempt
                 );
-                if off > 0.0 { self.off.push(line) } else { self.wrong.push(line) }
+                if deviation > 0.0 { self.late.push(line) } else { self.wrong.push(line) }
             }
         }
     }

@@ -28,19 +28,19 @@ pub struct Gateway {
     grpc: u16,
     ops: u16,
     settings: Vec<(String, String)>,
-    /// The way to the broker: AMQP, and its HTTP API.
-    legs: Vec<Proxy>,
+    /// The proxies to the broker's AMQP and HTTP API.
+    proxies: Vec<Proxy>,
     log: PathBuf,
     process: Arc<Mutex<Option<Child>>>,
     reaper: Arc<Reaper>,
 }
 
 impl Gateway {
-    /// Not started. The legs belong to the broker's endpoints in `settings`.
+    /// A gateway that is not started yet. The proxies belong to the broker's endpoints in `settings`.
     pub fn new(
         name: &str,
         mut settings: Vec<(String, String)>,
-        legs: Vec<Proxy>,
+        proxies: Vec<Proxy>,
         log: PathBuf,
         reaper: &Arc<Reaper>,
     ) -> anyhow::Result<Self> {
@@ -50,22 +50,22 @@ impl Gateway {
         set("OPS__LISTEN", format!("127.0.0.1:{ops}"));
         set("LIMITS__DRAIN_DEADLINE", format!("{}s", DRAIN_DEADLINE.as_secs()));
         let process = Arc::default();
-        Ok(Self { name: name.into(), grpc, ops, settings, legs, log, process, reaper: Arc::clone(reaper) })
+        Ok(Self { name: name.into(), grpc, ops, settings, proxies, log, process, reaper: Arc::clone(reaper) })
     }
 
     pub fn grpc(&self) -> u16 {
         self.grpc
     }
 
-    pub fn legs(&self) -> &[Proxy] {
-        &self.legs
+    pub fn proxies(&self) -> &[Proxy] {
+        &self.proxies
     }
 
     pub fn pid(&self) -> Option<u32> {
         self.process.lock().unwrap().as_ref().map(Child::id)
     }
 
-    /// Starts it, and returns when it is ready; with the first administrator's secret when this start made it.
+    /// Starts the gateway and returns when it is ready, with the first administrator's secret if it was created.
     pub async fn start(&self) -> anyhow::Result<Option<SecretString>> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut process = self.command(log).spawn().context("cannot start a gateway")?;
@@ -80,9 +80,9 @@ impl Gateway {
         .await?;
         let Some(output) = output else { return Ok(None) };
         let mut lines = BufReader::new(output).lines();
-        // It is said before it is up, if at all.
-        let said = tokio::time::timeout(Duration::from_millis(100), lines.next_line()).await;
-        let secret = said.ok().and_then(Result::ok).flatten().and_then(|line| {
+        // If there is a secret, it is printed before the gateway is ready.
+        let line = tokio::time::timeout(Duration::from_millis(100), lines.next_line()).await;
+        let secret = line.ok().and_then(Result::ok).flatten().and_then(|line| {
             let secret = line.split_once("secret ")?.1.split(':').next()?;
             Some(SecretString::from(secret.to_owned()))
         });
@@ -100,7 +100,7 @@ impl Gateway {
         command
     }
 
-    /// As a crash would end it.
+    /// Kills the process, like a crash.
     pub fn kill(&self) {
         let Some(mut process) = self.process.lock().unwrap().take() else { return };
         let _ = process.kill();
@@ -108,14 +108,14 @@ impl Gateway {
         self.reaper.forget(process.id());
     }
 
-    /// Tells it to stop.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         if let Some(pid) = self.pid() {
             signal(pid, "TERM");
         }
     }
 
-    /// Waits for its end after [`Self::terminate`]: how long it took, and how it ended.
+    /// Waits for the exit after [`Self::terminate`]; returns the duration and the exit status.
     pub async fn ended(&self, since: Instant) -> anyhow::Result<(Duration, ExitStatus)> {
         let mut process = self.process.lock().unwrap().take().context("no process")?;
         let mut status = None;
@@ -132,11 +132,11 @@ impl Gateway {
         self.reaper.forget(process.id());
         waited?;
         let status = status.context("no status")?;
-        ensure!(took > Duration::ZERO, "time stands still");
+        ensure!(took > Duration::ZERO, "the clock did not advance");
         Ok((took, status))
     }
 
-    /// Reads the resident memory of the process that there is, in KiB.
+    /// Returns a function that reads the resident memory of the current process, in KiB.
     pub fn gauge(&self) -> impl Fn() -> Option<u64> + Send + Sync + 'static {
         let process = Arc::clone(&self.process);
         move || resident(process.lock().unwrap().as_ref().map(Child::id)?)

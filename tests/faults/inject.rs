@@ -1,4 +1,4 @@
-//! Injects the faults of a plan one after another, and measures how long detection and recovery take.
+//! Injects the faults of a plan inject after another, and measures how long detection and recovery take.
 //!
 //! A fault is over when it was undone and every stream works again.
 
@@ -10,52 +10,52 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::{
+    environment::{Broker, Environment},
     gateways::DRAIN_DEADLINE,
-    ledger::{Direction, Ledger},
+    history::{Direction, History},
     load::Load,
     message::WORK,
-    plan::{Fault, Leg, Step},
+    plan::{Fault, Network, Step},
     report::say,
     wait,
-    world::{Broker, Side},
 };
 
-/// How long it is waited for streams that do not come back, before the next fault comes.
-const TIMEOUT: Duration = Duration::from_secs(45);
+/// The time limit for all streams to work again before the next fault.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// A fault may touch what happens so long before it, and after it: what has gathered is worked off.
+/// The times before and after a fault in which it may affect messages: backlogs must be worked off.
 const BEFORE: Duration = Duration::from_millis(500);
 const AFTER: Duration = Duration::from_secs(5);
 
-/// A fault that was.
+/// A fault that was injected.
 #[derive(Debug)]
 pub struct Injected {
     pub fault: Fault,
-    pub leg: Leg,
+    pub network: Network,
     pub began: Instant,
-    /// When what was broken was whole again.
-    pub whole: Instant,
+    /// When the fault was undone.
+    pub restored: Instant,
     /// When every stream worked again.
     pub ended: Instant,
-    /// The slowest stream after that; or how many did not come back.
+    /// The slowest stream to recover, or how many did not.
     pub recovery: Result<(Duration, String), String>,
-    /// The slowest stream to say that it is interrupted, where everyone must.
+    /// The slowest stream to report an interruption, if all must report it.
     pub notice: Option<Result<(Duration, String), String>>,
-    /// What else went wrong.
-    pub wrong: Option<String>,
+    /// Any other failure.
+    pub failure: Option<String>,
 }
 
 impl Injected {
-    /// Whether it may have touched what happened between these two.
-    pub fn touches(&self, from: Instant, to: Instant) -> bool {
+    /// Whether the fault may have affected events between these times.
+    pub fn affects(&self, from: Instant, to: Instant) -> bool {
         from < self.ended + AFTER && to > self.began - BEFORE
     }
 }
 
-/// Injects all steps, counted from `began`.
+/// Injects all steps at their times after `began`.
 pub async fn all(
-    side: &Side,
-    cluster: &Side,
+    environment: &Environment,
+    cluster: &Environment,
     load: &mut Load,
     steps: &[Step],
     began: Instant,
@@ -64,8 +64,8 @@ pub async fn all(
     for (number, step) in steps.iter().enumerate() {
         tokio::time::sleep_until((began + step.at).into()).await;
         let done = match step.fault {
-            Fault::LeaderKill => leader(cluster, &load.ledger, step).await,
-            _ => one(side, load, step).await,
+            Fault::LeaderKill => kill_leader(cluster, &load.history, step).await,
+            _ => inject(environment, load, step).await,
         };
         let done = done.with_context(|| format!("{} cannot be injected", step.fault.name()))?;
         say(&format!("{}/{} {}", number + 1, steps.len(), line(step, &done)));
@@ -75,9 +75,9 @@ pub async fn all(
 }
 
 fn line(step: &Step, done: &Injected) -> String {
-    let place = match (step.fault, step.leg) {
-        (Fault::Cut | Fault::HalfOpen, Leg::Broker) => format!(" between gateway {} and the broker", step.gateway),
-        (Fault::Cut | Fault::HalfOpen, Leg::Clients) => format!(" between clients and gateway {}", step.gateway),
+    let location = match (step.fault, step.network) {
+        (Fault::Cut | Fault::HalfOpen, Network::Broker) => format!(" between gateway {} and the broker", step.gateway),
+        (Fault::Cut | Fault::HalfOpen, Network::Clients) => format!(" between clients and gateway {}", step.gateway),
         (Fault::GatewayKill | Fault::GatewayStop, _) => format!(" ({})", step.gateway),
         _ => String::new(),
     };
@@ -87,132 +87,147 @@ fn line(step: &Step, done: &Injected) -> String {
         None => String::new(),
     };
     let recovery = match &done.recovery {
-        Ok((after, name)) => format!("every stream works {:.1} s later (last {name})", after.as_secs_f32()),
-        Err(why) => format!("NOT BACK: {why}"),
+        Ok((after, name)) => format!("all streams recovered {:.1} s later (last {name})", after.as_secs_f32()),
+        Err(why) => format!("NOT RECOVERED: {why}"),
     };
-    let wrong = done.wrong.as_ref().map(|wrong| format!("; {wrong}")).unwrap_or_default();
-    format!("{}{place}: {:.1} s{notice}; {recovery}{wrong}", step.fault.name(), (done.whole - done.began).as_secs_f32())
+    let failure = done.failure.as_ref().map(|failure| format!("; {failure}")).unwrap_or_default();
+    format!(
+        "{}{location}: {:.1} s{notice}; {recovery}{failure}",
+        step.fault.name(),
+        (done.restored - done.began).as_secs_f32()
+    )
 }
 
-async fn one(side: &Side, load: &mut Load, step: &Step) -> anyhow::Result<Injected> {
-    let ledger = Arc::clone(&load.ledger);
-    let began = ledger.mark();
-    let (mut notice, mut wrong) = (None, None);
-    let (gateway, node) = (&side.gateways[step.gateway], &side.broker.nodes()[0]);
-    // What is measured from its beginning, since another gateway is there.
-    let mut whole = None;
+async fn inject(environment: &Environment, load: &mut Load, step: &Step) -> anyhow::Result<Injected> {
+    let history = Arc::clone(&load.history);
+    let began = history.checkpoint();
+    let (mut notice, mut failure) = (None, None);
+    let (gateway, node) = (&environment.gateways[step.gateway], &environment.broker.nodes()[0]);
+    // Recovery is measured from the start of a fault if another gateway remains available.
+    let mut restored = None;
     match step.fault {
         Fault::BrokerKill => {
             node.kill()?;
-            tokio::time::sleep(step.hold).await;
+            tokio::time::sleep(step.duration).await;
             node.restart().await?;
         }
         Fault::BrokerFreeze => {
             node.pause()?;
-            notice = Some(noticed(&ledger, |road| side.roads.has(road), began, step.hold).await);
-            tokio::time::sleep_until((began + step.hold).into()).await;
+            notice = Some(noticed(&history, |route| environment.routes.has(route), began, step.duration).await);
+            tokio::time::sleep_until((began + step.duration).into()).await;
             node.resume()?;
         }
         Fault::MemoryAlarm => {
             node.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await?;
-            tokio::time::sleep(step.hold).await;
+            tokio::time::sleep(step.duration).await;
             node.control(&["set_vm_memory_high_watermark", "0.4"]).await?;
         }
         Fault::GatewayKill => {
             gateway.kill();
-            side.roads.divert(step.gateway);
-            whole = Some(began);
+            environment.routes.divert(step.gateway);
+            restored = Some(began);
         }
         Fault::GatewayStop => {
             gateway.terminate();
-            side.roads.divert(step.gateway);
+            environment.routes.divert(step.gateway);
             let (took, status) = gateway.ended(began).await?;
             if took > DRAIN_DEADLINE + Duration::from_secs(2) || !status.success() {
-                wrong = Some(format!("the drain took {took:?} and ended with {status}"));
+                failure = Some(format!("the drain took {took:?} and ended with {status}"));
             }
-            whole = Some(began);
+            restored = Some(began);
         }
-        Fault::Cut if step.leg == Leg::Clients => {
-            side.roads.cut(step.gateway, &ledger);
-            tokio::time::sleep(step.hold).await;
-            side.roads.resume(&ledger);
+        Fault::Cut if step.network == Network::Clients => {
+            environment.routes.cut(step.gateway, &history);
+            tokio::time::sleep(step.duration).await;
+            environment.routes.resume(&history);
         }
         Fault::Cut => {
-            gateway.legs().iter().for_each(|leg| leg.cut());
-            tokio::time::sleep(step.hold).await;
-            gateway.legs().iter().for_each(|leg| leg.resume());
+            gateway.proxies().iter().for_each(|proxy| proxy.cut());
+            tokio::time::sleep(step.duration).await;
+            gateway.proxies().iter().for_each(|proxy| proxy.resume());
         }
-        Fault::HalfOpen if step.leg == Leg::Clients => {
-            side.roads.hold(step.gateway);
-            tokio::time::sleep(step.hold).await;
-            side.roads.resume(&ledger);
+        Fault::HalfOpen if step.network == Network::Clients => {
+            environment.routes.hold(step.gateway);
+            tokio::time::sleep(step.duration).await;
+            environment.routes.resume(&history);
         }
         Fault::HalfOpen => {
-            gateway.legs().iter().for_each(|leg| leg.hold());
-            let affected = |road| side.roads.leads_to(road, step.gateway);
-            notice = Some(noticed(&ledger, affected, began, step.hold).await);
-            gateway.legs().iter().for_each(|leg| leg.resume());
+            gateway.proxies().iter().for_each(|proxy| proxy.hold());
+            let affected = |route| environment.routes.leads_to(route, step.gateway);
+            notice = Some(noticed(&history, affected, began, step.duration).await);
+            gateway.proxies().iter().for_each(|proxy| proxy.resume());
         }
         Fault::ConsumerKill => {
             let victim = step.victim % load.processes.len();
             load.processes[victim].kill_and_replace().await?;
         }
-        Fault::LeaderKill => bail!("a fault of the cluster"),
+        Fault::LeaderKill => bail!("a fault of the cluster environment"),
     }
-    if whole.is_none() {
-        whole = Some(ledger.mark());
+    if restored.is_none() {
+        restored = Some(history.checkpoint());
     }
-    let recovery = all_work(&ledger).await;
+    let recovery = all_work(&history).await;
     if matches!(step.fault, Fault::GatewayKill | Fault::GatewayStop) {
         gateway.start().await?;
-        ledger.mark();
-        side.roads.home(&ledger);
-        if let Err(why) = all_work(&ledger).await {
-            wrong = Some(format!("after the streams went home: {why}"));
+        history.checkpoint();
+        environment.routes.restore(&history);
+        if let Err(why) = all_work(&history).await {
+            failure = Some(format!("after the streams returned to their gateway: {why}"));
         }
     }
-    let whole = whole.unwrap_or(began);
-    Ok(Injected { fault: step.fault, leg: step.leg, began, whole, ended: Instant::now(), recovery, notice, wrong })
+    let restored = restored.unwrap_or(began);
+    Ok(Injected {
+        fault: step.fault,
+        network: step.network,
+        began,
+        restored,
+        ended: Instant::now(),
+        recovery,
+        notice,
+        failure,
+    })
 }
 
-/// Kills the node that leads a tenant's queue, and brings it back when every stream works without it.
-async fn leader(cluster: &Side, ledger: &Ledger, step: &Step) -> anyhow::Result<Injected> {
+/// Kills the leader of a tenant's queue, and restarts it when every stream works without it.
+async fn kill_leader(cluster: &Environment, history: &History, step: &Step) -> anyhow::Result<Injected> {
     let Broker::Cluster(nodes) = &cluster.broker else { bail!("no cluster") };
     let tenant = &cluster.tenants[step.victim % cluster.tenants.len()].id;
     let found = nodes.leader_of(&format!("wg.{tenant}"), WORK).await?;
-    let leader = found.with_context(|| format!("nobody leads {WORK} of {tenant}"))?;
-    // The two others are there: measured from the kill.
-    let began = ledger.mark();
+    let leader = found.with_context(|| format!("{WORK} of {tenant} has no leader"))?;
+    // The other two nodes are available, so recovery is measured from the kill.
+    let began = history.checkpoint();
     leader.kill()?;
-    let recovery = all_work(ledger).await;
+    let recovery = all_work(history).await;
     leader.restart().await?;
-    ledger.mark();
-    let wrong = all_work(ledger).await.err().map(|why| format!("when the killed node was back: {why}"));
-    let (fault, leg) = (step.fault, step.leg);
-    Ok(Injected { fault, leg, began, whole: began, ended: Instant::now(), recovery, notice: None, wrong })
+    history.checkpoint();
+    let failure = all_work(history).await.err().map(|why| format!("after the killed node was restarted: {why}"));
+    let (fault, network) = (step.fault, step.network);
+    Ok(Injected { fault, network, began, restored: began, ended: Instant::now(), recovery, notice: None, failure })
 }
 
-/// Waits until every open stream has worked since the mark.
-async fn all_work(ledger: &Ledger) -> Result<(Duration, String), String> {
-    let waited = wait::until("streams to work", TIMEOUT, async || ledger.all_work().is_ok()).await;
-    match (waited, ledger.all_work()) {
+/// Waits until every open stream has worked since the last checkpoint.
+async fn all_work(history: &History) -> Result<(Duration, String), String> {
+    let waited = wait::until("streams to work", RECOVERY_TIMEOUT, async || history.all_work().is_ok()).await;
+    match (waited, history.all_work()) {
         (Ok(()), Ok(last)) => Ok(last),
-        (_, Err((count, name))) => Err(format!("{count} streams are not back after {TIMEOUT:?}, {name} for one")),
+        (_, Err((count, name))) => {
+            Err(format!("{count} streams have not recovered after {RECOVERY_TIMEOUT:?}, for example {name}"))
+        }
         (Err(error), Ok(_)) => Err(error.to_string()),
     }
 }
 
-/// Waits until every consumer on these roads has said that it is interrupted.
+/// Waits until every consumer on these routes has reported an interruption.
 async fn noticed(
-    ledger: &Ledger,
+    history: &History,
     affected: impl Fn(usize) -> bool,
     began: Instant,
     within: Duration,
 ) -> Result<(Duration, String), String> {
-    let streams = ledger.open_streams(|stream| stream.direction == Direction::Subscribe && affected(stream.road));
-    let left = within.saturating_sub(began.elapsed());
-    let _ = wait::until("everyone to notice", left, async || ledger.all_noticed(&streams).is_ok()).await;
-    ledger
+    let streams = history.open_streams(|stream| stream.direction == Direction::Subscribe && affected(stream.route));
+    let remaining = within.saturating_sub(began.elapsed());
+    let _ = wait::until("all consumers to notice", remaining, async || history.all_noticed(&streams).is_ok()).await;
+    history
         .all_noticed(&streams)
-        .map_err(|(count, name)| format!("{count} of {} streams after {within:?}, {name} for one", streams.len()))
+        .map_err(|(count, name)| format!("{count} of {} streams after {within:?}, for example {name}", streams.len()))
 }

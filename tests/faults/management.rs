@@ -1,4 +1,4 @@
-//! What the broker says is open, by its HTTP API: consumers, channels and connections of all tenants.
+//! The broker's open consumers, channels and connections of all tenants, from its HTTP API.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -11,7 +11,7 @@ use warrengate_testkit::node::Node;
 
 use crate::wait;
 
-/// The broker counts every five seconds; idle connections are closed after five.
+/// The broker updates its statistics every five seconds; idle connections are closed after five.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Management {
@@ -20,7 +20,7 @@ pub struct Management {
     password: SecretString,
 }
 
-/// What is open.
+/// The open objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open {
     pub connections: usize,
@@ -35,7 +35,7 @@ impl std::fmt::Display for Open {
 }
 
 impl Open {
-    pub fn is_nothing(self) -> bool {
+    pub fn is_empty(self) -> bool {
         self.connections + self.channels + self.consumers == 0
     }
 }
@@ -62,11 +62,11 @@ impl Management {
         Ok(serde_json::from_str(&answer.text().await?)?)
     }
 
-    /// Queues that hold messages, but for the dead letters: `wg.f01 wg.delay.1000: 1 ready, 0 out`.
-    pub async fn holding(&self) -> anyhow::Result<Vec<String>> {
+    /// Queues that contain messages, except dead letters: `wg.f01 wg.delay.1000: 1 ready, 0 out`.
+    pub async fn nonempty_queues(&self) -> anyhow::Result<Vec<String>> {
         let rows = self.rows("queues").await?;
         let number = |row: &Value, name: &str| row[name].as_u64().unwrap_or(0);
-        let holds = rows.iter().filter(|row| row["name"] != "wg.dead-letters" && number(row, "messages") > 0);
+        let nonempty = rows.iter().filter(|row| row["name"] != "wg.dead-letters" && number(row, "messages") > 0);
         let text = |row: &Value| {
             let name = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
             let (ready, out) = (number(row, "messages_ready"), number(row, "messages_unacknowledged"));
@@ -78,27 +78,28 @@ impl Management {
                 name("leader")
             )
         };
-        Ok(holds.map(text).collect())
+        Ok(nonempty.map(text).collect())
     }
 
-    /// What is open now. The broker's statistics may be some seconds old. A channel that is reported without its connection is none:
-    /// a figure that came after its channel's end stays for up to two minutes (RabbitMQ's `core_metrics_gc_interval`).
+    /// The open objects now. Statistics may be some seconds old. A channel without its connection is ignored:
+    /// statistics that arrive after a channel's end stay for up to two minutes (RabbitMQ's `core_metrics_gc_interval`).
     pub async fn open(&self) -> anyhow::Result<Open> {
         let channels = self.rows("channels").await?;
         let connections = self.rows("connections").await?;
         let names: HashSet<_> = connections.iter().filter_map(|row| row["name"].as_str()).collect();
-        let stands = |row: &&Value| row["connection_details"]["name"].as_str().is_some_and(|name| names.contains(name));
+        let is_current =
+            |row: &&Value| row["connection_details"]["name"].as_str().is_some_and(|name| names.contains(name));
         Ok(Open {
             connections: connections.len(),
-            channels: channels.iter().filter(stands).count(),
+            channels: channels.iter().filter(is_current).count(),
             consumers: self.rows("consumers").await?.len(),
         })
     }
 
-    /// What is open as soon as it is as wanted, or after a while.
+    /// The open objects as soon as they satisfy the condition, or after the time limit.
     pub async fn until(&self, wanted: impl Fn(Open) -> bool) -> anyhow::Result<Open> {
         let mut last = self.open().await?;
-        let _ = wait::until("the broker's numbers", TIMEOUT, async || {
+        let _ = wait::until("the broker's statistics", TIMEOUT, async || {
             if let Ok(open) = self.open().await {
                 last = open;
             }

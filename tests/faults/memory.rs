@@ -1,4 +1,4 @@
-//! Memory use of the gateways during the run, sampled once a second, and a verdict on whether it grows.
+//! Memory use of the gateways during the run, sampled once per second, and a check whether it grows.
 
 use std::{
     sync::{Arc, Mutex},
@@ -7,14 +7,14 @@ use std::{
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Reads how much a process holds now, in KiB.
+/// Reads the memory of a process, in KiB.
 type Gauge = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
 
-/// What grows less than this is not judged to grow: caches fill, and an allocator keeps what it once had.
-const TOLERATED_PART: f64 = 0.15;
+/// Growth below these limits is tolerated: caches fill up, and the allocator keeps freed memory.
+const TOLERATED_SHARE: f64 = 0.15;
 const TOLERATED_KIB: u64 = 12 * 1024;
 
-/// Follows one process.
+/// Samples the memory of one process.
 pub struct Memory {
     samples: Arc<Mutex<Vec<(Instant, u64)>>>,
     _stop: DropGuard,
@@ -22,20 +22,20 @@ pub struct Memory {
 
 /// Medians, in KiB.
 #[derive(Debug, Clone, Copy)]
-pub struct Judged {
+pub struct Growth {
     pub third_quarter: u64,
     pub last_quarter: u64,
     pub grows: bool,
 }
 
-impl Judged {
-    pub fn only_if(self, judged: bool) -> Self {
-        Self { grows: self.grows && judged, ..self }
+impl Growth {
+    pub fn only_if(self, checked: bool) -> Self {
+        Self { grows: self.grows && checked, ..self }
     }
 }
 
 impl Memory {
-    pub fn follow(gauge: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Self {
+    pub fn sample(gauge: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Self {
         let gauge: Gauge = Arc::new(gauge);
         let samples: Arc<Mutex<Vec<_>>> = Arc::default();
         let stop = CancellationToken::new();
@@ -52,8 +52,8 @@ impl Memory {
         Self { samples, _stop: stop.drop_guard() }
     }
 
-    /// The last half of the run: its first part against its last part, by their medians, so that one moment decides nothing.
-    pub fn judge(&self, began: Instant, ended: Instant) -> Option<Judged> {
+    /// Compares the third quarter of the run with the last one by their medians, so that single samples have no effect.
+    pub fn check(&self, began: Instant, ended: Instant) -> Option<Growth> {
         let part = |number: u32| began + (ended - began) * number / 4;
         let median = |from: Instant, to: Instant| {
             let samples = self.samples.lock().unwrap();
@@ -63,7 +63,7 @@ impl Memory {
             inside.get(inside.len() / 2).copied()
         };
         let (third_quarter, last_quarter) = (median(part(2), part(3))?, median(part(3), ended)?);
-        let tolerated = third_quarter + (third_quarter as f64 * TOLERATED_PART) as u64 + TOLERATED_KIB;
-        Some(Judged { third_quarter, last_quarter, grows: last_quarter > tolerated })
+        let tolerated = third_quarter + (third_quarter as f64 * TOLERATED_SHARE) as u64 + TOLERATED_KIB;
+        Some(Growth { third_quarter, last_quarter, grows: last_quarter > tolerated })
     }
 }

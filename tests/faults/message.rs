@@ -8,29 +8,30 @@ use warrengate::{client::publication, pb};
 
 /// A topic exchange of each tenant.
 pub const EXCHANGE: &str = "events";
-/// Its queues.
+/// The queues of each tenant.
 pub const WORK: &str = "work";
 pub const POISON: &str = "poison";
 
-/// The retry policy of the queue of poison: tried so often, first after this, then twice that, and so on.
+/// The retry policy of the poison queue: the number of attempts, the first delay, which doubles each time, and the
+/// longest delay.
 pub const POISON_ATTEMPTS: u32 = 4;
 pub const POISON_BACKOFF: Duration = Duration::from_secs(2);
-pub const POISON_LONGEST: Duration = Duration::from_secs(8);
+pub const POISON_MAX_BACKOFF: Duration = Duration::from_secs(8);
 
-/// What becomes of a message.
+/// The expected outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fate {
+pub enum Disposition {
     /// Acknowledged at once.
     Plain,
-    /// Tried again once, then acknowledged.
+    /// Retried once, then acknowledged.
     Retried,
-    /// Never done.
+    /// Never acknowledged.
     Poison,
-    /// Bound nowhere.
+    /// Has no binding.
     Unroutable,
 }
 
-impl Fate {
+impl Disposition {
     const ALL: [(Self, &str); 4] = [
         (Self::Plain, "plain"),
         (Self::Retried, "retried"),
@@ -38,7 +39,7 @@ impl Fate {
         (Self::Unroutable, "unroutable"),
     ];
 
-    /// The n-th message of every tenant has this fate.
+    /// The disposition of every tenant's n-th message.
     pub fn of(number: u64) -> Self {
         match number {
             n if n % 50 == 7 => Self::Poison,
@@ -49,11 +50,11 @@ impl Fate {
     }
 
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(fate, _)| *fate == self).map_or("", |(_, name)| name)
+        Self::ALL.iter().find(|(disposition, _)| *disposition == self).map_or("", |(_, name)| name)
     }
 
     fn parse(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(fate, _)| *fate)
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(disposition, _)| *disposition)
     }
 
     fn routing_key(self, number: u64) -> String {
@@ -72,19 +73,19 @@ pub fn id(tenant: &str, number: u64) -> String {
 }
 
 /// The n-th message of a tenant.
-pub fn make(seed: u64, tenant: &str, number: u64) -> pb::Publication {
-    let fate = Fate::of(number);
+pub fn create(seed: u64, tenant: &str, number: u64) -> pb::Publication {
+    let disposition = Disposition::of(number);
     let id = id(tenant, number);
-    let mut body = format!("{id} {} ", fate.name()).into_bytes();
+    let mut body = format!("{id} {} ", disposition.name()).into_bytes();
     body.resize(body.len() + padding(seed, number), b'.');
-    let mut publication = publication(EXCHANGE, fate.routing_key(number), body);
+    let mut publication = publication(EXCHANGE, disposition.routing_key(number), body);
     if let Some(message) = &mut publication.message {
         message.message_id = id;
     }
     publication
 }
 
-/// A few hundred bytes; now and then as much as a picture.
+/// Some hundred bytes, and occasionally as many as a picture.
 fn padding(seed: u64, number: u64) -> usize {
     // SplitMix64: https://prng.di.unimi.it/splitmix64.c
     let mut mixed = seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -93,28 +94,30 @@ fn padding(seed: u64, number: u64) -> usize {
     if number % 200 == 199 { 65_536 } else { 64 + usize::try_from(mixed % 448).unwrap_or(0) }
 }
 
-/// What a delivery is.
+/// The content of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct Content {
     pub id: String,
-    pub fate: Fate,
+    pub disposition: Disposition,
 }
 
-/// What the delivery says it is; a sentence when its parts do not agree.
-pub fn read(delivery: &pb::Delivery) -> Result<Seen, String> {
+/// Reads the content of a delivery; an error if its parts do not agree.
+pub fn read(delivery: &pb::Delivery) -> Result<Content, String> {
     let Some(message) = &delivery.message else { return Err("a delivery without a message".into()) };
     let head = message.body.get(..message.body.len().min(80)).unwrap_or_default();
     let head = String::from_utf8_lossy(head).into_owned();
     let mut words = head.split(' ');
-    let (id, fate) = (words.next().unwrap_or_default(), words.next().and_then(Fate::parse));
+    let (id, disposition) = (words.next().unwrap_or_default(), words.next().and_then(Disposition::parse));
     let number = id.rsplit_once('/').and_then(|(_, number)| number.parse::<u64>().ok());
-    let (Some(fate), Some(number)) = (fate, number) else { return Err(format!("a body of nobody: {head:?}")) };
+    let (Some(disposition), Some(number)) = (disposition, number) else {
+        return Err(format!("an unknown body: {head:?}"));
+    };
     if id != message.message_id {
         return Err(format!("body {id} under the id {}", message.message_id));
     }
     let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
-    if exchange != EXCHANGE || key != fate.routing_key(number) {
+    if exchange != EXCHANGE || key != disposition.routing_key(number) {
         return Err(format!("{id} came as if published to {exchange:?} with {key:?}"));
     }
-    Ok(Seen { id: id.to_owned(), fate })
+    Ok(Content { id: id.to_owned(), disposition })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
-/// What is done to the world.
+/// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
     BrokerKill,
@@ -19,7 +19,7 @@ pub enum Fault {
     LeaderKill,
 }
 
-/// Name, how often in ten minutes, and how long one takes with everything around it.
+/// The name, the number in ten minutes, and the duration in seconds including recovery.
 const KINDS: [(Fault, &str, u32, f64); 9] = [
     (Fault::BrokerKill, "kill -9 of the broker", 5, 11.0),
     (Fault::BrokerFreeze, "broker frozen (SIGSTOP)", 3, 0.0),
@@ -46,37 +46,37 @@ impl Fault {
     }
 }
 
-/// Which network fails.
+/// The network that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leg {
+pub enum Network {
     /// Between a gateway and the broker.
     Broker,
     /// Between clients and a gateway.
     Clients,
 }
 
-/// One fault.
+/// One fault of the schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     pub fault: Fault,
-    /// When, from the beginning, unless the one before takes longer.
+    /// When it is injected, unless the previous one takes longer.
     pub at: Duration,
-    /// How long it lasts, where that can be chosen.
-    pub hold: Duration,
-    /// Of which gateway.
+    /// Its duration, where it can be chosen.
+    pub duration: Duration,
+    /// The affected gateway.
     pub gateway: usize,
-    pub leg: Leg,
-    /// Of which of several.
+    pub network: Network,
+    /// Selects the affected consumer process or tenant.
     pub victim: usize,
 }
 
-/// How long the broker is frozen: 30 s, but in a short run only until everyone must have noticed.
+/// How long the broker is frozen: 30 s, or in a short run until every stream must have noticed.
 pub fn freeze(minutes: f64) -> Duration {
     Duration::from_secs(if minutes >= 5.0 { 30 } else { 17 })
 }
 
-/// The schedule.
-pub fn make(minutes: f64, seed: u64) -> Vec<Step> {
+/// Creates the schedule.
+pub fn create(minutes: f64, seed: u64) -> Vec<Step> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut faults = Vec::new();
     for (fault, _, times, _) in KINDS {
@@ -95,41 +95,42 @@ pub fn make(minutes: f64, seed: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     for (number, (fault, pause)) in faults.into_iter().zip(pauses).enumerate() {
         at += pause * share;
-        // The first gateway lives through the second half, so that its memory can be judged.
+        // The first gateway is not killed in the second half, so that its memory can be checked.
         let any = random.random_range(0..2);
-        let dies = matches!(fault, Fault::GatewayKill | Fault::GatewayStop);
-        let gateway = if dies && number * 2 >= count { 1 } else { any };
+        let is_killed = matches!(fault, Fault::GatewayKill | Fault::GatewayStop);
+        let gateway = if is_killed && number * 2 >= count { 1 } else { any };
         half_open += usize::from(fault == Fault::HalfOpen);
         let clients = random.random_bool(0.5);
-        let leg = match fault {
-            Fault::Cut if clients => Leg::Clients,
-            Fault::HalfOpen if half_open % 5 == 4 => Leg::Clients,
-            _ => Leg::Broker,
+        let network = match fault {
+            Fault::Cut if clients => Network::Clients,
+            Fault::HalfOpen if half_open % 5 == 4 => Network::Clients,
+            _ => Network::Broker,
         };
-        let hold = match fault {
+        let duration = match fault {
             Fault::BrokerFreeze => freeze(minutes),
             Fault::HalfOpen => Duration::from_secs(17),
             Fault::MemoryAlarm => Duration::from_millis(random.random_range(3_000..7_000)),
             _ => Duration::from_millis(random.random_range(200..3_000)),
         };
         let victim = random.random_range(0..1_000);
-        steps.push(Step { fault, at: Duration::from_secs_f64(at), hold, gateway, leg, victim });
+        steps.push(Step { fault, at: Duration::from_secs_f64(at), duration, gateway, network, victim });
         at += takes(fault);
     }
     steps
 }
 
-/// Proves what the plan promises.
+/// Checks the properties of the schedule.
 pub fn check() {
     for (minutes, seed) in [(2.0, 1), (2.0, 2), (10.0, 3), (60.0, 4)] {
-        let steps = make(minutes, seed);
-        assert_eq!(steps, make(minutes, seed));
+        let steps = create(minutes, seed);
+        assert_eq!(steps, create(minutes, seed));
         for (fault, _, times, _) in KINDS {
             let found = steps.iter().filter(|step| step.fault == fault).count();
             assert!(found >= 1 && found as f64 >= (f64::from(times) * minutes / 10.0).floor(), "{fault:?}: {found}");
         }
-        let dies = |step: &&Step| matches!(step.fault, Fault::GatewayKill | Fault::GatewayStop) && step.gateway == 0;
-        assert!(steps[steps.len().div_ceil(2)..].iter().find(dies).is_none());
+        let is_killed =
+            |step: &&Step| matches!(step.fault, Fault::GatewayKill | Fault::GatewayStop) && step.gateway == 0;
+        assert!(steps[steps.len().div_ceil(2)..].iter().find(is_killed).is_none());
         let order: Vec<_> = KINDS.iter().map(|(fault, ..)| *fault as usize).collect();
         assert_eq!(order, (0..KINDS.len()).collect::<Vec<_>>());
     }

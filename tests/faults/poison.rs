@@ -1,4 +1,4 @@
-//! Checks of dead letters: they are listed, compared with the ledger, redriven, and finally consumed.
+//! Checks of dead letters: they are listed, compared with the history, redriven, and finally consumed.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,82 +9,84 @@ use warrengate::{
 };
 
 use crate::{
+    environment,
+    environment::Environment,
+    history::{History, Message},
     inject::Injected,
-    ledger::{Ledger, Message},
     load::Load,
-    message::{Fate, POISON, POISON_ATTEMPTS},
+    message::{Disposition, POISON, POISON_ATTEMPTS},
     report::say,
-    wait, world,
-    world::Side,
+    wait,
 };
 
-/// The last attempts fail, and the dead letters are written.
+/// The time for the last attempts and the writing of the dead letters.
 const DEAD_WITHIN: Duration = Duration::from_secs(60);
-/// A fault may touch a message so long after its last attempt.
-const AFTERWARDS: Duration = Duration::from_secs(10);
+/// A fault may affect a message for this time after its last attempt.
+const AFFECTED_AFTER: Duration = Duration::from_secs(10);
 
-/// Sees every confirmed poison among the dead letters, sends all again, and sees it acknowledged.
+/// Checks that every confirmed poison message is dead-lettered, redrives all, and checks that they are acknowledged.
 pub async fn redrive(
-    sides: &[&Side],
+    environments: &[&Environment],
     load: &Load,
     injected: &[Injected],
-    broken: &mut Vec<String>,
+    violations: &mut Vec<String>,
 ) -> anyhow::Result<()> {
     let mut clients = Vec::new();
-    for side in sides {
-        let endpoint = format!("https://127.0.0.1:{}", side.gateways[0].grpc());
-        for tenant in &side.tenants {
-            let client = world::connect(&endpoint, &side.ca, &tenant.client_id, &tenant.secret).await?;
+    for environment in environments {
+        let endpoint = format!("https://127.0.0.1:{}", environment.gateways[0].grpc());
+        for tenant in &environment.tenants {
+            let client = environment::connect(&endpoint, &environment.ca, &tenant.client_id, &tenant.secret).await?;
             clients.push((tenant.id.clone(), client));
         }
     }
     let mut found = 0;
     for (tenant, client) in &clients {
-        let expected = poison(&load.ledger, tenant);
+        let expected = poison(&load.history, tenant);
         let mut dead = Vec::new();
         let all_dead = wait::until("poison among the dead letters", DEAD_WITHIN, async || {
             dead = list(client).await.unwrap_or_default();
             let ids: HashMap<_, _> = dead.iter().map(|letter| (id(letter), ())).collect();
             expected.keys().all(|id| ids.contains_key(id.as_str()))
         });
-        // What is missing is said by the judgement.
+        // Missing dead letters are reported by the check below.
         let _ = all_dead.await;
         found += dead.len();
-        judge(tenant, &dead, &expected, injected, broken);
+        check(tenant, &dead, &expected, injected, violations);
     }
-    say(&format!("{found} dead letters; they are sent again, and taken now"));
-    load.cure();
+    say(&format!("{found} dead letters; they are redriven and acknowledged now"));
+    load.accept_poison();
     for (tenant, client) in &clients {
-        let done = send_again(client).await.with_context(|| format!("redriving {tenant}'s dead letters"))?;
+        let done = redrive_all(client).await.with_context(|| format!("redriving {tenant}'s dead letters"))?;
         if done.failed > 0 || done.remaining > 0 {
-            broken.push(format!("{tenant}: {} dead letters could not be sent again", done.failed + done.remaining));
+            violations.push(format!("{tenant}: {} dead letters could not be redriven", done.failed + done.remaining));
         }
     }
-    load.until_quiet(|fate| fate == Fate::Poison).await;
+    load.wait_until_done(|disposition| disposition == Disposition::Poison).await;
     for (tenant, client) in &clients {
         let left = list(client).await?.len();
         if left > 0 {
-            broken.push(format!("{tenant}: {left} dead letters are there after all were sent again"));
+            violations.push(format!("{tenant}: {left} dead letters remain after the redrive"));
         }
     }
     Ok(())
 }
 
-/// The tenant's confirmed poison.
-fn poison(ledger: &Ledger, tenant: &str) -> HashMap<String, Message> {
-    ledger.fold(HashMap::new(), |found, id, message| {
-        if message.fate == Fate::Poison && message.is_confirmed() && id.split('/').next() == Some(tenant) {
+/// The tenant's confirmed poison messages.
+fn poison(history: &History, tenant: &str) -> HashMap<String, Message> {
+    history.fold(HashMap::new(), |found, id, message| {
+        if message.disposition == Disposition::Poison && message.is_confirmed() && id.split('/').next() == Some(tenant)
+        {
             found.insert(id.to_owned(), message.clone());
         }
     })
 }
 
-fn judge(
+fn check(
     tenant: &str,
     dead: &[DeadLetter],
     expected: &HashMap<String, Message>,
     injected: &[Injected],
-    broken: &mut Vec<String>,
+    violations: &mut Vec<String>,
 ) {
     let mut times: HashMap<&str, u32> = HashMap::new();
     let mut wrong = Vec::new();
@@ -97,16 +99,16 @@ fn judge(
     }
     let missing = expected.keys().filter(|id| !times.contains_key(id.as_str())).count();
     if missing > 0 {
-        wrong.push(format!("{missing} that were never done are not there"));
+        wrong.push(format!("{missing} messages are missing"));
     }
     for (id, message) in expected {
-        let untouched = !injected.iter().any(|fault| fault.touches(message.sent, message.last() + AFTERWARDS));
-        if untouched && times.get(id.as_str()).is_some_and(|times| *times > 1) {
-            wrong.push(format!("{id} is there more than once, and no fault touched it"));
+        let unaffected = !injected.iter().any(|fault| fault.affects(message.sent, message.last() + AFFECTED_AFTER));
+        if unaffected && times.get(id.as_str()).is_some_and(|times| *times > 1) {
+            wrong.push(format!("{id} is dead-lettered more than once, and no fault affected it"));
         }
     }
     if let Some(first) = wrong.first() {
-        broken.push(format!("{tenant}: {} dead letters are wrong: {first}", wrong.len()));
+        violations.push(format!("{tenant}: {} dead letters are wrong: {first}", wrong.len()));
     }
 }
 
@@ -128,8 +130,8 @@ async fn list(client: &Client) -> anyhow::Result<Vec<DeadLetter>> {
     }
 }
 
-/// The last word on it.
-async fn send_again(client: &Client) -> anyhow::Result<pb::RedriveDeadLettersResponse> {
+/// Redrives all dead letters; returns the last report.
+async fn redrive_all(client: &Client) -> anyhow::Result<pb::RedriveDeadLettersResponse> {
     let selection = pb::DeadLetterSelection { all: true, ..Default::default() };
     let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 0 };
     let mut progress = client.topology().redrive_dead_letters(request).await?.into_inner();

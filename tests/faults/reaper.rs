@@ -23,7 +23,7 @@ done
 for group in $groups; do kill -s KILL -- "-$group"; done
 "#;
 
-/// Watches process groups. Dropping it kills those that it still watches.
+/// Watches process groups. Dropping it kills the groups that it still watches.
 pub struct Reaper {
     shell: Child,
     pipe: Mutex<Option<ChildStdin>>,
@@ -44,17 +44,17 @@ impl Reaper {
         Ok(Self { shell, pipe })
     }
 
-    /// Kills this group, too, at the end.
+    /// Adds a group, which is killed at the end.
     pub fn watch(&self, group: u32) {
-        self.tell('+', group);
+        self.send('+', group);
     }
 
-    /// This group has ended.
+    /// Removes a group that has ended.
     pub fn forget(&self, group: u32) {
-        self.tell('-', group);
+        self.send('-', group);
     }
 
-    fn tell(&self, sign: char, group: u32) {
+    fn send(&self, sign: char, group: u32) {
         if let Some(pipe) = &mut *self.pipe.lock().unwrap() {
             let _ = writeln!(pipe, "{sign} {group}").and_then(|()| pipe.flush());
         }
@@ -68,9 +68,9 @@ impl Drop for Reaper {
     }
 }
 
-/// Sends a signal ("TERM", "KILL" …) to every process of the group; no group left is no error.
+/// Sends a signal ("TERM", "KILL" …) to every process of the group; a group that has ended is not an error.
 pub fn signal(group: u32, signal: &str) {
-    // By the shell's own `kill`: the standard library has none but KILL, and /bin/kill is not everywhere.
+    // With the shell's own `kill`: the standard library can only send KILL, and not every system has /bin/kill.
     let _ = Command::new("/bin/sh")
         .args(["-c", r#"kill -s "$1" -- "-$2""#, "sh", signal, &group.to_string()])
         .stdin(Stdio::null())

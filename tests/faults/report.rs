@@ -4,15 +4,15 @@ use std::{io::Write as _, sync::OnceLock, time::Instant};
 
 static BEGAN: OnceLock<Instant> = OnceLock::new();
 
-/// A line of progress, with the time since the first.
+/// Prints a progress line with the time since the first one.
 pub fn say(line: &str) {
     let began = BEGAN.get_or_init(Instant::now);
     print(&format!("[{:4.0} s] {line}\n", began.elapsed().as_secs_f32()));
 }
 
-/// As it is.
+/// Prints the text unchanged.
 pub fn print(text: &str) {
     let mut output = std::io::stdout().lock();
-    // Nobody reads any more: nothing to do about it.
+    // Errors are ignored, because the reader may have ended.
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }

@@ -1,4 +1,4 @@
-//! One run: setup, load, faults, recovery, and the verdict.
+//! One run: setup, load, faults, recovery, and the evaluation.
 
 use std::{
     sync::Arc,
@@ -8,103 +8,107 @@ use std::{
 use warrengate_testkit::postgres::Postgres;
 
 use crate::{
+    environment,
+    environment::{Environment, Plan},
+    evaluation::{self, Inputs},
+    history::Direction,
     inject,
-    ledger::Direction,
     load::Load,
     management::Open,
     memory::Memory,
     plan, poison,
     reaper::Reaper,
     report::{self, say},
-    verdict::{self, Evidence},
-    wait, world,
-    world::{Plan, Side},
+    wait,
 };
 
 const TENANTS: usize = 20;
-const MAIN: Plan = Plan { name: "main", gateways: &["a", "b"], cluster: false, tenants: ("f", TENANTS), first_road: 0 };
-const CLUSTER: Plan = Plan { name: "cluster", gateways: &["c"], cluster: true, tenants: ("c", 3), first_road: 1_000 };
-/// From this many minutes on a gateway's memory is judged, not only told.
-const MEMORY_TELLS: f64 = 5.0;
-/// RabbitMQ writes down which files belong to which quorum queue up to 3 s after the declaration; killed before, it makes
-/// the queue anew, empty and without a leader. The first retries make queues, too.
+const MAIN: Plan =
+    Plan { name: "main", gateways: &["a", "b"], cluster: false, tenants: ("f", TENANTS), first_route: 0 };
+const CLUSTER: Plan = Plan { name: "cluster", gateways: &["c"], cluster: true, tenants: ("c", 3), first_route: 1_000 };
+/// The minimum duration for a check of the gateway's memory; shorter runs only report it.
+const MEMORY_CHECK_MINUTES: f64 = 5.0;
+/// RabbitMQ records the files of a quorum queue up to 3 s after the declaration; if it is killed before that, the queue
+/// is empty and has no leader after the restart. The first retries declare queues, too.
 const SETTLES_WITHIN: Duration = Duration::from_secs(8);
 
-/// Whether every promise was kept.
+/// Runs the suite; true if there was no violation.
 ///
-/// With `tell_times` what is only late is told, and is no failure.
-pub async fn run(minutes: f64, seed: u64, tell_times: bool) -> anyhow::Result<bool> {
-    say(&format!("seed {seed}, {minutes} minutes: the same with ./scripts/faults --minutes {minutes} --seed {seed}"));
-    let run_folder = world::folder()?;
+/// With `tolerate_delays`, delays are reported but are no violations.
+pub async fn run(minutes: f64, seed: u64, tolerate_delays: bool) -> anyhow::Result<bool> {
+    say(&format!("seed {seed}, {minutes} minutes: repeat it with ./scripts/faults --minutes {minutes} --seed {seed}"));
+    let run_folder = environment::folder()?;
     let folder = run_folder.path().to_owned();
     let reaper = Arc::new(Reaper::start()?);
     let postgres = tokio::task::spawn_blocking(Postgres::start).await??;
-    let main = Box::pin(Side::start(MAIN, &folder, &postgres, &reaper));
-    let cluster = Box::pin(Side::start(CLUSTER, &folder, &postgres, &reaper));
+    let main = Box::pin(Environment::start(MAIN, &folder, &postgres, &reaper));
+    let cluster = Box::pin(Environment::start(CLUSTER, &folder, &postgres, &reaper));
     let (mut main, mut cluster) = tokio::try_join!(main, cluster)?;
-    say("PostgreSQL, RabbitMQ with two gateways, three RabbitMQs with another, and all tenants are up");
+    say("PostgreSQL, RabbitMQ with two gateways, a RabbitMQ cluster with another, and all tenants are ready");
     let mut load = Load::new(seed);
-    load.ledger.mark();
+    load.history.checkpoint();
     load.add(&mut main, &reaper).await?;
     load.add(&mut cluster, &reaper).await?;
-    wait::until("every stream to work", Duration::from_secs(90), async || load.ledger.all_work().is_ok()).await?;
+    wait::until("every stream to work", Duration::from_secs(90), async || load.history.all_work().is_ok()).await?;
     tokio::time::sleep(SETTLES_WITHIN).await;
-    say("every stream works; now the faults");
+    say("every stream works; injecting faults");
 
-    let memory = Memory::follow(main.gateways[0].gauge());
+    let memory = Memory::sample(main.gateways[0].gauge());
     let began = Instant::now();
-    let steps = plan::make(minutes, seed);
+    let steps = plan::create(minutes, seed);
     let injected = inject::all(&main, &cluster, &mut load, &steps, began).await?;
     tokio::time::sleep_until((began + Duration::from_secs_f64(minutes * 60.0)).into()).await;
-    // A quarter of a short run is one fault long.
-    let memory = memory.judge(began, Instant::now()).map(|judged| judged.only_if(minutes >= MEMORY_TELLS));
+    // A quarter of a short run is about as long as one fault.
+    let memory = memory.check(began, Instant::now()).map(|growth| growth.only_if(minutes >= MEMORY_CHECK_MINUTES));
 
-    let mut broken = Vec::new();
-    if !load.come_to_rest(&mut broken).await {
-        for side in [&main, &cluster] {
-            let holding = side.management.holding().await;
-            say(&format!("the {} broker holds: {holding:?}", side.name));
+    let mut violations = Vec::new();
+    if !load.finish_publishing(&mut violations).await {
+        for environment in [&main, &cluster] {
+            let nonempty_queues = environment.management.nonempty_queues().await;
+            say(&format!("messages at the {} broker: {nonempty_queues:?}", environment.name));
         }
     }
-    poison::redrive(&[&main, &cluster], &load, &injected, &mut broken).await?;
-    leftovers(&[&main, &cluster], &mut load, &mut broken).await?;
-    let verdict = verdict::judge(Evidence { ledger: &load.ledger, injected: &injected, began, memory, broken });
+    poison::redrive(&[&main, &cluster], &load, &injected, &mut violations).await?;
+    leftovers(&[&main, &cluster], &mut load, &mut violations).await?;
+    let evaluation =
+        evaluation::evaluate(Inputs { history: &load.history, injected: &injected, began, memory, violations });
     let (main, cluster) = tokio::join!(main.stop(), cluster.stop());
     main.and(cluster)?;
-    report::print(&verdict.table);
-    for line in &verdict.broken {
-        report::print(&format!("not kept: {line}\n"));
+    report::print(&evaluation.table);
+    for line in &evaluation.violations {
+        report::print(&format!("violation: {line}\n"));
     }
-    let late = if tell_times { "late (told, not judged)" } else { "not kept" };
-    for line in &verdict.late {
+    let late = if tolerate_delays { "late (tolerated)" } else { "violation" };
+    for line in &evaluation.late {
         report::print(&format!("{late}: {line}\n"));
     }
-    let kept = verdict.broken.is_empty() && (tell_times || verdict.late.is_empty());
-    if !kept {
-        report::print(&format!("what the processes said: {}\n", folder.display()));
+    let passed = evaluation.violations.is_empty() && (tolerate_delays || evaluation.late.is_empty());
+    if !passed {
+        report::print(&format!("logs of the processes: {}\n", folder.display()));
     }
-    report::print(&format!("{}\n", verdict.last_line));
-    Ok(kept)
+    report::print(&format!("{}\n", evaluation.last_line));
+    Ok(passed)
 }
 
-/// Consumers and channels that a broker has and nobody uses: first beside open streams, then without any.
-async fn leftovers(sides: &[&Side], load: &mut Load, broken: &mut Vec<String>) -> anyhow::Result<()> {
-    for side in sides {
-        let streams = load.ledger.open_streams(|s| s.direction == Direction::Subscribe && side.has(&s.tenant)).len();
-        // A channel to consume by, and perhaps one to send back what is to be tried again.
+/// Checks for leftover consumers and channels at the brokers: first with open streams, then without.
+async fn leftovers(environments: &[&Environment], load: &mut Load, violations: &mut Vec<String>) -> anyhow::Result<()> {
+    for environment in environments {
+        let streams =
+            load.history.open_streams(|s| s.direction == Direction::Subscribe && environment.has(&s.tenant)).len();
+        // One channel for consuming, and possibly one for retries.
         let fits = |open: Open| open.consumers == streams && open.channels <= 2 * streams;
-        let open = side.management.until(fits).await?;
+        let open = environment.management.until(fits).await?;
         say(&format!("the broker has {open} for {streams} subscriptions"));
         if !fits(open) {
-            broken.push(format!("the broker has {open} for {streams} open subscriptions"));
+            violations.push(format!("the broker has {open} for {streams} open subscriptions"));
         }
     }
     load.stop_consumers().await;
-    for side in sides {
-        let open = side.management.until(Open::is_nothing).await?;
-        say(&format!("the broker has {open} for none"));
-        if !open.is_nothing() {
-            broken.push(format!("the broker has {open} when no stream is open"));
+    for environment in environments {
+        let open = environment.management.until(Open::is_empty).await?;
+        say(&format!("the broker has {open} without streams"));
+        if !open.is_empty() {
+            violations.push(format!("the broker has {open} when no stream is open"));
         }
     }
     Ok(())

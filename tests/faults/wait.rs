@@ -9,16 +9,16 @@ use anyhow::bail;
 use rand::Rng as _;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Asks until it is true.
-pub async fn until(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+/// Polls until the condition is true.
+pub async fn until(what: &str, within: Duration, mut condition: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + within;
-    let mut tick = interval(LOOK_EVERY);
+    let mut tick = interval(POLL_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if ask().await {
+        if condition().await {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -27,7 +27,7 @@ pub async fn until(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> b
     }
 }
 
-/// A port of loopback that nobody listens on, below the range that systems give to outgoing connections.
+/// A free loopback port below the ephemeral range.
 pub fn free_port() -> anyhow::Result<u16> {
     let mut random = rand::rng();
     for _ in 0..200 {

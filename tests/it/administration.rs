@@ -1,4 +1,4 @@
-//! The life cycle of tenants, clients and plans, checked at the broker where they have an effect there.
+//! The life cycle of tenants, clients and plans, also checked at the broker where it has a part.
 
 use lapin::options::QueueDeleteOptions;
 use prost_types::FieldMask;
@@ -36,7 +36,7 @@ fn mask(path: &str) -> Option<FieldMask> {
 }
 
 #[tokio::test]
-async fn making_a_tenant_again_repairs_what_drifted_and_says_so() {
+async fn creating_a_tenant_again_repairs_drift_and_reports_it() {
     let admin = World::get().admin().await;
     let mut admin = admin.admin();
     let (id, broker) = (fresh_id(), Management::new());
@@ -46,13 +46,13 @@ async fn making_a_tenant_again_repairs_what_drifted_and_says_so() {
     let again = admin.create_tenant(create(&id)).await.unwrap().into_inner();
     assert_eq!((again.tenant, again.changes), (made.tenant.clone(), vec![]));
 
-    // The provisioner may not enter the vhost, so it cannot do this; the tenant's own certificate can.
-    let inside = amqp(tls(Some(&certificate_of(&id))), &name, Login::External).await.unwrap();
-    let channel = inside.create_channel().await.unwrap();
+    // The provisioner has no access to the vhost, so it cannot do this; the tenant's own certificate can.
+    let connection = amqp(tls(Some(&certificate_of(&id))), &name, Login::External).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
     channel.queue_delete("wg.dead-letters".into(), QueueDeleteOptions::default()).await.unwrap();
     let wide = json!({"configure": "", "write": ".*", "read": ".*"});
     broker.change(Method::PUT, &format!("permissions/{name}/{name}"), Some(wide)).await;
-    // A second vhost that the tenant's user may enter: the wall has a hole.
+    // A second vhost that the tenant's user may access breaks the isolation.
     let other = fresh_id();
     admin.create_tenant(create(&other)).await.unwrap();
     let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
@@ -76,38 +76,38 @@ async fn making_a_tenant_again_repairs_what_drifted_and_says_so() {
     assert!(!user["tags"].to_string().contains("administrator"), "{user}");
     assert_eq!(admin.create_tenant(create(&id)).await.unwrap().into_inner().changes, Vec::<String>::new());
 
-    // With other arguments it is another request.
+    // A request with other arguments is a different request.
     let other = pb::Tenant { id: id.clone(), display_name: "Another".into(), ..pb::Tenant::default() };
     let other = pb::CreateTenantRequest { tenant: Some(other), ..pb::CreateTenantRequest::default() };
-    let status = admin.create_tenant(other).await.expect_err("it exists otherwise");
+    let status = admin.create_tenant(other).await.expect_err("it exists with other arguments");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::AlreadyExists, "TENANT_EXISTS"), "{status:?}");
 }
 
 #[tokio::test]
-async fn two_racing_creations_make_one_tenant() {
+async fn two_concurrent_creations_create_one_tenant() {
     let admin = World::get().admin().await;
     let id = fresh_id();
     let (mut one, mut two) = (admin.admin(), admin.admin());
     let (one, two) = tokio::join!(one.create_tenant(create(&id)), two.create_tenant(create(&id)));
     let (one, two) = (one.unwrap().into_inner(), two.unwrap().into_inner());
     assert_eq!(one.tenant, two.tenant);
-    assert!(one.changes.is_empty() != two.changes.is_empty(), "one made it, and one found it: {one:?} {two:?}");
+    assert!(one.changes.is_empty() != two.changes.is_empty(), "one created it, and one found it: {one:?} {two:?}");
     let vhosts = Management::new().get("vhosts").await.unwrap();
     let name = format!("wg.{id}");
     assert_eq!(vhosts.as_array().unwrap().iter().filter(|vhost| vhost["name"] == name.as_str()).count(), 1);
 }
 
 #[tokio::test]
-async fn a_repeated_request_id_answers_as_before_and_a_reused_one_is_refused() {
+async fn a_repeated_request_id_gets_the_same_answer_and_a_reused_one_is_refused() {
     let admin = World::get().admin().await;
     let mut admin = admin.admin();
     let (id, request_id) = (fresh_id(), fresh_id());
     let request = pb::CreateTenantRequest { request_id: request_id.clone(), ..create(&id) };
     let first = admin.create_tenant(request.clone()).await.unwrap().into_inner();
     assert!(!first.changes.is_empty());
-    assert_eq!(admin.create_tenant(request).await.unwrap().into_inner(), first, "the very same answer");
+    assert_eq!(admin.create_tenant(request).await.unwrap().into_inner(), first, "the same answer");
     let reused = pb::CreateTenantRequest { request_id, ..create(&fresh_id()) };
-    let status = admin.create_tenant(reused).await.expect_err("the id stands for something else");
+    let status = admin.create_tenant(reused).await.expect_err("the id belongs to another request");
     assert_eq!(field(&status), "request_id", "{status:?}");
     let long = pb::CreateTenantRequest { request_id: "r".repeat(65), ..create(&fresh_id()) };
     assert_eq!(field(&admin.create_tenant(long).await.expect_err("too long")), "request_id");
@@ -120,7 +120,7 @@ async fn validate_only_checks_and_changes_nothing() {
     let (id, broker) = (fresh_id(), Management::new());
     let dry = pb::CreateTenantRequest { validate_only: true, ..create(&id) };
     admin.create_tenant(dry).await.unwrap();
-    let status = admin.get_tenant(pb::GetTenantRequest { tenant: id.clone() }).await.expect_err("not made");
+    let status = admin.get_tenant(pb::GetTenantRequest { tenant: id.clone() }).await.expect_err("not created");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "TENANT_NOT_FOUND"));
     assert_eq!(broker.get(&format!("vhosts/wg.{id}")).await, None);
     for bad in ["", "A", "a", "9lives", "ends-", "with.dot", "-x", &"a".repeat(41)] {
@@ -134,7 +134,7 @@ async fn validate_only_checks_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn updates_change_what_their_mask_names_and_nothing_else() {
+async fn updates_change_only_the_fields_of_their_mask() {
     let admin = World::get().admin().await;
     let mut admin = admin.admin();
     let id = fresh_id();
@@ -164,7 +164,7 @@ async fn updates_change_what_their_mask_names_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn lists_page_through_everything_once() {
+async fn paged_lists_contain_everything_once() {
     let admin = World::get().admin().await;
     let mut admin = admin.admin();
     let id = fresh_id();
@@ -188,7 +188,7 @@ async fn lists_page_through_everything_once() {
     }
     assert_eq!((seen, pages), (names, 3));
 
-    // Other tests make and delete tenants meanwhile: what stands must come, in order, and once.
+    // Other tests create and delete tenants at the same time. Those that exist throughout are listed in order and once.
     let mut request = pb::ListTenantsRequest { page_size: 3, ..Default::default() };
     let mut seen = Vec::new();
     loop {
@@ -206,7 +206,7 @@ async fn lists_page_through_everything_once() {
 }
 
 #[tokio::test]
-async fn suspending_and_resuming_keep_everything_and_deleting_leaves_nothing() {
+async fn a_resumed_tenant_has_its_data_and_a_deleted_one_leaves_nothing() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "kept").await;
@@ -215,8 +215,8 @@ async fn suspending_and_resuming_keep_everything_and_deleting_leaves_nothing() {
     let id = || tenant.id.clone();
     let suspended = admin.suspend_tenant(pb::SuspendTenantRequest { tenant: id() }).await.unwrap().into_inner();
     assert_eq!(suspended.tenant.unwrap().state(), TenantState::Suspended);
-    // Another gateway hears of it within a second.
-    let status = until("it is shut out", async || {
+    // Another gateway applies it within a second.
+    let status = until("it is refused", async || {
         tenant.client.topology().list_queues(pb::ListQueuesRequest::default()).await.err()
     })
     .await;
@@ -241,7 +241,7 @@ async fn suspending_and_resuming_keep_everything_and_deleting_leaves_nothing() {
         Code::NotFound
     );
 
-    // The name can be used again, and nothing of before is there: no queue, no message, no client, no token.
+    // The id can be used again, and nothing of the deleted tenant exists: no queue, message, client or token.
     admin.create_tenant(create(&tenant.id)).await.unwrap();
     let queues = broker.get(&format!("queues/{name}")).await.unwrap();
     let queues: Vec<_> = queues.as_array().unwrap().iter().map(|queue| queue["name"].clone()).collect();
@@ -252,7 +252,7 @@ async fn suspending_and_resuming_keep_everything_and_deleting_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_clients_life() {
+async fn the_life_cycle_of_a_client() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let world = World::get();
@@ -263,7 +263,7 @@ async fn a_clients_life() {
     let status = admin.create_client(pb::CreateClientRequest { client: again, ..Default::default() }).await;
     assert_eq!(reason(&status.expect_err("it exists")), "CLIENT_EXISTS");
 
-    // It may do nothing, until it is granted; new tokens carry new grants.
+    // It has no permissions until it is granted some; new tokens contain new grants.
     let get = || pb::GetQueueRequest { name: "jobs".into() };
     let worker = world.client(&client_id, &secret).await;
     assert_eq!(worker.topology().get_queue(get()).await.expect_err("not granted").code(), Code::PermissionDenied);
@@ -284,41 +284,41 @@ async fn a_clients_life() {
     let revoke = pb::RevokeClientRequest { client_id: client_id.clone() };
     assert!(admin.revoke_client(revoke.clone()).await.unwrap().into_inner().client.unwrap().revoked);
     assert_eq!(web::token(&client_id, &newer).await.0.as_u16(), 401);
-    assert_eq!(reason(&admin.rotate_client_secret(rotate).await.expect_err("for ever")), "REVOKED_FOR_EVER");
+    assert_eq!(reason(&admin.rotate_client_secret(rotate).await.expect_err("revoked permanently")), "REVOKED_FOR_EVER");
     let listed = pb::ListClientsRequest { tenant: tenant.id.clone(), ..Default::default() };
     let listed = admin.list_clients(listed).await.unwrap().into_inner().clients;
     assert!(listed.iter().any(|client| client.client_id == client_id && client.revoked), "{listed:?}");
 }
 
 #[tokio::test]
-async fn a_tenants_administrator_manages_its_clients_within_its_own_grants() {
+async fn a_tenant_administrator_manages_clients_within_its_own_grants() {
     let tenant = Tenant::fresh().await;
     let world = World::get();
     let grants = pb::Grants { administer: true, subscribe: vec!["jobs.#".into()], ..pb::Grants::default() };
-    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "boss", grants).await;
-    let boss = world.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "administrator", grants).await;
+    let tenant_admin = world.client(&id, &secret).await;
     let subscribe = |pattern: &str| pb::Grants { subscribe: vec![pattern.into()], ..pb::Grants::default() };
 
-    let (made, secret) = Tenant::add_client(&boss, &tenant.id, "reader", subscribe("jobs.red")).await;
+    let (made, secret) = Tenant::add_client(&tenant_admin, &tenant.id, "reader", subscribe("jobs.red")).await;
     web::access_token(&made, &secret).await;
     for (name, too_much) in [("wide", subscribe("#")), ("full", all_grants())] {
         let client_id = format!("{}.{name}", tenant.id);
         let client = Some(pb::Client { client_id, grants: Some(too_much), ..pb::Client::default() });
-        let status = boss.admin().create_client(pb::CreateClientRequest { client, ..Default::default() }).await;
+        let status = tenant_admin.admin().create_client(pb::CreateClientRequest { client, ..Default::default() }).await;
         assert_eq!(reason(&status.expect_err("more than its own")), "GRANTS_EXCEED_OWN");
     }
-    // Taking over a client that may do more would be the same by another way.
+    // Taking over a client with more grants would circumvent the check.
     let rotate = pb::RotateClientSecretRequest { client_id: tenant.client_id.clone(), overlap: None };
-    let status = boss.admin().rotate_client_secret(rotate).await.expect_err("more than its own");
+    let status = tenant_admin.admin().rotate_client_secret(rotate).await.expect_err("more than its own");
     assert_eq!(reason(&status), "GRANTS_EXCEED_OWN");
-    boss.admin().revoke_client(pb::RevokeClientRequest { client_id: made }).await.unwrap();
+    tenant_admin.admin().revoke_client(pb::RevokeClientRequest { client_id: made }).await.unwrap();
 
-    // Who has no administer grant administers nothing, and who has no token neither.
+    // A client without the administer grant, or without a token, administers nothing.
     let list = || pb::ListClientsRequest { tenant: tenant.id.clone(), ..Default::default() };
     let status = tenant.client.admin().list_clients(list()).await.expect_err("not granted");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "ADMINISTER_NOT_GRANTED"));
     let options = ClientOptions::new(world.stack.endpoint(), Credentials::Anonymous).ca_certificate(world.ca());
-    let nobody = warrengate::client::Client::connect(options).await.unwrap();
-    let status = nobody.admin().list_clients(list()).await.expect_err("no token");
+    let anonymous = warrengate::client::Client::connect(options).await.unwrap();
+    let status = anonymous.admin().list_clients(list()).await.expect_err("no token");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_MISSING"));
 }

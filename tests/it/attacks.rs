@@ -20,14 +20,14 @@ use crate::{
     tokens::{Signer, claims},
 };
 
-/// Nobody else in the suite comes from here.
-const FROM: [u8; 4] = [127, 0, 0, 77];
+/// No other test connects from this address.
+const SOURCE: [u8; 4] = [127, 0, 0, 77];
 
-/// What was refused, and who is on record for it: a client, or nobody that is known.
+/// The refusals so far, and the client id in the audit record of each, empty for an unknown client.
 struct Suite {
     channel: Channel,
     refused: BTreeMap<(String, String), u64>,
-    /// How many of each class of attack.
+    /// The number of attacks of each class.
     attacks: BTreeMap<&'static str, usize>,
     class: &'static str,
 }
@@ -37,30 +37,30 @@ impl Suite {
         Self { channel: channel.clone(), refused: BTreeMap::new(), attacks: BTreeMap::new(), class: "" }
     }
 
-    /// What comes now is of this class.
+    /// Sets the class of the following attacks.
     fn class(&mut self, class: &'static str) {
         self.class = class;
     }
 
-    /// So many more of this class and kind.
+    /// Counts attacks of this class and kind.
     fn count(&mut self, who: &str, reason: &str, times: usize) {
         *self.refused.entry((who.to_owned(), reason.to_owned())).or_default() += times as u64;
         *self.attacks.entry(self.class).or_default() += times;
     }
 
-    /// How many there were; prints each class.
+    /// The total number of attacks; prints the number of each class.
     fn total(&self) -> usize {
         let total = self.attacks.values().sum();
-        eprintln!("{total} attacks, each refused as it should be: {:?}", self.attacks);
+        eprintln!("{total} attacks, each refused as expected: {:?}", self.attacks);
         total
     }
 
-    /// Takes an attack's outcome, which has to be this refusal.
+    /// Checks that an attack was refused with this code and reason.
     fn refused<T: std::fmt::Debug>(&mut self, what: &str, who: &str, got: Result<T, Status>, code: Code, why: &[&str]) {
         let status = got.expect_err(what);
         let reason = reason(&status);
         assert!(status.code() == code && why.contains(&reason.as_str()), "{what}: {status:?}");
-        // What is refused says nothing of what is inside.
+        // A refusal must not reveal internals.
         for leak in ["SELECT", "sqlx", "panicked", "/src/", "lapin"] {
             assert!(!status.message().contains(leak), "{what}: {status:?}");
         }
@@ -80,8 +80,8 @@ fn by<T>(token: &str, body: T) -> Request<T> {
     with_headers(body, &[format!("Bearer {token}")])
 }
 
-/// Ids that mean something to a path, a URL, a database, a log, a broker or an eye.
-const BENT: [&str; 16] = [
+/// Ids that have a meaning in a path, URL, database, log or broker, or that look like others.
+const HOSTILE_NAMES: [&str; 16] = [
     "../acme",
     "..",
     "acme/globex",
@@ -100,7 +100,7 @@ const BENT: [&str; 16] = [
     "{{7*7}}",
 ];
 
-/// Tokens that are none, each with the headers that carry it.
+/// Invalid tokens, each with the headers that contain it.
 async fn bad_tokens(tenant: &Tenant, other: &Tenant) -> Vec<(&'static str, Vec<String>)> {
     let signer = Signer::of_the_gateway().await;
     let good = claims(tenant).await;
@@ -132,11 +132,11 @@ async fn bad_tokens(tenant: &Tenant, other: &Tenant) -> Vec<(&'static str, Vec<S
         ("HS256 with the public key", shared(&signer.public)),
         ("HS256 with nothing", shared(b"")),
         (
-            "its own key",
+            "an embedded key",
             raw(json!({"alg": "EdDSA", "typ": "at+jwt", "kid": kid, "jwk": {"kty": "OKP"}, "crit": ["jwk"]})),
         ),
         (
-            "a key from elsewhere",
+            "a key from another server",
             raw(json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "x", "jku": "http://127.0.0.1/k"})),
         ),
         ("a key id that is a path", headed(&|header| header.kid = Some("../../etc/passwd".into()))),
@@ -147,20 +147,23 @@ async fn bad_tokens(tenant: &Tenant, other: &Tenant) -> Vec<(&'static str, Vec<S
         ("another issuer", signed(&|claims| claims["iss"] = json!("https://evil.example"))),
         ("two issuers", signed(&|claims| claims["iss"] = json!([claims["iss"].clone(), "https://evil.example"]))),
         ("another audience", signed(&|claims| claims["aud"] = json!("grafana"))),
-        ("ended", signed(&|claims| claims["exp"] = json!(now - 3_600))),
-        ("a clock that is behind by more than the leeway", signed(&|claims| claims["nbf"] = json!(now + 3_600))),
-        ("an end that is text", signed(&|claims| claims["exp"] = json!("never"))),
-        ("an end beyond time", signed(&|claims| claims["exp"] = json!(u64::MAX))),
+        ("expired", signed(&|claims| claims["exp"] = json!(now - 3_600))),
+        ("valid only after more than the leeway", signed(&|claims| claims["nbf"] = json!(now + 3_600))),
+        ("an expiry that is text", signed(&|claims| claims["exp"] = json!("never"))),
+        ("an expiry out of range", signed(&|claims| claims["exp"] = json!(u64::MAX))),
         ("another tenant", signed(&|claims| claims["wg_tenant"] = json!(other.id))),
         ("another tenant's client", signed(&|claims| claims["sub"] = json!(other.client_id))),
         ("a platform administrator", signed(&|claims| claims["sub"] = json!("admin"))),
-        ("a subject that walks", signed(&|claims| claims["sub"] = json!(format!("{}.app/../../admin", tenant.id)))),
+        (
+            "a subject with path segments",
+            signed(&|claims| claims["sub"] = json!(format!("{}.app/../../admin", tenant.id))),
+        ),
         ("grants of another form", signed(&|claims| claims["wg_grants"] = json!({"everything": true}))),
-        ("a grant that is no pattern", signed(&|claims| claims["wg_grants"] = json!({"s": ["a#b"]}))),
+        ("an invalid pattern in a grant", signed(&|claims| claims["wg_grants"] = json!({"s": ["a#b"]}))),
         ("no signature", format!("{head}.{body}.")),
         ("two parts", format!("{head}.{body}")),
         ("another's signature", format!("{head}.{body}.{}", web::base64url(&[7; 64]))),
-        ("a longer end under the old signature", {
+        ("a later expiry under the old signature", {
             let mut longer = good.clone();
             longer["exp"] = json!(now + 999_999);
             format!("{head}.{}.{signature}", web::base64url(longer.to_string().as_bytes()))
@@ -176,14 +179,14 @@ async fn bad_tokens(tenant: &Tenant, other: &Tenant) -> Vec<(&'static str, Vec<S
 }
 
 #[tokio::test]
-async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
+async fn every_attack_is_refused_with_its_reason_and_audited() {
     let world = World::get();
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
     other.queue("secrets").await;
-    other.publish_to("secrets", "nobody else's").await;
+    other.publish_to("secrets", "not yours").await;
     let gateway = web::gateway(|_| {}).await;
-    let channel = web::channel_from(&gateway.endpoint(), FROM.into()).await;
+    let channel = web::channel_from(&gateway.endpoint(), SOURCE.into()).await;
     let mut suite = Suite::new(&channel);
     suite.class("tokens");
 
@@ -195,20 +198,21 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
     let got = auth.who_am_i(Request::new(pb::WhoAmIRequest {})).await;
     suite.refused("no token", "", got, Code::Unauthenticated, &["TOKEN_MISSING"]);
     suite.class("identifiers");
-    for id in BENT {
+    for id in HOSTILE_NAMES {
         let request =
             pb::IssueTokenRequest { client_id: id.into(), client_secret: "' OR '1'='1".into(), lifetime: None };
         let got = auth.issue_token(Request::new(request)).await;
         suite.refused(id, "", got, Code::Unauthenticated, &["INVALID_CLIENT_CREDENTIALS"]);
     }
 
-    // Names, by a client that may do everything in its tenant.
+    // Names, used by a client that may do everything in its tenant.
     let mut topology = TopologyClient::new(suite.channel.clone());
     let token = gateway.token(&tenant.client_id, &tenant.secret).await;
     let too_long = "x".repeat(256);
     let theirs = format!("wg.{}/secrets", other.id);
-    let bent = BENT.into_iter().filter(|name| *name != "ACME").chain([too_long.as_str(), &theirs, "wg.dead-letters"]);
-    for name in bent {
+    let hostile =
+        HOSTILE_NAMES.into_iter().filter(|name| *name != "ACME").chain([too_long.as_str(), &theirs, "wg.dead-letters"]);
+    for name in hostile {
         let wrong = ["INVALID_NAME", "RESERVED_NAME"];
         let got = topology.get_queue(by(&token, pb::GetQueueRequest { name: name.into() })).await;
         suite.refused(name, &tenant.client_id, got, Code::InvalidArgument, &wrong);
@@ -222,7 +226,7 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
         }
     }
 
-    // Ids, by a platform administrator of the test's own.
+    // Ids, used by a platform administrator of this test.
     let admin_id = format!("a{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
     let grants = pb::Grants { administer: true, ..pb::Grants::default() };
     let client = pb::Client { client_id: admin_id.clone(), grants: Some(grants), ..pb::Client::default() };
@@ -234,7 +238,7 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
     })
     .await;
     let mut admin = AdminClient::new(suite.channel.clone());
-    for id in BENT {
+    for id in HOSTILE_NAMES {
         let wrong = ["INVALID_NAME", "RESERVED_NAME"];
         let whole = Some(pb::Tenant { id: id.into(), ..pb::Tenant::default() });
         let create = pb::CreateTenantRequest { tenant: whole, ..pb::CreateTenantRequest::default() };
@@ -248,26 +252,27 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
     }
 
     suite.class("other tenants' ids");
-    // Other tenants, and more than was given, by a tenant's administrator with few grants.
+    // Other tenants and excessive grants, requested by a tenant administrator with few grants.
     let few = pb::Grants { administer: true, subscribe: vec!["jobs".into()], ..pb::Grants::default() };
-    let (boss_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "boss", few).await;
-    let boss = until("the boss", async || {
-        let token = gateway.token(&boss_id, &secret).await;
+    let (tenant_admin_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "administrator", few).await;
+    let tenant_admin = until("the tenant administrator", async || {
+        let token = gateway.token(&tenant_admin_id, &secret).await;
         auth.clone().who_am_i(by(&token, pb::WhoAmIRequest {})).await.ok().map(|_| token)
     })
     .await;
     let denied = Code::PermissionDenied;
     for client_id in [other.client_id.clone(), "admin".to_owned(), "no-such-tenant.app".to_owned()] {
         let elsewhere = &["CLIENTS_OF_OTHER_TENANT"];
-        let got = admin.revoke_client(by(&boss, pb::RevokeClientRequest { client_id: client_id.clone() })).await;
-        suite.refused("revoke another's", &boss_id, got, denied, elsewhere);
+        let got =
+            admin.revoke_client(by(&tenant_admin, pb::RevokeClientRequest { client_id: client_id.clone() })).await;
+        suite.refused("revoke a client of another tenant", &tenant_admin_id, got, denied, elsewhere);
         let rotate = pb::RotateClientSecretRequest { client_id: client_id.clone(), overlap: None };
-        let got = admin.rotate_client_secret(by(&boss, rotate)).await;
-        suite.refused("rotate another's", &boss_id, got, denied, elsewhere);
+        let got = admin.rotate_client_secret(by(&tenant_admin, rotate)).await;
+        suite.refused("rotate a secret of another tenant", &tenant_admin_id, got, denied, elsewhere);
         let client = Some(pb::Client { client_id, ..pb::Client::default() });
         let create = pb::CreateClientRequest { client, ..pb::CreateClientRequest::default() };
-        let got = admin.create_client(by(&boss, create)).await;
-        suite.refused("make another's", &boss_id, got, denied, elsewhere);
+        let got = admin.create_client(by(&tenant_admin, create)).await;
+        suite.refused("create a client in another tenant", &tenant_admin_id, got, denied, elsewhere);
     }
     let all = Some(pb::Client {
         client_id: format!("{}.more", tenant.id),
@@ -275,25 +280,25 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
         ..pb::Client::default()
     });
     let create = pb::CreateClientRequest { client: all, ..pb::CreateClientRequest::default() };
-    let got = admin.create_client(by(&boss, create)).await;
-    suite.refused("more than its own", &boss_id, got, denied, &["GRANTS_EXCEED_OWN"]);
+    let got = admin.create_client(by(&tenant_admin, create)).await;
+    suite.refused("more than its own", &tenant_admin_id, got, denied, &["GRANTS_EXCEED_OWN"]);
     let platforms = &["PLATFORM_ADMINISTRATORS_ONLY"];
-    let got = admin.delete_tenant(by(&boss, pb::DeleteTenantRequest { tenant: other.id.clone() })).await;
-    suite.refused("delete another", &boss_id, got, denied, platforms);
-    let got = admin.get_tenant_usage(by(&boss, pb::GetTenantUsageRequest { tenant: other.id.clone() })).await;
-    suite.refused("another's usage", &boss_id, got, denied, platforms);
-    let got = admin.list_audit_events(by(&boss, pb::ListAuditEventsRequest::default())).await;
-    suite.refused("the audit trail", &boss_id, got, denied, platforms);
-    let got = admin.rotate_signing_key(by(&boss, pb::RotateSigningKeyRequest {})).await;
-    suite.refused("the signing key", &boss_id, got, denied, platforms);
+    let got = admin.delete_tenant(by(&tenant_admin, pb::DeleteTenantRequest { tenant: other.id.clone() })).await;
+    suite.refused("delete another tenant", &tenant_admin_id, got, denied, platforms);
+    let got = admin.get_tenant_usage(by(&tenant_admin, pb::GetTenantUsageRequest { tenant: other.id.clone() })).await;
+    suite.refused("usage of another tenant", &tenant_admin_id, got, denied, platforms);
+    let got = admin.list_audit_events(by(&tenant_admin, pb::ListAuditEventsRequest::default())).await;
+    suite.refused("the audit trail", &tenant_admin_id, got, denied, platforms);
+    let got = admin.rotate_signing_key(by(&tenant_admin, pb::RotateSigningKeyRequest {})).await;
+    suite.refused("the signing key", &tenant_admin_id, got, denied, platforms);
     let rotate = pb::RotateBrokerCredentialsRequest { tenant: other.id.clone() };
-    let got = admin.rotate_broker_credentials(by(&boss, rotate)).await;
-    suite.refused("another's certificate", &boss_id, got, denied, platforms);
+    let got = admin.rotate_broker_credentials(by(&tenant_admin, rotate)).await;
+    suite.refused("certificate of another tenant", &tenant_admin_id, got, denied, platforms);
     let got = admin.list_tenants(by(&tenant_token(&gateway, &tenant).await, pb::ListTenantsRequest::default())).await;
     suite.refused("the tenants", &tenant.client_id, got, denied, &["ADMINISTER_NOT_GRANTED"]);
 
     suite.class("grants at their edges");
-    // Grants at the edges of their patterns: an outcome a message, not a status.
+    // Grants at the edges of their patterns: each message has an outcome, the call has no error status.
     let edge = pb::Grants {
         publish: vec![pb::PublishGrant { exchange: "amq.topic".into(), routing_key: "eu.*".into() }],
         ..pb::Grants::default()
@@ -320,10 +325,10 @@ async fn attacks_are_refused_each_with_its_reason_and_all_are_on_record() {
     suite.count(&edge_id, "PUBLISH_NOT_GRANTED", count);
 
     assert!(suite.total() >= 60);
-    // Nothing came of any of them.
-    assert_eq!(other.take("secrets", 1).await, ["nobody else's"]);
+    // None of them had an effect.
+    assert_eq!(other.take("secrets", 1).await, ["not yours"]);
     assert_eq!(tenant.depth("jobs").await, 0);
-    on_record(&suite).await;
+    assert_audited(&suite).await;
     gateway.running.shutdown().await;
 }
 
@@ -331,10 +336,10 @@ async fn tenant_token(gateway: &web::OwnGateway, tenant: &Tenant) -> String {
     gateway.token(&tenant.client_id, &tenant.secret).await
 }
 
-/// Every refusal is in the audit trail, told or counted, and no line of it holds a control character.
-async fn on_record(suite: &Suite) {
+/// Checks that every refusal is in the audit trail, as an event or in an aggregate, without control characters.
+async fn assert_audited(suite: &Suite) {
     let admin = World::get().admin().await;
-    let from = format!("{}:", std::net::IpAddr::from(FROM));
+    let from = format!("{}:", std::net::IpAddr::from(SOURCE));
     for ((client_id, rule), times) in &suite.refused {
         let what = format!("{times} refusals of {client_id:?} by {rule}");
         until(&what, async || {

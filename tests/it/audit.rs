@@ -20,7 +20,7 @@ use crate::harness::{
     web::{self, OwnGateway},
 };
 
-/// A gateway of the test's own: what others are refused meanwhile is not counted with its refusals.
+/// A separate gateway, so that refusals of other tests are not aggregated with those of this one.
 struct Audited {
     gateway: OwnGateway,
     admin: Client,
@@ -51,7 +51,7 @@ impl Audited {
         answer.into_inner().events
     }
 
-    /// Waits for a refusal by this rule that passes.
+    /// Waits for a refusal by this rule that satisfies the condition.
     async fn refusal(&self, rule: &str, passes: impl Fn(&AuditEvent) -> bool) -> AuditEvent {
         let refused = pb::ListAuditEventsRequest { outcome: "refused".into(), page_size: 1_000, ..Default::default() };
         until(&format!("a refusal by {rule}"), async || {
@@ -71,17 +71,17 @@ fn is_from_here(event: &AuditEvent) -> bool {
 }
 
 #[tokio::test]
-async fn an_act_is_on_record_when_it_is_answered_whoever_dies_then() {
-    let house = Audited::start().await;
-    let tenant = house.tenant().await;
+async fn an_operation_is_audited_before_it_is_answered() {
+    let audited = Audited::start().await;
+    let tenant = audited.tenant().await;
     let suspend = pb::SuspendTenantRequest { tenant: tenant.id.clone() };
-    house.admin.admin().suspend_tenant(suspend).await.unwrap();
-    // Past every gateway: what is in the store outlives them all.
+    audited.admin.admin().suspend_tenant(suspend).await.unwrap();
+    // Read directly from the store, which outlives the gateways.
     let config = &World::get().stack.config().store;
     let store = Store::open(&config.url, EncryptionKey::parse(&config.encryption_key).unwrap()).await.unwrap();
     let filter = AuditFilter { tenant: tenant.id.clone(), ..AuditFilter::default() };
     let rows = store.audit(&filter, None, 10).await.unwrap();
-    // The tenant has fetched a token as well.
+    // The tenant has also fetched a token.
     let rows: Vec<_> = rows.into_iter().filter(|row| row.event.method.starts_with("warrengate.v1.Admin/")).collect();
     let seen: Vec<_> = rows.iter().map(|row| (row.event.method.as_str(), row.event.object.as_str())).collect();
     assert_eq!(
@@ -98,76 +98,76 @@ async fn an_act_is_on_record_when_it_is_answered_whoever_dies_then() {
         assert_eq!(event.rule, "platform administrator");
         assert!(event.peer_address.starts_with("127.0.0.1:") && event.trace_id.len() == 32, "{event:?}");
     }
-    house.gateway.running.shutdown().await;
+    audited.gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn every_refusal_says_who_from_where_what_and_by_which_rule() {
-    let house = Audited::start().await;
-    let tenant = house.tenant().await;
+async fn every_refusal_is_audited_with_client_address_method_object_and_rule() {
+    let audited = Audited::start().await;
+    let tenant = audited.tenant().await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let grants = pb::Grants { subscribe: vec!["own".into()], ..pb::Grants::default() };
-    let (id, secret) = Tenant::add_client(&house.admin, &tenant.id, "poor", grants).await;
-    let poor = house.client(&id, &secret).await;
-    let by_poor = |event: &AuditEvent| event.client_id == id && event.tenant == tenant.id && is_from_here(event);
+    let (id, secret) = Tenant::add_client(&audited.admin, &tenant.id, "restricted", grants).await;
+    let restricted = audited.client(&id, &secret).await;
+    let by_restricted = |event: &AuditEvent| event.client_id == id && event.tenant == tenant.id && is_from_here(event);
 
-    let result = poor.publish_batch(vec![to_queue("orders", "x"), to_queue("orders", "y")]).await.unwrap();
+    let result = restricted.publish_batch(vec![to_queue("orders", "x"), to_queue("orders", "y")]).await.unwrap();
     assert_eq!(result[0].outcome(), Outcome::Denied);
-    let event = house.refusal("PUBLISH_NOT_GRANTED", by_poor).await;
+    let event = audited.refusal("PUBLISH_NOT_GRANTED", by_restricted).await;
     let seen = (event.method.as_str(), event.object.as_str(), event.times);
     assert_eq!(seen, ("warrengate.v1.Messaging/PublishBatch", "/orders", 2), "{event:?}");
 
-    let mut stream = RawSubscribe::open(&poor).await.unwrap();
+    let mut stream = RawSubscribe::open(&restricted).await.unwrap();
     stream.send(pb::subscribe_request::Frame::Start(crate::harness::raw::start("secrets"))).await;
     assert_eq!(reason(&stream.end().await.0), "SUBSCRIBE_NOT_GRANTED");
-    let event = house.refusal("SUBSCRIBE_NOT_GRANTED", by_poor).await;
+    let event = audited.refusal("SUBSCRIBE_NOT_GRANTED", by_restricted).await;
     assert_eq!((event.method.as_str(), event.object.as_str()), ("warrengate.v1.Messaging/Subscribe", "secrets"));
 
     let delete = pb::DeleteQueueRequest { name: "orders".into(), ..Default::default() };
-    poor.topology().delete_queue(delete).await.expect_err("not granted");
-    let event = house.refusal("CONFIGURE_NOT_GRANTED", by_poor).await;
+    restricted.topology().delete_queue(delete).await.expect_err("not granted");
+    let event = audited.refusal("CONFIGURE_NOT_GRANTED", by_restricted).await;
     assert_eq!((event.method.as_str(), event.object.as_str()), ("warrengate.v1.Topology/DeleteQueue", "orders"));
 
-    // What a caller wrote reaches neither a terminal nor a log as it is.
+    // Text from a caller is escaped before it reaches a terminal or a log.
     let bad = "wg.x\n\u{1b}[31m'; DROP TABLE audit; --";
-    poor.topology().get_queue(pb::GetQueueRequest { name: bad.into() }).await.expect_err("no name");
-    let event = house.refusal("INVALID_NAME", by_poor).await;
+    restricted.topology().get_queue(pb::GetQueueRequest { name: bad.into() }).await.expect_err("no name");
+    let event = audited.refusal("INVALID_NAME", by_restricted).await;
     assert_eq!(event.object, bad.escape_default().to_string());
 
-    poor.admin().list_tenants(pb::ListTenantsRequest::default()).await.expect_err("no administrator");
-    let event = house.refusal("ADMINISTER_NOT_GRANTED", by_poor).await;
+    restricted.admin().list_tenants(pb::ListTenantsRequest::default()).await.expect_err("not an administrator");
+    let event = audited.refusal("ADMINISTER_NOT_GRANTED", by_restricted).await;
     assert_eq!(event.method, "warrengate.v1.Admin/ListTenants");
 
-    let channel = house.gateway.channel().await;
+    let channel = audited.gateway.channel().await;
     let mut request = Request::new(pb::ListQueuesRequest::default());
     request.metadata_mut().insert("authorization", MetadataValue::from_static("Bearer forged"));
     let traceparent = format!("00-{trace}-b7ad6b7169203331-01");
     request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
     TopologyClient::new(channel.clone()).list_queues(request).await.expect_err("forged");
-    let event = house.refusal("TOKEN_INVALID", |event| event.client_id.is_empty() && is_from_here(event)).await;
+    let event = audited.refusal("TOKEN_INVALID", |event| event.client_id.is_empty() && is_from_here(event)).await;
     assert_eq!((event.method.as_str(), event.trace_id.as_str()), ("warrengate.v1.Topology/ListQueues", trace));
 
     let wrong =
         pb::IssueTokenRequest { client_id: tenant.client_id.clone(), client_secret: "wrong".into(), lifetime: None };
     AuthClient::new(channel).issue_token(wrong).await.expect_err("wrong");
-    let told = house.gateway.refused_token_by_http(&tenant.client_id).await;
+    let trace = audited.gateway.refused_token_by_http(&tenant.client_id).await;
     for method in ["warrengate.v1.Auth/IssueToken", "POST /oauth2/token"] {
         let by_method = |event: &AuditEvent| event.method == method && is_from_here(event);
-        let event = house.refusal("INVALID_CLIENT_CREDENTIALS", by_method).await;
+        let event = audited.refusal("INVALID_CLIENT_CREDENTIALS", by_method).await;
         assert_eq!((event.client_id.as_str(), event.object.as_str()), ("", tenant.client_id.as_str()));
-        assert_eq!(event.trace_id == told, method.starts_with("POST"));
+        assert_eq!(event.trace_id == trace, method.starts_with("POST"));
     }
-    house.gateway.running.shutdown().await;
+    audited.gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_flood_of_refusals_is_counted_to_the_last_one_in_few_rows_and_holds_nobody_up() {
-    let house = Audited::start().await;
-    let tenant = house.tenant().await;
+async fn a_flood_of_refusals_is_counted_completely_in_few_rows_without_delaying_others() {
+    let audited = Audited::start().await;
+    let tenant = audited.tenant().await;
     tenant.queue("jobs").await;
     let grants = pb::Grants { publish: vec![], ..all_grants() };
-    let (id, secret) = Tenant::add_client(&house.admin, &tenant.id, "loud", grants).await;
-    let loud = house.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&audited.admin, &tenant.id, "loud", grants).await;
+    let loud = audited.client(&id, &secret).await;
     let mut stream = RawPublish::open(&loud).await.unwrap();
     let publication = to_queue("jobs", "x");
     const FRAMES: usize = 2_000;
@@ -175,11 +175,11 @@ async fn a_flood_of_refusals_is_counted_to_the_last_one_in_few_rows_and_holds_no
         assert_eq!(stream.publish(publication.clone()).await.unwrap().outcome(), Outcome::Denied);
     }
     drop(stream);
-    tenant.publish_to("jobs", "the others go on").await;
+    tenant.publish_to("jobs", "other messages continue").await;
 
     let mine = pb::ListAuditEventsRequest { client_id: id, ..of_tenant(&tenant.id) };
-    let events = until("all refusals on record", async || {
-        let mut events = house.list(mine.clone()).await;
+    let events = until("all refusals audited", async || {
+        let mut events = audited.list(mine.clone()).await;
         events.retain(|event| event.rule == "PUBLISH_NOT_GRANTED");
         let times: u64 = events.iter().map(|event| event.times).sum();
         assert!(times <= FRAMES as u64, "more refusals than there were: {times}");
@@ -188,7 +188,7 @@ async fn a_flood_of_refusals_is_counted_to_the_last_one_in_few_rows_and_holds_no
     .await;
     assert!(events.len() < 100, "{} rows", events.len());
     assert!(events.iter().any(|event| event.object == "/jobs" && event.times > 1), "{events:?}");
-    house.gateway.running.shutdown().await;
+    audited.gateway.running.shutdown().await;
 }
 
 #[tokio::test]
@@ -224,14 +224,14 @@ async fn the_trail_is_filtered_paged_and_shown_to_platform_administrators_only()
     assert_eq!(status.code(), Code::InvalidArgument);
 
     let grants = pb::Grants { administer: true, ..all_grants() };
-    let (id, secret) = Tenant::add_client(&admin, &tenant.id, "boss", grants).await;
-    let boss = World::get().client(&id, &secret).await;
-    let status = boss.admin().list_audit_events(made).await.expect_err("not a tenant's to see");
+    let (id, secret) = Tenant::add_client(&admin, &tenant.id, "administrator", grants).await;
+    let tenant_admin = World::get().client(&id, &secret).await;
+    let status = tenant_admin.admin().list_audit_events(made).await.expect_err("not for tenants");
     assert_eq!(reason(&status), "PLATFORM_ADMINISTRATORS_ONLY");
 }
 
 #[tokio::test]
-async fn the_command_shows_the_trail_and_follows_it() {
+async fn the_command_shows_and_follows_the_audit_trail() {
     let tenant = Tenant::fresh().await;
     let admin = || command::warrengate("admin", World::get().admin_secret());
     let shown = json(admin(), &["audit", "--tenant", &tenant.id, "--since", "1h"]).await;
@@ -243,7 +243,7 @@ async fn the_command_shows_the_trail_and_follows_it() {
     let mut following = admin().args(["audit", "--follow", "--json", "--tenant", &tenant.id]).spawn().unwrap();
     let mut lines = command::lines(&mut following);
     let mut next = async || {
-        let line = within("a line", lines.next_line()).await.unwrap().expect("it goes on");
+        let line = within("a line", lines.next_line()).await.unwrap().expect("the output continues");
         let event: Value = serde_json::from_str(&line).unwrap();
         (event["method"].as_str().unwrap().to_owned(), event["outcome"].as_str().unwrap().to_owned())
     };

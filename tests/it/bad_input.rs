@@ -23,15 +23,15 @@ struct Bystander {
 
 impl Bystander {
     async fn of(tenant: &Tenant) -> Self {
-        tenant.queue("calm").await;
+        tenant.queue("other").await;
         let publisher = RawPublish::open(&tenant.client).await.unwrap();
-        let subscriber = RawSubscribe::started(&tenant.client, "calm").await;
+        let subscriber = RawSubscribe::started(&tenant.client, "other").await;
         Self { publisher, subscriber, seen: 0 }
     }
 
-    /// One more message both ways, on the streams of before.
-    async fn is_unharmed(&mut self) {
-        let result = self.publisher.publish(to_queue("calm", "still here")).await.unwrap();
+    /// Sends another message in each direction on the streams opened before.
+    async fn still_works(&mut self) {
+        let result = self.publisher.publish(to_queue("other", "still here")).await.unwrap();
         assert_eq!(result.outcome(), Outcome::Confirmed, "{result:?}");
         let delivery = self.subscriber.delivery().await;
         self.seen += 1;
@@ -40,7 +40,7 @@ impl Bystander {
     }
 }
 
-fn is_wrong(status: &Status, named: &str) {
+fn assert_invalid(status: &Status, named: &str) {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert_eq!(field(status), named, "{status:?}");
     assert!(status.message().starts_with(named), "{status:?}");
@@ -53,14 +53,15 @@ fn tagged(number: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn malformed_protobuf_and_text_that_is_not_utf8_are_the_clients_fault() {
+async fn malformed_protobuf_and_invalid_utf8_are_invalid_arguments() {
     let tenant = Tenant::fresh().await;
     let mut bystander = Bystander::of(&tenant).await;
     let not_utf8 = tagged(1, &tagged(1, b"jobs\xff\xfe"));
     let cut_short = vec![0x0a, 0x7f, 0x01];
     let endless = vec![0xff; 64];
     let deep = vec![0x0b; 4_000];
-    for (what, body) in [("not UTF-8", &not_utf8), ("cut short", &cut_short), ("no varint", &endless), ("deep", &deep)]
+    for (what, body) in
+        [("not UTF-8", &not_utf8), ("cut short", &cut_short), ("an unterminated varint", &endless), ("deep", &deep)]
     {
         for method in ["warrengate.v1.Topology/DeclareQueue", "warrengate.v1.Messaging/PublishBatch"] {
             let status = call(&tenant, method, body.clone().into()).await.expect_err(what);
@@ -69,19 +70,19 @@ async fn malformed_protobuf_and_text_that_is_not_utf8_are_the_clients_fault() {
         }
     }
     let status = call(&tenant, "warrengate.v1.Topology/DeclareQueue", not_utf8.into()).await.expect_err("not UTF-8");
-    is_wrong(&status, "queue.name");
+    assert_invalid(&status, "queue.name");
 
-    // In a stream: the frame ends that stream.
+    // On a stream, the invalid frame ends that stream.
     for method in ["Publish", "Subscribe"] {
         let mut stream = bytes_codec::stream(&tenant, method, vec![Bytes::from_static(b"\xff\xff\xff")]).await;
         let status = bytes_codec::end(&mut stream).await;
         assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "MALFORMED_FRAME"), "{status:?}");
     }
-    bystander.is_unharmed().await;
+    bystander.still_works().await;
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_by_name_and_the_stream_goes_on() {
+async fn oversized_fields_are_refused_by_name_and_the_stream_continues() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let mut bystander = Bystander::of(&tenant).await;
@@ -93,10 +94,10 @@ async fn what_is_too_large_is_refused_by_name_and_the_stream_goes_on() {
     assert!(result.reason.starts_with("MESSAGE_TOO_LARGE: message.body:"), "{result:?}");
     let result = tenant.client.publish_batch(vec![large]).await.unwrap().remove(0);
     assert!(result.reason.starts_with("MESSAGE_TOO_LARGE: message.body:"), "{result:?}");
-    // So large that not even the frame is taken.
+    // A message so large that the whole frame is refused.
     let status = tenant.client.publish_batch(vec![to_queue("jobs", vec![7; 9 << 20])]).await.expect_err("too large");
     assert_eq!(status.code(), Some(Code::InvalidArgument), "{status:?}");
-    bystander.is_unharmed().await;
+    bystander.still_works().await;
 
     let header = |n: usize| (format!("header-{n}"), pb::Value { kind: Some(Kind::IntValue(1)) });
     let mut wrong = vec![
@@ -121,7 +122,7 @@ async fn what_is_too_large_is_refused_by_name_and_the_stream_goes_on() {
         message.headers = [("deep".to_owned(), value)].into();
     });
     with("message.headers", &|message| {
-        message.headers = [("CC".to_owned(), pb::Value { kind: Some(Kind::StringValue("calm".into())) })].into();
+        message.headers = [("CC".to_owned(), pb::Value { kind: Some(Kind::StringValue("other".into())) })].into();
     });
     with("message.message_id", &|message| message.message_id = "i".repeat(256));
     with("message.content_type", &|message| message.content_type = "c".repeat(256));
@@ -132,10 +133,10 @@ async fn what_is_too_large_is_refused_by_name_and_the_stream_goes_on() {
         let result = publisher.publish(publication).await.unwrap();
         assert_eq!(result.outcome(), Outcome::Rejected, "{named}: {result:?}");
         assert!(result.reason.contains(named), "{named}: {}", result.reason);
-        bystander.is_unharmed().await;
+        bystander.still_works().await;
     }
     let good = publisher.publish(to_queue("jobs", "fine")).await.unwrap();
-    assert_eq!(good.outcome(), Outcome::Confirmed, "the stream of the refusals goes on");
+    assert_eq!(good.outcome(), Outcome::Confirmed, "the stream with the refusals continues");
     assert_eq!(tenant.take("jobs", 1).await, ["fine"], "and none of them arrived");
 }
 
@@ -149,10 +150,13 @@ async fn names_out_of_bounds_are_refused_by_field() {
     {
         let queue = Some(pb::Queue { name: name.clone(), ..pb::Queue::default() });
         let declare = pb::DeclareQueueRequest { queue, validate_only: false };
-        is_wrong(&topology.declare_queue(declare).await.expect_err("a wrong name"), "queue.name");
-        is_wrong(&topology.get_queue(pb::GetQueueRequest { name: name.clone() }).await.expect_err("wrong"), "name");
+        assert_invalid(&topology.declare_queue(declare).await.expect_err("an invalid name"), "queue.name");
+        assert_invalid(
+            &topology.get_queue(pb::GetQueueRequest { name: name.clone() }).await.expect_err("wrong"),
+            "name",
+        );
         let binding = pb::Binding { source: name, destination: "jobs".into(), ..pb::Binding::default() };
-        is_wrong(
+        assert_invalid(
             &topology.bind(pb::BindRequest { binding: Some(binding) }).await.expect_err("wrong"),
             "binding.source",
         );
@@ -164,18 +168,18 @@ async fn names_out_of_bounds_are_refused_by_field() {
         ..pb::Binding::default()
     };
     let status = topology.bind(pb::BindRequest { binding: Some(binding) }).await.expect_err("wrong");
-    is_wrong(&status, "binding.routing_key");
+    assert_invalid(&status, "binding.routing_key");
     let missing = topology.declare_queue(pb::DeclareQueueRequest::default()).await.expect_err("nothing");
-    is_wrong(&missing, "queue");
+    assert_invalid(&missing, "queue");
     let list = pb::ListQueuesRequest { page_size: -1, ..pb::ListQueuesRequest::default() };
-    is_wrong(&topology.list_queues(list).await.expect_err("wrong"), "page_size");
+    assert_invalid(&topology.list_queues(list).await.expect_err("wrong"), "page_size");
     let list = pb::ListQueuesRequest { page_token: "?".into(), ..pb::ListQueuesRequest::default() };
-    is_wrong(&topology.list_queues(list).await.expect_err("wrong"), "page_token");
-    bystander.is_unharmed().await;
+    assert_invalid(&topology.list_queues(list).await.expect_err("wrong"), "page_token");
+    bystander.still_works().await;
 }
 
 #[tokio::test]
-async fn frames_out_of_order_end_their_stream_alone() {
+async fn frames_out_of_order_end_only_their_stream() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let mut bystander = Bystander::of(&tenant).await;
@@ -189,7 +193,7 @@ async fn frames_out_of_order_end_their_stream_alone() {
     nothing.finish();
     for mut stream in [before_start, twice, nothing] {
         let (status, _) = stream.end().await;
-        is_wrong(&status, "frame");
+        assert_invalid(&status, "frame");
         assert_eq!(reason(&status), "FRAME_ORDER");
     }
     let empty = RawSubscribe::started(&tenant.client, "jobs").await;
@@ -197,20 +201,20 @@ async fn frames_out_of_order_end_their_stream_alone() {
     let first = RawSubscribe::open(&tenant.client).await.unwrap();
     first.send_empty().await;
     for mut stream in [empty, first] {
-        is_wrong(&stream.end().await.0, "frame");
+        assert_invalid(&stream.end().await.0, "frame");
     }
     let mut publisher = RawPublish::open(&tenant.client).await.unwrap();
     publisher.send_empty().await;
-    is_wrong(&publisher.end().await.0, "frame");
+    assert_invalid(&publisher.end().await.0, "frame");
     for count in [0, 1_001] {
         let publications = vec![to_queue("jobs", ""); count];
         let mut publisher = RawPublish::open(&tenant.client).await.unwrap();
         publisher.send(PublishFrame::Publications(pb::Publications { publications: publications.clone() })).await;
-        is_wrong(&publisher.end().await.0, "publications");
+        assert_invalid(&publisher.end().await.0, "publications");
         let batch = pb::PublishBatchRequest { publications };
-        is_wrong(&tenant.client.raw_messaging().publish_batch(batch).await.expect_err("wrong"), "publications");
+        assert_invalid(&tenant.client.raw_messaging().publish_batch(batch).await.expect_err("wrong"), "publications");
     }
-    bystander.is_unharmed().await;
+    bystander.still_works().await;
 }
 
 #[tokio::test]
@@ -237,7 +241,7 @@ async fn windows_leases_and_positions_out_of_bounds_are_refused_by_field() {
     for (named, start) in absurd {
         let mut stream = RawSubscribe::open(&tenant.client).await.unwrap();
         stream.send(Frame::Start(start)).await;
-        is_wrong(&stream.end().await.0, named);
+        assert_invalid(&stream.end().await.0, named);
     }
     let nack = pb::Nack { delivery_ids: vec![1], ..pb::Nack::default() };
     let too_many = (0..10_001).collect::<Vec<_>>();
@@ -258,13 +262,13 @@ async fn windows_leases_and_positions_out_of_bounds_are_refused_by_field() {
     for (named, frame) in frames {
         let mut stream = RawSubscribe::started(&tenant.client, "jobs").await;
         stream.send(frame).await;
-        is_wrong(&stream.end().await.0, named);
+        assert_invalid(&stream.end().await.0, named);
     }
-    bystander.is_unharmed().await;
+    bystander.still_works().await;
 }
 
 #[tokio::test]
-async fn settling_what_was_never_delivered_is_reported_and_harmless() {
+async fn settling_an_unknown_delivery_is_reported_and_has_no_effect() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let mut stream = RawSubscribe::started(&tenant.client, "jobs").await;

@@ -38,7 +38,7 @@ struct Blocked {
 }
 
 impl Blocked {
-    /// A stream that has published, on a gateway of its own, and then an alarm.
+    /// A gateway with a stream that has published, and then a memory alarm.
     async fn begin(name: &str, deadline: &str) -> Self {
         let own = Own::start(name, &[]).await;
         let gateway = Serve::start(&own, &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", deadline)]).await;
@@ -51,11 +51,11 @@ impl Blocked {
         Self { own, gateway, tenant, publisher }
     }
 
-    /// Sends until there is no room for another frame for a while; how many messages went.
+    /// Sends until no frame can be sent for a while, and returns the number of messages sent.
     async fn fill(&mut self) -> usize {
         let mut sent = 0;
         let large = || (0..FRAME).map(|_| to_queue("jobs", vec![b'x'; BODY])).collect();
-        // Less than the shortest deadline here, which makes room again.
+        // Shorter than the shortest deadline in this file, which would free capacity.
         while self.publisher.send_within(Duration::from_secs(1), large()).await {
             sent += FRAME;
             assert!(sent * BODY < MEMORY as usize, "nothing slows the client down");
@@ -65,7 +65,7 @@ impl Blocked {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blocked_broker_slows_publishers_down_while_consuming_goes_on_and_all_is_confirmed_after_it() {
+async fn a_blocked_broker_slows_publishers_while_consuming_continues_and_all_is_confirmed_afterwards() {
     let mut blocked = Blocked::begin("blocked", "5m").await;
     for n in 0..20 {
         blocked.tenant.publish_to("jobs", n.to_string()).await;
@@ -76,10 +76,10 @@ async fn a_blocked_broker_slows_publishers_down_while_consuming_goes_on_and_all_
     alarm(&blocked.own, true).await;
     let before = blocked.gateway.resident();
     let sent = blocked.fill().await;
-    // Consuming goes on: settlements reach the broker, and it sends more.
+    // Consuming continues: settlements reach the broker, and it sends more messages.
     for _ in 0..10 {
-        let held = consumer.take(2).await;
-        consumer.ack(&ids(&held)).await;
+        let outstanding = consumer.take(2).await;
+        consumer.ack(&ids(&outstanding)).await;
     }
     let grown = blocked.gateway.resident().saturating_sub(before);
     eprintln!("measured: {sent} messages of 512 KiB before the client had to wait, memory grew by {} MiB", grown >> 20);
@@ -88,17 +88,17 @@ async fn a_blocked_broker_slows_publishers_down_while_consuming_goes_on_and_all_
     let began = Instant::now();
     alarm(&blocked.own, false).await;
     let results = blocked.publisher.results(sent).await;
-    eprintln!("measured: all confirmed {:?} after the alarm's end was asked for", began.elapsed());
+    eprintln!("measured: all confirmed {:?} after the request to end the alarm", began.elapsed());
     assert!(results.iter().all(|result| result.outcome() == Outcome::Confirmed), "{results:?}");
     blocked.own.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_blocked_broker_does_not_take_in_time_has_an_outcome_that_says_so() {
+async fn messages_past_their_deadline_at_a_blocked_broker_have_an_unknown_or_rejected_outcome() {
     let mut blocked = Blocked::begin("blocked-long", "3s").await;
     alarm(&blocked.own, true).await;
     let before = blocked.gateway.resident();
-    // Several windows one after the other, for a minute: what is given up must not pile up anywhere.
+    // Several windows one after the other for a minute: messages past their deadline must not accumulate.
     let (mut unknown, mut rejected) = (0, 0);
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(60) {
@@ -125,7 +125,7 @@ async fn what_a_blocked_broker_does_not_take_in_time_has_an_outcome_that_says_so
         (blocked.publisher.results(1).await[0].outcome() == Outcome::Confirmed).then_some(())
     })
     .await;
-    // Rejected is not stored; unknown may be.
+    // A rejected message is not stored; one with an unknown outcome may be.
     let depth = blocked.tenant.depth("jobs").await;
     assert!(depth >= 2 && depth <= 2 + unknown as u64, "{depth} of {unknown} unknown and {rejected} rejected");
     blocked.own.stack.stop().await.unwrap();

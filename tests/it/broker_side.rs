@@ -17,7 +17,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn every_connection_of_ours_is_encrypted_and_shows_its_tenants_certificate() {
+async fn every_connection_of_the_gateway_is_encrypted_and_uses_its_tenants_certificate() {
     let tenants = [Tenant::fresh().await, Tenant::fresh().await];
     let broker = Management::new();
     for tenant in &tenants {
@@ -41,10 +41,10 @@ async fn every_connection_of_ours_is_encrypted_and_shows_its_tenants_certificate
             assert_eq!(connection["auth_mechanism"], "EXTERNAL");
         }
     }
-    // Nobody at all speaks to this broker otherwise, whatever the other tests do meanwhile.
+    // No other client uses this broker, so every connection belongs to the gateway.
     let all = broker.get("connections").await.unwrap();
     for connection in all.as_array().unwrap() {
-        // One that is just going away is shown without its particulars.
+        // A connection that is closing is shown without its details.
         if let (Some(ssl), Some(user)) = (connection["ssl"].as_bool(), connection["user"].as_str()) {
             assert!(ssl, "{connection}");
             assert_eq!(connection["peer_cert_subject"], format!("CN={user}").as_str(), "{connection}");
@@ -53,7 +53,7 @@ async fn every_connection_of_ours_is_encrypted_and_shows_its_tenants_certificate
 }
 
 #[tokio::test]
-async fn a_tenants_account_has_no_password_no_tags_and_its_own_vhost_alone() {
+async fn a_tenants_user_has_no_password_no_tags_and_access_to_its_own_vhost_only() {
     let tenant = Tenant::fresh().await;
     let name = format!("wg.{}", tenant.id);
     let broker = Management::new();
@@ -68,13 +68,13 @@ async fn a_tenants_account_has_no_password_no_tags_and_its_own_vhost_alone() {
     assert_eq!(permissions[0]["vhost"], name.as_str());
     assert_eq!(broker.get(&format!("users/{name}/topic-permissions")).await, Some(json!([])));
 
-    // And nobody else may enter that vhost, the provisioner included.
-    let inside = broker.get(&format!("vhosts/{name}/permissions")).await.unwrap();
-    assert_eq!(inside.as_array().unwrap().len(), 1, "{inside}");
+    // No other user has access to that vhost, including the provisioner.
+    let permissions = broker.get(&format!("vhosts/{name}/permissions")).await.unwrap();
+    assert_eq!(permissions.as_array().unwrap().len(), 1, "{permissions}");
 }
 
 #[tokio::test]
-async fn there_is_no_guest_and_one_administrator() {
+async fn the_only_administrator_is_the_provisioner_and_guest_does_not_exist() {
     let broker = Management::new();
     assert_eq!(broker.get("users/guest").await, None);
     let users = broker.get("users").await.unwrap();
@@ -105,7 +105,7 @@ async fn idle_connections_are_closed_and_opened_again_when_needed() {
     let queue = Some(pb::Queue { name: "jobs".into(), ..pb::Queue::default() });
     client.topology().declare_queue(pb::DeclareQueueRequest { queue, validate_only: false }).await.unwrap();
     let broker = Management::new();
-    // An open stream keeps its connection, however quiet.
+    // An open stream keeps its connection even when it is idle.
     let subscriber = RawSubscribe::started(&client, "jobs").await;
     let mut publisher = RawPublish::open(&client).await.unwrap();
     assert_eq!(publisher.publish(to_queue("jobs", "one")).await.unwrap().outcome(), Outcome::Confirmed);

@@ -31,11 +31,11 @@ fn count(results: &[PublishResult], outcome: Outcome) -> usize {
 }
 
 fn after(result: &PublishResult) -> Duration {
-    result.retry_after.expect("when to come again").try_into().expect("a length of time")
+    result.retry_after.expect("a retry delay").try_into().expect("a duration")
 }
 
 #[tokio::test]
-async fn headers_count_in_the_rate_of_bytes() {
+async fn headers_count_towards_the_byte_rate() {
     let rate = pb::Plan {
         max_publish_bytes_per_second: 100,
         publish_bytes_burst: 100_000,
@@ -57,7 +57,7 @@ async fn headers_count_in_the_rate_of_bytes() {
 }
 
 #[tokio::test]
-async fn ten_times_over_the_rate_is_throttled_message_by_message_and_a_neighbour_does_not_notice() {
+async fn ten_times_the_message_rate_is_throttled_by_message_without_effect_on_another_tenant() {
     let rate = pb::Plan { max_publish_messages_per_second: 20, publish_messages_burst: 50, ..Default::default() };
     let (loud, quiet) = (limited(rate).await, Tenant::fresh().await);
     for tenant in [&loud, &quiet] {
@@ -80,15 +80,15 @@ async fn ten_times_over_the_rate_is_throttled_message_by_message_and_a_neighbour
     let confirmed = count(&loud_results, Outcome::Confirmed);
     assert!((50..=50 + 20 * seconds).contains(&confirmed), "{confirmed} in {seconds} s");
     let throttled: Vec<_> = loud_results.iter().filter(|one| one.outcome() == Outcome::Throttled).collect();
-    assert_eq!(confirmed + throttled.len(), 500, "nothing else comes of it");
+    assert_eq!(confirmed + throttled.len(), 500, "all other messages are throttled");
     for result in &throttled {
         assert!(result.reason.starts_with("MESSAGE_RATE: "), "{result:?}");
         let again = after(result);
-        // The last of a frame of 50 fits after 50 times 50 ms.
+        // The last message of a frame of 50 fits after 50 times 50 ms.
         assert!(again >= Duration::from_millis(1) && again <= Duration::from_millis(2_600), "{again:?}");
     }
-    // The stream stays, and takes what comes again later.
-    until("room in the rate", async || {
+    // The stream stays open and accepts the same message later.
+    until("capacity in the rate", async || {
         stream.send(vec![to_queue("jobs", "again")]).await;
         (stream.results(1).await[0].outcome() == Outcome::Confirmed).then_some(())
     })
@@ -96,7 +96,7 @@ async fn ten_times_over_the_rate_is_throttled_message_by_message_and_a_neighbour
 }
 
 #[tokio::test]
-async fn over_the_bytes_a_second_is_throttled_and_the_largest_message_goes() {
+async fn bytes_over_the_rate_are_throttled_and_the_largest_message_is_accepted() {
     let tenant = limited(pb::Plan {
         max_message_bytes: 1_000,
         max_publish_bytes_per_second: 10,
@@ -108,7 +108,7 @@ async fn over_the_bytes_a_second_is_throttled_and_the_largest_message_goes() {
     let body = |size: usize| to_queue("jobs", vec![b'x'; size]);
     let results = tenant.client.publish_batch(vec![body(1_001), body(1_000), body(500), body(0)]).await.unwrap();
     let outcomes: Vec<_> = results.iter().map(PublishResult::outcome).collect();
-    // A message without a body has properties, which count as well.
+    // A message without a body has properties, which count, too.
     assert_eq!(outcomes, [Outcome::Rejected, Outcome::Confirmed, Outcome::Throttled, Outcome::Throttled]);
     assert!(results[0].reason.starts_with("MESSAGE_TOO_LARGE: "), "{results:?}");
     assert!(results[2].reason.starts_with("BYTE_RATE: "), "{results:?}");
@@ -149,14 +149,14 @@ async fn a_changed_plan_applies_to_open_streams_of_every_gateway_within_seconds(
         })
         .await;
         say(&format!("a changed plan on an open stream of {name}: {} ms", took.as_millis()));
-        // The promise is one second; a busy machine may be slower to ask than the gateways are to apply it.
+        // The target is one second; a busy machine may need longer to observe it.
         assert!(took < Duration::from_secs(5), "{name}: {took:?}");
     };
     let [here, there] = &mut streams;
     let (changed, (), ()) = tokio::join!(update, took("this gateway", here), took("the other gateway", there));
     assert_eq!(changed.tenants, 1);
 
-    // And another plan for the tenant, the same way.
+    // A change of the tenant's plan has the same effect.
     OwnPlan::of(pb::Plan { max_message_bytes: 1, ..Default::default() }).await.give(&tenant).await;
     until("the new plan on an open stream", async || {
         here.send(vec![to_queue("jobs", "xx")]).await;
@@ -173,7 +173,7 @@ fn say(text: &str) {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_never_exceeds_the_plan_and_everything_is_confirmed() {
+async fn messages_in_flight_never_exceed_the_plan_and_all_are_confirmed() {
     let tenant = limited(pb::Plan {
         max_message_bytes: 1_000,
         max_in_flight_messages: 7,
@@ -203,7 +203,7 @@ async fn what_is_in_flight_never_exceeds_the_plan_and_everything_is_confirmed() 
         }
     };
     let batches = async {
-        // Until the meters have shown messages in flight, so that the limits below were observed under load.
+        // Until the meters have shown messages in flight, so that the limit was observed under load.
         loop {
             let outcomes = tokio::join!(tenant.outcomes(batch()), tenant.outcomes(batch()));
             assert!(outcomes.0.into_iter().chain(outcomes.1).all(|outcome| outcome == Outcome::Confirmed));
@@ -249,7 +249,7 @@ fn is_refused(what: &str, answer: Result<(), tonic::Status>, wanted: &str) {
 }
 
 #[tokio::test]
-async fn queues_exchanges_and_bindings_are_counted_and_declaring_again_is_always_harmless() {
+async fn queues_exchanges_and_bindings_are_counted_and_repeated_declarations_are_not() {
     let limits = pb::Plan { max_queues: 2, max_exchanges: 2, max_bindings: 2, ..Default::default() };
     let tenant = limited(limits).await;
     let mut topology = tenant.client.topology();
@@ -280,7 +280,7 @@ async fn queues_exchanges_and_bindings_are_counted_and_declaring_again_is_always
 }
 
 #[tokio::test]
-async fn clients_and_streams_are_counted_and_room_comes_back() {
+async fn clients_and_streams_are_counted_and_released() {
     let tenant = limited(pb::Plan { max_clients: 2, max_streams: 1, ..Default::default() }).await;
     tenant.queue("jobs").await;
     let admin = World::get().admin().await;
@@ -294,7 +294,7 @@ async fn clients_and_streams_are_counted_and_room_comes_back() {
     is_refused("a third client, dry", admin.admin().create_client(dry).await.map(drop), "TOO_MANY_CLIENTS");
     admin.admin().revoke_client(pb::RevokeClientRequest { client_id: second.clone() }).await.unwrap();
     let revoked = admin.admin().create_client(third()).await.map(drop);
-    is_refused("a third client beside a revoked one", revoked, "TOO_MANY_CLIENTS");
+    is_refused("a third client in addition to a revoked one", revoked, "TOO_MANY_CLIENTS");
     admin.admin().delete_client(pb::DeleteClientRequest { client_id: second }).await.unwrap();
     admin.admin().create_client(third()).await.unwrap();
     assert_eq!(meters(&tenant).await["max_clients"], (2, 2));
@@ -304,11 +304,11 @@ async fn clients_and_streams_are_counted_and_room_comes_back() {
     is_refused("a second stream", RawPublish::open(&tenant.client).await.map(drop), "TOO_MANY_STREAMS");
     assert_eq!(meters(&tenant).await["max_streams"], (1, 1));
     drop(first);
-    until("the stream's place is free", async || RawPublish::open(&tenant.client).await.ok().map(drop)).await;
+    until("the stream's slot is free", async || RawPublish::open(&tenant.client).await.ok().map(drop)).await;
 }
 
 #[tokio::test]
-async fn who_stores_as_much_as_allowed_is_throttled_until_it_is_less() {
+async fn a_tenant_at_its_storage_limit_is_throttled_until_it_stores_less() {
     let tenant = limited(pb::Plan { max_stored_messages: 10, ..Default::default() }).await;
     for queue in ["one", "two"] {
         tenant.queue(queue).await;
@@ -317,13 +317,13 @@ async fn who_stores_as_much_as_allowed_is_throttled_until_it_is_less() {
         }
     }
     let send = async || tenant.client.publish_batch(vec![to_queue("one", "more")]).await.unwrap().remove(0);
-    // No single queue takes much more than all of them may; that holds without being measured.
+    // A single queue does not accept much more than the limit of all queues, even between measurements.
     until("a queue that is full", async || {
         let outcome = tenant.outcomes(vec![to_queue("two", "x")]).await[0];
         matches!(outcome, Outcome::Rejected | Outcome::Throttled).then_some(())
     })
     .await;
-    let throttled = until("too much is stored", async || {
+    let throttled = until("the storage limit is reached", async || {
         let result = send().await;
         (result.outcome() == Outcome::Throttled).then_some(result)
     })
@@ -334,7 +334,7 @@ async fn who_stores_as_much_as_allowed_is_throttled_until_it_is_less() {
     for queue in ["one", "two"] {
         tenant.purge(queue).await;
     }
-    until("there is room again", async || (send().await.outcome() == Outcome::Confirmed).then_some(())).await;
+    until("there is capacity again", async || (send().await.outcome() == Outcome::Confirmed).then_some(())).await;
 }
 
 fn declare() -> QueueDeclareOptions {
@@ -342,7 +342,7 @@ fn declare() -> QueueDeclareOptions {
 }
 
 #[tokio::test]
-async fn the_broker_holds_lengths_lives_and_connections_against_a_client_that_goes_around_the_gateway() {
+async fn the_broker_enforces_lengths_ttls_and_connections_against_a_client_that_bypasses_the_gateway() {
     let length = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     let plan = OwnPlan::of(pb::Plan { max_stored_messages: 3, max_connections: 2, ..Default::default() }).await;
     let tenant = plan.tenant().await;
@@ -352,7 +352,7 @@ async fn the_broker_holds_lengths_lives_and_connections_against_a_client_that_go
     let channel = around.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     for kind in ["classic", "quorum"] {
-        // A queue as careless as can be: no x-overflow, no length.
+        // A queue without x-overflow and without a length.
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
         channel.queue_declare(kind.into(), declare(), arguments).await.unwrap();
@@ -371,25 +371,25 @@ async fn the_broker_holds_lengths_lives_and_connections_against_a_client_that_go
     assert_refused(tls(Some(&leaf)), &name, Login::External, Refusal::Vhost).await;
     drop(second);
 
-    // Lives reach queues that are there already.
+    // TTLs also apply to queues that exist already.
     let changed = pb::Plan { max_message_ttl: length(1), queue_expires: length(2), ..Default::default() };
     plan.change(changed, &["max_message_ttl", "queue_expires"]).await;
     let broker = Management::new();
     until("unused queues are gone", async || {
         let queues = broker.get(&format!("queues/{name}")).await.unwrap();
         let names: Vec<_> = queues.as_array().unwrap().iter().filter_map(|queue| queue["name"].as_str()).collect();
-        assert!(names.contains(&"wg.dead-letters"), "the gateway's own stay");
+        assert!(names.contains(&"wg.dead-letters"), "the gateway's own queues remain");
         (names.len() == 1).then_some(())
     })
     .await;
-    // And an unlimited plan takes all of it away.
+    // An unlimited plan removes all of them.
     let paths = ["max_message_ttl", "queue_expires", "max_stored_messages", "max_connections"];
     plan.change(pb::Plan::default(), &paths).await;
     assert_eq!(broker.get(&format!("operator-policies/{name}")).await, Some(serde_json::json!([])));
 }
 
 #[tokio::test]
-async fn a_message_lives_no_longer_than_the_plan_allows_and_then_is_a_dead_letter() {
+async fn a_message_expires_after_the_ttl_of_the_plan_and_is_dead_lettered() {
     let ttl = Some(prost_types::Duration { seconds: 1, nanos: 0 });
     let tenant = limited(pb::Plan { max_message_ttl: ttl, ..Default::default() }).await;
     tenant.queue("jobs").await;
@@ -399,7 +399,7 @@ async fn a_message_lives_no_longer_than_the_plan_allows_and_then_is_a_dead_lette
 }
 
 #[tokio::test]
-async fn a_plans_life() {
+async fn the_life_cycle_of_a_plan() {
     let admin = World::get().admin().await;
     let mut admin = admin.admin();
     let name = format!("p{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
@@ -413,7 +413,7 @@ async fn a_plans_life() {
         assert_eq!(admin.create_plan(create(&plan)).await.unwrap().into_inner().plan, Some(plan.clone()));
     }
     let other = pb::Plan { max_streams: 6, ..plan.clone() };
-    let status = admin.create_plan(create(&other)).await.expect_err("it is another");
+    let status = admin.create_plan(create(&other)).await.expect_err("it exists with other limits");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::AlreadyExists, "PLAN_EXISTS"));
 
     let tenant = Tenant::fresh().await;

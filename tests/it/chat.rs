@@ -14,7 +14,7 @@ use crate::harness::{
     web,
 };
 
-/// Somebody at a terminal.
+/// A participant at a terminal.
 struct Person {
     process: Child,
     keyboard: ChildStdin,
@@ -37,9 +37,9 @@ impl Person {
         self.keyboard.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 
-    /// The next line on the screen is this; of what was said, without the clock.
+    /// Expects this line on the screen, ignoring the clock of messages.
     async fn sees(&mut self, expected: &str) {
-        let line = within(expected, self.screen.next_line()).await.unwrap().expect("the chat goes on");
+        let line = within(expected, self.screen.next_line()).await.unwrap().expect("the chat continues");
         let clock = line.as_bytes().get(2) == Some(&b':');
         assert_eq!(if clock { &line[6..] } else { &line }, expected);
     }
@@ -52,7 +52,7 @@ impl Person {
 }
 
 #[tokio::test]
-async fn two_people_see_each_other_come_speak_and_go_and_a_third_reads_what_was_said() {
+async fn participants_see_joins_messages_and_departures_and_a_late_one_reads_the_history() {
     let tenant = Tenant::fresh().await;
     let mut ann = Person::enter(&tenant, "ann", None);
     ann.sees("-- here: ann").await;
@@ -66,10 +66,10 @@ async fn two_people_see_each_other_come_speak_and_go_and_a_third_reads_what_was_
     ben.leaves().await;
     ann.sees("-- ben left").await;
     let mut carla = Person::enter(&tenant, "carla", None);
-    // What was said and who is here come by two streams, in no order between them.
+    // The messages and the list of participants come through two streams, in no fixed order.
     let mut seen = Vec::new();
     for _ in 0..3 {
-        let line = within("a line", carla.screen.next_line()).await.unwrap().expect("the chat goes on");
+        let line = within("a line", carla.screen.next_line()).await.unwrap().expect("the chat continues");
         seen.push(line.split_once(' ').unwrap().1.to_owned());
     }
     seen.sort_unstable();
@@ -83,7 +83,7 @@ async fn two_people_see_each_other_come_speak_and_go_and_a_third_reads_what_was_
 }
 
 #[tokio::test]
-async fn two_gateways_are_one_room() {
+async fn two_gateways_share_a_chat_room() {
     let tenant = Tenant::fresh().await;
     let other = web::gateway(|_| {}).await;
     let mut ann = Person::enter(&tenant, "ann", None);
@@ -91,34 +91,34 @@ async fn two_gateways_are_one_room() {
     let mut ben = Person::enter(&tenant, "ben", Some(&other.endpoint()));
     ben.sees("-- here: ann, ben").await;
     ann.sees("-- ben came").await;
-    ben.types("from the other door").await;
-    ann.sees("ben: from the other door").await;
-    ann.types("heard").await;
-    ben.sees("ann: heard").await;
+    ben.types("from the other gateway").await;
+    ann.sees("ben: from the other gateway").await;
+    ann.types("received").await;
+    ben.sees("ann: received").await;
     ben.leaves().await;
     ann.leaves().await;
     other.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn two_tenants_rooms_of_the_same_name_never_meet() {
+async fn chat_rooms_of_two_tenants_with_the_same_name_are_separate() {
     let (acme, globex) = (Tenant::fresh().await, Tenant::fresh().await);
     let mut ann = Person::enter(&acme, "ann", None);
     ann.sees("-- here: ann").await;
-    ann.types("is anybody there?").await;
+    ann.types("a message in acme").await;
     let mut eve = Person::enter(&globex, "eve", None);
     eve.sees("-- here: eve").await;
-    eve.types("nobody here").await;
+    eve.types("a message in globex").await;
     let mut finn = Person::enter(&globex, "finn", None);
     let mut seen = Vec::new();
     for _ in 0..2 {
-        let line = within("a line", finn.screen.next_line()).await.unwrap().expect("the chat goes on");
+        let line = within("a line", finn.screen.next_line()).await.unwrap().expect("the chat continues");
         seen.push(line.split_once(' ').unwrap().1.to_owned());
     }
     seen.sort_unstable();
-    assert_eq!(seen, ["eve: nobody here", "here: eve, finn"]);
+    assert_eq!(seen, ["eve: a message in globex", "here: eve, finn"]);
     eve.sees("-- finn came").await;
-    // Had anything crossed the wall, it would be the next line.
+    // A message from the other tenant would be the next line.
     ann.types("/who").await;
     ann.sees("-- here: ann").await;
     for person in [ann, eve, finn] {

@@ -24,7 +24,7 @@ fn of(tenant: &Tenant) -> impl Fn() -> Command {
 }
 
 #[tokio::test]
-async fn a_message_goes_in_and_out_by_command() {
+async fn a_message_is_published_and_consumed_by_command() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     ok(app(), &["queue", "declare", "orders"]).await;
@@ -50,7 +50,7 @@ async fn lines_of_standard_input_become_messages() {
 }
 
 #[tokio::test]
-async fn topology_is_made_listed_and_deleted_by_command() {
+async fn topology_is_created_listed_and_deleted_by_command() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     ok(app(), &["exchange", "declare", "events", "--type", "topic"]).await;
@@ -95,7 +95,7 @@ async fn an_administrator_manages_tenants_and_clients_by_command() {
 }
 
 #[tokio::test]
-async fn a_wrong_command_says_what_to_do_next() {
+async fn an_invalid_command_explains_what_to_do() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     let missing = run(app(), &["subscribe", "nowhere", "--count", "1"]).await;
@@ -106,7 +106,7 @@ async fn a_wrong_command_says_what_to_do_next() {
 }
 
 #[tokio::test]
-async fn serve_names_all_faults_of_its_settings_at_once() {
+async fn serve_reports_all_configuration_errors_at_once() {
     let mut serve = Command::new(env!("CARGO_BIN_EXE_warrengate"));
     serve.env("WARRENGATE_GRPC__LISTEN", "nonsense").env("WARRENGATE_AUTH__LEEWAY", "5m").stdin(Stdio::null());
     let output = run(serve, &["serve", "--check"]).await;
@@ -130,7 +130,7 @@ async fn dead_letters_are_shown_sent_again_and_deleted_by_command() {
     }
     let mut consumer = tenant.subscribe("brittle").await;
     for _ in 0..3 {
-        let delivery = within("a delivery", consumer.next()).await.unwrap().expect("the stream goes on");
+        let delivery = within("a delivery", consumer.next()).await.unwrap().expect("the stream continues");
         consumer.nack(&delivery, Nack::retry().because("not today")).unwrap();
     }
     consumer.close().await.unwrap();
@@ -162,7 +162,7 @@ async fn ready(app: &impl Fn() -> Command, queue: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn sigterm_and_no_ack_return_messages_without_using_up_an_attempt() {
+async fn sigterm_and_no_ack_return_messages_without_counting_an_attempt() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     ok(app(), &["queue", "declare", "poor", "--max-delivery-attempts", "2"]).await;
@@ -189,12 +189,12 @@ async fn no_ack_ends_when_its_window_is_full() {
     ok(app(), &["queue", "declare", "full"]).await;
     publish_numbers(&app, "full", 5).await;
     assert_eq!(ok(app(), &["subscribe", "full", "--no-ack", "--prefetch", "3"]).await, "1\n2\n3\n");
-    until("the messages are back", async || (ready(&app, "full").await == 5).then_some(())).await;
+    until("the messages are returned", async || (ready(&app, "full").await == 5).then_some(())).await;
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_closed_pipe_leaves_what_was_not_read_in_the_queue() {
+async fn a_closed_pipe_leaves_unread_messages_in_the_queue() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     ok(app(), &["queue", "declare", "clicks"]).await;
@@ -234,14 +234,14 @@ async fn messages_are_retried_dead_lettered_and_dropped_by_command() {
 }
 
 #[tokio::test]
-async fn a_queue_is_peeked_without_taking_anything() {
+async fn peeking_a_queue_removes_nothing() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     ok(app(), &["queue", "declare", "letters"]).await;
     publish_numbers(&app, "letters", 3).await;
     for _ in 0..2 {
         assert_eq!(ok(app(), &["queue", "peek", "letters", "--count", "10"]).await, "1\n2\n3\n");
-        until("the messages are back", async || (ready(&app, "letters").await == 3).then_some(())).await;
+        until("the messages are returned", async || (ready(&app, "letters").await == 3).then_some(())).await;
     }
     ok(app(), &["queue", "declare", "log", "--type", "stream"]).await;
     publish_numbers(&app, "log", 3).await;
@@ -249,7 +249,7 @@ async fn a_queue_is_peeked_without_taking_anything() {
 }
 
 #[tokio::test]
-async fn a_body_that_no_frame_can_hold_is_rejected_and_the_others_are_confirmed() {
+async fn an_oversized_body_is_rejected_and_the_others_are_confirmed() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     ok(app(), &["queue", "declare", "blobs"]).await;
@@ -272,11 +272,11 @@ async fn a_body_that_no_frame_can_hold_is_rejected_and_the_others_are_confirmed(
 }
 
 #[tokio::test]
-async fn times_that_no_calendar_has_are_shown() {
+async fn timestamps_out_of_range_are_shown() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     ok(app(), &["queue", "declare", "far"]).await;
-    // Past the gateway, which refuses such times: 1,700,000,000,000 s.
+    // Published directly to the broker, because the gateway refuses such a time: 1,700,000,000,000 s.
     let certificate = certificate_of(&tenant.id);
     let broker = amqp(tls(Some(&certificate)), &format!("wg.{}", tenant.id), Login::External).await.unwrap();
     let channel = broker.create_channel().await.unwrap();
@@ -292,7 +292,7 @@ async fn times_that_no_calendar_has_are_shown() {
 }
 
 #[tokio::test]
-async fn errors_are_json_when_asked_and_say_where_the_credentials_came_from() {
+async fn errors_are_json_on_request_and_name_the_source_of_the_credentials() {
     let tenant = Tenant::fresh().await;
     let app = of(&tenant);
     let error = async |args: &[&str]| {

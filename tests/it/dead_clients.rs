@@ -1,5 +1,5 @@
-//! A client that disappears without closing its connection: the gateway detects it, and other consumers receive the messages
-//! that it had not acknowledged.
+//! A client that disappears without closing its connection: the gateway detects it, and other consumers receive the
+//! messages that it had not acknowledged.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Dead letters: listing without consuming, redriving, deleting, and isolation between tenants.
+//! Dead letters: listing without consuming, start_redrive, deleting, and isolation between tenants.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ async fn with_dead(queues: &[(&str, usize)]) -> Tenant {
         tenant.outcomes(all).await;
         let mut consumer = RawSubscription::open(&tenant.client, start(queue)).await;
         let held = ids(&consumer.take(*count).await);
-        consumer.nack_because(&held, NackAction::DeadLetter, &format!("of {queue}")).await;
+        consumer.nack_with_reason(&held, NackAction::DeadLetter, &format!("of {queue}")).await;
         consumer.close().await;
     }
     tenant.has_dead_letters(number).await;
@@ -222,7 +222,7 @@ async fn one_some_or_all_are_sent_again_and_only_to_their_queues() {
 async fn a_redrive_keeps_to_its_rate_tells_its_progress_and_stops_when_it_is_cancelled() {
     let tenant = with_dead(&[("jobs", 60)]).await;
     let begun = Instant::now();
-    let mut reports = tenant.redriving(all(), 10).await.unwrap();
+    let mut reports = tenant.start_redrive(all(), 10).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 3 {
         let report = within("a report", reports.message()).await.unwrap().expect("it goes on");

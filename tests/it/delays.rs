@@ -1,5 +1,5 @@
 //! Retry delays with a problem at their end: the queue was deleted or is full, or the delay queue does not respond. No
-//! message is lost or waits for ever.
+//! message is lost or waits forever.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ use crate::harness::{
     wait::until,
 };
 
-/// Of broker-config/advanced.config, twice: what a queue did not take is offered again by then.
+/// Twice the interval of broker-config/advanced.config in which a refused message is offered to a queue again.
 const OFFERED_AGAIN: Duration = Duration::from_secs(10);
 
-/// Waits until one of the gateway's own queues has so many messages, by the broker's word, which comes seconds late.
-async fn holds(tenant: &Tenant, queue: &str, messages: u64) {
+/// Waits until the broker reports this number of messages in one of the gateway's own queues, which it does seconds
+/// late.
+async fn wait_for_messages(tenant: &Tenant, queue: &str, messages: u64) {
     let vhost = format!("wg.{}", tenant.id);
     let asked = ["-p", &vhost, "list_queues", "name", "messages", "--formatter", "json"];
     until(&format!("{messages} messages in {queue}"), async || {
@@ -31,22 +32,22 @@ async fn holds(tenant: &Tenant, queue: &str, messages: u64) {
 }
 
 #[tokio::test]
-async fn a_message_whose_queue_is_gone_when_its_delay_is_over_is_a_dead_letter() {
+async fn a_message_is_dead_lettered_when_its_queue_was_deleted_during_the_delay() {
     let tenant = Tenant::fresh().await;
     tenant.queue("passing").await;
     tenant.publish(to_exchange("", "passing", "one")).await;
     let mut consumer = RawSubscription::open(&tenant.client, start("passing")).await;
-    let held = consumer.one().await;
-    consumer.retry(&[held.delivery_id], Duration::from_secs(20)).await;
-    // It is in the delay when the stream has closed in order.
+    let outstanding = consumer.one().await;
+    consumer.retry(&[outstanding.delivery_id], Duration::from_secs(20)).await;
+    // The delay starts when the stream has closed in order.
     consumer.close().await;
-    holds(&tenant, "wg.delay.20000", 1).await;
+    wait_for_messages(&tenant, "wg.delay.20000", 1).await;
     let request = pb::DeleteQueueRequest { name: "passing".into(), ..Default::default() };
     tenant.client.topology().delete_queue(request).await.unwrap();
     let dead = tenant.dead_letter().await;
     assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("passing", "queue_deleted", 1));
     assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("", "passing"));
-    // It stays, until there is a queue to take it.
+    // It stays until a queue accepts it.
     let done = tenant.redrive(these([&dead])).await;
     assert_eq!((done.redriven, done.failed, done.remaining), (0, 1, 0));
     assert!(done.failures[0].reason.starts_with("QUEUE_NOT_FOUND: "), "{done:?}");
@@ -57,13 +58,13 @@ async fn a_message_whose_queue_is_gone_when_its_delay_is_over_is_a_dead_letter()
 }
 
 #[tokio::test]
-async fn a_retry_into_a_full_queue_waits_in_the_broker_and_comes_when_there_is_room() {
+async fn a_retry_into_a_full_queue_waits_in_the_broker_until_there_is_capacity() {
     let tenant = Tenant::fresh().await;
     tenant.queue_of(pb::Queue { name: "small".into(), max_length: 1, ..pb::Queue::default() }).await;
     tenant.publish_to("small", "first").await;
     let one_at_a_time = SubscribeStart { max_outstanding_messages: 1, ..start("small") };
     let mut consumer = RawSubscription::open(&tenant.client, one_at_a_time).await;
-    let held = consumer.one().await;
+    let outstanding = consumer.one().await;
     let mut others = 0;
     until("a full queue", async || match tenant.outcomes(vec![to_queue("small", "other")]).await[..] {
         [Outcome::Confirmed] => {
@@ -74,12 +75,12 @@ async fn a_retry_into_a_full_queue_waits_in_the_broker_and_comes_when_there_is_r
         ref else_ => panic!("{else_:?}"),
     })
     .await;
-    consumer.retry(&[held.delivery_id], Duration::from_millis(200)).await;
-    // Old copies stay for longer than the delay when a delay queue is new.
+    consumer.retry(&[outstanding.delivery_id], Duration::from_millis(200)).await;
+    // With a new delay queue, old copies stay for longer than the delay.
     consumer.close().await;
     tenant.has_depth("small", others).await;
-    holds(&tenant, "wg.delay.200", 1).await;
-    let room = Instant::now();
+    wait_for_messages(&tenant, "wg.delay.200", 1).await;
+    let freed = Instant::now();
     let mut consumer = RawSubscription::open(&tenant.client, start("small")).await;
     let mut seen = Vec::new();
     let again = loop {
@@ -90,15 +91,15 @@ async fn a_retry_into_a_full_queue_waits_in_the_broker_and_comes_when_there_is_r
             break delivery;
         }
     };
-    let took = room.elapsed();
-    eprintln!("measured: the retry came {took:.1?} after there was room");
+    let took = freed.elapsed();
+    eprintln!("measured: the retry came {took:.1?} after the queue had capacity");
     assert_eq!((again.attempt, seen.len() as u64), (2, others + 1), "{seen:?}");
     assert!(took < OFFERED_AGAIN + Duration::from_secs(2), "{took:?}");
-    holds(&tenant, "wg.delay.200", 0).await;
+    wait_for_messages(&tenant, "wg.delay.200", 0).await;
 }
 
 #[tokio::test]
-async fn a_retry_whose_delay_queue_has_no_leader_comes_all_the_same() {
+async fn a_retry_is_delivered_when_its_delay_queue_has_no_leader() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     for body in ["first", "second"] {
@@ -110,7 +111,7 @@ async fn a_retry_whose_delay_queue_has_no_leader_comes_all_the_same() {
     let again = consumer.one().await;
     assert_eq!((again.attempt, bodies(std::slice::from_ref(&again))[0].as_str()), (2, "first"));
     consumer.ack(&[again.delivery_id]).await;
-    // As after a kill in the first seconds of its life (broker-config/README.md).
+    // As after a kill in the first seconds after its declaration (broker-config/README.md).
     let server = format!("{{'wg.{}_wg.delay.1000', node()}}", tenant.id);
     let node = World::get().stack.node();
     node.control(&["eval", &format!("ok = ra:stop_server(quorum_queues, {server}).")]).await.unwrap();

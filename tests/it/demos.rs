@@ -5,7 +5,7 @@ use crate::harness::{
     command::{json, ok, warrengate},
 };
 
-/// Runs one for a fresh tenant; it fails by itself when a claim does not hold.
+/// Runs a demo for a new tenant; the demo itself fails when a claim does not hold.
 async fn demonstrates(name: &str, expected: &[&str]) {
     let tenant = Tenant::fresh().await;
     let app = || warrengate(&tenant.client_id, &tenant.secret);
@@ -27,7 +27,7 @@ async fn the_work_queue_is_shared_by_workers_of_unequal_speed() {
 }
 
 #[tokio::test]
-async fn orders_are_tried_again_given_up_and_sent_again() {
+async fn orders_are_retried_dead_lettered_and_redriven() {
     demonstrates(
         "orders",
         &["lamp  attempt 2: shipped", "after 3 attempts: no such address", "piano attempt 1: shipped"],
@@ -36,22 +36,22 @@ async fn orders_are_tried_again_given_up_and_sent_again() {
 }
 
 #[tokio::test]
-async fn logs_find_their_readers_by_topic() {
+async fn logs_are_routed_by_topic() {
     demonstrates("logs", &["on-call (*.error) reads:\n  the till is stuck\n  the safe does not open\n"]).await;
 }
 
 #[tokio::test]
-async fn alerts_find_their_readers_by_headers() {
+async fn alerts_are_routed_by_headers() {
     demonstrates("alerts", &["no binding     unroutable", "pager shows: disk full\n"]).await;
 }
 
 #[tokio::test]
-async fn fan_out_gives_everybody_a_copy() {
+async fn fan_out_delivers_a_copy_to_every_subscriber() {
     demonstrates("fan-out", &["billing   got anna, ben, carla, dora", "fraud     got dora"]).await;
 }
 
 #[tokio::test]
-async fn sensors_are_read_again_from_a_time() {
+async fn sensor_readings_are_replayed_from_a_time() {
     demonstrates("sensors", &["from the time we noted       2.60 m, 3.40 m, 4.10 m"]).await;
 }
 
@@ -61,7 +61,7 @@ async fn a_spike_waits_for_a_slow_consumer() {
 }
 
 #[tokio::test]
-async fn a_request_finds_its_reply() {
+async fn a_request_receives_its_reply() {
     demonstrates("request-reply", &["answered q-3: a piano costs 8400.00"]).await;
 }
 

@@ -26,7 +26,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_answers_what_it_took_hands_back_the_rest_and_exits_with_0() {
+async fn a_drain_answers_accepted_messages_returns_the_rest_and_exits_with_0() {
     let own = Own::start("drain", &[]).await;
     let mut gateway = Serve::start(&own, &[]).await;
     let tenant = own.tenant().await;
@@ -39,39 +39,39 @@ async fn a_drain_answers_what_it_took_hands_back_the_rest_and_exits_with_0() {
     until("readiness", async || (gateway.readiness().await == 200).then_some(())).await;
     let window = SubscribeStart { max_outstanding_messages: 5, ..start("jobs") };
     let mut consumer = RawSubscription::open(&client, window).await;
-    let held = consumer.take(5).await;
+    let outstanding = consumer.take(5).await;
     let mut publisher = RawPublisher::open(&client).await;
     publisher.send(vec![to_queue("other", "before")]).await;
     assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
 
     let began = Instant::now();
     gateway.terminate();
-    let heard = consumer.event().await.unwrap();
-    assert!(matches!(heard, Some(Heard::Draining(_))), "{heard:?}");
+    let notice = consumer.event().await.unwrap();
+    assert!(matches!(notice, Some(Heard::Draining(_))), "{notice:?}");
     let answered = publisher.event().await.unwrap();
     assert!(matches!(answered, Some(Answered::Draining(_))), "{answered:?}");
     assert_eq!(gateway.readiness().await, 503);
-    // On the same connection; for a second, that is. After it the gRPC library makes another, which nobody takes.
+    // On the same connection, for one second. After that the gRPC library opens another, which is not accepted.
     let refused = RawPublisher::try_open(&client).await.err().expect("no new streams");
     assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "DRAINING"), "{refused:?}");
     assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
 
-    // What was taken, and what comes after the warning, is answered.
+    // Messages accepted before, and those that arrive after the warning, are answered.
     publisher.send(vec![to_queue("other", "after")]).await;
     assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
     assert!(publisher.close().await.is_empty());
-    // Settlements count, and make no room for new deliveries; when nothing is held, the stream ends.
-    consumer.ack(&ids(&held[..2])).await;
-    consumer.ack(&ids(&held[2..4])).await;
+    // Settlements count but do not lead to new deliveries; the stream ends when nothing is outstanding.
+    consumer.ack(&ids(&outstanding[..2])).await;
+    consumer.ack(&ids(&outstanding[2..4])).await;
     consumer.is_quiet().await;
-    consumer.ack(&ids(&held[4..])).await;
+    consumer.ack(&ids(&outstanding[4..])).await;
     let status = consumer.failure().await;
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
     let status = gateway.ended().await;
     let took = began.elapsed();
     eprintln!("measured: a drain whose streams end took {took:?}");
     assert!(status.success() && took < Duration::from_secs(20), "{status} after {took:?}");
-    // A hand-back may change their order.
+    // Returned messages may change their order.
     tenant.has_depth("jobs", 5).await;
     let mut rest = tenant.take("jobs", 5).await;
     rest.sort();
@@ -93,18 +93,19 @@ async fn a_drain_with_a_thousand_streams_and_silent_sockets_ends_within_its_dead
         streams.extend(futures_util::future::join_all(opening).await);
     }
     assert_eq!(streams.len(), 1_000);
-    // One that never speaks, one that says nothing after its handshake, and one that reads nothing any more and holds a message.
+    // One that never sends anything, one that is silent after its handshake, and one that stops reading while a message
+    // is outstanding.
     let mute = TcpStream::connect(gateway.grpc).await.unwrap();
     let after_tls = tls_to(gateway.grpc, &own.stack.gateway_ca()).await;
-    let deaf = Proxy::to(gateway.grpc.port()).await;
+    let stalled = Proxy::to(gateway.grpc.port()).await;
     let tenant = own.tenant().await;
     tenant.queue("jobs").await;
-    let through = own.client_at(&format!("https://{}", deaf.endpoint()), &tenant.client_id, &tenant.secret).await;
+    let through = own.client_at(&format!("https://{}", stalled.endpoint()), &tenant.client_id, &tenant.secret).await;
     known(&through).await;
     let mut stuck = RawSubscription::open(&through, start("jobs")).await;
-    tenant.publish_to("jobs", "held").await;
+    tenant.publish_to("jobs", "outstanding").await;
     stuck.take(1).await;
-    deaf.hold();
+    stalled.hold();
 
     let began = Instant::now();
     gateway.terminate();
@@ -116,14 +117,14 @@ async fn a_drain_with_a_thousand_streams_and_silent_sockets_ends_within_its_dead
         let failure = stream.failure().await;
         assert_eq!(failure.code(), tonic::Code::Unavailable, "{failure:?}");
     }
-    // Handed back.
-    tenant.holds("jobs", &["held"]).await;
+    // Returned to the queue.
+    tenant.holds("jobs", &["outstanding"]).await;
     drop((mute, after_tls));
     own.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publish_stream_that_is_cut_has_an_outcome_for_each_message_in_flight() {
+async fn an_ended_publish_stream_reports_an_outcome_for_each_message_in_flight() {
     let proxy = Proxy::start().await;
     let endpoint = proxy.endpoint();
     let own = Own::start("drain-cut", &[]).await;
@@ -136,7 +137,7 @@ async fn a_publish_stream_that_is_cut_has_an_outcome_for_each_message_in_flight(
     let mut publisher = RawPublisher::open(&client).await;
     publisher.send(vec![to_queue("jobs", "before")]).await;
     assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
-    // The broker says nothing any more, so what is sent now is in flight until the end.
+    // The broker is paused, so messages sent now stay in flight until the end.
     proxy.hold();
     publisher.send((0..10).map(|n| to_queue("jobs", n.to_string())).collect()).await;
     gateway.terminate();
@@ -146,40 +147,40 @@ async fn a_publish_stream_that_is_cut_has_an_outcome_for_each_message_in_flight(
     let outcomes: Vec<_> = results.iter().map(|result| (result.sequence, result.outcome())).collect();
     assert_eq!(outcomes, (1..=10).map(|n| (n, Outcome::Unknown)).collect::<Vec<_>>());
     assert!(results.iter().all(|result| result.reason.starts_with("DRAINING: ")), "{results:?}");
-    let end = publisher.event().await.expect_err("it is cut");
+    let end = publisher.event().await.expect_err("it is disconnected");
     assert_eq!((end.code(), reason(&end).as_str()), (tonic::Code::Unavailable, "DRAINING"), "{end:?}");
     assert!(gateway.ended().await.success());
     own.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_gateway_at_once() {
     let own = Own::start("drain-twice", &[]).await;
     let mut gateway = Serve::start(&own, &[]).await;
     let tenant = own.tenant().await;
     let client = gateway.client(&own, &tenant).await;
     tenant.queue("jobs").await;
-    tenant.publish_to("jobs", "held").await;
+    tenant.publish_to("jobs", "outstanding").await;
     let mut consumer = RawSubscription::open(&client, start("jobs")).await;
     consumer.take(1).await;
     gateway.terminate();
-    let heard = consumer.event().await.unwrap();
-    assert!(matches!(heard, Some(Heard::Draining(_))), "{heard:?}");
+    let notice = consumer.event().await.unwrap();
+    assert!(matches!(notice, Some(Heard::Draining(_))), "{notice:?}");
     let began = Instant::now();
     gateway.terminate();
     let status = gateway.ended().await;
     let took = began.elapsed();
     assert!(status.code() == Some(1) && took < Duration::from_secs(10), "{status} after {took:?}");
-    tenant.holds("jobs", &["held"]).await;
+    tenant.holds("jobs", &["outstanding"]).await;
     own.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_moves_on_draining_loses_nothing_and_sees_nothing_again_that_it_acknowledged() {
+async fn a_client_that_reconnects_on_draining_loses_no_message_and_gets_no_acknowledged_one_again() {
     const MESSAGES: usize = 500;
     let own = Own::start("moving", &[]).await;
     let first = own.stack.another_gateway().await.unwrap();
-    // One address before several gateways.
+    // One address for several gateways.
     let address = Proxy::to(first.grpc_address().port()).await;
     let tenant = own.tenant().await;
     tenant.queue("jobs").await;
@@ -195,7 +196,7 @@ async fn a_client_that_moves_on_draining_loses_nothing_and_sees_nothing_again_th
     let mut first = Some(first);
     let mut draining = None;
     while acknowledged.len() < MESSAGES {
-        let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream goes on");
+        let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream continues");
         let body = delivery.message().body.clone();
         subscription.ack(&delivery).unwrap();
         assert!(acknowledged.insert(body.clone()), "{body:?} was acknowledged before");
@@ -212,11 +213,11 @@ async fn a_client_that_moves_on_draining_loses_nothing_and_sees_nothing_again_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_says_nothing_after_its_handshake_is_cut() {
+async fn a_peer_that_is_silent_after_its_handshake_is_disconnected() {
     let world = crate::harness::World::get();
     let mut silent = tls_to(world.stack.gateway().grpc_address(), &world.stack.gateway_ca()).await;
     let began = Instant::now();
-    // The server's own first frame does not come before the client's.
+    // The server sends its first frame only after the client's.
     let read = within("the end of the connection", silent.read(&mut [0; 64])).await;
     assert!(!matches!(read, Ok(1..)), "{read:?}");
     let allowed = world.stack.config().limits.handshake_timeout;

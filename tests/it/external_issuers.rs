@@ -24,15 +24,15 @@ fn with_token<T>(body: T, token: &str) -> Request<T> {
     request
 }
 
-/// Whom the gateway takes the bearer for.
+/// The client id that the gateway derives from the token.
 async fn who(channel: &Channel, token: &str) -> Result<String, Status> {
     let answer = AuthClient::new(channel.clone()).who_am_i(with_token(pb::WhoAmIRequest {}, token)).await?;
     Ok(answer.into_inner().client_id)
 }
 
-/// Waits until it is let in: keys are fetched beside the calls.
-async fn let_in(channel: &Channel, token: &str) -> String {
-    until("the token is believed", async || who(channel, token).await.ok()).await
+/// Waits until the token is accepted, because keys are fetched in the background.
+async fn accepted(channel: &Channel, token: &str) -> String {
+    until("the token is accepted", async || who(channel, token).await.ok()).await
 }
 
 async fn refused(channel: &Channel, token: &str) {
@@ -41,14 +41,14 @@ async fn refused(channel: &Channel, token: &str) {
 }
 
 #[tokio::test]
-async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
+async fn several_issuers_are_trusted_and_an_unavailable_one_affects_no_other() {
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
-    // All have a key of the same id, so that only the issuer tells them apart.
+    // All keys have the same id, so that only the issuer distinguishes them.
     let keys: Vec<_> = (0..4).map(|_| Key::new("k")).collect();
     let by_discovery = Issuer::start(&[&keys[0]]).await;
     let going_away = Issuer::start(&[&keys[1]]).await;
-    let never_there = "http://127.0.0.1:9";
+    let unreachable = "http://127.0.0.1:9";
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.json");
     std::fs::write(&file, serde_json::json!({"keys": [keys[3].public]}).to_string()).unwrap();
@@ -59,7 +59,7 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
     };
     let by_url = IssuerConfig { keys: KeySource::Url(format!("{}/keys", going_away.name())), ..going_away.config() };
     let gateway = web::gateway(|config| {
-        config.auth.issuers = vec![by_discovery.config(), by_url, issuer::config(never_there), by_file];
+        config.auth.issuers = vec![by_discovery.config(), by_url, issuer::config(unreachable), by_file];
     })
     .await;
     let channel = gateway.channel().await;
@@ -76,20 +76,20 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
         keys[3].sign(&issuer::claims("urn:corp", "whatever", "spiffe://example.org/worker")),
     ];
     for (token, client) in tokens.iter().zip(&clients) {
-        assert_eq!(let_in(&channel, token).await, *client);
+        assert_eq!(accepted(&channel, token).await, *client);
     }
-    // Our own tokens are as good as before.
+    // The gateway's own tokens are still valid.
     let own = gateway.token(&tenant.client_id, &tenant.secret).await;
     assert_eq!(who(&channel, &own).await.unwrap(), tenant.client_id);
 
-    // Keys do not pass from one issuer to another, nor tenants out of the one that an issuer speaks for.
+    // Keys are not valid for another issuer, and an issuer cannot name another tenant than its own.
     refused(&channel, &keys[1].sign(&by_discovery.claims(&tenant.id, "found"))).await;
-    refused(&channel, &keys[2].sign(&issuer::claims(never_there, &tenant.id, "found"))).await;
+    refused(&channel, &keys[2].sign(&issuer::claims(unreachable, &tenant.id, "found"))).await;
     refused(&channel, &keys[3].sign(&issuer::claims("urn:corp", &other.id, &other.client_id))).await;
     let mut administers = by_discovery.claims(&tenant.id, "found");
     administers["scope"] = serde_json::json!({"a": true});
     refused(&channel, &keys[0].sign(&administers)).await;
-    // A client is reached by the issuer that it is bound to, and by its external id, if it has one.
+    // A client is identified by the issuer to which it is bound, and by its external id, if it has one.
     refused(&channel, &keys[1].sign(&going_away.claims(&tenant.id, "away"))).await;
     let mut before = by_discovery.claims(&tenant.id, "app");
     before["iat"] = (before["iat"].as_u64().unwrap() - 60).into();
@@ -98,7 +98,7 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
         let status = who(&channel, &keys[0].sign(&before)).await.expect_err("refused");
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "CLIENT_UNKNOWN"), "{status:?}");
     }
-    // Its secret is nobody's.
+    // It has no usable secret.
     gateway.refused_token_by_http(&clients[0]).await;
 
     going_away.stop();
@@ -108,7 +108,7 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
         let results = messaging.publish_batch(with_token(batch, token)).await.unwrap().into_inner().results;
         assert_eq!(results[0].outcome(), pb::Outcome::Confirmed);
     }
-    // What the token does not grant is not granted.
+    // The token limits the grants.
     let mut narrow = by_discovery.claims(&tenant.id, "found");
     narrow["scope"] = "subscribe:jobs".into();
     let batch = pb::PublishBatchRequest { publications: vec![to_queue("jobs", "one")] };
@@ -119,7 +119,7 @@ async fn several_issuers_are_believed_and_one_that_is_away_stops_nobody() {
 }
 
 #[tokio::test]
-async fn keys_that_rotate_are_followed_and_a_flood_of_unknown_ones_asks_seldom() {
+async fn rotated_keys_are_fetched_and_a_flood_of_unknown_ones_causes_few_requests() {
     let tenant = Tenant::fresh().await;
     let (first, second) = (Key::new("first"), Key::new("second"));
     let local = Issuer::start(&[&first]).await;
@@ -127,44 +127,44 @@ async fn keys_that_rotate_are_followed_and_a_flood_of_unknown_ones_asks_seldom()
     let channel = gateway.channel().await;
     gateway.external_client(&tenant, "ext", local.name(), "").await;
     let (old, new) = (first.sign(&local.claims(&tenant.id, "ext")), second.sign(&local.claims(&tenant.id, "ext")));
-    let_in(&channel, &old).await;
+    accepted(&channel, &old).await;
     refused(&channel, &new).await;
 
-    // With an overlap both count, and then the new one alone.
+    // Both keys are valid during the overlap, then only the new one.
     local.publish(&[&first, &second]);
-    let_in(&channel, &new).await;
+    accepted(&channel, &new).await;
     who(&channel, &old).await.unwrap();
     local.publish(&[&second]);
-    until("the old key is gone", async || {
-        // An unknown one has the keys fetched.
-        let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "ext"))).await;
+    until("the old key is removed", async || {
+        // An unknown key id causes a fetch of the keys.
+        let _ = who(&channel, &Key::new("unknown").sign(&local.claims(&tenant.id, "ext"))).await;
         who(&channel, &old).await.err()
     })
     .await;
 
-    // Sets that are refused change nothing.
-    let asked = local.requests();
+    // A refused key set changes nothing.
+    let requests = local.requests();
     let crowd: Vec<_> = (0..65).map(|n| Key::new(&format!("k{n}")).public).chain([first.public.clone()]).collect();
     local.publish_document(serde_json::json!({"keys": crowd}));
     until("the set was fetched", async || {
-        let _ = who(&channel, &Key::new("nobody's").sign(&local.claims(&tenant.id, "ext"))).await;
-        (local.requests() > asked).then_some(())
+        let _ = who(&channel, &Key::new("unknown").sign(&local.claims(&tenant.id, "ext"))).await;
+        (local.requests() > requests).then_some(())
     })
     .await;
     who(&channel, &new).await.unwrap();
     refused(&channel, &old).await;
 
     local.publish(&[&second]);
-    let (asked, began) = (local.requests(), Instant::now());
+    let (requests, began) = (local.requests(), Instant::now());
     let stranger = Key::new("x");
     let claims = local.claims(&tenant.id, "ext");
     for _ in 0..500 {
         refused(&channel, &stranger.sign(&claims)).await;
     }
     who(&channel, &new).await.unwrap();
-    let (asked, took) = (local.requests() - asked, began.elapsed());
-    eprintln!("500 unknown keys in {took:?} asked the issuer {asked} times");
+    let (requests, took) = (local.requests() - requests, began.elapsed());
+    eprintln!("500 unknown keys in {took:?} caused {requests} requests");
     let at_most = took.as_millis() / 500 + 2;
-    assert!(asked as u128 <= at_most, "asked {asked} times in {took:?}");
+    assert!(requests as u128 <= at_most, "{requests} requests in {took:?}");
     gateway.running.shutdown().await;
 }

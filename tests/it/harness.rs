@@ -5,7 +5,7 @@ pub mod bytes_codec;
 pub mod collector;
 pub mod command;
 pub mod consumer;
-pub mod dead;
+pub mod dead_letters;
 pub mod http2;
 pub mod issuer;
 pub mod jaeger;
@@ -43,22 +43,22 @@ pub use warrengate_testkit::{postgres, proxy};
 use postgres::Postgres;
 use warrengate_testkit::folder::RunFolder;
 
-/// The shared stack. It has a runtime of its own, since each test's ends with the test; the node's guard ends the broker
-/// with the process.
+/// The shared stack. It has its own runtime, because the runtime of a test ends with the test; the node's guard ends
+/// the broker with the process.
 pub struct World {
     pub stack: Stack,
-    /// Held so that it lives as long as the stack.
+    /// Keeps the stack's folder.
     _runtime: Runtime,
     second: Option<Second>,
     admin_secret: SecretString,
     ca: String,
 }
 
-/// Another gateway on the same PostgreSQL, which half of the clients use (`./scripts/test --store postgres`).
+/// A second gateway on the same PostgreSQL, used by half of the clients (`./scripts/test --store postgres`).
 struct Second {
     gateway: RunningGateway,
     clients: AtomicUsize,
-    /// Ends with the process, by its guard.
+    /// Its guard ends it with the process.
     _postgres: Postgres,
 }
 
@@ -69,15 +69,15 @@ fn folder() -> &'static Path {
     FOLDER.get_or_init(|| RunFolder::create(parent, "it").unwrap()).path()
 }
 
-/// Reports that a check is skipped because a program is not installed that `./scripts/test` installs. With `CI=true` it is an
+/// Reports that a check is skipped because a program that `./scripts/test` installs is missing. With `CI=true` it is an
 /// error.
 pub fn missing(program: &str) {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{program} is missing, and CI must run every check");
     eprintln!("skipped: {program} is not installed (./scripts/test installs it where it can)");
 }
 
-/// The same for toolchains of other languages and for Jaeger, which are no requirement of this repository: they are required
-/// where `WARRENGATE_TEST_ALL_TOOLS=true`, as in the CI workflow.
+/// The same for Jaeger and the toolchains of other languages, which this repository does not require. They are required
+/// when `WARRENGATE_TEST_ALL_TOOLS=true`, as in the CI workflow.
 pub fn missing_toolchain(program: &str) {
     let required = std::env::var_os("WARRENGATE_TEST_ALL_TOOLS").is_some_and(|all| all == "true");
     assert!(!required, "{program} is missing, and this run must execute every check");
@@ -105,7 +105,7 @@ impl World {
         let postgres = (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres"))
             .then(|| Postgres::start().expect("PostgreSQL starts"));
         options.settings = postgres.iter().map(|server| ("WARRENGATE_STORE__URL".into(), server.url())).collect();
-        // All tests have one address, as clients behind a proxy have.
+        // All tests share one address, like clients behind a proxy.
         options.settings.push(("WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS".into(), "100000".into()));
         let mut stack = runtime.block_on(Stack::start(options)).unwrap();
         let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");
@@ -135,7 +135,7 @@ impl World {
             _ => format!("https://{}", second.gateway.grpc_address()),
         };
         let client = self.client_at(&endpoint, credentials).await;
-        // It may have been made through the other one a moment ago.
+        // It may have just been created through the other gateway.
         tenant::known(&client).await;
         client
     }

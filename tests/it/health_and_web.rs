@@ -33,8 +33,8 @@ async fn reflection_is_on_by_default_and_lists_the_services() {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let asks = tokio_stream::iter([ask]);
-    let mut answers = reflection.server_reflection_info(asks).await.unwrap().into_inner();
+    let requests = tokio_stream::iter([ask]);
+    let mut answers = reflection.server_reflection_info(requests).await.unwrap().into_inner();
     let answer = within("the services", answers.message()).await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("{answer:?}") };
     let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
@@ -43,7 +43,7 @@ async fn reflection_is_on_by_default_and_lists_the_services() {
     }
 }
 
-/// The frames of a gRPC-Web answer: its messages, and its trailers as text.
+/// The frames of a gRPC-Web response: its messages, and its trailers as text.
 fn unframed(mut answer: &[u8]) -> (Vec<&[u8]>, String) {
     let (mut messages, mut trailers) = (Vec::new(), String::new());
     while let [flags, a, b, c, d, rest @ ..] = answer {

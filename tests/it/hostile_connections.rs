@@ -37,14 +37,14 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A connection on which HTTP/2 has begun.
-async fn begun(address: SocketAddr) -> TlsStream<TcpStream> {
+/// A connection after the HTTP/2 preface and settings.
+async fn started(address: SocketAddr) -> TlsStream<TcpStream> {
     let mut stream = tls_to(address, &World::get().stack.gateway_ca()).await;
     stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
     stream
 }
 
-/// Reads until the other side has closed.
+/// Reads until the peer closes the connection.
 async fn closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
     within("its end", async {
         let mut buffer = [0; 4096];
@@ -53,7 +53,7 @@ async fn closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
     .await;
 }
 
-/// Whether the handshake comes to its end, and the gateway says something.
+/// Whether the handshake completes and the gateway sends a frame.
 async fn is_served(address: SocketAddr) -> bool {
     let mut roots = rustls::RootCertStore::empty();
     let pem = World::get().ca().as_bytes();
@@ -64,10 +64,10 @@ async fn is_served(address: SocketAddr) -> bool {
     let tcp = TcpStream::connect(address).await.unwrap();
     let name = rustls::pki_types::ServerName::from(address.ip());
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    within("a handshake or a no", connector.connect(name, tcp)).await.is_ok()
+    within("a handshake or a refusal", connector.connect(name, tcp)).await.is_ok()
 }
 
-/// Somebody else's stream, which has to go on.
+/// A stream of another client, which must continue.
 struct Other {
     _tenant: Tenant,
     stream: RawPublish,
@@ -81,55 +81,55 @@ impl Other {
         Self { stream: RawPublish::open(&client).await.unwrap(), _tenant: tenant }
     }
 
-    async fn goes_on(&mut self) {
+    async fn continues(&mut self) {
         let result = within("a neighbour's message", self.stream.publish(to_queue("jobs", "x"))).await.unwrap();
         assert_eq!(result.outcome(), Outcome::Confirmed);
     }
 }
 
 #[tokio::test]
-async fn one_connection_too_many_of_an_address_is_closed_and_places_come_back() {
+async fn a_connection_over_the_limit_of_an_address_is_closed_and_slots_are_released() {
     let gateway = web::gateway(|config| config.limits.max_connections_per_address = 3).await;
     let address = gateway.running.grpc_address();
     let mut other = Other::at(&gateway).await;
-    let held = (begun(address).await, begun(address).await);
+    let connections = (started(address).await, started(address).await);
     assert!(!is_served(address).await, "the fourth");
-    other.goes_on().await;
-    drop(held.0);
-    until("there is a place again", async || is_served(address).await.then_some(())).await;
+    other.continues().await;
+    drop(connections.0);
+    until("a free slot", async || is_served(address).await.then_some(())).await;
     gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn one_connection_too_many_in_all_is_closed() {
+async fn a_connection_over_the_total_limit_is_closed() {
     let gateway = web::gateway(|config| config.limits.max_connections = 2).await;
     let address = gateway.running.grpc_address();
     let mut other = Other::at(&gateway).await;
-    let _held = begun(address).await;
+    let _connection = started(address).await;
     assert!(!is_served(address).await, "the third");
-    other.goes_on().await;
+    other.continues().await;
     gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_connection_without_calls_ends_and_one_with_an_open_stream_does_not() {
+async fn an_idle_connection_is_closed_and_one_with_an_open_stream_is_not() {
     let gateway = web::gateway(|config| config.limits.idle_timeout = Duration::from_secs(1)).await;
     let mut other = Other::at(&gateway).await;
     for _ in 0..3 {
-        closed(begun(gateway.running.grpc_address()).await).await;
-        other.goes_on().await;
+        closed(started(gateway.running.grpc_address()).await).await;
+        other.continues().await;
     }
     gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn who_is_silent_or_slow_in_the_handshake_is_closed() {
+async fn a_silent_or_slow_handshake_is_closed() {
     let gateway = web::gateway(|config| config.limits.handshake_timeout = Duration::from_millis(300)).await;
     let address = gateway.running.grpc_address();
     let mut other = Other::at(&gateway).await;
     let silent = TcpStream::connect(address).await.unwrap();
     let (reading, mut slow) = TcpStream::connect(address).await.unwrap().into_split();
-    // A byte at a time of what could become a handshake (RFC 8446, section 5.1).
+    // One byte at a time of a possible handshake (RFC 8446, section 5.1).
     let dripping = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_millis(50));
         for byte in [22, 3, 1, 2, 0].into_iter().chain(std::iter::repeat(0)) {
@@ -141,20 +141,20 @@ async fn who_is_silent_or_slow_in_the_handshake_is_closed() {
     });
     tokio::join!(closed(silent), closed(reading));
     within("the slow one's end", dripping).await.unwrap();
-    // And one that has shaken hands, and then says nothing.
+    // A client that completes the handshake and then sends nothing.
     closed(tls_to(address, &World::get().stack.gateway_ca()).await).await;
-    other.goes_on().await;
+    other.continues().await;
     gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_flood_of_header_blocks_without_end_is_cut() {
+async fn an_endless_header_block_is_disconnected() {
     let gateway = web::gateway(|_| {}).await;
     let mut other = Other::at(&gateway).await;
-    let stream = begun(gateway.running.grpc_address()).await;
+    let stream = started(gateway.running.grpc_address()).await;
     let (reading, mut writing) = tokio::io::split(stream);
     let flooding = tokio::spawn(async move {
-        // :method POST, :scheme https, :path / from HPACK's static table; then literals without end.
+        // :method POST, :scheme https, :path / from HPACK's static table, then endless literals.
         let _ = writing.write_all(&frame(HEADERS, 0, 1, &[0x83, 0x87, 0x84])).await;
         let mut block = vec![0x00, 1, b'a', 126];
         block.extend([b'x'; 126]);
@@ -164,21 +164,21 @@ async fn a_flood_of_header_blocks_without_end_is_cut() {
                 return sent;
             }
         }
-        unreachable!("it goes on until it is cut")
+        unreachable!("it continues until it is disconnected")
     });
     closed(reading).await;
     let sent = within("the flood's end", flooding).await.unwrap();
-    // A frame is 13 KB: what fits into buffers on the way, not what the peer would like to send.
+    // A frame has 13 KB. The limit covers what fits into buffers on the way, not what the peer sends.
     assert!(sent < 2_000, "{sent} frames");
-    other.goes_on().await;
+    other.continues().await;
     gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_flood_of_resets_is_cut_and_other_streams_continue() {
+async fn a_flood_of_resets_is_disconnected_and_other_streams_continue() {
     let gateway = web::gateway(|_| {}).await;
     let mut other = Other::at(&gateway).await;
-    let (reading, mut writing) = tokio::io::split(begun(gateway.running.grpc_address()).await);
+    let (reading, mut writing) = tokio::io::split(started(gateway.running.grpc_address()).await);
     let flooding = tokio::spawn(async move {
         for stream in (0..20_000_u32).map(|number| 2 * number + 1) {
             let open = frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x83, 0x87, 0x84]);
@@ -193,16 +193,18 @@ async fn a_flood_of_resets_is_cut_and_other_streams_continue() {
     let (mut messages, mut slowest) = (0, Duration::ZERO);
     while !flooding.is_finished() || messages == 0 {
         let asked = std::time::Instant::now();
-        other.goes_on().await;
+        other.continues().await;
         slowest = slowest.max(asked.elapsed());
         messages += 1;
     }
     let last = flooding.await.unwrap();
-    eprintln!("cut at stream {last}; {messages} messages of another client meanwhile, the slowest {slowest:?}");
-    assert_ne!(last, u32::MAX, "the flood was not cut");
+    eprintln!(
+        "disconnected at stream {last}; {messages} messages of another client meanwhile, the slowest {slowest:?}"
+    );
+    assert_ne!(last, u32::MAX, "the flood was not disconnected");
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
     reading.abort();
-    other.goes_on().await;
+    other.continues().await;
     gateway.running.shutdown().await;
 }
 

@@ -1,5 +1,5 @@
-//! Requests that would take memory or time: bodies without an end and without a token, floods of elements, small frames against a
-//! stream that is paused. Each is refused or slowed, and the connection of an honest client stays open.
+//! Requests that try to exhaust memory or time: endless bodies, calls without a token, floods of elements, small frames
+//! on a paused stream. Each is refused or slowed down, and the connection of an honest client stays open.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn a_call_without_a_token_is_refused_before_its_body_is_read() {
     let connection = Http2::connect(gateway.running.grpc_address()).await;
     for method in [BATCH, "warrengate.v1.Admin/CreateTenant", "warrengate.v1.Messaging/Publish", "no.such/Method"] {
         for token in [None, Some("invalid")] {
-            // Nothing of the body ever comes.
+            // The body is never sent.
             let mut call = connection.call(method, token).await;
             let status = call.status().await;
             assert_eq!(status.code(), Code::Unauthenticated, "{method} {token:?}");
@@ -63,7 +63,7 @@ async fn a_body_that_does_not_arrive_in_time_is_refused() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_valid_token_is_closed_soon_and_one_of_a_client_is_not() {
+async fn a_connection_without_a_valid_token_is_closed_early_and_one_of_a_client_is_not() {
     let gateway = web::gateway(|config| config.limits.unauthenticated_timeout = Duration::from_secs(1)).await;
     let address = gateway.running.grpc_address();
     let tenant = Tenant::fresh().await;
@@ -87,7 +87,7 @@ async fn elements_are_counted_before_they_are_decoded() {
     let token = web::access_token(&tenant.client_id, &tenant.secret).await;
     let gateway = crate::harness::World::get().stack.gateway().grpc_address();
     let connection = Http2::connect(gateway).await;
-    // Two bytes each.
+    // Two bytes for each element.
     let publications = vec![pb::Publication::default(); 500_000];
     let batch = pb::PublishBatchRequest { publications: publications.clone() };
     let frame = publications_frame(publications);
@@ -103,7 +103,7 @@ async fn elements_are_counted_before_they_are_decoded() {
 }
 
 #[tokio::test]
-async fn a_message_a_frame_against_a_paused_stream_is_slowed_and_the_connection_stays() {
+async fn single_message_frames_on_a_paused_stream_are_slowed_down_and_the_connection_stays_open() {
     const MESSAGES: u64 = 3_000;
     let tenant = limited(pb::Plan { max_in_flight_messages: 10, ..Default::default() }).await;
     tenant.queue("jobs").await;
@@ -111,7 +111,7 @@ async fn a_message_a_frame_against_a_paused_stream_is_slowed_and_the_connection_
     let gateway = crate::harness::World::get().stack.gateway().grpc_address();
     let connection = Http2::connect(gateway).await;
     let mut call = connection.call("warrengate.v1.Messaging/Publish", Some(&token)).await;
-    // All frames are on their way before the first answer is read.
+    // All frames are sent before the first response is read.
     for _ in 0..MESSAGES {
         let frame = publications_frame(vec![to_queue("jobs", "x")]);
         call.data(web::framed(&frame), false).await;
@@ -129,7 +129,7 @@ async fn a_message_a_frame_against_a_paused_stream_is_slowed_and_the_connection_
 }
 
 #[tokio::test]
-async fn an_acknowledgement_a_frame_never_ends_the_connection() {
+async fn single_acknowledgement_frames_never_end_the_connection() {
     const MESSAGES: usize = 1_000;
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
@@ -158,7 +158,7 @@ async fn an_acknowledgement_a_frame_never_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn what_is_not_grpc_is_refused_by_http() {
+async fn requests_other_than_grpc_get_an_http_error() {
     let gateway = crate::harness::World::get().stack.gateway().grpc_address();
     let connection = Http2::connect(gateway).await;
     for (method, kind, status) in

@@ -17,7 +17,7 @@ use crate::harness::{
 
 #[tokio::test]
 #[allow(clippy::print_stderr, reason = "a skipped test is reported")]
-async fn jaeger_gets_a_message_with_its_retry_both_ways_and_the_command_draws_it() {
+async fn jaeger_receives_the_trace_of_a_retried_message_and_the_command_draws_it() {
     let Some(jaeger) = Jaeger::find() else {
         // ./scripts/jaeger runs this test with a Jaeger; the CI workflow has a job for it.
         return eprintln!("skipped: no Jaeger; run ./scripts/jaeger test");
@@ -57,7 +57,7 @@ async fn jaeger_gets_a_message_with_its_retry_both_ways_and_the_command_draws_it
         }
         assert!(!format!("{spans:?}").contains("secret-body"));
 
-        // By the trace's id and by the message's.
+        // By the trace id and by the message id.
         for id in [&result.trace_id, &message_id] {
             let mut command = Command::new(env!("CARGO_BIN_EXE_warrengate"));
             let output = command.args(["trace", id, "--jaeger", &jaeger.query]).output();
@@ -75,9 +75,9 @@ async fn jaeger_gets_a_message_with_its_retry_both_ways_and_the_command_draws_it
 
 #[tokio::test]
 async fn without_a_jaeger_the_command_says_what_to_do() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_warrengate"));
-    let output = command.args(["trace", "order-17", "--jaeger", &format!("http://{nobody}")]).output();
+    let output = command.args(["trace", "order-17", "--jaeger", &format!("http://{unused}")]).output();
     let output = within("warrengate trace", output).await.unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));

@@ -22,34 +22,34 @@ use crate::harness::{
     wait::{until, within},
 };
 
-/// What a limit says when it is reached.
-enum Says {
-    /// These messages are throttled, by this reason.
+/// The effect of reaching a limit.
+enum Effect {
+    /// Messages are throttled, with this reason.
     Throttled(&'static str),
-    /// They are rejected, by this reason.
+    /// Messages are rejected, with this reason.
     Rejected(&'static str),
-    /// The call is refused, by this reason.
+    /// Calls are refused, with this reason.
     Refused(&'static str),
-    /// Nothing: more is not taken until there is room.
+    /// Messages wait until there is capacity.
     Waits,
-    /// The broker says no by itself.
+    /// The broker refuses it.
     AtTheBroker,
 }
 
 struct Case {
     limit: &'static str,
     plan: pb::Plan,
-    says: Says,
+    effect: Effect,
 }
 
 fn cases() -> Vec<Case> {
     let plan = pb::Plan::default;
-    let case = |limit, plan, says| Case { limit, plan, says };
+    let case = |limit, plan, effect| Case { limit, plan, effect };
     vec![
         case(
             "max_publish_messages_per_second",
             pb::Plan { max_publish_messages_per_second: 10, publish_messages_burst: 10, ..plan() },
-            Says::Throttled("MESSAGE_RATE"),
+            Effect::Throttled("MESSAGE_RATE"),
         ),
         case(
             "max_publish_bytes_per_second",
@@ -59,27 +59,31 @@ fn cases() -> Vec<Case> {
                 publish_bytes_burst: 10_000,
                 ..plan()
             },
-            Says::Throttled("BYTE_RATE"),
+            Effect::Throttled("BYTE_RATE"),
         ),
-        case("max_stored_messages", pb::Plan { max_stored_messages: 10, ..plan() }, Says::Throttled("STORED_MESSAGES")),
-        case("max_stored_bytes", pb::Plan { max_stored_bytes: 10_000, ..plan() }, Says::Throttled("STORED_BYTES")),
-        case("max_message_bytes", pb::Plan { max_message_bytes: 100, ..plan() }, Says::Rejected("MESSAGE_TOO_LARGE")),
-        case("max_in_flight_messages", pb::Plan { max_in_flight_messages: 5, ..plan() }, Says::Waits),
+        case(
+            "max_stored_messages",
+            pb::Plan { max_stored_messages: 10, ..plan() },
+            Effect::Throttled("STORED_MESSAGES"),
+        ),
+        case("max_stored_bytes", pb::Plan { max_stored_bytes: 10_000, ..plan() }, Effect::Throttled("STORED_BYTES")),
+        case("max_message_bytes", pb::Plan { max_message_bytes: 100, ..plan() }, Effect::Rejected("MESSAGE_TOO_LARGE")),
+        case("max_in_flight_messages", pb::Plan { max_in_flight_messages: 5, ..plan() }, Effect::Waits),
         case(
             "max_in_flight_bytes",
             pb::Plan { max_message_bytes: 1_000, max_in_flight_bytes: 5_000, ..plan() },
-            Says::Waits,
+            Effect::Waits,
         ),
-        case("max_streams", pb::Plan { max_streams: 3, ..plan() }, Says::Refused("TOO_MANY_STREAMS")),
-        case("max_queues", pb::Plan { max_queues: 2, ..plan() }, Says::Refused("TOO_MANY_QUEUES")),
-        case("max_exchanges", pb::Plan { max_exchanges: 2, ..plan() }, Says::Refused("TOO_MANY_EXCHANGES")),
-        case("max_bindings", pb::Plan { max_bindings: 2, ..plan() }, Says::Refused("TOO_MANY_BINDINGS")),
-        case("max_clients", pb::Plan { max_clients: 2, ..plan() }, Says::Refused("TOO_MANY_CLIENTS")),
-        case("max_connections", pb::Plan { max_connections: 3, ..plan() }, Says::AtTheBroker),
+        case("max_streams", pb::Plan { max_streams: 3, ..plan() }, Effect::Refused("TOO_MANY_STREAMS")),
+        case("max_queues", pb::Plan { max_queues: 2, ..plan() }, Effect::Refused("TOO_MANY_QUEUES")),
+        case("max_exchanges", pb::Plan { max_exchanges: 2, ..plan() }, Effect::Refused("TOO_MANY_EXCHANGES")),
+        case("max_bindings", pb::Plan { max_bindings: 2, ..plan() }, Effect::Refused("TOO_MANY_BINDINGS")),
+        case("max_clients", pb::Plan { max_clients: 2, ..plan() }, Effect::Refused("TOO_MANY_CLIENTS")),
+        case("max_connections", pb::Plan { max_connections: 3, ..plan() }, Effect::AtTheBroker),
     ]
 }
 
-/// A tenant within its plan, whose messages are all confirmed, one after the other, on one stream.
+/// A tenant within its plan, whose messages are confirmed one after the other on one stream.
 struct Quiet {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
@@ -96,7 +100,8 @@ impl Quiet {
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
             async move {
                 while !stop.load(Ordering::Relaxed) {
-                    let result = stream.publish(to_queue("jobs", "within its plan")).await.expect("its stream goes on");
+                    let result =
+                        stream.publish(to_queue("jobs", "within its plan")).await.expect("its stream continues");
                     assert_eq!(result.outcome(), Outcome::Confirmed, "{}", result.reason);
                     sent.fetch_add(1, Ordering::Relaxed);
                 }
@@ -105,11 +110,11 @@ impl Quiet {
         Self { stop, sent, task }
     }
 
-    /// That it goes on from here.
-    async fn goes_on(&self, limit: &str) {
+    /// Waits until further messages are confirmed.
+    async fn continues(&self, limit: &str) {
         let before = self.sent.load(Ordering::Relaxed);
-        until(&format!("the quiet tenant goes on beside {limit}"), async || {
-            assert!(!self.task.is_finished(), "{limit}: it has ended");
+        until(&format!("the other tenant continues during {limit}"), async || {
+            assert!(!self.task.is_finished(), "{limit}: its stream has ended");
             (self.sent.load(Ordering::Relaxed) > before + 5).then_some(())
         })
         .await;
@@ -117,11 +122,11 @@ impl Quiet {
 
     async fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
-        within("the quiet tenant's end", self.task).await.unwrap();
+        within("the other tenant's end", self.task).await.unwrap();
     }
 }
 
-/// A hundred messages of 1,000 bytes, on one stream: ten times what any limit of the table allows.
+/// Publishes a hundred messages of 1,000 bytes on one stream: ten times the limits of the table.
 async fn hundred(tenant: &Tenant) -> Vec<PublishResult> {
     let mut stream = RawPublisher::open(&tenant.client).await;
     let mut results = Vec::new();
@@ -132,16 +137,16 @@ async fn hundred(tenant: &Tenant) -> Vec<PublishResult> {
     results
 }
 
-/// Twenty of what is counted; how many were refused, each by this reason.
+/// Requests twenty of the counted resource; returns how many were refused, each with the expected reason.
 async fn twenty(limit: &str, tenant: &Tenant, wanted: &str) -> usize {
     let admin = World::get().admin().await;
-    let mut held = Vec::new();
+    let mut outstanding = Vec::new();
     let mut refused = 0;
     for number in 0..20 {
         let name = format!("n{number}");
         let mut topology = tenant.client.topology();
         let asked: Result<(), Status> = match limit {
-            "max_streams" => RawPublisher::try_open(&tenant.client).await.map(|stream| held.push(stream)),
+            "max_streams" => RawPublisher::try_open(&tenant.client).await.map(|stream| outstanding.push(stream)),
             "max_queues" => {
                 let queue = Some(pb::Queue { name, ..Default::default() });
                 topology.declare_queue(pb::DeclareQueueRequest { queue, validate_only: false }).await.map(drop)
@@ -167,7 +172,7 @@ async fn twenty(limit: &str, tenant: &Tenant, wanted: &str) -> usize {
                 let request = pb::CreateClientRequest { client, ..Default::default() };
                 admin.admin().create_client(request).await.map(drop)
             }
-            other => panic!("{other} is not counted"),
+            other => panic!("{other} is not a counted resource"),
         };
         if let Err(status) = asked {
             let got = (status.code(), reason(&status));
@@ -179,9 +184,9 @@ async fn twenty(limit: &str, tenant: &Tenant, wanted: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_times_over_each_limit_is_refused_in_its_own_words_and_another_tenant_does_not_notice() {
+async fn ten_times_each_limit_is_refused_with_its_reason_without_effect_on_another_tenant() {
     let quiet = Quiet::start().await;
-    for Case { limit, plan, says } in cases() {
+    for Case { limit, plan, effect } in cases() {
         let tenant = limited(plan).await;
         tenant.queue("jobs").await;
         let over = async |wanted: Outcome, reason: &str| {
@@ -195,16 +200,16 @@ async fn ten_times_over_each_limit_is_refused_in_its_own_words_and_another_tenan
             })
             .await
         };
-        let refused = match says {
-            Says::Throttled(reason) => over(Outcome::Throttled, reason).await,
-            Says::Rejected(reason) => over(Outcome::Rejected, reason).await,
-            Says::Refused(reason) => {
+        let refused = match effect {
+            Effect::Throttled(reason) => over(Outcome::Throttled, reason).await,
+            Effect::Rejected(reason) => over(Outcome::Rejected, reason).await,
+            Effect::Refused(reason) => {
                 let refused = twenty(limit, &tenant, reason).await;
                 assert!((17..20).contains(&refused), "{limit}: {refused} of 20");
                 refused
             }
-            Says::Waits => {
-                // Published until messages in flight were observed, which never exceed the limit.
+            Effect::Waits => {
+                // Published until messages in flight were observed; they never exceed the limit.
                 let mut most = 0;
                 while most == 0 {
                     let mut publishing = std::pin::pin!(hundred(&tenant));
@@ -227,7 +232,7 @@ async fn ten_times_over_each_limit_is_refused_in_its_own_words_and_another_tenan
                 assert!(used == 0 && allowed > 0, "{limit}: {used} of {allowed}");
                 0
             }
-            Says::AtTheBroker => {
+            Effect::AtTheBroker => {
                 let leaf = certificate_of(&tenant.id);
                 let (mut open, mut refused) = (Vec::new(), 0);
                 for _ in 0..20 {
@@ -239,13 +244,13 @@ async fn ten_times_over_each_limit_is_refused_in_its_own_words_and_another_tenan
                         }
                     }
                 }
-                // The gateway's own connections of the tenant count, too.
+                // The gateway's own connections for the tenant count, too.
                 assert!((1..=3).contains(&open.len()), "{limit}: {} of 3", open.len());
                 refused
             }
         };
-        quiet.goes_on(limit).await;
-        eprintln!("{limit}: {refused} refused, the other tenant goes on");
+        quiet.continues(limit).await;
+        eprintln!("{limit}: {refused} refused, the other tenant continues");
     }
     quiet.end().await;
 }

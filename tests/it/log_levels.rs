@@ -20,7 +20,7 @@ async fn line(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
             if line["message"] == message {
                 return line;
             }
-            // What the filter of now keeps silent.
+            // The current filter excludes this line.
             assert_ne!(line["message"], "call ended", "{line}");
         }
     })
@@ -28,7 +28,7 @@ async fn line(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_logged_changes_by_target_at_a_hangup_and_a_faulty_filter_changes_nothing() {
+async fn sighup_changes_the_log_filter_by_target_and_an_invalid_filter_changes_nothing() {
     let world = World::get();
     let tenant = Tenant::fresh().await;
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -56,7 +56,7 @@ async fn what_is_logged_changes_by_target_at_a_hangup_and_a_faulty_filter_change
     let client = world.client_at(&format!("https://{}", up["grpc"].as_str().unwrap()), credentials).await;
     let call = async || client.auth().who_am_i(warrengate::pb::WhoAmIRequest {}).await.unwrap();
 
-    // Not one line of calls, until somebody asks for them.
+    // No calls are logged until the filter includes them.
     call().await;
     filter("warn,warrengate::cli=info,warrengate::transport=debug");
     signal("-HUP");
@@ -71,11 +71,11 @@ async fn what_is_logged_changes_by_target_at_a_hangup_and_a_faulty_filter_change
     assert_eq!((span["tenant"].as_str(), span["client"].as_str()), (Some(&*tenant.id), Some(&*tenant.client_id)));
     assert_eq!(span["trace_id"].as_str().map(str::len), Some(32), "{ended}");
 
-    filter("a filter=that=is=none");
+    filter("an=invalid=filter");
     signal("-HUP");
     loop {
-        let said: Value = serde_json::from_str(&within("a line", log.next_line()).await.unwrap().unwrap()).unwrap();
-        if said["message"] == "invalid log filter ignored" {
+        let entry: Value = serde_json::from_str(&within("a line", log.next_line()).await.unwrap().unwrap()).unwrap();
+        if entry["message"] == "invalid log filter ignored" {
             break;
         }
     }

@@ -3,9 +3,9 @@
 //! Each test creates its own tenant, so tests do not see each other's messages, and waits for events with a deadline
 //! instead of sleeping.
 
-#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stderr, reason = "some say what they measured")]
-#![allow(clippy::large_futures, reason = "a test has its stack to itself")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot continue has failed")]
+#![allow(clippy::print_stderr, reason = "some tests print measurements")]
+#![allow(clippy::large_futures, reason = "each test runs on its own stack")]
 
 mod harness;
 
@@ -15,22 +15,21 @@ mod attacks;
 mod audit;
 mod bad_input;
 mod blocked;
+mod broker_isolation;
 mod broker_side;
 mod budgets;
 mod chat;
 mod command_line;
-mod cross_tenant;
 mod dead_clients;
 mod dead_letters;
 mod delays;
 mod demos;
 mod drain;
-mod endings;
 mod external_issuers;
+mod gateway_isolation;
 mod health_and_web;
 mod hostile_connections;
 mod hostile_requests;
-mod identity;
 mod jaeger;
 mod limits;
 mod log_levels;
@@ -45,14 +44,15 @@ mod recovery;
 mod replay;
 mod restart;
 mod retries;
+mod revocation;
 mod round_trip;
 mod routing;
 mod settling;
 mod slow;
+mod stream_endings;
 mod supervision;
 mod tokens;
 mod traces;
 mod traces_export;
 mod unroutable;
-mod wall;
 mod windows;

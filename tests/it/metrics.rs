@@ -17,21 +17,21 @@ async fn page() -> String {
     text
 }
 
-/// A tenant at the gateway whose page is read; there may be another.
-async fn here() -> Tenant {
+/// A tenant at the gateway whose metrics are read; there may be a second gateway.
+async fn tenant_here() -> Tenant {
     let mut tenant = Tenant::fresh().await;
     tenant.client = tenant.client_at(&World::get().stack.endpoint()).await;
     tenant
 }
 
-/// The value of a sample, by its name and labels as they are written.
+/// The value of a sample, by its name and labels in the text format.
 fn value(page: &str, sample: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok())
 }
 
 #[tokio::test]
-async fn the_counts_are_what_was_sent_delivered_and_settled() {
-    let tenant = here().await;
+async fn counters_match_the_published_delivered_and_settled_messages() {
+    let tenant = tenant_here().await;
     tenant.queue("orders").await;
     let mut batch: Vec<Publication> = (0..7).map(|_| to_queue("orders", "twelve bytes")).collect();
     batch.extend((0..3).map(|_| to_queue("nowhere", "x")));
@@ -56,7 +56,7 @@ async fn the_counts_are_what_was_sent_delivered_and_settled() {
         (format!(r#"warrengate_in_flight_messages{{tenant="{id}",kind="subscribe"}}"#), 0.0),
         (format!(r#"warrengate_in_flight_bytes{{tenant="{id}",kind="publish"}}"#), 0.0),
     ];
-    // The last acknowledgement and the end of the stream are counted a moment after the client has them.
+    // The last acknowledgement and the end of the stream are counted shortly after the client sees them.
     until("all counts", async || {
         let page = page().await;
         expected.iter().all(|(sample, count)| value(&page, sample) == Some(*count)).then_some(())
@@ -68,32 +68,31 @@ async fn the_counts_are_what_was_sent_delivered_and_settled() {
 }
 
 #[tokio::test]
-async fn a_stream_shows_while_it_is_open_with_what_it_holds() {
-    let tenant = here().await;
-    tenant.queue("held").await;
-    tenant.publish_to("held", "ten  bytes").await;
-    let mut subscription = tenant.subscribe("held").await;
-    let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream goes on");
+async fn an_open_stream_and_its_outstanding_messages_are_counted() {
+    let tenant = tenant_here().await;
+    tenant.queue("outstanding").await;
+    tenant.publish_to("outstanding", "ten  bytes").await;
+    let mut subscription = tenant.subscribe("outstanding").await;
+    let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream continues");
     let id = &tenant.id;
     let samples = |page: &str| {
         ["open_streams", "in_flight_messages", "in_flight_bytes"]
             .map(|name| value(page, &format!(r#"warrengate_{name}{{tenant="{id}",kind="subscribe"}}"#)))
     };
-    // The bytes are those of the body and of its properties.
+    // The bytes of the body and the properties.
     let is_in_flight = |[streams, messages, bytes]: [Option<f64>; 3]| {
         (streams, messages) == (Some(1.0), Some(1.0)) && bytes.is_some_and(|bytes| bytes > 10.0 && bytes < 300.0)
     };
     until("a message in flight", async || is_in_flight(samples(&page().await)).then_some(())).await;
     subscription.ack(&delivery).unwrap();
-    until("what is settled", async || (samples(&page().await) == [Some(1.0), Some(0.0), Some(0.0)]).then_some(()))
-        .await;
+    until("the settlement", async || (samples(&page().await) == [Some(1.0), Some(0.0), Some(0.0)]).then_some(())).await;
     subscription.close().await.unwrap();
     until("the end", async || (samples(&page().await)[0] == Some(0.0)).then_some(())).await;
 }
 
 #[tokio::test]
 async fn calls_tokens_connections_certificates_and_the_store_are_counted() {
-    let tenant = here().await;
+    let tenant = tenant_here().await;
     tenant.queue("any").await;
     tenant.publish_to("any", "x").await;
     let page = page().await;
@@ -116,7 +115,7 @@ async fn calls_tokens_connections_certificates_and_the_store_are_counted() {
 }
 
 #[tokio::test]
-async fn who_accepts_openmetrics_gets_it_whole() {
+async fn openmetrics_is_served_on_request() {
     let url = format!("http://{}/metrics", World::get().stack.gateway().ops_address());
     let answer = http().get(url).header(ACCEPT, "application/openmetrics-text;version=1.0.0").send().await.unwrap();
     assert_eq!(answer.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -125,8 +124,8 @@ async fn who_accepts_openmetrics_gets_it_whole() {
 
 #[tokio::test]
 #[allow(clippy::print_stderr, reason = "a check that is left out says so")]
-async fn promtool_finds_nothing_to_say() {
-    let tenant = here().await;
+async fn promtool_accepts_the_metrics() {
+    let tenant = tenant_here().await;
     tenant.queue("any").await;
     tenant.publish_to("any", "x").await;
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/promtool");
@@ -142,6 +141,6 @@ async fn promtool_finds_nothing_to_say() {
     };
     checking.stdin.take().unwrap().write_all(page().await.as_bytes()).unwrap();
     let checked = checking.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
-    assert!(checked.status.success(), "{said}");
+    let output = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{output}");
 }

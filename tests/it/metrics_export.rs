@@ -23,7 +23,7 @@ use crate::harness::{
     web,
 };
 
-/// OpenTelemetry's own service, keeping the last of what it is sent.
+/// A collector that keeps the last metrics it received.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<ExportMetricsServiceRequest>>);
 
@@ -39,7 +39,7 @@ impl MetricsService for Collector {
 }
 
 impl Collector {
-    /// By gRPC; the endpoint.
+    /// Serves gRPC; returns the endpoint.
     async fn serve_grpc(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -48,13 +48,13 @@ impl Collector {
         endpoint
     }
 
-    /// By HTTP; the endpoint.
+    /// Serves HTTP; returns the endpoint.
     async fn serve_http(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}/v1/metrics", listener.local_addr().unwrap());
-        let kept = Arc::clone(&self.0);
+        let last = Arc::clone(&self.0);
         let take = async move |body: axum::body::Bytes| {
-            *kept.lock().unwrap() = ExportMetricsServiceRequest::decode(body).unwrap();
+            *last.lock().unwrap() = ExportMetricsServiceRequest::decode(body).unwrap();
         };
         let router = axum::Router::new().route("/v1/metrics", axum::routing::post(take));
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -85,7 +85,7 @@ impl Collector {
 }
 
 #[tokio::test]
-async fn a_collector_gets_the_same_metrics_by_grpc_and_by_http() {
+async fn metrics_are_exported_by_grpc_and_by_http() {
     for protocol in [OtlpProtocol::Grpc, OtlpProtocol::Http] {
         let collector = Collector::default();
         let endpoint = match protocol {
@@ -118,7 +118,7 @@ async fn a_collector_gets_the_same_metrics_by_grpc_and_by_http() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_sends_its_last_counts_and_a_collector_that_hangs_does_not_keep_it() {
+async fn a_stopping_gateway_exports_its_last_metrics_and_does_not_wait_for_a_hanging_collector() {
     let collector = Collector::default();
     let endpoint = collector.serve_grpc().await;
     let gateway = web::gateway(|config| config.telemetry.metrics.endpoint = Some(endpoint)).await;
@@ -127,7 +127,7 @@ async fn a_gateway_that_stops_sends_its_last_counts_and_a_collector_that_hangs_d
     within("the end", gateway.running.shutdown()).await;
     assert!(!collector.service().is_empty());
 
-    // It takes connections and says nothing, ever.
+    // It accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let gateway = web::gateway(|config| {

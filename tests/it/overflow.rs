@@ -12,7 +12,7 @@ async fn batch(tenant: &Tenant, publications: Vec<pb::Publication>) -> Vec<Publi
 }
 
 #[tokio::test]
-async fn a_full_queue_rejects_and_what_it_confirmed_is_what_it_has() {
+async fn a_full_queue_rejects_messages_and_contains_exactly_the_confirmed_ones() {
     const LIMIT: u64 = 10;
     const WINDOW: u64 = 100;
     for kind in [QueueType::Quorum, QueueType::Classic] {
@@ -38,10 +38,10 @@ async fn a_full_queue_rejects_and_what_it_confirmed_is_what_it_has() {
                 other => panic!("{other:?}: {result:?}"),
             }
         }
-        // The broker tells publishers late that a queue is full: what was on the way may still be taken.
+        // The broker tells publishers with a delay that a queue is full, so it may still accept messages on their way.
         assert!((LIMIT..=LIMIT + WINDOW).contains(&confirmed), "{confirmed} were confirmed");
         tenant.has_depth("small", confirmed).await;
-        // Room again.
+        // The queue has capacity again.
         assert_eq!(tenant.purge("small").await, confirmed);
         tenant.publish_to("small", "again").await;
     }
@@ -73,7 +73,7 @@ async fn a_missing_exchange_rejects_its_own_messages_only() {
 }
 
 #[tokio::test]
-async fn an_exchange_that_is_deleted_and_made_again_is_noticed_within_a_stream() {
+async fn a_stream_notices_that_an_exchange_was_deleted_and_declared_again() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let publisher = tenant.client.publisher();
@@ -94,7 +94,7 @@ async fn an_exchange_that_is_deleted_and_made_again_is_noticed_within_a_stream()
 }
 
 #[tokio::test]
-async fn an_internal_exchange_rejects_clients_and_others_go_on() {
+async fn an_internal_exchange_rejects_clients_and_other_messages_continue() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let internal = pb::Exchange {
@@ -119,7 +119,7 @@ async fn an_internal_exchange_rejects_clients_and_others_go_on() {
 }
 
 #[tokio::test]
-async fn what_is_not_granted_is_denied_and_the_rest_goes_on() {
+async fn messages_without_a_grant_are_denied_and_the_others_continue() {
     let tenant = Tenant::fresh().await;
     let world = World::get();
     for queue in ["open.one", "closed"] {
@@ -152,7 +152,7 @@ async fn what_is_not_granted_is_denied_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_or_invalid_is_rejected_and_the_field_named() {
+async fn oversized_or_invalid_messages_are_rejected_with_the_name_of_the_field() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let large = to_queue("jobs", vec![0; 4_000_001]);

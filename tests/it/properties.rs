@@ -24,7 +24,7 @@ fn time(seconds: i64) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds, nanos: 0 }
 }
 
-/// Every property set.
+/// A message with every property.
 fn full() -> Message {
     Message {
         body: vec![0, 255, 1, 128].into(),
@@ -43,7 +43,7 @@ fn full() -> Message {
     }
 }
 
-/// Headers of every kind and at its edges.
+/// Headers of every type with boundary values.
 fn every_kind() -> HashMap<String, Value> {
     let list = vec![text("a"), int(-1), value(Kind::BoolValue(true)), value(Kind::NullValue(0))];
     let table =
@@ -70,15 +70,16 @@ fn every_kind() -> HashMap<String, Value> {
     ])
 }
 
-/// What a queue of this type keeps of a message: a stream stores AMQP 1.0, whose application properties are simple values.
-fn kept_by(kind: QueueType, mut message: Message) -> Message {
+/// The message as a queue of this type stores it. A stream stores AMQP 1.0, whose application properties are simple
+/// values.
+fn as_stored_by(kind: QueueType, mut message: Message) -> Message {
     if kind == QueueType::Stream {
         message.headers.retain(|_, value| !matches!(value.kind, Some(Kind::ListValue(_) | Kind::TableValue(_))));
     }
     message
 }
 
-/// Publishes it to a queue of this type, and gives what comes out.
+/// Publishes a message to a queue of this type and returns the delivered one.
 async fn through(tenant: &Tenant, (name, kind): (&str, QueueType), message: Message) -> Message {
     tenant.queue_typed(name, kind).await;
     let publication =
@@ -94,7 +95,7 @@ async fn through(tenant: &Tenant, (name, kind): (&str, QueueType), message: Mess
     delivery.into_message()
 }
 
-/// Whether one is text with the other's bytes.
+/// Whether one value is text with the bytes of the other.
 fn is_same_text(text: &Value, bytes: &Value) -> bool {
     use warrengate::pb::value::Kind::{BytesValue, StringValue};
     match (&text.kind, &bytes.kind) {
@@ -104,13 +105,13 @@ fn is_same_text(text: &Value, bytes: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn every_property_and_header_survives_but_for_lists_and_tables_in_a_stream() {
+async fn every_property_and_header_is_preserved_except_lists_and_tables_in_a_stream() {
     let tenant = Tenant::fresh().await;
     for kind in KINDS {
         let got = through(&tenant, kind, full()).await;
-        let mut expected = kept_by(kind.1, full());
+        let mut expected = as_stored_by(kind.1, full());
         if kind.1 == QueueType::Stream {
-            // RabbitMQ 4 stores bytes and text alike in a stream; 3.10 keeps them apart. Both are documented.
+            // RabbitMQ 4 does not distinguish bytes from text in a stream; 3.10 does. Both are documented.
             for (name, value) in &mut expected.headers {
                 if let Some(got) = got.headers.get(name).filter(|got| is_same_text(got, value)) {
                     *value = got.clone();
@@ -125,7 +126,7 @@ async fn every_property_and_header_survives_but_for_lists_and_tables_in_a_stream
 }
 
 #[tokio::test]
-async fn what_was_not_set_is_not_there_but_for_an_id_and_a_time() {
+async fn unset_properties_stay_unset_except_the_id_and_the_time() {
     let tenant = Tenant::fresh().await;
     for kind in KINDS {
         let got = through(&tenant, kind, Message::default()).await;
@@ -138,9 +139,9 @@ async fn what_was_not_set_is_not_there_but_for_an_id_and_a_time() {
 }
 
 #[tokio::test]
-async fn a_body_of_4_mib_survives() {
+async fn a_body_of_4_mib_is_preserved() {
     let tenant = Tenant::fresh().await;
-    // Not constant, so that a part in the wrong place is seen.
+    // Not constant, so that a misplaced part is detected.
     let body: bytes::Bytes = (0..4_000_000).map(|i: u32| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect::<Vec<_>>().into();
     for kind in KINDS {
         let got = through(&tenant, kind, Message { body: body.clone(), ..Message::default() }).await;
@@ -149,9 +150,9 @@ async fn a_body_of_4_mib_survives() {
 }
 
 #[tokio::test]
-async fn headers_of_64_kib_survive_and_one_byte_more_is_refused() {
+async fn headers_of_64_kib_are_preserved_and_one_byte_more_is_refused() {
     let tenant = Tenant::fresh().await;
-    // Each header costs its name, its content and 8 bytes.
+    // Each header counts its name, its content and 8 bytes.
     let most = |more: usize| headers([("h", text("x".repeat(64 * 1024 - 9 + more)))]);
     for kind in KINDS {
         let got = through(&tenant, kind, Message { headers: most(0), ..Message::default() }).await;
@@ -166,7 +167,7 @@ async fn headers_of_64_kib_survive_and_one_byte_more_is_refused() {
 }
 
 #[tokio::test]
-async fn a_thousand_headers_survive() {
+async fn a_thousand_headers_are_preserved() {
     let tenant = Tenant::fresh().await;
     let many: HashMap<_, _> = (0..1_000).map(|i| (format!("h{i}"), int(i))).collect();
     for kind in KINDS {
@@ -176,7 +177,7 @@ async fn a_thousand_headers_survive() {
 }
 
 #[tokio::test]
-async fn a_number_that_is_not_finite_is_refused_and_touches_nobody_else() {
+async fn a_number_that_is_not_finite_is_refused_without_effect_on_others() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     for double in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {

@@ -22,7 +22,7 @@ use crate::harness::{
     web,
 };
 
-/// A stream of `Receive` that stands.
+/// A started stream of `Receive`.
 struct Receiving {
     client: Client,
     id: String,
@@ -42,11 +42,11 @@ impl Receiving {
         Ok(Self { client: client.clone(), id: first.receive_id, frames })
     }
 
-    /// The next event that is no heartbeat; none at an orderly end.
+    /// The next event other than a heartbeat; `None` at an orderly end.
     async fn event(&mut self) -> Result<Option<Event>, Status> {
         loop {
             let Some(frame) = within("a frame", self.frames.message()).await? else { return Ok(None) };
-            assert_eq!(frame.receive_id, "", "said once");
+            assert_eq!(frame.receive_id, "", "sent once");
             match frame.response.unwrap().event {
                 Some(Event::Heartbeat(_)) => {}
                 event => return Ok(event),
@@ -84,35 +84,37 @@ fn close() -> Frame {
 }
 
 #[tokio::test]
-async fn a_received_message_is_settled_by_calls_as_on_a_stream() {
+async fn received_messages_are_settled_by_calls_as_on_a_stream() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
-    for body in ["done", "again", "dead", "given back"] {
+    for body in ["done", "again", "dead", "returned"] {
         tenant.publish_to("jobs", body).await;
     }
     let mut receiving = Receiving::open(&tenant.client, "jobs").await;
     let taken = receiving.take(4).await;
-    let held = ids(&taken);
-    receiving.settle(Frame::ExtendLease(pb::ExtendLease { delivery_ids: held.clone(), ack_deadline: None })).await;
-    receiving.settle(ack(vec![held[0], 999])).await;
+    let outstanding = ids(&taken);
+    receiving
+        .settle(Frame::ExtendLease(pb::ExtendLease { delivery_ids: outstanding.clone(), ack_deadline: None }))
+        .await;
+    receiving.settle(ack(vec![outstanding[0], 999])).await;
     let Some(Event::Settled(settled)) = receiving.event().await.unwrap() else { panic!("a report expected") };
     assert_eq!(settled.unknown_delivery_ids, [999]);
     let nack = |id: u64, action: NackAction| {
         let delay = (action == NackAction::Retry).then(|| Duration::ZERO.try_into().unwrap());
         Frame::Nack(pb::Nack { delivery_ids: vec![id], action: action.into(), delay, reason: "as tested".into() })
     };
-    receiving.settle(nack(held[1], NackAction::Retry)).await;
+    receiving.settle(nack(outstanding[1], NackAction::Retry)).await;
     let again = receiving.take(1).await.remove(0);
     assert_eq!((again.attempt, &again.message.unwrap().body[..]), (2, &b"again"[..]));
     receiving.settle(ack(vec![again.delivery_id])).await;
-    receiving.settle(nack(held[2], NackAction::DeadLetter)).await;
+    receiving.settle(nack(outstanding[2], NackAction::DeadLetter)).await;
     receiving.settle(close()).await;
     assert_eq!(receiving.event().await.unwrap(), None, "an orderly end");
     assert_eq!(tenant.dead_letter().await.reason, "as tested");
-    // What was not settled went back, and an orderly close used up no attempt.
+    // Unsettled messages are returned, and an orderly close does not count as an attempt.
     let mut next = Receiving::open(&tenant.client, "jobs").await;
     let left = next.take(1).await;
-    assert_eq!((bodies(&left), left[0].attempt), (vec!["given back".to_owned()], 1));
+    assert_eq!((bodies(&left), left[0].attempt), (vec!["returned".to_owned()], 1));
     next.settle(ack(ids(&left))).await;
     next.settle(close()).await;
     assert_eq!(next.event().await.unwrap(), None);
@@ -120,14 +122,14 @@ async fn a_received_message_is_settled_by_calls_as_on_a_stream() {
 }
 
 #[tokio::test]
-async fn only_its_own_client_settles_a_stream_and_only_while_it_is_open() {
+async fn a_stream_is_settled_only_by_its_own_client_and_only_while_it_is_open() {
     let (world, tenant, stranger) = (World::get(), Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "mine").await;
     let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "other", all_grants()).await;
     let colleague = world.client(&id, &secret).await;
     let mut receiving = Receiving::open(&tenant.client, "jobs").await;
-    let held = ids(&receiving.take(1).await);
+    let outstanding = ids(&receiving.take(1).await);
     let guess = uuid::Uuid::new_v4().simple().to_string();
     for (who, client, id) in [
         ("a colleague", &colleague, receiving.id.clone()),
@@ -135,13 +137,13 @@ async fn only_its_own_client_settles_a_stream_and_only_while_it_is_open() {
         ("a guess", &tenant.client, guess),
         ("nonsense", &tenant.client, "../../etc".to_owned()),
     ] {
-        for frame in [ack(held.clone()), close()] {
+        for frame in [ack(outstanding.clone()), close()] {
             let status = settle(client, &id, frame).await.expect_err(who);
             assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "RECEIVE_NOT_FOUND"), "{who}");
         }
     }
-    // None of them had any effect.
-    receiving.settle(ack(held)).await;
+    // None of the refused settlements had an effect.
+    receiving.settle(ack(outstanding)).await;
     receiving.settle(close()).await;
     assert_eq!(receiving.event().await.unwrap(), None);
     let status = settle(&tenant.client, &receiving.id, close()).await.expect_err("it has ended");
@@ -150,7 +152,7 @@ async fn only_its_own_client_settles_a_stream_and_only_while_it_is_open() {
 }
 
 #[tokio::test]
-async fn a_settlement_that_reaches_another_gateway_says_so() {
+async fn a_settlement_at_another_gateway_is_refused_with_the_reason() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let other = web::gateway(|_| {}).await;
@@ -165,23 +167,23 @@ async fn a_settlement_that_reaches_another_gateway_says_so() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_cancelled_is_a_client_that_vanished() {
+async fn cancelling_the_call_counts_as_a_client_disconnect() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
-    tenant.publish_to("jobs", "held").await;
+    tenant.publish_to("jobs", "outstanding").await;
     let mut receiving = Receiving::open(&tenant.client, "jobs").await;
     receiving.take(1).await;
     let id = receiving.id.clone();
     drop(receiving);
-    // Nothing that would end it in order.
-    until("the place to be given up", async || settle(&tenant.client, &id, ack(Vec::new())).await.err()).await;
+    // The call is cancelled without a `Close`.
+    until("the stream to be closed", async || settle(&tenant.client, &id, ack(Vec::new())).await.err()).await;
     let mut next = Receiving::open(&tenant.client, "jobs").await;
     assert_eq!(next.take(1).await[0].attempt, 2);
     next.settle(close()).await;
 }
 
 #[tokio::test]
-async fn receiving_needs_the_grant_and_a_start_and_goes_on_with_its_own_token_only() {
+async fn receiving_requires_the_grant_a_start_and_a_token_of_the_same_client() {
     let (world, tenant, stranger) = (World::get(), Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
     let grants = pb::Grants { subscribe: vec!["mine.#".into()], ..pb::Grants::default() };
@@ -206,7 +208,7 @@ async fn receiving_needs_the_grant_and_a_start_and_goes_on_with_its_own_token_on
     tenant.publish_to("jobs", "still here").await;
     assert_eq!(bodies(&receiving.take(1).await), ["still here"]);
     receiving.settle(newer(&stranger.client).await).await;
-    let status = receiving.event().await.expect_err("somebody else's token");
+    let status = receiving.event().await.expect_err("a token of another client");
     assert_eq!(reason(&status), "REAUTHENTICATED_AS_ANOTHER");
 }
 
@@ -234,7 +236,7 @@ async fn grpc_web_receives_and_settles_over_http_1() {
                 return (flags, frame);
             }
         }
-        unread.extend(within("a chunk", answer.chunk()).await.unwrap().expect("the answer goes on"));
+        unread.extend(within("a chunk", answer.chunk()).await.unwrap().expect("the answer continues"));
     };
     let (_, first) = next().await;
     let receive_id = ReceiveResponse::decode(&first[..]).unwrap().receive_id;
@@ -256,7 +258,7 @@ async fn grpc_web_receives_and_settles_over_http_1() {
         assert!(String::from_utf8_lossy(&bytes).contains("grpc-status:0"), "{bytes:?}");
     }
     let trailers = loop {
-        // Before them a heartbeat may come.
+        // A heartbeat may precede them.
         if let (0x80, trailers) = next().await {
             break trailers;
         }
@@ -266,7 +268,7 @@ async fn grpc_web_receives_and_settles_over_http_1() {
 }
 
 #[tokio::test]
-async fn pages_of_configured_origins_may_call_and_no_others() {
+async fn only_pages_of_configured_origins_may_call() {
     let own = web::gateway(|config| config.grpc.cors_origins = vec!["https://app.example".into()]).await;
     let shared = World::get().stack.endpoint();
     let preflight = async |endpoint: &str, origin: &str| {

@@ -16,7 +16,7 @@ use crate::harness::{
     web,
 };
 
-/// Drifts in all the ways that the administrator of the broker can.
+/// Causes every kind of drift that an administrator of the broker can.
 async fn drift(tenant: &Tenant, broker: &Management) {
     let name = format!("wg.{}", tenant.id);
     let narrow = json!({"configure": "", "write": ".*", "read": ".*"});
@@ -31,18 +31,18 @@ fn reconcile(tenant: &str, dry_run: bool) -> pb::ReconcileTenantRequest {
 }
 
 #[tokio::test]
-async fn drift_is_told_by_a_dry_run_repaired_when_asked_and_on_record() {
+async fn drift_is_reported_by_a_dry_run_repaired_on_request_and_audited() {
     let admin = World::get().admin().await;
     let mut admin = admin.admin();
     let (tenant, broker) = (Tenant::fresh().await, Management::new());
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "stays").await;
-    let stands = admin.reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap().into_inner();
-    assert_eq!((stands.reconciliations, stands.looked_at), (vec![], 1));
+    let unchanged = admin.reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap().into_inner();
+    assert_eq!((unchanged.reconciliations, unchanged.looked_at), (vec![], 1));
 
     drift(&tenant, &broker).await;
-    let told = admin.reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner().reconciliations;
-    let lines = told[0].changes.clone();
+    let report = admin.reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner().reconciliations;
+    let lines = report[0].changes.clone();
     for what in ["tags and password", "its vhost", "max-connections"] {
         assert!(lines.iter().any(|line| line.contains(what)), "{what}: {lines:?}");
     }
@@ -50,7 +50,7 @@ async fn drift_is_told_by_a_dry_run_repaired_when_asked_and_on_record() {
     assert!(user["tags"].to_string().contains("administrator"), "a dry run changes nothing: {user}");
 
     let done = admin.reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap().into_inner().reconciliations;
-    assert_eq!(done[0].changes, lines, "as the dry run said");
+    assert_eq!(done[0].changes, lines, "as the dry run reported");
     let user = broker.get(&format!("users/wg.{}", tenant.id)).await.unwrap();
     assert!(!user["tags"].to_string().contains("administrator"), "{user}");
     let again = admin.reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner();
@@ -73,22 +73,22 @@ async fn drift_is_told_by_a_dry_run_repaired_when_asked_and_on_record() {
 }
 
 #[tokio::test]
-async fn a_missing_user_and_vhost_are_made_again() {
+async fn a_missing_user_and_vhost_are_created_again() {
     let admin = World::get().admin().await;
     let (tenant, broker) = (Tenant::fresh().await, Management::new());
     let name = format!("wg.{}", tenant.id);
     for path in [format!("users/{name}"), format!("vhosts/{name}")] {
         broker.change(Method::DELETE, &path, None).await;
     }
-    let told = admin.admin().reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner();
-    assert_eq!(told.reconciliations[0].changes.len(), 2, "{told:?}");
+    let report = admin.admin().reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner();
+    assert_eq!(report.reconciliations[0].changes.len(), 2, "{report:?}");
     admin.admin().reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap();
     tenant.queue("jobs").await;
-    tenant.publish_to("jobs", "lives").await;
+    tenant.publish_to("jobs", "kept").await;
 }
 
 #[tokio::test]
-async fn what_belongs_to_no_tenant_is_reported_and_left_alone() {
+async fn objects_of_no_tenant_are_reported_and_not_changed() {
     let broker = Management::new();
     let name = format!("wg.x{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
     broker.change(Method::PUT, &format!("vhosts/{name}"), Some(json!({}))).await;
@@ -101,7 +101,7 @@ async fn what_belongs_to_no_tenant_is_reported_and_left_alone() {
 }
 
 #[tokio::test]
-async fn the_gateway_repairs_by_itself_and_says_so() {
+async fn the_gateway_repairs_drift_periodically_and_audits_it() {
     let (tenant, broker) = (Tenant::fresh().await, Management::new());
     let gateway = web::gateway(|config| config.broker.reconcile_interval = Duration::from_secs(1)).await;
     drift(&tenant, &broker).await;
@@ -117,7 +117,7 @@ async fn the_gateway_repairs_by_itself_and_says_so() {
         method: "gateway".into(),
         ..pb::ListAuditEventsRequest::default()
     };
-    let events = until("the record", async || {
+    let events = until("the audit event", async || {
         let answer = within("the audit trail", admin.admin().list_audit_events(request.clone())).await.unwrap();
         Some(answer.into_inner().events).filter(|events| events.len() >= 3)
     })

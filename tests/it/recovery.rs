@@ -17,10 +17,10 @@ use crate::harness::{
     wait::until,
 };
 
-/// A broker that says nothing is noticed by then.
-const NOTICED: Duration = Duration::from_secs(15);
-/// Streams work again by then.
-const WORKING: Duration = Duration::from_secs(5);
+/// The time within which a silent broker is noticed.
+const NOTICED_WITHIN: Duration = Duration::from_secs(15);
+/// The time within which streams work again.
+const WORKING_WITHIN: Duration = Duration::from_secs(5);
 
 /// A stack whose gateway reaches its broker through a proxy.
 async fn behind_a_proxy(name: &str, settings: &[(&str, &str)]) -> (Own, Proxy) {
@@ -31,7 +31,7 @@ async fn behind_a_proxy(name: &str, settings: &[(&str, &str)]) -> (Own, Proxy) {
     (own, proxy)
 }
 
-/// One stream of each kind on a queue of its own.
+/// One publish stream and one subscribe stream on the same queue.
 struct Streams {
     consumer: RawSubscription,
     publisher: RawPublisher,
@@ -59,7 +59,7 @@ impl Streams {
     async fn received(&mut self) {
         let last = (self.sent - 1).to_string();
         loop {
-            // An acknowledgement that was on its way when the link went makes its message come again.
+            // If an acknowledgement was on its way when the connection broke, its message is delivered again.
             let delivery = self.consumer.take(1).await;
             self.consumer.ack(&ids(&delivery)).await;
             if bodies(&delivery) == [last.as_str()] {
@@ -68,7 +68,8 @@ impl Streams {
         }
     }
 
-    /// One message all the way, and nothing of it under way: an acknowledgement that meets a broken link is reported as unknown.
+    /// Publishes, receives and acknowledges one message, so that nothing is on its way: an acknowledgement on a broken
+    /// connection is reported as unknown.
     async fn round_trip(&mut self) {
         self.send().await;
         self.confirmed().await;
@@ -86,7 +87,7 @@ impl Streams {
         assert!(matches!(event, Some(Event::Resumed(_))), "{event:?}");
     }
 
-    /// What was sent in the meantime is confirmed and comes; how long that took.
+    /// Waits until messages sent during the interruption are confirmed and delivered; returns the time.
     async fn works_again(&mut self) -> Duration {
         let began = Instant::now();
         self.resumed().await;
@@ -98,21 +99,24 @@ impl Streams {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_broker_is_noticed_and_streams_go_on_when_it_thaws() {
+async fn a_paused_broker_is_noticed_and_streams_continue_when_it_resumes() {
     let own = Own::start("frozen", &[]).await;
     let tenant = own.tenant().await;
     let mut streams = Streams::open(&tenant).await;
     streams.round_trip().await;
     own.stack.node().pause().unwrap();
     let began = Instant::now();
-    // Published while frozen: held, and confirmed later.
+    // Published while the broker is paused: kept, and confirmed later.
     streams.send().await;
     streams.interrupted().await;
     let noticed = began.elapsed();
     own.stack.node().resume().unwrap();
     let working = streams.works_again().await;
-    eprintln!("measured: frozen broker noticed after {noticed:?}, streams work {working:?} after it thawed");
-    assert!(noticed < NOTICED && working < WORKING, "noticed after {noticed:?}, working after {working:?}");
+    eprintln!("measured: paused broker noticed after {noticed:?}, streams work {working:?} after it resumed");
+    assert!(
+        noticed < NOTICED_WITHIN && working < WORKING_WITHIN,
+        "noticed after {noticed:?}, working after {working:?}"
+    );
     own.stack.stop().await.unwrap();
 }
 
@@ -130,12 +134,15 @@ async fn a_half_open_connection_is_noticed_and_replaced() {
     proxy.resume();
     let working = streams.works_again().await;
     eprintln!("measured: half-open connection noticed after {noticed:?}, streams work {working:?} after it");
-    assert!(noticed < NOTICED && working < WORKING, "noticed after {noticed:?}, working after {working:?}");
+    assert!(
+        noticed < NOTICED_WITHIN && working < WORKING_WITHIN,
+        "noticed after {noticed:?}, working after {working:?}"
+    );
     own.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_was_cut_is_noticed_at_once_and_streams_go_on_after_it() {
+async fn an_interrupted_network_is_noticed_at_once_and_streams_continue_afterwards() {
     let (own, proxy) = behind_a_proxy("cut", &[]).await;
     let tenant = own.tenant().await;
     let mut streams = Streams::open(&tenant).await;
@@ -145,17 +152,20 @@ async fn a_network_that_was_cut_is_noticed_at_once_and_streams_go_on_after_it() 
     streams.send().await;
     streams.interrupted().await;
     let noticed = began.elapsed();
-    // Long enough for the pauses between attempts to be at their longest.
-    until("attempts in vain", async || (proxy.refused() > 12).then_some(())).await;
+    // Until the pauses between attempts have their maximum length.
+    until("failed attempts", async || (proxy.refused() > 12).then_some(())).await;
     proxy.resume();
     let working = streams.works_again().await;
-    eprintln!("measured: cut network noticed after {noticed:?}, streams work {working:?} after it");
-    assert!(noticed < NOTICED && working < WORKING, "noticed after {noticed:?}, working after {working:?}");
+    eprintln!("measured: interrupted network noticed after {noticed:?}, streams work {working:?} after it");
+    assert!(
+        noticed < NOTICED_WITHIN && working < WORKING_WITHIN,
+        "noticed after {noticed:?}, working after {working:?}"
+    );
     own.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outcomes_are_their_own_after_messages_were_given_up_before_they_were_written() {
+async fn outcomes_belong_to_their_messages_after_others_expired_before_they_were_written() {
     const LARGE: usize = 56;
     const SMALL: usize = 200;
     let (own, proxy) = behind_a_proxy("given-up", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "3s")]).await;
@@ -164,8 +174,9 @@ async fn outcomes_are_their_own_after_messages_were_given_up_before_they_were_wr
     let mut publisher = RawPublisher::open(&tenant.client).await;
     publisher.send(vec![to_queue("jobs", "first")]).await;
     assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
-    // Nothing goes through, and the connection stays: some of these are written and wait for their confirms, and most of them,
-    // more than sockets hold, wait to be written. All are given up at their deadline, before the silence is noticed.
+    // Nothing is forwarded, and the connection stays open. Some messages are written and wait for their confirms; most,
+    // more than the sockets buffer, wait to be written. All pass their deadline before the connection is considered
+    // broken.
     proxy.hold();
     for _ in 0..LARGE / 4 {
         let large = || to_queue("jobs", vec![b'x'; 512 * 1024]);
@@ -173,7 +184,8 @@ async fn outcomes_are_their_own_after_messages_were_given_up_before_they_were_wr
     }
     let given_up = publisher.results(LARGE).await;
     assert!(given_up.iter().all(|result| result.outcome() == Outcome::Unknown), "{given_up:?}");
-    // They are written after all, and their confirms come between those of what comes now, on the same channel.
+    // They are written after all, and their confirms arrive between those of the following messages on the same
+    // channel.
     proxy.resume();
     let named = |number: usize| {
         let queue = if number.is_multiple_of(3) { "void" } else { "jobs" };
@@ -196,7 +208,7 @@ async fn outcomes_are_their_own_after_messages_were_given_up_before_they_were_wr
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_many_losses_the_broker_has_exactly_what_open_streams_need() {
+async fn after_many_reconnects_the_broker_has_exactly_the_channels_that_open_streams_need() {
     let (own, proxy) = behind_a_proxy("losses", &[("WARRENGATE_BROKER__IDLE_TIMEOUT", "5s")]).await;
     let gateway = Serve::start(&own, &[]).await;
     let tenant = own.tenant().await;
@@ -236,14 +248,14 @@ async fn after_many_losses_the_broker_has_exactly_what_open_streams_need() {
         let connections = broker.get("connections").await.unwrap();
         let of_tenant =
             |one: &&serde_json::Value| one["vhost"] == vhost.as_str() || one["queue"]["vhost"] == vhost.as_str();
-        // A channel's figure that came after its end stays for two minutes, without its connection.
-        let stands = |one: &&serde_json::Value| {
+        // Statistics of a channel that arrive after its end stay for two minutes, without its connection.
+        let is_current = |one: &&serde_json::Value| {
             let its = &one["connection_details"]["name"];
             what != "channels" || connections.as_array().unwrap().iter().any(|connection| connection["name"] == *its)
         };
-        all.as_array().unwrap().iter().filter(of_tenant).filter(stands).count()
+        all.as_array().unwrap().iter().filter(of_tenant).filter(is_current).count()
     };
-    // The stack's own gateway declared the queue, and has closed its connection since. Statistics come some seconds late.
+    // The stack's own gateway declared the queue and has closed its connection. Statistics arrive some seconds late.
     let exactly = async |what: &str, expected: usize| {
         until(&format!("exactly {expected} {what}"), async || (count(what).await == expected).then_some(())).await;
     };
@@ -262,16 +274,17 @@ async fn after_many_losses_the_broker_has_exactly_what_open_streams_need() {
 }
 
 #[tokio::test]
-async fn an_error_that_ended_a_channel_is_never_told_to_a_later_one() {
-    // Of a connection (channel_max in broker-config/rabbitmq.conf); each call below has a channel of its own.
-    const NUMBERS: usize = 1_024;
+async fn an_error_that_closed_a_channel_is_never_reported_to_a_later_one() {
+    // The channel numbers of a connection (channel_max in broker-config/rabbitmq.conf); each call below uses its own
+    // channel.
+    const CHANNEL_MAX: usize = 1_024;
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let mut topology = tenant.client.topology();
     let request = pb::DeleteQueueRequest { name: "missing".into(), ..Default::default() };
-    let status = topology.delete_queue(request).await.expect_err("there is no such queue");
+    let status = topology.delete_queue(request).await.expect_err("the queue does not exist");
     assert_eq!(status.code(), tonic::Code::NotFound, "{status}");
-    for _ in 0..NUMBERS + 100 {
+    for _ in 0..CHANNEL_MAX + 100 {
         topology.purge_queue(pb::PurgeQueueRequest { name: "jobs".into() }).await.unwrap();
     }
 }

@@ -19,7 +19,7 @@ use crate::harness::{
 const MESSAGES: u64 = 5_000;
 const FRAME: u64 = 50;
 
-/// Publishes all on one raw stream, and tells of each confirm; every message gets exactly one outcome.
+/// Publishes all messages on one raw stream and reports each confirm; every message gets exactly one outcome.
 async fn publish(client: warrengate::client::Client, confirmed: mpsc::UnboundedSender<u64>) {
     let (frames, requests) = mpsc::channel(1);
     let mut messaging = client.raw_messaging();
@@ -30,7 +30,7 @@ async fn publish(client: warrengate::client::Client, confirmed: mpsc::UnboundedS
                 .map(|sequence| pb::Publication { sequence, ..to_queue("jobs", sequence.to_string()) })
                 .collect();
             let frame = Some(publish_request::Frame::Publications(Publications { publications }));
-            within("room for a frame", frames.send(PublishRequest { frame })).await.unwrap();
+            within("capacity for a frame", frames.send(PublishRequest { frame })).await.unwrap();
         }
     };
     let reading = async {
@@ -50,7 +50,7 @@ async fn publish(client: warrengate::client::Client, confirmed: mpsc::UnboundedS
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_outlive_a_broker_that_was_killed_and_nothing_confirmed_is_lost() {
+async fn streams_survive_a_killed_broker_and_no_confirmed_message_is_lost() {
     let own = Own::start("killed", &[]).await;
     let tenant = own.tenant().await;
     tenant.queue("jobs").await;
@@ -63,7 +63,7 @@ async fn streams_outlive_a_broker_that_was_killed_and_nothing_confirmed_is_lost(
     for _ in 0..MESSAGES / 10 {
         within("a confirm", confirms.recv()).await.unwrap();
     }
-    let held = consumer.take(10).await;
+    let outstanding = consumer.take(10).await;
     own.stack.node().kill().unwrap();
     let restarting = own.stack.node().restart();
     let consuming = async {
@@ -73,15 +73,15 @@ async fn streams_outlive_a_broker_that_was_killed_and_nothing_confirmed_is_lost(
                 Some(Event::Deliveries(frame)) => {
                     assert_eq!(interrupted, resumed, "a delivery while interrupted");
                     let ids = ids(&frame.deliveries);
-                    assert!(ids[0] > last_id, "ids grow, also over a restart");
+                    assert!(ids[0] > last_id, "ids increase across a restart");
                     last_id = ids[ids.len() - 1];
                     consumer.ack(&ids).await;
                     received.extend(frame.deliveries.into_iter().map(|delivery| delivery.message.unwrap().body));
                 }
                 Some(Event::Interrupted(_)) => {
                     interrupted += 1;
-                    // Void since then.
-                    consumer.ack(&ids(&held)).await;
+                    // The old delivery ids are no longer valid.
+                    consumer.ack(&ids(&outstanding)).await;
                 }
                 Some(Event::Resumed(_)) => resumed += 1,
                 Some(Event::Settled(report)) => assert!(report.expired_delivery_ids.is_empty(), "{report:?}"),
@@ -115,19 +115,19 @@ async fn a_restart_keeps_tenants_queues_and_messages() {
         let first = pb::stream_position::Position::First(pb::StreamFirst {});
         let position = (kind == QueueType::Stream).then_some(pb::StreamPosition { position: Some(first) });
         let asked = pb::SubscribeStart { position, ..start(name) };
-        // The broker accepts connections a moment before all its queues are back.
+        // The broker accepts connections shortly before all queues are available.
         let mut consumer =
             until("a subscription", async || RawSubscription::try_open(&tenant.client, asked.clone()).await.ok()).await;
-        let held = consumer.take(100).await;
-        assert_eq!(crate::harness::consumer::bodies(&held), expected, "{name}");
-        consumer.ack(&ids(&held)).await;
+        let outstanding = consumer.take(100).await;
+        assert_eq!(crate::harness::consumer::bodies(&outstanding), expected, "{name}");
+        consumer.ack(&ids(&outstanding)).await;
         consumer.close().await;
     }
     own.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_stays_away_leaves_outcomes_that_say_so() {
+async fn messages_to_an_unavailable_broker_have_an_outcome_with_the_reason() {
     let own = Own::start("away", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "3s")]).await;
     let tenant = own.tenant().await;
     tenant.queue("jobs").await;
@@ -137,7 +137,7 @@ async fn a_broker_that_stays_away_leaves_outcomes_that_say_so() {
     let began = std::time::Instant::now();
     let results = within("outcomes", tenant.client.publish_batch(vec![to_queue("jobs", "lost")])).await.unwrap();
     let result = &results[0];
-    // Never sent, so it is known not to be stored.
+    // Never sent, so certainly not stored.
     assert_eq!(result.outcome(), Outcome::Rejected, "{result:?}");
     assert!(result.reason.starts_with("BROKER_UNREACHABLE: "), "{}", result.reason);
     let took = began.elapsed();
@@ -153,12 +153,13 @@ async fn a_broker_that_stays_away_leaves_outcomes_that_say_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_never_confirms_does_not_clog_the_stream_for_others() {
+async fn a_queue_that_never_confirms_does_not_block_messages_to_others() {
     let settings = [("WARRENGATE_BROKER__PUBLISH_DEADLINE", "6s"), ("WARRENGATE_BROKER__CONNECT_TIMEOUT", "1s")];
     let own = Own::start("leaderless", &settings).await;
     let tenant = own.tenant().await;
     tenant.queue_typed("fine", QueueType::Classic).await;
-    // Killed at once, RabbitMQ (3.10 and 4.0) brings it back without a leader: what is sent to it is never confirmed.
+    // After an immediate kill, RabbitMQ 3.10 and 4.0 restart the queue without a leader: messages to it are never
+    // confirmed.
     tenant.queue("leaderless").await;
     own.stack.node().kill().unwrap();
     own.stack.node().restart().await.unwrap();
@@ -168,10 +169,10 @@ async fn a_queue_that_never_confirms_does_not_clog_the_stream_for_others() {
     let mut ask = async |queue: &str, count: u64| {
         let publications = (0..count).map(|n| pb::Publication { sequence: n, ..to_queue(queue, "x") }).collect();
         let frame = Some(publish_request::Frame::Publications(Publications { publications }));
-        within("room for a frame", frames.send(PublishRequest { frame })).await.unwrap();
+        within("capacity for a frame", frames.send(PublishRequest { frame })).await.unwrap();
         let mut outcomes = Vec::new();
         while outcomes.len() < count as usize {
-            let response = within("outcomes", responses.message()).await.unwrap().expect("the stream goes on");
+            let response = within("outcomes", responses.message()).await.unwrap().expect("the stream continues");
             let Some(publish_response::Event::Results(results)) = response.event else { panic!("{response:?}") };
             outcomes.extend(results.results);
         }

@@ -18,7 +18,7 @@ use crate::harness::{
     wait::{until, within},
 };
 
-/// What a busy machine may add to a delay.
+/// The delay that a busy machine may add.
 const SLACK: Duration = Duration::from_secs(1);
 
 fn policy(min_ms: u64, max_ms: u64, multiplier: f64) -> pb::RetryPolicy {
@@ -40,16 +40,16 @@ fn queue(name: &str, kind: QueueType, attempts: u32, retry_policy: pb::RetryPoli
     }
 }
 
-/// Takes one delivery, nacks it, and takes the next; how long that took, and it.
+/// Nacks a delivery; returns the next one and the time until it came.
 async fn next_attempt(consumer: &mut RawSubscription, id: u64) -> (Duration, pb::Delivery) {
-    consumer.nack_because(&[id], NackAction::Retry, "not yet").await;
+    consumer.nack_with_reason(&[id], NackAction::Retry, "not yet").await;
     let nacked = Instant::now();
     let next = consumer.one().await;
     (nacked.elapsed(), next)
 }
 
 #[tokio::test]
-async fn a_message_always_nacked_has_all_its_attempts_and_then_dies_once_and_comes_back_by_redrive() {
+async fn a_message_that_is_always_nacked_is_dead_lettered_once_after_all_attempts_and_can_be_redriven() {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     for kind in [QueueType::Quorum, QueueType::Classic] {
         let tenant = Tenant::fresh().await;
@@ -82,7 +82,7 @@ async fn a_message_always_nacked_has_all_its_attempts_and_then_dies_once_and_com
             assert_eq!(hidden, None);
             delivery = next;
         }
-        consumer.nack_because(&[delivery.delivery_id], NackAction::Retry, "never").await;
+        consumer.nack_with_reason(&[delivery.delivery_id], NackAction::Retry, "never").await;
         let dead = tenant.dead_letter().await;
         assert_eq!(
             (dead.queue.as_str(), dead.code.as_str(), dead.reason.as_str()),
@@ -92,7 +92,7 @@ async fn a_message_always_nacked_has_all_its_attempts_and_then_dies_once_and_com
         assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("events", "order.new"));
         let message = dead.message.as_ref().unwrap();
         assert_eq!((message.message_id.as_str(), message.body.as_ref()), ("the-same", b"poison".as_slice()));
-        // As the producer wrote it; what the gateway makes of it on the way keeps the trace.
+        // As the producer wrote it; spans of the gateway keep the trace.
         let Some(pb::value::Kind::StringValue(trace)) = &message.headers["traceparent"].kind else {
             panic!("{message:?}")
         };
@@ -102,7 +102,7 @@ async fn a_message_always_nacked_has_all_its_attempts_and_then_dies_once_and_com
         assert!(begun <= first + Duration::from_millis(1) && last == died, "{first:?} {last:?} {died:?}");
         assert!(last.duration_since(first).unwrap() >= Duration::from_millis(3_500), "{first:?} {last:?}");
 
-        // Back to its queue only, as if never tried.
+        // Returned to its queue only, as a first attempt.
         assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
         let again = consumer.one().await;
         assert_eq!((again.attempt, bodies(std::slice::from_ref(&again))[0].as_str()), (1, "poison"));
@@ -116,17 +116,17 @@ async fn a_message_always_nacked_has_all_its_attempts_and_then_dies_once_and_com
 }
 
 #[tokio::test]
-async fn a_long_delay_does_not_hold_up_a_short_one() {
+async fn a_long_delay_does_not_block_a_short_one() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     for body in ["slow", "quick"] {
         tenant.publish_to("jobs", body).await;
     }
-    let held = ids(&consumer.take(2).await);
+    let outstanding = ids(&consumer.take(2).await);
     let nacked = Instant::now();
-    consumer.retry(&[held[0]], Duration::from_secs(5)).await;
-    consumer.retry(&[held[1]], Duration::from_millis(200)).await;
+    consumer.retry(&[outstanding[0]], Duration::from_secs(5)).await;
+    consumer.retry(&[outstanding[1]], Duration::from_millis(200)).await;
     let first = consumer.one().await;
     let quick = nacked.elapsed();
     let second = consumer.one().await;
@@ -138,30 +138,30 @@ async fn a_long_delay_does_not_hold_up_a_short_one() {
 }
 
 #[tokio::test]
-async fn attempts_are_counted_by_nacks_leases_and_vanished_clients_at_every_gateway() {
+async fn nacks_expired_leases_and_disconnects_count_as_attempts_at_every_gateway() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "one").await;
     let world = World::get();
     let second = world.stack.another_gateway().await.unwrap();
     let there = tenant.client_at(&format!("https://{}", second.grpc_address())).await;
-    let road = Proxy::to(second.grpc_address().port()).await;
+    let proxy = Proxy::to(second.grpc_address().port()).await;
 
     let mut here = RawSubscription::open(&tenant.client, start("jobs")).await;
     let delivery = here.one().await;
     assert_eq!(delivery.attempt, 1);
     here.retry(&[delivery.delivery_id], Duration::from_millis(100)).await;
-    // Which may come here or, once this stream is closed, there: it is the second in any case.
+    // It may be delivered here or, once this stream is closed, there; in both cases it is the second attempt.
     here.close().await;
-    let mut gone = RawSubscription::open(&tenant.client_by(&road).await, start("jobs")).await;
-    assert_eq!(gone.one().await.attempt, 2);
-    road.cut();
+    let mut cut_off = RawSubscription::open(&tenant.client_through(&proxy).await, start("jobs")).await;
+    assert_eq!(cut_off.one().await.attempt, 2);
+    proxy.cut();
     let leased = SubscribeStart { ack_deadline: Some(Duration::from_secs(10).try_into().unwrap()), ..start("jobs") };
     let mut slow = RawSubscription::open(&tenant.client, leased).await;
     assert_eq!(slow.one().await.attempt, 3);
     let mut quick = RawSubscription::open(&there, start("jobs")).await;
     let delivery = match slow.event().await.unwrap() {
-        // The lease ran out, and the message came to either.
+        // The lease expired, and the message was delivered at one of the gateways.
         Some(Event::Deliveries(frame)) => frame.deliveries[0].clone(),
         Some(Event::Settled(report)) => {
             assert_eq!(report.expired_delivery_ids.len(), 1);
@@ -178,7 +178,7 @@ async fn attempts_are_counted_by_nacks_leases_and_vanished_clients_at_every_gate
 }
 
 #[tokio::test]
-async fn work_handed_back_in_order_is_the_same_attempt_however_often() {
+async fn messages_returned_in_order_keep_their_attempt_number() {
     let tenant = Tenant::fresh().await;
     tenant.queue_of(queue("jobs", QueueType::Quorum, 3, policy(100, 100, 1.0))).await;
     tenant.publish_to("jobs", "one").await;
@@ -196,12 +196,12 @@ async fn work_handed_back_in_order_is_the_same_attempt_however_often() {
 }
 
 #[tokio::test]
-async fn what_the_gateway_needs_for_a_delay_is_made_anew_when_it_is_missing() {
+async fn missing_delay_queues_and_exchanges_are_declared_again() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "one").await;
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let mut held = consumer.one().await;
+    let mut outstanding = consumer.one().await;
     let vhost = format!("wg.{}", tenant.id);
     let node = World::get().stack.node();
     let exchange = |name: &str| {
@@ -214,27 +214,27 @@ async fn what_the_gateway_needs_for_a_delay_is_made_anew_when_it_is_missing() {
         &["eval", &exchange("wg.return")],
     ];
     for (attempt, missing) in (2..).zip(broken) {
-        consumer.retry(&[held.delivery_id], Duration::from_millis(100)).await;
-        held = consumer.one().await;
-        assert_eq!(held.attempt, attempt);
+        consumer.retry(&[outstanding.delivery_id], Duration::from_millis(100)).await;
+        outstanding = consumer.one().await;
+        assert_eq!(outstanding.attempt, attempt);
         node.control(missing).await.unwrap();
     }
-    // By another stream, which finds the way back missing.
+    // By another stream, which finds the return exchange missing.
     consumer.close().await;
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let held = consumer.one().await;
-    consumer.retry(&[held.delivery_id], Duration::from_millis(100)).await;
+    let outstanding = consumer.one().await;
+    consumer.retry(&[outstanding.delivery_id], Duration::from_millis(100)).await;
     assert_eq!(consumer.one().await.attempt, 5);
 }
 
 #[tokio::test]
-async fn a_tenant_sees_nothing_of_what_a_retry_needs() {
+async fn a_tenant_cannot_see_the_objects_of_retries() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "one").await;
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let held = consumer.one().await;
-    let (_, again) = next_attempt(&mut consumer, held.delivery_id).await;
+    let outstanding = consumer.one().await;
+    let (_, again) = next_attempt(&mut consumer, outstanding.delivery_id).await;
     assert_eq!(again.attempt, 2);
     let mut topology = tenant.client.topology();
     let queues = topology.list_queues(pb::ListQueuesRequest::default()).await.unwrap().into_inner().queues;
@@ -253,7 +253,7 @@ async fn a_tenant_sees_nothing_of_what_a_retry_needs() {
 }
 
 #[tokio::test]
-async fn a_policy_is_shown_and_cannot_be_declared_otherwise() {
+async fn a_retry_policy_is_returned_and_cannot_be_changed_by_a_declaration() {
     let tenant = Tenant::fresh().await;
     let given = queue("jobs", QueueType::Quorum, 7, policy(200, 5_000, 1.5));
     tenant.queue_of(given.clone()).await;
@@ -274,13 +274,13 @@ async fn a_policy_is_shown_and_cannot_be_declared_otherwise() {
     }
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     tenant.publish_to("jobs", "one").await;
-    let held = consumer.one().await;
-    consumer.retry(&[held.delivery_id], Duration::from_secs(24 * 3_600 + 1)).await;
+    let outstanding = consumer.one().await;
+    consumer.retry(&[outstanding.delivery_id], Duration::from_secs(24 * 3_600 + 1)).await;
     let status = consumer.failure().await;
     assert_eq!(crate::harness::raw::field(&status), "nack.delay", "{status}");
 }
 
-/// A client of any gateway of an own stack.
+/// A client of any gateway of a separate stack.
 async fn client_at(own: &Own, tenant: &Tenant, endpoint: &str) -> Client {
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
     let ca = std::fs::read_to_string(own.stack.gateway_ca()).unwrap();
@@ -288,7 +288,7 @@ async fn client_at(own: &Own, tenant: &Tenant, endpoint: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delay_survives_a_killed_broker_and_the_end_of_its_gateway() {
+async fn a_delay_survives_the_kill_of_the_broker_and_the_gateway() {
     let own = Own::start("delayed", &[]).await;
     let tenant = own.tenant().await;
     tenant.queue("jobs").await;
@@ -298,11 +298,11 @@ async fn a_delay_survives_a_killed_broker_and_the_end_of_its_gateway() {
     let mut consumer = RawSubscription::open(&there, start("jobs")).await;
     let all: Vec<_> = (0..20).map(|n: u32| to_queue("jobs", n.to_string())).collect();
     assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 20]);
-    let held = ids(&consumer.take(20).await);
-    consumer.retry(&held, Duration::from_secs(30)).await;
+    let outstanding = ids(&consumer.take(20).await);
+    consumer.retry(&outstanding, Duration::from_secs(30)).await;
     let nacked = Instant::now();
     own.queue_is_on_disk(&tenant, "wg.delay.30000").await;
-    // All are in the delay when the stream has closed in order; then both ends die.
+    // All are in the delay queue once the stream has closed in order; then the gateway and the broker are killed.
     consumer.close().await;
     second.shutdown().await;
     own.stack.node().kill().unwrap();
@@ -323,33 +323,33 @@ async fn a_delay_survives_a_killed_broker_and_the_end_of_its_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn restarts_and_drains_use_up_no_attempt() {
+async fn restarts_and_drains_do_not_count_as_attempts() {
     let own = Own::start("restarts", &[("WARRENGATE_LIMITS__DRAIN_DEADLINE", "1s")]).await;
     let tenant = own.tenant().await;
     tenant.queue_of(queue("jobs", QueueType::Quorum, 3, policy(100, 100, 1.0))).await;
     own.queue_is_on_disk(&tenant, "jobs").await;
     let all: Vec<_> = (0..50).map(|n: u32| to_queue("jobs", n.to_string())).collect();
     assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 50]);
-    // The broker, five times, under a stream that holds all.
+    // The broker restarts five times under a stream that has all messages outstanding.
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let mut held = consumer.take(50).await;
+    let mut outstanding = consumer.take(50).await;
     for round in 0..5 {
         if round % 2 == 0 {
             own.stack.node().kill().unwrap();
         }
         own.stack.node().restart().await.unwrap();
-        held = resumed(&mut consumer, 50).await;
-        assert!(held.iter().all(|delivery| delivery.attempt == 1), "round {round}: {held:?}");
+        outstanding = resumed(&mut consumer, 50).await;
+        assert!(outstanding.iter().all(|delivery| delivery.attempt == 1), "round {round}: {outstanding:?}");
     }
-    drop(held);
+    drop(outstanding);
     consumer.close().await;
-    // A gateway that drains, ten times, with a client that does nothing about it.
+    // A gateway drains ten times, with a client that does not react.
     for round in 0..10 {
         let other = own.stack.another_gateway().await.unwrap();
         let client = client_at(&own, &tenant, &format!("https://{}", other.grpc_address())).await;
         let mut consumer = RawSubscription::open(&client, start("jobs")).await;
-        let held = consumer.take(50).await;
-        assert!(held.iter().all(|delivery| delivery.attempt == 1), "round {round}: {held:?}");
+        let outstanding = consumer.take(50).await;
+        assert!(outstanding.iter().all(|delivery| delivery.attempt == 1), "round {round}: {outstanding:?}");
         other.shutdown().await;
         drop(consumer);
     }
@@ -358,20 +358,20 @@ async fn restarts_and_drains_use_up_no_attempt() {
     own.stack.stop().await.unwrap();
 }
 
-/// The next so many deliveries after an interruption.
+/// The next `count` deliveries after an interruption.
 async fn resumed(consumer: &mut RawSubscription, count: usize) -> Vec<pb::Delivery> {
-    let mut held = Vec::new();
+    let mut outstanding = Vec::new();
     let mut interrupted = false;
-    while held.len() < count {
+    while outstanding.len() < count {
         match within("an event", consumer.event()).await.unwrap() {
             Some(Event::Interrupted(_)) => {
                 interrupted = true;
-                held.clear();
+                outstanding.clear();
             }
-            Some(Event::Deliveries(frame)) if interrupted => held.extend(frame.deliveries),
+            Some(Event::Deliveries(frame)) if interrupted => outstanding.extend(frame.deliveries),
             Some(Event::Resumed(_)) => {}
             other => panic!("{other:?}"),
         }
     }
-    held
+    outstanding
 }

@@ -5,7 +5,7 @@ use warrengate::pb;
 use crate::harness::{Tenant, wait::within};
 
 #[tokio::test]
-async fn a_message_travels_from_one_client_to_another() {
+async fn a_message_is_delivered_from_one_client_to_another() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "hello").await;

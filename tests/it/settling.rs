@@ -20,7 +20,7 @@ use crate::harness::{
     wait::within,
 };
 
-/// A tenant with a queue of so many messages, which are numbered from 0.
+/// A tenant with a queue of `messages` messages, numbered from 0.
 async fn jobs(kind: QueueType, messages: usize) -> Tenant {
     let tenant = Tenant::fresh().await;
     tenant.queue_typed("jobs", kind).await;
@@ -32,30 +32,33 @@ async fn jobs(kind: QueueType, messages: usize) -> Tenant {
 }
 
 #[tokio::test]
-async fn lists_and_through_settle_in_any_order() {
+async fn id_lists_and_through_settle_in_any_order() {
     for kind in [QueueType::Quorum, QueueType::Classic] {
         let tenant = jobs(kind, 10).await;
         let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-        let held = ids(&consumer.take(10).await);
-        consumer.ack(&[held[7], held[2]]).await;
-        consumer.ack_through(held[3]).await;
-        consumer.ack(&[held[9]]).await;
-        consumer.send(Frame::Ack(Ack { delivery_ids: vec![held[8]], through: held[4] })).await;
-        // Every one of these is known no more, and nothing else was settled.
-        consumer.ack(&[held[0], held[9], held[4], held[7]]).await;
-        assert_eq!(consumer.settled().await.unknown_delivery_ids, [held[0], held[9], held[4], held[7]]);
+        let outstanding = ids(&consumer.take(10).await);
+        consumer.ack(&[outstanding[7], outstanding[2]]).await;
+        consumer.ack_through(outstanding[3]).await;
+        consumer.ack(&[outstanding[9]]).await;
+        consumer.send(Frame::Ack(Ack { delivery_ids: vec![outstanding[8]], through: outstanding[4] })).await;
+        // All of these are unknown now, and nothing else was settled.
+        consumer.ack(&[outstanding[0], outstanding[9], outstanding[4], outstanding[7]]).await;
+        assert_eq!(
+            consumer.settled().await.unknown_delivery_ids,
+            [outstanding[0], outstanding[9], outstanding[4], outstanding[7]]
+        );
         consumer.close().await;
         tenant.holds("jobs", &["5", "6"]).await;
     }
 }
 
-/// HTTP/2 (RFC 9113, section 6) as far as one call needs it.
+/// HTTP/2 frames (RFC 9113, section 6) as far as one call needs them.
 fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A header that no table knows (RFC 7541, section 6.2.2).
+/// A literal header that is not in a table (RFC 7541, section 6.2.2).
 fn http2_header(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| match text.len() {
         short @ ..127 => [&[u8::try_from(short).unwrap()][..], text.as_bytes()].concat(),
@@ -68,8 +71,8 @@ fn http2_header(name: &str, value: &str) -> Vec<u8> {
     [vec![0], text(name), text(value)].concat()
 }
 
-/// Subscribes, takes one delivery, and cancels as gRPC libraries do: RST_STREAM with CANCEL, the sending side open. The
-/// connection stays.
+/// Subscribes, receives one delivery, and cancels like a gRPC library: RST_STREAM with CANCEL, without closing the
+/// sending side. The connection stays open.
 async fn take_one_and_cancel(token: &str) -> (u32, impl Sized) {
     let world = World::get();
     let mut connection =
@@ -123,7 +126,7 @@ async fn take_one_and_cancel(token: &str) -> (u32, impl Sized) {
 }
 
 #[tokio::test]
-async fn a_cancelled_call_uses_up_an_attempt_every_time_and_a_half_close_none() {
+async fn a_cancelled_call_counts_as_an_attempt_and_a_half_close_does_not() {
     let tenant = jobs(QueueType::Quorum, 1).await;
     let token = tenant.client.token().await.unwrap().unwrap();
     let mut connections = Vec::new();
@@ -140,7 +143,7 @@ async fn a_cancelled_call_uses_up_an_attempt_every_time_and_a_half_close_none() 
 }
 
 #[tokio::test]
-async fn retries_count_in_the_rates_of_the_plan() {
+async fn retries_count_towards_the_rates_of_the_plan() {
     let limits = pb::Plan { max_publish_messages_per_second: 20, publish_messages_burst: 20, ..Default::default() };
     let tenant = OwnPlan::of(limits).await.tenant().await;
     tenant.queue_of(pb::Queue { name: "jobs".into(), max_delivery_attempts: 100, ..Default::default() }).await;
@@ -152,12 +155,12 @@ async fn retries_count_in_the_rates_of_the_plan() {
         attempts = delivery.attempt;
         consumer.retry(&[delivery.delivery_id], Duration::ZERO).await;
     }
-    // The burst allows 19 beside the first publication.
+    // The burst allows 19 in addition to the first publication.
     assert!(begun.elapsed() >= Duration::from_millis(1_900), "59 retries at 20 a second took {:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_client_that_acknowledges_through_a_delivery_hears_of_nothing_unknown() {
+async fn acknowledging_through_a_delivery_reports_no_unknown_ids() {
     let tenant = jobs(QueueType::Quorum, 3).await;
     let mut subscription = tenant.client.subscribe(SubscribeOptions::queue("jobs")).await.unwrap();
     let mut taken = Vec::new();
@@ -165,7 +168,7 @@ async fn a_client_that_acknowledges_through_a_delivery_hears_of_nothing_unknown(
         taken.push(within("a delivery", subscription.next()).await.unwrap().unwrap());
     }
     subscription.settler().ack_through(&taken[2]).unwrap();
-    // This one has an effect to report: that there is no such delivery any more.
+    // This one is reported: the delivery does not exist any more.
     subscription.extend(&taken[0], None).unwrap();
     match within("a report", subscription.next_event()).await.unwrap().unwrap() {
         Event::Settled(settled) => assert_eq!(settled.unknown_delivery_ids, [taken[0].id()]),
@@ -176,32 +179,32 @@ async fn a_client_that_acknowledges_through_a_delivery_hears_of_nothing_unknown(
 }
 
 #[tokio::test]
-async fn ids_that_mean_nothing_are_reported_and_harmless() {
+async fn unknown_ids_are_reported_and_have_no_effect() {
     let tenant = jobs(QueueType::Quorum, 1).await;
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let held = consumer.one().await.delivery_id;
-    consumer.ack(&[held + 1, 0, u64::MAX]).await;
-    assert_eq!(consumer.settled().await.unknown_delivery_ids, [held + 1, 0, u64::MAX]);
-    consumer.ack_through(held + 1).await;
-    assert_eq!(consumer.settled().await.unknown_delivery_ids, [held + 1]);
+    let outstanding = consumer.one().await.delivery_id;
+    consumer.ack(&[outstanding + 1, 0, u64::MAX]).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [outstanding + 1, 0, u64::MAX]);
+    consumer.ack_through(outstanding + 1).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [outstanding + 1]);
     consumer.nack(&[77], NackAction::DeadLetter).await;
     assert_eq!(consumer.settled().await.unknown_delivery_ids, [77]);
     consumer.send(Frame::ExtendLease(ExtendLease { delivery_ids: vec![78], ack_deadline: None })).await;
     assert_eq!(consumer.settled().await.unknown_delivery_ids, [78]);
-    consumer.ack(&[held, held]).await;
-    assert_eq!(consumer.settled().await.unknown_delivery_ids, [held]);
+    consumer.ack(&[outstanding, outstanding]).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [outstanding]);
     consumer.close().await;
     assert_eq!(tenant.depth("jobs").await, 0);
 }
 
 #[tokio::test]
-async fn ids_of_another_stream_mean_nothing() {
+async fn ids_of_another_stream_have_no_effect() {
     let tenant = jobs(QueueType::Quorum, 2).await;
     let window = || SubscribeStart { max_outstanding_messages: 1, ..start("jobs") };
     let mut one = RawSubscription::open(&tenant.client, window()).await;
     let mut other = RawSubscription::open(&tenant.client, window()).await;
     let (mine, theirs) = (one.one().await, other.one().await);
-    // Both streams count from 1: it is this stream's own delivery that is meant.
+    // Both streams number from 1, so the id means this stream's own delivery.
     assert_eq!((mine.delivery_id, theirs.delivery_id), (1, 1));
     one.ack(&[1]).await;
     one.ack(&[2]).await;
@@ -216,10 +219,10 @@ async fn a_dead_letter_is_kept_and_a_dropped_message_is_not() {
     for kind in [QueueType::Quorum, QueueType::Classic] {
         let tenant = jobs(kind, 3).await;
         let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-        let held = ids(&consumer.take(3).await);
-        consumer.nack(&[held[1]], NackAction::Drop).await;
-        consumer.nack(&[held[2]], NackAction::DeadLetter).await;
-        consumer.retry(&[held[0]], Duration::ZERO).await;
+        let outstanding = ids(&consumer.take(3).await);
+        consumer.nack(&[outstanding[1]], NackAction::Drop).await;
+        consumer.nack(&[outstanding[2]], NackAction::DeadLetter).await;
+        consumer.retry(&[outstanding[0]], Duration::ZERO).await;
         let dead = tenant.dead_letter().await;
         assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("jobs", "rejected", 1));
         assert_eq!(dead.message.unwrap().body, "2");
@@ -232,14 +235,14 @@ async fn a_dead_letter_is_kept_and_a_dropped_message_is_not() {
 }
 
 #[tokio::test]
-async fn closing_gives_the_rest_back_and_uses_up_no_attempt() {
+async fn closing_returns_the_rest_without_counting_an_attempt() {
     for kind in [QueueType::Quorum, QueueType::Classic] {
         let tenant = jobs(kind, 5).await;
         for _ in 1..=3 {
             let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-            let held = consumer.take(5).await;
-            assert!(held.iter().all(|delivery| delivery.attempt == 1), "{held:?}");
-            assert_eq!(bodies(&held), ["0", "1", "2", "3", "4"]);
+            let outstanding = consumer.take(5).await;
+            assert!(outstanding.iter().all(|delivery| delivery.attempt == 1), "{outstanding:?}");
+            assert_eq!(bodies(&outstanding), ["0", "1", "2", "3", "4"]);
             consumer.close().await;
             tenant.has_depth("jobs", 5).await;
         }
@@ -247,34 +250,34 @@ async fn closing_gives_the_rest_back_and_uses_up_no_attempt() {
 }
 
 #[tokio::test]
-async fn what_a_client_held_that_went_away_comes_again_with_an_attempt_used_up() {
+async fn messages_of_a_vanished_client_are_redelivered_as_the_next_attempt() {
     let tenant = jobs(QueueType::Quorum, 5).await;
     let road = Proxy::to(World::get().stack.gateway().grpc_address().port()).await;
-    let client = tenant.client_by(&road).await;
-    let mut gone = RawSubscription::open(&client, start("jobs")).await;
-    assert_eq!(gone.take(5).await.len(), 5);
-    // Its machine is gone: nothing is said.
+    let client = tenant.client_through(&road).await;
+    let mut vanished = RawSubscription::open(&client, start("jobs")).await;
+    assert_eq!(vanished.take(5).await.len(), 5);
+    // Its machine fails, so nothing is sent.
     road.cut();
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     let again = consumer.take(5).await;
     assert!(again.iter().all(|delivery| delivery.attempt == 2 && delivery.redelivered), "{again:?}");
-    let mut held = bodies(&again);
-    held.sort();
-    assert_eq!(held, ["0", "1", "2", "3", "4"]);
+    let mut outstanding = bodies(&again);
+    outstanding.sort();
+    assert_eq!(outstanding, ["0", "1", "2", "3", "4"]);
 }
 
 #[tokio::test]
-async fn with_auto_ack_a_delivery_is_done_when_it_is_sent() {
+async fn with_auto_ack_a_delivery_is_settled_when_it_is_sent() {
     let tenant = jobs(QueueType::Quorum, 100).await;
     let automatic = SubscribeStart { auto_ack: true, max_outstanding_messages: 5, ..start("jobs") };
     let mut consumer = RawSubscription::open(&tenant.client, automatic).await;
-    let held = consumer.take(100).await;
-    assert!(held.iter().all(|delivery| delivery.lease_expires.is_none()));
+    let outstanding = consumer.take(100).await;
+    assert!(outstanding.iter().all(|delivery| delivery.lease_expires.is_none()));
     let expected: Vec<_> = (0..100).map(|n: i32| n.to_string()).collect();
-    assert_eq!(bodies(&held), expected);
-    // Nothing is left to be settled.
-    consumer.ack(&[held[0].delivery_id]).await;
-    assert_eq!(consumer.settled().await.unknown_delivery_ids, [held[0].delivery_id]);
+    assert_eq!(bodies(&outstanding), expected);
+    // Nothing is left to settle.
+    consumer.ack(&[outstanding[0].delivery_id]).await;
+    assert_eq!(consumer.settled().await.unknown_delivery_ids, [outstanding[0].delivery_id]);
     consumer.close().await;
     assert_eq!(tenant.depth("jobs").await, 0);
 }
@@ -297,7 +300,7 @@ async fn an_exclusive_consumer_is_alone_or_refused() {
 }
 
 #[tokio::test]
-async fn an_exclusive_consumer_of_a_queue_that_cannot_hold_it_alone_is_refused() {
+async fn an_exclusive_consumer_of_an_unsupported_queue_is_refused() {
     for kind in [QueueType::Quorum, QueueType::Stream] {
         let tenant = jobs(kind, 0).await;
         let alone = SubscribeStart { exclusive: true, ..start("jobs") };
@@ -308,7 +311,7 @@ async fn an_exclusive_consumer_of_a_queue_that_cannot_hold_it_alone_is_refused()
 }
 
 #[tokio::test]
-async fn a_single_active_consumer_gets_all_until_it_goes() {
+async fn a_single_active_consumer_gets_all_messages_until_it_leaves() {
     let tenant = jobs(QueueType::Quorum, 0).await;
     let queue = pb::Queue { name: "one-by-one".into(), single_active_consumer: true, ..pb::Queue::default() };
     tenant.queue_of(queue).await;
@@ -317,9 +320,9 @@ async fn a_single_active_consumer_gets_all_until_it_goes() {
     for n in 0..4 {
         tenant.publish_to("one-by-one", n.to_string()).await;
     }
-    let held = active.take(4).await;
+    let outstanding = active.take(4).await;
     waiting.is_quiet().await;
-    active.ack_through(held[1].delivery_id).await;
+    active.ack_through(outstanding[1].delivery_id).await;
     active.close().await;
     assert_eq!(bodies(&waiting.take(2).await), ["2", "3"]);
 }

@@ -1,5 +1,5 @@
-//! Tests that take longer than some seconds: clusters, long runs, and toolchains of other languages. `./scripts/test --fast`
-//! skips them.
+//! Tests that take longer than some seconds: clusters, long runs, and toolchains of other languages. `./scripts/test
+//! --fast` skips them.
 
 mod cluster;
 mod commands;

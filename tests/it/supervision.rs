@@ -1,4 +1,5 @@
-//! Every background task is supervised: one that fails makes the gateway not ready, is named, and ends the gateway in order.
+//! Every background task is supervised: one that fails makes the gateway not ready, is named, and ends the gateway in
+//! order.
 
 use crate::harness::{wait::within, web};
 
@@ -12,7 +13,7 @@ async fn each_background_task_that_fails_makes_the_gateway_not_ready_and_is_name
         gateway.running.kill_task(name);
         let failed = within("the failure", gateway.running.failed()).await;
         assert_eq!(failed, name);
-        // A gateway whose operations listener has failed cannot say so; its process ends all the same.
+        // A gateway whose operations listener has failed cannot report it; its process ends nevertheless.
         if name != "operations listener" {
             let answer = within("an answer", web::http().get(&ops).send()).await.unwrap();
             assert_eq!(answer.status().as_u16(), 503, "{name}");

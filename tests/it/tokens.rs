@@ -12,7 +12,7 @@ use warrengate::{
 
 use crate::harness::{Tenant, World, raw::reason, to_queue, wait::until, web};
 
-/// The gateway's own signing key, as its store keeps it.
+/// The gateway's own signing key, from its store.
 pub struct Signer {
     pub kid: String,
     pub key: EncodingKey,
@@ -40,7 +40,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The claims of a good token of this tenant's client.
+/// The claims of a valid token of this tenant's client.
 pub async fn claims(tenant: &Tenant) -> Value {
     let token = tenant.client.token().await.unwrap().unwrap();
     let text = secrecy::ExposeSecret::expose_secret(token.secret()).to_owned();
@@ -71,14 +71,14 @@ async fn try_both(channel: &Channel, authorization: &[String]) -> [Result<(), St
     ]
 }
 
-/// How often the broker let this tenant's user in, by its own log.
+/// The number of logins of this tenant's user in the broker's log.
 fn logins(tenant: &str) -> usize {
     let log = std::fs::read_to_string(World::get().stack.node().log()).unwrap();
     log.lines().filter(|line| line.contains(&format!("user 'wg.{tenant}' authenticated"))).count()
 }
 
 #[tokio::test]
-async fn forged_altered_and_outlived_tokens_are_refused_alike_and_none_reaches_the_broker() {
+async fn forged_altered_and_expired_tokens_are_refused_alike_before_the_broker() {
     let tenant = Tenant::fresh().await;
     let signer = Signer::of_the_gateway().await;
     let good = claims(&tenant).await;
@@ -107,7 +107,7 @@ async fn forged_altered_and_outlived_tokens_are_refused_alike_and_none_reaches_t
         ("no token", vec![]),
         ("expired", bearer(&signer.sign(&with(&good, "exp", json!(now() - 60))))),
         ("not yet valid", bearer(&signer.sign(&with(&good, "nbf", json!(now() + 60))))),
-        ("wrong issuer", bearer(&signer.sign(&with(&good, "iss", json!("https://elsewhere.example"))))),
+        ("other issuer", bearer(&signer.sign(&with(&good, "iss", json!("https://elsewhere.example"))))),
         ("wrong audience", bearer(&signer.sign(&with(&good, "aud", json!("another-service"))))),
         ("another tenant than its subject's", bearer(&signer.sign(&with(&good, "wg_tenant", json!(other_tenant.id))))),
         ("alg none, no signature", bearer(&format!("{none}.{body}."))),
@@ -144,7 +144,7 @@ async fn forged_altered_and_outlived_tokens_are_refused_alike_and_none_reaches_t
         for refused in try_both(&channel, authorization).await {
             let status = refused.expect_err(what);
             assert_eq!(status.code(), Code::Unauthenticated, "{what}: {status:?}");
-            // One shape: which check failed is not to be learnt, but for the holder of a token that ended or of none.
+            // All refusals look alike: only the holder of an expired token, or of none, learns why.
             let expected = match *what {
                 "no token" => "TOKEN_MISSING",
                 "expired" => "TOKEN_EXPIRED",
@@ -157,26 +157,26 @@ async fn forged_altered_and_outlived_tokens_are_refused_alike_and_none_reaches_t
         }
     }
 
-    // The control, which is also the proof that the broker's log would have told.
+    // The control, which also proves that the broker logs a login.
     let [list, publish] = try_both(&channel, &bearer(&token)).await;
     list.unwrap();
     publish.unwrap();
     until("the broker logs the control's login", async || (logins(&tenant.id) > 0).then_some(())).await;
-    assert_eq!(logins(&tenant.id), 1, "one publishing connection, made by the control");
+    assert_eq!(logins(&tenant.id), 1, "one publishing connection, opened by the control");
     assert_eq!(logins(&other_tenant.id), 0);
 }
 
 #[tokio::test]
-async fn suspended_revoked_withdrawn_and_deleted_are_refused_before_the_broker() {
+async fn tokens_of_suspended_revoked_and_deleted_clients_are_refused_before_the_broker() {
     let admin = World::get().admin().await;
     let channel = web::channel().await;
     let mut admin = admin.admin();
     let tenants = [Tenant::fresh().await, Tenant::fresh().await, Tenant::fresh().await, Tenant::fresh().await];
     let [suspended, revoked, withdrawn, deleted] = &tenants;
-    let mut held = Vec::new();
+    let mut outstanding = Vec::new();
     for tenant in &tenants {
         let token = tenant.client.token().await.unwrap().unwrap();
-        held.push(format!("Bearer {}", secrecy::ExposeSecret::expose_secret(token.secret())));
+        outstanding.push(format!("Bearer {}", secrecy::ExposeSecret::expose_secret(token.secret())));
     }
     admin.suspend_tenant(pb::SuspendTenantRequest { tenant: suspended.id.clone() }).await.unwrap();
     admin.revoke_client(pb::RevokeClientRequest { client_id: revoked.client_id.clone() }).await.unwrap();
@@ -190,20 +190,20 @@ async fn suspended_revoked_withdrawn_and_deleted_are_refused_before_the_broker()
         (Code::Unauthenticated, "TOKEN_WITHDRAWN"),
         (Code::Unauthenticated, "TENANT_NOT_FOUND"),
     ];
-    for ((token, (code, why)), tenant) in held.into_iter().zip(expected).zip(&tenants) {
+    for ((token, (code, why)), tenant) in outstanding.into_iter().zip(expected).zip(&tenants) {
         for refused in try_both(&channel, &[token]).await {
             let status = refused.expect_err(why);
             assert_eq!((status.code(), reason(&status).as_str()), (code, why), "{status:?}");
         }
         assert_eq!(logins(&tenant.id), 0, "{why}");
-        // And no new token is to be had with the secret of before.
+        // The old secret gets no new token.
         let (status, body) = web::token(&tenant.client_id, &tenant.secret).await;
         assert_eq!((status.as_u16(), body["error"].as_str()), (401, Some("invalid_client")), "{why}: {body}");
     }
 }
 
 #[tokio::test]
-async fn the_token_endpoint_speaks_oauth_in_both_ways_of_authentication() {
+async fn the_token_endpoint_accepts_both_oauth_authentication_methods() {
     let tenant = Tenant::fresh().await;
     for (what, (status, body)) in [
         ("client_secret_basic", web::token(&tenant.client_id, &tenant.secret).await),
@@ -225,7 +225,7 @@ async fn the_token_endpoint_speaks_oauth_in_both_ways_of_authentication() {
     ] {
         for (status, body) in [web::token(id, &secret).await, web::token_by_post(id, &secret).await] {
             let refused = (status.as_u16(), body["error"].as_str());
-            // An empty parameter counts as missing (RFC 6749, 3.2), which is a wrong request.
+            // An empty parameter counts as missing (RFC 6749, 3.2), which is an invalid request.
             let expected = matches!(refused, (401, Some("invalid_client")))
                 || (id.is_empty() && refused == (400, Some("invalid_request")));
             assert!(expected, "{id}: {status} {body}");
@@ -256,7 +256,7 @@ async fn the_published_keys_verify_a_token_and_the_documents_agree() {
     for private in ["d", "k"] {
         assert!(
             jwks["keys"].as_array().unwrap().iter().all(|key| key.get(private).is_none()),
-            "a private key is shown"
+            "a private key is published"
         );
     }
     let issuer = discovery["issuer"].as_str().unwrap();
@@ -264,11 +264,11 @@ async fn the_published_keys_verify_a_token_and_the_documents_agree() {
     assert_eq!(discovery["token_endpoint"], format!("{issuer}/oauth2/token"));
 }
 
-/// As short as this, because the test waits for a token's real end.
+/// Short, because the test waits until the token expires.
 const LIFETIME: Duration = Duration::from_secs(4);
 
 #[tokio::test]
-async fn a_token_that_ends_in_mid_stream_is_announced_and_renewed_or_the_stream_ends() {
+async fn an_expiring_token_is_announced_and_renewed_or_the_stream_ends() {
     use pb::{publish_request::Frame, publish_response::Event};
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
@@ -293,19 +293,19 @@ async fn a_token_that_ends_in_mid_stream_is_announced_and_renewed_or_the_stream_
     }
     assert!(expiries[1].seconds > expiries[0].seconds, "the second warning is of the second token: {expiries:?}");
 
-    // Nobody renewed this one: warned, and then ended.
+    // This token was not renewed: the stream gets a warning and then ends.
     assert!(matches!(careless.event().await.unwrap(), Some(Event::AuthExpiring(_))));
     let (status, _) = careless.end().await;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_EXPIRED"), "{status:?}");
 
-    // The first token is over by now, and the stream goes on.
+    // The first token has expired by now, and the stream continues.
     assert!(now() + 1 >= u64::try_from(expiries[0].seconds).unwrap());
     assert_eq!(renewing.publish(to_queue("jobs", "two")).await.unwrap().outcome(), Outcome::Confirmed);
     gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_stream_does_not_change_hands() {
+async fn a_stream_rejects_a_token_of_another_client() {
     use pb::{publish_request::Frame, subscribe_request};
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;

@@ -16,7 +16,7 @@ use crate::harness::{
     wait::{until, within},
 };
 
-/// Publishes on a stream, where the message is its own trace's and not the call's.
+/// Publishes on a stream, where a message belongs to its own trace and not to that of the call.
 async fn publish(tenant: &Tenant, publication: pb::Publication) -> pb::PublishResult {
     let publisher = tenant.client.publisher();
     let receipt = publisher.send(publication).await.unwrap();
@@ -31,7 +31,7 @@ fn only<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     found[0]
 }
 
-/// What each span of a tenant's message says.
+/// Checks the attributes that each span of a tenant's message has.
 fn is_about(span: &Span, tenant: &Tenant, operation: &str, kind: &str, destination: &str, message_id: &str) {
     for (name, value) in [
         ("messaging.system", "rabbitmq"),
@@ -80,13 +80,13 @@ async fn a_message_is_one_trace_from_its_caller_to_its_acknowledgement() {
         is_about(span, tenant, operation, kind, "jobs", &result.message_id);
         assert!(!span.failed && span.service == "warrengate", "{span:#?}");
     }
-    // The consumer goes on from its delivery; the baggage stayed at the door.
+    // The consumer continues the trace from its delivery; baggage does not pass the gateway.
     assert_eq!(header(&message, "traceparent"), format!("00-{}-{}-01", caller.trace, deliver.id));
     assert_eq!(header(&message, "tracestate"), "vendor=1");
     assert!(message.headers.keys().all(|name| !name.eq_ignore_ascii_case("baggage")), "{message:?}");
     assert!(!format!("{spans:?}").contains("alice"), "{spans:?}");
 
-    // The streams have spans of their own, to which the messages' are linked and below which there is nothing.
+    // Streams have separate spans without children, to which the messages' spans are linked.
     let collector = &traced_gateway.collector;
     let streams = collector.spans("the streams", |span| span.name.starts_with("warrengate.v1.Messaging/"), 2).await;
     let (publishing, subscribing) =
@@ -104,7 +104,7 @@ async fn two_retries_and_an_acknowledgement_are_three_deliveries_of_one_trace() 
     let tenant = &traced_gateway.tenant;
     tenant.queue("jobs").await;
     let result = publish(tenant, to_queue("jobs", "secret-body")).await;
-    assert_eq!(result.trace_id.len(), 32, "the gateway begins the trace, and says which");
+    assert_eq!(result.trace_id.len(), 32, "the gateway starts the trace and reports its id");
     let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
     for attempt in 1..=3 {
         let delivery = subscription.one().await;
@@ -133,12 +133,12 @@ async fn two_retries_and_an_acknowledgement_are_three_deliveries_of_one_trace() 
         let (operation, failed) = if n < 2 { ("retry", true) } else { ("ack", false) };
         assert_eq!((settlement.attribute("messaging.operation.name"), delivery.failed), (operation, failed));
         assert_eq!(settlement.attribute("warrengate.retry_delay_ms").is_empty(), !failed);
-        assert!(!settlement.failed, "the broker was told: {settlement:#?}");
+        assert!(!settlement.failed, "the settlement reached the broker: {settlement:#?}");
     }
 }
 
 #[tokio::test]
-async fn what_is_refused_is_in_its_trace_with_the_rule_that_refused_it() {
+async fn a_refusal_is_in_its_trace_with_the_rule() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
     let grants = pb::Grants {
@@ -212,7 +212,7 @@ async fn a_thousand_callers_on_one_stream_are_a_thousand_traces() {
 }
 
 #[tokio::test]
-async fn a_batch_without_contexts_of_its_own_is_part_of_its_call() {
+async fn a_batch_without_contexts_belongs_to_the_trace_of_its_call() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
     tenant.queue("jobs").await;
@@ -232,12 +232,12 @@ async fn a_batch_without_contexts_of_its_own_is_part_of_its_call() {
     assert_eq!(spans.iter().filter(|span| span.name == "send jobs" && span.parent == call.id).count(), 2);
     let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
     let delivery = subscription.one().await;
-    assert!(!format!("{delivery:?}{spans:?}").contains("alice"), "the call's baggage stays");
+    assert!(!format!("{delivery:?}{spans:?}").contains("alice"), "the call's baggage does not pass the gateway");
     subscription.close().await;
 }
 
 #[tokio::test]
-async fn an_error_names_its_trace_in_its_details() {
+async fn an_error_contains_its_trace_id_in_its_details() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
     let request = pb::GetTenantRequest { tenant: "globex".into() };
@@ -253,7 +253,7 @@ async fn an_error_names_its_trace_in_its_details() {
     assert_eq!((call.failed, call.attribute("warrengate.rule")), (true, details.error_info().unwrap().reason.as_str()));
 }
 
-/// The trace that an error's details name, which is the one of its metadata.
+/// The trace id of an error's details, which must equal that of its metadata.
 fn trace_in(status: &tonic::Status) -> String {
     let details = status.get_error_details();
     let trace = details.request_info().unwrap_or_else(|| panic!("no trace in {status:?}")).request_id.clone();
@@ -264,11 +264,11 @@ fn trace_in(status: &tonic::Status) -> String {
 }
 
 #[tokio::test]
-async fn every_error_names_its_trace_whoever_refuses() {
+async fn every_error_contains_its_trace_id_wherever_it_arises() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
     let caller = Context::new();
-    // Before anybody is recognised.
+    // Before the caller is authenticated.
     let world = World::get();
     let channel = tonic::transport::Endpoint::from_shared(traced_gateway.endpoint()).unwrap();
     let ca = tonic::transport::Certificate::from_pem(world.ca());
@@ -276,9 +276,9 @@ async fn every_error_names_its_trace_whoever_refuses() {
     let channel = channel.tls_config(tls).unwrap().connect().await.unwrap();
     let mut request = tonic::Request::new(pb::ListQueuesRequest::default());
     request.metadata_mut().insert("traceparent", caller.traceparent().parse().unwrap());
-    let mut nobody = pb::topology_client::TopologyClient::new(channel.clone());
-    assert_eq!(trace_in(&nobody.list_queues(request).await.expect_err("no token")), caller.trace);
-    // No service of that name: the library's own status.
+    let mut anonymous = pb::topology_client::TopologyClient::new(channel.clone());
+    assert_eq!(trace_in(&anonymous.list_queues(request).await.expect_err("no token")), caller.trace);
+    // An unknown service, for which the gRPC library returns the status.
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/no.such.Service/Method");
@@ -289,7 +289,7 @@ async fn every_error_names_its_trace_whoever_refuses() {
     request.metadata_mut().insert("authorization", token.parse().unwrap());
     let status = grpc.unary(request, path, codec).await.expect_err("no such service");
     assert_eq!((status.code(), trace_in(&status).len()), (tonic::Code::Unimplemented, 32));
-    // By a name, by what is not there, by a frame that is too large, and at the end of a stream.
+    // By an invalid name, a missing queue, a frame that is too large, and at the end of a stream.
     let mut topology = tenant.client.topology();
     let bad = topology.get_queue(pb::GetQueueRequest { name: "wg.x".into() }).await.expect_err("no name");
     let none = topology.get_queue(pb::GetQueueRequest { name: "none".into() }).await.expect_err("no queue");
@@ -305,7 +305,7 @@ async fn every_error_names_its_trace_whoever_refuses() {
 }
 
 #[tokio::test]
-async fn what_its_caller_does_not_keep_makes_no_span_and_travels_on() {
+async fn an_unsampled_context_creates_no_span_and_is_passed_on() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
     tenant.queue("jobs").await;
@@ -317,14 +317,14 @@ async fn what_its_caller_does_not_keep_makes_no_span_and_travels_on() {
     assert_eq!(header(delivery.message.as_ref().unwrap(), "traceparent"), caller.unsampled());
     subscription.ack(&[delivery.delivery_id]).await;
     subscription.close().await;
-    // Sent after it by the same exporter, so all of it would be there.
+    // The exporter sends this trace after the others, so they would have arrived.
     let later = publish(tenant, to_queue("jobs", "kept")).await;
     traced_gateway.collector.is_quiet_after(async { later.trace_id }).await;
     assert!(traced_gateway.collector.seen().iter().all(|span| span.trace != caller.trace));
 }
 
 #[tokio::test]
-async fn a_tenant_may_have_a_ratio_of_its_own() {
+async fn a_tenant_can_have_its_own_sample_ratio() {
     let quiet = Traced::start_with(|traces| traces.sample_ratio = 0.0).await;
     quiet.tenant.queue("jobs").await;
     let result = publish(&quiet.tenant, to_queue("jobs", "one")).await;
@@ -332,7 +332,7 @@ async fn a_tenant_may_have_a_ratio_of_its_own() {
     let delivered = quiet.tenant.take("jobs", 1).await;
     assert_eq!(delivered, ["one"]);
     assert!(quiet.collector.seen().is_empty());
-    // The same for one tenant only, which the others do not feel.
+    // A ratio for one tenant has no effect on others.
     let id = warrengate::names::TenantId::parse(&quiet.tenant.id).unwrap();
     let loud = Traced::start_as(&quiet.tenant, |traces| {
         traces.sample_ratio = 0.0;
@@ -364,7 +364,7 @@ async fn a_throttled_message_is_in_its_trace() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_says_in_its_trace_why_it_is_one_and_its_next_life_is_in_it_too() {
+async fn the_trace_of_a_dead_letter_contains_the_reason_and_its_redrive() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
     tenant.queue("jobs").await;

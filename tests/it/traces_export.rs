@@ -16,7 +16,7 @@ use crate::harness::{
     wait::{until, within},
 };
 
-/// Confirmed, all of them.
+/// Publishes `count` messages, all of which must be confirmed.
 async fn publish(client: &warrengate::client::Client, count: usize) {
     let publisher = client.publisher();
     let mut receipts = Vec::new();
@@ -30,8 +30,8 @@ async fn publish(client: &warrengate::client::Client, count: usize) {
 }
 
 #[tokio::test]
-async fn a_collector_that_hangs_costs_spans_but_no_message_and_does_not_keep_the_gateway() {
-    // It takes connections and says nothing, ever.
+async fn a_hanging_collector_loses_spans_but_no_message_and_does_not_delay_shutdown() {
+    // It accepts connections and never answers.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let traced_gateway = Traced::start_with(|traces| {
@@ -48,17 +48,17 @@ async fn a_collector_that_hangs_costs_spans_but_no_message_and_does_not_keep_the
     until("most spans are dropped and counted", async || (traces.dropped() > 1_900).then_some(())).await;
     let begun = std::time::Instant::now();
     traced_gateway.gateway.shutdown().await;
-    assert!(begun.elapsed() < Duration::from_secs(25), "the collector keeps the gateway");
+    assert!(begun.elapsed() < Duration::from_secs(25), "the collector delays the shutdown");
     drop(listener);
 }
 
 #[tokio::test]
-async fn a_collector_that_hangs_is_one_line_of_the_log() {
+async fn a_hanging_collector_causes_one_log_line() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let world = World::get();
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
-    // A process, since the exporter's thread logs for itself.
+    // A separate process, because the exporter's thread logs directly.
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_warrengate"))
         .arg("serve")
         .envs(world.stack.settings().iter().cloned())
@@ -89,7 +89,7 @@ async fn a_collector_that_hangs_is_one_line_of_the_log() {
     };
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
     let client = world.client_at(&format!("https://{grpc}"), credentials).await;
-    // More than one export fails, again and again.
+    // Several exports fail.
     let dropped = async || -> Option<f64> {
         let text = reqwest::get(format!("http://{ops}/metrics")).await.ok()?.text().await.ok()?;
         text.lines().find_map(|line| line.strip_prefix("warrengate_spans_dropped_total "))?.parse().ok()
@@ -101,29 +101,29 @@ async fn a_collector_that_hangs_is_one_line_of_the_log() {
     }
     let pid = gateway.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     while let Some(line) = next(&mut log).await {
-        said.push(line);
+        lines.push(line);
     }
     assert!(within("the end", gateway.wait()).await.unwrap().success());
-    // Others' tenants on the shared broker may be worth a line, too.
+    // Tenants of other tests on the shared broker may cause other lines.
     let of_traces = |line: &&Value| {
-        let told = |name: &str, text: &str| line[name].as_str().is_some_and(|said| said.contains(text));
-        told("message", "traces") || told("target", "opentelemetry")
+        let contains = |name: &str, text: &str| line[name].as_str().is_some_and(|value| value.contains(text));
+        contains("message", "traces") || contains("target", "opentelemetry")
     };
-    let told: Vec<_> = said.iter().filter(of_traces).collect();
-    assert_eq!(told.len(), 1, "{said:#?}");
-    assert_eq!(told[0]["level"], "WARN");
-    assert!(told[0]["message"].as_str().unwrap().starts_with("traces cannot be delivered"), "{told:?}");
+    let warnings: Vec<_> = lines.iter().filter(of_traces).collect();
+    assert_eq!(warnings.len(), 1, "{lines:#?}");
+    assert_eq!(warnings[0]["level"], "WARN");
+    assert!(warnings[0]["message"].as_str().unwrap().starts_with("traces cannot be delivered"), "{warnings:?}");
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_sends_the_spans_that_wait() {
+async fn a_stopping_gateway_exports_pending_spans() {
     let traced = Traced::start_with(|traces| traces.interval = Duration::from_secs(3_600)).await;
     traced.tenant.queue("jobs").await;
     publish(&traced.tenant.client, 5).await;
-    assert_eq!(traced.collector.seen(), [], "they wait for the hour to be over");
+    assert_eq!(traced.collector.seen(), [], "the export interval of an hour is not over");
     traced.gateway.shutdown().await;
     let is_send = |span: &crate::harness::collector::Span| span.name == "send jobs";
-    assert_eq!(traced.collector.spans("what waited", is_send, 5).await.len(), 5);
+    assert_eq!(traced.collector.spans("the pending spans", is_send, 5).await.len(), 5);
 }

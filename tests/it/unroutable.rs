@@ -1,4 +1,4 @@
-//! The proof for docs/adr/0003: lapin confuses returned messages when publishes are pipelined, and the gateway does
+//! The proof for docs/adr/0003: lapin mixes up returned messages when publishes are pipelined, and the gateway does
 //! not.
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -15,7 +15,7 @@ use crate::harness::{Tenant, values::to_exchange, wait::within};
 const MESSAGES: u64 = 2_000;
 const FRAME: usize = 64;
 
-/// Publishes on a stream of its own, in frames, as fast as the gateway takes them; the outcomes by sequence.
+/// Publishes on a separate stream, in frames, as fast as the gateway accepts them; returns the outcomes by sequence.
 async fn pipelined(client: &Client, publications: Vec<Publication>) -> Vec<PublishResult> {
     let count = publications.len();
     let frames: Vec<_> = publications
@@ -39,7 +39,7 @@ async fn pipelined(client: &Client, publications: Vec<Publication>) -> Vec<Publi
     results
 }
 
-/// One run: what part of the messages has no route is decided at random.
+/// One run, in which a random share of the messages has no route.
 async fn run(tenant: &Tenant, queue: &str, unroutable: f64, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let lost: Vec<bool> = (0..MESSAGES).map(|_| random.random_bool(unroutable)).collect();
@@ -47,7 +47,7 @@ async fn run(tenant: &Tenant, queue: &str, unroutable: f64, seed: u64) {
         let key = if *lost { "nowhere" } else { queue };
         let mut publication = to_exchange("sorted", key, sequence.to_string());
         publication.sequence = sequence;
-        // Ids may repeat: they must not be what outcomes are told apart by.
+        // Ids may repeat, because outcomes must not be matched by them.
         publication.message.as_mut().unwrap().message_id = format!("id-{}", sequence % 7);
         publication
     });

@@ -23,7 +23,7 @@ fn leased(max_outstanding_messages: u32) -> SubscribeStart {
     SubscribeStart { ack_deadline, max_outstanding_messages, ..start("jobs") }
 }
 
-/// A tenant with a queue of messages of these sizes, each filled with its own number.
+/// A tenant with a queue of messages of these sizes, each filled with its number.
 async fn sized(kind: QueueType, sizes: &[usize]) -> Tenant {
     let tenant = Tenant::fresh().await;
     tenant.queue_typed("jobs", kind).await;
@@ -34,7 +34,7 @@ async fn sized(kind: QueueType, sizes: &[usize]) -> Tenant {
 }
 
 #[tokio::test]
-async fn the_window_of_messages_holds() {
+async fn the_message_window_is_enforced() {
     for kind in [QueueType::Quorum, QueueType::Classic] {
         let tenant = Tenant::fresh().await;
         tenant.queue_typed("jobs", kind).await;
@@ -43,38 +43,38 @@ async fn the_window_of_messages_holds() {
         let window = SubscribeStart { max_outstanding_messages: 10, ..start("jobs") };
         let mut consumer = RawSubscription::open(&tenant.client, window).await;
         assert_eq!(consumer.started.max_outstanding_messages, 10);
-        let held = consumer.take(10).await;
+        let outstanding = consumer.take(10).await;
         consumer.is_quiet().await;
-        // Room for three, and no more.
-        consumer.ack(&ids(&held[4..7])).await;
+        // Capacity for three, and no more.
+        consumer.ack(&ids(&outstanding[4..7])).await;
         assert_eq!(bodies(&consumer.take(3).await), ["10", "11", "12"]);
         consumer.is_quiet().await;
-        assert_eq!(tenant.depth("jobs").await, 17, "what is not delivered stays in the queue");
+        assert_eq!(tenant.depth("jobs").await, 17, "undelivered messages stay in the queue");
     }
 }
 
 #[tokio::test]
-async fn the_window_of_bytes_holds() {
+async fn the_byte_window_is_enforced() {
     let tenant = sized(QueueType::Quorum, &[4_000, 4_000, 4_000, 1_000, 4_000]).await;
-    // Properties count, too: about 100 bytes each.
+    // Properties count, too, with about 100 bytes each.
     let window = SubscribeStart { max_outstanding_bytes: 10_000, ..start("jobs") };
     let mut consumer = RawSubscription::open(&tenant.client, window).await;
-    let held = consumer.take(2).await;
-    // Less than 2,000 bytes are left. The next has 4,000, and the one after it does not overtake it.
+    let outstanding = consumer.take(2).await;
+    // Less than 2,000 bytes are free. The next message has 4,000, and the one after it does not overtake it.
     consumer.is_quiet().await;
-    // Each acknowledgement makes room for at least one more, in the queue's order. How many more fit depends on the prefetch, which
-    // is chosen by the sizes seen.
-    consumer.ack(&[held[0].delivery_id]).await;
+    // Each acknowledgement allows at least one more delivery, in the order of the queue. How many more depends on the
+    // prefetch, which is adapted to the sizes of earlier messages.
+    consumer.ack(&[outstanding[0].delivery_id]).await;
     let third = consumer.one().await;
     assert_eq!(third.message.as_ref().unwrap().body.len(), 4_000);
-    consumer.ack(&[held[1].delivery_id]).await;
+    consumer.ack(&[outstanding[1].delivery_id]).await;
     assert_eq!(consumer.one().await.message.unwrap().body.len(), 1_000);
     consumer.ack(&[third.delivery_id]).await;
     assert_eq!(consumer.one().await.message.unwrap().body.len(), 4_000);
 }
 
 #[tokio::test]
-async fn the_window_of_bytes_counts_headers() {
+async fn the_byte_window_counts_headers() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let header = pb::Value { kind: Some(pb::value::Kind::StringValue("x".repeat(4_000))) };
@@ -85,19 +85,19 @@ async fn the_window_of_bytes_counts_headers() {
     }
     let window = SubscribeStart { max_outstanding_bytes: 10_000, ..start("jobs") };
     let mut consumer = RawSubscription::open(&tenant.client, window).await;
-    let held = consumer.take(2).await;
+    let outstanding = consumer.take(2).await;
     consumer.is_quiet().await;
-    consumer.ack(&ids(&held)).await;
+    consumer.ack(&ids(&outstanding)).await;
     assert_eq!(bodies(&consumer.take(2).await), ["2", "3"]);
 }
 
 #[tokio::test]
-async fn a_subscriber_that_settles_nothing_leaves_the_rest_of_the_queue_to_others() {
+async fn messages_beyond_the_window_of_a_subscriber_go_to_others() {
     for kind in [QueueType::Quorum, QueueType::Classic] {
         let tenant = sized(kind, &[2_000_000; 60]).await;
         let mut slow = RawSubscription::open(&tenant.client, start("jobs")).await;
         // Of 16 MiB.
-        let held = slow.take(8).await;
+        let outstanding = slow.take(8).await;
         let second = tokio::time::timeout(Duration::from_secs(60), async {
             let mut quick = RawSubscription::open(&tenant.client, start("jobs")).await;
             let mut got = Vec::new();
@@ -111,7 +111,7 @@ async fn a_subscriber_that_settles_nothing_leaves_the_rest_of_the_queue_to_other
         let (quick, got) = second.await.expect("everything beyond the first subscriber's window");
         assert_eq!(got, (0..52).map(|number| b'0' + 8 + number).collect::<Vec<_>>(), "in the queue's order");
         slow.is_quiet().await;
-        slow.ack(&ids(&held)).await;
+        slow.ack(&ids(&outstanding)).await;
         slow.close().await;
         quick.close().await;
         assert_eq!(tenant.depth("jobs").await, 0);
@@ -119,7 +119,7 @@ async fn a_subscriber_that_settles_nothing_leaves_the_rest_of_the_queue_to_other
 }
 
 #[tokio::test]
-async fn a_slow_subscriber_gets_everything_in_order_within_its_window_of_bytes() {
+async fn a_slow_subscriber_gets_all_messages_in_order_within_its_byte_window() {
     for (kind, single) in [(QueueType::Quorum, false), (QueueType::Quorum, true), (QueueType::Stream, false)] {
         let tenant = Tenant::fresh().await;
         let queue = pb::Queue {
@@ -136,15 +136,15 @@ async fn a_slow_subscriber_gets_everything_in_order_within_its_window_of_bytes()
             .then(|| pb::StreamPosition { position: Some(pb::stream_position::Position::First(Default::default())) });
         let window = SubscribeStart { max_outstanding_bytes: 10_000, position, ..start("jobs") };
         let mut consumer = RawSubscription::open(&tenant.client, window).await;
-        // It acknowledges one only when it has three, and so always waits for the third.
-        let (mut got, mut held) = (Vec::new(), VecDeque::new());
+        // It acknowledges one message only when it has three, so it always waits for the third.
+        let (mut got, mut outstanding) = (Vec::new(), VecDeque::new());
         while got.len() < 40 {
             let delivery = consumer.one().await;
             got.push(delivery.message.unwrap().body[0]);
-            held.push_back(delivery.delivery_id);
-            if held.len() == 3 {
+            outstanding.push_back(delivery.delivery_id);
+            if outstanding.len() == 3 {
                 consumer.is_quiet().await;
-                consumer.ack(&[held.pop_front().unwrap()]).await;
+                consumer.ack(&[outstanding.pop_front().unwrap()]).await;
             }
         }
         assert_eq!(got, (0..40).collect::<Vec<_>>(), "{kind:?} {single}");
@@ -153,7 +153,7 @@ async fn a_slow_subscriber_gets_everything_in_order_within_its_window_of_bytes()
 }
 
 #[tokio::test]
-async fn small_messages_fill_a_window_of_messages_however_large_it_is() {
+async fn small_messages_fill_a_large_message_window() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     for first in [0, 1_000] {
@@ -163,18 +163,18 @@ async fn small_messages_fill_a_window_of_messages_however_large_it_is() {
     for window in [256, 1_500] {
         let window_of_messages = SubscribeStart { max_outstanding_messages: window, ..start("jobs") };
         let mut consumer = RawSubscription::open(&tenant.client, window_of_messages).await;
-        let held = consumer.take(window as usize).await;
+        let outstanding = consumer.take(window as usize).await;
         let expected: Vec<_> = (0..window).map(|number| number.to_string()).collect();
-        assert_eq!(bodies(&held), expected);
+        assert_eq!(bodies(&outstanding), expected);
         consumer.is_quiet().await;
-        // In order, with nothing settled: they come again in order.
+        // In order and unsettled, so they are redelivered in order.
         consumer.close().await;
         tenant.has_depth("jobs", 2_000).await;
     }
 }
 
 #[tokio::test]
-async fn a_message_larger_than_the_window_of_bytes_comes_alone() {
+async fn a_message_larger_than_the_byte_window_is_delivered_alone() {
     let tenant = sized(QueueType::Quorum, &[10, 5_000, 10]).await;
     let window = SubscribeStart { max_outstanding_bytes: 1_000, ..start("jobs") };
     let mut consumer = RawSubscription::open(&tenant.client, window).await;
@@ -190,8 +190,8 @@ async fn a_message_larger_than_the_window_of_bytes_comes_alone() {
 }
 
 #[tokio::test]
-async fn large_messages_within_the_window_all_come() {
-    // Larger than what the gateway puts into one frame.
+async fn large_messages_within_the_window_are_all_delivered() {
+    // Larger than the messages that the gateway puts into one frame.
     let tenant = sized(QueueType::Classic, &[3 << 20, 10, 2 << 20, 2 << 20]).await;
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     let sizes = consumer.take(4).await.into_iter().map(|d| d.message.unwrap().body.len()).collect::<Vec<_>>();
@@ -199,25 +199,25 @@ async fn large_messages_within_the_window_all_come() {
 }
 
 #[tokio::test]
-async fn a_lease_that_runs_out_gives_the_message_to_another() {
+async fn after_a_lease_expires_the_message_goes_to_another_consumer() {
     let tenant = sized(QueueType::Quorum, &[1, 1]).await;
     let mut slow = RawSubscription::open(&tenant.client, leased(2)).await;
     let begun = Instant::now();
-    let held = slow.take(2).await;
-    assert!(held.iter().all(|delivery| {
+    let outstanding = slow.take(2).await;
+    assert!(outstanding.iter().all(|delivery| {
         let expires = SystemTime::try_from(delivery.lease_expires.unwrap()).unwrap();
         let left = expires.duration_since(SystemTime::now()).unwrap();
         left > LEASE / 2 && left <= LEASE
     }));
     let mut quick = RawSubscription::open(&tenant.client, start("jobs")).await;
-    slow.ack(&[held[0].delivery_id]).await;
+    slow.ack(&[outstanding[0].delivery_id]).await;
     let again = quick.one().await;
     assert!(begun.elapsed() > LEASE - Duration::from_secs(1), "{:?}", begun.elapsed());
-    assert_eq!((again.message.as_ref(), again.attempt), (held[1].message.as_ref(), 2));
-    assert_eq!(slow.settled().await.expired_delivery_ids, [held[1].delivery_id]);
-    // Too late.
-    slow.ack(&[held[1].delivery_id]).await;
-    assert_eq!(slow.settled().await.unknown_delivery_ids, [held[1].delivery_id]);
+    assert_eq!((again.message.as_ref(), again.attempt), (outstanding[1].message.as_ref(), 2));
+    assert_eq!(slow.settled().await.expired_delivery_ids, [outstanding[1].delivery_id]);
+    // After the lease has expired.
+    slow.ack(&[outstanding[1].delivery_id]).await;
+    assert_eq!(slow.settled().await.unknown_delivery_ids, [outstanding[1].delivery_id]);
     quick.ack(&[again.delivery_id]).await;
     quick.close().await;
     slow.close().await;
@@ -225,13 +225,13 @@ async fn a_lease_that_runs_out_gives_the_message_to_another() {
 }
 
 #[tokio::test]
-async fn an_extended_lease_outlives_one_that_was_not() {
+async fn an_extended_lease_ends_later_than_one_that_was_not_extended() {
     let tenant = sized(QueueType::Quorum, &[1, 1]).await;
     let mut consumer = RawSubscription::open(&tenant.client, leased(2)).await;
-    let held = ids(&consumer.take(2).await);
+    let outstanding = ids(&consumer.take(2).await);
     let ack_deadline = Some(Duration::from_secs(60).try_into().unwrap());
-    consumer.send(Frame::ExtendLease(ExtendLease { delivery_ids: vec![held[0]], ack_deadline })).await;
-    // The other's message comes again to the only consumer there is; the report and it may come in any order.
+    consumer.send(Frame::ExtendLease(ExtendLease { delivery_ids: vec![outstanding[0]], ack_deadline })).await;
+    // The other message is redelivered to the only consumer; the report and the delivery may come in any order.
     let (mut expired, mut again) = (Vec::new(), Vec::new());
     while expired.is_empty() || again.is_empty() {
         match consumer.event().await.unwrap() {
@@ -240,9 +240,9 @@ async fn an_extended_lease_outlives_one_that_was_not() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(expired, [held[1]]);
+    assert_eq!(expired, [outstanding[1]]);
     assert_eq!(bodies(&again), ["1"]);
-    consumer.ack(&[held[0], again[0].delivery_id]).await;
+    consumer.ack(&[outstanding[0], again[0].delivery_id]).await;
     consumer.is_quiet().await;
     consumer.close().await;
     assert_eq!(tenant.depth("jobs").await, 0);

@@ -1,6 +1,6 @@
 //! A consumer as an application would write it, which reports everything it sees.
 //!
-//! It subscribes again after a permanent failure and never gives up.
+//! It subscribes again after a permanent failure without limit.
 
 use std::{
     sync::{
@@ -14,28 +14,34 @@ use tokio_util::sync::CancellationToken;
 use warrengate::client::{Client, Delivery, Event, Nack, SubscribeOptions, Subscription};
 
 use crate::{
-    ledger::{How, Seen},
-    message::{self, Fate},
+    history::{Observation, Settlement},
+    message::{self, Disposition},
 };
 
-/// How long the application waits before it opens a subscription that failed.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// Small, so that a queue's consumers share what there is.
+/// The pause before the application opens a failed subscription again.
+const REOPEN_AFTER: Duration = Duration::from_millis(200);
+/// Small, so that the messages are shared among the consumers of a queue.
 const WINDOW: u32 = 20;
 
-/// What a consumer does with poison.
+/// Whether consumers acknowledge poison messages instead of retrying them.
 #[derive(Clone, Default)]
-pub struct Medicine(Arc<AtomicBool>);
+pub struct PoisonSwitch(Arc<AtomicBool>);
 
-impl Medicine {
-    /// From now on poison is acknowledged.
-    pub fn take(&self) {
+impl PoisonSwitch {
+    /// From now on poison messages are acknowledged.
+    pub fn accept(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Consumes until it is told to stop.
-pub async fn consume(client: Client, queue: String, medicine: Medicine, stop: CancellationToken, say: impl Fn(Seen)) {
+/// Consumes until it is stopped.
+pub async fn consume(
+    client: Client,
+    queue: String,
+    poison_switch: PoisonSwitch,
+    stop: CancellationToken,
+    report: impl Fn(Observation),
+) {
     while !stop.is_cancelled() {
         let opened = tokio::select! {
             opened = client.subscribe(SubscribeOptions::queue(&queue).max_outstanding_messages(WINDOW)) => opened,
@@ -43,23 +49,23 @@ pub async fn consume(client: Client, queue: String, medicine: Medicine, stop: Ca
         };
         let ended = match opened {
             Ok(subscription) => {
-                say(Seen::Started);
-                serve(subscription, &medicine, &stop, &say).await
+                report(Observation::Started);
+                serve(subscription, &poison_switch, &stop, &report).await
             }
             Err(error) => Err(error),
         };
         if let Err(error) = ended {
-            say(Seen::Failed { error: error.to_string() });
-            tokio::time::sleep(AGAIN_AFTER).await;
+            report(Observation::Failed { error: error.to_string() });
+            tokio::time::sleep(REOPEN_AFTER).await;
         }
     }
 }
 
 async fn serve(
     mut subscription: Subscription,
-    medicine: &Medicine,
+    poison_switch: &PoisonSwitch,
     stop: &CancellationToken,
-    say: &impl Fn(Seen),
+    report: &impl Fn(Observation),
 ) -> Result<(), warrengate::client::Error> {
     loop {
         let event = tokio::select! {
@@ -67,9 +73,9 @@ async fn serve(
             () = stop.cancelled() => return subscription.close().await,
         };
         match event {
-            Some(Event::Delivery(delivery)) => settle(&subscription, &delivery, medicine, say)?,
-            Some(Event::Interrupted { reason }) => say(Seen::Interrupted { reason }),
-            Some(Event::Resumed) => say(Seen::Resumed),
+            Some(Event::Delivery(delivery)) => settle(&subscription, &delivery, poison_switch, report)?,
+            Some(Event::Interrupted { reason }) => report(Observation::Interrupted { reason }),
+            Some(Event::Resumed) => report(Observation::Resumed),
             Some(_) => {}
             None => return Ok(()),
         }
@@ -79,32 +85,32 @@ async fn serve(
 fn settle(
     subscription: &Subscription,
     delivery: &Delivery,
-    medicine: &Medicine,
-    say: &impl Fn(Seen),
+    poison_switch: &PoisonSwitch,
+    report: &impl Fn(Observation),
 ) -> Result<(), warrengate::client::Error> {
     let details = delivery.details();
     let (attempt, redelivered) = (details.attempt, details.redelivered);
-    let seen = match message::read(details) {
-        Ok(seen) => seen,
+    let content = match message::read(details) {
+        Ok(content) => content,
         Err(what) => {
-            say(Seen::Wrong { what });
+            report(Observation::Wrong { what });
             return subscription.ack(delivery);
         }
     };
-    let id = seen.id;
-    say(Seen::Delivered { id: id.clone(), attempt, redelivered });
-    let retry = match seen.fate {
-        Fate::Retried => attempt == 1,
-        Fate::Poison => !medicine.0.load(Ordering::Relaxed),
-        Fate::Plain | Fate::Unroutable => false,
+    let id = content.id;
+    report(Observation::Delivered { id: id.clone(), attempt, redelivered });
+    let retry = match content.disposition {
+        Disposition::Retried => attempt == 1,
+        Disposition::Poison => !poison_switch.0.load(Ordering::Relaxed),
+        Disposition::Plain | Disposition::Unroutable => false,
     };
     if retry {
-        // Said first: the delay is counted from here.
-        say(Seen::Settled { id, how: How::Retry });
-        subscription.nack(delivery, Nack::retry().because("the suite says so"))?;
+        // Reported first, because the delay is measured from here.
+        report(Observation::Settled { id, settlement: Settlement::Retry });
+        subscription.nack(delivery, Nack::retry().because("requested by the suite"))?;
     } else {
         subscription.ack(delivery)?;
-        say(Seen::Settled { id, how: How::Ack });
+        report(Observation::Settled { id, settlement: Settlement::Ack });
     }
     Ok(())
 }

@@ -18,21 +18,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::consumers::{Medicine, consume};
+use super::consumers::{PoisonSwitch, consume};
 use crate::{
-    ledger::{Ledger, Seen, StreamId},
+    environment,
+    history::{History, Observation, StreamId},
     reaper::Reaper,
-    world,
 };
 
-/// The argument that makes this program a consumer.
+/// The argument that makes this program a consumer process.
 pub const ARGUMENT: &str = "--consume";
 
 /// One subscription of a process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
     pub stream: StreamId,
-    pub road: usize,
+    pub route: usize,
     pub endpoint: String,
     pub client_id: String,
     pub secret: String,
@@ -40,22 +40,22 @@ pub struct Task {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Orders {
+struct Assignment {
     ca: String,
     tasks: Vec<Task>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Fact {
+struct Report {
     stream: StreamId,
-    seen: Seen,
+    observation: Observation,
 }
 
 /// A process of consumers.
 pub struct Process {
     ca: String,
     tasks: Vec<Task>,
-    ledger: Arc<Ledger>,
+    history: Arc<History>,
     reaper: Arc<Reaper>,
     running: Option<(Child, ChildStdin)>,
 }
@@ -64,15 +64,15 @@ impl Process {
     pub async fn start(
         ca: String,
         tasks: Vec<Task>,
-        ledger: &Arc<Ledger>,
+        history: &Arc<History>,
         reaper: &Arc<Reaper>,
     ) -> anyhow::Result<Self> {
-        let mut process = Self { ca, tasks, ledger: Arc::clone(ledger), reaper: Arc::clone(reaper), running: None };
+        let mut process = Self { ca, tasks, history: Arc::clone(history), reaper: Arc::clone(reaper), running: None };
         process.spawn().await?;
         Ok(process)
     }
 
-    /// As a crash would end it; then a new one takes its place.
+    /// Kills it, like a crash, and starts a new one.
     pub async fn kill_and_replace(&mut self) -> anyhow::Result<()> {
         self.end().await;
         self.spawn().await
@@ -81,13 +81,13 @@ impl Process {
     async fn end(&mut self) {
         let Some((mut child, _)) = self.running.take() else { return };
         let id = child.id();
-        self.tasks.iter().for_each(|task| self.ledger.open(task.stream, false));
+        self.tasks.iter().for_each(|task| self.history.open(task.stream, false));
         let _ = child.kill().await;
-        self.tasks.iter().for_each(|task| self.ledger.breaks(task.road));
+        self.tasks.iter().for_each(|task| self.history.disconnected(task.route));
         id.into_iter().for_each(|id| self.reaper.forget(id));
     }
 
-    /// Tells it to stop in good order, and waits.
+    /// Stops it in order and waits.
     pub async fn stop(mut self) {
         let Some((mut child, stdin)) = self.running.take() else { return };
         drop(stdin);
@@ -95,7 +95,7 @@ impl Process {
         if tokio::time::timeout(std::time::Duration::from_secs(30), child.wait()).await.is_err() {
             let _ = child.kill().await;
         }
-        self.tasks.iter().for_each(|task| self.ledger.open(task.stream, false));
+        self.tasks.iter().for_each(|task| self.history.open(task.stream, false));
         id.into_iter().for_each(|id| self.reaper.forget(id));
     }
 
@@ -106,53 +106,53 @@ impl Process {
         child.id().into_iter().for_each(|id| self.reaper.watch(id));
         let mut stdin = child.stdin.take().context("no pipe")?;
         let output = child.stdout.take().context("no pipe")?;
-        let orders = Orders { ca: self.ca.clone(), tasks: self.tasks.clone() };
-        stdin.write_all(format!("{}\n", serde_json::to_string(&orders)?).as_bytes()).await?;
-        let ledger = Arc::clone(&self.ledger);
+        let assignment = Assignment { ca: self.ca.clone(), tasks: self.tasks.clone() };
+        stdin.write_all(format!("{}\n", serde_json::to_string(&assignment)?).as_bytes()).await?;
+        let history = Arc::clone(&self.history);
         tokio::spawn(async move {
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                // The last line of a process that was killed may be cut off.
-                if let Ok(Fact { stream, seen }) = serde_json::from_str(&line) {
-                    ledger.seen(stream, seen);
+                // The last line of a killed process may be incomplete.
+                if let Ok(Report { stream, observation }) = serde_json::from_str(&line) {
+                    history.observed(stream, observation);
                 }
             }
         });
-        self.tasks.iter().for_each(|task| self.ledger.open(task.stream, true));
+        self.tasks.iter().for_each(|task| self.history.open(task.stream, true));
         self.running = Some((child, stdin));
         Ok(())
     }
 }
 
-/// This program as a consumer.
+/// Runs this program as a consumer process.
 pub async fn run() -> anyhow::Result<()> {
     let mut input = BufReader::new(tokio::io::stdin());
     let mut line = String::new();
     input.read_line(&mut line).await?;
-    let orders: Orders = serde_json::from_str(&line)?;
+    let assignment: Assignment = serde_json::from_str(&line)?;
     let stop = CancellationToken::new();
     let output = Arc::new(Mutex::new(std::io::stdout()));
     let mut consumers = tokio::task::JoinSet::new();
-    for task in orders.tasks {
-        let (ca, stop, output) = (orders.ca.clone(), stop.clone(), Arc::clone(&output));
+    for task in assignment.tasks {
+        let (ca, stop, output) = (assignment.ca.clone(), stop.clone(), Arc::clone(&output));
         consumers.spawn(async move {
-            let say = move |seen| {
-                let Ok(line) = serde_json::to_string(&Fact { stream: task.stream, seen }) else { return };
+            let report = move |observation| {
+                let Ok(line) = serde_json::to_string(&Report { stream: task.stream, observation }) else { return };
                 let mut output = output.lock().unwrap();
-                // Nobody reads when the parent is gone; then this ends, too.
+                // Writing fails when the parent has ended, and then this process ends, too.
                 let _ = writeln!(output, "{line}").and_then(|()| output.flush());
             };
             let client = loop {
-                match world::connect(&task.endpoint, &ca, &task.client_id, &task.secret.clone().into()).await {
+                match environment::connect(&task.endpoint, &ca, &task.client_id, &task.secret.clone().into()).await {
                     Ok(client) => break client,
-                    Err(error) => say(Seen::Failed { error: error.to_string() }),
+                    Err(error) => report(Observation::Failed { error: error.to_string() }),
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
             };
-            consume(client, task.queue, Medicine::default(), stop, say).await;
+            consume(client, task.queue, PoisonSwitch::default(), stop, report).await;
         });
     }
-    // The pipe is closed when the parent says stop, or is no more.
+    // The pipe is closed when the parent stops this process, or ends.
     let _ = input.read_to_end(&mut Vec::new()).await;
     stop.cancel();
     while consumers.join_next().await.is_some() {}

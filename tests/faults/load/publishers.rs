@@ -11,39 +11,39 @@ use warrengate::{
 };
 
 use crate::{
-    ledger::{Ledger, StreamId},
-    message::{self, Fate},
+    history::{History, StreamId},
+    message::{self, Disposition},
 };
 
-/// What a publisher publishes.
+/// The work of a publisher.
 pub struct Work {
     pub seed: u64,
     pub tenant: String,
-    /// Messages a second.
+    /// Messages per second.
     pub rate: u32,
 }
 
-/// Publishes until it is told to stop, and then waits for every outcome.
-pub async fn publish(client: Client, work: Work, ledger: Arc<Ledger>, stream: StreamId, stop: CancellationToken) {
+/// Publishes until it is stopped, and then waits for every outcome.
+pub async fn publish(client: Client, work: Work, history: Arc<History>, stream: StreamId, stop: CancellationToken) {
     let mut publisher = client.publisher();
     let mut waiting = FuturesUnordered::new();
     let mut ticks = interval(Duration::from_secs(1) / work.rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ledger.open(stream, true);
+    history.open(stream, true);
     let mut number = 0;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(result) = waiting.next() => note(&ledger, stream, &result),
+            Some(result) = waiting.next() => record(&history, stream, &result),
             _ = ticks.tick() => {
-                let publication = message::make(work.seed, &work.tenant, number);
+                let publication = message::create(work.seed, &work.tenant, number);
                 let id = message::id(&work.tenant, number);
-                ledger.sent(id, Fate::of(number));
+                history.sent(id, Disposition::of(number));
                 match publisher.send(publication).await {
                     Ok(receipt) => waiting.push(Receipt::into_future(receipt)),
-                    // Not sent, and known not to be: the application opens another stream.
+                    // Certainly not sent: the application opens another stream.
                     Err(error) => {
-                        ledger.refused(stream, &message::id(&work.tenant, number), error.to_string());
+                        history.refused(stream, &message::id(&work.tenant, number), error.to_string());
                         publisher = client.publisher();
                     }
                 }
@@ -51,18 +51,18 @@ pub async fn publish(client: Client, work: Work, ledger: Arc<Ledger>, stream: St
             }
         }
     }
-    // From here on there is nothing to do for it at times.
-    ledger.open(stream, false);
+    // No more messages follow, only outcomes.
+    history.open(stream, false);
     while let Some(result) = waiting.next().await {
-        note(&ledger, stream, &result);
+        record(&history, stream, &result);
     }
     if let Err(error) = publisher.close().await {
         tracing_line(&work.tenant, &error.to_string());
     }
 }
 
-fn note(ledger: &Ledger, stream: StreamId, result: &PublishResult) {
-    ledger.outcome(stream, &result.message_id, result.outcome(), result.reason.clone());
+fn record(history: &History, stream: StreamId, result: &PublishResult) {
+    history.outcome(stream, &result.message_id, result.outcome(), result.reason.clone());
 }
 
 fn tracing_line(tenant: &str, error: &str) {

@@ -1,5 +1,5 @@
-//! Every field that names something: somebody else's, or text that is code elsewhere. And what was good once: old clocks, old keys,
-//! delivery ids that were used.
+//! Attacks through fields: names of other tenants' objects and injected code in every field that takes a name, old
+//! clocks, unknown keys, and replayed delivery ids.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
@@ -9,7 +9,7 @@ use warrengate::pb::{
     subscribe_request::Frame, subscribe_response::Event, topology_client::TopologyClient,
 };
 
-use super::{FROM, Suite, by, on_record};
+use super::{SOURCE, Suite, assert_audited, by};
 use crate::{
     harness::{
         Tenant, World,
@@ -25,14 +25,14 @@ use crate::{
 const NAMES: &[&str] = &["INVALID_NAME", "RESERVED_NAME"];
 
 /// A client with few grants that administers its tenant.
-async fn boss(
+async fn tenant_admin(
     gateway: &web::OwnGateway,
     auth: &AuthClient<tonic::transport::Channel>,
     tenant: &Tenant,
 ) -> (String, String) {
     let few = pb::Grants { administer: true, subscribe: vec!["jobs".into()], ..pb::Grants::default() };
-    let (id, secret) = Tenant::add_client(&World::get().admin().await, &tenant.id, "boss", few).await;
-    let token = until("the boss", async || {
+    let (id, secret) = Tenant::add_client(&World::get().admin().await, &tenant.id, "administrator", few).await;
+    let token = until("the tenant administrator", async || {
         let token = gateway.token(&id, &secret).await;
         auth.clone().who_am_i(by(&token, pb::WhoAmIRequest {})).await.ok().map(|_| token)
     })
@@ -41,16 +41,16 @@ async fn boss(
 }
 
 #[tokio::test]
-async fn every_field_that_names_another_tenant_or_holds_code_is_refused_and_on_record() {
+async fn another_tenants_ids_and_code_in_any_field_are_refused_and_audited() {
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
     other.queue("secrets").await;
     let gateway = web::gateway(|_| {}).await;
-    let channel = web::channel_from(&gateway.endpoint(), FROM.into()).await;
+    let channel = web::channel_from(&gateway.endpoint(), SOURCE.into()).await;
     let mut suite = Suite::new(&channel);
     let auth = AuthClient::new(channel.clone());
     let mut admin = AdminClient::new(channel.clone());
-    let (boss, token) = boss(&gateway, &auth, &tenant).await;
+    let (tenant_admin, token) = tenant_admin(&gateway, &auth, &tenant).await;
 
     suite.class("other tenants' ids in every field");
     let denied = Code::PermissionDenied;
@@ -62,7 +62,7 @@ async fn every_field_that_names_another_tenant_or_holds_code_is_refused_and_on_r
         macro_rules! refused {
             ($($call:ident $request:expr;)*) => {
                 $(let got = admin.$call(by(&token, $request)).await;
-                suite.refused(stringify!($call), &boss, got, denied, whose);)*
+                suite.refused(stringify!($call), &tenant_admin, got, denied, whose);)*
             };
         }
         refused! {
@@ -86,7 +86,8 @@ async fn every_field_that_names_another_tenant_or_holds_code_is_refused_and_on_r
         }
     }
 
-    // By a client that may do everything in its own tenant: names that lead out of it, and names that are code.
+    // Requests of a client that may do everything in its own tenant: names of other tenants' objects, and names that
+    // contain code.
     let all = gateway.token(&tenant.client_id, &tenant.secret).await;
     let mut topology = TopologyClient::new(channel.clone());
     let mut messaging = MessagingClient::new(channel.clone());
@@ -128,7 +129,7 @@ async fn every_field_that_names_another_tenant_or_holds_code_is_refused_and_on_r
         let request = tokio_stream::once(pb::SubscribeRequest { frame: Some(begin) });
         let got = async { messaging.subscribe(by(&all, request)).await?.into_inner().message().await }.await;
         suite.refused(name, &tenant.client_id, got, invalid, NAMES);
-        // Of a message it is the message's outcome.
+        // For a message, the outcome reports the refusal.
         let publication = pb::Publication { exchange: name.into(), ..to_queue("jobs", "forged") };
         let batch = pb::PublishBatchRequest { publications: vec![publication] };
         let result = messaging.publish_batch(by(&all, batch)).await.unwrap().into_inner().results.remove(0);
@@ -138,18 +139,18 @@ async fn every_field_that_names_another_tenant_or_holds_code_is_refused_and_on_r
 
     assert!(suite.total() >= 60);
     assert_eq!((tenant.depth("jobs").await, other.depth("secrets").await), (0, 0));
-    on_record(&suite).await;
+    assert_audited(&suite).await;
     gateway.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn clocks_keys_and_delivery_ids_of_another_time_are_refused_and_on_record() {
+async fn expired_tokens_unknown_keys_and_replayed_delivery_ids_are_refused_and_audited() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let (good_key, bad_key) = (Key::new("good"), Key::new("bad"));
     let issuer = Issuer::start(&[&good_key]).await;
     let gateway = web::gateway(|config| config.auth.issuers = vec![issuer.config()]).await;
-    let channel = web::channel_from(&gateway.endpoint(), FROM.into()).await;
+    let channel = web::channel_from(&gateway.endpoint(), SOURCE.into()).await;
     let mut suite = Suite::new(&channel);
     let mut auth = AuthClient::new(channel.clone());
     let mut who = async |token: &str| auth.who_am_i(by(token, pb::WhoAmIRequest {})).await;
@@ -160,7 +161,7 @@ async fn clocks_keys_and_delivery_ids_of_another_time_are_refused_and_on_record(
     let signer = Signer::of_the_gateway().await;
     let own = claims(&tenant).await;
     let now = own["iat"].as_u64().unwrap();
-    // Leeway is 10 s, and 30 s at most: a minute is none.
+    // The leeway is 10 s, and at most 30 s, so a minute exceeds it.
     let skewed = [
         ("ended a minute ago", json!({"exp": now - 60})),
         ("begins in two minutes", json!({"nbf": now + 120})),
@@ -196,16 +197,16 @@ async fn clocks_keys_and_delivery_ids_of_another_time_are_refused_and_on_record(
         let asked = issuer.requests();
         issuer.publish_document(set);
         suite.refused(what, "", who(&forged).await, unauthenticated, bad);
-        until("the keys are asked for", async || {
-            // An unknown key wakes the fetching, within its bound.
+        until("the keys are requested", async || {
+            // An unknown key id causes a fetch, within the limit.
             let again = who(&forged).await;
             assert!(again.is_err(), "{what}");
             (issuer.requests() > asked + 1).then_some(())
         })
         .await;
         suite.refused(what, "", who(&forged).await, unauthenticated, bad);
-        let kept = who(&token).await;
-        assert!(kept.is_ok() || what == "a shared secret", "{what}: the key of before counts: {kept:?}");
+        let previous = who(&token).await;
+        assert!(previous.is_ok() || what == "a shared secret", "{what}: the previous key is still valid: {previous:?}");
     }
     let shared = Header { alg: Algorithm::HS256, kid: Some("bad".into()), ..Header::default() };
     let shared = jsonwebtoken::encode(&shared, &external, &EncodingKey::from_secret(b"secret")).unwrap();
@@ -243,15 +244,15 @@ async fn clocks_keys_and_delivery_ids_of_another_time_are_refused_and_on_record(
         replayed(frame, ids, &mut subscriber).await;
         times += ids;
     }
-    assert_eq!(tenant.depth("jobs").await, 0, "nothing came back");
+    assert_eq!(tenant.depth("jobs").await, 0, "nothing was returned to the queue");
     drop((subscriber, all));
 
     eprintln!("and {times} replayed or invented delivery ids");
     suite.total();
-    on_record(&suite).await;
-    // These came by a connection of another address, and are told with it.
+    assert_audited(&suite).await;
+    // These came through a connection from another address, and are audited with that address.
     let admin = World::get().admin().await;
-    until("the replays are on record", async || {
+    until("the replays are audited", async || {
         let filter = pb::ListAuditEventsRequest {
             client_id: tenant.client_id.clone(),
             outcome: "refused".into(),

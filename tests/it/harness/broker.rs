@@ -38,12 +38,12 @@ impl Management {
     pub fn of(config: &Config) -> Self {
         let mut identity = std::fs::read(&config.management.key).unwrap();
         identity.extend(std::fs::read(&config.management.certificate).unwrap());
-        // As it is now: it may have changed.
+        // The current password, which may have been rotated.
         let password = std::fs::read_to_string(config.management.password_file.as_ref().unwrap()).unwrap();
         Self::at(config, Some(identity), &config.management.user, password.lines().next().unwrap())
     }
 
-    /// As anyone: with this certificate and key (PEM), this user and this password.
+    /// With any certificate and key (PEM), user and password.
     pub fn with(identity: Option<Vec<u8>>, user: &str, password: &str) -> Self {
         Self::at(World::get().stack.config(), identity, user, password)
     }
@@ -65,7 +65,7 @@ impl Management {
         Self { http: http.build().unwrap(), root, user: user.into(), password: password.into() }
     }
 
-    /// Asks; the status, and the body when it is JSON.
+    /// Sends a request; returns the status, and the body if it is JSON.
     pub async fn ask(
         &self,
         method: Method,
@@ -84,7 +84,7 @@ impl Management {
         Ok((status, serde_json::from_str(&answer.text().await?).unwrap_or_default()))
     }
 
-    /// What is there; none for 404.
+    /// A resource; `None` for 404.
     pub async fn get(&self, path: &str) -> Option<Value> {
         let (status, body) = self.ask(Method::GET, path, None).await.unwrap();
         match status {
@@ -94,13 +94,13 @@ impl Management {
         }
     }
 
-    /// Changes something.
+    /// Changes a resource.
     pub async fn change(&self, method: Method, path: &str, body: Option<Value>) {
         let (status, body) = self.ask(method, path, body).await.unwrap();
         assert!(status.is_success(), "{path}: {status} {body}");
     }
 
-    /// The tenant's connections, as the broker shows them by now (it needs some seconds to show a new one whole).
+    /// The tenant's connections as the broker reports them, which takes some seconds for a new one.
     pub async fn connections(&self, tenant: &str) -> Vec<Value> {
         let all = self.get("connections").await.unwrap();
         let of_tenant = |connection: &&Value| {
@@ -111,22 +111,22 @@ impl Management {
     }
 }
 
-/// The PEM of a leaf, as reqwest takes it.
+/// A leaf certificate with its key as the PEM that reqwest expects.
 pub fn pem_of(leaf: &Leaf) -> Vec<u8> {
     format!("{}\n{}", leaf.key_pem(), leaf.certificate_pem()).into_bytes()
 }
 
-/// The authority that the broker believes.
+/// The authority that the broker trusts.
 pub fn broker_ca() -> Authority {
     World::get().stack.certs().broker_authority().unwrap()
 }
 
-/// The tenant's own certificate, as the gateway makes it.
+/// The tenant's own certificate, as the gateway creates it.
 pub fn certificate_of(tenant: &str) -> Leaf {
     broker_ca().client(&format!("wg.{tenant}"), Duration::from_secs(3600)).unwrap()
 }
 
-/// TLS towards the broker, perhaps with a client certificate.
+/// TLS to the broker, with a client certificate if one is given.
 pub fn tls(leaf: Option<&Leaf>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(broker_ca().certificate_der()).unwrap();
@@ -140,11 +140,11 @@ pub fn tls(leaf: Option<&Leaf>) -> Arc<ClientConfig> {
 /// How to log in.
 #[derive(Clone)]
 pub enum Login {
-    /// By the certificate.
+    /// With the certificate.
     External,
-    /// By the certificate, and saying to be somebody.
+    /// With the certificate, claiming another user name.
     ExternalAs(String),
-    /// By a name and a password.
+    /// With a name and a password.
     Plain(String, String),
 }
 
@@ -165,7 +165,7 @@ impl AuthProvider for Login {
     }
 }
 
-/// How the broker refuses a connection. Any other failure, such as a wrong port or a broker that does not run, is no refusal.
+/// How the broker refuses a connection. Any other failure, such as a wrong port or a stopped broker, does not count.
 #[derive(Debug, Clone, Copy)]
 pub enum Refusal {
     /// It ends the TLS handshake with an alert.
@@ -189,7 +189,7 @@ impl Refusal {
     }
 }
 
-/// Fails unless the broker refuses this connection, and in this way.
+/// Checks that the broker refuses this connection in this way.
 pub async fn assert_refused(tls: Arc<ClientConfig>, vhost: &str, login: Login, by: Refusal) {
     match amqp(tls, vhost, login).await {
         Ok(_) => panic!("the broker accepted the connection to {vhost:?}"),
@@ -197,7 +197,7 @@ pub async fn assert_refused(tls: Arc<ClientConfig>, vhost: &str, login: Login, b
     }
 }
 
-/// AMQP directly to the broker, past the gateway.
+/// AMQP directly to the broker, bypassing the gateway.
 pub async fn amqp(tls: Arc<ClientConfig>, vhost: &str, login: Login) -> Result<Connection, String> {
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQPS,

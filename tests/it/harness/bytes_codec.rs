@@ -74,7 +74,7 @@ pub async fn call(tenant: &Tenant, method: &str, body: Bytes) -> Result<Bytes, S
 /// A stream of `Messaging` with these frames.
 pub async fn stream(tenant: &Tenant, method: &str, frames: Vec<Bytes>) -> Streaming<Bytes> {
     let path = PathAndQuery::try_from(format!("/warrengate.v1.Messaging/{method}")).unwrap();
-    // The client's side stays open: it is the gateway that must end this.
+    // The client's side stays open, because the gateway must end the stream.
     use futures_util::StreamExt as _;
     let frames = futures_util::stream::iter(frames).chain(futures_util::stream::pending());
     let request = authorized(tenant, frames).await;

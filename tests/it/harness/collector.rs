@@ -1,4 +1,5 @@
-//! The test kit's OTLP collector. When `./scripts/jaeger` runs the tests, spans also go to Jaeger, which must show the same.
+//! The test kit's OTLP collector. When `./scripts/jaeger` runs the tests, spans also go to Jaeger, which must show the
+//! same.
 
 use super::{
     jaeger::Jaeger,
@@ -6,7 +7,7 @@ use super::{
 };
 pub use warrengate_testkit::otlp::{Span, SpanKind};
 
-/// Keeps the spans that are sent to it.
+/// Keeps the spans that it receives.
 pub struct Collector {
     inner: warrengate_testkit::otlp::Collector,
     jaeger: Option<Jaeger>,
@@ -26,7 +27,7 @@ impl Collector {
         self.inner.endpoint()
     }
 
-    /// All spans of a trace in the order in which they began; fails unless there are exactly so many.
+    /// All spans of a trace in the order in which they began; fails unless there are exactly `spans`.
     pub async fn trace(&self, id: &str, spans: usize) -> Vec<Span> {
         let what = format!("{spans} spans of trace {id}");
         let found = self.spans(&what, |span| span.trace == id, spans).await;
@@ -34,11 +35,11 @@ impl Collector {
         found
     }
 
-    /// All spans that match, as soon as there are at least so many.
-    pub async fn spans(&self, what: &str, matches: impl Fn(&Span) -> bool, least: usize) -> Vec<Span> {
-        let found = match self.inner.wait_for(matches, least, DEADLINE).await {
+    /// All spans that match, as soon as there are at least `min`.
+    pub async fn spans(&self, what: &str, matches: impl Fn(&Span) -> bool, min: usize) -> Vec<Span> {
+        let found = match self.inner.wait_for(matches, min, DEADLINE).await {
             Ok(found) => found,
-            Err(seen) => panic!("{what}: not within {DEADLINE:?}; received:\n{seen:#?}"),
+            Err(received) => panic!("{what}: not within {DEADLINE:?}; received:\n{received:#?}"),
         };
         if let Some(jaeger) = &self.jaeger {
             let mut rest = found.clone();
@@ -52,7 +53,7 @@ impl Collector {
         found
     }
 
-    pub fn seen(&self) -> Vec<Span> {
+    pub fn received(&self) -> Vec<Span> {
         self.inner.spans()
     }
 

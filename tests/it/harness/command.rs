@@ -29,12 +29,12 @@ pub fn warrengate(client_id: &str, secret: &SecretString) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs it to completion.
 pub async fn run(mut command: Command, args: &[&str]) -> Output {
     within("a command", command.args(args).output()).await.unwrap()
 }
 
-/// What it printed, when it succeeded.
+/// Its output, if it succeeded.
 pub async fn ok(command: Command, args: &[&str]) -> String {
     let output = run(command, args).await;
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
@@ -42,7 +42,7 @@ pub async fn ok(command: Command, args: &[&str]) -> String {
     out
 }
 
-/// What it printed with `--json`.
+/// Its output with `--json`.
 pub async fn json(command: Command, args: &[&str]) -> Value {
     let text = ok(command, &[args, &["--json"]].concat()).await;
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))

@@ -28,7 +28,7 @@ pub fn start(queue: &str) -> SubscribeStart {
 }
 
 impl RawSubscription {
-    /// A subscription that stands.
+    /// Opens a subscription and waits until it has started.
     pub async fn open(client: &Client, start: SubscribeStart) -> Self {
         Self::try_open(client, start).await.unwrap()
     }
@@ -48,7 +48,7 @@ impl RawSubscription {
         Ok(subscription)
     }
 
-    /// The next event but heartbeats; none at the end with OK.
+    /// The next event other than a heartbeat; `None` when the stream ends with OK.
     pub async fn event(&mut self) -> Result<Option<Event>, Status> {
         loop {
             let response = within("an event of the subscription", self.events.message()).await?;
@@ -59,7 +59,7 @@ impl RawSubscription {
         }
     }
 
-    /// The next so many deliveries; nothing else may come between.
+    /// The next `count` deliveries, without other events between them.
     pub async fn take(&mut self, count: usize) -> Vec<Delivery> {
         while self.ready.len() < count {
             match self.event().await.unwrap() {
@@ -74,7 +74,7 @@ impl RawSubscription {
         self.take(1).await.remove(0)
     }
 
-    /// The next report; no delivery may come before it.
+    /// The next report, without a delivery before it.
     pub async fn settled(&mut self) -> Settled {
         assert!(self.ready.is_empty(), "{:?} was delivered", self.ready);
         match self.event().await.unwrap() {
@@ -83,8 +83,8 @@ impl RawSubscription {
         }
     }
 
-    /// Proves that the gateway has done what was said so far and delivers nothing more for now: a settlement that means
-    /// nothing is reported, and no delivery comes before the report.
+    /// Waits until the gateway has processed all earlier frames, and checks that it delivers nothing: a settlement of
+    /// an unknown id is reported, and no delivery comes before the report.
     pub async fn is_quiet(&mut self) {
         for unknown in [u64::MAX - 1, u64::MAX] {
             self.ack(&[unknown]).await;
@@ -109,20 +109,20 @@ impl RawSubscription {
         self.send(Frame::Nack(Nack { delivery_ids: ids.to_vec(), action: action.into(), ..Nack::default() })).await;
     }
 
-    /// Nacks for another attempt after so long.
+    /// Nacks for another attempt after `delay`.
     pub async fn retry(&self, ids: &[u64], delay: Duration) {
         let delay = Some(delay.try_into().unwrap());
         let action = NackAction::Retry.into();
         self.send(Frame::Nack(Nack { delivery_ids: ids.to_vec(), action, delay, ..Nack::default() })).await;
     }
 
-    /// Nacks, and says why.
-    pub async fn nack_because(&self, ids: &[u64], action: NackAction, reason: &str) {
+    /// Nacks with a reason.
+    pub async fn nack_with_reason(&self, ids: &[u64], action: NackAction, reason: &str) {
         let reason = reason.to_owned();
         self.send(Frame::Nack(Nack { delivery_ids: ids.to_vec(), action: action.into(), reason, delay: None })).await;
     }
 
-    /// Closes the sending side and waits for the end; what comes before it is dropped.
+    /// Closes the sending side and waits for the end, ignoring events before it.
     pub async fn close(mut self) {
         self.frames = None;
         while self.event().await.unwrap().is_some() {}

@@ -1,4 +1,4 @@
-//! HTTP/2 without a gRPC library: each DATA frame is written as it is given, whole or not.
+//! HTTP/2 without a gRPC library. Each DATA frame is written as given, whether it is complete or not.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ pub struct Http2 {
     connection: tokio::task::JoinHandle<Result<(), h2::Error>>,
 }
 
-/// A call on it.
+/// A call on a connection.
 pub struct Http2Call {
     pub send: SendStream<Bytes>,
     response: Option<h2::client::ResponseFuture>,
@@ -29,7 +29,7 @@ impl Http2 {
         Self { send, connection: tokio::spawn(connection) }
     }
 
-    /// Begins a call, with its headers only.
+    /// Starts a call with its headers only.
     pub async fn call(&self, method: &str, token: Option<&str>) -> Http2Call {
         let mut request = Request::post(format!("https://127.0.0.1/{method}"))
             .header("content-type", "application/grpc")
@@ -70,7 +70,7 @@ impl Http2Call {
         self.send.send_data(data, ends).unwrap();
     }
 
-    /// The head of the answer.
+    /// The response head.
     pub async fn head(&mut self) -> Response<()> {
         let response = within("an answer", self.response.take().unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -78,7 +78,7 @@ impl Http2Call {
         Response::from_parts(parts, ())
     }
 
-    /// The next message of the answer; none at its end.
+    /// The next message of the response; `None` at its end.
     pub async fn message<M: prost::Message + Default>(&mut self) -> Option<M> {
         if self.response.is_some() {
             self.head().await;
@@ -99,7 +99,7 @@ impl Http2Call {
         }
     }
 
-    /// The status of the answer, wherever it is, after everything else.
+    /// The status of the response, in the headers or trailers, after everything else was read.
     pub async fn status(&mut self) -> tonic::Status {
         let head = match self.response {
             Some(_) => self.head().await.headers().clone(),

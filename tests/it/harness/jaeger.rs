@@ -8,7 +8,7 @@ use super::{
     wait::until,
 };
 
-/// Its addresses, as the script tells them.
+/// Jaeger's addresses from the environment, which the script sets.
 pub struct Jaeger {
     pub otlp: String,
     pub otlp_http: String,
@@ -16,13 +16,13 @@ pub struct Jaeger {
 }
 
 impl Jaeger {
-    /// None when the script does not run these tests.
+    /// `None` when the script does not run these tests.
     pub fn find() -> Option<Self> {
-        let told = |name: &str| std::env::var(format!("WARRENGATE_TEST_JAEGER_{name}")).ok();
-        Some(Self { otlp: told("OTLP")?, otlp_http: told("OTLP_HTTP")?, query: told("QUERY")? })
+        let variable = |name: &str| std::env::var(format!("WARRENGATE_TEST_JAEGER_{name}")).ok();
+        Some(Self { otlp: variable("OTLP")?, otlp_http: variable("OTLP_HTTP")?, query: variable("QUERY")? })
     }
 
-    /// The spans of a trace as Jaeger's query API shows them, when there are so many.
+    /// The spans of a trace from Jaeger's query API, as soon as there are `spans`.
     pub async fn trace(&self, id: &str, spans: usize) -> Vec<Span> {
         let url = format!("{}/api/traces/{id}", self.query);
         let mut found = until(&format!("{spans} spans of trace {id} in Jaeger"), async || {
@@ -37,20 +37,20 @@ impl Jaeger {
         found
     }
 
-    /// Fails unless Jaeger shows these spans of one trace, and each as it was sent.
+    /// Checks that Jaeger shows these spans of one trace unchanged.
     pub async fn shows(&self, sent: &[Span]) {
         let Some(first) = sent.first() else { return };
         let shown = self.trace(&first.trace, sent.len()).await;
         for span in sent {
-            // Jaeger counts in microseconds.
+            // Jaeger's timestamps are in microseconds.
             let expected = Span { start: span.start / 1_000, ..span.clone() };
             let found = shown.iter().find(|shown| shown.id == span.id);
-            assert_eq!(found, Some(&expected), "Jaeger shows something else than it was sent");
+            assert_eq!(found, Some(&expected), "Jaeger shows another span than it received");
         }
     }
 }
 
-/// A span of Jaeger's JSON, with OpenTelemetry's words again.
+/// Converts a span of Jaeger's JSON to OpenTelemetry's terms.
 fn read(trace: &Value, span: &Value) -> Span {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut attributes: std::collections::HashMap<_, _> =
@@ -64,7 +64,7 @@ fn read(trace: &Value, span: &Value) -> Span {
         _ => SpanKind::Internal,
     };
     let (failed, status) = (take("otel.status_code") == "ERROR", take("otel.status_description"));
-    // Jaeger's own words for what stands in other fields of OTLP.
+    // Tags that correspond to other fields of OTLP.
     for name in ["error", "internal.span.format", "otel.scope.name", "otel.scope.version", "w3c.tracestate"] {
         take(name);
     }
@@ -73,7 +73,7 @@ fn read(trace: &Value, span: &Value) -> Span {
         all.collect::<Vec<_>>()
     };
     let (parents, links) = (references("CHILD_OF"), references("FOLLOWS_FROM"));
-    // A parent that is linked to as well is told of by the link alone.
+    // A parent that is also linked has only the link.
     let parent = parents.first().or_else(|| links.iter().find(|link| link["traceID"] == span["traceID"]));
     let event = |log: &Value| {
         let field = log["fields"].as_array().unwrap().iter().find(|field| field["key"] == "event");

@@ -17,12 +17,12 @@ pub struct Own {
 }
 
 impl Own {
-    /// Starts one in a folder of this name, on the test's own runtime, with these settings beside the defaults.
+    /// Starts a stack in a folder of this name on the test's own runtime, with settings in addition to the defaults.
     pub async fn start(name: &str, settings: &[(&str, &str)]) -> Self {
         Self::with_nodes(1, name, settings).await
     }
 
-    /// As [`Self::start`], with so many broker nodes.
+    /// Like [`Self::start`], with several broker nodes.
     pub async fn with_nodes(nodes: usize, name: &str, settings: &[(&str, &str)]) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = std::fs::remove_dir_all(&folder);
@@ -36,8 +36,8 @@ impl Own {
         Self { stack, admin_secret, ca }
     }
 
-    /// Waits until a quorum queue outlives a kill. RabbitMQ writes down which files belong to which quorum queue up to 3 s
-    /// after the declaration; killed before, it makes the queue anew, empty and without a leader.
+    /// Waits until a quorum queue survives a kill. RabbitMQ records the files of a quorum queue up to 3 s after the
+    /// declaration; if it is killed before that, the queue is empty and has no leader after the restart.
     pub async fn queue_is_on_disk(&self, tenant: &Tenant, queue: &str) {
         let name = format!("wg.{}_{queue}", tenant.id);
         until("the queue's name on disk", async || {
@@ -59,7 +59,7 @@ impl Own {
         self.client_at(&self.stack.endpoint(), id, secret).await
     }
 
-    /// A client of any gateway of the stack, by its address or a proxy's.
+    /// A client of any gateway of the stack, through its address or a proxy's.
     pub async fn client_at(&self, endpoint: &str, id: &str, secret: &SecretString) -> Client {
         let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
         let options = ClientOptions::new(endpoint, credentials).ca_certificate(self.ca.clone());

@@ -5,11 +5,11 @@ use warrengate::pb;
 
 use super::{Tenant, World};
 
-/// A plan that nobody else has, and what a test does with it.
+/// A plan that only one test uses.
 pub struct OwnPlan(pub String);
 
 impl OwnPlan {
-    /// With these limits.
+    /// Creates a plan with these limits.
     pub async fn of(limits: pb::Plan) -> Self {
         let name = format!("p{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let plan = pb::Plan { name: name.clone(), ..limits };
@@ -18,7 +18,7 @@ impl OwnPlan {
         Self(name)
     }
 
-    /// Changes what is named, as the API names it.
+    /// Changes the fields in `paths`.
     pub async fn change(&self, limits: pb::Plan, paths: &[&str]) -> pb::UpdatePlanResponse {
         let request = pb::UpdatePlanRequest {
             plan: Some(pb::Plan { name: self.0.clone(), ..limits }),
@@ -28,7 +28,7 @@ impl OwnPlan {
         World::get().admin().await.admin().update_plan(request).await.unwrap().into_inner()
     }
 
-    /// Gives it to a tenant.
+    /// Assigns the plan to a tenant.
     pub async fn give(&self, tenant: &Tenant) {
         let request = pb::UpdateTenantRequest {
             tenant: Some(pb::Tenant { id: tenant.id.clone(), plan: self.0.clone(), ..Default::default() }),
@@ -38,7 +38,7 @@ impl OwnPlan {
         World::get().admin().await.admin().update_tenant(request).await.unwrap();
     }
 
-    /// A fresh tenant that has it.
+    /// A new tenant with this plan.
     pub async fn tenant(&self) -> Tenant {
         let tenant = Tenant::fresh().await;
         self.give(&tenant).await;
@@ -46,12 +46,12 @@ impl OwnPlan {
     }
 }
 
-/// A fresh tenant with these limits and no others.
+/// A new tenant with only these limits.
 pub async fn limited(limits: pb::Plan) -> Tenant {
     OwnPlan::of(limits).await.tenant().await
 }
 
-/// The meters of a tenant: used and allowed, by the limit's name.
+/// The meters of a tenant: used and allowed, by the name of the limit.
 pub async fn meters(tenant: &Tenant) -> std::collections::BTreeMap<String, (u64, u64)> {
     let request = pb::GetTenantUsageRequest { tenant: tenant.id.clone() };
     let usage = World::get().admin().await.admin().get_tenant_usage(request).await.unwrap().into_inner();

@@ -32,7 +32,7 @@ impl RawPublisher {
         Ok(Self { frames: Some(frames), events, next: 0 })
     }
 
-    /// One frame; the stream numbers the publications from 0.
+    /// Sends one frame. The publications are numbered from 0.
     pub async fn send(&mut self, mut publications: Vec<Publication>) {
         for publication in &mut publications {
             publication.sequence = self.next;
@@ -40,10 +40,10 @@ impl RawPublisher {
         }
         let frame = Some(Frame::Publications(Publications { publications }));
         let frames = self.frames.as_ref().expect("the sending side is open");
-        within("room for a frame", frames.send(PublishRequest { frame })).await.unwrap();
+        within("capacity for a frame", frames.send(PublishRequest { frame })).await.unwrap();
     }
 
-    /// As [`Self::send`]; false when the gateway has no room for it within this time. Then it is not sent.
+    /// Like [`Self::send`], but returns false without sending if the gateway has no capacity within `time`.
     pub async fn send_within(&mut self, time: std::time::Duration, publications: Vec<Publication>) -> bool {
         let frames = self.frames.clone().expect("the sending side is open");
         match tokio::time::timeout(time, frames.reserve()).await {
@@ -56,13 +56,13 @@ impl RawPublisher {
         }
     }
 
-    /// The next event; none at the end with OK.
+    /// The next event; `None` when the stream ends with OK.
     pub async fn event(&mut self) -> Result<Option<Event>, Status> {
         let response = within("an event of the publish stream", self.events.message()).await?;
         Ok(response.map(|response| response.event.expect("an event is set")))
     }
 
-    /// The results of so many publications; no notice may come between.
+    /// The results of `count` publications, without a notice between them.
     pub async fn results(&mut self, count: usize) -> Vec<PublishResult> {
         let mut results = Vec::new();
         while results.len() < count {
@@ -74,12 +74,12 @@ impl RawPublisher {
         results
     }
 
-    /// No more publications.
+    /// Closes the sending side.
     pub fn finish(&mut self) {
         self.frames = None;
     }
 
-    /// Closes the sending side, and gives all results that are still to come.
+    /// Closes the sending side and returns all remaining results.
     pub async fn close(mut self) -> Vec<PublishResult> {
         self.finish();
         let mut results = Vec::new();

@@ -37,7 +37,7 @@ pub fn field(status: &Status) -> String {
     details.bad_request().map(|bad| bad.field_violations[0].field.clone()).unwrap_or_default()
 }
 
-/// What a caller can tell statuses apart by, but for the name that it asked for itself.
+/// Everything in a status that a caller could compare, except the name that it sent itself.
 pub fn shape(status: &Status, name: &str) -> (Code, String, String, String) {
     (status.code(), reason(status), field(status), status.message().replace(name, "<name>"))
 }
@@ -52,13 +52,13 @@ pub type RawSubscribe = Raw<pb::SubscribeRequest, pb::SubscribeResponse>;
 pub type RawPublish = Raw<pb::PublishRequest, pb::PublishResponse>;
 
 impl<Q, A> Raw<Q, A> {
-    /// Ends the client's side.
+    /// Closes the sending side.
     pub fn finish(&mut self) {
         self.requests = None;
     }
 
     async fn request(&self, request: Q) {
-        // A stream that has ended takes no more; its end is what the test looks at.
+        // Sending fails when the stream has ended, which the test checks separately.
         let _ = self.requests.as_ref().unwrap().send(request).await;
     }
 
@@ -66,9 +66,9 @@ impl<Q, A> Raw<Q, A> {
         within("a frame", self.responses.message()).await
     }
 
-    /// Reads until the end: its status, and when it came.
+    /// Reads until the end of the stream, and returns its status and time.
     pub async fn end(&mut self) -> (Status, Instant) {
-        // Heartbeats go on for ever: the deadline is for all of it.
+        // The deadline covers everything, because heartbeats would extend a deadline for each frame.
         within("the end of the stream", async {
             loop {
                 match self.responses.message().await {
@@ -90,7 +90,7 @@ impl RawSubscribe {
         Ok(Self { requests: Some(requests), responses: opened.into_inner() })
     }
 
-    /// Opens the stream and waits until it stands.
+    /// Opens the stream and waits until it has started.
     pub async fn started(client: &Client, queue: &str) -> Self {
         let mut stream = Self::open(client).await.unwrap();
         stream.send(SubscribeFrame::Start(start(queue))).await;
@@ -108,7 +108,7 @@ impl RawSubscribe {
         self.request(pb::SubscribeRequest { frame: None }).await;
     }
 
-    /// The next event that is no heartbeat.
+    /// The next event other than a heartbeat.
     pub async fn event(&mut self) -> Result<Option<subscribe_response::Event>, Status> {
         loop {
             let Some(response) = self.response().await? else { return Ok(None) };
@@ -119,7 +119,7 @@ impl RawSubscribe {
         }
     }
 
-    /// The next delivery, which must be the next event, alone in its frame.
+    /// The next delivery, which must be the next event, and the only one in its frame.
     pub async fn delivery(&mut self) -> pb::Delivery {
         match self.event().await.unwrap() {
             Some(subscribe_response::Event::Deliveries(mut frame)) if frame.deliveries.len() == 1 => {
@@ -172,16 +172,16 @@ pub fn start(queue: &str) -> pb::SubscribeStart {
     pb::SubscribeStart { queue: queue.into(), ..pb::SubscribeStart::default() }
 }
 
-/// Fails unless a stream was cut within two seconds; prints how long it took. The promise is one second, and a busy machine
-/// needs time to observe it.
+/// Checks that a stream ended within two seconds, and prints the time. The target is one second; a busy machine needs
+/// longer to observe it.
 #[allow(clippy::print_stdout, reason = "a measured figure, for `--nocapture`")]
-pub fn assert_prompt(what: &str, asked: Instant, cut: Instant) {
-    let took = cut.saturating_duration_since(asked);
+pub fn assert_prompt(what: &str, requested: Instant, ended: Instant) {
+    let took = ended.saturating_duration_since(requested);
     println!("{what}: {} ms", took.as_millis());
     assert!(took < Duration::from_secs(2), "{what}: {took:?}");
 }
 
-/// A finished handshake with a gateway, as a gRPC client's, after which nothing has been said.
+/// A completed TLS handshake with a gateway, as by a gRPC client, with nothing sent afterwards.
 pub async fn tls_to(address: SocketAddr, ca: &Path) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();

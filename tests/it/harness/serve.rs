@@ -22,12 +22,12 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Starts one on a test's own stack, with these settings beside the stack's, on free ports.
+    /// Starts a gateway on a test's own stack, on free ports, with settings in addition to the stack's.
     pub async fn start(own: &Own, settings: &[(&str, &str)]) -> Self {
         Self::beside(&own.stack, settings).await
     }
 
-    /// The same on any stack.
+    /// The same for any stack.
     pub async fn beside(stack: &Stack, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_warrengate"))
             .arg("serve")
@@ -51,7 +51,7 @@ impl Serve {
             }
         })
         .await;
-        // A full pipe would stop it.
+        // A full pipe would block it.
         let aloud = std::env::var_os("WARRENGATE_TEST_LOG").is_some();
         tokio::spawn(async move {
             while let Ok(Some(line)) = log.next_line().await {
@@ -67,7 +67,7 @@ impl Serve {
         format!("https://{}", self.grpc)
     }
 
-    /// A client of this tenant's, as soon as this gateway has heard of it.
+    /// A client of this tenant, as soon as this gateway knows it.
     pub async fn client(&self, own: &Own, tenant: &Tenant) -> Client {
         let client = own.client_at(&self.endpoint(), &tenant.client_id, &tenant.secret).await;
         known(&client).await;
@@ -78,13 +78,13 @@ impl Serve {
         self.child.id().expect("it runs")
     }
 
-    /// Asks it to stop.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         let done = std::process::Command::new("kill").args(["-s", "TERM", &self.id().to_string()]).status().unwrap();
         assert!(done.success());
     }
 
-    /// Waits for its end.
+    /// Waits until the process has exited.
     pub async fn ended(&mut self) -> ExitStatus {
         within("the gateway's end", self.child.wait()).await.unwrap()
     }
@@ -96,7 +96,7 @@ impl Serve {
 
     /// Its memory in bytes.
     pub fn resident(&self) -> u64 {
-        // The same on Linux and macOS: kilobytes.
+        // In kilobytes on Linux and macOS.
         let ps = std::process::Command::new("ps").args(["-o", "rss=", "-p", &self.id().to_string()]).output().unwrap();
         String::from_utf8_lossy(&ps.stdout).trim().parse::<u64>().unwrap() * 1024
     }

@@ -13,7 +13,7 @@ use super::{
     wait::{until, within},
 };
 
-/// A fresh tenant, with a client that may do everything in it.
+/// A new tenant, with a client that may do everything in it.
 pub struct Tenant {
     pub id: String,
     pub client_id: String,
@@ -27,7 +27,7 @@ impl Tenant {
         Self::made_by(&world.admin().await, async |id, secret| world.client(id, secret).await).await
     }
 
-    /// A fresh tenant of any stack: its administrator makes it, and `connect` makes its client.
+    /// A new tenant of any stack, created by its administrator; `connect` creates its client.
     pub async fn made_by(admin: &Client, connect: impl AsyncFnOnce(&str, &SecretString) -> Client) -> Self {
         let id = format!("t{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let tenant = pb::Tenant { id: id.clone(), ..pb::Tenant::default() };
@@ -38,7 +38,7 @@ impl Tenant {
         Self { id, client_id, secret, client }
     }
 
-    /// One more client of a tenant; its id and secret.
+    /// Adds a client to a tenant; returns its id and secret.
     pub async fn add_client(admin: &Client, tenant: &str, name: &str, grants: pb::Grants) -> (String, SecretString) {
         let client_id = format!("{tenant}.{name}");
         let client = pb::Client { client_id: client_id.clone(), grants: Some(grants), ..pb::Client::default() };
@@ -47,12 +47,13 @@ impl Tenant {
         (client_id, made.client_secret.into())
     }
 
-    /// Its client of the shared stack, by a road that can be cut: what it has then is lost without a word.
-    pub async fn client_by(&self, road: &Proxy) -> Client {
-        self.client_at(&format!("https://{}", road.endpoint())).await
+    /// A client of the shared stack through a proxy that can be cut, so that its messages are lost without an orderly
+    /// close.
+    pub async fn client_through(&self, proxy: &Proxy) -> Client {
+        self.client_at(&format!("https://{}", proxy.endpoint())).await
     }
 
-    /// Its client of any gateway of the shared stack, which may have to hear of it first.
+    /// A client of any gateway of the shared stack, as soon as that gateway knows it.
     pub async fn client_at(&self, endpoint: &str) -> Client {
         let credentials = Credentials::Secret { client_id: self.client_id.clone(), secret: self.secret.clone() };
         let client = World::get().client_at(endpoint, credentials).await;
@@ -92,7 +93,7 @@ impl Tenant {
         self.client.topology().bind(pb::BindRequest { binding: Some(binding) }).await.unwrap();
     }
 
-    /// Publishes and expects a confirm.
+    /// Publishes a message and expects a confirm.
     pub async fn publish(&self, publication: pb::Publication) -> pb::PublishResult {
         let mut results = within("a publish", self.client.publish_batch(vec![publication])).await.unwrap();
         let result = results.remove(0);
@@ -104,32 +105,32 @@ impl Tenant {
         self.publish(to_queue(queue, body)).await;
     }
 
-    /// Publishes a batch; what became of each, in order.
+    /// Publishes a batch; returns the outcomes in order.
     pub async fn outcomes(&self, publications: Vec<pb::Publication>) -> Vec<pb::Outcome> {
         let results = within("a publish", self.client.publish_batch(publications)).await.unwrap();
         results.iter().map(pb::PublishResult::outcome).collect()
     }
 
-    /// How many messages are ready in a queue.
+    /// The number of ready messages in a queue.
     pub async fn depth(&self, queue: &str) -> u64 {
         let request = pb::GetQueueRequest { name: queue.into() };
         let answer = within("a queue's state", self.client.topology().get_queue(request)).await.unwrap();
         answer.into_inner().status.unwrap().messages_ready
     }
 
-    /// Waits until so many messages are ready in a queue: what was given back is not there at once.
+    /// Waits until `depth` messages are ready in a queue, because returned messages appear with a delay.
     pub async fn has_depth(&self, queue: &str, depth: u64) {
         let what = format!("{depth} messages in queue {queue}");
         until(&what, async || (self.depth(queue).await == depth).then_some(())).await;
     }
 
-    /// Takes these bodies from a queue, which has nothing else.
+    /// Consumes exactly these bodies from a queue.
     pub async fn holds(&self, queue: &str, bodies: &[&str]) {
         self.has_depth(queue, bodies.len() as u64).await;
         assert_eq!(self.take(queue, bodies.len()).await, bodies, "in queue {queue}");
     }
 
-    /// Removes what is ready in a queue; how many messages it was.
+    /// Purges a queue; returns the number of messages.
     pub async fn purge(&self, queue: &str) -> u64 {
         let request = pb::PurgeQueueRequest { name: queue.into() };
         let answer = within("a purge", self.client.topology().purge_queue(request)).await.unwrap();
@@ -140,12 +141,12 @@ impl Tenant {
         within("a subscription", self.client.subscribe(SubscribeOptions::queue(queue))).await.unwrap()
     }
 
-    /// The next so many bodies of a queue, acknowledged.
+    /// Consumes and acknowledges `count` messages; returns their bodies.
     pub async fn take(&self, queue: &str, count: usize) -> Vec<bytes::Bytes> {
         let mut subscription = self.subscribe(queue).await;
         let mut bodies = Vec::new();
         while bodies.len() < count {
-            let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream goes on");
+            let delivery = within("a delivery", subscription.next()).await.unwrap().expect("the stream continues");
             bodies.push(delivery.message().body.clone());
             subscription.ack(&delivery).unwrap();
         }
@@ -154,7 +155,7 @@ impl Tenant {
     }
 }
 
-/// Everything in the tenant, but to administer it.
+/// All permissions in the tenant except administration.
 pub fn all_grants() -> pb::Grants {
     pb::Grants {
         publish: vec![pb::PublishGrant { exchange: "#".into(), routing_key: "#".into() }],
@@ -164,7 +165,7 @@ pub fn all_grants() -> pb::Grants {
     }
 }
 
-/// Waits until the client's gateway knows it: another one may have made it a moment ago.
+/// Waits until the client's gateway knows it, because another gateway may have just created it.
 pub async fn known(client: &Client) {
     until("the gateway knows the client", async || client.auth().who_am_i(pb::WhoAmIRequest {}).await.ok()).await;
 }

@@ -16,26 +16,26 @@ pub struct Traced {
     pub collector: Collector,
     pub gateway: RunningGateway,
     pub admin: Client,
-    /// Its client is connected to the traced gateway; what it declares is traced, too.
+    /// Its client is connected to the traced gateway; its declarations are traced, too.
     pub tenant: Tenant,
 }
 
 impl Traced {
-    /// Everything is kept.
+    /// Traces everything.
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
     pub async fn start_with(change: impl FnOnce(&mut TracesConfig)) -> Self {
-        Self::make(None, change).await
+        Self::create(None, change).await
     }
 
-    /// With the tenant of another.
+    /// With an existing tenant.
     pub async fn start_as(tenant: &Tenant, change: impl FnOnce(&mut TracesConfig)) -> Self {
-        Self::make(Some(tenant), change).await
+        Self::create(Some(tenant), change).await
     }
 
-    async fn make(known: Option<&Tenant>, change: impl FnOnce(&mut TracesConfig)) -> Self {
+    async fn create(known: Option<&Tenant>, change: impl FnOnce(&mut TracesConfig)) -> Self {
         let collector = Collector::start().await;
         let endpoint = collector.endpoint();
         let world = World::get();
@@ -53,7 +53,7 @@ impl Traced {
         let endpoint = format!("https://{}", gateway.grpc_address());
         let secret =
             |id: &str, secret: &SecretString| Credentials::Secret { client_id: id.into(), secret: secret.clone() };
-        // By the traced gateway: another would hear of what is new only by its poll.
+        // Through the traced gateway, because another would learn of the tenant only by polling.
         let admin = world.client_at(&endpoint, secret("admin", world.admin_secret())).await;
         let connect = async |id: &str, own: &SecretString| world.client_at(&endpoint, secret(id, own)).await;
         let tenant = match known {
@@ -73,7 +73,7 @@ impl Traced {
     }
 }
 
-/// A caller's context: ids that nobody else has.
+/// A caller's trace context, with unique ids.
 pub struct Context {
     pub trace: String,
     pub span: String,
@@ -85,7 +85,7 @@ impl Context {
         Self { trace: id(), span: id()[..16].to_owned() }
     }
 
-    /// Kept by its caller.
+    /// A `traceparent` that is sampled by its caller.
     pub fn traceparent(&self) -> String {
         format!("00-{}-{}-01", self.trace, self.span)
     }

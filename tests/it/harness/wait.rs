@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// The longest that anything here may take on a busy machine.
+/// The time limit of every wait, sufficient for a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The event, or a failure that names it.
+/// Waits for the event; panics with its name after the deadline.
 pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, event).await {
         Ok(value) => value,
@@ -13,7 +13,7 @@ pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
     }
 }
 
-/// As [`within`], for what takes minutes on a machine that has nothing yet.
+/// Like [`within`], for operations that take minutes on a new machine.
 pub async fn within_minutes<T>(what: &str, minutes: u64, event: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(60 * minutes), event).await {
         Ok(value) => value,
@@ -21,13 +21,13 @@ pub async fn within_minutes<T>(what: &str, minutes: u64, event: impl Future<Outp
     }
 }
 
-/// Asks again and again, ten times a second, until the answer is there: for what the broker only tells when asked.
-pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// Polls ten times per second until there is an answer, for conditions that the broker does not announce.
+pub async fn until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     within(what, async {
         loop {
             tick.tick().await;
-            if let Some(answer) = ask().await {
+            if let Some(answer) = poll().await {
                 return answer;
             }
         }

@@ -22,17 +22,17 @@ pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// What a token says, unchecked.
+/// The claims of a token, without verification.
 pub fn claims_of(token: &str) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
 }
 
-/// A connection to the gateway without any token.
+/// A connection to the shared gateway without a token.
 pub async fn channel() -> Channel {
     channel_to(&World::get().stack.endpoint()).await
 }
 
-/// The same to this gateway.
+/// A connection to a gateway without a token.
 pub async fn channel_to(endpoint: &str) -> Channel {
     let tls = ClientTlsConfig::new()
         .ca_certificate(tonic::transport::Certificate::from_pem(World::get().ca()))
@@ -40,7 +40,7 @@ pub async fn channel_to(endpoint: &str) -> Channel {
     Endpoint::from_shared(endpoint.to_owned()).unwrap().tls_config(tls).unwrap().connect().await.unwrap()
 }
 
-/// A connection to a gateway from another of this machine's addresses, without any token.
+/// A connection to a gateway from another local address, without a token.
 pub async fn channel_from(endpoint: &str, address: std::net::IpAddr) -> Channel {
     let tls = ClientTlsConfig::new()
         .ca_certificate(tonic::transport::Certificate::from_pem(World::get().ca()))
@@ -58,7 +58,7 @@ pub fn framed(message: &impl prost::Message) -> Vec<u8> {
     frame
 }
 
-/// HTTP that trusts the gateway's CA.
+/// An HTTP client that trusts the gateway's CA.
 pub fn http() -> reqwest::Client {
     let ca = Certificate::from_pem(World::get().ca().as_bytes()).unwrap();
     reqwest::Client::builder().tls_certs_only([ca]).http1_only().build().unwrap()
@@ -68,7 +68,7 @@ fn ops(path: &str) -> String {
     format!("http://{}{path}", World::get().stack.gateway().ops_address())
 }
 
-/// A document of the ops side: its status, content type and text.
+/// A resource of the ops listener: status, content type and text.
 pub async fn ops_get(path: &str) -> (StatusCode, String, String) {
     let answer = http().get(ops(path)).send().await.unwrap();
     let kind = answer.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned()).unwrap_or_default();
@@ -81,15 +81,15 @@ pub async fn ops_json(path: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// `POST /oauth2/token` by HTTP Basic.
+/// `POST /oauth2/token` with HTTP Basic.
 pub async fn token(id: &str, secret: &SecretString) -> (StatusCode, Value) {
     let request = http().post(ops("/oauth2/token")).basic_auth(id, Some(secret.expose_secret()));
     answer(request, "grant_type=client_credentials".to_owned()).await
 }
 
-/// `POST /oauth2/token` with everything in the form.
+/// `POST /oauth2/token` with the credentials in the form.
 pub async fn token_by_post(id: &str, secret: &SecretString) -> (StatusCode, Value) {
-    // Neither ids nor secrets hold anything that a form would encode.
+    // Ids and secrets contain no character that a form would encode.
     let secret = secret.expose_secret();
     let form = format!("grant_type=client_credentials&client_id={id}&client_secret={secret}");
     answer(http().post(ops("/oauth2/token")), form).await
@@ -102,25 +102,25 @@ async fn answer(request: reqwest::RequestBuilder, form: String) -> (StatusCode, 
     (answer.status(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
 }
 
-/// A token from there.
+/// An access token from the endpoint.
 pub async fn access_token(id: &str, secret: &SecretString) -> String {
     let (status, body) = token(id, secret).await;
     assert_eq!(status, StatusCode::OK, "{body}");
     body["access_token"].as_str().unwrap().to_owned()
 }
 
-/// A token, or why there is none.
+/// A token, or the refusal.
 pub async fn issue_token(endpoint: &str, request: pb::IssueTokenRequest) -> Result<String, tonic::Status> {
     let mut auth = AuthClient::new(channel_to(endpoint).await);
     Ok(auth.issue_token(request).await?.into_inner().access_token)
 }
 
-/// One more gateway on the same broker and store.
+/// A separate gateway on the same broker and store.
 pub struct OwnGateway {
     pub running: RunningGateway,
 }
 
-/// Starts one, with settings of its own that the configuration file would not take.
+/// Starts a gateway with settings that the configuration file does not accept.
 pub async fn gateway(change: impl FnOnce(&mut Config)) -> OwnGateway {
     let mut config = World::get().stack.config().clone();
     config.grpc.listen.set_port(0);
@@ -134,12 +134,12 @@ impl OwnGateway {
         format!("https://{}", self.running.grpc_address())
     }
 
-    /// A connection without any token.
+    /// A connection without a token.
     pub async fn channel(&self) -> Channel {
         channel_to(&self.endpoint()).await
     }
 
-    /// Asks for a token by HTTP with a wrong secret, and is refused; returns the trace's id.
+    /// Requests a token over HTTP with a wrong secret; returns the trace id of the refusal.
     pub async fn refused_token_by_http(&self, client_id: &str) -> String {
         let url = format!("http://{}/oauth2/token", self.running.ops_address());
         let request = http().post(url).basic_auth(client_id, Some("wrong"));
@@ -157,7 +157,8 @@ impl OwnGateway {
         };
         let mut auth = AuthClient::new(channel_to(&self.endpoint()).await);
         let token = auth.issue_token(request).await.unwrap().into_inner().access_token;
-        // Secrets are looked up in the store; who is let in is known by its snapshots, a moment after another gateway made it.
+        // Secrets are read from the store; clients are known from its snapshots, shortly after another gateway created
+        // them.
         let credentials = Credentials::Token(token.clone().into());
         known(&World::get().client_at(&self.endpoint(), credentials).await).await;
         token

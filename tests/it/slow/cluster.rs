@@ -18,17 +18,17 @@ use crate::harness::{
     wait::{until, within},
 };
 
-/// What a stream of publications met.
+/// The outcomes of a stream of publications.
 #[derive(Default)]
-struct Ledger {
+struct Outcomes {
     confirmed: BTreeSet<bytes::Bytes>,
     other: Vec<Outcome>,
     last: Option<Instant>,
     longest_gap: Duration,
 }
 
-impl Ledger {
-    fn note(&mut self, body: String, outcome: Outcome) {
+impl Outcomes {
+    fn record(&mut self, body: String, outcome: Outcome) {
         if outcome != Outcome::Confirmed {
             return self.other.push(outcome);
         }
@@ -39,9 +39,9 @@ impl Ledger {
     }
 }
 
-/// Publishes and consumes until it is told to stop.
+/// Publishes and consumes until it is stopped.
 struct Load {
-    ledger: Arc<Mutex<Ledger>>,
+    outcomes: Arc<Mutex<Outcomes>>,
     received: Arc<Mutex<BTreeSet<bytes::Bytes>>>,
     stop: CancellationToken,
     publishing: tokio::task::JoinHandle<()>,
@@ -50,13 +50,13 @@ struct Load {
 
 impl Load {
     async fn on(tenant: &Tenant) -> Self {
-        let ledger: Arc<Mutex<Ledger>> = Arc::default();
+        let outcomes: Arc<Mutex<Outcomes>> = Arc::default();
         let received: Arc<Mutex<BTreeSet<bytes::Bytes>>> = Arc::default();
         let stop = CancellationToken::new();
         let mut publisher = RawPublisher::open(&tenant.client).await;
         let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
         let publishing = tokio::spawn({
-            let (ledger, stop) = (Arc::clone(&ledger), stop.clone());
+            let (outcomes, stop) = (Arc::clone(&outcomes), stop.clone());
             async move {
                 let mut next = 0;
                 while !stop.is_cancelled() {
@@ -66,7 +66,7 @@ impl Load {
                     let results = publisher.results(10).await;
                     for result in results {
                         let body = (result.sequence as u32).to_string();
-                        ledger.lock().unwrap().note(body, result.outcome());
+                        outcomes.lock().unwrap().record(body, result.outcome());
                     }
                 }
             }
@@ -87,26 +87,26 @@ impl Load {
                 }
             }
         });
-        Self { ledger, received, stop, publishing, consuming }
+        Self { outcomes, received, stop, publishing, consuming }
     }
 
     fn confirmed(&self) -> usize {
-        self.ledger.lock().unwrap().confirmed.len()
+        self.outcomes.lock().unwrap().confirmed.len()
     }
 
     fn others(&self) -> Vec<Outcome> {
-        self.ledger.lock().unwrap().other.clone()
+        self.outcomes.lock().unwrap().other.clone()
     }
 
-    /// Waits until so many more are confirmed.
-    async fn goes_on(&self, more: usize) {
+    /// Waits until `more` further messages are confirmed.
+    async fn confirms(&self, more: usize) {
         let from = self.confirmed();
         until("more confirms", async || (self.confirmed() >= from + more).then_some(())).await;
     }
 
     /// The longest time between two confirms since the last call.
     fn longest_gap(&self) -> Duration {
-        std::mem::take(&mut self.ledger.lock().unwrap().longest_gap)
+        std::mem::take(&mut self.outcomes.lock().unwrap().longest_gap)
     }
 }
 
@@ -117,37 +117,38 @@ async fn leader<'a>(own: &'a Own, vhost: &str) -> &'a warrengate_testkit::node::
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leaders_are_killed_under_load_and_nothing_confirmed_is_lost() {
+async fn no_confirmed_message_is_lost_when_leaders_are_killed_under_load() {
     let own = Own::with_nodes(3, "cluster", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "20s")]).await;
     let cluster = own.stack.cluster().unwrap();
     let tenant = own.tenant().await;
     let vhost = format!("wg.{}", tenant.id);
     tenant.queue("jobs").await;
-    let question = ["-q", "-p", &vhost, "list_queues", "name", "members", "--formatter", "json"];
-    let queues = cluster.nodes()[0].control(&question).await.unwrap();
+    let arguments = ["-q", "-p", &vhost, "list_queues", "name", "members", "--formatter", "json"];
+    let queues = cluster.nodes()[0].control(&arguments).await.unwrap();
     let queues: serde_json::Value = serde_json::from_str(&queues).unwrap();
     let jobs = queues.as_array().unwrap().iter().find(|queue| queue["name"] == "jobs").unwrap();
     assert_eq!(jobs["members"].as_array().unwrap().len(), 3, "{queues}");
 
     let load = Load::on(&tenant).await;
-    load.goes_on(200).await;
+    load.confirms(200).await;
     load.longest_gap();
     for round in ["first", "second"] {
         let killed = leader(&own, &vhost).await;
         killed.kill().unwrap();
-        load.goes_on(200).await;
+        load.confirms(200).await;
         let gap = load.longest_gap();
         eprintln!("measured: {round} leader killed, longest time without a confirm {gap:?}");
         assert!(gap < Duration::from_secs(5), "{gap:?}");
         killed.restart().await.unwrap();
-        load.goes_on(200).await;
+        load.confirms(200).await;
     }
-    // RabbitMQ 3.10 refuses what a new channel publishes before it has written down who leads now: not stored, and said so.
+    // RabbitMQ 3.10 refuses messages of a new channel until it has recorded the new leader: they are rejected and not
+    // stored.
     let others = load.others();
     assert!(others.iter().all(|outcome| *outcome == Outcome::Rejected), "{others:?}");
     eprintln!("measured: {} rejected while a new leader was not known", others.len());
 
-    // No majority: nothing is confirmed, and said so.
+    // Without a majority nothing is confirmed, and the outcomes report it.
     let (first, second) = (&cluster.nodes()[0], &cluster.nodes()[1]);
     first.kill().unwrap();
     second.kill().unwrap();
@@ -156,11 +157,11 @@ async fn leaders_are_killed_under_load_and_nothing_confirmed_is_lost() {
     assert!(load.others().iter().all(is_honest), "{:?}", load.others());
     let (one, two) = tokio::join!(first.restart(), second.restart());
     one.and(two).unwrap();
-    load.goes_on(200).await;
+    load.confirms(200).await;
 
     load.stop.cancel();
     within("the last outcomes", load.publishing).await.unwrap();
-    let confirmed = std::mem::take(&mut load.ledger.lock().unwrap().confirmed);
+    let confirmed = std::mem::take(&mut load.outcomes.lock().unwrap().confirmed);
     within("the consumer's end", load.consuming).await.unwrap();
     let mut received = std::mem::take(&mut *load.received.lock().unwrap());
     let mut rest = RawSubscription::open(&tenant.client, start("jobs")).await;
@@ -173,6 +174,10 @@ async fn leaders_are_killed_under_load_and_nothing_confirmed_is_lost() {
         }
     })
     .await;
-    eprintln!("measured: {} confirmed, {} others, none lost", confirmed.len(), load.ledger.lock().unwrap().other.len());
+    eprintln!(
+        "measured: {} confirmed, {} others, none lost",
+        confirmed.len(),
+        load.outcomes.lock().unwrap().other.len()
+    );
     own.stack.stop().await.unwrap();
 }

@@ -1,5 +1,6 @@
-//! Runs every block of commands and every Python program in README.md and docs/guides/ unchanged, in the order of its page, by a shell in a folder like
-//! that of `warrengate dev`. Lines that are not run are listed with their reasons; a missing toolchain is reported.
+//! Runs every command block and every Python program of README.md and docs/guides/ unchanged, in the order of the page,
+//! in a shell in a folder like that of `warrengate dev`. Lines that are not run are listed with their reasons; a
+//! missing toolchain is reported.
 
 use std::{
     fs,
@@ -15,19 +16,19 @@ use crate::{
     slow::python,
 };
 
-/// Lines that are left out, and why.
+/// Lines that are not run, with their reasons.
 const NOT_RUN: &[(&str, &str)] = &[
-    ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; what it runs is tests/it/slow/development.rs"),
+    ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; it is tested by tests/it/slow/development.rs"),
     ("./scripts/test ", "runs the test that is running"),
     ("examples/rust/run.sh", "builds in this repository's target folder; ./scripts/clients runs it"),
     ("WARRENGATE_GRPC__CORS_ORIGINS=http://127.0.0.1:8000 ./scripts/up", "as ./scripts/up"),
 ];
 
-/// Lines that run until Ctrl-C: until they listen on their port, and to the end of their page.
+/// Lines that run until Ctrl-C, with the port on which they listen; they run until the end of their page.
 const UNTIL_CTRL_C: &[(&str, u16)] =
     &[("python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000", 8000)];
 
-/// Lines that are run where their toolchain is: how they begin, and the program that they need.
+/// Lines that need a toolchain: their beginning, and the program that must be installed.
 const TOOLCHAINS: &[(&str, &str)] = &[
     ("examples/go/", "go"),
     ("examples/typescript/", "npm"),
@@ -35,7 +36,7 @@ const TOOLCHAINS: &[(&str, &str)] = &[
     ("(cd examples/browser ", "npm"),
 ];
 
-/// Commands that are shown because they fail.
+/// Commands that are expected to fail.
 const REFUSED: &[&str] = &["warrengate subscribe orders --count 1 --as globex"];
 
 fn root() -> &'static Path {
@@ -52,7 +53,7 @@ fn has(program: &str) -> bool {
     std::env::split_paths(&places).any(|place| place.join(program).is_file())
 }
 
-/// The page with its Python programs as commands of the shell.
+/// The page with its Python programs as shell commands.
 fn with_programs(text: &str) -> String {
     let (first, programs) = text.split_once("```python\n").map_or((text, None), |(first, rest)| (first, Some(rest)));
     let programs = programs.into_iter().flat_map(|programs| programs.split("```python\n")).map(|program| {
@@ -62,8 +63,8 @@ fn with_programs(text: &str) -> String {
     std::iter::once(first.to_owned()).chain(programs).collect()
 }
 
-/// The page's commands as one script, and how many lines it has.
-#[allow(clippy::print_stderr, reason = "a line that is left out is said")]
+/// The page's commands as one script, and the number of its lines.
+#[allow(clippy::print_stderr, reason = "a skipped line is reported")]
 fn script(page: &Path) -> (String, usize) {
     let text = with_programs(&fs::read_to_string(page).unwrap());
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
@@ -79,7 +80,7 @@ fn script(page: &Path) -> (String, usize) {
         }
         if let Some((_, port)) = UNTIL_CTRL_C.iter().find(|(start, _)| line.starts_with(start)) {
             if std::net::TcpListener::bind(("127.0.0.1", *port)).is_err() {
-                eprintln!("skipped: somebody else has port {port}: {line}");
+                eprintln!("skipped: port {port} is in use: {line}");
                 continue;
             }
             script.push_str(&format!(
@@ -98,7 +99,7 @@ fn script(page: &Path) -> (String, usize) {
     (script, lines)
 }
 
-/// A folder as `warrengate dev` leaves it, with two tenants that nobody else has.
+/// A folder as `warrengate dev` leaves it, with two tenants of its own.
 async fn folder() -> tempfile::TempDir {
     let world = World::get();
     let folder = tempfile::Builder::new().prefix("page").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -131,7 +132,7 @@ async fn run(page: PathBuf) -> Result<usize, String> {
     let mut shell = tokio::process::Command::new("bash");
     shell.arg("-c").arg(&script).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
     shell.env("PATH", path).env("HOME", folder.path()).env("VENV", python::environment());
-    // What toolchains keep of other runs is theirs, not the folder's.
+    // Caches of toolchains are shared with other runs.
     if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
         for (name, place) in [("GOPATH", "go"), ("GOCACHE", ".cache/go-build"), ("npm_config_cache", ".npm")] {
             shell.env(name, std::env::var_os(name).unwrap_or_else(|| home.join(place).into()));
@@ -154,7 +155,7 @@ async fn run(page: PathBuf) -> Result<usize, String> {
 }
 
 #[tokio::test]
-async fn every_command_of_the_readme_and_the_guides_does_what_it_says() {
+async fn every_command_of_the_readme_and_the_guides_succeeds() {
     let pages = pages();
     assert!(pages.len() > 10, "{pages:?}");
     let ran: Vec<usize> =

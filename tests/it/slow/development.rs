@@ -12,10 +12,10 @@ use crate::harness::{
     wait::{until, within, within_minutes},
 };
 
-/// Ports that were free a moment ago.
+/// Ports that were free when they were checked.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let held: Vec<_> = (0..N).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    std::array::from_fn(|n| held[n].local_addr().unwrap().port())
+    let listeners: Vec<_> = (0..N).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    std::array::from_fn(|n| listeners[n].local_addr().unwrap().port())
 }
 
 struct Dev {
@@ -47,20 +47,20 @@ impl Dev {
         command
     }
 
-    /// Runs it until it says that it is ready.
+    /// Runs it until it reports that it is ready.
     async fn ready(&self) -> Child {
         let mut dev = self.command(&["dev"]).stderr(Stdio::inherit()).spawn().unwrap();
         let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
         within_minutes("dev to be ready", 3, async {
             loop {
-                let line = lines.next_line().await.unwrap().expect("dev says that it is ready before it ends");
+                let line = lines.next_line().await.unwrap().expect("dev reports that it is ready before it ends");
                 if line.contains("ready at") {
                     break;
                 }
             }
         })
         .await;
-        // Read to the end: a pipe that nobody reads would end it.
+        // Output is read to the end, because a closed pipe would end the process.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         dev
     }
@@ -72,8 +72,8 @@ impl Dev {
         out
     }
 
-    /// RunningGateway processes that were started for this folder: their environment or their arguments name it.
-    fn left(&self) -> Vec<String> {
+    /// Processes that were started for this folder, which their environment or arguments contain.
+    fn remaining(&self) -> Vec<String> {
         let folder = self.folder.path().display().to_string();
         if !cfg!(target_os = "linux") {
             // With the environment of this user's processes.
@@ -81,7 +81,7 @@ impl Dev {
             let all = String::from_utf8_lossy(&ps.stdout).into_owned();
             return all.lines().filter(|line| line.contains(&folder)).map(str::to_owned).collect();
         }
-        let mut left = Vec::new();
+        let mut remaining = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let read = |file: &str| {
                 let bytes = std::fs::read(entry.path().join(file)).unwrap_or_default();
@@ -90,14 +90,14 @@ impl Dev {
             let words = read("cmdline");
             // A zombie has no arguments.
             if !words.is_empty() && (words.contains(&folder) || read("environ").contains(&folder)) {
-                left.push(words);
+                remaining.push(words);
             }
         }
-        left
+        remaining
     }
 
-    async fn nothing_is_left(&self) {
-        until("nothing to be left", async || self.left().is_empty().then_some(())).await;
+    async fn wait_until_nothing_remains(&self) {
+        until("no remaining processes", async || self.remaining().is_empty().then_some(())).await;
     }
 }
 
@@ -110,35 +110,35 @@ async fn signal(child: &Child, name: &str) {
 async fn dev_keeps_tenants_and_messages_over_a_restart_and_leaves_nothing_running() {
     let dev = Dev::new();
     let mut first = dev.ready().await;
-    assert!(!dev.left().is_empty(), "this test must see what runs");
+    assert!(!dev.remaining().is_empty(), "this test must see what runs");
     dev.run(&["queue", "declare", "orders"]).await;
-    dev.run(&["publish", "--queue", "orders", "kept"]).await;
+    dev.run(&["publish", "--queue", "orders", "saved"]).await;
     let globex =
         within("globex", dev.command(&["subscribe", "orders", "--as", "globex", "--count", "1"]).output()).await;
     assert_eq!(globex.unwrap().status.code(), Some(1));
     signal(&first, "INT").await;
     assert!(within("dev to stop", first.wait()).await.unwrap().success());
-    dev.nothing_is_left().await;
+    dev.wait_until_nothing_remains().await;
 
     let mut second = dev.ready().await;
-    assert_eq!(dev.run(&["subscribe", "orders", "--count", "1"]).await.trim_end(), "kept");
-    // Not even a crash of the whole leaves a broker behind.
+    assert_eq!(dev.run(&["subscribe", "orders", "--count", "1"]).await.trim_end(), "saved");
+    // Even a crash of the whole process leaves no broker behind.
     signal(&second, "KILL").await;
     within("dev to die", second.wait()).await.unwrap();
-    dev.nothing_is_left().await;
+    dev.wait_until_nothing_remains().await;
     assert!(Path::new(&dev.folder.path().join(".warrengate/dev.env")).exists());
 }
 
 #[tokio::test]
-async fn dev_proves_itself_and_ends_when_asked_for_a_smoke_test_only() {
+async fn dev_smoke_test_checks_the_stack_and_exits() {
     let dev = Dev::new();
     let out = dev.run(&["dev", "--smoke"]).await;
     assert!(out.contains("globex was refused"), "{out}");
-    dev.nothing_is_left().await;
+    dev.wait_until_nothing_remains().await;
     let again = dev.run(&["dev", "--smoke", "--reset", "--json"]).await;
     let json: serde_json::Value = serde_json::from_str(&again).unwrap();
     assert_eq!(json["proof"]["cross_tenant_refusal"], "QUEUE_NOT_FOUND", "{json}");
-    dev.nothing_is_left().await;
+    dev.wait_until_nothing_remains().await;
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn a_reset_does_not_destroy_the_state_of_a_running_dev() {
     dev.run(&["queue", "list"]).await;
     signal(&first, "TERM").await;
     assert!(within("dev to stop", first.wait()).await.unwrap().success());
-    dev.nothing_is_left().await;
+    dev.wait_until_nothing_remains().await;
 }
 
 #[tokio::test]
@@ -164,17 +164,17 @@ async fn dev_survives_rotated_secrets() {
     let dev = Dev::new();
     let file = dev.folder.path().join(".warrengate/dev.env");
     let mut first = dev.ready().await;
-    // The command keeps the file up to date.
+    // The command updates the file.
     dev.run(&["client", "rotate-secret", "admin"]).await;
     dev.run(&["tenant", "list"]).await;
-    // Elsewhere there is no file to update: as if it were done from another folder.
-    let kept = std::fs::read_to_string(&file).unwrap();
+    // From another folder, there is no file to update.
+    let saved = std::fs::read_to_string(&file).unwrap();
     for client in ["acme.app", "admin"] {
         dev.run(&["client", "rotate-secret", client]).await;
     }
     signal(&first, "INT").await;
     assert!(within("dev to stop", first.wait()).await.unwrap().success());
-    std::fs::write(&file, kept).unwrap();
+    std::fs::write(&file, saved).unwrap();
     let mut second = dev.ready().await;
     dev.run(&["tenant", "list"]).await;
     dev.run(&["queue", "list"]).await;
@@ -203,5 +203,5 @@ async fn dev_chooses_free_ports_and_reports_them_as_json() {
     dev.run(&["queue", "list"]).await;
     signal(&child, "TERM").await;
     assert!(within("dev to stop", child.wait()).await.unwrap().success());
-    dev.nothing_is_left().await;
+    dev.wait_until_nothing_remains().await;
 }

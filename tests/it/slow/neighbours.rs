@@ -17,7 +17,7 @@ async fn fill(tenant: &Tenant) {
     assert_eq!(tenant.outcomes(all).await, vec![Outcome::Confirmed; MESSAGES]);
 }
 
-/// How long it takes to publish and consume a thousand messages.
+/// The time to publish and consume a thousand messages.
 async fn round(tenant: &Tenant) -> Duration {
     let began = Instant::now();
     fill(tenant).await;
@@ -55,7 +55,7 @@ async fn a_consumer_that_never_acknowledges_does_not_block_another_tenant() {
     let (alone, beside) = (median(&mut alone), median(&mut beside));
     let ratio = beside.as_secs_f64() / alone.as_secs_f64();
     eprintln!("measured: 1,000 messages both ways in {alone:?} alone, {beside:?} beside: a ratio of {ratio:.2}");
-    // A shared machine makes the ratio noisy; `warrengate-bench --scenario slow-consumer` measures it. A blocked tenant would
-    // receive nothing at all.
+    // A shared machine makes the ratio noisy; `warrengate-bench --scenario slow-consumer` measures it. A blocked tenant
+    // would receive nothing at all.
     assert!(ratio < 5.0, "{ratio}");
 }

@@ -1,5 +1,5 @@
-//! The Python quick start with the Python client library, against a gateway whose tokens expire during the run, so that it has
-//! to renew one on an open stream.
+//! The Python quick start with the Python client library, against a gateway whose tokens expire during the run, so that
+//! it has to renew one on an open stream.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use crate::harness::{
     web::{self, http},
 };
 
-/// Whose turn it is to make the environment, or to use it.
+/// Serialises the creation and the use of the environment.
 pub static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// The virtual environment that all runs share.
@@ -25,7 +25,7 @@ pub fn environment() -> PathBuf {
 
 #[tokio::test]
 async fn the_python_quick_start_publishes_subscribes_and_renews_its_token() {
-    // The retry comes four seconds after the first attempt, the first token's end before that.
+    // The retry comes four seconds after the first attempt, and the first token expires before that.
     let gateway = web::gateway(|config| {
         config.auth.token_lifetime = Duration::from_secs(4);
         config.auth.warn_before_expiry = Duration::from_secs(2);
@@ -43,7 +43,7 @@ async fn the_python_quick_start_publishes_subscribes_and_renews_its_token() {
         .kill_on_drop(true)
         .output();
     let _turn = TURN.lock().await;
-    // The first run makes a virtual environment and fetches grpcio.
+    // The first run creates a virtual environment and downloads grpcio.
     let output = within_minutes("the quick start", 10, run).await.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
@@ -53,7 +53,7 @@ async fn the_python_quick_start_publishes_subscribes_and_renews_its_token() {
     let mut seen: Vec<_> = out.lines().filter(|line| *line != renewed).collect();
     seen.sort_unstable();
     assert_eq!(seen, lines("expected").collect::<Vec<_>>());
-    // What it says of its tokens, the gateway counted.
+    // The gateway has counted the tokens that the program reports.
     let renewals = out.lines().count() - seen.len();
     let page = http().get(format!("http://{}/metrics", gateway.running.ops_address())).send().await.unwrap();
     let sample = format!("warrengate_reauthentications_total{{tenant=\"{}\"}} {renewals}\n", tenant.id);

@@ -24,7 +24,7 @@ use crate::harness::{
 use load::under_load;
 
 #[tokio::test]
-async fn a_clients_secret_changes_with_an_overlap() {
+async fn a_client_secret_is_rotated_with_an_overlap() {
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
     let admin = World::get().admin().await;
@@ -40,7 +40,7 @@ async fn a_clients_secret_changes_with_an_overlap() {
         let newer = rotate(3600).await;
         assert_eq!((status(&tenant.secret).await, status(&newer).await), (200, 200));
         assert_eq!(status(&"wgs_wrong".into()).await, 401);
-        // Two count, never three; and the second of them only for its time.
+        // Two secrets are valid, never three, and the older one only during the overlap.
         let newest = rotate(2).await;
         assert_eq!((status(&tenant.secret).await, status(&newest).await), (401, 200));
         until("the overlap is over", async || (status(&newer).await == 401).then_some(())).await;
@@ -56,7 +56,7 @@ async fn a_clients_secret_changes_with_an_overlap() {
 }
 
 #[tokio::test]
-async fn the_signing_key_changes_and_tokens_of_both_keys_count() {
+async fn the_signing_key_is_rotated_and_tokens_of_both_keys_are_valid() {
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
     let world = World::get();
@@ -68,15 +68,15 @@ async fn the_signing_key_changes_and_tokens_of_both_keys_count() {
             let token = web::access_token(&tenant.client_id, &tenant.secret).await;
             jsonwebtoken::decode_header(&token).unwrap().kid.unwrap()
         };
-        // Everybody knows it before anybody signs with it.
-        until("the new key is shown", async || {
+        // All gateways know the key before any of them signs with it.
+        until("the new key is published", async || {
             let jwks = web::ops_json("/.well-known/jwks.json").await;
             jwks["keys"].as_array().unwrap().iter().any(|key| key["kid"] == rotated.key_id.as_str()).then_some(())
         })
         .await;
         until("the new key signs", async || {
             let kid = key_id().await;
-            // Another test's rotation may have come after ours.
+            // A rotation by another test may have followed.
             (kid != jsonwebtoken::decode_header(&old).unwrap().kid.unwrap()).then_some(())
         })
         .await;
@@ -89,7 +89,7 @@ async fn the_signing_key_changes_and_tokens_of_both_keys_count() {
 }
 
 #[tokio::test]
-async fn a_tenants_broker_certificate_changes_by_new_connections_first() {
+async fn a_rotated_broker_certificate_is_used_by_new_connections_before_old_ones_close() {
     let tenant = Tenant::fresh().await;
     let world = World::get();
     let at_first = async |id: &str, secret: &SecretString| {
@@ -122,7 +122,7 @@ async fn a_tenants_broker_certificate_changes_by_new_connections_first() {
 }
 
 #[tokio::test]
-async fn the_gateways_certificate_is_read_again_when_its_files_change() {
+async fn the_gateway_certificate_is_reloaded_when_its_files_change() {
     let world = World::get();
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
@@ -140,13 +140,13 @@ async fn the_gateways_certificate_is_read_again_when_its_files_change() {
     let client = world.client_at(&gateway.endpoint(), credentials).await;
     let address = gateway.running.grpc_address();
     under_load(&client, "load", async {
-        let before = shown(address).await;
-        // A certificate without its key changes nothing.
+        let before = presented(address).await;
+        // A certificate with another key changes nothing.
         std::fs::write(&certificate, make().certificate_pem()).unwrap();
         let next = make();
         next.save(&certificate, &key).unwrap();
         let now = until("the new certificate", async || {
-            let now = shown(address).await;
+            let now = presented(address).await;
             (now != before).then_some(now)
         })
         .await;
@@ -157,7 +157,7 @@ async fn the_gateways_certificate_is_read_again_when_its_files_change() {
 }
 
 #[tokio::test]
-async fn the_ops_sides_certificate_is_read_again_when_its_files_change() {
+async fn the_certificate_of_the_ops_listener_is_reloaded_when_its_files_change() {
     let world = World::get();
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
@@ -179,12 +179,12 @@ async fn the_ops_sides_certificate_is_read_again_when_its_files_change() {
         assert!(answer.status().is_success());
     };
     under_load(&client, "load", async {
-        let before = shown(address).await;
+        let before = presented(address).await;
         is_alive().await;
         let next = make();
         next.save(&certificate, &key).unwrap();
         let now = until("the new certificate", async || {
-            let now = shown(address).await;
+            let now = presented(address).await;
             (now != before).then_some(now)
         })
         .await;
@@ -196,10 +196,10 @@ async fn the_ops_sides_certificate_is_read_again_when_its_files_change() {
 }
 
 #[tokio::test]
-async fn a_tenants_broker_certificate_is_made_anew_by_the_clock() {
+async fn a_broker_certificate_is_renewed_before_it_expires() {
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
-    // Renewed two thirds into its life, when the connections are looked after next: every second, so.
+    // Renewed after two thirds of its lifetime, at the next check of the connections, which is every second here.
     let gateway = web::gateway(|config| {
         config.broker.certificate_lifetime = Duration::from_secs(12);
         config.broker.idle_timeout = Duration::from_secs(4);
@@ -213,7 +213,7 @@ async fn a_tenants_broker_certificate_is_made_anew_by_the_clock() {
     };
     under_load(&client, "load", async {
         let mut seen = until("the connections", async || Some(validity().await).filter(|all| !all.is_empty())).await;
-        // Its declaring connection, by the shared gateway, may be among them, and stays as it is.
+        // The declaring connection by the shared gateway may be among them, and does not change.
         let enough = seen.len() + 2;
         until("certificates of two more times", async || {
             seen.extend(validity().await);
@@ -225,8 +225,8 @@ async fn a_tenants_broker_certificate_is_made_anew_by_the_clock() {
     gateway.running.shutdown().await;
 }
 
-/// The certificate that a handshake shows.
-async fn shown(address: std::net::SocketAddr) -> CertificateDer<'static> {
+/// The certificate presented in a handshake.
+async fn presented(address: std::net::SocketAddr) -> CertificateDer<'static> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(World::get().ca().as_bytes()).unwrap()).unwrap();
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

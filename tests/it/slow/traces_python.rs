@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use crate::harness::{World, traced::Traced, wait::within_minutes};
 
 #[tokio::test]
-async fn a_python_application_with_its_own_sdk_on_both_ends_has_one_trace_and_no_orphan() {
+async fn a_python_application_with_its_own_sdk_on_both_ends_has_one_complete_trace() {
     let traced = Traced::start().await;
     let run = tokio::process::Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/run.sh"))
         .env("VENV", Path::new(env!("CARGO_TARGET_TMPDIR")).join("venv-traced"))
@@ -20,7 +20,7 @@ async fn a_python_application_with_its_own_sdk_on_both_ends_has_one_trace_and_no
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    // The first run makes a virtual environment and fetches the SDK.
+    // The first run creates a virtual environment and downloads the SDK.
     let output = within_minutes("the application", 10, run).await.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);

@@ -28,7 +28,7 @@ use crate::{
     slow::rotations::load::under_load,
 };
 
-/// Two gateways on the shared broker, with a store of their own.
+/// Two gateways on the shared broker with a separate store.
 struct Pair {
     postgres: Postgres,
     config: Config,
@@ -42,7 +42,7 @@ impl Pair {
         let mut config = World::get().stack.config().clone();
         config.grpc.listen.set_port(0);
         config.ops.listen.set_port(0);
-        // Tokens of one are believed by the other, as everywhere.
+        // Each accepts tokens of the other, as in production.
         config.store.url = postgres.url().into();
         change(&mut config);
         let mut first = Gateway::start(config.clone()).await.unwrap();
@@ -61,11 +61,11 @@ impl Pair {
         self.client(gateway, "admin", &self.admin_secret).await
     }
 
-    /// A tenant made through the first gateway, used through the second.
+    /// A tenant created through the first gateway and used through the second.
     async fn tenant(&self) -> Tenant {
         let admin = self.admin(0).await;
         Tenant::made_by(&admin, async |id, secret| {
-            // Its token is younger than what the second has read: it says so, and a moment later it knows.
+            // The token may be newer than the snapshot of the second gateway, which refuses it until the next poll.
             self.client(1, id, secret).await
         })
         .await
@@ -78,7 +78,7 @@ impl Pair {
     }
 }
 
-/// A confirmed publish, as soon as the gateway has heard of the client.
+/// Publishes until a message is confirmed, which requires that the gateway knows the client.
 async fn published(client: &Client, queue: &str) {
     until("a publish", async || {
         let results = client.publish_batch(vec![to_queue(queue, "x")]).await.ok()?;
@@ -87,7 +87,7 @@ async fn published(client: &Client, queue: &str) {
     .await;
 }
 
-/// The queue, as soon as the gateway has heard of the tenant.
+/// Declares a queue as soon as the gateway knows the tenant.
 async fn declared(tenant: &Tenant, queue: &str) {
     until("a declaration", async || {
         let queue = pb::Queue { name: queue.into(), ..pb::Queue::default() };
@@ -97,7 +97,7 @@ async fn declared(tenant: &Tenant, queue: &str) {
     .await;
 }
 
-const TRIES: usize = 100;
+const REVOCATIONS: usize = 100;
 const PROMPT: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,7 +108,7 @@ async fn a_revocation_at_one_gateway_ends_streams_of_the_other_within_a_second_a
     declared(&tenant, "jobs").await;
     let admin = pair.admin(0).await;
     let mut took = Vec::new();
-    for number in 0..TRIES {
+    for number in 0..REVOCATIONS {
         let (id, secret) = Tenant::add_client(&admin, &tenant.id, &format!("c{number}"), all_grants()).await;
         let client = pair.client(1, &id, &secret).await;
         published(&client, "jobs").await;
@@ -125,15 +125,19 @@ async fn a_revocation_at_one_gateway_ends_streams_of_the_other_within_a_second_a
         took.push((ended.saturating_duration_since(asked), ended.saturating_duration_since(answered)));
     }
     took.sort();
-    let (most, middle) = (took[TRIES - 1].0, took[TRIES / 2].0);
-    println!("{TRIES} revocations across gateways: median {} ms, most {} ms", middle.as_millis(), most.as_millis());
+    let (most, middle) = (took[REVOCATIONS - 1].0, took[REVOCATIONS / 2].0);
+    println!(
+        "{REVOCATIONS} revocations across gateways: median {} ms, most {} ms",
+        middle.as_millis(),
+        most.as_millis()
+    );
     let late = took.iter().filter(|(_, after_the_answer)| *after_the_answer > PROMPT).count();
     assert_eq!(late, 0, "{took:?}");
     pair.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_certificate_rotated_at_one_gateway_is_made_anew_at_the_other_and_its_streams_stay() {
+async fn a_broker_certificate_rotated_at_one_gateway_is_renewed_at_the_other_without_ending_streams() {
     let pair = Pair::start(|_| {}).await;
     let tenant = pair.tenant().await;
     declared(&tenant, "load").await;
@@ -158,7 +162,7 @@ async fn a_broker_certificate_rotated_at_one_gateway_is_made_anew_at_the_other_a
 }
 
 #[tokio::test]
-async fn what_one_gateway_was_told_outlives_it() {
+async fn changes_made_at_one_gateway_survive_its_end() {
     let mut pair = Pair::start(|_| {}).await;
     let tenant = pair.tenant().await;
     declared(&tenant, "jobs").await;
@@ -174,7 +178,7 @@ async fn what_one_gateway_was_told_outlives_it() {
     assert!(tenants.iter().any(|row| row.id == tenant.id), "{tenants:?}");
     let filter = pb::ListAuditEventsRequest { tenant: tenant.id.clone(), ..Default::default() };
     let events = admin.admin().list_audit_events(filter).await.unwrap().into_inner().events;
-    // Tokens that were issued are on record as well.
+    // Issued tokens are audited, too.
     let acts = events.iter().filter(|event| event.method.contains(".Admin/"));
     let methods: Vec<_> = acts.filter_map(|event| event.method.rsplit('/').next()).collect();
     assert_eq!(methods, ["RevokeClient", "CreateClient", "CreateClient", "CreateTenant"]);
@@ -186,7 +190,7 @@ async fn what_one_gateway_was_told_outlives_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_store_is_away_the_known_go_on_for_a_while_and_nothing_opens_up() {
+async fn during_a_store_outage_known_clients_continue_for_a_limited_time_and_nothing_else_is_allowed() {
     let mut pair = Pair::start(|config| config.store.outage_grace = Duration::from_secs(20)).await;
     let tenant = pair.tenant().await;
     declared(&tenant, "jobs").await;
@@ -210,7 +214,8 @@ async fn while_the_store_is_away_the_known_go_on_for_a_while_and_nothing_opens_u
     let mut another = RawPublish::open(&tenant.client).await.unwrap();
     assert_eq!(another.publish(to_queue("jobs", "known")).await.unwrap().outcome(), Outcome::Confirmed);
     let suspend = pb::SuspendTenantRequest { tenant: tenant.id.clone() };
-    let status = within("an answer", admin.admin().suspend_tenant(suspend)).await.expect_err("not without a record");
+    let status =
+        within("an answer", admin.admin().suspend_tenant(suspend)).await.expect_err("not without an audit record");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{status:?}");
     let endpoint = format!("https://{}", pair.gateways[1].grpc_address());
     let request = pb::IssueTokenRequest {
@@ -218,10 +223,10 @@ async fn while_the_store_is_away_the_known_go_on_for_a_while_and_nothing_opens_u
         client_secret: tenant.secret.expose_secret().into(),
         lifetime: None,
     };
-    let status = crate::harness::web::issue_token(&endpoint, request).await.expect_err("nobody to ask");
+    let status = crate::harness::web::issue_token(&endpoint, request).await.expect_err("the store is unavailable");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
 
-    // The time is over: streams end, and nobody is let in.
+    // After that time, streams end and new calls are refused.
     for stream in [&mut stream, &mut another] {
         let (status, _) = stream.end().await;
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REGISTRY_STALE"), "{status:?}");

@@ -49,7 +49,7 @@ async fn a_hundred_thousand_messages_are_each_confirmed_once_and_received_once()
             confirmed.len() as u64
         });
         for sequence in 0..MESSAGES {
-            let receipt = within("room", publisher.send(numbered("jobs", sequence))).await.unwrap();
+            let receipt = within("capacity", publisher.send(numbered("jobs", sequence))).await.unwrap();
             receipts.send(receipt).await.unwrap();
         }
         drop(receipts);
@@ -85,7 +85,7 @@ async fn publish_all(client: Client, bodies: Vec<String>, begin: Arc<Barrier>) {
     publisher.close().await.unwrap();
 }
 
-/// Takes bodies until the tenant's consumers have them all.
+/// Consumes until the tenant's consumers have received all messages.
 async fn take_all(client: Client, left: Arc<AtomicUsize>, done: CancellationToken, begin: Arc<Barrier>) -> Vec<String> {
     let mut subscription = client.subscribe(SubscribeOptions::queue("jobs")).await.unwrap();
     begin.wait().await;
@@ -106,13 +106,13 @@ async fn take_all(client: Client, left: Arc<AtomicUsize>, done: CancellationToke
 }
 
 #[tokio::test]
-async fn fifty_streams_of_ten_tenants_never_see_each_other() {
+async fn fifty_streams_of_ten_tenants_are_isolated() {
     const TENANTS: usize = 10;
     const PUBLISHERS: usize = 2;
     const CONSUMERS: usize = 3;
     const MESSAGES: usize = 200;
     let begin = Arc::new(Barrier::new(TENANTS * (PUBLISHERS + CONSUMERS)));
-    // One after the other: making tenants is not what this is about.
+    // One after the other, because creating tenants is not tested here.
     let mut tenants = Vec::new();
     for _ in 0..TENANTS {
         let tenant = Tenant::fresh().await;
@@ -161,22 +161,22 @@ async fn consumers_of_equal_speed_share_a_queue_equally() {
     let mut consumers = Vec::new();
     for _ in 0..2 {
         let mut consumer = RawSubscription::open(&tenant.client, window()).await;
-        let held = consumer.take(10).await;
+        let outstanding = consumer.take(10).await;
         consumer.is_quiet().await;
-        consumers.push((consumer, held));
+        consumers.push((consumer, outstanding));
     }
-    assert_eq!(tenant.depth("jobs").await, 180, "each holds its window and no more");
-    // In turn: who acknowledges one has room for one, and gets it.
+    assert_eq!(tenant.depth("jobs").await, 180, "each has exactly its window outstanding");
+    // In turn: a consumer that acknowledges one message gets one more.
     for _ in 0..90 {
-        for (consumer, held) in &mut consumers {
-            consumer.ack(&[held.remove(0).delivery_id]).await;
-            held.push(consumer.one().await);
+        for (consumer, outstanding) in &mut consumers {
+            consumer.ack(&[outstanding.remove(0).delivery_id]).await;
+            outstanding.push(consumer.one().await);
         }
     }
     assert_eq!(tenant.depth("jobs").await, 0);
-    for (mut consumer, held) in consumers {
-        assert_eq!(held.len(), 10);
-        consumer.ack_through(held[9].delivery_id).await;
+    for (mut consumer, outstanding) in consumers {
+        assert_eq!(outstanding.len(), 10);
+        consumer.ack_through(outstanding[9].delivery_id).await;
         consumer.is_quiet().await;
         consumer.close().await;
     }
@@ -184,7 +184,7 @@ async fn consumers_of_equal_speed_share_a_queue_equally() {
 }
 
 #[tokio::test]
-async fn a_slow_consumer_keeps_its_window_and_the_other_gets_the_rest() {
+async fn a_slow_consumer_gets_its_window_and_the_other_one_the_rest() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let window = || warrengate::pb::SubscribeStart { max_outstanding_messages: 10, ..start("jobs") };
@@ -192,7 +192,7 @@ async fn a_slow_consumer_keeps_its_window_and_the_other_gets_the_rest() {
     let mut quick = RawSubscription::open(&tenant.client, window()).await;
     let all = (0..200).map(|n| to_queue("jobs", n.to_string())).collect();
     assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 200]);
-    let held = slow.take(10).await;
+    let outstanding = slow.take(10).await;
     for _ in 0..190 {
         let delivery = quick.one().await;
         quick.ack(&[delivery.delivery_id]).await;
@@ -200,7 +200,7 @@ async fn a_slow_consumer_keeps_its_window_and_the_other_gets_the_rest() {
     slow.is_quiet().await;
     quick.is_quiet().await;
     assert_eq!(tenant.depth("jobs").await, 0);
-    slow.ack_through(held[9].delivery_id).await;
+    slow.ack_through(outstanding[9].delivery_id).await;
     slow.close().await;
     quick.close().await;
 }

@@ -14,10 +14,10 @@ use crate::harness::{
     wait::within,
 };
 
-/// Does something while one stream publishes and another consumes, both open from before until after it; every message that
-/// was confirmed has arrived at the end.
+/// Runs `work` while one stream publishes and another consumes, both open throughout; checks that every confirmed
+/// message has arrived at the end.
 pub async fn under_load(client: &Client, queue: &str, work: impl Future<Output = ()>) {
-    let (confirmed, mut seen) = watch::channel(0_u64);
+    let (confirmed, mut progress) = watch::channel(0_u64);
     let (stop, stopped) = watch::channel(false);
     let mut publisher = RawPublish::open(client).await.unwrap();
     let mut subscriber = RawSubscribe::started(client, queue).await;
@@ -26,10 +26,11 @@ pub async fn under_load(client: &Client, queue: &str, work: impl Future<Output =
         async move {
             let mut number = 0;
             while !*stopped.borrow() {
-                let result = publisher.publish(to_queue(&queue, number.to_string())).await.expect("the stream goes on");
+                let result =
+                    publisher.publish(to_queue(&queue, number.to_string())).await.expect("the stream continues");
                 match result.outcome() {
                     Outcome::Confirmed => number += 1,
-                    // May or may not be there: sent again.
+                    // It may or may not be stored, so it is sent again.
                     Outcome::Unknown => {}
                     other => panic!("{other:?}: {}", result.reason),
                 }
@@ -38,15 +39,15 @@ pub async fn under_load(client: &Client, queue: &str, work: impl Future<Output =
             number
         }
     });
-    let (total, told) = watch::channel(u64::MAX);
+    let (total, expected_total) = watch::channel(u64::MAX);
     let consuming = tokio::spawn(async move {
         let mut bodies = HashSet::new();
         let mut interruptions = 0;
         loop {
-            if bodies.len() as u64 >= *told.borrow() {
+            if bodies.len() as u64 >= *expected_total.borrow() {
                 return (bodies, interruptions);
             }
-            match subscriber.event().await.expect("the stream goes on") {
+            match subscriber.event().await.expect("the stream continues") {
                 Some(Event::Deliveries(frame)) => {
                     let ids = frame.deliveries.iter().map(|delivery| delivery.delivery_id).collect();
                     bodies.extend(frame.deliveries.into_iter().map(|delivery| delivery.message.unwrap().body));
@@ -58,17 +59,17 @@ pub async fn under_load(client: &Client, queue: &str, work: impl Future<Output =
             }
         }
     });
-    let more = async |seen: &mut watch::Receiver<u64>| {
-        let wanted = *seen.borrow() + 50;
-        within("fifty more messages", seen.wait_for(|confirmed| *confirmed >= wanted)).await.unwrap();
+    let more = async |progress: &mut watch::Receiver<u64>| {
+        let wanted = *progress.borrow() + 50;
+        within("fifty more messages", progress.wait_for(|confirmed| *confirmed >= wanted)).await.unwrap();
     };
-    more(&mut seen).await;
+    more(&mut progress).await;
     work.await;
-    more(&mut seen).await;
+    more(&mut progress).await;
     stop.send_replace(true);
     let published = within("the publisher's end", publishing).await.unwrap();
     total.send_replace(published);
-    // One more, so that the consumer looks at the total.
+    // One more message, so that the consumer checks the total.
     let last = client.publish_batch(vec![to_queue(queue, published.to_string())]).await.unwrap();
     assert_eq!(last[0].outcome(), Outcome::Confirmed);
     let (bodies, interruptions) = within("all messages", consuming).await.unwrap();

@@ -1,5 +1,5 @@
-//! Tenant isolation at the broker itself: attempts with a tenant's certificate, or none, over AMQP and the management API,
-//! past the gateway.
+//! Tenant isolation at the broker itself: attempts that bypass the gateway, with a tenant's certificate or without one,
+//! over AMQP and the management API.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,10 +22,10 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn a_tenants_certificate_opens_its_own_vhost_and_no_other() {
+async fn a_tenants_certificate_gives_access_to_its_own_vhost_only() {
     let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
     theirs.queue("secrets").await;
-    theirs.publish_to("secrets", "nobody else's").await;
+    theirs.publish_to("secrets", "not yours").await;
     let certificate = certificate_of(&ours.id);
 
     // The positive control: the same certificate is accepted for its own vhost.
@@ -36,7 +36,7 @@ async fn a_tenants_certificate_opens_its_own_vhost_and_no_other() {
     for vhost in vhosts {
         assert_refused(tls(Some(&certificate)), &vhost, Login::External, Refusal::Vhost).await;
     }
-    assert_eq!(theirs.take("secrets", 1).await, ["nobody else's"]);
+    assert_eq!(theirs.take("secrets", 1).await, ["not yours"]);
 }
 
 #[tokio::test]
@@ -44,12 +44,12 @@ async fn a_certificate_cannot_claim_to_be_another_tenant() {
     let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
     let certificate = certificate_of(&ours.id);
     let claim = Login::ExternalAs(format!("wg.{}", theirs.id));
-    // The broker takes the user from the certificate, and that user has no access to the vhost.
+    // The broker derives the user from the certificate, and that user has no access to the vhost.
     assert_refused(tls(Some(&certificate)), &format!("wg.{}", theirs.id), claim, Refusal::Vhost).await;
 }
 
 #[tokio::test]
-async fn the_broker_refuses_who_has_no_certificate() {
+async fn the_broker_refuses_a_connection_without_a_certificate() {
     let tenant = Tenant::fresh().await;
     assert_refused(tls(None), &format!("wg.{}", tenant.id), Login::External, Refusal::Tls).await;
 }
@@ -64,13 +64,13 @@ async fn the_broker_refuses_a_certificate_that_another_authority_signed() {
         ClientConfig::builder().with_root_certificates(roots)
     };
 
-    // Signed by an authority of the same name as the broker's, with another key.
+    // Signed by an authority with the same name as the broker's but another key.
     let subject = broker_ca().inspection().common_name().unwrap().to_owned();
     let stranger: Leaf = Authority::generate(&subject, 30).unwrap().client(&name, Duration::from_secs(3600)).unwrap();
     let config = Arc::new(roots().with_client_auth_cert(stranger.chain_der(), stranger.key_der()).unwrap());
     assert_refused(config, &name, Login::External, Refusal::Tls).await;
 
-    // Signed by itself.
+    // Self-signed.
     let key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
     parameters.distinguished_name.push(rcgen::DnType::CommonName, name.as_str());
@@ -81,7 +81,7 @@ async fn the_broker_refuses_a_certificate_that_another_authority_signed() {
 }
 
 #[tokio::test]
-async fn no_password_opens_amqp_not_even_the_provisioners() {
+async fn amqp_accepts_no_password_not_even_the_provisioners() {
     let tenant = Tenant::fresh().await;
     let name = format!("wg.{}", tenant.id);
     let own = certificate_of(&tenant.id);
@@ -102,14 +102,14 @@ async fn no_password_opens_amqp_not_even_the_provisioners() {
 }
 
 #[tokio::test]
-async fn the_amqp_port_gives_plain_tcp_no_amqp_answer() {
+async fn the_amqp_port_does_not_answer_amqp_without_tls() {
     let port = World::get().stack.node().amqps_port();
     let mut plain = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     plain.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
     let mut answer = Vec::new();
     // A reset is a refusal, too.
-    let _ = within("the broker hangs up", plain.read_to_end(&mut answer)).await;
-    // Nothing, or a TLS alert (content type 21): never a method frame (1) or a protocol header.
+    let _ = within("the broker closes the connection", plain.read_to_end(&mut answer)).await;
+    // Nothing, or a TLS alert (content type 21), but never a method frame (1) or a protocol header.
     assert!(answer.first().is_none_or(|first| *first == 21), "{answer:?}");
     assert!(!answer.windows(4).any(|four| four == b"AMQP"), "{answer:?}");
 }
@@ -128,7 +128,7 @@ async fn a_tenants_certificate_does_not_reach_the_management_api() {
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{user} {path}: {body}");
         }
     }
-    // Without a certificate the right password does not reach the API: the TLS handshake fails.
+    // Without a certificate the correct password does not help, because the TLS handshake fails.
     let user = &World::get().stack.config().management.user;
     let error =
         Management::with(None, user, password).ask(Method::GET, "whoami", None).await.expect_err("no certificate");
@@ -141,15 +141,15 @@ async fn a_tenants_certificate_does_not_reach_the_management_api() {
 }
 
 #[tokio::test]
-async fn the_certificate_of_a_deleted_tenant_is_worth_nothing() {
+async fn the_certificate_of_a_deleted_tenant_is_refused() {
     let tenant = Tenant::fresh().await;
     let certificate = certificate_of(&tenant.id);
     let vhost = TenantId::parse(&tenant.id).unwrap().vhost();
     let open = amqp(tls(Some(&certificate)), &vhost, Login::External).await.unwrap();
     let admin = World::get().admin().await;
     admin.admin().delete_tenant(warrengate::pb::DeleteTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
-    // The broker knows neither the user nor the vhost any more.
+    // The broker has deleted both the user and the vhost.
     assert_refused(tls(Some(&certificate)), &vhost, Login::External, Refusal::Login).await;
-    crate::harness::wait::until("the open connection is cut", async || (!open.status().connected()).then_some(()))
+    crate::harness::wait::until("the open connection is closed", async || (!open.status().connected()).then_some(()))
         .await;
 }

@@ -9,7 +9,7 @@ use super::{
 };
 
 impl Tenant {
-    /// All dead letters there are, oldest first.
+    /// All dead letters, oldest first.
     pub async fn dead_letters(&self) -> Vec<DeadLetter> {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
@@ -31,7 +31,7 @@ impl Tenant {
         Ok(within("dead letters", topology.list_dead_letters(request)).await?.into_inner())
     }
 
-    /// Waits until there are so many dead letters.
+    /// Waits until there are `count` dead letters.
     pub async fn has_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
         until(&format!("{count} dead letters"), async || {
             let found = self.dead_letters().await;
@@ -41,13 +41,13 @@ impl Tenant {
         .await
     }
 
-    /// The only dead letter there is, once it is there.
+    /// Waits for the only dead letter.
     pub async fn dead_letter(&self) -> DeadLetter {
         self.has_dead_letters(1).await.remove(0)
     }
 
-    /// Begins to send dead letters again.
-    pub async fn redriving(
+    /// Starts to redrive dead letters.
+    pub async fn start_redrive(
         &self,
         selection: DeadLetterSelection,
         max_per_second: u32,
@@ -57,9 +57,9 @@ impl Tenant {
         Ok(within("a redrive", topology.redrive_dead_letters(request)).await?.into_inner())
     }
 
-    /// Sends dead letters again; what was done, with all failures.
+    /// Redrives dead letters; the report contains all failures.
     pub async fn redrive(&self, selection: DeadLetterSelection) -> pb::RedriveDeadLettersResponse {
-        let mut reports = self.redriving(selection, 0).await.unwrap();
+        let mut reports = self.start_redrive(selection, 0).await.unwrap();
         let mut last = pb::RedriveDeadLettersResponse::default();
         while let Some(mut report) = within("a report", reports.message()).await.unwrap() {
             report.failures.splice(0..0, last.failures);
@@ -68,7 +68,7 @@ impl Tenant {
         last
     }
 
-    /// Deletes dead letters; how many.
+    /// Deletes dead letters and returns their number.
     pub async fn purge_dead(&self, selection: DeadLetterSelection) -> u64 {
         let request = pb::PurgeDeadLettersRequest { selection: Some(selection) };
         let mut topology = self.client.topology();

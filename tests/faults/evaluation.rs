@@ -1,4 +1,4 @@
-//! The verdict of a run: a table, every promise that was not kept, and the last line.
+//! The evaluation of a run: a table, every violation, and the last line.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,34 +6,34 @@ use comfy_table::{Table, presets};
 
 use crate::{
     attempts,
+    history::{History, Message},
     inject::Injected,
-    ledger::{Ledger, Message},
-    memory::Judged,
-    plan::{Fault, Leg},
+    memory::Growth,
+    plan::{Fault, Network},
 };
 
-/// Every stream works again so soon after the broker, or the network, is back.
+/// The time limit for all streams to work again after the broker or the network is restored.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
-/// A broker that is silent is noticed so soon.
+/// The time limit for noticing a silent broker.
 const NOTICED_WITHIN: Duration = Duration::from_secs(15);
 
-/// All that is judged.
-pub struct Evidence<'a> {
-    pub ledger: &'a Ledger,
+/// The data to evaluate.
+pub struct Inputs<'a> {
+    pub history: &'a History,
     pub injected: &'a [Injected],
-    /// When the first fault could come.
+    /// When the first fault could be injected.
     pub began: std::time::Instant,
-    /// Of the gateway that lived through the last half.
-    pub memory: Option<Judged>,
-    /// What was found wrong on the way.
-    pub broken: Vec<String>,
+    /// The memory of the gateway that ran throughout the second half.
+    pub memory: Option<Growth>,
+    /// Violations found during the run.
+    pub violations: Vec<String>,
 }
 
-/// What it comes to.
-pub struct Verdict {
+/// The result.
+pub struct Evaluation {
     pub table: String,
-    pub broken: Vec<String>,
-    /// What was later than promised: of a machine that has other work, that says little.
+    pub violations: Vec<String>,
+    /// What took longer than allowed, which says little on a machine with other load.
     pub late: Vec<String>,
     pub last_line: String,
 }
@@ -68,35 +68,35 @@ impl Counts {
     }
 }
 
-pub fn judge(evidence: Evidence<'_>) -> Verdict {
-    let Evidence { ledger, injected, began, memory, mut broken } = evidence;
-    let counts = ledger.fold(Counts::default(), |counts, id, message| counts.add(id, message));
-    let wrong_tenant = ledger.wrong_tenant();
-    let streams = ledger.streams();
+pub fn evaluate(inputs: Inputs<'_>) -> Evaluation {
+    let Inputs { history, injected, began, memory, mut violations } = inputs;
+    let counts = history.fold(Counts::default(), |counts, id, message| counts.add(id, message));
+    let wrong_tenant = history.wrong_tenant();
+    let streams = history.streams();
     let longest = streams.iter().max_by_key(|stream| stream.longest);
     let longest_ms = longest.map_or(0, |stream| stream.longest.as_millis());
 
     if !counts.lost.is_empty() {
-        broken.push(format!("{} confirmed messages are lost: {}", counts.lost.len(), some(&counts.lost)));
+        violations.push(format!("{} confirmed messages were lost: {}", counts.lost.len(), some(&counts.lost)));
     }
     if !wrong_tenant.is_empty() {
-        broken.push(format!("{} deliveries to another tenant: {}", wrong_tenant.len(), some(&wrong_tenant)));
+        violations.push(format!("{} deliveries to another tenant: {}", wrong_tenant.len(), some(&wrong_tenant)));
     }
     if counts.unanswered > 0 {
-        broken.push(format!("{} messages have no outcome", counts.unanswered));
+        violations.push(format!("{} messages have no outcome", counts.unanswered));
     }
-    let wrong = ledger.wrong();
-    if !wrong.is_empty() {
-        broken.push(format!("{} facts that cannot be: {}", wrong.len(), some(&wrong)));
+    let unexpected = history.violations();
+    if !unexpected.is_empty() {
+        violations.push(format!("{} contradictions: {}", unexpected.len(), some(&unexpected)));
     }
-    broken.extend(injected.iter().flat_map(broken_by));
-    let mut late: Vec<_> = injected.iter().flat_map(late_by).collect();
-    let tries = attempts::judge(ledger, injected, began);
-    broken.extend(tries.broken());
-    late.extend(tries.late());
-    if let Some(judged) = memory.filter(|judged| judged.grows) {
-        let (from, to) = (judged.third_quarter / 1024, judged.last_quarter / 1024);
-        broken.push(format!("the gateway's memory grows over the last half: {from} MiB, then {to} MiB"));
+    violations.extend(injected.iter().flat_map(violations_by));
+    let mut late: Vec<_> = injected.iter().flat_map(delays_by).collect();
+    let attempt_report = attempts::check(history, injected, began);
+    violations.extend(attempt_report.violations());
+    late.extend(attempt_report.late());
+    if let Some(growth) = memory.filter(|growth| growth.grows) {
+        let (from, to) = (growth.third_quarter / 1024, growth.last_quarter / 1024);
+        violations.push(format!("the gateway's memory grows over the last half: {from} MiB, then {to} MiB"));
     }
 
     let mut table = faults(injected);
@@ -112,29 +112,29 @@ pub fn judge(evidence: Evidence<'_>) -> Verdict {
     row("confirmed and lost", counts.lost.len() as u64, "must be 0");
     row("delivered to another tenant", wrong_tenant.len() as u64, "must be 0");
     row("deliveries", counts.deliveries, "");
-    row("asked for again (retry)", counts.retries, "");
-    row(
-        "duplicates",
-        counts.duplicates,
-        &format!("deliveries that nobody asked for, of {} messages", counts.duplicated),
-    );
+    row("retries requested", counts.retries, "");
+    row("duplicates", counts.duplicates, &format!("duplicate deliveries, of {} messages", counts.duplicated));
     if let Some(stream) = longest {
         row("longest interruption (ms)", u64::try_from(longest_ms).unwrap_or(u64::MAX), &stream.name);
     }
-    if let Some(judged) = memory {
-        let remark = format!("median of the third quarter: {} MiB", judged.third_quarter / 1024);
-        row("gateway's memory, last quarter (MiB)", judged.last_quarter / 1024, &remark);
+    if let Some(growth) = memory {
+        let remark = format!("median of the third quarter: {} MiB", growth.third_quarter / 1024);
+        row("gateway's memory, last quarter (MiB)", growth.last_quarter / 1024, &remark);
     }
-    row("retries by the policy", tries.measured, &tries.remark());
+    row("retries by the policy", attempt_report.measured, &attempt_report.remark());
     table.push_str(&format!("{messages}\n"));
     if let Ok(load) = std::fs::read_to_string("/proc/loadavg") {
-        // A machine that has other work makes everything late.
+        // Other load on the machine delays everything.
         table.push_str(&format!("load average at the end: {load}"));
     }
     let refused: Vec<_> =
         streams.iter().flat_map(|s| s.failures.iter().map(move |f| format!("{}: {f}", s.name))).collect();
     if !refused.is_empty() {
-        table.push_str(&format!("{} streams were opened anew by the application: {}\n", refused.len(), some(&refused)));
+        table.push_str(&format!(
+            "{} streams were opened again by the application: {}\n",
+            refused.len(),
+            some(&refused)
+        ));
     }
     let last_line = format!(
         "faults: injected={} confirmed={} confirmed_lost={} wrong_tenant={} unanswered={} duplicates={} \
@@ -146,50 +146,51 @@ pub fn judge(evidence: Evidence<'_>) -> Verdict {
         counts.unanswered,
         counts.duplicates,
     );
-    Verdict { table, broken, late, last_line }
+    Evaluation { table, violations, late, last_line }
 }
 
-/// What went wrong after one fault.
-fn broken_by(done: &Injected) -> Vec<String> {
-    let mut broken: Vec<String> = done.wrong.iter().cloned().collect();
+/// Violations by one fault.
+fn violations_by(done: &Injected) -> Vec<String> {
+    let mut violations: Vec<String> = done.failure.iter().cloned().collect();
     let name = done.fault.name();
-    broken.extend(done.recovery.as_ref().err().map(|why| format!("{name}: {why}")));
+    violations.extend(done.recovery.as_ref().err().map(|why| format!("{name}: {why}")));
     if let Some(Err(why)) = &done.notice {
-        broken.push(format!("{name}: not noticed: {why}"));
+        violations.push(format!("{name}: not noticed: {why}"));
     }
-    broken
+    violations
 }
 
-/// What took longer than promised.
-fn late_by(done: &Injected) -> Vec<String> {
+/// What took longer than allowed.
+fn delays_by(done: &Injected) -> Vec<String> {
     let mut late = Vec::new();
     let name = done.fault.name();
-    // Of a gateway, a consumer or a leader that was killed another is there: counted from the kill.
+    // After the kill of a gateway, a consumer or a leader another one is available, so the time is measured from the
+    // kill.
     if let Ok((after, stream)) = &done.recovery
         && *after > BACK_WITHIN
     {
-        late.push(format!("{name}: {stream} worked {after:.1?} after it was over, more than {BACK_WITHIN:?}"));
+        late.push(format!("{name}: {stream} recovered after {after:.1?}, more than {BACK_WITHIN:?}"));
     }
     if let Some(Ok((after, stream))) = &done.notice
         && *after > NOTICED_WITHIN
     {
-        late.push(format!("{name}: {stream} was told after {after:.1?}, more than {NOTICED_WITHIN:?}"));
+        late.push(format!("{name}: {stream} was notified after {after:.1?}, more than {NOTICED_WITHIN:?}"));
     }
     late
 }
 
 fn faults(injected: &[Injected]) -> String {
     let mut table = plain();
-    table.set_header(["fault", "times", "lasted (s)", "noticed after (s)", "every stream works after (s)"]);
+    table.set_header(["fault", "times", "lasted (s)", "noticed after (s)", "all streams recovered after (s)"]);
     for fault in Fault::all() {
         let all: Vec<_> = injected.iter().filter(|done| done.fault == fault).collect();
-        let lasted = all.iter().map(|done| done.whole - done.began);
+        let lasted = all.iter().map(|done| done.restored - done.began);
         let noticed = all.iter().filter_map(|done| done.notice.as_ref()?.as_ref().ok()).map(|(after, _)| *after);
         let back = all.iter().filter_map(|done| done.recovery.as_ref().ok()).map(|(after, _)| *after);
-        let clients = all.iter().filter(|done| done.leg == Leg::Clients).count();
+        let clients = all.iter().filter(|done| done.network == Network::Clients).count();
         let name = match clients {
             0 => fault.name().to_owned(),
-            _ => format!("{} ({clients} of them before clients)", fault.name()),
+            _ => format!("{} ({clients} of them between clients and gateways)", fault.name()),
         };
         table.add_row([name, all.len().to_string(), range(lasted), range(noticed), range(back)]);
     }
@@ -206,8 +207,8 @@ fn plain() -> Table {
 fn range(times: impl Iterator<Item = Duration>) -> String {
     let times: Vec<f32> = times.map(|time| time.as_secs_f32()).collect();
     let Some(first) = times.first() else { return String::new() };
-    let (least, most) = times.iter().fold((*first, *first), |(least, most), time| (least.min(*time), most.max(*time)));
-    if times.len() == 1 { format!("{least:.1}") } else { format!("{least:.1} – {most:.1}") }
+    let (min, max) = times.iter().fold((*first, *first), |(min, max), time| (min.min(*time), max.max(*time)));
+    if times.len() == 1 { format!("{min:.1}") } else { format!("{min:.1} – {max:.1}") }
 }
 
 fn some(all: &[String]) -> String {

@@ -1,4 +1,4 @@
-//! Rights that are taken away: grants and administration on another gateway, a signing key that leaked, a client that is deleted.
+//! Revoked rights: grants and administration on another gateway, a leaked signing key, a deleted client.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::harness::{
     web,
 };
 
-/// A right that is taken away is gone within this time on every gateway.
+/// The time within which a revoked right ends on every gateway.
 const BOUND: Duration = Duration::from_secs(1);
 
 fn grants_of(client_id: &str, grants: pb::Grants) -> pb::UpdateClientRequest {
@@ -27,36 +27,38 @@ fn grants_of(client_id: &str, grants: pb::Grants) -> pb::UpdateClientRequest {
 }
 
 #[tokio::test]
-async fn a_right_that_is_taken_away_is_gone_on_another_gateway_whatever_an_older_token_says() {
+async fn a_revoked_right_ends_on_another_gateway_despite_an_older_token() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let (here, there) = (World::get().admin().await, web::gateway(|_| {}).await);
     let all = pb::Grants { administer: true, ..all_grants() };
-    let (id, secret) = Tenant::add_client(&here, &tenant.id, "boss", all.clone()).await;
-    let boss = there.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&here, &tenant.id, "administrator", all.clone()).await;
+    let tenant_admin = there.client(&id, &secret).await;
     let list = || pb::ListClientsRequest { tenant: tenant.id.clone(), ..Default::default() };
-    boss.admin().list_clients(list()).await.unwrap();
-    let publish = async || boss.publish_batch(vec![to_queue("jobs", "one")]).await.unwrap()[0].outcome();
+    tenant_admin.admin().list_clients(list()).await.unwrap();
+    let publish = async || tenant_admin.publish_batch(vec![to_queue("jobs", "one")]).await.unwrap()[0].outcome();
     assert_eq!(publish().await, pb::Outcome::Confirmed);
 
     here.admin().update_client(grants_of(&id, pb::Grants::default())).await.unwrap();
     let taken = Instant::now();
-    let status = until("it is no administrator", async || boss.admin().list_clients(list()).await.err()).await;
+    let status =
+        until("it is not an administrator", async || tenant_admin.admin().list_clients(list()).await.err()).await;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "ADMINISTER_NOT_GRANTED"));
     assert_eq!(publish().await, pb::Outcome::Denied);
     assert!(taken.elapsed() < BOUND, "{:?}", taken.elapsed());
-    let status = boss.topology().purge_queue(pb::PurgeQueueRequest { name: "jobs".into() }).await.expect_err("taken");
+    let status =
+        tenant_admin.topology().purge_queue(pb::PurgeQueueRequest { name: "jobs".into() }).await.expect_err("taken");
     assert_eq!(status.code(), Code::PermissionDenied);
-    // It cannot give itself anything back.
-    let status = boss.admin().update_client(grants_of(&id, all)).await.expect_err("no administrator");
+    // It cannot restore its own grants.
+    let status = tenant_admin.admin().update_client(grants_of(&id, all)).await.expect_err("not an administrator");
     assert_eq!(reason(&status), "ADMINISTER_NOT_GRANTED");
-    let shown = boss.auth().who_am_i(pb::WhoAmIRequest {}).await.unwrap().into_inner();
+    let shown = tenant_admin.auth().who_am_i(pb::WhoAmIRequest {}).await.unwrap().into_inner();
     assert_eq!(shown.grants, Some(pb::Grants::default()));
     there.running.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_client_that_is_deleted_is_gone_and_its_successor_is_another_one() {
+async fn a_deleted_client_is_refused_and_a_new_one_of_the_same_id_is_another_client() {
     let tenant = Tenant::fresh().await;
     let admin = World::get().admin().await;
     let (id, secret) = Tenant::add_client(&admin, &tenant.id, "worker", all_grants()).await;
@@ -77,7 +79,7 @@ async fn a_client_that_is_deleted_is_gone_and_its_successor_is_another_one() {
 }
 
 #[tokio::test]
-async fn deletions_purges_and_tokens_are_on_record_without_being_administration() {
+async fn deletions_purges_and_tokens_are_audited_without_being_administration() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "one").await;
@@ -94,7 +96,7 @@ async fn deletions_purges_and_tokens_are_on_record_without_being_administration(
         ("warrengate.v1.Topology/DeleteQueue", "jobs"),
         ("warrengate.v1.Auth/IssueToken", tenant.client_id.as_str()),
     ] {
-        let event = until("the event is on record", async || {
+        let event = until("the event is audited", async || {
             let request = pb::ListAuditEventsRequest {
                 client_id: tenant.client_id.clone(),
                 method: method.into(),
@@ -109,8 +111,8 @@ async fn deletions_purges_and_tokens_are_on_record_without_being_administration(
 }
 
 #[tokio::test]
-async fn a_signing_key_that_is_distrusted_ends_its_tokens_and_streams_at_once() {
-    // A stack of its own, because every token of the gateway ends.
+async fn revoking_a_signing_key_ends_its_tokens_and_streams_at_once() {
+    // A separate stack, because every token of the gateway becomes invalid.
     let own = Own::start("distrusted-key", &[]).await;
     let tenant = own.tenant().await;
     tenant.queue("jobs").await;
@@ -132,7 +134,7 @@ async fn a_signing_key_that_is_distrusted_ends_its_tokens_and_streams_at_once() 
     let with_old = own.client_with(Credentials::Token(old)).await;
     let status = with_old.auth().who_am_i(pb::WhoAmIRequest {}).await.expect_err("a token of the old key");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_INVALID"));
-    // New tokens are signed at once, with a key that the gateway made.
+    // New tokens are signed at once with a new key.
     own.admin().await.auth().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
     let missing = pb::RevokeSigningKeyRequest { key_id: "nobodys".into(), ..Default::default() };
     let status = own.admin().await.admin().revoke_signing_key(missing).await.expect_err("no such key");

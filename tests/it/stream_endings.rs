@@ -20,7 +20,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn deleting_a_queue_ends_its_subscribers_and_says_so() {
+async fn deleting_a_queue_ends_its_subscriptions_with_the_reason() {
     let tenant = Tenant::fresh().await;
     for kind in [QueueType::Quorum, QueueType::Classic, QueueType::Stream] {
         let name = format!("jobs-{}", kind.as_str_name().to_lowercase());
@@ -39,7 +39,7 @@ async fn deleting_a_queue_ends_its_subscribers_and_says_so() {
 }
 
 #[tokio::test]
-async fn the_rust_client_tells_that_the_queue_is_gone() {
+async fn the_rust_client_reports_that_the_queue_was_deleted() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let mut subscription = tenant.subscribe("jobs").await;
@@ -49,7 +49,7 @@ async fn the_rust_client_tells_that_the_queue_is_gone() {
 }
 
 #[tokio::test]
-async fn deleting_the_tenant_ends_everyones_streams_and_says_so() {
+async fn deleting_a_tenant_ends_all_its_streams_with_the_reason() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let mut publisher = RawPublish::open(&tenant.client).await.unwrap();
@@ -65,10 +65,10 @@ async fn deleting_the_tenant_ends_everyones_streams_and_says_so() {
         ("the deleted tenant's subscriber was cut after", subscriber.end().await),
         ("the deleted tenant's idle publisher was cut after", idle.end().await),
     ] {
-        // It is suspended first; that is what another gateway may have heard by then.
-        let told = (status.code(), reason(&status));
+        // The tenant is suspended first, which may be all that another gateway knows at that moment.
+        let answer = (status.code(), reason(&status));
         let ways = [(Code::Unauthenticated, "TENANT_NOT_FOUND"), (Code::PermissionDenied, "TENANT_SUSPENDED")];
-        assert!(ways.contains(&(told.0, told.1.as_str())), "{status:?}");
+        assert!(ways.contains(&(answer.0, answer.1.as_str())), "{status:?}");
         assert_prompt(what, asked, cut);
     }
     until("it is refused as unknown", async || {
@@ -78,7 +78,7 @@ async fn deleting_the_tenant_ends_everyones_streams_and_says_so() {
     .await;
 }
 
-/// A publisher that waits and a subscriber that waits, through one gateway.
+/// Opens an idle publisher and an idle subscriber through one gateway.
 async fn open_streams(client: &Client) -> (RawPublish, RawSubscribe) {
     let mut publisher = RawPublish::open(client).await.unwrap();
     assert_eq!(publisher.publish(to_queue("jobs", "one")).await.unwrap().outcome(), Outcome::Confirmed);
@@ -86,7 +86,7 @@ async fn open_streams(client: &Client) -> (RawPublish, RawSubscribe) {
 }
 
 #[tokio::test]
-async fn suspending_a_tenant_cuts_its_streams_at_every_gateway_within_two_seconds() {
+async fn suspending_a_tenant_ends_its_streams_at_every_gateway_within_two_seconds() {
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
     let world = World::get();
     let second = world.stack.another_gateway().await.unwrap();
@@ -109,25 +109,25 @@ async fn suspending_a_tenant_cuts_its_streams_at_every_gateway_within_two_second
         ("suspended: the publisher at another gateway was cut after", ends.2),
         ("suspended: the subscriber at another gateway was cut after", ends.3),
     ] {
-        let told = (status.code(), reason(&status));
-        assert_eq!((told.0, told.1.as_str()), (Code::PermissionDenied, "TENANT_SUSPENDED"), "{status:?}");
+        let answer = (status.code(), reason(&status));
+        assert_eq!((answer.0, answer.1.as_str()), (Code::PermissionDenied, "TENANT_SUSPENDED"), "{status:?}");
         assert_prompt(what, asked, cut);
     }
     let refused = RawPublish::open(&tenant.client).await.err().expect("refused");
     assert_eq!(reason(&refused), "TENANT_SUSPENDED");
 
-    // Nobody else noticed.
+    // Other tenants are not affected.
     assert_eq!(others_publisher.publish(to_queue("jobs", "two")).await.unwrap().outcome(), Outcome::Confirmed);
     assert_eq!(others_subscriber.delivery().await.message.unwrap().body, "one");
 
-    // What was there is there when it is let in again, with the same token.
+    // Its messages are still there when it is resumed, with the same token.
     admin.admin().resume_tenant(pb::ResumeTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
     assert_eq!(tenant.take("jobs", 2).await, ["one", "one"]);
     second.shutdown().await;
 }
 
 #[tokio::test]
-async fn revoking_a_client_cuts_its_streams_within_two_seconds_and_leaves_other_clients() {
+async fn revoking_a_client_ends_its_streams_within_two_seconds_and_not_those_of_other_clients() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let world = World::get();
@@ -141,19 +141,20 @@ async fn revoking_a_client_cuts_its_streams_within_two_seconds_and_leaves_other_
     let asked = Instant::now();
     admin.admin().revoke_client(pb::RevokeClientRequest { client_id: id }).await.unwrap();
     let ends = tokio::join!(publisher.end(), subscriber.end());
-    for (what, (status, cut)) in
-        [("revoked: the publisher was cut after", ends.0), ("revoked: the subscriber was cut after", ends.1)]
-    {
+    for (what, (status, cut)) in [
+        ("revoked: the publisher was disconnected after", ends.0),
+        ("revoked: the subscriber was disconnected after", ends.1),
+    ] {
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "CLIENT_REVOKED"), "{status:?}");
         assert_prompt(what, asked, cut);
     }
     assert_eq!(colleague.publish(to_queue("jobs", "two")).await.unwrap().outcome(), Outcome::Confirmed);
-    // What the leaver held is back.
+    // The messages of the revoked client are returned.
     assert_eq!(tenant.take("jobs", 2).await, ["one", "two"]);
 }
 
 #[tokio::test]
-async fn another_declaration_names_the_argument_and_disturbs_nobody() {
+async fn a_conflicting_declaration_names_the_argument_without_effect_on_others() {
     let tenant = Tenant::fresh().await;
     tenant.queue_of(pb::Queue { name: "jobs".into(), max_length: 5, ..pb::Queue::default() }).await;
     tenant.exchange("events", pb::ExchangeType::Topic).await;
@@ -168,26 +169,30 @@ async fn another_declaration_names_the_argument_and_disturbs_nobody() {
         (pb::Queue { max_length: 5, single_active_consumer: true, ..pb::Queue::default() }, "single_active_consumer"),
         (pb::Queue { max_length: 5, max_delivery_attempts: 3, ..pb::Queue::default() }, "max_delivery_attempts"),
     ] {
-        // A stream queue has no max_length, and is refused before the broker is asked.
+        // A stream queue has no max_length, so it is refused before the broker is asked.
         let other =
             if other.r#type == i32::from(QueueType::Stream) { pb::Queue { max_length: 0, ..other } } else { other };
         let queue = Some(pb::Queue { name: "jobs".into(), ..other });
         let request = pb::DeclareQueueRequest { queue, validate_only: false };
-        let status = tenant.client.topology().declare_queue(request).await.expect_err("it exists otherwise");
-        let told = (status.code(), reason(&status));
-        assert_eq!((told.0, told.1.as_str()), (Code::FailedPrecondition, "EXISTS_WITH_OTHER_ARGUMENTS"), "{status:?}");
+        let status = tenant.client.topology().declare_queue(request).await.expect_err("it exists with other arguments");
+        let answer = (status.code(), reason(&status));
+        assert_eq!(
+            (answer.0, answer.1.as_str()),
+            (Code::FailedPrecondition, "EXISTS_WITH_OTHER_ARGUMENTS"),
+            "{status:?}"
+        );
         assert!(status.message().contains(&format!("another {argument}:")), "{argument}: {status:?}");
     }
     let exchange =
         pb::Exchange { name: "events".into(), r#type: pb::ExchangeType::Fanout.into(), ..pb::Exchange::default() };
     let request = pb::DeclareExchangeRequest { exchange: Some(exchange), validate_only: false };
-    let status = tenant.client.topology().declare_exchange(request).await.expect_err("it exists otherwise");
+    let status = tenant.client.topology().declare_exchange(request).await.expect_err("it exists with other arguments");
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("another type: it has topic, and fanout was asked for"), "{status:?}");
 
     assert_eq!(publisher.publish(to_queue("jobs", "two")).await.unwrap().outcome(), Outcome::Confirmed);
     let second = subscriber.delivery().await;
-    // The same stream and the same channel: ids go on, and the first delivery is still held.
+    // The same stream and channel: ids continue, and the first delivery is still outstanding.
     assert_eq!((second.delivery_id, second.redelivered), (first.delivery_id + 1, false));
     subscriber.ack(Vec::new(), second.delivery_id).await;
     subscriber.finish();
@@ -195,14 +200,14 @@ async fn another_declaration_names_the_argument_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_channel_error_of_one_stream_touches_no_other() {
+async fn a_channel_error_of_one_stream_has_no_effect_on_others() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.queue_typed("log", QueueType::Stream).await;
     let (mut publisher, mut subscriber) = open_streams(&tenant.client).await;
     let first = subscriber.delivery().await;
 
-    // The consuming connection: everything that makes RabbitMQ close a channel.
+    // The consuming connection: everything that causes RabbitMQ to close a channel.
     let from_first = pb::StreamPosition { position: Some(pb::stream_position::Position::First(pb::StreamFirst {})) };
     for wrong in [
         start("missing"),
@@ -226,7 +231,7 @@ async fn a_channel_error_of_one_stream_touches_no_other() {
     let binding = pb::Binding { source: "missing".into(), destination: "jobs".into(), ..pb::Binding::default() };
     topology.bind(pb::BindRequest { binding: Some(binding) }).await.expect_err("no such exchange");
 
-    // The publishing connection: an exchange that is not there closes the channel of its publisher.
+    // The publishing connection: a missing exchange closes the channel of its publisher.
     let mut doomed = RawPublish::open(&tenant.client).await.unwrap();
     let lost = pb::Publication { exchange: "missing".into(), ..to_queue("jobs", "lost") };
     let result = doomed.publish(lost).await.unwrap();

@@ -28,9 +28,9 @@ use warrengate_testkit::{
 use crate::{
     gateways::Gateway,
     management::Management,
-    message::{EXCHANGE, POISON, POISON_ATTEMPTS, POISON_BACKOFF, POISON_LONGEST, WORK},
+    message::{EXCHANGE, POISON, POISON_ATTEMPTS, POISON_BACKOFF, POISON_MAX_BACKOFF, WORK},
     reaper::Reaper,
-    roads::Roads,
+    routes::Routes,
 };
 
 /// A tenant, and a client that may do everything in it.
@@ -56,29 +56,29 @@ impl Broker {
     }
 }
 
-/// What a side is made of.
+/// The description of an environment.
 pub struct Plan {
-    /// Of its folder and its database.
+    /// The name of its folder and its database.
     pub name: &'static str,
-    /// Its gateways.
+    /// The names of its gateways.
     pub gateways: &'static [&'static str],
     pub cluster: bool,
-    /// What its tenants' names begin with, and how many there are.
+    /// The prefix of its tenants' ids, and their number.
     pub tenants: (&'static str, usize),
-    /// The number of its first road.
-    pub first_road: usize,
+    /// The number of its first route.
+    pub first_route: usize,
 }
 
 /// Gateways on one broker and one store, and their tenants.
-pub struct Side {
+pub struct Environment {
     pub name: &'static str,
-    // In the order in which they go.
+    // Fields are dropped in this order.
     pub gateways: Vec<Gateway>,
     pub broker: Broker,
     pub management: Management,
     pub ca: String,
     pub tenants: Vec<Tenant>,
-    pub roads: Roads,
+    pub routes: Routes,
     admin: Client,
 }
 
@@ -92,7 +92,7 @@ fn installation() -> Option<PathBuf> {
     std::env::var_os("WARRENGATE_TEST_BROKER").map(PathBuf::from)
 }
 
-impl Side {
+impl Environment {
     pub async fn start(plan: Plan, folder: &Path, postgres: &Postgres, reaper: &Arc<Reaper>) -> anyhow::Result<Self> {
         let folder = folder.join(plan.name);
         std::fs::create_dir_all(&folder)?;
@@ -124,27 +124,28 @@ impl Side {
             secret = secret.or(gateway.start().await?);
             gateways.push(gateway);
         }
-        let secret = secret.context("the first gateway names no administrator")?;
+        let secret = secret.context("the first gateway reported no administrator")?;
         let ca = std::fs::read_to_string(certs.certificate(Item::GatewayCa))?;
         let endpoint = format!("https://127.0.0.1:{}", gateways[0].grpc());
         let admin = connect(&endpoint, &ca, "admin", &secret).await?;
-        let roads = Roads::to(gateways.iter().map(Gateway::grpc).collect(), plan.first_road);
+        let routes = Routes::to(gateways.iter().map(Gateway::grpc).collect(), plan.first_route);
         let management = Management::new(&broker.nodes()[0], &certs, account.password())?;
-        let mut side = Self { name: plan.name, gateways, broker, management, ca, tenants: Vec::new(), roads, admin };
+        let mut environment =
+            Self { name: plan.name, gateways, broker, management, ca, tenants: Vec::new(), routes, admin };
         let (prefix, count) = plan.tenants;
         for number in 1..=count {
-            let tenant = side.tenant(&format!("{prefix}{number:02}")).await?;
-            side.tenants.push(tenant);
+            let tenant = environment.tenant(&format!("{prefix}{number:02}")).await?;
+            environment.tenants.push(tenant);
         }
-        Ok(side)
+        Ok(environment)
     }
 
-    /// Whether this tenant is of this side.
+    /// Whether this tenant belongs to this environment.
     pub fn has(&self, tenant: &str) -> bool {
         self.tenants.iter().any(|known| known.id == tenant)
     }
 
-    /// Ends all of it in good order.
+    /// Stops everything in order.
     pub async fn stop(self) -> anyhow::Result<()> {
         drop(self.gateways);
         match self.broker {
@@ -154,7 +155,7 @@ impl Side {
         Ok(())
     }
 
-    /// A tenant with its exchange, its queues, and a client.
+    /// Creates a tenant with its exchange, its queues, and a client.
     async fn tenant(&self, id: &str) -> anyhow::Result<Tenant> {
         let tenant = pb::Tenant { id: id.into(), ..pb::Tenant::default() };
         let request = pb::CreateTenantRequest { tenant: Some(tenant), ..pb::CreateTenantRequest::default() };
@@ -177,7 +178,7 @@ impl Side {
                 queue.max_delivery_attempts = POISON_ATTEMPTS;
                 queue.retry_policy = Some(pb::RetryPolicy {
                     min_backoff: POISON_BACKOFF.try_into().ok(),
-                    max_backoff: POISON_LONGEST.try_into().ok(),
+                    max_backoff: POISON_MAX_BACKOFF.try_into().ok(),
                     multiplier: Some(2.0),
                     jitter: Some(0.0),
                 });
@@ -195,7 +196,7 @@ impl Side {
     }
 }
 
-/// A client of whatever gateway the address leads to.
+/// A client of the gateway to which the address leads.
 pub async fn connect(endpoint: &str, ca: &str, id: &str, secret: &SecretString) -> anyhow::Result<Client> {
     let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
     let options = ClientOptions::new(endpoint, credentials)
@@ -206,8 +207,8 @@ pub async fn connect(endpoint: &str, ca: &str, id: &str, secret: &SecretString) 
 }
 
 fn settings(certs: &CertsDir, password: &SecretString, amqps: &[Proxy], management: &[Proxy]) -> Vec<(String, String)> {
-    let all = |legs: &[Proxy], scheme: &str| {
-        legs.iter().map(|leg| format!("{scheme}{}", leg.endpoint())).collect::<Vec<_>>().join(",")
+    let all = |proxies: &[Proxy], scheme: &str| {
+        proxies.iter().map(|proxy| format!("{scheme}{}", proxy.endpoint())).collect::<Vec<_>>().join(",")
     };
     let path = |item: PathBuf| item.display().to_string();
     let settings = [
@@ -221,7 +222,7 @@ fn settings(certs: &CertsDir, password: &SecretString, amqps: &[Proxy], manageme
         ("MANAGEMENT__CERTIFICATE", path(certs.certificate(Item::Provisioner))),
         ("MANAGEMENT__KEY", path(certs.key(Item::Provisioner))),
         ("MANAGEMENT__PASSWORD", password.expose_secret().to_owned()),
-        // Tokens name the gateway that they are from, and both take them.
+        // Both gateways have the same issuer, so that each accepts tokens of the other.
         ("AUTH__ISSUER", "https://warrengate.test".to_owned()),
         ("TELEMETRY__LOG", std::env::var("WARRENGATE_TEST_LOG").map_or("info", |_| "warrengate=debug,info").to_owned()),
         ("TELEMETRY__LOG_FORMAT", "human".to_owned()),
@@ -229,7 +230,7 @@ fn settings(certs: &CertsDir, password: &SecretString, amqps: &[Proxy], manageme
     settings.into_iter().map(|(name, value)| (format!("WARRENGATE_{name}"), value)).collect()
 }
 
-/// Everything in the tenant, but to administer it.
+/// All permissions in the tenant except administration.
 fn all_grants() -> pb::Grants {
     pb::Grants {
         publish: vec![pb::PublishGrant { exchange: "#".into(), routing_key: "#".into() }],

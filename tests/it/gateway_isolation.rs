@@ -12,11 +12,11 @@ use crate::harness::{
     to_queue,
 };
 
-/// As long as the other name, so that nothing but the name itself can differ.
+/// Both names have the same length, so that only the name itself can differ in an answer.
 const THEIRS: &str = "their-secrets";
 const MISSING: &str = "never-existed";
 
-/// Every call that can name a queue or an exchange, each with what it answers to this name.
+/// Every call that names a queue or an exchange, each with its answer for this name.
 async fn all_answers(client: &Client, name: &str) -> Vec<(&'static str, Result<String, Status>)> {
     let mut topology = client.topology();
     let name = || name.to_owned();
@@ -46,7 +46,7 @@ async fn all_answers(client: &Client, name: &str) -> Vec<(&'static str, Result<S
     }
     let queue = pb::Queue { name: name(), ..pb::Queue::default() };
     let request = pb::DeclareQueueRequest { queue: Some(queue), validate_only: true };
-    ask!("DeclareQueue, only to validate", topology.declare_queue(request));
+    ask!("DeclareQueue, validate only", topology.declare_queue(request));
 
     let mut stream = RawSubscribe::open(client).await.unwrap();
     stream.send(Frame::Start(start(&name()))).await;
@@ -62,7 +62,7 @@ async fn all_answers(client: &Client, name: &str) -> Vec<(&'static str, Result<S
 }
 
 #[tokio::test]
-async fn anothers_queue_and_a_missing_one_answer_alike_to_every_call() {
+async fn every_call_answers_alike_for_another_tenants_queue_and_a_missing_one() {
     let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
     for tenant in [&ours, &theirs] {
         tenant.queue("own").await;
@@ -71,7 +71,7 @@ async fn anothers_queue_and_a_missing_one_answer_alike_to_every_call() {
     theirs.queue(THEIRS).await;
     theirs.exchange(THEIRS, ExchangeType::Fanout).await;
     theirs.bind(THEIRS, THEIRS, "").await;
-    theirs.publish_to(THEIRS, "nobody else's").await;
+    theirs.publish_to(THEIRS, "not yours").await;
 
     let of_theirs = all_answers(&ours.client, THEIRS).await;
     let of_missing = all_answers(&ours.client, MISSING).await;
@@ -87,12 +87,12 @@ async fn anothers_queue_and_a_missing_one_answer_alike_to_every_call() {
             (theirs, missing) => panic!("{what}: {theirs:?} against {missing:?}"),
         }
     }
-    // And the other tenant noticed nothing.
-    assert_eq!(theirs.take(THEIRS, 1).await, ["nobody else's"]);
+    // The other tenant is not affected.
+    assert_eq!(theirs.take(THEIRS, 1).await, ["not yours"]);
 }
 
 #[tokio::test]
-async fn lists_show_ones_own_and_nothing_of_the_gateways_or_anothers() {
+async fn lists_contain_only_the_tenants_own_objects() {
     let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
     for (tenant, name) in [(&ours, "ours"), (&theirs, THEIRS)] {
         tenant.queue(name).await;
@@ -134,10 +134,10 @@ async fn the_same_names_in_two_tenants_never_mix() {
 }
 
 #[tokio::test]
-async fn names_cannot_be_bent_into_another_vhost_or_the_gateways_own() {
+async fn no_name_leads_to_another_vhost_or_the_gateways_own_objects() {
     let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
     theirs.queue("jobs").await;
-    let bent = [
+    let hostile = [
         format!("wg.{}/jobs", theirs.id),
         format!("../wg.{}/jobs", theirs.id),
         format!("%2e%2e%2fwg.{}%2fjobs", theirs.id),
@@ -146,7 +146,7 @@ async fn names_cannot_be_bent_into_another_vhost_or_the_gateways_own() {
         "amq.rabbitmq.trace".to_owned(),
         "jobs\0".to_owned(),
     ];
-    for name in bent {
+    for name in hostile {
         let status = ours.client.topology().get_queue(pb::GetQueueRequest { name: name.clone() }).await;
         let status = status.expect_err("no such name");
         assert_eq!(status.code(), Code::InvalidArgument, "{name:?}: {status:?}");
@@ -155,7 +155,7 @@ async fn names_cannot_be_bent_into_another_vhost_or_the_gateways_own() {
         let status = ours.client.topology().declare_queue(declare).await.expect_err("no such name");
         assert_eq!(status.code(), Code::InvalidArgument, "{name:?}: {status:?}");
     }
-    // The default exchange routes by name: the gateway's own queue is not to be had by it.
+    // The default exchange routes by queue name, but not to the gateway's own queue.
     let result = ours.client.publish_batch(vec![to_queue("wg.dead-letters", "forged")]).await.unwrap().remove(0);
     assert_eq!(result.outcome(), Outcome::Rejected, "{result:?}");
     let exchange = pb::Publication { exchange: "wg.dead-letters".into(), ..to_queue("", "forged") };
@@ -164,16 +164,16 @@ async fn names_cannot_be_bent_into_another_vhost_or_the_gateways_own() {
 }
 
 #[tokio::test]
-async fn a_tenants_administrator_cannot_touch_another_tenant_nor_learn_whether_it_is_there() {
+async fn a_tenant_administrator_cannot_change_another_tenant_or_learn_whether_it_exists() {
     let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
     let world = World::get();
     let grants = pb::Grants { administer: true, ..crate::harness::tenant::all_grants() };
-    let (id, secret) = Tenant::add_client(&world.admin().await, &ours.id, "boss", grants).await;
-    let boss = world.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&world.admin().await, &ours.id, "administrator", grants).await;
+    let tenant_admin = world.client(&id, &secret).await;
 
     for tenant in [theirs.id.as_str(), "no-such-tenant", ""] {
         let client_id = if tenant.is_empty() { "admin".to_owned() } else { format!("{tenant}.app") };
-        let mut admin = boss.admin();
+        let mut admin = tenant_admin.admin();
         let client = Some(pb::Client { client_id: client_id.clone(), ..pb::Client::default() });
         let update_mask = Some(prost_types::FieldMask { paths: vec!["display_name".into()] });
         let refusals = [
@@ -188,12 +188,16 @@ async fn a_tenants_administrator_cannot_touch_another_tenant_nor_learn_whether_i
         ];
         for refused in refusals {
             let status = refused.expect_err("another tenant's");
-            let told = (status.code(), reason(&status));
-            assert_eq!((told.0, told.1.as_str()), (Code::PermissionDenied, "CLIENTS_OF_OTHER_TENANT"), "{status:?}");
+            let answer = (status.code(), reason(&status));
+            assert_eq!(
+                (answer.0, answer.1.as_str()),
+                (Code::PermissionDenied, "CLIENTS_OF_OTHER_TENANT"),
+                "{status:?}"
+            );
         }
     }
     for tenant in [&theirs.id, &ours.id] {
-        let mut admin = boss.admin();
+        let mut admin = tenant_admin.admin();
         let tenant = || tenant.clone();
         let whole = || Some(pb::Tenant { id: tenant(), ..pb::Tenant::default() });
         let update_mask = Some(prost_types::FieldMask { paths: vec!["plan".into()] });
@@ -211,14 +215,14 @@ async fn a_tenants_administrator_cannot_touch_another_tenant_nor_learn_whether_i
         ];
         for refused in refusals {
             let status = refused.expect_err("for the platform's administrators");
-            let told = (status.code(), reason(&status));
+            let answer = (status.code(), reason(&status));
             assert_eq!(
-                (told.0, told.1.as_str()),
+                (answer.0, answer.1.as_str()),
                 (Code::PermissionDenied, "PLATFORM_ADMINISTRATORS_ONLY"),
                 "{status:?}"
             );
         }
     }
-    // The other tenant's client goes on.
+    // The other tenant's client continues to work.
     theirs.queue("jobs").await;
 }
