@@ -142,7 +142,8 @@ async fn an_external_id_belongs_to_one_client_of_its_issuer_and_tenant() {
     // Clients without external ids do not conflict.
     store.create_client(&bound("acme.c", "https://one", "")).await.expect("the store responds").expect("created");
     store.create_client(&bound("acme.d", "https://one", "")).await.expect("the store responds").expect("created");
-    let known: Vec<_> = store.external_clients().await.expect("the store responds").into_iter().map(|known| known.client).collect();
+    let known: Vec<_> =
+        store.external_clients().await.expect("the store responds").into_iter().map(|known| known.client).collect();
     assert_eq!(known, [client_id("acme.a"), client_id("acme.b"), client_id("globex.a")]);
     let external = ExternalIdentity { issuer: "https://one".to_owned(), id: "guid".to_owned() };
     let take = ClientChanges { external: Some(Some(&external)), ..ClientChanges::default() };
@@ -259,7 +260,11 @@ async fn clients_are_listed_by_tenant_and_page() {
     for tenant in ["acme", "acme-2"] {
         store.create_tenant(&new_tenant(tenant)).await.expect("created");
         for name in ["a", "b", "c"] {
-            store.create_client(&new_client(&format!("{tenant}.{name}"))).await.expect("the store responds").expect("created");
+            store
+                .create_client(&new_client(&format!("{tenant}.{name}")))
+                .await
+                .expect("the store responds")
+                .expect("created");
         }
     }
     let page = store.clients(Some(&id("acme")), None, 2).await.expect("listed");

@@ -266,7 +266,8 @@ async fn revoking_a_client_ends_its_streams_and_no_others_of_the_tenant() {
     add_client(&fixture.store, "acme.other").await;
     fixture.refresh().await;
     let (app, other) = (caller("acme.app"), caller("acme.other"));
-    let (app_scope, other_scope) = (fixture.publish(&app).expect("admitted"), fixture.publish(&other).expect("admitted"));
+    let (app_scope, other_scope) =
+        (fixture.publish(&app).expect("admitted"), fixture.publish(&other).expect("admitted"));
     fixture.store.revoke_client(&client("acme.app")).await.expect("revoked");
     fixture.refresh().await;
     assert_eq!(soon(app_scope.ended()).await, Error::Revoked);

@@ -235,7 +235,9 @@ async fn a_validation_changes_nothing() {
     let request = pb::CreateClientRequest { validate_only: true, ..create("acme.new", &["a"]) };
     let answer = fixture.service.create_client(by("admin", request)).await.expect("valid").into_inner();
     assert_eq!(answer.client_secret, "");
-    assert!(fixture.store.client(&ClientId::parse("acme.new").expect("an id")).await.expect("the store responds").is_none());
+    assert!(
+        fixture.store.client(&ClientId::parse("acme.new").expect("an id")).await.expect("the store responds").is_none()
+    );
     let tenant = Some(pb::Tenant { id: "initech".into(), ..Default::default() });
     let request = pb::CreateTenantRequest { tenant, validate_only: true, ..Default::default() };
     let answer = fixture.service.create_tenant(by("admin", request)).await.expect("valid").into_inner();

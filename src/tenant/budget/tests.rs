@@ -189,13 +189,13 @@ async fn permits_are_shared_by_the_tenants_streams_and_returned_when_messages_se
 #[tokio::test]
 async fn bytes_in_flight_are_limited_and_a_message_that_exceeds_the_limit_is_sent_alone() {
     let tenant = tenant(0, 100);
-    let mut share = InFlightPermit::new(tenant.clone());
-    assert_eq!(share.take(0, [40; 3].into_iter()), 2);
-    share.settled([(0, 40), (1, 40)].into_iter());
-    assert_eq!(share.take(2, [5000].into_iter()), 1);
-    assert_eq!(share.take(3, [1].into_iter()), 0);
-    share.settled([(2, 5000)].into_iter());
-    assert_eq!(share.take(3, [100].into_iter()), 1);
+    let mut permit = InFlightPermit::new(tenant.clone());
+    assert_eq!(permit.take(0, [40; 3].into_iter()), 2);
+    permit.settled([(0, 40), (1, 40)].into_iter());
+    assert_eq!(permit.take(2, [5000].into_iter()), 1);
+    assert_eq!(permit.take(3, [1].into_iter()), 0);
+    permit.settled([(2, 5000)].into_iter());
+    assert_eq!(permit.take(3, [100].into_iter()), 1);
     assert_eq!(usage(&tenant), (1, 100));
 }
 
@@ -213,17 +213,17 @@ async fn permits_are_granted_in_the_order_of_requests() {
 #[tokio::test]
 async fn a_changed_limit_wakes_waiting_streams_and_earlier_messages_do_not_count_against_it() {
     let tenant = tenant(2, 0);
-    let mut share = InFlightPermit::new(tenant.clone());
-    assert_eq!(share.take(0, [1; 5].into_iter()), 2);
-    let waiting = async { share.wait(2, 1).await };
+    let mut permit = InFlightPermit::new(tenant.clone());
+    assert_eq!(permit.take(0, [1; 5].into_iter()), 2);
+    let waiting = async { permit.wait(2, 1).await };
     let change = async {
         tenant.set_plan(plan(pb::Plan { max_in_flight_messages: 3, ..Default::default() }));
     };
     tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(waiting, change) }).await.expect("woken");
     // The two earlier permits return to the old limiter; one of the three new ones is taken.
-    share.settled([(0, 1), (1, 1)].into_iter());
-    assert_eq!(share.take(3, [1; 5].into_iter()), 2);
+    permit.settled([(0, 1), (1, 1)].into_iter());
+    assert_eq!(permit.take(3, [1; 5].into_iter()), 2);
     assert_eq!(usage(&tenant), (3, 3));
-    share.settled([(2, 1), (3, 1), (4, 1)].into_iter());
+    permit.settled([(2, 1), (3, 1), (4, 1)].into_iter());
     assert_eq!(usage(&tenant), (0, 0));
 }
