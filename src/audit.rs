@@ -3,10 +3,10 @@
 //! often, is counted (`aggregator`), so that they fill neither memory nor the disk. Text that callers wrote is sanitized.
 
 mod aggregator;
-mod witness;
+mod context;
 mod writer;
 
-pub use witness::AuditContext;
+pub use context::AuditContext;
 pub use writer::AuditWriter;
 
 use std::{
@@ -22,10 +22,10 @@ use tokio::sync::mpsc;
 use crate::{
     backoff::Backoff,
     config::AuditConfig,
-    store::{BegunAct, Error, NewAudit, Store},
+    store::{BegunOperation, Error, NewAudit, Store},
 };
 
-/// Events that may wait to be written: of recognised clients, and of strangers.
+/// Events that may wait to be written: of recognised clients, and of unauthenticated callers.
 const WAITING: usize = 1024;
 /// How often the row of an administrative operation is tried.
 const TRIES: u32 = 4;
@@ -38,7 +38,7 @@ pub struct Audit(Arc<Inner>);
 struct Inner {
     store: Store,
     of_recognised: mpsc::Sender<NewAudit>,
-    of_strangers: mpsc::Sender<NewAudit>,
+    of_unauthenticated: mpsc::Sender<NewAudit>,
     /// Events that found no place in their queue and are not in the store yet.
     dropped: AtomicU64,
 }
@@ -53,19 +53,19 @@ impl Audit {
     /// The audit trail and its writer: [`AuditWriter::run`] must run for aggregated events to be kept.
     pub fn new(store: Store, config: &AuditConfig) -> (Self, AuditWriter) {
         let (of_recognised, recognised) = mpsc::channel(WAITING);
-        let (of_strangers, strangers) = mpsc::channel(WAITING);
+        let (of_unauthenticated, unauthenticated) = mpsc::channel(WAITING);
         let dropped = AtomicU64::new(0);
-        let audit = Self(Arc::new(Inner { store: store.clone(), of_recognised, of_strangers, dropped }));
-        let keeper = AuditWriter::new(store, config.clone(), audit.clone(), [recognised, strangers]);
-        (audit, keeper)
+        let audit = Self(Arc::new(Inner { store: store.clone(), of_recognised, of_unauthenticated, dropped }));
+        let writer = AuditWriter::new(store, config.clone(), audit.clone(), [recognised, unauthenticated]);
+        (audit, writer)
     }
 
     /// Writes down that an act begins. The act must not be done when this fails.
     ///
     /// # Errors
     /// When the store cannot be asked.
-    pub async fn begin(&self, event: &NewAudit) -> Result<BegunAct, Error> {
-        self.0.store.begin_act(event).await
+    pub async fn begin(&self, event: &NewAudit) -> Result<BegunOperation, Error> {
+        self.0.store.begin_operation(event).await
     }
 
     /// Keeps what came of an act. Its caller should not be answered as if nothing had happened when this fails; the act is
@@ -73,21 +73,21 @@ impl Audit {
     ///
     /// # Errors
     /// When the store cannot be asked, tried several times.
-    pub async fn finish(&self, act: &BegunAct, event: &NewAudit) -> Result<(), Error> {
+    pub async fn finish(&self, act: &BegunOperation, event: &NewAudit) -> Result<(), Error> {
         let mut backoff = BACKOFF;
         for _ in 1..TRIES {
-            match self.0.store.finish_act(act, event).await {
+            match self.0.store.finish_operation(act, event).await {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "act not kept yet"),
             }
             tokio::time::sleep(backoff.pause()).await;
         }
-        self.0.store.finish_act(act, event).await
+        self.0.store.finish_operation(act, event).await
     }
 
     /// Forgets an act that was refused: the refusal is its record.
-    pub async fn cancel(&self, act: &BegunAct) {
-        if let Err(error) = self.0.store.cancel_act(act).await {
+    pub async fn cancel(&self, act: &BegunOperation) {
+        if let Err(error) = self.0.store.cancel_operation(act).await {
             // It will be reported as unfinished, beside the refusal.
             tracing::warn!(error = &error as &dyn std::error::Error, "refused act stays begun");
         }
@@ -96,7 +96,7 @@ impl Audit {
     /// Records an event soon, together with others of its kind when there are many. Never waits.
     pub(crate) fn aggregate(&self, event: NewAudit) {
         let times = event.times;
-        let queue = if event.client.is_empty() { &self.0.of_strangers } else { &self.0.of_recognised };
+        let queue = if event.client.is_empty() { &self.0.of_unauthenticated } else { &self.0.of_recognised };
         if queue.try_send(NewAudit { aggregated: true, ..event }).is_err() {
             self.0.dropped.fetch_add(times, Ordering::Relaxed);
         }

@@ -1,6 +1,6 @@
-//! Authentication and grants. The [`Issuer`] exchanges a client's id and secret for a signed token; the [`Verifier`] turns a token,
-//! its own or that of an external issuer, into a [`Caller`]. Nothing else can create a `Caller`, and every refusal of a token
-//! looks the same to the caller.
+//! Authentication and grants. The [`Issuer`] exchanges a client's id and secret for a signed token; the [`Verifier`]
+//! turns a token of the gateway or of an external issuer into a [`Caller`]. Nothing else can create a `Caller`, and
+//! every refusal of a token looks the same to the caller.
 
 mod caller;
 mod claims;
@@ -20,9 +20,9 @@ mod workers;
 pub use self::http::{authenticate, authenticate_parts};
 pub use caller::Caller;
 pub use error::Error;
+pub use external::check_issuer;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use external::fuzz_key_set;
-pub use external::look as look_at_issuer;
 pub use grants::Grants;
 pub use issuer::{IssuedToken, Issuer, RotatedKey};
 pub use secret::Secret;

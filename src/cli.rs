@@ -106,7 +106,7 @@ enum Command {
     Exchange(exchange::Args),
     /// Create and manage bindings
     Binding(binding::Args),
-    /// Chat with others of the tenant in a room
+    /// Chat with other people of the tenant in a chat room
     #[cfg(feature = "dev")]
     Chat(chat::Args),
     /// Run short demos of common messaging patterns

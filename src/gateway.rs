@@ -31,14 +31,14 @@ use crate::{
     },
 };
 
-/// How often the registry asks the store for changes that it was not notified of.
+/// How often the registry polls the store for changes without a notification.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
-/// How long the last audit events may take to be written.
+/// How long writing the last audit events may take at shutdown.
 const AUDIT_GRACE: Duration = Duration::from_secs(5);
-/// How long before the drain deadline streams are cut.
+/// How long before the drain deadline the remaining streams are cut.
 const CUT_BEFORE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long connections stay open after the beginning of a drain, so that a new stream is refused with a reason. After that they get
-/// GOAWAY, and clients connect to another gateway.
+/// How long connections stay open after the beginning of a drain, so that new streams are refused with a reason. After
+/// that they get GOAWAY, and clients connect to another gateway.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 /// How long unary calls may take after the last stream.
 const UNARY_GRACE: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ const UNARY_GRACE: Duration = Duration::from_secs(1);
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A port is taken.
+    /// A port is in use.
     #[error("cannot listen on {address}: {source}; stop what is there, or configure another address")]
     Bind {
         /// The address.
@@ -54,30 +54,30 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The server's certificate.
+    /// The server's certificate is invalid.
     #[error("the gateway's certificate: {0}")]
     Tls(#[from] transport::TlsError),
-    /// The broker CA.
+    /// The broker CA is invalid.
     #[error("the broker CA ({path:?}): {source}", path = .1, source = .0)]
     Authority(#[source] pki::Error, PathBuf),
-    /// The broker CA is refused by rustls.
+    /// rustls does not accept the broker CA.
     #[error("the broker CA is not usable: {0}")]
     Roots(#[from] rustls::Error),
-    /// The store.
+    /// The store cannot be opened.
     #[error("the store: {0}")]
     Store(#[from] store::Error),
-    /// The issuer.
+    /// The issuer cannot be started.
     #[error("the token issuer: {0}")]
     Auth(#[from] auth::Error),
-    /// Metrics or traces.
+    /// Metrics or traces cannot be set up.
     #[error("telemetry: {0}")]
     Telemetry(#[from] telemetry::Error),
-    /// The management API.
+    /// The client of the management API cannot be created.
     #[error("the broker's management API: {0}")]
     Provision(#[from] crate::provision::Error),
 }
 
-/// A gateway that serves.
+/// A running gateway.
 pub struct RunningGateway {
     grpc: SocketAddr,
     ops: SocketAddr,
@@ -90,9 +90,10 @@ pub struct RunningGateway {
     broker: Broker,
     traces: Traces,
     supervisor: Supervisor,
-    /// Ends at the beginning of a drain.
+    /// Tasks that end at the beginning of a drain.
     serving: TaskGroup,
-    /// Ends when the broker's connections are closed: the operations listener reports the drain, and the last streams are audited.
+    /// Tasks that end when the broker's connections are closed: the operations listener reports the drain until then,
+    /// and the last streams are audited.
     closing: TaskGroup,
 }
 
@@ -100,10 +101,11 @@ pub struct RunningGateway {
 pub struct Gateway;
 
 impl Gateway {
-    /// Binds, connects to the store, and serves. The broker need not be reachable: streams wait for it, and the gateway is not ready.
+    /// Binds the ports, connects to the store, and serves. The broker need not be reachable: streams wait for it, and
+    /// the gateway is not ready.
     ///
     /// # Errors
-    /// When a port is taken, a file is wrong, or the store cannot be opened.
+    /// When a port is in use, a file is invalid, or the store cannot be opened.
     pub async fn start(mut config: Config) -> Result<RunningGateway, Error> {
         let (grpc_listener, grpc) = bind(config.grpc.listen, ListenerKind::Grpc).await?;
         let (ops_listener, ops) = bind(config.ops.listen, ListenerKind::Ops).await?;
@@ -183,7 +185,7 @@ async fn bind(address: SocketAddr, kind: ListenerKind) -> Result<(Listener, Sock
     Ok((listener, address))
 }
 
-/// Of the gRPC listener, and of the operations listener.
+/// The limits of the gRPC listener and of the operations listener.
 fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits) {
     let limits = &config.limits;
     let of = |connections, trusted_proxies: &[Network]| ConnectionLimits {
@@ -201,15 +203,15 @@ fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits) {
 fn serve_grpc(tasks: &TaskGroup, services: Services, config: &Config, listener: GrpcListener, drain: Drain) {
     let (grpc, limits, stop) = (config.grpc.clone(), config.limits.clone(), tasks.stop());
     tasks.spawn("grpc listener", async move {
-        let goodbye = async {
-            // Clients need the connection between two streams; an idle gateway ends at once.
+        let goaway = async {
+            // Clients need the connection to open a new stream; an idle gateway ends it at once.
             let _ = tokio::time::timeout(GOAWAY_GRACE, drain.streams_ended()).await;
         };
-        Box::pin(transport::serve(services, &grpc, &limits, listener, stop, goodbye)).await;
+        Box::pin(transport::serve(services, &grpc, &limits, listener, stop, goaway)).await;
     });
 }
 
-/// Starts the tasks that follow files, the store and the broker.
+/// Starts the tasks that watch files, the store and the broker.
 fn watch(
     parts: Parts,
     config: &Config,
@@ -218,7 +220,7 @@ fn watch(
     closing: &TaskGroup,
 ) -> Option<(ClientId, SecretString)> {
     let Parts { issuer, tenants, broker, provisioner, inspector, .. } = parts;
-    // It ends after the last stream, which may still be refused something.
+    // It ends after the last stream, which may still have refusals to record.
     closing.spawn("audit writer", parts.audit_writer.run(closing.stop()));
     let authority = follow::authority(parts.authority_files, config.broker.clone(), broker.clone(), serving.stop());
     serving.spawn("broker authority", authority);
@@ -231,8 +233,8 @@ fn watch(
     serving.spawn("inspector files", async move { inspector.follow_files(stop).await });
     let (verifier, stop) = (issuer.verifier(), serving.stop());
     serving.spawn("external issuers", async move {
-        verifier.follow_issuers(stop.clone()).await;
-        // Without external issuers there is nothing to follow.
+        verifier.refresh_issuers(stop.clone()).await;
+        // Without external issuers, there are no keys to refresh.
         stop.cancelled().await;
     });
     serving.spawn("signing keys", follow::signing_keys(issuer, tenants.revision(), serving.stop()));
@@ -242,38 +244,38 @@ fn watch(
 }
 
 impl RunningGateway {
-    /// Where gRPC is served.
+    /// The address of gRPC.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
     }
 
-    /// Where tokens, keys, probes and, without a listener of their own, metrics are served.
+    /// The address of tokens, keys, probes and, unless they have a listener of their own, metrics.
     pub fn ops_address(&self) -> SocketAddr {
         self.ops
     }
 
-    /// Where metrics and probes are served, when they have a listener of their own.
+    /// The address of metrics and probes, if they have a listener of their own.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics
     }
 
-    /// The `iss` of the gateway's own tokens. All gateways of one store must have the same.
+    /// The `iss` of the gateway's tokens. All gateways of one store must have the same.
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// Its traces.
+    /// The traces of the gateway.
     pub fn traces(&self) -> &Traces {
         &self.traces
     }
 
-    /// The first administrator and its secret, when this start created it. They cannot be read again.
+    /// The first administrator and its secret, if this start created it. They cannot be read again.
     pub fn take_first_administrator(&mut self) -> Option<(ClientId, SecretString)> {
         self.first_administrator.take()
     }
 
-    /// Waits for a background task that ends or panics although the gateway runs, and gives its name. The gateway is not ready from
-    /// then on, and should be shut down.
+    /// Waits until a background task fails, that is ends or panics while the gateway is running, and returns its name.
+    /// The gateway is not ready from then on and should be shut down.
     pub async fn failed(&self) -> &'static str {
         self.supervisor.failed().await
     }
@@ -290,8 +292,8 @@ impl RunningGateway {
         self.supervisor.kill(name);
     }
 
-    /// Reports the drain everywhere, accepts nothing new, and waits for the streams. Near the drain deadline it cuts them, and at the
-    /// deadline it returns, whatever peers do.
+    /// Reports the drain everywhere, accepts nothing new, and waits for the streams. Near the drain deadline the
+    /// remaining streams are cut, and at the deadline the function returns in any case.
     pub async fn shutdown(self) {
         let end = Instant::now() + self.drain_limit;
         let _not_ready = self.readiness.block("draining");
@@ -299,17 +301,18 @@ impl RunningGateway {
         self.serving.stop().cancel();
         let streams = Instant::now() + for_streams(self.drain_limit);
         if timeout_at(streams, self.drain.streams_ended()).await.is_err() {
-            tracing::warn!("streams did not end in time and are cut");
+            tracing::warn!("cutting streams that did not end in time");
             self.drain.cut();
             let hand_back = streams + (end - streams) / 2;
             let _ = timeout_at(hand_back, self.drain.streams_ended()).await;
         }
-        // What is left after the unary calls is a socket whose peer is silent: it ends with the process.
+        // After the unary calls, only sockets with unresponsive peers are left; they end with the process.
         let unary = end.min(Instant::now() + UNARY_GRACE);
         let _ = timeout_at(unary, self.serving.ended()).await;
         let _ = timeout_at(end, self.broker.close()).await;
         self.closing.stop().cancel();
-        // The last counts, audit events and spans; a collector that does not answer must not keep the process.
+        // The last metrics, audit events and spans; a collector that does not respond must not delay the end of the
+        // process.
         let closing = end.min(Instant::now() + AUDIT_GRACE);
         let _ = timeout_at(
             end,
@@ -319,12 +322,13 @@ impl RunningGateway {
     }
 }
 
-/// How long streams have of a drain: all but the time to hand back what was cut, and to close the broker's connections.
+/// How much of a drain is for streams: all but the time to requeue unsettled messages and to close the broker's
+/// connections.
 fn for_streams(limit: Duration) -> Duration {
     limit - CUT_BEFORE_DEADLINE.min(limit / 2)
 }
 
-/// The issuer is by default the address of the operations listener, whose port may only be known after it is bound.
+/// By default, the issuer is the address of the operations listener, whose port may be known only after binding.
 fn real_issuer(config: &Config, ops: SocketAddr) -> String {
     let scheme = if config.ops.certificate.is_some() { "https" } else { "http" };
     match config.auth.issuer == format!("{scheme}://{}", config.ops.listen) {

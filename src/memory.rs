@@ -1,7 +1,8 @@
-//! Byte budgets for everything that is buffered on behalf of a peer: request bodies, decoded frames, messages in flight, deliveries.
+//! Byte budgets for everything that is buffered on behalf of a peer: request bodies, decoded frames, messages in
+//! flight, deliveries.
 //!
-//! Invariant: the bytes of all open permits of a budget never exceed its limit, nor, together with those of its siblings, the limit
-//! of its parent. A budget never grows; whoever finds it full waits or refuses.
+//! Invariant: the bytes of all open permits of a budget never exceed its limit, nor, together with those of its
+//! siblings, the limit of its parent. A budget never grows; callers that find it full wait or refuse.
 
 use std::{
     collections::HashMap,
@@ -11,12 +12,12 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-/// What the limit is derived from when the machine's memory is unknown.
+/// The assumed memory size if that of the machine is unknown.
 const UNKNOWN_MEMORY: usize = 4 << 30;
-/// The smallest limit: a few of the largest frames must fit.
+/// The smallest limit: it must be large enough for a few of the largest frames.
 pub const MIN_LIMIT: usize = 64 << 20;
 
-/// A number of bytes that may be reserved at the same time. Cloning is cheap, and clones share the same bytes.
+/// A number of bytes that may be reserved at the same time. Cloning is cheap; clones share the same bytes.
 #[derive(Clone)]
 pub struct MemoryBudget(Arc<Level>);
 
@@ -35,7 +36,7 @@ pub struct Full;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{bytes} bytes exceed the memory budget of {limit} bytes")]
 pub struct TooLarge {
-    /// What was asked for.
+    /// The requested bytes.
     pub bytes: usize,
     /// The smallest limit that it exceeds.
     pub limit: usize,
@@ -46,7 +47,8 @@ pub struct TooLarge {
 pub struct MemoryPermit {
     budget: MemoryBudget,
     bytes: usize,
-    /// How many levels the bytes are taken from, beginning with `budget`; all of them, except while a reservation waits.
+    /// The number of levels that the bytes are taken from, starting with `budget`; all of them, except while a
+    /// reservation waits.
     levels: usize,
 }
 
@@ -61,7 +63,7 @@ impl MemoryBudget {
         Self::new(if limit == 0 { (available_memory().unwrap_or(UNKNOWN_MEMORY) / 4).max(MIN_LIMIT) } else { limit })
     }
 
-    /// A part of this budget: what is reserved from it is reserved from this one as well.
+    /// A part of this budget: bytes reserved from it are reserved from this one as well.
     pub fn child(&self, limit: usize) -> Self {
         Self::with_parent(limit.min(self.limit()), Some(self.clone()))
     }
@@ -81,7 +83,7 @@ impl MemoryBudget {
         self.limit().saturating_sub(self.0.free.available_permits())
     }
 
-    /// Reserves bytes, unless that would exceed a limit now.
+    /// Reserves bytes unless that would exceed a limit.
     ///
     /// # Errors
     /// [`Full`] when this budget or one of its parents has too few free bytes.
@@ -95,10 +97,10 @@ impl MemoryBudget {
         Ok(permit)
     }
 
-    /// Waits until the bytes are free, first come, first served. Cancel safe.
+    /// Waits until the bytes are free, in the order of requests. Cancel safe.
     ///
     /// # Errors
-    /// [`TooLarge`] when they can never be free.
+    /// [`TooLarge`] if they can never be free.
     pub async fn reserve(&self, bytes: usize) -> Result<MemoryPermit, TooLarge> {
         let limit = self.levels().map(|level| level.limit).min().unwrap_or(0);
         let count = match u32::try_from(bytes) {
@@ -128,7 +130,7 @@ impl fmt::Debug for MemoryBudget {
 }
 
 impl MemoryPermit {
-    /// How many bytes it holds.
+    /// The number of bytes that it holds.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -136,26 +138,26 @@ impl MemoryPermit {
     /// Reserves more bytes for the same purpose.
     ///
     /// # Errors
-    /// [`Full`] when they are not free; the permit keeps what it has.
+    /// [`Full`] if they are not free; the permit keeps its bytes.
     pub fn try_grow(&mut self, bytes: usize) -> Result<(), Full> {
         self.merge(self.budget.try_reserve(bytes)?);
         Ok(())
     }
 
-    /// Returns all but `bytes`; without effect when it holds fewer.
+    /// Returns all but `bytes`; no effect if it holds fewer.
     pub fn shrink_to(&mut self, bytes: usize) {
         drop(self.split(self.bytes.saturating_sub(bytes)));
     }
 
-    /// Takes bytes out into a permit of their own, at most all of them.
+    /// Moves bytes to a permit of their own, at most all of them.
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         Self { budget: self.budget.clone(), bytes, levels: self.levels }
     }
 
-    /// Takes over the bytes of a permit of the same budget. A permit of another budget is returned to it when this one is dropped, too,
-    /// so the bytes of two budgets must never be merged.
+    /// Takes over the bytes of a permit of the same budget. The bytes of two budgets must never be merged, because a
+    /// permit returns all of its bytes to one budget.
     pub fn merge(&mut self, mut other: Self) {
         debug_assert!(Arc::ptr_eq(&self.budget.0, &other.budget.0), "permits of different budgets");
         self.bytes += std::mem::take(&mut other.bytes);
@@ -176,14 +178,14 @@ impl fmt::Debug for MemoryPermit {
     }
 }
 
-/// The budgets of all tenants, each a part of the gateway's. A budget exists while someone uses it.
+/// The budgets of all tenants, each a part of the gateway's. A budget exists while it is in use.
 #[derive(Debug, Clone)]
 pub struct TenantBudgets(Arc<Tenants>);
 
 #[derive(Debug)]
 struct Tenants {
     gateway: MemoryBudget,
-    /// At most half of the gateway's, so that no tenant can take it all.
+    /// The limit of each tenant: at most half of the gateway's, so that no tenant can take all of it.
     limit: usize,
     open: Mutex<HashMap<String, Weak<Level>>>,
 }
@@ -200,7 +202,7 @@ impl TenantBudgets {
         &self.0.gateway
     }
 
-    /// The budget of one tenant, shared by everybody who asks for the same name.
+    /// The budget of one tenant, shared by all callers with the same name.
     pub fn of(&self, tenant: &str) -> MemoryBudget {
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(level) = open.get(tenant).and_then(Weak::upgrade) {
@@ -219,12 +221,13 @@ impl fmt::Debug for Level {
     }
 }
 
-/// The memory that this process may use: the machine's, or less when its control group has a limit. Linux only.
+/// The memory that this process may use: the machine's, or the limit of its control group if that is lower. Linux
+/// only.
 fn available_memory() -> Option<usize> {
     let total = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kibibytes = total.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.split_whitespace().next()?;
     let total = kibibytes.parse::<usize>().ok()?.saturating_mul(1024);
-    // Version 2 and version 1 of control groups, as a container sees its own. Version 1 writes a huge number for "no limit".
+    // Versions 2 and 1 of control groups, as seen from inside a container. Version 1 has a huge number for "no limit".
     let groups = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limits = groups.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
     limits.chain([total]).min()
@@ -237,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_takes_from_its_parent_and_both_get_everything_back() {
+    fn a_child_reserves_from_its_parent_and_both_get_all_bytes_back() {
         let gateway = MemoryBudget::new(100);
         let (acme, globex) = (gateway.child(60), gateway.child(60));
         let first = acme.try_reserve(50).expect("free");
@@ -245,13 +248,13 @@ mod tests {
         assert_eq!((acme.used(), gateway.used()), (50, 50));
         let second = globex.try_reserve(50).expect("free");
         assert_eq!(globex.try_reserve(1).expect_err("over the parent's limit"), Full);
-        assert_eq!(globex.used(), 50, "a refused reservation leaves nothing behind");
+        assert_eq!(globex.used(), 50, "a refused reservation reserves nothing");
         drop((first, second));
         assert_eq!((acme.used(), globex.used(), gateway.used()), (0, 0, 0));
     }
 
     #[test]
-    fn permits_can_be_divided_joined_and_changed() {
+    fn permits_can_be_split_merged_and_resized() {
         let budget = MemoryBudget::new(100);
         let mut permit = budget.try_reserve(40).expect("free");
         let part = permit.split(10);
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reservation_waits_its_turn_and_leaves_nothing_behind_when_it_is_cancelled() {
+    async fn a_reservation_waits_in_order_and_reserves_nothing_when_it_is_cancelled() {
         let gateway = MemoryBudget::new(10);
         let child = gateway.child(10);
         let all = gateway.try_reserve(10).expect("free");
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_who_names_a_tenant_shares_its_budget_which_is_half_of_the_gateways() {
+    fn a_tenant_has_one_shared_budget_of_half_of_the_gateways() {
         let tenants = TenantBudgets::new(MemoryBudget::new(100));
         let permit = tenants.of("acme").try_reserve(50).expect("half");
         assert_eq!(tenants.of("acme").try_reserve(1).expect_err("the same budget"), Full);

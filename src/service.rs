@@ -1,6 +1,7 @@
-//! The gRPC services: each call admits its caller, validates its fields, delegates, and encodes the answer.
+//! The gRPC services: each call admits its caller, validates its fields, delegates, and encodes the response.
 //!
-//! Requests arrive authenticated. No rule is made here: admission belongs to `tenant`, names to `names`, streams to `stream`.
+//! Requests arrive authenticated. The services make no rules of their own: admission belongs to `tenant`, names to
+//! `names`, streams to `stream`.
 
 mod admin;
 mod auth;
@@ -24,8 +25,8 @@ use crate::error::{self, Failure, Kind};
 
 const MALFORMED: &str = "MALFORMED_REQUEST";
 
-/// The frames of a stream. An error is the last one: a frame that cannot be decoded or does not arrive in time, or a client that has
-/// cancelled the call or gone away. A client that has sent everything is the end of the stream instead.
+/// The frames of a stream. An error is the last item: a frame that cannot be decoded or does not arrive in time, or a
+/// client that cancelled the call or disconnected. If the client has sent everything, the stream simply ends.
 fn incoming<T: Send + 'static>(
     frames: Streaming<T>,
 ) -> impl Stream<Item = Result<T, Failure>> + Send + Unpin + 'static {
@@ -33,7 +34,7 @@ fn incoming<T: Send + 'static>(
 }
 
 fn frame_failure(status: &Status) -> Failure {
-    // The layer that limits bodies says itself what is wrong; others wrap its error.
+    // The layer that limits bodies creates its own error, which other layers wrap.
     let mut source = status.source();
     while let Some(error) = source {
         if let Some(failure) = error.downcast_ref::<Failure>() {
@@ -48,11 +49,12 @@ fn frame_failure(status: &Status) -> Failure {
             let text = "the frame is compressed by a method that the gateway does not support; use gzip";
             Failure::new(Kind::Invalid, "MALFORMED_FRAME", text)
         }
-        None => Failure::new(Kind::Unavailable, "STREAM_BROKEN", "the client cancelled the call or went away"),
+        None => Failure::new(Kind::Unavailable, "STREAM_BROKEN", "the client cancelled the call or disconnected"),
     }
 }
 
-/// What is wrong with a request that tonic could not decode. tonic reports some of it as if the server had failed.
+/// The failure for a request that tonic could not decode. tonic reports some of these as internal errors of the
+/// server.
 pub(crate) fn malformed(status: &Status) -> Option<Failure> {
     match status.code() {
         Code::Internal => {
@@ -66,7 +68,7 @@ pub(crate) fn malformed(status: &Status) -> Option<Failure> {
                 false => failure.on_field(fields.into_iter().rev().collect::<Vec<_>>().join(".")),
             })
         }
-        // The codec refuses too many elements without details, and every other such status has them.
+        // The codec reports too many elements without details; all other statuses of this code have them.
         Code::InvalidArgument if error::reason_of(status).is_none() => Some(match status.message().split_once(": ") {
             Some((field, what)) => Failure::invalid(field.to_owned(), what.to_owned()),
             None => Failure::new(Kind::Invalid, MALFORMED, status.message().to_owned()),
@@ -81,7 +83,7 @@ pub(crate) fn malformed(status: &Status) -> Option<Failure> {
     }
 }
 
-/// The frames of an answer, as tonic sends them. A failure is the last one.
+/// The frames of a response in tonic's form. A failure is the last item.
 fn outgoing<T: Send + 'static>(
     mut responses: mpsc::Receiver<Result<T, Failure>>,
 ) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
@@ -93,18 +95,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_decoded_names_its_field() {
+    fn a_request_that_cannot_be_decoded_is_reported_with_its_field() {
         let text = "failed to decode Protobuf message: Queue.name: DeclareQueueRequest.queue: invalid string value: data \
                     is not UTF-8 encoded";
-        let failure = malformed(&Status::internal(text)).expect("the client's fault");
+        let failure = malformed(&Status::internal(text)).expect("a client error");
         assert_eq!((failure.kind, failure.field.as_deref()), (Kind::Invalid, Some("queue.name")));
         let failure = malformed(&Status::internal("failed to decode Protobuf message: buffer underflow"));
-        assert_eq!(failure.expect("the client's fault").field, None);
-        assert_eq!(malformed(&Status::internal("something of ours")), None);
-        let failure =
-            malformed(&Status::invalid_argument("publications: has more than 1000")).expect("the client's fault");
+        assert_eq!(failure.expect("a client error").field, None);
+        assert_eq!(malformed(&Status::internal("an internal error")), None);
+        let failure = malformed(&Status::invalid_argument("publications: has more than 1000")).expect("a client error");
         assert_eq!((failure.reason, failure.field.as_deref()), ("INVALID_ARGUMENT", Some("publications")));
-        let ours = Status::from(Failure::invalid("queue.name", "is too long"));
-        assert_eq!(malformed(&ours), None, "a service has answered");
+        let from_service = Status::from(Failure::invalid("queue.name", "is too long"));
+        assert_eq!(malformed(&from_service), None, "an error of a service stays as it is");
     }
 }

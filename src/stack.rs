@@ -1,7 +1,7 @@
-//! A gateway with a private broker, for development, tests and measurements: certificates, RabbitMQ, a SQLite store, and the
-//! real [`Gateway`].
+//! A gateway with a private broker, for development, tests and measurements: certificates, RabbitMQ, a SQLite store,
+//! and a real [`Gateway`].
 //!
-//! All of its files are in one folder, and nothing of it runs on after its end.
+//! All of its files are in one folder, and none of its processes outlive it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -200,7 +200,7 @@ impl Stack {
         self.certs.certificate(Item::GatewayCa)
     }
 
-    /// The gateway's address for clients.
+    /// The gateway's endpoint for clients.
     pub fn endpoint(&self) -> String {
         format!("https://{}", self.gateway.grpc_address())
     }
@@ -224,8 +224,8 @@ impl Stack {
     }
 }
 
-/// The broker's files in a certificate folder, which must have been [ensured](CertsDir::ensure). The provisioner's account is
-/// created in it.
+/// The broker's files in a certificate folder, which must have been [ensured](CertsDir::ensure). Creates the
+/// provisioner's account in it.
 ///
 /// # Errors
 /// When the account cannot be written.

@@ -16,7 +16,7 @@ mod requests;
 mod seal;
 mod tenants;
 
-pub use audit::{AuditFilter, AuditRow, BegunAct, NewAudit, REFUSED, UNFINISHED};
+pub use audit::{AuditFilter, AuditRow, BegunOperation, NewAudit, REFUSED, UNFINISHED};
 pub use authority::Authority;
 pub use clients::{ClientChanges, ClientGate, ClientRow, ExternalClient, ExternalIdentity, NewClient};
 pub use error::Error;
@@ -44,11 +44,11 @@ use crate::{
 pub struct Store {
     pool: AnyPool,
     key: Arc<EncryptionKey>,
-    /// For those who listen.
+    /// For notifications.
     url: Arc<SecretString>,
     is_sqlite: bool,
     metrics: Option<Arc<StoreMetrics>>,
-    /// On whose behalf changes are made; none: the gateway's own.
+    /// The administrator on whose behalf changes are made; `None` for the gateway itself.
     authority: Option<Arc<Authority>>,
 }
 
@@ -58,38 +58,38 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// Everything that admission needs, read in one transaction.
+/// All data that admission needs, read in one transaction.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The revision that this is.
+    /// The revision of the snapshot.
     pub revision: i64,
     /// All plans, by name.
     pub plans: Vec<PlanRow>,
     /// All tenants, by id.
     pub tenants: Vec<TenantRow>,
-    /// What admission needs of all clients.
+    /// The data of all clients that admission needs.
     pub clients: Vec<ClientGate>,
     /// The ids of revoked signing keys.
     pub revoked_keys: Vec<String>,
 }
 
 impl Store {
-    /// The same store, whose answers are timed.
+    /// The same store with its operations timed.
     #[must_use]
     pub fn timed_by(mut self, metrics: Arc<StoreMetrics>) -> Self {
         self.metrics = Some(metrics);
         self
     }
 
-    /// The same store, whose changes are refused when the administrator on whose behalf they are made has lost its right
-    /// meanwhile.
+    /// The same store with changes on behalf of an administrator. A change is refused if the administrator has lost
+    /// its right meanwhile.
     #[must_use]
     pub fn acting_for(&self, authority: Arc<Authority>) -> Self {
         Self { authority: Some(authority), ..self.clone() }
     }
 
-    /// Every question goes through here, so that each is timed once and a failure of the database is counted; what the
-    /// store says no to by its own rules is an answer.
+    /// Wraps every operation, so that it is timed once and database failures are counted. A refusal by the store's own
+    /// rules is not a failure.
     async fn timed<T, E: Classify>(
         &self,
         operation: StoreOperation,
@@ -102,33 +102,33 @@ impl Store {
         }
     }
 
-    /// Answers when the store does.
+    /// Checks that the database responds.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn ready(&self) -> Result<(), Error> {
         self.revision().await.map(|_| ())
     }
 
-    /// The number of changes so far; gateways poll it to learn of each other's.
+    /// The number of changes so far. Gateways poll it to detect each other's changes.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn revision(&self) -> Result<i64, Error> {
         let read = sqlx::query_scalar("SELECT value FROM revision WHERE id = 1").fetch_one(&self.pool);
         self.timed(StoreOperation::Revision, async { Ok(read.await?) }).await
     }
 
-    /// Everything that admission needs, as of one moment.
+    /// All data that admission needs, as of one point in time.
     ///
     /// # Errors
-    /// When the database cannot be asked, or holds a malformed name.
+    /// When the database fails, or contains an invalid name.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.timed(StoreOperation::Snapshot, self.read_snapshot()).await
     }
 
     async fn read_snapshot(&self) -> Result<Snapshot, Error> {
-        // PostgreSQL's default would let each statement see a moment of its own.
+        // With PostgreSQL's default isolation level, each statement would see a different state.
         let begin = if self.is_sqlite { "BEGIN" } else { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
         let mut tx = self.pool.begin_with(begin).await?;
         let revision = sqlx::query_scalar("SELECT value FROM revision WHERE id = 1").fetch_one(&mut *tx).await?;
@@ -140,13 +140,13 @@ impl Store {
         Ok(Snapshot { revision, plans, tenants, clients, revoked_keys })
     }
 
-    /// Closes the connections, after what runs on them.
+    /// Closes the connections after running operations have ended.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 
-    /// A transaction that changes something gateways keep in memory. Raising the revision comes first: the row's lock
-    /// makes such transactions run one after the other on PostgreSQL, as SQLite's single writer does there.
+    /// A transaction that changes data that gateways keep in memory. It raises the revision first: the row lock
+    /// serialises such transactions on PostgreSQL, as SQLite's single writer does.
     async fn begin_change(&self) -> Result<Transaction<'static, Any>, Error> {
         let mut tx = self.begin_writing().await?;
         sqlx::query("UPDATE revision SET value = value + 1 WHERE id = 1").execute(&mut *tx).await?;
@@ -156,15 +156,15 @@ impl Store {
         Ok(tx)
     }
 
-    /// A transaction that writes what no gateway keeps in memory.
+    /// A transaction that writes data that no gateway keeps in memory.
     async fn begin_writing(&self) -> Result<Transaction<'static, Any>, Error> {
-        // SQLite cannot turn a reading transaction into a writing one while another process writes.
+        // SQLite cannot upgrade a reading transaction to a writing one while another process writes.
         let begin = if self.is_sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
         Ok(self.pool.begin_with(begin).await?)
     }
 }
 
-/// Unix milliseconds, as the database keeps a moment.
+/// Unix milliseconds, the representation of times in the database.
 fn to_millis(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -181,7 +181,7 @@ fn now() -> i64 {
 #[cfg(test)]
 mod tests;
 
-/// The same tests on a private PostgreSQL.
+/// The same tests on PostgreSQL.
 #[cfg(test)]
 #[path = "store/tests.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same tests, on another database")]

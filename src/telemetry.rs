@@ -1,6 +1,5 @@
-//! What operators see: logs, traces, metrics. Settings enter, and a guard that flushes when the process ends leaves; the
-//! rooms below get [`Traces`] and [`Metrics`], whose handles are looked up once a call or a stream.
-//! Nothing here decides anything, and no message body or secret reaches a log.
+//! Telemetry: logs, traces and metrics. Handles of [`Traces`] and [`Metrics`] are resolved once per call or stream.
+//! Telemetry never influences the data path, and no message body or secret is logged.
 
 mod error;
 mod logs;

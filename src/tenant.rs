@@ -4,13 +4,13 @@
 
 mod budget;
 mod effective;
-mod known;
-mod live;
 mod locks;
 mod plan;
 mod registry;
 mod revoked_keys;
 mod scope;
+mod snapshot;
+mod state;
 
 pub use budget::{Budget, InFlightPermit, Limit, RateCheck, STORED_INTERVAL, Usage};
 pub use effective::EffectiveGrants;

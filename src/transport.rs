@@ -1,8 +1,9 @@
 //! The network: listeners, TLS, HTTP, and the layers around the services.
 //!
-//! Everything a peer can use before it is authenticated is bounded in number, size and time, and so is everything after that.
+//! Everything that a peer can use, before and after it is authenticated, is bounded in number, size and time.
 
 mod anonymous;
+mod audit_layer;
 mod authenticate;
 mod body_limits;
 mod connection;
@@ -20,7 +21,6 @@ mod proxy_protocol;
 mod serve_ops;
 mod tls;
 mod trace;
-mod witness;
 
 pub use connections::Connections;
 pub use grpc::{GrpcListener, Services, serve};

@@ -1,42 +1,44 @@
-//! Aggregation of audit events that may come in any number. Of each kind the first ones of a window are kept as they are; at the end
-//! of the window one row per kind says how many more there were. Rows, kinds and memory are bounded, and recognised clients
-//! have bounds of their own: what strangers do leaves the events of a known client complete.
+//! Aggregation of audit events that can occur in any number. The first events of each kind in a window are recorded
+//! individually; at the end of the window, one row per kind records the number of further ones. Rows, kinds and memory
+//! are bounded. Recognised clients have limits of their own, so that events of unauthenticated callers do not displace
+//! theirs.
 
 use std::{collections::HashMap, time::Duration};
 
 use crate::store::{NewAudit, REFUSED};
 
-/// How long events are counted together.
+/// The length of a window.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
-/// Rows of one kind in a window before counting begins.
+/// Individual rows per kind and window before events are counted.
 const ROWS_EACH: u64 = 10;
-/// Kinds of one recognised client in a window that are counted apart with their objects.
+/// Kinds of one recognised client per window that are counted separately for each object.
 const KINDS_OF_A_CLIENT: usize = 64;
-/// Kinds of one recognised client in a window that are counted apart in total: further ones without their objects.
+/// Kinds of one recognised client per window that are counted separately in total; further ones are counted without
+/// their objects.
 const ALL_KINDS_OF_A_CLIENT: usize = 192;
 
-/// Bounds of one window.
+/// The limits of one window.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Rows that are kept as they are.
+    /// Rows that are recorded individually.
     rows: u64,
-    /// Kinds that are counted apart; the rest are counted together.
+    /// Kinds that are counted separately; the rest are counted together.
     kinds: usize,
 }
 
 const OF_RECOGNISED: Limits = Limits { rows: 1_000, kinds: 4_096 };
-const OF_STRANGERS: Limits = Limits { rows: 100, kinds: 250 };
+const OF_UNAUTHENTICATED: Limits = Limits { rows: 100, kinds: 250 };
 
-/// What is counted together.
+/// The events that are counted together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Kind {
     client: String,
-    /// Of strangers, who have nothing else to tell them apart. A client may call from many places.
+    /// For unauthenticated callers only, which have no other identity. A client may call from many addresses.
     host: String,
     method: String,
     rule: String,
     outcome: String,
-    /// Of recognised clients only: strangers may write anything.
+    /// For recognised clients only, because unauthenticated callers could send any name.
     object: String,
 }
 
@@ -55,12 +57,12 @@ impl Kind {
         }
     }
 
-    /// The same for every object.
+    /// The same kind for all objects.
     fn of_every_object(self) -> Self {
         Self { object: String::new(), ..self }
     }
 
-    /// Everything else of this client.
+    /// All other events of this client.
     fn rest_of(client: &str) -> Self {
         Self { client: client.to_owned(), ..Self::default() }
     }
@@ -70,11 +72,11 @@ impl Kind {
 struct Count {
     kept: u64,
     more: u64,
-    /// The last of those that were not kept, for its time and place.
+    /// The last event that was not recorded individually, for its time and address.
     last: Option<NewAudit>,
 }
 
-/// The events of a window, of recognised clients or of strangers.
+/// The events of a window, of either recognised clients or unauthenticated callers.
 #[derive(Debug)]
 struct Group {
     limits: Limits,
@@ -101,7 +103,8 @@ impl Group {
         None
     }
 
-    /// The kind under which this event is counted: its own while there is capacity, then its client's rest, then everybody's.
+    /// The kind under which this event is counted: its own while there is capacity, then the rest of its client, then
+    /// the rest of all clients.
     fn kind(&mut self, event: &NewAudit) -> Kind {
         let kind = Kind::of(event);
         if self.counts.contains_key(&kind) {
@@ -124,7 +127,7 @@ impl Group {
             *kinds += 1;
             return kind;
         }
-        // As many again as there are clients, which the store bounds.
+        // The number of additional kinds is bounded by the number of clients, which the store bounds.
         Kind::rest_of(&event.client)
     }
 
@@ -147,29 +150,29 @@ impl Group {
     }
 }
 
-/// The aggregator of one window.
+/// The aggregator for one window at a time.
 #[derive(Debug)]
 pub(super) struct Aggregator {
     recognised: Group,
-    strangers: Group,
+    unauthenticated: Group,
 }
 
 impl Default for Aggregator {
     fn default() -> Self {
-        Self { recognised: Group::new(OF_RECOGNISED), strangers: Group::new(OF_STRANGERS) }
+        Self { recognised: Group::new(OF_RECOGNISED), unauthenticated: Group::new(OF_UNAUTHENTICATED) }
     }
 }
 
 impl Aggregator {
-    /// Takes an event; it is returned when it is to be kept as it is.
+    /// Takes an event, and returns it if it is to be recorded individually.
     pub(super) fn take(&mut self, event: NewAudit) -> Option<NewAudit> {
-        if event.client.is_empty() { self.strangers.take(event) } else { self.recognised.take(event) }
+        if event.client.is_empty() { self.unauthenticated.take(event) } else { self.recognised.take(event) }
     }
 
-    /// Ends the window: one row for each kind of which there were more events than were kept, and one for those that found
-    /// no place in the queue.
+    /// Ends the window: one row for each kind with more events than were recorded, and one for events that did not fit
+    /// into the queue.
     pub(super) fn end(&mut self, dropped: u64) -> Vec<NewAudit> {
-        let mut rows: Vec<_> = self.recognised.end().chain(self.strangers.end()).collect();
+        let mut rows: Vec<_> = self.recognised.end().chain(self.unauthenticated.end()).collect();
         if dropped > 0 {
             rows.push(summary(format!("{dropped} more refused"), "TOO_MANY_AT_ONCE", dropped));
         }
@@ -177,7 +180,7 @@ impl Aggregator {
     }
 }
 
-/// Refusals of which only the number is known.
+/// A row for refusals of which only the number is known.
 fn summary(object: String, rule: &str, times: u64) -> NewAudit {
     NewAudit { object, rule: rule.to_owned(), outcome: REFUSED.to_owned(), times, ..NewAudit::default() }
 }
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn many_events_of_one_client_become_a_count_and_hide_no_other() {
+    fn many_events_of_one_client_are_counted_and_do_not_hide_other_events() {
         let mut aggregator = Aggregator::default();
         let refused = |client, rule| refusal(client, "10.0.0.1:99", rule);
         let kept = (0..1_000).filter_map(|_| aggregator.take(refused("acme.loud", "DENIED"))).count();
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_of_a_known_client_is_on_record_with_its_object_beside_any_number_of_strangers() {
+    fn every_refusal_of_a_known_client_is_recorded_despite_many_unauthenticated_calls() {
         let mut aggregator = Aggregator::default();
         for i in 0..5_000 {
             let _ = aggregator.take(refusal("", &format!("10.1.{}.{}:1", i / 256, i % 256), "TOKEN_INVALID"));
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_many_objects_is_counted_by_its_name_and_leaves_room_for_others() {
+    fn a_client_with_many_objects_is_counted_by_its_name_and_does_not_displace_others() {
         let mut aggregator = Aggregator::default();
         let event = |client, i: u64| on(&format!("queue-{i}"), refusal(client, "10.0.0.1:9", "DENIED"));
         let mut times: u64 = (0..20_000).filter_map(|i| aggregator.take(event("acme.loud", i))).count() as u64;
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_told_apart_by_host_not_by_port() {
+    fn unauthenticated_callers_are_distinguished_by_host_and_not_by_port() {
         let mut aggregator = Aggregator::default();
         for port in 0..100 {
             let _ = aggregator.take(refusal("", &format!("[::1]:{port}"), "TOKEN_INVALID"));
@@ -249,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_fills_a_bounded_number_of_rows_and_every_refusal_is_in_one() {
+    fn many_addresses_fill_a_bounded_number_of_rows_and_every_refusal_is_counted() {
         let mut aggregator = Aggregator::default();
         let crowd = (0..5_000).map(|i| refusal("", &format!("10.1.{}.{}:1", i / 256, i % 256), "TOKEN_INVALID"));
         let kept = crowd.filter_map(|event| aggregator.take(event)).count() as u64;
         let rows = aggregator.end(7);
-        assert_eq!(kept, OF_STRANGERS.rows);
-        assert!(rows.len() <= OF_STRANGERS.kinds + 2, "{}", rows.len());
+        assert_eq!(kept, OF_UNAUTHENTICATED.rows);
+        assert!(rows.len() <= OF_UNAUTHENTICATED.kinds + 2, "{}", rows.len());
         assert_eq!(kept + rows.iter().map(|row| row.times).sum::<u64>(), 5_007);
         assert!(rows.iter().any(|row| row.rule == "TOO_MANY_CALLERS"));
         assert!(rows.iter().any(|row| (row.rule.as_str(), row.times) == ("TOO_MANY_AT_ONCE", 7)));

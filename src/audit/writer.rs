@@ -1,5 +1,6 @@
-//! The background task that writes aggregated audit events, a batch per transaction. While the store is away nothing is taken out
-//! of the queues, which then fill and count. It also deletes what retention allows, and reports acts whose gateway crashed.
+//! The background task that writes aggregated audit events, one batch per transaction. While the store is unavailable,
+//! nothing is taken out of the queues; when they are full, events are only counted. The task also deletes events as
+//! retention allows, and reports operations whose gateway crashed.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,21 +17,21 @@ use crate::{
 };
 
 const BATCH: usize = 256;
-/// Between tries while the store is away.
+/// The interval between attempts while the store is unavailable.
 const PAUSE: Duration = Duration::from_secs(1);
 const CLEAN_UP_INTERVAL: Duration = Duration::from_secs(60);
-/// Rows that one transaction deletes: few, so that others get their turn.
+/// The number of rows that one transaction deletes; small, so that other transactions are not delayed.
 const DELETED_AT_ONCE: u32 = 500;
-/// No act takes as long as this.
-const MAX_ACT_TIME: Duration = Duration::from_secs(300);
+/// Longer than any administrative operation takes.
+const MAX_OPERATION_TIME: Duration = Duration::from_secs(300);
 
-/// Writes aggregated events, deletes old ones, reports acts that never ended.
+/// Writes aggregated events, deletes old ones, and reports operations that never ended.
 #[derive(Debug)]
 pub struct AuditWriter {
     store: Store,
     config: AuditConfig,
     audit: Audit,
-    /// Of recognised clients, and of strangers.
+    /// The queues of recognised clients and of unauthenticated callers.
     waiting: [mpsc::Receiver<NewAudit>; 2],
     aggregator: Aggregator,
 }
@@ -40,7 +41,7 @@ impl AuditWriter {
         Self { store, config, audit, waiting, aggregator: Aggregator::default() }
     }
 
-    /// Works until stopped, and then writes what is left, if the store takes it.
+    /// Runs until stopped, and then writes the remaining events if the store accepts them.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut windows = tokio::time::interval(WINDOW);
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -48,7 +49,7 @@ impl AuditWriter {
         clean_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut known, mut unknown) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         loop {
-            let [recognised, strangers] = &mut self.waiting;
+            let [recognised, unauthenticated] = &mut self.waiting;
             let rows = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -58,7 +59,7 @@ impl AuditWriter {
                     continue;
                 }
                 _ = recognised.recv_many(&mut known, BATCH) => self.take(&mut known),
-                _ = strangers.recv_many(&mut unknown, BATCH) => self.take(&mut unknown),
+                _ = unauthenticated.recv_many(&mut unknown, BATCH) => self.take(&mut unknown),
             };
             self.write(rows, &stop).await;
         }
@@ -74,7 +75,7 @@ impl AuditWriter {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 rows = rows.len(),
-                "audit events lost at the end"
+                "audit events lost at shutdown"
             );
         }
     }
@@ -83,18 +84,18 @@ impl AuditWriter {
         batch.drain(..).filter_map(|event| self.aggregator.take(event)).collect()
     }
 
-    /// Until the store has them, or the gateway stops.
+    /// Writes rows; returns when the store has them or the gateway stops.
     async fn write(&self, rows: Vec<NewAudit>, stop: &CancellationToken) {
         let mut is_away = false;
         while let Err(error) = self.record(&rows).await {
             if !is_away {
-                tracing::warn!(error = &error as &dyn std::error::Error, "audit events not written yet, trying again");
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot write audit events, retrying");
                 is_away = true;
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
                 () = stop.cancelled() => {
-                    tracing::error!(rows = rows.len(), "audit events lost, the store is away");
+                    tracing::error!(rows = rows.len(), "audit events lost, the store is unavailable");
                     return;
                 }
             }
@@ -109,14 +110,14 @@ impl AuditWriter {
         let now = SystemTime::now();
         let before = now.checked_sub(self.config.retention).unwrap_or(SystemTime::UNIX_EPOCH);
         let work = async {
-            let unfinished = self.store.report_unfinished_acts(now - MAX_ACT_TIME).await?;
+            let unfinished = self.store.report_unfinished_operations(now - MAX_OPERATION_TIME).await?;
             if unfinished > 0 {
                 tracing::warn!(
                     unfinished,
                     "unfinished administrative operations of a crashed gateway; the audit trail names them"
                 );
             }
-            // Bounded, because the queues wait meanwhile.
+            // Bounded, because the queues are not read meanwhile.
             for _ in 0..100 {
                 if self.store.prune_audit(before, self.config.max_refusals, DELETED_AT_ONCE).await? == 0 {
                     break;

@@ -1,4 +1,5 @@
-//! Callers: the proof that a token was verified. A [`Caller`] is created by [`Verifier::verify`](super::Verifier::verify) only.
+//! Verified callers. A [`Caller`] proves that a token was verified: only [`Verifier::verify`](super::Verifier::verify)
+//! creates one.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -12,9 +13,9 @@ pub struct Caller(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     client: ClientId,
-    /// The external issuer of its token; none: the gateway's own.
+    /// The external issuer of its token; `None` for a token of the gateway.
     issuer: Option<Arc<str>>,
-    /// The signing key of its token, when the gateway issued it.
+    /// The signing key of its token, if the gateway issued it.
     key_id: Option<String>,
     grants: Option<Grants>,
     issued: SystemTime,
@@ -23,7 +24,8 @@ struct Inner {
 }
 
 impl Caller {
-    /// Of a token that the gateway issued. Private to this module: [`super::Verifier`] has verified what it passes.
+    /// The caller of a token that the gateway issued. Private to this module, so that only [`super::Verifier`] can
+    /// create one.
     pub(super) fn of_own(
         client: ClientId,
         key_id: String,
@@ -36,7 +38,7 @@ impl Caller {
         Self(Arc::new(Inner { client, issuer, key_id, grants, issued, expires, token_id }))
     }
 
-    /// Of an external issuer's token. Without grants, the store alone decides what the client may do.
+    /// The caller of an external issuer's token. Without grants, the store alone decides what the client may do.
     pub(super) fn of_external(
         client: ClientId,
         issuer: Arc<str>,
@@ -49,14 +51,14 @@ impl Caller {
         Self(Arc::new(Inner { client, issuer, key_id, grants, issued, expires, token_id }))
     }
 
-    /// A caller that nobody verified, for unit tests of other modules.
+    /// A caller without a verified token, for unit tests of other modules.
     #[cfg(test)]
     #[allow(dead_code, reason = "for tests of other modules")]
     pub(crate) fn for_test(client: &ClientId, grants: Grants, issued: SystemTime, expires: SystemTime) -> Self {
         Self::of_own(client.clone(), "test".to_owned(), grants, issued, expires, "test".to_owned())
     }
 
-    /// The same of an external issuer.
+    /// Like [`Self::for_test`], with a token of an external issuer.
     #[cfg(test)]
     #[allow(dead_code, reason = "for tests of other modules")]
     pub(crate) fn of_external_for_test(client: &ClientId, issuer: &str) -> Self {
@@ -71,10 +73,10 @@ impl Caller {
         )
     }
 
-    /// The caller of a request, as [`super::authenticate`] left it there.
+    /// The caller that [`super::authenticate`] stored in the request.
     ///
     /// # Errors
-    /// [`Error::TokenMissing`] when there is none, so that a forgotten layer admits nobody.
+    /// [`Error::TokenMissing`] if the request has none, so that a missing layer admits nobody.
     pub fn from_request<T>(request: &tonic::Request<T>) -> Result<&Self, Error> {
         request.extensions().get().ok_or(Error::TokenMissing)
     }
@@ -84,34 +86,34 @@ impl Caller {
         &self.0.client
     }
 
-    /// Its tenant; none for a platform administrator.
+    /// Its tenant; `None` for a platform administrator.
     pub fn tenant(&self) -> Option<&TenantId> {
         self.0.client.tenant()
     }
 
-    /// What its token grants, which is an upper bound of what it may do: the store has the present grants. None: the token
-    /// leaves it to the store.
+    /// The grants of its token, an upper bound on what it may do: the store has the current grants. `None` if the
+    /// token has no grants and the store alone decides.
     pub fn token_grants(&self) -> Option<&Grants> {
         self.0.grants.as_ref()
     }
 
-    /// The external issuer of its token; none: the gateway's own.
+    /// The external issuer of its token; `None` for a token of the gateway.
     pub fn issuer(&self) -> Option<&str> {
         self.0.issuer.as_deref()
     }
 
-    /// The key that signed its token, when the gateway issued it.
+    /// The key that signed its token, if the gateway issued it.
     pub fn key_id(&self) -> Option<&str> {
         self.0.key_id.as_deref()
     }
 
-    /// When its token was issued, to the millisecond. A token issued before its client's `not_before` in the store
-    /// (`issued() < not_before`) is to be refused.
+    /// When its token was issued, to the millisecond. The token must be refused if that is before its client's
+    /// `not_before` in the store.
     pub fn issued(&self) -> SystemTime {
         self.0.issued
     }
 
-    /// When its token ends.
+    /// When its token expires.
     pub fn expires(&self) -> SystemTime {
         self.0.expires
     }

@@ -1,14 +1,14 @@
-//! Claims of the gateway's own tokens. Strict types are the first check: a text instead of a number, or an absent claim, makes the token
-//! invalid.
+//! Claims of the gateway's own tokens. The types are strict: a string instead of a number, or a missing claim, makes
+//! the token invalid.
 
 use serde::{Deserialize, Serialize};
 
 use super::Grants;
 
-/// The JWS algorithm of our own keys.
+/// The JWS algorithm of the gateway's keys.
 pub(super) const ALGORITHM: jsonwebtoken::Algorithm = jsonwebtoken::Algorithm::EdDSA;
 
-/// RFC 9068: an access token says that it is one, so that no other signed text of the issuer passes for it.
+/// The type of an access token (RFC 9068), so that no other signed document of the issuer is accepted as one.
 pub(super) const TYPE: &str = "at+jwt";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub(super) struct Claims {
     pub(super) wg_tenant: Option<String>,
     pub(super) wg_grants: Grants,
     pub(super) iat: u64,
-    /// `iat` in milliseconds: a token of the second in which its client's secret was rotated is either before or after.
+    /// `iat` in milliseconds, so that a token can be ordered before or after a secret rotation within the same second.
     pub(super) wg_iat_ms: u64,
     pub(super) nbf: u64,
     pub(super) exp: u64,

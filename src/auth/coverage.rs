@@ -1,4 +1,4 @@
-//! Comparison of grants: whether one set covers another, and what two sets have in common.
+//! Comparison of grants: whether one set covers another, and the intersection of two sets.
 
 use super::Grants;
 use crate::names::Pattern;
@@ -6,7 +6,8 @@ use crate::names::Pattern;
 type Publish = (Pattern, Pattern);
 
 impl Grants {
-    /// Whether everything that `asked` allows is allowed by these grants. Where patterns cannot be compared, it is not.
+    /// Whether these grants allow everything that `asked` allows. Patterns that cannot be compared count as not
+    /// covered.
     pub fn covers(&self, asked: &Self) -> bool {
         asked.publish.iter().all(|asked| covers_publish(&self.publish, asked))
             && asked.subscribe.iter().all(|asked| covers(&self.subscribe, asked))
@@ -14,8 +15,8 @@ impl Grants {
             && (self.administer || !asked.administer)
     }
 
-    /// What both allow, for display. Two patterns of which neither covers the other are left out, although there may be
-    /// names that match both.
+    /// The intersection of both sets, for display. Two patterns that overlap without one covering the other are
+    /// omitted.
     #[must_use]
     pub fn common_with(&self, other: &Self) -> Self {
         Self {
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_sets_have_in_common_is_the_narrower_of_each_pair() {
+    fn the_intersection_of_two_sets_has_the_narrower_pattern_of_each_pair() {
         let (one, other) = (grants(&["jobs.#", "mail"], true), grants(&["jobs.eu", "mail", "orders"], false));
         assert_eq!(one.common_with(&other), grants(&["mail", "jobs.eu"], false));
         assert_eq!(one.common_with(&Grants::default()), Grants::default());

@@ -1,5 +1,5 @@
-//! Errors of authentication. Callers get fixed sentences, the same for every reason for which a token can be refused; the reason itself
-//! is for the log and the audit trail.
+//! Authentication errors. Callers get the same sentence for every reason for which a token can be refused; the reason
+//! itself goes only to the log and the audit trail.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -8,10 +8,10 @@ use crate::{
     names, store,
 };
 
-/// Why authentication failed, or grants are not accepted.
+/// Why authentication failed or grants were not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The call needs a token and has none.
+    /// The call requires a token and has none.
     #[error("no token")]
     TokenMissing,
     /// The token is not valid.
@@ -19,66 +19,66 @@ pub enum Error {
     TokenInvalid {
         /// For logs.
         why: &'static str,
-        /// The library's words, for logs.
+        /// The library's error, for logs.
         #[source]
         source: Option<jsonwebtoken::errors::Error>,
     },
-    /// The token was valid, and has expired.
+    /// The token was valid but has expired.
     #[error("expired token")]
     TokenExpired,
-    /// There is no such client, it was revoked, or the secret is another.
+    /// The client does not exist, was revoked, or has a different secret.
     #[error("unknown client or wrong secret")]
     ClientUnknownOrSecretWrong,
-    /// The client is right; its tenant is suspended.
+    /// The credentials are correct, but the tenant is suspended.
     #[error("the tenant is suspended")]
     TenantSuspended,
-    /// Too many secrets wait to be checked.
-    #[error("too many secret checks wait")]
+    /// Too many secrets are waiting to be checked.
+    #[error("too many pending secret checks")]
     Busy {
-        /// When the queue should be shorter.
+        /// When a retry is likely to succeed.
         retry_after: Duration,
     },
-    /// Too many wrong secrets came from there, or for this client.
-    #[error("too many wrong secrets")]
+    /// Too many failed logins from this address or for this client.
+    #[error("too many failed logins")]
     Throttled {
-        /// When the next may come.
+        /// When the next attempt is allowed.
         retry_after: Duration,
     },
-    /// The client fetches tokens far more often than it needs them.
-    #[error("too many tokens of this client")]
+    /// The client requests tokens far more often than necessary.
+    #[error("too many token requests of this client")]
     TooManyTokens {
-        /// When the next may be fetched.
+        /// When the next token can be requested.
         retry_after: Duration,
     },
-    /// The lifetime asked for is too short or too long.
+    /// The requested lifetime is too short or too long.
     #[error("a lifetime of {asked:?} is not between one minute and {max:?}")]
     Lifetime {
-        /// What was asked.
+        /// The requested lifetime.
         asked: Duration,
-        /// The longest that is given.
+        /// The longest lifetime that is allowed.
         max: Duration,
     },
     /// A pattern is malformed.
     #[error("grants: {field}: {source}")]
     Pattern {
-        /// Where in the grants.
+        /// The field of the grants.
         field: String,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: names::Error,
     },
     /// The grants do not fit into a token.
     #[error("the grants take {len} bytes in a token; at most {max} fit")]
     GrantsTooLarge {
-        /// Bytes they take.
+        /// The size of the grants in bytes.
         len: usize,
-        /// Bytes that fit.
+        /// The maximum size in bytes.
         max: usize,
     },
-    /// The store did not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// Something that must not fail did.
+    /// An internal error.
     #[error("internal: {0}")]
     Internal(&'static str),
 }
@@ -88,7 +88,7 @@ impl Error {
         Self::TokenInvalid { why, source: None }
     }
 
-    /// Why a token was refused, for the operator only: callers get the same sentence for all reasons.
+    /// Why a token was refused. For the operator only: callers get the same sentence for all reasons.
     pub fn operator_reason(&self) -> Option<&'static str> {
         if let Self::TokenInvalid { why, .. } = self { Some(why) } else { None }
     }
@@ -150,20 +150,20 @@ impl Classify for Error {
             Self::TokenExpired => "the token has expired; fetch a new one".into(),
             Self::ClientUnknownOrSecretWrong => "the client id is not known, or the secret is wrong".into(),
             Self::TenantSuspended => "the tenant is suspended; ask the platform's administrator".into(),
-            Self::Busy { .. } => "too many clients fetch a token at this moment; try again in a second".into(),
+            Self::Busy { .. } => "too many clients are requesting tokens; try again in a second".into(),
             Self::Throttled { .. } => {
-                "too many wrong secrets came from this address or for this client; try again later".into()
+                "too many failed logins from this address or for this client; try again later".into()
             }
             Self::TooManyTokens { .. } => {
                 "this client fetches tokens too often; keep a token until shortly before it expires".into()
             }
             Self::Lifetime { max, .. } => {
-                format!("a token can live from 60 to {} seconds; leave it out for the longest", max.as_secs()).into()
+                format!("the lifetime must be between 60 and {} seconds; omit it for the maximum", max.as_secs()).into()
             }
             Self::Pattern { source, .. } => source.to_string().into(),
             Self::GrantsTooLarge { .. } => self.to_string().into(),
             Self::Store(error) => error.message(),
-            Self::Internal(_) => "the gateway failed; its log says more".into(),
+            Self::Internal(_) => "internal error; see the gateway's log".into(),
         }
     }
 

@@ -1,8 +1,8 @@
-//! External issuers: OpenID Connect issuers that are trusted beside the gateway's own. Their keys are kept in memory and fetched by a
-//! background task ([`fetch`]); a token with an unknown key id is refused at once and only wakes that task.
+//! External OpenID Connect issuers that the gateway trusts in addition to its own. Their keys are kept in memory and
+//! fetched by a background task ([`fetch`]); a token with an unknown key id is refused at once and wakes that task.
 //!
-//! A token of theirs is of a tenant's client that was bound to the issuer, never of a platform administrator, and administers
-//! only where the configuration allows it.
+//! An external token identifies a tenant's client that is bound to the issuer, never a platform administrator, and
+//! grants administration only if the configuration allows it for the issuer.
 
 mod claims;
 mod fetch;
@@ -32,10 +32,10 @@ use crate::{
     store::ExternalClient,
 };
 
-/// Keys that are tried for one token: those of one id and algorithm, of which an issuer has one or two.
+/// The maximum number of keys that are tried for one token: those with its key id and algorithm.
 const MAX_CANDIDATES: usize = 4;
 
-/// All of them, by name.
+/// All external issuers, by name.
 pub(super) struct ExternalIssuers(HashMap<String, Arc<ExternalIssuer>>);
 
 pub(super) struct ExternalIssuer {
@@ -44,26 +44,26 @@ pub(super) struct ExternalIssuer {
     leeway: Duration,
     keys: ArcSwap<Vec<Key>>,
     clients: ArcSwap<BoundClients>,
-    /// A token named a key that is not known.
+    /// Notified when a token has an unknown key id.
     unknown: Notify,
-    /// Lines of the log about refused tokens.
+    /// Limits log lines about refused tokens.
     logged: DefaultDirectRateLimiter,
 }
 
-/// A public key, and the one algorithm that it is used with.
+/// A public key with the only algorithm that it is used with.
 struct Key {
     kid: Option<String>,
     algorithm: TokenAlgorithm,
-    /// Two keys with the same one are the same key.
+    /// Identifies the key material, to detect duplicates.
     material: Vec<u8>,
     key: DecodingKey,
 }
 
-/// The clients that the issuer knows by ids of its own.
+/// The clients that the issuer identifies by external ids.
 #[derive(Default)]
 struct BoundClients {
     by_external_id: HashMap<(TenantId, String), ClientId>,
-    /// They are found by their external id only.
+    /// The external ids of these clients; they cannot be found by name.
     with_external_id: HashSet<ClientId>,
 }
 
@@ -73,9 +73,9 @@ pub(crate) fn fuzz_key_set(set: &[u8], config: &IssuerConfig) {
     let _ = jwks::parse(set, config);
 }
 
-/// Whom a token says it is from.
+/// The issuer claim of a token that has not been verified.
 #[derive(Deserialize)]
-struct Peek {
+struct UnverifiedClaims {
     iss: String,
 }
 
@@ -96,18 +96,18 @@ impl ExternalIssuers {
         Self(issuers.collect())
     }
 
-    /// Whether there is an issuer of this name.
+    /// Whether an issuer of this name is configured.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// The one that an unverified token says it is from.
+    /// The issuer that a token names, before it is verified.
     pub(super) fn named_by(&self, token: &str) -> Option<&ExternalIssuer> {
         if self.0.is_empty() {
             return None;
         }
-        let peek: Peek = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
-        self.0.get(&peek.iss).map(Arc::as_ref)
+        let unverified: UnverifiedClaims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+        self.0.get(&unverified.iss).map(Arc::as_ref)
     }
 
     /// Replaces the external ids of all clients.
@@ -123,27 +123,28 @@ impl ExternalIssuers {
         }
     }
 
-    /// Fetches their keys until stopped, each in a task of its own: one that hangs delays no other.
-    pub(super) async fn follow(&self, stop: &CancellationToken) {
-        let all = self.0.values().map(|issuer| fetch::follow(Arc::clone(issuer), stop.clone()));
+    /// Fetches the keys of all issuers until stopped, each in a task of its own, so that one slow issuer does not
+    /// delay the others.
+    pub(super) async fn refresh_keys(&self, stop: &CancellationToken) {
+        let all = self.0.values().map(|issuer| fetch::run(Arc::clone(issuer), stop.clone()));
         futures_util::future::join_all(all).await;
     }
 }
 
-/// Fetches an issuer's keys once, for `warrengate doctor`; returns how many of them can be used.
+/// Fetches an issuer's keys once, for `warrengate doctor`; returns the number of usable keys.
 ///
 /// # Errors
-/// When they cannot be fetched or are not accepted.
-pub async fn look(config: &IssuerConfig) -> Result<usize, String> {
+/// When the keys cannot be fetched or are not accepted.
+pub async fn check_issuer(config: &IssuerConfig) -> Result<usize, String> {
     let alone = ExternalIssuers::new(std::slice::from_ref(config), Duration::ZERO);
     match alone.0.get(&config.issuer) {
-        Some(issuer) => fetch::once(issuer).await,
+        Some(issuer) => fetch::fetch_now(issuer).await,
         None => Ok(0),
     }
 }
 
 impl ExternalIssuer {
-    /// Verifies a token that says it is from here. The log says why one is refused, once a second at most.
+    /// Verifies a token of this issuer. Refusals are logged at most once per second.
     pub(super) fn verify(&self, token: &str) -> Result<Caller, Error> {
         let verified = self.verify_unlogged(token);
         if let Err(error) = &verified
@@ -159,7 +160,8 @@ impl ExternalIssuer {
         let signed = SignedToken::parse(token)?;
         let keys = self.keys.load();
         let candidates = self.candidates(&keys, &signed)?;
-        // The algorithm belongs to the key: the token's is compared with it before the signature is verified.
+        // The key determines the algorithm: the token's algorithm is compared with it before the signature is
+        // verified.
         if !candidates.iter().any(|key| signed.is_signed_by(&key.key, key.algorithm)) {
             return Err(Error::invalid("the signature is wrong"));
         }
@@ -170,7 +172,7 @@ impl ExternalIssuer {
     fn candidates<'a>(&self, keys: &'a [Key], signed: &SignedToken<'_>) -> Result<Vec<&'a Key>, Error> {
         let named: Vec<_> = match &signed.header.kid {
             Some(kid) => keys.iter().filter(|key| key.kid.as_ref() == Some(kid)).collect(),
-            // RFC 7517 makes the id optional; without one there must be no choice.
+            // RFC 7517 makes the key id optional; without it, the issuer must have exactly one key.
             None if keys.len() == 1 => keys.iter().collect(),
             None => return Err(Error::invalid("no key id, and the issuer has not exactly one key")),
         };
@@ -183,8 +185,8 @@ impl ExternalIssuer {
         if matching.is_empty() { Err(Error::invalid("the key has another algorithm")) } else { Ok(matching) }
     }
 
-    /// Replaces the keys by a set as the issuer publishes it; returns how many of them are used.
-    fn take(&self, set: &[u8]) -> Result<usize, jwks::Unusable> {
+    /// Replaces the keys by those of a published set; returns the number of usable keys.
+    fn take(&self, set: &[u8]) -> Result<usize, jwks::KeySetError> {
         let keys = jwks::parse(set, &self.config)?;
         let count = keys.len();
         self.keys.store(Arc::new(keys));

@@ -1,5 +1,5 @@
-//! A bounded queue that is fair between lanes: many waiting requests of one lane delay that lane, not the others. A lane without
-//! waiting requests always finds a place; the longest lane gives one up for it.
+//! A bounded queue that is fair between lanes: many waiting requests in one lane delay only that lane. A lane without
+//! waiting requests is always admitted; if the queue is full, the longest lane loses its last request.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,14 +19,14 @@ struct Shared<L: Eq + Hash + Clone> {
     state: Mutex<State<L>>,
 }
 
-/// How many may run and wait.
+/// The limits of a queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Requests that run at once.
+    /// The maximum number of running requests.
     pub(super) running: usize,
-    /// Requests of one lane that wait.
+    /// The maximum number of waiting requests per lane.
     pub(super) waiting_each: usize,
-    /// Requests that wait in all.
+    /// The maximum number of waiting requests in total.
     pub(super) waiting: usize,
 }
 
@@ -35,7 +35,7 @@ struct State<L: Eq + Hash + Clone> {
     running: usize,
     waiting: usize,
     lanes: HashMap<L, VecDeque<oneshot::Sender<Slot<L>>>>,
-    /// The lanes in the order of their turns; each waiting lane is there once.
+    /// The lanes in the order of their turns; each lane with waiting requests is listed once.
     turns: VecDeque<L>,
 }
 
@@ -46,13 +46,13 @@ pub(super) struct Full;
 /// A place in the queue.
 #[derive(Debug)]
 pub(super) enum Place<L: Eq + Hash + Clone> {
-    /// It may run already.
+    /// It may run immediately.
     Granted(Slot<L>),
-    /// It waits for its turn.
+    /// It waits for a slot.
     Waiting(oneshot::Receiver<Slot<L>>),
 }
 
-/// The right to run, until dropped. None: it was never handed over.
+/// The right to run, until dropped. `None` if the slot was never handed over.
 #[derive(Debug)]
 pub(super) struct Slot<L: Eq + Hash + Clone>(Option<FairQueue<L>>);
 
@@ -72,13 +72,13 @@ impl<L: Eq + Hash + Clone> FairQueue<L> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many run, and how many wait.
+    /// The numbers of running and of waiting requests.
     pub(super) fn load(&self) -> (usize, usize) {
         let state = self.state();
         (state.running, state.waiting)
     }
 
-    /// Takes a place in a lane.
+    /// Enqueues a request in a lane.
     pub(super) fn enter(&self, lane: &L) -> Result<Place<L>, Full> {
         let limits = self.0.limits;
         let mut state = self.state();
@@ -104,7 +104,7 @@ impl<L: Eq + Hash + Clone> FairQueue<L> {
 }
 
 impl<L: Eq + Hash + Clone> State<L> {
-    /// Takes the next one whose turn it is.
+    /// Removes the next request whose turn it is.
     fn next(&mut self) -> Option<oneshot::Sender<Slot<L>>> {
         let lane = self.turns.pop_front()?;
         let waiting = self.lanes.get_mut(&lane)?;
@@ -129,7 +129,7 @@ impl<L: Eq + Hash + Clone> State<L> {
         }
     }
 
-    /// Takes the last place of the longest lane, if that is longer than this one would be.
+    /// Removes the last request of the longest lane, if that lane is longer than this one would become.
     fn shed_for(&mut self, lane: &L) -> bool {
         let own = self.lanes.get(lane).map_or(0, VecDeque::len);
         let Some((longest, waiting)) = self.lanes.iter_mut().max_by_key(|(_, waiting)| waiting.len()) else {
@@ -139,7 +139,7 @@ impl<L: Eq + Hash + Clone> State<L> {
             return false;
         }
         let longest = longest.clone();
-        // Its receiver finds the channel closed, which means that it was shed.
+        // The receiver finds the channel closed, which means that the request was shed.
         waiting.pop_back();
         self.waiting -= 1;
         self.forget_abandoned(&longest);
@@ -148,7 +148,7 @@ impl<L: Eq + Hash + Clone> State<L> {
 }
 
 impl<L: Eq + Hash + Clone> Place<L> {
-    /// Waits for the turn; an error when the place was given to another lane.
+    /// Waits for the slot; fails if the request was shed in favour of another lane.
     pub(super) async fn slot(self) -> Result<Slot<L>, Full> {
         match self {
             Self::Granted(slot) => Ok(slot),
@@ -169,7 +169,7 @@ impl<L: Eq + Hash + Clone> Drop for Slot<L> {
                 };
                 next
             };
-            // Without the lock: a request that is no longer waited for returns the slot, and the next one gets it.
+            // Outside the lock: if the request has been cancelled, the slot is returned and passed to the next one.
             match next.send(Self(Some(queue.clone()))) {
                 Ok(()) => return,
                 Err(mut returned) => returned.0 = None,
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_with_one_request_waits_for_one_turn_of_each_other_lane() {
+    fn a_lane_with_one_request_waits_for_at_most_one_request_of_each_other_lane() {
         let queue = queue();
         let mut running = now(queue.enter(&1).expect("a place"));
         let busy: Vec<_> = (0..4).map(|_| queue.enter(&1).expect("a place")).collect();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_makes_room_for_a_new_lane_at_the_expense_of_the_longest() {
+    fn a_full_queue_admits_a_new_lane_at_the_expense_of_the_longest() {
         let queue = queue();
         let _running = queue.enter(&0).expect("a place");
         let mut places: Vec<_> = (0..8).map(|n| queue.enter(&(n / 4)).expect("a place")).collect();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_were_abandoned_hold_no_place_and_no_slot() {
+    fn cancelled_requests_occupy_neither_the_queue_nor_a_slot() {
         let queue = queue();
         let running = queue.enter(&1).expect("a place");
         drop((0..4).map(|_| queue.enter(&1).expect("a place")).collect::<Vec<_>>());

@@ -1,14 +1,15 @@
-//! Authentication of HTTP requests: it leaves a [`Caller`] in the request's extensions. A request without a token goes on without one,
-//! for the few calls that need none; all others ask [`Caller::from_request`], which refuses.
+//! Authentication of HTTP requests. A valid token's [`Caller`] is stored in the request's extensions. A request
+//! without a token is passed on without a caller, for the few calls that need none; all others use
+//! [`Caller::from_request`], which refuses it.
 
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 
 use super::{Caller, Error, Verifier};
 
-/// Reads `authorization: Bearer <token>` and leaves the caller in the extensions.
+/// Reads `authorization: Bearer <token>` and stores the caller in the extensions.
 ///
 /// # Errors
-/// When there is such a header and it is not one valid token.
+/// When the header is present but is not exactly one valid token.
 pub fn authenticate(verifier: &Verifier, headers: &HeaderMap, extensions: &mut Extensions) -> Result<(), Error> {
     extensions.remove::<Caller>();
     if let Some(token) = bearer(headers)? {
@@ -17,7 +18,7 @@ pub fn authenticate(verifier: &Verifier, headers: &HeaderMap, extensions: &mut E
     Ok(())
 }
 
-/// [`authenticate`] for the head of an HTTP request. The header is taken out of it, so that nothing further on can log it.
+/// [`authenticate`] for the head of an HTTP request. It removes the header, so that the token cannot be logged later.
 ///
 /// # Errors
 /// As [`authenticate`].

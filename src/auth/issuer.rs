@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     Error, Grants, Secret, Verifier,
     claims::{ALGORITHM, Claims, TYPE},
-    secret::{self, Checks, Lane, RecentlyRight},
+    secret::{self, Checks, Lane, RecentSecrets},
     throttle::{Throttle, network},
 };
 use crate::{
@@ -72,7 +72,7 @@ pub struct Issuer {
     checks: Checks,
     /// For clients that have, and for new secrets: strangers do not delay them.
     checks_of_known: Checks,
-    recently_right: RecentlyRight,
+    recently_right: RecentSecrets,
 }
 
 /// The keys as of one reading of the store.
@@ -123,7 +123,7 @@ impl Issuer {
             throttle: Throttle::new(config),
             checks: Checks::new(config.max_concurrent_secret_checks),
             checks_of_known: Checks::new(1),
-            recently_right: RecentlyRight::new(),
+            recently_right: RecentSecrets::new(),
             keys: ArcSwap::from_pointee(keys),
             config: config.clone(),
             store,

@@ -1,6 +1,6 @@
-//! Client secrets: generated here, shown once, and stored as an argon2id hash only. Checking one takes 19 MiB and a core for some
-//! 30 ms, so checks and hashes run on low-priority threads ([`super::workers`]) behind a bounded, fair queue
-//! ([`super::fair`]); an unknown client costs exactly what a known one does.
+//! Client secrets: generated here, shown once, and stored as an argon2id hash only. Checking a secret takes 19 MiB and
+//! about 30 ms of CPU time, so checks and hashes run on low-priority threads ([`super::workers`]) behind a bounded,
+//! fair queue ([`super::fair`]). A check for an unknown client takes as long as one for a known client.
 
 use std::{net::IpAddr, sync::OnceLock, time::Duration};
 
@@ -18,20 +18,20 @@ use super::{
 };
 use crate::names::TenantId;
 
-/// OWASP's minimum: 19 MiB, two passes, one lane.
+/// OWASP's minimum parameters: 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// A longer text is no secret of ours, and is not worth hashing.
+/// The maximum length of a secret. Longer input is refused without hashing it.
 const MAX_LEN: usize = 128;
 
-/// Checks of one lane that may wait, for each that may run: the last one waits for half a second when it is alone.
+/// Waiting checks per lane and running check; alone in the queue, the last one waits for half a second.
 const WAITING_EACH: usize = 16;
-/// Checks that may wait in all, for each that may run: two seconds' work.
+/// Waiting checks in total per running check: two seconds of work.
 const WAITING: usize = 64;
 const BUSY: Error = Error::Busy { retry_after: Duration::from_secs(1) };
-/// How long a secret that was right is recognised without hashing it, and how many are.
+/// How long a correct secret is recognised without hashing it again, and how many are remembered.
 const REMEMBERED: Duration = Duration::from_secs(300);
 const MAX_REMEMBERED: u64 = 10_000;
 
@@ -46,26 +46,26 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A new one: `wgs_` and 32 random bytes in base64url.
+    /// Generates a secret: `wgs_` and 32 random bytes in base64url.
     pub fn generate() -> Self {
         let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
         Self(format!("wgs_{}", URL_SAFE_NO_PAD.encode(bytes.as_slice())).into())
     }
 
-    /// The secret itself, to be shown once.
+    /// The secret in clear text, to be shown once.
     pub fn reveal(&self) -> &SecretString {
         &self.0
     }
 
-    /// What the store keeps beside its hash, to tell it apart from the one before.
+    /// The tag that the store keeps with the hash, to distinguish the secret from the previous one.
     pub fn tag(&self) -> String {
         tag(&self.0)
     }
 
-    /// Its argon2id hash, in PHC form; takes a core for some 30 ms.
+    /// The argon2id hash in PHC form. Takes about 30 ms of CPU time.
     ///
     /// # Errors
-    /// When there is no randomness or memory left.
+    /// When the system has no randomness or memory left.
     pub fn hash_blocking(&self) -> Result<String, Error> {
         argon2()?
             .hash_password(self.0.expose_secret().as_bytes())
@@ -73,7 +73,7 @@ impl Secret {
             .map_err(|_| Error::Internal("a secret cannot be hashed"))
     }
 
-    /// As [`Self::hash_blocking`], beside the runtime.
+    /// [`Self::hash_blocking`] on another thread.
     ///
     /// # Errors
     /// As [`Self::hash_blocking`].
@@ -81,12 +81,12 @@ impl Secret {
         let secret = self.clone();
         tokio::task::spawn_blocking(move || secret.hash_blocking())
             .await
-            .map_err(|_| Error::Internal("a secret's hashing was cut short"))?
+            .map_err(|_| Error::Internal("hashing a secret was interrupted"))?
     }
 }
 
-/// Distinguishes two secrets of one client before either is hashed, so that only one hash has to be checked. It reveals 32 of a
-/// secret's 256 bits, which helps nobody to guess it.
+/// Distinguishes two secrets of one client before either is hashed, so that only one hash has to be checked. It
+/// reveals 32 of a secret's 256 bits, which does not make guessing it feasible.
 pub(super) fn tag(secret: &SecretString) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.expose_secret().as_bytes());
     URL_SAFE_NO_PAD.encode(&digest.as_ref()[..4])
@@ -98,10 +98,10 @@ fn argon2() -> Result<Argon2<'static>, Error> {
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 
-/// Whose turn it is among those that wait for a check or a hash.
+/// The lane of a check or a hash in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
-    /// Clients of this tenant; none: platform administrators.
+    /// Clients of this tenant; `None` for platform administrators.
     Tenant(Option<TenantId>),
     /// Clients that have not authenticated from this address before.
     Address(Option<IpAddr>),
@@ -115,7 +115,8 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    /// This many at once; 0 is half of the machine's cores, so that the other half is left for open streams.
+    /// Runs up to `at_once` checks concurrently; 0 means half of the CPU cores, so that the other half is left for
+    /// open streams.
     pub(super) fn new(at_once: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let running = if at_once == 0 { (cores / 2).max(1) } else { at_once };
@@ -123,32 +124,32 @@ impl Checks {
         Self { workers: Workers::start(running), queue: FairQueue::new(limits) }
     }
 
-    /// How many run, and how many wait.
+    /// The numbers of running and of waiting checks.
     pub(super) fn load(&self) -> (usize, usize) {
         self.queue.load()
     }
 
-    /// Takes a place in the queue, for one [`Place::check`].
+    /// Enqueues a check, for one [`Place::check`].
     pub(super) fn place(&self, lane: &Lane) -> Result<Place, Error> {
         let place = self.queue.enter(lane).map_err(|_| BUSY)?;
         Ok(Place { place, workers: self.workers.clone() })
     }
 
-    /// A new secret's hash, made in the same queue in which secrets are checked.
+    /// Hashes a new secret, in the same queue in which secrets are checked.
     pub(super) async fn hash(&self, lane: &Lane, secret: &Secret) -> Result<String, Error> {
         let secret = secret.clone();
         self.place(lane)?.run(move || secret.hash_blocking()).await
     }
 }
 
-/// A place in the queue of checks.
+/// A position in the queue of checks.
 pub(super) struct Place {
     place: fair::Place<Lane>,
     workers: Workers,
 }
 
 impl Place {
-    /// Whether the secret has this hash; no hash takes as long as a wrong one.
+    /// Whether the secret has this hash. Without a hash, it takes as long as for a wrong secret.
     pub(super) async fn check(self, secret: &SecretString, hash: Option<String>) -> Result<bool, Error> {
         let secret = secret.clone();
         self.run(move || {
@@ -171,22 +172,23 @@ impl Place {
     ) -> Result<T, Error> {
         let slot = self.place.slot().await.map_err(|_| BUSY)?;
         let work = move || {
-            // Owned by the work, not by the caller: a caller that goes away does not free a slot that is in use.
+            // Owned by the work, not by the caller: cancelling the call does not release a slot that is in use.
             let _slot = slot;
             work()
         };
-        self.workers.run(work).await.ok_or(Error::Internal("the work on a secret was cut short"))?
+        self.workers.run(work).await.ok_or(Error::Internal("processing a secret was interrupted"))?
     }
 }
 
-/// Secrets that were right a short while ago, as digests with a key of this process: a client that fetches tokens over and over
-/// costs a digest, not a hash. The stored hash is part of the digest, so that a secret that was replaced is not found.
-pub(super) struct RecentlyRight {
+/// Recently verified secrets, as digests keyed with a random key of this process, so that a client that often requests
+/// tokens costs a digest instead of a hash. The stored hash is part of the digest, so that a replaced secret is not
+/// found.
+pub(super) struct RecentSecrets {
     key: hmac::Key,
     digests: Cache<[u8; 32], ()>,
 }
 
-impl RecentlyRight {
+impl RecentSecrets {
     pub(super) fn new() -> Self {
         let key: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
         let digests = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
@@ -203,7 +205,7 @@ impl RecentlyRight {
 
     fn digest(&self, secret: &SecretString, hash: &str) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
-        // A PHC string holds no zero byte, so that no two pairs look alike. Its salt makes it one client's alone.
+        // A PHC string contains no zero byte, so the concatenation is unambiguous. Its salt is unique for each client.
         context.update(hash.as_bytes());
         context.update(&[0]);
         context.update(secret.expose_secret().as_bytes());
@@ -213,7 +215,7 @@ impl RecentlyRight {
     }
 }
 
-/// The hash of a secret that nobody knows.
+/// The hash of a random secret, for unknown clients.
 fn dummy_hash() -> Result<&'static str, Error> {
     static HASH: OnceLock<String> = OnceLock::new();
     if let Some(hash) = HASH.get() {
@@ -223,11 +225,11 @@ fn dummy_hash() -> Result<&'static str, Error> {
     Ok(HASH.get_or_init(|| hash))
 }
 
-/// Makes the dummy hash now, so that the first unknown client does not take twice as long as the others.
+/// Computes the dummy hash in advance, so that the first unknown client does not take twice as long.
 pub(super) async fn prepare() -> Result<(), Error> {
     tokio::task::spawn_blocking(|| dummy_hash().map(|_| ()))
         .await
-        .map_err(|_| Error::Internal("a secret's hashing was cut short"))?
+        .map_err(|_| Error::Internal("hashing a secret was interrupted"))?
 }
 
 #[cfg(test)]
@@ -235,7 +237,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_secret_is_known_by_its_hash_only() {
+    async fn a_secret_matches_only_its_own_hash() {
         let secret = Secret::generate();
         let hash = secret.hash().await.expect("hashed");
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn checks_and_hashes_of_one_lane_are_shed_together_and_leave_the_others_alone() {
+    async fn checks_and_hashes_of_one_lane_share_its_limit_and_do_not_affect_other_lanes() {
         let checks = Checks::new(1);
         let acme = Lane::Tenant(TenantId::parse("acme").ok());
         let places: Vec<_> = (0..=WAITING_EACH).map(|_| checks.place(&acme).expect("a place")).collect();
@@ -266,8 +268,8 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_was_right_is_recognised_with_its_hash_only() {
-        let (recent, secret, other) = (RecentlyRight::new(), Secret::generate(), Secret::generate());
+    fn a_verified_secret_is_recognised_only_together_with_its_hash() {
+        let (recent, secret, other) = (RecentSecrets::new(), Secret::generate(), Secret::generate());
         assert!(!recent.has(secret.reveal(), "hash"));
         recent.remember(secret.reveal(), "hash");
         assert!(recent.has(secret.reveal(), "hash"));

@@ -1,4 +1,4 @@
-//! The wall's first course: every kind of bad token that can be thought of is refused, in the same words.
+//! Tests of authentication: every kind of invalid token is refused with the same sentence.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ use crate::{
     store::{EncryptionKey, NewClient, NewTenant, Store, TenantState},
 };
 
-/// A verifier that believes one key, and that key.
+/// A key, and a verifier that trusts only this key.
 struct Forge {
     verifier: Verifier,
     pair: Ed25519KeyPair,
@@ -72,7 +72,7 @@ fn raw(header: &Value, claims: &Value, signature: &[u8]) -> String {
 }
 
 #[test]
-fn a_right_token_makes_a_caller() {
+fn a_valid_token_yields_a_caller() {
     let forge = Forge::new();
     let caller = forge.verifier.verify(&forge.token(|_| ())).expect("a caller");
     assert_eq!(caller.client().as_str(), "acme.app");
@@ -84,7 +84,7 @@ fn a_right_token_makes_a_caller() {
 }
 
 #[test]
-fn every_bad_claim_is_refused_in_the_same_words() {
+fn every_invalid_claim_is_refused_with_the_same_sentence() {
     let forge = Forge::new();
     type Change = fn(&mut Value);
     let bad: [(&str, Change); 22] = [
@@ -94,22 +94,22 @@ fn every_bad_claim_is_refused_in_the_same_words() {
         ("another audience", |c| c["aud"] = json!("else")),
         ("no audience", |c| drop(c.as_object_mut().expect("an object").remove("aud"))),
         ("null audience", |c| c["aud"] = Value::Null),
-        ("no end", |c| drop(c.as_object_mut().expect("an object").remove("exp"))),
-        ("an end in text", |c| c["exp"] = json!("9999999999")),
-        ("a negative end", |c| c["exp"] = json!(-1)),
-        ("an end beyond time", |c| c["exp"] = json!(u64::MAX)),
+        ("no expiry", |c| drop(c.as_object_mut().expect("an object").remove("exp"))),
+        ("an expiry as text", |c| c["exp"] = json!("9999999999")),
+        ("a negative expiry", |c| c["exp"] = json!(-1)),
+        ("an expiry out of range", |c| c["exp"] = json!(u64::MAX)),
         ("not yet valid", |c| c["nbf"] = json!(now() + 60)),
-        ("no start", |c| drop(c.as_object_mut().expect("an object").remove("nbf"))),
-        ("a start in text", |c| c["nbf"] = json!("0")),
+        ("no not-before time", |c| drop(c.as_object_mut().expect("an object").remove("nbf"))),
+        ("a not-before time as text", |c| c["nbf"] = json!("0")),
         ("no subject", |c| drop(c.as_object_mut().expect("an object").remove("sub"))),
-        ("a subject that is no client", |c| c["sub"] = json!("acme/../globex")),
+        ("a subject that is not a client id", |c| c["sub"] = json!("acme/../globex")),
         ("another tenant", |c| c["wg_tenant"] = json!("globex")),
         ("no tenant", |c| drop(c.as_object_mut().expect("an object").remove("wg_tenant"))),
         ("a tenant for an administrator", |c| c["sub"] = json!("admin")),
         ("no grants", |c| drop(c.as_object_mut().expect("an object").remove("wg_grants"))),
         ("unknown grants", |c| c["wg_grants"] = json!({"all": true})),
         ("a bad pattern", |c| c["wg_grants"] = json!({"s": ["a*"]})),
-        ("no moment of issue", |c| drop(c.as_object_mut().expect("an object").remove("wg_iat_ms"))),
+        ("no issue time", |c| drop(c.as_object_mut().expect("an object").remove("wg_iat_ms"))),
     ];
     let wanted = forge.refusal("x");
     assert_eq!((wanted.kind.grpc(), wanted.reason), (tonic::Code::Unauthenticated, "TOKEN_INVALID"));
@@ -119,7 +119,7 @@ fn every_bad_claim_is_refused_in_the_same_words() {
 }
 
 #[test]
-fn an_expired_token_says_so_and_leeway_is_what_is_configured() {
+fn an_expired_token_is_reported_as_expired_after_the_configured_leeway() {
     let forge = Forge::new();
     let ended = forge.refusal(&forge.token(|c| c["exp"] = json!(now() - 15)));
     assert_eq!((ended.kind.grpc(), ended.reason), (tonic::Code::Unauthenticated, "TOKEN_EXPIRED"));
@@ -128,7 +128,7 @@ fn an_expired_token_says_so_and_leeway_is_what_is_configured() {
 }
 
 #[test]
-fn a_forged_signature_or_header_is_refused_in_the_same_words() {
+fn a_forged_signature_or_header_is_refused_with_the_same_sentence() {
     let forge = Forge::new();
     let wanted = forge.refusal("");
     let good = forge.token(|_| ());
@@ -159,12 +159,15 @@ fn a_forged_signature_or_header_is_refused_in_the_same_words() {
         ("half a signature", format!("{signed}.{}", &signature[..40])),
         ("a changed body", String::from_utf8(flipped).expect("ASCII")),
         ("an unknown key id", with(|header| header.kid = Some("k2".to_owned()))),
-        ("a key id that walks", with(|header| header.kid = Some("../../k1".to_owned()))),
+        ("a path as key id", with(|header| header.kid = Some("../../k1".to_owned()))),
         ("no key id", with(|header| header.kid = None)),
         ("another type", with(|header| header.typ = Some("JWT".to_owned()))),
         ("no type", with(|header| header.typ = None)),
         ("critical headers", with(|header| header.crit = Some(vec!["exp".to_owned()]))),
-        ("a key of its own", raw(&json!({"alg": "EdDSA", "jku": "https://x", "kid": "k1"}), &claims(), &[0; 64])),
+        (
+            "a key URL in the header",
+            raw(&json!({"alg": "EdDSA", "jku": "https://x", "kid": "k1"}), &claims(), &[0; 64]),
+        ),
         ("more than 14 KiB", forge.token(|c| c["pad"] = json!("x".repeat(14 * 1024)))),
         ("one part more", format!("{good}.x")),
         ("spaces", format!(" {good}")),
@@ -175,7 +178,7 @@ fn a_forged_signature_or_header_is_refused_in_the_same_words() {
     assert!(forge.verifier.verify(&good).is_ok());
 }
 
-/// One for all cases: making keys is not what they try.
+/// Shared by all cases, because generating keys is slow.
 fn shared() -> &'static Forge {
     static SHARED: std::sync::OnceLock<Forge> = std::sync::OnceLock::new();
     SHARED.get_or_init(Forge::new)
@@ -185,14 +188,14 @@ proptest! {
     #![proptest_config(crate::names::cases())]
 
     #[test]
-    fn no_text_panics_the_verifier(text in "\\PC{0,200}", parts in prop::collection::vec("[A-Za-z0-9_-]{0,40}", 0..5)) {
+    fn no_text_makes_the_verifier_panic(text in "\\PC{0,200}", parts in prop::collection::vec("[A-Za-z0-9_-]{0,40}", 0..5)) {
         let forge = shared();
         prop_assert!(forge.verifier.verify(&text).is_err());
         prop_assert!(forge.verifier.verify(&parts.join(".")).is_err());
     }
 
     #[test]
-    fn no_signed_claims_panic_the_verifier(exp: u64, nbf: u64, ms: u64, sub in "\\PC{0,60}", tenant: Option<String>) {
+    fn no_signed_claims_make_the_verifier_panic(exp: u64, nbf: u64, ms: u64, sub in "\\PC{0,60}", tenant: Option<String>) {
         let forge = shared();
         let token = forge.token(|c| {
             (c["exp"], c["nbf"], c["wg_iat_ms"]) = (json!(exp), json!(nbf), json!(ms));
@@ -207,7 +210,7 @@ fn headers(values: &[&str]) -> HeaderMap {
 }
 
 #[test]
-fn a_request_without_a_token_has_no_caller_and_one_with_a_bad_token_fails() {
+fn a_request_without_a_token_has_no_caller_and_one_with_an_invalid_token_fails() {
     let forge = Forge::new();
     let mut extensions = Extensions::new();
     assert!(authenticate(&forge.verifier, &headers(&[]), &mut extensions).is_ok());
@@ -218,7 +221,7 @@ fn a_request_without_a_token_has_no_caller_and_one_with_a_bad_token_fails() {
     let (bearer, lower) = (format!("Bearer {good}"), format!("bearer {good}"));
     for values in [[bearer.as_str()], [lower.as_str()]] {
         let mut extensions = Extensions::new();
-        authenticate(&forge.verifier, &headers(&values), &mut extensions).expect("let in");
+        authenticate(&forge.verifier, &headers(&values), &mut extensions).expect("authenticated");
         let request = tonic::Request::from_parts(tonic::metadata::MetadataMap::new(), extensions, ());
         assert_eq!(Caller::from_request(&request).expect("a caller").client().as_str(), "acme.app");
     }
@@ -248,19 +251,19 @@ async fn client(store: &Store, id: &str) -> SecretString {
         grants: Grants::everything().to_json(),
         external: None,
     };
-    store.create_client(&new).await.expect("asked").expect("made");
+    store.create_client(&new).await.expect("the store responds").expect("created");
     secret.reveal().clone()
 }
 
 #[tokio::test]
-async fn an_issued_token_verifies_and_wrong_secrets_revoked_clients_and_unknown_ids_are_told_the_same() {
+async fn an_issued_token_is_valid_and_wrong_secrets_revoked_clients_and_unknown_ids_get_the_same_refusal() {
     let store = store().await;
     let secret = client(&store, "acme.app").await;
     let issuer = Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer");
     let issued = issuer.issue("acme.app", &secret, Some(Duration::from_secs(90)), None).await.expect("a token");
     let caller = issuer.verifier().verify(issued.token.expose_secret()).expect("a caller");
     assert_eq!((caller.client().as_str(), caller.expires()), ("acme.app", issued.expires));
-    let row = store.client(caller.client()).await.expect("asked").expect("there");
+    let row = store.client(caller.client()).await.expect("the store responds").expect("found");
     assert!(caller.issued() >= row.not_before);
 
     let mut refusals = Vec::new();
@@ -275,7 +278,7 @@ async fn an_issued_token_verifies_and_wrong_secrets_revoked_clients_and_unknown_
 }
 
 #[tokio::test]
-async fn a_suspended_tenant_gets_no_token_and_a_lifetime_has_bounds() {
+async fn a_suspended_tenant_gets_no_token_and_lifetimes_are_bounded() {
     let store = store().await;
     let secret = client(&store, "acme.app").await;
     let issuer = Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer");
@@ -291,20 +294,20 @@ async fn a_suspended_tenant_gets_no_token_and_a_lifetime_has_bounds() {
 }
 
 #[tokio::test]
-async fn a_token_fetched_right_after_a_rotation_is_newer_than_it() {
+async fn a_token_issued_right_after_a_secret_rotation_is_accepted() {
     let store = store().await;
     client(&store, "acme.app").await;
     let issuer = Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer");
     let (id, secret) = (ClientId::parse("acme.app").expect("an id"), Secret::generate());
     let hash = secret.hash().await.expect("hashed");
-    let row = store.set_client_secret(&id, &hash).await.expect("asked").expect("there");
+    let row = store.set_client_secret(&id, &hash).await.expect("the store responds").expect("found");
     let issued = issuer.issue("acme.app", secret.reveal(), None, None).await.expect("a token");
     let caller = issuer.verifier().verify(issued.token.expose_secret()).expect("a caller");
     assert!(caller.issued() >= row.not_before);
 }
 
 #[tokio::test]
-async fn gateways_share_the_signing_key_and_a_rotation_refuses_no_token() {
+async fn gateways_share_the_signing_key_and_a_rotation_invalidates_no_token() {
     let store = store().await;
     let secret = client(&store, "acme.app").await;
     let one = Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer");
@@ -312,7 +315,7 @@ async fn gateways_share_the_signing_key_and_a_rotation_refuses_no_token() {
     let old = one.issue("acme.app", &secret, None, None).await.expect("a token");
     one.rotate_key(&store).await.expect("rotated");
     let new = one.issue("acme.app", &secret, None, None).await.expect("a token");
-    // The other gateway has not seen the change yet.
+    // The other gateway has not read the change yet.
     for token in [&old, &new] {
         assert!(one.verifier().verify(token.token.expose_secret()).is_ok());
         assert!(two.verifier().verify(token.token.expose_secret()).is_ok());
@@ -326,10 +329,10 @@ async fn gateways_share_the_signing_key_and_a_rotation_refuses_no_token() {
 }
 
 #[tokio::test]
-async fn the_first_administrator_is_made_once() {
+async fn the_first_administrator_is_created_once() {
     let store = store().await;
-    let (id, secret) = Issuer::bootstrap_admin(&store).await.expect("asked").expect("made");
-    assert!(Issuer::bootstrap_admin(&store).await.expect("asked").is_none());
+    let (id, secret) = Issuer::bootstrap_admin(&store).await.expect("the store responds").expect("created");
+    assert!(Issuer::bootstrap_admin(&store).await.expect("the store responds").is_none());
     let issuer = Issuer::start(store, &AuthConfig::for_test()).await.expect("an issuer");
     let issued = issuer.issue(id.as_str(), &secret, None, None).await.expect("a token");
     let caller = issuer.verifier().verify(issued.token.expose_secret()).expect("a caller");

@@ -1,6 +1,6 @@
-//! A cache of verified tokens. Verifying a signature takes 30 µs or more, and clients send the same token with every call. Only
-//! tokens that the [`Verifier`](super::Verifier) accepted are cached, under the SHA-256 of the whole token; the cache is
-//! bounded, and revocation is checked elsewhere for every call.
+//! A cache of verified tokens. Verifying a signature takes 30 µs or more, and clients send the same token with every
+//! call. Only tokens that the [`Verifier`](super::Verifier) accepted are cached, under the SHA-256 of the whole token.
+//! The cache is bounded, and revocation is checked separately for every call.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -12,18 +12,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::Caller;
 
-/// Tokens in the cache; about 1 KiB each.
+/// The maximum number of tokens in the cache, about 1 KiB each.
 const MAX_TOKENS: u64 = 10_000;
 
 /// The cache.
 pub(super) struct TokenCache {
-    /// With the generation of the keys that they were checked with.
+    /// Callers, each with the generation of the keys that verified its token.
     callers: Cache<[u8; 32], (u64, Caller)>,
     keys: AtomicU64,
     leeway: Duration,
 }
 
-/// A token about to be verified, with the generation of the keys.
+/// The cache key of a token that is about to be verified, and the current generation of the keys.
 pub(super) struct CacheKey {
     token: [u8; 32],
     keys: u64,
@@ -34,24 +34,24 @@ impl TokenCache {
         Self { callers: Cache::new(MAX_TOKENS), keys: AtomicU64::new(0), leeway }
     }
 
-    /// To be called before the keys are read.
+    /// Must be called before the keys are read.
     pub(super) fn key(&self, token: &str) -> CacheKey {
         CacheKey { token: Sha256::digest(token.as_bytes()).into(), keys: self.keys.load(Ordering::Acquire) }
     }
 
-    /// The caller of a token that was verified before and has not expired; an expired one goes through the full check.
+    /// The caller of a token that was verified before and has not expired. An expired token has to be verified again.
     pub(super) fn caller(&self, key: &CacheKey) -> Option<Caller> {
         let (keys, caller) = self.callers.get(&key.token)?;
         let ended = caller.expires().checked_add(self.leeway).is_none_or(|end| end <= SystemTime::now());
         (keys == key.keys && !ended).then_some(caller)
     }
 
-    /// Stores the result of the full check; it is not used when the keys have changed meanwhile.
+    /// Stores the result of a verification. It is ignored if the keys have changed meanwhile.
     pub(super) fn remember(&self, key: &CacheKey, caller: &Caller) {
         self.callers.insert(key.token, (key.keys, caller.clone()));
     }
 
-    /// The keys have changed: forgets everything.
+    /// Invalidates all entries because the keys have changed.
     pub(super) fn forget(&self) {
         self.keys.fetch_add(1, Ordering::AcqRel);
         self.callers.invalidate_all();
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_known_until_it_ends_and_another_never() {
+    fn a_token_is_cached_until_it_expires_and_another_token_is_not_found() {
         let cache = TokenCache::new(Duration::ZERO);
         let (good, over) = (cache.key("a.b.c"), cache.key("d.e.f"));
         assert!(cache.caller(&good).is_none());
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_change_make_every_token_unknown_also_one_that_is_just_being_checked() {
+    fn a_change_of_the_keys_invalidates_all_tokens_including_one_that_is_being_verified() {
         let cache = TokenCache::new(Duration::ZERO);
         let before = cache.key("a.b.c");
         cache.forget();

@@ -1,5 +1,5 @@
-//! Verification of tokens. The result is a [`Caller`], or one of two refusals that tell the caller nothing of the reason. Nothing
-//! here waits: keys are kept in memory and replaced as a whole.
+//! Verification of tokens. The result is a [`Caller`], or one of two refusals that do not reveal the reason.
+//! Verification never waits: keys are kept in memory and replaced as a whole.
 
 use std::{
     collections::HashMap,
@@ -18,15 +18,15 @@ use super::{
 };
 use crate::{config::AuthConfig, names::ClientId, store::ExternalClient};
 
-/// A longer token is refused unread.
-/// Entra sends up to 200 groups, which make some 10 KiB; the header block of a request is 16 KiB at most.
+/// The maximum length of a token; longer ones are refused without parsing. Entra sends up to 200 groups, about 10 KiB,
+/// and the header block of a request is limited to 16 KiB.
 const MAX_TOKEN: usize = 14 * 1024;
 
-/// Checks tokens.
+/// Verifies tokens.
 pub struct Verifier {
     keys: ArcSwap<HashMap<String, DecodingKey>>,
     validation: Validation,
-    /// Our own tokens only: keys of other issuers come and go by themselves.
+    /// A cache for the gateway's own tokens only, because the keys of external issuers change independently.
     cache: TokenCache,
     external: ExternalIssuers,
 }
@@ -39,7 +39,8 @@ impl std::fmt::Debug for Verifier {
 
 impl Verifier {
     pub(super) fn new(config: &AuthConfig) -> Self {
-        // The library's own defaults would let pass what has no audience or issuer, ignore `nbf` and allow a minute.
+        // The library's defaults accept a token without audience or issuer, ignore `nbf`, and allow a leeway of a
+        // minute.
         let mut validation = Validation::new(ALGORITHM);
         validation.set_required_spec_claims(&["exp", "nbf", "aud", "iss", "sub"]);
         validation.set_audience(&[&config.audience]);
@@ -55,17 +56,17 @@ impl Verifier {
         }
     }
 
-    /// Replaces all keys: id and raw Ed25519 public key.
+    /// Replaces all keys, given as id and raw Ed25519 public key.
     pub(super) fn set_keys<'a>(&self, keys: impl Iterator<Item = (&'a str, &'a [u8])>) {
         let keys = keys.map(|(kid, public)| (kid.to_owned(), DecodingKey::from_ed_der(public))).collect();
         self.keys.store(std::sync::Arc::new(keys));
         self.cache.forget();
     }
 
-    /// Checks a token.
+    /// Verifies a token.
     ///
     /// # Errors
-    /// [`Error::TokenExpired`] for a token of ours that has ended; [`Error::TokenInvalid`] for everything else.
+    /// [`Error::TokenExpired`] for an expired token of the gateway; [`Error::TokenInvalid`] for everything else.
     pub fn verify(&self, token: &str) -> Result<Caller, Error> {
         if token.len() > MAX_TOKEN {
             return Err(Error::invalid("too long"));
@@ -78,7 +79,8 @@ impl Verifier {
             return issuer.verify(token);
         }
         let header = jsonwebtoken::decode_header(token)?;
-        // RFC 7515, section 4.1.11: what must be understood and is not is refused. The library does not check it.
+        // RFC 7515, section 4.1.11: a critical extension that is not supported must be refused. The library does not
+        // check it.
         if header.crit.is_some() {
             return Err(Error::invalid("critical headers"));
         }
@@ -92,18 +94,18 @@ impl Verifier {
         self.external.has(name)
     }
 
-    /// Replaces the ids by which external issuers know clients.
+    /// Replaces the ids by which external issuers identify clients.
     pub(super) fn set_external_clients(&self, clients: &[ExternalClient]) {
         self.external.set_clients(clients);
     }
 
-    /// Keeps the keys of the other issuers fresh, until stopped.
-    pub async fn follow_issuers(&self, stop: CancellationToken) {
-        self.external.follow(&stop).await;
+    /// Refreshes the keys of the external issuers until stopped.
+    pub async fn refresh_issuers(&self, stop: CancellationToken) {
+        self.external.refresh_keys(&stop).await;
     }
 
     fn verify_own(&self, token: &str, header: Header) -> Result<Caller, Error> {
-        // The algorithm belongs to the key, never to the token: all our keys are Ed25519.
+        // The key determines the algorithm, never the token: all keys of the gateway are Ed25519.
         if header.alg != ALGORITHM {
             return Err(Error::invalid("another algorithm"));
         }
@@ -123,7 +125,7 @@ fn caller(claims: Claims, key_id: String) -> Result<Caller, Error> {
     if client.tenant().map(crate::names::TenantId::as_str) != claims.wg_tenant.as_deref() {
         return Err(Error::invalid("tenant and subject differ"));
     }
-    let moment = |since: Duration| UNIX_EPOCH.checked_add(since).ok_or(Error::invalid("a time out of range"));
+    let moment = |since: Duration| UNIX_EPOCH.checked_add(since).ok_or(Error::invalid("a time is out of range"));
     let issued = moment(Duration::from_millis(claims.wg_iat_ms))?;
     let expires: SystemTime = moment(Duration::from_secs(claims.exp))?;
     Ok(Caller::of_own(client, key_id, claims.wg_grants, issued, expires, claims.jti))

@@ -1,5 +1,5 @@
-//! A small pool of low-priority threads for hashing secrets. Where the system allows it they run below the priority of all others, so
-//! that open streams come first under a flood of secrets to check.
+//! A small pool of low-priority threads for hashing secrets. Where the operating system allows it, they run below the
+//! priority of all other threads, so that open streams have precedence over secret checks.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A fixed number of threads, which end with the last clone.
+/// A fixed number of threads, which end when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Workers(mpsc::Sender<Job>);
 
@@ -18,22 +18,22 @@ impl Workers {
         for _ in 0..threads {
             let queue = Arc::clone(&queue);
             let thread = std::thread::Builder::new().name("secret-check".to_owned()).spawn(move || {
-                give_way();
+                lower_priority();
                 loop {
-                    // Locked while waiting for a job, not while doing it.
+                    // The lock is held while waiting for a job, not while running it.
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(job) = job else { return };
                     job();
                 }
             });
             if let Err(error) = thread {
-                tracing::error!(%error, "no thread for checking secrets");
+                tracing::error!(%error, "cannot start a thread for checking secrets");
             }
         }
         Self(jobs)
     }
 
-    /// Runs it there; none when there is no thread, or it panicked.
+    /// Runs the work on a pool thread; `None` if there is no thread or the work panicked.
     pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (done, result) = oneshot::channel();
         let job = move || {
@@ -47,25 +47,25 @@ impl Workers {
     }
 }
 
-/// On Linux a thread has a niceness of its own. At 10 it has a tenth of a core beside one busy thread, so that it gets on
-/// even where all cores are full.
+/// On Linux, a thread has a niceness of its own. At 10, it gets a tenth of a core beside one busy thread, so it makes
+/// progress even if all cores are busy.
 #[cfg(target_os = "linux")]
-fn give_way() {
+fn lower_priority() {
     if let Err(error) = rustix::process::nice(10) {
-        tracing::debug!(%error, "secrets are checked at the usual priority");
+        tracing::debug!(%error, "secret checks run at normal priority");
     }
 }
 
-/// Elsewhere it would be the whole process's.
+/// Other systems only have a niceness of the whole process.
 #[cfg(not(target_os = "linux"))]
-fn give_way() {}
+fn lower_priority() {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_is_done_beside_and_a_panic_is_the_works_own() {
+    async fn work_runs_on_another_thread_and_a_panic_does_not_end_it() {
         let workers = Workers::start(1);
         assert_eq!(workers.run(|| 1 + 1).await, Some(2));
         assert_eq!(

@@ -13,7 +13,7 @@ use crate::{
     pb::{self, value::Kind},
 };
 
-/// Headers that are accepted must come back unchanged, but for what AMQP cannot represent.
+/// Headers that are accepted must be unchanged after both conversions, except for values that AMQP cannot represent.
 pub(crate) fn headers(message: &pb::Message) {
     if let Ok(table) = headers::to_table(&message.headers) {
         let back: HashMap<_, _> = headers::from_table(&table).collect();
@@ -41,7 +41,7 @@ fn representable(value: &pb::Value) -> pb::Value {
     pb::Value { kind }
 }
 
-/// Every AMQP error becomes an error with a message.
+/// Every AMQP error text becomes an error with a message.
 pub(crate) fn error_text(text: &str) {
     for kind in [
         AMQPSoftError::ACCESSREFUSED,

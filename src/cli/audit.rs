@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             },
         );
     }
-    // Events older than the first one shown stay hidden.
+    // Events older than the first one shown are not printed.
     let first = events.first().and_then(|event| SystemTime::try_from(event.time?).ok()).max(args.since);
     let mut seen = HashSet::new();
     let mut signals = Signals::listen()?;
@@ -90,7 +90,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         let from = SystemTime::now().checked_sub(OVERLAP).max(first);
         events = newest(&mut admin, &args, from, u32::MAX).await?;
         events.reverse();
-        // Events outside of the overlap cannot come again.
+        // Events before the overlap are not returned again.
         let current: HashSet<_> = events.iter().map(|event| event.id.clone()).collect();
         seen.retain(|id| current.contains(id));
     }

@@ -36,7 +36,7 @@ Enter sends a line; /who lists who is present; /help explains; /quit, Ctrl-D or 
 
 const HELP: &str = "/who lists who is present, /quit leaves, //text sends a line that starts with a slash";
 
-/// How long after its last presence message somebody counts as present.
+/// How long after their last presence message people count as present.
 const STALE: Duration = Duration::from_secs(45);
 /// The interval of presence messages.
 const BEAT: Duration = Duration::from_secs(15);
@@ -80,7 +80,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 struct Chat<'a> {
     room: Room,
     roster: Roster,
-    /// Whether earlier presence messages are known: our own has been received.
+    /// Whether earlier presence messages are known, because this session's own message has been received.
     entered: bool,
     output: &'a Output,
 }
@@ -129,7 +129,7 @@ impl Chat<'_> {
                 _ = beat.tick() => {
                     self.room.is_here().await?;
                     for name in self.roster.silent(Instant::now()) {
-                        self.announce("left", &name, "fell silent")?;
+                        self.announce("left", &name, "timed out")?;
                     }
                 }
                 trouble = self.room.trouble() => self.output.note(&trouble),
@@ -154,7 +154,7 @@ impl Chat<'_> {
                 self.entered = true;
                 self.who()
             }
-            (false, true) if is_new => self.announce("came", &name, "came"),
+            (false, true) if is_new => self.announce("came", &name, "joined"),
             _ => Ok(()),
         }
     }

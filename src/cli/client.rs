@@ -48,7 +48,7 @@ enum Action {
         /// The external issuer whose tokens it uses, instead of a secret
         #[arg(long, value_name = "ISSUER")]
         issuer: Option<String>,
-        /// How that issuer names it; without it, as here
+        /// The client's id at that issuer; by default its name
         #[arg(long, value_name = "ID", requires = "issuer")]
         external_id: Option<String>,
         /// Only validate the request
@@ -74,7 +74,7 @@ enum Action {
         /// The external issuer whose tokens it uses; "" for tokens of the gateway
         #[arg(long, value_name = "ISSUER")]
         issuer: Option<String>,
-        /// How that issuer names it; without it, as here
+        /// The client's id at that issuer; by default its name
         #[arg(long, value_name = "ID", requires = "issuer")]
         external_id: Option<String>,
         /// Remove all grants

@@ -88,14 +88,14 @@ impl ConnectionArgs {
     /// The gateway's address.
     ///
     /// # Errors
-    /// When there is none.
+    /// When no gateway is configured.
     pub(super) fn endpoint(&self) -> Result<String, Error> {
         let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let file = DevEnv::read(Path::new(dev_env::PATH))?;
         Sources { args: self, environment: &environment, file }.endpoint()
     }
 
-    /// [`Self::connect`] with changed options.
+    /// [`Self::connect`] with different options.
     pub(super) async fn connect_with(
         &self,
         default_identity: &str,

@@ -128,7 +128,7 @@ impl Which {
                 Ok(pb::DeadLetterSelection { dead_letter_ids: self.ids, filter, all: self.all })
             }
             _ => Err(Error::Usage(
-                "name dead letters by their ids, choose them by --queue and its like, or say --all".into(),
+                "give the ids of dead letters, select them with --queue or another filter, or use --all".into(),
             )),
         }
     }
@@ -174,7 +174,7 @@ async fn list(
         }
     }
     if !page_token.is_empty() {
-        output.note(&format!("there are more than {limit}; see --limit"));
+        output.note(&format!("only the first {limit} are shown; see --limit"));
     }
     output.result(
         || letters.iter().map(json::dead_letter).collect(),
@@ -194,7 +194,7 @@ async fn show(mut topology: TopologyClient<Authenticated>, id: String, output: &
     let request = pb::ListDeadLettersRequest { filter: Some(filter), page_size: 1, ..Default::default() };
     let page = topology.list_dead_letters(request).await?.into_inner();
     let Some(letter) = page.dead_letters.into_iter().next() else {
-        return Err(Error::Failed(format!("there is no dead letter {id}")));
+        return Err(Error::Failed(format!("dead letter {id} does not exist")));
     };
     output.result(|| json::dead_letter(&letter), || text(&letter))
 }

@@ -1,6 +1,6 @@
 //! `.warrengate/dev.env`, which `warrengate dev` writes: lines of `KEY=VALUE`.
 //!
-//! Only endpoints on this machine are accepted, so that a file in a foreign folder cannot send secrets elsewhere.
+//! Only endpoints on this machine are accepted, so that a file in someone else's folder cannot send secrets elsewhere.
 
 use std::{collections::HashMap, net::IpAddr, path::Path};
 
@@ -18,7 +18,7 @@ pub(super) const NAME: &str = "dev.env";
 pub(super) struct DevEnv(HashMap<String, String>);
 
 impl DevEnv {
-    /// The file's settings; none when there is no file.
+    /// The file's settings; `None` if it does not exist.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, Error> {
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text).map(Some).map_err(|why| Error::Usage(format!("{}: {why}", path.display()))),
@@ -43,7 +43,7 @@ impl DevEnv {
         if let Some(endpoint) = values.get("WARRENGATE_ENDPOINT")
             && !is_loopback(endpoint)
         {
-            return Err(format!("{endpoint} is not on this machine; the development gateway always is"));
+            return Err(format!("{endpoint} is not on this machine; the development gateway only runs locally"));
         }
         Ok(Self(values))
     }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_leads_elsewhere_is_refused() {
+    fn a_file_with_a_remote_endpoint_is_refused() {
         for elsewhere in ["https://evil.example:8443", "https://10.0.0.1", "https://127.0.0.1@evil.example", "evil"] {
             assert!(DevEnv::parse(&format!("WARRENGATE_ENDPOINT={elsewhere}")).is_err(), "{elsewhere}");
         }

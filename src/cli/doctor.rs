@@ -135,7 +135,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(ends::files(config));
     findings.extend(store(config).await);
     for issuer in &config.auth.issuers {
-        let keys = auth::look_at_issuer(issuer).await;
+        let keys = auth::check_issuer(issuer).await;
         let seen = keys.and_then(|keys| match keys {
             0 => Err("no usable key: its tokens are refused".to_owned()),
             keys => Ok(format!("{keys} usable keys")),

@@ -16,7 +16,7 @@ const FAILURE: u8 = 1;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The command was not given what it needs, or contradictions.
+    /// Required arguments are missing, or arguments contradict each other.
     #[error("{0}")]
     Usage(String),
     /// The client's error.
@@ -25,15 +25,15 @@ pub enum Error {
     /// Something on this machine could not be read or written.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done, to what.
+        /// The operation and its object.
         what: String,
         /// Why it failed.
         source: io::Error,
     },
-    /// Standard output is gone or full.
+    /// Standard output is closed or full.
     #[error("cannot write the result: {0}")]
     Output(#[source] io::Error),
-    /// The command was carried out and did not succeed.
+    /// The command was executed without success.
     #[error("{0}")]
     Failed(String),
     /// Another module's error, with its causes.
@@ -50,13 +50,13 @@ impl Error {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            // `... | head` has read enough.
+            // The reader of a pipe such as `... | head` has read enough.
             _ if self.is_closed_pipe() => 0,
             _ => FAILURE,
         }
     }
 
-    /// The error as an object: `message`, `exit_code`, and what the gateway said.
+    /// The error as an object: `message`, `exit_code`, and the details from the gateway.
     pub(super) fn json(&self) -> Value {
         let mut object = json!({ "message": self.to_string(), "exit_code": self.exit_code() });
         if let Self::Client(error) = self {
@@ -82,7 +82,7 @@ impl From<tonic::Status> for Error {
     }
 }
 
-/// Calls that the gateway's sentences name, and the commands for them.
+/// Calls that occur in the gateway's messages, and the corresponding commands.
 const COMMANDS: [(&str, &str); 4] = [
     ("UpdateTenant", "`warrengate tenant update`"),
     ("RotateClientSecret", "`warrengate client rotate-secret`"),
@@ -90,7 +90,7 @@ const COMMANDS: [(&str, &str); 4] = [
     ("UpdatePlan", "`warrengate plan update`"),
 ];
 
-/// The client's sentence in the command line's words; for refused credentials or grants, with where they came from.
+/// The client's message with commands instead of calls; for refused credentials or grants, with their source.
 fn describe(error: &client::Error) -> String {
     let mut text = COMMANDS.iter().fold(error.to_string(), |text, (call, command)| text.replace(call, command));
     let about_access = matches!(error.code(), Some(Code::Unauthenticated | Code::PermissionDenied));
@@ -100,7 +100,7 @@ fn describe(error: &client::Error) -> String {
     text
 }
 
-/// An error and its causes. Some of our errors repeat their cause, so a cause that was printed already is left out.
+/// An error and its causes. Some errors repeat their cause, so a cause that was printed already is omitted.
 fn chain(error: &anyhow::Error) -> String {
     error.chain().fold(String::new(), |mut text, cause| {
         let cause = cause.to_string();
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_printed_once() {
+    fn a_repeated_cause_is_printed_once() {
         let source = io::Error::other("the port is taken; choose another");
         let repeated = anyhow::Error::new(source).context("the port is taken; choose another");
         assert_eq!(Error::Other(repeated).to_string(), "the port is taken; choose another");

@@ -1,5 +1,5 @@
-//! Conversion of API values to JSON: field names as in the protobuf files, enum values in lower case without their prefix,
-//! times in RFC 3339, durations as people write them. What is not set is left out or null.
+//! Conversion of API values to JSON: field names as in the protobuf files, enum values in lower case without their
+//! prefix, times in RFC 3339, durations in readable form. Unset values are omitted or null.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ pub(super) fn short(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).trim_start_matches('_').to_ascii_lowercase()
 }
 
-/// A time in RFC 3339, in UTC, to the millisecond. RFC 3339 ends with the year 9999, and messages that did not pass the
-/// gateway may have any number: what has no such form is shown in seconds since 1970.
+/// A time in RFC 3339, in UTC, to the millisecond. RFC 3339 ends with the year 9999; messages that did not pass
+/// through the gateway may have other values, which are shown in seconds since 1970.
 pub(super) fn time(moment: Option<prost_types::Timestamp>) -> Option<String> {
     let moment = moment?;
     let nanos = u32::try_from(moment.nanos).unwrap_or_default().min(999_999_999);
@@ -170,7 +170,7 @@ pub(super) fn publish_result(result: &pb::PublishResult) -> Value {
     })
 }
 
-/// A delivery with its message. The body is `body` when it is UTF-8, and `body_base64` otherwise.
+/// A delivery with its message. The body is in `body` if it is UTF-8, and in `body_base64` otherwise.
 pub(super) fn delivery(delivery: &crate::client::Delivery) -> Value {
     let details = delivery.details();
     let own = json!({
@@ -226,7 +226,7 @@ fn with_message(mut object: Value, message: &pb::Message) -> Value {
     object
 }
 
-/// Header values: what JSON knows as it is, bytes as `{"base64": ...}`, times as `{"time": ...}`.
+/// Header values: native JSON values where possible, bytes as `{"base64": ...}`, times as `{"time": ...}`.
 pub(super) fn value(value: &pb::Value) -> Value {
     match &value.kind {
         Some(Kind::StringValue(text)) => text.as_str().into(),
@@ -242,7 +242,7 @@ pub(super) fn value(value: &pb::Value) -> Value {
 }
 
 fn table(entries: &std::collections::HashMap<String, pb::Value>) -> Value {
-    // serde_json's map keeps its names sorted, so that the same table is always the same text.
+    // serde_json's map sorts its keys, so that the same table always has the same text.
     entries.iter().map(|(name, entry)| (name.clone(), value(entry))).collect::<Map<_, _>>().into()
 }
 

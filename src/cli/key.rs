@@ -29,12 +29,12 @@ pub(super) struct Args {
 enum Action {
     /// Sign with a new key; tokens of the old one remain valid until they expire
     Rotate,
-    /// Distrust a key at once, after a leak: its tokens are refused and the streams that they opened end
+    /// Revoke a key at once, after a leak: its tokens are refused and the streams that they opened end
     Revoke {
         /// The key's id (kid), as /.well-known/jwks.json shows it
         #[arg(required_unless_present = "all")]
         key_id: Option<String>,
-        /// All keys: every client has to fetch a new token
+        /// Revoke all keys: every client has to request a new token
         #[arg(long, conflicts_with = "key_id")]
         all: bool,
     },
@@ -53,7 +53,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         Action::Revoke { key_id, all } => {
             let request = pb::RevokeSigningKeyRequest { key_id: key_id.unwrap_or_default(), all };
             let key_ids = admin.revoke_signing_key(request).await?.into_inner().key_ids;
-            output.result(|| json!({ "key_ids": key_ids }), || properties([("distrusted", key_ids.join(", "))]))
+            output.result(|| json!({ "key_ids": key_ids }), || properties([("revoked", key_ids.join(", "))]))
         }
     }
 }

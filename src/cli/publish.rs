@@ -30,7 +30,7 @@ Exits with 1 unless every message is confirmed.";
 
 /// How many failed messages a summary lists.
 const PROBLEMS: usize = 20;
-/// How many receipts may wait for those before them.
+/// The maximum number of receipts that wait for earlier ones.
 const RECEIPTS: usize = 4_096;
 
 /// The flags of `publish`.
@@ -183,7 +183,7 @@ async fn one(
     match result.outcome() {
         Outcome::Confirmed => Ok(()),
         Outcome::Unroutable if queue.is_some() => Err(Error::Failed(format!(
-            "there is no queue {:?}; create it with `warrengate queue declare`, then publish again",
+            "queue {:?} does not exist; create it with `warrengate queue declare`, then publish again",
             queue.unwrap_or_default()
         ))),
         outcome => Err(Error::Failed(format!("the message is not confirmed; {}", next_step(outcome)))),
@@ -206,7 +206,7 @@ async fn lines(publisher: Publisher, template: &pb::Publication, output: &Output
     output.result(|| tally.json(), || tally.text())?;
     sent?;
     closed?;
-    tally.verdict()
+    tally.result()
 }
 
 async fn send_lines(
@@ -225,7 +225,7 @@ async fn send_lines(
             line.pop();
         }
         let receipt = publisher.send(with_body(template, line.into())).await?;
-        // The tally only ends when the last sender is gone.
+        // The tally ends when the last sender is dropped.
         let _ = receipts.send((number, receipt)).await;
     }
     Ok(())
@@ -273,7 +273,7 @@ impl Tally {
         format!("{counts}{}{more}", problems.collect::<String>())
     }
 
-    fn verdict(&self) -> Result<(), Error> {
+    fn result(&self) -> Result<(), Error> {
         match self.bad {
             0 => Ok(()),
             bad => Err(Error::Failed(format!("{bad} of {} messages are not confirmed", self.total()))),

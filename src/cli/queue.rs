@@ -234,7 +234,7 @@ async fn list(topology: &mut TopologyClient<crate::client::Authenticated>, outpu
                 [queue.name.clone(), kind(queue), ready, unacknowledged, consumers, rates]
             };
             let table = table(["queue", "type", "ready", "unsettled", "consumers", "in, out"], queues.iter().map(row));
-            // Who runs it right after publishing would otherwise believe the figures.
+            // The figures may be outdated if the command runs right after publishing.
             match queues.is_empty() {
                 true => table,
                 false => format!(
@@ -258,10 +258,10 @@ async fn peek(client: &Client, name: &str, count: u32, verbose: bool, output: &O
     Ok(())
 }
 
-/// The gateway's advice for a missing queue is to declare it, which is wrong for these commands.
+/// The gateway recommends declaring a missing queue, which does not apply to these commands.
 fn missing(status: tonic::Status, name: &str) -> Error {
     match status.code() {
-        tonic::Code::NotFound => Error::Failed(format!("there is no queue {name:?}; see `warrengate queue list`")),
+        tonic::Code::NotFound => Error::Failed(format!("queue {name:?} does not exist; see `warrengate queue list`")),
         _ => status.into(),
     }
 }

@@ -19,10 +19,10 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Where the ops side listens
+    /// The address of the operations listener
     #[arg(long, value_name = "ADDRESS", env = "WARRENGATE_OPS__LISTEN", default_value = "127.0.0.1:8080")]
     ops: SocketAddr,
-    /// The authority of its certificate, when it has one
+    /// The CA of its certificate, if it uses TLS
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM as events: the first requests an orderly end, the next an immediate one.
+//! SIGINT and SIGTERM as events: the first one requests an orderly end, the next one an immediate end.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -11,7 +11,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on the signals no longer end the process.
+    /// Starts listening; from now on the signals do not end the process by themselves.
     pub(super) fn listen() -> Result<Self, Error> {
         let failed = || Error::io("cannot listen for signals");
         Ok(Self {

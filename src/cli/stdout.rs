@@ -1,4 +1,5 @@
-//! Whether the reader of standard output has read everything, so that nothing is settled that nobody saw.
+//! Detection of whether the reader of standard output has read everything, so that no message is settled before it was
+//! seen.
 
 use super::Error;
 
@@ -25,7 +26,7 @@ mod pipe {
         file.and_then(|file| file.metadata()).is_ok_and(|data| data.file_type().is_fifo())
     }
 
-    /// How many bytes are unread; an error when the reader is gone and will never read them.
+    /// The number of unread bytes; an error if the reader is gone.
     pub(super) fn unread() -> io::Result<u64> {
         let stdout = stdout();
         let unread = ioctl_fionread(&stdout)?;
@@ -41,7 +42,7 @@ mod pipe {
     }
 }
 
-/// Elsewhere what was written counts as read.
+/// On other systems, written output counts as read.
 #[cfg(not(target_os = "linux"))]
 mod pipe {
     pub(super) fn is_pipe() -> bool {
@@ -69,7 +70,7 @@ impl Reader {
         let mut tries = 0_u32;
         while pipe::unread().map_err(Error::Output)? > 0 {
             tries += 1;
-            // A program that reads line by line is back within microseconds.
+            // A program that reads line by line continues within microseconds.
             match tries {
                 0..100 => tokio::task::yield_now().await,
                 _ => tokio::time::sleep(std::time::Duration::from_millis(1)).await,

@@ -30,7 +30,7 @@ Examples:
 UTF-8 bodies are printed unchanged, others as base64 with a note. SIGINT and SIGTERM return unsettled messages to the queue
 without using up an attempt. In a pipe, a message is settled once the next program has read it.";
 
-/// The default window, in messages.
+/// The default window in messages.
 const WINDOW: u32 = 256;
 
 /// The flags of `subscribe`.
@@ -129,7 +129,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     }
 }
 
-/// Prints the first messages of a queue and returns them; how many there were.
+/// Prints the first messages of a queue and returns them to it; the result is their number.
 pub(super) async fn peek(
     client: &Client,
     options: SubscribeOptions,
@@ -138,7 +138,7 @@ pub(super) async fn peek(
     output: &Output,
 ) -> Result<u64, Error> {
     let options = options.max_outstanding_messages(count);
-    // Messages that another consumer takes meanwhile never arrive.
+    // Messages that another consumer receives meanwhile never arrive.
     let timeout = Some(Duration::from_secs(5));
     let printer = Printer { settlement: Settlement::Keep, limit: Some(count.into()), timeout, verbose, output };
     let mut signals = Signals::listen()?;
@@ -218,7 +218,7 @@ impl Printer<'_> {
     }
 }
 
-/// No more messages leave the queue than are wanted, so that other consumers need not wait for their return.
+/// No more messages are taken from the queue than are printed, so that other consumers need not wait for their return.
 fn window(prefetch: u32, count: Option<u64>) -> u32 {
     let wanted = count.map_or(u32::MAX, |count| u32::try_from(count).unwrap_or(u32::MAX)).min(10_000);
     match prefetch {
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_window_is_no_larger_than_what_is_wanted() {
+    fn the_window_is_not_larger_than_the_number_of_messages_to_print() {
         assert_eq!((window(0, None), window(0, Some(3)), window(50, None)), (WINDOW, 3, 50));
         assert_eq!((window(50, Some(3)), window(0, Some(1 << 40)), window(20_000, None)), (3, WINDOW, 10_000));
     }

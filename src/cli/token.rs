@@ -62,7 +62,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             },
         );
     }
-    let token = client.token().await?.ok_or_else(|| Error::Failed("there is no token".to_owned()))?;
+    let token = client.token().await?.ok_or_else(|| Error::Failed("no token is available".to_owned()))?;
     let text = token.secret().expose_secret();
     output.result(
         || {

@@ -14,7 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   warrengate trace 4bf92f3577b34da6a3ce929d0e0e4736       a trace, by its id: publish --json prints it
   warrengate trace order-17 --since 7d                     the traces of the message with this id
-  warrengate trace order-17 --json                         as Jaeger has them
+  warrengate trace order-17 --json                         in Jaeger's form
   warrengate trace order-17 --jaeger https://jaeger.internal
 
 The address of Jaeger's query API is --jaeger, JAEGER_QUERY_URL or http://127.0.0.1:16686. docs/tracing.md explains the spans.";
@@ -43,7 +43,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     if is_trace_id(&args.id) {
         traces.extend(jaeger.trace(&args.id).await?);
     }
-    // A message id may look like a trace id.
+    // A message id may have the form of a trace id.
     if traces.is_empty() {
         traces = jaeger.of_message(&args.service, &args.id, args.since).await?;
     }

@@ -1,8 +1,8 @@
-//! A range of IP addresses, as `10.0.0.0/8` writes it.
+//! IP address ranges in CIDR notation, such as `10.0.0.0/8`.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// Addresses with a common prefix.
+/// A range of addresses with a common prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -10,7 +10,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether it holds this address. An IPv4 address is also recognised in its IPv6 form.
+    /// Whether the range contains this address. An IPv4 address is also recognised in its IPv6-mapped form.
     pub fn contains(&self, address: IpAddr) -> bool {
         let same = |ours: u128, theirs: u128, bits: u32| {
             let shift = bits - u32::from(self.prefix);

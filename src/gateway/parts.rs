@@ -1,4 +1,4 @@
-//! The components of a gateway, created in dependency order and without any task of their own.
+//! The components of a gateway, created in dependency order and without any background task.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
     transport::Services,
 };
 
-/// Everything that serves and that is watched.
+/// The components that serve and are watched.
 pub(super) struct Parts {
     pub(super) memory: TenantBudgets,
     pub(super) metrics: Metrics,
@@ -127,7 +127,7 @@ impl Parts {
         }
     }
 
-    /// Sets the metrics that are cheaper to read at each scrape than to follow.
+    /// Registers metrics that are cheaper to read at each scrape than to update continuously.
     pub(super) fn watch_metrics(&self, config: &Config) {
         let (issuer, tenants) = (Arc::clone(&self.issuer), Arc::clone(&self.tenants));
         let (traces, memory) = (self.traces.clone(), self.memory.gateway().clone());
@@ -149,7 +149,7 @@ impl Parts {
     }
 }
 
-/// The expiry of the certificates in files, as far as they can be read; whoever uses one reports what is wrong with it.
+/// The expiry of the certificates in files, where they can be read; errors are reported where the files are used.
 fn file_expiries(metrics: &Metrics, config: &Config) {
     let files = [
         (Certificate::Gateway, Some(&config.grpc.certificate)),
@@ -164,7 +164,7 @@ fn file_expiries(metrics: &Metrics, config: &Config) {
     }
 }
 
-/// The expiry of the broker's authority as this gateway uses it, and of the second one that it trusts during a rotation.
+/// The expiry of the broker's authority in use, and of the second one that is trusted during a rotation.
 fn authority_expiries(metrics: &Metrics, authority: &Authority) {
     let process = metrics.process();
     process.certificate_ends(Certificate::BrokerCa, authority.inspection().not_after());

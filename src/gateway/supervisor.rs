@@ -1,7 +1,7 @@
-//! Owns the background tasks of a gateway, by name.
+//! Supervision of a gateway's background tasks, by name.
 //!
-//! Invariant: no task ends unnoticed. One that ends or panics before it is asked to makes the gateway not ready at once, is logged by its
-//! name, and is what [`Supervisor::failed`] waits for.
+//! Invariant: no task ends unnoticed. One that ends or panics before it is requested to stop makes the gateway not
+//! ready at once, is logged by name, and is returned by [`Supervisor::failed`].
 
 use std::{
     any::Any,
@@ -24,13 +24,13 @@ struct Inner {
     readiness: Readiness,
     /// The name of the first task that failed.
     failed: watch::Sender<Option<&'static str>>,
-    /// Keeps the gateway from being ready again.
+    /// Keeps the gateway from becoming ready again.
     block: Mutex<Option<Block>>,
-    /// By name, for tests: what ends a task as if it had failed.
+    /// For tests: cancels a task by name as if it had failed.
     ends: Mutex<BTreeMap<&'static str, CancellationToken>>,
 }
 
-/// The tasks that are asked to end at the same time.
+/// Tasks that are stopped at the same time.
 #[derive(Clone)]
 pub(super) struct TaskGroup {
     supervisor: Supervisor,
@@ -44,19 +44,19 @@ impl Supervisor {
         Self(Arc::new(Inner { readiness, failed, block: Mutex::default(), ends: Mutex::default() }))
     }
 
-    /// A group of tasks that end together.
+    /// Creates a group of tasks that are stopped together.
     pub(super) fn group(&self) -> TaskGroup {
         TaskGroup { supervisor: self.clone(), stop: CancellationToken::new(), tasks: TaskTracker::new() }
     }
 
-    /// Waits for the first task that fails, and gives its name.
+    /// Waits for the first task that fails, and returns its name.
     pub(super) async fn failed(&self) -> &'static str {
         let mut failed = self.0.failed.subscribe();
         loop {
             if let Some(name) = *failed.borrow_and_update() {
                 return name;
             }
-            // The sender lives as long as this.
+            // The sender lives as long as `self`.
             let _ = failed.changed().await;
         }
     }
@@ -94,7 +94,7 @@ impl Supervisor {
 }
 
 impl TaskGroup {
-    /// Starts a task. It may end when the group is asked to, and not before.
+    /// Starts a task. It may end only after the group is requested to stop.
     pub(super) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let (supervisor, stop, end) = (self.supervisor.clone(), self.stop.clone(), CancellationToken::new());
         let ends = &self.supervisor.0.ends;
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_ends_by_itself_or_panics_is_named_and_one_that_is_asked_to_end_is_not() {
+    async fn a_task_that_ends_unexpectedly_or_panics_is_reported_and_a_stopped_task_is_not() {
         let readiness = Readiness::new();
         let supervisor = Supervisor::new(readiness.clone());
         let group = supervisor.group();
@@ -145,7 +145,7 @@ mod tests {
 
         let supervisor = Supervisor::new(Readiness::new());
         let group = supervisor.group();
-        group.spawn("unlucky", async { panic!("on purpose") });
+        group.spawn("panicking", async { panic!("on purpose") });
         assert_eq!(supervisor.failed().await, "unlucky");
         let supervisor = Supervisor::new(Readiness::new());
         let group = supervisor.group();

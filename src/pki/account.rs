@@ -23,7 +23,7 @@ pub const DEFINITIONS_FILE: &str = "definitions.json";
 
 const ALGORITHM: &str = "rabbit_password_hashing_sha256";
 
-/// The provisioner's account: an administrator in the management API, without rights on the data path.
+/// The provisioner's account: an administrator in the management API, without permissions on the data plane.
 pub struct Account {
     password: SecretString,
     definitions: PathBuf,
@@ -59,11 +59,11 @@ impl Account {
         Ok(password.into())
     }
 
-    /// Begins to change the password: the file gets the new one before the current one, and the definitions get the new
-    /// one's hash. Readers of the file try both. Calling it again continues the same change.
+    /// Starts a password change: the new password is added to the file before the current one, and the definitions get
+    /// the hash of the new one. Readers of the file try both. Calling it again continues the same change.
     ///
     /// # Errors
-    /// When there is no account in the folder, or it cannot be written.
+    /// When the folder has no account, or cannot be written.
     pub fn offer(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(PASSWORD_FILE);
         let text = Zeroizing::new(fs::read_to_string(&path).map_err(Error::file("read", &path))?);
@@ -84,7 +84,7 @@ impl Account {
         write_secret(&path, &Zeroizing::new(format!("{}\n", self.password.expose_secret())))
     }
 
-    /// The password's salted hash, as the definitions have it.
+    /// The password's salted hash in the definitions.
     ///
     /// # Errors
     /// When the definitions cannot be read.
@@ -129,8 +129,8 @@ fn account(password: &SecretString) -> Value {
     })
 }
 
-/// RabbitMQ's form: base64 of four bytes of salt and SHA-256 over salt and password. The password has 256 random bits, so
-/// nothing slower is needed.
+/// RabbitMQ's format: base64 of four bytes of salt and the SHA-256 of salt and password. The password has 256 random
+/// bits, so that a slow hash is not needed.
 fn hash(salt: [u8; 4], password: &SecretString) -> String {
     let digest = Sha256::new().chain_update(salt).chain_update(password.expose_secret()).finalize();
     STANDARD.encode([&salt[..], &digest[..]].concat())
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_is_kept_and_its_definitions_follow_its_password() {
+    fn an_account_is_kept_and_its_definitions_match_its_password() {
         let folder = tempfile::tempdir().expect("folder");
         let first = Account::ensure(folder.path()).expect("made");
         let written = fs::read_to_string(first.definitions()).expect("read");
@@ -165,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn during_a_password_change_both_are_in_the_file_and_the_definitions_have_the_new_one() {
+    fn during_a_password_change_the_file_has_both_passwords_and_the_definitions_the_new_hash() {
         let folder = tempfile::tempdir().expect("folder");
         let old = Account::ensure(folder.path()).expect("made");
         let text = || fs::read_to_string(folder.path().join(PASSWORD_FILE)).expect("read");
         let new = Account::offer(folder.path()).expect("offered");
-        let again = Account::offer(folder.path()).expect("it goes on");
+        let again = Account::offer(folder.path()).expect("the change continues");
         let (old, new_password) = (old.password().expose_secret(), new.password().expose_secret());
         assert!(old != new_password && new_password == again.password().expose_secret());
         assert_eq!(text(), format!("{new_password}\n{old}\n"));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_the_one_rabbitmq_documents() {
+    fn the_hash_has_the_format_that_rabbitmq_documents() {
         // https://www.rabbitmq.com/docs/passwords#computing-password-hash
         let hash = hash([0x90, 0x8d, 0xc6, 0x0a], &"test12".to_owned().into());
         assert_eq!(hash, "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR");

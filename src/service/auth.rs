@@ -1,4 +1,4 @@
-//! The `Auth` service: it issues tokens, and tells callers who they are.
+//! The `Auth` service: it issues tokens and reports the identity of a caller.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ pub struct AuthService {
 }
 
 impl AuthService {
-    /// With the issuer that signs, and the registry that admits.
+    /// Creates the service from the issuer of tokens and the registry of tenants.
     pub fn new(issuer: Arc<Issuer>, tenants: Arc<Tenants>) -> Self {
         Self { issuer, tenants }
     }
@@ -33,15 +33,15 @@ impl pb::auth_server::Auth for AuthService {
         &self,
         request: Request<pb::IssueTokenRequest>,
     ) -> Result<Response<pb::IssueTokenResponse>, Status> {
-        let witness = AuditContext::of_request(&request);
-        witness.about("", &request.get_ref().client_id);
+        let audit_context = AuditContext::of_request(&request);
+        audit_context.set_subject("", &request.get_ref().client_id);
         let address = request.remote_addr().map(|address| address.ip());
         let request = request.into_inner();
         let lifetime = request.lifetime.map(lifetime).transpose()?;
         let secret = SecretString::from(request.client_secret);
         let issued = self.issuer.issue(&request.client_id, &secret, lifetime, address).await.map_err(Failure::from)?;
-        witness.recognised(&issued.client);
-        witness.done(None);
+        audit_context.set_client(&issued.client);
+        audit_context.done(None);
         Ok(Response::new(pb::IssueTokenResponse {
             access_token: issued.token.expose_secret().to_owned(),
             token_type: "Bearer".to_owned(),
@@ -51,7 +51,7 @@ impl pb::auth_server::Auth for AuthService {
 
     async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
         let caller = Caller::from_request(&request).map_err(Failure::from)?;
-        // A valid token of a revoked client or a suspended tenant is refused here, too.
+        // A valid token of a revoked client or a suspended tenant is refused as well.
         let grants = match caller.tenant() {
             Some(_) => self.tenants.admit(caller, Action::Inspect).map_err(Failure::from)?.grants().to_pb(),
             None => self.tenants.admit_administrator(caller).map_err(Failure::from)?.grants().to_pb(),
@@ -66,7 +66,7 @@ impl pb::auth_server::Auth for AuthService {
 }
 
 fn lifetime(duration: prost_types::Duration) -> Result<Duration, Failure> {
-    duration.try_into().map_err(|_| Failure::invalid("lifetime", "must not be negative or beyond counting"))
+    duration.try_into().map_err(|_| Failure::invalid("lifetime", "must not be negative or out of range"))
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
     async fn service() -> (AuthService, String) {
         let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
         let store = Store::open(&"sqlite::memory:".into(), key).await.expect("a store");
-        let (_, secret) = Issuer::bootstrap_admin(&store).await.expect("asked").expect("made");
+        let (_, secret) = Issuer::bootstrap_admin(&store).await.expect("the store responds").expect("created");
         let tenants = Tenants::load(store.clone(), Duration::from_secs(60)).await.expect("tenants");
         let issuer = Arc::new(Issuer::start(store, &AuthConfig::for_test()).await.expect("an issuer"));
         (AuthService::new(issuer, Arc::new(tenants)), secret.expose_secret().to_owned())
@@ -98,22 +98,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_tells_who_one_is() {
+    async fn a_token_identifies_its_client() {
         let (service, secret) = service().await;
         let response = service.issue_token(request(&secret, 120)).await.expect("issued").into_inner();
         assert_eq!(response.token_type, "Bearer");
         let mut ask = Request::new(pb::WhoAmIRequest {});
         let value = format!("Bearer {}", response.access_token).parse().expect("a value");
         let headers = [(http::header::AUTHORIZATION, value)].into_iter().collect();
-        authenticate(&service.issuer.verifier(), &headers, ask.extensions_mut()).expect("let in");
-        let who = service.who_am_i(ask).await.expect("told").into_inner();
+        authenticate(&service.issuer.verifier(), &headers, ask.extensions_mut()).expect("authenticated");
+        let who = service.who_am_i(ask).await.expect("a response").into_inner();
         assert_eq!((who.client_id.as_str(), who.tenant.as_str()), ("admin", ""));
         assert!(who.grants.expect("grants").administer);
         assert_eq!(who.token_expires, response.expires);
     }
 
     #[tokio::test]
-    async fn nobody_and_wrong_requests_are_told_why() {
+    async fn unauthenticated_and_invalid_requests_get_a_reason() {
         let (service, secret) = service().await;
         let nobody = service.who_am_i(Request::new(pb::WhoAmIRequest {})).await.expect_err("refused");
         assert_eq!(nobody.code(), Code::Unauthenticated);

@@ -65,7 +65,7 @@ pub(super) fn redrive(
     let (last, end) = mpsc::channel(1);
     tokio::spawn(async move {
         let (scope, tracer) = (session.scope().clone(), session.tracer().clone());
-        let witness = session.witness().clone();
+        let audit_context = session.audit_context().clone();
         let selected = |letter: &DeadLetter| is_granted(&scope, letter) && selection.contains(letter);
         let rate = (request.max_per_second > 0).then_some(request.max_per_second);
         let stop = CancellationToken::new();
@@ -75,14 +75,14 @@ pub(super) fn redrive(
         let result = until_ended(run, &mut session, &stop).await;
         match &result {
             Ok(done) => {
-                witness.done(Some(&format!("{} dead letters redriven", done.redriven)));
+                audit_context.done(Some(&format!("{} dead letters redriven", done.redriven)));
                 tracing::info!(
                     tenant = %scope.tenant(), client = %scope.caller().client(),
                     redriven = done.redriven, failed = done.failed, "dead letters redriven"
                 );
             }
             Err(failure) => {
-                witness.done(Some("dead letters, ended early"));
+                audit_context.done(Some("dead letters, ended early"));
                 tracing::warn!(tenant = %scope.tenant(), %failure, "redrive ended early")
             }
         }

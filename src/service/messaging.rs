@@ -1,4 +1,4 @@
-//! `Messaging`: a caller is admitted and its stream handed to the machine that keeps it.
+//! The `Messaging` service: it admits the caller and passes the stream on to its state machine in `stream`.
 
 use std::pin::Pin;
 
@@ -28,7 +28,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// The data plane.
+/// The `Messaging` service.
 pub struct MessagingService {
     tenants: Arc<Tenants>,
     broker: Broker,
@@ -38,7 +38,7 @@ pub struct MessagingService {
 }
 
 impl MessagingService {
-    /// The data plane of one gateway.
+    /// Creates the service of one gateway.
     pub fn new(tenants: Arc<Tenants>, session: SessionContext, subscribe: SubscribeContext) -> Self {
         Self { tenants, broker: subscribe.broker.clone(), session, subscribe, receives: Receives::default() }
     }
@@ -46,8 +46,8 @@ impl MessagingService {
     fn open<T>(&self, request: &Request<T>, action: Action, kind: StreamKind) -> Result<Session, Status> {
         let caller = Caller::from_request(request).map_err(Failure::from)?;
         let scope = self.tenants.admit(caller, action).map_err(Failure::from)?;
-        let (call, witness) = (request.extensions().get(), AuditContext::of_request(request));
-        Ok(Session::open(&self.session, scope, kind, call, witness)?)
+        let (call, audit_context) = (request.extensions().get(), AuditContext::of_request(request));
+        Ok(Session::open(&self.session, scope, kind, call, audit_context)?)
     }
 }
 
@@ -93,12 +93,12 @@ impl Messaging for MessagingService {
     async fn receive(&self, request: Request<ReceiveRequest>) -> Result<Response<Self::ReceiveStream>, Status> {
         let session = self.open(&request, Action::Subscribe, StreamKind::Subscribe)?;
         let start = SubscribeRequest { frame: request.into_inner().start.map(Frame::Start) };
-        let (place, frames) = self.receives.open(session.scope().caller().client(), start);
+        let (slot, frames) = self.receives.open(session.scope().caller().client(), start);
         let responses = subscribe::run(self.subscribe.clone(), session, ReceiverStream::new(frames));
-        let mut receive_id = place.id();
+        let mut receive_id = slot.id();
         let named = outgoing(responses).map(move |response| {
-            // The place lives as long as the answer does.
-            let _ = &place;
+            // The slot is kept as long as the response.
+            let _ = &slot;
             response.map(|response| ReceiveResponse {
                 receive_id: std::mem::take(&mut receive_id),
                 response: Some(response),
@@ -122,7 +122,7 @@ impl Messaging for MessagingService {
             }
             None => return Err(Failure::invalid("frame", "is required").into()),
         };
-        self.receives.hand(caller.client(), &receive_id, SubscribeRequest { frame: Some(frame) }).await?;
+        self.receives.deliver(caller.client(), &receive_id, SubscribeRequest { frame: Some(frame) }).await?;
         Ok(Response::new(SettleResponse {}))
     }
 }

@@ -1,14 +1,14 @@
-//! Pages of lists: size and token enter as the caller gave them, a limit and the last key of the page before leave. A token
-//! is the key in base64, opaque to the caller and worthless to anyone: it only says where to go on, never what may be seen.
+//! Paging of lists. A page token is the last key of the previous page in base64. It only determines where the next
+//! page starts and grants no access.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::error::Failure;
 
 const DEFAULT: u32 = 100;
-const MOST: u32 = 1_000;
+const MAX: u32 = 1_000;
 
-/// A page to read: how many, and after which key.
+/// A requested page: its size, and the key after which it starts.
 pub(super) struct Page<K> {
     size: u32,
     pub(super) after: Option<K>,
@@ -16,11 +16,11 @@ pub(super) struct Page<K> {
 
 impl<K> Page<K> {
     /// # Errors
-    /// When the size is out of range or the token is not one of this list's.
+    /// When the size is out of range or the token does not belong to this list.
     pub(super) fn parse<E>(size: i32, token: &str, parse: impl FnOnce(&str) -> Result<K, E>) -> Result<Self, Failure> {
         let size = match u32::try_from(size) {
             Ok(0) => DEFAULT,
-            Ok(size) if size <= MOST => size,
+            Ok(size) if size <= MAX => size,
             _ => return Err(Failure::invalid("page_size", "must be 1 to 1,000, or 0 for 100")),
         };
         if token.is_empty() {
@@ -29,11 +29,11 @@ impl<K> Page<K> {
         let key = URL_SAFE_NO_PAD.decode(token).ok().and_then(|key| String::from_utf8(key).ok());
         let after = key.and_then(|key| parse(&key).ok());
         let after =
-            after.ok_or_else(|| Failure::invalid("page_token", "must be the next_page_token of the page before"))?;
+            after.ok_or_else(|| Failure::invalid("page_token", "must be the next_page_token of the previous page"))?;
         Ok(Self { size, after: Some(after) })
     }
 
-    /// How many entries to ask for: one more, to know whether there is a next page.
+    /// The number of entries to read: one more than the page has, to detect whether there is a next page.
     pub(super) const fn limit(&self) -> u32 {
         self.size + 1
     }
@@ -43,12 +43,12 @@ impl<K> Page<K> {
         self.size as usize
     }
 
-    /// The token of the page that goes on after this key.
+    /// The token of the page that starts after this key.
     pub(super) fn token(key: String) -> String {
         URL_SAFE_NO_PAD.encode(key)
     }
 
-    /// Cuts the entries to the page; returns the token of the next one, empty when there is none.
+    /// Truncates the entries to the page; returns the token of the next one, empty if there is none.
     pub(super) fn cut<T>(&self, entries: &mut Vec<T>, key: impl FnOnce(&T) -> String) -> String {
         let size = self.size as usize;
         if entries.len() <= size {

@@ -2,14 +2,14 @@
 //! management API, inside the caller's vhost only. Binding hands on what an exchange gets, so it needs the configure grant on
 //! both ends.
 
-mod about;
+mod audit_subject;
 mod convert;
 
 use std::{convert::Infallible, ops::Deref, sync::Arc};
 
 use tonic::{Request, Response, Status};
 
-use self::{about::AuditSubject, convert::Named};
+use self::{audit_subject::AuditSubject, convert::Named};
 use super::{dead_letters, page::Page};
 use crate::{
     audit::AuditContext,
@@ -67,7 +67,7 @@ impl TopologyService {
 
     /// Admits the caller, and waits until one more call of its tenant may be processed.
     async fn admit<T: AuditSubject + Sync>(&self, request: &Request<T>, action: Action) -> Result<Admitted, Failure> {
-        AuditContext::of_request(request).about("", &request.get_ref().about());
+        AuditContext::of_request(request).set_subject("", &request.get_ref().audit_subject());
         let scope = self.tenants.admit(Caller::from_request(request)?, action)?;
         let permit = self.calls.permit(scope.tenant()).await?;
         Ok(Admitted { scope, _permit: permit })
@@ -166,14 +166,14 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::DeleteExchangeRequest>,
     ) -> Result<Response<pb::DeleteExchangeResponse>, Status> {
-        let witness = AuditContext::of_request(&request);
+        let audit_context = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Configure).await?;
         let request = request.into_inner();
         let name = ExchangeName::own(&request.name).named("name")?;
         may_configure(&scope, name.as_str())?;
         self.broker.topology(&scope).delete_exchange(&name, request.if_unused).await.map_err(Failure::from)?;
         self.quota.deleted(scope.tenant());
-        witness.done(None);
+        audit_context.done(None);
         Ok(Response::new(pb::DeleteExchangeResponse {}))
     }
 
@@ -240,7 +240,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::DeleteQueueRequest>,
     ) -> Result<Response<pb::DeleteQueueResponse>, Status> {
-        let witness = AuditContext::of_request(&request);
+        let audit_context = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Configure).await?;
         let request = request.into_inner();
         let name = QueueName::parse(&request.name).named("name")?;
@@ -248,7 +248,7 @@ impl Topology for TopologyService {
         let topology = self.broker.topology(&scope);
         let deleted = topology.delete_queue(&name, request.if_unused, request.if_empty).await.map_err(Failure::from)?;
         self.quota.deleted(scope.tenant());
-        witness.done(None);
+        audit_context.done(None);
         Ok(Response::new(pb::DeleteQueueResponse { messages_deleted: deleted.into() }))
     }
 
@@ -283,7 +283,7 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::PurgeQueueRequest>,
     ) -> Result<Response<pb::PurgeQueueResponse>, Status> {
-        let witness = AuditContext::of_request(&request);
+        let audit_context = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Subscribe).await?;
         let name = QueueName::parse(&request.into_inner().name).named("name")?;
         may_look_at(&scope, &name)?;
@@ -293,7 +293,7 @@ impl Topology for TopologyService {
             return Err(Failure::from(broker::Error::Unsupported(None)).into());
         }
         let purged = self.broker.topology(&scope).purge_queue(&name).await.map_err(Failure::from)?;
-        witness.done(None);
+        audit_context.done(None);
         Ok(Response::new(pb::PurgeQueueResponse { messages_purged: purged.into() }))
     }
 
@@ -360,8 +360,8 @@ impl Topology for TopologyService {
         request: Request<pb::RedriveDeadLettersRequest>,
     ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
         let scope = self.admit(&request, Action::Subscribe).await?;
-        let (call, witness) = (request.extensions().get(), AuditContext::of_request(&request));
-        let session = Session::open(&self.session, scope.scope, StreamKind::Redrive, call, witness)?;
+        let (call, audit_context) = (request.extensions().get(), AuditContext::of_request(&request));
+        let session = Session::open(&self.session, scope.scope, StreamKind::Redrive, call, audit_context)?;
         Ok(Response::new(dead_letters::redrive(&self.broker, session, request.into_inner())?))
     }
 
@@ -369,10 +369,10 @@ impl Topology for TopologyService {
         &self,
         request: Request<pb::PurgeDeadLettersRequest>,
     ) -> Result<Response<pb::PurgeDeadLettersResponse>, Status> {
-        let witness = AuditContext::of_request(&request);
+        let audit_context = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Subscribe).await?;
         let answer = dead_letters::purge(&self.broker, &scope, request.into_inner()).await?;
-        witness.done(Some(&format!("{} dead letters deleted", answer.purged)));
+        audit_context.done(Some(&format!("{} dead letters deleted", answer.purged)));
         Ok(Response::new(answer))
     }
 }

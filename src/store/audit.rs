@@ -1,6 +1,6 @@
-//! The audit trail in the database. Nothing changes an event, and nothing deletes one before its time: the database itself refuses
-//! (migrations 0004 and 0008). An administrative act is recorded as begun before it is done, and in the trail with its
-//! outcome afterwards, so that a gateway that crashes in between leaves a line that says so.
+//! The audit trail in the database. Events are never changed, and never deleted before their retention time: the
+//! database itself enforces this (migrations 0004 and 0008). An administrative operation is recorded before it begins
+//! and with its outcome when it has ended, so that a crash in between leaves a record.
 
 use std::time::SystemTime;
 
@@ -10,40 +10,40 @@ use uuid::Uuid;
 use super::{Error, Store, from_millis, to_millis};
 use crate::telemetry::StoreOperation;
 
-/// The outcome of every refusal; all other outcomes are acts'.
+/// The outcome of every refusal. All other outcomes belong to operations.
 pub const REFUSED: &str = "refused";
-/// The outcome of an act whose gateway died in the middle.
+/// The outcome of an operation whose gateway crashed before it ended.
 pub const UNFINISHED: &str = "unfinished";
 
-/// An act or a refusal to keep. Empty text where something is not known.
+/// An operation or refusal to be recorded. Unknown texts are empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewAudit {
     /// When it happened.
     pub time: SystemTime,
-    /// Who: a client id, or empty when nobody was recognised.
+    /// The client id; empty if the caller was not recognised.
     pub client: String,
-    /// From where.
+    /// The address of the caller.
     pub peer_address: String,
-    /// What was called.
+    /// The called method.
     pub method: String,
-    /// In which tenant.
+    /// The tenant.
     pub tenant: String,
-    /// On what.
+    /// The object.
     pub object: String,
-    /// Which rule decided.
+    /// The rule that decided.
     pub rule: String,
-    /// What came of it.
+    /// The outcome.
     pub outcome: String,
-    /// The trace that it belongs to.
+    /// The trace id.
     pub trace_id: String,
-    /// How many such events it represents.
+    /// The number of events that the row represents.
     pub times: u64,
-    /// Whether such events are counted together when there are many of them.
+    /// Whether events of this kind are aggregated when there are many of them.
     pub aggregated: bool,
 }
 
 impl Default for NewAudit {
-    /// Something that happens now, once.
+    /// An event that happened once, now.
     fn default() -> Self {
         let empty = String::new;
         Self {
@@ -62,36 +62,36 @@ impl Default for NewAudit {
     }
 }
 
-/// One that was kept.
+/// A recorded event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRow {
-    /// Grows with the order in which events were kept; for paging.
+    /// The id, which increases in the order of recording; used for paging.
     pub id: Uuid,
-    /// What happened.
+    /// The event.
     pub event: NewAudit,
 }
 
-/// Which events to read. Nothing given: all.
+/// A filter for events; by default all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// Of this tenant.
+    /// Only events of this tenant.
     pub tenant: String,
-    /// Of this client.
+    /// Only events of this client.
     pub client: String,
-    /// Of this method, whole (`warrengate.v1.Admin/CreateTenant`) or its name alone.
+    /// Only events of this method, in full (`warrengate.v1.Admin/CreateTenant`) or by its name.
     pub method: String,
-    /// With this outcome; `failed` finds every `failed: REASON`.
+    /// Only events with this outcome; `failed` matches every `failed: REASON`.
     pub outcome: String,
-    /// At this moment or later.
+    /// Only events at this time or later.
     pub from: Option<SystemTime>,
-    /// Before this moment.
+    /// Only events before this time.
     pub until: Option<SystemTime>,
 }
 
-/// An act that has begun: its line in the trail is owed.
+/// An operation that has begun and is not in the audit trail yet.
 #[derive(Debug)]
 #[must_use = "an act that is neither finished nor cancelled is reported as unfinished"]
-pub struct BegunAct(Uuid);
+pub struct BegunOperation(Uuid);
 
 type Raw = (String, i64, String, String, String, String, String, String, String, String, i64, i64);
 type RawBegun = (String, i64, String, String, String, String, String, String, String);
@@ -131,10 +131,10 @@ async fn insert(tx: &mut Transaction<'static, Any>, event: &NewAudit) -> Result<
 }
 
 impl Store {
-    /// Keeps events, all or none.
+    /// Records all events or none.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn record(&self, events: &[NewAudit]) -> Result<(), Error> {
         self.timed(StoreOperation::Audit, async {
             let mut tx = self.begin_writing().await?;
@@ -146,11 +146,11 @@ impl Store {
         .await
     }
 
-    /// Writes down that an act begins, before anything of it is done.
+    /// Records that an operation begins, before any part of it is done.
     ///
     /// # Errors
-    /// When the database cannot be asked: the act must not be done then.
-    pub async fn begin_act(&self, event: &NewAudit) -> Result<BegunAct, Error> {
+    /// When the database fails; the operation must not be done then.
+    pub async fn begin_operation(&self, event: &NewAudit) -> Result<BegunOperation, Error> {
         self.timed(StoreOperation::Audit, async {
             let id = Uuid::now_v7();
             sqlx::query(
@@ -168,16 +168,16 @@ impl Store {
             .bind(event.trace_id.clone())
             .execute(&self.pool)
             .await?;
-            Ok(BegunAct(id))
+            Ok(BegunOperation(id))
         })
         .await
     }
 
-    /// Keeps what came of an act. An act that was taken for unfinished meanwhile then has two lines.
+    /// Records the outcome of an operation. If it was reported as unfinished meanwhile, there are two rows.
     ///
     /// # Errors
-    /// When the database cannot be asked; the act stays begun, and is reported as unfinished later.
-    pub async fn finish_act(&self, act: &BegunAct, event: &NewAudit) -> Result<(), Error> {
+    /// When the database fails; the operation is reported as unfinished later.
+    pub async fn finish_operation(&self, act: &BegunOperation, event: &NewAudit) -> Result<(), Error> {
         self.timed(StoreOperation::Audit, async {
             let mut tx = self.begin_writing().await?;
             insert(&mut tx, event).await?;
@@ -187,11 +187,11 @@ impl Store {
         .await
     }
 
-    /// Forgets an act that was refused before anything of it was done.
+    /// Deletes the record of an operation that was refused before any part of it was done.
     ///
     /// # Errors
-    /// When the database cannot be asked.
-    pub async fn cancel_act(&self, act: &BegunAct) -> Result<(), Error> {
+    /// When the database fails.
+    pub async fn cancel_operation(&self, act: &BegunOperation) -> Result<(), Error> {
         self.timed(StoreOperation::Audit, async {
             sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&self.pool).await?;
             Ok(())
@@ -199,12 +199,12 @@ impl Store {
         .await
     }
 
-    /// Moves acts that began before a moment and never ended into the trail, as unfinished; returns how many. Of gateways
-    /// that do this at once, each act is moved by one.
+    /// Moves operations that began before a point in time and have not ended to the audit trail, as unfinished;
+    /// returns their number. If several gateways do this at once, each operation is moved only once.
     ///
     /// # Errors
-    /// When the database cannot be asked.
-    pub async fn report_unfinished_acts(&self, begun_before: SystemTime) -> Result<u64, Error> {
+    /// When the database fails.
+    pub async fn report_unfinished_operations(&self, begun_before: SystemTime) -> Result<u64, Error> {
         self.timed(StoreOperation::Audit, async {
             let mut tx = self.begin_writing().await?;
             let rows: Vec<RawBegun> = sqlx::query_as(
@@ -237,10 +237,10 @@ impl Store {
         .await
     }
 
-    /// Those that pass the filter before an id, newest first.
+    /// The events before an id that match the filter, newest first.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn audit(&self, filter: &AuditFilter, before: Option<Uuid>, limit: u32) -> Result<Vec<AuditRow>, Error> {
         self.timed(StoreOperation::Trail, async {
             let rows: Vec<Raw> = sqlx::query_as(
@@ -265,12 +265,12 @@ impl Store {
         .await
     }
 
-    /// Deletes up to `batch` acts from before a moment, and as many refusals and as many aggregated events that are older than
-    /// the newest `max_events` of their kind (or than that moment). Returns how many were deleted; to be called again while
-    /// there are any.
+    /// Deletes up to `batch` operations older than `before`, and as many refusals and aggregated events that are older
+    /// than `before` or than the newest `max_events` of their kind. Returns the number of deleted rows; to be repeated
+    /// until it is 0.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn prune_audit(&self, before: SystemTime, max_events: u64, batch: u32) -> Result<u64, Error> {
         self.timed(StoreOperation::Trail, async {
             let before = to_millis(before);
@@ -281,7 +281,8 @@ impl Store {
                     let sql = format!("SELECT time FROM audit WHERE {condition} ORDER BY time DESC LIMIT 1 OFFSET $1");
                     let over: Option<i64> =
                         sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(max).fetch_optional(&self.pool).await?;
-                    // That is the first one too many; others of the same millisecond go with it.
+                    // The time of the first event beyond the limit; all events of the same millisecond are deleted
+                    // with it.
                     *floor = over.map_or(before, |time| before.max(time.saturating_add(1)));
                 }
             }
@@ -312,7 +313,7 @@ impl Store {
     }
 }
 
-/// Acts, refusals and aggregated events: which rows they are, and whether there is a bound on their number.
+/// The SQL conditions for operations, refusals and aggregated events, and whether their number is limited.
 const KINDS: [(&str, bool); 3] = [
     ("outcome <> 'refused' AND aggregated = 0", false),
     ("outcome = 'refused'", true),

@@ -1,5 +1,5 @@
-//! The right by which an administrator makes a change, checked in the transaction that makes it: an administrator who was
-//! demoted or revoked on another gateway a moment ago changes nothing any more.
+//! The right of an administrator, checked in the transaction that makes a change: an administrator who was demoted or
+//! revoked on another gateway can change nothing more.
 
 use std::time::SystemTime;
 
@@ -8,19 +8,19 @@ use sqlx::{Any, Transaction};
 use super::{Error, clients};
 use crate::names::ClientId;
 
-/// What an administrator was admitted by.
+/// The administrator and the right with which it was admitted.
 #[derive(Debug, Clone)]
 pub struct Authority {
     /// The administrator.
     pub client: ClientId,
     /// When its token was issued.
     pub issued: SystemTime,
-    /// The grants that it was admitted with, as the store had them.
+    /// The grants with which it was admitted, in the store's form.
     pub grants: String,
 }
 
 impl Authority {
-    /// The grants must be the same text: what other grants would allow is not this layer's to decide.
+    /// The grants must be unchanged: this layer cannot judge what other grants would allow.
     pub(super) async fn check(&self, tx: &mut Transaction<'static, Any>) -> Result<(), Error> {
         match clients::one(tx, &self.client).await? {
             Some(row) if !row.revoked && row.not_before <= self.issued && row.grants == self.grants => Ok(()),

@@ -1,5 +1,5 @@
-//! Clients in the database. Every query names the tenant first (a client id carries it), so that no query can reach into another
-//! tenant. Secrets are stored as hashes, and no `Debug` shows them.
+//! Clients in the database. Every query is restricted to a tenant first (the client id contains it), so that no query
+//! can reach another tenant. Secrets are stored as hashes, and no `Debug` output contains them.
 
 use std::time::SystemTime;
 
@@ -11,31 +11,31 @@ use crate::{
     telemetry::StoreOperation,
 };
 
-/// A client to make.
+/// A client to create.
 #[derive(Clone)]
 pub struct NewClient {
-    /// Its id, which names its tenant.
+    /// Its id, which contains its tenant.
     pub id: ClientId,
-    /// For people.
+    /// The display name.
     pub display_name: String,
     /// The secret's argon2id hash, in PHC form.
     pub secret_hash: String,
-    /// What it may do, as JSON.
+    /// Its grants, as JSON.
     pub grants: String,
-    /// How an external issuer knows it; none: it uses tokens of the gateway.
+    /// Its identity at an external issuer; `None` if it uses tokens of the gateway.
     pub external: Option<ExternalIdentity>,
 }
 
-/// How an external issuer knows a client.
+/// A client's identity at an external issuer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalIdentity {
     /// The issuer's name.
     pub issuer: String,
-    /// The id in its tokens; empty: the same as here.
+    /// The id in its tokens; empty if it is the client's name.
     pub id: String,
 }
 
-/// A client that an external issuer knows by an id of its own.
+/// A client with an external id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalClient {
     /// The issuer's name.
@@ -46,33 +46,33 @@ pub struct ExternalClient {
     pub client: ClientId,
 }
 
-/// Changes of a client; what is `None` stays.
+/// Changes of a client; `None` leaves a value unchanged.
 #[derive(Debug, Clone, Default)]
 pub struct ClientChanges<'a> {
-    /// For people.
+    /// The display name.
     pub display_name: Option<&'a str>,
-    /// As JSON.
+    /// The grants, as JSON.
     pub grants: Option<&'a str>,
-    /// None inside: it uses tokens of the gateway.
+    /// The external identity; `Some(None)` for tokens of the gateway.
     pub external: Option<Option<&'a ExternalIdentity>>,
 }
 
-/// A client as it is kept.
+/// A stored client.
 #[derive(Clone)]
 pub struct ClientRow {
-    /// Its id, which names its tenant.
+    /// Its id, which contains its tenant.
     pub id: ClientId,
-    /// For people.
+    /// The display name.
     pub display_name: String,
     /// The secret's argon2id hash, in PHC form.
     pub secret_hash: String,
-    /// The tag of that secret; empty when nobody knows it.
+    /// The tag of that secret; empty if nobody knows the secret.
     pub secret_tag: String,
-    /// The hash of the secret before, and until when it counts beside the other.
+    /// The hash of the previous secret, and until when it is valid.
     pub previous: Option<(String, SystemTime)>,
-    /// What it may do, as JSON.
+    /// Its grants, as JSON.
     pub grants: String,
-    /// How an external issuer knows it; none: it uses tokens of the gateway.
+    /// Its identity at an external issuer; `None` if it uses tokens of the gateway.
     pub external: Option<ExternalIdentity>,
     /// Whether its secret and its tokens are permanently refused.
     pub revoked: bool,
@@ -83,7 +83,8 @@ pub struct ClientRow {
 }
 
 impl ClientRow {
-    /// The hash that a secret of this tag has to have: the previous secret's while it counts, and the present one's otherwise.
+    /// The hash to check a secret with this tag against: the previous secret's while it is valid, otherwise the
+    /// current one's.
     pub fn hash_for(&self, tag: &str) -> &str {
         match &self.previous {
             Some((hash, until)) if tag != self.secret_tag && SystemTime::now() < *until => hash,
@@ -108,18 +109,18 @@ impl std::fmt::Debug for ClientRow {
     }
 }
 
-/// What admission must know of a client.
+/// The data of a client that admission needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientGate {
     /// Its id.
     pub id: ClientId,
-    /// Whether it is refused for ever.
+    /// Whether it was permanently revoked.
     pub revoked: bool,
     /// Tokens issued before this moment are refused.
     pub not_before: SystemTime,
-    /// What it may do, as JSON.
+    /// Its grants, as JSON.
     pub grants: String,
-    /// The external issuer of its tokens; empty: the gateway.
+    /// The external issuer of its tokens; empty for the gateway.
     pub issuer: String,
 }
 
@@ -158,7 +159,7 @@ fn row(raw: Raw) -> Result<ClientRow, Error> {
     })
 }
 
-/// As the index has it: empty for platform administrators.
+/// The tenant's value in the index: empty for platform administrators.
 fn scope(tenant: Option<&TenantId>) -> String {
     tenant.map_or("", TenantId::as_str).to_owned()
 }
@@ -187,7 +188,7 @@ pub(super) async fn gates(tx: &mut Transaction<'static, Any>) -> Result<Vec<Clie
         .collect()
 }
 
-/// How many there are. Revoked ones count, so that creating and revoking over and over has a bound, too.
+/// The number of clients. Revoked ones count, so that repeatedly creating and revoking clients is bounded as well.
 async fn count<'c>(executor: impl sqlx::Executor<'c, Database = Any>, tenant: Option<&TenantId>) -> Result<u32, Error> {
     let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM clients WHERE COALESCE(tenant, '') = $1")
         .bind(scope(tenant))
@@ -197,35 +198,36 @@ async fn count<'c>(executor: impl sqlx::Executor<'c, Database = Any>, tenant: Op
 }
 
 impl Store {
-    /// How many clients a tenant has, revoked ones included.
+    /// The number of clients of a tenant, including revoked ones.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn client_count(&self, tenant: &TenantId) -> Result<u32, Error> {
         self.timed(StoreOperation::Read, async { count(&self.pool, Some(tenant)).await }).await
     }
 
-    /// Creates a client regardless of the tenant's plan; returns it, or none when there is one of that id already.
+    /// Creates a client regardless of the tenant's plan; returns it, or `None` if the id exists.
     ///
     /// # Errors
-    /// [`Error::UnknownTenant`], or when the database cannot be asked.
+    /// [`Error::UnknownTenant`], or when the database fails.
     pub async fn create_client(&self, new: &NewClient) -> Result<Option<ClientRow>, Error> {
         self.create_client_within(new, 0).await
     }
 
-    /// Creates a client unless its tenant has `max` already, revoked ones included (0: unlimited); returns it, or none when
-    /// there is one of that id already.
+    /// Creates a client unless its tenant has `max` clients, including revoked ones (0: unlimited); returns it, or
+    /// `None` if the id exists.
     ///
     /// # Errors
-    /// [`Error::TooManyClients`], [`Error::UnknownTenant`], [`Error::ExternalIdTaken`], or when the database cannot be asked.
+    /// [`Error::TooManyClients`], [`Error::UnknownTenant`], [`Error::ExternalIdTaken`], or when the database fails.
     pub async fn create_client_within(&self, new: &NewClient, max: u32) -> Result<Option<ClientRow>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
-            // Changes happen one after the other, so nobody makes one between this count and the insertion.
+            // Changes are serialised, so no other client can be created between this count and the insertion.
             if max > 0 && one(&mut tx, &new.id).await?.is_none() && count(&mut *tx, new.id.tenant()).await? >= max {
                 return Err(Error::TooManyClients { max });
             }
-            // A deleted client's tokens must not come back to life with its successor: not_before is now, not 0.
+            // Tokens of a deleted client must not be valid for a new client with the same id: not_before is now, not
+            // 0.
             let made = sqlx::query(
                 "INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created, issuer, \
                  external_id) VALUES ($1, $2, $3, $4, $5, 0, $6, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
@@ -247,9 +249,9 @@ impl Store {
                 tx.rollback().await?;
                 return Ok(None);
             }
-            let stands = one(&mut tx, &new.id).await?;
+            let row = one(&mut tx, &new.id).await?;
             tx.commit().await?;
-            Ok(stands)
+            Ok(row)
         })
         .await
     }
@@ -257,7 +259,7 @@ impl Store {
     /// One client.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn client(&self, id: &ClientId) -> Result<Option<ClientRow>, Error> {
         self.timed(StoreOperation::Client, async {
             let raw = sqlx::query_as(SELECT_ONE)
@@ -270,10 +272,10 @@ impl Store {
         .await
     }
 
-    /// A tenant's clients (or the platform's administrators) after an id, by id.
+    /// The clients of a tenant, or the platform administrators, after an id, in order of their ids.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn clients(
         &self,
         tenant: Option<&TenantId>,
@@ -296,10 +298,10 @@ impl Store {
         .await
     }
 
-    /// The clients that external issuers know by ids of their own.
+    /// The clients with external ids.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn external_clients(&self) -> Result<Vec<ExternalClient>, Error> {
         self.timed(StoreOperation::Read, async {
             let rows: Vec<(String, String, String)> = sqlx::query_as(
@@ -315,10 +317,10 @@ impl Store {
         .await
     }
 
-    /// Makes the changes that are given; returns the client afterwards, or none when there is no such client.
+    /// Applies the given changes; returns the changed client, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`Error::ExternalIdTaken`], or when the database cannot be asked.
+    /// [`Error::ExternalIdTaken`], or when the database fails.
     pub async fn update_client(&self, id: &ClientId, changes: &ClientChanges<'_>) -> Result<Option<ClientRow>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -341,17 +343,17 @@ impl Store {
             .execute(&mut *tx)
             .await
             .map_err(|error| Error::or_duplicate(error, Error::ExternalIdTaken, Error::UnknownTenant))?;
-            let stands = one(&mut tx, id).await?;
+            let row = one(&mut tx, id).await?;
             tx.commit().await?;
-            Ok(stands)
+            Ok(row)
         })
         .await
     }
 
-    /// Refuses a client's secret and tokens, for ever; returns it, or none when there is no such client.
+    /// Permanently revokes a client's secret and tokens; returns the client, or `None` if it does not exist.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn revoke_client(&self, id: &ClientId) -> Result<Option<ClientRow>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -363,18 +365,18 @@ impl Store {
             .bind(now())
             .execute(&mut *tx)
             .await?;
-            let stands = one(&mut tx, id).await?;
+            let row = one(&mut tx, id).await?;
             tx.commit().await?;
-            Ok(stands)
+            Ok(row)
         })
         .await
     }
 
-    /// Deletes a client; returns whether there was one. A successor of the same id is another client: it is not reached by
-    /// tokens from before it was created.
+    /// Deletes a client; returns whether it existed. A new client of the same id does not accept tokens from before
+    /// its creation.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn delete_client(&self, id: &ClientId) -> Result<bool, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -384,7 +386,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?
                 .rows_affected();
-            // What it was answered is not its successor's to read.
+            // A new client of the same id must not read responses to the deleted one.
             sqlx::query("DELETE FROM requests WHERE client = $1")
                 .bind(id.as_str().to_owned())
                 .execute(&mut *tx)
@@ -395,11 +397,11 @@ impl Store {
         .await
     }
 
-    /// Puts a new secret beside a client's present one, which counts until then; one that was there before ends. Tokens stay.
-    /// Returns the client, or none when there is no such client.
+    /// Adds a new secret; the current one remains valid until the given time, an earlier one becomes invalid, and
+    /// tokens remain valid. Returns the client, or `None` if it does not exist.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn add_client_secret(
         &self,
         id: &ClientId,
@@ -421,18 +423,18 @@ impl Store {
             .bind(to_millis(previous_until))
             .execute(&mut *tx)
             .await?;
-            let stands = one(&mut tx, id).await?;
+            let row = one(&mut tx, id).await?;
             tx.commit().await?;
-            Ok(stands)
+            Ok(row)
         })
         .await
     }
 
-    /// Replaces a client's secret and refuses the tokens that the old one fetched. A revoked client stays revoked.
-    /// Returns the client, or none when there is no such client.
+    /// Replaces a client's secret and invalidates the tokens issued before. A revoked client remains revoked. Returns
+    /// the client, or `None` if it does not exist.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn set_client_secret(&self, id: &ClientId, secret_hash: &str) -> Result<Option<ClientRow>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -446,9 +448,9 @@ impl Store {
             .bind(now())
             .execute(&mut *tx)
             .await?;
-            let stands = one(&mut tx, id).await?;
+            let row = one(&mut tx, id).await?;
             tx.commit().await?;
-            Ok(stands)
+            Ok(row)
         })
         .await
     }

@@ -1,53 +1,53 @@
-//! Errors of the store. The database's own messages stay in the source, for logs; clients get fixed sentences.
+//! Errors of the store. The database's own messages are kept as the source, for logs; clients get fixed sentences.
 
 use std::borrow::Cow;
 
 use crate::error::{Classify, Kind};
 
-/// Why the store did not do what it was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database cannot be reached, or has no connection to spare.
+    /// The database cannot be reached or has no free connection.
     #[error("the database is not available")]
     Unavailable(#[source] sqlx::Error),
-    /// Another transaction was in the way.
-    #[error("another change was in the way")]
+    /// The operation conflicted with a concurrent transaction.
+    #[error("conflict with a concurrent transaction")]
     Contended(#[source] sqlx::Error),
-    /// The database refused a statement.
-    #[error("the database refused a statement")]
+    /// The database reported an error for a statement.
+    #[error("the database reported an error")]
     Statement(#[source] sqlx::Error),
-    /// The schema cannot be brought up to date.
-    #[error("the database's schema cannot be brought up to date")]
+    /// The schema cannot be upgraded.
+    #[error("the database's schema cannot be upgraded")]
     Migration(#[source] Box<sqlx::migrate::MigrateError>),
-    /// The location is not one that the store knows.
+    /// The store's URL is not supported.
     #[error("{0}")]
     Location(&'static str),
-    /// The database's file cannot be made.
+    /// The database file cannot be created.
     #[error("the database file cannot be created")]
     File(#[source] std::io::Error),
     /// The encryption key is not 32 bytes in base64.
     #[error("the store's encryption key must be 32 bytes in base64")]
     EncryptionKey,
-    /// A private key cannot be opened with this encryption key.
-    #[error("signing key {kid} cannot be opened: the encryption key is another one, or the row was changed")]
+    /// A private key cannot be decrypted with this encryption key.
+    #[error("signing key {kid} cannot be decrypted: the encryption key is a different one, or the row was changed")]
     Sealed {
         /// The signing key's id.
         kid: String,
     },
-    /// A row holds something that this program never wrote.
+    /// A row has a value that this program does not write.
     #[error("the database holds an invalid {what}")]
     Corrupt {
-        /// What is invalid: a column.
+        /// The invalid value.
         what: &'static str,
     },
-    /// No plan has that name.
-    #[error("there is no plan of that name")]
+    /// The plan does not exist.
+    #[error("this plan does not exist")]
     UnknownPlan,
-    /// A tenant has the plan.
-    #[error("a tenant has this plan")]
+    /// The plan is in use.
+    #[error("the plan is in use")]
     PlanInUse,
     /// The tenant's plan allows no more clients.
-    #[error("the tenant has {max} clients, as many as its plan allows")]
+    #[error("the tenant has {max} clients, the maximum of its plan")]
     TooManyClients {
         /// The plan's limit.
         max: u32,
@@ -58,8 +58,8 @@ pub enum Error {
     /// Another client of the tenant has this external id.
     #[error("another client has this external id")]
     ExternalIdTaken,
-    /// No tenant has that id.
-    #[error("there is no such tenant")]
+    /// The tenant does not exist.
+    #[error("this tenant does not exist")]
     UnknownTenant,
 }
 
@@ -68,8 +68,8 @@ impl From<sqlx::Error> for Error {
         use sqlx::Error as E;
         match &error {
             E::Io(_) | E::Tls(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => Self::Unavailable(error),
-            // Its text may hold the url, and that a password.
-            E::Configuration(_) => Self::Location("the store's url cannot be used as it is written"),
+            // The error text may contain the URL, and the URL a password.
+            E::Configuration(_) => Self::Location("the store's URL is malformed"),
             E::Database(database) => match database.code().as_deref() {
                 // PostgreSQL: serialization failure, deadlock. SQLite: busy, locked, busy snapshot.
                 Some("40001" | "40P01" | "5" | "6" | "517") => Self::Contended(error),
@@ -85,7 +85,7 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
-    /// This error, unless a foreign key points to nothing: then what that means here.
+    /// Maps a foreign key violation to `meaning`, and other errors as usual.
     pub(super) fn or_dangling(error: sqlx::Error, meaning: Self) -> Self {
         match error.as_database_error() {
             Some(database) if database.is_foreign_key_violation() => meaning,
@@ -93,7 +93,7 @@ impl Error {
         }
     }
 
-    /// As [`Self::or_dangling`], and what it means here when a unique index is violated.
+    /// Like [`Self::or_dangling`], and maps a unique key violation to `duplicate`.
     pub(super) fn or_duplicate(error: sqlx::Error, duplicate: Self, dangling: Self) -> Self {
         match error.as_database_error() {
             Some(database) if database.is_unique_violation() => duplicate,
@@ -134,18 +134,18 @@ impl Classify for Error {
         match self {
             Self::TooManyClients { max } => {
                 return format!(
-                    "the tenant has {max} clients, as many as its plan allows (revoked ones count); delete one, or ask for a larger plan"
+                    "the tenant already has {max} clients, the maximum of its plan (revoked ones count); delete one, or ask for a larger plan"
                 )
                 .into();
             }
-            Self::PlanInUse => "tenants have this plan; give them another one first (tenant update --plan)",
+            Self::PlanInUse => "the plan is in use; assign another plan to its tenants first (tenant update --plan)",
             Self::Unavailable(_) => "the gateway's database is not available; try again in a moment",
             Self::Contended(_) => "another change happened at the same time; try again",
             Self::AuthorityChanged => "your grants were changed at the same time; try again",
-            Self::UnknownPlan => "there is no plan of that name; ListPlans shows them",
-            Self::UnknownTenant => "there is no such tenant",
-            Self::ExternalIdTaken => "another client of the tenant has this external id of the same issuer",
-            _ => "the gateway's database did not do what it was asked; its log says more",
+            Self::UnknownPlan => "this plan does not exist; ListPlans shows all plans",
+            Self::UnknownTenant => "this tenant does not exist",
+            Self::ExternalIdTaken => "another client of the tenant already has this external id of the same issuer",
+            _ => "the gateway's database failed; see the gateway's log",
         }
         .into()
     }

@@ -1,4 +1,5 @@
-//! Signing keys in the database. Private keys are sealed before they reach a statement and opened when they are read.
+//! Signing keys in the database. Private keys are encrypted before they are passed to a statement and decrypted when
+//! they are read.
 
 use std::time::SystemTime;
 
@@ -8,16 +9,16 @@ use zeroize::Zeroizing;
 use super::{Error, Store, from_millis, now, to_millis};
 use crate::telemetry::StoreOperation;
 
-/// What a key is used for.
+/// The state of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyState {
-    /// It signs. There is one at a time.
+    /// It signs new tokens. There is one at a time.
     Active,
     /// It no longer signs; its tokens are accepted until `retire_after`.
     Retiring,
 }
 
-/// A key to keep.
+/// A key to be stored.
 pub struct NewKey {
     /// Its id.
     pub kid: String,
@@ -29,7 +30,7 @@ pub struct NewKey {
     pub public: Vec<u8>,
 }
 
-/// A key as it is kept, opened.
+/// A stored key, decrypted.
 pub struct KeyRow {
     /// Its id.
     pub kid: String,
@@ -39,11 +40,11 @@ pub struct KeyRow {
     pub private: Zeroizing<Vec<u8>>,
     /// The public key, raw.
     pub public: Vec<u8>,
-    /// What it is used for.
+    /// Its state.
     pub state: KeyState,
-    /// When it was made.
+    /// When it was created.
     pub created: SystemTime,
-    /// Until when its tokens are accepted; none while it is active.
+    /// Until when its tokens are accepted; `None` while it is active.
     pub retire_after: Option<SystemTime>,
 }
 
@@ -59,10 +60,11 @@ impl std::fmt::Debug for KeyRow {
     }
 }
 
-/// A token is valid for 24 hours at most; the day after is for clocks and leeways.
+/// How long revoked key ids are kept: a token is valid for 24 hours at most, and another day allows for clock
+/// differences and leeways.
 const REVOKED_KEPT_MILLIS: i64 = 48 * 3600 * 1000;
 
-/// The ids of the keys that were revoked while tokens of theirs may still be in use.
+/// The ids of revoked keys whose tokens may still be in use.
 pub(super) async fn revoked(tx: &mut sqlx::Transaction<'static, sqlx::Any>) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar("SELECT kid FROM revoked_keys ORDER BY kid").fetch_all(&mut **tx).await?)
 }
@@ -70,11 +72,11 @@ pub(super) async fn revoked(tx: &mut sqlx::Transaction<'static, sqlx::Any>) -> R
 type Raw = (String, String, String, String, String, i64, Option<i64>);
 
 impl Store {
-    /// Keeps a first signing key unless there is an active one; returns whether this call did. Of gateways that start
-    /// together, one wins.
+    /// Stores a first signing key unless there is an active one; returns whether it was stored. If several gateways
+    /// start at the same time, only one succeeds.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn create_first_signing_key(&self, new: &NewKey) -> Result<bool, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -92,10 +94,11 @@ impl Store {
         .await
     }
 
-    /// Makes a new key the active one; tokens of the previous one are accepted until `retire_after`. Expired keys are deleted.
+    /// Stores a new active key; tokens of the previous one are accepted until `retire_after`. Expired keys are
+    /// deleted.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn rotate_signing_key(&self, new: &NewKey, retire_after: SystemTime) -> Result<(), Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -114,11 +117,11 @@ impl Store {
         .await
     }
 
-    /// Removes a signing key, or all of them, so that its tokens are refused at once; `replacement` becomes the active key
-    /// when no other is. Returns the ids of the removed keys.
+    /// Removes a signing key, or all of them, so that its tokens are refused at once; `replacement` becomes the active
+    /// key if no other is active. Returns the ids of the removed keys.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn revoke_signing_keys(&self, kid: Option<&str>, replacement: &NewKey) -> Result<Vec<String>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -150,10 +153,10 @@ impl Store {
         .await
     }
 
-    /// All signing keys that are not past their time, newest first.
+    /// All signing keys that have not expired, newest first.
     ///
     /// # Errors
-    /// When the database cannot be asked, or [`Error::Sealed`].
+    /// When the database fails, or [`Error::Sealed`].
     pub async fn signing_keys(&self) -> Result<Vec<KeyRow>, Error> {
         self.timed(StoreOperation::Read, async {
             let rows: Vec<Raw> = sqlx::query_as(
@@ -172,7 +175,7 @@ impl Store {
         self.insert_key_as_of(tx, new, now()).await
     }
 
-    /// A key that was created some seconds ago signs at once; a younger one waits until every gateway knows it.
+    /// A key that was created some seconds ago is used at once; a newer one waits until every gateway has it.
     async fn insert_key_as_of(
         &self,
         tx: &mut sqlx::Transaction<'static, sqlx::Any>,

@@ -1,5 +1,6 @@
-//! Notifications of changes. PostgreSQL notifies listeners when a raised revision is committed (migration 0004); SQLite does not, and
-//! is for one gateway. A notification can be lost with its connection, so nothing relies on it alone.
+//! Notifications of changes. PostgreSQL notifies listeners when a raised revision is committed (migration 0004);
+//! SQLite has no notifications and supports only one gateway. A notification can be lost with its connection, so
+//! callers must also poll.
 
 use secrecy::ExposeSecret as _;
 use sqlx::postgres::PgListener;
@@ -8,7 +9,7 @@ use super::{Error, Store};
 
 const CHANNEL: &str = "warrengate_revision";
 
-/// A connection of its own on which notifications arrive.
+/// A database connection that receives notifications.
 pub struct Changes(PgListener);
 
 impl std::fmt::Debug for Changes {
@@ -18,7 +19,7 @@ impl std::fmt::Debug for Changes {
 }
 
 impl Store {
-    /// Starts listening; none where the database sends no notifications.
+    /// Starts listening; `None` if the database has no notifications.
     ///
     /// # Errors
     /// When the database cannot be reached.
@@ -33,11 +34,11 @@ impl Store {
 }
 
 impl Changes {
-    /// Waits until the revision was raised, by whomever. Cancel safe.
+    /// Waits until the revision is raised, by any gateway. Cancel safe.
     ///
     /// # Errors
-    /// When the connection is lost: listen again, and read the revision.
-    pub async fn told(&mut self) -> Result<(), Error> {
+    /// When the connection is lost; the caller must listen again and read the revision.
+    pub async fn changed(&mut self) -> Result<(), Error> {
         match self.0.try_recv().await? {
             Some(_) => Ok(()),
             None => Err(sqlx::Error::PoolClosed.into()),

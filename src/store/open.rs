@@ -1,4 +1,4 @@
-//! Opening the store and bringing its schema up to date.
+//! Opening of the store, and schema upgrades.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -11,8 +11,8 @@ use sqlx::{
 
 use super::{EncryptionKey, Error, Store};
 
-/// Version, what it does, and its SQL. A migration is never changed once released, and only adds: gateways of the previous
-/// version go on working with the schema of the next one.
+/// Version, description and SQL. A released migration is never changed, and migrations only add to the schema:
+/// gateways of the previous version keep working with the schema of the next one.
 const MIGRATIONS: &[(i64, &str, Sql)] = &[
     (1, "first", Sql::Common(include_str!("migrations/0001_first.sql"))),
     (2, "plans", Sql::Common(include_str!("migrations/0002_plans.sql"))),
@@ -40,9 +40,9 @@ const MIGRATIONS: &[(i64, &str, Sql)] = &[
 
 #[derive(Clone, Copy)]
 enum Sql {
-    /// For both databases.
+    /// The same for both databases.
     Common(&'static str),
-    /// Where they differ: triggers.
+    /// Different for each database: triggers.
     Each { sqlite: &'static str, postgres: &'static str },
 }
 
@@ -60,23 +60,23 @@ fn migrations(is_sqlite: bool, up_to: i64) -> Vec<Migration> {
         .collect()
 }
 
-/// How long a call may wait for a connection before the store counts as unavailable.
+/// How long an operation may wait for a connection before the store counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const POSTGRES_CONNECTIONS: u32 = 8;
 
 impl Store {
-    /// Opens `sqlite:<path>` (made when missing, readable by its owner only), `sqlite::memory:` or
-    /// `postgres://user:password@host/database`, and brings the schema up to date.
+    /// Opens `sqlite:<path>` (created if missing, readable by its owner only), `sqlite::memory:` or
+    /// `postgres://user:password@host/database`, and upgrades the schema.
     ///
     /// # Errors
-    /// When the location is none of these, or the database cannot be reached or brought up to date.
+    /// When the URL is not supported, or the database cannot be reached or upgraded.
     pub async fn open(url: &SecretString, key: EncryptionKey) -> Result<Self, Error> {
         Self::open_at_version(url, key, i64::MAX).await
     }
 
-    /// With the schema of an older version, for tests of upgrades.
+    /// Opens the store with the schema of an older version, for tests of upgrades.
     pub(super) async fn open_at_version(url: &SecretString, key: EncryptionKey, version: i64) -> Result<Self, Error> {
-        // Fails when done before, which is what is wanted.
+        // Fails if the drivers are installed already, which is fine.
         sqlx::any::install_default_drivers();
         let url = url.expose_secret();
         let is_sqlite = url.starts_with("sqlite:");
@@ -86,8 +86,8 @@ impl Store {
         let pool = if is_sqlite {
             create_file(url)?;
             AnyPoolOptions::new()
-                // SQLite has one writer at a time. One connection makes the others wait here, in order and without
-                // polling, and keeps a database in memory alive.
+                // SQLite has one writer at a time. With one connection, the others wait here, in order and without
+                // polling, and a database in memory is kept.
                 .max_connections(1)
                 .idle_timeout(None)
                 .max_lifetime(None)
@@ -98,7 +98,8 @@ impl Store {
         };
         let pool = pool.connect(url).await?;
         let mut migrator = Migrator::with_migrations(migrations(is_sqlite, version));
-        // Migrations only add, so that an older gateway works beside a newer one, and a newer one can be rolled back.
+        // Migrations only add to the schema, so that older gateways work with a newer schema, and an upgrade can be
+        // rolled back.
         migrator.set_ignore_missing(true);
         migrator.run(&pool).await.map_err(|error| Error::Migration(Box::new(error)))?;
         Ok(Self {
@@ -113,8 +114,8 @@ impl Store {
 }
 
 async fn sqlite_pragmas(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    // Another process (a command beside the gateway) may hold the file for a moment. FULL: what was answered as done
-    // survives a power failure.
+    // Another process (a command beside the gateway) may lock the file for a short time. With FULL, confirmed changes
+    // survive a power failure.
     connection
         .execute(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;",
@@ -123,7 +124,7 @@ async fn sqlite_pragmas(connection: &mut AnyConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// Makes an absent database file, with rights for its owner only: it holds password hashes.
+/// Creates a missing database file, accessible by its owner only, because it contains password hashes.
 fn create_file(url: &str) -> Result<(), Error> {
     let location = url.trim_start_matches("sqlite:").trim_start_matches("//");
     let (path, parameters) = location.split_once('?').unwrap_or((location, ""));
@@ -131,7 +132,7 @@ fn create_file(url: &str) -> Result<(), Error> {
         return Ok(());
     }
     if path.contains('%') {
-        return Err(Error::Location("the store's sqlite path must not have \"%\" in it"));
+        return Err(Error::Location("the store's sqlite path must not contain \"%\""));
     }
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
@@ -140,7 +141,7 @@ fn create_file(url: &str) -> Result<(), Error> {
     options.open(path).map(|_| ()).map_err(Error::File)
 }
 
-/// The version of the schema that [`Store::open`] makes.
+/// The schema version that [`Store::open`] creates.
 #[cfg(test)]
 pub(super) fn newest_version() -> i64 {
     MIGRATIONS.iter().map(|(version, ..)| *version).max().unwrap_or_default()

@@ -1,4 +1,5 @@
-//! Plans in the database. The migrations create the three standard plans; a foreign key prevents that a plan in use is deleted.
+//! Plans in the database. The migrations create the three standard plans; a foreign key prevents the deletion of a
+//! plan that is in use.
 
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
@@ -9,22 +10,22 @@ use crate::{
     telemetry::StoreOperation,
 };
 
-/// What a tenant may use. A limit of 0 means unlimited. The fields are those of `warrengate.v1.Plan`.
+/// The limits of a plan; 0 means unlimited. The fields are those of `warrengate.v1.Plan`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanRow {
     /// Its name.
     pub name: PlanName,
-    /// Connections to the broker, all gateways together.
+    /// Connections to the broker, of all gateways together.
     pub max_connections: u32,
-    /// Queues, the gateway's own not counted.
+    /// Queues, without the gateway's own.
     pub max_queues: u32,
-    /// Exchanges, the gateway's and the broker's own not counted.
+    /// Exchanges, without the gateway's and the broker's own.
     pub max_exchanges: u32,
-    /// Bindings, the gateway's own not counted.
+    /// Bindings, without the gateway's own.
     pub max_bindings: u32,
     /// Clients that are not revoked.
     pub max_clients: u32,
-    /// Bytes of a message's body.
+    /// Maximum size of a message's body in bytes.
     pub max_message_bytes: u64,
     /// Open streams on one gateway.
     pub max_streams: u32,
@@ -32,27 +33,27 @@ pub struct PlanRow {
     pub max_in_flight_messages: u32,
     /// Their bytes.
     pub max_in_flight_bytes: u64,
-    /// Published messages a second on one gateway.
+    /// Published messages per second on one gateway.
     pub max_publish_messages_per_second: u32,
-    /// How many of them at once, after a pause.
+    /// Burst size of the message rate.
     pub publish_messages_burst: u32,
-    /// Body bytes published a second on one gateway.
+    /// Published body bytes per second on one gateway.
     pub max_publish_bytes_per_second: u64,
-    /// How many of them at once, after a pause.
+    /// Burst size of the byte rate.
     pub publish_bytes_burst: u64,
     /// Messages in all queues.
     pub max_stored_messages: u64,
     /// Their bytes.
     pub max_stored_bytes: u64,
-    /// Longest life of a message in a queue, in milliseconds.
+    /// Maximum TTL of a message in a queue, in milliseconds.
     pub max_message_ttl: u64,
-    /// After how long a queue without consumers goes, in milliseconds.
+    /// How long a queue without consumers is kept, in milliseconds.
     pub queue_expires: u64,
-    /// The part of traces that is kept, in a million; none leaves it to the gateway.
+    /// The sampling ratio of traces, in parts per million; `None` for the gateway's default.
     pub sampling_ppm: Option<u32>,
 }
 
-/// In the order in which [`PlanRow::limits`] has them.
+/// In the order of [`PlanRow::limits`].
 const COLUMNS: &str = "max_connections, max_queues, max_exchanges, max_bindings, max_clients, max_message_bytes, \
     max_streams, max_in_flight_messages, max_in_flight_bytes, max_publish_messages_per_second, publish_messages_burst, \
     max_publish_bytes_per_second, publish_bytes_burst, max_stored_messages, max_stored_bytes, max_message_ttl, \
@@ -115,16 +116,16 @@ pub(super) async fn all(tx: &mut Transaction<'static, Any>) -> Result<Vec<PlanRo
     rows.iter().map(row).collect()
 }
 
-/// A limit as the database keeps it; the API's limits are all below this.
+/// A limit in the database's type; the limits of the API never exceed it.
 fn stored(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 impl Store {
-    /// The plans after a name, by name.
+    /// The plans after a name, in order of their names.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn plans(&self, after: Option<&PlanName>, limit: u32) -> Result<Vec<PlanRow>, Error> {
         self.timed(StoreOperation::Read, async {
             let rows = sqlx::query("SELECT * FROM plans WHERE name > $1 ORDER BY name LIMIT $2")
@@ -140,7 +141,7 @@ impl Store {
     /// One plan.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn plan(&self, name: &PlanName) -> Result<Option<PlanRow>, Error> {
         self.timed(StoreOperation::Read, async {
             let raw = sqlx::query("SELECT * FROM plans WHERE name = $1")
@@ -152,17 +153,17 @@ impl Store {
         .await
     }
 
-    /// Makes a plan. Returns whether there was none of that name.
+    /// Creates a plan. Returns whether it was created.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn create_plan(&self, new: &PlanRow) -> Result<bool, Error> {
         self.timed(StoreOperation::Change, async {
             let limits = new.limits();
-            let places: String = (2..limits.len() + 3).map(|place| format!(", ${place}")).collect();
-            // The column names are constants and the rest are places.
+            let placeholders: String = (2..limits.len() + 3).map(|number| format!(", ${number}")).collect();
+            // The column names are constants, and the rest are placeholders.
             let statement = sqlx::AssertSqlSafe(format!(
-                "INSERT INTO plans (name, {COLUMNS}, sampling_ppm) VALUES ($1{places}) ON CONFLICT (name) DO NOTHING"
+                "INSERT INTO plans (name, {COLUMNS}, sampling_ppm) VALUES ($1{placeholders}) ON CONFLICT (name) DO NOTHING"
             ));
             let mut tx = self.begin_change().await?;
             let mut query = sqlx::query(statement).bind(new.name.as_str().to_owned());
@@ -180,11 +181,11 @@ impl Store {
         .await
     }
 
-    /// Changes a plan's limits from what they are, which nobody else changes meanwhile; its name stays. None when there is
-    /// no such plan.
+    /// Changes a plan's limits based on the current ones, atomically; its name stays. `None` if the plan does not
+    /// exist.
     ///
     /// # Errors
-    /// What `change` says, or when the database cannot be asked.
+    /// The error of `change`, or when the database fails.
     pub async fn change_plan<E: From<Error> + Classify>(
         &self,
         name: &PlanName,
@@ -213,10 +214,10 @@ impl Store {
         .await
     }
 
-    /// Deletes a plan that no tenant has. Returns whether there was one.
+    /// Deletes a plan that no tenant uses. Returns whether it existed.
     ///
     /// # Errors
-    /// [`Error::PlanInUse`], or when the database cannot be asked.
+    /// [`Error::PlanInUse`], or when the database fails.
     pub async fn delete_plan(&self, name: &PlanName) -> Result<bool, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -231,10 +232,10 @@ impl Store {
         .await
     }
 
-    /// The tenants that have a plan, by id.
+    /// The tenants with this plan, in order of their ids.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn tenants_with_plan(&self, plan: &PlanName) -> Result<Vec<TenantId>, Error> {
         self.timed(StoreOperation::Read, async {
             let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM tenants WHERE plan = $1 ORDER BY id")

@@ -1,17 +1,17 @@
-//! Responses to creations, by caller, method and request id. The caller is part of the key, so that nobody learns another's response
-//! by guessing its request id.
+//! Stored responses to creations, by caller, method and request id. The caller is part of the key, so that a client
+//! cannot read another client's response by guessing its request id.
 
 use super::{Error, Store, now};
 use crate::{names::ClientId, telemetry::StoreOperation};
 
-/// How long an answer is kept.
+/// How long a response is kept.
 const KEPT_MILLIS: i64 = 24 * 60 * 60 * 1000;
 
 impl Store {
-    /// What this caller's request of this id was answered, if there was one in the last 24 hours.
+    /// The stored response to this caller's request of this id, from the last 24 hours.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn answered(&self, caller: &ClientId, method: &str, request_id: &str) -> Result<Option<String>, Error> {
         self.timed(StoreOperation::Answer, async {
             Ok(sqlx::query_scalar(
@@ -27,10 +27,10 @@ impl Store {
         .await
     }
 
-    /// Keeps an answer for 24 hours. The first one stays.
+    /// Stores a response for 24 hours. An existing one is not replaced.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn remember_answer(
         &self,
         caller: &ClientId,

@@ -1,4 +1,5 @@
-//! Encryption at rest of private keys: AES-256-GCM with the key's id as associated data, so that rows cannot be exchanged.
+//! Encryption of private keys at rest: AES-256-GCM with the key id as associated data, so that encrypted keys cannot
+//! be exchanged between rows.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -7,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::Error;
 
-/// The key that private signing keys are sealed with in the database.
+/// The key that encrypts private signing keys in the database.
 pub struct EncryptionKey(RandomizedNonceKey);
 
 impl std::fmt::Debug for EncryptionKey {
@@ -17,22 +18,22 @@ impl std::fmt::Debug for EncryptionKey {
 }
 
 impl EncryptionKey {
-    /// Takes 32 bytes in base64.
+    /// Parses 32 bytes in base64.
     ///
     /// # Errors
-    /// [`Error::EncryptionKey`] when the text is anything else.
+    /// [`Error::EncryptionKey`] if the text is anything else.
     pub fn parse(text: &SecretString) -> Result<Self, Error> {
         let bytes = Zeroizing::new(STANDARD.decode(text.expose_secret().trim()).map_err(|_| Error::EncryptionKey)?);
         RandomizedNonceKey::new(&AES_256_GCM, &bytes).map(Self).map_err(|_| Error::EncryptionKey)
     }
 
-    /// A new random key, in base64, for a configuration that has none yet.
+    /// Generates a random key, in base64, for a configuration that has none.
     pub fn generate() -> SecretString {
         let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
         STANDARD.encode(bytes.as_slice()).into()
     }
 
-    /// Nonce, ciphertext and tag, in base64.
+    /// Encrypts; the result is nonce, ciphertext and tag in base64.
     pub(super) fn seal(&self, kid: &str, plain: &[u8]) -> Result<String, Error> {
         let mut buffer = plain.to_vec();
         let nonce = self.0.seal_in_place_append_tag(Aad::from(kid), &mut buffer).map_err(|_| Error::EncryptionKey)?;
@@ -41,7 +42,7 @@ impl EncryptionKey {
         Ok(STANDARD.encode(sealed))
     }
 
-    /// What [`Self::seal`] was given.
+    /// Decrypts the result of [`Self::seal`].
     pub(super) fn open(&self, kid: &str, sealed: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
         let refused = || Error::Sealed { kid: kid.to_owned() };
         let mut bytes = STANDARD.decode(sealed).map_err(|_| refused())?;
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sealed_key_opens_with_the_same_key_and_id_only() {
+    fn an_encrypted_key_can_only_be_decrypted_with_the_same_key_and_id() {
         let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
         let sealed = key.seal("k1", b"private").expect("sealed");
         assert!(!sealed.contains("private"));
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_size_is_refused() {
+    fn an_encryption_key_of_a_wrong_size_is_refused() {
         for bad in ["", "short", "AAAA", "AAAAAAAAAAAAAAAAAAAAAA=="] {
             assert!(EncryptionKey::parse(&bad.into()).is_err(), "{bad:?}");
         }

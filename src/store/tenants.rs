@@ -1,4 +1,4 @@
-//! Tenants in the database. Two racing creations create one tenant, and both learn which.
+//! Tenants in the database. Of two concurrent creations, only one creates the tenant, and both callers learn which.
 
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use crate::{
 pub enum TenantState {
     /// Its clients are admitted.
     Active,
-    /// Its clients are refused, its messages kept.
+    /// Its clients are refused, its messages are kept.
     Suspended,
 }
 
@@ -28,33 +28,33 @@ impl TenantState {
     }
 }
 
-/// A tenant to make.
+/// A tenant to create.
 #[derive(Debug, Clone)]
 pub struct NewTenant {
     /// Its id.
     pub id: TenantId,
-    /// For people.
+    /// The display name.
     pub display_name: String,
     /// Its plan.
     pub plan: PlanName,
 }
 
-/// A tenant as it is kept.
+/// A stored tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantRow {
     /// Its id.
     pub id: TenantId,
-    /// For people.
+    /// The display name.
     pub display_name: String,
     /// Its plan.
     pub plan: PlanName,
     /// Whether its clients are admitted.
     pub state: TenantState,
-    /// When it was made.
+    /// When it was created.
     pub created: SystemTime,
     /// When it was last changed.
     pub updated: SystemTime,
-    /// When its broker certificate was last rotated on request, in unix milliseconds, never decreasing; 0: never.
+    /// When its broker certificate was last rotated on request, in unix milliseconds, never decreasing; 0 for never.
     pub credentials_rotated: i64,
 }
 
@@ -96,10 +96,10 @@ pub(super) async fn all(tx: &mut Transaction<'static, Any>) -> Result<Vec<Tenant
 }
 
 impl Store {
-    /// Creates an active tenant unless there is one of that id. Returns it, and whether this call created it.
+    /// Creates an active tenant unless its id exists. Returns the tenant, and whether this call created it.
     ///
     /// # Errors
-    /// [`Error::UnknownPlan`], or when the database cannot be asked.
+    /// [`Error::UnknownPlan`], or when the database fails.
     pub async fn create_tenant(&self, new: &NewTenant) -> Result<(TenantRow, bool), Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -116,13 +116,13 @@ impl Store {
             .map_err(|error| Error::or_dangling(error, Error::UnknownPlan))?
             .rows_affected()
                 == 1;
-            let stands = one(&mut tx, &new.id).await?.ok_or(Error::Corrupt { what: "tenant" })?;
+            let row = one(&mut tx, &new.id).await?.ok_or(Error::Corrupt { what: "tenant" })?;
             if made {
                 tx.commit().await?;
             } else {
                 tx.rollback().await?;
             }
-            Ok((stands, made))
+            Ok((row, made))
         })
         .await
     }
@@ -130,7 +130,7 @@ impl Store {
     /// One tenant.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, Error> {
         self.timed(StoreOperation::Read, async {
             let raw =
@@ -143,10 +143,10 @@ impl Store {
         .await
     }
 
-    /// The tenants after an id, by id.
+    /// The tenants after an id, in order of their ids.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn tenants(&self, after: Option<&TenantId>, limit: u32) -> Result<Vec<TenantRow>, Error> {
         self.timed(StoreOperation::Read, async {
             let rows = sqlx::query_as(
@@ -161,10 +161,10 @@ impl Store {
         .await
     }
 
-    /// Makes the changes that are given; returns the tenant afterwards, or none when there is no such tenant.
+    /// Applies the given changes; returns the changed tenant, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`Error::UnknownPlan`], or when the database cannot be asked.
+    /// [`Error::UnknownPlan`], or when the database fails.
     pub async fn update_tenant(
         &self,
         id: &TenantId,
@@ -184,17 +184,17 @@ impl Store {
             .execute(&mut *tx)
             .await
             .map_err(|error| Error::or_dangling(error, Error::UnknownPlan))?;
-            let stands = one(&mut tx, id).await?;
+            let row = one(&mut tx, id).await?;
             tx.commit().await?;
-            Ok(stands)
+            Ok(row)
         })
         .await
     }
 
-    /// Suspends or resumes a tenant; returns it afterwards, or none when there is no such tenant.
+    /// Suspends or resumes a tenant; returns the changed tenant, or `None` if it does not exist.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn set_tenant_state(&self, id: &TenantId, state: TenantState) -> Result<Option<TenantRow>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
@@ -204,22 +204,22 @@ impl Store {
                 .bind(now())
                 .execute(&mut *tx)
                 .await?;
-            let stands = one(&mut tx, id).await?;
+            let row = one(&mut tx, id).await?;
             tx.commit().await?;
-            Ok(stands)
+            Ok(row)
         })
         .await
     }
 
-    /// Writes down that a tenant's certificate at the broker is to be made anew, by every gateway; the moment by which they tell
-    /// this time from the one before, or none when there is no such tenant.
+    /// Requests that every gateway issues a new broker certificate for the tenant. Returns the time that identifies
+    /// this request, or `None` if the tenant does not exist.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn rotate_tenant_credentials(&self, id: &TenantId) -> Result<Option<i64>, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;
-            // Clocks of gateways differ: each time is after the one before.
+            // The clocks of gateways differ: each time must be later than the previous one.
             sqlx::query(
                 "UPDATE tenants SET credentials_rotated = CASE WHEN credentials_rotated < $2 THEN $2 \
                  ELSE credentials_rotated + 1 END WHERE id = $1",
@@ -228,17 +228,17 @@ impl Store {
             .bind(now())
             .execute(&mut *tx)
             .await?;
-            let stands = one(&mut tx, id).await?;
+            let row = one(&mut tx, id).await?;
             tx.commit().await?;
-            Ok(stands.map(|row| row.credentials_rotated))
+            Ok(row.map(|row| row.credentials_rotated))
         })
         .await
     }
 
-    /// Deletes a tenant and its clients. Returns whether there was one.
+    /// Deletes a tenant and its clients. Returns whether it existed.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// When the database fails.
     pub async fn delete_tenant(&self, id: &TenantId) -> Result<bool, Error> {
         self.timed(StoreOperation::Change, async {
             let mut tx = self.begin_change().await?;

@@ -1,4 +1,4 @@
-//! On SQLite in memory, and once more on a private PostgreSQL.
+//! Tests of the store, on SQLite in memory and on PostgreSQL.
 
 use std::sync::OnceLock;
 
@@ -18,7 +18,7 @@ async fn store() -> Store {
     Store::open(&url.into(), key).await.expect("a store")
 }
 
-/// Tests run side by side; each has a schema of its own.
+/// Tests run in parallel; each has a schema of its own.
 async fn own_schema() -> String {
     static SERVER: OnceLock<Postgres> = OnceLock::new();
     let url = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| Postgres::start().expect("a server")).url())
@@ -64,7 +64,7 @@ fn new_key(kid: &str) -> NewKey {
     }
 }
 
-/// The location of an empty database, and what keeps it.
+/// The URL of an empty database, and its folder.
 async fn location() -> (SecretString, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let url = match module_path!().ends_with("postgres") {
@@ -74,7 +74,7 @@ async fn location() -> (SecretString, tempfile::TempDir) {
     (url.into(), dir)
 }
 
-/// What every version since the first has had: a tenant with clients, a revoked one among them, a key and an audit event.
+/// Data of the first schema version: a tenant with clients, one of them revoked, a key and an audit event.
 const DATA_OF_VERSION_1: &str = "\
     INSERT INTO tenants (id, display_name, plan, state, created, updated) VALUES ('acme', 'Acme', 'free', 'active', 1, 1);
     INSERT INTO clients (id, tenant, display_name, secret_hash, grants, revoked, not_before, created) VALUES
@@ -86,26 +86,26 @@ const DATA_OF_VERSION_1: &str = "\
     UPDATE revision SET value = 7;";
 
 #[tokio::test]
-async fn each_older_schema_is_upgraded_with_its_data_and_its_gateway_can_be_put_back() {
+async fn each_older_schema_is_upgraded_with_its_data_and_its_gateway_can_be_rolled_back() {
     const NEWEST: i64 = 8;
     for version in 1..NEWEST {
         let ((url, _dir), key) = (location().await, EncryptionKey::generate());
         let key = || EncryptionKey::parse(&key).expect("a key");
         let old = Store::open_at_version(&url, key(), version).await.expect("an old store");
         sqlx::raw_sql(DATA_OF_VERSION_1).execute(&old.pool).await.expect("data");
-        // Columns of keys have never changed.
+        // The columns of keys have never changed.
         old.create_first_signing_key(&new_key("k1")).await.expect("a key");
         old.close().await;
 
         let store = Store::open(&url, key()).await.expect("upgraded");
         let snapshot = store.snapshot().await.expect("a snapshot");
         assert_eq!((snapshot.revision, snapshot.tenants.len(), snapshot.clients.len()), (8, 1, 3), "version {version}");
-        let app = store.client(&client_id("acme.app")).await.expect("asked").expect("there");
+        let app = store.client(&client_id("acme.app")).await.expect("the store responds").expect("found");
         assert_eq!((app.grants.as_str(), app.revoked, app.external), ("{\"s\":[\"jobs\"]}", false, None));
-        assert!(store.client(&client_id("acme.old")).await.expect("asked").expect("there").revoked);
+        assert!(store.client(&client_id("acme.old")).await.expect("the store responds").expect("found").revoked);
         assert_eq!(store.signing_keys().await.expect("keys").len(), 1);
         assert_eq!(store.audit(&AuditFilter::default(), None, 10).await.expect("events").len(), 2);
-        // Whatever is new works with what is old.
+        // New features work with old data.
         assert_eq!(store.prune_audit(SystemTime::now(), 10, 10).await.expect("pruned"), 2);
         assert_eq!(store.revoke_signing_keys(Some("k1"), &new_key("k2")).await.expect("revoked"), ["k1"]);
         assert!(store.delete_client(&client_id("acme.old")).await.expect("deleted"));
@@ -118,10 +118,10 @@ async fn each_older_schema_is_upgraded_with_its_data_and_its_gateway_can_be_put_
         )
         .execute(&back.pool)
         .await
-        .expect("as the old gateway does it");
+        .expect("an insertion by the old gateway");
         back.close().await;
     }
-    assert_eq!(open::newest_version(), NEWEST, "a new migration is tested here, too");
+    assert_eq!(open::newest_version(), NEWEST, "this test must cover every migration");
 }
 
 #[tokio::test]
@@ -134,42 +134,43 @@ async fn an_external_id_belongs_to_one_client_of_its_issuer_and_tenant() {
         let external = Some(ExternalIdentity { issuer: issuer.to_owned(), id: id.to_owned() });
         NewClient { external, ..new_client(text) }
     };
-    store.create_client(&bound("acme.a", "https://one", "guid")).await.expect("asked").expect("made");
+    store.create_client(&bound("acme.a", "https://one", "guid")).await.expect("the store responds").expect("created");
     let taken = store.create_client(&bound("acme.b", "https://one", "guid")).await;
     assert!(matches!(taken, Err(Error::ExternalIdTaken)), "{taken:?}");
-    store.create_client(&bound("acme.b", "https://two", "guid")).await.expect("asked").expect("made");
-    store.create_client(&bound("globex.a", "https://one", "guid")).await.expect("asked").expect("made");
-    // Without an id of its own there is nothing to share.
-    store.create_client(&bound("acme.c", "https://one", "")).await.expect("asked").expect("made");
-    store.create_client(&bound("acme.d", "https://one", "")).await.expect("asked").expect("made");
-    let known: Vec<_> = store.external_clients().await.expect("asked").into_iter().map(|known| known.client).collect();
+    store.create_client(&bound("acme.b", "https://two", "guid")).await.expect("the store responds").expect("created");
+    store.create_client(&bound("globex.a", "https://one", "guid")).await.expect("the store responds").expect("created");
+    // Clients without external ids do not conflict.
+    store.create_client(&bound("acme.c", "https://one", "")).await.expect("the store responds").expect("created");
+    store.create_client(&bound("acme.d", "https://one", "")).await.expect("the store responds").expect("created");
+    let known: Vec<_> =
+        store.external_clients().await.expect("the store responds").into_iter().map(|known| known.client).collect();
     assert_eq!(known, [client_id("acme.a"), client_id("acme.b"), client_id("globex.a")]);
     let external = ExternalIdentity { issuer: "https://one".to_owned(), id: "guid".to_owned() };
     let take = ClientChanges { external: Some(Some(&external)), ..ClientChanges::default() };
     assert!(matches!(store.update_client(&client_id("acme.b"), &take).await, Err(Error::ExternalIdTaken)));
     let free = ClientChanges { external: Some(None), ..ClientChanges::default() };
-    let row = store.update_client(&client_id("acme.a"), &free).await.expect("asked").expect("there");
+    let row = store.update_client(&client_id("acme.a"), &free).await.expect("the store responds").expect("found");
     assert_eq!(row.external, None);
-    assert!(store.update_client(&client_id("acme.b"), &take).await.expect("asked").is_some());
+    assert!(store.update_client(&client_id("acme.b"), &take).await.expect("the store responds").is_some());
 }
 
 #[tokio::test]
-async fn a_tenants_clients_are_bounded_also_when_they_are_revoked_over_and_over() {
+async fn revoked_clients_count_towards_the_limit_of_a_tenants_clients() {
     let store = store().await;
     store.create_tenant(&new_tenant("acme")).await.expect("created");
     for name in ["acme.a", "acme.b"] {
-        store.create_client_within(&new_client(name), 2).await.expect("asked").expect("made");
+        store.create_client_within(&new_client(name), 2).await.expect("the store responds").expect("created");
         store.revoke_client(&client_id(name)).await.expect("revoked");
     }
     let over = store.create_client_within(&new_client("acme.c"), 2).await;
     assert!(matches!(over, Err(Error::TooManyClients { max: 2 })), "{over:?}");
     assert!(store.delete_client(&client_id("acme.a")).await.expect("deleted"));
-    assert!(!store.delete_client(&client_id("acme.a")).await.expect("asked"));
-    assert!(store.create_client_within(&new_client("acme.c"), 2).await.expect("asked").is_some());
+    assert!(!store.delete_client(&client_id("acme.a")).await.expect("the store responds"));
+    assert!(store.create_client_within(&new_client("acme.c"), 2).await.expect("the store responds").is_some());
 }
 
 #[tokio::test]
-async fn events_that_are_aggregated_have_a_bound_of_their_own() {
+async fn aggregated_events_have_their_own_limit() {
     let store = store().await;
     let event = |outcome: &str, aggregated| NewAudit { outcome: outcome.to_owned(), aggregated, ..NewAudit::default() };
     let now = SystemTime::now();
@@ -178,30 +179,30 @@ async fn events_that_are_aggregated_have_a_bound_of_their_own() {
         store
             .record(&[at(event("done", false)), at(event("refused", true)), at(event("done", true))])
             .await
-            .expect("kept");
+            .expect("stored");
     }
     let before = now - Duration::from_secs(3600);
     let gone = store.prune_audit(before, 2, 100).await.expect("pruned");
     assert_eq!(gone, 6, "three refusals and three aggregated events");
     let left = store.audit(&AuditFilter::default(), None, 100).await.expect("events");
     assert_eq!(left.iter().filter(|row| !row.event.aggregated && row.event.outcome == "done").count(), 5);
-    // The database itself refuses to let any of the others go.
+    // The database itself refuses to delete the others.
     let sql = sqlx::AssertSqlSafe("DELETE FROM audit WHERE aggregated = 1".to_owned());
     assert!(sqlx::raw_sql(sql).execute(&store.pool).await.is_err());
 }
 
 #[tokio::test]
-async fn three_plans_are_there_from_the_start() {
+async fn three_plans_exist_from_the_start() {
     let store = store().await;
     let names: Vec<_> = store.plans(None, 10).await.expect("plans").into_iter().map(|plan| plan.name).collect();
     assert_eq!(names.iter().map(PlanName::as_str).collect::<Vec<_>>(), ["free", "standard", "unlimited"]);
     let rest = store.plans(Some(&names[0]), 1).await.expect("plans");
     assert_eq!(rest[0].name.as_str(), "standard");
-    assert_eq!(store.plan(&names[2]).await.expect("asked").expect("there").max_queues, 0);
+    assert_eq!(store.plan(&names[2]).await.expect("the store responds").expect("found").max_queues, 0);
 }
 
 #[tokio::test]
-async fn two_racing_creations_make_one_tenant() {
+async fn two_concurrent_creations_create_one_tenant() {
     let store = store().await;
     let new = new_tenant("acme");
     let results = futures_util::future::join_all((0..16).map(|_| store.create_tenant(&new))).await;
@@ -211,7 +212,7 @@ async fn two_racing_creations_make_one_tenant() {
 }
 
 #[tokio::test]
-async fn an_unknown_plan_or_tenant_is_named() {
+async fn an_unknown_plan_or_tenant_is_reported() {
     let store = store().await;
     let plan = PlanName::parse("gold").expect("a name");
     let refused = store.create_tenant(&NewTenant { plan: plan.clone(), ..new_tenant("acme") }).await;
@@ -222,13 +223,13 @@ async fn an_unknown_plan_or_tenant_is_named() {
 }
 
 #[tokio::test]
-async fn every_change_raises_the_revision_and_a_change_of_nothing_on_creation_does_not() {
+async fn every_change_raises_the_revision_and_a_repeated_creation_does_not() {
     let store = store().await;
     let first = store.revision().await.expect("revision");
     store.create_tenant(&new_tenant("acme")).await.expect("created");
     let second = store.revision().await.expect("revision");
     assert_eq!(second, first + 1);
-    store.create_tenant(&new_tenant("acme")).await.expect("stands");
+    store.create_tenant(&new_tenant("acme")).await.expect("created");
     assert_eq!(store.revision().await.expect("revision"), second);
     store.set_tenant_state(&id("acme"), TenantState::Suspended).await.expect("suspended");
     let snapshot = store.snapshot().await.expect("snapshot");
@@ -242,13 +243,13 @@ async fn deleting_a_tenant_deletes_its_clients_and_no_others() {
     let store = store().await;
     for tenant in ["acme", "globex"] {
         store.create_tenant(&new_tenant(tenant)).await.expect("created");
-        store.create_client(&new_client(&format!("{tenant}.app"))).await.expect("asked").expect("made");
+        store.create_client(&new_client(&format!("{tenant}.app"))).await.expect("the store responds").expect("created");
     }
-    store.create_client(&new_client("admin")).await.expect("asked").expect("made");
+    store.create_client(&new_client("admin")).await.expect("the store responds").expect("created");
     assert!(store.delete_tenant(&id("acme")).await.expect("deleted"));
-    assert!(!store.delete_tenant(&id("acme")).await.expect("asked"));
-    assert!(store.client(&client_id("acme.app")).await.expect("asked").is_none());
-    assert!(store.client(&client_id("globex.app")).await.expect("asked").is_some());
+    assert!(!store.delete_tenant(&id("acme")).await.expect("the store responds"));
+    assert!(store.client(&client_id("acme.app")).await.expect("the store responds").is_none());
+    assert!(store.client(&client_id("globex.app")).await.expect("the store responds").is_some());
     assert_eq!(store.clients(None, None, 10).await.expect("listed").len(), 1);
     assert_eq!(store.snapshot().await.expect("snapshot").clients.len(), 2);
 }
@@ -259,41 +260,45 @@ async fn clients_are_listed_by_tenant_and_page() {
     for tenant in ["acme", "acme-2"] {
         store.create_tenant(&new_tenant(tenant)).await.expect("created");
         for name in ["a", "b", "c"] {
-            store.create_client(&new_client(&format!("{tenant}.{name}"))).await.expect("asked").expect("made");
+            store
+                .create_client(&new_client(&format!("{tenant}.{name}")))
+                .await
+                .expect("the store responds")
+                .expect("created");
         }
     }
     let page = store.clients(Some(&id("acme")), None, 2).await.expect("listed");
     assert_eq!(page.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["acme.a", "acme.b"]);
     let rest = store.clients(Some(&id("acme")), Some(&page[1].id), 2).await.expect("listed");
     assert_eq!(rest.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["acme.c"]);
-    assert!(store.create_client(&new_client("acme.a")).await.expect("asked").is_none());
+    assert!(store.create_client(&new_client("acme.a")).await.expect("the store responds").is_none());
 }
 
 #[tokio::test]
 async fn a_revoked_client_stays_revoked_when_its_secret_is_replaced() {
     let store = store().await;
-    let admin = store.create_client(&new_client("admin")).await.expect("asked").expect("made");
+    let admin = store.create_client(&new_client("admin")).await.expect("the store responds").expect("created");
     assert!(!admin.revoked);
-    let revoked = store.revoke_client(&admin.id).await.expect("asked").expect("there");
+    let revoked = store.revoke_client(&admin.id).await.expect("the store responds").expect("found");
     assert!(revoked.revoked && revoked.not_before >= admin.not_before);
-    let again = store.set_client_secret(&admin.id, "$argon2id$y").await.expect("asked").expect("there");
+    let again = store.set_client_secret(&admin.id, "$argon2id$y").await.expect("the store responds").expect("found");
     assert!(again.revoked);
     assert_eq!(again.secret_hash, "$argon2id$y");
     assert!(!format!("{again:?}").contains("argon2"));
     let changed = store
         .update_client(&admin.id, &ClientChanges { grants: Some("{\"x\":1}"), ..ClientChanges::default() })
         .await
-        .expect("asked")
-        .expect("there");
+        .expect("the store responds")
+        .expect("found");
     assert_eq!((changed.grants.as_str(), changed.display_name.as_str()), ("{\"x\":1}", "admin"));
-    assert!(store.revoke_client(&client_id("nobody")).await.expect("asked").is_none());
+    assert!(store.revoke_client(&client_id("nobody")).await.expect("the store responds").is_none());
 }
 
 #[tokio::test]
-async fn of_two_first_signing_keys_one_is_kept_and_rotation_overlaps() {
+async fn only_one_first_signing_key_is_stored_and_a_rotation_keeps_the_previous_key() {
     let store = store().await;
-    assert!(store.create_first_signing_key(&new_key("k1")).await.expect("kept"));
-    assert!(!store.create_first_signing_key(&new_key("k2")).await.expect("asked"));
+    assert!(store.create_first_signing_key(&new_key("k1")).await.expect("stored"));
+    assert!(!store.create_first_signing_key(&new_key("k2")).await.expect("the store responds"));
     let later = SystemTime::now() + Duration::from_secs(60);
     store.rotate_signing_key(&new_key("k3"), later).await.expect("rotated");
     let keys = store.signing_keys().await.expect("keys");
@@ -305,14 +310,14 @@ async fn of_two_first_signing_keys_one_is_kept_and_rotation_overlaps() {
 }
 
 #[tokio::test]
-async fn an_answer_is_remembered_for_its_caller_only() {
+async fn a_response_is_stored_for_its_caller_only() {
     let store = store().await;
     let admin = client_id("admin");
-    store.remember_answer(&admin, "CreateTenant", "r1", "one").await.expect("kept");
-    store.remember_answer(&admin, "CreateTenant", "r1", "two").await.expect("kept");
-    let found = store.answered(&admin, "CreateTenant", "r1").await.expect("asked");
+    store.remember_answer(&admin, "CreateTenant", "r1", "one").await.expect("stored");
+    store.remember_answer(&admin, "CreateTenant", "r1", "two").await.expect("stored");
+    let found = store.answered(&admin, "CreateTenant", "r1").await.expect("the store responds");
     assert_eq!(found.as_deref(), Some("one"));
-    let other = store.answered(&client_id("acme.app"), "CreateTenant", "r1").await.expect("asked");
+    let other = store.answered(&client_id("acme.app"), "CreateTenant", "r1").await.expect("the store responds");
     assert_eq!(other, None);
 }
 
@@ -337,7 +342,7 @@ async fn audit_events_come_newest_first_and_filtered() {
         .zip(methods)
         .map(|(event, method)| NewAudit { method: format!("warrengate.v1.{method}"), times: 7, ..event })
         .collect();
-    store.record(&events).await.expect("kept");
+    store.record(&events).await.expect("stored");
     let all = store.audit(&AuditFilter::default(), None, 10).await.expect("listed");
     assert_eq!(all.iter().map(|row| row.event.object.as_str()).collect::<Vec<_>>(), ["3", "2", "1", "0"]);
     assert_eq!(all[0].event.times, 7);
@@ -360,9 +365,9 @@ async fn audit_events_come_newest_first_and_filtered() {
 }
 
 #[tokio::test]
-async fn nobody_changes_or_deletes_an_audit_event_before_its_time() {
+async fn an_audit_event_cannot_be_changed_or_deleted_before_its_retention_time() {
     let store = store().await;
-    store.record(&[event("acme", "1", "done"), event("acme", "2", REFUSED)]).await.expect("kept");
+    store.record(&[event("acme", "1", "done"), event("acme", "2", REFUSED)]).await.expect("stored");
     for sql in [
         "UPDATE audit SET outcome = 'nothing'",
         "DELETE FROM audit",
@@ -376,7 +381,7 @@ async fn nobody_changes_or_deletes_an_audit_event_before_its_time() {
 }
 
 #[tokio::test]
-async fn retention_forgets_old_events_and_refusals_beyond_their_number_but_no_young_act() {
+async fn retention_deletes_old_events_and_excess_refusals_but_no_recent_operation() {
     let store = store().await;
     let ago = |seconds| SystemTime::now() - Duration::from_secs(seconds);
     let at = |seconds, object: &str, outcome: &str| NewAudit { time: ago(seconds), ..event("acme", object, outcome) };
@@ -388,7 +393,7 @@ async fn retention_forgets_old_events_and_refusals_beyond_their_number_but_no_yo
         at(10, "refusal 2", REFUSED),
         at(5, "refusal 3", REFUSED),
     ];
-    store.record(&events).await.expect("kept");
+    store.record(&events).await.expect("stored");
     assert_eq!(store.prune_audit(ago(3_600), 2, 1).await.expect("pruned"), 2, "one of each kind a batch");
     assert_eq!(store.prune_audit(ago(3_600), 2, 1).await.expect("pruned"), 1);
     assert_eq!(store.prune_audit(ago(3_600), 2, 1).await.expect("pruned"), 0);
@@ -396,28 +401,28 @@ async fn retention_forgets_old_events_and_refusals_beyond_their_number_but_no_yo
 }
 
 #[tokio::test]
-async fn an_act_that_never_ended_is_reported_once_and_an_ended_one_is_not() {
+async fn an_unfinished_operation_is_reported_once_and_a_finished_one_is_not() {
     let store = store().await;
-    let act = async |object: &str| store.begin_act(&event("acme", object, "")).await.expect("begun");
-    let (done, cancelled, _died) = (act("done").await, act("cancelled").await, act("died").await);
-    store.finish_act(&done, &event("acme", "done", "done")).await.expect("kept");
-    store.cancel_act(&cancelled).await.expect("forgotten");
+    let operation = async |object: &str| store.begin_operation(&event("acme", object, "")).await.expect("begun");
+    let (done, cancelled, _died) = (operation("done").await, operation("cancelled").await, operation("died").await);
+    store.finish_operation(&done, &event("acme", "done", "done")).await.expect("stored");
+    store.cancel_operation(&cancelled).await.expect("forgotten");
     let later = SystemTime::now() + Duration::from_secs(1);
-    assert_eq!(store.report_unfinished_acts(UNIX_EPOCH).await.expect("asked"), 0);
-    assert_eq!(store.report_unfinished_acts(later).await.expect("asked"), 1);
-    assert_eq!(store.report_unfinished_acts(later).await.expect("asked"), 0);
+    assert_eq!(store.report_unfinished_operations(UNIX_EPOCH).await.expect("the store responds"), 0);
+    assert_eq!(store.report_unfinished_operations(later).await.expect("the store responds"), 1);
+    assert_eq!(store.report_unfinished_operations(later).await.expect("the store responds"), 0);
     let rows = store.audit(&AuditFilter::default(), None, 10).await.expect("listed");
     let seen: Vec<_> = rows.iter().map(|row| (row.event.object.as_str(), row.event.outcome.as_str())).collect();
     assert_eq!(seen, [("died", UNFINISHED), ("done", "done")]);
 }
 
 #[tokio::test]
-async fn a_file_survives_and_another_encryption_key_is_refused() {
+async fn a_database_file_can_be_opened_again_but_not_with_another_encryption_key() {
     let dir = tempfile::tempdir().expect("a directory");
     let url = format!("sqlite://{}", dir.path().join("state.db").display()).into();
     let first = Store::open(&url, EncryptionKey::parse(&EncryptionKey::generate()).expect("a key")).await;
     let first = first.expect("a store");
-    first.create_first_signing_key(&new_key("k1")).await.expect("kept");
+    first.create_first_signing_key(&new_key("k1")).await.expect("stored");
     first.close().await;
     let other = Store::open(&url, EncryptionKey::parse(&EncryptionKey::generate()).expect("a key")).await;
     let refused = other.expect("a store").signing_keys().await;
@@ -425,7 +430,7 @@ async fn a_file_survives_and_another_encryption_key_is_refused() {
 }
 
 #[tokio::test]
-async fn an_error_says_nothing_of_its_sql_to_clients() {
+async fn an_error_does_not_reveal_its_sql_to_clients() {
     let store = store().await;
     store.close().await;
     let failure = crate::error::Failure::from(store.revision().await.expect_err("closed"));
@@ -434,19 +439,19 @@ async fn an_error_says_nothing_of_its_sql_to_clients() {
 }
 
 #[tokio::test]
-async fn a_change_is_told_to_those_who_listen_when_it_is_committed() {
+async fn listeners_are_notified_of_a_committed_change() {
     let store = store().await;
-    let Some(mut changes) = store.changes().await.expect("asked") else {
-        assert!(store.is_sqlite, "SQLite is for one gateway, and tells nobody");
+    let Some(mut changes) = store.changes().await.expect("the store responds") else {
+        assert!(store.is_sqlite, "only SQLite has no notifications");
         return;
     };
     let revision = store.revision().await.expect("revision");
     store.create_tenant(&new_tenant("acme")).await.expect("created");
-    // Words of other schemas' changes come too; what counts is that one comes after ours.
-    let told = async {
-        changes.told().await.expect("told");
+    // Notifications of other schemas' changes arrive as well; only one after our change matters.
+    let notified = async {
+        changes.changed().await.expect("a notification");
         store.revision().await.expect("revision")
     };
-    let seen = tokio::time::timeout(Duration::from_secs(60), told).await.expect("in time");
+    let seen = tokio::time::timeout(Duration::from_secs(60), notified).await.expect("in time");
     assert!(seen > revision);
 }

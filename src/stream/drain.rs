@@ -40,7 +40,7 @@ impl Drain {
         self.streams.wait().await;
     }
 
-    /// Begins the shutdown, which every stream is notified of.
+    /// Begins the shutdown and notifies every stream.
     pub fn begin(&self) {
         self.deadline.get_or_init(|| SystemTime::now() + self.limit);
         self.begun.cancel();

@@ -1,8 +1,8 @@
 //! The deliveries that a subscriber has not settled: ids, windows and leases, as plain bookkeeping.
 //!
-//! Invariant: an id is given once on a stream, and is valid until the delivery is settled, its lease expires or the link is
-//! lost, whichever comes first. A delivery that failed has no id any more, and counts in the windows until the message has
-//! reached its next place. There are at most twice as many lease entries as deliveries.
+//! Invariant: an id is used once on a stream, and is valid until the delivery is settled, its lease expires or the
+//! link is lost, whichever comes first. A failed delivery has no id any more, and counts in the windows until its
+//! message has been moved. There are at most twice as many lease entries as deliveries.
 
 use std::{
     cmp::Reverse,
@@ -12,31 +12,31 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Fewer lease entries than this are not worth looking through.
+/// The number of lease entries below which compaction is not worthwhile.
 const LEASES_UNCOMPACTED: usize = 64;
 
-/// Unsettled deliveries of one stream. `K` is what is retained of each, to be published again.
+/// Unsettled deliveries of one stream. `K` is the retained part of each that is needed to publish it again.
 pub(super) struct Outstanding<K> {
     next_id: u64,
-    held: BTreeMap<u64, Held<K>>,
-    /// The bytes of failed deliveries on their way to their next place, by tag.
+    unsettled: BTreeMap<u64, Unsettled<K>>,
+    /// The sizes of failed deliveries that are being moved, by tag.
     leaving: BTreeMap<u64, usize>,
     bytes: usize,
-    /// When leases may run out, and for which ids; perhaps too early. The truth is in `held`.
+    /// When leases may expire, and for which ids; possibly too early. The actual expiry is in `unsettled`.
     leases: BinaryHeap<Reverse<(Instant, u64, u64)>>,
-    /// Deliveries from this tag on may be unsettled without being here.
+    /// Deliveries from this tag on may be unsettled without being recorded here.
     undelivered: Option<u64>,
 }
 
-struct Held<K> {
+struct Unsettled<K> {
     tag: u64,
     bytes: usize,
-    /// None: no lease, or not sent yet.
+    /// `None` if it has no lease or was not sent yet.
     expires: Option<Instant>,
     kept: Option<K>,
 }
 
-/// A failed delivery: its tag, and what was retained of it.
+/// A failed delivery: its tag and its retained part.
 pub(super) type Failed<K> = (u64, Option<K>);
 
 /// The acknowledgements for some settled deliveries.
@@ -52,7 +52,7 @@ impl<K> Default for Outstanding<K> {
     fn default() -> Self {
         Self {
             next_id: 0,
-            held: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             leaving: BTreeMap::new(),
             bytes: 0,
             leases: BinaryHeap::new(),
@@ -62,9 +62,9 @@ impl<K> Default for Outstanding<K> {
 }
 
 impl<K> Outstanding<K> {
-    /// Messages held.
+    /// The number of unsettled messages.
     pub(super) fn len(&self) -> usize {
-        self.held.len() + self.leaving.len()
+        self.unsettled.len() + self.leaving.len()
     }
 
     /// Their bytes.
@@ -72,64 +72,64 @@ impl<K> Outstanding<K> {
         self.bytes
     }
 
-    /// The id given last.
+    /// The last id in use.
     pub(super) fn last_id(&self) -> u64 {
         self.next_id
     }
 
     /// The tags of all of them.
     pub(super) fn tags(&self) -> Vec<u64> {
-        self.held.values().map(|held| held.tag).chain(self.leaving.keys().copied()).collect()
+        self.unsettled.values().map(|delivery| delivery.tag).chain(self.leaving.keys().copied()).collect()
     }
 
-    /// Sets the oldest tag that no acknowledgement of "all before" may cover.
+    /// Sets the oldest tag that no cumulative acknowledgement may cover.
     pub(super) fn set_undelivered(&mut self, tag: Option<u64>) {
         self.undelivered = tag;
     }
 
-    /// Adds a batch of (tag, bytes, what is retained); returns its ids. Tags grow with ids.
+    /// Adds a batch of (tag, bytes, retained part); returns its ids. Tags increase with ids.
     pub(super) fn add(&mut self, batch: impl Iterator<Item = (u64, usize, Option<K>)>) -> RangeInclusive<u64> {
         let first = self.next_id + 1;
         for (tag, bytes, kept) in batch {
             self.next_id += 1;
             self.bytes += bytes;
-            self.held.insert(self.next_id, Held { tag, bytes, expires: None, kept });
+            self.unsettled.insert(self.next_id, Unsettled { tag, bytes, expires: None, kept });
         }
         first..=self.next_id
     }
 
-    /// Begins the leases of a batch that was sent.
+    /// Starts the leases of a batch that was sent.
     pub(super) fn lease(&mut self, ids: RangeInclusive<u64>, expires: Instant) {
         self.leases.push(Reverse((expires, *ids.start(), *ids.end())));
-        self.held.range_mut(ids).for_each(|(_, held)| held.expires = Some(expires));
+        self.unsettled.range_mut(ids).for_each(|(_, delivery)| delivery.expires = Some(expires));
         self.compact();
     }
 
-    /// Removes everything: the broker has requeued it.
+    /// Removes everything, because the broker has requeued it.
     pub(super) fn clear(&mut self) {
-        self.held.clear();
+        self.unsettled.clear();
         self.leaving.clear();
         self.leases.clear();
         self.bytes = 0;
     }
 
-    /// Removes acknowledged deliveries. A `through` of 0 names none. Unknown ids are added to `unknown`.
+    /// Removes acknowledged deliveries. A `through` of 0 has no effect. Unknown ids are added to `unknown`.
     pub(super) fn acknowledge(&mut self, ids: &[u64], through: u64, unknown: &mut Vec<u64>) -> Tags {
         let mut done = BTreeMap::new();
         if through > self.next_id {
             unknown.push(through);
         } else if through > 0 {
-            let rest = self.held.split_off(&(through + 1));
-            done = std::mem::replace(&mut self.held, rest);
-            self.bytes -= done.values().map(|held| held.bytes).sum::<usize>();
+            let rest = self.unsettled.split_off(&(through + 1));
+            done = std::mem::replace(&mut self.unsettled, rest);
+            self.bytes -= done.values().map(|delivery| delivery.bytes).sum::<usize>();
         }
         let single: Vec<_> = ids.iter().filter_map(|id| self.remove(*id, unknown)).collect();
         match done.last_key_value() {
-            // The usual case: nothing older than the last one is left, which acknowledges all.
+            // The usual case: no older delivery is left, so that one cumulative acknowledgement covers all.
             Some((_, last)) if single.is_empty() && last.tag < self.oldest_left() => {
                 Tags { through: Some(last.tag), single }
             }
-            _ => self.merged(done.into_values().map(|held| held.tag).chain(single).collect()),
+            _ => self.merged(done.into_values().map(|delivery| delivery.tag).chain(single).collect()),
         }
     }
 
@@ -144,17 +144,17 @@ impl<K> Outstanding<K> {
     }
 
     fn oldest_left(&self) -> u64 {
-        let held = self.held.values().next().map(|held| held.tag);
+        let unsettled = self.unsettled.values().next().map(|delivery| delivery.tag);
         let leaving = self.leaving.keys().next().copied();
-        held.into_iter().chain(leaving).chain(self.undelivered).min().unwrap_or(u64::MAX)
+        unsettled.into_iter().chain(leaving).chain(self.undelivered).min().unwrap_or(u64::MAX)
     }
 
     /// Removes one delivery; returns its tag.
     pub(super) fn remove(&mut self, id: u64, unknown: &mut Vec<u64>) -> Option<u64> {
-        match self.held.remove(&id) {
-            Some(held) => {
-                self.bytes -= held.bytes;
-                Some(held.tag)
+        match self.unsettled.remove(&id) {
+            Some(delivery) => {
+                self.bytes -= delivery.bytes;
+                Some(delivery.tag)
             }
             None => {
                 unknown.push(id);
@@ -163,12 +163,12 @@ impl<K> Outstanding<K> {
         }
     }
 
-    /// Marks a delivery as failed: its id is invalid from now on, and it counts in the windows until [`Self::left`].
+    /// Marks a delivery as failed: its id becomes invalid, and it counts in the windows until [`Self::left`].
     pub(super) fn fail(&mut self, id: u64, unknown: &mut Vec<u64>) -> Option<Failed<K>> {
-        match self.held.remove(&id) {
-            Some(held) => {
-                self.leaving.insert(held.tag, held.bytes);
-                Some((held.tag, held.kept))
+        match self.unsettled.remove(&id) {
+            Some(delivery) => {
+                self.leaving.insert(delivery.tag, delivery.bytes);
+                Some((delivery.tag, delivery.kept))
             }
             None => {
                 unknown.push(id);
@@ -178,10 +178,10 @@ impl<K> Outstanding<K> {
     }
 
     /// Marks all deliveries that were sent as failed.
-    pub(super) fn fail_handed(&mut self) -> Vec<(u64, Failed<K>)> {
-        let handed = self.held.iter().filter(|(_, held)| held.expires.is_some() && held.kept.is_some());
-        let handed: Vec<_> = handed.map(|(id, _)| *id).collect();
-        handed.into_iter().filter_map(|id| Some((id, self.fail(id, &mut Vec::new())?))).collect()
+    pub(super) fn fail_sent(&mut self) -> Vec<(u64, Failed<K>)> {
+        let sent = self.unsettled.iter().filter(|(_, delivery)| delivery.expires.is_some() && delivery.kept.is_some());
+        let sent: Vec<_> = sent.map(|(id, _)| *id).collect();
+        sent.into_iter().filter_map(|id| Some((id, self.fail(id, &mut Vec::new())?))).collect()
     }
 
     /// Removes failed deliveries whose copies are stored.
@@ -199,10 +199,10 @@ impl<K> Outstanding<K> {
 
     /// Gives a delivery a new lease.
     pub(super) fn extend(&mut self, id: u64, expires: Instant, unknown: &mut Vec<u64>) {
-        match self.held.get_mut(&id) {
-            Some(held) => {
-                let before = held.expires.replace(expires);
-                // The existing entry fires earlier, and is replaced then.
+        match self.unsettled.get_mut(&id) {
+            Some(delivery) => {
+                let before = delivery.expires.replace(expires);
+                // The existing entry fires earlier and is then replaced.
                 if before.is_none_or(|before| expires < before) {
                     self.leases.push(Reverse((expires, id, id)));
                     self.compact();
@@ -214,18 +214,18 @@ impl<K> Outstanding<K> {
 
     /// Removes redundant entries once they outnumber the others.
     fn compact(&mut self) {
-        if self.leases.len() <= 2 * self.held.len() + LEASES_UNCOMPACTED {
+        if self.leases.len() <= 2 * self.unsettled.len() + LEASES_UNCOMPACTED {
             return;
         }
-        let leased = self.held.iter().filter_map(|(id, held)| Some((held.expires?, *id)));
+        let leased = self.unsettled.iter().filter_map(|(id, delivery)| Some((delivery.expires?, *id)));
         self.leases = runs(leased).collect();
     }
 
     /// When to check for expired leases; possibly earlier than one expires.
     pub(super) fn next_lease(&mut self) -> Option<Instant> {
-        // Entries of settled deliveries would wake the stream in vain.
+        // Entries of settled deliveries would wake the stream unnecessarily.
         while let Some(Reverse((at, first, last))) = self.leases.peek() {
-            if self.held.range(first..=last).next().is_some() {
+            if self.unsettled.range(first..=last).next().is_some() {
                 return Some(*at);
             }
             self.leases.pop();
@@ -241,7 +241,7 @@ impl<K> Outstanding<K> {
                 break;
             }
             self.leases.pop();
-            let leased = self.held.range(first..=last).filter_map(|(id, held)| Some((held.expires?, *id)));
+            let leased = self.unsettled.range(first..=last).filter_map(|(id, delivery)| Some((delivery.expires?, *id)));
             let (ended, extended): (Vec<_>, Vec<_>) = leased.partition(|(expires, _)| *expires <= now);
             self.leases.extend(runs(extended.into_iter()));
             over.extend(ended.into_iter().filter_map(|(_, id)| Some((id, self.fail(id, &mut Vec::new())?))));
@@ -250,7 +250,7 @@ impl<K> Outstanding<K> {
     }
 }
 
-/// An entry for each run of ids with the same end.
+/// Merges ids with the same expiry into one entry per run.
 fn runs(leased: impl Iterator<Item = (Instant, u64)>) -> impl Iterator<Item = Reverse<(Instant, u64, u64)>> {
     let mut leased = leased.peekable();
     std::iter::from_fn(move || {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gapless_front_is_one_frame_whatever_its_order() {
+    fn settled_deliveries_without_gaps_are_acknowledged_with_one_frame() {
         let mut outstanding = with(1..=5);
         let mut unknown = Vec::new();
         let tags = outstanding.acknowledge(&[3, 1, 2], 0, &mut unknown);
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_repeated_ids_are_named_and_harmless() {
+    fn unknown_and_repeated_ids_are_reported_and_have_no_effect() {
         let mut outstanding = with(1..=2);
         let mut unknown = Vec::new();
         let tags = outstanding.acknowledge(&[1, 1, 77], 99, &mut unknown);
@@ -299,19 +299,19 @@ mod tests {
     }
 
     #[test]
-    fn ids_go_on_after_a_loss_so_that_old_ones_mean_nothing() {
+    fn ids_continue_after_a_lost_link_so_that_earlier_ones_are_invalid() {
         let mut outstanding = with(1..=2);
         outstanding.clear();
         assert_eq!(outstanding.add([(1, 1, None)].into_iter()), 3..=3);
         let mut unknown = Vec::new();
         assert_eq!(outstanding.acknowledge(&[1], 0, &mut unknown), Tags::default());
         assert_eq!(unknown, [1]);
-        // `through` reaches over void ids too, and still covers only what is held.
+        // `through` includes invalid ids, and still covers only unsettled deliveries.
         assert_eq!(outstanding.acknowledge(&[], 2, &mut unknown), Tags::default());
     }
 
     #[test]
-    fn leases_begin_when_handed_over_and_run_out_once_and_extended_ones_later() {
+    fn leases_start_when_a_delivery_is_sent_and_expire_once_or_later_if_extended() {
         let now = Instant::now();
         let later = now + Duration::from_secs(10);
         let mut outstanding = with(1..=4);
@@ -323,15 +323,15 @@ mod tests {
         assert_eq!(outstanding.next_lease(), Some(later));
         assert_eq!(outstanding.expire(later), [(2, (2, Some(200)))]);
         assert_eq!(outstanding.next_lease(), None);
-        assert_eq!(outstanding.len(), 3, "both are on their way, and the fourth was never handed over");
+        assert_eq!(outstanding.len(), 3, "both are being moved, and the fourth was never sent");
     }
 
     #[test]
-    fn extensions_without_end_leave_an_entry_for_each_delivery() {
+    fn repeated_extensions_leave_one_entry_per_delivery() {
         let now = Instant::now();
         let mut outstanding = with(1..=10);
         outstanding.lease(1..=10, now + Duration::from_secs(10));
-        // The same id, later and later, and then earlier and earlier.
+        // The same id, with later and later and then earlier and earlier expiries.
         for turn in 0..100_000_u64 {
             let nanos = if turn < 50_000 { turn } else { 100_000 - turn };
             outstanding.extend(turn % 10 + 1, now + Duration::from_nanos(nanos), &mut Vec::new());
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_the_subscriber_has_not_got_is_acknowledged_with_what_it_has() {
+    fn a_cumulative_acknowledgement_does_not_cover_deliveries_that_were_not_sent() {
         let mut outstanding = with(1..=5);
         outstanding.set_undelivered(Some(3));
         let tags = outstanding.acknowledge(&[], 5, &mut Vec::new());
@@ -351,12 +351,12 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_in_the_windows_and_covered_by_no_acknowledgement_until_it_has_left() {
+    fn a_failed_delivery_counts_in_the_windows_and_is_not_acknowledged_until_it_is_moved() {
         let mut outstanding = with(1..=5);
         let mut unknown = Vec::new();
         assert_eq!(outstanding.fail(2, &mut unknown), Some((2, Some(200))));
         assert_eq!((outstanding.len(), outstanding.bytes()), (5, 50));
-        // Neither by `through` nor by a gapless front.
+        // Neither by `through` nor with the settled deliveries before it.
         let tags = outstanding.acknowledge(&[], 4, &mut unknown);
         assert_eq!(tags, Tags { through: Some(1), single: vec![3, 4] });
         assert_eq!(outstanding.acknowledge(&[2], 0, &mut unknown), Tags::default());
@@ -366,10 +366,10 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_went_away_failed_only_what_it_could_have_seen() {
+    fn a_disconnected_client_fails_only_deliveries_that_were_sent() {
         let mut outstanding = with(1..=3);
         outstanding.lease(1..=2, Instant::now());
-        assert_eq!(outstanding.fail_handed(), [(1, (1, Some(100))), (2, (2, Some(200)))]);
-        assert_eq!(outstanding.fail_handed(), []);
+        assert_eq!(outstanding.fail_sent(), [(1, (1, Some(100))), (2, (2, Some(200)))]);
+        assert_eq!(outstanding.fail_sent(), []);
     }
 }

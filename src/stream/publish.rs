@@ -54,13 +54,13 @@ pub type Responses = mpsc::Receiver<Result<PublishResponse, Failure>>;
 /// Runs a publish stream until its end.
 pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<PublishRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
-    let witness = session.witness().clone();
+    let audit_context = session.audit_context().clone();
     let running = async move {
         let intake = Intake::new(session.scope());
         let frames_out = frames.clone();
         let mut machine = Machine { publisher, session, intake, frames: frames_out, order: 0, bytes: 0, pause: None };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
-            witness.ended(failure.kind, failure.reason);
+            audit_context.record_end(failure.kind, failure.reason);
             machine.answer_the_rest().await;
             // A client that reads nothing must not keep the stream open: it gets the failure only if it fits into the buffer.
             let _ = frames.try_send(Err(failure));
@@ -253,10 +253,10 @@ fn body_size(publication: &Publication) -> usize {
 fn accept(session: &Session, mut publications: Vec<Publication>, first: u64) -> Accepted {
     let budget = session.scope().budget();
     let sizes: Vec<_> = publications.iter().map(size).collect();
-    let turn = budget.turn(publications.len(), sizes.iter().map(|size| *size as u64).sum());
+    let rate_check = budget.rate_check(publications.len(), sizes.iter().map(|size| *size as u64).sum());
     let max_body = session.max_body_bytes(budget.plan());
     // The clock, the plan and the rates are read once for a whole frame.
-    let mut check = FrameCheck { session, turn, max_body, now: SystemTime::now(), refusals: Refusals::default() };
+    let mut check = FrameCheck { session, rate_check, max_body, now: SystemTime::now(), refusals: Refusals::default() };
     let (mut taken_bytes, mut taken_bodies) = (0, 0);
     let mut outgoing = Vec::with_capacity(publications.len());
     let mut refused = Vec::new();
@@ -279,18 +279,18 @@ fn accept(session: &Session, mut publications: Vec<Publication>, first: u64) -> 
             }
         }
     }
-    let FrameCheck { turn, refusals, .. } = check;
+    let FrameCheck { rate_check, refusals, .. } = check;
     refusals.record(session);
     session.metrics().published_bytes(taken_bodies);
-    let pause = turn.is_throttled().then(|| budget.pause());
-    turn.count(outgoing.len(), taken_bytes, taken_bodies);
+    let pause = rate_check.is_throttled().then(|| budget.pause());
+    rate_check.count(outgoing.len(), taken_bytes, taken_bodies);
     Accepted { outgoing, refused, pause }
 }
 
 /// What the messages of one frame are checked against.
 struct FrameCheck<'a> {
     session: &'a Session,
-    turn: RateCheck<'a>,
+    rate_check: RateCheck<'a>,
     max_body: u64,
     now: SystemTime,
     refusals: Refusals,
@@ -312,7 +312,7 @@ impl FrameCheck<'_> {
             self.refusals.add(failure.reason, &publication.exchange, &publication.routing_key);
             return Err(Refused::of(Outcome::Rejected, failure, publication));
         }
-        if let Err(over) = self.turn.take(bytes) {
+        if let Err(over) = self.rate_check.take(bytes) {
             count_throttled(self.session, &over);
             return Err(Refused::of(Outcome::Throttled, over.into(), publication));
         }
@@ -363,7 +363,7 @@ impl Refusals {
 
     fn record(self, session: &Session) {
         for (reason, object, times) in self.0 {
-            session.witness().refused_messages(&object, reason, times);
+            session.audit_context().refused_messages(&object, reason, times);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Subscriptions of clients that cannot stream requests, such as browsers: the `start` frame comes with the call, and further
 //! frames by separate calls that name the stream by an id. [`super::subscribe`] reads both as one sequence.
 //!
-//! Invariants: an id cannot be guessed, is valid only for the client that opened the stream, and ends with the stream. There
-//! are no more ids than open streams, which the plan bounds.
+//! Invariants: an id cannot be guessed, is valid only for the client that opened the stream, and ends with the stream.
+//! There are at most as many ids as open streams, which the plan limits.
 
 use std::{
     collections::HashMap,
@@ -20,8 +20,8 @@ use crate::{
     pb::SubscribeRequest,
 };
 
-/// How long a settlement waits for a stream that reads none, because its client leaves reports unread or the broker cannot be
-/// reached.
+/// How long a settlement waits for a stream that does not read it, because its client does not read reports or the
+/// broker is unreachable.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 type Frame = Result<SubscribeRequest, Failure>;
@@ -43,30 +43,32 @@ pub struct ReceiveSlot {
 }
 
 impl Receives {
-    /// Opens an entry for a stream of this client; returns it with the frames that the stream reads. `start` is the first.
+    /// Opens an entry for a stream of this client; returns it with the receiver of its frames, the first of which is
+    /// `start`.
     pub fn open(&self, client: &ClientId, start: SubscribeRequest) -> (ReceiveSlot, mpsc::Receiver<Frame>) {
         let (frames, incoming) = mpsc::channel(FRAMES_AHEAD);
         // The channel is new and empty.
         let _ = frames.try_send(Ok(start));
-        // 122 random bits of the operating system.
+        // 122 random bits from the operating system.
         let id = Uuid::new_v4();
         self.streams().insert(id, Open { client: client.clone(), frames });
         (ReceiveSlot { id, receives: self.clone() }, incoming)
     }
 
-    /// Forwards a frame to the stream with this id, after the frames of calls that were answered before.
+    /// Forwards a frame to the stream with this id, after the frames of earlier calls that were answered.
     ///
     /// # Errors
-    /// `RECEIVE_NOT_FOUND` when this gateway has no such stream of this client; `RECEIVE_BUSY` when the stream reads nothing.
-    pub async fn hand(&self, client: &ClientId, id: &str, frame: SubscribeRequest) -> Result<(), Failure> {
+    /// `RECEIVE_NOT_FOUND` if this gateway has no such stream of this client; `RECEIVE_BUSY` if the stream does not
+    /// read frames.
+    pub async fn deliver(&self, client: &ClientId, id: &str, frame: SubscribeRequest) -> Result<(), Failure> {
         let frames = self.find(client, id)?.1;
-        hand_within(TIMEOUT, &frames, frame).await
+        deliver_within(TIMEOUT, &frames, frame).await
     }
 
     /// Ends the stream with this id in order, after the frames that were forwarded to it.
     ///
     /// # Errors
-    /// As [`Self::hand`].
+    /// As [`Self::deliver`].
     pub fn close(&self, client: &ClientId, id: &str) -> Result<(), Failure> {
         let (id, _frames) = self.find(client, id)?;
         self.streams().remove(&id);
@@ -99,8 +101,12 @@ impl Drop for ReceiveSlot {
     }
 }
 
-async fn hand_within(patience: Duration, frames: &mpsc::Sender<Frame>, frame: SubscribeRequest) -> Result<(), Failure> {
-    match tokio::time::timeout(patience, frames.send(Ok(frame))).await {
+async fn deliver_within(
+    timeout: Duration,
+    frames: &mpsc::Sender<Frame>,
+    frame: SubscribeRequest,
+) -> Result<(), Failure> {
+    match tokio::time::timeout(timeout, frames.send(Ok(frame))).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(unknown()),
         Err(_) => Err(Failure::new(
@@ -116,7 +122,7 @@ fn unknown() -> Failure {
         Kind::NotFound,
         "RECEIVE_NOT_FOUND",
         "this gateway has no such stream of this client: it has ended, or is open on another gateway. Unsettled \
-         deliveries come again; call Receive again",
+         deliveries will be delivered again; call Receive again",
     )
 }
 
@@ -132,38 +138,39 @@ mod tests {
         let (place, mut frames) = receives.open(&ann, SubscribeRequest::default());
         let id = place.id();
         assert!(frames.recv().await.is_some(), "start");
-        receives.hand(&ann, &id, SubscribeRequest::default()).await.expect("its own");
+        receives.deliver(&ann, &id, SubscribeRequest::default()).await.expect("its own");
         assert!(frames.recv().await.is_some(), "the settlement");
         for (client, id) in [(&ben, id.as_str()), (&ann, "nonsense"), (&ann, &Uuid::new_v4().simple().to_string())] {
-            let failure = receives.hand(client, id, SubscribeRequest::default()).await.expect_err("refused");
+            let failure = receives.deliver(client, id, SubscribeRequest::default()).await.expect_err("refused");
             assert_eq!((failure.kind, failure.reason), (Kind::NotFound, "RECEIVE_NOT_FOUND"));
         }
         receives.close(&ben, &id).expect_err("not its own");
         receives.close(&ann, &id).expect("its own");
         assert!(frames.recv().await.is_none(), "an orderly end");
-        receives.hand(&ann, &id, SubscribeRequest::default()).await.expect_err("it has ended");
+        receives.deliver(&ann, &id, SubscribeRequest::default()).await.expect_err("it has ended");
         drop(place);
     }
 
     #[tokio::test]
-    async fn a_place_is_given_up_with_its_stream() {
+    async fn an_entry_is_removed_with_its_stream() {
         let receives = Receives::default();
         let ann: ClientId = ClientId::parse("acme.ann").expect("an id");
         let (place, frames) = receives.open(&ann, SubscribeRequest::default());
         let id = place.id();
         drop(frames);
-        let failure = receives.hand(&ann, &id, SubscribeRequest::default()).await.expect_err("the stream has ended");
+        let failure = receives.deliver(&ann, &id, SubscribeRequest::default()).await.expect_err("the stream has ended");
         assert_eq!(failure.reason, "RECEIVE_NOT_FOUND");
         drop(place);
         assert!(receives.streams().is_empty());
     }
 
     #[tokio::test]
-    async fn a_stream_that_reads_nothing_is_not_waited_for_for_ever() {
+    async fn a_settlement_for_a_stream_that_does_not_read_fails_after_the_timeout() {
         let (frames, _unread) = mpsc::channel(1);
         let frame = SubscribeRequest::default;
-        hand_within(TIMEOUT, &frames, frame()).await.expect("there is room");
-        let failure = hand_within(Duration::from_millis(1), &frames, frame()).await.expect_err("no room");
+        deliver_within(TIMEOUT, &frames, frame()).await.expect("there is capacity");
+        let failure =
+            deliver_within(Duration::from_millis(1), &frames, frame()).await.expect_err("the channel is full");
         assert_eq!((failure.kind, failure.reason), (Kind::Unavailable, "RECEIVE_BUSY"));
     }
 }

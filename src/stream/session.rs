@@ -1,7 +1,8 @@
-//! A stream's session: on whose behalf it runs, and when it must be warned or ended.
+//! The session of a stream: its caller, and when it must be warned or ended.
 //!
-//! Notices come in the order in which they become true: the token ends soon, the gateway drains, the stream is over (token,
-//! client, tenant or gateway). A stream that awaits [`Session::notice`] in its loop cannot outlive any of them.
+//! Notices are delivered in the order in which they become due: the token expires soon, the gateway drains, the stream
+//! must end (because of its token, client, tenant or gateway). A stream that awaits [`Session::notice`] in its loop
+//! cannot outlive any of them.
 
 use std::{
     pin::Pin,
@@ -22,12 +23,12 @@ use crate::{
     tenant::{EffectiveGrants, Plan, StreamPermit, TenantScope},
 };
 
-/// What sessions need from their gateway.
+/// The parts of the gateway that sessions need.
 #[derive(Clone)]
 pub struct SessionContext {
     /// Verifies newer tokens.
     pub verifier: Arc<Verifier>,
-    /// How long before the token's end the stream is warned. Default 60 s.
+    /// How long before its token expires a stream is warned. Default 60 s.
     pub warn_before: Duration,
     /// The gateway's shutdown.
     pub drain: Drain,
@@ -35,31 +36,32 @@ pub struct SessionContext {
     pub metrics: Metrics,
     /// Where messages are traced.
     pub traces: Traces,
-    /// The largest body that any plan allows: one that the gateway takes, a client with default limits can receive.
+    /// The largest body that any plan allows, so that a client with default limits can receive every message.
     pub max_body_bytes: u64,
 }
 
-/// By then the client is connected to another gateway, or sees that this connection is closed.
+/// By then the client has connected to another gateway, or noticed that this connection is closed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What the stream has to do.
+/// A notice to the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Notify the client that its token expires then.
+    /// Notify the client that its token expires at this time.
     AuthExpiring(SystemTime),
-    /// Notify the client that the gateway stops then.
+    /// Notify the client that the gateway stops at this time.
     Draining(SystemTime),
     /// End the stream with this failure.
     Ended(Failure),
 }
 
-/// What ends the stream from outside. The future is kept, since every iteration of a stream's loop polls it.
+/// External reasons for the end of the stream. The future is stored because every iteration of a stream's loop polls
+/// it.
 enum Ending {
     Waited(BoxFuture<'static, Failure>),
     Came(Failure),
 }
 
-/// The grant that a stream needs as long as it is open, and what it ends with without it.
+/// A grant that the stream needs while it is open, and the failure without it.
 #[derive(Clone)]
 struct RequiredGrant {
     is_granted: Arc<dyn Fn(&EffectiveGrants<'_>) -> bool + Send + Sync>,
@@ -104,14 +106,14 @@ impl Ending {
 pub struct Session {
     context: SessionContext,
     scope: TenantScope,
-    witness: AuditContext,
+    audit_context: AuditContext,
     _permit: StreamPermit,
     metrics: Arc<TenantMetrics>,
     tracer: MessageTracer,
     open: OpenStream,
     timer: Pin<Box<Sleep>>,
     warned: bool,
-    /// The beginning of the shutdown; none once the stream was notified.
+    /// The beginning of the shutdown; `None` once the stream was notified.
     begun: Option<BoxFuture<'static, ()>>,
     end: Ending,
     required: Option<RequiredGrant>,
@@ -121,13 +123,13 @@ pub struct Session {
 
 impl Session {
     /// # Errors
-    /// When the plan's streams are all open, or the gateway drains.
+    /// When the plan's limit of streams is reached, or the gateway drains.
     pub fn open(
         context: &SessionContext,
         scope: TenantScope,
         kind: StreamKind,
         call: Option<&Call>,
-        witness: AuditContext,
+        audit_context: AuditContext,
     ) -> Result<Self, Failure> {
         if context.drain.is_begun() {
             return Err(draining());
@@ -154,7 +156,7 @@ impl Session {
             required: None,
             context: context.clone(),
             scope,
-            witness,
+            audit_context,
             _permit: permit,
             open: metrics.open_stream(kind),
             metrics,
@@ -167,22 +169,23 @@ impl Session {
         Ok(session)
     }
 
-    /// On whose behalf the stream is.
+    /// The scope of the stream.
     pub fn scope(&self) -> &TenantScope {
         &self.scope
     }
 
-    /// Records what is refused to it in the audit trail.
-    pub fn witness(&self) -> &AuditContext {
-        &self.witness
+    /// The audit context in which refusals of the stream are recorded.
+    pub fn audit_context(&self) -> &AuditContext {
+        &self.audit_context
     }
 
-    /// Whether the stream was notified of the shutdown; it gets no new work from then on.
+    /// Whether the stream was notified of the shutdown; it gets no new messages from then on.
     pub fn is_draining(&self) -> bool {
         self.begun.is_none()
     }
 
-    /// Whether the gateway stops, notified or not: a stream that ends now was not ended by its client.
+    /// Whether the gateway is stopping, whether or not the stream was notified: a stream that ends now was not ended
+    /// by its client.
     pub fn gateway_stops(&self) -> bool {
         self.context.drain.is_begun()
     }
@@ -197,17 +200,17 @@ impl Session {
         &self.metrics
     }
 
-    /// The same, shared.
+    /// The metrics of the stream's tenant, shared.
     pub fn shared_metrics(&self) -> Arc<TenantMetrics> {
         Arc::clone(&self.metrics)
     }
 
-    /// Reports what the stream has in flight now: messages, and their bytes.
+    /// Reports the stream's messages in flight and their bytes.
     pub fn holds(&mut self, messages: usize, bytes: usize) {
         self.open.holds(messages, bytes);
     }
 
-    /// The largest body that may be published now; never more than a plan allows.
+    /// The largest body that may be published now; never more than any plan allows.
     pub fn max_body_bytes(&self, plan: &Plan) -> u64 {
         match plan.max_message_bytes {
             0 => self.context.max_body_bytes,
@@ -223,7 +226,7 @@ impl Session {
     /// Continues with a newer token.
     ///
     /// # Errors
-    /// When it is not valid, or another client's.
+    /// When the token is invalid or belongs to another client.
     pub fn reauthenticate(&mut self, token: &str) -> Result<(), Failure> {
         let caller = self.context.verifier.verify(token)?;
         self.scope = self.scope.renewed(caller)?;
@@ -234,10 +237,10 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the stream with this failure as soon as its client does not have the grant any more, whatever its token says.
+    /// Ends the stream with this failure as soon as its client no longer has the grant, even if its token contains it.
     ///
     /// # Errors
-    /// When it does not have it now.
+    /// When the client does not have it now.
     pub fn require(
         &mut self,
         failure: Failure,
@@ -257,7 +260,7 @@ impl Session {
         tokio::select! {
             biased;
             failure = self.end.came() => Notice::Ended(failure),
-            () = told(&mut self.begun) => {
+            () = begun_drain(&mut self.begun) => {
                 self.begun = None;
                 Notice::Draining(self.context.drain.deadline())
             }
@@ -277,7 +280,7 @@ impl Session {
         }
     }
 
-    /// Sets the timer to the warning, or after it to the end. A token that is valid for less than the usual warning time is not
+    /// Sets the timer to the warning, or after it to the expiry. A token with a short remaining lifetime is not
     /// renewed in a loop: a twentieth of its lifetime passes first.
     fn set_timer(&mut self) {
         let left = self.scope.caller().expires().duration_since(SystemTime::now()).unwrap_or_default();
@@ -286,14 +289,14 @@ impl Session {
     }
 }
 
-async fn told(begun: &mut Option<BoxFuture<'static, ()>>) {
+async fn begun_drain(begun: &mut Option<BoxFuture<'static, ()>>) {
     match begun {
         Some(begun) => begun.await,
         None => std::future::pending().await,
     }
 }
 
-/// Why a stream ends, or is not opened, when the gateway stops.
+/// The failure of a stream that ends or is refused because the gateway stops.
 pub fn draining() -> Failure {
     let failure =
         Failure::new(Kind::Unavailable, "DRAINING", "this gateway is stopping; connect again to reach another");

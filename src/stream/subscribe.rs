@@ -50,10 +50,10 @@ const UNREAD_REPORTS: usize = 10_000;
 /// Runs a subscribe stream until its end.
 pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<SubscribeRequest>) -> Responses {
     let (frames, responses) = mpsc::channel(FRAMES_AHEAD);
-    let witness = session.witness().clone();
+    let audit_context = session.audit_context().clone();
     let running = async move {
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
-            witness.ended(failure.kind, failure.reason);
+            audit_context.record_end(failure.kind, failure.reason);
             // If the client does not read it in time, it sees the end of the stream in any case.
             let _ = tokio::time::timeout(Duration::from_secs(1), frames.send(Err(failure))).await;
         }
@@ -298,7 +298,7 @@ impl Machine {
             // Repeated, invented, or from before an interruption: they have no effect.
             match self.unread.unknown_delivery_ids.len() as u64 {
                 0 => {}
-                times => self.session.witness().refused_times("DELIVERY_UNKNOWN", times),
+                times => self.session.audit_context().refused_times("DELIVERY_UNKNOWN", times),
             }
             self.outbox.push_back(Event::Settled(std::mem::take(&mut self.unread)));
         }

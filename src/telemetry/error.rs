@@ -1,4 +1,4 @@
-//! Why logs or traces cannot be set up. Only operators see these, at start.
+//! Errors in setting up logs, traces or metrics. Only operators see them, at start.
 
 use std::borrow::Cow;
 
@@ -7,16 +7,16 @@ use crate::error::{Classify, Kind};
 /// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The filter is none.
+    /// The log filter is invalid.
     #[error("telemetry.log is not a filter such as \"info\" or \"warrengate=debug,info\"")]
     Filter(#[source] tracing_subscriber::filter::ParseError),
-    /// The exporter of traces cannot be made.
+    /// The trace exporter cannot be created.
     #[error("traces cannot be sent to telemetry.otlp_endpoint: {0}")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
-    /// Metrics have nowhere to go.
+    /// The metrics endpoint is invalid.
     #[error("metrics cannot be sent to telemetry.otlp_metrics_endpoint: {0}")]
     MetricsEndpoint(#[from] tonic::transport::Error),
-    /// There is a subscriber already.
+    /// A subscriber has been set up already.
     #[error("logging was set up already")]
     AlreadySet(#[source] tracing_subscriber::util::TryInitError),
 }

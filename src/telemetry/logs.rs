@@ -1,5 +1,5 @@
-//! Logs to standard error, a line an event. Whatever the filter says, what could print a message body or a header stays
-//! silent; whatever a value holds, its line is one. What is logged can be changed while the process runs.
+//! Logs to standard error, one line per event. Events that could contain a message body or a header are suppressed
+//! regardless of the filter, and no value can break a line. The filter can be changed while the process runs.
 
 use std::io::{self, IsTerminal as _, Write};
 
@@ -15,7 +15,7 @@ use tracing_subscriber::{
 use super::Error;
 use crate::config::{LogFormat, TelemetryConfig};
 
-/// Changes what is logged.
+/// Changes the log filter.
 pub struct LogFilter(Handle<EnvFilter, Registry>);
 
 impl std::fmt::Debug for LogFilter {
@@ -25,22 +25,22 @@ impl std::fmt::Debug for LogFilter {
 }
 
 impl LogFilter {
-    /// From now on, what this filter lets through.
+    /// Replaces the filter.
     ///
     /// # Errors
-    /// When it is none; what was logged before still is.
+    /// When the filter is invalid; the previous one stays in effect.
     pub fn set(&self, filter: &str) -> Result<(), Error> {
         let filter = EnvFilter::builder().parse(filter).map_err(Error::Filter)?;
-        // Fails when the subscriber is gone, and then nothing is logged at all.
+        // Fails if the subscriber is gone, in which case nothing is logged.
         let _ = self.0.reload(filter);
         Ok(())
     }
 }
 
-/// Sets up logs. Once a process.
+/// Sets up logs; once per process.
 ///
 /// # Errors
-/// When the filter is none, or logging was set up before.
+/// When the filter is invalid, or logging has been set up before.
 pub fn init(config: &TelemetryConfig) -> Result<LogFilter, Error> {
     let filter = EnvFilter::builder().parse(&config.log).map_err(Error::Filter)?;
     let (filter, handle) = reload::Layer::new(filter);
@@ -56,14 +56,14 @@ pub fn init(config: &TelemetryConfig) -> Result<LogFilter, Error> {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     };
     tracing_subscriber::registry()
-        .with(lines.with_filter(filter).with_filter(filter_fn(is_harmless)))
+        .with(lines.with_filter(filter).with_filter(filter_fn(is_safe_to_log)))
         .try_init()
         .map_err(Error::AlreadySet)?;
     Ok(LogFilter(handle))
 }
 
-/// Writes an event, which comes in one piece, as one line of printable characters and colours: every other control character
-/// inside it is shown as an escape. The library does so with most, but not with all that a span's fields may hold.
+/// Writes each event as one line of printable characters and colours; all other control characters are escaped. The
+/// library escapes most of them, but not in all fields of spans.
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {
@@ -99,20 +99,20 @@ fn escaped(line: &str) -> String {
     out
 }
 
-/// The length of a colour's sequence (ECMA-48, SGR) at the beginning of a text.
+/// The length of a colour sequence (ECMA-48, SGR) at the beginning of a text.
 fn colour(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\u{1b}[")?;
     let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     parameters[end..].starts_with('m').then_some(text.len() - parameters.len() + end + 1)
 }
 
-/// Not: lapin's warning on each returned message, which holds its body; its errors on each closed channel, which any tenant
-/// can cause and our own lines tell with the tenant; and other crates' TRACE, which shows frames
-/// (lapin), headers (h2) and addresses with passwords (amq-protocol).
-fn is_harmless(metadata: &Metadata<'_>) -> bool {
+/// Excludes lapin's warning on each returned message, which contains the body; its errors on each closed channel,
+/// which any tenant can cause and which the gateway logs with the tenant; and TRACE events of other crates, which
+/// contain frames (lapin), headers (h2) and addresses with passwords (amq-protocol).
+fn is_safe_to_log(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    let is_ours = target == "warrengate" || target.starts_with("warrengate::");
-    is_ours || (*metadata.level() != Level::TRACE && !matches!(target, "lapin::returned_messages" | "lapin::channel"))
+    let is_own = target == "warrengate" || target.starts_with("warrengate::");
+    is_own || (*metadata.level() != Level::TRACE && !matches!(target, "lapin::returned_messages" | "lapin::channel"))
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_a_peer_sends_can_break_a_line() {
+    fn no_value_of_a_peer_can_break_a_line() {
         let evil = format!("a\nINFO forged\r\u{1b}[2J\u{9b}1m{}", "x".repeat(1 << 20));
         for json in [false, true] {
             let buffer = Buffer::default();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_logged_changes_while_it_runs() {
+    fn the_filter_can_be_changed_at_runtime() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let (filter, handle) = reload::Layer::new(EnvFilter::new("warn"));
@@ -170,7 +170,7 @@ mod tests {
             debug!(target: "warrengate::stream", "before");
             handle.set("warn,warrengate::stream=debug").expect("a filter");
             debug!(target: "warrengate::stream", "after");
-            debug!(target: "warrengate::broker", "another room");
+            debug!(target: "warrengate::broker", "another module");
             assert!(handle.set("warrengate=loud").is_err());
             debug!(target: "warrengate::stream", "still");
         });
@@ -180,12 +180,12 @@ mod tests {
     }
 
     #[test]
-    fn bodies_stay_silent_whatever_the_filter_says() {
+    fn bodies_are_not_logged_with_any_filter() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
         let filter = EnvFilter::builder().parse("trace,lapin::returned_messages=trace").expect("a filter");
-        let subscriber = tracing_subscriber::registry().with(filter_fn(is_harmless)).with(lines.with_filter(filter));
+        let subscriber = tracing_subscriber::registry().with(filter_fn(is_safe_to_log)).with(lines.with_filter(filter));
         tracing::subscriber::with_default(subscriber, || {
             warn!(target: "lapin::returned_messages", "body-1");
             trace!(target: "lapin::channels", "body-2");

@@ -1,7 +1,7 @@
-//! W3C trace context, in gRPC metadata and in message headers.
+//! W3C trace context in gRPC metadata and in message headers.
 //!
-//! An invalid `traceparent` counts as a missing one, and an invalid `tracestate` leaves the `traceparent` valid; neither ever fails a
-//! call. Baggage of a message is not delivered.
+//! An invalid `traceparent` counts as missing, and an invalid `tracestate` does not invalidate the `traceparent`;
+//! neither makes a call fail. The baggage of a message is not delivered.
 
 use http::HeaderMap;
 use opentelemetry::{
@@ -11,9 +11,9 @@ use opentelemetry::{
 
 use crate::pb::{Message, Value, value::Kind};
 
-/// A `tracestate` of this length is always passed on; of a longer one, members are dropped (section 3.3.1.5).
+/// A `tracestate` up to this length is always passed on; members of a longer one are dropped (section 3.3.1.5).
 const MAX_STATE: usize = 512;
-/// The members of a `tracestate` (section 3.3.1.1).
+/// The maximum number of members of a `tracestate` (section 3.3.1.1).
 const MAX_MEMBERS: usize = 32;
 /// Members longer than this are dropped first.
 const LONG_MEMBER: usize = 128;
@@ -30,7 +30,7 @@ impl TraceContext {
     /// The header or property that holds [`Self::tracestate`].
     pub const TRACESTATE: &'static str = "tracestate";
 
-    /// From the two texts.
+    /// Parses the two texts.
     pub fn from_pair(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
         let traceparent = traceparent.trim_matches([' ', '\t']);
         let bytes = traceparent.as_bytes();
@@ -56,23 +56,23 @@ impl TraceContext {
         context.is_valid().then_some(Self(context))
     }
 
-    /// From a call's metadata.
+    /// Reads the metadata of a call.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all(Self::TRACEPARENT).iter();
         let (Some(traceparent), None) = (parents.next(), parents.next()) else { return None };
-        // Several fields are one list (RFC 9110, section 5.3).
+        // Several fields form one list (RFC 9110, section 5.3).
         let states: Result<Vec<_>, _> = headers.get_all(Self::TRACESTATE).iter().map(|value| value.to_str()).collect();
         let state = states.ok().map(|states| states.join(","));
         Self::from_pair(traceparent.to_str().ok()?, state.as_deref())
     }
 
-    /// The id of the trace that a call belongs to, 32 hex digits: its caller's, or a new one.
+    /// The trace id of a call, 32 hex digits: its caller's, or a new one.
     pub fn trace_id_of(headers: &HeaderMap) -> String {
         let begun = || TraceId::from_bytes(rand::random::<[u8; 16]>()).to_string();
         Self::from_headers(headers).map_or_else(begun, |context| context.trace_id())
     }
 
-    /// From a message's headers.
+    /// Reads the headers of a message.
     pub fn of_message(message: &Message) -> Option<Self> {
         let text = |key| match &message.headers.get(key)?.kind {
             Some(Kind::StringValue(text)) => Some(text.as_str()),
@@ -84,7 +84,7 @@ impl TraceContext {
         Self::from_pair(text(Self::TRACEPARENT)?, text(Self::TRACESTATE))
     }
 
-    /// Into a message's headers, in place of what was there.
+    /// Replaces the context in the headers of a message.
     pub(super) fn into_message(self, message: &mut Message) {
         let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
         message.headers.insert(Self::TRACEPARENT.to_owned(), text(self.traceparent()));
@@ -106,28 +106,28 @@ impl TraceContext {
         self.0
     }
 
-    /// The first of the pair.
+    /// The value of `traceparent`.
     pub fn traceparent(&self) -> String {
         format!("00-{}-{}-{:02x}", self.0.trace_id(), self.0.span_id(), self.0.trace_flags().to_u8())
     }
 
-    /// The second of the pair, when there is one.
+    /// The value of `tracestate`, if there is one.
     pub fn tracestate(&self) -> Option<String> {
         Some(self.0.trace_state().header()).filter(|state| !state.is_empty())
     }
 
-    /// The trace's id, 32 hex digits.
+    /// The trace id, 32 hex digits.
     pub fn trace_id(&self) -> String {
         self.0.trace_id().to_string()
     }
 
-    /// Whether the trace is kept.
+    /// Whether the trace is sampled.
     pub fn is_sampled(&self) -> bool {
         self.0.is_sampled()
     }
 }
 
-/// The members of a `tracestate`; none when one of them is invalid, or there are too many.
+/// The members of a `tracestate`; empty if one of them is invalid or there are too many.
 fn trace_state(text: &str) -> TraceState {
     let mut members: Vec<(&str, &str)> = Vec::new();
     for member in text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty()) {
@@ -135,7 +135,7 @@ fn trace_state(text: &str) -> TraceState {
         if key.is_empty() || value.is_empty() || !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
             return TraceState::default();
         }
-        // The first is the newest.
+        // The first member is the newest.
         if !members.iter().any(|(known, _)| *known == key) {
             members.push((key, value));
         }
@@ -153,9 +153,9 @@ fn trace_state(text: &str) -> TraceState {
     TraceState::from_key_value(members).unwrap_or_default()
 }
 
-/// Takes W3C baggage out of a message: what a caller's tracing carries along is for its own services.
+/// Removes W3C baggage from a message, because it is meant for the producer's own services.
 pub fn strip_baggage(message: &mut Message) {
-    // AMQP tells apart what a consumer's library may not.
+    // AMQP header names are case-sensitive, but a consumer's library may ignore case.
     if !message.headers.is_empty() {
         message.headers.retain(|name, _| !name.eq_ignore_ascii_case("baggage"));
     }
@@ -170,7 +170,7 @@ mod tests {
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_valid_pair_survives_and_an_invalid_one_is_none() {
+    fn a_valid_pair_is_preserved_and_an_invalid_one_is_ignored() {
         let context = TraceContext::from_pair(PARENT, Some("a=1,b=2")).expect("valid");
         assert_eq!(context.traceparent(), PARENT);
         assert_eq!(context.tracestate().as_deref(), Some("a=1,b=2"));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_read_as_the_recommendation_says() {
+    fn fields_are_parsed_as_the_recommendation_requires() {
         let read = |fields: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in fields {
@@ -226,7 +226,7 @@ mod tests {
 
         assert_eq!(state(&["a=1,b=2", "c=3"]), "a=1,b=2,c=3", "several fields");
         assert_eq!(state(&[" a=1 ,\tb=2,,", ""]), "a=1,b=2", "whitespace and empty members");
-        assert_eq!(state(&["a=1,a=2,b=3"]), "a=1,b=3", "a key comes once");
+        assert_eq!(state(&["a=1,a=2,b=3"]), "a=1,b=3", "a key occurs once");
         assert_eq!(state(&["1a-_*/@x=1,t@vendor= !~"]), "1a-_*/@x=1,t@vendor= !~");
         for bad in ["a", "A=1", "a=1,b", "=1", "a=", "a b=1", "a=1=2", "a@b@c=1", "_a=1"] {
             assert_eq!(state(&[bad]), "", "{bad}");
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_carries_it_on_and_loses_baggage() {
+    fn a_message_keeps_its_trace_context_and_loses_its_baggage() {
         let mut message = Message::default();
         assert_eq!(TraceContext::of_message(&message), None);
         let context = TraceContext::from_pair(PARENT, Some("a=1")).expect("valid");
@@ -254,7 +254,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(parent in "\\PC{0,80}", state: Option<String>) {
+        fn no_text_makes_the_parser_panic(parent in "\\PC{0,80}", state: Option<String>) {
             let _ = TraceContext::from_pair(&parent, state.as_deref());
         }
     }

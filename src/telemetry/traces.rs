@@ -1,6 +1,6 @@
-//! Traces: what is kept, and where it goes. Settings enter; an RPC gets a [`Call`], a stream a [`MessageTracer`], and spans
-//! leave by OTLP from a thread of their own. Nothing is global: each gateway has its own, flushed when it stops. What is
-//! not kept is decided before anything is made, and costs a comparison.
+//! Traces, exported by OTLP from a thread of its own. A call gets a [`Call`], a stream a [`MessageTracer`]. Nothing is
+//! global: each gateway has its own traces, flushed when it stops. Sampling is decided before a span is created, so an
+//! unsampled trace costs only a comparison.
 
 mod call;
 mod deliveries;
@@ -35,10 +35,10 @@ use crate::{
     pb::Outcome,
 };
 
-/// How long a gateway that stops waits for the collector.
+/// How long a stopping gateway waits for the collector.
 const FLUSH: Duration = Duration::from_secs(5);
 
-// The gateway's own attributes, beside OpenTelemetry's.
+// Attributes of the gateway, in addition to OpenTelemetry's.
 const TENANT: &str = "warrengate.tenant";
 const CLIENT: &str = "warrengate.client";
 const OUTCOME: &str = "warrengate.outcome";
@@ -66,7 +66,7 @@ const fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-/// The name of the operation that settles so.
+/// The name of the settlement's operation.
 const fn settlement(settlement: Settlement) -> &'static str {
     match settlement {
         Settlement::Ack => "ack",
@@ -99,11 +99,11 @@ impl std::fmt::Debug for Traces {
 }
 
 impl Traces {
-    /// Starts exporting when there is an endpoint. Nothing is sent yet, and a collector that is away is no error. Inside a
-    /// tokio runtime, which must live as long as the traces.
+    /// Starts exporting if an endpoint is configured. Nothing is sent yet, and an unavailable collector is not an
+    /// error. Must be called in a tokio runtime that lives as long as the traces.
     ///
     /// # Errors
-    /// When the endpoint is none.
+    /// When the endpoint is invalid.
     pub fn start(config: &TracesConfig) -> Result<Self, Error> {
         let dropped = Dropped::default();
         let exporting = match &config.endpoint {
@@ -112,7 +112,7 @@ impl Traces {
                 let resource = resource(&config.service_name);
                 let provider = SdkTracerProvider::builder()
                     .with_span_processor(export::processor(config, endpoint, dropped.clone())?)
-                    // Decided before a span is made.
+                    // Sampling is decided before a span is created.
                     .with_sampler(Sampler::AlwaysOn)
                     .with_id_generator(ids::Ids::default())
                     .with_resource(resource)
@@ -124,12 +124,12 @@ impl Traces {
         Ok(Self(Arc::new(Inner { config: config.clone(), exporting, dropped })))
     }
 
-    /// Spans that never reached the collector: the queue was full, or an export failed.
+    /// The number of spans that did not reach the collector because the queue was full or an export failed.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.get()
     }
 
-    /// What a stream's messages are traced with; to be asked for once a stream. The plan's ratio counts more than the
+    /// The tracer of a stream's messages, obtained once per stream. The plan's sampling ratio has precedence over the
     /// configuration's.
     pub fn messages(
         &self,
@@ -144,16 +144,16 @@ impl Traces {
         }
         match &self.0.exporting {
             Some(exporting) => MessageTracer::new(exporting.tracer.clone(), ratio, tenant, client, call),
-            // The caller's context still reaches the consumer.
+            // The caller's context is still passed on to the consumer.
             None => MessageTracer::without_spans(call),
         }
     }
 
-    /// Sends what is left, for at most 5 s.
+    /// Sends the remaining spans, for at most 5 s.
     pub async fn shutdown(&self) {
         let Some(exporting) = &self.0.exporting else { return };
         let provider = exporting.provider.clone();
-        // It blocks; a collector that is away must not keep the gateway, and its loss is counted.
+        // It blocks. An unavailable collector must not delay the gateway; lost spans are counted.
         let flushing = tokio::task::spawn_blocking(move || drop(provider.shutdown_with_timeout(FLUSH)));
         let _ = tokio::time::timeout(FLUSH, flushing).await;
     }
@@ -162,13 +162,13 @@ impl Traces {
         self.0.exporting.as_ref().map(|exporting| &exporting.tracer)
     }
 
-    /// The ratio for a call: of its tenant, or the common one.
+    /// The sampling ratio of a call: its tenant's, or the default.
     fn ratio(&self, tenant: Option<&TenantId>) -> f64 {
         tenant.map_or(self.0.config.sample_ratio, |tenant| self.0.config.ratio_of(tenant))
     }
 }
 
-/// What is said of this program beside what it measures; `OTEL_RESOURCE_ATTRIBUTES` included.
+/// The resource attributes of this process, including `OTEL_RESOURCE_ATTRIBUTES`.
 pub(super) fn resource(service_name: &str) -> Resource {
     Resource::builder()
         .with_service_name(service_name.to_owned())
@@ -176,12 +176,12 @@ pub(super) fn resource(service_name: &str) -> Resource {
         .build()
 }
 
-/// Whether a trace that begins here is kept.
+/// Whether a trace that begins here is sampled.
 fn is_kept(ratio: f64) -> bool {
     ratio > 0.0 && (ratio >= 1.0 || rand::random::<f64>() < ratio)
 }
 
-/// Starts a span that is kept, in its parent's trace or in one of its own.
+/// Starts a sampled span, in its parent's trace or in a new one.
 fn start(
     tracer: &SdkTracer,
     name: String,

@@ -1,23 +1,25 @@
-//! What a tenant may publish on this gateway: rates ([`RateCheck`]) and messages in flight ([`InFlightPermit`]).
+//! Limits on what a tenant may publish on this gateway: rates ([`RateCheck`]) and messages in flight
+//! ([`InFlightPermit`]).
 //!
-//! The hot path takes no lock and allocates nothing while nothing is refused. A budget belongs to one plan. A changed plan makes a
-//! new budget, which takes over the levels of the old one, and every stream uses the new one from its next frame on.
+//! The hot path takes no lock, and allocates nothing unless a message is refused. A budget belongs to one plan. A
+//! changed plan creates a new budget, which takes over the levels of the old one; every stream uses it from its next
+//! frame on.
 
 mod bucket;
-mod flight;
-mod used;
+mod in_flight;
+mod usage;
 
 use std::{sync::Arc, time::Duration};
 
 use self::bucket::Bucket;
-pub(super) use self::{flight::InFlightLimiter, used::UsageCounters};
-pub use self::{flight::InFlightPermit, used::Usage};
+pub(super) use self::{in_flight::InFlightLimiter, usage::UsageCounters};
+pub use self::{in_flight::InFlightPermit, usage::Usage};
 use super::{Error, Plan};
 
-/// How often the stored messages of a publishing tenant are measured, and so when to retry after there were too many.
+/// How often the stored messages of a publishing tenant are measured, and when to retry if there were too many.
 pub const STORED_INTERVAL: Duration = Duration::from_secs(3);
-/// How long a stream is not read at most after one of its messages was throttled, so that a client that continues as fast as it
-/// can costs other tenants nothing measurable.
+/// The maximum pause in reading a stream after one of its messages was throttled, so that a client that keeps sending
+/// at full speed does not noticeably affect other tenants.
 const MAX_PAUSE: Duration = Duration::from_millis(10);
 
 /// A tenant's budget on this gateway.
@@ -31,7 +33,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The budget of a plan. Limits that did not change keep their level from the budget before.
+    /// The budget of a plan. Limits that did not change keep the level of the previous budget.
     pub(super) fn next(before: Option<&Self>, plan: Arc<Plan>) -> Self {
         let messages = (plan.max_publish_messages_per_second.into(), plan.publish_messages_burst.into());
         let bytes = (plan.max_publish_bytes_per_second, plan.publish_bytes_burst);
@@ -50,8 +52,9 @@ impl Budget {
         &self.plan
     }
 
-    /// Begins the check of a frame of so many messages with so many bytes together, properties and headers included; [`RateCheck::take`] then says for each.
-    pub fn turn(&self, messages: usize, bytes: u64) -> RateCheck<'_> {
+    /// Starts the check of a frame with this number of messages and bytes in total, including properties and headers.
+    /// [`RateCheck::take`] then decides for each message.
+    pub fn rate_check(&self, messages: usize, bytes: u64) -> RateCheck<'_> {
         let stored = self.stored();
         let mut turn = RateCheck { budget: self, stored, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
         if turn.stored.is_none() {
@@ -61,10 +64,10 @@ impl Budget {
         turn
     }
 
-    /// Takes the rates for a message that goes another round, which is stored already.
+    /// Takes the rates for a stored message that is published again.
     ///
     /// # Errors
-    /// When to ask again.
+    /// The time after which to retry.
     pub fn take_again(&self, bytes: usize) -> Result<(), Duration> {
         let turn = RateCheck { budget: self, stored: None, messages_paid: false, bytes_paid: false, throttled: (0, 0) };
         turn.take_rates(bytes as u64).map_err(|(_, wait)| wait.max(Duration::from_millis(1)))?;
@@ -72,7 +75,7 @@ impl Budget {
         Ok(())
     }
 
-    /// The limit on stored messages that was exceeded at the last measurement.
+    /// The limit on stored messages that was exceeded in the last measurement.
     fn stored(&self) -> Option<Limit> {
         let (messages, bytes) = self.used.stored();
         let is_over = |max: u64, used: u64| max > 0 && used >= max;
@@ -89,15 +92,15 @@ impl Budget {
         self.stored().is_some()
     }
 
-    /// How long to read nothing from a stream after one of its messages was throttled. No bucket fills up in that time, so nothing
-    /// that the plan allows is lost.
+    /// How long not to read a stream after one of its messages was throttled. No bucket fills up in that time, so the
+    /// full rate of the plan remains available.
     pub fn pause(&self) -> Duration {
         let half = |bucket: &Arc<Bucket>| bucket.fills_in() / 2;
         let shortest = [&self.messages, &self.bytes].into_iter().flatten().map(half).min();
         shortest.map_or(MAX_PAUSE, |shortest| shortest.min(MAX_PAUSE))
     }
 
-    pub(super) fn flight(&self) -> &Arc<InFlightLimiter> {
+    pub(super) fn limiter(&self) -> &Arc<InFlightLimiter> {
         &self.flight
     }
 
@@ -114,15 +117,16 @@ pub struct RateCheck<'a> {
     /// Whether the rate was taken for the whole frame at once.
     messages_paid: bool,
     bytes_paid: bool,
-    /// Messages and bytes of this frame that were throttled: when they are sent again, each needs its share of the rate.
+    /// Throttled messages and bytes of this frame: when they are sent again, each needs its share of the rate.
     throttled: (u64, u64),
 }
 
 impl RateCheck<'_> {
-    /// Takes a message with so many bytes.
+    /// Takes the rate for a message with this number of bytes.
     ///
     /// # Errors
-    /// [`Error::Throttled`], with the time after which this message and those throttled before it in the frame fit.
+    /// [`Error::Throttled`], with the time after which this message and the throttled ones before it in the frame can
+    /// be sent.
     pub fn take(&mut self, bytes: usize) -> Result<(), Error> {
         if let Some(limit) = self.stored {
             return Err(Error::Throttled { limit, retry_after: STORED_INTERVAL });
@@ -135,14 +139,14 @@ impl RateCheck<'_> {
             let queue =
                 before(&self.budget.messages, self.throttled.0).max(before(&self.budget.bytes, self.throttled.1));
             self.throttled = (self.throttled.0 + 1, self.throttled.1 + bytes);
-            // Never zero, which would be a busy loop.
+            // Never zero, which would cause a busy loop.
             let retry_after = (wait + queue).max(Duration::from_millis(1));
             return Err(Error::Throttled { limit, retry_after });
         }
         Ok(())
     }
 
-    /// Takes both or none: what one limit refuses costs nothing of the other.
+    /// Takes both or none: if one limit refuses, nothing is taken from the other.
     fn take_rates(&self, bytes: u64) -> Result<(), (Limit, Duration)> {
         let Budget { messages: message_rate, bytes: byte_rate, .. } = self.budget;
         if let Some(bucket) = message_rate.as_ref().filter(|_| !self.messages_paid) {
@@ -160,8 +164,8 @@ impl RateCheck<'_> {
         Ok(())
     }
 
-    /// Adds what was taken to the tenant's usage, once for the frame.
-    /// `bodies` is the part of the bytes that the broker counts as stored.
+    /// Adds the accepted messages to the tenant's usage, once per frame. `bodies` is the part of the bytes that the
+    /// broker counts as stored.
     pub fn count(self, messages: usize, bytes: u64, bodies: u64) {
         if messages > 0 {
             self.budget.used.published(messages as u64, bytes, bytes.saturating_sub(bodies));
@@ -177,9 +181,9 @@ impl RateCheck<'_> {
 /// A limit of the plan that a message can exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// Messages a second.
+    /// Messages per second.
     MessageRate,
-    /// Bytes a second.
+    /// Bytes per second.
     ByteRate,
     /// Messages in all queues.
     StoredMessages,

@@ -1,11 +1,11 @@
-//! The grants in force: what both a caller's token and the store allow at this moment. A grant that was taken away in the store
-//! is gone as soon as the registry has read it, whatever an older token says.
+//! The grants in force: the intersection of a caller's token and the store. A grant that is removed in the store is
+//! lost as soon as the registry has read it, even if an older token contains it.
 
 use std::sync::Arc;
 
 use crate::{auth::Grants, names::QueueName, pb};
 
-/// A client's grants as the store has them, with the text that they were read from.
+/// A client's grants in the store, and the JSON text that they were parsed from.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct StoredGrants {
     pub(super) json: String,
@@ -13,20 +13,20 @@ pub(super) struct StoredGrants {
 }
 
 impl StoredGrants {
-    /// Text that cannot be read allows nothing.
+    /// Text that cannot be parsed grants nothing.
     pub(super) fn parse(json: &str) -> Arc<Self> {
         let grants = Grants::from_json(json).unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "a client's grants in the store cannot be read");
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot parse a client's grants in the store");
             Grants::default()
         });
         Arc::new(Self { json: json.to_owned(), grants })
     }
 }
 
-/// The grants in force when it was obtained; obtain it again rather than keep it.
+/// The grants in force when it was obtained; it must be obtained again for each use.
 #[derive(Debug)]
 pub struct EffectiveGrants<'a> {
-    /// None: the token leaves it to the store.
+    /// `None` if the token has no grants and the store alone decides.
     token: Option<&'a Grants>,
     stored: arc_swap::Guard<Arc<StoredGrants>>,
 }
@@ -40,12 +40,12 @@ impl<'a> EffectiveGrants<'a> {
         allows(&self.stored.grants) && self.token.is_none_or(allows)
     }
 
-    /// Whether it may publish to this exchange (the default one is written `amq.default`) with this routing key.
+    /// Whether it may publish to this exchange (`amq.default` for the default one) with this routing key.
     pub fn may_publish(&self, exchange_in_grants: &str, routing_key: &str) -> bool {
         self.both(|grants| grants.may_publish(exchange_in_grants, routing_key))
     }
 
-    /// Whether there is any routing key with which it may publish to this exchange.
+    /// Whether it may publish to this exchange with any routing key.
     pub fn may_publish_somewhere(&self, exchange_in_grants: &str) -> bool {
         self.both(|grants| grants.may_publish_somewhere(exchange_in_grants))
     }
@@ -55,7 +55,7 @@ impl<'a> EffectiveGrants<'a> {
         self.both(|grants| grants.may_subscribe(queue))
     }
 
-    /// Whether there is any queue that it may subscribe to.
+    /// Whether it may subscribe to any queue.
     pub fn may_subscribe_somewhere(&self) -> bool {
         self.both(Grants::may_subscribe_somewhere)
     }
@@ -70,12 +70,12 @@ impl<'a> EffectiveGrants<'a> {
         self.both(Grants::administers)
     }
 
-    /// Whether everything that `asked` allows is allowed by these grants.
+    /// Whether these grants allow everything that `asked` allows.
     pub fn covers(&self, asked: &Grants) -> bool {
         self.both(|grants| grants.covers(asked))
     }
 
-    /// As a response shows them.
+    /// The grants in the API's form.
     pub fn to_pb(&self) -> pb::Grants {
         match self.token {
             Some(token) => token.common_with(&self.stored.grants).to_pb(),

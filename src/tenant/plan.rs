@@ -1,5 +1,5 @@
-//! What a tenant may use. Rows of the store and the API's plans enter; a [`Plan`] of plain numbers leaves, of which 0 always
-//! means unlimited. One that came by the API is checked: every message that it allows at all fits into what it allows at once.
+//! The limits of a tenant's plan. 0 always means unlimited. A plan from the API is validated: every message that it
+//! allows fits into its other limits.
 
 use crate::{
     error::Failure,
@@ -8,13 +8,13 @@ use crate::{
     store::PlanRow,
 };
 
-/// As long as a queue may say for itself.
+/// The maximum duration that a queue may set itself.
 const MAX_MILLIS: u64 = 366 * 24 * 3600 * 1000;
 const MIN_MILLIS: u64 = 1000;
-/// Far above what a broker can hold, and far below what a counter can.
+/// Far more than a broker can store, and far less than a counter can represent.
 const LARGEST: u64 = 1 << 50;
 
-/// A plan's limits, read as its row's fields; 0 means unlimited, everywhere.
+/// A plan's limits, with the fields of its row; 0 means unlimited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan(PlanRow);
 
@@ -33,10 +33,10 @@ impl From<PlanRow> for Plan {
 }
 
 impl Plan {
-    /// Takes an API's plan. A burst that is not given is what one second allows, and at least one message.
+    /// Validates a plan of the API. A missing burst becomes the amount of one second, and at least one message.
     ///
     /// # Errors
-    /// Names the field (`plan.…`) that is wrong or contradicts another.
+    /// With the field (`plan.…`) that is invalid or contradicts another one.
     pub fn parse(plan: &pb::Plan) -> Result<Self, Failure> {
         let name = PlanName::parse(&plan.name);
         let name = name.map_err(|error: names::Error| Failure::from(error).on_field("plan.name"))?;
@@ -66,17 +66,17 @@ impl Plan {
         };
         bursts(&mut row)?;
         if row.max_in_flight_bytes > 0 && row.max_in_flight_bytes < row.max_message_bytes {
-            return Err(Failure::invalid("plan.max_in_flight_bytes", "must have room for one max_message_bytes"));
+            return Err(Failure::invalid("plan.max_in_flight_bytes", "must be at least max_message_bytes"));
         }
         Ok(Self(row))
     }
 
-    /// The part of the tenant's traces to keep, 0 to 1; none leaves it to the gateway's own ratio.
+    /// The sampling ratio of the tenant's traces, 0 to 1; `None` for the gateway's default.
     pub fn sampling_ratio(&self) -> Option<f64> {
         self.sampling_ppm.map(|ppm| f64::from(ppm) / 1e6)
     }
 
-    /// As the API shows it.
+    /// The plan in the API's form.
     pub fn to_pb(&self) -> pb::Plan {
         pb::Plan {
             name: self.name.to_string(),
@@ -101,14 +101,14 @@ impl Plan {
         }
     }
 
-    /// As the store keeps it.
+    /// The plan in the store's form.
     pub fn into_row(self) -> PlanRow {
         self.0
     }
 }
 
 fn bursts(row: &mut PlanRow) -> Result<(), Failure> {
-    let without_rate = |field| Failure::invalid(field, "needs its rate beside it");
+    let without_rate = |field| Failure::invalid(field, "requires its rate");
     match (row.max_publish_messages_per_second, row.publish_messages_burst) {
         (0, 0) => {}
         (0, _) => return Err(without_rate("plan.publish_messages_burst")),
@@ -121,12 +121,12 @@ fn bursts(row: &mut PlanRow) -> Result<(), Failure> {
         (rate, 0) => row.publish_bytes_burst = rate.max(row.max_message_bytes),
         _ => {}
     }
-    // A message larger than the burst could never be sent.
+    // A message that exceeds the burst could never be sent.
     if row.max_message_bytes == 0 {
-        return Err(Failure::invalid("plan.max_message_bytes", "must be given where bytes a second are limited"));
+        return Err(Failure::invalid("plan.max_message_bytes", "is required if bytes per second are limited"));
     }
     if row.publish_bytes_burst < row.max_message_bytes {
-        return Err(Failure::invalid("plan.publish_bytes_burst", "must have room for one max_message_bytes"));
+        return Err(Failure::invalid("plan.publish_bytes_burst", "must be at least max_message_bytes"));
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ fn millis(field: &'static str, value: Option<&prost_types::Duration>) -> Result<
     match u64::try_from(millis) {
         Ok(0) if value.nanos == 0 => Ok(0),
         Ok(millis @ MIN_MILLIS..=MAX_MILLIS) if value.nanos % 1_000_000 == 0 => Ok(millis),
-        _ => Err(Failure::invalid(field, "must be from 1 s to 366 days in whole milliseconds, or 0 for no limit")),
+        _ => Err(Failure::invalid(field, "must be between 1 s and 366 days in whole milliseconds, or 0 for no limit")),
     }
 }
 
@@ -151,10 +151,10 @@ fn duration(millis: u64) -> Option<prost_types::Duration> {
 
 fn ppm(ratio: f64) -> Result<u32, Failure> {
     if (0.0..=1.0).contains(&ratio) {
-        // Between 0 and a million.
+        // Between 0 and one million.
         Ok((ratio * 1e6).round() as u32)
     } else {
-        Err(Failure::invalid("plan.sampling_ratio", "must be from 0 to 1"))
+        Err(Failure::invalid("plan.sampling_ratio", "must be between 0 and 1"))
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_survives_every_form() {
+    fn a_plan_is_the_same_after_each_conversion() {
         let length = |seconds| Some(prost_types::Duration { seconds, nanos: 500_000_000 });
         let plan = named(pb::Plan {
             max_connections: 1,
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_that_is_not_given_has_room_for_a_second_and_for_a_message() {
+    fn a_missing_burst_is_large_enough_for_one_second_and_one_message() {
         let plan = pb::Plan {
             max_message_bytes: 5000,
             max_publish_messages_per_second: 7,
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_contradict_each_other_are_named() {
+    fn limits_that_contradict_each_other_are_reported() {
         let given = pb::Plan { max_message_bytes: 100, max_publish_bytes_per_second: 10, ..Default::default() };
         assert_eq!(field(pb::Plan { publish_bytes_burst: 99, ..given.clone() }), "plan.publish_bytes_burst");
         assert_eq!(field(pb::Plan { max_message_bytes: 0, ..given.clone() }), "plan.max_message_bytes");

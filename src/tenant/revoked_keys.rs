@@ -1,5 +1,5 @@
-//! The signing keys that were revoked while tokens of theirs may still be in use. The verifier refuses such tokens when it has read the
-//! keys again; this list also ends the streams that were opened with them.
+//! Revoked signing keys whose tokens may still be in use. The verifier refuses such tokens once it has read the keys
+//! again; this list also ends the streams that were opened with them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::Error;
 use crate::auth::Caller;
 
-/// The list, as the store had it last. Cloning is cheap.
+/// The current list of revoked key ids. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub(super) struct RevokedKeys(watch::Receiver<Arc<BTreeSet<String>>>);
 
@@ -49,7 +49,7 @@ impl RevokedKeys {
     pub(super) async fn ended(&self, caller: &Caller) -> Error {
         let Some(kid) = caller.key_id() else { return std::future::pending().await };
         if self.0.clone().wait_for(|keys| keys.contains(kid)).await.is_err() {
-            // The registry is gone, and with it the gateway.
+            // The registry was dropped, and with it the gateway.
             std::future::pending::<()>().await;
         }
         Error::TokenWithdrawn

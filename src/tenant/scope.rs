@@ -1,23 +1,23 @@
-//! The proof that a caller was admitted. It has no public constructor; it is cheap to clone and to keep in a stream, and
-//! [`TenantScope::ended`] tells the stream when to stop.
+//! Admitted callers. A [`TenantScope`] has no public constructor and proves that its caller was admitted. It is cheap
+//! to clone and to keep in a stream, and [`TenantScope::ended`] reports when the stream must end.
 
 use std::sync::Arc;
 
 use super::{
     Budget, EffectiveGrants, Error, InFlightPermit, Plan,
-    live::{LiveClient, TenantEntry},
     revoked_keys::RevokedKeys,
+    state::{ClientEntry, TenantEntry},
 };
 use crate::{auth::Caller, names::TenantId, store::Authority};
 
-/// An admitted caller, which every entry point of the broker requires. Created by [`super::Tenants::admit`] only.
+/// An admitted caller, required by every entry point of the broker. Created by [`super::Tenants::admit`] only.
 #[derive(Debug, Clone)]
 pub struct TenantScope(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     tenant: Arc<TenantEntry>,
-    client: Arc<LiveClient>,
+    client: Arc<ClientEntry>,
     caller: Caller,
     revoked_keys: RevokedKeys,
 }
@@ -25,7 +25,7 @@ struct Inner {
 impl TenantScope {
     pub(super) fn new(
         tenant: Arc<TenantEntry>,
-        client: Arc<LiveClient>,
+        client: Arc<ClientEntry>,
         caller: Caller,
         revoked_keys: RevokedKeys,
     ) -> Result<Self, Error> {
@@ -40,55 +40,55 @@ impl TenantScope {
         self.0.tenant.id()
     }
 
-    /// The tenant's vhost, which is also its broker user.
+    /// The tenant's vhost, which is also the name of its broker user.
     pub fn vhost(&self) -> &str {
         self.0.tenant.vhost()
     }
 
-    /// The tenant's plan as it is now; ask again rather than keep it.
+    /// The tenant's current plan; it must be obtained again for each use.
     pub fn plan(&self) -> Arc<Plan> {
         self.0.tenant.plan()
     }
 
-    /// What the tenant may publish here, as its plan is now; ask again for every frame rather than keep it.
+    /// The tenant's current publishing budget; it must be obtained again for every frame.
     pub fn budget(&self) -> Arc<Budget> {
         self.0.tenant.budget()
     }
 
-    /// A stream's share of what the tenant may have in flight here.
-    pub fn share(&self) -> InFlightPermit {
+    /// A stream's permits of the tenant's in-flight limit.
+    pub fn in_flight_permit(&self) -> InFlightPermit {
         InFlightPermit::new(self.0.tenant.clone())
     }
 
-    /// Who was admitted.
+    /// The admitted caller.
     pub fn caller(&self) -> &Caller {
         &self.0.caller
     }
 
-    /// What it may do at this moment: what both its token and the store grant. It is cheap, so ask for every message or
-    /// frame rather than keep it.
+    /// The grants in force: those that both its token and the store contain. Cheap, so it is obtained again for every
+    /// message or frame.
     pub fn grants(&self) -> EffectiveGrants<'_> {
         EffectiveGrants::new(self.0.caller.token_grants(), self.0.client.grants())
     }
 
-    /// Waits until the grants in force no longer pass `still_granted`: for streams and long calls that need a grant as long
-    /// as they run. Cancel-safe.
+    /// Waits until the grants in force no longer satisfy `still_granted`, for streams and long calls that require a
+    /// grant throughout. Cancel safe.
     pub async fn grant_lost(&self, still_granted: impl Fn(&EffectiveGrants<'_>) -> bool) {
         let mut changes = self.0.client.changes();
         while still_granted(&self.grants()) {
             if changes.changed().await.is_err() {
-                // The sender is in `self`, so this cannot happen while somebody waits.
+                // The sender is in `self`, so it is not dropped while somebody waits.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Waits until the tenant is suspended or deleted, the client revoked, or the token's signing key distrusted, and says which. It is a latch: a tenant
-    /// resumed in between does not hide it. Cancel-safe. The token's own end is the stream's to watch
-    /// ([`Caller::expires`]).
+    /// Waits until the tenant is suspended or deleted, the client revoked, or the token's signing key revoked, and
+    /// returns the reason. The result is permanent: resuming the tenant meanwhile does not hide it. The expiry of the
+    /// token is not included ([`Caller::expires`]). Cancel safe.
     pub async fn ended(&self) -> Error {
         tokio::select! {
-            // A deleted tenant's clients are gone too; the tenant is the better reason.
+            // The clients of a deleted tenant are gone as well; the tenant is the better reason.
             biased;
             why = self.0.tenant.ended() => why,
             why = self.0.client.ended(&self.0.caller) => why,
@@ -96,10 +96,10 @@ impl TenantScope {
         }
     }
 
-    /// Takes one of the streams that the plan allows on this gateway, until the permit is dropped.
+    /// Takes one of the streams that the plan allows on this gateway until the permit is dropped.
     ///
     /// # Errors
-    /// [`Error::TooManyStreams`] when all are open.
+    /// [`Error::TooManyStreams`] when the limit is reached.
     pub fn open_stream(&self) -> Result<StreamPermit, Error> {
         self.0.tenant.open_stream()?;
         Ok(StreamPermit(self.0.tenant.clone()))
@@ -108,7 +108,7 @@ impl TenantScope {
     /// The same scope with a newer token.
     ///
     /// # Errors
-    /// [`Error::OtherCaller`] when the token is another client's, and as [`super::Tenants::admit`].
+    /// [`Error::OtherCaller`] if the token belongs to another client, and the errors of [`super::Tenants::admit`].
     pub fn renewed(&self, caller: Caller) -> Result<Self, Error> {
         if caller.client() != self.0.caller.client() || caller.tenant() != self.0.caller.tenant() {
             return Err(Error::OtherCaller);
@@ -117,7 +117,7 @@ impl TenantScope {
     }
 }
 
-/// One open stream of a tenant's; dropping it gives it back.
+/// The permit for one open stream of a tenant.
 #[derive(Debug)]
 pub struct StreamPermit(Arc<TenantEntry>);
 
@@ -127,17 +127,17 @@ impl Drop for StreamPermit {
     }
 }
 
-/// A caller that may administer: everything, or the clients of its own tenant. Made by
+/// An admitted administrator, of the platform or of its own tenant's clients. Created by
 /// [`super::Tenants::admit_administrator`] only.
 #[derive(Debug, Clone)]
 pub struct Administrator {
     caller: Caller,
-    client: Arc<LiveClient>,
+    client: Arc<ClientEntry>,
     authority: Arc<Authority>,
 }
 
 impl Administrator {
-    pub(super) fn new(caller: Caller, client: Arc<LiveClient>, revoked_keys: &RevokedKeys) -> Result<Self, Error> {
+    pub(super) fn new(caller: Caller, client: Arc<ClientEntry>, revoked_keys: &RevokedKeys) -> Result<Self, Error> {
         client.check(&caller)?;
         revoked_keys.check(&caller)?;
         let stored = client.grants();
@@ -149,17 +149,17 @@ impl Administrator {
         Ok(Self { caller, client, authority: Arc::new(authority) })
     }
 
-    /// Who it is.
+    /// The caller.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// What it may do at this moment.
+    /// The grants in force.
     pub fn grants(&self) -> EffectiveGrants<'_> {
         EffectiveGrants::new(self.caller.token_grants(), self.client.grants())
     }
 
-    /// What it was admitted by, to be checked again by the transaction that makes its change.
+    /// The right with which it was admitted, to be checked again by the transaction that makes its change.
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
@@ -169,7 +169,7 @@ impl Administrator {
         self.caller.tenant().is_none()
     }
 
-    /// Whether it may manage the clients of this tenant (none: platform administrators).
+    /// Whether it may manage the clients of this tenant (`None` for platform administrators).
     pub fn may_manage_clients_of(&self, tenant: Option<&TenantId>) -> bool {
         self.is_platform() || self.caller.tenant() == tenant
     }

@@ -1,4 +1,4 @@
-//! What callers without a token may use together, whoever they are: memory for their requests, and health watches.
+//! The resources that all callers without a token share: memory for their requests, and health watches.
 //!
 //! Invariant: one network (an address, or an IPv6 /64) gets at most half of the memory, and an eighth of the watches.
 
@@ -13,12 +13,12 @@ use crate::{
     memory::{MemoryBudget, TenantBudgets},
 };
 
-/// Enough for the requests of a hundred thousand clients that ask for a token at the same moment.
+/// Large enough for the requests of a hundred thousand clients that request a token at the same time.
 const MEMORY: usize = 32 << 20;
 const MAX_WATCHES: usize = 128;
 const MAX_WATCHES_PER_NETWORK: usize = MAX_WATCHES / 8;
 
-/// The share of callers without a token. Clones are the same.
+/// The resources of callers without a token. Clones share the same resources.
 #[derive(Debug, Clone)]
 pub(super) struct Anonymous(Arc<Inner>);
 

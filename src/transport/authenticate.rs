@@ -1,6 +1,6 @@
-//! The layer that decides who calls, by path and headers alone.
+//! The layer that authenticates callers, by path and headers alone.
 //!
-//! A request without a valid token ends here, before anything of its body is read, unless its path is one of the few that need none.
+//! A request without a valid token is refused here, before any of its body is read, unless its path needs no token.
 
 use std::{
     future::ready,
@@ -21,7 +21,7 @@ use crate::{
     telemetry::{Call, ProcessMetrics, TokenCheck},
 };
 
-/// The paths that need no token, whole or up to a separator. Reflection is served only when it is on.
+/// The paths that need no token, in full or up to a separator. Reflection is served only if it is enabled.
 const OPEN: &[&str] = &["/warrengate.v1.Auth/IssueToken", "/grpc.health.v1.Health/", "/grpc.reflection."];
 
 /// Whether a request to this path is served without a token.
@@ -29,7 +29,7 @@ pub(super) fn is_open(path: &str) -> bool {
     OPEN.iter().any(|open| if open.ends_with(['/', '.']) { path.starts_with(open) } else { path == *open })
 }
 
-/// Who is answered well here knows the secret of a client.
+/// A successful response to this path proves that the peer has the secret of a client.
 const ISSUE_TOKEN: &str = OPEN[0];
 
 /// Authenticates every request.
@@ -44,7 +44,8 @@ impl AuthenticateLayer {
         Self { verifier, metrics }
     }
 
-    /// Leaves the [`Caller`] in the extensions and takes the token out of the headers, so that nothing further on can log it.
+    /// Stores the [`Caller`] in the extensions and removes the token from the headers, so that it cannot be logged
+    /// later.
     fn authenticate<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
         let headers = std::mem::take(request.headers_mut());
         let result = auth::authenticate(&self.verifier, &headers, request.extensions_mut());
@@ -57,9 +58,9 @@ impl AuthenticateLayer {
             Err(_) => TokenCheck::Invalid,
         });
         if let Some(why) = result.as_ref().err().and_then(auth::Error::operator_reason)
-            && let Some(witness) = request.extensions().get::<AuditContext>()
+            && let Some(audit_context) = request.extensions().get::<AuditContext>()
         {
-            witness.about("", &format!("token: {why}"));
+            audit_context.set_subject("", &format!("token: {why}"));
         }
         result?;
         let Some(caller) = caller else {
@@ -68,8 +69,8 @@ impl AuthenticateLayer {
         if let Some(peer) = request.extensions().get::<Peer>() {
             peer.activity.authenticated();
         }
-        if let Some(witness) = request.extensions().get::<AuditContext>() {
-            witness.recognised(caller.client());
+        if let Some(audit_context) = request.extensions().get::<AuditContext>() {
+            audit_context.set_client(caller.client());
         }
         if let Some(call) = request.extensions().get::<Call>() {
             call.identify(caller.client());

@@ -1,7 +1,9 @@
-//! Limits on the body of every request: how long it may take to arrive, and the memory that it takes until it is decoded.
+//! Limits on the body of every request: how long it may take to arrive, and the memory that it uses until it is
+//! decoded.
 //!
-//! Invariant: no byte of a gRPC frame is handed on before the whole frame is charged to the budget of its tenant, or to that of callers
-//! without a token. The charge is returned when the reader asks for what follows the frame, or drops the body.
+//! Invariant: no byte of a gRPC frame is passed on before the whole frame is charged to the budget of its tenant, or
+//! to that of callers without a token. The charge is released when the reader requests what follows the frame, or
+//! drops the body.
 
 use std::{
     collections::HashSet,
@@ -27,11 +29,11 @@ use crate::{
     memory::{MemoryBudget, MemoryPermit, TenantBudgets, TooLarge},
 };
 
-/// The flag and the length before each message of a gRPC body.
+/// The length of the flag and length before each message of a gRPC body.
 const PREFIX: usize = 5;
-/// Compression makes at most this much of a byte.
+/// The maximum expansion factor of compression.
 const MAX_EXPANSION: usize = 1032;
-/// How soon a request that found no memory may be sent again.
+/// The retry delay of a request that was refused for lack of memory.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Wraps the body of every request.
@@ -43,9 +45,9 @@ pub(super) struct BodyLimitsLayer {
     pub(super) streaming: Arc<HashSet<String>>,
     /// The largest frame.
     pub(super) largest: usize,
-    /// How long a unary request, or a frame of a stream, may take.
+    /// How long a unary request, or one frame of a stream, may take.
     pub(super) request_timeout: Duration,
-    /// The same for a whole request without a token.
+    /// How long a whole request without a token may take.
     pub(super) open_timeout: Duration,
 }
 
@@ -53,7 +55,7 @@ impl BodyLimitsLayer {
     fn limited<B>(&self, request: &Request<B>, body: Body) -> Body {
         let caller = request.extensions().get::<Caller>();
         let memory = match caller {
-            // Platform administrators have a share like a tenant's; no tenant has an empty name.
+            // Platform administrators have a budget like a tenant's; no tenant has an empty name.
             Some(caller) => self.tenants.of(caller.tenant().map(|tenant| tenant.as_str()).unwrap_or_default()),
             None => {
                 let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
@@ -121,20 +123,20 @@ struct Limited {
     largest: usize,
     limit: Duration,
     is_stream: bool,
-    /// Of a unary request, for all of it; of a stream, for the frame that has begun.
+    /// The deadline of a whole unary request, or of the frame of a stream that has begun.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// For the frames that the reader has, or has in part.
+    /// The charge for the frames that the reader has, at least partly.
     charged: Option<MemoryPermit>,
     waiting: Option<BoxFuture<'static, Result<MemoryPermit, TooLarge>>>,
-    /// What has come and is not handed on yet.
+    /// Received bytes that have not been passed on.
     unread: Bytes,
-    /// A prefix that has not come whole.
+    /// A prefix that has not been received completely.
     partial: BytesMut,
-    /// What is missing of a frame that the reader has in part.
+    /// The missing bytes of a frame that the reader has partly.
     missing: usize,
 }
 
-/// How much of what has come may be handed on, and what that costs.
+/// How many of the received bytes may be passed on, and their cost.
 struct Step {
     length: usize,
     cost: usize,
@@ -142,13 +144,14 @@ struct Step {
 }
 
 impl Limited {
-    /// The whole frames at the beginning of `data`, or a part of the first when that is not whole; none when not even its prefix is.
+    /// The complete frames at the beginning of `data`, or a part of the first one if it is incomplete; `None` if even
+    /// its prefix is incomplete.
     fn step(&self, data: &[u8]) -> Option<Step> {
         let mut step = Step { length: 0, cost: 0, missing: 0 };
         while let Some((prefix, rest)) = data[step.length..].split_first_chunk::<PREFIX>() {
             let [flag, length @ ..] = *prefix;
             let length = u32::from_be_bytes(length) as usize;
-            // A frame that is too large is refused by whoever decodes it, as soon as it sees the prefix.
+            // A frame that is too large is refused by the decoder as soon as it sees the prefix.
             let cost = if flag == 0 { length } else { length.saturating_mul(MAX_EXPANSION) }.min(self.largest);
             if rest.len() < length {
                 if step.length == 0 {
@@ -162,7 +165,7 @@ impl Limited {
         (step.length > 0).then_some(step)
     }
 
-    /// The time is over, and nothing has come.
+    /// Ready when the deadline has passed and nothing has arrived.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
         ready!(deadline.as_mut().poll(cx));
@@ -170,7 +173,7 @@ impl Limited {
         Poll::Ready(status(Failure::new(Kind::Deadline, "REQUEST_TIMEOUT", text)))
     }
 
-    /// Something has come after the deadline, which nobody waited for: the reader has paused, and the peer is not to blame.
+    /// Extends a deadline that passed while the reader was paused: the bytes had arrived, so the peer is not at fault.
     fn extend_missed_deadline(&mut self) {
         if let Some(deadline) = &mut self.deadline
             && deadline.is_elapsed()
@@ -179,7 +182,7 @@ impl Limited {
         }
     }
 
-    /// Charges a step; the old charge is for frames that the reader has done with.
+    /// Charges a step; the previous charge is for frames that the reader has finished.
     fn poll_charge(&mut self, cx: &mut Context<'_>, cost: usize) -> Poll<Result<(), Status>> {
         if self.waiting.is_none() {
             self.charged = None;
@@ -203,7 +206,7 @@ impl Limited {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(exhausted())),
-            // A stream is slowed; a unary request is refused in time.
+            // A stream is slowed down; a unary request is refused in time.
             Poll::Pending if self.is_stream => Poll::Pending,
             Poll::Pending => self.poll_deadline(cx).map(|_| Err(exhausted())),
         }
@@ -212,13 +215,13 @@ impl Limited {
 
 fn status(failure: Failure) -> Status {
     let mut status = Status::from(failure.clone());
-    // Streams turn it into a failure again.
+    // Streams convert the status back to a failure.
     status.set_source(Arc::new(failure));
     status
 }
 
 fn exhausted() -> Status {
-    let text = "the gateway has no memory for this request at the moment; try again later";
+    let text = "the gateway has no free memory for this request; try again later";
     let failure = Failure::new(Kind::Exhausted, "MEMORY_EXHAUSTED", text);
     status(Failure { retry_after: Some(RETRY_AFTER), ..failure })
 }
@@ -267,13 +270,13 @@ impl http_body::Body for Limited {
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                // What is left is no whole prefix: whoever decodes it says so.
+                // The rest is an incomplete prefix, which the decoder reports.
                 Poll::Ready(None) if !this.partial.is_empty() => {
                     return Poll::Ready(Some(Ok(Frame::data(this.partial.split().freeze()))));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    // Between frames the reader holds nothing of ours any more.
+                    // Between frames, the reader holds none of the charged bytes.
                     if this.missing == 0 {
                         this.charged = None;
                     }
@@ -301,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of these pieces, which stays open after the last when `is_open`.
+    /// A body of these pieces, which stays open after the last one if `is_open`.
     struct Pieces(VecDeque<Bytes>, bool);
 
     impl http_body::Body for Pieces {
@@ -317,7 +320,7 @@ mod tests {
         }
     }
 
-    /// Long enough to tell waiting from not waiting.
+    /// Long enough to distinguish waiting from not waiting.
     const LIMIT: Duration = Duration::from_millis(100);
 
     fn framed(lengths: &[usize]) -> Vec<u8> {
@@ -347,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_byte_is_handed_on_in_order_whatever_the_pieces_are() {
+    async fn every_byte_is_passed_on_in_order_for_any_sizes_of_pieces() {
         let body = framed(&[0, 3, 900, 0, 0, 77, 5]);
         for piece in [1, 2, 3, 7, 64, 2000] {
             let memory = MemoryBudget::new(2000);
@@ -358,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_is_charged_before_it_is_there_and_until_the_next_is_asked_for() {
+    async fn a_frame_is_charged_before_it_is_complete_and_until_the_next_one_is_requested() {
         let memory = MemoryBudget::new(1000);
         let mut body = limited(framed(&[400, 600])[..600].to_vec(), 300, true, true, &memory);
         let _part = body.frame().await.expect("a part").expect("of the first frame");
@@ -371,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_memory_a_stream_waits_and_a_unary_request_is_refused() {
+    async fn without_free_memory_a_stream_waits_and_a_unary_request_is_refused() {
         let memory = MemoryBudget::new(100);
         let all = memory.try_reserve(100).expect("free");
         let mut unary = limited(framed(&[50]), 2000, false, false, &memory);
@@ -379,13 +382,13 @@ mod tests {
         assert_eq!(crate::error::reason_of(&refused).as_deref(), Some("MEMORY_EXHAUSTED"));
         let mut stream = limited(framed(&[50]), 2000, false, true, &memory);
         let waited = tokio::time::timeout(3 * LIMIT, stream.frame()).await;
-        assert!(waited.is_err(), "a stream is slowed");
+        assert!(waited.is_err(), "a stream is slowed down");
         drop((all, unary));
         assert!(stream.frame().await.expect("a frame").is_ok());
     }
 
     #[tokio::test]
-    async fn what_does_not_arrive_in_time_is_refused_and_a_silent_stream_is_not() {
+    async fn a_late_request_is_refused_and_a_stream_without_a_pending_frame_is_not() {
         let memory = MemoryBudget::new(1000);
         let start = Instant::now();
         let mut unary = limited(framed(&[50])[..20].to_vec(), 2000, true, false, &memory);
@@ -398,7 +401,7 @@ mod tests {
         assert!(stream.frame().await.expect("a frame").is_ok());
         assert!(tokio::time::timeout(3 * LIMIT, stream.frame()).await.is_err(), "between two frames");
         let mut stream = limited(framed(&[50])[..3].to_vec(), 2000, true, true, &memory);
-        let late = stream.frame().await.expect("an answer").expect_err("not even a prefix");
+        let late = stream.frame().await.expect("an answer").expect_err("an incomplete prefix");
         assert_eq!(crate::error::reason_of(&late).as_deref(), Some("REQUEST_TIMEOUT"));
         assert!(stream.frame().now_or_never().is_some());
     }

@@ -1,4 +1,4 @@
-//! An accepted connection: its bytes, and what is known of it while it is open.
+//! An accepted connection: its bytes and its activity.
 
 use std::{
     io,
@@ -27,14 +27,14 @@ pub(super) use crate::telemetry::CloseReason;
 /// HTTP/2's connection preface (RFC 9113, section 3.4); no HTTP/1.1 request that is served here is shorter.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What is known of an open connection. Clones are the same.
+/// The activity of an open connection. Clones share the same state.
 #[derive(Debug, Clone)]
 pub(super) struct Activity(Arc<State>);
 
 #[derive(Debug)]
 struct State {
     accepted: Instant,
-    /// When the peer's last bytes came, in milliseconds after `accepted`.
+    /// When the last bytes of the peer arrived, in milliseconds after `accepted`.
     last_read: AtomicU64,
     calls: Mutex<Calls>,
     permit: ConnectionPermit,
@@ -47,7 +47,7 @@ struct Calls {
     since: Instant,
 }
 
-/// A call that runs on the connection.
+/// A running call on the connection.
 #[derive(Debug)]
 pub(super) struct RunningCall(Activity);
 
@@ -58,35 +58,35 @@ impl Activity {
         Self(Arc::new(State { accepted, last_read: AtomicU64::new(0), calls, permit }))
     }
 
-    /// Counts a call for as long as the result is kept.
+    /// Counts a call until the result is dropped.
     pub(super) fn begin(&self) -> RunningCall {
         self.calls().running += 1;
         RunningCall(self.clone())
     }
 
-    /// How long no call has been running.
+    /// For how long no call has been running.
     pub(super) fn idle_for(&self) -> Duration {
         let calls = self.calls();
         if calls.running > 0 { Duration::ZERO } else { calls.since.elapsed() }
     }
 
-    /// How long nothing has come from the peer.
+    /// For how long nothing has been received from the peer.
     pub(super) fn silent_for(&self) -> Duration {
         let last = Duration::from_millis(self.0.last_read.load(Ordering::Relaxed));
         self.0.accepted.elapsed().saturating_sub(last)
     }
 
-    /// The peer has shown a valid token, or the secret of a client.
+    /// Records that the peer has presented a valid token or the secret of a client.
     pub(super) fn authenticated(&self) {
         self.0.permit.authenticated();
     }
 
-    /// Whether it has.
+    /// Whether the peer is authenticated.
     pub(super) fn is_authenticated(&self) -> bool {
         self.0.permit.is_authenticated()
     }
 
-    /// Waits until no call has been running for `idle`, or for `unauthenticated` when the peer is not known.
+    /// Waits until no call has been running for `idle`, or for `unauthenticated` if the peer is not authenticated.
     pub(super) async fn is_idle(&self, idle: Duration, unauthenticated: Duration) -> CloseReason {
         loop {
             let (limit, reason) = match self.is_authenticated() {
@@ -119,23 +119,23 @@ impl Drop for RunningCall {
     }
 }
 
-/// What a request knows of its connection.
+/// The connection of a request.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
-    /// The client's address, as a trusted proxy gives it where there is one.
+    /// The client's address, as reported by a trusted proxy if there is one.
     pub(super) address: SocketAddr,
     /// Its connection.
     pub(super) activity: Activity,
 }
 
 impl Peer {
-    /// Its address, or its IPv6 /64: what limits are counted by.
+    /// The address, or the /64 network of an IPv6 address, by which limits are counted.
     pub(super) fn network(&self) -> String {
         network(self.address.ip()).to_string()
     }
 }
 
-/// Which version of HTTP a peer speaks.
+/// The HTTP version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     Http1,
@@ -145,25 +145,25 @@ pub(super) enum Protocol {
 /// The bytes of a connection, encrypted or not.
 pub(super) type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// An accepted connection whose first bytes have come.
+/// An accepted connection whose protocol is known.
 pub(super) struct Accepted {
     pub(super) io: Io<Socket>,
     pub(super) protocol: Protocol,
     pub(super) peer: Peer,
 }
 
-/// A connection that notes when the peer sends something.
+/// A connection that records when bytes are received.
 #[derive(Debug)]
 pub(super) struct Io<S> {
     stream: S,
-    /// What was read to recognise the protocol, and is not read by anybody else yet.
+    /// Bytes that were read to detect the protocol and have not been passed on.
     first: Vec<u8>,
     taken: usize,
     activity: Activity,
 }
 
 impl<S: AsyncRead + Unpin> Io<S> {
-    /// Reads until it is clear which protocol the peer speaks: what neither says HTTP/2's preface nor ends is HTTP/1.1.
+    /// Reads until the protocol is known: anything but HTTP/2's preface, or the beginning of it, is HTTP/1.1.
     pub(super) async fn recognise(mut stream: S, activity: Activity) -> io::Result<(Protocol, Self)> {
         let mut first = Vec::with_capacity(PREFACE.len());
         let protocol = loop {
@@ -239,18 +239,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_protocol_is_recognised_by_its_first_bytes_and_nothing_is_lost() {
+    async fn the_protocol_is_detected_from_the_first_bytes_and_no_byte_is_lost() {
         for (sent, expected) in [
             (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nand more"[..], Protocol::Http2),
             (&b"POST /warrengate.v1.Messaging/Publish HTTP/1.1\r\n"[..], Protocol::Http1),
             (&b"GET / HTTP/1.0\r\n"[..], Protocol::Http1),
         ] {
             let (mut peer, ours) = duplex(256);
-            // In two pieces, the first of which could still be either.
+            // In two pieces, the first of which does not determine the protocol.
             let recognised = tokio::join!(Io::recognise(ours, activity()), async {
-                peer.write_all(&sent[..1]).await.expect("room");
+                peer.write_all(&sent[..1]).await.expect("written");
                 tokio::task::yield_now().await;
-                peer.write_all(&sent[1..]).await.expect("room");
+                peer.write_all(&sent[1..]).await.expect("written");
                 drop(peer);
             });
             let (protocol, mut io) = recognised.0.expect("recognised");
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_idle_when_no_call_runs_and_sooner_while_the_peer_is_unknown() {
+    async fn a_connection_is_idle_without_calls_and_earlier_if_the_peer_is_not_authenticated() {
         let (later, soon) = (Duration::from_millis(200), Duration::from_millis(50));
         let activity = activity();
         let start = Instant::now();

@@ -1,7 +1,7 @@
-//! Limits on how many connections are open, in all and for each address.
+//! Limits on the number of open connections, in total and per address.
 //!
-//! Invariant: half of all places are kept for peers that have shown a valid token, and for the networks they came from within a day, so
-//! strangers cannot keep known clients out.
+//! Invariant: half of all connections are reserved for peers that have presented a valid token, and for networks that
+//! such peers came from within a day, so that unknown peers cannot keep known clients out.
 
 use std::{
     collections::HashMap,
@@ -19,11 +19,11 @@ use crate::auth::network;
 
 /// How often refused connections are logged, with their number.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a network is remembered from which a client was authenticated, and how many are.
+/// How long the network of an authenticated client is remembered, and how many are.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
 const MAX_REMEMBERED: u64 = 65_536;
 
-/// Counts connections. Clones are the same.
+/// Counts connections. Clones share the same counts.
 #[derive(Debug, Clone)]
 pub struct Connections(Arc<Inner>);
 
@@ -38,14 +38,14 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Open {
     all: usize,
-    /// Those of peers that are not authenticated, from networks that are not known.
+    /// Connections of peers that are not authenticated, from unknown networks.
     strangers: usize,
     by_address: HashMap<IpAddr, usize>,
     refused: u64,
     logged: Option<Instant>,
 }
 
-/// The right of one connection to be open.
+/// The permit for one open connection.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     inner: Arc<Inner>,
@@ -55,13 +55,13 @@ pub(super) struct ConnectionPermit {
 }
 
 impl Connections {
-    /// At most `max` in all, and `max_per_address` for one address (an IPv6 /64).
+    /// Allows `max` connections in total, and `max_per_address` for one address (or IPv6 /64).
     pub fn new(max: usize, max_per_address: usize) -> Self {
         let known_networks = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED_FOR).build();
         Self(Arc::new(Inner { max, max_per_address, open: Mutex::default(), known_networks }))
     }
 
-    /// The same limits for another listener, which knows the same networks.
+    /// The same limits for another listener, with the same known networks.
     pub fn beside(&self) -> Self {
         let Inner { max, max_per_address, ref known_networks, .. } = *self.0;
         Self(Arc::new(Inner { max, max_per_address, open: Mutex::default(), known_networks: known_networks.clone() }))
@@ -113,7 +113,8 @@ impl Open {
 }
 
 impl ConnectionPermit {
-    /// The peer has shown a valid token: its connection counts as a client's, and its network is remembered.
+    /// Records that the peer has presented a valid token: its connection counts as a client's, and its network is
+    /// remembered.
     pub(super) fn authenticated(&self) {
         if self.is_authenticated.swap(true, Ordering::Relaxed) {
             return;
@@ -170,15 +171,15 @@ mod tests {
     }
 
     #[test]
-    fn strangers_cannot_take_the_places_of_known_clients() {
+    fn unknown_peers_cannot_take_the_connections_reserved_for_known_clients() {
         let connections = Connections::new(4, 100);
         let client = permit(&connections, "10.0.0.1").expect("free");
         client.authenticated();
-        let _strangers = ["10.0.0.2", "10.0.0.3"].map(|address| permit(&connections, address).expect("free"));
-        assert!(permit(&connections, "10.0.0.4").is_none(), "half of the places are not for strangers");
+        let _unknown = ["10.0.0.2", "10.0.0.3"].map(|address| permit(&connections, address).expect("free"));
+        assert!(permit(&connections, "10.0.0.4").is_none(), "half of the connections are reserved");
         let again = permit(&connections, "10.0.0.1").expect("its network is known, although this connection is not");
         assert!(!again.is_authenticated());
-        assert!(permit(&connections, "10.0.0.1").is_none(), "four in all");
+        assert!(permit(&connections, "10.0.0.1").is_none(), "four in total");
         drop((client, again));
         let open = connections.0.open();
         assert_eq!((open.all, open.strangers), (2, 2));

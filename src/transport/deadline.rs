@@ -1,4 +1,4 @@
-//! Enforces `grpc-timeout`: the caller's deadline ends a call whatever the service does, a stream included.
+//! Enforcement of `grpc-timeout`: a call, including a stream, ends at the caller's deadline regardless of the service.
 
 use std::{
     pin::Pin,
@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 use crate::error::{Failure, Kind};
 
-/// Longer deadlines are as good as none.
+/// Longer deadlines are ignored.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Ends calls at their callers' deadlines.
@@ -69,7 +69,7 @@ fn exceeded() -> Status {
     Failure::new(Kind::Deadline, "DEADLINE_EXCEEDED", "the deadline of the call has passed").into()
 }
 
-/// A value of at most eight digits and a unit. tonic ignores what it cannot read, and so does this.
+/// Parses at most eight digits and a unit. Like in tonic, an invalid value is ignored.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -89,9 +89,9 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
     (timeout < MAX_TIMEOUT).then_some(timeout)
 }
 
-/// An answer that is cut at the deadline.
+/// A response that is cut off at the deadline.
 struct UntilDeadline {
-    /// None when it was cut.
+    /// `None` after the deadline.
     inner: Option<Body>,
     deadline: Pin<Box<Sleep>>,
 }
@@ -106,7 +106,7 @@ impl http_body::Body for UntilDeadline {
             return Poll::Ready(frame);
         }
         std::task::ready!(self.deadline.as_mut().poll(cx));
-        // What the service still does for the call ends with its answer.
+        // Dropping the response ends the service's work for the call.
         self.inner = None;
         let mut trailers = HeaderMap::new();
         let frame = match exceeded().add_header(&mut trailers) {
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_the_specification_writes_them() {
+    fn timeouts_are_parsed_as_specified() {
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-timeout", text.parse().expect("a value"));

@@ -1,6 +1,6 @@
 //! The gRPC listener: the services behind limits, authentication and gRPC-Web.
 //!
-//! A request reaches a service with its [`crate::auth::Caller`] in its extensions, or its path is one of the few that need no token.
+//! A request reaches a service with its [`crate::auth::Caller`] in its extensions, unless its path needs no token.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +17,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::{
     ConnectionLimits, Listener,
     anonymous::Anonymous,
+    audit_layer::AuditLayer,
     authenticate::AuthenticateLayer,
     body_limits::BodyLimitsLayer,
     connection::{Accepted, CloseReason, Protocol},
@@ -26,7 +27,6 @@ use super::{
     http2::{self, Http2Limits},
     protocol_check,
     trace::TraceLayer,
-    witness::AuditLayer,
 };
 use crate::{
     audit::Audit,
@@ -41,26 +41,26 @@ use crate::{
     telemetry::{ProcessMetrics, Traces},
 };
 
-/// What a request may weigh beside its largest body: headers, properties, and a frame's other messages.
+/// The maximum size of a request in addition to its largest body: headers, properties, and a frame's other messages.
 const REQUEST_OVERHEAD: usize = 4 * 1024 * 1024;
-/// The largest request of a call that needs no token.
+/// The maximum size of a request that needs no token.
 const OPEN_REQUEST: usize = 64 * 1024;
-/// The largest request of an administrator.
+/// The maximum size of an administrator's request.
 const ADMIN_REQUEST: usize = 1024 * 1024;
-/// What one connection may have buffered before its requests are decoded.
+/// The maximum size of a connection's buffered bytes before its requests are decoded.
 const CONNECTION_MEMORY: usize = 32 << 20;
 
-/// The services of a gateway, and what its layers need.
+/// The services of a gateway, and the dependencies of its layers.
 pub struct Services {
     /// The data plane.
     pub messaging: MessagingService,
-    /// Exchanges, queues, bindings.
+    /// Exchanges, queues and bindings.
     pub topology: TopologyService,
     /// Tokens.
     pub auth: AuthService,
-    /// Tenants, clients, plans.
+    /// Tenants, clients and plans.
     pub admin: AdminService,
-    /// Checks tokens.
+    /// Verifies tokens.
     pub verifier: Arc<Verifier>,
     /// Records refusals.
     pub audit: Audit,
@@ -82,15 +82,15 @@ pub struct GrpcListener {
     pub connections: ConnectionLimits,
 }
 
-/// Serves until `stop` is cancelled, and then until the last connection has ended. Connections get GOAWAY when `goodbye` is ready: until
-/// then a new stream on one of them is refused with a reason and a time to come again.
+/// Serves until `stop` is cancelled, and then until the last connection has ended. Connections get GOAWAY when
+/// `goaway` is ready; until then, a new stream on one of them is refused with a reason and a retry delay.
 pub async fn serve(
     services: Services,
     grpc: &GrpcConfig,
     limits: &LimitsConfig,
     listener: GrpcListener,
     stop: CancellationToken,
-    goodbye: impl Future<Output = ()>,
+    goaway: impl Future<Output = ()>,
 ) {
     let (serving, is_serving) = watch::channel(true);
     let metrics = Arc::clone(&services.metrics);
@@ -134,7 +134,7 @@ pub async fn serve(
                 let activity = peer.activity.clone();
                 let remote = TcpConnectInfo { local_addr: None, remote_addr: Some(peer.address) };
                 let service = service_fn(move |mut request: Request<Body>| {
-                    // Where tonic and everything behind it look for the address.
+                    // The extension in which tonic and the layers expect the address.
                     request.extensions_mut().insert(remote.clone());
                     request.extensions_mut().insert(peer.clone());
                     service.call(request)
@@ -164,16 +164,16 @@ pub async fn serve(
     };
     let drain = async {
         stop.cancelled().await;
-        // Health checks on open connections see it; new connections are not accepted any more.
+        // Health checks on open connections report it; new connections are not accepted any more.
         let _ = serving.send(false);
-        goodbye.await;
+        goaway.await;
         close.cancel();
     };
     let serving = listener.listener.serve(Some(listener.tls), listener.connections, metrics, stop.clone(), serve);
     tokio::join!(serving, drain);
 }
 
-/// How long the headers of a request may take over HTTP/1.1, and how long a connection is kept for the next one.
+/// How long the headers of an HTTP/1.1 request may take, and how long a connection is kept between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn routes(
@@ -218,21 +218,21 @@ fn routes(
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
-        // Some tools know only the older version.
+        // Some tools only support the older version.
         match (builder().build_v1(), builder().build_v1alpha()) {
             (Ok(v1), Ok(v1alpha)) => {
                 routes = routes
                     .add_service(v1.max_decoding_message_size(OPEN_REQUEST).accept_compressed(GZIP))
                     .add_service(v1alpha.max_decoding_message_size(OPEN_REQUEST).accept_compressed(GZIP));
             }
-            // Compiled in, so it cannot be wrong; without it everything else still works.
+            // Compiled in, so it is always valid; without it, everything else still works.
             (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
         }
     }
     routes.prepare()
 }
 
-/// tonic answers a unary request that it cannot decode as if the fault were the server's.
+/// Corrects the status of unary requests that tonic cannot decode, which it reports as server errors.
 fn map_decode_errors(response: http::Response<Body>) -> http::Response<Body> {
     match Status::from_header_map(response.headers()).and_then(|status| service::malformed(&status)) {
         Some(failure) => Status::from(failure).into_http(),
@@ -240,7 +240,8 @@ fn map_decode_errors(response: http::Response<Body>) -> http::Response<Body> {
     }
 }
 
-/// Off unless origins are configured. gRPC-Web puts the status into headers, which pages may read only when they are exposed.
+/// Disabled unless origins are configured. gRPC-Web sends the status in headers, which pages can only read if they are
+/// exposed.
 fn cors(origins: &[String]) -> CorsLayer {
     if origins.is_empty() {
         return CorsLayer::new();
@@ -249,7 +250,7 @@ fn cors(origins: &[String]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([http::Method::POST])
-        // By name: an asterisk does not cover `authorization`.
+        // Listed by name, because an asterisk does not include `authorization`.
         .allow_headers(
             ["authorization", "content-type", "x-grpc-web", "x-user-agent", "grpc-timeout", "connect-protocol-version"]
                 .into_iter()

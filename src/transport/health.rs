@@ -1,5 +1,5 @@
-//! `grpc.health.v1.Health`, as its specification wants it: a watch of an unknown service says so and stays open, and every watch sees
-//! that the gateway stops.
+//! `grpc.health.v1.Health` as specified: a watch of an unknown service reports that and stays open, and every watch
+//! reports the shutdown of the gateway.
 
 use std::pin::Pin;
 
@@ -17,7 +17,7 @@ use crate::{
     error::{Failure, Kind},
 };
 
-/// The services whose health can be asked for; the empty name is the gateway as a whole.
+/// The services whose health can be requested; the empty name means the whole gateway.
 const SERVICES: [&str; 5] =
     ["", "warrengate.v1.Messaging", "warrengate.v1.Topology", "warrengate.v1.Auth", "warrengate.v1.Admin"];
 
@@ -46,7 +46,7 @@ impl Health for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         match SERVICES.contains(&request.get_ref().service.as_str()) {
             true => Ok(Response::new(answer(status(*self.is_serving.borrow())))),
-            false => Err(Failure::new(Kind::NotFound, "SERVICE_UNKNOWN", "there is no service of this name").into()),
+            false => Err(Failure::new(Kind::NotFound, "SERVICE_UNKNOWN", "this service does not exist").into()),
         }
     }
 
@@ -66,7 +66,7 @@ impl Health for HealthService {
             let _ = &permit;
             if is_known { status(is_serving) } else { ServingStatus::ServiceUnknown }
         });
-        // An unknown service has nothing to say when the gateway stops.
+        // An unknown service has no change to report when the gateway stops.
         let mut last = None;
         let changes = statuses.filter_map(move |status| {
             let is_new = last.replace(status) != Some(status);

@@ -15,12 +15,13 @@ use tower::Service;
 
 use super::connection::{Activity, CloseReason};
 
-/// Headers of a request, in number and in bytes.
+/// The maximum number and size of a request's headers.
 const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 
-/// Serves a connection until it ends, and says why it did. The headers of each request must come within `header_timeout`, which is also
-/// how long a connection is kept between two requests. After `close` no further request is served.
+/// Serves a connection until it ends, and returns the reason. The headers of each request must arrive within
+/// `header_timeout`, which is also how long a connection is kept between requests. After `close`, no further request
+/// is served.
 pub(super) async fn serve<S, B>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     service: S,

@@ -1,8 +1,9 @@
-//! The server side of one HTTP/2 connection, on h2 itself.
+//! The server side of one HTTP/2 connection, based on h2.
 //!
-//! hyper's server leaves unread DATA frames in h2, and h2 ends a connection that has too many small ones (docs/adr/0016). Here each
-//! stream's frames are taken out at once and joined, while the peer's window opens only as the service reads: what a peer can make us
-//! hold is bounded in bytes by the windows and the memory budget, and small frames are slowed, never answered with GOAWAY.
+//! hyper's server leaves unread DATA frames in h2, and h2 ends a connection that has too many small ones
+//! (docs/adr/0016). Here each stream's frames are taken out at once and merged, while the peer's window opens only as
+//! the service reads. Buffered bytes are therefore bounded by the windows and the memory budget, and small frames are
+//! slowed down instead of answered with GOAWAY.
 
 mod body;
 mod exchange;
@@ -20,18 +21,18 @@ use self::{body::request_body, exchange::Exchange};
 use super::connection::{Activity, CloseReason};
 use crate::memory::MemoryBudget;
 
-/// What one stream may have on its way to us, unread: the bound for a client on a connection of 50 Mbit/s and 40 ms.
+/// The window of a stream: unread bytes that may be on their way, sized for a client with 50 Mbit/s and 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same for a connection. It is far more than the memory budget of a connection lets in: streams that are paused must not stop the
-/// others of their connection.
+/// The window of a connection. Far larger than the memory budget of a connection allows, so that paused streams do not
+/// stop the other streams of their connection.
 const CONNECTION_WINDOW: u32 = 1 << 30;
-/// What h2 may hold in small frames for the moment between two polls of a stream, counted as h2 does: 256 bytes a frame.
+/// What h2 may hold in small frames between two polls of a stream, counted like h2 does: 256 bytes per frame.
 const SMALL_FRAMES: usize = 64 << 20;
-/// Of an answer, what may wait in h2 for the peer's window.
+/// How many bytes of responses h2 may hold until the peer's window opens.
 const SEND_BUFFER: usize = 400 * 1024;
 /// HTTP/2 header list of a request (RFC 9113, section 6.5.2).
 const HEADER_LIST: u32 = 16 * 1024;
-/// Streams that were reset before we took them; a flood of resets ends the connection.
+/// Streams that were reset before they were accepted; more of them end the connection.
 const PENDING_RESETS: usize = 64;
 
 /// The limits of a connection.
@@ -40,12 +41,12 @@ pub(super) struct Http2Limits {
     pub(super) max_streams: u32,
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
-    /// How long a peer may take to end a connection after our GOAWAY when no call runs on it.
+    /// How long a peer may take to end a connection without running calls after GOAWAY.
     pub(super) close_timeout: Duration,
 }
 
-/// Serves a connection until it ends, and says why it did. After `close` no new stream is accepted, and the connection ends with its
-/// last one. What comes of a request is charged to the budget that `memory` gives for it.
+/// Serves a connection until it ends, and returns the reason. After `close`, no new stream is accepted, and the
+/// connection ends with its last one. The bytes of a request are charged to the budget that `memory` returns for it.
 pub(super) async fn serve<S>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     service: S,
@@ -83,7 +84,7 @@ where
                     let (parts, receive) = request.into_parts();
                     let (body, receiver) = request_body(receive, memory());
                     let mut service = service.clone();
-                    // Nothing here waits for readiness: the services are always ready.
+                    // Readiness is not awaited, because the services are always ready.
                     let answer = service.call(Request::from_parts(parts, Body::new(body)));
                     tokio::spawn(Exchange::new(receiver, answer, respond));
                 }
@@ -110,7 +111,7 @@ where
     }
 }
 
-/// Waits until the peer does not answer a ping in time. What it sends counts as an answer.
+/// Waits until the peer does not respond to a ping in time. Any received bytes count as a response.
 async fn unresponsive(ping_pong: Option<PingPong>, limits: &Http2Limits, activity: &Activity) {
     let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
     let mut is_sent = false;
@@ -133,7 +134,7 @@ async fn unresponsive(ping_pong: Option<PingPong>, limits: &Http2Limits, activit
                 Err(_) => continue,
             }
         }
-        // The connection has ended, and whoever polls it sees that.
+        // The connection has ended, which is noticed by the task that polls it.
         return std::future::pending().await;
     }
 }

@@ -1,7 +1,7 @@
-//! From a bound port to connections whose protocol is known.
+//! Acceptance of connections, from a bound port to connections whose protocol is known.
 //!
-//! Everything a peer can do before its first request is limited in time and number: a peer that is silent, slow or malformed costs a
-//! socket and a task until the handshake's timeout, and one over the limits is closed before anything is done for it.
+//! Invariant: everything that a peer can do before its first request is limited in time and number. A silent, slow or
+//! malformed peer costs a socket and a task until the handshake timeout, and one over the limits is closed at once.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,27 +23,28 @@ use crate::{
     telemetry::{ListenerKind, ProcessMetrics},
 };
 
-/// Handshakes at the same time. Each is a fraction of a millisecond of work, or a silent peer.
+/// The maximum number of concurrent handshakes. Each takes a fraction of a millisecond of work, unless the peer is
+/// silent.
 const MAX_HANDSHAKES: usize = 512;
-/// How long to wait after a failed accept, which most likely means that there are no file descriptors left.
+/// The pause after a failed accept, which usually means that no file descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The limits of all connections of a listener.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits {
-    /// How many there may be.
+    /// The maximum number of connections.
     pub connections: Connections,
     /// How long the handshake and the first bytes may take, each.
     pub handshake_timeout: Duration,
-    /// How long a connection may be without a call.
+    /// How long a connection may be open without a call.
     pub idle_timeout: Duration,
-    /// The same while no client has been authenticated on it.
+    /// The same for a connection without an authenticated client.
     pub unauthenticated_timeout: Duration,
-    /// Where connections begin with a PROXY protocol header.
+    /// The proxies whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Arc<[Network]>,
 }
 
-/// A bound port; nothing is accepted before it is served.
+/// A bound port; nothing is accepted until it is served.
 pub struct Listener {
     tcp: TcpListener,
     kind: ListenerKind,
@@ -53,20 +54,20 @@ impl Listener {
     /// Binds a port.
     ///
     /// # Errors
-    /// When the port is taken, or must not be used by this user.
+    /// When the port is in use, or this user may not use it.
     pub async fn bind(address: SocketAddr, kind: ListenerKind) -> io::Result<Self> {
         Ok(Self { tcp: TcpListener::bind(address).await?, kind })
     }
 
-    /// The address with its real port.
+    /// The address with its actual port.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// When the operating system reports an error.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
-    /// Accepts connections until `stop` is cancelled, hands each to `serve`, and returns when the last one has ended.
+    /// Accepts connections until `stop` is cancelled, passes each to `serve`, and returns when the last one has ended.
     pub(super) async fn serve<F>(
         self,
         tls: Option<Arc<ServerConfig>>,
@@ -116,14 +117,14 @@ impl Listener {
     }
 }
 
-/// Everything up to the first bytes of HTTP.
+/// Does everything up to the first bytes of HTTP.
 async fn accept(
     mut tcp: TcpStream,
     mut address: SocketAddr,
     tls: Option<TlsAcceptor>,
     limits: &ConnectionLimits,
 ) -> Result<Accepted, CloseReason> {
-    // Small frames leave at once.
+    // Small frames are sent at once.
     let _ = tcp.set_nodelay(true);
     let timeout = limits.handshake_timeout;
     if proxy_protocol::is_trusted(address.ip(), &limits.trusted_proxies) {
@@ -150,7 +151,8 @@ async fn accept(
     }
 }
 
-/// What the gateway ends is logged: for a client's connection always, for a stranger's, who could fill the log, at debug level.
+/// Logs connections that the gateway ended: of clients always, of unauthenticated peers at debug level, because they
+/// could fill the log.
 fn log(listener: ListenerKind, address: SocketAddr, peer: Option<Peer>, reason: CloseReason) {
     let is_client = peer.as_ref().is_some_and(|peer| peer.activity.is_authenticated());
     let address = peer.map_or(address, |peer| peer.address);

@@ -1,6 +1,7 @@
-//! The operations listener, HTTP or HTTPS: probes, metrics, public keys, and tokens by OAuth 2.0.
+//! The operations listener, HTTP or HTTPS: probes, metrics, public keys, and OAuth 2.0 tokens.
 //!
-//! No request needs a token. Every answer is the same for everyone, except for a token to a client that knows its secret.
+//! No request needs a token. All responses are the same for everyone, except tokens, which require the secret of a
+//! client.
 
 mod readiness;
 mod token;
@@ -24,10 +25,10 @@ use crate::{
     telemetry::{Metrics, MetricsFormat},
 };
 
-/// A token request has no reason to be longer, in bytes.
+/// The maximum size of a token request in bytes.
 const MAX_BODY: usize = 16 * 1024;
 
-/// What the handlers answer from. Cloning is cheap.
+/// The state of the handlers. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct OpsState {
     issuer: Arc<Issuer>,
@@ -37,13 +38,13 @@ pub struct OpsState {
 }
 
 impl OpsState {
-    /// With the issuer of tokens, what must be ready, what is counted, and where refusals go.
+    /// Creates the state from the issuer of tokens, the readiness, the metrics and the audit trail.
     pub fn new(issuer: Arc<Issuer>, readiness: Readiness, metrics: Metrics, audit: Audit) -> Self {
         Self { issuer, readiness, metrics, audit }
     }
 }
 
-/// The operations listener; with the metrics, unless they have a listener of their own.
+/// The routes of the operations listener, including metrics unless they have a listener of their own.
 pub fn router(state: OpsState, has_metrics: bool) -> Router {
     let router = if has_metrics { metrics_routes() } else { probes() };
     router
@@ -54,7 +55,7 @@ pub fn router(state: OpsState, has_metrics: bool) -> Router {
         .with_state(state)
 }
 
-/// The listener of the metrics.
+/// The routes of the metrics listener.
 pub fn metrics_router(state: OpsState) -> Router {
     metrics_routes().with_state(state)
 }
@@ -73,7 +74,7 @@ async fn readyz(State(state): State<OpsState>) -> impl IntoResponse {
     (status, Json(json!({ "ready": waiting.is_empty(), "waiting_for": waiting })))
 }
 
-/// A browser sees Prometheus' text; Prometheus asks for OpenMetrics, and gets exemplars.
+/// Browsers get Prometheus' text format; Prometheus requests OpenMetrics, which includes exemplars.
 async fn metrics(State(state): State<OpsState>, headers: HeaderMap) -> impl IntoResponse {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = MetricsFormat::accepted_by(accept);
@@ -81,7 +82,7 @@ async fn metrics(State(state): State<OpsState>, headers: HeaderMap) -> impl Into
     ([(header::CONTENT_TYPE, format.content_type())], state.metrics.render(format))
 }
 
-/// Shorter than the overlap of a rotation, so that nobody trusts an old set of keys for too long.
+/// Shorter than the overlap of a key rotation, so that no cached key set is used for too long.
 const CACHED: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "public, max-age=60")];
 
 async fn jwks(State(state): State<OpsState>) -> impl IntoResponse {
@@ -96,7 +97,7 @@ async fn discovery(State(state): State<OpsState>) -> impl IntoResponse {
         "token_endpoint": format!("{issuer}/oauth2/token"),
         "grant_types_supported": ["client_credentials"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-        // Required by OpenID Connect Discovery; there is no authorization endpoint, and no id token.
+        // Required by OpenID Connect Discovery; the gateway has no authorization endpoint and no id tokens.
         "response_types_supported": [],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["EdDSA"],

@@ -1,5 +1,5 @@
-//! Refuses what is not gRPC by HTTP's own means, as the gRPC specification wants it: 405 for another method than POST, 415 for another
-//! content type.
+//! Refusal of requests that are not gRPC, with HTTP status codes as the gRPC specification requires: 405 for a method
+//! other than POST, 415 for another content type.
 
 use std::{
     future::{Ready, ready},
@@ -14,7 +14,7 @@ use http::{
 use tonic::body::Body;
 use tower::Service;
 
-/// A service that sees only gRPC and gRPC-Web.
+/// Passes only gRPC and gRPC-Web on to a service.
 #[derive(Debug, Clone)]
 pub(super) struct ProtocolCheck<S>(pub(super) S);
 

@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2, with which a load balancer says whose connection it forwards.
+//! The PROXY protocol, versions 1 and 2, by which a load balancer reports whose connection it forwards.
 //!
-//! Invariant: a header is read only from an address that the configuration trusts, and there it is required. Anybody else could choose
-//! the address by which limits and the audit trail know him.
+//! Invariant: a header is read only from an address that the configuration trusts, and is required there. Otherwise a
+//! peer could choose the address by which limits and the audit trail identify it.
 
 use std::{
     io,
@@ -12,11 +12,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::config::Network;
 
-/// The beginning of a header of version 2.
+/// The beginning of a version 2 header.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest line of version 1, with its end.
+/// The maximum length of a version 1 line, including its end.
 const MAX_LINE: usize = 107;
-/// The longest addresses and extensions of version 2 that are read.
+/// The maximum length of addresses and extensions in version 2.
 const MAX_LENGTH: usize = 1024;
 
 /// Whether connections from this address begin with a header.
@@ -24,7 +24,8 @@ pub(super) fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
     trusted.iter().any(|network| network.contains(peer))
 }
 
-/// Reads a header, and nothing after it. None: the proxy speaks for itself, as for a health check.
+/// Reads a header and nothing after it. `None` if the proxy opened the connection itself, for example as a health
+/// check.
 pub(super) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
     // The shortest header of either version is longer.
     let mut start = [0; 12];
@@ -47,7 +48,7 @@ async fn read_binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option
         1 => true,
         _ => return Err(malformed()),
     };
-    // What is neither TCP over IPv4 nor over IPv6 has no address that means anything here.
+    // Other protocols than TCP over IPv4 or IPv6 have no usable address.
     Ok(match family {
         0x11 if is_proxied => {
             let (source, port) = source::<4>(&addresses)?;
@@ -61,7 +62,7 @@ async fn read_binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option
     })
 }
 
-/// Both addresses come first, then both ports.
+/// Reads the source; both addresses come first, then both ports.
 fn source<const N: usize>(addresses: &[u8]) -> io::Result<([u8; N], u16)> {
     let source = addresses.first_chunk::<N>().ok_or_else(malformed)?;
     let port = addresses.get(2 * N..).and_then(|ports| ports.first_chunk::<2>()).ok_or_else(malformed)?;
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_versions_give_the_address_and_leave_what_follows() {
+    async fn both_versions_contain_the_address_and_following_bytes_are_not_read() {
         let v4 = [192, 0, 2, 7, 10, 0, 0, 1, 0xc3, 0x50, 0x20, 0xfb];
         let mut v6 = [0; 36];
         v6[..16].copy_from_slice(&"2001:db8::7".parse::<Ipv6Addr>().expect("an address").octets());
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_a_header_is_refused() {
+    async fn an_invalid_header_is_refused() {
         for bytes in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"PROXY TCP4 2001:db8::7 10.0.0.1 1 2\r\n",
@@ -150,7 +151,7 @@ mod tests {
             let error = read(bytes).await.expect_err("malformed");
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bytes:?}");
         }
-        let error = read(&SIGNATURE).await.expect_err("it ends too early");
+        let error = read(&SIGNATURE).await.expect_err("a truncated header");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -1,4 +1,4 @@
-//! Serves a router over HTTP/1.1, plain or encrypted: the operations listener, and that of the metrics.
+//! Serving of a router over HTTP/1.1, plain or encrypted, for the operations and metrics listeners.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::telemetry::ProcessMetrics;
 
-/// How long the headers of a request may take, and how long a connection is kept for the next one.
+/// How long the headers of a request may take, and how long a connection is kept between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until `stop` is cancelled, and the last answer is sent.
+/// Serves until `stop` is cancelled and the last response is sent.
 pub async fn serve_ops(
     router: Router,
     listener: Listener,
@@ -29,7 +29,7 @@ pub async fn serve_ops(
     stop: CancellationToken,
 ) {
     let tls = tls.map(|tls| {
-        // A client that is offered HTTP/2 takes it.
+        // Only HTTP/1.1 is offered, because a client that is offered HTTP/2 uses it.
         let mut tls = ServerConfig::clone(&tls);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Arc::new(tls)
@@ -64,6 +64,6 @@ pub async fn serve_ops(
     listener.serve(tls, limits, metrics, stop, serve).await;
 }
 
-/// Where a request comes from.
+/// The address that a request comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Client(pub(super) SocketAddr);

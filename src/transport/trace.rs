@@ -1,7 +1,7 @@
-//! The layer that gives every request its [`Call`]: its trace, its log span and its metrics.
+//! The layer that creates the [`Call`] of every request: its trace, its log span and its metrics.
 //!
-//! The answer's headers and the details of its error contain the trace's id, and the call's span ends with its last byte. Status and
-//! error are read where gRPC writes them, so no service can forget to report them.
+//! The response headers and the details of an error contain the trace id, and the call's span ends with the last byte.
+//! Status and error are read from the gRPC response, so that services need not report them.
 
 use std::{
     pin::Pin,
@@ -95,7 +95,7 @@ where
     }
 }
 
-/// A call without a status yet. One whose answer is dropped was cancelled.
+/// A call without a status. If the response is dropped, the call was cancelled.
 struct Running {
     call: Call,
     metrics: Arc<RpcMetrics>,
@@ -105,13 +105,13 @@ struct Running {
 }
 
 impl Running {
-    /// Reads a status, ends the call with it, and adds the trace's id to the details of an error.
+    /// Reads a status, ends the call with it, and adds the trace id to the details of an error.
     fn finish(&mut self, headers: &mut HeaderMap) {
         let Some(status) = Status::from_header_map(headers) else { return };
         self.end(status.code(), error::reason_of(&status).as_deref());
         if status.code() != Code::Ok {
             let status = error::with_trace(status, &self.call.trace_id());
-            // Both values are base64 or percent-encoded, so it cannot fail.
+            // Both values are base64 or percent-encoded, so this cannot fail.
             let _ = status.add_header(headers);
         }
     }
@@ -133,7 +133,7 @@ impl Drop for Running {
     }
 }
 
-/// The body of an answer, whose end is the end of the call.
+/// The body of a response, whose end is the end of the call.
 struct Traced<B> {
     inner: B,
     running: Running,

@@ -1,4 +1,5 @@
-//! The claims of an external token, read as a caller: the client of a tenant for which the configuration lets this issuer speak.
+//! Conversion of an external token's claims to a caller: a client of a tenant for which the configuration accepts this
+//! issuer.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,10 +12,10 @@ use crate::{
     names::{ClientId, ClientName, TenantId},
 };
 
-/// A longer id is not kept.
+/// The maximum length of a token id that is kept.
 const MAX_TOKEN_ID: usize = 64;
 
-/// Claims whose signature was verified.
+/// Converts claims whose signature has been verified.
 pub(super) fn caller(issuer: &ExternalIssuer, claims: &Value) -> Result<Caller, Error> {
     let config = &issuer.config;
     if claims.get("iss").and_then(Value::as_str) != Some(&config.issuer) {
@@ -26,7 +27,7 @@ pub(super) fn caller(issuer: &ExternalIssuer, claims: &Value) -> Result<Caller, 
         _ => false,
     };
     if !is_meant {
-        return Err(Error::invalid("another audience, or none"));
+        return Err(Error::invalid("a different or missing audience"));
     }
     let times = Times::of(issuer, claims)?;
     let client = client(issuer, claims)?;
@@ -37,7 +38,7 @@ pub(super) fn caller(issuer: &ExternalIssuer, claims: &Value) -> Result<Caller, 
     Ok(Caller::of_external(client, issuer.name.clone(), grants, times.issued, times.expires, id))
 }
 
-/// A claim at the top, or further in by a JSON pointer (RFC 6901).
+/// A top-level claim, or a nested one by a JSON pointer (RFC 6901).
 pub(super) fn at<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| claims.pointer(name))
 }
@@ -67,7 +68,8 @@ impl Times {
         if expires.duration_since(issued).unwrap_or_default() > max || expires > now + max + leeway {
             return Err(Error::invalid("it is valid for longer than max_token_lifetime"));
         }
-        // A whole second is taken as its end: the client may have been created within the same second.
+        // A time in whole seconds counts as the end of that second, because the client may have been created within
+        // it.
         let issued = if is_whole { issued + Duration::from_millis(999) } else { issued };
         Ok(Self { issued, expires })
     }
@@ -77,8 +79,7 @@ fn required(claims: &Value, name: &str) -> Result<(SystemTime, bool), Error> {
     moment(claims, name)?.ok_or(Error::invalid("iat or exp is missing"))
 }
 
-/// A NumericDate (RFC 7519): seconds, perhaps with a fraction; and whether it is a whole number. At most the year 9999, as
-/// protobuf has it.
+/// A NumericDate (RFC 7519) in seconds, up to the year 9999, and whether it is a whole number.
 fn moment(claims: &Value, name: &str) -> Result<Option<(SystemTime, bool)>, Error> {
     const END_OF_9999: f64 = 253_402_300_800.0;
     let Some(claim) = claims.get(name).filter(|claim| !claim.is_null()) else { return Ok(None) };
@@ -90,7 +91,7 @@ fn moment(claims: &Value, name: &str) -> Result<Option<(SystemTime, bool)>, Erro
     Ok(Some((UNIX_EPOCH + since, since.subsec_nanos() == 0)))
 }
 
-/// A platform administrator has no tenant, so none can be the result.
+/// A platform administrator has no tenant, so the result is never one.
 fn client(issuer: &ExternalIssuer, claims: &Value) -> Result<ClientId, Error> {
     let text = |name: &str| at(claims, name).and_then(Value::as_str);
     let tenant = match &issuer.config.tenant {
@@ -99,7 +100,8 @@ fn client(issuer: &ExternalIssuer, claims: &Value) -> Result<ClientId, Error> {
             .and_then(|tenant| TenantId::parse(tenant).ok())
             .ok_or(Error::invalid("the tenant claim names no tenant"))?,
     };
-    let name = text(&issuer.config.client_claim).ok_or(Error::invalid("the client claim is missing or not a text"))?;
+    let name =
+        text(&issuer.config.client_claim).ok_or(Error::invalid("the client claim is missing or not a string"))?;
     let bound = issuer.clients.load();
     if let Some(client) = bound.by_external_id.get(&(tenant.clone(), name.to_owned())) {
         return Ok(client.clone());

@@ -30,7 +30,7 @@ enum Error {
     #[error("its discovery document names an address that is not safe")]
     Address,
     #[error("its set of keys is not accepted: {0}")]
-    Keys(#[from] jwks::Unusable),
+    Keys(#[from] jwks::KeySetError),
 }
 
 #[derive(Deserialize)]
@@ -40,7 +40,7 @@ struct Document {
 }
 
 /// Until stopped.
-pub(super) async fn follow(issuer: Arc<ExternalIssuer>, stop: CancellationToken) {
+pub(super) async fn run(issuer: Arc<ExternalIssuer>, stop: CancellationToken) {
     let name = issuer.config.issuer.as_str();
     let mut is_down = false;
     loop {
@@ -77,7 +77,7 @@ pub(super) async fn follow(issuer: Arc<ExternalIssuer>, stop: CancellationToken)
 }
 
 /// Fetches them once.
-pub(super) async fn once(issuer: &ExternalIssuer) -> Result<usize, String> {
+pub(super) async fn fetch_now(issuer: &ExternalIssuer) -> Result<usize, String> {
     fetch(issuer).await.map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("{error}{cause}")
@@ -134,7 +134,7 @@ async fn get(http: &Client, url: &str) -> Result<Vec<u8>, Error> {
     let mut document = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
         if document.len() + chunk.len() > jwks::MAX_BYTES {
-            return Err(jwks::Unusable::TooLarge.into());
+            return Err(jwks::KeySetError::TooLarge.into());
         }
         document.extend_from_slice(&chunk);
     }

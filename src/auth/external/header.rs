@@ -1,4 +1,4 @@
-//! A signed token of an external issuer, taken apart. It is parsed here rather than by the JWT library, which does not know `alg:
+//! Parsing of an external issuer's signed token. The JWT library is not used for this because it does not know `alg:
 //! Ed25519` (RFC 9864), and so that each refusal has a reason for the operator.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::{auth::Error, config::TokenAlgorithm};
 
-/// A type that an access token may have. Issuers write "JWT" or nothing; SPIFFE allows "JOSE".
+/// The accepted types of an access token. Most issuers use "JWT" or none; SPIFFE allows "JOSE".
 const TYPES: [&str; 4] = ["JWT", "JOSE", "at+jwt", "application/at+jwt"];
 
-/// What matters of a header. Unknown members are allowed, unless `crit` names them.
+/// The header fields in use. Unknown fields are allowed unless `crit` names them.
 #[derive(Deserialize)]
 pub(super) struct Header {
     alg: String,
@@ -36,13 +36,13 @@ impl<'a> SignedToken<'a> {
         let (header, payload) = message.split_once('.').ok_or_else(malformed)?;
         let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed())?;
         let header: Header = serde_json::from_slice(&header).map_err(|_| Error::invalid("malformed header"))?;
-        // RFC 7515, section 4.1.11: what must be understood and is not is refused.
+        // RFC 7515, section 4.1.11: a critical extension that is not supported must be refused.
         if header.crit.is_some() {
             return Err(Error::invalid("critical headers"));
         }
         let is_token = |typ: &String| TYPES.iter().any(|known| typ.eq_ignore_ascii_case(known));
         if !header.typ.as_ref().is_none_or(is_token) {
-            return Err(Error::invalid("not an access token: another typ"));
+            return Err(Error::invalid("not an access token: a different typ"));
         }
         let algorithm =
             TokenAlgorithm::parse(&header.alg).ok_or(Error::invalid("an algorithm that is not accepted"))?;
@@ -58,7 +58,7 @@ impl<'a> SignedToken<'a> {
         jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), key, algorithm).unwrap_or_default()
     }
 
-    /// The claims; to be asked for after the signature was verified.
+    /// The claims; to be used only after the signature has been verified.
     pub(super) fn claims(&self) -> Result<Value, Error> {
         let claims = URL_SAFE_NO_PAD.decode(self.payload).ok();
         let claims = claims.and_then(|claims| serde_json::from_slice(&claims).ok());

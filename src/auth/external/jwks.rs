@@ -1,6 +1,6 @@
-//! JSON Web Key Sets. One that is too large or has too many keys is refused as a whole; a key that cannot be used (a shared
-//! secret, another curve, too short, for encryption) is left out. Several keys may have one id (RFC 7517, section 4.5), and
-//! identical ones are one.
+//! JSON Web Key Sets. A set that is too large or has too many keys is refused as a whole; a key that cannot be used (a
+//! shared secret, an unsupported curve, too short, for encryption) is skipped. Several keys may have the same id (RFC
+//! 7517, section 4.5), and duplicates count once.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
@@ -9,18 +9,18 @@ use serde::Deserialize;
 use super::Key;
 use crate::config::{IssuerConfig, TokenAlgorithm};
 
-/// Bytes of a set.
+/// The maximum size of a set in bytes.
 pub(super) const MAX_BYTES: usize = 256 * 1024;
-/// Keys of a set, those that are of no use included.
+/// The maximum number of keys in a set, including unusable ones.
 const MAX_KEYS: usize = 64;
-/// Bytes of a key's id.
+/// The maximum length of a key id in bytes.
 const MAX_KID: usize = 256;
-/// Bytes of an RSA modulus: 2,048 to 4,096 bits.
+/// The accepted sizes of an RSA modulus in bytes: 2,048 to 4,096 bits.
 const RSA: std::ops::RangeInclusive<usize> = 256..=512;
 
-/// Why a set is not taken.
+/// Why a key set was not accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unusable {
+pub(super) enum KeySetError {
     #[error("it has more than {MAX_BYTES} bytes")]
     TooLarge,
     #[error("it is not a JSON Web Key Set")]
@@ -34,7 +34,7 @@ struct Set {
     keys: Vec<serde_json::Value>,
 }
 
-/// What matters of a key. Unknown members are allowed (RFC 7517, section 4).
+/// The fields of a key in use. Unknown fields are allowed (RFC 7517, section 4).
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -50,14 +50,14 @@ struct Jwk {
     d: Option<serde_json::Value>,
 }
 
-/// The keys of a set that this issuer may use.
-pub(super) fn parse(set: &[u8], config: &IssuerConfig) -> Result<Vec<Key>, Unusable> {
+/// The keys of a set that are usable for this issuer.
+pub(super) fn parse(set: &[u8], config: &IssuerConfig) -> Result<Vec<Key>, KeySetError> {
     if set.len() > MAX_BYTES {
-        return Err(Unusable::TooLarge);
+        return Err(KeySetError::TooLarge);
     }
-    let Set { keys } = serde_json::from_slice(set).map_err(|_| Unusable::Malformed)?;
+    let Set { keys } = serde_json::from_slice(set).map_err(|_| KeySetError::Malformed)?;
     if keys.len() > MAX_KEYS {
-        return Err(Unusable::TooManyKeys(keys.len()));
+        return Err(KeySetError::TooManyKeys(keys.len()));
     }
     let mut usable: Vec<Key> = Vec::new();
     for key in keys.into_iter().filter_map(|key| self::usable(key, config)) {
@@ -75,12 +75,12 @@ fn usable(key: serde_json::Value, config: &IssuerConfig) -> Option<Key> {
     if jwk.kid.as_ref().is_some_and(|kid| kid.is_empty() || kid.len() > MAX_KID) {
         return None;
     }
-    // SPIFFE marks its keys for JWTs with a use of its own.
+    // SPIFFE uses its own `use` value for JWT keys.
     if jwk.purpose.as_deref().is_some_and(|purpose| !["sig", "jwt-svid"].contains(&purpose)) {
         return None;
     }
     if jwk.d.is_some() {
-        tracing::warn!(issuer = config.issuer, "the issuer publishes a private key, which is not trusted");
+        tracing::warn!(issuer = config.issuer, "ignoring a private key that the issuer publishes");
         return None;
     }
     let (algorithm, material, key) = key_of(&jwk)?;
@@ -91,7 +91,7 @@ fn usable(key: serde_json::Value, config: &IssuerConfig) -> Option<Key> {
     Some(Key { kid: jwk.kid, algorithm, material, key })
 }
 
-/// The type of a key decides with which algorithm it is used.
+/// The algorithm is determined by the key type.
 fn key_of(jwk: &Jwk) -> Option<(TokenAlgorithm, Vec<u8>, DecodingKey)> {
     let bytes = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_deref()?).ok();
     match (&*jwk.kty, jwk.crv.as_deref()) {
@@ -102,7 +102,7 @@ fn key_of(jwk: &Jwk) -> Option<(TokenAlgorithm, Vec<u8>, DecodingKey)> {
         }
         ("EC", Some("P-256")) => {
             let [x, y] = [&jwk.x, &jwk.y].map(|part| bytes(part).filter(|part| part.len() == 32));
-            // Uncompressed, as SEC 1 writes a point. One that is not on the curve verifies nothing.
+            // An uncompressed point in SEC 1 form. A point that is not on the curve verifies no signature.
             let point = [&[4][..], &x?, &y?].concat();
             let key = DecodingKey::from_ec_der(&point);
             Some((TokenAlgorithm::Es256, point, key))

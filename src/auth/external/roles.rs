@@ -1,4 +1,4 @@
-//! Grants of an external token: words, as a scope has them, and roles or groups that the configuration maps to such words.
+//! Grants of an external token: scope words, and roles or groups that the configuration maps to such words.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::{
     pb,
 };
 
-/// What the token grants; none: it says nothing of grants, and the store alone decides.
+/// The grants of the token; `None` if it has no grants claim, so that the store alone decides.
 pub(super) fn grants(config: &IssuerConfig, claims: &Value) -> Result<Option<Grants>, Error> {
     let malformed = || Error::invalid("the grants claim is malformed");
     let claim = at(claims, &config.grants_claim).filter(|claim| !claim.is_null());
@@ -37,7 +37,7 @@ pub(super) fn grants(config: &IssuerConfig, claims: &Value) -> Result<Option<Gra
     permitted(config, grants).map(Some)
 }
 
-/// A text of words or a list of them.
+/// A claim that is a string of words or a list of strings.
 fn list(claim: &Value) -> Option<Vec<&str>> {
     match claim {
         Value::String(words) => Some(words.split_whitespace().collect()),
@@ -48,12 +48,12 @@ fn list(claim: &Value) -> Option<Vec<&str>> {
 
 fn permitted(config: &IssuerConfig, grants: Grants) -> Result<Grants, Error> {
     if grants.administers() && !config.allow_administration {
-        return Err(Error::invalid("it grants administration, which allow_administration does not allow this issuer"));
+        return Err(Error::invalid("the token grants administration, but allow_administration is off for this issuer"));
     }
     Ok(grants)
 }
 
-/// Words that are not grants are ignored: a scope has others.
+/// Words that are not grants are ignored, because a scope usually contains others.
 pub(super) fn from_words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Grants, Error> {
     let mut grants = pb::Grants::default();
     for word in words {

@@ -1,4 +1,5 @@
-//! Sets of keys that are refused, algorithms that do not change hands, and claims that say more than they may.
+//! Tests of external issuers: key sets that are refused, algorithms bound to keys, and claims that exceed what is
+//! allowed.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{jwks::Unusable, *};
+use super::{jwks::KeySetError, *};
 use crate::{
     auth::Grants,
     config::{KeySource, TenantSource, TokenAlgorithm},
@@ -114,9 +115,9 @@ fn tokens_of_every_algorithm_make_callers_with_the_grants_of_their_scope() {
 }
 
 #[test]
-fn a_key_has_one_algorithm_and_unknown_ids_wake_the_fetching() {
+fn a_key_is_used_with_one_algorithm_only_and_an_unknown_key_id_wakes_the_fetch_task() {
     let (issuers, keys) = (issuers(config(acme())), keys());
-    only(&issuers).take(keys.set.to_string().as_bytes()).expect("taken");
+    only(&issuers).take(keys.set.to_string().as_bytes()).expect("accepted");
     let public = keys.set["keys"][0]["x"].as_str().expect("text");
     let hmac = |kid, secret: &[u8]| sign(Algorithm::HS256, kid, &EncodingKey::from_secret(secret), &claims());
     for token in [
@@ -138,30 +139,30 @@ fn a_key_has_one_algorithm_and_unknown_ids_wake_the_fetching() {
 }
 
 #[test]
-fn sets_that_are_huge_crowded_or_malformed_are_refused_and_the_previous_keys_stay() {
+fn key_sets_that_are_too_large_or_malformed_are_refused_and_the_previous_keys_remain_valid() {
     let (issuers, keys) = (issuers(config(acme())), keys());
     let issuer = only(&issuers);
-    issuer.take(keys.set.to_string().as_bytes()).expect("taken");
+    issuer.take(keys.set.to_string().as_bytes()).expect("accepted");
     let many: Vec<_> = (0..65).map(|kid| json!({"kty": "OKP", "kid": kid.to_string()})).collect();
     let huge = json!({"keys": [], "pad": "x".repeat(jwks::MAX_BYTES)}).to_string();
     let bad = [
-        (json!({"keys": many}).to_string(), Unusable::TooManyKeys(65)),
-        (huge, Unusable::TooLarge),
-        ("[]".to_owned(), Unusable::Malformed),
-        (String::new(), Unusable::Malformed),
-        ("[".repeat(100_000), Unusable::Malformed),
+        (json!({"keys": many}).to_string(), KeySetError::TooManyKeys(65)),
+        (huge, KeySetError::TooLarge),
+        ("[]".to_owned(), KeySetError::Malformed),
+        (String::new(), KeySetError::Malformed),
+        ("[".repeat(100_000), KeySetError::Malformed),
     ];
     for (set, why) in bad {
         assert_eq!(issuer.take(set.as_bytes()), Err(why));
     }
     assert!(verify(&issuers, &sign(Algorithm::EdDSA, "ed", &keys.ed, &claims())).is_ok());
-    // A key that is no longer published is no longer trusted.
+    // A key that is not published any more must be refused.
     assert_eq!(issuer.take(br#"{"keys": []}"#), Ok(0));
     assert!(verify(&issuers, &sign(Algorithm::EdDSA, "ed", &keys.ed, &claims())).is_err());
 }
 
 #[test]
-fn keys_that_are_weak_private_or_for_something_else_are_left_out() {
+fn keys_that_are_weak_private_or_for_another_use_are_skipped() {
     let issuers = issuers(config(acme()));
     let rsa = |bytes: usize| json!({"kty": "RSA", "kid": "k", "e": "AQAB", "n": encode(&vec![0xff; bytes])});
     let with = |name: &str, value: Value| {
@@ -190,32 +191,32 @@ fn keys_that_are_weak_private_or_for_something_else_are_left_out() {
 }
 
 #[test]
-fn claims_that_say_more_than_they_may_are_refused() {
+fn invalid_or_excessive_claims_are_refused() {
     type Change = fn(&mut Value);
     let bad: [(&str, Change); 20] = [
         ("another tenant's client", |c| c["azp"] = json!("globex.app")),
         ("a platform administrator", |c| c["azp"] = json!("admin.x.y")),
-        ("a client that walks", |c| c["azp"] = json!("../globex")),
+        ("a path as client", |c| c["azp"] = json!("../globex")),
         ("no client", |c| c["azp"] = Value::Null),
         ("a list of clients", |c| c["azp"] = json!(["app"])),
         ("another issuer", |c| c["iss"] = json!("https://else.example")),
         ("a list of issuers", |c| c["iss"] = json!(["https://id.example"])),
         ("another audience", |c| c["aud"] = json!("other")),
         ("no audience", |c| drop(c.as_object_mut().expect("an object").remove("aud"))),
-        ("ended", |c| c["exp"] = json!(now() - 60)),
-        ("no end", |c| drop(c.as_object_mut().expect("an object").remove("exp"))),
-        ("an end beyond time", |c| c["exp"] = json!(1e300)),
-        ("an end in milliseconds", |c| c["exp"] = json!(now() * 1000)),
-        ("an end beyond the year 9999", |c| c["exp"] = json!(9_223_372_036_854_774_784_i64)),
-        ("a life of a year", |c| c["exp"] = json!(now() + 366 * 24 * 3600)),
+        ("expired", |c| c["exp"] = json!(now() - 60)),
+        ("no expiry", |c| drop(c.as_object_mut().expect("an object").remove("exp"))),
+        ("an expiry out of range", |c| c["exp"] = json!(1e300)),
+        ("an expiry in milliseconds", |c| c["exp"] = json!(now() * 1000)),
+        ("an expiry beyond the year 9999", |c| c["exp"] = json!(9_223_372_036_854_774_784_i64)),
+        ("a lifetime of a year", |c| c["exp"] = json!(now() + 366 * 24 * 3600)),
         ("not yet valid", |c| c["nbf"] = json!(now() + 60)),
-        ("of the future", |c| c["iat"] = json!(now() + 60)),
-        ("of no time", |c| drop(c.as_object_mut().expect("an object").remove("iat"))),
+        ("issued in the future", |c| c["iat"] = json!(now() + 60)),
+        ("no issue time", |c| drop(c.as_object_mut().expect("an object").remove("iat"))),
         ("administration", |c| c["scope"] = json!({"a": true})),
         ("a bad pattern", |c| c["scope"] = json!(["subscribe:a*"])),
     ];
     let (issuers, keys) = (issuers(config(acme())), keys());
-    only(&issuers).take(keys.set.to_string().as_bytes()).expect("taken");
+    only(&issuers).take(keys.set.to_string().as_bytes()).expect("accepted");
     for (what, change) in bad {
         let mut claims = claims();
         change(&mut claims);
@@ -224,17 +225,17 @@ fn claims_that_say_more_than_they_may_are_refused() {
     }
 }
 
-/// What an issuer sends and publishes, and what becomes of it.
+/// What an issuer sends and publishes, and the expected result.
 struct Shape {
     issuer: &'static str,
     header: Value,
     claims: Value,
     /// Changes to the set of keys, which has an Ed25519 key `ed` and a P-256 key `ec`.
     keys: fn(&mut Vec<Value>),
-    /// The id that was bound to `acme.worker`; none: it has none.
+    /// The external id of `acme.worker`; empty for none.
     external_id: &'static str,
     algorithm: Algorithm,
-    /// The client, or the reason for the operator.
+    /// The client, or a part of the operator's reason.
     becomes: Result<&'static str, &'static str>,
 }
 
@@ -265,7 +266,7 @@ fn b64(value: &Value) -> String {
 
 /// The cases of docs/compatibility.md: tokens and key sets as well-known issuers make them.
 #[test]
-fn tokens_as_well_known_issuers_make_them_are_accepted_or_refused_as_documented() {
+fn tokens_in_the_format_of_well_known_issuers_are_accepted_or_refused_as_documented() {
     let groups: Vec<_> = (0..200).map(|i| format!("{i:08x}-0000-4000-8000-000000000000")).collect();
     let shapes = [
         Shape {
@@ -394,7 +395,7 @@ fn tokens_as_well_known_issuers_make_them_are_accepted_or_refused_as_documented(
             issuer: "a logout token",
             header: json!({"typ": "logout+jwt"}),
             claims: json!({"azp": "app"}),
-            becomes: Err("another typ"),
+            becomes: Err("a different typ"),
             ..Shape::default()
         },
     ];
@@ -441,7 +442,7 @@ fn roles_and_groups_are_mapped_to_grants_and_administration_is_off_by_default() 
     let keys = keys();
     let caller = |config: &IssuerConfig, roles: Value| {
         let issuers = issuers(config.clone());
-        only(&issuers).take(keys.set.to_string().as_bytes()).expect("taken");
+        only(&issuers).take(keys.set.to_string().as_bytes()).expect("accepted");
         let mut claims = claims();
         claims.as_object_mut().expect("an object").remove("scope");
         claims["realm_access"] = json!({"roles": roles});
@@ -463,9 +464,9 @@ fn roles_and_groups_are_mapped_to_grants_and_administration_is_off_by_default() 
 }
 
 #[test]
-fn a_whole_second_stands_for_all_of_it_and_a_fraction_for_itself() {
+fn an_issue_time_in_whole_seconds_counts_as_the_end_of_that_second() {
     let (issuers, keys) = (issuers(config(acme())), keys());
-    only(&issuers).take(keys.set.to_string().as_bytes()).expect("taken");
+    only(&issuers).take(keys.set.to_string().as_bytes()).expect("accepted");
     let issued = |iat: Value| {
         let mut claims = claims();
         claims["iat"] = iat;
@@ -481,9 +482,9 @@ fn a_whole_second_stands_for_all_of_it_and_a_fraction_for_itself() {
 }
 
 #[test]
-fn the_tenant_comes_from_where_the_configuration_says() {
+fn the_tenant_is_read_from_the_configured_claim() {
     let (issuers, keys) = (issuers(config(TenantSource::Claim("/org/tenant".to_owned()))), keys());
-    only(&issuers).take(keys.set.to_string().as_bytes()).expect("taken");
+    only(&issuers).take(keys.set.to_string().as_bytes()).expect("accepted");
     let caller = |org: Value, azp: &str| {
         let mut claims = claims();
         (claims["org"], claims["azp"]) = (org, json!(azp));
@@ -506,12 +507,12 @@ proptest! {
     #![proptest_config(crate::names::cases())]
 
     #[test]
-    fn no_bytes_panic_the_reading_of_keys(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn no_bytes_make_the_key_set_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = only(&issuers(config(acme()))).take(&bytes);
     }
 
     #[test]
-    fn no_key_panics_the_reading_of_keys(
+    fn no_key_makes_the_key_set_parser_panic(
         kty in "OKP|EC|RSA|oct|", crv in "Ed25519|P-256|", kid in "[a-z]{0,3}", parts in prop::collection::vec("[A-Za-z0-9_=-]{0,90}", 4)
     ) {
         let key = json!({"kty": kty, "crv": crv, "kid": kid, "x": parts[0], "y": parts[1], "n": parts[2], "e": parts[3]});

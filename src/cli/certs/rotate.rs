@@ -1,4 +1,5 @@
-//! `warrengate certs rotate-ca` and `rotate-password`: replacement of secrets that several sides must know at the same time.
+//! `warrengate certs rotate-ca` and `rotate-password`: replacement of secrets that several components must know at the
+//! same time.
 //!
 //! Old and new are both valid in between, and each step prints what to do before the next one.
 
@@ -18,14 +19,14 @@ use crate::{
 pub(super) struct Authority {
     /// The step
     #[arg(value_enum)]
-    step: Turn,
+    step: RotationStep,
     /// The authority
     #[arg(long, value_enum, default_value_t = Whose::Broker)]
     of: Whose,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Turn {
+enum RotationStep {
     /// Create the next authority; both are trusted from now on
     Prepare,
     /// The next one signs; the old one is still trusted
@@ -55,12 +56,12 @@ pub(super) struct Password {
 
 pub(super) fn authority(certs: &CertsDir, args: &Authority, output: &Output) -> Result<(), Error> {
     let (item, step) = match (args.of, args.step) {
-        (Whose::Broker, Turn::Prepare) => (Item::BrokerCa, Step::Prepare),
-        (Whose::Broker, Turn::Switch) => (Item::BrokerCa, Step::Switch),
-        (Whose::Broker, Turn::Finish) => (Item::BrokerCa, Step::Finish),
-        (Whose::Gateway, Turn::Prepare) => (Item::GatewayCa, Step::Prepare),
-        (Whose::Gateway, Turn::Switch) => (Item::GatewayCa, Step::Switch),
-        (Whose::Gateway, Turn::Finish) => (Item::GatewayCa, Step::Finish),
+        (Whose::Broker, RotationStep::Prepare) => (Item::BrokerCa, Step::Prepare),
+        (Whose::Broker, RotationStep::Switch) => (Item::BrokerCa, Step::Switch),
+        (Whose::Broker, RotationStep::Finish) => (Item::BrokerCa, Step::Finish),
+        (Whose::Gateway, RotationStep::Prepare) => (Item::GatewayCa, Step::Prepare),
+        (Whose::Gateway, RotationStep::Switch) => (Item::GatewayCa, Step::Switch),
+        (Whose::Gateway, RotationStep::Finish) => (Item::GatewayCa, Step::Finish),
     };
     let report = certs.rotate(item, step).map_err(anyhow::Error::new)?;
     let next = next_step(args.of, args.step);
@@ -74,35 +75,35 @@ pub(super) fn authority(certs: &CertsDir, args: &Authority, output: &Output) -> 
     Ok(())
 }
 
-fn next_step(of: Whose, step: Turn) -> &'static str {
+fn next_step(of: Whose, step: RotationStep) -> &'static str {
     match (of, step) {
-        (Whose::Broker, Turn::Prepare) => {
+        (Whose::Broker, RotationStep::Prepare) => {
             "next: give broker-ca.pem to every broker node (which loads it within two minutes) and every gateway (5 s); when \
              `warrengate doctor` reports that every node trusts the next authority: `warrengate certs rotate-ca switch`"
         }
-        (Whose::Broker, Turn::Switch) => {
+        (Whose::Broker, RotationStep::Switch) => {
             "next: give broker.pem, broker.key and broker-ca.pem to every broker node, and broker-ca.*, provisioner.* to every \
              gateway, which replaces its tenants' connections by itself; when `warrengate doctor` finds every broker node \
              signed by the new authority: `warrengate certs rotate-ca finish`"
         }
-        (Whose::Broker, Turn::Finish) => {
+        (Whose::Broker, RotationStep::Finish) => {
             "next: give broker-ca.pem to every broker node and every gateway; then the old authority is no longer trusted"
         }
-        (Whose::Gateway, Turn::Prepare) => {
+        (Whose::Gateway, RotationStep::Prepare) => {
             "next: give gateway-ca.pem to every application; when all have it: `warrengate certs rotate-ca switch --of gateway`"
         }
-        (Whose::Gateway, Turn::Switch) => {
+        (Whose::Gateway, RotationStep::Switch) => {
             "next: give gateway.* to every gateway, which uses it for new connections; then \
              `warrengate certs rotate-ca finish --of gateway`"
         }
-        (Whose::Gateway, Turn::Finish) => "next: give gateway-ca.pem to every application",
+        (Whose::Gateway, RotationStep::Finish) => "next: give gateway-ca.pem to every application",
     }
 }
 
 pub(super) async fn password(certs: &CertsDir, args: Password, output: &Output) -> Result<(), Error> {
     let account = Account::offer(certs.path()).map_err(anyhow::Error::new)?;
     if args.prepare {
-        return said(
+        return report(
             certs,
             output,
             "offered",
@@ -123,7 +124,7 @@ pub(super) async fn password(certs: &CertsDir, args: Password, output: &Output) 
     account.settle().map_err(anyhow::Error::new)?;
     // Checked with the new password only, before it is announced.
     Provisioner::new(&config, &authority).map_err(anyhow::Error::new)?.ready().await.map_err(anyhow::Error::new)?;
-    said(
+    report(
         certs,
         output,
         "changed",
@@ -131,7 +132,7 @@ pub(super) async fn password(certs: &CertsDir, args: Password, output: &Output) 
     )
 }
 
-fn said(certs: &CertsDir, output: &Output, what: &str, next: &str) -> Result<(), Error> {
+fn report(certs: &CertsDir, output: &Output, what: &str, next: &str) -> Result<(), Error> {
     let words = format!("{}: the provisioner's password was {what}", certs.path().display());
     output.result(|| json!({"dir": certs.path(), "password": what, "next": next}), || words)?;
     output.note(next);

@@ -51,7 +51,7 @@ pub(super) struct Room {
     queue: String,
     name: String,
     session: String,
-    /// Pending outcomes; a failure has a description.
+    /// Pending outcomes, each with a description if it failed.
     outcomes: JoinSet<Option<String>>,
 }
 
@@ -74,12 +74,12 @@ impl Room {
         Ok(Self { client, publisher, queue, name: name.to_owned(), session, outcomes: JoinSet::new() })
     }
 
-    /// The messages since then, and new ones.
+    /// Messages since a point in time, including new ones.
     pub(super) async fn talk(&self, since: SystemTime) -> Result<Subscription, Error> {
         self.client.subscribe(SubscribeOptions::queue(&self.queue).from_time(since)).await
     }
 
-    /// Presence since then, and changes.
+    /// Presence messages since a point in time, including new ones.
     pub(super) async fn presence(&self, since: SystemTime) -> Result<Subscription, Error> {
         self.client.subscribe(SubscribeOptions::queue(here(&self.queue)).from_time(since)).await
     }
@@ -98,15 +98,15 @@ impl Room {
 
     /// Announces leaving. If that fails, others notice after [`super::STALE`].
     pub(super) async fn leave(&mut self) {
-        let goodbye = async {
+        let announcement = async {
             if self.send(here(&self.queue), LEFT, "").await.is_ok() {
                 while self.outcomes.join_next().await.is_some() {}
             }
         };
-        let _ = tokio::time::timeout(LEAVE_TIMEOUT, goodbye).await;
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, announcement).await;
     }
 
-    /// Waits for a failed message. Never returns while there is none.
+    /// Waits for a message that failed; pending while there is none.
     pub(super) async fn trouble(&mut self) -> String {
         loop {
             match self.outcomes.join_next().await {
@@ -149,7 +149,7 @@ pub(super) struct ChatMessage {
 }
 
 impl ChatMessage {
-    /// None for a delivery of another form.
+    /// `None` for a delivery of another form.
     pub(super) fn of(delivery: &Delivery) -> Option<Self> {
         let message = delivery.message();
         (message.r#type == MESSAGE).then_some(())?;
@@ -171,7 +171,7 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// None for a delivery of another form.
+    /// `None` for a delivery of another form.
     pub(super) fn of(delivery: &Delivery) -> Option<Self> {
         let message = delivery.message();
         let is_here = match message.r#type.as_str() {

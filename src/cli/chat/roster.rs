@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-/// The people present, by session: the same name twice is two people.
+/// The people present, by session; the same name twice means two people.
 #[derive(Debug, Default)]
 pub(super) struct Roster(BTreeMap<String, (String, Instant)>);
 
 impl Roster {
-    /// Records a presence message, valid until then. Returns whether the session is new.
+    /// Records a presence message that is valid until the given time. Returns whether the session is new.
     pub(super) fn here(&mut self, session: String, name: String, until: Instant) -> bool {
         self.0.insert(session, (name, until)).is_none()
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_leave_or_fall_silent_are_not_here() {
+    fn people_who_leave_or_time_out_are_not_present() {
         let (mut roster, now) = (Roster::default(), Instant::now());
         let later = now + Duration::from_secs(45);
         assert!(roster.here("1".into(), "ben".into(), now + Duration::from_secs(5)));

@@ -1,4 +1,4 @@
-//! The sources of settings and their priority.
+//! Tests of the sources of settings and their priority.
 
 use secrecy::ExposeSecret as _;
 
@@ -29,7 +29,7 @@ fn who(credentials: &Credentials) -> String {
 }
 
 #[test]
-fn the_development_file_alone_is_enough() {
+fn the_development_file_alone_is_sufficient() {
     let found = settings(&ConnectionArgs::default(), &[], true).expect("settings");
     assert_eq!(found.endpoint, "https://127.0.0.1:8443");
     assert_eq!(found.ca, Some("dev.pem".into()));
@@ -39,7 +39,7 @@ fn the_development_file_alone_is_enough() {
 }
 
 #[test]
-fn flags_are_stronger_than_the_environment_and_that_is_stronger_than_the_file() {
+fn flags_have_precedence_over_the_environment_and_that_over_the_file() {
     let environment = [("WARRENGATE_CLIENT_ID", "env.id"), ("WARRENGATE_CLIENT_SECRET", "env-secret")];
     let found = settings(&ConnectionArgs::default(), &environment, true).expect("settings");
     assert_eq!(who(&found.credentials), "env.id/env-secret");
@@ -61,7 +61,7 @@ fn flags_are_stronger_than_the_environment_and_that_is_stronger_than_the_file() 
 }
 
 #[test]
-fn the_development_files_secrets_and_authority_are_for_its_own_gateway_only() {
+fn the_development_files_secrets_and_authority_are_used_for_its_own_gateway_only() {
     let elsewhere = [("WARRENGATE_ENDPOINT", "https://gateway.example")];
     assert!(matches!(settings(&ConnectionArgs::default(), &elsewhere, true), Err(Error::Usage(_))));
     let args = ConnectionArgs { token: Some("t".into()), ..Default::default() };
@@ -71,7 +71,7 @@ fn the_development_files_secrets_and_authority_are_for_its_own_gateway_only() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_settings_are_reported() {
     let complaint = |args: ConnectionArgs, environment: &[(&str, &str)], with_file| {
         settings(&args, environment, with_file).expect_err("refused").to_string()
     };

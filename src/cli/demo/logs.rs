@@ -42,7 +42,7 @@ pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
     }
     Ok(vec![
         "The publisher knows no reader: its routing key describes the line, in words separated by dots.".to_owned(),
-        "* stands for exactly one word, # for any number: shop.# matches shop.cart.info, *.error does not match a.b.error."
+        "* matches exactly one word, # any number: shop.# matches shop.cart.info, *.error does not match a.b.error."
             .to_owned(),
         "Each queue has a copy of its own: what the archive acknowledges stays in the queue on-call.".to_owned(),
     ])

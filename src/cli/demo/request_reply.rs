@@ -27,7 +27,7 @@ pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
         if let Some(message) = &mut publication.message {
             message.correlation_id = id.to_owned();
             message.reply_to = demo.full("answers");
-            // Nobody waits longer for the reply.
+            // The requester does not wait longer for the reply.
             message.ttl = Some(values::api_duration(Duration::from_secs(30)));
         }
         publication

@@ -39,7 +39,7 @@ impl Identities {
     }
 
     pub(super) fn of(&self, name: &str) -> Result<(String, SecretString), Error> {
-        self.clients.get(name).cloned().ok_or_else(|| Error::Failed(format!("there is no identity {name}")))
+        self.clients.get(name).cloned().ok_or_else(|| Error::Failed(format!("identity {name} does not exist")))
     }
 
     pub(super) fn keep(&mut self, name: &str, id: &str, secret: &SecretString) {
@@ -73,7 +73,7 @@ impl Identities {
         let request = pb::CreateClientRequest { client: Some(client), ..pb::CreateClientRequest::default() };
         let secret = match admin.admin().create_client(request).await {
             Ok(created) => created.into_inner().client_secret,
-            // Its secret is lost.
+            // The secret is not known any more.
             Err(status) if status.code() == tonic::Code::AlreadyExists => {
                 let request = pb::RotateClientSecretRequest { client_id: client_id.clone(), overlap: None };
                 admin.admin().rotate_client_secret(request).await?.into_inner().client_secret

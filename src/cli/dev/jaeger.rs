@@ -1,5 +1,5 @@
-//! The trace collector of the development gateway: one that is configured or running, or a Jaeger from the PATH, which is started
-//! and ends with this process, however that ends.
+//! The trace collector of the development gateway: one that is configured or running, or a Jaeger from the PATH, which
+//! is started and always ends with this process.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -59,7 +59,7 @@ impl Tracing {
             found.settings.push(("WARRENGATE_TELEMETRY__OTLP_ENDPOINT".to_owned(), endpoint));
         } else {
             found.note =
-                "no traces: there is no Jaeger. Run ./scripts/jaeger in another terminal (or put jaeger on the PATH, or set \
+                "no traces, because no Jaeger was found. Run ./scripts/jaeger in another terminal (or put jaeger on the PATH, or set \
                  OTEL_EXPORTER_OTLP_ENDPOINT), and start dev again"
                     .to_owned();
         }

@@ -1,6 +1,6 @@
-//! New secrets for the development identities, when `dev.env` has invalid ones because they were rotated elsewhere.
+//! New secrets for the development identities, if those in `dev.env` are invalid because they were rotated elsewhere.
 //!
-//! Whoever rotated a secret keeps a valid one: a new secret is added beside it.
+//! A new secret is added to the current one, so that the person who rotated it keeps a valid secret.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,7 @@ use crate::{
     store::{EncryptionKey, Store},
 };
 
-/// How long the secret that was valid before remains valid.
+/// How long the previous secret remains valid.
 const OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long the gateway may take to notice a change of its store.
 const PROPAGATION: Duration = Duration::from_secs(10);

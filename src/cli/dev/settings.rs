@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_taken_and_what_dev_decides_is_named() {
+    fn settings_are_accepted_and_those_that_dev_overrides_are_reported() {
         let environment = [
             ("WARRENGATE_AUTH__TOKEN_LIFETIME", "1m"),
             ("WARRENGATE_STORE__URL", "postgres://elsewhere"),
@@ -55,7 +55,7 @@ mod tests {
             ("WARRENGATE_MANAGEMENT__PASSWORD_FILE", "/a"),
             ("WARRENGATE_STORE__OUTAGE_GRACE", "1m"),
             ("WARRENGATE_LIMITS__DRAIN_DEADLINE", ""),
-            // The command line's.
+            // This is a setting of the command line, not of the gateway.
             ("WARRENGATE_ENDPOINT", "https://127.0.0.1:1"),
             ("PATH", "/bin"),
         ];

@@ -1,4 +1,4 @@
-//! When each certificate that a gateway uses expires.
+//! The expiry of each certificate that a gateway uses.
 
 use std::{
     path::Path,
@@ -11,7 +11,7 @@ use crate::{
     pki::{Authority, Inspection, inspect_all},
 };
 
-/// What expires sooner fails the check.
+/// The remaining lifetime below which a check fails.
 const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 const DAY: u64 = 86_400;
 
@@ -83,7 +83,7 @@ fn leaf(what: &str, path: &Path, next: &str) -> Finding {
         Err(error) => Finding::new(what, Err(error), next),
         Ok(chain) if chain[0].not_before() > SystemTime::now() => {
             let seen = format!("{} is not valid yet", path.display());
-            Finding::new(what, Err(seen), "is this machine's clock right?")
+            Finding::new(what, Err(seen), "check this machine's clock")
         }
         Ok(chain) => {
             in_time(Finding::new(what, Ok(chain[0].subject().to_owned()), next).ending(Some(chain[0].not_after())))
@@ -96,7 +96,7 @@ fn read(path: &Path) -> Result<Vec<Inspection>, String> {
     inspect_all(&pem).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Adds how long is left; fails when it has expired, or soon will.
+/// Adds the remaining time; fails if the certificate has expired or will soon.
 pub(super) fn in_time(finding: Finding) -> Finding {
     let Some(ends) = finding.ends.filter(|_| finding.fine) else { return finding };
     let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ends_within_a_week_or_has_ended_fails_with_its_next_step() {
+    fn a_certificate_that_expires_within_a_week_fails_with_its_next_step() {
         let line = |left: i64| {
             let days = Duration::from_secs(left.unsigned_abs() * DAY + 60);
             let now = SystemTime::now();

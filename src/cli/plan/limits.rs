@@ -65,7 +65,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The plan of this name, with the limits of `base` where none was given, and the names of those that were given.
+    /// The plan of this name, with the limits of `base` where no flag was given, and the names of the given limits.
     pub(super) fn plan(self, name: String, base: pb::Plan) -> (pb::Plan, Vec<String>) {
         let mut plan = pb::Plan { name, ..base };
         let mut given = Vec::new();
@@ -107,7 +107,7 @@ impl Limits {
     }
 }
 
-/// All of a plan, a line each.
+/// All limits of a plan, one per line.
 pub(super) fn lines(plan: &pb::Plan) -> Vec<(&'static str, String)> {
     let rate = |rate: String, burst: String| if rate == UNLIMITED { rate } else { format!("{rate}, burst {burst}") };
     let length = |length| json::length(length).unwrap_or_else(|| UNLIMITED.to_owned());
@@ -147,7 +147,7 @@ pub(in crate::cli) fn size(limit: u64) -> String {
     if limit == 0 { UNLIMITED.to_owned() } else { amount(limit) }
 }
 
-/// Bytes, for people.
+/// Bytes in a readable form.
 pub(in crate::cli) fn amount(bytes: u64) -> String {
     let units = [(1_u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.into_iter().find(|(unit, _)| bytes >= *unit) {
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_that_were_given_are_named_as_the_api_does() {
+    fn given_flags_are_listed_by_their_api_names() {
         let limits = Limits { streams: Some(0), message_ttl: Some(std::time::Duration::ZERO), ..Limits::default() };
         let (plan, given) = limits.plan("gold".into(), pb::Plan { max_queues: 7, ..pb::Plan::default() });
         assert_eq!(given, ["max_streams", "max_message_ttl"]);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_read_well() {
+    fn amounts_have_readable_units() {
         assert_eq!(
             [0, 512, 1 << 10, 3 << 19, 1 << 34].map(amount),
             ["0 B", "512 B", "1 KiB", "1.5 MiB", "16 GiB"].map(str::to_owned)

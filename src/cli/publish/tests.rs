@@ -1,4 +1,4 @@
-//! Flags become a publication, and outcomes a summary.
+//! Tests of the conversion of flags to a publication, and of outcomes to a summary.
 
 use clap::Parser as _;
 
@@ -49,7 +49,7 @@ fn a_queue_is_the_default_exchange() {
 }
 
 #[test]
-fn a_place_and_exactly_one_source_are_needed() {
+fn a_destination_and_exactly_one_body_are_required() {
     for bad in [
         &["body"][..],
         &["--queue", "q"],
@@ -78,6 +78,6 @@ fn a_summary_counts_all_and_shows_the_first_problems() {
     let json = tally.json();
     assert_eq!((&json["messages"], &json["outcomes"]["unroutable"]), (&json!(40), &json!(30)));
     assert_eq!(json["problems"].as_array().map(Vec::len), Some(PROBLEMS));
-    assert!(tally.verdict().is_err());
-    assert!(Tally::default().verdict().is_ok());
+    assert!(tally.result().is_err());
+    assert!(Tally::default().result().is_ok());
 }

@@ -1,4 +1,4 @@
-//! `warrengate tenant usage`: a tenant's limits and their use, as bars or JSON.
+//! `warrengate tenant usage`: a tenant's limits and usage, as bars or JSON.
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn number(meter: &pb::UsageMeter, number: u64) -> String {
     if meter.limit.contains("bytes") { amount(number) } else { number.to_string() }
 }
 
-/// A bar for the used share; any use shows at least one mark.
+/// A bar for the used share; any usage shows at least one mark.
 fn bar(used: u64, allowed: u64) -> String {
     if allowed == 0 {
         return String::new();
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_is_as_long_as_what_is_used() {
+    fn a_bar_is_proportional_to_the_usage() {
         assert_eq!(bar(0, 10), "[--------------------] 0%");
         assert_eq!(bar(1, 1000), "[#-------------------] 0%");
         assert_eq!(bar(5, 10), "[##########----------] 50%");

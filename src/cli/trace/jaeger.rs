@@ -62,7 +62,7 @@ impl Jaeger {
             ("tags", json!({ "messaging.message.id": id }).to_string()),
             ("limit", "20".to_owned()),
             ("start", micros(now.checked_sub(since).unwrap_or(UNIX_EPOCH))),
-            // Clocks differ.
+            // The clocks of the machines may differ.
             ("end", micros(now + Duration::from_secs(60))),
         ];
         self.ask("/api/traces", &query).await
@@ -76,7 +76,7 @@ impl Jaeger {
         }
         let answer = self.http.get(url).send().await.map_err(|_| {
             Error::Failed(format!(
-                "no Jaeger answers at {}; start one (scripts/jaeger), or give its address with --jaeger",
+                "no Jaeger responds at {}; start one (scripts/jaeger), or give its address with --jaeger",
                 self.base
             ))
         })?;
@@ -88,9 +88,9 @@ impl Jaeger {
         let parsed: Option<Value> = serde_json::from_str(&body).ok();
         match parsed.as_ref().and_then(|body| body.get("data")) {
             Some(Value::Array(traces)) if status.is_success() => Ok(traces.clone()),
-            // The API's answer for a missing trace.
+            // The API's response for a missing trace.
             Some(Value::Null) if status.is_success() => Ok(Vec::new()),
-            _ => Err(Error::Failed(format!("{} answers {status}, unlike Jaeger's query API", self.base))),
+            _ => Err(Error::Failed(format!("{} responded with {status}, which is not Jaeger's query API", self.base))),
         }
     }
 }
@@ -112,7 +112,8 @@ impl Trace {
 impl Span {
     fn read(span: &Value, services: &HashMap<&str, &str>) -> Self {
         let trace = &span["traceID"];
-        // Jaeger reports a parent that is also linked, as a delivery's is, as a link only. Links of a root are to other traces.
+        // Jaeger reports a parent that is also linked, such as that of a delivery, as a link only. Links of a root
+        // point to other traces.
         let of = |kind: &str| {
             let same = |reference: &&Value| reference["refType"] == *kind && reference["traceID"] == *trace;
             array(&span["references"]).find(same).map(|reference| text(&reference["spanID"]))

@@ -1,10 +1,11 @@
-//! A trace as a tree of lines, in the order of start. A span whose parent is missing is a root, with a note.
+//! A trace as a tree of lines in the order of start times. A span whose parent is missing is shown as a root, with a
+//! note.
 
 use std::fmt::Write as _;
 
 use super::jaeger::{Span, Trace};
 
-/// The attributes that a line shows, in this order.
+/// The attributes that are shown, in this order.
 const SHOWN: [(&str, &str); 9] = [
     ("warrengate.client", ""),
     ("warrengate.attempt", "attempt "),
@@ -34,7 +35,7 @@ pub(super) fn draw(trace: &Trace) -> String {
 }
 
 fn branch(trace: &Trace, span: &Span, first: &str, rest: &str, begin: u64, text: &mut String) {
-    // Spans of a faulty exporter could form a cycle; no real trace is this deep.
+    // A faulty exporter could produce a cycle; real traces are never this deep.
     if first.chars().count() > 200 {
         return;
     }
@@ -50,7 +51,7 @@ fn branch(trace: &Trace, span: &Span, first: &str, rest: &str, begin: u64, text:
         }
     }
     if first.is_empty() && span.parent.is_some() {
-        text.push_str("  (its parent is not in Jaeger: its caller's)");
+        text.push_str("  (the parent span is not in Jaeger)");
     }
     let children: Vec<_> = trace.spans.iter().filter(|child| child.parent.as_ref() == Some(&span.id)).collect();
     let bar = if children.is_empty() { "  " } else { "│ " };
@@ -104,7 +105,7 @@ mod tests {
         assert_eq!(
             draw(&Trace::read(&trace)),
             "trace t: 4 spans, 1.5 ms\nmessage m1\n\
-             send jobs  +0 µs 1.5 ms  confirmed  (its parent is not in Jaeger: its caller's)\n\
+             send jobs  +0 µs 1.5 ms  confirmed  (the parent span is not in Jaeger)\n\
              │ · confirmed +2 µs\n\
              └─ deliver jobs !  +10 µs 9 µs\n   \
                 ├─ work  +15 µs 2 µs  (shop)\n   \
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_shows_the_tree_of_the_stored_trace() {
+    fn the_tree_of_the_stored_trace_matches_the_documentation() {
         let trace = serde_json::from_str(include_str!("../../../docs/tracing/order-17.json")).expect("Jaeger's JSON");
         let (drawn, page) = (draw(&Trace::read(&trace)), include_str!("../../../docs/tracing.md"));
         assert!(page.contains(&drawn), "docs/tracing.md differs from\n{drawn}");

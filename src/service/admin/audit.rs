@@ -1,4 +1,4 @@
-//! Reading the audit trail: filtered, newest first, in pages.
+//! Reading of the audit trail: filtered, newest first, in pages.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    act::AdminContext,
+    context::AdminContext,
     error::{Error, invalid, named},
     fields::timestamp,
 };
@@ -19,13 +19,13 @@ use crate::{
 };
 
 pub(super) async fn list(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     _who: Administrator,
     request: pb::ListAuditEventsRequest,
 ) -> Result<pb::ListAuditEventsResponse, Error> {
     let page = Page::parse(request.page_size, &request.page_token, Uuid::parse_str).map_err(Error::Field)?;
     let filter = filter(request)?;
-    let mut rows = desk.store.audit(&filter, page.after, page.limit()).await?;
+    let mut rows = context.store.audit(&filter, page.after, page.limit()).await?;
     let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
     Ok(pb::ListAuditEventsResponse { events: rows.into_iter().map(shown).collect(), next_page_token })
 }
@@ -40,7 +40,7 @@ fn filter(request: pb::ListAuditEventsRequest) -> Result<AuditFilter, Error> {
     for (field, text) in [("method", &request.method), ("outcome", &request.outcome)] {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | ':' | ' ' | '-');
         if text.len() > 100 || !text.chars().all(is_plain) {
-            return Err(invalid(field, "must be as events show it"));
+            return Err(invalid(field, "must have the form shown in events"));
         }
     }
     Ok(AuditFilter {
@@ -54,7 +54,7 @@ fn filter(request: pb::ListAuditEventsRequest) -> Result<AuditFilter, Error> {
 }
 
 fn moment(field: &'static str, time: Option<Timestamp>) -> Result<Option<SystemTime>, Error> {
-    let read = |time| SystemTime::try_from(time).map_err(|_| invalid(field, "must be a moment that can be"));
+    let read = |time| SystemTime::try_from(time).map_err(|_| invalid(field, "must be a valid time"));
     time.map(read).transpose()
 }
 

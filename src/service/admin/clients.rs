@@ -1,5 +1,5 @@
-//! Administration of clients. A client id names its tenant, and an administrator of another tenant is refused whether there is such a
-//! client or not. A secret is shown once, in the response; its hash is stored.
+//! Administration of clients. A client id contains its tenant, and an administrator of another tenant is refused
+//! whether the client exists or not. A secret is shown once, in the response; only its hash is stored.
 
 use std::{
     sync::Arc,
@@ -9,7 +9,7 @@ use std::{
 use secrecy::ExposeSecret as _;
 
 use super::{
-    act::AdminContext,
+    context::AdminContext,
     error::{Error, invalid, named},
     fields::{self, timestamp},
     grants,
@@ -23,13 +23,13 @@ use crate::{
     tenant::Administrator,
 };
 
-/// Bytes of the id by which an external issuer knows a client.
+/// The maximum length of an external id in bytes.
 const MAX_EXTERNAL_ID: usize = 500;
-/// How long two secrets of a client may be valid at the same time.
+/// The maximum time for which two secrets of a client are valid.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) async fn create(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
     request: pb::CreateClientRequest,
 ) -> Result<pb::CreateClientResponse, Error> {
@@ -37,21 +37,21 @@ pub(super) async fn create(
     wanted.may_be_managed_by(&who)?;
     fields::request_id(&request.request_id)?;
     wanted.check_grants(&who)?;
-    wanted.check_issuer(&desk)?;
+    wanted.check_issuer(&context)?;
     let max = match wanted.id.tenant() {
         Some(tenant) => {
-            let row = desk.store.tenant(tenant).await?.ok_or(Error::NotFound("tenant"))?;
-            desk.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?.max_clients
+            let row = context.store.tenant(tenant).await?.ok_or(Error::NotFound("tenant"))?;
+            context.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?.max_clients
         }
         None => 0,
     };
-    // Checked before a secret is hashed, which takes some 30 ms, so that refused requests cost nobody else. The store checks
+    // Checked before a secret is hashed, which takes about 30 ms, so that refused requests are cheap. The store checks
     // again.
-    if desk.store.client(&wanted.id).await?.is_some() {
+    if context.store.client(&wanted.id).await?.is_some() {
         return Err(Error::ClientExists);
     }
     if let Some(tenant) = wanted.id.tenant().filter(|_| max > 0)
-        && desk.store.client_count(tenant).await? >= max
+        && context.store.client_count(tenant).await? >= max
     {
         return Err(store::Error::TooManyClients { max }.into());
     }
@@ -59,19 +59,19 @@ pub(super) async fn create(
         return Ok(pb::CreateClientResponse { client: Some(wanted.preview()), client_secret: String::new() });
     }
 
-    // A client of an external issuer gets a secret that nobody knows.
+    // A client of an external issuer gets a random secret that nobody knows.
     let secret = Secret::generate();
-    let secret_hash = desk.issuer.hash(wanted.id.tenant(), &secret).await?;
+    let secret_hash = context.issuer.hash(wanted.id.tenant(), &secret).await?;
     let client_secret = if wanted.external.is_some() { String::new() } else { revealed(&secret) };
     let Wanted { id, display_name, grants, external } = wanted;
     let new = NewClient { id, display_name, secret_hash, grants: grants.to_json(), external };
-    let row = desk.store.create_client_within(&new, max).await?.ok_or(Error::ClientExists)?;
-    desk.spread_identity(new.external.is_some()).await;
+    let row = context.store.create_client_within(&new, max).await?.ok_or(Error::ClientExists)?;
+    context.refresh_identities(new.external.is_some()).await;
     Ok(pb::CreateClientResponse { client: Some(shown(&row)?), client_secret })
 }
 
 pub(super) async fn list(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
     request: pb::ListClientsRequest,
 ) -> Result<pb::ListClientsResponse, Error> {
@@ -82,17 +82,17 @@ pub(super) async fn list(
     may_manage(&who, tenant.as_ref())?;
     let page = Page::parse(request.page_size, &request.page_token, ClientId::parse).map_err(Error::Field)?;
     if let Some(tenant) = &tenant
-        && desk.store.tenant(tenant).await?.is_none()
+        && context.store.tenant(tenant).await?.is_none()
     {
         return Err(Error::NotFound("tenant"));
     }
-    let mut rows = desk.store.clients(tenant.as_ref(), page.after.as_ref(), page.limit()).await?;
+    let mut rows = context.store.clients(tenant.as_ref(), page.after.as_ref(), page.limit()).await?;
     let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
     Ok(pb::ListClientsResponse { clients: rows.iter().map(shown).collect::<Result<_, _>>()?, next_page_token })
 }
 
 pub(super) async fn update(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
     request: pb::UpdateClientRequest,
 ) -> Result<pb::UpdateClientResponse, Error> {
@@ -101,7 +101,7 @@ pub(super) async fn update(
     wanted.may_be_managed_by(&who)?;
     let display_name = paths.contains(&"display_name").then_some(wanted.display_name.as_str());
     let new_grants = paths.contains(&"grants").then_some(&wanted.grants);
-    let mut row = in_use(desk.store.client(&wanted.id).await?)?;
+    let mut row = in_use(context.store.client(&wanted.id).await?)?;
     if let Some(new) = new_grants {
         wanted.check_grants(&who)?;
         grants::check(&who, &Grants::from_json(&row.grants)?)?;
@@ -111,7 +111,7 @@ pub(super) async fn update(
     }
     let external = paths.contains(&"issuer").then_some(wanted.external.as_ref());
     if external.is_some() {
-        wanted.check_issuer(&desk)?;
+        wanted.check_issuer(&context)?;
         // An administrator who decides which tokens a client accepts can act as that client.
         grants::check(&who, &Grants::from_json(&row.grants)?)?;
         if wanted.id == *who.caller().client() {
@@ -126,14 +126,14 @@ pub(super) async fn update(
         return Ok(pb::UpdateClientResponse { client: Some(shown(&row)?) });
     }
     let changes = ClientChanges { display_name, grants: new_grants.as_deref(), external };
-    let row = desk.store.update_client(&wanted.id, &changes).await?;
+    let row = context.store.update_client(&wanted.id, &changes).await?;
     let row = row.ok_or(Error::NotFound("client"))?;
-    desk.spread_identity(external.is_some()).await;
+    context.refresh_identities(external.is_some()).await;
     Ok(pb::UpdateClientResponse { client: Some(shown(&row)?) })
 }
 
 pub(super) async fn revoke(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
     request: pb::RevokeClientRequest,
 ) -> Result<pb::RevokeClientResponse, Error> {
@@ -142,13 +142,13 @@ pub(super) async fn revoke(
     if id == *who.caller().client() {
         return Err(Error::ShutsItselfOut);
     }
-    let row = desk.store.revoke_client(&id).await?.ok_or(Error::NotFound("client"))?;
-    desk.refresh_registry().await;
+    let row = context.store.revoke_client(&id).await?.ok_or(Error::NotFound("client"))?;
+    context.refresh_registry().await;
     Ok(pb::RevokeClientResponse { client: Some(shown(&row)?) })
 }
 
 pub(super) async fn delete(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
     request: pb::DeleteClientRequest,
 ) -> Result<pb::DeleteClientResponse, Error> {
@@ -157,48 +157,48 @@ pub(super) async fn delete(
     if id == *who.caller().client() {
         return Err(Error::ShutsItselfOut);
     }
-    if !desk.store.delete_client(&id).await? {
+    if !context.store.delete_client(&id).await? {
         return Err(Error::NotFound("client"));
     }
-    desk.spread_identity(true).await;
+    context.refresh_identities(true).await;
     Ok(pb::DeleteClientResponse {})
 }
 
 pub(super) async fn rotate_secret(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
     request: pb::RotateClientSecretRequest,
 ) -> Result<pb::RotateClientSecretResponse, Error> {
     let id = named("client_id", ClientId::parse(&request.client_id))?;
     may_manage(&who, id.tenant())?;
-    let row = in_use(desk.store.client(&id).await?)?;
+    let row = in_use(context.store.client(&id).await?)?;
     if row.external.is_some() {
         return Err(Error::ExternalClient);
     }
     grants::check(&who, &Grants::from_json(&row.grants)?)?;
     let overlap = overlap(request.overlap)?;
     let (secret, previous_until) = (Secret::generate(), SystemTime::now() + overlap);
-    let hash = desk.issuer.hash(id.tenant(), &secret).await?;
+    let hash = context.issuer.hash(id.tenant(), &secret).await?;
     let row = match overlap.is_zero() {
-        true => desk.store.set_client_secret(&id, &hash).await?,
-        false => desk.store.add_client_secret(&id, &hash, &secret.tag(), previous_until).await?,
+        true => context.store.set_client_secret(&id, &hash).await?,
+        false => context.store.add_client_secret(&id, &hash, &secret.tag(), previous_until).await?,
     };
-    desk.refresh_registry().await;
+    context.refresh_registry().await;
     let row = in_use(row)?;
-    // It may have been granted more in between; then nobody learns this secret.
+    // The client may have been granted more in the meantime; then the secret is not returned.
     grants::check(&who, &Grants::from_json(&row.grants)?)?;
     let previous_expires = if overlap.is_zero() { None } else { timestamp(previous_until) };
     Ok(pb::RotateClientSecretResponse { client_secret: revealed(&secret), previous_expires })
 }
 
-/// How long both secrets are valid; by default the old one ends at once.
+/// How long both secrets are valid; by default the old one becomes invalid at once.
 fn overlap(asked: Option<prost_types::Duration>) -> Result<Duration, Error> {
     let overlap: Result<Duration, _> = asked.unwrap_or_default().try_into();
-    let wrong = || invalid("overlap", "must be from 0 (the old secret ends at once) to 30 days");
+    let wrong = || invalid("overlap", "must be between 0 (the old secret becomes invalid at once) and 30 days");
     overlap.ok().filter(|overlap| *overlap <= MAX_OVERLAP).ok_or_else(wrong)
 }
 
-/// A client as a request describes it, with the defaults filled in.
+/// A validated client of a request, with defaults filled in.
 struct Wanted {
     id: ClientId,
     display_name: String,
@@ -215,7 +215,7 @@ impl Wanted {
             return Err(invalid("client.external_id", "must be at most 500 bytes without control characters"));
         }
         if issuer.is_empty() && !external_id.is_empty() {
-            return Err(invalid("client.external_id", "needs an issuer, whose id it is"));
+            return Err(invalid("client.external_id", "requires an issuer"));
         }
         let external = || ExternalIdentity { issuer: issuer.clone(), id: external_id.clone() };
         Ok(Self {
@@ -235,18 +235,18 @@ impl Wanted {
         if self.id.tenant().is_none() && !only_administers {
             return Err(invalid(
                 "client.grants",
-                "a platform administrator has no tenant and so no exchanges or queues; it can be granted \"administer\" only",
+                "a platform administrator has no tenant, so it can only be granted \"administer\"",
             ));
         }
         grants::check(who, &self.grants)
     }
 
-    fn check_issuer(&self, desk: &AdminContext) -> Result<(), Error> {
+    fn check_issuer(&self, context: &AdminContext) -> Result<(), Error> {
         let Some(external) = &self.external else { return Ok(()) };
         if self.id.tenant().is_none() {
             return Err(invalid("client.issuer", "must be empty for a platform administrator, who uses a secret"));
         }
-        if !desk.issuer.has_issuer(&external.issuer) {
+        if !context.issuer.has_issuer(&external.issuer) {
             return Err(invalid("client.issuer", "is not an issuer of the gateway's configuration (auth.issuers)"));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Errors of administration: those of the modules that it works with, and its own refusals.
+//! Errors of administration: those of the modules that it uses, and its own refusals.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::{
     names, provision, store, tenant,
 };
 
-/// Why an administrative call was not done.
+/// Why an administrative call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// The caller is not authenticated, a pattern is malformed, or a secret cannot be generated.
@@ -26,46 +26,46 @@ pub(super) enum Error {
     /// The broker's administration failed.
     #[error(transparent)]
     Provision(#[from] provision::Error),
-    /// Done, as far as is known, but its record is not.
+    /// The operation succeeded as far as is known, but could not be recorded.
     #[error(
-        "it was done, but could not be put on record, because the gateway's database went away; look, and try again"
+        "the operation was done, but could not be recorded because the gateway's database became unavailable; check the result, then try again"
     )]
     NotOnRecord(#[source] store::Error),
-    /// A field is wrong.
+    /// A field is invalid.
     #[error("{0}")]
     Field(Failure),
-    /// For platform administrators.
+    /// Only platform administrators may do this.
     #[error("only a platform administrator may do this; a tenant's administrator manages its own tenant's clients")]
     PlatformOnly,
-    /// Clients of somebody else's.
+    /// The clients belong to another tenant.
     #[error("a tenant's administrator may manage the clients of its own tenant only")]
     OtherTenant,
-    /// More than the caller has.
+    /// The grants exceed those of the caller.
     #[error(
-        "you can only give, and only take over, what you are granted yourself; a platform administrator can do more"
+        "you can only grant or take over permissions that you have yourself; ask a platform administrator for more"
     )]
     GrantsExceedOwn,
-    /// The last way in would be closed.
-    #[error("an administrator cannot shut itself out; ask another administrator to do it")]
+    /// An administrator would remove its own access.
+    #[error("an administrator cannot remove its own access; ask another administrator to do it")]
     ShutsItselfOut,
-    /// There is no such thing.
-    #[error("there is no such {0}")]
+    /// The object does not exist.
+    #[error("this {0} does not exist")]
     NotFound(&'static str),
-    /// There is such a tenant, and it is another one.
-    #[error("there is such a tenant already, with another display name or plan; UpdateTenant changes them")]
+    /// A different tenant with this id exists.
+    #[error("this tenant already exists with another display name or plan; UpdateTenant changes them")]
     TenantExists,
-    /// There is such a plan, and it is another one.
-    #[error("there is such a plan already, with other limits; UpdatePlan changes them")]
+    /// A different plan with this name exists.
+    #[error("this plan already exists with other limits; UpdatePlan changes them")]
     PlanExists,
-    /// New tenants get it.
-    #[error("this is the plan that a tenant gets when none is named, so it stays; its limits can be changed")]
+    /// It is the default plan for new tenants.
+    #[error("this is the default plan for new tenants and cannot be deleted; its limits can be changed")]
     DefaultPlan,
-    /// There is such a client.
+    /// The client exists.
     #[error(
-        "there is such a client already; its secret was shown when it was made, RotateClientSecret makes a new one"
+        "this client already exists; its secret was shown when it was created, RotateClientSecret creates a new one"
     )]
     ClientExists,
-    /// It was revoked, for ever.
+    /// The client was permanently revoked.
     #[error("this client has been permanently revoked; create another one, or delete it to use its id again")]
     ClientRevoked,
     /// It uses tokens of an external issuer.
@@ -73,14 +73,14 @@ pub(super) enum Error {
         "this client uses tokens of an external issuer and has no secret; bind it to the gateway first (issuer \"\")"
     )]
     ExternalClient,
-    /// Too many calls of a tenant's administrators.
+    /// The administrators of a tenant make too many calls.
     #[error("the tenant's administrators make too many calls; try again in a moment")]
     TooManyCalls {
-        /// When the next may be made.
+        /// When the next call is allowed.
         retry_after: Duration,
     },
-    /// Two administrators at once.
-    #[error("it was changed by somebody else at the same time; check it and try again")]
+    /// A concurrent change by another administrator.
+    #[error("it was changed at the same time by another administrator; check it and try again")]
     Aborted,
 }
 
@@ -96,12 +96,12 @@ impl Error {
     }
 }
 
-/// A name or text of the request, with its field.
+/// Adds the field to an error of a name or text in the request.
 pub(super) fn named<T>(field: &'static str, parsed: Result<T, names::Error>) -> Result<T, Error> {
     parsed.map_err(|e| Error::Field(Failure::from(e).on_field(field)))
 }
 
-/// A field that is wrong in another way.
+/// An error for an invalid field.
 pub(super) fn invalid(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Error {
     Error::Field(Failure::invalid(field, message))
 }

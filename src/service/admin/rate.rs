@@ -1,5 +1,6 @@
-//! A rate limit for the administrative calls of each tenant's own administrators. They change what every gateway keeps in memory and
-//! write to the audit trail, so that one tenant could otherwise slow down all others. Platform administrators have none.
+//! A rate limit for the administrative calls of each tenant's own administrators. These calls change data that every
+//! gateway keeps in memory and write to the audit trail, so one tenant could otherwise slow down all others. Platform
+//! administrators have no limit.
 
 use std::num::NonZeroU32;
 
@@ -8,13 +9,13 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use super::Error;
 use crate::names::TenantId;
 
-/// Calls of a tenant a second on one gateway, and at once after a pause.
+/// Calls of a tenant per second on one gateway, and the burst size.
 const PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 const AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
-/// Tenants that are remembered before the idle ones are forgotten.
+/// The number of tenants from which entries of idle tenants are removed.
 const TENANTS: usize = 1_024;
 
-/// The rates of all tenants.
+/// The call rates of all tenants.
 pub(super) struct CallRates(DefaultKeyedRateLimiter<TenantId>);
 
 impl std::fmt::Debug for CallRates {
@@ -30,7 +31,7 @@ impl Default for CallRates {
 }
 
 impl CallRates {
-    /// Counts a call of a tenant's administrator.
+    /// Counts a call of a tenant's administrator; fails if there are too many.
     pub(super) fn count(&self, tenant: &TenantId) -> Result<(), Error> {
         if self.0.len() > TENANTS {
             self.0.retain_recent();
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_tenants_calls_are_slowed_down_and_anothers_are_not() {
+    fn too_many_calls_of_one_tenant_are_refused_and_another_tenants_are_not() {
         let rates = CallRates::default();
         let id = |id: &str| TenantId::parse(id).expect("an id");
         let refused = (0..200).filter(|_| rates.count(&id("acme")).is_err()).count();

@@ -1,12 +1,12 @@
-//! Reconciliation of tenants at the broker with the store, on request or periodically. Every change is in the audit trail, as the
-//! gateway's own when nobody requested it.
+//! Reconciliation of tenants at the broker with the store, on request or periodically. Every change is recorded in the
+//! audit trail, as the gateway's own if nobody requested it.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    act::AdminContext,
+    context::AdminContext,
     error::{Error, named},
 };
 use crate::{
@@ -19,33 +19,34 @@ use crate::{
 };
 
 const PAGE: u32 = 100;
-/// Who repairs when nobody asked.
+/// The method of periodic reconciliation in the audit trail.
 const GATEWAY: &str = "gateway";
-/// By which rule each repair is done.
+/// The rule of reconciliation in the audit trail.
 const RULE: &str = "reconciliation";
 
 pub(super) async fn reconcile(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
-    witness: &AuditContext,
+    audit_context: &AuditContext,
     request: pb::ReconcileTenantRequest,
 ) -> Result<pb::ReconcileTenantResponse, Error> {
     let client = who.caller().client().to_string();
-    let by = NewAudit { client, ..witness.act(RULE) };
+    let by = NewAudit { client, ..audit_context.event(RULE) };
     if request.tenant.is_empty() {
-        return everything(&desk, &by, request.dry_run).await;
+        return everything(&context, &by, request.dry_run).await;
     }
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    let changes = one(&desk, &by, &id, request.dry_run).await?.ok_or(Error::NotFound("tenant"))?;
+    let changes = one(&context, &by, &id, request.dry_run).await?.ok_or(Error::NotFound("tenant"))?;
     let changed = pb::Reconciliation { tenant: id.to_string(), changes, failure: String::new() };
     let reconciliations = if changed.changes.is_empty() { Vec::new() } else { vec![changed] };
     Ok(pb::ReconcileTenantResponse { reconciliations, unknown: Vec::new(), looked_at: 1 })
 }
 
-/// At every interval, until stopped. Gateways of one store do it each by itself, which is harmless.
-pub(super) async fn periodically(desk: Arc<AdminContext>, interval: Duration, stop: CancellationToken) {
+/// Reconciles all tenants at every interval, until stopped. Gateways with the same store do so independently, which is
+/// safe.
+pub(super) async fn periodically(context: Arc<AdminContext>, interval: Duration, stop: CancellationToken) {
     loop {
-        // Not all gateways at once.
+        // Randomised, so that gateways do not run at the same time.
         let pause = interval.mul_f64(rand::random_range(0.9..1.1));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -54,29 +55,33 @@ pub(super) async fn periodically(desk: Arc<AdminContext>, interval: Duration, st
         let (method, rule) = (GATEWAY.to_owned(), RULE.to_owned());
         let by = NewAudit { method, rule, ..NewAudit::default() };
         let done = tokio::select! {
-            done = everything(&desk, &by, false) => done,
+            done = everything(&context, &by, false) => done,
             () = stop.cancelled() => return,
         };
         match done {
             Ok(done) if !done.unknown.is_empty() => {
-                tracing::warn!(unknown = ?done.unknown, "the broker has what belongs to no tenant");
+                tracing::warn!(unknown = ?done.unknown, "found broker objects that belong to no tenant");
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "tenants were not reconciled"),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot reconcile tenants"),
         }
     }
 }
 
-async fn everything(desk: &AdminContext, by: &NewAudit, dry_run: bool) -> Result<pb::ReconcileTenantResponse, Error> {
+async fn everything(
+    context: &AdminContext,
+    by: &NewAudit,
+    dry_run: bool,
+) -> Result<pb::ReconcileTenantResponse, Error> {
     let mut answer = pb::ReconcileTenantResponse::default();
     let mut after: Option<TenantId> = None;
     loop {
-        let rows = desk.store.tenants(after.as_ref(), PAGE).await?;
+        let rows = context.store.tenants(after.as_ref(), PAGE).await?;
         let Some(last) = rows.last() else { break };
         after = Some(last.id.clone());
         for row in rows {
             answer.looked_at += 1;
-            let (changes, failure) = match one(desk, by, &row.id, dry_run).await {
+            let (changes, failure) = match one(context, by, &row.id, dry_run).await {
                 Ok(changes) => (changes.unwrap_or_default(), String::new()),
                 Err(error) => {
                     tracing::warn!(tenant = %row.id, error = &error as &dyn std::error::Error, "not reconciled");
@@ -88,12 +93,12 @@ async fn everything(desk: &AdminContext, by: &NewAudit, dry_run: bool) -> Result
             }
         }
     }
-    let mut unknown = desk.provisioner.claimed().await?;
-    // Asked after the broker: a tenant's row is there before anything of it is at the broker.
+    let mut unknown = context.provisioner.claimed().await?;
+    // The tenants are read after the broker, because a tenant's row is created before its objects at the broker.
     let mut known = std::collections::HashSet::new();
     let mut after: Option<TenantId> = None;
     loop {
-        let rows = desk.store.tenants(after.as_ref(), 1_000).await?;
+        let rows = context.store.tenants(after.as_ref(), 1_000).await?;
         let Some(last) = rows.last() else { break };
         after = Some(last.id.clone());
         known.extend(rows.into_iter().map(|row| row.id.vhost()));
@@ -103,18 +108,23 @@ async fn everything(desk: &AdminContext, by: &NewAudit, dry_run: bool) -> Result
     Ok(answer)
 }
 
-/// What changed for one tenant; none when there is no such tenant.
-async fn one(desk: &AdminContext, by: &NewAudit, id: &TenantId, dry_run: bool) -> Result<Option<Vec<String>>, Error> {
-    let _one_at_a_time = desk.locks.lock(id).await;
-    let Some(row) = desk.store.tenant(id).await? else { return Ok(None) };
-    let plan = desk.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?.into();
+/// The changes for one tenant; `None` if it does not exist.
+async fn one(
+    context: &AdminContext,
+    by: &NewAudit,
+    id: &TenantId,
+    dry_run: bool,
+) -> Result<Option<Vec<String>>, Error> {
+    let _one_at_a_time = context.locks.lock(id).await;
+    let Some(row) = context.store.tenant(id).await? else { return Ok(None) };
+    let plan = context.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?.into();
     if dry_run {
-        return Ok(Some(desk.provisioner.drift(id, &plan).await?));
+        return Ok(Some(context.provisioner.drift(id, &plan).await?));
     }
-    let changes = desk.provisioner.ensure_tenant(id, &plan).await?;
-    if desk.store.tenant(id).await?.is_none() {
-        // Deleted through another gateway meanwhile: what we repaired must not stay behind.
-        desk.provisioner.remove_tenant(id).await?;
+    let changes = context.provisioner.ensure_tenant(id, &plan).await?;
+    if context.store.tenant(id).await?.is_none() {
+        // Deleted by another gateway in the meantime: the repaired objects must be removed again.
+        context.provisioner.remove_tenant(id).await?;
         return Ok(None);
     }
     let event = |change: &String| NewAudit {
@@ -124,7 +134,7 @@ async fn one(desk: &AdminContext, by: &NewAudit, id: &TenantId, dry_run: bool) -
         ..by.clone()
     };
     if !changes.is_empty() {
-        desk.store.record(&changes.iter().map(event).collect::<Vec<_>>()).await?;
+        context.store.record(&changes.iter().map(event).collect::<Vec<_>>()).await?;
     }
     Ok(Some(changes))
 }

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use super::{
-    act::AdminContext,
-    answers::IdempotencyCache,
+    context::AdminContext,
     error::{Error, invalid, named},
     fields::{self, timestamp},
+    idempotency::IdempotencyCache,
 };
 use crate::{
     broker::diagnose::isolation::{Finding, IsolationAttempt, check_isolation},
@@ -23,35 +23,35 @@ use crate::{
 pub(super) const DEFAULT_PLAN: &str = "standard";
 
 pub(super) async fn create(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
     request: pb::CreateTenantRequest,
 ) -> Result<pb::CreateTenantResponse, Error> {
     let wanted = wanted(request.tenant.as_ref())?;
     let request_id = if request.validate_only { "" } else { &request.request_id };
     let asked = request.tenant.as_ref();
-    let answers = IdempotencyCache { desk: &desk, who: &who, method: "CreateTenant", request_id, asked };
+    let answers = IdempotencyCache { context: &context, who: &who, method: "CreateTenant", request_id, asked };
     if let Some(answer) = answers.find::<pb::CreateTenantResponse>().await? {
         return Ok(answer);
     }
-    let plan = plan(&desk, &wanted.plan).await?;
+    let plan = plan(&context, &wanted.plan).await?;
     if request.validate_only {
-        let there = desk.store.tenant(&wanted.id).await?;
+        let there = context.store.tenant(&wanted.id).await?;
         there.as_ref().map_or(Ok(()), |there| same(&wanted, there))?;
         let tenant = there.as_ref().map_or_else(|| preview(&wanted), shown);
         return Ok(pb::CreateTenantResponse { tenant: Some(tenant), changes: Vec::new() });
     }
 
-    let _one_at_a_time = desk.locks.lock(&wanted.id).await;
-    let (row, made) = desk.store.create_tenant(&wanted).await?;
+    let _one_at_a_time = context.locks.lock(&wanted.id).await;
+    let (row, made) = context.store.create_tenant(&wanted).await?;
     if !made {
         same(&wanted, &row)?;
     }
-    desk.refresh_registry().await;
-    let changes = desk.provisioner.ensure_tenant(&wanted.id, &plan).await?;
-    if desk.store.tenant(&wanted.id).await?.is_none() {
+    context.refresh_registry().await;
+    let changes = context.provisioner.ensure_tenant(&wanted.id, &plan).await?;
+    if context.store.tenant(&wanted.id).await?.is_none() {
         // Deleted through another gateway while we made it: what we made must not stay behind.
-        desk.provisioner.remove_tenant(&wanted.id).await?;
+        context.provisioner.remove_tenant(&wanted.id).await?;
         return Err(Error::Aborted);
     }
     let answer = pb::CreateTenantResponse { tenant: Some(shown(&row)), changes };
@@ -60,27 +60,27 @@ pub(super) async fn create(
 }
 
 pub(super) async fn get(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     _who: Administrator,
     request: pb::GetTenantRequest,
 ) -> Result<pb::GetTenantResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    Ok(pb::GetTenantResponse { tenant: Some(shown(&there(desk.store.tenant(&id).await?)?)) })
+    Ok(pb::GetTenantResponse { tenant: Some(shown(&existing(context.store.tenant(&id).await?)?)) })
 }
 
 pub(super) async fn list(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     _who: Administrator,
     request: pb::ListTenantsRequest,
 ) -> Result<pb::ListTenantsResponse, Error> {
     let page = Page::parse(request.page_size, &request.page_token, TenantId::parse).map_err(Error::Field)?;
-    let mut rows = desk.store.tenants(page.after.as_ref(), page.limit()).await?;
+    let mut rows = context.store.tenants(page.after.as_ref(), page.limit()).await?;
     let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
     Ok(pb::ListTenantsResponse { tenants: rows.iter().map(shown).collect(), next_page_token })
 }
 
 pub(super) async fn update(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     _who: Administrator,
     request: pb::UpdateTenantRequest,
 ) -> Result<pb::UpdateTenantResponse, Error> {
@@ -88,75 +88,75 @@ pub(super) async fn update(
     let wanted = wanted(request.tenant.as_ref())?;
     let display_name = paths.contains(&"display_name").then_some(wanted.display_name.as_str());
     let new_plan = match paths.contains(&"plan") {
-        true => Some(plan(&desk, &wanted.plan).await?),
+        true => Some(plan(&context, &wanted.plan).await?),
         false => None,
     };
     let plan_name = new_plan.as_ref().map(|plan| &plan.name);
     if request.validate_only {
-        let mut row = there(desk.store.tenant(&wanted.id).await?)?;
+        let mut row = existing(context.store.tenant(&wanted.id).await?)?;
         row.display_name = display_name.map_or(row.display_name, str::to_owned);
         row.plan = plan_name.map_or(row.plan, Clone::clone);
         return Ok(pb::UpdateTenantResponse { tenant: Some(shown(&row)) });
     }
 
-    let _one_at_a_time = desk.locks.lock(&wanted.id).await;
-    let row = there(desk.store.update_tenant(&wanted.id, display_name, plan_name).await?)?;
-    desk.refresh_registry().await;
+    let _one_at_a_time = context.locks.lock(&wanted.id).await;
+    let row = existing(context.store.update_tenant(&wanted.id, display_name, plan_name).await?)?;
+    context.refresh_registry().await;
     if let Some(plan) = &new_plan {
-        desk.provisioner.ensure_tenant(&wanted.id, plan).await?;
+        context.provisioner.ensure_tenant(&wanted.id, plan).await?;
     }
     Ok(pb::UpdateTenantResponse { tenant: Some(shown(&row)) })
 }
 
 pub(super) async fn suspend(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     _who: Administrator,
     request: pb::SuspendTenantRequest,
 ) -> Result<pb::SuspendTenantResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    let _one_at_a_time = desk.locks.lock(&id).await;
-    let row = there(desk.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
-    desk.refresh_registry().await;
+    let _one_at_a_time = context.locks.lock(&id).await;
+    let row = existing(context.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
+    context.refresh_registry().await;
     // The streams end by themselves; what they had unsettled goes back with the connections.
-    desk.broker.close_tenant(&id).await;
+    context.broker.close_tenant(&id).await;
     Ok(pb::SuspendTenantResponse { tenant: Some(shown(&row)) })
 }
 
 /// Reconciles before it lets in: a deletion that was cut short may have left nothing at the broker.
 pub(super) async fn resume(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     _who: Administrator,
     request: pb::ResumeTenantRequest,
 ) -> Result<pb::ResumeTenantResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    let _one_at_a_time = desk.locks.lock(&id).await;
-    let plan = plan(&desk, &there(desk.store.tenant(&id).await?)?.plan).await?;
-    desk.provisioner.ensure_tenant(&id, &plan).await?;
-    let row = there(desk.store.set_tenant_state(&id, TenantState::Active).await?)?;
-    desk.refresh_registry().await;
+    let _one_at_a_time = context.locks.lock(&id).await;
+    let plan = plan(&context, &existing(context.store.tenant(&id).await?)?.plan).await?;
+    context.provisioner.ensure_tenant(&id, &plan).await?;
+    let row = existing(context.store.set_tenant_state(&id, TenantState::Active).await?)?;
+    context.refresh_registry().await;
     Ok(pb::ResumeTenantResponse { tenant: Some(shown(&row)) })
 }
 
 pub(super) async fn delete(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     _who: Administrator,
     request: pb::DeleteTenantRequest,
 ) -> Result<pb::DeleteTenantResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    let _one_at_a_time = desk.locks.lock(&id).await;
-    there(desk.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
-    desk.tenants.end(&id);
-    desk.refresh_registry().await;
-    desk.broker.close_tenant(&id).await;
-    desk.provisioner.remove_tenant(&id).await?;
-    desk.store.delete_tenant(&id).await?;
-    desk.refresh_registry().await;
+    let _one_at_a_time = context.locks.lock(&id).await;
+    existing(context.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
+    context.tenants.end(&id);
+    context.refresh_registry().await;
+    context.broker.close_tenant(&id).await;
+    context.provisioner.remove_tenant(&id).await?;
+    context.store.delete_tenant(&id).await?;
+    context.refresh_registry().await;
     Ok(pb::DeleteTenantResponse {})
 }
 
 /// Attempts cross-tenant access with the tenant's real certificate.
 pub(super) async fn verify_isolation(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     who: Administrator,
     request: pb::VerifyIsolationRequest,
 ) -> Result<pb::VerifyIsolationResponse, Error> {
@@ -165,9 +165,9 @@ pub(super) async fn verify_isolation(
     if id == other {
         return Err(invalid("other_tenant", "must be another tenant"));
     }
-    there(desk.store.tenant(&id).await?)?;
-    there(desk.store.tenant(&other).await?)?;
-    let probes = check_isolation(&desk.broker, &who, &id, &other).await?;
+    existing(context.store.tenant(&id).await?)?;
+    existing(context.store.tenant(&other).await?)?;
+    let probes = check_isolation(&context.broker, &who, &id, &other).await?;
     Ok(pb::VerifyIsolationResponse {
         isolated: probes.iter().all(IsolationAttempt::is_as_required),
         probes: probes
@@ -199,12 +199,12 @@ fn same(wanted: &NewTenant, there: &TenantRow) -> Result<(), Error> {
     if is_same { Ok(()) } else { Err(Error::TenantExists) }
 }
 
-fn there(row: Option<TenantRow>) -> Result<TenantRow, Error> {
+fn existing(row: Option<TenantRow>) -> Result<TenantRow, Error> {
     row.ok_or(Error::NotFound("tenant"))
 }
 
-async fn plan(desk: &AdminContext, name: &PlanName) -> Result<Plan, Error> {
-    Ok(desk.store.plan(name).await?.ok_or(store::Error::UnknownPlan)?.into())
+async fn plan(context: &AdminContext, name: &PlanName) -> Result<Plan, Error> {
+    Ok(context.store.plan(name).await?.ok_or(store::Error::UnknownPlan)?.into())
 }
 
 fn shown(row: &TenantRow) -> pb::Tenant {

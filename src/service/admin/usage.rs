@@ -1,10 +1,10 @@
-//! Usage of a tenant beside the limits of its plan: from this gateway's counters, the broker and the store at one moment. A limit that
-//! nothing uses up (the size of a message) has no meter.
+//! Usage of a tenant compared with the limits of its plan, from this gateway's counters, the broker and the store.
+//! Limits that are not used up (the size of a message) have no meter.
 
 use std::sync::Arc;
 
 use super::{
-    act::AdminContext,
+    context::AdminContext,
     error::{Error, named},
 };
 use crate::{
@@ -14,16 +14,16 @@ use crate::{
 };
 
 pub(super) async fn get(
-    desk: Arc<AdminContext>,
+    context: Arc<AdminContext>,
     _who: Administrator,
     request: pb::GetTenantUsageRequest,
 ) -> Result<pb::GetTenantUsageResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    let row = desk.store.tenant(&id).await?.ok_or(Error::NotFound("tenant"))?;
-    let plan = Plan::from(desk.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?);
-    let clients = desk.store.client_count(&id).await?;
-    let at_broker = desk.provisioner.usage(&id).await?;
-    let here = desk.tenants.usage(&id);
+    let row = context.store.tenant(&id).await?.ok_or(Error::NotFound("tenant"))?;
+    let plan = Plan::from(context.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?);
+    let clients = context.store.client_count(&id).await?;
+    let at_broker = context.provisioner.usage(&id).await?;
+    let here = context.tenants.usage(&id);
     let meter = |limit: &str, allowed: u64, used: u64, of_this_gateway| pb::UsageMeter {
         limit: limit.to_owned(),
         allowed,

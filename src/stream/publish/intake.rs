@@ -13,12 +13,12 @@ use crate::{
 /// The waiting messages of one stream, and its permits for those in flight.
 pub(super) struct Intake {
     waiting: VecDeque<PendingPublish>,
-    share: InFlightPermit,
+    permit: InFlightPermit,
 }
 
 impl Intake {
     pub(super) fn new(scope: &TenantScope) -> Self {
-        Self { waiting: VecDeque::new(), share: scope.share() }
+        Self { waiting: VecDeque::new(), permit: scope.in_flight_permit() }
     }
 
     /// Whether nothing waits.
@@ -33,7 +33,7 @@ impl Intake {
             return Vec::new();
         }
         let Some(first) = messages.first() else { return messages };
-        let room = self.share.take(first.order(), messages.iter().map(PendingPublish::bytes));
+        let room = self.permit.take(first.order(), messages.iter().map(PendingPublish::bytes));
         if room == messages.len() {
             return messages;
         }
@@ -45,10 +45,10 @@ impl Intake {
     /// returns when nothing waits.
     pub(super) async fn leave(&mut self) -> Vec<PendingPublish> {
         let Some(first) = self.waiting.front() else { return std::future::pending().await };
-        self.share.wait(first.order(), first.bytes()).await;
+        self.permit.wait(first.order(), first.bytes()).await;
         let mut leaving: Vec<_> = self.waiting.pop_front().into_iter().collect();
         if let Some(next) = self.waiting.front() {
-            let room = self.share.take(next.order(), self.waiting.iter().map(PendingPublish::bytes));
+            let room = self.permit.take(next.order(), self.waiting.iter().map(PendingPublish::bytes));
             leaving.extend(self.waiting.drain(..room));
         }
         leaving
@@ -61,6 +61,6 @@ impl Intake {
 
     /// Returns the permits of messages that have an outcome.
     pub(super) fn settled(&mut self, settled: &[PublishOutcome]) {
-        self.share.settled(settled.iter().map(|settled| (settled.order, settled.bytes)));
+        self.permit.settled(settled.iter().map(|settled| (settled.order, settled.bytes)));
     }
 }

@@ -232,7 +232,7 @@ impl Machine {
             _ => FINISH,
         };
         if end.as_ref().is_err_and(broken) && !self.session.gateway_stops() {
-            for (id, failed) in self.outstanding.fail_handed() {
+            for (id, failed) in self.outstanding.fail_sent() {
                 let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
                 self.failing.retry(failed, Why::ClientGone, settling);
             }

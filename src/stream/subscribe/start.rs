@@ -122,7 +122,7 @@ impl Subscription {
         let Some(Frame::Start(start)) = first.frame else {
             return Err(out_of_order("the first frame must be start"));
         };
-        session.witness().about("", &start.queue);
+        session.audit_context().set_subject("", &start.queue);
         let subscription = Self::check(&start)?;
         require_grant(session, &subscription.spec.queue)?;
         Ok(subscription)

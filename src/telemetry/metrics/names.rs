@@ -1,36 +1,36 @@
-//! Every metric there is: its name, kind, labels and help. What is encoded takes its name from here, so that this list, the
-//! page at `/metrics`, the dashboards and the alerts cannot drift apart (tests/dashboards.rs holds them to it).
+//! The list of all metrics: name, kind, labels and help. The encoder takes names only from here, so that this list,
+//! the page at `/metrics`, the dashboards and the alerts are consistent (checked by tests/dashboards.rs).
 //!
-//! Names follow Prometheus' conventions: a base unit (`_seconds`, `_bytes`) where there is one, `_total` for what only grows.
-//! Label values come from closed lists, from tenants' ids (parsed, and bounded in number) and from our own method names:
-//! never from what a peer sends.
+//! Names follow Prometheus' conventions: a base unit (`_seconds`, `_bytes`) where applicable, `_total` for counters.
+//! Label values come from fixed lists, from validated tenant ids (bounded in number), and from the API's method names,
+//! never from other input of a peer.
 
-/// What kind of metric it is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It only grows, until the process ends.
+    /// Only increases, until the process ends.
     Counter,
-    /// It goes up and down.
+    /// Increases and decreases.
     Gauge,
-    /// Counts by upper bound, their sum and their number.
+    /// Counts by upper bound, with sum and total count.
     Histogram,
 }
 
-/// A metric, as operators know it.
+/// The description of a metric for operators.
 #[derive(Debug)]
 pub struct Described {
-    /// As `/metrics` writes it.
+    /// The name in `/metrics`.
     pub name: &'static str,
-    /// What kind it is.
+    /// The kind.
     pub kind: MetricKind,
     /// The names of its labels, in order.
     pub labels: &'static [&'static str],
-    /// One sentence.
+    /// A description in one sentence.
     pub help: &'static str,
 }
 
 impl Described {
-    /// The names of its samples: a histogram has three.
+    /// The names of its samples; a histogram has three.
     pub fn samples(&self) -> Vec<String> {
         match self.kind {
             MetricKind::Histogram => ["_bucket", "_sum", "_count"].map(|end| format!("{}{end}", self.name)).into(),
@@ -43,7 +43,7 @@ macro_rules! metrics {
     ($($id:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
         $(pub(super) const $id: Described =
             Described { name: $name, kind: MetricKind::$kind, labels: &[$($label),*], help: $help };)*
-        /// Every metric, in the order of the page.
+        /// All metrics, in the order of the page.
         pub const METRICS: &[&Described] = &[$(&$id),*];
     };
 }
@@ -51,60 +51,60 @@ macro_rules! metrics {
 metrics! {
     // By tenant.
     PUBLISHED: Counter "warrengate_published_total" ["tenant", "outcome"]
-        "Messages published, by the outcome that their producer was told.";
+        "Messages published, by the outcome reported to the producer.";
     PUBLISHED_BYTES: Counter "warrengate_published_bytes_total" ["tenant"]
-        "Body bytes of messages taken for publishing, whatever their outcome.";
+        "Body bytes of messages accepted for publishing, regardless of their outcome.";
     DELIVERED: Counter "warrengate_delivered_total" ["tenant"] "Messages delivered to subscribers, redeliveries included.";
     DELIVERED_BYTES: Counter "warrengate_delivered_bytes_total" ["tenant"] "Body bytes delivered to subscribers.";
     REDELIVERED: Counter "warrengate_redelivered_total" ["tenant"]
         "Deliveries of messages that may have been delivered before.";
-    SETTLED: Counter "warrengate_settled_total" ["tenant", "settlement"] "Deliveries settled, by how.";
+    SETTLED: Counter "warrengate_settled_total" ["tenant", "settlement"] "Deliveries settled, by settlement.";
     DEAD_LETTERED: Counter "warrengate_dead_lettered_total" ["tenant", "reason"]
-        "Messages moved to the dead letters by the gateway, by why.";
+        "Messages moved to the dead letters by the gateway, by reason.";
     THROTTLED: Counter "warrengate_throttled_total" ["tenant", "limit"]
         "Streams and messages refused because a limit of the plan was reached, by limit.";
     REAUTHENTICATED: Counter "warrengate_reauthentications_total" ["tenant"]
-        "Times that an open stream went on with a newer token.";
+        "Renewals of an open stream's token.";
     OPEN_STREAMS: Gauge "warrengate_open_streams" ["tenant", "kind"] "Open streams, by kind.";
     IN_FLIGHT: Gauge "warrengate_in_flight_messages" ["tenant", "kind"]
-        "Messages published and not answered (publish), or delivered and not settled (subscribe).";
+        "Messages published without an outcome (publish), or delivered and not settled (subscribe).";
     IN_FLIGHT_BYTES: Gauge "warrengate_in_flight_bytes" ["tenant", "kind"] "Body bytes of the messages in flight.";
     PLAN_LIMIT: Gauge "warrengate_plan_limit" ["tenant", "limit"]
-        "What the tenant's plan allows on one gateway, as its last stream found it; absent where the plan sets no limit.";
+        "The limits of the tenant's plan on one gateway, when its last stream was opened; absent for unlimited.";
     CONFIRM: Histogram "warrengate_confirm_duration_seconds" ["tenant"]
         "Time from a message's arrival to the broker's confirm.";
     END_TO_END: Histogram "warrengate_end_to_end_duration_seconds" ["tenant"]
         "Time from a message's arrival to its first delivery, waiting in the queue included.";
 
     // By process.
-    TENANTS: Gauge "warrengate_metrics_tenants" [] "Tenants with a label of their own; those beyond the bound share one.";
+    TENANTS: Gauge "warrengate_metrics_tenants" [] "Tenants with a label of their own; further tenants share one.";
     RPC: Counter "warrengate_rpc_total" ["method", "code"] "Calls ended, by method and gRPC status.";
-    RPC_DURATION: Histogram "warrengate_rpc_duration_seconds" ["method"] "Time from a call's beginning to its end.";
-    TOKEN_CHECKS: Counter "warrengate_token_checks_total" ["result"] "Access tokens looked at, by what they were.";
-    CONNECTIONS: Gauge "warrengate_connections" ["listener"] "Open connections of clients, by listener.";
+    RPC_DURATION: Histogram "warrengate_rpc_duration_seconds" ["method"] "Duration of calls.";
+    TOKEN_CHECKS: Counter "warrengate_token_checks_total" ["result"] "Access tokens verified, by result.";
+    CONNECTIONS: Gauge "warrengate_connections" ["listener"] "Open client connections, by listener.";
     CONNECTIONS_CLOSED: Counter "warrengate_connections_closed_total" ["listener", "reason"]
-        "Connections of clients that ended or were refused, by reason; all but peer and shutdown are the gateway's doing.";
+        "Client connections that ended or were refused, by reason; the gateway is the cause of all but peer and shutdown.";
     BUFFERED: Gauge "warrengate_buffered_bytes" [] "Bytes buffered for peers, as charged to the memory budget.";
     BUFFERED_LIMIT: Gauge "warrengate_buffered_bytes_limit" [] "Bytes that may be buffered for peers.";
     SECRET_CHECKS_RUNNING: Gauge "warrengate_secret_checks_running" [] "Client secrets being checked (argon2id).";
-    SECRET_CHECKS_WAITING: Gauge "warrengate_secret_checks_waiting" [] "Client secrets that wait to be checked.";
+    SECRET_CHECKS_WAITING: Gauge "warrengate_secret_checks_waiting" [] "Client secrets waiting to be checked.";
     BROKER_CONNECTIONS: Gauge "warrengate_broker_connections" ["purpose"] "Open connections to the broker.";
     BROKER_CHANNELS: Gauge "warrengate_broker_channels" ["purpose"] "Open channels to the broker.";
     BROKER_OPENED: Counter "warrengate_broker_connections_opened_total" ["purpose"] "Connections to the broker opened.";
     BROKER_LOST: Counter "warrengate_broker_connections_lost_total" ["purpose"]
-        "Connections to the broker that ended without our closing them.";
+        "Connections to the broker that were lost.";
     BROKER_FAILED: Counter "warrengate_broker_connection_failures_total" ["purpose"]
         "Attempts to connect to the broker that failed on every endpoint.";
-    STORE_DURATION: Histogram "warrengate_store_duration_seconds" ["operation"] "Time that the store took to answer.";
-    STORE_ERRORS: Counter "warrengate_store_errors_total" ["operation"] "Questions that the store did not answer.";
+    STORE_DURATION: Histogram "warrengate_store_duration_seconds" ["operation"] "Duration of store operations.";
+    STORE_ERRORS: Counter "warrengate_store_errors_total" ["operation"] "Failed store operations.";
     SPANS_DROPPED: Counter "warrengate_spans_dropped_total" []
-        "Spans that did not reach the collector: the queue was full, or an export failed.";
+        "Spans that did not reach the collector because the queue was full or an export failed.";
     CERTIFICATE_EXPIRY: Gauge "warrengate_certificate_expiry_timestamp_seconds" ["certificate"]
-        "When a certificate ends, in seconds since 1970.";
-    READY: Gauge "warrengate_ready" [] "Whether the gateway may be sent work: 1 or 0.";
-    BUILD: Gauge "warrengate_build_info" ["version", "revision"] "Which build this is; always 1.";
+        "When a certificate expires, in seconds since 1970.";
+    READY: Gauge "warrengate_ready" [] "Whether the gateway is ready: 1 or 0.";
+    BUILD: Gauge "warrengate_build_info" ["version", "revision"] "Version and revision of the build; always 1.";
 
-    // Standard names, where the system tells.
+    // Standard process metrics, where the operating system has them.
     PROCESS_CPU: Counter "process_cpu_seconds_total" [] "Total user and system CPU time spent in seconds.";
     PROCESS_OPEN_FDS: Gauge "process_open_fds" [] "Number of open file descriptors.";
     PROCESS_MAX_FDS: Gauge "process_max_fds" [] "Maximum number of open file descriptors.";
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn names_follow_the_conventions() {
         let names: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
-        assert_eq!(names.len(), METRICS.len(), "a name comes twice");
+        assert_eq!(names.len(), METRICS.len(), "duplicate name");
         for metric in METRICS {
             let name = metric.name;
             assert!(name.starts_with("warrengate_") || name.starts_with("process_"), "{name}");

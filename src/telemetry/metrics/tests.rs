@@ -1,4 +1,4 @@
-//! What is counted is what is shown, in both formats, and no more tenants than fit.
+//! Tests of metrics: the values on the page, in both formats, and the bound on tenant labels.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,7 +14,7 @@ fn text(metrics: &Metrics) -> String {
 }
 
 #[test]
-fn a_tenant_counts_under_its_own_label_and_what_a_stream_held_goes_with_it() {
+fn a_tenant_has_its_own_label_and_the_gauges_of_a_stream_end_with_it() {
     let metrics = Metrics::default();
     let acme = metrics.tenant(&tenant("acme"));
     acme.published(Outcome::Confirmed, 3);
@@ -51,7 +51,7 @@ fn a_tenant_counts_under_its_own_label_and_what_a_stream_held_goes_with_it() {
 }
 
 #[test]
-fn tenants_beyond_the_bound_share_a_label_and_one_that_is_gone_makes_room() {
+fn tenants_beyond_the_bound_share_a_label_until_another_tenant_is_removed() {
     let metrics = Metrics::default();
     for i in 0..MAX_TENANTS + 5 {
         metrics.tenant(&tenant(&format!("t-{i}"))).delivered(1, 1, 0);
@@ -67,7 +67,7 @@ fn tenants_beyond_the_bound_share_a_label_and_one_that_is_gone_makes_room() {
 }
 
 #[test]
-fn a_trace_that_is_kept_is_an_exemplar_where_the_format_knows_them() {
+fn a_sampled_trace_is_an_exemplar_in_the_format_that_supports_it() {
     let metrics = Metrics::default();
     let acme = metrics.tenant(&tenant("acme"));
     acme.confirmed_after(Duration::from_millis(3), Some("4bf92f3577b34da6a3ce929d0e0e4736".into()));
@@ -99,7 +99,7 @@ fn calls_count_by_known_methods_only() {
 }
 
 #[test]
-fn every_metric_is_described_once_and_nothing_else_is_shown() {
+fn every_metric_is_on_the_page_once_and_no_others() {
     let metrics = Metrics::default();
     metrics.tenant(&tenant("acme"));
     let page = text(&metrics);
@@ -113,7 +113,7 @@ fn every_metric_is_described_once_and_nothing_else_is_shown() {
 }
 
 #[test]
-fn a_hook_sets_what_is_asked_for_at_each_reading() {
+fn a_hook_updates_its_metrics_at_each_scrape() {
     let metrics = Metrics::default();
     metrics.before_each_reading(|metrics| metrics.process().secret_checks(2, 7));
     assert!(text(&metrics).contains("warrengate_secret_checks_waiting 7"));

@@ -1,7 +1,8 @@
-//! The trace of one RPC: an id for answers, errors, audit events and logs, and a server span when the trace is sampled.
+//! The trace of one RPC: an id for responses, errors, audit events and logs, and a server span if the trace is
+//! sampled.
 //!
-//! Sampling may depend on the caller, its tenant and its plan, so it is decided when the context is first needed. Whoever is not
-//! authenticated cannot cause a span by its own context.
+//! Sampling may depend on the caller, its tenant and its plan, so it is decided when the context is first needed. An
+//! unauthenticated caller cannot cause a span by sending a context.
 
 use std::{
     net::SocketAddr,
@@ -18,15 +19,15 @@ use opentelemetry_sdk::trace::Span;
 use opentelemetry_semantic_conventions::attribute as names;
 use tonic::Code;
 
-use super::{Traces, ids::told, is_kept};
+use super::{Traces, ids::with_trace_id, is_kept};
 use crate::{names::ClientId, telemetry::TraceContext};
 
-/// How long a call lives.
+/// The duration of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallKind {
-    /// Its messages are part of it.
+    /// Short: its messages are part of its trace.
     Unary,
-    /// It may live for days: its messages have traces of their own, with a link to it.
+    /// It may last for days, so its messages have traces of their own that link to it.
     Stream,
 }
 
@@ -36,23 +37,23 @@ pub struct Call(Arc<Inner>);
 
 struct Inner {
     traces: Traces,
-    /// `warrengate.v1.Messaging/Publish`.
+    /// The method, for example `warrengate.v1.Messaging/Publish`.
     method: String,
     kind: CallKind,
     peer: Option<SocketAddr>,
     parent: Option<TraceContext>,
-    /// The parent's, or of a trace that begins here.
+    /// The context of the parent, or of a trace that begins here.
     trace: TraceId,
     started: SystemTime,
     caller: OnceLock<ClientId>,
-    /// Of the caller's plan.
+    /// The sampling ratio of the caller's plan.
     ratio: OnceLock<f64>,
     decided: OnceLock<(TraceContext, Mutex<Option<Span>>)>,
     log: tracing::Span,
 }
 
 impl Call {
-    /// A call came in. `path` is HTTP's, `/package.Service/Method`.
+    /// Begins a call. `path` is the HTTP path, `/package.Service/Method`.
     pub fn begin(traces: &Traces, path: &str, headers: &HeaderMap, peer: Option<SocketAddr>) -> Self {
         let method = path.trim_start_matches('/');
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/');
@@ -63,7 +64,7 @@ impl Call {
             Some(("warrengate.v1.Topology", "RedriveDeadLetters")) => CallKind::Stream,
             _ => CallKind::Unary,
         };
-        // At any level: lines of every level are to have it.
+        // Created at every level, because lines of every level need it.
         let log = tracing::error_span!(
             "call",
             method,
@@ -90,42 +91,43 @@ impl Call {
         }))
     }
 
-    /// Its caller is authenticated.
+    /// Sets the authenticated caller.
     pub fn identify(&self, client: &ClientId) {
         self.0.log.record("client", client.as_str());
         if let Some(tenant) = client.tenant() {
             self.0.log.record("tenant", tenant.as_str());
         }
-        // Only the first counts, and there is only one.
+        // Only the first value has an effect, and there is only one.
         let _ = self.0.caller.set(client.clone());
     }
 
-    /// The ratio at which its trace is sampled when its caller has not decided.
+    /// Sets the sampling ratio for a caller that has not decided itself.
     pub(super) fn sample_at(&self, ratio: f64) {
         let _ = self.0.ratio.set(ratio);
     }
 
-    /// The trace's id, 32 hex digits.
+    /// The trace id, 32 hex digits.
     pub fn trace_id(&self) -> String {
         self.0.trace.to_string()
     }
 
-    /// The context that its caller may continue with.
+    /// The `traceparent` with which the caller can continue.
     pub fn traceparent(&self) -> String {
         self.decide().0.traceparent()
     }
 
-    /// Where its log lines belong.
+    /// The span of its log lines.
     pub fn log(&self) -> &tracing::Span {
         &self.0.log
     }
 
-    /// It has its status; the stable reason code when there is one. Only the first call counts.
+    /// Ends the call with its status, and with the stable reason code if there is one. Only the first call has an
+    /// effect.
     pub fn end(&self, code: Code, reason: Option<&str>) {
         let (_, span) = self.decide();
         let Some(mut span) = span.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         if code == Code::Unimplemented && reason.is_none() {
-            // Names that anyone can invent are not kept.
+            // Names that a peer can choose freely are not recorded.
             span.update_name("_OTHER");
         } else {
             span.set_attribute(KeyValue::new(names::RPC_METHOD, self.0.method.clone()));
@@ -144,13 +146,13 @@ impl Call {
         self.0.kind
     }
 
-    /// Its context, and whether others can find it: it has a span, or its caller has given it.
+    /// Its context, and whether it is visible outside the gateway: because of a span, or because the caller sent it.
     pub(super) fn context(&self) -> (TraceContext, bool) {
         let (context, _) = self.decide();
         (context.clone(), context.is_sampled() || self.0.parent.is_some())
     }
 
-    /// The context that its caller has given.
+    /// The context that the caller sent.
     pub(super) fn parent(&self) -> Option<&TraceContext> {
         self.0.parent.as_ref()
     }
@@ -160,7 +162,7 @@ impl Call {
             let inner = &*self.0;
             let caller = inner.caller.get();
             let tenant = caller.and_then(ClientId::tenant);
-            // Probes would fill the collector.
+            // Health checks would fill the collector.
             let is_ours = inner.method.starts_with("warrengate.");
             let ratio = || inner.ratio.get().copied().unwrap_or_else(|| inner.traces.ratio(tenant));
             let keep = match &inner.parent {
@@ -188,7 +190,7 @@ impl Call {
                     Some(parent) => Context::new().with_remote_span_context(parent.inner().clone()),
                     None => Context::new(),
                 };
-                told(inner.trace, || tracer.build_with_context(builder, &context))
+                with_trace_id(inner.trace, || tracer.build_with_context(builder, &context))
             });
             let context = match (&span, &inner.parent) {
                 (Some(span), _) => TraceContext::from_inner(span.span_context().clone()),
@@ -206,13 +208,13 @@ impl std::fmt::Debug for Call {
     }
 }
 
-/// Of a trace that is not sampled: logs, errors and audit events still share its id.
+/// The context of an unsampled trace: logs, errors and audit events still have its id.
 fn unkept(id: TraceId) -> TraceContext {
     let span = SpanId::from_bytes(rand::random::<[u8; 8]>());
     TraceContext::from_inner(SpanContext::new(id, span, TraceFlags::default(), false, TraceState::default()))
 }
 
-/// As gRPC writes it.
+/// The code's name in gRPC.
 const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

@@ -1,5 +1,5 @@
-//! Deliveries between the hand-over and the settlement: one `deliver` span each, by the stream's delivery ids, and below it
-//! the settlement. Only what is kept is here; a stream whose messages are not keeps nothing.
+//! Spans of deliveries: one `deliver` span per delivery, by delivery id, with a child span for the settlement. Only
+//! sampled messages are recorded.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,22 +29,23 @@ pub struct DeliverySpans {
 struct Open {
     span: Span,
     destination: String,
-    /// What its settlement says of the message, too.
+    /// Attributes that the settlement has as well.
     common: Vec<KeyValue>,
 }
 
-/// Settlements that the broker has not been told yet. Dropped before [`Self::done`], they say that the link was lost.
-#[must_use = "call done() when the broker was told"]
+/// Settlements that have not been sent to the broker yet. If dropped before [`Self::done`], they are recorded as
+/// failed because the link was lost.
+#[must_use = "call done() when the settlements were sent to the broker"]
 pub struct Settling(Vec<(Span, Span)>);
 
 impl DeliverySpans {
-    /// None yet.
+    /// Without any delivery.
     pub fn new(tracer: MessageTracer) -> Self {
         Self { tracer, open: BTreeMap::new() }
     }
 
-    /// A delivery is handed to the client. Its context goes into the message's headers in place of the producer's, which is
-    /// its parent and a link of it. The trace's id, when it is kept.
+    /// Starts the span of a delivery. Its context replaces the producer's in the message's headers; the producer's
+    /// becomes its parent and a link. Returns the trace id if it is sampled.
     pub fn delivered(&mut self, delivery: &mut Delivery, queue: &str) -> Option<String> {
         if self.tracer.is_off() {
             return None;
@@ -53,7 +54,7 @@ impl DeliverySpans {
         let destination = destination(&delivery.exchange, &delivery.routing_key, queue);
         let subject = Subject {
             operation: "deliver",
-            // The gateway hands it over unasked; that is no "receive" in OpenTelemetry's words.
+            // The gateway sends it without a request from the client, which OpenTelemetry does not call "receive".
             kind: "process",
             destination: destination.clone(),
             routing_key: &delivery.routing_key,
@@ -75,7 +76,8 @@ impl DeliverySpans {
         Some(trace_id)
     }
 
-    /// The client settles these, and all up to and with `through` when it is not 0; `reason` is its own.
+    /// The client settles these deliveries, and all up to and including `through` if it is not 0; `reason` is the
+    /// client's.
     pub fn settling(&mut self, ids: &[u64], through: u64, settlement: Settlement, reason: &str) -> Settling {
         if self.open.is_empty() {
             return Settling(Vec::new());
@@ -89,7 +91,7 @@ impl DeliverySpans {
         Settling(taken.into_iter().filter_map(|open| self.settle(open, settlement, reason)).collect())
     }
 
-    /// All that are open go back unsettled, because of this.
+    /// Ends all open spans unsettled, for this reason.
     pub fn taken_back(&mut self, why: &'static str) {
         for (_, mut open) in std::mem::take(&mut self.open) {
             open.span.set_attribute(KeyValue::new(super::SETTLEMENT, "taken back"));
@@ -119,13 +121,13 @@ impl DeliverySpans {
 }
 
 impl Settling {
-    /// There will be another attempt, after so long.
+    /// Records the delay until the next attempt.
     pub fn retries_after(&mut self, delay: Duration) {
         let millis = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         self.add(&KeyValue::new(super::RETRY_DELAY, millis));
     }
 
-    /// There will be none; the stable code that says why.
+    /// Records that there is no further attempt, with the stable code of the reason.
     pub fn dead_letters(&mut self, code: &'static str) {
         self.add(&KeyValue::new(super::DEAD_LETTER_REASON, code));
     }
@@ -137,9 +139,9 @@ impl Settling {
         }
     }
 
-    /// The broker was told.
+    /// The settlements were sent to the broker.
     pub fn done(mut self) {
-        // Ended where they are dropped, the settlement first.
+        // Dropping the spans ends them, the settlement first.
         self.0.clear();
     }
 }

@@ -1,6 +1,6 @@
-//! Spans on their way to the collector. Ended spans enter and wait in a bounded queue; a thread of its own sends them in
-//! batches. Whatever the collector does, ending a span never waits: what finds no room is dropped and counted, and one line
-//! says when the collector does not take traces, and one when it takes them again.
+//! Export of spans to the collector. Ended spans wait in a bounded queue, and a thread of its own sends them in
+//! batches. Ending a span never waits: spans that exceed the queue's capacity are dropped and counted. One line is
+//! logged when the collector stops accepting traces, and one when it accepts them again.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::{
     telemetry::Error,
 };
 
-/// Spans that were lost.
+/// The number of lost spans.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Dropped(Arc<AtomicU64>);
 
@@ -37,7 +37,7 @@ impl Dropped {
 }
 
 /// # Errors
-/// When the endpoint is none.
+/// When the endpoint is invalid.
 pub(super) fn processor(config: &TracesConfig, endpoint: &str, dropped: Dropped) -> Result<Bounded, Error> {
     let exporter = exporter(config, endpoint).map_err(Error::Exporter)?;
     let waiting = Arc::new(AtomicUsize::new(0));
@@ -54,7 +54,7 @@ pub(super) fn processor(config: &TracesConfig, endpoint: &str, dropped: Dropped)
         .with_scheduled_delay(config.interval)
         .build();
     let inner = BatchSpanProcessor::builder(counted).with_batch_config(batch).build();
-    Ok(Bounded { inner, room: config.queue, waiting, dropped })
+    Ok(Bounded { inner, capacity: config.queue, waiting, dropped })
 }
 
 fn exporter(config: &TracesConfig, endpoint: &str) -> Result<OtlpExporter, ExporterBuildError> {
@@ -65,11 +65,12 @@ fn exporter(config: &TracesConfig, endpoint: &str) -> Result<OtlpExporter, Expor
     }
 }
 
-/// The library's processor behind a count of what waits: it drops silently, so nothing more than its queue gets to it.
+/// The library's processor behind a counter of waiting spans. The library drops spans silently, so it is never given
+/// more than its queue holds.
 #[derive(Debug)]
 pub(super) struct Bounded {
     inner: BatchSpanProcessor,
-    room: usize,
+    capacity: usize,
     waiting: Arc<AtomicUsize>,
     dropped: Dropped,
 }
@@ -78,7 +79,7 @@ impl SpanProcessor for Bounded {
     fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
 
     fn on_end(&self, span: SpanData) {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.room {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.capacity {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.dropped.add(1);
             return;
@@ -92,7 +93,7 @@ impl SpanProcessor for Bounded {
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
         let done = self.inner.shutdown_with_timeout(timeout);
-        // What is left will not go any more.
+        // The remaining spans will not be sent any more.
         self.dropped.add(self.waiting.swap(0, Ordering::Relaxed));
         done
     }
@@ -102,7 +103,7 @@ impl SpanProcessor for Bounded {
     }
 }
 
-/// The exporter with a count of what it loses.
+/// An exporter that counts lost spans.
 #[derive(Debug)]
 struct Counted<E> {
     inner: E,
@@ -116,18 +117,14 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let done = self.inner.export(batch).await;
-        // Until here they hold memory; shutdown may have given them up meanwhile.
+        // The spans are in memory until here; shutdown may have reset the counter meanwhile.
         let _ = self
             .waiting
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| Some(waiting.saturating_sub(spans)));
         match &done {
             Ok(()) => {
                 if self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!(
-                        endpoint = self.endpoint,
-                        dropped = self.dropped.get(),
-                        "traces are delivered again"
-                    );
+                    tracing::info!(endpoint = self.endpoint, dropped = self.dropped.get(), "traces are exported again");
                 }
             }
             Err(error) => {
@@ -136,7 +133,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
                     tracing::warn!(
                         endpoint = self.endpoint,
                         %error,
-                        "traces cannot be delivered; they are dropped and counted until the collector takes them"
+                        "cannot export traces; they are dropped and counted until the collector accepts them"
                     );
                 }
             }
@@ -194,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_collector_that_is_away_is_told_once_and_its_return_once() {
+    async fn an_unavailable_collector_is_logged_once_and_its_return_once() {
         let (collector, dropped, lines) = (Collector::default(), Dropped::default(), Lines::default());
         let exporter = counted(collector.clone(), &dropped, &Arc::default());
         let writer = lines.clone();
@@ -206,11 +203,11 @@ mod tests {
         }
         let text = String::from_utf8(lines.0.lock().expect("unpoisoned").clone()).expect("text");
         assert_eq!(text.lines().count(), 2, "{text}");
-        assert!(text.contains("cannot be delivered") && text.contains("delivered again"), "{text}");
+        assert!(text.contains("cannot export") && text.contains("exported again"), "{text}");
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_to_the_last_span() {
+    fn every_span_beyond_the_capacity_is_counted() {
         let (collector, dropped, waiting) = (Collector::default(), Dropped::default(), Arc::<AtomicUsize>::default());
         let batch = BatchConfigBuilder::default()
             .with_max_queue_size(8)
@@ -220,14 +217,14 @@ mod tests {
         collector.away.store(true, Ordering::Relaxed);
         let exporter = counted(collector.clone(), &dropped, &waiting);
         let inner = BatchSpanProcessor::builder(exporter).with_batch_config(batch).build();
-        let bounded = Bounded { inner, room: 8, waiting, dropped: dropped.clone() };
+        let bounded = Bounded { inner, capacity: 8, waiting, dropped: dropped.clone() };
         let provider = SdkTracerProvider::builder().with_span_processor(bounded).build();
         let tracer = provider.tracer("test");
         for _ in 0..1_000 {
             drop(tracer.start("span"));
         }
         let _ = provider.shutdown_with_timeout(Duration::from_secs(5));
-        // Nothing was taken, so everything is counted, whether it found room or not.
+        // No span was exported, so all of them are counted as dropped.
         assert_eq!(dropped.get(), 1_000);
         assert!(collector.exports.load(Ordering::Relaxed) >= 1);
     }

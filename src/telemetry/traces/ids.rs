@@ -1,4 +1,4 @@
-//! Ids of traces and spans: random, but for a trace whose id was told before its first span began.
+//! Generation of trace and span ids: random, except for a trace whose id was published before its first span began.
 
 use std::cell::Cell;
 
@@ -6,16 +6,16 @@ use opentelemetry::{SpanId, TraceId};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
 thread_local! {
-    static TOLD: Cell<Option<TraceId>> = const { Cell::new(None) };
+    static NEXT_TRACE_ID: Cell<Option<TraceId>> = const { Cell::new(None) };
 }
 
-/// The generator of a gateway's ids.
+/// The id generator of a gateway.
 #[derive(Debug, Default)]
 pub(super) struct Ids(RandomIdGenerator);
 
 impl IdGenerator for Ids {
     fn new_trace_id(&self) -> TraceId {
-        TOLD.take().unwrap_or_else(|| self.0.new_trace_id())
+        NEXT_TRACE_ID.take().unwrap_or_else(|| self.0.new_trace_id())
     }
 
     fn new_span_id(&self) -> SpanId {
@@ -23,10 +23,10 @@ impl IdGenerator for Ids {
     }
 }
 
-/// Starts a span; when it begins a trace, that has this id.
-pub(super) fn told<T>(id: TraceId, start: impl FnOnce() -> T) -> T {
-    TOLD.set(Some(id));
+/// Starts a span with this trace id if it begins a trace.
+pub(super) fn with_trace_id<T>(id: TraceId, start: impl FnOnce() -> T) -> T {
+    NEXT_TRACE_ID.set(Some(id));
     let started = start();
-    TOLD.set(None);
+    NEXT_TRACE_ID.set(None);
     started
 }

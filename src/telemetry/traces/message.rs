@@ -1,7 +1,7 @@
-//! The traces of a stream's messages: a span for each message published and for each delivery, when it is sampled, and the context for
-//! the next hop in the message's headers.
+//! Traces of a stream's messages: a span for each published message and each delivery if it is sampled, and the
+//! context for the next hop in the message's headers.
 //!
-//! A message that is not sampled costs a look into its headers, and a random number when it has no context.
+//! A message that is not sampled costs a lookup in its headers, and a random number if it has no context.
 
 use std::sync::Arc;
 
@@ -22,9 +22,9 @@ use crate::{
 /// Traces the messages of a stream. Cloning is cheap.
 #[derive(Clone, Default)]
 pub struct MessageTracer {
-    /// None when no spans are exported.
+    /// `None` if no spans are exported.
     spans: Option<Arc<Inner>>,
-    /// Without spans: the context that messages without one of their own inherit.
+    /// Without spans: the context that messages without their own inherit.
     inherited: Option<Arc<TraceContext>>,
 }
 
@@ -36,15 +36,15 @@ struct Inner {
     call: Option<CallContext>,
 }
 
-/// The call that the messages came with: their parent when it is unary, and only a link when it is a stream, which may last for days.
+/// The call of the messages: their parent if it is unary, and only a link if it is a stream, which may last for days.
 struct CallContext {
     context: SpanContext,
     kind: CallKind,
-    /// Whether others can find it.
+    /// Whether the call's context is visible outside the gateway.
     is_known: bool,
 }
 
-/// What a span is about.
+/// The attributes of a span about a message.
 pub(super) struct Subject<'a> {
     pub(super) operation: &'static str,
     pub(super) kind: &'static str,
@@ -74,8 +74,8 @@ impl MessageTracer {
         Self { spans: Some(Arc::new(Inner { tracer, ratio, tenant, client, call })), inherited: None }
     }
 
-    /// Starts the span of a message that is to be published, which lasts until its outcome, when it is sampled. Its context replaces
-    /// the caller's in the message's headers, which becomes its parent.
+    /// Starts the span of a message to be published, if it is sampled; it lasts until the outcome. Its context
+    /// replaces the caller's in the message's headers, which becomes its parent.
     pub fn publish(&self, publication: &mut Publication) -> Option<Sending> {
         if self.spans.is_none() && self.inherited.is_none() {
             return None;
@@ -116,8 +116,8 @@ impl MessageTracer {
         Some(Sending::new(span, !message.message_id.is_empty()))
     }
 
-    /// Starts the span of a dead letter that is sent to its queue again, in the message's own trace. Its headers stay, so that its next
-    /// deliveries are siblings of the earlier ones. The message is decoded only when spans are exported.
+    /// Starts the span of a redriven dead letter, in the message's own trace. Its headers are not changed, so that the
+    /// next deliveries are siblings of the earlier ones. The message is decoded only if spans are exported.
     pub fn redrive(
         &self,
         queue: &str,
@@ -141,7 +141,7 @@ impl MessageTracer {
         Some(Sending::new(span, !message.message_id.is_empty()))
     }
 
-    /// A span about a message that was taken from a queue, in the message's own trace; none when that is not kept.
+    /// A span about a message from a queue, in the message's own trace; `None` if that is not sampled.
     pub(super) fn consume(&self, subject: &Subject<'_>, kind: SpanKind, more: Vec<KeyValue>) -> Option<Span> {
         let inner = self.spans.as_deref()?;
         let producer = TraceContext::of_message(subject.message).filter(TraceContext::is_sampled)?.into_inner();
@@ -150,7 +150,7 @@ impl MessageTracer {
         Some(inner.start(subject, kind, Some(&producer), links, more))
     }
 
-    /// A span below another of the same message.
+    /// A child span about the same message.
     pub(super) fn below(&self, parent: &Span, name: String, mut attributes: Vec<KeyValue>) -> Option<Span> {
         let inner = self.spans.as_deref()?;
         attributes.push(KeyValue::new(super::TENANT, Arc::clone(&inner.tenant)));
@@ -187,9 +187,9 @@ impl Inner {
         start(&self.tracer, name, kind, parent, links, attributes)
     }
 
-    /// What every span of a message says (OpenTelemetry's conventions for messaging and for RabbitMQ).
+    /// The attributes of every message span (OpenTelemetry's conventions for messaging and for RabbitMQ).
     fn attributes(&self, subject: &Subject<'_>) -> Vec<KeyValue> {
-        // Room for what is added later, too.
+        // With capacity for attributes that are added later.
         let mut attributes = Vec::with_capacity(20);
         let mut add = |name: &'static str, value: Value| attributes.push(KeyValue::new(name, value));
         add(names::MESSAGING_SYSTEM, "rabbitmq".into());
@@ -212,8 +212,8 @@ impl Inner {
     }
 }
 
-/// RabbitMQ's way to name a destination: exchange, routing key and, for a consumer, the queue; what is empty or said
-/// already is left out.
+/// The destination in RabbitMQ's form: exchange, routing key and, for a consumer, the queue, without empty or repeated
+/// parts.
 pub(super) fn destination(exchange: &str, routing_key: &str, queue: &str) -> String {
     let mut text = String::with_capacity(exchange.len() + routing_key.len() + queue.len() + 2);
     let queue = if queue == routing_key { "" } else { queue };

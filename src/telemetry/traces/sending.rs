@@ -1,5 +1,5 @@
-//! A message between its arrival and its outcome: one `send` span, with an event for each attempt at the broker and one for
-//! its confirm.
+//! The span of a message between its arrival and its outcome: one `send` span, with an event for each attempt at the
+//! broker and one for its confirm.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use opentelemetry_semantic_conventions::attribute as names;
 
 use crate::pb::Outcome;
 
-/// A published message without an outcome. Dropped without one, it says that the stream ended first.
+/// A published message without an outcome. If dropped without one, the stream ended first.
 #[derive(Debug)]
 pub struct Sending {
     span: Span,
@@ -27,26 +27,26 @@ impl Sending {
         Self { span, has_id, attempts: 0, sent: None, over: false }
     }
 
-    /// The trace's id, 32 hex digits.
+    /// The trace id, 32 hex digits.
     pub fn trace_id(&self) -> String {
         self.span.span_context().trace_id().to_string()
     }
 
-    /// The message has its id now, perhaps one made by the gateway.
+    /// Sets the message id, which the gateway may have generated.
     pub fn identified(&mut self, message_id: &str) {
         if !self.has_id && !message_id.is_empty() {
             self.span.set_attribute(KeyValue::new(names::MESSAGING_MESSAGE_ID, message_id.to_owned()));
         }
     }
 
-    /// It goes to the broker, perhaps again.
+    /// Records an attempt to send it to the broker.
     pub fn sent(&mut self) {
         self.attempts += 1;
         self.sent = Some(Instant::now());
         self.span.add_event("sent to broker", vec![KeyValue::new(super::ATTEMPT, self.attempts)]);
     }
 
-    /// Its outcome, and the code of what decided when it is not `CONFIRMED`; the trace's id.
+    /// Ends the span with the outcome, and with the code of the reason unless it is `CONFIRMED`; returns the trace id.
     pub fn end(mut self, outcome: Outcome, reason: &'static str) -> String {
         let outcome = super::outcome(outcome);
         if let Some(sent) = self.sent {

@@ -1,7 +1,7 @@
-//! A token bucket for messages or bytes. What was taken for a message that another limit refused can be given back.
+//! A token bucket for messages or bytes. An amount taken for a message that another limit refused can be returned.
 //!
-//! `governor` counts cells, at most 2³² in a burst and each a whole number of nanoseconds. An amount is counted in cells of as many
-//! units as keep both exact to a hundredth.
+//! `governor` counts cells, at most 2³² per burst, each lasting a whole number of nanoseconds. A cell represents as
+//! many units as keep both exact to one percent.
 
 use std::{
     num::NonZeroU32,
@@ -14,25 +14,26 @@ use std::{
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _, clock::DefaultClock};
 
-/// Cells come at most this often: a period of 100 ns is exact to a hundredth.
+/// The maximum rate of cells: a period of 100 ns is exact to one percent.
 const MAX_CELLS_A_SECOND: u64 = 10_000_000;
 
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// Rate and burst, as the plan has them.
+    /// Rate and burst of the plan.
     spec: (u64, u64),
     limiter: DefaultDirectRateLimiter,
     clock: DefaultClock,
-    /// Units of a cell.
+    /// Units per cell.
     unit: u64,
     burst: NonZeroU32,
     period: Duration,
-    /// Cells that were given back, which `governor` cannot do. They are taken first.
+    /// Returned cells, which `governor` cannot take back. They are used first.
     returned: AtomicU32,
 }
 
 impl Bucket {
-    /// The bucket of a rate and burst; the one before if they are the same. None for a rate of 0, which is unlimited.
+    /// The bucket for a rate and burst; the previous one if they are the same. `None` for a rate of 0, which is
+    /// unlimited.
     pub(super) fn next(before: Option<&Arc<Self>>, spec: (u64, u64)) -> Option<Arc<Self>> {
         if let Some(before) = before.filter(|before| before.spec == spec) {
             return Some(Arc::clone(before));
@@ -49,7 +50,7 @@ impl Bucket {
         Some(Arc::new(Self { spec, limiter, clock, unit, burst, period, returned: AtomicU32::new(0) }))
     }
 
-    /// Takes all of it, or nothing.
+    /// Takes the whole amount or nothing.
     pub(super) fn take_all(&self, amount: u64) -> bool {
         match self.cells(amount) {
             None => true,
@@ -57,8 +58,8 @@ impl Bucket {
         }
     }
 
-    /// Takes an amount, or returns when it will be available. More than a burst counts as a burst: otherwise it would never be
-    /// available.
+    /// Takes an amount, or returns the time until it is available. More than a burst counts as one burst, because it
+    /// would never be available otherwise.
     pub(super) fn take(&self, amount: u64) -> Result<(), Duration> {
         let Some(cells) = self.cells(amount).map(|cells| cells.min(self.burst)) else { return Ok(()) };
         if self.take_returned(cells) {
@@ -66,12 +67,12 @@ impl Bucket {
         }
         match self.limiter.check_n(cells) {
             Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
-            // The error is for more than a burst, which it cannot be here.
+            // The error means more than a burst, which is impossible here.
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
-    /// Gives back what [`Self::take`] took.
+    /// Returns an amount that [`Self::take`] took.
     pub(super) fn give_back(&self, amount: u64) {
         let Some(cells) = self.cells(amount).map(|cells| cells.min(self.burst).get()) else { return };
         let more = |returned: u32| Some(returned.saturating_add(cells).min(self.burst.get()));
@@ -87,7 +88,7 @@ impl Bucket {
             && self.returned.fetch_update(Relaxed, Relaxed, |returned| returned.checked_sub(cells.get())).is_ok()
     }
 
-    /// The time in which an amount becomes available.
+    /// The time in which this amount becomes available.
     pub(super) fn time(&self, amount: u64) -> Duration {
         self.period.saturating_mul(u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX))
     }

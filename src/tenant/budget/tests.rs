@@ -1,9 +1,9 @@
-//! Budgets alone: no store, no broker.
+//! Tests of budgets, without a store or a broker.
 
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::{names::TenantId, pb, tenant::live::TenantEntry};
+use crate::{names::TenantId, pb, tenant::state::TenantEntry};
 
 fn plan(limits: pb::Plan) -> Arc<Plan> {
     Arc::new(Plan::parse(&pb::Plan { name: "gold".into(), ..limits }).expect("a plan"))
@@ -26,12 +26,12 @@ fn bytes(rate: u64, burst: u64, message: u64) -> pb::Plan {
     }
 }
 
-/// Asks for messages of these sizes in one frame: the limits that refused, and the times.
+/// Checks messages of these sizes in one frame; returns the limits that refused them and the times to wait.
 fn ask(budget: &Budget, sizes: &[usize]) -> Vec<Option<(Limit, Duration)>> {
-    let mut turn = budget.turn(sizes.len(), sizes.iter().map(|size| *size as u64).sum());
+    let mut check = budget.rate_check(sizes.len(), sizes.iter().map(|size| *size as u64).sum());
     sizes
         .iter()
-        .map(|size| match turn.take(*size) {
+        .map(|size| match check.take(*size) {
             Ok(()) => None,
             Err(Error::Throttled { limit, retry_after }) => Some((limit, retry_after)),
             Err(other) => panic!("{other}"),
@@ -44,15 +44,15 @@ fn taken(answers: &[Option<(Limit, Duration)>]) -> usize {
 }
 
 #[test]
-fn no_limits_refuse_nothing() {
+fn an_unlimited_plan_refuses_nothing() {
     let budget = budget(pb::Plan::default());
     assert_eq!(taken(&ask(&budget, &[1 << 30; 1000])), 1000);
-    assert!(!budget.turn(1, 1).is_throttled());
+    assert!(!budget.rate_check(1, 1).is_throttled());
 }
 
 #[test]
-fn a_burst_is_taken_and_the_rest_is_told_when_it_fits_one_after_the_other() {
-    // One in ten seconds: no time passes in this test that would matter.
+fn a_burst_is_accepted_and_each_further_message_gets_the_time_after_which_it_fits() {
+    // One message in ten seconds, so that the duration of this test does not matter.
     let budget = budget(pb::Plan { ..rate(1, 10) });
     let answers = ask(&budget, &[5; 13]);
     assert_eq!(taken(&answers), 10);
@@ -65,7 +65,7 @@ fn a_burst_is_taken_and_the_rest_is_told_when_it_fits_one_after_the_other() {
 }
 
 #[test]
-fn a_frame_that_does_not_fit_as_a_whole_pays_once_for_what_fits() {
+fn a_frame_that_exceeds_the_rate_takes_it_only_for_the_accepted_messages() {
     let budget = budget(pb::Plan { ..rate(1, 10) });
     assert_eq!(taken(&ask(&budget, &[0; 8])), 8);
     assert_eq!(taken(&ask(&budget, &[0; 8])), 2);
@@ -73,19 +73,19 @@ fn a_frame_that_does_not_fit_as_a_whole_pays_once_for_what_fits() {
 }
 
 #[test]
-fn messages_are_not_paid_again_when_the_bytes_of_their_frame_do_not_fit() {
+fn messages_are_not_counted_twice_when_the_bytes_of_their_frame_exceed_the_rate() {
     let both = pb::Plan { max_publish_messages_per_second: 1, publish_messages_burst: 10, ..bytes(1, 100, 100) };
     let budget = budget(both);
-    // All ten messages were taken at once, and five of them fit by bytes.
+    // All ten messages were taken at once, and five of them fit the byte rate.
     let answers = ask(&budget, &[20; 10]);
     assert_eq!(taken(&answers), 5);
     assert!(answers.into_iter().flatten().all(|(limit, _)| limit == Limit::ByteRate));
-    // The others have cost nothing of the rate of messages.
+    // The others took nothing from the message rate.
     assert_eq!(taken(&ask(&budget, &[0; 10])), 5);
 }
 
 #[test]
-fn the_largest_message_fits_into_the_smallest_burst_and_an_empty_one_costs_no_bytes() {
+fn the_largest_message_fits_into_the_smallest_burst_and_an_empty_one_takes_no_bytes() {
     let budget = budget(bytes(1, 1000, 1000));
     assert_eq!(taken(&ask(&budget, &[1000])), 1);
     assert_eq!(taken(&ask(&budget, &[1])), 0);
@@ -93,7 +93,7 @@ fn the_largest_message_fits_into_the_smallest_burst_and_an_empty_one_costs_no_by
 }
 
 #[test]
-fn what_one_rate_refuses_costs_nothing_of_the_other() {
+fn a_message_refused_by_one_rate_takes_nothing_from_the_other() {
     let both = pb::Plan { max_publish_messages_per_second: 1, publish_messages_burst: 4, ..bytes(1, 100, 100) };
     let budget = budget(both);
     assert_eq!(taken(&ask(&budget, &[90])), 1);
@@ -101,7 +101,7 @@ fn what_one_rate_refuses_costs_nothing_of_the_other() {
         assert_eq!(ask(&budget, &[50])[0].map(|(limit, _)| limit), Some(Limit::ByteRate));
     }
     assert_eq!(taken(&ask(&budget, &[0; 5])), 3);
-    // And the other way round.
+    // And vice versa.
     for _ in 0..10 {
         assert_eq!(ask(&budget, &[10])[0].map(|(limit, _)| limit), Some(Limit::MessageRate));
     }
@@ -109,20 +109,20 @@ fn what_one_rate_refuses_costs_nothing_of_the_other() {
 }
 
 #[test]
-fn headers_count_as_stored_by_what_a_message_has_on_average() {
+fn stored_bytes_include_the_average_size_of_headers() {
     let budget = budget(pb::Plan { max_stored_bytes: 10_000, ..Default::default() });
     for _ in 0..100 {
-        budget.turn(100, 0).count(100, 100_000, 0);
+        budget.rate_check(100, 0).count(100, 100_000, 0);
     }
     budget.used().set_stored(9, 0);
     assert_eq!(taken(&ask(&budget, &[1])), 1);
-    // A thousand bytes each, of which the broker counts none.
+    // A thousand bytes each, none of which the broker counts.
     budget.used().set_stored(11, 0);
     assert_eq!(ask(&budget, &[1]), [Some((Limit::StoredBytes, STORED_INTERVAL))]);
 }
 
 #[test]
-fn large_rates_are_kept_to_a_hundredth() {
+fn large_rates_are_exact_to_one_percent() {
     for rate in [1_000, 999_983, 67_108_864, 10_000_000_000, 1 << 40] {
         let bucket = Bucket::next(None, (rate, rate)).expect("a bucket");
         for second in [bucket.time(rate), bucket.fills_in()] {
@@ -133,7 +133,7 @@ fn large_rates_are_kept_to_a_hundredth() {
 }
 
 #[test]
-fn another_plan_with_the_same_rate_gives_no_second_burst_and_a_larger_one_counts_at_once() {
+fn a_plan_with_the_same_rate_grants_no_second_burst_and_a_larger_rate_applies_at_once() {
     let first = budget(rate(1, 5));
     assert_eq!(taken(&ask(&first, &[0; 9])), 5);
     let same = Budget::next(Some(&first), plan(pb::Plan { max_streams: 1, ..rate(1, 5) }));
@@ -143,7 +143,7 @@ fn another_plan_with_the_same_rate_gives_no_second_burst_and_a_larger_one_counts
 }
 
 #[test]
-fn who_stores_as_much_as_allowed_publishes_nothing_until_it_is_less() {
+fn a_tenant_at_its_storage_limit_cannot_publish_until_it_stores_less() {
     let budget = budget(pb::Plan { max_stored_messages: 10, max_stored_bytes: 100, ..Default::default() });
     assert_eq!(taken(&ask(&budget, &[1])), 1);
     budget.used().set_stored(10, 0);
@@ -155,7 +155,7 @@ fn who_stores_as_much_as_allowed_publishes_nothing_until_it_is_less() {
 }
 
 #[test]
-fn a_pause_never_lets_a_bucket_fill_up() {
+fn no_bucket_fills_up_during_a_pause() {
     assert_eq!(budget(rate(10, 10)).pause(), MAX_PAUSE);
     assert!(budget(rate(100_000, 100)).pause() < Duration::from_millis(1));
 }
@@ -171,7 +171,7 @@ fn usage(tenant: &TenantEntry) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn room_is_for_the_tenant_and_comes_back_when_messages_settle() {
+async fn permits_are_shared_by_the_tenants_streams_and_returned_when_messages_settle() {
     let tenant = tenant(10, 0);
     let (mut one, mut two) = (InFlightPermit::new(tenant.clone()), InFlightPermit::new(tenant.clone()));
     assert_eq!(one.take(0, [5; 8].into_iter()), 8);
@@ -179,7 +179,7 @@ async fn room_is_for_the_tenant_and_comes_back_when_messages_settle() {
     assert_eq!(usage(&tenant), (10, 50));
     assert!(two.wait(2, 5).now_or_never().is_none());
     one.settled([(0, 5)].into_iter());
-    assert!(two.wait(2, 5).now_or_never().is_some(), "its place was kept");
+    assert!(two.wait(2, 5).now_or_never().is_some(), "its position was kept");
     drop((one, two));
     assert_eq!(usage(&tenant), (0, 0));
     let mut three = InFlightPermit::new(tenant);
@@ -187,43 +187,43 @@ async fn room_is_for_the_tenant_and_comes_back_when_messages_settle() {
 }
 
 #[tokio::test]
-async fn bytes_in_flight_hold_and_a_message_larger_than_all_of_them_goes_alone() {
+async fn bytes_in_flight_are_limited_and_a_message_that_exceeds_the_limit_is_sent_alone() {
     let tenant = tenant(0, 100);
-    let mut share = InFlightPermit::new(tenant.clone());
-    assert_eq!(share.take(0, [40; 3].into_iter()), 2);
-    share.settled([(0, 40), (1, 40)].into_iter());
-    assert_eq!(share.take(2, [5000].into_iter()), 1);
-    assert_eq!(share.take(3, [1].into_iter()), 0);
-    share.settled([(2, 5000)].into_iter());
-    assert_eq!(share.take(3, [100].into_iter()), 1);
+    let mut permit = InFlightPermit::new(tenant.clone());
+    assert_eq!(permit.take(0, [40; 3].into_iter()), 2);
+    permit.settled([(0, 40), (1, 40)].into_iter());
+    assert_eq!(permit.take(2, [5000].into_iter()), 1);
+    assert_eq!(permit.take(3, [1].into_iter()), 0);
+    permit.settled([(2, 5000)].into_iter());
+    assert_eq!(permit.take(3, [100].into_iter()), 1);
     assert_eq!(usage(&tenant), (1, 100));
 }
 
 #[tokio::test]
-async fn who_waited_first_is_first_and_nobody_goes_past() {
+async fn permits_are_granted_in_the_order_of_requests() {
     let tenant = tenant(1, 0);
     let (mut busy, mut patient) = (InFlightPermit::new(tenant.clone()), InFlightPermit::new(tenant));
     assert_eq!(busy.take(0, [1].into_iter()), 1);
     assert!(patient.wait(0, 1).now_or_never().is_none());
     busy.settled([(0, 1)].into_iter());
-    assert_eq!(busy.take(1, [1].into_iter()), 0, "the room is the other's");
+    assert_eq!(busy.take(1, [1].into_iter()), 0, "the permit belongs to the waiting stream");
     assert!(patient.wait(0, 1).now_or_never().is_some());
 }
 
 #[tokio::test]
-async fn a_changed_limit_wakes_who_waits_and_old_messages_do_not_count_for_the_new_one() {
+async fn a_changed_limit_wakes_waiting_streams_and_earlier_messages_do_not_count_against_it() {
     let tenant = tenant(2, 0);
-    let mut share = InFlightPermit::new(tenant.clone());
-    assert_eq!(share.take(0, [1; 5].into_iter()), 2);
-    let waiting = async { share.wait(2, 1).await };
+    let mut permit = InFlightPermit::new(tenant.clone());
+    assert_eq!(permit.take(0, [1; 5].into_iter()), 2);
+    let waiting = async { permit.wait(2, 1).await };
     let change = async {
         tenant.set_plan(plan(pb::Plan { max_in_flight_messages: 3, ..Default::default() }));
     };
     tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(waiting, change) }).await.expect("woken");
-    // The two of before land where they took off; one of the new three is taken.
-    share.settled([(0, 1), (1, 1)].into_iter());
-    assert_eq!(share.take(3, [1; 5].into_iter()), 2);
+    // The two earlier permits return to the old limiter; one of the three new ones is taken.
+    permit.settled([(0, 1), (1, 1)].into_iter());
+    assert_eq!(permit.take(3, [1; 5].into_iter()), 2);
     assert_eq!(usage(&tenant), (3, 3));
-    share.settled([(2, 1), (3, 1), (4, 1)].into_iter());
+    permit.settled([(2, 1), (3, 1), (4, 1)].into_iter());
     assert_eq!(usage(&tenant), (0, 0));
 }

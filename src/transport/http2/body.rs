@@ -1,7 +1,8 @@
-//! The body of a request: a [`Receiver`] takes the DATA frames out of h2 as they come, and the body hands their bytes to the service.
+//! The body of a request: a [`Receiver`] takes the DATA frames out of h2 as they arrive, and the body passes their
+//! bytes to the service.
 //!
-//! The peer's window opens by what the service has read, not by what the receiver has taken. So at most a window is buffered for each
-//! stream; it is charged to the memory budget of the connection.
+//! The peer's window opens as the service reads, not as the receiver takes frames. At most one window is buffered for
+//! each stream, and charged to the memory budget of the connection.
 
 use std::{
     collections::VecDeque,
@@ -19,12 +20,12 @@ use tonic::Status;
 
 use crate::memory::{MemoryBudget, MemoryPermit, TooLarge};
 
-/// Frames below this size are copied together; larger ones are passed on as they are.
+/// Frames below this size are merged by copying; larger ones are passed on as they are.
 const SMALL: usize = 1024;
-/// The buffer in which small frames are joined.
+/// The size of the buffer in which small frames are merged.
 const JOINED: usize = 4 * 1024;
 
-/// Makes the body of a request, and what has to be polled for it to be filled.
+/// Creates the body of a request, and the receiver that must be polled to fill it.
 pub(super) fn request_body(mut receive: RecvStream, memory: MemoryBudget) -> (RequestBody, Receiver) {
     let flow = receive.flow_control().clone();
     let mut buffer = Buffer::default();
@@ -42,7 +43,7 @@ struct Shared(Mutex<Buffer>);
 #[derive(Debug, Default)]
 struct Buffer {
     chunks: VecDeque<Bytes>,
-    /// Small frames at the end, joined.
+    /// Merged small frames at the end.
     joined: BytesMut,
     charged: Option<MemoryPermit>,
     end: Option<End>,
@@ -116,7 +117,7 @@ impl Buffer {
     }
 }
 
-/// Moves what comes from the peer into the buffer.
+/// Moves received frames into the buffer.
 pub(super) struct Receiver {
     shared: Arc<Shared>,
     receive: RecvStream,
@@ -126,7 +127,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Ready when nothing more is to be received: everything has come, the stream has failed, or nobody reads it.
+    /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader is gone.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             {
@@ -176,7 +177,7 @@ impl Drop for Receiver {
     }
 }
 
-/// What a service reads.
+/// The body that a service reads.
 pub(super) struct RequestBody {
     shared: Arc<Shared>,
     flow: FlowControl,
@@ -195,9 +196,11 @@ impl Body for RequestBody {
                 (None, Some(End::Complete(trailers))) => {
                     return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
                 }
-                // Not CANCELLED: tonic takes that for an orderly end of the stream.
+                // Not CANCELLED, which tonic treats as an orderly end of the stream.
                 (None, Some(End::Failed)) => {
-                    return Poll::Ready(Some(Err(Status::unavailable("the client cancelled the call or went away"))));
+                    return Poll::Ready(Some(Err(Status::unavailable(
+                        "the client cancelled the call or disconnected",
+                    ))));
                 }
                 (None, None) => {
                     buffer.reader = Some(cx.waker().clone());
@@ -230,7 +233,7 @@ impl Drop for RequestBody {
         buffer.is_abandoned = true;
         let receiver = buffer.receiver.take();
         drop(buffer);
-        // For the other streams of the connection.
+        // The bytes are returned to the connection's window for its other streams.
         let _ = self.flow.release_capacity(left);
         if let Some(receiver) = receiver {
             receiver.wake();

@@ -1,6 +1,6 @@
-//! One request and its answer on a stream of an HTTP/2 connection.
+//! One request and its response on a stream of an HTTP/2 connection.
 //!
-//! The answer is dropped as soon as the peer resets the stream, so a call that was cancelled ends at once.
+//! The response is dropped as soon as the peer resets the stream, so that a cancelled call ends at once.
 
 use std::{
     convert::Infallible,
@@ -22,13 +22,13 @@ const CONNECTION_HEADERS: [HeaderName; 4] =
 
 /// A request that is being received and answered.
 pub(super) struct Exchange<F> {
-    /// None when nothing more is to be received.
+    /// `None` when nothing more is to be received.
     receiver: Option<Receiver>,
     answer: Answer<F>,
 }
 
 enum Answer<F> {
-    /// The service works on it.
+    /// The service is working on it.
     Awaited(Pin<Box<F>>, SendResponse<Bytes>),
     /// Its body is being sent.
     Sent { body: Pin<Box<Body>>, stream: SendStream<Bytes>, chunk: Option<Bytes> },
@@ -61,8 +61,8 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Exchange<F> {
                         return Poll::Ready(Ok(()));
                     }
                     if let Some(waiting) = chunk {
-                        // Only what is there is reserved, and only a byte of it: a stream must not keep the window of its connection
-                        // from others.
+                        // Only what is available is reserved, and only one byte of it, so that a stream does not take
+                        // the connection's window from other streams.
                         while stream.capacity() == 0 {
                             match ready!(stream.poll_capacity(cx)) {
                                 Some(capacity) => {

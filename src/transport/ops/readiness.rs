@@ -1,4 +1,4 @@
-//! Whether the gateway is ready to serve: it is while no component holds a [`Block`].
+//! The readiness of the gateway: it is ready while no component holds a [`Block`].
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, usize>>>);
 
 impl Readiness {
-    /// Without any block.
+    /// A readiness without any block.
     pub fn new() -> Self {
         Self::default()
     }
@@ -21,13 +21,13 @@ impl Readiness {
         Block { readiness: self.clone(), name }
     }
 
-    /// The names of the open blocks; empty when the gateway is ready.
+    /// The names of the current blocks; empty if the gateway is ready.
     pub fn waiting(&self) -> Vec<&'static str> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 }
 
-/// Keeps the gateway from being ready until it is dropped.
+/// Keeps the gateway from being ready until dropped.
 #[derive(Debug)]
 #[must_use = "a block that is dropped blocks nothing"]
 pub struct Block {

@@ -1,4 +1,4 @@
-//! The ops side over real HTTP: probes, keys, and tokens as OAuth 2.0 wants them.
+//! Tests of the operations listener over HTTP: probes, keys, and OAuth 2.0 tokens.
 
 use axum::{
     body::{Body, to_bytes},
@@ -25,7 +25,7 @@ struct Ops {
 async fn ops() -> Ops {
     let key = EncryptionKey::parse(&EncryptionKey::generate()).expect("a key");
     let store = Store::open(&"sqlite::memory:".into(), key).await.expect("a store");
-    let (_, secret) = Issuer::bootstrap_admin(&store).await.expect("asked").expect("made");
+    let (_, secret) = Issuer::bootstrap_admin(&store).await.expect("the store responds").expect("created");
     let (audit, _keeper) = Audit::new(store.clone(), &AuditConfig::for_test());
     let issuer = Arc::new(Issuer::start(store, &AuthConfig::for_test()).await.expect("an issuer"));
     let readiness = Readiness::new();
@@ -57,7 +57,7 @@ impl Ops {
 }
 
 #[tokio::test]
-async fn tokens_are_given_for_basic_credentials_and_for_a_form() {
+async fn tokens_are_issued_for_basic_credentials_and_for_a_form() {
     let ops = ops().await;
     let basic = format!("admin:{}", ops.secret);
     let encoded = basic.replace('_', "%5F").replace('-', "%2d");
@@ -76,7 +76,7 @@ async fn tokens_are_given_for_basic_credentials_and_for_a_form() {
 }
 
 #[tokio::test]
-async fn refusals_speak_the_words_of_rfc_6749() {
+async fn refusals_have_the_error_codes_of_rfc_6749() {
     let ops = ops().await;
     let basic = format!("admin:{}", ops.secret);
     let both = format!("grant_type=client_credentials&client_id=admin&client_secret={}", ops.secret);
@@ -106,7 +106,7 @@ async fn refusals_speak_the_words_of_rfc_6749() {
 }
 
 #[tokio::test]
-async fn the_gateway_is_ready_when_nobody_blocks() {
+async fn the_gateway_is_ready_without_blocks() {
     let ops = ops().await;
     assert_eq!(ops.get("/livez").await.0, StatusCode::OK);
     let (one, two) = (ops.readiness.block("store"), ops.readiness.block("store"));

@@ -92,13 +92,13 @@ pub(super) async fn token(
 ) -> Response {
     let peer = peer.map(|Extension(Client(address))| address);
     let shown = peer.map(|peer| peer.to_string()).unwrap_or_default();
-    let witness = AuditContext::new(state.audit.clone(), "POST /oauth2/token", shown);
+    let audit_context = AuditContext::new(state.audit.clone(), "POST /oauth2/token", shown);
     let trace_id = TraceContext::trace_id_of(&headers);
-    witness.traced(trace_id.as_str());
-    let mut response = match answer(&state, &witness, peer.map(|peer| peer.ip()), &headers, form).await {
+    audit_context.set_trace(trace_id.as_str());
+    let mut response = match answer(&state, &audit_context, peer.map(|peer| peer.ip()), &headers, form).await {
         Ok(body) => body.into_response(),
         Err(refusal) => {
-            witness.ended(refusal.kind, refusal.reason);
+            audit_context.record_end(refusal.kind, refusal.reason);
             refusal.into_response(&trace_id)
         }
     };
@@ -112,7 +112,7 @@ pub(super) async fn token(
 
 async fn answer(
     state: &OpsState,
-    witness: &AuditContext,
+    audit_context: &AuditContext,
     address: Option<IpAddr>,
     headers: &HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
@@ -126,10 +126,10 @@ async fn answer(
         return Err(Refusal { code, ..Refusal::invalid("grant_type must be client_credentials") });
     }
     let (id, secret) = credentials(headers, &mut form)?;
-    witness.about("", &id);
+    audit_context.set_subject("", &id);
     let issued = state.issuer.issue(&id, &secret, None, address).await?;
-    witness.recognised(&issued.client);
-    witness.done(None);
+    audit_context.set_client(&issued.client);
+    audit_context.done(None);
     let mut answer = json!({
         "access_token": issued.token.expose_secret(),
         "token_type": "Bearer",

@@ -1,5 +1,5 @@
-//! What a tenant uses on this gateway, for its limits and its meters. The counters outlive changes of the plan and suspensions, so
-//! that open streams and messages in flight stay counted.
+//! Usage of a tenant on this gateway, for its limits and meters. The counters are kept when the plan changes or the
+//! tenant is suspended, so that open streams and messages in flight remain counted.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-/// What a tenant uses on this gateway now.
+/// The current usage of a tenant on this gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Open streams.
@@ -18,20 +18,20 @@ pub struct Usage {
     pub in_flight_messages: u64,
     /// Their bytes.
     pub in_flight_bytes: u64,
-    /// Messages published over the last second.
+    /// Messages published during the last second.
     pub messages_per_second: u64,
     /// Their bytes.
     pub bytes_per_second: u64,
 }
 
-/// Over how many messages the mean of their overhead is taken.
+/// The number of messages over which their mean overhead is computed.
 const OVERHEAD_MESSAGES: f64 = 256.0;
 
 #[derive(Debug)]
 pub(in crate::tenant) struct UsageCounters {
     streams: AtomicU32,
     in_flight: (AtomicU64, AtomicU64),
-    /// In all queues, at the last measurement.
+    /// In all queues, from the last measurement.
     stored: (AtomicU64, AtomicU64),
     /// Messages published since the start, to find the tenants that published since the last measurement.
     published: AtomicU64,
@@ -39,13 +39,13 @@ pub(in crate::tenant) struct UsageCounters {
     start: Instant,
 }
 
-/// Messages and bytes of this second and the one before.
+/// Messages and bytes of the current and the previous second.
 #[derive(Debug, Default)]
 struct Seconds {
     number: u64,
     now: (u64, u64),
     before: (u64, u64),
-    /// Bytes of properties and headers of a message, the mean of those published lately.
+    /// The mean size of properties and headers of recently published messages.
     overhead: f64,
 }
 
@@ -115,7 +115,8 @@ impl UsageCounters {
         self.published.load(Relaxed)
     }
 
-    /// Messages, and their bytes: RabbitMQ counts bodies, and properties and headers are added as published lately.
+    /// Stored messages and their bytes: RabbitMQ counts bodies only, so the recent mean of properties and headers is
+    /// added.
     pub(super) fn stored(&self) -> (u64, u64) {
         (self.stored.0.load(Relaxed), self.stored.1.load(Relaxed))
     }
@@ -133,7 +134,7 @@ impl UsageCounters {
             seconds.turn_to(elapsed.as_secs());
             (seconds.now, seconds.before)
         };
-        // The last second reaches into the calendar second before by what the present one lacks.
+        // The last second covers the part of the previous calendar second that the current one lacks.
         let rest = u64::from(1_000 - elapsed.subsec_millis());
         let last = |now: u64, before: u64| now + before.saturating_mul(rest) / 1_000;
         Usage {
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_second_is_of_this_second_and_the_one_before() {
+    fn the_last_second_covers_parts_of_two_calendar_seconds() {
         let mut seconds = Seconds { number: 7, now: (3, 30), before: (9, 90), overhead: 0.0 };
         seconds.turn_to(7);
         assert_eq!((seconds.now, seconds.before), ((3, 30), (9, 90)));

@@ -1,5 +1,6 @@
-//! The state of a tenant and of a client while they may have open streams. The registry writes it; scopes read it and wait on it. The end of
-//! a [`TenantEntry`] is final: a tenant that is resumed gets a new one, so that no stream can miss a suspension.
+//! The state of a tenant and of a client while they may have open streams. The registry updates it; scopes read it and
+//! wait for changes. The end of a [`TenantEntry`] is final: a resumed tenant gets a new entry, so that no stream can
+//! miss a suspension.
 
 use std::{
     sync::{Arc, atomic::AtomicI64},
@@ -16,16 +17,16 @@ use super::{
 };
 use crate::{auth::Caller, names::TenantId};
 
-/// A tenant, from the moment it is admitted until it is suspended or deleted.
+/// A tenant, from its admission until it is suspended or deleted.
 #[derive(Debug)]
 pub(super) struct TenantEntry {
     id: TenantId,
     vhost: String,
     budget: ArcSwap<Budget>,
-    /// Shared across a suspension, so that streams from before it still count.
+    /// Kept across a suspension, so that earlier streams still count.
     used: Arc<UsageCounters>,
     ended: watch::Sender<Option<Error>>,
-    /// When its broker certificate was last rotated on request, as the store has it.
+    /// When its broker certificate was last rotated on request, from the store.
     credentials_rotated: AtomicI64,
 }
 
@@ -66,7 +67,7 @@ impl TenantEntry {
         &self.used
     }
 
-    /// Only the registry's one reader calls this, so nobody else changes the budget meanwhile.
+    /// Called only by the registry's single reader, so the budget does not change meanwhile.
     pub(super) fn set_plan(&self, plan: Arc<Plan>) {
         let before = self.budget.load_full();
         if *before.plan() == plan {
@@ -74,12 +75,12 @@ impl TenantEntry {
         }
         let next = Arc::new(Budget::next(Some(&before), plan));
         self.budget.store(Arc::clone(&next));
-        if !Arc::ptr_eq(before.flight(), next.flight()) {
-            before.flight().close();
+        if !Arc::ptr_eq(before.limiter(), next.limiter()) {
+            before.limiter().close();
         }
     }
 
-    /// Ends it, once and for all: the first reason counts.
+    /// Ends the tenant permanently, with the first reason given.
     pub(super) fn end(&self, why: Error) {
         self.ended.send_if_modified(|ended| {
             let first = ended.is_none();
@@ -95,12 +96,12 @@ impl TenantEntry {
     pub(super) async fn ended(&self) -> Error {
         match self.ended.subscribe().wait_for(Option::is_some).await {
             Ok(why) => why.clone().unwrap_or(Error::Unknown),
-            // The sender is in `self`, so this cannot happen while somebody waits.
+            // The sender is in `self`, so it is not dropped while somebody waits.
             Err(_) => Error::Unknown,
         }
     }
 
-    /// Takes one of the plan's streams, to be given back by [`Self::close_stream`].
+    /// Takes one of the plan's streams, to be returned by [`Self::close_stream`].
     pub(super) fn open_stream(&self) -> Result<(), Error> {
         let max = self.plan().max_streams;
         if self.used.open_stream(max) { Ok(()) } else { Err(Error::TooManyStreams { max }) }
@@ -111,14 +112,14 @@ impl TenantEntry {
     }
 }
 
-/// What the store last said of a client.
+/// The state of a client in the latest snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ClientStatus {
     pub(super) revoked: bool,
     /// Tokens issued before this are refused.
     pub(super) not_before: SystemTime,
     pub(super) grants: Arc<StoredGrants>,
-    /// The external issuer of its tokens; empty: the gateway.
+    /// The external issuer of its tokens; empty for the gateway.
     pub(super) issuer: Arc<str>,
 }
 
@@ -137,27 +138,27 @@ impl ClientStatus {
     }
 }
 
-/// A client. It changes in place: a revocation and a withdrawn token are final, and grants are checked whenever they are used.
+/// A client. It is updated in place: a revocation or a withdrawn token is final, and grants are checked at each use.
 #[derive(Debug)]
-pub(super) struct LiveClient {
+pub(super) struct ClientEntry {
     status: watch::Sender<ClientStatus>,
-    /// The same grants as in `status`, readable without a lock: they are checked for every message.
+    /// The same grants as in `status`, readable without a lock because they are checked for every message.
     grants: ArcSwap<StoredGrants>,
 }
 
-impl LiveClient {
-    pub(super) fn new(standing: ClientStatus) -> Self {
-        Self { grants: ArcSwap::new(Arc::clone(&standing.grants)), status: watch::Sender::new(standing) }
+impl ClientEntry {
+    pub(super) fn new(status: ClientStatus) -> Self {
+        Self { grants: ArcSwap::new(Arc::clone(&status.grants)), status: watch::Sender::new(status) }
     }
 
     /// The grants are stored first, so that they are in place when the notification arrives.
-    pub(super) fn set(&self, standing: ClientStatus) {
-        if !Arc::ptr_eq(&self.grants.load(), &standing.grants) {
-            self.grants.store(Arc::clone(&standing.grants));
+    pub(super) fn set(&self, status: ClientStatus) {
+        if !Arc::ptr_eq(&self.grants.load(), &status.grants) {
+            self.grants.store(Arc::clone(&status.grants));
         }
         self.status.send_if_modified(|now| {
-            let is_new = *now != standing;
-            *now = standing;
+            let is_new = *now != status;
+            *now = status;
             is_new
         });
     }
@@ -179,15 +180,15 @@ impl LiveClient {
         self.grants.load()
     }
 
-    /// Notified of every change, of the grants among others.
+    /// Notified of every change, including changes of grants.
     pub(super) fn changes(&self) -> watch::Receiver<ClientStatus> {
         self.status.subscribe()
     }
 
     /// Waits until this caller's token is refused.
     pub(super) async fn ended(&self, caller: &Caller) -> Error {
-        match self.status.subscribe().wait_for(|standing| standing.check(caller).is_err()).await {
-            Ok(standing) => standing.check(caller).err().unwrap_or(Error::Revoked),
+        match self.status.subscribe().wait_for(|status| status.check(caller).is_err()).await {
+            Ok(status) => status.check(caller).err().unwrap_or(Error::Revoked),
             Err(_) => Error::Revoked,
         }
     }

@@ -1,6 +1,6 @@
-//! The layer that gives every call its [`AuditContext`], which records calls that are refused at once, by whatever layer.
+//! The layer that creates the [`AuditContext`] of every call and records calls that any layer refuses at once.
 //!
-//! What a stream is refused later is recorded by the stream, with the same [`AuditContext`].
+//! Later refusals of a stream are recorded by the stream, with the same [`AuditContext`].
 
 use std::{
     collections::HashSet,
@@ -22,10 +22,10 @@ use crate::{
     telemetry::Call,
 };
 
-/// The method of calls that are not ours: health, reflection, and whatever else a peer sends.
+/// The method name for calls of other services: health, reflection, and unknown ones.
 const OTHER: &str = "other";
 
-/// Makes [`Audited`] services.
+/// Creates [`Audited`] services.
 #[derive(Debug, Clone)]
 pub(super) struct AuditLayer(Audit);
 
@@ -64,26 +64,26 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let witness = witness(&self.audit, &request);
-        request.extensions_mut().insert(witness.clone());
+        let audit_context = audit_context(&self.audit, &request);
+        request.extensions_mut().insert(audit_context.clone());
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            // The headers have a status only when no body follows.
+            // The headers contain a status only if no body follows.
             if answer.headers().contains_key("grpc-status")
                 && let Some(status) = Status::from_header_map(answer.headers())
                 && let Some(kind) = Kind::of_refusal(status.code())
             {
-                // Statuses of the gRPC library have no reason.
+                // Statuses created by the gRPC library have no reason.
                 let reason = error::reason_of(&status).unwrap_or_else(|| format!("{:?}", status.code()));
-                witness.ended(kind, &reason);
+                audit_context.record_end(kind, &reason);
             }
             Ok(answer)
         })
     }
 }
 
-/// Without the slash at their beginning.
+/// The paths of known methods, without the leading slash.
 fn known_methods() -> &'static HashSet<String> {
     static METHODS: OnceLock<HashSet<String>> = OnceLock::new();
     METHODS.get_or_init(|| {
@@ -92,13 +92,13 @@ fn known_methods() -> &'static HashSet<String> {
     })
 }
 
-fn witness<B>(audit: &Audit, request: &Request<B>) -> AuditContext {
+fn audit_context<B>(audit: &Audit, request: &Request<B>) -> AuditContext {
     let method = request.uri().path().trim_start_matches('/');
     let method = if known_methods().contains(method) { method } else { OTHER };
     let peer = request.extensions().get::<Peer>().map(|peer| peer.address.to_string());
-    let witness = AuditContext::new(audit.clone(), method, peer.unwrap_or_default());
+    let audit_context = AuditContext::new(audit.clone(), method, peer.unwrap_or_default());
     if let Some(call) = request.extensions().get::<Call>() {
-        witness.traced(call.trace_id());
+        audit_context.set_trace(call.trace_id());
     }
-    witness
+    audit_context
 }

@@ -1,19 +1,20 @@
-//! The limit on published messages without an outcome, over all streams of a tenant.
+//! The limit on published messages without an outcome, for all streams of a tenant together.
 //!
-//! Permits are granted in the order of requests, so that no stream starves another. A stream owns a [`InFlightPermit`], which returns its
-//! permits when messages have outcomes and when the stream ends. A changed limit makes a new [`InFlightLimiter`]: permits taken from the
-//! replaced one return to it and do not count against the new one.
+//! Permits are granted in the order of requests, so that no stream starves another. A stream owns an
+//! [`InFlightPermit`], which returns its permits when messages have outcomes and when the stream ends. A changed limit
+//! creates a new [`InFlightLimiter`]: permits taken from the replaced one are returned to it and do not count against
+//! the new one.
 
 use std::{pin::Pin, sync::Arc};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-use crate::tenant::live::TenantEntry;
+use crate::tenant::state::TenantEntry;
 
-/// The limits of a tenant; none is unlimited.
+/// The limits of a tenant; `None` for unlimited.
 #[derive(Debug)]
 pub(in crate::tenant) struct InFlightLimiter {
-    /// As the plan has them.
+    /// The limits of the plan.
     spec: (u32, u64),
     messages: Option<Arc<Semaphore>>,
     bytes: Option<Arc<Semaphore>>,
@@ -34,7 +35,7 @@ impl InFlightLimiter {
         Arc::new(Self { spec, messages: limit(spec.0.into()), bytes: limit(spec.1) })
     }
 
-    /// Sends the waiting streams to the limiter that replaced this one.
+    /// Redirects the waiting streams to the limiter that replaced this one.
     pub(in crate::tenant) fn close(&self) {
         self.messages.iter().chain(&self.bytes).for_each(|semaphore| semaphore.close());
     }
@@ -43,7 +44,8 @@ impl InFlightLimiter {
         self.messages.iter().chain(&self.bytes).any(|semaphore| semaphore.is_closed())
     }
 
-    /// What a message counts. One that is larger than the limit takes all of it: otherwise it could never be sent.
+    /// The permits for a message. One that exceeds the limit takes all of them, because it could never be sent
+    /// otherwise.
     fn cost(&self, bytes: usize) -> u32 {
         let max = if self.spec.1 == 0 { u64::MAX } else { self.spec.1 };
         u32::try_from((bytes as u64).min(max)).unwrap_or(u32::MAX)
@@ -69,7 +71,7 @@ impl InFlightLimiter {
     }
 
     async fn take(self: Arc<Self>, bytes: u32) -> Result<Permits, AcquireError> {
-        // Always in this order: a stream that waits for bytes blocks none that has them.
+        // Always in this order, so that a stream that waits for bytes does not block one that has them.
         let message = match &self.messages {
             Some(semaphore) => Some(Arc::clone(semaphore).acquire_owned().await?),
             None => None,
@@ -88,7 +90,7 @@ impl InFlightLimiter {
     }
 }
 
-/// Messages, and their bytes.
+/// A number of messages and their bytes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Amount {
     messages: u64,
@@ -109,24 +111,24 @@ impl Amount {
 /// The permits of one stream.
 pub struct InFlightPermit {
     tenant: Arc<TenantEntry>,
-    flight: Arc<InFlightLimiter>,
-    /// The number of the first message whose permits are from `flight`.
+    limiter: Arc<InFlightLimiter>,
+    /// The number of the first message whose permits are from the current limiter.
     since: u64,
-    /// Permits taken from `flight`.
+    /// Permits taken from the current limiter.
     permits: Amount,
-    /// Everything in flight, in actual bytes.
+    /// All messages in flight, in actual bytes.
     in_flight: Amount,
     waiting: Option<(u32, Waiting)>,
 }
 
 impl InFlightPermit {
     pub(in crate::tenant) fn new(tenant: Arc<TenantEntry>) -> Self {
-        let flight = Arc::clone(tenant.budget().flight());
-        Self { tenant, flight, since: 0, permits: Amount::default(), in_flight: Amount::default(), waiting: None }
+        let limiter = Arc::clone(tenant.budget().limiter());
+        Self { tenant, limiter, since: 0, permits: Amount::default(), in_flight: Amount::default(), waiting: None }
     }
 
-    /// Takes permits for as many of these messages as possible now, in their order; returns how many. `first` is the number of the
-    /// first one on the stream.
+    /// Takes permits for as many of these messages as possible, in order; returns their number. `first` is the number
+    /// of the first one on the stream.
     pub fn take(&mut self, first: u64, sizes: impl Iterator<Item = usize> + Clone) -> usize {
         if self.waiting.is_some() {
             return 0;
@@ -135,17 +137,17 @@ impl InFlightPermit {
         let (mut messages, mut bytes, mut cost) = (0_u32, 0_u64, 0_u64);
         for size in sizes.clone() {
             (messages, bytes) = (messages + 1, bytes + size as u64);
-            cost += u64::from(self.flight.cost(size));
+            cost += u64::from(self.limiter.cost(size));
         }
-        // All at once, the usual case.
-        if u32::try_from(cost).is_ok_and(|cost| self.flight.try_take(messages, cost)) {
+        // All at once in the usual case.
+        if u32::try_from(cost).is_ok_and(|cost| self.limiter.try_take(messages, cost)) {
             self.took(messages.into(), bytes, cost);
             return messages as usize;
         }
         let mut taken = 0;
         for size in sizes {
-            let cost = self.flight.cost(size);
-            if !self.flight.try_take(1, cost) {
+            let cost = self.limiter.cost(size);
+            if !self.limiter.try_take(1, cost) {
                 break;
             }
             self.took(1, size as u64, cost.into());
@@ -154,13 +156,13 @@ impl InFlightPermit {
         taken
     }
 
-    /// Waits for the permits of the stream's next message. Cancel safe: its place in the queue is kept.
+    /// Waits for the permits of the stream's next message. Cancel safe: its position in the queue is kept.
     pub async fn wait(&mut self, order: u64, size: usize) {
         loop {
             if self.waiting.is_none() {
                 self.renew(order);
-                let cost = self.flight.cost(size);
-                self.waiting = Some((cost, Box::pin(Arc::clone(&self.flight).take(cost))));
+                let cost = self.limiter.cost(size);
+                self.waiting = Some((cost, Box::pin(Arc::clone(&self.limiter).take(cost))));
             }
             let Some((cost, waiting)) = &mut self.waiting else { continue };
             let (cost, got) = (*cost, waiting.await);
@@ -173,8 +175,8 @@ impl InFlightPermit {
                 }
                 Err(_) => {
                     self.renew(order);
-                    if self.flight.is_closed() {
-                        // The tenant was suspended and resumed: the stream is about to be ended.
+                    if self.limiter.is_closed() {
+                        // The tenant was suspended and resumed, so the stream is about to end.
                         std::future::pending::<()>().await;
                     }
                 }
@@ -182,17 +184,17 @@ impl InFlightPermit {
         }
     }
 
-    /// Returns the permits of messages: the number and the bytes of each.
+    /// Returns the permits of messages, given by number and size.
     pub fn settled(&mut self, messages: impl Iterator<Item = (u64, usize)>) {
         let (mut settled, mut returned) = (Amount::default(), Amount::default());
         for (order, size) in messages {
             settled = settled.plus(Amount { messages: 1, bytes: size as u64 });
             if order >= self.since {
-                returned = returned.plus(Amount { messages: 1, bytes: self.flight.cost(size).into() });
+                returned = returned.plus(Amount { messages: 1, bytes: self.limiter.cost(size).into() });
             }
         }
         self.permits = self.permits.minus(returned);
-        self.flight.give_back(returned.messages, returned.bytes);
+        self.limiter.give_back(returned.messages, returned.bytes);
         self.in_flight = self.in_flight.minus(settled);
         self.tenant.used().released(settled.messages, settled.bytes);
     }
@@ -203,12 +205,12 @@ impl InFlightPermit {
         self.tenant.used().acquired(messages, bytes);
     }
 
-    /// Switches to the limits of the present plan.
+    /// Switches to the limits of the current plan.
     fn renew(&mut self, next: u64) {
         let budget = self.tenant.budget();
-        if !Arc::ptr_eq(budget.flight(), &self.flight) {
-            self.flight.give_back(self.permits.messages, self.permits.bytes);
-            self.flight = Arc::clone(budget.flight());
+        if !Arc::ptr_eq(budget.limiter(), &self.limiter) {
+            self.limiter.give_back(self.permits.messages, self.permits.bytes);
+            self.limiter = Arc::clone(budget.limiter());
             (self.since, self.permits) = (next, Amount::default());
         }
     }
@@ -216,7 +218,7 @@ impl InFlightPermit {
 
 impl Drop for InFlightPermit {
     fn drop(&mut self) {
-        self.flight.give_back(self.permits.messages, self.permits.bytes);
+        self.limiter.give_back(self.permits.messages, self.permits.bytes);
         self.tenant.used().released(self.in_flight.messages, self.in_flight.bytes);
     }
 }

@@ -1,6 +1,6 @@
-//! What all administrative calls have in common: the caller is admitted, the work is completed even when the caller goes away, and the
-//! outcome is recorded. A change is recorded as begun before it is done, and with its outcome before it is answered, so that no
-//! change is without a line whatever crashes in between.
+//! The common part of all administrative calls: the caller is admitted, the work is completed even if the caller
+//! disconnects, and the outcome is recorded. A change is recorded before it is started, and with its outcome before it
+//! is answered, so that even a crash leaves a record of it.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::{
     broker::Broker,
     error::{Classify as _, Failure, Kind},
     provision::Provisioner,
-    store::{self, BegunAct, NewAudit, Store},
+    store::{self, BegunOperation, NewAudit, Store},
     tenant::{Administrator, TenantLocks, Tenants},
 };
 
-/// What handlers work with.
+/// The components that handlers use.
 #[derive(Debug, Clone)]
 pub(super) struct AdminContext {
     pub(super) store: Store,
@@ -28,7 +28,7 @@ pub(super) struct AdminContext {
     pub(super) audit: Audit,
     pub(super) issuer: Arc<Issuer>,
     pub(super) calls: Arc<CallRates>,
-    /// Creating, changing and deleting a tenant wait for each other.
+    /// Serialises the creation, change and deletion of a tenant.
     pub(super) locks: Arc<TenantLocks>,
 }
 
@@ -36,31 +36,31 @@ pub(super) struct AdminContext {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rpc {
     name: &'static str,
-    changes: bool,
-    of_clients: bool,
+    is_mutation: bool,
+    for_tenant_administrators: bool,
 }
 
 impl Rpc {
-    pub(super) const fn changes(name: &'static str) -> Self {
-        Self { name, changes: true, of_clients: false }
+    pub(super) const fn mutation(name: &'static str) -> Self {
+        Self { name, is_mutation: true, for_tenant_administrators: false }
     }
 
-    pub(super) const fn reads(name: &'static str) -> Self {
-        Self { name, changes: false, of_clients: false }
+    pub(super) const fn query(name: &'static str) -> Self {
+        Self { name, is_mutation: false, for_tenant_administrators: false }
     }
 
-    /// Reads when it is only to be checked.
-    pub(super) const fn unless(self, validate_only: bool) -> Self {
-        Self { changes: self.changes && !validate_only, ..self }
+    /// Counts as a query if the request is only validated.
+    pub(super) const fn dry_run(self, validate_only: bool) -> Self {
+        Self { is_mutation: self.is_mutation && !validate_only, ..self }
     }
 
-    /// For tenants' administrators, too; the handler checks which tenant's clients.
-    pub(super) const fn of_clients(self) -> Self {
-        Self { of_clients: true, ..self }
+    /// Also allowed for tenants' administrators; the handler checks to which tenant the clients belong.
+    pub(super) const fn for_tenant_administrators(self) -> Self {
+        Self { for_tenant_administrators: true, ..self }
     }
 }
 
-/// What a call is about, as the caller wrote it: it may be no valid name.
+/// The subject of a call as the caller wrote it, possibly not a valid name.
 #[derive(Debug, Default)]
 pub(super) struct Subject<'a> {
     tenant: &'a str,
@@ -84,11 +84,11 @@ impl<'a> Subject<'a> {
         Self { tenant: "", object: name }
     }
 
-    /// Puts it where the call's record is made.
-    pub(super) fn seen_by<T>(self, request: &Request<T>) -> AuditContext {
-        let witness = AuditContext::of_request(request);
-        witness.about(self.tenant, self.object);
-        witness
+    /// Sets the subject in the audit context of the request, and returns the context.
+    pub(super) fn audit_context<T>(self, request: &Request<T>) -> AuditContext {
+        let audit_context = AuditContext::of_request(request);
+        audit_context.set_subject(self.tenant, self.object);
+        audit_context
     }
 }
 
@@ -104,11 +104,11 @@ impl AdminContext {
         Self { store, tenants, provisioner, broker, audit, issuer, calls: Arc::default(), locks: Arc::default() }
     }
 
-    /// Admits the caller, does the work, keeps what came of it.
-    pub(super) async fn act<Q, A, F>(
+    /// Admits the caller, does the work, and records the outcome.
+    pub(super) async fn run<Q, A, F>(
         self: &Arc<Self>,
         rpc: Rpc,
-        witness: AuditContext,
+        audit_context: AuditContext,
         request: Request<Q>,
         work: impl FnOnce(Arc<Self>, Administrator, Q) -> F,
     ) -> Result<Response<A>, Status>
@@ -120,30 +120,30 @@ impl AdminContext {
         let administrator = match caller.and_then(|caller| self.admit(rpc, caller)) {
             Ok(administrator) => administrator,
             Err(refused) => {
-                witness.ended(refused.kind(), refused.reason());
+                audit_context.record_end(refused.kind(), refused.reason());
                 return Err(Failure::from(refused).into());
             }
         };
         let rule = if administrator.is_platform() { "platform administrator" } else { "tenant administrator" };
-        let event = NewAudit { method: format!("warrengate.v1.Admin/{}", rpc.name), ..witness.act(rule) };
-        let act = match rpc.changes {
+        let event = NewAudit { method: format!("warrengate.v1.Admin/{}", rpc.name), ..audit_context.event(rule) };
+        let operation = match rpc.is_mutation {
             true => Some(self.audit.begin(&event).await.map_err(|error| Failure::from(Error::from(error)))?),
             false => None,
         };
         let store = self.store.acting_for(Arc::clone(administrator.authority()));
-        let desk = Arc::new(Self { store, ..(**self).clone() });
+        let context = Arc::new(Self { store, ..(**self).clone() });
         let caller = administrator.caller().clone();
-        let done = work(Arc::clone(&desk), administrator, request.into_inner());
-        let to_its_end = async move {
+        let done = work(Arc::clone(&context), administrator, request.into_inner());
+        let completed = async move {
             let done = match done.await {
-                Err(Error::Store(store::Error::AuthorityChanged)) => Err(desk.readmit(rpc, &caller).await),
+                Err(Error::Store(store::Error::AuthorityChanged)) => Err(context.readmit(rpc, &caller).await),
                 done => done,
             };
-            desk.keep(rpc, act, event, &witness, done.as_ref().err()).await.and(done)
+            context.record_outcome(rpc, operation, event, &audit_context, done.as_ref().err()).await.and(done)
         };
-        match tokio::spawn(to_its_end.in_current_span()).await {
+        match tokio::spawn(completed.in_current_span()).await {
             Ok(done) => done.map(Response::new).map_err(|error| Failure::from(error).into()),
-            Err(_) => Err(Failure::new(Kind::Internal, "INTERNAL", "the gateway failed; its log says more").into()),
+            Err(_) => Err(Failure::new(Kind::Internal, "INTERNAL", "internal error; see the gateway's log").into()),
         }
     }
 
@@ -152,37 +152,44 @@ impl AdminContext {
         if let Some(tenant) = caller.tenant() {
             self.calls.count(tenant)?;
         }
-        if rpc.of_clients || administrator.is_platform() { Ok(administrator) } else { Err(Error::PlatformOnly) }
+        if rpc.for_tenant_administrators || administrator.is_platform() {
+            Ok(administrator)
+        } else {
+            Err(Error::PlatformOnly)
+        }
     }
 
-    /// Why a change was not made whose administrator was demoted, revoked or changed on another gateway a moment ago.
+    /// The reason for refusing a change whose administrator was demoted, revoked or changed by another gateway
+    /// meanwhile.
     async fn readmit(&self, rpc: Rpc, caller: &Caller) -> Error {
         self.refresh_registry().await;
         self.admit(rpc, caller).err().unwrap_or(Error::Aborted)
     }
 
-    /// As [`Self::spread`], for a change that may concern the external ids of clients, which the issuer keeps.
-    pub(super) async fn spread_identity(&self, concerns_issuers: bool) {
+    /// Like [`Self::refresh_registry`], for a change that may affect the external ids of clients, which the issuer
+    /// keeps.
+    pub(super) async fn refresh_identities(&self, concerns_issuers: bool) {
         self.refresh_registry().await;
         if concerns_issuers && let Err(error) = self.issuer.refresh().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "external clients not read again after a change");
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot refresh external clients after a change");
         }
     }
 
-    /// Applies a change here now; other gateways learn of it by their poll, as this one does if this fails.
+    /// Applies a change on this gateway immediately. Other gateways notice it when polling, as does this one if the
+    /// refresh fails.
     pub(super) async fn refresh_registry(&self) {
         if let Err(error) = self.tenants.refresh().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "tenants not read again after a change");
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot refresh tenants after a change");
         }
     }
 
-    /// Puts on record what came of a call: refusals and changes.
-    async fn keep(
+    /// Records the outcome of a call that was refused or changed something.
+    async fn record_outcome(
         &self,
         rpc: Rpc,
-        act: Option<BegunAct>,
+        operation: Option<BegunOperation>,
         mut event: NewAudit,
-        witness: &AuditContext,
+        audit_context: &AuditContext,
         error: Option<&Error>,
     ) -> Result<(), Error> {
         if let Some(error) = error
@@ -191,16 +198,20 @@ impl AdminContext {
             tracing::error!(method = rpc.name, error = error as &dyn std::error::Error, "administrative call failed");
         }
         if let Some(error) = error.filter(|error| error.kind().is_refusal()) {
-            witness.ended(error.kind(), error.reason());
-            if let Some(act) = &act {
-                self.audit.cancel(act).await;
+            audit_context.record_end(error.kind(), error.reason());
+            if let Some(operation) = &operation {
+                self.audit.cancel(operation).await;
             }
             return Ok(());
         }
-        let Some(act) = act else { return Ok(()) };
+        let Some(operation) = operation else { return Ok(()) };
         event.outcome = error.map_or_else(|| "done".to_owned(), |error| format!("failed: {}", error.reason()));
-        let Err(error) = self.audit.finish(&act, &event).await else { return Ok(()) };
-        tracing::error!(error = &error as &dyn std::error::Error, ?event, "act not kept in the audit trail");
+        let Err(error) = self.audit.finish(&operation, &event).await else { return Ok(()) };
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            ?event,
+            "administrative operation not recorded in the audit trail"
+        );
         Err(Error::NotOnRecord(error))
     }
 }

@@ -1,4 +1,4 @@
-//! What a request is about, for the audit trail: the names in it, as the caller wrote them.
+//! The subject of a topology request for the audit trail: the names in it, as the caller wrote them.
 
 use std::borrow::Cow;
 
@@ -7,14 +7,14 @@ use crate::pb;
 /// The object of a request.
 pub(super) trait AuditSubject {
     /// A name, or `source -> destination`.
-    fn about(&self) -> Cow<'_, str>;
+    fn audit_subject(&self) -> Cow<'_, str>;
 }
 
 /// Requests that name their object in a field.
 macro_rules! about {
     ($($request:ident: $this:ident => $object:expr;)*) => {$(
         impl AuditSubject for pb::$request {
-            fn about(&self) -> Cow<'_, str> {
+            fn audit_subject(&self) -> Cow<'_, str> {
                 let $this = self;
                 $object.into()
             }
@@ -32,14 +32,14 @@ about! {
     GetQueueRequest: this => this.name.as_str();
     ListQueuesRequest: _this => "";
     PurgeQueueRequest: this => this.name.as_str();
-    BindRequest: this => ends(this.binding.as_ref());
-    UnbindRequest: this => ends(this.binding.as_ref());
+    BindRequest: this => endpoints(this.binding.as_ref());
+    UnbindRequest: this => endpoints(this.binding.as_ref());
     ListBindingsRequest: this => format!("{} -> {}", this.source, this.destination);
     ListDeadLettersRequest: _this => "";
     RedriveDeadLettersRequest: _this => "";
     PurgeDeadLettersRequest: _this => "";
 }
 
-fn ends(binding: Option<&pb::Binding>) -> String {
+fn endpoints(binding: Option<&pb::Binding>) -> String {
     binding.map(|binding| format!("{} -> {}", binding.source, binding.destination)).unwrap_or_default()
 }

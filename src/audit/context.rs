@@ -1,5 +1,6 @@
-//! The audit context of a call: who calls what from where. It is created before the caller is recognised and carried through the call,
-//! so that a refusal anywhere is recorded completely; a call's end is recorded once, refused messages as often as there are any.
+//! The audit context of a call: the caller, the method, the object and the address. It is created before
+//! authentication and passed along with the call, so that a refusal at any point is recorded completely. The end of a
+//! call is recorded once, refused messages each time.
 
 use std::sync::{
     Arc, OnceLock,
@@ -13,7 +14,7 @@ use crate::{
     store::{NewAudit, REFUSED},
 };
 
-/// The context of a call. Cloning is cheap, and clones are of the same call.
+/// The context of a call. Cloning is cheap; clones belong to the same call.
 #[derive(Debug, Clone)]
 pub struct AuditContext(Arc<Inner>);
 
@@ -34,8 +35,9 @@ impl AuditContext {
         Self::of(Some(audit), sanitize(method), peer_address)
     }
 
-    /// Records nothing: for a call that did not pass the layer that creates contexts, which only happens in tests.
-    pub fn nobody() -> Self {
+    /// A context that records nothing, for calls that did not pass the layer that creates contexts. This only happens
+    /// in tests.
+    pub fn disabled() -> Self {
         Self::of(None, String::new(), String::new())
     }
 
@@ -53,27 +55,27 @@ impl AuditContext {
 
     /// The context of a request.
     pub fn of_request<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get().cloned().unwrap_or_else(Self::nobody)
+        request.extensions().get().cloned().unwrap_or_else(Self::disabled)
     }
 
-    /// The trace that the call belongs to: 32 hex digits. The first call counts.
-    pub fn traced(&self, trace_id: impl Into<String>) {
+    /// Sets the trace of the call: 32 hex digits. Only the first call has an effect.
+    pub fn set_trace(&self, trace_id: impl Into<String>) {
         let _ = self.0.trace_id.set(trace_id.into());
     }
 
-    /// The caller was recognised. The first call counts.
-    pub fn recognised(&self, client: &ClientId) {
+    /// Sets the authenticated client. Only the first call has an effect.
+    pub fn set_client(&self, client: &ClientId) {
         let _ = self.0.client.set(client.clone());
     }
 
-    /// What the call is about, as the caller wrote it: a tenant (empty: the caller's own) and an object. The first call
-    /// counts.
-    pub fn about(&self, tenant: &str, object: &str) {
+    /// Sets the subject of the call as the caller wrote it: a tenant (empty for the caller's own) and an object. Only
+    /// the first call has an effect.
+    pub fn set_subject(&self, tenant: &str, object: &str) {
         let _ = self.0.subject.set((sanitize(tenant), sanitize(object)));
     }
 
-    /// What an act's line says before anything is known of its outcome.
-    pub fn act(&self, rule: &str) -> NewAudit {
+    /// The event of the call, without an outcome.
+    pub fn event(&self, rule: &str) -> NewAudit {
         let (tenant, object) = self.0.subject.get().cloned().unwrap_or_default();
         let client = self.0.client.get();
         let own = || client.and_then(ClientId::tenant).map(TenantId::to_string).unwrap_or_default();
@@ -89,28 +91,29 @@ impl AuditContext {
         }
     }
 
-    /// The call, or its stream, ends with this; a refusal is recorded once per call. Never waits.
-    pub fn ended(&self, kind: Kind, reason: &str) {
+    /// Records the end of the call or its stream if it was refused; at most once per call. Never waits.
+    pub fn record_end(&self, kind: Kind, reason: &str) {
         if kind.is_refusal() && !self.0.is_recorded.swap(true, Ordering::Relaxed) {
-            self.record(NewAudit { outcome: REFUSED.to_owned(), ..self.act(reason) });
+            self.record(NewAudit { outcome: REFUSED.to_owned(), ..self.event(reason) });
         }
     }
 
-    /// Messages of a stream were refused, this many for one reason; the object is that of one of them. Never waits.
+    /// Records that a number of messages of a stream were refused for one reason; the object is that of one of them.
+    /// Never waits.
     pub fn refused_messages(&self, object: &str, reason: &str, times: u64) {
         let object = sanitize(object);
-        self.record(NewAudit { outcome: REFUSED.to_owned(), object, times, ..self.act(reason) });
+        self.record(NewAudit { outcome: REFUSED.to_owned(), object, times, ..self.event(reason) });
     }
 
-    /// This many of what the call named, and what it is about, were refused for one reason. Never waits.
+    /// Records that a number of items named in the call were refused for one reason. Never waits.
     pub fn refused_times(&self, reason: &str, times: u64) {
-        self.record(NewAudit { outcome: REFUSED.to_owned(), times, ..self.act(reason) });
+        self.record(NewAudit { outcome: REFUSED.to_owned(), times, ..self.event(reason) });
     }
 
-    /// The call did something that is recorded although it is not administration: it deleted something, or issued a token.
-    /// The object replaces what the call is about. Never waits.
+    /// Records a successful call that is not administrative, for example a deletion or an issued token. `object`
+    /// replaces the object of the call. Never waits.
     pub fn done(&self, object: Option<&str>) {
-        let event = self.act("");
+        let event = self.event("");
         let object = object.map_or(event.object, sanitize);
         self.record(NewAudit { outcome: "done".to_owned(), object, rule: "granted".to_owned(), ..event });
     }
