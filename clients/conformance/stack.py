@@ -327,7 +327,7 @@ class Stack:
             # More than a client of gRPC accepts by default.
             "LIMITS__MAX_MESSAGE_BYTES": str(4 << 20),
             # All cases share the address of the runner.
-            "AUTH__WRONG_SECRETS_PER_ADDRESS": "10000",
+            "AUTH__FAILED_LOGINS_PER_MINUTE_PER_ADDRESS": "10000",
             "TELEMETRY__LOG": os.environ.get("WARRENGATE_TEST_LOG", "info"),
             "TELEMETRY__LOG_FORMAT": "human",
         }

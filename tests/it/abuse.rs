@@ -30,7 +30,7 @@ async fn a_flood_of_wrong_secrets_is_refused_and_a_client_that_authenticated_bef
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     // A separate process, because the memory of this one includes that of all other tests.
-    let settings = [("WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS", "120")];
+    let settings = [("WARRENGATE_AUTH__FAILED_LOGINS_PER_MINUTE_PER_ADDRESS", "120")];
     let mut gateway = Serve::beside(&World::get().stack, &settings).await;
     let endpoint = gateway.endpoint();
     let (near, far) = (web::channel_to(&endpoint).await, web::channel_from(&endpoint, [127, 0, 0, 2].into()).await);

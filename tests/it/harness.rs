@@ -106,7 +106,7 @@ impl World {
             .then(|| Postgres::start().expect("PostgreSQL starts"));
         options.settings = postgres.iter().map(|server| ("WARRENGATE_STORE__URL".into(), server.url())).collect();
         // All tests share one address, like clients behind a proxy.
-        options.settings.push(("WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS".into(), "100000".into()));
+        options.settings.push(("WARRENGATE_AUTH__FAILED_LOGINS_PER_MINUTE_PER_ADDRESS".into(), "100000".into()));
         let mut stack = runtime.block_on(Stack::start(options)).unwrap();
         let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");
         let ca = std::fs::read_to_string(stack.gateway_ca()).unwrap();
