@@ -8,7 +8,7 @@ use warrengate::pb::{self, DeadLetterFilter, NackAction, QueueType};
 use crate::harness::{
     Tenant, World,
     consumer::{RawSubscription, ids, start},
-    dead::{all, bodies, filtered, of_queue, these},
+    dead_letters::{all, bodies, filtered, of_queue, these},
     raw::{field, reason},
     tenant::all_grants,
     to_queue,

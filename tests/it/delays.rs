@@ -8,7 +8,7 @@ use warrengate::pb::{self, Outcome, SubscribeStart};
 use crate::harness::{
     Tenant, World,
     consumer::{RawSubscription, bodies, start},
-    dead::these,
+    dead_letters::these,
     to_queue,
     values::to_exchange,
     wait::until,

@@ -10,7 +10,7 @@ use warrengate::{
 use crate::harness::{
     Tenant, World,
     consumer::{RawSubscription, bodies, ids, start},
-    dead::these,
+    dead_letters::these,
     own::Own,
     proxy::Proxy,
     to_queue,

@@ -8,7 +8,7 @@ use crate::harness::{
     Tenant, World,
     collector::Span,
     consumer::{RawSubscription, start},
-    dead::all,
+    dead_letters::all,
     plans::OwnPlan,
     tenant::all_grants,
     to_queue,
@@ -94,7 +94,7 @@ async fn a_message_is_one_trace_from_its_caller_to_its_acknowledgement() {
     assert_eq!((&send.links, &deliver.links[1..]), (&vec![publishing.id.clone()], &[subscribing.id.clone()][..]));
     for stream in [publishing, subscribing] {
         assert_eq!((stream.kind, stream.attribute("rpc.response.status_code")), (SpanKind::Server, "OK"));
-        assert!(collector.seen().iter().all(|span| span.parent != stream.id));
+        assert!(collector.received().iter().all(|span| span.parent != stream.id));
     }
 }
 
@@ -320,7 +320,7 @@ async fn an_unsampled_context_creates_no_span_and_is_passed_on() {
     // The exporter sends this trace after the others, so they would have arrived.
     let later = publish(tenant, to_queue("jobs", "kept")).await;
     traced_gateway.collector.is_quiet_after(async { later.trace_id }).await;
-    assert!(traced_gateway.collector.seen().iter().all(|span| span.trace != caller.trace));
+    assert!(traced_gateway.collector.received().iter().all(|span| span.trace != caller.trace));
 }
 
 #[tokio::test]
@@ -331,7 +331,7 @@ async fn a_tenant_can_have_its_own_sample_ratio() {
     assert_eq!((result.outcome(), result.trace_id.as_str()), (Outcome::Confirmed, ""));
     let delivered = quiet.tenant.take("jobs", 1).await;
     assert_eq!(delivered, ["one"]);
-    assert!(quiet.collector.seen().is_empty());
+    assert!(quiet.collector.received().is_empty());
     // A ratio for one tenant has no effect on others.
     let id = warrengate::names::TenantId::parse(&quiet.tenant.id).unwrap();
     let loud = Traced::start_as(&quiet.tenant, |traces| {

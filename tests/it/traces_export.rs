@@ -122,7 +122,7 @@ async fn a_stopping_gateway_exports_pending_spans() {
     let traced = Traced::start_with(|traces| traces.interval = Duration::from_secs(3_600)).await;
     traced.tenant.queue("jobs").await;
     publish(&traced.tenant.client, 5).await;
-    assert_eq!(traced.collector.seen(), [], "the export interval of an hour is not over");
+    assert_eq!(traced.collector.received(), [], "the export interval of an hour is not over");
     traced.gateway.shutdown().await;
     let is_send = |span: &crate::harness::collector::Span| span.name == "send jobs";
     assert_eq!(traced.collector.spans("the pending spans", is_send, 5).await.len(), 5);
