@@ -1,6 +1,6 @@
-//! Tenants as the running gateway knows them. A [`Caller`](crate::auth::Caller) whose token was verified enters; what leaves is a
-//! [`TenantScope`], the proof that the tenant is let in and the client is not revoked, which every door of the broker
-//! asks for. Only [`Tenants::admit`] makes one, from what the store said last; and a scope says by itself when it ends.
+//! Admission of tenants in the running gateway. A [`TenantScope`] proves that the tenant and the client of a verified
+//! [`Caller`](crate::auth::Caller) are admitted, and every entry point of the broker requires one. Only
+//! [`Tenants::admit`] creates it, from the latest snapshot of the store, and it reports when it ends.
 
 mod budget;
 mod effective;
@@ -23,8 +23,8 @@ use std::{borrow::Cow, time::Duration};
 
 use crate::error::{Classify, Kind};
 
-/// What a caller is about to do. Admission looks at the tenant and the client, and for `Administer` at the grant; which
-/// exchanges and queues the grants cover is asked where the names are known.
+/// The action of a caller. Admission checks the tenant and the client, and for `Administer` the grant; access to
+/// individual exchanges and queues is checked where their names are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Send messages.
@@ -35,11 +35,11 @@ pub enum Action {
     Configure,
     /// Manage the clients of its own tenant.
     Administer,
-    /// Look at exchanges and queues.
+    /// Inspect exchanges and queues.
     Inspect,
 }
 
-/// Why a caller is not let in, or not any more.
+/// Why a caller is not admitted, or no longer admitted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A platform administrator's token on the data plane.
@@ -48,13 +48,13 @@ pub enum Error {
          use the token of a tenant's client, such as \"acme.app\""
     )]
     NoTenant,
-    /// Its tenant is not there, or was deleted.
+    /// Its tenant does not exist.
     #[error("this token's tenant does not exist (any more)")]
     Unknown,
     /// Its tenant is suspended.
     #[error("this token's tenant is suspended; a platform administrator can resume it")]
     Suspended,
-    /// There is no such client for this token: it was never created here, was deleted, or uses tokens of another issuer.
+    /// The client does not exist for this token: it was never created, was deleted, or uses tokens of another issuer.
     #[error(
         "this token's client does not exist here; an administrator can create it, or bind it to the token's issuer"
     )]
@@ -62,45 +62,45 @@ pub enum Error {
     /// The client was revoked.
     #[error("this token's client is revoked; ask an administrator for another client")]
     Revoked,
-    /// The client's secret was replaced, or the key that signed the token distrusted.
+    /// The client's secret was replaced, or the token's signing key was revoked.
     #[error("this token was withdrawn; fetch a new one with the client's present secret")]
     TokenWithdrawn,
-    /// The client was made a moment ago on another gateway, and this one has not read of it yet.
+    /// The client was created recently on another gateway, and this one has not read it yet.
     #[error("this client is so new that this gateway has not heard of it; try again in a moment")]
     NotYetKnown {
-        /// When it will have.
+        /// When to retry.
         retry_after: Duration,
     },
-    /// The store has been away for longer than what is known may count.
+    /// The store has been unavailable for longer than the outage grace.
     #[error("the gateway's database has been away for too long to say who is let in; try again when it is back")]
     StoreAway,
     /// The client may not administer.
     #[error("this client may not administer; an administrator can grant it")]
     NotAdministrator,
-    /// Re-authentication with the token of somebody else.
+    /// Re-authentication with another client's token.
     #[error("a stream can only be re-authenticated with a token of the same client")]
     OtherCaller,
-    /// The plan's streams are all open.
+    /// The plan's limit of streams is reached.
     #[error("the tenant has {max} open streams here, as many as its plan allows; close one, or ask for a larger plan")]
     TooManyStreams {
         /// The plan's limit.
         max: u32,
     },
-    /// A message is over one of the plan's rates, or the tenant stores as much as its plan allows.
+    /// A message exceeds one of the plan's rates, or the tenant stores as much as its plan allows.
     #[error("over the plan's limit")]
     Throttled {
-        /// Which.
+        /// The exceeded limit.
         limit: Limit,
-        /// When the message may fit.
+        /// When the message can be sent.
         retry_after: Duration,
     },
     /// Too many calls of the tenant are waiting.
     #[error("too many calls of this tenant are in flight on this gateway; make fewer at the same time")]
     TooManyCalls,
-    /// The tenant has as many as its plan allows.
+    /// The plan's limit of these objects is reached.
     #[error("the tenant has {max} {what}, as many as its plan allows; delete some, or ask for a larger plan")]
     TooMany {
-        /// Of what: `queues`, `exchanges` or `bindings`.
+        /// The kind of object: `queues`, `exchanges` or `bindings`.
         what: &'static str,
         /// The plan's limit.
         max: u32,
@@ -145,7 +145,7 @@ impl Classify for Error {
 
     fn message(&self) -> Cow<'static, str> {
         match self {
-            // Said for every message that is over, so nothing is put together for it.
+            // Returned for every message over the limit, so no text is formatted.
             Self::Throttled { limit, .. } => match limit {
                 Limit::MessageRate => "more messages a second than the plan allows; send it again after retry_after",
                 Limit::ByteRate => "more bytes a second than the plan allows; send it again after retry_after",

@@ -1,5 +1,5 @@
-//! A tenant's dead letters: whoever may subscribe to a queue may list, redrive and delete its dead letters; those of other queues
-//! do not exist for the caller. The caller's grants are part of every selection, so none can reach past them.
+//! A tenant's dead letters. A client that may subscribe to a queue may list, redrive and delete its dead letters;
+//! those of other queues do not exist for it. The caller's grants are part of every selection.
 
 use std::{
     collections::HashSet,
@@ -26,7 +26,7 @@ use crate::{
 const MAX_IDS: usize = 1_000;
 const MAX_PER_SECOND: u32 = 100_000;
 
-/// Reports of a redrive.
+/// The progress reports of a redrive.
 pub(super) type Progress = Pin<Box<dyn Stream<Item = Result<pb::RedriveDeadLettersResponse, Status>> + Send>>;
 
 pub(super) async fn list(
@@ -69,7 +69,7 @@ pub(super) fn redrive(
         let selected = |letter: &DeadLetter| is_granted(&scope, letter) && selection.contains(letter);
         let rate = (request.max_per_second > 0).then_some(request.max_per_second);
         let stop = CancellationToken::new();
-        // They are stored already; of the plan's limits, only the rates are asked.
+        // The messages are stored already, so only the plan's rates apply.
         let may_send = |bytes: usize| scope.budget().take_again(bytes);
         let run = letters.redrive(selected, rate, may_send, reports, &tracer, &stop);
         let result = until_ended(run, &mut session, &stop).await;
@@ -86,14 +86,14 @@ pub(super) fn redrive(
                 tracing::warn!(tenant = %scope.tenant(), %failure, "redrive ended early")
             }
         }
-        // The caller may be gone.
+        // The caller may have disconnected.
         let _ = last.send(result).await;
     });
     let reports = ReceiverStream::new(progress).map(Ok).chain(ReceiverStream::new(end));
     Ok(Box::pin(reports.map(|report| report.map(response).map_err(Status::from))))
 }
 
-/// Runs until it is done or its session ends. A gateway that stops lets it finish what is on its way.
+/// Runs until it is done or its session ends. If the gateway stops, messages in flight are completed.
 async fn until_ended(
     run: impl Future<Output = Result<Redriven, broker::Error>>,
     session: &mut Session,
@@ -107,7 +107,7 @@ async fn until_ended(
                 done => Ok(done?),
             },
             notice = session.notice() => match notice {
-                // What was on its way may be in both places.
+                // Messages in flight may be both in the queue and among the dead letters.
                 Notice::Ended(failure) => return Err(failure),
                 Notice::Draining(_) => stop.cancel(),
                 // The client cannot send a newer token on this call.
@@ -130,7 +130,7 @@ pub(super) async fn purge(
     Ok(pb::PurgeDeadLettersResponse { purged })
 }
 
-/// Every call reads all dead letters of the tenant, so a client that may see none of them may not make one.
+/// Every call reads all dead letters of the tenant, so a client that may not see any of them is refused.
 fn require_subscribe_grant(scope: &TenantScope) -> Result<(), Failure> {
     match scope.grants().may_subscribe_somewhere() {
         true => Ok(()),
@@ -186,7 +186,7 @@ impl Filter {
     }
 }
 
-/// Which dead letters are meant.
+/// The selected dead letters.
 enum Selection {
     Ids(HashSet<String>),
     Filter(Filter),
@@ -201,7 +201,7 @@ impl Selection {
             (count, None, false) if count > MAX_IDS => {
                 Err(Failure::invalid("selection.dead_letter_ids", "are more than 1,000; use a filter, or call again"))
             }
-            // A filter that was left empty by mistake must not mean all.
+            // A filter that was left empty by mistake must not select all.
             (0, Some(filter), false) if filter != pb::DeadLetterFilter::default() => {
                 Ok(Self::Filter(Filter::parse("selection.filter", filter)?))
             }

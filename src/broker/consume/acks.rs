@@ -47,7 +47,7 @@ impl Acks {
         self.gathered.take().map_or(Ok(()), |tag| self.write(tag, true))
     }
 
-    /// Waits until [`Self::flush`] is due; for ever when nothing was gathered. Cancel safe.
+    /// Waits until [`Self::flush`] is due; pending while nothing was gathered. Cancel safe.
     pub(in crate::broker) async fn due(&mut self) {
         match self.gathered.is_empty() {
             true => std::future::pending().await,
@@ -63,7 +63,7 @@ impl Acks {
     }
 }
 
-/// Tags that the broker has not been told yet.
+/// Tags that have not been acknowledged to the broker yet.
 struct Gathered {
     max: u64,
     /// The last tag that was acknowledged.

@@ -641,7 +641,7 @@ async fn return_one_by_one(channel: Channel, tags: Vec<u64>) -> Result<(), lapin
     Ok(())
 }
 
-/// The next delivery; pending for ever while there is no consumer.
+/// The next delivery; pending while there is no consumer.
 async fn delivered(deliveries: &mut Option<lapin::Consumer>) -> Option<lapin::Result<Delivery>> {
     match deliveries {
         Some(deliveries) => deliveries.next().await,

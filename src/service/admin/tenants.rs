@@ -1,6 +1,6 @@
-//! Administration of tenants. The store's row says what should exist: it is written before the broker is changed and deleted afterwards, so
-//! that repeating a call completes one that was interrupted. A deletion begins with a suspension, so that nobody publishes into
-//! a vhost that is about to go.
+//! Administration of tenants. The store's row is written before the broker is changed and deleted afterwards, so that
+//! repeating a call completes one that was interrupted. A deletion begins with a suspension, so that nobody publishes
+//! to a vhost that is about to be deleted.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     tenant::{Administrator, Plan},
 };
 
-/// Of a tenant that is made without one.
+/// The plan of a tenant that is created without one.
 pub(super) const DEFAULT_PLAN: &str = "standard";
 
 pub(super) async fn create(
@@ -50,7 +50,7 @@ pub(super) async fn create(
     context.refresh_registry().await;
     let changes = context.provisioner.ensure_tenant(&wanted.id, &plan).await?;
     if context.store.tenant(&wanted.id).await?.is_none() {
-        // Deleted through another gateway while we made it: what we made must not stay behind.
+        // Deleted by another gateway meanwhile: the created objects must be removed again.
         context.provisioner.remove_tenant(&wanted.id).await?;
         return Err(Error::Aborted);
     }
@@ -117,12 +117,13 @@ pub(super) async fn suspend(
     let _one_at_a_time = context.locks.lock(&id).await;
     let row = existing(context.store.set_tenant_state(&id, TenantState::Suspended).await?)?;
     context.refresh_registry().await;
-    // The streams end by themselves; what they had unsettled goes back with the connections.
+    // The streams end by themselves; unsettled messages are requeued when the connections close.
     context.broker.close_tenant(&id).await;
     Ok(pb::SuspendTenantResponse { tenant: Some(shown(&row)) })
 }
 
-/// Reconciles before it lets in: a deletion that was cut short may have left nothing at the broker.
+/// Reconciles before the tenant is admitted again, because an interrupted deletion may have removed its objects at the
+/// broker.
 pub(super) async fn resume(
     context: Arc<AdminContext>,
     _who: Administrator,
@@ -182,7 +183,7 @@ pub(super) async fn verify_isolation(
     })
 }
 
-/// What a request wants a tenant to be, defaults filled in.
+/// A validated tenant of a request, with defaults filled in.
 fn wanted(tenant: Option<&pb::Tenant>) -> Result<NewTenant, Error> {
     let tenant = tenant.ok_or_else(|| invalid("tenant", "is required"))?;
     let id = named("tenant.id", TenantId::parse(&tenant.id))?;

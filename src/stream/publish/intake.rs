@@ -1,7 +1,7 @@
 //! Admission of checked messages to the broker, in their order, within the tenant's limit in flight.
 //!
-//! Invariant: while a message waits here, its stream is not read. So at most one frame of each stream waits, and HTTP/2 flow
-//! control slows the client.
+//! Invariant: while a message waits here, its stream is not read. At most one frame of each stream waits, and HTTP/2
+//! flow control slows the client.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,7 @@ impl Intake {
         Self { waiting: VecDeque::new(), permit: scope.in_flight_permit() }
     }
 
-    /// Whether nothing waits.
+    /// Whether no message waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -41,8 +41,8 @@ impl Intake {
         self.waiting.drain(..room).collect()
     }
 
-    /// Waits until the first waiting message may be published; returns it with those after it that may, too. Cancel safe. Never
-    /// returns when nothing waits.
+    /// Waits until the first waiting message may be published; returns it with the following ones that may be
+    /// published as well. Pending while nothing waits. Cancel safe.
     pub(super) async fn leave(&mut self) -> Vec<PendingPublish> {
         let Some(first) = self.waiting.front() else { return std::future::pending().await };
         self.permit.wait(first.order(), first.bytes()).await;
@@ -54,7 +54,7 @@ impl Intake {
         leaving
     }
 
-    /// Removes everything that waits, because the stream ends.
+    /// Removes all waiting messages, because the stream ends.
     pub(super) fn give_back(&mut self) -> Vec<PendingPublish> {
         std::mem::take(&mut self.waiting).into()
     }

@@ -1,5 +1,5 @@
-//! What one gateway counts whoever its tenants are: calls, tokens, certificates, spans, and its ways to the broker and the
-//! store. Each part is a handle that its room holds; label values are from closed lists.
+//! Metrics of the whole gateway: calls, tokens, certificates, spans, and connections to the broker and the store. Each
+//! component holds a handle of its own; label values come from fixed lists.
 
 use std::{
     collections::HashMap,
@@ -20,71 +20,71 @@ use super::{
 };
 
 labels! {
-    /// What an access token was.
+    /// The result of verifying an access token.
     TokenCheck {
-        /// One of ours, and in time.
+        /// A valid token.
         Valid = "valid",
-        /// One of ours, too late.
+        /// An expired token.
         Expired = "expired",
-        /// Anything else.
+        /// An invalid token.
         Invalid = "invalid",
-        /// There was none.
+        /// No token.
         Missing = "missing",
     }
 }
 
 labels! {
-    /// What a connection to the broker is for.
+    /// The purpose of a connection to the broker.
     BrokerPurpose {
-        /// In.
+        /// Publishing.
         Publish = "publish",
-        /// Out.
+        /// Consuming.
         Consume = "consume",
     }
 }
 
 labels! {
-    /// What is asked of the store.
+    /// The kind of a store operation.
     StoreOperation {
-        /// Whether something changed: asked twice a second.
+        /// Reads the revision, twice a second.
         Revision = "revision",
-        /// Everything that admission needs.
+        /// Reads all data that admission needs.
         Snapshot = "snapshot",
-        /// A client, to check its secret.
+        /// Reads a client, to check its secret.
         Client = "client",
-        /// Other rows, for administrators and at the start.
+        /// Reads other rows, for administrators and at start.
         Read = "read",
-        /// A transaction that makes, changes or deletes a tenant, a client, a plan or a key.
+        /// A transaction that creates, changes or deletes a tenant, a client, a plan or a key.
         Change = "change",
-        /// What a creation was answered, kept and looked up.
+        /// Stores or reads the response to a creation.
         Answer = "answer",
-        /// A line of the audit trail, written.
+        /// Writes to the audit trail.
         Audit = "audit",
-        /// The audit trail, read or pruned.
+        /// Reads or prunes the audit trail.
         Trail = "trail",
     }
 }
 
 labels! {
-    /// A certificate whose end is watched.
+    /// A certificate whose expiry is monitored.
     Certificate {
-        /// The gateway's own, on the tenants' side.
+        /// The gateway's certificate of the gRPC listener.
         Gateway = "gateway",
-        /// The gateway's own, on the ops side.
+        /// The gateway's certificate of the operations listener.
         Ops = "ops",
-        /// The broker's authority, as it is used.
+        /// The broker's authority in use.
         BrokerCa = "broker_ca",
-        /// One that is trusted beside it, while the two change places.
+        /// The authority that is also trusted during a rotation.
         BrokerCaBeside = "broker_ca_beside",
-        /// The provisioner's.
+        /// The provisioner's certificate.
         Provisioner = "provisioner",
-        /// Of the tenants' client certificates in use, the one that ends first.
+        /// The tenants' client certificate in use that expires first.
         Tenants = "tenants_earliest",
     }
 }
 
 labels! {
-    /// A port that the gateway listens on.
+    /// A listener of the gateway.
     ListenerKind {
         /// gRPC.
         Grpc = "grpc",
@@ -96,34 +96,34 @@ labels! {
 }
 
 labels! {
-    /// Why a connection has ended; all but the first two are the gateway's doing.
+    /// Why a connection has ended; the gateway is the cause of all but the first two.
     CloseReason {
-        /// The peer has closed it, or it broke.
+        /// The peer closed it, or it broke.
         Peer = "peer",
-        /// The gateway stops.
+        /// The gateway is stopping.
         Shutdown = "shutdown",
-        /// No call ran on it for too long.
+        /// No call was running for too long.
         Idle = "idle",
-        /// No call with a token ran on it for too long.
+        /// No authenticated call was running for too long.
         Unauthenticated = "unauthenticated",
-        /// The peer does not answer pings.
+        /// The peer did not respond to pings.
         Unresponsive = "unresponsive",
-        /// The TLS handshake failed, or took too long.
+        /// The TLS handshake failed or took too long.
         Handshake = "handshake",
-        /// The first bytes or the headers of a request did not come in time.
+        /// The first bytes or the headers of a request did not arrive in time.
         Timeout = "timeout",
-        /// The peer broke the rules of HTTP.
+        /// The peer violated the HTTP protocol.
         Protocol = "protocol",
-        /// The peer sent too many resets, small frames or the like.
+        /// The peer sent too many resets or small frames.
         Flood = "flood",
-        /// There are too many connections.
+        /// There were too many connections.
         Limit = "limit",
-        /// A proxy's header is missing or malformed.
+        /// A proxy's header was missing or malformed.
         Proxy = "proxy",
     }
 }
 
-/// gRPC's codes, by their numbers.
+/// The gRPC status codes, by number.
 const CODES: [&str; 17] = [
     "ok",
     "cancelled",
@@ -143,10 +143,10 @@ const CODES: [&str; 17] = [
     "data_loss",
     "unauthenticated",
 ];
-/// The method of a call whose path is none of ours.
+/// The method label of calls with an unknown path.
 const OTHER: &str = "other";
 
-/// One gateway's handles.
+/// The metric handles of one gateway.
 #[derive(Debug)]
 pub struct ProcessMetrics {
     rpc: HashMap<String, Arc<RpcMetrics>>,
@@ -185,33 +185,33 @@ impl ProcessMetrics {
         }
     }
 
-    /// The handles of a method, by its path (`/package.Service/Method`); those of `other` for a path that is none.
+    /// The handles of a method, by its path (`/package.Service/Method`); those of `other` for an unknown path.
     pub fn rpc(&self, path: &str) -> &Arc<RpcMetrics> {
         self.rpc.get(path).unwrap_or(&self.other_rpc)
     }
 
-    /// A request came with such a token.
+    /// Counts a token by the result of its verification.
     pub fn token_checked(&self, what: TokenCheck) {
         self.tokens[what as usize].inc();
     }
 
-    /// How many secrets are being checked, and how many wait.
+    /// Sets the numbers of running and of waiting secret checks.
     pub fn secret_checks(&self, running: usize, waiting: usize) {
         self.secrets_running.set(i64::try_from(running).unwrap_or(i64::MAX));
         self.secrets_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
-    /// A client's connection is open; it counts until the guard is dropped.
+    /// Counts an open client connection until the guard is dropped.
     pub fn connection(&self, listener: ListenerKind) -> OpenGuard {
         OpenGuard::new(&self.connections[listener as usize])
     }
 
-    /// A client's connection has ended, or was refused.
+    /// Counts a client connection that ended or was refused.
     pub fn connection_closed(&self, listener: ListenerKind, reason: CloseReason) {
         self.closed[listener as usize][reason as usize].inc();
     }
 
-    /// How many bytes are buffered for peers, and how many may be.
+    /// Sets the number of bytes that are buffered for peers, and its limit.
     pub fn buffered(&self, bytes: usize, limit: usize) {
         self.buffered.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.buffered_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
@@ -222,34 +222,34 @@ impl ProcessMetrics {
         &self.broker[purpose as usize]
     }
 
-    /// The store's handles.
+    /// The handles of the store.
     pub fn store(&self) -> &Arc<StoreMetrics> {
         &self.store
     }
 
-    /// So many spans did not reach the collector, all in all.
+    /// Sets the total number of spans that did not reach the collector.
     pub fn spans_dropped(&self, total: u64) {
         self.spans_dropped.store(total, Ordering::Relaxed);
     }
 
-    /// When a certificate ends.
+    /// Sets the expiry of a certificate.
     pub fn certificate_ends(&self, which: Certificate, at: SystemTime) {
         let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         self.expiry[which as usize].set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
-    /// There is no such certificate now.
+    /// Removes the expiry of a certificate that does not exist any more.
     pub fn certificate_is_none(&self, which: Certificate) {
         self.expiry[which as usize].set(0);
     }
 
-    /// Whether the gateway may be sent work.
+    /// Sets whether the gateway is ready.
     pub fn ready(&self, ready: bool) {
         self.ready.set(ready.into());
     }
 }
 
-/// One method's handles.
+/// The handles of one method.
 #[derive(Debug)]
 pub struct RpcMetrics {
     ended: [Counter; CODES.len()],
@@ -261,9 +261,9 @@ impl RpcMetrics {
         Self { ended: Default::default(), duration: Latency::new(&SHORT) }
     }
 
-    /// A call ended with this gRPC status after this time.
+    /// Counts a call with its gRPC status and duration.
     pub fn ended(&self, code: i32, duration: Duration) {
-        // A code that is none counts as "unknown", as gRPC wants it.
+        // Unrecognised status codes are counted as `unknown`, as gRPC requires.
         self.ended[usize::try_from(code).ok().filter(|code| *code < CODES.len()).unwrap_or(2)].inc();
         self.duration.observe(duration, None);
     }
@@ -280,29 +280,29 @@ pub struct BrokerMetrics {
 }
 
 impl BrokerMetrics {
-    /// A connection was opened; it counts until the guard is dropped.
+    /// Counts an opened connection until the guard is dropped.
     pub fn connection(&self) -> OpenGuard {
         self.opened.inc();
         OpenGuard::new(&self.connections)
     }
 
-    /// A channel was opened; it counts until the guard is dropped.
+    /// Counts an opened channel until the guard is dropped.
     pub fn channel(&self) -> OpenGuard {
         OpenGuard::new(&self.channels)
     }
 
-    /// A connection ended that we had not closed.
+    /// Counts a connection that was lost.
     pub fn connection_lost(&self) {
         self.lost.inc();
     }
 
-    /// No endpoint let us in.
+    /// Counts an attempt to connect that failed on every endpoint.
     pub fn connection_failed(&self) {
         self.failed.inc();
     }
 }
 
-/// Counts something open for as long as it lives.
+/// Counts something open until it is dropped.
 #[derive(Debug)]
 pub struct OpenGuard(Gauge);
 
@@ -319,7 +319,7 @@ impl Drop for OpenGuard {
     }
 }
 
-/// The store's handles.
+/// The handles of the store.
 #[derive(Debug)]
 pub struct StoreMetrics {
     duration: [Latency; StoreOperation::WORDS.len()],
@@ -331,11 +331,11 @@ impl StoreMetrics {
         Self { duration: std::array::from_fn(|_| Latency::new(&SHORT)), errors: Default::default() }
     }
 
-    /// Does it, and counts how long it took and whether it failed, which `failed` tells from its error. What is given up
-    /// half-way is not counted.
+    /// Runs an operation, and records its duration and whether it failed, as `failed` decides from its error. A
+    /// cancelled operation is not recorded.
     ///
     /// # Errors
-    /// As `what`.
+    /// The error of `what`.
     pub async fn timed<T, E>(
         &self,
         operation: StoreOperation,
@@ -352,9 +352,9 @@ impl StoreMetrics {
     }
 }
 
-/// Writes everything that is no tenant's.
+/// Writes all metrics without a tenant label.
 pub(super) fn encode(encoder: &mut Encoder<'_>, process: &ProcessMetrics) -> fmt::Result {
-    // What was never called has no series: there are many more pairs than are ever seen.
+    // Methods that were never called have no series, because most pairs never occur.
     let mut methods: Vec<_> = process.rpc.iter().map(|(path, rpc)| (path.trim_start_matches('/'), rpc)).collect();
     methods.push((OTHER, &process.other_rpc));
     methods.retain(|(_, rpc)| rpc.ended.iter().any(|counter| counter.get() > 0));

@@ -26,10 +26,10 @@ use crate::{
     telemetry::Error,
 };
 
-/// How long a gateway that stops waits for the collector.
+/// How long a stopping gateway waits for the collector.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Where metrics are sent, and how.
+/// The destination of metrics.
 pub struct MetricsPush {
     metrics: Metrics,
     way: Way,
@@ -48,17 +48,17 @@ enum Way {
 }
 
 impl std::fmt::Debug for MetricsPush {
-    /// Headers may hold a key.
+    /// Headers may contain a key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MetricsPush").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
 impl MetricsPush {
-    /// None without an endpoint. Nothing is sent yet, and a collector that is away is no error.
+    /// `None` without an endpoint. Nothing is sent yet, and an unavailable collector is not an error.
     ///
     /// # Errors
-    /// When the endpoint is none.
+    /// When the endpoint is invalid.
     pub fn new(metrics: Metrics, config: &MetricsConfig, service_name: &str) -> Result<Option<Self>, Error> {
         let Some(endpoint) = config.endpoint.clone() else { return Ok(None) };
         let way = match config.protocol {
@@ -84,7 +84,7 @@ impl MetricsPush {
         }))
     }
 
-    /// Sends what there is every interval, and once more at the end.
+    /// Sends all metrics at every interval, and once more at the end.
     pub async fn run(mut self, end: impl Future<Output = ()>) {
         tokio::pin!(end);
         let mut ticks = interval_at(Instant::now() + self.interval, self.interval);
@@ -102,10 +102,10 @@ impl MetricsPush {
         self.send(self.timeout.min(LAST)).await;
     }
 
-    async fn send(&mut self, patience: Duration) {
+    async fn send(&mut self, limit: Duration) {
         let period = Period { started: self.started, now: nanoseconds(SystemTime::now()) };
         let request = otlp::request(self.metrics.otlp(period), self.resource.clone());
-        let sent = match timeout(patience, self.export(request)).await {
+        let sent = match timeout(limit, self.export(request)).await {
             Ok(sent) => sent,
             Err(_) => Err("it did not answer in time".to_owned()),
         };
@@ -154,7 +154,7 @@ impl MetricsPush {
     }
 }
 
-/// Who sends them: as traces say it, and which gateway of several.
+/// The resource attributes: those of traces, and the instance of the gateway.
 fn resource(service_name: &str) -> Resource {
     let attributes = crate::telemetry::traces::resource(service_name);
     let attributes = attributes.iter().map(|(key, value)| attribute(key.to_string(), value.to_string()));
@@ -162,7 +162,8 @@ fn resource(service_name: &str) -> Resource {
     Resource { attributes: attributes.chain([instance]).collect(), ..Resource::default() }
 }
 
-/// OpenTelemetry's own variable: `name=value,name=value`, percent-encoded. The exporter of traces reads it by itself, too.
+/// OpenTelemetry's environment variable, `name=value,name=value`, percent-encoded. The exporter of traces reads it as
+/// well.
 fn headers() -> Vec<(String, String)> {
     let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
     let text = given("OTEL_EXPORTER_OTLP_METRICS_HEADERS").or_else(|| given("OTEL_EXPORTER_OTLP_HEADERS"));
