@@ -165,7 +165,7 @@ public final class ClientOptions {
   /**
    * Sets the executor of handlers, for example one of virtual threads. Default: threads of the client's own.
    *
-   * @param executor the executor; it must have room for the concurrency of all consumers
+   * @param executor the executor; it must run as many handlers at a time as all consumers together
    * @return this
    */
   public ClientOptions handlerExecutor(Executor executor) {

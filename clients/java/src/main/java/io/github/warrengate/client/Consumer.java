@@ -87,7 +87,9 @@ public final class Consumer implements AutoCloseable, Iterable<Delivery> {
     var either = CompletableFuture.anyOf(started, ended);
     if (!WarrengateClient.isDoneWithin(either, limit)) {
       stop();
-      throw Thread.currentThread().isInterrupted() ? Errors.interrupted() : Errors.timeout("the subscription of " + queue + " did not start in time");
+      throw Thread.currentThread().isInterrupted()
+          ? Errors.interrupted()
+          : Errors.timeout("the subscription of " + queue + " did not start in time");
     }
     if (!started.isDone()) {
       throw error().orElseGet(() -> Errors.closed("consumer"));

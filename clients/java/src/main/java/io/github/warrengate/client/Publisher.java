@@ -49,7 +49,7 @@ public final class Publisher implements AutoCloseable {
   private final Recovery recovery;
 
   private final ReentrantLock lock = new ReentrantLock();
-  private final Condition room = lock.newCondition();
+  private final Condition capacity = lock.newCondition();
   private final Map<Long, Entry> entries = new HashMap<>();
   private final PriorityQueue<Entry> unwritten = new PriorityQueue<>(Comparator.comparingLong((Entry entry) -> entry.sequence));
   /** In the order of the deadlines, which is that of publishing. */
@@ -153,7 +153,7 @@ public final class Publisher implements AutoCloseable {
       // A message larger than the limit is sent alone.
       var size = Math.min(publication.getMessage().getSerializedSize() + OVERHEAD, maxInFlightBytes);
       while (!closed && (entries.size() >= maxInFlight || bytes + size > maxInFlightBytes)) {
-        room.await();
+        capacity.await();
       }
       if (closed) {
         throw Errors.closed("publisher");
@@ -247,7 +247,7 @@ public final class Publisher implements AutoCloseable {
     Stream current;
     lock.lock();
     try {
-      room.signalAll();
+      capacity.signalAll();
       if (entries.isEmpty()) {
         finished = idle;
       }
@@ -446,7 +446,7 @@ public final class Publisher implements AutoCloseable {
     lock.lock();
     try {
       closed = true;
-      room.signalAll();
+      capacity.signalAll();
       current = stream;
       finished = idle;
     } finally {

@@ -38,7 +38,7 @@ final class Replies {
     var id = UUID.randomUUID().toString();
     var reply = new CompletableFuture<Message>();
     waiting.put(id, reply);
-    var timer = client.schedule(limit.toNanos(), () -> client.execute(() -> reply.completeExceptionally(Errors.timeout("no reply came in time"))));
+    var timer = client.schedule(limit.toNanos(), () -> reply.completeExceptionally(Errors.timeout("no reply came in time")));
     reply.whenComplete((received, failure) -> {
       waiting.remove(id);
       timer.cancel(false);

@@ -95,7 +95,7 @@ public final class Driver {
     private final long work;
     private final JsonArray rules;
     private final Map<String, int[]> keys = new LinkedHashMap<>();
-    private final List<Delivery> held = new ArrayList<>();
+    private final List<Delivery> unsettled = new ArrayList<>();
     private int total;
     private int running;
     private int maxRunning;
@@ -179,7 +179,7 @@ public final class Driver {
         switch (rule.text("then")) {
           case "hold" -> {
             synchronized (this) {
-              held.add(delivery);
+              unsettled.add(delivery);
             }
           }
           case "fail" -> delivery.retry();
@@ -194,10 +194,10 @@ public final class Driver {
       }
     }
 
-    synchronized Map<String, Object> settleHeld() {
-      held.forEach(Delivery::ack);
-      var count = held.size();
-      held.clear();
+    synchronized Map<String, Object> settleAll() {
+      unsettled.forEach(Delivery::ack);
+      var count = unsettled.size();
+      unsettled.clear();
       return Map.of("count", count);
     }
 
@@ -317,7 +317,7 @@ public final class Driver {
         yield Map.of("outcome", "CONFIRMED", "message_id", sent.messageId());
       }
       case "consume" -> consume(client, command);
-      case "settle_held" -> consumers.get(command.text("consumer")).settleHeld();
+      case "settle_held" -> consumers.get(command.text("consumer")).settleAll();
       case "report" -> consumers.get(command.text("consumer")).report(command.flag("full", false));
       case "stop" -> {
         var consumer = consumers.get(command.text("consumer")).consumer;
