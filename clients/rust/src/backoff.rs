@@ -1,4 +1,5 @@
-//! Exponential back-off from 0.1 s to 5 s with jitter, so that many clients of a gateway do not reconnect at the same time.
+//! Exponential back-off from 0.1 s to 5 s with jitter, so that many clients of a gateway do not reconnect at the same
+//! time.
 
 use std::time::Duration;
 

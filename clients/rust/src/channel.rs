@@ -1,7 +1,7 @@
 //! The HTTP/2 connection to the gateway.
 //!
-//! Tokens are never sent unencrypted to another machine: `http://` is accepted for loopback addresses only. A dead peer is
-//! detected within 25 s by keepalive pings.
+//! Tokens are never sent unencrypted to another machine: `http://` is accepted for loopback addresses only. A dead peer
+//! is detected within 25 s by keepalive pings.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -89,7 +89,7 @@ mod tests {
 
     #[cfg(feature = "system-roots")]
     #[test]
-    fn an_endpoint_needs_no_authority_of_its_own() {
+    fn an_endpoint_uses_the_system_authorities_by_default() {
         assert!(check("https://127.0.0.1:8443").is_ok());
     }
 }

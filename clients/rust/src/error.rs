@@ -280,9 +280,10 @@ mod tests {
     }
 
     #[test]
-    fn the_next_step_is_given_once() {
-        let said = |message: &str| Error::from(Status::unavailable(message)).to_string().matches("try again").count();
-        assert_eq!((said("draining"), said("the broker does not answer; try again in a moment")), (1, 1));
+    fn the_next_step_is_mentioned_once() {
+        let mentions =
+            |message: &str| Error::from(Status::unavailable(message)).to_string().matches("try again").count();
+        assert_eq!((mentions("draining"), mentions("the broker does not answer; try again in a moment")), (1, 1));
     }
 
     #[test]

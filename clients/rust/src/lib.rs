@@ -1,8 +1,8 @@
 //! A client for the Warrengate messaging gateway: publish, subscribe, and manage queues over gRPC.
 //!
-//! A [`Client`] holds one connection and one token, which it renews. A [`Publisher`] gives every message exactly one
-//! outcome; a [`Subscription`] outlives broken streams and gateway restarts, and a settlement never applies to another
-//! delivery than the one it was made for. Everything that waits is bounded.
+//! A [`Client`] has one connection and one token, which it renews. A [`Publisher`] gives every message exactly one
+//! outcome; a [`Subscription`] survives broken streams and gateway restarts, and a settlement never applies to a
+//! delivery other than its own. All queues are bounded.
 //!
 //! ```no_run
 //! use warrengate_client::{Client, ClientOptions, Error, SubscribeOptions, pb::Outcome, publication};
@@ -91,7 +91,8 @@ impl Client {
         self.tokens.fresh().await
     }
 
-    /// Uses this token from now on. It is meant for [`Credentials::Token`]; with a secret, the next renewal replaces it.
+    /// Uses this token from now on. It is meant for [`Credentials::Token`]; with a secret, the next renewal replaces
+    /// it.
     ///
     /// # Errors
     /// When the text contains characters that a token cannot contain.
@@ -99,7 +100,7 @@ impl Client {
         self.tokens.set(token)
     }
 
-    /// `Auth`: who am I.
+    /// `Auth`: the client's own identity and grants.
     pub fn auth(&self) -> AuthClient<Authenticated> {
         AuthClient::new(self.authenticated())
     }
@@ -119,13 +120,13 @@ impl Client {
         MessagingClient::new(self.authenticated()).max_decoding_message_size(MAX_RESPONSE)
     }
 
-    /// Publishes up to 1,000 messages and waits for all outcomes, which have the same order. A message without an id gets a
-    /// UUIDv7. When the gateway is unavailable, the batch is sent again with the same ids.
+    /// Publishes up to 1,000 messages and waits for all outcomes, which have the same order. A message without an id
+    /// gets a UUIDv7. When the gateway is unavailable, the batch is sent again with the same ids.
     ///
     /// # Errors
     /// When the gateway refuses the batch as a whole, or stays unavailable; then no outcome is known.
     pub async fn publish_batch(&self, mut publications: Vec<pb::Publication>) -> Result<Vec<pb::PublishResult>, Error> {
-        publications.iter_mut().for_each(give_id);
+        publications.iter_mut().for_each(ensure_id);
         let mut backoff = Backoff::default();
         let mut tries = 1;
         loop {
@@ -162,7 +163,8 @@ impl Client {
     }
 }
 
-/// A publication of this body. An empty exchange is the default one, which routes to the queue named by the routing key.
+/// A publication of this body. An empty exchange is the default one, which routes to the queue named by the routing
+/// key.
 pub fn publication(
     exchange: impl Into<String>,
     routing_key: impl Into<String>,
@@ -177,7 +179,7 @@ pub fn publication(
 }
 
 /// Assigns an id, so that consumers can recognise a message that was sent again.
-fn give_id(publication: &mut pb::Publication) {
+fn ensure_id(publication: &mut pb::Publication) {
     if let Some(message) = &mut publication.message
         && message.message_id.is_empty()
     {

@@ -48,8 +48,8 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// Options for the gateway at this address, for example `https://127.0.0.1:8443`. `http://` is accepted for loopback
-    /// addresses only, because it exposes the token.
+    /// Options for the gateway at this address, for example `https://127.0.0.1:8443`. `http://` is accepted for
+    /// loopback addresses only, because it exposes the token.
     pub fn new(endpoint: impl Into<String>, credentials: Credentials) -> Self {
         Self {
             endpoint: endpoint.into(),
@@ -61,9 +61,9 @@ impl ClientOptions {
         }
     }
 
-    /// The options that the environment describes: `WARRENGATE_ENDPOINT`; `WARRENGATE_CA`, the path of a PEM file, if the
-    /// gateway's authority is not one of the system's; and either `WARRENGATE_TOKEN` or `WARRENGATE_CLIENT_ID` with
-    /// `WARRENGATE_CLIENT_SECRET`. A token wins over a secret.
+    /// The options that the environment describes: `WARRENGATE_ENDPOINT`; `WARRENGATE_CA`, the path of a PEM file, if
+    /// the gateway's authority is not one of the system's; and either `WARRENGATE_TOKEN` or `WARRENGATE_CLIENT_ID` with
+    /// `WARRENGATE_CLIENT_SECRET`. A token has precedence over a secret.
     ///
     /// # Errors
     /// When a required variable is missing or the file cannot be read; the error names the variable.
@@ -91,7 +91,7 @@ impl ClientOptions {
     }
 
     /// The authorities that may have signed the gateway's certificate: one or more PEM certificates. Without
-    /// it, the system's authorities count (feature `system-roots`, on by default).
+    /// it, the system's authorities are trusted (feature `system-roots`, on by default).
     #[must_use]
     pub fn ca_certificate(mut self, pem: impl Into<String>) -> Self {
         self.ca_certificate = Some(pem.into());
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_gives_address_authority_and_credentials() {
+    fn the_environment_provides_address_authority_and_credentials() {
         let authority = std::env::temp_dir().join(format!("warrengate-client-{}.pem", std::process::id()));
         std::fs::write(&authority, "a certificate").expect("written");
         let path = authority.to_str().expect("text");
@@ -161,7 +161,7 @@ mod tests {
         let token = [secret[0], secret[2], secret[3], ("WARRENGATE_TOKEN", "a.b.c"), ("WARRENGATE_CA", "")];
         let options = from(&token).expect("options");
         assert!(options.ca_certificate.is_none());
-        assert!(matches!(options.credentials, Credentials::Token(_)), "a token wins");
+        assert!(matches!(options.credentials, Credentials::Token(_)), "a token has precedence");
     }
 
     #[test]

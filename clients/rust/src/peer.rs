@@ -1,5 +1,5 @@
-//! A scripted peer for unit tests: it implements `Messaging` and `Auth` over a real socket, so that a test decides exactly when
-//! a stream breaks, drains or is refused.
+//! A scripted peer for unit tests: it implements `Messaging` and `Auth` over a real socket, so that a test decides
+//! exactly when a stream breaks, drains or is refused.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use crate::pb::{
     self, auth_server, messaging_server, publish_request, publish_response, subscribe_request, subscribe_response,
 };
 
-/// One accepted stream, in the test's hands. Dropping it ends the stream with OK.
+/// One accepted stream, controlled by the test. Dropping it ends the stream with OK.
 pub(super) struct Side<In, Out> {
     pub(super) authorization: String,
     requests: Streaming<In>,
@@ -140,12 +140,12 @@ impl SubscribeSide {
     }
 }
 
-/// A warning that the gateway goes away in a while.
+/// A warning that the gateway is going to stop.
 pub(super) fn draining() -> pb::Draining {
     pb::Draining { deadline: Some((SystemTime::now() + Duration::from_secs(20)).into()) }
 }
 
-/// A warning that the token ends in an hour, which is when the peer's tokens end.
+/// A warning that the token expires in an hour, as the peer's tokens do.
 pub(super) fn auth_expiring() -> pb::AuthExpiring {
     pb::AuthExpiring { expires: Some((SystemTime::now() + Duration::from_secs(3600)).into()) }
 }
@@ -166,7 +166,7 @@ impl messaging_server::Messaging for Script {
         &self,
         _: Request<pb::PublishBatchRequest>,
     ) -> Result<Response<pb::PublishBatchResponse>, Status> {
-        Err(Status::unavailable("no batches here"))
+        Err(Status::unavailable("batches are not implemented by this peer"))
     }
 
     async fn publish(
@@ -190,11 +190,11 @@ impl messaging_server::Messaging for Script {
     type ReceiveStream = ReceiverStream<Result<pb::ReceiveResponse, Status>>;
 
     async fn receive(&self, _: Request<pb::ReceiveRequest>) -> Result<Response<Self::ReceiveStream>, Status> {
-        Err(Status::unavailable("the client streams upwards"))
+        Err(Status::unavailable("the client uses client streaming"))
     }
 
     async fn settle(&self, _: Request<pb::SettleRequest>) -> Result<Response<pb::SettleResponse>, Status> {
-        Err(Status::unavailable("the client streams upwards"))
+        Err(Status::unavailable("the client uses client streaming"))
     }
 }
 
@@ -202,7 +202,7 @@ impl messaging_server::Messaging for Script {
 impl auth_server::Auth for Script {
     async fn issue_token(&self, _: Request<pb::IssueTokenRequest>) -> Result<Response<pb::IssueTokenResponse>, Status> {
         let number = self.tokens.fetch_add(1, Ordering::SeqCst) + 1;
-        // Each lives longer than the one before.
+        // Each expires later than the previous one.
         let expires = SystemTime::now() + Duration::from_secs(3600 * number as u64);
         let access_token = format!("token-{number}");
         Ok(Response::new(pb::IssueTokenResponse {
@@ -213,6 +213,6 @@ impl auth_server::Auth for Script {
     }
 
     async fn who_am_i(&self, _: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
-        Err(Status::unimplemented("not in this script"))
+        Err(Status::unimplemented("not implemented by this peer"))
     }
 }

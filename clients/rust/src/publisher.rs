@@ -1,11 +1,11 @@
 //! Publishing over a stream.
 //!
-//! Every message gets exactly one outcome, through its [`Receipt`]. When the stream breaks, unanswered messages are sent again
-//! with the same message id until their deadline; then their outcome is `UNKNOWN`. Messages and bytes in flight are bounded:
-//! `send` waits for capacity.
+//! Every message gets exactly one outcome, through its [`Receipt`]. When the stream breaks, unanswered messages are
+//! sent again with the same message id until their deadline; then their outcome is `UNKNOWN`. Messages and bytes in
+//! flight are bounded: `send` waits for capacity.
 
 mod driver;
-mod ledger;
+mod pending;
 
 use std::{
     pin::Pin,
@@ -21,10 +21,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Client, Error, give_id};
+use super::{Client, Error, ensure_id};
 use crate::pb::{self, PublishResult};
 use driver::Driver;
-use ledger::{Capacity, Entry, FRAME_MESSAGES};
+use pending::{Capacity, Entry, FRAME_MESSAGES};
 
 /// Limits of a publisher.
 #[derive(Debug, Clone)]
@@ -61,8 +61,8 @@ impl PublisherOptions {
         self
     }
 
-    /// The maximum number of messages in one frame, at least 1. Default: 64, which is the most efficient. A frame is sent
-    /// without waiting for more messages.
+    /// The maximum number of messages in one frame, at least 1. Default: 64, which is the most efficient. A frame is
+    /// sent without waiting for more messages.
     #[must_use]
     pub fn max_frame_messages(mut self, messages: usize) -> Self {
         self.max_frame_messages = messages.clamp(1, 1_000);
@@ -77,11 +77,11 @@ impl PublisherOptions {
     }
 }
 
-/// Publishes over a stream that it opens for the first message and reopens when necessary. After it is dropped, messages that
-/// were sent are completed in the background; [`Publisher::close`] waits for that.
+/// Publishes over a stream that it opens for the first message and reopens when necessary. After it is dropped,
+/// messages that were sent are completed in the background; [`Publisher::close`] waits for that.
 #[derive(Debug)]
 pub struct Publisher {
-    /// Boxed, because an entry is large and moves through a queue and the ledger.
+    /// Boxed, because an entry is large and is moved through a queue and the pending messages.
     entries: mpsc::UnboundedSender<Box<Entry>>,
     options: PublisherOptions,
     messages: Arc<Semaphore>,
@@ -101,13 +101,13 @@ impl Publisher {
         Self { entries, options, messages, bytes, failure, driver }
     }
 
-    /// Sends a message as soon as there is capacity, and returns its receipt. A message without an id gets a UUIDv7. The
-    /// sequence is returned in the result; it may have any value and need not be unique.
+    /// Sends a message as soon as there is capacity, and returns its receipt. A message without an id gets a UUIDv7.
+    /// The sequence is returned in the result; it may have any value and need not be unique.
     ///
     /// # Errors
     /// When the gateway refused the stream permanently; this message was not sent.
     pub async fn send(&self, mut publication: pb::Publication) -> Result<Receipt, Error> {
-        give_id(&mut publication);
+        ensure_id(&mut publication);
         let bytes = publication.encoded_len();
         let capacity = self.capacity(bytes).await.map_err(|_| Error::Closed)?;
         let message_id = publication.message.as_ref().map(|message| message.message_id.clone()).unwrap_or_default();
@@ -172,7 +172,7 @@ impl Future for Receipt {
             answer.unwrap_or_else(|_| {
                 // The runtime is shutting down.
                 let message_id = std::mem::take(&mut self.message_id);
-                ledger::unknown(self.sequence, message_id, "CLIENT_STOPPED: the client stopped before the answer came")
+                pending::unknown(self.sequence, message_id, "CLIENT_STOPPED: the client stopped before the answer came")
             })
         })
     }

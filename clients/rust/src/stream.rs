@@ -105,7 +105,7 @@ async fn newer(tokens: &Tokens, expires: SystemTime, present: Option<Arc<Token>>
 pub(super) struct Renewal(Option<Boxed<Option<Arc<Token>>>>);
 
 impl Renewal {
-    /// The new token. Waits for ever when no renewal is in progress. Cancel-safe.
+    /// The new token. Never completes when no renewal is in progress. Cancel-safe.
     pub(super) async fn ready(&mut self) -> Option<Arc<Token>> {
         match &mut self.0 {
             Some(fetching) => {
@@ -135,7 +135,8 @@ impl<T> Outbound<T> {
         self.0 = None;
     }
 
-    /// Waits for capacity for a frame. False when the transport has dropped the stream; the receiving side returns the reason.
+    /// Waits for capacity for a frame. False when the transport has dropped the stream; the receiving side returns the
+    /// reason.
     pub(super) async fn has_capacity(&self) -> bool {
         match &self.0 {
             Some(frames) => frames.reserve().await.is_ok(),
@@ -152,19 +153,19 @@ impl<T> Outbound<T> {
     }
 }
 
-/// Ends at this moment; never when there is none.
-pub(super) async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
+/// Completes at this time, or never without one.
+pub(super) async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }
 
 /// When a draining gateway closes its streams at the latest, with a tolerance for clock differences.
-pub(super) fn cut_at(deadline: Option<prost_types::Timestamp>) -> Instant {
+pub(super) fn closed_by(deadline: Option<prost_types::Timestamp>) -> Instant {
     let left = deadline
-        .and_then(|moment| SystemTime::try_from(moment).ok())
-        .and_then(|moment| moment.duration_since(SystemTime::now()).ok())
+        .and_then(|time| SystemTime::try_from(time).ok())
+        .and_then(|time| time.duration_since(SystemTime::now()).ok())
         .unwrap_or_default();
     Instant::now() + left.min(Duration::from_secs(300)) + Duration::from_secs(1)
 }

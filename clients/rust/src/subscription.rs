@@ -1,8 +1,8 @@
 //! Consuming over a stream.
 //!
-//! A subscription outlives its streams: when one breaks or its gateway drains, the next is opened. A settlement of a delivery
-//! of an earlier stream has no effect, because that message is delivered again. Heartbeats, token renewal and changes of the
-//! gateway are handled here.
+//! A subscription survives its streams: when one breaks or its gateway drains, the next is opened. A settlement of a
+//! delivery of an earlier stream has no effect, because that message is delivered again. Heartbeats, token renewal and
+//! changes of the gateway are handled here.
 
 mod delivery;
 mod driver;
@@ -33,8 +33,8 @@ const BATCHES: usize = 4;
 /// How long a gateway may take to end a stream that the client closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An open subscription. [`Subscription::close`] returns unsettled messages without counting an attempt. Dropping it is a
-/// disconnect for the gateway and counts as an attempt of each unsettled message.
+/// An open subscription. [`Subscription::close`] returns unsettled messages without counting an attempt. Dropping it is
+/// a disconnect for the gateway and counts as an attempt of each unsettled message.
 #[derive(Debug)]
 pub struct Subscription {
     items: mpsc::Receiver<Item>,
@@ -46,8 +46,8 @@ pub struct Subscription {
     driver: JoinHandle<Result<(), Error>>,
 }
 
-/// Settles deliveries of a subscription from any task. Settlements are queued and written in batches, without waiting for the
-/// gateway. Acknowledgements without effect are reported as [`Event::Settled`].
+/// Settles deliveries of a subscription from any task. Settlements are queued and written in batches, without waiting
+/// for the gateway. Acknowledgements without effect are reported as [`Event::Settled`].
 #[derive(Debug, Clone)]
 pub struct Settler {
     settlements: mpsc::UnboundedSender<Settlement>,
@@ -75,8 +75,8 @@ impl Subscription {
     /// The next delivery; other events are skipped. Cancel-safe.
     ///
     /// # Errors
-    /// When the subscription ended: the gateway refused it, its queue was deleted, or the gateway was unavailable for too
-    /// long. After an error the result is `None`.
+    /// When the subscription ended: the gateway refused it, its queue was deleted, or the gateway was unavailable for
+    /// too long. After an error the result is `None`.
     pub async fn next(&mut self) -> Result<Option<Delivery>, Error> {
         loop {
             match self.next_event().await? {

@@ -1,7 +1,7 @@
 //! The client's token: fetched, cached, renewed, and attached to every call.
 //!
-//! A token is renewed after two thirds of its lifetime. Concurrent requests for a token share one call. `Debug` shows neither
-//! token nor secret.
+//! A token is renewed after two thirds of its lifetime. Concurrent requests for a token share one call. `Debug` shows
+//! neither token nor secret.
 
 use std::{
     sync::Arc,
@@ -60,8 +60,8 @@ impl Token {
     }
 
     /// Whether it is valid beyond this time. A token without a known expiry counts as valid.
-    fn lasts_beyond(&self, moment: SystemTime) -> bool {
-        self.expires.is_none_or(|expires| expires > moment)
+    fn lasts_beyond(&self, time: SystemTime) -> bool {
+        self.expires.is_none_or(|expires| expires > time)
     }
 }
 
@@ -152,8 +152,8 @@ impl Tokens {
 }
 
 impl Shared {
-    async fn beyond(&self, moment: SystemTime) -> Result<Arc<Token>, Error> {
-        let usable = || self.current.load_full().filter(|token| token.lasts_beyond(moment));
+    async fn beyond(&self, time: SystemTime) -> Result<Arc<Token>, Error> {
+        let usable = || self.current.load_full().filter(|token| token.lasts_beyond(time));
         if let Some(token) = usable() {
             return Ok(token);
         }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_shown_by_nothing() {
+    fn debug_output_contains_no_token() {
         let token = Token::new("hunter2".into(), None).expect("a token");
         assert!(!format!("{token:?} {:?}", token.header).contains("hunter2"));
         assert!(matches!(Token::new("two\nlines".into(), None), Err(Error::TokenForm)));

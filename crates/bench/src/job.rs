@@ -6,23 +6,24 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How the messages travel.
+/// The path that messages take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Path {
-    /// (a) Straight to the broker, as most programs do it: each publish is waited for, each delivery acknowledged alone.
+    /// (a) Direct to the broker, as most programs do it: each publish is awaited, each delivery acknowledged
+    /// separately.
     Ordinary,
-    /// (b) Straight to the broker, as well as we can: publishes pipelined and written together, acknowledgements merged.
+    /// (b) Direct to the broker, tuned: publishes are pipelined and written together, acknowledgements batched.
     Direct,
     /// (c) Through the gateway, with the public client.
     Gateway,
 }
 
 impl Path {
-    /// In the order in which the first round takes them.
+    /// In the order of the first round.
     pub const ALL: [Self; 3] = [Self::Ordinary, Self::Direct, Self::Gateway];
 
-    /// As in the JSON.
+    /// The name in the JSON report.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ordinary => "ordinary",
@@ -32,7 +33,7 @@ impl Path {
     }
 }
 
-/// Which half is measured.
+/// Which direction is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -40,12 +41,12 @@ pub enum Mode {
     Publish,
     /// Consuming with acknowledgements, from a queue that was filled before.
     Consume,
-    /// Both at once, by one application.
+    /// Both at the same time, by one application.
     Both,
 }
 
 impl Mode {
-    /// As in the JSON.
+    /// The name in the JSON report.
     pub fn name(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -67,21 +68,21 @@ impl Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Load {
-    /// As much as goes, for so many seconds.
+    /// As many messages as possible, for this time.
     Full { seconds: f64 },
-    /// So many messages a second at times fixed beforehand, whether the last ones came through or not.
+    /// Messages per second at times fixed in advance, whether or not earlier ones have arrived.
     Rate { per_second: f64, seconds: f64 },
-    /// Until so many messages were consumed.
+    /// Until this number of messages has been consumed.
     Drain { messages: u64 },
-    /// Subscriptions are opened and held; nothing is sent.
+    /// Subscriptions are opened and kept open; nothing is sent.
     Idle,
-    /// Subscriptions are opened, take what their windows allow, and acknowledge nothing.
+    /// Subscriptions are opened, receive what their windows allow, and acknowledge nothing.
     Hoard,
 }
 
-/// Where everything is.
+/// The addresses and authorities of the gateway and the broker.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Doors {
+pub(super) struct Endpoints {
     /// `https://host:port`.
     pub(super) gateway: String,
     pub(super) gateway_ca: String,
@@ -90,31 +91,31 @@ pub(super) struct Doors {
     pub(super) broker_ca: String,
 }
 
-/// A tenant, as both ways in know it.
+/// A tenant's credentials for the gateway and for the broker.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Account {
     pub(super) vhost: String,
     pub(super) certificate: String,
     pub(super) key: String,
     pub(super) token: String,
-    /// One stream each way for each of them.
+    /// The queue of each stream; one publishing and one consuming stream for each entry.
     pub(super) queues: Vec<String>,
 }
 
-/// One measurement by one process.
+/// One measurement by one client process.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Job {
     pub(super) path: Path,
     pub(super) mode: Mode,
     pub(super) load: Load,
-    /// Bytes of a body.
+    /// The size of a body in bytes.
     pub(super) size: usize,
-    /// Most messages in a frame of a publish stream.
+    /// The maximum number of messages in a frame of a publish stream.
     pub(super) frame: usize,
     /// Stream queues are read from their beginning.
     pub(super) is_stream_queue: bool,
     pub(super) tuning: Tuning,
-    pub(super) doors: Doors,
+    pub(super) endpoints: Endpoints,
     pub(super) accounts: Vec<Account>,
 }
 
@@ -124,20 +125,21 @@ impl fmt::Debug for Job {
     }
 }
 
-/// What a client may choose for itself. The defaults are a first guess, not measured yet: a run that varies them comes before any claim.
+/// What a client may choose for itself. The defaults are estimates that were not optimised: vary them before making a
+/// claim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tuning {
-    /// Publishing channels of the best direct client, for one stream.
+    /// Publishing channels of the tuned direct client, for one stream.
     pub direct_channels: usize,
-    /// Publishes written together by the best direct client.
+    /// Publishes that the tuned direct client writes together.
     pub direct_batch: usize,
-    /// Unconfirmed messages of a stream, all clients alike.
+    /// Maximum unconfirmed messages of a stream, for all clients.
     pub window: usize,
-    /// Unacknowledged deliveries of a stream, all clients alike.
+    /// Maximum unacknowledged deliveries of a stream, for all clients.
     pub prefetch: u16,
-    /// Deliveries acknowledged at once, where they are merged.
+    /// Deliveries acknowledged together, where acknowledgements are batched.
     pub ack_every: usize,
-    /// Threads of the client's runtime; nothing for as many as there are processors.
+    /// Threads of the client's runtime; `None` for the number of processors.
     pub threads: Option<usize>,
 }
 
@@ -147,16 +149,16 @@ impl Default for Tuning {
     }
 }
 
-/// Body bytes of a stream that may be unanswered, or unacknowledged.
+/// Maximum body bytes of a stream that are unanswered or unacknowledged.
 const WINDOW_BYTES: usize = 32 << 20;
-/// Body bytes between publishing and consuming.
+/// Maximum body bytes between publishing and consuming.
 const BACKLOG_BYTES: usize = 128 << 20;
-/// Messages between publishing and consuming, where one process does both: a queue that only grows would measure
-/// something else.
+/// Maximum messages between publishing and consuming, when one process does both: a growing queue would distort the
+/// measurement.
 const BACKLOG: usize = 10_000;
 
 impl Tuning {
-    /// With windows that bodies of this size do not blow up.
+    /// The same settings with windows reduced for bodies of this size.
     pub(super) fn for_size(&self, size: usize) -> Self {
         let most = (WINDOW_BYTES / size.max(1)).max(16);
         let window = self.window.min(most);
@@ -170,31 +172,31 @@ impl Tuning {
 }
 
 impl Job {
-    /// Most messages between publishing and consuming.
+    /// The maximum number of messages between publishing and consuming.
     pub(super) fn backlog(&self) -> u64 {
         BACKLOG.min((BACKLOG_BYTES / self.size.max(1)).max(64)) as u64
     }
 }
 
-/// What a client process did.
+/// The result of a client process.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Outcome {
-    /// From the word "go" to the last outcome and the last acknowledgement.
+    /// From "go" to the last outcome and the last acknowledgement.
     pub(super) seconds: f64,
     pub(super) published: u64,
     pub(super) confirmed: u64,
-    /// Published, with another outcome than a confirm.
+    /// Messages with an outcome other than a confirm.
     pub(super) refused: u64,
     pub(super) consumed: u64,
-    /// From when a message was due to its arrival at the consumer.
+    /// From when a message was due until it arrived at the consumer.
     pub(super) end_to_end: Latencies,
-    /// From when a message was due to its confirm.
+    /// From when a message was due until its confirm.
     pub(super) confirm: Latencies,
     /// Why it stopped early.
     pub(super) error: Option<String>,
 }
 
-/// Latencies in microseconds, as (value, how often).
+/// Latencies in microseconds, as pairs of value and count.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Latencies(pub(super) Vec<(u64, u64)>);
 
@@ -203,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_bodies_have_small_windows() {
+    fn windows_shrink_for_large_bodies() {
         let small = Tuning::default().for_size(256);
         assert_eq!((small.window, small.prefetch, small.direct_batch), (1_000, 1_000, 64));
         let large = Tuning::default().for_size(1 << 20);

@@ -1,8 +1,8 @@
 //! A benchmark of the gateway against direct AMQP clients of the same broker, on the same machine.
 //!
-//! The same work is done in rounds that alternate between the broker and the gateway. Gateway, broker and application are
-//! separate processes, so that their processor time can be told apart. The messages of every run are counted, and a missing
-//! one fails the measurement. Load from other programs on the machine is measured and reported.
+//! The same work is done in rounds that alternate between the broker and the gateway. Gateway, broker and application
+//! are separate processes, so that their processor time is measured separately. The messages of every run are counted, and a
+//! missing one fails the measurement. Load from other programs on the machine is measured and reported.
 
 mod figures;
 mod job;
@@ -34,7 +34,7 @@ use rig::Rig;
 use warrengate::{client, pki, stack};
 use warrengate_testkit::node;
 
-/// Starts what is needed, measures, and stops it again. Dropping the future ends all processes, too.
+/// Starts the environment, measures, and stops everything again. Dropping the future ends all processes, too.
 ///
 /// # Errors
 /// When something does not start, a client process fails, or a message is missing.
@@ -63,31 +63,31 @@ pub async fn run(plan: &Plan) -> Result<Report, Error> {
     Ok(report)
 }
 
-/// Why nothing was measured.
+/// Why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A client process cannot be reached, or started.
-    #[error("a process of the measurement: {0}")]
+    /// A client process could not be started or reached.
+    #[error("a client process cannot be started or reached: {0}")]
     Pipe(#[source] io::Error),
-    /// What a client process was told, or told, is not understood.
-    #[error("a client process said something that is not understood")]
+    /// A line that a client process read or wrote has the wrong form.
+    #[error("a line between the benchmark and a client process has the wrong form")]
     Job(#[source] serde_json::Error),
     /// A client process failed.
     #[error("a client process failed: {0}")]
     Worker(String),
-    /// Straight at the broker.
-    #[error("straight at the broker: {0}")]
+    /// A direct connection to the broker failed.
+    #[error("direct connection to the broker: {0}")]
     Amqp(#[from] lapin::Error),
-    /// Through the gateway.
-    #[error("through the gateway: {0}")]
+    /// A connection through the gateway failed.
+    #[error("connection through the gateway: {0}")]
     Client(#[from] client::Error),
     /// A consumer ended before its work was done.
     #[error("a consumer ended before its work was done")]
     ConsumerEnded,
-    /// Something took much longer than it should.
-    #[error("gave up {0}: it took too long")]
+    /// Something took too long.
+    #[error("timeout: {0}")]
     TooSlow(&'static str),
-    /// Messages that were sent did not all come to their end.
+    /// Some messages that were sent have no outcome.
     #[error("the counts do not add up: {0}")]
     Counts(Cow<'static, str>),
     /// The private broker.
@@ -96,26 +96,26 @@ pub enum Error {
     /// Certificates.
     #[error("certificates: {0}")]
     Pki(#[from] pki::Error),
-    /// The gateway did not come up.
-    #[error("the gateway did not come up; it said:\n{0}")]
+    /// The gateway did not become ready.
+    #[error("the gateway did not become ready; its log:\n{0}")]
     Gateway(String),
     /// The stack's settings.
     #[error(transparent)]
     Stack(#[from] stack::Error),
-    /// A limit that should have been reached was not, so that nothing is known of what reaching it does to others.
-    #[error("{limit} was not reached: of {answered} tries that were answered {refused} were refused or held back")]
+    /// A limit that a scenario must reach was not reached, so its effect on other tenants is unknown.
+    #[error("{limit} was not reached: of {answered} attempts that were answered, {refused} were refused or delayed")]
     NotReached {
-        /// As the plan has it.
+        /// The limit's name in the plan.
         limit: &'static str,
-        /// All that came of the tries.
+        /// All answered attempts.
         answered: u64,
-        /// Those that tell of the limit.
+        /// Those that were over the limit.
         refused: u64,
     },
-    /// A room of the gateway that is measured by itself.
+    /// A scenario failed.
     #[error("{0}")]
-    Inside(String),
-    /// The picture.
+    Scenario(String),
+    /// The plot.
     #[error("cannot draw the plot: {0}")]
     Plot(String),
     /// A file or folder.

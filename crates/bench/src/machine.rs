@@ -3,31 +3,31 @@
 use serde::Serialize;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-/// This machine and this build.
+/// The machine and the build.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     /// The processor's name.
     pub processor: String,
-    /// How many of them this process may use.
+    /// The number of processors that this process may use.
     pub processors: usize,
-    /// Bytes.
+    /// Memory in bytes.
     pub memory: u64,
     /// The operating system.
     pub system: String,
-    /// Its kernel.
+    /// The kernel's version.
     pub kernel: String,
-    /// RabbitMQ and Erlang, as the broker says.
+    /// The versions of RabbitMQ and Erlang, from the broker's log.
     pub broker: String,
     /// This program's version.
     pub warrengate: String,
     /// `release` or `debug`.
     pub build: &'static str,
-    /// Programs that wanted a processor when it began: 1 minute's average.
+    /// The load average over one minute at the start.
     pub load_average: f64,
 }
 
 impl Machine {
-    pub(super) fn look(broker: String) -> Self {
+    pub(super) fn read(broker: String) -> Self {
         let kind = RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing())
             .with_memory(MemoryRefreshKind::nothing().with_ram());

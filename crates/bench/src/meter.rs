@@ -6,18 +6,18 @@ use std::time::Instant;
 use serde::Serialize;
 use sysinfo::{CpuRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
-/// Reads processes of this machine.
+/// Reads the processor time and memory of processes.
 pub(super) struct Meter {
     system: System,
     processes: [Option<Pid>; 3],
 }
 
-/// What there is of each of the three: the application, the gateway, the broker.
+/// One value for each of the three processes: application, gateway, broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Three<T> {
     /// The client process.
     pub application: T,
-    /// The gateway; nothing where it takes no part.
+    /// The gateway; `None` on paths that do not use it.
     pub gateway: T,
     /// The broker.
     pub broker: T,
@@ -29,15 +29,15 @@ impl<T> Three<T> {
     }
 }
 
-/// A look at all of them.
+/// One reading of all processes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     at: Instant,
-    /// Seconds since each process began.
+    /// Processor seconds since each process began.
     cpu: Three<Option<f64>>,
     /// Bytes of resident memory.
     pub(super) memory: Three<Option<u64>>,
-    /// Busy processor seconds of the machine since the reading before.
+    /// Busy processor seconds of the machine since the previous reading.
     busy: f64,
 }
 
@@ -51,7 +51,7 @@ impl Meter {
 
     pub(super) fn read(&mut self, before: Option<&Reading>) -> Reading {
         let known: Vec<Pid> = self.processes.iter().flatten().copied().collect();
-        // Threads are in their process's figures.
+        // A process's figures include its threads.
         let kind = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
         self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&known), true, kind);
         self.system.refresh_cpu_usage();
@@ -72,7 +72,7 @@ impl Meter {
 }
 
 impl Reading {
-    /// Processor seconds of each since then.
+    /// The processor seconds of each process since `before`.
     pub(super) fn cpu_since(&self, before: &Self) -> Three<Option<f64>> {
         let since = |now: Option<f64>, then: Option<f64>| Some(now? - then?);
         Three {
@@ -82,7 +82,7 @@ impl Reading {
         }
     }
 
-    /// The share of the machine's processors that neither of the three used since then, and someone else did: 0 to 1.
+    /// The share of the machine's processors that other programs used since `before`: 0 to 1.
     pub(super) fn others_since(&self, before: &Self) -> f64 {
         let ours = self.cpu_since(before);
         let ours = [ours.application, ours.gateway, ours.broker].into_iter().flatten().sum::<f64>();
@@ -91,12 +91,12 @@ impl Reading {
     }
 }
 
-/// Milliseconds to seconds.
+/// Converts milliseconds to seconds.
 fn precise(millis: u64) -> f64 {
     millis as f64 / 1000.0
 }
 
-/// How many processors there are.
+/// The number of processors.
 pub(super) fn processors() -> f64 {
     std::thread::available_parallelism().map_or(1, usize::from) as f64
 }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_works_is_seen_to_work() {
+    fn processor_time_of_a_busy_process_is_measured() {
         let own = Three { application: Some(std::process::id()), gateway: None, broker: None };
         let mut meter = Meter::new(own);
         let before = meter.read(None);

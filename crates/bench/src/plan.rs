@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::job::{Mode, Tuning};
 use warrengate::pb;
 
-/// Where messages wait.
+/// The type of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueKind {
@@ -20,7 +20,7 @@ pub enum QueueKind {
 }
 
 impl QueueKind {
-    /// As in the JSON.
+    /// The name in the JSON report.
     pub fn name(self) -> &'static str {
         match self {
             Self::Quorum => "quorum",
@@ -41,22 +41,22 @@ impl QueueKind {
 /// One combination of the axes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cell {
-    /// Bytes of a body.
+    /// The size of a body in bytes.
     pub size: usize,
-    /// Where messages wait.
+    /// The type of its queues.
     pub queue: QueueKind,
-    /// Which half is measured.
+    /// Which direction is measured.
     pub mode: Mode,
-    /// Tenants at once.
+    /// Concurrent tenants.
     pub tenants: usize,
-    /// Streams of each tenant, each way.
+    /// Streams of each tenant in each direction.
     pub streams: usize,
-    /// Most messages in a frame of a publish stream.
+    /// The maximum number of messages in a frame of a publish stream.
     pub frame: usize,
 }
 
 impl Cell {
-    /// For people: only what makes it a cell.
+    /// A readable description of the combination.
     pub fn title(&self) -> String {
         format!(
             "{} B, {}, {}, {} tenant(s) × {} stream(s), frames of {}",
@@ -73,22 +73,22 @@ impl Cell {
 /// The values of each axis.
 #[derive(Debug, Clone)]
 pub struct Axes {
-    /// Bytes of a body.
+    /// Sizes of bodies in bytes.
     pub sizes: Vec<usize>,
-    /// Where messages wait.
+    /// Types of queues.
     pub queues: Vec<QueueKind>,
-    /// Which half is measured.
+    /// Directions.
     pub modes: Vec<Mode>,
-    /// Tenants at once.
+    /// Numbers of concurrent tenants.
     pub tenants: Vec<usize>,
-    /// Streams of each tenant, each way.
+    /// Numbers of streams of each tenant in each direction.
     pub streams: Vec<usize>,
-    /// Most messages in a frame of a publish stream.
+    /// Maximum numbers of messages in a frame of a publish stream.
     pub frames: Vec<usize>,
 }
 
 impl Axes {
-    /// Every combination, the first values first.
+    /// Every combination; the first has the first value of each axis.
     pub fn cells(&self) -> Vec<Cell> {
         let mut cells = Vec::new();
         for &size in &self.sizes {
@@ -108,38 +108,38 @@ impl Axes {
     }
 }
 
-/// What is looked at.
+/// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scenario {
-    /// Messages a second, processor time and memory, of each way.
+    /// Messages per second, processor time and memory, for each path.
     Throughput,
-    /// Latency at a fixed rate, of each way.
+    /// Latency at a fixed rate, for each path.
     Latency,
-    /// One tenant beside another that sends all it can.
+    /// One tenant beside another that sends as much as possible.
     Neighbour,
-    /// One tenant beside another that tries ten times what a limit of its plan allows, limit after limit.
+    /// One tenant beside another that exceeds each limit of its plan tenfold, one limit at a time.
     Limits,
-    /// What tracing costs, at 1 % and at 100 %.
+    /// The cost of tracing 1 % and 100 % of the messages.
     Sampling,
-    /// What a collector costs that takes spans and answers nothing.
+    /// The cost of a trace collector that accepts connections and never answers.
     Collector,
     /// One tenant beside another that never acknowledges.
     SlowConsumer,
-    /// Making many tenants.
+    /// Creating many tenants.
     Tenants,
-    /// Many subscriptions on which nothing happens.
+    /// Many idle subscriptions.
     IdleStreams,
-    /// Checking tokens.
+    /// Verifying tokens.
     Verify,
-    /// Streams beside a flood of wrong secrets.
+    /// Streams during a flood of wrong secrets.
     WrongSecrets,
-    /// From the gateway's start until it is ready.
+    /// The time from the gateway's start until it is ready.
     Startup,
 }
 
 impl Scenario {
-    /// As in the JSON and on the command line.
+    /// The name in the JSON report and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Throughput => "throughput",
@@ -158,42 +158,42 @@ impl Scenario {
     }
 }
 
-/// A whole measurement.
+/// A complete measurement.
 #[derive(Clone)]
 pub struct Plan {
-    /// What is looked at, in this order.
+    /// What to measure, in this order.
     pub scenarios: Vec<Scenario>,
-    /// For the throughput; the first cell is what the other scenarios use, too.
+    /// The axes of the throughput; the other scenarios use the first cell.
     pub axes: Axes,
-    /// How often each is done, by turns.
+    /// The number of rounds.
     pub rounds: usize,
-    /// How long each load lasts.
+    /// The duration of each load.
     pub duration: Duration,
-    /// Messages a second, where the rate is fixed.
+    /// Messages per second in scenarios with a fixed rate.
     pub rate: f64,
-    /// How many of what the scenario counts: tenants to make.
+    /// The number of tenants to create in the scenario `tenants`.
     pub many_tenants: usize,
-    /// Idle subscriptions, and the tenants that they are divided among.
+    /// The number of idle subscriptions, and of the tenants among which they are divided.
     pub idle: (usize, usize),
     /// The plan of the tenants that are measured.
     pub tenant_plan: String,
     /// The plan of the tenant that misbehaves.
     pub neighbour_plan: String,
-    /// The share of messages that is traced where nothing else is said; nothing turns tracing off.
+    /// The share of messages to trace unless a scenario sets it; `None` turns tracing off.
     pub sample_ratio: Option<f64>,
-    /// What the clients choose for themselves.
+    /// The clients' settings.
     pub tuning: Tuning,
-    /// Where the broker's data lie while it runs; deleted afterwards.
+    /// The folder of the broker's data while it runs; deleted at the end.
     pub dir: PathBuf,
-    /// A RabbitMQ other than the installed one.
+    /// A RabbitMQ installation other than the system's.
     pub installation: Option<PathBuf>,
-    /// Settings of the gateway beside the defaults, by their environment names.
+    /// Settings of the gateway that differ from the defaults, by their environment names.
     pub settings: Vec<(String, String)>,
     /// The `warrengate` program to measure.
     pub gateway: PathBuf,
     /// The command line, for the report.
     pub command: String,
-    /// Hears what is going on.
+    /// Receives progress messages.
     pub progress: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -202,7 +202,7 @@ impl Plan {
         (self.progress)(line);
     }
 
-    /// The combination that everything but the throughput is measured with.
+    /// The combination that all scenarios but the throughput use.
     pub(super) fn first_cell(&self) -> Cell {
         let first = self.axes.cells().into_iter().next();
         first.unwrap_or(Cell {
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_cell_has_the_first_of_each() {
+    fn the_first_cell_has_the_first_value_of_each_axis() {
         let axes = Axes {
             sizes: vec![256, 16],
             queues: vec![QueueKind::Quorum, QueueKind::Classic],

@@ -25,7 +25,7 @@ use super::{
 };
 use warrengate_testkit::node::Guard;
 
-/// The argument with which this program is a client process: see [`super::serve_worker`].
+/// The argument that makes this program a client process: see [`super::serve_worker`].
 pub const WORKER_COMMAND: &str = "worker";
 const READY_WITHIN: Duration = Duration::from_secs(600);
 const OUTCOME_WITHIN: Duration = Duration::from_secs(1_800);
@@ -33,33 +33,33 @@ const OUTCOME_WITHIN: Duration = Duration::from_secs(1_800);
 /// A client process.
 pub(super) struct Worker {
     child: Child,
-    orders: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Worker {
-    /// Starts one, and waits until it is ready for the word "go".
+    /// Starts a client process and waits until it is ready.
     pub(super) async fn start(job: &Job) -> Result<Self, Error> {
         let mut command = child(&std::env::current_exe().map_err(Error::Pipe)?, &[WORKER_COMMAND]);
-        // As many as there are processors is what tokio gives a program that says nothing.
+        // Unless set otherwise, tokio starts as many threads as there are processors.
         let threads =
             job.tuning.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
         command.env("TOKIO_WORKER_THREADS", threads.to_string());
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.map_err(Error::Pipe)?;
-        let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::Worker("no pipes".to_owned()));
         };
-        let mut worker = Self { child, orders, answers: BufReader::new(answers).lines() };
+        let mut worker = Self { child, input, output: BufReader::new(output).lines() };
         worker.say(&serde_json::to_string(job).map_err(Error::Job)?).await?;
-        let answer = tokio::time::timeout(READY_WITHIN, worker.answers.next_line()).await;
-        match answer.map_err(|_| Error::TooSlow("waiting for a client process"))?.map_err(Error::Pipe)? {
+        let answer = tokio::time::timeout(READY_WITHIN, worker.output.next_line()).await;
+        match answer.map_err(|_| Error::TooSlow("a client process did not become ready"))?.map_err(Error::Pipe)? {
             Some(line) if line == READY => Ok(worker),
             Some(line) => {
                 let outcome: Outcome = serde_json::from_str(&line).map_err(Error::Job)?;
                 Err(Error::Worker(outcome.error.unwrap_or(line)))
             }
-            None => Err(Error::Worker("it ended while connecting".to_owned())),
+            None => Err(Error::Worker("it exited while connecting".to_owned())),
         }
     }
 
@@ -67,16 +67,16 @@ impl Worker {
         self.child.id()
     }
 
-    /// Starts its clock.
+    /// Starts the measured time.
     pub(super) async fn go(&mut self) -> Result<(), Error> {
         self.say(GO).await
     }
 
-    /// What it did. It lives on until it is dropped, so that its processor time can be read.
+    /// Waits for the result. The process runs until it is dropped, so that its processor time can be read.
     pub(super) async fn outcome(&mut self) -> Result<Outcome, Error> {
-        let line = tokio::time::timeout(OUTCOME_WITHIN, self.answers.next_line()).await;
-        let line = line.map_err(|_| Error::TooSlow("waiting for an outcome"))?.map_err(Error::Pipe)?;
-        let line = line.ok_or_else(|| Error::Worker("it ended without an outcome".to_owned()))?;
+        let line = tokio::time::timeout(OUTCOME_WITHIN, self.output.next_line()).await;
+        let line = line.map_err(|_| Error::TooSlow("a client process reported no outcome"))?.map_err(Error::Pipe)?;
+        let line = line.ok_or_else(|| Error::Worker("it exited without an outcome".to_owned()))?;
         let outcome: Outcome = serde_json::from_str(&line).map_err(Error::Job)?;
         match outcome.error {
             Some(error) => Err(Error::Worker(error)),
@@ -84,9 +84,9 @@ impl Worker {
         }
     }
 
-    /// Ends it and waits for that.
+    /// Ends the process and waits for it.
     pub(super) async fn end(mut self) -> Result<(), Error> {
-        drop(self.orders);
+        drop(self.input);
         if tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.is_err() {
             self.child.kill().await.map_err(Error::Pipe)?;
         }
@@ -94,8 +94,8 @@ impl Worker {
     }
 
     async fn say(&mut self, line: &str) -> Result<(), Error> {
-        self.orders.write_all(format!("{line}\n").as_bytes()).await.map_err(Error::Pipe)?;
-        self.orders.flush().await.map_err(Error::Pipe)
+        self.input.write_all(format!("{line}\n").as_bytes()).await.map_err(Error::Pipe)?;
+        self.input.flush().await.map_err(Error::Pipe)
     }
 }
 
@@ -109,7 +109,7 @@ pub(super) struct GatewayProcess {
 }
 
 impl GatewayProcess {
-    /// Starts `warrengate serve` with these settings as its environment, and waits until it says that it is ready.
+    /// Starts `warrengate serve` with these settings as its environment, and waits until it is ready.
     pub(super) async fn start(
         program: &Path,
         settings: &[(String, String)],
@@ -134,7 +134,7 @@ impl GatewayProcess {
         }
         let ready_after = began.elapsed();
         let mut first_administrator = None;
-        // What it prints, it prints before it serves; none means that the store knew its administrator.
+        // The line is printed before the gateway serves; it is missing when the store already has an administrator.
         if let Some(lines) = &mut lines {
             let line = tokio::time::timeout(Duration::from_millis(200), lines.next_line()).await;
             first_administrator = line.ok().and_then(Result::ok).flatten().as_deref().and_then(administrator);
@@ -154,23 +154,23 @@ impl GatewayProcess {
         self.first_administrator.take()
     }
 
-    /// From its start until `/readyz` said yes.
+    /// The time from its start until `/readyz` succeeded.
     pub(super) fn ready_after(&self) -> Duration {
         self.ready_after
     }
 
-    /// Kills it: nothing is measured of how it ends.
+    /// Kills it, because its shutdown is not measured.
     pub(super) async fn end(mut self) -> Result<(), Error> {
         self.child.kill().await.map_err(Error::Pipe)
     }
 }
 
-/// A child process in a process group of its own, which Ctrl-C in the terminal does not reach.
+/// A child process in a separate process group, which Ctrl-C in the terminal does not reach.
 fn child(program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let known = name.to_string_lossy();
-        // Settings of the person who measures are not those of what is measured.
+        // Settings from the caller's environment must not affect the measured process.
         if ["WARRENGATE_", "OTEL_", "TOKIO_"].iter().any(|prefix| known.starts_with(prefix)) {
             command.env_remove(&name);
         }
@@ -186,7 +186,7 @@ fn administrator(line: &str) -> Option<(String, SecretString)> {
     Some((id.to_owned(), secret.to_owned().into()))
 }
 
-/// Whether `/readyz` says yes.
+/// Whether `/readyz` succeeds.
 async fn is_ready(ops: SocketAddr) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(ops).await?;
@@ -205,24 +205,24 @@ fn tail(log: &Path) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
-/// A port that was free a moment ago.
+/// A port that was free when it was checked.
 pub(super) fn free_address() -> Result<SocketAddr, Error> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(Error::Pipe)?;
     listener.local_addr().map_err(Error::Pipe)
 }
 
-/// A folder that goes with its owner, and the one around it when that was made for it and is empty.
+/// A folder that is deleted on drop, together with its parent if that was created for it and is empty.
 pub(super) struct Folder {
     path: PathBuf,
-    around: Option<PathBuf>,
+    parent: Option<PathBuf>,
 }
 
 impl Folder {
-    /// Makes it.
-    pub(super) fn make(path: PathBuf) -> Result<Self, Error> {
-        let around = path.parent().filter(|around| !around.exists()).map(Path::to_owned);
+    /// Creates the folder.
+    pub(super) fn create(path: PathBuf) -> Result<Self, Error> {
+        let parent = path.parent().filter(|parent| !parent.exists()).map(Path::to_owned);
         std::fs::create_dir_all(&path).map_err(|error| Error::File(path.display().to_string(), error))?;
-        Ok(Self { path, around })
+        Ok(Self { path, parent })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -232,9 +232,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be deleted is data of a measurement, and lies where the settings say.
+        // Deletion is best effort: the folder contains only data of the measurement.
         let _ = std::fs::remove_dir_all(&self.path);
-        let _ = self.around.as_ref().map(std::fs::remove_dir);
+        let _ = self.parent.as_ref().map(std::fs::remove_dir);
     }
 }
 
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_administrator_is_read_from_what_serve_prints() {
+    fn the_first_administrator_is_read_from_the_output_of_serve() {
         let line = "administrator admin, secret abc_DEF-1: keep it, it is not shown again";
         let (id, secret) = administrator(line).expect("there");
         assert_eq!((id.as_str(), secret.expose_secret()), ("admin", "abc_DEF-1"));

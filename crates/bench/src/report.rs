@@ -20,99 +20,99 @@ use super::{
     scenario::ScenarioReport,
 };
 
-/// Of the machine's time that others may take before figures are doubted.
-const OTHERS: f64 = 0.05;
+/// Above this share of processor time used by other programs, the report contains a warning.
+const MAX_OTHERS_SHARE: f64 = 0.05;
 
-/// A whole measurement.
+/// The report of a complete measurement.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Of this form.
+    /// The version of the report's format.
     pub version: u32,
-    /// Seconds since 1970 when it began.
+    /// When the measurement began, in seconds since 1970.
     pub started: u64,
-    /// How to do it again.
+    /// The command that repeats it.
     pub command: String,
-    /// Why no claim should be made from it; empty for a good measurement.
-    pub doubts: Vec<String>,
-    /// Where it was taken.
+    /// Why the figures are unreliable; empty for a good measurement.
+    pub warnings: Vec<String>,
+    /// The machine and the build.
     pub machine: Machine,
-    /// Seconds of each run's load.
+    /// The duration of each load in seconds.
     pub seconds: f64,
-    /// Rounds.
+    /// The number of rounds.
     pub rounds: usize,
-    /// What the clients chose for themselves.
+    /// The clients' settings.
     pub tuning: Tuning,
-    /// Of the first combination: medians.
+    /// The median ratios of the first combination.
     pub ratios: Option<Medians>,
-    /// At the fixed rate: what the gateway adds to the best direct client, in milliseconds; medians.
+    /// The median latency at a fixed rate that the gateway adds to the tuned direct client, in milliseconds.
     pub latency_added_ms: Option<AddedMedians>,
-    /// Each combination of the axes.
+    /// The throughput of each combination of the axes.
     pub throughput: Vec<CellReport>,
-    /// At a fixed rate.
+    /// The latency at a fixed rate.
     pub latency: Vec<CellReport>,
-    /// The rest.
+    /// The other scenarios.
     pub scenarios: Vec<ScenarioReport>,
 }
 
-/// One combination's figures.
+/// The figures of one combination.
 #[derive(Debug, Clone, Serialize)]
 pub struct CellReport {
-    /// Which.
+    /// The combination.
     pub cell: Cell,
-    /// Messages a second, when that was fixed.
+    /// Messages per second, if the rate was fixed.
     pub rate: Option<f64>,
-    /// (a), (b) and (c).
-    pub ways: Vec<Summary>,
-    /// Made in each round.
+    /// The summaries of (a), (b) and (c).
+    pub paths: Vec<Summary>,
+    /// Computed in each round.
     pub ratios: Option<Ratios>,
-    /// Made in each round.
+    /// Computed in each round.
     pub latency_added_ms: Option<LatencyAdded>,
-    /// Everything that was measured.
+    /// All runs.
     pub runs: Vec<Run>,
 }
 
-/// One way's figures over all rounds.
+/// The figures of one path over all rounds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// Which way.
+    /// The path.
     pub path: Path,
-    /// Messages that went all the way.
+    /// Completed messages per second.
     pub messages_per_second: Option<Figure>,
-    /// Their bodies.
+    /// The size of their bodies, in MiB per second.
     pub mib_per_second: Option<Figure>,
-    /// Microseconds of processor time each message.
+    /// Processor time for each message, in microseconds.
     pub cpu_us_per_message: Three<Option<Figure>>,
     /// Resident memory at the end.
     pub memory_mib: Three<Option<Figure>>,
-    /// From when a message was due to its arrival: half were faster.
+    /// Median time from when a message was due until its arrival.
     pub p50_ms: Option<Figure>,
-    /// One in a hundred was slower.
+    /// 99th percentile of the same.
     pub p99_ms: Option<Figure>,
 }
 
-/// (c) beside the others, with the spread.
+/// (c) compared with the other paths, with the spread.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Ratios {
-    /// (c) ÷ (b): against the best direct client.
+    /// (c) ÷ (b): compared with the tuned direct client.
     pub throughput_vs_direct: Figure,
-    /// (c) ÷ (a): against an ordinary one.
+    /// (c) ÷ (a): compared with the ordinary direct client.
     pub throughput_vs_ordinary: Figure,
-    /// The gateway's processor time each message ÷ that of the best direct client.
+    /// The gateway's processor time for each message ÷ that of the tuned direct client.
     pub cpu_vs_direct: Option<Figure>,
-    /// The application's processor time each message, (c) ÷ (b).
+    /// The application's processor time for each message, (c) ÷ (b).
     pub application_cpu_vs_direct: Option<Figure>,
 }
 
-/// What the gateway adds, in milliseconds, with the spread.
+/// The latency that the gateway adds, in milliseconds, with the spread.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct LatencyAdded {
-    /// The median's difference.
+    /// The difference of the medians.
     pub p50: Figure,
-    /// The 99th percentile's.
+    /// The difference of the 99th percentiles.
     pub p99: Figure,
 }
 
-/// The first combination's ratios, as numbers.
+/// The median ratios of the first combination.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Medians {
     pub throughput_vs_direct: f64,
@@ -121,7 +121,7 @@ pub struct Medians {
     pub application_cpu_vs_direct: Option<f64>,
 }
 
-/// What the gateway adds, as numbers.
+/// The median latencies that the gateway adds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct AddedMedians {
     pub p50: f64,
@@ -130,19 +130,19 @@ pub struct AddedMedians {
 
 impl Report {
     pub(super) fn new(plan: &Plan, machine: Machine) -> Self {
-        let mut doubts = Vec::new();
+        let mut warnings = Vec::new();
         if machine.build != "release" {
-            doubts.push("this is a debug build".to_owned());
+            warnings.push("this is a debug build".to_owned());
         }
         if plan.rounds < 5 {
-            doubts.push(format!("{} round(s) only", plan.rounds));
+            warnings.push(format!("{} round(s) only", plan.rounds));
         }
         let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         Self {
             version: 1,
             started,
             command: plan.command.clone(),
-            doubts,
+            warnings,
             machine,
             seconds: plan.duration.as_secs_f64(),
             rounds: plan.rounds,
@@ -156,7 +156,7 @@ impl Report {
     }
 
     pub(super) fn add_throughput(&mut self, cell: Cell, runs: Vec<Run>) {
-        self.doubt(&cell, &runs);
+        self.warn(&cell, &runs);
         let report = CellReport::of(cell, None, runs);
         let median = |figure: Option<Figure>| figure.map(|figure| figure.median);
         if self.ratios.is_none() {
@@ -171,7 +171,7 @@ impl Report {
     }
 
     pub(super) fn add_latency(&mut self, cell: Cell, rate: f64, runs: Vec<Run>) {
-        self.doubt(&cell, &runs);
+        self.warn(&cell, &runs);
         let report = CellReport::of(cell, Some(rate), runs);
         let added = report.latency_added_ms.map(|ms| AddedMedians { p50: ms.p50.median, p99: ms.p99.median });
         self.latency_added_ms = self.latency_added_ms.or(added);
@@ -182,10 +182,10 @@ impl Report {
         self.scenarios.extend(report);
     }
 
-    fn doubt(&mut self, cell: &Cell, runs: &[Run]) {
+    fn warn(&mut self, cell: &Cell, runs: &[Run]) {
         let share = Figure::of(runs.iter().map(|run| run.others_share));
-        if let Some(share) = share.filter(|share| share.median > OTHERS) {
-            self.doubts.push(format!(
+        if let Some(share) = share.filter(|share| share.median > MAX_OTHERS_SHARE) {
+            self.warnings.push(format!(
                 "other programs took {:.0} % of the machine ({})",
                 share.median * 100.0,
                 cell.title()
@@ -193,15 +193,15 @@ impl Report {
         }
     }
 
-    /// A page of tables.
+    /// The report as a Markdown page.
     pub fn markdown(&self) -> String {
         markdown::page(self)
     }
 
-    /// A picture of the throughput.
+    /// Draws the throughput.
     ///
     /// # Errors
-    /// When it cannot be written, or nothing was measured.
+    /// When the file cannot be written, or no throughput was measured.
     pub fn plot(&self, file: &std::path::Path) -> Result<(), Error> {
         plot::draw(self, file)
     }
@@ -209,15 +209,15 @@ impl Report {
 
 impl CellReport {
     fn of(cell: Cell, rate: Option<f64>, runs: Vec<Run>) -> Self {
-        let ways = Path::ALL.map(|path| Summary::of(path, &runs)).into();
+        let paths = Path::ALL.map(|path| Summary::of(path, &runs)).into();
         let ratios = ratios(&runs);
         let latency_added_ms = rate.and_then(|_| added(&runs));
-        Self { cell, rate, ways, ratios, latency_added_ms, runs }
+        Self { cell, rate, paths, ratios, latency_added_ms, runs }
     }
 
-    /// One way's figures.
-    pub fn way(&self, path: Path) -> Option<&Summary> {
-        self.ways.iter().find(|way| way.path == path)
+    /// The figures of one path.
+    pub fn path(&self, path: Path) -> Option<&Summary> {
+        self.paths.iter().find(|summary| summary.path == path)
     }
 }
 
@@ -242,7 +242,7 @@ impl Summary {
     }
 }
 
-/// Of each round its three runs.
+/// The three runs of each round.
 fn by_round(runs: &[Run]) -> impl Iterator<Item = [Option<&Run>; 3]> {
     let rounds = runs.iter().map(|run| run.round + 1).max().unwrap_or(0);
     (0..rounds).map(|round| Path::ALL.map(|path| runs.iter().find(|run| run.round == round && run.path == path)))

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     Error,
-    job::{Account, Doors, Job, Load, Mode, Path},
+    job::{Account, Endpoints, Job, Load, Mode, Path},
     machine::Machine,
     meter::{Meter, Three},
     plan::{Cell, Plan, QueueKind},
@@ -31,16 +31,16 @@ use warrengate_testkit::{
     otlp::Collector,
 };
 
-/// Queues of a tenant.
+/// The maximum number of queues of a tenant.
 const QUEUES: usize = 10;
-/// For a queue's declaration.
-const TRIES: usize = 10;
-const AGAIN: Duration = Duration::from_secs(1);
+/// Attempts to declare a queue.
+const MAX_ATTEMPTS: usize = 10;
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(86_400);
 
-/// A broker, a gateway, and what is needed to enter both.
+/// The environment: a broker, a gateway, and the credentials for both.
 pub(super) struct Rig {
-    // In the order in which they go.
+    // Fields are dropped in this order.
     gateway: GatewayProcess,
     node: Node,
     _collector: Collector,
@@ -66,7 +66,7 @@ struct Tenant {
 
 impl Rig {
     pub(super) async fn start(plan: &Plan) -> Result<Self, Error> {
-        let folder = Folder::make(plan.dir.clone())?;
+        let folder = Folder::create(plan.dir.clone())?;
         let certs = CertsDir::new(folder.path().join("certs"));
         certs.ensure(&Sans::default())?;
         let node = Node::start(NodeOptions {
@@ -79,7 +79,7 @@ impl Rig {
         let collector = Collector::counting().await;
         let mut options = StackOptions::new(folder.path());
         options.settings.clone_from(&plan.settings);
-        // One for all of its gateways, so that each believes the others' tokens.
+        // The same issuer for all of its gateways, so that each accepts the tokens of the others.
         options.settings.push(("WARRENGATE_AUTH__ISSUER".to_owned(), "https://bench.invalid".to_owned()));
         if let Some(ratio) = plan.sample_ratio {
             options.settings.extend(tracing(&collector.endpoint(), ratio));
@@ -108,7 +108,7 @@ impl Rig {
         })
     }
 
-    /// One more gateway on the same broker and store, with other settings.
+    /// Starts another gateway with other settings on the same broker and store.
     pub(super) async fn another_gateway(
         &mut self,
         name: &str,
@@ -129,19 +129,19 @@ impl Rig {
         &self.administrator
     }
 
-    /// The gateway's settings, as a process has them.
+    /// The gateway's settings as environment variables.
     pub(super) fn settings(&self) -> Result<Vec<(String, String)>, Error> {
         Ok(stack::settings(&self.options, &self.certs, std::slice::from_ref(&self.node))?)
     }
 
-    /// This machine, with what the broker says of itself in its log.
+    /// This machine, with the broker's versions from its log.
     pub(super) fn machine(&self) -> Machine {
         let log = std::fs::read_to_string(self.node.log()).unwrap_or_default();
         let said = log.lines().find_map(|line| Some(line.split_once("Starting RabbitMQ ")?.1));
-        Machine::look(said.map_or_else(|| "RabbitMQ".to_owned(), |version| format!("RabbitMQ {version}")))
+        Machine::read(said.map_or_else(|| "RabbitMQ".to_owned(), |version| format!("RabbitMQ {version}")))
     }
 
-    /// Sees the worker, a gateway, and the broker.
+    /// A meter of the worker, a gateway and the broker.
     pub(super) fn meter(&self, worker: Option<&Worker>, gateway: Option<&GatewayProcess>) -> Meter {
         Meter::new(Three {
             application: worker.and_then(Worker::pid),
@@ -150,8 +150,8 @@ impl Rig {
         })
     }
 
-    pub(super) fn doors(&self, gateway: &GatewayProcess) -> Doors {
-        Doors {
+    pub(super) fn endpoints(&self, gateway: &GatewayProcess) -> Endpoints {
+        Endpoints {
             gateway: gateway.endpoint(),
             gateway_ca: self.gateway_ca.clone(),
             broker_host: "127.0.0.1".to_owned(),
@@ -160,7 +160,7 @@ impl Rig {
         }
     }
 
-    /// A tenant of this name, with one client that may do everything; made when it is new.
+    /// Creates the tenant, with one client that may do everything, unless it exists.
     pub(super) async fn tenant(&mut self, name: &str, plan: &str) -> Result<(), Error> {
         if self.tenants.contains_key(name) {
             return Ok(());
@@ -177,8 +177,8 @@ impl Rig {
         let id = format!("{name}.bench");
         let client = pb::Client { client_id: id.clone(), grants: Some(everything), ..pb::Client::default() };
         let request = pb::CreateClientRequest { client: Some(client), ..pb::CreateClientRequest::default() };
-        let made = self.admin.admin().create_client(request).await.map_err(warrengate::client::Error::from)?;
-        let secret = made.into_inner().client_secret.into();
+        let created = self.admin.admin().create_client(request).await.map_err(warrengate::client::Error::from)?;
+        let secret = created.into_inner().client_secret.into();
         let client = connect(&self.gateway.endpoint(), &self.gateway_ca, &id, &secret).await?;
         let leaf = self.authority.client(&format!("wg.{name}"), CERTIFICATE_LIFETIME)?;
         let (certificate, key) = (leaf.certificate_pem().to_owned(), leaf.key_pem().to_owned());
@@ -186,26 +186,26 @@ impl Rig {
         Ok(())
     }
 
-    /// Tenants with fresh queues, as a job needs them: at most ten for the streams of each, since a thousand quorum queues
-    /// would measure the broker's elections. [`Rig::delete`] takes them away again.
+    /// Tenants with new queues, as a job needs them: at most ten for the streams of each, because with a thousand
+    /// quorum queues the broker's leader elections would be measured. [`Rig::delete`] deletes the queues.
     pub(super) async fn accounts(
         &mut self,
         names: &[String],
         plan: &str,
-        kind: QueueKind,
+        queue_type: QueueKind,
         streams: usize,
     ) -> Result<Vec<Account>, Error> {
-        // Each reader of a stream queue gets all of it, so those are not shared.
-        let queues = if kind == QueueKind::Stream { streams } else { streams.min(QUEUES) };
-        self.sharing(names, plan, kind, (streams, queues)).await
+        // Each consumer of a stream queue receives all messages, so stream queues are not shared.
+        let queues = if queue_type == QueueKind::Stream { streams } else { streams.min(QUEUES) };
+        self.accounts_sharing(names, plan, queue_type, (streams, queues)).await
     }
 
-    /// As [`Rig::accounts`], with so many streams on so many queues.
-    pub(super) async fn sharing(
+    /// Like [`Rig::accounts`], with this number of streams on this number of queues.
+    pub(super) async fn accounts_sharing(
         &mut self,
         names: &[String],
         plan: &str,
-        kind: QueueKind,
+        queue_type: QueueKind,
         (streams, shared): (usize, usize),
     ) -> Result<Vec<Account>, Error> {
         let mut accounts = Vec::with_capacity(names.len());
@@ -215,12 +215,13 @@ impl Rig {
             for _ in 0..shared {
                 self.queues += 1;
                 let queue = format!("bench-{}", self.queues);
-                let declared = pb::Queue { name: queue.clone(), r#type: kind.pb().into(), ..pb::Queue::default() };
+                let declared =
+                    pb::Queue { name: queue.clone(), r#type: queue_type.pb().into(), ..pb::Queue::default() };
                 declare(&self.tenants[name].client, &declared).await?;
                 queues.push(queue);
             }
             let tenant = &self.tenants[name];
-            // The client renews it: a long measurement outlives a token.
+            // The client renews its token, because a long measurement outlives one.
             let token = tenant.client.token().await?;
             let token = token.map(|token| token.secret().expose_secret().to_owned()).unwrap_or_default();
             accounts.push(Account {
@@ -247,7 +248,7 @@ impl Rig {
         Ok(())
     }
 
-    /// Deletes a tenant with all that it has.
+    /// Deletes a tenant with everything that belongs to it.
     pub(super) async fn remove(&mut self, name: &str) -> Result<(), Error> {
         self.tenants.remove(name);
         let request = pb::DeleteTenantRequest { tenant: name.to_owned() };
@@ -255,7 +256,7 @@ impl Rig {
         Ok(())
     }
 
-    /// What a client process is to do.
+    /// The job of a client process.
     pub(super) fn job(
         &self,
         plan: &Plan,
@@ -272,12 +273,12 @@ impl Rig {
             frame: cell.frame,
             is_stream_queue: cell.queue == QueueKind::Stream,
             tuning: plan.tuning.for_size(cell.size),
-            doors: self.doors(gateway),
+            endpoints: self.endpoints(gateway),
             accounts,
         }
     }
 
-    /// Stops everything in good order.
+    /// Stops everything in order.
     pub(super) async fn stop(self) -> Result<(), Error> {
         self.gateway.end().await?;
         self.node.stop().await?;
@@ -286,28 +287,28 @@ impl Rig {
     }
 }
 
-/// Tries again for a while: a broker that has just written hundreds of megabytes elects no leader in time.
+/// Tries repeatedly, because a broker that has just written hundreds of megabytes may not elect a leader in time.
 async fn declare(client: &Client, queue: &pb::Queue) -> Result<(), Error> {
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
         let request = pb::DeclareQueueRequest { queue: Some(queue.clone()), validate_only: false };
         match client.topology().declare_queue(request).await {
             Ok(_) => return Ok(()),
-            Err(status) if status.code() == tonic::Code::Unavailable && tries < TRIES => {
-                tries += 1;
-                tokio::time::sleep(AGAIN).await;
+            Err(status) if status.code() == tonic::Code::Unavailable && attempts < MAX_ATTEMPTS => {
+                attempts += 1;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
             Err(status) => return Err(warrengate::client::Error::from(status).into()),
         }
     }
 }
 
-/// The names of so many tenants of one kind.
-pub(super) fn names(kind: &str, count: usize) -> Vec<String> {
-    (1..=count).map(|index| format!("{kind}-{index}")).collect()
+/// The names of `count` tenants with this prefix.
+pub(super) fn names(prefix: &str, count: usize) -> Vec<String> {
+    (1..=count).map(|index| format!("{prefix}-{index}")).collect()
 }
 
-/// Settings that trace this share of what is published, to there.
+/// Settings that trace this share of the published messages and export to this endpoint.
 pub(super) fn tracing(endpoint: &str, ratio: f64) -> Vec<(String, String)> {
     vec![
         ("WARRENGATE_TELEMETRY__OTLP_ENDPOINT".to_owned(), endpoint.to_owned()),

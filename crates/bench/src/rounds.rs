@@ -14,47 +14,47 @@ use super::{
     rig::{Rig, names},
 };
 
-/// What one run brought.
+/// The result of one run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Run {
-    /// Counted from 0.
+    /// The number of the round, from 0.
     pub round: usize,
-    /// How the messages travelled.
+    /// The path that the messages took.
     pub path: Path,
-    /// The clock's.
+    /// The measured time.
     pub seconds: f64,
-    /// What was sent.
+    /// Messages sent.
     pub published: u64,
-    /// Of these, what the broker confirmed: all of them.
+    /// Messages confirmed by the broker, which must be all of them.
     pub confirmed: u64,
-    /// What was acknowledged.
+    /// Messages acknowledged by the consumer.
     pub consumed: u64,
-    /// Messages that went all the way, each second.
+    /// Completed messages per second.
     pub messages_per_second: f64,
-    /// Their bodies, in MiB a second.
+    /// The size of their bodies, in MiB per second.
     pub mib_per_second: f64,
-    /// Microseconds of processor time each message.
+    /// Processor time for each message, in microseconds.
     pub cpu_us_per_message: Three<Option<f64>>,
     /// Resident memory at the end, in MiB.
     pub memory_mib: Three<Option<f64>>,
-    /// The share of the machine that programs took which have nothing to do with it: 0 to 1.
+    /// The share of the machine's processors used by other programs: 0 to 1.
     pub others_share: f64,
-    /// From when a message was due to its arrival; at fixed rates.
+    /// From when a message was due until its arrival; at fixed rates.
     pub end_to_end_ms: Option<Percentiles>,
-    /// From when a message was due to its confirm; at fixed rates.
+    /// From when a message was due until its confirm; at fixed rates.
     pub confirm_ms: Option<Percentiles>,
 }
 
-/// A run's surroundings.
+/// The parameters that the runs of a scenario share.
 pub(super) struct Setting<'a> {
     pub(super) plan: &'a Plan,
     pub(super) cell: &'a Cell,
     pub(super) gateway: Option<&'a GatewayProcess>,
-    /// Whose tenants.
+    /// The prefix of the tenants' names.
     pub(super) tenants: &'a str,
 }
 
-/// All ways, by turns.
+/// All paths, in turn.
 pub(super) async fn rounds(rig: &mut Rig, plan: &Plan, cell: &Cell, rate: Option<f64>) -> Result<Vec<Run>, Error> {
     let mut runs = Vec::new();
     for round in 0..plan.rounds {
@@ -69,7 +69,7 @@ pub(super) async fn rounds(rig: &mut Rig, plan: &Plan, cell: &Cell, rate: Option
     Ok(runs)
 }
 
-/// For people who wait.
+/// A progress line.
 pub(super) fn line(run: &Run, rounds: usize) -> String {
     let cpu = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.1}"));
     let latency =
@@ -86,7 +86,7 @@ pub(super) fn line(run: &Run, rounds: usize) -> String {
     )
 }
 
-/// One way once, on queues of its own; at full speed, or at a rate.
+/// Measures one path once, on its own queues, at full speed or at a rate.
 pub(super) async fn run(
     rig: &mut Rig,
     setting: &Setting<'_>,
@@ -101,7 +101,7 @@ pub(super) async fn run(
     let (outcome, used) = match result {
         Ok(result) => result,
         Err(error) => {
-            // The first error is the one to tell.
+            // The first error is reported.
             let _ = rig.delete(&accounts).await;
             return Err(error);
         }
@@ -110,8 +110,8 @@ pub(super) async fn run(
     Ok(figures(round, path, cell, &outcome, used))
 }
 
-/// What was used meanwhile.
-struct Used {
+/// Resources used during the run.
+struct Usage {
     cpu: Three<Option<f64>>,
     memory: Three<Option<u64>>,
     others: f64,
@@ -123,19 +123,19 @@ async fn with_queues(
     path: Path,
     rate: Option<f64>,
     accounts: &[Account],
-) -> Result<(Outcome, Used), Error> {
+) -> Result<(Outcome, Usage), Error> {
     let Setting { plan, cell, .. } = setting;
     let gateway = setting.gateway.unwrap_or_else(|| rig.gateway());
     let seconds = plan.duration.as_secs_f64();
     let job = |path, mode, load| rig.job(plan, cell, gateway, (path, mode, load), accounts.to_vec());
     let load = match (cell.mode, rate) {
         (Mode::Consume, _) => {
-            // The same way for all, and not measured.
+            // Filled in the same way for all paths, and not measured.
             let mut filling = Worker::start(&job(Path::Direct, Mode::Publish, Load::Full { seconds })).await?;
             filling.go().await?;
             let filled = filling.outcome().await?;
             filling.end().await?;
-            // The warm-up's messages are in the queues, too: more than these are there.
+            // The queues also contain the warm-up messages, so there are more than these.
             Load::Drain { messages: filled.confirmed }
         }
         (_, Some(per_second)) => Load::Rate { per_second, seconds },
@@ -150,11 +150,11 @@ async fn with_queues(
     let after = meter.read(Some(&before));
     worker.end().await?;
     check(cell.mode, load, &outcome)?;
-    let used = Used { cpu: after.cpu_since(&before), memory: after.memory, others: after.others_since(&before) };
+    let used = Usage { cpu: after.cpu_since(&before), memory: after.memory, others: after.others_since(&before) };
     Ok((outcome, used))
 }
 
-/// Every message has come to its end, and a good one.
+/// Checks that every message was completed successfully.
 fn check(mode: Mode, load: Load, outcome: &Outcome) -> Result<(), Error> {
     let Outcome { published, confirmed, refused, consumed, .. } = *outcome;
     let is_right = match (mode, load) {
@@ -169,7 +169,7 @@ fn check(mode: Mode, load: Load, outcome: &Outcome) -> Result<(), Error> {
     Err(Error::Counts(text.into()))
 }
 
-fn figures(round: usize, path: Path, cell: &Cell, outcome: &Outcome, used: Used) -> Run {
+fn figures(round: usize, path: Path, cell: &Cell, outcome: &Outcome, used: Usage) -> Run {
     let messages = number(if cell.mode == Mode::Consume { outcome.consumed } else { outcome.confirmed });
     let per_second = messages / outcome.seconds.max(f64::EPSILON);
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_that_lost_a_message_is_no_figure() {
+    fn a_run_that_lost_a_message_is_an_error() {
         let full = Load::Full { seconds: 1.0 };
         let mut outcome = Outcome { published: 9, confirmed: 9, consumed: 9, ..Outcome::default() };
         assert!(check(Mode::Both, full, &outcome).is_ok());
@@ -203,6 +203,6 @@ mod tests {
         assert!(check(Mode::Both, full, &outcome).is_err());
         assert!(check(Mode::Publish, full, &outcome).is_ok());
         assert!(check(Mode::Consume, Load::Drain { messages: 9 }, &outcome).is_err());
-        assert!(check(Mode::Both, full, &Outcome::default()).is_err(), "nothing at all is no figure either");
+        assert!(check(Mode::Both, full, &Outcome::default()).is_err(), "a run without messages is an error, too");
     }
 }

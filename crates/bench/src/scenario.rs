@@ -22,41 +22,41 @@ use super::{
     rig::Rig,
 };
 
-/// What a scenario brought.
+/// The report of a scenario.
 #[derive(Debug, Clone, Serialize)]
 pub struct ScenarioReport {
-    /// Its name.
+    /// The scenario.
     pub scenario: Scenario,
     /// What was done, in a sentence.
-    pub what: String,
-    /// What came of it.
+    pub description: String,
+    /// Its figures.
     pub figures: Vec<Named>,
 }
 
 /// A figure with its name and unit.
 #[derive(Debug, Clone, Serialize)]
 pub struct Named {
-    /// What it says.
+    /// The name.
     pub name: Cow<'static, str>,
-    /// Its unit; empty for a ratio.
+    /// The unit; empty for a ratio.
     pub unit: &'static str,
-    /// The number.
+    /// The value.
     pub figure: Figure,
-    /// What the project promises, for people; empty when it promises nothing.
-    pub bar: &'static str,
+    /// The project's target; empty when there is none.
+    pub target: &'static str,
 }
 
-/// Figures that could be made; a name whose figure could not is left out.
+/// Names the figures that could be computed; the others are left out.
 pub(super) fn named<N: Into<Cow<'static, str>>>(
     figures: impl IntoIterator<Item = (N, &'static str, Option<Figure>, &'static str)>,
 ) -> Vec<Named> {
     let figures = figures.into_iter();
     figures
-        .filter_map(|(name, unit, figure, bar)| Some(Named { name: name.into(), unit, figure: figure?, bar }))
+        .filter_map(|(name, unit, figure, target)| Some(Named { name: name.into(), unit, figure: figure?, target }))
         .collect()
 }
 
-/// Does one of those that are no throughput and no latency.
+/// Runs a scenario other than throughput and latency.
 pub(super) async fn run(rig: &mut Rig, plan: &Plan, scenario: Scenario) -> Result<Option<ScenarioReport>, Error> {
     let report = match scenario {
         Scenario::Throughput | Scenario::Latency => return Ok(None),

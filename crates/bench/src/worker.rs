@@ -20,44 +20,44 @@ use tokio::{
 pub(super) use self::{amqp::connect as connect_to_broker, gateway::connect as connect_to_gateway};
 use super::{Error, job::Job};
 
-/// What the client process says when it may begin.
+/// The line that the client process writes when it is ready.
 pub(super) const READY: &str = "ready";
-/// What the measuring process answers.
+/// The line that starts the measured time.
 pub(super) const GO: &str = "go";
 
-/// Serves one job from standard input, and returns when that is closed.
+/// Executes one job from standard input, and returns when that is closed.
 ///
 /// # Errors
-/// When there is no job, or standard output is closed.
+/// When the job has the wrong form, or standard output is closed.
 pub async fn serve() -> Result<(), Error> {
-    let mut orders = BufReader::new(tokio::io::stdin()).lines();
-    let Some(job) = orders.next_line().await.map_err(Error::Pipe)? else { return Ok(()) };
+    let mut input = BufReader::new(tokio::io::stdin()).lines();
+    let Some(job) = input.next_line().await.map_err(Error::Pipe)? else { return Ok(()) };
     let job: Job = serde_json::from_str(&job).map_err(Error::Job)?;
     let (ready, is_ready) = oneshot::channel();
-    let (go, told) = oneshot::channel();
-    let mut work = tokio::spawn(run::run(job, ready, told));
+    let (go, started) = oneshot::channel();
+    let mut work = tokio::spawn(run::run(job, ready, started));
     let ready = tokio::select! {
         ready = is_ready => ready.is_ok(),
-        () = end(&mut orders) => return Ok(()),
+        () = end(&mut input) => return Ok(()),
     };
     if ready {
         say(READY).await?;
-        match orders.next_line().await.map_err(Error::Pipe)? {
+        match input.next_line().await.map_err(Error::Pipe)? {
             Some(line) if line == GO => drop(go.send(())),
             _ => return Ok(()),
         }
     }
     let outcome = tokio::select! {
         outcome = &mut work => outcome.map_err(|error| Error::Worker(error.to_string()))?,
-        () = end(&mut orders) => return Ok(()),
+        () = end(&mut input) => return Ok(()),
     };
     say(&serde_json::to_string(&outcome).map_err(Error::Job)?).await?;
-    end(&mut orders).await;
+    end(&mut input).await;
     Ok(())
 }
 
-async fn end(orders: &mut Lines<BufReader<Stdin>>) {
-    while let Ok(Some(_)) = orders.next_line().await {}
+async fn end(input: &mut Lines<BufReader<Stdin>>) {
+    while let Ok(Some(_)) = input.next_line().await {}
 }
 
 async fn say(line: &str) -> Result<(), Error> {

@@ -46,10 +46,10 @@ fn bench(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
-async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
+async fn within<T>(description: &str, event: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, event).await {
         Ok(value) => value,
-        Err(_) => panic!("{what}: not within {DEADLINE:?}"),
+        Err(_) => panic!("{description}: not within {DEADLINE:?}"),
     }
 }
 
@@ -99,8 +99,8 @@ async fn every_path_is_measured_and_every_message_counted() {
     assert!(report["latency_added_ms"]["p50"].is_f64() && report["latency_added_ms"]["p99"].is_f64());
     assert!(report["machine"]["broker"].as_str().unwrap().starts_with("RabbitMQ "));
     assert!(
-        report["doubts"].as_array().unwrap().iter().any(|doubt| doubt == "1 round(s) only"),
-        "a short run is marked as doubtful"
+        report["warnings"].as_array().unwrap().iter().any(|warning| warning == "1 round(s) only"),
+        "a short run has a warning"
     );
     for part in ["throughput", "latency"] {
         let runs = report[part][0]["runs"].as_array().unwrap();
@@ -120,7 +120,7 @@ async fn every_path_is_measured_and_every_message_counted() {
     }
     assert_eq!(report["scenarios"].as_array().unwrap().len(), 2);
     let page = std::fs::read_to_string(folder.path().join("page.md")).unwrap();
-    assert!(page.contains("No claim is made from these figures") && page.contains("### Throughput"), "{page}");
+    assert!(page.contains("These figures are unreliable") && page.contains("### Throughput"), "{page}");
     assert!(std::fs::read_to_string(folder.path().join("plot.svg")).unwrap().starts_with("<svg"));
     assert!(!folder.path().join(".warrengate").exists(), "its folder is deleted");
     assert_eq!(running(folder.path()), 0);
@@ -149,13 +149,13 @@ async fn each_limit_of_a_plan_is_reached_beside_a_tenant_within_its_limits() {
     let mut limits = BTreeMap::<_, Vec<_>>::new();
     for figure in report["scenarios"][0]["figures"].as_array().unwrap() {
         assert!(figure["figure"]["median"].as_f64().is_some_and(|median| median > 0.0), "{figure}");
-        if let Some((limit, what)) = figure["name"].as_str().unwrap().split_once(": ") {
-            limits.entry(limit).or_default().push(what);
+        if let Some((limit, description)) = figure["name"].as_str().unwrap().split_once(": ") {
+            limits.entry(limit).or_default().push(description);
         }
     }
     assert_eq!(limits.len(), 13, "{limits:?}");
     for (limit, figures) in limits {
-        let wanted = ["throughput beside ÷ alone", "p99 beside ÷ alone", "refused or held back"];
+        let wanted = ["throughput beside ÷ alone", "p99 beside ÷ alone", "refused or delayed"];
         assert_eq!(figures, wanted, "{limit}");
     }
 }

@@ -1,8 +1,9 @@
 //! Private servers for developing and testing Warrengate.
 //!
-//! [`node`] runs RabbitMQ, [`postgres`] a database, [`proxy`] a network that fails on command, [`oidc`] an OpenID Connect
-//! issuer and [`otlp`] a collector of traces; [`folder`] has folders for test runs. Everything listens on free ports of the loopback address, keeps its files in a
-//! folder of its own, and ends when its value is dropped or this process ends, even by `kill -9`.
+//! [`node`] runs RabbitMQ, [`postgres`] a database, [`proxy`] a network that fails on command, [`oidc`] an OpenID
+//! Connect issuer and [`otlp`] a collector of traces; [`folder`] contains folders for test runs. Every server listens
+//! on a free port of the loopback address, keeps its files in its own folder, and ends when its value is dropped or
+//! this process ends, even by `kill -9`.
 //!
 //! The crate does not depend on the gateway: the gateway's tests, the benchmark and `warrengate dev` depend on it.
 

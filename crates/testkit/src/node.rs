@@ -1,7 +1,7 @@
 //! Private RabbitMQ nodes as child processes, alone or as a cluster.
 //!
-//! A node has its own name, cookie, epmd, ports, data and logs. It listens on the loopback address only, never touches the
-//! system's RabbitMQ, and does not outlive this process, even if this process is killed.
+//! A node has its own name, cookie, epmd, ports, data and logs. It listens on the loopback address only, never touches
+//! the system's RabbitMQ, and does not outlive this process, even if this process is killed.
 
 mod cluster;
 mod control;

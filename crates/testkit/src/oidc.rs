@@ -1,4 +1,5 @@
-//! A small OpenID Connect issuer in the test's own process: discovery, keys that change on command, and a request counter.
+//! A small OpenID Connect issuer in the test's own process: discovery, keys that change on command, and a request
+//! counter.
 
 use std::sync::{
     Arc, Mutex, PoisonError,

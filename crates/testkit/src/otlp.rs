@@ -142,8 +142,8 @@ impl Collector {
         self.received.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The spans that match, in the order in which they began, as soon as there are `least` of them; after the deadline,
-    /// all spans that were received, as an error.
+    /// The spans that match, in the order in which they began, as soon as there are `least` of them; after the
+    /// deadline, all spans that were received, as an error.
     ///
     /// # Errors
     /// When the deadline passes first.

@@ -1,7 +1,7 @@
 //! A private PostgreSQL server.
 //!
-//! It listens on a free port of the loopback address and keeps its data in a temporary folder. A guard process at the other
-//! end of a pipe ends the server and deletes the folder when this process ends, even by `kill -9`.
+//! It listens on a free port of the loopback address and keeps its data in a temporary folder. A guard process at the
+//! other end of a pipe ends the server and deletes the folder when this process ends, even by `kill -9`.
 
 use std::{
     io::Write as _,
@@ -27,7 +27,7 @@ for i in 1 2 3 4 5; do kill -s 0 "$1" 2>/dev/null || break; sleep 1; done
 rm -rf "$2"
 "#;
 
-/// Why there is no server.
+/// Why the server could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The programs were not found.

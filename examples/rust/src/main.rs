@@ -64,10 +64,10 @@ async fn main() -> anyhow::Result<()> {
         let order = String::from_utf8_lossy(delivery.body()).into_owned();
         let attempt = delivery.details().attempt;
         let verdict = if order == scenario.dead_letter {
-            subscription.nack(&delivery, Nack::dead_letter().because("as the scenario says"))?;
+            subscription.nack(&delivery, Nack::dead_letter().because("required by the scenario"))?;
             "give up"
         } else if order == scenario.retry_once && attempt == 1 {
-            subscription.nack(&delivery, Nack::retry().after(RETRY_AFTER).because("as the scenario says"))?;
+            subscription.nack(&delivery, Nack::retry().after(RETRY_AFTER).because("required by the scenario"))?;
             "try again"
         } else {
             subscription.ack(&delivery)?;

@@ -1,7 +1,7 @@
-//! The task of a publisher, which owns the ledger and the stream.
+//! The task of a publisher, which owns the pending messages and the stream.
 //!
-//! A frame is written whenever the transport accepts one, with the messages that are waiting then. Reading results never waits
-//! for writing frames, so the two directions cannot block each other.
+//! A frame is written whenever the transport accepts one, with the messages that are waiting then. Reading results
+//! never waits for writing frames, so the two directions cannot block each other.
 
 use std::{
     pin::Pin,
@@ -15,12 +15,12 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Entry, ledger::Ledger};
+use super::{Entry, pending::PendingMessages};
 use crate::{
     Client, Error,
     backoff::Backoff,
     pb::{Publications, PublishRequest, PublishResponse, publish_request::Frame, publish_response::Event},
-    stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
+    stream::{Inbound, Outbound, Renewal, at, closed_by, is_unauthenticated},
     token::Token,
 };
 
@@ -33,9 +33,9 @@ pub(super) struct Driver {
     client: Client,
     queue: mpsc::UnboundedReceiver<Box<Entry>>,
     closing: bool,
-    #[expect(clippy::vec_box, reason = "as they come from the queue")]
+    #[expect(clippy::vec_box, reason = "in the form of the queue's items")]
     intake: Vec<Box<Entry>>,
-    ledger: Ledger,
+    pending: PendingMessages,
     /// The next check of deadlines.
     deadlines: Pin<Box<Sleep>>,
     backoff: Backoff,
@@ -66,7 +66,7 @@ impl Driver {
             queue,
             closing: false,
             intake: Vec::with_capacity(INTAKE),
-            ledger: Ledger::new(frame_messages),
+            pending: PendingMessages::new(frame_messages),
             deadlines: Box::pin(sleep_until(Instant::now())),
             backoff: Backoff::default(),
             tried_another_token: false,
@@ -76,9 +76,9 @@ impl Driver {
 
     pub(super) async fn run(mut self) {
         loop {
-            if self.ledger.is_empty() {
+            if self.pending.is_empty() {
                 match self.queue.recv().await {
-                    Some(entry) => self.ledger.add(entry),
+                    Some(entry) => self.pending.add(entry),
                     None => return,
                 }
             }
@@ -86,8 +86,8 @@ impl Driver {
             match self.drive(&mut session).await {
                 Ok(()) => {}
                 Err(error) if error.is_disconnect() => tracing::debug!(%error, "publish stream broke"),
-                // Such a frame holds one message, and the gateway read nothing after it: the others are sent again.
-                Err(error) if is_malformed_frame(&error) && self.ledger.reject_largest(&error) => {}
+                // Such a frame contains one message, and the gateway read nothing after it: the others are sent again.
+                Err(error) if is_malformed_frame(&error) && self.pending.reject_largest(&error) => {}
                 Err(error) if is_unauthenticated(&error) && !self.tried_another_token => {
                     self.tried_another_token = true;
                     if !session.inbound.another_token(&self.client).await {
@@ -96,9 +96,9 @@ impl Driver {
                 }
                 Err(error) => return self.fail(error),
             }
-            if !self.ledger.is_empty() {
+            if !self.pending.is_empty() {
                 drop(session);
-                self.ledger.rewind();
+                self.pending.rewind();
                 self.pause().await;
             }
         }
@@ -107,20 +107,20 @@ impl Driver {
     /// Runs until the stream ends, with OK or with an error.
     async fn drive(&mut self, session: &mut Session) -> Result<(), Error> {
         loop {
-            if self.closing && self.ledger.is_empty() {
+            if self.closing && self.pending.is_empty() {
                 session.cut.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
             }
             if session.cut.is_some() {
                 session.outbound.close();
             }
-            let due = self.ledger.next_deadline();
+            let due = self.pending.next_deadline();
             // Reset once for each deadline, not for each message.
             if let Some(due) = due
                 && (self.deadlines.is_elapsed() || due < self.deadlines.deadline())
             {
                 self.deadlines.as_mut().reset(due);
             }
-            let can_write = session.outbound.is_open() && (session.new_token.is_some() || self.ledger.has_unwritten());
+            let can_write = session.outbound.is_open() && (session.new_token.is_some() || self.pending.has_unwritten());
             tokio::select! {
                 response = session.inbound.next() => match response? {
                     Some(response) => self.take(response, session),
@@ -128,7 +128,7 @@ impl Driver {
                 },
                 taken = self.queue.recv_many(&mut self.intake, INTAKE), if !self.closing => {
                     self.closing = taken == 0;
-                    self.intake.drain(..).for_each(|entry| self.ledger.add(entry));
+                    self.intake.drain(..).for_each(|entry| self.pending.add(entry));
                 }
                 capacity = session.outbound.has_capacity(), if can_write => match capacity {
                     true => self.write_frame(session),
@@ -136,7 +136,7 @@ impl Driver {
                 },
                 token = session.renewal.ready() => session.new_token = token,
                 () = at(session.cut) => return Ok(()),
-                () = &mut self.deadlines, if due.is_some() => self.ledger.expire(Instant::now()),
+                () = &mut self.deadlines, if due.is_some() => self.pending.expire(Instant::now()),
             }
         }
     }
@@ -144,7 +144,7 @@ impl Driver {
     fn write_frame(&mut self, session: &mut Session) {
         let frame = match session.new_token.take() {
             Some(token) => Frame::Reauthenticate(session.inbound.reauthenticate(token)),
-            None => match self.ledger.next_frame() {
+            None => match self.pending.next_frame() {
                 // The waiting messages have expired.
                 publications if publications.is_empty() => return,
                 publications => Frame::Publications(Publications { publications }),
@@ -163,7 +163,7 @@ impl Driver {
                     if session.cut.is_some() && result.reason.starts_with("DRAINING: ") {
                         continue;
                     }
-                    if !self.ledger.answer(result) {
+                    if !self.pending.answer(result) {
                         tracing::debug!("received a result for a message that already has an outcome");
                     }
                 }
@@ -171,7 +171,7 @@ impl Driver {
             Some(Event::AuthExpiring(warning)) => {
                 session.renewal = session.inbound.renewal(&self.client, warning.expires);
             }
-            Some(Event::Draining(warning)) => session.cut = Some(cut_at(warning.deadline)),
+            Some(Event::Draining(warning)) => session.cut = Some(closed_by(warning.deadline)),
             // An event that only a newer gateway sends.
             None => {}
         }
@@ -183,7 +183,7 @@ impl Driver {
         loop {
             tokio::select! {
                 () = sleep_until(until) => return,
-                () = at(self.ledger.next_deadline()) => self.ledger.expire(Instant::now()),
+                () = at(self.pending.next_deadline()) => self.pending.expire(Instant::now()),
             }
         }
     }
@@ -195,9 +195,9 @@ impl Driver {
         let _ = self.failure.set(error);
         self.queue.close();
         while let Ok(entry) = self.queue.try_recv() {
-            self.ledger.add(entry);
+            self.pending.add(entry);
         }
-        self.ledger.give_up(&reason);
+        self.pending.fail_all(&reason);
     }
 }
 

@@ -45,7 +45,7 @@ async fn every_message_gets_its_own_outcome() {
 }
 
 #[tokio::test]
-async fn what_has_no_answer_when_the_stream_breaks_is_sent_again_with_the_same_id() {
+async fn unanswered_messages_of_a_broken_stream_are_sent_again_with_the_same_id() {
     let mut peer = Peer::start().await;
     let client = peer.client().await;
     let publisher = client.publisher();
@@ -113,7 +113,7 @@ async fn a_draining_gateway_finishes_its_stream_and_the_next_one_takes_the_rest(
 }
 
 #[tokio::test]
-async fn an_ending_token_is_renewed_in_the_stream() {
+async fn an_expiring_token_is_renewed_on_the_stream() {
     let mut peer = Peer::start().await;
     let client = peer.client().await;
     let publisher = client.publisher();
@@ -148,7 +148,7 @@ async fn a_refused_token_is_replaced_once_and_then_the_publisher_ends() {
 }
 
 #[tokio::test]
-async fn without_an_answer_until_the_deadline_the_outcome_is_unknown() {
+async fn the_outcome_is_unknown_after_the_deadline() {
     let peer = Peer::start().await;
     let client = peer.client().await;
     let publisher = client.publisher_with(PublisherOptions::default().deadline(Duration::from_millis(50)));
@@ -161,7 +161,7 @@ async fn without_an_answer_until_the_deadline_the_outcome_is_unknown() {
 }
 
 #[tokio::test]
-async fn sending_waits_for_room_in_the_window() {
+async fn sending_waits_for_capacity_in_the_window() {
     let mut peer = Peer::start().await;
     let client = peer.client().await;
     let publisher = client.publisher_with(PublisherOptions::default().max_in_flight_messages(1));

@@ -1,7 +1,7 @@
 //! The task of a subscription, which owns the stream and the window.
 //!
-//! It batches settlements, and passes deliveries and events to the application. A slow application delays neither settlements
-//! nor token renewal; the messages that wait for it are bounded by the window.
+//! It batches settlements, and passes deliveries and events to the application. A slow application delays neither
+//! settlements nor token renewal; the messages that wait for it are bounded by the window.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use crate::{
         Delivery, SubscribeRequest, SubscribeResponse, SubscribeStarted, subscribe_request::Frame,
         subscribe_response::Event as Heard,
     },
-    stream::{Inbound, Outbound, Renewal, at, cut_at, is_unauthenticated},
+    stream::{Inbound, Outbound, Renewal, at, closed_by, is_unauthenticated},
     token::Token,
 };
 
@@ -114,7 +114,7 @@ impl Driver {
             let reason = match end {
                 Ok(()) => None,
                 Err(error) if self.is_too_early(&error) => None,
-                Err(error) if self.may_come_back(&error, &mut session).await => Some(error.to_string()),
+                Err(error) if self.can_retry(&error, &mut session).await => Some(error.to_string()),
                 Err(error) => {
                     self.fail(error.clone()).await;
                     return Err(error);
@@ -123,7 +123,7 @@ impl Driver {
             drop(session);
             if !self.closing {
                 self.away_since.get_or_insert_with(Instant::now);
-                self.turn_the_page(reason);
+                self.invalidate_ids(reason);
                 self.pause().await;
             }
         }
@@ -156,7 +156,7 @@ impl Driver {
                     true => self.write_frame(session),
                     false => session.outbound.close(),
                 },
-                true = has_capacity(&self.items), if can_hand_over => self.hand_over_one(),
+                true = has_capacity(&self.items), if can_hand_over => self.pass_on(),
                 () = self.items.closed(), if !self.closing => self.close(),
                 token = session.renewal.ready() => session.new_token = token,
                 () = at(session.cut) => return Ok(()),
@@ -167,7 +167,7 @@ impl Driver {
     fn write_frame(&mut self, session: &mut Session) {
         let frame = match session.new_token.take() {
             Some(token) => {
-                self.tell(Event::Reauthenticated);
+                self.notify(Event::Reauthenticated);
                 Some(Frame::Reauthenticate(session.inbound.reauthenticate(token)))
             }
             None => self.window.next_frame(),
@@ -178,7 +178,7 @@ impl Driver {
     }
 
     /// Passes an item to the application, whose channel has capacity.
-    fn hand_over_one(&mut self) {
+    fn pass_on(&mut self) {
         let Some(item) = self.waiting.pop_front() else { return };
         if let Item::Deliveries(_, deliveries) = &item {
             self.waiting_messages -= deliveries.len();
@@ -197,20 +197,20 @@ impl Driver {
             Some(Heard::Started(started)) => self.established(started),
             Some(Heard::Settled(settled)) => {
                 self.window.expired(&settled.expired_delivery_ids);
-                self.tell(Event::Settled(settled));
+                self.notify(Event::Settled(settled));
             }
-            Some(Heard::Interrupted(interrupted)) => self.turn_the_page(Some(interrupted.reason)),
+            Some(Heard::Interrupted(interrupted)) => self.invalidate_ids(Some(interrupted.reason)),
             Some(Heard::Resumed(_)) => self.resumed(),
             Some(Heard::AuthExpiring(warning)) => {
                 session.renewal = session.inbound.renewal(&self.client, warning.expires);
             }
-            Some(Heard::Draining(warning)) => session.cut = Some(cut_at(warning.deadline)),
+            Some(Heard::Draining(warning)) => session.cut = Some(closed_by(warning.deadline)),
             // Heartbeats, events after closing, and events that only a newer gateway sends.
             _ => {}
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn notify(&mut self, event: Event) {
         self.waiting.push_back(Item::Event(Box::new(event)));
     }
 
@@ -219,7 +219,7 @@ impl Driver {
         self.tried_another_token = false;
         self.away_since = None;
         if self.options.is_auto_ack() {
-            // Nothing else holds the gateway back then.
+            // Nothing else limits the gateway in that case.
             self.most_waiting = (started.max_outstanding_messages as usize).max(1);
         }
         if self.was_established {
@@ -232,16 +232,16 @@ impl Driver {
 
     fn resumed(&mut self) {
         if std::mem::take(&mut self.announced) {
-            self.tell(Event::Resumed);
+            self.notify(Event::Resumed);
         }
     }
 
     /// Invalidates all ids so far. The application is notified unless it had settled everything.
-    fn turn_the_page(&mut self, reason: Option<String>) {
+    fn invalidate_ids(&mut self, reason: Option<String>) {
         let reason = match reason {
             Some(reason) => Some(reason),
             None if self.window.is_settled() => None,
-            None => Some("the gateway went away before everything was settled".to_owned()),
+            None => Some("the gateway stopped before everything was settled".to_owned()),
         };
         self.window.next_epoch();
         self.epoch.store(self.window.epoch(), Ordering::Release);
@@ -250,12 +250,12 @@ impl Driver {
         if let Some(reason) = reason
             && !std::mem::replace(&mut self.announced, true)
         {
-            self.tell(Event::Interrupted { reason });
+            self.notify(Event::Interrupted { reason });
         }
     }
 
     /// Whether another stream may succeed. The first stream of a subscription is not retried.
-    async fn may_come_back(&mut self, error: &Error, session: &mut Session) -> bool {
+    async fn can_retry(&mut self, error: &Error, session: &mut Session) -> bool {
         if is_unauthenticated(error) && self.was_established && !self.closing && !self.tried_another_token {
             self.tried_another_token = true;
             return session.inbound.another_token(&self.client).await;
@@ -277,7 +277,7 @@ impl Driver {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
                 () = self.items.closed() => return self.close(),
-                true = has_capacity(&self.items), if !self.waiting.is_empty() => self.hand_over_one(),
+                true = has_capacity(&self.items), if !self.waiting.is_empty() => self.pass_on(),
             }
         }
     }

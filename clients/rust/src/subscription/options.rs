@@ -1,5 +1,5 @@
-//! Subscription options, and the `start` frame that they become. For a stream queue, the frame resumes at the position that
-//! was reached.
+//! Subscription options, and the `start` frame that they become. For a stream queue, the frame resumes at the position
+//! that was reached.
 
 use std::time::{Duration, SystemTime};
 

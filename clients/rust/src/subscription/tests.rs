@@ -28,7 +28,7 @@ fn acknowledged(frame: Frame) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn deliveries_come_in_order_and_what_is_settled_is_written_before_the_end() {
+async fn deliveries_arrive_in_order_and_settlements_are_written_before_the_end() {
     let mut peer = Peer::start().await;
     let (mut subscription, mut side) = subscribed(&mut peer, SubscribeOptions::queue("q")).await;
     side.event(subscribe_response::Event::Heartbeat(pb::Heartbeat::default())).await;
@@ -51,7 +51,7 @@ async fn deliveries_come_in_order_and_what_is_settled_is_written_before_the_end(
 }
 
 #[tokio::test]
-async fn a_subscription_that_is_refused_says_why() {
+async fn a_refused_subscription_returns_the_reason() {
     let mut peer = Peer::start().await;
     let client = peer.client().await;
     let opening = tokio::spawn(async move { client.subscribe(SubscribeOptions::queue("q")).await });
@@ -62,18 +62,18 @@ async fn a_subscription_that_is_refused_says_why() {
 }
 
 #[tokio::test]
-async fn after_a_break_it_goes_on_and_a_settlement_of_before_reaches_nothing() {
+async fn after_a_break_the_subscription_continues_and_old_settlements_have_no_effect() {
     let mut peer = Peer::start().await;
     let (mut subscription, side) = subscribed(&mut peer, SubscribeOptions::queue("q")).await;
     side.deliver([1, 2]).await;
     let old = delivery(&mut subscription).await;
-    side.respond(Err(Status::unavailable("gone"))).await;
+    side.respond(Err(Status::unavailable("restarting"))).await;
     drop(side);
 
     let mut side = peer.subscribe_stream().await;
     side.start().await;
     side.deliver([1]).await;
-    // What waited from before, "message 2", is void.
+    // The waiting delivery of the broken stream, "message 2", is invalid.
     let mut events = Vec::new();
     let new = loop {
         match subscription.next_event().await.expect("no error").expect("an event") {
@@ -95,7 +95,7 @@ async fn after_a_break_it_goes_on_and_a_settlement_of_before_reaches_nothing() {
 }
 
 #[tokio::test]
-async fn a_drain_waits_for_what_is_unsettled_and_a_stream_queue_goes_on_where_it_was() {
+async fn a_drain_waits_for_settlements_and_a_stream_queue_resumes_at_its_position() {
     let mut peer = Peer::start().await;
     let options = SubscribeOptions::queue("log").from_first();
     let (mut subscription, mut side) = subscribed(&mut peer, options).await;
@@ -115,7 +115,7 @@ async fn a_drain_waits_for_what_is_unsettled_and_a_stream_queue_goes_on_where_it
 }
 
 #[tokio::test]
-async fn an_ending_token_is_renewed_though_nobody_asks_for_deliveries() {
+async fn an_expiring_token_is_renewed_while_no_delivery_is_awaited() {
     let mut peer = Peer::start().await;
     let (_subscription, mut side) = subscribed(&mut peer, SubscribeOptions::queue("q")).await;
     for id in 1..=50 {
@@ -127,7 +127,7 @@ async fn an_ending_token_is_renewed_though_nobody_asks_for_deliveries() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_queue_ends_the_subscription_with_an_error() {
+async fn deleting_the_queue_ends_the_subscription_with_an_error() {
     let mut peer = Peer::start().await;
     let (mut subscription, side) = subscribed(&mut peer, SubscribeOptions::queue("q")).await;
     side.deliver([1]).await;

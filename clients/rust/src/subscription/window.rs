@@ -1,6 +1,7 @@
 //! The state of a subscription, without I/O: unsettled deliveries, settlements to write, and a stream queue's position.
 //!
-//! A settlement of one epoch is never written in another, so a late settlement cannot apply to a new message with the same id.
+//! A settlement of one epoch is never written in another, so a late settlement cannot apply to a new message with the
+//! same id.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -7,7 +7,7 @@ use crate::{figures::Figure, job::Path, scenario::Named};
 
 pub(super) fn page(report: &Report) -> String {
     let mut page = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = write(&mut page, report);
     page
 }
@@ -29,8 +29,8 @@ fn write(page: &mut String, report: &Report) -> std::fmt::Result {
         report.rounds,
         report.seconds
     )?;
-    for doubt in &report.doubts {
-        writeln!(page, "**No claim is made from these figures: {doubt}.**\n")?;
+    for warning in &report.warnings {
+        writeln!(page, "**These figures are unreliable: {warning}.**\n")?;
     }
     if !report.throughput.is_empty() {
         throughput(page, report)?;
@@ -39,11 +39,11 @@ fn write(page: &mut String, report: &Report) -> std::fmt::Result {
         latency(page, cell)?;
     }
     for scenario in &report.scenarios {
-        writeln!(page, "### {}\n\n{}.\n", scenario.scenario.name(), capital(&scenario.what))?;
-        writeln!(page, "| figure | median | least to most | promised |\n| --- | ---: | ---: | --- |")?;
-        for Named { name, unit, figure, bar } in &scenario.figures {
+        writeln!(page, "### {}\n\n{}.\n", scenario.scenario.name(), capital(&scenario.description))?;
+        writeln!(page, "| figure | median | range | target |\n| --- | ---: | ---: | --- |")?;
+        for Named { name, unit, figure, target } in &scenario.figures {
             let unit = if unit.is_empty() { String::new() } else { format!(", {unit}") };
-            writeln!(page, "| {name}{unit} | {} | {} | {bar} |", short(figure.median), spread(Some(*figure)))?;
+            writeln!(page, "| {name}{unit} | {} | {} | {target} |", short(figure.median), spread(Some(*figure)))?;
         }
         writeln!(page)?;
     }
@@ -51,14 +51,14 @@ fn write(page: &mut String, report: &Report) -> std::fmt::Result {
 }
 
 fn throughput(page: &mut String, report: &Report) -> std::fmt::Result {
-    writeln!(page, "### Throughput\n\nMessages a second; medians, with the least and the most.\n")?;
+    writeln!(page, "### Throughput\n\nMessages per second; medians, with the range.\n")?;
     writeln!(
         page,
-        "| what | (a) ordinary | (b) direct | (c) gateway | c ÷ b | c ÷ a |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+        "| combination | (a) ordinary | (b) direct | (c) gateway | c ÷ b | c ÷ a |\n| --- | ---: | ---: | ---: | ---: | ---: |"
     )?;
     for cell in &report.throughput {
         let rate = |path| {
-            let rate = cell.way(path).and_then(|way| way.messages_per_second);
+            let rate = cell.path(path).and_then(|path| path.messages_per_second);
             format!("{} ({})", median(rate), spread(rate))
         };
         let [a, b, c] = Path::ALL.map(rate);
@@ -66,14 +66,14 @@ fn throughput(page: &mut String, report: &Report) -> std::fmt::Result {
             cell.ratios.map(|ratios| (ratios.throughput_vs_direct, ratios.throughput_vs_ordinary)).unzip();
         writeln!(page, "| {} | {a} | {b} | {c} | {} | {} |", cell.cell.title(), median(direct), median(ordinary))?;
     }
-    writeln!(page, "\nProcessor time in µs a message, and resident memory in MiB at the end of a run.\n")?;
+    writeln!(page, "\nProcessor time in µs for each message, and resident memory in MiB at the end of a run.\n")?;
     writeln!(
         page,
-        "| what | way | application | gateway | broker | memory: application | gateway | broker |\n\
+        "| combination | path | application | gateway | broker | memory: application | gateway | broker |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     )?;
     for cell in &report.throughput {
-        for Summary { path, cpu_us_per_message: cpu, memory_mib: memory, .. } in &cell.ways {
+        for Summary { path, cpu_us_per_message: cpu, memory_mib: memory, .. } in &cell.paths {
             writeln!(
                 page,
                 "| {} | {} | {} | {} | {} | {} | {} | {} |",
@@ -93,12 +93,12 @@ fn throughput(page: &mut String, report: &Report) -> std::fmt::Result {
 
 fn latency(page: &mut String, cell: &CellReport) -> std::fmt::Result {
     let rate = cell.rate.unwrap_or_default();
-    writeln!(page, "### Latency at {rate} messages a second\n")?;
-    writeln!(page, "From when a message was due to its arrival, in ms; {}.\n", cell.cell.title())?;
-    writeln!(page, "| way | p50 | p99 |\n| --- | ---: | ---: |")?;
-    for way in &cell.ways {
-        let (p50, p99) = (way.p50_ms, way.p99_ms);
-        let name = way.path.name();
+    writeln!(page, "### Latency at {rate} messages per second\n")?;
+    writeln!(page, "From when a message was due until its arrival, in ms; {}.\n", cell.cell.title())?;
+    writeln!(page, "| path | p50 | p99 |\n| --- | ---: | ---: |")?;
+    for path in &cell.paths {
+        let (p50, p99) = (path.p50_ms, path.p99_ms);
+        let name = path.path.name();
         writeln!(page, "| {name} | {} ({}) | {} ({}) |", median(p50), spread(p50), median(p99), spread(p99))?;
     }
     if let Some(added) = cell.latency_added_ms {
@@ -113,10 +113,10 @@ fn median(figure: Option<Figure>) -> String {
 }
 
 fn spread(figure: Option<Figure>) -> String {
-    figure.map_or_else(String::new, |figure| format!("{} to {}", short(figure.least), short(figure.most)))
+    figure.map_or_else(String::new, |figure| format!("{} to {}", short(figure.min), short(figure.max)))
 }
 
-/// Three digits, more for large numbers.
+/// Three significant digits, or more for large numbers.
 fn short(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => thousands(value),
@@ -154,7 +154,7 @@ mod tests {
     };
 
     #[test]
-    fn numbers_have_as_many_digits_as_they_are_worth() {
+    fn numbers_have_three_significant_digits() {
         assert_eq!(
             ["0.75", "12.3", "123", "12,346", "1,234,568", "-1,000"],
             [short(0.75), short(12.34), short(123.4), short(12_345.6), short(1_234_567.8), short(-1000.0)]
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_throughput_is_a_row_with_its_ratios() {
+    fn a_throughput_cell_is_a_row_with_its_ratios() {
         let report = CellReport::of(cell(), Some(1000.0), runs());
         let mut page = String::new();
         latency(&mut page, &report).expect("written");

@@ -16,16 +16,16 @@ use super::{Error, Report};
 use crate::{figures::Figure, job::Path};
 
 const COLOURS: [RGBColor; 3] = [RGBColor(170, 170, 170), RGBColor(86, 133, 189), RGBColor(222, 139, 60)];
-const NAMES: [&str; 3] = ["(a) ordinary client", "(b) best direct client", "(c) through the gateway"];
+const NAMES: [&str; 3] = ["(a) ordinary client", "(b) tuned direct client", "(c) through the gateway"];
 
 pub(super) fn draw(report: &Report, file: &File) -> Result<(), Error> {
     let failed = |error: &dyn std::fmt::Display| Error::Plot(error.to_string());
     let groups: Vec<(String, [Option<Figure>; 3])> = report
         .throughput
         .iter()
-        .map(|cell| (label(cell), Path::ALL.map(|path| cell.way(path)?.messages_per_second)))
+        .map(|cell| (label(cell), Path::ALL.map(|path| cell.path(path)?.messages_per_second)))
         .collect();
-    let highest = groups.iter().flat_map(|(_, ways)| ways).flatten().map(|figure| figure.most).fold(0.0, f64::max);
+    let highest = groups.iter().flat_map(|(_, paths)| paths).flatten().map(|figure| figure.max).fold(0.0, f64::max);
     let count = i32::try_from(groups.len()).unwrap_or(i32::MAX);
     if count == 0 {
         return Err(Error::Plot("no throughput was measured".to_owned()));
@@ -34,7 +34,7 @@ pub(super) fn draw(report: &Report, file: &File) -> Result<(), Error> {
     let area = SVGBackend::new(file, (width, 420)).into_drawing_area();
     area.fill(&WHITE).map_err(|error| failed(&error))?;
     let mut chart = ChartBuilder::on(&area)
-        .caption("messages a second, median and spread", ("sans-serif", 18))
+        .caption("messages per second, median and range", ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(60)
         .y_label_area_size(70)
@@ -55,31 +55,31 @@ pub(super) fn draw(report: &Report, file: &File) -> Result<(), Error> {
         .y_label_formatter(&|value| format!("{value:.0}"))
         .draw()
         .map_err(|error| failed(&error))?;
-    // Bars stand side by side within their group's place on the axis.
+    // The bars of a group are side by side in the group's segment of the axis.
     let inner = chart.plotting_area().clone();
     let (columns, _) = inner.dim_in_pixel();
-    let place = f64::from(columns) / f64::from(count);
-    for (way, colour) in COLOURS.iter().enumerate() {
+    let segment = f64::from(columns) / f64::from(count);
+    for (path, colour) in COLOURS.iter().enumerate() {
         let style = colour.filled();
         chart
             .draw_series(LineSeries::new(std::iter::empty(), style))
             .map_err(|error| failed(&error))?
-            .label(NAMES[way])
+            .label(NAMES[path])
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], style));
     }
     let (x_range, y_range) = inner.get_pixel_range();
     let height = f64::from(y_range.end - y_range.start);
     let y = |value: f64| f64::from(y_range.end) - value / (highest * 1.15) * height;
-    for (group, (_, ways)) in groups.iter().enumerate() {
-        for (way, figure) in ways.iter().enumerate() {
+    for (group, (_, paths)) in groups.iter().enumerate() {
+        for (path, figure) in paths.iter().enumerate() {
             let Some(figure) = figure else { continue };
-            let left = f64::from(x_range.start) + place * (group as f64 + 0.14 + 0.24 * way as f64);
-            let right = left + place * 0.22;
+            let left = f64::from(x_range.start) + segment * (group as f64 + 0.14 + 0.24 * path as f64);
+            let right = left + segment * 0.22;
             let middle = f64::midpoint(left, right);
             let at = |x: f64, value: f64| (x.round() as i32, y(value).round() as i32);
-            area.draw(&Rectangle::new([at(left, figure.median), at(right, 0.0)], COLOURS[way].filled()))
+            area.draw(&Rectangle::new([at(left, figure.median), at(right, 0.0)], COLOURS[path].filled()))
                 .map_err(|error| failed(&error))?;
-            area.draw(&PathElement::new([at(middle, figure.least), at(middle, figure.most)], BLACK.stroke_width(1)))
+            area.draw(&PathElement::new([at(middle, figure.min), at(middle, figure.max)], BLACK.stroke_width(1)))
                 .map_err(|error| failed(&error))?;
         }
     }
@@ -93,7 +93,7 @@ pub(super) fn draw(report: &Report, file: &File) -> Result<(), Error> {
     area.present().map_err(|error| failed(&error))
 }
 
-/// What tells the combinations apart most often.
+/// A short label of the combination.
 fn label(cell: &super::CellReport) -> String {
     let cell = &cell.cell;
     format!(

@@ -4,7 +4,7 @@ use super::*;
 use crate::{job::Mode, plan::QueueKind};
 
 fn run(round: usize, path: Path, rate: f64, cpu: f64, p50: f64) -> Run {
-    let percentiles = Percentiles { count: 1, p50, p90: p50, p99: 2.0 * p50, p999: p50, most: p50 };
+    let percentiles = Percentiles { count: 1, p50, p90: p50, p99: 2.0 * p50, p999: p50, max: p50 };
     let is_gateway = path == Path::Gateway;
     Run {
         round,
@@ -27,7 +27,7 @@ pub(super) fn cell() -> Cell {
     Cell { size: 256, queue: QueueKind::Quorum, mode: Mode::Both, tenants: 1, streams: 1, frame: 64 }
 }
 
-/// Two rounds, in the second of which the machine was half as fast.
+/// Two rounds; in the second the machine was half as fast.
 pub(super) fn runs() -> Vec<Run> {
     [1.0, 0.5]
         .iter()
@@ -43,18 +43,18 @@ pub(super) fn runs() -> Vec<Run> {
 }
 
 #[test]
-fn ratios_are_made_within_rounds() {
-    let ratios = ratios(&runs()).expect("all ways were taken");
-    assert_eq!((ratios.throughput_vs_direct.least, ratios.throughput_vs_direct.most), (0.75, 0.75));
+fn ratios_are_computed_within_a_round() {
+    let ratios = ratios(&runs()).expect("every path has a run");
+    assert_eq!((ratios.throughput_vs_direct.min, ratios.throughput_vs_direct.max), (0.75, 0.75));
     assert_eq!(ratios.throughput_vs_ordinary.median, 1.5);
     assert_eq!(ratios.cpu_vs_direct.expect("there").median, 1.25);
     assert_eq!(ratios.application_cpu_vs_direct.expect("there").median, 0.5);
-    let added = added(&runs()).expect("all ways were taken");
+    let added = added(&runs()).expect("every path has a run");
     assert_eq!((added.p50.median, added.p99.median), (0.5, 1.0));
 }
 
 #[test]
-fn a_way_that_is_missing_makes_no_ratio() {
+fn a_missing_path_gives_no_ratio() {
     let mut runs = runs();
     runs.retain(|run| run.path != Path::Direct);
     assert!(ratios(&runs).is_none());

@@ -12,35 +12,35 @@ use crate::{
     rounds::{Run, Setting, line, run},
 };
 
-/// What the other one does.
+/// What the other tenant does.
 #[derive(Clone, Copy)]
-enum Harm {
-    Floods,
-    Hoards,
+enum Misuse {
+    Flood,
+    Hoard,
 }
 
 pub(super) async fn neighbour(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
-    let what = format!(
+    let description = format!(
         "a tenant at {} messages/s both ways, alone and beside a tenant of plan {} that publishes and consumes all it can",
         plan.rate, plan.neighbour_plan
     );
-    beside(rig, plan, Scenario::Neighbour, Harm::Floods, what).await
+    beside(rig, plan, Scenario::Neighbour, Misuse::Flood, description).await
 }
 
 pub(super) async fn slow_consumer(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
-    let what = format!(
+    let description = format!(
         "a tenant at {} messages/s both ways, alone and beside a tenant that holds a full window and acknowledges nothing",
         plan.rate
     );
-    beside(rig, plan, Scenario::SlowConsumer, Harm::Hoards, what).await
+    beside(rig, plan, Scenario::SlowConsumer, Misuse::Hoard, description).await
 }
 
 async fn beside(
     rig: &mut Rig,
     plan: &Plan,
     scenario: Scenario,
-    harm: Harm,
-    what: String,
+    misuse: Misuse,
+    description: String,
 ) -> Result<ScenarioReport, Error> {
     let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
     let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
@@ -49,7 +49,7 @@ async fn beside(
         let alone = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
         plan.say(&format!("alone  {}", line(&alone, plan.rounds)));
         let accounts = rig.accounts(&names("other", 1), &plan.neighbour_plan, cell.queue, 1).await?;
-        let other = start(rig, plan, &cell, harm, &accounts).await?;
+        let other = start(rig, plan, &cell, misuse, &accounts).await?;
         let beside = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
         plan.say(&format!("beside {}", line(&beside, plan.rounds)));
         other.end().await?;
@@ -66,21 +66,21 @@ async fn beside(
         ("p99 alone", "ms", Figure::of_all(rounds.iter().map(|(alone, _)| p99(alone))), ""),
         ("p99 beside", "ms", Figure::of_all(rounds.iter().map(|(_, beside)| p99(beside))), ""),
     ]);
-    Ok(ScenarioReport { scenario, what, figures })
+    Ok(ScenarioReport { scenario, description, figures })
 }
 
-/// Starts the other one, and lets it do its worst.
-async fn start(rig: &Rig, plan: &Plan, cell: &Cell, harm: Harm, accounts: &[Account]) -> Result<Worker, Error> {
+/// Starts the load of the other tenant.
+async fn start(rig: &Rig, plan: &Plan, cell: &Cell, misuse: Misuse, accounts: &[Account]) -> Result<Worker, Error> {
     let job = |mode, load| rig.job(plan, cell, rig.gateway(), (Path::Gateway, mode, load), accounts.to_vec());
-    // Longer than the other measures, for it is ended from outside.
+    // It must outlast the measured load, and is ended by the caller.
     let seconds = plan.duration.as_secs_f64() * 2.0 + 60.0;
-    match harm {
-        Harm::Floods => {
+    match misuse {
+        Misuse::Flood => {
             let mut worker = Worker::start(&job(Mode::Both, Load::Full { seconds })).await?;
             worker.go().await?;
             Ok(worker)
         }
-        Harm::Hoards => {
+        Misuse::Hoard => {
             let mut filling = Worker::start(&job(Mode::Publish, Load::Full { seconds: 1.0 })).await?;
             filling.go().await?;
             filling.outcome().await?;

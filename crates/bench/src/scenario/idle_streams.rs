@@ -14,15 +14,15 @@ use crate::{
 pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let (streams, tenants) = plan.idle;
     let each = streams.div_ceil(tenants.max(1));
-    plan.say(&format!("making {tenants} tenants"));
+    plan.say(&format!("creating {tenants} tenants"));
     let names = names("quiet", tenants);
-    let accounts = rig.sharing(&names, &plan.tenant_plan, QueueKind::Classic, (each, 1)).await?;
+    let accounts = rig.accounts_sharing(&names, &plan.tenant_plan, QueueKind::Classic, (each, 1)).await?;
     let mut meter = rig.meter(None, Some(rig.gateway()));
     let before = meter.read(None);
     let cell = Cell { queue: QueueKind::Classic, ..plan.first_cell() };
-    let way = (Path::Gateway, Mode::Consume, Load::Idle);
-    let mut job = rig.job(plan, &cell, rig.gateway(), way, accounts.clone());
-    // As an application has it that says nothing: the window is the gateway's own default.
+    let job_kind = (Path::Gateway, Mode::Consume, Load::Idle);
+    let mut job = rig.job(plan, &cell, rig.gateway(), job_kind, accounts.clone());
+    // The gateway's default window, as for an application that sets none.
     job.tuning.prefetch = 256;
     plan.say(&format!("opening {} subscriptions", each * tenants));
     let worker = Worker::start(&job).await?;
@@ -38,6 +38,6 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Er
         ("gateway memory, all", "MiB", Figure::of(after.memory.gateway.map(|bytes| number(bytes) / 1_048_576.0)), ""),
         ("broker memory each", "KiB", Figure::of(broker.map(|kib| kib / opened)), ""),
     ]);
-    let what = format!("{} idle subscriptions of {tenants} tenants", each * tenants);
-    Ok(ScenarioReport { scenario: Scenario::IdleStreams, what, figures })
+    let description = format!("{} idle subscriptions of {tenants} tenants", each * tenants);
+    Ok(ScenarioReport { scenario: Scenario::IdleStreams, description, figures })
 }

@@ -3,10 +3,10 @@
 //!
 //! A run beside a limit that was not reached is an error, never a figure.
 
-mod asking;
 mod cases;
 mod offender;
 mod publishing;
+mod requests;
 
 use self::{
     cases::Case,
@@ -22,11 +22,11 @@ use crate::{
     rounds::{Run, Setting, line, run},
 };
 
-/// What one round brought for one limit.
+/// The result of one round for one limit.
 struct Beside {
     throughput: f64,
     p99: Option<f64>,
-    refused_a_second: f64,
+    refused_per_second: f64,
 }
 
 pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
@@ -39,15 +39,18 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
         let alone = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
         plan.say(&format!("alone: {}", line(&alone, plan.rounds)));
         for (number, (case, measured)) in cases.iter_mut().enumerate() {
-            // A name of its own each time: what is made must not meet what is just being deleted.
+            // A new name each time, so that it does not conflict with objects that are still being deleted.
             let name = format!("over-{round}-{number}");
-            let (run, refused_a_second) = Box::pin(beside(rig, &setting, case, &name, round)).await?;
+            let (run, refused_per_second) = Box::pin(beside(rig, &setting, case, &name, round)).await?;
             let limit = case.limit;
-            plan.say(&format!("{limit}, {refused_a_second:.0} a second over: {}", line(&run, plan.rounds)));
+            plan.say(&format!(
+                "{limit}, {refused_per_second:.0} per second over the limit: {}",
+                line(&run, plan.rounds)
+            ));
             measured.push(Beside {
                 throughput: run.messages_per_second / alone.messages_per_second,
                 p99: p99(&run).zip(p99(&alone)).map(|(beside, alone)| beside / alone),
-                refused_a_second,
+                refused_per_second,
             });
         }
         alone_p99.push(p99(&alone));
@@ -58,18 +61,18 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
         figures.extend(named([
             (format!("{limit}: throughput beside ÷ alone"), "", of(|beside| Some(beside.throughput)), "≥ 0.9"),
             (format!("{limit}: p99 beside ÷ alone"), "", of(|beside| beside.p99), "≤ 2"),
-            (format!("{limit}: refused or held back"), "a second", of(|beside| Some(beside.refused_a_second)), ""),
+            (format!("{limit}: refused or delayed"), "per second", of(|beside| Some(beside.refused_per_second)), ""),
         ]));
     }
-    let what = format!(
-        "a tenant at {} messages/s both ways, alone and beside a tenant that tries ten times what one limit of its plan allows, \
+    let description = format!(
+        "a tenant at {} messages/s both ways, alone and beside a tenant that exceeds one limit of its plan tenfold, \
          each second, for each limit",
         plan.rate
     );
-    Ok(ScenarioReport { scenario: Scenario::Limits, what, figures })
+    Ok(ScenarioReport { scenario: Scenario::Limits, description, figures })
 }
 
-/// One run beside one limit that is reached before it begins and all the time; also how much was over it each second.
+/// One run beside a tenant that exceeds one limit from before it begins until it ends; also the rate of refusals.
 async fn beside(
     rig: &mut Rig,
     setting: &Setting<'_>,
@@ -85,7 +88,7 @@ async fn beside(
     Ok((run, over(case.limit, before, after)?))
 }
 
-/// How much was over the limit each second, when most of what was answered was.
+/// The refusals per second; an error unless most attempts were refused.
 fn over(limit: &'static str, before: Counts, after: Counts) -> Result<f64, Error> {
     let (answered, refused) = (after.answered - before.answered, after.refused - before.refused);
     if refused == 0 || refused * 2 < answered {
@@ -101,12 +104,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_that_was_not_reached_is_no_figure() {
+    fn a_limit_that_was_not_reached_is_an_error() {
         let at = Instant::now();
         let counts = |answered, refused, seconds| Counts { answered, refused, at: at + Duration::from_secs(seconds) };
         let before = counts(100, 90, 0);
-        let a_second = over("max_queues", before, counts(300, 270, 2)).expect("reached");
-        assert!((a_second - 90.0).abs() < f64::EPSILON);
+        let per_second = over("max_queues", before, counts(300, 270, 2)).expect("reached");
+        assert!((per_second - 90.0).abs() < f64::EPSILON);
         for (answered, refused) in [(300, 90), (100, 90), (300, 189)] {
             assert!(over("max_queues", before, counts(answered, refused, 2)).is_err(), "{refused} of {answered}");
         }

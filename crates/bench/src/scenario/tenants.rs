@@ -23,7 +23,7 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Er
         rig.admin().admin().create_tenant(request).await.map_err(client::Error::from)?;
         millis.push(began.elapsed().as_secs_f64() * 1000.0);
         if millis.len().is_multiple_of(100) {
-            plan.say(&format!("{} tenants made", millis.len()));
+            plan.say(&format!("{} tenants created", millis.len()));
         }
     }
     let after = meter.read(Some(&before));
@@ -37,6 +37,7 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Er
         ("last tenth ÷ first tenth", "", Figure::of(slope), "≤ 1.5"),
         ("gateway memory each", "KiB", Figure::of(each), "≤ 4"),
     ]);
-    let what = format!("{} tenants made one after the other, with vhost, user, permissions and limits", millis.len());
-    Ok(ScenarioReport { scenario: Scenario::Tenants, what, figures })
+    let description =
+        format!("{} tenants created one after the other, with vhost, user, permissions and limits", millis.len());
+    Ok(ScenarioReport { scenario: Scenario::Tenants, description, figures })
 }

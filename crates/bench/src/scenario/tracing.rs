@@ -19,7 +19,7 @@ pub(super) async fn sampling(rig: &mut Rig, plan: &Plan) -> Result<ScenarioRepor
     let none = rig.another_gateway("untraced", &tracing("", 0.0)).await?;
     let some = rig.another_gateway("sampled", &tracing(&collector.endpoint(), 0.01)).await?;
     let all = rig.another_gateway("traced", &tracing(&collector.endpoint(), 1.0)).await?;
-    let rounds = by_turns(rig, plan, &[("off", &none), ("1 %", &some), ("100 %", &all)]).await?;
+    let rounds = in_turn(rig, plan, &[("off", &none), ("1 %", &some), ("100 %", &all)]).await?;
     let figures = named([
         ("throughput traced at 1 % ÷ untraced", "", ratio(&rounds, 1), "≥ 0.97"),
         ("throughput traced at 100 % ÷ untraced", "", ratio(&rounds, 2), "≥ 0.75"),
@@ -28,26 +28,26 @@ pub(super) async fn sampling(rig: &mut Rig, plan: &Plan) -> Result<ScenarioRepor
     for gateway in [none, some, all] {
         gateway.end().await?;
     }
-    let what = format!("{}, through gateways that trace nothing, 1 % and all of it", plan.first_cell().title());
-    Ok(ScenarioReport { scenario: Scenario::Sampling, what, figures })
+    let description = format!("{}, through gateways that trace 0 %, 1 % and 100 %", plan.first_cell().title());
+    Ok(ScenarioReport { scenario: Scenario::Sampling, description, figures })
 }
 
 pub(super) async fn collector(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let collector = SilentServer::start().await;
     let none = rig.another_gateway("untraced", &tracing("", 0.0)).await?;
     let hangs = rig.another_gateway("hanging", &tracing(&collector.endpoint(), 0.01)).await?;
-    let rounds = by_turns(rig, plan, &[("off", &none), ("hangs", &hangs)]).await?;
+    let rounds = in_turn(rig, plan, &[("off", &none), ("hangs", &hangs)]).await?;
     let figures = named([("throughput with a collector that hangs ÷ untraced", "", ratio(&rounds, 1), "≥ 0.97")]);
     for gateway in [none, hangs] {
         gateway.end().await?;
     }
-    let what =
-        format!("{}, at 1 %, to a collector that takes connections and never answers", plan.first_cell().title());
-    Ok(ScenarioReport { scenario: Scenario::Collector, what, figures })
+    let description =
+        format!("{}, at 1 %, to a collector that accepts connections and never answers", plan.first_cell().title());
+    Ok(ScenarioReport { scenario: Scenario::Collector, description, figures })
 }
 
-/// In each round a run through each gateway; the first begins one round, the last the next.
-async fn by_turns(rig: &mut Rig, plan: &Plan, gateways: &[(&str, &GatewayProcess)]) -> Result<Vec<Vec<Run>>, Error> {
+/// A run through each gateway in each round; the first gateway changes from round to round.
+async fn in_turn(rig: &mut Rig, plan: &Plan, gateways: &[(&str, &GatewayProcess)]) -> Result<Vec<Vec<Run>>, Error> {
     let cell = plan.first_cell();
     let mut rounds = Vec::new();
     for round in 0..plan.rounds {

@@ -18,11 +18,11 @@ use crate::{
     rig::Rig,
 };
 
-/// Checks between two looks at the clock.
+/// Verifications between two readings of the clock.
 const BATCH: u64 = 200;
 
 pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
-    let failed = |error: &dyn std::error::Error| Error::Inside(error.to_string());
+    let failed = |error: &dyn std::error::Error| Error::Scenario(error.to_string());
     let config = Config::load(None, rig.settings()?).map_err(|error| failed(&error))?;
     let key = EncryptionKey::parse(&config.store.encryption_key).map_err(|error| failed(&error))?;
     let store = Store::open(&config.store.url, key).await.map_err(|error| failed(&error))?;
@@ -49,6 +49,6 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Er
     let rates = tokio::task::spawn_blocking(work).await.map_err(|error| failed(&error))?;
     let rates = rates.map_err(|error| failed(&error))?;
     let figures = named([("verifications each second and core", "", Figure::of(rates), "≥ 50,000")]);
-    let what = "tokens of the gateway's own issuer checked on one thread".to_owned();
-    Ok(ScenarioReport { scenario: Scenario::Verify, what, figures })
+    let description = "tokens of the gateway's own issuer checked on one thread".to_owned();
+    Ok(ScenarioReport { scenario: Scenario::Verify, description, figures })
 }

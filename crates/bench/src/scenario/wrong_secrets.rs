@@ -18,22 +18,22 @@ use crate::{
     rounds::{Setting, line, run},
 };
 
-/// 10,000 in 30 s.
-const PACE: Duration = Duration::from_millis(3);
-/// Between two right ones.
-const RIGHT_EVERY: Duration = Duration::from_secs(1);
+/// About 10,000 in 30 s.
+const INTERVAL: Duration = Duration::from_millis(3);
+/// The pause between two correct secrets.
+const CORRECT_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
     let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
     let (client, administrator) = (rig.admin().clone(), rig.administrator().clone());
-    let (mut kept, mut grown, (told, mut waits)) = (Vec::new(), Vec::new(), mpsc::unbounded_channel());
+    let (mut kept, mut grown, (took, mut waits)) = (Vec::new(), Vec::new(), mpsc::unbounded_channel());
     for round in 0..plan.rounds {
         let alone = Box::pin(run(rig, &setting, Path::Gateway, None, round)).await?;
         plan.say(&format!("alone   {}", line(&alone, plan.rounds)));
         let mut others = JoinSet::new();
         others.spawn(flood(client.clone()));
-        others.spawn(ask_rightly(client.clone(), administrator.clone(), told.clone()));
+        others.spawn(request_with_correct_secret(client.clone(), administrator.clone(), took.clone()));
         let flooded = Box::pin(run(rig, &setting, Path::Gateway, None, round)).await?;
         others.shutdown().await;
         plan.say(&format!("flooded {}", line(&flooded, plan.rounds)));
@@ -44,16 +44,16 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
     let waits: Vec<f64> = std::iter::from_fn(|| waits.try_recv().ok()).collect();
     let figures = named([
         ("throughput beside the flood ÷ alone", "", Figure::of(kept), "≥ 0.8"),
-        ("a token for a right secret", "ms", Figure::of(waits), "< 2,000"),
+        ("a token for a correct secret", "ms", Figure::of(waits), "< 2,000"),
         ("the gateway's memory beside the flood − alone", "MiB", Figure::of(grown), ""),
     ]);
-    let what = format!("{}, through the gateway, alone and beside 333 wrong secrets a second", cell.title());
-    Ok(ScenarioReport { scenario: Scenario::WrongSecrets, what, figures })
+    let description = format!("{}, through the gateway, alone and beside 333 wrong secrets per second", cell.title());
+    Ok(ScenarioReport { scenario: Scenario::WrongSecrets, description, figures })
 }
 
-/// Asks with wrong secrets, evenly, whatever the answers are.
+/// Requests tokens with wrong secrets at an even pace, regardless of the answers.
 async fn flood(client: Client) {
-    let mut ticks = tokio::time::interval(PACE);
+    let mut ticks = tokio::time::interval(INTERVAL);
     let mut asking = JoinSet::new();
     for number in 0_u64.. {
         ticks.tick().await;
@@ -64,15 +64,19 @@ async fn flood(client: Client) {
     }
 }
 
-/// Asks with the right secret now and then, and says how many milliseconds each answer took.
-async fn ask_rightly(client: Client, (id, secret): (String, SecretString), took: mpsc::UnboundedSender<f64>) {
-    let mut ticks = tokio::time::interval(RIGHT_EVERY);
+/// Requests a token with the correct secret at intervals, and reports how many milliseconds each answer took.
+async fn request_with_correct_secret(
+    client: Client,
+    (id, secret): (String, SecretString),
+    took: mpsc::UnboundedSender<f64>,
+) {
+    let mut ticks = tokio::time::interval(CORRECT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let asked = Instant::now();
         let answer = client.auth().issue_token(request(&id, secret.expose_secret())).await;
-        // Refused is never: the worst that there is.
+        // A refusal counts as the worst possible time.
         let millis = answer.map_or(f64::MAX, |_| asked.elapsed().as_secs_f64() * 1_000.0);
         if took.send(millis).is_err() {
             return;

@@ -11,24 +11,24 @@ use lapin::{
 
 use crate::{
     Error,
-    job::{Account, Doors},
+    job::{Account, Endpoints},
 };
 
-/// The same that the gateway asks for.
+/// The same value as the gateway's.
 const FRAME_MAX: u32 = 131_072;
 
-pub(crate) async fn connect(doors: &Doors, account: &Account, name: &str) -> Result<Connection, Error> {
-    // A virtual host's name is a tenant's, which needs no escaping.
+pub(crate) async fn connect(endpoints: &Endpoints, account: &Account, name: &str) -> Result<Connection, Error> {
+    // The vhost's name contains a tenant id, which needs no escaping.
     let uri = format!(
         "amqps://{}:{}/{}?auth_mechanism=external&heartbeat=10&frame_max={FRAME_MAX}",
-        doors.broker_host, doors.broker_port, account.vhost
+        endpoints.broker_host, endpoints.broker_port, account.vhost
     );
     let tls = OwnedTLSConfig {
         identity: Some(OwnedIdentity::PKCS8 {
             pem: account.certificate.clone().into_bytes(),
             key: account.key.clone().into_bytes(),
         }),
-        cert_chain: Some(doors.broker_ca.clone()),
+        cert_chain: Some(endpoints.broker_ca.clone()),
     };
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     Ok(Connection::connect_with_config(&uri, properties, tls, lapin::runtime::default_runtime()?).await?)
@@ -40,7 +40,7 @@ pub(super) async fn confirming(connection: &Connection) -> Result<Channel, Error
     Ok(channel)
 }
 
-/// Persistent and mandatory, as the gateway publishes.
+/// Publishes persistent and mandatory, like the gateway.
 pub(super) async fn publish(channel: &Channel, queue: &str, body: &[u8]) -> lapin::Result<PublisherConfirm> {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let properties = BasicProperties::default().with_delivery_mode(2);

@@ -22,13 +22,13 @@ use crate::{
     job::{Account, Job, Load, Tuning},
 };
 
-/// Most channels of a connection, each way.
+/// The maximum number of channels of a connection in each direction.
 const MAX_CHANNELS: usize = 16;
 
 pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error> {
     let mut streams = Streams::default();
     if job.mode.publishes() {
-        let connection = Arc::new(amqp::connect(&job.doors, account, "bench direct publish").await?);
+        let connection = Arc::new(amqp::connect(&job.endpoints, account, "bench direct publish").await?);
         for queue in account.queues.iter().cycle().take(channels(job, account)) {
             let channel = amqp::confirming(&connection).await?;
             let (connection, queue, tuning) = (Arc::clone(&connection), queue.clone(), tuning(job, account));
@@ -36,7 +36,7 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
         }
     }
     if job.mode.consumes() {
-        let connection = Arc::new(amqp::connect(&job.doors, account, "bench direct consume").await?);
+        let connection = Arc::new(amqp::connect(&job.endpoints, account, "bench direct consume").await?);
         for queue in account.queues.iter().take(MAX_CHANNELS) {
             let channel = connection.create_channel().await?;
             let (connection, queue, tuning) = (Arc::clone(&connection), queue.clone(), job.tuning.clone());
@@ -47,7 +47,7 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
     Ok(streams)
 }
 
-/// At a fixed rate one for each stream: there is nothing to gain from more.
+/// At a fixed rate one for each stream, because more would not be faster.
 fn channels(job: &Job, account: &Account) -> usize {
     let streams = account.queues.len();
     match job.load {
@@ -56,7 +56,7 @@ fn channels(job: &Job, account: &Account) -> usize {
     }
 }
 
-/// The window of all streams together, divided among the channels.
+/// The total window of all streams, divided among the channels.
 fn tuning(job: &Job, account: &Account) -> Tuning {
     let window = job.tuning.window * account.queues.len().min(MAX_CHANNELS) / channels(job, account).max(1);
     Tuning { window: window.max(job.tuning.direct_batch), ..job.tuning.clone() }
@@ -74,10 +74,10 @@ async fn publish(
     let mut recorder = Recorder::default();
     let mut more = true;
     while more || !unconfirmed.is_empty() {
-        let room = tuning.window - unconfirmed.len();
+        let free = tuning.window - unconfirmed.len();
         tokio::select! {
             biased;
-            items = feed.next(room.min(tuning.direct_batch)), if more && room >= tuning.direct_batch => match items {
+            items = feed.next(free.min(tuning.direct_batch)), if more && free >= tuning.direct_batch => match items {
                 Some(items) => {
                     let sending = join_all(items.iter().map(|item| amqp::publish(&channel, &queue, &item.body))).await;
                     for (confirm, item) in sending.into_iter().zip(&items) {

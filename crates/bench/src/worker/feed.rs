@@ -15,14 +15,14 @@ use tokio::sync::{mpsc, watch};
 use super::tally::Tally;
 use crate::Error;
 
-/// When a message was due: nanoseconds from the epoch; 0 for a message that has no such time.
+/// When a message was due: nanoseconds from the epoch; 0 for a message without a fixed time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Due(u64);
 
 impl Due {
     pub(super) const NEVER: Self = Self(0);
 
-    /// As a body says it.
+    /// Reads it from a body.
     pub(super) fn of(body: &[u8]) -> Self {
         body.first_chunk().map_or(Self::NEVER, |bytes| Self(u64::from_be_bytes(*bytes)))
     }
@@ -38,14 +38,14 @@ pub(super) struct Item {
     pub(super) due: Due,
 }
 
-/// One stream's messages.
+/// The messages of one stream.
 pub(super) struct Feed {
     warm: usize,
     plain: Bytes,
     go: watch::Receiver<Option<Instant>>,
     tally: Arc<Tally>,
     source: Source,
-    held_back: bool,
+    limits_backlog: bool,
 }
 
 enum Source {
@@ -55,31 +55,31 @@ enum Source {
 }
 
 impl Feed {
-    /// `warm` messages at once; nothing else follows before the word "go".
+    /// `warm` messages at once; the others only after "go".
     pub(super) fn full(warm: usize, shared: &Shared, duration: Duration) -> Self {
         shared.feed(warm, Source::Full { duration })
     }
 
-    /// Those that come through the channel.
+    /// The messages that arrive through the channel.
     pub(super) fn paced(warm: usize, shared: &Shared, items: mpsc::UnboundedReceiver<Item>) -> Self {
         shared.feed(warm, Source::Paced(items))
     }
 
-    /// The warm-up alone.
+    /// The warm-up messages only.
     pub(super) fn nothing(warm: usize, shared: &Shared) -> Self {
         shared.feed(warm, Source::Nothing)
     }
 
-    /// The next messages, at most so many; none when it is over. Counts them as published. Cancel safe.
-    pub(super) async fn next(&mut self, most: usize) -> Option<Vec<Item>> {
-        let items = self.wait(most).await?;
+    /// The next messages, at max `max`; `None` at the end. Counts them as published. Cancel-safe.
+    pub(super) async fn next(&mut self, max: usize) -> Option<Vec<Item>> {
+        let items = self.wait(max).await?;
         self.tally.published(items.len());
         Some(items)
     }
 
-    async fn wait(&mut self, most: usize) -> Option<Vec<Item>> {
+    async fn wait(&mut self, max: usize) -> Option<Vec<Item>> {
         if self.warm > 0 {
-            let count = most.min(self.warm);
+            let count = max.min(self.warm);
             self.warm -= count;
             return Some(self.plain(count));
         }
@@ -88,14 +88,14 @@ impl Feed {
             Source::Nothing => None,
             Source::Full { duration } => {
                 let end = started + *duration;
-                if self.held_back {
-                    self.tally.room().await;
+                if self.limits_backlog {
+                    self.tally.wait_for_capacity().await;
                 }
-                (Instant::now() < end && !self.tally.done().is_cancelled()).then(|| self.plain(most))
+                (Instant::now() < end && !self.tally.done().is_cancelled()).then(|| self.plain(max))
             }
             Source::Paced(items) => {
                 let mut batch = Vec::new();
-                (items.recv_many(&mut batch, most).await > 0).then_some(batch)
+                (items.recv_many(&mut batch, max).await > 0).then_some(batch)
             }
         }
     }
@@ -105,14 +105,14 @@ impl Feed {
     }
 }
 
-/// What all feeds of a process have in common.
+/// The state that all feeds of a process share.
 pub(super) struct Shared {
     pub(super) tally: Arc<Tally>,
     pub(super) go: watch::Receiver<Option<Instant>>,
-    /// A body whose beginning says that it was never due.
+    /// A body without a due time.
     pub(super) plain: Bytes,
-    /// Whether publishing waits for consuming.
-    pub(super) held_back: bool,
+    /// Whether publishing waits until the consumer has caught up.
+    pub(super) limits_backlog: bool,
 }
 
 impl Shared {
@@ -123,12 +123,12 @@ impl Shared {
             go: self.go.clone(),
             tally: Arc::clone(&self.tally),
             source,
-            held_back: self.held_back,
+            limits_backlog: self.limits_backlog,
         }
     }
 }
 
-/// Body bytes that do not compress and begin with no time.
+/// Incompressible bytes for a body, beginning with no due time.
 pub(super) fn body(size: usize) -> Bytes {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut body: Vec<u8> = (0..size)
@@ -143,11 +143,11 @@ pub(super) fn body(size: usize) -> Bytes {
     body.into()
 }
 
-/// Sends bodies at their times from a thread of its own, because the runtime's timer is as coarse as a millisecond. The
-/// first tenth of them is not measured.
+/// Sends bodies at their times from a separate thread, because the runtime's timer has a resolution of one millisecond.
+/// The first tenth is not measured.
 ///
 /// # Errors
-/// When no thread can be had.
+/// When no thread can be started.
 pub(super) fn pace(
     streams: Vec<mpsc::UnboundedSender<Item>>,
     plain: Bytes,
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_says_when_it_was_due() {
+    fn a_body_contains_the_time_at_which_it_was_due() {
         let epoch = Instant::now();
         assert_eq!(Due::of(&body(64)), Due::NEVER);
         assert_eq!(Due::of(b"short"), Due::NEVER);

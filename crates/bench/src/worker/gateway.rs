@@ -21,17 +21,17 @@ use warrengate::{
 
 use crate::{
     Error,
-    job::{Account, Doors, Job, Tuning},
+    job::{Account, Endpoints, Job, Tuning},
 };
 
-/// Pairs of streams on a connection; a gateway limits how many streams one may have.
-const STREAMS_A_CONNECTION: usize = 40;
-const OPENED_AT_ONCE: usize = 32;
+/// Pairs of streams on a connection; the gateway limits the streams of a connection.
+const STREAMS_PER_CONNECTION: usize = 40;
+const MAX_CONCURRENT_OPENS: usize = 32;
 
 pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error> {
     let mut streams = Streams::default();
-    for queues in account.queues.chunks(STREAMS_A_CONNECTION) {
-        let client = connect(&job.doors, account).await?;
+    for queues in account.queues.chunks(STREAMS_PER_CONNECTION) {
+        let client = connect(&job.endpoints, account).await?;
         for queue in queues {
             if job.mode.publishes() {
                 let options =
@@ -49,32 +49,32 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
     Ok(streams)
 }
 
-/// Opens every subscription of the job and holds them, settling nothing.
-pub(super) async fn hold(job: &Job) -> Result<Vec<Subscription>, Error> {
-    // By index, because a closure over the accounts' borrow would not be general enough for a task.
-    let tenants = stream::iter(0..job.accounts.len()).map(|tenant| hold_tenant(job, tenant));
-    let held: Vec<Vec<Subscription>> = tenants.buffer_unordered(OPENED_AT_ONCE).try_collect().await?;
-    Ok(held.into_iter().flatten().collect())
+/// Opens every subscription of the job and keeps it open without settling anything.
+pub(super) async fn open_idle(job: &Job) -> Result<Vec<Subscription>, Error> {
+    // By index, because the compiler does not accept a closure over borrowed accounts in a task.
+    let tenants = stream::iter(0..job.accounts.len()).map(|tenant| open_idle_tenant(job, tenant));
+    let subscriptions: Vec<Vec<Subscription>> = tenants.buffer_unordered(MAX_CONCURRENT_OPENS).try_collect().await?;
+    Ok(subscriptions.into_iter().flatten().collect())
 }
 
-async fn hold_tenant(job: &Job, tenant: usize) -> Result<Vec<Subscription>, Error> {
+async fn open_idle_tenant(job: &Job, tenant: usize) -> Result<Vec<Subscription>, Error> {
     let account = &job.accounts[tenant];
-    let mut held = Vec::with_capacity(account.queues.len());
-    for queues in account.queues.chunks(2 * STREAMS_A_CONNECTION) {
-        let client = connect(&job.doors, account).await?;
+    let mut subscriptions = Vec::with_capacity(account.queues.len());
+    for queues in account.queues.chunks(2 * STREAMS_PER_CONNECTION) {
+        let client = connect(&job.endpoints, account).await?;
         for queue in queues {
-            held.push(client.subscribe(subscribe(job, queue)).await?);
+            subscriptions.push(client.subscribe(subscribe(job, queue)).await?);
         }
     }
-    Ok(held)
+    Ok(subscriptions)
 }
 
-/// As the tenant's client, on a connection of its own.
-pub(crate) async fn connect(doors: &Doors, account: &Account) -> Result<Client, Error> {
+/// Connects as the tenant's client, on a separate connection.
+pub(crate) async fn connect(endpoints: &Endpoints, account: &Account) -> Result<Client, Error> {
     let credentials = Credentials::Token(account.token.clone().into());
-    let options = ClientOptions::new(&doors.gateway, credentials).ca_certificate(doors.gateway_ca.clone());
+    let options = ClientOptions::new(&endpoints.gateway, credentials).ca_certificate(endpoints.gateway_ca.clone());
     let client = Client::connect(options).await?;
-    // A gateway hears within a second of a client that was made through another.
+    // A gateway learns of a client that was created through another gateway within a second.
     for _ in 0..60 {
         if client.auth().who_am_i(pb::WhoAmIRequest {}).await.is_ok() {
             break;
@@ -102,10 +102,10 @@ async fn publish(
     let mut recorder = Recorder::default();
     let mut more = true;
     while more || !unanswered.is_empty() {
-        let room = tuning.window - unanswered.len();
+        let free = tuning.window - unanswered.len();
         tokio::select! {
             biased;
-            items = feed.next(room.min(64)), if more && room > 0 => match items {
+            items = feed.next(free.min(64)), if more && free > 0 => match items {
                 Some(items) => for item in items {
                     unanswered.push(publisher.send(publication("", &queue, item.body)).await?, item.due);
                 },

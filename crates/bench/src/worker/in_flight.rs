@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 
 use super::feed::Due;
 
-/// Answers to come, with when each message was due.
+/// Pending answers, each with the time at which its message was due.
 pub(super) struct InFlight<F>(VecDeque<(F, Due)>);
 
 impl<F: Future + Unpin> InFlight<F> {
@@ -27,7 +27,7 @@ impl<F: Future + Unpin> InFlight<F> {
         self.0.is_empty()
     }
 
-    /// The oldest answer; never when there is none to come. Cancel safe.
+    /// The oldest answer; pending when there is none to wait for. Cancel-safe.
     pub(super) async fn next(&mut self) -> (F::Output, Due) {
         let answered = poll_fn(|cx| match self.0.front_mut() {
             Some((answer, due)) => answer.poll_unpin(cx).map(|answer| (answer, *due)),
@@ -38,7 +38,7 @@ impl<F: Future + Unpin> InFlight<F> {
         answered
     }
 
-    /// The oldest answer, when it is there already.
+    /// The oldest answer, if it has arrived.
     pub(super) fn ready(&mut self) -> Option<(F::Output, Due)> {
         self.next().now_or_never()
     }

@@ -18,13 +18,13 @@ use crate::{
     job::{Account, Job},
 };
 
-/// What RabbitMQ's documentation advises for most programs is 100 to 300.
+/// RabbitMQ's documentation recommends 100 to 300 for most programs.
 const PREFETCH: u16 = 250;
 
 pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error> {
     let mut streams = Streams::default();
     if job.mode.publishes() {
-        let connection = Arc::new(amqp::connect(&job.doors, account, "bench ordinary publish").await?);
+        let connection = Arc::new(amqp::connect(&job.endpoints, account, "bench ordinary publish").await?);
         for queue in &account.queues {
             let channel = amqp::confirming(&connection).await?;
             let (connection, queue, window) = (Arc::clone(&connection), queue.clone(), job.tuning.window);
@@ -32,7 +32,7 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
         }
     }
     if job.mode.consumes() {
-        let connection = Arc::new(amqp::connect(&job.doors, account, "bench ordinary consume").await?);
+        let connection = Arc::new(amqp::connect(&job.endpoints, account, "bench ordinary consume").await?);
         for queue in &account.queues {
             let channel = connection.create_channel().await?;
             let (connection, queue, is_stream) = (Arc::clone(&connection), queue.clone(), job.is_stream_queue);
@@ -54,10 +54,10 @@ async fn publish(
     let mut recorder = Recorder::default();
     let mut more = true;
     while more || !unconfirmed.is_empty() {
-        let room = window - unconfirmed.len();
+        let free = window - unconfirmed.len();
         tokio::select! {
             biased;
-            items = feed.next(room.min(64)), if more && room > 0 => match items {
+            items = feed.next(free.min(64)), if more && free > 0 => match items {
                 Some(items) => for item in items {
                     unconfirmed.push(amqp::publish(&channel, &queue, &item.body).await?, item.due);
                 },
@@ -75,7 +75,7 @@ async fn publish(
     Ok(())
 }
 
-/// A message that came back is acknowledged, too.
+/// A returned message is acknowledged, too.
 pub(super) fn is_confirmed(confirm: &Confirmation) -> bool {
     matches!(confirm, Confirmation::Ack(None))
 }

@@ -23,16 +23,16 @@ use crate::{
     job::{Job, Load, Outcome, Path},
 };
 
-/// Messages of each stream before the clock starts.
-const WARM: usize = 50;
-/// For what comes after the time of the load: answers and deliveries on their way.
+/// Warm-up messages of each stream.
+const WARM_UP: usize = 50;
+/// The time limit for pending answers and deliveries after the end of the load.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 type Work = BoxFuture<'static, Result<(), Error>>;
 type Publisher = Box<dyn FnOnce(Feed, Arc<Tally>) -> Work + Send>;
 type Consumer = Box<dyn FnOnce(Arc<Tally>) -> Work + Send>;
 
-/// Streams that are open and do nothing yet.
+/// Streams that are open and idle.
 #[derive(Default)]
 pub(super) struct Streams {
     publishers: Vec<Publisher>,
@@ -55,21 +55,21 @@ impl Streams {
     }
 }
 
-/// Runs a job; what failed is in the outcome.
+/// Runs a job; the outcome contains the error if it failed.
 pub(super) async fn run(job: Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()>) -> Outcome {
     let outcome = match job.load {
-        Load::Idle | Load::Hoard => hold(&job, ready, go).await,
+        Load::Idle | Load::Hoard => stay_idle(&job, ready, go).await,
         _ => measure(&job, ready, go).await,
     };
     outcome.unwrap_or_else(|error| Outcome { error: Some(error.to_string()), ..Outcome::default() })
 }
 
-async fn hold(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()>) -> Result<Outcome, Error> {
-    let held = gateway::hold(job).await?;
-    // Nobody waits when the process is to end.
+async fn stay_idle(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()>) -> Result<Outcome, Error> {
+    let subscriptions = gateway::open_idle(job).await?;
+    // The receiver is gone when the process is about to end.
     let _ = ready.send(());
     let _ = go.await;
-    drop(held);
+    drop(subscriptions);
     Ok(Outcome::default())
 }
 
@@ -77,8 +77,8 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     let tally = Arc::new(Tally::new(job.backlog()));
     let (publishers, mut consumers) = open(job).await?;
     let (start, started) = watch::channel(None);
-    let held_back = job.mode.publishes() && job.mode.consumes();
-    let shared = Shared { tally: Arc::clone(&tally), go: started, plain: body(job.size), held_back };
+    let limits_backlog = job.mode.publishes() && job.mode.consumes();
+    let shared = Shared { tally: Arc::clone(&tally), go: started, plain: body(job.size), limits_backlog };
 
     let mut tasks = JoinSet::new();
     let watched = |tally: &Arc<Tally>, work: Work| {
@@ -93,20 +93,20 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     let mut publishing = JoinSet::new();
     for publisher in publishers {
         let feed = match job.load {
-            Load::Full { seconds } => Feed::full(WARM, &shared, Duration::from_secs_f64(seconds)),
+            Load::Full { seconds } => Feed::full(WARM_UP, &shared, Duration::from_secs_f64(seconds)),
             Load::Rate { .. } => {
                 let (sender, items) = mpsc::unbounded_channel();
                 pacers.push(sender);
-                Feed::paced(WARM, &shared, items)
+                Feed::paced(WARM_UP, &shared, items)
             }
-            _ => Feed::nothing(WARM, &shared),
+            _ => Feed::nothing(WARM_UP, &shared),
         };
         publishing.spawn(watched(&tally, publisher(feed, Arc::clone(&tally))));
     }
-    // A consumer alone finds a full queue: it begins with the clock.
+    // A consumer without a publisher has a full queue, so it starts with the measured time.
     if job.mode.publishes() {
         consumers.drain(..).for_each(|consumer| drop(tasks.spawn(watched(&tally, consumer(Arc::clone(&tally))))));
-        let warm = (publishing.len() * WARM) as u64;
+        let warm = (publishing.len() * WARM_UP) as u64;
         let consumes = job.mode.consumes();
         let is_warm = |counts: Counts| {
             counts.confirmed + counts.refused >= warm && (!consumes || counts.consumed >= counts.confirmed)
@@ -135,19 +135,19 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     let all = async {
         while publishing.join_next().await.is_some() {}
         match job.load {
-            Load::Drain { messages } => tally.aim(messages),
-            _ if job.mode.consumes() => tally.aim(tally.counts().confirmed),
+            Load::Drain { messages } => tally.set_target(messages),
+            _ if job.mode.consumes() => tally.set_target(tally.counts().confirmed),
             _ => tally.done().cancel(),
         }
         tally.done().cancelled().await;
     };
     let limit = Duration::from_secs_f64(seconds) + TIMEOUT;
     if tokio::time::timeout(limit, all).await.is_err() {
-        tally.fail(Error::TooSlow("coming to the end of all messages").to_string());
+        tally.fail(Error::TooSlow("some messages were not completed").to_string());
     }
     let seconds = clock.elapsed().as_secs_f64();
     let after = tally.counts();
-    // What the consumers noted comes with their ends.
+    // The consumers add their latencies when they end.
     let _ = tokio::time::timeout(Duration::from_secs(15), async { while tasks.join_next().await.is_some() {} }).await;
     Ok(Outcome {
         seconds,

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::feed::Due;
 use crate::job::Latencies;
 
-/// Counters of all streams.
+/// The counters of all streams.
 pub(super) struct Tally {
-    /// Deliveries carry when they were due, counted from here.
+    /// Deliveries contain the time at which they were due, relative to this.
     epoch: Instant,
     backlog: u64,
     published: AtomicU64,
@@ -28,7 +28,7 @@ pub(super) struct Tally {
     refused: AtomicU64,
     consumed: AtomicU64,
     target: AtomicU64,
-    moved: Notify,
+    changed: Notify,
     done: CancellationToken,
     error: Mutex<Option<String>>,
     end_to_end: Mutex<Recorder>,
@@ -45,7 +45,7 @@ pub(super) struct Counts {
 }
 
 impl Tally {
-    /// With so many messages at most between publishing and consuming.
+    /// `backlog` is the maximum number of messages between publishing and consuming.
     pub(super) fn new(backlog: u64) -> Self {
         Self {
             epoch: Instant::now(),
@@ -55,7 +55,7 @@ impl Tally {
             refused: AtomicU64::new(0),
             consumed: AtomicU64::new(0),
             target: AtomicU64::new(u64::MAX),
-            moved: Notify::new(),
+            changed: Notify::new(),
             done: CancellationToken::new(),
             error: Mutex::default(),
             end_to_end: Mutex::default(),
@@ -84,7 +84,7 @@ impl Tally {
         if confirmed { &self.confirmed } else { &self.refused }.fetch_add(1, Relaxed);
         recorder.record(due, self.epoch);
         if self.waits_for_answers() {
-            self.moved.notify_waiters();
+            self.changed.notify_waiters();
         }
     }
 
@@ -98,39 +98,39 @@ impl Tally {
         if before + messages as u64 >= self.target.load(Relaxed) {
             self.done.cancel();
         }
-        self.moved.notify_waiters();
+        self.changed.notify_waiters();
     }
 
-    /// Waits while the queues hold as much as they should.
-    pub(super) async fn room(&self) {
+    /// Waits while the queues contain the maximum backlog.
+    pub(super) async fn wait_for_capacity(&self) {
         loop {
-            let moved = self.moved.notified();
+            let changed = self.changed.notified();
             let counts = self.counts();
             if counts.published.saturating_sub(counts.consumed) < self.backlog || self.done.is_cancelled() {
                 return;
             }
-            moved.await;
+            changed.await;
         }
     }
 
-    /// Waits until the counters are so, or the work is over.
-    pub(super) async fn until(&self, is_so: impl Fn(Counts) -> bool) {
+    /// Waits until the counters satisfy the condition, or the work is done.
+    pub(super) async fn until(&self, condition: impl Fn(Counts) -> bool) {
         loop {
-            let moved = self.moved.notified();
-            if is_so(self.counts()) || self.done.is_cancelled() {
+            let changed = self.changed.notified();
+            if condition(self.counts()) || self.done.is_cancelled() {
                 return;
             }
             tokio::select! {
-                () = moved => {}
+                () = changed => {}
                 () = self.done.cancelled() => return,
-                // Two counters are read one after the other; a look now and then costs nothing.
+                // The counters are not read atomically, so the condition is also checked at intervals.
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
         }
     }
 
-    /// The work is done when so many were consumed.
-    pub(super) fn aim(&self, consumed: u64) {
+    /// The work is done when this number of messages was consumed.
+    pub(super) fn set_target(&self, consumed: u64) {
         self.target.store(consumed, Relaxed);
         if self.consumed.load(Relaxed) >= consumed {
             self.done.cancel();
@@ -141,7 +141,7 @@ impl Tally {
         &self.done
     }
 
-    /// Ends the work: the first reason is kept.
+    /// Ends the work; the first error is kept.
     pub(super) fn fail(&self, why: impl Into<String>) {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why.into());
         self.done.cancel();
@@ -168,29 +168,29 @@ impl Tally {
     }
 }
 
-/// Latencies of one stream. Counted from when a message was due, not from when it was sent: a sender that is held up
-/// does not hide what it causes (coordinated omission).
+/// The latencies of one stream. They are measured from when a message was due, not from when it was sent, so that a
+/// delayed sender does not hide the delay (coordinated omission).
 #[derive(Default)]
 pub(super) struct Recorder(Option<Histogram<u64>>);
 
 impl Recorder {
-    /// Notes that what was due then is there now. Messages that were never due at a time are not noted.
+    /// Records the latency of a message that has arrived now; messages without a due time are ignored.
     pub(super) fn record(&mut self, due: Due, epoch: Instant) {
         let Some(due) = due.at(epoch) else { return };
         let taken = u64::try_from(Instant::now().saturating_duration_since(due).as_micros()).unwrap_or(u64::MAX);
         if self.0.is_none() {
-            // Three digits are always a valid precision; it grows with its values.
+            // Three digits are always a valid precision, and the histogram resizes itself.
             self.0 = Histogram::new(3).ok();
         }
         if let Some(histogram) = &mut self.0 {
-            // Not the saturating kind, which stays as small as it began.
+            // The saturating method does not resize the histogram.
             let _ = histogram.record(taken);
         }
     }
 
     fn add(&mut self, other: &Self) {
         match (&mut self.0, &other.0) {
-            // A histogram that grows takes all values.
+            // A histogram that resizes itself accepts all values.
             (Some(own), Some(other)) => drop(own.add(other)),
             (None, Some(other)) => self.0 = Some(other.clone()),
             (_, None) => {}
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_of_all_sizes_are_kept() {
+    fn latencies_of_all_magnitudes_are_recorded() {
         let (tally, mut recorder) = (Tally::new(10), Recorder::default());
         let epoch = Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine is up for longer");
         recorder.record(Due::of(&1_u64.to_be_bytes()), epoch);
@@ -218,16 +218,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_work_is_done_when_all_that_was_confirmed_is_consumed() {
+    async fn the_work_is_done_when_all_confirmed_messages_are_consumed() {
         let tally = Tally::new(10);
         tally.published(3);
         let mut recorder = Recorder::default();
         (0..3).for_each(|_| tally.answered(true, Due::NEVER, &mut recorder));
         tally.consumed(2);
-        tally.aim(3);
+        tally.set_target(3);
         assert!(!tally.done().is_cancelled());
         tally.consumed(1);
         assert!(tally.done().is_cancelled());
-        assert!(tally.confirm().0.is_empty(), "what was never due has no latency");
+        assert!(tally.confirm().0.is_empty(), "a message without a due time has no latency");
     }
 }

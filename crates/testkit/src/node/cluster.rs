@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Error, Installation, Node, NodeOptions, epmd,
-    layout::{kept, new_cookie},
+    layout::{new_cookie, read_or_create},
     private::Member,
 };
 
@@ -29,11 +29,11 @@ impl ClusterOptions {
     }
 }
 
-/// A running cluster. Dropping it kills every node at once; [`Cluster::stop`] is the orderly way.
+/// A running cluster. Dropping it kills every node at once; [`Cluster::stop`] stops it in order.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
-    // Declared after the nodes, which would otherwise start an epmd of their own.
+    // Declared after the nodes, which would otherwise start separate epmds.
     _epmd: epmd::Shared,
 }
 
@@ -47,7 +47,7 @@ impl Cluster {
         let dir: PathBuf = node.dir.clone();
         fs::create_dir_all(&dir).map_err(Error::file("create", &dir))?;
         let installation = Installation::find(node.installation.as_deref())?;
-        let cookie = kept(&dir.join("cookie"), new_cookie)?;
+        let cookie = read_or_create(&dir.join("cookie"), new_cookie)?;
         let epmd = epmd::Shared::start(&installation, &dir).await?;
         let of = |index: usize| NodeOptions {
             dir: dir.join(format!("node-{}", index + 1)),
@@ -69,16 +69,16 @@ impl Cluster {
         &self.nodes
     }
 
-    /// The leader of a quorum queue or stream, according to any running node; `None` if the queue does not exist or has no
-    /// leader.
+    /// The leader of a quorum queue or stream, according to any running node; `None` if the queue does not exist or has
+    /// no leader.
     ///
     /// # Errors
     /// When no node answers.
     pub async fn leader_of(&self, vhost: &str, queue: &str) -> Result<Option<&Node>, Error> {
         let mut last = Error::NotRunning;
         for node in self.nodes.iter().filter(|node| node.is_running()) {
-            let question = ["-t", "10", "-p", vhost, "list_queues", "name", "leader", "--formatter", "json"];
-            match node.control(&question).await {
+            let arguments = ["-t", "10", "-p", vhost, "list_queues", "name", "leader", "--formatter", "json"];
+            match node.control(&arguments).await {
                 Ok(answer) => return Ok(self.nodes.iter().find(|node| leads(&answer, queue, node.name()))),
                 Err(error) => last = error,
             }

@@ -1,4 +1,4 @@
-//! `rabbitmqctl` for a private node. A call takes a second or two, because it starts an Erlang runtime of its own.
+//! `rabbitmqctl` for a private node. A call takes a second or two, because it starts a separate Erlang runtime.
 
 use std::{path::Path, process::Stdio, time::Duration};
 

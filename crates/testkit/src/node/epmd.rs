@@ -1,4 +1,5 @@
-//! A private epmd, Erlang's port mapper, for one node or for all nodes of a cluster. It listens on the loopback address only.
+//! A private epmd, Erlang's port mapper, for one node or for all nodes of a cluster. It listens on the loopback address
+//! only.
 
 use std::{fs::File, path::Path, process::Child, time::Duration};
 
@@ -11,7 +12,7 @@ use super::{
     Error, Installation,
     guard::Guard,
     ports::{self, Reservation},
-    private::{LOOK_EVERY, command},
+    private::{POLL_INTERVAL, command},
     process,
 };
 
@@ -28,7 +29,7 @@ pub(super) async fn listens(port: u16) -> Result<(), Error> {
         if Instant::now() >= deadline {
             return Err(Error::PortTaken { port, purpose: "epmd" });
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }

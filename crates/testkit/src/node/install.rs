@@ -26,8 +26,8 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// Finds it at the given path (the folder that contains `sbin/` or `bin/`, the start script, or a script that ends in
-    /// `exec … rabbitmq-server`), else where distributions install it, else in `PATH`.
+    /// Finds it at the given path (the folder that contains `sbin/` or `bin/`, the start script, or a script that ends
+    /// in `exec … rabbitmq-server`), else where distributions install it, else in `PATH`.
     ///
     /// # Errors
     /// When it is not installed; the error says how to install it.

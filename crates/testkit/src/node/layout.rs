@@ -1,7 +1,7 @@
 //! The node's folder: the files that RabbitMQ reads, and the environment variables that point to them.
 //!
-//! The base configuration is `broker-config/`, unchanged. What differs for a private node is in an overlay that RabbitMQ reads
-//! after it.
+//! The base configuration is `broker-config/`, unchanged. What differs for a private node is in an overlay that
+//! RabbitMQ reads after it.
 
 use std::{
     ffi::OsString,
@@ -44,7 +44,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Creates the folder if necessary and locks it. The cookie is the given one or a new one.
-    pub(super) fn take(dir: &Path, cookie: Option<&str>) -> Result<Self, Error> {
+    pub(super) fn lock(dir: &Path, cookie: Option<&str>) -> Result<Self, Error> {
         for folder in [dir, &dir.join("conf.d"), &dir.join("data"), &dir.join("log")] {
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         }
@@ -54,8 +54,9 @@ impl Layout {
         let lock = File::create(&path).map_err(Error::file("create", &path))?;
         lock.try_lock().map_err(|_| Error::InUse(dir.clone()))?;
         // RabbitMQ's data belongs to the node name under which it was created.
-        let name = kept(&dir.join("node-name"), || format!("wg-{:08x}@localhost", rand::rng().random::<u32>()))?;
-        kept(&dir.join(".erlang.cookie"), || cookie.map_or_else(new_cookie, str::to_owned))?;
+        let name =
+            read_or_create(&dir.join("node-name"), || format!("wg-{:08x}@localhost", rand::rng().random::<u32>()))?;
+        read_or_create(&dir.join(".erlang.cookie"), || cookie.map_or_else(new_cookie, str::to_owned))?;
         Ok(Self { dir, name, _lock: lock })
     }
 
@@ -109,13 +110,13 @@ impl Layout {
         ]
     }
 
-    /// What identifies this node's process in a list of command lines.
-    pub(super) fn mark(&self) -> String {
+    /// The text that identifies this node's process in a list of command lines.
+    pub(super) fn process_marker(&self) -> String {
         format!("-warrengate_node {}", self.name)
     }
 
     fn arguments(&self) -> String {
-        format!("-kernel inet_dist_use_interface {{127,0,0,1}} {}", self.mark())
+        format!("-kernel inet_dist_use_interface {{127,0,0,1}} {}", self.process_marker())
     }
 
     /// The broker's log.
@@ -176,7 +177,7 @@ pub(super) fn new_cookie() -> String {
 }
 
 /// The text of a file, created once; readable by its owner only.
-pub(super) fn kept(path: &Path, make: impl FnOnce() -> String) -> Result<String, Error> {
+pub(super) fn read_or_create(path: &Path, make: impl FnOnce() -> String) -> Result<String, Error> {
     match fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
         _ => {

@@ -1,7 +1,7 @@
 //! Free ports on the loopback address.
 //!
-//! A node reserves a block of ports with a file lock, so that nodes of several processes that start at the same time do not
-//! choose the same ports.
+//! A node reserves a block of ports with a file lock, so that nodes of several processes that start at the same time do
+//! not choose the same ports.
 
 use std::{
     fs::{self, File},
@@ -12,8 +12,8 @@ use rand::Rng as _;
 
 use super::Error;
 
-/// Below every system's ephemeral range (Linux from 32768, macOS from 49152), so that no outgoing connection takes the port
-/// between the check and the broker's bind.
+/// Below every system's ephemeral range (Linux from 32768, macOS from 49152), so that no outgoing connection takes the
+/// port between the check and the broker's bind.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 /// Ports of a block: AMQPS, management, epmd, distribution, and six for the command-line tools.
 const BLOCK: u16 = 16;

@@ -26,9 +26,9 @@ use super::{
 
 const AMQPS: &str = "the broker's AMQPS";
 const MANAGEMENT: &str = "the broker's management";
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A running private broker. Dropping it kills it at once; [`Node::stop`] is the orderly way.
+/// A running private broker. Dropping it kills it at once; [`Node::stop`] stops it in order.
 #[derive(Debug)]
 pub struct Node {
     options: NodeOptions,
@@ -41,7 +41,7 @@ pub struct Node {
     processes: Mutex<Processes>,
     layout: Layout,
     /// Serialises starts and stops.
-    turn: tokio::sync::Mutex<()>,
+    start_stop: tokio::sync::Mutex<()>,
 }
 
 /// What a node of a cluster shares with the others.
@@ -76,14 +76,15 @@ impl Node {
     /// Starts a broker and returns when it accepts AMQPS.
     ///
     /// # Errors
-    /// When RabbitMQ is missing, a port is taken, the folder is in use, or the broker does not come up; each says what to do.
+    /// When RabbitMQ is missing, a port is taken, the folder is in use, or the broker does not come up; each says what
+    /// to do.
     pub async fn start(options: NodeOptions) -> Result<Self, Error> {
         Self::start_as(options, None).await
     }
 
     pub(super) async fn start_as(options: NodeOptions, member: Option<Member>) -> Result<Self, Error> {
         let installation = Installation::find(options.installation.as_deref())?;
-        let layout = Layout::take(&options.dir, member.as_ref().map(|member| member.cookie.as_str()))?;
+        let layout = Layout::lock(&options.dir, member.as_ref().map(|member| member.cookie.as_str()))?;
         end_leftovers(&layout, &options).await?;
         let reservation = Reservation::new()?;
         let requested = |port: Option<u16>, number, purpose| match port {
@@ -98,9 +99,10 @@ impl Node {
             tools: reservation.port(4),
         };
         let processes = Mutex::new(Processes { guard: Guard::start()?, epmd: None, broker: None });
-        let turn = tokio::sync::Mutex::default();
-        let node = Self { options, installation, ports, _reservation: reservation, member, processes, layout, turn };
-        node.bring_up().await?;
+        let start_stop = tokio::sync::Mutex::default();
+        let node =
+            Self { options, installation, ports, _reservation: reservation, member, processes, layout, start_stop };
+        node.start_broker().await?;
         Ok(node)
     }
 
@@ -167,8 +169,8 @@ impl Node {
         self.signal("CONT")
     }
 
-    /// Runs `rabbitmqctl` with these arguments and returns its output, for operations that have no other interface, such
-    /// as `set_vm_memory_high_watermark`.
+    /// Runs `rabbitmqctl` with these arguments and returns its output, for operations that have no other interface,
+    /// such as `set_vm_memory_high_watermark`.
     ///
     /// # Errors
     /// When it cannot be run, or fails.
@@ -183,8 +185,8 @@ impl Node {
     /// # Errors
     /// When a process cannot be signalled.
     pub async fn stop(&self) -> Result<(), Error> {
-        let _turn = self.turn.lock().await;
-        self.take_down().await?;
+        let _start_stop = self.start_stop.lock().await;
+        self.stop_broker().await?;
         let epmd = self.lock().epmd.take();
         if let Some(mut epmd) = epmd {
             process::signal(epmd.id(), "KILL")?;
@@ -201,14 +203,14 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub async fn restart(&self) -> Result<(), Error> {
-        let _turn = self.turn.lock().await;
-        self.take_down().await?;
+        let _start_stop = self.start_stop.lock().await;
+        self.stop_broker().await?;
         ports::check(self.ports.amqps, AMQPS)?;
         ports::check(self.ports.management, MANAGEMENT)?;
-        self.bring_up().await
+        self.start_broker().await
     }
 
-    async fn take_down(&self) -> Result<(), Error> {
+    async fn stop_broker(&self) -> Result<(), Error> {
         let taken = self.lock().broker.take();
         let Some(mut broker) = taken else { return Ok(()) };
         self.say("stopping the broker");
@@ -224,7 +226,7 @@ impl Node {
         self.lock().watch()
     }
 
-    async fn bring_up(&self) -> Result<(), Error> {
+    async fn start_broker(&self) -> Result<(), Error> {
         let began = Instant::now();
         let console = self.layout.console();
         let output = File::create(&console).map_err(Error::file("create", &console))?;
@@ -246,7 +248,7 @@ impl Node {
                 let after = self.options.start_within;
                 return Err(Error::TooSlow { after, log: self.layout.log(), said: self.said(seen) });
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
         self.say(&format!("broker ready after {:.1} s", began.elapsed().as_secs_f32()));
         Ok(())
@@ -316,8 +318,8 @@ impl Processes {
     }
 }
 
-/// A child process in a process group of its own, without environment variables that are meant for the system's RabbitMQ
-/// and without the gateway's secrets.
+/// A child process in a separate process group, without environment variables that are meant for the system's
+/// RabbitMQ and without the gateway's secrets.
 pub(super) fn command(program: &Path, output: &File) -> Result<Command, Error> {
     let share = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::process("share the console's file"));
     let mut command = Command::new(program);
@@ -334,9 +336,9 @@ pub(super) fn command(program: &Path, output: &File) -> Result<Command, Error> {
 pub(super) async fn end_leftovers(layout: &Layout, options: &NodeOptions) -> Result<(), Error> {
     let noted = fs::read_to_string(layout.groups()).unwrap_or_default();
     let noted: Vec<u32> = noted.split_whitespace().filter_map(|group| group.parse().ok()).collect();
-    let mark = layout.mark();
+    let marker = layout.process_marker();
     let is_ours = |process: &process::Process| {
-        process.command.contains(&mark) || (noted.contains(&process.group) && process.command.contains("epmd"))
+        process.command.contains(&marker) || (noted.contains(&process.group) && process.command.contains("epmd"))
     };
     let mut groups: Vec<u32> = process::all().iter().filter(|p| is_ours(p)).map(|p| p.group).collect();
     groups.dedup();

@@ -1,6 +1,6 @@
 //! Process groups: signals, and lists of processes.
 //!
-//! Every child of a node leads a process group of its own, so that Ctrl-C in the terminal does not reach it and its own
+//! Every child of a node leads its own process group, so that Ctrl-C in the terminal does not reach it and its own
 //! children can be found.
 
 use std::{

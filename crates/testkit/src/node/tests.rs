@@ -70,15 +70,15 @@ fn speaks_plain_amqp(port: u16) -> bool {
 #[tokio::test]
 async fn a_node_restarts_after_a_kill_with_its_data_and_leaves_no_process_behind() {
     let folder = tempfile::tempdir().expect("folder");
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let ears = heard.clone();
+    let progress = Arc::new(Mutex::new(Vec::new()));
+    let sink = progress.clone();
     let options = NodeOptions {
-        progress: Arc::new(move |line| ears.lock().expect("lock").push(line.to_owned())),
+        progress: Arc::new(move |line| sink.lock().expect("lock").push(line.to_owned())),
         ..options(folder.path())
     };
     let node = Node::start(options.clone()).await.expect("started");
     assert!(node.is_running());
-    assert!(heard.lock().expect("lock").iter().any(|line| line.starts_with("broker ready after")));
+    assert!(progress.lock().expect("lock").iter().any(|line| line.starts_with("broker ready after")));
     assert!(!speaks_plain_amqp(node.amqps_port()));
 
     let again = Node::start(options).await.expect_err("the folder is in use");
@@ -122,11 +122,11 @@ async fn the_error_of_a_broker_that_cannot_start_quotes_its_log() {
 async fn a_leftover_process_of_this_node_is_ended_and_others_are_not() {
     use std::{os::unix::process::CommandExt as _, process::Command};
     let folder = tempfile::tempdir().expect("folder");
-    let layout = Layout::take(folder.path(), None).expect("taken");
+    let layout = Layout::lock(folder.path(), None).expect("taken");
     // A process with the node's mark in its command line, like a broker of an earlier run.
     let mut leftover = Command::new("/bin/sh")
         .args(["-c", "while :; do sleep 600; done", "sh"])
-        .args(layout.mark().split(' '))
+        .args(layout.process_marker().split(' '))
         .process_group(0)
         .spawn()
         .expect("started");

@@ -8,37 +8,37 @@ use warrengate::pb;
 
 /// One limit.
 pub(super) struct Case {
-    /// As the plan has it.
+    /// The limit's name in the plan.
     pub(super) limit: &'static str,
     pub(super) plan: pb::Plan,
-    pub(super) tries: Tries,
+    pub(super) attempts: Attempts,
 }
 
-/// How ten times as much is tried.
+/// How the limit is exceeded tenfold.
 #[derive(Clone, Copy)]
-pub(super) enum Tries {
+pub(super) enum Attempts {
     /// By messages on one publish stream.
-    Messages { frames_a_second: u32, messages_a_frame: u64, bytes: usize, over: Over },
-    /// By asking for one more, again and again; what is got is kept.
-    Asking { a_second: u32, thing: Thing, over: &'static str },
-    /// By connections straight to the broker, which says no by itself.
-    Connecting { a_second: u32 },
+    Messages { frames_per_second: u32, messages_per_frame: u64, bytes: usize, over: Over },
+    /// By repeated requests for one more; what is granted is kept.
+    Requests { per_second: u32, resource: Resource, over: &'static str },
+    /// By direct connections to the broker, which refuses them itself.
+    Connecting { per_second: u32 },
 }
 
-/// What becomes of a message that is over the limit.
+/// What happens to a message over the limit.
 #[derive(Clone, Copy)]
 pub(super) enum Over {
-    /// It is throttled, by this reason.
+    /// It is throttled, with this reason.
     Throttled(&'static str),
-    /// It is rejected, by this reason.
+    /// It is rejected, with this reason.
     Rejected(&'static str),
-    /// It waits at the gateway until there is room: so many are in flight at a time.
-    HeldBack(u64),
+    /// It waits in the gateway; this number of messages can be in flight.
+    Delayed(u64),
 }
 
-/// What there can be too many of.
+/// A resource whose number a plan limits.
 #[derive(Clone, Copy)]
-pub(super) enum Thing {
+pub(super) enum Resource {
     Stream,
     Queue,
     Exchange,
@@ -48,14 +48,14 @@ pub(super) enum Thing {
 
 pub(super) fn all() -> Vec<Case> {
     let plan = pb::Plan::default;
-    let case = |limit, plan, tries| Case { limit, plan, tries };
-    let messages = |frames_a_second, messages_a_frame, bytes, over| Tries::Messages {
-        frames_a_second,
-        messages_a_frame,
+    let case = |limit, plan, attempts| Case { limit, plan, attempts };
+    let messages = |frames_per_second, messages_per_frame, bytes, over| Attempts::Messages {
+        frames_per_second,
+        messages_per_frame,
         bytes,
         over,
     };
-    let asking = |thing, over| Tries::Asking { a_second: 100, thing, over };
+    let requests = |resource, over| Attempts::Requests { per_second: 100, resource, over };
     vec![
         case(
             "max_publish_messages_per_second",
@@ -85,19 +85,23 @@ pub(super) fn all() -> Vec<Case> {
         case(
             "max_in_flight_messages",
             pb::Plan { max_in_flight_messages: 10, ..plan() },
-            messages(10, 100, 256, Over::HeldBack(10)),
+            messages(10, 100, 256, Over::Delayed(10)),
         ),
         case(
             "max_in_flight_bytes",
             pb::Plan { max_message_bytes: 1_000, max_in_flight_bytes: 10_000, ..plan() },
-            messages(10, 100, 1_000, Over::HeldBack(10)),
+            messages(10, 100, 1_000, Over::Delayed(10)),
         ),
-        case("max_streams", pb::Plan { max_streams: 10, ..plan() }, asking(Thing::Stream, "TOO_MANY_STREAMS")),
-        case("max_queues", pb::Plan { max_queues: 10, ..plan() }, asking(Thing::Queue, "TOO_MANY_QUEUES")),
-        case("max_exchanges", pb::Plan { max_exchanges: 10, ..plan() }, asking(Thing::Exchange, "TOO_MANY_EXCHANGES")),
-        case("max_bindings", pb::Plan { max_bindings: 10, ..plan() }, asking(Thing::Binding, "TOO_MANY_BINDINGS")),
-        case("max_clients", pb::Plan { max_clients: 10, ..plan() }, asking(Thing::Client, "TOO_MANY_CLIENTS")),
-        case("max_connections", pb::Plan { max_connections: 3, ..plan() }, Tries::Connecting { a_second: 6 }),
+        case("max_streams", pb::Plan { max_streams: 10, ..plan() }, requests(Resource::Stream, "TOO_MANY_STREAMS")),
+        case("max_queues", pb::Plan { max_queues: 10, ..plan() }, requests(Resource::Queue, "TOO_MANY_QUEUES")),
+        case(
+            "max_exchanges",
+            pb::Plan { max_exchanges: 10, ..plan() },
+            requests(Resource::Exchange, "TOO_MANY_EXCHANGES"),
+        ),
+        case("max_bindings", pb::Plan { max_bindings: 10, ..plan() }, requests(Resource::Binding, "TOO_MANY_BINDINGS")),
+        case("max_clients", pb::Plan { max_clients: 10, ..plan() }, requests(Resource::Client, "TOO_MANY_CLIENTS")),
+        case("max_connections", pb::Plan { max_connections: 3, ..plan() }, Attempts::Connecting { per_second: 6 }),
     ]
 }
 
@@ -106,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_plan_has_the_limit_that_its_case_is_about() {
+    fn each_plan_sets_the_limit_of_its_case() {
         let cases = all();
         assert_eq!(cases.len(), 13);
         for Case { limit, plan, .. } in cases {

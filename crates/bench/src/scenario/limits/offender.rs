@@ -1,4 +1,4 @@
-//! The tenant that exceeds a limit: it creates the plan and the tenant, and tries without end.
+//! The tenant that exceeds a limit: it creates the plan and the tenant, and attempts without end.
 //!
 //! It is returned only after its limit was reached, and an unexpected answer ends it with an error.
 
@@ -13,20 +13,20 @@ use std::{
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
-    asking::{self, Asker},
-    cases::{Case, Tries},
+    cases::{Attempts, Case},
     publishing,
+    requests::{self, Requester},
 };
 use warrengate::{client, pb};
 
 use crate::{Error, plan::QueueKind, rig::Rig, worker::connect_to_gateway};
 
-/// So many are over the limit before it counts as reached.
+/// The number of refusals after which the limit counts as reached.
 const REACHED: u64 = 10;
-/// What is stored is measured every few seconds only.
+/// Stored messages and bytes are measured only every few seconds.
 const REACHED_WITHIN: Duration = Duration::from_secs(60);
 
-/// What came of the tries. What has no answer yet is not counted.
+/// Counts of the attempts that were answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counts {
     pub(super) answered: u64,
@@ -34,62 +34,62 @@ pub(super) struct Counts {
     pub(super) at: Instant,
 }
 
-/// Counts of what is going on.
+/// Running counts of the attempts.
 #[derive(Default)]
 pub(super) struct Tally {
     answered: AtomicU64,
     refused: AtomicU64,
-    moved: Notify,
+    changed: Notify,
 }
 
 impl Tally {
-    /// So many answers, of which so many tell of the limit.
+    /// Adds answers, of which `refused` were over the limit.
     pub(super) fn answered(&self, count: u64, refused: u64) {
         self.answered.fetch_add(count, Relaxed);
         self.refused.fetch_add(refused, Relaxed);
-        self.moved.notify_one();
+        self.changed.notify_one();
     }
 
     async fn reached(&self) {
         while self.refused.load(Relaxed) < REACHED {
-            self.moved.notified().await;
+            self.changed.notified().await;
         }
     }
 }
 
-/// A tenant that tries ten times what its plan allows, until it is ended or dropped.
+/// A tenant that exceeds a limit of its plan tenfold, until it is ended or dropped.
 pub(super) struct Offender {
     limit: &'static str,
     name: String,
     tally: Arc<Tally>,
-    /// One task, which ends only by an error.
+    /// One task, which ends only with an error.
     work: JoinSet<Result<(), Error>>,
 }
 
 impl Offender {
-    /// Makes a plan and a tenant of this name, and lets it try until its limit is reached.
+    /// Creates a plan and a tenant of this name, and returns when its limit is reached.
     pub(super) async fn start(rig: &mut Rig, case: &Case, name: &str) -> Result<Self, Error> {
         let plan = pb::Plan { name: name.to_owned(), ..case.plan.clone() };
         let request = pb::CreatePlanRequest { plan: Some(plan), ..pb::CreatePlanRequest::default() };
         rig.admin().admin().create_plan(request).await.map_err(client::Error::from)?;
         let accounts = rig.accounts(&[name.to_owned()], name, QueueKind::Quorum, 1).await?;
-        let account = accounts.into_iter().next().ok_or_else(|| Error::Inside("no tenant was made".to_owned()))?;
-        let doors = rig.doors(rig.gateway());
-        let client = connect_to_gateway(&doors, &account).await?;
+        let account = accounts.into_iter().next().ok_or_else(|| Error::Scenario("no tenant was created".to_owned()))?;
+        let endpoints = rig.endpoints(rig.gateway());
+        let client = connect_to_gateway(&endpoints, &account).await?;
         let queue = account.queues.first().cloned().unwrap_or_default();
         let (tally, mut work) = (Arc::new(Tally::default()), JoinSet::new());
         let counted = Arc::clone(&tally);
-        match case.tries {
-            Tries::Messages { frames_a_second, messages_a_frame, bytes, over } => {
-                let load = publishing::Load { queue, frames_a_second, messages_a_frame, bytes, over };
+        match case.attempts {
+            Attempts::Messages { frames_per_second, messages_per_frame, bytes, over } => {
+                let load = publishing::Load { queue, frames_per_second, messages_per_frame, bytes, over };
                 work.spawn(publishing::run(client, load, counted));
             }
-            Tries::Asking { a_second, thing, over } => {
-                let asker = Asker { client, admin: rig.admin().clone(), tenant: name.to_owned(), queue };
-                work.spawn(asking::run(asking::calls(asker, thing, over), a_second, counted));
+            Attempts::Requests { per_second, resource, over } => {
+                let requester = Requester { client, admin: rig.admin().clone(), tenant: name.to_owned(), queue };
+                work.spawn(requests::run(requests::calls(requester, resource, over), per_second, counted));
             }
-            Tries::Connecting { a_second } => {
-                work.spawn(asking::run(asking::connections(doors, account), a_second, counted));
+            Attempts::Connecting { per_second } => {
+                work.spawn(requests::run(requests::connections(endpoints, account), per_second, counted));
             }
         }
         let mut offender = Self { limit: case.limit, name: name.to_owned(), tally, work };
@@ -112,10 +112,10 @@ impl Offender {
         Counts { answered, refused, at: Instant::now() }
     }
 
-    /// Ends it, and takes its tenant and plan away.
+    /// Ends it, and deletes its tenant and plan.
     ///
     /// # Errors
-    /// Also when it had ended before, so that it was not there all the time.
+    /// Also when it ended before, because then the limit was not exceeded all the time.
     pub(super) async fn end(mut self, rig: &mut Rig) -> Result<(), Error> {
         if let Some(ended) = self.work.try_join_next() {
             return Err(self.ended(Some(ended)));
@@ -133,6 +133,6 @@ impl Offender {
             Some(Err(error)) => error.to_string(),
             Some(Ok(Ok(()))) | None => "no reason".to_owned(),
         };
-        Error::Inside(format!("the tenant over {} gave up: {why}", self.limit))
+        Error::Scenario(format!("the tenant over {} stopped: {why}", self.limit))
     }
 }

@@ -19,12 +19,12 @@ use warrengate::{
 
 use crate::Error;
 
-/// What is sent.
+/// The messages to send.
 pub(super) struct Load {
     pub(super) queue: String,
-    pub(super) frames_a_second: u32,
-    pub(super) messages_a_frame: u64,
-    /// Of a body.
+    pub(super) frames_per_second: u32,
+    pub(super) messages_per_frame: u64,
+    /// The size of a body.
     pub(super) bytes: usize,
     pub(super) over: Over,
 }
@@ -40,7 +40,7 @@ pub(super) async fn run(client: Client, load: Load, tally: Arc<Tally>) -> Result
                 tally.answered(frame.results.len() as u64, over(&load, &frame.results)?);
             }
         }
-        Err(Error::Inside("its stream ended".to_owned()))
+        Err(Error::Scenario("its stream ended".to_owned()))
     };
     tokio::select! {
         ended = receiving => ended,
@@ -48,16 +48,16 @@ pub(super) async fn run(client: Client, load: Load, tally: Arc<Tally>) -> Result
     }
 }
 
-/// Never ends: what the stream's end was, the receiving side hears.
+/// Never ends; the receiving side reports the end of the stream.
 async fn send(load: &Load, frames: &mpsc::Sender<PublishRequest>) {
     let body = Bytes::from(vec![b'x'; load.bytes]);
-    let mut ticks = interval(Duration::from_secs(1) / load.frames_a_second);
-    // What the gateway did not read in time is not made up for: that would be a burst.
+    let mut ticks = interval(Duration::from_secs(1) / load.frames_per_second);
+    // Late frames are not caught up with, because that would be a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     for number in 0_u64.. {
         ticks.tick().await;
-        let first = number * load.messages_a_frame;
-        let publications = (first..first + load.messages_a_frame).map(|sequence| {
+        let first = number * load.messages_per_frame;
+        let publications = (first..first + load.messages_per_frame).map(|sequence| {
             let mut publication = publication("", &load.queue, body.clone());
             publication.sequence = sequence;
             publication
@@ -69,32 +69,32 @@ async fn send(load: &Load, frames: &mpsc::Sender<PublishRequest>) {
     }
 }
 
-/// How many of these results tell of the limit.
+/// The number of results that were over the limit.
 fn over(load: &Load, results: &[PublishResult]) -> Result<u64, Error> {
-    let says = |wanted: Outcome, reason: &str| {
+    let has = |wanted: Outcome, reason: &str| {
         let is_over = |result: &&PublishResult| {
-            result.outcome() == wanted && result.reason.split(':').next().is_some_and(|told| told == reason)
+            result.outcome() == wanted && result.reason.split(':').next().is_some_and(|found| found == reason)
         };
         results.iter().filter(is_over).count() as u64
     };
     match load.over {
-        Over::Throttled(reason) => Ok(says(Outcome::Throttled, reason)),
-        Over::Rejected(reason) => Ok(says(Outcome::Rejected, reason)),
-        Over::HeldBack(room) => held_back(load, results, room),
+        Over::Throttled(reason) => Ok(has(Outcome::Throttled, reason)),
+        Over::Rejected(reason) => Ok(has(Outcome::Rejected, reason)),
+        Over::Delayed(in_flight) => delayed(load, results, in_flight),
     }
 }
 
-/// A frame has far more messages than there is room for, so the gateway hands them to the broker bit by bit, and nothing it
-/// answers at once can be more than the room. What was behind the first of its frame has waited.
-fn held_back(load: &Load, results: &[PublishResult], room: u64) -> Result<u64, Error> {
+/// A frame has far more messages than the limit allows in flight, so the gateway passes them to the broker gradually
+/// and cannot answer more than the limit at once. All but the first messages of a frame were delayed.
+fn delayed(load: &Load, results: &[PublishResult], in_flight: u64) -> Result<u64, Error> {
     if let Some(other) = results.iter().find(|result| result.outcome() != Outcome::Confirmed) {
-        return Err(Error::Inside(format!("a message was not confirmed: {}", other.reason)));
+        return Err(Error::Scenario(format!("a message was not confirmed: {}", other.reason)));
     }
-    if results.len() as u64 > room {
-        let text = format!("{} messages were answered at once where {room} may be in flight", results.len());
-        return Err(Error::Inside(text));
+    if results.len() as u64 > in_flight {
+        let text = format!("{} messages were answered at once where {in_flight} may be in flight", results.len());
+        return Err(Error::Scenario(text));
     }
-    let has_waited = |result: &&PublishResult| result.sequence % load.messages_a_frame >= room;
+    let has_waited = |result: &&PublishResult| result.sequence % load.messages_per_frame >= in_flight;
     Ok(results.iter().filter(has_waited).count() as u64)
 }
 
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     fn load(over: Over) -> Load {
-        Load { queue: String::new(), frames_a_second: 1, messages_a_frame: 100, bytes: 1, over }
+        Load { queue: String::new(), frames_per_second: 1, messages_per_frame: 100, bytes: 1, over }
     }
 
     fn results(sequences: std::ops::Range<u64>, outcome: Outcome, reason: &str) -> Vec<PublishResult> {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_counted_by_its_own_reason() {
+    fn results_over_the_limit_are_counted_by_their_reason() {
         let load = load(Over::Throttled("MESSAGE_RATE"));
         let count = |outcome, reason| over(&load, &results(0..3, outcome, reason)).expect("counted");
         assert_eq!(count(Outcome::Throttled, "MESSAGE_RATE: too many"), 3);
@@ -127,12 +127,12 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_what_is_behind_the_first_of_its_frame() {
-        let load = load(Over::HeldBack(10));
+    fn all_but_the_first_messages_of_a_frame_were_delayed() {
+        let load = load(Over::Delayed(10));
         let count = |sequences| over(&load, &results(sequences, Outcome::Confirmed, "")).ok();
         assert_eq!(count(300..310), Some(0));
         assert_eq!(count(305..315), Some(5));
         assert_eq!(count(390..400), Some(10));
-        assert_eq!(count(300..311), None, "more than there is room for");
+        assert_eq!(count(300..311), None, "more than may be in flight");
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{cases::Thing, offender::Tally};
+use super::{cases::Resource, offender::Tally};
 use warrengate::{
     client::{self, Client},
     pb,
@@ -23,36 +23,36 @@ use warrengate::{
 
 use crate::{
     Error,
-    job::{Account, Doors},
+    job::{Account, Endpoints},
     worker::connect_to_broker,
 };
 
-/// Unanswered at once: a gateway that is slow to refuse must not meet ever more.
+/// Limits the unanswered requests, so that they do not accumulate when the gateway is slow to refuse.
 const MAX_UNANSWERED: usize = 100;
 
-/// What came of asking: something to hold, or nothing.
-type Answer = Result<Option<Held>, Error>;
-type Held = Box<dyn Any + Send>;
+/// The result of a request: something to keep, or `None` when the limit refused it.
+type Answer = Result<Option<Granted>, Error>;
+type Granted = Box<dyn Any + Send>;
 
-/// Asks for one more each time, until an answer is neither a yes nor the no of the limit.
+/// Repeats the request until an answer is neither a success nor the refusal of the limit.
 pub(super) async fn run(
-    ask: impl Fn(u64) -> BoxFuture<'static, Answer> + Send,
-    a_second: u32,
+    request_one: impl Fn(u64) -> BoxFuture<'static, Answer> + Send,
+    per_second: u32,
     tally: Arc<Tally>,
 ) -> Result<(), Error> {
-    let (mut asking, mut held) = (JoinSet::new(), Vec::new());
-    let mut ticks = interval(Duration::from_secs(1) / a_second);
+    let (mut pending, mut granted) = (JoinSet::new(), Vec::new());
+    let mut ticks = interval(Duration::from_secs(1) / per_second);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut number = 0;
     loop {
         tokio::select! {
-            _ = ticks.tick(), if asking.len() < MAX_UNANSWERED => {
-                asking.spawn(ask(number));
+            _ = ticks.tick(), if pending.len() < MAX_UNANSWERED => {
+                pending.spawn(request_one(number));
                 number += 1;
             }
-            Some(answer) = asking.join_next() => match answer.map_err(|error| Error::Inside(error.to_string()))?? {
+            Some(answer) = pending.join_next() => match answer.map_err(|error| Error::Scenario(error.to_string()))?? {
                 Some(got) => {
-                    held.push(got);
+                    granted.push(got);
                     tally.answered(1, 0);
                 }
                 None => tally.answered(1, 1),
@@ -61,25 +61,25 @@ pub(super) async fn run(
     }
 }
 
-/// A tenant that asks by calls.
+/// The clients that make the requests.
 #[derive(Clone)]
-pub(super) struct Asker {
+pub(super) struct Requester {
     pub(super) client: Client,
     pub(super) admin: Client,
     pub(super) tenant: String,
     pub(super) queue: String,
 }
 
-/// Calls for one more of this thing, of which too many are refused by this reason.
+/// Requests one more of this kind; `reason` is the expected refusal.
 pub(super) fn calls(
-    asker: Asker,
-    thing: Thing,
+    requester: Requester,
+    resource: Resource,
     reason: &'static str,
 ) -> impl Fn(u64) -> BoxFuture<'static, Answer> + Send {
     move |number| {
-        let asker = asker.clone();
+        let requester = requester.clone();
         Box::pin(async move {
-            match asker.ask(thing, format!("more-{number}")).await.map_err(client::Error::from) {
+            match requester.request_one(resource, format!("more-{number}")).await.map_err(client::Error::from) {
                 Ok(got) => Ok(Some(got)),
                 Err(error) if error.refusal().is_some_and(|refusal| refusal.reason() == reason) => Ok(None),
                 Err(error) => Err(error.into()),
@@ -88,48 +88,48 @@ pub(super) fn calls(
     }
 }
 
-/// One more connection straight to the broker, with the tenant's own certificate.
-pub(super) fn connections(doors: Doors, account: Account) -> impl Fn(u64) -> BoxFuture<'static, Answer> + Send {
-    let (doors, account) = (Arc::new(doors), Arc::new(account));
+/// Opens another direct connection to the broker, with the tenant's own certificate.
+pub(super) fn connections(endpoints: Endpoints, account: Account) -> impl Fn(u64) -> BoxFuture<'static, Answer> + Send {
+    let (endpoints, account) = (Arc::new(endpoints), Arc::new(account));
     move |_| {
-        let (doors, account) = (Arc::clone(&doors), Arc::clone(&account));
+        let (endpoints, account) = (Arc::clone(&endpoints), Arc::clone(&account));
         Box::pin(async move {
-            match connect_to_broker(&doors, &account, "bench one more").await {
-                Ok(connection) => Ok(Some(Box::new(connection) as Held)),
-                Err(Error::Amqp(error)) if is_the_brokers_no(&error) => Ok(None),
+            match connect_to_broker(&endpoints, &account, "bench over limit").await {
+                Ok(connection) => Ok(Some(Box::new(connection) as Granted)),
+                Err(Error::Amqp(error)) if is_refusal_by_broker(&error) => Ok(None),
                 Err(error) => Err(error),
             }
         })
     }
 }
 
-fn is_the_brokers_no(error: &lapin::Error) -> bool {
+fn is_refusal_by_broker(error: &lapin::Error) -> bool {
     let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
     *error.kind() == AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
 }
 
-impl Asker {
-    async fn ask(&self, thing: Thing, name: String) -> Result<Held, Status> {
-        let nothing = || Box::new(()) as Held;
+impl Requester {
+    async fn request_one(&self, resource: Resource, name: String) -> Result<Granted, Status> {
+        let nothing = || Box::new(()) as Granted;
         let mut topology = self.client.topology();
-        match thing {
-            Thing::Stream => {
+        match resource {
+            Resource::Stream => {
                 let (frames, outgoing) = mpsc::channel::<pb::PublishRequest>(1);
                 let answers = self.client.raw_messaging().publish(ReceiverStream::new(outgoing)).await?;
                 Ok(Box::new((frames, answers)))
             }
-            Thing::Queue => {
+            Resource::Queue => {
                 let queue = Some(pb::Queue { name, ..pb::Queue::default() });
                 let request = pb::DeclareQueueRequest { queue, validate_only: false };
                 topology.declare_queue(request).await.map(|_| nothing())
             }
-            Thing::Exchange => {
+            Resource::Exchange => {
                 let exchange =
                     Some(pb::Exchange { name, r#type: pb::ExchangeType::Topic.into(), ..pb::Exchange::default() });
                 let request = pb::DeclareExchangeRequest { exchange, validate_only: false };
                 topology.declare_exchange(request).await.map(|_| nothing())
             }
-            Thing::Binding => {
+            Resource::Binding => {
                 let binding = Some(pb::Binding {
                     source: "amq.topic".to_owned(),
                     destination: self.queue.clone(),
@@ -138,7 +138,7 @@ impl Asker {
                 });
                 topology.bind(pb::BindRequest { binding }).await.map(|_| nothing())
             }
-            Thing::Client => {
+            Resource::Client => {
                 let client_id = format!("{}.{name}", self.tenant);
                 let client = Some(pb::Client { client_id, ..pb::Client::default() });
                 let request = pb::CreateClientRequest { client, ..pb::CreateClientRequest::default() };

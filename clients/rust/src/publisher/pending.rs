@@ -1,7 +1,7 @@
 //! The unanswered messages of a publisher, without I/O.
 //!
-//! An entry is answered exactly once. Until then it is in the ledger, either waiting to be written or written to the current
-//! stream.
+//! An entry is answered exactly once. Until then it is kept here, either waiting to be written or written to the
+//! current stream.
 
 use std::collections::VecDeque;
 
@@ -60,12 +60,12 @@ pub(super) fn unknown(sequence: u64, message_id: String, reason: impl Into<Strin
 
 /// All unanswered messages.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct PendingMessages {
     frame_messages: usize,
-    /// In the order of sending. The place of an answered message stays empty until all messages before it have their outcome,
-    /// which is the deadline of the oldest at the latest.
+    /// In the order of sending. The slot of an answered message stays empty until all messages before it have their
+    /// outcome, which is the deadline of the oldest at the latest.
     entries: VecDeque<Option<Box<Entry>>>,
-    /// The sequence of the first place; each following place has the next.
+    /// The sequence of the first slot; each following slot has the next.
     first: u64,
     /// The sequence of the first message that was not yet written to the current stream.
     unwritten: u64,
@@ -73,8 +73,8 @@ pub(super) struct Ledger {
     earliest: Option<Instant>,
 }
 
-impl Ledger {
-    /// An empty ledger with at most so many messages in a frame.
+impl PendingMessages {
+    /// No messages; frames contain at most `frame_messages`.
     pub(super) fn new(frame_messages: usize) -> Self {
         Self { frame_messages, entries: VecDeque::new(), first: 1, unwritten: 1, earliest: None }
     }
@@ -119,7 +119,7 @@ impl Ledger {
     pub(super) fn answer(&mut self, result: PublishResult) -> bool {
         let place = result.sequence.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
         let Some(entry) = place.and_then(|place| self.entries.get_mut(place)?.take()) else { return false };
-        self.close_up();
+        self.remove_answered();
         entry.end(result);
         true
     }
@@ -139,12 +139,12 @@ impl Ledger {
         for entry in self.entries.iter_mut().filter_map(|entry| entry.take_if(|entry| entry.deadline <= now)) {
             entry.end_unknown("DEADLINE: no answer came in time; send it again with the same message id");
         }
-        self.close_up();
+        self.remove_answered();
         self.earliest = self.entries.iter().flatten().map(|entry| entry.deadline).min();
     }
 
-    /// Completes the largest message of the stream as `REJECTED`, because the gateway refused a frame. Returns whether there
-    /// was a message that is too large to share a frame; if not, the size was not the reason.
+    /// Completes the largest message of the stream as `REJECTED`, because the gateway refused a frame. Returns whether
+    /// there was a message that is too large to share a frame; if not, the size was not the reason.
     pub(super) fn reject_largest(&mut self, reason: &impl std::fmt::Display) -> bool {
         let written = self.entries.iter_mut().filter(|entry| entry.as_ref().is_some_and(|entry| entry.written));
         let largest = written.max_by_key(|entry| entry.as_ref().map_or(0, |entry| entry.bytes));
@@ -155,16 +155,16 @@ impl Ledger {
         let reason = format!("MESSAGE_TOO_LARGE: {reason}");
         let result = unknown(0, message_id.unwrap_or_default(), reason);
         entry.end(PublishResult { outcome: Outcome::Rejected.into(), ..result });
-        self.close_up();
+        self.remove_answered();
         true
     }
 
     /// Completes all messages as `UNKNOWN`.
-    pub(super) fn give_up(&mut self, reason: &str) {
+    pub(super) fn fail_all(&mut self, reason: &str) {
         for entry in self.entries.iter_mut().filter_map(Option::take) {
             entry.end_unknown(reason);
         }
-        self.close_up();
+        self.remove_answered();
     }
 
     /// The sequence of the next message.
@@ -173,7 +173,7 @@ impl Ledger {
     }
 
     /// Removes answered messages from the front.
-    fn close_up(&mut self) {
+    fn remove_answered(&mut self) {
         while self.entries.front().is_some_and(Option::is_none) {
             self.entries.pop_front();
             self.first += 1;
@@ -217,71 +217,71 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_written_message_is_rejected_when_it_has_a_frame_of_its_own() {
-        let mut ledger = Ledger::new(64);
+    fn the_largest_written_message_is_rejected_if_it_has_its_own_frame() {
+        let mut pending = PendingMessages::new(64);
         let (small, mut kept) = entry(10, soon());
         let (large, mut rejected) = entry(FRAME_BYTES + 1, soon());
-        ledger.add(small);
-        ledger.add(large);
-        assert!(!ledger.reject_largest(&"too large"), "nothing has been written");
-        ledger.next_frame();
-        ledger.next_frame();
-        assert!(ledger.reject_largest(&"too large"));
+        pending.add(small);
+        pending.add(large);
+        assert!(!pending.reject_largest(&"too large"), "nothing has been written");
+        pending.next_frame();
+        pending.next_frame();
+        assert!(pending.reject_largest(&"too large"));
         let result = rejected.try_recv().expect("an outcome");
         assert_eq!((result.outcome(), result.sequence), (Outcome::Rejected, 7));
         assert_eq!(result.reason, "MESSAGE_TOO_LARGE: too large");
         assert!(kept.try_recv().is_err(), "the small message waits");
-        assert!(!ledger.reject_largest(&"malformed"), "the size of a message that shares frames is not the reason");
+        assert!(!pending.reject_largest(&"malformed"), "the size of a message that shares frames is not the reason");
     }
 
     #[test]
-    fn frames_hold_up_to_64_messages_and_not_too_many_bytes() {
-        let mut ledger = Ledger::new(FRAME_MESSAGES);
+    fn frames_are_limited_to_64_messages_and_a_number_of_bytes() {
+        let mut pending = PendingMessages::new(FRAME_MESSAGES);
         for _ in 0..100 {
-            ledger.add(entry(10, soon()).0);
+            pending.add(entry(10, soon()).0);
         }
-        ledger.add(entry(FRAME_BYTES * 2, soon()).0);
-        ledger.add(entry(FRAME_BYTES, soon()).0);
-        let lengths: Vec<usize> = std::iter::repeat_with(|| ledger.next_frame().len()).take(5).collect();
+        pending.add(entry(FRAME_BYTES * 2, soon()).0);
+        pending.add(entry(FRAME_BYTES, soon()).0);
+        let lengths: Vec<usize> = std::iter::repeat_with(|| pending.next_frame().len()).take(5).collect();
         assert_eq!(lengths, [64, 36, 1, 1, 0]);
     }
 
     #[test]
     fn a_message_is_answered_once_and_with_the_callers_sequence() {
-        let mut ledger = Ledger::new(FRAME_MESSAGES);
+        let mut pending = PendingMessages::new(FRAME_MESSAGES);
         let (entry, mut receipt) = entry(1, soon());
-        ledger.add(entry);
-        let sequence = ledger.next_frame()[0].sequence;
-        assert!(ledger.answer(confirmed(sequence)));
-        assert!(!ledger.answer(confirmed(sequence)));
+        pending.add(entry);
+        let sequence = pending.next_frame()[0].sequence;
+        assert!(pending.answer(confirmed(sequence)));
+        assert!(!pending.answer(confirmed(sequence)));
         assert_eq!(receipt.try_recv().expect("an answer").sequence, 7);
-        assert!(ledger.is_empty() && ledger.next_deadline().is_none());
+        assert!(pending.is_empty() && pending.next_deadline().is_none());
     }
 
     #[test]
-    fn after_a_break_what_has_no_answer_is_written_again_in_order() {
-        let mut ledger = Ledger::new(FRAME_MESSAGES);
+    fn after_a_break_unanswered_messages_are_written_again_in_order() {
+        let mut pending = PendingMessages::new(FRAME_MESSAGES);
         for _ in 0..4 {
-            ledger.add(entry(1, soon()).0);
+            pending.add(entry(1, soon()).0);
         }
-        assert_eq!(sequences(&ledger.next_frame()), [1, 2, 3, 4]);
-        ledger.answer(confirmed(2));
-        ledger.add(entry(1, soon()).0);
-        ledger.rewind();
-        assert_eq!(sequences(&ledger.next_frame()), [1, 3, 4, 5]);
+        assert_eq!(sequences(&pending.next_frame()), [1, 2, 3, 4]);
+        pending.answer(confirmed(2));
+        pending.add(entry(1, soon()).0);
+        pending.rewind();
+        assert_eq!(sequences(&pending.next_frame()), [1, 3, 4, 5]);
     }
 
     #[test]
-    fn past_its_deadline_a_message_is_unknown_and_not_written_again() {
-        let mut ledger = Ledger::new(FRAME_MESSAGES);
+    fn an_expired_message_is_unknown_and_not_written_again() {
+        let mut pending = PendingMessages::new(FRAME_MESSAGES);
         let now = Instant::now();
         let (late, mut receipt) = entry(1, now);
-        ledger.add(entry(1, soon()).0);
-        ledger.add(late);
-        ledger.expire(now);
+        pending.add(entry(1, soon()).0);
+        pending.add(late);
+        pending.expire(now);
         let result = receipt.try_recv().expect("an answer");
         assert_eq!(result.outcome(), Outcome::Unknown);
         assert!(result.reason.contains("never sent"), "{}", result.reason);
-        assert_eq!(sequences(&ledger.next_frame()), [1]);
+        assert_eq!(sequences(&pending.next_frame()), [1]);
     }
 }
