@@ -259,4 +259,10 @@ class UnitTest {
     assertEquals(List.of(2, 3), rest);
     assertThrows(java.util.NoSuchElementException.class, iterator::next);
   }
+
+  @Test
+  void theVersionIsThatOfTheArtifact() throws IOException {
+    var artifact = "<artifactId>warrengate-client</artifactId>\n  <version>" + WarrengateClient.VERSION + "</version>";
+    assertTrue(Files.readString(Path.of("pom.xml")).contains(artifact));
+  }
 }
