@@ -22,9 +22,11 @@ use crate::memory::MemoryBudget;
 
 /// What one stream may have on its way to us, unread: the bound for a client on a connection of 50 Mbit/s and 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same for a connection. It is far more than the memory budget of a connection lets in: streams that are paused must not stop the
-/// others of their connection.
-const CONNECTION_WINDOW: u32 = 1 << 30;
+/// The same for a connection. It is more than the memory budget of a connection lets in, and what is not let in waits in h2, uncharged:
+/// 256 streams that are paused do not stop the others of their connection.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// The same before the peer has shown that it is a client: the least that HTTP/2 allows.
+const OPEN_CONNECTION_WINDOW: u32 = 65_535;
 /// What h2 may hold in small frames for the moment between two polls of a stream, counted as h2 does: 256 bytes a frame.
 const SMALL_FRAMES: usize = 64 << 20;
 /// Of an answer, what may wait in h2 for the peer's window.
@@ -60,7 +62,7 @@ where
 {
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(OPEN_CONNECTION_WINDOW)
         .data_frame_budget(SMALL_FRAMES)
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(HEADER_LIST)
@@ -76,7 +78,12 @@ where
     let mut close = pin!(close);
     let mut closing: Option<CloseReason> = None;
     let mut closed = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut is_open = true;
     loop {
+        if is_open && activity.is_authenticated() {
+            connection.set_target_window_size(CONNECTION_WINDOW);
+            is_open = false;
+        }
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
