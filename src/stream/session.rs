@@ -18,6 +18,7 @@ use crate::{
     audit::AuditContext,
     auth::Verifier,
     error::{Failure, Kind},
+    memory::{MemoryBudget, TenantBudgets},
     telemetry::{Call, Limit, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
     tenant::{EffectiveGrants, Plan, StreamPermit, TenantScope},
 };
@@ -37,6 +38,8 @@ pub struct SessionContext {
     pub traces: Traces,
     /// The largest body that any plan allows: one that the gateway takes, a client with default limits can receive.
     pub max_body_bytes: u64,
+    /// What is buffered for each tenant.
+    pub memory: TenantBudgets,
 }
 
 /// By then the client is connected to another gateway, or sees that this connection is closed.
@@ -200,6 +203,11 @@ impl Session {
     /// The same, shared.
     pub fn shared_metrics(&self) -> Arc<TenantMetrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// The memory budget of the stream's tenant.
+    pub fn memory(&self) -> MemoryBudget {
+        self.context.memory.of(self.scope.tenant().as_str())
     }
 
     /// Reports what the stream has in flight now: messages, and their bytes.

@@ -34,6 +34,7 @@ mod identity;
 mod jaeger;
 mod limits;
 mod log_levels;
+mod memory_budget;
 mod metrics;
 mod metrics_export;
 mod overflow;
