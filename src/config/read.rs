@@ -269,7 +269,7 @@ fn max_buffered_bytes(source: &mut Source, max_message_bytes: usize) -> usize {
     let min = memory::min_limit(max_message_bytes) as u64;
     if bytes != 0 && bytes < min {
         let what = format!(
-            "must be at least {} (16 times limits.max_message_bytes), or 0 for a quarter of the memory",
+            "must be at least {} (64 MiB, and 16 times limits.max_message_bytes), or 0 for a quarter of the memory",
             format_size(min)
         );
         source.error(KEY, Some(format_size(bytes)), what);

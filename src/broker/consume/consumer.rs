@@ -417,7 +417,8 @@ impl Consumer {
             }
             self.inbox.expect_none();
         }
-        for excess in self.inbox.take_fitting(self.capacity) {
+        let capacity = Capacity { bytes: self.inbox.bytes() + self.bytes_left(), ..self.capacity };
+        for excess in self.inbox.take_fitting(capacity) {
             self.requeued_until = Instant::now() + REQUEUE_TIMEOUT;
             let options = BasicNackOptions { multiple: false, requeue: true };
             // The first poll passes it to lapin, in order with all other frames.
