@@ -27,7 +27,7 @@ impl Target {
         let mut child = Command::new(env!("CARGO_BIN_EXE_warrengate"))
             .arg("serve")
             .envs(stack.settings().iter().cloned())
-            .env("WARRENGATE_LIMITS__MAX_BUFFERED_BYTES", BUDGET.to_string())
+            .env("WARRENGATE_LIMITS__MAX_BUFFERED_BYTES", format!("{}MiB", BUDGET >> 20))
             .env("WARRENGATE_TELEMETRY__LOG_FORMAT", "json")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
