@@ -25,6 +25,7 @@ mod topology;
 
 pub use self::{
     consume::{
+        charge::UnreadFrame,
         consumer::{ConsumeSpec, Consumer, Sharing, SharingLookup, StartAt},
         incoming::{Capacity, Incoming},
     },

@@ -8,14 +8,25 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use tokio::sync::Semaphore;
 
-/// The assumed memory size if that of the machine is unknown.
+use crate::error::{Failure, Kind};
+
+/// What the limit is derived from when the machine's memory is unknown.
 const UNKNOWN_MEMORY: usize = 4 << 30;
-/// The smallest limit: it must be large enough for a few of the largest frames.
-pub const MIN_LIMIT: usize = 64 << 20;
+/// The smallest limit.
+const MIN_LIMIT: usize = 64 << 20;
+/// The limit is at least this many of the largest messages: one stream of one tenant must always be able to go on.
+const MIN_MESSAGES: usize = 16;
+/// What a message takes once it is decoded, in addition to its encoded size.
+pub const MESSAGE_OVERHEAD: usize = 1024;
+/// What a header takes in addition, and each value of a list or a table in it.
+pub const HEADER_OVERHEAD: usize = 256;
+/// How soon something that found no memory may be tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A number of bytes that may be reserved at the same time. Cloning is cheap; clones share the same bytes.
 #[derive(Clone)]
@@ -31,6 +42,13 @@ struct Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the memory budget is exhausted")]
 pub struct Full;
+
+impl From<Full> for Failure {
+    fn from(_: Full) -> Self {
+        let text = "the gateway has no memory for this request at the moment; try again later";
+        Self { retry_after: Some(RETRY_AFTER), ..Self::new(Kind::Exhausted, "MEMORY_EXHAUSTED", text) }
+    }
+}
 
 /// The request exceeds the limit of the budget or of one of its parents, so waiting cannot help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,8 +77,9 @@ impl MemoryBudget {
     }
 
     /// The budget of the whole gateway: `limit` bytes, or for 0 a quarter of the memory that this process may use.
-    pub fn of_gateway(limit: usize) -> Self {
-        Self::new(if limit == 0 { (available_memory().unwrap_or(UNKNOWN_MEMORY) / 4).max(MIN_LIMIT) } else { limit })
+    pub fn of_gateway(limit: usize, max_message_bytes: usize) -> Self {
+        let quarter = || available_memory().unwrap_or(UNKNOWN_MEMORY) / 4;
+        Self::new(if limit == 0 { quarter().max(min_limit(max_message_bytes)) } else { limit })
     }
 
     /// A part of this budget: bytes reserved from it are reserved from this one as well.
@@ -95,6 +114,24 @@ impl MemoryBudget {
             permit.levels += 1;
         }
         Ok(permit)
+    }
+
+    /// How many more bytes [`Self::try_reserve_share`] gives now.
+    pub fn share(&self) -> usize {
+        let free = self.0.free.available_permits();
+        match &self.0.parent {
+            Some(parent) => free.min(parent.0.free.available_permits().saturating_sub(self.used()) / 2),
+            None => free,
+        }
+    }
+
+    /// Reserves bytes for what a peer may make last, such as deliveries that it has not settled. At least as much as this budget then
+    /// uses stays free in its parent: `n` children that take all they get have `1 / (n + 1)` of the parent each.
+    ///
+    /// # Errors
+    /// [`Full`] when there is less.
+    pub fn try_reserve_share(&self, bytes: usize) -> Result<MemoryPermit, Full> {
+        if bytes > self.share() { Err(Full) } else { self.try_reserve(bytes) }
     }
 
     /// Waits until the bytes are free, in the order of requests. Cancel safe.
@@ -135,12 +172,12 @@ impl MemoryPermit {
         self.bytes
     }
 
-    /// Reserves more bytes for the same purpose.
+    /// Reserves more bytes for the same purpose, as [`MemoryBudget::try_reserve_share`] does.
     ///
     /// # Errors
     /// [`Full`] if they are not free; the permit keeps its bytes.
     pub fn try_grow(&mut self, bytes: usize) -> Result<(), Full> {
-        self.merge(self.budget.try_reserve(bytes)?);
+        self.merge(self.budget.try_reserve_share(bytes)?);
         Ok(())
     }
 
@@ -221,6 +258,11 @@ impl fmt::Debug for Level {
     }
 }
 
+/// The smallest limit of a gateway that takes messages of this size.
+pub fn min_limit(max_message_bytes: usize) -> usize {
+    max_message_bytes.saturating_mul(MIN_MESSAGES).max(MIN_LIMIT)
+}
+
 /// The memory that this process may use: the machine's, or the limit of its control group if that is lower. Linux
 /// only.
 fn available_memory() -> Option<usize> {
@@ -296,10 +338,32 @@ mod tests {
     }
 
     #[test]
+    fn tenants_that_take_all_they_get_leave_as_much_free_as_each_of_them_has() {
+        let tenants = TenantBudgets::new(MemoryBudget::new(120));
+        let take_all = |budget: &MemoryBudget| {
+            let mut permit = budget.try_reserve_share(0).expect("nothing");
+            while permit.try_grow(1).is_ok() {}
+            permit
+        };
+        let (acme, globex, initech) = (tenants.of("acme"), tenants.of("globex"), tenants.of("initech"));
+        let first = take_all(&acme);
+        assert_eq!(first.bytes(), 60, "a half");
+        assert_eq!(acme.try_reserve_share(1).expect_err("no more"), Full);
+        let second = take_all(&globex);
+        assert_eq!(second.bytes(), 30, "half of the rest, as the first has taken its half already");
+        let third = take_all(&initech);
+        assert_eq!((third.bytes(), tenants.gateway().used()), (15, 105));
+        drop(first);
+        let first = take_all(&acme);
+        assert_eq!(first.bytes(), 37, "now less than a half");
+    }
+
+    #[test]
     fn the_default_is_a_quarter_of_the_memory() {
-        let limit = MemoryBudget::of_gateway(0).limit();
+        let limit = MemoryBudget::of_gateway(0, 4_000_000).limit();
         assert!(limit >= MIN_LIMIT);
-        assert_eq!(MemoryBudget::of_gateway(123 << 20).limit(), 123 << 20);
+        assert_eq!(MemoryBudget::of_gateway(123 << 20, 4_000_000).limit(), 123 << 20);
+        assert!(MemoryBudget::of_gateway(0, 1 << 30).limit() >= MIN_MESSAGES << 30, "sixteen of the largest messages");
         if let Some(memory) = available_memory() {
             assert_eq!(limit, (memory / 4).max(MIN_LIMIT));
         }

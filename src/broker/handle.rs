@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::BrokerConfig,
+    memory::MemoryBudget,
     names::{QueueName, TenantId},
     pki::{Authority, TenantCertificates},
     telemetry::{ProcessMetrics, TenantMetrics},
@@ -77,7 +78,7 @@ impl Broker {
         Publisher::new(self.connections(scope.tenant()), self.context.options.publish_deadline)
     }
 
-    /// A consumer with a channel of its own.
+    /// A consumer with a channel of its own, whose deliveries are charged to this budget.
     ///
     /// # Errors
     /// When the queue is missing or cannot be consumed like this, or the broker cannot be reached.
@@ -86,8 +87,9 @@ impl Broker {
         scope: &TenantScope,
         spec: &ConsumeSpec,
         lookup: SharingLookup,
+        memory: MemoryBudget,
     ) -> Result<Consumer, Error> {
-        Consumer::open(&self.connections(scope.tenant()), spec, lookup).await
+        Consumer::open(&self.connections(scope.tenant()), spec, lookup, memory).await
     }
 
     /// Publishes a queue's deliveries again. Nothing is connected until there is one.

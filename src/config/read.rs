@@ -11,7 +11,7 @@ use super::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
     Network, OpsConfig, StoreConfig, TelemetryConfig, issuers, metrics, source::Source, traces,
 };
-use crate::{memory::MIN_LIMIT, units::format_size};
+use crate::{memory, units::format_size};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -243,9 +243,10 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
 }
 
 fn limits(source: &mut Source) -> LimitsConfig {
+    let max_message_bytes = whole(source.size("limits.max_message_bytes", 4_000_000, 1 << 10, 16 << 20));
     LimitsConfig {
-        max_message_bytes: whole(source.size("limits.max_message_bytes", 4_000_000, 1 << 10, 16 << 20)),
-        max_buffered_bytes: max_buffered_bytes(source),
+        max_message_bytes,
+        max_buffered_bytes: max_buffered_bytes(source, max_message_bytes),
         max_streams_per_connection: u32::try_from(source.number("limits.max_streams_per_connection", 1_000, 1, 10_000))
             .unwrap_or(u32::MAX),
         max_connections: whole(source.number("limits.max_connections", 10_000, 1, 1_000_000)),
@@ -261,12 +262,16 @@ fn limits(source: &mut Source) -> LimitsConfig {
     }
 }
 
-/// 0, or enough for a few of the largest frames.
-fn max_buffered_bytes(source: &mut Source) -> usize {
+/// 0, or enough for one stream to continue with the largest messages.
+fn max_buffered_bytes(source: &mut Source, max_message_bytes: usize) -> usize {
     const KEY: &str = "limits.max_buffered_bytes";
     let bytes = source.size(KEY, 0, 0, 1 << 42);
-    if bytes != 0 && bytes < MIN_LIMIT as u64 {
-        let what = format!("must be at least {}, or 0 for a quarter of the memory", format_size(MIN_LIMIT as u64));
+    let min = memory::min_limit(max_message_bytes) as u64;
+    if bytes != 0 && bytes < min {
+        let what = format!(
+            "must be at least {} (64 MiB, and 16 times limits.max_message_bytes), or 0 for a quarter of the memory",
+            format_size(min)
+        );
         source.error(KEY, Some(format_size(bytes)), what);
     }
     whole(bytes)

@@ -47,7 +47,10 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) async fn create(config: &Config) -> Result<Self, Error> {
-        let memory = TenantBudgets::new(MemoryBudget::of_gateway(config.limits.max_buffered_bytes));
+        let memory = TenantBudgets::new(MemoryBudget::of_gateway(
+            config.limits.max_buffered_bytes,
+            config.limits.max_message_bytes,
+        ));
         let metrics = Metrics::new(pb::method_paths());
         let store = Store::open(&config.store.url, EncryptionKey::parse(&config.store.encryption_key)?).await?;
         let store = store.timed_by(Arc::clone(metrics.process().store()));
@@ -93,6 +96,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
             max_body_bytes: config.limits.max_message_bytes as u64,
+            memory: self.memory.clone(),
         };
         let policies = Policies::new(Arc::clone(&self.inspector));
         let subscribe = SubscribeContext {
@@ -100,6 +104,7 @@ impl Parts {
             inspector: Arc::clone(&self.inspector),
             policies: policies.clone(),
             heartbeat_interval: config.limits.heartbeat_interval,
+            memory: self.memory.clone(),
         };
         Services {
             messaging: MessagingService::new(Arc::clone(&self.tenants), session.clone(), subscribe),

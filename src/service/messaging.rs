@@ -51,6 +51,22 @@ impl MessagingService {
     }
 }
 
+/// The frames of a subscription. What a frame keeps charged is released when tonic asks for the next one.
+fn unread(
+    mut responses: subscribe::Responses,
+) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send + 'static {
+    let mut last = None;
+    futures_util::stream::poll_fn(move |cx| {
+        drop(last.take());
+        responses.poll_recv(cx).map_ok(|frame| {
+            let (response, unread) = frame.into_parts();
+            last = unread;
+            response
+        })
+    })
+    .map(|response| response.map_err(Status::from))
+}
+
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -85,7 +101,7 @@ impl Messaging for MessagingService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let session = self.open(&request, Action::Subscribe, StreamKind::Subscribe)?;
         let responses = subscribe::run(self.subscribe.clone(), session, incoming(request.into_inner()));
-        Ok(Response::new(Box::pin(outgoing(responses))))
+        Ok(Response::new(Box::pin(unread(responses))))
     }
 
     type ReceiveStream = Responses<ReceiveResponse>;
@@ -96,7 +112,7 @@ impl Messaging for MessagingService {
         let (slot, frames) = self.receives.open(session.scope().caller().client(), start);
         let responses = subscribe::run(self.subscribe.clone(), session, ReceiverStream::new(frames));
         let mut receive_id = slot.id();
-        let named = outgoing(responses).map(move |response| {
+        let named = unread(responses).map(move |response| {
             // The slot is kept as long as the response.
             let _ = &slot;
             response.map(|response| ReceiveResponse {

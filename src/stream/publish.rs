@@ -1,11 +1,12 @@
 //! A publish stream: frames of publications in, exactly one outcome for each message out, `CONFIRMED` only after the
 //! broker's confirm.
 //!
-//! Nothing is buffered without a bound. While the stream's window or the tenant's limit in flight (`intake.rs`) is full, no
-//! frame is read, and HTTP/2 flow control slows the client. What is over the plan's rates is `THROTTLED` before
-//! anything else is done for it.
+//! Nothing is buffered without a bound. While the stream's window, the tenant's limit in flight (`intake.rs`) or its memory
+//! budget (`charges.rs`) is full, no frame is read, and HTTP/2 flow control slows the client. What is over the plan's rates, or
+//! finds no memory, is `THROTTLED` before anything else is done for it.
 
 mod batch;
+mod charges;
 mod intake;
 
 use std::{
@@ -22,7 +23,7 @@ use tokio::{
 use tracing::Instrument as _;
 
 pub use self::batch::run_batch;
-use self::intake::Intake;
+use self::{charges::FrameCharges, intake::Intake};
 use super::{
     FRAMES_AHEAD, Incoming,
     session::{Notice, Session},
@@ -45,6 +46,8 @@ const WINDOW_MESSAGES: usize = 2_000;
 /// Their bytes.
 const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
+/// How often a stream that waits for memory looks again.
+const MEMORY_POLL: Duration = Duration::from_millis(50);
 /// How long the end of a stream waits for a client that reads slowly, for each frame of remaining outcomes.
 const FINAL_OUTCOMES_GRACE: Duration = Duration::from_millis(500);
 
@@ -57,8 +60,10 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
     let audit_context = session.audit_context().clone();
     let running = async move {
         let intake = Intake::new(session.scope());
+        let charges = FrameCharges::new(session.memory());
         let frames_out = frames.clone();
-        let mut machine = Machine { publisher, session, intake, frames: frames_out, order: 0, bytes: 0, pause: None };
+        let mut machine =
+            Machine { publisher, session, intake, charges, frames: frames_out, order: 0, bytes: 0, pause: None };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
             audit_context.record_end(failure.kind, failure.reason);
             machine.answer_the_rest().await;
@@ -90,6 +95,7 @@ struct Machine {
     publisher: Publisher,
     session: Session,
     intake: Intake,
+    charges: FrameCharges,
     frames: mpsc::Sender<Result<PublishResponse, Failure>>,
     order: u64,
     bytes: usize,
@@ -116,7 +122,8 @@ impl Machine {
         let mut gone = pin!(frames.closed());
         while open || self.publisher.in_flight() > 0 || !self.intake.is_empty() {
             let window = self.publisher.in_flight() < WINDOW_MESSAGES && self.bytes < WINDOW_BYTES;
-            let room = window && self.intake.is_empty() && self.pause.is_none();
+            let is_short = self.charges.is_short();
+            let room = window && self.intake.is_empty() && self.pause.is_none() && !is_short;
             let busy = self.publisher.in_flight() > 0;
             let (waits, pause) = (!self.intake.is_empty(), self.pause);
             self.session.holds(self.publisher.in_flight(), self.bytes);
@@ -128,10 +135,12 @@ impl Machine {
                     time(&self.session, &settled);
                     self.bytes -= settled.iter().map(|settled| settled.bytes).sum::<usize>();
                     self.intake.settled(&settled);
+                    self.charges.settled(settled.iter().map(|settled| settled.order));
                     self.answer(settled.into_iter().map(result).collect()).await?;
                 }
                 leaving = self.intake.leave(), if waits => self.publisher.push(leaving),
                 () = over(pause), if pause.is_some() => self.pause = None,
+                () = async { tokio::time::sleep(MEMORY_POLL).await }, if open && is_short => {}
                 frame = incoming.next(), if open && room => match frame {
                     None => open = false,
                     Some(frame) => self.take(frame?).await?,
@@ -147,8 +156,19 @@ impl Machine {
                 check_count(frame.publications.len())?;
                 let first = self.order;
                 self.order += frame.publications.len() as u64;
-                let Accepted { outgoing, refused, pause } = accept(&self.session, frame.publications, first);
+                let sizes: Vec<_> = frame.publications.iter().map(size).collect();
+                let permit = match self.charges.reserve(charges::weight(&frame.publications, &sizes)) {
+                    Ok(permit) => permit,
+                    Err(full) => {
+                        let failure = Failure::from(full);
+                        self.pause = failure.retry_after.map(|after| Instant::now() + after);
+                        let results = frame.publications.into_iter().map(|it| throttled(it, &failure)).collect();
+                        return self.answer(results).await;
+                    }
+                };
+                let Accepted { outgoing, refused, pause } = accept(&self.session, frame.publications, sizes, first);
                 self.pause = pause.map(|pause| Instant::now() + pause);
+                self.charges.keep(first, outgoing.len(), permit);
                 self.bytes += outgoing.iter().map(PendingPublish::bytes).sum::<usize>();
                 self.publisher.push(self.intake.enter(outgoing));
                 if refused.is_empty() {
@@ -250,9 +270,8 @@ fn body_size(publication: &Publication) -> usize {
 }
 
 /// Checks a frame's messages, in order; `first` is the number of the first of them.
-fn accept(session: &Session, mut publications: Vec<Publication>, first: u64) -> Accepted {
+fn accept(session: &Session, mut publications: Vec<Publication>, sizes: Vec<usize>, first: u64) -> Accepted {
     let budget = session.scope().budget();
-    let sizes: Vec<_> = publications.iter().map(size).collect();
     let rate_check = budget.rate_check(publications.len(), sizes.iter().map(|size| *size as u64).sum());
     let max_body = session.max_body_bytes(budget.plan());
     // The clock, the plan and the rates are read once for a whole frame.
@@ -336,6 +355,18 @@ impl Refused {
     fn of(outcome: Outcome, failure: Failure, publication: &mut Publication) -> Self {
         let id = publication.message.as_mut().map(|message| std::mem::take(&mut message.message_id));
         Self { outcome, failure, message_id: id.unwrap_or_default() }
+    }
+}
+
+/// A message that found no memory.
+fn throttled(publication: Publication, failure: &Failure) -> PublishResult {
+    PublishResult {
+        sequence: publication.sequence,
+        outcome: Outcome::Throttled.into(),
+        message_id: publication.message.map(|message| message.message_id).unwrap_or_default(),
+        reason: sentence(failure),
+        retry_after: failure.retry_after.and_then(|after| after.try_into().ok()),
+        trace_id: Default::default(),
     }
 }
 

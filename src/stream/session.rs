@@ -19,6 +19,7 @@ use crate::{
     audit::AuditContext,
     auth::Verifier,
     error::{Failure, Kind},
+    memory::{MemoryBudget, TenantBudgets},
     telemetry::{Call, Limit, MessageTracer, Metrics, OpenStream, StreamKind, TenantMetrics, Traces},
     tenant::{EffectiveGrants, Plan, StreamPermit, TenantScope},
 };
@@ -38,6 +39,8 @@ pub struct SessionContext {
     pub traces: Traces,
     /// The largest body that any plan allows, so that a client with default limits can receive every message.
     pub max_body_bytes: u64,
+    /// What is buffered for each tenant.
+    pub memory: TenantBudgets,
 }
 
 /// By then the client has connected to another gateway, or noticed that this connection is closed.
@@ -203,6 +206,11 @@ impl Session {
     /// The metrics of the stream's tenant, shared.
     pub fn shared_metrics(&self) -> Arc<TenantMetrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// The memory budget of the stream's tenant.
+    pub fn memory(&self) -> MemoryBudget {
+        self.context.memory.of(self.scope.tenant().as_str())
     }
 
     /// Reports the stream's messages in flight and their bytes.

@@ -29,7 +29,7 @@ use super::{
     session::{self, Notice, Session},
 };
 use crate::{
-    broker::{self, Capacity, Consumer, RetainedDelivery},
+    broker::{self, Capacity, Consumer, RetainedDelivery, UnreadFrame},
     error::{Failure, Kind},
     pb::{
         AuthExpiring, Deliveries, Delivery, Draining, Heartbeat, Interrupted, Resumed, Settled, SubscribeRequest,
@@ -39,7 +39,28 @@ use crate::{
 };
 
 /// Frames to the client; the last may be a failure.
-pub type Responses = mpsc::Receiver<Result<SubscribeResponse, Failure>>;
+pub type Responses = mpsc::Receiver<Result<Frame, Failure>>;
+
+/// A frame to the client. Its deliveries are charged to the tenant's memory budget until it is dropped.
+#[derive(Debug)]
+pub struct Frame {
+    /// What the client gets.
+    pub response: SubscribeResponse,
+    unread: Option<UnreadFrame>,
+}
+
+impl Frame {
+    /// The response, and what has to be kept until the transport has taken it.
+    pub fn into_parts(self) -> (SubscribeResponse, Option<UnreadFrame>) {
+        (self.response, self.unread)
+    }
+}
+
+impl From<Option<Event>> for Frame {
+    fn from(event: Option<Event>) -> Self {
+        Self { response: SubscribeResponse { event }, unread: None }
+    }
+}
 
 /// Bytes and messages of one frame of deliveries: clients take 4 MiB by default.
 const FRAME_BYTES: usize = 1024 * 1024;
@@ -66,7 +87,7 @@ async fn serve(
     context: SubscribeContext,
     mut session: Session,
     mut incoming: impl Incoming<SubscribeRequest>,
-    frames: mpsc::Sender<Result<SubscribeResponse, Failure>>,
+    frames: mpsc::Sender<Result<Frame, Failure>>,
 ) -> Result<(), End> {
     let mut subscription = Subscription::receive(&mut session, &mut incoming).await?;
     let consumer = context.open_first(session.scope(), subscription.spec()).await?;
@@ -80,6 +101,7 @@ async fn serve(
         lease: (!subscription.auto_ack()).then(|| subscription.ack_deadline()),
         spans: DeliverySpans::new(session.tracer().clone()),
         unread: Settled::default(),
+        unread_frame: None,
         heartbeat,
         leases: Box::pin(sleep_until(Instant::now())),
         session,
@@ -109,7 +131,7 @@ async fn serve(
 
 struct Machine {
     session: Session,
-    frames: mpsc::Sender<Result<SubscribeResponse, Failure>>,
+    frames: mpsc::Sender<Result<Frame, Failure>>,
     outstanding: Outstanding<Box<RetainedDelivery>>,
     /// Failed deliveries on their way to their next place.
     failing: Failing,
@@ -121,6 +143,8 @@ struct Machine {
     outbox: VecDeque<Event>,
     /// The settlement report that waits likewise, merged.
     unread: Settled,
+    /// Of the deliveries in `outbox`, which has one frame of them at most.
+    unread_frame: Option<UnreadFrame>,
     heartbeat: Interval,
     /// When leases are checked next. Most deliveries are settled long before, so it is often early and set again.
     leases: Pin<Box<Sleep>>,
@@ -178,9 +202,9 @@ impl Machine {
                 notice = self.session.notice() => self.tell(notice)?,
                 permit = frames.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| End::ClientGone)?;
-                    let event = self.hand_over();
-                    let is_deliveries = matches!(event, Some(Event::Deliveries(_)));
-                    permit.send(Ok(SubscribeResponse { event }));
+                    let frame = self.hand_over();
+                    let is_deliveries = frame.unread.is_some();
+                    permit.send(Ok(frame));
                     self.heartbeat.reset();
                     if is_deliveries && subscription.auto_ack() {
                         self.acknowledge_all(consumer)?;
@@ -197,7 +221,11 @@ impl Machine {
                         true => consumer.next(FRAME_MESSAGES, FRAME_BYTES).await,
                         false => Err(consumer.ended().await),
                     }
-                } => self.deliver(subscription, batch?),
+                } => {
+                    let (batch, unread) = batch?;
+                    self.unread_frame = Some(unread);
+                    self.deliver(subscription, batch);
+                }
                 _ = self.heartbeat.tick() => {
                     let time = Some(SystemTime::now().into());
                     self.outbox.push_back(Event::Heartbeat(Heartbeat { time }));
@@ -265,7 +293,7 @@ impl Machine {
     }
 
     /// Takes the next frame for the transport; the leases of its deliveries begin now.
-    fn hand_over(&mut self) -> Option<Event> {
+    fn hand_over(&mut self) -> Frame {
         let mut event = self.outbox.pop_front();
         if let (Some(Event::Deliveries(frame)), Some(lease)) = (&mut event, self.lease)
             && let [first, ..] = &frame.deliveries[..]
@@ -275,7 +303,8 @@ impl Machine {
             let expires = Some((SystemTime::now() + lease).into());
             frame.deliveries.iter_mut().for_each(|delivery| delivery.lease_expires = expires);
         }
-        event
+        let unread = matches!(event, Some(Event::Deliveries(_))).then(|| self.unread_frame.take()).flatten();
+        Frame { unread, ..Frame::from(event) }
     }
 
     fn tell(&mut self, notice: Notice) -> Result<(), End> {
@@ -317,6 +346,7 @@ impl Machine {
         self.spans.taken_back("LINK_LOST");
         // Deliveries that were not sent yet are void, too.
         self.outbox.retain(|event| !matches!(event, Event::Deliveries(_)));
+        self.unread_frame = None;
         let reason = "the connection to the broker was lost; unsettled deliveries are void and will be delivered again"
             .to_owned();
         self.outbox.push_back(Event::Interrupted(Interrupted { reason }));
@@ -346,7 +376,7 @@ impl Machine {
                 notice = self.session.notice() => self.tell(notice)?,
                 permit = frames.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| End::ClientGone)?;
-                    permit.send(Ok(SubscribeResponse { event: self.outbox.pop_front() }));
+                    permit.send(Ok(Frame::from(self.outbox.pop_front())));
                 }
                 done = &mut *what => return Ok(done),
             }

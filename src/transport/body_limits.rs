@@ -2,14 +2,14 @@
 //! decoded.
 //!
 //! Invariant: no byte of a gRPC frame is passed on before the whole frame is charged to the budget of its tenant, or
-//! to that of callers without a token. The charge is released when the reader requests what follows the frame, or
-//! drops the body.
+//! to that of callers without a token. The charge of a frame of a stream is released when the reader requests what follows
+//! it, or drops the body; the charge of a unary request when it is answered.
 
 use std::{
     collections::HashSet,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -26,15 +26,13 @@ use super::anonymous::Anonymous;
 use crate::{
     auth::Caller,
     error::{Failure, Kind},
-    memory::{MemoryBudget, MemoryPermit, TenantBudgets, TooLarge},
+    memory::{Full, MemoryBudget, MemoryPermit, TenantBudgets, TooLarge},
 };
 
 /// The length of the flag and length before each message of a gRPC body.
 const PREFIX: usize = 5;
 /// The maximum expansion factor of compression.
 const MAX_EXPANSION: usize = 1032;
-/// The retry delay of a request that was refused for lack of memory.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Wraps the body of every request.
 #[derive(Clone)]
@@ -52,7 +50,7 @@ pub(super) struct BodyLimitsLayer {
 }
 
 impl BodyLimitsLayer {
-    fn limited<B>(&self, request: &Request<B>, body: Body) -> Body {
+    fn limited<B>(&self, request: &Request<B>, body: Body) -> (Body, UnaryCharge) {
         let caller = request.extensions().get::<Caller>();
         let memory = match caller {
             // Platform administrators have a budget like a tenant's; no tenant has an empty name.
@@ -65,7 +63,8 @@ impl BodyLimitsLayer {
         };
         let is_stream = caller.is_some() && self.streaming.contains(request.uri().path());
         let limit = if caller.is_some() { self.request_timeout } else { self.open_timeout };
-        Body::new(Limited {
+        let unary = UnaryCharge::default();
+        let limited = Limited {
             inner: body,
             memory,
             largest: self.largest,
@@ -77,7 +76,9 @@ impl BodyLimitsLayer {
             unread: Bytes::new(),
             partial: BytesMut::new(),
             missing: 0,
-        })
+            unary: (!is_stream).then(|| unary.clone()),
+        };
+        (Body::new(limited), unary)
     }
 }
 
@@ -102,17 +103,48 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Answer<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> S::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, ());
-        let body = self.layer.limited(&request, body);
-        self.inner.call(request.map(|()| body))
+        let (body, charge) = self.layer.limited(&request, body);
+        Answer { inner: Box::pin(self.inner.call(request.map(|()| body))), charge }
+    }
+}
+
+/// What the message of a unary request is charged; whoever handles it has it until the request is answered.
+#[derive(Clone, Default)]
+struct UnaryCharge(Arc<Mutex<Option<MemoryPermit>>>);
+
+impl UnaryCharge {
+    /// Keeps the charge of the request's message. Further ones, which nobody uses, are returned.
+    fn keep(&self, permit: MemoryPermit) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(permit);
+    }
+
+    fn release(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Answers a request, and then returns what was charged for it.
+pub(super) struct Answer<F> {
+    inner: Pin<Box<F>>,
+    charge: UnaryCharge,
+}
+
+impl<F: Future> Future for Answer<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let answer = ready!(self.inner.as_mut().poll(cx));
+        self.charge.release();
+        Poll::Ready(answer)
     }
 }
 
@@ -134,6 +166,8 @@ struct Limited {
     partial: BytesMut,
     /// The missing bytes of a frame that the reader has partly.
     missing: usize,
+    /// Where the charge of a unary request's message is kept.
+    unary: Option<UnaryCharge>,
 }
 
 /// How many of the received bytes may be passed on, and their cost.
@@ -182,10 +216,18 @@ impl Limited {
         }
     }
 
-    /// Charges a step; the previous charge is for frames that the reader has finished.
+    /// The reader has done with the frames that it has.
+    fn release(&mut self) {
+        let charged = self.charged.take();
+        if let (Some(unary), Some(permit)) = (&self.unary, charged) {
+            unary.keep(permit);
+        }
+    }
+
+    /// Charges a step.
     fn poll_charge(&mut self, cx: &mut Context<'_>, cost: usize) -> Poll<Result<(), Status>> {
         if self.waiting.is_none() {
-            self.charged = None;
+            self.release();
             let cost = cost.min(self.memory.limit());
             match self.memory.try_reserve(cost) {
                 Ok(permit) => {
@@ -221,9 +263,13 @@ fn status(failure: Failure) -> Status {
 }
 
 fn exhausted() -> Status {
-    let text = "the gateway has no free memory for this request; try again later";
-    let failure = Failure::new(Kind::Exhausted, "MEMORY_EXHAUSTED", text);
-    status(Failure { retry_after: Some(RETRY_AFTER), ..failure })
+    status(Failure::from(Full))
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.release();
+    }
 }
 
 impl http_body::Body for Limited {
@@ -278,7 +324,7 @@ impl http_body::Body for Limited {
                 Poll::Pending => {
                     // Between frames, the reader holds none of the charged bytes.
                     if this.missing == 0 {
-                        this.charged = None;
+                        this.release();
                     }
                     return this.poll_deadline(cx).map(|status| Some(Err(status)));
                 }
@@ -346,6 +392,7 @@ mod tests {
             unread: Bytes::new(),
             partial: BytesMut::new(),
             missing: 0,
+            unary: (!is_stream).then(UnaryCharge::default),
         }
     }
 
@@ -370,6 +417,21 @@ mod tests {
         let _second = body.frame().await.expect("a part").expect("of the second frame");
         assert_eq!(memory.used(), 600, "the second frame alone");
         drop(body);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_unary_request_is_charged_until_it_is_answered() {
+        let memory = MemoryBudget::new(1000);
+        let body = limited(framed(&[400]), 2000, false, false, &memory);
+        let charge = body.unary.clone().expect("unary");
+        let (answers, answered) = tokio::sync::oneshot::channel::<()>();
+        let mut answer = Answer { inner: Box::pin(answered), charge };
+        body.collect().await.expect("all");
+        assert!((&mut answer).now_or_never().is_none());
+        assert_eq!(memory.used(), 400, "the body has been read and dropped");
+        answers.send(()).expect("awaited");
+        answer.await.expect("sent");
         assert_eq!(memory.used(), 0);
     }
 

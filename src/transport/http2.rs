@@ -23,9 +23,11 @@ use crate::memory::MemoryBudget;
 
 /// The window of a stream: unread bytes that may be on their way, sized for a client with 50 Mbit/s and 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The window of a connection. Far larger than the memory budget of a connection allows, so that paused streams do not
-/// stop the other streams of their connection.
-const CONNECTION_WINDOW: u32 = 1 << 30;
+/// The window of a connection. It is larger than the memory budget of a connection, and what the budget does not admit waits
+/// in h2, uncharged: 256 paused streams do not stop the other streams of their connection.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// The window of a connection before the peer has authenticated: the smallest that HTTP/2 allows.
+const OPEN_CONNECTION_WINDOW: u32 = 65_535;
 /// What h2 may hold in small frames between two polls of a stream, counted like h2 does: 256 bytes per frame.
 const SMALL_FRAMES: usize = 64 << 20;
 /// How many bytes of responses h2 may hold until the peer's window opens.
@@ -61,7 +63,7 @@ where
 {
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(OPEN_CONNECTION_WINDOW)
         .data_frame_budget(SMALL_FRAMES)
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(HEADER_LIST)
@@ -77,7 +79,12 @@ where
     let mut close = pin!(close);
     let mut closing: Option<CloseReason> = None;
     let mut closed = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut is_open = true;
     loop {
+        if is_open && activity.is_authenticated() {
+            connection.set_target_window_size(CONNECTION_WINDOW);
+            is_open = false;
+        }
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {

@@ -33,6 +33,7 @@ mod hostile_requests;
 mod jaeger;
 mod limits;
 mod log_levels;
+mod memory_budget;
 mod metrics;
 mod metrics_export;
 mod overflow;

@@ -5,7 +5,8 @@
 //! from lapin at once, and those that do not fit into the byte window lose their bodies and return to the queue. The consumer
 //! is cancelled first, so that they go to other consumers, and started again when there is capacity, with a prefetch for the
 //! sizes seen. On a queue that serves one consumer at a time the consumer is not cancelled: there, deliveries that do not fit
-//! stay unsettled and are requeued one by one when they fit.
+//! stay unsettled and are requeued one by one when they fit. Deliveries for which the tenant's memory budget has nothing left are
+//! treated the same way until it has.
 //!
 //! When the consumer ends, the [`Error`] says whether the connection was lost (a new consumer may continue) or the queue is
 //! unusable.
@@ -25,6 +26,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     acks::Acks,
+    charge::{self, DeliveryCharge, UnreadFrame},
     inbox::{Excess, Inbox},
     incoming::{Capacity, Incoming},
 };
@@ -42,6 +44,7 @@ use crate::{
         },
         publish::confirms,
     },
+    memory::MemoryBudget,
     names::QueueName,
 };
 
@@ -129,6 +132,7 @@ pub struct Consumer {
     spec: ConsumeSpec,
     acks: Acks,
     inbox: Inbox,
+    charge: DeliveryCharge,
     capacity: Capacity,
     prefetch: u16,
     flow: Flow,
@@ -185,6 +189,7 @@ impl Consumer {
         connections: &TenantConnections,
         spec: &ConsumeSpec,
         lookup: SharingLookup,
+        memory: MemoryBudget,
     ) -> Result<Self, Error> {
         // Beside an exclusive consumer, RabbitMQ admits no other.
         let mut sharing = spec.exclusive.then_some(Sharing::Single);
@@ -210,6 +215,7 @@ impl Consumer {
             lost: Some(Box::pin(guard.lost().clone().cancelled_owned())),
             guard,
             inbox: Inbox::default(),
+            charge: DeliveryCharge::new(memory),
             capacity: Capacity { messages: spec.max_messages.into(), bytes: spec.max_bytes, unsettled: 0 },
             prefetch,
             flow: Flow::Running,
@@ -232,6 +238,7 @@ impl Consumer {
     /// What the subscriber can take from now on.
     pub fn set_capacity(&mut self, capacity: Capacity) {
         self.capacity = capacity;
+        self.charge.release();
     }
 
     /// The oldest delivery that the subscriber has not received and that newer ones may overtake: an acknowledgement of "all before"
@@ -240,17 +247,13 @@ impl Consumer {
         self.inbox.first_excess().map(|excess| excess.tag)
     }
 
-    /// The bytes received and not delivered yet.
-    pub fn buffered_bytes(&self) -> usize {
-        self.inbox.bytes()
-    }
-
     /// Waits for deliveries that fit, and returns those that are ready: at most `most` messages of `frame` bytes together, or
-    /// one larger message. Cancel safe: no received delivery is lost.
+    /// one larger message. They are charged to the memory budget until they are settled and the [`UnreadFrame`] is dropped.
+    /// Cancel safe: no received delivery is lost.
     ///
     /// # Errors
     /// When the consumer has ended; see [`Error::is_link`].
-    pub async fn next(&mut self, most: usize, frame: usize) -> Result<Vec<Incoming>, Error> {
+    pub async fn next(&mut self, most: usize, frame: usize) -> Result<(Vec<Incoming>, UnreadFrame), Error> {
         loop {
             self.receive_all()?;
             self.steer()?;
@@ -267,7 +270,8 @@ impl Consumer {
             }
             let batch = self.inbox.hand_out(most, frame, self.capacity);
             if !batch.is_empty() {
-                return Ok(batch);
+                let unread = self.charge.send(batch.iter().map(|delivery| delivery.tag));
+                return Ok((batch, unread));
             }
             self.step().await?;
         }
@@ -296,7 +300,8 @@ impl Consumer {
             Flow::Running | Flow::Paused => Some(self.changed + SMALL_CHANGES),
             _ => None,
         };
-        let wakes = wakes.filter(|at| *at > Instant::now());
+        let now = Instant::now();
+        let wakes = wakes.into_iter().chain(self.charge.retry()).filter(|at| *at > now).min();
         tokio::select! {
             biased;
             next = delivered(&mut self.deliveries) => self.receive(next)?,
@@ -339,13 +344,17 @@ impl Consumer {
         self.stream |= offset.is_some();
         // A message larger than the window, when nothing else is unsettled, and the message of a consumer that only keeps a
         // queue from expiring.
-        let is_kept_alive = matches!(self.sharing, Some(Sharing::Shared { expires_soon: true })) && self.prefetch == 1;
+        let is_kept_alive = self.expires_soon() && self.prefetch == 1;
         let spare = usize::from(self.capacity.is_idle() || is_kept_alive);
-        if self.inbox.keeps(bytes, delivery.redelivered, self.capacity, spare) {
+        let tag = delivery.delivery_tag;
+        let weight = charge::weight(bytes, &delivery.properties);
+        let is_in_window = self.inbox.keeps(bytes, delivery.redelivered, self.capacity, spare);
+        if is_in_window && self.charge.keep(tag, weight) {
             self.offset = offset.or(self.offset);
             self.inbox.keep(convert(delivery, bytes, self.spec.keep));
         } else {
-            self.inbox.drop_body(Excess { tag: delivery.delivery_tag, bytes, offset });
+            let bytes = if is_in_window { weight } else { bytes };
+            self.inbox.drop_body(Excess { tag, bytes, offset });
             self.last_excess = Some(Instant::now());
         }
         Ok(())
@@ -368,7 +377,9 @@ impl Consumer {
                 Ok(())
             }
             Flow::Paused => {
-                if let Some(prefetch) = self.prefetch_to_resume() {
+                if !self.charge.is_blocked()
+                    && let Some(prefetch) = self.prefetch_to_resume()
+                {
                     self.start(prefetch);
                 }
                 Ok(())
@@ -382,20 +393,32 @@ impl Consumer {
         self.stream || matches!(self.sharing, Some(Sharing::Shared { .. }))
     }
 
+    /// Whether the queue expires soon when it has no consumer.
+    fn expires_soon(&self) -> bool {
+        matches!(self.sharing, Some(Sharing::Shared { expires_soon: true }))
+    }
+
     /// Returns deliveries that do not fit: all of them if other consumers may receive them, otherwise as many as fit now.
     fn return_excess(&mut self) -> Result<(), Error> {
-        if self.may_cancel() {
+        let is_blocked = self.charge.is_blocked();
+        // The message of a consumer that only keeps a queue from expiring stays unsettled, without its body.
+        let keeps_alive = is_blocked && self.expires_soon() && self.prefetch == 1;
+        if self.may_cancel() && !keeps_alive {
             self.cancel(None);
             return Ok(());
         }
         self.look_up_sharing();
+        if is_blocked {
+            return Ok(());
+        }
         if self.inbox.is_expecting() {
             if Instant::now() < self.requeued_until {
                 return Ok(());
             }
             self.inbox.expect_none();
         }
-        for excess in self.inbox.take_fitting(self.capacity) {
+        let capacity = Capacity { bytes: self.inbox.bytes() + self.bytes_left(), ..self.capacity };
+        for excess in self.inbox.take_fitting(capacity) {
             self.requeued_until = Instant::now() + REQUEUE_TIMEOUT;
             let options = BasicNackOptions { multiple: false, requeue: true };
             // The first poll passes it to lapin, in order with all other frames.
@@ -483,17 +506,22 @@ impl Consumer {
 
     fn returned(&mut self) {
         (self.flow, self.changed) = (Flow::Paused, Instant::now());
-        if matches!(self.sharing, Some(Sharing::Shared { expires_soon: true })) {
+        if self.expires_soon() {
             self.start(1);
         }
     }
 
     /// How many more messages the windows allow, by the sizes of recent deliveries.
     fn fitting(&self) -> usize {
-        let left = self.capacity.bytes.saturating_sub(self.inbox.bytes());
+        let left = self.bytes_left();
         let was_excess = self.last_excess.is_some_and(|last| last.elapsed() < EXPECT_AS_LARGE);
         let as_large = if was_excess { left / self.blocked_by.max(1) } else { usize::MAX };
         self.inbox.fit(left).min(as_large).min(self.capacity.messages.saturating_sub(self.inbox.len()))
+    }
+
+    /// How many more bytes the window and the memory budget allow.
+    fn bytes_left(&self) -> usize {
+        self.capacity.bytes.saturating_sub(self.inbox.bytes()).min(self.charge.spare())
     }
 
     /// Whether a change with little gain may be made now.
@@ -514,7 +542,7 @@ impl Consumer {
 
     /// The prefetch to continue with, once the delivery that did not fit would fit.
     fn prefetch_to_resume(&self) -> Option<u16> {
-        let left = self.capacity.bytes.saturating_sub(self.inbox.bytes());
+        let left = self.bytes_left();
         let is_empty = self.inbox.len() == 0 && self.capacity.messages > 0;
         let fits = left >= self.blocked_by && (left >= self.spec.max_bytes / 2 || self.may_change_little());
         (is_empty && (fits || self.capacity.is_idle())).then(|| self.bounded(self.fitting()))
@@ -531,6 +559,7 @@ impl Consumer {
     /// When the channel has ended; unacknowledged deliveries return to the queue.
     pub fn ack(&mut self, tag: u64) -> Result<(), Error> {
         self.unsettled.remove(&tag);
+        self.charge.settle(tag);
         self.acks.single(tag)
     }
 
@@ -543,6 +572,7 @@ impl Consumer {
         if !self.unsettled.is_empty() {
             self.unsettled = self.unsettled.split_off(&tag.saturating_add(1));
         }
+        self.charge.settle_through(tag);
         self.acks.through(tag)
     }
 

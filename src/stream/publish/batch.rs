@@ -1,7 +1,7 @@
 //! A unary batch: the publish machine without a stream. There are as many results as publications, in their order. A shutdown
 //! that cuts it returns the outcomes known by then, and reports the others as unknown.
 
-use super::{Accepted, Intake, accept, check_count, count, result, time};
+use super::{Accepted, Intake, accept, charges, check_count, count, result, size, time};
 use crate::{
     broker::{PendingPublish, Publisher},
     error::Failure,
@@ -12,7 +12,7 @@ use crate::{
 /// Publishes a batch and waits for every outcome; as many as there were publications, in their order.
 ///
 /// # Errors
-/// When there are none or too many, or the session ends before all have an outcome.
+/// When there are none or too many, there is no memory for them, or the session ends before all have an outcome.
 pub async fn run_batch(
     mut publisher: Publisher,
     mut session: Session,
@@ -22,7 +22,10 @@ pub async fn run_batch(
     let mut results: Vec<Option<PublishResult>> = Vec::new();
     results.resize_with(publications.len(), || None);
     let mut intake = Intake::new(session.scope());
-    let Accepted { outgoing, refused, .. } = accept(&session, publications, 0);
+    let sizes: Vec<_> = publications.iter().map(size).collect();
+    let weight = charges::weight(&publications, &sizes);
+    let _charge = session.memory().try_reserve_share(weight).map_err(Failure::from)?;
+    let Accepted { outgoing, refused, .. } = accept(&session, publications, sizes, 0);
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }

@@ -9,6 +9,7 @@ use crate::{
     backoff::Backoff,
     broker::{self, Broker, ConsumeSpec, Consumer, Sharing, SharingLookup, StartAt},
     error::{Failure, Kind},
+    memory::TenantBudgets,
     names::QueueName,
     pb::{SubscribeRequest, SubscribeStart, SubscribeStarted, stream_position::Position, subscribe_request::Frame},
     provision::Inspector,
@@ -40,6 +41,8 @@ pub struct SubscribeContext {
     pub policies: Policies,
     /// How often a silent stream sends a heartbeat. Default 15 s.
     pub heartbeat_interval: Duration,
+    /// What deliveries are charged to, for each tenant.
+    pub memory: TenantBudgets,
 }
 
 impl SubscribeContext {
@@ -61,7 +64,8 @@ impl SubscribeContext {
     }
 
     pub(super) async fn open(&self, scope: TenantScope, spec: ConsumeSpec) -> Result<Consumer, broker::Error> {
-        self.broker.consumer(&scope, &spec, self.sharing(&scope, &spec.queue)).await
+        let memory = self.memory.of(scope.tenant().as_str());
+        self.broker.consumer(&scope, &spec, self.sharing(&scope, &spec.queue), memory).await
     }
 
     /// How a queue is shared between consumers, asked only when it matters.

@@ -1,0 +1,123 @@
+//! A tenant that does nothing wrong: how long its calls take, and whether its stream goes on.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use warrengate::pb::{self, subscribe_response::Event};
+
+use crate::{
+    consumer::{RawSubscription, start},
+    report::{Report, percentile},
+    world::{Tenant, World},
+};
+
+/// How long its calls are measured before the attack.
+const ALONE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
+
+pub struct Innocent {
+    tenant: Arc<Tenant>,
+    alone: f64,
+    stream: JoinHandle<Result<u64, String>>,
+    published: Arc<AtomicU64>,
+    stop: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl Innocent {
+    /// Opens its stream, and measures its calls while nothing else happens.
+    pub async fn start(world: &World) -> Self {
+        let tenant = Arc::new(world.tenant().await);
+        tenant.queue("jobs", pb::QueueType::Quorum).await;
+        let stop = CancellationToken::new();
+        let subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
+        let published = Arc::new(AtomicU64::new(0));
+        let stream = tokio::spawn(follow(subscription, stop.clone()));
+        tokio::spawn(publish(Arc::clone(&tenant), Arc::clone(&published), stop.clone()));
+        let alone = percentile(&latencies(&tenant, ALONE).await, 99.0);
+        Self { tenant, alone, stream, published, _guard: stop.clone().drop_guard(), stop }
+    }
+
+    /// Measures its calls for so long; the 99th percentile in milliseconds, with failures as endless.
+    pub async fn during(&self, time: Duration) -> f64 {
+        percentile(&latencies(&self.tenant, time).await, 99.0)
+    }
+
+    /// Whether a new connection of a known client is served.
+    pub async fn connects(&self, world: &World) -> bool {
+        let connecting = world.connect(&self.tenant.credentials);
+        tokio::time::timeout(Duration::from_secs(10), connecting).await.is_ok()
+    }
+
+    /// Ends it, and reports what it saw.
+    pub async fn judge(self, attack: &str, p99: f64, report: &mut Report) {
+        let result = format!("{p99:.0} ms, {:.0} ms alone", self.alone);
+        report.time(attack, "innocent's p99 at most twice that alone", result, p99 <= 2.0 * self.alone);
+        // The last messages arrive.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        self.stop.cancel();
+        let seen = self.stream.await.unwrap();
+        let published = self.published.load(Ordering::Relaxed);
+        let (text, is_kept) = match seen {
+            Ok(seen) => (format!("{seen} of {published} messages"), seen >= published),
+            Err(what) => (what, false),
+        };
+        report.must(attack, "innocent's stream is not interrupted", text, is_kept);
+    }
+}
+
+async fn latencies(tenant: &Tenant, time: Duration) -> Vec<f64> {
+    let end = Instant::now() + time;
+    let mut latencies = Vec::new();
+    while Instant::now() < end {
+        let began = Instant::now();
+        let answer = tenant.client.auth().who_am_i(pb::WhoAmIRequest {}).await;
+        latencies.push(if answer.is_ok() { began.elapsed().as_secs_f64() * 1e3 } else { f64::INFINITY });
+        tokio::time::sleep(PAUSE).await;
+    }
+    latencies
+}
+
+async fn publish(tenant: Arc<Tenant>, published: Arc<AtomicU64>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let publication = pb::Publication {
+            routing_key: "jobs".into(),
+            message: Some(pb::Message { body: "work".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        if let Ok(results) = tenant.client.publish_batch(vec![publication]).await
+            && results[0].outcome() == pb::Outcome::Confirmed
+        {
+            published.fetch_add(1, Ordering::Relaxed);
+        }
+        tokio::time::sleep(10 * PAUSE).await;
+    }
+}
+
+/// How many messages came, or what else came.
+async fn follow(mut subscription: RawSubscription, stop: CancellationToken) -> Result<u64, String> {
+    let mut seen = 0;
+    loop {
+        let event = tokio::select! {
+            event = subscription.event() => event,
+            () = stop.cancelled() => return Ok(seen),
+        };
+        match event {
+            Ok(Some(Event::Deliveries(frame))) => {
+                let ids: Vec<_> = frame.deliveries.iter().map(|delivery| delivery.delivery_id).collect();
+                seen += ids.len() as u64;
+                subscription.ack(&ids).await;
+            }
+            Ok(Some(other)) => return Err(format!("{other:?}")),
+            Ok(None) => return Err("the stream has ended".into()),
+            Err(status) => return Err(status.to_string()),
+        }
+    }
+}

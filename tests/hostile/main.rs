@@ -1,0 +1,98 @@
+//! The hostile suite: each attack of docs/security.md against a `warrengate serve` process of its own, whose memory, neighbours
+//! and open connections are measured.
+//!
+//! It is a test target without libtest, because it is one run with a table at its end: `./scripts/hostile`. A bar on memory, on
+//! what is left open, or on the truth of an answer fails the run. Bars on time fail it in the long form only, because the short
+//! form runs on machines that have other work, and without optimisation.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::large_futures, reason = "a test has its stack to itself")]
+// Some of the harness of tests/it is used here, not all.
+#![allow(dead_code)]
+
+#[path = "../it/harness/consumer.rs"]
+mod consumer;
+#[path = "../it/harness/wait.rs"]
+mod wait;
+
+mod audit;
+mod consumers;
+mod dead_letters;
+mod grants;
+mod http2;
+mod innocent;
+mod report;
+mod secrets;
+mod strangers;
+mod target;
+mod tenant;
+mod world;
+
+use std::{process::ExitCode, time::Duration};
+
+use report::Report;
+use world::World;
+
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    /// How long a flood lasts.
+    pub flood: Duration,
+    /// Streams of an attack.
+    pub streams: usize,
+    /// Repetitions of a measurement.
+    pub rounds: usize,
+    /// Megabytes of dead letters.
+    pub dead_megabytes: usize,
+    /// Whether a bar on time may fail the run.
+    pub judges_time: bool,
+}
+
+impl Scale {
+    const SHORT: Self =
+        Self { flood: Duration::from_secs(5), streams: 40, rounds: 3, dead_megabytes: 20, judges_time: false };
+    const LONG: Self =
+        Self { flood: Duration::from_secs(60), streams: 200, rounds: 50, dead_megabytes: 300, judges_time: true };
+}
+
+fn main() -> ExitCode {
+    let (mut scale, mut only) = (Scale::LONG, None);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--short" => scale = Scale::SHORT,
+            "--report-times" => scale.judges_time = false,
+            name if !name.starts_with('-') => only = Some(name.to_owned()),
+            _ => {}
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let report = runtime.block_on(Box::pin(run(scale, only.as_deref())));
+    report.print();
+    if report.is_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(scale: Scale, only: Option<&str>) -> Report {
+    let mut report = Report::new(scale);
+    let world = World::start().await;
+    let is_wanted = |name: &str| only.is_none_or(|only| name.contains(only));
+    macro_rules! attack {
+        ($name:literal, $attack:expr) => {
+            if is_wanted($name) {
+                report::say($name);
+                $attack(&world, scale, &mut report).await;
+            }
+        };
+    }
+    attack!("strangers", strangers::mix);
+    attack!("elements", tenant::element_floods);
+    attack!("windows", tenant::large_windows);
+    attack!("leases", tenant::lease_flood);
+    attack!("headers", tenant::headers_only);
+    attack!("consumers", consumers::settles_nothing);
+    attack!("grants", grants::removed);
+    attack!("dead-letters", dead_letters::parallel);
+    attack!("secrets", secrets::floods);
+    attack!("audit", audit::crowded);
+    world.stop().await;
+    report
+}

@@ -1,0 +1,127 @@
+//! A tenant that floods secret checks, rotations and declarations, beside the tokens and declarations of another.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use warrengate::pb;
+
+use crate::{
+    Scale,
+    report::{Report, percentile},
+    world::{Tenant, World, all_grants, issue_token},
+};
+
+/// Callers at the same time.
+const CALLERS: usize = 40;
+const MEASURED_ALONE: usize = 20;
+
+pub async fn floods(world: &World, scale: Scale, report: &mut Report) {
+    let (attacker, innocent) = (world.tenant().await, world.tenant().await);
+    let grants = pb::Grants { administer: true, ..all_grants() };
+    let boss = world.connect(&world.client_of(&attacker.id, "boss", grants).await).await;
+    let victim = world.client_of(&attacker.id, "victim", all_grants()).await;
+
+    let mut alone = Vec::new();
+    for _ in 0..MEASURED_ALONE {
+        alone.push(token(&innocent).await);
+    }
+    let alone = percentile(&alone, 99.0);
+    let flood = spawn(async || {
+        let (client, credentials) = (attacker.client.clone(), attacker.credentials.clone());
+        move || {
+            let (client, credentials) = (client.clone(), credentials.clone());
+            async move { drop(issue_token(&client, &credentials).await) }
+        }
+    })
+    .await;
+    judge("right secrets", "token", alone, measure(&innocent, scale.flood, token).await, report);
+    drop(flood);
+
+    let flood = spawn(async || {
+        let (client, id) = (boss.clone(), victim.0.clone());
+        move || {
+            let (client, client_id) = (client.clone(), id.clone());
+            async move {
+                let request = pb::RotateClientSecretRequest { client_id, overlap: None };
+                drop(client.admin().rotate_client_secret(request).await);
+            }
+        }
+    })
+    .await;
+    judge("rotations", "token", alone, measure(&innocent, scale.flood, token).await, report);
+    drop(flood);
+
+    let mut alone = Vec::new();
+    for _ in 0..MEASURED_ALONE {
+        alone.push(declaration(&innocent).await);
+    }
+    let alone = percentile(&alone, 99.0);
+    let flood = spawn(async || {
+        let client = attacker.client.clone();
+        move || {
+            let client = client.clone();
+            async move { drop(declare(&client).await) }
+        }
+    })
+    .await;
+    judge("declarations", "declaration", alone, measure(&innocent, scale.flood, declaration).await, report);
+    drop(flood);
+}
+
+fn judge(flood: &str, what: &str, alone: f64, during: Vec<f64>, report: &mut Report) {
+    let attack = format!("flood of {flood}");
+    let refused = during.iter().filter(|took| took.is_infinite()).count();
+    let text = format!("{refused} of {}", during.len());
+    report.must(&attack, &format!("no {what} of another is refused"), text, refused == 0);
+    let p99 = percentile(&during, 99.0);
+    let bar = format!("another's {what} p99 at most twice that alone");
+    report.time(&attack, &bar, format!("{p99:.0} ms, {alone:.0} ms alone"), p99 <= 2.0 * alone);
+}
+
+/// Callers that go on until the result is dropped.
+async fn spawn<C, F>(mut caller: impl AsyncFnMut() -> C) -> JoinSet<()>
+where
+    C: Fn() -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS {
+        let call = caller().await;
+        callers.spawn(async move {
+            loop {
+                call().await;
+            }
+        });
+    }
+    callers
+}
+
+async fn measure(innocent: &Tenant, time: Duration, one: impl AsyncFn(&Tenant) -> f64) -> Vec<f64> {
+    let end = Instant::now() + time;
+    let mut took = Vec::new();
+    while Instant::now() < end {
+        took.push(one(innocent).await);
+        // A client needs few tokens, and may fetch 20 a second.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    took
+}
+
+/// How long a token takes, in milliseconds; endless when it is refused.
+async fn token(tenant: &Tenant) -> f64 {
+    let began = Instant::now();
+    let answer = issue_token(&tenant.client, &tenant.credentials).await;
+    if answer.is_ok() { began.elapsed().as_secs_f64() * 1e3 } else { f64::INFINITY }
+}
+
+async fn declaration(tenant: &Tenant) -> f64 {
+    let began = Instant::now();
+    let answer = declare(&tenant.client).await;
+    if answer.is_ok() { began.elapsed().as_secs_f64() * 1e3 } else { f64::INFINITY }
+}
+
+async fn declare(client: &warrengate::client::Client) -> Result<(), tonic::Status> {
+    let exchange = pb::Exchange { name: "orders".into(), r#type: pb::ExchangeType::Topic.into(), ..Default::default() };
+    let request = pb::DeclareExchangeRequest { exchange: Some(exchange), validate_only: false };
+    client.topology().declare_exchange(request).await.map(drop)
+}

@@ -1,0 +1,209 @@
+//! Everything that a stranger without a token can do from one address, at the same time, on both listeners.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Mutex,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    Scale,
+    http2::{Call, Http2, framed, tls},
+    innocent::Innocent,
+    report::Report,
+    target::mebibytes,
+    world::World,
+};
+
+const ATTACK: &str = "strangers' mix";
+/// What memory may grow by.
+const GROWTH: u64 = 64 << 20;
+/// How long connections may stay open after the attack.
+const CLOSED_WITHIN: Duration = Duration::from_secs(15);
+/// Connections of each kind at the same time.
+const AT_ONCE: usize = 20;
+const METHOD: &str = "warrengate.v1.Messaging/PublishBatch";
+const OPEN_METHOD: &str = "warrengate.v1.Auth/IssueToken";
+
+/// What a stranger keeps open; each waits until the gateway has closed it.
+type Held = Arc<Mutex<JoinSet<()>>>;
+
+pub async fn mix(world: &World, scale: Scale, report: &mut Report) {
+    let innocent = Innocent::start(world).await;
+    let peak = world.target.measure().await;
+    let end = Instant::now() + scale.flood;
+    let held = Held::default();
+    let mut attackers = JoinSet::new();
+    for number in 0..AT_ONCE {
+        let attacker = Attacker {
+            grpc: world.target.grpc,
+            ops: world.target.ops,
+            ca: world.ca.clone(),
+            held: Arc::clone(&held),
+            number,
+        };
+        attackers.spawn(attacker.run(end));
+    }
+    let p99 = innocent.during(scale.flood).await;
+    let connects = innocent.connects(world).await;
+    let _ = timeout(Duration::from_secs(30), async { while attackers.join_next().await.is_some() {} }).await;
+    let mut held = held.lock().await;
+    let opened = held.len();
+    let _ = timeout(CLOSED_WITHIN, async { while held.join_next().await.is_some() {} }).await;
+    let grown = peak.growth();
+    report.must(ATTACK, "memory at most 64 MiB more", mebibytes(grown), grown <= GROWTH);
+    report.must(ATTACK, "all closed within 15 s", format!("{} of {opened} open", held.len()), held.is_empty());
+    let text = if connects { "accepted" } else { "not accepted" };
+    report.must(ATTACK, "known clients are accepted", text.into(), connects);
+    innocent.judge(ATTACK, p99, report).await;
+}
+
+struct Attacker {
+    grpc: std::net::SocketAddr,
+    ops: std::net::SocketAddr,
+    ca: String,
+    held: Held,
+    number: usize,
+}
+
+impl Attacker {
+    /// One kind after another until the time is over, each attacker beginning with another.
+    async fn run(self, end: Instant) {
+        for turn in self.number.. {
+            if Instant::now() >= end {
+                return;
+            }
+            // Whatever an attack waits for, the next one begins in time.
+            let _ = timeout(Duration::from_secs(5), async {
+                match turn % 8 {
+                    0 => self.unfinished_bodies().await,
+                    1 => self.elements(METHOD).await,
+                    2 => self.elements(OPEN_METHOD).await,
+                    3 => self.calls("grpc.health.v1.Health/Watch", Some(framed(&[]))).await,
+                    4 => self.calls("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None).await,
+                    5 => self.slow_headers().await,
+                    6 => self.silence().await,
+                    _ => self.bodies_that_never_come().await,
+                }
+            })
+            .await;
+        }
+    }
+
+    async fn hold(&self, closed: impl Future<Output = ()> + Send + 'static) {
+        self.held.lock().await.spawn(closed);
+    }
+
+    async fn hold_calls(&self, connection: Http2, calls: Vec<Call>) {
+        self.hold(async move {
+            connection.closed().await;
+            drop(calls);
+        })
+        .await;
+    }
+
+    /// The largest bodies without their last byte, many on each connection.
+    async fn unfinished_bodies(&self) {
+        let Some(connection) = Http2::connect(self.grpc, &self.ca).await else { return };
+        let bodies = [(METHOD, 8 << 20), (OPEN_METHOD, 60_000)].map(|(method, size)| {
+            let frame = framed(&vec![0; size]);
+            (method, frame.slice(..frame.len() - 1))
+        });
+        let mut calls = Vec::new();
+        for (method, body) in bodies.iter().cycle().take(200) {
+            let Some(mut call) = connection.call(method, None).await else { break };
+            // h2 keeps it until the window allows it.
+            let _ = call.body.send_data(body.clone(), false);
+            calls.push(call);
+        }
+        self.hold_calls(connection, calls).await;
+    }
+
+    /// Four million empty elements.
+    async fn elements(&self, method: &str) {
+        let Some(connection) = Http2::connect(self.grpc, &self.ca).await else { return };
+        let Some(mut call) = connection.call(method, None).await else { return };
+        call.send(framed(&[0x0a, 0].repeat(4_000_000))).await;
+        self.hold_calls(connection, vec![call]).await;
+    }
+
+    /// Calls that do not end by themselves.
+    async fn calls(&self, method: &str, frame: Option<Bytes>) {
+        let Some(connection) = Http2::connect(self.grpc, &self.ca).await else { return };
+        let mut calls = Vec::new();
+        for _ in 0..50 {
+            let Some(mut call) = connection.call(method, None).await else { break };
+            if let Some(frame) = &frame {
+                call.send(frame.clone()).await;
+            }
+            calls.push(call);
+        }
+        self.hold_calls(connection, calls).await;
+    }
+
+    /// A header that never ends, over HTTP/1.1, on both listeners.
+    async fn slow_headers(&self) {
+        if let Ok(stream) = TcpStream::connect(self.ops).await {
+            self.hold(trickle(stream, b"GET /livez HTTP/1.1\r\nX-A: ".to_vec())).await;
+        }
+        if let Some(stream) = tls(self.grpc, &self.ca, b"http/1.1").await {
+            self.hold(trickle(stream, b"POST / HTTP/1.1\r\nX-A: ".to_vec())).await;
+        }
+    }
+
+    /// A connection without a byte, and a TLS connection without a byte.
+    async fn silence(&self) {
+        for address in [self.grpc, self.ops] {
+            if let Ok(stream) = TcpStream::connect(address).await {
+                self.hold(until_closed(stream)).await;
+            }
+        }
+        if let Some(stream) = tls(self.grpc, &self.ca, b"h2").await {
+            self.hold(until_closed(stream)).await;
+        }
+    }
+
+    /// A body that is announced and never sent, on both listeners.
+    async fn bodies_that_never_come(&self) {
+        let request = |path: &str, kind: &str| {
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nContent-Length: 1000000\r\n\r\n")
+        };
+        if let Ok(mut stream) = TcpStream::connect(self.ops).await {
+            let request = request("/oauth2/token", "application/x-www-form-urlencoded");
+            let _ = stream.write_all(request.as_bytes()).await;
+            self.hold(until_closed(stream)).await;
+        }
+        if let Some(mut stream) = tls(self.grpc, &self.ca, b"http/1.1").await {
+            let request = request(&format!("/{METHOD}"), "application/grpc-web");
+            let _ = stream.write_all(request.as_bytes()).await;
+            self.hold(until_closed(stream)).await;
+        }
+    }
+}
+
+async fn until_closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
+    let mut buffer = [0; 4096];
+    while !matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)) {}
+}
+
+/// Sends a byte every half second until the gateway closes the connection.
+async fn trickle(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send, begin: Vec<u8>) {
+    let (read, mut write) = tokio::io::split(stream);
+    let writing = async {
+        let mut next = begin;
+        while write.write_all(&next).await.is_ok() {
+            next = b"a".to_vec();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = until_closed(read) => {}
+        () = writing => {}
+    }
+}

@@ -1,0 +1,117 @@
+//! The gateway under attack: a `warrengate serve` process on free ports, and its memory.
+
+use std::{net::SocketAddr, process::Stdio, time::Duration};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+use warrengate::stack::Stack;
+
+use crate::wait::within;
+
+/// `limits.max_buffered_bytes` of the gateway under attack.
+pub const BUDGET: u64 = 256 << 20;
+/// What one tenant may have of it.
+pub const SHARE: u64 = BUDGET / 2;
+
+pub struct Target {
+    child: Child,
+    pub grpc: SocketAddr,
+    pub ops: SocketAddr,
+}
+
+impl Target {
+    pub async fn start(stack: &Stack) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_warrengate"))
+            .arg("serve")
+            .envs(stack.settings().iter().cloned())
+            .env("WARRENGATE_LIMITS__MAX_BUFFERED_BYTES", format!("{}MiB", BUDGET >> 20))
+            .env("WARRENGATE_TELEMETRY__LOG_FORMAT", "json")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (grpc, ops) = within("the gateway to start", async {
+            loop {
+                let line = log.next_line().await.unwrap().expect("the gateway starts");
+                let line: Value = serde_json::from_str(&line).unwrap_or_default();
+                let address = |name: &str| line[name].as_str().and_then(|text| text.parse().ok());
+                if let (Some(grpc), Some(ops)) = (address("grpc"), address("ops")) {
+                    return (grpc, ops);
+                }
+            }
+        })
+        .await;
+        // A full pipe would stop it.
+        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        Self { child, grpc, ops }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("https://{}", self.grpc)
+    }
+
+    /// Begins a measurement of the peak of its memory.
+    pub async fn measure(&self) -> Peak<'_> {
+        // Memory that earlier attacks used is returned to the system within seconds.
+        let mut start = self.status("VmRSS:");
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let now = self.status("VmRSS:");
+            if now + (1 << 20) >= start {
+                break;
+            }
+            start = now;
+        }
+        let start = self.status("VmRSS:");
+        // Makes VmHWM begin again (proc(5)).
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
+        Peak { target: self, start }
+    }
+
+    /// The bytes that its memory budget counts, and their limit, by its metrics.
+    pub async fn buffered(&self) -> (f64, f64) {
+        let text = match reqwest::get(format!("http://{}/metrics", self.ops)).await {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(_) => String::new(),
+        };
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+        };
+        (value("warrengate_buffered_bytes"), value("warrengate_buffered_bytes_limit"))
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux");
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+/// The memory of the gateway from a moment on.
+pub struct Peak<'a> {
+    target: &'a Target,
+    start: u64,
+}
+
+impl Peak<'_> {
+    /// How much its resident memory has grown at most, in bytes.
+    pub fn growth(&self) -> u64 {
+        self.target.status("VmHWM:").saturating_sub(self.start)
+    }
+}
+
+/// Bytes as text.
+pub fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
