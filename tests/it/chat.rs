@@ -58,7 +58,7 @@ async fn participants_see_joins_messages_and_departures_and_a_late_one_reads_the
     ann.sees("-- here: ann").await;
     let mut ben = Person::enter(&tenant, "ben", None);
     ben.sees("-- here: ann, ben").await;
-    ann.sees("-- ben came").await;
+    ann.sees("-- ben joined").await;
     ann.types("hello ben").await;
     ben.sees("ann: hello ben").await;
     ben.types("hello \u{1b}[31mann").await;
@@ -74,7 +74,7 @@ async fn participants_see_joins_messages_and_departures_and_a_late_one_reads_the
     }
     seen.sort_unstable();
     assert_eq!(seen, ["ann: hello ben", "ben: hello \u{1b}[31mann", "here: ann, carla"]);
-    ann.sees("-- carla came").await;
+    ann.sees("-- carla joined").await;
     ann.types("/who").await;
     ann.sees("-- here: ann, carla").await;
     ann.leaves().await;
@@ -90,7 +90,7 @@ async fn two_gateways_share_a_chat_room() {
     ann.sees("-- here: ann").await;
     let mut ben = Person::enter(&tenant, "ben", Some(&other.endpoint()));
     ben.sees("-- here: ann, ben").await;
-    ann.sees("-- ben came").await;
+    ann.sees("-- ben joined").await;
     ben.types("from the other gateway").await;
     ann.sees("ben: from the other gateway").await;
     ann.types("received").await;
@@ -117,7 +117,7 @@ async fn chat_rooms_of_two_tenants_with_the_same_name_are_separate() {
     }
     seen.sort_unstable();
     assert_eq!(seen, ["eve: a message in globex", "here: eve, finn"]);
-    eve.sees("-- finn came").await;
+    eve.sees("-- finn joined").await;
     // A message from the other tenant would be the next line.
     ann.types("/who").await;
     ann.sees("-- here: ann").await;

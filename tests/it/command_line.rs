@@ -309,9 +309,9 @@ async fn errors_are_json_on_request_and_name_the_source_of_the_credentials() {
     let (_, denied) = error(&["tenant", "list"]).await;
     assert!(denied.contains("WARRENGATE_CLIENT_ID") && denied.contains(&tenant.client_id), "{denied}");
     let (_, missing) = error(&["queue", "delete", "nope"]).await;
-    assert!(missing.contains("no queue \"nope\"") && !missing.contains("declare"), "{missing}");
+    assert!(missing.contains("queue \"nope\" does not exist") && !missing.contains("declare"), "{missing}");
     let (_, typo) = error(&["publish", "--queue", "ordrs", "x"]).await;
-    assert!(typo.contains("no queue \"ordrs\""), "{typo}");
+    assert!(typo.contains("queue \"ordrs\" does not exist"), "{typo}");
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let (code, no_pem) = error(&["queue", "list", "--ca", readme]).await;
     assert!(code == Some(2) && no_pem.contains("no certificate in PEM form"), "{no_pem}");

@@ -81,5 +81,5 @@ async fn without_a_jaeger_the_command_says_what_to_do() {
     let output = within("warrengate trace", output).await.unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains("no Jaeger answers") && text.contains("scripts/jaeger"), "{text}");
+    assert!(text.contains("no Jaeger responds") && text.contains("scripts/jaeger"), "{text}");
 }
