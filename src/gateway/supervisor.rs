@@ -146,7 +146,7 @@ mod tests {
         let supervisor = Supervisor::new(Readiness::new());
         let group = supervisor.group();
         group.spawn("panicking", async { panic!("on purpose") });
-        assert_eq!(supervisor.failed().await, "unlucky");
+        assert_eq!(supervisor.failed().await, "panicking");
         let supervisor = Supervisor::new(Readiness::new());
         let group = supervisor.group();
         group.stop().cancel();

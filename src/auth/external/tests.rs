@@ -388,7 +388,7 @@ fn tokens_in_the_format_of_well_known_issuers_are_accepted_or_refused_as_documen
         Shape {
             issuer: "an identity token for another audience",
             claims: json!({"azp": "app", "aud": "my-frontend"}),
-            becomes: Err("another audience"),
+            becomes: Err("a different or missing audience"),
             ..Shape::default()
         },
         Shape {
