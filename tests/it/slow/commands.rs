@@ -33,6 +33,7 @@ const TOOLCHAINS: &[(&str, &str)] = &[
     ("examples/go/", "go"),
     ("examples/typescript/", "npm"),
     ("examples/java/", "mvn"),
+    ("mvn ", "mvn"),
     ("(cd examples/browser ", "npm"),
 ];
 
@@ -119,6 +120,7 @@ async fn folder() -> tempfile::TempDir {
     let link = |from: PathBuf, to: &str| std::os::unix::fs::symlink(from, folder.path().join(to)).unwrap();
     link(root().join("examples"), "examples");
     link(root().join("clients"), "clients");
+    link(root().join("proto"), "proto");
     fs::create_dir_all(folder.path().join("target/debug")).unwrap();
     link(PathBuf::from(env!("CARGO_BIN_EXE_warrengate")), "target/debug/warrengate");
     folder
