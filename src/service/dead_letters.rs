@@ -59,7 +59,8 @@ pub(super) fn redrive(
     if request.max_per_second > MAX_PER_SECOND {
         return Err(Failure::invalid("max_per_second", "must be at most 100,000"));
     }
-    require_subscribe_grant(session.scope())?;
+    // Taking the last subscribe grant away ends a running redrive.
+    session.require(subscribe_not_granted(), |grants| grants.may_subscribe_somewhere())?;
     let letters = broker.dead_letters(session.scope());
     let (reports, progress) = mpsc::channel(1);
     let (last, end) = mpsc::channel(1);
@@ -134,11 +135,13 @@ pub(super) async fn purge(
 fn require_subscribe_grant(scope: &TenantScope) -> Result<(), Failure> {
     match scope.grants().may_subscribe_somewhere() {
         true => Ok(()),
-        false => {
-            let text = "this client may not subscribe to any queue, so it may not use dead letters either";
-            Err(Failure::new(Kind::Denied, "SUBSCRIBE_NOT_GRANTED", text))
-        }
+        false => Err(subscribe_not_granted()),
     }
+}
+
+fn subscribe_not_granted() -> Failure {
+    let text = "this client may not subscribe to any queue, so it may not use dead letters either";
+    Failure::new(Kind::Denied, "SUBSCRIBE_NOT_GRANTED", text)
 }
 
 fn is_granted(scope: &TenantScope, letter: &DeadLetter) -> bool {

@@ -55,7 +55,7 @@ pub async fn removed(world: &World, scale: Scale, report: &mut Report) {
         took[2].push(removed.elapsed());
     }
     for (what, took) in ["subscription", "redrive", "administrator"].into_iter().zip(took) {
-        let attack = format!("grant of a {what} removed");
+        let attack = format!("grant removed: {what}");
         report.must(&attack, "it ends, every time", format!("{} of {}", took.len(), scale.rounds), true);
         let in_time = took.iter().filter(|took| **took <= LIMIT).count();
         let longest = took.iter().max().copied().unwrap_or_default();

@@ -1,6 +1,10 @@
 //! Everything that a stranger without a token can do from one address, at the same time, on both listeners.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex as SyncMutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -30,21 +34,43 @@ const AT_ONCE: usize = 20;
 const METHOD: &str = "warrengate.v1.Messaging/PublishBatch";
 const OPEN_METHOD: &str = "warrengate.v1.Auth/IssueToken";
 
-/// What a stranger keeps open; each waits until the gateway has closed it.
-type Held = Arc<Mutex<JoinSet<()>>>;
+/// The connections that strangers keep open. Each task waits until the gateway has closed its connection.
+#[derive(Clone, Default)]
+struct OpenConnections {
+    tasks: Arc<Mutex<JoinSet<()>>>,
+    by_kind: Arc<SyncMutex<BTreeMap<&'static str, usize>>>,
+}
+
+impl OpenConnections {
+    async fn add(&self, kind: &'static str, closed: impl Future<Output = ()> + Send + 'static) {
+        let by_kind = Arc::clone(&self.by_kind);
+        *by_kind.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
+        self.tasks.lock().await.spawn(async move {
+            closed.await;
+            *by_kind.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() -= 1;
+        });
+    }
+
+    /// The number of open connections of each kind.
+    fn kinds(&self) -> String {
+        let by_kind = self.by_kind.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = by_kind.iter().filter(|(_, count)| **count > 0).map(|(kind, count)| format!("{count} {kind}"));
+        open.collect::<Vec<_>>().join(", ")
+    }
+}
 
 pub async fn mix(world: &World, scale: Scale, report: &mut Report) {
     let innocent = Innocent::start(world).await;
     let peak = world.target.measure().await;
     let end = Instant::now() + scale.flood;
-    let held = Held::default();
+    let open = OpenConnections::default();
     let mut attackers = JoinSet::new();
     for number in 0..AT_ONCE {
         let attacker = Attacker {
             grpc: world.target.grpc,
             ops: world.target.ops,
             ca: world.ca.clone(),
-            held: Arc::clone(&held),
+            open: open.clone(),
             number,
         };
         attackers.spawn(attacker.run(end));
@@ -52,12 +78,13 @@ pub async fn mix(world: &World, scale: Scale, report: &mut Report) {
     let p99 = innocent.during(scale.flood).await;
     let connects = innocent.connects(world).await;
     let _ = timeout(Duration::from_secs(30), async { while attackers.join_next().await.is_some() {} }).await;
-    let mut held = held.lock().await;
-    let opened = held.len();
-    let _ = timeout(CLOSED_WITHIN, async { while held.join_next().await.is_some() {} }).await;
+    let mut tasks = open.tasks.lock().await;
+    let opened = tasks.len();
+    let _ = timeout(CLOSED_WITHIN, async { while tasks.join_next().await.is_some() {} }).await;
     let grown = peak.growth();
     report.must(ATTACK, "memory at most 64 MiB more", mebibytes(grown), grown <= GROWTH);
-    report.must(ATTACK, "all closed within 15 s", format!("{} of {opened} open", held.len()), held.is_empty());
+    let left = if tasks.is_empty() { String::new() } else { format!(": {}", open.kinds()) };
+    report.must(ATTACK, "all closed within 15 s", format!("{} of {opened} open{left}", tasks.len()), tasks.is_empty());
     let text = if connects { "accepted" } else { "not accepted" };
     report.must(ATTACK, "known clients are accepted", text.into(), connects);
     innocent.judge(ATTACK, p99, report).await;
@@ -67,7 +94,7 @@ struct Attacker {
     grpc: std::net::SocketAddr,
     ops: std::net::SocketAddr,
     ca: String,
-    held: Held,
+    open: OpenConnections,
     number: usize,
 }
 
@@ -95,16 +122,12 @@ impl Attacker {
         }
     }
 
-    async fn hold(&self, closed: impl Future<Output = ()> + Send + 'static) {
-        self.held.lock().await.spawn(closed);
-    }
-
-    async fn hold_calls(&self, connection: Http2, calls: Vec<Call>) {
-        self.hold(async move {
+    async fn keep_calls(&self, kind: &'static str, connection: Http2, calls: Vec<Call>) {
+        let closed = async move {
             connection.closed().await;
             drop(calls);
-        })
-        .await;
+        };
+        self.open.add(kind, closed).await;
     }
 
     /// The largest bodies without their last byte, many on each connection.
@@ -121,7 +144,7 @@ impl Attacker {
             let _ = call.body.send_data(body.clone(), false);
             calls.push(call);
         }
-        self.hold_calls(connection, calls).await;
+        self.keep_calls("with unfinished bodies", connection, calls).await;
     }
 
     /// Four million empty elements.
@@ -129,7 +152,7 @@ impl Attacker {
         let Some(connection) = Http2::connect(self.grpc, &self.ca).await else { return };
         let Some(mut call) = connection.call(method, None).await else { return };
         call.send(framed(&[0x0a, 0].repeat(4_000_000))).await;
-        self.hold_calls(connection, vec![call]).await;
+        self.keep_calls("with many elements", connection, vec![call]).await;
     }
 
     /// Calls that do not end by themselves.
@@ -143,16 +166,16 @@ impl Attacker {
             }
             calls.push(call);
         }
-        self.hold_calls(connection, calls).await;
+        self.keep_calls("with endless calls", connection, calls).await;
     }
 
     /// A header that never ends, over HTTP/1.1, on both listeners.
     async fn slow_headers(&self) {
         if let Ok(stream) = TcpStream::connect(self.ops).await {
-            self.hold(trickle(stream, b"GET /livez HTTP/1.1\r\nX-A: ".to_vec())).await;
+            self.open.add("with slow headers", trickle(stream, b"GET /livez HTTP/1.1\r\nX-A: ".to_vec())).await;
         }
         if let Some(stream) = tls(self.grpc, &self.ca, b"http/1.1").await {
-            self.hold(trickle(stream, b"POST / HTTP/1.1\r\nX-A: ".to_vec())).await;
+            self.open.add("with slow headers", trickle(stream, b"POST / HTTP/1.1\r\nX-A: ".to_vec())).await;
         }
     }
 
@@ -160,11 +183,11 @@ impl Attacker {
     async fn silence(&self) {
         for address in [self.grpc, self.ops] {
             if let Ok(stream) = TcpStream::connect(address).await {
-                self.hold(until_closed(stream)).await;
+                self.open.add("silent", until_closed(stream)).await;
             }
         }
         if let Some(stream) = tls(self.grpc, &self.ca, b"h2").await {
-            self.hold(until_closed(stream)).await;
+            self.open.add("silent", until_closed(stream)).await;
         }
     }
 
@@ -176,12 +199,12 @@ impl Attacker {
         if let Ok(mut stream) = TcpStream::connect(self.ops).await {
             let request = request("/oauth2/token", "application/x-www-form-urlencoded");
             let _ = stream.write_all(request.as_bytes()).await;
-            self.hold(until_closed(stream)).await;
+            self.open.add("without the announced body", until_closed(stream)).await;
         }
         if let Some(mut stream) = tls(self.grpc, &self.ca, b"http/1.1").await {
             let request = request(&format!("/{METHOD}"), "application/grpc-web");
             let _ = stream.write_all(request.as_bytes()).await;
-            self.hold(until_closed(stream)).await;
+            self.open.add("without the announced body", until_closed(stream)).await;
         }
     }
 }
