@@ -33,6 +33,9 @@ use crate::{
 const PREFIX: usize = 5;
 /// The maximum expansion factor of compression.
 const MAX_EXPANSION: usize = 1032;
+/// A frame of a client that costs at most this much is passed on even without free memory: acknowledgements must arrive,
+/// because they are what frees memory. It is bounded by the number of streams.
+const ALWAYS_PASSED_ON: usize = 16 * 1024;
 
 /// Wraps the body of every request.
 #[derive(Clone)]
@@ -68,6 +71,7 @@ impl BodyLimitsLayer {
             inner: body,
             memory,
             largest: self.largest,
+            always_passed_on: if caller.is_some() { ALWAYS_PASSED_ON } else { 0 },
             limit,
             is_stream,
             deadline: (!is_stream).then(|| Box::pin(tokio::time::sleep(limit))),
@@ -153,6 +157,8 @@ struct Limited {
     inner: Body,
     memory: MemoryBudget,
     largest: usize,
+    /// The cost up to which a step needs no free memory.
+    always_passed_on: usize,
     limit: Duration,
     is_stream: bool,
     /// The deadline of a whole unary request, or of the frame of a stream that has begun.
@@ -234,6 +240,7 @@ impl Limited {
                     self.charged = Some(permit);
                     return Poll::Ready(Ok(()));
                 }
+                Err(_) if cost <= self.always_passed_on => return Poll::Ready(Ok(())),
                 Err(_) => {
                     let memory = self.memory.clone();
                     self.waiting = Some(Box::pin(async move { memory.reserve(cost).await }));
@@ -384,6 +391,7 @@ mod tests {
             inner: Body::new(Pieces(pieces, is_open)),
             memory: memory.clone(),
             largest: 1000,
+            always_passed_on: 0,
             limit,
             is_stream,
             deadline: (!is_stream).then(|| Box::pin(tokio::time::sleep(limit))),
@@ -433,6 +441,22 @@ mod tests {
         answers.send(()).expect("awaited");
         answer.await.expect("sent");
         assert_eq!(memory.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn acknowledgements_arrive_without_free_memory_and_past_frames_that_wait_for_it() {
+        let memory = MemoryBudget::new(100);
+        let all = memory.try_reserve(100).expect("free");
+        let of_client = |length| {
+            let mut body = limited(framed(&[length]), 2000, false, true, &memory);
+            body.always_passed_on = 20;
+            body
+        };
+        let (mut large, small) = (of_client(50), of_client(10));
+        assert!(large.frame().now_or_never().is_none());
+        assert_eq!(small.collect().await.expect("passed on").to_bytes().len(), PREFIX + 10);
+        drop(all);
+        assert!(large.frame().now_or_never().is_some());
     }
 
     #[tokio::test]
