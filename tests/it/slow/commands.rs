@@ -20,6 +20,8 @@ use crate::{
 const NOT_RUN: &[(&str, &str)] = &[
     ("./scripts/up ", "needs the usual ports and runs until Ctrl-C; it is tested by tests/it/slow/development.rs"),
     ("./scripts/test ", "runs the test that is running"),
+    ("mvn -q -f clients/java install", "builds in the library's folder; ./scripts/clients java runs it"),
+    ("examples/java/run.sh", "as the Java library"),
     ("examples/rust/run.sh", "builds in this repository's target folder; ./scripts/clients runs it"),
     ("WARRENGATE_GRPC__CORS_ORIGINS=http://127.0.0.1:8000 ./scripts/up", "as ./scripts/up"),
 ];
@@ -29,13 +31,8 @@ const UNTIL_CTRL_C: &[(&str, u16)] =
     &[("python3 -m http.server --directory examples/browser/page --bind 127.0.0.1 8000", 8000)];
 
 /// Lines that need a toolchain: their beginning, and the program that must be installed.
-const TOOLCHAINS: &[(&str, &str)] = &[
-    ("examples/go/", "go"),
-    ("examples/typescript/", "npm"),
-    ("examples/java/", "mvn"),
-    ("mvn ", "mvn"),
-    ("(cd examples/browser ", "npm"),
-];
+const TOOLCHAINS: &[(&str, &str)] =
+    &[("examples/go/", "go"), ("examples/typescript/", "npm"), ("(cd examples/browser ", "npm")];
 
 /// Commands that are expected to fail.
 const REFUSED: &[&str] = &["warrengate subscribe orders --count 1 --as globex"];
@@ -120,7 +117,6 @@ async fn folder() -> tempfile::TempDir {
     let link = |from: PathBuf, to: &str| std::os::unix::fs::symlink(from, folder.path().join(to)).unwrap();
     link(root().join("examples"), "examples");
     link(root().join("clients"), "clients");
-    link(root().join("proto"), "proto");
     fs::create_dir_all(folder.path().join("target/debug")).unwrap();
     link(PathBuf::from(env!("CARGO_BIN_EXE_warrengate")), "target/debug/warrengate");
     folder
