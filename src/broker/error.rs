@@ -10,7 +10,7 @@ use crate::error::{Classify, Kind};
 /// Why an operation at the broker failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// There is no connection, or it was lost.
+    /// The connection does not exist or was lost.
     #[error("the broker cannot be reached")]
     Unreachable(#[source] Option<lapin::Error>),
     /// The broker refuses the tenant: the vhost or the user does not exist, or the certificate is not accepted.

@@ -367,7 +367,7 @@ fn arguments(spec: &QueueSpec) -> FieldTable {
         set("x-single-active-consumer", AMQPValue::Boolean(true));
     }
     if spec.kind != QueueKind::Stream {
-        // Publishers are told when a queue is full, and rejected messages are kept.
+        // Publishers are notified when a queue is full, and rejected messages are kept.
         set("x-overflow", text("reject-publish"));
         set("x-dead-letter-exchange", text(DEAD_LETTERS));
     }

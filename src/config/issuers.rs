@@ -80,7 +80,7 @@ pub struct IssuerConfig {
     pub issuer: String,
     /// Where its keys are.
     pub keys: KeySource,
-    /// The CA that its server's certificate is checked against, PEM; the system's CAs when there is none.
+    /// The CA that verifies the server's certificate, as PEM; the system's CAs if it is not set.
     pub ca_certificate: Option<PathBuf>,
     /// The `aud` of its tokens.
     pub audience: String,

@@ -56,7 +56,7 @@ impl Supervisor {
             if let Some(name) = *failed.borrow_and_update() {
                 return name;
             }
-            // The sender lives as long as `self`.
+            // `self` owns the sender, so the channel is not closed.
             let _ = failed.changed().await;
         }
     }

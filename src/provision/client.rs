@@ -135,7 +135,7 @@ impl Client {
         self.get(&["users", user, "permissions"], &[]).await
     }
 
-    /// None when there is no such vhost.
+    /// `None` if the vhost does not exist.
     pub(super) async fn permissions_in(&self, vhost: &str) -> Result<Option<Vec<Permissions>>, Error> {
         found(self.get(&["vhosts", vhost, "permissions"], &[]).await)
     }
@@ -169,7 +169,7 @@ impl Client {
         self.delete(&["vhosts", name], None).await
     }
 
-    /// The limits of a vhost, by name; a negative one is none, and left out.
+    /// The limits of a vhost, by name. A negative value means no limit and is omitted.
     pub(super) async fn vhost_limits(&self, vhost: &str) -> Result<BTreeMap<String, u64>, Error> {
         let rows: Vec<Value> = self.get(&["vhost-limits", vhost], &[]).await?;
         let limits = rows.iter().filter_map(|row| row["value"].as_object()).flatten();
@@ -232,7 +232,7 @@ impl Client {
         }
     }
 
-    /// None when there is no such vhost or page; pages are numbered from 1.
+    /// `None` if the vhost or the page does not exist; pages are numbered from 1.
     pub(super) async fn queues(&self, vhost: &str, page: usize) -> Result<Option<Page<QueueInfo>>, Error> {
         let found = self.page(&["queues", vhost], QueueInfo::COLUMNS, page, QueueInfo::read).await?;
         let Some(Page { rows, is_last }) = found else { return Ok(None) };

@@ -121,12 +121,12 @@ where
     }
 }
 
-/// What the message of a unary request is charged; whoever handles it has it until the request is answered.
+/// The charge for the message of a unary request. It is kept until the request is answered.
 #[derive(Clone, Default)]
 struct UnaryCharge(Arc<Mutex<Option<MemoryPermit>>>);
 
 impl UnaryCharge {
-    /// Keeps the charge of the request's message. Further ones, which nobody uses, are returned.
+    /// Keeps the charge of the request's message. Charges for further messages, which are unused, are returned.
     fn keep(&self, permit: MemoryPermit) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(permit);
     }
@@ -222,7 +222,7 @@ impl Limited {
         }
     }
 
-    /// The reader has done with the frames that it has.
+    /// Releases the charge of the frames that the reader has processed.
     fn release(&mut self) {
         let charged = self.charged.take();
         if let (Some(unary), Some(permit)) = (&self.unary, charged) {

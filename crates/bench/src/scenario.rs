@@ -42,7 +42,7 @@ pub struct Named {
     pub unit: &'static str,
     /// The value.
     pub figure: Figure,
-    /// The project's target; empty when there is none.
+    /// The project's target; empty if the project has none.
     pub target: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! An established AMQP connection and the task that watches its events. When the connection is lost, its users are told and
+//! An established AMQP connection and the task that watches its events. When the connection is lost, its users are notified and
 //! its socket is shut down, so that lapin's I/O thread ends whatever the peer does.
 
 use std::{

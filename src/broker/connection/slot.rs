@@ -76,7 +76,7 @@ impl ConnectionSlot {
         Self(Arc::new(Inner { vhost: tenant.vhost(), tenant, purpose, context, slot, closed }))
     }
 
-    /// Opens a channel, on a new connection when there is none. After failed attempts the next one is delayed: 50 ms,
+    /// Opens a channel, on a new connection if none is open. After failed attempts the next one is delayed: 50 ms,
     /// doubling up to 1 s, half of it at random.
     ///
     /// # Errors

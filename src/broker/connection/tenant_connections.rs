@@ -12,7 +12,7 @@ pub(in crate::broker) struct TenantConnections {
     pub(in crate::broker) tenant: TenantId,
     pub(in crate::broker) publish: ConnectionSlot,
     pub(in crate::broker) consume: ConnectionSlot,
-    /// Held by the call that reads the dead letters: only one at a time can.
+    /// Locked by the call that reads the dead letters, because only one can do so at a time.
     pub(in crate::broker) dead_letters: Arc<Mutex<()>>,
 }
 
@@ -22,7 +22,7 @@ impl TenantConnections {
         Self { publish: slot(Purpose::Publish), consume: slot(Purpose::Consume), dead_letters: Arc::default(), tenant }
     }
 
-    /// Replaces the connections whose certificate is no longer the tenant's current one.
+    /// Replaces the connections that use an earlier certificate of the tenant.
     ///
     /// # Errors
     /// When a new connection cannot be opened; the old one stays.

@@ -671,7 +671,7 @@ async fn return_one_by_one(channel: Channel, tags: Vec<u64>) -> Result<(), lapin
     Ok(())
 }
 
-/// The next delivery; pending while there is no consumer.
+/// Returns the next delivery; stays pending without a consumer.
 async fn delivered(deliveries: &mut Option<lapin::Consumer>) -> Option<lapin::Result<Delivery>> {
     match deliveries {
         Some(deliveries) => deliveries.next().await,

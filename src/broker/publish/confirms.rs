@@ -209,7 +209,7 @@ impl<T> Tracker<T> {
             let (answer, message) = match answer {
                 Ok(Confirmation::Ack(message)) => (Resolved::Ack, message),
                 Ok(Confirmation::Nack(message)) => (Resolved::Nack, message),
-                // Every channel is in confirm mode; without it there is no answer.
+                // Every channel is in confirm mode; otherwise the broker would not answer.
                 Ok(Confirmation::NotRequested) => (Resolved::Lost(lapin::ErrorKind::FutureCompleted.into()), None),
                 Err(error) => (Resolved::Lost(error), None),
             };

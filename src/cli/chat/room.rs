@@ -106,7 +106,7 @@ impl Room {
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, announcement).await;
     }
 
-    /// Waits for a message that failed; pending while there is none.
+    /// Waits for a message that failed; stays pending until one does.
     pub(super) async fn trouble(&mut self) -> String {
         loop {
             match self.outcomes.join_next().await {

@@ -159,7 +159,7 @@ class Session(ABC, Generic[Request, Response]):
         """End the stream after this time at the latest."""
         when = asyncio.get_running_loop().time() + seconds
         present = self._limit.when()
-        # Only an entered timeout can be rescheduled; before that there is no stream to end.
+        # Only an entered timeout can be rescheduled; before that, no stream is open that could be ended.
         if self.channel is not None and (present is None or when < present):
             self._limit.reschedule(when)
 

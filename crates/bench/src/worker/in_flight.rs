@@ -27,7 +27,7 @@ impl<F: Future + Unpin> InFlight<F> {
         self.0.is_empty()
     }
 
-    /// The oldest answer; pending when there is none to wait for. Cancel-safe.
+    /// Returns the oldest answer; stays pending if no answer is expected. Cancel safe.
     pub(super) async fn next(&mut self) -> (F::Output, Due) {
         let answered = poll_fn(|cx| match self.0.front_mut() {
             Some((answer, due)) => answer.poll_unpin(cx).map(|answer| (answer, *due)),
