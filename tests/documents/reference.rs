@@ -1,4 +1,5 @@
-//! The second part of each service's page in docs/reference, generated from the comments of the protobuf files.
+//! The second part of each service's page in docs/reference, generated from the comments of the protobuf files: its
+//! calls with the fields of their requests and responses. Types are links to their definitions.
 //!
 //! The pages and the protobuf files cannot differ: the test fails until the pages are generated again.
 
@@ -11,8 +12,7 @@ use std::{
 
 use prost::Message as _;
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
-    MethodDescriptorProto,
+    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto,
     field_descriptor_proto::{Label, Type},
 };
 
@@ -51,11 +51,36 @@ impl Comments {
     }
 }
 
-/// A message or enum, and the path of its comments.
-struct Described<'a, T> {
-    item: &'a T,
+/// A message, and the path of its comments.
+struct Described<'a> {
+    item: &'a DescriptorProto,
     comments: &'a Comments,
     path: Vec<i32>,
+}
+
+/// The links to the definitions of messages and enums, by name.
+struct Links(HashMap<String, String>);
+
+impl Links {
+    fn of(files: &[&FileDescriptorProto]) -> Self {
+        let mut links = HashMap::new();
+        for file in files {
+            let info = file.source_code_info.as_ref().unwrap();
+            let line = |path: &[i32]| info.location.iter().find(|place| place.path == path).unwrap().span[0] + 1;
+            let messages = (0..).zip(file.message_type.iter().map(DescriptorProto::name)).map(|item| (MESSAGES, item));
+            let enums = (0..).zip(file.enum_type.iter().map(|item| item.name())).map(|item| (ENUMS, item));
+            for (kind, (number, name)) in messages.chain(enums) {
+                let target = format!("../../proto/{}#L{}", file.name(), line(&[kind, number]));
+                links.insert(name.to_owned(), format!("[{name}]({target})"));
+            }
+        }
+        Self(links)
+    }
+
+    /// The type's name as a link; types of Google's packages have none.
+    fn to(&self, name: &str) -> String {
+        self.0.get(name).cloned().unwrap_or_else(|| name.to_owned())
+    }
 }
 
 fn short(name: &str) -> &str {
@@ -92,9 +117,15 @@ fn paragraph(out: &mut String, text: &str) {
     writeln!(out, "{line}\n").unwrap();
 }
 
-fn kind(field: &FieldDescriptorProto, message: &DescriptorProto) -> String {
+/// Whether exactly one field of the message can be set.
+fn is_alternatives(message: &DescriptorProto) -> bool {
+    let alternative = |field: &FieldDescriptorProto| field.oneof_index == Some(0) && !field.proto3_optional();
+    message.field.len() > 1 && message.field.iter().all(alternative)
+}
+
+fn kind(field: &FieldDescriptorProto, message: &DescriptorProto, links: &Links) -> String {
     let plain = |field: &FieldDescriptorProto| match field.r#type() {
-        Type::Message | Type::Enum => short(field.type_name()).to_owned(),
+        Type::Message | Type::Enum => links.to(short(field.type_name())),
         other => other.as_str_name().trim_start_matches("TYPE_").to_lowercase(),
     };
     let entry = message.nested_type.iter().find(|nested| nested.name() == short(field.type_name()));
@@ -104,6 +135,7 @@ fn kind(field: &FieldDescriptorProto, message: &DescriptorProto) -> String {
         None => plain(field),
     };
     match field.oneof_index {
+        Some(_) if is_alternatives(message) => text,
         Some(one) if !field.proto3_optional() => {
             format!("{text}, one of `{}`", message.oneof_decl[usize::try_from(one).unwrap()].name())
         }
@@ -112,93 +144,81 @@ fn kind(field: &FieldDescriptorProto, message: &DescriptorProto) -> String {
     }
 }
 
-/// Writes the fields of a message, and returns how many there were.
-fn fields(out: &mut String, message: &Described<'_, DescriptorProto>) -> usize {
-    let mut written = 0;
+/// The fields of a message, as a list.
+fn fields(message: &Described<'_>, links: &Links) -> String {
+    let mut out = String::new();
     for (number, field) in (0..).zip(&message.item.field) {
         let what = message.comments.at(&[&message.path[..], &[MEMBERS, number]].concat(), field.name());
         if !COMMON.contains(&field.name()) {
-            match kind(field, message.item).as_str() {
+            match kind(field, message.item, links).as_str() {
                 // Most fields are; docs/reference/README.md says so.
-                "string" => item(out, &format!("`{}`: {what}", field.name())),
-                kind => item(out, &format!("`{}` ({kind}): {what}", field.name())),
+                "string" => item(&mut out, &format!("`{}`: {what}", field.name())),
+                kind => item(&mut out, &format!("`{}` ({kind}): {what}", field.name())),
             }
-            written += 1;
         }
     }
-    written
+    out
 }
 
 /// One side of a call: the fields of its message, if it has any.
-fn side(out: &mut String, label: &str, streams: bool, message: &Described<'_, DescriptorProto>) {
-    let stream = if streams { " stream" } else { "" };
-    let mut list = String::new();
-    match fields(&mut list, message) {
-        0 => {}
-        _ => writeln!(out, "{label}{stream}:\n\n{list}").unwrap(),
+fn side(out: &mut String, label: &str, streams: bool, message: &Described<'_>, links: &Links) {
+    let list = fields(message, links);
+    if !list.is_empty() {
+        let stream = if streams { " stream" } else { "" };
+        let alternatives = if is_alternatives(message.item) { ", one of" } else { "" };
+        writeln!(out, "{label}{stream}{alternatives}:\n\n{list}").unwrap();
     }
 }
 
-fn enumeration(out: &mut String, described: &Described<'_, EnumDescriptorProto>) {
-    let name = described.item.name();
-    writeln!(out, "### {name}\n").unwrap();
-    paragraph(out, &described.comments.at(&described.path, name));
-    for (number, value) in (0..).zip(&described.item.value) {
-        let what = described.comments.at(&[&described.path[..], &[MEMBERS, number]].concat(), value.name());
-        item(out, &format!("`{}`: {what}", value.name()));
-    }
-    out.push('\n');
-}
-
-fn call<'a>(
+fn call(
     out: &mut String,
     comments: &Comments,
-    method: &'a MethodDescriptorProto,
+    method: &MethodDescriptorProto,
     path: &[i32],
-    messages: &BTreeMap<&str, Described<'_, DescriptorProto>>,
-) -> [&'a str; 2] {
+    messages: &BTreeMap<&str, Described<'_>>,
+    links: &Links,
+) {
     writeln!(out, "### {}\n", method.name()).unwrap();
     paragraph(out, &comments.at(path, method.name()));
     let (input, output) = (short(method.input_type()), short(method.output_type()));
-    side(out, "Request", method.client_streaming(), &messages[input]);
-    side(out, "Response", method.server_streaming(), &messages[output]);
-    [input, output]
+    side(out, "Request", method.client_streaming(), &messages[input], links);
+    side(out, "Response", method.server_streaming(), &messages[output], links);
 }
 
-/// The generated part of one page: its calls with their requests and responses, then the messages and enums they use.
-fn page(files: &[&FileDescriptorProto]) -> String {
+/// Panics where a message, a field, an enum or one of its values has no comment.
+fn check_comments(file: &FileDescriptorProto, comments: &Comments, links: &Links) {
+    for (number, item) in (0..).zip(&file.message_type) {
+        comments.at(&[MESSAGES, number], item.name());
+        fields(&Described { item, comments, path: vec![MESSAGES, number] }, links);
+    }
+    for (number, item) in (0..).zip(&file.enum_type) {
+        comments.at(&[ENUMS, number], item.name());
+        for (value, name) in (0..).zip(item.value.iter().map(|value| value.name())) {
+            comments.at(&[ENUMS, number, MEMBERS, value], name);
+        }
+    }
+}
+
+/// The generated part of one page: its calls with their requests and responses.
+fn page(files: &[&FileDescriptorProto], links: &Links) -> String {
     let mut out = String::from("\n## Calls\n\n");
     let comments: Vec<Comments> = files.iter().map(|file| Comments::of(file)).collect();
     let mut messages = BTreeMap::new();
     for (file, comments) in files.iter().zip(&comments) {
+        check_comments(file, comments, links);
         for (number, item) in (0..).zip(&file.message_type) {
-            // Also fails for messages that no call uses without a comment.
-            comments.at(&[MESSAGES, number], item.name());
             messages.insert(item.name(), Described { item, comments, path: vec![MESSAGES, number] });
         }
     }
-    let mut shown = Vec::new();
+    let calls = files.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
+    let contents: Vec<_> = calls.map(|call| format!("[{0}](#{1})", call.name(), call.name().to_lowercase())).collect();
+    paragraph(&mut out, &contents.join(", "));
     for (file, comments) in files.iter().zip(&comments) {
         for (number, service) in (0..).zip(&file.service) {
             comments.at(&[SERVICES, number], service.name());
             for (member, method) in (0..).zip(&service.method) {
-                let path = [SERVICES, number, MEMBERS, member];
-                shown.extend(call(&mut out, comments, method, &path, &messages));
+                call(&mut out, comments, method, &[SERVICES, number, MEMBERS, member], &messages, links);
             }
-        }
-    }
-    out.push_str("## Messages\n\n");
-    for (file, comments) in files.iter().zip(&comments) {
-        for item in file.message_type.iter().filter(|message| !shown.contains(&message.name())) {
-            let described = &messages[item.name()];
-            writeln!(out, "### {}\n", item.name()).unwrap();
-            paragraph(&mut out, &described.comments.at(&described.path, item.name()));
-            if fields(&mut out, described) > 0 {
-                out.push('\n');
-            }
-        }
-        for (number, item) in (0..).zip(&file.enum_type) {
-            enumeration(&mut out, &Described { item, comments, path: vec![ENUMS, number] });
         }
     }
     out.trim_end().to_owned() + "\n"
@@ -210,13 +230,14 @@ fn the_reference_matches_the_protobuf_files() {
     let ours: Vec<_> = files.file.iter().filter(|file| file.package() == "warrengate.v1").collect();
     let described: usize = PAGES.iter().map(|(_, files)| files.len()).sum();
     assert_eq!(described, ours.len(), "each protobuf file belongs to one page of docs/reference");
+    let links = Links::of(&ours);
     for (name, files) in PAGES {
         let path = super::root().join(format!("docs/reference/{name}.md"));
         let text = fs::read_to_string(&path).unwrap();
-        let own = text.split_once(BEGIN).map_or(format!("{text}\n"), |(own, _)| own.to_owned());
+        let written = text.split_once(BEGIN).map_or(format!("{text}\n"), |(written, _)| written.to_owned());
         let of_page = |stem: &&str| ours.iter().find(|file| file.name() == format!("warrengate/v1/{stem}.proto"));
         let files: Vec<_> = files.iter().map(|stem| *of_page(stem).unwrap()).collect();
-        let expected = format!("{own}{BEGIN}{}", page(&files));
+        let expected = format!("{written}{BEGIN}{}", page(&files, &links));
         if text != expected && env::var_os("WARRENGATE_WRITE_DOCS").is_some() {
             fs::write(path, expected).unwrap();
             continue;
