@@ -21,11 +21,11 @@ const UNKNOWN_MEMORY: usize = 4 << 30;
 const MIN_LIMIT: usize = 64 << 20;
 /// The limit is at least this many of the largest messages: one stream of one tenant must always be able to go on.
 const MIN_MESSAGES: usize = 16;
-/// What a message takes once it is decoded, in addition to its encoded size.
+/// The memory that a decoded message needs in addition to its encoded size.
 pub const MESSAGE_OVERHEAD: usize = 1024;
-/// What a header takes in addition, and each value of a list or a table in it.
+/// The same for each header, and for each value of a list or a table in it.
 pub const HEADER_OVERHEAD: usize = 256;
-/// How soon something that found no memory may be tried again.
+/// How soon to try again after the budget was exhausted.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A number of bytes that may be reserved at the same time. Cloning is cheap; clones share the same bytes.
@@ -125,8 +125,9 @@ impl MemoryBudget {
         }
     }
 
-    /// Reserves bytes for what a peer may make last, such as deliveries that it has not settled. At least as much as this budget then
-    /// uses stays free in its parent: `n` children that take all they get have `1 / (n + 1)` of the parent each.
+    /// Reserves bytes that a peer may occupy for as long as it likes, such as deliveries that it has not settled. At least as
+    /// much as this budget then uses stays free in its parent: `n` children that reserve all they can have `1 / (n + 1)` of
+    /// the parent each.
     ///
     /// # Errors
     /// [`Full`] when there is less.
@@ -167,7 +168,7 @@ impl fmt::Debug for MemoryBudget {
 }
 
 impl MemoryPermit {
-    /// The number of bytes that it holds.
+    /// The number of reserved bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -181,7 +182,7 @@ impl MemoryPermit {
         Ok(())
     }
 
-    /// Returns all but `bytes`; no effect if it holds fewer.
+    /// Returns all but `bytes`; no effect if it has fewer.
     pub fn shrink_to(&mut self, bytes: usize) {
         drop(self.split(self.bytes.saturating_sub(bytes)));
     }
@@ -258,7 +259,7 @@ impl fmt::Debug for Level {
     }
 }
 
-/// The smallest limit of a gateway that takes messages of this size.
+/// The smallest limit of a gateway that accepts messages of this size.
 pub fn min_limit(max_message_bytes: usize) -> usize {
     max_message_bytes.saturating_mul(MIN_MESSAGES).max(MIN_LIMIT)
 }

@@ -102,11 +102,11 @@ mod tests {
         let (service, secret) = service().await;
         let response = service.issue_token(request(&secret, 120)).await.expect("issued").into_inner();
         assert_eq!(response.token_type, "Bearer");
-        let mut ask = Request::new(pb::WhoAmIRequest {});
+        let mut who_am_i = Request::new(pb::WhoAmIRequest {});
         let value = format!("Bearer {}", response.access_token).parse().expect("a value");
         let headers = [(http::header::AUTHORIZATION, value)].into_iter().collect();
-        authenticate(&service.issuer.verifier(), &headers, ask.extensions_mut()).expect("authenticated");
-        let who = service.who_am_i(ask).await.expect("a response").into_inner();
+        authenticate(&service.issuer.verifier(), &headers, who_am_i.extensions_mut()).expect("authenticated");
+        let who = service.who_am_i(who_am_i).await.expect("a response").into_inner();
         assert_eq!((who.client_id.as_str(), who.tenant.as_str()), ("admin", ""));
         assert!(who.grants.expect("grants").administer);
         assert_eq!(who.token_expires, response.expires);
@@ -115,8 +115,8 @@ mod tests {
     #[tokio::test]
     async fn unauthenticated_and_invalid_requests_get_a_reason() {
         let (service, secret) = service().await;
-        let nobody = service.who_am_i(Request::new(pb::WhoAmIRequest {})).await.expect_err("refused");
-        assert_eq!(nobody.code(), Code::Unauthenticated);
+        let unauthenticated = service.who_am_i(Request::new(pb::WhoAmIRequest {})).await.expect_err("refused");
+        assert_eq!(unauthenticated.code(), Code::Unauthenticated);
         let wrong = service.issue_token(request("wgs_wrong", 120)).await.expect_err("refused");
         assert_eq!(wrong.code(), Code::Unauthenticated);
         let reason = wrong.get_error_details().error_info().expect("details").reason.clone();

@@ -59,7 +59,7 @@ pub(super) fn redrive(
     if request.max_per_second > MAX_PER_SECOND {
         return Err(Failure::invalid("max_per_second", "must be at most 100,000"));
     }
-    // Taking the last subscribe grant away ends a running redrive.
+    // A running redrive ends when the last subscribe grant of its client is removed.
     session.require(subscribe_not_granted(), |grants| grants.may_subscribe_somewhere())?;
     let letters = broker.dead_letters(session.scope());
     let (reports, progress) = mpsc::channel(1);
@@ -156,16 +156,16 @@ fn parse_position(key: &str) -> Result<(u64, String), ()> {
 
 /// A condition for dead letters.
 struct Filter {
-    asked: pb::DeadLetterFilter,
+    requested: pb::DeadLetterFilter,
     after: Option<u64>,
     before: Option<u64>,
 }
 
 impl Filter {
-    fn parse(field: &'static str, asked: pb::DeadLetterFilter) -> Result<Self, Failure> {
+    fn parse(field: &'static str, requested: pb::DeadLetterFilter) -> Result<Self, Failure> {
         let named = |what: &str| format!("{field}.{what}");
-        if !asked.queue.is_empty() {
-            QueueName::parse(&asked.queue).map_err(|error| Failure::from(error).on_field(named("queue")))?;
+        if !requested.queue.is_empty() {
+            QueueName::parse(&requested.queue).map_err(|error| Failure::from(error).on_field(named("queue")))?;
         }
         let millis = |what: &str, time: &Option<prost_types::Timestamp>| match time {
             None => Ok(None),
@@ -174,16 +174,17 @@ impl Filter {
                 _ => Err(Failure::invalid(named(what), "must not be before 1970")),
             },
         };
-        let (after, before) = (millis("died_after", &asked.died_after)?, millis("died_before", &asked.died_before)?);
-        Ok(Self { asked, after, before })
+        let (after, before) =
+            (millis("died_after", &requested.died_after)?, millis("died_before", &requested.died_before)?);
+        Ok(Self { requested, after, before })
     }
 
     fn matches(&self, letter: &DeadLetter) -> bool {
-        let same = |asked: &str, is: &str| asked.is_empty() || asked == is;
-        same(&self.asked.queue, &letter.queue)
-            && same(&self.asked.dead_letter_id, &letter.id)
-            && same(&self.asked.code, &letter.code)
-            && letter.reason.contains(&self.asked.reason_contains)
+        let same = |requested: &str, is: &str| requested.is_empty() || requested == is;
+        same(&self.requested.queue, &letter.queue)
+            && same(&self.requested.dead_letter_id, &letter.id)
+            && same(&self.requested.code, &letter.code)
+            && letter.reason.contains(&self.requested.reason_contains)
             && self.after.is_none_or(|after| letter.died >= after)
             && self.before.is_none_or(|before| letter.died < before)
     }
@@ -197,10 +198,10 @@ enum Selection {
 }
 
 impl Selection {
-    fn parse(asked: Option<pb::DeadLetterSelection>) -> Result<Self, Failure> {
-        let asked = asked.unwrap_or_default();
-        match (asked.dead_letter_ids.len(), asked.filter, asked.all) {
-            (1..=MAX_IDS, None, false) => Ok(Self::Ids(asked.dead_letter_ids.into_iter().collect())),
+    fn parse(requested: Option<pb::DeadLetterSelection>) -> Result<Self, Failure> {
+        let requested = requested.unwrap_or_default();
+        match (requested.dead_letter_ids.len(), requested.filter, requested.all) {
+            (1..=MAX_IDS, None, false) => Ok(Self::Ids(requested.dead_letter_ids.into_iter().collect())),
             (count, None, false) if count > MAX_IDS => {
                 Err(Failure::invalid("selection.dead_letter_ids", "are more than 1,000; use a filter, or call again"))
             }

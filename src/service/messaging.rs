@@ -51,7 +51,7 @@ impl MessagingService {
     }
 }
 
-/// The frames of a subscription. What a frame keeps charged is released when tonic asks for the next one.
+/// The frames of a subscription. The memory that a frame is charged for is released when tonic polls for the next one.
 fn unread(
     mut responses: subscribe::Responses,
 ) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send + 'static {

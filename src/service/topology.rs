@@ -1,6 +1,6 @@
-//! `Topology`: names are parsed, grants asked, and the tenant's own broker user declares. Listing reads the broker's
-//! management API, inside the caller's vhost only. Binding hands on what an exchange gets, so it needs the configure grant on
-//! both ends.
+//! The `Topology` service. It parses names, checks grants, and declares objects as the tenant's own broker user. Lists are
+//! read from the broker's management API, within the caller's vhost only. A binding forwards the messages of an exchange, so
+//! it requires the configure grant for its source and its destination.
 
 mod audit_subject;
 mod convert;
@@ -27,7 +27,7 @@ use crate::{
     tenant::{Action, CallPermit, TenantCalls, TenantScope, Tenants},
 };
 
-/// The tenants' topology.
+/// The `Topology` service.
 pub struct TopologyService {
     tenants: Arc<Tenants>,
     broker: Broker,
@@ -74,7 +74,7 @@ impl TopologyService {
     }
 
     async fn queue(&self, scope: &TenantScope, name: &QueueName) -> Result<(pb::Queue, pb::QueueStatus), Failure> {
-        // Ready messages and consumers as they are now; the rest is what the management API saw last.
+        // Ready messages and consumers are current; the rest is from the last statistics of the management API.
         let state = self.broker.topology(scope).queue_state(name).await?;
         let seen = self.inspector.queue(scope, name).await?;
         let missing = || broker::Error::NoQueue(name.to_string());
@@ -86,15 +86,16 @@ impl TopologyService {
 }
 
 impl TopologyService {
-    /// The broker compares what it knows itself; of the retry policy it knows nothing.
-    async fn same_policy(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
+    /// Compares the retry policy with that of an existing queue. RabbitMQ compares the properties that it stores, but the
+    /// policy is the gateway's own.
+    async fn compare_retry_policy(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
         let Some(wanted) = spec.retry else { return Ok(()) };
         self.policies.forget(scope, &spec.name);
         let found = match self.inspector.queue(scope, &spec.name).await {
             Ok(found) => found,
             Err(error) => {
-                // An application that declares what it uses must be able to start without the management API.
-                tracing::warn!(tenant = %scope.tenant(), %error, "a queue's retry policy is not compared");
+                // An application that declares its queues at startup must be able to start without the management API.
+                tracing::warn!(tenant = %scope.tenant(), %error, "cannot compare the retry policy of a queue");
                 return Ok(());
             }
         };
@@ -116,25 +117,25 @@ fn may_configure(scope: &TenantScope, name: &str) -> Result<(), Failure> {
     Err(Failure::new(Kind::Denied, "CONFIGURE_NOT_GRANTED", text))
 }
 
-fn may_see(scope: &TenantScope, name: &QueueName) -> bool {
+fn is_visible(scope: &TenantScope, name: &QueueName) -> bool {
     scope.grants().may_subscribe(name) || scope.grants().may_configure(name.as_str())
 }
 
-fn may_see_exchange(scope: &TenantScope, name: &str) -> bool {
+fn is_exchange_visible(scope: &TenantScope, name: &str) -> bool {
     scope.grants().may_configure(name) || scope.grants().may_publish_somewhere(name)
 }
 
-/// A binding shows both its ends.
-fn may_see_binding(scope: &TenantScope, binding: &BindingInfo) -> bool {
+/// A binding reveals its source and its destination, so both must be visible.
+fn is_binding_visible(scope: &TenantScope, binding: &BindingInfo) -> bool {
     let destination = match QueueName::parse(&binding.destination) {
-        Ok(queue) if binding.destination_is_queue => may_see(scope, &queue),
-        _ => may_see_exchange(scope, &binding.destination),
+        Ok(queue) if binding.destination_is_queue => is_visible(scope, &queue),
+        _ => is_exchange_visible(scope, &binding.destination),
     };
-    destination && may_see_exchange(scope, &binding.source)
+    destination && is_exchange_visible(scope, &binding.source)
 }
 
-fn may_look_at(scope: &TenantScope, name: &QueueName) -> Result<(), Failure> {
-    if may_see(scope, name) {
+fn require_visible(scope: &TenantScope, name: &QueueName) -> Result<(), Failure> {
+    if is_visible(scope, name) {
         return Ok(());
     }
     let text = format!("this client may neither subscribe to nor configure queue {:?}", name.as_str());
@@ -155,8 +156,8 @@ impl Topology for TopologyService {
             may_configure(&scope, alternate.as_str())?;
         }
         if !request.validate_only {
-            let is_there = async || Ok(self.inspector.exchange(&scope, &spec.name).await?.is_some());
-            let _slot = self.quota.exchange(&scope, is_there).await?;
+            let exists = async || Ok(self.inspector.exchange(&scope, &spec.name).await?.is_some());
+            let _slot = self.quota.exchange(&scope, exists).await?;
             self.broker.topology(&scope).declare_exchange(&spec).await.map_err(Failure::from)?;
         }
         Ok(Response::new(pb::DeclareExchangeResponse { exchange: Some(convert::exchange(&spec)) }))
@@ -183,7 +184,7 @@ impl Topology for TopologyService {
     ) -> Result<Response<pb::GetExchangeResponse>, Status> {
         let scope = self.admit(&request, Action::Inspect).await?;
         let name = ExchangeName::own(&request.into_inner().name).named("name")?;
-        if !may_see_exchange(&scope, name.as_str()) {
+        if !is_exchange_visible(&scope, name.as_str()) {
             let text = format!("this client may neither publish to nor configure exchange {:?}", name.as_str());
             return Err(Failure::new(Kind::Denied, "EXCHANGE_NOT_GRANTED", text).into());
         }
@@ -204,7 +205,7 @@ impl Topology for TopologyService {
         let next_page_token = page.cut(&mut found, |exchange| exchange.name.clone());
         let exchanges = found
             .iter()
-            .filter(|exchange| may_see_exchange(&scope, &exchange.name))
+            .filter(|exchange| is_exchange_visible(&scope, &exchange.name))
             .map(convert::exchange_entry)
             .collect();
         Ok(Response::new(pb::ListExchangesResponse { exchanges, next_page_token }))
@@ -221,16 +222,16 @@ impl Topology for TopologyService {
         let mut status = pb::QueueStatus::default();
         if !request.validate_only {
             let topology = self.broker.topology(&scope);
-            let is_there = async || match topology.queue_state(&spec.name).await {
+            let exists = async || match topology.queue_state(&spec.name).await {
                 Ok(_) => Ok(true),
                 Err(broker::Error::NoQueue(_)) => Ok(false),
                 Err(error) => Err(error.into()),
             };
-            let _slot = self.quota.queue(&scope, is_there).await?;
+            let _slot = self.quota.queue(&scope, exists).await?;
             let state = topology.declare_queue(&spec).await.map_err(Failure::from)?;
             status.messages_ready = state.messages.into();
             status.consumers = state.consumers;
-            self.same_policy(&scope, &spec).await?;
+            self.compare_retry_policy(&scope, &spec).await?;
         }
         let queue = Some(convert::queue(&spec));
         Ok(Response::new(pb::DeclareQueueResponse { queue, status: Some(status) }))
@@ -255,7 +256,7 @@ impl Topology for TopologyService {
     async fn get_queue(&self, request: Request<pb::GetQueueRequest>) -> Result<Response<pb::GetQueueResponse>, Status> {
         let scope = self.admit(&request, Action::Inspect).await?;
         let name = QueueName::parse(&request.into_inner().name).named("name")?;
-        may_look_at(&scope, &name)?;
+        require_visible(&scope, &name)?;
         let (queue, status) = self.queue(&scope, &name).await?;
         Ok(Response::new(pb::GetQueueResponse { queue: Some(queue), status: Some(status) }))
     }
@@ -272,7 +273,7 @@ impl Topology for TopologyService {
         let next_page_token = page.cut(&mut found, |queue| queue.name.clone());
         let queues = found
             .iter()
-            .filter(|queue| QueueName::parse(&queue.name).is_ok_and(|name| may_see(&scope, &name)))
+            .filter(|queue| QueueName::parse(&queue.name).is_ok_and(|name| is_visible(&scope, &name)))
             .map(convert::queue_entry)
             .map(|(queue, status)| pb::QueueEntry { queue: Some(queue), status: Some(status) })
             .collect();
@@ -286,7 +287,7 @@ impl Topology for TopologyService {
         let audit_context = AuditContext::of_request(&request);
         let scope = self.admit(&request, Action::Subscribe).await?;
         let name = QueueName::parse(&request.into_inner().name).named("name")?;
-        may_look_at(&scope, &name)?;
+        require_visible(&scope, &name)?;
         // RabbitMQ would answer this for a stream queue by closing the connection, and so every stream of the tenant.
         let seen = self.inspector.queue(&scope, &name).await.map_err(Failure::from)?;
         if seen.is_some_and(|queue| queue.queue_type == "stream") {
@@ -299,15 +300,17 @@ impl Topology for TopologyService {
 
     async fn bind(&self, request: Request<pb::BindRequest>) -> Result<Response<pb::BindResponse>, Status> {
         let scope = self.admit(&request, Action::Configure).await?;
-        let asked = request.into_inner().binding;
-        let spec = convert::binding_spec(asked.clone())?;
+        let requested = request.into_inner().binding;
+        let spec = convert::binding_spec(requested.clone())?;
         may_configure(&scope, spec.source.as_str())?;
         may_configure(&scope, spec.destination.as_str())?;
-        let is_there = async || {
+        let exists = async || {
             let found = self.inspector.bindings(&scope, Some(&spec.source), Some(spec.destination.as_str())).await?;
-            Ok(found.iter().any(|one| asked.as_ref().is_some_and(|asked| convert::is_same_binding(one, asked))))
+            Ok(found
+                .iter()
+                .any(|one| requested.as_ref().is_some_and(|requested| convert::is_same_binding(one, requested))))
         };
-        let _slot = self.quota.binding(&scope, is_there).await?;
+        let _slot = self.quota.binding(&scope, exists).await?;
         self.broker.topology(&scope).bind(&spec).await.map_err(Failure::from)?;
         Ok(Response::new(pb::BindResponse {}))
     }
@@ -333,13 +336,13 @@ impl Topology for TopologyService {
         let destination = convert::optional(&request.destination, ExchangeName::own).named("destination")?;
         let destination = destination.as_ref().map(ExchangeName::as_str);
         let found = self.inspector.bindings(&scope, source.as_ref(), destination).await.map_err(Failure::from)?;
-        // The broker has no pages of bindings: the list is read whole (it is bounded) and cut here, by place.
+        // The broker has no pages of bindings: the whole list is read (its size is limited) and cut here, by position.
         let skip = page.after.unwrap_or_default();
         let mut found: Vec<_> = found.iter().enumerate().skip(skip).take(page.limit() as usize).collect();
-        let next_page_token = page.cut(&mut found, |(place, _)| (place + 1).to_string());
+        let next_page_token = page.cut(&mut found, |(index, _)| (index + 1).to_string());
         let bindings = found
             .into_iter()
-            .filter(|(_, binding)| may_see_binding(&scope, binding))
+            .filter(|(_, binding)| is_binding_visible(&scope, binding))
             .map(|(_, binding)| convert::binding_entry(binding))
             .collect();
         Ok(Response::new(pb::ListBindingsResponse { bindings, next_page_token }))

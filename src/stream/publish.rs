@@ -2,8 +2,8 @@
 //! broker's confirm.
 //!
 //! Nothing is buffered without a bound. While the stream's window, the tenant's limit in flight (`intake.rs`) or its memory
-//! budget (`charges.rs`) is full, no frame is read, and HTTP/2 flow control slows the client. What is over the plan's rates, or
-//! finds no memory, is `THROTTLED` before anything else is done for it.
+//! budget (`charges.rs`) is full, no frame is read, and HTTP/2 flow control slows the client. A message over the plan's rates
+//! or over the memory budget is `THROTTLED` before any other work is done for it.
 
 mod batch;
 mod charges;
@@ -46,7 +46,7 @@ const WINDOW_MESSAGES: usize = 2_000;
 /// Their bytes.
 const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
-/// How often a stream that waits for memory looks again.
+/// How often a stream that waits for memory checks whether there is some.
 const MEMORY_POLL: Duration = Duration::from_millis(50);
 /// How long the end of a stream waits for a client that reads slowly, for each frame of remaining outcomes.
 const FINAL_OUTCOMES_GRACE: Duration = Duration::from_millis(500);
@@ -66,7 +66,7 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
             Machine { publisher, session, intake, charges, frames: frames_out, order: 0, bytes: 0, pause: None };
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
             audit_context.record_end(failure.kind, failure.reason);
-            machine.answer_the_rest().await;
+            machine.report_remaining().await;
             // A client that reads nothing must not keep the stream open: it gets the failure only if it fits into the buffer.
             let _ = frames.try_send(Err(failure));
         }
@@ -105,7 +105,7 @@ struct Machine {
 
 enum End {
     Failed(Failure),
-    ClientGone,
+    ClientDisconnected,
 }
 
 impl From<Failure> for End {
@@ -119,18 +119,18 @@ impl Machine {
         let mut open = true;
         let frames = self.frames.clone();
         // One future for all iterations.
-        let mut gone = pin!(frames.closed());
+        let mut disconnected = pin!(frames.closed());
         while open || self.publisher.in_flight() > 0 || !self.intake.is_empty() {
             let window = self.publisher.in_flight() < WINDOW_MESSAGES && self.bytes < WINDOW_BYTES;
             let is_short = self.charges.is_short();
-            let room = window && self.intake.is_empty() && self.pause.is_none() && !is_short;
+            let may_read = window && self.intake.is_empty() && self.pause.is_none() && !is_short;
             let busy = self.publisher.in_flight() > 0;
             let (waits, pause) = (!self.intake.is_empty(), self.pause);
             self.session.holds(self.publisher.in_flight(), self.bytes);
             tokio::select! {
                 biased;
-                () = &mut gone => return Err(End::ClientGone),
-                notice = self.session.notice() => self.tell(notice).await?,
+                () = &mut disconnected => return Err(End::ClientDisconnected),
+                notice = self.session.notice() => self.send_notice(notice).await?,
                 settled = self.publisher.settled(), if busy => {
                     time(&self.session, &settled);
                     self.bytes -= settled.iter().map(|settled| settled.bytes).sum::<usize>();
@@ -139,18 +139,18 @@ impl Machine {
                     self.answer(settled.into_iter().map(result).collect()).await?;
                 }
                 leaving = self.intake.leave(), if waits => self.publisher.push(leaving),
-                () = over(pause), if pause.is_some() => self.pause = None,
+                () = sleep_until_end(pause), if pause.is_some() => self.pause = None,
                 () = async { tokio::time::sleep(MEMORY_POLL).await }, if open && is_short => {}
-                frame = incoming.next(), if open && room => match frame {
+                frame = incoming.next(), if open && may_read => match frame {
                     None => open = false,
-                    Some(frame) => self.take(frame?).await?,
+                    Some(frame) => self.process(frame?).await?,
                 },
             }
         }
         Ok(())
     }
 
-    async fn take(&mut self, request: PublishRequest) -> Result<(), End> {
+    async fn process(&mut self, request: PublishRequest) -> Result<(), End> {
         match request.frame {
             Some(Frame::Publications(frame)) => {
                 check_count(frame.publications.len())?;
@@ -181,12 +181,13 @@ impl Machine {
         }
     }
 
-    /// A stream that is cut because the gateway stops still reports an outcome for every message, as long as its client reads.
-    async fn answer_the_rest(&mut self) {
+    /// A stream that is ended because the gateway stops still reports an outcome for every message, as long as its client
+    /// reads.
+    async fn report_remaining(&mut self) {
         if !self.session.is_cut() {
             return;
         }
-        self.publisher.push(self.intake.give_back());
+        self.publisher.push(self.intake.take_all());
         let results: Vec<_> = self.publisher.abandon().into_iter().map(result).collect();
         count(&self.session, &results);
         for results in results.chunks(MAX_PUBLICATIONS) {
@@ -202,7 +203,7 @@ impl Machine {
         self.send(Event::Results(PublishResults { results })).await
     }
 
-    async fn tell(&mut self, notice: Notice) -> Result<(), End> {
+    async fn send_notice(&mut self, notice: Notice) -> Result<(), End> {
         match notice {
             Notice::AuthExpiring(expires) => {
                 self.send(Event::AuthExpiring(AuthExpiring { expires: Some(expires.into()) })).await
@@ -221,7 +222,7 @@ impl Machine {
             tokio::select! {
                 biased;
                 permit = self.frames.reserve() => {
-                    let permit = permit.map_err(|_| End::ClientGone)?;
+                    let permit = permit.map_err(|_| End::ClientDisconnected)?;
                     permit.send(Ok(PublishResponse { event: event.take() }));
                     return Ok(());
                 }
@@ -234,7 +235,7 @@ impl Machine {
     }
 }
 
-async fn over(pause: Option<Instant>) {
+async fn sleep_until_end(pause: Option<Instant>) {
     if let Some(pause) = pause {
         sleep_until(pause).await;
     }
@@ -250,13 +251,13 @@ fn check_count(count: usize) -> Result<(), Failure> {
     }
 }
 
-/// A frame's messages, divided.
+/// The messages of a frame after the checks.
 struct Accepted {
-    /// What may be published.
+    /// The messages that may be published.
     outgoing: Vec<PendingPublish>,
-    /// What may not, with its order.
+    /// The results of the others, with their order.
     refused: Vec<(u64, PublishResult)>,
-    /// How long to read nothing: something was throttled.
+    /// How long to read nothing, because a message was throttled.
     pause: Option<Duration>,
 }
 
@@ -279,7 +280,7 @@ fn accept(session: &Session, mut publications: Vec<Publication>, sizes: Vec<usiz
     let (mut taken_bytes, mut taken_bodies) = (0, 0);
     let mut outgoing = Vec::with_capacity(publications.len());
     let mut refused = Vec::new();
-    // In place: a publication is large.
+    // In place, because a publication is large.
     for ((order, publication), bytes) in (first..).zip(&mut publications).zip(sizes) {
         publication.message.as_mut().map(strip_baggage);
         let (sequence, body) = (publication.sequence, body_size(publication));
@@ -323,7 +324,8 @@ struct Refused {
 }
 
 impl FrameCheck<'_> {
-    /// In this order: its size, the rates (going on over one's rate must cost the gateway little), its form, the grants.
+    /// Checks its size, the rates, its form and the grants. The rates come early, because refusing a client that ignores
+    /// them must be cheap.
     fn message(&mut self, order: u64, bytes: usize, publication: &mut Publication) -> Result<PendingPublish, Refused> {
         let body = body_size(publication);
         if body as u64 > self.max_body {
@@ -358,7 +360,7 @@ impl Refused {
     }
 }
 
-/// A message that found no memory.
+/// The result for a message that exceeds the memory budget.
 fn throttled(publication: Publication, failure: &Failure) -> PublishResult {
     PublishResult {
         sequence: publication.sequence,
@@ -375,7 +377,7 @@ fn count_throttled(session: &Session, over: &tenant::Error) {
     match limit {
         tenant::Limit::MessageRate => session.metrics().throttled(Limit::Messages, 1),
         tenant::Limit::ByteRate => session.metrics().throttled(Limit::Bytes, 1),
-        // The broker's own figures say how much is stored.
+        // How much is stored is reported by the broker's own figures.
         tenant::Limit::StoredMessages | tenant::Limit::StoredBytes => {}
     }
 }

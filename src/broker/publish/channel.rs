@@ -71,7 +71,7 @@ struct Lookup {
     found: BoxFuture<'static, Result<bool, Error>>,
 }
 
-/// What one poll of the channel brought.
+/// The result of one poll of the channel.
 pub(super) struct Progress {
     pub(super) answers: Vec<(PendingPublish, Answer)>,
     /// Why the channel has ended, if it has.
@@ -113,7 +113,7 @@ impl Open {
         if sent.is_ok() && self.lost.poll_unpin(cx).is_ready() {
             sent = Err(Error::Unreachable(None));
         }
-        // Answers make capacity for more, which is used at once and not at the next wake-up.
+        // Answers free capacity, which is used at once instead of at the next wake-up.
         if sent.is_ok() && !answers.is_empty() {
             sent = self.send(cx, backlog, known);
         }
@@ -134,7 +134,8 @@ impl Open {
         self.poll_sending(cx)
     }
 
-    /// While the connection is blocked, nothing is sent; its end wakes the stream.
+    /// Checks whether a blocked connection has been unblocked. While it is blocked, nothing is sent, and the stream is woken
+    /// when the block ends.
     fn poll_unblocked(&mut self, cx: &mut Context<'_>) {
         if self.guard.blocked() && self.unblocked.is_none() {
             self.unblocked = Some(self.guard.unblocked().boxed());
@@ -144,8 +145,8 @@ impl Open {
         }
     }
 
-    /// Starts a batch, if one may be sent now; returns whether it did. Stops at an exchange that is not known yet, and starts
-    /// to look it up.
+    /// Starts a batch, if one may be sent now; returns whether it did. Stops at an exchange that has not been looked up yet,
+    /// and starts the lookup.
     fn start_batch(&mut self, backlog: &mut VecDeque<PendingPublish>, known: &HashSet<Arc<str>>) -> bool {
         let unanswered = self.tracker.len() + self.sending.iter().map(|batch| batch.messages.len()).sum::<usize>();
         let most = MAX_BATCH.min(MAX_UNANSWERED.saturating_sub(unanswered));
@@ -176,7 +177,7 @@ impl Open {
         true
     }
 
-    /// Learns whether the exchange that is being looked up exists.
+    /// Reads the result of the lookup of an exchange.
     fn poll_lookup(&mut self, cx: &mut Context<'_>, known: &mut HashSet<Arc<str>>) -> Result<(), Error> {
         let Some(lookup) = &mut self.lookup else { return Ok(()) };
         let Poll::Ready(found) = lookup.found.poll_unpin(cx) else { return Ok(()) };
@@ -192,7 +193,7 @@ impl Open {
         Ok(())
     }
 
-    /// Polls the batches in order: the first poll of a batch publishes it. They are handed to the tracker in order, too.
+    /// Polls the batches in order: the first poll of a batch publishes it. They are passed to the tracker in order, too.
     fn poll_sending(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         for batch in &mut self.sending {
             let _ = batch.sent.poll_unpin(cx);
@@ -229,13 +230,13 @@ impl Open {
         self.tracker.len() > 0
     }
 
-    /// Whether confirms that do not come (a queue without a leader) leave too little capacity for other messages.
-    pub(super) fn is_clogged(&self) -> bool {
+    /// Whether missing confirms of abandoned messages (a queue without a leader) leave too little capacity for others.
+    pub(super) fn is_stalled(&self) -> bool {
         self.tracker.abandoned() >= MAX_UNANSWERED / 2
     }
 
     /// Whether no answer is awaited.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.sending.is_empty() && self.tracker.oldest().is_none()
     }
 
@@ -255,7 +256,8 @@ impl Open {
         self.tracker.oldest().map(PendingPublish::deadline).into_iter().chain(sending).min()
     }
 
-    /// Abandons and returns what is past its deadline. A batch that lapin still holds (a blocked connection) may yet be written.
+    /// Abandons and returns what is past its deadline. A batch that lapin still buffers (a blocked connection) may be
+    /// written later.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<PendingPublish> {
         let mut overdue = self.tracker.abandon(|message| message.deadline() <= now);
         for batch in std::mem::take(&mut self.sending) {

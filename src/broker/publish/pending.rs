@@ -1,5 +1,7 @@
-//! A message on its way to the broker. Once checked, a publication is acceptable to lapin, names nothing of the gateway's, and
-//! can be published any number of times with the same id and time.
+//! A message on its way to the broker.
+//!
+//! Invariant: a checked message is acceptable to lapin, refers to no object of the gateway's own, and can be published any
+//! number of times with the same id and time.
 
 use std::time::SystemTime;
 
@@ -30,7 +32,7 @@ struct Checked {
     routing_key: String,
     mandatory: bool,
     message: Message,
-    /// Made when the message was checked, used by the first attempt; later attempts make them again.
+    /// Created when the message was checked, and used by the first attempt; later attempts create them again.
     properties: Option<BasicProperties>,
     accepted: SystemTime,
     pushed: Option<Instant>,
@@ -43,8 +45,8 @@ struct Checked {
 }
 
 impl PendingPublish {
-    /// Checks a publication, and takes it when it is valid; what is refused stays with the caller. `order` is the stream's own
-    /// growing number for it, `bytes` its size as limits count it.
+    /// Checks a publication, and moves the message out of it if it is valid; otherwise the publication is unchanged. `order`
+    /// is its number in the stream, in ascending order, and `bytes` its size as limits count it.
     ///
     /// # Errors
     /// Names the field that is wrong.
@@ -58,11 +60,11 @@ impl PendingPublish {
         if exchange.is_default() && is_of_gateway(&publication.routing_key) {
             return Err(Failure::from(crate::names::Error::Reserved).on_field("routing_key"));
         }
-        let made = message.message_id.is_empty().then(|| uuid::Uuid::now_v7().to_string());
-        let properties = properties::to_amqp(message, made.as_ref().unwrap_or(&message.message_id), now)?;
+        let new_id = message.message_id.is_empty().then(|| uuid::Uuid::now_v7().to_string());
+        let properties = properties::to_amqp(message, new_id.as_ref().unwrap_or(&message.message_id), now)?;
         let mut message = publication.message.take().unwrap_or_default();
-        if let Some(made) = made {
-            message.message_id = made;
+        if let Some(new_id) = new_id {
+            message.message_id = new_id;
         }
         message.publish_time = properties.timestamp().map(time::timestamp);
         Ok(Self(Box::new(Checked {

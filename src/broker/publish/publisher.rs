@@ -44,7 +44,7 @@ pub struct Publisher {
     last_error: Option<Error>,
     /// Fires at the earliest deadline.
     deadline_timer: Pin<Box<Sleep>>,
-    /// Fires when answers may be waiting that woke nobody, because the last answer of their batch is still due.
+    /// Fires when answers may be waiting for which the stream was not woken, because the last answer of their batch is due.
     answer_timer: Pin<Box<Sleep>>,
     in_flight: usize,
     replacement: ChannelReplacement,
@@ -103,13 +103,13 @@ impl Publisher {
         self.in_flight
     }
 
-    /// Publishes, recovers, and waits for outcomes; returns one or more of them. Cancel safe. Waits for ever when nothing is in
+    /// Publishes, recovers, and waits for outcomes; returns one or more of them. Cancel safe. Pending while nothing is in
     /// flight.
     pub async fn settled(&mut self) -> Vec<PublishOutcome> {
         std::future::poll_fn(|cx| self.poll_settled(cx)).await
     }
 
-    /// Settles everything that has no outcome at once, because the gateway stops. What was sent may be stored.
+    /// Settles everything that has no outcome yet, because the gateway stops. What was sent may be stored.
     pub fn abandon(&mut self) -> Vec<PublishOutcome> {
         let mut rest: Vec<_> = match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Open(open) => open.into_unanswered().collect(),
@@ -142,7 +142,7 @@ impl Publisher {
         Poll::Ready(settled)
     }
 
-    /// Polls again soon for answers that woke nobody.
+    /// Polls again soon for answers for which the stream was not woken.
     fn arm_answer_timer(&mut self, cx: &mut Context<'_>) {
         let is_waiting = matches!(&self.stage, Stage::Open(open) if open.is_waiting());
         if is_waiting && self.answer_timer.as_mut().poll(cx).is_ready() {
@@ -225,7 +225,7 @@ impl Publisher {
     fn poll_replacement(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(waiting) = &mut self.replacement.waiting else { return false };
         if let Stage::Open(open) = &self.stage {
-            if open.is_quiet() {
+            if open.is_idle() {
                 self.stage = Stage::Closed;
             } else if waiting.as_mut().poll(cx).is_pending() {
                 return false;
@@ -299,7 +299,7 @@ impl Publisher {
                 settled.push(message.settle(status));
             }
             if let Stage::Open(open) = &self.stage
-                && open.is_clogged()
+                && open.is_stalled()
             {
                 self.channel_ended(Error::Timeout);
                 cx.waker().wake_by_ref();
@@ -355,7 +355,7 @@ impl Publisher {
 }
 
 impl ChannelReplacement {
-    /// Asks for another channel, unless the last one was replaced a moment ago.
+    /// Requests a replacement of the channel, unless the last replacement was a moment ago.
     fn request(&mut self) {
         let now = Instant::now();
         if self.not_before <= now {

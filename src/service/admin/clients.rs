@@ -106,7 +106,7 @@ pub(super) async fn update(
         wanted.check_grants(&who)?;
         grants::check(&who, &Grants::from_json(&row.grants)?)?;
         if wanted.id == *who.caller().client() && !new.administers() {
-            return Err(Error::ShutsItselfOut);
+            return Err(Error::RemovesOwnAccess);
         }
     }
     let external = paths.contains(&"issuer").then_some(wanted.external.as_ref());
@@ -115,7 +115,7 @@ pub(super) async fn update(
         // An administrator who decides which tokens a client accepts can act as that client.
         grants::check(&who, &Grants::from_json(&row.grants)?)?;
         if wanted.id == *who.caller().client() {
-            return Err(Error::ShutsItselfOut);
+            return Err(Error::RemovesOwnAccess);
         }
     }
     let new_grants = new_grants.map(Grants::to_json);
@@ -140,7 +140,7 @@ pub(super) async fn revoke(
     let id = named("client_id", ClientId::parse(&request.client_id))?;
     may_manage(&who, id.tenant())?;
     if id == *who.caller().client() {
-        return Err(Error::ShutsItselfOut);
+        return Err(Error::RemovesOwnAccess);
     }
     let row = context.store.revoke_client(&id).await?.ok_or(Error::NotFound("client"))?;
     context.refresh_registry().await;
@@ -155,7 +155,7 @@ pub(super) async fn delete(
     let id = named("client_id", ClientId::parse(&request.client_id))?;
     may_manage(&who, id.tenant())?;
     if id == *who.caller().client() {
-        return Err(Error::ShutsItselfOut);
+        return Err(Error::RemovesOwnAccess);
     }
     if !context.store.delete_client(&id).await? {
         return Err(Error::NotFound("client"));

@@ -212,6 +212,6 @@ impl AdminContext {
             ?event,
             "administrative operation not recorded in the audit trail"
         );
-        Err(Error::NotOnRecord(error))
+        Err(Error::NotRecorded(error))
     }
 }

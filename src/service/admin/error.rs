@@ -30,7 +30,7 @@ pub(super) enum Error {
     #[error(
         "the operation was done, but could not be recorded because the gateway's database became unavailable; check the result, then try again"
     )]
-    NotOnRecord(#[source] store::Error),
+    NotRecorded(#[source] store::Error),
     /// A field is invalid.
     #[error("{0}")]
     Field(Failure),
@@ -47,7 +47,7 @@ pub(super) enum Error {
     GrantsExceedOwn,
     /// An administrator would remove its own access.
     #[error("an administrator cannot remove its own access; ask another administrator to do it")]
-    ShutsItselfOut,
+    RemovesOwnAccess,
     /// The object does not exist.
     #[error("this {0} does not exist")]
     NotFound(&'static str),
@@ -111,12 +111,14 @@ impl Classify for Error {
         match self {
             Self::Field(failure) => failure.kind,
             Self::PlatformOnly | Self::OtherTenant | Self::GrantsExceedOwn => Kind::Denied,
-            Self::ShutsItselfOut | Self::ClientRevoked | Self::DefaultPlan | Self::ExternalClient => Kind::Precondition,
+            Self::RemovesOwnAccess | Self::ClientRevoked | Self::DefaultPlan | Self::ExternalClient => {
+                Kind::Precondition
+            }
             Self::TooManyCalls { .. } => Kind::Exhausted,
             Self::NotFound(_) => Kind::NotFound,
             Self::TenantExists | Self::ClientExists | Self::PlanExists => Kind::AlreadyExists,
             Self::Aborted => Kind::Aborted,
-            Self::NotOnRecord(_) => Kind::Unavailable,
+            Self::NotRecorded(_) => Kind::Unavailable,
             _ => self.inner().map_or(Kind::Internal, Classify::kind),
         }
     }
@@ -127,7 +129,7 @@ impl Classify for Error {
             Self::PlatformOnly => "PLATFORM_ADMINISTRATORS_ONLY",
             Self::OtherTenant => "CLIENTS_OF_OTHER_TENANT",
             Self::GrantsExceedOwn => "GRANTS_EXCEED_OWN",
-            Self::ShutsItselfOut => "SHUTS_ITSELF_OUT",
+            Self::RemovesOwnAccess => "SHUTS_ITSELF_OUT",
             Self::ClientRevoked => "REVOKED_FOR_EVER",
             Self::ExternalClient => "EXTERNAL_CLIENT",
             Self::TooManyCalls { .. } => "TOO_MANY_ADMIN_CALLS",
@@ -141,7 +143,7 @@ impl Classify for Error {
             Self::PlanExists => "PLAN_EXISTS",
             Self::DefaultPlan => "PLAN_IN_USE",
             Self::Aborted => "CHANGED_MEANWHILE",
-            Self::NotOnRecord(_) => "NOT_ON_RECORD",
+            Self::NotRecorded(_) => "NOT_ON_RECORD",
             _ => self.inner().map_or("INTERNAL", Classify::reason),
         }
     }

@@ -1,4 +1,4 @@
-//! Idempotency of creations: the response to a request id is kept for a day, for its caller only. An id that is used
+//! Idempotency of creations: the response to a request id is stored for a day, for its caller only. An id that is used
 //! again for a different request is refused.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -20,18 +20,18 @@ pub(super) struct IdempotencyCache<'a, Q> {
     /// The caller's request id; if it is empty, nothing is stored.
     pub(super) request_id: &'a str,
     /// The requested object.
-    pub(super) asked: Option<&'a Q>,
+    pub(super) requested: Option<&'a Q>,
 }
 
 impl<Q: Message> IdempotencyCache<'_, Q> {
     /// The stored response; an error if the id was used for a different request.
     pub(super) async fn find<A: Message + Default>(&self) -> Result<Option<A>, Error> {
         let Some(id) = fields::request_id(self.request_id)? else { return Ok(None) };
-        let Some(kept) = self.context.store.answered(self.who.caller().client(), self.method, id).await? else {
+        let Some(stored) = self.context.store.answered(self.who.caller().client(), self.method, id).await? else {
             return Ok(None);
         };
-        let (asked, answer) = kept.split_once(' ').unwrap_or_default();
-        if asked != self.asked() {
+        let (requested, answer) = stored.split_once(' ').unwrap_or_default();
+        if requested != self.requested() {
             return Err(invalid("request_id", "was used for a different request within the last day; use a new one"));
         }
         // A response that cannot be decoded counts as missing; repeating the call is safe.
@@ -41,11 +41,11 @@ impl<Q: Message> IdempotencyCache<'_, Q> {
     /// Stores the response.
     pub(super) async fn keep(&self, answer: &impl Message) -> Result<(), Error> {
         let Some(id) = fields::request_id(self.request_id)? else { return Ok(()) };
-        let kept = format!("{} {}", self.asked(), STANDARD.encode(answer.encode_to_vec()));
-        Ok(self.context.store.remember_answer(self.who.caller().client(), self.method, id, &kept).await?)
+        let stored = format!("{} {}", self.requested(), STANDARD.encode(answer.encode_to_vec()));
+        Ok(self.context.store.remember_answer(self.who.caller().client(), self.method, id, &stored).await?)
     }
 
-    fn asked(&self) -> String {
-        STANDARD.encode(self.asked.map(Message::encode_to_vec).unwrap_or_default())
+    fn requested(&self) -> String {
+        STANDARD.encode(self.requested.map(Message::encode_to_vec).unwrap_or_default())
     }
 }

@@ -54,7 +54,7 @@ pub(super) async fn create(
         who: &who,
         method: "CreatePlan",
         request_id,
-        asked: request.plan.as_ref(),
+        requested: request.plan.as_ref(),
     };
     if let Some(answer) = answers.find::<pb::CreatePlanResponse>().await? {
         return Ok(answer);

@@ -11,9 +11,9 @@ use crate::names::TenantId;
 
 /// Calls of a tenant per second on one gateway, and the burst size.
 const PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
-const AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 /// The number of tenants from which entries of idle tenants are removed.
-const TENANTS: usize = 1_024;
+const MAX_ENTRIES: usize = 1_024;
 
 /// The call rates of all tenants.
 pub(super) struct CallRates(DefaultKeyedRateLimiter<TenantId>);
@@ -26,14 +26,14 @@ impl std::fmt::Debug for CallRates {
 
 impl Default for CallRates {
     fn default() -> Self {
-        Self(RateLimiter::keyed(Quota::per_second(PER_SECOND).allow_burst(AT_ONCE)))
+        Self(RateLimiter::keyed(Quota::per_second(PER_SECOND).allow_burst(BURST)))
     }
 }
 
 impl CallRates {
     /// Counts a call of a tenant's administrator; fails if there are too many.
     pub(super) fn count(&self, tenant: &TenantId) -> Result<(), Error> {
-        if self.0.len() > TENANTS {
+        if self.0.len() > MAX_ENTRIES {
             self.0.retain_recent();
         }
         self.0.check_key(tenant).map_err(|over| {

@@ -29,16 +29,16 @@ pub(super) async fn create(
 ) -> Result<pb::CreateTenantResponse, Error> {
     let wanted = wanted(request.tenant.as_ref())?;
     let request_id = if request.validate_only { "" } else { &request.request_id };
-    let asked = request.tenant.as_ref();
-    let answers = IdempotencyCache { context: &context, who: &who, method: "CreateTenant", request_id, asked };
+    let requested = request.tenant.as_ref();
+    let answers = IdempotencyCache { context: &context, who: &who, method: "CreateTenant", request_id, requested };
     if let Some(answer) = answers.find::<pb::CreateTenantResponse>().await? {
         return Ok(answer);
     }
     let plan = plan(&context, &wanted.plan).await?;
     if request.validate_only {
-        let there = context.store.tenant(&wanted.id).await?;
-        there.as_ref().map_or(Ok(()), |there| same(&wanted, there))?;
-        let tenant = there.as_ref().map_or_else(|| preview(&wanted), shown);
+        let found = context.store.tenant(&wanted.id).await?;
+        found.as_ref().map_or(Ok(()), |found| same(&wanted, found))?;
+        let tenant = found.as_ref().map_or_else(|| preview(&wanted), shown);
         return Ok(pb::CreateTenantResponse { tenant: Some(tenant), changes: Vec::new() });
     }
 
@@ -195,8 +195,8 @@ fn wanted(tenant: Option<&pb::Tenant>) -> Result<NewTenant, Error> {
     })
 }
 
-fn same(wanted: &NewTenant, there: &TenantRow) -> Result<(), Error> {
-    let is_same = wanted.display_name == there.display_name && wanted.plan == there.plan;
+fn same(wanted: &NewTenant, found: &TenantRow) -> Result<(), Error> {
+    let is_same = wanted.display_name == found.display_name && wanted.plan == found.plan;
     if is_same { Ok(()) } else { Err(Error::TenantExists) }
 }
 

@@ -145,8 +145,8 @@ fn refusal<T: std::fmt::Debug>(answer: RpcResult<T>) -> (Code, String) {
 async fn a_call_without_a_token_or_without_the_grant_is_refused() {
     let fixture = Fixture::build().await;
     let list = pb::ListTenantsRequest::default;
-    let nobody = fixture.with_audit_context("ListTenants", Request::new(list()));
-    assert_eq!(refusal(fixture.service.list_tenants(nobody).await).0, Code::Unauthenticated);
+    let unauthenticated = fixture.with_audit_context("ListTenants", Request::new(list()));
+    assert_eq!(refusal(fixture.service.list_tenants(unauthenticated).await).0, Code::Unauthenticated);
     let reader = fixture.with_audit_context("ListTenants", with("acme.app", pb::Grants::default(), list()));
     assert_eq!(refusal(fixture.service.list_tenants(reader).await).0, Code::PermissionDenied);
     let mut outcomes: Vec<_> = fixture.audit().await.into_iter().map(|event| (event.client, event.outcome)).collect();
@@ -163,9 +163,9 @@ async fn a_tenants_administrator_may_not_manage_tenants_or_plans() {
     assert_eq!(refused, (Code::PermissionDenied, "PLATFORM_ADMINISTRATORS_ONLY".into()));
     let plans = fixture.service.list_plans(by("acme.manager", pb::ListPlansRequest::default())).await;
     assert_eq!(refusal(plans).0, Code::PermissionDenied);
-    let kept = fixture.audit().await.pop().expect("an event");
+    let recorded = fixture.audit().await.pop().expect("an event");
     assert_eq!(
-        (kept.client.as_str(), kept.method.as_str(), kept.tenant.as_str(), kept.rule.as_str()),
+        (recorded.client.as_str(), recorded.method.as_str(), recorded.tenant.as_str(), recorded.rule.as_str()),
         ("acme.manager", "warrengate.v1.Admin/SuspendTenant", "acme", "PLATFORM_ADMINISTRATORS_ONLY")
     );
 }
@@ -191,9 +191,9 @@ async fn a_tenants_administrator_cannot_grant_or_take_over_more_than_its_own_gra
     let fixture = Fixture::build().await;
     let own = pb::Grants { administer: true, subscribe: vec!["jobs.#".into()], ..Default::default() };
     let exceeds = (Code::PermissionDenied, "GRANTS_EXCEED_OWN".to_owned());
-    let made =
+    let created =
         fixture.service.create_client(with("acme.manager", own.clone(), create("acme.reader", &["jobs.eu"]))).await;
-    assert!(made.expect("created").into_inner().client_secret.starts_with("wgs_"));
+    assert!(created.expect("created").into_inner().client_secret.starts_with("wgs_"));
     let more = fixture.service.create_client(with("acme.manager", own.clone(), create("acme.spy", &["#"]))).await;
     assert_eq!(refusal(more), exceeds);
     let rotate = |id: &str| pb::RotateClientSecretRequest { client_id: id.into(), overlap: None };
@@ -225,8 +225,8 @@ async fn a_revoked_administrator_is_refused_at_once() {
     assert!(fixture.service.revoke_client(by("admin", revoke("second"))).await.is_ok());
     let request = by("second", pb::ListTenantsRequest::default());
     assert_eq!(refusal(fixture.service.list_tenants(request).await), (Code::Unauthenticated, "CLIENT_REVOKED".into()));
-    let oneself = fixture.service.revoke_client(by("admin", revoke("admin"))).await;
-    assert_eq!(refusal(oneself), (Code::FailedPrecondition, "SHUTS_ITSELF_OUT".into()));
+    let own = fixture.service.revoke_client(by("admin", revoke("admin"))).await;
+    assert_eq!(refusal(own), (Code::FailedPrecondition, "SHUTS_ITSELF_OUT".into()));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
-//! Topology between protobuf, the broker's specifications and what the management API tells. Untrusted requests enter, and
-//! specifications within the limits leave; an argument that a queue's type does not know is refused here, by name, rather
-//! than ignored by the broker.
+//! Conversion of topology between protobuf, the broker's specifications and the management API's answers.
+//!
+//! Invariant: a specification made of a request is within the limits. A property that the type of a queue does not support is
+//! refused by name, because the broker would ignore it.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::{
 
 const MAX_MS: i64 = 366 * 24 * 3600 * 1000;
 
-/// Puts the request's field into a name's error.
+/// Adds the name of the request's field to the error of a name.
 pub(super) trait Named<T> {
     fn named(self, field: &'static str) -> Result<T, Failure>;
 }
@@ -30,7 +31,7 @@ impl<T> Named<T> for Result<T, names::Error> {
     }
 }
 
-/// None for an empty text.
+/// `None` for an empty text.
 pub(super) fn optional<T>(
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, names::Error>,
@@ -102,15 +103,17 @@ pub(super) fn queue_spec(queue: Option<pb::Queue>) -> Result<QueueSpec, Failure>
         true => Err(Failure::invalid(field, text)),
         false => Ok(()),
     };
-    only("queue.max_length", queue.max_length != 0, !stream, "is not for stream queues")?;
-    only("queue.message_ttl", queue.message_ttl.is_some(), !stream, "is not for stream queues")?;
-    only("queue.expires", queue.expires.is_some(), !stream, "is not for stream queues")?;
-    only("queue.max_delivery_attempts", queue.max_delivery_attempts != 0, !stream, "is not for stream queues")?;
-    only("queue.retry_policy", queue.retry_policy.is_some(), !stream, "is not for stream queues")?;
-    only("queue.max_priority", queue.max_priority != 0, classic, "is for classic queues only")?;
-    only("queue.single_active_consumer", queue.single_active_consumer, !stream, "is not for stream queues")?;
-    only("queue.max_age", queue.max_age.is_some(), stream, "is for stream queues only")?;
-    only("queue.stream_max_segment_bytes", queue.stream_max_segment_bytes != 0, stream, "is for stream queues only")?;
+    let not_streams = "is not supported by stream queues";
+    let only_streams = "is only supported by stream queues";
+    only("queue.max_length", queue.max_length != 0, !stream, not_streams)?;
+    only("queue.message_ttl", queue.message_ttl.is_some(), !stream, not_streams)?;
+    only("queue.expires", queue.expires.is_some(), !stream, not_streams)?;
+    only("queue.max_delivery_attempts", queue.max_delivery_attempts != 0, !stream, not_streams)?;
+    only("queue.retry_policy", queue.retry_policy.is_some(), !stream, not_streams)?;
+    only("queue.max_priority", queue.max_priority != 0, classic, "is only supported by classic queues")?;
+    only("queue.single_active_consumer", queue.single_active_consumer, !stream, not_streams)?;
+    only("queue.max_age", queue.max_age.is_some(), stream, only_streams)?;
+    only("queue.stream_max_segment_bytes", queue.stream_max_segment_bytes != 0, stream, only_streams)?;
     if queue.max_priority > 10 {
         return Err(Failure::invalid("queue.max_priority", "must be from 0 to 10"));
     }
@@ -158,7 +161,7 @@ fn millis(field: &'static str, value: Option<prost_types::Duration>, least: i64)
 }
 
 fn duration(millis: i64) -> prost_types::Duration {
-    // Below a second: fits.
+    // Always below a second, so it fits.
     prost_types::Duration { seconds: millis / 1_000, nanos: (millis % 1_000) as i32 * 1_000_000 }
 }
 
@@ -289,10 +292,10 @@ pub(super) fn binding_entry(info: &BindingInfo) -> pb::Binding {
     }
 }
 
-/// Whether a binding of the broker is the one that is asked for.
-pub(super) fn is_same_binding(there: &BindingInfo, asked: &pb::Binding) -> bool {
-    let there = binding_entry(there);
-    there.routing_key == asked.routing_key && there.headers == asked.headers
+/// Whether a binding of the broker equals the requested one.
+pub(super) fn is_same_binding(existing: &BindingInfo, requested: &pb::Binding) -> bool {
+    let existing = binding_entry(existing);
+    existing.routing_key == requested.routing_key && existing.headers == requested.headers
 }
 
 /// Values of bindings that did not come through a gateway: JSON has no timestamps and no bytes.

@@ -1,5 +1,7 @@
-//! A unary batch: the publish machine without a stream. There are as many results as publications, in their order. A shutdown
-//! that cuts it returns the outcomes known by then, and reports the others as unknown.
+//! A unary batch of publications.
+//!
+//! Invariant: there are as many results as publications, in their order. If the gateway stops before all have an outcome, the
+//! outcomes known by then are returned, and the others are reported as unknown.
 
 use super::{Accepted, Intake, accept, charges, check_count, count, result, size, time};
 use crate::{
@@ -9,7 +11,7 @@ use crate::{
     stream::session::{Notice, Session},
 };
 
-/// Publishes a batch and waits for every outcome; as many as there were publications, in their order.
+/// Publishes a batch and waits for every outcome. Returns one for each publication, in their order.
 ///
 /// # Errors
 /// When there are none or too many, there is no memory for them, or the session ends before all have an outcome.
@@ -48,7 +50,7 @@ pub async fn run_batch(
             notice = session.notice() => match notice {
                 // The outcomes known by now are worth more to the caller than a status.
                 Notice::Ended(_) if session.is_cut() => {
-                    publisher.push(intake.give_back());
+                    publisher.push(intake.take_all());
                     for settled in publisher.abandon() {
                         let order = settled.order as usize;
                         results[order] = Some(result(settled));

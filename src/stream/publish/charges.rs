@@ -63,7 +63,7 @@ impl FrameCharges {
     }
 }
 
-/// What publications of these encoded sizes take in memory once they are decoded.
+/// The memory that publications of these encoded sizes need once they are decoded.
 pub(super) fn weight(publications: &[Publication], sizes: &[usize]) -> usize {
     let headers = |publication: &Publication| {
         publication.message.as_ref().map_or(0, |message| message.headers.values().map(values).sum::<usize>())

@@ -33,12 +33,12 @@ impl Intake {
             return Vec::new();
         }
         let Some(first) = messages.first() else { return messages };
-        let room = self.permit.take(first.order(), messages.iter().map(PendingPublish::bytes));
-        if room == messages.len() {
+        let permitted = self.permit.take(first.order(), messages.iter().map(PendingPublish::bytes));
+        if permitted == messages.len() {
             return messages;
         }
         self.waiting = messages.into();
-        self.waiting.drain(..room).collect()
+        self.waiting.drain(..permitted).collect()
     }
 
     /// Waits until the first waiting message may be published; returns it with the following ones that may be
@@ -48,14 +48,14 @@ impl Intake {
         self.permit.wait(first.order(), first.bytes()).await;
         let mut leaving: Vec<_> = self.waiting.pop_front().into_iter().collect();
         if let Some(next) = self.waiting.front() {
-            let room = self.permit.take(next.order(), self.waiting.iter().map(PendingPublish::bytes));
-            leaving.extend(self.waiting.drain(..room));
+            let permitted = self.permit.take(next.order(), self.waiting.iter().map(PendingPublish::bytes));
+            leaving.extend(self.waiting.drain(..permitted));
         }
         leaving
     }
 
     /// Removes all waiting messages, because the stream ends.
-    pub(super) fn give_back(&mut self) -> Vec<PendingPublish> {
+    pub(super) fn take_all(&mut self) -> Vec<PendingPublish> {
         std::mem::take(&mut self.waiting).into()
     }
 
