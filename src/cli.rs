@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! Results go to standard output, as text or as JSON with `--json`; everything else goes to standard error. Secrets are printed
-//! only where a command is for showing them. Exit codes: success 0, failure 1, wrong usage 2.
+//! only by commands whose purpose is to show them. Exit codes: success 0, failure 1, wrong usage 2.
 
 mod audit;
 mod binding;
@@ -215,7 +215,7 @@ mod tests {
             let line = example.split("  ").next().unwrap_or_default();
             let words = line.split_whitespace().map(|word| word.trim_matches('\'').to_owned());
             let words: Vec<String> = std::iter::once("warrengate".to_owned()).chain(words).collect();
-            // Quoted words with spaces fall apart above; they are the last argument wherever they are used.
+            // The split above breaks quoted text with spaces, which is always the last argument.
             let quoted = line.split_once('\'').map(|(before, _)| before.split_whitespace().count() + 2);
             let words = &words[..quoted.unwrap_or(words.len()).min(words.len())];
             if let Err(error) = Arguments::try_parse_from(words) {

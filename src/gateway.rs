@@ -154,9 +154,9 @@ impl Gateway {
         if let Some(push) = metrics_push {
             closing.spawn("metrics export", push.run(closing.stop().cancelled_owned()));
         }
-        serving.spawn("grpc certificate", grpc_identity.follow(serving.stop()));
+        serving.spawn("grpc certificate", grpc_identity.watch(serving.stop()));
         if let Some(identity) = ops_identity {
-            serving.spawn("operations certificate", identity.follow(serving.stop()));
+            serving.spawn("operations certificate", identity.watch(serving.stop()));
         }
         let (broker, traces) = (parts.broker.clone(), parts.traces.clone());
         let first_administrator = watch(parts, &config, &readiness, &serving, &closing);
@@ -196,7 +196,7 @@ fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits) {
         trusted_proxies: trusted_proxies.into(),
     };
     let grpc = Connections::new(limits.max_connections, limits.max_connections_per_address);
-    let ops = grpc.beside();
+    let ops = grpc.for_other_listener();
     (of(grpc, &config.grpc.trusted_proxies), of(ops, &config.ops.trusted_proxies))
 }
 

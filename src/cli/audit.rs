@@ -25,7 +25,7 @@ Examples:
   warrengate audit --client acme.app --since 1h --json
   warrengate audit --method CreateTenant --count 5";
 
-/// How often the gateway is asked for new events.
+/// The interval at which the gateway is polled for new events.
 const POLL: Duration = Duration::from_secs(1);
 /// Events of several gateways can arrive slightly out of order; new ones are searched for this far back.
 const OVERLAP: Duration = Duration::from_secs(60);

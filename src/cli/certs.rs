@@ -43,7 +43,7 @@ enum Action {
     },
     /// Replace every certificate, with a new key, signed by the same authorities
     ///
-    /// Those who trust the authorities need no change.
+    /// Applications and brokers that trust the authorities need no change.
     Renew {
         /// A further DNS name or IP address of the servers, in addition to the present ones. Repeatable
         #[arg(long, value_name = "NAME")]
@@ -110,7 +110,7 @@ fn show(certs: &CertsDir, output: &Output) -> Result<(), Error> {
                 },
                 seen.common_name().unwrap_or_default().to_owned(),
                 seen.sans().join(", "),
-                format!("{} ({})", ends.get(..10).unwrap_or(&ends), left(seen.not_after())),
+                format!("{} ({})", ends.get(..10).unwrap_or(&ends), remaining(seen.not_after())),
                 state(entry).to_owned(),
             ]
         })
@@ -154,10 +154,10 @@ fn state(entry: &Entry) -> &'static str {
     }
 }
 
-fn left(end: SystemTime) -> String {
+fn remaining(end: SystemTime) -> String {
     match end.duration_since(SystemTime::now()) {
-        Ok(left) if left.as_secs() >= 2 * 86_400 => format!("in {} days", left.as_secs() / 86_400),
-        Ok(left) => format!("in {} hours", left.as_secs() / 3600),
+        Ok(remaining) if remaining.as_secs() >= 2 * 86_400 => format!("in {} days", remaining.as_secs() / 86_400),
+        Ok(remaining) => format!("in {} hours", remaining.as_secs() / 3600),
         Err(_) => "expired".to_owned(),
     }
 }
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_created_folder_is_shown_good_and_its_account_is_there() {
+    async fn a_created_folder_is_shown_as_valid_and_contains_the_account() {
         let folder = tempfile::tempdir().expect("folder");
         let dir = folder.path().join("certs");
         let output = Output::new(true);

@@ -39,7 +39,7 @@ const HELP: &str = "/who lists who is present, /quit leaves, //text sends a line
 /// How long after their last presence message people count as present.
 const STALE: Duration = Duration::from_secs(45);
 /// The interval of presence messages.
-const BEAT: Duration = Duration::from_secs(15);
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The flags of `chat`.
 #[derive(Debug, clap::Args)]
@@ -69,7 +69,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         output.note(&format!("Enter sends a line. {HELP}."));
     }
     let mut chat = Chat { room, roster: Roster::default(), entered: false, output };
-    let stayed = chat.stay(&mut talk, &mut presence).await;
+    let stayed = chat.run_until_quit(&mut talk, &mut presence).await;
     chat.room.leave().await;
     let (talk, presence) = (talk.close().await, presence.close().await);
     stayed?;
@@ -87,10 +87,10 @@ struct Chat<'a> {
 
 impl Chat<'_> {
     /// Runs until the person leaves.
-    async fn stay(&mut self, talk: &mut Subscription, presence: &mut Subscription) -> Result<(), Error> {
+    async fn run_until_quit(&mut self, talk: &mut Subscription, presence: &mut Subscription) -> Result<(), Error> {
         let mut lines = read_lines();
         let mut signals = Signals::listen()?;
-        let mut beat = tokio::time::interval(BEAT);
+        let mut beat = tokio::time::interval(PRESENCE_INTERVAL);
         loop {
             tokio::select! {
                 line = lines.recv() => match line.as_deref().map(str::trim_end) {
@@ -127,12 +127,12 @@ impl Chat<'_> {
                     None => return Ok(()),
                 },
                 _ = beat.tick() => {
-                    self.room.is_here().await?;
+                    self.room.announce_presence().await?;
                     for name in self.roster.silent(Instant::now()) {
                         self.announce("left", &name, "timed out")?;
                     }
                 }
-                trouble = self.room.trouble() => self.output.note(&trouble),
+                next_failure = self.room.next_failure() => self.output.note(&next_failure),
                 () = signals.next() => return Ok(()),
             }
         }

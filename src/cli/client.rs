@@ -97,7 +97,7 @@ enum Action {
     RotateSecret {
         /// The client
         id: String,
-        /// Keep the old secret valid for this time, like 1day; otherwise it ends now, with its tokens
+        /// Keep the old secret valid for this time, like 1day; otherwise it becomes invalid now, with its tokens
         #[arg(long, value_name = "TIME", value_parser = values::duration)]
         overlap: Option<std::time::Duration>,
     },

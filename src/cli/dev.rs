@@ -146,7 +146,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         () = signals.next() => return Err(Error::Failed("interrupted while starting".to_owned())),
     };
     let mut done = tokio::select! {
-        done = Box::pin(introduce(&mut stack, &dir, output)) => done,
+        done = Box::pin(set_up(&mut stack, &dir, output)) => done,
         () = signals.next() => Err(Error::Failed("interrupted".to_owned())),
     };
     if done.is_ok() && !args.smoke {
@@ -168,7 +168,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 }
 
 /// Creates the tenants, tests the round trip and the isolation, and prints the next steps.
-async fn introduce(stack: &mut Stack, dir: &Path, output: &Output) -> Result<(), Error> {
+async fn set_up(stack: &mut Stack, dir: &Path, output: &Output) -> Result<(), Error> {
     let ca_path = std::path::absolute(stack.gateway_ca()).map_err(Error::io("cannot find the working directory"))?;
     let ca = std::fs::read_to_string(&ca_path).map_err(Error::io("cannot read the gateway's CA"))?;
     let endpoint = stack.endpoint();

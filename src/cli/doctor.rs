@@ -32,7 +32,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The settings of `serve`; without it they come from the environment only
+    /// The settings of `serve`; without it, only the environment is read
     #[arg(long, value_name = "FILE", env = "WARRENGATE_CONFIG")]
     config: Option<PathBuf>,
 }
@@ -63,7 +63,7 @@ impl Finding {
         Self { is_due, ..self }
     }
 
-    fn ending(self, ends: Option<SystemTime>) -> Self {
+    fn expiring(self, ends: Option<SystemTime>) -> Self {
         Self { ends, ..self }
     }
 }
@@ -178,9 +178,9 @@ async fn brokers(config: &Config, authority: &Authority) -> Vec<Finding> {
             }
             _ => "`warrengate certs renew`, give it broker.pem and broker.key; it loads them within two minutes",
         };
-        let certificate = Finding::new(format!("certificate of {}", reached.endpoint), signed, next).ending(ends);
+        let certificate = Finding::new(format!("certificate of {}", reached.endpoint), signed, next).expiring(ends);
         findings.push(ends::in_time(certificate));
-        let listens = reached.accepts_clients.map(|()| "speaks AMQP over mutual TLS".to_owned());
+        let listens = reached.accepts_clients.map(|()| "accepts AMQP over mutual TLS".to_owned());
         let next = "check broker.endpoints, the broker's log and its ssl_options";
         findings.push(Finding::new(format!("broker {}", reached.endpoint), listens, next));
     }
@@ -216,7 +216,7 @@ fn signing_key(key: &KeyRow) -> Finding {
         KeyState::Active => (format!("signs, created {days} days ago"), "`warrengate key rotate`"),
         KeyState::Retiring => ("retired; its tokens remain valid until it expires".to_owned(), "nothing"),
     };
-    Finding::new(format!("signing key {}", key.kid), Ok(seen), next).ending(key.retire_after)
+    Finding::new(format!("signing key {}", key.kid), Ok(seen), next).expiring(key.retire_after)
 }
 
 async fn management(config: &Config) -> Result<String, String> {

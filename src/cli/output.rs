@@ -1,6 +1,6 @@
 //! Output of commands: results as text or JSON on standard output, notes and errors on standard error.
 //!
-//! Control characters in text from others never reach a terminal.
+//! Control characters in untrusted text never reach a terminal.
 
 use std::{
     borrow::Cow,
@@ -65,7 +65,7 @@ impl Output {
         let _ = writeln!(std::io::stderr(), "{label} {}", printable(&error.to_string()));
     }
 
-    /// Text from others, escaped when standard output is a terminal; unchanged in a file or a pipe.
+    /// Untrusted text, escaped when standard output is a terminal; unchanged in a file or a pipe.
     pub(super) fn safe<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.terminal { printable(text) } else { Cow::Borrowed(text) }
     }

@@ -49,7 +49,7 @@ enum Action {
         #[command(flatten)]
         given: Box<Given>,
     },
-    /// Change limits of a plan; others stay
+    /// Change limits of a plan; the others remain unchanged
     #[command(arg_required_else_help = true)]
     Update(Box<Given>),
     /// Delete a plan that no tenant uses

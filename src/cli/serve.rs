@@ -25,7 +25,7 @@ WARRENGATE_GRPC__LISTEN.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The settings, as TOML; without it they come from the environment only
+    /// The settings, as TOML; without it, only the environment is read
     #[arg(long, value_name = "FILE", env = "WARRENGATE_CONFIG")]
     config: Option<PathBuf>,
     /// Check the settings and their files, and exit
@@ -60,7 +60,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             tracing::warn!(%error, "a file with a secret is open to other users");
         }
     }
-    follow_filter(filter, args.config)?;
+    reload_filter_on_hangup(filter, args.config)?;
     let mut gateway = Box::pin(Gateway::start(config)).await.map_err(anyhow::Error::from)?;
     if let Some((id, secret)) = gateway.take_first_administrator() {
         // Shown only once, and on standard output, so that it does not get into the log.
@@ -91,7 +91,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 }
 
 /// Reloads the log filter, and nothing else, from the settings on SIGHUP.
-fn follow_filter(filter: LogFilter, file: Option<PathBuf>) -> Result<(), Error> {
+fn reload_filter_on_hangup(filter: LogFilter, file: Option<PathBuf>) -> Result<(), Error> {
     let mut hangup = signal(SignalKind::hangup()).map_err(Error::io("cannot listen for signals"))?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {

@@ -26,7 +26,7 @@ mod pipe {
         file.and_then(|file| file.metadata()).is_ok_and(|data| data.file_type().is_fifo())
     }
 
-    /// The number of unread bytes; an error if the reader is gone.
+    /// The number of unread bytes; an error if the reader has closed the pipe.
     pub(super) fn unread() -> io::Result<u64> {
         let stdout = stdout();
         let unread = ioctl_fionread(&stdout)?;
@@ -62,7 +62,7 @@ impl Reader {
     /// Waits until the next program of a pipeline has read what was written. A terminal or a file counts as read at once.
     ///
     /// # Errors
-    /// When the reader is gone, with the error of a closed pipe.
+    /// When the reader has closed the pipe.
     pub(super) async fn has_read(&self) -> Result<(), Error> {
         if !self.is_pipe {
             return Ok(());

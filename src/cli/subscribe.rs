@@ -48,7 +48,7 @@ pub(super) struct Args {
     /// Reject each message once it is printed
     #[arg(long, value_name = "ACTION", value_enum)]
     nack: Option<Action>,
-    /// The reason for --nack, kept in the dead letter and the trace
+    /// The reason for --nack, stored in the dead letter and the trace
     #[arg(long, value_name = "TEXT", requires = "nack")]
     reason: Option<String>,
     /// Stop after this many messages

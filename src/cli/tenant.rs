@@ -77,7 +77,7 @@ enum Action {
         /// The tenant
         id: String,
     },
-    /// Refuse a tenant's clients; its messages stay
+    /// Refuse a tenant's clients; its messages are kept
     Suspend {
         /// The tenant
         id: String,

@@ -1,4 +1,4 @@
-//! The shutdown signal of a gateway, for all its streams: when it began, and when streams are cut.
+//! The shutdown signal of a gateway for all its streams: when it begins, and when the remaining streams are ended.
 
 use std::{
     sync::{Arc, OnceLock},

@@ -163,7 +163,7 @@ impl<K> Outstanding<K> {
         }
     }
 
-    /// Marks a delivery as failed: its id becomes invalid, and it counts in the windows until [`Self::left`].
+    /// Marks a delivery as failed: its id becomes invalid, and it counts in the windows until [`Self::remove_stored`].
     pub(super) fn fail(&mut self, id: u64, unknown: &mut Vec<u64>) -> Option<Failed<K>> {
         match self.unsettled.remove(&id) {
             Some(delivery) => {
@@ -185,7 +185,7 @@ impl<K> Outstanding<K> {
     }
 
     /// Removes failed deliveries whose copies are stored.
-    pub(super) fn left(&mut self, tags: Vec<u64>) -> Tags {
+    pub(super) fn remove_stored(&mut self, tags: Vec<u64>) -> Tags {
         let known = |tag: &u64| match self.leaving.remove(tag) {
             Some(bytes) => {
                 self.bytes -= bytes;
@@ -197,7 +197,7 @@ impl<K> Outstanding<K> {
         self.merged(tags)
     }
 
-    /// Gives a delivery a new lease.
+    /// Extends the lease of a delivery.
     pub(super) fn extend(&mut self, id: u64, expires: Instant, unknown: &mut Vec<u64>) {
         match self.unsettled.get_mut(&id) {
             Some(delivery) => {
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(tags, Tags { through: Some(1), single: vec![3, 4] });
         assert_eq!(outstanding.acknowledge(&[2], 0, &mut unknown), Tags::default());
         assert_eq!(unknown, [2]);
-        assert_eq!(outstanding.left(vec![2, 77]), Tags { through: Some(2), single: vec![] });
+        assert_eq!(outstanding.remove_stored(vec![2, 77]), Tags { through: Some(2), single: vec![] });
         assert_eq!((outstanding.len(), outstanding.bytes()), (1, 10));
     }
 

@@ -24,7 +24,7 @@ use crate::{
     tenant::{EffectiveGrants, Plan, StreamPermit, TenantScope},
 };
 
-/// The parts of the gateway that sessions need.
+/// The components of the gateway that sessions use.
 #[derive(Clone)]
 pub struct SessionContext {
     /// Verifies newer tokens.
@@ -60,8 +60,8 @@ pub enum Notice {
 /// External reasons for the end of the stream. The future is stored because every iteration of a stream's loop polls
 /// it.
 enum Ending {
-    Waited(BoxFuture<'static, Failure>),
-    Came(Failure),
+    Pending(BoxFuture<'static, Failure>),
+    Reached(Failure),
 }
 
 /// A grant that the stream needs while it is open, and the failure without it.
@@ -91,15 +91,15 @@ impl Ending {
                 () = drain.over() => draining(),
             }
         };
-        Self::Waited(ended.boxed())
+        Self::Pending(ended.boxed())
     }
 
     /// Waits for the end, which is final.
-    async fn came(&mut self) -> Failure {
+    async fn reached(&mut self) -> Failure {
         loop {
             match self {
-                Self::Came(failure) => return failure.clone(),
-                Self::Waited(waited) => *self = Self::Came(waited.await),
+                Self::Reached(failure) => return failure.clone(),
+                Self::Pending(pending) => *self = Self::Reached(pending.await),
             }
         }
     }
@@ -193,7 +193,7 @@ impl Session {
         self.context.drain.is_begun()
     }
 
-    /// Whether the time for the shutdown is over, and streams are cut.
+    /// Whether the time for the shutdown is over, and the remaining streams are ended.
     pub fn is_cut(&self) -> bool {
         self.context.drain.is_over()
     }
@@ -267,8 +267,8 @@ impl Session {
         let expires = self.scope.caller().expires();
         tokio::select! {
             biased;
-            failure = self.end.came() => Notice::Ended(failure),
-            () = begun_drain(&mut self.begun) => {
+            failure = self.end.reached() => Notice::Ended(failure),
+            () = drain_begun(&mut self.begun) => {
                 self.begun = None;
                 Notice::Draining(self.context.drain.deadline())
             }
@@ -297,7 +297,7 @@ impl Session {
     }
 }
 
-async fn begun_drain(begun: &mut Option<BoxFuture<'static, ()>>) {
+async fn drain_begun(begun: &mut Option<BoxFuture<'static, ()>>) {
     match begun {
         Some(begun) => begun.await,
         None => std::future::pending().await,

@@ -1,7 +1,8 @@
-//! A subscribe stream: deliveries in batches of whatever is ready within both windows, settlements and leases back.
+//! A subscribe stream. It sends deliveries in batches of the messages that are ready and fit into both windows, and receives
+//! settlements and extensions of leases.
 //!
-//! Invariant: what this stream has received from the broker and not settled is in `outstanding` or in its consumer, and returns
-//! to the queue when the stream ends, however it ends. What failed is published again first.
+//! Invariant: every delivery that this stream has received from the broker and not settled is in `outstanding` or in its consumer,
+//! and returns to the queue when the stream ends, for whatever reason. Failed deliveries are published again first.
 
 mod failing;
 mod frames;
@@ -44,13 +45,13 @@ pub type Responses = mpsc::Receiver<Result<Frame, Failure>>;
 /// A frame to the client. Its deliveries are charged to the tenant's memory budget until it is dropped.
 #[derive(Debug)]
 pub struct Frame {
-    /// What the client gets.
+    /// The response to the client.
     pub response: SubscribeResponse,
     unread: Option<UnreadFrame>,
 }
 
 impl Frame {
-    /// The response, and what has to be kept until the transport has taken it.
+    /// The response, and the charge to be kept until the transport has taken the response.
     pub fn into_parts(self) -> (SubscribeResponse, Option<UnreadFrame>) {
         (self.response, self.unread)
     }
@@ -62,7 +63,7 @@ impl From<Option<Event>> for Frame {
     }
 }
 
-/// Bytes and messages of one frame of deliveries: clients take 4 MiB by default.
+/// The maximum bytes and messages of one frame of deliveries. Clients accept 4 MiB by default.
 const FRAME_BYTES: usize = 1024 * 1024;
 const FRAME_MESSAGES: usize = 128;
 /// Settlement reports that a client may leave unread before no more of its frames are read.
@@ -133,26 +134,26 @@ struct Machine {
     session: Session,
     frames: mpsc::Sender<Result<Frame, Failure>>,
     outstanding: Outstanding<Box<RetainedDelivery>>,
-    /// Failed deliveries on their way to their next place.
+    /// Failed deliveries that are being moved to their next queue.
     failing: Failing,
-    /// The lease of each delivery, from the moment it is sent; none with auto-ack.
+    /// The lease of each delivery, from the time it is sent; `None` with auto-ack.
     lease: Option<Duration>,
     /// The spans of deliveries whose trace is sampled.
     spans: DeliverySpans,
     /// Frames that wait until the client reads.
     outbox: VecDeque<Event>,
-    /// The settlement report that waits likewise, merged.
+    /// The merged settlement report that waits until the client reads.
     unread: Settled,
-    /// Of the deliveries in `outbox`, which has one frame of them at most.
+    /// The charge of the deliveries in `outbox`, which contains at most one frame of them.
     unread_frame: Option<UnreadFrame>,
     heartbeat: Interval,
-    /// When leases are checked next. Most deliveries are settled long before, so it is often early and set again.
+    /// When leases are checked next. Most deliveries are settled long before, so it often fires too early and is set again.
     leases: Pin<Box<Sleep>>,
 }
 
 enum End {
     Failed(Failure),
-    ClientGone,
+    ClientDisconnected,
     LinkLost(broker::Error),
 }
 
@@ -169,7 +170,7 @@ impl From<broker::Error> for End {
 }
 
 impl Machine {
-    /// Runs until the client closes its side, or something ends.
+    /// Runs until the client closes its side, or the session or the link ends.
     async fn consume(
         &mut self,
         consumer: &mut Consumer,
@@ -178,7 +179,7 @@ impl Machine {
     ) -> Result<(), End> {
         let frames = self.frames.clone();
         // One future for all iterations.
-        let mut gone = pin!(frames.closed());
+        let mut disconnected = pin!(frames.closed());
         loop {
             self.queue_report();
             self.session.holds(self.outstanding.len(), self.outstanding.bytes());
@@ -198,11 +199,11 @@ impl Machine {
             let takes_more = self.outbox.is_empty() && capacity.messages > 0 && !draining;
             tokio::select! {
                 biased;
-                () = &mut gone => return Err(End::ClientGone),
-                notice = self.session.notice() => self.tell(notice)?,
+                () = &mut disconnected => return Err(End::ClientDisconnected),
+                notice = self.session.notice() => self.queue_notice(notice)?,
                 permit = frames.reserve(), if !self.outbox.is_empty() => {
-                    let permit = permit.map_err(|_| End::ClientGone)?;
-                    let frame = self.hand_over();
+                    let permit = permit.map_err(|_| End::ClientDisconnected)?;
+                    let frame = self.next_frame();
                     let is_deliveries = frame.unread.is_some();
                     permit.send(Ok(frame));
                     self.heartbeat.reset();
@@ -212,10 +213,10 @@ impl Machine {
                 }
                 frame = incoming.next(), if self.reports() < UNREAD_REPORTS => match frame {
                     None => return Ok(()),
-                    Some(frame) => self.take(consumer, subscription, frame?)?,
+                    Some(frame) => self.process(consumer, subscription, frame?)?,
                 },
                 () = &mut self.leases, if leased => self.expire(consumer)?,
-                tags = self.failing.settled() => self.left(consumer, tags)?,
+                tags = self.failing.settled() => self.acknowledge_stored(consumer, tags)?,
                 batch = async {
                     match takes_more {
                         true => consumer.next(FRAME_MESSAGES, FRAME_BYTES).await,
@@ -234,7 +235,7 @@ impl Machine {
         }
     }
 
-    /// Sets the next check of leases; whether there are any.
+    /// Sets the time of the next check of leases; returns whether there are any.
     fn set_leases(&mut self) -> bool {
         let Some(next) = self.outstanding.next_lease() else { return false };
         if self.leases.is_elapsed() || next < self.leases.deadline() {
@@ -249,12 +250,12 @@ impl Machine {
         let batch_size = batch.len() as u64;
         let batch_bytes = batch.iter().map(|delivery| delivery.message.body.len()).sum::<usize>() as u64;
         let redelivered = batch.iter().filter(|delivery| delivery.redelivered).count() as u64;
-        // Later attempts measure consumers, and the messages of a stream how far back they are read.
+        // The latency of a later attempt would depend on the consumers, and that of a stream queue on where reading started.
         let is_first = |delivery: &broker::Incoming| delivery.attempt == 1 && delivery.offset.is_none();
         let accepted: Vec<_> = batch.iter().map(|delivery| delivery.accepted.filter(|_| is_first(delivery))).collect();
         subscription.seen(last.offset);
-        let kept = |delivery: &mut broker::Incoming| (delivery.tag, delivery.bytes, delivery.retained.take());
-        let ids = self.outstanding.add(batch.iter_mut().map(kept));
+        let retained = |delivery: &mut broker::Incoming| (delivery.tag, delivery.bytes, delivery.retained.take());
+        let ids = self.outstanding.add(batch.iter_mut().map(retained));
         let mut deliveries: Vec<_> = ids
             .zip(batch)
             .map(|(delivery_id, delivery)| Delivery {
@@ -281,19 +282,19 @@ impl Machine {
         self.outbox.push_back(Event::Deliveries(Deliveries { deliveries }));
     }
 
-    /// Acknowledges what the transport has just got, for a subscriber that does not do so itself.
+    /// Acknowledges the deliveries that were just passed to the transport, for a subscriber with auto-ack.
     fn acknowledge_all(&mut self, consumer: &mut Consumer) -> Result<(), End> {
         let (last, count) = (self.outstanding.last_id(), self.outstanding.len() as u64);
         let tags = self.outstanding.acknowledge(&[], last, &mut Vec::new());
         let settling = self.spans.settling(&[], last, Settlement::Ack, "");
-        self.say(consumer, tags)?;
+        self.acknowledge(consumer, tags)?;
         settling.done();
         self.session.metrics().settled(Settlement::Ack, count);
         Ok(())
     }
 
     /// Takes the next frame for the transport; the leases of its deliveries begin now.
-    fn hand_over(&mut self) -> Frame {
+    fn next_frame(&mut self) -> Frame {
         let mut event = self.outbox.pop_front();
         if let (Some(Event::Deliveries(frame)), Some(lease)) = (&mut event, self.lease)
             && let [first, ..] = &frame.deliveries[..]
@@ -307,7 +308,7 @@ impl Machine {
         Frame { unread, ..Frame::from(event) }
     }
 
-    fn tell(&mut self, notice: Notice) -> Result<(), End> {
+    fn queue_notice(&mut self, notice: Notice) -> Result<(), End> {
         let event = match notice {
             Notice::AuthExpiring(expires) => Event::AuthExpiring(AuthExpiring { expires: Some(expires.into()) }),
             Notice::Draining(deadline) => Event::Draining(Draining { deadline: Some(deadline.into()) }),
@@ -372,10 +373,10 @@ impl Machine {
         loop {
             tokio::select! {
                 biased;
-                () = frames.closed() => return Err(End::ClientGone),
-                notice = self.session.notice() => self.tell(notice)?,
+                () = frames.closed() => return Err(End::ClientDisconnected),
+                notice = self.session.notice() => self.queue_notice(notice)?,
                 permit = frames.reserve(), if !self.outbox.is_empty() => {
-                    let permit = permit.map_err(|_| End::ClientGone)?;
+                    let permit = permit.map_err(|_| End::ClientDisconnected)?;
                     permit.send(Ok(Frame::from(self.outbox.pop_front())));
                 }
                 done = &mut *what => return Ok(done),

@@ -101,7 +101,7 @@ impl Activity {
         }
     }
 
-    fn read_something(&self) {
+    fn record_read(&self) {
         let at = self.0.accepted.elapsed().as_millis();
         self.0.last_read.store(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -178,7 +178,7 @@ impl<S: AsyncRead + Unpin> Io<S> {
                 break Protocol::Http1;
             }
         };
-        activity.read_something();
+        activity.record_read();
         Ok((protocol, Self { stream, first, taken: 0, activity }))
     }
 }
@@ -194,7 +194,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
         }
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         if read.is_ready() {
-            this.activity.read_something();
+            this.activity.record_read();
         }
         read
     }
@@ -235,7 +235,7 @@ mod tests {
 
     fn activity() -> Activity {
         let peer = "10.0.0.1".parse().expect("an address");
-        Activity::new(Connections::new(10, 10).permit(peer).expect("a place"))
+        Activity::new(Connections::new(10, 10).permit(peer).expect("a permit"))
     }
 
     #[tokio::test]

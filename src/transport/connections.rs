@@ -62,7 +62,7 @@ impl Connections {
     }
 
     /// The same limits for another listener, with the same known networks.
-    pub fn beside(&self) -> Self {
+    pub fn for_other_listener(&self) -> Self {
         let Inner { max, max_per_address, ref known_networks, .. } = *self.0;
         Self(Arc::new(Inner { max, max_per_address, open: Mutex::default(), known_networks: known_networks.clone() }))
     }

@@ -4,12 +4,12 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use reqwest::{Certificate, Client, StatusCode, redirect};
 
-/// The longest time for an answer.
+/// The maximum time for a response.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// How many bytes of an answer are read.
+/// How many bytes of a response are read.
 const MAX_ANSWER: usize = 4096;
 
-/// Why there was no answer.
+/// Why there was no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The file of the CA cannot be read.
@@ -19,15 +19,15 @@ pub enum ProbeError {
     #[error("the CA certificate cannot be used: {0}")]
     Tls(#[source] reqwest::Error),
     /// The request failed.
-    #[error("no answer from {0}: {1}")]
+    #[error("no response from {0}: {1}")]
     Request(SocketAddr, #[source] reqwest::Error),
 }
 
-/// Asks the ops endpoint at this address for `/readyz`, over TLS when a CA is given. The inner error is its answer when it is
-/// not ready.
+/// Requests `/readyz` from the operations listener at this address, over TLS if a CA is given. The inner error is the response
+/// of a gateway that is not ready.
 ///
 /// # Errors
-/// When there is no answer within 3 s.
+/// When there is no response within 3 s.
 pub async fn probe(ops: SocketAddr, ca: Option<&Path>) -> Result<Result<(), String>, ProbeError> {
     let client = Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT);
     let (scheme, client) = match ca {

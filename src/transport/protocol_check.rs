@@ -70,13 +70,13 @@ mod tests {
             check(&request.body(()).expect("a request")).err().map_or(200, |status| status.as_u16())
         };
         for kind in TYPES {
-            assert_eq!(ask("POST", kind), 200);
-            assert_eq!(ask("POST", &format!("{kind}+proto")), 200);
+            assert_eq!(send("POST", kind), 200);
+            assert_eq!(send("POST", &format!("{kind}+proto")), 200);
         }
-        assert_eq!(ask("POST", "Application/gRPC; charset=utf-8"), 200);
-        assert_eq!(ask("GET", "application/grpc"), 405);
+        assert_eq!(send("POST", "Application/gRPC; charset=utf-8"), 200);
+        assert_eq!(send("GET", "application/grpc"), 405);
         for kind in ["application/json", "application/grpc+json", "", "application/grpcx", "text/plain"] {
-            assert_eq!(ask("POST", kind), 415, "{kind}");
+            assert_eq!(send("POST", kind), 415, "{kind}");
         }
     }
 }

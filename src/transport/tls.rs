@@ -26,7 +26,7 @@ pub enum TlsError {
     /// The file cannot be read as PEM.
     #[error("cannot read {1:?}: run `warrengate certs create`, or correct grpc.certificate and grpc.key")]
     Pem(#[source] rustls::pki_types::pem::Error, PathBuf),
-    /// The key does not belong to the certificate, or the like.
+    /// The key does not belong to the certificate, or has an unsupported type.
     #[error("the certificate and the key cannot be used together")]
     Rustls(#[from] rustls::Error),
 }
@@ -76,7 +76,7 @@ impl ServerIdentity {
     }
 
     /// Reads the files again whenever they change, until stopped.
-    pub async fn follow(mut self, stop: CancellationToken) {
+    pub async fn watch(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = self.files.changed() => {}

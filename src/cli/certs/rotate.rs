@@ -29,9 +29,9 @@ pub(super) struct Authority {
 enum RotationStep {
     /// Create the next authority; both are trusted from now on
     Prepare,
-    /// The next one signs; the old one is still trusted
+    /// Sign with the next authority; the old one is still trusted
     Switch,
-    /// The old one is no longer trusted
+    /// Stop trusting the old authority
     Finish,
 }
 
@@ -46,7 +46,7 @@ enum Whose {
 /// The flags of `rotate-password`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Password {
-    /// The settings of `serve`, to reach the broker; without it they come from the environment only
+    /// The settings of `serve`, to reach the broker; without it, only the environment is read
     #[arg(long, value_name = "FILE", env = "WARRENGATE_CONFIG")]
     config: Option<PathBuf>,
     /// Only write the new password next to the old one, for gateways and broker nodes that have copies of the files

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How many bytes of messages a room keeps.
-const KEPT: u64 = 20 << 20;
+const MAX_ROOM_BYTES: u64 = 20 << 20;
 /// Presence is outdated after a minute; streams delete whole segments of this size.
 const SEGMENT: u64 = 1 << 20;
 /// The longest wait for the outcomes of the last messages.
@@ -59,7 +59,7 @@ impl Room {
     /// Creates the room if it does not exist.
     pub(super) async fn enter(client: Client, room: &str, name: &str) -> Result<Self, Error> {
         let queue = format!("chat.{room}");
-        for (name, bytes) in [(queue.clone(), KEPT), (here(&queue), 2 * SEGMENT)] {
+        for (name, bytes) in [(queue.clone(), MAX_ROOM_BYTES), (here(&queue), 2 * SEGMENT)] {
             let stream = pb::Queue {
                 name,
                 r#type: pb::QueueType::Stream.into(),
@@ -92,7 +92,7 @@ impl Room {
         self.send(self.queue.clone(), MESSAGE, text).await
     }
 
-    pub(super) async fn is_here(&mut self) -> Result<(), Error> {
+    pub(super) async fn announce_presence(&mut self) -> Result<(), Error> {
         self.send(here(&self.queue), HERE, "").await
     }
 
@@ -107,10 +107,10 @@ impl Room {
     }
 
     /// Waits for a message that failed; stays pending until one does.
-    pub(super) async fn trouble(&mut self) -> String {
+    pub(super) async fn next_failure(&mut self) -> String {
         loop {
             match self.outcomes.join_next().await {
-                Some(Ok(Some(trouble))) => return trouble,
+                Some(Ok(Some(next_failure))) => return next_failure,
                 Some(_) => {}
                 None => std::future::pending().await,
             }

@@ -76,10 +76,10 @@ fn missing_settings_are_reported() {
         settings(&args, environment, with_file).expect_err("refused").to_string()
     };
     let none = ConnectionArgs::default;
-    assert!(complaint(none(), &[], false).contains("--endpoint"));
-    assert!(complaint(none(), &[("WARRENGATE_CLIENT_ID", "a")], true).contains("WARRENGATE_CLIENT_SECRET"));
-    assert!(complaint(none(), &[("WARRENGATE_CLIENT_SECRET", "a")], true).contains("--client-id"));
+    assert!(usage_error(none(), &[], false).contains("--endpoint"));
+    assert!(usage_error(none(), &[("WARRENGATE_CLIENT_ID", "a")], true).contains("WARRENGATE_CLIENT_SECRET"));
+    assert!(usage_error(none(), &[("WARRENGATE_CLIENT_SECRET", "a")], true).contains("--client-id"));
     let args = |name: &str| ConnectionArgs { identity: Some(name.into()), ..none() };
-    assert!(complaint(args("initech"), &[], true).contains("acme, admin"));
-    assert!(complaint(args("half"), &[], true).contains("half"));
+    assert!(usage_error(args("initech"), &[], true).contains("acme, admin"));
+    assert!(usage_error(args("half"), &[], true).contains("half"));
 }

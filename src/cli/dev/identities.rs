@@ -73,7 +73,7 @@ impl Identities {
         let request = pb::CreateClientRequest { client: Some(client), ..pb::CreateClientRequest::default() };
         let secret = match admin.admin().create_client(request).await {
             Ok(created) => created.into_inner().client_secret,
-            // The secret is not known any more.
+            // The secret is lost.
             Err(status) if status.code() == tonic::Code::AlreadyExists => {
                 let request = pb::RotateClientSecretRequest { client_id: client_id.clone(), overlap: None };
                 admin.admin().rotate_client_secret(request).await?.into_inner().client_secret

@@ -1,5 +1,5 @@
-//! A test of the running stack with the public client: one message out and back in one tenant, and access to its queue refused to
-//! the other tenant.
+//! A test of the running stack with the public client: one message of a tenant is published and received, and the other tenant is
+//! refused access to its queue.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 const QUEUE: &str = "warrengate-dev-proof";
-const BODY: &str = "out and back";
+const BODY: &str = "round trip";
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The results.
@@ -28,7 +28,7 @@ impl Proof {
 
     pub(super) fn text(&self) -> String {
         format!(
-            "test: one message of acme out and back in {:.1} ms; globex was refused the same queue ({})",
+            "test: one message of acme published and received in {:.1} ms; globex was refused the same queue ({})",
             self.round_trip.as_secs_f64() * 1000.0,
             self.refusal
         )

@@ -45,7 +45,7 @@ fn authorities(config: &BrokerConfig) -> Vec<Finding> {
             (_, false) => ("also trusted", "`warrengate certs rotate-ca finish`, once no node uses it"),
         };
         let is_due = is_prepared || place > 0;
-        in_time(Finding::new(what, Ok(seen.subject().to_owned()), next).ending(Some(seen.not_after())).due(is_due))
+        in_time(Finding::new(what, Ok(seen.subject().to_owned()), next).expiring(Some(seen.not_after())).due(is_due))
     };
     all.into_iter().enumerate().map(one).collect()
 }
@@ -86,7 +86,7 @@ fn leaf(what: &str, path: &Path, next: &str) -> Finding {
             Finding::new(what, Err(seen), "check this machine's clock")
         }
         Ok(chain) => {
-            in_time(Finding::new(what, Ok(chain[0].subject().to_owned()), next).ending(Some(chain[0].not_after())))
+            in_time(Finding::new(what, Ok(chain[0].subject().to_owned()), next).expiring(Some(chain[0].not_after())))
         }
     }
 }
@@ -117,7 +117,7 @@ mod tests {
             let days = Duration::from_secs(left.unsigned_abs() * DAY + 60);
             let now = SystemTime::now();
             let ends = if left < 0 { now - days } else { now + days };
-            in_time(Finding::new("x", Ok("CN=x".to_owned()), "renew it").ending(Some(ends)))
+            in_time(Finding::new("x", Ok("CN=x".to_owned()), "renew it").expiring(Some(ends)))
         };
         let [past, soon, later] = [-1, 6, 8].map(line);
         assert!(!past.fine && past.seen.ends_with("has expired") && past.next == "renew it");

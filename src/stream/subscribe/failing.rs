@@ -1,7 +1,7 @@
-//! Failed deliveries: each gets another attempt or becomes a dead letter, as the retry policy of its queue says.
+//! Failed deliveries. Each gets another attempt or becomes a dead letter, according to the retry policy of its queue.
 //!
-//! Invariant: the broker keeps the original until its copy is stored durably, so that a stream that ends before leaves every
-//! message where it was.
+//! Invariant: the broker keeps the original until its copy is stored durably. If the stream ends earlier, the message is still in
+//! its queue.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,30 +17,30 @@ use crate::{
     tenant::TenantScope,
 };
 
-/// How long an ending stream waits for copies on their way. Messages without a confirmed copy come again, and no attempt is
-/// counted.
+/// How long an ending stream waits for the confirms of copies. Messages without a confirmed copy are delivered again, and no
+/// attempt is counted.
 const FINISH: Duration = Duration::from_secs(10);
 /// The same, for a stream that must end now.
 const FINISH_CUT: Duration = Duration::from_millis(500);
-/// Between two attempts to read a policy.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// The interval between two attempts to read a policy.
+const POLICY_RETRY: Duration = Duration::from_secs(5);
 
 /// Why an attempt failed.
 #[derive(Debug)]
 pub(super) enum Why {
     /// The consumer rejected it.
     Nacked {
-        /// None: the back-off of the queue.
+        /// `None` for the back-off of the queue.
         delay: Option<Duration>,
         reason: String,
     },
     /// It was not settled in time.
     LeaseExpired,
     /// The client disconnected without settling it.
-    ClientGone,
+    ClientDisconnected,
 }
 
-type Kept = Box<RetainedDelivery>;
+type Retained = Box<RetainedDelivery>;
 
 /// One stream's failed deliveries.
 pub(super) struct Failing {
@@ -50,15 +50,15 @@ pub(super) struct Failing {
     queue: QueueName,
     policy: Policy,
     /// Deliveries that wait for the policy.
-    undecided: Vec<(u64, Kept, Why)>,
+    undecided: Vec<(u64, Retained, Why)>,
     /// The spans of settlements, by tag; they end when the copy is stored.
     spans: HashMap<u64, Settling>,
 }
 
 enum Policy {
-    /// Nothing has failed yet, or it could not be read and is asked for again then.
+    /// No delivery has failed yet, or reading the policy failed and is repeated at this time.
     Unknown(Option<Instant>),
-    Asking(BoxFuture<'static, Option<RetryPolicy>>),
+    Reading(BoxFuture<'static, Option<RetryPolicy>>),
     Known(RetryPolicy),
 }
 
@@ -77,42 +77,42 @@ impl Failing {
     }
 
     /// Schedules another attempt, if one is left.
-    pub(super) fn retry(&mut self, (tag, kept): Failed<Kept>, why: Why, span: Settling) {
+    pub(super) fn retry(&mut self, (tag, retained): Failed<Retained>, why: Why, span: Settling) {
         // Only messages of a stream queue are not retained, and they are never retried.
-        let Some(kept) = kept else { return };
+        let Some(retained) = retained else { return };
         self.spans.insert(tag, span);
         match &self.policy {
             Policy::Known(policy) => {
-                let disposition = disposition(kept.failures(), Some(policy), why);
-                self.push(tag, kept, disposition);
+                let disposition = disposition(retained.failures(), Some(policy), why);
+                self.push(tag, retained, disposition);
             }
-            _ => self.undecided.push((tag, kept, why)),
+            _ => self.undecided.push((tag, retained, why)),
         }
     }
 
     /// Moves a delivery to the dead letters because its consumer rejected it.
-    pub(super) fn give_up(&mut self, (tag, kept): Failed<Kept>, reason: String, span: Settling) {
-        let Some(kept) = kept else { return };
+    pub(super) fn dead_letter(&mut self, (tag, retained): Failed<Retained>, reason: String, span: Settling) {
+        let Some(retained) = retained else { return };
         self.spans.insert(tag, span);
         let when_full = RetryPolicy::default().max_backoff();
-        self.push(tag, kept, Disposition::DeadLetter { code: DeadLetterCode::Rejected, reason, when_full });
+        self.push(tag, retained, Disposition::DeadLetter { code: DeadLetterCode::Rejected, reason, when_full });
     }
 
-    fn push(&mut self, tag: u64, kept: Kept, disposition: Disposition) {
+    fn push(&mut self, tag: u64, retained: Retained, disposition: Disposition) {
         if let Some(span) = self.spans.get_mut(&tag) {
             match &disposition {
                 Disposition::Retry { delay, .. } => span.retries_after(*delay),
                 Disposition::DeadLetter { code, .. } => span.dead_letters(code.as_str()),
             }
         }
-        self.redeliverer.push(tag, kept, disposition);
+        self.redeliverer.push(tag, retained, disposition);
     }
 
     fn done(&mut self, tags: &[u64]) {
         tags.iter().filter_map(|tag| self.spans.remove(tag)).for_each(Settling::done);
     }
 
-    /// Whether no failed delivery is on its way.
+    /// Whether no failed delivery is being moved.
     pub(super) fn is_idle(&self) -> bool {
         self.undecided.is_empty() && self.redeliverer.is_idle()
     }
@@ -124,56 +124,56 @@ impl Failing {
         self.redeliverer.clear();
     }
 
-    /// Waits for the tags of deliveries whose copies are stored. Cancel safe. Never returns when nothing has failed.
+    /// Waits for the tags of deliveries whose copies are stored. Cancel safe. Pending while no delivery has failed.
     pub(super) async fn settled(&mut self) -> Vec<u64> {
         loop {
             if !self.undecided.is_empty() {
-                self.ask();
+                self.read_policy();
             }
             tokio::select! {
                 tags = self.redeliverer.settled() => {
                     self.done(&tags);
                     return tags;
                 }
-                policy = answer(&mut self.policy) => self.decide(policy),
+                policy = policy_read(&mut self.policy) => self.decide(policy),
             }
         }
     }
 
     /// Reads the policy, or decides without it when reading failed a moment ago.
-    fn ask(&mut self) {
+    fn read_policy(&mut self) {
         match self.policy {
             Policy::Unknown(until) if until.is_some_and(|until| until > Instant::now()) => self.decide(None),
             Policy::Unknown(_) => {
                 let (policies, scope, queue) = (self.policies.clone(), self.scope.clone(), self.queue.clone());
-                self.policy = Policy::Asking(async move { policies.of(&scope, &queue).await }.boxed());
+                self.policy = Policy::Reading(async move { policies.of(&scope, &queue).await }.boxed());
             }
-            Policy::Asking(_) | Policy::Known(_) => {}
+            Policy::Reading(_) | Policy::Known(_) => {}
         }
     }
 
     fn decide(&mut self, policy: Option<RetryPolicy>) {
         self.policy = match policy {
             Some(policy) => Policy::Known(policy),
-            None => Policy::Unknown(Some(Instant::now() + ASK_AGAIN)),
+            None => Policy::Unknown(Some(Instant::now() + POLICY_RETRY)),
         };
-        for (tag, kept, why) in std::mem::take(&mut self.undecided) {
-            let disposition = disposition(kept.failures(), policy.as_ref(), why);
-            self.push(tag, kept, disposition);
+        for (tag, retained, why) in std::mem::take(&mut self.undecided) {
+            let disposition = disposition(retained.failures(), policy.as_ref(), why);
+            self.push(tag, retained, disposition);
         }
     }
 }
 
 /// Waits for the policy. Cancel safe.
-async fn answer(policy: &mut Policy) -> Option<RetryPolicy> {
+async fn policy_read(policy: &mut Policy) -> Option<RetryPolicy> {
     match policy {
-        Policy::Asking(asking) => asking.await,
+        Policy::Reading(reading) => reading.await,
         Policy::Unknown(_) | Policy::Known(_) => std::future::pending().await,
     }
 }
 
-/// Decides about a message that failed so often before, and now once more. While the policy is not known, no message is
-/// dead-lettered.
+/// The disposition of a message that has failed once more, after so many failures before. While the policy is unknown, no
+/// message is dead-lettered.
 fn disposition(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Disposition {
     let failures = failures_before.saturating_add(1);
     let default = RetryPolicy::default();
@@ -183,9 +183,9 @@ fn disposition(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> 
         Why::Nacked { delay, reason } => {
             (delay.unwrap_or_else(|| policy.backoff(failures, rand::random_range(-1.0..=1.0))), reason)
         }
-        // It has waited already: for its lease, or for keep-alive.
+        // The message has waited already, for the end of its lease or for the keep-alive timeout.
         Why::LeaseExpired => (Duration::ZERO, "the lease expired".to_owned()),
-        Why::ClientGone => (Duration::ZERO, "the client disconnected".to_owned()),
+        Why::ClientDisconnected => (Duration::ZERO, "the client disconnected".to_owned()),
     };
     match is_last {
         true => {
@@ -204,26 +204,26 @@ impl Machine {
             let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
             match failed {
                 (tag, None) => {
-                    self.left(consumer, vec![tag])?;
+                    self.acknowledge_stored(consumer, vec![tag])?;
                     settling.done();
                 }
-                kept => self.failing.retry(kept, Why::LeaseExpired, settling),
+                retained => self.failing.retry(retained, Why::LeaseExpired, settling),
             }
         }
         Ok(())
     }
 
     /// Acknowledges deliveries whose copies are stored.
-    pub(super) fn left(&mut self, consumer: &mut Consumer, tags: Vec<u64>) -> Result<(), End> {
-        let tags = self.outstanding.left(tags);
-        self.say(consumer, tags)
+    pub(super) fn acknowledge_stored(&mut self, consumer: &mut Consumer, tags: Vec<u64>) -> Result<(), End> {
+        let tags = self.outstanding.remove_stored(tags);
+        self.acknowledge(consumer, tags)
     }
 
-    /// Waits, for a bounded time, for the failed deliveries of a stream that has ended. A client that disconnected has failed
-    /// everything that was sent to it and not settled.
+    /// Waits for a limited time until the failed deliveries of a stream that has ended are moved. All deliveries that were sent to
+    /// a client that disconnected and not settled have failed.
     pub(super) async fn finish(&mut self, consumer: &mut Consumer, end: &Result<(), End>) {
         let broken = |end: &End| match end {
-            End::ClientGone => true,
+            End::ClientDisconnected => true,
             End::Failed(failure) => failure.reason == "STREAM_BROKEN",
             End::LinkLost(_) => false,
         };
@@ -234,18 +234,18 @@ impl Machine {
         if end.as_ref().is_err_and(broken) && !self.session.gateway_stops() {
             for (id, failed) in self.outstanding.fail_sent() {
                 let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
-                self.failing.retry(failed, Why::ClientGone, settling);
+                self.failing.retry(failed, Why::ClientDisconnected, settling);
             }
         }
         let finishing = async {
             while !self.failing.is_idle() {
                 consumer.stop().await?;
                 let tags = self.failing.settled().await;
-                self.left(consumer, tags)?;
+                self.acknowledge_stored(consumer, tags)?;
             }
             Ok::<(), End>(())
         };
-        // What is not stored by then comes again.
+        // Messages without a stored copy by then are delivered again.
         let _ = tokio::time::timeout(limit, finishing).await;
     }
 }
@@ -261,12 +261,12 @@ mod tests {
     #[test]
     fn the_last_attempt_ends_in_the_dead_letters_and_one_before_does_not() {
         let policy = RetryPolicy::default().with_max_attempts(3).expect("in range");
-        for (failures, given_up) in [(0, false), (1, false), (2, true), (7, true)] {
-            for why in [nacked(None), nacked(Some(Duration::ZERO)), Why::LeaseExpired, Why::ClientGone] {
+        for (failures, is_last) in [(0, false), (1, false), (2, true), (7, true)] {
+            for why in [nacked(None), nacked(Some(Duration::ZERO)), Why::LeaseExpired, Why::ClientDisconnected] {
                 let disposition = disposition(failures, Some(&policy), why);
                 assert_eq!(
                     matches!(disposition, Disposition::DeadLetter { .. }),
-                    given_up,
+                    is_last,
                     "{failures}: {disposition:?}"
                 );
             }
@@ -274,13 +274,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_given_up_while_the_policy_is_not_known() {
-        let Disposition::Retry { delay, .. } = disposition(1_000, None, nacked(None)) else { panic!("given up") };
+    fn nothing_is_dead_lettered_while_the_policy_is_unknown() {
+        let Disposition::Retry { delay, .. } = disposition(1_000, None, nacked(None)) else { panic!("dead-lettered") };
         assert!(delay >= RetryPolicy::default().max_backoff().mul_f64(0.9), "{delay:?}");
     }
 
     #[test]
-    fn a_delay_given_goes_before_the_policys() {
+    fn the_consumers_delay_has_priority_over_the_policy() {
         let policy = RetryPolicy::default();
         let given = Duration::from_secs(77);
         assert!(

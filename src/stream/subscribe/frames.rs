@@ -1,7 +1,7 @@
 //! The frames of a subscriber: acknowledge, reject, extend, re-authenticate.
 //!
-//! Invariant: ids are untrusted. Only tags of deliveries that this stream has outstanding reach the broker; other ids are reported
-//! back.
+//! Invariant: ids are untrusted. Only tags of deliveries that are outstanding on this stream reach the broker; other ids are
+//! reported to the client.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const MAX_IDS: usize = 10_000;
 const MAX_REASON: usize = 1_024;
 
 impl Machine {
-    pub(super) fn take(
+    pub(super) fn process(
         &mut self,
         consumer: &mut Consumer,
         subscription: &Subscription,
@@ -31,10 +31,10 @@ impl Machine {
             Some(Frame::Nack(nack)) => self.nack(consumer, subscription, nack),
             Some(Frame::ExtendLease(extend)) => self.extend(subscription, &extend),
             Some(Frame::Reauthenticate(frame)) => {
-                // The session keeps asking for the grant on the queue, which the newer token may lack.
+                // The session continues to check the grant for the queue, which the newer token may lack.
                 Ok(self.session.reauthenticate(&frame.access_token)?)
             }
-            Some(Frame::Start(_)) => Err(out_of_order("start comes once, as the first frame").into()),
+            Some(Frame::Start(_)) => Err(out_of_order("start must be the first frame and must not be repeated").into()),
             None => Err(Failure::invalid("frame", "must be ack, nack, extend_lease or reauthenticate").into()),
         }
     }
@@ -47,13 +47,13 @@ impl Machine {
         let done = (before - self.outstanding.len()) as u64;
         self.session.metrics().settled(Settlement::Ack, done);
         let settling = self.spans.settling(&ack.delivery_ids, ack.through, Settlement::Ack, "");
-        self.say(consumer, tags)?;
+        self.acknowledge(consumer, tags)?;
         settling.done();
         Ok(())
     }
 
     /// Sends acknowledgements to the broker.
-    pub(super) fn say(&mut self, consumer: &mut Consumer, tags: Tags) -> Result<(), End> {
+    pub(super) fn acknowledge(&mut self, consumer: &mut Consumer, tags: Tags) -> Result<(), End> {
         if let Some(through) = tags.through {
             consumer.ack_through(through)?;
         }
@@ -98,7 +98,7 @@ impl Machine {
                 let settling = self.spans.settling(&[id], 0, settlement, &nack.reason);
                 let reason = nack.reason.clone();
                 match settlement {
-                    Settlement::DeadLetter => self.failing.give_up(failed, reason, settling),
+                    Settlement::DeadLetter => self.failing.dead_letter(failed, reason, settling),
                     _ => self.failing.retry(failed, Why::Nacked { delay, reason }, settling),
                 }
             }
@@ -110,7 +110,7 @@ impl Machine {
     fn extend(&mut self, subscription: &Subscription, extend: &ExtendLease) -> Result<(), End> {
         check_ids("extend_lease.delivery_ids", extend.delivery_ids.len())?;
         let lease: Duration = match &extend.ack_deadline {
-            Some(asked) => lease("extend_lease.ack_deadline", asked)?,
+            Some(requested) => lease("extend_lease.ack_deadline", requested)?,
             None => subscription.ack_deadline(),
         };
         let expires = Instant::now() + lease;
@@ -125,7 +125,7 @@ impl Machine {
 fn delay(nack: &Nack, action: NackAction) -> Result<Option<Duration>, Failure> {
     let Some(delay) = &nack.delay else { return Ok(None) };
     if action != NackAction::Retry {
-        return Err(Failure::invalid("nack.delay", "is for RETRY only"));
+        return Err(Failure::invalid("nack.delay", "is only allowed with RETRY"));
     }
     match Duration::try_from(*delay) {
         Ok(delay) if delay <= MAX_DELAY => Ok(Some(delay)),

@@ -17,7 +17,7 @@ use crate::{
 };
 
 const TTL: Duration = Duration::from_secs(10);
-/// A failed message waits for the answer.
+/// How long a failed message waits for the response.
 const TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ENTRIES: u64 = 1_024;
 
@@ -25,7 +25,7 @@ const MAX_ENTRIES: u64 = 1_024;
 #[derive(Clone)]
 pub struct Policies {
     inspector: Arc<Inspector>,
-    /// Entries stay after their time to live, for when the management API does not answer.
+    /// Entries are kept after their time to live, and used when the management API does not respond.
     cache: Cache<(TenantId, QueueName), (Instant, RetryPolicy)>,
 }
 
@@ -35,7 +35,7 @@ impl Policies {
         Self { inspector, cache: Cache::new(MAX_ENTRIES) }
     }
 
-    /// The policy of a queue. While the management API does not answer, the last known one however old, or none.
+    /// The policy of a queue. While the management API does not respond, the last known one of any age, or `None`.
     pub async fn of(&self, scope: &TenantScope, queue: &QueueName) -> Option<RetryPolicy> {
         let key = (scope.tenant().clone(), queue.clone());
         let cached = self.cache.get(&key);
@@ -53,13 +53,13 @@ impl Policies {
             other => {
                 let answer = other.map(|answer| answer.map(|_| ()));
                 let (tenant, queue, is_cached) = (scope.tenant(), queue.as_str(), cached.is_some());
-                tracing::warn!(%tenant, queue, ?answer, is_cached, "the retry policy cannot be read");
+                tracing::warn!(%tenant, queue, ?answer, is_cached, "cannot read the retry policy");
                 cached.map(|(_, policy)| policy)
             }
         }
     }
 
-    /// A queue was declared or deleted.
+    /// Removes the entry of a queue that was declared or deleted.
     pub fn forget(&self, scope: &TenantScope, queue: &QueueName) {
         self.cache.invalidate(&(scope.tenant().clone(), queue.clone()));
     }

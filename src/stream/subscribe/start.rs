@@ -25,12 +25,12 @@ const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Dur
 /// How long the first frame may take after the stream was opened.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
 
-/// For the broker's management API to say how a queue is shared.
+/// The timeout of the lookup how a queue is shared.
 const SHARING_TIMEOUT: Duration = Duration::from_secs(3);
-/// A queue that expires sooner without a consumer keeps one, even one that takes nothing.
+/// A queue that expires sooner than this without a consumer keeps its consumer, even while no messages are delivered.
 const EXPIRES_SOON: Duration = Duration::from_secs(24 * 3600);
 
-/// What subscriptions need from their gateway.
+/// The components of the gateway that subscriptions use.
 #[derive(Clone)]
 pub struct SubscribeContext {
     /// The broker.
@@ -41,7 +41,7 @@ pub struct SubscribeContext {
     pub policies: Policies,
     /// How often a silent stream sends a heartbeat. Default 15 s.
     pub heartbeat_interval: Duration,
-    /// What deliveries are charged to, for each tenant.
+    /// The memory budgets of the tenants, to which deliveries are charged.
     pub memory: TenantBudgets,
 }
 
@@ -68,14 +68,14 @@ impl SubscribeContext {
         self.broker.consumer(&scope, &spec, self.sharing(&scope, &spec.queue), memory).await
     }
 
-    /// How a queue is shared between consumers, asked only when it matters.
+    /// Looks up how a queue is shared between consumers; called only when it matters.
     fn sharing(&self, scope: &TenantScope, queue: &QueueName) -> SharingLookup {
         let (inspector, scope, queue) = (Arc::clone(&self.inspector), scope.clone(), queue.clone());
         Arc::new(move || {
             let (inspector, scope, queue) = (Arc::clone(&inspector), scope.clone(), queue.clone());
-            let asking = async move {
-                let asked = tokio::time::timeout(SHARING_TIMEOUT, inspector.queue(&scope, &queue)).await;
-                let queue = asked.ok()?.ok()??;
+            let lookup = async move {
+                let found = tokio::time::timeout(SHARING_TIMEOUT, inspector.queue(&scope, &queue)).await;
+                let queue = found.ok()?.ok()??;
                 let is_single =
                     queue.arguments.get("x-single-active-consumer").is_some_and(|is| is.as_bool() == Some(true));
                 let by_itself = queue.arguments.get("x-expires").and_then(serde_json::Value::as_u64);
@@ -84,7 +84,7 @@ impl SubscribeContext {
                 let expires_soon = expires.is_some_and(|expires| expires < EXPIRES_SOON);
                 Some(if is_single { Sharing::Single } else { Sharing::Shared { expires_soon } })
             };
-            asking.boxed()
+            lookup.boxed()
         })
     }
 
@@ -121,7 +121,7 @@ impl Subscription {
         };
         let first = tokio::time::timeout(FIRST_FRAME, first)
             .await
-            .map_err(|_| out_of_order("start did not come within 10 s"))??
+            .map_err(|_| out_of_order("start did not arrive within 10 s"))??
             .ok_or_else(|| out_of_order("the stream was closed before start"))??;
         let Some(Frame::Start(start)) = first.frame else {
             return Err(out_of_order("the first frame must be start"));
@@ -148,7 +148,7 @@ impl Subscription {
             return Err(Failure::invalid("start.priority", "must be from -128 to 127"));
         }
         let ack_deadline = match &start.ack_deadline {
-            Some(asked) => lease("start.ack_deadline", asked)?,
+            Some(requested) => lease("start.ack_deadline", requested)?,
             None => DEFAULT_LEASE,
         };
         let position = match &start.position {
@@ -162,13 +162,13 @@ impl Subscription {
                     u64::try_from(time.seconds)
                         .map_err(|_| Failure::invalid("start.position.timestamp", "must not be before 1970"))?,
                 ),
-                None => return Err(Failure::invalid("start.position", "must say where to begin")),
+                None => return Err(Failure::invalid("start.position", "must specify where to begin")),
             }),
         };
         Ok(Self {
             spec: ConsumeSpec {
                 queue,
-                // Below 10,000: fits.
+                // Below 10,000, so it fits.
                 max_messages: u16::try_from(max_messages).unwrap_or(u16::MAX),
                 max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
                 start: position,
@@ -237,8 +237,8 @@ fn require_grant(session: &mut Session, queue: &QueueName) -> Result<(), Failure
 }
 
 /// A lease within its limits.
-pub(super) fn lease(field: &'static str, asked: &prost_types::Duration) -> Result<Duration, Failure> {
-    match Duration::try_from(*asked) {
+pub(super) fn lease(field: &'static str, requested: &prost_types::Duration) -> Result<Duration, Failure> {
+    match Duration::try_from(*requested) {
         Ok(lease) if LEASES.contains(&lease) => Ok(lease),
         _ => Err(Failure::invalid(field, "must be from 10 s to 1 h")),
     }

@@ -127,7 +127,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader is gone.
+    /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader was dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             {

@@ -1,6 +1,7 @@
 //! `POST /oauth2/token`: the client credentials grant of RFC 6749, section 4.4.
 //!
-//! Credentials come by HTTP Basic or in the form. Errors have the form of section 5.2. No answer may be cached, and each names its trace.
+//! Credentials are sent with HTTP Basic or in the form. Errors have the form of section 5.2. No response may be cached, and each
+//! contains its trace id.
 
 use std::net::IpAddr;
 
@@ -24,9 +25,9 @@ use crate::{
     transport::serve_ops::Client,
 };
 
-/// A refusal: section 5.2's code, a sentence, and what HTTP adds.
+/// A refusal: the error code of section 5.2, a sentence, and the HTTP status.
 struct Refusal {
-    /// As the audit trail says it.
+    /// The reason in the audit trail.
     kind: Kind,
     reason: &'static str,
     status: StatusCode,
@@ -45,7 +46,7 @@ impl Refusal {
 
 impl From<auth::Error> for Refusal {
     fn from(error: auth::Error) -> Self {
-        // A suspended tenant's client is one that cannot authenticate itself: OAuth has no word of its own for it.
+        // OAuth has no code for a suspended tenant, so its client counts as one that cannot be authenticated.
         let kind = match error.kind() {
             Kind::Denied => Kind::Unauthenticated,
             kind => kind,
@@ -135,7 +136,7 @@ async fn answer(
         "token_type": "Bearer",
         "expires_in": issued.lifetime.as_secs(),
     });
-    // Section 3.3: when a scope was asked for and another one is granted, the answer says which.
+    // Section 3.3: if the granted scope differs from the requested one, the response contains it.
     if form.take("scope")?.is_some() {
         answer["scope"] = issued.scope.into();
     }
@@ -145,18 +146,18 @@ async fn answer(
 struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// A parameter's value. Section 3.2: an empty one counts as absent, and none may come twice.
+    /// A parameter's value. Section 3.2: an empty one counts as absent, and none may be repeated.
     fn take(&mut self, name: &str) -> Result<Option<String>, Refusal> {
         let mut found = self.0.extract_if(.., |(key, _)| key == name).map(|(_, value)| value);
         let value = found.next();
         if found.next().is_some() {
-            return Err(Refusal::invalid("a parameter comes twice"));
+            return Err(Refusal::invalid("a parameter is repeated"));
         }
         Ok(value.filter(|value| !value.is_empty()))
     }
 }
 
-/// Section 2.3.1: by HTTP Basic or in the body, not both.
+/// The credentials. Section 2.3.1: with HTTP Basic or in the body, but not both.
 fn credentials(headers: &HeaderMap, form: &mut Parameters) -> Result<(String, SecretString), Refusal> {
     let (id, secret) = (form.take("client_id")?, form.take("client_secret")?);
     let mut basic = headers.get_all(header::AUTHORIZATION).iter();
@@ -173,7 +174,9 @@ fn credentials(headers: &HeaderMap, form: &mut Parameters) -> Result<(String, Se
             }
             Ok((name, secret))
         }
-        (Some(_), _, _) => Err(Refusal::invalid("a client authenticates itself once, in the header or in the body")),
+        (Some(_), _, _) => {
+            Err(Refusal::invalid("credentials must be either in the authorization header or in the body, not in both"))
+        }
         (None, _, None) => Err(auth::Error::ClientUnknownOrSecretWrong.into()),
     }
 }
@@ -188,8 +191,8 @@ fn from_basic(value: &str) -> Option<(String, SecretString)> {
     Some((form_decoded(id)?, form_decoded(secret)?.into()))
 }
 
-/// The id and the secret are form-encoded before they are joined (section 2.3.1). Ours contain nothing that must be encoded, but
-/// some libraries encode `-` and `_`.
+/// The id and the secret are form-encoded before they are joined (section 2.3.1). The gateway's contain nothing that must be encoded,
+/// but some libraries encode `-` and `_`.
 fn form_decoded(text: &str) -> Option<String> {
     let text = text.replace('+', " ");
     Some(percent_decode_str(&text).decode_utf8().ok()?.into_owned())
