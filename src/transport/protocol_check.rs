@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn only_grpc_and_grpc_web_by_post_pass() {
-        let ask = |method: &str, kind: &str| {
+        let send = |method: &str, kind: &str| {
             let request = Request::builder().method(method).header(CONTENT_TYPE, kind);
             check(&request.body(()).expect("a request")).err().map_or(200, |status| status.as_u16())
         };

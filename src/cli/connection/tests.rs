@@ -72,7 +72,7 @@ fn the_development_files_secrets_and_authority_are_used_for_its_own_gateway_only
 
 #[test]
 fn missing_settings_are_reported() {
-    let complaint = |args: ConnectionArgs, environment: &[(&str, &str)], with_file| {
+    let usage_error = |args: ConnectionArgs, environment: &[(&str, &str)], with_file| {
         settings(&args, environment, with_file).expect_err("refused").to_string()
     };
     let none = ConnectionArgs::default;
