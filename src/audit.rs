@@ -1,6 +1,8 @@
-//! The audit trail of the running gateway. An administrative act is recorded before it is answered. Refusals, issued tokens and
-//! destructive calls of the data plane never wait: they go into bounded queues, and what finds no place there, or comes too
-//! often, is counted (`aggregator`), so that they fill neither memory nor the disk. Text that callers wrote is sanitized.
+//! The audit trail of the running gateway.
+//!
+//! Invariant: an administrative operation is recorded before it is answered. Refusals, issued tokens and destructive calls of the
+//! data plane never wait: their events are put into bounded queues, and events that do not fit or occur too often are only counted
+//! (`aggregator`), so that they fill neither memory nor the disk. Text of callers is sanitized.
 
 mod aggregator;
 mod context;
@@ -25,9 +27,9 @@ use crate::{
     store::{BegunOperation, Error, NewAudit, Store},
 };
 
-/// Events that may wait to be written: of recognised clients, and of unauthenticated callers.
+/// The maximum number of events that wait to be written, for recognised clients and for unauthenticated callers each.
 const WAITING: usize = 1024;
-/// How often the row of an administrative operation is tried.
+/// How often writing the outcome of an administrative operation is tried.
 const TRIES: u32 = 4;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(150), Duration::from_secs(1));
 
@@ -39,7 +41,7 @@ struct Inner {
     store: Store,
     of_recognised: mpsc::Sender<NewAudit>,
     of_unauthenticated: mpsc::Sender<NewAudit>,
-    /// Events that found no place in their queue and are not in the store yet.
+    /// The number of events that did not fit into their queue and are not counted in the store yet.
     dropped: AtomicU64,
 }
 
@@ -50,7 +52,7 @@ impl std::fmt::Debug for Audit {
 }
 
 impl Audit {
-    /// The audit trail and its writer: [`AuditWriter::run`] must run for aggregated events to be kept.
+    /// The audit trail and its writer. Aggregated events are stored only while [`AuditWriter::run`] runs.
     pub fn new(store: Store, config: &AuditConfig) -> (Self, AuditWriter) {
         let (of_recognised, recognised) = mpsc::channel(WAITING);
         let (of_unauthenticated, unauthenticated) = mpsc::channel(WAITING);
@@ -60,40 +62,43 @@ impl Audit {
         (audit, writer)
     }
 
-    /// Writes down that an act begins. The act must not be done when this fails.
+    /// Records that an operation begins. If this fails, the operation must not be done.
     ///
     /// # Errors
-    /// When the store cannot be asked.
+    /// When the store fails.
     pub async fn begin(&self, event: &NewAudit) -> Result<BegunOperation, Error> {
         self.0.store.begin_operation(event).await
     }
 
-    /// Keeps what came of an act. Its caller should not be answered as if nothing had happened when this fails; the act is
-    /// reported as unfinished later.
+    /// Records the outcome of an operation. If this fails, the caller must be informed; the operation is reported as unfinished
+    /// later.
     ///
     /// # Errors
-    /// When the store cannot be asked, tried several times.
-    pub async fn finish(&self, act: &BegunOperation, event: &NewAudit) -> Result<(), Error> {
+    /// When the store fails repeatedly.
+    pub async fn finish(&self, operation: &BegunOperation, event: &NewAudit) -> Result<(), Error> {
         let mut backoff = BACKOFF;
         for _ in 1..TRIES {
-            match self.0.store.finish_operation(act, event).await {
+            match self.0.store.finish_operation(operation, event).await {
                 Ok(()) => return Ok(()),
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "act not kept yet"),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot record the outcome of an operation, retrying"
+                ),
             }
             tokio::time::sleep(backoff.pause()).await;
         }
-        self.0.store.finish_operation(act, event).await
+        self.0.store.finish_operation(operation, event).await
     }
 
-    /// Forgets an act that was refused: the refusal is its record.
-    pub async fn cancel(&self, act: &BegunOperation) {
-        if let Err(error) = self.0.store.cancel_operation(act).await {
-            // It will be reported as unfinished, beside the refusal.
-            tracing::warn!(error = &error as &dyn std::error::Error, "refused act stays begun");
+    /// Deletes the record of an operation that was refused, because the refusal is recorded instead.
+    pub async fn cancel(&self, operation: &BegunOperation) {
+        if let Err(error) = self.0.store.cancel_operation(operation).await {
+            // It will be reported as unfinished, in addition to the refusal.
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot delete the record of a refused operation");
         }
     }
 
-    /// Records an event soon, together with others of its kind when there are many. Never waits.
+    /// Records an event in the background, together with others of its kind if there are many. Never waits.
     pub(crate) fn aggregate(&self, event: NewAudit) {
         let times = event.times;
         let queue = if event.client.is_empty() { &self.0.of_unauthenticated } else { &self.0.of_recognised };
@@ -102,14 +107,14 @@ impl Audit {
         }
     }
 
-    /// The events that found no place since the last call.
+    /// The number of events that did not fit into their queue since the last call.
     fn take_dropped(&self) -> u64 {
         self.0.dropped.swap(0, Ordering::Relaxed)
     }
 }
 
-/// Text that a caller wrote, bounded, and without control characters or anything else that a terminal, a log or a database
-/// would take for more than text.
+/// Text of a caller, with a limited length, and without control characters or anything else that a terminal, a log or a database
+/// could interpret.
 pub fn sanitize(text: &str) -> String {
     text.chars().take(100).flat_map(char::escape_default).collect()
 }
@@ -119,8 +124,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_caller_wrote_is_kept_harmless() {
-        let kept = sanitize(&format!("acme.\n\0\u{1b}[31m\u{202e}ä{}", "x".repeat(10_000)));
-        assert!(kept.len() < 1_100 && kept.bytes().all(|b| (0x20..0x7f).contains(&b)), "{kept}");
+    fn text_of_a_caller_is_limited_and_escaped() {
+        let sanitized = sanitize(&format!("acme.\n\0\u{1b}[31m\u{202e}ä{}", "x".repeat(10_000)));
+        assert!(sanitized.len() < 1_100 && sanitized.bytes().all(|b| (0x20..0x7f).contains(&b)), "{sanitized}");
     }
 }

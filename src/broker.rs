@@ -2,8 +2,8 @@
 //! be called only on behalf of an admitted caller, and every connection is mutual TLS with that tenant's own certificate. Only
 //! this module uses lapin.
 //!
-//! Publishing and consuming have a connection each, since a broker under alarm reads nothing from a connection that
-//! publishes, acknowledgements included; topology operations use the consuming one. Each stream has a channel of its own, so
+//! Publishing and consuming use separate connections, because a broker under alarm stops reading from a connection that
+//! publishes, including acknowledgements; topology operations use the consuming one. Each stream has a channel of its own, so
 //! a channel error affects no other stream.
 //!
 //! Files import each other by their full path, so that tests/architecture.rs can find cycles; the list of public items below

@@ -44,12 +44,12 @@ pub enum Action {
 pub enum Error {
     /// A platform administrator's token on the data plane.
     #[error(
-        "this token is a platform administrator's, which has no tenant and so no messages; \
+        "this token belongs to a platform administrator, who has no tenant and therefore no messages; \
          use the token of a tenant's client, such as \"acme.app\""
     )]
     NoTenant,
     /// Its tenant does not exist.
-    #[error("this token's tenant does not exist (any more)")]
+    #[error("the tenant of this token does not exist any more, or never existed")]
     Unknown,
     /// Its tenant is suspended.
     #[error("this token's tenant is suspended; a platform administrator can resume it")]
@@ -63,17 +63,17 @@ pub enum Error {
     #[error("this token's client is revoked; ask an administrator for another client")]
     Revoked,
     /// The client's secret was replaced, or the token's signing key was revoked.
-    #[error("this token was withdrawn; fetch a new one with the client's present secret")]
-    TokenWithdrawn,
+    #[error("this token has been revoked; fetch a new one with the client's current secret")]
+    TokenRevoked,
     /// The client was created recently on another gateway, and this one has not read it yet.
-    #[error("this client is so new that this gateway has not heard of it; try again in a moment")]
+    #[error("this client is so new that this gateway does not know it yet; try again in a moment")]
     NotYetKnown {
         /// When to retry.
         retry_after: Duration,
     },
     /// The store has been unavailable for longer than the outage grace.
-    #[error("the gateway's database has been away for too long to say who is let in; try again when it is back")]
-    StoreAway,
+    #[error("the gateway's database has been unavailable for too long, so callers cannot be admitted; try again later")]
+    StoreUnavailable,
     /// The client may not administer.
     #[error("this client may not administer; an administrator can grant it")]
     NotAdministrator,
@@ -111,11 +111,11 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::OtherCaller => Kind::Denied,
-            Self::Unknown | Self::UnknownClient | Self::Revoked | Self::TokenWithdrawn => Kind::Unauthenticated,
+            Self::Unknown | Self::UnknownClient | Self::Revoked | Self::TokenRevoked => Kind::Unauthenticated,
             Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } | Self::TooManyCalls => {
                 Kind::Exhausted
             }
-            Self::NotYetKnown { .. } | Self::StoreAway => Kind::Unavailable,
+            Self::NotYetKnown { .. } | Self::StoreUnavailable => Kind::Unavailable,
         }
     }
 
@@ -126,9 +126,9 @@ impl Classify for Error {
             Self::Suspended => "TENANT_SUSPENDED",
             Self::UnknownClient => "CLIENT_UNKNOWN",
             Self::Revoked => "CLIENT_REVOKED",
-            Self::TokenWithdrawn => "TOKEN_WITHDRAWN",
+            Self::TokenRevoked => "TOKEN_WITHDRAWN",
             Self::NotYetKnown { .. } => "CLIENT_NOT_YET_KNOWN",
-            Self::StoreAway => "REGISTRY_STALE",
+            Self::StoreUnavailable => "REGISTRY_STALE",
             Self::NotAdministrator => "ADMINISTER_NOT_GRANTED",
             Self::OtherCaller => "REAUTHENTICATED_AS_ANOTHER",
             Self::TooManyStreams { .. } => "TOO_MANY_STREAMS",
@@ -147,10 +147,12 @@ impl Classify for Error {
         match self {
             // Returned for every message over the limit, so no text is formatted.
             Self::Throttled { limit, .. } => match limit {
-                Limit::MessageRate => "more messages a second than the plan allows; send it again after retry_after",
-                Limit::ByteRate => "more bytes a second than the plan allows; send it again after retry_after",
-                Limit::StoredMessages => "the queues hold as many messages as the plan allows; consume or purge some",
-                Limit::StoredBytes => "the queues hold as many bytes as the plan allows; consume or purge some",
+                Limit::MessageRate => "more messages per second than the plan allows; send it again after retry_after",
+                Limit::ByteRate => "more bytes per second than the plan allows; send it again after retry_after",
+                Limit::StoredMessages => {
+                    "the queues contain as many messages as the plan allows; consume or purge some"
+                }
+                Limit::StoredBytes => "the queues contain as many bytes as the plan allows; consume or purge some",
             }
             .into(),
             _ => self.to_string().into(),

@@ -70,7 +70,7 @@ impl Kind {
 
 #[derive(Debug, Default)]
 struct Count {
-    kept: u64,
+    recorded: u64,
     more: u64,
     /// The last event that was not recorded individually, for its time and address.
     last: Option<NewAudit>,
@@ -82,20 +82,20 @@ struct Group {
     limits: Limits,
     counts: HashMap<Kind, Count>,
     kinds_of: HashMap<String, usize>,
-    kept: u64,
+    recorded: u64,
 }
 
 impl Group {
     fn new(limits: Limits) -> Self {
-        Self { limits, counts: HashMap::new(), kinds_of: HashMap::new(), kept: 0 }
+        Self { limits, counts: HashMap::new(), kinds_of: HashMap::new(), recorded: 0 }
     }
 
     fn take(&mut self, event: NewAudit) -> Option<NewAudit> {
         let kind = self.kind(&event);
         let count = self.counts.entry(kind).or_default();
-        if count.kept < ROWS_EACH && self.kept < self.limits.rows {
-            count.kept += 1;
-            self.kept += 1;
+        if count.recorded < ROWS_EACH && self.recorded < self.limits.rows {
+            count.recorded += 1;
+            self.recorded += 1;
             return Some(event);
         }
         count.more = count.more.saturating_add(event.times);
@@ -132,7 +132,7 @@ impl Group {
     }
 
     fn end(&mut self) -> impl Iterator<Item = NewAudit> {
-        self.kept = 0;
+        self.recorded = 0;
         self.kinds_of.clear();
         self.counts.drain().filter_map(|(kind, count)| {
             let (more, last) = (count.more, count.last?);
@@ -164,7 +164,7 @@ impl Default for Aggregator {
 }
 
 impl Aggregator {
-    /// Takes an event, and returns it if it is to be recorded individually.
+    /// Processes an event, and returns it if it is to be recorded individually.
     pub(super) fn take(&mut self, event: NewAudit) -> Option<NewAudit> {
         if event.client.is_empty() { self.unauthenticated.take(event) } else { self.recognised.take(event) }
     }
@@ -202,15 +202,15 @@ mod tests {
     fn many_events_of_one_client_are_counted_and_do_not_hide_other_events() {
         let mut aggregator = Aggregator::default();
         let refused = |client, rule| refusal(client, "10.0.0.1:99", rule);
-        let kept = (0..1_000).filter_map(|_| aggregator.take(refused("acme.loud", "DENIED"))).count();
-        assert_eq!(kept as u64, ROWS_EACH);
+        let recorded = (0..1_000).filter_map(|_| aggregator.take(refused("acme.loud", "DENIED"))).count();
+        assert_eq!(recorded as u64, ROWS_EACH);
         assert!(aggregator.take(refused("acme.quiet", "DENIED")).is_some());
         assert!(aggregator.take(refused("acme.loud", "ANOTHER")).is_some());
         let rows = aggregator.end(0);
         let rows: Vec<_> = rows.iter().map(|row| (row.client.as_str(), row.object.as_str(), row.times)).collect();
         assert_eq!(rows, [("acme.loud", "990 more refused", 990)]);
         assert!(aggregator.end(0).is_empty(), "the window is over");
-        assert!(aggregator.take(refused("acme.loud", "DENIED")).is_some(), "the next window keeps rows again");
+        assert!(aggregator.take(refused("acme.loud", "DENIED")).is_some(), "the next window records rows again");
     }
 
     #[test]
@@ -255,11 +255,11 @@ mod tests {
     fn many_addresses_fill_a_bounded_number_of_rows_and_every_refusal_is_counted() {
         let mut aggregator = Aggregator::default();
         let crowd = (0..5_000).map(|i| refusal("", &format!("10.1.{}.{}:1", i / 256, i % 256), "TOKEN_INVALID"));
-        let kept = crowd.filter_map(|event| aggregator.take(event)).count() as u64;
+        let recorded = crowd.filter_map(|event| aggregator.take(event)).count() as u64;
         let rows = aggregator.end(7);
-        assert_eq!(kept, OF_UNAUTHENTICATED.rows);
+        assert_eq!(recorded, OF_UNAUTHENTICATED.rows);
         assert!(rows.len() <= OF_UNAUTHENTICATED.kinds + 2, "{}", rows.len());
-        assert_eq!(kept + rows.iter().map(|row| row.times).sum::<u64>(), 5_007);
+        assert_eq!(recorded + rows.iter().map(|row| row.times).sum::<u64>(), 5_007);
         assert!(rows.iter().any(|row| row.rule == "TOO_MANY_CALLERS"));
         assert!(rows.iter().any(|row| (row.rule.as_str(), row.times) == ("TOO_MANY_AT_ONCE", 7)));
     }

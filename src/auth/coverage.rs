@@ -6,13 +6,13 @@ use crate::names::Pattern;
 type Publish = (Pattern, Pattern);
 
 impl Grants {
-    /// Whether these grants allow everything that `asked` allows. Patterns that cannot be compared count as not
+    /// Whether these grants allow everything that `requested` allows. Patterns that cannot be compared count as not
     /// covered.
-    pub fn covers(&self, asked: &Self) -> bool {
-        asked.publish.iter().all(|asked| covers_publish(&self.publish, asked))
-            && asked.subscribe.iter().all(|asked| covers(&self.subscribe, asked))
-            && asked.configure.iter().all(|asked| covers(&self.configure, asked))
-            && (self.administer || !asked.administer)
+    pub fn covers(&self, requested: &Self) -> bool {
+        requested.publish.iter().all(|requested| covers_publish(&self.publish, requested))
+            && requested.subscribe.iter().all(|requested| covers(&self.subscribe, requested))
+            && requested.configure.iter().all(|requested| covers(&self.configure, requested))
+            && (self.administer || !requested.administer)
     }
 
     /// The intersection of both sets, for display. Two patterns that overlap without one covering the other are
@@ -28,17 +28,17 @@ impl Grants {
     }
 }
 
-fn covers(patterns: &[Pattern], asked: &Pattern) -> bool {
-    patterns.iter().any(|pattern| pattern.covers(asked))
+fn covers(patterns: &[Pattern], requested: &Pattern) -> bool {
+    patterns.iter().any(|pattern| pattern.covers(requested))
 }
 
-fn covers_publish(grants: &[Publish], asked: &Publish) -> bool {
-    grants.iter().any(|(exchange, key)| exchange.covers(&asked.0) && key.covers(&asked.1))
+fn covers_publish(grants: &[Publish], requested: &Publish) -> bool {
+    grants.iter().any(|(exchange, key)| exchange.covers(&requested.0) && key.covers(&requested.1))
 }
 
 fn common<T: Clone + PartialEq>(ours: &[T], theirs: &[T], covers: impl Fn(&[T], &T) -> bool) -> Vec<T> {
-    let of_ours = ours.iter().filter(|asked| covers(theirs, asked));
-    let of_theirs = theirs.iter().filter(|asked| covers(ours, asked) && !ours.contains(asked));
+    let of_ours = ours.iter().filter(|requested| covers(theirs, requested));
+    let of_theirs = theirs.iter().filter(|requested| covers(ours, requested) && !ours.contains(requested));
     of_ours.chain(of_theirs).cloned().collect()
 }
 

@@ -28,7 +28,7 @@ pub enum Error {
     TokenExpired,
     /// The client does not exist, was revoked, or has a different secret.
     #[error("unknown client or wrong secret")]
-    ClientUnknownOrSecretWrong,
+    InvalidClientCredentials,
     /// The credentials are correct, but the tenant is suspended.
     #[error("the tenant is suspended")]
     TenantSuspended,
@@ -51,10 +51,10 @@ pub enum Error {
         retry_after: Duration,
     },
     /// The requested lifetime is too short or too long.
-    #[error("a lifetime of {asked:?} is not between one minute and {max:?}")]
+    #[error("a lifetime of {requested:?} is not between one minute and {max:?}")]
     Lifetime {
         /// The requested lifetime.
-        asked: Duration,
+        requested: Duration,
         /// The longest lifetime that is allowed.
         max: Duration,
     },
@@ -68,7 +68,7 @@ pub enum Error {
         source: names::Error,
     },
     /// The grants do not fit into a token.
-    #[error("the grants take {len} bytes in a token; at most {max} fit")]
+    #[error("the grants need {len} bytes in a token; at most {max} are allowed")]
     GrantsTooLarge {
         /// The size of the grants in bytes.
         len: usize,
@@ -114,7 +114,7 @@ impl From<jsonwebtoken::errors::Error> for Error {
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::TokenMissing | Self::TokenInvalid { .. } | Self::TokenExpired | Self::ClientUnknownOrSecretWrong => {
+            Self::TokenMissing | Self::TokenInvalid { .. } | Self::TokenExpired | Self::InvalidClientCredentials => {
                 Kind::Unauthenticated
             }
             Self::TenantSuspended => Kind::Denied,
@@ -130,7 +130,7 @@ impl Classify for Error {
             Self::TokenMissing => "TOKEN_MISSING",
             Self::TokenInvalid { .. } => "TOKEN_INVALID",
             Self::TokenExpired => "TOKEN_EXPIRED",
-            Self::ClientUnknownOrSecretWrong => "INVALID_CLIENT_CREDENTIALS",
+            Self::InvalidClientCredentials => "INVALID_CLIENT_CREDENTIALS",
             Self::TenantSuspended => "TENANT_SUSPENDED",
             Self::Busy { .. } => "TOO_MANY_SECRET_CHECKS",
             Self::Throttled { .. } => "TOO_MANY_WRONG_SECRETS",
@@ -145,10 +145,10 @@ impl Classify for Error {
 
     fn message(&self) -> Cow<'static, str> {
         match self {
-            Self::TokenMissing => "a token is needed: send the header \"authorization: Bearer <token>\"".into(),
+            Self::TokenMissing => "a token is required: send the header \"authorization: Bearer <token>\"".into(),
             Self::TokenInvalid { .. } => "the token is not valid; fetch a new one".into(),
             Self::TokenExpired => "the token has expired; fetch a new one".into(),
-            Self::ClientUnknownOrSecretWrong => "the client id is not known, or the secret is wrong".into(),
+            Self::InvalidClientCredentials => "the client id is unknown, or the secret is wrong".into(),
             Self::TenantSuspended => "the tenant is suspended; ask the platform's administrator".into(),
             Self::Busy { .. } => "too many clients are requesting tokens; try again in a second".into(),
             Self::Throttled { .. } => {

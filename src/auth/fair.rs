@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 /// The queue. Cloning is cheap.
 #[derive(Debug)]
-pub(super) struct FairQueue<L: Eq + Hash + Clone>(Arc<Shared<L>>);
+pub(super) struct FairQueue<L: Eq + Hash + Clone>(Arc<Inner<L>>);
 
 #[derive(Debug)]
-struct Shared<L: Eq + Hash + Clone> {
+struct Inner<L: Eq + Hash + Clone> {
     limits: Limits,
     state: Mutex<State<L>>,
 }
@@ -35,24 +35,24 @@ struct State<L: Eq + Hash + Clone> {
     running: usize,
     waiting: usize,
     lanes: HashMap<L, VecDeque<oneshot::Sender<Slot<L>>>>,
-    /// The lanes in the order of their turns; each lane with waiting requests is listed once.
-    turns: VecDeque<L>,
+    /// The lanes in the order in which they are served; each lane with waiting requests is listed once.
+    order: VecDeque<L>,
 }
 
 /// The queue is full.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// A place in the queue.
+/// The admission of a request to the queue.
 #[derive(Debug)]
-pub(super) enum Place<L: Eq + Hash + Clone> {
+pub(super) enum Admission<L: Eq + Hash + Clone> {
     /// It may run immediately.
     Granted(Slot<L>),
     /// It waits for a slot.
     Waiting(oneshot::Receiver<Slot<L>>),
 }
 
-/// The right to run, until dropped. `None` if the slot was never handed over.
+/// The right to run, until dropped. `None` if the slot was passed back.
 #[derive(Debug)]
 pub(super) struct Slot<L: Eq + Hash + Clone>(Option<FairQueue<L>>);
 
@@ -64,8 +64,8 @@ impl<L: Eq + Hash + Clone> Clone for FairQueue<L> {
 
 impl<L: Eq + Hash + Clone> FairQueue<L> {
     pub(super) fn new(limits: Limits) -> Self {
-        let state = State { running: 0, waiting: 0, lanes: HashMap::new(), turns: VecDeque::new() };
-        Self(Arc::new(Shared { limits, state: Mutex::new(state) }))
+        let state = State { running: 0, waiting: 0, lanes: HashMap::new(), order: VecDeque::new() };
+        Self(Arc::new(Inner { limits, state: Mutex::new(state) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State<L>> {
@@ -79,53 +79,53 @@ impl<L: Eq + Hash + Clone> FairQueue<L> {
     }
 
     /// Enqueues a request in a lane.
-    pub(super) fn enter(&self, lane: &L) -> Result<Place<L>, Full> {
+    pub(super) fn enter(&self, lane: &L) -> Result<Admission<L>, Full> {
         let limits = self.0.limits;
         let mut state = self.state();
         if state.running < limits.running {
             state.running += 1;
-            return Ok(Place::Granted(Slot(Some(self.clone()))));
+            return Ok(Admission::Granted(Slot(Some(self.clone()))));
         }
-        state.forget_abandoned(lane);
+        state.remove_abandoned(lane);
         if state.lanes.get(lane).is_some_and(|waiting| waiting.len() >= limits.waiting_each) {
             return Err(Full);
         }
         if state.waiting >= limits.waiting && !state.shed_for(lane) {
             return Err(Full);
         }
-        let (sender, turn) = oneshot::channel();
+        let (sender, slot) = oneshot::channel();
         if !state.lanes.contains_key(lane) {
-            state.turns.push_back(lane.clone());
+            state.order.push_back(lane.clone());
         }
         state.lanes.entry(lane.clone()).or_default().push_back(sender);
         state.waiting += 1;
-        Ok(Place::Waiting(turn))
+        Ok(Admission::Waiting(slot))
     }
 }
 
 impl<L: Eq + Hash + Clone> State<L> {
-    /// Removes the next request whose turn it is.
+    /// Removes the request that is served next.
     fn next(&mut self) -> Option<oneshot::Sender<Slot<L>>> {
-        let lane = self.turns.pop_front()?;
+        let lane = self.order.pop_front()?;
         let waiting = self.lanes.get_mut(&lane)?;
         let next = waiting.pop_front();
         if waiting.is_empty() {
             self.lanes.remove(&lane);
         } else {
-            self.turns.push_back(lane);
+            self.order.push_back(lane);
         }
         self.waiting -= usize::from(next.is_some());
         next
     }
 
-    fn forget_abandoned(&mut self, lane: &L) {
+    fn remove_abandoned(&mut self, lane: &L) {
         let Some(waiting) = self.lanes.get_mut(lane) else { return };
         let before = waiting.len();
         waiting.retain(|sender| !sender.is_closed());
         self.waiting -= before - waiting.len();
         if waiting.is_empty() {
             self.lanes.remove(lane);
-            self.turns.retain(|turn| turn != lane);
+            self.order.retain(|other| other != lane);
         }
     }
 
@@ -142,17 +142,17 @@ impl<L: Eq + Hash + Clone> State<L> {
         // The receiver finds the channel closed, which means that the request was shed.
         waiting.pop_back();
         self.waiting -= 1;
-        self.forget_abandoned(&longest);
+        self.remove_abandoned(&longest);
         true
     }
 }
 
-impl<L: Eq + Hash + Clone> Place<L> {
+impl<L: Eq + Hash + Clone> Admission<L> {
     /// Waits for the slot; fails if the request was shed in favour of another lane.
     pub(super) async fn slot(self) -> Result<Slot<L>, Full> {
         match self {
             Self::Granted(slot) => Ok(slot),
-            Self::Waiting(turn) => turn.await.map_err(|_| Full),
+            Self::Waiting(slot) => slot.await.map_err(|_| Full),
         }
     }
 }
@@ -188,22 +188,22 @@ mod tests {
         FairQueue::new(Limits { running: 1, waiting_each: 4, waiting: 8 })
     }
 
-    fn now(place: Place<u32>) -> Result<Slot<u32>, Full> {
-        place.slot().now_or_never().expect("its turn")
+    fn now(admission: Admission<u32>) -> Result<Slot<u32>, Full> {
+        admission.slot().now_or_never().expect("it is served")
     }
 
     #[test]
     fn a_lane_with_one_request_waits_for_at_most_one_request_of_each_other_lane() {
         let queue = queue();
-        let mut running = now(queue.enter(&1).expect("a place"));
-        let busy: Vec<_> = (0..4).map(|_| queue.enter(&1).expect("a place")).collect();
+        let mut running = now(queue.enter(&1).expect("admitted"));
+        let busy: Vec<_> = (0..4).map(|_| queue.enter(&1).expect("admitted")).collect();
         assert_eq!(queue.enter(&1).expect_err("its lane is full"), Full);
-        let (mut other, mut busy) = (queue.enter(&2).expect("a place"), busy.into_iter());
+        let (mut other, mut busy) = (queue.enter(&2).expect("admitted"), busy.into_iter());
         assert_eq!(queue.load(), (1, 5));
         drop(running);
         running = now(busy.next().expect("one"));
-        let Place::Waiting(turn) = &mut other else { panic!("it waits") };
-        assert!(turn.try_recv().is_err(), "it is lane 1's turn");
+        let Admission::Waiting(slot) = &mut other else { panic!("it waits") };
+        assert!(slot.try_recv().is_err(), "lane 1 is served first");
         drop(running);
         running = now(other);
         drop((running, busy));
@@ -213,28 +213,28 @@ mod tests {
     #[test]
     fn a_full_queue_admits_a_new_lane_at_the_expense_of_the_longest() {
         let queue = queue();
-        let _running = queue.enter(&0).expect("a place");
-        let mut places: Vec<_> = (0..8).map(|n| queue.enter(&(n / 4)).expect("a place")).collect();
-        let new = queue.enter(&7).expect("a place");
-        let shed = places.iter_mut().filter_map(|place| match place {
-            Place::Waiting(turn) => turn.try_recv().err(),
-            Place::Granted(_) => None,
+        let _running = queue.enter(&0).expect("admitted");
+        let mut admissions: Vec<_> = (0..8).map(|n| queue.enter(&(n / 4)).expect("admitted")).collect();
+        let new = queue.enter(&7).expect("admitted");
+        let shed = admissions.iter_mut().filter_map(|admission| match admission {
+            Admission::Waiting(slot) => slot.try_recv().err(),
+            Admission::Granted(_) => None,
         });
         assert_eq!(shed.filter(|error| *error == oneshot::error::TryRecvError::Closed).count(), 1);
         assert_eq!(queue.load(), (1, 8));
-        drop((places, new));
+        drop((admissions, new));
     }
 
     #[test]
     fn cancelled_requests_occupy_neither_the_queue_nor_a_slot() {
         let queue = queue();
-        let running = queue.enter(&1).expect("a place");
-        drop((0..4).map(|_| queue.enter(&1).expect("a place")).collect::<Vec<_>>());
-        let waiting = queue.enter(&1).expect("a place");
+        let running = queue.enter(&1).expect("admitted");
+        drop((0..4).map(|_| queue.enter(&1).expect("admitted")).collect::<Vec<_>>());
+        let waiting = queue.enter(&1).expect("admitted");
         assert_eq!(queue.load(), (1, 1));
-        drop(queue.enter(&2).expect("a place"));
+        drop(queue.enter(&2).expect("admitted"));
         drop(running);
-        let slot = now(waiting).expect("its turn");
+        let slot = now(waiting).expect("it is served");
         drop(slot);
         assert_eq!(queue.load(), (0, 0));
     }

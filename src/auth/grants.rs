@@ -1,5 +1,7 @@
-//! Grants: what a client may publish, subscribe to, configure and administer. Patterns are parsed once; empty grants allow
-//! nothing, and a check allocates nothing.
+//! Grants: what a client may publish, subscribe to, configure and administer. Patterns are parsed once, and a check allocates no
+//! memory.
+//!
+//! Invariant: empty grants allow nothing.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -9,7 +11,7 @@ use crate::{
     pb,
 };
 
-/// JSON bytes that grants may take: with the rest of a token they stay below 8 KiB after base64.
+/// The maximum size of grants as JSON. Together with the rest of a token they remain below 8 KiB in base64.
 const MAX_JSON: usize = 4096;
 
 /// What a client may do.
@@ -27,7 +29,7 @@ impl Grants {
         Self { administer: true, ..Self::default() }
     }
 
-    /// Publishing, subscribing and configuring anything of the tenant's, without administration.
+    /// Publishing, subscribing and configuring everything in the tenant, without administration.
     pub fn everything() -> Self {
         let all = || Pattern::parse("#").ok();
         Self {
@@ -38,10 +40,10 @@ impl Grants {
         }
     }
 
-    /// Takes a request's grants.
+    /// Parses the grants of a request.
     ///
     /// # Errors
-    /// When a pattern is malformed, or together they do not fit into a token.
+    /// When a pattern is malformed, or the grants are too large for a token.
     pub fn parse(grants: &pb::Grants) -> Result<Self, Error> {
         let publish = grants
             .publish
@@ -71,7 +73,7 @@ impl Grants {
         if len > MAX_JSON { Err(Error::GrantsTooLarge { len, max: MAX_JSON }) } else { Ok(parsed) }
     }
 
-    /// As a response shows them.
+    /// The grants in the API's form.
     pub fn to_pb(&self) -> pb::Grants {
         let texts = |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
         pb::Grants {
@@ -89,8 +91,8 @@ impl Grants {
         }
     }
 
-    /// As the scope of OAuth 2.0 writes them, in the words that tokens of external issuers use. A pattern with a space in it
-    /// has no such form and is left out.
+    /// The grants as an OAuth 2.0 scope, with the words that tokens of external issuers use. A pattern that contains a space cannot
+    /// be represented and is omitted.
     pub fn to_scope(&self) -> String {
         let publish =
             self.publish.iter().map(|(exchange, key)| format!("publish:{}:{}", exchange.as_str(), key.as_str()));
@@ -101,18 +103,18 @@ impl Grants {
         words.filter(|word| !word.contains(char::is_whitespace)).collect::<Vec<_>>().join(" ")
     }
 
-    /// As the store keeps them.
+    /// The grants in the store's form.
     pub fn to_json(&self) -> String {
         // Strings, lists and a boolean always become JSON.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// What [`Self::to_json`] made.
+    /// Parses the result of [`Self::to_json`].
     ///
     /// # Errors
     /// When the text is anything else.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        serde_json::from_str(text).map_err(|_| Error::Internal("the store holds invalid grants"))
+        serde_json::from_str(text).map_err(|_| Error::Internal("the store contains invalid grants"))
     }
 
     /// Whether it may publish to this exchange (the default one is written `amq.default`) with this routing key.
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_mean_their_patterns_and_survive_every_form() {
+    fn grants_allow_what_their_patterns_match_and_survive_every_conversion() {
         let grants = Grants::parse(&wire()).expect("grants");
         assert!(grants.may_publish("amq.default", "jobs.eu"));
         assert!(!grants.may_publish("orders", "jobs.eu"));

@@ -1,5 +1,5 @@
-//! The gateway's own issuer of tokens: it exchanges a client's id and secret for a JWT. Gateways share their signing keys by the
-//! store.
+//! The gateway's own issuer of tokens. It exchanges a client's id and secret for a JWT. Gateways share their signing keys through
+//! the store.
 
 use std::{
     net::IpAddr,
@@ -28,21 +28,21 @@ use crate::{
 };
 
 const ALGORITHM_NAME: &str = "EdDSA";
-/// Gateways poll the store every half second: a key of this age is known to all of them.
-const KNOWN_AFTER: Duration = Duration::from_secs(5);
+/// The age after which a key is known to all gateways, which poll the store every half second.
+const PROPAGATION_TIME: Duration = Duration::from_secs(5);
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
-/// A token, as it is given out.
+/// An issued token.
 pub struct IssuedToken {
     /// The JWT.
     pub token: SecretString,
-    /// When it ends.
+    /// When it expires.
     pub expires: SystemTime,
     /// How long it is valid.
     pub lifetime: Duration,
-    /// Whose it is.
+    /// The client.
     pub client: ClientId,
-    /// What it grants, as words.
+    /// Its grants, as an OAuth 2.0 scope.
     pub scope: String,
 }
 
@@ -52,7 +52,7 @@ impl std::fmt::Debug for IssuedToken {
     }
 }
 
-/// A key that was made to sign in place of another.
+/// The result of a key rotation.
 #[derive(Debug, Clone)]
 pub struct RotatedKey {
     /// The new key's id.
@@ -61,21 +61,21 @@ pub struct RotatedKey {
     pub previous_until: SystemTime,
 }
 
-/// Our own issuer of tokens.
+/// The gateway's own issuer of tokens.
 pub struct Issuer {
     store: Store,
     config: AuthConfig,
     keys: ArcSwap<Keys>,
     verifier: Arc<Verifier>,
     throttle: Throttle,
-    /// For clients that have not authenticated from their address before.
+    /// The checks of clients that have not authenticated from their address before.
     checks: Checks,
-    /// For clients that have, and for new secrets: strangers do not delay them.
+    /// The checks of all other clients, and of new secrets, so that unauthenticated clients do not delay them.
     checks_of_known: Checks,
-    recently_right: RecentSecrets,
+    recent_secrets: RecentSecrets,
 }
 
-/// The keys as of one reading of the store.
+/// The keys from one read of the store.
 struct Keys {
     /// Newest first; at least one.
     signing: Vec<SigningKey>,
@@ -89,7 +89,7 @@ struct SigningKey {
 }
 
 impl Keys {
-    /// The newest key that every gateway knows by now; the only one, when there is but one.
+    /// The newest key that is known to all gateways; if there is only one key, that one.
     fn signing(&self) -> Result<&SigningKey, Error> {
         let now = SystemTime::now();
         let known = self.signing.iter().find(|key| key.usable_from <= now);
@@ -107,7 +107,7 @@ impl Issuer {
     /// Loads the signing keys from the store; creates the first one if necessary.
     ///
     /// # Errors
-    /// When the store does not answer, or its keys cannot be opened.
+    /// When the store does not respond, or its keys cannot be decrypted.
     pub async fn start(store: Store, config: &AuthConfig) -> Result<Self, Error> {
         secret::prepare().await?;
         let verifier = Arc::new(Verifier::new(config));
@@ -115,7 +115,7 @@ impl Issuer {
             Some(keys) => keys,
             None => {
                 store.create_first_signing_key(&new_key()?).await?;
-                load(&store, &verifier).await?.ok_or(Error::Internal("the store keeps no signing key"))?
+                load(&store, &verifier).await?.ok_or(Error::Internal("the store contains no signing key"))?
             }
         };
         verifier.set_external_clients(&store.external_clients().await?);
@@ -123,7 +123,7 @@ impl Issuer {
             throttle: Throttle::new(config),
             checks: Checks::new(config.max_concurrent_secret_checks),
             checks_of_known: Checks::new(1),
-            recently_right: RecentSecrets::new(),
+            recent_secrets: RecentSecrets::new(),
             keys: ArcSwap::from_pointee(keys),
             config: config.clone(),
             store,
@@ -134,19 +134,20 @@ impl Issuer {
     /// Reads the keys and the external ids of clients again; to be called when the store's revision has changed.
     ///
     /// # Errors
-    /// When the store does not answer, or its keys cannot be opened.
+    /// When the store does not respond, or its keys cannot be decrypted.
     pub async fn refresh(&self) -> Result<(), Error> {
-        let keys = load(&self.store, &self.verifier).await?.ok_or(Error::Internal("the store keeps no signing key"))?;
+        let keys =
+            load(&self.store, &self.verifier).await?.ok_or(Error::Internal("the store contains no signing key"))?;
         self.keys.store(Arc::new(keys));
         self.verifier.set_external_clients(&self.store.external_clients().await?);
         Ok(())
     }
 
-    /// Creates a new key, which signs as soon as all gateways know it. The previous one is trusted until the last token that it
-    /// can have signed has expired. `store` is the one that acts for the administrator.
+    /// Creates a new key, which is used for signing as soon as it is known to all gateways. The previous one remains valid until the
+    /// last token that it can have signed has expired. `store` is the handle that acts for the administrator.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// When the store does not respond.
     pub async fn rotate_key(&self, store: &Store) -> Result<RotatedKey, Error> {
         // Another gateway may sign with the old key until it has seen the change.
         let overlap = self.config.token_lifetime + self.config.leeway + Duration::from_secs(60);
@@ -158,11 +159,11 @@ impl Issuer {
         Ok(RotatedKey { kid: key.kid, previous_until })
     }
 
-    /// Distrusts a key, or all of them, at once: for a key that has leaked. A new one signs when no other does. `store` is the
-    /// one that acts for the administrator. Returns the ids of the distrusted keys.
+    /// Revokes a key, or all of them, at once, for a key that has leaked. If no signing key is left, a new one is created. `store` is
+    /// the handle that acts for the administrator. Returns the ids of the revoked keys.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// When the store does not respond.
     pub async fn revoke_keys(&self, store: &Store, kid: Option<&str>) -> Result<Vec<String>, Error> {
         let kids = store.revoke_signing_keys(kid, &new_key()?).await?;
         tracing::warn!(?kids, "signing keys revoked");
@@ -175,10 +176,10 @@ impl Issuer {
         self.verifier.has_issuer(name)
     }
 
-    /// A token for a client that knows its secret and asks from this address, living for `lifetime` (default: as long as is allowed).
+    /// Issues a token for a client with this secret at this address, valid for `lifetime` (default: the maximum).
     ///
     /// # Errors
-    /// [`Error::ClientUnknownOrSecretWrong`], [`Error::TenantSuspended`], [`Error::Lifetime`], [`Error::Busy`],
+    /// [`Error::InvalidClientCredentials`], [`Error::TenantSuspended`], [`Error::Lifetime`], [`Error::Busy`],
     /// [`Error::Throttled`], or when the store does not answer.
     pub async fn issue(
         &self,
@@ -190,63 +191,63 @@ impl Issuer {
         let max = self.config.token_lifetime;
         let lifetime = lifetime.unwrap_or(max);
         if lifetime < MIN_LIFETIME.min(max) || lifetime > max {
-            return Err(Error::Lifetime { asked: lifetime, max });
+            return Err(Error::Lifetime { requested: lifetime, max });
         }
-        // A malformed id is not looked up, but costs what a wrong secret costs.
+        // A malformed id is not looked up, but takes as long as a wrong secret.
         let id = ClientId::parse(client_id).ok();
-        // Before the store is asked: shedding must cost nothing.
+        // Before the store is read, so that refusing an attempt is cheap.
         let attempt = self.throttle.attempt(id.clone(), address)?;
-        let place = match attempt.is_known() {
+        let check = match attempt.is_known() {
             true => None,
-            false => Some(self.checks.place(&Lane::Address(address.map(network)))?),
+            false => Some(self.checks.enqueue(&Lane::Address(address.map(network)))?),
         };
-        // Before the client is read: a rotation that happens meanwhile is then after this token, and ends it.
+        // Before the client is read, so that a rotation in the meantime is later than this token and invalidates it.
         let now = unix(SystemTime::now());
         let client = match &id {
             // A client of an external issuer has no secret.
             Some(id) => self.store.client(id).await?.filter(|client| !client.revoked && client.external.is_none()),
             None => None,
         };
-        // One hash is checked, whichever it is: a client whose secret changes takes as long as any.
+        // Always exactly one hash is checked, so that a client with two secrets takes as long as any other.
         let hash = client.as_ref().map(|client| client.hash_for(&secret::tag(secret)).to_owned());
-        let is_right = match &hash {
-            Some(hash) if self.recently_right.has(secret, hash) => true,
+        let is_correct = match &hash {
+            Some(hash) if self.recent_secrets.has(secret, hash) => true,
             _ => {
                 let lane = || Lane::Tenant(id.as_ref().and_then(ClientId::tenant).cloned());
-                let place = place.map_or_else(|| self.checks_of_known.place(&lane()), Ok)?;
-                let is_right = place.check(secret, hash.clone()).await?;
-                if let Some(hash) = hash.filter(|_| is_right) {
-                    self.recently_right.remember(secret, &hash);
+                let check = check.map_or_else(|| self.checks_of_known.enqueue(&lane()), Ok)?;
+                let is_correct = check.verify(secret, hash.clone()).await?;
+                if let Some(hash) = hash.filter(|_| is_correct) {
+                    self.recent_secrets.remember(secret, &hash);
                 }
-                is_right
+                is_correct
             }
         };
-        let Some(client) = client.filter(|_| is_right) else {
+        let Some(client) = client.filter(|_| is_correct) else {
             attempt.failed();
-            // The id as it was sent is anyone's text: only one that is valid is logged.
+            // Only a valid id is logged, because an invalid one may be any text.
             tracing::info!(client = id.as_ref().map(ClientId::as_str), "token refused");
-            return Err(Error::ClientUnknownOrSecretWrong);
+            return Err(Error::InvalidClientCredentials);
         };
         attempt.succeeded();
         self.refuse_suspended(&client.id).await?;
-        // Its secret was checked after `not_before` was set; a gateway whose clock is behind must not make a token that is
-        // refused for ever.
+        // The secret was checked after `not_before` was set. A gateway whose clock is slow must not issue a token that is
+        // always refused.
         let issued = now.max(unix(client.not_before));
         self.sign(&client, issued, lifetime)
     }
 
-    /// How many secrets are being checked, and how many wait to be.
+    /// The numbers of secret checks that are running and waiting.
     pub fn secret_checks(&self) -> (usize, usize) {
         let ((running, waiting), (more, longer)) = (self.checks.load(), self.checks_of_known.load());
         (running + more, waiting + longer)
     }
 
-    /// The public keys, as `/.well-known/jwks.json` shows them.
+    /// The public keys, in the form of `/.well-known/jwks.json`.
     pub fn jwks(&self) -> serde_json::Value {
         self.keys.load().jwks.clone()
     }
 
-    /// The verifier that believes these keys.
+    /// The verifier of tokens signed with these keys.
     pub fn verifier(&self) -> Arc<Verifier> {
         self.verifier.clone()
     }
@@ -256,13 +257,13 @@ impl Issuer {
         &self.config.issuer
     }
 
-    /// Makes the first platform administrator, `admin`, once. Its id and secret are returned by the call that made it, and
-    /// by no other.
+    /// Creates the first platform administrator, `admin`, unless it exists. Only the call that creates it returns its id and
+    /// secret.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// When the store does not respond.
     pub async fn bootstrap_admin(store: &Store) -> Result<Option<(ClientId, SecretString)>, Error> {
-        let id = ClientId::parse("admin").map_err(|_| Error::Internal("admin is no client id"))?;
+        let id = ClientId::parse("admin").map_err(|_| Error::Internal("admin is not a client id"))?;
         if store.client(&id).await?.is_some() {
             return Ok(None);
         }
@@ -274,11 +275,11 @@ impl Issuer {
             external: None,
             id,
         };
-        let made = store.create_client(&new).await?;
-        Ok(made.map(|client| (client.id, secret.reveal().clone())))
+        let created = store.create_client(&new).await?;
+        Ok(created.map(|client| (client.id, secret.reveal().clone())))
     }
 
-    /// The hash of a new secret of this tenant's client, for the store. Takes some 30 ms of a low-priority thread.
+    /// The hash of a new secret of this tenant's client, for the store. Takes about 30 ms on a low-priority thread.
     ///
     /// # Errors
     /// [`Error::Busy`], or when there is no randomness or memory left.
@@ -291,7 +292,7 @@ impl Issuer {
         match self.store.tenant(tenant).await?.map(|tenant| tenant.state) {
             Some(TenantState::Active) => Ok(()),
             Some(TenantState::Suspended) => Err(Error::TenantSuspended),
-            None => Err(Error::ClientUnknownOrSecretWrong),
+            None => Err(Error::InvalidClientCredentials),
         }
     }
 
@@ -316,8 +317,8 @@ impl Issuer {
         let mut header = Header::new(ALGORITHM);
         header.typ = Some(TYPE.to_owned());
         header.kid = Some(key.kid.clone());
-        let token = jsonwebtoken::encode(&header, &claims, &key.key)
-            .map_err(|_| Error::Internal("a token cannot be signed"))?;
+        let token =
+            jsonwebtoken::encode(&header, &claims, &key.key).map_err(|_| Error::Internal("cannot sign a token"))?;
         let expires = UNIX_EPOCH + Duration::from_secs(claims.exp);
         Ok(IssuedToken { token: token.into(), expires, lifetime, client: client.id.clone(), scope })
     }
@@ -328,7 +329,7 @@ fn unix(time: SystemTime) -> Duration {
 }
 
 fn new_key() -> Result<NewKey, Error> {
-    let refused = |_| Error::Internal("no signing key can be made");
+    let refused = |_| Error::Internal("cannot create a signing key");
     let pair = Ed25519KeyPair::generate().map_err(refused)?;
     let document = pair.to_pkcs8().map_err(refused)?;
     Ok(NewKey {
@@ -339,7 +340,7 @@ fn new_key() -> Result<NewKey, Error> {
     })
 }
 
-/// Gives the verifier all keys; returns them, if there is an active one.
+/// Loads all keys into the verifier; returns them if there is an active one.
 async fn load(store: &Store, verifier: &Verifier) -> Result<Option<Keys>, Error> {
     let mut rows = store.signing_keys().await?;
     rows.retain(|row| row.algorithm == ALGORITHM_NAME);
@@ -360,7 +361,7 @@ async fn load(store: &Store, verifier: &Verifier) -> Result<Option<Keys>, Error>
         .iter()
         .map(|row| SigningKey {
             kid: row.kid.clone(),
-            usable_from: row.created + KNOWN_AFTER,
+            usable_from: row.created + PROPAGATION_TIME,
             key: EncodingKey::from_ed_der(&row.private),
         })
         .collect();

@@ -129,28 +129,28 @@ impl Checks {
         self.queue.load()
     }
 
-    /// Enqueues a check, for one [`Place::check`].
-    pub(super) fn place(&self, lane: &Lane) -> Result<Place, Error> {
-        let place = self.queue.enter(lane).map_err(|_| BUSY)?;
-        Ok(Place { place, workers: self.workers.clone() })
+    /// Enqueues a check, to be run by [`QueuedCheck::verify`].
+    pub(super) fn enqueue(&self, lane: &Lane) -> Result<QueuedCheck, Error> {
+        let admission = self.queue.enter(lane).map_err(|_| BUSY)?;
+        Ok(QueuedCheck { admission, workers: self.workers.clone() })
     }
 
     /// Hashes a new secret, in the same queue in which secrets are checked.
     pub(super) async fn hash(&self, lane: &Lane, secret: &Secret) -> Result<String, Error> {
         let secret = secret.clone();
-        self.place(lane)?.run(move || secret.hash_blocking()).await
+        self.enqueue(lane)?.run(move || secret.hash_blocking()).await
     }
 }
 
 /// A position in the queue of checks.
-pub(super) struct Place {
-    place: fair::Place<Lane>,
+pub(super) struct QueuedCheck {
+    admission: fair::Admission<Lane>,
     workers: Workers,
 }
 
-impl Place {
+impl QueuedCheck {
     /// Whether the secret has this hash. Without a hash, it takes as long as for a wrong secret.
-    pub(super) async fn check(self, secret: &SecretString, hash: Option<String>) -> Result<bool, Error> {
+    pub(super) async fn verify(self, secret: &SecretString, hash: Option<String>) -> Result<bool, Error> {
         let secret = secret.clone();
         self.run(move || {
             let known = hash.is_some() && secret.expose_secret().len() <= MAX_LEN;
@@ -160,7 +160,7 @@ impl Place {
                 _ => dummy_hash()?.to_owned(),
             };
             let hash =
-                PasswordHash::new(&hash).map_err(|_| Error::Internal("the store holds an invalid secret hash"))?;
+                PasswordHash::new(&hash).map_err(|_| Error::Internal("the store contains an invalid secret hash"))?;
             Ok(argon2()?.verify_password(text.as_bytes(), &hash).is_ok() && known)
         })
         .await
@@ -170,7 +170,7 @@ impl Place {
         self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let slot = self.place.slot().await.map_err(|_| BUSY)?;
+        let slot = self.admission.slot().await.map_err(|_| BUSY)?;
         let work = move || {
             // Owned by the work, not by the caller: cancelling the call does not release a slot that is in use.
             let _slot = slot;
@@ -244,7 +244,7 @@ mod tests {
         assert!(secret.reveal().expose_secret().starts_with("wgs_") && secret.reveal().expose_secret().len() == 47);
         let checks = Checks::new(2);
         let check = async |secret: &SecretString, hash| {
-            checks.place(&STRANGER).expect("a place").check(secret, hash).await.expect("checked")
+            checks.enqueue(&UNAUTHENTICATED).expect("admitted").verify(secret, hash).await.expect("checked")
         };
         assert!(check(secret.reveal(), Some(hash.clone())).await);
         assert!(!check(Secret::generate().reveal(), Some(hash.clone())).await);
@@ -258,12 +258,12 @@ mod tests {
     async fn checks_and_hashes_of_one_lane_share_its_limit_and_do_not_affect_other_lanes() {
         let checks = Checks::new(1);
         let acme = Lane::Tenant(TenantId::parse("acme").ok());
-        let places: Vec<_> = (0..=WAITING_EACH).map(|_| checks.place(&acme).expect("a place")).collect();
-        assert!(matches!(checks.place(&acme), Err(Error::Busy { .. })));
+        let queued: Vec<_> = (0..=WAITING_EACH).map(|_| checks.enqueue(&acme).expect("admitted")).collect();
+        assert!(matches!(checks.enqueue(&acme), Err(Error::Busy { .. })));
         let hashed = checks.hash(&acme, &Secret::generate()).await;
         assert!(matches!(hashed, Err(Error::Busy { .. })), "{hashed:?}");
-        assert!(checks.place(&STRANGER).is_ok());
-        drop(places);
+        assert!(checks.enqueue(&UNAUTHENTICATED).is_ok());
+        drop(queued);
         assert!(checks.hash(&acme, &Secret::generate()).await.is_ok());
     }
 
@@ -276,5 +276,5 @@ mod tests {
         assert!(!recent.has(secret.reveal(), "another hash") && !recent.has(other.reveal(), "hash"));
     }
 
-    const STRANGER: Lane = Lane::Address(None);
+    const UNAUTHENTICATED: Lane = Lane::Address(None);
 }

@@ -1,9 +1,10 @@
-//! Rate limits of client authentication: failures per client, per address and per pair of both, and requests of clients that
-//! succeed. A client that has authenticated from an address is not locked out there by other clients' failures. Because a
-//! secret is known to be wrong only after it was checked, a client or address over its limit is checked one request at a
-//! time; otherwise all requests that already wait for a check would still get one.
+//! Rate limits of client authentication: failures per client, per address and per pair of both, and requests of authenticated
+//! clients. A client that has authenticated from an address is not locked out there by other clients' failures.
 //!
-//! Invariant: memory is bounded. A key that finds no bucket of its own shares one with all others of its kind.
+//! A wrong secret is only detected by its check. Therefore only one request of a client or address over its limit is checked at a
+//! time; otherwise all requests that already wait for a check would be checked.
+//!
+//! Invariant: memory is bounded. When there are too many keys, further ones of the same kind share one bucket.
 
 use std::{
     collections::HashMap,
@@ -20,32 +21,32 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 use super::Error;
 use crate::{config::AuthConfig, names::ClientId};
 
-/// Buckets of each kind. Some 200 bytes each.
+/// The maximum number of buckets of each kind, about 200 bytes each.
 const MAX_BUCKETS: usize = 8192;
 /// How long a successful authentication is remembered.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// How long a bucket is kept after its last wrong secret; it is full again by then.
-const KEPT: Duration = Duration::from_secs(60);
+/// How long a bucket is kept after its last failure. It is full again by then.
+const BUCKET_LIFETIME: Duration = Duration::from_secs(60);
 /// When to try again while another request is being checked.
 const RETRY_AFTER_CHECK: Duration = Duration::from_millis(100);
 
-/// Tokens that one client may fetch a second from this gateway, and at once after a pause. It needs a few an hour; many
-/// processes with one client may start together.
+/// The number of tokens that one client may request from this gateway per second, and the burst size. A client needs a few per
+/// hour, but many of its processes may start at the same time.
 const TOKENS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
-const TOKENS_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
+const TOKENS_BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
 
 type Pair = (ClientId, IpAddr);
 
-/// The limits.
+/// The rate limits of client authentication.
 pub(super) struct Throttle {
     addresses: Buckets<IpAddr>,
-    /// By id, whether there is such a client or not.
+    /// By client id, whether the client exists or not.
     clients: Buckets<ClientId>,
     /// Failures of clients that authenticated from the same address before.
     pairs: Buckets<Pair>,
-    /// Who authenticated, and from where. When it is full, the least recently used pair is treated as unknown again.
+    /// Clients and the addresses from which they have authenticated. The least recently used pair is removed when it is full.
     authenticated: Cache<Pair, ()>,
-    /// Requests of each client that was right before, whatever its secret is now.
+    /// Requests of each client that has authenticated before, with correct and with wrong secrets.
     requests: DefaultKeyedRateLimiter<ClientId>,
 }
 
@@ -55,8 +56,8 @@ pub(super) struct Attempt<'a> {
     client: Option<ClientId>,
     address: Option<IpAddr>,
     is_known: bool,
-    /// Given back however the attempt ends.
-    _looks: [Option<ProbePermit>; 2],
+    /// Returned when the attempt ends, for whatever reason.
+    _probes: [Option<ProbePermit>; 2],
 }
 
 /// The permit for the only request of a client or address over its limit that is checked at a time.
@@ -64,7 +65,7 @@ struct ProbePermit(Arc<Bucket>);
 
 impl Drop for ProbePermit {
     fn drop(&mut self) {
-        self.0.times().is_looked_at = false;
+        self.0.times().is_being_checked = false;
     }
 }
 
@@ -79,16 +80,16 @@ impl Throttle {
                 .time_to_live(REMEMBERED)
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
-            requests: RateLimiter::keyed(Quota::per_second(TOKENS_PER_SECOND).allow_burst(TOKENS_AT_ONCE)),
+            requests: RateLimiter::keyed(Quota::per_second(TOKENS_PER_SECOND).allow_burst(TOKENS_BURST)),
         }
     }
 
-    /// Begins an attempt. An unknown address is not counted; a malformed id counts for its address alone.
+    /// Begins an attempt. An unknown address is not counted; an attempt with a malformed id counts for its address only.
     pub(super) fn attempt(&self, client: Option<ClientId>, address: Option<IpAddr>) -> Result<Attempt<'_>, Error> {
         let address = address.map(network);
         let pair = client.clone().zip(address);
         let is_known = pair.as_ref().is_some_and(|pair| self.authenticated.get(pair).is_some());
-        let looks = match &pair {
+        let probes = match &pair {
             Some(pair) if is_known => {
                 self.count_request(&pair.0)?;
                 [self.pairs.enter(pair)?, None]
@@ -98,7 +99,7 @@ impl Throttle {
                 [of_client, address.as_ref().map_or(Ok(None), |address| self.addresses.enter(address))?]
             }
         };
-        Ok(Attempt { throttle: self, client, address, is_known, _looks: looks })
+        Ok(Attempt { throttle: self, client, address, is_known, _probes: probes })
     }
 
     fn count_request(&self, client: &ClientId) -> Result<(), Error> {
@@ -113,19 +114,19 @@ impl Throttle {
 }
 
 impl Attempt<'_> {
-    /// Whether this client was right from this address before.
+    /// Whether this client has authenticated from this address before.
     pub(super) fn is_known(&self) -> bool {
         self.is_known
     }
 
-    /// The secret was right.
+    /// Records that the secret was correct.
     pub(super) fn succeeded(self) {
         if let Some(pair) = self.client.zip(self.address) {
             self.throttle.authenticated.insert(pair, ());
         }
     }
 
-    /// The secret was wrong, or there is no such client.
+    /// Records that the secret was wrong or the client does not exist.
     pub(super) fn failed(self) {
         let throttle = self.throttle;
         match (self.client, self.address) {
@@ -138,7 +139,7 @@ impl Attempt<'_> {
     }
 }
 
-/// The network that an address is counted as: one customer has at least all addresses of a /64.
+/// The network by which an address is counted. An IPv6 customer has at least all addresses of a /64.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -163,16 +164,16 @@ struct Bucket {
 
 #[derive(Clone, Copy)]
 struct Times {
-    /// The last wrong one.
+    /// The last failure.
     last: Instant,
-    /// The next look; none while its share is not used up.
+    /// When the next request may be checked; `None` while the limit is not reached.
     not_before: Option<Instant>,
-    is_looked_at: bool,
+    is_being_checked: bool,
 }
 
 impl Bucket {
     fn new(quota: Quota) -> Arc<Self> {
-        let times = Mutex::new(Times { last: Instant::now(), not_before: None, is_looked_at: false });
+        let times = Mutex::new(Times { last: Instant::now(), not_before: None, is_being_checked: false });
         Arc::new(Self { limiter: RateLimiter::direct(quota), times })
     }
 
@@ -182,7 +183,7 @@ impl Bucket {
 }
 
 impl<K: Eq + Hash + Clone> Buckets<K> {
-    /// So many a minute, half of them at once.
+    /// Buckets for this many failures per minute, half of which may occur at once.
     fn new(per_minute: u32) -> Self {
         let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
         let burst = NonZeroU32::new(per_minute.get() / 2).unwrap_or(NonZeroU32::MIN);
@@ -203,21 +204,21 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
             None => return Ok(None),
         };
         let (mut times, now) = (bucket.times(), Instant::now());
-        if times.last.elapsed() > KEPT {
+        if times.last.elapsed() > BUCKET_LIFETIME {
             times.not_before = None;
         }
         match times.not_before {
             None => Ok(None),
             Some(at) if at > now => Err(Error::Throttled { retry_after: at - now }),
-            Some(_) if times.is_looked_at => Err(Error::Throttled { retry_after: RETRY_AFTER_CHECK }),
+            Some(_) if times.is_being_checked => Err(Error::Throttled { retry_after: RETRY_AFTER_CHECK }),
             Some(_) => {
-                times.is_looked_at = true;
+                times.is_being_checked = true;
                 Ok(Some(ProbePermit(Arc::clone(bucket))))
             }
         }
     }
 
-    /// Counts a wrong secret.
+    /// Counts a failure.
     fn count(&self, key: K) {
         let bucket = self.bucket(key);
         let over = bucket.limiter.check().err();
@@ -225,7 +226,7 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         let wait = over.map(|over| over.wait_time_from(bucket.limiter.clock().now()));
         let mut times = bucket.times();
         times.last = now;
-        // Once used up, it stays so until there was none for a while.
+        // Once the limit was reached, it applies until there were no failures for a while.
         times.not_before = wait.map(|wait| now + wait).or(times.not_before);
     }
 
@@ -235,7 +236,7 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
             return Arc::clone(bucket);
         }
         if own.len() >= MAX_BUCKETS {
-            own.retain(|_, bucket| bucket.times().last.elapsed() < KEPT);
+            own.retain(|_, bucket| bucket.times().last.elapsed() < BUCKET_LIFETIME);
         }
         if own.len() >= MAX_BUCKETS {
             return Arc::clone(&self.shared);
@@ -271,82 +272,87 @@ mod tests {
     }
 
     #[test]
-    fn guesses_at_a_client_are_slowed_from_everywhere_but_not_for_whom_was_right_there() {
+    fn guesses_at_a_client_are_limited_except_for_addresses_from_which_it_authenticated() {
         let throttle = throttle();
-        throttle.attempt(client("acme.app"), address("10.0.0.1")).expect("may").succeeded();
+        throttle.attempt(client("acme.app"), address("10.0.0.1")).expect("admitted").succeeded();
         let refused = (0..50).filter(|i| fails(&throttle, "acme.app", &format!("10.0.1.{i}"))).count();
         assert!(refused >= 40, "{refused}");
-        assert!(throttle.attempt(client("acme.app"), address("10.0.0.1")).expect("may").is_known());
-        let stranger = throttle.attempt(client("acme.app"), address("10.0.0.2"));
-        assert!(matches!(stranger, Err(Error::Throttled { retry_after }) if retry_after <= Duration::from_secs(60)));
+        assert!(throttle.attempt(client("acme.app"), address("10.0.0.1")).expect("admitted").is_known());
+        let unauthenticated = throttle.attempt(client("acme.app"), address("10.0.0.2"));
+        assert!(
+            matches!(unauthenticated, Err(Error::Throttled { retry_after }) if retry_after <= Duration::from_secs(60))
+        );
         assert!(throttle.attempt(client("acme.other"), address("10.0.0.2")).is_ok());
     }
 
     #[test]
-    fn an_address_is_slowed_whatever_ids_it_tries_and_a_network_is_one() {
+    fn an_address_is_limited_for_all_client_ids_and_a_network_counts_as_one_address() {
         let throttle = throttle();
-        throttle.attempt(client("acme.app"), address("2001:db8::1")).expect("may").succeeded();
+        throttle.attempt(client("acme.app"), address("2001:db8::1")).expect("admitted").succeeded();
         let refused = (0..60).filter(|i| fails(&throttle, &format!("x{i}"), &format!("2001:db8::{i:x}"))).count();
         assert!(refused >= 39, "{refused}");
         assert!(throttle.attempt(None, address("2001:db8::ffff")).is_err());
         assert!(throttle.attempt(None, address("2001:db8:0:1::1")).is_ok());
-        assert!(throttle.attempt(client("acme.app"), address("2001:db8::7")).is_ok(), "it was right before");
+        assert!(throttle.attempt(client("acme.app"), address("2001:db8::7")).is_ok(), "it has authenticated before");
     }
 
     #[test]
-    fn a_client_that_was_right_and_then_guesses_is_slowed_down_too() {
+    fn a_client_that_has_authenticated_and_then_sends_wrong_secrets_is_limited() {
         let throttle = throttle();
         for _ in 0..100 {
-            throttle.attempt(client("acme.app"), address("10.0.0.1")).expect("may").succeeded();
+            throttle.attempt(client("acme.app"), address("10.0.0.1")).expect("admitted").succeeded();
         }
         assert!((0..20).any(|_| fails(&throttle, "acme.app", "10.0.0.1")));
     }
 
     #[test]
-    fn a_client_that_fetches_tokens_without_end_is_slowed_down_and_another_is_not() {
+    fn a_client_that_requests_too_many_tokens_is_limited_and_another_one_is_not() {
         let throttle = throttle();
-        let right = |id: &str| throttle.attempt(client(id), address("10.0.0.1")).map(Attempt::succeeded);
-        right("acme.other").expect("may");
-        let refused = (0..2_000).filter(|_| right("acme.app").is_err()).count();
+        let succeed = |id: &str| throttle.attempt(client(id), address("10.0.0.1")).map(Attempt::succeeded);
+        succeed("acme.other").expect("admitted");
+        let refused = (0..2_000).filter(|_| succeed("acme.app").is_err()).count();
         assert!(refused > 1_000, "{refused}");
-        assert!(matches!(right("acme.app"), Err(Error::TooManyTokens { .. })));
-        assert!(right("acme.other").is_ok());
+        assert!(matches!(succeed("acme.app"), Err(Error::TooManyTokens { .. })));
+        assert!(succeed("acme.other").is_ok());
     }
 
     #[test]
-    fn who_has_used_up_its_share_is_looked_at_one_by_one_and_a_look_that_is_given_up_does_not_shut_it_out() {
-        // A wrong one every 10 ms, so that nobody waits for long here.
+    fn requests_over_the_limit_are_checked_one_at_a_time_and_an_abandoned_check_does_not_lock_out() {
+        // One failure every 10 ms, so that this test does not wait long.
         let throttle =
             Throttle::new(&AuthConfig { failed_logins_per_minute_per_address: 6_000, ..AuthConfig::for_test() });
         let here = address("10.0.0.1");
-        // All at once, as many as can wait for a check: none is known to be wrong yet.
+        // None of the waiting requests has been checked yet, so all are admitted.
         let waiting: Vec<_> = (0..4_000).filter_map(|_| throttle.attempt(None, here).ok()).collect();
         assert_eq!(waiting.len(), 4_000);
         waiting.into_iter().for_each(Attempt::failed);
-        let mut looked = None;
-        while looked.is_none() {
-            looked = throttle.attempt(None, here).ok();
+        let mut admitted = None;
+        while admitted.is_none() {
+            admitted = throttle.attempt(None, here).ok();
         }
-        assert!(throttle.attempt(None, here).is_err(), "the next comes when this one is known");
-        looked.take().expect("a look").failed();
+        assert!(throttle.attempt(None, here).is_err(), "the next one is admitted after this one was checked");
+        admitted.take().expect("an attempt").failed();
         for _ in 0..2 {
             while throttle.attempt(None, here).is_err() {}
         }
     }
 
     #[test]
-    fn memory_is_bounded_and_those_without_a_place_share_one() {
+    fn memory_is_bounded_and_keys_beyond_the_limit_share_a_bucket() {
         let throttle = throttle();
         for i in 0..3 * MAX_BUCKETS {
             let [a, b] = u16::try_from(i).expect("small").to_be_bytes();
             let _ = fails(&throttle, &format!("c{i}"), &format!("10.7.{a}.{b}"));
         }
         assert!(throttle.clients.own().len() <= MAX_BUCKETS && throttle.addresses.own().len() <= MAX_BUCKETS);
-        assert!(throttle.attempt(client("brand-new"), address("10.8.0.1")).is_err(), "shared with the flood");
+        assert!(
+            throttle.attempt(client("brand-new"), address("10.8.0.1")).is_err(),
+            "it shares a bucket with the others"
+        );
         for i in 0..MAX_BUCKETS + 10 {
             let id = client(&format!("r{i}"));
             let (client, address) = (id, address("10.0.0.1"));
-            Attempt { throttle: &throttle, client, address, is_known: false, _looks: [None, None] }.succeeded();
+            Attempt { throttle: &throttle, client, address, is_known: false, _probes: [None, None] }.succeeded();
         }
         throttle.authenticated.run_pending_tasks();
         assert!(throttle.authenticated.entry_count() <= MAX_BUCKETS as u64);

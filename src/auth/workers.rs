@@ -37,7 +37,7 @@ impl Workers {
     pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (done, result) = oneshot::channel();
         let job = move || {
-            // The caller may be gone, and a panic must not end the thread.
+            // The caller may have been cancelled, and a panic must not end the thread.
             if let Ok(result) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
                 let _ = done.send(result);
             }

@@ -1,4 +1,4 @@
-//! Connections to the broker. Each tenant has at most one connection for each [`purpose::Purpose`], held in a
+//! Connections to the broker. Each tenant has at most one connection for each [`purpose::Purpose`], stored in a
 //! [`slot::ConnectionSlot`]; everything else in `broker` obtains its channels from there.
 
 pub(super) mod channel_op;

@@ -1,5 +1,5 @@
-//! Maps errors of lapin and of RabbitMQ to errors that tell the caller what to do. The broker's own words are kept as the source
-//! for logs; callers see them only where they name nothing but the caller's own objects.
+//! Maps errors of lapin and of RabbitMQ to errors that tell the caller what to do. The broker's own text is kept as the source
+//! for logs; callers see it only where it contains no names but those of the caller's own objects.
 
 use std::borrow::Cow;
 
@@ -29,17 +29,17 @@ pub enum Error {
     #[error("the source or the destination does not exist")]
     NoBindingEndpoint,
     /// An object with this name exists with other arguments.
-    #[error("{what} {name:?} exists with another {argument}: it has {current}, and {wanted} was asked for")]
+    #[error("{what} {name:?} exists with another {argument}: it has {current}, but {wanted} was requested")]
     Inequivalent {
         /// "queue" or "exchange".
         what: &'static str,
         /// Its name.
         name: String,
-        /// The argument that differs, in the words of the API.
+        /// The argument that differs, as the API names it.
         argument: String,
         /// Its value at the broker.
         current: String,
-        /// The value asked for.
+        /// The requested value.
         wanted: String,
     },
     /// An object was to be deleted only if unused.
@@ -49,7 +49,7 @@ pub enum Error {
     #[error("queue {0:?} is not empty")]
     NotEmpty(String),
     /// Another consumer has exclusive use.
-    #[error("queue {0:?} has an exclusive consumer, or has consumers while exclusive use was asked for")]
+    #[error("queue {0:?} has an exclusive consumer, or has consumers while exclusive use was requested")]
     Exclusive(String),
     /// The queue was deleted, or its node stopped, while it was consumed.
     #[error("queue {0:?} was deleted")]
@@ -63,14 +63,14 @@ pub enum Error {
     /// The type of the queue does not support the operation.
     #[error("this type of queue does not support that")]
     Unsupported(#[source] Option<lapin::Error>),
-    /// The broker does not allow the routing key of a binding, in its own words.
+    /// The broker does not allow the routing key of a binding; the text is the broker's.
     #[error("the routing key is not allowed: {0}")]
     InvalidPattern(String),
     /// Another call is reading the dead letters; only one at a time can.
     #[error("another call is reading the dead letters")]
     Busy,
     /// Any other answer.
-    #[error("the broker gave an unexpected answer")]
+    #[error("unexpected answer of the broker")]
     Unexpected(#[source] lapin::Error),
 }
 
@@ -197,7 +197,7 @@ fn precondition(text: &str, error: lapin::Error) -> Error {
     if text.contains("limit") && text.contains("queue") && text.contains("vhost") {
         return Error::Limit("queues");
     }
-    // The broker's `consumer_timeout` has closed the channel; a new one may go on.
+    // The broker's `consumer_timeout` has closed the channel; the subscription can continue on a new one.
     if text.contains("delivery acknowledgement") && text.contains("timed out") {
         return Error::Unreachable(Some(error));
     }
@@ -220,8 +220,8 @@ fn precondition(text: &str, error: lapin::Error) -> Error {
     Error::Unsupported(Some(error))
 }
 
-/// The queue type that an argument set by the gateway implies. The gateway sets different ones for each type, so if they differ,
-/// the type does, whichever of them the broker compares first.
+/// The queue type that an argument set by the gateway implies. The gateway sets different ones for each type, so a difference in
+/// any of them is a difference in type, whichever the broker compares first.
 fn implied_type(argument: &str, value: &str) -> Option<&'static str> {
     match (argument, value) {
         ("x-dead-letter-exchange" | "x-overflow", "none") => Some("stream"),
@@ -277,13 +277,13 @@ mod tests {
             "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'jobs' in vhost 'wg.acme': received the \
              value '7' of type 'long' but current is the value '5' of type 'long'",
         );
-        assert_eq!(error.to_string(), "queue \"jobs\" exists with another max_length: it has 5, and 7 was asked for");
+        assert_eq!(error.to_string(), "queue \"jobs\" exists with another max_length: it has 5, but 7 was requested");
         let none = soft(
             AMQPSoftError::PRECONDITIONFAILED,
             "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q' in vhost 'v': received 'stream' but \
              current is 'quorum'",
         );
-        assert_eq!(none.to_string(), "queue \"q\" exists with another type: it has quorum, and stream was asked for");
+        assert_eq!(none.to_string(), "queue \"q\" exists with another type: it has quorum, but stream was requested");
     }
 
     #[test]
@@ -293,7 +293,7 @@ mod tests {
             "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-exchange' for queue 'q' in vhost 'v': received none but \
              current is the value 'wg.dead-letters' of type 'longstr'",
         );
-        let text = "queue \"q\" exists with another type: it has quorum or classic, and stream was asked for";
+        let text = "queue \"q\" exists with another type: it has quorum or classic, but stream was requested";
         assert_eq!(error.to_string(), text);
     }
 
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_is_not_allowed_is_an_invalid_argument_in_the_words_of_the_broker() {
+    fn a_pattern_that_is_not_allowed_is_an_invalid_argument_with_the_text_of_the_broker() {
         let text = "PRECONDITION_FAILED - topic binding key '#.a.#.b.#' uses 3 '#' wildcards, at most 2 are allowed";
         let error = soft(AMQPSoftError::PRECONDITIONFAILED, text);
         assert_eq!((error.kind(), error.reason()), (Kind::Invalid, "INVALID_ARGUMENT"));

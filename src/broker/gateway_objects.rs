@@ -1,13 +1,13 @@
 //! The gateway's own objects in a tenant's vhost: their names, arguments and declarations. Tenants neither see them nor can
-//! name them (`wg.`). No message is in one of these queues without a way out: what `wg.return` cannot route goes to the
-//! dead letters.
+//! name them (`wg.`). Messages that `wg.return` cannot route become dead letters, so no message remains in the delay
+//! queues.
 //!
 //! | object | kind | purpose |
 //! | --- | --- | --- |
-//! | `wg.dead-letters` | fanout exchange and queue | keeps messages that could not be handled |
+//! | `wg.dead-letters` | fanout exchange and queue | stores messages that could not be processed |
 //! | `wg.delay` | headers exchange | routes a retry by its delay |
-//! | `wg.delay.<ms>`, `wg.delay.<ms>.high` | queue | keeps retries with this delay until their time to live ends |
-//! | `wg.return` | direct exchange | brings a retry whose delay is over back to its queue, by the queue's name |
+//! | `wg.delay.<ms>`, `wg.delay.<ms>.high` | queue | stores retries with this delay until their time to live ends |
+//! | `wg.return` | direct exchange | routes a retry whose delay has ended to its queue, by the queue's name |
 
 use lapin::{
     Channel, ExchangeKind,
@@ -31,10 +31,11 @@ pub(super) const DELAY_QUEUE_PREFIX: &str = "wg.delay.";
 /// Routes by the queue's name.
 pub(super) const RETURN_EXCHANGE: &str = "wg.return";
 
-/// Deliveries of one message before RabbitMQ drops or dead-letters it by itself (4.x: 20 by default). RabbitMQ 3.10 counts
-/// each requeue, so only a loop reaches this; the gateway counts attempts itself.
+/// The number of deliveries after which RabbitMQ drops or dead-letters a message (4.x: 20 by default). RabbitMQ 3.10 counts
+/// each requeue, so the limit is high enough that only an endless loop reaches it. The gateway counts attempts itself.
 pub(super) const DELIVERY_LIMIT: i64 = 1_000_000;
-/// Queues of the gateway's own in a tenant's vhost, at most. They are added to the plan's limit, which is for the tenant's.
+/// The maximum number of the gateway's own queues in a tenant's vhost. It is added to the plan's limit, which applies to the
+/// tenant's own queues.
 pub const OWN_QUEUES: u32 = 256;
 
 /// The value of a queue argument.
@@ -52,9 +53,9 @@ pub enum Argument {
 pub const DEAD_LETTER_QUEUE_ARGUMENTS: [(&str, Argument); 5] = [
     ("x-queue-type", Argument::Text("quorum")),
     ("x-overflow", Argument::Text("reject-publish")),
-    // Once they are full, messages stay in their queues.
+    // When this queue is full, messages remain in their own queues.
     ("x-max-length-bytes", Argument::Integer(1 << 30)),
-    // Each list is a delivery of all dead letters, and after the last delivery the broker would drop them.
+    // Listing delivers all dead letters, and the broker would drop them after the last allowed delivery.
     ("x-delivery-limit", Argument::Integer(1_000_000_000_000)),
     // Calls that read or redrive dead letters exclude each other, on all gateways.
     ("x-single-active-consumer", Argument::Flag(true)),
@@ -80,7 +81,7 @@ impl From<Argument> for serde_json::Value {
     }
 }
 
-/// Declares the queue for a delay and the way back from it to a queue.
+/// Declares the queue for a delay, and the route from it to the queue of its messages.
 ///
 /// # Errors
 /// When the queue is missing, a limit is reached, or the broker cannot be reached.
@@ -110,7 +111,7 @@ pub(super) async fn declare_delay_queue(
     .await
 }
 
-/// Declares the way back to a queue.
+/// Declares the route from the delay queues to a queue.
 ///
 /// # Errors
 /// When the queue is missing, or the broker cannot be reached.
@@ -123,7 +124,7 @@ pub(super) async fn declare_return(channel: &Channel, queue: &QueueName) -> Resu
     Ok(channel.queue_bind(name, RETURN_EXCHANGE.into(), key, options, FieldTable::default()).await?)
 }
 
-/// Declares the dead-letter exchange and queue again. Provisioning declares them first, by the management API.
+/// Declares the dead-letter exchange and queue again, which provisioning has declared with the management API.
 ///
 /// # Errors
 /// When the broker cannot be reached.
@@ -143,7 +144,7 @@ pub(super) async fn declare_dead_letters(connections: &TenantConnections) -> Res
     .await
 }
 
-/// A text as AMQP has it.
+/// A text as an AMQP value.
 pub(super) fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }

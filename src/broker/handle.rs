@@ -1,5 +1,5 @@
 //! [`Broker`], the entry point of the data path: publishers, consumers and topology handles, each bound to the connections of
-//! one tenant. A tenant without open streams costs an entry in a map, and after the idle time not even that.
+//! one tenant. A tenant without open streams costs an entry in a map, which is removed after the idle time.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ use crate::{
     tenant::TenantScope,
 };
 
-/// How many tenants' connections are maintained at the same time: one whose broker node does not answer delays no other.
+/// How many tenants' connections are maintained concurrently, so that a broker node that does not respond delays no other tenant.
 const CONCURRENT_MAINTENANCE: usize = 8;
 
 /// All connections of this gateway to the broker. Cheap to clone.
@@ -119,7 +119,7 @@ impl Broker {
     /// New connections are opened before the old ones are closed. Returns the certificate's expiry.
     ///
     /// # Errors
-    /// When a new connection cannot be opened; the old ones stay.
+    /// When a new connection cannot be opened; the old ones are kept.
     pub async fn renew_credentials(&self, tenant: &TenantId, requested_at: i64) -> Result<SystemTime, Error> {
         let expires = self.context.renew(tenant, requested_at)?;
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner).get(tenant).map(Arc::clone);
@@ -129,7 +129,7 @@ impl Broker {
         Ok(expires)
     }
 
-    /// Records that another gateway was asked at this time for a new certificate of a tenant. The tenant's connections are
+    /// Records that a new certificate of a tenant was requested at this time on another gateway. The tenant's connections are
     /// replaced in the background.
     pub fn credentials_rotated(&self, tenant: &TenantId, requested_at: i64) {
         if self.context.certificates().rotated(tenant, requested_at) {
@@ -137,7 +137,7 @@ impl Broker {
         }
     }
 
-    /// Adopts a new reading of the authority's files: the trusted certificates and the signer. Returns whether the signer has
+    /// Uses the reloaded authority: the trusted certificates and the signer. Returns whether the signer has
     /// changed; if so, all tenants' connections are replaced in the background.
     ///
     /// # Errors
@@ -161,7 +161,7 @@ impl Broker {
     /// Closes all connections at shutdown, within about a second.
     pub async fn close(&self) {
         let all: Vec<_> = self.connections.write().unwrap_or_else(PoisonError::into_inner).drain().collect();
-        // Concurrently: a broker that does not answer costs a second in all and not for each tenant.
+        // Concurrently, so that a broker that does not respond costs a second in total and not for each tenant.
         futures_util::future::join_all(all.iter().map(|(_, connections)| connections.close())).await;
     }
 
@@ -179,7 +179,7 @@ impl Broker {
     }
 }
 
-/// Replaces connections whose certificate is outdated, closes idle ones, and forgets tenants that have none.
+/// Replaces connections whose certificate is outdated, closes idle ones, and removes the entries of tenants that have none.
 async fn maintain(
     connections: Weak<ConnectionMap>,
     timeout: Duration,
@@ -197,13 +197,13 @@ async fn maintain(
         let all: Vec<_> = map.read().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
         let map = &map;
         let maintenance = futures_util::stream::iter(all).for_each_concurrent(CONCURRENT_MAINTENANCE, async |tenant| {
-            // A connection that cannot be replaced now is tried again in the next round; the old one stays meanwhile.
+            // A connection that cannot be replaced now is tried again in the next round; the old one is kept until then.
             let _ = tenant.renew_if_due().await;
             let publish = tenant.publish.close_if_idle(timeout).await;
             let consume = tenant.consume.close_if_idle(timeout).await;
             if publish && consume {
                 let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
-                // Only the map and this task hold it, so no stream does.
+                // Only the map and this task have a reference, so no stream uses it.
                 if Arc::strong_count(&tenant) == 2 {
                     map.remove(&tenant.tenant);
                 }

@@ -1,4 +1,4 @@
-//! Retries: a queue's policy, what is to become of a failed delivery, and how it returns to its queue.
+//! Retries: the policy of a queue, the disposition of a failed delivery, and its return to the queue.
 
 pub(super) mod delay_queues;
 pub(super) mod disposition;

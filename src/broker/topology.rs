@@ -1,5 +1,5 @@
-//! The tenant's exchanges, queues and bindings, declared as the tenant's own user. Each operation has a channel of its own,
-//! since a refusal closes the channel, so it affects no stream.
+//! The tenant's exchanges, queues and bindings, declared as the tenant's own user. Each operation uses a channel of its own, because
+//! a refusal closes the channel and must not affect a stream.
 
 use std::sync::Arc;
 
@@ -49,15 +49,15 @@ pub struct ExchangeSpec {
     pub name: ExchangeName,
     /// How it routes.
     pub kind: ExchangeKind,
-    /// Deleted with its last binding.
+    /// Whether it is deleted with its last binding.
     pub auto_delete: bool,
-    /// Accepts messages from other exchanges only.
+    /// Whether it accepts messages from other exchanges only.
     pub internal: bool,
-    /// Receives what this one cannot route.
+    /// The exchange that receives messages that this one cannot route.
     pub alternate: Option<ExchangeName>,
 }
 
-/// How a queue stores.
+/// How a queue stores messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueKind {
     /// Replicated.
@@ -73,13 +73,13 @@ pub enum QueueKind {
 pub struct QueueSpec {
     /// Its name.
     pub name: QueueName,
-    /// How it stores.
+    /// How it stores messages.
     pub kind: QueueKind,
     /// The maximum number of messages.
     pub max_length: Option<i64>,
-    /// The maximum of body bytes.
+    /// The maximum size of all bodies in bytes.
     pub max_length_bytes: Option<i64>,
-    /// How long a message may stay, in milliseconds.
+    /// The time to live of its messages in milliseconds.
     pub message_ttl: Option<i64>,
     /// The queue is deleted when unused for so many milliseconds.
     pub expires: Option<i64>,
@@ -87,7 +87,7 @@ pub struct QueueSpec {
     pub retry: Option<RetryPolicy>,
     /// The number of priorities; classic queues only.
     pub max_priority: Option<i64>,
-    /// Only one consumer receives messages; others take over when it goes.
+    /// Whether only one consumer receives messages at a time; another one follows when it ends.
     pub single_active_consumer: bool,
     /// How long a message is kept, in seconds; streams only.
     pub max_age: Option<i64>,
@@ -95,7 +95,7 @@ pub struct QueueSpec {
     pub stream_max_segment_bytes: Option<i64>,
 }
 
-/// The present state of a queue.
+/// The current state of a queue.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueState {
     /// Ready messages.
@@ -137,7 +137,7 @@ impl Destination {
 }
 
 impl BindingSpec {
-    /// A binding; `headers` with whether any of them is enough, for headers exchanges.
+    /// A binding. For headers exchanges, `headers` are the values to match, and whether one match is sufficient.
     ///
     /// # Errors
     /// When the headers are over a limit; that of a binding is 4 KiB.
@@ -204,7 +204,7 @@ impl Topology {
     /// Deletes an exchange.
     ///
     /// # Errors
-    /// When it is missing, in use although `if_unused` was asked for, or the broker cannot be reached.
+    /// When it is missing, in use although `if_unused` was set, or the broker cannot be reached.
     pub async fn delete_exchange(&self, name: &ExchangeName, if_unused: bool) -> Result<(), Error> {
         if !exchange_exists(&self.connections, name.as_str()).await? {
             return Err(Error::NoExchange(name.to_string()));
@@ -232,7 +232,7 @@ impl Topology {
         .await
     }
 
-    /// The queue's present state.
+    /// The queue's current state.
     ///
     /// # Errors
     /// When it is missing, or the broker cannot be reached.

@@ -85,7 +85,7 @@ impl TenantCertificates {
 
     /// Takes the authority as it was read again from its files. If another authority signs from now on, all certificates are
     /// replaced. Answers whether that is so.
-    pub fn follow(&self, authority: Arc<Authority>) -> bool {
+    pub fn set_authority(&self, authority: Arc<Authority>) -> bool {
         let mut made = self.made();
         let before = self.authority.swap(Arc::clone(&authority));
         let is_another = before.certificate_der() != authority.certificate_der();
@@ -125,9 +125,9 @@ mod tests {
         let second = lasting.current(&acme).expect("made again");
         assert!(!Arc::ptr_eq(&first, &second) && lasting.is_current(&acme, &second));
 
-        assert!(!lasting.follow(authority.clone()) && lasting.is_current(&acme, &second));
+        assert!(!lasting.set_authority(authority.clone()) && lasting.is_current(&acme, &second));
         let another = Arc::new(Authority::generate("Another CA", 30).expect("made"));
-        assert!(lasting.follow(another.clone()) && !lasting.is_current(&acme, &second));
+        assert!(lasting.set_authority(another.clone()) && !lasting.is_current(&acme, &second));
         let third = lasting.current(&acme).expect("made by another");
         assert!(inspect(third.certificate_pem()).expect("read").signed_by(another.inspection()));
 

@@ -90,7 +90,7 @@ pub struct AuditFilter {
 
 /// An operation that has begun and is not in the audit trail yet.
 #[derive(Debug)]
-#[must_use = "an act that is neither finished nor cancelled is reported as unfinished"]
+#[must_use = "an operation that is neither finished nor cancelled is reported as unfinished"]
 pub struct BegunOperation(Uuid);
 
 type Raw = (String, i64, String, String, String, String, String, String, String, String, i64, i64);
@@ -177,11 +177,11 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; the operation is reported as unfinished later.
-    pub async fn finish_operation(&self, act: &BegunOperation, event: &NewAudit) -> Result<(), Error> {
+    pub async fn finish_operation(&self, operation: &BegunOperation, event: &NewAudit) -> Result<(), Error> {
         self.timed(StoreOperation::Audit, async {
             let mut tx = self.begin_writing().await?;
             insert(&mut tx, event).await?;
-            sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(operation.0.to_string()).execute(&mut *tx).await?;
             Ok(tx.commit().await?)
         })
         .await
@@ -191,9 +191,12 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn cancel_operation(&self, act: &BegunOperation) -> Result<(), Error> {
+    pub async fn cancel_operation(&self, operation: &BegunOperation) -> Result<(), Error> {
         self.timed(StoreOperation::Audit, async {
-            sqlx::query("DELETE FROM begun_acts WHERE id = $1").bind(act.0.to_string()).execute(&self.pool).await?;
+            sqlx::query("DELETE FROM begun_acts WHERE id = $1")
+                .bind(operation.0.to_string())
+                .execute(&self.pool)
+                .await?;
             Ok(())
         })
         .await

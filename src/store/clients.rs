@@ -66,7 +66,7 @@ pub struct ClientRow {
     pub display_name: String,
     /// The secret's argon2id hash, in PHC form.
     pub secret_hash: String,
-    /// The tag of that secret; empty if nobody knows the secret.
+    /// The tag of that secret; empty if the secret was never returned.
     pub secret_tag: String,
     /// The hash of the previous secret, and until when it is valid.
     pub previous: Option<(String, SystemTime)>,

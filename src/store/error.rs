@@ -35,7 +35,7 @@ pub enum Error {
         kid: String,
     },
     /// A row has a value that this program does not write.
-    #[error("the database holds an invalid {what}")]
+    #[error("the database contains an invalid {what}")]
     Corrupt {
         /// The invalid value.
         what: &'static str,

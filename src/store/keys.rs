@@ -62,7 +62,7 @@ impl std::fmt::Debug for KeyRow {
 
 /// How long revoked key ids are kept: a token is valid for 24 hours at most, and another day allows for clock
 /// differences and leeways.
-const REVOKED_KEPT_MILLIS: i64 = 48 * 3600 * 1000;
+const REVOKED_RETENTION_MILLIS: i64 = 48 * 3600 * 1000;
 
 /// The ids of revoked keys whose tokens may still be in use.
 pub(super) async fn revoked(tx: &mut sqlx::Transaction<'static, sqlx::Any>) -> Result<Vec<String>, Error> {
@@ -131,7 +131,7 @@ impl Store {
                     .fetch_all(&mut *tx)
                     .await?;
             sqlx::query("DELETE FROM revoked_keys WHERE revoked < $1")
-                .bind(now() - REVOKED_KEPT_MILLIS)
+                .bind(now() - REVOKED_RETENTION_MILLIS)
                 .execute(&mut *tx)
                 .await?;
             for kid in &kids {

@@ -114,7 +114,7 @@ impl Store {
 }
 
 async fn sqlite_pragmas(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    // Another process (a command beside the gateway) may lock the file for a short time. With FULL, confirmed changes
+    // Another process (a command that runs at the same time) may lock the file for a short time. With FULL, confirmed changes
     // survive a power failure.
     connection
         .execute(

@@ -181,7 +181,7 @@ impl Store {
         .await
     }
 
-    /// Changes a plan's limits based on the current ones, atomically; its name stays. `None` if the plan does not
+    /// Changes a plan's limits based on the current ones, atomically; its name does not change. `None` if the plan does not
     /// exist.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use super::{Error, Store, now};
 use crate::{names::ClientId, telemetry::StoreOperation};
 
 /// How long a response is kept.
-const KEPT_MILLIS: i64 = 24 * 60 * 60 * 1000;
+const RETENTION_MILLIS: i64 = 24 * 60 * 60 * 1000;
 
 impl Store {
     /// The stored response to this caller's request of this id, from the last 24 hours.
@@ -20,7 +20,7 @@ impl Store {
             .bind(caller.as_str().to_owned())
             .bind(method.to_owned())
             .bind(request_id.to_owned())
-            .bind(now() - KEPT_MILLIS)
+            .bind(now() - RETENTION_MILLIS)
             .fetch_optional(&self.pool)
             .await?)
         })
@@ -40,7 +40,10 @@ impl Store {
     ) -> Result<(), Error> {
         self.timed(StoreOperation::Answer, async {
             let now = now();
-            sqlx::query("DELETE FROM requests WHERE created <= $1").bind(now - KEPT_MILLIS).execute(&self.pool).await?;
+            sqlx::query("DELETE FROM requests WHERE created <= $1")
+                .bind(now - RETENTION_MILLIS)
+                .execute(&self.pool)
+                .await?;
             sqlx::query(
                 "INSERT INTO requests (client, method, request_id, result, created) VALUES ($1, $2, $3, $4, $5) \
                  ON CONFLICT (client, method, request_id) DO NOTHING",

@@ -151,13 +151,13 @@ impl RateCheck<'_> {
         let Budget { messages: message_rate, bytes: byte_rate, .. } = self.budget;
         if let Some(bucket) = message_rate.as_ref().filter(|_| !self.messages_paid) {
             bucket.take(1).map_err(|wait| {
-                byte_rate.iter().filter(|_| self.bytes_paid).for_each(|bucket| bucket.give_back(bytes));
+                byte_rate.iter().filter(|_| self.bytes_paid).for_each(|bucket| bucket.return_amount(bytes));
                 (Limit::MessageRate, wait)
             })?;
         }
         if let Some(bucket) = byte_rate.as_ref().filter(|_| !self.bytes_paid) {
             bucket.take(bytes).map_err(|wait| {
-                message_rate.iter().for_each(|bucket| bucket.give_back(1));
+                message_rate.iter().for_each(|bucket| bucket.return_amount(1));
                 (Limit::ByteRate, wait)
             })?;
         }

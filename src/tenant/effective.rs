@@ -70,9 +70,9 @@ impl<'a> EffectiveGrants<'a> {
         self.both(Grants::administers)
     }
 
-    /// Whether these grants allow everything that `asked` allows.
-    pub fn covers(&self, asked: &Grants) -> bool {
-        self.both(|grants| grants.covers(asked))
+    /// Whether these grants allow everything that `requested` allows.
+    pub fn covers(&self, requested: &Grants) -> bool {
+        self.both(|grants| grants.covers(requested))
     }
 
     /// The grants in the API's form.

@@ -1,4 +1,6 @@
-//! Locks and call limits of each tenant. No tenant waits for another one, and a tenant without calls in flight costs nothing.
+//! Locks and call limits of each tenant.
+//!
+//! Invariant: no tenant waits for another one, and a tenant without calls in flight uses no memory.
 
 use std::{
     collections::HashMap,
@@ -38,7 +40,7 @@ impl<T> InUse<T> {
     }
 }
 
-/// A lock for each tenant. A task that holds one must not wait for another of the same `TenantLocks`.
+/// A lock for each tenant. A task that has locked one must not wait for another of the same `TenantLocks`.
 #[derive(Default)]
 pub struct TenantLocks(std::sync::Mutex<InUse<Mutex<()>>>);
 
@@ -66,7 +68,7 @@ const WAITING_CALLS: usize = 500;
 pub struct TenantCalls(std::sync::Mutex<InUse<Calls>>);
 
 struct Calls {
-    /// Processed or waiting.
+    /// The number of calls that are processed or waiting.
     admitted: Arc<Semaphore>,
     processed: Arc<Semaphore>,
 }
@@ -97,7 +99,7 @@ impl TenantCalls {
         };
         let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(tenant, new);
         let admitted = Arc::clone(&calls.admitted).try_acquire_owned().map_err(|_| Error::TooManyCalls)?;
-        // The semaphore is never closed, so this fails never.
+        // The semaphore is never closed, so this does not fail.
         let processed = Arc::clone(&calls.processed).acquire_owned().await.map_err(|_| Error::TooManyCalls)?;
         Ok(CallPermit { _admitted: admitted, _processed: processed, _calls: calls })
     }
@@ -140,9 +142,9 @@ mod tests {
     async fn calls_beyond_the_limit_wait_and_beyond_the_queue_are_refused() {
         let (calls, mut tenants) = (TenantCalls::default(), tenants());
         let (busy, other) = (tenants.next().expect("one"), tenants.next().expect("two"));
-        let mut held = Vec::new();
+        let mut permits = Vec::new();
         for _ in 0..CONCURRENT_CALLS {
-            held.push(calls.permit(&busy).now_or_never().expect("processed at once").expect("admitted"));
+            permits.push(calls.permit(&busy).now_or_never().expect("processed at once").expect("admitted"));
         }
         let mut waiting: Vec<_> = (0..WAITING_CALLS).map(|_| Box::pin(calls.permit(&busy))).collect();
         for call in &mut waiting {
@@ -150,7 +152,7 @@ mod tests {
         }
         assert!(matches!(calls.permit(&busy).now_or_never(), Some(Err(Error::TooManyCalls))));
         assert!(matches!(calls.permit(&other).now_or_never(), Some(Ok(_))));
-        held.pop();
+        permits.pop();
         assert!(matches!(waiting[0].as_mut().now_or_never(), Some(Ok(_))), "the first in order of arrival");
     }
 }

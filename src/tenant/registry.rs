@@ -99,16 +99,16 @@ impl Tenants {
         Ok(())
     }
 
-    /// Follows changes by other gateways until stopped: reads the store's revision at every interval and after every
+    /// Watches for changes by other gateways until stopped: reads the store's revision at every interval and after every
     /// notification, and the rest if it has changed. Logs when the store becomes unavailable and when it is available
     /// again.
     pub async fn watch(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.poll_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut away_since: Option<SystemTime> = None;
+        let mut unavailable_since: Option<SystemTime> = None;
         let mut changes = None;
         loop {
-            if changes.is_none() && away_since.is_none() {
+            if changes.is_none() && unavailable_since.is_none() {
                 changes = self.listen().await;
             }
             tokio::select! {
@@ -116,32 +116,32 @@ impl Tenants {
                 notified = notified(&mut changes) => if notified.is_err() { changes = None },
                 () = stop.cancelled() => return,
             }
-            let followed = tokio::select! {
-                followed = tokio::time::timeout(STORE_TIMEOUT, self.follow()) => followed,
+            let refreshed = tokio::select! {
+                refreshed = tokio::time::timeout(STORE_TIMEOUT, self.refresh_if_changed()) => refreshed,
                 () = stop.cancelled() => return,
             };
-            match (followed, away_since) {
+            match (refreshed, unavailable_since) {
                 (Ok(Ok(())), Some(since)) => {
                     let seconds = since.elapsed().unwrap_or_default().as_secs();
                     tracing::info!(seconds, "store is available again");
-                    away_since = None;
+                    unavailable_since = None;
                 }
                 (Ok(Err(error)), None) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "store is unavailable, using the last snapshot"
                     );
-                    away_since = Some(SystemTime::now());
+                    unavailable_since = Some(SystemTime::now());
                 }
                 (Err(_), None) => {
                     tracing::warn!("store does not respond, using the last snapshot");
-                    away_since = Some(SystemTime::now());
+                    unavailable_since = Some(SystemTime::now());
                 }
                 _ => {}
             }
             if self.check_age().is_err() {
                 // Tenants are admitted again once the store has been read.
-                self.snapshot.load().end_all(&Error::StoreAway);
+                self.snapshot.load().end_all(&Error::StoreUnavailable);
             }
         }
     }
@@ -164,7 +164,7 @@ impl Tenants {
     /// Fails if the snapshot is older than the outage grace.
     fn check_age(&self) -> Result<(), Error> {
         let age = self.now().saturating_sub(self.confirmed.load(Ordering::Relaxed));
-        if u128::from(age) > self.outage_grace.as_millis() { Err(Error::StoreAway) } else { Ok(()) }
+        if u128::from(age) > self.outage_grace.as_millis() { Err(Error::StoreUnavailable) } else { Ok(()) }
     }
 
     fn now(&self) -> u64 {
@@ -185,7 +185,7 @@ impl Tenants {
         }
     }
 
-    async fn follow(&self) -> Result<(), store::Error> {
+    async fn refresh_if_changed(&self) -> Result<(), store::Error> {
         let (asked_at, now) = (unix_millis(SystemTime::now()), self.now());
         // After a long outage everything is read again, even if the revision is unchanged.
         if self.check_age().is_ok() && self.store.revision().await? == self.snapshot.load().revision() {

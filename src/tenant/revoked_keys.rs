@@ -42,7 +42,7 @@ impl RevokedKeysWriter {
 impl RevokedKeys {
     pub(super) fn check(&self, caller: &Caller) -> Result<(), Error> {
         let is_revoked = caller.key_id().is_some_and(|kid| self.0.borrow().contains(kid));
-        if is_revoked { Err(Error::TokenWithdrawn) } else { Ok(()) }
+        if is_revoked { Err(Error::TokenRevoked) } else { Ok(()) }
     }
 
     /// Waits until the key that signed this caller's token is revoked.
@@ -52,6 +52,6 @@ impl RevokedKeys {
             // The registry was dropped, and with it the gateway.
             std::future::pending::<()>().await;
         }
-        Error::TokenWithdrawn
+        Error::TokenRevoked
     }
 }

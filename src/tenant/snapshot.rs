@@ -93,7 +93,9 @@ fn next_tenant(before: Option<&Arc<TenantEntry>>, row: &TenantRow, plan: &Arc<Pl
     let entry = match before {
         Some(entry) if entry.check().is_ok() => entry.clone(),
         // Still suspended. A resumed tenant gets a new entry.
-        Some(entry) if row.state == TenantState::Suspended && entry.check() != Err(Error::StoreAway) => entry.clone(),
+        Some(entry) if row.state == TenantState::Suspended && entry.check() != Err(Error::StoreUnavailable) => {
+            entry.clone()
+        }
         _ => Arc::new(TenantEntry::new(row.id.clone(), plan.clone(), before.map(Arc::as_ref))),
     };
     entry.set_plan(plan.clone());

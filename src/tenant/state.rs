@@ -131,7 +131,7 @@ impl ClientStatus {
         } else if caller.issuer().unwrap_or_default() != &*self.issuer {
             Err(Error::UnknownClient)
         } else if issued < self.not_before {
-            Err(Error::TokenWithdrawn)
+            Err(Error::TokenRevoked)
         } else {
             Ok(())
         }

@@ -201,11 +201,11 @@ async fn revoking_a_signing_key_ends_the_streams_that_its_tokens_opened() {
     let revoked = fixture.store.revoke_signing_keys(Some("test"), &key("next")).await.expect("revoked");
     assert_eq!(revoked, ["test"]);
     fixture.refresh().await;
-    assert_eq!(soon(scope.ended()).await, Error::TokenWithdrawn);
-    assert_eq!(fixture.publish(&ours).expect_err("refused"), Error::TokenWithdrawn);
+    assert_eq!(soon(scope.ended()).await, Error::TokenRevoked);
+    assert_eq!(fixture.publish(&ours).expect_err("refused"), Error::TokenRevoked);
     let administrator =
         fixture.tenants.admit_administrator(&caller_since("admin", SystemTime::now(), everything(true)));
-    assert_eq!(administrator.expect_err("refused"), Error::TokenWithdrawn);
+    assert_eq!(administrator.expect_err("refused"), Error::TokenRevoked);
     let keys = fixture.store.signing_keys().await.expect("the store responds");
     assert_eq!(keys.iter().map(|key| key.kid.as_str()).collect::<Vec<_>>(), ["next"]);
 }
@@ -256,7 +256,7 @@ async fn deleting_a_tenant_ends_its_streams_and_a_new_tenant_of_the_same_id_refu
     add_tenant(&fixture.store, "acme").await;
     add_client(&fixture.store, "acme.app").await;
     fixture.refresh().await;
-    assert_eq!(fixture.publish(&caller).expect_err("refused"), Error::TokenWithdrawn);
+    assert_eq!(fixture.publish(&caller).expect_err("refused"), Error::TokenRevoked);
     assert!(fixture.publish(&caller_since("acme.app", SystemTime::now(), Grants::default())).is_ok());
 }
 
@@ -283,8 +283,8 @@ async fn replacing_a_secret_ends_the_streams_that_the_old_one_opened() {
     next_millisecond().await;
     fixture.store.set_client_secret(&client("acme.app"), "y").await.expect("set");
     fixture.refresh().await;
-    assert_eq!(soon(scope.ended()).await, Error::TokenWithdrawn);
-    assert_eq!(fixture.publish(&old).expect_err("refused"), Error::TokenWithdrawn);
+    assert_eq!(soon(scope.ended()).await, Error::TokenRevoked);
+    assert_eq!(fixture.publish(&old).expect_err("refused"), Error::TokenRevoked);
     let new = caller("acme.app");
     let renewed = fixture.publish(&new).expect("admitted");
     assert!(futures_util::FutureExt::now_or_never(renewed.ended()).is_none());

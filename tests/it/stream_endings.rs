@@ -188,7 +188,7 @@ async fn a_conflicting_declaration_names_the_argument_without_effect_on_others()
     let request = pb::DeclareExchangeRequest { exchange: Some(exchange), validate_only: false };
     let status = tenant.client.topology().declare_exchange(request).await.expect_err("it exists with other arguments");
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("another type: it has topic, and fanout was asked for"), "{status:?}");
+    assert!(status.message().contains("another type: it has topic, but fanout was requested"), "{status:?}");
 
     assert_eq!(publisher.publish(to_queue("jobs", "two")).await.unwrap().outcome(), Outcome::Confirmed);
     let second = subscriber.delivery().await;

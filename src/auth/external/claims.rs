@@ -98,7 +98,7 @@ fn client(issuer: &ExternalIssuer, claims: &Value) -> Result<ClientId, Error> {
         TenantSource::Fixed(tenant) => tenant.clone(),
         TenantSource::Claim(name) => text(name)
             .and_then(|tenant| TenantId::parse(tenant).ok())
-            .ok_or(Error::invalid("the tenant claim names no tenant"))?,
+            .ok_or(Error::invalid("the tenant claim is not a tenant id"))?,
     };
     let name =
         text(&issuer.config.client_claim).ok_or(Error::invalid("the client claim is missing or not a string"))?;
@@ -111,6 +111,8 @@ fn client(issuer: &ExternalIssuer, claims: &Value) -> Result<ClientId, Error> {
         false => ClientName::parse(name).ok().map(|name| ClientId::of_tenant(&tenant, &name)),
     };
     client.filter(|client| client.tenant() == Some(&tenant) && !bound.with_external_id.contains(client)).ok_or(
-        Error::invalid("the client claim names no client of the tenant: bind one with \"client update --external-id\""),
+        Error::invalid(
+            "the client claim does not match a client of the tenant: bind one with \"client update --external-id\"",
+        ),
     )
 }

@@ -1,5 +1,7 @@
-//! Fetching of an issuer's keys in the background: at intervals, and when a token named an unknown one, but never more often than
-//! the configuration allows. A set that cannot be fetched or is not accepted leaves the previous keys in force.
+//! Fetching of an issuer's keys in the background: at intervals, and after a token with an unknown key id.
+//!
+//! Invariant: keys are not fetched more often than the configuration allows. The previous keys remain valid if a set cannot be
+//! fetched or is not accepted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,22 +16,22 @@ use crate::config::{IssuerConfig, KeySource, is_safe};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there are no new keys; for the log.
+/// Why the keys could not be fetched, for the log.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("{0:?} cannot be read")]
+    #[error("cannot read {0:?}")]
     File(std::path::PathBuf, #[source] std::io::Error),
-    #[error("its CA ({0:?}) is not usable")]
+    #[error("its CA ({0:?}) cannot be used")]
     Ca(std::path::PathBuf),
-    #[error("it does not answer")]
+    #[error("it does not respond")]
     Http(#[from] reqwest::Error),
-    #[error("it answers with status {0}")]
+    #[error("it responds with status {0}")]
     Status(u16),
     #[error("its discovery document is invalid, or its `issuer` does not match")]
     Discovery,
-    #[error("its discovery document names an address that is not safe")]
+    #[error("the address of the keys in its discovery document is not safe")]
     Address,
-    #[error("its set of keys is not accepted: {0}")]
+    #[error("its key set is not accepted: {0}")]
     Keys(#[from] jwks::KeySetError),
 }
 
@@ -39,34 +41,34 @@ struct Document {
     jwks_uri: String,
 }
 
-/// Until stopped.
+/// Fetches the keys repeatedly until stopped.
 pub(super) async fn run(issuer: Arc<ExternalIssuer>, stop: CancellationToken) {
     let name = issuer.config.issuer.as_str();
-    let mut is_down = false;
+    let mut is_failing = false;
     loop {
         let fetched = tokio::select! {
             fetched = fetch(&issuer) => fetched,
             () = stop.cancelled() => return,
         };
         match &fetched {
-            Ok(0) => tracing::warn!(issuer = name, "issuer has no usable key, its tokens are refused"),
+            Ok(0) => tracing::warn!(issuer = name, "issuer has no usable keys, its tokens are refused"),
             Ok(keys) => tracing::debug!(issuer = name, keys, "issuer keys fetched"),
-            Err(error) if !is_down => {
+            Err(error) if !is_failing => {
                 let error = error as &dyn std::error::Error;
-                tracing::warn!(issuer = name, error, "issuer keys cannot be fetched, the previous ones stay in force");
+                tracing::warn!(issuer = name, error, "cannot fetch the keys of an issuer, using the previous ones");
             }
             Err(_) => {}
         }
-        if is_down && fetched.is_ok() {
-            tracing::info!(issuer = name, "issuer keys can be fetched again");
+        if is_failing && fetched.is_ok() {
+            tracing::info!(issuer = name, "keys of the issuer fetched again");
         }
-        is_down = fetched.is_err();
+        is_failing = fetched.is_err();
         let next = Instant::now() + issuer.config.refresh_interval;
         tokio::select! {
             () = sleep(issuer.config.min_refresh_interval) => {}
             () = stop.cancelled() => return,
         }
-        if !is_down {
+        if !is_failing {
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = issuer.unknown.notified() => {}
@@ -76,7 +78,7 @@ pub(super) async fn run(issuer: Arc<ExternalIssuer>, stop: CancellationToken) {
     }
 }
 
-/// Fetches them once.
+/// Fetches the keys once; returns the number of usable ones.
 pub(super) async fn fetch_now(issuer: &ExternalIssuer) -> Result<usize, String> {
     fetch(issuer).await.map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -91,10 +93,10 @@ async fn fetch(issuer: &ExternalIssuer) -> Result<usize, Error> {
         KeySource::Url(url) => get(&client(config).await?, url).await?,
         KeySource::Discovery => {
             let http = client(config).await?;
-            let place = format!("{}/.well-known/openid-configuration", config.issuer.trim_end_matches('/'));
-            let document = get(&http, &place).await?;
+            let address = format!("{}/.well-known/openid-configuration", config.issuer.trim_end_matches('/'));
+            let document = get(&http, &address).await?;
             let document: Document = serde_json::from_slice(&document).map_err(|_| Error::Discovery)?;
-            // OpenID Connect Discovery 1.0, section 4.3: exactly the same.
+            // OpenID Connect Discovery 1.0, section 4.3, requires that both are identical.
             if document.issuer != config.issuer {
                 return Err(Error::Discovery);
             }
@@ -107,9 +109,9 @@ async fn fetch(issuer: &ExternalIssuer) -> Result<usize, Error> {
     Ok(issuer.take(&set)?)
 }
 
-/// Built for each fetch, which is rare, so that a CA that was renewed on disk is used.
+/// A client for one fetch. Fetches are rare, so each reads the CA again and uses one that was renewed on disk.
 async fn client(config: &IssuerConfig) -> Result<Client, Error> {
-    // Neither redirects nor proxies of the environment may name another address.
+    // Redirects and proxies from the environment are disabled, because they could lead to another address.
     let builder = Client::builder()
         .tls_backend_rustls()
         .no_proxy()
@@ -125,14 +127,14 @@ async fn client(config: &IssuerConfig) -> Result<Client, Error> {
     Ok(builder.tls_certs_only(ca).build()?)
 }
 
-/// A document, up to the largest size that is accepted.
+/// Fetches a document of at most the allowed size.
 async fn get(http: &Client, url: &str) -> Result<Vec<u8>, Error> {
-    let mut answer = http.get(url).header("accept", "application/json").send().await?;
-    if !answer.status().is_success() {
-        return Err(Error::Status(answer.status().as_u16()));
+    let mut response = http.get(url).header("accept", "application/json").send().await?;
+    if !response.status().is_success() {
+        return Err(Error::Status(response.status().as_u16()));
     }
     let mut document = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
+    while let Some(chunk) = response.chunk().await? {
         if document.len() + chunk.len() > jwks::MAX_BYTES {
             return Err(jwks::KeySetError::TooLarge.into());
         }

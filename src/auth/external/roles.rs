@@ -60,7 +60,7 @@ pub(super) fn from_words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Gra
         match word.split_once(':') {
             Some(("publish", place)) => {
                 let (exchange, key) =
-                    place.split_once(':').ok_or(Error::invalid("a grant to publish names no routing key"))?;
+                    place.split_once(':').ok_or(Error::invalid("a publish grant has no routing key"))?;
                 let exchange = if exchange.is_empty() { DEFAULT_EXCHANGE } else { exchange };
                 let (exchange, routing_key) = (exchange.to_owned(), key.to_owned());
                 grants.publish.push(pb::PublishGrant { exchange, routing_key });
@@ -71,5 +71,5 @@ pub(super) fn from_words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Gra
             _ => {}
         }
     }
-    Grants::parse(&grants).map_err(|_| Error::invalid("the grants claim holds an invalid pattern, or too many"))
+    Grants::parse(&grants).map_err(|_| Error::invalid("the grants claim contains an invalid pattern, or too many"))
 }

@@ -366,16 +366,16 @@ fn tokens_in_the_format_of_well_known_issuers_are_accepted_or_refused_as_documen
             ..Shape::default()
         },
         Shape {
-            issuer: "a GUID that nobody bound",
+            issuer: "a GUID that is not bound",
             claims: json!({"azp": "9b2c8e60-1f6e-4d2c-9a57-0d6c1c1b7f10"}),
-            becomes: Err("names no client of the tenant"),
+            becomes: Err("does not match a client of the tenant"),
             ..Shape::default()
         },
         Shape {
             issuer: "the name of a client that is bound by an external id",
             claims: json!({"azp": "worker"}),
             external_id: "somebody-else",
-            becomes: Err("names no client of the tenant"),
+            becomes: Err("does not match a client of the tenant"),
             ..Shape::default()
         },
         Shape {

@@ -1,6 +1,6 @@
 //! Opening one connection: TCP, then TLS with the tenant's certificate and the broker CA as the only root, then AMQP with
-//! SASL EXTERNAL. The result is certainly encrypted, because lapin is given a stream that already is: lapin by itself would
-//! speak plaintext to an `amqps` address when one of its features is missing.
+//! SASL EXTERNAL. lapin gets a stream that is already encrypted, because with one of its features missing it would use plaintext
+//! for an `amqps` address.
 
 use std::{
     io,
@@ -66,7 +66,7 @@ impl Drop for Socket {
 /// Opens a connection. Its socket must be kept for as long as the connection.
 ///
 /// # Errors
-/// When the broker cannot be reached, is not trusted, does not trust the certificate, or does not answer in time.
+/// When the broker cannot be reached, is not trusted, does not trust the certificate, or does not respond in time.
 pub(in crate::broker) async fn connect(
     target: Target<'_>,
     login: impl AuthProvider,
@@ -94,7 +94,7 @@ pub(in crate::broker) async fn connect(
         uri,
         TlsRuntime::current(),
         async move |uri: AMQPUri, _runtime| {
-            // Runs on lapin's thread, which cannot be ended from outside before there is a socket to shut down.
+            // Runs on lapin's thread, which can only be ended by shutting down its socket, once there is one.
             let tcp = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port));
             let tcp = tokio::time::timeout(target.timeout, tcp).await.map_err(io::Error::from)??;
             tcp.set_nodelay(true)?;
@@ -102,7 +102,7 @@ pub(in crate::broker) async fn connect(
             keep(&stage, &tcp)?;
             let tcp = TcpStream::from_std(tcp)?;
             let name = ServerName::try_from(uri.authority.host).map_err(io::Error::other)?;
-            // "Plain" to lapin, which has no part in the encryption.
+            // "Plain" for lapin, because the stream encrypts by itself.
             Ok(AsyncTcpStream::Plain(connector.connect(name, tcp).await?.compat()))
         },
         properties,

@@ -1,5 +1,6 @@
-//! What all connections share: options, endpoints, metrics, and the TLS identity of each tenant. A tenant's TLS
-//! configuration always has its current certificate and trusts the broker CA only (and, during a CA rotation, the next one).
+//! The state that all connections share: options, endpoints, metrics, and the TLS identity of each tenant.
+//!
+//! Invariant: a tenant's TLS configuration always has its current certificate and trusts the broker CA only (and, during a CA rotation, the next one).
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -66,10 +67,11 @@ impl ConnectionContext {
         self.roots.load_full()
     }
 
-    /// Adopts a new reading of the authority's files. Returns whether all tenants' certificates are issued anew by it.
+    /// Uses the reloaded authority. Returns whether it signs with another certificate, so that all tenants' certificates are
+    /// replaced.
     pub(in crate::broker) fn adopt_authority(&self, authority: Arc<Authority>) -> Result<bool, rustls::Error> {
         self.roots.store(Arc::new(roots(&authority)?));
-        Ok(self.certificates.follow(authority))
+        Ok(self.certificates.set_authority(authority))
     }
 
     pub(in crate::broker) fn certificates(&self) -> &TenantCertificates {

@@ -16,7 +16,7 @@ const MAX_CONCURRENT_CONNECTS: usize = 8;
 /// How long an endpoint that failed is tried after the others.
 const FAILURE_MEMORY: Duration = Duration::from_secs(30);
 
-/// The configured endpoints and what is known of each.
+/// The configured endpoints and the health of each.
 pub(super) struct Endpoints {
     list: Vec<Endpoint>,
     health: Mutex<Health>,
@@ -47,7 +47,7 @@ impl Endpoints {
     }
 
     /// Waits, in order of arrival, until one more connection may be opened at this endpoint. An endpoint that does not
-    /// answer delays nobody at the others.
+    /// respond does not delay connections to the others.
     pub(super) async fn connect_permit(&self, endpoint: usize) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed; if it were, connecting without a permit is better than not connecting.
         self.connecting[endpoint].acquire().await.ok()

@@ -42,7 +42,7 @@ pub(super) struct BrokerConnection {
     opened: Instant,
 }
 
-/// Held beside a channel: keeps the connection from being closed as idle, and tells when it is lost or blocked.
+/// Kept together with a channel. It prevents the connection from being closed as idle, and reports when it is lost or blocked.
 #[derive(Debug)]
 pub(in crate::broker) struct ChannelGuard {
     channels: Arc<AtomicUsize>,
@@ -84,9 +84,9 @@ impl Drop for ChannelGuard {
 }
 
 /// Closes a channel in the background when it is dropped, unless it was disarmed. Dropping lapin's handles is not enough
-/// while an answer of the broker is due: a quorum queue without a majority answers when it has one again, and the broker then
-/// has a consumer that nobody reads from. And if the handles close the channel while the broker closes it for an error,
-/// lapin takes that for an error of the connection and reports it to all other channels.
+/// while a response of the broker is due: a quorum queue without a majority responds when it has one again, and the broker then
+/// has a consumer from which nothing is read. And if the handles close the channel while the broker closes it for an error,
+/// lapin treats that as an error of the connection and reports it to all other channels.
 pub(in crate::broker) struct CloseOnDrop(Option<Channel>);
 
 impl CloseOnDrop {
@@ -109,7 +109,7 @@ impl Drop for CloseOnDrop {
 }
 
 impl BrokerConnection {
-    /// Takes a new connection over and watches its events until it ends.
+    /// Takes ownership of a new connection and watches its events until it ends.
     pub(super) fn watch(
         connection: Connection,
         socket: Socket,
@@ -127,7 +127,7 @@ impl BrokerConnection {
         let (counted, losses, expected) = (metrics.connection(), Arc::clone(&metrics), Arc::clone(&closing));
         tokio::spawn(async move {
             let _counted = counted;
-            // Dropped in reverse order: users learn of the loss first, then the I/O thread ends.
+            // Dropped in reverse order: users are notified of the loss first, then the I/O thread ends.
             let _socket = socket;
             let _lost = ended.clone().drop_guard();
             loop {
@@ -194,7 +194,7 @@ impl BrokerConnection {
         self.lost.is_cancelled()
     }
 
-    /// Whether anything has a channel, or is about to open one.
+    /// Whether the connection has a user with a channel, or one that is about to open a channel.
     pub(super) fn is_used(&self) -> bool {
         self.channels.load(Ordering::Relaxed) > 0
     }
@@ -229,8 +229,8 @@ impl BrokerConnection {
                 Ok(opened) => Ok(opened?),
                 Err(_) if guard.blocked() => Err(Error::Timeout),
                 Err(_) => {
-                    // A connection that opens no channel is of no use: the next attempt opens a new connection.
-                    warn!("the broker does not open a channel in time, the connection is replaced");
+                    // A connection on which no channel can be opened is useless, so the next attempt opens a new connection.
+                    warn!("the broker did not open a channel in time, replacing the connection");
                     self.lost.cancel();
                     Err(Error::Timeout)
                 }
@@ -252,11 +252,11 @@ impl BrokerConnection {
         self.lost.cancel();
     }
 
-    /// Closes the connection, waiting at most 1 s for the broker's answer.
+    /// Closes the connection, waiting at most 1 s for the broker's response.
     pub(super) async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         if self.connection.status().connected() {
-            // A blocked or frozen broker does not answer; shutting the socket down ends the connection regardless.
+            // A blocked or frozen broker does not respond; shutting the socket down ends the connection regardless.
             let closing = self.connection.close(200, "idle".into());
             let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
         }

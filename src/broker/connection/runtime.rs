@@ -1,7 +1,7 @@
 //! The asynchronous runtime for lapin's connections: tokio, with the TLS streams that `connect.rs` establishes.
 //!
 //! lapin can establish TLS itself, but its feature for that also compiles a reader of PKCS #12 files with its own
-//! cryptography, 28 crates in all. Its runtime interface leaves the type of a stream open, so this runtime names ours.
+//! cryptography, 28 crates in all. Its runtime interface is generic over the type of the stream, so this runtime uses the gateway's.
 
 use std::{
     future::{Ready, ready},
@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 /// An encrypted connection, with the traits that lapin expects of a stream.
 pub(super) type BrokerStream = Compat<TlsStream<TcpStream>>;
 
-/// The tokio runtime that is current where it is made.
+/// The tokio runtime in which it is created.
 #[derive(Debug, Clone)]
 pub(super) struct TlsRuntime(Tokio);
 
@@ -51,7 +51,7 @@ impl Executor for TlsRuntime {
     }
 }
 
-/// lapin waits by it. It opens sockets by itself only when it is given no function that does, and `connect.rs` gives one.
+/// lapin's timers. lapin opens sockets only if it is given no function for it, and `connect.rs` gives one.
 impl Reactor for TlsRuntime {
     type TcpStream = BrokerStream;
     type Sleep = <Tokio as Reactor>::Sleep;

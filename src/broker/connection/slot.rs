@@ -1,6 +1,6 @@
 //! The slot for one tenant's connection for one purpose: opened on first use, replaced after a loss, closed when idle. While
-//! a channel is open, its [`ChannelGuard`] keeps the connection from being closed as idle and tells when it is lost.
-//! lapin's own recovery is disabled; docs/adr/0002 says why.
+//! a channel is open, its [`ChannelGuard`] prevents the connection from being closed as idle and reports when it is lost.
+//! lapin's own recovery is disabled (docs/adr/0002).
 //!
 //! At most one attempt to connect is in progress for each slot, in a task of its own. All streams wait for its outcome, so
 //! a hundred streams open one connection, and a stream that is not polled (its client does not read) delays no other.
@@ -30,10 +30,10 @@ use crate::{backoff::Backoff, broker::error::Error, names::TenantId};
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 /// A connection that was lost earlier than this counts as a failed attempt.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
-/// How long streams may go on using a connection that was replaced.
+/// How long streams may continue to use a connection that was replaced.
 const REPLACED_CONNECTION_GRACE: Duration = Duration::from_secs(5);
 
-/// Holds at most one connection.
+/// Contains at most one connection.
 pub(in crate::broker) struct ConnectionSlot(Arc<Inner>);
 
 struct Inner {
@@ -132,7 +132,7 @@ impl ConnectionSlot {
     /// aborted after [`REPLACED_CONNECTION_GRACE`]: its users then continue on the new one, as after a loss.
     ///
     /// # Errors
-    /// When a new connection cannot be opened; the old one stays.
+    /// When a new connection cannot be opened; the old one is kept.
     async fn renew(&self) -> Result<(), Error> {
         let usable = |slot: &Slot| match &slot.state {
             State::Connected(connection) if connection.is_usable() => Some(Arc::clone(connection)),
@@ -161,7 +161,7 @@ impl ConnectionSlot {
             while old.is_used() && !old.is_lost() && Instant::now() < end && !closed.is_cancelled() {
                 tokio::time::sleep(REPLACED_CONNECTION_GRACE / 20).await;
             }
-            // To a consumer an orderly close looks like the deletion of its queue; it recovers from a loss.
+            // A consumer would treat an orderly close like the deletion of its queue, whereas it recovers from a lost connection.
             if old.is_used() { old.abort() } else { old.close().await }
         });
         Ok(())

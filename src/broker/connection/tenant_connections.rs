@@ -12,7 +12,7 @@ pub(in crate::broker) struct TenantConnections {
     pub(in crate::broker) tenant: TenantId,
     pub(in crate::broker) publish: ConnectionSlot,
     pub(in crate::broker) consume: ConnectionSlot,
-    /// Locked by the call that reads the dead letters, because only one can do so at a time.
+    /// Locked by the call that reads the dead letters, because only one call can do so at a time.
     pub(in crate::broker) dead_letters: Arc<Mutex<()>>,
 }
 
@@ -25,7 +25,7 @@ impl TenantConnections {
     /// Replaces the connections that use an earlier certificate of the tenant.
     ///
     /// # Errors
-    /// When a new connection cannot be opened; the old one stays.
+    /// When a new connection cannot be opened; the old one is kept.
     pub(in crate::broker) async fn renew_if_due(&self) -> Result<(), Error> {
         tokio::try_join!(self.publish.renew_if_due(), self.consume.renew_if_due()).map(|_| ())
     }

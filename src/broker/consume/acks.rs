@@ -1,6 +1,8 @@
-//! Acknowledgements of one channel, gathered into few `basic.ack` frames: each frame costs the broker a TLS record of its own,
-//! and a quorum queue an entry in its log. What was gathered is written within [`MAX_DELAY`] of waiting for deliveries, and
-//! before the channel is closed.
+//! Acknowledgements of one channel, combined into few `basic.ack` frames, because each frame costs the broker a TLS record, and
+//! a quorum queue an entry in its log.
+//!
+//! Invariant: gathered acknowledgements are written within [`MAX_DELAY`] while the consumer waits for deliveries, and before the
+//! channel is closed.
 
 use std::{pin::Pin, time::Duration};
 
@@ -10,8 +12,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::broker::error::Error;
 
-/// This many tags are acknowledged at once. A small window acknowledges more often, since it must not wait for its own
-/// acknowledgements.
+/// The number of tags that are acknowledged together. With a small window there are fewer, because deliveries would otherwise wait
+/// for acknowledgements that are not written yet.
 const MAX_GATHERED: u64 = 64;
 const SHARE_OF_WINDOW: u16 = 4;
 /// The longest that an acknowledgement waits for others.
@@ -42,7 +44,7 @@ impl Acks {
         self.write(tag, false)
     }
 
-    /// Acknowledges what was gathered.
+    /// Writes the gathered acknowledgements.
     pub(in crate::broker) fn flush(&mut self) -> Result<(), Error> {
         self.gathered.take().map_or(Ok(()), |tag| self.write(tag, true))
     }
@@ -55,9 +57,9 @@ impl Acks {
         }
     }
 
-    /// Hands the frame to the connection, in order with all others, without waiting until it is written.
+    /// Passes the frame to the connection, in order with all others, without waiting until it is written.
     fn write(&self, tag: u64, multiple: bool) -> Result<(), Error> {
-        // The first poll hands it over. If the connection is lost before it is written, the next delivery fails.
+        // The first poll passes it to lapin. If the connection is lost before it is written, the next delivery fails.
         self.channel.basic_ack(tag, BasicAckOptions { multiple }).now_or_never().transpose()?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The memory that the deliveries of one consumer are charged to.
 //!
-//! Invariant: a delivery is charged before its body is kept, until it is settled and the transport has taken the frame that it
-//! was sent in, whichever comes last.
+//! Invariant: a delivery is charged before its body is stored, until it is settled and the transport has taken the frame in which
+//! it was sent, whichever is later.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,17 +22,17 @@ use crate::memory::{HEADER_OVERHEAD, MESSAGE_OVERHEAD, MemoryBudget, MemoryPermi
 
 /// Memory is reserved for several small messages at a time.
 const STEP: usize = 16 * 1024;
-/// How often a consumer that found no memory looks again.
+/// How often a consumer without free memory checks whether there is some.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// What is charged for the deliveries of one consumer.
+/// The memory charged for the deliveries of one consumer.
 pub(super) struct DeliveryCharge {
     memory: MemoryBudget,
     permit: Option<MemoryPermit>,
     /// By tag.
-    kept: BTreeMap<u64, Kept>,
+    unsettled: BTreeMap<u64, Charged>,
     /// Settled deliveries whose frame was not taken by the transport.
-    unread: VecDeque<Kept>,
+    unread: VecDeque<Charged>,
     /// The weight of all of them.
     charged: usize,
     /// The number of the last frame.
@@ -42,13 +42,13 @@ pub(super) struct DeliveryCharge {
     blocked: Option<Blocked>,
 }
 
-struct Kept {
+struct Charged {
     weight: usize,
     /// The frame that it was sent in; 0 before that.
     frame: u64,
 }
 
-/// A delivery that found no memory.
+/// A delivery for which there was no memory.
 struct Blocked {
     weight: usize,
     retry: Instant,
@@ -72,7 +72,7 @@ impl DeliveryCharge {
         Self {
             memory,
             permit: None,
-            kept: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             unread: VecDeque::new(),
             charged: 0,
             last_frame: 0,
@@ -82,55 +82,55 @@ impl DeliveryCharge {
     }
 
     /// Charges a delivery, and returns whether there is memory for it.
-    pub(super) fn keep(&mut self, tag: u64, weight: usize) -> bool {
+    pub(super) fn charge(&mut self, tag: u64, weight: usize) -> bool {
         let missing = (self.charged + weight).saturating_sub(self.reserved());
         if missing > 0 && !self.grow(missing.max(STEP)) && !self.grow(missing) {
             self.blocked = Some(Blocked { weight, retry: Instant::now() + RETRY });
             return false;
         }
         self.charged += weight;
-        self.kept.insert(tag, Kept { weight, frame: 0 });
+        self.unsettled.insert(tag, Charged { weight, frame: 0 });
         true
     }
 
-    /// Notes that deliveries are sent in one frame. They stay charged at least until the result is dropped.
+    /// Records that deliveries are sent in one frame. They remain charged at least until the result is dropped.
     pub(super) fn send(&mut self, tags: impl Iterator<Item = u64>) -> UnreadFrame {
         self.last_frame += 1;
         for tag in tags {
-            if let Some(kept) = self.kept.get_mut(&tag) {
-                kept.frame = self.last_frame;
+            if let Some(delivery) = self.unsettled.get_mut(&tag) {
+                delivery.frame = self.last_frame;
             }
         }
         UnreadFrame { number: self.last_frame, taken: Arc::clone(&self.taken_frame) }
     }
 
-    /// Notes that a delivery is settled.
+    /// Records that a delivery is settled.
     pub(super) fn settle(&mut self, tag: u64) {
-        self.unread.extend(self.kept.remove(&tag));
+        self.unread.extend(self.unsettled.remove(&tag));
         self.release();
     }
 
-    /// Notes that this delivery and all before it are settled.
+    /// Records that this delivery and all before it are settled.
     pub(super) fn settle_through(&mut self, tag: u64) {
-        let rest = self.kept.split_off(&tag.saturating_add(1));
-        self.unread.extend(std::mem::replace(&mut self.kept, rest).into_values());
+        let rest = self.unsettled.split_off(&tag.saturating_add(1));
+        self.unread.extend(std::mem::replace(&mut self.unsettled, rest).into_values());
         self.release();
     }
 
-    /// Returns the memory of everything that is settled and taken.
+    /// Returns the memory of all deliveries that are settled and taken.
     pub(super) fn release(&mut self) {
         let taken = self.taken_frame.load(Ordering::Relaxed);
         let charged = &mut self.charged;
-        self.unread.retain(|kept| {
-            let is_unread = kept.frame > taken;
+        self.unread.retain(|delivery| {
+            let is_unread = delivery.frame > taken;
             if !is_unread {
-                *charged -= kept.weight;
+                *charged -= delivery.weight;
             }
             is_unread
         });
         let charged = self.charged;
         match &mut self.permit {
-            // A stream without deliveries takes nothing.
+            // A stream without deliveries uses no memory.
             permit if charged == 0 => *permit = None,
             Some(permit) if permit.bytes() > charged + 4 * STEP => permit.shrink_to(charged + STEP),
             _ => {}
@@ -142,7 +142,7 @@ impl DeliveryCharge {
         self.memory.share() + self.reserved().saturating_sub(self.charged)
     }
 
-    /// Whether the last delivery found no memory, and there is still none for it.
+    /// Whether there was no memory for the last delivery, and there still is none.
     pub(super) fn is_blocked(&mut self) -> bool {
         self.release();
         if self.blocked.as_ref().is_some_and(|blocked| self.spare() >= blocked.weight) {
@@ -151,7 +151,7 @@ impl DeliveryCharge {
         self.blocked.is_some()
     }
 
-    /// When to look again whether there is memory.
+    /// When to check again whether there is memory.
     pub(super) fn retry(&mut self) -> Option<Instant> {
         let blocked = self.blocked.as_mut()?;
         let now = Instant::now();
@@ -176,7 +176,7 @@ impl DeliveryCharge {
     }
 }
 
-/// What a delivery of this size takes in memory.
+/// The memory that a delivery of this size needs.
 pub(super) fn weight(bytes: usize, properties: &BasicProperties) -> usize {
     bytes + MESSAGE_OVERHEAD + HEADER_OVERHEAD * properties.headers().as_ref().map_or(0, headers)
 }
@@ -206,7 +206,7 @@ mod tests {
     async fn a_delivery_is_charged_until_it_is_settled_and_its_frame_is_taken() {
         for settled_first in [true, false] {
             let (memory, mut charge) = charge(1 << 20);
-            assert!(charge.keep(1, 100_000) && charge.keep(2, 200_000));
+            assert!(charge.charge(1, 100_000) && charge.charge(2, 200_000));
             let frame = charge.send([1, 2].into_iter());
             if settled_first {
                 charge.settle_through(2);
@@ -224,24 +224,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_finds_no_memory_is_not_kept_and_may_be_when_others_have_returned_theirs() {
+    async fn a_delivery_without_memory_is_not_charged_until_others_return_theirs() {
         let (memory, mut charge) = charge(1 << 20);
         let others = memory.try_reserve(1_000_000).expect("free");
-        assert!(charge.keep(1, 40_000), "less than a step is left, and it fits");
-        assert!(!charge.keep(2, 40_000));
+        assert!(charge.charge(1, 40_000), "less than a step is left, and it fits");
+        assert!(!charge.charge(2, 40_000));
         assert!(charge.is_blocked() && charge.retry().is_some_and(|at| at > Instant::now()));
         drop(others);
         assert!(!charge.is_blocked() && charge.retry().is_none());
-        assert!(charge.keep(2, 40_000));
+        assert!(charge.charge(2, 40_000));
         drop(charge);
         assert_eq!(memory.used(), 0);
     }
 
     #[tokio::test]
-    async fn many_small_deliveries_leave_little_reserved_in_vain() {
+    async fn many_small_deliveries_leave_little_unused_memory_reserved() {
         let (memory, mut charge) = charge(64 << 20);
         for tag in 1..=10_000 {
-            assert!(charge.keep(tag, 2_000));
+            assert!(charge.charge(tag, 2_000));
         }
         assert!(memory.used() <= 10_000 * 2_000 + STEP);
         charge.settle_through(9_999);

@@ -5,8 +5,8 @@
 //! from lapin at once, and those that do not fit into the byte window lose their bodies and return to the queue. The consumer
 //! is cancelled first, so that they go to other consumers, and started again when there is capacity, with a prefetch for the
 //! sizes seen. On a queue that serves one consumer at a time the consumer is not cancelled: there, deliveries that do not fit
-//! stay unsettled and are requeued one by one when they fit. Deliveries for which the tenant's memory budget has nothing left are
-//! treated the same way until it has.
+//! remain unsettled and are requeued one by one when they fit. Deliveries that exceed the tenant's memory budget are treated in
+//! the same way.
 //!
 //! When the consumer ends, the [`Error`] says whether the connection was lost (a new consumer may continue) or the queue is
 //! unusable.
@@ -58,20 +58,20 @@ const FIRST_PREFETCH: u16 = 256;
 const GROWTH: usize = 4;
 /// For how long after deliveries did not fit the next ones are expected to be as large as those.
 const EXPECT_AS_LARGE: Duration = Duration::from_secs(1);
-/// Between two changes of the prefetch that gain little.
+/// The minimum interval between two small changes of the prefetch.
 const SMALL_CHANGES: Duration = Duration::from_millis(20);
-/// Between two lookups of how the queue is shared, after one that failed.
+/// The interval between two lookups of how the queue is shared, after one that failed.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a requeued delivery is expected here again; another consumer may have received it.
 const REQUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// RabbitMQ does not keep the order of more than 32 deliveries that are returned together.
 const RETURNED_TOGETHER: usize = 32;
-/// Between so many returns there is a pause: RabbitMQ combines them when more than 32 wait for its log.
+/// There is a pause after this many returns, because RabbitMQ combines them when more than 32 wait for its log.
 const RETURNS_AT_A_TIME: usize = 16;
 const RETURN_PAUSE: Duration = Duration::from_millis(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where to begin in a stream queue.
+/// Where to start in a stream queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {
     /// The oldest message.
@@ -86,18 +86,18 @@ pub enum StartAt {
     Timestamp(u64),
 }
 
-/// What to consume, and how.
+/// The options of a consumer.
 #[derive(Debug, Clone)]
 pub struct ConsumeSpec {
     /// The queue.
     pub queue: QueueName,
-    /// Most unsettled deliveries.
+    /// The maximum number of unsettled deliveries.
     pub max_messages: u16,
-    /// Their size together: body, properties and headers.
+    /// Their maximum total size: body, properties and headers.
     pub max_bytes: usize,
     /// For stream queues only.
     pub start: Option<StartAt>,
-    /// No other consumer.
+    /// Whether no other consumer is allowed.
     pub exclusive: bool,
     /// Consumers of higher priority are served first.
     pub priority: i32,
@@ -106,12 +106,12 @@ pub struct ConsumeSpec {
     pub keep: bool,
 }
 
-/// Whether a queue's messages may go to other consumers while this one is full.
+/// Whether other consumers may receive a queue's messages while this one is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
     /// One consumer at a time: after a cancel, another consumer would be the active one.
     Single,
-    /// Any number of consumers. A queue that expires soon without a consumer keeps this one.
+    /// Any number of consumers. If the queue expires soon without a consumer, this one is not cancelled.
     Shared {
         /// Whether the queue expires soon without a consumer.
         expires_soon: bool,
@@ -139,19 +139,19 @@ pub struct Consumer {
     sharing: Option<Sharing>,
     lookup: SharingLookup,
     lookup_not_before: Instant,
-    /// When deliveries did not fit last.
+    /// The last time that deliveries did not fit.
     last_excess: Option<Instant>,
     /// The size of the first delivery that did not fit.
     blocked_by: usize,
-    /// When the flow changed last.
+    /// The last change of the flow.
     changed: Instant,
     /// The unsettled deliveries of the present consumer, while its prefetch is smaller than the window: when the prefetch is
     /// used up, the broker delivers nothing more.
     unsettled: BTreeSet<u64>,
     /// Until when requeued deliveries are expected here again.
     requeued_until: Instant,
-    /// The offset of the last delivery of a stream queue. Nothing can be returned to a stream: RabbitMQ answers `nack` and
-    /// `reject` by closing the connection.
+    /// The offset of the last delivery of a stream queue. Messages cannot be returned to a stream: RabbitMQ
+    /// closes the connection on `nack` and `reject`.
     offset: Option<u64>,
     stream: bool,
     stopped: bool,
@@ -191,7 +191,7 @@ impl Consumer {
         lookup: SharingLookup,
         memory: MemoryBudget,
     ) -> Result<Self, Error> {
-        // Beside an exclusive consumer, RabbitMQ admits no other.
+        // RabbitMQ admits no other consumer together with an exclusive one.
         let mut sharing = spec.exclusive.then_some(Sharing::Single);
         let is_large = spec.max_messages > FIRST_PREFETCH;
         if is_large && sharing.is_none() {
@@ -228,21 +228,21 @@ impl Consumer {
             unsettled: BTreeSet::new(),
             requeued_until: Instant::now(),
             offset: None,
-            // A position is for stream queues only; the broker has refused it for all others.
+            // The broker refuses a position for all other types of queues, so this is a stream.
             stream: spec.start.is_some(),
             stopped: false,
             spec: spec.clone(),
         })
     }
 
-    /// What the subscriber can take from now on.
+    /// Sets the capacity that the subscriber has from now on.
     pub fn set_capacity(&mut self, capacity: Capacity) {
         self.capacity = capacity;
         self.charge.release();
     }
 
-    /// The oldest delivery that the subscriber has not received and that newer ones may overtake: an acknowledgement of "all before"
-    /// must not cover it.
+    /// The oldest delivery that the subscriber has not received, and that newer ones may overtake. No cumulative acknowledgement
+    /// may cover it.
     pub fn oldest_undelivered(&self) -> Option<u64> {
         self.inbox.first_excess().map(|excess| excess.tag)
     }
@@ -256,7 +256,7 @@ impl Consumer {
     pub async fn next(&mut self, most: usize, frame: usize) -> Result<(Vec<Incoming>, UnreadFrame), Error> {
         loop {
             self.receive_all()?;
-            self.steer()?;
+            self.adjust_flow()?;
             for _ in 0..MAX_YIELDS {
                 let before = self.inbox.len();
                 if before == 0 || before >= most.min(BATCH) || self.inbox.bytes() >= frame {
@@ -268,7 +268,7 @@ impl Consumer {
                     break;
                 }
             }
-            let batch = self.inbox.hand_out(most, frame, self.capacity);
+            let batch = self.inbox.next_batch(most, frame, self.capacity);
             if !batch.is_empty() {
                 let unread = self.charge.send(batch.iter().map(|delivery| delivery.tag));
                 return Ok((batch, unread));
@@ -280,7 +280,7 @@ impl Consumer {
     /// Waits until the consumer ends, while the window is full and nothing can be delivered. Cancel safe.
     pub async fn ended(&mut self) -> Error {
         loop {
-            let done = self.receive_all().and_then(|()| self.steer());
+            let done = self.receive_all().and_then(|()| self.adjust_flow());
             if let Err(error) = done {
                 return error;
             }
@@ -349,7 +349,7 @@ impl Consumer {
         let tag = delivery.delivery_tag;
         let weight = charge::weight(bytes, &delivery.properties);
         let is_in_window = self.inbox.keeps(bytes, delivery.redelivered, self.capacity, spare);
-        if is_in_window && self.charge.keep(tag, weight) {
+        if is_in_window && self.charge.charge(tag, weight) {
             self.offset = offset.or(self.offset);
             self.inbox.keep(convert(delivery, bytes, self.spec.keep));
         } else {
@@ -360,8 +360,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Starts what is necessary to respect the windows, or to fill them.
-    fn steer(&mut self) -> Result<(), Error> {
+    /// Starts the next step that is necessary to respect the windows, or to fill them.
+    fn adjust_flow(&mut self) -> Result<(), Error> {
         if self.stopped {
             return Ok(());
         }
@@ -388,7 +388,7 @@ impl Consumer {
         }
     }
 
-    /// Whether the consumer may be cancelled without losing its rank at the queue.
+    /// Whether the consumer may be cancelled without losing its position among the queue's consumers.
     fn may_cancel(&self) -> bool {
         self.stream || matches!(self.sharing, Some(Sharing::Shared { .. }))
     }
@@ -401,7 +401,7 @@ impl Consumer {
     /// Returns deliveries that do not fit: all of them if other consumers may receive them, otherwise as many as fit now.
     fn return_excess(&mut self) -> Result<(), Error> {
         let is_blocked = self.charge.is_blocked();
-        // The message of a consumer that only keeps a queue from expiring stays unsettled, without its body.
+        // The message of a consumer that only keeps a queue from expiring remains unsettled, without its body.
         let keeps_alive = is_blocked && self.expires_soon() && self.prefetch == 1;
         if self.may_cancel() && !keeps_alive {
             self.cancel(None);
@@ -524,7 +524,7 @@ impl Consumer {
         self.capacity.bytes.saturating_sub(self.inbox.bytes()).min(self.charge.spare())
     }
 
-    /// Whether a change with little gain may be made now.
+    /// Whether a small change may be made now.
     fn may_change_little(&self) -> bool {
         self.changed.elapsed() >= SMALL_CHANGES
     }
@@ -576,7 +576,7 @@ impl Consumer {
         self.acks.through(tag)
     }
 
-    /// Cancels the consumer; unsettled deliveries stay unsettled.
+    /// Cancels the consumer; unsettled deliveries remain unsettled.
     ///
     /// # Errors
     /// As [`Self::ack`].
@@ -660,7 +660,7 @@ async fn return_in_order(channel: &Channel, mut tags: Vec<u64>) -> Result<(), la
     Ok(())
 }
 
-/// Returns deliveries to the queue while older ones stay unsettled.
+/// Returns deliveries to the queue while older ones remain unsettled.
 async fn return_one_by_one(channel: Channel, tags: Vec<u64>) -> Result<(), lapin::Error> {
     for (count, tag) in tags.into_iter().enumerate() {
         if count > 0 && count % RETURNS_AT_A_TIME == 0 {
@@ -671,7 +671,7 @@ async fn return_one_by_one(channel: Channel, tags: Vec<u64>) -> Result<(), lapin
     Ok(())
 }
 
-/// Returns the next delivery; stays pending without a consumer.
+/// Returns the next delivery; pending without a consumer.
 async fn delivered(deliveries: &mut Option<lapin::Consumer>) -> Option<lapin::Result<Delivery>> {
     match deliveries {
         Some(deliveries) => deliveries.next().await,
@@ -699,7 +699,7 @@ async fn consume(channel: Channel, spec: ConsumeSpec, prefetch: u16) -> Result<l
     channel.basic_consume(spec.queue.as_str().into(), "".into(), options, arguments).await
 }
 
-/// The size of a delivery as the windows count it.
+/// The size of a delivery as it counts in the windows.
 fn size(delivery: &Delivery) -> usize {
     delivery.data.len() + encoded_size(&delivery.properties)
 }
@@ -714,7 +714,7 @@ fn convert(delivery: Delivery, bytes: usize, keep: bool) -> Incoming {
     let offset = offset(&properties);
     let (first_exchange, first_key) = retained::origin(&properties);
     let body = Bytes::from(data);
-    // Shared, not copied.
+    // Shared instead of copied.
     let kept = (keep && offset.is_none()).then(|| body.clone());
     Incoming {
         tag: delivery_tag,
@@ -726,7 +726,7 @@ fn convert(delivery: Delivery, bytes: usize, keep: bool) -> Incoming {
         offset,
         accepted: confirms::accepted(&properties),
         message: properties::from_amqp(&properties, body),
-        // Moved, not copied: every delivery is retained, and few are published again.
+        // Moved instead of copied, because every delivery is retained and few are published again.
         retained: kept.map(|body| Box::new(RetainedDelivery::new(properties, body, exchange, routing_key))),
     }
 }

@@ -1,8 +1,8 @@
 //! Deliveries that the broker has sent and the subscriber has not received yet.
 //!
 //! Invariant: the bodies in the inbox fit into the rest of the subscriber's byte window, or belong to one message that is
-//! larger than the window. Of all other deliveries the inbox has only the tag and the size, in order, until they are returned
-//! to the queue.
+//! larger than the window. For all other deliveries, the inbox contains only the tag and the size, in order, until they are
+//! returned to the queue.
 
 use std::collections::VecDeque;
 
@@ -54,8 +54,8 @@ impl Inbox {
         (bytes as f64 / self.mean.max(1.0)) as usize
     }
 
-    /// Whether a delivery of this size is kept with its body. After one that was not kept none is, which preserves the order,
-    /// except for requeued deliveries that are expected here again.
+    /// Whether a delivery of this size is stored with its body. Once one did not fit, no later one is stored, which preserves the
+    /// order, except for requeued deliveries that are expected here again.
     pub(super) fn keeps(&self, bytes: usize, redelivered: bool, capacity: Capacity, spare: usize) -> bool {
         let in_order = self.excess.is_empty() || (self.expected > 0 && redelivered);
         let fits = self.ready_bytes.saturating_add(bytes) <= capacity.bytes;
@@ -85,7 +85,7 @@ impl Inbox {
 
     /// The next batch in order: at most so many messages, of `frame` bytes together unless it is one larger message, within the
     /// capacity unless nothing else is unsettled.
-    pub(super) fn hand_out(&mut self, most: usize, frame: usize, capacity: Capacity) -> Vec<Incoming> {
+    pub(super) fn next_batch(&mut self, most: usize, frame: usize, capacity: Capacity) -> Vec<Incoming> {
         let (mut count, mut bytes) = (0, 0);
         for delivery in self.ready.iter().take(most.min(capacity.messages)) {
             bytes += delivery.bytes;
@@ -169,8 +169,8 @@ mod tests {
         offer(&mut inbox, 1, 5_000, false, capacity(100, 1_000, 0));
         offer(&mut inbox, 2, 5_000, false, capacity(100, 1_000, 0));
         assert_eq!((inbox.len(), inbox.first_excess().map(|excess| excess.tag)), (1, Some(2)));
-        assert!(tags(&inbox.hand_out(10, 100, capacity(100, 1_000, 1))).is_empty());
-        assert_eq!(tags(&inbox.hand_out(10, 100, capacity(100, 1_000, 0))), [1]);
+        assert!(tags(&inbox.next_batch(10, 100, capacity(100, 1_000, 1))).is_empty());
+        assert_eq!(tags(&inbox.next_batch(10, 100, capacity(100, 1_000, 0))), [1]);
     }
 
     #[test]
@@ -179,14 +179,14 @@ mod tests {
         for tag in 1..=5 {
             offer(&mut inbox, tag, 400, false, capacity(100, 500, 0));
         }
-        assert_eq!(tags(&inbox.hand_out(10, 1_000, capacity(100, 500, 0))), [1]);
+        assert_eq!(tags(&inbox.next_batch(10, 1_000, capacity(100, 500, 0))), [1]);
         let fitting = inbox.take_fitting(capacity(100, 900, 1));
         assert_eq!(fitting.iter().map(|excess| excess.tag).collect::<Vec<_>>(), [2, 3]);
         // A new delivery arrives first, and has to wait for the redelivered ones.
         for (tag, redelivered) in [(6, false), (7, true), (8, true), (9, true)] {
             offer(&mut inbox, tag, 400, redelivered, capacity(100, 900, 1));
         }
-        assert_eq!(tags(&inbox.hand_out(10, 1_000, capacity(100, 900, 1))), [7, 8]);
+        assert_eq!(tags(&inbox.next_batch(10, 1_000, capacity(100, 900, 1))), [7, 8]);
         assert!(!inbox.is_expecting());
         assert_eq!(inbox.tags().collect::<Vec<_>>(), [4, 5, 6, 9]);
     }
@@ -197,7 +197,7 @@ mod tests {
         for (tag, bytes) in [(1, 400), (2, 5_000), (3, 400), (4, 400), (5, 400)] {
             offer(&mut inbox, tag, bytes, false, window);
         }
-        let mut next = || tags(&inbox.hand_out(2, 1_000, window));
+        let mut next = || tags(&inbox.next_batch(2, 1_000, window));
         assert_eq!([next(), next(), next(), next(), next()], [vec![1], vec![2], vec![3, 4], vec![5], vec![]]);
         assert_eq!(inbox.bytes(), 0);
     }

@@ -4,12 +4,12 @@ use std::time::SystemTime;
 
 use crate::{broker::message::retained::RetainedDelivery, pb::Message};
 
-/// A delivery as the broker gave it.
+/// A delivery, converted from the broker's form.
 #[derive(Debug, Default)]
 pub struct Incoming {
     /// The channel's number for it.
     pub tag: u64,
-    /// The size of its body, properties and headers, as the windows count it.
+    /// The size of its body, properties and headers, as it counts in the windows.
     pub bytes: usize,
     /// The message, as its producer wrote it.
     pub message: Message,
@@ -21,27 +21,27 @@ pub struct Incoming {
     pub redelivered: bool,
     /// 1 for the first attempt.
     pub attempt: u32,
-    /// In a stream queue.
+    /// Its offset in a stream queue.
     pub offset: Option<u64>,
     /// When a gateway accepted it; `None` for messages that were published without a gateway.
     pub accepted: Option<SystemTime>,
-    /// What it was made of.
+    /// The original delivery, for publishing it again.
     pub retained: Option<Box<RetainedDelivery>>,
 }
 
-/// What the subscriber can take at this moment.
+/// The number and size of the messages that the subscriber can receive now.
 #[derive(Debug, Clone, Copy)]
 pub struct Capacity {
-    /// Messages that its window has left.
+    /// The free messages of its window.
     pub messages: usize,
-    /// Bytes that its window has left.
+    /// The free bytes of its window.
     pub bytes: usize,
-    /// Messages that it has and has not settled.
+    /// The messages that it has received and not settled.
     pub unsettled: usize,
 }
 
 impl Capacity {
-    /// Whether a message goes out whatever its size: otherwise one larger than the window would never be delivered.
+    /// Whether a message of any size may be delivered. Otherwise one larger than the window would never be delivered.
     pub fn is_idle(self) -> bool {
         self.unsettled == 0
     }

@@ -1,7 +1,7 @@
 //! Exclusive access to a tenant's dead letters. They are consumed without acknowledgement, and all return to the queue when the
 //! session ends.
 //!
-//! A session must see every dead letter or fail, never report fewer. So it begins only when the queue has no consumer: then all
+//! A session must see every dead letter or fail, never report fewer. Therefore it begins only when the queue has no consumer: then all
 //! dead letters are ready, and the number of ready messages is the number that the session has to deliver. The queue serves
 //! one consumer at a time (`x-single-active-consumer`), so if two gateways begin at the same moment, one of them receives
 //! nothing until the other has ended, and fails with [`Error::Busy`] if it does not receive all in time.
@@ -26,7 +26,7 @@ use crate::broker::{
 
 /// How long to wait for access, and for the next dead letter.
 const ACCESS_TIMEOUT: Duration = Duration::from_secs(15);
-/// Between two checks whether another gateway has finished.
+/// The interval between two checks whether another gateway has finished.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -62,7 +62,7 @@ impl ExclusiveSession {
         };
         let (channel, guard) = connections.consume.channel().await?;
         let opening = async {
-            // Without a limit, since none is acknowledged before the last one has been delivered.
+            // Without a prefetch, because no dead letter is acknowledged before the last one has been delivered.
             channel.basic_qos(0, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
             channel.basic_consume(DEAD_LETTERS.into(), "".into(), options, FieldTable::default()).await
@@ -94,17 +94,17 @@ impl ExclusiveSession {
         }
     }
 
-    /// Removes one.
+    /// Removes a dead letter.
     ///
     /// # Errors
-    /// When the broker cannot be reached; then it is still in the queue.
+    /// When the broker cannot be reached; then the dead letter is still in the queue.
     pub(super) async fn ack(&self, tag: u64) -> Result<(), Error> {
         Ok(self.channel.basic_ack(tag, BasicAckOptions::default()).await?)
     }
 
-    /// Returns all others to the queue. Dropping the session does so, too, a moment later.
+    /// Returns all others to the queue. Dropping the session has the same effect a moment later.
     pub(super) async fn end(self) {
-        // Without a cancel first: when the channel closes, the broker removes the consumer and returns its deliveries in one step.
+        // No cancel is sent first: when the channel closes, the broker removes the consumer and returns its deliveries in one step.
         let _ = tokio::time::timeout(SETUP_TIMEOUT, self.channel.close(200, "done".into())).await;
     }
 }

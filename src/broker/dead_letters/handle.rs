@@ -9,21 +9,21 @@ use crate::broker::{connection::tenant_connections::TenantConnections, error::Er
 /// The size of a page: clients accept 4 MiB by default. A larger dead letter is a page of its own.
 const PAGE_BYTES: usize = 3 << 20;
 
-/// Which page of a list to return.
+/// The requested page of a list.
 #[derive(Debug)]
 pub struct PageRequest {
     /// The position after which the page begins.
     pub after: Option<(u64, String)>,
-    /// The most dead letters to return.
+    /// The maximum number of dead letters.
     pub max_letters: usize,
-    /// Leaves the bodies out.
+    /// Whether to omit the bodies.
     pub without_bodies: bool,
 }
 
 /// A page of a list.
 #[derive(Debug)]
 pub struct Page {
-    /// The oldest first.
+    /// Oldest first.
     pub letters: Vec<DeadLetter>,
     /// Whether there are more after it.
     pub has_more: bool,
@@ -40,10 +40,10 @@ impl DeadLetters {
         Self { connections, publish_deadline }
     }
 
-    /// Lists the oldest dead letters of a selection. Removes none. Every call reads all dead letters of the tenant.
+    /// Lists the oldest dead letters of a selection, without removing them. Every call reads all dead letters of the tenant.
     ///
     /// # Errors
-    /// [`Error::Busy`] when other calls read them; otherwise when the broker cannot be reached.
+    /// [`Error::Busy`] when another call reads them; otherwise when the broker cannot be reached.
     pub async fn list(&self, page: PageRequest, selected: impl Fn(&DeadLetter) -> bool) -> Result<Page, Error> {
         let mut session = ExclusiveSession::begin(&self.connections).await?;
         let mut letters = BTreeMap::new();
@@ -71,7 +71,7 @@ impl DeadLetters {
     /// Deletes a selection; returns how many.
     ///
     /// # Errors
-    /// As [`Self::list`]; then some may be deleted.
+    /// As [`Self::list`]; some may have been deleted.
     pub async fn purge(&self, selected: impl Fn(&DeadLetter) -> bool) -> Result<u64, Error> {
         let mut session = ExclusiveSession::begin(&self.connections).await?;
         let mut purged = 0;

@@ -1,5 +1,5 @@
-//! One dead letter. Those that the gateway published and those that the broker moved itself (a time to live that ran out) are
-//! read alike.
+//! One dead letter. Those that the gateway published and those that the broker moved itself (after their time to live) have the
+//! same form.
 
 use bytes::Bytes;
 use lapin::{
@@ -26,10 +26,10 @@ pub struct DeadLetter {
     pub exchange: String,
     /// The routing key it was published with.
     pub routing_key: String,
-    /// Why, for programs: `rejected`, `delivery_limit`, `queue_deleted`, `headers_too_large`, `expired` or another reason of
+    /// The code of the reason, for programs: `rejected`, `delivery_limit`, `queue_deleted`, `headers_too_large`, `expired` or another reason of
     /// the broker's.
     pub code: String,
-    /// Why, as its last consumer put it; empty when it gave no reason.
+    /// The reason that its last consumer gave; may be empty.
     pub reason: String,
     /// The number of failed attempts.
     pub attempts: u32,
@@ -56,17 +56,17 @@ impl DeadLetter {
         properties::from_amqp(self.delivery.properties(), self.delivery.body().clone())
     }
 
-    /// Leaves the body out, for lists.
+    /// Removes the body, for lists.
     pub(super) fn remove_body(&mut self) {
         self.delivery.remove_body();
     }
 
-    /// Bytes of the body and the properties.
+    /// The size of the body and the properties in bytes.
     pub(super) fn size(&self) -> usize {
         self.delivery.body().len() + encoded_size(self.delivery.properties())
     }
 
-    /// Its position in lists: the oldest first.
+    /// Its position in lists, which are sorted by age.
     pub fn position(&self) -> (u64, &str) {
         (self.died, &self.id)
     }
@@ -80,7 +80,7 @@ impl DeadLetter {
             None => BrokerRecord::read(&delivery),
         };
         let (exchange, routing_key) = match delivery.origin() {
-            // Of a message that the broker dead-lettered itself, only the broker's record has the origin.
+            // For a message that the broker dead-lettered itself, only the broker's record contains the origin.
             origin if origin == delivery.delivered_via() => {
                 (broker.exchange.unwrap_or_default(), broker.routing_key.unwrap_or_default())
             }
@@ -132,7 +132,7 @@ impl BrokerRecord {
         };
         let exchange = text(last, "exchange");
         if queue.as_deref().is_some_and(|queue| queue.starts_with(DELAY_QUEUE_PREFIX)) {
-            // Its delay was over, but its queue did not exist any more; the routing key is that queue's name.
+            // Its delay had ended, but its queue did not exist any more; the routing key is the name of that queue.
             let (queue, code) = (Some(delivery.delivered_via().1.to_owned()), Some("queue_deleted".to_owned()));
             return Self { queue, code, exchange, routing_key, died };
         }
@@ -151,7 +151,7 @@ fn as_text(value: &AMQPValue) -> Option<String> {
     }
 }
 
-/// The id of a message that the broker dead-lettered, which gives it none: the same on every gateway and in every call.
+/// The id of a message that the broker dead-lettered without an id. It is the same on every gateway and in every call.
 fn derived_id(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {

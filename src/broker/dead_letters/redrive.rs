@@ -1,6 +1,7 @@
-//! Redriving: sending dead letters to their queues again, as if they had never been tried. They go to the queue that
+//! Redriving: publishing dead letters to their queues again, with their attempts reset. They are published to the queue that
 //! dead-lettered them and to no other. A run consists of sessions of some seconds, so that other calls can read the dead letters
-//! in between, and takes only those that were dead-lettered before it began: what fails again at once is not sent in circles.
+//! in between. It processes only messages that were dead-lettered before it began, so that a message that fails again at once is
+//! not redriven repeatedly.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,23 +29,23 @@ use crate::{
     telemetry::MessageTracer,
 };
 
-/// The most that one session takes.
+/// The limits of one session.
 const SESSION_MESSAGES: usize = 10_000;
 const SESSION_BYTES: usize = 32 << 20;
 const SESSION_TIME: Duration = Duration::from_secs(5);
-/// Unconfirmed copies.
+/// The maximum number of unconfirmed copies.
 const WINDOW: usize = 200;
-/// Between two progress reports.
+/// The interval between two progress reports.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The progress of a redrive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Redriven {
-    /// Sent, and confirmed by their queues.
+    /// Those that were sent and confirmed.
     pub redriven: u64,
-    /// Still dead letters, because they could not be sent.
+    /// Those that could not be sent and remain dead letters.
     pub failed: u64,
-    /// Selected, and not processed yet.
+    /// Those that are selected and not processed yet.
     pub remaining: u64,
     /// The failures since the last report: id and reason.
     pub failures: Vec<(String, String)>,
@@ -53,7 +54,7 @@ pub struct Redriven {
 /// One run, over several sessions.
 struct Run {
     progress: Redriven,
-    /// They failed in this run, and are left out for the rest of it.
+    /// Those that failed in this run; they are not tried again in it.
     failed: HashSet<String>,
     began: u64,
     reports: mpsc::Sender<Redriven>,
@@ -61,7 +62,7 @@ struct Run {
     next_report: Instant,
 }
 
-/// The letters of one session on their way to their queues.
+/// The dead letters that are being sent in one session.
 struct Batch<'a> {
     session: &'a ExclusiveSession,
     publisher: Publisher,
@@ -71,12 +72,12 @@ struct Batch<'a> {
 
 impl DeadLetters {
     /// Sends a selection to their queues again, at most so many per second, and reports progress. `may_send` returns how long
-    /// a message of this size has to wait. Stops in order when `stop` is cancelled or the receiver of the reports is closed:
-    /// unconfirmed copies are waited for. Returns the last report.
+    /// a message of this size has to wait. When `stop` is cancelled or the receiver of the reports is closed, no more are sent, and
+    /// the confirms of the others are awaited. Returns the last report.
     ///
     /// # Errors
-    /// [`Error::Busy`] when other calls read the dead letters; otherwise when the broker cannot be reached. What was sent until
-    /// then has been reported.
+    /// [`Error::Busy`] when another call reads the dead letters; otherwise when the broker cannot be reached. Dead letters that
+    /// were sent until then have been reported.
     pub async fn redrive(
         &self,
         selected: impl Fn(&DeadLetter) -> bool,
@@ -156,7 +157,7 @@ impl Batch<'_> {
 
     fn publish(&mut self, tag: u64, letter: DeadLetter, run: &mut Run, tracer: &MessageTracer) {
         let Some(copy) = copy(tag, &letter) else {
-            return run.record_failure(letter.id, "its queue is not known".into());
+            return run.record_failure(letter.id, "its queue is unknown".into());
         };
         let span = tracer.redrive(&letter.queue, &letter.code, letter.redrives, || letter.message());
         self.publisher.push(vec![copy.traced(span)]);

@@ -31,31 +31,31 @@ const PLAINTEXT_TIMEOUT: Duration = Duration::from_secs(5);
 /// One attempt and the broker's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IsolationAttempt {
-    /// What was tried, in words.
+    /// A description of the attempt.
     pub description: String,
     /// Whether this is a control attempt, which must succeed.
     pub is_control: bool,
-    /// What it showed.
+    /// Its result.
     pub finding: Finding,
-    /// What the broker answered.
+    /// The broker's answer.
     pub answer: String,
 }
 
-/// What an attempt showed.
+/// The result of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
     /// The broker accepted the connection.
-    LetIn,
+    Accepted,
     /// The broker refused it.
     Refused,
-    /// Neither: a timeout or a lost connection proves nothing.
+    /// Neither of them: a timeout or a lost connection proves nothing.
     Inconclusive,
 }
 
 impl IsolationAttempt {
     /// Whether the finding is the one that isolation requires.
     pub fn is_as_required(&self) -> bool {
-        self.finding == if self.is_control { Finding::LetIn } else { Finding::Refused }
+        self.finding == if self.is_control { Finding::Accepted } else { Finding::Refused }
     }
 }
 
@@ -91,7 +91,7 @@ struct Attempt<'a> {
 /// Checks the isolation between two tenants, from the first one's side, at every broker node.
 ///
 /// # Errors
-/// When there is no certificate to try with.
+/// When no certificate can be issued for the attempts.
 pub async fn check_isolation(
     broker: &Broker,
     _requested_by: &Administrator,
@@ -115,7 +115,7 @@ pub async fn check_isolation(
         attempt("no certificate", vhost, none),
         attempt("a self-signed certificate with its name", vhost, forged),
         Attempt { login: Login::Password, ..attempt("its own certificate, and a password", vhost, own) },
-        // Only when the node still answers was a closed connection a refusal.
+        // A closed connection is a refusal only if the node still answers.
         control("its own certificate on its own vhost again"),
     ];
     let mut all = Vec::new();
@@ -127,7 +127,7 @@ pub async fn check_isolation(
         at_node.push(plaintext(endpoint).await);
         let is_alive = at_node.iter().filter(|attempt| attempt.is_control).all(IsolationAttempt::is_as_required);
         if !is_alive {
-            at_node.iter_mut().filter(|attempt| !attempt.is_control).for_each(doubt);
+            at_node.iter_mut().filter(|attempt| !attempt.is_control).for_each(make_inconclusive);
         }
         all.extend(at_node);
     }
@@ -135,10 +135,10 @@ pub async fn check_isolation(
 }
 
 /// A refusal by a node on which the control attempt fails proves nothing.
-fn doubt(attempt: &mut IsolationAttempt) {
+fn make_inconclusive(attempt: &mut IsolationAttempt) {
     if attempt.finding == Finding::Refused {
         attempt.finding = Finding::Inconclusive;
-        attempt.answer = format!("inconclusive, since a control attempt failed: {}", attempt.answer);
+        attempt.answer = format!("inconclusive, because a control attempt failed: {}", attempt.answer);
     }
 }
 
@@ -167,7 +167,7 @@ async fn evaluate(answer: Result<(lapin::Connection, Socket), Error>) -> (Findin
         Ok((connection, _socket)) => {
             let closing = connection.close(200, "isolation check".into());
             let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
-            (Finding::LetIn, "let in".to_owned())
+            (Finding::Accepted, "accepted".to_owned())
         }
         Err(Error::Refused(Some(error))) => (Finding::Refused, error.to_string()),
         Err(Error::Unreachable(Some(error))) if closed_by_broker(&error) => (Finding::Refused, error.to_string()),
@@ -225,14 +225,14 @@ async fn plaintext(endpoint: &Endpoint) -> IsolationAttempt {
     };
     let (finding, answer) = match tokio::time::timeout(PLAINTEXT_TIMEOUT, answer).await {
         Ok(Ok(bytes)) if bytes.starts_with(b"AMQP") || bytes.first() == Some(&1) => {
-            (Finding::LetIn, "AMQP without TLS".to_owned())
+            (Finding::Accepted, "AMQP without TLS".to_owned())
         }
         Ok(Ok(bytes)) if bytes.is_empty() => (Finding::Refused, "closed the connection".to_owned()),
         // Usually a TLS alert.
         Ok(Ok(_)) => (Finding::Refused, "did not answer in AMQP".to_owned()),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => (Finding::Refused, error.to_string()),
         Ok(Err(error)) => inconclusive(&error.to_string()),
-        Err(_) => inconclusive("no answer in time"),
+        Err(_) => inconclusive("no response in time"),
     };
     let description = format!("AMQP without TLS, at {}:{}", endpoint.host, endpoint.port);
     IsolationAttempt { description, is_control: false, finding, answer }

@@ -1,5 +1,5 @@
 //! The reachability check of each broker node, for `warrengate doctor`: the node's own certificate, and whether it accepts client
-//! certificates of the gateway's authority. Changes nothing.
+//! certificates of the gateway's authority. It changes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     pki::Authority,
 };
 
-/// What the check found at one node.
+/// The result of the check at one node.
 pub struct NodeReachability {
     /// The node.
     pub endpoint: Endpoint,
@@ -65,7 +65,7 @@ async fn presented_certificate(
     };
     let tls = match tokio::time::timeout(config.connect_timeout, handshake).await {
         Ok(tls) => tls.map_err(|error| error.to_string())?,
-        Err(_) => return Err("no answer in time".to_owned()),
+        Err(_) => return Err("no response in time".to_owned()),
     };
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     chain.first().map(|leaf| leaf.clone().into_owned()).ok_or_else(|| "it presents no certificate".to_owned())

@@ -1,4 +1,5 @@
-//! The delays that exist: a requested delay is rounded up to one of sixty buckets, since the broker keeps a queue for each. In a queue with one delay only, no message waits behind one with a longer delay.
+//! Delay buckets. A requested delay is rounded up to one of sixty buckets, because the broker needs a queue for each. All messages
+//! of a queue have the same delay, so no message waits behind one with a longer delay.
 
 use std::{fmt, time::Duration};
 
@@ -7,7 +8,7 @@ pub const MIN_DELAY: Duration = Duration::from_millis(100);
 /// The longest delay.
 pub const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 
-/// From this priority on, quorum queues of RabbitMQ 4.0 to 4.2 treat a message as one of high priority.
+/// The lowest priority that quorum queues of RabbitMQ 4.0 to 4.2 treat as high.
 const HIGH_PRIORITY: u8 = 5;
 
 /// A delay, and whether it is for messages of high priority. Those have a queue of their own: quorum queues of RabbitMQ
@@ -29,7 +30,7 @@ impl DelayBucket {
     }
 }
 
-/// As the header and the queue's name have it.
+/// The form in the header and in the queue's name.
 impl fmt::Display for DelayBucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.millis, if self.high_priority { ".high" } else { "" })

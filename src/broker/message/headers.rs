@@ -14,10 +14,10 @@ use crate::{
 const MAX_ENTRIES: usize = 1_000;
 const MAX_BYTES: usize = 64 * 1024;
 const MAX_DEPTH: usize = 8;
-/// What each entry costs besides its content: a value's type tag, a table's length.
+/// The cost of each entry in addition to its content: a value's type tag, a table's length.
 const ENTRY_OVERHEAD: usize = 8;
 
-/// A trace context's header with its name.
+/// The maximum size of a trace context header with its name.
 const MAX_TRACE_CONTEXT: usize = 640;
 
 /// Whether the gateway may have written this header: it does not count against the limits.
@@ -105,7 +105,7 @@ fn to_amqp(name: &str, value: &Value, budget: &mut Budget, depth: usize) -> Resu
     Ok(match kind {
         Kind::StringValue(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
         Kind::IntValue(int) => AMQPValue::LongLongInt(*int),
-        // The broker supports no others: they would end the connection, and with it the tenant's other streams.
+        // The broker does not support other numbers and would close the connection, and with it the tenant's other streams.
         Kind::DoubleValue(double) if !double.is_finite() => {
             let text = format!("header {name:?} is {double}; a number must be finite");
             return Err(Failure::invalid("message.headers", text));
@@ -151,7 +151,7 @@ pub(in crate::broker) fn from_amqp(value: &AMQPValue) -> Value {
         AMQPValue::Float(float) => Kind::DoubleValue((*float).into()),
         AMQPValue::Double(double) => Kind::DoubleValue(*double),
         AMQPValue::DecimalValue(decimal) => {
-            // The value is signed, although AMQP 0-9-1 calls it unsigned: so Java, Go and pamqp write it.
+            // AMQP 0-9-1 specifies an unsigned value, but Java, Go and pamqp write a signed one.
             Kind::DoubleValue(f64::from(decimal.value.cast_signed()) / 10f64.powi(decimal.scale.into()))
         }
         AMQPValue::ShortString(text) => Kind::StringValue(text.to_string()),

@@ -1,5 +1,7 @@
-//! Message properties between protobuf and AMQP. Properties that are sent are ones that lapin can write; what the broker and the
-//! gateway have added is left out of delivered messages, so a consumer sees what the producer wrote.
+//! Message properties between protobuf and AMQP.
+//!
+//! Invariant: lapin can write all properties that are sent. Properties that the broker and the gateway have added are removed from
+//! delivered messages, so that a consumer receives what the producer wrote.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +29,7 @@ pub(in crate::broker) fn to_amqp(message: &Message, id: &str, now: SystemTime) -
     let delivery_mode = match Durability::try_from(message.durability) {
         Ok(Durability::Unspecified | Durability::Persistent) => PERSISTENT,
         Ok(Durability::Transient) => TRANSIENT,
-        Err(_) => return Err(Failure::invalid("message.durability", "is not one of the values the API knows")),
+        Err(_) => return Err(Failure::invalid("message.durability", "is not a known value")),
     };
     properties = properties.with_delivery_mode(delivery_mode);
     if !message.correlation_id.is_empty() {
@@ -60,7 +62,7 @@ pub(in crate::broker) fn to_amqp(message: &Message, id: &str, now: SystemTime) -
     }
     let priority = u8::try_from(message.priority)
         .map_err(|_| Failure::invalid("message.priority", format!("is {}; at most 255", message.priority)))?;
-    // Also when it is 0: quorum queues of RabbitMQ 4.3 take a message without a priority for one of priority 4.
+    // Also if it is 0, because quorum queues of RabbitMQ 4.3 treat a message without a priority like one of priority 4.
     properties = properties.with_priority(priority);
     if !message.headers.is_empty() {
         properties = properties.with_headers(headers::to_table(&message.headers)?);
@@ -83,7 +85,7 @@ pub(in crate::broker) fn from_amqp(properties: &BasicProperties, body: bytes::By
         ttl: properties.expiration().as_ref().and_then(|millis| millis.as_str().parse().ok()).map(|millis: u64| {
             prost_types::Duration {
                 seconds: i64::try_from(millis / 1000).unwrap_or(i64::MAX),
-                // Below 1,000 times 1,000,000: fits.
+                // Below 1,000 times 1,000,000, so it fits.
                 nanos: (millis % 1000) as i32 * 1_000_000,
             }
         }),

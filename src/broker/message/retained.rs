@@ -25,7 +25,7 @@ const FIRST_FAILURE: &str = "wg.first-failure";
 const LAST_FAILURE: &str = "wg.last-failure";
 /// The reason of the last failure.
 const REASON: &str = "wg.reason";
-/// Where it was originally published to.
+/// Its original exchange and routing key.
 const EXCHANGE: &str = "wg.exchange";
 const ROUTING_KEY: &str = "wg.routing-key";
 /// Selects the delay queue.
@@ -60,7 +60,7 @@ pub(in crate::broker) struct Failure {
     pub(in crate::broker) at: SystemTime,
 }
 
-/// What the headers of a dead letter record.
+/// The contents of a dead letter's headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::broker) struct DeadLetterRecord {
     pub(in crate::broker) id: Option<String>,
@@ -88,7 +88,7 @@ impl RetainedDelivery {
         failures(&self.properties)
     }
 
-    /// Body bytes.
+    /// The body.
     pub(in crate::broker) fn body(&self) -> &Bytes {
         &self.body
     }
@@ -116,7 +116,7 @@ impl RetainedDelivery {
         (exchange.unwrap_or(self.exchange.as_str()), routing_key.unwrap_or(self.routing_key.as_str()))
     }
 
-    /// What its headers record, when it is a dead letter.
+    /// The record in its headers, if it is a dead letter.
     pub(in crate::broker) fn dead_letter_record(&self) -> DeadLetterRecord {
         let number = |name| integer(&self.properties, name).and_then(|value| u64::try_from(value).ok());
         let text = |name| text(&self.properties, name).map(str::to_owned);
@@ -138,7 +138,7 @@ impl RetainedDelivery {
         let Some(delay) = delay else { return self.copy(headers) };
         set(&mut headers, DELAY_HEADER, long(&delay.to_string()));
         // The delay queue has the same time to live. But a quorum queue that is being declared accepts messages before it knows
-        // its own: a message without an expiration would stay at its head, and block all behind it, for ever.
+        // its own: a message without an expiration would remain at its head forever and block all messages behind it.
         self.copy(headers).with_expiration(delay.millis().to_string().into())
     }
 
@@ -186,8 +186,8 @@ impl RetainedDelivery {
         kept.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// As [`Self::copy`]; the largest headers of the producer are left out until the rest fits into a frame. Only a message that
-    /// came past the gateway can have that many.
+    /// As [`Self::copy`], but the largest headers of the producer are omitted until the rest fits into a frame. Only a message that
+    /// was not published through the gateway can have headers of this size.
     fn copy_that_fits(&self, mut headers: BTreeMap<ShortString, AMQPValue>) -> BasicProperties {
         loop {
             let copy = self.copy(headers.clone());
@@ -200,7 +200,7 @@ impl RetainedDelivery {
         }
     }
 
-    /// Copies all properties except the time to live, which would cut a delay short: it limits the wait for the first attempt.
+    /// Copies all properties except the time to live, which limits the wait for the first attempt and could end a delay too early.
     fn copy(&self, headers: BTreeMap<ShortString, AMQPValue>) -> BasicProperties {
         let mut copy = BasicProperties::default().with_headers(FieldTable::from(headers));
         let from = &self.properties;
@@ -230,7 +230,7 @@ pub(in crate::broker) fn failures(properties: &BasicProperties) -> u32 {
     integer(properties, FAILURES).and_then(|count| u32::try_from(count).ok()).unwrap_or_default()
 }
 
-/// Where a message that was published again came from originally.
+/// The original exchange and routing key of a message that was published again.
 pub(in crate::broker) fn origin(properties: &BasicProperties) -> (Option<&str>, Option<&str>) {
     (text(properties, EXCHANGE), text(properties, ROUTING_KEY))
 }
@@ -304,7 +304,7 @@ mod tests {
         let expiration = first.expiration().as_ref().map(ShortString::as_str);
         assert_eq!((expiration, *first.priority()), (Some("200"), Some(3)));
 
-        // It comes back via another exchange and key.
+        // It is delivered again via another exchange and key.
         let again = RetainedDelivery::new(first, Bytes::new(), "wg.return".into(), "jobs".into());
         let dead = again.as_dead_letter(&failure("two", 2_000), "jobs", "rejected");
         assert_eq!((failures(&dead), origin(&dead)), (2, (Some("orders"), Some("eu.new"))));

@@ -6,22 +6,22 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-/// The largest frame of a connection: RabbitMQ's default. It is negotiated explicitly, since without it lapin writes to the whole
+/// The largest frame of a connection: RabbitMQ's default. It is negotiated explicitly, because otherwise lapin writes to all
 /// of its buffers (7.8 MiB instead of 0.16 MiB for each idle connection; measured in docs/performance.md).
 pub(in crate::broker) const FRAME_MAX: u32 = 131_072;
-/// What a header frame contains besides these properties, rounded up, the publisher's sequence number included.
+/// The rest of a header frame besides these properties, rounded up, including the publisher's sequence number.
 const FRAME_OVERHEAD: usize = 256;
 
 /// The bytes of a value's type, and of the length of a long string, an array or a table.
 const TYPE: usize = 1;
 const LENGTH: usize = 4;
 
-/// Whether the properties fit into one frame, as they must.
+/// Whether the properties fit into one frame, which is required.
 pub(in crate::broker) fn fits_a_frame(properties: &BasicProperties) -> bool {
     encoded_size(properties) + FRAME_OVERHEAD <= FRAME_MAX as usize
 }
 
-/// The bytes that the properties take in a header frame.
+/// The size of the properties in a header frame.
 pub(in crate::broker) fn encoded_size(properties: &BasicProperties) -> usize {
     let short = |text: &Option<ShortString>| text.as_ref().map_or(0, |text| 1 + text.as_str().len());
     let texts = [
@@ -41,16 +41,16 @@ pub(in crate::broker) fn encoded_size(properties: &BasicProperties) -> usize {
         + usize::from(properties.priority().is_some())
         + if properties.timestamp().is_some() { 8 } else { 0 };
     let headers = properties.headers().as_ref().map_or(0, table_size);
-    // Two bytes of flags say which properties are present.
+    // Two bytes are flags for the properties that are present.
     2 + texts + numbers + headers
 }
 
-/// The bytes of a table.
+/// The size of a table in bytes.
 pub(in crate::broker) fn table_size(table: &FieldTable) -> usize {
     LENGTH + table.inner().iter().map(|(name, content)| entry(name, content)).sum::<usize>()
 }
 
-/// The bytes of one header.
+/// The size of one header in bytes.
 pub(super) fn entry(name: &ShortString, content: &AMQPValue) -> usize {
     1 + name.as_str().len() + value_size(content)
 }

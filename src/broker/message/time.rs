@@ -1,5 +1,7 @@
-//! Times between protobuf, which has fractions, and AMQP 0-9-1, which has whole seconds since the epoch. Both directions produce
-//! only times that protobuf's `Timestamp` allows (until the year 9999): libraries fail on others, some with a panic.
+//! Times between protobuf, which has fractions, and AMQP 0-9-1, which has whole seconds since the epoch.
+//!
+//! Invariant: both directions produce only times that protobuf's `Timestamp` allows (until the year 9999), because libraries fail
+//! with others, some of them with a panic.
 
 use crate::error::Failure;
 
@@ -9,7 +11,10 @@ const LAST_SECOND: u64 = 253_402_300_799;
 /// Converts a time of the API; `field` names it in errors.
 pub(in crate::broker) fn seconds(field: &str, time: &prost_types::Timestamp) -> Result<u64, Failure> {
     if time.nanos != 0 {
-        return Err(Failure::invalid(field.to_owned(), "must be in whole seconds: AMQP 0-9-1 keeps no fraction"));
+        return Err(Failure::invalid(
+            field.to_owned(),
+            "must be in whole seconds, because AMQP 0-9-1 has no fractions",
+        ));
     }
     match u64::try_from(time.seconds) {
         Ok(seconds @ ..=LAST_SECOND) => Ok(seconds),
@@ -21,7 +26,8 @@ pub(in crate::broker) fn seconds(field: &str, time: &prost_types::Timestamp) -> 
     }
 }
 
-/// Converts a delivered time. One that came past the gateway may be later than the API can represent, and is then the latest.
+/// Converts a delivered time. That of a message from outside the gateway may be later than the API can represent, and is then
+/// replaced by the latest one.
 pub(in crate::broker) fn timestamp(seconds: u64) -> prost_types::Timestamp {
     let seconds = seconds.min(LAST_SECOND);
     prost_types::Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }

@@ -1,6 +1,6 @@
 //! Headers as JSON that keeps the type of each value. The broker lists the arguments of a binding as plain JSON, in which
-//! timestamps are numbers, bytes are strings, and RabbitMQ 3.10 writes a null as a string. So a binding with such values gets this text as one more argument, and is
-//! listed, and can be removed, with exactly the values that it was declared with.
+//! timestamps are numbers, bytes are strings, and RabbitMQ 3.10 writes a null as a string. A binding with such values therefore gets
+//! this text as one more argument, so that it can be listed and removed with exactly the values with which it was declared.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,13 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::pb::{Value, ValueList, ValueTable, value::Kind};
 
-/// The text, when plain JSON would lose a type. Equal tables have equal texts.
+/// The text, if plain JSON would lose a type. Equal tables have equal texts.
 pub(in crate::broker) fn text_if_needed(table: &FieldTable) -> Option<String> {
     let loses_a_type = table.inner().values().any(loses_its_type);
     loses_a_type.then(|| Json::Object(entries(table)).to_string())
 }
 
-/// Reads the text; `None` when it is not such a text.
+/// Reads the text; `None` if it is not such a text.
 pub fn headers_from_text(text: &str) -> Option<HashMap<String, Value>> {
     let Json::Object(entries) = serde_json::from_str(text).ok()? else { return None };
     entries.into_iter().map(|(name, value)| Some((name, parse(value)?))).collect()
@@ -40,7 +40,7 @@ fn typed(value: &AMQPValue) -> Json {
     match value {
         AMQPValue::Boolean(value) => json!(["bool", value]),
         AMQPValue::LongLongInt(value) => json!(["int", value]),
-        // As bits, so that every number is read as it was written.
+        // As bits, so that every number is read exactly as it was written.
         AMQPValue::Double(value) => json!(["double", value.to_bits()]),
         AMQPValue::LongString(value) => json!(["string", value.to_string()]),
         AMQPValue::ByteArray(value) => json!(["bytes", STANDARD.encode(value.as_slice())]),

@@ -1,24 +1,24 @@
-//! What is to become of a delivery that was not acknowledged as done.
+//! The disposition of a delivery that its consumer did not acknowledge.
 
 use std::time::Duration;
 
 use crate::telemetry::DeadLetterReason;
 
-/// What is to become of a delivery that was not acknowledged as done.
+/// What happens to a delivery that its consumer did not acknowledge.
 #[derive(Debug, Clone)]
 pub enum Disposition {
     /// Another attempt.
     Retry {
-        /// The wait before it; zero means at once.
+        /// The delay before it; zero means at once.
         delay: Duration,
         /// Why this attempt failed, for the dead letter that it may become.
         reason: String,
     },
     /// It becomes a dead letter.
     DeadLetter {
-        /// Why, for programs.
+        /// The reason, for programs.
         code: DeadLetterCode,
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
         /// The delay of one more retry when the dead-letter queue is full.
         when_full: Duration,
@@ -26,7 +26,7 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    /// The wait before the next attempt.
+    /// The delay before the next attempt.
     pub(super) fn delay(&self) -> Duration {
         match self {
             Self::Retry { delay, .. } => *delay,
@@ -47,7 +47,7 @@ impl Disposition {
 pub enum DeadLetterCode {
     /// Its consumer rejected it.
     Rejected,
-    /// It had all its attempts.
+    /// It has used up its attempts.
     DeliveryLimit,
     /// Its queue was deleted.
     QueueDeleted,
@@ -65,7 +65,7 @@ impl DeadLetterCode {
         }
     }
 
-    /// As dead letters and traces have it.
+    /// The code in dead letters and traces.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",

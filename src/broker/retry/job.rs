@@ -1,4 +1,4 @@
-//! One delivery that is published again: where it goes, and how far it is.
+//! One delivery that is published again: its destination and its state.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ use crate::{
     names::{ExchangeName, QueueName},
 };
 
-/// A message that does not fit into its full queue waits this long in a delay queue, and not in the gateway.
+/// How long a message that does not fit into its full queue waits in a delay queue.
 const FULL_QUEUE_DELAY: Duration = Duration::from_secs(1);
 
 /// One delivery to be published again.
@@ -28,7 +28,7 @@ pub(super) struct Job {
     pub(super) delivery: Box<RetainedDelivery>,
     pub(super) disposition: Disposition,
     failed_at: SystemTime,
-    /// When its delay is over.
+    /// When its delay ends.
     pub(super) due: Instant,
     pub(super) state: JobState,
     /// Whether it was counted in the tenant's rates.
@@ -41,13 +41,13 @@ pub(super) enum JobState {
     Ready,
     /// Is tried again when its timer fires, or earlier when the object that it needs has been declared.
     Waiting,
-    /// Is with the publisher.
+    /// Has been passed to the publisher.
     Publishing,
-    /// Is confirmed by a new delay queue, whose messages the broker may still lose; the old copy stays until the timer fires.
+    /// Is confirmed by a new delay queue, whose messages the broker may still lose; the old copy is kept until the timer fires.
     Settling,
 }
 
-/// Where a job's message goes.
+/// The destination of a job's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Destination {
     Queue,
@@ -72,7 +72,7 @@ impl Job {
         }
     }
 
-    /// Its queue does not exist any more.
+    /// Makes it a dead letter, because its queue does not exist any more.
     pub(super) fn queue_deleted(&mut self) {
         self.dead_letter(DeadLetterCode::QueueDeleted, self.disposition.reason().to_owned());
     }
@@ -81,7 +81,7 @@ impl Job {
         self.disposition = Disposition::DeadLetter { code, reason, when_full: FULL_QUEUE_DELAY };
     }
 
-    /// Sends it to a delay queue because its destination is full; returns whether it did not go to one before.
+    /// Sends it to a delay queue because its destination is full; returns whether this is the first time.
     pub(super) fn delay_because_full(&mut self) -> bool {
         let delay = match &self.disposition {
             Disposition::Retry { delay, .. } if delay.is_zero() => FULL_QUEUE_DELAY,
@@ -95,7 +95,7 @@ impl Job {
         true
     }
 
-    /// Its delay was over before a delay queue accepted it.
+    /// Ends its delay, which was over before a delay queue accepted the message.
     pub(super) fn end_delay(&mut self) {
         self.disposition = Disposition::Retry { delay: Duration::ZERO, reason: self.disposition.reason().to_owned() };
     }

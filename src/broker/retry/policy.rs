@@ -10,7 +10,7 @@ use crate::{
 const MAX_ATTEMPTS: &str = "x-wg-max-delivery-attempts";
 const MIN_BACKOFF: &str = "x-wg-min-backoff-ms";
 const MAX_BACKOFF: &str = "x-wg-max-backoff-ms";
-/// In thousandths: numbers with a fraction come back from the broker's HTTP API in more than one form.
+/// In thousandths, because the broker's HTTP API returns numbers with a fraction in more than one form.
 const MULTIPLIER: &str = "x-wg-backoff-multiplier-thousandths";
 const JITTER: &str = "x-wg-backoff-jitter-thousandths";
 
@@ -49,7 +49,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The same policy with this back-off. What is `None` stays, and the maximum becomes at least the minimum.
+    /// The same policy with this back-off. Values that are `None` are unchanged, and the maximum becomes at least the minimum.
     ///
     /// # Errors
     /// Names the field that is out of range.
@@ -92,7 +92,7 @@ impl RetryPolicy {
         })
     }
 
-    /// Reads the policy from a queue's arguments; what is missing there has its default.
+    /// Reads the policy from a queue's arguments; missing ones have their defaults.
     pub fn from_arguments(argument: impl Fn(&str) -> Option<i64>) -> Self {
         let default = Self::default();
         let small = |name, default| argument(name).and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
@@ -106,7 +106,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The queue arguments that store the policy. RabbitMQ keeps them and ignores them.
+    /// The queue arguments that store the policy. RabbitMQ stores them without using them.
     pub(in crate::broker) fn arguments(&self) -> [(&'static str, i64); 5] {
         let wide = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         [

@@ -1,7 +1,7 @@
 //! Publishes deliveries again: to their queue at once, to a delay queue, or to the dead letters. The old copy may be
-//! acknowledged only after the broker has confirmed the new one, so a crash in between leaves a duplicate with the same message
-//! id and never loses a message. What cannot be placed is tried again for as long as the stream lives; what no delay queue
-//! accepts until its delay is over is published to its queue from here.
+//! acknowledged only after the broker has confirmed the new one, so a crash in between causes a duplicate with the same message
+//! id but never loses a message. A message that cannot be published is tried again as long as the stream is open. One that no delay
+//! queue accepts before its delay ends is published to its queue directly.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -33,7 +33,7 @@ use crate::{
     tenant::TenantScope,
 };
 
-/// Between two attempts to place a message that was refused.
+/// The interval between two attempts to publish a message that was refused.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest wait of a message that is over the tenant's rates.
 const MIN_THROTTLE: Duration = Duration::from_millis(20);
@@ -53,16 +53,16 @@ pub struct Redeliverer {
     next_order: u64,
     /// Jobs in [`JobState::Ready`].
     ready: Vec<u64>,
-    /// When the jobs in [`JobState::Waiting`] and [`JobState::Settling`] go on.
+    /// When the jobs in [`JobState::Waiting`] and [`JobState::Settling`] continue.
     timers: BTreeSet<(Instant, u64)>,
-    /// Delays whose queue, and the way back from it, existed when last declared.
+    /// Delays whose queue, and the route from it, existed when last declared.
     declared: HashSet<DelayBucket>,
     dead_letters_missing: bool,
     declaration: Option<Declaration>,
     idle_since: Instant,
 }
 
-/// An object of the gateway's own that a destination needs.
+/// An object of the gateway that a destination requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequiredObject {
     DelayQueue(DelayBucket),
@@ -112,7 +112,7 @@ impl Redeliverer {
         self.jobs.is_empty()
     }
 
-    /// Forgets all deliveries, because the broker has taken them back.
+    /// Removes all deliveries, because the broker has requeued them.
     pub fn clear(&mut self) {
         *self = Self::new(
             Arc::clone(&self.connections),
@@ -124,8 +124,7 @@ impl Redeliverer {
         );
     }
 
-    /// Waits until the broker has taken over messages; returns the tags of their old copies. Cancel safe. Waits for ever when
-    /// there is nothing to do.
+    /// Waits until new copies are stored; returns the tags of the old copies. Cancel safe. Pending while there is nothing to do.
     pub async fn settled(&mut self) -> Vec<u64> {
         loop {
             self.process_ready();
@@ -153,11 +152,11 @@ impl Redeliverer {
         }
     }
 
-    /// Publishes what can be published, and starts to declare what is missing for the rest.
+    /// Publishes the jobs that can be published, and starts to declare the objects that the others require.
     fn process_ready(&mut self) {
         let (mut to_publish, now) = (Vec::new(), Instant::now());
         let budget = self.scope.budget();
-        // Once one message is over the tenant's rates, those after it wait as long.
+        // When one message is over the tenant's rates, the following ones wait as well.
         let mut throttled = None;
         for order in std::mem::take(&mut self.ready) {
             let Some(job) = self.jobs.get_mut(&order) else { continue };
@@ -215,8 +214,8 @@ impl Redeliverer {
         if status == PublishStatus::Confirmed {
             return self.confirmed(order);
         }
-        tracing::debug!(queue = self.queue.as_str(), ?status, "a message could not be published again");
-        if self.can_go_on(order, &status) {
+        tracing::debug!(queue = self.queue.as_str(), ?status, "cannot publish a message again");
+        if self.continues_after_refusal(order, &status) {
             self.make_ready(order)
         } else {
             self.wait(order)
@@ -239,8 +238,8 @@ impl Redeliverer {
         self.jobs.remove(&order).map(|job| job.tag)
     }
 
-    /// Draws the conclusion from a refusal; returns whether the job can go on at once.
-    fn can_go_on(&mut self, order: u64, status: &PublishStatus) -> bool {
+    /// Changes the job according to a refusal; returns whether it can continue at once.
+    fn continues_after_refusal(&mut self, order: u64, status: &PublishStatus) -> bool {
         let Some(job) = self.jobs.get_mut(&order) else { return false };
         let is_missing = match status {
             PublishStatus::Unroutable => true,
@@ -256,11 +255,11 @@ impl Redeliverer {
             }
             Destination::Delay(bucket) if is_missing => {
                 self.declared.remove(&bucket);
-                self.delay_queues.is_missing(&self.connections.tenant, bucket);
+                self.delay_queues.record_missing(&self.connections.tenant, bucket);
                 true
             }
             Destination::Delay(bucket) if matches!(status, PublishStatus::Unknown(_)) => {
-                self.delay_queues.is_unresponsive(&self.connections.tenant, bucket);
+                self.delay_queues.record_unresponsive(&self.connections.tenant, bucket);
                 true
             }
             Destination::DeadLetters if is_missing => {
@@ -277,7 +276,7 @@ impl Redeliverer {
             Ok(()) | Err(Error::Inequivalent { .. }) => match object {
                 RequiredObject::DelayQueue(bucket) => {
                     self.declared.insert(bucket);
-                    self.delay_queues.exists(&self.connections.tenant, bucket);
+                    self.delay_queues.record_existing(&self.connections.tenant, bucket);
                 }
                 RequiredObject::DeadLetters => self.dead_letters_missing = false,
             },
@@ -288,7 +287,12 @@ impl Redeliverer {
                 self.jobs.values_mut().filter(delayed).for_each(Job::queue_deleted);
             }
             Err(error) => {
-                tracing::warn!(queue = self.queue.as_str(), ?object, ?error, "cannot declare what a retry needs");
+                tracing::warn!(
+                    queue = self.queue.as_str(),
+                    ?object,
+                    ?error,
+                    "cannot declare an object that a retry requires"
+                );
                 return;
             }
         }

@@ -73,7 +73,7 @@ impl Bucket {
     }
 
     /// Returns an amount that [`Self::take`] took.
-    pub(super) fn give_back(&self, amount: u64) {
+    pub(super) fn return_amount(&self, amount: u64) {
         let Some(cells) = self.cells(amount).map(|cells| cells.min(self.burst).get()) else { return };
         let more = |returned: u32| Some(returned.saturating_add(cells).min(self.burst.get()));
         let _ = self.returned.fetch_update(Relaxed, Relaxed, more);

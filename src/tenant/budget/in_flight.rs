@@ -83,7 +83,7 @@ impl InFlightLimiter {
         Ok((message, bytes))
     }
 
-    fn give_back(&self, messages: u64, bytes: u64) {
+    fn return_permits(&self, messages: u64, bytes: u64) {
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         self.messages.iter().for_each(|semaphore| semaphore.add_permits(count(messages)));
         self.bytes.iter().for_each(|semaphore| semaphore.add_permits(count(bytes)));
@@ -141,7 +141,7 @@ impl InFlightPermit {
         }
         // All at once in the usual case.
         if u32::try_from(cost).is_ok_and(|cost| self.limiter.try_take(messages, cost)) {
-            self.took(messages.into(), bytes, cost);
+            self.record_taken(messages.into(), bytes, cost);
             return messages as usize;
         }
         let mut taken = 0;
@@ -150,7 +150,7 @@ impl InFlightPermit {
             if !self.limiter.try_take(1, cost) {
                 break;
             }
-            self.took(1, size as u64, cost.into());
+            self.record_taken(1, size as u64, cost.into());
             taken += 1;
         }
         taken
@@ -170,7 +170,7 @@ impl InFlightPermit {
             match got {
                 Ok((message, bytes)) => {
                     message.into_iter().chain(bytes).for_each(OwnedSemaphorePermit::forget);
-                    self.took(1, size as u64, cost.into());
+                    self.record_taken(1, size as u64, cost.into());
                     return;
                 }
                 Err(_) => {
@@ -194,12 +194,12 @@ impl InFlightPermit {
             }
         }
         self.permits = self.permits.minus(returned);
-        self.limiter.give_back(returned.messages, returned.bytes);
+        self.limiter.return_permits(returned.messages, returned.bytes);
         self.in_flight = self.in_flight.minus(settled);
         self.tenant.used().released(settled.messages, settled.bytes);
     }
 
-    fn took(&mut self, messages: u64, bytes: u64, cost: u64) {
+    fn record_taken(&mut self, messages: u64, bytes: u64, cost: u64) {
         self.permits = self.permits.plus(Amount { messages, bytes: cost });
         self.in_flight = self.in_flight.plus(Amount { messages, bytes });
         self.tenant.used().acquired(messages, bytes);
@@ -209,7 +209,7 @@ impl InFlightPermit {
     fn renew(&mut self, next: u64) {
         let budget = self.tenant.budget();
         if !Arc::ptr_eq(budget.limiter(), &self.limiter) {
-            self.limiter.give_back(self.permits.messages, self.permits.bytes);
+            self.limiter.return_permits(self.permits.messages, self.permits.bytes);
             self.limiter = Arc::clone(budget.limiter());
             (self.since, self.permits) = (next, Amount::default());
         }
@@ -218,7 +218,7 @@ impl InFlightPermit {
 
 impl Drop for InFlightPermit {
     fn drop(&mut self) {
-        self.limiter.give_back(self.permits.messages, self.permits.bytes);
+        self.limiter.return_permits(self.permits.messages, self.permits.bytes);
         self.tenant.used().released(self.in_flight.messages, self.in_flight.bytes);
     }
 }

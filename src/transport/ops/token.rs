@@ -168,7 +168,7 @@ fn credentials(headers: &HeaderMap, form: &mut Parameters) -> Result<(String, Se
                 .to_str()
                 .ok()
                 .and_then(from_basic)
-                .ok_or_else(|| Refusal::from(auth::Error::ClientUnknownOrSecretWrong))?;
+                .ok_or_else(|| Refusal::from(auth::Error::InvalidClientCredentials))?;
             if id.is_some_and(|id| id != name) {
                 return Err(Refusal::invalid("client_id differs from the one in the authorization header"));
             }
@@ -177,7 +177,7 @@ fn credentials(headers: &HeaderMap, form: &mut Parameters) -> Result<(String, Se
         (Some(_), _, _) => {
             Err(Refusal::invalid("credentials must be either in the authorization header or in the body, not in both"))
         }
-        (None, _, None) => Err(auth::Error::ClientUnknownOrSecretWrong.into()),
+        (None, _, None) => Err(auth::Error::InvalidClientCredentials.into()),
     }
 }
 
