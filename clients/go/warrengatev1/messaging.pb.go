@@ -1405,7 +1405,7 @@ type Nack struct {
 	// What to do with the messages. Required.
 	Action NackAction `protobuf:"varint,2,opt,name=action,proto3,enum=warrengate.v1.NackAction" json:"action,omitempty"`
 	// For RETRY: the delay before the next attempt, up to 24 h. 0 means immediately; other values are at least 100 ms,
-	// and are rounded up by at most 10 %. The broker keeps the message meanwhile. Default: the queue's back-off
+	// and are rounded up by at most a third. The broker keeps the message meanwhile. Default: the queue's back-off
 	// (Queue.retry_policy).
 	Delay *durationpb.Duration `protobuf:"bytes,3,opt,name=delay,proto3" json:"delay,omitempty"`
 	// The reason, recorded in the trace and the dead letter; at most 1,024 bytes. Default: none.

@@ -481,8 +481,8 @@ func (x *Queue) GetRetryPolicy() *RetryPolicy {
 }
 
 // How long a message waits between attempts: min_backoff after the first failure, multiplied by `multiplier` after each
-// further one, at most max_backoff, spread by `jitter`. The broker keeps the message meanwhile, in one of about two
-// hundred delays from 100 ms to 24 h; each delay is rounded up to the next of them, by at most 10 %.
+// further one, at most max_backoff, spread by `jitter`. The broker keeps the message meanwhile, in one of the
+// 60 delays from 100 ms to 24 h; each delay is rounded up to the next of them, by at most a third.
 type RetryPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The delay after the first failed attempt, 100 ms to 24 h. Default: 1 s.

@@ -646,7 +646,7 @@ export type Nack = Message<"warrengate.v1.Nack"> & {
 
   /**
    * For RETRY: the delay before the next attempt, up to 24 h. 0 means immediately; other values are at least 100 ms,
-   * and are rounded up by at most 10 %. The broker keeps the message meanwhile. Default: the queue's back-off
+   * and are rounded up by at most a third. The broker keeps the message meanwhile. Default: the queue's back-off
    * (Queue.retry_policy).
    *
    * @generated from field: google.protobuf.Duration delay = 3;

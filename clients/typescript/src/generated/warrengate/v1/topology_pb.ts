@@ -171,8 +171,8 @@ export const QueueSchema: GenMessage<Queue> = /*@__PURE__*/
 
 /**
  * How long a message waits between attempts: min_backoff after the first failure, multiplied by `multiplier` after each
- * further one, at most max_backoff, spread by `jitter`. The broker keeps the message meanwhile, in one of about two
- * hundred delays from 100 ms to 24 h; each delay is rounded up to the next of them, by at most 10 %.
+ * further one, at most max_backoff, spread by `jitter`. The broker keeps the message meanwhile, in one of the
+ * 60 delays from 100 ms to 24 h; each delay is rounded up to the next of them, by at most a third.
  *
  * @generated from message warrengate.v1.RetryPolicy
  */
