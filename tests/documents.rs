@@ -127,8 +127,8 @@ fn every_error_code_that_a_caller_can_receive_is_documented() {
     let (mut unexplained, mut seen) = (BTreeSet::new(), 0);
     for (path, text) in all(&["src"], "rs") {
         let inside = path.strip_prefix(root().join("src")).unwrap();
-        let room = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
-        if OPERATORS.contains(&room) || room == "cli" {
+        let module = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        if OPERATORS.contains(&module) || module == "cli" {
             continue;
         }
         let code = text.split("#[cfg(test)]\nmod ").next().unwrap();

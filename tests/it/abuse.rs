@@ -16,7 +16,7 @@ use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 use warrengate::pb::{self, auth_client::AuthClient};
 
-use crate::harness::{Tenant, World, publisher::RawPublisher, raw::reason, serve::Serve, to_queue, web};
+use crate::harness::{SharedStack, Tenant, publisher::RawPublisher, raw::reason, serve::Serve, to_queue, web};
 
 async fn issue_token(channel: &Channel, client_id: &str, secret: &str) -> Result<(), Status> {
     let request = pb::IssueTokenRequest { client_id: client_id.into(), client_secret: secret.into(), lifetime: None };
@@ -31,7 +31,7 @@ async fn a_flood_of_wrong_secrets_is_refused_and_a_client_that_authenticated_bef
     tenant.queue("jobs").await;
     // A separate process, because the memory of this one includes that of all other tests.
     let settings = [("WARRENGATE_AUTH__FAILED_LOGINS_PER_MINUTE_PER_ADDRESS", "120")];
-    let mut gateway = Serve::beside(&World::get().stack, &settings).await;
+    let mut gateway = Serve::beside(&SharedStack::get().stack, &settings).await;
     let endpoint = gateway.endpoint();
     let (near, far) = (web::channel_to(&endpoint).await, web::channel_from(&endpoint, [127, 0, 0, 2].into()).await);
     let correct = tenant.secret.expose_secret();

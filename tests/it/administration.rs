@@ -11,7 +11,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     broker::{Login, Management, amqp, certificate_of, tls},
     raw::{field, reason},
     tenant::all_grants,
@@ -37,7 +37,7 @@ fn mask(path: &str) -> Option<FieldMask> {
 
 #[tokio::test]
 async fn creating_a_tenant_again_repairs_drift_and_reports_it() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let (id, broker) = (fresh_id(), Management::new());
     let name = format!("wg.{id}");
@@ -85,7 +85,7 @@ async fn creating_a_tenant_again_repairs_drift_and_reports_it() {
 
 #[tokio::test]
 async fn two_concurrent_creations_create_one_tenant() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let id = fresh_id();
     let (mut one, mut two) = (admin.admin(), admin.admin());
     let (one, two) = tokio::join!(one.create_tenant(create(&id)), two.create_tenant(create(&id)));
@@ -99,7 +99,7 @@ async fn two_concurrent_creations_create_one_tenant() {
 
 #[tokio::test]
 async fn a_repeated_request_id_gets_the_same_answer_and_a_reused_one_is_refused() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let (id, request_id) = (fresh_id(), fresh_id());
     let request = pb::CreateTenantRequest { request_id: request_id.clone(), ..create(&id) };
@@ -115,7 +115,7 @@ async fn a_repeated_request_id_gets_the_same_answer_and_a_reused_one_is_refused(
 
 #[tokio::test]
 async fn validate_only_checks_and_changes_nothing() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let (id, broker) = (fresh_id(), Management::new());
     let dry = pb::CreateTenantRequest { validate_only: true, ..create(&id) };
@@ -135,7 +135,7 @@ async fn validate_only_checks_and_changes_nothing() {
 
 #[tokio::test]
 async fn updates_change_only_the_fields_of_their_mask() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let id = fresh_id();
     admin.create_tenant(create(&id)).await.unwrap();
@@ -165,7 +165,7 @@ async fn updates_change_only_the_fields_of_their_mask() {
 
 #[tokio::test]
 async fn paged_lists_contain_everything_once() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let id = fresh_id();
     admin.create_tenant(create(&id)).await.unwrap();
@@ -210,7 +210,7 @@ async fn a_resumed_tenant_has_its_data_and_a_deleted_one_leaves_nothing() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "kept").await;
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let id = || tenant.id.clone();
     let suspended = admin.suspend_tenant(pb::SuspendTenantRequest { tenant: id() }).await.unwrap().into_inner();
@@ -255,8 +255,8 @@ async fn a_resumed_tenant_has_its_data_and_a_deleted_one_leaves_nothing() {
 async fn the_life_cycle_of_a_client() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
-    let world = World::get();
-    let admin = world.admin().await;
+    let shared = SharedStack::get();
+    let admin = shared.admin().await;
     let (client_id, secret) = Tenant::add_client(&admin, &tenant.id, "worker", pb::Grants::default()).await;
     let mut admin = admin.admin();
     let again = Some(pb::Client { client_id: client_id.clone(), ..pb::Client::default() });
@@ -265,13 +265,13 @@ async fn the_life_cycle_of_a_client() {
 
     // It has no permissions until it is granted some; new tokens contain new grants.
     let get = || pb::GetQueueRequest { name: "jobs".into() };
-    let worker = world.client(&client_id, &secret).await;
+    let worker = shared.client(&client_id, &secret).await;
     assert_eq!(worker.topology().get_queue(get()).await.expect_err("not granted").code(), Code::PermissionDenied);
     let grants = Some(pb::Grants { subscribe: vec!["jobs".into()], ..pb::Grants::default() });
     let client = Some(pb::Client { client_id: client_id.clone(), grants, ..pb::Client::default() });
     let request = pb::UpdateClientRequest { client, update_mask: mask("grants"), validate_only: false };
     admin.update_client(request).await.unwrap();
-    let worker = world.client(&client_id, &secret).await;
+    let worker = shared.client(&client_id, &secret).await;
     worker.topology().get_queue(get()).await.unwrap();
 
     let rotate = pb::RotateClientSecretRequest { client_id: client_id.clone(), overlap: None };
@@ -293,10 +293,10 @@ async fn the_life_cycle_of_a_client() {
 #[tokio::test]
 async fn a_tenant_administrator_manages_clients_within_its_own_grants() {
     let tenant = Tenant::fresh().await;
-    let world = World::get();
+    let shared = SharedStack::get();
     let grants = pb::Grants { administer: true, subscribe: vec!["jobs.#".into()], ..pb::Grants::default() };
-    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "administrator", grants).await;
-    let tenant_admin = world.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "administrator", grants).await;
+    let tenant_admin = shared.client(&id, &secret).await;
     let subscribe = |pattern: &str| pb::Grants { subscribe: vec![pattern.into()], ..pb::Grants::default() };
 
     let (made, secret) = Tenant::add_client(&tenant_admin, &tenant.id, "reader", subscribe("jobs.red")).await;
@@ -317,7 +317,7 @@ async fn a_tenant_administrator_manages_clients_within_its_own_grants() {
     let list = || pb::ListClientsRequest { tenant: tenant.id.clone(), ..Default::default() };
     let status = tenant.client.admin().list_clients(list()).await.expect_err("not granted");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "ADMINISTER_NOT_GRANTED"));
-    let options = ClientOptions::new(world.stack.endpoint(), Credentials::Anonymous).ca_certificate(world.ca());
+    let options = ClientOptions::new(shared.stack.endpoint(), Credentials::Anonymous).ca_certificate(shared.ca());
     let anonymous = warrengate::client::Client::connect(options).await.unwrap();
     let status = anonymous.admin().list_clients(list()).await.expect_err("no token");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_MISSING"));

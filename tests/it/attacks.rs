@@ -16,7 +16,7 @@ use warrengate::pb::{
 };
 
 use crate::{
-    harness::{Tenant, World, raw::reason, tenant::all_grants, to_queue, wait::until, web},
+    harness::{SharedStack, Tenant, raw::reason, tenant::all_grants, to_queue, wait::until, web},
     tokens::{Signer, claims},
 };
 
@@ -180,7 +180,7 @@ async fn bad_tokens(tenant: &Tenant, other: &Tenant) -> Vec<(&'static str, Vec<S
 
 #[tokio::test]
 async fn every_attack_is_refused_with_its_reason_and_audited() {
-    let world = World::get();
+    let shared = SharedStack::get();
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
     other.queue("secrets").await;
@@ -231,7 +231,7 @@ async fn every_attack_is_refused_with_its_reason_and_audited() {
     let grants = pb::Grants { administer: true, ..pb::Grants::default() };
     let client = pb::Client { client_id: admin_id.clone(), grants: Some(grants), ..pb::Client::default() };
     let request = pb::CreateClientRequest { client: Some(client), ..pb::CreateClientRequest::default() };
-    let secret = world.admin().await.admin().create_client(request).await.unwrap().into_inner().client_secret.into();
+    let secret = shared.admin().await.admin().create_client(request).await.unwrap().into_inner().client_secret.into();
     let platform = until("the new administrator", async || {
         let token = gateway.token(&admin_id, &secret).await;
         auth.clone().who_am_i(by(&token, pb::WhoAmIRequest {})).await.ok().map(|_| token)
@@ -254,7 +254,7 @@ async fn every_attack_is_refused_with_its_reason_and_audited() {
     suite.class("other tenants' ids");
     // Other tenants and excessive grants, requested by a tenant administrator with few grants.
     let few = pb::Grants { administer: true, subscribe: vec!["jobs".into()], ..pb::Grants::default() };
-    let (tenant_admin_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "administrator", few).await;
+    let (tenant_admin_id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "administrator", few).await;
     let tenant_admin = until("the tenant administrator", async || {
         let token = gateway.token(&tenant_admin_id, &secret).await;
         auth.clone().who_am_i(by(&token, pb::WhoAmIRequest {})).await.ok().map(|_| token)
@@ -303,7 +303,7 @@ async fn every_attack_is_refused_with_its_reason_and_audited() {
         publish: vec![pb::PublishGrant { exchange: "amq.topic".into(), routing_key: "eu.*".into() }],
         ..pb::Grants::default()
     };
-    let (edge_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "edge", edge).await;
+    let (edge_id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "edge", edge).await;
     let edge = until("the client", async || {
         let token = gateway.token(&edge_id, &secret).await;
         auth.clone().who_am_i(by(&token, pb::WhoAmIRequest {})).await.ok().map(|_| token)
@@ -338,7 +338,7 @@ async fn tenant_token(gateway: &web::OwnGateway, tenant: &Tenant) -> String {
 
 /// Checks that every refusal is in the audit trail, as an event or in an aggregate, without control characters.
 async fn assert_audited(suite: &Suite) {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let from = format!("{}:", std::net::IpAddr::from(SOURCE));
     for ((client_id, rule), times) in &suite.refused {
         let what = format!("{times} refusals of {client_id:?} by {rule}");

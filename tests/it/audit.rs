@@ -11,7 +11,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     command::{self, json},
     raw::{RawPublish, RawSubscribe, reason},
     tenant::all_grants,
@@ -29,13 +29,13 @@ struct Audited {
 impl Audited {
     async fn start() -> Self {
         let gateway = web::gateway(|_| {}).await;
-        let admin = Self::client_of(&gateway, "admin", World::get().admin_secret()).await;
+        let admin = Self::client_of(&gateway, "admin", SharedStack::get().admin_secret()).await;
         Self { gateway, admin }
     }
 
     async fn client_of(gateway: &OwnGateway, id: &str, secret: &SecretString) -> Client {
         let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
-        World::get().client_at(&gateway.endpoint(), credentials).await
+        SharedStack::get().client_at(&gateway.endpoint(), credentials).await
     }
 
     async fn client(&self, id: &str, secret: &SecretString) -> Client {
@@ -77,7 +77,7 @@ async fn an_operation_is_audited_before_it_is_answered() {
     let suspend = pb::SuspendTenantRequest { tenant: tenant.id.clone() };
     audited.admin.admin().suspend_tenant(suspend).await.unwrap();
     // Read directly from the store, which outlives the gateways.
-    let config = &World::get().stack.config().store;
+    let config = &SharedStack::get().stack.config().store;
     let store = Store::open(&config.url, EncryptionKey::parse(&config.encryption_key).unwrap()).await.unwrap();
     let filter = AuditFilter { tenant: tenant.id.clone(), ..AuditFilter::default() };
     let rows = store.audit(&filter, None, 10).await.unwrap();
@@ -193,7 +193,7 @@ async fn a_flood_of_refusals_is_counted_completely_in_few_rows_without_delaying_
 
 #[tokio::test]
 async fn the_trail_is_filtered_paged_and_shown_to_platform_administrators_only() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let tenant = Tenant::fresh().await;
     for name in ["a", "b", "c"] {
         Tenant::add_client(&admin, &tenant.id, name, pb::Grants::default()).await;
@@ -225,7 +225,7 @@ async fn the_trail_is_filtered_paged_and_shown_to_platform_administrators_only()
 
     let grants = pb::Grants { administer: true, ..all_grants() };
     let (id, secret) = Tenant::add_client(&admin, &tenant.id, "administrator", grants).await;
-    let tenant_admin = World::get().client(&id, &secret).await;
+    let tenant_admin = SharedStack::get().client(&id, &secret).await;
     let status = tenant_admin.admin().list_audit_events(made).await.expect_err("not for tenants");
     assert_eq!(reason(&status), "PLATFORM_ADMINISTRATORS_ONLY");
 }
@@ -233,7 +233,7 @@ async fn the_trail_is_filtered_paged_and_shown_to_platform_administrators_only()
 #[tokio::test]
 async fn the_command_shows_and_follows_the_audit_trail() {
     let tenant = Tenant::fresh().await;
-    let admin = || command::warrengate("admin", World::get().admin_secret());
+    let admin = || command::warrengate("admin", SharedStack::get().admin_secret());
     let shown = json(admin(), &["audit", "--tenant", &tenant.id, "--since", "1h"]).await;
     let methods: Vec<_> = shown.as_array().unwrap().iter().map(|event| event["method"].as_str().unwrap()).collect();
     let expected =
@@ -250,7 +250,7 @@ async fn the_command_shows_and_follows_the_audit_trail() {
     assert_eq!(next().await.0, "warrengate.v1.Admin/CreateTenant");
     assert_eq!(next().await.0, "warrengate.v1.Admin/CreateClient");
     assert_eq!(next().await.0, "warrengate.v1.Auth/IssueToken");
-    let platform = World::get().admin().await;
+    let platform = SharedStack::get().admin().await;
     platform.admin().suspend_tenant(pb::SuspendTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
     assert_eq!(next().await, ("warrengate.v1.Admin/SuspendTenant".to_owned(), "done".to_owned()));
     following.kill().await.unwrap();

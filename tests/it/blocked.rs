@@ -8,7 +8,7 @@ use warrengate::pb::{Outcome, PublishResult, SubscribeStart};
 use crate::harness::{
     Tenant,
     consumer::{RawSubscription, ids, start},
-    own::Own,
+    dedicated::DedicatedStack,
     publisher::RawPublisher,
     serve::Serve,
     to_queue,
@@ -20,8 +20,8 @@ const FRAME: usize = 4;
 /// The window of a publish stream (32 MiB), what HTTP/2 holds before it, and what the allocator keeps.
 const MEMORY: u64 = 128 * 1024 * 1024;
 
-async fn alarm(own: &Own, on: bool) {
-    let node = own.stack.node();
+async fn alarm(dedicated: &DedicatedStack, on: bool) {
+    let node = dedicated.stack.node();
     node.control(&["set_vm_memory_high_watermark", if on { "0.0001" } else { "0.8" }]).await.unwrap();
     until("the alarm's state", async || {
         let alarms = node.control(&["eval", "rabbit_alarm:get_alarms()."]).await.unwrap();
@@ -31,7 +31,7 @@ async fn alarm(own: &Own, on: bool) {
 }
 
 struct Blocked {
-    own: Own,
+    dedicated: DedicatedStack,
     gateway: Serve,
     tenant: Tenant,
     publisher: RawPublisher,
@@ -40,15 +40,15 @@ struct Blocked {
 impl Blocked {
     /// A gateway with a stream that has published, and then a memory alarm.
     async fn begin(name: &str, deadline: &str) -> Self {
-        let own = Own::start(name, &[]).await;
-        let gateway = Serve::start(&own, &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", deadline)]).await;
-        let tenant = own.tenant().await;
+        let dedicated = DedicatedStack::start(name, &[]).await;
+        let gateway = Serve::start(&dedicated, &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", deadline)]).await;
+        let tenant = dedicated.tenant().await;
         tenant.queue("jobs").await;
-        let client = gateway.client(&own, &tenant).await;
+        let client = gateway.client(&dedicated, &tenant).await;
         let mut publisher = RawPublisher::open(&client).await;
         publisher.send(vec![to_queue("jobs", "first")]).await;
         assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
-        Self { own, gateway, tenant, publisher }
+        Self { dedicated, gateway, tenant, publisher }
     }
 
     /// Sends until no frame can be sent for a while, and returns the number of messages sent.
@@ -70,10 +70,10 @@ async fn a_blocked_broker_slows_publishers_while_consuming_continues_and_all_is_
     for n in 0..20 {
         blocked.tenant.publish_to("jobs", n.to_string()).await;
     }
-    let client = blocked.gateway.client(&blocked.own, &blocked.tenant).await;
+    let client = blocked.gateway.client(&blocked.dedicated, &blocked.tenant).await;
     let window = SubscribeStart { max_outstanding_messages: 2, ..start("jobs") };
     let mut consumer = RawSubscription::open(&client, window).await;
-    alarm(&blocked.own, true).await;
+    alarm(&blocked.dedicated, true).await;
     let before = blocked.gateway.resident();
     let sent = blocked.fill().await;
     // Consuming continues: settlements reach the broker, and it sends more messages.
@@ -86,17 +86,17 @@ async fn a_blocked_broker_slows_publishers_while_consuming_continues_and_all_is_
     assert!(grown < MEMORY, "grew by {grown} bytes");
     drop(consumer);
     let began = Instant::now();
-    alarm(&blocked.own, false).await;
+    alarm(&blocked.dedicated, false).await;
     let results = blocked.publisher.results(sent).await;
     eprintln!("measured: all confirmed {:?} after the request to end the alarm", began.elapsed());
     assert!(results.iter().all(|result| result.outcome() == Outcome::Confirmed), "{results:?}");
-    blocked.own.stack.stop().await.unwrap();
+    blocked.dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_past_their_deadline_at_a_blocked_broker_have_an_unknown_or_rejected_outcome() {
     let mut blocked = Blocked::begin("blocked-long", "3s").await;
-    alarm(&blocked.own, true).await;
+    alarm(&blocked.dedicated, true).await;
     let before = blocked.gateway.resident();
     // Several windows one after the other for a minute: messages past their deadline must not accumulate.
     let (mut unknown, mut rejected) = (0, 0);
@@ -119,7 +119,7 @@ async fn messages_past_their_deadline_at_a_blocked_broker_have_an_unknown_or_rej
     let grown = blocked.gateway.resident().saturating_sub(before);
     eprintln!("measured: {unknown} unknown, {rejected} rejected, memory grew by {} MiB", grown >> 20);
     assert!(grown < MEMORY, "grew by {grown} bytes");
-    alarm(&blocked.own, false).await;
+    alarm(&blocked.dedicated, false).await;
     until("a confirm", async || {
         blocked.publisher.send(vec![to_queue("jobs", "after")]).await;
         (blocked.publisher.results(1).await[0].outcome() == Outcome::Confirmed).then_some(())
@@ -128,5 +128,5 @@ async fn messages_past_their_deadline_at_a_blocked_broker_have_an_unknown_or_rej
     // A rejected message is not stored; one with an unknown outcome may be.
     let depth = blocked.tenant.depth("jobs").await;
     assert!(depth >= 2 && depth <= 2 + unknown as u64, "{depth} of {unknown} unknown and {rejected} rejected");
-    blocked.own.stack.stop().await.unwrap();
+    blocked.dedicated.stack.stop().await.unwrap();
 }

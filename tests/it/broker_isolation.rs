@@ -16,7 +16,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     broker::{Login, Management, Refusal, amqp, assert_refused, broker_ca, certificate_of, pem_of, tls},
     wait::within,
 };
@@ -66,8 +66,8 @@ async fn the_broker_refuses_a_certificate_that_another_authority_signed() {
 
     // Signed by an authority with the same name as the broker's but another key.
     let subject = broker_ca().inspection().common_name().unwrap().to_owned();
-    let stranger: Leaf = Authority::generate(&subject, 30).unwrap().client(&name, Duration::from_secs(3600)).unwrap();
-    let config = Arc::new(roots().with_client_auth_cert(stranger.chain_der(), stranger.key_der()).unwrap());
+    let foreign: Leaf = Authority::generate(&subject, 30).unwrap().client(&name, Duration::from_secs(3600)).unwrap();
+    let config = Arc::new(roots().with_client_auth_cert(foreign.chain_der(), foreign.key_der()).unwrap());
     assert_refused(config, &name, Login::External, Refusal::Tls).await;
 
     // Self-signed.
@@ -93,7 +93,7 @@ async fn amqp_accepts_no_password_not_even_the_provisioners() {
     let guest = Login::Plain("guest".into(), "guest".into());
     assert_refused(tls(Some(&own)), &name, guest, Refusal::Login).await;
 
-    let management = &World::get().stack.config().management;
+    let management = &SharedStack::get().stack.config().management;
     let provisioner = Leaf::load(&management.certificate, &management.key).unwrap();
     let login = Login::Plain(management.user.clone(), management.password.expose_secret().into());
     assert_refused(tls(Some(&provisioner)), &name, login, Refusal::Login).await;
@@ -103,7 +103,7 @@ async fn amqp_accepts_no_password_not_even_the_provisioners() {
 
 #[tokio::test]
 async fn the_amqp_port_does_not_answer_amqp_without_tls() {
-    let port = World::get().stack.node().amqps_port();
+    let port = SharedStack::get().stack.node().amqps_port();
     let mut plain = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     plain.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
     let mut answer = Vec::new();
@@ -119,7 +119,7 @@ async fn a_tenants_certificate_does_not_reach_the_management_api() {
     let tenant = Tenant::fresh().await;
     let name = format!("wg.{}", tenant.id);
     let own = pem_of(&certificate_of(&tenant.id));
-    let password = World::get().stack.config().management.password.expose_secret();
+    let password = SharedStack::get().stack.config().management.password.expose_secret();
     let logins = [("", ""), (&name, ""), (&name, &name), ("guest", "guest"), (&name, password)];
     for (user, password) in logins {
         let management = Management::with(Some(own.clone()), user, password);
@@ -129,7 +129,7 @@ async fn a_tenants_certificate_does_not_reach_the_management_api() {
         }
     }
     // Without a certificate the correct password does not help, because the TLS handshake fails.
-    let user = &World::get().stack.config().management.user;
+    let user = &SharedStack::get().stack.config().management.user;
     let error =
         Management::with(None, user, password).ask(Method::GET, "whoami", None).await.expect_err("no certificate");
     let causes: Vec<_> = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
@@ -146,7 +146,7 @@ async fn the_certificate_of_a_deleted_tenant_is_refused() {
     let certificate = certificate_of(&tenant.id);
     let vhost = TenantId::parse(&tenant.id).unwrap().vhost();
     let open = amqp(tls(Some(&certificate)), &vhost, Login::External).await.unwrap();
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     admin.admin().delete_tenant(warrengate::pb::DeleteTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
     // The broker has deleted both the user and the vhost.
     assert_refused(tls(Some(&certificate)), &vhost, Login::External, Refusal::Login).await;

@@ -9,7 +9,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     broker::Management,
     raw::{RawPublish, RawSubscribe},
     to_queue,
@@ -93,14 +93,14 @@ async fn the_only_administrator_is_the_provisioner_and_guest_does_not_exist() {
 #[tokio::test]
 async fn idle_connections_are_closed_and_opened_again_when_needed() {
     let tenant = Tenant::fresh().await;
-    let world = World::get();
-    let mut config = world.stack.config().clone();
+    let shared = SharedStack::get();
+    let mut config = shared.stack.config().clone();
     config.grpc.listen.set_port(0);
     config.ops.listen.set_port(0);
     config.broker.idle_timeout = std::time::Duration::from_secs(1);
     let second = Gateway::start(config).await.unwrap();
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let client = world.client_at(&format!("https://{}", second.grpc_address()), credentials).await;
+    let client = shared.client_at(&format!("https://{}", second.grpc_address()), credentials).await;
 
     let queue = Some(pb::Queue { name: "jobs".into(), ..pb::Queue::default() });
     client.topology().declare_queue(pb::DeclareQueueRequest { queue, validate_only: false }).await.unwrap();

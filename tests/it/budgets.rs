@@ -16,7 +16,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     broker::{Login, Management, Refusal, amqp, assert_refused, certificate_of, tls},
     plans::{OwnPlan, limited, meters},
     publisher::RawPublisher,
@@ -76,7 +76,7 @@ async fn ten_times_the_message_rate_is_throttled_by_message_without_effect_on_an
     let ((mut stream, loud_results), (_, quiet_results)) = tokio::join!(run(&loud), run(&quiet));
     let seconds = begun.elapsed().as_secs() as usize + 1;
 
-    assert_eq!(count(&quiet_results, Outcome::Confirmed), 500, "the neighbour");
+    assert_eq!(count(&quiet_results, Outcome::Confirmed), 500, "the other tenant");
     let confirmed = count(&loud_results, Outcome::Confirmed);
     assert!((50..=50 + 20 * seconds).contains(&confirmed), "{confirmed} in {seconds} s");
     let throttled: Vec<_> = loud_results.iter().filter(|one| one.outcome() == Outcome::Throttled).collect();
@@ -117,16 +117,16 @@ async fn bytes_over_the_rate_are_throttled_and_the_largest_message_is_accepted()
 
 #[tokio::test]
 async fn a_changed_plan_applies_to_open_streams_of_every_gateway_within_seconds() {
-    let world = World::get();
+    let shared = SharedStack::get();
     let plan = OwnPlan::of(pb::Plan { max_publish_messages_per_second: 1, ..Default::default() }).await;
     let tenant = plan.tenant().await;
     tenant.queue("jobs").await;
-    let mut config = world.stack.config().clone();
+    let mut config = shared.stack.config().clone();
     config.grpc.listen.set_port(0);
     config.ops.listen.set_port(0);
     let second = Gateway::start(config).await.unwrap();
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let there = world.client_at(&format!("https://{}", second.grpc_address()), credentials).await;
+    let there = shared.client_at(&format!("https://{}", second.grpc_address()), credentials).await;
 
     let mut streams = [RawPublisher::open(&tenant.client).await, RawPublisher::open(&there).await];
     for stream in &mut streams {
@@ -283,7 +283,7 @@ async fn queues_exchanges_and_bindings_are_counted_and_repeated_declarations_are
 async fn clients_and_streams_are_counted_and_released() {
     let tenant = limited(pb::Plan { max_clients: 2, max_streams: 1, ..Default::default() }).await;
     tenant.queue("jobs").await;
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let (second, _) = Tenant::add_client(&admin, &tenant.id, "second", all_grants()).await;
     let third = || {
         let client = Some(pb::Client { client_id: format!("{}.third", tenant.id), ..Default::default() });
@@ -400,7 +400,7 @@ async fn a_message_expires_after_the_ttl_of_the_plan_and_is_dead_lettered() {
 
 #[tokio::test]
 async fn the_life_cycle_of_a_plan() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let name = format!("p{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
     let plan = pb::Plan { name: name.clone(), max_streams: 5, sampling_ratio: Some(0.5), ..Default::default() };

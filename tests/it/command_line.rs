@@ -12,7 +12,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 use warrengate::client::Nack;
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     broker::{Login, amqp, certificate_of, tls},
     command::{json, lines, ok, run, warrengate},
     wait::{until, within},
@@ -70,8 +70,8 @@ async fn topology_is_created_listed_and_deleted_by_command() {
 
 #[tokio::test]
 async fn an_administrator_manages_tenants_and_clients_by_command() {
-    let world = World::get();
-    let admin = || warrengate("admin", world.admin_secret());
+    let shared = SharedStack::get();
+    let admin = || warrengate("admin", shared.admin_secret());
     let id = format!("t{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
     json(admin(), &["tenant", "create", &id, "--display-name", "By command"]).await;
     assert!(ok(admin(), &["tenant", "list"]).await.contains(&id));
@@ -333,8 +333,8 @@ async fn completions_and_man_pages_are_written() {
 
 #[tokio::test]
 async fn a_plan_is_created_like_another() {
-    let world = World::get();
-    let admin = || warrengate("admin", world.admin_secret());
+    let shared = SharedStack::get();
+    let admin = || warrengate("admin", shared.admin_secret());
     let name = format!("p{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
     let standard = json(admin(), &["plan", "get", "standard"]).await;
     let plan = json(admin(), &["plan", "create", &name, "--like", "standard", "--streams", "7"]).await;

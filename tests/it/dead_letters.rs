@@ -6,7 +6,7 @@ use tonic::Code;
 use warrengate::pb::{self, DeadLetterFilter, NackAction, QueueType};
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     consumer::{RawSubscription, ids, start},
     dead_letters::{all, bodies, filtered, of_queue, these},
     raw::{field, reason},
@@ -25,8 +25,8 @@ async fn with_dead(queues: &[(&str, usize)]) -> Tenant {
         number += count;
         tenant.outcomes(all).await;
         let mut consumer = RawSubscription::open(&tenant.client, start(queue)).await;
-        let held = ids(&consumer.take(*count).await);
-        consumer.nack_with_reason(&held, NackAction::DeadLetter, &format!("of {queue}")).await;
+        let taken = ids(&consumer.take(*count).await);
+        consumer.nack_with_reason(&taken, NackAction::DeadLetter, &format!("of {queue}")).await;
         consumer.close().await;
     }
     tenant.has_dead_letters(number).await;
@@ -139,8 +139,8 @@ async fn large_ones_fill_pages_by_their_bytes() {
         tenant.publish_to("jobs", vec![7; 2 << 20]).await;
     }
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let held = ids(&consumer.take(4).await);
-    consumer.nack(&held, NackAction::DeadLetter).await;
+    let taken = ids(&consumer.take(4).await);
+    consumer.nack(&taken, NackAction::DeadLetter).await;
     consumer.close().await;
     let found = tenant.has_dead_letters(4).await;
     assert!(found.iter().all(|letter| letter.message.as_ref().unwrap().body.len() == 2 << 20));
@@ -213,8 +213,8 @@ async fn one_some_or_all_are_sent_again_and_only_to_their_queues() {
     assert_eq!(tenant.dead_letters().await, []);
     // Those that die again know that they came back.
     let mut consumer = RawSubscription::open(&tenant.client, start("second")).await;
-    let held = consumer.one().await;
-    consumer.nack(&[held.delivery_id], NackAction::DeadLetter).await;
+    let taken = consumer.one().await;
+    consumer.nack(&[taken.delivery_id], NackAction::DeadLetter).await;
     assert_eq!(tenant.dead_letter().await.redrives, 1);
 }
 
@@ -273,10 +273,10 @@ async fn purging_deletes_what_was_chosen_and_nothing_else() {
 #[tokio::test]
 async fn dead_letters_are_for_clients_that_may_subscribe_to_their_queue() {
     let tenant = with_dead(&[("mine", 2), ("theirs", 3)]).await;
-    let world = World::get();
+    let shared = SharedStack::get();
     let grants = pb::Grants { subscribe: vec!["mine".into()], ..all_grants() };
-    let (client_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "narrow", grants).await;
-    let client = world.client(&client_id, &secret).await;
+    let (client_id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "narrow", grants).await;
+    let client = shared.client(&client_id, &secret).await;
     let narrow = Tenant { id: tenant.id.clone(), client_id, secret, client };
     assert!(narrow.has_dead_letters(2).await.iter().all(|letter| letter.queue == "mine"));
     let theirs = tenant.dead_letters().await.into_iter().find(|letter| letter.queue == "theirs").unwrap();
@@ -295,8 +295,8 @@ async fn dead_letters_are_for_clients_that_may_subscribe_to_their_queue() {
     assert_eq!(tenant.dead_letters().await.len(), 3);
     // A client that may subscribe to nothing is refused.
     let grants = pb::Grants { subscribe: Vec::new(), ..all_grants() };
-    let (client_id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "none", grants).await;
-    let client = world.client(&client_id, &secret).await;
+    let (client_id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "none", grants).await;
+    let client = shared.client(&client_id, &secret).await;
     let mut topology = client.topology();
     let listed = topology.list_dead_letters(pb::ListDeadLettersRequest::default()).await.expect_err("not granted");
     let purge = pb::PurgeDeadLettersRequest { selection: Some(all()) };

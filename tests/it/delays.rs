@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use warrengate::pb::{self, Outcome, SubscribeStart};
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     consumer::{RawSubscription, bodies, start},
     dead_letters::these,
     to_queue,
@@ -23,7 +23,7 @@ async fn wait_for_messages(tenant: &Tenant, queue: &str, messages: u64) {
     let vhost = format!("wg.{}", tenant.id);
     let asked = ["-p", &vhost, "list_queues", "name", "messages", "--formatter", "json"];
     until(&format!("{messages} messages in {queue}"), async || {
-        let answer = World::get().stack.node().control(&asked).await.unwrap();
+        let answer = SharedStack::get().stack.node().control(&asked).await.unwrap();
         let all: Vec<serde_json::Value> = serde_json::from_str(&answer).unwrap();
         let found = all.iter().find(|one| one["name"] == queue).and_then(|one| one["messages"].as_u64());
         (found == Some(messages)).then_some(())
@@ -113,7 +113,7 @@ async fn a_retry_is_delivered_when_its_delay_queue_has_no_leader() {
     consumer.ack(&[again.delivery_id]).await;
     // As after a kill in the first seconds after its declaration (broker-config/README.md).
     let server = format!("{{'wg.{}_wg.delay.1000', node()}}", tenant.id);
-    let node = World::get().stack.node();
+    let node = SharedStack::get().stack.node();
     node.control(&["eval", &format!("ok = ra:stop_server(quorum_queues, {server}).")]).await.unwrap();
     let nacked = Instant::now();
     consumer.retry(&[second.delivery_id], Duration::from_secs(1)).await;

@@ -10,12 +10,14 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tonic_types::StatusExt as _;
 use warrengate::{
     client::SubscribeOptions,
-    pb::{Outcome, SubscribeStart, publish_response::Event as Answered, subscribe_response::Event as Heard},
+    pb::{
+        Outcome, SubscribeStart, publish_response::Event as PublishEvent, subscribe_response::Event as SubscribeEvent,
+    },
 };
 
 use crate::harness::{
     consumer::{RawSubscription, ids, start},
-    own::Own,
+    dedicated::DedicatedStack,
     proxy::Proxy,
     publisher::RawPublisher,
     raw::{reason, tls_to},
@@ -27,10 +29,10 @@ use crate::harness::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_answers_accepted_messages_returns_the_rest_and_exits_with_0() {
-    let own = Own::start("drain", &[]).await;
-    let mut gateway = Serve::start(&own, &[]).await;
-    let tenant = own.tenant().await;
-    let client = gateway.client(&own, &tenant).await;
+    let dedicated = DedicatedStack::start("drain", &[]).await;
+    let mut gateway = Serve::start(&dedicated, &[]).await;
+    let tenant = dedicated.tenant().await;
+    let client = gateway.client(&dedicated, &tenant).await;
     tenant.queue("jobs").await;
     tenant.queue("other").await;
     for n in 0..10 {
@@ -47,9 +49,9 @@ async fn a_drain_answers_accepted_messages_returns_the_rest_and_exits_with_0() {
     let began = Instant::now();
     gateway.terminate();
     let notice = consumer.event().await.unwrap();
-    assert!(matches!(notice, Some(Heard::Draining(_))), "{notice:?}");
+    assert!(matches!(notice, Some(SubscribeEvent::Draining(_))), "{notice:?}");
     let answered = publisher.event().await.unwrap();
-    assert!(matches!(answered, Some(Answered::Draining(_))), "{answered:?}");
+    assert!(matches!(answered, Some(PublishEvent::Draining(_))), "{answered:?}");
     assert_eq!(gateway.readiness().await, 503);
     // On the same connection, for one second. After that the gRPC library opens another, which is not accepted.
     let refused = RawPublisher::try_open(&client).await.err().expect("no new streams");
@@ -77,18 +79,18 @@ async fn a_drain_answers_accepted_messages_returns_the_rest_and_exits_with_0() {
     rest.sort();
     assert_eq!(rest, ["5", "6", "7", "8", "9"]);
     tenant.holds("other", &["before", "after"]).await;
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_with_a_thousand_streams_and_silent_sockets_ends_within_its_deadline() {
-    let own = Own::start("drain-thousand", &[]).await;
-    let mut gateway = Serve::start(&own, &[("WARRENGATE_LIMITS__DRAIN_DEADLINE", "10s")]).await;
+    let dedicated = DedicatedStack::start("drain-thousand", &[]).await;
+    let mut gateway = Serve::start(&dedicated, &[("WARRENGATE_LIMITS__DRAIN_DEADLINE", "10s")]).await;
     let mut streams = Vec::new();
     for _ in 0..10 {
-        let tenant = own.tenant().await;
+        let tenant = dedicated.tenant().await;
         tenant.queue("jobs").await;
-        let client = gateway.client(&own, &tenant).await;
+        let client = gateway.client(&dedicated, &tenant).await;
         let opening = (0..100).map(|_| RawSubscription::open(&client, start("jobs")));
         streams.extend(futures_util::future::join_all(opening).await);
     }
@@ -96,11 +98,12 @@ async fn a_drain_with_a_thousand_streams_and_silent_sockets_ends_within_its_dead
     // One that never sends anything, one that is silent after its handshake, and one that stops reading while a message
     // is outstanding.
     let mute = TcpStream::connect(gateway.grpc).await.unwrap();
-    let after_tls = tls_to(gateway.grpc, &own.stack.gateway_ca()).await;
+    let after_tls = tls_to(gateway.grpc, &dedicated.stack.gateway_ca()).await;
     let stalled = Proxy::to(gateway.grpc.port()).await;
-    let tenant = own.tenant().await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("jobs").await;
-    let through = own.client_at(&format!("https://{}", stalled.endpoint()), &tenant.client_id, &tenant.secret).await;
+    let through =
+        dedicated.client_at(&format!("https://{}", stalled.endpoint()), &tenant.client_id, &tenant.secret).await;
     known(&through).await;
     let mut stuck = RawSubscription::open(&through, start("jobs")).await;
     tenant.publish_to("jobs", "outstanding").await;
@@ -120,19 +123,19 @@ async fn a_drain_with_a_thousand_streams_and_silent_sockets_ends_within_its_dead
     // Returned to the queue.
     tenant.holds("jobs", &["outstanding"]).await;
     drop((mute, after_tls));
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ended_publish_stream_reports_an_outcome_for_each_message_in_flight() {
     let proxy = Proxy::start().await;
     let endpoint = proxy.endpoint();
-    let own = Own::start("drain-cut", &[]).await;
-    proxy.forward_to(own.stack.node().amqps_port());
+    let dedicated = DedicatedStack::start("drain-cut", &[]).await;
+    proxy.forward_to(dedicated.stack.node().amqps_port());
     let settings = [("WARRENGATE_BROKER__ENDPOINTS", endpoint.as_str()), ("WARRENGATE_LIMITS__DRAIN_DEADLINE", "4s")];
-    let mut gateway = Serve::start(&own, &settings).await;
-    let tenant = own.tenant().await;
-    let client = gateway.client(&own, &tenant).await;
+    let mut gateway = Serve::start(&dedicated, &settings).await;
+    let tenant = dedicated.tenant().await;
+    let client = gateway.client(&dedicated, &tenant).await;
     tenant.queue("jobs").await;
     let mut publisher = RawPublisher::open(&client).await;
     publisher.send(vec![to_queue("jobs", "before")]).await;
@@ -142,7 +145,7 @@ async fn an_ended_publish_stream_reports_an_outcome_for_each_message_in_flight()
     publisher.send((0..10).map(|n| to_queue("jobs", n.to_string())).collect()).await;
     gateway.terminate();
     let answered = publisher.event().await.unwrap();
-    assert!(matches!(answered, Some(Answered::Draining(_))), "{answered:?}");
+    assert!(matches!(answered, Some(PublishEvent::Draining(_))), "{answered:?}");
     let results = publisher.results(10).await;
     let outcomes: Vec<_> = results.iter().map(|result| (result.sequence, result.outcome())).collect();
     assert_eq!(outcomes, (1..=10).map(|n| (n, Outcome::Unknown)).collect::<Vec<_>>());
@@ -150,42 +153,42 @@ async fn an_ended_publish_stream_reports_an_outcome_for_each_message_in_flight()
     let end = publisher.event().await.expect_err("it is disconnected");
     assert_eq!((end.code(), reason(&end).as_str()), (tonic::Code::Unavailable, "DRAINING"), "{end:?}");
     assert!(gateway.ended().await.success());
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_ends_the_gateway_at_once() {
-    let own = Own::start("drain-twice", &[]).await;
-    let mut gateway = Serve::start(&own, &[]).await;
-    let tenant = own.tenant().await;
-    let client = gateway.client(&own, &tenant).await;
+    let dedicated = DedicatedStack::start("drain-twice", &[]).await;
+    let mut gateway = Serve::start(&dedicated, &[]).await;
+    let tenant = dedicated.tenant().await;
+    let client = gateway.client(&dedicated, &tenant).await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "outstanding").await;
     let mut consumer = RawSubscription::open(&client, start("jobs")).await;
     consumer.take(1).await;
     gateway.terminate();
     let notice = consumer.event().await.unwrap();
-    assert!(matches!(notice, Some(Heard::Draining(_))), "{notice:?}");
+    assert!(matches!(notice, Some(SubscribeEvent::Draining(_))), "{notice:?}");
     let began = Instant::now();
     gateway.terminate();
     let status = gateway.ended().await;
     let took = began.elapsed();
     assert!(status.code() == Some(1) && took < Duration::from_secs(10), "{status} after {took:?}");
     tenant.holds("jobs", &["outstanding"]).await;
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_reconnects_on_draining_loses_no_message_and_gets_no_acknowledged_one_again() {
     const MESSAGES: usize = 500;
-    let own = Own::start("moving", &[]).await;
-    let first = own.stack.another_gateway().await.unwrap();
+    let dedicated = DedicatedStack::start("moving", &[]).await;
+    let first = dedicated.stack.another_gateway().await.unwrap();
     // One address for several gateways.
     let address = Proxy::to(first.grpc_address().port()).await;
-    let tenant = own.tenant().await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("jobs").await;
     let endpoint = format!("https://{}", address.endpoint());
-    let client = own.client_at(&endpoint, &tenant.client_id, &tenant.secret).await;
+    let client = dedicated.client_at(&endpoint, &tenant.client_id, &tenant.secret).await;
     let mut subscription = within("a subscription", client.subscribe(SubscribeOptions::queue("jobs"))).await.unwrap();
     let publish = async |from: usize, to: usize| {
         let all = (from..to).map(|n| to_queue("jobs", n.to_string())).collect();
@@ -201,7 +204,7 @@ async fn a_client_that_reconnects_on_draining_loses_no_message_and_gets_no_ackno
         subscription.ack(&delivery).unwrap();
         assert!(acknowledged.insert(body.clone()), "{body:?} was acknowledged before");
         if acknowledged.len() == 100 {
-            address.forward_to(own.stack.gateway().grpc_address().port());
+            address.forward_to(dedicated.stack.gateway().grpc_address().port());
             draining = first.take().map(|first| tokio::spawn(first.shutdown()));
             publish(MESSAGES / 2, MESSAGES).await;
         }
@@ -209,17 +212,17 @@ async fn a_client_that_reconnects_on_draining_loses_no_message_and_gets_no_ackno
     within("the drain", draining.unwrap()).await.unwrap();
     within("the end", subscription.close()).await.unwrap();
     assert_eq!(tenant.depth("jobs").await, 0);
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_is_silent_after_its_handshake_is_disconnected() {
-    let world = crate::harness::World::get();
-    let mut silent = tls_to(world.stack.gateway().grpc_address(), &world.stack.gateway_ca()).await;
+    let shared = crate::harness::SharedStack::get();
+    let mut silent = tls_to(shared.stack.gateway().grpc_address(), &shared.stack.gateway_ca()).await;
     let began = Instant::now();
     // The server sends its first frame only after the client's.
     let read = within("the end of the connection", silent.read(&mut [0; 64])).await;
     assert!(!matches!(read, Ok(1..)), "{read:?}");
-    let allowed = world.stack.config().limits.handshake_timeout;
+    let allowed = shared.stack.config().limits.handshake_timeout;
     assert!(began.elapsed() >= allowed, "{:?}", began.elapsed());
 }

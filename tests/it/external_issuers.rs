@@ -93,7 +93,7 @@ async fn several_issuers_are_trusted_and_an_unavailable_one_affects_no_other() {
     refused(&channel, &keys[1].sign(&going_away.claims(&tenant.id, "away"))).await;
     let mut before = by_discovery.claims(&tenant.id, "app");
     before["iat"] = (before["iat"].as_u64().unwrap() - 60).into();
-    for client in ["app", "stranger"] {
+    for client in ["app", "unbound"] {
         before["azp"] = client.into();
         let status = who(&channel, &keys[0].sign(&before)).await.expect_err("refused");
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "CLIENT_UNKNOWN"), "{status:?}");
@@ -156,10 +156,10 @@ async fn rotated_keys_are_fetched_and_a_flood_of_unknown_ones_causes_few_request
 
     local.publish(&[&second]);
     let (requests, began) = (local.requests(), Instant::now());
-    let stranger = Key::new("x");
+    let unknown = Key::new("x");
     let claims = local.claims(&tenant.id, "ext");
     for _ in 0..500 {
-        refused(&channel, &stranger.sign(&claims)).await;
+        refused(&channel, &unknown.sign(&claims)).await;
     }
     who(&channel, &new).await.unwrap();
     let (requests, took) = (local.requests() - requests, began.elapsed());

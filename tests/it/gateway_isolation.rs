@@ -7,7 +7,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     raw::{RawSubscribe, reason, shape, start},
     to_queue,
 };
@@ -166,10 +166,10 @@ async fn no_name_leads_to_another_vhost_or_the_gateways_own_objects() {
 #[tokio::test]
 async fn a_tenant_administrator_cannot_change_another_tenant_or_learn_whether_it_exists() {
     let (ours, theirs) = (Tenant::fresh().await, Tenant::fresh().await);
-    let world = World::get();
+    let shared = SharedStack::get();
     let grants = pb::Grants { administer: true, ..crate::harness::tenant::all_grants() };
-    let (id, secret) = Tenant::add_client(&world.admin().await, &ours.id, "administrator", grants).await;
-    let tenant_admin = world.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&shared.admin().await, &ours.id, "administrator", grants).await;
+    let tenant_admin = shared.client(&id, &secret).await;
 
     for tenant in [theirs.id.as_str(), "no-such-tenant", ""] {
         let client_id = if tenant.is_empty() { "admin".to_owned() } else { format!("{tenant}.app") };

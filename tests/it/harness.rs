@@ -6,10 +6,10 @@ pub mod collector;
 pub mod command;
 pub mod consumer;
 pub mod dead_letters;
+pub mod dedicated;
 pub mod http2;
 pub mod issuer;
 pub mod jaeger;
-pub mod own;
 pub mod plans;
 pub mod publisher;
 pub mod raw;
@@ -43,9 +43,9 @@ pub use warrengate_testkit::{postgres, proxy};
 use postgres::Postgres;
 use warrengate_testkit::folder::RunFolder;
 
-/// The shared stack. It has its own runtime, because the runtime of a test ends with the test; the node's guard ends
+/// The stack that all tests share. It has a separate runtime, because the runtime of a test ends with the test; the node's guard ends
 /// the broker with the process.
-pub struct World {
+pub struct SharedStack {
     pub stack: Stack,
     /// Keeps the stack's folder.
     _runtime: Runtime,
@@ -89,10 +89,10 @@ pub fn installation() -> Option<PathBuf> {
     std::env::var_os("WARRENGATE_TEST_BROKER").map(PathBuf::from)
 }
 
-impl World {
+impl SharedStack {
     pub fn get() -> &'static Self {
-        static WORLD: OnceLock<World> = OnceLock::new();
-        WORLD.get_or_init(|| std::thread::spawn(Self::start).join().expect("the stack starts"))
+        static SHARED: OnceLock<SharedStack> = OnceLock::new();
+        SHARED.get_or_init(|| std::thread::spawn(Self::start).join().expect("the stack starts"))
     }
 
     fn start() -> Self {

@@ -9,7 +9,7 @@ use tonic_reflection::pb::v1::{
 use warrengate::pb::{self, Outcome};
 
 use crate::harness::{
-    Tenant, World, to_queue,
+    SharedStack, Tenant, to_queue,
     wait::{until, within},
     web,
 };
@@ -62,7 +62,7 @@ async fn grpc_web_publishes_over_http_1() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let token = tenant.client.token().await.unwrap().unwrap();
-    let url = format!("{}/warrengate.v1.Messaging/PublishBatch", World::get().stack.endpoint());
+    let url = format!("{}/warrengate.v1.Messaging/PublishBatch", SharedStack::get().stack.endpoint());
     let body = web::framed(&pb::PublishBatchRequest { publications: vec![to_queue("jobs", "from a browser")] });
     let post = |authorization: Option<String>| {
         let mut request = web::http()

@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 use warrengate::pb::Outcome;
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     proxy::Proxy,
     raw::{RawPublish, tls_to},
     to_queue,
@@ -39,7 +39,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A connection after the HTTP/2 preface and settings.
 async fn started(address: SocketAddr) -> TlsStream<TcpStream> {
-    let mut stream = tls_to(address, &World::get().stack.gateway_ca()).await;
+    let mut stream = tls_to(address, &SharedStack::get().stack.gateway_ca()).await;
     stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
     stream
 }
@@ -56,7 +56,7 @@ async fn closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
 /// Whether the handshake completes and the gateway sends a frame.
 async fn is_served(address: SocketAddr) -> bool {
     let mut roots = rustls::RootCertStore::empty();
-    let pem = World::get().ca().as_bytes();
+    let pem = SharedStack::get().ca().as_bytes();
     let ca = <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_slice(pem).unwrap();
     roots.add(ca).unwrap();
     let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -82,7 +82,7 @@ impl Other {
     }
 
     async fn continues(&mut self) {
-        let result = within("a neighbour's message", self.stream.publish(to_queue("jobs", "x"))).await.unwrap();
+        let result = within("another tenant's message", self.stream.publish(to_queue("jobs", "x"))).await.unwrap();
         assert_eq!(result.outcome(), Outcome::Confirmed);
     }
 }
@@ -142,7 +142,7 @@ async fn a_silent_or_slow_handshake_is_closed() {
     tokio::join!(closed(silent), closed(reading));
     within("the slow one's end", dripping).await.unwrap();
     // A client that completes the handshake and then sends nothing.
-    closed(tls_to(address, &World::get().stack.gateway_ca()).await).await;
+    closed(tls_to(address, &SharedStack::get().stack.gateway_ca()).await).await;
     other.continues().await;
     gateway.running.shutdown().await;
 }
@@ -212,7 +212,7 @@ async fn a_flood_of_resets_is_disconnected_and_other_streams_continue() {
 async fn more_header_bytes_than_allowed_are_refused_on_a_connection_that_continues() {
     let tenant = Tenant::fresh().await;
     // Through a proxy that counts connections, because the client would reconnect silently.
-    let network = Proxy::to(World::get().stack.gateway().grpc_address().port()).await;
+    let network = Proxy::to(SharedStack::get().stack.gateway().grpc_address().port()).await;
     let channel = web::channel_to(&format!("https://{}", network.endpoint())).await;
     let token = web::access_token(&tenant.client_id, &tenant.secret).await;
     let mut auth = warrengate::pb::auth_client::AuthClient::new(channel);

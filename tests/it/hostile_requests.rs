@@ -73,10 +73,10 @@ async fn a_connection_without_a_valid_token_is_closed_early_and_one_of_a_client_
     let mut who = who.await;
     who.data(web::framed(&pb::WhoAmIRequest {}), true).await;
     assert_eq!(who.status().await.code(), Code::Ok);
-    let stranger = Http2::connect(address).await;
-    let mut refused = stranger.call(BATCH, None).await;
+    let unauthenticated = Http2::connect(address).await;
+    let mut refused = unauthenticated.call(BATCH, None).await;
     assert_eq!(refused.status().await.code(), Code::Unauthenticated);
-    stranger.closed().await;
+    unauthenticated.closed().await;
     assert!(!client.is_closed());
     gateway.running.shutdown().await;
 }
@@ -85,7 +85,7 @@ async fn a_connection_without_a_valid_token_is_closed_early_and_one_of_a_client_
 async fn elements_are_counted_before_they_are_decoded() {
     let tenant = Tenant::fresh().await;
     let token = web::access_token(&tenant.client_id, &tenant.secret).await;
-    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let gateway = crate::harness::SharedStack::get().stack.gateway().grpc_address();
     let connection = Http2::connect(gateway).await;
     // Two bytes for each element.
     let publications = vec![pb::Publication::default(); 500_000];
@@ -108,7 +108,7 @@ async fn single_message_frames_on_a_paused_stream_are_slowed_down_and_the_connec
     let tenant = limited(pb::Plan { max_in_flight_messages: 10, ..Default::default() }).await;
     tenant.queue("jobs").await;
     let token = web::access_token(&tenant.client_id, &tenant.secret).await;
-    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let gateway = crate::harness::SharedStack::get().stack.gateway().grpc_address();
     let connection = Http2::connect(gateway).await;
     let mut call = connection.call("warrengate.v1.Messaging/Publish", Some(&token)).await;
     // All frames are sent before the first response is read.
@@ -135,7 +135,7 @@ async fn single_acknowledgement_frames_never_end_the_connection() {
     tenant.queue("jobs").await;
     tenant.outcomes((0..MESSAGES).map(|_| to_queue("jobs", "x")).collect()).await;
     let token = web::access_token(&tenant.client_id, &tenant.secret).await;
-    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let gateway = crate::harness::SharedStack::get().stack.gateway().grpc_address();
     let connection = Http2::connect(gateway).await;
     let mut call = connection.call("warrengate.v1.Messaging/Subscribe", Some(&token)).await;
     let start = SubscribeRequest { frame: Some(SubscribeFrame::Start(start("jobs"))) };
@@ -159,7 +159,7 @@ async fn single_acknowledgement_frames_never_end_the_connection() {
 
 #[tokio::test]
 async fn requests_other_than_grpc_get_an_http_error() {
-    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let gateway = crate::harness::SharedStack::get().stack.gateway().grpc_address();
     let connection = Http2::connect(gateway).await;
     for (method, kind, status) in
         [("GET", "application/grpc", 405), ("POST", "application/json", 415), ("POST", "application/grpc+json", 415)]
@@ -176,7 +176,7 @@ async fn the_deadline_of_a_call_ends_a_stream() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let token = web::access_token(&tenant.client_id, &tenant.secret).await;
-    let gateway = crate::harness::World::get().stack.gateway().grpc_address();
+    let gateway = crate::harness::SharedStack::get().stack.gateway().grpc_address();
     let connection = Http2::connect(gateway).await;
     let request = http::Request::post("https://127.0.0.1/warrengate.v1.Messaging/Subscribe")
         .header("content-type", "application/grpc")

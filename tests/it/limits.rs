@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use warrengate::pb::{self, Outcome, PublishResult};
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     broker::{Login, amqp, certificate_of, tls},
     plans::{limited, meters},
     publisher::RawPublisher,
@@ -139,7 +139,7 @@ async fn hundred(tenant: &Tenant) -> Vec<PublishResult> {
 
 /// Requests twenty of the counted resource; returns how many were refused, each with the expected reason.
 async fn twenty(limit: &str, tenant: &Tenant, wanted: &str) -> usize {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut outstanding = Vec::new();
     let mut refused = 0;
     for number in 0..20 {

@@ -9,7 +9,7 @@ use tokio::{
 };
 use warrengate::client::Credentials;
 
-use crate::harness::{Tenant, World, wait::within};
+use crate::harness::{SharedStack, Tenant, wait::within};
 
 /// The next line with this message.
 async fn line(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
@@ -29,7 +29,7 @@ async fn line(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
 
 #[tokio::test]
 async fn sighup_changes_the_log_filter_by_target_and_an_invalid_filter_changes_nothing() {
-    let world = World::get();
+    let shared = SharedStack::get();
     let tenant = Tenant::fresh().await;
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = folder.path().join("warrengate.toml");
@@ -38,7 +38,7 @@ async fn sighup_changes_the_log_filter_by_target_and_an_invalid_filter_changes_n
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_warrengate"))
         .args(["serve", "--config"])
         .arg(&file)
-        .envs(world.stack.settings().iter().cloned())
+        .envs(shared.stack.settings().iter().cloned())
         .env("WARRENGATE_GRPC__LISTEN", "127.0.0.1:0")
         .env("WARRENGATE_OPS__LISTEN", "127.0.0.1:0")
         .env("WARRENGATE_TELEMETRY__LOG_FORMAT", "json")
@@ -53,7 +53,7 @@ async fn sighup_changes_the_log_filter_by_target_and_an_invalid_filter_changes_n
     let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
     let up = line(&mut log, "gateway started").await;
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let client = world.client_at(&format!("https://{}", up["grpc"].as_str().unwrap()), credentials).await;
+    let client = shared.client_at(&format!("https://{}", up["grpc"].as_str().unwrap()), credentials).await;
     let call = async || client.auth().who_am_i(warrengate::pb::WhoAmIRequest {}).await.unwrap();
 
     // No calls are logged until the filter includes them.

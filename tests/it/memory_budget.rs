@@ -35,7 +35,7 @@ async fn small_gateway() -> OwnGateway {
 struct Holders {
     tenant: Tenant,
     subscriptions: [RawSubscription; 2],
-    held: [Vec<(u64, u8)>; 2],
+    unsettled: [Vec<(u64, u8)>; 2],
 }
 
 impl Holders {
@@ -49,7 +49,7 @@ impl Holders {
         let window = pb::SubscribeStart { max_outstanding_bytes: 256 << 20, ..start("jobs") };
         let first = RawSubscription::open(&client, window.clone()).await;
         let second = RawSubscription::open(&client, window).await;
-        let mut holders = Self { tenant, subscriptions: [first, second], held: Default::default() };
+        let mut holders = Self { tenant, subscriptions: [first, second], unsettled: Default::default() };
         holders.until(FITTING).await;
         holders
     }
@@ -57,7 +57,7 @@ impl Holders {
     /// Waits until so many were delivered.
     async fn until(&mut self, count: usize) {
         within("deliveries", async {
-            while self.held.iter().map(Vec::len).sum::<usize>() < count {
+            while self.unsettled.iter().map(Vec::len).sum::<usize>() < count {
                 let [first, second] = &mut self.subscriptions;
                 let (of, event) = tokio::select! {
                     event = first.event() => (0, event),
@@ -66,7 +66,7 @@ impl Holders {
                 let Ok(Some(Event::Deliveries(frame))) = event else { panic!("{event:?} instead of deliveries") };
                 for delivery in frame.deliveries {
                     assert_eq!(delivery.attempt, 1, "what waits for memory uses up no attempt");
-                    self.held[of].push((delivery.delivery_id, delivery.message.unwrap().body[0]));
+                    self.unsettled[of].push((delivery.delivery_id, delivery.message.unwrap().body[0]));
                 }
             }
         })
@@ -75,11 +75,11 @@ impl Holders {
 
     async fn acknowledge(&mut self) -> BTreeSet<u8> {
         let mut numbers = BTreeSet::new();
-        for (subscription, held) in self.subscriptions.iter().zip(&self.held) {
-            subscription.ack(&held.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await;
-            numbers.extend(held.iter().map(|(_, number)| *number));
+        for (subscription, unsettled) in self.subscriptions.iter().zip(&self.unsettled) {
+            subscription.ack(&unsettled.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await;
+            numbers.extend(unsettled.iter().map(|(_, number)| *number));
         }
-        self.held = Default::default();
+        self.unsettled = Default::default();
         numbers
     }
 }

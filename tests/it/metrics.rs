@@ -6,7 +6,7 @@ use reqwest::header::ACCEPT;
 use warrengate::pb::{Outcome, Publication};
 
 use crate::harness::{
-    Tenant, World, missing, to_queue,
+    SharedStack, Tenant, missing, to_queue,
     wait::{until, within},
     web::{http, ops_get},
 };
@@ -20,7 +20,7 @@ async fn page() -> String {
 /// A tenant at the gateway whose metrics are read; there may be a second gateway.
 async fn tenant_here() -> Tenant {
     let mut tenant = Tenant::fresh().await;
-    tenant.client = tenant.client_at(&World::get().stack.endpoint()).await;
+    tenant.client = tenant.client_at(&SharedStack::get().stack.endpoint()).await;
     tenant
 }
 
@@ -116,14 +116,14 @@ async fn calls_tokens_connections_certificates_and_the_store_are_counted() {
 
 #[tokio::test]
 async fn openmetrics_is_served_on_request() {
-    let url = format!("http://{}/metrics", World::get().stack.gateway().ops_address());
+    let url = format!("http://{}/metrics", SharedStack::get().stack.gateway().ops_address());
     let answer = http().get(url).header(ACCEPT, "application/openmetrics-text;version=1.0.0").send().await.unwrap();
     assert_eq!(answer.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(answer.text().await.unwrap().ends_with("# EOF\n"));
 }
 
 #[tokio::test]
-#[allow(clippy::print_stderr, reason = "a check that is left out says so")]
+#[allow(clippy::print_stderr, reason = "a skipped check is reported")]
 async fn promtool_accepts_the_metrics() {
     let tenant = tenant_here().await;
     tenant.queue("any").await;

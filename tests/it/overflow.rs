@@ -5,7 +5,7 @@ use warrengate::{
     pb::{self, ExchangeType, Grants, Outcome, PublishGrant, PublishResult, QueueType},
 };
 
-use crate::harness::{Tenant, World, tenant::all_grants, to_queue, values::to_exchange, wait::within};
+use crate::harness::{SharedStack, Tenant, tenant::all_grants, to_queue, values::to_exchange, wait::within};
 
 async fn batch(tenant: &Tenant, publications: Vec<pb::Publication>) -> Vec<PublishResult> {
     within("a batch", tenant.client.publish_batch(publications)).await.unwrap()
@@ -121,7 +121,7 @@ async fn an_internal_exchange_rejects_clients_and_other_messages_continue() {
 #[tokio::test]
 async fn messages_without_a_grant_are_denied_and_the_others_continue() {
     let tenant = Tenant::fresh().await;
-    let world = World::get();
+    let shared = SharedStack::get();
     for queue in ["open.one", "closed"] {
         tenant.queue(queue).await;
     }
@@ -132,8 +132,8 @@ async fn messages_without_a_grant_are_denied_and_the_others_continue() {
         PublishGrant { exchange: "events".into(), routing_key: "order.#".into() },
     ];
     let grants = Grants { publish, ..all_grants() };
-    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "narrow", grants).await;
-    let client = world.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "narrow", grants).await;
+    let client = shared.client(&id, &secret).await;
     let all = vec![
         to_queue("open.one", "a"),
         to_queue("closed", "b"),

@@ -54,8 +54,8 @@ async fn retries_of_low_priority_do_not_starve_beside_those_of_high_priority() {
     tenant.outcomes((0..LOW).map(|n| with_priority("low", 0, n.to_string())).collect()).await;
     let mut low = RawSubscription::open(&tenant.client, start("low")).await;
     let mut high = RawSubscription::open(&tenant.client, start("high")).await;
-    let held = ids(&low.take(LOW).await);
-    low.retry(&held, DELAY).await;
+    let taken = ids(&low.take(LOW).await);
+    low.retry(&taken, DELAY).await;
     let nacked = Instant::now();
     // The delay queues hold messages of high priority all the time until the last one of low priority is back.
     let keep_retrying = async {

@@ -14,7 +14,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     consumer::{bodies, ids, start},
     raw::reason,
     tenant::all_grants,
@@ -123,17 +123,17 @@ async fn received_messages_are_settled_by_calls_as_on_a_stream() {
 
 #[tokio::test]
 async fn a_stream_is_settled_only_by_its_own_client_and_only_while_it_is_open() {
-    let (world, tenant, stranger) = (World::get(), Tenant::fresh().await, Tenant::fresh().await);
+    let (shared, tenant, other) = (SharedStack::get(), Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "mine").await;
-    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "other", all_grants()).await;
-    let colleague = world.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "other", all_grants()).await;
+    let colleague = shared.client(&id, &secret).await;
     let mut receiving = Receiving::open(&tenant.client, "jobs").await;
     let outstanding = ids(&receiving.take(1).await);
     let guess = uuid::Uuid::new_v4().simple().to_string();
     for (who, client, id) in [
         ("a colleague", &colleague, receiving.id.clone()),
-        ("another tenant", &stranger.client, receiving.id.clone()),
+        ("another tenant", &other.client, receiving.id.clone()),
         ("a guess", &tenant.client, guess),
         ("nonsense", &tenant.client, "../../etc".to_owned()),
     ] {
@@ -158,7 +158,7 @@ async fn a_settlement_at_another_gateway_is_refused_with_the_reason() {
     let other = web::gateway(|_| {}).await;
     let credentials =
         warrengate::client::Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let elsewhere = World::get().client_at(&other.endpoint(), credentials).await;
+    let elsewhere = SharedStack::get().client_at(&other.endpoint(), credentials).await;
     let receiving = Receiving::open(&tenant.client, "jobs").await;
     let status = settle(&elsewhere, &receiving.id, close()).await.expect_err("another gateway");
     assert_eq!(reason(&status), "RECEIVE_NOT_FOUND");
@@ -184,11 +184,11 @@ async fn cancelling_the_call_counts_as_a_client_disconnect() {
 
 #[tokio::test]
 async fn receiving_requires_the_grant_a_start_and_a_token_of_the_same_client() {
-    let (world, tenant, stranger) = (World::get(), Tenant::fresh().await, Tenant::fresh().await);
+    let (shared, tenant, other) = (SharedStack::get(), Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
     let grants = pb::Grants { subscribe: vec!["mine.#".into()], ..pb::Grants::default() };
-    let (id, secret) = Tenant::add_client(&world.admin().await, &tenant.id, "narrow", grants).await;
-    let narrow = world.client(&id, &secret).await;
+    let (id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "narrow", grants).await;
+    let narrow = shared.client(&id, &secret).await;
     let status = Receiving::try_open(&narrow, start("jobs")).await.err().expect("not granted");
     assert_eq!(reason(&status), "SUBSCRIBE_NOT_GRANTED");
     let mut frames =
@@ -207,7 +207,7 @@ async fn receiving_requires_the_grant_a_start_and_a_token_of_the_same_client() {
     receiving.settle(newer(&tenant.client).await).await;
     tenant.publish_to("jobs", "still here").await;
     assert_eq!(bodies(&receiving.take(1).await), ["still here"]);
-    receiving.settle(newer(&stranger.client).await).await;
+    receiving.settle(newer(&other.client).await).await;
     let status = receiving.event().await.expect_err("a token of another client");
     assert_eq!(reason(&status), "REAUTHENTICATED_AS_ANOTHER");
 }
@@ -219,7 +219,7 @@ async fn grpc_web_receives_and_settles_over_http_1() {
     let token = tenant.client.token().await.unwrap().unwrap();
     let authorization = format!("Bearer {}", token.secret().expose_secret());
     let post = |method: &str, body: Vec<u8>| {
-        let url = format!("{}/warrengate.v1.Messaging/{method}", World::get().stack.endpoint());
+        let url = format!("{}/warrengate.v1.Messaging/{method}", SharedStack::get().stack.endpoint());
         let request = web::http().post(url).header("content-type", "application/grpc-web+proto");
         request.header("x-grpc-web", "1").header("authorization", &authorization).body(body).send()
     };
@@ -270,7 +270,7 @@ async fn grpc_web_receives_and_settles_over_http_1() {
 #[tokio::test]
 async fn only_pages_of_configured_origins_may_call() {
     let own = web::gateway(|config| config.grpc.cors_origins = vec!["https://app.example".into()]).await;
-    let shared = World::get().stack.endpoint();
+    let shared = SharedStack::get().stack.endpoint();
     let preflight = async |endpoint: &str, origin: &str| {
         let url = format!("{endpoint}/warrengate.v1.Messaging/Receive");
         let request = web::http().request(reqwest::Method::OPTIONS, url).header("origin", origin);

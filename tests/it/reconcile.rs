@@ -8,7 +8,7 @@ use serde_json::json;
 use warrengate::pb;
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     broker::Management,
     command,
     raw::reason,
@@ -32,7 +32,7 @@ fn reconcile(tenant: &str, dry_run: bool) -> pb::ReconcileTenantRequest {
 
 #[tokio::test]
 async fn drift_is_reported_by_a_dry_run_repaired_on_request_and_audited() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let (tenant, broker) = (Tenant::fresh().await, Management::new());
     tenant.queue("jobs").await;
@@ -74,7 +74,7 @@ async fn drift_is_reported_by_a_dry_run_repaired_on_request_and_audited() {
 
 #[tokio::test]
 async fn a_missing_user_and_vhost_are_created_again() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let (tenant, broker) = (Tenant::fresh().await, Management::new());
     let name = format!("wg.{}", tenant.id);
     for path in [format!("users/{name}"), format!("vhosts/{name}")] {
@@ -92,7 +92,7 @@ async fn objects_of_no_tenant_are_reported_and_not_changed() {
     let broker = Management::new();
     let name = format!("wg.x{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
     broker.change(Method::PUT, &format!("vhosts/{name}"), Some(json!({}))).await;
-    let admin = || command::warrengate("admin", World::get().admin_secret());
+    let admin = || command::warrengate("admin", SharedStack::get().admin_secret());
     let found = command::json(admin(), &["tenant", "reconcile", "--all", "--dry-run"]).await;
     let unknown = found["unknown"].as_array().unwrap();
     assert!(unknown.contains(&json!(format!("vhost {name}"))), "{found}");
@@ -111,7 +111,7 @@ async fn the_gateway_repairs_drift_periodically_and_audits_it() {
         (!user["tags"].to_string().contains("administrator")).then_some(())
     })
     .await;
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let request = pb::ListAuditEventsRequest {
         tenant: tenant.id.clone(),
         method: "gateway".into(),

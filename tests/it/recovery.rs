@@ -9,7 +9,7 @@ use crate::harness::{
     Tenant,
     broker::Management,
     consumer::{RawSubscription, bodies, ids, start},
-    own::Own,
+    dedicated::DedicatedStack,
     proxy::Proxy,
     publisher::RawPublisher,
     serve::Serve,
@@ -23,12 +23,13 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(15);
 const WORKING_WITHIN: Duration = Duration::from_secs(5);
 
 /// A stack whose gateway reaches its broker through a proxy.
-async fn behind_a_proxy(name: &str, settings: &[(&str, &str)]) -> (Own, Proxy) {
+async fn behind_a_proxy(name: &str, settings: &[(&str, &str)]) -> (DedicatedStack, Proxy) {
     let proxy = Proxy::start().await;
     let endpoint = proxy.endpoint();
-    let own = Own::start(name, &[settings, &[("WARRENGATE_BROKER__ENDPOINTS", &endpoint)]].concat()).await;
-    proxy.forward_to(own.stack.node().amqps_port());
-    (own, proxy)
+    let dedicated =
+        DedicatedStack::start(name, &[settings, &[("WARRENGATE_BROKER__ENDPOINTS", &endpoint)]].concat()).await;
+    proxy.forward_to(dedicated.stack.node().amqps_port());
+    (dedicated, proxy)
 }
 
 /// One publish stream and one subscribe stream on the same queue.
@@ -100,30 +101,30 @@ impl Streams {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_broker_is_noticed_and_streams_continue_when_it_resumes() {
-    let own = Own::start("frozen", &[]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("frozen", &[]).await;
+    let tenant = dedicated.tenant().await;
     let mut streams = Streams::open(&tenant).await;
     streams.round_trip().await;
-    own.stack.node().pause().unwrap();
+    dedicated.stack.node().pause().unwrap();
     let began = Instant::now();
     // Published while the broker is paused: kept, and confirmed later.
     streams.send().await;
     streams.interrupted().await;
     let noticed = began.elapsed();
-    own.stack.node().resume().unwrap();
+    dedicated.stack.node().resume().unwrap();
     let working = streams.works_again().await;
     eprintln!("measured: paused broker noticed after {noticed:?}, streams work {working:?} after it resumed");
     assert!(
         noticed < NOTICED_WITHIN && working < WORKING_WITHIN,
         "noticed after {noticed:?}, working after {working:?}"
     );
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_half_open_connection_is_noticed_and_replaced() {
-    let (own, proxy) = behind_a_proxy("half-open", &[]).await;
-    let tenant = own.tenant().await;
+    let (dedicated, proxy) = behind_a_proxy("half-open", &[]).await;
+    let tenant = dedicated.tenant().await;
     let mut streams = Streams::open(&tenant).await;
     streams.round_trip().await;
     proxy.hold();
@@ -138,13 +139,13 @@ async fn a_half_open_connection_is_noticed_and_replaced() {
         noticed < NOTICED_WITHIN && working < WORKING_WITHIN,
         "noticed after {noticed:?}, working after {working:?}"
     );
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_network_is_noticed_at_once_and_streams_continue_afterwards() {
-    let (own, proxy) = behind_a_proxy("cut", &[]).await;
-    let tenant = own.tenant().await;
+    let (dedicated, proxy) = behind_a_proxy("cut", &[]).await;
+    let tenant = dedicated.tenant().await;
     let mut streams = Streams::open(&tenant).await;
     streams.round_trip().await;
     proxy.cut();
@@ -161,15 +162,15 @@ async fn an_interrupted_network_is_noticed_at_once_and_streams_continue_afterwar
         noticed < NOTICED_WITHIN && working < WORKING_WITHIN,
         "noticed after {noticed:?}, working after {working:?}"
     );
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outcomes_belong_to_their_messages_after_others_expired_before_they_were_written() {
     const LARGE: usize = 56;
     const SMALL: usize = 200;
-    let (own, proxy) = behind_a_proxy("given-up", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "3s")]).await;
-    let tenant = own.tenant().await;
+    let (dedicated, proxy) = behind_a_proxy("given-up", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "3s")]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("jobs").await;
     let mut publisher = RawPublisher::open(&tenant.client).await;
     publisher.send(vec![to_queue("jobs", "first")]).await;
@@ -204,16 +205,16 @@ async fn outcomes_belong_to_their_messages_after_others_expired_before_they_were
     let stored = (1 + LARGE + SMALL - SMALL.div_ceil(3)) as u64;
     tenant.has_depth("jobs", stored).await;
     assert_eq!(proxy.connections(), 2, "the connections are still the first ones");
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_many_reconnects_the_broker_has_exactly_the_channels_that_open_streams_need() {
-    let (own, proxy) = behind_a_proxy("losses", &[("WARRENGATE_BROKER__IDLE_TIMEOUT", "5s")]).await;
-    let gateway = Serve::start(&own, &[]).await;
-    let tenant = own.tenant().await;
+    let (dedicated, proxy) = behind_a_proxy("losses", &[("WARRENGATE_BROKER__IDLE_TIMEOUT", "5s")]).await;
+    let gateway = Serve::start(&dedicated, &[]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("jobs").await;
-    let client = gateway.client(&own, &tenant).await;
+    let client = gateway.client(&dedicated, &tenant).await;
     let mut consumers = Vec::new();
     let mut publishers = Vec::new();
     for _ in 0..5 {
@@ -241,7 +242,7 @@ async fn after_many_reconnects_the_broker_has_exactly_the_channels_that_open_str
         publisher.send(vec![to_queue("void", "last")]).await;
         publisher.results(1).await;
     }
-    let broker = Management::of(own.stack.config());
+    let broker = Management::of(dedicated.stack.config());
     let count = async |what: &str| {
         let vhost = format!("wg.{}", tenant.id);
         let all = broker.get(what).await.unwrap();
@@ -270,7 +271,7 @@ async fn after_many_reconnects_the_broker_has_exactly_the_channels_that_open_str
     publishers.into_iter().for_each(drop);
     exactly("consumers", 0).await;
     exactly("channels", 0).await;
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test]

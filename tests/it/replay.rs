@@ -18,7 +18,7 @@ fn from(position: Position) -> SubscribeStart {
     SubscribeStart { position: Some(StreamPosition { position: Some(position) }), ..start("log") }
 }
 
-/// A tenant with a stream queue of so many messages, each in a chunk of its own, since each was confirmed before the next.
+/// A tenant with a stream queue of so many messages, each in a separate chunk, since each was confirmed before the next.
 async fn log_of(messages: usize) -> Tenant {
     let tenant = Tenant::fresh().await;
     tenant.queue_typed("log", QueueType::Stream).await;
@@ -173,13 +173,13 @@ async fn a_lease_that_runs_out_in_a_stream_is_reported_and_disturbs_nobody() {
     let ack_deadline = Some(Duration::from_secs(10).try_into().unwrap());
     let leased = SubscribeStart { ack_deadline, ..from(Position::First(StreamFirst {})) };
     let mut reader = RawSubscription::open(&tenant.client, leased).await;
-    let held = ids(&reader.take(2).await);
+    let taken = ids(&reader.take(2).await);
     // Delivered in two batches, they have two leases and two reports.
     let mut expired = Vec::new();
-    while expired.len() < held.len() {
+    while expired.len() < taken.len() {
         expired.extend(reader.settled().await.expired_delivery_ids);
     }
-    assert_eq!(expired, held);
+    assert_eq!(expired, taken);
     reader.is_quiet().await;
     tenant.publish_to("log", "2").await;
     assert_eq!(bodies(&reader.take(1).await), ["2"]);

@@ -11,7 +11,7 @@ use warrengate::pb::{
 
 use crate::harness::{
     consumer::{RawSubscription, ids, start},
-    own::Own,
+    dedicated::DedicatedStack,
     to_queue,
     wait::{until, within},
 };
@@ -51,10 +51,10 @@ async fn publish(client: warrengate::client::Client, confirmed: mpsc::UnboundedS
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_survive_a_killed_broker_and_no_confirmed_message_is_lost() {
-    let own = Own::start("killed", &[]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("killed", &[]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("jobs").await;
-    own.queue_is_on_disk(&tenant, "jobs").await;
+    dedicated.queue_is_on_disk(&tenant, "jobs").await;
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     let (confirmed, mut confirms) = mpsc::unbounded_channel();
     let publishing = tokio::spawn(publish(tenant.client.clone(), confirmed));
@@ -64,8 +64,8 @@ async fn streams_survive_a_killed_broker_and_no_confirmed_message_is_lost() {
         within("a confirm", confirms.recv()).await.unwrap();
     }
     let outstanding = consumer.take(10).await;
-    own.stack.node().kill().unwrap();
-    let restarting = own.stack.node().restart();
+    dedicated.stack.node().kill().unwrap();
+    let restarting = dedicated.stack.node().restart();
     let consuming = async {
         let (mut interrupted, mut resumed, mut last_id) = (0, 0, 0);
         while received.len() < MESSAGES as usize || resumed == 0 {
@@ -96,20 +96,20 @@ async fn streams_survive_a_killed_broker_and_no_confirmed_message_is_lost() {
     let expected: BTreeSet<bytes::Bytes> = (0..MESSAGES).map(|n| n.to_string().into()).collect();
     assert_eq!(received, expected, "each confirmed message was received");
     consumer.close().await;
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_keeps_tenants_queues_and_messages() {
-    let own = Own::start("restarted", &[]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("restarted", &[]).await;
+    let tenant = dedicated.tenant().await;
     let kinds = [("quorum", QueueType::Quorum), ("classic", QueueType::Classic), ("stream", QueueType::Stream)];
     for (name, kind) in kinds {
         tenant.queue_typed(name, kind).await;
         let all = (0..100).map(|n: u32| to_queue(name, n.to_string())).collect();
         assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 100]);
     }
-    own.stack.node().restart().await.unwrap();
+    dedicated.stack.node().restart().await.unwrap();
     let expected: Vec<_> = (0..100).map(|n: u32| n.to_string()).collect();
     for (name, kind) in kinds {
         let first = pb::stream_position::Position::First(pb::StreamFirst {});
@@ -123,17 +123,17 @@ async fn a_restart_keeps_tenants_queues_and_messages() {
         consumer.ack(&ids(&outstanding)).await;
         consumer.close().await;
     }
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_to_an_unavailable_broker_have_an_outcome_with_the_reason() {
-    let own = Own::start("away", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "3s")]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("away", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "3s")]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "before").await;
-    own.queue_is_on_disk(&tenant, "jobs").await;
-    own.stack.node().kill().unwrap();
+    dedicated.queue_is_on_disk(&tenant, "jobs").await;
+    dedicated.stack.node().kill().unwrap();
     let began = std::time::Instant::now();
     let results = within("outcomes", tenant.client.publish_batch(vec![to_queue("jobs", "lost")])).await.unwrap();
     let result = &results[0];
@@ -142,27 +142,27 @@ async fn messages_to_an_unavailable_broker_have_an_outcome_with_the_reason() {
     assert!(result.reason.starts_with("BROKER_UNREACHABLE: "), "{}", result.reason);
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(20), "{took:?}");
-    own.stack.node().restart().await.unwrap();
+    dedicated.stack.node().restart().await.unwrap();
     let again = until("a publish that succeeds", async || {
         let outcomes = tenant.outcomes(vec![to_queue("jobs", "after")]).await;
         (outcomes[0] == Outcome::Confirmed).then_some(())
     });
     again.await;
     assert_eq!(tenant.take("jobs", 2).await, ["before", "after"]);
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_never_confirms_does_not_block_messages_to_others() {
     let settings = [("WARRENGATE_BROKER__PUBLISH_DEADLINE", "6s"), ("WARRENGATE_BROKER__CONNECT_TIMEOUT", "1s")];
-    let own = Own::start("leaderless", &settings).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("leaderless", &settings).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue_typed("fine", QueueType::Classic).await;
     // After an immediate kill, RabbitMQ 3.10 and 4.0 restart the queue without a leader: messages to it are never
     // confirmed.
     tenant.queue("leaderless").await;
-    own.stack.node().kill().unwrap();
-    own.stack.node().restart().await.unwrap();
+    dedicated.stack.node().kill().unwrap();
+    dedicated.stack.node().restart().await.unwrap();
     let (frames, requests) = mpsc::channel(1);
     let mut messaging = tenant.client.raw_messaging();
     let mut responses = messaging.publish(ReceiverStream::new(requests)).await.unwrap().into_inner();
@@ -186,5 +186,5 @@ async fn a_queue_that_never_confirms_does_not_block_messages_to_others() {
     let other = ask("fine", 100).await.into_iter().find(|o| o.outcome() != Outcome::Confirmed);
     assert!(other.is_none(), "{other:?}");
     // An orderly stop would wait for the queue.
-    own.stack.node().kill().unwrap();
+    dedicated.stack.node().kill().unwrap();
 }

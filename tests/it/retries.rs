@@ -8,10 +8,10 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     consumer::{RawSubscription, bodies, ids, start},
     dead_letters::these,
-    own::Own,
+    dedicated::DedicatedStack,
     proxy::Proxy,
     to_queue,
     values::{headers, text, to_exchange},
@@ -73,7 +73,7 @@ async fn a_message_that_is_always_nacked_is_dead_lettered_once_after_all_attempt
             let (took, next) = next_attempt(&mut consumer, delivery.delivery_id).await;
             assert!(took >= expected.mul_f64(0.8), "attempt {attempt} after {took:?} instead of {expected:?}");
             assert!(took <= expected.mul_f64(1.2) + SLACK, "attempt {attempt} after {took:?} instead of {expected:?}");
-            eprintln!("{kind:?}: attempt {attempt} came after {took:?}; the policy says {expected:?}");
+            eprintln!("{kind:?}: attempt {attempt} came after {took:?}; expected {expected:?}");
             assert_eq!((next.attempt, next.redelivered), (attempt, true));
             assert_eq!((next.exchange.as_str(), next.routing_key.as_str()), ("events", "order.new"));
             let message = next.message.as_ref().unwrap();
@@ -142,8 +142,8 @@ async fn nacks_expired_leases_and_disconnects_count_as_attempts_at_every_gateway
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     tenant.publish_to("jobs", "one").await;
-    let world = World::get();
-    let second = world.stack.another_gateway().await.unwrap();
+    let shared = SharedStack::get();
+    let second = shared.stack.another_gateway().await.unwrap();
     let there = tenant.client_at(&format!("https://{}", second.grpc_address())).await;
     let proxy = Proxy::to(second.grpc_address().port()).await;
 
@@ -203,7 +203,7 @@ async fn missing_delay_queues_and_exchanges_are_declared_again() {
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     let mut outstanding = consumer.one().await;
     let vhost = format!("wg.{}", tenant.id);
-    let node = World::get().stack.node();
+    let node = SharedStack::get().stack.node();
     let exchange = |name: &str| {
         let name = format!("rabbit_misc:r(<<\"{vhost}\">>, exchange, <<\"{name}\">>)");
         format!("ok = rabbit_exchange:delete({name}, false, <<\"test\">>).")
@@ -281,32 +281,32 @@ async fn a_retry_policy_is_returned_and_cannot_be_changed_by_a_declaration() {
 }
 
 /// A client of any gateway of a separate stack.
-async fn client_at(own: &Own, tenant: &Tenant, endpoint: &str) -> Client {
+async fn client_at(dedicated: &DedicatedStack, tenant: &Tenant, endpoint: &str) -> Client {
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let ca = std::fs::read_to_string(own.stack.gateway_ca()).unwrap();
+    let ca = std::fs::read_to_string(dedicated.stack.gateway_ca()).unwrap();
     Client::connect(ClientOptions::new(endpoint, credentials).ca_certificate(ca)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delay_survives_the_kill_of_the_broker_and_the_gateway() {
-    let own = Own::start("delayed", &[]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("delayed", &[]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("jobs").await;
-    own.queue_is_on_disk(&tenant, "jobs").await;
-    let second = own.stack.another_gateway().await.unwrap();
-    let there = client_at(&own, &tenant, &format!("https://{}", second.grpc_address())).await;
+    dedicated.queue_is_on_disk(&tenant, "jobs").await;
+    let second = dedicated.stack.another_gateway().await.unwrap();
+    let there = client_at(&dedicated, &tenant, &format!("https://{}", second.grpc_address())).await;
     let mut consumer = RawSubscription::open(&there, start("jobs")).await;
     let all: Vec<_> = (0..20).map(|n: u32| to_queue("jobs", n.to_string())).collect();
     assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 20]);
     let outstanding = ids(&consumer.take(20).await);
     consumer.retry(&outstanding, Duration::from_secs(30)).await;
     let nacked = Instant::now();
-    own.queue_is_on_disk(&tenant, "wg.delay.30000").await;
+    dedicated.queue_is_on_disk(&tenant, "wg.delay.30000").await;
     // All are in the delay queue once the stream has closed in order; then the gateway and the broker are killed.
     consumer.close().await;
     second.shutdown().await;
-    own.stack.node().kill().unwrap();
-    own.stack.node().restart().await.unwrap();
+    dedicated.stack.node().kill().unwrap();
+    dedicated.stack.node().restart().await.unwrap();
     let mut consumer =
         until("a subscription", async || RawSubscription::try_open(&tenant.client, start("jobs")).await.ok()).await;
     let again = consumer.take(20).await;
@@ -319,15 +319,15 @@ async fn a_delay_survives_the_kill_of_the_broker_and_the_gateway() {
     consumer.ack(&ids(&again)).await;
     consumer.is_quiet().await;
     consumer.close().await;
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_and_drains_do_not_count_as_attempts() {
-    let own = Own::start("restarts", &[("WARRENGATE_LIMITS__DRAIN_DEADLINE", "1s")]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("restarts", &[("WARRENGATE_LIMITS__DRAIN_DEADLINE", "1s")]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue_of(queue("jobs", QueueType::Quorum, 3, policy(100, 100, 1.0))).await;
-    own.queue_is_on_disk(&tenant, "jobs").await;
+    dedicated.queue_is_on_disk(&tenant, "jobs").await;
     let all: Vec<_> = (0..50).map(|n: u32| to_queue("jobs", n.to_string())).collect();
     assert_eq!(tenant.outcomes(all).await, [Outcome::Confirmed; 50]);
     // The broker restarts five times under a stream that has all messages outstanding.
@@ -335,9 +335,9 @@ async fn restarts_and_drains_do_not_count_as_attempts() {
     let mut outstanding = consumer.take(50).await;
     for round in 0..5 {
         if round % 2 == 0 {
-            own.stack.node().kill().unwrap();
+            dedicated.stack.node().kill().unwrap();
         }
-        own.stack.node().restart().await.unwrap();
+        dedicated.stack.node().restart().await.unwrap();
         outstanding = resumed(&mut consumer, 50).await;
         assert!(outstanding.iter().all(|delivery| delivery.attempt == 1), "round {round}: {outstanding:?}");
     }
@@ -345,8 +345,8 @@ async fn restarts_and_drains_do_not_count_as_attempts() {
     consumer.close().await;
     // A gateway drains ten times, with a client that does not react.
     for round in 0..10 {
-        let other = own.stack.another_gateway().await.unwrap();
-        let client = client_at(&own, &tenant, &format!("https://{}", other.grpc_address())).await;
+        let other = dedicated.stack.another_gateway().await.unwrap();
+        let client = client_at(&dedicated, &tenant, &format!("https://{}", other.grpc_address())).await;
         let mut consumer = RawSubscription::open(&client, start("jobs")).await;
         let outstanding = consumer.take(50).await;
         assert!(outstanding.iter().all(|delivery| delivery.attempt == 1), "round {round}: {outstanding:?}");
@@ -355,7 +355,7 @@ async fn restarts_and_drains_do_not_count_as_attempts() {
     }
     tenant.has_depth("jobs", 50).await;
     assert_eq!(tenant.dead_letters().await, []);
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 /// The next `count` deliveries after an interruption.

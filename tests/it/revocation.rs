@@ -6,8 +6,8 @@ use tonic::Code;
 use warrengate::{client::Credentials, pb};
 
 use crate::harness::{
-    Tenant, World,
-    own::Own,
+    SharedStack, Tenant,
+    dedicated::DedicatedStack,
     raw::{RawSubscribe, reason},
     tenant::{all_grants, known},
     to_queue,
@@ -30,7 +30,7 @@ fn grants_of(client_id: &str, grants: pb::Grants) -> pb::UpdateClientRequest {
 async fn a_revoked_right_ends_on_another_gateway_despite_an_older_token() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
-    let (here, there) = (World::get().admin().await, web::gateway(|_| {}).await);
+    let (here, there) = (SharedStack::get().admin().await, web::gateway(|_| {}).await);
     let all = pb::Grants { administer: true, ..all_grants() };
     let (id, secret) = Tenant::add_client(&here, &tenant.id, "administrator", all.clone()).await;
     let tenant_admin = there.client(&id, &secret).await;
@@ -60,9 +60,9 @@ async fn a_revoked_right_ends_on_another_gateway_despite_an_older_token() {
 #[tokio::test]
 async fn a_deleted_client_is_refused_and_a_new_one_of_the_same_id_is_another_client() {
     let tenant = Tenant::fresh().await;
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let (id, secret) = Tenant::add_client(&admin, &tenant.id, "worker", all_grants()).await;
-    let worker = World::get().client(&id, &secret).await;
+    let worker = SharedStack::get().client(&id, &secret).await;
     known(&worker).await;
     let delete = || pb::DeleteClientRequest { client_id: id.clone() };
     admin.admin().delete_client(delete()).await.unwrap();
@@ -90,7 +90,7 @@ async fn deletions_purges_and_tokens_are_audited_without_being_administration() 
         .delete_queue(pb::DeleteQueueRequest { name: "jobs".into(), ..Default::default() })
         .await
         .unwrap();
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     for (method, object) in [
         ("warrengate.v1.Topology/PurgeQueue", "jobs"),
         ("warrengate.v1.Topology/DeleteQueue", "jobs"),
@@ -113,10 +113,10 @@ async fn deletions_purges_and_tokens_are_audited_without_being_administration() 
 #[tokio::test]
 async fn revoking_a_signing_key_ends_its_tokens_and_streams_at_once() {
     // A separate stack, because every token of the gateway becomes invalid.
-    let own = Own::start("distrusted-key", &[]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("distrusted-key", &[]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("jobs").await;
-    let admin = own.admin().await;
+    let admin = dedicated.admin().await;
     let mut stream = RawSubscribe::started(&tenant.client, "jobs").await;
     let old = admin.token().await.unwrap().expect("a token").secret().clone();
     let revoked =
@@ -131,12 +131,12 @@ async fn revoking_a_signing_key_ends_its_tokens_and_streams_at_once() {
     };
     assert!(at.elapsed() < BOUND, "{:?}", at.elapsed());
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_WITHDRAWN"));
-    let with_old = own.client_with(Credentials::Token(old)).await;
+    let with_old = dedicated.client_with(Credentials::Token(old)).await;
     let status = with_old.auth().who_am_i(pb::WhoAmIRequest {}).await.expect_err("a token of the old key");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_INVALID"));
     // New tokens are signed at once with a new key.
-    own.admin().await.auth().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
+    dedicated.admin().await.auth().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
     let missing = pb::RevokeSigningKeyRequest { key_id: "nobodys".into(), ..Default::default() };
-    let status = own.admin().await.admin().revoke_signing_key(missing).await.expect_err("no such key");
+    let status = dedicated.admin().await.admin().revoke_signing_key(missing).await.expect_err("no such key");
     assert_eq!(reason(&status), "KEY_NOT_FOUND");
 }

@@ -12,7 +12,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     consumer::{RawSubscription, bodies, ids, start},
     plans::OwnPlan,
     proxy::Proxy,
@@ -74,9 +74,10 @@ fn http2_header(name: &str, value: &str) -> Vec<u8> {
 /// Subscribes, receives one delivery, and cancels like a gRPC library: RST_STREAM with CANCEL, without closing the
 /// sending side. The connection stays open.
 async fn take_one_and_cancel(token: &str) -> (u32, impl Sized) {
-    let world = World::get();
+    let shared = SharedStack::get();
     let mut connection =
-        tls_to(world.stack.endpoint().trim_start_matches("https://").parse().unwrap(), &world.stack.gateway_ca()).await;
+        tls_to(shared.stack.endpoint().trim_start_matches("https://").parse().unwrap(), &shared.stack.gateway_ca())
+            .await;
     let authorization = format!("Bearer {token}");
     let headers = [
         (":method", "POST"),
@@ -250,12 +251,12 @@ async fn closing_returns_the_rest_without_counting_an_attempt() {
 }
 
 #[tokio::test]
-async fn messages_of_a_vanished_client_are_redelivered_as_the_next_attempt() {
+async fn messages_of_a_disconnected_client_are_redelivered_as_the_next_attempt() {
     let tenant = jobs(QueueType::Quorum, 5).await;
-    let road = Proxy::to(World::get().stack.gateway().grpc_address().port()).await;
+    let road = Proxy::to(SharedStack::get().stack.gateway().grpc_address().port()).await;
     let client = tenant.client_through(&road).await;
-    let mut vanished = RawSubscription::open(&client, start("jobs")).await;
-    assert_eq!(vanished.take(5).await.len(), 5);
+    let mut disconnected = RawSubscription::open(&client, start("jobs")).await;
+    assert_eq!(disconnected.take(5).await.len(), 5);
     // Its machine fails, so nothing is sent.
     road.cut();
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;

@@ -4,9 +4,9 @@
 mod cluster;
 mod commands;
 mod development;
-mod neighbours;
 mod python;
 mod rotations;
+mod tenant_isolation;
 mod traces_python;
 mod two_gateways;
 mod volume;

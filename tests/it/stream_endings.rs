@@ -13,7 +13,7 @@ use warrengate::{
 };
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     raw::{RawPublish, RawSubscribe, assert_prompt, reason, start},
     to_queue,
     wait::until,
@@ -57,7 +57,7 @@ async fn deleting_a_tenant_ends_all_its_streams_with_the_reason() {
     let mut subscriber = RawSubscribe::started(&tenant.client, "jobs").await;
     let mut idle = RawPublish::open(&tenant.client).await.unwrap();
 
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let asked = Instant::now();
     admin.admin().delete_tenant(pb::DeleteTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
     for (what, (status, cut)) in [
@@ -88,10 +88,10 @@ async fn open_streams(client: &Client) -> (RawPublish, RawSubscribe) {
 #[tokio::test]
 async fn suspending_a_tenant_ends_its_streams_at_every_gateway_within_two_seconds() {
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
-    let world = World::get();
-    let second = world.stack.another_gateway().await.unwrap();
+    let shared = SharedStack::get();
+    let second = shared.stack.another_gateway().await.unwrap();
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let there = world.client_at(&format!("https://{}", second.grpc_address()), credentials).await;
+    let there = shared.client_at(&format!("https://{}", second.grpc_address()), credentials).await;
     for tenant in [&tenant, &other] {
         tenant.queue("jobs").await;
     }
@@ -99,7 +99,7 @@ async fn suspending_a_tenant_ends_its_streams_at_every_gateway_within_two_second
     let (mut publisher_there, mut subscriber_there) = open_streams(&there).await;
     let (mut others_publisher, mut others_subscriber) = open_streams(&other.client).await;
 
-    let admin = world.admin().await;
+    let admin = shared.admin().await;
     let asked = Instant::now();
     admin.admin().suspend_tenant(pb::SuspendTenantRequest { tenant: tenant.id.clone() }).await.unwrap();
     let ends = tokio::join!(publisher.end(), subscriber.end(), publisher_there.end(), subscriber_there.end());
@@ -130,11 +130,11 @@ async fn suspending_a_tenant_ends_its_streams_at_every_gateway_within_two_second
 async fn revoking_a_client_ends_its_streams_within_two_seconds_and_not_those_of_other_clients() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
-    let world = World::get();
-    let admin = world.admin().await;
+    let shared = SharedStack::get();
+    let admin = shared.admin().await;
     let grants = crate::harness::tenant::all_grants();
     let (id, secret) = Tenant::add_client(&admin, &tenant.id, "leaver", grants).await;
-    let leaver = world.client(&id, &secret).await;
+    let leaver = shared.client(&id, &secret).await;
     let (mut publisher, mut subscriber) = open_streams(&leaver).await;
     let mut colleague = RawPublish::open(&tenant.client).await.unwrap();
 

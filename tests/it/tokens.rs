@@ -10,7 +10,7 @@ use warrengate::{
     store::{EncryptionKey, Store},
 };
 
-use crate::harness::{Tenant, World, raw::reason, to_queue, wait::until, web};
+use crate::harness::{SharedStack, Tenant, raw::reason, to_queue, wait::until, web};
 
 /// The gateway's own signing key, from its store.
 pub struct Signer {
@@ -21,7 +21,7 @@ pub struct Signer {
 
 impl Signer {
     pub async fn of_the_gateway() -> Self {
-        let config = &World::get().stack.config().store;
+        let config = &SharedStack::get().stack.config().store;
         let store = Store::open(&config.url, EncryptionKey::parse(&config.encryption_key).unwrap()).await.unwrap();
         let row = store.signing_keys().await.unwrap().remove(0);
         Self { kid: row.kid.clone(), key: EncodingKey::from_ed_der(&row.private), public: row.public.clone() }
@@ -73,7 +73,7 @@ async fn try_both(channel: &Channel, authorization: &[String]) -> [Result<(), St
 
 /// The number of logins of this tenant's user in the broker's log.
 fn logins(tenant: &str) -> usize {
-    let log = std::fs::read_to_string(World::get().stack.node().log()).unwrap();
+    let log = std::fs::read_to_string(SharedStack::get().stack.node().log()).unwrap();
     log.lines().filter(|line| line.contains(&format!("user 'wg.{tenant}' authenticated"))).count()
 }
 
@@ -87,7 +87,7 @@ async fn forged_altered_and_expired_tokens_are_refused_alike_before_the_broker()
     let [head, body, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("three parts") };
     let encode = web::base64url;
 
-    let stranger = {
+    let unknown = {
         let pair = aws_lc_rs::signature::Ed25519KeyPair::generate().unwrap();
         EncodingKey::from_ed_der(pair.to_pkcs8().unwrap().as_ref())
     };
@@ -114,7 +114,7 @@ async fn forged_altered_and_expired_tokens_are_refused_alike_before_the_broker()
         ("alg none, with the old signature", bearer(&format!("{none}.{body}.{signature}"))),
         ("HS256 with the public key", bearer(&hmac(&signer.public))),
         ("HS256 with the public key in base64", bearer(&hmac(encode(&signer.public).as_bytes()))),
-        ("signed by a stranger", bearer(&jsonwebtoken::encode(&signer.header(), &good, &stranger).unwrap())),
+        ("signed by an unknown key", bearer(&jsonwebtoken::encode(&signer.header(), &good, &unknown).unwrap())),
         ("unknown kid", {
             let header = header(&|header| header.kid = Some("0".repeat(32)));
             bearer(&jsonwebtoken::encode(&header, &good, &signer.key).unwrap())
@@ -168,7 +168,7 @@ async fn forged_altered_and_expired_tokens_are_refused_alike_before_the_broker()
 
 #[tokio::test]
 async fn tokens_of_suspended_revoked_and_deleted_clients_are_refused_before_the_broker() {
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let channel = web::channel().await;
     let mut admin = admin.admin();
     let tenants = [Tenant::fresh().await, Tenant::fresh().await, Tenant::fresh().await, Tenant::fresh().await];
@@ -309,7 +309,7 @@ async fn a_stream_rejects_a_token_of_another_client() {
     use pb::{publish_request::Frame, subscribe_request};
     let (tenant, other) = (Tenant::fresh().await, Tenant::fresh().await);
     tenant.queue("jobs").await;
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let grants = crate::harness::tenant::all_grants();
     let (colleague, secret) = Tenant::add_client(&admin, &tenant.id, "colleague", grants).await;
     let tokens = [

@@ -5,7 +5,7 @@ use tonic_types::StatusExt as _;
 use warrengate::pb::{self, NackAction, Outcome};
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     collector::Span,
     consumer::{RawSubscription, start},
     dead_letters::all,
@@ -145,10 +145,10 @@ async fn a_refusal_is_in_its_trace_with_the_rule() {
         publish: vec![pb::PublishGrant { exchange: "amq.default".into(), routing_key: "allowed".into() }],
         ..all_grants()
     };
-    let world = World::get();
+    let shared = SharedStack::get();
     let (id, secret) = Tenant::add_client(&traced_gateway.admin, &tenant.id, "narrow", grants).await;
     let credentials = warrengate::client::Credentials::Secret { client_id: id.clone(), secret };
-    let narrow = world.client_at(&traced_gateway.endpoint(), credentials).await;
+    let narrow = shared.client_at(&traced_gateway.endpoint(), credentials).await;
 
     let mut invalid = to_queue("allowed", "secret-body");
     with_header(&mut invalid, "x-forbidden", "1");
@@ -269,9 +269,9 @@ async fn every_error_contains_its_trace_id_wherever_it_arises() {
     let tenant = &traced_gateway.tenant;
     let caller = Context::new();
     // Before the caller is authenticated.
-    let world = World::get();
+    let shared = SharedStack::get();
     let channel = tonic::transport::Endpoint::from_shared(traced_gateway.endpoint()).unwrap();
-    let ca = tonic::transport::Certificate::from_pem(world.ca());
+    let ca = tonic::transport::Certificate::from_pem(shared.ca());
     let tls = tonic::transport::ClientTlsConfig::new().ca_certificate(ca);
     let channel = channel.tls_config(tls).unwrap().connect().await.unwrap();
     let mut request = tonic::Request::new(pb::ListQueuesRequest::default());

@@ -11,7 +11,7 @@ use tokio::{
 use warrengate::{client::Credentials, pb::Outcome};
 
 use crate::harness::{
-    Tenant, World, to_queue,
+    SharedStack, Tenant, to_queue,
     traced::Traced,
     wait::{until, within},
 };
@@ -55,13 +55,13 @@ async fn a_hanging_collector_loses_spans_but_no_message_and_does_not_delay_shutd
 #[tokio::test]
 async fn a_hanging_collector_causes_one_log_line() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let world = World::get();
+    let shared = SharedStack::get();
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     // A separate process, because the exporter's thread logs directly.
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_warrengate"))
         .arg("serve")
-        .envs(world.stack.settings().iter().cloned())
+        .envs(shared.stack.settings().iter().cloned())
         .env("WARRENGATE_GRPC__LISTEN", "127.0.0.1:0")
         .env("WARRENGATE_OPS__LISTEN", "127.0.0.1:0")
         .env("WARRENGATE_TELEMETRY__LOG_FORMAT", "json")
@@ -88,7 +88,7 @@ async fn a_hanging_collector_causes_one_log_line() {
         }
     };
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let client = world.client_at(&format!("https://{grpc}"), credentials).await;
+    let client = shared.client_at(&format!("https://{grpc}"), credentials).await;
     // Several exports fail.
     let dropped = async || -> Option<f64> {
         let text = reqwest::get(format!("http://{ops}/metrics")).await.ok()?.text().await.ok()?;

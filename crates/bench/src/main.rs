@@ -17,14 +17,14 @@ static ALLOCATOR: warrengate_allocator::Allocator = warrengate_allocator::ALLOCA
 
 const EXAMPLES: &str = "\
 Examples:
-  warrengate-bench --quick                                   a first look, in about a minute
-  warrengate-bench --json                                    the figures that the project promises, as JSON
+  warrengate-bench --quick                                   a first impression, in about a minute
+  warrengate-bench --json                                    the figures of docs/performance.md, as JSON
   warrengate-bench --size 16,256,4096,65536,1048576 --queue quorum,classic,stream
   warrengate-bench --scenario latency --rate 1000
-  warrengate-bench --scenario limits                         beside a tenant that is ten times over each limit
+  warrengate-bench --scenario limits                         with a tenant that is ten times over each limit
   warrengate-bench --scenario tenants,idle-streams,verify,startup
 
-Build both programs with --release, and run nothing else: the report says when other programs used the machine.";
+Build both programs with --release, and run nothing else: the report warns when other programs use the machine.";
 
 /// Measure what the gateway costs on this machine, compared with direct clients of the same broker
 #[derive(Debug, Parser)]
@@ -33,7 +33,7 @@ struct Args {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// The `warrengate` program to measure [default: the one beside this program]
+    /// The `warrengate` program to measure [default: the one in the folder of this program]
     #[arg(long, value_name = "PATH")]
     gateway: Option<PathBuf>,
     /// What to measure, in this order
@@ -81,9 +81,9 @@ struct Args {
     /// The plan of the tenants that are measured
     #[arg(long, value_name = "PLAN", default_value = "unlimited")]
     plan: String,
-    /// The plan of the tenant that misbehaves in the scenarios neighbour and slow-consumer
+    /// The plan of the tenant that misbehaves in the scenarios busy-tenant and slow-consumer
     #[arg(long, value_name = "PLAN", default_value = "free")]
-    neighbour_plan: String,
+    misuse_plan: String,
     /// The share of messages that is traced; 0 turns tracing off
     #[arg(long, value_name = "RATIO", default_value_t = 0.01)]
     sample_ratio: f64,
@@ -219,7 +219,7 @@ impl Args {
             many_tenants: self.many_tenants.unwrap_or(quick(1_000, 50)).max(1),
             idle: (idle.max(1), self.idle_tenants.unwrap_or(idle / 10).max(1)),
             tenant_plan: self.plan.clone(),
-            neighbour_plan: self.neighbour_plan.clone(),
+            misuse_plan: self.misuse_plan.clone(),
             sample_ratio: (self.sample_ratio > 0.0).then_some(self.sample_ratio),
             tuning: Tuning {
                 direct_channels: self.direct_channels.max(1),
@@ -280,7 +280,7 @@ macro_rules! words {
 }
 
 words!(ScenarioName for Scenario {
-    Throughput, Latency, Neighbour, Limits, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, WrongSecrets, Startup,
+    Throughput, Latency, BusyTenant, Limits, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, WrongSecrets, Startup,
 });
 words!(QueueName for QueueKind { Quorum, Classic, Stream });
 words!(ModeName for Mode { Publish, Consume, Both });

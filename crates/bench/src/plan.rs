@@ -116,15 +116,15 @@ pub enum Scenario {
     Throughput,
     /// Latency at a fixed rate, for each path.
     Latency,
-    /// One tenant beside another that sends as much as possible.
-    Neighbour,
-    /// One tenant beside another that exceeds each limit of its plan tenfold, one limit at a time.
+    /// One tenant with another that sends as much as possible.
+    BusyTenant,
+    /// One tenant with another that exceeds each limit of its plan tenfold, one limit at a time.
     Limits,
     /// The cost of tracing 1 % and 100 % of the messages.
     Sampling,
     /// The cost of a trace collector that accepts connections and never answers.
     Collector,
-    /// One tenant beside another that never acknowledges.
+    /// One tenant with another that never acknowledges.
     SlowConsumer,
     /// Creating many tenants.
     Tenants,
@@ -144,7 +144,7 @@ impl Scenario {
         match self {
             Self::Throughput => "throughput",
             Self::Latency => "latency",
-            Self::Neighbour => "neighbour",
+            Self::BusyTenant => "busy-tenant",
             Self::Limits => "limits",
             Self::Sampling => "sampling",
             Self::Collector => "collector",
@@ -178,7 +178,7 @@ pub struct Plan {
     /// The plan of the tenants that are measured.
     pub tenant_plan: String,
     /// The plan of the tenant that misbehaves.
-    pub neighbour_plan: String,
+    pub misuse_plan: String,
     /// The share of messages to trace unless a scenario sets it; `None` turns tracing off.
     pub sample_ratio: Option<f64>,
     /// The clients' settings.

@@ -2,8 +2,8 @@
 //!
 //! To add one: a variant of [`Scenario`], a file, and a line in [`run`].
 
-mod beside;
 mod idle_streams;
+mod isolation;
 mod limits;
 mod startup;
 mod tenants;
@@ -60,9 +60,9 @@ pub(super) fn named<N: Into<Cow<'static, str>>>(
 pub(super) async fn run(rig: &mut Rig, plan: &Plan, scenario: Scenario) -> Result<Option<ScenarioReport>, Error> {
     let report = match scenario {
         Scenario::Throughput | Scenario::Latency => return Ok(None),
-        Scenario::Neighbour => Box::pin(beside::neighbour(rig, plan)).await?,
+        Scenario::BusyTenant => Box::pin(isolation::busy_tenant(rig, plan)).await?,
         Scenario::Limits => Box::pin(limits::measure(rig, plan)).await?,
-        Scenario::SlowConsumer => Box::pin(beside::slow_consumer(rig, plan)).await?,
+        Scenario::SlowConsumer => Box::pin(isolation::slow_consumer(rig, plan)).await?,
         Scenario::Sampling => Box::pin(tracing::sampling(rig, plan)).await?,
         Scenario::Collector => Box::pin(tracing::collector(rig, plan)).await?,
         Scenario::Tenants => Box::pin(tenants::run(rig, plan)).await?,

@@ -141,7 +141,7 @@ async fn publishing_and_consuming_are_measured_separately_on_every_queue_type() 
 }
 
 #[tokio::test]
-async fn each_limit_of_a_plan_is_reached_beside_a_tenant_within_its_limits() {
+async fn each_limit_of_a_plan_is_reached_while_another_tenant_stays_within_its_limits() {
     let folder = folder();
     // A limit that is not reached fails the run.
     let args = ["--json", "--rounds=1", "--seconds=0.5", "--size=64", "--rate=100", "--scenario=limits"];
@@ -155,7 +155,7 @@ async fn each_limit_of_a_plan_is_reached_beside_a_tenant_within_its_limits() {
     }
     assert_eq!(limits.len(), 13, "{limits:?}");
     for (limit, figures) in limits {
-        let wanted = ["throughput beside ÷ alone", "p99 beside ÷ alone", "refused or delayed"];
+        let wanted = ["throughput with misuse ÷ alone", "p99 with misuse ÷ alone", "refused or delayed"];
         assert_eq!(figures, wanted, "{limit}");
     }
 }

@@ -12,7 +12,7 @@ use warrengate::pb::{
 use super::{SOURCE, Suite, assert_audited, by};
 use crate::{
     harness::{
-        Tenant, World,
+        SharedStack, Tenant,
         issuer::{Issuer, IssuerExt as _, Key},
         raw::{RawSubscribe, start},
         to_queue,
@@ -31,7 +31,7 @@ async fn tenant_admin(
     tenant: &Tenant,
 ) -> (String, String) {
     let few = pb::Grants { administer: true, subscribe: vec!["jobs".into()], ..pb::Grants::default() };
-    let (id, secret) = Tenant::add_client(&World::get().admin().await, &tenant.id, "administrator", few).await;
+    let (id, secret) = Tenant::add_client(&SharedStack::get().admin().await, &tenant.id, "administrator", few).await;
     let token = until("the tenant administrator", async || {
         let token = gateway.token(&id, &secret).await;
         auth.clone().who_am_i(by(&token, pb::WhoAmIRequest {})).await.ok().map(|_| token)
@@ -251,7 +251,7 @@ async fn expired_tokens_unknown_keys_and_replayed_delivery_ids_are_refused_and_a
     suite.total();
     assert_audited(&suite).await;
     // These came through a connection from another address, and are audited with that address.
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     until("the replays are audited", async || {
         let filter = pb::ListAuditEventsRequest {
             client_id: tenant.client_id.clone(),

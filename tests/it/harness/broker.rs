@@ -18,7 +18,7 @@ use warrengate::{
     pki::{Authority, Leaf},
 };
 
-use super::World;
+use super::SharedStack;
 
 /// The broker's HTTP API.
 pub struct Management {
@@ -31,7 +31,7 @@ pub struct Management {
 impl Management {
     /// As the provisioner.
     pub fn new() -> Self {
-        Self::of(World::get().stack.config())
+        Self::of(SharedStack::get().stack.config())
     }
 
     /// As the provisioner of another stack.
@@ -45,7 +45,7 @@ impl Management {
 
     /// With any certificate and key (PEM), user and password.
     pub fn with(identity: Option<Vec<u8>>, user: &str, password: &str) -> Self {
-        Self::at(World::get().stack.config(), identity, user, password)
+        Self::at(SharedStack::get().stack.config(), identity, user, password)
     }
 
     /// As the provisioner of another stack, with this certificate and key (PEM) and this password.
@@ -118,7 +118,7 @@ pub fn pem_of(leaf: &Leaf) -> Vec<u8> {
 
 /// The authority that the broker trusts.
 pub fn broker_ca() -> Authority {
-    World::get().stack.certs().broker_authority().unwrap()
+    SharedStack::get().stack.certs().broker_authority().unwrap()
 }
 
 /// The tenant's own certificate, as the gateway creates it.
@@ -203,7 +203,7 @@ pub async fn amqp(tls: Arc<ClientConfig>, vhost: &str, login: Login) -> Result<C
         scheme: AMQPScheme::AMQPS,
         authority: AMQPAuthority {
             host: "127.0.0.1".into(),
-            port: World::get().stack.node().amqps_port(),
+            port: SharedStack::get().stack.node().amqps_port(),
             ..AMQPAuthority::default()
         },
         vhost: vhost.into(),

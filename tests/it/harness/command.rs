@@ -9,16 +9,16 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use super::{World, wait::within};
+use super::{SharedStack, wait::within};
 
 /// The binary with a client's settings, in a folder without a `dev.env`.
 pub fn warrengate(client_id: &str, secret: &SecretString) -> Command {
-    let world = World::get();
+    let shared = SharedStack::get();
     let mut command = Command::new(env!("CARGO_BIN_EXE_warrengate"));
     command
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .env("WARRENGATE_ENDPOINT", world.stack.endpoint())
-        .env("WARRENGATE_CA", world.stack.gateway_ca())
+        .env("WARRENGATE_ENDPOINT", shared.stack.endpoint())
+        .env("WARRENGATE_CA", shared.stack.gateway_ca())
         .env("WARRENGATE_CLIENT_ID", client_id)
         .env("WARRENGATE_CLIENT_SECRET", secret.expose_secret())
         .env_remove("WARRENGATE_TOKEN")

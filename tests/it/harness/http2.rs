@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, Request, Response};
 
-use super::{World, raw::tls_to, wait::within};
+use super::{SharedStack, raw::tls_to, wait::within};
 
 /// A connection to a gateway.
 pub struct Http2 {
@@ -24,7 +24,7 @@ pub struct Http2Call {
 
 impl Http2 {
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = tls_to(address, &World::get().stack.gateway_ca()).await;
+        let stream = tls_to(address, &SharedStack::get().stack.gateway_ca()).await;
         let (send, connection) = h2::client::handshake(stream).await.unwrap();
         Self { send, connection: tokio::spawn(connection) }
     }

@@ -3,7 +3,7 @@
 use prost_types::FieldMask;
 use warrengate::pb;
 
-use super::{Tenant, World};
+use super::{SharedStack, Tenant};
 
 /// A plan that only one test uses.
 pub struct OwnPlan(pub String);
@@ -14,7 +14,7 @@ impl OwnPlan {
         let name = format!("p{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let plan = pb::Plan { name: name.clone(), ..limits };
         let request = pb::CreatePlanRequest { plan: Some(plan), ..Default::default() };
-        World::get().admin().await.admin().create_plan(request).await.unwrap();
+        SharedStack::get().admin().await.admin().create_plan(request).await.unwrap();
         Self(name)
     }
 
@@ -25,7 +25,7 @@ impl OwnPlan {
             update_mask: Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() }),
             validate_only: false,
         };
-        World::get().admin().await.admin().update_plan(request).await.unwrap().into_inner()
+        SharedStack::get().admin().await.admin().update_plan(request).await.unwrap().into_inner()
     }
 
     /// Assigns the plan to a tenant.
@@ -35,7 +35,7 @@ impl OwnPlan {
             update_mask: Some(FieldMask { paths: vec!["plan".into()] }),
             validate_only: false,
         };
-        World::get().admin().await.admin().update_tenant(request).await.unwrap();
+        SharedStack::get().admin().await.admin().update_tenant(request).await.unwrap();
     }
 
     /// A new tenant with this plan.
@@ -54,6 +54,6 @@ pub async fn limited(limits: pb::Plan) -> Tenant {
 /// The meters of a tenant: used and allowed, by the name of the limit.
 pub async fn meters(tenant: &Tenant) -> std::collections::BTreeMap<String, (u64, u64)> {
     let request = pb::GetTenantUsageRequest { tenant: tenant.id.clone() };
-    let usage = World::get().admin().await.admin().get_tenant_usage(request).await.unwrap().into_inner();
+    let usage = SharedStack::get().admin().await.admin().get_tenant_usage(request).await.unwrap().into_inner();
     usage.meters.into_iter().map(|meter| (meter.limit, (meter.used, meter.allowed))).collect()
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 use warrengate::{client::Client, stack::Stack};
 
-use super::{Tenant, own::Own, tenant::known, wait::within};
+use super::{Tenant, dedicated::DedicatedStack, tenant::known, wait::within};
 
 pub struct Serve {
     child: Child,
@@ -23,8 +23,8 @@ pub struct Serve {
 
 impl Serve {
     /// Starts a gateway on a test's own stack, on free ports, with settings in addition to the stack's.
-    pub async fn start(own: &Own, settings: &[(&str, &str)]) -> Self {
-        Self::beside(&own.stack, settings).await
+    pub async fn start(dedicated: &DedicatedStack, settings: &[(&str, &str)]) -> Self {
+        Self::beside(&dedicated.stack, settings).await
     }
 
     /// The same for any stack.
@@ -68,8 +68,8 @@ impl Serve {
     }
 
     /// A client of this tenant, as soon as this gateway knows it.
-    pub async fn client(&self, own: &Own, tenant: &Tenant) -> Client {
-        let client = own.client_at(&self.endpoint(), &tenant.client_id, &tenant.secret).await;
+    pub async fn client(&self, dedicated: &DedicatedStack, tenant: &Tenant) -> Client {
+        let client = dedicated.client_at(&self.endpoint(), &tenant.client_id, &tenant.secret).await;
         known(&client).await;
         client
     }

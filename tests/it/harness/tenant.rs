@@ -7,7 +7,7 @@ use warrengate::{
 };
 
 use super::{
-    World,
+    SharedStack,
     proxy::Proxy,
     to_queue,
     wait::{until, within},
@@ -23,8 +23,8 @@ pub struct Tenant {
 
 impl Tenant {
     pub async fn fresh() -> Self {
-        let world = World::get();
-        Self::made_by(&world.admin().await, async |id, secret| world.client(id, secret).await).await
+        let shared = SharedStack::get();
+        Self::made_by(&shared.admin().await, async |id, secret| shared.client(id, secret).await).await
     }
 
     /// A new tenant of any stack, created by its administrator; `connect` creates its client.
@@ -56,7 +56,7 @@ impl Tenant {
     /// A client of any gateway of the shared stack, as soon as that gateway knows it.
     pub async fn client_at(&self, endpoint: &str) -> Client {
         let credentials = Credentials::Secret { client_id: self.client_id.clone(), secret: self.secret.clone() };
-        let client = World::get().client_at(endpoint, credentials).await;
+        let client = SharedStack::get().client_at(endpoint, credentials).await;
         known(&client).await;
         client
     }

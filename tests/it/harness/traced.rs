@@ -10,7 +10,7 @@ use warrengate::{
     pb::{self, value::Kind},
 };
 
-use super::{Tenant, World, collector::Collector, to_queue};
+use super::{SharedStack, Tenant, collector::Collector, to_queue};
 
 pub struct Traced {
     pub collector: Collector,
@@ -38,8 +38,8 @@ impl Traced {
     async fn create(known: Option<&Tenant>, change: impl FnOnce(&mut TracesConfig)) -> Self {
         let collector = Collector::start().await;
         let endpoint = collector.endpoint();
-        let world = World::get();
-        let gateway = world
+        let shared = SharedStack::get();
+        let gateway = shared
             .stack
             .another_gateway_with(|config| {
                 let traces = &mut config.telemetry.traces;
@@ -54,8 +54,8 @@ impl Traced {
         let secret =
             |id: &str, secret: &SecretString| Credentials::Secret { client_id: id.into(), secret: secret.clone() };
         // Through the traced gateway, because another would learn of the tenant only by polling.
-        let admin = world.client_at(&endpoint, secret("admin", world.admin_secret())).await;
-        let connect = async |id: &str, own: &SecretString| world.client_at(&endpoint, secret(id, own)).await;
+        let admin = shared.client_at(&endpoint, secret("admin", shared.admin_secret())).await;
+        let connect = async |id: &str, own: &SecretString| shared.client_at(&endpoint, secret(id, own)).await;
         let tenant = match known {
             None => Tenant::made_by(&admin, connect).await,
             Some(tenant) => Tenant {

@@ -13,7 +13,7 @@ use warrengate::{
 };
 
 use super::{
-    World,
+    SharedStack,
     raw::RawPublish,
     tenant::{Tenant, all_grants, known},
 };
@@ -29,13 +29,13 @@ pub fn claims_of(token: &str) -> Value {
 
 /// A connection to the shared gateway without a token.
 pub async fn channel() -> Channel {
-    channel_to(&World::get().stack.endpoint()).await
+    channel_to(&SharedStack::get().stack.endpoint()).await
 }
 
 /// A connection to a gateway without a token.
 pub async fn channel_to(endpoint: &str) -> Channel {
     let tls = ClientTlsConfig::new()
-        .ca_certificate(tonic::transport::Certificate::from_pem(World::get().ca()))
+        .ca_certificate(tonic::transport::Certificate::from_pem(SharedStack::get().ca()))
         .domain_name("127.0.0.1");
     Endpoint::from_shared(endpoint.to_owned()).unwrap().tls_config(tls).unwrap().connect().await.unwrap()
 }
@@ -43,7 +43,7 @@ pub async fn channel_to(endpoint: &str) -> Channel {
 /// A connection to a gateway from another local address, without a token.
 pub async fn channel_from(endpoint: &str, address: std::net::IpAddr) -> Channel {
     let tls = ClientTlsConfig::new()
-        .ca_certificate(tonic::transport::Certificate::from_pem(World::get().ca()))
+        .ca_certificate(tonic::transport::Certificate::from_pem(SharedStack::get().ca()))
         .domain_name("127.0.0.1");
     let endpoint = Endpoint::from_shared(endpoint.to_owned()).unwrap().tls_config(tls).unwrap();
     endpoint.local_address(Some(address)).connect().await.unwrap()
@@ -60,12 +60,12 @@ pub fn framed(message: &impl prost::Message) -> Vec<u8> {
 
 /// An HTTP client that trusts the gateway's CA.
 pub fn http() -> reqwest::Client {
-    let ca = Certificate::from_pem(World::get().ca().as_bytes()).unwrap();
+    let ca = Certificate::from_pem(SharedStack::get().ca().as_bytes()).unwrap();
     reqwest::Client::builder().tls_certs_only([ca]).http1_only().build().unwrap()
 }
 
 fn ops(path: &str) -> String {
-    format!("http://{}{path}", World::get().stack.gateway().ops_address())
+    format!("http://{}{path}", SharedStack::get().stack.gateway().ops_address())
 }
 
 /// A resource of the ops listener: status, content type and text.
@@ -122,7 +122,7 @@ pub struct OwnGateway {
 
 /// Starts a gateway with settings that the configuration file does not accept.
 pub async fn gateway(change: impl FnOnce(&mut Config)) -> OwnGateway {
-    let mut config = World::get().stack.config().clone();
+    let mut config = SharedStack::get().stack.config().clone();
     config.grpc.listen.set_port(0);
     config.ops.listen.set_port(0);
     change(&mut config);
@@ -160,7 +160,7 @@ impl OwnGateway {
         // Secrets are read from the store; clients are known from its snapshots, shortly after another gateway created
         // them.
         let credentials = Credentials::Token(token.clone().into());
-        known(&World::get().client_at(&self.endpoint(), credentials).await).await;
+        known(&SharedStack::get().client_at(&self.endpoint(), credentials).await).await;
         token
     }
 
@@ -174,7 +174,7 @@ impl OwnGateway {
             external_id: external_id.into(),
             ..Default::default()
         };
-        let admin = self.client("admin", World::get().admin_secret()).await;
+        let admin = self.client("admin", SharedStack::get().admin_secret()).await;
         let request = pb::CreateClientRequest { client: Some(client), ..Default::default() };
         let created = admin.admin().create_client(request).await.unwrap().into_inner();
         assert_eq!(created.client_secret, "", "a client of an external issuer has no secret");
@@ -184,12 +184,12 @@ impl OwnGateway {
     /// A client that is connected to this gateway.
     pub async fn client(&self, client_id: &str, secret: &SecretString) -> Client {
         let credentials = Credentials::Token(self.token(client_id, secret).await.into());
-        World::get().client_at(&self.endpoint(), credentials).await
+        SharedStack::get().client_at(&self.endpoint(), credentials).await
     }
 
     /// A publish stream with exactly this token.
     pub async fn publish_stream(&self, token: &str) -> RawPublish {
-        let client = World::get().client_at(&self.endpoint(), Credentials::Token(token.to_owned().into())).await;
+        let client = SharedStack::get().client_at(&self.endpoint(), Credentials::Token(token.to_owned().into())).await;
         RawPublish::open(&client).await.unwrap()
     }
 }

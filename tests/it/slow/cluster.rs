@@ -12,7 +12,7 @@ use warrengate::pb::{Outcome, subscribe_response::Event};
 use crate::harness::{
     Tenant,
     consumer::{RawSubscription, ids, start},
-    own::Own,
+    dedicated::DedicatedStack,
     publisher::RawPublisher,
     to_queue,
     wait::{until, within},
@@ -110,17 +110,17 @@ impl Load {
     }
 }
 
-async fn leader<'a>(own: &'a Own, vhost: &str) -> &'a warrengate_testkit::node::Node {
-    let cluster = own.stack.cluster().unwrap();
+async fn leader<'a>(dedicated: &'a DedicatedStack, vhost: &str) -> &'a warrengate_testkit::node::Node {
+    let cluster = dedicated.stack.cluster().unwrap();
     until("a leader", async || cluster.leader_of(vhost, "jobs").await.ok().flatten().filter(|node| node.is_running()))
         .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_confirmed_message_is_lost_when_leaders_are_killed_under_load() {
-    let own = Own::with_nodes(3, "cluster", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "20s")]).await;
-    let cluster = own.stack.cluster().unwrap();
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::with_nodes(3, "cluster", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "20s")]).await;
+    let cluster = dedicated.stack.cluster().unwrap();
+    let tenant = dedicated.tenant().await;
     let vhost = format!("wg.{}", tenant.id);
     tenant.queue("jobs").await;
     let arguments = ["-q", "-p", &vhost, "list_queues", "name", "members", "--formatter", "json"];
@@ -133,7 +133,7 @@ async fn no_confirmed_message_is_lost_when_leaders_are_killed_under_load() {
     load.confirms(200).await;
     load.longest_gap();
     for round in ["first", "second"] {
-        let killed = leader(&own, &vhost).await;
+        let killed = leader(&dedicated, &vhost).await;
         killed.kill().unwrap();
         load.confirms(200).await;
         let gap = load.longest_gap();
@@ -179,5 +179,5 @@ async fn no_confirmed_message_is_lost_when_leaders_are_killed_under_load() {
         confirmed.len(),
         load.outcomes.lock().unwrap().other.len()
     );
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }

@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use secrecy::ExposeSecret as _;
 
 use crate::{
-    harness::{Tenant, World, missing_toolchain, wait::within_minutes},
+    harness::{SharedStack, Tenant, missing_toolchain, wait::within_minutes},
     slow::python,
 };
 
@@ -99,12 +99,12 @@ fn script(page: &Path) -> (String, usize) {
 
 /// A folder as `warrengate dev` leaves it, with two tenants of its own.
 async fn folder() -> tempfile::TempDir {
-    let world = World::get();
+    let shared = SharedStack::get();
     let folder = tempfile::Builder::new().prefix("page").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut settings = format!(
         "WARRENGATE_ENDPOINT={}\nWARRENGATE_CA={}\n",
-        world.stack.endpoint(),
-        world.stack.gateway_ca().display()
+        shared.stack.endpoint(),
+        shared.stack.gateway_ca().display()
     );
     for name in ["ACME", "GLOBEX"] {
         let tenant = Tenant::fresh().await;

@@ -10,7 +10,7 @@ use std::{
 use secrecy::ExposeSecret as _;
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     wait::within_minutes,
     web::{self, http},
 };
@@ -36,7 +36,7 @@ async fn the_python_quick_start_publishes_subscribes_and_renews_its_token() {
     let run = tokio::process::Command::new(example)
         .env("VENV", environment())
         .env("WARRENGATE_ENDPOINT", gateway.endpoint())
-        .env("WARRENGATE_CA", World::get().stack.gateway_ca())
+        .env("WARRENGATE_CA", SharedStack::get().stack.gateway_ca())
         .env("WARRENGATE_CLIENT_ID", &tenant.client_id)
         .env("WARRENGATE_CLIENT_SECRET", tenant.secret.expose_secret())
         .stdin(Stdio::null())

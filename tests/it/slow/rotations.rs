@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use warrengate::{client::Credentials, pb};
 
 use crate::harness::{
-    Tenant, World,
+    SharedStack, Tenant,
     broker::Management,
     wait::{until, within},
     web,
@@ -27,7 +27,7 @@ use load::under_load;
 async fn a_client_secret_is_rotated_with_an_overlap() {
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
-    let admin = World::get().admin().await;
+    let admin = SharedStack::get().admin().await;
     let rotate = async |seconds| {
         let overlap = Some(prost_types::Duration { seconds, nanos: 0 });
         let request = pb::RotateClientSecretRequest { client_id: tenant.client_id.clone(), overlap };
@@ -59,8 +59,8 @@ async fn a_client_secret_is_rotated_with_an_overlap() {
 async fn the_signing_key_is_rotated_and_tokens_of_both_keys_are_valid() {
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
-    let world = World::get();
-    let admin = world.admin().await;
+    let shared = SharedStack::get();
+    let admin = shared.admin().await;
     let old = web::access_token(&tenant.client_id, &tenant.secret).await;
     under_load(&tenant.client, "load", async {
         let rotated = admin.admin().rotate_signing_key(pb::RotateSigningKeyRequest {}).await.unwrap().into_inner();
@@ -80,7 +80,7 @@ async fn the_signing_key_is_rotated_and_tokens_of_both_keys_are_valid() {
             (kid != jsonwebtoken::decode_header(&old).unwrap().kid.unwrap()).then_some(())
         })
         .await;
-        let with_old = world.client_at(&world.stack.endpoint(), Credentials::Token(old.clone().into())).await;
+        let with_old = shared.client_at(&shared.stack.endpoint(), Credentials::Token(old.clone().into())).await;
         with_old.auth().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
     })
     .await;
@@ -91,13 +91,13 @@ async fn the_signing_key_is_rotated_and_tokens_of_both_keys_are_valid() {
 #[tokio::test]
 async fn a_rotated_broker_certificate_is_used_by_new_connections_before_old_ones_close() {
     let tenant = Tenant::fresh().await;
-    let world = World::get();
+    let shared = SharedStack::get();
     let at_first = async |id: &str, secret: &SecretString| {
         let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
-        world.client_at(&world.stack.endpoint(), credentials).await
+        shared.client_at(&shared.stack.endpoint(), credentials).await
     };
     let (admin, client) =
-        (at_first("admin", world.admin_secret()).await, at_first(&tenant.client_id, &tenant.secret).await);
+        (at_first("admin", shared.admin_secret()).await, at_first(&tenant.client_id, &tenant.secret).await);
     tenant.queue("load").await;
     let management = Management::new();
     let connections = async || {
@@ -123,12 +123,12 @@ async fn a_rotated_broker_certificate_is_used_by_new_connections_before_old_ones
 
 #[tokio::test]
 async fn the_gateway_certificate_is_reloaded_when_its_files_change() {
-    let world = World::get();
+    let shared = SharedStack::get();
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("gateway.pem"), folder.path().join("gateway.key"));
-    let authority = world.stack.certs().gateway_authority().unwrap();
+    let authority = shared.stack.certs().gateway_authority().unwrap();
     let make = || authority.server("gateway", &["127.0.0.1".to_owned()], Duration::from_secs(3600)).unwrap();
     make().save(&certificate, &key).unwrap();
     let gateway = web::gateway(|config| {
@@ -137,7 +137,7 @@ async fn the_gateway_certificate_is_reloaded_when_its_files_change() {
     })
     .await;
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let client = world.client_at(&gateway.endpoint(), credentials).await;
+    let client = shared.client_at(&gateway.endpoint(), credentials).await;
     let address = gateway.running.grpc_address();
     under_load(&client, "load", async {
         let before = presented(address).await;
@@ -158,12 +158,12 @@ async fn the_gateway_certificate_is_reloaded_when_its_files_change() {
 
 #[tokio::test]
 async fn the_certificate_of_the_ops_listener_is_reloaded_when_its_files_change() {
-    let world = World::get();
+    let shared = SharedStack::get();
     let tenant = Tenant::fresh().await;
     tenant.queue("load").await;
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("ops.pem"), folder.path().join("ops.key"));
-    let authority = world.stack.certs().gateway_authority().unwrap();
+    let authority = shared.stack.certs().gateway_authority().unwrap();
     let make = || authority.server("ops", &["127.0.0.1".to_owned()], Duration::from_secs(3600)).unwrap();
     make().save(&certificate, &key).unwrap();
     let gateway = web::gateway(|config| {
@@ -172,7 +172,7 @@ async fn the_certificate_of_the_ops_listener_is_reloaded_when_its_files_change()
     })
     .await;
     let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-    let client = world.client_at(&gateway.endpoint(), credentials).await;
+    let client = shared.client_at(&gateway.endpoint(), credentials).await;
     let address = gateway.running.ops_address();
     let is_alive = async || {
         let answer = web::http().get(format!("https://{address}/livez")).send().await.unwrap();
@@ -228,7 +228,7 @@ async fn a_broker_certificate_is_renewed_before_it_expires() {
 /// The certificate presented in a handshake.
 async fn presented(address: std::net::SocketAddr) -> CertificateDer<'static> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(World::get().ca().as_bytes()).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(SharedStack::get().ca().as_bytes()).unwrap()).unwrap();
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
     let name = ServerName::from(address.ip());

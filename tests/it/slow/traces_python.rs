@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use secrecy::ExposeSecret as _;
 
-use crate::harness::{World, traced::Traced, wait::within_minutes};
+use crate::harness::{SharedStack, traced::Traced, wait::within_minutes};
 
 #[tokio::test]
 async fn a_python_application_with_its_own_sdk_on_both_ends_has_one_complete_trace() {
@@ -13,7 +13,7 @@ async fn a_python_application_with_its_own_sdk_on_both_ends_has_one_complete_tra
     let run = tokio::process::Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/run.sh"))
         .env("VENV", Path::new(env!("CARGO_TARGET_TMPDIR")).join("venv-traced"))
         .env("WARRENGATE_ENDPOINT", traced.endpoint())
-        .env("WARRENGATE_CA", World::get().stack.gateway_ca())
+        .env("WARRENGATE_CA", SharedStack::get().stack.gateway_ca())
         .env("WARRENGATE_CLIENT_ID", &traced.tenant.client_id)
         .env("WARRENGATE_CLIENT_SECRET", traced.tenant.secret.expose_secret())
         .env("COLLECTOR", traced.collector.endpoint())

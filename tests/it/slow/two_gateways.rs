@@ -17,7 +17,7 @@ use warrengate::{
 
 use crate::{
     harness::{
-        Tenant, World,
+        SharedStack, Tenant,
         broker::Management,
         postgres::Postgres,
         raw::{RawPublish, reason},
@@ -39,7 +39,7 @@ struct Pair {
 impl Pair {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap().unwrap();
-        let mut config = World::get().stack.config().clone();
+        let mut config = SharedStack::get().stack.config().clone();
         config.grpc.listen.set_port(0);
         config.ops.listen.set_port(0);
         // Each accepts tokens of the other, as in production.
@@ -54,7 +54,7 @@ impl Pair {
     async fn client(&self, gateway: usize, id: &str, secret: &SecretString) -> Client {
         let endpoint = format!("https://{}", self.gateways[gateway].grpc_address());
         let credentials = Credentials::Secret { client_id: id.into(), secret: secret.clone() };
-        World::get().client_at(&endpoint, credentials).await
+        SharedStack::get().client_at(&endpoint, credentials).await
     }
 
     async fn admin(&self, gateway: usize) -> Client {

@@ -1,7 +1,7 @@
-//! Every limit of a plan: a tenant at a fixed rate, alone and beside another that exceeds one limit tenfold, limit by
+//! Every limit of a plan: a tenant at a fixed rate, alone and with another that exceeds one limit tenfold, limit by
 //! limit, in every round. `cases` has the table.
 //!
-//! A run beside a limit that was not reached is an error, never a figure.
+//! A run during which the limit was not reached is an error, never a figure.
 
 mod cases;
 mod offender;
@@ -41,7 +41,7 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
         for (number, (case, measured)) in cases.iter_mut().enumerate() {
             // A new name each time, so that it does not conflict with objects that are still being deleted.
             let name = format!("over-{round}-{number}");
-            let (run, refused_per_second) = Box::pin(beside(rig, &setting, case, &name, round)).await?;
+            let (run, refused_per_second) = Box::pin(with_misuse(rig, &setting, case, &name, round)).await?;
             let limit = case.limit;
             plan.say(&format!(
                 "{limit}, {refused_per_second:.0} per second over the limit: {}",
@@ -49,7 +49,7 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
             ));
             measured.push(Beside {
                 throughput: run.messages_per_second / alone.messages_per_second,
-                p99: p99(&run).zip(p99(&alone)).map(|(beside, alone)| beside / alone),
+                p99: p99(&run).zip(p99(&alone)).map(|(shared, alone)| shared / alone),
                 refused_per_second,
             });
         }
@@ -59,21 +59,21 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
     for (Case { limit, .. }, measured) in &cases {
         let of = |value: fn(&Beside) -> Option<f64>| Figure::of_all(measured.iter().map(value));
         figures.extend(named([
-            (format!("{limit}: throughput beside ÷ alone"), "", of(|beside| Some(beside.throughput)), "≥ 0.9"),
-            (format!("{limit}: p99 beside ÷ alone"), "", of(|beside| beside.p99), "≤ 2"),
-            (format!("{limit}: refused or delayed"), "per second", of(|beside| Some(beside.refused_per_second)), ""),
+            (format!("{limit}: throughput with misuse ÷ alone"), "", of(|run| Some(run.throughput)), "≥ 0.9"),
+            (format!("{limit}: p99 with misuse ÷ alone"), "", of(|run| run.p99), "≤ 2"),
+            (format!("{limit}: refused or delayed"), "per second", of(|run| Some(run.refused_per_second)), ""),
         ]));
     }
     let description = format!(
-        "a tenant at {} messages/s both ways, alone and beside a tenant that exceeds one limit of its plan tenfold, \
+        "a tenant at {} messages/s both ways, alone and with a tenant that exceeds one limit of its plan tenfold, \
          each second, for each limit",
         plan.rate
     );
     Ok(ScenarioReport { scenario: Scenario::Limits, description, figures })
 }
 
-/// One run beside a tenant that exceeds one limit from before it begins until it ends; also the rate of refusals.
-async fn beside(
+/// One run with a tenant that exceeds one limit from before it begins until it ends; also the rate of refusals.
+async fn with_misuse(
     rig: &mut Rig,
     setting: &Setting<'_>,
     case: &Case,

@@ -16,6 +16,6 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Er
         gateway.end().await?;
     }
     let figures = named([("start to ready", "ms", Figure::of(millis), "≤ 300")]);
-    let description = "a gateway started beside the first one, on the same broker and store".to_owned();
+    let description = "a gateway started in addition to the first one, on the same broker and store".to_owned();
     Ok(ScenarioReport { scenario: Scenario::Startup, description, figures })
 }

@@ -1,4 +1,4 @@
-//! A flood of wrong secrets beside streams at full speed: the streams' throughput, the time until a correct secret gets
+//! A flood of wrong secrets during streams at full speed: the streams' throughput, the time until a correct secret gets
 //! a token, and the gateway's memory. The flood is spread evenly over all kinds of ids, from one address.
 
 use std::time::{Duration, Instant};
@@ -39,15 +39,15 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
         plan.say(&format!("flooded {}", line(&flooded, plan.rounds)));
         kept.push(flooded.messages_per_second / alone.messages_per_second);
         let memory = alone.memory_mib.gateway.zip(flooded.memory_mib.gateway);
-        grown.extend(memory.map(|(before, beside)| beside - before));
+        grown.extend(memory.map(|(before, during)| during - before));
     }
     let waits: Vec<f64> = std::iter::from_fn(|| waits.try_recv().ok()).collect();
     let figures = named([
-        ("throughput beside the flood ÷ alone", "", Figure::of(kept), "≥ 0.8"),
+        ("throughput during the flood ÷ alone", "", Figure::of(kept), "≥ 0.8"),
         ("a token for a correct secret", "ms", Figure::of(waits), "< 2,000"),
-        ("the gateway's memory beside the flood − alone", "MiB", Figure::of(grown), ""),
+        ("the gateway's memory during the flood − alone", "MiB", Figure::of(grown), ""),
     ]);
-    let description = format!("{}, through the gateway, alone and beside 333 wrong secrets per second", cell.title());
+    let description = format!("{}, through the gateway, alone and with 333 wrong secrets per second", cell.title());
     Ok(ScenarioReport { scenario: Scenario::WrongSecrets, description, figures })
 }
 

@@ -11,42 +11,44 @@ use crate::harness::{
     Tenant,
     broker::Management,
     command::{ok, warrengate},
-    own::Own,
+    dedicated::DedicatedStack,
     wait::until,
 };
 
 /// What the broker does by itself within two minutes: it reads its certificates again.
-async fn broker_reads_its_files(own: &Own) {
-    own.stack.node().control(&["eval", "ssl:clear_pem_cache()."]).await.unwrap();
+async fn broker_reads_its_files(dedicated: &DedicatedStack) {
+    dedicated.stack.node().control(&["eval", "ssl:clear_pem_cache()."]).await.unwrap();
 }
 
 /// The broker, as who trusts the one and shows a certificate of the other sees it.
-async fn seen(own: &Own, trusted: &Authority, signer: &Authority) -> NodeReachability {
-    check_reachability(&own.stack.config().broker, trusted, signer).await.remove(0)
+async fn seen(dedicated: &DedicatedStack, trusted: &Authority, signer: &Authority) -> NodeReachability {
+    check_reachability(&dedicated.stack.config().broker, trusted, signer).await.remove(0)
 }
 
 /// By which authorities the certificates of a tenant's connections are signed.
-async fn issuers(own: &Own, tenant: &Tenant) -> Vec<String> {
-    let connections = Management::of(own.stack.config()).connections(&tenant.id).await;
+async fn issuers(dedicated: &DedicatedStack, tenant: &Tenant) -> Vec<String> {
+    let connections = Management::of(dedicated.stack.config()).connections(&tenant.id).await;
     connections.iter().map(|it| it["peer_cert_issuer"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-async fn metric(own: &Own, sample: &str) -> Option<f64> {
-    let url = format!("http://{}/metrics", own.stack.gateway().ops_address());
+async fn metric(dedicated: &DedicatedStack, sample: &str) -> Option<f64> {
+    let url = format!("http://{}/metrics", dedicated.stack.gateway().ops_address());
     let page = reqwest::get(url).await.unwrap().text().await.unwrap();
     page.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
 }
 
 /// The command, with the gateway's own settings.
-fn command(own: &Own) -> tokio::process::Command {
+fn command(dedicated: &DedicatedStack) -> tokio::process::Command {
     let mut command = warrengate("nobody", &"unused".into());
-    command.envs(own.stack.settings().iter().cloned()).env("WARRENGATE_CERTS_DIR", own.stack.certs().path());
+    command
+        .envs(dedicated.stack.settings().iter().cloned())
+        .env("WARRENGATE_CERTS_DIR", dedicated.stack.certs().path());
     command
 }
 
 /// Makes and deletes tenants and asks for queues while something is done: the provisioner is always let in.
-async fn administer<T>(own: &Own, tenant: &Tenant, work: impl Future<Output = T>) -> T {
-    let admin = own.admin().await;
+async fn administer<T>(dedicated: &DedicatedStack, tenant: &Tenant, work: impl Future<Output = T>) -> T {
+    let admin = dedicated.admin().await;
     let mut acts = 0;
     let forever = async {
         loop {
@@ -70,72 +72,74 @@ async fn administer<T>(own: &Own, tenant: &Tenant, work: impl Future<Output = T>
 
 #[tokio::test]
 async fn the_brokers_authority_gives_way_to_another_by_way_of_both() {
-    let own = Own::start("rotate-authority", &[]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("rotate-authority", &[]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("load").await;
-    let certs = own.stack.certs();
+    let certs = dedicated.stack.certs();
     let beside = r#"warrengate_certificate_expiry_timestamp_seconds{certificate="broker_ca_beside"}"#;
     let old = certs.broker_authority().unwrap();
     under_load(
         &tenant.client,
         "load",
-        administer(&own, &tenant, async {
+        administer(&dedicated, &tenant, async {
             // Both are trusted.
-            ok(command(&own), &["certs", "rotate-ca", "prepare"]).await;
-            broker_reads_its_files(&own).await;
+            ok(command(&dedicated), &["certs", "rotate-ca", "prepare"]).await;
+            broker_reads_its_files(&dedicated).await;
             let next = |end: &str| certs.path().join(format!("broker-ca-next.{end}"));
             let new = Authority::load(&next("pem"), &next("key")).unwrap();
-            until("the gateway trusts both", async || metric(&own, beside).await).await;
+            until("the gateway trusts both", async || metric(&dedicated, beside).await).await;
             let both = certs.broker_authority().unwrap();
-            seen(&own, &both, &old).await.accepts_clients.unwrap();
-            seen(&own, &both, &new).await.accepts_clients.unwrap();
-            assert!(issuers(&own, &tenant).await.iter().all(|issuer| issuer.contains("Warrengate broker CA")));
+            seen(&dedicated, &both, &old).await.accepts_clients.unwrap();
+            seen(&dedicated, &both, &new).await.accepts_clients.unwrap();
+            assert!(issuers(&dedicated, &tenant).await.iter().all(|issuer| issuer.contains("Warrengate broker CA")));
 
             // The new one signs.
-            ok(command(&own), &["certs", "rotate-ca", "switch"]).await;
-            broker_reads_its_files(&own).await;
+            ok(command(&dedicated), &["certs", "rotate-ca", "switch"]).await;
+            broker_reads_its_files(&dedicated).await;
             until("the broker shows a certificate of the new one", async || {
-                let shown = inspect_der(&seen(&own, &both, &new).await.certificate.unwrap()).unwrap();
+                let shown = inspect_der(&seen(&dedicated, &both, &new).await.certificate.unwrap()).unwrap();
                 shown.signed_by(new.inspection()).then_some(())
             })
             .await;
             let name = new.inspection().common_name().unwrap().to_owned();
             until("the tenant's connections are of the new one", async || {
-                let issuers = issuers(&own, &tenant).await;
+                let issuers = issuers(&dedicated, &tenant).await;
                 (!issuers.is_empty() && issuers.iter().all(|issuer| issuer.contains(&name))).then_some(())
             })
             .await;
 
             // It alone is trusted.
-            ok(command(&own), &["certs", "rotate-ca", "finish"]).await;
-            broker_reads_its_files(&own).await;
-            until("the gateway trusts the new one alone", async || metric(&own, beside).await.is_none().then_some(()))
-                .await;
-            let (after_new, after_old) = (seen(&own, &new, &new).await, seen(&own, &new, &old).await);
+            ok(command(&dedicated), &["certs", "rotate-ca", "finish"]).await;
+            broker_reads_its_files(&dedicated).await;
+            until("the gateway trusts the new one alone", async || {
+                metric(&dedicated, beside).await.is_none().then_some(())
+            })
+            .await;
+            let (after_new, after_old) = (seen(&dedicated, &new, &new).await, seen(&dedicated, &new, &old).await);
             after_new.accepts_clients.unwrap();
             after_old.accepts_clients.expect_err("the old one is not believed any more");
-            let another = own.tenant().await;
+            let another = dedicated.tenant().await;
             another.queue("load").await;
             another.publish_to("load", "by the new one").await;
         }),
     )
     .await;
-    let report = ok(command(&own), &["doctor"]).await;
+    let report = ok(command(&dedicated), &["doctor"]).await;
     assert!(!report.contains("FAILED") && !report.contains("rotate-ca"), "nothing is due: {report}");
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn the_brokers_certificate_and_the_provisioners_account_change() {
-    let own = Own::start("rotate-account", &[]).await;
-    let tenant = own.tenant().await;
+    let dedicated = DedicatedStack::start("rotate-account", &[]).await;
+    let tenant = dedicated.tenant().await;
     tenant.queue("load").await;
-    let (certs, authority) = (own.stack.certs(), own.stack.certs().broker_authority().unwrap());
+    let (certs, authority) = (dedicated.stack.certs(), dedicated.stack.certs().broker_authority().unwrap());
     let password = || std::fs::read_to_string(certs.path().join("provisioner.password")).unwrap();
-    let shown = async || seen(&own, &authority, &authority).await.certificate.unwrap();
+    let shown = async || seen(&dedicated, &authority, &authority).await.certificate.unwrap();
     let old = (shown().await, password());
     let managed_by = |password: &str| {
-        let config = own.stack.config();
+        let config = dedicated.stack.config();
         let mut identity = std::fs::read(&config.management.key).unwrap();
         identity.extend(std::fs::read(&config.management.certificate).unwrap());
         Management::with_at(config, identity, password)
@@ -143,16 +147,16 @@ async fn the_brokers_certificate_and_the_provisioners_account_change() {
     under_load(
         &tenant.client,
         "load",
-        administer(&own, &tenant, async {
+        administer(&dedicated, &tenant, async {
             certs.renew(&Sans::default()).unwrap();
-            broker_reads_its_files(&own).await;
+            broker_reads_its_files(&dedicated).await;
             until("the broker shows its new certificate", async || (shown().await != old.0).then_some(())).await;
 
             // The password, for gateways with copies of the files first: both lines are there, and the old one counts.
-            ok(command(&own), &["certs", "rotate-password", "--prepare"]).await;
+            ok(command(&dedicated), &["certs", "rotate-password", "--prepare"]).await;
             let offered = password();
             assert!(offered.lines().count() == 2 && offered.ends_with(&old.1), "both");
-            ok(command(&own), &["certs", "rotate-password"]).await;
+            ok(command(&dedicated), &["certs", "rotate-password"]).await;
             let new = password();
             assert_eq!((new.lines().count(), offered.starts_with(&new)), (1, true));
             let whoami = async |password: &str| {
@@ -160,14 +164,14 @@ async fn the_brokers_certificate_and_the_provisioners_account_change() {
             };
             assert_eq!((whoami(&new).await, whoami(&old.1).await), (200, 401));
             // Once more, as an operator in a hurry would.
-            ok(command(&own), &["certs", "rotate-password"]).await;
+            ok(command(&dedicated), &["certs", "rotate-password"]).await;
             assert_eq!((whoami(&password()).await, whoami(&new).await), (200, 401));
         }),
     )
     .await;
     // The broker's restart brings nothing of before back.
-    own.stack.node().restart().await.unwrap();
-    let report = ok(command(&own), &["doctor", "--json"]).await;
+    dedicated.stack.node().restart().await.unwrap();
+    let report = ok(command(&dedicated), &["doctor", "--json"]).await;
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let checks = report["checks"].as_array().unwrap();
     for check in ["gateway certificate", "broker CA", "provisioner certificate", "broker's management API"] {
@@ -175,5 +179,5 @@ async fn the_brokers_certificate_and_the_provisioners_account_change() {
         assert!(found["ok"] == true && !found["next"].as_str().unwrap().is_empty(), "{found}");
     }
     assert!(checks.iter().filter(|check| check["ends"].is_string()).count() >= 4, "{report}");
-    own.stack.stop().await.unwrap();
+    dedicated.stack.stop().await.unwrap();
 }

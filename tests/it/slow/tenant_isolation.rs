@@ -33,7 +33,7 @@ async fn a_consumer_that_never_acknowledges_does_not_block_another_tenant() {
     }
     fill(&stubborn).await;
     round(&other).await;
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let (mut alone, mut shared) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         alone.push(round(&other).await);
         let mut holds = Vec::new();
@@ -43,7 +43,7 @@ async fn a_consumer_that_never_acknowledges_does_not_block_another_tenant() {
             assert_eq!(consumer.take(200).await.len(), 200);
             holds.push(consumer);
         }
-        beside.push(round(&other).await);
+        shared.push(round(&other).await);
         for consumer in holds {
             consumer.close().await;
         }
@@ -52,9 +52,9 @@ async fn a_consumer_that_never_acknowledges_does_not_block_another_tenant() {
         times.sort();
         times[times.len() / 2]
     };
-    let (alone, beside) = (median(&mut alone), median(&mut beside));
-    let ratio = beside.as_secs_f64() / alone.as_secs_f64();
-    eprintln!("measured: 1,000 messages both ways in {alone:?} alone, {beside:?} beside: a ratio of {ratio:.2}");
+    let (alone, shared) = (median(&mut alone), median(&mut shared));
+    let ratio = shared.as_secs_f64() / alone.as_secs_f64();
+    eprintln!("measured: 1,000 messages both ways in {alone:?} alone, {shared:?} shared: a ratio of {ratio:.2}");
     // A shared machine makes the ratio noisy; `warrengate-bench --scenario slow-consumer` measures it. A blocked tenant
     // would receive nothing at all.
     assert!(ratio < 5.0, "{ratio}");

@@ -1,4 +1,4 @@
-//! A tenant at a fixed rate, alone and beside another tenant that sends as much as possible, or consumes without
+//! A tenant at a fixed rate: alone, and while another tenant sends as much as possible or consumes without
 //! acknowledging.
 
 use super::{ScenarioReport, named};
@@ -19,23 +19,23 @@ enum Misuse {
     Hoard,
 }
 
-pub(super) async fn neighbour(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
+pub(super) async fn busy_tenant(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let description = format!(
-        "a tenant at {} messages/s both ways, alone and beside a tenant of plan {} that publishes and consumes all it can",
-        plan.rate, plan.neighbour_plan
+        "a tenant at {} messages/s both ways, alone and with a tenant of plan {} that publishes and consumes all it can",
+        plan.rate, plan.misuse_plan
     );
-    beside(rig, plan, Scenario::Neighbour, Misuse::Flood, description).await
+    with_misuse(rig, plan, Scenario::BusyTenant, Misuse::Flood, description).await
 }
 
 pub(super) async fn slow_consumer(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let description = format!(
-        "a tenant at {} messages/s both ways, alone and beside a tenant that holds a full window and acknowledges nothing",
+        "a tenant at {} messages/s both ways, alone and with a tenant that keeps a full window and acknowledges nothing",
         plan.rate
     );
-    beside(rig, plan, Scenario::SlowConsumer, Misuse::Hoard, description).await
+    with_misuse(rig, plan, Scenario::SlowConsumer, Misuse::Hoard, description).await
 }
 
-async fn beside(
+async fn with_misuse(
     rig: &mut Rig,
     plan: &Plan,
     scenario: Scenario,
@@ -48,23 +48,23 @@ async fn beside(
     for round in 0..plan.rounds {
         let alone = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
         plan.say(&format!("alone  {}", line(&alone, plan.rounds)));
-        let accounts = rig.accounts(&names("other", 1), &plan.neighbour_plan, cell.queue, 1).await?;
+        let accounts = rig.accounts(&names("other", 1), &plan.misuse_plan, cell.queue, 1).await?;
         let other = start(rig, plan, &cell, misuse, &accounts).await?;
-        let beside = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
-        plan.say(&format!("beside {}", line(&beside, plan.rounds)));
+        let shared = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
+        plan.say(&format!("shared {}", line(&shared, plan.rounds)));
         other.end().await?;
         rig.delete(&accounts).await?;
-        rounds.push((alone, beside));
+        rounds.push((alone, shared));
     }
     let ratio = |of: fn(&Run) -> Option<f64>| {
-        Figure::of_all(rounds.iter().map(|(alone, beside)| Some(of(beside)? / of(alone)?)))
+        Figure::of_all(rounds.iter().map(|(alone, shared)| Some(of(shared)? / of(alone)?)))
     };
     let p99 = |run: &Run| run.end_to_end_ms.map(|ms| ms.p99);
     let figures = named([
-        ("throughput beside ÷ alone", "", ratio(|run| Some(run.messages_per_second)), "≥ 0.9"),
-        ("p99 beside ÷ alone", "", ratio(p99), "≤ 2"),
+        ("throughput with misuse ÷ alone", "", ratio(|run| Some(run.messages_per_second)), "≥ 0.9"),
+        ("p99 with misuse ÷ alone", "", ratio(p99), "≤ 2"),
         ("p99 alone", "ms", Figure::of_all(rounds.iter().map(|(alone, _)| p99(alone))), ""),
-        ("p99 beside", "ms", Figure::of_all(rounds.iter().map(|(_, beside)| p99(beside))), ""),
+        ("p99 with misuse", "ms", Figure::of_all(rounds.iter().map(|(_, shared)| p99(shared))), ""),
     ]);
     Ok(ScenarioReport { scenario, description, figures })
 }

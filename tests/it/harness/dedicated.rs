@@ -1,4 +1,4 @@
-//! A separate stack for tests that kill or restart the broker.
+//! A stack for one test, which may kill or restart its broker.
 
 use std::path::{Path, PathBuf};
 
@@ -8,32 +8,36 @@ use warrengate::{
     stack::{Stack, StackOptions},
 };
 
+use warrengate_testkit::folder::RunFolder;
+
 use super::{Tenant, installation, wait::until};
 
-pub struct Own {
+pub struct DedicatedStack {
     pub stack: Stack,
+    /// Locked until the test ends, so that a concurrent run does not delete it.
+    _folder: RunFolder,
     admin_secret: SecretString,
     ca: String,
 }
 
-impl Own {
-    /// Starts a stack in a folder of this name on the test's own runtime, with settings in addition to the defaults.
+impl DedicatedStack {
+    /// Starts a stack on the test's runtime, in a folder for this name and process, with settings in addition to the
+    /// defaults.
     pub async fn start(name: &str, settings: &[(&str, &str)]) -> Self {
         Self::with_nodes(1, name, settings).await
     }
 
     /// Like [`Self::start`], with several broker nodes.
     pub async fn with_nodes(nodes: usize, name: &str, settings: &[(&str, &str)]) -> Self {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = std::fs::remove_dir_all(&folder);
-        let mut options = StackOptions::new(folder);
+        let folder = RunFolder::create(Path::new(env!("CARGO_TARGET_TMPDIR")), name).unwrap();
+        let mut options = StackOptions::new(folder.path().join("stack"));
         options.installation = installation();
         options.nodes = nodes;
         options.settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let mut stack = Box::pin(Stack::start(options)).await.unwrap();
         let (_, admin_secret) = stack.take_first_administrator().expect("the folder is new");
         let ca = std::fs::read_to_string(stack.gateway_ca()).unwrap();
-        Self { stack, admin_secret, ca }
+        Self { stack, _folder: folder, admin_secret, ca }
     }
 
     /// Waits until a quorum queue survives a kill. RabbitMQ records the files of a quorum queue up to 3 s after the
