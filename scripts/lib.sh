@@ -175,10 +175,10 @@ need_promtool() {
   fi
 }
 
-# own_gateway FOLDER: builds `warrengate` (unless WARRENGATE_BINARY names one) and starts `warrengate dev` in a folder, on free
+# private_gateway FOLDER: builds `warrengate` (unless WARRENGATE_BINARY names one) and starts `warrengate dev` in a folder, on free
 # ports. It sets $gateway (the process id), $binary, $ops (the address of its metrics) and the variables of dev.env. Settings are
 # taken from the environment. The caller ends the process.
-own_gateway() {
+private_gateway() {
   local folder=$1 port=free_port
   binary=${WARRENGATE_BINARY:-}
   if [ -z "$binary" ]; then

@@ -21,7 +21,8 @@ fn root() -> &'static Path {
 fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        let is_installed = path.file_name().is_some_and(|name| name == "node_modules" || name == ".venv");
+        if path.is_dir() && !is_installed {
             collect(&path, extension, found);
         } else if path.extension().is_some_and(|e| e == extension) {
             found.push(path);
@@ -35,9 +36,10 @@ fn all(folders: &[&str], extension: &str) -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// Markdown files in the top folder and in docs/.
+/// The Markdown files of this repository.
 fn documents() -> Vec<(PathBuf, String)> {
-    let mut documents = all(&["docs", "broker-config", "certs"], "md");
+    let folders = ["docs", "broker-config", "certs", "clients", "examples", "proto"];
+    let mut documents = all(&folders, "md");
     for entry in fs::read_dir(root()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "md") {

@@ -56,17 +56,17 @@ func main() {
 		left[order] = true
 	}
 	consumer := must(client.Consume(ctx, queue, func(_ context.Context, delivery *warrengate.Delivery) error {
-		order, verdict := delivery.Message.Text(), "done" // returning nil acknowledges, unless the delivery was settled otherwise
+		order, result := delivery.Message.Text(), "done" // returning nil acknowledges, unless the delivery was settled otherwise
 		switch {
 		case order == scenario.DeadLetter:
-			verdict = "give up"
+			result = "give up"
 			delivery.DeadLetter("required by the scenario")
 		case order == scenario.RetryOnce && delivery.Attempt == 1:
-			verdict = "try again"
+			result = "try again"
 			delivery.Retry(retryAfter, "required by the scenario")
 		}
-		fmt.Printf("delivered %s, attempt %d: %s\n", order, delivery.Attempt, verdict)
-		if before := len(left); verdict != "try again" {
+		fmt.Printf("delivered %s, attempt %d: %s\n", order, delivery.Attempt, result)
+		if before := len(left); result != "try again" {
 			if delete(left, order); before == 1 && len(left) == 0 {
 				close(finished)
 			}

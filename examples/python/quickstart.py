@@ -20,15 +20,15 @@ async def main():
     queue, left, finished = f"quickstart-{uuid.uuid4().hex[:8]}", set(scenario["orders"]), asyncio.Event()
 
     async def handle(delivery):  # returning acknowledges, unless the delivery was settled otherwise
-        order, verdict = delivery.message.text, "done"
+        order, result = delivery.message.text, "done"
         if order == scenario["dead_letter"]:
-            verdict = "give up"
+            result = "give up"
             delivery.dead_letter("required by the scenario")
         elif order == scenario["retry_once"] and delivery.attempt == 1:
-            verdict = "try again"
+            result = "try again"
             delivery.retry(RETRY_AFTER, "required by the scenario")
-        print(f"delivered {order}, attempt {delivery.attempt}: {verdict}")
-        if verdict != "try again":
+        print(f"delivered {order}, attempt {delivery.attempt}: {result}")
+        if result != "try again":
             left.discard(order)
         if not left:
             finished.set()

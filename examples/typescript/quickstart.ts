@@ -29,11 +29,11 @@ await new Promise<void>((finished) => {
   void client.consume(queue, (delivery: Delivery) => {
     const order = delivery.message.text;
     const retries = order === scenario.retry_once && delivery.attempt === 1;
-    const verdict = order === scenario.dead_letter ? "give up" : retries ? "try again" : "done";
-    if (verdict === "give up") delivery.deadLetter("required by the scenario");
-    if (verdict === "try again") delivery.retry({ delayMs: RETRY_AFTER_MS, reason: "required by the scenario" });
-    console.log(`delivered ${order}, attempt ${delivery.attempt}: ${verdict}`);
-    if (verdict !== "try again") left.delete(order);
+    const result = order === scenario.dead_letter ? "give up" : retries ? "try again" : "done";
+    if (result === "give up") delivery.deadLetter("required by the scenario");
+    if (result === "try again") delivery.retry({ delayMs: RETRY_AFTER_MS, reason: "required by the scenario" });
+    console.log(`delivered ${order}, attempt ${delivery.attempt}: ${result}`);
+    if (result !== "try again") left.delete(order);
     if (left.size === 0) finished();
   });
 });

@@ -1,7 +1,7 @@
 //! The protobuf API `warrengate.v1` as Rust types: messages, gRPC clients and servers, and the error details that
 //! accompany a gRPC status.
 //!
-//! Decoded messages are unchecked input: whoever receives one validates its names and values.
+//! Decoded messages are unchecked input: the receiver validates their names and values.
 
 mod codec;
 mod elements;

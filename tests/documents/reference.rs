@@ -151,7 +151,7 @@ fn fields(message: &Described<'_>, links: &Links) -> String {
         let what = message.comments.at(&[&message.path[..], &[MEMBERS, number]].concat(), field.name());
         if !COMMON.contains(&field.name()) {
             match kind(field, message.item, links).as_str() {
-                // Most fields are; docs/reference/README.md says so.
+                // The default, as docs/reference/README.md documents.
                 "string" => item(&mut out, &format!("`{}`: {what}", field.name())),
                 kind => item(&mut out, &format!("`{}` ({kind}): {what}", field.name())),
             }

@@ -31,7 +31,7 @@ async fn a_flood_of_wrong_secrets_is_refused_and_a_client_that_authenticated_bef
     tenant.queue("jobs").await;
     // A separate process, because the memory of this one includes that of all other tests.
     let settings = [("WARRENGATE_AUTH__FAILED_LOGINS_PER_MINUTE_PER_ADDRESS", "120")];
-    let mut gateway = Serve::beside(&SharedStack::get().stack, &settings).await;
+    let mut gateway = Serve::for_stack(&SharedStack::get().stack, &settings).await;
     let endpoint = gateway.endpoint();
     let (near, far) = (web::channel_to(&endpoint).await, web::channel_from(&endpoint, [127, 0, 0, 2].into()).await);
     let correct = tenant.secret.expose_secret();
@@ -72,12 +72,12 @@ async fn a_flood_of_wrong_secrets_is_refused_and_a_client_that_authenticated_bef
         })
         .collect();
     let mut took = Vec::new();
-    let (mut beside, mut peak) = (Vec::new(), memory);
+    let (mut during, mut peak) = (Vec::new(), memory);
     while attackers.iter().any(|attacker| !attacker.is_finished()) {
         let asked = Instant::now();
         issue_token(&near, &tenant.client_id, correct).await.expect("a token for a client that authenticated before");
         took.push(asked.elapsed());
-        beside.push(rate(&mut stream, Duration::from_millis(200)).await);
+        during.push(rate(&mut stream, Duration::from_millis(200)).await);
         peak = peak.max(gateway.resident());
     }
     for attacker in attackers {
@@ -86,12 +86,12 @@ async fn a_flood_of_wrong_secrets_is_refused_and_a_client_that_authenticated_bef
     took.sort();
     let (wrong, shed) = (wrong.load(Ordering::Relaxed), shed.load(Ordering::Relaxed));
     let (p99, slowest) = (took[took.len() * 99 / 100], took[took.len() - 1]);
-    let (alone, beside) = (median(alone), median(beside));
-    let ratio = beside / alone;
+    let (alone, during) = (median(alone), median(during));
+    let ratio = during / alone;
     let grown = peak.saturating_sub(memory) >> 20;
     eprintln!(
-        "{} wrong secrets in {:?}: {wrong} checked, {shed} refused unchecked; {} tokens beside them, p99 {p99:?}, slowest {slowest:?}; an open \
-         stream {beside:.0} messages/s beside {alone:.0} alone, {ratio:.2}; memory grew by {grown} MiB",
+        "{} wrong secrets in {:?}: {wrong} checked, {shed} refused unchecked; {} tokens meanwhile, p99 {p99:?}, slowest {slowest:?}; an open \
+         stream {during:.0} messages/s, {alone:.0} alone, {ratio:.2}; memory grew by {grown} MiB",
         wrong + shed,
         began.elapsed(),
         took.len(),

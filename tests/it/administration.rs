@@ -1,4 +1,4 @@
-//! The life cycle of tenants, clients and plans, also checked at the broker where it has a part.
+//! The life cycle of tenants, clients and plans, also checked at the broker.
 
 use lapin::options::QueueDeleteOptions;
 use prost_types::FieldMask;
@@ -252,7 +252,7 @@ async fn a_resumed_tenant_has_its_data_and_a_deleted_one_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn the_life_cycle_of_a_client() {
+async fn a_client_is_created_changed_revoked_and_deleted() {
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let shared = SharedStack::get();

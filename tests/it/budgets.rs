@@ -399,7 +399,7 @@ async fn a_message_expires_after_the_ttl_of_the_plan_and_is_dead_lettered() {
 }
 
 #[tokio::test]
-async fn the_life_cycle_of_a_plan() {
+async fn a_plan_is_created_changed_and_deleted() {
     let admin = SharedStack::get().admin().await;
     let mut admin = admin.admin();
     let name = format!("p{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);

@@ -64,7 +64,7 @@ async fn listing_removes_nothing_and_pages_follow_each_other() {
     let mut ids: Vec<_> = whole.iter().map(|letter| &letter.dead_letter_id).collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), 25, "each has an id of its own");
+    assert_eq!(ids.len(), 25, "each has a separate id");
     let request = pb::ListDeadLettersRequest { without_bodies: true, page_size: 3, ..Default::default() };
     let page = tenant.dead_letter_page(request).await.unwrap();
     assert_eq!(bodies(&page.dead_letters), ["", "", ""]);
@@ -83,7 +83,7 @@ async fn concurrent_lists_exclude_each_other_and_all_see_everything() {
 
 /// Each redrive keeps the dead letters for two seconds. Calls that wait for them must not take that for an empty queue.
 #[tokio::test]
-async fn calls_that_wait_for_a_slow_redrive_are_answered_truly_or_with_busy() {
+async fn calls_that_wait_for_a_slow_redrive_get_a_correct_answer_or_busy() {
     let tenant = with_dead(&[("slow", 8), ("kept", 30), ("purged", 5)]).await;
     let whole = tenant.dead_letters().await;
     let slow: Vec<_> = whole.iter().filter(|letter| letter.queue == "slow").collect();
@@ -132,7 +132,7 @@ async fn calls_that_wait_for_a_slow_redrive_are_answered_truly_or_with_busy() {
 }
 
 #[tokio::test]
-async fn large_ones_fill_pages_by_their_bytes() {
+async fn large_dead_letters_fill_pages_by_their_bytes() {
     let tenant = Tenant::fresh().await;
     tenant.queue_typed("jobs", QueueType::Classic).await;
     for _ in 0..4 {
@@ -178,7 +178,7 @@ async fn filters_choose_by_queue_code_reason_and_time() {
     assert_eq!(after + before, 6);
     assert!(after >= 1 && before <= 5);
 
-    // The one that the broker gave up reads like the others, and comes back like them.
+    // The message that the broker dead-lettered is listed and redriven like the others.
     let expired = whole.iter().find(|letter| letter.queue == "short").expect("it is listed");
     assert_eq!((expired.code.as_str(), expired.attempts), ("expired", 0));
     assert_eq!((expired.exchange.as_str(), expired.routing_key.as_str()), ("", "short"));
@@ -196,7 +196,7 @@ async fn filters_choose_by_queue_code_reason_and_time() {
 }
 
 #[tokio::test]
-async fn one_some_or_all_are_sent_again_and_only_to_their_queues() {
+async fn one_some_or_all_dead_letters_are_redriven_to_their_queues_only() {
     let tenant = with_dead(&[("first", 10), ("second", 5)]).await;
     let whole = tenant.dead_letters().await;
     let one = whole.iter().find(|letter| letter.queue == "first").unwrap();
@@ -219,7 +219,7 @@ async fn one_some_or_all_are_sent_again_and_only_to_their_queues() {
 }
 
 #[tokio::test]
-async fn a_redrive_keeps_to_its_rate_tells_its_progress_and_stops_when_it_is_cancelled() {
+async fn a_redrive_keeps_to_its_rate_reports_its_progress_and_stops_when_it_is_cancelled() {
     let tenant = with_dead(&[("jobs", 60)]).await;
     let begun = Instant::now();
     let mut reports = tenant.start_redrive(all(), 10).await.unwrap();
@@ -253,7 +253,7 @@ async fn a_redrive_keeps_to_its_rate_tells_its_progress_and_stops_when_it_is_can
 }
 
 #[tokio::test]
-async fn purging_deletes_what_was_chosen_and_nothing_else() {
+async fn purging_deletes_exactly_the_selection() {
     let tenant = with_dead(&[("first", 4), ("second", 3)]).await;
     let whole = tenant.dead_letters().await;
     assert_eq!(tenant.purge_dead(these([&whole[0]])).await, 1);

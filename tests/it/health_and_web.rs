@@ -1,4 +1,4 @@
-//! Endpoints beside the API: health, reflection, gRPC-Web, probes and metrics.
+//! Endpoints other than the API: health, reflection, gRPC-Web, probes and metrics.
 
 use prost::Message as _;
 use secrecy::ExposeSecret as _;

@@ -38,7 +38,7 @@ async fn a_full_queue_rejects_messages_and_contains_exactly_the_confirmed_ones()
                 other => panic!("{other:?}: {result:?}"),
             }
         }
-        // The broker tells publishers with a delay that a queue is full, so it may still accept messages on their way.
+        // The broker reports a full queue to publishers with a delay, so it may still accept messages in flight.
         assert!((LIMIT..=LIMIT + WINDOW).contains(&confirmed), "{confirmed} were confirmed");
         tenant.has_depth("small", confirmed).await;
         // The queue has capacity again.

@@ -44,7 +44,7 @@ async fn quorum_queues_order_priorities_as_documented_and_zero_is_the_lowest() {
 }
 
 #[tokio::test]
-async fn retries_of_low_priority_do_not_starve_beside_those_of_high_priority() {
+async fn retries_of_low_priority_do_not_starve_when_there_are_retries_of_high_priority() {
     const LOW: usize = 40;
     const DELAY: Duration = Duration::from_secs(2);
     let tenant = Tenant::fresh().await;

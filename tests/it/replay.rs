@@ -119,7 +119,7 @@ async fn offsets_are_contiguous_whatever_the_window_and_the_settlements() {
 }
 
 #[tokio::test]
-async fn a_stream_does_not_retry_and_says_so() {
+async fn a_stream_queue_refuses_retries_with_a_reason() {
     let tenant = log_of(1).await;
     for action in [NackAction::Retry, NackAction::DeadLetter] {
         let mut reader = RawSubscription::open(&tenant.client, from(Position::First(StreamFirst {}))).await;
@@ -146,7 +146,7 @@ async fn a_position_is_refused_for_other_queues() {
 }
 
 #[tokio::test]
-async fn closing_a_reader_with_unsettled_messages_disturbs_nobody() {
+async fn closing_a_reader_with_unsettled_messages_does_not_affect_other_readers() {
     let tenant = log_of(50).await;
     tenant.queue("jobs").await;
     let mut other = RawSubscription::open(&tenant.client, start("jobs")).await;
@@ -166,7 +166,7 @@ async fn closing_a_reader_with_unsettled_messages_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_lease_that_runs_out_in_a_stream_is_reported_and_disturbs_nobody() {
+async fn a_lease_that_expires_in_a_stream_queue_is_reported_and_has_no_other_effect() {
     let tenant = log_of(2).await;
     tenant.queue("jobs").await;
     let mut other = RawSubscription::open(&tenant.client, start("jobs")).await;

@@ -235,7 +235,7 @@ async fn the_token_endpoint_accepts_both_oauth_authentication_methods() {
 }
 
 #[tokio::test]
-async fn the_published_keys_verify_a_token_and_the_documents_agree() {
+async fn the_published_keys_verify_a_token_and_the_discovery_document_matches() {
     let tenant = Tenant::fresh().await;
     let discovery = web::ops_json("/.well-known/openid-configuration").await;
     let jwks = web::ops_json("/.well-known/jwks.json").await;

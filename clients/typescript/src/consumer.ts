@@ -48,7 +48,7 @@ export interface ConsumeOptions extends MessagesOptions {
 
 /** How long acknowledgements are collected before they are written. */
 const GATHER_MS = 5;
-const MOST_IDS = 10_000;
+const MAX_IDS = 10_000;
 /** How long a stream may be silent while the gateway has no broker. */
 const INTERRUPTION_MS = 300_000;
 
@@ -397,7 +397,7 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
       through = id;
     }
     if (through > 0) return create(AckSchema, { through: BigInt(through) });
-    const ids = [...this.#acks].sort((a, b) => a - b).slice(0, MOST_IDS);
+    const ids = [...this.#acks].sort((a, b) => a - b).slice(0, MAX_IDS);
     for (const id of ids) {
       this.#acks.delete(id);
       this.#outstanding.delete(id);
@@ -531,8 +531,8 @@ class SubscribeSession extends Session<typeof SubscribeRequestSchema, typeof Sub
     const ids = [...this.#outstanding.values()]
       .filter(({ settled, receivedAt }) => !settled && now - receivedAt > this.#leaseMs / 4 && now + this.#leaseMs <= receivedAt + longest)
       .map(({ deliveryId }) => BigInt(deliveryId));
-    for (let first = 0; first < ids.length; first += MOST_IDS) {
-      this.#extensions.push(create(ExtendLeaseSchema, { deliveryIds: ids.slice(first, first + MOST_IDS) }));
+    for (let first = 0; first < ids.length; first += MAX_IDS) {
+      this.#extensions.push(create(ExtendLeaseSchema, { deliveryIds: ids.slice(first, first + MAX_IDS) }));
     }
     if (ids.length > 0) this.wake();
   }

@@ -55,7 +55,7 @@ pub fn check() -> Result<(), String> {
             "jemalloc's oversize_threshold is {other} instead of {OVERSIZE_THRESHOLD}: idle subscriptions take up to \
              three times the memory"
         )),
-        (code, _) => Err(format!("jemalloc does not tell its oversize_threshold (error {code})")),
+        (code, _) => Err(format!("cannot read the oversize_threshold of jemalloc (error {code})")),
     }
 }
 

@@ -63,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
         };
         let order = String::from_utf8_lossy(delivery.body()).into_owned();
         let attempt = delivery.details().attempt;
-        let verdict = if order == scenario.dead_letter {
+        let result = if order == scenario.dead_letter {
             subscription.nack(&delivery, Nack::dead_letter().because("required by the scenario"))?;
             "give up"
         } else if order == scenario.retry_once && attempt == 1 {
@@ -73,8 +73,8 @@ async fn main() -> anyhow::Result<()> {
             subscription.ack(&delivery)?;
             "done"
         };
-        println!("delivered {order}, attempt {attempt}: {verdict}");
-        if verdict != "try again" {
+        println!("delivered {order}, attempt {attempt}: {result}");
+        if result != "try again" {
             left.remove(&order);
         }
     }

@@ -24,11 +24,11 @@ pub struct Serve {
 impl Serve {
     /// Starts a gateway on a test's own stack, on free ports, with settings in addition to the stack's.
     pub async fn start(dedicated: &DedicatedStack, settings: &[(&str, &str)]) -> Self {
-        Self::beside(&dedicated.stack, settings).await
+        Self::for_stack(&dedicated.stack, settings).await
     }
 
     /// The same for any stack.
-    pub async fn beside(stack: &Stack, settings: &[(&str, &str)]) -> Self {
+    pub async fn for_stack(stack: &Stack, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_warrengate"))
             .arg("serve")
             .envs(stack.settings().iter().cloned())

@@ -97,7 +97,7 @@ fn script(page: &Path) -> (String, usize) {
     (script, lines)
 }
 
-/// A folder as `warrengate dev` leaves it, with two tenants of its own.
+/// A folder as `warrengate dev` leaves it, with two new tenants.
 async fn folder() -> tempfile::TempDir {
     let shared = SharedStack::get();
     let folder = tempfile::Builder::new().prefix("page").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

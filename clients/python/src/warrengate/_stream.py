@@ -196,7 +196,7 @@ class Session(ABC, Generic[Request, Response]):
 async def _unmasked(call: Any, error: aio.AioRpcError) -> aio.AioRpcError:
     """Return the status that the gateway sent.
 
-    If the stream ends during a write, grpcio temporarily reports a status of its own instead.
+    If the stream ends during a write, grpcio temporarily reports its own status instead.
     """
     for _ in range(40):
         if await call.details() != _MASK:

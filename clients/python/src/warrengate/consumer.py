@@ -38,7 +38,7 @@ Position: TypeAlias = "int | datetime | Literal['first', 'last', 'next']"
 
 #: How long acknowledgements are collected before they are written.
 _GATHER = 0.005
-_MOST_IDS = 10_000
+_MAX_IDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,7 +447,7 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
                 del self._outstanding[first]
                 self._acks.discard(first)
         else:
-            ack.delivery_ids.extend(sorted(self._acks)[:_MOST_IDS])
+            ack.delivery_ids.extend(sorted(self._acks)[:_MAX_IDS])
             for delivery_id in ack.delivery_ids:
                 self._acks.discard(delivery_id)
                 self._outstanding.pop(delivery_id, None)
@@ -554,7 +554,7 @@ class _SubscribeSession(Session[pb.SubscribeRequest, pb.SubscribeResponse]):
             and now - delivery.received_at > self._lease / 4
             and now + self._lease <= delivery.received_at + self._options.max_lease
         ]
-        for first in range(0, len(ids), _MOST_IDS):
-            self._extensions.append(pb.ExtendLease(delivery_ids=ids[first : first + _MOST_IDS]))
+        for first in range(0, len(ids), _MAX_IDS):
+            self._extensions.append(pb.ExtendLease(delivery_ids=ids[first : first + _MAX_IDS]))
         if ids:
             self.wake.set()

@@ -24,7 +24,7 @@ use crate::{
     backoff::Backoff,
     pb::{
         Delivery, SubscribeRequest, SubscribeResponse, SubscribeStarted, subscribe_request::Frame,
-        subscribe_response::Event as Heard,
+        subscribe_response::Event as SubscribeEvent,
     },
     stream::{Inbound, Outbound, Renewal, at, closed_by, is_unauthenticated},
     token::Token,
@@ -189,22 +189,22 @@ impl Driver {
 
     fn take(&mut self, response: SubscribeResponse, session: &mut Session) {
         match response.event {
-            Some(Heard::Deliveries(batch)) if !self.closing => {
+            Some(SubscribeEvent::Deliveries(batch)) if !self.closing => {
                 self.window.delivered(&batch.deliveries);
                 self.waiting_messages += batch.deliveries.len();
                 self.waiting.push_back(Item::Deliveries(self.window.epoch(), batch.deliveries));
             }
-            Some(Heard::Started(started)) => self.established(started),
-            Some(Heard::Settled(settled)) => {
+            Some(SubscribeEvent::Started(started)) => self.established(started),
+            Some(SubscribeEvent::Settled(settled)) => {
                 self.window.expired(&settled.expired_delivery_ids);
                 self.notify(Event::Settled(settled));
             }
-            Some(Heard::Interrupted(interrupted)) => self.invalidate_ids(Some(interrupted.reason)),
-            Some(Heard::Resumed(_)) => self.resumed(),
-            Some(Heard::AuthExpiring(warning)) => {
+            Some(SubscribeEvent::Interrupted(interrupted)) => self.invalidate_ids(Some(interrupted.reason)),
+            Some(SubscribeEvent::Resumed(_)) => self.resumed(),
+            Some(SubscribeEvent::AuthExpiring(warning)) => {
                 session.renewal = session.inbound.renewal(&self.client, warning.expires);
             }
-            Some(Heard::Draining(warning)) => session.cut = Some(closed_by(warning.deadline)),
+            Some(SubscribeEvent::Draining(warning)) => session.cut = Some(closed_by(warning.deadline)),
             // Heartbeats, events after closing, and events that only a newer gateway sends.
             _ => {}
         }

@@ -71,7 +71,7 @@ async fn administer<T>(dedicated: &DedicatedStack, tenant: &Tenant, work: impl F
 }
 
 #[tokio::test]
-async fn the_brokers_authority_gives_way_to_another_by_way_of_both() {
+async fn the_brokers_authority_is_replaced_while_both_are_trusted() {
     let dedicated = DedicatedStack::start("rotate-authority", &[]).await;
     let tenant = dedicated.tenant().await;
     tenant.queue("load").await;
@@ -130,7 +130,7 @@ async fn the_brokers_authority_gives_way_to_another_by_way_of_both() {
 }
 
 #[tokio::test]
-async fn the_brokers_certificate_and_the_provisioners_account_change() {
+async fn the_brokers_certificate_and_the_provisioners_account_are_replaced() {
     let dedicated = DedicatedStack::start("rotate-account", &[]).await;
     let tenant = dedicated.tenant().await;
     tenant.queue("load").await;

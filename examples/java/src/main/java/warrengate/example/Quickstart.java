@@ -39,16 +39,16 @@ final class Quickstart {
       var finished = new CountDownLatch(1);
       client.consume(queue, delivery -> { // returning acknowledges, unless the delivery was settled otherwise
         var order = delivery.message().text();
-        var verdict = "done";
+        var result = "done";
         if (order.equals(scenario.dead_letter())) {
-          verdict = "give up";
+          result = "give up";
           delivery.deadLetter("as the scenario says");
         } else if (order.equals(scenario.retry_once()) && delivery.attempt() == 1) {
-          verdict = "try again";
+          result = "try again";
           delivery.retry(RETRY_AFTER, "as the scenario says");
         }
-        System.out.printf("delivered %s, attempt %d: %s%n", order, delivery.attempt(), verdict);
-        if (!verdict.equals("try again")) left.remove(order);
+        System.out.printf("delivered %s, attempt %d: %s%n", order, delivery.attempt(), result);
+        if (!result.equals("try again")) left.remove(order);
         if (left.isEmpty()) finished.countDown();
       });
       finished.await();

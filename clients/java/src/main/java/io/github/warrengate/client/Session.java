@@ -25,7 +25,7 @@ abstract class Session<RequestT, ResponseT> {
   static final Duration CLOSE_TIMEOUT = Duration.ofSeconds(10);
   /** Tolerance for clocks that differ. */
   private static final Duration DRAIN_GRACE = Duration.ofSeconds(2);
-  private static final Duration LONGEST_DRAIN = Duration.ofMinutes(5);
+  private static final Duration MAX_DRAIN = Duration.ofMinutes(5);
   private static final int READ_AHEAD = 8;
 
   final WarrengateClient client;
@@ -251,7 +251,7 @@ abstract class Session<RequestT, ResponseT> {
     client.emit(Event.Kind.DRAINING, source, "");
     var left = Duration.between(Instant.now(), Times.instant(deadline));
     left = left.isNegative() ? Duration.ZERO : left;
-    endWithin((left.compareTo(LONGEST_DRAIN) > 0 ? LONGEST_DRAIN : left).plus(DRAIN_GRACE));
+    endWithin((left.compareTo(MAX_DRAIN) > 0 ? MAX_DRAIN : left).plus(DRAIN_GRACE));
     pump();
   }
 

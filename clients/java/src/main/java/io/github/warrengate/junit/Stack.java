@@ -88,7 +88,7 @@ final class Stack implements AutoCloseable {
     }
   }
 
-  /** A {@code warrengate dev} in a folder of its own, on free ports. */
+  /** A {@code warrengate dev} in a separate folder, on free ports. */
   private static final class Development {
     final Path folder = Files.createTempDirectory("warrengate-test-");
     private final Path log = folder.resolve("gateway.log");
