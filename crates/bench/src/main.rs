@@ -133,7 +133,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // A client process of a measurement takes its orders from standard input.
+    // A client process of a measurement reads its job from standard input.
     let outcome = match std::env::args().nth(1).as_deref() {
         Some(bench::WORKER_COMMAND) => bench::serve_worker().await.map_err(Failure::from),
         _ => Box::pin(run(Args::parse())).await,
