@@ -1,5 +1,6 @@
-# The production binary in a small image: built with the committed Cargo.lock, without the development commands, and run as an
-# unprivileged user with nothing writable but mounted volumes. To reproduce an image later, pin both base images by digest:
+# The production binary in a small image: built with the committed Cargo.lock, without the development commands, and run
+# as an unprivileged user with nothing writable but mounted volumes. To reproduce an image later, pin both base images
+# by digest:
 #   docker build --build-arg RUST=rust:1.95-bookworm@sha256:… --build-arg BASE=debian:bookworm-slim@sha256:… .
 ARG RUST=rust:1.95-bookworm
 ARG BASE=debian:bookworm-slim

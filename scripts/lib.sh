@@ -154,8 +154,8 @@ need_typos() {
     say "typos cannot be installed here, so spelling is not checked"
 }
 
-# promtool, which checks metrics and alerts. Debian's package also contains a service, so it is unpacked into target/tools
-# instead of being installed. Without promtool the tests that use it are skipped and reported.
+# promtool, which checks metrics and alerts. Debian's package also contains a service, so it is unpacked into
+# target/tools instead of being installed. Without promtool the tests that use it are skipped and reported.
 need_promtool() {
   { has promtool || [ -x target/tools/promtool ]; } && return 0
   if has apt-get && has dpkg; then
@@ -175,9 +175,9 @@ need_promtool() {
   fi
 }
 
-# private_gateway FOLDER: builds `warrengate` (unless WARRENGATE_BINARY names one) and starts `warrengate dev` in a folder, on free
-# ports. It sets $gateway (the process id), $binary, $ops (the address of its metrics) and the variables of dev.env. Settings are
-# taken from the environment. The caller ends the process.
+# private_gateway FOLDER: builds `warrengate` (unless WARRENGATE_BINARY names one) and starts `warrengate dev` in a
+# folder, on free ports. It sets $gateway (the process id), $binary, $ops (the address of its metrics) and the variables
+# of dev.env. Settings are taken from the environment. The caller ends the process.
 private_gateway() {
   local folder=$1 port=free_port
   binary=${WARRENGATE_BINARY:-}
