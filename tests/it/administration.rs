@@ -284,7 +284,10 @@ async fn a_client_is_created_changed_revoked_and_deleted() {
     let revoke = pb::RevokeClientRequest { client_id: client_id.clone() };
     assert!(admin.revoke_client(revoke.clone()).await.unwrap().into_inner().client.unwrap().revoked);
     assert_eq!(web::token(&client_id, &newer).await.0.as_u16(), 401);
-    assert_eq!(reason(&admin.rotate_client_secret(rotate).await.expect_err("revoked permanently")), "REVOKED_FOR_EVER");
+    assert_eq!(
+        reason(&admin.rotate_client_secret(rotate).await.expect_err("revoked permanently")),
+        "CLIENT_REVOKED_PERMANENTLY"
+    );
     let listed = pb::ListClientsRequest { tenant: tenant.id.clone(), ..Default::default() };
     let listed = admin.list_clients(listed).await.unwrap().into_inner().clients;
     assert!(listed.iter().any(|client| client.client_id == client_id && client.revoked), "{listed:?}");

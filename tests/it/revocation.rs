@@ -75,7 +75,7 @@ async fn a_deleted_client_is_refused_and_a_new_one_of_the_same_id_is_another_cli
     let status = worker.auth().who_am_i(pb::WhoAmIRequest {}).await.expect_err("the token of the old client");
     assert_eq!(reason(&status), "TOKEN_WITHDRAWN");
     let own = pb::DeleteClientRequest { client_id: "admin".into() };
-    assert_eq!(reason(&admin.admin().delete_client(own).await.expect_err("oneself")), "SHUTS_ITSELF_OUT");
+    assert_eq!(reason(&admin.admin().delete_client(own).await.expect_err("oneself")), "REMOVES_OWN_ACCESS");
 }
 
 #[tokio::test]

@@ -129,8 +129,8 @@ impl Classify for Error {
             Self::PlatformOnly => "PLATFORM_ADMINISTRATORS_ONLY",
             Self::OtherTenant => "CLIENTS_OF_OTHER_TENANT",
             Self::GrantsExceedOwn => "GRANTS_EXCEED_OWN",
-            Self::RemovesOwnAccess => "SHUTS_ITSELF_OUT",
-            Self::ClientRevoked => "REVOKED_FOR_EVER",
+            Self::RemovesOwnAccess => "REMOVES_OWN_ACCESS",
+            Self::ClientRevoked => "CLIENT_REVOKED_PERMANENTLY",
             Self::ExternalClient => "EXTERNAL_CLIENT",
             Self::TooManyCalls { .. } => "TOO_MANY_ADMIN_CALLS",
             Self::NotFound("signing key") => "KEY_NOT_FOUND",
@@ -143,7 +143,7 @@ impl Classify for Error {
             Self::PlanExists => "PLAN_EXISTS",
             Self::DefaultPlan => "PLAN_IN_USE",
             Self::Aborted => "CHANGED_MEANWHILE",
-            Self::NotRecorded(_) => "NOT_ON_RECORD",
+            Self::NotRecorded(_) => "NOT_RECORDED",
             _ => self.inner().map_or("INTERNAL", Classify::reason),
         }
     }

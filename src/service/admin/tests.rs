@@ -226,7 +226,7 @@ async fn a_revoked_administrator_is_refused_at_once() {
     let request = by("second", pb::ListTenantsRequest::default());
     assert_eq!(refusal(fixture.service.list_tenants(request).await), (Code::Unauthenticated, "CLIENT_REVOKED".into()));
     let own = fixture.service.revoke_client(by("admin", revoke("admin"))).await;
-    assert_eq!(refusal(own), (Code::FailedPrecondition, "SHUTS_ITSELF_OUT".into()));
+    assert_eq!(refusal(own), (Code::FailedPrecondition, "REMOVES_OWN_ACCESS".into()));
 }
 
 #[tokio::test]
