@@ -15,10 +15,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("warrengate.v1.binpb"), descriptors.encode_to_vec())?;
 
     let mut config = tonic_prost_build::Config::new();
-    // The codec asks for the name of a request to count its elements.
+    // The codec needs the name of a request to count its elements.
     config.enable_type_names();
     tonic_prost_build::configure()
-        // Bodies travel from socket to socket without a copy.
+        // Bodies are not copied between the sockets.
         .bytes(".warrengate.v1")
         .codec_path("crate::codec::Codec")
         .compile_fds_with_config(descriptors, config)?;

@@ -1,9 +1,9 @@
-//! Exponential back-off with jitter, for everything in the gateway that tries again.
+//! Exponential back-off with jitter, for all retries in the gateway.
 
 use std::time::Duration;
 
 /// The pauses between the attempts of one operation: each is up to twice as long as the one before it, up to a maximum. The
-/// second half of each pause is random, so that many that failed at the same moment do not try again at the same moment.
+/// second half of each pause is random, so that operations that failed at the same time are not all retried at the same time.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -24,7 +24,7 @@ impl Backoff {
         full.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// An attempt succeeded: the next pause is the first one again.
+    /// Resets the pause after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -1,7 +1,7 @@
-//! The configuration: a TOML file, and environment variables over it.
+//! The configuration: a TOML file, and environment variables that take precedence over it.
 //!
 //! An invalid configuration is refused with all its errors at once, each with its key, its value (unless it is a secret) and
-//! what to do. Reading it connects to nothing and listens on nothing; of other files, only those that hold a secret are read.
+//! advice. Reading it opens no connection and no port; of other files, only those that contain a secret are read.
 
 mod issuers;
 mod metrics;
@@ -32,9 +32,9 @@ use source::{Finished, Source};
 pub struct ConfigError {
     /// The key, as in the file: `grpc.listen`.
     pub key: String,
-    /// Its value; none for a secret, and when it has none.
+    /// Its value; `None` for a secret, and if it has none.
     pub value: Option<String>,
-    /// What is wrong, and what to do.
+    /// The problem, and what to do.
     pub what: String,
 }
 
@@ -79,7 +79,7 @@ impl Classify for Error {
 }
 
 impl Config {
-    /// Reads a TOML file, if one is given, and the environment over it (`WARRENGATE_GRPC__LISTEN` is `grpc.listen`;
+    /// Reads a TOML file, if one is given, and the environment, which takes precedence (`WARRENGATE_GRPC__LISTEN` is `grpc.listen`;
     /// `WARRENGATE_DATABASE_URL` is `store.url`).
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Config {
         Self::load_listed(path, env).map(|(config, _)| config)
     }
 
-    /// As [`Self::load`], together with the settings in effect in the form of the file: defaults included, secrets left out.
+    /// As [`Self::load`], together with the settings in effect in the form of the file: including defaults, without secrets.
     ///
     /// # Errors
     /// All errors at once.
@@ -142,7 +142,7 @@ impl Config {
                 Ok(_) => "it is not a file".to_owned(),
                 Err(error) => error.kind().to_string(),
             };
-            let what = format!("cannot be opened: {error}; make the file readable by the gateway, or name another");
+            let what = format!("cannot be opened: {error}; make the file readable by the gateway, or set another one");
             Some(ConfigError { key: key.to_owned(), value: Some(path.display().to_string()), what })
         };
         let errors: Vec<_> = self.files().into_iter().filter_map(error).collect();
@@ -156,8 +156,9 @@ impl Config {
     pub fn check_permissions(&self) -> Result<(), Error> {
         let error = |NamedFile { key, path, .. }: NamedFile| {
             let mode = std::fs::metadata(&path).ok()?.permissions().mode() & 0o777;
-            let what =
-                format!("holds a secret and has the mode {mode:04o}: run `chmod 600`, or 640 for a group of its own");
+            let what = format!(
+                "contains a secret and has the mode {mode:04o}: run `chmod 600`, or 640 for a group of its own"
+            );
             let value = Some(path.display().to_string());
             (mode & OPEN_TO_OTHERS != 0).then(|| ConfigError { key: key.to_owned(), value, what })
         };
@@ -166,7 +167,7 @@ impl Config {
     }
 }
 
-/// Permissions that no file with a secret should have: any for every user, and writing for the group.
+/// Permissions that a file with a secret should not have: any for other users, and writing for the group.
 const OPEN_TO_OTHERS: u32 = 0o027;
 
 #[cfg(test)]

@@ -187,7 +187,7 @@ mod tests {
         }
 
         #[test]
-        fn headers_that_are_accepted_come_back_unchanged(data in mutated(message().prop_map(|m| m.encode_to_vec()))) {
+        fn accepted_headers_are_unchanged_after_both_conversions(data in mutated(message().prop_map(|m| m.encode_to_vec()))) {
             headers(&data);
         }
 

@@ -2,9 +2,9 @@
 //!
 //! Ports are bound before anything is served. Nothing is global: two gateways can run in one process, as they do in the tests.
 
-mod follow;
 mod parts;
 mod supervisor;
+mod watch;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ use crate::{
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
 /// How long writing the last audit events may take at shutdown.
 const AUDIT_GRACE: Duration = Duration::from_secs(5);
-/// How long before the drain deadline the remaining streams are cut.
+/// How long before the drain deadline the remaining streams are ended.
 const CUT_BEFORE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long connections stay open after the beginning of a drain, so that new streams are refused with a reason. After
 /// that they get GOAWAY, and clients connect to another gateway.
@@ -47,11 +47,11 @@ const UNARY_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port is in use.
-    #[error("cannot listen on {address}: {source}; stop what is there, or configure another address")]
+    #[error("cannot listen on {address}: {source}; stop the program that uses it, or configure another address")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The server's certificate is invalid.
@@ -61,7 +61,7 @@ pub enum Error {
     #[error("the broker CA ({path:?}): {source}", path = .1, source = .0)]
     Authority(#[source] pki::Error, PathBuf),
     /// rustls does not accept the broker CA.
-    #[error("the broker CA is not usable: {0}")]
+    #[error("the broker CA cannot be used: {0}")]
     Roots(#[from] rustls::Error),
     /// The store cannot be opened.
     #[error("the store: {0}")]
@@ -222,22 +222,22 @@ fn watch(
     let Parts { issuer, tenants, broker, provisioner, inspector, .. } = parts;
     // It ends after the last stream, which may still have refusals to record.
     closing.spawn("audit writer", parts.audit_writer.run(closing.stop()));
-    let authority = follow::authority(parts.authority_files, config.broker.clone(), broker.clone(), serving.stop());
+    let authority = watch::authority(parts.authority_files, config.broker.clone(), broker.clone(), serving.stop());
     serving.spawn("broker authority", authority);
-    serving.spawn("broker credentials", follow::credentials(Arc::clone(&tenants), broker, serving.stop()));
+    serving.spawn("broker credentials", watch::credentials(Arc::clone(&tenants), broker, serving.stop()));
     serving.spawn("stored messages", watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), serving.stop()));
-    serving.spawn("broker readiness", follow::broker(Arc::clone(&provisioner), readiness.clone(), serving.stop()));
+    serving.spawn("broker readiness", watch::broker(Arc::clone(&provisioner), readiness.clone(), serving.stop()));
     let stop = serving.stop();
-    serving.spawn("provisioner files", async move { provisioner.follow_files(stop).await });
+    serving.spawn("provisioner files", async move { provisioner.watch_files(stop).await });
     let stop = serving.stop();
-    serving.spawn("inspector files", async move { inspector.follow_files(stop).await });
+    serving.spawn("inspector files", async move { inspector.watch_files(stop).await });
     let (verifier, stop) = (issuer.verifier(), serving.stop());
     serving.spawn("external issuers", async move {
         verifier.refresh_issuers(stop.clone()).await;
         // Without external issuers, there are no keys to refresh.
         stop.cancelled().await;
     });
-    serving.spawn("signing keys", follow::signing_keys(issuer, tenants.revision(), serving.stop()));
+    serving.spawn("signing keys", watch::signing_keys(issuer, tenants.revision(), serving.stop()));
     let stop = serving.stop();
     serving.spawn("registry", async move { tenants.watch(stop).await });
     parts.first_administrator
@@ -293,7 +293,7 @@ impl RunningGateway {
     }
 
     /// Reports the drain everywhere, accepts nothing new, and waits for the streams. Near the drain deadline the
-    /// remaining streams are cut, and at the deadline the function returns in any case.
+    /// remaining streams are ended, and at the deadline the function returns in any case.
     pub async fn shutdown(self) {
         let end = Instant::now() + self.drain_limit;
         let _not_ready = self.readiness.block("draining");
@@ -301,7 +301,7 @@ impl RunningGateway {
         self.serving.stop().cancel();
         let streams = Instant::now() + for_streams(self.drain_limit);
         if timeout_at(streams, self.drain.streams_ended()).await.is_err() {
-            tracing::warn!("cutting streams that did not end in time");
+            tracing::warn!("ending the streams that did not end in time");
             self.drain.cut();
             let hand_back = streams + (end - streams) / 2;
             let _ = timeout_at(hand_back, self.drain.streams_ended()).await;

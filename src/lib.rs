@@ -1,10 +1,10 @@
-//! Warrengate: a secured multi-tenant messaging gateway. gRPC in front, RabbitMQ behind; one vhost, one certificate and
-//! one guarded door per tenant.
+//! Warrengate: a secured multi-tenant messaging gateway that exposes RabbitMQ over gRPC, with a vhost and a certificate-only
+//! broker user for each tenant.
 //!
-//! The modules below are in the order in which a message and its authority flow. A module imports only from those above
+//! The modules are listed in dependency order. A module imports only from those above
 //! it; `tests/architecture.rs` fails otherwise, and docs/architecture.md walks a message through them.
 
-// The lowest layers, in crates of their own: the protobuf API with its errors, and the client.
+// The lowest layers are crates of their own: the protobuf API with its errors, and the client.
 pub use warrengate_client as client;
 pub use warrengate_proto as pb;
 pub use warrengate_proto::error;
@@ -21,7 +21,7 @@ pub mod config;
 
 pub mod telemetry;
 
-// Who someone is, and what they may do.
+// Identities, permissions and persistent state.
 pub mod pki;
 
 pub mod store;
@@ -32,12 +32,12 @@ pub mod auth;
 
 pub mod tenant;
 
-// The broker's side: the data path, and the administrator's path beside it.
+// The broker: the data path, and its administration.
 pub mod broker;
 
 pub mod provision;
 
-// A message's way through.
+// The path of a message, and the composition root.
 pub mod stream;
 
 pub mod service;
@@ -46,7 +46,7 @@ pub mod transport;
 
 pub mod gateway;
 
-// Around a gateway: a stack for development and tests, and the command line.
+// A stack for development and tests, and the command line.
 #[cfg(feature = "dev")]
 pub mod stack;
 

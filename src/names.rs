@@ -1,5 +1,7 @@
-//! Validated names. A value of these types is always valid, so no other module validates it again: a tenant id is safe in a vhost's
-//! name, a certificate's subject and a URL, and a queue's name is neither one of the gateway (`wg.`) nor of the broker (`amq.`).
+//! Validated names.
+//!
+//! Invariant: a value of these types is valid, so no other module validates it again. A tenant id is safe in a vhost's name, a
+//! certificate's subject and a URL, and the name of a queue belongs neither to the gateway (`wg.`) nor to the broker (`amq.`).
 
 mod broker;
 mod identity;

@@ -20,7 +20,7 @@ use std::{borrow::Cow, path::PathBuf};
 pub use account::{Account, DEFINITIONS_FILE, PASSWORD_FILE};
 pub use authority::Authority;
 pub use file::write_secret;
-pub use folder::{CertsDir, Change, Entry, Item, Report, What};
+pub use folder::{CertsDir, Change, ChangeKind, Entry, Item, Report};
 pub use inspect::{Inspection, inspect, inspect_all, inspect_der};
 pub use leaf::Leaf;
 pub use rotation::Step;
@@ -39,7 +39,7 @@ pub enum Error {
     /// A file cannot be read or written.
     #[error("cannot {act} {}", path.display())]
     File {
-        /// "read", "write" …
+        /// The operation, such as "read" or "write".
         act: &'static str,
         /// The file.
         path: PathBuf,
@@ -67,24 +67,24 @@ pub enum Error {
     #[error("{0} is not a CA certificate (CA:TRUE is missing)")]
     NotAnAuthority(String),
     /// An expired authority.
-    #[error("the authority \"{0}\" has expired; make a new certificate folder")]
+    #[error("the authority \"{0}\" has expired; create a new certificate folder")]
     AuthorityExpired(String),
     /// An authority without its certificate or its key.
-    #[error("{} exists, but {} is missing; restore it, or remove the certificate folder to start again", present.display(), missing.display())]
+    #[error("{} exists, but {} is missing; restore it, or delete the certificate folder to start again", present.display(), missing.display())]
     Incomplete {
         /// The file that exists.
         present: PathBuf,
         /// The file that is missing.
         missing: PathBuf,
     },
-    /// A step of a rotation that cannot be taken now.
+    /// A step of a rotation that is not possible in the current state.
     #[error("{0}")]
     Rotation(&'static str),
-    /// A subject or alternative name that is not possible in a certificate.
+    /// A subject or alternative name that is not allowed in a certificate.
     #[error("\"{0}\" is neither a DNS name nor an IP address")]
     Name(String),
     /// Signing failed.
-    #[error("a certificate could not be signed")]
+    #[error("cannot sign a certificate")]
     Signing(#[source] rcgen::Error),
 }
 
@@ -124,7 +124,7 @@ impl Classify for Error {
         match self {
             // Paths are logged, but not shown to callers.
             Self::Name(_) => self.to_string().into(),
-            _ => "the gateway's certificates need an administrator's attention".into(),
+            _ => "there is a problem with the gateway's certificates; see its log".into(),
         }
     }
 }

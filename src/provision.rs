@@ -1,8 +1,8 @@
 //! Administration of the broker over RabbitMQ's management HTTP API, separate from the data path: mutual TLS with an identity
-//! of its own that has permissions in no vhost. [`Provisioner`] gives a tenant its vhost, user and limits and reports what it
-//! changed; [`Inspector`] reads the objects in one tenant's vhost.
+//! of its own that has permissions in no vhost. [`Provisioner`] creates a tenant's vhost, user and limits and reports the
+//! changes; [`Inspector`] reads the objects in one tenant's vhost.
 //!
-//! Every operation can be repeated: a second run, or two at the same time, end in the same state.
+//! Invariant: every operation can be repeated. A second run, or two at the same time, have the same result.
 
 mod client;
 mod http;
@@ -35,14 +35,14 @@ pub enum Error {
     /// The settings cannot be used: an address, a certificate or a key.
     #[error("management: {what}")]
     Settings {
-        /// Which setting, and what is wrong with it.
+        /// The setting, and the problem with it.
         what: String,
         /// The cause.
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
-    /// No endpoint answered in time.
-    #[error("the broker's management API does not answer; the broker may be starting, try again in a moment")]
+    /// No endpoint responded in time.
+    #[error("the broker's management API does not respond; the broker may be starting, try again in a moment")]
     Unavailable(#[source] Cause),
     /// One side does not accept the other's certificate.
     #[error(
@@ -56,9 +56,9 @@ pub enum Error {
     #[error("the broker has no such object")]
     NotFound,
     /// An unexpected answer.
-    #[error("the broker's management API gave an answer that the gateway does not understand")]
+    #[error("the broker's management API sent an unexpected response")]
     Answer(#[source] Cause),
-    /// The answer is larger than what the gateway keeps in memory.
+    /// The response is too large for the gateway's memory.
     #[error("the list is longer than the gateway can return; narrow it down, for example to one exchange")]
     TooLarge,
 }
@@ -113,7 +113,8 @@ impl From<reqwest::Error> for Error {
     }
 }
 
-/// The HTTP client reports an unreachable broker and an untrusted one alike, but the operator must do different things.
+/// Whether the error is about certificates. The HTTP client reports an unreachable broker and an untrusted one in the same way,
+/// but they need different actions of the operator.
 fn is_about_certificates(error: &reqwest::Error) -> bool {
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {

@@ -106,6 +106,6 @@ mod tests {
         let failure = malformed(&Status::invalid_argument("publications: has more than 1000")).expect("a client error");
         assert_eq!((failure.reason, failure.field.as_deref()), ("INVALID_ARGUMENT", Some("publications")));
         let from_service = Status::from(Failure::invalid("queue.name", "is too long"));
-        assert_eq!(malformed(&from_service), None, "an error of a service stays as it is");
+        assert_eq!(malformed(&from_service), None, "an error of a service is not changed");
     }
 }

@@ -120,7 +120,7 @@ impl Broker {
 
 impl Stack {
     /// # Errors
-    /// When a port is in use, RabbitMQ is not installed, or the folder cannot be written; each error says what to do.
+    /// When a port is in use, RabbitMQ is not installed, or the folder cannot be written; the error explains what to do.
     pub async fn start(options: StackOptions) -> Result<Self, Error> {
         let say = Arc::clone(&options.progress);
         // It contains secrets, so only its owner has access.
@@ -266,7 +266,7 @@ pub fn settings(options: &StackOptions, certs: &CertsDir, nodes: &[Node]) -> Res
     Ok(own.chain(options.settings.iter().cloned()).collect())
 }
 
-/// The development store's key: created once beside the store, readable by its owner only.
+/// The development store's key, created once in the store's folder and readable by its owner only.
 fn encryption_key(dir: &Path) -> Result<SecretString, Error> {
     let path = dir.join("store.key");
     let failed = |error| Error::Folder(path.clone(), error);

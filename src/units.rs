@@ -9,7 +9,7 @@ pub const SIZE_FORM: &str = "a number of bytes like 4096, 64KiB, 10MB or 1GiB";
 
 /// A duration: one or more numbers with a unit each, such as `500ms`, `30s`, `5m`, `1h 30m`, `90d` or `2days`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    // Without this, humantime takes a zero without a unit.
+    // Without this check, humantime accepts a zero without a unit.
     text.ends_with(|c: char| c.is_ascii_alphabetic()).then(|| humantime::parse_duration(text).ok()).flatten()
 }
 
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_formatted_is_read_again() {
+    fn formatted_values_can_be_parsed_again() {
         for seconds in [0, 1, 90, 3_600, 86_400, 90 * 86_400, 5_400] {
             let duration = Duration::from_secs(seconds);
             assert_eq!(parse_duration(&format_duration(duration)), Some(duration));

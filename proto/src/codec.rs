@@ -1,7 +1,7 @@
 //! The gRPC codec of the generated clients and servers.
 //!
-//! The encoder reserves a message's whole length before it writes. prost's own codec lets the buffer grow by doubling, which
-//! copies large frames once more.
+//! The encoder reserves a message's whole length before it writes. prost's own codec doubles the
+//! buffer when it is full, which copies large frames again.
 
 use std::marker::PhantomData;
 

@@ -1,8 +1,8 @@
 //! Counts the elements of an encoded request before it is decoded.
 //!
-//! An element that takes two bytes on the wire takes hundreds once it is decoded. The scan is linear, allocates nothing, and stops at
-//! the first limit that is exceeded, so a frame never costs more than a small multiple of what it weighs on the wire. Bytes that are
-//! not valid protobuf pass: the decoder refuses them and says where.
+//! An element of two encoded bytes needs hundreds of bytes of memory when it is decoded. The scan is linear, allocates
+//! nothing, and ends at the first limit that is exceeded, so decoding a frame needs at most a small multiple of its encoded
+//! size. Invalid protobuf is not refused here: the decoder refuses it and reports the position.
 
 use std::{
     collections::HashMap,
@@ -19,21 +19,21 @@ use tonic::Status;
 
 use super::FILE_DESCRIPTOR_SET;
 
-/// Messages, map entries and list items of one request, at all depths.
+/// The maximum number of messages, map entries and list items in one request, at all depths.
 pub const MAX_ELEMENTS: usize = 65_536;
-/// The fields that allow fewer, by their names.
+/// Lower limits of single fields, by name.
 const LIMITS: &[(&str, usize)] = &[("publications", 1_000), ("delivery_ids", 10_000), ("dead_letter_ids", 1_000)];
-/// Messages inside messages; prost refuses more.
+/// The maximum depth of nested messages; prost refuses more.
 const MAX_DEPTH: usize = 100;
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::load);
 
-/// A request with more elements than are allowed.
+/// The error for a request with more elements than are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooManyElements {
-    /// The path of the field, or nothing when the request as a whole has too many.
+    /// The path of the field; empty when the whole request has too many.
     pub field: String,
-    /// How many are allowed.
+    /// The maximum number.
     pub limit: usize,
 }
 
@@ -49,7 +49,8 @@ impl fmt::Display for TooManyElements {
 impl std::error::Error for TooManyElements {}
 
 impl From<TooManyElements> for Status {
-    /// Keeps the error as the source. The message has the form `field: what`, which is all that is left of it in an HTTP response.
+    /// Keeps the error as the source. The message has the form `field: problem`, because an HTTP response contains nothing
+    /// else of it.
     fn from(error: TooManyElements) -> Self {
         let mut status = match error.field.is_empty() {
             true => Self::invalid_argument(error.to_string()),
@@ -65,7 +66,7 @@ impl From<TooManyElements> for Status {
 pub(super) struct Root(usize);
 
 impl Root {
-    /// The type with this full name, when it is a request: answers are written by the gateway itself.
+    /// The type with this full name if it is a request. Responses are not counted, because the gateway writes them.
     pub(super) fn of(full_name: &str) -> Option<Self> {
         if !full_name.ends_with("Request") {
             return None;
@@ -87,17 +88,17 @@ struct Schema {
 
 struct Field {
     name: String,
-    /// The index of its type, when that is a message.
+    /// The index of its type if that is a message.
     message: Option<usize>,
     repeated: bool,
-    /// What one element of a packed list takes; none for varints.
+    /// The bytes of one element in a packed list; `None` for varints.
     width: Option<usize>,
     limit: usize,
 }
 
 impl Schema {
     fn load() -> Self {
-        // Compiled in, so it can be decoded.
+        // The descriptor set is compiled in, so decoding it cannot fail.
         let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
         let mut messages = Vec::new();
         for file in files.file {
@@ -156,7 +157,7 @@ impl Schema {
 
 impl TooManyElements {
     fn inside(self, name: &str) -> Self {
-        // A frame that is a list of its own name is called like the list.
+        // A frame with the same name as its only list is not repeated in the path.
         match self.field.is_empty() || self.field == name {
             true => self,
             false => Self { field: format!("{name}.{}", self.field), ..self },
@@ -181,10 +182,10 @@ impl Field {
         }
     }
 
-    /// How many elements an occurrence of a repeated scalar has: several when it is packed.
+    /// The number of elements in one occurrence of a repeated scalar field: several if it is packed.
     fn elements(&self, wire: u8, payload: &[u8]) -> usize {
         match (wire, self.width, self.name.as_str()) {
-            // Texts and bytes are not packed; ids are.
+            // Strings and bytes are not packed; ids are.
             (2, Some(width), _) => payload.len() / width,
             (2, None, "delivery_ids") => payload.iter().filter(|byte| **byte < 0x80).count(),
             _ => 1,
@@ -205,7 +206,7 @@ fn tag(rest: &mut &[u8]) -> Option<(usize, u8)> {
     Some((usize::try_from(tag >> 3).ok()?, (tag & 7) as u8))
 }
 
-/// The bytes of a value; of a number, none.
+/// The bytes of a value; empty for varints.
 fn payload<'a>(wire: u8, rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = match wire {
         0 => {
@@ -277,7 +278,7 @@ mod tests {
         assert_eq!(check(&name, &ack(10_000)), Ok(()));
         let error = check(&name, &ack(10_001)).expect_err("too many");
         assert_eq!((error.field.as_str(), error.limit), ("ack.delivery_ids", 10_000));
-        // The same field again and again is one list for protobuf.
+        // For protobuf, occurrences of the same field are one list.
         let error = check(&name, &ack(10_000).repeat(7)).expect_err("too many in all");
         assert_eq!(error, TooManyElements { field: String::new(), limit: MAX_ELEMENTS });
     }
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_not_counted_and_what_is_no_protobuf_is_left_to_the_decoder() {
+    fn responses_are_not_counted_and_invalid_protobuf_is_left_to_the_decoder() {
         assert!(Root::of("warrengate.v1.PublishBatchResponse").is_none());
         for bytes in [&[0x0a][..], &[0x0a, 0xff], &[0xff; 20], &[0x0b, 0x0b]] {
             assert_eq!(check("warrengate.v1.PublishRequest", bytes), Ok(()));

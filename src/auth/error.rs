@@ -1,5 +1,5 @@
 //! Authentication errors. Callers get the same sentence for every reason for which a token can be refused; the reason
-//! itself goes only to the log and the audit trail.
+//! itself is only in the log and the audit trail.
 
 use std::{borrow::Cow, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Maps errors of lapin and of RabbitMQ to errors that tell the caller what to do. The broker's own text is kept as the source
+//! Maps errors of lapin and of RabbitMQ to errors that show the caller what to do. The broker's own text is kept as the source
 //! for logs; callers see it only where it contains no names but those of the caller's own objects.
 
 use std::borrow::Cow;
@@ -76,7 +76,7 @@ pub enum Error {
 
 impl Error {
     /// Whether the connection is at fault, so that a new one may help.
-    pub fn is_link(&self) -> bool {
+    pub fn is_connection_error(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Timeout)
     }
 }
@@ -301,7 +301,7 @@ mod tests {
     fn a_delivery_that_was_not_acknowledged_in_time_interrupts_and_does_not_end_a_subscription() {
         let text = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 20000 ms. \
                     This timeout value can be configured, see consumers doc guide to learn more";
-        assert!(soft(AMQPSoftError::PRECONDITIONFAILED, text).is_link());
+        assert!(soft(AMQPSoftError::PRECONDITIONFAILED, text).is_connection_error());
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) const DATA: &str = "acme";
 /// The default identity of commands on tenants, clients and plans, at the development gateway.
 pub(super) const ADMINISTRATION: &str = "admin";
 
-/// The identity that this process last connected as, and where its credentials came from.
+/// The identity that this process last connected as, and the source of its credentials.
 static IDENTITY: OnceLock<String> = OnceLock::new();
 
 /// For errors about credentials and grants.
@@ -75,7 +75,7 @@ struct Settings {
     endpoint: String,
     ca: Option<PathBuf>,
     credentials: Credentials,
-    /// Whose credentials they are and where they came from, for errors.
+    /// The owner and the source of the credentials, for errors.
     origin: String,
 }
 

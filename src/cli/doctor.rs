@@ -140,7 +140,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
             0 => Err("no usable key: its tokens are refused".to_owned()),
             keys => Ok(format!("{keys} usable keys")),
         });
-        let next = "check its address and certificate; meanwhile the gateway uses the keys that it knows";
+        let next = "check its address and certificate; meanwhile the gateway uses its current keys";
         findings.push(Finding::new(format!("issuer {}", issuer.issuer), seen, next));
     }
     let authority = match Authority::load(&config.broker.ca_certificate, &config.broker.ca_key) {

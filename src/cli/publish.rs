@@ -299,7 +299,7 @@ fn next_step(outcome: Outcome) -> &'static str {
         Outcome::Denied => "ask an administrator for a publish grant",
         Outcome::Throttled => "send it again later",
         Outcome::Unknown => "send it again with the same --message-id",
-        _ => "fix what the reason says, then send it again",
+        _ => "fix the problem in the reason, then send it again",
     }
 }
 

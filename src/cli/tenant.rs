@@ -281,7 +281,7 @@ fn is_inconclusive(probe: &pb::IsolationProbe) -> bool {
     probe.answer.starts_with("inconclusive")
 }
 
-/// Asks twice, because deletion cannot be undone.
+/// Requires a second confirmation, because deletion cannot be undone.
 fn confirm(id: &str, output: &Output) -> Result<(), Error> {
     if !std::io::stdin().is_terminal() {
         return Err(Error::Usage(format!(

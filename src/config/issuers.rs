@@ -1,5 +1,6 @@
-//! Trusted issuers of tokens beside the gateway itself: `[[auth.issuers]]`. Their keys come over TLS, from a file or from this
-//! machine, never unencrypted over a network.
+//! External issuers of tokens that the gateway trusts: `[[auth.issuers]]`.
+//!
+//! Invariant: their keys are read over TLS, from a file or from this machine, never unencrypted over a network.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,21 +18,21 @@ const SECOND: Duration = Duration::from_secs(1);
 const REFRESH: Duration = Duration::from_secs(600);
 const MIN_REFRESH: Duration = Duration::from_secs(30);
 const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// Roles that are mapped, and words of one of them.
+/// The maximum number of mapped roles, and of grants for one of them.
 const MAX_ROLES: usize = 256;
 
-/// Where an issuer's public keys are.
+/// The source of an issuer's public keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// Named by the issuer's discovery document.
+    /// The address in the issuer's discovery document.
     Discovery,
-    /// At this address.
+    /// This address.
     Url(String),
-    /// In this file.
+    /// This file.
     File(PathBuf),
 }
 
-/// A signature algorithm that is accepted. Algorithms with a shared secret are not among them.
+/// An accepted signature algorithm. Algorithms with a shared secret are never accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenAlgorithm {
     /// Ed25519.
@@ -43,7 +44,7 @@ pub enum TokenAlgorithm {
 }
 
 impl TokenAlgorithm {
-    /// All of them.
+    /// All algorithms.
     pub const ALL: [Self; 3] = [Self::EdDsa, Self::Es256, Self::Rs256];
 
     /// The algorithm of this name. RFC 9864 calls EdDSA with a key of that kind Ed25519.
@@ -54,7 +55,7 @@ impl TokenAlgorithm {
         Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
     }
 
-    /// As JOSE writes it.
+    /// Its name in JOSE.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::EdDsa => "EdDSA",
@@ -67,9 +68,9 @@ impl TokenAlgorithm {
 /// The tenants that an issuer may issue tokens for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantSource {
-    /// This tenant and no other, whatever its tokens say.
+    /// This tenant only, regardless of the claims.
     Fixed(TenantId),
-    /// The tenant that this claim names.
+    /// The tenant in this claim.
     Claim(String),
 }
 
@@ -78,7 +79,7 @@ pub enum TenantSource {
 pub struct IssuerConfig {
     /// The `iss` of its tokens.
     pub issuer: String,
-    /// Where its keys are.
+    /// The source of its keys.
     pub keys: KeySource,
     /// The CA that verifies the server's certificate, as PEM; the system's CAs if it is not set.
     pub ca_certificate: Option<PathBuf>,
@@ -88,21 +89,21 @@ pub struct IssuerConfig {
     pub algorithms: Vec<TokenAlgorithm>,
     /// The tenants that it may issue tokens for.
     pub tenant: TenantSource,
-    /// The claim that names the client: `app` or `acme.app`.
+    /// The claim with the client: `app` or `acme.app`.
     pub client_claim: String,
-    /// The claim that holds the grants.
+    /// The claim with the grants.
     pub grants_claim: String,
-    /// The claim that holds roles or groups; without it, roles are ignored.
+    /// The claim with roles or groups; without it, roles are ignored.
     pub roles_claim: Option<String>,
-    /// The words of grants that each role or group stands for.
+    /// The grants of each role or group.
     pub roles: BTreeMap<String, Vec<String>>,
-    /// Whether its tokens may administer their tenant's clients, when the client is granted that here as well.
+    /// Whether its tokens may administer their tenant's clients, if the client has that grant in the store as well.
     pub allow_administration: bool,
     /// A token that is valid for longer is refused.
     pub max_token_lifetime: Duration,
     /// How often its keys are fetched again.
     pub refresh_interval: Duration,
-    /// The shortest time between two fetches, however many unknown key ids are presented.
+    /// The minimum interval between two fetches, regardless of the number of unknown key ids.
     pub min_refresh_interval: Duration,
 }
 
@@ -115,13 +116,14 @@ impl IssuerConfig {
     }
 }
 
-/// Reads them all; `own` is the gateway's own issuer, which cannot be among them, `audience` the default audience.
+/// Reads all external issuers. `own` is the gateway's own issuer, which must not be one of them; `audience` is the default
+/// audience.
 pub(super) fn read(source: &mut Source, own: &str, audience: &str) -> Vec<IssuerConfig> {
     let mut names = BTreeSet::from([own.to_owned()]);
     let issuers = source.tables(KEY, |table| {
         let issuer = issuer(table, audience);
         if !names.insert(issuer.issuer.clone()) {
-            let what = "exists already (the gateway itself is an issuer): each issuer has its own name";
+            let what = "exists already (the gateway itself is an issuer): each issuer must have its own name";
             table.error("issuer", Some(issuer.issuer.clone()), what);
         }
         issuer
@@ -143,7 +145,11 @@ fn issuer(table: &mut Source, audience: &str) -> IssuerConfig {
     }
     let roles = table.lists("roles");
     if roles_claim.is_none() != roles.is_empty() {
-        table.error("roles", None, "and roles_claim need each other: which claim holds roles, and what each grants");
+        table.error(
+            "roles",
+            None,
+            "and roles_claim must be set together: the claim with the roles, and the grants of each role",
+        );
     }
     if roles.len() > MAX_ROLES || roles.values().any(|words| words.len() > MAX_ROLES) {
         table.error("roles", None, format!("must be at most {MAX_ROLES}, with as many words each"));
@@ -186,7 +192,11 @@ fn claim(table: &mut Source, key: &'static str, default: &str) -> String {
 fn keys(table: &mut Source, issuer: &str) -> KeySource {
     match (table.text("jwks_url"), table.path("jwks_file")) {
         (Some(_), Some(file)) => {
-            table.error("jwks_file", Some(file.display().to_string()), "and jwks_url exclude each other: give one");
+            table.error(
+                "jwks_file",
+                Some(file.display().to_string()),
+                "and jwks_url are mutually exclusive: set one of them",
+            );
             KeySource::File(file)
         }
         (Some(url), None) => {
@@ -217,7 +227,7 @@ fn tenant(table: &mut Source) -> TenantSource {
         }
         _ => {
             let what =
-                "needs either tenant (the only tenant of its tokens) or tenant_claim (the claim that names the tenant)";
+                "requires either tenant (the only tenant of its tokens) or tenant_claim (the claim with the tenant)";
             table.error("", None, what);
         }
     }
@@ -282,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_holds_a_list_in_toml() {
+    fn the_environment_can_contain_a_list_in_toml() {
         let text = "[{issuer = \"https://id.example\", tenant = \"acme\"}]".to_owned();
         let mut source = Source::new(None, [("WARRENGATE_AUTH__ISSUERS".to_owned(), text)]);
         assert_eq!(read(&mut source, "https://own", "x").len(), 1);
@@ -294,21 +304,21 @@ mod tests {
     #[test]
     fn settings_that_would_weaken_isolation_are_errors() {
         let bad = [
-            ("issuer = \"https://own\"\ntenant = \"acme\"", "each issuer has its own name"),
+            ("issuer = \"https://own\"\ntenant = \"acme\"", "each issuer must have its own name"),
             ("issuer = \"http://id.example\"\ntenant = \"acme\"", "must be an https address"),
             ("issuer = \"https://id\"\njwks_url = \"http://id/keys\"\ntenant = \"acme\"", "must be an https address"),
             ("issuer = \"https://id\"\njwks_url = \"http://127.0.0.1@id/k\"\ntenant = \"acme\"", "https address"),
             ("issuer = \"https://id\"\njwks_url = \"http://127.0.0.1.id/k\"\ntenant = \"acme\"", "https address"),
             ("issuer = \"https://id\"\njwks_url = \"file:///etc/passwd\"\ntenant = \"acme\"", "https address"),
-            ("issuer = \"https://id\"", "needs either tenant"),
-            ("issuer = \"https://id\"\ntenant = \"acme\"\ntenant_claim = \"t\"", "needs either tenant"),
+            ("issuer = \"https://id\"", "requires either tenant"),
+            ("issuer = \"https://id\"\ntenant = \"acme\"\ntenant_claim = \"t\"", "requires either tenant"),
             ("issuer = \"https://id\"\ntenant = \"../acme\"", "must be a-z"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = [\"HS256\"]", "HS256"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = [\"none\"]", "none"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = []", "at least one"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\naudience = \" \"", "not blank"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nleeway = \"1h\"", "leeway is not a setting"),
-            ("issuer = \"https://id\"\ntenant = \"acme\"\nroles_claim = \"groups\"", "need each other"),
+            ("issuer = \"https://id\"\ntenant = \"acme\"\nroles_claim = \"groups\"", "must be set together"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nmax_token_lifetime = \"1s\"", "must be a duration"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nmin_refresh_interval = \"0s\"", "must be a duration"),
             (

@@ -1,4 +1,4 @@
-//! Settings for the export of metrics by OTLP, beside the page at `/metrics`. It is off by default. Keys of `[telemetry]` and the
+//! Settings for the export of metrics by OTLP, in addition to the page at `/metrics`. It is off by default. Keys of `[telemetry]` and the
 //! standard `OTEL_*` variables apply, in the same precedence as for traces.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::{
     traces::{OtlpProtocol, is_exported, protocol, url},
 };
 
-/// Where metrics are exported to by OTLP.
+/// The destination of the metrics export by OTLP.
 #[derive(Debug, Clone)]
 pub struct MetricsConfig {
     /// The collector's address, with its path for HTTP; without one (the default), metrics are at `/metrics` only.
@@ -26,7 +26,7 @@ pub(super) fn read(source: &mut Source, of_traces: OtlpProtocol, timeout: Durati
     let protocol = protocol(source, "telemetry.otlp_metrics_protocol", of_traces);
     let exact = url(source, "telemetry.otlp_metrics_endpoint");
     let base = url(source, "telemetry.otlp_endpoint");
-    // An address for all signals does not turn the export of metrics on; one for metrics does.
+    // An address for all signals does not enable the export of metrics, but one for metrics does.
     let is_exported = is_exported(source, "telemetry.metrics_exporter", exact.is_some());
     let endpoint = match (exact, protocol) {
         (Some(exact), _) => exact,

@@ -48,14 +48,16 @@ fn grpc(source: &mut Source) -> GrpcConfig {
             source.error(
                 "grpc.cors_origins",
                 Some(origin.clone()),
-                "must be origins such as \"https://app.example\", without a path; \"*\" is not one",
+                "must be origins such as \"https://app.example\", without a path; \"*\" is not supported",
             );
         }
     }
     GrpcConfig {
         listen: listen(source, "grpc.listen", 8443),
-        certificate: source
-            .required_path("grpc.certificate", "the gateway's certificate chain (PEM); `warrengate certs` makes one"),
+        certificate: source.required_path(
+            "grpc.certificate",
+            "the gateway's certificate chain (PEM); `warrengate certs create` creates one",
+        ),
         key: source.required_path("grpc.key", "the private key of grpc.certificate (PEM)"),
         reflection: source.boolean("grpc.reflection", true),
         cors_origins,
@@ -83,7 +85,7 @@ fn ops(source: &mut Source) -> OpsConfig {
         trusted_proxies: networks(source, "ops.trusted_proxies"),
     };
     if ops.certificate.is_some() != ops.key.is_some() {
-        source.error("ops.certificate", None, "and ops.key belong together: give both or neither");
+        source.error("ops.certificate", None, "and ops.key must be set together");
     } else if ops.certificate.is_none() {
         let addresses = [("listen", Some(ops.listen)), ("metrics_listen", ops.metrics_listen)];
         for (name, address) in addresses {
@@ -92,7 +94,7 @@ fn ops(source: &mut Source) -> OpsConfig {
                     "ops.certificate",
                     None,
                     format!(
-                        "is needed (with ops.key), because ops.{name} = {address} can be reached from outside and secrets \
+                        "is required (with ops.key), because ops.{name} = {address} can be reached from outside and secrets \
                          are sent to it"
                     ),
                 );
@@ -120,7 +122,7 @@ fn endpoints(source: &mut Source) -> Vec<Endpoint> {
     const KEY: &str = "broker.endpoints";
     let texts = source.list(KEY);
     if texts.is_empty() && !source.is_given(KEY) {
-        source.error(KEY, None, "is needed: the broker's nodes, for example [\"rabbit-1.internal:5671\"]");
+        source.error(KEY, None, "is required: the broker's nodes, for example [\"rabbit-1.internal:5671\"]");
     }
     let mut endpoints = Vec::new();
     for text in texts {
@@ -168,7 +170,7 @@ fn management(source: &mut Source) -> ManagementConfig {
         source.error(
             KEY,
             None,
-            "is needed: the management API's addresses, for example [\"https://rabbit-1.internal:15671\"]",
+            "is required: the management API's addresses, for example [\"https://rabbit-1.internal:15671\"]",
         );
     }
     for url in &endpoints {
@@ -211,19 +213,19 @@ fn audit(source: &mut Source) -> AuditConfig {
 fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
     let scheme = if ops.certificate.is_some() { "https" } else { "http" };
     let issuer = if ops.listen.ip().is_loopback() {
-        // Correct only for clients on this machine, but no others can reach a loopback address.
+        // Correct only for clients on this machine, but other clients cannot reach a loopback address.
         source.text_or("auth.issuer", format!("{scheme}://{}", ops.listen))
     } else {
         source.required(
             "auth.issuer",
-            "the address at which clients reach the ops endpoint, for example \"https://auth.example\"; the same for all \
+            "the address at which clients reach the operations listener, for example \"https://auth.example\"; the same for all \
              gateways of one store",
         )
     };
     let issuer = issuer.trim_end_matches('/').to_owned();
     let rest = issuer.strip_prefix("https://").or_else(|| issuer.strip_prefix("http://"));
     if !issuer.is_empty() && rest.is_none_or(|rest| rest.is_empty() || rest.contains(['?', '#', ' '])) {
-        source.error("auth.issuer", Some(issuer.clone()), "must be a http or https address without \"?\" and \"#\"");
+        source.error("auth.issuer", Some(issuer.clone()), "must be an http or https address without \"?\" and \"#\"");
     }
     let audience = source.text_or("auth.audience", "warrengate");
     if audience.trim().is_empty() {
@@ -262,7 +264,7 @@ fn limits(source: &mut Source) -> LimitsConfig {
     }
 }
 
-/// 0, or enough for one stream to continue with the largest messages.
+/// 0 for the default, or enough for one stream with the largest messages.
 fn max_buffered_bytes(source: &mut Source, max_message_bytes: usize) -> usize {
     const KEY: &str = "limits.max_buffered_bytes";
     let bytes = source.size(KEY, 0, 0, 1 << 42);
@@ -277,13 +279,13 @@ fn max_buffered_bytes(source: &mut Source, max_message_bytes: usize) -> usize {
     whole(bytes)
 }
 
-/// Where a database is: its URL without user, password and parameters.
+/// The location of a database: its URL without user, password and parameters.
 fn location(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     match url.split_once("://") {
         // A password may contain an unescaped "@" or "/", so only what follows the last "@" is shown.
         Some((scheme, rest)) if !scheme.starts_with("sqlite") => match rest.rsplit_once('@') {
-            Some((_, place)) => format!("{scheme}://(redacted)@{place}"),
+            Some((_, host)) => format!("{scheme}://(redacted)@{host}"),
             None => format!("{scheme}://{rest}"),
         },
         _ => url.to_owned(),
@@ -291,7 +293,7 @@ fn location(url: &str) -> String {
 }
 
 impl StoreConfig {
-    /// Where the database is, without user, password and parameters.
+    /// The location of the database, without user, password and parameters.
     pub fn location(&self) -> String {
         use secrecy::ExposeSecret as _;
         location(self.url.expose_secret())
@@ -321,7 +323,7 @@ fn telemetry(source: &mut Source) -> TelemetryConfig {
     }
 }
 
-/// A file that a setting names.
+/// A file in a setting.
 pub(super) struct NamedFile {
     pub(super) key: &'static str,
     pub(super) path: PathBuf,

@@ -1,8 +1,8 @@
-//! The values that were given: a TOML file, and over it the environment. Every setting is read by one call that names its key,
-//! its default and its bounds.
+//! The source of settings: a TOML file, and the environment, which takes precedence. Every setting is read by one call with its
+//! key, its default and its bounds.
 //!
-//! All errors are collected, so that one run reports all of them. A key that no setting has is an error too, and one that was
-//! renamed is answered with its new name. Along the way the values in effect are listed, for `--print-config`.
+//! All errors are collected, so that one run reports all of them. An unknown key is an error as well; for a renamed one, the error
+//! contains its new name. The values in effect are collected for `--print-config`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,7 +19,7 @@ use crate::units::{DURATION_FORM, SIZE_FORM, format_duration, format_size, parse
 const PREFIX: &str = "WARRENGATE_";
 const REDACTED: &str = "(redacted)";
 
-/// Settings that had another name, with the present one.
+/// Renamed settings, with their current names.
 const RENAMED: &[(&str, &str)] = &[
     ("auth.secret_checks_at_once", "auth.max_concurrent_secret_checks"),
     ("auth.wrong_secrets_per_client", "auth.failed_logins_per_minute_per_client"),
@@ -35,11 +35,11 @@ enum Given {
     Environment(String, String),
 }
 
-/// All values that were given, the errors in them, and the values in effect.
+/// The given values, the errors in them, and the values in effect.
 #[derive(Debug, Default)]
 pub(super) struct Source {
     given: BTreeMap<String, Given>,
-    asked: BTreeSet<&'static str>,
+    read_keys: BTreeSet<&'static str>,
     errors: Vec<ConfigError>,
     effective: Vec<(&'static str, Shown)>,
 }
@@ -53,27 +53,27 @@ enum Shown {
     Table(String),
 }
 
-/// The end of reading.
+/// The result of reading all settings.
 pub(super) struct Finished {
-    /// All errors, those of unknown keys included.
+    /// All errors, including those for unknown keys.
     pub(super) errors: Vec<ConfigError>,
     /// The values in effect, in the form of the file.
     pub(super) listing: String,
     /// All keys that were read.
     #[cfg(test)]
-    pub(super) asked: BTreeSet<&'static str>,
+    pub(super) read_keys: BTreeSet<&'static str>,
 }
 
 impl Source {
-    /// Takes a file's text and the environment. `WARRENGATE_GRPC__LISTEN` is `grpc.listen`; a variable without `__` is not a
+    /// Reads a file's text and the environment. `WARRENGATE_GRPC__LISTEN` is `grpc.listen`; a variable without `__` is not a
     /// setting of the gateway (the command line has some), except `WARRENGATE_DATABASE_URL`, which is `store.url`.
-    /// OpenTelemetry's standard variables apply too.
+    /// OpenTelemetry's standard variables apply as well.
     pub(super) fn new(file: Option<&str>, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut source = Self::default();
         if let Some(text) = file {
             match text.parse::<toml::Table>() {
                 Ok(table) => source.flatten("", table),
-                // The parser's full message quotes the line, which may hold a secret; its number is enough.
+                // The parser's full message quotes the line, which may contain a secret, so only the line number is shown.
                 Err(error) => {
                     let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).lines().count());
                     source.error("the file", None, format!("is not TOML: {} (line {line})", error.message()));
@@ -112,13 +112,13 @@ impl Source {
         self.errors.push(ConfigError { key: key.to_owned(), value, what: what.into() });
     }
 
-    /// Whether the key was given a value.
+    /// Whether the key has a value.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.given.contains_key(key)
     }
 
-    fn ask(&mut self, key: &'static str) -> Option<Given> {
-        self.asked.insert(key);
+    fn take(&mut self, key: &'static str) -> Option<Given> {
+        self.read_keys.insert(key);
         self.given.get(key).cloned()
     }
 
@@ -131,9 +131,9 @@ impl Source {
         }
     }
 
-    /// Text; an error when it is something else.
+    /// A text; an error if the value has another type.
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
-        let text = match self.ask(key)? {
+        let text = match self.take(key)? {
             Given::Environment(_, text) | Given::File(toml::Value::String(text)) => text,
             Given::File(other) => {
                 self.error(key, Some(other.to_string()), "must be text in quotes");
@@ -144,21 +144,21 @@ impl Source {
         Some(text)
     }
 
-    /// Text, or the default.
+    /// A text, or the default.
     pub(super) fn text_or(&mut self, key: &'static str, default: impl Into<String>) -> String {
         let text = self.text(key).unwrap_or_else(|| default.into());
         self.show(key, text.clone());
         text
     }
 
-    /// Text that is never shown in an error; `shown` makes the form for the listing.
+    /// A text that is never shown in an error; `shown` converts it for the listing.
     pub(super) fn secret_or(
         &mut self,
         key: &'static str,
         default: &str,
         shown: impl Fn(&str) -> String,
     ) -> SecretString {
-        let text = match self.ask(key) {
+        let text = match self.take(key) {
             None => default.to_owned(),
             Some(Given::Environment(_, text) | Given::File(toml::Value::String(text))) => text,
             Some(Given::File(_)) => {
@@ -170,20 +170,20 @@ impl Source {
         text.into()
     }
 
-    /// A secret from the environment, or from the file that `<key>_file` names; never from the configuration file itself.
+    /// A secret from the environment or from the file in `<key>_file`, but never from the configuration file itself.
     pub(super) fn secret_or_file(&mut self, key: &'static str, file_key: &'static str) -> SecretString {
-        let (given, path) = (self.ask(key), self.path(file_key));
+        let (given, path) = (self.take(key), self.path(file_key));
         self.show(key, REDACTED);
         match (given, path) {
             (Some(Given::File(_)), _) => {
                 let what = format!(
-                    "does not belong into this file: write it into a file of its own, readable by the gateway only, and \
-                     name that in {file_key}"
+                    "must not be in this file: write it into a file of its own, readable by the gateway only, and \
+                     set {file_key} to its path"
                 );
                 self.error(key, None, what);
             }
             (Some(Given::Environment(name, _)), Some(_)) => {
-                self.error(key, None, format!("is given twice, by {name} and by {file_key}: remove one"));
+                self.error(key, None, format!("is set twice, by {name} and by {file_key}: remove one"));
             }
             (Some(Given::Environment(_, text)), None) => return text.into(),
             (None, Some(path)) => match std::fs::read_to_string(&path) {
@@ -198,14 +198,17 @@ impl Source {
                 }
             },
             (None, None) => {
-                let what = format!("is needed: name a file that holds it in {file_key}, or set {}", variable(key));
+                let what = format!(
+                    "is required: set {file_key} to the path of a file that contains it, or set {}",
+                    variable(key)
+                );
                 self.error(key, None, what);
             }
         }
         SecretString::default()
     }
 
-    /// The value that `parse` makes of a text, or the default.
+    /// A text converted by `parse`, or the default.
     pub(super) fn parsed<T: Display>(
         &mut self,
         key: &'static str,
@@ -223,11 +226,11 @@ impl Source {
         value
     }
 
-    /// A text that must be given; empty after an error.
+    /// A required text; empty after an error.
     pub(super) fn required(&mut self, key: &'static str, what: &str) -> String {
         let text = self.text(key);
         if text.is_none() && !self.is_given(key) {
-            self.error(key, None, format!("is needed: {what}"));
+            self.error(key, None, format!("is required: {what}"));
         }
         text.unwrap_or_default()
     }
@@ -236,13 +239,13 @@ impl Source {
         self.text(key).map(PathBuf::from)
     }
 
-    /// A path that must be given; empty after an error.
+    /// A required path; empty after an error.
     pub(super) fn required_path(&mut self, key: &'static str, what: &str) -> PathBuf {
         self.required(key, what).into()
     }
 
     pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
-        let (shown, value) = match self.ask(key) {
+        let (shown, value) = match self.take(key) {
             None => (String::new(), Some(default)),
             Some(Given::File(toml::Value::Boolean(value))) => (String::new(), Some(value)),
             Some(Given::File(toml::Value::String(text)) | Given::Environment(_, text)) => {
@@ -276,9 +279,9 @@ impl Source {
         value
     }
 
-    /// The text of a number, and the number if it is one; none when nothing was given.
+    /// The text of a number, and the number if it is valid; `None` if there is no value.
     fn integer(&mut self, key: &'static str, parse: impl Fn(&str) -> Option<u64>) -> (String, Option<Option<u64>>) {
-        match self.ask(key) {
+        match self.take(key) {
             None => (String::new(), None),
             Some(Given::File(toml::Value::Integer(value))) => (value.to_string(), Some(u64::try_from(value).ok())),
             Some(Given::File(toml::Value::String(text)) | Given::Environment(_, text)) => {
@@ -290,7 +293,7 @@ impl Source {
 
     /// A number from 0 to 1.
     pub(super) fn ratio(&mut self, key: &'static str, default: f64) -> f64 {
-        let (shown, value) = match self.ask(key) {
+        let (shown, value) = match self.take(key) {
             None => (String::new(), Some(default)),
             #[allow(clippy::cast_precision_loss, reason = "only 0 and 1 are accepted")]
             Some(Given::File(toml::Value::Integer(value))) => (value.to_string(), Some(value as f64)),
@@ -322,7 +325,7 @@ impl Source {
 
     /// A duration between bounds.
     pub(super) fn duration(&mut self, key: &'static str, default: Duration, min: Duration, max: Duration) -> Duration {
-        let (shown, value) = match self.ask(key) {
+        let (shown, value) = match self.take(key) {
             None => (String::new(), Some(default)),
             Some(Given::File(toml::Value::String(text)) | Given::Environment(_, text)) => {
                 (text.clone(), parse_duration(&text))
@@ -340,7 +343,7 @@ impl Source {
 
     /// A list of texts; in the environment they are separated by commas.
     pub(super) fn list(&mut self, key: &'static str) -> Vec<String> {
-        let list: Vec<String> = match self.ask(key) {
+        let list: Vec<String> = match self.take(key) {
             None => Vec::new(),
             Some(Given::Environment(_, text)) => text.split(',').map(|item| item.trim().to_owned()).collect(),
             Some(Given::File(toml::Value::Array(items))) if items.iter().all(toml::Value::is_str) => {
@@ -357,7 +360,7 @@ impl Source {
 
     /// A table of lists of texts.
     pub(super) fn lists(&mut self, key: &'static str) -> BTreeMap<String, Vec<String>> {
-        if let Some(Given::File(other)) = self.ask(key) {
+        if let Some(Given::File(other)) = self.take(key) {
             self.error(
                 key,
                 Some(other.to_string()),
@@ -386,7 +389,7 @@ impl Source {
 
     /// A list of tables, each read by `read` from a source of its own; in the environment it is one text in TOML.
     pub(super) fn tables<T>(&mut self, key: &'static str, mut read: impl FnMut(&mut Self) -> T) -> Vec<T> {
-        let (given, shown) = match self.ask(key) {
+        let (given, shown) = match self.take(key) {
             None => return Vec::new(),
             Some(Given::File(value)) => (Some(value), None),
             Some(Given::Environment(_, text)) => (
@@ -417,7 +420,7 @@ impl Source {
         let unknown: Vec<_> = self
             .given
             .iter()
-            .filter(|(key, _)| !self.asked.contains(key.as_str()))
+            .filter(|(key, _)| !self.read_keys.contains(key.as_str()))
             .map(|(key, given)| {
                 let new_name = RENAMED.iter().find(|(old, _)| old == key).map(|(_, new)| *new);
                 let what = match (new_name, given) {
@@ -440,12 +443,12 @@ impl Source {
             listing: listing(&self.effective),
             errors: self.errors,
             #[cfg(test)]
-            asked: self.asked,
+            read_keys: self.read_keys,
         }
     }
 }
 
-/// The values by section, sections in the order in which they were read first, tables at the end of their section.
+/// The values by section, in the order in which the sections were read, with tables at the end of each section.
 fn listing(effective: &[(&'static str, Shown)]) -> String {
     let section = |key: &'static str| key.split_once('.').map_or("", |(section, _)| section);
     let mut sections: Vec<&str> = Vec::new();

@@ -35,7 +35,7 @@ fn listing(file: &str, env: impl IntoIterator<Item = (String, String)>) -> Strin
 #[test]
 fn the_example_is_valid_and_its_defaults_are_the_defaults() {
     let given = Config::parse(Some(&example()), secrets()).expect("valid");
-    // With every commented key put in force, nothing changes but the keys that have no default.
+    // Setting every commented key changes nothing, except for keys without a default.
     let all: Vec<_> = example()
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -56,7 +56,7 @@ fn is_key(line: &str) -> bool {
 fn the_example_names_every_key() {
     let mut source = Source::new(Some(&example()), secrets());
     read::config(&mut source);
-    let Finished { asked, .. } = source.finish();
+    let Finished { read_keys, .. } = source.finish();
     let mut section = "";
     let mut named = BTreeSet::new();
     for line in EXAMPLE.lines() {
@@ -68,13 +68,13 @@ fn the_example_names_every_key() {
             named.insert(format!("{section}.{}", line.split(' ').next().unwrap_or_default()));
         }
     }
-    // These two can only be set in the environment; the example says so in its comments.
-    let asked: BTreeSet<_> = asked
+    // These two can only be set in the environment; as the comments of the example explain.
+    let read_keys: BTreeSet<_> = read_keys
         .into_iter()
         .filter(|key| !["management.password", "store.encryption_key"].contains(key))
         .map(str::to_owned)
         .collect();
-    assert_eq!(named, asked);
+    assert_eq!(named, read_keys);
 }
 
 #[test]
@@ -143,15 +143,15 @@ fn all_errors_are_reported_at_once_with_key_value_and_advice() {
     for wanted in [
         "grpc.listen = \"nowhere\" must be an address and a port",
         "grpc.certificate = \"5\" must be text in quotes",
-        "grpc.key is needed",
+        "grpc.key is required",
         "grpc.ports is not a setting",
         "grpc.colour is not a setting: unset WARRENGATE_GRPC__COLOUR",
-        "ops.certificate is needed",
-        "broker.endpoints is needed",
-        "broker.ca_key is needed",
-        "management.endpoints is needed",
+        "ops.certificate is required",
+        "broker.endpoints is required",
+        "broker.ca_key is required",
+        "management.endpoints is required",
         "store.url must be \"sqlite:<path>\"",
-        "auth.issuer is needed",
+        "auth.issuer is required",
         "auth.leeway = \"31s\" must be a duration like 500ms, 30s, 5m, \"1h 30m\" or 90d, from 0s to 30s",
         "auth.token_lifetime = \"60\" must be a duration like 500ms, 30s, 5m, \"1h 30m\" or 90d, from 1m to 24h",
         "limits.max_message_bytes = \"64MiB\" must be a number of bytes like 4096, 64KiB, 10MB or 1GiB, from 1KiB to 16MiB",
@@ -167,7 +167,7 @@ fn all_errors_are_reported_at_once_with_key_value_and_advice() {
         error.starts_with("invalid configuration (") && error.contains(" errors):\n  - the file is not TOML"),
         "{error}"
     );
-    assert!(error.contains("the file is not TOML") && error.contains("management.password is needed"), "{error}");
+    assert!(error.contains("the file is not TOML") && error.contains("management.password is required"), "{error}");
 }
 
 #[test]
@@ -183,10 +183,10 @@ fn secrets_come_from_a_file_or_the_environment_once_and_are_never_shown() {
     for shown in [listing(&example(), environment(&env)), format!("{config:?}")] {
         assert!(!shown.contains("hidden"), "{shown}");
     }
-    assert!(errors(&example(), &env[..1])[0].contains("is given twice"));
+    assert!(errors(&example(), &env[..1])[0].contains("is set twice"));
     let inside = example().replace("[store]", "[store]\nencryption_key = \"hidden-5\"");
     let error = Config::parse(Some(&inside), environment(&env[..1])).expect_err("errors").to_string();
-    assert!(error.contains("does not belong into this file") && !error.contains("hidden"), "{error}");
+    assert!(error.contains("must not be in this file") && !error.contains("hidden"), "{error}");
     let missing = [("WARRENGATE_STORE__ENCRYPTION_KEY_FILE", "/nowhere/key")];
     let error = Config::parse(Some(&example()), environment(&missing)).expect_err("errors").to_string();
     assert!(error.contains("store.encryption_key_file = \"/nowhere/key\" cannot be read"), "{error}");
@@ -240,7 +240,7 @@ fn dead_peers_are_detected_within_30_seconds_by_default() {
 }
 
 #[test]
-fn a_renamed_key_is_answered_with_its_new_name() {
+fn a_renamed_key_is_reported_with_its_new_name() {
     let file = example().replace("[auth]", "[auth]\nsecret_checks_at_once = 2\nwrong_secrets_per_client = 3");
     let env = [("WARRENGATE_AUTH__WRONG_SECRETS_PER_ADDRESS", "4")];
     assert_eq!(
@@ -287,9 +287,9 @@ fn a_secret_that_every_user_can_read_is_reported_and_one_of_a_group_is_not() {
     assert_eq!(
         found,
         [
-            ("broker.ca_key", "holds a secret and has the mode 0644: ru"),
-            ("management.key", "holds a secret and has the mode 0620: ru"),
-            ("store.encryption_key_file", "holds a secret and has the mode 0604: ru"),
+            ("broker.ca_key", "contains a secret and has the mode 0644: ru"),
+            ("management.key", "contains a secret and has the mode 0620: ru"),
+            ("store.encryption_key_file", "contains a secret and has the mode 0604: ru"),
         ]
     );
 }

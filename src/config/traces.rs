@@ -1,5 +1,5 @@
-//! Settings for the export of traces: keys of `[telemetry]` and OpenTelemetry's standard `OTEL_*` variables. When both set the same
-//! value, the gateway's own variable takes precedence over the standard one, and that over the file.
+//! Settings for the export of traces: keys of `[telemetry]` and OpenTelemetry's standard `OTEL_*` variables. The gateway's
+//! own variables take precedence over the standard ones, and those over the file.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -22,7 +22,7 @@ impl std::fmt::Display for OtlpProtocol {
 }
 
 impl OtlpProtocol {
-    /// As OpenTelemetry writes it.
+    /// Its name in OpenTelemetry.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
@@ -31,7 +31,7 @@ impl OtlpProtocol {
     }
 }
 
-/// Where traces are exported to, and how many.
+/// The destination and the sampling of traces.
 #[derive(Debug, Clone)]
 pub struct TracesConfig {
     /// The collector's address, with its path for HTTP; without one, traces are not exported.
@@ -46,9 +46,9 @@ pub struct TracesConfig {
     pub tenant_sample_ratios: HashMap<TenantId, f64>,
     /// The gateway's `service.name`. Default `warrengate`.
     pub service_name: String,
-    /// Spans that may wait for the collector; more are dropped and counted. Default 16,384.
+    /// The maximum number of spans that wait for the collector; more are dropped and counted. Default 16,384.
     pub queue: usize,
-    /// Spans in one export. Default 512.
+    /// The maximum number of spans in one export. Default 512.
     pub batch: usize,
     /// How often an incomplete batch is exported. Default 1 s.
     pub interval: Duration,
@@ -180,10 +180,10 @@ pub(super) fn standard(environment: &HashMap<String, String>) -> Vec<(&'static s
         [("telemetry.traces_exporter", "OTEL_TRACES_EXPORTER"), ("telemetry.metrics_exporter", "OTEL_METRICS_EXPORTER")]
     {
         let list = given(name).unwrap_or_default();
-        let says = |word: &str| list.split(',').any(|each| each.trim().eq_ignore_ascii_case(word));
-        if off.is_some() || says("none") {
+        let contains = |word: &str| list.split(',').any(|each| each.trim().eq_ignore_ascii_case(word));
+        if off.is_some() || contains("none") {
             settings.push((key, name.to_owned(), "none".to_owned()));
-        } else if says("otlp") {
+        } else if contains("otlp") {
             settings.push((key, name.to_owned(), "otlp".to_owned()));
         }
     }

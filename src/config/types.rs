@@ -9,9 +9,9 @@ use super::{IssuerConfig, MetricsConfig, Network, TracesConfig};
 /// All settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The gRPC endpoint for tenants.
+    /// The gRPC listener for tenants.
     pub grpc: GrpcConfig,
-    /// The HTTP endpoint for operators.
+    /// The HTTP listener for operators.
     pub ops: OpsConfig,
     /// The broker's data path.
     pub broker: BrokerConfig,
@@ -29,7 +29,7 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
 }
 
-/// The endpoint for tenants: gRPC over TLS.
+/// The listener for tenants: gRPC over TLS.
 #[derive(Debug, Clone)]
 pub struct GrpcConfig {
     /// Where to listen.
@@ -40,13 +40,13 @@ pub struct GrpcConfig {
     pub key: PathBuf,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
-    /// Origins whose pages may use gRPC-Web; without any, no browser may.
+    /// Origins whose pages may use gRPC-Web; without any, browsers are not allowed.
     pub cors_origins: Vec<String>,
     /// Load balancers whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Vec<Network>,
 }
 
-/// The endpoint for operators: HTTP for metrics, probes, keys and tokens.
+/// The listener for operators: HTTP for metrics, probes, keys and tokens.
 #[derive(Debug, Clone)]
 pub struct OpsConfig {
     /// Where to listen.
@@ -55,7 +55,7 @@ pub struct OpsConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// The server's certificate chain, PEM. Always set when `listen` is not a loopback address.
     pub certificate: Option<PathBuf>,
-    /// Its private key, PEM. Set exactly when `certificate` is.
+    /// Its private key, PEM. Set if and only if `certificate` is set.
     pub key: Option<PathBuf>,
     /// Load balancers whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Vec<Network>,
@@ -91,7 +91,7 @@ pub struct BrokerConfig {
     pub ca_key: PathBuf,
     /// AMQP heartbeat, whole seconds.
     pub heartbeat: Duration,
-    /// The longest time for one attempt to connect.
+    /// The maximum time for one attempt to connect.
     pub connect_timeout: Duration,
     /// How long a message is retried before its outcome is `UNKNOWN`.
     pub publish_deadline: Duration,
@@ -99,7 +99,7 @@ pub struct BrokerConfig {
     pub idle_timeout: Duration,
     /// How long a tenant's certificate is valid.
     pub certificate_lifetime: Duration,
-    /// How often every tenant's objects at the broker are compared with what they should be.
+    /// How often every tenant's objects at the broker are reconciled with the store.
     pub reconcile_interval: Duration,
 }
 
@@ -114,20 +114,20 @@ pub struct ManagementConfig {
     pub key: PathBuf,
     /// The provisioner's user name.
     pub user: String,
-    /// Its password when the gateway started.
+    /// Its password at the start of the gateway.
     pub password: SecretString,
-    /// The file that holds the password, which may change. While it changes, the file has two lines: the new and the old one.
+    /// The file with the password, which may change. During a change the file has two lines: the new password and the old one.
     pub password_file: Option<PathBuf>,
 }
 
 /// The database.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// `sqlite:<path>` or `postgres://...`; may hold a password.
+    /// `sqlite:<path>` or `postgres://...`; may contain a password.
     pub url: SecretString,
     /// The key that signing keys are encrypted with: 32 bytes in base64.
     pub encryption_key: SecretString,
-    /// The file that holds it, if one does.
+    /// The file with the key, if there is one.
     pub encryption_key_file: Option<PathBuf>,
     /// How long known tenants and clients are admitted while the database is unreachable.
     pub outage_grace: Duration,
@@ -138,14 +138,14 @@ pub struct StoreConfig {
 pub struct AuditConfig {
     /// How long events are kept.
     pub retention: Duration,
-    /// The most rows of refusals to keep, the newest ones; administrative operations are kept for all of `retention`.
+    /// The maximum number of refusals to keep. Administrative operations are kept for the whole `retention`.
     pub max_refusals: u64,
 }
 
 /// Tokens.
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
-    /// The `iss` of tokens, and the base of the discovery document's URLs; no slash at its end.
+    /// The `iss` of tokens, and the base of the discovery document's URLs, without a slash at its end.
     pub issuer: String,
     /// The `aud` of tokens.
     pub audience: String,
@@ -157,11 +157,12 @@ pub struct AuthConfig {
     pub warn_before_expiry: Duration,
     /// How many secrets are checked at the same time (each needs 19 MiB and a core); 0 is half of the machine's cores.
     pub max_concurrent_secret_checks: usize,
-    /// Wrong secrets per minute and client after which its secrets are checked one by one; half of them in one burst.
+    /// The number of failed logins per minute after which a client's secrets are checked one at a time; half of them may occur
+    /// in one burst.
     pub failed_logins_per_minute_per_client: u32,
     /// The same for one address (an IPv6 /64).
     pub failed_logins_per_minute_per_address: u32,
-    /// Trusted issuers beside the gateway itself.
+    /// Trusted external issuers.
     pub issuers: Vec<IssuerConfig>,
 }
 
@@ -196,29 +197,29 @@ impl AuthConfig {
 pub struct LimitsConfig {
     /// The largest gRPC message in bytes.
     pub max_message_bytes: usize,
-    /// The most bytes that are buffered for all peers together; 0 is a quarter of the machine's memory.
+    /// The maximum number of bytes that are buffered for all peers together; 0 is a quarter of the machine's memory.
     pub max_buffered_bytes: usize,
-    /// Streams on one HTTP/2 connection.
+    /// The maximum number of streams on one HTTP/2 connection.
     pub max_streams_per_connection: u32,
-    /// Connections in total, for each endpoint.
+    /// The maximum number of connections of each listener.
     pub max_connections: usize,
-    /// Connections from one address (an IPv6 /64), for each endpoint.
+    /// The maximum number of connections from one address (an IPv6 /64) of each listener.
     pub max_connections_per_address: usize,
     /// How long a connection without a call is kept.
     pub idle_timeout: Duration,
-    /// The longest time for TLS and the HTTP/2 preface.
+    /// The maximum time for TLS and the HTTP/2 preface.
     pub handshake_timeout: Duration,
-    /// How long a connection is kept without a call that has a valid token.
+    /// How long a connection is kept without a call with a valid token.
     pub unauthenticated_timeout: Duration,
-    /// The longest time for a unary request, or one frame of a stream, to arrive.
+    /// The maximum time in which a unary request, or one frame of a stream, must arrive.
     pub request_timeout: Duration,
     /// How often a silent connection is sent a ping.
     pub keepalive_interval: Duration,
-    /// The longest time for its answer.
+    /// The maximum time for the response.
     pub keepalive_timeout: Duration,
     /// How often a silent subscription is sent a heartbeat.
     pub heartbeat_interval: Duration,
-    /// The longest time for streams to end when the gateway stops.
+    /// The maximum time for streams to end when the gateway stops.
     pub drain_deadline: Duration,
 }
 

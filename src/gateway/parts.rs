@@ -149,7 +149,7 @@ impl Parts {
             process.secret_checks(running, waiting);
             process.spans_dropped(traces.dropped());
             process.buffered(memory.used(), memory.limit());
-            metrics.keep_tenants(|tenant| tenants.knows(tenant));
+            metrics.retain_tenants(|tenant| tenants.knows(tenant));
         });
     }
 }
@@ -174,7 +174,7 @@ fn authority_expiries(metrics: &Metrics, authority: &Authority) {
     let process = metrics.process();
     process.certificate_ends(Certificate::BrokerCa, authority.inspection().not_after());
     match authority.trusted_der().get(1).map(|beside| pki::inspect_der(beside)) {
-        Some(Ok(beside)) => process.certificate_ends(Certificate::BrokerCaBeside, beside.not_after()),
-        _ => process.certificate_is_none(Certificate::BrokerCaBeside),
+        Some(Ok(other)) => process.certificate_ends(Certificate::AlsoTrustedBrokerCa, other.not_after()),
+        _ => process.certificate_removed(Certificate::AlsoTrustedBrokerCa),
     }
 }

@@ -1,5 +1,7 @@
-//! Names of exchanges and queues, and routing keys, in a tenant's vhost. None of them names an object of the gateway (`wg.`), and
-//! each fits into an AMQP short string (255 bytes), which lapin requires.
+//! Names of exchanges and queues, and routing keys, in a tenant's vhost.
+//!
+//! Invariant: none of them refers to an object of the gateway (`wg.`), and each fits into an AMQP short string (255 bytes), which
+//! lapin requires.
 
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use super::{Error, length, text_accessors};
 /// The default exchange in grants; its AMQP name is empty.
 pub const DEFAULT_EXCHANGE: &str = "amq.default";
 
-/// Leaves room in 255 bytes for the names that the gateway derives from a tenant's.
+/// Shorter than 255 bytes, because the gateway derives longer names from a tenant's.
 const MAX_NAME: usize = 200;
 const MAX_SHORT_STRING: usize = 255;
 const BUILT_IN: [&str; 5] = ["amq.direct", "amq.topic", "amq.fanout", "amq.headers", "amq.match"];
@@ -16,8 +18,8 @@ const BUILT_IN: [&str; 5] = ["amq.direct", "amq.topic", "amq.fanout", "amq.heade
 fn plain(text: &str) -> Result<(), Error> {
     length(text, MAX_NAME)?;
     if text.bytes().all(|b| b == b'.') {
-        // In a URL they would change the path.
-        return Err(Error::Form("must not be dots alone"));
+        // Such a name would change the path of a URL.
+        return Err(Error::Form("must not consist of dots only"));
     }
     if text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':')) {
         Ok(())

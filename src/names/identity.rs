@@ -85,7 +85,7 @@ impl ClientId {
         }
     }
 
-    /// The tenant; none for a platform administrator.
+    /// The tenant; `None` for a platform administrator.
     pub fn tenant(&self) -> Option<&TenantId> {
         self.tenant.as_ref()
     }

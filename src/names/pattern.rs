@@ -1,5 +1,5 @@
-//! The patterns of grants, in the syntax of AMQP's topic exchanges: words are separated by dots, `*` is exactly one word, `#` is
-//! any number of words. Matching allocates nothing and takes time proportional to text times pattern.
+//! The patterns of grants, in the syntax of AMQP's topic exchanges: words are separated by dots, `*` matches exactly one word, and
+//! `#` any number of words. Matching allocates no memory and takes time proportional to the product of both lengths.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ enum Form {
 
 impl Pattern {
     /// # Errors
-    /// When the text is empty, longer than 255 bytes, has control characters, or has `*` or `#` beside other characters
-    /// in one word (it would look like a glob and not be one).
+    /// When the text is empty, longer than 255 bytes, has control characters, or combines `*` or `#` with other characters
+    /// in one word, which has another meaning in glob patterns.
     pub fn parse(text: &str) -> Result<Self, Error> {
         length(text, MAX_PATTERN)?;
         if text.chars().any(char::is_control) {
@@ -51,7 +51,7 @@ impl Pattern {
         }
     }
 
-    /// Whether everything that `other` matches is matched by this pattern, too. Takes time linear in their product.
+    /// Whether this pattern matches everything that `other` matches. Takes time proportional to the product of their lengths.
     pub fn covers(&self, other: &Self) -> bool {
         let other: Vec<_> = other.text.split('.').collect();
         // `rest[j]`: whether the words of this pattern from here on cover those of the other one from `j` on.
@@ -84,7 +84,7 @@ impl Pattern {
 /// Greedy matching that backtracks to the last `#` only, without recursion.
 fn words_match(pattern: &str, text: &str) -> bool {
     let mut pattern_rest = Some(pattern);
-    // RabbitMQ splits keys like this: an empty key has no words, and one that ends with a dot has an empty last word.
+    // As in RabbitMQ, an empty key has no words, and a key that ends with a dot has an empty last word.
     let mut text_rest = (!text.is_empty()).then_some(text);
     let mut after_hash: Option<(Option<&str>, Option<&str>)> = None;
     loop {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_pattern_is_no_prefix() {
+    fn an_exact_pattern_does_not_match_longer_keys() {
         assert!(covers("orders", "orders"));
         assert!(!covers("orders", "orders.eu"));
         assert!(!covers("orders", "Orders"));
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    /// The definition, slow and plain.
+    /// A direct implementation of the definition.
     fn definition(pattern: &[&str], text: &[&str]) -> bool {
         match (pattern.split_first(), text.split_first()) {
             (None, None) => true,
@@ -225,7 +225,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_covered_never_reaches_further(
+        fn a_covered_pattern_matches_nothing_else(
             one in "([ab*#]\\.){0,4}[ab*#]", other in "([ab*#]\\.){0,4}[ab*#]", text in "([abc]\\.){0,5}[abc]",
         ) {
             let (one, other) = (Pattern::parse(&one).expect("a pattern"), Pattern::parse(&other).expect("a pattern"));

@@ -1,6 +1,6 @@
 //! The provisioner's account at the broker: a password file, and a definitions file that RabbitMQ loads when it starts.
 //!
-//! The two files agree with each other, and the definitions contain a salted hash only.
+//! Invariant: the two files are consistent, and the definitions contain only a salted hash of the password.
 
 use std::{
     fmt, fs,
@@ -31,7 +31,7 @@ pub struct Account {
 
 impl Account {
     /// Reads the account of a certificate folder, and creates or repairs what is missing. The broker applies the
-    /// definitions at its next start and keeps everything else that it has.
+    /// definitions at its next start and keeps all its other objects.
     ///
     /// # Errors
     /// When the folder cannot be read or written.
@@ -41,19 +41,19 @@ impl Account {
             // While the password is being changed, the previous one is in the second line.
             Ok(text) => match text.lines().find(|line| !line.trim().is_empty()) {
                 Some(line) => SecretString::from(line.trim().to_owned()),
-                None => Self::make(&path)?,
+                None => Self::create(&path)?,
             },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::make(&path)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::create(&path)?,
             Err(error) => return Err(Error::file("read", &path)(error)),
         };
         let definitions = folder.join(DEFINITIONS_FILE);
-        if !fs::read(&definitions).is_ok_and(|text| holds(&text, &password)) {
+        if !fs::read(&definitions).is_ok_and(|text| contains(&text, &password)) {
             write_secret(&definitions, &format!("{:#}\n", account(&password)))?;
         }
         Ok(Self { password, definitions })
     }
 
-    fn make(path: &Path) -> Result<SecretString, Error> {
+    fn create(path: &Path) -> Result<SecretString, Error> {
         let password = new_password();
         write_secret(path, &format!("{password}\n"))?;
         Ok(password.into())
@@ -136,7 +136,7 @@ fn hash(salt: [u8; 4], password: &SecretString) -> String {
     STANDARD.encode([&salt[..], &digest[..]].concat())
 }
 
-fn holds(definitions: &[u8], password: &SecretString) -> bool {
+fn contains(definitions: &[u8], password: &SecretString) -> bool {
     let Ok(found) = serde_json::from_slice::<Value>(definitions) else { return false };
     let user = &found["users"][0];
     let Some(stored) = user["password_hash"].as_str() else { return false };
@@ -160,8 +160,8 @@ mod tests {
 
         fs::write(folder.path().join(PASSWORD_FILE), "another\n").expect("written");
         let third = Account::ensure(folder.path()).expect("repaired");
-        assert!(holds(&fs::read(third.definitions()).expect("read"), third.password()));
-        assert!(!holds(&fs::read(third.definitions()).expect("read"), first.password()));
+        assert!(contains(&fs::read(third.definitions()).expect("read"), third.password()));
+        assert!(!contains(&fs::read(third.definitions()).expect("read"), first.password()));
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
         let (old, new_password) = (old.password().expose_secret(), new.password().expose_secret());
         assert!(old != new_password && new_password == again.password().expose_secret());
         assert_eq!(text(), format!("{new_password}\n{old}\n"));
-        assert!(holds(&fs::read(new.definitions()).expect("read"), new.password()));
+        assert!(contains(&fs::read(new.definitions()).expect("read"), new.password()));
         assert!(!new.hash().expect("read").is_empty());
         new.settle().expect("settled");
         assert_eq!(text(), format!("{new_password}\n"));

@@ -22,8 +22,7 @@ use super::{
     leaf::{Leaf, certificates},
 };
 
-/// Because clocks differ, a certificate is valid from this long before it was signed, or from a twentieth of its lifetime
-/// before, whichever is shorter.
+/// How long before its signing a certificate becomes valid, because clocks differ; at most a twentieth of its lifetime.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
 /// A certificate authority with its key.
@@ -39,7 +38,7 @@ impl Authority {
     /// A new, self-signed authority that signs leaves only.
     ///
     /// # Errors
-    /// When the name is not possible in a certificate.
+    /// When the name is not allowed in a certificate.
     pub fn generate(common_name: &str, days: u32) -> Result<Self, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Signing)?;
         let mut params = parameters(common_name, Duration::from_secs(u64::from(days) * 86_400), None)?;
@@ -50,7 +49,7 @@ impl Authority {
         Self::new(pem, key, common_name)
     }
 
-    /// Reads an authority. Its certificate comes first in the file, followed by its chain and, during a rotation, by other
+    /// Reads an authority. Its certificate is the first in the file, followed by its chain and, during a rotation, by other
     /// authorities that are trusted as well.
     ///
     /// # Errors
@@ -90,7 +89,7 @@ impl Authority {
     /// A server's certificate. `sans` are DNS names and IP addresses.
     ///
     /// # Errors
-    /// When a name is not possible in a certificate, or the authority has expired.
+    /// When a name is not allowed in a certificate, or the authority has expired.
     pub fn server(&self, common_name: &str, sans: &[String], lifetime: Duration) -> Result<Leaf, Error> {
         self.leaf(common_name, sans, lifetime, ExtendedKeyUsagePurpose::ServerAuth)
     }
@@ -98,12 +97,12 @@ impl Authority {
     /// A client's certificate; the broker uses the common name as the user name.
     ///
     /// # Errors
-    /// When the name is not possible in a certificate, or the authority has expired.
+    /// When the name is not allowed in a certificate, or the authority has expired.
     pub fn client(&self, common_name: &str, lifetime: Duration) -> Result<Leaf, Error> {
         self.leaf(common_name, &[], lifetime, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    /// The authority's certificate, and those after it in its file, as PEM: for those who trust it.
+    /// The authority's certificate, and those after it in its file, as PEM, for peers that trust it.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
@@ -211,7 +210,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     fn authority() -> Authority {
-        Authority::generate("Test CA", 30).expect("made")
+        Authority::generate("Test CA", 30).expect("created")
     }
 
     #[test]
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_comes_back_from_its_files_and_signs_as_before() {
+    fn an_authority_can_be_loaded_from_its_files_and_signs_as_before() {
         let folder = tempfile::tempdir().expect("folder");
         let (certificate, key) = (folder.path().join("ca.pem"), folder.path().join("ca.key"));
         let first = authority();
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_is_no_authority_and_no_leaf_outlives_its_authority() {
+    fn a_leaf_is_not_an_authority_and_does_not_outlive_its_authority() {
         let folder = tempfile::tempdir().expect("folder");
         let (certificate, key) = (folder.path().join("leaf.pem"), folder.path().join("leaf.key"));
         let authority = authority();
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_none_are_refused() {
+    fn invalid_names_are_refused() {
         let authority = authority();
         for bad in ["", "a b", "-a", "a..b", "ü", "https://x", &"a".repeat(64)] {
             assert!(matches!(authority.server("x", &[bad.to_owned()], DAY), Err(Error::Name(_))), "{bad:?}");

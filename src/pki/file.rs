@@ -1,5 +1,6 @@
-//! Atomic writing of files with certificates and keys: a file has either its old or its new content, and a secret is never
-//! readable by others, not even while it is written.
+//! Atomic writing of files with certificates and keys.
+//!
+//! Invariant: a file has either its old or its new content, and a secret is never readable by others, not even while it is written.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,7 +16,7 @@ use super::Error;
 const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
-/// Writes a secret atomically (a new file in the same folder, then a rename), with mode 0600 from its first byte on.
+/// Writes a secret atomically (a new file in the same folder, then a rename), with mode 0600 from the beginning.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -54,7 +55,7 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written?;
-    // The rename must survive a power failure, too.
+    // The rename must survive a power failure as well.
     File::open(folder)?.sync_all()
 }
 
@@ -76,7 +77,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("opened");
         write_secret(&path, "new").expect("written");
         assert_eq!(fs::read_to_string(&path).expect("read"), "new");
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1, "no temporary file stays");
+        assert_eq!(fs::metadata(&path).expect("exists").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1, "no temporary file is left");
     }
 }

@@ -1,4 +1,4 @@
-//! The certificate folder: two authorities and the three certificates that they sign. Ensuring it creates what is missing and
+//! The certificate folder: two authorities and the three certificates that they sign. Ensuring it creates missing ones and
 //! replaces certificates after two thirds of their lifetime; authorities are never replaced implicitly.
 
 use std::{
@@ -28,7 +28,7 @@ pub enum Item {
 }
 
 impl Item {
-    /// All of them, authorities before the certificates that they sign.
+    /// All certificates, authorities before those that they sign.
     pub const ALL: [Self; 5] = [Self::BrokerCa, Self::Broker, Self::Provisioner, Self::GatewayCa, Self::Gateway];
 
     /// The name of its files without extension.
@@ -58,23 +58,23 @@ impl Item {
 
 /// The change to a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum ChangeKind {
     /// It is unchanged.
     Kept,
     /// It was missing.
-    Made,
+    Created,
     /// Two thirds of its lifetime were over, or its renewal was requested.
     Renewed,
     /// It lacked a name, was signed by another authority, or could not be read.
     Replaced,
 }
 
-impl What {
+impl ChangeKind {
     /// The change in one word.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Kept => "kept",
-            Self::Made => "made",
+            Self::Created => "created",
             Self::Renewed => "renewed",
             Self::Replaced => "replaced",
         }
@@ -87,7 +87,7 @@ pub struct Change {
     /// The certificate.
     pub item: Item,
     /// The change.
-    pub what: What,
+    pub what: ChangeKind,
 }
 
 /// The changes to a folder.
@@ -106,7 +106,7 @@ impl Report {
 
     /// The certificates that changed.
     pub fn changes(&self) -> impl Iterator<Item = Change> {
-        self.0.iter().copied().filter(|change| change.what != What::Kept)
+        self.0.iter().copied().filter(|change| change.what != ChangeKind::Kept)
     }
 }
 
@@ -114,7 +114,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut changes = self.changes().peekable();
         if changes.peek().is_none() {
-            return f.write_str("certificates are good as they are");
+            return f.write_str("all certificates are valid, nothing changed");
         }
         for (n, Change { item, what }) in changes.enumerate() {
             let done = what.word();
@@ -124,7 +124,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The present state of a certificate in the folder.
+/// The current state of a certificate in the folder.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// The certificate.
@@ -234,12 +234,12 @@ impl CertsDir {
     fn reconcile(&self, sans: &Sans, renew: bool) -> Result<Report, Error> {
         file::make_folder(&self.dir)?;
         let mut report = Vec::new();
-        let (broker, made) = self.authority(Item::BrokerCa, "Warrengate broker CA")?;
-        report.push(made);
+        let (broker, change) = self.authority(Item::BrokerCa, "Warrengate broker CA")?;
+        report.push(change);
         report.push(self.leaf(Item::Broker, &broker, &sans.broker, renew)?);
         report.push(self.leaf(Item::Provisioner, &broker, &[], renew)?);
-        let (gateway, made) = self.authority(Item::GatewayCa, "Warrengate gateway CA")?;
-        report.push(made);
+        let (gateway, change) = self.authority(Item::GatewayCa, "Warrengate gateway CA")?;
+        report.push(change);
         report.push(self.leaf(Item::Gateway, &gateway, &sans.gateway, renew)?);
         Ok(Report(report))
     }
@@ -248,10 +248,10 @@ impl CertsDir {
         let (certificate, key) = (self.certificate(item), self.key(item));
         let unused = Item::ALL.iter().filter(|i| i.authority() == Some(item)).all(|i| !self.certificate(*i).exists());
         let what = match (certificate.exists(), key.exists()) {
-            (true, true) => return Ok((self.load(item)?, Change { item, what: What::Kept })),
-            (false, false) => What::Made,
+            (true, true) => return Ok((self.load(item)?, Change { item, what: ChangeKind::Kept })),
+            (false, false) => ChangeKind::Created,
             // An interrupted creation: nothing was signed with this key.
-            (false, true) if unused => What::Replaced,
+            (false, true) if unused => ChangeKind::Replaced,
             (true, false) => return Err(Error::Incomplete { present: certificate, missing: key }),
             (false, true) => return Err(Error::Incomplete { present: key, missing: certificate }),
         };
@@ -269,19 +269,19 @@ impl CertsDir {
     ) -> Result<Change, Error> {
         let (certificate, key) = (self.certificate(item), self.key(item));
         let mut names = sans.to_vec();
-        let there = Leaf::load(&certificate, &key).ok().and_then(|leaf| inspect(leaf.certificate_pem()).ok());
-        let what = match &there {
-            None if certificate.exists() => What::Replaced,
-            None => What::Made,
+        let existing = Leaf::load(&certificate, &key).ok().and_then(|leaf| inspect(leaf.certificate_pem()).ok());
+        let what = match &existing {
+            None if certificate.exists() => ChangeKind::Replaced,
+            None => ChangeKind::Created,
             Some(seen) => {
                 let covered = sans.iter().all(|san| seen.sans().contains(san));
                 union(&mut names, seen.sans());
                 if !covered || !seen.signed_by(authority.inspection()) {
-                    What::Replaced
+                    ChangeKind::Replaced
                 } else if renew || seen.renew_after() <= SystemTime::now() {
-                    What::Renewed
+                    ChangeKind::Renewed
                 } else {
-                    return Ok(Change { item, what: What::Kept });
+                    return Ok(Change { item, what: ChangeKind::Kept });
                 }
             }
         };
@@ -311,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    fn whats(report: &Report) -> Vec<What> {
+    fn whats(report: &Report) -> Vec<ChangeKind> {
         report.all().iter().map(|change| change.what).collect()
     }
 
@@ -320,14 +320,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let certs = CertsDir::new(folder.path().join("certs"));
         let sans = Sans::default();
-        assert_eq!(whats(&certs.ensure(&sans).expect("made")), [What::Made; 5]);
-        assert_eq!(whats(&certs.ensure(&sans).expect("kept")), [What::Kept; 5]);
+        assert_eq!(whats(&certs.ensure(&sans).expect("created")), [ChangeKind::Created; 5]);
+        assert_eq!(whats(&certs.ensure(&sans).expect("kept")), [ChangeKind::Kept; 5]);
         let shown = certs.show().expect("shown");
         assert_eq!(shown.len(), 5);
         assert!(shown.iter().all(|entry| entry.trusted && !entry.key_exposed));
 
         fs::remove_file(certs.key(Item::Gateway)).expect("removed");
-        let report = certs.ensure(&sans).expect("mended");
+        let report = certs.ensure(&sans).expect("repaired");
         assert_eq!(report.to_string(), "replaced gateway");
     }
 
@@ -335,21 +335,21 @@ mod tests {
     fn new_names_are_added_and_old_ones_kept() {
         let folder = tempfile::tempdir().expect("folder");
         let certs = CertsDir::new(folder.path());
-        certs.ensure(&Sans::with(&["one.test".to_owned()])).expect("made");
+        certs.ensure(&Sans::with(&["one.test".to_owned()])).expect("created");
         assert_eq!(certs.ensure(&Sans::default()).expect("kept").changes().count(), 0);
         certs.ensure(&Sans::with(&["two.test".to_owned()])).expect("replaced");
         let seen = certs.inspect(Item::Broker).expect("read");
         assert!(
             ["localhost", "::1", "one.test", "two.test"].iter().all(|san| seen.sans().contains(&(*san).to_owned()))
         );
-        assert_eq!(whats(&certs.renew(&Sans::default()).expect("renewed"))[1], What::Renewed);
+        assert_eq!(whats(&certs.renew(&Sans::default()).expect("renewed"))[1], ChangeKind::Renewed);
     }
 
     #[test]
     fn an_authority_is_never_replaced_implicitly() {
         let folder = tempfile::tempdir().expect("folder");
         let certs = CertsDir::new(folder.path());
-        certs.ensure(&Sans::default()).expect("made");
+        certs.ensure(&Sans::default()).expect("created");
         fs::remove_file(certs.certificate(Item::BrokerCa)).expect("removed");
         assert!(matches!(certs.ensure(&Sans::default()), Err(Error::Incomplete { .. })));
 
@@ -357,7 +357,7 @@ mod tests {
             .and_then(|ca| ca.save(&certs.certificate(Item::BrokerCa), &certs.key(Item::BrokerCa)))
             .expect("saved");
         assert!(certs.show().expect("shown").iter().any(|entry| entry.item == Item::Broker && !entry.trusted));
-        let report = certs.ensure(&Sans::default()).expect("mended");
+        let report = certs.ensure(&Sans::default()).expect("repaired");
         assert_eq!(report.to_string(), "replaced broker, replaced provisioner");
     }
 }

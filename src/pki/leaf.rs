@@ -26,7 +26,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// From PEM texts; `renew_after` is after two thirds of the certificate's lifetime.
+    /// Creates a leaf from PEM texts; `renew_after` is after two thirds of the certificate's lifetime.
     pub(super) fn new(certificate_pem: String, key_pem: Zeroizing<String>, what: &str) -> Result<Self, Error> {
         let seen: Inspection = inspect(&certificate_pem)?;
         let chain = certificates(&certificate_pem, what)?;

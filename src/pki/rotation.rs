@@ -1,12 +1,12 @@
-//! The rotation of an authority, in three steps with time in between for all peers to follow: both authorities are trusted, then
-//! the new one signs, then it alone is trusted.
+//! The rotation of an authority in three steps, between which all peers reload their files: both authorities are trusted, then the
+//! new one signs, then it alone is trusted.
 //!
 //! Each step can be repeated, also after an interruption. An authority's file contains the signing authority first, and after
 //! it the other trusted ones; the next authority is in `<name>-next.pem` and `.key` until it signs.
 
 use super::{
     Authority, CertsDir, Error, Item, Report, Sans, file,
-    folder::{AUTHORITY_DAYS, Change, What},
+    folder::{AUTHORITY_DAYS, Change, ChangeKind},
     inspect::inspect_all,
 };
 
@@ -15,17 +15,17 @@ use super::{
 pub enum Step {
     /// Creates the next authority, which is trusted from then on.
     Prepare,
-    /// Lets the next authority sign; the previous one is still trusted.
+    /// Signs with the next authority; the previous one is still trusted.
     Switch,
     /// Ends the trust in the previous authority.
     Finish,
 }
 
 impl CertsDir {
-    /// Takes one step of a rotation, and replaces the certificates that the authority signs.
+    /// Does one step of a rotation, and replaces the certificates that the authority signs.
     ///
     /// # Errors
-    /// When the step cannot be taken now, or the folder cannot be read or written.
+    /// When the step is not possible now, or the folder cannot be read or written.
     pub fn rotate(&self, authority: Item, step: Step) -> Result<Report, Error> {
         match step {
             Step::Prepare => self.prepare(authority),
@@ -43,13 +43,13 @@ impl CertsDir {
     fn prepare(&self, item: Item) -> Result<Report, Error> {
         let signing = Authority::load(&self.certificate(item), &self.key(item))?;
         let (certificate, key) = self.next(item);
-        let what = if certificate.exists() { What::Kept } else { What::Made };
-        if what == What::Made {
+        let what = if certificate.exists() { ChangeKind::Kept } else { ChangeKind::Created };
+        if what == ChangeKind::Created {
             let trusted = inspect_all(signing.certificate_pem())?;
             if trusted.len() > 1 {
-                return Err(Error::Rotation("the change before this one is not finished: go its last step, finish"));
+                return Err(Error::Rotation("the previous rotation is not finished: run its last step, finish"));
             }
-            // A name of its own, because peers look for an issuer by name.
+            // A unique name, because peers find an issuer by its name.
             let name = format!("Warrengate {} {:08x}", item.name().replace("-ca", " CA"), rand::random::<u32>());
             Authority::generate(&name, AUTHORITY_DAYS)?.save(&certificate, &key)?;
         }
@@ -61,19 +61,19 @@ impl CertsDir {
     fn switch(&self, item: Item) -> Result<Report, Error> {
         let (certificate, key) = self.next(item);
         if !certificate.exists() {
-            return Err(Error::Rotation("there is no next authority: the first step, prepare, makes one"));
+            return Err(Error::Rotation("there is no next authority: run the first step, prepare"));
         }
         let next = Authority::load(&certificate, &key)?;
         let mut trusted = vec![next.first_pem()];
         let before = inspect_all(&file::read(&self.certificate(item))?)?;
         if before.iter().all(|seen| seen.der() != next.inspection().der()) {
-            return Err(Error::Rotation("the next authority is not trusted yet: go the first step, prepare, again"));
+            return Err(Error::Rotation("the next authority is not trusted yet: run the first step, prepare, again"));
         }
         trusted.extend(before.iter().filter(|seen| seen.der() != next.inspection().der()).map(|seen| seen.pem()));
         // A reader between the two writes sees a mismatch and keeps the previous pair.
         next.save(&self.certificate(item), &self.key(item))?;
         self.trust(item, &trusted)?;
-        let mut report = vec![Change { item, what: What::Renewed }];
+        let mut report = vec![Change { item, what: ChangeKind::Renewed }];
         report.extend(self.leaves(item, &next, true)?);
         for path in [certificate, key] {
             std::fs::remove_file(&path).map_err(Error::file("remove", &path))?;
@@ -83,12 +83,12 @@ impl CertsDir {
 
     fn finish(&self, item: Item) -> Result<Report, Error> {
         if self.next(item).0.exists() {
-            return Err(Error::Rotation("the next authority does not sign yet: go the second step, switch"));
+            return Err(Error::Rotation("the next authority does not sign yet: run the second step, switch"));
         }
         let signing = Authority::load(&self.certificate(item), &self.key(item))?;
         self.trust(item, &[signing.first_pem()])?;
         // Certificates of the previous authority are invalid from now on.
-        let mut report = vec![Change { item, what: What::Kept }];
+        let mut report = vec![Change { item, what: ChangeKind::Kept }];
         report.extend(self.leaves(item, &signing, false)?);
         Ok(Report::of(report))
     }
@@ -133,7 +133,7 @@ mod tests {
         }
         assert!(matches!(certs.rotate(Item::BrokerCa, Step::Finish), Err(Error::Rotation(_))));
         let both = certs.broker_authority().expect("loaded");
-        assert!(both.inspection() == first.inspection() && both.trusted_der().len() == 2, "the first one signs still");
+        assert!(both.inspection() == first.inspection() && both.trusted_der().len() == 2, "the first one still signs");
         assert_eq!(certs.ensure(&Sans::default()).expect("kept").changes().count(), 0);
         assert!(certs.show().expect("shown").iter().all(|entry| entry.trusted));
 
@@ -150,7 +150,11 @@ mod tests {
             Leaf::load(&certs.certificate(item), &certs.key(item)).expect("a pair");
         }
         assert!(certs.inspect(Item::Broker).expect("read").sans().contains(&"one.test".to_owned()));
-        assert_eq!(certs.inspect(Item::Gateway).expect("read"), gateway, "the gateway's own is another's");
+        assert_eq!(
+            certs.inspect(Item::Gateway).expect("read"),
+            gateway,
+            "the gateway's certificate has another authority"
+        );
         assert!(matches!(certs.rotate(Item::BrokerCa, Step::Prepare), Err(Error::Rotation(_))), "not finished");
 
         for _ in 0..2 {

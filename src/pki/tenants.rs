@@ -1,8 +1,7 @@
-//! Tenants' client certificates. A certificate that is handed out is valid for at least a third of its lifetime; the keys exist in
-//! memory only.
+//! Tenants' client certificates, whose keys exist in memory only.
 //!
-//! [`TenantCertificates::is_current`] turns false for a certificate once, for one of three reasons: its age, a requested rotation,
-//! or another authority.
+//! Invariant: a returned certificate remains valid for at least a third of its lifetime. [`TenantCertificates::is_current`] becomes
+//! false for a certificate because of its age, a requested rotation, or another authority, and never becomes true again.
 
 use std::{
     collections::HashMap,
@@ -21,11 +20,11 @@ use crate::names::TenantId;
 pub struct TenantCertificates {
     authority: ArcSwap<Authority>,
     lifetime: Duration,
-    made: Mutex<Made>,
+    issued: Mutex<Issued>,
 }
 
 #[derive(Default)]
-struct Made {
+struct Issued {
     leaves: HashMap<TenantId, Arc<Leaf>>,
     /// When a rotation of each tenant's certificate was last requested, according to the store.
     rotations: HashMap<TenantId, i64>,
@@ -34,7 +33,7 @@ struct Made {
 impl TenantCertificates {
     /// Certificates signed by the broker's authority, each valid for `lifetime`.
     pub fn new(authority: Arc<Authority>, lifetime: Duration) -> Self {
-        Self { authority: ArcSwap::new(authority), lifetime, made: Mutex::default() }
+        Self { authority: ArcSwap::new(authority), lifetime, issued: Mutex::default() }
     }
 
     /// The tenant's certificate. Signing one takes well under a millisecond.
@@ -43,60 +42,60 @@ impl TenantCertificates {
     /// When the authority has expired.
     pub fn current(&self, tenant: &TenantId) -> Result<Arc<Leaf>, Error> {
         // The authority is read under the lock, so that no certificate of a replaced authority is stored.
-        let mut made = self.made();
-        if let Some(leaf) = made.leaves.get(tenant)
+        let mut issued = self.issued();
+        if let Some(leaf) = issued.leaves.get(tenant)
             && leaf.renew_after() > SystemTime::now()
         {
             return Ok(leaf.clone());
         }
         let leaf = Arc::new(self.authority.load().client(&tenant.vhost(), self.lifetime)?);
-        tracing::debug!(%tenant, "tenant certificate made");
-        made.leaves.insert(tenant.clone(), leaf.clone());
+        tracing::debug!(%tenant, "tenant certificate issued");
+        issued.leaves.insert(tenant.clone(), leaf.clone());
         Ok(leaf)
     }
 
     /// Whether a connection with this certificate can stay open: the certificate is neither old nor replaced.
     pub fn is_current(&self, tenant: &TenantId, leaf: &Arc<Leaf>) -> bool {
-        let made = self.made();
-        leaf.renew_after() > SystemTime::now() && made.leaves.get(tenant).is_some_and(|made| Arc::ptr_eq(made, leaf))
+        let issued = self.issued();
+        leaf.renew_after() > SystemTime::now()
+            && issued.leaves.get(tenant).is_some_and(|issued| Arc::ptr_eq(issued, leaf))
     }
 
     /// When the first of the valid certificates expires.
     pub fn earliest_end(&self) -> Option<SystemTime> {
         let now = SystemTime::now();
-        self.made().leaves.values().map(|leaf| leaf.not_after()).filter(|end| *end > now).min()
+        self.issued().leaves.values().map(|leaf| leaf.not_after()).filter(|end| *end > now).min()
     }
 
     /// Records when a rotation of the tenant's certificate was last requested. If that is new, the next connection gets a new
-    /// certificate. Answers whether an existing one was discarded.
+    /// certificate. Returns whether an existing one was discarded.
     pub fn rotated(&self, tenant: &TenantId, when: i64) -> bool {
-        let mut made = self.made();
-        if made.rotations.get(tenant).copied().unwrap_or(0) >= when {
+        let mut issued = self.issued();
+        if issued.rotations.get(tenant).copied().unwrap_or(0) >= when {
             return false;
         }
-        made.rotations.insert(tenant.clone(), when);
-        made.leaves.remove(tenant).is_some()
+        issued.rotations.insert(tenant.clone(), when);
+        issued.leaves.remove(tenant).is_some()
     }
 
-    /// The authority that signs them. The broker's own certificate is verified against all that it trusts.
+    /// The authority that signs them. The broker's own certificate may be signed by any authority that it trusts.
     pub fn authority(&self) -> Arc<Authority> {
         self.authority.load_full()
     }
 
-    /// Takes the authority as it was read again from its files. If another authority signs from now on, all certificates are
-    /// replaced. Answers whether that is so.
+    /// Uses the reloaded authority. If it is a different one, all certificates are replaced. Returns whether it is.
     pub fn set_authority(&self, authority: Arc<Authority>) -> bool {
-        let mut made = self.made();
+        let mut issued = self.issued();
         let before = self.authority.swap(Arc::clone(&authority));
         let is_another = before.certificate_der() != authority.certificate_der();
         if is_another {
-            made.leaves.clear();
+            issued.leaves.clear();
         }
         is_another
     }
 
-    fn made(&self) -> MutexGuard<'_, Made> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    fn issued(&self) -> MutexGuard<'_, Issued> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,26 +112,26 @@ mod tests {
 
     #[test]
     fn a_tenants_certificate_is_kept_until_two_thirds_of_its_lifetime_are_over() {
-        let authority = Arc::new(Authority::generate("Test CA", 30).expect("made"));
+        let authority = Arc::new(Authority::generate("Test CA", 30).expect("created"));
         let acme = TenantId::parse("acme").expect("valid");
         let lasting = TenantCertificates::new(authority.clone(), Duration::from_secs(86_400));
-        let first = lasting.current(&acme).expect("made");
+        let first = lasting.current(&acme).expect("created");
         assert!(Arc::ptr_eq(&first, &lasting.current(&acme).expect("kept")));
         assert_eq!(inspect(first.certificate_pem()).expect("read").common_name(), Some("wg.acme"));
 
         assert!(lasting.is_current(&acme, &first) && !lasting.rotated(&acme, 0));
         assert!(lasting.rotated(&acme, 1) && !lasting.rotated(&acme, 1) && !lasting.is_current(&acme, &first));
-        let second = lasting.current(&acme).expect("made again");
+        let second = lasting.current(&acme).expect("issued again");
         assert!(!Arc::ptr_eq(&first, &second) && lasting.is_current(&acme, &second));
 
         assert!(!lasting.set_authority(authority.clone()) && lasting.is_current(&acme, &second));
-        let another = Arc::new(Authority::generate("Another CA", 30).expect("made"));
+        let another = Arc::new(Authority::generate("Another CA", 30).expect("created"));
         assert!(lasting.set_authority(another.clone()) && !lasting.is_current(&acme, &second));
-        let third = lasting.current(&acme).expect("made by another");
+        let third = lasting.current(&acme).expect("issued by another");
         assert!(inspect(third.certificate_pem()).expect("read").signed_by(another.inspection()));
 
         let fleeting = TenantCertificates::new(authority, Duration::ZERO);
-        let old = fleeting.current(&acme).expect("made");
+        let old = fleeting.current(&acme).expect("created");
         assert!(!Arc::ptr_eq(&old, &fleeting.current(&acme).expect("renewed")));
     }
 }

@@ -28,7 +28,7 @@ impl Watched {
         Self { paths, seen, next: Instant::now() + INTERVAL }
     }
 
-    /// Waits for a change, reading the files every 5 s. Dropping this future and calling the method again loses nothing.
+    /// Waits for a change, reading the files every 5 s. Cancel safe.
     pub async fn changed(&mut self) {
         loop {
             sleep_until(self.next).await;
@@ -39,7 +39,7 @@ impl Watched {
         }
     }
 
-    /// Reads the files now and answers whether they changed since they were last read.
+    /// Reads the files now, and returns whether they have changed since they were last read.
     pub async fn check(&mut self) -> bool {
         let paths = self.paths.clone();
         let Ok(Some(now)) = tokio::task::spawn_blocking(move || digest(&paths)).await else { return false };
@@ -47,7 +47,7 @@ impl Watched {
     }
 }
 
-/// None when one of them cannot be read.
+/// `None` if one of the files cannot be read.
 fn digest(paths: &[PathBuf]) -> Option<[u8; 32]> {
     let mut digest = Sha256::new();
     for path in paths {

@@ -1,11 +1,11 @@
 //! A typed client for the calls of RabbitMQ's management API that the gateway uses (docs/adr/0015).
 //!
-//! Answers are read leniently, because 3.10 and 4.x differ and the statistics of a new object are missing. A lookup of an
-//! object that does not exist answers `None`, a removal of one succeeds; a list that exceeds the bound on an answer's size
-//! is [`Error::TooLarge`]. Every call can be repeated.
+//! Responses are read leniently, because 3.10 and 4.x differ and the statistics of a new object are missing. The lookup of an
+//! object that does not exist returns `None`, and its removal succeeds. A list that exceeds the maximum size of a response is
+//! [`Error::TooLarge`]. Every call can be repeated.
 //!
-//! The broker's collection of statistics can be turned off, and is deprecated. Connections are read without it, and so are the
-//! depths of queues when it has none; consumers, rates and stored bytes are 0 then.
+//! The broker's collection of statistics is deprecated and can be disabled. Connections, and the depths of queues without
+//! statistics, are read without it; consumers, rates and stored bytes are 0 then.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -21,9 +21,9 @@ use super::{
 };
 use crate::config::ManagementConfig;
 
-/// How the broker hashed a password; it takes the hash and the name of the algorithm together.
+/// The algorithm of password hashes, which must be sent together with a hash.
 const HASHING_ALGORITHM: &str = "rabbit_password_hashing_sha256";
-/// The most rows that the broker puts on one page.
+/// The maximum number of rows that the broker returns in one page.
 const PAGE: usize = 500;
 
 /// The management API.
@@ -35,14 +35,14 @@ pub(super) struct Client {
 /// A broker user.
 #[derive(Debug, Deserialize)]
 pub(super) struct User {
-    /// Missing in the answers of some versions; empty for a user that can only log in with a certificate.
+    /// Missing in the responses of some versions; empty for a user that can only log in with a certificate.
     #[serde(default)]
     pub(super) password_hash: Option<String>,
     #[serde(default)]
     tags: Tags,
 }
 
-/// A list, or a text with commas in the answers of old versions.
+/// A list, or a text with commas in the responses of old versions.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Tags {
@@ -50,7 +50,7 @@ enum Tags {
     Text(String),
 }
 
-/// What a user may do in a vhost, as regular expressions over the names of objects.
+/// The permissions of a user in a vhost, as regular expressions for the names of objects.
 #[derive(Debug, Deserialize)]
 pub(super) struct Permissions {
     pub(super) user: String,
@@ -60,11 +60,11 @@ pub(super) struct Permissions {
     pub(super) read: String,
 }
 
-/// Which kind of policy.
+/// The kind of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PolicyKind {
     Ordinary,
-    /// Cannot be widened by a queue's arguments.
+    /// Its limits cannot be exceeded by a queue's arguments.
     Operator,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Page<T> {
     pub(super) is_last: bool,
 }
 
-/// A list of which the number of rows is counted.
+/// A list whose rows are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Names {
     Queues,
@@ -99,11 +99,11 @@ impl Client {
     }
 
     /// Reads the CA, the certificate, its key and the password again whenever their files change, until stopped.
-    pub(super) async fn follow_files(&self, stop: CancellationToken) {
-        self.http.follow_files(stop).await;
+    pub(super) async fn watch_files(&self, stop: CancellationToken) {
+        self.http.watch_files(stop).await;
     }
 
-    /// The user that the broker takes us for.
+    /// The user that the gateway is authenticated as.
     pub(super) async fn whoami(&self) -> Result<User, Error> {
         self.get(&["whoami"], &[]).await
     }
@@ -126,7 +126,7 @@ impl Client {
         self.put(&["users", name], &user).await
     }
 
-    /// Also closes the user's connections.
+    /// Deletes a user and closes its connections.
     pub(super) async fn delete_user(&self, name: &str) -> Result<(), Error> {
         self.delete(&["users", name], None).await
     }
@@ -140,7 +140,7 @@ impl Client {
         found(self.get(&["vhosts", vhost, "permissions"], &[]).await)
     }
 
-    /// Gives a user one pattern for configuring, writing and reading in a vhost.
+    /// Grants a user permission to configure, write and read objects that match one pattern in a vhost.
     pub(super) async fn grant(&self, vhost: &str, user: &str, pattern: &str) -> Result<(), Error> {
         let permissions = json!({ "configure": pattern, "write": pattern, "read": pattern });
         self.put(&["permissions", vhost, user], &permissions).await
@@ -159,12 +159,12 @@ impl Client {
         Ok(found(self.get::<Value>(&["vhosts", name], &[("columns", "name")]).await)?.is_some())
     }
 
-    /// Sets no default queue type: every queue is declared with its own.
+    /// Creates a vhost without a default queue type, because every queue is declared with its type.
     pub(super) async fn create_vhost(&self, name: &str, description: &str) -> Result<(), Error> {
         self.put(&["vhosts", name], &json!({ "description": description })).await
     }
 
-    /// Also deletes every queue and message in it.
+    /// Deletes a vhost with every queue and message in it.
     pub(super) async fn delete_vhost(&self, name: &str) -> Result<(), Error> {
         self.delete(&["vhosts", name], None).await
     }
@@ -196,13 +196,13 @@ impl Client {
         self.delete(&[kind.path(), vhost, name], None).await
     }
 
-    /// Declares exchanges, queues and bindings in a vhost. The broker does so in its own name, so our user needs no
-    /// permission in the vhost, and leaves what exists as it is.
+    /// Declares exchanges, queues and bindings in a vhost. The broker does so itself, so the gateway's user needs no
+    /// permission in the vhost. Existing objects are not changed.
     pub(super) async fn import_definitions(&self, vhost: &str, definitions: &Value) -> Result<(), Error> {
         self.send(Method::POST, &["definitions", vhost], &[], Some(definitions), None).await.map(drop)
     }
 
-    /// How many connections a user has.
+    /// The number of a user's connections.
     pub(super) async fn connections_of(&self, user: &str) -> Result<u64, Error> {
         let rows = found(self.rows(&["connections", "username", user], &[], |_| Some(())).await)?;
         Ok(rows.map_or(0, |rows| rows.len() as u64))
@@ -222,7 +222,7 @@ impl Client {
         let queue = self.row(&["queues", vhost, name], QueueInfo::COLUMNS, QueueInfo::read).await?;
         match queue {
             Some(queue) if !queue.has_statistics => {
-                // Names have only letters, digits, "-", "_", "." and ":".
+                // Names consist of letters, digits, "-", "_", "." and ":" only.
                 let pattern = format!("^{}$", name.replace('.', "\\."));
                 let query = [("page", "1"), ("page_size", "1"), ("name", pattern.as_str()), ("use_regex", "true")];
                 let totals = self.totals(vhost, &query).await?;
@@ -244,7 +244,7 @@ impl Client {
         Ok(Some(Page { rows: rows.into_iter().map(|queue| queue.with_totals(&totals)).collect(), is_last }))
     }
 
-    /// Messages ready and unacknowledged of queues by name, asked of the queues themselves rather than the statistics.
+    /// Ready and unacknowledged messages of queues by name, read from the queues themselves and not from the statistics.
     async fn totals(&self, vhost: &str, query: &[(&str, &str)]) -> Result<QueueTotals, Error> {
         let columns = ("columns", "name,messages_ready,messages_unacknowledged");
         let totals = [("disable_stats", "true"), ("enable_queue_totals", "true"), columns];
@@ -279,10 +279,10 @@ impl Client {
         Ok(found(rows)?.unwrap_or_default())
     }
 
-    /// How many rows of a list satisfy `counts`, as they are now.
+    /// The current number of rows of a list that satisfy `counts`.
     pub(super) async fn count(&self, vhost: &str, names: Names, counts: impl Fn(&Value) -> bool) -> Result<u64, Error> {
         let columns = if names == Names::Bindings { "source,destination" } else { "name" };
-        // Statistics would only cost time, and a broker that does not know these parameters ignores them.
+        // Statistics would only cost time. A broker that does not support these parameters ignores them.
         let query = [("columns", columns), ("disable_stats", "true"), ("enable_queue_totals", "true")];
         let rows = found(self.rows(&[names.as_str(), vhost], &query, |row| counts(row).then_some(())).await)?;
         Ok(rows.map_or(0, |rows| rows.len() as u64))
@@ -315,7 +315,7 @@ impl Client {
         Ok(row.as_ref().and_then(read))
     }
 
-    /// A list; rows that cannot be read are left out.
+    /// A list; rows that cannot be read are omitted.
     async fn rows<T>(
         &self,
         path: &[&str],

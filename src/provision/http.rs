@@ -1,10 +1,10 @@
-//! HTTPS requests to the broker's management API. One HTTP client trusts the broker's CA alone and presents the provisioner's
-//! certificate; each endpoint is tried in turn, for a bounded time.
+//! HTTPS requests to the broker's management API. The HTTP client trusts only the broker's CA and presents the provisioner's
+//! certificate. Each endpoint is tried in turn, for a limited time.
 //!
-//! Every request sent through this module can be repeated without harm, so a request whose answer was lost is sent again.
+//! Every request sent through this module can be repeated without harm, so a request whose response was lost is sent again.
 //! The CA, the certificate, the key and the password may change in their files at any time without a request failing: the
 //! files are read again when they change, and at the latest when a request fails. While the password is being changed, its
-//! file holds the new password in one line and the old one in the next, and the one that the broker accepts is used.
+//! file contains the new password in the first line and the old one in the second, and the one that the broker accepts is used.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,13 +31,13 @@ use crate::{backoff::Backoff, config::ManagementConfig, pki::Watched};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// For one request with all its attempts.
+/// The maximum time for one request with all its attempts.
 const DEADLINE: Duration = Duration::from_secs(20);
 const MAX_ATTEMPTS: u32 = 5;
-/// Passwords that may be valid at the same time.
+/// The maximum number of passwords that are valid at the same time.
 const MAX_PASSWORDS: usize = 2;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
-/// The size up to which an answer is read, so that a vhost with millions of bindings cannot exhaust the gateway's memory.
+/// The maximum size of a response, so that a vhost with millions of bindings cannot exhaust the gateway's memory.
 const MAX_ANSWER: usize = 32 << 20;
 /// The same for the body of an error.
 const MAX_ERROR: usize = 64 << 10;
@@ -49,22 +49,22 @@ pub(super) struct Request<'a> {
     /// The path's segments below `/api`, not yet percent-encoded.
     pub(super) path: &'a [&'a str],
     pub(super) query: &'a [(&'a str, &'a str)],
-    /// JSON.
+    /// The body, as JSON.
     pub(super) body: Option<Vec<u8>>,
-    /// Why, for the broker's log.
+    /// The reason, for the broker's log.
     pub(super) reason: Option<&'static str>,
 }
 
-/// All endpoints.
+/// The client for all endpoints.
 pub(super) struct Http {
     connections: ArcSwap<Connections>,
-    /// The endpoint that answered last.
+    /// The endpoint that responded last.
     first: AtomicUsize,
     settings: Settings,
     files: Mutex<Watched>,
 }
 
-/// What is read from the files.
+/// The clients and passwords that were read from the files.
 struct Connections {
     client: reqwest::Client,
     passwords: Vec<SecretString>,
@@ -79,7 +79,7 @@ struct Settings {
     certificate: PathBuf,
     key: PathBuf,
     user: String,
-    /// From the configuration, used when no file holds it.
+    /// The password in the configuration, used if there is no password file.
     password: SecretString,
     password_file: Option<PathBuf>,
 }
@@ -88,7 +88,7 @@ impl Http {
     pub(super) fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
         let roots = config.endpoints.iter().map(|text| root(text)).collect::<Result<Vec<_>, _>>()?;
         if roots.is_empty() {
-            return Err(Error::settings("no endpoint is given"));
+            return Err(Error::settings("there is no endpoint"));
         }
         let settings = Settings {
             roots,
@@ -106,9 +106,9 @@ impl Http {
     }
 
     /// Reads the files again whenever they change, until stopped.
-    pub(super) async fn follow_files(&self, stop: CancellationToken) {
+    pub(super) async fn watch_files(&self, stop: CancellationToken) {
         let mut files = Watched::new(self.settings.files());
-        // They may have changed since they were first read.
+        // The files may have changed since they were first read.
         self.reload();
         loop {
             tokio::select! {
@@ -123,15 +123,15 @@ impl Http {
             Ok(connections) => self.connections.store(Arc::new(connections)),
             // Perhaps only one of two files is written yet.
             Err(error) => {
-                tracing::warn!(%error, "the provisioner's files cannot be used, the previous ones stay in use")
+                tracing::warn!(%error, "cannot use the provisioner's changed files, using the previous ones")
             }
         }
     }
 
-    /// The body of the answer of the first endpoint that gives one.
+    /// Sends a request; returns the body of the response of the first endpoint that responds.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
         let in_time = tokio::time::timeout(DEADLINE, self.attempts(request)).await;
-        in_time.unwrap_or_else(|_| Err(Error::Unavailable(Cause("no answer in time".into()))))
+        in_time.unwrap_or_else(|_| Err(Error::Unavailable(Cause("no response in time".into()))))
     }
 
     async fn attempts(&self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
@@ -146,7 +146,7 @@ impl Http {
             let endpoints = self.settings.roots.len();
             for offset in 0..endpoints {
                 let index = (first + offset) % endpoints;
-                match self.ask(&connections, &self.settings.roots[index], request).await {
+                match self.send_to(&connections, &self.settings.roots[index], request).await {
                     Err(error) if error.may_pass() => last = error,
                     // The password may have changed in the meantime.
                     Err(error @ Error::Refused(_)) if self.files.lock().await.check().await => last = error,
@@ -159,12 +159,12 @@ impl Http {
             // The files may differ from what was read.
             self.reload();
         }
-        tracing::warn!(error = &last as &dyn std::error::Error, "the broker's management API cannot be reached");
+        tracing::warn!(error = &last as &dyn std::error::Error, "cannot reach the broker's management API");
         Err(last)
     }
 
-    /// Asks one endpoint, with the password that was accepted last, or with another one when that is refused.
-    async fn ask(&self, connections: &Connections, root: &Url, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+    /// Sends a request to one endpoint, with the password that was accepted last, or with another one if that is refused.
+    async fn send_to(&self, connections: &Connections, root: &Url, request: &Request<'_>) -> Result<Vec<u8>, Error> {
         let (count, accepted) = (connections.passwords.len(), connections.accepted.load(Ordering::Relaxed));
         let mut refused = None;
         for index in (0..count).map(|offset| (accepted + offset) % count) {
@@ -228,7 +228,7 @@ impl Request<'_> {
     }
 }
 
-/// The whole body; none when it is larger than `max`.
+/// The whole body; `None` if it is larger than `max`.
 async fn read(mut response: Response, max: usize) -> Result<Option<Vec<u8>>, Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -279,15 +279,15 @@ impl Settings {
         let mut pem = zeroize::Zeroizing::new(read(&self.key)?);
         pem.push(b'\n');
         pem.extend(read(&self.certificate)?);
-        let identity =
-            Identity::from_pem(&pem).map_err(unusable("the provisioner's certificate and key do not fit together"))?;
+        let identity = Identity::from_pem(&pem)
+            .map_err(unusable("the provisioner's certificate and key do not belong together"))?;
         let client = reqwest::Client::builder()
             .tls_backend_rustls()
             .tls_certs_only(ca)
             .identity(identity)
             .tls_version_min(reqwest::tls::Version::TLS_1_2)
             .https_only(true)
-            // Neither a proxy that the environment names nor a redirect may see the password.
+            // Proxies from the environment and redirects are disabled, because they could read the password.
             .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -298,9 +298,9 @@ impl Settings {
     }
 }
 
-/// `https://host:port` or `https://host:port/prefix`, with `/api` added when it is not there.
+/// `https://host:port` or `https://host:port/prefix`, with `/api` added if it is missing.
 fn root(text: &str) -> Result<Url, Error> {
-    // The message leaves the text out, because it may hold a password.
+    // The message does not contain the text, because it may contain a password.
     let bad = || Error::settings("an endpoint is not an address like \"https://broker:15671\"");
     let mut url = Url::parse(text).map_err(|_| bad())?;
     if url.scheme() != "https" || !url.has_host() || url.query().is_some() || !url.username().is_empty() {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_https_and_leads_to_the_api() {
+    fn an_endpoint_is_https_and_refers_to_the_api() {
         let text = |given| root(given).expect("an endpoint").to_string();
         assert_eq!(text("https://localhost:15681"), "https://localhost:15681/api");
         assert_eq!(text("https://localhost:15681/"), "https://localhost:15681/api");

@@ -1,4 +1,4 @@
-//! Read-only access to the objects in one tenant's vhost. The [`TenantScope`] given with every call decides the vhost. Depths,
+//! Read-only access to the objects in one tenant's vhost. The [`TenantScope`] of each call determines the vhost. Depths,
 //! consumers and rates are from the broker's statistics, up to 5 s old. For a queue without statistics the depths are read
 //! from the queue, and consumers and rates are 0.
 
@@ -30,19 +30,19 @@ impl Inspector {
         Ok(Self { client: Client::new(config, broker_ca)? })
     }
 
-    /// As [`super::Provisioner::follow_files`].
-    pub async fn follow_files(&self, stop: CancellationToken) {
-        self.client.follow_files(stop).await;
+    /// As [`super::Provisioner::watch_files`].
+    pub async fn watch_files(&self, stop: CancellationToken) {
+        self.client.watch_files(stop).await;
     }
 
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// One queue, or none.
+    /// One queue, or `None`.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn queue(&self, scope: &TenantScope, name: &QueueName) -> Result<Option<QueueInfo>, Error> {
         self.client.queue(scope.vhost(), name.as_str()).await
     }
@@ -50,7 +50,7 @@ impl Inspector {
     /// At most `limit` queues after the name `after`, sorted by name, without the gateway's and the broker's own.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn queues(
         &self,
         scope: &TenantScope,
@@ -61,10 +61,10 @@ impl Inspector {
         collect(after, limit, page, |queue| &queue.name).await
     }
 
-    /// One exchange, or none.
+    /// One exchange, or `None`.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn exchange(&self, scope: &TenantScope, name: &ExchangeName) -> Result<Option<ExchangeInfo>, Error> {
         if name.is_default() {
             return Ok(None);
@@ -75,7 +75,7 @@ impl Inspector {
     /// As [`Self::queues`], for exchanges.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn exchanges(
         &self,
         scope: &TenantScope,
@@ -87,11 +87,11 @@ impl Inspector {
     }
 
     /// Bindings sorted by source, destination and routing key: all, or those from one exchange, or to one queue or exchange,
-    /// or both. The gateway's own are left out, and the default exchange's; those from and to the broker's built-in
-    /// exchanges such as `amq.topic` belong to the tenant.
+    /// or both. The gateway's own and those of the default exchange are omitted; those from and to the
+    /// broker's built-in exchanges such as `amq.topic` belong to the tenant.
     ///
     /// # Errors
-    /// When the broker cannot be asked, and [`Error::TooLarge`] beyond 32 MiB of them.
+    /// When the request fails, and [`Error::TooLarge`] beyond 32 MiB of them.
     pub async fn bindings(
         &self,
         scope: &TenantScope,

@@ -1,9 +1,9 @@
 //! The limits of a plan that the broker enforces itself, as policies in the tenant's vhost. They apply to every client of the
-//! vhost, whether it goes through the gateway or not: an operator policy cannot be widened by a queue's arguments, and only
-//! the administrator can change it.
+//! vhost, with or without the gateway. The arguments of a queue cannot exceed the limits of an operator policy, and only the
+//! administrator can change it.
 //!
 //! A policy's length limit silently drops the oldest messages of a queue that was declared without `x-overflow`. The gateway
-//! declares its queues with `reject-publish`; for all others an ordinary policy sets it, because RabbitMQ knows `overflow` in
+//! declares its queues with `reject-publish`; for all others an ordinary policy sets it, because RabbitMQ supports `overflow` in
 //! operator policies only since 3.13.
 
 use serde_json::{Map, Value, json};
@@ -20,7 +20,7 @@ const DEAD_LETTERS: &str = r"^wg\.dead-letters$";
 /// Below the priority of ordinary policies that an operator sets.
 const LOWEST_PRIORITY: i64 = -100;
 
-/// A policy as it should be; there should be none when the definition is empty.
+/// A required policy; with an empty definition, the policy must not exist.
 struct Wanted {
     kind: PolicyKind,
     policy: Policy,
@@ -36,7 +36,7 @@ fn wanted(plan: &Plan) -> [Wanted; 3] {
     [
         Wanted::new(PolicyKind::Ordinary, "wg.overflow", TENANTS, LOWEST_PRIORITY, overflow),
         Wanted::new(PolicyKind::Operator, "wg.limits", TENANTS, 0, limits(&[length, ttl].concat())),
-        // Dead letters stay until somebody handles them, so they have no time to live, but their number is limited.
+        // Dead letters are kept until they are processed, so they have no time to live, but their number is limited.
         Wanted::new(PolicyKind::Operator, "wg.dead-letters", DEAD_LETTERS, 0, limits(&length)),
     ]
 }
@@ -72,7 +72,7 @@ impl Wanted {
     }
 }
 
-/// Brings a vhost's policies in line with a plan, except in a dry run; answers the changes made or needed, one per line.
+/// Changes a vhost's policies according to a plan, except in a dry run; returns the changes made or needed, one per line.
 pub(super) async fn ensure(client: &Client, vhost: &str, plan: &Plan, dry_run: bool) -> Result<Vec<String>, Error> {
     let mut changes = Vec::new();
     let operator = client.policies(PolicyKind::Operator, vhost).await?;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn drift_in_any_part_of_a_policy_is_seen() {
+    fn drift_in_any_part_of_a_policy_is_detected() {
         let plan = pb::Plan { name: "gold".into(), max_stored_messages: 5, ..Default::default() };
         let plan = Plan::parse(&plan).expect("a plan");
         let [_, limits, _] = wanted(&plan);

@@ -1,9 +1,9 @@
-//! How many queues, exchanges and bindings a tenant may have, enforced when one is declared. An object that exists can be
-//! declared again, however full its kind is.
+//! The limits on a tenant's queues, exchanges and bindings, enforced when one is declared. An existing object can be declared again
+//! even if the limit is reached.
 //!
-//! The broker's count is kept for a short time as an upper bound: what is declared through this gateway is added to it, and
-//! a deletion discards it. Ten thousand bindings are therefore not listed ten thousand times, and a count may be too large
-//! but never too small, except for what other gateways declared in the last seconds.
+//! The broker's count is cached for a short time as an upper bound: objects declared through this gateway are added to it, and a
+//! deletion discards it. Declaring ten thousand bindings therefore does not list them ten thousand times. A count may be too large
+//! but never too small, except for objects that other gateways declared in the last seconds.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ use crate::{
 const COUNT_TTL: Duration = Duration::from_secs(5);
 /// How long a count at the limit is used: a caller that is refused and repeats its call must not keep the broker counting.
 const FULL_COUNT_TTL: Duration = Duration::from_millis(500);
-/// Counts that are kept.
+/// The maximum number of cached counts.
 const MAX_COUNTS: u64 = 10_000;
 
 /// Enforces the limits in one gateway.
@@ -42,28 +42,28 @@ pub struct Quota {
 struct Count {
     /// The broker's number.
     read: u64,
-    /// Declared through this gateway since.
+    /// The number of objects declared through this gateway since.
     added: AtomicU64,
     at: Instant,
 }
 
-/// The right to declare one object. While it exists, no other object of the tenant is declared through this gateway; for a
-/// tenant without that limit it does nothing.
+/// The right to declare one object. While it exists, no other object of the tenant is declared through this gateway. For a
+/// tenant without that limit it has no effect.
 #[must_use = "it counts until it is dropped"]
 #[derive(Debug)]
-pub struct Slot(#[allow(dead_code, reason = "held until it is dropped")] Option<OwnedMutexGuard<()>>);
+pub struct Slot(#[allow(dead_code, reason = "locked until it is dropped")] Option<OwnedMutexGuard<()>>);
 
 impl Quota {
-    /// For the gateway that has this inspector.
+    /// Creates the limits of one gateway.
     pub fn new(inspector: Arc<Inspector>) -> Self {
         let counts = Cache::builder().max_capacity(MAX_COUNTS).time_to_live(COUNT_TTL).build();
         Self { inspector, locks: TenantLocks::default(), counts }
     }
 
-    /// A slot for a queue. `exists` says whether the queue exists already; it is only called when the limit is reached.
+    /// A slot for a queue. `exists` returns whether the queue exists already; it is only called if the limit is reached.
     ///
     /// # Errors
-    /// `TOO_MANY_QUEUES`, or when the broker cannot be asked.
+    /// `TOO_MANY_QUEUES`, or when the request fails.
     pub async fn queue(
         &self,
         scope: &TenantScope,
@@ -75,7 +75,7 @@ impl Quota {
     /// A slot for an exchange, as [`Self::queue`].
     ///
     /// # Errors
-    /// `TOO_MANY_EXCHANGES`, or when the broker cannot be asked.
+    /// `TOO_MANY_EXCHANGES`, or when the request fails.
     pub async fn exchange(
         &self,
         scope: &TenantScope,
@@ -87,7 +87,7 @@ impl Quota {
     /// A slot for a binding, as [`Self::queue`].
     ///
     /// # Errors
-    /// `TOO_MANY_BINDINGS`, or when the broker cannot be asked.
+    /// `TOO_MANY_BINDINGS`, or when the request fails.
     pub async fn binding(
         &self,
         scope: &TenantScope,
@@ -96,7 +96,7 @@ impl Quota {
         self.slot(scope, Names::Bindings, scope.plan().max_bindings, exists).await
     }
 
-    /// An object of the tenant was deleted, and perhaps its bindings with it: the counts are read again.
+    /// Discards the counts of a tenant after an object, and possibly its bindings, were deleted.
     pub fn deleted(&self, tenant: &TenantId) {
         for names in [Names::Queues, Names::Exchanges, Names::Bindings] {
             self.counts.invalidate(&(tenant.clone(), names));
@@ -139,7 +139,7 @@ impl Count {
     }
 
     /// A count below the limit is usable for its whole time to live. One at the limit is usable for a shorter time, and only
-    /// as the broker said it, because what was declared since may have existed already.
+    /// if it is the broker's own, because objects declared since may have existed already.
     fn is_usable(&self, max: u32) -> bool {
         self.number() < u64::from(max)
             || (self.added.load(Ordering::Relaxed) == 0 && self.at.elapsed() < FULL_COUNT_TTL)
@@ -151,11 +151,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_at_the_limit_is_used_only_as_the_broker_said_it() {
+    fn a_count_at_the_limit_is_used_only_if_it_is_the_brokers_own() {
         let count = |read, added| Count { read, added: AtomicU64::new(added), at: Instant::now() };
         assert!(count(8, 1).is_usable(10));
         assert!(count(10, 0).is_usable(10), "just read");
-        assert!(!count(9, 1).is_usable(10), "the one declared since may have existed");
+        assert!(!count(9, 1).is_usable(10), "the object declared since may have existed");
         assert!(!count(u64::MAX, 1).is_usable(10));
     }
 }

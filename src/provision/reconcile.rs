@@ -1,6 +1,6 @@
-//! Creates, repairs and removes what a tenant has at the broker. The order matters: the user is created last and removed first,
-//! so that nobody can enter a vhost whose limits are not set. Requests can be repeated, so two gateways that reconcile at the
-//! same time end in the same state; within one gateway the operations on a tenant wait for each other.
+//! Creates, repairs and removes the objects of a tenant at the broker. The user is created last and removed first, so that a vhost
+//! without limits cannot be accessed. Requests can be repeated, so two gateways that reconcile at the
+//! same time end in the same state; within one gateway the operations on a tenant are serialised.
 
 use std::path::Path;
 
@@ -17,13 +17,13 @@ use crate::{
 
 const EVERYTHING: &str = ".*";
 
-/// Creates, repairs and removes what tenants have at the broker.
+/// Creates, repairs and removes the objects of tenants at the broker.
 #[derive(Debug)]
 pub struct Provisioner {
     client: Client,
     /// The administrator's own user name.
     user: String,
-    /// Operations on one tenant wait for each other.
+    /// Serialises the operations on each tenant.
     locks: TenantLocks,
 }
 
@@ -47,19 +47,19 @@ impl Provisioner {
     }
 
     /// Reads the CA, the certificate, its key and the password again whenever their files change, until stopped.
-    pub async fn follow_files(&self, stop: CancellationToken) {
-        self.client.follow_files(stop).await;
+    pub async fn watch_files(&self, stop: CancellationToken) {
+        self.client.watch_files(stop).await;
     }
 
-    /// Gives the administrator itself another password, by its SHA-256 hash in RabbitMQ's form.
+    /// Changes the administrator's own password, given as its SHA-256 hash in RabbitMQ's form.
     ///
     /// # Errors
-    /// When the broker cannot be asked, or refuses.
+    /// When the request fails, or refuses.
     pub async fn set_own_password(&self, hash: &str) -> Result<(), Error> {
         self.client.put_user(&self.user, hash, "administrator").await
     }
 
-    /// Checks that the management API answers and accepts us as an administrator.
+    /// Checks that the management API responds and accepts the gateway as an administrator.
     ///
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Refused`].
@@ -71,11 +71,11 @@ impl Provisioner {
         }
     }
 
-    /// Creates what is missing and repairs what drifted; answers the changes, one per line. When nothing drifted, nothing
-    /// changes, and messages are never touched.
+    /// Creates missing objects and repairs changed ones; returns the changes, one per line. Without drift, nothing is changed.
+    /// Messages are never changed.
     ///
     /// # Errors
-    /// When the broker cannot be asked; run it again then.
+    /// When the request fails; run it again then.
     pub async fn ensure_tenant(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
         let mut resources = TenantResources::of(tenant, false);
@@ -86,11 +86,11 @@ impl Provisioner {
         Ok(resources.changes)
     }
 
-    /// What [`Self::ensure_tenant`] would change, one per line, without changing anything. The content of a vhost that is
-    /// missing cannot be inspected and is not listed.
+    /// The changes that [`Self::ensure_tenant`] would make, one per line. The contents of a missing vhost cannot be inspected and
+    /// are not listed.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn drift(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
         let mut resources = TenantResources::of(tenant, true);
@@ -114,7 +114,7 @@ impl Provisioner {
     /// All vhosts and users of the broker that have names like tenants', as "vhost wg.acme" and "user wg.acme".
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn claimed(&self) -> Result<Vec<String>, Error> {
         let (vhosts, users) = (self.client.vhost_names().await?, self.client.user_names().await?);
         let claimed = |what: &'static str, names: Vec<String>| {
@@ -123,11 +123,11 @@ impl Provisioner {
         Ok(claimed("vhost", vhosts).chain(claimed("user", users)).collect())
     }
 
-    /// Brings the limits that the broker enforces in line with a plan and changes nothing else; answers the changes, one per
-    /// line. A tenant that has no vhost gets none.
+    /// Changes the limits that the broker enforces according to a plan, and nothing else; returns the changes, one per line. No
+    /// vhost is created.
     ///
     /// # Errors
-    /// When the broker cannot be asked; run it again then.
+    /// When the request fails; run it again then.
     pub async fn ensure_limits(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
         let mut resources = TenantResources::of(tenant, false);
@@ -150,7 +150,7 @@ impl Provisioner {
     /// Succeeds when they do not exist.
     ///
     /// # Errors
-    /// When the broker cannot be asked; run it again then.
+    /// When the request fails; run it again then.
     pub async fn remove_tenant(&self, tenant: &TenantId) -> Result<(), Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
         self.client.delete_user(&tenant.vhost()).await?;
@@ -162,15 +162,15 @@ impl Provisioner {
     /// Closes every connection of the tenant's user. New ones can be opened.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn close_connections(&self, tenant: &TenantId) -> Result<(), Error> {
         self.client.close_connections_of(&tenant.vhost(), "closed by an administrator").await
     }
 
-    /// Whether the broker collects statistics, without which consumers, rates and stored bytes are not known.
+    /// Whether the broker collects statistics, without which consumers, rates and stored bytes are unknown.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn has_statistics(&self) -> Result<bool, Error> {
         self.client.has_statistics().await
     }
@@ -180,7 +180,7 @@ impl Provisioner {
         if self.client.vhost_exists(&resources.name).await? {
             return Ok(true);
         }
-        if !resources.record_change(format!("made vhost {}", resources.name)) {
+        if !resources.record_change(format!("created vhost {}", resources.name)) {
             return Ok(false);
         }
         let description = format!("Warrengate tenant {}", resources.tenant);
@@ -191,7 +191,8 @@ impl Provisioner {
     async fn limits(&self, resources: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
         let name = &resources.name.clone();
         let existing = self.client.vhost_limits(name).await?;
-        // The plan's queues are the tenant's own, and limited where they are declared (`quota.rs`); the gateway's are added.
+        // The plan's limit applies to the tenant's own queues and is enforced when they are declared (`quota.rs`). The gateway's are
+        // added to it.
         let limited = |max: u32| (max > 0).then_some(u64::from(max));
         let queues = limited(plan.max_queues).map(|max| max + u64::from(OWN_QUEUES));
         for (limit, wanted) in [("max-connections", limited(plan.max_connections)), ("max-queues", queues)] {
@@ -211,8 +212,8 @@ impl Provisioner {
         Ok(())
     }
 
-    /// The exchange and the queue for dead letters, by an import of definitions, for which the administrator needs no
-    /// permission in the vhost.
+    /// Declares the exchange and the queue for dead letters by an import of definitions, which requires no permission of the
+    /// administrator in the vhost.
     async fn dead_letters(&self, resources: &mut TenantResources) -> Result<(), Error> {
         let name = &resources.name.clone();
         let exchange = self.client.exchange(name, DEAD_LETTERS).await?;
@@ -224,7 +225,7 @@ impl Provisioner {
         if let Some(queue) = &queue
             && Some(&queue.arguments) != arguments.as_object()
         {
-            // They cannot be changed without deleting the queue and its messages.
+            // The arguments cannot be changed without deleting the queue and its messages.
             tracing::warn!(
                 tenant = %resources.tenant,
                 arguments = ?queue.arguments,
@@ -234,7 +235,7 @@ impl Provisioner {
         let objects = [("exchange", exchange.is_some()), ("queue", queue.is_some()), ("binding", is_bound)];
         let mut import = false;
         for (what, _) in objects.into_iter().filter(|(_, exists)| !exists) {
-            import |= resources.record_change(format!("made {what} {DEAD_LETTERS} in {name}"));
+            import |= resources.record_change(format!("created {what} {DEAD_LETTERS} in {name}"));
         }
         if !import {
             return Ok(());
@@ -253,16 +254,17 @@ impl Provisioner {
         self.client.import_definitions(name, &definitions).await
     }
 
-    /// A user with an empty password hash can log in with a certificate only. Answers whether the user exists now.
+    /// Creates or repairs the user. With an empty password hash, it can log in with a certificate only. Returns whether the user
+    /// exists now.
     async fn user(&self, resources: &mut TenantResources) -> Result<bool, Error> {
         let name = &resources.name.clone();
         let existing = self.client.user(name).await?;
         let change = match &existing {
-            None => format!("made user {name}, for its certificate only"),
-            Some(user) if user.has_tags() => format!("took tags and password from user {name}"),
+            None => format!("created user {name}, for its certificate only"),
+            Some(user) if user.has_tags() => format!("removed tags and password of user {name}"),
             Some(user) => match user.password_hash.as_deref() {
                 Some("") => return Ok(true),
-                Some(_) => format!("took the password from user {name}"),
+                Some(_) => format!("removed the password of user {name}"),
                 // Some versions do not show the hash; it is cleared to be sure, without reporting a change.
                 None => String::new(),
             },
@@ -274,29 +276,29 @@ impl Provisioner {
         Ok(true)
     }
 
-    /// The user may do everything in its own vhost and nothing in any other; and no other user of ours may enter this one.
+    /// Grants the user full access to its own vhost only, and revokes access to it from all other users of Warrengate.
     async fn permissions(&self, resources: &mut TenantResources) -> Result<(), Error> {
         let name = &resources.name.clone();
         let of_user = self.client.permissions_of(name).await?;
         let is_granted = of_user
             .iter()
             .any(|p| p.vhost == *name && [&p.configure, &p.write, &p.read].into_iter().all(|may| may == EVERYTHING));
-        if !is_granted && resources.record_change(format!("gave user {name} its vhost")) {
+        if !is_granted && resources.record_change(format!("granted user {name} access to its vhost")) {
             self.client.grant(name, name, EVERYTHING).await?;
         }
         for other in of_user.iter().filter(|p| p.vhost != *name) {
-            if resources.record_change(format!("took vhost {} from user {name}", other.vhost)) {
+            if resources.record_change(format!("revoked access to vhost {} from user {name}", other.vhost)) {
                 self.client.revoke(&other.vhost, name).await?;
             }
         }
-        // None when a dry run has not created the vhost.
+        // There are none if a dry run has not created the vhost.
         let in_vhost = self.client.permissions_in(name).await?.unwrap_or_default();
         for other in in_vhost.iter().filter(|p| p.user != *name) {
             let change = if other.user == self.user {
-                // The broker gives a new vhost to the user that created it; that is not worth reporting.
+                // The broker grants access to a new vhost to the user that created it. This is revoked without being reported.
                 String::new()
             } else if other.user.starts_with("wg.") {
-                format!("took vhost {name} from user {}", other.user)
+                format!("revoked access to vhost {name} from user {}", other.user)
             } else {
                 let tenant = &resources.tenant;
                 tracing::warn!(%tenant, user = other.user, "another broker user has permissions in the tenant's vhost");
@@ -315,8 +317,8 @@ impl TenantResources {
         Self { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new(), dry_run }
     }
 
-    /// Records a change that is about to be made (an empty line is not recorded), and answers whether to make it. When the
-    /// change fails, the whole run fails, so every recorded change was made.
+    /// Records a change that is about to be made (an empty line is not recorded), and returns whether to make it. If a change
+    /// fails, the whole run fails, so every recorded change was made.
     fn record_change(&mut self, line: String) -> bool {
         if !line.is_empty() {
             self.changes.push(line);

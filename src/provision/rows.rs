@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::broker::RetryPolicy;
 
-/// Messages ready and unacknowledged, by the queue's name.
+/// Ready and unacknowledged messages by the name of the queue.
 pub(super) type QueueTotals = HashMap<String, (u64, u64)>;
 
 /// A queue and its state. Depths and rates are from the broker's statistics: up to 5 s old.
@@ -19,23 +19,23 @@ pub struct QueueInfo {
     pub arguments: Map<String, Value>,
     /// `quorum`, `classic` or `stream`.
     pub queue_type: String,
-    /// Survives a broker restart.
+    /// Whether it survives a broker restart.
     pub durable: bool,
-    /// Belongs to one connection.
+    /// Whether it belongs to one connection.
     pub exclusive: bool,
-    /// Deleted with its last consumer.
+    /// Whether it is deleted with its last consumer.
     pub auto_delete: bool,
-    /// Messages ready.
+    /// Ready messages.
     pub messages_ready: u64,
-    /// Messages delivered and not acknowledged.
+    /// Delivered messages that are not acknowledged.
     pub messages_unacknowledged: u64,
     /// Consumers.
     pub consumers: u32,
-    /// Messages a second coming in.
+    /// Published messages per second.
     pub publish_rate: f64,
-    /// Messages a second going out.
+    /// Delivered messages per second.
     pub deliver_rate: f64,
-    /// Whether the broker has statistics of it: not yet for a new queue, and never when their collection is turned off.
+    /// Whether the broker has statistics for it, which are missing for a new queue and if their collection is disabled.
     pub(super) has_statistics: bool,
 }
 
@@ -46,13 +46,13 @@ pub struct ExchangeInfo {
     pub name: String,
     /// `direct`, `topic`, `fanout`, `headers`, or a plugin's.
     pub kind: String,
-    /// Survives a broker restart.
+    /// Whether it survives a broker restart.
     pub durable: bool,
-    /// Deleted with its last binding.
+    /// Whether it is deleted with its last binding.
     pub auto_delete: bool,
-    /// Accepts messages from other exchanges only.
+    /// Whether it accepts messages from other exchanges only.
     pub internal: bool,
-    /// Receives the messages that it cannot route.
+    /// The exchange that receives messages that this one cannot route.
     pub alternate: Option<String>,
     /// The arguments it was declared with.
     pub arguments: Map<String, Value>,
@@ -63,19 +63,19 @@ pub struct ExchangeInfo {
 pub struct BindingInfo {
     /// The exchange that messages come from.
     pub source: String,
-    /// The queue or exchange that they go to.
+    /// The queue or exchange that they are routed to.
     pub destination: String,
     /// Whether the destination is a queue; otherwise it is an exchange.
     pub destination_is_queue: bool,
     /// The key or pattern.
     pub routing_key: String,
-    /// A headers binding's arguments, `x-match` included.
+    /// The arguments of a headers binding, including `x-match`.
     pub arguments: Map<String, Value>,
     /// The broker's key, which differs between bindings with equal source, destination and routing key.
     pub properties_key: String,
 }
 
-/// Whether a name belongs to the gateway or the broker (the default exchange's empty name included) and is not listed.
+/// Whether a name belongs to the gateway or the broker (including the empty name of the default exchange) and is not listed.
 pub(super) fn is_hidden(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
     name.is_empty() || starts("wg.") || starts("amq.")
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_without_statistics_is_a_queue() {
+    fn a_queue_without_statistics_can_be_read() {
         let queue = QueueInfo::read(&json!({
             "name": "orders", "durable": true, "arguments": {"x-queue-type": "quorum"}, "message_stats": [],
         }))

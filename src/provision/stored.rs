@@ -1,5 +1,5 @@
-//! Measures how much each tenant stores at the broker while it publishes, so that its budget can refuse what exceeds the plan. A
-//! tenant without such a limit, or one that does not publish, costs no request; one over its limit is measured until it is
+//! Measurement of the messages that each tenant stores at the broker while it publishes, so that its budget can refuse messages over
+//! the plan. Tenants without such a limit, or that do not publish, cost no requests; a tenant over its limit is measured until it is
 //! below it again.
 
 use std::{
@@ -40,13 +40,13 @@ pub async fn watch(provisioner: Arc<Provisioner>, tenants: Arc<Tenants>, stop: C
                     rounds.measured(&tenant, is_full);
                 }
                 // The previous figure stays in use; an unreachable broker is reported elsewhere.
-                Err(error) => tracing::debug!(%tenant, %error, "a tenant's stored messages could not be measured"),
+                Err(error) => tracing::debug!(%tenant, %error, "cannot measure the stored messages of a tenant"),
             }
         }
     }
 }
 
-/// Which tenants to measure next. Grows with the number of limited tenants that publish.
+/// The tenants to measure next. Its size is the number of limited tenants that publish.
 #[derive(Debug, Default)]
 struct Rounds {
     published: HashMap<TenantId, u64>,
@@ -55,7 +55,7 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// The tenants to measure now, of all limited ones, each given with the number of messages it has published so far.
+    /// The tenants to measure now. `limited` are all limited tenants, each with the number of messages published so far.
     fn due(&mut self, limited: Vec<(TenantId, u64)>) -> Vec<TenantId> {
         let mut due = Vec::new();
         let (mut published, mut left) = (HashMap::new(), HashMap::new());

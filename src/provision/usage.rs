@@ -1,4 +1,4 @@
-//! How much a tenant has at the broker. Queues, exchanges and bindings are counted as they are now, without the gateway's and
+//! Usage of a tenant at the broker. The numbers of queues, exchanges and bindings are current and do not include the gateway's and
 //! the broker's own; stored messages are from the broker's statistics, up to 5 s old.
 
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::names::TenantId;
 
-/// What a tenant has at the broker.
+/// The usage of a tenant at the broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BrokerUsage {
     /// Connections of all gateways together.
@@ -21,7 +21,7 @@ pub struct BrokerUsage {
     pub exchanges: u64,
     /// Bindings.
     pub bindings: u64,
-    /// Messages in all queues, the gateway's own included.
+    /// Messages in all queues, including the gateway's own.
     pub stored_messages: u64,
     /// Their body bytes.
     pub stored_bytes: u64,
@@ -39,12 +39,12 @@ fn is_tenants(names: Names, row: &Value) -> bool {
     }
 }
 
-/// The broker names some of the tenant's queues itself (`amq.gen-…`); those are the tenant's nevertheless.
+/// Whether a name belongs to the gateway. Queues that the broker named (`amq.gen-…`) belong to the tenant.
 fn is_gateways(name: &str) -> bool {
     name.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("wg."))
 }
 
-/// How many of these a vhost has now; `u64::MAX` when there are more than can be read.
+/// The current number of these objects in a vhost; `u64::MAX` if there are too many to be read.
 pub(super) async fn count(client: &Client, vhost: &str, names: Names) -> Result<u64, Error> {
     unbounded(client.count(vhost, names, |row| is_tenants(names, row)).await)
 }
@@ -57,10 +57,10 @@ fn unbounded(counted: Result<u64, Error>) -> Result<u64, Error> {
 }
 
 impl Provisioner {
-    /// What a tenant has at the broker.
+    /// The usage of a tenant at the broker.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn usage(&self, tenant: &TenantId) -> Result<BrokerUsage, Error> {
         let (client, vhost) = (self.client(), tenant.vhost());
         let (stored_messages, stored_bytes) = self.stored(tenant).await?;
@@ -77,7 +77,7 @@ impl Provisioner {
     /// Messages in all queues of a tenant, and their body bytes.
     ///
     /// # Errors
-    /// When the broker cannot be asked, and [`Error::TooLarge`] beyond some hundred thousand queues.
+    /// When the request fails, and [`Error::TooLarge`] beyond some hundred thousand queues.
     pub async fn stored(&self, tenant: &TenantId) -> Result<(u64, u64), Error> {
         self.client().stored(&tenant.vhost()).await
     }

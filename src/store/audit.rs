@@ -300,17 +300,17 @@ impl Store {
             .bind(floors[2])
             .execute(&mut *tx)
             .await?;
-            let mut gone = 0;
+            let mut removed = 0;
             for (floor, (condition, _)) in floors.into_iter().zip(KINDS) {
                 let sql = format!(
                     "DELETE FROM audit WHERE id IN \
                      (SELECT id FROM audit WHERE {condition} AND time < $1 ORDER BY time LIMIT $2)"
                 );
                 let deleted = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(floor).bind(i64::from(batch));
-                gone += deleted.execute(&mut *tx).await?.rows_affected();
+                removed += deleted.execute(&mut *tx).await?.rows_affected();
             }
             tx.commit().await?;
-            Ok(gone)
+            Ok(removed)
         })
         .await
     }

@@ -182,8 +182,8 @@ async fn aggregated_events_have_their_own_limit() {
             .expect("stored");
     }
     let before = now - Duration::from_secs(3600);
-    let gone = store.prune_audit(before, 2, 100).await.expect("pruned");
-    assert_eq!(gone, 6, "three refusals and three aggregated events");
+    let deleted = store.prune_audit(before, 2, 100).await.expect("pruned");
+    assert_eq!(deleted, 6, "three refusals and three aggregated events");
     let left = store.audit(&AuditFilter::default(), None, 100).await.expect("events");
     assert_eq!(left.iter().filter(|row| !row.event.aggregated && row.event.outcome == "done").count(), 5);
     // The database itself refuses to delete the others.

@@ -126,7 +126,7 @@ impl Machine {
             let may_read = window && self.intake.is_empty() && self.pause.is_none() && !is_short;
             let busy = self.publisher.in_flight() > 0;
             let (waits, pause) = (!self.intake.is_empty(), self.pause);
-            self.session.holds(self.publisher.in_flight(), self.bytes);
+            self.session.set_in_flight(self.publisher.in_flight(), self.bytes);
             tokio::select! {
                 biased;
                 () = &mut disconnected => return Err(End::ClientDisconnected),

@@ -1,4 +1,4 @@
-//! Subscriptions of clients that cannot stream requests, such as browsers: the `start` frame comes with the call, and further
+//! Subscriptions of clients that cannot stream requests, such as browsers: the `start` frame is in the call, and further
 //! frames by separate calls that name the stream by an id. [`super::subscribe`] reads both as one sequence.
 //!
 //! Invariants: an id cannot be guessed, is valid only for the client that opened the stream, and ends with the stream.

@@ -214,8 +214,8 @@ impl Session {
     }
 
     /// Reports the stream's messages in flight and their bytes.
-    pub fn holds(&mut self, messages: usize, bytes: usize) {
-        self.open.holds(messages, bytes);
+    pub fn set_in_flight(&mut self, messages: usize, bytes: usize) {
+        self.open.set_in_flight(messages, bytes);
     }
 
     /// The largest body that may be published now; never more than any plan allows.

@@ -112,7 +112,7 @@ async fn serve(
     let end = loop {
         let Some(current) = &mut consumer else { break Ok(()) };
         match machine.consume(current, &mut subscription, &mut incoming).await {
-            Err(End::LinkLost(error)) => {
+            Err(End::ConnectionLost(error)) => {
                 consumer = None;
                 match machine.reopen(&context, &mut subscription, error).await {
                     Ok(next) => consumer = Some(next),
@@ -154,7 +154,7 @@ struct Machine {
 enum End {
     Failed(Failure),
     ClientDisconnected,
-    LinkLost(broker::Error),
+    ConnectionLost(broker::Error),
 }
 
 impl From<Failure> for End {
@@ -165,12 +165,12 @@ impl From<Failure> for End {
 
 impl From<broker::Error> for End {
     fn from(error: broker::Error) -> Self {
-        if error.is_link() { Self::LinkLost(error) } else { Self::Failed(error.into()) }
+        if error.is_connection_error() { Self::ConnectionLost(error) } else { Self::Failed(error.into()) }
     }
 }
 
 impl Machine {
-    /// Runs until the client closes its side, or the session or the link ends.
+    /// Runs until the client closes its side, or the session or the broker connection ends.
     async fn consume(
         &mut self,
         consumer: &mut Consumer,
@@ -182,7 +182,7 @@ impl Machine {
         let mut disconnected = pin!(frames.closed());
         loop {
             self.queue_report();
-            self.session.holds(self.outstanding.len(), self.outstanding.bytes());
+            self.session.set_in_flight(self.outstanding.len(), self.outstanding.bytes());
             let leased = self.set_leases();
             let capacity = Capacity {
                 messages: subscription.max_messages().saturating_sub(self.outstanding.len()),
@@ -334,7 +334,7 @@ impl Machine {
         }
     }
 
-    /// Reports that the link is lost, and opens a new consumer. Everything outstanding is void.
+    /// Reports that the broker connection is lost, and opens a new consumer. Everything outstanding is void.
     async fn reopen(
         &mut self,
         context: &SubscribeContext,
@@ -361,13 +361,13 @@ impl Machine {
                     self.outbox.push_back(Event::Resumed(Resumed {}));
                     return Ok(consumer);
                 }
-                Err(error) if error.is_link() => tracing::debug!(?error, "subscription not resumed yet"),
+                Err(error) if error.is_connection_error() => tracing::debug!(?error, "subscription not resumed yet"),
                 Err(error) => return Err(End::Failed(error.into())),
             }
         }
     }
 
-    /// Waits for a future while the stream stays alive.
+    /// Waits for a future while the stream is open.
     async fn wait<T>(&mut self, what: &mut (impl Future<Output = T> + Unpin)) -> Result<T, End> {
         let frames = self.frames.clone();
         loop {

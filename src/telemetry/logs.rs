@@ -28,10 +28,10 @@ impl LogFilter {
     /// Replaces the filter.
     ///
     /// # Errors
-    /// When the filter is invalid; the previous one stays in effect.
+    /// When the filter is invalid; the previous one remains in effect.
     pub fn set(&self, filter: &str) -> Result<(), Error> {
         let filter = EnvFilter::builder().parse(filter).map_err(Error::Filter)?;
-        // Fails if the subscriber is gone, in which case nothing is logged.
+        // Fails if the subscriber was dropped, in which case nothing is logged.
         let _ = self.0.reload(filter);
         Ok(())
     }

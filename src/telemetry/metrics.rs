@@ -1,4 +1,4 @@
-//! Metrics. A stream asks for its tenant's handles once, and each event costs an atomic addition.
+//! Metrics. A stream obtains its tenant's handles once, and each event costs an atomic addition.
 //!
 //! The number of tenants with a label of their own is bounded: all others share the label `other`, and the label of a deleted
 //! tenant becomes free again.
@@ -32,22 +32,22 @@ pub use process::{
 pub use push::MetricsPush;
 pub use tenant::{DeadLetterReason, Limit, OpenStream, Settlement, StreamKind, TenantMetrics};
 
-/// Tenants with a label of their own.
+/// The maximum number of tenants with a label of their own.
 const MAX_TENANTS: usize = 1000;
-/// Shared by all others; a tenant of this name shares it too.
+/// The label that all other tenants share; a tenant of this name shares it as well.
 const OTHER: &str = "other";
 
-/// How metrics are written.
+/// The format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricsFormat {
-    /// Prometheus' text, version 0.0.4: what a browser or an old scraper gets.
+    /// Prometheus' text format, version 0.0.4, for browsers and old scrapers.
     Prometheus,
-    /// OpenMetrics 1.0: the same with exemplars, which lead from a bucket to a trace.
+    /// OpenMetrics 1.0: the same with exemplars, which refer from a bucket to a trace.
     OpenMetrics,
 }
 
 impl MetricsFormat {
-    /// What an `Accept` header asks for.
+    /// The format for an `Accept` header.
     pub fn accepted_by(accept: &str) -> Self {
         if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
     }
@@ -61,7 +61,7 @@ impl MetricsFormat {
     }
 }
 
-/// All metrics of one gateway, apart from those of any other in the process. Cloning is cheap.
+/// All metrics of one gateway, separate from those of other gateways in the process. Cloning is cheap.
 #[derive(Clone)]
 pub struct Metrics {
     all: Arc<All>,
@@ -95,7 +95,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet. Calls are counted by these methods' paths (`/package.Service/Method`).
+    /// Creates all metrics. Calls are counted by the paths of these methods (`/package.Service/Method`).
     pub fn new(methods: impl IntoIterator<Item = String>) -> Self {
         let all = Arc::new(All {
             process: Arc::new(ProcessMetrics::new(methods)),
@@ -111,15 +111,16 @@ impl Metrics {
         &self.all.process
     }
 
-    /// Runs before each reading, to set what is cheaper to ask for than to follow. It must not wait.
+    /// Adds a function that runs before each reading and sets metrics that are cheaper to read then than to update continuously. It
+    /// must not wait.
     pub fn before_each_reading(&self, hook: impl Fn(&Self) + Send + Sync + 'static) {
         self.all.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
     }
 
-    /// A tenant's handles; to be asked for once a stream, not once a message.
+    /// A tenant's handles, to be obtained once for each stream and not for each message.
     pub fn tenant(&self, tenant: &TenantId) -> Arc<TenantMetrics> {
         let known = |tenants: &HashMap<TenantId, Arc<TenantMetrics>>| tenants.get(tenant).cloned();
-        // A poisoned lock holds a map that is whole all the same.
+        // The map is consistent even if the lock is poisoned.
         if let Some(metrics) = known(&self.all.tenants.read().unwrap_or_else(PoisonError::into_inner)) {
             return metrics;
         }
@@ -127,7 +128,7 @@ impl Metrics {
         if let Some(metrics) = known(&tenants) {
             return metrics;
         }
-        // A tenant that is called like the shared label shares it.
+        // A tenant with the name of the shared label shares it.
         if tenants.len() >= MAX_TENANTS || tenant.as_str() == OTHER {
             return Arc::clone(self.all.other.get_or_init(|| Arc::new(TenantMetrics::new())));
         }
@@ -136,12 +137,12 @@ impl Metrics {
         metrics
     }
 
-    /// Forgets the tenants that are gone, so that their places are free for others.
-    pub fn keep_tenants(&self, is_known: impl Fn(&TenantId) -> bool) {
+    /// Removes the metrics of deleted tenants, so that other tenants can have a label of their own.
+    pub fn retain_tenants(&self, is_known: impl Fn(&TenantId) -> bool) {
         self.all.tenants.write().unwrap_or_else(PoisonError::into_inner).retain(|tenant, _| is_known(tenant));
     }
 
-    /// All metrics with their present values.
+    /// All metrics with their current values.
     pub fn render(&self, format: MetricsFormat) -> String {
         let mut text = String::new();
         self.encode(&mut Encoder::Text(&mut text, format));
@@ -161,7 +162,7 @@ impl Metrics {
         self.all.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|hook| hook(self));
         if self.all.encode(encoder).is_err() {
             // Writing to memory does not fail.
-            tracing::error!("metrics cannot be encoded");
+            tracing::error!("cannot encode metrics");
         }
     }
 }

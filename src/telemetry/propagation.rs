@@ -68,8 +68,8 @@ impl TraceContext {
 
     /// The trace id of a call, 32 hex digits: its caller's, or a new one.
     pub fn trace_id_of(headers: &HeaderMap) -> String {
-        let begun = || TraceId::from_bytes(rand::random::<[u8; 16]>()).to_string();
-        Self::from_headers(headers).map_or_else(begun, |context| context.trace_id())
+        let new_id = || TraceId::from_bytes(rand::random::<[u8; 16]>()).to_string();
+        Self::from_headers(headers).map_or_else(new_id, |context| context.trace_id())
     }
 
     /// Reads the headers of a message.
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(read(&[("tracestate", "a=1")]), None, "no parent");
         assert!(read(&[("traceparent", &format!("\t {PARENT} "))]).is_some(), "optional whitespace");
         let random = format!("{}03", &PARENT[..53]);
-        assert_eq!(read(&[("traceparent", &random)]).expect("valid").traceparent(), random, "the random flag stays");
+        assert_eq!(read(&[("traceparent", &random)]).expect("valid").traceparent(), random, "the random flag is kept");
         let unknown = format!("{}ff", &PARENT[..53]);
         assert_eq!(read(&[("traceparent", &unknown)]).expect("valid").traceparent(), random, "unknown flags do not");
 

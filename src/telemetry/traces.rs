@@ -100,7 +100,7 @@ impl std::fmt::Debug for Traces {
 
 impl Traces {
     /// Starts exporting if an endpoint is configured. Nothing is sent yet, and an unavailable collector is not an
-    /// error. Must be called in a tokio runtime that lives as long as the traces.
+    /// error. Must be called in a tokio runtime that runs at least as long as the traces.
     ///
     /// # Errors
     /// When the endpoint is invalid.
@@ -177,7 +177,7 @@ pub(super) fn resource(service_name: &str) -> Resource {
 }
 
 /// Whether a trace that begins here is sampled.
-fn is_kept(ratio: f64) -> bool {
+fn is_new_trace_sampled(ratio: f64) -> bool {
     ratio > 0.0 && (ratio >= 1.0 || rand::random::<f64>() < ratio)
 }
 

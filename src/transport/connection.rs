@@ -260,7 +260,7 @@ mod tests {
         }
         let (peer, ours) = duplex(64);
         drop(peer);
-        let error = Io::recognise(ours, activity()).await.expect_err("nothing came");
+        let error = Io::recognise(ours, activity()).await.expect_err("nothing was received");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 

@@ -1,7 +1,7 @@
 //! Limits on the number of open connections, in total and per address.
 //!
 //! Invariant: half of all connections are reserved for peers that have presented a valid token, and for networks that
-//! such peers came from within a day, so that unknown peers cannot keep known clients out.
+//! such peers connected from within a day, so that unknown peers cannot keep known clients out.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,7 @@ struct Inner {
 struct Open {
     all: usize,
     /// Connections of peers that are not authenticated, from unknown networks.
-    strangers: usize,
+    unknown: usize,
     by_address: HashMap<IpAddr, usize>,
     refused: u64,
     logged: Option<Instant>,
@@ -50,7 +50,7 @@ struct Open {
 pub(super) struct ConnectionPermit {
     inner: Arc<Inner>,
     network: IpAddr,
-    is_stranger: AtomicBool,
+    is_unknown: AtomicBool,
     is_authenticated: AtomicBool,
 }
 
@@ -71,25 +71,22 @@ impl Connections {
     pub(super) fn permit(&self, peer: IpAddr) -> Option<ConnectionPermit> {
         let inner = &self.0;
         let network = network(peer);
-        let is_stranger = !inner.known_networks.contains_key(&network);
+        let is_unknown = !inner.known_networks.contains_key(&network);
         let mut open = inner.open();
         let of_address = open.by_address.get(&network).copied().unwrap_or(0);
-        let max_strangers = (inner.max / 2).max(1);
-        if open.all >= inner.max
-            || of_address >= inner.max_per_address
-            || (is_stranger && open.strangers >= max_strangers)
-        {
+        let max_unknown = (inner.max / 2).max(1);
+        if open.all >= inner.max || of_address >= inner.max_per_address || (is_unknown && open.unknown >= max_unknown) {
             open.log_refusal(peer);
             return None;
         }
         open.all += 1;
-        open.strangers += usize::from(is_stranger);
+        open.unknown += usize::from(is_unknown);
         open.by_address.insert(network, of_address + 1);
         drop(open);
         Some(ConnectionPermit {
             inner: Arc::clone(inner),
             network,
-            is_stranger: is_stranger.into(),
+            is_unknown: is_unknown.into(),
             is_authenticated: false.into(),
         })
     }
@@ -120,9 +117,9 @@ impl ConnectionPermit {
             return;
         }
         self.inner.known_networks.insert(self.network, ());
-        if self.is_stranger.swap(false, Ordering::Relaxed) {
+        if self.is_unknown.swap(false, Ordering::Relaxed) {
             let mut open = self.inner.open();
-            open.strangers = open.strangers.saturating_sub(1);
+            open.unknown = open.unknown.saturating_sub(1);
         }
     }
 
@@ -135,8 +132,8 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut open = self.inner.open();
         open.all = open.all.saturating_sub(1);
-        if self.is_stranger.load(Ordering::Relaxed) {
-            open.strangers = open.strangers.saturating_sub(1);
+        if self.is_unknown.load(Ordering::Relaxed) {
+            open.unknown = open.unknown.saturating_sub(1);
         }
         if let Some(count) = open.by_address.get_mut(&self.network) {
             *count = count.saturating_sub(1);
@@ -182,6 +179,6 @@ mod tests {
         assert!(permit(&connections, "10.0.0.1").is_none(), "four in total");
         drop((client, again));
         let open = connections.0.open();
-        assert_eq!((open.all, open.strangers), (2, 2));
+        assert_eq!((open.all, open.unknown), (2, 2));
     }
 }

@@ -64,6 +64,6 @@ pub async fn serve_ops(
     listener.serve(tls, limits, metrics, stop, serve).await;
 }
 
-/// The address that a request comes from.
+/// The address of the client of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Client(pub(super) SocketAddr);

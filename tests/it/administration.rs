@@ -63,7 +63,7 @@ async fn creating_a_tenant_again_repairs_drift_and_reports_it() {
     let repaired = admin.create_tenant(create(&id)).await.unwrap().into_inner();
     assert!(repaired.changes.len() >= 4, "{:?}", repaired.changes);
     assert!(repaired.changes.iter().any(|change| change.contains("wg.dead-letters")), "{:?}", repaired.changes);
-    for repair in ["tags and password", "its vhost", &format!("took vhost wg.{other}")] {
+    for repair in ["tags and password", "its vhost", &format!("revoked access to vhost wg.{other}")] {
         assert!(repaired.changes.iter().any(|change| change.contains(repair)), "{repair}: {:?}", repaired.changes);
     }
     let queues = broker.get(&format!("queues/{name}")).await.unwrap();

@@ -383,7 +383,7 @@ type Client struct {
 	ClientId string `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	// Display name, at most 200 bytes. Default: the id.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// What it may do.
+	// Its grants.
 	Grants *Grants `protobuf:"bytes,3,opt,name=grants,proto3" json:"grants,omitempty"`
 	// Whether it is revoked. Set by RevokeClient only.
 	Revoked bool `protobuf:"varint,4,opt,name=revoked,proto3" json:"revoked,omitempty"`
@@ -392,8 +392,8 @@ type Client struct {
 	// The external issuer whose tokens it uses, as in `auth.issuers`, instead of a secret; tokens of any other issuer are
 	// refused for it. Not for platform administrators. Default: none, it uses tokens of the gateway.
 	Issuer string `protobuf:"bytes,6,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// How that issuer names it in its client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id or
-	// name here.
+	// Its value in that issuer's client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id, or the
+	// name in its id.
 	ExternalId    string `protobuf:"bytes,7,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -643,7 +643,7 @@ func (x *GetTenantRequest) GetTenant() string {
 	return ""
 }
 
-// Returns one tenant.
+// Response of GetTenant.
 type GetTenantResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The tenant.
@@ -955,7 +955,7 @@ func (x *SuspendTenantRequest) GetTenant() string {
 	return ""
 }
 
-// Empty.
+// Response of SuspendTenant.
 type SuspendTenantResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The tenant.
@@ -1047,7 +1047,7 @@ func (x *ResumeTenantRequest) GetTenant() string {
 	return ""
 }
 
-// Empty.
+// Response of ResumeTenant.
 type ResumeTenantResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The tenant.
@@ -1139,7 +1139,7 @@ func (x *DeleteTenantRequest) GetTenant() string {
 	return ""
 }
 
-// Empty.
+// Response of DeleteTenant.
 type DeleteTenantResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1506,7 +1506,7 @@ func (x *GetPlanRequest) GetName() string {
 	return ""
 }
 
-// Returns one plan.
+// Response of GetPlan.
 type GetPlanResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The plan.
@@ -1827,7 +1827,7 @@ func (x *DeletePlanRequest) GetName() string {
 	return ""
 }
 
-// Empty.
+// Response of DeletePlan.
 type DeletePlanResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2259,7 +2259,7 @@ func (x *RevokeClientRequest) GetClientId() string {
 	return ""
 }
 
-// Empty.
+// Response of RevokeClient.
 type RevokeClientResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The client.
@@ -2444,7 +2444,7 @@ func (x *RotateClientSecretRequest) GetOverlap() *durationpb.Duration {
 	return nil
 }
 
-// Empty.
+// Response of RotateClientSecret.
 type RotateClientSecretResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new secret. It cannot be shown again.
@@ -2545,7 +2545,7 @@ func (x *RotateBrokerCredentialsRequest) GetTenant() string {
 	return ""
 }
 
-// Empty.
+// Response of RotateBrokerCredentials.
 type RotateBrokerCredentialsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When the new certificate expires.
@@ -2628,10 +2628,10 @@ func (*RotateSigningKeyRequest) Descriptor() ([]byte, []int) {
 	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
-// Empty.
+// Response of RotateSigningKey.
 type RotateSigningKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The id (kid) of the new key. It is used as soon as every gateway knows it, within seconds.
+	// The id (kid) of the new key. It is used as soon as every gateway has loaded it, within seconds.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	// Until when tokens signed with the old key are accepted.
 	PreviousExpires *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=previous_expires,json=previousExpires,proto3" json:"previous_expires,omitempty"`

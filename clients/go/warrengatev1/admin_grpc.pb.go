@@ -64,7 +64,7 @@ type AdminClient interface {
 	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error)
 	// Changes a tenant's display name or plan.
 	UpdateTenant(ctx context.Context, in *UpdateTenantRequest, opts ...grpc.CallOption) (*UpdateTenantResponse, error)
-	// Suspends a tenant: its tokens are refused and its open streams end; its messages stay.
+	// Suspends a tenant: its tokens are refused and its open streams end; its messages are kept.
 	SuspendTenant(ctx context.Context, in *SuspendTenantRequest, opts ...grpc.CallOption) (*SuspendTenantResponse, error)
 	// Resumes a suspended tenant.
 	ResumeTenant(ctx context.Context, in *ResumeTenantRequest, opts ...grpc.CallOption) (*ResumeTenantResponse, error)
@@ -87,8 +87,8 @@ type AdminClient interface {
 	CreateClient(ctx context.Context, in *CreateClientRequest, opts ...grpc.CallOption) (*CreateClientResponse, error)
 	// Lists a tenant's clients by id.
 	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
-	// Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
-	// gateway, open streams included; a grant that is added is in tokens issued afterwards.
+	// Changes a client's display name, grants or issuer. A removed grant is refused within a second on every gateway, on
+	// open streams too; an added grant is in tokens issued afterwards.
 	UpdateClient(ctx context.Context, in *UpdateClientRequest, opts ...grpc.CallOption) (*UpdateClientResponse, error)
 	// Permanently revokes a client: its secret and tokens are refused and its open streams end.
 	RevokeClient(ctx context.Context, in *RevokeClientRequest, opts ...grpc.CallOption) (*RevokeClientResponse, error)
@@ -103,8 +103,8 @@ type AdminClient interface {
 	RotateBrokerCredentials(ctx context.Context, in *RotateBrokerCredentialsRequest, opts ...grpc.CallOption) (*RotateBrokerCredentialsResponse, error)
 	// Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire.
 	RotateSigningKey(ctx context.Context, in *RotateSigningKeyRequest, opts ...grpc.CallOption) (*RotateSigningKeyResponse, error)
-	// Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
-	// refused and the streams opened with them end. A new key signs when no other is left.
+	// Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
+	// streams opened with them. If no key remains, a new one is created.
 	RevokeSigningKey(ctx context.Context, in *RevokeSigningKeyRequest, opts ...grpc.CallOption) (*RevokeSigningKeyResponse, error)
 	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
 	// redrives by applications.
@@ -389,7 +389,7 @@ type AdminServer interface {
 	ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error)
 	// Changes a tenant's display name or plan.
 	UpdateTenant(context.Context, *UpdateTenantRequest) (*UpdateTenantResponse, error)
-	// Suspends a tenant: its tokens are refused and its open streams end; its messages stay.
+	// Suspends a tenant: its tokens are refused and its open streams end; its messages are kept.
 	SuspendTenant(context.Context, *SuspendTenantRequest) (*SuspendTenantResponse, error)
 	// Resumes a suspended tenant.
 	ResumeTenant(context.Context, *ResumeTenantRequest) (*ResumeTenantResponse, error)
@@ -412,8 +412,8 @@ type AdminServer interface {
 	CreateClient(context.Context, *CreateClientRequest) (*CreateClientResponse, error)
 	// Lists a tenant's clients by id.
 	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
-	// Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
-	// gateway, open streams included; a grant that is added is in tokens issued afterwards.
+	// Changes a client's display name, grants or issuer. A removed grant is refused within a second on every gateway, on
+	// open streams too; an added grant is in tokens issued afterwards.
 	UpdateClient(context.Context, *UpdateClientRequest) (*UpdateClientResponse, error)
 	// Permanently revokes a client: its secret and tokens are refused and its open streams end.
 	RevokeClient(context.Context, *RevokeClientRequest) (*RevokeClientResponse, error)
@@ -428,8 +428,8 @@ type AdminServer interface {
 	RotateBrokerCredentials(context.Context, *RotateBrokerCredentialsRequest) (*RotateBrokerCredentialsResponse, error)
 	// Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire.
 	RotateSigningKey(context.Context, *RotateSigningKeyRequest) (*RotateSigningKeyResponse, error)
-	// Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
-	// refused and the streams opened with them end. A new key signs when no other is left.
+	// Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
+	// streams opened with them. If no key remains, a new one is created.
 	RevokeSigningKey(context.Context, *RevokeSigningKeyRequest) (*RevokeSigningKeyResponse, error)
 	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
 	// redrives by applications.

@@ -4,7 +4,7 @@
 // 	protoc        v7.35.1
 // source: warrengate/v1/message.proto
 
-// The message, as all calls carry it.
+// The message type that all calls use.
 
 package warrengatev1
 

@@ -988,10 +988,10 @@ type SubscribeStart struct {
 	// Maximum number of unsettled deliveries, 1 to 10,000. Default (0): 256.
 	MaxOutstandingMessages uint32 `protobuf:"varint,2,opt,name=max_outstanding_messages,json=maxOutstandingMessages,proto3" json:"max_outstanding_messages,omitempty"`
 	// Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A larger
-	// message is delivered alone. What does not fit stays in the queue, for other consumers.
+	// message is delivered alone. Messages that do not fit remain in the queue, for other consumers.
 	MaxOutstandingBytes uint64 `protobuf:"varint,3,opt,name=max_outstanding_bytes,json=maxOutstandingBytes,proto3" json:"max_outstanding_bytes,omitempty"`
 	// The lease of each delivery: settle or extend it in time, or the message goes to another consumer. 10 s to 1 h.
-	// Default: 60 s. Stream queues take nothing back; the end of a lease is still reported.
+	// Default: 60 s. On a stream queue an expired lease is only reported.
 	AckDeadline *durationpb.Duration `protobuf:"bytes,4,opt,name=ack_deadline,json=ackDeadline,proto3" json:"ack_deadline,omitempty"`
 	// Where to start in a stream queue; refused for other queues. Default: next.
 	Position *StreamPosition `protobuf:"bytes,5,opt,name=position,proto3" json:"position,omitempty"`
@@ -1725,7 +1725,7 @@ type SubscribeStarted struct {
 	MaxOutstandingBytes uint64 `protobuf:"varint,2,opt,name=max_outstanding_bytes,json=maxOutstandingBytes,proto3" json:"max_outstanding_bytes,omitempty"`
 	// The lease in effect.
 	AckDeadline *durationpb.Duration `protobuf:"bytes,3,opt,name=ack_deadline,json=ackDeadline,proto3" json:"ack_deadline,omitempty"`
-	// The interval of heartbeats on a silent stream.
+	// The interval of heartbeats on an idle stream.
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,4,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -1949,7 +1949,7 @@ func (x *Delivery) GetStreamOffset() uint64 {
 // Reports settlements without effect, and expired leases.
 type Settled struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ids that this stream does not hold (any more): settling them had no effect, and the message is delivered again.
+	// Ids that are not valid on this stream (any more): settling them had no effect; the message is delivered again.
 	UnknownDeliveryIds []uint64 `protobuf:"varint,1,rep,packed,name=unknown_delivery_ids,json=unknownDeliveryIds,proto3" json:"unknown_delivery_ids,omitempty"`
 	// Expired leases: these messages returned to the end of the queue, with an attempt used up.
 	ExpiredDeliveryIds []uint64 `protobuf:"varint,2,rep,packed,name=expired_delivery_ids,json=expiredDeliveryIds,proto3" json:"expired_delivery_ids,omitempty"`
@@ -2084,7 +2084,7 @@ func (*Resumed) Descriptor() ([]byte, []int) {
 	return file_warrengate_v1_messaging_proto_rawDescGZIP(), []int{26}
 }
 
-// A sign of life on a silent stream.
+// A heartbeat on an idle stream.
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The gateway's time.

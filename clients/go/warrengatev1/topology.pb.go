@@ -353,7 +353,7 @@ type Queue struct {
 	MaxDeliveryAttempts uint32 `protobuf:"varint,7,opt,name=max_delivery_attempts,json=maxDeliveryAttempts,proto3" json:"max_delivery_attempts,omitempty"`
 	// Levels of priority, 0 (default, none) to 10. Classic queues only.
 	MaxPriority uint32 `protobuf:"varint,8,opt,name=max_priority,json=maxPriority,proto3" json:"max_priority,omitempty"`
-	// One consumer at a time receives messages; others take over when it leaves. Not for streams. Default: false.
+	// Only one consumer at a time receives messages; when it ends, another one does. Not for streams. Default: false.
 	SingleActiveConsumer bool `protobuf:"varint,9,opt,name=single_active_consumer,json=singleActiveConsumer,proto3" json:"single_active_consumer,omitempty"`
 	// How long a stream keeps messages, whole seconds. Streams only. Default: until max_length_bytes.
 	MaxAge *durationpb.Duration `protobuf:"bytes,10,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
@@ -884,7 +884,7 @@ func (x *DeleteExchangeRequest) GetIfUnused() bool {
 	return false
 }
 
-// Empty.
+// Response of DeleteExchange.
 type DeleteExchangeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -967,7 +967,7 @@ func (x *GetExchangeRequest) GetName() string {
 	return ""
 }
 
-// Returns one exchange.
+// Response of GetExchange.
 type GetExchangeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The exchange.
@@ -1297,7 +1297,7 @@ func (x *DeleteQueueRequest) GetIfEmpty() bool {
 	return false
 }
 
-// Empty.
+// Response of DeleteQueue.
 type DeleteQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of ready messages deleted with it.
@@ -1389,7 +1389,7 @@ func (x *GetQueueRequest) GetName() string {
 	return ""
 }
 
-// One queue.
+// Response of GetQueue.
 type GetQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The queue.
@@ -1655,7 +1655,7 @@ func (x *PurgeQueueRequest) GetName() string {
 	return ""
 }
 
-// Empty.
+// Response of PurgeQueue.
 type PurgeQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of ready messages deleted.
@@ -1747,7 +1747,7 @@ func (x *BindRequest) GetBinding() *Binding {
 	return nil
 }
 
-// Empty.
+// Response of Bind.
 type BindResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1830,7 +1830,7 @@ func (x *UnbindRequest) GetBinding() *Binding {
 	return nil
 }
 
-// Empty.
+// Response of Unbind.
 type UnbindResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2002,7 +2002,7 @@ type DeadLetter struct {
 	DeadLetterId string `protobuf:"bytes,1,opt,name=dead_letter_id,json=deadLetterId,proto3" json:"dead_letter_id,omitempty"`
 	// The message as published, with the producer's trace context.
 	Message *Message `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// The queue it came from.
+	// The queue in which it was.
 	Queue string `protobuf:"bytes,3,opt,name=queue,proto3" json:"queue,omitempty"`
 	// The exchange it was published to; empty for the default exchange.
 	Exchange string `protobuf:"bytes,4,opt,name=exchange,proto3" json:"exchange,omitempty"`
@@ -2608,7 +2608,7 @@ func (x *RedriveFailure) GetReason() string {
 	return ""
 }
 
-// Deletes dead letters.
+// Request of PurgeDeadLetters.
 type PurgeDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which dead letters. Required.
@@ -2654,7 +2654,7 @@ func (x *PurgeDeadLettersRequest) GetSelection() *DeadLetterSelection {
 	return nil
 }
 
-// Empty.
+// Response of PurgeDeadLetters.
 type PurgeDeadLettersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of dead letters deleted.

@@ -70,14 +70,14 @@ type TopologyClient interface {
 	Unbind(ctx context.Context, in *UnbindRequest, opts ...grpc.CallOption) (*UnbindResponse, error)
 	// Lists the tenant's bindings.
 	ListBindings(ctx context.Context, in *ListBindingsRequest, opts ...grpc.CallOption) (*ListBindingsResponse, error)
-	// Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+	// Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
 	// call reads all dead letters of the tenant, and runs exclusively with the two below.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
-	// Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+	// Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
 	// these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
 	// gateway crashes meanwhile, a copy with the same message_id may exist in both places.
 	RedriveDeadLetters(ctx context.Context, in *RedriveDeadLettersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RedriveDeadLettersResponse], error)
-	// Deletes dead letters. Needs the subscribe grant on their queues.
+	// Deletes dead letters. Requires the subscribe grant on their queues.
 	PurgeDeadLetters(ctx context.Context, in *PurgeDeadLettersRequest, opts ...grpc.CallOption) (*PurgeDeadLettersResponse, error)
 }
 
@@ -280,14 +280,14 @@ type TopologyServer interface {
 	Unbind(context.Context, *UnbindRequest) (*UnbindResponse, error)
 	// Lists the tenant's bindings.
 	ListBindings(context.Context, *ListBindingsRequest) (*ListBindingsResponse, error)
-	// Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+	// Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
 	// call reads all dead letters of the tenant, and runs exclusively with the two below.
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
-	// Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+	// Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
 	// these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
 	// gateway crashes meanwhile, a copy with the same message_id may exist in both places.
 	RedriveDeadLetters(*RedriveDeadLettersRequest, grpc.ServerStreamingServer[RedriveDeadLettersResponse]) error
-	// Deletes dead letters. Needs the subscribe grant on their queues.
+	// Deletes dead letters. Requires the subscribe grant on their queues.
 	PurgeDeadLetters(context.Context, *PurgeDeadLettersRequest) (*PurgeDeadLettersResponse, error)
 	mustEmbedUnimplementedTopologyServer()
 }

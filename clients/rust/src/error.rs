@@ -1,4 +1,4 @@
-//! Client errors: a stable reason, a sentence that says what happened, and the next step.
+//! Client errors: a stable reason, a sentence about the problem, and the next step.
 //!
 //! No error contains a secret.
 

@@ -172,7 +172,11 @@ impl Future for Receipt {
             answer.unwrap_or_else(|_| {
                 // The runtime is shutting down.
                 let message_id = std::mem::take(&mut self.message_id);
-                pending::unknown(self.sequence, message_id, "CLIENT_STOPPED: the client stopped before the answer came")
+                pending::unknown(
+                    self.sequence,
+                    message_id,
+                    "CLIENT_STOPPED: the client stopped before the outcome arrived",
+                )
             })
         })
     }

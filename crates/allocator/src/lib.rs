@@ -1,8 +1,8 @@
 //! The gateway's memory allocator, jemalloc, with the setting that it needs (docs/adr/0012).
 //!
 //! lapin gives each connection two zeroed buffers of 4 MiB. With `oversize_threshold` at 3 MiB, jemalloc returns memory of that
-//! size to the system at once and takes it back untouched; otherwise the memory is reused and zeroed, and an idle
-//! subscription takes 102 KiB instead of 34.
+//! size to the system at once, so that new buffers need no zeroing; otherwise the memory is reused and zeroed, and an idle
+//! subscription needs 102 KiB instead of 34.
 //!
 //! This is a crate of its own because it needs unsafe code, which the gateway forbids: a symbol that jemalloc reads when the
 //! process starts, and a call that reads the setting in effect.
@@ -52,7 +52,7 @@ pub fn check() -> Result<(), String> {
     match (failed, value) {
         (0, OVERSIZE_THRESHOLD) => Ok(()),
         (0, other) => Err(format!(
-            "jemalloc's oversize_threshold is {other} instead of {OVERSIZE_THRESHOLD}: idle subscriptions take up to \
+            "jemalloc's oversize_threshold is {other} instead of {OVERSIZE_THRESHOLD}: idle subscriptions need up to \
              three times the memory"
         )),
         (code, _) => Err(format!("cannot read the oversize_threshold of jemalloc (error {code})")),

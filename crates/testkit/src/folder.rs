@@ -8,7 +8,7 @@ use std::{
 
 const LOCK: &str = "lock";
 
-/// A folder of this process. It stays after the process has ended, for its logs, and is deleted by a later run.
+/// A folder of this process. It is kept after the process has ended, for its logs, and deleted by a later run.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,

@@ -60,22 +60,22 @@ pub enum Error {
     #[error("another process is using {}. Stop it, or choose another folder", .0.display())]
     InUse(PathBuf),
     /// The broker exited before it was ready.
-    #[error("the broker exited during start-up. From its log ({}):\n{said}", log.display())]
+    #[error("the broker exited during start-up. From its log ({}):\n{lines}", log.display())]
     Stopped {
         /// Its log.
         log: PathBuf,
         /// The relevant lines.
-        said: String,
+        lines: String,
     },
     /// The broker was not ready in time.
-    #[error("the broker was not ready after {} s. From its log ({}):\n{said}", after.as_secs(), log.display())]
+    #[error("the broker was not ready after {} s. From its log ({}):\n{lines}", after.as_secs(), log.display())]
     TooSlow {
         /// The time limit.
         after: Duration,
         /// Its log.
         log: PathBuf,
         /// The relevant lines.
-        said: String,
+        lines: String,
     },
     /// The broker does not run.
     #[error("the broker is not running")]

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 const USER: &str = "warrengate";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Ends the server and deletes its folder when the pipe closes, unless a line says that the server has ended.
+/// Ends the server and deletes its folder when the pipe closes, unless a line reports that the server has ended.
 const GUARD: &str = r#"
 trap '' HUP INT TERM
 read -r word && exit
@@ -143,7 +143,7 @@ impl Postgres {
         let _ = Command::new("kill").args(["-s", "QUIT", &pid]).status();
         let _ = running.server.wait();
         if let Some(mut pipe) = running.pipe.take() {
-            let _ = writeln!(pipe, "gone");
+            let _ = writeln!(pipe, "ended");
         }
         let _ = running.guard.wait();
     }

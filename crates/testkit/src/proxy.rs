@@ -1,7 +1,7 @@
 //! A TCP proxy that fails on command, between a gateway and its broker or a client and its gateway.
 //!
-//! It forwards bytes unchanged. On command it resets or refuses connections, or keeps them open and silent. Its address
-//! is known before its target's, so that it can be in a gateway's settings before the broker has a port.
+//! It forwards bytes unchanged. On command it resets or refuses connections, or keeps them open without forwarding. Its address
+//! is fixed before its target's, so that it can be in a gateway's settings before the broker has a port.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -37,12 +37,12 @@ enum Mode {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<State>,
     _stop: DropGuard,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct State {
     target: watch::Sender<Option<SocketAddr>>,
     mode: watch::Sender<Mode>,
     /// Cancelled, and replaced, to reset the existing connections.
@@ -60,7 +60,7 @@ impl Proxy {
     pub async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(State {
             target: watch::Sender::new(None),
             mode: watch::Sender::new(Mode::Forward(Duration::ZERO)),
             reset: Mutex::default(),
@@ -104,7 +104,7 @@ impl Proxy {
         std::mem::take(&mut *self.shared.reset.lock().unwrap_or_else(PoisonError::into_inner)).cancel();
     }
 
-    /// Stops forwarding in both directions; connections stay open, and new ones are accepted and stay silent.
+    /// Stops forwarding in both directions; connections stay open, and new ones are accepted but not forwarded.
     pub fn hold(&self) {
         self.shared.mode.send_replace(Mode::Hold);
     }
@@ -114,7 +114,7 @@ impl Proxy {
         self.shared.mode.send_replace(Mode::Forward(by));
     }
 
-    /// Forwards without delay again, including the bytes that were kept back.
+    /// Forwards without delay again, including the bytes that were delayed.
     pub fn resume(&self) {
         self.delay(Duration::ZERO);
     }
@@ -135,12 +135,12 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, shared: Arc<State>, stop: CancellationToken) {
     loop {
         let near = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((near, _)) => near,
-                // The peer may be gone already.
+                // The peer may have closed it already.
                 Err(_) => continue,
             },
             () = stop.cancelled() => return,
@@ -158,7 +158,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
     }
 }
 
-async fn serve(mut near: TcpStream, shared: &Shared) {
+async fn serve(mut near: TcpStream, shared: &State) {
     let reset = shared.reset.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut mode = shared.mode.subscribe();
     if *mode.borrow() == Mode::Cut {

@@ -264,7 +264,7 @@ fn b64(value: &Value) -> String {
     encode(value.to_string().as_bytes())
 }
 
-/// The cases of docs/compatibility.md: tokens and key sets as well-known issuers make them.
+/// The cases of docs/compatibility.md: tokens and key sets in the form of well-known issuers.
 #[test]
 fn tokens_in_the_format_of_well_known_issuers_are_accepted_or_refused_as_documented() {
     let groups: Vec<_> = (0..200).map(|i| format!("{i:08x}-0000-4000-8000-000000000000")).collect();

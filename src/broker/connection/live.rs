@@ -60,7 +60,7 @@ impl ChannelGuard {
 
     /// Interprets an error of the channel: once the connection is lost, the error may belong to any of its channels.
     pub(in crate::broker) fn explain(&self, error: Error) -> Error {
-        if self.status.connected() || error.is_link() { error } else { Error::Unreachable(None) }
+        if self.status.connected() || error.is_connection_error() { error } else { Error::Unreachable(None) }
     }
 
     /// Whether the broker has blocked the connection (memory or disk alarm).

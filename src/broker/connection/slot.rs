@@ -256,7 +256,7 @@ impl Inner {
                 name: format!("warrengate {} {}", self.tenant, self.purpose.as_str()),
             };
             let connected = connect(target, External).await;
-            self.context.endpoints.record(index, !connected.as_ref().is_err_and(Error::is_link));
+            self.context.endpoints.record(index, !connected.as_ref().is_err_and(Error::is_connection_error));
             match connected {
                 Ok((connection, socket)) => {
                     info!(tenant = %self.tenant, purpose = self.purpose.as_str(), "broker connection opened");

@@ -8,7 +8,7 @@
 //! remain unsettled and are requeued one by one when they fit. Deliveries that exceed the tenant's memory budget are treated in
 //! the same way.
 //!
-//! When the consumer ends, the [`Error`] says whether the connection was lost (a new consumer may continue) or the queue is
+//! When the consumer ends, the [`Error`] shows whether the connection was lost (a new consumer may continue) or the queue is
 //! unusable.
 
 use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
@@ -252,7 +252,7 @@ impl Consumer {
     /// Cancel safe: no received delivery is lost.
     ///
     /// # Errors
-    /// When the consumer has ended; see [`Error::is_link`].
+    /// When the consumer has ended; see [`Error::is_connection_error`].
     pub async fn next(&mut self, most: usize, frame: usize) -> Result<(Vec<Incoming>, UnreadFrame), Error> {
         loop {
             self.receive_all()?;
@@ -293,7 +293,7 @@ impl Consumer {
     /// Waits for the next event and processes it. Cancel safe.
     async fn step(&mut self) -> Result<(), Error> {
         let Some(lost) = &mut self.lost else { return Err(Error::Unreachable(None)) };
-        let wakes = match self.flow {
+        let next_timer = match self.flow {
             Flow::Running if self.inbox.first_excess().is_some() => {
                 Some(if self.inbox.is_expecting() { self.requeued_until } else { self.lookup_not_before })
             }
@@ -301,7 +301,7 @@ impl Consumer {
             _ => None,
         };
         let now = Instant::now();
-        let wakes = wakes.into_iter().chain(self.charge.retry()).filter(|at| *at > now).min();
+        let next_timer = next_timer.into_iter().chain(self.charge.retry()).filter(|at| *at > now).min();
         tokio::select! {
             biased;
             next = delivered(&mut self.deliveries) => self.receive(next)?,
@@ -311,7 +311,7 @@ impl Consumer {
             }
             () = self.acks.due() => self.acks.flush()?,
             step = self.flow.step() => self.advance(step)?,
-            () = sleep_until(wakes.unwrap_or_else(Instant::now)), if wakes.is_some() => {}
+            () = sleep_until(next_timer.unwrap_or_else(Instant::now)), if next_timer.is_some() => {}
         }
         Ok(())
     }

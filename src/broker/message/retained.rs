@@ -137,7 +137,7 @@ impl RetainedDelivery {
         let mut headers = self.headers_after(failure);
         let Some(delay) = delay else { return self.copy(headers) };
         set(&mut headers, DELAY_HEADER, long(&delay.to_string()));
-        // The delay queue has the same time to live. But a quorum queue that is being declared accepts messages before it knows
+        // The delay queue has the same time to live. But a quorum queue that is being declared accepts messages before it applies
         // its own: a message without an expiration would remain at its head forever and block all messages behind it.
         self.copy(headers).with_expiration(delay.millis().to_string().into())
     }

@@ -111,7 +111,7 @@ enum Resolved {
 }
 
 /// Writes a sequence number into a message, and the time of acceptance in microseconds (AMQP's own timestamp has seconds
-/// only). The deprecated property `cluster_id` is used for it: it comes back with a return, reaches consumers, and cannot be
+/// only). The deprecated property `cluster_id` is used for it: it is part of a return, reaches consumers, and cannot be
 /// set by the caller.
 pub(super) fn with_sequence(properties: BasicProperties, sequence: u64, accepted: SystemTime) -> BasicProperties {
     let micros = accepted.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -142,7 +142,7 @@ impl<T> Tracker<T> {
         if self.waiting.is_empty() {
             self.first = sequence;
         }
-        // A batch that was abandoned before it was written leaves a gap, which is filled so that indices stay right.
+        // A batch that was abandoned before it was written leaves a gap, which is filled so that the indices remain correct.
         while self.first + (self.waiting.len() as u64) < sequence {
             self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None, is_last: false });
         }

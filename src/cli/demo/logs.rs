@@ -41,9 +41,11 @@ pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
         check(got == meant, || format!("{reader} read {got:?} instead of {meant:?}"))?;
     }
     Ok(vec![
-        "The publisher knows no reader: its routing key describes the line, in words separated by dots.".to_owned(),
+        "The publisher does not know the readers: its routing key describes the line, in words separated by dots."
+            .to_owned(),
         "* matches exactly one word, # any number: shop.# matches shop.cart.info, *.error does not match a.b.error."
             .to_owned(),
-        "Each queue has a copy of its own: what the archive acknowledges stays in the queue on-call.".to_owned(),
+        "Each queue has a copy of its own: a line that the archive acknowledges remains in the queue on-call."
+            .to_owned(),
     ])
 }

@@ -35,13 +35,13 @@ pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
     while done.len() < 2 || failures < ATTEMPTS {
         let delivery = next(&mut consumer).await?;
         let (order, attempt) = (text(&delivery), delivery.details().attempt);
-        let verdict = match (order.as_str(), attempt) {
+        let action = match (order.as_str(), attempt) {
             ("lamp", 1) => Err("the payment service was busy"),
             ("piano", _) => Err("no such address"),
             _ => Ok(()),
         };
         let at = begin.elapsed().as_secs_f64();
-        match verdict {
+        match action {
             Ok(()) => {
                 consumer.ack(&delivery)?;
                 demo.say(&format!("  {at:4.1} s  {order:5} attempt {attempt}: shipped"))?;

@@ -69,10 +69,10 @@ async fn serve(demo: &Context<'_>) -> Result<(), Error> {
         taken.push(next(&mut questions).await?);
     }
     for question in taken.iter().rev() {
-        let asked = question.message();
-        let mut answer = crate::client::publication("", asked.reply_to.clone(), price(&text(question)));
+        let request = question.message();
+        let mut answer = crate::client::publication("", request.reply_to.clone(), price(&text(question)));
         if let Some(message) = &mut answer.message {
-            message.correlation_id.clone_from(&asked.correlation_id);
+            message.correlation_id.clone_from(&request.correlation_id);
         }
         // Acknowledged after the reply is confirmed: if the service crashes in between, the request is delivered again.
         demo.publish(vec![answer]).await?;

@@ -52,15 +52,15 @@ async fn attempt(acme: &Client, globex: &Client) -> Result<Proof, Error> {
     acme.topology().purge_queue(pb::PurgeQueueRequest { name: QUEUE.to_owned() }).await?;
 
     let mut subscription = acme.subscribe(SubscribeOptions::queue(QUEUE)).await?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let outcome = acme.publish_batch(vec![client::publication("", QUEUE, BODY)]).await?;
     if !outcome.iter().all(|result| result.outcome() == pb::Outcome::Confirmed) {
         return Err(Error::Failed(format!("the message was not confirmed: {outcome:?}")));
     }
     let delivery = subscription.next().await?.ok_or_else(|| Error::Failed("the subscription ended".to_owned()))?;
-    let round_trip = begun.elapsed();
+    let round_trip = started.elapsed();
     if delivery.body() != BODY {
-        return Err(Error::Failed("a different message came back".to_owned()));
+        return Err(Error::Failed("a different message was received".to_owned()));
     }
     subscription.ack(&delivery)?;
     subscription.close().await?;

@@ -49,7 +49,7 @@ pub(super) async fn client(admin: &Client, id: &str) -> Result<SecretString, Err
     Ok(admin.admin().rotate_client_secret(request).await?.into_inner().client_secret.into())
 }
 
-/// Connects as soon as the gateway knows the new secret.
+/// Connects as soon as the gateway accepts the new secret.
 pub(super) async fn connected(connect: impl AsyncFn() -> Result<Client, client::Error>) -> Result<Client, Error> {
     let deadline = Instant::now() + PROPAGATION;
     loop {

@@ -59,7 +59,7 @@ pub(super) async fn create(
         return Ok(pb::CreateClientResponse { client: Some(wanted.preview()), client_secret: String::new() });
     }
 
-    // A client of an external issuer gets a random secret that nobody knows.
+    // A client of an external issuer gets a random secret that is not returned.
     let secret = Secret::generate();
     let secret_hash = context.issuer.hash(wanted.id.tenant(), &secret).await?;
     let client_secret = if wanted.external.is_some() { String::new() } else { revealed(&secret) };
@@ -192,8 +192,8 @@ pub(super) async fn rotate_secret(
 }
 
 /// How long both secrets are valid; by default the old one becomes invalid at once.
-fn overlap(asked: Option<prost_types::Duration>) -> Result<Duration, Error> {
-    let overlap: Result<Duration, _> = asked.unwrap_or_default().try_into();
+fn overlap(requested: Option<prost_types::Duration>) -> Result<Duration, Error> {
+    let overlap: Result<Duration, _> = requested.unwrap_or_default().try_into();
     let wrong = || invalid("overlap", "must be between 0 (the old secret becomes invalid at once) and 30 days");
     overlap.ok().filter(|overlap| *overlap <= MAX_OVERLAP).ok_or_else(wrong)
 }

@@ -44,8 +44,8 @@ pub(super) async fn broker_credentials(
     request: pb::RotateBrokerCredentialsRequest,
 ) -> Result<pb::RotateBrokerCredentialsResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    let asked = context.store.rotate_tenant_credentials(&id).await?.ok_or(Error::NotFound("tenant"))?;
-    let expires = context.broker.renew_credentials(&id, asked).await?;
+    let requested = context.store.rotate_tenant_credentials(&id).await?.ok_or(Error::NotFound("tenant"))?;
+    let expires = context.broker.renew_credentials(&id, requested).await?;
     // Other gateways read it from the store and do the same.
     context.refresh_registry().await;
     Ok(pb::RotateBrokerCredentialsResponse { expires: timestamp(expires) })

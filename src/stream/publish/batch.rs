@@ -34,7 +34,7 @@ pub async fn run_batch(
     let mut bytes = outgoing.iter().map(PendingPublish::bytes).sum::<usize>();
     publisher.push(intake.enter(outgoing));
     while publisher.in_flight() > 0 || !intake.is_empty() {
-        session.holds(publisher.in_flight(), bytes);
+        session.set_in_flight(publisher.in_flight(), bytes);
         let busy = publisher.in_flight() > 0;
         tokio::select! {
             leaving = intake.leave(), if !intake.is_empty() => publisher.push(leaving),
@@ -48,7 +48,7 @@ pub async fn run_batch(
                 }
             }
             notice = session.notice() => match notice {
-                // The outcomes known by now are worth more to the caller than a status.
+                // The known outcomes are more useful to the caller than a status.
                 Notice::Ended(_) if session.is_cut() => {
                     publisher.push(intake.take_all());
                     for settled in publisher.abandon() {

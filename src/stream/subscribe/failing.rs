@@ -225,7 +225,7 @@ impl Machine {
         let broken = |end: &End| match end {
             End::ClientDisconnected => true,
             End::Failed(failure) => failure.reason == "STREAM_BROKEN",
-            End::LinkLost(_) => false,
+            End::ConnectionLost(_) => false,
         };
         let limit = match end {
             Err(end) if !broken(end) => FINISH_CUT,

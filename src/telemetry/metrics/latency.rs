@@ -7,10 +7,10 @@ use std::{
 
 use super::values::{Reading, Value};
 
-/// Upper bounds in seconds, for what usually takes milliseconds: a confirm, a call, the store.
+/// Upper bounds in seconds for operations that usually take milliseconds, such as confirms, calls and store operations.
 pub(super) const SHORT: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
-/// For what may wait in a queue for an hour.
+/// Upper bounds in seconds for messages that may wait in a queue for an hour.
 pub(super) const LONG: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0, 600.0, 3600.0];
 
@@ -27,7 +27,7 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Counts {
     sum: f64,
-    /// One for each bound, and one for what exceeds all of them.
+    /// One for each bound, and one for durations above all of them.
     buckets: Vec<(u64, Option<Exemplar>)>,
 }
 
@@ -46,23 +46,23 @@ pub(super) struct Snapshot {
     pub(super) buckets: Vec<Bucket>,
 }
 
-/// The durations between the bound of the bucket before and this one's.
+/// The durations between the bound of the previous bucket and this one's.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
-    /// In seconds; infinite for the last one.
+    /// The upper bound in seconds; infinite for the last bucket.
     pub(super) bound: f64,
     pub(super) count: u64,
     pub(super) exemplar: Option<Exemplar>,
 }
 
 impl Latency {
-    /// With these bounds, in ascending order.
+    /// A histogram with these bounds, in ascending order.
     pub(super) fn new(bounds: &'static [f64]) -> Self {
         let counts = Mutex::new(Counts { sum: 0.0, buckets: vec![(0, None); bounds.len() + 1] });
         Self(Arc::new(Inner { bounds, counts }))
     }
 
-    /// Adds a duration. The id of a sampled trace becomes the exemplar of its bucket; without one nothing is allocated.
+    /// Adds a duration. The id of a sampled trace becomes the exemplar of its bucket; without one, no memory is allocated.
     pub(super) fn observe(&self, duration: Duration, trace: Option<String>) {
         let seconds = duration.as_secs_f64();
         let exemplar = trace.map(|trace_id| Exemplar { trace_id, seconds, at: SystemTime::now() });

@@ -1,5 +1,5 @@
-//! What the operating system knows of this process, under the names that every Prometheus client uses. Read at each scrape;
-//! where there is no `/proc`, there are no samples.
+//! The operating system's figures for this process, under the names that all Prometheus clients use. They are read at each scrape;
+//! without `/proc`, there are no samples.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) -> fmt::Result {
 
     use super::{encode::metric, names};
 
-    // What cannot be read now may be readable at the next scrape.
+    // A value that cannot be read now may be readable at the next scrape.
     let Ok(process) = Process::myself() else { return Ok(()) };
     let Ok(stat) = process.stat() else { return Ok(()) };
     let ticks = procfs::ticks_per_second() as f64;

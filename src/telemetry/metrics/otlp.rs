@@ -58,7 +58,7 @@ impl Points {
         });
     }
 
-    /// None without data points.
+    /// `None` without data points.
     pub(super) fn into_metric(self, described: &Described) -> Option<Metric> {
         if self.numbers.is_empty() && self.histograms.is_empty() {
             return None;
@@ -73,7 +73,7 @@ impl Points {
                 Data::Histogram(Histogram { data_points: self.histograms, aggregation_temporality })
             }
         };
-        // Prometheus adds `_total` again, and the unit unless the name has it.
+        // Prometheus adds `_total` again, and the unit unless it is in the name.
         let name = described.name.strip_suffix("_total").unwrap_or(described.name);
         let unit = match name {
             _ if name.ends_with("_seconds") => "s",

@@ -75,7 +75,7 @@ labels! {
         /// The broker's authority in use.
         BrokerCa = "broker_ca",
         /// The authority that is also trusted during a rotation.
-        BrokerCaBeside = "broker_ca_beside",
+        AlsoTrustedBrokerCa = "broker_ca_beside",
         /// The provisioner's certificate.
         Provisioner = "provisioner",
         /// The tenants' client certificate in use that expires first.
@@ -239,7 +239,7 @@ impl ProcessMetrics {
     }
 
     /// Removes the expiry of a certificate that does not exist any more.
-    pub fn certificate_is_none(&self, which: Certificate) {
+    pub fn certificate_removed(&self, which: Certificate) {
         self.expiry[which as usize].set(0);
     }
 
@@ -342,9 +342,9 @@ impl StoreMetrics {
         failed: impl FnOnce(&E) -> bool,
         what: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let result = what.await;
-        self.duration[operation as usize].observe(begun.elapsed(), None);
+        self.duration[operation as usize].observe(started.elapsed(), None);
         if result.as_ref().is_err_and(failed) {
             self.errors[operation as usize].inc();
         }
@@ -383,11 +383,11 @@ pub(super) fn encode(encoder: &mut Encoder<'_>, process: &ProcessMetrics) -> fmt
     labelled! {
         TOKEN_CHECKS: TokenCheck, &process.tokens;
         CONNECTIONS: ListenerKind, &process.connections;
-        BROKER_CONNECTIONS: BrokerPurpose, broker.iter().map(|link| &link.connections);
-        BROKER_CHANNELS: BrokerPurpose, broker.iter().map(|link| &link.channels);
-        BROKER_OPENED: BrokerPurpose, broker.iter().map(|link| &link.opened);
-        BROKER_LOST: BrokerPurpose, broker.iter().map(|link| &link.lost);
-        BROKER_FAILED: BrokerPurpose, broker.iter().map(|link| &link.failed);
+        BROKER_CONNECTIONS: BrokerPurpose, broker.iter().map(|counters| &counters.connections);
+        BROKER_CHANNELS: BrokerPurpose, broker.iter().map(|counters| &counters.channels);
+        BROKER_OPENED: BrokerPurpose, broker.iter().map(|counters| &counters.opened);
+        BROKER_LOST: BrokerPurpose, broker.iter().map(|counters| &counters.lost);
+        BROKER_FAILED: BrokerPurpose, broker.iter().map(|counters| &counters.failed);
         STORE_DURATION: StoreOperation, &process.store.duration;
         STORE_ERRORS: StoreOperation, &process.store.errors;
     }

@@ -27,12 +27,12 @@ use crate::{
 };
 
 /// How long a stopping gateway waits for the collector.
-const LAST: Duration = Duration::from_secs(2);
+const FINAL_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The destination of metrics.
 pub struct MetricsPush {
     metrics: Metrics,
-    way: Way,
+    transport: Transport,
     headers: Vec<(String, String)>,
     resource: Resource,
     endpoint: String,
@@ -42,7 +42,7 @@ pub struct MetricsPush {
     failing: bool,
 }
 
-enum Way {
+enum Transport {
     Grpc(Box<MetricsServiceClient<Channel>>),
     Http(reqwest::Client),
 }
@@ -61,19 +61,19 @@ impl MetricsPush {
     /// When the endpoint is invalid.
     pub fn new(metrics: Metrics, config: &MetricsConfig, service_name: &str) -> Result<Option<Self>, Error> {
         let Some(endpoint) = config.endpoint.clone() else { return Ok(None) };
-        let way = match config.protocol {
+        let transport = match config.protocol {
             OtlpProtocol::Grpc => {
                 let mut channel = Endpoint::from_shared(endpoint.clone())?.connect_timeout(config.timeout);
                 if endpoint.starts_with("https://") {
                     channel = channel.tls_config(ClientTlsConfig::new().with_enabled_roots())?;
                 }
-                Way::Grpc(Box::new(MetricsServiceClient::new(channel.connect_lazy())))
+                Transport::Grpc(Box::new(MetricsServiceClient::new(channel.connect_lazy())))
             }
-            OtlpProtocol::Http => Way::Http(reqwest::Client::new()),
+            OtlpProtocol::Http => Transport::Http(reqwest::Client::new()),
         };
         Ok(Some(Self {
             metrics,
-            way,
+            transport,
             headers: headers(),
             resource: resource(service_name),
             endpoint,
@@ -99,7 +99,7 @@ impl MetricsPush {
                 () = self.send(self.timeout) => {}
             }
         }
-        self.send(self.timeout.min(LAST)).await;
+        self.send(self.timeout.min(FINAL_EXPORT_TIMEOUT)).await;
     }
 
     async fn send(&mut self, limit: Duration) {
@@ -107,18 +107,18 @@ impl MetricsPush {
         let request = otlp::request(self.metrics.otlp(period), self.resource.clone());
         let sent = match timeout(limit, self.export(request)).await {
             Ok(sent) => sent,
-            Err(_) => Err("it did not answer in time".to_owned()),
+            Err(_) => Err("it did not respond in time".to_owned()),
         };
         match sent {
             Ok(()) if std::mem::take(&mut self.failing) => {
-                tracing::info!(endpoint = self.endpoint, "metrics are delivered again");
+                tracing::info!(endpoint = self.endpoint, "metrics are exported again");
             }
             Ok(()) => {}
             Err(error) if !std::mem::replace(&mut self.failing, true) => {
                 tracing::warn!(
                     endpoint = self.endpoint,
                     error,
-                    "metrics cannot be delivered; the ops side still shows them, and the next export has all of them"
+                    "cannot export metrics; they remain available at /metrics, and the next export contains all of them"
                 );
             }
             Err(_) => {}
@@ -126,8 +126,8 @@ impl MetricsPush {
     }
 
     async fn export(&mut self, request: ExportMetricsServiceRequest) -> Result<(), String> {
-        match &mut self.way {
-            Way::Grpc(client) => {
+        match &mut self.transport {
+            Transport::Grpc(client) => {
                 let mut request = tonic::Request::new(request);
                 for (name, value) in &self.headers {
                     let name = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes());
@@ -141,7 +141,7 @@ impl MetricsPush {
                     .map(drop)
                     .map_err(|status| format!("{:?}: {}", status.code(), status.message()))
             }
-            Way::Http(client) => {
+            Transport::Http(client) => {
                 let mut post = client.post(&self.endpoint).body(request.encode_to_vec());
                 post = post.header("content-type", "application/x-protobuf");
                 for (name, value) in &self.headers {

@@ -1,5 +1,5 @@
-//! One tenant's counters. A stream resolves them once and holds them; each event costs an atomic addition, a duration the
-//! short lock of its histogram. Gauges are guarded: what a stream added goes with the stream.
+//! The metrics of one tenant. A stream obtains their handles once. Each event costs an atomic addition, and a duration also a short
+//! lock of its histogram. Gauges are updated by guards, so that a stream's part is removed with the stream.
 
 use std::{fmt, time::Duration};
 
@@ -20,7 +20,7 @@ const OUTCOMES: [(Outcome, &str); 6] = [
     (Outcome::Unknown, "unknown"),
 ];
 
-/// A closed list of label values: each variant has its place in an array of handles, and its word.
+/// A fixed list of label values. Each variant has an index in an array of handles, and a name.
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
@@ -42,15 +42,15 @@ pub(super) use labels;
 labels! {
     /// How a delivery was settled.
     Settlement {
-        /// It is done.
+        /// It was acknowledged.
         Ack = "ack",
-        /// It comes again.
+        /// It is delivered again after a back-off.
         Retry = "retry",
-        /// It went to the dead letters.
+        /// It was moved to the dead letters.
         DeadLetter = "dead_letter",
-        /// It was thrown away.
+        /// It was deleted.
         Drop = "drop",
-        /// It was taken back: the stream ended, or its lease did.
+        /// It returned to the queue, because its stream or its lease ended.
         TakenBack = "taken_back",
     }
 }
@@ -58,11 +58,11 @@ labels! {
 labels! {
     /// Why a message was moved to the dead letters.
     DeadLetterReason {
-        /// A consumer said so.
+        /// A consumer rejected it.
         Rejected = "rejected",
-        /// It had as many attempts as its queue allows.
+        /// It has used up the attempts that its queue allows.
         DeliveryLimit = "delivery_limit",
-        /// Its queue is gone.
+        /// Its queue was deleted.
         QueueDeleted = "queue_deleted",
     }
 }
@@ -72,9 +72,9 @@ labels! {
     Limit {
         /// Open streams.
         Streams = "streams",
-        /// Messages a second.
+        /// Messages per second.
         Messages = "messages",
-        /// Body bytes a second.
+        /// Body bytes per second.
         Bytes = "bytes",
         /// Messages in flight.
         InFlightMessages = "in_flight_messages",
@@ -84,18 +84,18 @@ labels! {
 }
 
 labels! {
-    /// Which way a stream's messages go.
+    /// The kind of a stream.
     StreamKind {
-        /// In.
+        /// A publish stream.
         Publish = "publish",
-        /// Out.
+        /// A subscription.
         Subscribe = "subscribe",
-        /// From the dead letters back to their queues.
+        /// A redrive of dead letters.
         Redrive = "redrive",
     }
 }
 
-/// One tenant's handles.
+/// The metric handles of one tenant.
 #[derive(Debug, Clone)]
 pub struct TenantMetrics {
     published: [Counter; OUTCOMES.len()],
@@ -136,7 +136,7 @@ impl TenantMetrics {
         }
     }
 
-    /// Messages had this outcome.
+    /// Counts published messages by outcome.
     pub fn published(&self, outcome: Outcome, count: u64) {
         for ((which, _), counter) in OUTCOMES.iter().zip(&self.published) {
             if *which == outcome {
@@ -145,75 +145,75 @@ impl TenantMetrics {
         }
     }
 
-    /// Body bytes were taken for publishing.
+    /// Counts body bytes that were accepted for publishing.
     pub fn published_bytes(&self, bytes: u64) {
         self.published_bytes.inc_by(bytes);
     }
 
-    /// The broker confirmed a message after this time. A trace that is kept becomes an exemplar.
+    /// Records the time until the broker confirmed a message. A sampled trace becomes an exemplar.
     pub fn confirmed_after(&self, duration: Duration, trace: Option<String>) {
         self.confirm.observe(duration, trace);
     }
 
-    /// Messages were delivered, of which some may have been before.
+    /// Counts delivered messages and how many of them are redeliveries.
     pub fn delivered(&self, count: u64, bytes: u64, redelivered: u64) {
         self.delivered.inc_by(count);
         self.delivered_bytes.inc_by(bytes);
         self.redelivered.inc_by(redelivered);
     }
 
-    /// A message was delivered for the first time, this long after it had arrived.
+    /// Records the time from a message's arrival to its first delivery.
     pub fn arrived_after(&self, duration: Duration, trace: Option<String>) {
         self.end_to_end.observe(duration, trace);
     }
 
-    /// Deliveries were settled.
+    /// Counts settled deliveries.
     pub fn settled(&self, settlement: Settlement, count: u64) {
         self.settled[settlement as usize].inc_by(count);
     }
 
-    /// A message was moved to the dead letters.
+    /// Counts a message that was moved to the dead letters.
     pub fn dead_lettered(&self, reason: DeadLetterReason) {
         self.dead_lettered[reason as usize].inc();
     }
 
-    /// Something was refused because of a limit.
+    /// Counts streams or messages that were refused because of a limit.
     pub fn throttled(&self, limit: Limit, count: u64) {
         self.throttled[limit as usize].inc_by(count);
     }
 
-    /// An open stream went on with a newer token.
+    /// Counts the renewal of an open stream's token.
     pub fn reauthenticated(&self) {
         self.reauthenticated.inc();
     }
 
-    /// What the plan allows; 0 is unlimited.
+    /// Sets a limit of the plan; 0 is unlimited.
     pub fn limit(&self, limit: Limit, value: u64) {
         self.limits[limit as usize].set(i64::try_from(value).unwrap_or(i64::MAX));
     }
 
-    /// A stream is open until the guard is dropped.
+    /// Counts an open stream until the guard is dropped.
     pub fn open_stream(&self, kind: StreamKind) -> OpenStream {
         self.open[kind as usize].inc();
         OpenStream {
             open: self.open[kind as usize].clone(),
-            messages: Held::new(&self.in_flight[kind as usize]),
-            bytes: Held::new(&self.in_flight_bytes[kind as usize]),
+            messages: GaugePart::new(&self.in_flight[kind as usize]),
+            bytes: GaugePart::new(&self.in_flight_bytes[kind as usize]),
         }
     }
 }
 
-/// Counts an open stream, and what it has in flight, for as long as it lives.
+/// Counts an open stream and its messages in flight until it is dropped.
 #[derive(Debug)]
 pub struct OpenStream {
     open: Gauge,
-    messages: Held,
-    bytes: Held,
+    messages: GaugePart,
+    bytes: GaugePart,
 }
 
 impl OpenStream {
-    /// What the stream has in flight now.
-    pub fn holds(&mut self, messages: usize, bytes: usize) {
+    /// Sets the stream's messages in flight and their bytes.
+    pub fn set_in_flight(&mut self, messages: usize, bytes: usize) {
         self.messages.set(messages);
         self.bytes.set(bytes);
     }
@@ -225,14 +225,14 @@ impl Drop for OpenStream {
     }
 }
 
-/// One stream's share of a gauge.
+/// The part of one stream in a gauge.
 #[derive(Debug)]
-struct Held {
+struct GaugePart {
     all: Gauge,
     own: i64,
 }
 
-impl Held {
+impl GaugePart {
     fn new(all: &Gauge) -> Self {
         Self { all: all.clone(), own: 0 }
     }
@@ -246,7 +246,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for GaugePart {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -254,7 +254,7 @@ impl Drop for Held {
 
 /// Writes all tenants' metrics.
 pub(super) fn encode(encoder: &mut Encoder<'_>, tenants: &[(&str, &TenantMetrics)]) -> fmt::Result {
-    // Each metric's samples must stand together.
+    // The samples of each metric must be contiguous.
     macro_rules! plain {
         ($($which:ident: $field:ident,)*) => {
             $(metric(encoder, &names::$which, |samples| {

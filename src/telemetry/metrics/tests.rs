@@ -24,8 +24,8 @@ fn a_tenant_has_its_own_label_and_the_gauges_of_a_stream_end_with_it() {
     acme.delivered(2, 20, 1);
     acme.limit(Limit::Streams, 10);
     let mut open = acme.open_stream(StreamKind::Subscribe);
-    open.holds(5, 50);
-    open.holds(2, 20);
+    open.set_in_flight(5, 50);
+    open.set_in_flight(2, 20);
     let page = text(&metrics);
     for line in [
         r#"warrengate_published_total{tenant="acme",outcome="confirmed"} 3"#,
@@ -60,7 +60,7 @@ fn tenants_beyond_the_bound_share_a_label_until_another_tenant_is_removed() {
     assert!(page.contains(r#"warrengate_delivered_total{tenant="other"} 5"#));
     assert!(!page.contains("t-1000"));
     assert!(page.contains("warrengate_metrics_tenants 1000.0"), "{page}");
-    metrics.keep_tenants(|tenant| tenant.as_str() != "t-7");
+    metrics.retain_tenants(|tenant| tenant.as_str() != "t-7");
     metrics.tenant(&tenant("t-1000")).delivered(1, 1, 0);
     let page = text(&metrics);
     assert!(page.contains(r#"warrengate_delivered_total{tenant="t-1000"} 1"#) && !page.contains("t-7\""));

@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::latency::Snapshot;
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counter(Arc<AtomicU64>);
 
@@ -25,7 +25,7 @@ impl Counter {
     }
 }
 
-/// A number that goes up and down.
+/// A number that increases and decreases.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Gauge(Arc<AtomicI64>);
 
@@ -59,7 +59,7 @@ pub(super) enum Reading {
     Histogram(Snapshot),
 }
 
-/// What a sample can be read from.
+/// A source of samples.
 pub(super) trait Value {
     fn read(&self) -> Reading;
 }

@@ -19,7 +19,7 @@ use opentelemetry_sdk::trace::Span;
 use opentelemetry_semantic_conventions::attribute as names;
 use tonic::Code;
 
-use super::{Traces, ids::with_trace_id, is_kept};
+use super::{Traces, ids::with_trace_id, is_new_trace_sampled};
 use crate::{names::ClientId, telemetry::TraceContext};
 
 /// The duration of a call.
@@ -73,8 +73,8 @@ impl Call {
             client = tracing::field::Empty
         );
         let parent = TraceContext::from_headers(headers);
-        let begun = || TraceId::from_bytes(rand::random::<[u8; 16]>());
-        let trace = parent.as_ref().map_or_else(begun, |parent| parent.inner().trace_id());
+        let new_id = || TraceId::from_bytes(rand::random::<[u8; 16]>());
+        let trace = parent.as_ref().map_or_else(new_id, |parent| parent.inner().trace_id());
         log.record("trace_id", tracing::field::display(trace));
         Self(Arc::new(Inner {
             traces: traces.clone(),
@@ -167,7 +167,7 @@ impl Call {
             let ratio = || inner.ratio.get().copied().unwrap_or_else(|| inner.traces.ratio(tenant));
             let keep = match &inner.parent {
                 Some(parent) if caller.is_some() => parent.is_sampled(),
-                _ => is_ours && is_kept(ratio()),
+                _ => is_ours && is_new_trace_sampled(ratio()),
             };
             let span = inner.traces.tracer().filter(|_| keep).map(|tracer| {
                 let mut attributes = Vec::with_capacity(10);
@@ -195,7 +195,7 @@ impl Call {
             let context = match (&span, &inner.parent) {
                 (Some(span), _) => TraceContext::from_inner(span.span_context().clone()),
                 (None, Some(parent)) => parent.clone(),
-                (None, None) => unkept(inner.trace),
+                (None, None) => unsampled(inner.trace),
             };
             (context, Mutex::new(span))
         })
@@ -209,7 +209,7 @@ impl std::fmt::Debug for Call {
 }
 
 /// The context of an unsampled trace: logs, errors and audit events still have its id.
-fn unkept(id: TraceId) -> TraceContext {
+fn unsampled(id: TraceId) -> TraceContext {
     let span = SpanId::from_bytes(rand::random::<[u8; 8]>());
     TraceContext::from_inner(SpanContext::new(id, span, TraceFlags::default(), false, TraceState::default()))
 }

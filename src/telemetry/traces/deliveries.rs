@@ -34,7 +34,7 @@ struct Open {
 }
 
 /// Settlements that have not been sent to the broker yet. If dropped before [`Self::done`], they are recorded as
-/// failed because the link was lost.
+/// failed because the broker connection was lost.
 #[must_use = "call done() when the settlements were sent to the broker"]
 pub struct Settling(Vec<(Span, Span)>);
 

@@ -157,15 +157,15 @@ mod tests {
 
     #[derive(Debug, Clone, Default)]
     struct Collector {
-        away: Arc<AtomicBool>,
+        is_down: Arc<AtomicBool>,
         exports: Arc<AtomicUsize>,
     }
 
     impl SpanExporter for Collector {
         async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
             self.exports.fetch_add(1, Ordering::Relaxed);
-            match self.away.load(Ordering::Relaxed) {
-                true => Err(OTelSdkError::InternalFailure("away".to_owned())),
+            match self.is_down.load(Ordering::Relaxed) {
+                true => Err(OTelSdkError::InternalFailure("unreachable".to_owned())),
                 false => Ok(()),
             }
         }
@@ -197,8 +197,8 @@ mod tests {
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         let _guard = tracing::subscriber::set_default(subscriber);
-        for away in [true, true, true, false, false] {
-            collector.away.store(away, Ordering::Relaxed);
+        for is_down in [true, true, true, false, false] {
+            collector.is_down.store(is_down, Ordering::Relaxed);
             let _ = exporter.export(Vec::new()).await;
         }
         let text = String::from_utf8(lines.0.lock().expect("unpoisoned").clone()).expect("text");
@@ -214,7 +214,7 @@ mod tests {
             .with_max_export_batch_size(8)
             .with_scheduled_delay(Duration::from_secs(3600))
             .build();
-        collector.away.store(true, Ordering::Relaxed);
+        collector.is_down.store(true, Ordering::Relaxed);
         let exporter = counted(collector.clone(), &dropped, &waiting);
         let inner = BatchSpanProcessor::builder(exporter).with_batch_config(batch).build();
         let bounded = Bounded { inner, capacity: 8, waiting, dropped: dropped.clone() };

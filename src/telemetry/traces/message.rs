@@ -12,7 +12,7 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{SdkTracer, Span};
 use opentelemetry_semantic_conventions::attribute as names;
 
-use super::{Call, CallKind, Sending, is_kept, start};
+use super::{Call, CallKind, Sending, is_new_trace_sampled, start};
 use crate::{
     names::{ClientId, TenantId},
     pb::{Message, Publication},
@@ -100,7 +100,7 @@ impl MessageTracer {
                 }
                 Some(context)
             }
-            (None, _) if !is_kept(inner.ratio) => return None,
+            (None, _) if !is_new_trace_sampled(inner.ratio) => return None,
             (None, _) => None,
         };
         let links = inner.stream_link();

@@ -32,13 +32,13 @@ pub(super) fn request_body(mut receive: RecvStream, memory: MemoryBudget) -> (Re
     if receive.is_end_stream() {
         buffer.end = Some(End::Complete(None));
     }
-    let shared = Arc::new(Shared(Mutex::new(buffer)));
+    let shared = Arc::new(SharedBuffer(Mutex::new(buffer)));
     let body = RequestBody { shared: Arc::clone(&shared), flow };
     (body, Receiver { shared, receive, memory, waiting: None })
 }
 
 #[derive(Debug, Default)]
-struct Shared(Mutex<Buffer>);
+struct SharedBuffer(Mutex<Buffer>);
 
 #[derive(Debug, Default)]
 struct Buffer {
@@ -60,7 +60,7 @@ enum End {
     Failed,
 }
 
-impl Shared {
+impl SharedBuffer {
     fn lock(&self) -> MutexGuard<'_, Buffer> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +119,7 @@ impl Buffer {
 
 /// Moves received frames into the buffer.
 pub(super) struct Receiver {
-    shared: Arc<Shared>,
+    shared: Arc<SharedBuffer>,
     receive: RecvStream,
     memory: MemoryBudget,
     /// A chunk that waits for memory.
@@ -179,7 +179,7 @@ impl Drop for Receiver {
 
 /// The body that a service reads.
 pub(super) struct RequestBody {
-    shared: Arc<Shared>,
+    shared: Arc<SharedBuffer>,
     flow: FlowControl,
 }
 

@@ -137,7 +137,7 @@ impl PendingMessages {
     /// Completes messages whose deadline has passed as `UNKNOWN`.
     pub(super) fn expire(&mut self, now: Instant) {
         for entry in self.entries.iter_mut().filter_map(|entry| entry.take_if(|entry| entry.deadline <= now)) {
-            entry.end_unknown("DEADLINE: no answer came in time; send it again with the same message id");
+            entry.end_unknown("DEADLINE: the outcome was not received in time; send it again with the same message id");
         }
         self.remove_answered();
         self.earliest = self.entries.iter().flatten().map(|entry| entry.deadline).min();

@@ -32,7 +32,7 @@ use crate::{
 
 /// How many settlements are taken from the queue at once.
 const INTAKE: usize = 256;
-/// Within this time a gateway knows a client that was created through another one; half a second is usual.
+/// Within this time a gateway accepts a client that was created through another one; half a second is usual.
 const PROPAGATION_TIME: Duration = Duration::from_secs(5);
 
 /// What is passed to the application.

@@ -93,7 +93,7 @@ impl Window {
         self.unwritten.push_back(settlement.frame);
     }
 
-    /// The gateway took these deliveries back.
+    /// The gateway reports these deliveries as expired or unknown.
     pub(super) fn expired(&mut self, ids: &[u64]) {
         self.forget(ids, 0);
     }

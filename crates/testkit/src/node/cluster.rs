@@ -34,7 +34,7 @@ impl ClusterOptions {
 pub struct Cluster {
     nodes: Vec<Node>,
     // Declared after the nodes, which would otherwise start separate epmds.
-    _epmd: epmd::Shared,
+    _epmd: epmd::SharedEpmd,
 }
 
 impl Cluster {
@@ -48,7 +48,7 @@ impl Cluster {
         fs::create_dir_all(&dir).map_err(Error::file("create", &dir))?;
         let installation = Installation::find(node.installation.as_deref())?;
         let cookie = read_or_create(&dir.join("cookie"), new_cookie)?;
-        let epmd = epmd::Shared::start(&installation, &dir).await?;
+        let epmd = epmd::SharedEpmd::start(&installation, &dir).await?;
         let of = |index: usize| NodeOptions {
             dir: dir.join(format!("node-{}", index + 1)),
             amqps_port: None,

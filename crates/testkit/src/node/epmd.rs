@@ -36,14 +36,14 @@ pub(super) async fn listens(port: u16) -> Result<(), Error> {
 
 /// An epmd that several nodes share. It ends when it is dropped or this process ends.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedEpmd {
     port: u16,
     _reservation: Reservation,
     child: Child,
     guard: Guard,
 }
 
-impl Shared {
+impl SharedEpmd {
     pub(super) async fn start(installation: &Installation, dir: &Path) -> Result<Self, Error> {
         let log = dir.join("epmd.log");
         let output = File::create(&log).map_err(Error::file("create", &log))?;
@@ -63,7 +63,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedEpmd {
     fn drop(&mut self) {
         let _ = process::signal(self.child.id(), "KILL");
         let _ = self.child.wait();

@@ -4,20 +4,20 @@ const LINES: usize = 15;
 
 /// The errors up to RabbitMQ's own summary of them; without errors, the last lines.
 pub(super) fn explain(console: &str, log: &str) -> String {
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     for line in console.lines().chain(log.lines()).filter_map(error) {
-        if !said.contains(&line) {
-            said.push(line);
+        if !lines.contains(&line) {
+            lines.push(line);
         }
-        if line.starts_with("Error during startup") || said.len() == LINES {
+        if line.starts_with("Error during startup") || lines.len() == LINES {
             break;
         }
     }
-    if said.is_empty() {
-        said = console.lines().chain(log.lines()).filter(|line| !line.trim().is_empty()).collect();
-        said = said.split_off(said.len().saturating_sub(LINES));
+    if lines.is_empty() {
+        lines = console.lines().chain(log.lines()).filter(|line| !line.trim().is_empty()).collect();
+        lines = lines.split_off(lines.len().saturating_sub(LINES));
     }
-    said.join("\n")
+    lines.join("\n")
 }
 
 /// `2026-11-21 13:11:08.746802+00:00 [error] <0.132.0> text`: the text, if the line has that form.

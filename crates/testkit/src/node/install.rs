@@ -30,7 +30,7 @@ impl Installation {
     /// in `exec … rabbitmq-server`), else where distributions install it, else in `PATH`.
     ///
     /// # Errors
-    /// When it is not installed; the error says how to install it.
+    /// When it is not installed; the error explains how to install it.
     pub fn find(given: Option<&Path>) -> Result<Self, Error> {
         let server = match given {
             Some(path) => at(path).ok_or_else(|| Error::NoSuchInstallation(path.to_owned()))?,
@@ -68,7 +68,7 @@ fn at(path: &Path) -> Option<PathBuf> {
         return None;
     }
     // Debian's and Fedora's /usr/sbin/rabbitmq-server switches to the user rabbitmq and the system's paths, and refuses
-    // other users. The original script is beside the link's target.
+    // other users. The original script is in the folder of the link's target.
     let real = fs::canonicalize(path).ok()?;
     if real.file_name()? == "rabbitmq-script-wrapper" {
         at(&real.with_file_name("rabbitmq-server"))
@@ -78,8 +78,8 @@ fn at(path: &Path) -> Option<PathBuf> {
 }
 
 fn epmd() -> Option<PathBuf> {
-    let beside = in_path("erl").and_then(|erl| fs::canonicalize(erl).ok()).map(|erl| erl.with_file_name("epmd"));
-    in_path("epmd").into_iter().chain(beside).chain(EPMD.iter().map(PathBuf::from)).find(|path| path.is_file())
+    let bundled = in_path("erl").and_then(|erl| fs::canonicalize(erl).ok()).map(|erl| erl.with_file_name("epmd"));
+    in_path("epmd").into_iter().chain(bundled).chain(EPMD.iter().map(PathBuf::from)).find(|path| path.is_file())
 }
 
 fn in_path(program: &str) -> Option<PathBuf> {

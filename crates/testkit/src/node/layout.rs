@@ -148,7 +148,7 @@ fn overlay(options: &NodeOptions, ports: Ports, formation: Option<(&str, &str)>)
     let definitions = path(&options.files.definitions)?;
     let Ports { amqps, management, .. } = ports;
     let extra = &options.extra_config;
-    // A new node joins the oldest one; a node that has data already knows its cluster.
+    // A new node joins the oldest one; a node with data rejoins its cluster by itself.
     let formation = formation.map_or(String::new(), |(seed, own)| {
         format!(
             "cluster_formation.peer_discovery_backend = classic_config\n\
@@ -157,7 +157,7 @@ fn overlay(options: &NodeOptions, ports: Ports, formation: Option<(&str, &str)>)
         )
     });
     Ok(format!(
-        "# Written at every start. What differs from rabbitmq.conf on this machine.\n\
+        "# Written at every start. The settings that differ from rabbitmq.conf on this machine.\n\
          listeners.ssl.default = 127.0.0.1:{amqps}\n\
          ssl_options.cacertfile = {authority}\n\
          ssl_options.certfile = {certificate}\n\

@@ -76,8 +76,8 @@ impl Node {
     /// Starts a broker and returns when it accepts AMQPS.
     ///
     /// # Errors
-    /// When RabbitMQ is missing, a port is taken, the folder is in use, or the broker does not come up; each says what
-    /// to do.
+    /// When RabbitMQ is missing, a port is taken, the folder is in use, or the broker does not start. The error
+    /// explains what to do.
     pub async fn start(options: NodeOptions) -> Result<Self, Error> {
         Self::start_as(options, None).await
     }
@@ -153,7 +153,7 @@ impl Node {
         processes.watch()
     }
 
-    /// Suspends the broker's process: connections stay open and silent, as in a network that drops packets.
+    /// Suspends the broker's process: connections stay open and idle, as in a network that drops packets.
     ///
     /// # Errors
     /// When the broker is not running.
@@ -241,12 +241,12 @@ impl Node {
         while TcpStream::connect(ports::loopback(self.ports.amqps)).await.is_err() {
             if !self.is_running() {
                 self.kill()?;
-                return Err(Error::Stopped { log: self.layout.log(), said: self.said(seen) });
+                return Err(Error::Stopped { log: self.layout.log(), lines: self.new_lines(seen) });
             }
             if began.elapsed() >= self.options.start_within {
                 self.kill()?;
                 let after = self.options.start_within;
-                return Err(Error::TooSlow { after, log: self.layout.log(), said: self.said(seen) });
+                return Err(Error::TooSlow { after, log: self.layout.log(), lines: self.new_lines(seen) });
             }
             sleep(POLL_INTERVAL).await;
         }
@@ -300,7 +300,7 @@ impl Node {
     }
 
     /// The relevant lines that this start wrote to its console or log.
-    fn said(&self, seen: u64) -> String {
+    fn new_lines(&self, seen: u64) -> String {
         let log = fs::read(self.layout.log()).unwrap_or_default();
         let fresh = log.get(usize::try_from(seen).unwrap_or(0)..).unwrap_or(&log);
         let console = fs::read(self.layout.console()).unwrap_or_default();

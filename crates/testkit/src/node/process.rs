@@ -32,7 +32,7 @@ pub(super) fn signal(group: u32, signal: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits until the child has ended; false if the time limit comes first.
+/// Waits until the child has ended; false after the time limit.
 pub(super) async fn ended(child: &mut Child, within: Duration) -> bool {
     let deadline = Instant::now() + within;
     while !matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
@@ -106,7 +106,7 @@ mod tests {
         assert!(listed(from_proc()) || !cfg!(target_os = "linux"));
         signal(group, "TERM").expect("sent");
         assert!(ended(&mut child, Duration::from_secs(5)).await);
-        finish(group).await.expect("gone");
+        finish(group).await.expect("ended");
         assert!(!all().iter().any(|process| process.group == group));
         signal(group, "TERM").expect("a group that has ended is not an error");
     }

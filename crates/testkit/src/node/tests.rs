@@ -63,7 +63,7 @@ fn speaks_plain_amqp(port: u16) -> bool {
     stream.write_all(b"AMQP\0\0\x09\x01").expect("written");
     let mut answer = [0; 8];
     let read = stream.read(&mut answer).unwrap_or(0);
-    // Connection.start comes in a method frame on channel 0.
+    // Connection.start is a method frame on channel 0.
     read > 0 && answer[0] == 1
 }
 
@@ -122,8 +122,8 @@ async fn the_error_of_a_broker_that_cannot_start_quotes_its_log() {
 async fn a_leftover_process_of_this_node_is_ended_and_others_are_not() {
     use std::{os::unix::process::CommandExt as _, process::Command};
     let folder = tempfile::tempdir().expect("folder");
-    let layout = Layout::lock(folder.path(), None).expect("taken");
-    // A process with the node's mark in its command line, like a broker of an earlier run.
+    let layout = Layout::lock(folder.path(), None).expect("locked");
+    // A process with the node's marker in its command line, like a broker of an earlier run.
     let mut leftover = Command::new("/bin/sh")
         .args(["-c", "while :; do sleep 600; done", "sh"])
         .args(layout.process_marker().split(' '))
@@ -148,15 +148,15 @@ async fn cluster_nodes_find_each_other_rejoin_after_a_kill_and_leave_no_process_
     let cluster = Cluster::start(ClusterOptions::new(options(folder.path()))).await.expect("started");
     assert_eq!(cluster.nodes().len(), 3);
     let running = async |node: &Node| {
-        let said = node.control(&["eval", "length(rabbit_nodes:all_running())."]).await.expect("said");
-        said.trim().parse::<usize>().expect("a number")
+        let count = node.control(&["eval", "length(rabbit_nodes:all_running())."]).await.expect("answered");
+        count.trim().parse::<usize>().expect("a number")
     };
     assert_eq!(running(&cluster.nodes()[2]).await, 3);
     cluster.nodes()[0].kill().expect("killed");
     cluster.nodes()[0].restart().await.expect("back");
     let deadline = Instant::now() + Duration::from_secs(60);
     while running(&cluster.nodes()[1]).await < 3 {
-        assert!(Instant::now() < deadline, "the node did not come back to its cluster");
+        assert!(Instant::now() < deadline, "the node did not rejoin its cluster");
     }
     cluster.stop().await.expect("stopped");
     assert_eq!(remaining(folder.path()), Vec::<String>::new());

@@ -196,7 +196,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SuspendTenant(self, request, context):
-        """Suspends a tenant: its tokens are refused and its open streams end; its messages stay.
+        """Suspends a tenant: its tokens are refused and its open streams end; its messages are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -274,8 +274,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateClient(self, request, context):
-        """Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
-        gateway, open streams included; a grant that is added is in tokens issued afterwards.
+        """Changes a client's display name, grants or issuer. A removed grant is refused within a second on every gateway, on
+        open streams too; an added grant is in tokens issued afterwards.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -320,8 +320,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSigningKey(self, request, context):
-        """Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
-        refused and the streams opened with them end. A new key signs when no other is left.
+        """Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
+        streams opened with them. If no key remains, a new one is created.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class AdminStub:
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateTenantRequest, _admin_pb2.UpdateTenantResponse]
     """Changes a tenant's display name or plan."""
     SuspendTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SuspendTenantRequest, _admin_pb2.SuspendTenantResponse]
-    """Suspends a tenant: its tokens are refused and its open streams end; its messages stay."""
+    """Suspends a tenant: its tokens are refused and its open streams end; its messages are kept."""
     ResumeTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeTenantRequest, _admin_pb2.ResumeTenantResponse]
     """Resumes a suspended tenant."""
     DeleteTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteTenantRequest, _admin_pb2.DeleteTenantResponse]
@@ -70,8 +70,8 @@ class AdminStub:
     ListClients: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]
     """Lists a tenant's clients by id."""
     UpdateClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateClientRequest, _admin_pb2.UpdateClientResponse]
-    """Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
-    gateway, open streams included; a grant that is added is in tokens issued afterwards.
+    """Changes a client's display name, grants or issuer. A removed grant is refused within a second on every gateway, on
+    open streams too; an added grant is in tokens issued afterwards.
     """
     RevokeClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeClientRequest, _admin_pb2.RevokeClientResponse]
     """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
@@ -90,8 +90,8 @@ class AdminStub:
     RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateSigningKeyRequest, _admin_pb2.RotateSigningKeyResponse]
     """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire."""
     RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeSigningKeyRequest, _admin_pb2.RevokeSigningKeyResponse]
-    """Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
-    refused and the streams opened with them end. A new key signs when no other is left.
+    """Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
+    streams opened with them. If no key remains, a new one is created.
     """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]
     """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
@@ -120,7 +120,7 @@ class AdminAsyncStub(AdminStub):
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateTenantRequest, _admin_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """Changes a tenant's display name or plan."""
     SuspendTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.SuspendTenantRequest, _admin_pb2.SuspendTenantResponse]  # type: ignore[assignment]
-    """Suspends a tenant: its tokens are refused and its open streams end; its messages stay."""
+    """Suspends a tenant: its tokens are refused and its open streams end; its messages are kept."""
     ResumeTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeTenantRequest, _admin_pb2.ResumeTenantResponse]  # type: ignore[assignment]
     """Resumes a suspended tenant."""
     DeleteTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteTenantRequest, _admin_pb2.DeleteTenantResponse]  # type: ignore[assignment]
@@ -144,8 +144,8 @@ class AdminAsyncStub(AdminStub):
     ListClients: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Lists a tenant's clients by id."""
     UpdateClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateClientRequest, _admin_pb2.UpdateClientResponse]  # type: ignore[assignment]
-    """Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
-    gateway, open streams included; a grant that is added is in tokens issued afterwards.
+    """Changes a client's display name, grants or issuer. A removed grant is refused within a second on every gateway, on
+    open streams too; an added grant is in tokens issued afterwards.
     """
     RevokeClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeClientRequest, _admin_pb2.RevokeClientResponse]  # type: ignore[assignment]
     """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
@@ -164,8 +164,8 @@ class AdminAsyncStub(AdminStub):
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateSigningKeyRequest, _admin_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
     """Creates a new key for signing tokens. Tokens signed with the old key are accepted until they expire."""
     RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeSigningKeyRequest, _admin_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
-    """Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
-    refused and the streams opened with them end. A new key signs when no other is left.
+    """Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
+    streams opened with them. If no key remains, a new one is created.
     """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
@@ -221,7 +221,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SuspendTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SuspendTenantResponse, _abc.Awaitable[_admin_pb2.SuspendTenantResponse]]:
-        """Suspends a tenant: its tokens are refused and its open streams end; its messages stay."""
+        """Suspends a tenant: its tokens are refused and its open streams end; its messages are kept."""
 
     @_abc_1.abstractmethod
     def ResumeTenant(
@@ -311,8 +311,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.UpdateClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.UpdateClientResponse, _abc.Awaitable[_admin_pb2.UpdateClientResponse]]:
-        """Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
-        gateway, open streams included; a grant that is added is in tokens issued afterwards.
+        """Changes a client's display name, grants or issuer. A removed grant is refused within a second on every gateway, on
+        open streams too; an added grant is in tokens issued afterwards.
         """
 
     @_abc_1.abstractmethod
@@ -367,8 +367,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RevokeSigningKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_admin_pb2.RevokeSigningKeyResponse]]:
-        """Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
-        refused and the streams opened with them end. A new key signs when no other is left.
+        """Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
+        streams opened with them. If no key remains, a new one is created.
         """
 
     @_abc_1.abstractmethod

@@ -205,7 +205,7 @@ class TopologyServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+        """Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
         call reads all dead letters of the tenant, and runs exclusively with the two below.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -213,7 +213,7 @@ class TopologyServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveDeadLetters(self, request, context):
-        """Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+        """Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
         these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
         gateway crashes meanwhile, a copy with the same message_id may exist in both places.
         """
@@ -222,7 +222,7 @@ class TopologyServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PurgeDeadLetters(self, request, context):
-        """Deletes dead letters. Needs the subscribe grant on their queues.
+        """Deletes dead letters. Requires the subscribe grant on their queues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,16 +61,16 @@ class TopologyStub:
     ListBindings: _grpc.UnaryUnaryMultiCallable[_topology_pb2.ListBindingsRequest, _topology_pb2.ListBindingsResponse]
     """Lists the tenant's bindings."""
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_topology_pb2.ListDeadLettersRequest, _topology_pb2.ListDeadLettersResponse]
-    """Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+    """Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
     call reads all dead letters of the tenant, and runs exclusively with the two below.
     """
     RedriveDeadLetters: _grpc.UnaryStreamMultiCallable[_topology_pb2.RedriveDeadLettersRequest, _topology_pb2.RedriveDeadLettersResponse]
-    """Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+    """Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
     these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
     gateway crashes meanwhile, a copy with the same message_id may exist in both places.
     """
     PurgeDeadLetters: _grpc.UnaryUnaryMultiCallable[_topology_pb2.PurgeDeadLettersRequest, _topology_pb2.PurgeDeadLettersResponse]
-    """Deletes dead letters. Needs the subscribe grant on their queues."""
+    """Deletes dead letters. Requires the subscribe grant on their queues."""
 
 @_typing.type_check_only
 class TopologyAsyncStub(TopologyStub):
@@ -105,16 +105,16 @@ class TopologyAsyncStub(TopologyStub):
     ListBindings: _aio.UnaryUnaryMultiCallable[_topology_pb2.ListBindingsRequest, _topology_pb2.ListBindingsResponse]  # type: ignore[assignment]
     """Lists the tenant's bindings."""
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_topology_pb2.ListDeadLettersRequest, _topology_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+    """Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
     call reads all dead letters of the tenant, and runs exclusively with the two below.
     """
     RedriveDeadLetters: _aio.UnaryStreamMultiCallable[_topology_pb2.RedriveDeadLettersRequest, _topology_pb2.RedriveDeadLettersResponse]  # type: ignore[assignment]
-    """Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+    """Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
     these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
     gateway crashes meanwhile, a copy with the same message_id may exist in both places.
     """
     PurgeDeadLetters: _aio.UnaryUnaryMultiCallable[_topology_pb2.PurgeDeadLettersRequest, _topology_pb2.PurgeDeadLettersResponse]  # type: ignore[assignment]
-    """Deletes dead letters. Needs the subscribe grant on their queues."""
+    """Deletes dead letters. Requires the subscribe grant on their queues."""
 
 class TopologyServicer(metaclass=_abc_1.ABCMeta):
     """The topology of the caller's tenant. Names that start with "wg." or "amq." are reserved for the gateway and the
@@ -224,7 +224,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.ListDeadLettersResponse, _abc.Awaitable[_topology_pb2.ListDeadLettersResponse]]:
-        """Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+        """Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
         call reads all dead letters of the tenant, and runs exclusively with the two below.
         """
 
@@ -234,7 +234,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.RedriveDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_topology_pb2.RedriveDeadLettersResponse], _abc.AsyncIterator[_topology_pb2.RedriveDeadLettersResponse]]:
-        """Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+        """Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
         these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
         gateway crashes meanwhile, a copy with the same message_id may exist in both places.
         """
@@ -245,6 +245,6 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.PurgeDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.PurgeDeadLettersResponse, _abc.Awaitable[_topology_pb2.PurgeDeadLettersResponse]]:
-        """Deletes dead letters. Needs the subscribe grant on their queues."""
+        """Deletes dead letters. Requires the subscribe grant on their queues."""
 
 def add_TopologyServicer_to_server(servicer: TopologyServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

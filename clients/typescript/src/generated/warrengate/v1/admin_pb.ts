@@ -242,7 +242,7 @@ export type Client = Message<"warrengate.v1.Client"> & {
   displayName: string;
 
   /**
-   * What it may do.
+   * Its grants.
    *
    * @generated from field: warrengate.v1.Grants grants = 3;
    */
@@ -271,8 +271,8 @@ export type Client = Message<"warrengate.v1.Client"> & {
   issuer: string;
 
   /**
-   * How that issuer names it in its client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id or
-   * name here.
+   * Its value in that issuer's client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id, or the
+   * name in its id.
    *
    * @generated from field: string external_id = 7;
    */
@@ -371,7 +371,7 @@ export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*
   messageDesc(file_warrengate_v1_admin, 5);
 
 /**
- * Returns one tenant.
+ * Response of GetTenant.
  *
  * @generated from message warrengate.v1.GetTenantResponse
  */
@@ -525,7 +525,7 @@ export const SuspendTenantRequestSchema: GenMessage<SuspendTenantRequest> = /*@_
   messageDesc(file_warrengate_v1_admin, 11);
 
 /**
- * Empty.
+ * Response of SuspendTenant.
  *
  * @generated from message warrengate.v1.SuspendTenantResponse
  */
@@ -567,7 +567,7 @@ export const ResumeTenantRequestSchema: GenMessage<ResumeTenantRequest> = /*@__P
   messageDesc(file_warrengate_v1_admin, 13);
 
 /**
- * Empty.
+ * Response of ResumeTenant.
  *
  * @generated from message warrengate.v1.ResumeTenantResponse
  */
@@ -609,7 +609,7 @@ export const DeleteTenantRequestSchema: GenMessage<DeleteTenantRequest> = /*@__P
   messageDesc(file_warrengate_v1_admin, 15);
 
 /**
- * Empty.
+ * Response of DeleteTenant.
  *
  * @generated from message warrengate.v1.DeleteTenantResponse
  */
@@ -792,7 +792,7 @@ export const GetPlanRequestSchema: GenMessage<GetPlanRequest> = /*@__PURE__*/
   messageDesc(file_warrengate_v1_admin, 22);
 
 /**
- * Returns one plan.
+ * Response of GetPlan.
  *
  * @generated from message warrengate.v1.GetPlanResponse
  */
@@ -953,7 +953,7 @@ export const DeletePlanRequestSchema: GenMessage<DeletePlanRequest> = /*@__PURE_
   messageDesc(file_warrengate_v1_admin, 28);
 
 /**
- * Empty.
+ * Response of DeletePlan.
  *
  * @generated from message warrengate.v1.DeletePlanResponse
  */
@@ -1172,7 +1172,7 @@ export const RevokeClientRequestSchema: GenMessage<RevokeClientRequest> = /*@__P
   messageDesc(file_warrengate_v1_admin, 36);
 
 /**
- * Empty.
+ * Response of RevokeClient.
  *
  * @generated from message warrengate.v1.RevokeClientResponse
  */
@@ -1258,7 +1258,7 @@ export const RotateClientSecretRequestSchema: GenMessage<RotateClientSecretReque
   messageDesc(file_warrengate_v1_admin, 40);
 
 /**
- * Empty.
+ * Response of RotateClientSecret.
  *
  * @generated from message warrengate.v1.RotateClientSecretResponse
  */
@@ -1307,7 +1307,7 @@ export const RotateBrokerCredentialsRequestSchema: GenMessage<RotateBrokerCreden
   messageDesc(file_warrengate_v1_admin, 42);
 
 /**
- * Empty.
+ * Response of RotateBrokerCredentials.
  *
  * @generated from message warrengate.v1.RotateBrokerCredentialsResponse
  */
@@ -1343,13 +1343,13 @@ export const RotateSigningKeyRequestSchema: GenMessage<RotateSigningKeyRequest> 
   messageDesc(file_warrengate_v1_admin, 44);
 
 /**
- * Empty.
+ * Response of RotateSigningKey.
  *
  * @generated from message warrengate.v1.RotateSigningKeyResponse
  */
 export type RotateSigningKeyResponse = Message<"warrengate.v1.RotateSigningKeyResponse"> & {
   /**
-   * The id (kid) of the new key. It is used as soon as every gateway knows it, within seconds.
+   * The id (kid) of the new key. It is used as soon as every gateway has loaded it, within seconds.
    *
    * @generated from field: string key_id = 1;
    */
@@ -1890,7 +1890,7 @@ export const Admin: GenService<{
     output: typeof UpdateTenantResponseSchema;
   },
   /**
-   * Suspends a tenant: its tokens are refused and its open streams end; its messages stay.
+   * Suspends a tenant: its tokens are refused and its open streams end; its messages are kept.
    *
    * @generated from rpc warrengate.v1.Admin.SuspendTenant
    */
@@ -2001,8 +2001,8 @@ export const Admin: GenService<{
     output: typeof ListClientsResponseSchema;
   },
   /**
-   * Changes a client's display name, grants or issuer. A grant that is taken away is refused within a second on every
-   * gateway, open streams included; a grant that is added is in tokens issued afterwards.
+   * Changes a client's display name, grants or issuer. A removed grant is refused within a second on every gateway, on
+   * open streams too; an added grant is in tokens issued afterwards.
    *
    * @generated from rpc warrengate.v1.Admin.UpdateClient
    */
@@ -2065,8 +2065,8 @@ export const Admin: GenService<{
     output: typeof RotateSigningKeyResponseSchema;
   },
   /**
-   * Distrusts a signing key, or all of them, immediately, after a leak: on every gateway, within a second, its tokens are
-   * refused and the streams opened with them end. A new key signs when no other is left.
+   * Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
+   * streams opened with them. If no key remains, a new one is created.
    *
    * @generated from rpc warrengate.v1.Admin.RevokeSigningKey
    */

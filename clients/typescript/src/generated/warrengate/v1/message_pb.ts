@@ -2,7 +2,7 @@
 // @generated from file warrengate/v1/message.proto (package warrengate.v1, syntax proto3)
 /* eslint-disable */
 
-// The message, as all calls carry it.
+// The message type that all calls use.
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";

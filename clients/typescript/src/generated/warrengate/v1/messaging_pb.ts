@@ -438,7 +438,7 @@ export type SubscribeStart = Message<"warrengate.v1.SubscribeStart"> & {
 
   /**
    * Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A larger
-   * message is delivered alone. What does not fit stays in the queue, for other consumers.
+   * message is delivered alone. Messages that do not fit remain in the queue, for other consumers.
    *
    * @generated from field: uint64 max_outstanding_bytes = 3;
    */
@@ -446,7 +446,7 @@ export type SubscribeStart = Message<"warrengate.v1.SubscribeStart"> & {
 
   /**
    * The lease of each delivery: settle or extend it in time, or the message goes to another consumer. 10 s to 1 h.
-   * Default: 60 s. Stream queues take nothing back; the end of a lease is still reported.
+   * Default: 60 s. On a stream queue an expired lease is only reported.
    *
    * @generated from field: google.protobuf.Duration ack_deadline = 4;
    */
@@ -809,7 +809,7 @@ export type SubscribeStarted = Message<"warrengate.v1.SubscribeStarted"> & {
   ackDeadline?: Duration | undefined;
 
   /**
-   * The interval of heartbeats on a silent stream.
+   * The interval of heartbeats on an idle stream.
    *
    * @generated from field: google.protobuf.Duration heartbeat_interval = 4;
    */
@@ -923,7 +923,7 @@ export const DeliverySchema: GenMessage<Delivery> = /*@__PURE__*/
  */
 export type Settled = Message<"warrengate.v1.Settled"> & {
   /**
-   * Ids that this stream does not hold (any more): settling them had no effect, and the message is delivered again.
+   * Ids that are not valid on this stream (any more): settling them had no effect; the message is delivered again.
    *
    * @generated from field: repeated uint64 unknown_delivery_ids = 1;
    */
@@ -981,7 +981,7 @@ export const ResumedSchema: GenMessage<Resumed> = /*@__PURE__*/
   messageDesc(file_warrengate_v1_messaging, 26);
 
 /**
- * A sign of life on a silent stream.
+ * A heartbeat on an idle stream.
  *
  * @generated from message warrengate.v1.Heartbeat
  */

@@ -133,7 +133,7 @@ export type Queue = Message<"warrengate.v1.Queue"> & {
   maxPriority: number;
 
   /**
-   * One consumer at a time receives messages; others take over when it leaves. Not for streams. Default: false.
+   * Only one consumer at a time receives messages; when it ends, another one does. Not for streams. Default: false.
    *
    * @generated from field: bool single_active_consumer = 9;
    */
@@ -396,7 +396,7 @@ export const DeleteExchangeRequestSchema: GenMessage<DeleteExchangeRequest> = /*
   messageDesc(file_warrengate_v1_topology, 7);
 
 /**
- * Empty.
+ * Response of DeleteExchange.
  *
  * @generated from message warrengate.v1.DeleteExchangeResponse
  */
@@ -432,7 +432,7 @@ export const GetExchangeRequestSchema: GenMessage<GetExchangeRequest> = /*@__PUR
   messageDesc(file_warrengate_v1_topology, 9);
 
 /**
- * Returns one exchange.
+ * Response of GetExchange.
  *
  * @generated from message warrengate.v1.GetExchangeResponse
  */
@@ -600,7 +600,7 @@ export const DeleteQueueRequestSchema: GenMessage<DeleteQueueRequest> = /*@__PUR
   messageDesc(file_warrengate_v1_topology, 15);
 
 /**
- * Empty.
+ * Response of DeleteQueue.
  *
  * @generated from message warrengate.v1.DeleteQueueResponse
  */
@@ -642,7 +642,7 @@ export const GetQueueRequestSchema: GenMessage<GetQueueRequest> = /*@__PURE__*/
   messageDesc(file_warrengate_v1_topology, 17);
 
 /**
- * One queue.
+ * Response of GetQueue.
  *
  * @generated from message warrengate.v1.GetQueueResponse
  */
@@ -775,7 +775,7 @@ export const PurgeQueueRequestSchema: GenMessage<PurgeQueueRequest> = /*@__PURE_
   messageDesc(file_warrengate_v1_topology, 22);
 
 /**
- * Empty.
+ * Response of PurgeQueue.
  *
  * @generated from message warrengate.v1.PurgeQueueResponse
  */
@@ -817,7 +817,7 @@ export const BindRequestSchema: GenMessage<BindRequest> = /*@__PURE__*/
   messageDesc(file_warrengate_v1_topology, 24);
 
 /**
- * Empty.
+ * Response of Bind.
  *
  * @generated from message warrengate.v1.BindResponse
  */
@@ -853,7 +853,7 @@ export const UnbindRequestSchema: GenMessage<UnbindRequest> = /*@__PURE__*/
   messageDesc(file_warrengate_v1_topology, 26);
 
 /**
- * Empty.
+ * Response of Unbind.
  *
  * @generated from message warrengate.v1.UnbindResponse
  */
@@ -958,7 +958,7 @@ export type DeadLetter = Message<"warrengate.v1.DeadLetter"> & {
   message?: Message$1 | undefined;
 
   /**
-   * The queue it came from.
+   * The queue in which it was.
    *
    * @generated from field: string queue = 3;
    */
@@ -1297,7 +1297,7 @@ export const RedriveFailureSchema: GenMessage<RedriveFailure> = /*@__PURE__*/
   messageDesc(file_warrengate_v1_topology, 37);
 
 /**
- * Deletes dead letters.
+ * Request of PurgeDeadLetters.
  *
  * @generated from message warrengate.v1.PurgeDeadLettersRequest
  */
@@ -1318,7 +1318,7 @@ export const PurgeDeadLettersRequestSchema: GenMessage<PurgeDeadLettersRequest> 
   messageDesc(file_warrengate_v1_topology, 38);
 
 /**
- * Empty.
+ * Response of PurgeDeadLetters.
  *
  * @generated from message warrengate.v1.PurgeDeadLettersResponse
  */
@@ -1624,7 +1624,7 @@ export const Topology: GenService<{
     output: typeof ListBindingsResponseSchema;
   },
   /**
-   * Lists dead letters without removing them. Needs the subscribe grant on their queues; others are not shown. Each
+   * Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
    * call reads all dead letters of the tenant, and runs exclusively with the two below.
    *
    * @generated from rpc warrengate.v1.Topology.ListDeadLetters
@@ -1635,7 +1635,7 @@ export const Topology: GenService<{
     output: typeof ListDeadLettersResponseSchema;
   },
   /**
-   * Publishes dead letters again, each to its original queue only, with attempts reset. Needs the subscribe grant on
+   * Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
    * these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
    * gateway crashes meanwhile, a copy with the same message_id may exist in both places.
    *
@@ -1647,7 +1647,7 @@ export const Topology: GenService<{
     output: typeof RedriveDeadLettersResponseSchema;
   },
   /**
-   * Deletes dead letters. Needs the subscribe grant on their queues.
+   * Deletes dead letters. Requires the subscribe grant on their queues.
    *
    * @generated from rpc warrengate.v1.Topology.PurgeDeadLetters
    */

@@ -1,4 +1,4 @@
-//! The tasks that follow what changes while the gateway runs, in files, in the store or at the broker, until it stops.
+//! The tasks that watch files, the store and the broker for changes while the gateway runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,8 @@ const BROKER_CHECK: Duration = Duration::from_secs(5);
 /// How often signing keys are reloaded when no change is reported.
 const KEYS_CHECK: Duration = Duration::from_secs(60);
 
-/// Reloads the broker's authority when its files change: during a rotation a second one is trusted beside it, and then replaces it.
+/// Reloads the broker's authority when its files change. During a rotation a second authority is trusted as well, and then replaces
+/// the first one.
 pub(super) async fn authority(mut files: Watched, config: BrokerConfig, broker: Broker, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -28,16 +29,16 @@ pub(super) async fn authority(mut files: Watched, config: BrokerConfig, broker: 
             () = stop.cancelled() => return,
         }
         let read = Authority::load(&config.ca_certificate, &config.ca_key);
-        let followed = read.map_err(|error| error.to_string()).and_then(|authority| {
+        let reloaded = read.map_err(|error| error.to_string()).and_then(|authority| {
             let (subject, trusted) = (authority.inspection().subject().to_owned(), authority.trusted_der().len());
             let is_another = broker.adopt_authority(authority).map_err(|error| error.to_string())?;
             Ok((subject, trusted, is_another))
         });
-        match followed {
+        match reloaded {
             Ok((subject, trusted, is_another)) => {
                 tracing::info!(%subject, trusted, is_another, "broker authority reloaded");
             }
-            // Perhaps only one of the two is written yet.
+            // Perhaps only one of the two files is written yet.
             Err(error) => tracing::warn!(%error, "changed broker authority ignored"),
         }
     }
@@ -47,8 +48,8 @@ pub(super) async fn authority(mut files: Watched, config: BrokerConfig, broker: 
 pub(super) async fn credentials(tenants: Arc<Tenants>, broker: Broker, stop: CancellationToken) {
     let mut revision = tenants.revision();
     loop {
-        for (tenant, asked) in tenants.credentials_rotated() {
-            broker.credentials_rotated(&tenant, asked);
+        for (tenant, requested_at) in tenants.credentials_rotated() {
+            broker.credentials_rotated(&tenant, requested_at);
         }
         tokio::select! {
             changed = revision.changed() => if changed.is_err() { return },
@@ -72,10 +73,10 @@ pub(super) async fn signing_keys(issuer: Arc<Issuer>, mut revision: watch::Recei
     }
 }
 
-/// Keeps the gateway from being ready while the broker cannot be reached.
+/// Makes the gateway not ready while the broker cannot be reached.
 pub(super) async fn broker(provisioner: Arc<Provisioner>, readiness: Readiness, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(BROKER_CHECK);
-    let mut away = Some(readiness.block("broker"));
+    let mut unreachable = Some(readiness.block("broker"));
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -83,14 +84,14 @@ pub(super) async fn broker(provisioner: Arc<Provisioner>, readiness: Readiness, 
         }
         match provisioner.ready().await {
             Ok(()) => {
-                if away.take().is_some() {
+                if unreachable.take().is_some() {
                     tracing::info!("broker management API reachable");
                 }
             }
             Err(error) => {
-                if away.is_none() {
+                if unreachable.is_none() {
                     tracing::warn!(%error, "broker management API unreachable");
-                    away = Some(readiness.block("broker"));
+                    unreachable = Some(readiness.block("broker"));
                 }
             }
         }
