@@ -168,7 +168,7 @@ fn a_module_imports_only_from_modules_listed_before_it() {
         let Some(own) = order.get(file.module.as_str()) else { continue };
         for module in named(&file.code) {
             if order.get(module.as_str()).is_some_and(|place| place > own) {
-                wrong.push(format!("{} imports from {module}, which comes later in src/lib.rs", file.path.display()));
+                wrong.push(format!("{} imports from {module}, which is later in src/lib.rs", file.path.display()));
             }
         }
     }
@@ -182,7 +182,7 @@ fn every_file_belongs_to_a_module_of_lib_rs() {
     for file in files() {
         let known = modules.contains(&file.module) || ["lib", "main"].contains(&file.module.as_str());
         assert!(known, "{} belongs to no module", file.path.display());
-        assert!(!file.path.ends_with("mod.rs"), "{}: foo.rs beside foo/", file.path.display());
+        assert!(!file.path.ends_with("mod.rs"), "{}: foo.rs next to foo/", file.path.display());
     }
 }
 
@@ -279,7 +279,7 @@ fn the_files_of_broker_do_not_import_each_other_in_a_cycle() {
         .map(|file| (file.path.clone(), broker_imports(&file.path, &file.code)))
         .collect();
     assert!(open.values().map(BTreeSet::len).sum::<usize>() > 40, "too few imports were found: {open:?}");
-    // Files that import from none of the rest are removed until none is left; what stays is on a cycle or imports from one.
+    // Files that import from none of the rest are removed until none is left; the remaining ones are on a cycle or import from one.
     loop {
         let done: Vec<_> = open.iter().filter(|(_, from)| from.is_empty()).map(|(file, _)| file.clone()).collect();
         if done.is_empty() {

@@ -72,7 +72,7 @@ impl AttemptReport {
             let lost = || disconnects.iter().filter(|(route, at)| may_have(*at) && of_tenant(*route)).count() as u32;
             if delivery.attempt > 1 + retries && delivery.attempt > 1 + retries + lost() {
                 let line = format!(
-                    "{id} came with attempt {} after {retries} retries and {} losses",
+                    "{id} was delivered with attempt {} after {retries} retries and {} losses",
                     delivery.attempt,
                     lost()
                 );

@@ -82,7 +82,7 @@ pub struct Environment {
     admin: Client,
 }
 
-/// The folder of this run. It stays until the next run, for its logs.
+/// The folder of this run. It is kept until the next run, for its logs.
 pub fn folder() -> anyhow::Result<RunFolder> {
     RunFolder::create(Path::new(env!("CARGO_TARGET_TMPDIR")), "faults").context("cannot create the folder of the run")
 }

@@ -33,7 +33,7 @@ pub struct Inputs<'a> {
 pub struct Evaluation {
     pub table: String,
     pub violations: Vec<String>,
-    /// What took longer than allowed, which says little on a machine with other load.
+    /// What took longer than allowed. On a machine with other load this is not significant.
     pub late: Vec<String>,
     pub last_line: String,
 }

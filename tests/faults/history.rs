@@ -211,7 +211,7 @@ impl History {
             Observation::Delivered { id, attempt, .. } => {
                 state.worked(stream);
                 if id.split('/').next() != Some(state.streams[stream].tenant.as_str()) {
-                    let line = format!("{id} came to {}", state.streams[stream].name);
+                    let line = format!("{id} was delivered to {}", state.streams[stream].name);
                     state.wrong_tenant.push(line);
                 }
                 let delivered = Delivered { stream, attempt, at: now, settled: None };

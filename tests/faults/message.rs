@@ -117,7 +117,7 @@ pub fn read(delivery: &pb::Delivery) -> Result<Content, String> {
     }
     let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
     if exchange != EXCHANGE || key != disposition.routing_key(number) {
-        return Err(format!("{id} came as if published to {exchange:?} with {key:?}"));
+        return Err(format!("{id} was delivered as if published to {exchange:?} with {key:?}"));
     }
     Ok(Content { id: id.to_owned(), disposition })
 }

@@ -59,7 +59,7 @@ impl Routes {
         self.routes.iter().enumerate().filter(move |(_, route)| route.current.load(Ordering::Relaxed) == gateway)
     }
 
-    /// New connections go to the other gateway; existing ones stay.
+    /// New connections go to the other gateway; existing ones remain.
     pub fn divert(&self, gateway: usize) {
         let other = (gateway + 1) % self.ports.len();
         for (_, route) in self.all_to(gateway) {
@@ -95,7 +95,7 @@ impl Routes {
         }
     }
 
-    /// Forwards again. Clients may have given up a paused connection, so it counts as disconnected.
+    /// Forwards again. Clients may have closed a paused connection, so it counts as disconnected.
     pub fn resume(&self, history: &History) {
         for (number, route) in self.routes.iter().enumerate() {
             if route.paused.swap(false, Ordering::Relaxed) {

@@ -28,7 +28,9 @@ async fn unacknowledged_messages_of_a_silent_client_are_delivered_to_another() {
     let began = Instant::now();
     let taken_over = other.take(3).await;
     let took = began.elapsed();
-    eprintln!("measured: with keep-alive 1 s + 1 s, another had the messages of a silent client after {took:?}");
+    eprintln!(
+        "measured: with keep-alive 1 s + 1 s, another consumer received the messages of a silent client after {took:?}"
+    );
     assert_eq!(bodies(&taken_over), ["0", "1", "2"]);
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert!(network.connections() > 0, "the client's own side is still open");

@@ -203,7 +203,7 @@ async fn one_some_or_all_dead_letters_are_redriven_to_their_queues_only() {
     let done = tenant.redrive(these([one])).await;
     assert_eq!((done.redriven, done.failed, done.remaining), (1, 0, 0));
     assert_eq!(tenant.take("first", 1).await, [one.message.as_ref().unwrap().body.clone()]);
-    // It is none any more, and naming it harms nothing.
+    // It is no longer a dead letter; purging it again has no effect.
     assert_eq!(tenant.redrive(these([one])).await, pb::RedriveDeadLettersResponse::default());
     assert_eq!(tenant.redrive(filtered(of_queue("second"))).await.redriven, 5);
     tenant.has_depth("second", 5).await;
@@ -211,7 +211,7 @@ async fn one_some_or_all_dead_letters_are_redriven_to_their_queues_only() {
     assert_eq!(tenant.redrive(all()).await.redriven, 9);
     tenant.has_depth("first", 9).await;
     assert_eq!(tenant.dead_letters().await, []);
-    // Those that die again know that they came back.
+    // Those that become dead letters again count the redrive.
     let mut consumer = RawSubscription::open(&tenant.client, start("second")).await;
     let taken = consumer.one().await;
     consumer.nack(&[taken.delivery_id], NackAction::DeadLetter).await;
@@ -225,7 +225,7 @@ async fn a_redrive_keeps_to_its_rate_reports_its_progress_and_stops_when_it_is_c
     let mut reports = tenant.start_redrive(all(), 10).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 3 {
-        let report = within("a report", reports.message()).await.unwrap().expect("it goes on");
+        let report = within("a report", reports.message()).await.unwrap().expect("another report");
         assert!(
             report.redriven as f64 <= begun.elapsed().as_secs_f64() * 10.0 + 2.0,
             "{report:?} after {:?}",
@@ -236,7 +236,7 @@ async fn a_redrive_keeps_to_its_rate_reports_its_progress_and_stops_when_it_is_c
     }
     assert!(seen.is_sorted() && seen[2] < 60, "{seen:?}");
     drop(reports);
-    // What was on its way is finished, the rest stays: none is lost and none is in both places.
+    // The messages in flight are finished and the others are kept: none is lost and none is in both places.
     let left = until("the end of the redrive", async || {
         let before = tenant.dead_letters().await.len();
         let after = tenant.dead_letters().await.len();

@@ -47,7 +47,7 @@ async fn a_message_is_dead_lettered_when_its_queue_was_deleted_during_the_delay(
     let dead = tenant.dead_letter().await;
     assert_eq!((dead.queue.as_str(), dead.code.as_str(), dead.attempts), ("passing", "queue_deleted", 1));
     assert_eq!((dead.exchange.as_str(), dead.routing_key.as_str()), ("", "passing"));
-    // It stays until a queue accepts it.
+    // It remains until a queue accepts it.
     let done = tenant.redrive(these([&dead])).await;
     assert_eq!((done.redriven, done.failed, done.remaining), (0, 1, 0));
     assert!(done.failures[0].reason.starts_with("QUEUE_NOT_FOUND: "), "{done:?}");
@@ -76,7 +76,7 @@ async fn a_retry_into_a_full_queue_waits_in_the_broker_until_there_is_capacity()
     })
     .await;
     consumer.retry(&[outstanding.delivery_id], Duration::from_millis(200)).await;
-    // With a new delay queue, old copies stay for longer than the delay.
+    // With a new delay queue, old copies remain for longer than the delay.
     consumer.close().await;
     tenant.has_depth("small", others).await;
     wait_for_messages(&tenant, "wg.delay.200", 1).await;
@@ -92,7 +92,7 @@ async fn a_retry_into_a_full_queue_waits_in_the_broker_until_there_is_capacity()
         }
     };
     let took = freed.elapsed();
-    eprintln!("measured: the retry came {took:.1?} after the queue had capacity");
+    eprintln!("measured: the retry was delivered {took:.1?} after the queue had capacity");
     assert_eq!((again.attempt, seen.len() as u64), (2, others + 1), "{seen:?}");
     assert!(took < OFFERED_AGAIN + Duration::from_secs(2), "{took:?}");
     wait_for_messages(&tenant, "wg.delay.200", 0).await;

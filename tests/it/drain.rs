@@ -140,7 +140,7 @@ async fn an_ended_publish_stream_reports_an_outcome_for_each_message_in_flight()
     let mut publisher = RawPublisher::open(&client).await;
     publisher.send(vec![to_queue("jobs", "before")]).await;
     assert_eq!(publisher.results(1).await[0].outcome(), Outcome::Confirmed);
-    // The broker is paused, so messages sent now stay in flight until the end.
+    // The broker is paused, so messages sent now remain in flight until the end.
     proxy.hold();
     publisher.send((0..10).map(|n| to_queue("jobs", n.to_string())).collect()).await;
     gateway.terminate();

@@ -1,5 +1,5 @@
 //! The memory budget of a gateway: deliveries and publishes in flight are charged to the tenant. A tenant that has used its share is
-//! slowed or refused, and goes on when it has settled something; another tenant does not notice.
+//! slowed or refused, and continues when it has settled something; another tenant is not affected.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -73,5 +73,5 @@ async fn retries_of_low_priority_do_not_starve_when_there_are_retries_of_high_pr
         _ = within("all of low priority are back", back) => {}
     }
     let late = nacked.elapsed().saturating_sub(DELAY);
-    assert!(late < Duration::from_secs(8), "the last one came {late:?} late");
+    assert!(late < Duration::from_secs(8), "the last one was {late:?} late");
 }

@@ -249,7 +249,7 @@ async fn after_many_reconnects_the_broker_has_exactly_the_channels_that_open_str
         let connections = broker.get("connections").await.unwrap();
         let of_tenant =
             |one: &&serde_json::Value| one["vhost"] == vhost.as_str() || one["queue"]["vhost"] == vhost.as_str();
-        // Statistics of a channel that arrive after its end stay for two minutes, without its connection.
+        // Statistics of a channel that arrive after its end remain for two minutes, without its connection.
         let is_current = |one: &&serde_json::Value| {
             let its = &one["connection_details"]["name"];
             what != "channels" || connections.as_array().unwrap().iter().any(|connection| connection["name"] == *its)

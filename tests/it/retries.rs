@@ -40,7 +40,7 @@ fn queue(name: &str, kind: QueueType, attempts: u32, retry_policy: pb::RetryPoli
     }
 }
 
-/// Nacks a delivery; returns the next one and the time until it came.
+/// Nacks a delivery; returns the next one and the time until it arrived.
 async fn next_attempt(consumer: &mut RawSubscription, id: u64) -> (Duration, pb::Delivery) {
     consumer.nack_with_reason(&[id], NackAction::Retry, "not yet").await;
     let nacked = Instant::now();

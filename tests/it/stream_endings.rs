@@ -1,4 +1,4 @@
-//! The end of streams whose queue, client or tenant is removed: with a status that says why, promptly, and without
+//! The end of streams whose queue, client or tenant is removed: with a status that has the reason, promptly, and without
 //! effect on others.
 
 use std::time::Instant;

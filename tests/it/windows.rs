@@ -49,7 +49,7 @@ async fn the_message_window_is_enforced() {
         consumer.ack(&ids(&outstanding[4..7])).await;
         assert_eq!(bodies(&consumer.take(3).await), ["10", "11", "12"]);
         consumer.is_quiet().await;
-        assert_eq!(tenant.depth("jobs").await, 17, "undelivered messages stay in the queue");
+        assert_eq!(tenant.depth("jobs").await, 17, "undelivered messages remain in the queue");
     }
 }
 

@@ -179,7 +179,7 @@ fn child(program: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// `administrator ID, secret SECRET: keep it ...`
+/// `administrator ID, secret SECRET: save it ...`
 fn administrator(line: &str) -> Option<(String, SecretString)> {
     let (id, rest) = line.strip_prefix("administrator ")?.split_once(", secret ")?;
     let (secret, _) = rest.split_once(": ")?;
@@ -246,8 +246,8 @@ mod tests {
 
     #[test]
     fn the_first_administrator_is_read_from_the_output_of_serve() {
-        let line = "administrator admin, secret abc_DEF-1: keep it, it is not shown again";
-        let (id, secret) = administrator(line).expect("there");
+        let line = "administrator admin, secret abc_DEF-1: save it now, it cannot be shown again";
+        let (id, secret) = administrator(line).expect("parsed");
         assert_eq!((id.as_str(), secret.expose_secret()), ("admin", "abc_DEF-1"));
         assert!(administrator("listening").is_none());
     }

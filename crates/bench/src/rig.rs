@@ -137,8 +137,8 @@ impl Rig {
     /// This machine, with the broker's versions from its log.
     pub(super) fn machine(&self) -> Machine {
         let log = std::fs::read_to_string(self.node.log()).unwrap_or_default();
-        let said = log.lines().find_map(|line| Some(line.split_once("Starting RabbitMQ ")?.1));
-        Machine::read(said.map_or_else(|| "RabbitMQ".to_owned(), |version| format!("RabbitMQ {version}")))
+        let version = log.lines().find_map(|line| Some(line.split_once("Starting RabbitMQ ")?.1));
+        Machine::read(version.map_or_else(|| "RabbitMQ".to_owned(), |version| format!("RabbitMQ {version}")))
     }
 
     /// A meter of the worker, a gateway and the broker.

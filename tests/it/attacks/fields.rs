@@ -250,7 +250,7 @@ async fn expired_tokens_unknown_keys_and_replayed_delivery_ids_are_refused_and_a
     eprintln!("and {times} replayed or invented delivery ids");
     suite.total();
     assert_audited(&suite).await;
-    // These came through a connection from another address, and are audited with that address.
+    // These were sent on a connection from another address, and are audited with that address.
     let admin = SharedStack::get().admin().await;
     until("the replays are audited", async || {
         let filter = pb::ListAuditEventsRequest {

@@ -84,7 +84,7 @@ impl RawSubscription {
     }
 
     /// Waits until the gateway has processed all earlier frames, and checks that it delivers nothing: a settlement of
-    /// an unknown id is reported, and no delivery comes before the report.
+    /// an unknown id is reported, and there is no delivery before the report.
     pub async fn is_quiet(&mut self) {
         for unknown in [u64::MAX - 1, u64::MAX] {
             self.ack(&[unknown]).await;

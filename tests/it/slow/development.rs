@@ -124,7 +124,7 @@ async fn dev_keeps_tenants_and_messages_over_a_restart_and_leaves_nothing_runnin
     assert_eq!(dev.run(&["subscribe", "orders", "--count", "1"]).await.trim_end(), "saved");
     // Even a crash of the whole process leaves no broker behind.
     signal(&second, "KILL").await;
-    within("dev to die", second.wait()).await.unwrap();
+    within("dev to exit", second.wait()).await.unwrap();
     dev.wait_until_nothing_remains().await;
     assert!(Path::new(&dev.folder.path().join(".warrengate/dev.env")).exists());
 }

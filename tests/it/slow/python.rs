@@ -25,7 +25,7 @@ pub fn environment() -> PathBuf {
 
 #[tokio::test]
 async fn the_python_quick_start_publishes_subscribes_and_renews_its_token() {
-    // The retry comes four seconds after the first attempt, and the first token expires before that.
+    // The retry is four seconds after the first attempt, and the first token expires before that.
     let gateway = web::gateway(|config| {
         config.auth.token_lifetime = Duration::from_secs(4);
         config.auth.warn_before_expiry = Duration::from_secs(2);

@@ -47,8 +47,8 @@ fn ratios_are_computed_within_a_round() {
     let ratios = ratios(&runs()).expect("every path has a run");
     assert_eq!((ratios.throughput_vs_direct.min, ratios.throughput_vs_direct.max), (0.75, 0.75));
     assert_eq!(ratios.throughput_vs_ordinary.median, 1.5);
-    assert_eq!(ratios.cpu_vs_direct.expect("there").median, 1.25);
-    assert_eq!(ratios.application_cpu_vs_direct.expect("there").median, 0.5);
+    assert_eq!(ratios.cpu_vs_direct.expect("a ratio").median, 1.25);
+    assert_eq!(ratios.application_cpu_vs_direct.expect("a ratio").median, 0.5);
     let added = added(&runs()).expect("every path has a run");
     assert_eq!((added.p50.median, added.p99.median), (0.5, 1.0));
 }

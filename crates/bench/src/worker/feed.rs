@@ -56,17 +56,17 @@ enum Source {
 
 impl Feed {
     /// `warm` messages at once; the others only after "go".
-    pub(super) fn full(warm: usize, shared: &Shared, duration: Duration) -> Self {
+    pub(super) fn full(warm: usize, shared: &FeedContext, duration: Duration) -> Self {
         shared.feed(warm, Source::Full { duration })
     }
 
     /// The messages that arrive through the channel.
-    pub(super) fn paced(warm: usize, shared: &Shared, items: mpsc::UnboundedReceiver<Item>) -> Self {
+    pub(super) fn paced(warm: usize, shared: &FeedContext, items: mpsc::UnboundedReceiver<Item>) -> Self {
         shared.feed(warm, Source::Paced(items))
     }
 
     /// The warm-up messages only.
-    pub(super) fn nothing(warm: usize, shared: &Shared) -> Self {
+    pub(super) fn nothing(warm: usize, shared: &FeedContext) -> Self {
         shared.feed(warm, Source::Nothing)
     }
 
@@ -106,7 +106,7 @@ impl Feed {
 }
 
 /// The state that all feeds of a process share.
-pub(super) struct Shared {
+pub(super) struct FeedContext {
     pub(super) tally: Arc<Tally>,
     pub(super) go: watch::Receiver<Option<Instant>>,
     /// A body without a due time.
@@ -115,7 +115,7 @@ pub(super) struct Shared {
     pub(super) limits_backlog: bool,
 }
 
-impl Shared {
+impl FeedContext {
     fn feed(&self, warm: usize, source: Source) -> Feed {
         Feed {
             warm,

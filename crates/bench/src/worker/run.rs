@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     direct,
-    feed::{Feed, Shared, body, pace},
+    feed::{Feed, FeedContext, body, pace},
     gateway, ordinary,
     tally::{Counts, Tally},
 };
@@ -78,7 +78,7 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     let (publishers, mut consumers) = open(job).await?;
     let (start, started) = watch::channel(None);
     let limits_backlog = job.mode.publishes() && job.mode.consumes();
-    let shared = Shared { tally: Arc::clone(&tally), go: started, plain: body(job.size), limits_backlog };
+    let shared = FeedContext { tally: Arc::clone(&tally), go: started, plain: body(job.size), limits_backlog };
 
     let mut tasks = JoinSet::new();
     let watched = |tally: &Arc<Tally>, work: Work| {

@@ -46,7 +46,7 @@ fn command(dedicated: &DedicatedStack) -> tokio::process::Command {
     command
 }
 
-/// Makes and deletes tenants and asks for queues while something is done: the provisioner is always let in.
+/// Creates and deletes tenants and lists queues while something is done: the provisioner is always accepted.
 async fn administer<T>(dedicated: &DedicatedStack, tenant: &Tenant, work: impl Future<Output = T>) -> T {
     let admin = dedicated.admin().await;
     let mut acts = 0;
@@ -63,7 +63,7 @@ async fn administer<T>(dedicated: &DedicatedStack, tenant: &Tenant, work: impl F
     };
     let done = tokio::select! {
         done = work => done,
-        () = forever => unreachable!("it goes on for ever"),
+        () = forever => unreachable!("it does not end"),
     };
     eprintln!("{acts} tenants made and deleted meanwhile, each at once");
     assert!(acts > 0);

@@ -30,7 +30,7 @@ use crate::{
 /// Limits the unanswered requests, so that they do not accumulate when the gateway is slow to refuse.
 const MAX_UNANSWERED: usize = 100;
 
-/// The result of a request: something to keep, or `None` when the limit refused it.
+/// The result of a request: the granted resource, or `None` when the limit refused it.
 type Answer = Result<Option<Granted>, Error>;
 type Granted = Box<dyn Any + Send>;
 
