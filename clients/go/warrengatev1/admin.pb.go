@@ -3149,7 +3149,8 @@ type IsolationProbe struct {
 	Attempt string `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// Whether it was refused, as expected.
 	Refused bool `protobuf:"varint,2,opt,name=refused,proto3" json:"refused,omitempty"`
-	// The broker's answer.
+	// The broker's answer. Begins with "inconclusive" when a timeout or a lost connection proves nothing; then the attempt does
+	// not count as refused.
 	Answer string `protobuf:"bytes,3,opt,name=answer,proto3" json:"answer,omitempty"`
 	// Whether this is the control attempt: the tenant's own vhost, which must be accessible.
 	IsControl     bool `protobuf:"varint,4,opt,name=is_control,json=isControl,proto3" json:"is_control,omitempty"`

@@ -148,7 +148,8 @@ type Message struct {
 	// How long the message may wait in a queue, in whole milliseconds, up to 366 days; then it becomes a dead letter.
 	// Default: the queue's limit. A retry removes it.
 	Ttl *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	// 0 (default) to 255; queues with fewer levels use the nearest one.
+	// 0 (default, lowest) to 255. Classic queues with max_priority have that many levels and use the nearest one. Quorum
+	// queues ignore priorities on RabbitMQ 3.10, have two levels on 4.0 to 4.2 (5 and more is high) and 32 from 4.3 on.
 	Priority uint32 `protobuf:"varint,10,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Whether the message survives a broker restart. Default: persistent.
 	Durability Durability `protobuf:"varint,11,opt,name=durability,proto3,enum=warrengate.v1.Durability" json:"durability,omitempty"`

@@ -351,7 +351,8 @@ type Queue struct {
 	Expires *durationpb.Duration `protobuf:"bytes,6,opt,name=expires,proto3" json:"expires,omitempty"`
 	// A message becomes a dead letter after this many attempts: 1 to 1,000. Not for streams. Default (0): 20.
 	MaxDeliveryAttempts uint32 `protobuf:"varint,7,opt,name=max_delivery_attempts,json=maxDeliveryAttempts,proto3" json:"max_delivery_attempts,omitempty"`
-	// Levels of priority, 0 (default, none) to 10. Classic queues only.
+	// Levels of priority, 0 (default, none) to 10. Classic queues only; quorum queues need no setting (see
+	// Message.priority).
 	MaxPriority uint32 `protobuf:"varint,8,opt,name=max_priority,json=maxPriority,proto3" json:"max_priority,omitempty"`
 	// Only one consumer at a time receives messages; when it ends, another one does. Not for streams. Default: false.
 	SingleActiveConsumer bool `protobuf:"varint,9,opt,name=single_active_consumer,json=singleActiveConsumer,proto3" json:"single_active_consumer,omitempty"`
@@ -648,7 +649,7 @@ type Binding struct {
 	DestinationType DestinationType `protobuf:"varint,3,opt,name=destination_type,json=destinationType,proto3,enum=warrengate.v1.DestinationType" json:"destination_type,omitempty"`
 	// The key of a direct exchange, or the pattern of a topic exchange; ignored by fanout and headers. At most 255 bytes.
 	RoutingKey string `protobuf:"bytes,4,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
-	// For headers exchanges: the values to match, by type and value.
+	// For headers exchanges: the values to match, by type and value. At most 4 KiB.
 	Headers map[string]*Value `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// For headers exchanges: all (default) or any.
 	HeadersMatch  HeadersMatch `protobuf:"varint,6,opt,name=headers_match,json=headersMatch,proto3,enum=warrengate.v1.HeadersMatch" json:"headers_match,omitempty"`
@@ -2009,8 +2010,9 @@ type DeadLetter struct {
 	// The routing key it was published with.
 	RoutingKey string `protobuf:"bytes,5,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
 	// The reason, for programs: "rejected" (Nack with DEAD_LETTER), "delivery_limit" (all attempts used up),
-	// "queue_deleted" (its queue did not exist when its next attempt was due), "expired" (its time to live ended), or
-	// another reason reported by the broker.
+	// "queue_deleted" (its queue did not exist when its next attempt was due), "headers_too_large" (it did not come through
+	// the gateway, and its headers are too large to be published again), "expired" (its time to live ended), or another
+	// reason reported by the broker.
 	Code string `protobuf:"bytes,6,opt,name=code,proto3" json:"code,omitempty"`
 	// The reason, for people: Nack.reason of the last consumer, or the gateway's explanation. May be empty.
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`

@@ -1660,7 +1660,8 @@ export type IsolationProbe = Message<"warrengate.v1.IsolationProbe"> & {
   refused: boolean;
 
   /**
-   * The broker's answer.
+   * The broker's answer. Begins with "inconclusive" when a timeout or a lost connection proves nothing; then the attempt does
+   * not count as refused.
    *
    * @generated from field: string answer = 3;
    */

@@ -90,7 +90,8 @@ export type Message = Message$1<"warrengate.v1.Message"> & {
   ttl?: Duration | undefined;
 
   /**
-   * 0 (default) to 255; queues with fewer levels use the nearest one.
+   * 0 (default, lowest) to 255. Classic queues with max_priority have that many levels and use the nearest one. Quorum
+   * queues ignore priorities on RabbitMQ 3.10, have two levels on 4.0 to 4.2 (5 and more is high) and 32 from 4.3 on.
    *
    * @generated from field: uint32 priority = 10;
    */

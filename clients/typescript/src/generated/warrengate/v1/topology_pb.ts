@@ -126,7 +126,8 @@ export type Queue = Message<"warrengate.v1.Queue"> & {
   maxDeliveryAttempts: number;
 
   /**
-   * Levels of priority, 0 (default, none) to 10. Classic queues only.
+   * Levels of priority, 0 (default, none) to 10. Classic queues only; quorum queues need no setting (see
+   * Message.priority).
    *
    * @generated from field: uint32 max_priority = 8;
    */
@@ -297,7 +298,7 @@ export type Binding = Message<"warrengate.v1.Binding"> & {
   routingKey: string;
 
   /**
-   * For headers exchanges: the values to match, by type and value.
+   * For headers exchanges: the values to match, by type and value. At most 4 KiB.
    *
    * @generated from field: map<string, warrengate.v1.Value> headers = 5;
    */
@@ -980,8 +981,9 @@ export type DeadLetter = Message<"warrengate.v1.DeadLetter"> & {
 
   /**
    * The reason, for programs: "rejected" (Nack with DEAD_LETTER), "delivery_limit" (all attempts used up),
-   * "queue_deleted" (its queue did not exist when its next attempt was due), "expired" (its time to live ended), or
-   * another reason reported by the broker.
+   * "queue_deleted" (its queue did not exist when its next attempt was due), "headers_too_large" (it did not come through
+   * the gateway, and its headers are too large to be published again), "expired" (its time to live ended), or another
+   * reason reported by the broker.
    *
    * @generated from field: string code = 6;
    */
