@@ -1,4 +1,4 @@
-//! The benchmark runs, and its counts are right. Its figures are not judged: a test machine is shared.
+//! The benchmark runs, and its counts are right. Its figures are not checked: a test machine is shared.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
