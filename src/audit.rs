@@ -1,8 +1,9 @@
 //! The audit trail of the running gateway.
 //!
-//! Invariant: an administrative operation is recorded before it is answered. Refusals, issued tokens and destructive calls of the
-//! data plane never wait: their events are put into bounded queues, and events that do not fit or occur too often are only counted
-//! (`aggregator`), so that they fill neither memory nor the disk. Text of callers is sanitized.
+//! Invariant: an administrative operation is recorded before it is answered. Refusals, issued tokens and destructive
+//! calls of the data plane never wait: their events are put into bounded queues, and events that do not fit or occur
+//! too often are only counted (`aggregator`), so that they fill neither memory nor the disk. Text of callers is
+//! sanitized.
 
 mod aggregator;
 mod context;
@@ -70,8 +71,8 @@ impl Audit {
         self.0.store.begin_operation(event).await
     }
 
-    /// Records the outcome of an operation. If this fails, the caller must be informed; the operation is reported as unfinished
-    /// later.
+    /// Records the outcome of an operation. If this fails, the caller must be informed; the operation is reported as
+    /// unfinished later.
     ///
     /// # Errors
     /// When the store fails repeatedly.
@@ -113,8 +114,8 @@ impl Audit {
     }
 }
 
-/// Text of a caller, with a limited length, and without control characters or anything else that a terminal, a log or a database
-/// could interpret.
+/// Text of a caller, with a limited length, and without control characters or anything else that a terminal, a log or a
+/// database could interpret.
 pub fn sanitize(text: &str) -> String {
     text.chars().take(100).flat_map(char::escape_default).collect()
 }

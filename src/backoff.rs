@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// The pauses between the attempts of one operation: each is up to twice as long as the one before it, up to a maximum. The
-/// second half of each pause is random, so that operations that failed at the same time are not all retried at the same time.
+/// The pauses between the attempts of one operation: each is up to twice as long as the one before it, up to a maximum.
+/// The second half of each pause is random, so that operations that failed at the same time are not all retried at the
+/// same time.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,

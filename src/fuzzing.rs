@@ -1,8 +1,8 @@
-//! Entry points for fuzzing the code that reads untrusted input. `fuzz/` calls them with libFuzzer, and the tests below with
-//! generated inputs on a stable compiler; `./scripts/fuzz` runs either.
+//! Entry points for fuzzing the code that reads untrusted input. `fuzz/` calls them with libFuzzer, and the tests below
+//! with generated inputs on a stable compiler; `./scripts/fuzz` runs either.
 //!
-//! A function returns for every input; a panic is a finding. Where there is a simple reference, the result is compared with
-//! it.
+//! A function returns for every input; a panic is a finding. Where there is a simple reference, the result is compared
+//! with it.
 
 use std::time::{Duration, SystemTime};
 

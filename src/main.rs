@@ -19,8 +19,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Three fifths of the processors, because lapin's threads do two fifths of the work. With more threads, more work moves between
-/// them (docs/adr/0013).
+/// Three fifths of the processors, because lapin's threads do two fifths of the work. With more threads, more work
+/// moves between them (docs/adr/0013).
 fn workers(processors: usize) -> usize {
     (processors * 3 / 5).max(1)
 }

@@ -1,7 +1,8 @@
 //! Validated names.
 //!
-//! Invariant: a value of these types is valid, so no other module validates it again. A tenant id is safe in a vhost's name, a
-//! certificate's subject and a URL, and the name of a queue belongs neither to the gateway (`wg.`) nor to the broker (`amq.`).
+//! Invariant: a value of these types is valid, so no other module validates it again. A tenant id is safe in a vhost's
+//! name, a certificate's subject and a URL, and the name of a queue belongs neither to the gateway (`wg.`) nor to the
+//! broker (`amq.`).
 
 mod broker;
 mod identity;

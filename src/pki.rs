@@ -1,8 +1,8 @@
-//! Certificate authorities and the certificates that they sign: server certificates for the broker and the gateway, client
-//! certificates for the provisioner and each tenant.
+//! Certificate authorities and the certificates that they sign: server certificates for the broker and the gateway,
+//! client certificates for the provisioner and each tenant.
 //!
-//! Every key is ECDSA P-256 and generated here. A private key is written only to the certificate folder and only with mode
-//! 0600, and no `Debug` output contains one.
+//! Every key is ECDSA P-256 and generated here. A private key is written only to the certificate folder and only with
+//! mode 0600, and no `Debug` output contains one.
 
 mod account;
 mod authority;

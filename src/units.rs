@@ -13,8 +13,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     text.ends_with(|c: char| c.is_ascii_alphabetic()).then(|| humantime::parse_duration(text).ok()).flatten()
 }
 
-/// A size in bytes, with a decimal (`kB`, `MB`, `GB`) or binary (`KiB`, `MiB`, `GiB`) unit in any case, or without one; `K`,
-/// `M` and `G` alone are binary.
+/// A size in bytes, with a decimal (`kB`, `MB`, `GB`) or binary (`KiB`, `MiB`, `GiB`) unit in any case, or without one;
+/// `K`, `M` and `G` alone are binary.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

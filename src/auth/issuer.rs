@@ -1,5 +1,5 @@
-//! The gateway's own issuer of tokens. It exchanges a client's id and secret for a JWT. Gateways share their signing keys through
-//! the store.
+//! The gateway's own issuer of tokens. It exchanges a client's id and secret for a JWT. Gateways share their signing
+//! keys through the store.
 
 use std::{
     net::IpAddr,
@@ -143,8 +143,9 @@ impl Issuer {
         Ok(())
     }
 
-    /// Creates a new key, which is used for signing as soon as it is known to all gateways. The previous one remains valid until the
-    /// last token that it can have signed has expired. `store` is the handle that acts for the administrator.
+    /// Creates a new key, which is used for signing as soon as it is known to all gateways. The previous one remains
+    /// valid until the last token that it can have signed has expired. `store` is the handle that acts for the
+    /// administrator.
     ///
     /// # Errors
     /// When the store does not respond.
@@ -159,8 +160,8 @@ impl Issuer {
         Ok(RotatedKey { kid: key.kid, previous_until })
     }
 
-    /// Revokes a key, or all of them, at once, for a key that has leaked. If no signing key is left, a new one is created. `store` is
-    /// the handle that acts for the administrator. Returns the ids of the revoked keys.
+    /// Revokes a key, or all of them, at once, for a key that has leaked. If no signing key is left, a new one is
+    /// created. `store` is the handle that acts for the administrator. Returns the ids of the revoked keys.
     ///
     /// # Errors
     /// When the store does not respond.
@@ -230,8 +231,8 @@ impl Issuer {
         };
         attempt.succeeded();
         self.refuse_suspended(&client.id).await?;
-        // The secret was checked after `not_before` was set. A gateway whose clock is slow must not issue a token that is
-        // always refused.
+        // The secret was checked after `not_before` was set. A gateway whose clock is slow must not issue a token that
+        // is always refused.
         let issued = now.max(unix(client.not_before));
         self.sign(&client, issued, lifetime)
     }
@@ -257,8 +258,8 @@ impl Issuer {
         &self.config.issuer
     }
 
-    /// Creates the first platform administrator, `admin`, unless it exists. Only the call that creates it returns its id and
-    /// secret.
+    /// Creates the first platform administrator, `admin`, unless it exists. Only the call that creates it returns its
+    /// id and secret.
     ///
     /// # Errors
     /// When the store does not respond.

@@ -1,5 +1,5 @@
-//! Maps errors of lapin and of RabbitMQ to errors that show the caller what to do. The broker's own text is kept as the source
-//! for logs; callers see it only where it contains no names but those of the caller's own objects.
+//! Maps errors of lapin and of RabbitMQ to errors that show the caller what to do. The broker's own text is kept as the
+//! source for logs; callers see it only where it contains no names but those of the caller's own objects.
 
 use std::borrow::Cow;
 
@@ -220,8 +220,8 @@ fn precondition(text: &str, error: lapin::Error) -> Error {
     Error::Unsupported(Some(error))
 }
 
-/// The queue type that an argument set by the gateway implies. The gateway sets different ones for each type, so a difference in
-/// any of them is a difference in type, whichever the broker compares first.
+/// The queue type that an argument set by the gateway implies. The gateway sets different ones for each type, so a
+/// difference in any of them is a difference in type, whichever the broker compares first.
 fn implied_type(argument: &str, value: &str) -> Option<&'static str> {
     match (argument, value) {
         ("x-dead-letter-exchange" | "x-overflow", "none") => Some("stream"),

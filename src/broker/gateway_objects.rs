@@ -1,6 +1,6 @@
-//! The gateway's own objects in a tenant's vhost: their names, arguments and declarations. Tenants neither see them nor can
-//! name them (`wg.`). Messages that `wg.return` cannot route become dead letters, so no message remains in the delay
-//! queues.
+//! The gateway's own objects in a tenant's vhost: their names, arguments and declarations. Tenants neither see them nor
+//! can name them (`wg.`). Messages that `wg.return` cannot route become dead letters, so no message remains in the
+//! delay queues.
 //!
 //! | object | kind | purpose |
 //! | --- | --- | --- |
@@ -31,11 +31,12 @@ pub(super) const DELAY_QUEUE_PREFIX: &str = "wg.delay.";
 /// Routes by the queue's name.
 pub(super) const RETURN_EXCHANGE: &str = "wg.return";
 
-/// The number of deliveries after which RabbitMQ drops or dead-letters a message (4.x: 20 by default). RabbitMQ 3.10 counts
-/// each requeue, so the limit is high enough that only an endless loop reaches it. The gateway counts attempts itself.
+/// The number of deliveries after which RabbitMQ drops or dead-letters a message (4.x: 20 by default). RabbitMQ 3.10
+/// counts each requeue, so the limit is high enough that only an endless loop reaches it. The gateway counts attempts
+/// itself.
 pub(super) const DELIVERY_LIMIT: i64 = 1_000_000;
-/// The maximum number of the gateway's own queues in a tenant's vhost. It is added to the plan's limit, which applies to the
-/// tenant's own queues.
+/// The maximum number of the gateway's own queues in a tenant's vhost. It is added to the plan's limit, which applies
+/// to the tenant's own queues.
 pub const OWN_QUEUES: u32 = 256;
 
 /// The value of a queue argument.

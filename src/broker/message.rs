@@ -1,4 +1,5 @@
-//! Messages between protobuf and AMQP: properties, headers, times, and the delivery that is retained until it is settled.
+//! Messages between protobuf and AMQP: properties, headers, times, and the delivery that is retained until it is
+//! settled.
 
 pub(super) mod delay_bucket;
 pub(super) mod headers;

@@ -1,6 +1,7 @@
 //! `warrengate chat`: a chat room for people of one tenant.
 //!
-//! A room is two stream queues of the tenant (docs/guides/chat.md), so rooms of the same name of two tenants are separate.
+//! A room is two stream queues of the tenant (docs/guides/chat.md), so rooms of the same name of two tenants are
+//! separate.
 
 mod room;
 mod roster;
@@ -193,8 +194,8 @@ impl Chat<'_> {
     }
 }
 
-/// Lines of standard input, to its end. Read by a thread that the process does not wait for, because reading from a terminal
-/// cannot be cancelled.
+/// Lines of standard input, to its end. Read by a thread that the process does not wait for, because reading from a
+/// terminal cannot be cancelled.
 fn read_lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(16);
     std::thread::spawn(move || {

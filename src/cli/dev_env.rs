@@ -61,8 +61,8 @@ impl DevEnv {
     }
 }
 
-/// Replaces a client's secret in the file of the working directory, if the file is this gateway's and has the client. Returns
-/// whether it did.
+/// Replaces a client's secret in the file of the working directory, if the file is this gateway's and has the client.
+/// Returns whether it did.
 pub(super) fn replace_secret(endpoint: &str, client_id: &str, secret: &str) -> Result<bool, Error> {
     replace_secret_in(Path::new(PATH), endpoint, client_id, secret)
 }

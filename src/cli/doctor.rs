@@ -1,4 +1,5 @@
-//! `warrengate doctor`: checks everything that a gateway depends on, reports when it expires, and suggests a fix for each failure.
+//! `warrengate doctor`: checks everything that a gateway depends on, reports when it expires, and suggests a fix for
+//! each failure.
 //!
 //! It reads the settings of `serve`, from a file and the environment. The exit code is 1 when a check failed.
 

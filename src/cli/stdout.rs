@@ -59,7 +59,8 @@ impl Reader {
         Self { is_pipe: pipe::is_pipe() }
     }
 
-    /// Waits until the next program of a pipeline has read what was written. A terminal or a file counts as read at once.
+    /// Waits until the next program of a pipeline has read what was written. A terminal or a file counts as read at
+    /// once.
     ///
     /// # Errors
     /// When the reader has closed the pipe.

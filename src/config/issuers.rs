@@ -116,8 +116,8 @@ impl IssuerConfig {
     }
 }
 
-/// Reads all external issuers. `own` is the gateway's own issuer, which must not be one of them; `audience` is the default
-/// audience.
+/// Reads all external issuers. `own` is the gateway's own issuer, which must not be one of them; `audience` is the
+/// default audience.
 pub(super) fn read(source: &mut Source, own: &str, audience: &str) -> Vec<IssuerConfig> {
     let mut names = BTreeSet::from([own.to_owned()]);
     let issuers = source.tables(KEY, |table| {

@@ -1,5 +1,5 @@
-//! Settings for the export of metrics by OTLP, in addition to the page at `/metrics`. It is off by default. Keys of `[telemetry]` and the
-//! standard `OTEL_*` variables apply, in the same precedence as for traces.
+//! Settings for the export of metrics by OTLP, in addition to the page at `/metrics`. It is off by default. Keys of
+//! `[telemetry]` and the standard `OTEL_*` variables apply, in the same precedence as for traces.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Settings for the export of traces: keys of `[telemetry]` and OpenTelemetry's standard `OTEL_*` variables. The gateway's
-//! own variables take precedence over the standard ones, and those over the file.
+//! Settings for the export of traces: keys of `[telemetry]` and OpenTelemetry's standard `OTEL_*` variables. The
+//! gateway's own variables take precedence over the standard ones, and those over the file.
 
 use std::{collections::HashMap, time::Duration};
 

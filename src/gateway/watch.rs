@@ -20,8 +20,8 @@ const BROKER_CHECK: Duration = Duration::from_secs(5);
 /// How often signing keys are reloaded when no change is reported.
 const KEYS_CHECK: Duration = Duration::from_secs(60);
 
-/// Reloads the broker's authority when its files change. During a rotation a second authority is trusted as well, and then replaces
-/// the first one.
+/// Reloads the broker's authority when its files change. During a rotation a second authority is trusted as well, and
+/// then replaces the first one.
 pub(super) async fn authority(mut files: Watched, config: BrokerConfig, broker: Broker, stop: CancellationToken) {
     loop {
         tokio::select! {

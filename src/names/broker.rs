@@ -1,7 +1,7 @@
 //! Names of exchanges and queues, and routing keys, in a tenant's vhost.
 //!
-//! Invariant: none of them refers to an object of the gateway (`wg.`), and each fits into an AMQP short string (255 bytes), which
-//! lapin requires.
+//! Invariant: none of them refers to an object of the gateway (`wg.`), and each fits into an AMQP short string (255
+//! bytes), which lapin requires.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
-//! The patterns of grants, in the syntax of AMQP's topic exchanges: words are separated by dots, `*` matches exactly one word, and
-//! `#` any number of words. Matching allocates no memory and takes time proportional to the product of both lengths.
+//! The patterns of grants, in the syntax of AMQP's topic exchanges: words are separated by dots, `*` matches exactly
+//! one word, and `#` any number of words. Matching allocates no memory and takes time proportional to the product of
+//! both lengths.
 
 use std::sync::Arc;
 
@@ -24,8 +25,8 @@ enum Form {
 
 impl Pattern {
     /// # Errors
-    /// When the text is empty, longer than 255 bytes, has control characters, or combines `*` or `#` with other characters
-    /// in one word, which has another meaning in glob patterns.
+    /// When the text is empty, longer than 255 bytes, has control characters, or combines `*` or `#` with other
+    /// characters in one word, which has another meaning in glob patterns.
     pub fn parse(text: &str) -> Result<Self, Error> {
         length(text, MAX_PATTERN)?;
         if text.chars().any(char::is_control) {
@@ -51,7 +52,8 @@ impl Pattern {
         }
     }
 
-    /// Whether this pattern matches everything that `other` matches. Takes time proportional to the product of their lengths.
+    /// Whether this pattern matches everything that `other` matches. Takes time proportional to the product of their
+    /// lengths.
     pub fn covers(&self, other: &Self) -> bool {
         let other: Vec<_> = other.text.split('.').collect();
         // `rest[j]`: whether the words of this pattern from here on cover those of the other one from `j` on.

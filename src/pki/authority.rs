@@ -49,8 +49,8 @@ impl Authority {
         Self::new(pem, key, common_name)
     }
 
-    /// Reads an authority. Its certificate is the first in the file, followed by its chain and, during a rotation, by other
-    /// authorities that are trusted as well.
+    /// Reads an authority. Its certificate is the first in the file, followed by its chain and, during a rotation, by
+    /// other authorities that are trusted as well.
     ///
     /// # Errors
     /// When a file cannot be read, the two do not belong together, or the certificate is not a CA's.

@@ -1,6 +1,7 @@
 //! Atomic writing of files with certificates and keys.
 //!
-//! Invariant: a file has either its old or its new content, and a secret is never readable by others, not even while it is written.
+//! Invariant: a file has either its old or its new content, and a secret is never readable by others, not even while it
+//! is written.
 
 use std::{
     fs::{self, File, OpenOptions},

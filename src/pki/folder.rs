@@ -1,5 +1,5 @@
-//! The certificate folder: two authorities and the three certificates that they sign. Ensuring it creates missing ones and
-//! replaces certificates after two thirds of their lifetime; authorities are never replaced implicitly.
+//! The certificate folder: two authorities and the three certificates that they sign. Ensuring it creates missing ones
+//! and replaces certificates after two thirds of their lifetime; authorities are never replaced implicitly.
 
 use std::{
     fmt,
@@ -168,8 +168,8 @@ impl CertsDir {
         self.dir.join(item.name()).with_extension("key")
     }
 
-    /// Creates missing certificates and replaces those that are past two thirds of their lifetime, lack one of `sans`, or were
-    /// not signed by this folder's authority. Names are only ever added.
+    /// Creates missing certificates and replaces those that are past two thirds of their lifetime, lack one of `sans`,
+    /// or were not signed by this folder's authority. Names are only ever added.
     ///
     /// # Errors
     /// When the folder cannot be written, or an authority is malformed, incomplete or expired.

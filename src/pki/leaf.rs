@@ -1,5 +1,5 @@
-//! A leaf: an end entity's certificate with its private key, signed by an authority or read from files. The key is not shown by
-//! `Debug` and is erased from memory when the leaf is dropped.
+//! A leaf: an end entity's certificate with its private key, signed by an authority or read from files. The key is not
+//! shown by `Debug` and is erased from memory when the leaf is dropped.
 
 use std::{
     fmt,
@@ -56,8 +56,8 @@ impl Leaf {
         Ok(leaf)
     }
 
-    /// Writes both files atomically: first the key, with mode 0600, then the certificate. A reader between the two sees a
-    /// mismatch and reads again.
+    /// Writes both files atomically: first the key, with mode 0600, then the certificate. A reader between the two sees
+    /// a mismatch and reads again.
     ///
     /// # Errors
     /// When the folder cannot be written.

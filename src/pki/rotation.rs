@@ -1,8 +1,8 @@
-//! The rotation of an authority in three steps, between which all peers reload their files: both authorities are trusted, then the
-//! new one signs, then it alone is trusted.
+//! The rotation of an authority in three steps, between which all peers reload their files: both authorities are
+//! trusted, then the new one signs, then it alone is trusted.
 //!
-//! Each step can be repeated, also after an interruption. An authority's file contains the signing authority first, and after
-//! it the other trusted ones; the next authority is in `<name>-next.pem` and `.key` until it signs.
+//! Each step can be repeated, also after an interruption. An authority's file contains the signing authority first, and
+//! after it the other trusted ones; the next authority is in `<name>-next.pem` and `.key` until it signs.
 
 use super::{
     Authority, CertsDir, Error, Item, Report, Sans, file,

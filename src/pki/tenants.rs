@@ -1,7 +1,8 @@
 //! Tenants' client certificates, whose keys exist in memory only.
 //!
-//! Invariant: a returned certificate remains valid for at least a third of its lifetime. [`TenantCertificates::is_current`] becomes
-//! false for a certificate because of its age, a requested rotation, or another authority, and never becomes true again.
+//! Invariant: a returned certificate remains valid for at least a third of its lifetime.
+//! [`TenantCertificates::is_current`] becomes false for a certificate because of its age, a requested rotation, or
+//! another authority, and never becomes true again.
 
 use std::{
     collections::HashMap,
@@ -15,8 +16,8 @@ use arc_swap::ArcSwap;
 use super::{Authority, Error, Leaf};
 use crate::names::TenantId;
 
-/// Signs each tenant's certificate at its first use, and replaces it after two thirds of its lifetime. An open connection keeps
-/// the certificate that it was opened with.
+/// Signs each tenant's certificate at its first use, and replaces it after two thirds of its lifetime. An open
+/// connection keeps the certificate that it was opened with.
 pub struct TenantCertificates {
     authority: ArcSwap<Authority>,
     lifetime: Duration,
@@ -67,8 +68,8 @@ impl TenantCertificates {
         self.issued().leaves.values().map(|leaf| leaf.not_after()).filter(|end| *end > now).min()
     }
 
-    /// Records when a rotation of the tenant's certificate was last requested. If that is new, the next connection gets a new
-    /// certificate. Returns whether an existing one was discarded.
+    /// Records when a rotation of the tenant's certificate was last requested. If that is new, the next connection gets
+    /// a new certificate. Returns whether an existing one was discarded.
     pub fn rotated(&self, tenant: &TenantId, when: i64) -> bool {
         let mut issued = self.issued();
         if issued.rotations.get(tenant).copied().unwrap_or(0) >= when {

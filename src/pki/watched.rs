@@ -1,7 +1,7 @@
 //! A watcher for files that change while the gateway runs: certificates, keys and passwords.
 //!
-//! Every change is reported once. Only a digest of the contents is kept, and a file that cannot be read at the moment counts as
-//! unchanged.
+//! Every change is reported once. Only a digest of the contents is kept, and a file that cannot be read at the moment
+//! counts as unchanged.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,10 +1,10 @@
-//! The limits of a plan that the broker enforces itself, as policies in the tenant's vhost. They apply to every client of the
-//! vhost, with or without the gateway. The arguments of a queue cannot exceed the limits of an operator policy, and only the
-//! administrator can change it.
+//! The limits of a plan that the broker enforces itself, as policies in the tenant's vhost. They apply to every client
+//! of the vhost, with or without the gateway. The arguments of a queue cannot exceed the limits of an operator policy,
+//! and only the administrator can change it.
 //!
-//! A policy's length limit silently drops the oldest messages of a queue that was declared without `x-overflow`. The gateway
-//! declares its queues with `reject-publish`; for all others an ordinary policy sets it, because RabbitMQ supports `overflow` in
-//! operator policies only since 3.13.
+//! A policy's length limit silently drops the oldest messages of a queue that was declared without `x-overflow`. The
+//! gateway declares its queues with `reject-publish`; for all others an ordinary policy sets it, because RabbitMQ
+//! supports `overflow` in operator policies only since 3.13.
 
 use serde_json::{Map, Value, json};
 
@@ -72,7 +72,8 @@ impl Wanted {
     }
 }
 
-/// Changes a vhost's policies according to a plan, except in a dry run; returns the changes made or needed, one per line.
+/// Changes a vhost's policies according to a plan, except in a dry run; returns the changes made or needed, one per
+/// line.
 pub(super) async fn ensure(client: &Client, vhost: &str, plan: &Plan, dry_run: bool) -> Result<Vec<String>, Error> {
     let mut changes = Vec::new();
     let operator = client.policies(PolicyKind::Operator, vhost).await?;

@@ -1,9 +1,9 @@
-//! The limits on a tenant's queues, exchanges and bindings, enforced when one is declared. An existing object can be declared again
-//! even if the limit is reached.
+//! The limits on a tenant's queues, exchanges and bindings, enforced when one is declared. An existing object can be
+//! declared again even if the limit is reached.
 //!
-//! The broker's count is cached for a short time as an upper bound: objects declared through this gateway are added to it, and a
-//! deletion discards it. Declaring ten thousand bindings therefore does not list them ten thousand times. A count may be too large
-//! but never too small, except for objects that other gateways declared in the last seconds.
+//! The broker's count is cached for a short time as an upper bound: objects declared through this gateway are added to
+//! it, and a deletion discards it. Declaring ten thousand bindings therefore does not list them ten thousand times. A
+//! count may be too large but never too small, except for objects that other gateways declared in the last seconds.
 
 use std::{
     sync::{
@@ -25,7 +25,8 @@ use crate::{
 
 /// How long a count below the limit is used, which bounds what other gateways can add unnoticed.
 const COUNT_TTL: Duration = Duration::from_secs(5);
-/// How long a count at the limit is used: a caller that is refused and repeats its call must not keep the broker counting.
+/// How long a count at the limit is used: a caller that is refused and repeats its call must not keep the broker
+/// counting.
 const FULL_COUNT_TTL: Duration = Duration::from_millis(500);
 /// The maximum number of cached counts.
 const MAX_COUNTS: u64 = 10_000;
@@ -47,8 +48,8 @@ struct Count {
     at: Instant,
 }
 
-/// The right to declare one object. While it exists, no other object of the tenant is declared through this gateway. For a
-/// tenant without that limit it has no effect.
+/// The right to declare one object. While it exists, no other object of the tenant is declared through this gateway.
+/// For a tenant without that limit it has no effect.
 #[must_use = "it counts until it is dropped"]
 #[derive(Debug)]
 pub struct Slot(#[allow(dead_code, reason = "locked until it is dropped")] Option<OwnedMutexGuard<()>>);
@@ -60,7 +61,8 @@ impl Quota {
         Self { inspector, locks: TenantLocks::default(), counts }
     }
 
-    /// A slot for a queue. `exists` returns whether the queue exists already; it is only called if the limit is reached.
+    /// A slot for a queue. `exists` returns whether the queue exists already; it is only called if the limit is
+    /// reached.
     ///
     /// # Errors
     /// `TOO_MANY_QUEUES`, or when the request fails.
@@ -138,8 +140,8 @@ impl Count {
         self.read.saturating_add(self.added.load(Ordering::Relaxed))
     }
 
-    /// A count below the limit is usable for its whole time to live. One at the limit is usable for a shorter time, and only
-    /// if it is the broker's own, because objects declared since may have existed already.
+    /// A count below the limit is usable for its whole time to live. One at the limit is usable for a shorter time, and
+    /// only if it is the broker's own, because objects declared since may have existed already.
     fn is_usable(&self, max: u32) -> bool {
         self.number() < u64::from(max)
             || (self.added.load(Ordering::Relaxed) == 0 && self.at.elapsed() < FULL_COUNT_TTL)

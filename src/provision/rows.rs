@@ -1,5 +1,5 @@
-//! Exchanges, queues and bindings as the management API describes them. Their JSON is read leniently, because 3.10 and 4.x differ
-//! and a new queue has no statistics yet.
+//! Exchanges, queues and bindings as the management API describes them. Their JSON is read leniently, because 3.10 and
+//! 4.x differ and a new queue has no statistics yet.
 
 use std::collections::HashMap;
 
@@ -75,7 +75,8 @@ pub struct BindingInfo {
     pub properties_key: String,
 }
 
-/// Whether a name belongs to the gateway or the broker (including the empty name of the default exchange) and is not listed.
+/// Whether a name belongs to the gateway or the broker (including the empty name of the default exchange) and is not
+/// listed.
 pub(super) fn is_hidden(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
     name.is_empty() || starts("wg.") || starts("amq.")

@@ -1,6 +1,6 @@
-//! Measurement of the messages that each tenant stores at the broker while it publishes, so that its budget can refuse messages over
-//! the plan. Tenants without such a limit, or that do not publish, cost no requests; a tenant over its limit is measured until it is
-//! below it again.
+//! Measurement of the messages that each tenant stores at the broker while it publishes, so that its budget can refuse
+//! messages over the plan. Tenants without such a limit, or that do not publish, cost no requests; a tenant over its
+//! limit is measured until it is below it again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -55,7 +55,8 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// The tenants to measure now. `limited` are all limited tenants, each with the number of messages published so far.
+    /// The tenants to measure now. `limited` are all limited tenants, each with the number of messages published so
+    /// far.
     fn due(&mut self, limited: Vec<(TenantId, u64)>) -> Vec<TenantId> {
         let mut due = Vec::new();
         let (mut published, mut left) = (HashMap::new(), HashMap::new());

@@ -1,5 +1,5 @@
-//! Usage of a tenant at the broker. The numbers of queues, exchanges and bindings are current and do not include the gateway's and
-//! the broker's own; stored messages are from the broker's statistics, up to 5 s old.
+//! Usage of a tenant at the broker. The numbers of queues, exchanges and bindings are current and do not include the
+//! gateway's and the broker's own; stored messages are from the broker's statistics, up to 5 s old.
 
 use serde_json::Value;
 

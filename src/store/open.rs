@@ -114,8 +114,8 @@ impl Store {
 }
 
 async fn sqlite_pragmas(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    // Another process (a command that runs at the same time) may lock the file for a short time. With FULL, confirmed changes
-    // survive a power failure.
+    // Another process (a command that runs at the same time) may lock the file for a short time. With FULL, confirmed
+    // changes survive a power failure.
     connection
         .execute(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;",

@@ -181,8 +181,8 @@ impl Store {
         .await
     }
 
-    /// Changes a plan's limits based on the current ones, atomically; its name does not change. `None` if the plan does not
-    /// exist.
+    /// Changes a plan's limits based on the current ones, atomically; its name does not change. `None` if the plan does
+    /// not exist.
     ///
     /// # Errors
     /// The error of `change`, or when the database fails.

@@ -1,8 +1,8 @@
 //! The deliveries that a subscriber has not settled: ids, windows and leases, as plain bookkeeping.
 //!
 //! Invariant: an id is used once on a stream, and is valid until the delivery is settled, its lease expires or the
-//! broker connection is lost, whichever comes first. A failed delivery has no id any more, and counts in the windows until its
-//! message has been moved. There are at most twice as many lease entries as deliveries.
+//! broker connection is lost, whichever comes first. A failed delivery has no id any more, and counts in the windows
+//! until its message has been moved. There are at most twice as many lease entries as deliveries.
 
 use std::{
     cmp::Reverse,

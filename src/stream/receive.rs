@@ -1,5 +1,5 @@
-//! Subscriptions of clients that cannot stream requests, such as browsers: the `start` frame is in the call, and further
-//! frames by separate calls that name the stream by an id. [`super::subscribe`] reads both as one sequence.
+//! Subscriptions of clients that cannot stream requests, such as browsers: the `start` frame is in the call, and
+//! further frames by separate calls that name the stream by an id. [`super::subscribe`] reads both as one sequence.
 //!
 //! Invariants: an id cannot be guessed, is valid only for the client that opened the stream, and ends with the stream.
 //! There are at most as many ids as open streams, which the plan limits.

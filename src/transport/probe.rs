@@ -23,8 +23,8 @@ pub enum ProbeError {
     Request(SocketAddr, #[source] reqwest::Error),
 }
 
-/// Requests `/readyz` from the operations listener at this address, over TLS if a CA is given. The inner error is the response
-/// of a gateway that is not ready.
+/// Requests `/readyz` from the operations listener at this address, over TLS if a CA is given. The inner error is the
+/// response of a gateway that is not ready.
 ///
 /// # Errors
 /// When there is no response within 3 s.

@@ -1,7 +1,7 @@
 //! The server side of TLS: a rustls configuration from PEM files, with HTTP/2 and, for gRPC-Web, HTTP/1.1.
 //!
-//! When the files change, later handshakes present the new certificate and open connections keep the old one. A certificate and
-//! a key that do not belong together are ignored.
+//! When the files change, later handshakes present the new certificate and open connections keep the old one. A
+//! certificate and a key that do not belong together are ignored.
 
 use std::{
     path::{Path, PathBuf},

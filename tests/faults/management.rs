@@ -82,7 +82,8 @@ impl Management {
     }
 
     /// The open objects now. Statistics may be some seconds old. A channel without its connection is ignored:
-    /// statistics that arrive after a channel's end remain for up to two minutes (RabbitMQ's `core_metrics_gc_interval`).
+    /// statistics that arrive after a channel's end remain for up to two minutes (RabbitMQ's
+    /// `core_metrics_gc_interval`).
     pub async fn open(&self) -> anyhow::Result<Open> {
         let channels = self.rows("channels").await?;
         let connections = self.rows("connections").await?;

@@ -20,7 +20,8 @@ use crate::{
     world::{Tenant, World},
 };
 
-/// The bound of docs/security.md: the budget counts decoded messages, and copies that are being encoded or sent come on top.
+/// The bound of docs/security.md: the budget counts decoded messages, and copies that are being encoded or sent come on
+/// top.
 const GROWTH: u64 = 2 * SHARE;
 /// In a debug build futures are larger and copies are not avoided.
 const GROWTH_DEBUG: u64 = 3 * SHARE;
@@ -86,7 +87,8 @@ pub async fn element_floods(world: &World, scale: Scale, report: &mut Report) {
     judge("element floods", world, peak, innocent, p99, report).await;
 }
 
-/// Many streams with the largest windows on a stream queue of large messages; half of them read nothing, half settle nothing.
+/// Many streams with the largest windows on a stream queue of large messages; half of them read nothing, half settle
+/// nothing.
 pub async fn large_windows(world: &World, scale: Scale, report: &mut Report) {
     let attacker = world.tenant().await;
     attacker.queue("log", pb::QueueType::Stream).await;

@@ -1,5 +1,5 @@
-//! Message priorities, which each RabbitMQ version treats differently on quorum queues, and retries of messages with different
-//! priorities.
+//! Message priorities, which each RabbitMQ version treats differently on quorum queues, and retries of messages with
+//! different priorities.
 
 use std::time::{Duration, Instant};
 

@@ -18,7 +18,8 @@ fn from(position: Position) -> SubscribeStart {
     SubscribeStart { position: Some(StreamPosition { position: Some(position) }), ..start("log") }
 }
 
-/// A tenant with a stream queue of so many messages, each in a separate chunk, since each was confirmed before the next.
+/// A tenant with a stream queue of so many messages, each in a separate chunk, since each was confirmed before the
+/// next.
 async fn log_of(messages: usize) -> Tenant {
     let tenant = Tenant::fresh().await;
     tenant.queue_typed("log", QueueType::Stream).await;

@@ -1,5 +1,5 @@
-//! The end of streams whose queue, client or tenant is removed: with a status that has the reason, promptly, and without
-//! effect on others.
+//! The end of streams whose queue, client or tenant is removed: with a status that has the reason, promptly, and
+//! without effect on others.
 
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! Fetching of an issuer's keys in the background: at intervals, and after a token with an unknown key id.
 //!
-//! Invariant: keys are not fetched more often than the configuration allows. The previous keys remain valid if a set cannot be
-//! fetched or is not accepted.
+//! Invariant: keys are not fetched more often than the configuration allows. The previous keys remain valid if a set
+//! cannot be fetched or is not accepted.
 
 use std::{sync::Arc, time::Duration};
 

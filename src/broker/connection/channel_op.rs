@@ -9,7 +9,8 @@ use crate::broker::error::Error;
 
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs an operation on a new channel of the tenant's consuming connection: a broker under alarm blocks the publishing one.
+/// Runs an operation on a new channel of the tenant's consuming connection: a broker under alarm blocks the publishing
+/// one.
 ///
 /// # Errors
 /// When the operation fails or takes longer than 10 s.

@@ -1,6 +1,6 @@
-//! Opening one connection: TCP, then TLS with the tenant's certificate and the broker CA as the only root, then AMQP with
-//! SASL EXTERNAL. lapin gets a stream that is already encrypted, because with one of its features missing it would use plaintext
-//! for an `amqps` address.
+//! Opening one connection: TCP, then TLS with the tenant's certificate and the broker CA as the only root, then AMQP
+//! with SASL EXTERNAL. lapin gets a stream that is already encrypted, because with one of its features missing it would
+//! use plaintext for an `amqps` address.
 
 use std::{
     io,
@@ -42,9 +42,9 @@ pub(in crate::broker) struct Target<'a> {
     pub(in crate::broker) name: String,
 }
 
-/// A second handle of a connection's socket; dropping it shuts the socket down and cancels an attempt that is in progress.
-/// lapin waits for a silent peer without a limit: in the handshake, while it closes, and with a full send buffer even after
-/// missed heartbeats. Shutting the socket down ends its I/O thread at once.
+/// A second handle of a connection's socket; dropping it shuts the socket down and cancels an attempt that is in
+/// progress. lapin waits for a silent peer without a limit: in the handshake, while it closes, and with a full send
+/// buffer even after missed heartbeats. Shutting the socket down ends its I/O thread at once.
 pub(in crate::broker) struct Socket(Arc<Mutex<Stage>>);
 
 enum Stage {

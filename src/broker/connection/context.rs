@@ -1,6 +1,7 @@
 //! The state that all connections share: options, endpoints, metrics, and the TLS identity of each tenant.
 //!
-//! Invariant: a tenant's TLS configuration always has its current certificate and trusts the broker CA only (and, during a CA rotation, the next one).
+//! Invariant: a tenant's TLS configuration always has its current certificate and trusts the broker CA only (and,
+//! during a CA rotation, the next one).
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -67,8 +68,8 @@ impl ConnectionContext {
         self.roots.load_full()
     }
 
-    /// Uses the reloaded authority. Returns whether it signs with another certificate, so that all tenants' certificates are
-    /// replaced.
+    /// Uses the reloaded authority. Returns whether it signs with another certificate, so that all tenants'
+    /// certificates are replaced.
     pub(in crate::broker) fn adopt_authority(&self, authority: Arc<Authority>) -> Result<bool, rustls::Error> {
         self.roots.store(Arc::new(roots(&authority)?));
         Ok(self.certificates.set_authority(authority))

@@ -9,9 +9,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::Endpoint;
 
-/// How many connections may be in progress at one endpoint. A handshake costs the broker some milliseconds of a core. With
-/// more at once than it can serve within `connect_timeout`, every attempt times out and starts again while the broker still
-/// works on the abandoned ones.
+/// How many connections may be in progress at one endpoint. A handshake costs the broker some milliseconds of a core.
+/// With more at once than it can serve within `connect_timeout`, every attempt times out and starts again while the
+/// broker still works on the abandoned ones.
 const MAX_CONCURRENT_CONNECTS: usize = 8;
 /// How long an endpoint that failed is tried after the others.
 const FAILURE_MEMORY: Duration = Duration::from_secs(30);
@@ -37,8 +37,8 @@ impl Endpoints {
         Self { list, health, connecting }
     }
 
-    /// All endpoints in the order to try them: first the working ones, starting with a different one each time; then those
-    /// that failed recently, starting with the one whose failure is oldest.
+    /// All endpoints in the order to try them: first the working ones, starting with a different one each time; then
+    /// those that failed recently, starting with the one whose failure is oldest.
     pub(super) fn in_order(&self) -> Vec<(usize, &Endpoint)> {
         let mut health = self.health();
         let order = health.order(Instant::now());

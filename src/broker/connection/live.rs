@@ -1,5 +1,5 @@
-//! An established AMQP connection and the task that watches its events. When the connection is lost, its users are notified and
-//! its socket is shut down, so that lapin's I/O thread ends whatever the peer does.
+//! An established AMQP connection and the task that watches its events. When the connection is lost, its users are
+//! notified and its socket is shut down, so that lapin's I/O thread ends whatever the peer does.
 
 use std::{
     sync::{
@@ -23,8 +23,8 @@ use crate::{
     telemetry::{BrokerMetrics, OpenGuard},
 };
 
-/// A connection has 1,024 channel numbers. Once half of them are unusable (see [`BrokerConnection::skip_stale_error`]), no
-/// further channel is opened on it.
+/// A connection has 1,024 channel numbers. Once half of them are unusable (see [`BrokerConnection::skip_stale_error`]),
+/// no further channel is opened on it.
 const MAX_STALE_CHANNELS: usize = 512;
 
 /// An established connection.
@@ -42,7 +42,8 @@ pub(super) struct BrokerConnection {
     opened: Instant,
 }
 
-/// Kept together with a channel. It prevents the connection from being closed as idle, and reports when it is lost or blocked.
+/// Kept together with a channel. It prevents the connection from being closed as idle, and reports when it is lost or
+/// blocked.
 #[derive(Debug)]
 pub(in crate::broker) struct ChannelGuard {
     channels: Arc<AtomicUsize>,
@@ -83,10 +84,10 @@ impl Drop for ChannelGuard {
     }
 }
 
-/// Closes a channel in the background when it is dropped, unless it was disarmed. Dropping lapin's handles is not enough
-/// while a response of the broker is due: a quorum queue without a majority responds when it has one again, and the broker then
-/// has a consumer from which nothing is read. And if the handles close the channel while the broker closes it for an error,
-/// lapin treats that as an error of the connection and reports it to all other channels.
+/// Closes a channel in the background when it is dropped, unless it was disarmed. Dropping lapin's handles is not
+/// enough while a response of the broker is due: a quorum queue without a majority responds when it has one again, and
+/// the broker then has a consumer from which nothing is read. And if the handles close the channel while the broker
+/// closes it for an error, lapin treats that as an error of the connection and reports it to all other channels.
 pub(in crate::broker) struct CloseOnDrop(Option<Channel>);
 
 impl CloseOnDrop {
@@ -229,7 +230,8 @@ impl BrokerConnection {
                 Ok(opened) => Ok(opened?),
                 Err(_) if guard.blocked() => Err(Error::Timeout),
                 Err(_) => {
-                    // A connection on which no channel can be opened is useless, so the next attempt opens a new connection.
+                    // A connection on which no channel can be opened is useless, so the next attempt opens a new
+                    // connection.
                     warn!("the broker did not open a channel in time, replacing the connection");
                     self.lost.cancel();
                     Err(Error::Timeout)
@@ -240,7 +242,8 @@ impl BrokerConnection {
     }
 
     /// lapin 4.12 keeps the error that closed a channel under its number and reports it to the next channel with that
-    /// number, once all numbers have been used. Returns whether this is such an error and another number should be tried.
+    /// number, once all numbers have been used. Returns whether this is such an error and another number should be
+    /// tried.
     fn skip_stale_error(&self, error: Option<&lapin::Error>) -> bool {
         error.is_some_and(lapin::Error::is_amqp_soft_error)
             && self.stale_channels.fetch_add(1, Ordering::Relaxed) < MAX_STALE_CHANNELS

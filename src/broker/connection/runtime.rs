@@ -1,7 +1,8 @@
 //! The asynchronous runtime for lapin's connections: tokio, with the TLS streams that `connect.rs` establishes.
 //!
 //! lapin can establish TLS itself, but its feature for that also compiles a reader of PKCS #12 files with its own
-//! cryptography, 28 crates in all. Its runtime interface is generic over the type of the stream, so this runtime uses the gateway's.
+//! cryptography, 28 crates in all. Its runtime interface is generic over the type of the stream, so this runtime uses
+//! the gateway's.
 
 use std::{
     future::{Ready, ready},

@@ -1,9 +1,10 @@
-//! The slot for one tenant's connection for one purpose: opened on first use, replaced after a loss, closed when idle. While
-//! a channel is open, its [`ChannelGuard`] prevents the connection from being closed as idle and reports when it is lost.
-//! lapin's own recovery is disabled (docs/adr/0002).
+//! The slot for one tenant's connection for one purpose: opened on first use, replaced after a loss, closed when idle.
+//! While a channel is open, its [`ChannelGuard`] prevents the connection from being closed as idle and reports when it
+//! is lost. lapin's own recovery is disabled (docs/adr/0002).
 //!
-//! At most one attempt to connect is in progress for each slot, in a task of its own. All streams wait for its outcome, so
-//! a hundred streams open one connection, and a stream that is not polled (its client does not read) delays no other.
+//! At most one attempt to connect is in progress for each slot, in a task of its own. All streams wait for its outcome,
+//! so a hundred streams open one connection, and a stream that is not polled (its client does not read) delays no
+//! other.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -48,7 +49,8 @@ struct Inner {
 
 struct Slot {
     state: State,
-    /// The delay after failed attempts and connections lost within [`STABLE_AFTER`], and when the next attempt may start.
+    /// The delay after failed attempts and connections lost within [`STABLE_AFTER`], and when the next attempt may
+    /// start.
     backoff: Backoff,
     not_before: Instant,
     idle_since: Option<Instant>,
@@ -128,8 +130,8 @@ impl ConnectionSlot {
         if self.0.context.certificates().is_current(&self.0.tenant, &presented) { Ok(()) } else { self.renew().await }
     }
 
-    /// Replaces the connection by one with the current certificate. The old one is closed as soon as it has no users, and
-    /// aborted after [`REPLACED_CONNECTION_GRACE`]: its users then continue on the new one, as after a loss.
+    /// Replaces the connection by one with the current certificate. The old one is closed as soon as it has no users,
+    /// and aborted after [`REPLACED_CONNECTION_GRACE`]: its users then continue on the new one, as after a loss.
     ///
     /// # Errors
     /// When a new connection cannot be opened; the old one is kept.
@@ -161,7 +163,8 @@ impl ConnectionSlot {
             while old.is_used() && !old.is_lost() && Instant::now() < end && !closed.is_cancelled() {
                 tokio::time::sleep(REPLACED_CONNECTION_GRACE / 20).await;
             }
-            // A consumer would treat an orderly close like the deletion of its queue, whereas it recovers from a lost connection.
+            // A consumer would treat an orderly close like the deletion of its queue, whereas it recovers from a lost
+            // connection.
             if old.is_used() { old.abort() } else { old.close().await }
         });
         Ok(())

@@ -1,8 +1,8 @@
-//! Acknowledgements of one channel, combined into few `basic.ack` frames, because each frame costs the broker a TLS record, and
-//! a quorum queue an entry in its log.
+//! Acknowledgements of one channel, combined into few `basic.ack` frames, because each frame costs the broker a TLS
+//! record, and a quorum queue an entry in its log.
 //!
-//! Invariant: gathered acknowledgements are written within [`MAX_DELAY`] while the consumer waits for deliveries, and before the
-//! channel is closed.
+//! Invariant: gathered acknowledgements are written within [`MAX_DELAY`] while the consumer waits for deliveries, and
+//! before the channel is closed.
 
 use std::{pin::Pin, time::Duration};
 
@@ -12,8 +12,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::broker::error::Error;
 
-/// The number of tags that are acknowledged together. With a small window there are fewer, because deliveries would otherwise wait
-/// for acknowledgements that are not written yet.
+/// The number of tags that are acknowledged together. With a small window there are fewer, because deliveries would
+/// otherwise wait for acknowledgements that are not written yet.
 const MAX_GATHERED: u64 = 64;
 const SHARE_OF_WINDOW: u16 = 4;
 /// The longest that an acknowledgement waits for others.

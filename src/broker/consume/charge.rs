@@ -1,7 +1,7 @@
 //! The memory that the deliveries of one consumer are charged to.
 //!
-//! Invariant: a delivery is charged before its body is stored, until it is settled and the transport has taken the frame in which
-//! it was sent, whichever is later.
+//! Invariant: a delivery is charged before its body is stored, until it is settled and the transport has taken the
+//! frame in which it was sent, whichever is later.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,8 +1,8 @@
 //! Deliveries that the broker has sent and the subscriber has not received yet.
 //!
-//! Invariant: the bodies in the inbox fit into the rest of the subscriber's byte window, or belong to one message that is
-//! larger than the window. For all other deliveries, the inbox contains only the tag and the size, in order, until they are
-//! returned to the queue.
+//! Invariant: the bodies in the inbox fit into the rest of the subscriber's byte window, or belong to one message that
+//! is larger than the window. For all other deliveries, the inbox contains only the tag and the size, in order, until
+//! they are returned to the queue.
 
 use std::collections::VecDeque;
 
@@ -54,8 +54,8 @@ impl Inbox {
         (bytes as f64 / self.mean.max(1.0)) as usize
     }
 
-    /// Whether a delivery of this size is stored with its body. Once one did not fit, no later one is stored, which preserves the
-    /// order, except for requeued deliveries that are expected here again.
+    /// Whether a delivery of this size is stored with its body. Once one did not fit, no later one is stored, which
+    /// preserves the order, except for requeued deliveries that are expected here again.
     pub(super) fn keeps(&self, bytes: usize, redelivered: bool, capacity: Capacity, spare: usize) -> bool {
         let in_order = self.excess.is_empty() || (self.expected > 0 && redelivered);
         let fits = self.ready_bytes.saturating_add(bytes) <= capacity.bytes;
@@ -83,8 +83,8 @@ impl Inbox {
         self.mean += if self.mean == 0.0 { bytes } else { (bytes - self.mean) / 8.0 };
     }
 
-    /// The next batch in order: at most so many messages, of `frame` bytes together unless it is one larger message, within the
-    /// capacity unless nothing else is unsettled.
+    /// The next batch in order: at most so many messages, of `frame` bytes together unless it is one larger message,
+    /// within the capacity unless nothing else is unsettled.
     pub(super) fn next_batch(&mut self, most: usize, frame: usize, capacity: Capacity) -> Vec<Incoming> {
         let (mut count, mut bytes) = (0, 0);
         for delivery in self.ready.iter().take(most.min(capacity.messages)) {

@@ -1,10 +1,11 @@
-//! Exclusive access to a tenant's dead letters. They are consumed without acknowledgement, and all return to the queue when the
-//! session ends.
+//! Exclusive access to a tenant's dead letters. They are consumed without acknowledgement, and all return to the queue
+//! when the session ends.
 //!
-//! A session must see every dead letter or fail, never report fewer. Therefore it begins only when the queue has no consumer: then all
-//! dead letters are ready, and the number of ready messages is the number that the session has to deliver. The queue serves
-//! one consumer at a time (`x-single-active-consumer`), so if two gateways begin at the same moment, one of them receives
-//! nothing until the other has ended, and fails with [`Error::Busy`] if it does not receive all in time.
+//! A session must see every dead letter or fail, never report fewer. Therefore it begins only when the queue has no
+//! consumer: then all dead letters are ready, and the number of ready messages is the number that the session has to
+//! deliver. The queue serves one consumer at a time (`x-single-active-consumer`), so if two gateways begin at the same
+//! moment, one of them receives nothing until the other has ended, and fails with [`Error::Busy`] if it does not
+//! receive all in time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -104,7 +105,8 @@ impl ExclusiveSession {
 
     /// Returns all others to the queue. Dropping the session has the same effect a moment later.
     pub(super) async fn end(self) {
-        // No cancel is sent first: when the channel closes, the broker removes the consumer and returns its deliveries in one step.
+        // No cancel is sent first: when the channel closes, the broker removes the consumer and returns its deliveries
+        // in one step.
         let _ = tokio::time::timeout(SETUP_TIMEOUT, self.channel.close(200, "done".into())).await;
     }
 }

@@ -1,5 +1,5 @@
-//! One dead letter. Those that the gateway published and those that the broker moved itself (after their time to live) have the
-//! same form.
+//! One dead letter. Those that the gateway published and those that the broker moved itself (after their time to live)
+//! have the same form.
 
 use bytes::Bytes;
 use lapin::{
@@ -26,8 +26,8 @@ pub struct DeadLetter {
     pub exchange: String,
     /// The routing key it was published with.
     pub routing_key: String,
-    /// The code of the reason, for programs: `rejected`, `delivery_limit`, `queue_deleted`, `headers_too_large`, `expired` or another reason of
-    /// the broker's.
+    /// The code of the reason, for programs: `rejected`, `delivery_limit`, `queue_deleted`, `headers_too_large`,
+    /// `expired` or another reason of the broker's.
     pub code: String,
     /// The reason that its last consumer gave; may be empty.
     pub reason: String,

@@ -1,5 +1,5 @@
-//! The isolation check between two tenants: connects with the first tenant's real certificate, and in the ways an attacker
-//! would try, and reports the broker's answers. Only an administrator may run it.
+//! The isolation check between two tenants: connects with the first tenant's real certificate, and in the ways an
+//! attacker would try, and reports the broker's answers. Only an administrator may run it.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -180,8 +180,8 @@ fn inconclusive(answer: &str) -> (Finding, String) {
     (Finding::Inconclusive, format!("inconclusive: {answer}"))
 }
 
-/// Whether the broker closed the connection, in the TLS handshake or after it: by an alert, or without one when its alert was
-/// overtaken by the reset that follows it.
+/// Whether the broker closed the connection, in the TLS handshake or after it: by an alert, or without one when its
+/// alert was overtaken by the reset that follows it.
 fn closed_by_broker(error: &lapin::Error) -> bool {
     use lapin::ErrorKind::{IOError, ProtocolError};
     match error.kind() {
@@ -213,8 +213,8 @@ fn forged(roots: &Arc<RootCertStore>, tenant: &TenantId) -> Result<Arc<ClientCon
     Ok(Arc::new(config))
 }
 
-/// A broker that listens without TLS would answer the protocol header with `connection.start` (a method frame, type 1), or
-/// with a protocol header of its own.
+/// A broker that listens without TLS would answer the protocol header with `connection.start` (a method frame, type 1),
+/// or with a protocol header of its own.
 async fn plaintext(endpoint: &Endpoint) -> IsolationAttempt {
     let answer = async {
         let mut tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;

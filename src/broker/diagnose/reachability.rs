@@ -1,5 +1,5 @@
-//! The reachability check of each broker node, for `warrengate doctor`: the node's own certificate, and whether it accepts client
-//! certificates of the gateway's authority. It changes nothing.
+//! The reachability check of each broker node, for `warrengate doctor`: the node's own certificate, and whether it
+//! accepts client certificates of the gateway's authority. It changes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,8 +29,9 @@ pub struct NodeReachability {
     pub accepts_clients: Result<(), String>,
 }
 
-/// Checks each node: whether a `trusted` authority has signed its certificate, and whether it accepts certificates signed by
-/// `signer`. It logs in as a user that does not exist: the broker refuses the user only after it has accepted the certificate.
+/// Checks each node: whether a `trusted` authority has signed its certificate, and whether it accepts certificates
+/// signed by `signer`. It logs in as a user that does not exist: the broker refuses the user only after it has accepted
+/// the certificate.
 pub async fn check_reachability(
     config: &BrokerConfig,
     trusted: &Authority,

@@ -1,5 +1,5 @@
-//! Delay buckets. A requested delay is rounded up to one of sixty buckets, because the broker needs a queue for each. All messages
-//! of a queue have the same delay, so no message waits behind one with a longer delay.
+//! Delay buckets. A requested delay is rounded up to one of sixty buckets, because the broker needs a queue for each.
+//! All messages of a queue have the same delay, so no message waits behind one with a longer delay.
 
 use std::{fmt, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Header values between protobuf and AMQP field tables. Only tables within the limits are sent: lapin panics on long names, and
-//! a header frame over `frame_max` would cost the tenant its connection.
+//! Header values between protobuf and AMQP field tables. Only tables within the limits are sent: lapin panics on long
+//! names, and a header frame over `frame_max` would cost the tenant its connection.
 
 use std::collections::BTreeMap;
 
@@ -48,8 +48,8 @@ impl Budget {
 /// Converts a publisher's headers, or a binding's.
 ///
 /// # Errors
-/// When there are more than 1,000 headers, when they are larger than 64 KiB or nested deeper than 8, when one has no value or a
-/// number that is not finite, or when a name is empty, longer than 255 bytes or reserved.
+/// When there are more than 1,000 headers, when they are larger than 64 KiB or nested deeper than 8, when one has no
+/// value or a number that is not finite, or when a name is empty, longer than 255 bytes or reserved.
 pub(in crate::broker) fn to_table<'a>(
     headers: impl IntoIterator<Item = (&'a String, &'a Value)>,
 ) -> Result<FieldTable, Failure> {
@@ -65,7 +65,8 @@ pub(in crate::broker) fn to_table<'a>(
     Ok(table.into())
 }
 
-/// Refuses reserved names: `x-…` is the broker's, `wg.…` the gateway's; `CC` and `BCC` would bypass the grants on routing keys.
+/// Refuses reserved names: `x-…` is the broker's, `wg.…` the gateway's; `CC` and `BCC` would bypass the grants on
+/// routing keys.
 fn own(name: &str) -> Result<(), Failure> {
     let lower = name.get(..3).unwrap_or(name).to_ascii_lowercase();
     if lower.starts_with("x-") || lower == "wg." || matches!(name, "CC" | "BCC") {
@@ -105,7 +106,8 @@ fn to_amqp(name: &str, value: &Value, budget: &mut Budget, depth: usize) -> Resu
     Ok(match kind {
         Kind::StringValue(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
         Kind::IntValue(int) => AMQPValue::LongLongInt(*int),
-        // The broker does not support other numbers and would close the connection, and with it the tenant's other streams.
+        // The broker does not support other numbers and would close the connection, and with it the tenant's other
+        // streams.
         Kind::DoubleValue(double) if !double.is_finite() => {
             let text = format!("header {name:?} is {double}; a number must be finite");
             return Err(Failure::invalid("message.headers", text));

@@ -1,7 +1,7 @@
 //! Message properties between protobuf and AMQP.
 //!
-//! Invariant: lapin can write all properties that are sent. Properties that the broker and the gateway have added are removed from
-//! delivered messages, so that a consumer receives what the producer wrote.
+//! Invariant: lapin can write all properties that are sent. Properties that the broker and the gateway have added are
+//! removed from delivered messages, so that a consumer receives what the producer wrote.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,6 +1,6 @@
 //! A delivery that is retained until it is settled, so that it can be published again, and the headers that the gateway
-//! writes into it for that. Headers of the broker (`x-…`) are never published again, since RabbitMQ 3.10 would trust them;
-//! headers of the gateway (`wg.…`) are hidden from tenants, who cannot set them.
+//! writes into it for that. Headers of the broker (`x-…`) are never published again, since RabbitMQ 3.10 would trust
+//! them; headers of the gateway (`wg.…`) are hidden from tenants, who cannot set them.
 
 use std::{
     collections::BTreeMap,
@@ -137,8 +137,9 @@ impl RetainedDelivery {
         let mut headers = self.headers_after(failure);
         let Some(delay) = delay else { return self.copy(headers) };
         set(&mut headers, DELAY_HEADER, long(&delay.to_string()));
-        // The delay queue has the same time to live. But a quorum queue that is being declared accepts messages before it applies
-        // its own: a message without an expiration would remain at its head forever and block all messages behind it.
+        // The delay queue has the same time to live. But a quorum queue that is being declared accepts messages before
+        // it applies its own: a message without an expiration would remain at its head forever and block all messages
+        // behind it.
         self.copy(headers).with_expiration(delay.millis().to_string().into())
     }
 
@@ -186,8 +187,8 @@ impl RetainedDelivery {
         kept.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// As [`Self::copy`], but the largest headers of the producer are omitted until the rest fits into a frame. Only a message that
-    /// was not published through the gateway can have headers of this size.
+    /// As [`Self::copy`], but the largest headers of the producer are omitted until the rest fits into a frame. Only a
+    /// message that was not published through the gateway can have headers of this size.
     fn copy_that_fits(&self, mut headers: BTreeMap<ShortString, AMQPValue>) -> BasicProperties {
         loop {
             let copy = self.copy(headers.clone());
@@ -200,7 +201,8 @@ impl RetainedDelivery {
         }
     }
 
-    /// Copies all properties except the time to live, which limits the wait for the first attempt and could end a delay too early.
+    /// Copies all properties except the time to live, which limits the wait for the first attempt and could end a delay
+    /// too early.
     fn copy(&self, headers: BTreeMap<ShortString, AMQPValue>) -> BasicProperties {
         let mut copy = BasicProperties::default().with_headers(FieldTable::from(headers));
         let from = &self.properties;

@@ -6,8 +6,8 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-/// The largest frame of a connection: RabbitMQ's default. It is negotiated explicitly, because otherwise lapin writes to all
-/// of its buffers (7.8 MiB instead of 0.16 MiB for each idle connection; measured in docs/performance.md).
+/// The largest frame of a connection: RabbitMQ's default. It is negotiated explicitly, because otherwise lapin writes
+/// to all of its buffers (7.8 MiB instead of 0.16 MiB for each idle connection; measured in docs/performance.md).
 pub(in crate::broker) const FRAME_MAX: u32 = 131_072;
 /// The rest of a header frame besides these properties, rounded up, including the publisher's sequence number.
 const FRAME_OVERHEAD: usize = 256;

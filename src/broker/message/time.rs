@@ -1,7 +1,7 @@
 //! Times between protobuf, which has fractions, and AMQP 0-9-1, which has whole seconds since the epoch.
 //!
-//! Invariant: both directions produce only times that protobuf's `Timestamp` allows (until the year 9999), because libraries fail
-//! with others, some of them with a panic.
+//! Invariant: both directions produce only times that protobuf's `Timestamp` allows (until the year 9999), because
+//! libraries fail with others, some of them with a panic.
 
 use crate::error::Failure;
 
@@ -26,8 +26,8 @@ pub(in crate::broker) fn seconds(field: &str, time: &prost_types::Timestamp) -> 
     }
 }
 
-/// Converts a delivered time. That of a message from outside the gateway may be later than the API can represent, and is then
-/// replaced by the latest one.
+/// Converts a delivered time. That of a message from outside the gateway may be later than the API can represent, and
+/// is then replaced by the latest one.
 pub(in crate::broker) fn timestamp(seconds: u64) -> prost_types::Timestamp {
     let seconds = seconds.min(LAST_SECOND);
     prost_types::Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }

@@ -1,6 +1,7 @@
-//! Headers as JSON that keeps the type of each value. The broker lists the arguments of a binding as plain JSON, in which
-//! timestamps are numbers, bytes are strings, and RabbitMQ 3.10 writes a null as a string. A binding with such values therefore gets
-//! this text as one more argument, so that it can be listed and removed with exactly the values with which it was declared.
+//! Headers as JSON that keeps the type of each value. The broker lists the arguments of a binding as plain JSON, in
+//! which timestamps are numbers, bytes are strings, and RabbitMQ 3.10 writes a null as a string. A binding with such
+//! values therefore gets this text as one more argument, so that it can be listed and removed with exactly the values
+//! with which it was declared.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! The state of the tenants' delay queues as seen by this gateway: since when each exists, and whether it confirms messages. Losing
-//! an entry costs a declaration, but never a message.
+//! The state of the tenants' delay queues as seen by this gateway: since when each exists, and whether it confirms
+//! messages. Losing an entry costs a declaration, but never a message.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::{broker::message::delay_bucket::DelayBucket, names::TenantId};
 
-/// RabbitMQ (3.10 and 4.0) loses a quorum queue's messages when it is killed in the first seconds after the declaration.
-/// A queue that existed already may be as new, because another gateway may have declared it.
+/// RabbitMQ (3.10 and 4.0) loses a quorum queue's messages when it is killed in the first seconds after the
+/// declaration. A queue that existed already may be as new, because another gateway may have declared it.
 const NEW_QUEUE: Duration = Duration::from_secs(5);
 /// How long a delay queue that confirms no messages (for lack of a leader) is not used.
 const UNRESPONSIVE_BACKOFF: Duration = Duration::from_secs(60);

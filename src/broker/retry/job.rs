@@ -43,7 +43,8 @@ pub(super) enum JobState {
     Waiting,
     /// Has been passed to the publisher.
     Publishing,
-    /// Is confirmed by a new delay queue, whose messages the broker may still lose; the old copy is kept until the timer fires.
+    /// Is confirmed by a new delay queue, whose messages the broker may still lose; the old copy is kept until the
+    /// timer fires.
     Settling,
 }
 

@@ -49,7 +49,8 @@ impl RetryPolicy {
         }
     }
 
-    /// The same policy with this back-off. Values that are `None` are unchanged, and the maximum becomes at least the minimum.
+    /// The same policy with this back-off. Values that are `None` are unchanged, and the maximum becomes at least the
+    /// minimum.
     ///
     /// # Errors
     /// Names the field that is out of range.
@@ -164,8 +165,8 @@ impl RetryPolicy {
         f64::from(self.jitter_thousandths) / 1_000.0
     }
 
-    /// The delay after this number of failed attempts. `random` is from -1 to 1, and spreads over three values only, since the
-    /// broker may keep a queue for each.
+    /// The delay after this number of failed attempts. `random` is from -1 to 1, and spreads over three values only,
+    /// since the broker may keep a queue for each.
     pub fn backoff(&self, failures: u32, random: f64) -> Duration {
         let growth = self.multiplier().powi(i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX));
         let plain = (self.min_backoff_ms as f64 * growth).min(self.max_backoff_ms as f64);

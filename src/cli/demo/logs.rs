@@ -1,4 +1,5 @@
-//! Routing by topic: a log line is published once, with a key of its service and level; bindings select who receives it.
+//! Routing by topic: a log line is published once, with a key of its service and level; bindings select who receives
+//! it.
 
 use super::{
     super::Error,

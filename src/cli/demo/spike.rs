@@ -1,4 +1,5 @@
-//! Buffering: a burst arrives much faster than the consumer works; the queue stores it, and the consumer keeps its pace.
+//! Buffering: a burst arrives much faster than the consumer works; the queue stores it, and the consumer keeps its
+//! pace.
 
 use std::time::{Duration, Instant};
 

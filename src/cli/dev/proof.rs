@@ -1,5 +1,5 @@
-//! A test of the running stack with the public client: one message of a tenant is published and received, and the other tenant is
-//! refused access to its queue.
+//! A test of the running stack with the public client: one message of a tenant is published and received, and the other
+//! tenant is refused access to its queue.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Conversion of topology between protobuf, the broker's specifications and the management API's answers.
 //!
-//! Invariant: a specification made of a request is within the limits. A property that the type of a queue does not support is
-//! refused by name, because the broker would ignore it.
+//! Invariant: a specification made of a request is within the limits. A property that the type of a queue does not
+//! support is refused by name, because the broker would ignore it.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The memory that the messages of a publish stream are charged to.
 //!
-//! Invariant: as long as one message of a frame has no outcome, the whole frame is charged, because its messages share the memory
-//! of the frame.
+//! Invariant: as long as one message of a frame has no outcome, the whole frame is charged, because its messages share
+//! the memory of the frame.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Failed deliveries. Each gets another attempt or becomes a dead letter, according to the retry policy of its queue.
 //!
-//! Invariant: the broker keeps the original until its copy is stored durably. If the stream ends earlier, the message is still in
-//! its queue.
+//! Invariant: the broker keeps the original until its copy is stored durably. If the stream ends earlier, the message
+//! is still in its queue.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,8 +17,8 @@ use crate::{
     tenant::TenantScope,
 };
 
-/// How long an ending stream waits for the confirms of copies. Messages without a confirmed copy are delivered again, and no
-/// attempt is counted.
+/// How long an ending stream waits for the confirms of copies. Messages without a confirmed copy are delivered again,
+/// and no attempt is counted.
 const FINISH: Duration = Duration::from_secs(10);
 /// The same, for a stream that must end now.
 const FINISH_CUT: Duration = Duration::from_millis(500);
@@ -172,8 +172,8 @@ async fn policy_read(policy: &mut Policy) -> Option<RetryPolicy> {
     }
 }
 
-/// The disposition of a message that has failed once more, after so many failures before. While the policy is unknown, no
-/// message is dead-lettered.
+/// The disposition of a message that has failed once more, after so many failures before. While the policy is unknown,
+/// no message is dead-lettered.
 fn disposition(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Disposition {
     let failures = failures_before.saturating_add(1);
     let default = RetryPolicy::default();
@@ -219,8 +219,8 @@ impl Machine {
         self.acknowledge(consumer, tags)
     }
 
-    /// Waits for a limited time until the failed deliveries of a stream that has ended are moved. All deliveries that were sent to
-    /// a client that disconnected and not settled have failed.
+    /// Waits for a limited time until the failed deliveries of a stream that has ended are moved. All deliveries that
+    /// were sent to a client that disconnected and not settled have failed.
     pub(super) async fn finish(&mut self, consumer: &mut Consumer, end: &Result<(), End>) {
         let broken = |end: &End| match end {
             End::ClientDisconnected => true,

@@ -1,7 +1,7 @@
 //! The frames of a subscriber: acknowledge, reject, extend, re-authenticate.
 //!
-//! Invariant: ids are untrusted. Only tags of deliveries that are outstanding on this stream reach the broker; other ids are
-//! reported to the client.
+//! Invariant: ids are untrusted. Only tags of deliveries that are outstanding on this stream reach the broker; other
+//! ids are reported to the client.
 
 use std::time::Duration;
 

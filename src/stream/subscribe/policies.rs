@@ -1,6 +1,6 @@
-//! The retry policies of queues, read from the broker's management API when a message has failed and cached for a short time for
-//! all streams of the gateway. The policy of a queue never changes, but a queue that is deleted and declared again may have
-//! another one.
+//! The retry policies of queues, read from the broker's management API when a message has failed and cached for a short
+//! time for all streams of the gateway. The policy of a queue never changes, but a queue that is deleted and declared
+//! again may have another one.
 
 use std::{
     sync::Arc,

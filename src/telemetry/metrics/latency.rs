@@ -62,7 +62,8 @@ impl Latency {
         Self(Arc::new(Inner { bounds, counts }))
     }
 
-    /// Adds a duration. The id of a sampled trace becomes the exemplar of its bucket; without one, no memory is allocated.
+    /// Adds a duration. The id of a sampled trace becomes the exemplar of its bucket; without one, no memory is
+    /// allocated.
     pub(super) fn observe(&self, duration: Duration, trace: Option<String>) {
         let seconds = duration.as_secs_f64();
         let exemplar = trace.map(|trace_id| Exemplar { trace_id, seconds, at: SystemTime::now() });

@@ -1,5 +1,5 @@
-//! The operating system's figures for this process, under the names that all Prometheus clients use. They are read at each scrape;
-//! without `/proc`, there are no samples.
+//! The operating system's figures for this process, under the names that all Prometheus clients use. They are read at
+//! each scrape; without `/proc`, there are no samples.
 
 use std::fmt;
 

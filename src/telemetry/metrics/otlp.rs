@@ -1,4 +1,5 @@
-//! Metrics as OTLP messages. Sums and histograms are cumulative since the gateway's start, so a lost export loses no data.
+//! Metrics as OTLP messages. Sums and histograms are cumulative since the gateway's start, so a lost export loses no
+//! data.
 
 use std::time::SystemTime;
 

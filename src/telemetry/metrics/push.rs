@@ -1,5 +1,6 @@
-//! The export of metrics to a collector, if one is configured. All metrics are sent at every interval, one export at a time, and
-//! nothing is queued. One log line reports that the collector is unreachable, and one that it is reachable again.
+//! The export of metrics to a collector, if one is configured. All metrics are sent at every interval, one export at a
+//! time, and nothing is queued. One log line reports that the collector is unreachable, and one that it is reachable
+//! again.
 
 use std::{
     future::Future,

@@ -1,5 +1,6 @@
-//! The metrics of one tenant. A stream obtains their handles once. Each event costs an atomic addition, and a duration also a short
-//! lock of its histogram. Gauges are updated by guards, so that a stream's part is removed with the stream.
+//! The metrics of one tenant. A stream obtains their handles once. Each event costs an atomic addition, and a duration
+//! also a short lock of its histogram. Gauges are updated by guards, so that a stream's part is removed with the
+//! stream.
 
 use std::{fmt, time::Duration};
 

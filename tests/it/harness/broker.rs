@@ -170,8 +170,9 @@ impl AuthProvider for Login {
 pub enum Refusal {
     /// It ends the TLS handshake with an alert.
     Tls,
-    /// It does not offer or accept the login. RabbitMQ 3.10 closes the connection without an answer when the mechanism is not
-    /// offered; a test that expects this also shows that another login over the same connection settings is accepted.
+    /// It does not offer or accept the login. RabbitMQ 3.10 closes the connection without an answer when the mechanism
+    /// is not offered; a test that expects this also shows that another login over the same connection settings is
+    /// accepted.
     Login,
     /// The user has no access to the vhost, or may open no further connection to it.
     Vhost,
