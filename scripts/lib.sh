@@ -44,6 +44,11 @@ has_python() { has python3 && python3 -c 'import venv, ensurepip' >/dev/null 2>&
 # A compiler, not only a runtime, and Maven.
 has_java() { has javac && has mvn; }
 
+# Any version that fetches the toolchain that a go.mod names.
+has_go() { has go && [ -n "$(go env GOTOOLCHAIN)" ]; }
+
+has_node() { has node && has npm; }
+
 has_shellcheck() { has shellcheck; }
 
 # Cargo is not installed automatically, because there are several ways to do it.
@@ -84,6 +89,8 @@ need() {
       "postgres:    PostgreSQL 13 or later (only for the fault suite: the gateways' shared store)" \
       "python:      Python 3.9 or later with venv (only for the tests of a client in another language)" \
       "java:        JDK 17 or later, and Maven (only for the Java client library)" \
+      "go:          Go 1.21 or later: https://go.dev/dl (only for the Go client library)" \
+      "node:        Node.js 20 or later: https://nodejs.org (only for the TypeScript client library)" \
       "shellcheck:  https://www.shellcheck.net (only for ./scripts/lint)" \
       "authorities: your system's ca-certificates"
   fi
@@ -99,6 +106,8 @@ need_by_apt() {
       postgres) packages+=(postgresql) ;;
       python) packages+=(python3 python3-venv) ;;
       java) packages+=(default-jdk-headless maven) ;;
+      go) packages+=(golang-go) ;;
+      node) packages+=(nodejs npm) ;;
       shellcheck) packages+=(shellcheck) ;;
     esac
   done
@@ -130,6 +139,8 @@ need_by_brew() {
       postgres) packages+=(postgresql) ;;
       python) packages+=(python) ;;
       java) packages+=(openjdk maven) ;;
+      go) packages+=(go) ;;
+      node) packages+=(node) ;;
       shellcheck) packages+=(shellcheck) ;;
     esac
   done

@@ -372,7 +372,10 @@ class Run:
         deadline = time.monotonic() + within
         while True:
             answer = await self._answer(self.driver.send(step["until"]), within)
-            if "ok" in answer and matches(step["expect"], answer["ok"]):
+            if "expect_error" in step:
+                if matches(step["expect_error"], answer.get("error")):
+                    return
+            elif "ok" in answer and matches(step["expect"], answer["ok"]):
                 return
             if time.monotonic() > deadline:
                 raise Failed(f"after {within} s still {json.dumps(answer)[:600]}")

@@ -117,7 +117,7 @@ impl ConnectionArgs {
             }
             options = options.ca_certificate(pem);
         }
-        Ok(Client::connect(options).await?)
+        Ok(Client::connect(options.connect_once()).await?)
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::connection;
-use crate::{client, error::Classify as _};
+use crate::client;
 
 /// The exit code of wrong usage.
 pub(super) const USAGE: u8 = 2;

@@ -115,7 +115,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         (None, None) => None,
     };
     let client = args.connection.connect(DATA).await?;
-    let publisher = client.publisher_with(PublisherOptions::default().deadline(args.deadline));
+    let publisher = client.publisher_with(PublisherOptions::default().deadline(args.deadline).retry_throttled(false));
     let queue = args.queue.clone();
     let template = args.template();
     match body {

@@ -2,15 +2,14 @@
 
 #![allow(clippy::print_stdout, reason = "an example prints its result")]
 
-use warrengate_client::{Client, ClientOptions, SubscribeOptions};
+use warrengate_client::{Client, Error, SubscribeOptions};
 
 #[tokio::main]
-async fn main() -> Result<(), warrengate_client::Error> {
-    let client = Client::connect(ClientOptions::from_env()?).await?;
-    let mut subscription = client.subscribe(SubscribeOptions::queue("orders")).await?;
-    while let Some(delivery) = subscription.next().await? {
+async fn main() -> Result<(), Error> {
+    let client = Client::from_env().await?;
+    let consumer = client.consume(SubscribeOptions::queue("orders").concurrency(16), async |delivery| {
         println!("{}", String::from_utf8_lossy(delivery.body()));
-        subscription.ack(&delivery)?;
-    }
-    Ok(())
+        Ok(())
+    });
+    consumer.await?.wait().await
 }

@@ -5,9 +5,11 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use super::{ClientOptions, Error};
+use super::{ClientOptions, Error, backoff::Backoff};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,15 +20,55 @@ const STREAM_WINDOW: u32 = 2 << 20;
 /// a budget of half this window. With an adaptive window, 100 streams with two small unread events each would exceed it.
 const CONNECTION_WINDOW: u32 = 64 << 20;
 
-pub(super) async fn open(options: &ClientOptions) -> Result<Channel, Error> {
-    endpoint(options)?.connect().await.map_err(|source| Error::connect(&options.endpoint, source))
+/// Limit for one attempt to connect, so that a silent address does not use up the whole time.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// The current connection. Streams that are open on a replaced one end there; new calls use the new one.
+#[derive(Debug)]
+pub(super) struct Connection {
+    endpoint: Endpoint,
+    current: ArcSwap<Link>,
+}
+
+/// One connection, which is established again when it was lost.
+#[derive(Debug)]
+pub(super) struct Link(pub(super) Channel);
+
+impl Connection {
+    /// Connects; while the gateway cannot be reached, tries again until the deadline.
+    pub(super) async fn open(options: &ClientOptions, deadline: Instant) -> Result<Self, Error> {
+        let endpoint = endpoint(options)?;
+        let mut backoff = Backoff::default();
+        loop {
+            let error = match timeout_at(deadline, endpoint.connect()).await {
+                Ok(Ok(channel)) => return Ok(Self { endpoint, current: ArcSwap::from_pointee(Link(channel)) }),
+                Ok(Err(source)) => Error::connect(&options.endpoint, source),
+                Err(_) => Error::no_answer(&options.endpoint),
+            };
+            let pause = backoff.next();
+            if options.connect_once || !error.is_retryable() || Instant::now() + pause > deadline {
+                return Err(error);
+            }
+            sleep(pause).await;
+        }
+    }
+
+    pub(super) fn current(&self) -> Arc<Link> {
+        self.current.load_full()
+    }
+
+    /// Uses another connection for new calls, unless this one was replaced already.
+    pub(super) fn replace(&self, old: &Arc<Link>) {
+        let new = Arc::new(Link(self.endpoint.connect_lazy()));
+        self.current.compare_and_swap(old, new);
+    }
 }
 
 fn endpoint(options: &ClientOptions) -> Result<Endpoint, Error> {
     let wrong = || Error::Endpoint(options.endpoint.clone());
     let endpoint = Endpoint::from_shared(options.endpoint.clone())
         .map_err(|_| wrong())?
-        .connect_timeout(options.connect_timeout)
+        .connect_timeout(options.connect_timeout.min(ATTEMPT))
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -40,7 +82,7 @@ fn endpoint(options: &ClientOptions) -> Result<Endpoint, Error> {
         Some("https") => {
             let tls = authorities(options)?
                 .domain_name(options.server_name.as_deref().unwrap_or(host))
-                .timeout(options.connect_timeout);
+                .timeout(options.connect_timeout.min(ATTEMPT));
             endpoint.tls_config(tls).map_err(|source| Error::CertificateAuthority(Arc::new(source)))
         }
         _ => Err(wrong()),

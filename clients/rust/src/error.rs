@@ -7,7 +7,10 @@ use std::{borrow::Cow, error::Error as _, sync::Arc, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::pb::error::{Classify, Kind};
+use crate::pb::{
+    self,
+    error::{Classify, Kind},
+};
 
 /// Why an operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -34,11 +37,13 @@ pub enum Error {
         endpoint: String,
         /// The transport's error message.
         cause: String,
+        /// Whether the gateway answered with a certificate that is not trusted.
+        not_trusted: bool,
         /// What to check.
         next: &'static str,
-        /// The complete error.
+        /// The complete error; `None` when there was no answer in time.
         #[source]
-        source: Arc<tonic::transport::Error>,
+        source: Option<Arc<tonic::transport::Error>>,
     },
     /// The token contains invalid characters.
     #[error("the token contains invalid characters: pass the JWT alone, without \"Bearer\" and line breaks")]
@@ -46,6 +51,18 @@ pub enum Error {
     /// The token has expired, and there is no client secret to renew it with.
     #[error("the token has expired and cannot be renewed: set a new token, or connect with a client id and secret")]
     TokenEnded,
+    /// The client id or the secret is empty.
+    #[error("the credentials are incomplete: a client id and its secret are needed, or a token")]
+    MissingCredentials,
+    /// The application's token function failed.
+    #[error("the application's token function failed: {0}")]
+    TokenSource(Arc<crate::BoxError>),
+    /// A message was not confirmed.
+    #[error("{0}")]
+    Unconfirmed(Box<Unconfirmed>),
+    /// No reply came within the time limit.
+    #[error("no reply within {0:?}")]
+    NoReply(Duration),
     /// The gateway refused the call, or the connection failed during it.
     #[error("{0}")]
     Refused(Box<Refusal>),
@@ -62,11 +79,103 @@ pub enum Error {
         source: Arc<std::io::Error>,
     },
     /// The publisher or subscription has ended.
-    #[error("the stream is closed: open a new one")]
+    #[error("the client, publisher or subscription is closed: open a new one")]
     Closed,
     /// The peer does not speak `warrengate.v1`.
     #[error("unexpected response from the gateway ({0}); its version may be incompatible with this client")]
     Protocol(&'static str),
+}
+
+/// The outcome of a message that was not confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// No queue is bound for the exchange and routing key. The message is not stored.
+    Unroutable,
+    /// The broker or the gateway refused the message. It is not stored.
+    Rejected,
+    /// The client's grants do not cover the exchange and routing key. The message is not stored.
+    Denied,
+    /// The message exceeds a limit of the plan. It is not stored; send it again after `retry_after`.
+    Throttled,
+    /// The message may or may not be stored. Send it again with the same id.
+    Unknown,
+    /// The message was never sent to a gateway. It is not stored.
+    NotSent,
+}
+
+impl Outcome {
+    /// Its name in all client libraries, for example `NOT_SENT`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unroutable => "UNROUTABLE",
+            Self::Rejected => "REJECTED",
+            Self::Denied => "DENIED",
+            Self::Throttled => "THROTTLED",
+            Self::Unknown => "UNKNOWN",
+            Self::NotSent => "NOT_SENT",
+        }
+    }
+}
+
+/// Why a message was not confirmed.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Unconfirmed {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The stable reason, in upper snake case.
+    pub reason: String,
+    /// A description for people.
+    pub message: String,
+    /// Whether sending the message again, with the same id, is safe and may succeed.
+    pub retryable: bool,
+    /// When another attempt may succeed, if the gateway sent a time.
+    pub retry_after: Option<Duration>,
+    /// The id of the message.
+    pub message_id: String,
+    /// The id of the trace of the message; empty when it is not sampled.
+    pub trace_id: String,
+}
+
+impl std::fmt::Display for Unconfirmed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} [{}]", self.outcome.as_str(), self.message, self.reason)
+    }
+}
+
+impl Unconfirmed {
+    /// The error of a result whose outcome is not `CONFIRMED`.
+    pub(super) fn of(result: pb::PublishResult) -> Self {
+        let (reason, message) = match result.reason.split_once(": ") {
+            Some((reason, message)) => (reason.to_owned(), message.to_owned()),
+            None => (result.reason.clone(), result.reason.clone()),
+        };
+        let outcome = match result.outcome() {
+            pb::Outcome::Unroutable => Outcome::Unroutable,
+            pb::Outcome::Rejected => Outcome::Rejected,
+            pb::Outcome::Denied => Outcome::Denied,
+            pb::Outcome::Throttled => Outcome::Throttled,
+            _ => Outcome::Unknown,
+        };
+        let retryable = match outcome {
+            Outcome::Throttled | Outcome::Unknown => true,
+            Outcome::Rejected => matches!(reason.as_str(), "BROKER_UNREACHABLE" | "BROKER_REJECTED" | "DRAINING"),
+            _ => false,
+        };
+        let retry_after = result.retry_after.and_then(|after| after.try_into().ok());
+        let (message_id, trace_id) = (result.message_id, result.trace_id);
+        Self { outcome, reason, message, retryable, retry_after, message_id, trace_id }
+    }
+
+    /// The error of a message that reached no gateway, because of this error or because its deadline passed.
+    pub(super) fn not_sent(message_id: String, cause: Option<&Error>) -> Self {
+        let (reason, message, retryable, retry_after) = match cause {
+            Some(error) => (error.reason(), error.to_string(), error.is_retryable(), error.retry_after()),
+            None => ("NOT_SENT", "no gateway accepted it in time; it is certainly not stored".to_owned(), true, None),
+        };
+        let (reason, outcome) = (reason.to_owned(), Outcome::NotSent);
+        Self { outcome, reason, message, retryable, retry_after, message_id, trace_id: String::new() }
+    }
 }
 
 /// A decoded gRPC status.
@@ -77,6 +186,8 @@ pub struct Refusal {
     message: String,
     field: Option<String>,
     retry_after: Option<Duration>,
+    retry_may_help: bool,
+    trace_id: String,
     from_transport: bool,
 }
 
@@ -104,6 +215,11 @@ impl Refusal {
     /// How long to wait before another attempt may succeed.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// The id of the trace that recorded the failure; empty when it is not sampled.
+    pub fn trace_id(&self) -> &str {
+        &self.trace_id
     }
 
     fn next_step(&self) -> Option<&'static str> {
@@ -142,12 +258,15 @@ impl From<Status> for Error {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
         let field = details.bad_request().and_then(|bad| bad.field_violations.first()).map(|v| v.field.clone());
+        let metadata = |name| details.error_info().and_then(|info| info.metadata.get(name));
         Self::Refused(Box::new(Refusal {
             code: status.code(),
             reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
             message: status.message().to_owned(),
             field: field.filter(|field| !field.is_empty()),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
+            retry_may_help: metadata("retry_may_help").is_some_and(|value| value == "true"),
+            trace_id: metadata("trace_id").cloned().unwrap_or_default(),
             // tonic sets a status's source only if it created the status itself, from a transport error.
             from_transport: status.source().is_some(),
         }))
@@ -177,6 +296,54 @@ impl Error {
         }
     }
 
+    /// A stable reason in upper snake case: the gateway's, or one of the library such as `CONNECTION_LOST`
+    /// (clients/conformance/README.md lists them).
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Refused(refusal) if !refusal.reason.is_empty() => &refusal.reason,
+            Self::Unconfirmed(unconfirmed) => &unconfirmed.reason,
+            _ => Classify::reason(self),
+        }
+    }
+
+    /// Whether the same call is safe to make again and may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Connect { not_trusted, .. } => !not_trusted,
+            Self::Unconfirmed(unconfirmed) => unconfirmed.retryable,
+            Self::NoReply(_) | Self::TokenSource(_) => true,
+            Self::Refused(refusal) => {
+                refusal.from_transport
+                    || refusal.retry_may_help
+                    || refusal.retry_after.is_some()
+                    || matches!(refusal.code, Code::Unavailable | Code::Aborted)
+            }
+            _ => false,
+        }
+    }
+
+    /// How long to wait before another attempt may succeed, if the gateway sent a time.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unconfirmed(unconfirmed) => unconfirmed.retry_after,
+            _ => self.refusal().and_then(Refusal::retry_after),
+        }
+    }
+
+    /// The outcome, if a message was not confirmed.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Unconfirmed(unconfirmed) => Some(unconfirmed.outcome),
+            _ => None,
+        }
+    }
+
+    pub(super) fn no_answer(endpoint: &str) -> Self {
+        let (endpoint, cause) = (endpoint.to_owned(), "no answer in time".to_owned());
+        let next = "check that it is running and that the address is correct";
+        Self::Connect { endpoint, cause, not_trusted: false, next, source: None }
+    }
+
     pub(super) fn connect(endpoint: &str, source: tonic::transport::Error) -> Self {
         // Only the innermost error is informative; the outer ones say "transport error".
         let mut inner: &dyn std::error::Error = &source;
@@ -193,21 +360,34 @@ impl Error {
         } else {
             "check that it is running and that the address is correct"
         };
-        Self::Connect { endpoint: endpoint.to_owned(), cause, next, source: Arc::new(source) }
+        let not_trusted = cause.contains("invalid peer certificate");
+        Self::Connect { endpoint: endpoint.to_owned(), cause, not_trusted, next, source: Some(Arc::new(source)) }
     }
 }
 
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Endpoint(_) | Self::NoCertificateAuthority | Self::CertificateAuthority(_) | Self::TokenForm => {
-                Kind::Invalid
-            }
-            Self::MissingVariable(_) | Self::CertificateFile { .. } => Kind::Invalid,
-            Self::Connect { .. } => Kind::Unavailable,
+            Self::Endpoint(_)
+            | Self::NoCertificateAuthority
+            | Self::CertificateAuthority(_)
+            | Self::TokenForm
+            | Self::MissingCredentials
+            | Self::MissingVariable(_)
+            | Self::CertificateFile { .. } => Kind::Invalid,
+            Self::Connect { .. } | Self::TokenSource(_) => Kind::Unavailable,
             Self::TokenEnded => Kind::Unauthenticated,
             Self::Closed => Kind::Precondition,
             Self::Protocol(_) => Kind::Internal,
+            Self::NoReply(_) => Kind::Deadline,
+            Self::Unconfirmed(unconfirmed) => match unconfirmed.outcome {
+                Outcome::Unroutable => Kind::NotFound,
+                Outcome::Rejected => Kind::Precondition,
+                Outcome::Denied => Kind::Denied,
+                Outcome::Throttled => Kind::Exhausted,
+                Outcome::Unknown => Kind::Unavailable,
+                Outcome::NotSent => Kind::Deadline,
+            },
             Self::Refused(refusal) => match refusal.code {
                 _ if refusal.from_transport => Kind::Unavailable,
                 Code::InvalidArgument | Code::OutOfRange => Kind::Invalid,
@@ -228,17 +408,23 @@ impl Classify for Error {
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Endpoint(_) => "BAD_ENDPOINT",
-            Self::NoCertificateAuthority => "NO_CERTIFICATE_AUTHORITY",
-            Self::CertificateAuthority(_) => "BAD_CERTIFICATE_AUTHORITY",
-            Self::MissingVariable(_) => "MISSING_VARIABLE",
-            Self::CertificateFile { .. } => "CERTIFICATE_AUTHORITY_FILE",
+            Self::Endpoint(_)
+            | Self::NoCertificateAuthority
+            | Self::CertificateAuthority(_)
+            | Self::TokenForm
+            | Self::MissingCredentials
+            | Self::MissingVariable(_)
+            | Self::CertificateFile { .. } => "CONFIGURATION",
+            Self::Connect { not_trusted: true, .. } => "CERTIFICATE_NOT_TRUSTED",
             Self::Connect { .. } => "GATEWAY_UNREACHABLE",
-            Self::TokenForm => "BAD_TOKEN_FORM",
-            Self::TokenEnded => "TOKEN_ENDED",
+            Self::TokenEnded => "TOKEN_EXPIRED",
+            Self::TokenSource(_) => "TOKEN_SOURCE_FAILED",
+            Self::Refused(refusal) if refusal.from_transport => "CONNECTION_LOST",
             // The gateway's own reason is not static text; `Refusal::reason` returns it.
             Self::Refused(_) => "REFUSED_BY_GATEWAY",
-            Self::Closed => "STREAM_CLOSED",
+            Self::Unconfirmed(unconfirmed) => unconfirmed.outcome.as_str(),
+            Self::NoReply(_) => "REQUEST_TIMEOUT",
+            Self::Closed => "CLOSED",
             Self::Protocol(_) => "PROTOCOL",
         }
     }
@@ -252,7 +438,7 @@ impl Classify for Error {
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        self.refusal().and_then(Refusal::retry_after)
+        Error::retry_after(self)
     }
 }
 

@@ -2,11 +2,18 @@
 //!
 //! They are checked when the client connects, and their `Debug` shows no secret.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 
-use crate::Error;
+use crate::{Error, LifecycleEvent};
+
+/// Fetches a token (a JWT without "Bearer"). It is called again before the last one expires.
+pub type TokenSource = Arc<dyn Fn() -> TokenFuture + Send + Sync>;
+/// A token that is being fetched.
+pub type TokenFuture = Pin<Box<dyn Future<Output = Result<SecretString, BoxError>> + Send>>;
+/// An error of the application.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How the client authenticates.
 #[derive(Clone)]
@@ -20,8 +27,21 @@ pub enum Credentials {
     },
     /// An existing token, without "Bearer". The client cannot renew it; [`crate::Client::set_token`] replaces it.
     Token(SecretString),
+    /// A function of the application that fetches tokens, for example from another issuer; see [`Credentials::source`].
+    Source(TokenSource),
     /// No token is sent. Only `Auth.IssueToken`, health and reflection accept such calls.
     Anonymous,
+}
+
+impl Credentials {
+    /// Tokens from a function of the application.
+    pub fn source<F, T>(fetch: F) -> Self
+    where
+        F: Fn() -> T + Send + Sync + 'static,
+        T: Future<Output = Result<SecretString, BoxError>> + Send + 'static,
+    {
+        Self::Source(Arc::new(move || Box::pin(fetch())))
+    }
 }
 
 impl std::fmt::Debug for Credentials {
@@ -31,8 +51,19 @@ impl std::fmt::Debug for Credentials {
                 f.debug_struct("Secret").field("client_id", client_id).finish_non_exhaustive()
             }
             Self::Token(_) => f.write_str("Token(..)"),
+            Self::Source(_) => f.write_str("Source(..)"),
             Self::Anonymous => f.write_str("Anonymous"),
         }
+    }
+}
+
+/// Receives lifecycle events.
+#[derive(Clone)]
+pub(super) struct Listener(pub(super) Arc<dyn Fn(LifecycleEvent) + Send + Sync>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener(..)")
     }
 }
 
@@ -44,7 +75,9 @@ pub struct ClientOptions {
     pub(super) server_name: Option<String>,
     pub(super) credentials: Credentials,
     pub(super) connect_timeout: Duration,
+    pub(super) connect_once: bool,
     pub(super) token_lifetime: Option<Duration>,
+    pub(super) listener: Option<Listener>,
 }
 
 impl ClientOptions {
@@ -56,8 +89,10 @@ impl ClientOptions {
             ca_certificate: None,
             server_name: None,
             credentials,
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(10),
+            connect_once: false,
             token_lifetime: None,
+            listener: None,
         }
     }
 
@@ -90,6 +125,24 @@ impl ClientOptions {
         }
     }
 
+    /// What can be checked without a connection.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        use secrecy::ExposeSecret as _;
+        match &self.credentials {
+            Credentials::Secret { client_id, secret } if client_id.is_empty() || secret.expose_secret().is_empty() => {
+                Err(Error::MissingCredentials)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same options with other credentials.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
     /// The authorities that may have signed the gateway's certificate: one or more PEM certificates. Without
     /// it, the system's authorities are trusted (feature `system-roots`, on by default).
     #[must_use]
@@ -105,10 +158,24 @@ impl ClientOptions {
         self
     }
 
-    /// How long connecting may take. Default: 5 s.
+    /// How long connecting may take; while the gateway cannot be reached, it is tried again. Default: 10 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Reports a gateway that cannot be reached after one attempt, for programs that people start.
+    #[must_use]
+    pub fn connect_once(mut self) -> Self {
+        self.connect_once = true;
+        self
+    }
+
+    /// Calls this function for each event of the client's streams. It must not block.
+    #[must_use]
+    pub fn on_event(mut self, listener: impl Fn(LifecycleEvent) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Listener(Arc::new(listener)));
         self
     }
 

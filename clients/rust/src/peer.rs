@@ -62,8 +62,11 @@ impl Peer {
     }
 
     pub(super) async fn client(&self) -> Client {
-        let me = Credentials::Secret { client_id: "acme.app".into(), secret: "secret".into() };
-        Client::connect(ClientOptions::new(&self.address, me)).await.expect("connected")
+        self.client_with(Credentials::Secret { client_id: "acme.app".into(), secret: "secret".into() }).await
+    }
+
+    pub(super) async fn client_with(&self, credentials: Credentials) -> Client {
+        Client::connect(ClientOptions::new(&self.address, credentials)).await.expect("connected")
     }
 
     pub(super) fn tokens_issued(&self) -> usize {

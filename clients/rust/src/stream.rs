@@ -12,19 +12,29 @@ use secrecy::ExposeSecret as _;
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Response, Status, Streaming};
 
-use super::{
-    Client, Error,
-    token::{Token, Tokens},
-};
-use crate::pb::Reauthenticate;
+use super::{Authenticated, Client, Error, backoff::Backoff, channel::Link, token::Token};
+use crate::pb::{Reauthenticate, messaging_client::MessagingClient};
 
 pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The responses of a stream that is being opened or is open.
 pub(super) struct Inbound<T> {
     state: State<T>,
+    /// The connection of the stream.
+    link: Arc<Link>,
     /// The token of the stream; `None` without credentials and before the stream is open.
     token: Option<Arc<Token>>,
+}
+
+/// What a stream receives.
+pub(super) enum Received<T> {
+    /// The gateway has accepted the call. Nothing is written before, so that a message that reached no gateway is
+    /// certainly not stored.
+    Opened,
+    /// A response.
+    Response(T),
+    /// The gateway ended the stream with OK.
+    End,
 }
 
 /// The token that was used, and whether opening succeeded.
@@ -38,41 +48,64 @@ enum State<T> {
 }
 
 impl<T: Send + 'static> Inbound<T> {
-    /// Waits for a valid token, then makes the call.
-    pub(super) fn open<F>(client: Client, call: impl FnOnce(Client) -> F + Send + 'static) -> Self
+    /// Waits for a valid token, then makes the call on the current connection.
+    pub(super) fn open<F>(
+        client: Client,
+        call: impl FnOnce(MessagingClient<Authenticated>) -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = Result<Response<Streaming<T>>, Status>> + Send,
     {
+        let link = client.shared.connection.current();
+        let channel = link.0.clone();
         let opening = async move {
-            let token = match client.tokens.fresh().await {
+            let token = match client.shared.tokens.fresh().await {
                 Ok(token) => token,
                 Err(error) => return (None, Err(error)),
             };
-            (token, call(client).await.map(Response::into_inner).map_err(Error::from))
+            let stubs = client.messaging_on(channel);
+            (token, call(stubs).await.map(Response::into_inner).map_err(Error::from))
         };
-        Self { state: State::Opening(Box::pin(opening)), token: None }
+        Self { state: State::Opening(Box::pin(opening)), link, token: None }
     }
 
-    /// The next response; `None` when the gateway ended the stream with OK. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<T>, Error> {
-        if let State::Opening(opening) = &mut self.state {
-            let (token, opened) = opening.await;
-            self.token = token;
-            self.state = State::Ended;
-            self.state = State::Open(opened?);
-        }
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// What comes next. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Received<T>, Error> {
         match &mut self.state {
-            State::Open(responses) => Ok(responses.message().await?),
-            _ => Ok(None),
+            State::Opening(opening) => {
+                let (token, opened) = opening.await;
+                self.token = token;
+                self.state = State::Ended;
+                self.state = State::Open(opened?);
+                Ok(Received::Opened)
+            }
+            State::Open(responses) => Ok(responses.message().await?.map_or(Received::End, Received::Response)),
+            State::Ended => Ok(Received::End),
         }
     }
 
-    /// Fetches a token that expires later than the stream's, which expires at this time.
-    pub(super) fn renewal(&self, client: &Client, expires: Option<prost_types::Timestamp>) -> Renewal {
-        let expires = expires.and_then(|e| SystemTime::try_from(e).ok()).unwrap_or_else(SystemTime::now);
-        let tokens = Arc::clone(&client.tokens);
+    /// The gateway is about to stop: new calls use another connection.
+    pub(super) fn leave(&self, client: &Client) {
+        client.shared.connection.replace(&self.link);
+    }
+
+    /// Fetches a token other than the stream's, which expires soon.
+    pub(super) fn renewal(&self, client: &Client) -> Renewal {
+        let shared = Arc::clone(&client.shared);
         let present = self.token.clone();
-        Renewal(Some(Box::pin(async move { newer(&tokens, expires, present).await })))
+        Renewal(Some(Box::pin(async move {
+            match shared.tokens.other_than(present.as_ref()).await {
+                Ok(token) => Some(token),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot renew the token of an open stream");
+                    None
+                }
+            }
+        })))
     }
 
     /// The frame that replaces the stream's token.
@@ -84,19 +117,7 @@ impl<T: Send + 'static> Inbound<T> {
 
     /// After `UNAUTHENTICATED`: whether another token is available.
     pub(super) async fn another_token(&mut self, client: &Client) -> bool {
-        client.tokens.other_than(self.token.as_ref()).await.is_ok()
-    }
-}
-
-async fn newer(tokens: &Tokens, expires: SystemTime, present: Option<Arc<Token>>) -> Option<Arc<Token>> {
-    match tokens.newer_than(expires).await {
-        // A token of the application that was not replaced: sending it again would not help.
-        Ok(token) if present.is_some_and(|present| Arc::ptr_eq(&present, &token)) => None,
-        Ok(token) => Some(token),
-        Err(error) => {
-            tracing::warn!(%error, "cannot renew the token of an open stream");
-            None
-        }
+        client.shared.tokens.other_than(self.token.as_ref()).await.is_ok()
     }
 }
 
@@ -173,4 +194,15 @@ pub(super) fn closed_by(deadline: Option<prost_types::Timestamp>) -> Instant {
 /// Whether the gateway refused the token.
 pub(super) fn is_unauthenticated(error: &Error) -> bool {
     error.code() == Some(Code::Unauthenticated)
+}
+
+/// Whether the gateway refused a call because it is about to stop.
+pub(super) fn is_draining(error: &Error) -> bool {
+    error.reason() == "DRAINING"
+}
+
+/// The wait before the next stream: the back-off, and at least the time that the gateway sent, up to a minute.
+pub(super) fn pause_after(error: Option<&Error>, backoff: &mut Backoff) -> Duration {
+    let asked = error.and_then(Error::retry_after).unwrap_or_default();
+    backoff.next().max(asked.min(Duration::from_secs(60)))
 }

@@ -4,23 +4,26 @@
 //! delivery of an earlier stream has no effect, because that message is delivered again. Heartbeats, token renewal and
 //! changes of the gateway are handled here.
 
+mod consumer;
 mod delivery;
 mod driver;
 mod options;
 mod window;
 
+pub(crate) use consumer::State as ConsumerState;
+pub use consumer::{Consumer, HandlerError};
 pub use delivery::{Delivery, Event, Nack};
 pub use options::SubscribeOptions;
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use futures_util::Stream;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{Client, Error};
@@ -40,10 +43,52 @@ pub struct Subscription {
     items: mpsc::Receiver<Item>,
     ready: VecDeque<Delivery>,
     settler: Settler,
-    /// Incremented whenever all delivery ids become invalid.
-    epoch: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     started: pb::SubscribeStarted,
     driver: JoinHandle<Result<(), Error>>,
+}
+
+/// What the application has started. Deliveries are started in the order of their ids.
+#[derive(Debug, Default)]
+struct Progress(Mutex<Started>);
+
+#[derive(Debug, Default)]
+struct Started {
+    /// Incremented whenever all delivery ids become invalid.
+    epoch: u64,
+    /// The last delivery of this epoch that the application has started.
+    last: u64,
+    /// Set when the stream is about to end: deliveries that were not started are delivered again.
+    discard: bool,
+}
+
+impl Progress {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Started> {
+        // Each change is a single assignment, so that a panic cannot leave it half-changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the application may start this delivery.
+    fn start(&self, delivery: &Delivery) -> bool {
+        let mut started = self.lock();
+        let is_valid = started.epoch == delivery.epoch() && !started.discard;
+        if is_valid {
+            started.last = delivery.id();
+        }
+        is_valid
+    }
+
+    fn next_epoch(&self, epoch: u64) {
+        *self.lock() = Started { epoch, last: 0, discard: false };
+    }
+
+    fn discard(&self) {
+        self.lock().discard = true;
+    }
+
+    fn last(&self) -> u64 {
+        self.lock().last
+    }
 }
 
 /// Settles deliveries of a subscription from any task. Settlements are queued and written in batches, without waiting
@@ -57,14 +102,15 @@ impl Subscription {
     pub(super) async fn open(client: Client, options: SubscribeOptions) -> Result<Self, Error> {
         let (settlements, orders) = mpsc::unbounded_channel();
         let (sender, mut items) = mpsc::channel(BATCHES);
-        let epoch = Arc::new(AtomicU64::new(0));
-        let driver = tokio::spawn(Driver::new(client, options, orders, sender, Arc::clone(&epoch)).run());
+        let progress = Arc::new(Progress::default());
+        let tasks = client.shared.tasks.clone();
+        let driver = tasks.spawn(Driver::new(client, options, orders, sender, Arc::clone(&progress)).run());
         let started = match items.recv().await {
             Some(Item::Started(started)) => started,
             Some(Item::Failed(error)) => return Err(error),
             _ => return Err(Error::Protocol("a subscription that did not start")),
         };
-        Ok(Self { items, ready: VecDeque::new(), settler: Settler { settlements }, epoch, started, driver })
+        Ok(Self { items, ready: VecDeque::new(), settler: Settler { settlements }, progress, started, driver })
     }
 
     /// The windows and times in effect.
@@ -92,21 +138,27 @@ impl Subscription {
     /// # Errors
     /// As [`Subscription::next`].
     pub async fn next_event(&mut self) -> Result<Option<Event>, Error> {
+        std::future::poll_fn(|context| self.poll_event(context)).await
+    }
+
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Event>, Error>> {
         loop {
             while let Some(delivery) = self.ready.pop_front() {
                 // A delivery whose id has become invalid is delivered again.
-                if delivery.epoch() == self.epoch.load(Ordering::Acquire) {
-                    return Ok(Some(Event::Delivery(delivery)));
+                if self.progress.start(&delivery) {
+                    return Poll::Ready(Ok(Some(Event::Delivery(delivery))));
                 }
             }
-            match self.items.recv().await {
+            match ready!(self.items.poll_recv(context)) {
                 Some(Item::Deliveries(epoch, deliveries)) => {
-                    self.ready.extend(deliveries.into_iter().map(|delivery| Delivery::new(epoch, delivery)));
+                    let settler = &self.settler;
+                    let new = |delivery| Delivery::new(epoch, delivery, settler.clone());
+                    self.ready.extend(deliveries.into_iter().map(new));
                 }
-                Some(Item::Event(event)) => return Ok(Some(*event)),
+                Some(Item::Event(event)) => return Poll::Ready(Ok(Some(*event))),
                 Some(Item::Started(_)) => {}
-                Some(Item::Failed(error)) => return Err(error),
-                None => return Ok(None),
+                Some(Item::Failed(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Ok(None)),
             }
         }
     }
@@ -151,6 +203,22 @@ impl Subscription {
         drop(settler);
         // A task that panicked has printed that to standard error. It limits its own waiting time.
         driver.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+/// The deliveries; other events are skipped. An error is the last item.
+impl Stream for Subscription {
+    type Item = Result<Delivery, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match ready!(self.poll_event(context)) {
+                Ok(Some(Event::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
+                Ok(Some(_)) => {}
+                Ok(None) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The client's token: fetched, cached, renewed, and attached to every call.
 //!
-//! A token is renewed after two thirds of its lifetime. Concurrent requests for a token share one call. `Debug` shows
+//! A token is renewed after 60 to 75 % of its lifetime, so that clients that started together do not renew together. Its
+//! lifetime is read from the token, so that clocks need not agree. Concurrent requests for a token share one call. `Debug` shows
 //! neither token nor secret.
 
 use std::{
@@ -9,18 +10,22 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use rand::random_range;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Mutex;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     service::Interceptor,
-    transport::Channel,
 };
 
-use super::{ClientOptions, Credentials, Error, backoff::Backoff};
-use crate::pb::{self, auth_client::AuthClient};
+use super::{ClientOptions, Credentials, Error, backoff::Backoff, channel::Connection};
+use crate::pb::{
+    self,
+    auth_client::AuthClient,
+    error::{Failure, Kind},
+};
 
 /// A token that expires this soon is not used for new calls.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -65,13 +70,19 @@ impl Token {
     }
 }
 
-/// Attaches the current token to a call.
+/// Attaches the current token to a call. Calls of a closed client fail with the reason `CLOSED`.
 #[derive(Debug, Clone)]
-pub struct AttachToken(Arc<ArcSwapOption<Token>>);
+pub struct AttachToken {
+    current: Arc<ArcSwapOption<Token>>,
+    closed: CancellationToken,
+}
 
 impl Interceptor for AttachToken {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &*self.0.load() {
+        if self.closed.is_cancelled() {
+            return Err(Failure::new(Kind::Precondition, "CLOSED", "the client is closed: connect again").into());
+        }
+        if let Some(token) = &*self.current.load() {
             request.metadata_mut().insert("authorization", token.header.clone());
         }
         Ok(request)
@@ -89,7 +100,7 @@ pub(super) struct Tokens {
 struct Shared {
     credentials: Credentials,
     lifetime: Option<Duration>,
-    channel: Channel,
+    connection: Arc<Connection>,
     current: Arc<ArcSwapOption<Token>>,
     /// Locked while a token is fetched, so that one request serves all waiting callers.
     fetching: Mutex<()>,
@@ -97,11 +108,11 @@ struct Shared {
 
 impl Tokens {
     /// Fetches the first token.
-    pub(super) async fn open(options: &ClientOptions, channel: Channel) -> Result<Self, Error> {
+    pub(super) async fn open(options: &ClientOptions, connection: Arc<Connection>) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             credentials: options.credentials.clone(),
             lifetime: options.token_lifetime,
-            channel,
+            connection,
             current: Arc::default(),
             fetching: Mutex::default(),
         });
@@ -111,7 +122,7 @@ impl Tokens {
                 shared.current.store(Some(Arc::new(Token::new(text.clone(), None)?)));
                 None
             }
-            Credentials::Secret { .. } => {
+            Credentials::Secret { .. } | Credentials::Source(_) => {
                 shared.beyond(SystemTime::now()).await?;
                 Some(AbortOnDropHandle::new(tokio::spawn(renew(Arc::clone(&shared)))))
             }
@@ -119,21 +130,18 @@ impl Tokens {
         Ok(Self { shared, _renewal: renewal })
     }
 
-    pub(super) fn attach(&self) -> AttachToken {
-        AttachToken(Arc::clone(&self.shared.current))
+    pub(super) fn attach(&self, closed: &CancellationToken) -> AttachToken {
+        AttachToken { current: Arc::clone(&self.shared.current), closed: closed.clone() }
     }
 
     /// A valid token; `None` without credentials.
     pub(super) async fn fresh(&self) -> Result<Option<Arc<Token>>, Error> {
         match self.shared.credentials {
-            Credentials::Secret { .. } => self.shared.beyond(SystemTime::now() + MARGIN).await.map(Some),
+            Credentials::Secret { .. } | Credentials::Source(_) => {
+                self.shared.beyond(SystemTime::now() + MARGIN).await.map(Some)
+            }
             _ => Ok(self.shared.current.load_full()),
         }
-    }
-
-    /// A token that expires later than this time.
-    pub(super) async fn newer_than(&self, expires: SystemTime) -> Result<Arc<Token>, Error> {
-        self.shared.beyond(expires + MARGIN).await
     }
 
     /// A token other than the one that the gateway refused.
@@ -165,21 +173,67 @@ impl Shared {
     }
 
     async fn fetch(&self) -> Result<Arc<Token>, Error> {
-        let Credentials::Secret { client_id, secret } = &self.credentials else { return Err(Error::TokenEnded) };
+        let began = SystemTime::now();
+        let (text, announced) = match &self.credentials {
+            Credentials::Secret { client_id, secret } => self.issue(client_id, secret).await?,
+            Credentials::Source(fetch) => (fetch().await.map_err(|e| Error::TokenSource(Arc::new(e)))?, None),
+            _ => return Err(Error::TokenEnded),
+        };
+        let expires = lifetime_of(text.expose_secret()).map(|lifetime| began + lifetime).or(announced);
+        let token = Arc::new(Token::new(text, expires)?);
+        self.current.store(Some(Arc::clone(&token)));
+        Ok(token)
+    }
+
+    async fn issue(&self, client_id: &str, secret: &SecretString) -> Result<(SecretString, Option<SystemTime>), Error> {
         let request = pb::IssueTokenRequest {
-            client_id: client_id.clone(),
+            client_id: client_id.to_owned(),
             client_secret: secret.expose_secret().to_owned(),
             lifetime: self.lifetime.and_then(|lifetime| lifetime.try_into().ok()),
         };
         let mut request = Request::new(request);
         request.set_timeout(FETCH_TIMEOUT);
-        let issued = AuthClient::new(self.channel.clone()).issue_token(request).await?.into_inner();
+        let channel = self.connection.current().0.clone();
+        let issued = AuthClient::new(channel).issue_token(request).await?.into_inner();
         let expires = issued.expires.and_then(|expires| SystemTime::try_from(expires).ok());
-        let expires = expires.ok_or(Error::Protocol("a token without an expiry"))?;
-        let token = Arc::new(Token::new(issued.access_token.into(), Some(expires))?);
-        self.current.store(Some(Arc::clone(&token)));
-        Ok(token)
+        Ok((issued.access_token.into(), expires))
     }
+}
+
+/// `exp - iat` of a JWT, without verification, which is the gateway's task. `None` when it cannot be read.
+fn lifetime_of(token: &str) -> Option<Duration> {
+    let payload = from_base64url(token.split('.').nth(1)?)?;
+    let payload = String::from_utf8(payload).ok()?;
+    let claim = |name: &str| {
+        let rest = payload.split_once(&format!("\"{name}\""))?.1.trim_start().strip_prefix(':')?.trim_start();
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+    };
+    let lifetime = claim("exp")?.checked_sub(claim("iat")?)?;
+    (lifetime > 0).then(|| Duration::from_secs(lifetime))
+}
+
+/// Decodes base64url without padding.
+fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let (mut buffer, mut bits) = (0_u32, 0);
+    for symbol in text.bytes() {
+        let value = match symbol {
+            b'A'..=b'Z' => symbol - b'A',
+            b'a'..=b'z' => symbol - b'a' + 26,
+            b'0'..=b'9' => symbol - b'0' + 52,
+            b'-' => 62,
+            b'_' => 63,
+            _ => return None,
+        };
+        buffer = buffer << 6 | u32::from(value);
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((buffer >> bits) as u8);
+            buffer &= (1 << bits) - 1;
+        }
+    }
+    Some(bytes)
 }
 
 /// Renews the token for as long as the client exists.
@@ -187,12 +241,10 @@ async fn renew(shared: Arc<Shared>) {
     let mut backoff = Backoff::default();
     loop {
         let before = shared.current.load_full();
-        let left = before
-            .as_ref()
-            .and_then(|token| token.expires)
-            .and_then(|expires| expires.duration_since(SystemTime::now()).ok())
-            .unwrap_or_default();
-        tokio::time::sleep((left * 2 / 3).max(MIN_WAIT)).await;
+        // A token of the application whose lifetime cannot be read is fetched again when the gateway refuses it.
+        let Some(expires) = before.as_ref().and_then(|token| token.expires) else { return };
+        let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+        tokio::time::sleep(left.mul_f64(random_range(0.6..=0.75)).max(MIN_WAIT)).await;
         let fetching = shared.fetching.lock().await;
         // Another task may have renewed it meanwhile.
         let renewed = match (&before, shared.current.load_full()) {
@@ -231,10 +283,42 @@ mod tests {
         let client = peer.client().await;
         let first = client.token().await.expect("a token").expect("a token");
         assert_eq!(peer.tokens_issued(), 1, "the first token is used until it expires");
-        let expires = first.expires().expect("an end");
-        let newer = join_all((0..8).map(|_| client.tokens.newer_than(expires))).await;
+        let newer = join_all((0..8).map(|_| client.shared.tokens.other_than(Some(&first)))).await;
         assert!(newer.iter().all(|token| token.as_ref().is_ok_and(|token| token.header == "Bearer token-2")));
         assert_eq!(peer.tokens_issued(), 2);
+    }
+
+    #[test]
+    fn the_lifetime_is_read_from_the_token() {
+        // {"sub":"a","exp":1700000060, "iat":1700000000}
+        let token = "e30.eyJzdWIiOiJhIiwiZXhwIjoxNzAwMDAwMDYwLCAiaWF0IjoxNzAwMDAwMDAwfQ.c2ln";
+        assert_eq!(lifetime_of(token), Some(Duration::from_secs(60)));
+        for unreadable in ["", "opaque", "a.b.c", "e30.e30.e30", "e30.$$.c"] {
+            assert_eq!(lifetime_of(unreadable), None, "{unreadable}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_function_is_called_again_when_its_token_is_refused() {
+        let peer = Peer::start().await;
+        let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = Arc::clone(&calls);
+        let credentials = Credentials::source(move || {
+            let number = counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+            async move {
+                match number {
+                    1 | 2 => Ok(format!("own-{number}").into()),
+                    _ => Err("the issuer is away".into()),
+                }
+            }
+        });
+        let client = peer.client_with(credentials).await;
+        let first = client.token().await.expect("a token").expect("a token");
+        assert_eq!(first.header, "Bearer own-1");
+        let second = client.shared.tokens.other_than(Some(&first)).await.expect("a token");
+        assert_eq!(second.header, "Bearer own-2");
+        let error = client.shared.tokens.other_than(Some(&second)).await.expect_err("the function fails");
+        assert_eq!((error.reason(), error.is_retryable()), ("TOKEN_SOURCE_FAILED", true));
     }
 
     #[test]

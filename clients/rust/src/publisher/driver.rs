@@ -5,7 +5,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,10 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Entry, pending::PendingMessages};
 use crate::{
-    Client, Error,
+    Client, Error, Lifecycle,
     backoff::Backoff,
     pb::{Publications, PublishRequest, PublishResponse, publish_request::Frame, publish_response::Event},
-    stream::{Inbound, Outbound, Renewal, at, closed_by, is_unauthenticated},
+    stream::{Inbound, Outbound, Received, Renewal, at, closed_by, is_draining, is_unauthenticated, pause_after},
     token::Token,
 };
 
@@ -41,8 +41,14 @@ pub(super) struct Driver {
     backoff: Backoff,
     /// Set once another token was tried during the current series of failures.
     tried_another_token: bool,
-    failure: Arc<OnceLock<Error>>,
+    failure: Failure,
 }
+
+/// Why the last stream was refused; `None` after a result.
+pub(super) type Failure = Arc<Mutex<Option<Error>>>;
+
+/// The source of the lifecycle events.
+const SOURCE: &str = "publisher";
 
 /// One stream from its opening to its end.
 struct Session {
@@ -58,15 +64,15 @@ impl Driver {
     pub(super) fn new(
         client: Client,
         queue: mpsc::UnboundedReceiver<Box<Entry>>,
-        failure: Arc<OnceLock<Error>>,
-        frame_messages: usize,
+        failure: Failure,
+        pending: PendingMessages,
     ) -> Self {
         Self {
             client,
             queue,
             closing: false,
             intake: Vec::with_capacity(INTAKE),
-            pending: PendingMessages::new(frame_messages),
+            pending,
             deadlines: Box::pin(sleep_until(Instant::now())),
             backoff: Backoff::default(),
             tried_another_token: false,
@@ -75,6 +81,16 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) {
+        let ended = self.client.ended();
+        tokio::select! {
+            () = self.publish() => {}
+            () = ended.cancelled() => {}
+        }
+        // The client is closed: nothing more will be answered.
+        self.fail(Error::Closed);
+    }
+
+    async fn publish(&mut self) {
         loop {
             if self.pending.is_empty() {
                 match self.queue.recv().await {
@@ -83,23 +99,32 @@ impl Driver {
                 }
             }
             let mut session = Session::open(&self.client);
-            match self.drive(&mut session).await {
-                Ok(()) => {}
-                Err(error) if error.is_disconnect() => tracing::debug!(%error, "publish stream broke"),
+            let end = self.drive(&mut session).await;
+            let error = end.err();
+            if let Some(error) = &error {
+                if is_draining(error) {
+                    session.inbound.leave(&self.client);
+                }
+                self.client.emit(Lifecycle::Disconnected, SOURCE, error.to_string());
+                tracing::debug!(%error, "publish stream ended");
+            }
+            match &error {
+                None => {}
+                Some(error) if error.is_retryable() => {}
                 // Such a frame contains one message, and the gateway read nothing after it: the others are sent again.
-                Err(error) if is_malformed_frame(&error) && self.pending.reject_largest(&error) => {}
-                Err(error) if is_unauthenticated(&error) && !self.tried_another_token => {
+                Some(error) if is_malformed_frame(error) && self.pending.reject_largest(error) => {}
+                Some(error) if is_unauthenticated(error) && !self.tried_another_token => {
                     self.tried_another_token = true;
                     if !session.inbound.another_token(&self.client).await {
-                        return self.fail(error);
+                        self.refused(error.clone());
                     }
                 }
-                Err(error) => return self.fail(error),
+                Some(error) => self.refused(error.clone()),
             }
             if !self.pending.is_empty() {
                 drop(session);
                 self.pending.rewind();
-                self.pause().await;
+                self.pause(error.as_ref()).await;
             }
         }
     }
@@ -120,11 +145,15 @@ impl Driver {
             {
                 self.deadlines.as_mut().reset(due);
             }
-            let can_write = session.outbound.is_open() && (session.new_token.is_some() || self.pending.has_unwritten());
+            let blocked = self.pending.blocked_until(Instant::now());
+            let has_message = self.pending.has_unwritten() && blocked.is_none();
+            let can_write =
+                session.inbound.is_open() && session.outbound.is_open() && (session.new_token.is_some() || has_message);
             tokio::select! {
-                response = session.inbound.next() => match response? {
-                    Some(response) => self.take(response, session),
-                    None => return Ok(()),
+                received = session.inbound.next() => match received? {
+                    Received::Opened => self.client.emit(Lifecycle::Connected, SOURCE, String::new()),
+                    Received::Response(response) => self.take(response, session),
+                    Received::End => return Ok(()),
                 },
                 taken = self.queue.recv_many(&mut self.intake, INTAKE), if !self.closing => {
                     self.closing = taken == 0;
@@ -135,6 +164,8 @@ impl Driver {
                     false => session.outbound.close(),
                 },
                 token = session.renewal.ready() => session.new_token = token,
+                // Throttled messages may be written from now on.
+                () = at(blocked), if blocked.is_some() => {}
                 () = at(session.cut) => return Ok(()),
                 () = &mut self.deadlines, if due.is_some() => self.pending.expire(Instant::now()),
             }
@@ -143,7 +174,10 @@ impl Driver {
 
     fn write_frame(&mut self, session: &mut Session) {
         let frame = match session.new_token.take() {
-            Some(token) => Frame::Reauthenticate(session.inbound.reauthenticate(token)),
+            Some(token) => {
+                self.client.emit(Lifecycle::Reauthenticated, SOURCE, String::new());
+                Frame::Reauthenticate(session.inbound.reauthenticate(token))
+            }
             None => match self.pending.next_frame() {
                 // The waiting messages have expired.
                 publications if publications.is_empty() => return,
@@ -158,6 +192,7 @@ impl Driver {
             Some(Event::Results(results)) => {
                 self.backoff.reset();
                 self.tried_another_token = false;
+                *lock(&self.failure) = None;
                 for result in results.results {
                     // It is sent to the next gateway with the same id, as if the stream had broken before the answer.
                     if session.cut.is_some() && result.reason.starts_with("DRAINING: ") {
@@ -168,18 +203,20 @@ impl Driver {
                     }
                 }
             }
-            Some(Event::AuthExpiring(warning)) => {
-                session.renewal = session.inbound.renewal(&self.client, warning.expires);
+            Some(Event::AuthExpiring(_)) => session.renewal = session.inbound.renewal(&self.client),
+            Some(Event::Draining(warning)) => {
+                self.client.emit(Lifecycle::Draining, SOURCE, String::new());
+                session.inbound.leave(&self.client);
+                session.cut = Some(closed_by(warning.deadline));
             }
-            Some(Event::Draining(warning)) => session.cut = Some(closed_by(warning.deadline)),
             // An event that only a newer gateway sends.
             None => {}
         }
     }
 
     /// Waits before the next stream, and expires messages meanwhile.
-    async fn pause(&mut self) {
-        let until = Instant::now() + self.backoff.next();
+    async fn pause(&mut self, error: Option<&Error>) {
+        let until = Instant::now() + pause_after(error, &mut self.backoff);
         loop {
             tokio::select! {
                 () = sleep_until(until) => return,
@@ -188,17 +225,32 @@ impl Driver {
         }
     }
 
-    /// The gateway refused the stream: unanswered messages become `UNKNOWN`, and no more are accepted.
-    fn fail(mut self, error: Error) {
-        let reason = format!("STREAM_REFUSED: {error}");
-        // Set before the queue is closed, so that a caller that finds it closed also finds the reason.
-        let _ = self.failure.set(error);
+    /// The gateway refused the stream, and another one would not help: all current messages end. The next message tries
+    /// again.
+    fn refused(&mut self, error: Error) {
+        tracing::warn!(%error, "the gateway refused the publisher");
+        while let Ok(entry) = self.queue.try_recv() {
+            self.pending.add(entry);
+        }
+        self.pending.rewind();
+        self.pending.fail_all(&error);
+        self.tried_another_token = false;
+        *lock(&self.failure) = Some(error);
+    }
+
+    /// Ends all messages, and accepts no more.
+    fn fail(&mut self, error: Error) {
         self.queue.close();
         while let Ok(entry) = self.queue.try_recv() {
             self.pending.add(entry);
         }
-        self.pending.fail_all(&reason);
+        self.pending.fail_all(&error);
     }
+}
+
+/// The failure is replaced as a whole, so that a panic cannot leave it half-changed.
+pub(super) fn lock(failure: &Mutex<Option<Error>>) -> std::sync::MutexGuard<'_, Option<Error>> {
+    failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Whether the gateway refused a frame, for example because it is larger than the gateway's limit.
@@ -210,9 +262,11 @@ impl Session {
     fn open(client: &Client) -> Self {
         // One frame waits while another is written; more would only increase latency.
         let (frames, requests) = mpsc::channel(1);
-        let inbound = Inbound::open(client.clone(), |client| async move {
-            client.raw_messaging().publish(ReceiverStream::new(requests)).await
-        });
+        let inbound =
+            Inbound::open(
+                client.clone(),
+                |mut stubs| async move { stubs.publish(ReceiverStream::new(requests)).await },
+            );
         let outbound = Outbound::new(frames);
         Self { inbound, outbound, renewal: Renewal::default(), new_token: None, cut: None }
     }

@@ -129,7 +129,7 @@ async fn an_expiring_token_is_renewed_on_the_stream() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_replaced_once_and_then_the_publisher_ends() {
+async fn a_refused_token_is_replaced_once_and_then_the_messages_end_with_its_error() {
     let mut peer = Peer::start().await;
     let client = peer.client().await;
     let publisher = client.publisher();
@@ -139,25 +139,80 @@ async fn a_refused_token_is_replaced_once_and_then_the_publisher_ends() {
         assert_eq!(stream.authorization, token);
         stream.respond(Err(Status::unauthenticated("revoked"))).await;
     }
-    let result = receipt.await;
-    assert_eq!(result.outcome(), Outcome::Unknown);
-    assert!(result.reason.contains("revoked"), "{}", result.reason);
-    let error = publisher.send(publication("", "q", "2")).await.expect_err("ended");
-    assert_eq!(error.code(), Some(tonic::Code::Unauthenticated));
-    publisher.close().await.expect_err("the same");
+    let error = receipt.confirmed().await.expect_err("not confirmed");
+    assert!(error.to_string().contains("revoked"), "{error}");
+    assert!(!error.is_retryable() || error.outcome() == Some(crate::Outcome::Unknown));
+
+    // The next message tries again.
+    let next = publisher.send(publication("", "q", "2")).await.expect("taken");
+    let mut stream = peer.publish_stream().await;
+    let got = stream.publications().await;
+    stream.answer(&got, Outcome::Confirmed).await;
+    assert_eq!(next.await.outcome(), Outcome::Confirmed);
+    drop(stream);
+    publisher.close().await.expect("a result came after the refusal");
 }
 
 #[tokio::test]
-async fn the_outcome_is_unknown_after_the_deadline() {
-    let peer = Peer::start().await;
+async fn a_message_without_an_answer_is_unknown_after_the_deadline() {
+    let mut peer = Peer::start().await;
     let client = peer.client().await;
-    let publisher = client.publisher_with(PublisherOptions::default().deadline(Duration::from_millis(50)));
+    let publisher = client.publisher_with(PublisherOptions::default().deadline(Duration::from_millis(300)));
     let receipt = publisher.send(publication("", "q", "1")).await.expect("taken");
-    let result = receipt.await;
-    assert_eq!(result.outcome(), Outcome::Unknown);
-    assert!(result.reason.starts_with("DEADLINE"), "{}", result.reason);
+    let mut stream = peer.publish_stream().await;
+    stream.publications().await;
+    let error = receipt.confirmed().await.expect_err("no answer");
+    assert_eq!((error.outcome(), error.reason()), (Some(crate::Outcome::Unknown), "UNKNOWN"));
+    assert!(error.is_retryable());
     // There is capacity again.
     publisher.flush().await;
+    assert_eq!(publisher.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn throttled_and_unknown_messages_are_sent_again_on_the_same_stream() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher();
+    let receipt = publisher.send(publication("", "q", "1")).await.expect("taken");
+    let mut stream = peer.publish_stream().await;
+    let first = stream.publications().await;
+    for outcome in [Outcome::Throttled, Outcome::Unknown] {
+        stream.answer(&first, outcome).await;
+        assert_eq!(stream.publications().await, first, "{outcome:?}");
+    }
+    stream.answer(&first, Outcome::Confirmed).await;
+    let confirmation = receipt.confirmed().await.expect("confirmed");
+    assert!(!confirmation.message_id.is_empty());
+}
+
+#[tokio::test]
+async fn a_publisher_that_does_not_retry_throttled_messages_reports_them() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher_with(PublisherOptions::default().retry_throttled(false));
+    let receipt = publisher.send(publication("", "q", "1")).await.expect("taken");
+    let mut stream = peer.publish_stream().await;
+    let got = stream.publications().await;
+    stream.answer(&got, Outcome::Throttled).await;
+    let error = receipt.confirmed().await.expect_err("throttled");
+    assert_eq!((error.outcome(), error.is_retryable()), (Some(crate::Outcome::Throttled), true));
+}
+
+#[tokio::test]
+async fn a_closed_client_ends_its_publishers() {
+    let mut peer = Peer::start().await;
+    let client = peer.client().await;
+    let publisher = client.publisher();
+    let receipt = publisher.send(publication("", "q", "1")).await.expect("taken");
+    let mut stream = peer.publish_stream().await;
+    stream.publications().await;
+    client.close(Duration::from_millis(50)).await;
+    assert_eq!(receipt.confirmed().await.expect_err("no answer").outcome(), Some(crate::Outcome::Unknown));
+    let error = publisher.send(publication("", "q", "2")).await.expect_err("closed");
+    assert_eq!(error.reason(), "CLOSED");
+    let error = client.whoami().await.expect_err("closed");
+    assert_eq!((error.reason(), error.is_retryable()), ("CLOSED", false));
 }
 
 #[tokio::test]

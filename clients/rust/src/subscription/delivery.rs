@@ -4,21 +4,57 @@ use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 
+use super::{Settler, window::Settlement};
 use crate::pb::{self, NackAction};
 
-/// A message delivered to this consumer. Settle it within its lease.
+/// A message delivered to this consumer. Settle it by exactly one of its methods; later calls have no effect, and neither
+/// have calls after the end of its stream, because the message is delivered again.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     epoch: u64,
     details: pb::Delivery,
+    settler: Settler,
 }
+
+/// The gateway's limit for a reason, in bytes.
+const MAX_REASON: usize = 1_024;
 
 /// For a delivery without a message, which no gateway sends.
 static NO_MESSAGE: LazyLock<pb::Message> = LazyLock::new(pb::Message::default);
 
 impl Delivery {
-    pub(super) fn new(epoch: u64, details: pb::Delivery) -> Self {
-        Self { epoch, details }
+    pub(super) fn new(epoch: u64, details: pb::Delivery, settler: Settler) -> Self {
+        Self { epoch, details, settler }
+    }
+
+    /// Acknowledges the message.
+    pub fn ack(&self) {
+        self.settle(Settlement::ack(self.epoch, self.id()));
+    }
+
+    /// Delivers the message again after the queue's back-off; counts as a delivery attempt.
+    pub fn retry(&self) {
+        self.nack(Nack::retry());
+    }
+
+    /// Moves the message to the tenant's dead letters, with this reason of at most 1,024 bytes.
+    pub fn dead_letter(&self, reason: impl Into<String>) {
+        self.nack(Nack::dead_letter().because(reason));
+    }
+
+    /// Drops the message.
+    pub fn discard(&self) {
+        self.nack(Nack::discard());
+    }
+
+    /// Rejects the message.
+    pub fn nack(&self, nack: Nack) {
+        self.settle(Settlement::nack(self.epoch, nack.into_frame(self.id())));
+    }
+
+    fn settle(&self, settlement: Settlement) {
+        // After the end of the subscription, the message is delivered again.
+        let _ = self.settler.send(settlement.only_once());
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -43,6 +79,11 @@ impl Delivery {
     /// The message, without a copy.
     pub fn into_message(self) -> pb::Message {
         self.details.message.unwrap_or_default()
+    }
+
+    /// The delivery attempt; 1 is the first one.
+    pub fn attempt(&self) -> u32 {
+        self.details.attempt
     }
 
     /// All details: exchange, routing key, attempt, lease, offset.
@@ -103,7 +144,7 @@ impl Nack {
         self
     }
 
-    /// The reason, for the trace and the dead letter; at most 1,024 bytes.
+    /// The reason, for the trace and the dead letter; cut to 1,024 bytes.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = reason.into();
@@ -116,6 +157,8 @@ impl Nack {
 
     pub(super) fn into_frame(self, id: u64) -> pb::Nack {
         let delay = self.delay.and_then(|delay| delay.try_into().ok());
-        pb::Nack { delivery_ids: vec![id], action: self.action.into(), delay, reason: self.reason }
+        let mut reason = self.reason;
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        pb::Nack { delivery_ids: vec![id], action: self.action.into(), delay, reason }
     }
 }

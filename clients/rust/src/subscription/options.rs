@@ -5,18 +5,23 @@ use std::time::{Duration, SystemTime};
 
 use crate::pb::{self, StreamFirst, StreamLast, StreamNext, stream_position::Position};
 
+/// The gateway's default of [`SubscribeOptions::max_outstanding_messages`], in which case the field is zero.
+const DEFAULT_WINDOW: u32 = 256;
+
 /// Options of a subscription.
 #[derive(Debug, Clone)]
 pub struct SubscribeOptions {
     start: pb::SubscribeStart,
-    reconnect_for: Duration,
+    concurrency: usize,
+    max_lease: Duration,
+    reconnect_for: Option<Duration>,
 }
 
 impl SubscribeOptions {
     /// Consumes this queue, with the gateway's defaults.
     pub fn queue(queue: impl Into<String>) -> Self {
         let start = pb::SubscribeStart { queue: queue.into(), ..Default::default() };
-        Self { start, reconnect_for: Duration::from_secs(300) }
+        Self { start, concurrency: 1, max_lease: Duration::from_secs(3_600), reconnect_for: None }
     }
 
     /// How many deliveries may be unsettled at once: 1 to 10,000. Default: 256.
@@ -33,7 +38,23 @@ impl SubscribeOptions {
         self
     }
 
-    /// The lease of each delivery: 10 s to 1 h. Default: 60 s.
+    /// How many handlers of [`crate::Client::consume`] run at a time, 1 to 10,000. Default: 1, which keeps the order. The
+    /// window has at least this size.
+    #[must_use]
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.concurrency = handlers.clamp(1, 10_000);
+        self
+    }
+
+    /// How long after its delivery a message's lease is extended while it is not settled; zero: not at all. Default:
+    /// 1 h.
+    #[must_use]
+    pub fn max_lease(mut self, limit: Duration) -> Self {
+        self.max_lease = limit;
+        self
+    }
+
+    /// The lease of each delivery: 10 s to 1 h. It is extended automatically, up to [`Self::max_lease`]. Default: 60 s.
     #[must_use]
     pub fn ack_deadline(mut self, lease: Duration) -> Self {
         self.start.ack_deadline = lease.try_into().ok();
@@ -93,10 +114,10 @@ impl SubscribeOptions {
         self.at(Position::Timestamp(prost_types::Timestamp { seconds, nanos: 0 }))
     }
 
-    /// How long to try to reconnect when the gateway is unavailable. Default: 5 minutes.
+    /// How long to try to reconnect when the gateway is unavailable. Default: without a limit.
     #[must_use]
     pub fn reconnect_for(mut self, limit: Duration) -> Self {
-        self.reconnect_for = limit;
+        self.reconnect_for = Some(limit);
         self
     }
 
@@ -105,7 +126,19 @@ impl SubscribeOptions {
         self
     }
 
-    pub(super) fn reconnect_limit(&self) -> Duration {
+    pub(super) fn queue_name(&self) -> &str {
+        &self.start.queue
+    }
+
+    pub(super) fn handlers(&self) -> usize {
+        self.concurrency
+    }
+
+    pub(super) fn lease_limit(&self) -> Duration {
+        self.max_lease
+    }
+
+    pub(super) fn reconnect_limit(&self) -> Option<Duration> {
         self.reconnect_for
     }
 
@@ -115,9 +148,18 @@ impl SubscribeOptions {
 
     /// The first frame of a stream. A stream queue resumes at this offset.
     pub(super) fn start(&self, resume_from: Option<u64>) -> pb::SubscribeStart {
-        match resume_from {
+        let mut start = match resume_from {
             Some(offset) => self.clone().from_offset(offset).start,
             None => self.start.clone(),
+        };
+        let handlers = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
+        let window = match start.max_outstanding_messages {
+            0 => DEFAULT_WINDOW,
+            window => window,
+        };
+        if handlers > window {
+            start.max_outstanding_messages = handlers;
         }
+        start
     }
 }

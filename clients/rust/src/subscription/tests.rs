@@ -39,12 +39,12 @@ async fn deliveries_arrive_in_order_and_settlements_are_written_before_the_end()
     subscription.ack(&first).expect("open");
     subscription.nack(&second, Nack::retry().because("not now")).expect("open");
     let closing = tokio::spawn(subscription.close());
-    assert_eq!(acknowledged(side.frame().await), [1]);
     let Frame::Nack(nack) = side.frame().await else { panic!("a nack expected") };
     assert_eq!(
         (nack.delivery_ids, nack.action, nack.reason.as_str()),
         (vec![2], pb::NackAction::Retry.into(), "not now")
     );
+    assert_eq!(acknowledged(side.frame().await), [1]);
     assert!(side.request().await.is_none(), "the sending side is closed");
     drop(side);
     closing.await.expect("no panic").expect("closed");
@@ -136,4 +136,122 @@ async fn deleting_the_queue_ends_the_subscription_with_an_error() {
     let error = subscription.next().await.expect_err("the end");
     assert_eq!(error.code(), Some(Code::NotFound));
     assert!(subscription.next().await.expect("nothing more").is_none());
+}
+
+async fn consuming<H, F>(peer: &mut Peer, options: SubscribeOptions, handler: H) -> (Client, Consumer, SubscribeSide)
+where
+    H: Fn(Delivery) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+{
+    let client = peer.client().await;
+    let consumers = client.clone();
+    let opening = tokio::spawn(async move { consumers.consume(options, handler).await });
+    let mut side = peer.subscribe_stream().await;
+    side.start().await;
+    (client, opening.await.expect("no panic").expect("a consumer"), side)
+}
+
+#[tokio::test]
+async fn a_handler_acknowledges_retries_and_settles_explicitly() {
+    let mut peer = Peer::start().await;
+    let (_client, consumer, mut side) = consuming(&mut peer, SubscribeOptions::queue("q"), async |delivery| {
+        match delivery.id() {
+            1 => return Err("out of stock".into()),
+            2 => panic!("a defect"),
+            3 => delivery.dead_letter("no such customer"),
+            _ => {}
+        }
+        Ok(())
+    })
+    .await;
+    side.deliver(1..=4).await;
+    for (id, action, reason) in [
+        (1, pb::NackAction::Retry, "out of stock"),
+        (2, pb::NackAction::Retry, "the handler panicked"),
+        (3, pb::NackAction::DeadLetter, "no such customer"),
+    ] {
+        let Frame::Nack(nack) = side.frame().await else { panic!("a nack expected") };
+        assert_eq!((nack.delivery_ids.as_slice(), nack.action(), nack.reason.as_str()), (&[id][..], action, reason));
+    }
+    assert_eq!(acknowledged(side.frame().await), [4]);
+    let closing = tokio::spawn(async move { consumer.close(Duration::from_secs(5)).await });
+    assert!(side.request().await.is_none(), "the sending side is closed");
+    drop(side);
+    closing.await.expect("no panic").expect("closed");
+}
+
+#[tokio::test]
+async fn no_more_handlers_run_than_allowed_and_close_waits_for_them() {
+    let mut peer = Peer::start().await;
+    let (release, released) = tokio::sync::watch::channel(false);
+    let options = SubscribeOptions::queue("q").concurrency(2);
+    let (client, consumer, mut side) = consuming(&mut peer, options, move |_| {
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|released| *released).await?;
+            Ok(())
+        }
+    })
+    .await;
+    side.deliver(1..=5).await;
+    while consumer.running() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let closing = tokio::spawn(async move { client.close(Duration::from_secs(20)).await });
+    consumer.stop_requested().await;
+    assert_eq!(consumer.running(), 2);
+    release.send(true).expect("handlers wait");
+    let Frame::Ack(ack) = side.frame().await else { panic!("an acknowledgement expected") };
+    assert_eq!((ack.through, ack.delivery_ids.len()), (2, 0), "the third message was not started");
+    assert!(side.request().await.is_none(), "the sending side is closed");
+    drop(side);
+    closing.await.expect("no panic");
+    assert!(consumer.is_finished() && consumer.error().is_none());
+}
+
+#[tokio::test]
+async fn a_handler_that_does_not_end_is_aborted_after_the_limit() {
+    let mut peer = Peer::start().await;
+    let (_client, consumer, mut side) =
+        consuming(&mut peer, SubscribeOptions::queue("q"), async |_| std::future::pending().await).await;
+    side.deliver([1]).await;
+    while consumer.running() < 1 {
+        tokio::task::yield_now().await;
+    }
+    let closing = tokio::spawn(async move {
+        let _ = consumer.close(Duration::from_millis(50)).await;
+        consumer.running()
+    });
+    assert!(side.request().await.is_none(), "the stream is closed without a settlement");
+    drop(side);
+    assert_eq!(closing.await.expect("no panic"), 0);
+}
+
+#[tokio::test]
+async fn a_drain_returns_messages_that_were_not_started() {
+    let mut peer = Peer::start().await;
+    let (mut subscription, mut side) = subscribed(&mut peer, SubscribeOptions::queue("q")).await;
+    side.deliver([1, 2, 3]).await;
+    let started = delivery(&mut subscription).await;
+    side.event(subscribe_response::Event::Draining(draining())).await;
+    started.ack();
+    assert_eq!(acknowledged(side.frame().await), [1]);
+    assert!(side.request().await.is_none(), "the others are not waited for");
+    drop(side);
+    let mut side = peer.subscribe_stream().await;
+    side.start().await;
+    side.deliver([1]).await;
+    let next = delivery(&mut subscription).await;
+    assert_eq!((next.id(), next.epoch()), (1, 1), "a delivery of the next stream");
+}
+
+#[tokio::test]
+async fn a_subscription_is_a_stream_that_ends_with_its_error() {
+    use futures_util::StreamExt as _;
+    let mut peer = Peer::start().await;
+    let (subscription, side) = subscribed(&mut peer, SubscribeOptions::queue("q")).await;
+    side.deliver([1, 2]).await;
+    side.respond(Err(Status::not_found("the queue was deleted"))).await;
+    let items: Vec<_> = subscription.map(|item| item.map(|delivery| delivery.id())).collect().await;
+    assert!(matches!(items[..], [Ok(1), Ok(2), Err(_)]), "{items:?}");
 }
