@@ -68,7 +68,7 @@ fn the_example_names_every_key() {
             named.insert(format!("{section}.{}", line.split(' ').next().unwrap_or_default()));
         }
     }
-    // These two can only be set in the environment; as the comments of the example explain.
+    // These two can only be set in the environment, as the comments of the example explain.
     let read_keys: BTreeSet<_> = read_keys
         .into_iter()
         .filter(|key| !["management.password", "store.encryption_key"].contains(key))
@@ -283,7 +283,7 @@ fn a_secret_that_every_user_can_read_is_reported_and_one_of_a_group_is_not() {
     ]);
     let config = Config::parse(Some(&file), env).expect("valid");
     let error = config.check_permissions().expect_err("open files");
-    let found: Vec<_> = error.errors().iter().map(|error| (error.key.as_str(), &error.what[..40])).collect();
+    let found: Vec<_> = error.errors().iter().map(|error| (error.key.as_str(), &error.what[..43])).collect();
     assert_eq!(
         found,
         [
