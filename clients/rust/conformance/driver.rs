@@ -1,6 +1,6 @@
 //! The driver of the Rust library; clients/conformance/README.md describes the protocol.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that speaks on its standard streams")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its protocol uses the standard streams")]
 
 use std::{
     collections::HashMap,

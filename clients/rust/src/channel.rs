@@ -27,12 +27,12 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Connection {
     endpoint: Endpoint,
-    current: ArcSwap<Link>,
+    current: ArcSwap<ChannelHandle>,
 }
 
 /// One connection, which is established again when it was lost.
 #[derive(Debug)]
-pub(super) struct Link(pub(super) Channel);
+pub(super) struct ChannelHandle(pub(super) Channel);
 
 impl Connection {
     /// Connects; while the gateway cannot be reached, tries again until the deadline.
@@ -41,7 +41,9 @@ impl Connection {
         let mut backoff = Backoff::default();
         loop {
             let error = match timeout_at(deadline, endpoint.connect()).await {
-                Ok(Ok(channel)) => return Ok(Self { endpoint, current: ArcSwap::from_pointee(Link(channel)) }),
+                Ok(Ok(channel)) => {
+                    return Ok(Self { endpoint, current: ArcSwap::from_pointee(ChannelHandle(channel)) });
+                }
                 Ok(Err(source)) => Error::connect(&options.endpoint, source),
                 Err(_) => Error::no_answer(&options.endpoint),
             };
@@ -53,13 +55,13 @@ impl Connection {
         }
     }
 
-    pub(super) fn current(&self) -> Arc<Link> {
+    pub(super) fn current(&self) -> Arc<ChannelHandle> {
         self.current.load_full()
     }
 
     /// Uses another connection for new calls, unless this one was replaced already.
-    pub(super) fn replace(&self, old: &Arc<Link>) {
-        let new = Arc::new(Link(self.endpoint.connect_lazy()));
+    pub(super) fn replace(&self, old: &Arc<ChannelHandle>) {
+        let new = Arc::new(ChannelHandle(self.endpoint.connect_lazy()));
         self.current.compare_and_swap(old, new);
     }
 }

@@ -60,7 +60,7 @@ pub enum Error {
     /// A message was not confirmed.
     #[error("{0}")]
     Unconfirmed(Box<Unconfirmed>),
-    /// No reply came within the time limit.
+    /// No reply arrived within the time limit.
     #[error("no reply within {0:?}")]
     NoReply(Duration),
     /// The gateway refused the call, or the connection failed during it.

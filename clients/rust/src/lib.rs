@@ -89,11 +89,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection to the gateway. Cheap to clone; all clones share one connection and one token.
 #[derive(Debug, Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     connection: Arc<Connection>,
     tokens: Tokens,
     listener: Option<Listener>,
@@ -108,7 +108,7 @@ struct Shared {
     replies: OnceCell<Replies>,
 }
 
-impl Shared {
+impl Inner {
     fn register(&self, publisher: &InFlight) {
         if self.closing.is_cancelled() {
             publisher.close();
@@ -156,7 +156,7 @@ impl Client {
                 }
             }
         };
-        let shared = Shared {
+        let shared = Inner {
             connection,
             tokens,
             listener: options.listener,
@@ -261,7 +261,7 @@ impl Client {
     /// gets a UUIDv7. When the gateway is unavailable, the batch is sent again with the same ids.
     ///
     /// # Errors
-    /// When the gateway refuses the batch as a whole, or stays unavailable; then no outcome is known.
+    /// When the gateway refuses the batch as a whole, or remains unavailable; then no outcome is known.
     pub async fn publish_batch(&self, mut publications: Vec<pb::Publication>) -> Result<Vec<pb::PublishResult>, Error> {
         publications.iter_mut().for_each(ensure_id);
         let mut backoff = Backoff::default();

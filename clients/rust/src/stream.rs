@@ -12,7 +12,7 @@ use secrecy::ExposeSecret as _;
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Response, Status, Streaming};
 
-use super::{Authenticated, Client, Error, backoff::Backoff, channel::Link, token::Token};
+use super::{Authenticated, Client, Error, backoff::Backoff, channel::ChannelHandle, token::Token};
 use crate::pb::{Reauthenticate, messaging_client::MessagingClient};
 
 pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -21,7 +21,7 @@ pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(super) struct Inbound<T> {
     state: State<T>,
     /// The connection of the stream.
-    link: Arc<Link>,
+    channel_handle: Arc<ChannelHandle>,
     /// The token of the stream; `None` without credentials and before the stream is open.
     token: Option<Arc<Token>>,
 }
@@ -56,8 +56,8 @@ impl<T: Send + 'static> Inbound<T> {
     where
         F: Future<Output = Result<Response<Streaming<T>>, Status>> + Send,
     {
-        let link = client.shared.connection.current();
-        let channel = link.0.clone();
+        let channel_handle = client.shared.connection.current();
+        let channel = channel_handle.0.clone();
         let opening = async move {
             let token = match client.shared.tokens.fresh().await {
                 Ok(token) => token,
@@ -66,14 +66,14 @@ impl<T: Send + 'static> Inbound<T> {
             let stubs = client.messaging_on(channel);
             (token, call(stubs).await.map(Response::into_inner).map_err(Error::from))
         };
-        Self { state: State::Opening(Box::pin(opening)), link, token: None }
+        Self { state: State::Opening(Box::pin(opening)), channel_handle, token: None }
     }
 
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
     }
 
-    /// What comes next. Cancel-safe.
+    /// The next event of the stream. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Received<T>, Error> {
         match &mut self.state {
             State::Opening(opening) => {
@@ -90,7 +90,7 @@ impl<T: Send + 'static> Inbound<T> {
 
     /// The gateway is about to stop: new calls use another connection.
     pub(super) fn leave(&self, client: &Client) {
-        client.shared.connection.replace(&self.link);
+        client.shared.connection.replace(&self.channel_handle);
     }
 
     /// Fetches a token other than the stream's, which expires soon.

@@ -170,7 +170,7 @@ impl Stack {
         assert!(is_ready, "`{binary} dev` did not start: set WARRENGATE_BINARY, or add `warrengate` to PATH");
         // The gateway must not block on a full pipe.
         thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        // Not dropped, so that its standard input stays open until this process ends.
+        // Not dropped, so that its standard input remains open until this process ends.
         std::mem::forget(supervisor);
         let mut settings = read_settings(&folder.join(".warrengate/dev.env"));
         let mut setting = |name| settings.remove(name).unwrap_or_else(|| panic!("dev.env has no {name}"));

@@ -92,12 +92,12 @@ impl Interceptor for AttachToken {
 /// The client's tokens.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
     _renewal: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     credentials: Credentials,
     lifetime: Option<Duration>,
     connection: Arc<Connection>,
@@ -109,7 +109,7 @@ struct Shared {
 impl Tokens {
     /// Fetches the first token.
     pub(super) async fn open(options: &ClientOptions, connection: Arc<Connection>) -> Result<Self, Error> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Inner {
             credentials: options.credentials.clone(),
             lifetime: options.token_lifetime,
             connection,
@@ -159,7 +159,7 @@ impl Tokens {
     }
 }
 
-impl Shared {
+impl Inner {
     async fn beyond(&self, time: SystemTime) -> Result<Arc<Token>, Error> {
         let usable = || self.current.load_full().filter(|token| token.lasts_beyond(time));
         if let Some(token) = usable() {
@@ -237,7 +237,7 @@ fn from_base64url(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Renews the token for as long as the client exists.
-async fn renew(shared: Arc<Shared>) {
+async fn renew(shared: Arc<Inner>) {
     let mut backoff = Backoff::default();
     loop {
         let before = shared.current.load_full();
@@ -308,7 +308,7 @@ mod tests {
             async move {
                 match number {
                     1 | 2 => Ok(format!("own-{number}").into()),
-                    _ => Err("the issuer is away".into()),
+                    _ => Err("the issuer is unavailable".into()),
                 }
             }
         });

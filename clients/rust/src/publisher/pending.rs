@@ -81,7 +81,7 @@ impl Entry {
             let reason = match (cause, self.refusal.take()) {
                 (Some(error), _) => format!("{}: {error}", error.reason()),
                 (None, Some(refusal)) if refusal.outcome() == Outcome::Unknown => refusal.reason,
-                (None, _) => "UNKNOWN: no answer came in time; send it again with the same message id".to_owned(),
+                (None, _) => "UNKNOWN: no answer arrived in time; send it again with the same message id".to_owned(),
             };
             self.end(unknown(0, message_id, reason));
         } else if let (None, Some(refusal)) = (cause, self.refusal.take()) {
@@ -107,7 +107,7 @@ pub(super) fn unknown(sequence: u64, message_id: String, reason: impl Into<Strin
 pub(super) struct PendingMessages {
     frame_messages: usize,
     retry_throttled: bool,
-    /// In the order of sending. The slot of an answered message stays empty until all messages before it have their
+    /// In the order of sending. The slot of an answered message remains empty until all messages before it have their
     /// outcome, which is the deadline of the oldest at the latest.
     entries: VecDeque<Option<Box<Entry>>>,
     /// The sequence of the first slot; each following slot has the next.

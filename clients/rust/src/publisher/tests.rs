@@ -150,7 +150,7 @@ async fn a_refused_token_is_replaced_once_and_then_the_messages_end_with_its_err
     stream.answer(&got, Outcome::Confirmed).await;
     assert_eq!(next.await.outcome(), Outcome::Confirmed);
     drop(stream);
-    publisher.close().await.expect("a result came after the refusal");
+    publisher.close().await.expect("a result after the refusal");
 }
 
 #[tokio::test]

@@ -335,7 +335,7 @@ impl Driver {
         error.is_retryable() && is_patient
     }
 
-    /// Whether this gateway may not yet know a client that was just created through another one.
+    /// Whether a client that was just created through another gateway may not be loaded by this one yet.
     fn is_too_early(&self, error: &Error) -> bool {
         let dropped = error.refusal().is_some_and(|refusal| refusal.reason() == "CLIENT_NOT_YET_KNOWN");
         dropped && !self.closing && self.began.elapsed() < PROPAGATION_TIME
