@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -208,6 +209,9 @@ class Driver:
             raise Failed("the driver has ended:\n" + "".join(self.log[-40:])) from None
         return await future
 
+    def has_ended(self) -> bool:
+        return self._process.returncode is not None
+
     async def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -333,7 +337,8 @@ class Run:
                 await asyncio.sleep(0)
                 return
             answer = await self._answer(self.driver.send(command), within)
-            # Queues are preparation. A broker with other load may refuse the first declaration and says that it is retryable.
+            # Queues are preparation. A broker with other load may refuse the first declaration and says that it is
+            # retryable.
             attempts = 5 if step["do"] == "declare_queue" and "expect_error" not in step else 1
             while attempts > 1 and answer.get("error", {}).get("retryable"):
                 attempts -= 1
@@ -448,7 +453,7 @@ class Run:
 
     async def _check_in_order(self, step: dict[str, Any]) -> None:
         numbers = [int(key.rpartition("-")[2]) for key, *_ in await self._keys(step["consumer"])]
-        for before, after in zip(numbers, numbers[1:], strict=False):
+        for before, after in itertools.pairwise(numbers):
             if before > after:
                 raise Failed(f"message {after} came after message {before}")
 
@@ -545,7 +550,9 @@ def table(cases: list[Case], results: list[Result]) -> str:
 def main() -> int:
     all_drivers = json.loads((HERE / "drivers.json").read_text())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help=f"one of {', '.join(all_drivers)}; default: all")
+    parser.add_argument(
+        "languages", nargs="*", metavar="LANGUAGE", help=f"one of {', '.join(all_drivers)}; default: all"
+    )
     parser.add_argument("--short", action="store_true", help='only the cases with the tag "short"')
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case; may be repeated")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/debug/warrengate")
@@ -568,7 +575,9 @@ def main() -> int:
     values = {"${PYTHON}": os.environ.get("PYTHON", sys.executable)}
     which = "coverage" if arguments.coverage else "command"
     drivers = {
-        language: [values.get(word, word) for word in all_drivers[language].get(which, all_drivers[language]["command"])]
+        language: [
+            values.get(word, word) for word in all_drivers[language].get(which, all_drivers[language]["command"])
+        ]
         for language in languages
     }
     arguments.skip = {language: all_drivers[language].get("skip", []) for language in languages}
