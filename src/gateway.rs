@@ -195,7 +195,11 @@ fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits) {
         unauthenticated_timeout: limits.unauthenticated_timeout,
         trusted_proxies: trusted_proxies.into(),
     };
-    let grpc = Connections::new(limits.max_connections, limits.max_connections_per_address);
+    let grpc = Connections::new(
+        limits.max_connections,
+        limits.max_connections_per_address,
+        limits.max_unauthenticated_connections_per_address,
+    );
     let ops = grpc.for_other_listener();
     (of(grpc, &config.grpc.trusted_proxies), of(ops, &config.ops.trusted_proxies))
 }

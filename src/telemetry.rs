@@ -4,6 +4,7 @@
 mod error;
 mod logs;
 mod metrics;
+mod panics;
 mod propagation;
 mod traces;
 
@@ -14,5 +15,6 @@ pub use metrics::{
     MetricKind, Metrics, MetricsFormat, MetricsPush, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement,
     StoreMetrics, StoreOperation, StreamKind, TenantMetrics, TokenCheck,
 };
+pub use panics::{log_panics, named_task, panic_text};
 pub use propagation::{TraceContext, strip_baggage};
 pub use traces::{Call, CallKind, DeliverySpans, MessageTracer, Sending, Settling, Traces};

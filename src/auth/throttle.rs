@@ -30,10 +30,9 @@ const BUCKET_LIFETIME: Duration = Duration::from_secs(60);
 /// When to try again while another request is being checked.
 const RETRY_AFTER_CHECK: Duration = Duration::from_millis(100);
 
-/// The number of tokens that one client may request from this gateway per second, and the burst size. A client needs a few per
-/// hour, but many of its processes may start at the same time.
-const TOKENS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
-const TOKENS_BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
+/// How many seconds' tokens one client may fetch at once after a pause. It needs a few an hour, but many processes with
+/// one client may start together.
+const TOKENS_BURST_SECONDS: u32 = 10;
 
 type Pair = (ClientId, IpAddr);
 
@@ -71,6 +70,9 @@ impl Drop for ProbePermit {
 
 impl Throttle {
     pub(super) fn new(config: &AuthConfig) -> Self {
+        let per_second = NonZeroU32::new(config.tokens_per_second_per_client).unwrap_or(NonZeroU32::MIN);
+        let tokens = Quota::per_second(per_second)
+            .allow_burst(per_second.saturating_mul(NonZeroU32::MIN.saturating_add(TOKENS_BURST_SECONDS - 1)));
         Self {
             addresses: Buckets::new(config.failed_logins_per_minute_per_address),
             clients: Buckets::new(config.failed_logins_per_minute_per_client),
@@ -80,7 +82,7 @@ impl Throttle {
                 .time_to_live(REMEMBERED)
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
-            requests: RateLimiter::keyed(Quota::per_second(TOKENS_PER_SECOND).allow_burst(TOKENS_BURST)),
+            requests: RateLimiter::keyed(tokens),
         }
     }
 

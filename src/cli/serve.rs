@@ -51,6 +51,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     }
     let mut signals = Signals::listen()?;
     let filter = telemetry::init(&config.telemetry).map_err(anyhow::Error::from)?;
+    telemetry::log_panics();
     #[cfg(unix)]
     if let Err(problem) = warrengate_allocator::check() {
         tracing::warn!("{problem}");

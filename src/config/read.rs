@@ -241,6 +241,7 @@ fn auth(source: &mut Source, ops: &OpsConfig) -> AuthConfig {
         max_concurrent_secret_checks: whole(source.number("auth.max_concurrent_secret_checks", 0, 0, 64)),
         failed_logins_per_minute_per_client: count(source, "auth.failed_logins_per_minute_per_client", 60),
         failed_logins_per_minute_per_address: count(source, "auth.failed_logins_per_minute_per_address", 120),
+        tokens_per_second_per_client: count(source, "auth.tokens_per_second_per_client", 20),
     }
 }
 
@@ -253,6 +254,13 @@ fn limits(source: &mut Source) -> LimitsConfig {
             .unwrap_or(u32::MAX),
         max_connections: whole(source.number("limits.max_connections", 10_000, 1, 1_000_000)),
         max_connections_per_address: whole(source.number("limits.max_connections_per_address", 2_000, 1, 1_000_000)),
+        max_unauthenticated_connections_per_address: whole(source.number(
+            "limits.max_unauthenticated_connections_per_address",
+            500,
+            1,
+            1_000_000,
+        )),
+        admin_calls_per_second_per_tenant: count(source, "limits.admin_calls_per_second_per_tenant", 10),
         idle_timeout: source.duration("limits.idle_timeout", HOUR, SECOND, 30 * 24 * HOUR),
         handshake_timeout: source.duration("limits.handshake_timeout", 5 * SECOND, SECOND / 10, MINUTE),
         unauthenticated_timeout: source.duration("limits.unauthenticated_timeout", 10 * SECOND, SECOND, HOUR),

@@ -162,6 +162,8 @@ pub struct AuthConfig {
     pub failed_logins_per_minute_per_client: u32,
     /// The same for one address (an IPv6 /64).
     pub failed_logins_per_minute_per_address: u32,
+    /// Tokens that one client may fetch a second from one gateway; ten times as many at once after a pause.
+    pub tokens_per_second_per_client: u32,
     /// Trusted external issuers.
     pub issuers: Vec<IssuerConfig>,
 }
@@ -187,6 +189,7 @@ impl AuthConfig {
             max_concurrent_secret_checks: 2,
             failed_logins_per_minute_per_client: 60,
             failed_logins_per_minute_per_address: 120,
+            tokens_per_second_per_client: 20,
             issuers: Vec::new(),
         }
     }
@@ -205,11 +208,16 @@ pub struct LimitsConfig {
     pub max_connections: usize,
     /// The maximum number of connections from one address (an IPv6 /64) of each listener.
     pub max_connections_per_address: usize,
+    /// Those of them on which no client has authenticated yet.
+    pub max_unauthenticated_connections_per_address: usize,
+    /// Administrative calls of the clients of one tenant per second at one gateway; ten times as many at once after a
+    /// pause.
+    pub admin_calls_per_second_per_tenant: u32,
     /// How long a connection without a call is kept.
     pub idle_timeout: Duration,
     /// The maximum time for TLS and the HTTP/2 preface.
     pub handshake_timeout: Duration,
-    /// How long a connection is kept without a call with a valid token.
+    /// How long a connection is kept until a client has authenticated on it.
     pub unauthenticated_timeout: Duration,
     /// The maximum time in which a unary request, or one frame of a stream, must arrive.
     pub request_timeout: Duration,

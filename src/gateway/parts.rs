@@ -123,6 +123,7 @@ impl Parts {
                 self.broker.clone(),
                 self.audit.clone(),
                 Arc::clone(&self.issuer),
+                config.limits.admin_calls_per_second_per_tenant,
             ),
             verifier: self.issuer.verifier(),
             audit: self.audit.clone(),

@@ -14,7 +14,10 @@ use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::transport::ops::{Block, Readiness};
+use crate::{
+    telemetry::{named_task, panic_text},
+    transport::ops::{Block, Readiness},
+};
 
 /// Cheap to clone; clones own the same tasks.
 #[derive(Clone)]
@@ -79,9 +82,7 @@ impl Supervisor {
         drop(block);
         match panic {
             Some(panic) => {
-                let text = panic.downcast_ref::<&str>().copied();
-                let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-                tracing::error!(task = name, panic = text.unwrap_or("unknown"), "background task panicked");
+                tracing::error!(task = name, panic = panic_text(&*panic), "background task panicked");
             }
             None => tracing::error!(task = name, "background task ended unexpectedly"),
         }
@@ -106,7 +107,7 @@ impl TaskGroup {
                     () = end.cancelled() => panic!("killed by a test"),
                 }
             };
-            let ended = AssertUnwindSafe(Box::pin(task)).catch_unwind().await;
+            let ended = AssertUnwindSafe(Box::pin(named_task(name, task))).catch_unwind().await;
             if ended.is_err() || !stop.is_cancelled() {
                 supervisor.fail(name, ended.err());
             }

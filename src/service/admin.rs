@@ -29,6 +29,7 @@ use tonic::{Request, Response, Status};
 use self::{
     context::{AdminContext, Rpc, Subject},
     error::Error,
+    rate::CallRates,
 };
 use crate::{
     audit::Audit,
@@ -55,8 +56,10 @@ impl AdminService {
         broker: Broker,
         audit: Audit,
         issuer: Arc<Issuer>,
+        calls_per_second_per_tenant: u32,
     ) -> Self {
-        Self { context: Arc::new(AdminContext::new(store, tenants, provisioner, broker, audit, issuer)) }
+        let calls = CallRates::new(calls_per_second_per_tenant);
+        Self { context: Arc::new(AdminContext::new(store, tenants, provisioner, broker, audit, issuer, calls)) }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     memory::{MemoryBudget, TenantBudgets},
 };
 
-/// Large enough for the requests of a hundred thousand clients that request a token at the same time.
+/// Enough for four thousand clients that request a token at the same time (`http2::CALL_MEMORY`).
 const MEMORY: usize = 32 << 20;
 const MAX_WATCHES: usize = 128;
 const MAX_WATCHES_PER_NETWORK: usize = MAX_WATCHES / 8;

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -26,6 +26,8 @@ pub(super) use crate::telemetry::CloseReason;
 
 /// HTTP/2's connection preface (RFC 9113, section 3.4); no HTTP/1.1 request that is served here is shorter.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long an unauthenticated peer may take to end its connection after it was told to.
+const UNAUTHENTICATED_GRACE: Duration = Duration::from_secs(2);
 
 /// The activity of an open connection. Clones share the same state.
 #[derive(Debug, Clone)]
@@ -36,6 +38,7 @@ struct State {
     accepted: Instant,
     /// When the last bytes of the peer arrived, in milliseconds after `accepted`.
     last_read: AtomicU64,
+    is_write_blocked: AtomicBool,
     calls: Mutex<Calls>,
     permit: ConnectionPermit,
 }
@@ -52,10 +55,12 @@ struct Calls {
 pub(super) struct RunningCall(Activity);
 
 impl Activity {
+    /// Begins with the acceptance of the connection, before any handshake.
     pub(super) fn new(permit: ConnectionPermit) -> Self {
         let accepted = Instant::now();
         let calls = Mutex::new(Calls { running: 0, since: accepted });
-        Self(Arc::new(State { accepted, last_read: AtomicU64::new(0), calls, permit }))
+        let (last_read, is_write_blocked) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self(Arc::new(State { accepted, last_read, is_write_blocked, calls, permit }))
     }
 
     /// Counts a call until the result is dropped.
@@ -76,6 +81,11 @@ impl Activity {
         self.0.accepted.elapsed().saturating_sub(last)
     }
 
+    /// Whether bytes wait because the peer does not read what was sent before.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.0.is_write_blocked.load(Ordering::Relaxed)
+    }
+
     /// Records that the peer has presented a valid token or the secret of a client.
     pub(super) fn authenticated(&self) {
         self.0.permit.authenticated();
@@ -86,14 +96,17 @@ impl Activity {
         self.0.permit.is_authenticated()
     }
 
-    /// Waits until no call has been running for `idle`, or for `unauthenticated` if the peer is not authenticated.
+    /// Waits until no call has been running for `idle`, or until the peer has not authenticated for `unauthenticated`
+    /// after it connected: its calls do not extend that time, because they may be made to last.
     pub(super) async fn is_idle(&self, idle: Duration, unauthenticated: Duration) -> CloseReason {
         loop {
-            let (limit, reason) = match self.is_authenticated() {
+            let idle = idle.saturating_sub(self.idle_for());
+            let (left, reason) = match self.is_authenticated() {
                 true => (idle, CloseReason::Idle),
-                false => (unauthenticated.min(idle), CloseReason::Unauthenticated),
+                false => {
+                    (idle.min(unauthenticated.saturating_sub(self.0.accepted.elapsed())), CloseReason::Unauthenticated)
+                }
             };
-            let left = limit.saturating_sub(self.idle_for());
             if left.is_zero() {
                 return reason;
             }
@@ -101,9 +114,30 @@ impl Activity {
         }
     }
 
+    /// Waits until a connection that was told to end must be cut: after `grace` without a running call, or, if it
+    /// ends because its peer has not authenticated, soon and whatever calls are running.
+    pub(super) async fn must_be_cut(&self, reason: CloseReason, grace: Duration) {
+        if reason == CloseReason::Unauthenticated {
+            return tokio::time::sleep(grace.min(UNAUTHENTICATED_GRACE)).await;
+        }
+        tokio::time::sleep(grace).await;
+        loop {
+            let left = grace.saturating_sub(self.idle_for());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.max(grace / 10)).await;
+        }
+    }
+
     fn record_read(&self) {
         let at = self.0.accepted.elapsed().as_millis();
         self.0.last_read.store(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
+        self.0.is_write_blocked.store(result.is_pending(), Ordering::Relaxed);
+        result
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
@@ -202,7 +236,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.activity.wrote(Pin::new(&mut this.stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -210,7 +245,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        this.activity.wrote(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -218,7 +254,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        this.activity.wrote(Pin::new(&mut this.stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -235,7 +272,7 @@ mod tests {
 
     fn activity() -> Activity {
         let peer = "10.0.0.1".parse().expect("an address");
-        Activity::new(Connections::new(10, 10).permit(peer).expect("a permit"))
+        Activity::new(Connections::new(10, 10, 10).permit(peer).expect("a permit"))
     }
 
     #[tokio::test]
@@ -271,8 +308,9 @@ mod tests {
         let start = Instant::now();
         assert_eq!(activity.is_idle(later, soon).await, CloseReason::Unauthenticated);
         assert!(start.elapsed() >= soon);
-        activity.authenticated();
         let call = activity.begin();
+        assert_eq!(activity.is_idle(later, soon).await, CloseReason::Unauthenticated, "whatever calls are running");
+        activity.authenticated();
         assert!(tokio::time::timeout(2 * later, activity.is_idle(later, soon)).await.is_err(), "a call runs");
         drop(call);
         let start = Instant::now();

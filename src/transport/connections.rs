@@ -1,7 +1,8 @@
 //! Limits on the number of open connections, in total and per address.
 //!
 //! Invariant: half of all connections are reserved for peers that have presented a valid token, and for networks that
-//! such peers connected from within a day, so that unknown peers cannot keep known clients out.
+//! such peers came from within a day, so that unknown peers cannot keep known clients out. Connections without an
+//! authenticated client have a limit of their own per address, because it bounds the memory that they use.
 
 use std::{
     collections::HashMap,
@@ -31,6 +32,7 @@ pub struct Connections(Arc<Inner>);
 struct Inner {
     max: usize,
     max_per_address: usize,
+    max_unauthenticated_per_address: usize,
     open: Mutex<Open>,
     known_networks: Cache<IpAddr, ()>,
 }
@@ -40,9 +42,16 @@ struct Open {
     all: usize,
     /// Connections of peers that are not authenticated, from unknown networks.
     unknown: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_network: HashMap<IpAddr, OfNetwork>,
     refused: u64,
     logged: Option<Instant>,
+}
+
+/// The open connections of one network.
+#[derive(Debug, Clone, Copy, Default)]
+struct OfNetwork {
+    all: usize,
+    unauthenticated: usize,
 }
 
 /// The permit for one open connection.
@@ -55,16 +64,30 @@ pub(super) struct ConnectionPermit {
 }
 
 impl Connections {
-    /// Allows `max` connections in total, and `max_per_address` for one address (or IPv6 /64).
-    pub fn new(max: usize, max_per_address: usize) -> Self {
+    /// Allows `max` connections in total, and `max_per_address` for one address (or IPv6 /64), of which
+    /// `max_unauthenticated_per_address` may be without an authenticated client.
+    pub fn new(max: usize, max_per_address: usize, max_unauthenticated_per_address: usize) -> Self {
         let known_networks = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED_FOR).build();
-        Self(Arc::new(Inner { max, max_per_address, open: Mutex::default(), known_networks }))
+        Self(Arc::new(Inner {
+            max,
+            max_per_address,
+            max_unauthenticated_per_address,
+            open: Mutex::default(),
+            known_networks,
+        }))
     }
 
     /// The same limits for another listener, with the same known networks.
     pub fn for_other_listener(&self) -> Self {
-        let Inner { max, max_per_address, ref known_networks, .. } = *self.0;
-        Self(Arc::new(Inner { max, max_per_address, open: Mutex::default(), known_networks: known_networks.clone() }))
+        let Inner { max, max_per_address, max_unauthenticated_per_address, ref known_networks, .. } = *self.0;
+        let known_networks = known_networks.clone();
+        Self(Arc::new(Inner {
+            max,
+            max_per_address,
+            max_unauthenticated_per_address,
+            open: Mutex::default(),
+            known_networks,
+        }))
     }
 
     /// A permit for one more connection, unless a limit is reached.
@@ -73,15 +96,21 @@ impl Connections {
         let network = network(peer);
         let is_unknown = !inner.known_networks.contains_key(&network);
         let mut open = inner.open();
-        let of_address = open.by_address.get(&network).copied().unwrap_or(0);
+        let of_network = open.by_network.get(&network).copied().unwrap_or_default();
         let max_unknown = (inner.max / 2).max(1);
-        if open.all >= inner.max || of_address >= inner.max_per_address || (is_unknown && open.unknown >= max_unknown) {
+        if open.all >= inner.max
+            || of_network.all >= inner.max_per_address
+            || of_network.unauthenticated >= inner.max_unauthenticated_per_address
+            || (is_unknown && open.unknown >= max_unknown)
+        {
             open.log_refusal(peer);
             return None;
         }
         open.all += 1;
         open.unknown += usize::from(is_unknown);
-        open.by_address.insert(network, of_address + 1);
+        let of_network = open.by_network.entry(network).or_default();
+        of_network.all += 1;
+        of_network.unauthenticated += 1;
         drop(open);
         Some(ConnectionPermit {
             inner: Arc::clone(inner),
@@ -117,9 +146,12 @@ impl ConnectionPermit {
             return;
         }
         self.inner.known_networks.insert(self.network, ());
+        let mut open = self.inner.open();
         if self.is_unknown.swap(false, Ordering::Relaxed) {
-            let mut open = self.inner.open();
             open.unknown = open.unknown.saturating_sub(1);
+        }
+        if let Some(of_network) = open.by_network.get_mut(&self.network) {
+            of_network.unauthenticated = of_network.unauthenticated.saturating_sub(1);
         }
     }
 
@@ -135,10 +167,13 @@ impl Drop for ConnectionPermit {
         if self.is_unknown.load(Ordering::Relaxed) {
             open.unknown = open.unknown.saturating_sub(1);
         }
-        if let Some(count) = open.by_address.get_mut(&self.network) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                open.by_address.remove(&self.network);
+        if let Some(of_network) = open.by_network.get_mut(&self.network) {
+            of_network.all = of_network.all.saturating_sub(1);
+            if !self.is_authenticated() {
+                of_network.unauthenticated = of_network.unauthenticated.saturating_sub(1);
+            }
+            if of_network.all == 0 {
+                open.by_network.remove(&self.network);
             }
         }
     }
@@ -154,7 +189,7 @@ mod tests {
 
     #[test]
     fn connections_are_counted_in_all_and_by_network_until_they_are_closed() {
-        let connections = Connections::new(6, 2);
+        let connections = Connections::new(6, 2, 2);
         let first = permit(&connections, "10.0.0.1").expect("free");
         let second = permit(&connections, "10.0.0.1").expect("free");
         assert!(permit(&connections, "10.0.0.1").is_none(), "two of one address");
@@ -162,14 +197,14 @@ mod tests {
         drop(first);
         let again = permit(&connections, "10.0.0.1").expect("free again");
         drop((third, again, second));
-        assert!(connections.0.open().by_address.is_empty());
+        assert!(connections.0.open().by_network.is_empty());
         let _network = ["2001:db8::1", "2001:db8::2"].map(|address| permit(&connections, address).expect("free"));
         assert!(permit(&connections, "2001:db8::3").is_none(), "one network");
     }
 
     #[test]
     fn unknown_peers_cannot_take_the_connections_reserved_for_known_clients() {
-        let connections = Connections::new(4, 100);
+        let connections = Connections::new(4, 100, 100);
         let client = permit(&connections, "10.0.0.1").expect("free");
         client.authenticated();
         let _unknown = ["10.0.0.2", "10.0.0.3"].map(|address| permit(&connections, address).expect("free"));
@@ -180,5 +215,21 @@ mod tests {
         drop((client, again));
         let open = connections.0.open();
         assert_eq!((open.all, open.unknown), (2, 2));
+    }
+
+    #[test]
+    fn connections_without_an_authenticated_client_have_a_limit_of_their_own_per_address() {
+        let connections = Connections::new(100, 100, 2);
+        let first = permit(&connections, "10.0.0.1").expect("free");
+        let second = permit(&connections, "10.0.0.1").expect("free");
+        assert!(permit(&connections, "10.0.0.1").is_none(), "two at most");
+        let _other = permit(&connections, "10.0.0.2").expect("another address");
+        first.authenticated();
+        let third = permit(&connections, "10.0.0.1").expect("free, as the first is authenticated");
+        assert!(permit(&connections, "10.0.0.1").is_none(), "known networks have the same limit");
+        drop((first, second));
+        let _fourth = permit(&connections, "10.0.0.1").expect("one of two is closed");
+        assert!(permit(&connections, "10.0.0.1").is_none(), "the closed client was not counted");
+        drop(third);
     }
 }

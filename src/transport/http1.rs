@@ -7,10 +7,8 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::either::Either;
 use tower::Service;
 
 use super::connection::{Activity, CloseReason};
@@ -46,7 +44,7 @@ where
     );
     let mut close = pin!(close);
     let mut closing = None;
-    let mut closed = pin!(sleep(Duration::ZERO));
+    let mut cut = pin!(Either::Left(std::future::pending()));
     loop {
         tokio::select! {
             ended = connection.as_mut() => return match (closing, ended) {
@@ -59,15 +57,9 @@ where
             why = &mut close, if closing.is_none() => {
                 connection.as_mut().graceful_shutdown();
                 closing = Some(why);
-                closed.as_mut().reset(Instant::now() + header_timeout);
+                cut.set(Either::Right(activity.must_be_cut(why, header_timeout)));
             }
-            () = &mut closed, if closing.is_some() => {
-                let left = header_timeout.saturating_sub(activity.idle_for());
-                match (closing, left.is_zero()) {
-                    (Some(why), true) => return why,
-                    _ => closed.as_mut().reset(Instant::now() + left.max(header_timeout / 10)),
-                }
-            }
+            () = &mut cut => return closing.unwrap_or(CloseReason::Timeout),
         }
     }
 }

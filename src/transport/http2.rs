@@ -8,18 +8,22 @@
 mod body;
 mod exchange;
 
-use std::{convert::Infallible, pin::pin, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason};
 use http::{Request, Response};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::either::Either;
 use tonic::body::Body;
 use tower::Service;
 
 use self::{body::request_body, exchange::Exchange};
 use super::connection::{Activity, CloseReason};
-use crate::memory::MemoryBudget;
+use crate::memory::{MemoryBudget, MemoryPermit};
 
 /// The window of a stream: unread bytes that may be on their way, sized for a client with 50 Mbit/s and 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -28,6 +32,15 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// The window of a connection before the peer has authenticated: the smallest that HTTP/2 allows.
 const OPEN_CONNECTION_WINDOW: u32 = 65_535;
+/// The calls of a connection that may be open before the peer has authenticated; a client needs one, for its token.
+const OPEN_CALLS: usize = 32;
+/// Calls beyond that number or beyond the memory for them are refused, and after so many the connection is cut.
+const REFUSED_CALLS: usize = 100;
+/// What an open call costs, without its body.
+const CALL_MEMORY: usize = 8 * 1024;
+/// What a call of reflection costs, because its responses are large and the peer need not read them.
+const REFLECTION_MEMORY: usize = 256 * 1024;
+const REFLECTION: &str = "/grpc.reflection.";
 /// What h2 may hold in small frames between two polls of a stream, counted like h2 does: 256 bytes per frame.
 const SMALL_FRAMES: usize = 64 << 20;
 /// How many bytes of responses h2 may hold until the peer's window opens.
@@ -48,7 +61,8 @@ pub(super) struct Http2Limits {
 }
 
 /// Serves a connection until it ends, and returns the reason. After `close`, no new stream is accepted, and the
-/// connection ends with its last one. The bytes of a request are charged to the budget that `memory` returns for it.
+/// connection ends with its last one. The bytes of a request are charged to the budget that `memory` returns for it:
+/// until the peer has authenticated, a request for which there is none is refused; afterwards it waits.
 pub(super) async fn serve<S>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     service: S,
@@ -78,8 +92,10 @@ where
     let mut unresponsive = pin!(unresponsive(ping_pong, limits, activity));
     let mut close = pin!(close);
     let mut closing: Option<CloseReason> = None;
-    let mut closed = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut cut = pin!(Either::Left(std::future::pending()));
     let mut is_open = true;
+    let open_calls = Arc::new(Semaphore::new(OPEN_CALLS));
+    let mut refused = 0;
     loop {
         if is_open && activity.is_authenticated() {
             connection.set_target_window_size(CONNECTION_WINDOW);
@@ -87,13 +103,33 @@ where
         }
         tokio::select! {
             accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => {
+                Some(Ok((request, mut respond))) => {
                     let (parts, receive) = request.into_parts();
-                    let (body, receiver) = request_body(receive, memory());
+                    let (body, mut receiver) = request_body(receive);
+                    let cost = if parts.uri.path().starts_with(REFLECTION) { REFLECTION_MEMORY } else { CALL_MEMORY };
                     let mut service = service.clone();
                     // Readiness is not awaited, because the services are always ready.
                     let answer = service.call(Request::from_parts(parts, Body::new(body)));
-                    tokio::spawn(Exchange::new(receiver, answer, respond));
+                    // The call may have authenticated the connection.
+                    let (memory, mut permit) = (memory(), None);
+                    if !activity.is_authenticated() {
+                        permit = match activity.is_write_blocked() {
+                            // Responses that it does not read would be kept.
+                            true => None,
+                            false => unauthenticated_call(&open_calls, &memory, cost),
+                        };
+                        if permit.is_none() {
+                            refused += 1;
+                            if refused > REFUSED_CALLS {
+                                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                                return CloseReason::Flood;
+                            }
+                            respond.send_reset(Reason::REFUSED_STREAM);
+                            continue;
+                        }
+                    }
+                    receiver.charge_to(memory, activity.is_authenticated());
+                    tokio::spawn(Exchange::new(receiver, answer, respond, permit));
                 }
                 Some(Err(error)) => return closing.unwrap_or_else(|| reason(&error)),
                 None => return closing.unwrap_or(CloseReason::Peer),
@@ -101,21 +137,27 @@ where
             why = &mut close, if closing.is_none() => {
                 connection.graceful_shutdown();
                 closing = Some(why);
-                closed.as_mut().reset(tokio::time::Instant::now() + limits.close_timeout);
+                cut.set(Either::Right(activity.must_be_cut(why, limits.close_timeout)));
             }
-            () = &mut closed, if closing.is_some() => {
-                let left = limits.close_timeout.saturating_sub(activity.idle_for());
-                match (closing, left.is_zero()) {
-                    (Some(why), true) => return why,
-                    _ => closed.as_mut().reset(tokio::time::Instant::now() + left.max(limits.close_timeout / 10)),
-                }
-            }
+            () = &mut cut => return closing.unwrap_or(CloseReason::Timeout),
             () = &mut unresponsive => {
                 connection.abrupt_shutdown(Reason::NO_ERROR);
                 return CloseReason::Unresponsive;
             }
         }
     }
+}
+
+/// What a call of a peer that has not authenticated needs: one of its connection's calls, and memory.
+fn unauthenticated_call(open: &Arc<Semaphore>, memory: &MemoryBudget, cost: usize) -> Option<CallPermit> {
+    let open = Arc::clone(open).try_acquire_owned().ok()?;
+    Some(CallPermit { _memory: memory.try_reserve(cost).ok()?, _open: open })
+}
+
+/// A running call of a peer that has not authenticated.
+struct CallPermit {
+    _memory: MemoryPermit,
+    _open: OwnedSemaphorePermit,
 }
 
 /// Waits until the peer does not respond to a ping in time. Any received bytes count as a response.
@@ -153,5 +195,129 @@ fn reason(error: &h2::Error) -> CloseReason {
         Some(Reason::ENHANCE_YOUR_CALM) => CloseReason::Flood,
         Some(Reason::NO_ERROR) | None => CloseReason::Peer,
         Some(_) => CloseReason::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::sync::Notify;
+    use tonic::{Code, Status};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::transport::Connections;
+
+    /// More than [`Peer::memory`].
+    const BODY: usize = 60_000;
+
+    /// A connection to a service that reads no body until it is told to.
+    struct Peer {
+        send: h2::client::SendRequest<Bytes>,
+        read: Arc<Notify>,
+    }
+
+    impl Peer {
+        async fn connect(is_authenticated: bool, memory: usize) -> Self {
+            let address = "10.0.0.1".parse().expect("an address");
+            let activity = Activity::new(Connections::new(9, 9, 9).permit(address).expect("free"));
+            if is_authenticated {
+                activity.authenticated();
+            }
+            let (ours, theirs) = tokio::io::duplex(1 << 20);
+            let read = Arc::new(Notify::new());
+            let waiting = Arc::clone(&read);
+            let service = service_fn(move |request: Request<Body>| {
+                let waiting = Arc::clone(&waiting);
+                async move {
+                    waiting.notified().await;
+                    Ok(match request.into_body().collect().await {
+                        Ok(body) => {
+                            assert_eq!(body.to_bytes().len(), BODY);
+                            Status::ok("").into_http()
+                        }
+                        Err(status) => status.into_http(),
+                    })
+                }
+            });
+            let limits = Http2Limits {
+                max_streams: 1_000,
+                keepalive_interval: Duration::from_secs(60),
+                keepalive_timeout: Duration::from_secs(60),
+                close_timeout: Duration::from_secs(60),
+            };
+            let memory = MemoryBudget::new(memory);
+            tokio::spawn(async move {
+                let memory = || memory.clone();
+                serve(ours, service, &limits, &activity, memory, std::future::pending()).await
+            });
+            let (send, connection) = h2::client::handshake(theirs).await.expect("served");
+            tokio::spawn(connection);
+            Self { send, read }
+        }
+
+        async fn call(&self, path: &str) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+            let request = Request::post(format!("https://example{path}")).body(()).expect("a request");
+            self.send.clone().ready().await.expect("open").send_request(request, false).expect("sent")
+        }
+
+        async fn status_of_large_body(&self) -> Code {
+            let (response, mut body) = self.call("/x").await;
+            body.send_data(vec![0; BODY].into(), true).expect("sent");
+            // What can be received is, before the service reads it.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.read.notify_one();
+            let response = response.await.expect("answered");
+            Status::from_header_map(response.headers()).expect("a status").code()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_without_free_memory_is_refused_before_authentication_and_waits_afterwards() {
+        let memory = BODY / 2;
+        let peer = Peer::connect(false, memory).await;
+        assert_eq!(peer.status_of_large_body().await, Code::ResourceExhausted);
+        let client = Peer::connect(true, memory).await;
+        assert_eq!(client.status_of_large_body().await, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn calls_beyond_the_number_or_the_memory_for_unauthenticated_peers_are_refused() {
+        for (memory, path, expected) in [
+            (1 << 20, "/x", OPEN_CALLS),
+            (5 * CALL_MEMORY, "/x", 5),
+            (5 * REFLECTION_MEMORY, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", 5),
+        ] {
+            let peer = Peer::connect(false, memory).await;
+            let mut calls = Vec::new();
+            for _ in 0..expected {
+                calls.push(peer.call(path).await);
+            }
+            let (refused, _body) = peer.call(path).await;
+            let error = refused.await.expect_err("one too many");
+            assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM), "{path}");
+        }
+        let client = Peer::connect(true, 1 << 20).await;
+        let mut calls = Vec::new();
+        for _ in 0..2 * OPEN_CALLS {
+            calls.push(client.call("/x").await);
+        }
+        client.read.notify_waiters();
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_refused_calls_ends_the_connection() {
+        let peer = Peer::connect(false, 1 << 20).await;
+        let mut calls = Vec::new();
+        for _ in 0..=OPEN_CALLS + REFUSED_CALLS {
+            calls.push(peer.call("/x").await);
+        }
+        let mut refused = 0;
+        for (response, _body) in calls {
+            let error = response.await.expect_err("refused, or ended with the connection");
+            refused += usize::from(error.reason() == Some(Reason::REFUSED_STREAM));
+        }
+        assert_eq!(refused, REFUSED_CALLS);
+        peer.send.clone().ready().await.expect_err("the connection has ended");
     }
 }

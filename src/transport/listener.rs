@@ -38,7 +38,7 @@ pub struct ConnectionLimits {
     pub handshake_timeout: Duration,
     /// How long a connection may be open without a call.
     pub idle_timeout: Duration,
-    /// The same for a connection without an authenticated client.
+    /// How long a connection may be open until its client has authenticated.
     pub unauthenticated_timeout: Duration,
     /// The proxies whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Arc<[Network]>,
@@ -135,6 +135,7 @@ async fn accept(
         }
     }
     let permit = limits.connections.permit(address.ip()).ok_or(CloseReason::Limit)?;
+    let activity = Activity::new(permit);
     let socket: Socket = match tls {
         None => Either::Left(tcp),
         Some(tls) => match tokio::time::timeout(timeout, tls.accept(tcp)).await {
@@ -142,7 +143,6 @@ async fn accept(
             Ok(Err(_)) | Err(_) => return Err(CloseReason::Handshake),
         },
     };
-    let activity = Activity::new(permit);
     let recognised = tokio::time::timeout(timeout, Io::recognise(socket, activity.clone())).await;
     match recognised {
         Ok(Ok((protocol, io))) => Ok(Accepted { io, protocol, peer: Peer { address, activity } }),

@@ -1,11 +1,28 @@
 //! Serving of a router over HTTP/1.1, plain or encrypted, for the operations and metrics listeners.
+//!
+//! Invariant: headers and body of a request arrive in time, or the connection is closed.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use axum::{Router, body::Body};
-use http::{Request, Response};
+use axum::{Json, Router, body::Body, response::IntoResponse as _};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
+use serde_json::json;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tower::{Service as _, service_fn};
 
@@ -34,7 +51,7 @@ pub async fn serve_ops(
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Arc::new(tls)
     });
-    let stopped = stop.clone();
+    let (stopped, body_timeout) = (stop.clone(), limits.unauthenticated_timeout);
     let serve = move |accepted: Accepted| {
         let (router, stopped) = (router.clone(), stopped.clone());
         async move {
@@ -45,11 +62,11 @@ pub async fn serve_ops(
             let (activity, address) = (peer.activity, peer.address);
             let calls = activity.clone();
             let service = service_fn(move |request: Request<Incoming>| {
-                let (mut router, running) = (router.clone(), calls.begin());
-                let mut request = request.map(Body::new);
+                let (router, running) = (router.clone(), calls.begin());
+                let mut request = request;
                 request.extensions_mut().insert(Client(address));
                 async move {
-                    let response: Result<Response<Body>, _> = router.call(request).await;
+                    let response = answer(router, request, body_timeout).await;
                     drop(running);
                     response
                 }
@@ -64,6 +81,90 @@ pub async fn serve_ops(
     listener.serve(tls, limits, metrics, stop, serve).await;
 }
 
+/// The response of the router, or 408 if the body of the request did not arrive in time.
+async fn answer(
+    mut router: Router,
+    request: Request<
+        impl http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send + 'static,
+    >,
+    timeout: Duration,
+) -> Result<Response<Body>, Infallible> {
+    let is_late = Arc::new(AtomicBool::new(false));
+    let late = Arc::clone(&is_late);
+    let request = request.map(|inner| {
+        let (inner, deadline) = (Box::pin(inner), Box::pin(tokio::time::sleep(timeout)));
+        Body::new(TimedBody { inner, deadline, is_late: late })
+    });
+    let response = router.call(request).await?;
+    if !is_late.load(Ordering::Relaxed) {
+        return Ok(response);
+    }
+    let description = format!("the request did not arrive within {} s", timeout.as_secs().max(1));
+    // The form of OAuth's errors, since only requests for tokens have a body.
+    let body = Json(json!({ "error": "invalid_request", "error_description": description }));
+    Ok((StatusCode::REQUEST_TIMEOUT, [(header::CONNECTION, "close"), (header::CACHE_CONTROL, "no-store")], body)
+        .into_response())
+}
+
+/// A body that fails if it is read and has not arrived in time.
+struct TimedBody<B> {
+    inner: Pin<Box<B>>,
+    deadline: Pin<Box<Sleep>>,
+    is_late: Arc<AtomicBool>,
+}
+
+impl<B: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>> http_body::Body
+    for TimedBody<B>
+{
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Poll::Ready(frame) = self.inner.as_mut().poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)));
+        }
+        std::task::ready!(self.deadline.as_mut().poll(cx));
+        self.is_late.store(true, Ordering::Relaxed);
+        Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
 /// The address of the client of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Client(pub(super) SocketAddr);
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::to_bytes, routing::post};
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_in_time_is_answered_with_408() {
+        let router = Router::new().route("/", post(async |body: Bytes| body));
+        let timeout = Duration::from_millis(50);
+        let send = async |body: Body| {
+            let request = Request::post("/").body(body).expect("a request");
+            let Ok(response) = answer(router.clone(), request, timeout).await;
+            (response.status(), to_bytes(response.into_body(), 1_000).await.expect("a body"))
+        };
+        assert_eq!(send(Body::from("in time")).await, (StatusCode::OK, "in time".into()));
+        let first = Ok::<_, Infallible>(Bytes::from("the first part"));
+        let endless = stream::unfold(Some(first), async |next| match next {
+            Some(part) => Some((part, None)),
+            None => std::future::pending().await,
+        });
+        let (status, body) = send(Body::from_stream(endless)).await;
+        assert_eq!(status, StatusCode::REQUEST_TIMEOUT);
+        assert!(String::from_utf8_lossy(&body).contains("did not arrive within"), "{body:?}");
+    }
+}

@@ -1,4 +1,4 @@
-//! A stranger that fills the audit trail, beside a known client whose refusals must be in it.
+//! An unauthenticated client that fills the audit trail, beside a known client whose refusals must be in it.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ pub async fn crowded(world: &World, scale: Scale, report: &mut Report) {
     let (client_id, secret) = world.client_of(&tenant.id, "none", pb::Grants::default()).await;
     let client = world.connect(&(client_id.clone(), secret)).await;
     let (address, ca) = (world.target.grpc, world.ca.clone());
-    let stranger = tokio::spawn(async move {
+    let attacker = tokio::spawn(async move {
         let mut sent = 0_u64;
         loop {
             let Some(connection) = Http2::connect(address, &ca).await else { continue };
@@ -39,7 +39,7 @@ pub async fn crowded(world: &World, scale: Scale, report: &mut Report) {
         let due = scale.flood.mul_f64(number as f64 / REFUSALS as f64);
         tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
     }
-    stranger.abort();
+    attacker.abort();
     let mut recorded = 0;
     let waited = until_recorded(world, &client_id, &mut recorded);
     let _ = tokio::time::timeout(Duration::from_secs(30), waited).await;

@@ -1,5 +1,5 @@
-//! The hostile suite: each attack of docs/security.md against a `warrengate serve` process of its own, whose memory, neighbours
-//! and open connections are measured.
+//! The hostile suite: each attack of docs/security.md against a `warrengate serve` process of its own, whose memory, other
+//! tenants and open connections are measured.
 //!
 //! It is a test target without libtest, because it is one run with a table at its end: `./scripts/hostile`. A bar on memory, on
 //! what is left open, or on the truth of an answer fails the run. Bars on time fail it in the long form only, because the short
@@ -23,9 +23,10 @@ mod http2;
 mod innocent;
 mod report;
 mod secrets;
-mod strangers;
+
 mod target;
 mod tenant;
+mod unauthenticated;
 mod world;
 
 use std::{process::ExitCode, time::Duration};
@@ -83,7 +84,8 @@ async fn run(scale: Scale, only: Option<&str>) -> Report {
             }
         };
     }
-    attack!("strangers", strangers::mix);
+    attack!("unauthenticated", unauthenticated::mix);
+    attack!("crowd", unauthenticated::crowd);
     attack!("elements", tenant::element_floods);
     attack!("windows", tenant::large_windows);
     attack!("leases", tenant::lease_flood);

@@ -1,9 +1,14 @@
 //! Requests that try to exhaust memory or time: endless bodies, calls without a token, floods of elements, small frames
 //! on a paused stream. Each is refused or slowed down, and the connection of an honest client stays open.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
 use warrengate::pb::{
     self, Outcome, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse, publish_response,
     subscribe_request::Frame as SubscribeFrame, subscribe_response,
@@ -14,7 +19,9 @@ use crate::harness::{
     http2::Http2,
     plans::limited,
     raw::{field, reason, start},
-    to_queue, web,
+    to_queue,
+    wait::within,
+    web,
 };
 
 const BATCH: &str = "warrengate.v1.Messaging/PublishBatch";
@@ -78,6 +85,36 @@ async fn a_connection_without_a_valid_token_is_closed_early_and_one_of_a_client_
     assert_eq!(refused.status().await.code(), Code::Unauthenticated);
     unauthenticated.closed().await;
     assert!(!client.is_closed());
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_unauthenticated_connection_is_closed_in_time_whatever_its_calls_do() {
+    let gateway = web::gateway(|config| config.limits.unauthenticated_timeout = Duration::from_secs(1)).await;
+    let began = Instant::now();
+    let mut open = Vec::new();
+    for (method, body) in [
+        ("grpc.health.v1.Health/Watch", web::framed(&HealthCheckRequest::default())),
+        ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Vec::new()),
+        ("warrengate.v1.Auth/IssueToken", vec![0, 0, 0, 1, 0, 7]),
+        (BATCH, vec![0, 0, 0, 1, 0, 7]),
+    ] {
+        let connection = Http2::connect(gateway.running.grpc_address()).await;
+        let mut call = connection.call(method, None).await;
+        call.data(body, false).await;
+        open.push((method, connection, call));
+    }
+    let mut ops = TcpStream::connect(gateway.running.ops_address()).await.unwrap();
+    let head = "POST /oauth2/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n";
+    ops.write_all(format!("{head}Content-Length: 1000\r\n\r\ngrant_type=").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("the end of the ops connection", ops.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    for (method, connection, call) in open {
+        connection.closed().await;
+        drop(call);
+        assert!(began.elapsed() < Duration::from_secs(8), "{method}: {:?}", began.elapsed());
+    }
     gateway.running.shutdown().await;
 }
 

@@ -100,8 +100,9 @@ impl AdminContext {
         broker: Broker,
         audit: Audit,
         issuer: Arc<Issuer>,
+        calls: CallRates,
     ) -> Self {
-        Self { store, tenants, provisioner, broker, audit, issuer, calls: Arc::default(), locks: Arc::default() }
+        Self { store, tenants, provisioner, broker, audit, issuer, calls: Arc::new(calls), locks: Arc::default() }
     }
 
     /// Admits the caller, does the work, and records the outcome.

@@ -9,9 +9,8 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use super::Error;
 use crate::names::TenantId;
 
-/// Calls of a tenant per second on one gateway, and the burst size.
-const PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
-const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+/// How many seconds' calls a tenant may make at once after a pause.
+const BURST_SECONDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 /// The number of tenants from which entries of idle tenants are removed.
 const MAX_ENTRIES: usize = 1_024;
 
@@ -24,13 +23,13 @@ impl std::fmt::Debug for CallRates {
     }
 }
 
-impl Default for CallRates {
-    fn default() -> Self {
-        Self(RateLimiter::keyed(Quota::per_second(PER_SECOND).allow_burst(BURST)))
-    }
-}
-
 impl CallRates {
+    /// Allows so many calls of each tenant per second.
+    pub(super) fn new(per_second: u32) -> Self {
+        let per_second = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
+        Self(RateLimiter::keyed(Quota::per_second(per_second).allow_burst(per_second.saturating_mul(BURST_SECONDS))))
+    }
+
     /// Counts a call of a tenant's administrator; fails if there are too many.
     pub(super) fn count(&self, tenant: &TenantId) -> Result<(), Error> {
         if self.0.len() > MAX_ENTRIES {
@@ -49,7 +48,7 @@ mod tests {
 
     #[test]
     fn too_many_calls_of_one_tenant_are_refused_and_another_tenants_are_not() {
-        let rates = CallRates::default();
+        let rates = CallRates::new(10);
         let id = |id: &str| TenantId::parse(id).expect("an id");
         let refused = (0..200).filter(|_| rates.count(&id("acme")).is_err()).count();
         assert!(refused >= 90, "{refused}");

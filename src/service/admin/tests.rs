@@ -75,7 +75,7 @@ impl Fixture {
         let (audit, writer) = Audit::new(store.clone(), &AuditConfig::for_test());
         let (tenants, provisioner) = (Arc::new(tenants), Arc::new(provisioner));
         let issuer = Arc::new(Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer"));
-        let service = AdminService::new(store.clone(), tenants, provisioner, broker, audit.clone(), issuer);
+        let service = AdminService::new(store.clone(), tenants, provisioner, broker, audit.clone(), issuer, 10);
         Self { _dir: dir, store, service, audit, writer: Mutex::new(Some(writer)) }
     }
 

@@ -18,15 +18,19 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use crate::memory::{MemoryBudget, MemoryPermit, TooLarge};
+use crate::{
+    error::Failure,
+    memory::{Full, MemoryBudget, MemoryPermit, TooLarge},
+};
 
 /// Frames below this size are merged by copying; larger ones are passed on as they are.
 const SMALL: usize = 1024;
 /// The size of the buffer in which small frames are merged.
 const JOINED: usize = 4 * 1024;
 
-/// Creates the body of a request, and the receiver that must be polled to fill it.
-pub(super) fn request_body(mut receive: RecvStream, memory: MemoryBudget) -> (RequestBody, Receiver) {
+/// Creates the body of a request, and the receiver that must be polled to fill it. Without
+/// [`Receiver::charge_to`], nothing is received.
+pub(super) fn request_body(mut receive: RecvStream) -> (RequestBody, Receiver) {
     let flow = receive.flow_control().clone();
     let mut buffer = Buffer::default();
     if receive.is_end_stream() {
@@ -34,7 +38,7 @@ pub(super) fn request_body(mut receive: RecvStream, memory: MemoryBudget) -> (Re
     }
     let shared = Arc::new(SharedBuffer(Mutex::new(buffer)));
     let body = RequestBody { shared: Arc::clone(&shared), flow };
-    (body, Receiver { shared, receive, memory, waiting: None })
+    (body, Receiver { shared, receive, memory: MemoryBudget::new(0), is_patient: false, waiting: None })
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +62,8 @@ enum End {
     Complete(Option<HeaderMap>),
     /// The peer has reset the stream, or the connection is lost.
     Failed,
+    /// There was no memory for it.
+    Refused,
 }
 
 impl SharedBuffer {
@@ -122,11 +128,18 @@ pub(super) struct Receiver {
     shared: Arc<SharedBuffer>,
     receive: RecvStream,
     memory: MemoryBudget,
+    /// Whether it waits for memory, while h2 holds what arrives; otherwise the body is refused.
+    is_patient: bool,
     /// A chunk that waits for memory.
     waiting: Option<(Bytes, BoxFuture<'static, Result<MemoryPermit, TooLarge>>)>,
 }
 
 impl Receiver {
+    /// Sets the budget for what is received, and whether to wait for it.
+    pub(super) fn charge_to(&mut self, memory: MemoryBudget, is_patient: bool) {
+        (self.memory, self.is_patient) = (memory, is_patient);
+    }
+
     /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader was dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -153,6 +166,10 @@ impl Receiver {
                 Some(Ok(chunk)) => {
                     match self.memory.try_reserve(chunk.len()) {
                         Ok(permit) => self.shared.lock().push(chunk, permit),
+                        Err(_) if !self.is_patient => {
+                            self.shared.lock().finish(End::Refused);
+                            return Poll::Ready(());
+                        }
                         Err(_) => {
                             let (memory, bytes) = (self.memory.clone(), chunk.len());
                             self.waiting = Some((chunk, Box::pin(async move { memory.reserve(bytes).await })));
@@ -202,6 +219,7 @@ impl Body for RequestBody {
                         "the client cancelled the call or disconnected",
                     ))));
                 }
+                (None, Some(End::Refused)) => return Poll::Ready(Some(Err(Failure::from(Full).into()))),
                 (None, None) => {
                     buffer.reader = Some(cx.waker().clone());
                     return Poll::Pending;

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, Response, header};
 use http_body::Body as _;
 use tonic::body::Body;
 
-use super::body::Receiver;
+use super::{CallPermit, body::Receiver};
 
 /// Headers of HTTP/1.1 that HTTP/2 forbids (RFC 9113, section 8.2.2).
 const CONNECTION_HEADERS: [HeaderName; 4] =
@@ -25,6 +25,8 @@ pub(super) struct Exchange<F> {
     /// `None` when nothing more is to be received.
     receiver: Option<Receiver>,
     answer: Answer<F>,
+    /// For a call of a peer that has not authenticated.
+    _permit: Option<CallPermit>,
 }
 
 enum Answer<F> {
@@ -35,8 +37,9 @@ enum Answer<F> {
 }
 
 impl<F: Future<Output = Result<Response<Body>, Infallible>>> Exchange<F> {
-    pub(super) fn new(receiver: Receiver, answer: F, respond: SendResponse<Bytes>) -> Self {
-        Self { receiver: Some(receiver), answer: Answer::Awaited(Box::pin(answer), respond) }
+    pub(super) fn new(receiver: Receiver, answer: F, respond: SendResponse<Bytes>, permit: Option<CallPermit>) -> Self {
+        let answer = Answer::Awaited(Box::pin(answer), respond);
+        Self { receiver: Some(receiver), answer, _permit: permit }
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {

@@ -2,14 +2,15 @@
 //! known clients continue for a limited time while nothing else is allowed.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     time::{Duration, Instant},
 };
 
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::watch;
 use tonic::Code;
 use warrengate::{
-    client::{Client, Credentials},
+    client::{Client, Credentials, SubscribeOptions},
     config::Config,
     gateway::{Gateway, RunningGateway},
     pb::{self, Outcome},
@@ -20,6 +21,7 @@ use crate::{
         SharedStack, Tenant,
         broker::Management,
         postgres::Postgres,
+        proxy::Proxy,
         raw::{RawPublish, reason},
         tenant::all_grants,
         to_queue,
@@ -186,6 +188,86 @@ async fn changes_made_at_one_gateway_survive_its_end() {
     let endpoint = format!("https://{}", pair.gateways[0].grpc_address());
     let status = crate::harness::web::issue_token(&endpoint, request).await.expect_err("revoked");
     assert_eq!(reason(&status), "INVALID_CLIENT_CREDENTIALS");
+    pair.stop().await;
+}
+
+/// Publishes numbered messages until stopped, one at a time, and returns the number of those that were confirmed.
+async fn publish_numbers(client: Client, confirmed: watch::Sender<u64>) -> u64 {
+    let publisher = client.publisher();
+    let mut number = 0;
+    while !confirmed.is_closed() {
+        let receipt = publisher.send(to_queue("jobs", number.to_string())).await.unwrap();
+        let result = within("an outcome", receipt).await;
+        assert_eq!(result.outcome(), Outcome::Confirmed, "{number}: {result:?}");
+        number += 1;
+        confirmed.send_replace(number);
+    }
+    within("the end of the publisher", publisher.close()).await.unwrap();
+    number
+}
+
+/// Receives and acknowledges messages until each number below the total has come; returns how often each came.
+async fn receive_numbers(client: Client, mut total: watch::Receiver<Option<u64>>) -> BTreeMap<u64, usize> {
+    let mut subscription = within("a subscription", client.subscribe(SubscribeOptions::queue("jobs"))).await.unwrap();
+    let mut received = BTreeMap::new();
+    loop {
+        if total.borrow().is_some_and(|total| received.len() as u64 >= total) {
+            within("the end", subscription.close()).await.unwrap();
+            return received;
+        }
+        tokio::select! {
+            delivery = within("a delivery", subscription.next()) => {
+                let delivery = delivery.unwrap().expect("the subscription continues");
+                let number = std::str::from_utf8(&delivery.message().body).unwrap().parse().unwrap();
+                subscription.ack(&delivery).unwrap();
+                *received.entry(number).or_default() += 1;
+            }
+            changed = total.changed() => changed.unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_upgrade_drains_and_replaces_each_gateway_under_load_and_loses_nothing() {
+    let mut pair = Pair::start(|_| {}).await;
+    let tenant = pair.tenant().await;
+    declared(&tenant, "jobs").await;
+    // One address for all gateways, as a load balancer has.
+    let balancer = Proxy::to(pair.gateways[0].grpc_address().port()).await;
+    let endpoint = format!("https://{}", balancer.endpoint());
+    let connect = async || {
+        let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
+        World::get().client_at(&endpoint, credentials).await
+    };
+    let (confirmed, mut progress) = watch::channel(0);
+    let (total, expected) = watch::channel(None);
+    let publishing = tokio::spawn(publish_numbers(connect().await, confirmed));
+    let receiving = tokio::spawn(receive_numbers(connect().await, expected));
+    let more = async |progress: &mut watch::Receiver<u64>| {
+        let wanted = *progress.borrow() + 50;
+        within("fifty more messages", progress.wait_for(|confirmed| *confirmed >= wanted)).await.unwrap();
+    };
+    for index in 0..pair.gateways.len() {
+        more(&mut progress).await;
+        balancer.forward_to(pair.gateways[1 - index].grpc_address().port());
+        let old = pair.gateways.remove(index);
+        let (config, before) = (pair.config.clone(), *progress.borrow());
+        within("the drain", old.shutdown()).await;
+        pair.gateways.insert(index, Gateway::start(config).await.unwrap());
+        more(&mut progress).await;
+        assert!(*progress.borrow() > before, "messages were published while one gateway was replaced");
+        balancer.forward_to(pair.gateways[index].grpc_address().port());
+    }
+    more(&mut progress).await;
+    drop(progress);
+    let published = within("the publisher", publishing).await.unwrap();
+    total.send_replace(Some(published));
+    let received = within("all messages", receiving).await.unwrap();
+    let lost: Vec<_> = (0..published).filter(|number| !received.contains_key(number)).collect();
+    assert!(lost.is_empty(), "lost: {lost:?}");
+    let twice = received.values().filter(|times| **times > 1).count();
+    eprintln!("{published} messages while both gateways were replaced: none lost, {twice} delivered more than once");
+    until("an empty queue", async || (tenant.depth("jobs").await == 0).then_some(())).await;
     pair.stop().await;
 }
 

@@ -1,4 +1,4 @@
-//! Everything that a stranger without a token can do from one address, at the same time, on both listeners.
+//! Everything that an unauthenticated client can do from one address, at the same time, on both listeners.
 
 use std::{
     collections::BTreeMap,
@@ -24,17 +24,20 @@ use crate::{
     world::World,
 };
 
-const ATTACK: &str = "strangers' mix";
+const ATTACK: &str = "unauthenticated mix";
 /// What memory may grow by.
 const GROWTH: u64 = 64 << 20;
 /// How long connections may stay open after the attack.
 const CLOSED_WITHIN: Duration = Duration::from_secs(15);
 /// Connections of each kind at the same time.
 const AT_ONCE: usize = 20;
+/// How many connections the crowd tries to open, and the calls of each.
+const CONNECTIONS: usize = 2_000;
+const CALLS: usize = 32;
 const METHOD: &str = "warrengate.v1.Messaging/PublishBatch";
 const OPEN_METHOD: &str = "warrengate.v1.Auth/IssueToken";
 
-/// The connections that strangers keep open. Each task waits until the gateway has closed its connection.
+/// The connections that unauthenticated clients keep open. Each task waits until the gateway has closed its connection.
 #[derive(Clone, Default)]
 struct OpenConnections {
     tasks: Arc<Mutex<JoinSet<()>>>,
@@ -88,6 +91,55 @@ pub async fn mix(world: &World, scale: Scale, report: &mut Report) {
     let text = if connects { "accepted" } else { "not accepted" };
     report.must(ATTACK, "known clients are accepted", text.into(), connects);
     innocent.judge(ATTACK, p99, report).await;
+}
+
+/// As many connections as one address gets, first without a call, then with as many unfinished calls as each gets.
+pub async fn crowd(world: &World, scale: Scale, report: &mut Report) {
+    const ATTACK: &str = "unauthenticated crowd";
+    let innocent = Innocent::start(world).await;
+    for (kind, calls) in [("idle connections", 0), ("connections with stalled bodies", CALLS)] {
+        let peak = world.target.measure().await;
+        let began = Instant::now();
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let mut connecting = JoinSet::new();
+        for _ in 0..8 {
+            let (open, address, ca) = (Arc::clone(&open), world.target.grpc, world.ca.clone());
+            connecting.spawn(async move {
+                for _ in 0..CONNECTIONS / 8 {
+                    let Some(connection) = Http2::connect(address, &ca).await else { continue };
+                    let mut stalled = Vec::new();
+                    let frame = framed(&vec![0; 60_000]);
+                    for _ in 0..calls {
+                        let Some(mut call) = connection.call(OPEN_METHOD, None).await else { break };
+                        let _ = call.body.send_data(frame.slice(..frame.len() - 1), false);
+                        stalled.push(call);
+                    }
+                    open.lock().await.push((connection, stalled));
+                }
+            });
+        }
+        let p99 = innocent.during(scale.flood.min(Duration::from_secs(10))).await;
+        while connecting.join_next().await.is_some() {}
+        let accepted = open.lock().await.len();
+        let grown = peak.growth();
+        let each = grown / 1024 / accepted.max(1) as u64;
+        let text = format!("{}, {accepted} accepted in {:.0?}, {each} KiB each", mebibytes(grown), began.elapsed());
+        report.must(ATTACK, &format!("{kind}: memory at most 64 MiB more"), text, grown <= GROWTH);
+        let text = format!("{p99:.0} ms at p99");
+        report.time(ATTACK, &format!("{kind}: innocent's calls"), text, p99.is_finite());
+        let open = std::mem::take(&mut *open.lock().await);
+        let closed = async {
+            for (connection, calls) in open {
+                connection.closed().await;
+                drop(calls);
+            }
+        };
+        let is_closed = timeout(CLOSED_WITHIN, closed).await.is_ok();
+        report.must(ATTACK, &format!("{kind}: all closed within 15 s"), is_closed.to_string(), is_closed);
+    }
+    let connects = innocent.connects(world).await;
+    report.must(ATTACK, "known clients are accepted", connects.to_string(), connects);
+    innocent.judge(ATTACK, 0.0, report).await;
 }
 
 struct Attacker {
