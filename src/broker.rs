@@ -30,7 +30,10 @@ pub use self::{
         incoming::{Capacity, Incoming},
     },
     dead_letters::{
-        handle::{DeadLetters, Page as DeadLetterPage, PageRequest as DeadLetterPageRequest},
+        handle::{
+            DeadLetters, PAGE_BYTES as DEAD_LETTER_PAGE_BYTES, Page as DeadLetterPage,
+            PageRequest as DeadLetterPageRequest,
+        },
         letter::DeadLetter,
         redrive::Redriven,
     },

@@ -26,7 +26,7 @@ pub const MESSAGE_OVERHEAD: usize = 1024;
 /// The same for each header, and for each value of a list or a table in it.
 pub const HEADER_OVERHEAD: usize = 256;
 /// How soon to try again after the budget was exhausted.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A number of bytes that may be reserved at the same time. Cloning is cheap; clones share the same bytes.
 #[derive(Clone)]
@@ -213,6 +213,22 @@ impl Drop for MemoryPermit {
 impl fmt::Debug for MemoryPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryPermit").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// Keeps the memory of a response charged until its last byte is sent, as an extension of the response.
+#[derive(Debug, Clone)]
+pub struct ResponseCharge(Arc<MemoryPermit>);
+
+impl ResponseCharge {
+    /// Takes over a permit.
+    pub fn new(permit: MemoryPermit) -> Self {
+        Self(Arc::new(permit))
+    }
+
+    /// The number of bytes charged.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
     }
 }
 

@@ -25,7 +25,10 @@ use std::{borrow::Cow, time::Duration};
 
 use reqwest::StatusCode;
 
-use crate::error::{Classify, Kind};
+use crate::{
+    error::{Classify, Kind},
+    memory::{self, Full},
+};
 
 pub use crate::broker::DEAD_LETTERS;
 
@@ -61,6 +64,9 @@ pub enum Error {
     /// The response is too large for the gateway's memory.
     #[error("the list is longer than the gateway can return; narrow it down, for example to one exchange")]
     TooLarge,
+    /// There is no memory for the answer at the moment.
+    #[error("the gateway has no memory for this list at the moment; try again later")]
+    NoMemory(#[from] Full),
 }
 
 /// The cause of a failed request for the log, in one line.
@@ -133,7 +139,7 @@ impl Classify for Error {
         match self {
             Self::Unavailable(_) => Kind::Unavailable,
             Self::NotFound => Kind::NotFound,
-            Self::TooLarge => Kind::Exhausted,
+            Self::TooLarge | Self::NoMemory(_) => Kind::Exhausted,
             Self::Settings { .. } | Self::Untrusted(_) | Self::Refused(_) | Self::Answer(_) => Kind::Internal,
         }
     }
@@ -147,6 +153,7 @@ impl Classify for Error {
             Self::NotFound => "BROKER_OBJECT_NOT_FOUND",
             Self::Answer(_) => "BROKER_ADMIN_BAD_RESPONSE",
             Self::TooLarge => "RESULT_TOO_LARGE",
+            Self::NoMemory(_) => "MEMORY_EXHAUSTED",
         }
     }
 
@@ -159,6 +166,10 @@ impl Classify for Error {
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        matches!(self, Self::Unavailable(_)).then_some(Duration::from_secs(2))
+        match self {
+            Self::Unavailable(_) => Some(Duration::from_secs(2)),
+            Self::NoMemory(_) => Some(memory::RETRY_AFTER),
+            _ => None,
+        }
     }
 }

@@ -67,7 +67,7 @@ impl Parts {
         let certificates = Arc::new(TenantCertificates::new(Arc::new(authority), config.broker.certificate_lifetime));
         let broker = Broker::new(config.broker.clone(), Arc::clone(&certificates), Arc::clone(metrics.process()))?;
         let provisioner = Arc::new(Provisioner::new(&config.management, &config.broker.ca_certificate)?);
-        let inspector = Arc::new(Inspector::new(&config.management, &config.broker.ca_certificate)?);
+        let inspector = Arc::new(Inspector::new(&config.management, &config.broker.ca_certificate, memory.gateway())?);
         let traces = Traces::start(&config.telemetry.traces)?;
         Ok(Self {
             memory,

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Cause, Error,
-    http::{Http, Request},
+    http::{Answer, Http, Request},
     rows::{BindingInfo, ExchangeInfo, QueueInfo, QueueTotals},
 };
-use crate::config::ManagementConfig;
+use crate::{config::ManagementConfig, memory::MemoryBudget};
 
 /// The algorithm of password hashes, which must be sent together with a hash.
 const HASHING_ALGORITHM: &str = "rabbit_password_hashing_sha256";
@@ -94,8 +94,9 @@ pub(super) enum Names {
 }
 
 impl Client {
-    pub(super) fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
-        Ok(Self { http: Http::new(config, broker_ca)? })
+    /// What the broker answers is charged to `memory` while it is read and parsed.
+    pub(super) fn new(config: &ManagementConfig, broker_ca: &Path, memory: MemoryBudget) -> Result<Self, Error> {
+        Ok(Self { http: Http::new(config, broker_ca, memory)? })
     }
 
     /// Reads the CA, the certificate, its key and the password again whenever their files change, until stopped.
@@ -371,7 +372,7 @@ impl Client {
         query: &[(&str, &str)],
         body: Option<&Value>,
         reason: Option<&'static str>,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Answer, Error> {
         let body = body.map(|body| body.to_string().into_bytes());
         self.http.send(&Request { method, path, query, body, reason }).await
     }

@@ -27,7 +27,12 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cause, Error};
-use crate::{backoff::Backoff, config::ManagementConfig, pki::Watched};
+use crate::{
+    backoff::Backoff,
+    config::ManagementConfig,
+    memory::{MemoryBudget, MemoryPermit},
+    pki::Watched,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +44,8 @@ const MAX_PASSWORDS: usize = 2;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
 /// The maximum size of a response, so that a vhost with millions of bindings cannot exhaust the gateway's memory.
 const MAX_ANSWER: usize = 32 << 20;
+/// What an answer costs beside its size: it is read and parsed.
+const COPIES: usize = 2;
 /// The same for the body of an error.
 const MAX_ERROR: usize = 64 << 10;
 
@@ -62,6 +69,22 @@ pub(super) struct Http {
     first: AtomicUsize,
     settings: Settings,
     files: Mutex<Watched>,
+    memory: MemoryBudget,
+}
+
+/// The body of an answer, which is charged while it is kept.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Vec<u8>,
+    _charge: Option<MemoryPermit>,
+}
+
+impl std::ops::Deref for Answer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 /// The clients and passwords that were read from the files.
@@ -85,7 +108,8 @@ struct Settings {
 }
 
 impl Http {
-    pub(super) fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
+    /// What is read is charged to `memory`.
+    pub(super) fn new(config: &ManagementConfig, broker_ca: &Path, memory: MemoryBudget) -> Result<Self, Error> {
         let roots = config.endpoints.iter().map(|text| root(text)).collect::<Result<Vec<_>, _>>()?;
         if roots.is_empty() {
             return Err(Error::settings("there is no endpoint"));
@@ -102,7 +126,7 @@ impl Http {
         // Before the files are read, so that no change is missed.
         let files = Mutex::new(Watched::new(settings.files()));
         let connections = ArcSwap::from_pointee(settings.connections()?);
-        Ok(Self { connections, first: AtomicUsize::new(0), settings, files })
+        Ok(Self { connections, first: AtomicUsize::new(0), settings, files, memory })
     }
 
     /// Reads the files again whenever they change, until stopped.
@@ -129,12 +153,12 @@ impl Http {
     }
 
     /// Sends a request; returns the body of the response of the first endpoint that responds.
-    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Answer, Error> {
         let in_time = tokio::time::timeout(DEADLINE, self.attempts(request)).await;
         in_time.unwrap_or_else(|_| Err(Error::Unavailable(Cause("no response in time".into()))))
     }
 
-    async fn attempts(&self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+    async fn attempts(&self, request: &Request<'_>) -> Result<Answer, Error> {
         let mut backoff = BACKOFF;
         let mut last = Error::Unavailable(Cause("not tried".into()));
         for attempt in 0..MAX_ATTEMPTS {
@@ -164,12 +188,12 @@ impl Http {
     }
 
     /// Sends a request to one endpoint, with the password that was accepted last, or with another one if that is refused.
-    async fn send_to(&self, connections: &Connections, root: &Url, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+    async fn send_to(&self, connections: &Connections, root: &Url, request: &Request<'_>) -> Result<Answer, Error> {
         let (count, accepted) = (connections.passwords.len(), connections.accepted.load(Ordering::Relaxed));
         let mut refused = None;
         for index in (0..count).map(|offset| (accepted + offset) % count) {
             let password = &connections.passwords[index];
-            match request.send(&connections.client, root, &self.settings.user, password).await {
+            match request.send(&connections.client, root, &self.settings.user, password, &self.memory).await {
                 Err(error @ Error::Refused(_)) => refused = refused.or(Some(error)),
                 answer => {
                     connections.accepted.store(index, Ordering::Relaxed);
@@ -188,7 +212,8 @@ impl Request<'_> {
         root: &Url,
         user: &str,
         password: &SecretString,
-    ) -> Result<Vec<u8>, Error> {
+        memory: &MemoryBudget,
+    ) -> Result<Answer, Error> {
         let mut url = root.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(self.path);
@@ -206,10 +231,10 @@ impl Request<'_> {
         let response = request.send().await?;
         let status = response.status();
         if status.is_success() {
-            return read(response, MAX_ANSWER).await?.ok_or(Error::TooLarge);
+            return read(response, MAX_ANSWER, memory).await?.ok_or(Error::TooLarge);
         }
-        let body = read(response, MAX_ERROR).await.unwrap_or_default().unwrap_or_default();
-        Err(Error::of_status(status, self.cause(status, &body)))
+        let body = read(response, MAX_ERROR, memory).await.ok().flatten();
+        Err(Error::of_status(status, self.cause(status, body.as_deref().unwrap_or_default())))
     }
 
     /// One line for the log: the request, the status and the broker's reason.
@@ -229,15 +254,20 @@ impl Request<'_> {
 }
 
 /// The whole body; `None` if it is larger than `max`.
-async fn read(mut response: Response, max: usize) -> Result<Option<Vec<u8>>, Error> {
-    let mut body = Vec::new();
+async fn read(mut response: Response, max: usize, memory: &MemoryBudget) -> Result<Option<Answer>, Error> {
+    let mut answer = Answer { body: Vec::new(), _charge: None };
     while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > max {
+        if answer.body.len() + chunk.len() > max {
             return Ok(None);
         }
-        body.extend_from_slice(&chunk);
+        let charge = memory.try_reserve(COPIES * chunk.len())?;
+        match &mut answer._charge {
+            Some(charged) => charged.merge(charge),
+            none => *none = Some(charge),
+        }
+        answer.body.extend_from_slice(&chunk);
     }
-    Ok(Some(body))
+    Ok(Some(answer))
 }
 
 impl Settings {

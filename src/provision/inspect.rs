@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     config::ManagementConfig,
+    memory::MemoryBudget,
     names::{ExchangeName, QueueName},
     tenant::TenantScope,
 };
@@ -25,9 +26,9 @@ pub struct Inspector {
 
 impl Inspector {
     /// # Errors
-    /// As [`super::Provisioner::new`].
-    pub fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
-        Ok(Self { client: Client::new(config, broker_ca)? })
+    /// As [`super::Provisioner::new`]. What the broker answers is charged to a quarter of `gateway` while it is read.
+    pub fn new(config: &ManagementConfig, broker_ca: &Path, gateway: &MemoryBudget) -> Result<Self, Error> {
+        Ok(Self { client: Client::new(config, broker_ca, gateway.child(gateway.limit() / 4))? })
     }
 
     /// As [`super::Provisioner::watch_files`].

@@ -11,10 +11,13 @@ use super::{DEAD_LETTERS, Error, client::Client, policies};
 use crate::{
     broker::{DEAD_LETTER_QUEUE_ARGUMENTS, OWN_QUEUES},
     config::ManagementConfig,
+    memory::MemoryBudget,
     names::TenantId,
     tenant::{Plan, TenantLocks},
 };
 
+/// What the answers to calls of the gateway and of platform administrators may use.
+const MAX_MEMORY: usize = 256 << 20;
 const EVERYTHING: &str = ".*";
 
 /// Creates, repairs and removes the objects of tenants at the broker.
@@ -42,7 +45,8 @@ impl Provisioner {
     /// # Errors
     /// [`Error::Settings`] when an address, the CA, the certificate or the key cannot be used.
     pub fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
-        let client = Client::new(config, broker_ca)?;
+        // Its calls are those of the gateway and of platform administrators, a few at a time.
+        let client = Client::new(config, broker_ca, MemoryBudget::new(MAX_MEMORY))?;
         Ok(Self { client, user: config.user.clone(), locks: TenantLocks::default() })
     }
 

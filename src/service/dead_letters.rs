@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -15,25 +16,30 @@ use tonic::Status;
 
 use super::page::Page;
 use crate::{
-    broker::{self, Broker, DeadLetter, DeadLetterPageRequest, Redriven},
+    broker::{self, Broker, DEAD_LETTER_PAGE_BYTES, DeadLetter, DeadLetterPageRequest, Redriven},
     error::{Failure, Kind},
+    memory::{MemoryBudget, ResponseCharge},
     names::QueueName,
     pb,
     stream::session::{Notice, Session, draining},
     tenant::TenantScope,
 };
 
+/// A page is read, converted and encoded.
+const COPIES: usize = 3;
 const MAX_IDS: usize = 1_000;
 const MAX_PER_SECOND: u32 = 100_000;
 
 /// The progress reports of a redrive.
 pub(super) type Progress = Pin<Box<dyn Stream<Item = Result<pb::RedriveDeadLettersResponse, Status>> + Send>>;
 
+/// Lists a page. It is charged to the memory of the tenant until it is sent, because the caller may read it slowly.
 pub(super) async fn list(
     broker: &Broker,
     scope: &TenantScope,
     request: pb::ListDeadLettersRequest,
-) -> Result<pb::ListDeadLettersResponse, Failure> {
+    memory: &MemoryBudget,
+) -> Result<(pb::ListDeadLettersResponse, ResponseCharge), Failure> {
     let page = Page::parse(request.page_size, &request.page_token, parse_position)?;
     let filter = Filter::parse("filter", request.filter.unwrap_or_default())?;
     require_subscribe_grant(scope)?;
@@ -43,11 +49,20 @@ pub(super) async fn list(
         max_letters: page.size(),
         without_bodies: request.without_bodies,
     };
+    let copies = COPIES * DEAD_LETTER_PAGE_BYTES;
+    let mut charge = memory.try_reserve(copies.min(memory.limit() / 2))?;
     let found = broker.dead_letters(scope).list(page_request, selected).await?;
     let last = found.letters.last().map(|letter| format!("{} {}", letter.died, letter.id));
     let next_page_token = last.filter(|_| found.has_more).map(Page::<(u64, String)>::token).unwrap_or_default();
     let dead_letters = found.letters.iter().map(entry).collect();
-    Ok(pb::ListDeadLettersResponse { dead_letters, next_page_token })
+    let page = pb::ListDeadLettersResponse { dead_letters, next_page_token };
+    // A dead letter that is larger than a page is a page of its own.
+    let bytes = page.encoded_len();
+    charge.shrink_to(bytes);
+    if bytes > charge.bytes() {
+        charge.merge(memory.try_reserve(bytes - charge.bytes())?);
+    }
+    Ok((page, ResponseCharge::new(charge)))
 }
 
 pub(super) fn redrive(

@@ -353,7 +353,11 @@ impl Topology for TopologyService {
         request: Request<pb::ListDeadLettersRequest>,
     ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
         let scope = self.admit(&request, Action::Subscribe).await?;
-        Ok(Response::new(dead_letters::list(&self.broker, &scope, request.into_inner()).await?))
+        let memory = self.session.memory.of(scope.tenant().as_str());
+        let (page, charge) = dead_letters::list(&self.broker, &scope, request.into_inner(), &memory).await?;
+        let mut response = Response::new(page);
+        response.extensions_mut().insert(charge);
+        Ok(response)
     }
 
     type RedriveDeadLettersStream = dead_letters::Progress;

@@ -15,6 +15,8 @@ use crate::{
 
 /// Enough for four thousand clients that request a token at the same time (`http2::CALL_MEMORY`).
 const MEMORY: usize = 32 << 20;
+/// For calls of reflection, apart, because they are large: nobody needs them to get a token.
+const REFLECTION_MEMORY: usize = 8 << 20;
 const MAX_WATCHES: usize = 128;
 const MAX_WATCHES_PER_NETWORK: usize = MAX_WATCHES / 8;
 
@@ -25,6 +27,7 @@ pub(super) struct Anonymous(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     memory: TenantBudgets,
+    reflection: TenantBudgets,
     watches: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -38,12 +41,18 @@ pub(super) struct WatchPermit {
 impl Anonymous {
     pub(super) fn new(gateway: &MemoryBudget) -> Self {
         let memory = TenantBudgets::new(gateway.child(MEMORY));
-        Self(Arc::new(Inner { memory, watches: Mutex::default() }))
+        let reflection = TenantBudgets::new(gateway.child(REFLECTION_MEMORY));
+        Self(Arc::new(Inner { memory, reflection, watches: Mutex::default() }))
     }
 
     /// The memory budgets, by network.
     pub(super) fn memory(&self) -> TenantBudgets {
         self.0.memory.clone()
+    }
+
+    /// The memory budgets for reflection, by network.
+    pub(super) fn reflection(&self) -> TenantBudgets {
+        self.0.reflection.clone()
     }
 
     /// A permit for one more watch, unless there are too many.

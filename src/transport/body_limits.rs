@@ -26,7 +26,7 @@ use super::anonymous::Anonymous;
 use crate::{
     auth::Caller,
     error::{Failure, Kind},
-    memory::{Full, MemoryBudget, MemoryPermit, TenantBudgets, TooLarge},
+    memory::{Full, MemoryBudget, MemoryPermit, ResponseCharge, TenantBudgets, TooLarge},
 };
 
 /// The length of the flag and length before each message of a gRPC body.
@@ -36,6 +36,8 @@ const MAX_EXPANSION: usize = 1032;
 /// A frame of a client that costs at most this much is passed on even without free memory: acknowledgements must arrive,
 /// because they are what frees memory. It is bounded by the number of streams.
 const ALWAYS_PASSED_ON: usize = 16 * 1024;
+/// The same for a call without a token, so that a client gets one when others from its address use up their memory.
+const ANONYMOUS_PASSED_ON: usize = 4 * 1024;
 
 /// Wraps the body of every request.
 #[derive(Clone)]
@@ -71,7 +73,7 @@ impl BodyLimitsLayer {
             inner: body,
             memory,
             largest: self.largest,
-            always_passed_on: if caller.is_some() { ALWAYS_PASSED_ON } else { 0 },
+            always_passed_on: if caller.is_some() { ALWAYS_PASSED_ON } else { ANONYMOUS_PASSED_ON },
             limit,
             is_stream,
             deadline: (!is_stream).then(|| Box::pin(tokio::time::sleep(limit))),
@@ -142,13 +144,39 @@ pub(super) struct Answer<F> {
     charge: UnaryCharge,
 }
 
-impl<F: Future> Future for Answer<F> {
+impl<E, F: Future<Output = Result<Response<Body>, E>>> Future for Answer<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let answer = ready!(self.inner.as_mut().poll(cx));
         self.charge.release();
-        Poll::Ready(answer)
+        Poll::Ready(answer.map(|mut response| match response.extensions_mut().remove::<ResponseCharge>() {
+            Some(charge) => response.map(|inner| Body::new(ChargedBody { inner, _charge: charge })),
+            None => response,
+        }))
+    }
+}
+
+/// The body of a response that is charged until it is sent.
+struct ChargedBody {
+    inner: Body,
+    _charge: ResponseCharge,
+}
+
+impl http_body::Body for ChargedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 
@@ -375,6 +403,24 @@ mod tests {
 
     /// Long enough to distinguish waiting from not waiting.
     const LIMIT: Duration = Duration::from_millis(100);
+
+    #[tokio::test]
+    async fn a_response_is_charged_until_its_body_is_dropped() {
+        let memory = MemoryBudget::new(1_000);
+        let charge = ResponseCharge::new(memory.try_reserve(600).expect("free"));
+        let inner = async {
+            let mut response = Response::new(Body::new(http_body_util::Full::from("all").map_err(|e| match e {})));
+            response.extensions_mut().insert(charge);
+            Ok::<_, Status>(response)
+        };
+        let response = Answer { inner: Box::pin(inner), charge: UnaryCharge::default() }.await.expect("answered");
+        assert_eq!(memory.used(), 600);
+        let mut body = response.into_body();
+        let frame = body.frame().await.expect("a frame").expect("data");
+        assert_eq!(memory.used(), 600, "the peer has not taken it");
+        drop((frame, body));
+        assert_eq!(memory.used(), 0);
+    }
 
     fn framed(lengths: &[usize]) -> Vec<u8> {
         let frame = |length: &usize| {

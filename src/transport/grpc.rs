@@ -2,7 +2,7 @@
 //!
 //! A request reaches a service with its [`crate::auth::Caller`] in its extensions, unless its path needs no token.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Request};
 use rustls::ServerConfig;
@@ -48,7 +48,7 @@ const OPEN_REQUEST: usize = 64 * 1024;
 /// The maximum size of an administrator's request.
 const ADMIN_REQUEST: usize = 1024 * 1024;
 /// The maximum size of a connection's buffered bytes before its requests are decoded.
-const CONNECTION_MEMORY: usize = 32 << 20;
+const CONNECTION_MEMORY: usize = 64 << 20;
 
 /// The services of a gateway, and the dependencies of its layers.
 pub struct Services {
@@ -95,7 +95,9 @@ pub async fn serve(
     let (serving, is_serving) = watch::channel(true);
     let metrics = Arc::clone(&services.metrics);
     let anonymous = Anonymous::new(services.memory.gateway());
-    let (anonymous_memory, memory) = (anonymous.memory(), services.memory.gateway().clone());
+    let (anonymous_memory, reflection_memory) = (anonymous.memory(), anonymous.reflection());
+    let memory = services.memory.gateway().clone();
+    let streaming: Arc<HashSet<_>> = Arc::new(pb::client_streaming_paths().into_iter().collect());
     let layers = ServiceBuilder::new()
         .layer(cors(&grpc.cors_origins))
         .layer_fn(protocol_check::ProtocolCheck)
@@ -107,7 +109,7 @@ pub async fn serve(
         .layer(BodyLimitsLayer {
             tenants: services.memory.clone(),
             anonymous: anonymous.clone(),
-            streaming: Arc::new(pb::client_streaming_paths().into_iter().collect()),
+            streaming: Arc::clone(&streaming),
             largest: limits.max_message_bytes + REQUEST_OVERHEAD,
             request_timeout: limits.request_timeout,
             open_timeout: limits.unauthenticated_timeout,
@@ -116,6 +118,7 @@ pub async fn serve(
     let service = layers.service(routes(services, grpc, limits, is_serving, anonymous));
 
     let http2 = Http2Limits {
+        streaming,
         max_streams: limits.max_streams_per_connection,
         keepalive_interval: limits.keepalive_interval,
         keepalive_timeout: limits.keepalive_timeout,
@@ -129,7 +132,9 @@ pub async fn serve(
             let Accepted { io, protocol, peer } = accepted;
             let (mut service, close, http2, limits) =
                 (service.clone(), close.clone(), http2.clone(), connections.clone());
-            let (memory, anonymous_memory) = (memory.child(CONNECTION_MEMORY), anonymous_memory.of(&peer.network()));
+            let network = peer.network();
+            let (memory, anonymous_memory) = (memory.child(CONNECTION_MEMORY), anonymous_memory.of(&network));
+            let reflection_memory = reflection_memory.of(&network);
             async move {
                 let activity = peer.activity.clone();
                 let remote = TcpConnectInfo { local_addr: None, remote_addr: Some(peer.address) };
@@ -152,8 +157,9 @@ pub async fn serve(
                         http1::serve(io, service, limits.idle_timeout.min(HEADER_TIMEOUT), &activity, close).await
                     }
                     Protocol::Http2 => {
-                        let memory = || match activity.is_authenticated() {
+                        let memory = |path: &str| match activity.is_authenticated() {
                             true => memory.clone(),
+                            false if path.starts_with(http2::REFLECTION) => reflection_memory.clone(),
                             false => anonymous_memory.clone(),
                         };
                         http2::serve(io, service, &http2, &activity, memory, close).await

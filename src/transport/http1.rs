@@ -16,6 +16,8 @@ use super::connection::{Activity, CloseReason};
 /// The maximum number and size of a request's headers.
 const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// What is received and not yet read by the service.
+const MAX_BUFFER: usize = 64 * 1024;
 
 /// Serves a connection until it ends, and returns the reason. The headers of each request must arrive within
 /// `header_timeout`, which is also how long a connection is kept between requests. After `close`, no further request
@@ -40,6 +42,7 @@ where
             .header_read_timeout(header_timeout)
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEADER_BYTES)
+            .max_buf_size(MAX_BUFFER)
             .serve_connection(TokioIo::new(io), service)
     );
     let mut close = pin!(close);

@@ -8,7 +8,7 @@
 mod body;
 mod exchange;
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason};
@@ -27,8 +27,8 @@ use crate::memory::{MemoryBudget, MemoryPermit};
 
 /// The window of a stream: unread bytes that may be on their way, sized for a client with 50 Mbit/s and 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The window of a connection. It is larger than the memory budget of a connection, and what the budget does not admit waits
-/// in h2, uncharged: 256 paused streams do not stop the other streams of their connection.
+/// The window of a connection: 256 paused streams do not stop the other streams of their connection. If the memory budget is
+/// exhausted, the frames of streams wait in h2, uncharged, at most [`STREAM_WINDOW`] for each.
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// The window of a connection before the peer has authenticated: the smallest that HTTP/2 allows.
 const OPEN_CONNECTION_WINDOW: u32 = 65_535;
@@ -36,11 +36,13 @@ const OPEN_CONNECTION_WINDOW: u32 = 65_535;
 const OPEN_CALLS: usize = 32;
 /// Calls beyond that number or beyond the memory for them are refused, and after so many the connection is cut.
 const REFUSED_CALLS: usize = 100;
-/// What an open call costs, without its body.
+/// What an open call costs, with the first [`body::UNCHARGED`] bytes of its body. The first one of a connection is not
+/// charged, so that a client gets a token when others from its address use up their memory.
 const CALL_MEMORY: usize = 8 * 1024;
 /// What a call of reflection costs, because its responses are large and the peer need not read them.
 const REFLECTION_MEMORY: usize = 256 * 1024;
-const REFLECTION: &str = "/grpc.reflection.";
+/// The paths of reflection.
+pub(super) const REFLECTION: &str = "/grpc.reflection.";
 /// What h2 may hold in small frames between two polls of a stream, counted like h2 does: 256 bytes per frame.
 const SMALL_FRAMES: usize = 64 << 20;
 /// How many bytes of responses h2 may hold until the peer's window opens.
@@ -53,6 +55,8 @@ const PENDING_RESETS: usize = 64;
 /// The limits of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Http2Limits {
+    /// The paths whose requests are streams.
+    pub(super) streaming: Arc<HashSet<String>>,
     pub(super) max_streams: u32,
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
@@ -62,13 +66,13 @@ pub(super) struct Http2Limits {
 
 /// Serves a connection until it ends, and returns the reason. After `close`, no new stream is accepted, and the
 /// connection ends with its last one. The bytes of a request are charged to the budget that `memory` returns for it:
-/// until the peer has authenticated, a request for which there is none is refused; afterwards it waits.
+/// a request for which there is none is refused, except for a stream of an authenticated client, which waits.
 pub(super) async fn serve<S>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     service: S,
     limits: &Http2Limits,
     activity: &Activity,
-    memory: impl Fn() -> MemoryBudget,
+    memory: impl Fn(&str) -> MemoryBudget,
     close: impl Future<Output = CloseReason>,
 ) -> CloseReason
 where
@@ -106,17 +110,19 @@ where
                 Some(Ok((request, mut respond))) => {
                     let (parts, receive) = request.into_parts();
                     let (body, mut receiver) = request_body(receive);
-                    let cost = if parts.uri.path().starts_with(REFLECTION) { REFLECTION_MEMORY } else { CALL_MEMORY };
+                    // What waits is kept by h2, uncharged, and only streams are bounded in number.
+                    let may_wait = limits.streaming.contains(&path);
+                    let path = parts.uri.path().to_owned();
                     let mut service = service.clone();
                     // Readiness is not awaited, because the services are always ready.
                     let answer = service.call(Request::from_parts(parts, Body::new(body)));
                     // The call may have authenticated the connection.
-                    let (memory, mut permit) = (memory(), None);
+                    let (memory, mut permit) = (memory(&path), None);
                     if !activity.is_authenticated() {
                         permit = match activity.is_write_blocked() {
                             // Responses that it does not read would be kept.
                             true => None,
-                            false => unauthenticated_call(&open_calls, &memory, cost),
+                            false => unauthenticated_call(&open_calls, &memory, &path),
                         };
                         if permit.is_none() {
                             refused += 1;
@@ -127,8 +133,9 @@ where
                             respond.send_reset(Reason::REFUSED_STREAM);
                             continue;
                         }
+                        receiver.begin_uncharged();
                     }
-                    receiver.charge_to(memory, activity.is_authenticated());
+                    receiver.charge_to(memory, may_wait && activity.is_authenticated());
                     tokio::spawn(Exchange::new(receiver, answer, respond, permit));
                 }
                 Some(Err(error)) => return closing.unwrap_or_else(|| reason(&error)),
@@ -149,7 +156,12 @@ where
 }
 
 /// What a call of a peer that has not authenticated needs: one of its connection's calls, and memory.
-fn unauthenticated_call(open: &Arc<Semaphore>, memory: &MemoryBudget, cost: usize) -> Option<CallPermit> {
+fn unauthenticated_call(open: &Arc<Semaphore>, memory: &MemoryBudget, path: &str) -> Option<CallPermit> {
+    let cost = match path.starts_with(REFLECTION) {
+        true => REFLECTION_MEMORY,
+        false if open.available_permits() == OPEN_CALLS => 0,
+        false => CALL_MEMORY,
+    };
     let open = Arc::clone(open).try_acquire_owned().ok()?;
     Some(CallPermit { _memory: memory.try_reserve(cost).ok()?, _open: open })
 }
@@ -241,6 +253,7 @@ mod tests {
                 }
             });
             let limits = Http2Limits {
+                streaming: Arc::new(["/stream".to_owned()].into()),
                 max_streams: 1_000,
                 keepalive_interval: Duration::from_secs(60),
                 keepalive_timeout: Duration::from_secs(60),
@@ -248,7 +261,7 @@ mod tests {
             };
             let memory = MemoryBudget::new(memory);
             tokio::spawn(async move {
-                let memory = || memory.clone();
+                let memory = |_: &str| memory.clone();
                 serve(ours, service, &limits, &activity, memory, std::future::pending()).await
             });
             let (send, connection) = h2::client::handshake(theirs).await.expect("served");
@@ -261,8 +274,8 @@ mod tests {
             self.send.clone().ready().await.expect("open").send_request(request, false).expect("sent")
         }
 
-        async fn status_of_large_body(&self) -> Code {
-            let (response, mut body) = self.call("/x").await;
+        async fn status_of_large_body(&self, path: &str) -> Code {
+            let (response, mut body) = self.call(path).await;
             body.send_data(vec![0; BODY].into(), true).expect("sent");
             // What can be received is, before the service reads it.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -273,19 +286,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_without_free_memory_is_refused_before_authentication_and_waits_afterwards() {
-        let memory = BODY / 2;
-        let peer = Peer::connect(false, memory).await;
-        assert_eq!(peer.status_of_large_body().await, Code::ResourceExhausted);
-        let client = Peer::connect(true, memory).await;
-        assert_eq!(client.status_of_large_body().await, Code::Ok);
+    async fn a_body_without_free_memory_is_refused_unless_it_is_a_stream_of_an_authenticated_client() {
+        for (is_authenticated, path, expected) in [
+            (false, "/unary", Code::ResourceExhausted),
+            (false, "/stream", Code::ResourceExhausted),
+            (true, "/unary", Code::ResourceExhausted),
+            (true, "/stream", Code::Ok),
+        ] {
+            let peer = Peer::connect(is_authenticated, BODY / 2).await;
+            assert_eq!(peer.status_of_large_body(path).await, expected, "{is_authenticated} {path}");
+        }
     }
 
     #[tokio::test]
     async fn calls_beyond_the_number_or_the_memory_for_unauthenticated_peers_are_refused() {
         for (memory, path, expected) in [
             (1 << 20, "/x", OPEN_CALLS),
-            (5 * CALL_MEMORY, "/x", 5),
+            (4 * CALL_MEMORY, "/x", 5),
             (5 * REFLECTION_MEMORY, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", 5),
         ] {
             let peer = Peer::connect(false, memory).await;

@@ -12,7 +12,7 @@ use crate::harness::{
     consumer::{RawSubscription, start},
     raw::{RawPublish, reason},
     to_queue,
-    wait::within,
+    wait::{until, within},
     web::{self, OwnGateway},
 };
 
@@ -120,6 +120,13 @@ async fn a_tenant_without_memory_is_refused_or_slowed_until_it_has_some() {
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "MEMORY_EXHAUSTED"));
     assert!(refused.get_error_details().retry_info().is_some(), "{refused:?}");
 
+    let list = async || {
+        let list = pb::ListDeadLettersRequest::default();
+        client.topology().list_dead_letters(list).await.map_err(|status| (status.code(), reason(&status)))
+    };
+    let refused = list().await.expect_err("no memory for a page of dead letters");
+    assert_eq!(refused, (Code::ResourceExhausted, "MEMORY_EXHAUSTED".to_owned()));
+
     let mut stream = RawPublish::open(&client).await.unwrap();
     let mut publishing = std::pin::pin!(stream.publish(large.clone()));
     let waited = tokio::time::timeout(Duration::from_millis(500), &mut publishing).await;
@@ -138,5 +145,6 @@ async fn a_tenant_without_memory_is_refused_or_slowed_until_it_has_some() {
     }
     let result = within("the outcome", publishing).await.unwrap();
     assert!(matches!(result.outcome(), Outcome::Confirmed | Outcome::Throttled), "{result:?}");
+    until("a list of dead letters", async || list().await.ok()).await;
     gateway.running.shutdown().await;
 }

@@ -7,7 +7,7 @@ use super::{exclusive_session::ExclusiveSession, letter::DeadLetter};
 use crate::broker::{connection::tenant_connections::TenantConnections, error::Error};
 
 /// The size of a page: clients accept 4 MiB by default. A larger dead letter is a page of its own.
-const PAGE_BYTES: usize = 3 << 20;
+pub const PAGE_BYTES: usize = 3 << 20;
 
 /// The requested page of a list.
 #[derive(Debug)]

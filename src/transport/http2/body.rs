@@ -28,6 +28,9 @@ const SMALL: usize = 1024;
 /// The size of the buffer in which small frames are merged.
 const JOINED: usize = 4 * 1024;
 
+/// How much of the body of an unauthenticated call is not charged, because the call is.
+pub(super) const UNCHARGED: usize = 4 * 1024;
+
 /// Creates the body of a request, and the receiver that must be polled to fill it. Without
 /// [`Receiver::charge_to`], nothing is received.
 pub(super) fn request_body(mut receive: RecvStream) -> (RequestBody, Receiver) {
@@ -38,7 +41,7 @@ pub(super) fn request_body(mut receive: RecvStream) -> (RequestBody, Receiver) {
     }
     let shared = Arc::new(SharedBuffer(Mutex::new(buffer)));
     let body = RequestBody { shared: Arc::clone(&shared), flow };
-    (body, Receiver { shared, receive, memory: MemoryBudget::new(0), is_patient: false, waiting: None })
+    (body, Receiver { shared, receive, memory: MemoryBudget::new(0), is_patient: false, uncharged: 0, waiting: None })
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +133,8 @@ pub(super) struct Receiver {
     memory: MemoryBudget,
     /// Whether it waits for memory, while h2 holds what arrives; otherwise the body is refused.
     is_patient: bool,
+    /// How many more bytes are not charged.
+    uncharged: usize,
     /// A chunk that waits for memory.
     waiting: Option<(Bytes, BoxFuture<'static, Result<MemoryPermit, TooLarge>>)>,
 }
@@ -138,6 +143,11 @@ impl Receiver {
     /// Sets the budget for what is received, and whether to wait for it.
     pub(super) fn charge_to(&mut self, memory: MemoryBudget, is_patient: bool) {
         (self.memory, self.is_patient) = (memory, is_patient);
+    }
+
+    /// The first [`UNCHARGED`] bytes are not charged.
+    pub(super) fn begin_uncharged(&mut self) {
+        self.uncharged = UNCHARGED;
     }
 
     /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader was dropped.
@@ -164,7 +174,9 @@ impl Receiver {
             let end = match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(chunk)) if chunk.is_empty() => continue,
                 Some(Ok(chunk)) => {
-                    match self.memory.try_reserve(chunk.len()) {
+                    let charged = chunk.len().saturating_sub(self.uncharged);
+                    self.uncharged = self.uncharged.saturating_sub(chunk.len());
+                    match self.memory.try_reserve(charged) {
                         Ok(permit) => self.shared.lock().push(chunk, permit),
                         Err(_) if !self.is_patient => {
                             self.shared.lock().finish(End::Refused);
