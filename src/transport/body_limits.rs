@@ -479,13 +479,13 @@ mod tests {
         let memory = MemoryBudget::new(1000);
         let body = limited(framed(&[400]), 2000, false, false, &memory);
         let charge = body.unary.clone().expect("unary");
-        let (answers, answered) = tokio::sync::oneshot::channel::<()>();
+        let (answers, answered) = tokio::sync::oneshot::channel::<Response<Body>>();
         let mut answer = Answer { inner: Box::pin(answered), charge };
         body.collect().await.expect("all");
         assert!((&mut answer).now_or_never().is_none());
         assert_eq!(memory.used(), 400, "the body has been read and dropped");
-        answers.send(()).expect("awaited");
-        answer.await.expect("sent");
+        answers.send(Response::new(Body::empty())).expect("awaited");
+        drop(answer.await.expect("sent"));
         assert_eq!(memory.used(), 0);
     }
 

@@ -109,10 +109,10 @@ where
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, mut respond))) => {
                     let (parts, receive) = request.into_parts();
+                    let path = parts.uri.path().to_owned();
                     let (body, mut receiver) = request_body(receive);
                     // What waits is kept by h2, uncharged, and only streams are bounded in number.
                     let may_wait = limits.streaming.contains(&path);
-                    let path = parts.uri.path().to_owned();
                     let mut service = service.clone();
                     // Readiness is not awaited, because the services are always ready.
                     let answer = service.call(Request::from_parts(parts, Body::new(body)));

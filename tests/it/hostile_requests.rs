@@ -55,12 +55,12 @@ async fn a_body_that_does_not_arrive_in_time_is_refused() {
     .await;
     let tenant = Tenant::fresh().await;
     let token = gateway.token(&tenant.client_id, &tenant.secret).await;
-    let connection = Http2::connect(gateway.running.grpc_address()).await;
     for (method, token) in [
         ("warrengate.v1.Auth/IssueToken", None),
         (BATCH, Some(token.as_str())),
         ("warrengate.v1.Messaging/Publish", Some(token.as_str())),
     ] {
+        let connection = Http2::connect(gateway.running.grpc_address()).await;
         let mut call = connection.call(method, token).await;
         call.data(vec![0, 0, 0, 1, 0, 7], false).await;
         let status = call.status().await;

@@ -237,7 +237,7 @@ async fn a_rolling_upgrade_drains_and_replaces_each_gateway_under_load_and_loses
     let endpoint = format!("https://{}", balancer.endpoint());
     let connect = async || {
         let credentials = Credentials::Secret { client_id: tenant.client_id.clone(), secret: tenant.secret.clone() };
-        World::get().client_at(&endpoint, credentials).await
+        SharedStack::get().client_at(&endpoint, credentials).await
     };
     let (confirmed, mut progress) = watch::channel(0);
     let (total, expected) = watch::channel(None);
@@ -267,6 +267,9 @@ async fn a_rolling_upgrade_drains_and_replaces_each_gateway_under_load_and_loses
     assert!(lost.is_empty(), "lost: {lost:?}");
     let twice = received.values().filter(|times| **times > 1).count();
     eprintln!("{published} messages while both gateways were replaced: none lost, {twice} delivered more than once");
+    // Connected to a gateway that is running.
+    let client = connect().await;
+    let tenant = Tenant { client, ..tenant };
     until("an empty queue", async || (tenant.depth("jobs").await == 0).then_some(())).await;
     pair.stop().await;
 }
