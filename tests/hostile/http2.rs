@@ -55,6 +55,11 @@ impl Http2 {
         Some(Call { body, response })
     }
 
+    /// Whether the gateway has closed the connection.
+    pub fn is_closed(&self) -> bool {
+        self.connection.is_finished()
+    }
+
     /// Waits until the gateway has closed the connection.
     pub async fn closed(self) {
         let _ = self.connection.await;
