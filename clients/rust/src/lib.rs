@@ -212,8 +212,10 @@ impl Client {
     /// ```no_run
     /// # async fn example(client: warrengate_client::Client) -> Result<(), warrengate_client::Error> {
     /// use warrengate_client::pb::PurgeQueueRequest;
-    /// let request = PurgeQueueRequest { name: "orders".into() };
-    /// let purged = client.call(|client| async { client.topology().purge_queue(request.clone()).await }).await?;
+    /// let purge = |client: warrengate_client::Client| async move {
+    ///     client.topology().purge_queue(PurgeQueueRequest { name: "orders".into() }).await
+    /// };
+    /// println!("{} messages", client.call(purge).await?.messages_purged);
     /// # Ok(())
     /// # }
     /// ```
