@@ -16,8 +16,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the gateway may send on one stream before it is read.
 const STREAM_WINDOW: u32 = 2 << 20;
-/// The same for the connection. h2 ends a connection with `too_many_data_frames` when unread frames below 256 bytes exceed
-/// a budget of half this window. With an adaptive window, 100 streams with two small unread events each would exceed it.
+/// The same for the connection. h2 ends a connection with `too_many_data_frames` when unread frames below 256 bytes
+/// exceed a budget of half this window. With an adaptive window, 100 streams with two small unread events each would
+/// exceed it.
 const CONNECTION_WINDOW: u32 = 64 << 20;
 
 /// Limit for one attempt to connect, so that a silent address does not use up the whole time.

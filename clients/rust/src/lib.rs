@@ -1,8 +1,9 @@
 //! A client for the Warrengate messaging gateway: publish, subscribe, and manage queues over gRPC.
 //!
 //! A [`Client`] has one connection and one token, which it renews. A [`Publisher`] gives every message exactly one
-//! outcome; a [`Consumer`] calls a handler for each message, and a [`Subscription`] is a stream of them. Both survive broken
-//! streams and gateway restarts, and a settlement never applies to a delivery other than its own. All queues are bounded.
+//! outcome; a [`Consumer`] calls a handler for each message, and a [`Subscription`] is a stream of them. Both survive
+//! broken streams and gateway restarts, and a settlement never applies to a delivery other than its own. All queues are
+//! bounded.
 //!
 //! ```no_run
 //! use warrengate_client::{Client, Error, SubscribeOptions, publication};
@@ -207,7 +208,8 @@ impl Client {
         self.messaging_on(self.shared.connection.current().0.clone())
     }
 
-    /// Makes a call with a valid token. When the gateway refuses the token, the call is made once more with another one.
+    /// Makes a call with a valid token. When the gateway refuses the token, the call is made once more with another
+    /// one.
     ///
     /// ```no_run
     /// # async fn example(client: warrengate_client::Client) -> Result<(), warrengate_client::Error> {
@@ -300,9 +302,9 @@ impl Client {
         Subscription::open(self.clone(), options).await
     }
 
-    /// Calls a handler for each message of a queue, [`SubscribeOptions::concurrency`] at a time. `Ok` acknowledges the message;
-    /// an error or a panic retries it with the queue's back-off, unless the handler has settled it explicitly. Returns
-    /// when the gateway has accepted the subscription.
+    /// Calls a handler for each message of a queue, [`SubscribeOptions::concurrency`] at a time. `Ok` acknowledges the
+    /// message; an error or a panic retries it with the queue's back-off, unless the handler has settled it explicitly.
+    /// Returns when the gateway has accepted the subscription.
     ///
     /// # Errors
     /// When the gateway cannot be reached or refuses it.

@@ -2,7 +2,8 @@
 //!
 //! Every message gets exactly one outcome, through its [`Receipt`]. When the stream breaks, unanswered messages are
 //! sent again with the same message id until their deadline; then their outcome is `UNKNOWN`. Throttled messages are
-//! sent again after the time that the gateway sent. Messages and bytes in flight are bounded: `send` waits for capacity.
+//! sent again after the time that the gateway sent. Messages and bytes in flight are bounded: `send` waits for
+//! capacity.
 
 mod driver;
 mod pending;
@@ -148,8 +149,8 @@ impl Publisher {
     /// Publishes a message and waits for its outcome: returns when the broker has confirmed it.
     ///
     /// # Errors
-    /// [`Error::Unconfirmed`] with the outcome when the message was not confirmed; [`Error::Closed`] after the client was
-    /// closed.
+    /// [`Error::Unconfirmed`] with the outcome when the message was not confirmed; [`Error::Closed`] after the client
+    /// was closed.
     pub async fn publish(&self, publication: pb::Publication) -> Result<Confirmation, Error> {
         self.send(publication).await?.confirmed().await
     }

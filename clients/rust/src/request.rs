@@ -71,8 +71,8 @@ fn lock(waiting: &Waiting) -> std::sync::MutexGuard<'_, HashMap<String, oneshot:
 }
 
 impl Client {
-    /// Publishes a request to a queue and waits for its reply, for at most this time. It needs the configure and subscribe
-    /// grants on `reply.#`.
+    /// Publishes a request to a queue and waits for its reply, for at most this time. It needs the configure and
+    /// subscribe grants on `reply.#`.
     ///
     /// # Errors
     /// [`Error::NoReply`] after the time limit; otherwise why the request could not be sent.

@@ -1,8 +1,8 @@
 //! A new tenant for each test, on a development stack (feature `testing`).
 //!
 //! The stack is `warrengate dev` from `PATH` or `WARRENGATE_BINARY`, on free ports, started once for a test process; or
-//! the gateway of `WARRENGATE_TEST_ENDPOINT`, `WARRENGATE_TEST_CA` and `WARRENGATE_TEST_ADMIN_SECRET`, for example one in
-//! a container.
+//! the gateway of `WARRENGATE_TEST_ENDPOINT`, `WARRENGATE_TEST_CA` and `WARRENGATE_TEST_ADMIN_SECRET`, for example one
+//! in a container.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), warrengate_client::Error> {
@@ -28,7 +28,8 @@ use uuid::Uuid;
 
 use crate::{Client, ClientOptions, Credentials, pb};
 
-/// Ends the stack and removes its folder when the test process has ended, however it ends: its end of the pipe is closed.
+/// Ends the stack and removes its folder when the test process has ended, however it ends: its end of the pipe is
+/// closed.
 const SUPERVISOR: &str = r#"
 cd "$1" || exit 1
 shift

@@ -1,8 +1,8 @@
 //! The client's token: fetched, cached, renewed, and attached to every call.
 //!
-//! A token is renewed after 60 to 75 % of its lifetime, so that clients that started together do not renew together. Its
-//! lifetime is read from the token, so that clocks need not agree. Concurrent requests for a token share one call. `Debug` shows
-//! neither token nor secret.
+//! A token is renewed after 60 to 75 % of its lifetime, so that clients that started together do not renew together.
+//! Its lifetime is read from the token, so that clocks need not agree. Concurrent requests for a token share one call.
+//! `Debug` shows neither token nor secret.
 
 use std::{
     sync::Arc,

@@ -227,8 +227,8 @@ impl PendingMessages {
         self.earliest
     }
 
-    /// Completes messages whose deadline has passed: `UNKNOWN` if any attempt may have stored it, otherwise its last refusal,
-    /// otherwise never sent.
+    /// Completes messages whose deadline has passed: `UNKNOWN` if any attempt may have stored it, otherwise its last
+    /// refusal, otherwise never sent.
     pub(super) fn expire(&mut self, now: Instant) {
         for entry in self.entries.iter_mut().filter_map(|entry| entry.take_if(|entry| entry.deadline <= now)) {
             entry.end_unanswered(None);

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{Settler, window::Settlement};
 use crate::pb::{self, NackAction};
 
-/// A message delivered to this consumer. Settle it by exactly one of its methods; later calls have no effect, and neither
-/// have calls after the end of its stream, because the message is delivered again.
+/// A message delivered to this consumer. Settle it by exactly one of its methods; later calls have no effect, and
+/// neither have calls after the end of its stream, because the message is delivered again.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     epoch: u64,

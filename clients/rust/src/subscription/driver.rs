@@ -317,8 +317,8 @@ impl Driver {
         self.waiting_messages = 0;
     }
 
-    /// Whether another stream may succeed. A plan's limit refuses the first stream; a later one may only have been opened
-    /// before the gateway noticed the end of its predecessor.
+    /// Whether another stream may succeed. A plan's limit refuses the first stream; a later one may only have been
+    /// opened before the gateway noticed the end of its predecessor.
     async fn can_retry(&mut self, error: &Error, session: &mut Session) -> bool {
         if self.closing {
             return false;

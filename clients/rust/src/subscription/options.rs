@@ -38,8 +38,8 @@ impl SubscribeOptions {
         self
     }
 
-    /// How many handlers of [`crate::Client::consume`] run at a time, 1 to 10,000. Default: 1, which keeps the order. The
-    /// window has at least this size.
+    /// How many handlers of [`crate::Client::consume`] run at a time, 1 to 10,000. Default: 1, which keeps the order.
+    /// The window has at least this size.
     #[must_use]
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers.clamp(1, 10_000);
