@@ -19,6 +19,7 @@ pub(crate) mod fuzzing;
 mod gateway_objects;
 mod handle;
 mod message;
+mod peek;
 mod publish;
 mod retry;
 mod topology;
@@ -30,6 +31,7 @@ pub use self::{
         incoming::{Capacity, Incoming},
     },
     dead_letters::{
+        edit::{DeadLetterEdit, NewDestination},
         handle::{
             DeadLetters, PAGE_BYTES as DEAD_LETTER_PAGE_BYTES, Page as DeadLetterPage,
             PageRequest as DeadLetterPageRequest,
@@ -45,6 +47,7 @@ pub use self::{
         retained::RetainedDelivery,
         typed_json::headers_from_text,
     },
+    peek::{PeekSpec, Peeked},
     publish::{
         outcome::{PublishOutcome, PublishStatus},
         pending::PendingPublish,

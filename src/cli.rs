@@ -30,7 +30,9 @@ mod queue;
 mod ready;
 mod serve;
 mod signals;
+mod status;
 mod stdout;
+mod stream;
 mod subscribe;
 mod tenant;
 mod token;
@@ -88,6 +90,10 @@ enum Command {
     Plan(plan::Args),
     /// Rotate the keys that sign tokens
     Key(key::Args),
+    /// Show the state of a gateway, the broker, the store and the certificates
+    Status(status::Args),
+    /// Show and close open streams
+    Stream(stream::Args),
     /// Show the audit trail: administrative operations and refused calls
     Audit(audit::Args),
     /// Get a token, or show the identity and grants of the current one
@@ -166,6 +172,8 @@ async fn dispatch(command: Command, output: &Output) -> Result<(), Error> {
         Command::Client(args) => Box::pin(client::run(args, output)).await,
         Command::Plan(args) => Box::pin(plan::run(args, output)).await,
         Command::Key(args) => Box::pin(key::run(args, output)).await,
+        Command::Status(args) => Box::pin(status::run(args, output)).await,
+        Command::Stream(args) => Box::pin(stream::run(args, output)).await,
         Command::Audit(args) => Box::pin(audit::run(args, output)).await,
         Command::Token(args) => Box::pin(token::run(args, output)).await,
         Command::Trace(args) => Box::pin(trace::run(args, output)).await,

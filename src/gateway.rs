@@ -21,7 +21,7 @@ use crate::{
     config::{Config, Network},
     names::ClientId,
     pki,
-    provision::watch_stored,
+    provision::{watch_queues, watch_stored},
     store,
     stream::drain::Drain,
     telemetry::{self, ListenerKind, MetricsPush, Traces},
@@ -133,7 +133,7 @@ impl Gateway {
         let (grpc_limits, ops_limits) = connection_limits(&config);
         let grpc_server =
             GrpcListener { listener: grpc_listener, tls: grpc_identity.server_config(), connections: grpc_limits };
-        let services = parts.services(&config, &drain);
+        let services = parts.services(&config, &drain, &readiness);
         let admin = services.admin.clone();
         serve_grpc(&serving, services, &config, grpc_server, drain.clone());
         serving.spawn("reconciliation", admin.reconcile_periodically(config.broker.reconcile_interval, serving.stop()));
@@ -223,12 +223,13 @@ fn watch(
     serving: &TaskGroup,
     closing: &TaskGroup,
 ) -> Option<(ClientId, SecretString)> {
-    let Parts { issuer, tenants, broker, provisioner, inspector, .. } = parts;
+    let Parts { issuer, tenants, broker, provisioner, inspector, metrics, .. } = parts;
     // It ends after the last stream, which may still have refusals to record.
     closing.spawn("audit writer", parts.audit_writer.run(closing.stop()));
     let authority = watch::authority(parts.authority_files, config.broker.clone(), broker.clone(), serving.stop());
     serving.spawn("broker authority", authority);
     serving.spawn("broker credentials", watch::credentials(Arc::clone(&tenants), broker, serving.stop()));
+    serving.spawn("queue figures", watch_queues(Arc::clone(&provisioner), metrics, serving.stop()));
     serving.spawn("stored messages", watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), serving.stop()));
     serving.spawn("broker readiness", watch::broker(Arc::clone(&provisioner), readiness.clone(), serving.stop()));
     let stop = serving.stop();

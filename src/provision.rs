@@ -4,20 +4,27 @@
 //!
 //! Invariant: every operation can be repeated. A second run, or two at the same time, have the same result.
 
+mod ages;
 mod client;
+mod figures;
 mod http;
 mod inspect;
 mod policies;
+mod queue_metrics;
 mod quota;
 mod reconcile;
 mod rows;
+mod status;
 mod stored;
 mod usage;
 
+pub use figures::{QueueFigures, TenantFigures};
 pub use inspect::Inspector;
+pub use queue_metrics::watch as watch_queues;
 pub use quota::{Quota, Slot};
 pub use reconcile::Provisioner;
 pub use rows::{BindingInfo, ExchangeInfo, QueueInfo};
+pub use status::{BrokerState, NodeState};
 pub use stored::watch as watch_stored;
 pub use usage::BrokerUsage;
 

@@ -8,9 +8,10 @@ mod auth;
 mod dead_letters;
 mod messaging;
 mod page;
+mod peek;
 mod topology;
 
-pub use admin::AdminService;
+pub use admin::{AdminService, GatewayState};
 pub use auth::AuthService;
 pub use messaging::MessagingService;
 pub use topology::TopologyService;

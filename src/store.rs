@@ -102,6 +102,11 @@ impl Store {
         }
     }
 
+    /// The kind of database: `sqlite` or `postgresql`.
+    pub const fn kind(&self) -> &'static str {
+        if self.is_sqlite { "sqlite" } else { "postgresql" }
+    }
+
     /// Checks that the database responds.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! tenant or the gateway ([`session`]). Neither tonic nor lapin is used here, so that the bookkeeping is tested without them.
 
 pub mod drain;
+pub mod open_streams;
 mod outstanding;
 pub mod publish;
 pub mod receive;

@@ -13,7 +13,7 @@ pub use logs::{LogFilter, init};
 pub use metrics::{
     BrokerMetrics, BrokerPurpose, Certificate, CloseReason, DeadLetterReason, Described, Limit, ListenerKind, METRICS,
     MetricKind, Metrics, MetricsFormat, MetricsPush, OpenGuard, OpenStream, ProcessMetrics, RpcMetrics, Settlement,
-    StoreMetrics, StoreOperation, StreamKind, TenantMetrics, TokenCheck,
+    StoreMetrics, StoreOperation, StreamKind, TenantMetrics, TenantQueues, TokenCheck,
 };
 pub use panics::{log_panics, named_task, panic_text};
 pub use propagation::{TraceContext, strip_baggage};

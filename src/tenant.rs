@@ -5,6 +5,7 @@
 mod budget;
 mod effective;
 mod locks;
+mod observer;
 mod plan;
 mod registry;
 mod revoked_keys;
@@ -15,6 +16,7 @@ mod state;
 pub use budget::{Budget, InFlightPermit, Limit, RateCheck, STORED_INTERVAL, Usage};
 pub use effective::EffectiveGrants;
 pub use locks::{CallPermit, TenantCalls, TenantLocks};
+pub use observer::Observer;
 pub use plan::Plan;
 pub use registry::Tenants;
 pub use scope::{Administrator, StreamPermit, TenantScope};
@@ -77,6 +79,9 @@ pub enum Error {
     /// The client may not administer.
     #[error("this client may not administer; an administrator can grant it")]
     NotAdministrator,
+    /// The client may not observe.
+    #[error("this client may not observe its tenant; an administrator can grant it (observe)")]
+    NotObserver,
     /// Re-authentication with another client's token.
     #[error("a stream can only be re-authenticated with a token of the same client")]
     OtherCaller,
@@ -110,7 +115,9 @@ pub enum Error {
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::OtherCaller => Kind::Denied,
+            Self::NoTenant | Self::Suspended | Self::NotAdministrator | Self::NotObserver | Self::OtherCaller => {
+                Kind::Denied
+            }
             Self::Unknown | Self::UnknownClient | Self::Revoked | Self::TokenRevoked => Kind::Unauthenticated,
             Self::TooManyStreams { .. } | Self::Throttled { .. } | Self::TooMany { .. } | Self::TooManyCalls => {
                 Kind::Exhausted
@@ -130,6 +137,7 @@ impl Classify for Error {
             Self::NotYetKnown { .. } => "CLIENT_NOT_YET_KNOWN",
             Self::StoreUnavailable => "REGISTRY_STALE",
             Self::NotAdministrator => "ADMINISTER_NOT_GRANTED",
+            Self::NotObserver => "OBSERVE_NOT_GRANTED",
             Self::OtherCaller => "REAUTHENTICATED_AS_ANOTHER",
             Self::TooManyStreams { .. } => "TOO_MANY_STREAMS",
             Self::Throttled { limit: Limit::MessageRate, .. } => "MESSAGE_RATE",

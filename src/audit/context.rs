@@ -74,6 +74,11 @@ impl AuditContext {
         let _ = self.0.subject.set((sanitize(tenant), sanitize(object)));
     }
 
+    /// The address of the caller.
+    pub fn peer_address(&self) -> &str {
+        &self.0.peer_address
+    }
+
     /// The event of the call, without an outcome.
     pub fn event(&self, rule: &str) -> NewAudit {
         let (tenant, object) = self.0.subject.get().cloned().unwrap_or_default();

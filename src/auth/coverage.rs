@@ -13,6 +13,7 @@ impl Grants {
             && requested.subscribe.iter().all(|requested| covers(&self.subscribe, requested))
             && requested.configure.iter().all(|requested| covers(&self.configure, requested))
             && (self.administer || !requested.administer)
+            && (self.observe || !requested.observe)
     }
 
     /// The intersection of both sets, for display. Two patterns that overlap without one covering the other are
@@ -24,6 +25,7 @@ impl Grants {
             subscribe: common(&self.subscribe, &other.subscribe, covers),
             configure: common(&self.configure, &other.configure, covers),
             administer: self.administer && other.administer,
+            observe: self.observe && other.observe,
         }
     }
 }

@@ -21,6 +21,7 @@ pub struct Grants {
     pub(super) subscribe: Vec<Pattern>,
     pub(super) configure: Vec<Pattern>,
     pub(super) administer: bool,
+    pub(super) observe: bool,
 }
 
 impl Grants {
@@ -29,7 +30,7 @@ impl Grants {
         Self { administer: true, ..Self::default() }
     }
 
-    /// Publishing, subscribing and configuring everything in the tenant, without administration.
+    /// Publishing, subscribing, configuring and observing everything in the tenant, without administration.
     pub fn everything() -> Self {
         let all = || Pattern::parse("#").ok();
         Self {
@@ -37,6 +38,7 @@ impl Grants {
             subscribe: all().into_iter().collect(),
             configure: all().into_iter().collect(),
             administer: false,
+            observe: true,
         }
     }
 
@@ -68,6 +70,7 @@ impl Grants {
             subscribe: list(&grants.subscribe, "subscribe")?,
             configure: list(&grants.configure, "configure")?,
             administer: grants.administer,
+            observe: grants.observe,
         };
         let len = parsed.to_json().len();
         if len > MAX_JSON { Err(Error::GrantsTooLarge { len, max: MAX_JSON }) } else { Ok(parsed) }
@@ -88,6 +91,7 @@ impl Grants {
             subscribe: texts(&self.subscribe),
             configure: texts(&self.configure),
             administer: self.administer,
+            observe: self.observe,
         }
     }
 
@@ -99,7 +103,8 @@ impl Grants {
         let subscribe = self.subscribe.iter().map(|pattern| format!("subscribe:{}", pattern.as_str()));
         let configure = self.configure.iter().map(|pattern| format!("configure:{}", pattern.as_str()));
         let administer = self.administer.then(|| "administer".to_owned());
-        let words = publish.chain(subscribe).chain(configure).chain(administer);
+        let observe = self.observe.then(|| "observe".to_owned());
+        let words = publish.chain(subscribe).chain(configure).chain(administer).chain(observe);
         words.filter(|word| !word.contains(char::is_whitespace)).collect::<Vec<_>>().join(" ")
     }
 
@@ -146,6 +151,11 @@ impl Grants {
     pub fn administers(&self) -> bool {
         self.administer
     }
+
+    /// Whether it may read its tenant's usage, audit events, queue figures and open streams.
+    pub fn observes(&self) -> bool {
+        self.observe
+    }
 }
 
 fn pattern(text: &str, field: impl FnOnce() -> String) -> Result<Pattern, Error> {
@@ -164,6 +174,8 @@ struct Form {
     c: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     a: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    o: bool,
 }
 
 impl Serialize for Grants {
@@ -174,6 +186,7 @@ impl Serialize for Grants {
             s: texts(&self.subscribe),
             c: texts(&self.configure),
             a: self.administer,
+            o: self.observe,
         }
         .serialize(serializer)
     }
@@ -192,7 +205,7 @@ impl<'de> Deserialize<'de> for Grants {
                 Ok((Pattern::parse(e).map_err(D::Error::custom)?, Pattern::parse(k).map_err(D::Error::custom)?))
             })
             .collect::<Result<_, D::Error>>()?;
-        Ok(Self { publish, subscribe: list(form.s)?, configure: list(form.c)?, administer: form.a })
+        Ok(Self { publish, subscribe: list(form.s)?, configure: list(form.c)?, administer: form.a, observe: form.o })
     }
 }
 
@@ -207,13 +220,15 @@ mod tests {
             subscribe: vec!["jobs.*".into()],
             configure: vec!["jobs".into()],
             administer: true,
+            observe: true,
         }
     }
 
     #[test]
     fn no_grants_grant_nothing() {
         let none = Grants::default();
-        assert!(!none.may_publish("amq.default", "x") && !none.may_configure("x") && !none.administers());
+        assert!(!none.may_publish("amq.default", "x") && !none.may_configure("x"));
+        assert!(!none.administers() && !none.observes());
         assert!(!none.may_subscribe(&QueueName::parse("x").expect("a name")));
         assert_eq!(none.to_json(), "{}");
         assert_eq!(Grants::from_json("{}").expect("grants"), none);
@@ -230,8 +245,11 @@ mod tests {
         assert!(grants.may_configure("jobs") && !grants.may_configure("jobs.eu") && grants.administers());
         assert_eq!(Grants::from_json(&grants.to_json()).expect("grants"), grants);
         assert_eq!(grants.to_pb(), wire());
-        assert_eq!(grants.to_scope(), "publish:amq.default:jobs.# subscribe:jobs.* configure:jobs administer");
-        assert_eq!(grants.to_json(), r##"{"p":[["amq.default","jobs.#"]],"s":["jobs.*"],"c":["jobs"],"a":true}"##);
+        assert_eq!(grants.to_scope(), "publish:amq.default:jobs.# subscribe:jobs.* configure:jobs administer observe");
+        assert_eq!(
+            grants.to_json(),
+            r##"{"p":[["amq.default","jobs.#"]],"s":["jobs.*"],"c":["jobs"],"a":true,"o":true}"##
+        );
         let all = Grants::everything();
         assert!(all.may_publish("any", "") && all.may_configure("x.y") && !all.administers());
     }

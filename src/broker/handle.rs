@@ -16,9 +16,10 @@ use super::{
     consume::consumer::{ConsumeSpec, Consumer, SharingLookup},
     dead_letters::handle::DeadLetters,
     error::Error,
+    peek::{self, PeekSpec, Peeked},
     publish::publisher::Publisher,
     retry::{delay_queues::DelayQueues, redeliverer::Redeliverer},
-    topology::Topology,
+    topology::{self, QueueState, Topology},
 };
 use crate::{
     config::BrokerConfig,
@@ -26,11 +27,14 @@ use crate::{
     names::{QueueName, TenantId},
     pki::{Authority, TenantCertificates},
     telemetry::{ProcessMetrics, TenantMetrics},
-    tenant::TenantScope,
+    tenant::{Observer, TenantScope},
 };
 
 /// How many tenants' connections are maintained concurrently, so that a broker node that does not respond delays no other tenant.
 const CONCURRENT_MAINTENANCE: usize = 8;
+
+/// How many queues of an observed tenant are asked for their state at the same time.
+const CONCURRENT_STATES: usize = 8;
 
 /// All connections of this gateway to the broker. Cheap to clone.
 #[derive(Clone)]
@@ -110,6 +114,38 @@ impl Broker {
         DeadLetters::new(self.connections(scope.tenant()), self.context.options.publish_deadline)
     }
 
+    /// The first messages of a queue, which stay there.
+    ///
+    /// # Errors
+    /// When the queue is missing or does not allow it, or the broker cannot be reached.
+    pub async fn peek(&self, scope: &TenantScope, spec: PeekSpec) -> Result<Peeked, Error> {
+        peek::peek(self.connections(scope.tenant()), spec).await
+    }
+
+    /// The present states of some of the observed tenant's queues, by name; those that do not exist are left out.
+    ///
+    /// # Errors
+    /// When the broker cannot be reached.
+    pub async fn observed_queues(
+        &self,
+        observer: &Observer,
+        names: Vec<QueueName>,
+    ) -> Result<HashMap<String, QueueState>, Error> {
+        let connections = self.connections(observer.tenant());
+        let mut states = HashMap::new();
+        for some in names.chunks(CONCURRENT_STATES) {
+            let asked: Vec<_> = some.iter().map(|name| state_of(Arc::clone(&connections), name.clone())).collect();
+            for (name, state) in futures_util::future::join_all(asked).await {
+                match state {
+                    Ok(state) => drop(states.insert(name.to_string(), state)),
+                    Err(error) if error.is_connection_error() => return Err(error),
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(states)
+    }
+
     /// The tenant's exchanges, queues and bindings.
     pub fn topology(&self, scope: &TenantScope) -> Topology {
         Topology::new(self.connections(scope.tenant()))
@@ -177,6 +213,11 @@ impl Broker {
         let new = || Arc::new(TenantConnections::new(tenant.clone(), &self.context));
         Arc::clone(all.entry(tenant.clone()).or_insert_with(new))
     }
+}
+
+async fn state_of(connections: Arc<TenantConnections>, name: QueueName) -> (QueueName, Result<QueueState, Error>) {
+    let state = topology::queue_state(&connections, name.as_str()).await;
+    (name, state)
 }
 
 /// Replaces connections whose certificate is outdated, closes idle ones, and removes the entries of tenants that have none.

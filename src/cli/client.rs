@@ -78,7 +78,7 @@ enum Action {
         #[arg(long, value_name = "ID", requires = "issuer")]
         external_id: Option<String>,
         /// Remove all grants
-        #[arg(long, conflicts_with_all = ["publish", "subscribe", "configure", "administer", "all"])]
+        #[arg(long, conflicts_with_all = ["publish", "subscribe", "configure", "administer", "observe", "all"])]
         no_grants: bool,
         #[command(flatten)]
         grants: GrantArgs,

@@ -2,6 +2,7 @@
 
 use std::{
     io::IsTerminal as _,
+    path::PathBuf,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -28,9 +29,11 @@ Examples:
   warrengate dead-letter redrive 01995c2e-7b1c-7d43-9c55-0d1f6b0f2a11
   warrengate dead-letter redrive --queue orders --max-per-second 100
   warrengate dead-letter redrive --all
+  warrengate dead-letter redrive 01995c2e-7b1c-7d43-9c55-0d1f6b0f2a11 --body fixed
+  warrengate dead-letter redrive 01995c2e-7b1c-7d43-9c55-0d1f6b0f2a11 --to :inspection
   warrengate dead-letter purge --queue orders --code expired
 
-A redrive publishes them to their original queue only. Listing removes nothing.";
+A redrive publishes them to their original queue, except a single one with --to. Listing removes nothing.";
 
 /// The interval of progress lines on a terminal.
 const REPORT: Duration = Duration::from_secs(2);
@@ -67,12 +70,48 @@ enum Action {
         /// Maximum rate per second
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         max_per_second: u32,
+        #[command(flatten)]
+        edit: Edit,
     },
     /// Delete dead letters
     Purge {
         #[command(flatten)]
         which: Which,
     },
+}
+
+/// Changes to a single dead letter.
+#[derive(Debug, clap::Args)]
+struct Edit {
+    /// Send it with this body instead of its own; for a single id
+    #[arg(long, value_name = "TEXT")]
+    body: Option<String>,
+    /// Send it with the body in this file instead of its own; for a single id
+    #[arg(long, value_name = "FILE", conflicts_with = "body")]
+    body_file: Option<PathBuf>,
+    /// Send it to this exchange and routing key instead of its queue; an empty exchange is the default one, whose routing
+    /// key is a queue. For a single id
+    #[arg(long, value_name = "EXCHANGE:KEY", value_parser = destination)]
+    to: Option<pb::PublishDestination>,
+}
+
+impl Edit {
+    fn edit(self) -> Result<Option<pb::DeadLetterEdit>, Error> {
+        let body = match (self.body, self.body_file) {
+            (Some(text), _) => Some(text.into()),
+            (None, Some(path)) => {
+                Some(std::fs::read(&path).map_err(Error::io(format!("cannot read {}", path.display())))?.into())
+            }
+            (None, None) => None,
+        };
+        let edit = pb::DeadLetterEdit { body, destination: self.to };
+        Ok((edit != pb::DeadLetterEdit::default()).then_some(edit))
+    }
+}
+
+fn destination(text: &str) -> Result<pb::PublishDestination, String> {
+    let (exchange, key) = text.split_once(':').ok_or("write EXCHANGE:KEY, like orders:created or :jobs")?;
+    Ok(pb::PublishDestination { exchange: exchange.to_owned(), routing_key: key.to_owned() })
 }
 
 #[derive(Debug, clap::Args)]
@@ -139,9 +178,9 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     match args.action {
         Action::List { filter, limit } => list(topology, filter.filter(), limit, output).await,
         Action::Show { id } => show(topology, id, output).await,
-        Action::Redrive { which, max_per_second } => {
-            let selection = Some(which.selection()?);
-            redrive(topology, pb::RedriveDeadLettersRequest { selection, max_per_second }, output).await
+        Action::Redrive { which, max_per_second, edit } => {
+            let (selection, edit) = (Some(which.selection()?), edit.edit()?);
+            redrive(topology, pb::RedriveDeadLettersRequest { selection, max_per_second, edit }, output).await
         }
         Action::Purge { which } => {
             let request = pb::PurgeDeadLettersRequest { selection: Some(which.selection()?) };

@@ -22,7 +22,10 @@ pub(super) struct GrantArgs {
     /// May administer: a tenant's client the clients of its tenant, a platform client everything
     #[arg(long)]
     administer: bool,
-    /// May publish, subscribe and configure everything in its tenant
+    /// May read its tenant's usage, audit events, queue figures and open streams
+    #[arg(long)]
+    observe: bool,
+    /// May publish, subscribe, configure and observe everything in its tenant
     #[arg(long, conflicts_with_all = ["publish", "subscribe", "configure"])]
     all: bool,
 }
@@ -32,6 +35,7 @@ impl GrantArgs {
     pub(super) fn is_given(&self) -> bool {
         self.all
             || self.administer
+            || self.observe
             || !(self.publish.is_empty() && self.subscribe.is_empty() && self.configure.is_empty())
     }
 
@@ -40,13 +44,14 @@ impl GrantArgs {
             let everything = || vec!["#".to_owned()];
             let publish = vec![PublishGrant { exchange: "#".to_owned(), routing_key: "#".to_owned() }];
             let administer = self.administer;
-            return Grants { publish, subscribe: everything(), configure: everything(), administer };
+            return Grants { publish, subscribe: everything(), configure: everything(), administer, observe: true };
         }
         Grants {
             publish: self.publish.clone(),
             subscribe: self.subscribe.clone(),
             configure: self.configure.clone(),
             administer: self.administer,
+            observe: self.observe,
         }
     }
 }
@@ -74,6 +79,9 @@ pub(super) fn describe(grants: Option<&Grants>) -> String {
     if grants.administer {
         parts.push("administer".to_owned());
     }
+    if grants.observe {
+        parts.push("observe".to_owned());
+    }
     if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }
 
@@ -100,7 +108,7 @@ mod tests {
         assert_eq!(describe(Some(&grants)), "publish orders:a.# amq.default:jobs, subscribe q.#");
         assert_eq!(describe(Some(&parse(&[]).expect("valid"))), "nothing");
         let all = parse(&["--all", "--administer"]).expect("valid");
-        assert_eq!(describe(Some(&all)), "publish #:#, subscribe #, configure #, administer");
+        assert_eq!(describe(Some(&all)), "publish #:#, subscribe #, configure #, administer, observe");
         assert!(parse(&["--publish", "orders"]).is_err());
         assert!(parse(&["--all", "--subscribe", "q"]).is_err());
     }

@@ -88,6 +88,7 @@ pub(super) fn grants(grants: Option<&pb::Grants>) -> Value {
         "subscribe": grants.subscribe,
         "configure": grants.configure,
         "administer": grants.administer,
+        "observe": grants.observe,
     })
 }
 
@@ -171,8 +172,7 @@ pub(super) fn publish_result(result: &pb::PublishResult) -> Value {
 }
 
 /// A delivery with its message. The body is in `body` if it is UTF-8, and in `body_base64` otherwise.
-pub(super) fn delivery(delivery: &crate::client::Delivery) -> Value {
-    let details = delivery.details();
+pub(super) fn delivery(details: &pb::Delivery, message: &pb::Message) -> Value {
     let own = json!({
         "exchange": details.exchange,
         "routing_key": details.routing_key,
@@ -180,7 +180,7 @@ pub(super) fn delivery(delivery: &crate::client::Delivery) -> Value {
         "attempt": details.attempt,
         "stream_offset": details.stream_offset,
     });
-    with_message(own, delivery.message())
+    with_message(own, message)
 }
 
 /// A dead letter with its message.

@@ -9,10 +9,7 @@ use super::{
     output::{properties, table},
     subscribe, values,
 };
-use crate::{
-    client::{Client, SubscribeOptions},
-    pb::{self, topology_client::TopologyClient},
-};
+use crate::pb::{self, topology_client::TopologyClient};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,14 +55,14 @@ enum Action {
     },
     /// Show all queues
     List,
-    /// Print the first messages of a queue and return them to it. They count as delivered before (redelivered), and use up no
+    /// Print the first messages of a queue, which stay there. They count as delivered before (redelivered), and use up no
     /// attempt
     Peek {
         /// The queue
         name: String,
-        /// How many
-        #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-        count: u32,
+        /// How many, at most 100
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100))]
+        count: i32,
         /// Print headers and properties, too
         #[arg(long, short = 'v')]
         verbose: bool,
@@ -149,8 +146,7 @@ impl From<Kind> for pb::QueueType {
 }
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
-    let client = args.connection.connect(DATA).await?;
-    let mut topology = client.topology();
+    let mut topology = args.connection.connect(DATA).await?.topology();
     match args.action {
         Action::Declare(declare) => {
             let request =
@@ -173,7 +169,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             show(output, found.queue, found.status)
         }
         Action::List => list(&mut topology, output).await,
-        Action::Peek { name, count, verbose } => peek(&client, &name, count, verbose, output).await,
+        Action::Peek { name, count, verbose } => peek(&mut topology, name, count, verbose, output).await,
         Action::Purge { name } => {
             let request = pb::PurgeQueueRequest { name: name.clone() };
             let purged = topology.purge_queue(request).await.map_err(|status| missing(status, &name))?;
@@ -245,14 +241,19 @@ async fn list(topology: &mut TopologyClient<crate::client::Authenticated>, outpu
     )
 }
 
-async fn peek(client: &Client, name: &str, count: u32, verbose: bool, output: &Output) -> Result<(), Error> {
-    let request = pb::GetQueueRequest { name: name.to_owned() };
-    let found = client.topology().get_queue(request).await.map_err(|status| missing(status, name))?.into_inner();
-    let ready = u32::try_from(found.status.unwrap_or_default().messages_ready).unwrap_or(u32::MAX);
-    let is_stream = found.queue.unwrap_or_default().r#type() == pb::QueueType::Stream;
-    let options = SubscribeOptions::queue(name);
-    let options = if is_stream { options.from_first() } else { options };
-    if ready == 0 || subscribe::peek(client, options, count.min(ready), verbose, output).await? == 0 {
+async fn peek(
+    topology: &mut TopologyClient<crate::client::Authenticated>,
+    queue: String,
+    max_messages: i32,
+    verbose: bool,
+    output: &Output,
+) -> Result<(), Error> {
+    let request = pb::PeekMessagesRequest { queue: queue.clone(), max_messages, ..Default::default() };
+    let peeked = topology.peek_messages(request).await.map_err(|status| missing(status, &queue))?.into_inner();
+    for peeked in &peeked.messages {
+        subscribe::show_peeked(peeked, verbose, output)?;
+    }
+    if peeked.messages.is_empty() {
         output.note("no ready messages");
     }
     Ok(())

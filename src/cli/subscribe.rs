@@ -14,7 +14,10 @@ use super::{
     stdout::Reader,
     values::{self, From},
 };
-use crate::client::{Client, Delivery, Event, Nack, SubscribeOptions, Subscription};
+use crate::{
+    client::{Event, Nack, SubscribeOptions, Subscription},
+    pb,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -129,20 +132,35 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     }
 }
 
-/// Prints the first messages of a queue and returns them to it; the result is their number.
-pub(super) async fn peek(
-    client: &Client,
-    options: SubscribeOptions,
-    count: u32,
-    verbose: bool,
-    output: &Output,
-) -> Result<u64, Error> {
-    let options = options.max_outstanding_messages(count);
-    // Messages that another consumer receives meanwhile never arrive.
-    let timeout = Some(Duration::from_secs(5));
-    let printer = Printer { settlement: Settlement::Keep, limit: Some(count.into()), timeout, verbose, output };
-    let mut signals = Signals::listen()?;
-    Ok(printer.run(client.subscribe(options).await?, &mut signals).await?.messages)
+/// Prints a message that stays in its queue.
+pub(super) fn show_peeked(peeked: &pb::PeekedMessage, verbose: bool, output: &Output) -> Result<(), Error> {
+    let details = pb::Delivery {
+        exchange: peeked.exchange.clone(),
+        routing_key: peeked.routing_key.clone(),
+        redelivered: peeked.redelivered,
+        attempt: peeked.attempt,
+        stream_offset: peeked.stream_offset,
+        ..pb::Delivery::default()
+    };
+    show(&details, &peeked.message.clone().unwrap_or_default(), verbose, output)
+}
+
+/// Prints a message: as JSON, or its body, with everything else before it if `verbose`.
+fn show(details: &pb::Delivery, message: &pb::Message, verbose: bool, output: &Output) -> Result<(), Error> {
+    if output.is_json() {
+        return output.line(&json::delivery(details, message).to_string());
+    }
+    if verbose {
+        output.line(&output.safe(&describe(details, message)))?;
+    }
+    match std::str::from_utf8(&message.body) {
+        Ok(text) => output.line(&output.safe(text))?,
+        Err(_) => {
+            output.note(&format!("message {} is not text; base64 follows", message.message_id));
+            output.line(&BASE64_STANDARD.encode(&message.body))?;
+        }
+    }
+    if verbose { output.line("") } else { Ok(()) }
 }
 
 struct Printed {
@@ -179,7 +197,7 @@ impl Printer<'_> {
             };
             match event {
                 Some(Event::Delivery(delivery)) => {
-                    self.show(&delivery)?;
+                    show(delivery.details(), delivery.message(), self.verbose, self.output)?;
                     tokio::select! {
                         has_read = reader.has_read() => has_read?,
                         () = signals.next() => break,
@@ -198,23 +216,6 @@ impl Printer<'_> {
             }
         }
         Ok(Printed { messages, timed_out: false })
-    }
-
-    fn show(&self, delivery: &Delivery) -> Result<(), Error> {
-        if self.output.is_json() {
-            return self.output.line(&json::delivery(delivery).to_string());
-        }
-        if self.verbose {
-            self.output.line(&self.output.safe(&describe(delivery)))?;
-        }
-        match std::str::from_utf8(delivery.body()) {
-            Ok(text) => self.output.line(&self.output.safe(text))?,
-            Err(_) => {
-                self.output.note(&format!("message {} is not text; base64 follows", delivery.message().message_id));
-                self.output.line(&BASE64_STANDARD.encode(delivery.body()))?;
-            }
-        }
-        if self.verbose { self.output.line("") } else { Ok(()) }
     }
 }
 
@@ -235,8 +236,7 @@ async fn idle(limit: Option<Duration>) {
 }
 
 /// Everything of a delivery except its body, one property per line.
-fn describe(delivery: &Delivery) -> String {
-    let (details, message) = (delivery.details(), delivery.message());
+fn describe(details: &pb::Delivery, message: &pb::Message) -> String {
     let mut lines = vec![
         ("message id", message.message_id.clone()),
         ("exchange", details.exchange.clone()),

@@ -1,6 +1,7 @@
 //! `warrengate tenant`: tenants, for platform administrators.
 
 mod usage;
+mod watch;
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -21,6 +22,8 @@ Examples:
   warrengate tenant create initech --display-name Initech
   warrengate tenant list --json
   warrengate tenant usage initech           its plan's limits and their use
+  warrengate tenant watch initech --interval 2s     the figures of its queues
+  warrengate tenant watch --as acme --count 1       a tenant's client with the observe grant: its own tenant
   warrengate tenant suspend initech
   warrengate tenant verify acme --against globex    attempt cross-tenant access with acme's credentials
   warrengate tenant rotate-credentials acme         a new certificate at the broker
@@ -74,9 +77,11 @@ enum Action {
     },
     /// Show a tenant's use of its plan
     Usage {
-        /// The tenant
-        id: String,
+        /// The tenant [default: the caller's own]
+        id: Option<String>,
     },
+    /// Show the figures of a tenant's queues at an interval: depth, consumers, rates, the age of the oldest message
+    Watch(watch::Watch),
     /// Refuse a tenant's clients; its messages are kept
     Suspend {
         /// The tenant
@@ -160,9 +165,14 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
             show(output, admin.update_tenant(request).await?.into_inner().tenant)
         }
         Action::Usage { id } => {
-            let request = pb::GetTenantUsageRequest { tenant: id.clone() };
-            usage::show(output, &id, &admin.get_tenant_usage(request).await?.into_inner())
+            let request = pb::GetTenantUsageRequest { tenant: id.clone().unwrap_or_default() };
+            usage::show(
+                output,
+                id.as_deref().unwrap_or("this tenant"),
+                &admin.get_tenant_usage(request).await?.into_inner(),
+            )
         }
+        Action::Watch(watch) => watch::run(admin, watch, output).await,
         Action::Suspend { id } => {
             show(output, admin.suspend_tenant(pb::SuspendTenantRequest { tenant: id }).await?.into_inner().tenant)
         }

@@ -1,6 +1,6 @@
 //! The components of a gateway, created in dependency order and without any background task.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use secrecy::SecretString;
 
@@ -15,16 +15,17 @@ use crate::{
     pb,
     pki::{self, Authority, TenantCertificates, Watched},
     provision::{Inspector, Provisioner},
-    service::{AdminService, AuthService, MessagingService, TopologyService},
+    service::{AdminService, AuthService, GatewayState, MessagingService, TopologyService},
     store::{EncryptionKey, Store},
     stream::{
         drain::Drain,
+        open_streams::OpenStreams,
         session::SessionContext,
         subscribe::{Policies, SubscribeContext},
     },
     telemetry::{Certificate, Metrics, Traces},
     tenant::Tenants,
-    transport::Services,
+    transport::{Services, ops::Readiness},
 };
 
 /// The components that serve and are watched.
@@ -88,11 +89,13 @@ impl Parts {
     }
 
     /// The gRPC services.
-    pub(super) fn services(&self, config: &Config, drain: &Drain) -> Services {
+    pub(super) fn services(&self, config: &Config, drain: &Drain, readiness: &Readiness) -> Services {
+        let open_streams = OpenStreams::default();
         let session = SessionContext {
             verifier: self.issuer.verifier(),
             warn_before: config.auth.warn_before_expiry,
             drain: drain.clone(),
+            open_streams: open_streams.clone(),
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
             max_body_bytes: config.limits.max_message_bytes as u64,
@@ -123,13 +126,30 @@ impl Parts {
                 self.broker.clone(),
                 self.audit.clone(),
                 Arc::clone(&self.issuer),
-                config.limits.admin_calls_per_second_per_tenant,
+                self.state(config, drain, readiness, open_streams),
             ),
             verifier: self.issuer.verifier(),
             audit: self.audit.clone(),
             traces: self.traces.clone(),
             metrics: Arc::clone(self.metrics.process()),
             memory: self.memory.clone(),
+        }
+    }
+
+    /// What `GetStatus` reports of this gateway.
+    fn state(&self, config: &Config, drain: &Drain, readiness: &Readiness, open_streams: OpenStreams) -> GatewayState {
+        let (readiness, config, certificates) = (readiness.clone(), config.clone(), Arc::clone(&self.certificates));
+        GatewayState {
+            calls_per_second_per_tenant: config.limits.admin_calls_per_second_per_tenant,
+            id: uuid::Uuid::now_v7(),
+            started: SystemTime::now(),
+            drain: drain.clone(),
+            open_streams,
+            not_ready: Box::new(move || readiness.waiting()),
+            certificates: Box::new(move || {
+                let ends = certificate_ends(&config, &certificates);
+                ends.into_iter().filter_map(|(which, end)| Some((which.as_str(), end?))).collect()
+            }),
         }
     }
 
@@ -141,10 +161,11 @@ impl Parts {
         self.metrics.before_each_reading(move |metrics| {
             let process = metrics.process();
             // Files are renewed while the gateway runs.
-            file_expiries(metrics, &config);
-            authority_expiries(metrics, &certificates.authority());
-            if let Some(end) = certificates.earliest_end() {
-                process.certificate_ends(Certificate::Tenants, end);
+            for (which, end) in certificate_ends(&config, &certificates) {
+                match end {
+                    Some(end) => process.certificate_ends(which, end),
+                    None => process.certificate_removed(which),
+                }
             }
             let (running, waiting) = issuer.secret_checks();
             process.secret_checks(running, waiting);
@@ -155,27 +176,26 @@ impl Parts {
     }
 }
 
-/// The expiry of the certificates in files, where they can be read; errors are reported where the files are used.
-fn file_expiries(metrics: &Metrics, config: &Config) {
+/// When certificates expire: those in files, where they can be read (errors are reported where the files are used), the
+/// broker's authority, the second one that is trusted during a rotation, and the tenants' certificates. `None` for the
+/// second authority when there is none.
+fn certificate_ends(config: &Config, tenants: &TenantCertificates) -> Vec<(Certificate, Option<SystemTime>)> {
     let files = [
         (Certificate::Gateway, Some(&config.grpc.certificate)),
         (Certificate::Ops, config.ops.certificate.as_ref()),
         (Certificate::Provisioner, Some(&config.management.certificate)),
     ];
+    let mut ends = Vec::new();
     for (which, file) in files {
         let read = file.and_then(|file| std::fs::read_to_string(file).ok());
         if let Some(Ok(certificate)) = read.as_deref().map(pki::inspect) {
-            metrics.process().certificate_ends(which, certificate.not_after());
+            ends.push((which, Some(certificate.not_after())));
         }
     }
-}
-
-/// The expiry of the broker's authority in use, and of the second one that is trusted during a rotation.
-fn authority_expiries(metrics: &Metrics, authority: &Authority) {
-    let process = metrics.process();
-    process.certificate_ends(Certificate::BrokerCa, authority.inspection().not_after());
-    match authority.trusted_der().get(1).map(|beside| pki::inspect_der(beside)) {
-        Some(Ok(other)) => process.certificate_ends(Certificate::AlsoTrustedBrokerCa, other.not_after()),
-        _ => process.certificate_removed(Certificate::AlsoTrustedBrokerCa),
-    }
+    let authority = tenants.authority();
+    ends.push((Certificate::BrokerCa, Some(authority.inspection().not_after())));
+    let beside = authority.trusted_der().get(1).map(|beside| pki::inspect_der(beside));
+    ends.push((Certificate::AlsoTrustedBrokerCa, beside.and_then(Result::ok).map(|beside| beside.not_after())));
+    ends.extend(tenants.earliest_end().map(|end| (Certificate::Tenants, Some(end))));
+    ends
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Cause, Error,
+    figures::{Row, Totals},
     http::{Answer, Http, Request},
     rows::{BindingInfo, ExchangeInfo, QueueInfo, QueueTotals},
 };
@@ -219,6 +220,18 @@ impl Client {
         Ok(overview["disable_stats"] != true)
     }
 
+    /// Versions, and whether statistics are collected.
+    pub(super) async fn overview(&self) -> Result<Value, Error> {
+        self.get(&["overview"], &[("columns", "rabbitmq_version,erlang_version,cluster_name,disable_stats")]).await
+    }
+
+    /// The broker's nodes.
+    pub(super) async fn nodes(&self) -> Result<Vec<Value>, Error> {
+        let columns =
+            "name,running,mem_alarm,disk_free_alarm,mem_used,mem_limit,disk_free,disk_free_limit,uptime,partitions";
+        self.get(&["nodes"], &[("columns", columns)]).await
+    }
+
     pub(super) async fn queue(&self, vhost: &str, name: &str) -> Result<Option<QueueInfo>, Error> {
         let queue = self.row(&["queues", vhost, name], QueueInfo::COLUMNS, QueueInfo::read).await?;
         match queue {
@@ -243,6 +256,25 @@ impl Client {
         let (number, size) = (page.to_string(), PAGE.to_string());
         let totals = self.totals(vhost, &[("page", &number), ("page_size", &size), ("sort", "name")]).await?;
         Ok(Some(Page { rows: rows.into_iter().map(|queue| queue.with_totals(&totals)).collect(), is_last }))
+    }
+
+    /// The figures of the queues of one vhost or of all of them, as [`Self::queues`].
+    pub(super) async fn queue_rows(&self, vhost: Option<&str>, page: usize) -> Result<Option<Page<Row>>, Error> {
+        let path: Vec<_> = std::iter::once("queues").chain(vhost).collect();
+        let Some(Page { rows, is_last }) = self.page(&path, Row::COLUMNS, page, Row::read).await? else {
+            return Ok(None);
+        };
+        if rows.iter().all(Row::has_statistics) {
+            return Ok(Some(Page { rows, is_last }));
+        }
+        let (number, size) = (page.to_string(), PAGE.to_string());
+        let query = [("page", number.as_str()), ("page_size", &size), ("sort", "name"), ("disable_stats", "true")];
+        let columns = ("columns", "vhost,name,messages_ready,messages_unacknowledged");
+        let query = [&query[..], &[("enable_queue_totals", "true"), columns]].concat();
+        let answer: Value = found(self.get(&path, &query).await)?.unwrap_or_default();
+        let totals = answer["items"].as_array().or(answer.as_array()).map(Vec::as_slice).unwrap_or_default();
+        let totals: Totals = totals.iter().filter_map(Row::totals).collect();
+        Ok(Some(Page { rows: rows.into_iter().map(|row| row.with_totals(&totals)).collect(), is_last }))
     }
 
     /// Ready and unacknowledged messages of queues by name, read from the queues themselves and not from the statistics.

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{DEAD_LETTERS, Error, client::Client, policies};
+use super::{DEAD_LETTERS, Error, ages::Ages, client::Client, policies};
 use crate::{
     broker::{DEAD_LETTER_QUEUE_ARGUMENTS, OWN_QUEUES},
     config::ManagementConfig,
@@ -28,6 +28,8 @@ pub struct Provisioner {
     user: String,
     /// Serialises the operations on each tenant.
     locks: TenantLocks,
+    /// What is known about the ages of messages.
+    ages: Ages,
 }
 
 /// A tenant's vhost and user while they are reconciled, and the changes so far.
@@ -47,7 +49,11 @@ impl Provisioner {
     pub fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
         // Its calls are those of the gateway and of platform administrators, a few at a time.
         let client = Client::new(config, broker_ca, MemoryBudget::new(MAX_MEMORY))?;
-        Ok(Self { client, user: config.user.clone(), locks: TenantLocks::default() })
+        Ok(Self { client, user: config.user.clone(), locks: TenantLocks::default(), ages: Ages::default() })
+    }
+
+    pub(super) fn ages(&self) -> &Ages {
+        &self.ages
     }
 
     /// Reads the CA, the certificate, its key and the password again whenever their files change, until stopped.

@@ -2,7 +2,8 @@
 //! within their poll interval. Every change and every refusal is recorded in the audit trail.
 //!
 //! A platform administrator may do everything. A tenant's client with the administer grant may manage the clients of
-//! its own tenant, but can neither grant nor take over more than its own grants (`grants.rs`).
+//! its own tenant and close their streams, but can neither grant nor take over more than its own grants (`grants.rs`).
+//! One with the observe grant may read the usage, audit events, queue figures and streams of its own tenant.
 //!
 //! A change is completed even if its caller disconnects. One that a crash interrupted is completed by repeating the
 //! call.
@@ -18,22 +19,25 @@ mod plans;
 mod rate;
 mod reconcile;
 mod rotation;
+mod status;
+mod streams;
 mod tenants;
 mod usage;
+mod watch;
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+pub use self::status::GatewayState;
 use self::{
     context::{AdminContext, Rpc, Subject},
     error::Error,
-    rate::CallRates,
 };
 use crate::{
     audit::Audit,
-    auth::Issuer,
+    auth::{Caller, Issuer},
     broker::Broker,
     pb::{self, admin_server::Admin},
     provision::Provisioner,
@@ -56,10 +60,9 @@ impl AdminService {
         broker: Broker,
         audit: Audit,
         issuer: Arc<Issuer>,
-        calls_per_second_per_tenant: u32,
+        gateway: GatewayState,
     ) -> Self {
-        let calls = CallRates::new(calls_per_second_per_tenant);
-        Self { context: Arc::new(AdminContext::new(store, tenants, provisioner, broker, audit, issuer, calls)) }
+        Self { context: Arc::new(AdminContext::new(store, tenants, provisioner, broker, audit, issuer, gateway)) }
     }
 }
 
@@ -69,6 +72,9 @@ impl AdminService {
         reconcile::periodically(self.context, interval, stop).await;
     }
 }
+
+/// The snapshots of a watched tenant.
+type Snapshots = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<pb::WatchTenantResponse, Status>> + Send>>;
 
 type RpcResult<T> = Result<Response<T>, Status>;
 
@@ -131,7 +137,7 @@ impl Admin for AdminService {
         request: Request<pb::GetTenantUsageRequest>,
     ) -> RpcResult<pb::GetTenantUsageResponse> {
         let audit_context = Subject::tenant(&request.get_ref().tenant).audit_context(&request);
-        self.context.run(Rpc::query("GetTenantUsage"), audit_context, request, usage::get).await
+        self.context.observe(audit_context, request, |request| &request.tenant, usage::get).await
     }
 
     async fn list_plans(&self, request: Request<pb::ListPlansRequest>) -> RpcResult<pb::ListPlansResponse> {
@@ -266,6 +272,9 @@ impl Admin for AdminService {
         request: Request<pb::ListAuditEventsRequest>,
     ) -> RpcResult<pb::ListAuditEventsResponse> {
         let audit_context = Subject::tenant(&request.get_ref().tenant).audit_context(&request);
+        if Caller::from_request(&request).is_ok_and(|caller| caller.tenant().is_some()) {
+            return self.context.observe(audit_context, request, |request| &request.tenant, audit::list_own).await;
+        }
         self.context.run(Rpc::query("ListAuditEvents"), audit_context, request, audit::list).await
     }
 
@@ -286,6 +295,34 @@ impl Admin for AdminService {
     ) -> RpcResult<pb::VerifyIsolationResponse> {
         let audit_context = Subject::tenant(&request.get_ref().tenant).audit_context(&request);
         self.context.run(Rpc::mutation("VerifyIsolation"), audit_context, request, tenants::verify_isolation).await
+    }
+
+    type WatchTenantStream = Snapshots;
+
+    async fn watch_tenant(&self, request: Request<pb::WatchTenantRequest>) -> RpcResult<Self::WatchTenantStream> {
+        let audit_context = Subject::tenant(&request.get_ref().tenant).audit_context(&request);
+        let of_stream = audit_context.clone();
+        let open = async |context: Arc<AdminContext>, observer, request: pb::WatchTenantRequest| {
+            watch::watch(&context, observer, of_stream, &request).map(|snapshots| Box::pin(snapshots) as Snapshots)
+        };
+        self.context.observe(audit_context, request, |request| &request.tenant, open).await
+    }
+
+    async fn list_streams(&self, request: Request<pb::ListStreamsRequest>) -> RpcResult<pb::ListStreamsResponse> {
+        let audit_context = Subject::tenant(&request.get_ref().tenant).audit_context(&request);
+        self.context.observe(audit_context, request, |request| &request.tenant, streams::list).await
+    }
+
+    async fn close_stream(&self, request: Request<pb::CloseStreamRequest>) -> RpcResult<pb::CloseStreamResponse> {
+        let pb::CloseStreamRequest { tenant, stream_id } = request.get_ref();
+        let audit_context = Subject::of(tenant, stream_id).audit_context(&request);
+        let rpc = Rpc::mutation("CloseStream").for_tenant_administrators();
+        self.context.run(rpc, audit_context, request, streams::close).await
+    }
+
+    async fn get_status(&self, request: Request<pb::GetStatusRequest>) -> RpcResult<pb::GetStatusResponse> {
+        let audit_context = Subject::none().audit_context(&request);
+        self.context.run(Rpc::query("GetStatus"), audit_context, request, status::get).await
     }
 }
 

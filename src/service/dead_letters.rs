@@ -16,7 +16,10 @@ use tonic::Status;
 
 use super::page::Page;
 use crate::{
-    broker::{self, Broker, DEAD_LETTER_PAGE_BYTES, DeadLetter, DeadLetterPageRequest, Redriven},
+    broker::{
+        self, Broker, DEAD_LETTER_PAGE_BYTES, DeadLetter, DeadLetterEdit, DeadLetterPageRequest, NewDestination,
+        Redriven,
+    },
     error::{Failure, Kind},
     memory::{MemoryBudget, ResponseCharge},
     names::QueueName,
@@ -74,6 +77,9 @@ pub(super) fn redrive(
     if request.max_per_second > MAX_PER_SECOND {
         return Err(Failure::invalid("max_per_second", "must be at most 100,000"));
     }
+    let edit = request.edit.map(|edit| parse_edit(&session, &selection, edit)).transpose()?;
+    let edited = edit.as_ref().map(|(_, what)| what.clone());
+    let edit = edit.map(|(edit, _)| edit).unwrap_or_default();
     // A running redrive ends when the last subscribe grant of its client is removed.
     session.require(subscribe_not_granted(), |grants| grants.may_subscribe_somewhere())?;
     let letters = broker.dead_letters(session.scope());
@@ -86,12 +92,15 @@ pub(super) fn redrive(
         let rate = (request.max_per_second > 0).then_some(request.max_per_second);
         let stop = CancellationToken::new();
         // The messages are stored already, so only the plan's rates apply.
-        let may_send = |bytes: usize| scope.budget().take_again(bytes);
-        let run = letters.redrive(selected, rate, may_send, reports, &tracer, &stop);
+        let body = edit.body.as_ref().map_or(0, bytes::Bytes::len);
+        let may_send = |bytes: usize| scope.budget().take_again(bytes.max(body));
+        let run = letters.redrive(selected, edit, rate, may_send, reports, &tracer, &stop);
         let result = until_ended(run, &mut session, &stop).await;
         match &result {
             Ok(done) => {
-                audit_context.done(Some(&format!("{} dead letters redriven", done.redriven)));
+                session.listed().count(usize::try_from(done.redriven).unwrap_or(usize::MAX));
+                let edited = edited.map(|what| format!(", {what}")).unwrap_or_default();
+                audit_context.done(Some(&format!("{} dead letters redriven{edited}", done.redriven)));
                 tracing::info!(
                     tenant = %scope.tenant(), client = %scope.caller().client(),
                     redriven = done.redriven, failed = done.failed, "dead letters redriven"
@@ -107,6 +116,49 @@ pub(super) fn redrive(
     });
     let reports = ReceiverStream::new(progress).map(Ok).chain(ReceiverStream::new(end));
     Ok(Box::pin(reports.map(|report| report.map(response).map_err(Status::from))))
+}
+
+/// Checks the changes to a single dead letter; returns them with a description for the audit trail.
+fn parse_edit(
+    session: &Session,
+    selection: &Selection,
+    edit: pb::DeadLetterEdit,
+) -> Result<(DeadLetterEdit, String), Failure> {
+    if !matches!(selection, Selection::Ids(ids) if ids.len() == 1) {
+        let text = "is allowed only with a selection of exactly one dead_letter_ids";
+        return Err(Failure::invalid("edit", text));
+    }
+    let scope = session.scope();
+    let max = session.max_body_bytes(&scope.plan());
+    if let Some(body) = edit.body.as_ref().filter(|body| body.len() as u64 > max) {
+        let text = format!("has {} bytes; at most {max} are allowed", body.len());
+        let failure = Failure::new(Kind::Invalid, "MESSAGE_TOO_LARGE", text);
+        return Err(failure.on_field("edit.body"));
+    }
+    let destination = match &edit.destination {
+        None => None,
+        Some(asked) => {
+            let destination = NewDestination::check(&asked.exchange, &asked.routing_key).map_err(|failure| {
+                match failure.field.clone() {
+                    Some(field) => failure.on_field(format!("edit.destination.{field}")),
+                    None => failure,
+                }
+            })?;
+            let (exchange, key) = (destination.exchange_in_grants(), destination.routing_key());
+            if !scope.grants().may_publish(exchange, key) {
+                let text = format!("this client may not publish to exchange {exchange:?} with routing key {key:?}");
+                return Err(Failure::new(Kind::Denied, "PUBLISH_NOT_GRANTED", text));
+            }
+            Some(destination)
+        }
+    };
+    let what = match (&edit.body, &destination) {
+        (Some(_), None) => "with another body".to_owned(),
+        (Some(_), Some(to)) => format!("with another body, to {}/{}", to.exchange_in_grants(), to.routing_key()),
+        (None, Some(to)) => format!("to {}/{}", to.exchange_in_grants(), to.routing_key()),
+        (None, None) => return Err(Failure::invalid("edit", "must have a body or a destination")),
+    };
+    Ok((DeadLetterEdit { body: edit.body, destination }, what))
 }
 
 /// Runs until it is done or its session ends. If the gateway stops, messages in flight are completed.

@@ -10,7 +10,7 @@ use std::{convert::Infallible, ops::Deref, sync::Arc};
 use tonic::{Request, Response, Status};
 
 use self::{audit_subject::AuditSubject, convert::Named};
-use super::{dead_letters, page::Page};
+use super::{dead_letters, page::Page, peek};
 use crate::{
     audit::AuditContext,
     auth::Caller,
@@ -296,6 +296,17 @@ impl Topology for TopologyService {
         let purged = self.broker.topology(&scope).purge_queue(&name).await.map_err(Failure::from)?;
         audit_context.done(None);
         Ok(Response::new(pb::PurgeQueueResponse { messages_purged: purged.into() }))
+    }
+
+    async fn peek_messages(
+        &self,
+        request: Request<pb::PeekMessagesRequest>,
+    ) -> Result<Response<pb::PeekMessagesResponse>, Status> {
+        let audit_context = AuditContext::of_request(&request);
+        let scope = self.admit(&request, Action::Subscribe).await?;
+        let memory = self.session.memory.of(scope.tenant().as_str());
+        let (broker, inspector, request) = (&self.broker, &self.inspector, request.into_inner());
+        Ok(Response::new(peek::peek(broker, inspector, memory, &scope, &audit_context, request).await?))
     }
 
     async fn bind(&self, request: Request<pb::BindRequest>) -> Result<Response<pb::BindResponse>, Status> {

@@ -86,6 +86,8 @@ pub struct AuditFilter {
     pub from: Option<SystemTime>,
     /// Only events before this time.
     pub until: Option<SystemTime>,
+    /// Leaves out the events of other tenants' clients, which a tenant must not see even if they concern it.
+    pub for_tenant: bool,
 }
 
 /// An operation that has begun and is not in the audit trail yet.
@@ -250,7 +252,8 @@ impl Store {
                 "SELECT id, time, client, peer_address, method, tenant, object, rule, outcome, trace_id, times, aggregated FROM audit \
                  WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR client = $2) AND ($3 = '' OR method = $3 OR method = $4) \
                  AND ($5 = '' OR outcome = $5 OR ($5 = 'failed' AND outcome LIKE 'failed: %')) \
-                 AND time >= $6 AND time < $7 AND ($8 = '' OR id < $8) ORDER BY id DESC LIMIT $9",
+                 AND time >= $6 AND time < $7 AND ($8 = '' OR id < $8) \
+                 AND ($10 = 0 OR client NOT LIKE '%.%' OR client LIKE $1 || '.%') ORDER BY id DESC LIMIT $9",
             )
             .bind(filter.tenant.clone())
             .bind(filter.client.clone())
@@ -261,6 +264,7 @@ impl Store {
             .bind(filter.until.map_or(i64::MAX, to_millis))
             .bind(before.map(|id| id.to_string()).unwrap_or_default())
             .bind(i64::from(limit))
+            .bind(i64::from(filter.for_tenant))
             .fetch_all(&self.pool)
             .await?;
             rows.into_iter().map(row).collect()

@@ -86,6 +86,7 @@ fn time(session: &Session, settled: &[PublishOutcome]) {
 
 /// Counts outcomes, equal ones together.
 fn count(session: &Session, results: &[PublishResult]) {
+    session.listed().count(results.len());
     for run in results.chunk_by(|a, b| a.outcome == b.outcome) {
         session.metrics().published(run[0].outcome(), run.len() as u64);
     }

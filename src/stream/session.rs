@@ -14,7 +14,10 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::drain::Drain;
+use super::{
+    drain::Drain,
+    open_streams::{ListedStream, OpenStreams},
+};
 use crate::{
     audit::AuditContext,
     auth::Verifier,
@@ -33,6 +36,8 @@ pub struct SessionContext {
     pub warn_before: Duration,
     /// The gateway's shutdown.
     pub drain: Drain,
+    /// Where streams are listed.
+    pub open_streams: OpenStreams,
     /// Where streams are counted.
     pub metrics: Metrics,
     /// Where messages are traced.
@@ -72,8 +77,8 @@ struct RequiredGrant {
 }
 
 impl Ending {
-    fn of(scope: &TenantScope, drain: &Drain, required: Option<RequiredGrant>) -> Self {
-        let (scope, drain) = (scope.clone(), drain.clone());
+    fn of(scope: &TenantScope, drain: &Drain, listed: &ListedStream, required: Option<RequiredGrant>) -> Self {
+        let (scope, drain, closed) = (scope.clone(), drain.clone(), listed.closed());
         let ended = async move {
             let lost = async {
                 match required {
@@ -88,6 +93,7 @@ impl Ending {
                 biased;
                 why = scope.ended() => why.into(),
                 failure = lost => failure,
+                failure = closed => failure,
                 () = drain.over() => draining(),
             }
         };
@@ -114,6 +120,7 @@ pub struct Session {
     metrics: Arc<TenantMetrics>,
     tracer: MessageTracer,
     open: OpenStream,
+    listed: ListedStream,
     timer: Pin<Box<Sleep>>,
     warned: bool,
     /// The beginning of the shutdown; `None` once the stream was notified.
@@ -153,15 +160,18 @@ impl Session {
         let tracer =
             context.traces.messages(scope.tenant(), scope.caller().client(), scope.plan().sampling_ratio(), call);
         let begun = context.drain.clone();
+        let listed =
+            context.open_streams.open(scope.tenant(), scope.caller().client(), kind, audit_context.peer_address());
         let mut session = Self {
             begun: Some(async move { begun.begun().await }.boxed()),
-            end: Ending::of(&scope, &context.drain, None),
+            end: Ending::of(&scope, &context.drain, &listed, None),
             required: None,
             context: context.clone(),
             scope,
             audit_context,
             _permit: permit,
             open: metrics.open_stream(kind),
+            listed,
             metrics,
             tracer,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -216,6 +226,12 @@ impl Session {
     /// Reports the stream's messages in flight and their bytes.
     pub fn set_in_flight(&mut self, messages: usize, bytes: usize) {
         self.open.set_in_flight(messages, bytes);
+        self.listed.set_in_flight(messages, bytes);
+    }
+
+    /// The stream's entry in the list of open streams.
+    pub fn listed(&self) -> &ListedStream {
+        &self.listed
     }
 
     /// The largest body that may be published now; never more than any plan allows.
@@ -238,7 +254,7 @@ impl Session {
     pub fn reauthenticate(&mut self, token: &str) -> Result<(), Failure> {
         let caller = self.context.verifier.verify(token)?;
         self.scope = self.scope.renewed(caller)?;
-        self.end = Ending::of(&self.scope, &self.context.drain, self.required.clone());
+        self.end = Ending::of(&self.scope, &self.context.drain, &self.listed, self.required.clone());
         self.warned = false;
         self.set_timer();
         self.metrics.reauthenticated();
@@ -258,7 +274,7 @@ impl Session {
             return Err(failure);
         }
         self.required = Some(RequiredGrant { is_granted: Arc::new(is_granted), failure });
-        self.end = Ending::of(&self.scope, &self.context.drain, self.required.clone());
+        self.end = Ending::of(&self.scope, &self.context.drain, &self.listed, self.required.clone());
         Ok(())
     }
 

@@ -279,6 +279,7 @@ impl Machine {
             }
         }
         self.session.metrics().delivered(batch_size, batch_bytes, redelivered);
+        self.session.listed().count(deliveries.len());
         self.outbox.push_back(Event::Deliveries(Deliveries { deliveries }));
     }
 

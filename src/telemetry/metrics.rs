@@ -10,6 +10,7 @@ mod os;
 mod otlp;
 mod process;
 mod push;
+mod queues;
 mod tenant;
 mod values;
 
@@ -30,6 +31,7 @@ pub use process::{
     StoreMetrics, StoreOperation, TokenCheck,
 };
 pub use push::MetricsPush;
+pub use queues::TenantQueues;
 pub use tenant::{DeadLetterReason, Limit, OpenStream, Settlement, StreamKind, TenantMetrics};
 
 /// The maximum number of tenants with a label of their own.
@@ -73,6 +75,7 @@ struct All {
     process: Arc<ProcessMetrics>,
     tenants: RwLock<HashMap<TenantId, Arc<TenantMetrics>>>,
     other: OnceLock<Arc<TenantMetrics>>,
+    queues: RwLock<Vec<(String, TenantQueues)>>,
     hooks: Mutex<Vec<Hook>>,
 }
 
@@ -101,6 +104,7 @@ impl Metrics {
             process: Arc::new(ProcessMetrics::new(methods)),
             tenants: RwLock::default(),
             other: OnceLock::new(),
+            queues: RwLock::default(),
             hooks: Mutex::default(),
         });
         Self { all }
@@ -142,6 +146,15 @@ impl Metrics {
         self.all.tenants.write().unwrap_or_else(PoisonError::into_inner).retain(|tenant, _| is_known(tenant));
     }
 
+    /// Replaces the figures of all tenants' queues.
+    pub fn set_queues(&self, tenants: Vec<(TenantId, TenantQueues)>) {
+        let labelled = {
+            let own = self.all.tenants.read().unwrap_or_else(PoisonError::into_inner);
+            queues::labelled(tenants, |tenant| own.contains_key(tenant))
+        };
+        *self.all.queues.write().unwrap_or_else(PoisonError::into_inner) = labelled;
+    }
+
     /// All metrics with their current values.
     pub fn render(&self, format: MetricsFormat) -> String {
         let mut text = String::new();
@@ -174,6 +187,7 @@ impl All {
         each.sort_unstable_by_key(|(tenant, _)| *tenant);
         each.extend(self.other.get().map(|metrics| (OTHER, &**metrics)));
         tenant::encode(encoder, &each)?;
+        queues::encode(encoder, &self.queues.read().unwrap_or_else(PoisonError::into_inner))?;
         metric(encoder, &names::TENANTS, |samples| samples.gauge(tenants.len() as f64))?;
         process::encode(encoder, &self.process)?;
         metric(encoder, &names::BUILD, |samples| {

@@ -70,6 +70,11 @@ impl<'a> EffectiveGrants<'a> {
         self.both(Grants::administers)
     }
 
+    /// Whether it may read its tenant's usage, audit events, queue figures and open streams.
+    pub fn observes(&self) -> bool {
+        self.both(Grants::observes)
+    }
+
     /// Whether these grants allow everything that `requested` allows.
     pub fn covers(&self, requested: &Grants) -> bool {
         self.both(|grants| grants.covers(requested))

@@ -19,7 +19,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Action, Administrator, Error, TenantScope, Usage, revoked_keys::RevokedKeysWriter, snapshot::RegistrySnapshot,
+    Action, Administrator, Error, Observer, TenantScope, Usage, revoked_keys::RevokedKeysWriter,
+    snapshot::RegistrySnapshot,
 };
 use crate::{
     auth::Caller,
@@ -229,7 +230,19 @@ impl Tenants {
         let snapshot = self.snapshot.load();
         let client =
             snapshot.client(caller.client()).ok_or_else(|| self.unknown(&snapshot, caller, Error::UnknownClient))?;
-        Administrator::new(caller.clone(), Arc::clone(client), &self.revoked_keys.subscribe())
+        Administrator::new(caller.clone(), Arc::clone(client), self.revoked_keys.subscribe())
+    }
+
+    /// Admits a platform administrator to a tenant, or a client with the observe grant to its own tenant, whichever
+    /// tenant is given.
+    ///
+    /// # Errors
+    /// Like [`Self::admit_administrator`], and [`Error::NotObserver`] for a client without the grant.
+    pub fn admit_observer(&self, caller: &Caller, tenant: &TenantId) -> Result<Observer, Error> {
+        match caller.tenant() {
+            Some(_) => Observer::client(self.admit(caller, Action::Inspect)?),
+            None => Ok(Observer::platform(tenant.clone(), self.admit_administrator(caller)?)),
+        }
     }
 
     /// Whether the tenant exists, suspended or not.

@@ -134,10 +134,11 @@ pub struct Administrator {
     caller: Caller,
     client: Arc<ClientEntry>,
     authority: Arc<Authority>,
+    revoked_keys: RevokedKeys,
 }
 
 impl Administrator {
-    pub(super) fn new(caller: Caller, client: Arc<ClientEntry>, revoked_keys: &RevokedKeys) -> Result<Self, Error> {
+    pub(super) fn new(caller: Caller, client: Arc<ClientEntry>, revoked_keys: RevokedKeys) -> Result<Self, Error> {
         client.check(&caller)?;
         revoked_keys.check(&caller)?;
         let stored = client.grants();
@@ -146,7 +147,25 @@ impl Administrator {
         }
         let authority =
             Authority { client: caller.client().clone(), issued: caller.issued(), grants: stored.json.clone() };
-        Ok(Self { caller, client, authority: Arc::new(authority) })
+        Ok(Self { caller, client, authority: Arc::new(authority), revoked_keys })
+    }
+
+    /// Waits until it may no longer administer, and returns the reason; its token's expiry is not included. Cancel safe.
+    pub(super) async fn ended(&self) -> Error {
+        let lost = async {
+            let mut changes = self.client.changes();
+            while self.grants().administers() {
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            why = self.client.ended(&self.caller) => why,
+            why = self.revoked_keys.ended(&self.caller) => why,
+            () = lost => Error::NotAdministrator,
+        }
     }
 
     /// The caller.

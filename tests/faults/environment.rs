@@ -237,5 +237,6 @@ fn all_grants() -> pb::Grants {
         subscribe: vec!["#".into()],
         configure: vec!["#".into()],
         administer: false,
+        observe: true,
     }
 }

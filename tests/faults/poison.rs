@@ -133,7 +133,7 @@ async fn list(client: &Client) -> anyhow::Result<Vec<DeadLetter>> {
 /// Redrives all dead letters; returns the last report.
 async fn redrive_all(client: &Client) -> anyhow::Result<pb::RedriveDeadLettersResponse> {
     let selection = pb::DeadLetterSelection { all: true, ..Default::default() };
-    let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 0 };
+    let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 0, edit: None };
     let mut progress = client.topology().redrive_dead_letters(request).await?.into_inner();
     let mut last = pb::RedriveDeadLettersResponse::default();
     while let Some(next) = progress.message().await? {

@@ -83,7 +83,7 @@ async fn purge(tenant: &Tenant) -> Result<usize, Status> {
 }
 
 async fn redrive(tenant: &Tenant) -> Result<usize, Status> {
-    let request = pb::RedriveDeadLettersRequest { selection: all(), max_per_second: 0 };
+    let request = pb::RedriveDeadLettersRequest { selection: all(), max_per_second: 0, edit: None };
     let mut answers = tenant.client.topology().redrive_dead_letters(request).await?.into_inner();
     let mut redriven = 0;
     while let Some(answer) = answers.message().await? {

@@ -26,7 +26,7 @@ pub async fn removed(world: &World, scale: Scale, report: &mut Report) {
         let client = world.connect(&credentials).await;
         let mut subscription = RawSubscription::open(&client, start("jobs")).await;
         let selection = pb::DeadLetterSelection { all: true, ..Default::default() };
-        let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 1 };
+        let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 1, edit: None };
         let mut redrive = client.topology().redrive_dead_letters(request).await.unwrap().into_inner();
         let removed = Instant::now();
         world.remove_grants(&credentials.0).await;

@@ -104,6 +104,7 @@ pub fn all_grants() -> pb::Grants {
         subscribe: vec!["#".into()],
         configure: vec!["#".into()],
         administer: false,
+        observe: true,
     }
 }
 

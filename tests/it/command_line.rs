@@ -341,3 +341,30 @@ async fn a_plan_is_created_like_another() {
     assert_eq!((&plan["max_streams"], &plan["max_queues"]), (&7.into(), &standard["max_queues"]), "{plan}");
     ok(admin(), &["plan", "delete", &name]).await;
 }
+
+#[tokio::test]
+async fn a_tenant_and_its_gateway_are_watched_by_command() {
+    let shared = SharedStack::get();
+    let admin = || warrengate("admin", shared.admin_secret());
+    let tenant = Tenant::fresh().await;
+    let app = of(&tenant);
+    ok(app(), &["queue", "declare", "parcels"]).await;
+    publish_numbers(&app, "parcels", 3).await;
+    let text = ok(app(), &["tenant", "watch", "--interval", "1s", "--count", "2", "--json"]).await;
+    let snapshots: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(snapshots.len(), 2, "{snapshots:?}");
+    assert_eq!(snapshots[1]["queues"][0]["queue"], "parcels", "{snapshots:?}");
+    let text = ok(admin(), &["tenant", "watch", &tenant.id, "--count", "1"]).await;
+    assert!(text.contains("parcels") && text.contains("all 1") && text.contains("dead letters"), "{text}");
+    let usage = json(app(), &["tenant", "usage"]).await;
+    assert_eq!(usage["plan"], "standard", "{usage}");
+    let status = json(admin(), &["status"]).await;
+    assert_eq!((&status["ready"], &status["broker"]["reachable"]), (&true.into(), &true.into()), "{status}");
+    let text = ok(admin(), &["status"]).await;
+    assert!(text.contains("RabbitMQ") && text.contains("broker_ca"), "{text}");
+    assert_eq!(json(app(), &["stream", "list"]).await, Value::Array(Vec::new()));
+    let unknown = uuid::Uuid::new_v4().simple().to_string();
+    let missing = run(admin(), &["stream", "close", &tenant.id, &unknown]).await;
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("stream does not exist"), "{missing:?}");
+}

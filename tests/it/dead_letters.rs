@@ -88,8 +88,11 @@ async fn calls_that_wait_for_a_slow_redrive_get_a_correct_answer_or_busy() {
     let whole = tenant.dead_letters().await;
     let slow: Vec<_> = whole.iter().filter(|letter| letter.queue == "slow").collect();
     let redrives = slow.chunks(4).map(async |letters| {
-        let request =
-            pb::RedriveDeadLettersRequest { selection: Some(these(letters.iter().copied())), max_per_second: 2 };
+        let request = pb::RedriveDeadLettersRequest {
+            selection: Some(these(letters.iter().copied())),
+            max_per_second: 2,
+            edit: None,
+        };
         let mut reports = tenant.client.topology().redrive_dead_letters(request).await?.into_inner();
         let mut last = pb::RedriveDeadLettersResponse::default();
         while let Some(report) = reports.message().await? {

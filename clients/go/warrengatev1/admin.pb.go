@@ -4,8 +4,9 @@
 // 	protoc        v7.35.1
 // source: warrengate/v1/admin.proto
 
-// Tenants, their clients and plans. For platform administrators; a tenant's own client with the administer grant may
-// manage the clients of its own tenant, and nothing else.
+// Tenants, their clients and plans. For platform administrators. A tenant's own client with the administer grant may
+// manage the clients of its own tenant and close their streams; one with the observe grant may read the usage, the
+// audit events, the queues' figures and the open streams of its own tenant.
 
 package warrengatev1
 
@@ -78,6 +79,63 @@ func (x TenantState) Number() protoreflect.EnumNumber {
 // Deprecated: Use TenantState.Descriptor instead.
 func (TenantState) EnumDescriptor() ([]byte, []int) {
 	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+// What a stream is for.
+type StreamKind int32
+
+const (
+	// Not used.
+	StreamKind_STREAM_KIND_UNSPECIFIED StreamKind = 0
+	// Publish or PublishBatch.
+	StreamKind_STREAM_KIND_PUBLISH StreamKind = 1
+	// Subscribe or Receive.
+	StreamKind_STREAM_KIND_SUBSCRIBE StreamKind = 2
+	// RedriveDeadLetters.
+	StreamKind_STREAM_KIND_REDRIVE StreamKind = 3
+)
+
+// Enum value maps for StreamKind.
+var (
+	StreamKind_name = map[int32]string{
+		0: "STREAM_KIND_UNSPECIFIED",
+		1: "STREAM_KIND_PUBLISH",
+		2: "STREAM_KIND_SUBSCRIBE",
+		3: "STREAM_KIND_REDRIVE",
+	}
+	StreamKind_value = map[string]int32{
+		"STREAM_KIND_UNSPECIFIED": 0,
+		"STREAM_KIND_PUBLISH":     1,
+		"STREAM_KIND_SUBSCRIBE":   2,
+		"STREAM_KIND_REDRIVE":     3,
+	}
+)
+
+func (x StreamKind) Enum() *StreamKind {
+	p := new(StreamKind)
+	*p = x
+	return p
+}
+
+func (x StreamKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StreamKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_warrengate_v1_admin_proto_enumTypes[1].Descriptor()
+}
+
+func (StreamKind) Type() protoreflect.EnumType {
+	return &file_warrengate_v1_admin_proto_enumTypes[1]
+}
+
+func (x StreamKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StreamKind.Descriptor instead.
+func (StreamKind) EnumDescriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{1}
 }
 
 // A tenant, with its own vhost and broker user.
@@ -1179,7 +1237,7 @@ func (*DeleteTenantResponse) Descriptor() ([]byte, []int) {
 // Request of GetTenantUsage.
 type GetTenantUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its id. Required.
+	// Its id. Required for platform administrators. Default: the caller's own.
 	Tenant        string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2787,7 +2845,7 @@ func (x *RevokeSigningKeyResponse) GetKeyIds() []string {
 // Request of ListAuditEvents.
 type ListAuditEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only those of this tenant. Default: any.
+	// Only those of this tenant. Default: any; for a tenant's own clients, their own.
 	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Maximum number of items, 1 to 1,000. Default (0): 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -3455,11 +3513,1283 @@ func (x *ReconcileTenantResponse) GetLookedAt() uint32 {
 	return 0
 }
 
+// Request of WatchTenant.
+type WatchTenantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant. Required for platform administrators. Default: the caller's own.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// The time between two snapshots, 1 to 60 s, in whole milliseconds. The broker's own statistics are renewed every 5 s.
+	// Default: 5 s.
+	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Maximum number of queues in a snapshot, 1 to 1,000: those with the most messages, then by name. Default (0): 100.
+	MaxQueues uint32 `protobuf:"varint,3,opt,name=max_queues,json=maxQueues,proto3" json:"max_queues,omitempty"`
+	// Only this queue; the totals are those of all queues nevertheless. Default: any.
+	Queue         string `protobuf:"bytes,4,opt,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTenantRequest) Reset() {
+	*x = WatchTenantRequest{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTenantRequest) ProtoMessage() {}
+
+func (x *WatchTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTenantRequest.ProtoReflect.Descriptor instead.
+func (*WatchTenantRequest) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *WatchTenantRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *WatchTenantRequest) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *WatchTenantRequest) GetMaxQueues() uint32 {
+	if x != nil {
+		return x.MaxQueues
+	}
+	return 0
+}
+
+func (x *WatchTenantRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+// The figures of a tenant's queues at one moment.
+type WatchTenantResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the gateway sent it.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// When the figures were read from the broker. Not set while they could not be read at all.
+	Measured *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=measured,proto3" json:"measured,omitempty"`
+	// The queues with the most messages first, then by name; at most `max_queues`.
+	Queues []*QueueFigures `protobuf:"bytes,3,rep,name=queues,proto3" json:"queues,omitempty"`
+	// The sums over all of the tenant's queues, those that are not in `queues` included.
+	Totals *TenantFigures `protobuf:"bytes,4,opt,name=totals,proto3" json:"totals,omitempty"`
+	// Why the broker's management API could not be asked: `CODE: explanation`, with a stable code. The figures are then
+	// what the queues report themselves (ready messages and consumers of at most 200 queues), or, when these cannot be
+	// asked either, those that were measured last. Empty: it was asked.
+	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTenantResponse) Reset() {
+	*x = WatchTenantResponse{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTenantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTenantResponse) ProtoMessage() {}
+
+func (x *WatchTenantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTenantResponse.ProtoReflect.Descriptor instead.
+func (*WatchTenantResponse) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *WatchTenantResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *WatchTenantResponse) GetMeasured() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Measured
+	}
+	return nil
+}
+
+func (x *WatchTenantResponse) GetQueues() []*QueueFigures {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
+func (x *WatchTenantResponse) GetTotals() *TenantFigures {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
+func (x *WatchTenantResponse) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+// The figures of one queue. What is not set is not known at the moment.
+type QueueFigures struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The queue's name.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// How it stores messages.
+	Type QueueType `protobuf:"varint,2,opt,name=type,proto3,enum=warrengate.v1.QueueType" json:"type,omitempty"`
+	// Messages ready to be delivered.
+	MessagesReady uint64 `protobuf:"varint,3,opt,name=messages_ready,json=messagesReady,proto3" json:"messages_ready,omitempty"`
+	// Messages delivered and not settled. Not known while the broker's management API cannot be reached.
+	MessagesUnsettled *uint64 `protobuf:"varint,4,opt,name=messages_unsettled,json=messagesUnsettled,proto3,oneof" json:"messages_unsettled,omitempty"`
+	// Number of consumers.
+	Consumers *uint32 `protobuf:"varint,5,opt,name=consumers,proto3,oneof" json:"consumers,omitempty"`
+	// Messages coming in per second. Not known when the broker collects no statistics.
+	PublishRate *float64 `protobuf:"fixed64,6,opt,name=publish_rate,json=publishRate,proto3,oneof" json:"publish_rate,omitempty"`
+	// Messages delivered per second. Not known when the broker collects no statistics.
+	DeliverRate *float64 `protobuf:"fixed64,7,opt,name=deliver_rate,json=deliverRate,proto3,oneof" json:"deliver_rate,omitempty"`
+	// How long the oldest message has been in the queue, ready or not settled; 0 when the queue is empty. Estimated from
+	// the numbers of messages that came in and that are there, so it needs the broker's statistics, and a gateway that has
+	// watched the queue since before the message came. Not set otherwise, and for stream queues.
+	OldestMessageAge *durationpb.Duration `protobuf:"bytes,8,opt,name=oldest_message_age,json=oldestMessageAge,proto3" json:"oldest_message_age,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *QueueFigures) Reset() {
+	*x = QueueFigures{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueFigures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueFigures) ProtoMessage() {}
+
+func (x *QueueFigures) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueFigures.ProtoReflect.Descriptor instead.
+func (*QueueFigures) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *QueueFigures) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *QueueFigures) GetType() QueueType {
+	if x != nil {
+		return x.Type
+	}
+	return QueueType_QUEUE_TYPE_UNSPECIFIED
+}
+
+func (x *QueueFigures) GetMessagesReady() uint64 {
+	if x != nil {
+		return x.MessagesReady
+	}
+	return 0
+}
+
+func (x *QueueFigures) GetMessagesUnsettled() uint64 {
+	if x != nil && x.MessagesUnsettled != nil {
+		return *x.MessagesUnsettled
+	}
+	return 0
+}
+
+func (x *QueueFigures) GetConsumers() uint32 {
+	if x != nil && x.Consumers != nil {
+		return *x.Consumers
+	}
+	return 0
+}
+
+func (x *QueueFigures) GetPublishRate() float64 {
+	if x != nil && x.PublishRate != nil {
+		return *x.PublishRate
+	}
+	return 0
+}
+
+func (x *QueueFigures) GetDeliverRate() float64 {
+	if x != nil && x.DeliverRate != nil {
+		return *x.DeliverRate
+	}
+	return 0
+}
+
+func (x *QueueFigures) GetOldestMessageAge() *durationpb.Duration {
+	if x != nil {
+		return x.OldestMessageAge
+	}
+	return nil
+}
+
+// The figures of a tenant.
+type TenantFigures struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of queues, without the gateway's own.
+	Queues uint32 `protobuf:"varint,1,opt,name=queues,proto3" json:"queues,omitempty"`
+	// Messages ready to be delivered.
+	MessagesReady uint64 `protobuf:"varint,2,opt,name=messages_ready,json=messagesReady,proto3" json:"messages_ready,omitempty"`
+	// Messages delivered and not settled, as far as known.
+	MessagesUnsettled uint64 `protobuf:"varint,3,opt,name=messages_unsettled,json=messagesUnsettled,proto3" json:"messages_unsettled,omitempty"`
+	// Number of consumers, as far as known.
+	Consumers uint32 `protobuf:"varint,4,opt,name=consumers,proto3" json:"consumers,omitempty"`
+	// Messages coming in per second. Not known when the broker collects no statistics.
+	PublishRate *float64 `protobuf:"fixed64,5,opt,name=publish_rate,json=publishRate,proto3,oneof" json:"publish_rate,omitempty"`
+	// Messages delivered per second. Not known when the broker collects no statistics.
+	DeliverRate *float64 `protobuf:"fixed64,6,opt,name=deliver_rate,json=deliverRate,proto3,oneof" json:"deliver_rate,omitempty"`
+	// The largest known age of a queue's oldest message.
+	OldestMessageAge *durationpb.Duration `protobuf:"bytes,7,opt,name=oldest_message_age,json=oldestMessageAge,proto3" json:"oldest_message_age,omitempty"`
+	// Dead letters stored.
+	DeadLetters uint64 `protobuf:"varint,8,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	// Messages that wait for their next attempt.
+	MessagesDelayed uint64 `protobuf:"varint,9,opt,name=messages_delayed,json=messagesDelayed,proto3" json:"messages_delayed,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *TenantFigures) Reset() {
+	*x = TenantFigures{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantFigures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantFigures) ProtoMessage() {}
+
+func (x *TenantFigures) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantFigures.ProtoReflect.Descriptor instead.
+func (*TenantFigures) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *TenantFigures) GetQueues() uint32 {
+	if x != nil {
+		return x.Queues
+	}
+	return 0
+}
+
+func (x *TenantFigures) GetMessagesReady() uint64 {
+	if x != nil {
+		return x.MessagesReady
+	}
+	return 0
+}
+
+func (x *TenantFigures) GetMessagesUnsettled() uint64 {
+	if x != nil {
+		return x.MessagesUnsettled
+	}
+	return 0
+}
+
+func (x *TenantFigures) GetConsumers() uint32 {
+	if x != nil {
+		return x.Consumers
+	}
+	return 0
+}
+
+func (x *TenantFigures) GetPublishRate() float64 {
+	if x != nil && x.PublishRate != nil {
+		return *x.PublishRate
+	}
+	return 0
+}
+
+func (x *TenantFigures) GetDeliverRate() float64 {
+	if x != nil && x.DeliverRate != nil {
+		return *x.DeliverRate
+	}
+	return 0
+}
+
+func (x *TenantFigures) GetOldestMessageAge() *durationpb.Duration {
+	if x != nil {
+		return x.OldestMessageAge
+	}
+	return nil
+}
+
+func (x *TenantFigures) GetDeadLetters() uint64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
+}
+
+func (x *TenantFigures) GetMessagesDelayed() uint64 {
+	if x != nil {
+		return x.MessagesDelayed
+	}
+	return 0
+}
+
+// Request of ListStreams.
+type ListStreamsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant. Required for platform administrators. Default: the caller's own.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Only those of this client. Default: any.
+	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Only those of this kind. Default: any.
+	Kind StreamKind `protobuf:"varint,3,opt,name=kind,proto3,enum=warrengate.v1.StreamKind" json:"kind,omitempty"`
+	// Maximum number of items, 1 to 1,000. Default (0): 100.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The previous page's next_page_token. Default: the first page.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStreamsRequest) Reset() {
+	*x = ListStreamsRequest{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStreamsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStreamsRequest) ProtoMessage() {}
+
+func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStreamsRequest.ProtoReflect.Descriptor instead.
+func (*ListStreamsRequest) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *ListStreamsRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ListStreamsRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *ListStreamsRequest) GetKind() StreamKind {
+	if x != nil {
+		return x.Kind
+	}
+	return StreamKind_STREAM_KIND_UNSPECIFIED
+}
+
+func (x *ListStreamsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListStreamsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// A page of streams.
+type ListStreamsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that were opened first come first.
+	Streams []*OpenStream `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"`
+	// Token for the next page; empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The answering gateway, as in GetStatusResponse.
+	Gateway       string `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStreamsResponse) Reset() {
+	*x = ListStreamsResponse{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStreamsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStreamsResponse) ProtoMessage() {}
+
+func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStreamsResponse.ProtoReflect.Descriptor instead.
+func (*ListStreamsResponse) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *ListStreamsResponse) GetStreams() []*OpenStream {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+func (x *ListStreamsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListStreamsResponse) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+// An open stream.
+type OpenStream struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identifies the stream on its gateway.
+	StreamId string `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	// The client.
+	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// What it is for.
+	Kind StreamKind `protobuf:"varint,3,opt,name=kind,proto3,enum=warrengate.v1.StreamKind" json:"kind,omitempty"`
+	// The client's address and port.
+	PeerAddress string `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// When it was opened.
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// The queue of a subscription; empty until the client has named it.
+	Queue string `protobuf:"bytes,6,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Messages published without an outcome, or delivered and not settled.
+	InFlightMessages uint64 `protobuf:"varint,7,opt,name=in_flight_messages,json=inFlightMessages,proto3" json:"in_flight_messages,omitempty"`
+	// Their bytes.
+	InFlightBytes uint64 `protobuf:"varint,8,opt,name=in_flight_bytes,json=inFlightBytes,proto3" json:"in_flight_bytes,omitempty"`
+	// Messages published with an outcome, or delivered, since it was opened.
+	Messages uint64 `protobuf:"varint,9,opt,name=messages,proto3" json:"messages,omitempty"`
+	// The same in the last full second.
+	MessagesPerSecond uint64 `protobuf:"varint,10,opt,name=messages_per_second,json=messagesPerSecond,proto3" json:"messages_per_second,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *OpenStream) Reset() {
+	*x = OpenStream{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenStream) ProtoMessage() {}
+
+func (x *OpenStream) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenStream.ProtoReflect.Descriptor instead.
+func (*OpenStream) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *OpenStream) GetStreamId() string {
+	if x != nil {
+		return x.StreamId
+	}
+	return ""
+}
+
+func (x *OpenStream) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *OpenStream) GetKind() StreamKind {
+	if x != nil {
+		return x.Kind
+	}
+	return StreamKind_STREAM_KIND_UNSPECIFIED
+}
+
+func (x *OpenStream) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+func (x *OpenStream) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *OpenStream) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *OpenStream) GetInFlightMessages() uint64 {
+	if x != nil {
+		return x.InFlightMessages
+	}
+	return 0
+}
+
+func (x *OpenStream) GetInFlightBytes() uint64 {
+	if x != nil {
+		return x.InFlightBytes
+	}
+	return 0
+}
+
+func (x *OpenStream) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *OpenStream) GetMessagesPerSecond() uint64 {
+	if x != nil {
+		return x.MessagesPerSecond
+	}
+	return 0
+}
+
+// Request of CloseStream.
+type CloseStreamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant. Required for platform administrators. Default: the caller's own.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// The stream's id. Required.
+	StreamId      string `protobuf:"bytes,2,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseStreamRequest) Reset() {
+	*x = CloseStreamRequest{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseStreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseStreamRequest) ProtoMessage() {}
+
+func (x *CloseStreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseStreamRequest.ProtoReflect.Descriptor instead.
+func (*CloseStreamRequest) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *CloseStreamRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *CloseStreamRequest) GetStreamId() string {
+	if x != nil {
+		return x.StreamId
+	}
+	return ""
+}
+
+// Response of CloseStream.
+type CloseStreamResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseStreamResponse) Reset() {
+	*x = CloseStreamResponse{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseStreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseStreamResponse) ProtoMessage() {}
+
+func (x *CloseStreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseStreamResponse.ProtoReflect.Descriptor instead.
+func (*CloseStreamResponse) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{65}
+}
+
+// Request of GetStatus.
+type GetStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatusRequest) Reset() {
+	*x = GetStatusRequest{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatusRequest) ProtoMessage() {}
+
+func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetStatusRequest) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{66}
+}
+
+// Response of GetStatus.
+type GetStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The answering gateway: an id that it chose when it started.
+	Gateway string `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Its version.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// When it started.
+	Started *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started,proto3" json:"started,omitempty"`
+	// Whether it is ready, as at /readyz.
+	Ready bool `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Why it is not ready: the names that /readyz shows.
+	NotReady []string `protobuf:"bytes,5,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
+	// Whether it is stopping; then it accepts no new streams.
+	Draining bool `protobuf:"varint,6,opt,name=draining,proto3" json:"draining,omitempty"`
+	// Open streams of all tenants on it.
+	OpenStreams uint32 `protobuf:"varint,7,opt,name=open_streams,json=openStreams,proto3" json:"open_streams,omitempty"`
+	// The broker.
+	Broker *BrokerStatus `protobuf:"bytes,8,opt,name=broker,proto3" json:"broker,omitempty"`
+	// The store.
+	Store *StoreStatus `protobuf:"bytes,9,opt,name=store,proto3" json:"store,omitempty"`
+	// The certificates that it uses or issues.
+	Certificates  []*CertificateStatus `protobuf:"bytes,10,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatusResponse) Reset() {
+	*x = GetStatusResponse{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatusResponse) ProtoMessage() {}
+
+func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetStatusResponse) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *GetStatusResponse) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *GetStatusResponse) GetNotReady() []string {
+	if x != nil {
+		return x.NotReady
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *GetStatusResponse) GetOpenStreams() uint32 {
+	if x != nil {
+		return x.OpenStreams
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetBroker() *BrokerStatus {
+	if x != nil {
+		return x.Broker
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetStore() *StoreStatus {
+	if x != nil {
+		return x.Store
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetCertificates() []*CertificateStatus {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// The state of the broker, as its management API reports it.
+type BrokerStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the management API answered.
+	Reachable bool `protobuf:"varint,1,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// Why not: `CODE: explanation`, with a stable code.
+	Failure string `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
+	// The version of RabbitMQ on the node that answered.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// The version of Erlang on it.
+	ErlangVersion string `protobuf:"bytes,4,opt,name=erlang_version,json=erlangVersion,proto3" json:"erlang_version,omitempty"`
+	// The cluster's name.
+	ClusterName string `protobuf:"bytes,5,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	// Whether the broker collects statistics. Without them, rates and stored bytes are not known.
+	CollectsStatistics bool `protobuf:"varint,6,opt,name=collects_statistics,json=collectsStatistics,proto3" json:"collects_statistics,omitempty"`
+	// The nodes by name.
+	Nodes         []*BrokerNode `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BrokerStatus) Reset() {
+	*x = BrokerStatus{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BrokerStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BrokerStatus) ProtoMessage() {}
+
+func (x *BrokerStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BrokerStatus.ProtoReflect.Descriptor instead.
+func (*BrokerStatus) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *BrokerStatus) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *BrokerStatus) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *BrokerStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *BrokerStatus) GetErlangVersion() string {
+	if x != nil {
+		return x.ErlangVersion
+	}
+	return ""
+}
+
+func (x *BrokerStatus) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *BrokerStatus) GetCollectsStatistics() bool {
+	if x != nil {
+		return x.CollectsStatistics
+	}
+	return false
+}
+
+func (x *BrokerStatus) GetNodes() []*BrokerNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// A node of the broker.
+type BrokerNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether it runs. Of a node that does not run nothing else is known.
+	Running bool `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
+	// Whether it blocks publishers because too much memory is used.
+	MemoryAlarm bool `protobuf:"varint,3,opt,name=memory_alarm,json=memoryAlarm,proto3" json:"memory_alarm,omitempty"`
+	// Whether it blocks publishers because too little disk space is free.
+	DiskAlarm bool `protobuf:"varint,4,opt,name=disk_alarm,json=diskAlarm,proto3" json:"disk_alarm,omitempty"`
+	// Bytes of memory in use; 0 when the broker collects no statistics.
+	MemoryUsedBytes uint64 `protobuf:"varint,5,opt,name=memory_used_bytes,json=memoryUsedBytes,proto3" json:"memory_used_bytes,omitempty"`
+	// Bytes of memory at which publishers are blocked.
+	MemoryLimitBytes uint64 `protobuf:"varint,6,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"`
+	// Free bytes on the disk; 0 when the broker collects no statistics.
+	DiskFreeBytes uint64 `protobuf:"varint,7,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	// Free bytes at which publishers are blocked.
+	DiskFreeLimitBytes uint64 `protobuf:"varint,8,opt,name=disk_free_limit_bytes,json=diskFreeLimitBytes,proto3" json:"disk_free_limit_bytes,omitempty"`
+	// How long it has been running.
+	Uptime *durationpb.Duration `protobuf:"bytes,9,opt,name=uptime,proto3" json:"uptime,omitempty"`
+	// Nodes that it is partitioned from.
+	Partitions    []string `protobuf:"bytes,10,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BrokerNode) Reset() {
+	*x = BrokerNode{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BrokerNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BrokerNode) ProtoMessage() {}
+
+func (x *BrokerNode) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BrokerNode.ProtoReflect.Descriptor instead.
+func (*BrokerNode) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *BrokerNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BrokerNode) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *BrokerNode) GetMemoryAlarm() bool {
+	if x != nil {
+		return x.MemoryAlarm
+	}
+	return false
+}
+
+func (x *BrokerNode) GetDiskAlarm() bool {
+	if x != nil {
+		return x.DiskAlarm
+	}
+	return false
+}
+
+func (x *BrokerNode) GetMemoryUsedBytes() uint64 {
+	if x != nil {
+		return x.MemoryUsedBytes
+	}
+	return 0
+}
+
+func (x *BrokerNode) GetMemoryLimitBytes() uint64 {
+	if x != nil {
+		return x.MemoryLimitBytes
+	}
+	return 0
+}
+
+func (x *BrokerNode) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *BrokerNode) GetDiskFreeLimitBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeLimitBytes
+	}
+	return 0
+}
+
+func (x *BrokerNode) GetUptime() *durationpb.Duration {
+	if x != nil {
+		return x.Uptime
+	}
+	return nil
+}
+
+func (x *BrokerNode) GetPartitions() []string {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// The state of the gateway's database.
+type StoreStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "sqlite" or "postgresql".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Whether it answered within 2 s.
+	Reachable bool `protobuf:"varint,2,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// Why not: `CODE: explanation`, with a stable code.
+	Failure string `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	// How long the answer took.
+	Latency       *durationpb.Duration `protobuf:"bytes,4,opt,name=latency,proto3" json:"latency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreStatus) Reset() {
+	*x = StoreStatus{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreStatus) ProtoMessage() {}
+
+func (x *StoreStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
+func (*StoreStatus) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *StoreStatus) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *StoreStatus) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *StoreStatus) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *StoreStatus) GetLatency() *durationpb.Duration {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+// A certificate and its end.
+type CertificateStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is for: "gateway", "ops", "provisioner", "broker_ca", "broker_ca_beside" (the second authority during a
+	// rotation) or "tenants_earliest" (of the tenants' certificates in use, the one that expires first).
+	Use string `protobuf:"bytes,1,opt,name=use,proto3" json:"use,omitempty"`
+	// When it expires.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateStatus) Reset() {
+	*x = CertificateStatus{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateStatus) ProtoMessage() {}
+
+func (x *CertificateStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateStatus.ProtoReflect.Descriptor instead.
+func (*CertificateStatus) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *CertificateStatus) GetUse() string {
+	if x != nil {
+		return x.Use
+	}
+	return ""
+}
+
+func (x *CertificateStatus) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 var File_warrengate_v1_admin_proto protoreflect.FileDescriptor
 
 const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x19warrengate/v1/admin.proto\x12\rwarrengate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18warrengate/v1/auth.proto\"\xb7\x01\n" +
+	"\x19warrengate/v1/admin.proto\x12\rwarrengate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18warrengate/v1/auth.proto\x1a\x1cwarrengate/v1/topology.proto\"\xb7\x01\n" +
 	"\x06Tenant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x12\n" +
@@ -3675,11 +5005,128 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\x17ReconcileTenantResponse\x12G\n" +
 	"\x0freconciliations\x18\x01 \x03(\v2\x1d.warrengate.v1.ReconciliationR\x0freconciliations\x12\x18\n" +
 	"\aunknown\x18\x02 \x03(\tR\aunknown\x12\x1b\n" +
-	"\tlooked_at\x18\x03 \x01(\rR\blookedAt*`\n" +
+	"\tlooked_at\x18\x03 \x01(\rR\blookedAt\"\x98\x01\n" +
+	"\x12WatchTenantRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1d\n" +
+	"\n" +
+	"max_queues\x18\x03 \x01(\rR\tmaxQueues\x12\x14\n" +
+	"\x05queue\x18\x04 \x01(\tR\x05queue\"\x82\x02\n" +
+	"\x13WatchTenantResponse\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x126\n" +
+	"\bmeasured\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bmeasured\x123\n" +
+	"\x06queues\x18\x03 \x03(\v2\x1b.warrengate.v1.QueueFiguresR\x06queues\x124\n" +
+	"\x06totals\x18\x04 \x01(\v2\x1c.warrengate.v1.TenantFiguresR\x06totals\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\"\xb0\x03\n" +
+	"\fQueueFigures\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12,\n" +
+	"\x04type\x18\x02 \x01(\x0e2\x18.warrengate.v1.QueueTypeR\x04type\x12%\n" +
+	"\x0emessages_ready\x18\x03 \x01(\x04R\rmessagesReady\x122\n" +
+	"\x12messages_unsettled\x18\x04 \x01(\x04H\x00R\x11messagesUnsettled\x88\x01\x01\x12!\n" +
+	"\tconsumers\x18\x05 \x01(\rH\x01R\tconsumers\x88\x01\x01\x12&\n" +
+	"\fpublish_rate\x18\x06 \x01(\x01H\x02R\vpublishRate\x88\x01\x01\x12&\n" +
+	"\fdeliver_rate\x18\a \x01(\x01H\x03R\vdeliverRate\x88\x01\x01\x12G\n" +
+	"\x12oldest_message_age\x18\b \x01(\v2\x19.google.protobuf.DurationR\x10oldestMessageAgeB\x15\n" +
+	"\x13_messages_unsettledB\f\n" +
+	"\n" +
+	"_consumersB\x0f\n" +
+	"\r_publish_rateB\x0f\n" +
+	"\r_deliver_rate\"\xa4\x03\n" +
+	"\rTenantFigures\x12\x16\n" +
+	"\x06queues\x18\x01 \x01(\rR\x06queues\x12%\n" +
+	"\x0emessages_ready\x18\x02 \x01(\x04R\rmessagesReady\x12-\n" +
+	"\x12messages_unsettled\x18\x03 \x01(\x04R\x11messagesUnsettled\x12\x1c\n" +
+	"\tconsumers\x18\x04 \x01(\rR\tconsumers\x12&\n" +
+	"\fpublish_rate\x18\x05 \x01(\x01H\x00R\vpublishRate\x88\x01\x01\x12&\n" +
+	"\fdeliver_rate\x18\x06 \x01(\x01H\x01R\vdeliverRate\x88\x01\x01\x12G\n" +
+	"\x12oldest_message_age\x18\a \x01(\v2\x19.google.protobuf.DurationR\x10oldestMessageAge\x12!\n" +
+	"\fdead_letters\x18\b \x01(\x04R\vdeadLetters\x12)\n" +
+	"\x10messages_delayed\x18\t \x01(\x04R\x0fmessagesDelayedB\x0f\n" +
+	"\r_publish_rateB\x0f\n" +
+	"\r_deliver_rate\"\xb4\x01\n" +
+	"\x12ListStreamsRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12-\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x19.warrengate.v1.StreamKindR\x04kind\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"\x8c\x01\n" +
+	"\x13ListStreamsResponse\x123\n" +
+	"\astreams\x18\x01 \x03(\v2\x19.warrengate.v1.OpenStreamR\astreams\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x18\n" +
+	"\agateway\x18\x03 \x01(\tR\agateway\"\x82\x03\n" +
+	"\n" +
+	"OpenStream\x12\x1b\n" +
+	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12-\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x19.warrengate.v1.StreamKindR\x04kind\x12!\n" +
+	"\fpeer_address\x18\x04 \x01(\tR\vpeerAddress\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05queue\x18\x06 \x01(\tR\x05queue\x12,\n" +
+	"\x12in_flight_messages\x18\a \x01(\x04R\x10inFlightMessages\x12&\n" +
+	"\x0fin_flight_bytes\x18\b \x01(\x04R\rinFlightBytes\x12\x1a\n" +
+	"\bmessages\x18\t \x01(\x04R\bmessages\x12.\n" +
+	"\x13messages_per_second\x18\n" +
+	" \x01(\x04R\x11messagesPerSecond\"I\n" +
+	"\x12CloseStreamRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1b\n" +
+	"\tstream_id\x18\x02 \x01(\tR\bstreamId\"\x15\n" +
+	"\x13CloseStreamResponse\"\x12\n" +
+	"\x10GetStatusRequest\"\x9c\x03\n" +
+	"\x11GetStatusResponse\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x124\n" +
+	"\astarted\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x14\n" +
+	"\x05ready\x18\x04 \x01(\bR\x05ready\x12\x1b\n" +
+	"\tnot_ready\x18\x05 \x03(\tR\bnotReady\x12\x1a\n" +
+	"\bdraining\x18\x06 \x01(\bR\bdraining\x12!\n" +
+	"\fopen_streams\x18\a \x01(\rR\vopenStreams\x123\n" +
+	"\x06broker\x18\b \x01(\v2\x1b.warrengate.v1.BrokerStatusR\x06broker\x120\n" +
+	"\x05store\x18\t \x01(\v2\x1a.warrengate.v1.StoreStatusR\x05store\x12D\n" +
+	"\fcertificates\x18\n" +
+	" \x03(\v2 .warrengate.v1.CertificateStatusR\fcertificates\"\x8c\x02\n" +
+	"\fBrokerStatus\x12\x1c\n" +
+	"\treachable\x18\x01 \x01(\bR\treachable\x12\x18\n" +
+	"\afailure\x18\x02 \x01(\tR\afailure\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12%\n" +
+	"\x0eerlang_version\x18\x04 \x01(\tR\rerlangVersion\x12!\n" +
+	"\fcluster_name\x18\x05 \x01(\tR\vclusterName\x12/\n" +
+	"\x13collects_statistics\x18\x06 \x01(\bR\x12collectsStatistics\x12/\n" +
+	"\x05nodes\x18\a \x03(\v2\x19.warrengate.v1.BrokerNodeR\x05nodes\"\x84\x03\n" +
+	"\n" +
+	"BrokerNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\bR\arunning\x12!\n" +
+	"\fmemory_alarm\x18\x03 \x01(\bR\vmemoryAlarm\x12\x1d\n" +
+	"\n" +
+	"disk_alarm\x18\x04 \x01(\bR\tdiskAlarm\x12*\n" +
+	"\x11memory_used_bytes\x18\x05 \x01(\x04R\x0fmemoryUsedBytes\x12,\n" +
+	"\x12memory_limit_bytes\x18\x06 \x01(\x04R\x10memoryLimitBytes\x12&\n" +
+	"\x0fdisk_free_bytes\x18\a \x01(\x04R\rdiskFreeBytes\x121\n" +
+	"\x15disk_free_limit_bytes\x18\b \x01(\x04R\x12diskFreeLimitBytes\x121\n" +
+	"\x06uptime\x18\t \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\n" +
+	" \x03(\tR\n" +
+	"partitions\"\x8e\x01\n" +
+	"\vStoreStatus\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
+	"\treachable\x18\x02 \x01(\bR\treachable\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\x123\n" +
+	"\alatency\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\alatency\"[\n" +
+	"\x11CertificateStatus\x12\x10\n" +
+	"\x03use\x18\x01 \x01(\tR\x03use\x124\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires*`\n" +
 	"\vTenantState\x12\x1c\n" +
 	"\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
-	"\x16TENANT_STATE_SUSPENDED\x10\x022\xee\x11\n" +
+	"\x16TENANT_STATE_SUSPENDED\x10\x02*v\n" +
+	"\n" +
+	"StreamKind\x12\x1b\n" +
+	"\x17STREAM_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13STREAM_KIND_PUBLISH\x10\x01\x12\x19\n" +
+	"\x15STREAM_KIND_SUBSCRIBE\x10\x02\x12\x17\n" +
+	"\x13STREAM_KIND_REDRIVE\x10\x032\xc2\x14\n" +
 	"\x05Admin\x12W\n" +
 	"\fCreateTenant\x12\".warrengate.v1.CreateTenantRequest\x1a#.warrengate.v1.CreateTenantResponse\x12N\n" +
 	"\tGetTenant\x12\x1f.warrengate.v1.GetTenantRequest\x1a .warrengate.v1.GetTenantResponse\x12T\n" +
@@ -3708,7 +5155,11 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\x10RevokeSigningKey\x12&.warrengate.v1.RevokeSigningKeyRequest\x1a'.warrengate.v1.RevokeSigningKeyResponse\x12`\n" +
 	"\x0fListAuditEvents\x12%.warrengate.v1.ListAuditEventsRequest\x1a&.warrengate.v1.ListAuditEventsResponse\x12`\n" +
 	"\x0fReconcileTenant\x12%.warrengate.v1.ReconcileTenantRequest\x1a&.warrengate.v1.ReconcileTenantResponse\x12`\n" +
-	"\x0fVerifyIsolation\x12%.warrengate.v1.VerifyIsolationRequest\x1a&.warrengate.v1.VerifyIsolationResponseB\x02P\x01b\x06proto3"
+	"\x0fVerifyIsolation\x12%.warrengate.v1.VerifyIsolationRequest\x1a&.warrengate.v1.VerifyIsolationResponse\x12V\n" +
+	"\vWatchTenant\x12!.warrengate.v1.WatchTenantRequest\x1a\".warrengate.v1.WatchTenantResponse0\x01\x12T\n" +
+	"\vListStreams\x12!.warrengate.v1.ListStreamsRequest\x1a\".warrengate.v1.ListStreamsResponse\x12T\n" +
+	"\vCloseStream\x12!.warrengate.v1.CloseStreamRequest\x1a\".warrengate.v1.CloseStreamResponse\x12N\n" +
+	"\tGetStatus\x12\x1f.warrengate.v1.GetStatusRequest\x1a .warrengate.v1.GetStatusResponseB\x02P\x01b\x06proto3"
 
 var (
 	file_warrengate_v1_admin_proto_rawDescOnce sync.Once
@@ -3722,168 +5173,213 @@ func file_warrengate_v1_admin_proto_rawDescGZIP() []byte {
 	return file_warrengate_v1_admin_proto_rawDescData
 }
 
-var file_warrengate_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warrengate_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_warrengate_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_warrengate_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_warrengate_v1_admin_proto_goTypes = []any{
 	(TenantState)(0),                        // 0: warrengate.v1.TenantState
-	(*Tenant)(nil),                          // 1: warrengate.v1.Tenant
-	(*Plan)(nil),                            // 2: warrengate.v1.Plan
-	(*Client)(nil),                          // 3: warrengate.v1.Client
-	(*CreateTenantRequest)(nil),             // 4: warrengate.v1.CreateTenantRequest
-	(*CreateTenantResponse)(nil),            // 5: warrengate.v1.CreateTenantResponse
-	(*GetTenantRequest)(nil),                // 6: warrengate.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),               // 7: warrengate.v1.GetTenantResponse
-	(*ListTenantsRequest)(nil),              // 8: warrengate.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),             // 9: warrengate.v1.ListTenantsResponse
-	(*UpdateTenantRequest)(nil),             // 10: warrengate.v1.UpdateTenantRequest
-	(*UpdateTenantResponse)(nil),            // 11: warrengate.v1.UpdateTenantResponse
-	(*SuspendTenantRequest)(nil),            // 12: warrengate.v1.SuspendTenantRequest
-	(*SuspendTenantResponse)(nil),           // 13: warrengate.v1.SuspendTenantResponse
-	(*ResumeTenantRequest)(nil),             // 14: warrengate.v1.ResumeTenantRequest
-	(*ResumeTenantResponse)(nil),            // 15: warrengate.v1.ResumeTenantResponse
-	(*DeleteTenantRequest)(nil),             // 16: warrengate.v1.DeleteTenantRequest
-	(*DeleteTenantResponse)(nil),            // 17: warrengate.v1.DeleteTenantResponse
-	(*GetTenantUsageRequest)(nil),           // 18: warrengate.v1.GetTenantUsageRequest
-	(*UsageMeter)(nil),                      // 19: warrengate.v1.UsageMeter
-	(*GetTenantUsageResponse)(nil),          // 20: warrengate.v1.GetTenantUsageResponse
-	(*ListPlansRequest)(nil),                // 21: warrengate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),               // 22: warrengate.v1.ListPlansResponse
-	(*GetPlanRequest)(nil),                  // 23: warrengate.v1.GetPlanRequest
-	(*GetPlanResponse)(nil),                 // 24: warrengate.v1.GetPlanResponse
-	(*CreatePlanRequest)(nil),               // 25: warrengate.v1.CreatePlanRequest
-	(*CreatePlanResponse)(nil),              // 26: warrengate.v1.CreatePlanResponse
-	(*UpdatePlanRequest)(nil),               // 27: warrengate.v1.UpdatePlanRequest
-	(*UpdatePlanResponse)(nil),              // 28: warrengate.v1.UpdatePlanResponse
-	(*DeletePlanRequest)(nil),               // 29: warrengate.v1.DeletePlanRequest
-	(*DeletePlanResponse)(nil),              // 30: warrengate.v1.DeletePlanResponse
-	(*CreateClientRequest)(nil),             // 31: warrengate.v1.CreateClientRequest
-	(*CreateClientResponse)(nil),            // 32: warrengate.v1.CreateClientResponse
-	(*ListClientsRequest)(nil),              // 33: warrengate.v1.ListClientsRequest
-	(*ListClientsResponse)(nil),             // 34: warrengate.v1.ListClientsResponse
-	(*UpdateClientRequest)(nil),             // 35: warrengate.v1.UpdateClientRequest
-	(*UpdateClientResponse)(nil),            // 36: warrengate.v1.UpdateClientResponse
-	(*RevokeClientRequest)(nil),             // 37: warrengate.v1.RevokeClientRequest
-	(*RevokeClientResponse)(nil),            // 38: warrengate.v1.RevokeClientResponse
-	(*DeleteClientRequest)(nil),             // 39: warrengate.v1.DeleteClientRequest
-	(*DeleteClientResponse)(nil),            // 40: warrengate.v1.DeleteClientResponse
-	(*RotateClientSecretRequest)(nil),       // 41: warrengate.v1.RotateClientSecretRequest
-	(*RotateClientSecretResponse)(nil),      // 42: warrengate.v1.RotateClientSecretResponse
-	(*RotateBrokerCredentialsRequest)(nil),  // 43: warrengate.v1.RotateBrokerCredentialsRequest
-	(*RotateBrokerCredentialsResponse)(nil), // 44: warrengate.v1.RotateBrokerCredentialsResponse
-	(*RotateSigningKeyRequest)(nil),         // 45: warrengate.v1.RotateSigningKeyRequest
-	(*RotateSigningKeyResponse)(nil),        // 46: warrengate.v1.RotateSigningKeyResponse
-	(*RevokeSigningKeyRequest)(nil),         // 47: warrengate.v1.RevokeSigningKeyRequest
-	(*RevokeSigningKeyResponse)(nil),        // 48: warrengate.v1.RevokeSigningKeyResponse
-	(*ListAuditEventsRequest)(nil),          // 49: warrengate.v1.ListAuditEventsRequest
-	(*AuditEvent)(nil),                      // 50: warrengate.v1.AuditEvent
-	(*ListAuditEventsResponse)(nil),         // 51: warrengate.v1.ListAuditEventsResponse
-	(*VerifyIsolationRequest)(nil),          // 52: warrengate.v1.VerifyIsolationRequest
-	(*IsolationProbe)(nil),                  // 53: warrengate.v1.IsolationProbe
-	(*VerifyIsolationResponse)(nil),         // 54: warrengate.v1.VerifyIsolationResponse
-	(*ReconcileTenantRequest)(nil),          // 55: warrengate.v1.ReconcileTenantRequest
-	(*Reconciliation)(nil),                  // 56: warrengate.v1.Reconciliation
-	(*ReconcileTenantResponse)(nil),         // 57: warrengate.v1.ReconcileTenantResponse
-	(*timestamppb.Timestamp)(nil),           // 58: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),             // 59: google.protobuf.Duration
-	(*Grants)(nil),                          // 60: warrengate.v1.Grants
-	(*fieldmaskpb.FieldMask)(nil),           // 61: google.protobuf.FieldMask
+	(StreamKind)(0),                         // 1: warrengate.v1.StreamKind
+	(*Tenant)(nil),                          // 2: warrengate.v1.Tenant
+	(*Plan)(nil),                            // 3: warrengate.v1.Plan
+	(*Client)(nil),                          // 4: warrengate.v1.Client
+	(*CreateTenantRequest)(nil),             // 5: warrengate.v1.CreateTenantRequest
+	(*CreateTenantResponse)(nil),            // 6: warrengate.v1.CreateTenantResponse
+	(*GetTenantRequest)(nil),                // 7: warrengate.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),               // 8: warrengate.v1.GetTenantResponse
+	(*ListTenantsRequest)(nil),              // 9: warrengate.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),             // 10: warrengate.v1.ListTenantsResponse
+	(*UpdateTenantRequest)(nil),             // 11: warrengate.v1.UpdateTenantRequest
+	(*UpdateTenantResponse)(nil),            // 12: warrengate.v1.UpdateTenantResponse
+	(*SuspendTenantRequest)(nil),            // 13: warrengate.v1.SuspendTenantRequest
+	(*SuspendTenantResponse)(nil),           // 14: warrengate.v1.SuspendTenantResponse
+	(*ResumeTenantRequest)(nil),             // 15: warrengate.v1.ResumeTenantRequest
+	(*ResumeTenantResponse)(nil),            // 16: warrengate.v1.ResumeTenantResponse
+	(*DeleteTenantRequest)(nil),             // 17: warrengate.v1.DeleteTenantRequest
+	(*DeleteTenantResponse)(nil),            // 18: warrengate.v1.DeleteTenantResponse
+	(*GetTenantUsageRequest)(nil),           // 19: warrengate.v1.GetTenantUsageRequest
+	(*UsageMeter)(nil),                      // 20: warrengate.v1.UsageMeter
+	(*GetTenantUsageResponse)(nil),          // 21: warrengate.v1.GetTenantUsageResponse
+	(*ListPlansRequest)(nil),                // 22: warrengate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),               // 23: warrengate.v1.ListPlansResponse
+	(*GetPlanRequest)(nil),                  // 24: warrengate.v1.GetPlanRequest
+	(*GetPlanResponse)(nil),                 // 25: warrengate.v1.GetPlanResponse
+	(*CreatePlanRequest)(nil),               // 26: warrengate.v1.CreatePlanRequest
+	(*CreatePlanResponse)(nil),              // 27: warrengate.v1.CreatePlanResponse
+	(*UpdatePlanRequest)(nil),               // 28: warrengate.v1.UpdatePlanRequest
+	(*UpdatePlanResponse)(nil),              // 29: warrengate.v1.UpdatePlanResponse
+	(*DeletePlanRequest)(nil),               // 30: warrengate.v1.DeletePlanRequest
+	(*DeletePlanResponse)(nil),              // 31: warrengate.v1.DeletePlanResponse
+	(*CreateClientRequest)(nil),             // 32: warrengate.v1.CreateClientRequest
+	(*CreateClientResponse)(nil),            // 33: warrengate.v1.CreateClientResponse
+	(*ListClientsRequest)(nil),              // 34: warrengate.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),             // 35: warrengate.v1.ListClientsResponse
+	(*UpdateClientRequest)(nil),             // 36: warrengate.v1.UpdateClientRequest
+	(*UpdateClientResponse)(nil),            // 37: warrengate.v1.UpdateClientResponse
+	(*RevokeClientRequest)(nil),             // 38: warrengate.v1.RevokeClientRequest
+	(*RevokeClientResponse)(nil),            // 39: warrengate.v1.RevokeClientResponse
+	(*DeleteClientRequest)(nil),             // 40: warrengate.v1.DeleteClientRequest
+	(*DeleteClientResponse)(nil),            // 41: warrengate.v1.DeleteClientResponse
+	(*RotateClientSecretRequest)(nil),       // 42: warrengate.v1.RotateClientSecretRequest
+	(*RotateClientSecretResponse)(nil),      // 43: warrengate.v1.RotateClientSecretResponse
+	(*RotateBrokerCredentialsRequest)(nil),  // 44: warrengate.v1.RotateBrokerCredentialsRequest
+	(*RotateBrokerCredentialsResponse)(nil), // 45: warrengate.v1.RotateBrokerCredentialsResponse
+	(*RotateSigningKeyRequest)(nil),         // 46: warrengate.v1.RotateSigningKeyRequest
+	(*RotateSigningKeyResponse)(nil),        // 47: warrengate.v1.RotateSigningKeyResponse
+	(*RevokeSigningKeyRequest)(nil),         // 48: warrengate.v1.RevokeSigningKeyRequest
+	(*RevokeSigningKeyResponse)(nil),        // 49: warrengate.v1.RevokeSigningKeyResponse
+	(*ListAuditEventsRequest)(nil),          // 50: warrengate.v1.ListAuditEventsRequest
+	(*AuditEvent)(nil),                      // 51: warrengate.v1.AuditEvent
+	(*ListAuditEventsResponse)(nil),         // 52: warrengate.v1.ListAuditEventsResponse
+	(*VerifyIsolationRequest)(nil),          // 53: warrengate.v1.VerifyIsolationRequest
+	(*IsolationProbe)(nil),                  // 54: warrengate.v1.IsolationProbe
+	(*VerifyIsolationResponse)(nil),         // 55: warrengate.v1.VerifyIsolationResponse
+	(*ReconcileTenantRequest)(nil),          // 56: warrengate.v1.ReconcileTenantRequest
+	(*Reconciliation)(nil),                  // 57: warrengate.v1.Reconciliation
+	(*ReconcileTenantResponse)(nil),         // 58: warrengate.v1.ReconcileTenantResponse
+	(*WatchTenantRequest)(nil),              // 59: warrengate.v1.WatchTenantRequest
+	(*WatchTenantResponse)(nil),             // 60: warrengate.v1.WatchTenantResponse
+	(*QueueFigures)(nil),                    // 61: warrengate.v1.QueueFigures
+	(*TenantFigures)(nil),                   // 62: warrengate.v1.TenantFigures
+	(*ListStreamsRequest)(nil),              // 63: warrengate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),             // 64: warrengate.v1.ListStreamsResponse
+	(*OpenStream)(nil),                      // 65: warrengate.v1.OpenStream
+	(*CloseStreamRequest)(nil),              // 66: warrengate.v1.CloseStreamRequest
+	(*CloseStreamResponse)(nil),             // 67: warrengate.v1.CloseStreamResponse
+	(*GetStatusRequest)(nil),                // 68: warrengate.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),               // 69: warrengate.v1.GetStatusResponse
+	(*BrokerStatus)(nil),                    // 70: warrengate.v1.BrokerStatus
+	(*BrokerNode)(nil),                      // 71: warrengate.v1.BrokerNode
+	(*StoreStatus)(nil),                     // 72: warrengate.v1.StoreStatus
+	(*CertificateStatus)(nil),               // 73: warrengate.v1.CertificateStatus
+	(*timestamppb.Timestamp)(nil),           // 74: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),             // 75: google.protobuf.Duration
+	(*Grants)(nil),                          // 76: warrengate.v1.Grants
+	(*fieldmaskpb.FieldMask)(nil),           // 77: google.protobuf.FieldMask
+	(QueueType)(0),                          // 78: warrengate.v1.QueueType
 }
 var file_warrengate_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: warrengate.v1.Tenant.state:type_name -> warrengate.v1.TenantState
-	58, // 1: warrengate.v1.Tenant.created:type_name -> google.protobuf.Timestamp
-	59, // 2: warrengate.v1.Plan.max_message_ttl:type_name -> google.protobuf.Duration
-	59, // 3: warrengate.v1.Plan.queue_expires:type_name -> google.protobuf.Duration
-	60, // 4: warrengate.v1.Client.grants:type_name -> warrengate.v1.Grants
-	58, // 5: warrengate.v1.Client.created:type_name -> google.protobuf.Timestamp
-	1,  // 6: warrengate.v1.CreateTenantRequest.tenant:type_name -> warrengate.v1.Tenant
-	1,  // 7: warrengate.v1.CreateTenantResponse.tenant:type_name -> warrengate.v1.Tenant
-	1,  // 8: warrengate.v1.GetTenantResponse.tenant:type_name -> warrengate.v1.Tenant
-	1,  // 9: warrengate.v1.ListTenantsResponse.tenants:type_name -> warrengate.v1.Tenant
-	1,  // 10: warrengate.v1.UpdateTenantRequest.tenant:type_name -> warrengate.v1.Tenant
-	61, // 11: warrengate.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,  // 12: warrengate.v1.UpdateTenantResponse.tenant:type_name -> warrengate.v1.Tenant
-	1,  // 13: warrengate.v1.SuspendTenantResponse.tenant:type_name -> warrengate.v1.Tenant
-	1,  // 14: warrengate.v1.ResumeTenantResponse.tenant:type_name -> warrengate.v1.Tenant
-	19, // 15: warrengate.v1.GetTenantUsageResponse.meters:type_name -> warrengate.v1.UsageMeter
-	2,  // 16: warrengate.v1.ListPlansResponse.plans:type_name -> warrengate.v1.Plan
-	2,  // 17: warrengate.v1.GetPlanResponse.plan:type_name -> warrengate.v1.Plan
-	2,  // 18: warrengate.v1.CreatePlanRequest.plan:type_name -> warrengate.v1.Plan
-	2,  // 19: warrengate.v1.CreatePlanResponse.plan:type_name -> warrengate.v1.Plan
-	2,  // 20: warrengate.v1.UpdatePlanRequest.plan:type_name -> warrengate.v1.Plan
-	61, // 21: warrengate.v1.UpdatePlanRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 22: warrengate.v1.UpdatePlanResponse.plan:type_name -> warrengate.v1.Plan
-	3,  // 23: warrengate.v1.CreateClientRequest.client:type_name -> warrengate.v1.Client
-	3,  // 24: warrengate.v1.CreateClientResponse.client:type_name -> warrengate.v1.Client
-	3,  // 25: warrengate.v1.ListClientsResponse.clients:type_name -> warrengate.v1.Client
-	3,  // 26: warrengate.v1.UpdateClientRequest.client:type_name -> warrengate.v1.Client
-	61, // 27: warrengate.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 28: warrengate.v1.UpdateClientResponse.client:type_name -> warrengate.v1.Client
-	3,  // 29: warrengate.v1.RevokeClientResponse.client:type_name -> warrengate.v1.Client
-	59, // 30: warrengate.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	58, // 31: warrengate.v1.RotateClientSecretResponse.previous_expires:type_name -> google.protobuf.Timestamp
-	58, // 32: warrengate.v1.RotateBrokerCredentialsResponse.expires:type_name -> google.protobuf.Timestamp
-	58, // 33: warrengate.v1.RotateSigningKeyResponse.previous_expires:type_name -> google.protobuf.Timestamp
-	58, // 34: warrengate.v1.ListAuditEventsRequest.from:type_name -> google.protobuf.Timestamp
-	58, // 35: warrengate.v1.ListAuditEventsRequest.until:type_name -> google.protobuf.Timestamp
-	58, // 36: warrengate.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
-	50, // 37: warrengate.v1.ListAuditEventsResponse.events:type_name -> warrengate.v1.AuditEvent
-	53, // 38: warrengate.v1.VerifyIsolationResponse.probes:type_name -> warrengate.v1.IsolationProbe
-	56, // 39: warrengate.v1.ReconcileTenantResponse.reconciliations:type_name -> warrengate.v1.Reconciliation
-	4,  // 40: warrengate.v1.Admin.CreateTenant:input_type -> warrengate.v1.CreateTenantRequest
-	6,  // 41: warrengate.v1.Admin.GetTenant:input_type -> warrengate.v1.GetTenantRequest
-	8,  // 42: warrengate.v1.Admin.ListTenants:input_type -> warrengate.v1.ListTenantsRequest
-	10, // 43: warrengate.v1.Admin.UpdateTenant:input_type -> warrengate.v1.UpdateTenantRequest
-	12, // 44: warrengate.v1.Admin.SuspendTenant:input_type -> warrengate.v1.SuspendTenantRequest
-	14, // 45: warrengate.v1.Admin.ResumeTenant:input_type -> warrengate.v1.ResumeTenantRequest
-	16, // 46: warrengate.v1.Admin.DeleteTenant:input_type -> warrengate.v1.DeleteTenantRequest
-	18, // 47: warrengate.v1.Admin.GetTenantUsage:input_type -> warrengate.v1.GetTenantUsageRequest
-	21, // 48: warrengate.v1.Admin.ListPlans:input_type -> warrengate.v1.ListPlansRequest
-	23, // 49: warrengate.v1.Admin.GetPlan:input_type -> warrengate.v1.GetPlanRequest
-	25, // 50: warrengate.v1.Admin.CreatePlan:input_type -> warrengate.v1.CreatePlanRequest
-	27, // 51: warrengate.v1.Admin.UpdatePlan:input_type -> warrengate.v1.UpdatePlanRequest
-	29, // 52: warrengate.v1.Admin.DeletePlan:input_type -> warrengate.v1.DeletePlanRequest
-	31, // 53: warrengate.v1.Admin.CreateClient:input_type -> warrengate.v1.CreateClientRequest
-	33, // 54: warrengate.v1.Admin.ListClients:input_type -> warrengate.v1.ListClientsRequest
-	35, // 55: warrengate.v1.Admin.UpdateClient:input_type -> warrengate.v1.UpdateClientRequest
-	37, // 56: warrengate.v1.Admin.RevokeClient:input_type -> warrengate.v1.RevokeClientRequest
-	39, // 57: warrengate.v1.Admin.DeleteClient:input_type -> warrengate.v1.DeleteClientRequest
-	41, // 58: warrengate.v1.Admin.RotateClientSecret:input_type -> warrengate.v1.RotateClientSecretRequest
-	43, // 59: warrengate.v1.Admin.RotateBrokerCredentials:input_type -> warrengate.v1.RotateBrokerCredentialsRequest
-	45, // 60: warrengate.v1.Admin.RotateSigningKey:input_type -> warrengate.v1.RotateSigningKeyRequest
-	47, // 61: warrengate.v1.Admin.RevokeSigningKey:input_type -> warrengate.v1.RevokeSigningKeyRequest
-	49, // 62: warrengate.v1.Admin.ListAuditEvents:input_type -> warrengate.v1.ListAuditEventsRequest
-	55, // 63: warrengate.v1.Admin.ReconcileTenant:input_type -> warrengate.v1.ReconcileTenantRequest
-	52, // 64: warrengate.v1.Admin.VerifyIsolation:input_type -> warrengate.v1.VerifyIsolationRequest
-	5,  // 65: warrengate.v1.Admin.CreateTenant:output_type -> warrengate.v1.CreateTenantResponse
-	7,  // 66: warrengate.v1.Admin.GetTenant:output_type -> warrengate.v1.GetTenantResponse
-	9,  // 67: warrengate.v1.Admin.ListTenants:output_type -> warrengate.v1.ListTenantsResponse
-	11, // 68: warrengate.v1.Admin.UpdateTenant:output_type -> warrengate.v1.UpdateTenantResponse
-	13, // 69: warrengate.v1.Admin.SuspendTenant:output_type -> warrengate.v1.SuspendTenantResponse
-	15, // 70: warrengate.v1.Admin.ResumeTenant:output_type -> warrengate.v1.ResumeTenantResponse
-	17, // 71: warrengate.v1.Admin.DeleteTenant:output_type -> warrengate.v1.DeleteTenantResponse
-	20, // 72: warrengate.v1.Admin.GetTenantUsage:output_type -> warrengate.v1.GetTenantUsageResponse
-	22, // 73: warrengate.v1.Admin.ListPlans:output_type -> warrengate.v1.ListPlansResponse
-	24, // 74: warrengate.v1.Admin.GetPlan:output_type -> warrengate.v1.GetPlanResponse
-	26, // 75: warrengate.v1.Admin.CreatePlan:output_type -> warrengate.v1.CreatePlanResponse
-	28, // 76: warrengate.v1.Admin.UpdatePlan:output_type -> warrengate.v1.UpdatePlanResponse
-	30, // 77: warrengate.v1.Admin.DeletePlan:output_type -> warrengate.v1.DeletePlanResponse
-	32, // 78: warrengate.v1.Admin.CreateClient:output_type -> warrengate.v1.CreateClientResponse
-	34, // 79: warrengate.v1.Admin.ListClients:output_type -> warrengate.v1.ListClientsResponse
-	36, // 80: warrengate.v1.Admin.UpdateClient:output_type -> warrengate.v1.UpdateClientResponse
-	38, // 81: warrengate.v1.Admin.RevokeClient:output_type -> warrengate.v1.RevokeClientResponse
-	40, // 82: warrengate.v1.Admin.DeleteClient:output_type -> warrengate.v1.DeleteClientResponse
-	42, // 83: warrengate.v1.Admin.RotateClientSecret:output_type -> warrengate.v1.RotateClientSecretResponse
-	44, // 84: warrengate.v1.Admin.RotateBrokerCredentials:output_type -> warrengate.v1.RotateBrokerCredentialsResponse
-	46, // 85: warrengate.v1.Admin.RotateSigningKey:output_type -> warrengate.v1.RotateSigningKeyResponse
-	48, // 86: warrengate.v1.Admin.RevokeSigningKey:output_type -> warrengate.v1.RevokeSigningKeyResponse
-	51, // 87: warrengate.v1.Admin.ListAuditEvents:output_type -> warrengate.v1.ListAuditEventsResponse
-	57, // 88: warrengate.v1.Admin.ReconcileTenant:output_type -> warrengate.v1.ReconcileTenantResponse
-	54, // 89: warrengate.v1.Admin.VerifyIsolation:output_type -> warrengate.v1.VerifyIsolationResponse
-	65, // [65:90] is the sub-list for method output_type
-	40, // [40:65] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	74, // 1: warrengate.v1.Tenant.created:type_name -> google.protobuf.Timestamp
+	75, // 2: warrengate.v1.Plan.max_message_ttl:type_name -> google.protobuf.Duration
+	75, // 3: warrengate.v1.Plan.queue_expires:type_name -> google.protobuf.Duration
+	76, // 4: warrengate.v1.Client.grants:type_name -> warrengate.v1.Grants
+	74, // 5: warrengate.v1.Client.created:type_name -> google.protobuf.Timestamp
+	2,  // 6: warrengate.v1.CreateTenantRequest.tenant:type_name -> warrengate.v1.Tenant
+	2,  // 7: warrengate.v1.CreateTenantResponse.tenant:type_name -> warrengate.v1.Tenant
+	2,  // 8: warrengate.v1.GetTenantResponse.tenant:type_name -> warrengate.v1.Tenant
+	2,  // 9: warrengate.v1.ListTenantsResponse.tenants:type_name -> warrengate.v1.Tenant
+	2,  // 10: warrengate.v1.UpdateTenantRequest.tenant:type_name -> warrengate.v1.Tenant
+	77, // 11: warrengate.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 12: warrengate.v1.UpdateTenantResponse.tenant:type_name -> warrengate.v1.Tenant
+	2,  // 13: warrengate.v1.SuspendTenantResponse.tenant:type_name -> warrengate.v1.Tenant
+	2,  // 14: warrengate.v1.ResumeTenantResponse.tenant:type_name -> warrengate.v1.Tenant
+	20, // 15: warrengate.v1.GetTenantUsageResponse.meters:type_name -> warrengate.v1.UsageMeter
+	3,  // 16: warrengate.v1.ListPlansResponse.plans:type_name -> warrengate.v1.Plan
+	3,  // 17: warrengate.v1.GetPlanResponse.plan:type_name -> warrengate.v1.Plan
+	3,  // 18: warrengate.v1.CreatePlanRequest.plan:type_name -> warrengate.v1.Plan
+	3,  // 19: warrengate.v1.CreatePlanResponse.plan:type_name -> warrengate.v1.Plan
+	3,  // 20: warrengate.v1.UpdatePlanRequest.plan:type_name -> warrengate.v1.Plan
+	77, // 21: warrengate.v1.UpdatePlanRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 22: warrengate.v1.UpdatePlanResponse.plan:type_name -> warrengate.v1.Plan
+	4,  // 23: warrengate.v1.CreateClientRequest.client:type_name -> warrengate.v1.Client
+	4,  // 24: warrengate.v1.CreateClientResponse.client:type_name -> warrengate.v1.Client
+	4,  // 25: warrengate.v1.ListClientsResponse.clients:type_name -> warrengate.v1.Client
+	4,  // 26: warrengate.v1.UpdateClientRequest.client:type_name -> warrengate.v1.Client
+	77, // 27: warrengate.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 28: warrengate.v1.UpdateClientResponse.client:type_name -> warrengate.v1.Client
+	4,  // 29: warrengate.v1.RevokeClientResponse.client:type_name -> warrengate.v1.Client
+	75, // 30: warrengate.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	74, // 31: warrengate.v1.RotateClientSecretResponse.previous_expires:type_name -> google.protobuf.Timestamp
+	74, // 32: warrengate.v1.RotateBrokerCredentialsResponse.expires:type_name -> google.protobuf.Timestamp
+	74, // 33: warrengate.v1.RotateSigningKeyResponse.previous_expires:type_name -> google.protobuf.Timestamp
+	74, // 34: warrengate.v1.ListAuditEventsRequest.from:type_name -> google.protobuf.Timestamp
+	74, // 35: warrengate.v1.ListAuditEventsRequest.until:type_name -> google.protobuf.Timestamp
+	74, // 36: warrengate.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
+	51, // 37: warrengate.v1.ListAuditEventsResponse.events:type_name -> warrengate.v1.AuditEvent
+	54, // 38: warrengate.v1.VerifyIsolationResponse.probes:type_name -> warrengate.v1.IsolationProbe
+	57, // 39: warrengate.v1.ReconcileTenantResponse.reconciliations:type_name -> warrengate.v1.Reconciliation
+	75, // 40: warrengate.v1.WatchTenantRequest.interval:type_name -> google.protobuf.Duration
+	74, // 41: warrengate.v1.WatchTenantResponse.time:type_name -> google.protobuf.Timestamp
+	74, // 42: warrengate.v1.WatchTenantResponse.measured:type_name -> google.protobuf.Timestamp
+	61, // 43: warrengate.v1.WatchTenantResponse.queues:type_name -> warrengate.v1.QueueFigures
+	62, // 44: warrengate.v1.WatchTenantResponse.totals:type_name -> warrengate.v1.TenantFigures
+	78, // 45: warrengate.v1.QueueFigures.type:type_name -> warrengate.v1.QueueType
+	75, // 46: warrengate.v1.QueueFigures.oldest_message_age:type_name -> google.protobuf.Duration
+	75, // 47: warrengate.v1.TenantFigures.oldest_message_age:type_name -> google.protobuf.Duration
+	1,  // 48: warrengate.v1.ListStreamsRequest.kind:type_name -> warrengate.v1.StreamKind
+	65, // 49: warrengate.v1.ListStreamsResponse.streams:type_name -> warrengate.v1.OpenStream
+	1,  // 50: warrengate.v1.OpenStream.kind:type_name -> warrengate.v1.StreamKind
+	74, // 51: warrengate.v1.OpenStream.since:type_name -> google.protobuf.Timestamp
+	74, // 52: warrengate.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	70, // 53: warrengate.v1.GetStatusResponse.broker:type_name -> warrengate.v1.BrokerStatus
+	72, // 54: warrengate.v1.GetStatusResponse.store:type_name -> warrengate.v1.StoreStatus
+	73, // 55: warrengate.v1.GetStatusResponse.certificates:type_name -> warrengate.v1.CertificateStatus
+	71, // 56: warrengate.v1.BrokerStatus.nodes:type_name -> warrengate.v1.BrokerNode
+	75, // 57: warrengate.v1.BrokerNode.uptime:type_name -> google.protobuf.Duration
+	75, // 58: warrengate.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	74, // 59: warrengate.v1.CertificateStatus.expires:type_name -> google.protobuf.Timestamp
+	5,  // 60: warrengate.v1.Admin.CreateTenant:input_type -> warrengate.v1.CreateTenantRequest
+	7,  // 61: warrengate.v1.Admin.GetTenant:input_type -> warrengate.v1.GetTenantRequest
+	9,  // 62: warrengate.v1.Admin.ListTenants:input_type -> warrengate.v1.ListTenantsRequest
+	11, // 63: warrengate.v1.Admin.UpdateTenant:input_type -> warrengate.v1.UpdateTenantRequest
+	13, // 64: warrengate.v1.Admin.SuspendTenant:input_type -> warrengate.v1.SuspendTenantRequest
+	15, // 65: warrengate.v1.Admin.ResumeTenant:input_type -> warrengate.v1.ResumeTenantRequest
+	17, // 66: warrengate.v1.Admin.DeleteTenant:input_type -> warrengate.v1.DeleteTenantRequest
+	19, // 67: warrengate.v1.Admin.GetTenantUsage:input_type -> warrengate.v1.GetTenantUsageRequest
+	22, // 68: warrengate.v1.Admin.ListPlans:input_type -> warrengate.v1.ListPlansRequest
+	24, // 69: warrengate.v1.Admin.GetPlan:input_type -> warrengate.v1.GetPlanRequest
+	26, // 70: warrengate.v1.Admin.CreatePlan:input_type -> warrengate.v1.CreatePlanRequest
+	28, // 71: warrengate.v1.Admin.UpdatePlan:input_type -> warrengate.v1.UpdatePlanRequest
+	30, // 72: warrengate.v1.Admin.DeletePlan:input_type -> warrengate.v1.DeletePlanRequest
+	32, // 73: warrengate.v1.Admin.CreateClient:input_type -> warrengate.v1.CreateClientRequest
+	34, // 74: warrengate.v1.Admin.ListClients:input_type -> warrengate.v1.ListClientsRequest
+	36, // 75: warrengate.v1.Admin.UpdateClient:input_type -> warrengate.v1.UpdateClientRequest
+	38, // 76: warrengate.v1.Admin.RevokeClient:input_type -> warrengate.v1.RevokeClientRequest
+	40, // 77: warrengate.v1.Admin.DeleteClient:input_type -> warrengate.v1.DeleteClientRequest
+	42, // 78: warrengate.v1.Admin.RotateClientSecret:input_type -> warrengate.v1.RotateClientSecretRequest
+	44, // 79: warrengate.v1.Admin.RotateBrokerCredentials:input_type -> warrengate.v1.RotateBrokerCredentialsRequest
+	46, // 80: warrengate.v1.Admin.RotateSigningKey:input_type -> warrengate.v1.RotateSigningKeyRequest
+	48, // 81: warrengate.v1.Admin.RevokeSigningKey:input_type -> warrengate.v1.RevokeSigningKeyRequest
+	50, // 82: warrengate.v1.Admin.ListAuditEvents:input_type -> warrengate.v1.ListAuditEventsRequest
+	56, // 83: warrengate.v1.Admin.ReconcileTenant:input_type -> warrengate.v1.ReconcileTenantRequest
+	53, // 84: warrengate.v1.Admin.VerifyIsolation:input_type -> warrengate.v1.VerifyIsolationRequest
+	59, // 85: warrengate.v1.Admin.WatchTenant:input_type -> warrengate.v1.WatchTenantRequest
+	63, // 86: warrengate.v1.Admin.ListStreams:input_type -> warrengate.v1.ListStreamsRequest
+	66, // 87: warrengate.v1.Admin.CloseStream:input_type -> warrengate.v1.CloseStreamRequest
+	68, // 88: warrengate.v1.Admin.GetStatus:input_type -> warrengate.v1.GetStatusRequest
+	6,  // 89: warrengate.v1.Admin.CreateTenant:output_type -> warrengate.v1.CreateTenantResponse
+	8,  // 90: warrengate.v1.Admin.GetTenant:output_type -> warrengate.v1.GetTenantResponse
+	10, // 91: warrengate.v1.Admin.ListTenants:output_type -> warrengate.v1.ListTenantsResponse
+	12, // 92: warrengate.v1.Admin.UpdateTenant:output_type -> warrengate.v1.UpdateTenantResponse
+	14, // 93: warrengate.v1.Admin.SuspendTenant:output_type -> warrengate.v1.SuspendTenantResponse
+	16, // 94: warrengate.v1.Admin.ResumeTenant:output_type -> warrengate.v1.ResumeTenantResponse
+	18, // 95: warrengate.v1.Admin.DeleteTenant:output_type -> warrengate.v1.DeleteTenantResponse
+	21, // 96: warrengate.v1.Admin.GetTenantUsage:output_type -> warrengate.v1.GetTenantUsageResponse
+	23, // 97: warrengate.v1.Admin.ListPlans:output_type -> warrengate.v1.ListPlansResponse
+	25, // 98: warrengate.v1.Admin.GetPlan:output_type -> warrengate.v1.GetPlanResponse
+	27, // 99: warrengate.v1.Admin.CreatePlan:output_type -> warrengate.v1.CreatePlanResponse
+	29, // 100: warrengate.v1.Admin.UpdatePlan:output_type -> warrengate.v1.UpdatePlanResponse
+	31, // 101: warrengate.v1.Admin.DeletePlan:output_type -> warrengate.v1.DeletePlanResponse
+	33, // 102: warrengate.v1.Admin.CreateClient:output_type -> warrengate.v1.CreateClientResponse
+	35, // 103: warrengate.v1.Admin.ListClients:output_type -> warrengate.v1.ListClientsResponse
+	37, // 104: warrengate.v1.Admin.UpdateClient:output_type -> warrengate.v1.UpdateClientResponse
+	39, // 105: warrengate.v1.Admin.RevokeClient:output_type -> warrengate.v1.RevokeClientResponse
+	41, // 106: warrengate.v1.Admin.DeleteClient:output_type -> warrengate.v1.DeleteClientResponse
+	43, // 107: warrengate.v1.Admin.RotateClientSecret:output_type -> warrengate.v1.RotateClientSecretResponse
+	45, // 108: warrengate.v1.Admin.RotateBrokerCredentials:output_type -> warrengate.v1.RotateBrokerCredentialsResponse
+	47, // 109: warrengate.v1.Admin.RotateSigningKey:output_type -> warrengate.v1.RotateSigningKeyResponse
+	49, // 110: warrengate.v1.Admin.RevokeSigningKey:output_type -> warrengate.v1.RevokeSigningKeyResponse
+	52, // 111: warrengate.v1.Admin.ListAuditEvents:output_type -> warrengate.v1.ListAuditEventsResponse
+	58, // 112: warrengate.v1.Admin.ReconcileTenant:output_type -> warrengate.v1.ReconcileTenantResponse
+	55, // 113: warrengate.v1.Admin.VerifyIsolation:output_type -> warrengate.v1.VerifyIsolationResponse
+	60, // 114: warrengate.v1.Admin.WatchTenant:output_type -> warrengate.v1.WatchTenantResponse
+	64, // 115: warrengate.v1.Admin.ListStreams:output_type -> warrengate.v1.ListStreamsResponse
+	67, // 116: warrengate.v1.Admin.CloseStream:output_type -> warrengate.v1.CloseStreamResponse
+	69, // 117: warrengate.v1.Admin.GetStatus:output_type -> warrengate.v1.GetStatusResponse
+	89, // [89:118] is the sub-list for method output_type
+	60, // [60:89] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_warrengate_v1_admin_proto_init() }
@@ -3892,14 +5388,17 @@ func file_warrengate_v1_admin_proto_init() {
 		return
 	}
 	file_warrengate_v1_auth_proto_init()
+	file_warrengate_v1_topology_proto_init()
 	file_warrengate_v1_admin_proto_msgTypes[1].OneofWrappers = []any{}
+	file_warrengate_v1_admin_proto_msgTypes[59].OneofWrappers = []any{}
+	file_warrengate_v1_admin_proto_msgTypes[60].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warrengate_v1_admin_proto_rawDesc), len(file_warrengate_v1_admin_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   57,
+			NumEnums:      2,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

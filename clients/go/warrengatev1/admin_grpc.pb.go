@@ -4,8 +4,9 @@
 // - protoc             v7.35.1
 // source: warrengate/v1/admin.proto
 
-// Tenants, their clients and plans. For platform administrators; a tenant's own client with the administer grant may
-// manage the clients of its own tenant, and nothing else.
+// Tenants, their clients and plans. For platform administrators. A tenant's own client with the administer grant may
+// manage the clients of its own tenant and close their streams; one with the observe grant may read the usage, the
+// audit events, the queues' figures and the open streams of its own tenant.
 
 package warrengatev1
 
@@ -47,6 +48,10 @@ const (
 	Admin_ListAuditEvents_FullMethodName         = "/warrengate.v1.Admin/ListAuditEvents"
 	Admin_ReconcileTenant_FullMethodName         = "/warrengate.v1.Admin/ReconcileTenant"
 	Admin_VerifyIsolation_FullMethodName         = "/warrengate.v1.Admin/VerifyIsolation"
+	Admin_WatchTenant_FullMethodName             = "/warrengate.v1.Admin/WatchTenant"
+	Admin_ListStreams_FullMethodName             = "/warrengate.v1.Admin/ListStreams"
+	Admin_CloseStream_FullMethodName             = "/warrengate.v1.Admin/CloseStream"
+	Admin_GetStatus_FullMethodName               = "/warrengate.v1.Admin/GetStatus"
 )
 
 // AdminClient is the client API for Admin service.
@@ -70,7 +75,8 @@ type AdminClient interface {
 	ResumeTenant(ctx context.Context, in *ResumeTenantRequest, opts ...grpc.CallOption) (*ResumeTenantResponse, error)
 	// Deletes a tenant with its queues, messages, clients and broker user.
 	DeleteTenant(ctx context.Context, in *DeleteTenantRequest, opts ...grpc.CallOption) (*DeleteTenantResponse, error)
-	// Returns the plan's limits and their current use.
+	// Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
+	// the observe grant.
 	GetTenantUsage(ctx context.Context, in *GetTenantUsageRequest, opts ...grpc.CallOption) (*GetTenantUsageResponse, error)
 	// Lists the plans by name.
 	ListPlans(ctx context.Context, in *ListPlansRequest, opts ...grpc.CallOption) (*ListPlansResponse, error)
@@ -107,13 +113,28 @@ type AdminClient interface {
 	// streams opened with them. If no key remains, a new one is created.
 	RevokeSigningKey(ctx context.Context, in *RevokeSigningKeyRequest, opts ...grpc.CallOption) (*RevokeSigningKeyResponse, error)
 	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-	// redrives by applications.
+	// redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
+	// get the events of their own tenant.
 	ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error)
 	// Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
 	// Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
 	ReconcileTenant(ctx context.Context, in *ReconcileTenantRequest, opts ...grpc.CallOption) (*ReconcileTenantResponse, error)
 	// Attempts cross-tenant access with the tenant's real credentials and reports each refusal.
 	VerifyIsolation(ctx context.Context, in *VerifyIsolationRequest, opts ...grpc.CallOption) (*VerifyIsolationResponse, error)
+	// Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
+	// until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
+	// observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
+	// each client on one gateway.
+	WatchTenant(ctx context.Context, in *WatchTenantRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTenantResponse], error)
+	// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
+	// each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+	ListStreams(ctx context.Context, in *ListStreamsRequest, opts ...grpc.CallOption) (*ListStreamsResponse, error)
+	// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
+	// once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
+	// administer grant.
+	CloseStream(ctx context.Context, in *CloseStreamRequest, opts ...grpc.CallOption) (*CloseStreamResponse, error)
+	// Returns the state of the answering gateway, of the broker's nodes and of the store, and when certificates expire.
+	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 }
 
 type adminClient struct {
@@ -374,6 +395,55 @@ func (c *adminClient) VerifyIsolation(ctx context.Context, in *VerifyIsolationRe
 	return out, nil
 }
 
+func (c *adminClient) WatchTenant(ctx context.Context, in *WatchTenantRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTenantResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[0], Admin_WatchTenant_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTenantRequest, WatchTenantResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchTenantClient = grpc.ServerStreamingClient[WatchTenantResponse]
+
+func (c *adminClient) ListStreams(ctx context.Context, in *ListStreamsRequest, opts ...grpc.CallOption) (*ListStreamsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListStreamsResponse)
+	err := c.cc.Invoke(ctx, Admin_ListStreams_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) CloseStream(ctx context.Context, in *CloseStreamRequest, opts ...grpc.CallOption) (*CloseStreamResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CloseStreamResponse)
+	err := c.cc.Invoke(ctx, Admin_CloseStream_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetStatusResponse)
+	err := c.cc.Invoke(ctx, Admin_GetStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -395,7 +465,8 @@ type AdminServer interface {
 	ResumeTenant(context.Context, *ResumeTenantRequest) (*ResumeTenantResponse, error)
 	// Deletes a tenant with its queues, messages, clients and broker user.
 	DeleteTenant(context.Context, *DeleteTenantRequest) (*DeleteTenantResponse, error)
-	// Returns the plan's limits and their current use.
+	// Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
+	// the observe grant.
 	GetTenantUsage(context.Context, *GetTenantUsageRequest) (*GetTenantUsageResponse, error)
 	// Lists the plans by name.
 	ListPlans(context.Context, *ListPlansRequest) (*ListPlansResponse, error)
@@ -432,13 +503,28 @@ type AdminServer interface {
 	// streams opened with them. If no key remains, a new one is created.
 	RevokeSigningKey(context.Context, *RevokeSigningKeyRequest) (*RevokeSigningKeyResponse, error)
 	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-	// redrives by applications.
+	// redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
+	// get the events of their own tenant.
 	ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error)
 	// Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
 	// Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
 	ReconcileTenant(context.Context, *ReconcileTenantRequest) (*ReconcileTenantResponse, error)
 	// Attempts cross-tenant access with the tenant's real credentials and reports each refusal.
 	VerifyIsolation(context.Context, *VerifyIsolationRequest) (*VerifyIsolationResponse, error)
+	// Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
+	// until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
+	// observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
+	// each client on one gateway.
+	WatchTenant(*WatchTenantRequest, grpc.ServerStreamingServer[WatchTenantResponse]) error
+	// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
+	// each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+	ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error)
+	// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
+	// once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
+	// administer grant.
+	CloseStream(context.Context, *CloseStreamRequest) (*CloseStreamResponse, error)
+	// Returns the state of the answering gateway, of the broker's nodes and of the store, and when certificates expire.
+	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -523,6 +609,18 @@ func (UnimplementedAdminServer) ReconcileTenant(context.Context, *ReconcileTenan
 }
 func (UnimplementedAdminServer) VerifyIsolation(context.Context, *VerifyIsolationRequest) (*VerifyIsolationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method VerifyIsolation not implemented")
+}
+func (UnimplementedAdminServer) WatchTenant(*WatchTenantRequest, grpc.ServerStreamingServer[WatchTenantResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchTenant not implemented")
+}
+func (UnimplementedAdminServer) ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListStreams not implemented")
+}
+func (UnimplementedAdminServer) CloseStream(context.Context, *CloseStreamRequest) (*CloseStreamResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CloseStream not implemented")
+}
+func (UnimplementedAdminServer) GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -995,6 +1093,71 @@ func _Admin_VerifyIsolation_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_WatchTenant_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTenantRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).WatchTenant(m, &grpc.GenericServerStream[WatchTenantRequest, WatchTenantResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchTenantServer = grpc.ServerStreamingServer[WatchTenantResponse]
+
+func _Admin_ListStreams_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListStreamsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListStreams(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListStreams_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListStreams(ctx, req.(*ListStreamsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_CloseStream_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CloseStreamRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).CloseStream(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_CloseStream_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).CloseStream(ctx, req.(*CloseStreamRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetStatus(ctx, req.(*GetStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1102,7 +1265,25 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "VerifyIsolation",
 			Handler:    _Admin_VerifyIsolation_Handler,
 		},
+		{
+			MethodName: "ListStreams",
+			Handler:    _Admin_ListStreams_Handler,
+		},
+		{
+			MethodName: "CloseStream",
+			Handler:    _Admin_CloseStream_Handler,
+		},
+		{
+			MethodName: "GetStatus",
+			Handler:    _Admin_GetStatus_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchTenant",
+			Handler:       _Admin_WatchTenant_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "warrengate/v1/admin.proto",
 }

@@ -275,7 +275,9 @@ type Grants struct {
 	// Patterns of exchange and queue names that it may declare, delete and bind.
 	Configure []string `protobuf:"bytes,3,rep,name=configure,proto3" json:"configure,omitempty"`
 	// Whether it may call Admin: platform administrators for every tenant, a tenant's client for its own clients only.
-	Administer    bool `protobuf:"varint,4,opt,name=administer,proto3" json:"administer,omitempty"`
+	Administer bool `protobuf:"varint,4,opt,name=administer,proto3" json:"administer,omitempty"`
+	// Whether it may read the usage, the audit events, the queues' figures and the open streams of its tenant (see Admin).
+	Observe       bool `protobuf:"varint,5,opt,name=observe,proto3" json:"observe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -334,6 +336,13 @@ func (x *Grants) GetConfigure() []string {
 func (x *Grants) GetAdminister() bool {
 	if x != nil {
 		return x.Administer
+	}
+	return false
+}
+
+func (x *Grants) GetObserve() bool {
+	if x != nil {
+		return x.Observe
 	}
 	return false
 }
@@ -412,14 +421,15 @@ const file_warrengate_v1_auth_proto_rawDesc = "" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12-\n" +
 	"\x06grants\x18\x03 \x01(\v2\x15.warrengate.v1.GrantsR\x06grants\x12?\n" +
-	"\rtoken_expires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ftokenExpires\"\x9b\x01\n" +
+	"\rtoken_expires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ftokenExpires\"\xb5\x01\n" +
 	"\x06Grants\x125\n" +
 	"\apublish\x18\x01 \x03(\v2\x1b.warrengate.v1.PublishGrantR\apublish\x12\x1c\n" +
 	"\tsubscribe\x18\x02 \x03(\tR\tsubscribe\x12\x1c\n" +
 	"\tconfigure\x18\x03 \x03(\tR\tconfigure\x12\x1e\n" +
 	"\n" +
 	"administer\x18\x04 \x01(\bR\n" +
-	"administer\"K\n" +
+	"administer\x12\x18\n" +
+	"\aobserve\x18\x05 \x01(\bR\aobserve\"K\n" +
 	"\fPublishGrant\x12\x1a\n" +
 	"\bexchange\x18\x01 \x01(\tR\bexchange\x12\x1f\n" +
 	"\vrouting_key\x18\x02 \x01(\tR\n" +

@@ -1702,6 +1702,234 @@ func (x *PurgeQueueResponse) GetMessagesPurged() uint64 {
 	return 0
 }
 
+// Request of PeekMessages.
+type PeekMessagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The queue. Required.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Maximum number of messages, 1 to 100; fewer when their bodies exceed 3 MiB. Default (0): 10.
+	MaxMessages int32 `protobuf:"varint,2,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
+	// Truncates each body to this many bytes. Default (0): whole bodies.
+	MaxBodyBytes uint32 `protobuf:"varint,3,opt,name=max_body_bytes,json=maxBodyBytes,proto3" json:"max_body_bytes,omitempty"`
+	// Of a stream queue, the offset of the first message to return. Default: the first message that it keeps.
+	StreamOffset  *uint64 `protobuf:"varint,4,opt,name=stream_offset,json=streamOffset,proto3,oneof" json:"stream_offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeekMessagesRequest) Reset() {
+	*x = PeekMessagesRequest{}
+	mi := &file_warrengate_v1_topology_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeekMessagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeekMessagesRequest) ProtoMessage() {}
+
+func (x *PeekMessagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_topology_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeekMessagesRequest.ProtoReflect.Descriptor instead.
+func (*PeekMessagesRequest) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PeekMessagesRequest) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *PeekMessagesRequest) GetMaxMessages() int32 {
+	if x != nil {
+		return x.MaxMessages
+	}
+	return 0
+}
+
+func (x *PeekMessagesRequest) GetMaxBodyBytes() uint32 {
+	if x != nil {
+		return x.MaxBodyBytes
+	}
+	return 0
+}
+
+func (x *PeekMessagesRequest) GetStreamOffset() uint64 {
+	if x != nil && x.StreamOffset != nil {
+		return *x.StreamOffset
+	}
+	return 0
+}
+
+// Response of PeekMessages.
+type PeekMessagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The messages in the order of the queue.
+	Messages []*PeekedMessage `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// Whether the queue has more messages after these.
+	HasMore       bool `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeekMessagesResponse) Reset() {
+	*x = PeekMessagesResponse{}
+	mi := &file_warrengate_v1_topology_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeekMessagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeekMessagesResponse) ProtoMessage() {}
+
+func (x *PeekMessagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_topology_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeekMessagesResponse.ProtoReflect.Descriptor instead.
+func (*PeekMessagesResponse) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PeekMessagesResponse) GetMessages() []*PeekedMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *PeekMessagesResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+// A message that is still in its queue.
+type PeekedMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The message, with the producer's trace context.
+	Message *Message `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// The exchange it was published to; empty for the default exchange.
+	Exchange string `protobuf:"bytes,2,opt,name=exchange,proto3" json:"exchange,omitempty"`
+	// The routing key it was published with.
+	RoutingKey string `protobuf:"bytes,3,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
+	// The number that its next delivery will have: 1 for the first.
+	Attempt uint32 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Whether it was delivered or peeked at before.
+	Redelivered bool `protobuf:"varint,5,opt,name=redelivered,proto3" json:"redelivered,omitempty"`
+	// Its offset in a stream queue.
+	StreamOffset *uint64 `protobuf:"varint,6,opt,name=stream_offset,json=streamOffset,proto3,oneof" json:"stream_offset,omitempty"`
+	// The size of the whole body.
+	BodyBytes     uint64 `protobuf:"varint,7,opt,name=body_bytes,json=bodyBytes,proto3" json:"body_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeekedMessage) Reset() {
+	*x = PeekedMessage{}
+	mi := &file_warrengate_v1_topology_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeekedMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeekedMessage) ProtoMessage() {}
+
+func (x *PeekedMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_topology_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeekedMessage.ProtoReflect.Descriptor instead.
+func (*PeekedMessage) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PeekedMessage) GetMessage() *Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PeekedMessage) GetExchange() string {
+	if x != nil {
+		return x.Exchange
+	}
+	return ""
+}
+
+func (x *PeekedMessage) GetRoutingKey() string {
+	if x != nil {
+		return x.RoutingKey
+	}
+	return ""
+}
+
+func (x *PeekedMessage) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *PeekedMessage) GetRedelivered() bool {
+	if x != nil {
+		return x.Redelivered
+	}
+	return false
+}
+
+func (x *PeekedMessage) GetStreamOffset() uint64 {
+	if x != nil && x.StreamOffset != nil {
+		return *x.StreamOffset
+	}
+	return 0
+}
+
+func (x *PeekedMessage) GetBodyBytes() uint64 {
+	if x != nil {
+		return x.BodyBytes
+	}
+	return 0
+}
+
 // Request of Bind.
 type BindRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1713,7 +1941,7 @@ type BindRequest struct {
 
 func (x *BindRequest) Reset() {
 	*x = BindRequest{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[24]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1953,7 @@ func (x *BindRequest) String() string {
 func (*BindRequest) ProtoMessage() {}
 
 func (x *BindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[24]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1966,7 @@ func (x *BindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRequest.ProtoReflect.Descriptor instead.
 func (*BindRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{24}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BindRequest) GetBinding() *Binding {
@@ -1757,7 +1985,7 @@ type BindResponse struct {
 
 func (x *BindResponse) Reset() {
 	*x = BindResponse{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[25]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1997,7 @@ func (x *BindResponse) String() string {
 func (*BindResponse) ProtoMessage() {}
 
 func (x *BindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[25]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +2010,7 @@ func (x *BindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindResponse.ProtoReflect.Descriptor instead.
 func (*BindResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{25}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{28}
 }
 
 // Request of Unbind.
@@ -1796,7 +2024,7 @@ type UnbindRequest struct {
 
 func (x *UnbindRequest) Reset() {
 	*x = UnbindRequest{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[26]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +2036,7 @@ func (x *UnbindRequest) String() string {
 func (*UnbindRequest) ProtoMessage() {}
 
 func (x *UnbindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[26]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +2049,7 @@ func (x *UnbindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindRequest.ProtoReflect.Descriptor instead.
 func (*UnbindRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{26}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UnbindRequest) GetBinding() *Binding {
@@ -1840,7 +2068,7 @@ type UnbindResponse struct {
 
 func (x *UnbindResponse) Reset() {
 	*x = UnbindResponse{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[27]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2080,7 @@ func (x *UnbindResponse) String() string {
 func (*UnbindResponse) ProtoMessage() {}
 
 func (x *UnbindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[27]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2093,7 @@ func (x *UnbindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindResponse.ProtoReflect.Descriptor instead.
 func (*UnbindResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{27}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{30}
 }
 
 // Request of ListBindings.
@@ -1885,7 +2113,7 @@ type ListBindingsRequest struct {
 
 func (x *ListBindingsRequest) Reset() {
 	*x = ListBindingsRequest{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[28]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2125,7 @@ func (x *ListBindingsRequest) String() string {
 func (*ListBindingsRequest) ProtoMessage() {}
 
 func (x *ListBindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[28]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2138,7 @@ func (x *ListBindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBindingsRequest.ProtoReflect.Descriptor instead.
 func (*ListBindingsRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{28}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListBindingsRequest) GetSource() string {
@@ -1954,7 +2182,7 @@ type ListBindingsResponse struct {
 
 func (x *ListBindingsResponse) Reset() {
 	*x = ListBindingsResponse{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[29]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +2194,7 @@ func (x *ListBindingsResponse) String() string {
 func (*ListBindingsResponse) ProtoMessage() {}
 
 func (x *ListBindingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[29]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +2207,7 @@ func (x *ListBindingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBindingsResponse.ProtoReflect.Descriptor instead.
 func (*ListBindingsResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{29}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListBindingsResponse) GetBindings() []*Binding {
@@ -2032,7 +2260,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[30]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2272,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[30]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2285,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{30}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeadLetter) GetDeadLetterId() string {
@@ -2165,7 +2393,7 @@ type DeadLetterFilter struct {
 
 func (x *DeadLetterFilter) Reset() {
 	*x = DeadLetterFilter{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[31]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2405,7 @@ func (x *DeadLetterFilter) String() string {
 func (*DeadLetterFilter) ProtoMessage() {}
 
 func (x *DeadLetterFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[31]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2418,7 @@ func (x *DeadLetterFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterFilter.ProtoReflect.Descriptor instead.
 func (*DeadLetterFilter) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{31}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeadLetterFilter) GetQueue() string {
@@ -2250,7 +2478,7 @@ type DeadLetterSelection struct {
 
 func (x *DeadLetterSelection) Reset() {
 	*x = DeadLetterSelection{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[32]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2490,7 @@ func (x *DeadLetterSelection) String() string {
 func (*DeadLetterSelection) ProtoMessage() {}
 
 func (x *DeadLetterSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[32]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2503,7 @@ func (x *DeadLetterSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterSelection.ProtoReflect.Descriptor instead.
 func (*DeadLetterSelection) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{32}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeadLetterSelection) GetDeadLetterIds() []string {
@@ -2316,7 +2544,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[33]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2556,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[33]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2569,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{33}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListDeadLettersRequest) GetFilter() *DeadLetterFilter {
@@ -2385,7 +2613,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[34]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2625,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[34]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2638,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{34}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListDeadLettersResponse) GetDeadLetters() []*DeadLetter {
@@ -2433,14 +2661,16 @@ type RedriveDeadLettersRequest struct {
 	// Which dead letters. Required. Only those that existed before the call are sent.
 	Selection *DeadLetterSelection `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`
 	// Maximum rate per second, up to 100,000. Default (0): unlimited.
-	MaxPerSecond  uint32 `protobuf:"varint,2,opt,name=max_per_second,json=maxPerSecond,proto3" json:"max_per_second,omitempty"`
+	MaxPerSecond uint32 `protobuf:"varint,2,opt,name=max_per_second,json=maxPerSecond,proto3" json:"max_per_second,omitempty"`
+	// Changes to the message, only for a selection of exactly one dead_letter_ids. Default: none.
+	Edit          *DeadLetterEdit `protobuf:"bytes,3,opt,name=edit,proto3" json:"edit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RedriveDeadLettersRequest) Reset() {
 	*x = RedriveDeadLettersRequest{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[35]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2682,7 @@ func (x *RedriveDeadLettersRequest) String() string {
 func (*RedriveDeadLettersRequest) ProtoMessage() {}
 
 func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[35]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2695,7 @@ func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{35}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RedriveDeadLettersRequest) GetSelection() *DeadLetterSelection {
@@ -2480,6 +2710,123 @@ func (x *RedriveDeadLettersRequest) GetMaxPerSecond() uint32 {
 		return x.MaxPerSecond
 	}
 	return 0
+}
+
+func (x *RedriveDeadLettersRequest) GetEdit() *DeadLetterEdit {
+	if x != nil {
+		return x.Edit
+	}
+	return nil
+}
+
+// Changes to a dead letter that is sent again. Its properties, headers and message_id stay as they are.
+type DeadLetterEdit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new body. Default: the body as published.
+	Body []byte `protobuf:"bytes,1,opt,name=body,proto3,oneof" json:"body,omitempty"`
+	// Where to send it, which needs the publish grant. Default: its original queue.
+	Destination   *PublishDestination `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterEdit) Reset() {
+	*x = DeadLetterEdit{}
+	mi := &file_warrengate_v1_topology_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterEdit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterEdit) ProtoMessage() {}
+
+func (x *DeadLetterEdit) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_topology_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterEdit.ProtoReflect.Descriptor instead.
+func (*DeadLetterEdit) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *DeadLetterEdit) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *DeadLetterEdit) GetDestination() *PublishDestination {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+// Where to publish a message.
+type PublishDestination struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The exchange, at most 255 bytes. Empty: the default exchange, which routes to the queue named by routing_key.
+	Exchange string `protobuf:"bytes,1,opt,name=exchange,proto3" json:"exchange,omitempty"`
+	// The routing key, at most 255 bytes. May be empty.
+	RoutingKey    string `protobuf:"bytes,2,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishDestination) Reset() {
+	*x = PublishDestination{}
+	mi := &file_warrengate_v1_topology_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishDestination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishDestination) ProtoMessage() {}
+
+func (x *PublishDestination) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_topology_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishDestination.ProtoReflect.Descriptor instead.
+func (*PublishDestination) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PublishDestination) GetExchange() string {
+	if x != nil {
+		return x.Exchange
+	}
+	return ""
+}
+
+func (x *PublishDestination) GetRoutingKey() string {
+	if x != nil {
+		return x.RoutingKey
+	}
+	return ""
 }
 
 // Progress so far; the last response has the totals.
@@ -2499,7 +2846,7 @@ type RedriveDeadLettersResponse struct {
 
 func (x *RedriveDeadLettersResponse) Reset() {
 	*x = RedriveDeadLettersResponse{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[36]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2858,7 @@ func (x *RedriveDeadLettersResponse) String() string {
 func (*RedriveDeadLettersResponse) ProtoMessage() {}
 
 func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[36]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2871,7 @@ func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{36}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RedriveDeadLettersResponse) GetRedriven() uint64 {
@@ -2568,7 +2915,7 @@ type RedriveFailure struct {
 
 func (x *RedriveFailure) Reset() {
 	*x = RedriveFailure{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[37]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2927,7 @@ func (x *RedriveFailure) String() string {
 func (*RedriveFailure) ProtoMessage() {}
 
 func (x *RedriveFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[37]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2940,7 @@ func (x *RedriveFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveFailure.ProtoReflect.Descriptor instead.
 func (*RedriveFailure) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{37}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RedriveFailure) GetDeadLetterId() string {
@@ -2621,7 +2968,7 @@ type PurgeDeadLettersRequest struct {
 
 func (x *PurgeDeadLettersRequest) Reset() {
 	*x = PurgeDeadLettersRequest{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[38]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2980,7 @@ func (x *PurgeDeadLettersRequest) String() string {
 func (*PurgeDeadLettersRequest) ProtoMessage() {}
 
 func (x *PurgeDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[38]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2993,7 @@ func (x *PurgeDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*PurgeDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{38}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PurgeDeadLettersRequest) GetSelection() *DeadLetterSelection {
@@ -2667,7 +3014,7 @@ type PurgeDeadLettersResponse struct {
 
 func (x *PurgeDeadLettersResponse) Reset() {
 	*x = PurgeDeadLettersResponse{}
-	mi := &file_warrengate_v1_topology_proto_msgTypes[39]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +3026,7 @@ func (x *PurgeDeadLettersResponse) String() string {
 func (*PurgeDeadLettersResponse) ProtoMessage() {}
 
 func (x *PurgeDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_topology_proto_msgTypes[39]
+	mi := &file_warrengate_v1_topology_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +3039,7 @@ func (x *PurgeDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*PurgeDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{39}
+	return file_warrengate_v1_topology_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PurgeDeadLettersResponse) GetPurged() uint64 {
@@ -2809,7 +3156,27 @@ const file_warrengate_v1_topology_proto_rawDesc = "" +
 	"\x11PurgeQueueRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"=\n" +
 	"\x12PurgeQueueResponse\x12'\n" +
-	"\x0fmessages_purged\x18\x01 \x01(\x04R\x0emessagesPurged\"?\n" +
+	"\x0fmessages_purged\x18\x01 \x01(\x04R\x0emessagesPurged\"\xb0\x01\n" +
+	"\x13PeekMessagesRequest\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12!\n" +
+	"\fmax_messages\x18\x02 \x01(\x05R\vmaxMessages\x12$\n" +
+	"\x0emax_body_bytes\x18\x03 \x01(\rR\fmaxBodyBytes\x12(\n" +
+	"\rstream_offset\x18\x04 \x01(\x04H\x00R\fstreamOffset\x88\x01\x01B\x10\n" +
+	"\x0e_stream_offset\"k\n" +
+	"\x14PeekMessagesResponse\x128\n" +
+	"\bmessages\x18\x01 \x03(\v2\x1c.warrengate.v1.PeekedMessageR\bmessages\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x95\x02\n" +
+	"\rPeekedMessage\x120\n" +
+	"\amessage\x18\x01 \x01(\v2\x16.warrengate.v1.MessageR\amessage\x12\x1a\n" +
+	"\bexchange\x18\x02 \x01(\tR\bexchange\x12\x1f\n" +
+	"\vrouting_key\x18\x03 \x01(\tR\n" +
+	"routingKey\x12\x18\n" +
+	"\aattempt\x18\x04 \x01(\rR\aattempt\x12 \n" +
+	"\vredelivered\x18\x05 \x01(\bR\vredelivered\x12(\n" +
+	"\rstream_offset\x18\x06 \x01(\x04H\x00R\fstreamOffset\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"body_bytes\x18\a \x01(\x04R\tbodyBytesB\x10\n" +
+	"\x0e_stream_offset\"?\n" +
 	"\vBindRequest\x120\n" +
 	"\abinding\x18\x01 \x01(\v2\x16.warrengate.v1.BindingR\abinding\"\x0e\n" +
 	"\fBindResponse\"A\n" +
@@ -2862,10 +3229,19 @@ const file_warrengate_v1_topology_proto_rawDesc = "" +
 	"\x0ewithout_bodies\x18\x04 \x01(\bR\rwithoutBodies\"\x7f\n" +
 	"\x17ListDeadLettersResponse\x12<\n" +
 	"\fdead_letters\x18\x01 \x03(\v2\x19.warrengate.v1.DeadLetterR\vdeadLetters\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x83\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb6\x01\n" +
 	"\x19RedriveDeadLettersRequest\x12@\n" +
 	"\tselection\x18\x01 \x01(\v2\".warrengate.v1.DeadLetterSelectionR\tselection\x12$\n" +
-	"\x0emax_per_second\x18\x02 \x01(\rR\fmaxPerSecond\"\xa9\x01\n" +
+	"\x0emax_per_second\x18\x02 \x01(\rR\fmaxPerSecond\x121\n" +
+	"\x04edit\x18\x03 \x01(\v2\x1d.warrengate.v1.DeadLetterEditR\x04edit\"w\n" +
+	"\x0eDeadLetterEdit\x12\x17\n" +
+	"\x04body\x18\x01 \x01(\fH\x00R\x04body\x88\x01\x01\x12C\n" +
+	"\vdestination\x18\x02 \x01(\v2!.warrengate.v1.PublishDestinationR\vdestinationB\a\n" +
+	"\x05_body\"Q\n" +
+	"\x12PublishDestination\x12\x1a\n" +
+	"\bexchange\x18\x01 \x01(\tR\bexchange\x12\x1f\n" +
+	"\vrouting_key\x18\x02 \x01(\tR\n" +
+	"routingKey\"\xa9\x01\n" +
 	"\x1aRedriveDeadLettersResponse\x12\x1a\n" +
 	"\bredriven\x18\x01 \x01(\x04R\bredriven\x12\x16\n" +
 	"\x06failed\x18\x02 \x01(\x04R\x06failed\x12\x1c\n" +
@@ -2896,8 +3272,7 @@ const file_warrengate_v1_topology_proto_rawDesc = "" +
 	"\fHeadersMatch\x12\x1d\n" +
 	"\x19HEADERS_MATCH_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11HEADERS_MATCH_ALL\x10\x01\x12\x15\n" +
-	"\x11HEADERS_MATCH_ANY\x10\x022\xb4\n" +
-	"\n" +
+	"\x11HEADERS_MATCH_ANY\x10\x022\x8d\v\n" +
 	"\bTopology\x12`\n" +
 	"\x0fDeclareExchange\x12%.warrengate.v1.DeclareExchangeRequest\x1a&.warrengate.v1.DeclareExchangeResponse\x12]\n" +
 	"\x0eDeleteExchange\x12$.warrengate.v1.DeleteExchangeRequest\x1a%.warrengate.v1.DeleteExchangeResponse\x12T\n" +
@@ -2909,7 +3284,8 @@ const file_warrengate_v1_topology_proto_rawDesc = "" +
 	"\n" +
 	"ListQueues\x12 .warrengate.v1.ListQueuesRequest\x1a!.warrengate.v1.ListQueuesResponse\x12Q\n" +
 	"\n" +
-	"PurgeQueue\x12 .warrengate.v1.PurgeQueueRequest\x1a!.warrengate.v1.PurgeQueueResponse\x12?\n" +
+	"PurgeQueue\x12 .warrengate.v1.PurgeQueueRequest\x1a!.warrengate.v1.PurgeQueueResponse\x12W\n" +
+	"\fPeekMessages\x12\".warrengate.v1.PeekMessagesRequest\x1a#.warrengate.v1.PeekMessagesResponse\x12?\n" +
 	"\x04Bind\x12\x1a.warrengate.v1.BindRequest\x1a\x1b.warrengate.v1.BindResponse\x12E\n" +
 	"\x06Unbind\x12\x1c.warrengate.v1.UnbindRequest\x1a\x1d.warrengate.v1.UnbindResponse\x12W\n" +
 	"\fListBindings\x12\".warrengate.v1.ListBindingsRequest\x1a#.warrengate.v1.ListBindingsResponse\x12`\n" +
@@ -2930,7 +3306,7 @@ func file_warrengate_v1_topology_proto_rawDescGZIP() []byte {
 }
 
 var file_warrengate_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_warrengate_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_warrengate_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_warrengate_v1_topology_proto_goTypes = []any{
 	(ExchangeType)(0),                  // 0: warrengate.v1.ExchangeType
 	(QueueType)(0),                     // 1: warrengate.v1.QueueType
@@ -2960,39 +3336,44 @@ var file_warrengate_v1_topology_proto_goTypes = []any{
 	(*ListQueuesResponse)(nil),         // 25: warrengate.v1.ListQueuesResponse
 	(*PurgeQueueRequest)(nil),          // 26: warrengate.v1.PurgeQueueRequest
 	(*PurgeQueueResponse)(nil),         // 27: warrengate.v1.PurgeQueueResponse
-	(*BindRequest)(nil),                // 28: warrengate.v1.BindRequest
-	(*BindResponse)(nil),               // 29: warrengate.v1.BindResponse
-	(*UnbindRequest)(nil),              // 30: warrengate.v1.UnbindRequest
-	(*UnbindResponse)(nil),             // 31: warrengate.v1.UnbindResponse
-	(*ListBindingsRequest)(nil),        // 32: warrengate.v1.ListBindingsRequest
-	(*ListBindingsResponse)(nil),       // 33: warrengate.v1.ListBindingsResponse
-	(*DeadLetter)(nil),                 // 34: warrengate.v1.DeadLetter
-	(*DeadLetterFilter)(nil),           // 35: warrengate.v1.DeadLetterFilter
-	(*DeadLetterSelection)(nil),        // 36: warrengate.v1.DeadLetterSelection
-	(*ListDeadLettersRequest)(nil),     // 37: warrengate.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),    // 38: warrengate.v1.ListDeadLettersResponse
-	(*RedriveDeadLettersRequest)(nil),  // 39: warrengate.v1.RedriveDeadLettersRequest
-	(*RedriveDeadLettersResponse)(nil), // 40: warrengate.v1.RedriveDeadLettersResponse
-	(*RedriveFailure)(nil),             // 41: warrengate.v1.RedriveFailure
-	(*PurgeDeadLettersRequest)(nil),    // 42: warrengate.v1.PurgeDeadLettersRequest
-	(*PurgeDeadLettersResponse)(nil),   // 43: warrengate.v1.PurgeDeadLettersResponse
-	nil,                                // 44: warrengate.v1.Binding.HeadersEntry
-	(*durationpb.Duration)(nil),        // 45: google.protobuf.Duration
-	(*Message)(nil),                    // 46: warrengate.v1.Message
-	(*timestamppb.Timestamp)(nil),      // 47: google.protobuf.Timestamp
-	(*Value)(nil),                      // 48: warrengate.v1.Value
+	(*PeekMessagesRequest)(nil),        // 28: warrengate.v1.PeekMessagesRequest
+	(*PeekMessagesResponse)(nil),       // 29: warrengate.v1.PeekMessagesResponse
+	(*PeekedMessage)(nil),              // 30: warrengate.v1.PeekedMessage
+	(*BindRequest)(nil),                // 31: warrengate.v1.BindRequest
+	(*BindResponse)(nil),               // 32: warrengate.v1.BindResponse
+	(*UnbindRequest)(nil),              // 33: warrengate.v1.UnbindRequest
+	(*UnbindResponse)(nil),             // 34: warrengate.v1.UnbindResponse
+	(*ListBindingsRequest)(nil),        // 35: warrengate.v1.ListBindingsRequest
+	(*ListBindingsResponse)(nil),       // 36: warrengate.v1.ListBindingsResponse
+	(*DeadLetter)(nil),                 // 37: warrengate.v1.DeadLetter
+	(*DeadLetterFilter)(nil),           // 38: warrengate.v1.DeadLetterFilter
+	(*DeadLetterSelection)(nil),        // 39: warrengate.v1.DeadLetterSelection
+	(*ListDeadLettersRequest)(nil),     // 40: warrengate.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),    // 41: warrengate.v1.ListDeadLettersResponse
+	(*RedriveDeadLettersRequest)(nil),  // 42: warrengate.v1.RedriveDeadLettersRequest
+	(*DeadLetterEdit)(nil),             // 43: warrengate.v1.DeadLetterEdit
+	(*PublishDestination)(nil),         // 44: warrengate.v1.PublishDestination
+	(*RedriveDeadLettersResponse)(nil), // 45: warrengate.v1.RedriveDeadLettersResponse
+	(*RedriveFailure)(nil),             // 46: warrengate.v1.RedriveFailure
+	(*PurgeDeadLettersRequest)(nil),    // 47: warrengate.v1.PurgeDeadLettersRequest
+	(*PurgeDeadLettersResponse)(nil),   // 48: warrengate.v1.PurgeDeadLettersResponse
+	nil,                                // 49: warrengate.v1.Binding.HeadersEntry
+	(*durationpb.Duration)(nil),        // 50: google.protobuf.Duration
+	(*Message)(nil),                    // 51: warrengate.v1.Message
+	(*timestamppb.Timestamp)(nil),      // 52: google.protobuf.Timestamp
+	(*Value)(nil),                      // 53: warrengate.v1.Value
 }
 var file_warrengate_v1_topology_proto_depIdxs = []int32{
 	0,  // 0: warrengate.v1.Exchange.type:type_name -> warrengate.v1.ExchangeType
 	1,  // 1: warrengate.v1.Queue.type:type_name -> warrengate.v1.QueueType
-	45, // 2: warrengate.v1.Queue.message_ttl:type_name -> google.protobuf.Duration
-	45, // 3: warrengate.v1.Queue.expires:type_name -> google.protobuf.Duration
-	45, // 4: warrengate.v1.Queue.max_age:type_name -> google.protobuf.Duration
+	50, // 2: warrengate.v1.Queue.message_ttl:type_name -> google.protobuf.Duration
+	50, // 3: warrengate.v1.Queue.expires:type_name -> google.protobuf.Duration
+	50, // 4: warrengate.v1.Queue.max_age:type_name -> google.protobuf.Duration
 	6,  // 5: warrengate.v1.Queue.retry_policy:type_name -> warrengate.v1.RetryPolicy
-	45, // 6: warrengate.v1.RetryPolicy.min_backoff:type_name -> google.protobuf.Duration
-	45, // 7: warrengate.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	50, // 6: warrengate.v1.RetryPolicy.min_backoff:type_name -> google.protobuf.Duration
+	50, // 7: warrengate.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
 	2,  // 8: warrengate.v1.Binding.destination_type:type_name -> warrengate.v1.DestinationType
-	44, // 9: warrengate.v1.Binding.headers:type_name -> warrengate.v1.Binding.HeadersEntry
+	49, // 9: warrengate.v1.Binding.headers:type_name -> warrengate.v1.Binding.HeadersEntry
 	3,  // 10: warrengate.v1.Binding.headers_match:type_name -> warrengate.v1.HeadersMatch
 	4,  // 11: warrengate.v1.DeclareExchangeRequest.exchange:type_name -> warrengate.v1.Exchange
 	4,  // 12: warrengate.v1.DeclareExchangeResponse.exchange:type_name -> warrengate.v1.Exchange
@@ -3006,57 +3387,63 @@ var file_warrengate_v1_topology_proto_depIdxs = []int32{
 	5,  // 20: warrengate.v1.QueueEntry.queue:type_name -> warrengate.v1.Queue
 	7,  // 21: warrengate.v1.QueueEntry.status:type_name -> warrengate.v1.QueueStatus
 	24, // 22: warrengate.v1.ListQueuesResponse.queues:type_name -> warrengate.v1.QueueEntry
-	8,  // 23: warrengate.v1.BindRequest.binding:type_name -> warrengate.v1.Binding
-	8,  // 24: warrengate.v1.UnbindRequest.binding:type_name -> warrengate.v1.Binding
-	8,  // 25: warrengate.v1.ListBindingsResponse.bindings:type_name -> warrengate.v1.Binding
-	46, // 26: warrengate.v1.DeadLetter.message:type_name -> warrengate.v1.Message
-	47, // 27: warrengate.v1.DeadLetter.first_failure:type_name -> google.protobuf.Timestamp
-	47, // 28: warrengate.v1.DeadLetter.last_failure:type_name -> google.protobuf.Timestamp
-	47, // 29: warrengate.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
-	47, // 30: warrengate.v1.DeadLetterFilter.died_after:type_name -> google.protobuf.Timestamp
-	47, // 31: warrengate.v1.DeadLetterFilter.died_before:type_name -> google.protobuf.Timestamp
-	35, // 32: warrengate.v1.DeadLetterSelection.filter:type_name -> warrengate.v1.DeadLetterFilter
-	35, // 33: warrengate.v1.ListDeadLettersRequest.filter:type_name -> warrengate.v1.DeadLetterFilter
-	34, // 34: warrengate.v1.ListDeadLettersResponse.dead_letters:type_name -> warrengate.v1.DeadLetter
-	36, // 35: warrengate.v1.RedriveDeadLettersRequest.selection:type_name -> warrengate.v1.DeadLetterSelection
-	41, // 36: warrengate.v1.RedriveDeadLettersResponse.failures:type_name -> warrengate.v1.RedriveFailure
-	36, // 37: warrengate.v1.PurgeDeadLettersRequest.selection:type_name -> warrengate.v1.DeadLetterSelection
-	48, // 38: warrengate.v1.Binding.HeadersEntry.value:type_name -> warrengate.v1.Value
-	9,  // 39: warrengate.v1.Topology.DeclareExchange:input_type -> warrengate.v1.DeclareExchangeRequest
-	11, // 40: warrengate.v1.Topology.DeleteExchange:input_type -> warrengate.v1.DeleteExchangeRequest
-	13, // 41: warrengate.v1.Topology.GetExchange:input_type -> warrengate.v1.GetExchangeRequest
-	15, // 42: warrengate.v1.Topology.ListExchanges:input_type -> warrengate.v1.ListExchangesRequest
-	17, // 43: warrengate.v1.Topology.DeclareQueue:input_type -> warrengate.v1.DeclareQueueRequest
-	19, // 44: warrengate.v1.Topology.DeleteQueue:input_type -> warrengate.v1.DeleteQueueRequest
-	21, // 45: warrengate.v1.Topology.GetQueue:input_type -> warrengate.v1.GetQueueRequest
-	23, // 46: warrengate.v1.Topology.ListQueues:input_type -> warrengate.v1.ListQueuesRequest
-	26, // 47: warrengate.v1.Topology.PurgeQueue:input_type -> warrengate.v1.PurgeQueueRequest
-	28, // 48: warrengate.v1.Topology.Bind:input_type -> warrengate.v1.BindRequest
-	30, // 49: warrengate.v1.Topology.Unbind:input_type -> warrengate.v1.UnbindRequest
-	32, // 50: warrengate.v1.Topology.ListBindings:input_type -> warrengate.v1.ListBindingsRequest
-	37, // 51: warrengate.v1.Topology.ListDeadLetters:input_type -> warrengate.v1.ListDeadLettersRequest
-	39, // 52: warrengate.v1.Topology.RedriveDeadLetters:input_type -> warrengate.v1.RedriveDeadLettersRequest
-	42, // 53: warrengate.v1.Topology.PurgeDeadLetters:input_type -> warrengate.v1.PurgeDeadLettersRequest
-	10, // 54: warrengate.v1.Topology.DeclareExchange:output_type -> warrengate.v1.DeclareExchangeResponse
-	12, // 55: warrengate.v1.Topology.DeleteExchange:output_type -> warrengate.v1.DeleteExchangeResponse
-	14, // 56: warrengate.v1.Topology.GetExchange:output_type -> warrengate.v1.GetExchangeResponse
-	16, // 57: warrengate.v1.Topology.ListExchanges:output_type -> warrengate.v1.ListExchangesResponse
-	18, // 58: warrengate.v1.Topology.DeclareQueue:output_type -> warrengate.v1.DeclareQueueResponse
-	20, // 59: warrengate.v1.Topology.DeleteQueue:output_type -> warrengate.v1.DeleteQueueResponse
-	22, // 60: warrengate.v1.Topology.GetQueue:output_type -> warrengate.v1.GetQueueResponse
-	25, // 61: warrengate.v1.Topology.ListQueues:output_type -> warrengate.v1.ListQueuesResponse
-	27, // 62: warrengate.v1.Topology.PurgeQueue:output_type -> warrengate.v1.PurgeQueueResponse
-	29, // 63: warrengate.v1.Topology.Bind:output_type -> warrengate.v1.BindResponse
-	31, // 64: warrengate.v1.Topology.Unbind:output_type -> warrengate.v1.UnbindResponse
-	33, // 65: warrengate.v1.Topology.ListBindings:output_type -> warrengate.v1.ListBindingsResponse
-	38, // 66: warrengate.v1.Topology.ListDeadLetters:output_type -> warrengate.v1.ListDeadLettersResponse
-	40, // 67: warrengate.v1.Topology.RedriveDeadLetters:output_type -> warrengate.v1.RedriveDeadLettersResponse
-	43, // 68: warrengate.v1.Topology.PurgeDeadLetters:output_type -> warrengate.v1.PurgeDeadLettersResponse
-	54, // [54:69] is the sub-list for method output_type
-	39, // [39:54] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	30, // 23: warrengate.v1.PeekMessagesResponse.messages:type_name -> warrengate.v1.PeekedMessage
+	51, // 24: warrengate.v1.PeekedMessage.message:type_name -> warrengate.v1.Message
+	8,  // 25: warrengate.v1.BindRequest.binding:type_name -> warrengate.v1.Binding
+	8,  // 26: warrengate.v1.UnbindRequest.binding:type_name -> warrengate.v1.Binding
+	8,  // 27: warrengate.v1.ListBindingsResponse.bindings:type_name -> warrengate.v1.Binding
+	51, // 28: warrengate.v1.DeadLetter.message:type_name -> warrengate.v1.Message
+	52, // 29: warrengate.v1.DeadLetter.first_failure:type_name -> google.protobuf.Timestamp
+	52, // 30: warrengate.v1.DeadLetter.last_failure:type_name -> google.protobuf.Timestamp
+	52, // 31: warrengate.v1.DeadLetter.died:type_name -> google.protobuf.Timestamp
+	52, // 32: warrengate.v1.DeadLetterFilter.died_after:type_name -> google.protobuf.Timestamp
+	52, // 33: warrengate.v1.DeadLetterFilter.died_before:type_name -> google.protobuf.Timestamp
+	38, // 34: warrengate.v1.DeadLetterSelection.filter:type_name -> warrengate.v1.DeadLetterFilter
+	38, // 35: warrengate.v1.ListDeadLettersRequest.filter:type_name -> warrengate.v1.DeadLetterFilter
+	37, // 36: warrengate.v1.ListDeadLettersResponse.dead_letters:type_name -> warrengate.v1.DeadLetter
+	39, // 37: warrengate.v1.RedriveDeadLettersRequest.selection:type_name -> warrengate.v1.DeadLetterSelection
+	43, // 38: warrengate.v1.RedriveDeadLettersRequest.edit:type_name -> warrengate.v1.DeadLetterEdit
+	44, // 39: warrengate.v1.DeadLetterEdit.destination:type_name -> warrengate.v1.PublishDestination
+	46, // 40: warrengate.v1.RedriveDeadLettersResponse.failures:type_name -> warrengate.v1.RedriveFailure
+	39, // 41: warrengate.v1.PurgeDeadLettersRequest.selection:type_name -> warrengate.v1.DeadLetterSelection
+	53, // 42: warrengate.v1.Binding.HeadersEntry.value:type_name -> warrengate.v1.Value
+	9,  // 43: warrengate.v1.Topology.DeclareExchange:input_type -> warrengate.v1.DeclareExchangeRequest
+	11, // 44: warrengate.v1.Topology.DeleteExchange:input_type -> warrengate.v1.DeleteExchangeRequest
+	13, // 45: warrengate.v1.Topology.GetExchange:input_type -> warrengate.v1.GetExchangeRequest
+	15, // 46: warrengate.v1.Topology.ListExchanges:input_type -> warrengate.v1.ListExchangesRequest
+	17, // 47: warrengate.v1.Topology.DeclareQueue:input_type -> warrengate.v1.DeclareQueueRequest
+	19, // 48: warrengate.v1.Topology.DeleteQueue:input_type -> warrengate.v1.DeleteQueueRequest
+	21, // 49: warrengate.v1.Topology.GetQueue:input_type -> warrengate.v1.GetQueueRequest
+	23, // 50: warrengate.v1.Topology.ListQueues:input_type -> warrengate.v1.ListQueuesRequest
+	26, // 51: warrengate.v1.Topology.PurgeQueue:input_type -> warrengate.v1.PurgeQueueRequest
+	28, // 52: warrengate.v1.Topology.PeekMessages:input_type -> warrengate.v1.PeekMessagesRequest
+	31, // 53: warrengate.v1.Topology.Bind:input_type -> warrengate.v1.BindRequest
+	33, // 54: warrengate.v1.Topology.Unbind:input_type -> warrengate.v1.UnbindRequest
+	35, // 55: warrengate.v1.Topology.ListBindings:input_type -> warrengate.v1.ListBindingsRequest
+	40, // 56: warrengate.v1.Topology.ListDeadLetters:input_type -> warrengate.v1.ListDeadLettersRequest
+	42, // 57: warrengate.v1.Topology.RedriveDeadLetters:input_type -> warrengate.v1.RedriveDeadLettersRequest
+	47, // 58: warrengate.v1.Topology.PurgeDeadLetters:input_type -> warrengate.v1.PurgeDeadLettersRequest
+	10, // 59: warrengate.v1.Topology.DeclareExchange:output_type -> warrengate.v1.DeclareExchangeResponse
+	12, // 60: warrengate.v1.Topology.DeleteExchange:output_type -> warrengate.v1.DeleteExchangeResponse
+	14, // 61: warrengate.v1.Topology.GetExchange:output_type -> warrengate.v1.GetExchangeResponse
+	16, // 62: warrengate.v1.Topology.ListExchanges:output_type -> warrengate.v1.ListExchangesResponse
+	18, // 63: warrengate.v1.Topology.DeclareQueue:output_type -> warrengate.v1.DeclareQueueResponse
+	20, // 64: warrengate.v1.Topology.DeleteQueue:output_type -> warrengate.v1.DeleteQueueResponse
+	22, // 65: warrengate.v1.Topology.GetQueue:output_type -> warrengate.v1.GetQueueResponse
+	25, // 66: warrengate.v1.Topology.ListQueues:output_type -> warrengate.v1.ListQueuesResponse
+	27, // 67: warrengate.v1.Topology.PurgeQueue:output_type -> warrengate.v1.PurgeQueueResponse
+	29, // 68: warrengate.v1.Topology.PeekMessages:output_type -> warrengate.v1.PeekMessagesResponse
+	32, // 69: warrengate.v1.Topology.Bind:output_type -> warrengate.v1.BindResponse
+	34, // 70: warrengate.v1.Topology.Unbind:output_type -> warrengate.v1.UnbindResponse
+	36, // 71: warrengate.v1.Topology.ListBindings:output_type -> warrengate.v1.ListBindingsResponse
+	41, // 72: warrengate.v1.Topology.ListDeadLetters:output_type -> warrengate.v1.ListDeadLettersResponse
+	45, // 73: warrengate.v1.Topology.RedriveDeadLetters:output_type -> warrengate.v1.RedriveDeadLettersResponse
+	48, // 74: warrengate.v1.Topology.PurgeDeadLetters:output_type -> warrengate.v1.PurgeDeadLettersResponse
+	59, // [59:75] is the sub-list for method output_type
+	43, // [43:59] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_warrengate_v1_topology_proto_init() }
@@ -3066,13 +3453,16 @@ func file_warrengate_v1_topology_proto_init() {
 	}
 	file_warrengate_v1_message_proto_init()
 	file_warrengate_v1_topology_proto_msgTypes[2].OneofWrappers = []any{}
+	file_warrengate_v1_topology_proto_msgTypes[24].OneofWrappers = []any{}
+	file_warrengate_v1_topology_proto_msgTypes[26].OneofWrappers = []any{}
+	file_warrengate_v1_topology_proto_msgTypes[39].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warrengate_v1_topology_proto_rawDesc), len(file_warrengate_v1_topology_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   41,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	Topology_GetQueue_FullMethodName           = "/warrengate.v1.Topology/GetQueue"
 	Topology_ListQueues_FullMethodName         = "/warrengate.v1.Topology/ListQueues"
 	Topology_PurgeQueue_FullMethodName         = "/warrengate.v1.Topology/PurgeQueue"
+	Topology_PeekMessages_FullMethodName       = "/warrengate.v1.Topology/PeekMessages"
 	Topology_Bind_FullMethodName               = "/warrengate.v1.Topology/Bind"
 	Topology_Unbind_FullMethodName             = "/warrengate.v1.Topology/Unbind"
 	Topology_ListBindings_FullMethodName       = "/warrengate.v1.Topology/ListBindings"
@@ -64,6 +65,12 @@ type TopologyClient interface {
 	ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error)
 	// Deletes the ready messages of a queue. Not for stream queues.
 	PurgeQueue(ctx context.Context, in *PurgeQueueRequest, opts ...grpc.CallOption) (*PurgeQueueResponse, error)
+	// Returns the first ready messages of a queue and leaves them there, in the same order and with the same number of
+	// attempts. Needs the subscribe grant. While it runs, at most 10 s, consumers of a classic or quorum queue do not get
+	// these messages, and may get later ones before them. Afterwards `redelivered` is set on their deliveries, and the
+	// broker has counted one more delivery of each, which is not an attempt. A queue with single_active_consumer that has
+	// a consumer is refused (EXCLUSIVE_CONSUMER). In stream queues nothing changes.
+	PeekMessages(ctx context.Context, in *PeekMessagesRequest, opts ...grpc.CallOption) (*PeekMessagesResponse, error)
 	// Binds a queue or an exchange to an exchange; binding again has no effect.
 	Bind(ctx context.Context, in *BindRequest, opts ...grpc.CallOption) (*BindResponse, error)
 	// Removes a binding; removing a missing one has no effect.
@@ -73,9 +80,10 @@ type TopologyClient interface {
 	// Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
 	// call reads all dead letters of the tenant, and runs exclusively with the two below.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
-	// Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
-	// these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
-	// gateway crashes meanwhile, a copy with the same message_id may exist in both places.
+	// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
+	// another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
+	// second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
+	// message_id may exist in both places.
 	RedriveDeadLetters(ctx context.Context, in *RedriveDeadLettersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RedriveDeadLettersResponse], error)
 	// Deletes dead letters. Requires the subscribe grant on their queues.
 	PurgeDeadLetters(ctx context.Context, in *PurgeDeadLettersRequest, opts ...grpc.CallOption) (*PurgeDeadLettersResponse, error)
@@ -179,6 +187,16 @@ func (c *topologyClient) PurgeQueue(ctx context.Context, in *PurgeQueueRequest, 
 	return out, nil
 }
 
+func (c *topologyClient) PeekMessages(ctx context.Context, in *PeekMessagesRequest, opts ...grpc.CallOption) (*PeekMessagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PeekMessagesResponse)
+	err := c.cc.Invoke(ctx, Topology_PeekMessages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *topologyClient) Bind(ctx context.Context, in *BindRequest, opts ...grpc.CallOption) (*BindResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(BindResponse)
@@ -274,6 +292,12 @@ type TopologyServer interface {
 	ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error)
 	// Deletes the ready messages of a queue. Not for stream queues.
 	PurgeQueue(context.Context, *PurgeQueueRequest) (*PurgeQueueResponse, error)
+	// Returns the first ready messages of a queue and leaves them there, in the same order and with the same number of
+	// attempts. Needs the subscribe grant. While it runs, at most 10 s, consumers of a classic or quorum queue do not get
+	// these messages, and may get later ones before them. Afterwards `redelivered` is set on their deliveries, and the
+	// broker has counted one more delivery of each, which is not an attempt. A queue with single_active_consumer that has
+	// a consumer is refused (EXCLUSIVE_CONSUMER). In stream queues nothing changes.
+	PeekMessages(context.Context, *PeekMessagesRequest) (*PeekMessagesResponse, error)
 	// Binds a queue or an exchange to an exchange; binding again has no effect.
 	Bind(context.Context, *BindRequest) (*BindResponse, error)
 	// Removes a binding; removing a missing one has no effect.
@@ -283,9 +307,10 @@ type TopologyServer interface {
 	// Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
 	// call reads all dead letters of the tenant, and runs exclusively with the two below.
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
-	// Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
-	// these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
-	// gateway crashes meanwhile, a copy with the same message_id may exist in both places.
+	// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
+	// another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
+	// second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
+	// message_id may exist in both places.
 	RedriveDeadLetters(*RedriveDeadLettersRequest, grpc.ServerStreamingServer[RedriveDeadLettersResponse]) error
 	// Deletes dead letters. Requires the subscribe grant on their queues.
 	PurgeDeadLetters(context.Context, *PurgeDeadLettersRequest) (*PurgeDeadLettersResponse, error)
@@ -325,6 +350,9 @@ func (UnimplementedTopologyServer) ListQueues(context.Context, *ListQueuesReques
 }
 func (UnimplementedTopologyServer) PurgeQueue(context.Context, *PurgeQueueRequest) (*PurgeQueueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PurgeQueue not implemented")
+}
+func (UnimplementedTopologyServer) PeekMessages(context.Context, *PeekMessagesRequest) (*PeekMessagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PeekMessages not implemented")
 }
 func (UnimplementedTopologyServer) Bind(context.Context, *BindRequest) (*BindResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Bind not implemented")
@@ -527,6 +555,24 @@ func _Topology_PurgeQueue_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Topology_PeekMessages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PeekMessagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServer).PeekMessages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Topology_PeekMessages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServer).PeekMessages(ctx, req.(*PeekMessagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Topology_Bind_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(BindRequest)
 	if err := dec(in); err != nil {
@@ -670,6 +716,10 @@ var Topology_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PurgeQueue",
 			Handler:    _Topology_PurgeQueue_Handler,
+		},
+		{
+			MethodName: "PeekMessages",
+			Handler:    _Topology_PeekMessages_Handler,
 		},
 		{
 			MethodName: "Bind",

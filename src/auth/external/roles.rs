@@ -68,6 +68,7 @@ pub(super) fn from_words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Gra
             Some(("subscribe", pattern)) => grants.subscribe.push(pattern.to_owned()),
             Some(("configure", pattern)) => grants.configure.push(pattern.to_owned()),
             None if word == "administer" => grants.administer = true,
+            None if word == "observe" => grants.observe = true,
             _ => {}
         }
     }

@@ -14,12 +14,15 @@ pub(in crate::broker) struct TenantConnections {
     pub(in crate::broker) consume: ConnectionSlot,
     /// Locked by the call that reads the dead letters, because only one call can do so at a time.
     pub(in crate::broker) dead_letters: Arc<Mutex<()>>,
+    /// Locked by the call that reads the first messages of a queue.
+    pub(in crate::broker) peek: Mutex<()>,
 }
 
 impl TenantConnections {
     pub(in crate::broker) fn new(tenant: TenantId, context: &Arc<ConnectionContext>) -> Self {
         let slot = |purpose| ConnectionSlot::new(tenant.clone(), purpose, Arc::clone(context));
-        Self { publish: slot(Purpose::Publish), consume: slot(Purpose::Consume), dead_letters: Arc::default(), tenant }
+        let (publish, consume) = (slot(Purpose::Publish), slot(Purpose::Consume));
+        Self { publish, consume, dead_letters: Arc::default(), peek: Mutex::default(), tenant }
     }
 
     /// Replaces the connections that use an earlier certificate of the tenant.

@@ -647,7 +647,7 @@ impl Flow {
 }
 
 /// Returns all unsettled deliveries to the queue in their order.
-async fn return_in_order(channel: &Channel, mut tags: Vec<u64>) -> Result<(), lapin::Error> {
+pub(in crate::broker) async fn return_in_order(channel: &Channel, mut tags: Vec<u64>) -> Result<(), lapin::Error> {
     tags.sort_unstable();
     for (count, together) in tags.chunks(RETURNED_TOGETHER).enumerate() {
         if count > 0 && count % RETURNS_AT_A_TIME == 0 {
@@ -679,7 +679,12 @@ async fn delivered(deliveries: &mut Option<lapin::Consumer>) -> Option<lapin::Re
     }
 }
 
-async fn consume(channel: Channel, spec: ConsumeSpec, prefetch: u16) -> Result<lapin::Consumer, lapin::Error> {
+/// Starts a consumer.
+pub(in crate::broker) async fn consume(
+    channel: Channel,
+    spec: ConsumeSpec,
+    prefetch: u16,
+) -> Result<lapin::Consumer, lapin::Error> {
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let mut arguments = FieldTable::default();
     if spec.priority != 0 {
@@ -706,6 +711,12 @@ fn size(delivery: &Delivery) -> usize {
 
 fn offset(properties: &lapin::BasicProperties) -> Option<u64> {
     retained::integer(properties, "x-stream-offset").and_then(|offset| u64::try_from(offset).ok())
+}
+
+/// A delivery that is only shown.
+pub(in crate::broker) fn read(delivery: Delivery) -> Incoming {
+    let bytes = size(&delivery);
+    convert(delivery, bytes, false)
 }
 
 fn convert(delivery: Delivery, bytes: usize, keep: bool) -> Incoming {

@@ -1,7 +1,7 @@
 //! Redriving: publishing dead letters to their queues again, with their attempts reset. They are published to the queue that
-//! dead-lettered them and to no other. A run consists of sessions of some seconds, so that other calls can read the dead letters
-//! in between. It processes only messages that were dead-lettered before it began, so that a message that fails again at once is
-//! not redriven repeatedly.
+//! dead-lettered them and to no other, unless the caller gives another destination. A run consists of sessions of some seconds,
+//! so that other calls can read the dead letters in between. It processes only messages that were dead-lettered before it began,
+//! so that a message that fails again at once is not redriven repeatedly.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{exclusive_session::ExclusiveSession, handle::DeadLetters, letter::DeadLetter};
+use super::{edit::DeadLetterEdit, exclusive_session::ExclusiveSession, handle::DeadLetters, letter::DeadLetter};
 use crate::{
     broker::{
         error::Error,
@@ -60,6 +60,7 @@ struct Run {
     reports: mpsc::Sender<Redriven>,
     stop: CancellationToken,
     next_report: Instant,
+    edit: DeadLetterEdit,
 }
 
 /// The dead letters that are being sent in one session.
@@ -81,6 +82,7 @@ impl DeadLetters {
     pub async fn redrive(
         &self,
         selected: impl Fn(&DeadLetter) -> bool,
+        edit: DeadLetterEdit,
         per_second: Option<u32>,
         may_send: impl Fn(usize) -> Result<(), Duration>,
         reports: mpsc::Sender<Redriven>,
@@ -95,6 +97,7 @@ impl DeadLetters {
             reports,
             stop: stop.clone(),
             next_report: Instant::now(),
+            edit,
         };
         let mut pace = per_second.filter(|rate| *rate > 0).map(|rate| {
             let mut pace = tokio::time::interval(Duration::from_secs(1) / rate);
@@ -156,7 +159,7 @@ impl Batch<'_> {
     }
 
     fn publish(&mut self, tag: u64, letter: DeadLetter, run: &mut Run, tracer: &MessageTracer) {
-        let Some(copy) = copy(tag, &letter) else {
+        let Some(copy) = copy(tag, &letter, &run.edit) else {
             return run.record_failure(letter.id, "its queue is unknown".into());
         };
         let span = tracer.redrive(&letter.queue, &letter.code, letter.redrives, || letter.message());
@@ -175,6 +178,9 @@ impl Batch<'_> {
             PublishStatus::Confirmed => {
                 self.session.ack(tag).await?;
                 run.record_success();
+            }
+            PublishStatus::Unroutable if run.edit.destination.is_some() => {
+                run.record_failure(id, "NO_ROUTE: no queue is bound for this exchange and routing key".into());
             }
             PublishStatus::Unroutable => run.record_failure(id, "QUEUE_NOT_FOUND: its queue does not exist".into()),
             PublishStatus::Rejected(failure) | PublishStatus::Unknown(failure) => {
@@ -244,10 +250,16 @@ async fn tick(pace: &mut Option<Interval>) {
     }
 }
 
-/// The copy for the letter's queue, by the default exchange; `None` when the queue is not known.
-fn copy(tag: u64, letter: &DeadLetter) -> Option<PendingPublish> {
+/// The copy for the letter's queue, by the default exchange, or for another destination; `None` when its queue is needed and
+/// not known.
+fn copy(tag: u64, letter: &DeadLetter, edit: &DeadLetterEdit) -> Option<PendingPublish> {
+    let body = edit.body.clone().unwrap_or_else(|| letter.delivery.body().clone());
+    if let Some(destination) = &edit.destination {
+        let (exchange, key) = (destination.exchange.clone(), destination.routing_key.to_string());
+        let properties = letter.delivery.redriven(exchange.as_str(), &key);
+        return Some(PendingPublish::republish(tag, exchange, key, body, properties));
+    }
     QueueName::parse(&letter.queue).ok()?;
     let properties = letter.delivery.redriven(&letter.exchange, &letter.routing_key);
-    let (exchange, body) = (ExchangeName::of_gateway(""), letter.delivery.body().clone());
-    Some(PendingPublish::republish(tag, exchange, letter.queue.clone(), body, properties))
+    Some(PendingPublish::republish(tag, ExchangeName::of_gateway(""), letter.queue.clone(), body, properties))
 }

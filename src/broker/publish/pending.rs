@@ -202,6 +202,6 @@ pub(super) struct Attempt {
 }
 
 /// Whether a queue is the gateway's own. The default exchange would route to it by name.
-fn is_of_gateway(queue: &str) -> bool {
+pub(in crate::broker) fn is_of_gateway(queue: &str) -> bool {
     queue.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("wg."))
 }

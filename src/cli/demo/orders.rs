@@ -63,7 +63,7 @@ pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
     demo.say("\nSomeone corrects the address and redrives it (warrengate dead-letter redrive):\n")?;
     let selection =
         pb::DeadLetterSelection { dead_letter_ids: vec![letter.dead_letter_id], ..pb::DeadLetterSelection::default() };
-    let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 0 };
+    let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 0, edit: None };
     let mut reports = demo.client().topology().redrive_dead_letters(request).await?.into_inner();
     let mut redriven = 0;
     while let Some(report) = reports.message().await? {

@@ -68,6 +68,7 @@ impl Identities {
             subscribe: vec!["#".to_owned()],
             configure: vec!["#".to_owned()],
             administer: false,
+            observe: true,
         };
         let client = pb::Client { client_id: client_id.clone(), grants: Some(everything), ..pb::Client::default() };
         let request = pb::CreateClientRequest { client: Some(client), ..pb::CreateClientRequest::default() };

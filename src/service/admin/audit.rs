@@ -15,7 +15,7 @@ use crate::{
     pb,
     service::page::Page,
     store::{AuditFilter, AuditRow},
-    tenant::Administrator,
+    tenant::{Administrator, Observer},
 };
 
 pub(super) async fn list(
@@ -23,8 +23,35 @@ pub(super) async fn list(
     _who: Administrator,
     request: pb::ListAuditEventsRequest,
 ) -> Result<pb::ListAuditEventsResponse, Error> {
+    page(&context, request, false, shown).await
+}
+
+/// As [`list`], for an observer of its own tenant: without the events of other tenants' clients, and without the
+/// addresses of platform administrators.
+pub(super) async fn list_own(
+    context: Arc<AdminContext>,
+    who: Observer,
+    request: pb::ListAuditEventsRequest,
+) -> Result<pb::ListAuditEventsResponse, Error> {
+    let request = pb::ListAuditEventsRequest { tenant: who.tenant().to_string(), ..request };
+    let shown = |row: AuditRow| {
+        let mut event = shown(row);
+        if !event.client_id.is_empty() && !event.client_id.contains('.') {
+            event.peer_address.clear();
+        }
+        event
+    };
+    page(&context, request, true, shown).await
+}
+
+async fn page(
+    context: &AdminContext,
+    request: pb::ListAuditEventsRequest,
+    for_tenant: bool,
+    shown: impl Fn(AuditRow) -> pb::AuditEvent,
+) -> Result<pb::ListAuditEventsResponse, Error> {
     let page = Page::parse(request.page_size, &request.page_token, Uuid::parse_str).map_err(Error::Field)?;
-    let filter = filter(request)?;
+    let filter = AuditFilter { for_tenant, ..filter(request)? };
     let mut rows = context.store.audit(&filter, page.after, page.limit()).await?;
     let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
     Ok(pb::ListAuditEventsResponse { events: rows.into_iter().map(shown).collect(), next_page_token })
@@ -50,6 +77,7 @@ fn filter(request: pb::ListAuditEventsRequest) -> Result<AuditFilter, Error> {
         outcome: request.outcome,
         from: moment("from", request.from)?,
         until: moment("until", request.until)?,
+        for_tenant: false,
     })
 }
 

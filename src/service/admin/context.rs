@@ -7,15 +7,21 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::{Error, rate::CallRates};
+use super::{
+    Error, GatewayState,
+    error::{invalid, named},
+    rate::CallRates,
+    watch::Watches,
+};
 use crate::{
     audit::{Audit, AuditContext},
     auth::{Caller, Issuer},
     broker::Broker,
     error::{Classify as _, Failure, Kind},
+    names::TenantId,
     provision::Provisioner,
     store::{self, BegunOperation, NewAudit, Store},
-    tenant::{Administrator, TenantLocks, Tenants},
+    tenant::{Administrator, Observer, TenantLocks, Tenants},
 };
 
 /// The components that handlers use.
@@ -27,6 +33,8 @@ pub(super) struct AdminContext {
     pub(super) broker: Broker,
     pub(super) audit: Audit,
     pub(super) issuer: Arc<Issuer>,
+    pub(super) gateway: Arc<GatewayState>,
+    pub(super) watches: Arc<Watches>,
     pub(super) calls: Arc<CallRates>,
     /// Serialises the creation, change and deletion of a tenant.
     pub(super) locks: Arc<TenantLocks>,
@@ -84,6 +92,10 @@ impl<'a> Subject<'a> {
         Self { tenant: "", object: name }
     }
 
+    pub(super) fn of(tenant: &'a str, object: &'a str) -> Self {
+        Self { tenant, object }
+    }
+
     /// Sets the subject in the audit context of the request, and returns the context.
     pub(super) fn audit_context<T>(self, request: &Request<T>) -> AuditContext {
         let audit_context = AuditContext::of_request(request);
@@ -100,9 +112,11 @@ impl AdminContext {
         broker: Broker,
         audit: Audit,
         issuer: Arc<Issuer>,
-        calls: CallRates,
+        gateway: GatewayState,
     ) -> Self {
-        Self { store, tenants, provisioner, broker, audit, issuer, calls: Arc::new(calls), locks: Arc::default() }
+        let calls = Arc::new(CallRates::new(gateway.calls_per_second_per_tenant));
+        let (gateway, watches, locks) = (Arc::new(gateway), Arc::default(), Arc::default());
+        Self { store, tenants, provisioner, broker, audit, issuer, gateway, watches, calls, locks }
     }
 
     /// Admits the caller, does the work, and records the outcome.
@@ -146,6 +160,51 @@ impl AdminContext {
             Ok(done) => done.map(Response::new).map_err(|error| Failure::from(error).into()),
             Err(_) => Err(Failure::new(Kind::Internal, "INTERNAL", "internal error; see the gateway's log").into()),
         }
+    }
+
+    /// Admits an observer of the tenant that `tenant` reads from the request, and answers a query about it. Empty means
+    /// the caller's own tenant.
+    pub(super) async fn observe<Q, A, F>(
+        self: &Arc<Self>,
+        audit_context: AuditContext,
+        request: Request<Q>,
+        tenant: impl FnOnce(&Q) -> &str,
+        work: impl FnOnce(Arc<Self>, Observer, Q) -> F,
+    ) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<A, Error>> + Send,
+    {
+        let observer = Caller::from_request(&request)
+            .map_err(Error::from)
+            .and_then(|caller| self.admit_observer(caller, tenant(request.get_ref())));
+        let answer = match observer {
+            Ok(observer) => work(Arc::clone(self), observer, request.into_inner()).await,
+            Err(refused) => Err(refused),
+        };
+        answer.map(Response::new).map_err(|error| {
+            audit_context.record_end(error.kind(), error.reason());
+            if matches!(error.kind(), Kind::Internal | Kind::Unavailable) {
+                tracing::error!(error = &error as &dyn std::error::Error, "query about a tenant failed");
+            }
+            Failure::from(error).into()
+        })
+    }
+
+    /// Admits a platform administrator to any tenant, and a client with the observe grant to its own.
+    pub(super) fn admit_observer(&self, caller: &Caller, tenant: &str) -> Result<Observer, Error> {
+        if let Some(own) = caller.tenant() {
+            self.calls.count(own)?;
+        }
+        let wanted = match (tenant, caller.tenant()) {
+            ("", Some(own)) => own.clone(),
+            ("", None) => return Err(invalid("tenant", "is required")),
+            (id, _) => named("tenant", TenantId::parse(id))?,
+        };
+        if caller.tenant().is_some_and(|own| *own != wanted) {
+            return Err(Error::PlatformOnly);
+        }
+        let observer = self.tenants.admit_observer(caller, &wanted)?;
+        if self.tenants.knows(&wanted) { Ok(observer) } else { Err(Error::NotFound("tenant")) }
     }
 
     fn admit(&self, rpc: Rpc, caller: &Caller) -> Result<Administrator, Error> {

@@ -79,6 +79,9 @@ pub(super) enum Error {
         /// When the next call is allowed.
         retry_after: Duration,
     },
+    /// A client has as many watches as are allowed.
+    #[error("this client has 10 watches open on this gateway, as many as are allowed; close one")]
+    TooManyWatches,
     /// A concurrent change by another administrator.
     #[error("it was changed at the same time by another administrator; check it and try again")]
     Aborted,
@@ -114,7 +117,7 @@ impl Classify for Error {
             Self::RemovesOwnAccess | Self::ClientRevoked | Self::DefaultPlan | Self::ExternalClient => {
                 Kind::Precondition
             }
-            Self::TooManyCalls { .. } => Kind::Exhausted,
+            Self::TooManyCalls { .. } | Self::TooManyWatches => Kind::Exhausted,
             Self::NotFound(_) => Kind::NotFound,
             Self::TenantExists | Self::ClientExists | Self::PlanExists => Kind::AlreadyExists,
             Self::Aborted => Kind::Aborted,
@@ -133,10 +136,12 @@ impl Classify for Error {
             Self::ClientRevoked => "CLIENT_REVOKED_PERMANENTLY",
             Self::ExternalClient => "EXTERNAL_CLIENT",
             Self::TooManyCalls { .. } => "TOO_MANY_ADMIN_CALLS",
+            Self::TooManyWatches => "TOO_MANY_WATCHES",
             Self::NotFound("signing key") => "KEY_NOT_FOUND",
             Self::NotFound("tenant") => "TENANT_NOT_FOUND",
             Self::NotFound("client") => "CLIENT_NOT_FOUND",
             Self::NotFound("plan") => "PLAN_NOT_FOUND",
+            Self::NotFound("stream") => "STREAM_NOT_FOUND",
             Self::NotFound(_) => "NOT_FOUND",
             Self::TenantExists => "TENANT_EXISTS",
             Self::ClientExists => "CLIENT_EXISTS",

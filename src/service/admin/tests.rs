@@ -75,7 +75,16 @@ impl Fixture {
         let (audit, writer) = Audit::new(store.clone(), &AuditConfig::for_test());
         let (tenants, provisioner) = (Arc::new(tenants), Arc::new(provisioner));
         let issuer = Arc::new(Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer"));
-        let service = AdminService::new(store.clone(), tenants, provisioner, broker, audit.clone(), issuer, 10);
+        let gateway = GatewayState {
+            calls_per_second_per_tenant: 10,
+            id: uuid::Uuid::now_v7(),
+            started: SystemTime::now(),
+            drain: crate::stream::drain::Drain::new(Duration::from_secs(1)),
+            open_streams: crate::stream::open_streams::OpenStreams::default(),
+            not_ready: Box::new(Vec::new),
+            certificates: Box::new(Vec::new),
+        };
+        let service = AdminService::new(store.clone(), tenants, provisioner, broker, audit.clone(), issuer, gateway);
         Self { _dir: dir, store, service, audit, writer: Mutex::new(Some(writer)) }
     }
 

@@ -3,27 +3,23 @@
 
 use std::sync::Arc;
 
-use super::{
-    context::AdminContext,
-    error::{Error, named},
-};
+use super::{context::AdminContext, error::Error};
 use crate::{
-    names::TenantId,
     pb, store,
-    tenant::{Administrator, Plan},
+    tenant::{Observer, Plan},
 };
 
 pub(super) async fn get(
     context: Arc<AdminContext>,
-    _who: Administrator,
-    request: pb::GetTenantUsageRequest,
+    who: Observer,
+    _request: pb::GetTenantUsageRequest,
 ) -> Result<pb::GetTenantUsageResponse, Error> {
-    let id = named("tenant", TenantId::parse(&request.tenant))?;
-    let row = context.store.tenant(&id).await?.ok_or(Error::NotFound("tenant"))?;
+    let id = who.tenant();
+    let row = context.store.tenant(id).await?.ok_or(Error::NotFound("tenant"))?;
     let plan = Plan::from(context.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?);
-    let clients = context.store.client_count(&id).await?;
-    let at_broker = context.provisioner.usage(&id).await?;
-    let here = context.tenants.usage(&id);
+    let clients = context.store.client_count(id).await?;
+    let at_broker = context.provisioner.usage(id).await?;
+    let here = context.tenants.usage(id);
     let meter = |limit: &str, allowed: u64, used: u64, of_this_gateway| pb::UsageMeter {
         limit: limit.to_owned(),
         allowed,

@@ -32,6 +32,7 @@ about! {
     GetQueueRequest: this => this.name.as_str();
     ListQueuesRequest: _this => "";
     PurgeQueueRequest: this => this.name.as_str();
+    PeekMessagesRequest: this => this.queue.as_str();
     BindRequest: this => endpoints(this.binding.as_ref());
     UnbindRequest: this => endpoints(this.binding.as_ref());
     ListBindingsRequest: this => format!("{} -> {}", this.source, this.destination);

@@ -128,6 +128,7 @@ impl Subscription {
         };
         session.audit_context().set_subject("", &start.queue);
         let subscription = Self::check(&start)?;
+        session.listed().set_queue(subscription.spec.queue.as_str());
         require_grant(session, &subscription.spec.queue)?;
         Ok(subscription)
     }

@@ -75,6 +75,12 @@ metrics! {
         "Time from a message's arrival to the broker's confirm.";
     END_TO_END: Histogram "warrengate_end_to_end_duration_seconds" ["tenant"]
         "Time from a message's arrival to its first delivery, waiting in the queue included.";
+    QUEUE_MESSAGES: Gauge "warrengate_queue_messages" ["tenant", "state"]
+        "Messages in the tenant's queues at the broker: ready, unsettled, or delayed until their next attempt.";
+    QUEUE_CONSUMERS: Gauge "warrengate_queue_consumers" ["tenant"] "Consumers of the tenant's queues, of all gateways.";
+    OLDEST_MESSAGE: Gauge "warrengate_queue_oldest_message_age_seconds" ["tenant"]
+        "The largest age of a queue's oldest message, estimated; absent while it is unknown.";
+    DEAD_LETTERS_STORED: Gauge "warrengate_dead_letters_stored" ["tenant"] "Dead letters stored.";
 
     // By process.
     TENANTS: Gauge "warrengate_metrics_tenants" [] "Tenants with a label of their own; further tenants share one.";

@@ -52,7 +52,7 @@ impl Tenant {
         selection: DeadLetterSelection,
         max_per_second: u32,
     ) -> Result<Streaming<pb::RedriveDeadLettersResponse>, Status> {
-        let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second };
+        let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second, edit: None };
         let mut topology = self.client.topology();
         Ok(within("a redrive", topology.redrive_dead_letters(request)).await?.into_inner())
     }

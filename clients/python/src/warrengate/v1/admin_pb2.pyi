@@ -4,6 +4,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from warrengate.v1 import auth_pb2 as _auth_pb2
+from warrengate.v1 import topology_pb2 as _topology_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -18,9 +19,20 @@ class TenantState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TENANT_STATE_UNSPECIFIED: _ClassVar[TenantState]
     TENANT_STATE_ACTIVE: _ClassVar[TenantState]
     TENANT_STATE_SUSPENDED: _ClassVar[TenantState]
+
+class StreamKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STREAM_KIND_UNSPECIFIED: _ClassVar[StreamKind]
+    STREAM_KIND_PUBLISH: _ClassVar[StreamKind]
+    STREAM_KIND_SUBSCRIBE: _ClassVar[StreamKind]
+    STREAM_KIND_REDRIVE: _ClassVar[StreamKind]
 TENANT_STATE_UNSPECIFIED: TenantState
 TENANT_STATE_ACTIVE: TenantState
 TENANT_STATE_SUSPENDED: TenantState
+STREAM_KIND_UNSPECIFIED: StreamKind
+STREAM_KIND_PUBLISH: StreamKind
+STREAM_KIND_SUBSCRIBE: StreamKind
+STREAM_KIND_REDRIVE: StreamKind
 
 class Tenant(_message.Message):
     __slots__ = ("id", "display_name", "plan", "state", "created")
@@ -526,3 +538,221 @@ class ReconcileTenantResponse(_message.Message):
     unknown: _containers.RepeatedScalarFieldContainer[str]
     looked_at: int
     def __init__(self, reconciliations: _Optional[_Iterable[_Union[Reconciliation, _Mapping]]] = ..., unknown: _Optional[_Iterable[str]] = ..., looked_at: _Optional[int] = ...) -> None: ...
+
+class WatchTenantRequest(_message.Message):
+    __slots__ = ("tenant", "interval", "max_queues", "queue")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUES_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    interval: _duration_pb2.Duration
+    max_queues: int
+    queue: str
+    def __init__(self, tenant: _Optional[str] = ..., interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_queues: _Optional[int] = ..., queue: _Optional[str] = ...) -> None: ...
+
+class WatchTenantResponse(_message.Message):
+    __slots__ = ("time", "measured", "queues", "totals", "failure")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    measured: _timestamp_pb2.Timestamp
+    queues: _containers.RepeatedCompositeFieldContainer[QueueFigures]
+    totals: TenantFigures
+    failure: str
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., measured: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queues: _Optional[_Iterable[_Union[QueueFigures, _Mapping]]] = ..., totals: _Optional[_Union[TenantFigures, _Mapping]] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class QueueFigures(_message.Message):
+    __slots__ = ("queue", "type", "messages_ready", "messages_unsettled", "consumers", "publish_rate", "deliver_rate", "oldest_message_age")
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_READY_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_UNSETTLED_FIELD_NUMBER: _ClassVar[int]
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    PUBLISH_RATE_FIELD_NUMBER: _ClassVar[int]
+    DELIVER_RATE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_MESSAGE_AGE_FIELD_NUMBER: _ClassVar[int]
+    queue: str
+    type: _topology_pb2.QueueType
+    messages_ready: int
+    messages_unsettled: int
+    consumers: int
+    publish_rate: float
+    deliver_rate: float
+    oldest_message_age: _duration_pb2.Duration
+    def __init__(self, queue: _Optional[str] = ..., type: _Optional[_Union[_topology_pb2.QueueType, str]] = ..., messages_ready: _Optional[int] = ..., messages_unsettled: _Optional[int] = ..., consumers: _Optional[int] = ..., publish_rate: _Optional[float] = ..., deliver_rate: _Optional[float] = ..., oldest_message_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class TenantFigures(_message.Message):
+    __slots__ = ("queues", "messages_ready", "messages_unsettled", "consumers", "publish_rate", "deliver_rate", "oldest_message_age", "dead_letters", "messages_delayed")
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_READY_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_UNSETTLED_FIELD_NUMBER: _ClassVar[int]
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    PUBLISH_RATE_FIELD_NUMBER: _ClassVar[int]
+    DELIVER_RATE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_MESSAGE_AGE_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_DELAYED_FIELD_NUMBER: _ClassVar[int]
+    queues: int
+    messages_ready: int
+    messages_unsettled: int
+    consumers: int
+    publish_rate: float
+    deliver_rate: float
+    oldest_message_age: _duration_pb2.Duration
+    dead_letters: int
+    messages_delayed: int
+    def __init__(self, queues: _Optional[int] = ..., messages_ready: _Optional[int] = ..., messages_unsettled: _Optional[int] = ..., consumers: _Optional[int] = ..., publish_rate: _Optional[float] = ..., deliver_rate: _Optional[float] = ..., oldest_message_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., dead_letters: _Optional[int] = ..., messages_delayed: _Optional[int] = ...) -> None: ...
+
+class ListStreamsRequest(_message.Message):
+    __slots__ = ("tenant", "client_id", "kind", "page_size", "page_token")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    client_id: str
+    kind: StreamKind
+    page_size: int
+    page_token: str
+    def __init__(self, tenant: _Optional[str] = ..., client_id: _Optional[str] = ..., kind: _Optional[_Union[StreamKind, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListStreamsResponse(_message.Message):
+    __slots__ = ("streams", "next_page_token", "gateway")
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    streams: _containers.RepeatedCompositeFieldContainer[OpenStream]
+    next_page_token: str
+    gateway: str
+    def __init__(self, streams: _Optional[_Iterable[_Union[OpenStream, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., gateway: _Optional[str] = ...) -> None: ...
+
+class OpenStream(_message.Message):
+    __slots__ = ("stream_id", "client_id", "kind", "peer_address", "since", "queue", "in_flight_messages", "in_flight_bytes", "messages", "messages_per_second")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    stream_id: str
+    client_id: str
+    kind: StreamKind
+    peer_address: str
+    since: _timestamp_pb2.Timestamp
+    queue: str
+    in_flight_messages: int
+    in_flight_bytes: int
+    messages: int
+    messages_per_second: int
+    def __init__(self, stream_id: _Optional[str] = ..., client_id: _Optional[str] = ..., kind: _Optional[_Union[StreamKind, str]] = ..., peer_address: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queue: _Optional[str] = ..., in_flight_messages: _Optional[int] = ..., in_flight_bytes: _Optional[int] = ..., messages: _Optional[int] = ..., messages_per_second: _Optional[int] = ...) -> None: ...
+
+class CloseStreamRequest(_message.Message):
+    __slots__ = ("tenant", "stream_id")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    stream_id: str
+    def __init__(self, tenant: _Optional[str] = ..., stream_id: _Optional[str] = ...) -> None: ...
+
+class CloseStreamResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("gateway", "version", "started", "ready", "not_ready", "draining", "open_streams", "broker", "store", "certificates")
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    NOT_READY_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    OPEN_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    gateway: str
+    version: str
+    started: _timestamp_pb2.Timestamp
+    ready: bool
+    not_ready: _containers.RepeatedScalarFieldContainer[str]
+    draining: bool
+    open_streams: int
+    broker: BrokerStatus
+    store: StoreStatus
+    certificates: _containers.RepeatedCompositeFieldContainer[CertificateStatus]
+    def __init__(self, gateway: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ready: _Optional[bool] = ..., not_ready: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., open_streams: _Optional[int] = ..., broker: _Optional[_Union[BrokerStatus, _Mapping]] = ..., store: _Optional[_Union[StoreStatus, _Mapping]] = ..., certificates: _Optional[_Iterable[_Union[CertificateStatus, _Mapping]]] = ...) -> None: ...
+
+class BrokerStatus(_message.Message):
+    __slots__ = ("reachable", "failure", "version", "erlang_version", "cluster_name", "collects_statistics", "nodes")
+    REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ERLANG_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
+    COLLECTS_STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    reachable: bool
+    failure: str
+    version: str
+    erlang_version: str
+    cluster_name: str
+    collects_statistics: bool
+    nodes: _containers.RepeatedCompositeFieldContainer[BrokerNode]
+    def __init__(self, reachable: _Optional[bool] = ..., failure: _Optional[str] = ..., version: _Optional[str] = ..., erlang_version: _Optional[str] = ..., cluster_name: _Optional[str] = ..., collects_statistics: _Optional[bool] = ..., nodes: _Optional[_Iterable[_Union[BrokerNode, _Mapping]]] = ...) -> None: ...
+
+class BrokerNode(_message.Message):
+    __slots__ = ("name", "running", "memory_alarm", "disk_alarm", "memory_used_bytes", "memory_limit_bytes", "disk_free_bytes", "disk_free_limit_bytes", "uptime", "partitions")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_ALARM_FIELD_NUMBER: _ClassVar[int]
+    DISK_ALARM_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    running: bool
+    memory_alarm: bool
+    disk_alarm: bool
+    memory_used_bytes: int
+    memory_limit_bytes: int
+    disk_free_bytes: int
+    disk_free_limit_bytes: int
+    uptime: _duration_pb2.Duration
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., running: _Optional[bool] = ..., memory_alarm: _Optional[bool] = ..., disk_alarm: _Optional[bool] = ..., memory_used_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_free_limit_bytes: _Optional[int] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StoreStatus(_message.Message):
+    __slots__ = ("kind", "reachable", "failure", "latency")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    reachable: bool
+    failure: str
+    latency: _duration_pb2.Duration
+    def __init__(self, kind: _Optional[str] = ..., reachable: _Optional[bool] = ..., failure: _Optional[str] = ..., latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class CertificateStatus(_message.Message):
+    __slots__ = ("use", "expires")
+    USE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    use: str
+    expires: _timestamp_pb2.Timestamp
+    def __init__(self, use: _Optional[str] = ..., expires: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

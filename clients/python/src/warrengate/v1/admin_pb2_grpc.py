@@ -160,6 +160,26 @@ class AdminStub:
                 request_serializer=warrengate_dot_v1_dot_admin__pb2.VerifyIsolationRequest.SerializeToString,
                 response_deserializer=warrengate_dot_v1_dot_admin__pb2.VerifyIsolationResponse.FromString,
                 _registered_method=True)
+        self.WatchTenant = channel.unary_stream(
+                '/warrengate.v1.Admin/WatchTenant',
+                request_serializer=warrengate_dot_v1_dot_admin__pb2.WatchTenantRequest.SerializeToString,
+                response_deserializer=warrengate_dot_v1_dot_admin__pb2.WatchTenantResponse.FromString,
+                _registered_method=True)
+        self.ListStreams = channel.unary_unary(
+                '/warrengate.v1.Admin/ListStreams',
+                request_serializer=warrengate_dot_v1_dot_admin__pb2.ListStreamsRequest.SerializeToString,
+                response_deserializer=warrengate_dot_v1_dot_admin__pb2.ListStreamsResponse.FromString,
+                _registered_method=True)
+        self.CloseStream = channel.unary_unary(
+                '/warrengate.v1.Admin/CloseStream',
+                request_serializer=warrengate_dot_v1_dot_admin__pb2.CloseStreamRequest.SerializeToString,
+                response_deserializer=warrengate_dot_v1_dot_admin__pb2.CloseStreamResponse.FromString,
+                _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/warrengate.v1.Admin/GetStatus',
+                request_serializer=warrengate_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=warrengate_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -217,7 +237,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTenantUsage(self, request, context):
-        """Returns the plan's limits and their current use.
+        """Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
+        the observe grant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -329,7 +350,8 @@ class AdminServicer:
 
     def ListAuditEvents(self, request, context):
         """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-        redrives by applications.
+        redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
+        get the events of their own tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -345,6 +367,40 @@ class AdminServicer:
 
     def VerifyIsolation(self, request, context):
         """Attempts cross-tenant access with the tenant's real credentials and reports each refusal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTenant(self, request, context):
+        """Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
+        until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
+        observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
+        each client on one gateway.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStreams(self, request, context):
+        """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
+        each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseStream(self, request, context):
+        """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
+        once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
+        administer grant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatus(self, request, context):
+        """Returns the state of the answering gateway, of the broker's nodes and of the store, and when certificates expire.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -477,6 +533,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.VerifyIsolation,
                     request_deserializer=warrengate_dot_v1_dot_admin__pb2.VerifyIsolationRequest.FromString,
                     response_serializer=warrengate_dot_v1_dot_admin__pb2.VerifyIsolationResponse.SerializeToString,
+            ),
+            'WatchTenant': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTenant,
+                    request_deserializer=warrengate_dot_v1_dot_admin__pb2.WatchTenantRequest.FromString,
+                    response_serializer=warrengate_dot_v1_dot_admin__pb2.WatchTenantResponse.SerializeToString,
+            ),
+            'ListStreams': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStreams,
+                    request_deserializer=warrengate_dot_v1_dot_admin__pb2.ListStreamsRequest.FromString,
+                    response_serializer=warrengate_dot_v1_dot_admin__pb2.ListStreamsResponse.SerializeToString,
+            ),
+            'CloseStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseStream,
+                    request_deserializer=warrengate_dot_v1_dot_admin__pb2.CloseStreamRequest.FromString,
+                    response_serializer=warrengate_dot_v1_dot_admin__pb2.CloseStreamResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=warrengate_dot_v1_dot_admin__pb2.GetStatusRequest.FromString,
+                    response_serializer=warrengate_dot_v1_dot_admin__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1155,6 +1231,114 @@ class Admin:
             '/warrengate.v1.Admin/VerifyIsolation',
             warrengate_dot_v1_dot_admin__pb2.VerifyIsolationRequest.SerializeToString,
             warrengate_dot_v1_dot_admin__pb2.VerifyIsolationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/warrengate.v1.Admin/WatchTenant',
+            warrengate_dot_v1_dot_admin__pb2.WatchTenantRequest.SerializeToString,
+            warrengate_dot_v1_dot_admin__pb2.WatchTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStreams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warrengate.v1.Admin/ListStreams',
+            warrengate_dot_v1_dot_admin__pb2.ListStreamsRequest.SerializeToString,
+            warrengate_dot_v1_dot_admin__pb2.ListStreamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warrengate.v1.Admin/CloseStream',
+            warrengate_dot_v1_dot_admin__pb2.CloseStreamRequest.SerializeToString,
+            warrengate_dot_v1_dot_admin__pb2.CloseStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warrengate.v1.Admin/GetStatus',
+            warrengate_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
+            warrengate_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18warrengate/v1/auth.proto\x12\rwarrengate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"j\n\x11IssueTokenRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x15\n\rclient_secret\x18\x02 \x01(\t\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"k\n\x12IssueTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12+\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0f\n\rWhoAmIRequest\"\x8d\x01\n\x0eWhoAmIResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12%\n\x06grants\x18\x03 \x01(\x0b\x32\x15.warrengate.v1.Grants\x12\x31\n\rtoken_expires\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"p\n\x06Grants\x12,\n\x07publish\x18\x01 \x03(\x0b\x32\x1b.warrengate.v1.PublishGrant\x12\x11\n\tsubscribe\x18\x02 \x03(\t\x12\x11\n\tconfigure\x18\x03 \x03(\t\x12\x12\n\nadminister\x18\x04 \x01(\x08\"5\n\x0cPublishGrant\x12\x10\n\x08\x65xchange\x18\x01 \x01(\t\x12\x13\n\x0brouting_key\x18\x02 \x01(\t2\xa0\x01\n\x04\x41uth\x12Q\n\nIssueToken\x12 .warrengate.v1.IssueTokenRequest\x1a!.warrengate.v1.IssueTokenResponse\x12\x45\n\x06WhoAmI\x12\x1c.warrengate.v1.WhoAmIRequest\x1a\x1d.warrengate.v1.WhoAmIResponseB\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18warrengate/v1/auth.proto\x12\rwarrengate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"j\n\x11IssueTokenRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x15\n\rclient_secret\x18\x02 \x01(\t\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"k\n\x12IssueTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12+\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0f\n\rWhoAmIRequest\"\x8d\x01\n\x0eWhoAmIResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12%\n\x06grants\x18\x03 \x01(\x0b\x32\x15.warrengate.v1.Grants\x12\x31\n\rtoken_expires\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x81\x01\n\x06Grants\x12,\n\x07publish\x18\x01 \x03(\x0b\x32\x1b.warrengate.v1.PublishGrant\x12\x11\n\tsubscribe\x18\x02 \x03(\t\x12\x11\n\tconfigure\x18\x03 \x03(\t\x12\x12\n\nadminister\x18\x04 \x01(\x08\x12\x0f\n\x07observe\x18\x05 \x01(\x08\"5\n\x0cPublishGrant\x12\x10\n\x08\x65xchange\x18\x01 \x01(\t\x12\x13\n\x0brouting_key\x18\x02 \x01(\t2\xa0\x01\n\x04\x41uth\x12Q\n\nIssueToken\x12 .warrengate.v1.IssueTokenRequest\x1a!.warrengate.v1.IssueTokenResponse\x12\x45\n\x06WhoAmI\x12\x1c.warrengate.v1.WhoAmIRequest\x1a\x1d.warrengate.v1.WhoAmIResponseB\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,10 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WHOAMIREQUEST']._serialized_end=340
   _globals['_WHOAMIRESPONSE']._serialized_start=343
   _globals['_WHOAMIRESPONSE']._serialized_end=484
-  _globals['_GRANTS']._serialized_start=486
-  _globals['_GRANTS']._serialized_end=598
-  _globals['_PUBLISHGRANT']._serialized_start=600
-  _globals['_PUBLISHGRANT']._serialized_end=653
-  _globals['_AUTH']._serialized_start=656
-  _globals['_AUTH']._serialized_end=816
+  _globals['_GRANTS']._serialized_start=487
+  _globals['_GRANTS']._serialized_end=616
+  _globals['_PUBLISHGRANT']._serialized_start=618
+  _globals['_PUBLISHGRANT']._serialized_end=671
+  _globals['_AUTH']._serialized_start=674
+  _globals['_AUTH']._serialized_end=834
 # @@protoc_insertion_point(module_scope)

@@ -47,16 +47,18 @@ class WhoAmIResponse(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., client_id: _Optional[str] = ..., grants: _Optional[_Union[Grants, _Mapping]] = ..., token_expires: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Grants(_message.Message):
-    __slots__ = ("publish", "subscribe", "configure", "administer")
+    __slots__ = ("publish", "subscribe", "configure", "administer", "observe")
     PUBLISH_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
     ADMINISTER_FIELD_NUMBER: _ClassVar[int]
+    OBSERVE_FIELD_NUMBER: _ClassVar[int]
     publish: _containers.RepeatedCompositeFieldContainer[PublishGrant]
     subscribe: _containers.RepeatedScalarFieldContainer[str]
     configure: _containers.RepeatedScalarFieldContainer[str]
     administer: bool
-    def __init__(self, publish: _Optional[_Iterable[_Union[PublishGrant, _Mapping]]] = ..., subscribe: _Optional[_Iterable[str]] = ..., configure: _Optional[_Iterable[str]] = ..., administer: _Optional[bool] = ...) -> None: ...
+    observe: bool
+    def __init__(self, publish: _Optional[_Iterable[_Union[PublishGrant, _Mapping]]] = ..., subscribe: _Optional[_Iterable[str]] = ..., configure: _Optional[_Iterable[str]] = ..., administer: _Optional[bool] = ..., observe: _Optional[bool] = ...) -> None: ...
 
 class PublishGrant(_message.Message):
     __slots__ = ("exchange", "routing_key")

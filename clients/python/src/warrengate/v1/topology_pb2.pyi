@@ -281,6 +281,44 @@ class PurgeQueueResponse(_message.Message):
     messages_purged: int
     def __init__(self, messages_purged: _Optional[int] = ...) -> None: ...
 
+class PeekMessagesRequest(_message.Message):
+    __slots__ = ("queue", "max_messages", "max_body_bytes", "stream_offset")
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STREAM_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    queue: str
+    max_messages: int
+    max_body_bytes: int
+    stream_offset: int
+    def __init__(self, queue: _Optional[str] = ..., max_messages: _Optional[int] = ..., max_body_bytes: _Optional[int] = ..., stream_offset: _Optional[int] = ...) -> None: ...
+
+class PeekMessagesResponse(_message.Message):
+    __slots__ = ("messages", "has_more")
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    HAS_MORE_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[PeekedMessage]
+    has_more: bool
+    def __init__(self, messages: _Optional[_Iterable[_Union[PeekedMessage, _Mapping]]] = ..., has_more: _Optional[bool] = ...) -> None: ...
+
+class PeekedMessage(_message.Message):
+    __slots__ = ("message", "exchange", "routing_key", "attempt", "redelivered", "stream_offset", "body_bytes")
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    REDELIVERED_FIELD_NUMBER: _ClassVar[int]
+    STREAM_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    message: _message_pb2.Message
+    exchange: str
+    routing_key: str
+    attempt: int
+    redelivered: bool
+    stream_offset: int
+    body_bytes: int
+    def __init__(self, message: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., exchange: _Optional[str] = ..., routing_key: _Optional[str] = ..., attempt: _Optional[int] = ..., redelivered: _Optional[bool] = ..., stream_offset: _Optional[int] = ..., body_bytes: _Optional[int] = ...) -> None: ...
+
 class BindRequest(_message.Message):
     __slots__ = ("binding",)
     BINDING_FIELD_NUMBER: _ClassVar[int]
@@ -396,12 +434,30 @@ class ListDeadLettersResponse(_message.Message):
     def __init__(self, dead_letters: _Optional[_Iterable[_Union[DeadLetter, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RedriveDeadLettersRequest(_message.Message):
-    __slots__ = ("selection", "max_per_second")
+    __slots__ = ("selection", "max_per_second", "edit")
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     MAX_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    EDIT_FIELD_NUMBER: _ClassVar[int]
     selection: DeadLetterSelection
     max_per_second: int
-    def __init__(self, selection: _Optional[_Union[DeadLetterSelection, _Mapping]] = ..., max_per_second: _Optional[int] = ...) -> None: ...
+    edit: DeadLetterEdit
+    def __init__(self, selection: _Optional[_Union[DeadLetterSelection, _Mapping]] = ..., max_per_second: _Optional[int] = ..., edit: _Optional[_Union[DeadLetterEdit, _Mapping]] = ...) -> None: ...
+
+class DeadLetterEdit(_message.Message):
+    __slots__ = ("body", "destination")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    destination: PublishDestination
+    def __init__(self, body: _Optional[bytes] = ..., destination: _Optional[_Union[PublishDestination, _Mapping]] = ...) -> None: ...
+
+class PublishDestination(_message.Message):
+    __slots__ = ("exchange", "routing_key")
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
+    exchange: str
+    routing_key: str
+    def __init__(self, exchange: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
 
 class RedriveDeadLettersResponse(_message.Message):
     __slots__ = ("redriven", "failed", "remaining", "failures")

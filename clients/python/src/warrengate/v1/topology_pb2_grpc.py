@@ -82,6 +82,11 @@ class TopologyStub:
                 request_serializer=warrengate_dot_v1_dot_topology__pb2.PurgeQueueRequest.SerializeToString,
                 response_deserializer=warrengate_dot_v1_dot_topology__pb2.PurgeQueueResponse.FromString,
                 _registered_method=True)
+        self.PeekMessages = channel.unary_unary(
+                '/warrengate.v1.Topology/PeekMessages',
+                request_serializer=warrengate_dot_v1_dot_topology__pb2.PeekMessagesRequest.SerializeToString,
+                response_deserializer=warrengate_dot_v1_dot_topology__pb2.PeekMessagesResponse.FromString,
+                _registered_method=True)
         self.Bind = channel.unary_unary(
                 '/warrengate.v1.Topology/Bind',
                 request_serializer=warrengate_dot_v1_dot_topology__pb2.BindRequest.SerializeToString,
@@ -183,6 +188,17 @@ class TopologyServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PeekMessages(self, request, context):
+        """Returns the first ready messages of a queue and leaves them there, in the same order and with the same number of
+        attempts. Needs the subscribe grant. While it runs, at most 10 s, consumers of a classic or quorum queue do not get
+        these messages, and may get later ones before them. Afterwards `redelivered` is set on their deliveries, and the
+        broker has counted one more delivery of each, which is not an attempt. A queue with single_active_consumer that has
+        a consumer is refused (EXCLUSIVE_CONSUMER). In stream queues nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Bind(self, request, context):
         """Binds a queue or an exchange to an exchange; binding again has no effect.
         """
@@ -213,9 +229,10 @@ class TopologyServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveDeadLetters(self, request, context):
-        """Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
-        these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
-        gateway crashes meanwhile, a copy with the same message_id may exist in both places.
+        """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
+        another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
+        second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
+        message_id may exist in both places.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,6 +292,11 @@ def add_TopologyServicer_to_server(servicer, server):
                     servicer.PurgeQueue,
                     request_deserializer=warrengate_dot_v1_dot_topology__pb2.PurgeQueueRequest.FromString,
                     response_serializer=warrengate_dot_v1_dot_topology__pb2.PurgeQueueResponse.SerializeToString,
+            ),
+            'PeekMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.PeekMessages,
+                    request_deserializer=warrengate_dot_v1_dot_topology__pb2.PeekMessagesRequest.FromString,
+                    response_serializer=warrengate_dot_v1_dot_topology__pb2.PeekMessagesResponse.SerializeToString,
             ),
             'Bind': grpc.unary_unary_rpc_method_handler(
                     servicer.Bind,
@@ -553,6 +575,33 @@ class Topology:
             '/warrengate.v1.Topology/PurgeQueue',
             warrengate_dot_v1_dot_topology__pb2.PurgeQueueRequest.SerializeToString,
             warrengate_dot_v1_dot_topology__pb2.PurgeQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PeekMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warrengate.v1.Topology/PeekMessages',
+            warrengate_dot_v1_dot_topology__pb2.PeekMessagesRequest.SerializeToString,
+            warrengate_dot_v1_dot_topology__pb2.PeekMessagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,13 @@ class TopologyStub:
     """Lists the tenant's queues by name."""
     PurgeQueue: _grpc.UnaryUnaryMultiCallable[_topology_pb2.PurgeQueueRequest, _topology_pb2.PurgeQueueResponse]
     """Deletes the ready messages of a queue. Not for stream queues."""
+    PeekMessages: _grpc.UnaryUnaryMultiCallable[_topology_pb2.PeekMessagesRequest, _topology_pb2.PeekMessagesResponse]
+    """Returns the first ready messages of a queue and leaves them there, in the same order and with the same number of
+    attempts. Needs the subscribe grant. While it runs, at most 10 s, consumers of a classic or quorum queue do not get
+    these messages, and may get later ones before them. Afterwards `redelivered` is set on their deliveries, and the
+    broker has counted one more delivery of each, which is not an attempt. A queue with single_active_consumer that has
+    a consumer is refused (EXCLUSIVE_CONSUMER). In stream queues nothing changes.
+    """
     Bind: _grpc.UnaryUnaryMultiCallable[_topology_pb2.BindRequest, _topology_pb2.BindResponse]
     """Binds a queue or an exchange to an exchange; binding again has no effect."""
     Unbind: _grpc.UnaryUnaryMultiCallable[_topology_pb2.UnbindRequest, _topology_pb2.UnbindResponse]
@@ -65,9 +72,10 @@ class TopologyStub:
     call reads all dead letters of the tenant, and runs exclusively with the two below.
     """
     RedriveDeadLetters: _grpc.UnaryStreamMultiCallable[_topology_pb2.RedriveDeadLettersRequest, _topology_pb2.RedriveDeadLettersResponse]
-    """Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
-    these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
-    gateway crashes meanwhile, a copy with the same message_id may exist in both places.
+    """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
+    another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
+    second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
+    message_id may exist in both places.
     """
     PurgeDeadLetters: _grpc.UnaryUnaryMultiCallable[_topology_pb2.PurgeDeadLettersRequest, _topology_pb2.PurgeDeadLettersResponse]
     """Deletes dead letters. Requires the subscribe grant on their queues."""
@@ -98,6 +106,13 @@ class TopologyAsyncStub(TopologyStub):
     """Lists the tenant's queues by name."""
     PurgeQueue: _aio.UnaryUnaryMultiCallable[_topology_pb2.PurgeQueueRequest, _topology_pb2.PurgeQueueResponse]  # type: ignore[assignment]
     """Deletes the ready messages of a queue. Not for stream queues."""
+    PeekMessages: _aio.UnaryUnaryMultiCallable[_topology_pb2.PeekMessagesRequest, _topology_pb2.PeekMessagesResponse]  # type: ignore[assignment]
+    """Returns the first ready messages of a queue and leaves them there, in the same order and with the same number of
+    attempts. Needs the subscribe grant. While it runs, at most 10 s, consumers of a classic or quorum queue do not get
+    these messages, and may get later ones before them. Afterwards `redelivered` is set on their deliveries, and the
+    broker has counted one more delivery of each, which is not an attempt. A queue with single_active_consumer that has
+    a consumer is refused (EXCLUSIVE_CONSUMER). In stream queues nothing changes.
+    """
     Bind: _aio.UnaryUnaryMultiCallable[_topology_pb2.BindRequest, _topology_pb2.BindResponse]  # type: ignore[assignment]
     """Binds a queue or an exchange to an exchange; binding again has no effect."""
     Unbind: _aio.UnaryUnaryMultiCallable[_topology_pb2.UnbindRequest, _topology_pb2.UnbindResponse]  # type: ignore[assignment]
@@ -109,9 +124,10 @@ class TopologyAsyncStub(TopologyStub):
     call reads all dead letters of the tenant, and runs exclusively with the two below.
     """
     RedriveDeadLetters: _aio.UnaryStreamMultiCallable[_topology_pb2.RedriveDeadLettersRequest, _topology_pb2.RedriveDeadLettersResponse]  # type: ignore[assignment]
-    """Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
-    these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
-    gateway crashes meanwhile, a copy with the same message_id may exist in both places.
+    """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
+    another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
+    second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
+    message_id may exist in both places.
     """
     PurgeDeadLetters: _aio.UnaryUnaryMultiCallable[_topology_pb2.PurgeDeadLettersRequest, _topology_pb2.PurgeDeadLettersResponse]  # type: ignore[assignment]
     """Deletes dead letters. Requires the subscribe grant on their queues."""
@@ -195,6 +211,19 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         """Deletes the ready messages of a queue. Not for stream queues."""
 
     @_abc_1.abstractmethod
+    def PeekMessages(
+        self,
+        request: _topology_pb2.PeekMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_topology_pb2.PeekMessagesResponse, _abc.Awaitable[_topology_pb2.PeekMessagesResponse]]:
+        """Returns the first ready messages of a queue and leaves them there, in the same order and with the same number of
+        attempts. Needs the subscribe grant. While it runs, at most 10 s, consumers of a classic or quorum queue do not get
+        these messages, and may get later ones before them. Afterwards `redelivered` is set on their deliveries, and the
+        broker has counted one more delivery of each, which is not an attempt. A queue with single_active_consumer that has
+        a consumer is refused (EXCLUSIVE_CONSUMER). In stream queues nothing changes.
+        """
+
+    @_abc_1.abstractmethod
     def Bind(
         self,
         request: _topology_pb2.BindRequest,
@@ -234,9 +263,10 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.RedriveDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_topology_pb2.RedriveDeadLettersResponse], _abc.AsyncIterator[_topology_pb2.RedriveDeadLettersResponse]]:
-        """Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
-        these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
-        gateway crashes meanwhile, a copy with the same message_id may exist in both places.
+        """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
+        another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
+        second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
+        message_id may exist in both places.
         """
 
     @_abc_1.abstractmethod

@@ -2,8 +2,9 @@
 // @generated from file warrengate/v1/admin.proto (package warrengate.v1, syntax proto3)
 /* eslint-disable */
 
-// Tenants, their clients and plans. For platform administrators; a tenant's own client with the administer grant may
-// manage the clients of its own tenant, and nothing else.
+// Tenants, their clients and plans. For platform administrators. A tenant's own client with the administer grant may
+// manage the clients of its own tenant and close their streams; one with the observe grant may read the usage, the
+// audit events, the queues' figures and the open streams of its own tenant.
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -11,13 +12,15 @@ import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Grants } from "./auth_pb.js";
 import { file_warrengate_v1_auth } from "./auth_pb.js";
+import type { QueueType } from "./topology_pb.js";
+import { file_warrengate_v1_topology } from "./topology_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file warrengate/v1/admin.proto.
  */
 export const file_warrengate_v1_admin: GenFile = /*@__PURE__*/
-  fileDesc("Chl3YXJyZW5nYXRlL3YxL2FkbWluLnByb3RvEg13YXJyZW5nYXRlLnYxIpABCgZUZW5hbnQSCgoCaWQYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEgwKBHBsYW4YAyABKAkSKQoFc3RhdGUYBCABKA4yGi53YXJyZW5nYXRlLnYxLlRlbmFudFN0YXRlEisKB2NyZWF0ZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIskECgRQbGFuEgwKBG5hbWUYASABKAkSFwoPbWF4X2Nvbm5lY3Rpb25zGAIgASgNEhIKCm1heF9xdWV1ZXMYAyABKA0SGQoRbWF4X21lc3NhZ2VfYnl0ZXMYBCABKAQSEwoLbWF4X3N0cmVhbXMYBSABKA0SHgoWbWF4X2luX2ZsaWdodF9tZXNzYWdlcxgGIAEoDRIbChNtYXhfaW5fZmxpZ2h0X2J5dGVzGAcgASgEEhUKDW1heF9leGNoYW5nZXMYCCABKA0SFAoMbWF4X2JpbmRpbmdzGAkgASgNEhMKC21heF9jbGllbnRzGAogASgNEicKH21heF9wdWJsaXNoX21lc3NhZ2VzX3Blcl9zZWNvbmQYCyABKA0SHgoWcHVibGlzaF9tZXNzYWdlc19idXJzdBgMIAEoDRIkChxtYXhfcHVibGlzaF9ieXRlc19wZXJfc2Vjb25kGA0gASgEEhsKE3B1Ymxpc2hfYnl0ZXNfYnVyc3QYDiABKAQSGwoTbWF4X3N0b3JlZF9tZXNzYWdlcxgPIAEoBBIYChBtYXhfc3RvcmVkX2J5dGVzGBAgASgEEjIKD21heF9tZXNzYWdlX3R0bBgRIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCg1xdWV1ZV9leHBpcmVzGBIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhsKDnNhbXBsaW5nX3JhdGlvGBMgASgBSACIAQFCEQoPX3NhbXBsaW5nX3JhdGlvIrsBCgZDbGllbnQSEQoJY2xpZW50X2lkGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIlCgZncmFudHMYAyABKAsyFS53YXJyZW5nYXRlLnYxLkdyYW50cxIPCgdyZXZva2VkGAQgASgIEisKB2NyZWF0ZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmlzc3VlchgGIAEoCRITCgtleHRlcm5hbF9pZBgHIAEoCSJnChNDcmVhdGVUZW5hbnRSZXF1ZXN0EiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50EhIKCnJlcXVlc3RfaWQYAiABKAkSFQoNdmFsaWRhdGVfb25seRgDIAEoCCJOChRDcmVhdGVUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudBIPCgdjaGFuZ2VzGAIgAygJIiIKEEdldFRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIjoKEUdldFRlbmFudFJlc3BvbnNlEiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50IjsKEkxpc3RUZW5hbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJWChNMaXN0VGVuYW50c1Jlc3BvbnNlEiYKB3RlbmFudHMYASADKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkihAEKE1VwZGF0ZVRlbmFudFJlcXVlc3QSJQoGdGVuYW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5UZW5hbnQSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiPQoUVXBkYXRlVGVuYW50UmVzcG9uc2USJQoGdGVuYW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5UZW5hbnQiJgoUU3VzcGVuZFRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIj4KFVN1c3BlbmRUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudCIlChNSZXN1bWVUZW5hbnRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCSI9ChRSZXN1bWVUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudCIlChNEZWxldGVUZW5hbnRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCSIWChREZWxldGVUZW5hbnRSZXNwb25zZSInChVHZXRUZW5hbnRVc2FnZVJlcXVlc3QSDgoGdGVuYW50GAEgASgJIlMKClVzYWdlTWV0ZXISDQoFbGltaXQYASABKAkSDwoHYWxsb3dlZBgCIAEoBBIMCgR1c2VkGAMgASgEEhcKD29mX3RoaXNfZ2F0ZXdheRgEIAEoCCJRChZHZXRUZW5hbnRVc2FnZVJlc3BvbnNlEikKBm1ldGVycxgBIAMoCzIZLndhcnJlbmdhdGUudjEuVXNhZ2VNZXRlchIMCgRwbGFuGAIgASgJIjkKEExpc3RQbGFuc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUAoRTGlzdFBsYW5zUmVzcG9uc2USIgoFcGxhbnMYASADKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIh4KDkdldFBsYW5SZXF1ZXN0EgwKBG5hbWUYASABKAkiNAoPR2V0UGxhblJlc3BvbnNlEiEKBHBsYW4YASABKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4iYQoRQ3JlYXRlUGxhblJlcXVlc3QSIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhISCgpyZXF1ZXN0X2lkGAIgASgJEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiNwoSQ3JlYXRlUGxhblJlc3BvbnNlEiEKBHBsYW4YASABKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4ifgoRVXBkYXRlUGxhblJlcXVlc3QSIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSFQoNdmFsaWRhdGVfb25seRgDIAEoCCJIChJVcGRhdGVQbGFuUmVzcG9uc2USIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhIPCgd0ZW5hbnRzGAIgASgNIiEKEURlbGV0ZVBsYW5SZXF1ZXN0EgwKBG5hbWUYASABKAkiFAoSRGVsZXRlUGxhblJlc3BvbnNlImcKE0NyZWF0ZUNsaWVudFJlcXVlc3QSJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQSEgoKcmVxdWVzdF9pZBgCIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIlQKFENyZWF0ZUNsaWVudFJlc3BvbnNlEiUKBmNsaWVudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuQ2xpZW50EhUKDWNsaWVudF9zZWNyZXQYAiABKAkiSwoSTGlzdENsaWVudHNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJWChNMaXN0Q2xpZW50c1Jlc3BvbnNlEiYKB2NsaWVudHMYASADKAsyFS53YXJyZW5nYXRlLnYxLkNsaWVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkihAEKE1VwZGF0ZUNsaWVudFJlcXVlc3QSJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiPQoUVXBkYXRlQ2xpZW50UmVzcG9uc2USJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQiKAoTUmV2b2tlQ2xpZW50UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkiPQoUUmV2b2tlQ2xpZW50UmVzcG9uc2USJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQiKAoTRGVsZXRlQ2xpZW50UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkiFgoURGVsZXRlQ2xpZW50UmVzcG9uc2UiWgoZUm90YXRlQ2xpZW50U2VjcmV0UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkSKgoHb3ZlcmxhcBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJpChpSb3RhdGVDbGllbnRTZWNyZXRSZXNwb25zZRIVCg1jbGllbnRfc2VjcmV0GAEgASgJEjQKEHByZXZpb3VzX2V4cGlyZXMYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjAKHlJvdGF0ZUJyb2tlckNyZWRlbnRpYWxzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkiTgofUm90YXRlQnJva2VyQ3JlZGVudGlhbHNSZXNwb25zZRIrCgdleHBpcmVzGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIZChdSb3RhdGVTaWduaW5nS2V5UmVxdWVzdCJgChhSb3RhdGVTaWduaW5nS2V5UmVzcG9uc2USDgoGa2V5X2lkGAEgASgJEjQKEHByZXZpb3VzX2V4cGlyZXMYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjYKF1Jldm9rZVNpZ25pbmdLZXlSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCRILCgNhbGwYAiABKAgiKwoYUmV2b2tlU2lnbmluZ0tleVJlc3BvbnNlEg8KB2tleV9pZHMYASADKAki2AEKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJEhEKCWNsaWVudF9pZBgEIAEoCRIOCgZtZXRob2QYBSABKAkSDwoHb3V0Y29tZRgGIAEoCRIoCgRmcm9tGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi2wEKCkF1ZGl0RXZlbnQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY2xpZW50X2lkGAIgASgJEhQKDHBlZXJfYWRkcmVzcxgDIAEoCRIOCgZtZXRob2QYBCABKAkSDgoGdGVuYW50GAUgASgJEg4KBm9iamVjdBgGIAEoCRIMCgRydWxlGAcgASgJEg8KB291dGNvbWUYCCABKAkSEAoIdHJhY2VfaWQYCSABKAkSCgoCaWQYCiABKAkSDQoFdGltZXMYCyABKAQiXQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USKQoGZXZlbnRzGAEgAygLMhkud2FycmVuZ2F0ZS52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI+ChZWZXJpZnlJc29sYXRpb25SZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIUCgxvdGhlcl90ZW5hbnQYAiABKAkiVgoOSXNvbGF0aW9uUHJvYmUSDwoHYXR0ZW1wdBgBIAEoCRIPCgdyZWZ1c2VkGAIgASgIEg4KBmFuc3dlchgDIAEoCRISCgppc19jb250cm9sGAQgASgIIloKF1ZlcmlmeUlzb2xhdGlvblJlc3BvbnNlEhAKCGlzb2xhdGVkGAEgASgIEi0KBnByb2JlcxgCIAMoCzIdLndhcnJlbmdhdGUudjEuSXNvbGF0aW9uUHJvYmUiOQoWUmVjb25jaWxlVGVuYW50UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSDwoHZHJ5X3J1bhgCIAEoCCJCCg5SZWNvbmNpbGlhdGlvbhIOCgZ0ZW5hbnQYASABKAkSDwoHY2hhbmdlcxgCIAMoCRIPCgdmYWlsdXJlGAMgASgJInUKF1JlY29uY2lsZVRlbmFudFJlc3BvbnNlEjYKD3JlY29uY2lsaWF0aW9ucxgBIAMoCzIdLndhcnJlbmdhdGUudjEuUmVjb25jaWxpYXRpb24SDwoHdW5rbm93bhgCIAMoCRIRCglsb29rZWRfYXQYAyABKA0qYAoLVGVuYW50U3RhdGUSHAoYVEVOQU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTVEVOQU5UX1NUQVRFX0FDVElWRRABEhoKFlRFTkFOVF9TVEFURV9TVVNQRU5ERUQQAjLuEQoFQWRtaW4SVwoMQ3JlYXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5DcmVhdGVUZW5hbnRSZXNwb25zZRJOCglHZXRUZW5hbnQSHy53YXJyZW5nYXRlLnYxLkdldFRlbmFudFJlcXVlc3QaIC53YXJyZW5nYXRlLnYxLkdldFRlbmFudFJlc3BvbnNlElQKC0xpc3RUZW5hbnRzEiEud2FycmVuZ2F0ZS52MS5MaXN0VGVuYW50c1JlcXVlc3QaIi53YXJyZW5nYXRlLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2USVwoMVXBkYXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5VcGRhdGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5VcGRhdGVUZW5hbnRSZXNwb25zZRJaCg1TdXNwZW5kVGVuYW50EiMud2FycmVuZ2F0ZS52MS5TdXNwZW5kVGVuYW50UmVxdWVzdBokLndhcnJlbmdhdGUudjEuU3VzcGVuZFRlbmFudFJlc3BvbnNlElcKDFJlc3VtZVRlbmFudBIiLndhcnJlbmdhdGUudjEuUmVzdW1lVGVuYW50UmVxdWVzdBojLndhcnJlbmdhdGUudjEuUmVzdW1lVGVuYW50UmVzcG9uc2USVwoMRGVsZXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5EZWxldGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5EZWxldGVUZW5hbnRSZXNwb25zZRJdCg5HZXRUZW5hbnRVc2FnZRIkLndhcnJlbmdhdGUudjEuR2V0VGVuYW50VXNhZ2VSZXF1ZXN0GiUud2FycmVuZ2F0ZS52MS5HZXRUZW5hbnRVc2FnZVJlc3BvbnNlEk4KCUxpc3RQbGFucxIfLndhcnJlbmdhdGUudjEuTGlzdFBsYW5zUmVxdWVzdBogLndhcnJlbmdhdGUudjEuTGlzdFBsYW5zUmVzcG9uc2USSAoHR2V0UGxhbhIdLndhcnJlbmdhdGUudjEuR2V0UGxhblJlcXVlc3QaHi53YXJyZW5nYXRlLnYxLkdldFBsYW5SZXNwb25zZRJRCgpDcmVhdGVQbGFuEiAud2FycmVuZ2F0ZS52MS5DcmVhdGVQbGFuUmVxdWVzdBohLndhcnJlbmdhdGUudjEuQ3JlYXRlUGxhblJlc3BvbnNlElEKClVwZGF0ZVBsYW4SIC53YXJyZW5nYXRlLnYxLlVwZGF0ZVBsYW5SZXF1ZXN0GiEud2FycmVuZ2F0ZS52MS5VcGRhdGVQbGFuUmVzcG9uc2USUQoKRGVsZXRlUGxhbhIgLndhcnJlbmdhdGUudjEuRGVsZXRlUGxhblJlcXVlc3QaIS53YXJyZW5nYXRlLnYxLkRlbGV0ZVBsYW5SZXNwb25zZRJXCgxDcmVhdGVDbGllbnQSIi53YXJyZW5nYXRlLnYxLkNyZWF0ZUNsaWVudFJlcXVlc3QaIy53YXJyZW5nYXRlLnYxLkNyZWF0ZUNsaWVudFJlc3BvbnNlElQKC0xpc3RDbGllbnRzEiEud2FycmVuZ2F0ZS52MS5MaXN0Q2xpZW50c1JlcXVlc3QaIi53YXJyZW5nYXRlLnYxLkxpc3RDbGllbnRzUmVzcG9uc2USVwoMVXBkYXRlQ2xpZW50EiIud2FycmVuZ2F0ZS52MS5VcGRhdGVDbGllbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5VcGRhdGVDbGllbnRSZXNwb25zZRJXCgxSZXZva2VDbGllbnQSIi53YXJyZW5nYXRlLnYxLlJldm9rZUNsaWVudFJlcXVlc3QaIy53YXJyZW5nYXRlLnYxLlJldm9rZUNsaWVudFJlc3BvbnNlElcKDERlbGV0ZUNsaWVudBIiLndhcnJlbmdhdGUudjEuRGVsZXRlQ2xpZW50UmVxdWVzdBojLndhcnJlbmdhdGUudjEuRGVsZXRlQ2xpZW50UmVzcG9uc2USaQoSUm90YXRlQ2xpZW50U2VjcmV0Eigud2FycmVuZ2F0ZS52MS5Sb3RhdGVDbGllbnRTZWNyZXRSZXF1ZXN0Gikud2FycmVuZ2F0ZS52MS5Sb3RhdGVDbGllbnRTZWNyZXRSZXNwb25zZRJ4ChdSb3RhdGVCcm9rZXJDcmVkZW50aWFscxItLndhcnJlbmdhdGUudjEuUm90YXRlQnJva2VyQ3JlZGVudGlhbHNSZXF1ZXN0Gi4ud2FycmVuZ2F0ZS52MS5Sb3RhdGVCcm9rZXJDcmVkZW50aWFsc1Jlc3BvbnNlEmMKEFJvdGF0ZVNpZ25pbmdLZXkSJi53YXJyZW5nYXRlLnYxLlJvdGF0ZVNpZ25pbmdLZXlSZXF1ZXN0Gicud2FycmVuZ2F0ZS52MS5Sb3RhdGVTaWduaW5nS2V5UmVzcG9uc2USYwoQUmV2b2tlU2lnbmluZ0tleRImLndhcnJlbmdhdGUudjEuUmV2b2tlU2lnbmluZ0tleVJlcXVlc3QaJy53YXJyZW5nYXRlLnYxLlJldm9rZVNpZ25pbmdLZXlSZXNwb25zZRJgCg9MaXN0QXVkaXRFdmVudHMSJS53YXJyZW5nYXRlLnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaJi53YXJyZW5nYXRlLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEmAKD1JlY29uY2lsZVRlbmFudBIlLndhcnJlbmdhdGUudjEuUmVjb25jaWxlVGVuYW50UmVxdWVzdBomLndhcnJlbmdhdGUudjEuUmVjb25jaWxlVGVuYW50UmVzcG9uc2USYAoPVmVyaWZ5SXNvbGF0aW9uEiUud2FycmVuZ2F0ZS52MS5WZXJpZnlJc29sYXRpb25SZXF1ZXN0GiYud2FycmVuZ2F0ZS52MS5WZXJpZnlJc29sYXRpb25SZXNwb25zZUICUAFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_warrengate_v1_auth]);
+  fileDesc("Chl3YXJyZW5nYXRlL3YxL2FkbWluLnByb3RvEg13YXJyZW5nYXRlLnYxIpABCgZUZW5hbnQSCgoCaWQYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEgwKBHBsYW4YAyABKAkSKQoFc3RhdGUYBCABKA4yGi53YXJyZW5nYXRlLnYxLlRlbmFudFN0YXRlEisKB2NyZWF0ZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIskECgRQbGFuEgwKBG5hbWUYASABKAkSFwoPbWF4X2Nvbm5lY3Rpb25zGAIgASgNEhIKCm1heF9xdWV1ZXMYAyABKA0SGQoRbWF4X21lc3NhZ2VfYnl0ZXMYBCABKAQSEwoLbWF4X3N0cmVhbXMYBSABKA0SHgoWbWF4X2luX2ZsaWdodF9tZXNzYWdlcxgGIAEoDRIbChNtYXhfaW5fZmxpZ2h0X2J5dGVzGAcgASgEEhUKDW1heF9leGNoYW5nZXMYCCABKA0SFAoMbWF4X2JpbmRpbmdzGAkgASgNEhMKC21heF9jbGllbnRzGAogASgNEicKH21heF9wdWJsaXNoX21lc3NhZ2VzX3Blcl9zZWNvbmQYCyABKA0SHgoWcHVibGlzaF9tZXNzYWdlc19idXJzdBgMIAEoDRIkChxtYXhfcHVibGlzaF9ieXRlc19wZXJfc2Vjb25kGA0gASgEEhsKE3B1Ymxpc2hfYnl0ZXNfYnVyc3QYDiABKAQSGwoTbWF4X3N0b3JlZF9tZXNzYWdlcxgPIAEoBBIYChBtYXhfc3RvcmVkX2J5dGVzGBAgASgEEjIKD21heF9tZXNzYWdlX3R0bBgRIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCg1xdWV1ZV9leHBpcmVzGBIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhsKDnNhbXBsaW5nX3JhdGlvGBMgASgBSACIAQFCEQoPX3NhbXBsaW5nX3JhdGlvIrsBCgZDbGllbnQSEQoJY2xpZW50X2lkGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIlCgZncmFudHMYAyABKAsyFS53YXJyZW5nYXRlLnYxLkdyYW50cxIPCgdyZXZva2VkGAQgASgIEisKB2NyZWF0ZWQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmlzc3VlchgGIAEoCRITCgtleHRlcm5hbF9pZBgHIAEoCSJnChNDcmVhdGVUZW5hbnRSZXF1ZXN0EiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50EhIKCnJlcXVlc3RfaWQYAiABKAkSFQoNdmFsaWRhdGVfb25seRgDIAEoCCJOChRDcmVhdGVUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudBIPCgdjaGFuZ2VzGAIgAygJIiIKEEdldFRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIjoKEUdldFRlbmFudFJlc3BvbnNlEiUKBnRlbmFudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuVGVuYW50IjsKEkxpc3RUZW5hbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJWChNMaXN0VGVuYW50c1Jlc3BvbnNlEiYKB3RlbmFudHMYASADKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkihAEKE1VwZGF0ZVRlbmFudFJlcXVlc3QSJQoGdGVuYW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5UZW5hbnQSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiPQoUVXBkYXRlVGVuYW50UmVzcG9uc2USJQoGdGVuYW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5UZW5hbnQiJgoUU3VzcGVuZFRlbmFudFJlcXVlc3QSDgoGdGVuYW50GAEgASgJIj4KFVN1c3BlbmRUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudCIlChNSZXN1bWVUZW5hbnRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCSI9ChRSZXN1bWVUZW5hbnRSZXNwb25zZRIlCgZ0ZW5hbnQYASABKAsyFS53YXJyZW5nYXRlLnYxLlRlbmFudCIlChNEZWxldGVUZW5hbnRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCSIWChREZWxldGVUZW5hbnRSZXNwb25zZSInChVHZXRUZW5hbnRVc2FnZVJlcXVlc3QSDgoGdGVuYW50GAEgASgJIlMKClVzYWdlTWV0ZXISDQoFbGltaXQYASABKAkSDwoHYWxsb3dlZBgCIAEoBBIMCgR1c2VkGAMgASgEEhcKD29mX3RoaXNfZ2F0ZXdheRgEIAEoCCJRChZHZXRUZW5hbnRVc2FnZVJlc3BvbnNlEikKBm1ldGVycxgBIAMoCzIZLndhcnJlbmdhdGUudjEuVXNhZ2VNZXRlchIMCgRwbGFuGAIgASgJIjkKEExpc3RQbGFuc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUAoRTGlzdFBsYW5zUmVzcG9uc2USIgoFcGxhbnMYASADKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIh4KDkdldFBsYW5SZXF1ZXN0EgwKBG5hbWUYASABKAkiNAoPR2V0UGxhblJlc3BvbnNlEiEKBHBsYW4YASABKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4iYQoRQ3JlYXRlUGxhblJlcXVlc3QSIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhISCgpyZXF1ZXN0X2lkGAIgASgJEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiNwoSQ3JlYXRlUGxhblJlc3BvbnNlEiEKBHBsYW4YASABKAsyEy53YXJyZW5nYXRlLnYxLlBsYW4ifgoRVXBkYXRlUGxhblJlcXVlc3QSIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSFQoNdmFsaWRhdGVfb25seRgDIAEoCCJIChJVcGRhdGVQbGFuUmVzcG9uc2USIQoEcGxhbhgBIAEoCzITLndhcnJlbmdhdGUudjEuUGxhbhIPCgd0ZW5hbnRzGAIgASgNIiEKEURlbGV0ZVBsYW5SZXF1ZXN0EgwKBG5hbWUYASABKAkiFAoSRGVsZXRlUGxhblJlc3BvbnNlImcKE0NyZWF0ZUNsaWVudFJlcXVlc3QSJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQSEgoKcmVxdWVzdF9pZBgCIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIlQKFENyZWF0ZUNsaWVudFJlc3BvbnNlEiUKBmNsaWVudBgBIAEoCzIVLndhcnJlbmdhdGUudjEuQ2xpZW50EhUKDWNsaWVudF9zZWNyZXQYAiABKAkiSwoSTGlzdENsaWVudHNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJWChNMaXN0Q2xpZW50c1Jlc3BvbnNlEiYKB2NsaWVudHMYASADKAsyFS53YXJyZW5nYXRlLnYxLkNsaWVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkihAEKE1VwZGF0ZUNsaWVudFJlcXVlc3QSJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiPQoUVXBkYXRlQ2xpZW50UmVzcG9uc2USJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQiKAoTUmV2b2tlQ2xpZW50UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkiPQoUUmV2b2tlQ2xpZW50UmVzcG9uc2USJQoGY2xpZW50GAEgASgLMhUud2FycmVuZ2F0ZS52MS5DbGllbnQiKAoTRGVsZXRlQ2xpZW50UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkiFgoURGVsZXRlQ2xpZW50UmVzcG9uc2UiWgoZUm90YXRlQ2xpZW50U2VjcmV0UmVxdWVzdBIRCgljbGllbnRfaWQYASABKAkSKgoHb3ZlcmxhcBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJpChpSb3RhdGVDbGllbnRTZWNyZXRSZXNwb25zZRIVCg1jbGllbnRfc2VjcmV0GAEgASgJEjQKEHByZXZpb3VzX2V4cGlyZXMYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjAKHlJvdGF0ZUJyb2tlckNyZWRlbnRpYWxzUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkiTgofUm90YXRlQnJva2VyQ3JlZGVudGlhbHNSZXNwb25zZRIrCgdleHBpcmVzGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIZChdSb3RhdGVTaWduaW5nS2V5UmVxdWVzdCJgChhSb3RhdGVTaWduaW5nS2V5UmVzcG9uc2USDgoGa2V5X2lkGAEgASgJEjQKEHByZXZpb3VzX2V4cGlyZXMYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjYKF1Jldm9rZVNpZ25pbmdLZXlSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCRILCgNhbGwYAiABKAgiKwoYUmV2b2tlU2lnbmluZ0tleVJlc3BvbnNlEg8KB2tleV9pZHMYASADKAki2AEKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJEhEKCWNsaWVudF9pZBgEIAEoCRIOCgZtZXRob2QYBSABKAkSDwoHb3V0Y29tZRgGIAEoCRIoCgRmcm9tGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi2wEKCkF1ZGl0RXZlbnQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJY2xpZW50X2lkGAIgASgJEhQKDHBlZXJfYWRkcmVzcxgDIAEoCRIOCgZtZXRob2QYBCABKAkSDgoGdGVuYW50GAUgASgJEg4KBm9iamVjdBgGIAEoCRIMCgRydWxlGAcgASgJEg8KB291dGNvbWUYCCABKAkSEAoIdHJhY2VfaWQYCSABKAkSCgoCaWQYCiABKAkSDQoFdGltZXMYCyABKAQiXQoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USKQoGZXZlbnRzGAEgAygLMhkud2FycmVuZ2F0ZS52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI+ChZWZXJpZnlJc29sYXRpb25SZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIUCgxvdGhlcl90ZW5hbnQYAiABKAkiVgoOSXNvbGF0aW9uUHJvYmUSDwoHYXR0ZW1wdBgBIAEoCRIPCgdyZWZ1c2VkGAIgASgIEg4KBmFuc3dlchgDIAEoCRISCgppc19jb250cm9sGAQgASgIIloKF1ZlcmlmeUlzb2xhdGlvblJlc3BvbnNlEhAKCGlzb2xhdGVkGAEgASgIEi0KBnByb2JlcxgCIAMoCzIdLndhcnJlbmdhdGUudjEuSXNvbGF0aW9uUHJvYmUiOQoWUmVjb25jaWxlVGVuYW50UmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSDwoHZHJ5X3J1bhgCIAEoCCJCCg5SZWNvbmNpbGlhdGlvbhIOCgZ0ZW5hbnQYASABKAkSDwoHY2hhbmdlcxgCIAMoCRIPCgdmYWlsdXJlGAMgASgJInUKF1JlY29uY2lsZVRlbmFudFJlc3BvbnNlEjYKD3JlY29uY2lsaWF0aW9ucxgBIAMoCzIdLndhcnJlbmdhdGUudjEuUmVjb25jaWxpYXRpb24SDwoHdW5rbm93bhgCIAMoCRIRCglsb29rZWRfYXQYAyABKA0idAoSV2F0Y2hUZW5hbnRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIrCghpbnRlcnZhbBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgptYXhfcXVldWVzGAMgASgNEg0KBXF1ZXVlGAQgASgJItkBChNXYXRjaFRlbmFudFJlc3BvbnNlEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCG1lYXN1cmVkGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCgZxdWV1ZXMYAyADKAsyGy53YXJyZW5nYXRlLnYxLlF1ZXVlRmlndXJlcxIsCgZ0b3RhbHMYBCABKAsyHC53YXJyZW5nYXRlLnYxLlRlbmFudEZpZ3VyZXMSDwoHZmFpbHVyZRgFIAEoCSLKAgoMUXVldWVGaWd1cmVzEg0KBXF1ZXVlGAEgASgJEiYKBHR5cGUYAiABKA4yGC53YXJyZW5nYXRlLnYxLlF1ZXVlVHlwZRIWCg5tZXNzYWdlc19yZWFkeRgDIAEoBBIfChJtZXNzYWdlc191bnNldHRsZWQYBCABKARIAIgBARIWCgljb25zdW1lcnMYBSABKA1IAYgBARIZCgxwdWJsaXNoX3JhdGUYBiABKAFIAogBARIZCgxkZWxpdmVyX3JhdGUYByABKAFIA4gBARI1ChJvbGRlc3RfbWVzc2FnZV9hZ2UYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CFQoTX21lc3NhZ2VzX3Vuc2V0dGxlZEIMCgpfY29uc3VtZXJzQg8KDV9wdWJsaXNoX3JhdGVCDwoNX2RlbGl2ZXJfcmF0ZSKlAgoNVGVuYW50RmlndXJlcxIOCgZxdWV1ZXMYASABKA0SFgoObWVzc2FnZXNfcmVhZHkYAiABKAQSGgoSbWVzc2FnZXNfdW5zZXR0bGVkGAMgASgEEhEKCWNvbnN1bWVycxgEIAEoDRIZCgxwdWJsaXNoX3JhdGUYBSABKAFIAIgBARIZCgxkZWxpdmVyX3JhdGUYBiABKAFIAYgBARI1ChJvbGRlc3RfbWVzc2FnZV9hZ2UYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFAoMZGVhZF9sZXR0ZXJzGAggASgEEhgKEG1lc3NhZ2VzX2RlbGF5ZWQYCSABKARCDwoNX3B1Ymxpc2hfcmF0ZUIPCg1fZGVsaXZlcl9yYXRlIocBChJMaXN0U3RyZWFtc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCWNsaWVudF9pZBgCIAEoCRInCgRraW5kGAMgASgOMhkud2FycmVuZ2F0ZS52MS5TdHJlYW1LaW5kEhEKCXBhZ2Vfc2l6ZRgEIAEoBRISCgpwYWdlX3Rva2VuGAUgASgJImsKE0xpc3RTdHJlYW1zUmVzcG9uc2USKgoHc3RyZWFtcxgBIAMoCzIZLndhcnJlbmdhdGUudjEuT3BlblN0cmVhbRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSDwoHZ2F0ZXdheRgDIAEoCSKPAgoKT3BlblN0cmVhbRIRCglzdHJlYW1faWQYASABKAkSEQoJY2xpZW50X2lkGAIgASgJEicKBGtpbmQYAyABKA4yGS53YXJyZW5nYXRlLnYxLlN0cmVhbUtpbmQSFAoMcGVlcl9hZGRyZXNzGAQgASgJEikKBXNpbmNlGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVxdWV1ZRgGIAEoCRIaChJpbl9mbGlnaHRfbWVzc2FnZXMYByABKAQSFwoPaW5fZmxpZ2h0X2J5dGVzGAggASgEEhAKCG1lc3NhZ2VzGAkgASgEEhsKE21lc3NhZ2VzX3Blcl9zZWNvbmQYCiABKAQiNwoSQ2xvc2VTdHJlYW1SZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIRCglzdHJlYW1faWQYAiABKAkiFQoTQ2xvc2VTdHJlYW1SZXNwb25zZSISChBHZXRTdGF0dXNSZXF1ZXN0IrwCChFHZXRTdGF0dXNSZXNwb25zZRIPCgdnYXRld2F5GAEgASgJEg8KB3ZlcnNpb24YAiABKAkSKwoHc3RhcnRlZBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFcmVhZHkYBCABKAgSEQoJbm90X3JlYWR5GAUgAygJEhAKCGRyYWluaW5nGAYgASgIEhQKDG9wZW5fc3RyZWFtcxgHIAEoDRIrCgZicm9rZXIYCCABKAsyGy53YXJyZW5nYXRlLnYxLkJyb2tlclN0YXR1cxIpCgVzdG9yZRgJIAEoCzIaLndhcnJlbmdhdGUudjEuU3RvcmVTdGF0dXMSNgoMY2VydGlmaWNhdGVzGAogAygLMiAud2FycmVuZ2F0ZS52MS5DZXJ0aWZpY2F0ZVN0YXR1cyK4AQoMQnJva2VyU3RhdHVzEhEKCXJlYWNoYWJsZRgBIAEoCBIPCgdmYWlsdXJlGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSFgoOZXJsYW5nX3ZlcnNpb24YBCABKAkSFAoMY2x1c3Rlcl9uYW1lGAUgASgJEhsKE2NvbGxlY3RzX3N0YXRpc3RpY3MYBiABKAgSKAoFbm9kZXMYByADKAsyGS53YXJyZW5nYXRlLnYxLkJyb2tlck5vZGUigwIKCkJyb2tlck5vZGUSDAoEbmFtZRgBIAEoCRIPCgdydW5uaW5nGAIgASgIEhQKDG1lbW9yeV9hbGFybRgDIAEoCBISCgpkaXNrX2FsYXJtGAQgASgIEhkKEW1lbW9yeV91c2VkX2J5dGVzGAUgASgEEhoKEm1lbW9yeV9saW1pdF9ieXRlcxgGIAEoBBIXCg9kaXNrX2ZyZWVfYnl0ZXMYByABKAQSHQoVZGlza19mcmVlX2xpbWl0X2J5dGVzGAggASgEEikKBnVwdGltZRgJIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpwYXJ0aXRpb25zGAogAygJImsKC1N0b3JlU3RhdHVzEgwKBGtpbmQYASABKAkSEQoJcmVhY2hhYmxlGAIgASgIEg8KB2ZhaWx1cmUYAyABKAkSKgoHbGF0ZW5jeRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJNChFDZXJ0aWZpY2F0ZVN0YXR1cxILCgN1c2UYASABKAkSKwoHZXhwaXJlcxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqYAoLVGVuYW50U3RhdGUSHAoYVEVOQU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTVEVOQU5UX1NUQVRFX0FDVElWRRABEhoKFlRFTkFOVF9TVEFURV9TVVNQRU5ERUQQAip2CgpTdHJlYW1LaW5kEhsKF1NUUkVBTV9LSU5EX1VOU1BFQ0lGSUVEEAASFwoTU1RSRUFNX0tJTkRfUFVCTElTSBABEhkKFVNUUkVBTV9LSU5EX1NVQlNDUklCRRACEhcKE1NUUkVBTV9LSU5EX1JFRFJJVkUQAzLCFAoFQWRtaW4SVwoMQ3JlYXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5DcmVhdGVUZW5hbnRSZXNwb25zZRJOCglHZXRUZW5hbnQSHy53YXJyZW5nYXRlLnYxLkdldFRlbmFudFJlcXVlc3QaIC53YXJyZW5nYXRlLnYxLkdldFRlbmFudFJlc3BvbnNlElQKC0xpc3RUZW5hbnRzEiEud2FycmVuZ2F0ZS52MS5MaXN0VGVuYW50c1JlcXVlc3QaIi53YXJyZW5nYXRlLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2USVwoMVXBkYXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5VcGRhdGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5VcGRhdGVUZW5hbnRSZXNwb25zZRJaCg1TdXNwZW5kVGVuYW50EiMud2FycmVuZ2F0ZS52MS5TdXNwZW5kVGVuYW50UmVxdWVzdBokLndhcnJlbmdhdGUudjEuU3VzcGVuZFRlbmFudFJlc3BvbnNlElcKDFJlc3VtZVRlbmFudBIiLndhcnJlbmdhdGUudjEuUmVzdW1lVGVuYW50UmVxdWVzdBojLndhcnJlbmdhdGUudjEuUmVzdW1lVGVuYW50UmVzcG9uc2USVwoMRGVsZXRlVGVuYW50EiIud2FycmVuZ2F0ZS52MS5EZWxldGVUZW5hbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5EZWxldGVUZW5hbnRSZXNwb25zZRJdCg5HZXRUZW5hbnRVc2FnZRIkLndhcnJlbmdhdGUudjEuR2V0VGVuYW50VXNhZ2VSZXF1ZXN0GiUud2FycmVuZ2F0ZS52MS5HZXRUZW5hbnRVc2FnZVJlc3BvbnNlEk4KCUxpc3RQbGFucxIfLndhcnJlbmdhdGUudjEuTGlzdFBsYW5zUmVxdWVzdBogLndhcnJlbmdhdGUudjEuTGlzdFBsYW5zUmVzcG9uc2USSAoHR2V0UGxhbhIdLndhcnJlbmdhdGUudjEuR2V0UGxhblJlcXVlc3QaHi53YXJyZW5nYXRlLnYxLkdldFBsYW5SZXNwb25zZRJRCgpDcmVhdGVQbGFuEiAud2FycmVuZ2F0ZS52MS5DcmVhdGVQbGFuUmVxdWVzdBohLndhcnJlbmdhdGUudjEuQ3JlYXRlUGxhblJlc3BvbnNlElEKClVwZGF0ZVBsYW4SIC53YXJyZW5nYXRlLnYxLlVwZGF0ZVBsYW5SZXF1ZXN0GiEud2FycmVuZ2F0ZS52MS5VcGRhdGVQbGFuUmVzcG9uc2USUQoKRGVsZXRlUGxhbhIgLndhcnJlbmdhdGUudjEuRGVsZXRlUGxhblJlcXVlc3QaIS53YXJyZW5nYXRlLnYxLkRlbGV0ZVBsYW5SZXNwb25zZRJXCgxDcmVhdGVDbGllbnQSIi53YXJyZW5nYXRlLnYxLkNyZWF0ZUNsaWVudFJlcXVlc3QaIy53YXJyZW5nYXRlLnYxLkNyZWF0ZUNsaWVudFJlc3BvbnNlElQKC0xpc3RDbGllbnRzEiEud2FycmVuZ2F0ZS52MS5MaXN0Q2xpZW50c1JlcXVlc3QaIi53YXJyZW5nYXRlLnYxLkxpc3RDbGllbnRzUmVzcG9uc2USVwoMVXBkYXRlQ2xpZW50EiIud2FycmVuZ2F0ZS52MS5VcGRhdGVDbGllbnRSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5VcGRhdGVDbGllbnRSZXNwb25zZRJXCgxSZXZva2VDbGllbnQSIi53YXJyZW5nYXRlLnYxLlJldm9rZUNsaWVudFJlcXVlc3QaIy53YXJyZW5nYXRlLnYxLlJldm9rZUNsaWVudFJlc3BvbnNlElcKDERlbGV0ZUNsaWVudBIiLndhcnJlbmdhdGUudjEuRGVsZXRlQ2xpZW50UmVxdWVzdBojLndhcnJlbmdhdGUudjEuRGVsZXRlQ2xpZW50UmVzcG9uc2USaQoSUm90YXRlQ2xpZW50U2VjcmV0Eigud2FycmVuZ2F0ZS52MS5Sb3RhdGVDbGllbnRTZWNyZXRSZXF1ZXN0Gikud2FycmVuZ2F0ZS52MS5Sb3RhdGVDbGllbnRTZWNyZXRSZXNwb25zZRJ4ChdSb3RhdGVCcm9rZXJDcmVkZW50aWFscxItLndhcnJlbmdhdGUudjEuUm90YXRlQnJva2VyQ3JlZGVudGlhbHNSZXF1ZXN0Gi4ud2FycmVuZ2F0ZS52MS5Sb3RhdGVCcm9rZXJDcmVkZW50aWFsc1Jlc3BvbnNlEmMKEFJvdGF0ZVNpZ25pbmdLZXkSJi53YXJyZW5nYXRlLnYxLlJvdGF0ZVNpZ25pbmdLZXlSZXF1ZXN0Gicud2FycmVuZ2F0ZS52MS5Sb3RhdGVTaWduaW5nS2V5UmVzcG9uc2USYwoQUmV2b2tlU2lnbmluZ0tleRImLndhcnJlbmdhdGUudjEuUmV2b2tlU2lnbmluZ0tleVJlcXVlc3QaJy53YXJyZW5nYXRlLnYxLlJldm9rZVNpZ25pbmdLZXlSZXNwb25zZRJgCg9MaXN0QXVkaXRFdmVudHMSJS53YXJyZW5nYXRlLnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaJi53YXJyZW5nYXRlLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEmAKD1JlY29uY2lsZVRlbmFudBIlLndhcnJlbmdhdGUudjEuUmVjb25jaWxlVGVuYW50UmVxdWVzdBomLndhcnJlbmdhdGUudjEuUmVjb25jaWxlVGVuYW50UmVzcG9uc2USYAoPVmVyaWZ5SXNvbGF0aW9uEiUud2FycmVuZ2F0ZS52MS5WZXJpZnlJc29sYXRpb25SZXF1ZXN0GiYud2FycmVuZ2F0ZS52MS5WZXJpZnlJc29sYXRpb25SZXNwb25zZRJWCgtXYXRjaFRlbmFudBIhLndhcnJlbmdhdGUudjEuV2F0Y2hUZW5hbnRSZXF1ZXN0GiIud2FycmVuZ2F0ZS52MS5XYXRjaFRlbmFudFJlc3BvbnNlMAESVAoLTGlzdFN0cmVhbXMSIS53YXJyZW5nYXRlLnYxLkxpc3RTdHJlYW1zUmVxdWVzdBoiLndhcnJlbmdhdGUudjEuTGlzdFN0cmVhbXNSZXNwb25zZRJUCgtDbG9zZVN0cmVhbRIhLndhcnJlbmdhdGUudjEuQ2xvc2VTdHJlYW1SZXF1ZXN0GiIud2FycmVuZ2F0ZS52MS5DbG9zZVN0cmVhbVJlc3BvbnNlEk4KCUdldFN0YXR1cxIfLndhcnJlbmdhdGUudjEuR2V0U3RhdHVzUmVxdWVzdBogLndhcnJlbmdhdGUudjEuR2V0U3RhdHVzUmVzcG9uc2VCAlABYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_warrengate_v1_auth, file_warrengate_v1_topology]);
 
 /**
  * A tenant, with its own vhost and broker user.
@@ -630,7 +633,7 @@ export const DeleteTenantResponseSchema: GenMessage<DeleteTenantResponse> = /*@_
  */
 export type GetTenantUsageRequest = Message<"warrengate.v1.GetTenantUsageRequest"> & {
   /**
-   * Its id. Required.
+   * Its id. Required for platform administrators. Default: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -1426,7 +1429,7 @@ export const RevokeSigningKeyResponseSchema: GenMessage<RevokeSigningKeyResponse
  */
 export type ListAuditEventsRequest = Message<"warrengate.v1.ListAuditEventsRequest"> & {
   /**
-   * Only those of this tenant. Default: any.
+   * Only those of this tenant. Default: any; for a tenant's own clients, their own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -1810,6 +1813,777 @@ export const ReconcileTenantResponseSchema: GenMessage<ReconcileTenantResponse> 
   messageDesc(file_warrengate_v1_admin, 56);
 
 /**
+ * Request of WatchTenant.
+ *
+ * @generated from message warrengate.v1.WatchTenantRequest
+ */
+export type WatchTenantRequest = Message<"warrengate.v1.WatchTenantRequest"> & {
+  /**
+   * The tenant. Required for platform administrators. Default: the caller's own.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * The time between two snapshots, 1 to 60 s, in whole milliseconds. The broker's own statistics are renewed every 5 s.
+   * Default: 5 s.
+   *
+   * @generated from field: google.protobuf.Duration interval = 2;
+   */
+  interval?: Duration | undefined;
+
+  /**
+   * Maximum number of queues in a snapshot, 1 to 1,000: those with the most messages, then by name. Default (0): 100.
+   *
+   * @generated from field: uint32 max_queues = 3;
+   */
+  maxQueues: number;
+
+  /**
+   * Only this queue; the totals are those of all queues nevertheless. Default: any.
+   *
+   * @generated from field: string queue = 4;
+   */
+  queue: string;
+};
+
+/**
+ * Describes the message warrengate.v1.WatchTenantRequest.
+ * Use `create(WatchTenantRequestSchema)` to create a new message.
+ */
+export const WatchTenantRequestSchema: GenMessage<WatchTenantRequest> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 57);
+
+/**
+ * The figures of a tenant's queues at one moment.
+ *
+ * @generated from message warrengate.v1.WatchTenantResponse
+ */
+export type WatchTenantResponse = Message<"warrengate.v1.WatchTenantResponse"> & {
+  /**
+   * When the gateway sent it.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 1;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * When the figures were read from the broker. Not set while they could not be read at all.
+   *
+   * @generated from field: google.protobuf.Timestamp measured = 2;
+   */
+  measured?: Timestamp | undefined;
+
+  /**
+   * The queues with the most messages first, then by name; at most `max_queues`.
+   *
+   * @generated from field: repeated warrengate.v1.QueueFigures queues = 3;
+   */
+  queues: QueueFigures[];
+
+  /**
+   * The sums over all of the tenant's queues, those that are not in `queues` included.
+   *
+   * @generated from field: warrengate.v1.TenantFigures totals = 4;
+   */
+  totals?: TenantFigures | undefined;
+
+  /**
+   * Why the broker's management API could not be asked: `CODE: explanation`, with a stable code. The figures are then
+   * what the queues report themselves (ready messages and consumers of at most 200 queues), or, when these cannot be
+   * asked either, those that were measured last. Empty: it was asked.
+   *
+   * @generated from field: string failure = 5;
+   */
+  failure: string;
+};
+
+/**
+ * Describes the message warrengate.v1.WatchTenantResponse.
+ * Use `create(WatchTenantResponseSchema)` to create a new message.
+ */
+export const WatchTenantResponseSchema: GenMessage<WatchTenantResponse> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 58);
+
+/**
+ * The figures of one queue. What is not set is not known at the moment.
+ *
+ * @generated from message warrengate.v1.QueueFigures
+ */
+export type QueueFigures = Message<"warrengate.v1.QueueFigures"> & {
+  /**
+   * The queue's name.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * How it stores messages.
+   *
+   * @generated from field: warrengate.v1.QueueType type = 2;
+   */
+  type: QueueType;
+
+  /**
+   * Messages ready to be delivered.
+   *
+   * @generated from field: uint64 messages_ready = 3;
+   */
+  messagesReady: bigint;
+
+  /**
+   * Messages delivered and not settled. Not known while the broker's management API cannot be reached.
+   *
+   * @generated from field: optional uint64 messages_unsettled = 4;
+   */
+  messagesUnsettled?: bigint | undefined;
+
+  /**
+   * Number of consumers.
+   *
+   * @generated from field: optional uint32 consumers = 5;
+   */
+  consumers?: number | undefined;
+
+  /**
+   * Messages coming in per second. Not known when the broker collects no statistics.
+   *
+   * @generated from field: optional double publish_rate = 6;
+   */
+  publishRate?: number | undefined;
+
+  /**
+   * Messages delivered per second. Not known when the broker collects no statistics.
+   *
+   * @generated from field: optional double deliver_rate = 7;
+   */
+  deliverRate?: number | undefined;
+
+  /**
+   * How long the oldest message has been in the queue, ready or not settled; 0 when the queue is empty. Estimated from
+   * the numbers of messages that came in and that are there, so it needs the broker's statistics, and a gateway that has
+   * watched the queue since before the message came. Not set otherwise, and for stream queues.
+   *
+   * @generated from field: google.protobuf.Duration oldest_message_age = 8;
+   */
+  oldestMessageAge?: Duration | undefined;
+};
+
+/**
+ * Describes the message warrengate.v1.QueueFigures.
+ * Use `create(QueueFiguresSchema)` to create a new message.
+ */
+export const QueueFiguresSchema: GenMessage<QueueFigures> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 59);
+
+/**
+ * The figures of a tenant.
+ *
+ * @generated from message warrengate.v1.TenantFigures
+ */
+export type TenantFigures = Message<"warrengate.v1.TenantFigures"> & {
+  /**
+   * Number of queues, without the gateway's own.
+   *
+   * @generated from field: uint32 queues = 1;
+   */
+  queues: number;
+
+  /**
+   * Messages ready to be delivered.
+   *
+   * @generated from field: uint64 messages_ready = 2;
+   */
+  messagesReady: bigint;
+
+  /**
+   * Messages delivered and not settled, as far as known.
+   *
+   * @generated from field: uint64 messages_unsettled = 3;
+   */
+  messagesUnsettled: bigint;
+
+  /**
+   * Number of consumers, as far as known.
+   *
+   * @generated from field: uint32 consumers = 4;
+   */
+  consumers: number;
+
+  /**
+   * Messages coming in per second. Not known when the broker collects no statistics.
+   *
+   * @generated from field: optional double publish_rate = 5;
+   */
+  publishRate?: number | undefined;
+
+  /**
+   * Messages delivered per second. Not known when the broker collects no statistics.
+   *
+   * @generated from field: optional double deliver_rate = 6;
+   */
+  deliverRate?: number | undefined;
+
+  /**
+   * The largest known age of a queue's oldest message.
+   *
+   * @generated from field: google.protobuf.Duration oldest_message_age = 7;
+   */
+  oldestMessageAge?: Duration | undefined;
+
+  /**
+   * Dead letters stored.
+   *
+   * @generated from field: uint64 dead_letters = 8;
+   */
+  deadLetters: bigint;
+
+  /**
+   * Messages that wait for their next attempt.
+   *
+   * @generated from field: uint64 messages_delayed = 9;
+   */
+  messagesDelayed: bigint;
+};
+
+/**
+ * Describes the message warrengate.v1.TenantFigures.
+ * Use `create(TenantFiguresSchema)` to create a new message.
+ */
+export const TenantFiguresSchema: GenMessage<TenantFigures> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 60);
+
+/**
+ * Request of ListStreams.
+ *
+ * @generated from message warrengate.v1.ListStreamsRequest
+ */
+export type ListStreamsRequest = Message<"warrengate.v1.ListStreamsRequest"> & {
+  /**
+   * The tenant. Required for platform administrators. Default: the caller's own.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * Only those of this client. Default: any.
+   *
+   * @generated from field: string client_id = 2;
+   */
+  clientId: string;
+
+  /**
+   * Only those of this kind. Default: any.
+   *
+   * @generated from field: warrengate.v1.StreamKind kind = 3;
+   */
+  kind: StreamKind;
+
+  /**
+   * Maximum number of items, 1 to 1,000. Default (0): 100.
+   *
+   * @generated from field: int32 page_size = 4;
+   */
+  pageSize: number;
+
+  /**
+   * The previous page's next_page_token. Default: the first page.
+   *
+   * @generated from field: string page_token = 5;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message warrengate.v1.ListStreamsRequest.
+ * Use `create(ListStreamsRequestSchema)` to create a new message.
+ */
+export const ListStreamsRequestSchema: GenMessage<ListStreamsRequest> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 61);
+
+/**
+ * A page of streams.
+ *
+ * @generated from message warrengate.v1.ListStreamsResponse
+ */
+export type ListStreamsResponse = Message<"warrengate.v1.ListStreamsResponse"> & {
+  /**
+   * Those that were opened first come first.
+   *
+   * @generated from field: repeated warrengate.v1.OpenStream streams = 1;
+   */
+  streams: OpenStream[];
+
+  /**
+   * Token for the next page; empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The answering gateway, as in GetStatusResponse.
+   *
+   * @generated from field: string gateway = 3;
+   */
+  gateway: string;
+};
+
+/**
+ * Describes the message warrengate.v1.ListStreamsResponse.
+ * Use `create(ListStreamsResponseSchema)` to create a new message.
+ */
+export const ListStreamsResponseSchema: GenMessage<ListStreamsResponse> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 62);
+
+/**
+ * An open stream.
+ *
+ * @generated from message warrengate.v1.OpenStream
+ */
+export type OpenStream = Message<"warrengate.v1.OpenStream"> & {
+  /**
+   * Identifies the stream on its gateway.
+   *
+   * @generated from field: string stream_id = 1;
+   */
+  streamId: string;
+
+  /**
+   * The client.
+   *
+   * @generated from field: string client_id = 2;
+   */
+  clientId: string;
+
+  /**
+   * What it is for.
+   *
+   * @generated from field: warrengate.v1.StreamKind kind = 3;
+   */
+  kind: StreamKind;
+
+  /**
+   * The client's address and port.
+   *
+   * @generated from field: string peer_address = 4;
+   */
+  peerAddress: string;
+
+  /**
+   * When it was opened.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 5;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * The queue of a subscription; empty until the client has named it.
+   *
+   * @generated from field: string queue = 6;
+   */
+  queue: string;
+
+  /**
+   * Messages published without an outcome, or delivered and not settled.
+   *
+   * @generated from field: uint64 in_flight_messages = 7;
+   */
+  inFlightMessages: bigint;
+
+  /**
+   * Their bytes.
+   *
+   * @generated from field: uint64 in_flight_bytes = 8;
+   */
+  inFlightBytes: bigint;
+
+  /**
+   * Messages published with an outcome, or delivered, since it was opened.
+   *
+   * @generated from field: uint64 messages = 9;
+   */
+  messages: bigint;
+
+  /**
+   * The same in the last full second.
+   *
+   * @generated from field: uint64 messages_per_second = 10;
+   */
+  messagesPerSecond: bigint;
+};
+
+/**
+ * Describes the message warrengate.v1.OpenStream.
+ * Use `create(OpenStreamSchema)` to create a new message.
+ */
+export const OpenStreamSchema: GenMessage<OpenStream> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 63);
+
+/**
+ * Request of CloseStream.
+ *
+ * @generated from message warrengate.v1.CloseStreamRequest
+ */
+export type CloseStreamRequest = Message<"warrengate.v1.CloseStreamRequest"> & {
+  /**
+   * The tenant. Required for platform administrators. Default: the caller's own.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * The stream's id. Required.
+   *
+   * @generated from field: string stream_id = 2;
+   */
+  streamId: string;
+};
+
+/**
+ * Describes the message warrengate.v1.CloseStreamRequest.
+ * Use `create(CloseStreamRequestSchema)` to create a new message.
+ */
+export const CloseStreamRequestSchema: GenMessage<CloseStreamRequest> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 64);
+
+/**
+ * Response of CloseStream.
+ *
+ * @generated from message warrengate.v1.CloseStreamResponse
+ */
+export type CloseStreamResponse = Message<"warrengate.v1.CloseStreamResponse"> & {
+};
+
+/**
+ * Describes the message warrengate.v1.CloseStreamResponse.
+ * Use `create(CloseStreamResponseSchema)` to create a new message.
+ */
+export const CloseStreamResponseSchema: GenMessage<CloseStreamResponse> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 65);
+
+/**
+ * Request of GetStatus.
+ *
+ * @generated from message warrengate.v1.GetStatusRequest
+ */
+export type GetStatusRequest = Message<"warrengate.v1.GetStatusRequest"> & {
+};
+
+/**
+ * Describes the message warrengate.v1.GetStatusRequest.
+ * Use `create(GetStatusRequestSchema)` to create a new message.
+ */
+export const GetStatusRequestSchema: GenMessage<GetStatusRequest> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 66);
+
+/**
+ * Response of GetStatus.
+ *
+ * @generated from message warrengate.v1.GetStatusResponse
+ */
+export type GetStatusResponse = Message<"warrengate.v1.GetStatusResponse"> & {
+  /**
+   * The answering gateway: an id that it chose when it started.
+   *
+   * @generated from field: string gateway = 1;
+   */
+  gateway: string;
+
+  /**
+   * Its version.
+   *
+   * @generated from field: string version = 2;
+   */
+  version: string;
+
+  /**
+   * When it started.
+   *
+   * @generated from field: google.protobuf.Timestamp started = 3;
+   */
+  started?: Timestamp | undefined;
+
+  /**
+   * Whether it is ready, as at /readyz.
+   *
+   * @generated from field: bool ready = 4;
+   */
+  ready: boolean;
+
+  /**
+   * Why it is not ready: the names that /readyz shows.
+   *
+   * @generated from field: repeated string not_ready = 5;
+   */
+  notReady: string[];
+
+  /**
+   * Whether it is stopping; then it accepts no new streams.
+   *
+   * @generated from field: bool draining = 6;
+   */
+  draining: boolean;
+
+  /**
+   * Open streams of all tenants on it.
+   *
+   * @generated from field: uint32 open_streams = 7;
+   */
+  openStreams: number;
+
+  /**
+   * The broker.
+   *
+   * @generated from field: warrengate.v1.BrokerStatus broker = 8;
+   */
+  broker?: BrokerStatus | undefined;
+
+  /**
+   * The store.
+   *
+   * @generated from field: warrengate.v1.StoreStatus store = 9;
+   */
+  store?: StoreStatus | undefined;
+
+  /**
+   * The certificates that it uses or issues.
+   *
+   * @generated from field: repeated warrengate.v1.CertificateStatus certificates = 10;
+   */
+  certificates: CertificateStatus[];
+};
+
+/**
+ * Describes the message warrengate.v1.GetStatusResponse.
+ * Use `create(GetStatusResponseSchema)` to create a new message.
+ */
+export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 67);
+
+/**
+ * The state of the broker, as its management API reports it.
+ *
+ * @generated from message warrengate.v1.BrokerStatus
+ */
+export type BrokerStatus = Message<"warrengate.v1.BrokerStatus"> & {
+  /**
+   * Whether the management API answered.
+   *
+   * @generated from field: bool reachable = 1;
+   */
+  reachable: boolean;
+
+  /**
+   * Why not: `CODE: explanation`, with a stable code.
+   *
+   * @generated from field: string failure = 2;
+   */
+  failure: string;
+
+  /**
+   * The version of RabbitMQ on the node that answered.
+   *
+   * @generated from field: string version = 3;
+   */
+  version: string;
+
+  /**
+   * The version of Erlang on it.
+   *
+   * @generated from field: string erlang_version = 4;
+   */
+  erlangVersion: string;
+
+  /**
+   * The cluster's name.
+   *
+   * @generated from field: string cluster_name = 5;
+   */
+  clusterName: string;
+
+  /**
+   * Whether the broker collects statistics. Without them, rates and stored bytes are not known.
+   *
+   * @generated from field: bool collects_statistics = 6;
+   */
+  collectsStatistics: boolean;
+
+  /**
+   * The nodes by name.
+   *
+   * @generated from field: repeated warrengate.v1.BrokerNode nodes = 7;
+   */
+  nodes: BrokerNode[];
+};
+
+/**
+ * Describes the message warrengate.v1.BrokerStatus.
+ * Use `create(BrokerStatusSchema)` to create a new message.
+ */
+export const BrokerStatusSchema: GenMessage<BrokerStatus> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 68);
+
+/**
+ * A node of the broker.
+ *
+ * @generated from message warrengate.v1.BrokerNode
+ */
+export type BrokerNode = Message<"warrengate.v1.BrokerNode"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Whether it runs. Of a node that does not run nothing else is known.
+   *
+   * @generated from field: bool running = 2;
+   */
+  running: boolean;
+
+  /**
+   * Whether it blocks publishers because too much memory is used.
+   *
+   * @generated from field: bool memory_alarm = 3;
+   */
+  memoryAlarm: boolean;
+
+  /**
+   * Whether it blocks publishers because too little disk space is free.
+   *
+   * @generated from field: bool disk_alarm = 4;
+   */
+  diskAlarm: boolean;
+
+  /**
+   * Bytes of memory in use; 0 when the broker collects no statistics.
+   *
+   * @generated from field: uint64 memory_used_bytes = 5;
+   */
+  memoryUsedBytes: bigint;
+
+  /**
+   * Bytes of memory at which publishers are blocked.
+   *
+   * @generated from field: uint64 memory_limit_bytes = 6;
+   */
+  memoryLimitBytes: bigint;
+
+  /**
+   * Free bytes on the disk; 0 when the broker collects no statistics.
+   *
+   * @generated from field: uint64 disk_free_bytes = 7;
+   */
+  diskFreeBytes: bigint;
+
+  /**
+   * Free bytes at which publishers are blocked.
+   *
+   * @generated from field: uint64 disk_free_limit_bytes = 8;
+   */
+  diskFreeLimitBytes: bigint;
+
+  /**
+   * How long it has been running.
+   *
+   * @generated from field: google.protobuf.Duration uptime = 9;
+   */
+  uptime?: Duration | undefined;
+
+  /**
+   * Nodes that it is partitioned from.
+   *
+   * @generated from field: repeated string partitions = 10;
+   */
+  partitions: string[];
+};
+
+/**
+ * Describes the message warrengate.v1.BrokerNode.
+ * Use `create(BrokerNodeSchema)` to create a new message.
+ */
+export const BrokerNodeSchema: GenMessage<BrokerNode> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 69);
+
+/**
+ * The state of the gateway's database.
+ *
+ * @generated from message warrengate.v1.StoreStatus
+ */
+export type StoreStatus = Message<"warrengate.v1.StoreStatus"> & {
+  /**
+   * "sqlite" or "postgresql".
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * Whether it answered within 2 s.
+   *
+   * @generated from field: bool reachable = 2;
+   */
+  reachable: boolean;
+
+  /**
+   * Why not: `CODE: explanation`, with a stable code.
+   *
+   * @generated from field: string failure = 3;
+   */
+  failure: string;
+
+  /**
+   * How long the answer took.
+   *
+   * @generated from field: google.protobuf.Duration latency = 4;
+   */
+  latency?: Duration | undefined;
+};
+
+/**
+ * Describes the message warrengate.v1.StoreStatus.
+ * Use `create(StoreStatusSchema)` to create a new message.
+ */
+export const StoreStatusSchema: GenMessage<StoreStatus> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 70);
+
+/**
+ * A certificate and its end.
+ *
+ * @generated from message warrengate.v1.CertificateStatus
+ */
+export type CertificateStatus = Message<"warrengate.v1.CertificateStatus"> & {
+  /**
+   * What it is for: "gateway", "ops", "provisioner", "broker_ca", "broker_ca_beside" (the second authority during a
+   * rotation) or "tenants_earliest" (of the tenants' certificates in use, the one that expires first).
+   *
+   * @generated from field: string use = 1;
+   */
+  use: string;
+
+  /**
+   * When it expires.
+   *
+   * @generated from field: google.protobuf.Timestamp expires = 2;
+   */
+  expires?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message warrengate.v1.CertificateStatus.
+ * Use `create(CertificateStatusSchema)` to create a new message.
+ */
+export const CertificateStatusSchema: GenMessage<CertificateStatus> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_admin, 71);
+
+/**
  * The state of a tenant.
  *
  * @generated from enum warrengate.v1.TenantState
@@ -1842,6 +2616,47 @@ export enum TenantState {
  */
 export const TenantStateSchema: GenEnum<TenantState> = /*@__PURE__*/
   enumDesc(file_warrengate_v1_admin, 0);
+
+/**
+ * What a stream is for.
+ *
+ * @generated from enum warrengate.v1.StreamKind
+ */
+export enum StreamKind {
+  /**
+   * Not used.
+   *
+   * @generated from enum value: STREAM_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Publish or PublishBatch.
+   *
+   * @generated from enum value: STREAM_KIND_PUBLISH = 1;
+   */
+  PUBLISH = 1,
+
+  /**
+   * Subscribe or Receive.
+   *
+   * @generated from enum value: STREAM_KIND_SUBSCRIBE = 2;
+   */
+  SUBSCRIBE = 2,
+
+  /**
+   * RedriveDeadLetters.
+   *
+   * @generated from enum value: STREAM_KIND_REDRIVE = 3;
+   */
+  REDRIVE = 3,
+}
+
+/**
+ * Describes the enum warrengate.v1.StreamKind.
+ */
+export const StreamKindSchema: GenEnum<StreamKind> = /*@__PURE__*/
+  enumDesc(file_warrengate_v1_admin, 1);
 
 /**
  * Administration.
@@ -1921,7 +2736,8 @@ export const Admin: GenService<{
     output: typeof DeleteTenantResponseSchema;
   },
   /**
-   * Returns the plan's limits and their current use.
+   * Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
+   * the observe grant.
    *
    * @generated from rpc warrengate.v1.Admin.GetTenantUsage
    */
@@ -2078,7 +2894,8 @@ export const Admin: GenService<{
   },
   /**
    * Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-   * redrives by applications.
+   * redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
+   * get the events of their own tenant.
    *
    * @generated from rpc warrengate.v1.Admin.ListAuditEvents
    */
@@ -2107,6 +2924,52 @@ export const Admin: GenService<{
     methodKind: "unary";
     input: typeof VerifyIsolationRequestSchema;
     output: typeof VerifyIsolationResponseSchema;
+  },
+  /**
+   * Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
+   * until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
+   * observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
+   * each client on one gateway.
+   *
+   * @generated from rpc warrengate.v1.Admin.WatchTenant
+   */
+  watchTenant: {
+    methodKind: "server_streaming";
+    input: typeof WatchTenantRequestSchema;
+    output: typeof WatchTenantResponseSchema;
+  },
+  /**
+   * Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
+   * each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+   *
+   * @generated from rpc warrengate.v1.Admin.ListStreams
+   */
+  listStreams: {
+    methodKind: "unary";
+    input: typeof ListStreamsRequestSchema;
+    output: typeof ListStreamsResponseSchema;
+  },
+  /**
+   * Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
+   * once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
+   * administer grant.
+   *
+   * @generated from rpc warrengate.v1.Admin.CloseStream
+   */
+  closeStream: {
+    methodKind: "unary";
+    input: typeof CloseStreamRequestSchema;
+    output: typeof CloseStreamResponseSchema;
+  },
+  /**
+   * Returns the state of the answering gateway, of the broker's nodes and of the store, and when certificates expire.
+   *
+   * @generated from rpc warrengate.v1.Admin.GetStatus
+   */
+  getStatus: {
+    methodKind: "unary";
+    input: typeof GetStatusRequestSchema;
+    output: typeof GetStatusResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_warrengate_v1_admin, 0);

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file warrengate/v1/topology.proto.
  */
 export const file_warrengate_v1_topology: GenFile = /*@__PURE__*/
-  fileDesc("Chx3YXJyZW5nYXRlL3YxL3RvcG9sb2d5LnByb3RvEg13YXJyZW5nYXRlLnYxIoYBCghFeGNoYW5nZRIMCgRuYW1lGAEgASgJEikKBHR5cGUYAiABKA4yGy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlVHlwZRITCgthdXRvX2RlbGV0ZRgDIAEoCBIQCghpbnRlcm5hbBgEIAEoCBIaChJhbHRlcm5hdGVfZXhjaGFuZ2UYBSABKAkinAMKBVF1ZXVlEgwKBG5hbWUYASABKAkSJgoEdHlwZRgCIAEoDjIYLndhcnJlbmdhdGUudjEuUXVldWVUeXBlEhIKCm1heF9sZW5ndGgYAyABKAQSGAoQbWF4X2xlbmd0aF9ieXRlcxgEIAEoBBIuCgttZXNzYWdlX3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgdleHBpcmVzGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEh0KFW1heF9kZWxpdmVyeV9hdHRlbXB0cxgHIAEoDRIUCgxtYXhfcHJpb3JpdHkYCCABKA0SHgoWc2luZ2xlX2FjdGl2ZV9jb25zdW1lchgJIAEoCBIqCgdtYXhfYWdlGAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiAKGHN0cmVhbV9tYXhfc2VnbWVudF9ieXRlcxgLIAEoBBIwCgxyZXRyeV9wb2xpY3kYDCABKAsyGi53YXJyZW5nYXRlLnYxLlJldHJ5UG9saWN5IrUBCgtSZXRyeVBvbGljeRIuCgttaW5fYmFja29mZhgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgttYXhfYmFja29mZhgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIXCgptdWx0aXBsaWVyGAMgASgBSACIAQESEwoGaml0dGVyGAQgASgBSAGIAQFCDQoLX211bHRpcGxpZXJCCQoHX2ppdHRlciKFAQoLUXVldWVTdGF0dXMSFgoObWVzc2FnZXNfcmVhZHkYASABKAQSHwoXbWVzc2FnZXNfdW5hY2tub3dsZWRnZWQYAiABKAQSEQoJY29uc3VtZXJzGAMgASgNEhQKDHB1Ymxpc2hfcmF0ZRgEIAEoARIUCgxkZWxpdmVyX3JhdGUYBSABKAEirQIKB0JpbmRpbmcSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEjgKEGRlc3RpbmF0aW9uX3R5cGUYAyABKA4yHi53YXJyZW5nYXRlLnYxLkRlc3RpbmF0aW9uVHlwZRITCgtyb3V0aW5nX2tleRgEIAEoCRI0CgdoZWFkZXJzGAUgAygLMiMud2FycmVuZ2F0ZS52MS5CaW5kaW5nLkhlYWRlcnNFbnRyeRIyCg1oZWFkZXJzX21hdGNoGAYgASgOMhsud2FycmVuZ2F0ZS52MS5IZWFkZXJzTWF0Y2gaRAoMSGVhZGVyc0VudHJ5EgsKA2tleRgBIAEoCRIjCgV2YWx1ZRgCIAEoCzIULndhcnJlbmdhdGUudjEuVmFsdWU6AjgBIloKFkRlY2xhcmVFeGNoYW5nZVJlcXVlc3QSKQoIZXhjaGFuZ2UYASABKAsyFy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlEhUKDXZhbGlkYXRlX29ubHkYAiABKAgiRAoXRGVjbGFyZUV4Y2hhbmdlUmVzcG9uc2USKQoIZXhjaGFuZ2UYASABKAsyFy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlIjgKFURlbGV0ZUV4Y2hhbmdlUmVxdWVzdBIMCgRuYW1lGAEgASgJEhEKCWlmX3VudXNlZBgCIAEoCCIYChZEZWxldGVFeGNoYW5nZVJlc3BvbnNlIiIKEkdldEV4Y2hhbmdlUmVxdWVzdBIMCgRuYW1lGAEgASgJIkAKE0dldEV4Y2hhbmdlUmVzcG9uc2USKQoIZXhjaGFuZ2UYASABKAsyFy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlIj0KFExpc3RFeGNoYW5nZXNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlwKFUxpc3RFeGNoYW5nZXNSZXNwb25zZRIqCglleGNoYW5nZXMYASADKAsyFy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJRChNEZWNsYXJlUXVldWVSZXF1ZXN0EiMKBXF1ZXVlGAEgASgLMhQud2FycmVuZ2F0ZS52MS5RdWV1ZRIVCg12YWxpZGF0ZV9vbmx5GAIgASgIImcKFERlY2xhcmVRdWV1ZVJlc3BvbnNlEiMKBXF1ZXVlGAEgASgLMhQud2FycmVuZ2F0ZS52MS5RdWV1ZRIqCgZzdGF0dXMYAiABKAsyGi53YXJyZW5nYXRlLnYxLlF1ZXVlU3RhdHVzIkcKEkRlbGV0ZVF1ZXVlUmVxdWVzdBIMCgRuYW1lGAEgASgJEhEKCWlmX3VudXNlZBgCIAEoCBIQCghpZl9lbXB0eRgDIAEoCCIvChNEZWxldGVRdWV1ZVJlc3BvbnNlEhgKEG1lc3NhZ2VzX2RlbGV0ZWQYASABKAQiHwoPR2V0UXVldWVSZXF1ZXN0EgwKBG5hbWUYASABKAkiYwoQR2V0UXVldWVSZXNwb25zZRIjCgVxdWV1ZRgBIAEoCzIULndhcnJlbmdhdGUudjEuUXVldWUSKgoGc3RhdHVzGAIgASgLMhoud2FycmVuZ2F0ZS52MS5RdWV1ZVN0YXR1cyI6ChFMaXN0UXVldWVzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJdCgpRdWV1ZUVudHJ5EiMKBXF1ZXVlGAEgASgLMhQud2FycmVuZ2F0ZS52MS5RdWV1ZRIqCgZzdGF0dXMYAiABKAsyGi53YXJyZW5nYXRlLnYxLlF1ZXVlU3RhdHVzIlgKEkxpc3RRdWV1ZXNSZXNwb25zZRIpCgZxdWV1ZXMYASADKAsyGS53YXJyZW5nYXRlLnYxLlF1ZXVlRW50cnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiEKEVB1cmdlUXVldWVSZXF1ZXN0EgwKBG5hbWUYASABKAkiLQoSUHVyZ2VRdWV1ZVJlc3BvbnNlEhcKD21lc3NhZ2VzX3B1cmdlZBgBIAEoBCI2CgtCaW5kUmVxdWVzdBInCgdiaW5kaW5nGAEgASgLMhYud2FycmVuZ2F0ZS52MS5CaW5kaW5nIg4KDEJpbmRSZXNwb25zZSI4Cg1VbmJpbmRSZXF1ZXN0EicKB2JpbmRpbmcYASABKAsyFi53YXJyZW5nYXRlLnYxLkJpbmRpbmciEAoOVW5iaW5kUmVzcG9uc2UiYQoTTGlzdEJpbmRpbmdzUmVxdWVzdBIOCgZzb3VyY2UYASABKAkSEwoLZGVzdGluYXRpb24YAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiWQoUTGlzdEJpbmRpbmdzUmVzcG9uc2USKAoIYmluZGluZ3MYASADKAsyFi53YXJyZW5nYXRlLnYxLkJpbmRpbmcSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJItQCCgpEZWFkTGV0dGVyEhYKDmRlYWRfbGV0dGVyX2lkGAEgASgJEicKB21lc3NhZ2UYAiABKAsyFi53YXJyZW5nYXRlLnYxLk1lc3NhZ2USDQoFcXVldWUYAyABKAkSEAoIZXhjaGFuZ2UYBCABKAkSEwoLcm91dGluZ19rZXkYBSABKAkSDAoEY29kZRgGIAEoCRIOCgZyZWFzb24YByABKAkSEAoIYXR0ZW1wdHMYCCABKA0SMQoNZmlyc3RfZmFpbHVyZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMbGFzdF9mYWlsdXJlGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIoCgRkaWVkGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZWRyaXZlcxgMIAEoDSLBAQoQRGVhZExldHRlckZpbHRlchINCgVxdWV1ZRgBIAEoCRIMCgRjb2RlGAIgASgJEhcKD3JlYXNvbl9jb250YWlucxgDIAEoCRIuCgpkaWVkX2FmdGVyGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtkaWVkX2JlZm9yZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOZGVhZF9sZXR0ZXJfaWQYBiABKAkibAoTRGVhZExldHRlclNlbGVjdGlvbhIXCg9kZWFkX2xldHRlcl9pZHMYASADKAkSLwoGZmlsdGVyGAIgASgLMh8ud2FycmVuZ2F0ZS52MS5EZWFkTGV0dGVyRmlsdGVyEgsKA2FsbBgDIAEoCCKIAQoWTGlzdERlYWRMZXR0ZXJzUmVxdWVzdBIvCgZmaWx0ZXIYASABKAsyHy53YXJyZW5nYXRlLnYxLkRlYWRMZXR0ZXJGaWx0ZXISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSFgoOd2l0aG91dF9ib2RpZXMYBCABKAgiYwoXTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2USLwoMZGVhZF9sZXR0ZXJzGAEgAygLMhkud2FycmVuZ2F0ZS52MS5EZWFkTGV0dGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJqChlSZWRyaXZlRGVhZExldHRlcnNSZXF1ZXN0EjUKCXNlbGVjdGlvbhgBIAEoCzIiLndhcnJlbmdhdGUudjEuRGVhZExldHRlclNlbGVjdGlvbhIWCg5tYXhfcGVyX3NlY29uZBgCIAEoDSKCAQoaUmVkcml2ZURlYWRMZXR0ZXJzUmVzcG9uc2USEAoIcmVkcml2ZW4YASABKAQSDgoGZmFpbGVkGAIgASgEEhEKCXJlbWFpbmluZxgDIAEoBBIvCghmYWlsdXJlcxgEIAMoCzIdLndhcnJlbmdhdGUudjEuUmVkcml2ZUZhaWx1cmUiOAoOUmVkcml2ZUZhaWx1cmUSFgoOZGVhZF9sZXR0ZXJfaWQYASABKAkSDgoGcmVhc29uGAIgASgJIlAKF1B1cmdlRGVhZExldHRlcnNSZXF1ZXN0EjUKCXNlbGVjdGlvbhgBIAEoCzIiLndhcnJlbmdhdGUudjEuRGVhZExldHRlclNlbGVjdGlvbiIqChhQdXJnZURlYWRMZXR0ZXJzUmVzcG9uc2USDgoGcHVyZ2VkGAEgASgEKpUBCgxFeGNoYW5nZVR5cGUSHQoZRVhDSEFOR0VfVFlQRV9VTlNQRUNJRklFRBAAEhgKFEVYQ0hBTkdFX1RZUEVfRElSRUNUEAESFwoTRVhDSEFOR0VfVFlQRV9UT1BJQxACEhgKFEVYQ0hBTkdFX1RZUEVfRkFOT1VUEAMSGQoVRVhDSEFOR0VfVFlQRV9IRUFERVJTEAQqbQoJUXVldWVUeXBlEhoKFlFVRVVFX1RZUEVfVU5TUEVDSUZJRUQQABIVChFRVUVVRV9UWVBFX1FVT1JVTRABEhYKElFVRVVFX1RZUEVfQ0xBU1NJQxACEhUKEVFVRVVFX1RZUEVfU1RSRUFNEAMqbgoPRGVzdGluYXRpb25UeXBlEiAKHERFU1RJTkFUSU9OX1RZUEVfVU5TUEVDSUZJRUQQABIaChZERVNUSU5BVElPTl9UWVBFX1FVRVVFEAESHQoZREVTVElOQVRJT05fVFlQRV9FWENIQU5HRRACKlsKDEhlYWRlcnNNYXRjaBIdChlIRUFERVJTX01BVENIX1VOU1BFQ0lGSUVEEAASFQoRSEVBREVSU19NQVRDSF9BTEwQARIVChFIRUFERVJTX01BVENIX0FOWRACMrQKCghUb3BvbG9neRJgCg9EZWNsYXJlRXhjaGFuZ2USJS53YXJyZW5nYXRlLnYxLkRlY2xhcmVFeGNoYW5nZVJlcXVlc3QaJi53YXJyZW5nYXRlLnYxLkRlY2xhcmVFeGNoYW5nZVJlc3BvbnNlEl0KDkRlbGV0ZUV4Y2hhbmdlEiQud2FycmVuZ2F0ZS52MS5EZWxldGVFeGNoYW5nZVJlcXVlc3QaJS53YXJyZW5nYXRlLnYxLkRlbGV0ZUV4Y2hhbmdlUmVzcG9uc2USVAoLR2V0RXhjaGFuZ2USIS53YXJyZW5nYXRlLnYxLkdldEV4Y2hhbmdlUmVxdWVzdBoiLndhcnJlbmdhdGUudjEuR2V0RXhjaGFuZ2VSZXNwb25zZRJaCg1MaXN0RXhjaGFuZ2VzEiMud2FycmVuZ2F0ZS52MS5MaXN0RXhjaGFuZ2VzUmVxdWVzdBokLndhcnJlbmdhdGUudjEuTGlzdEV4Y2hhbmdlc1Jlc3BvbnNlElcKDERlY2xhcmVRdWV1ZRIiLndhcnJlbmdhdGUudjEuRGVjbGFyZVF1ZXVlUmVxdWVzdBojLndhcnJlbmdhdGUudjEuRGVjbGFyZVF1ZXVlUmVzcG9uc2USVAoLRGVsZXRlUXVldWUSIS53YXJyZW5nYXRlLnYxLkRlbGV0ZVF1ZXVlUmVxdWVzdBoiLndhcnJlbmdhdGUudjEuRGVsZXRlUXVldWVSZXNwb25zZRJLCghHZXRRdWV1ZRIeLndhcnJlbmdhdGUudjEuR2V0UXVldWVSZXF1ZXN0Gh8ud2FycmVuZ2F0ZS52MS5HZXRRdWV1ZVJlc3BvbnNlElEKCkxpc3RRdWV1ZXMSIC53YXJyZW5nYXRlLnYxLkxpc3RRdWV1ZXNSZXF1ZXN0GiEud2FycmVuZ2F0ZS52MS5MaXN0UXVldWVzUmVzcG9uc2USUQoKUHVyZ2VRdWV1ZRIgLndhcnJlbmdhdGUudjEuUHVyZ2VRdWV1ZVJlcXVlc3QaIS53YXJyZW5nYXRlLnYxLlB1cmdlUXVldWVSZXNwb25zZRI/CgRCaW5kEhoud2FycmVuZ2F0ZS52MS5CaW5kUmVxdWVzdBobLndhcnJlbmdhdGUudjEuQmluZFJlc3BvbnNlEkUKBlVuYmluZBIcLndhcnJlbmdhdGUudjEuVW5iaW5kUmVxdWVzdBodLndhcnJlbmdhdGUudjEuVW5iaW5kUmVzcG9uc2USVwoMTGlzdEJpbmRpbmdzEiIud2FycmVuZ2F0ZS52MS5MaXN0QmluZGluZ3NSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5MaXN0QmluZGluZ3NSZXNwb25zZRJgCg9MaXN0RGVhZExldHRlcnMSJS53YXJyZW5nYXRlLnYxLkxpc3REZWFkTGV0dGVyc1JlcXVlc3QaJi53YXJyZW5nYXRlLnYxLkxpc3REZWFkTGV0dGVyc1Jlc3BvbnNlEmsKElJlZHJpdmVEZWFkTGV0dGVycxIoLndhcnJlbmdhdGUudjEuUmVkcml2ZURlYWRMZXR0ZXJzUmVxdWVzdBopLndhcnJlbmdhdGUudjEuUmVkcml2ZURlYWRMZXR0ZXJzUmVzcG9uc2UwARJjChBQdXJnZURlYWRMZXR0ZXJzEiYud2FycmVuZ2F0ZS52MS5QdXJnZURlYWRMZXR0ZXJzUmVxdWVzdBonLndhcnJlbmdhdGUudjEuUHVyZ2VEZWFkTGV0dGVyc1Jlc3BvbnNlQgJQAWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_warrengate_v1_message]);
+  fileDesc("Chx3YXJyZW5nYXRlL3YxL3RvcG9sb2d5LnByb3RvEg13YXJyZW5nYXRlLnYxIoYBCghFeGNoYW5nZRIMCgRuYW1lGAEgASgJEikKBHR5cGUYAiABKA4yGy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlVHlwZRITCgthdXRvX2RlbGV0ZRgDIAEoCBIQCghpbnRlcm5hbBgEIAEoCBIaChJhbHRlcm5hdGVfZXhjaGFuZ2UYBSABKAkinAMKBVF1ZXVlEgwKBG5hbWUYASABKAkSJgoEdHlwZRgCIAEoDjIYLndhcnJlbmdhdGUudjEuUXVldWVUeXBlEhIKCm1heF9sZW5ndGgYAyABKAQSGAoQbWF4X2xlbmd0aF9ieXRlcxgEIAEoBBIuCgttZXNzYWdlX3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgdleHBpcmVzGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEh0KFW1heF9kZWxpdmVyeV9hdHRlbXB0cxgHIAEoDRIUCgxtYXhfcHJpb3JpdHkYCCABKA0SHgoWc2luZ2xlX2FjdGl2ZV9jb25zdW1lchgJIAEoCBIqCgdtYXhfYWdlGAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiAKGHN0cmVhbV9tYXhfc2VnbWVudF9ieXRlcxgLIAEoBBIwCgxyZXRyeV9wb2xpY3kYDCABKAsyGi53YXJyZW5nYXRlLnYxLlJldHJ5UG9saWN5IrUBCgtSZXRyeVBvbGljeRIuCgttaW5fYmFja29mZhgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgttYXhfYmFja29mZhgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIXCgptdWx0aXBsaWVyGAMgASgBSACIAQESEwoGaml0dGVyGAQgASgBSAGIAQFCDQoLX211bHRpcGxpZXJCCQoHX2ppdHRlciKFAQoLUXVldWVTdGF0dXMSFgoObWVzc2FnZXNfcmVhZHkYASABKAQSHwoXbWVzc2FnZXNfdW5hY2tub3dsZWRnZWQYAiABKAQSEQoJY29uc3VtZXJzGAMgASgNEhQKDHB1Ymxpc2hfcmF0ZRgEIAEoARIUCgxkZWxpdmVyX3JhdGUYBSABKAEirQIKB0JpbmRpbmcSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJEjgKEGRlc3RpbmF0aW9uX3R5cGUYAyABKA4yHi53YXJyZW5nYXRlLnYxLkRlc3RpbmF0aW9uVHlwZRITCgtyb3V0aW5nX2tleRgEIAEoCRI0CgdoZWFkZXJzGAUgAygLMiMud2FycmVuZ2F0ZS52MS5CaW5kaW5nLkhlYWRlcnNFbnRyeRIyCg1oZWFkZXJzX21hdGNoGAYgASgOMhsud2FycmVuZ2F0ZS52MS5IZWFkZXJzTWF0Y2gaRAoMSGVhZGVyc0VudHJ5EgsKA2tleRgBIAEoCRIjCgV2YWx1ZRgCIAEoCzIULndhcnJlbmdhdGUudjEuVmFsdWU6AjgBIloKFkRlY2xhcmVFeGNoYW5nZVJlcXVlc3QSKQoIZXhjaGFuZ2UYASABKAsyFy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlEhUKDXZhbGlkYXRlX29ubHkYAiABKAgiRAoXRGVjbGFyZUV4Y2hhbmdlUmVzcG9uc2USKQoIZXhjaGFuZ2UYASABKAsyFy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlIjgKFURlbGV0ZUV4Y2hhbmdlUmVxdWVzdBIMCgRuYW1lGAEgASgJEhEKCWlmX3VudXNlZBgCIAEoCCIYChZEZWxldGVFeGNoYW5nZVJlc3BvbnNlIiIKEkdldEV4Y2hhbmdlUmVxdWVzdBIMCgRuYW1lGAEgASgJIkAKE0dldEV4Y2hhbmdlUmVzcG9uc2USKQoIZXhjaGFuZ2UYASABKAsyFy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlIj0KFExpc3RFeGNoYW5nZXNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlwKFUxpc3RFeGNoYW5nZXNSZXNwb25zZRIqCglleGNoYW5nZXMYASADKAsyFy53YXJyZW5nYXRlLnYxLkV4Y2hhbmdlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJRChNEZWNsYXJlUXVldWVSZXF1ZXN0EiMKBXF1ZXVlGAEgASgLMhQud2FycmVuZ2F0ZS52MS5RdWV1ZRIVCg12YWxpZGF0ZV9vbmx5GAIgASgIImcKFERlY2xhcmVRdWV1ZVJlc3BvbnNlEiMKBXF1ZXVlGAEgASgLMhQud2FycmVuZ2F0ZS52MS5RdWV1ZRIqCgZzdGF0dXMYAiABKAsyGi53YXJyZW5nYXRlLnYxLlF1ZXVlU3RhdHVzIkcKEkRlbGV0ZVF1ZXVlUmVxdWVzdBIMCgRuYW1lGAEgASgJEhEKCWlmX3VudXNlZBgCIAEoCBIQCghpZl9lbXB0eRgDIAEoCCIvChNEZWxldGVRdWV1ZVJlc3BvbnNlEhgKEG1lc3NhZ2VzX2RlbGV0ZWQYASABKAQiHwoPR2V0UXVldWVSZXF1ZXN0EgwKBG5hbWUYASABKAkiYwoQR2V0UXVldWVSZXNwb25zZRIjCgVxdWV1ZRgBIAEoCzIULndhcnJlbmdhdGUudjEuUXVldWUSKgoGc3RhdHVzGAIgASgLMhoud2FycmVuZ2F0ZS52MS5RdWV1ZVN0YXR1cyI6ChFMaXN0UXVldWVzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJdCgpRdWV1ZUVudHJ5EiMKBXF1ZXVlGAEgASgLMhQud2FycmVuZ2F0ZS52MS5RdWV1ZRIqCgZzdGF0dXMYAiABKAsyGi53YXJyZW5nYXRlLnYxLlF1ZXVlU3RhdHVzIlgKEkxpc3RRdWV1ZXNSZXNwb25zZRIpCgZxdWV1ZXMYASADKAsyGS53YXJyZW5nYXRlLnYxLlF1ZXVlRW50cnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiEKEVB1cmdlUXVldWVSZXF1ZXN0EgwKBG5hbWUYASABKAkiLQoSUHVyZ2VRdWV1ZVJlc3BvbnNlEhcKD21lc3NhZ2VzX3B1cmdlZBgBIAEoBCKAAQoTUGVla01lc3NhZ2VzUmVxdWVzdBINCgVxdWV1ZRgBIAEoCRIUCgxtYXhfbWVzc2FnZXMYAiABKAUSFgoObWF4X2JvZHlfYnl0ZXMYAyABKA0SGgoNc3RyZWFtX29mZnNldBgEIAEoBEgAiAEBQhAKDl9zdHJlYW1fb2Zmc2V0IlgKFFBlZWtNZXNzYWdlc1Jlc3BvbnNlEi4KCG1lc3NhZ2VzGAEgAygLMhwud2FycmVuZ2F0ZS52MS5QZWVrZWRNZXNzYWdlEhAKCGhhc19tb3JlGAIgASgIIscBCg1QZWVrZWRNZXNzYWdlEicKB21lc3NhZ2UYASABKAsyFi53YXJyZW5nYXRlLnYxLk1lc3NhZ2USEAoIZXhjaGFuZ2UYAiABKAkSEwoLcm91dGluZ19rZXkYAyABKAkSDwoHYXR0ZW1wdBgEIAEoDRITCgtyZWRlbGl2ZXJlZBgFIAEoCBIaCg1zdHJlYW1fb2Zmc2V0GAYgASgESACIAQESEgoKYm9keV9ieXRlcxgHIAEoBEIQCg5fc3RyZWFtX29mZnNldCI2CgtCaW5kUmVxdWVzdBInCgdiaW5kaW5nGAEgASgLMhYud2FycmVuZ2F0ZS52MS5CaW5kaW5nIg4KDEJpbmRSZXNwb25zZSI4Cg1VbmJpbmRSZXF1ZXN0EicKB2JpbmRpbmcYASABKAsyFi53YXJyZW5nYXRlLnYxLkJpbmRpbmciEAoOVW5iaW5kUmVzcG9uc2UiYQoTTGlzdEJpbmRpbmdzUmVxdWVzdBIOCgZzb3VyY2UYASABKAkSEwoLZGVzdGluYXRpb24YAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiWQoUTGlzdEJpbmRpbmdzUmVzcG9uc2USKAoIYmluZGluZ3MYASADKAsyFi53YXJyZW5nYXRlLnYxLkJpbmRpbmcSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJItQCCgpEZWFkTGV0dGVyEhYKDmRlYWRfbGV0dGVyX2lkGAEgASgJEicKB21lc3NhZ2UYAiABKAsyFi53YXJyZW5nYXRlLnYxLk1lc3NhZ2USDQoFcXVldWUYAyABKAkSEAoIZXhjaGFuZ2UYBCABKAkSEwoLcm91dGluZ19rZXkYBSABKAkSDAoEY29kZRgGIAEoCRIOCgZyZWFzb24YByABKAkSEAoIYXR0ZW1wdHMYCCABKA0SMQoNZmlyc3RfZmFpbHVyZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMbGFzdF9mYWlsdXJlGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIoCgRkaWVkGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZWRyaXZlcxgMIAEoDSLBAQoQRGVhZExldHRlckZpbHRlchINCgVxdWV1ZRgBIAEoCRIMCgRjb2RlGAIgASgJEhcKD3JlYXNvbl9jb250YWlucxgDIAEoCRIuCgpkaWVkX2FmdGVyGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtkaWVkX2JlZm9yZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOZGVhZF9sZXR0ZXJfaWQYBiABKAkibAoTRGVhZExldHRlclNlbGVjdGlvbhIXCg9kZWFkX2xldHRlcl9pZHMYASADKAkSLwoGZmlsdGVyGAIgASgLMh8ud2FycmVuZ2F0ZS52MS5EZWFkTGV0dGVyRmlsdGVyEgsKA2FsbBgDIAEoCCKIAQoWTGlzdERlYWRMZXR0ZXJzUmVxdWVzdBIvCgZmaWx0ZXIYASABKAsyHy53YXJyZW5nYXRlLnYxLkRlYWRMZXR0ZXJGaWx0ZXISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSFgoOd2l0aG91dF9ib2RpZXMYBCABKAgiYwoXTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2USLwoMZGVhZF9sZXR0ZXJzGAEgAygLMhkud2FycmVuZ2F0ZS52MS5EZWFkTGV0dGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKXAQoZUmVkcml2ZURlYWRMZXR0ZXJzUmVxdWVzdBI1CglzZWxlY3Rpb24YASABKAsyIi53YXJyZW5nYXRlLnYxLkRlYWRMZXR0ZXJTZWxlY3Rpb24SFgoObWF4X3Blcl9zZWNvbmQYAiABKA0SKwoEZWRpdBgDIAEoCzIdLndhcnJlbmdhdGUudjEuRGVhZExldHRlckVkaXQiZAoORGVhZExldHRlckVkaXQSEQoEYm9keRgBIAEoDEgAiAEBEjYKC2Rlc3RpbmF0aW9uGAIgASgLMiEud2FycmVuZ2F0ZS52MS5QdWJsaXNoRGVzdGluYXRpb25CBwoFX2JvZHkiOwoSUHVibGlzaERlc3RpbmF0aW9uEhAKCGV4Y2hhbmdlGAEgASgJEhMKC3JvdXRpbmdfa2V5GAIgASgJIoIBChpSZWRyaXZlRGVhZExldHRlcnNSZXNwb25zZRIQCghyZWRyaXZlbhgBIAEoBBIOCgZmYWlsZWQYAiABKAQSEQoJcmVtYWluaW5nGAMgASgEEi8KCGZhaWx1cmVzGAQgAygLMh0ud2FycmVuZ2F0ZS52MS5SZWRyaXZlRmFpbHVyZSI4Cg5SZWRyaXZlRmFpbHVyZRIWCg5kZWFkX2xldHRlcl9pZBgBIAEoCRIOCgZyZWFzb24YAiABKAkiUAoXUHVyZ2VEZWFkTGV0dGVyc1JlcXVlc3QSNQoJc2VsZWN0aW9uGAEgASgLMiIud2FycmVuZ2F0ZS52MS5EZWFkTGV0dGVyU2VsZWN0aW9uIioKGFB1cmdlRGVhZExldHRlcnNSZXNwb25zZRIOCgZwdXJnZWQYASABKAQqlQEKDEV4Y2hhbmdlVHlwZRIdChlFWENIQU5HRV9UWVBFX1VOU1BFQ0lGSUVEEAASGAoURVhDSEFOR0VfVFlQRV9ESVJFQ1QQARIXChNFWENIQU5HRV9UWVBFX1RPUElDEAISGAoURVhDSEFOR0VfVFlQRV9GQU5PVVQQAxIZChVFWENIQU5HRV9UWVBFX0hFQURFUlMQBCptCglRdWV1ZVR5cGUSGgoWUVVFVUVfVFlQRV9VTlNQRUNJRklFRBAAEhUKEVFVRVVFX1RZUEVfUVVPUlVNEAESFgoSUVVFVUVfVFlQRV9DTEFTU0lDEAISFQoRUVVFVUVfVFlQRV9TVFJFQU0QAypuCg9EZXN0aW5hdGlvblR5cGUSIAocREVTVElOQVRJT05fVFlQRV9VTlNQRUNJRklFRBAAEhoKFkRFU1RJTkFUSU9OX1RZUEVfUVVFVUUQARIdChlERVNUSU5BVElPTl9UWVBFX0VYQ0hBTkdFEAIqWwoMSGVhZGVyc01hdGNoEh0KGUhFQURFUlNfTUFUQ0hfVU5TUEVDSUZJRUQQABIVChFIRUFERVJTX01BVENIX0FMTBABEhUKEUhFQURFUlNfTUFUQ0hfQU5ZEAIyjQsKCFRvcG9sb2d5EmAKD0RlY2xhcmVFeGNoYW5nZRIlLndhcnJlbmdhdGUudjEuRGVjbGFyZUV4Y2hhbmdlUmVxdWVzdBomLndhcnJlbmdhdGUudjEuRGVjbGFyZUV4Y2hhbmdlUmVzcG9uc2USXQoORGVsZXRlRXhjaGFuZ2USJC53YXJyZW5nYXRlLnYxLkRlbGV0ZUV4Y2hhbmdlUmVxdWVzdBolLndhcnJlbmdhdGUudjEuRGVsZXRlRXhjaGFuZ2VSZXNwb25zZRJUCgtHZXRFeGNoYW5nZRIhLndhcnJlbmdhdGUudjEuR2V0RXhjaGFuZ2VSZXF1ZXN0GiIud2FycmVuZ2F0ZS52MS5HZXRFeGNoYW5nZVJlc3BvbnNlEloKDUxpc3RFeGNoYW5nZXMSIy53YXJyZW5nYXRlLnYxLkxpc3RFeGNoYW5nZXNSZXF1ZXN0GiQud2FycmVuZ2F0ZS52MS5MaXN0RXhjaGFuZ2VzUmVzcG9uc2USVwoMRGVjbGFyZVF1ZXVlEiIud2FycmVuZ2F0ZS52MS5EZWNsYXJlUXVldWVSZXF1ZXN0GiMud2FycmVuZ2F0ZS52MS5EZWNsYXJlUXVldWVSZXNwb25zZRJUCgtEZWxldGVRdWV1ZRIhLndhcnJlbmdhdGUudjEuRGVsZXRlUXVldWVSZXF1ZXN0GiIud2FycmVuZ2F0ZS52MS5EZWxldGVRdWV1ZVJlc3BvbnNlEksKCEdldFF1ZXVlEh4ud2FycmVuZ2F0ZS52MS5HZXRRdWV1ZVJlcXVlc3QaHy53YXJyZW5nYXRlLnYxLkdldFF1ZXVlUmVzcG9uc2USUQoKTGlzdFF1ZXVlcxIgLndhcnJlbmdhdGUudjEuTGlzdFF1ZXVlc1JlcXVlc3QaIS53YXJyZW5nYXRlLnYxLkxpc3RRdWV1ZXNSZXNwb25zZRJRCgpQdXJnZVF1ZXVlEiAud2FycmVuZ2F0ZS52MS5QdXJnZVF1ZXVlUmVxdWVzdBohLndhcnJlbmdhdGUudjEuUHVyZ2VRdWV1ZVJlc3BvbnNlElcKDFBlZWtNZXNzYWdlcxIiLndhcnJlbmdhdGUudjEuUGVla01lc3NhZ2VzUmVxdWVzdBojLndhcnJlbmdhdGUudjEuUGVla01lc3NhZ2VzUmVzcG9uc2USPwoEQmluZBIaLndhcnJlbmdhdGUudjEuQmluZFJlcXVlc3QaGy53YXJyZW5nYXRlLnYxLkJpbmRSZXNwb25zZRJFCgZVbmJpbmQSHC53YXJyZW5nYXRlLnYxLlVuYmluZFJlcXVlc3QaHS53YXJyZW5nYXRlLnYxLlVuYmluZFJlc3BvbnNlElcKDExpc3RCaW5kaW5ncxIiLndhcnJlbmdhdGUudjEuTGlzdEJpbmRpbmdzUmVxdWVzdBojLndhcnJlbmdhdGUudjEuTGlzdEJpbmRpbmdzUmVzcG9uc2USYAoPTGlzdERlYWRMZXR0ZXJzEiUud2FycmVuZ2F0ZS52MS5MaXN0RGVhZExldHRlcnNSZXF1ZXN0GiYud2FycmVuZ2F0ZS52MS5MaXN0RGVhZExldHRlcnNSZXNwb25zZRJrChJSZWRyaXZlRGVhZExldHRlcnMSKC53YXJyZW5nYXRlLnYxLlJlZHJpdmVEZWFkTGV0dGVyc1JlcXVlc3QaKS53YXJyZW5nYXRlLnYxLlJlZHJpdmVEZWFkTGV0dGVyc1Jlc3BvbnNlMAESYwoQUHVyZ2VEZWFkTGV0dGVycxImLndhcnJlbmdhdGUudjEuUHVyZ2VEZWFkTGV0dGVyc1JlcXVlc3QaJy53YXJyZW5nYXRlLnYxLlB1cmdlRGVhZExldHRlcnNSZXNwb25zZUICUAFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_warrengate_v1_message]);
 
 /**
  * An exchange.
@@ -797,6 +797,139 @@ export const PurgeQueueResponseSchema: GenMessage<PurgeQueueResponse> = /*@__PUR
   messageDesc(file_warrengate_v1_topology, 23);
 
 /**
+ * Request of PeekMessages.
+ *
+ * @generated from message warrengate.v1.PeekMessagesRequest
+ */
+export type PeekMessagesRequest = Message<"warrengate.v1.PeekMessagesRequest"> & {
+  /**
+   * The queue. Required.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * Maximum number of messages, 1 to 100; fewer when their bodies exceed 3 MiB. Default (0): 10.
+   *
+   * @generated from field: int32 max_messages = 2;
+   */
+  maxMessages: number;
+
+  /**
+   * Truncates each body to this many bytes. Default (0): whole bodies.
+   *
+   * @generated from field: uint32 max_body_bytes = 3;
+   */
+  maxBodyBytes: number;
+
+  /**
+   * Of a stream queue, the offset of the first message to return. Default: the first message that it keeps.
+   *
+   * @generated from field: optional uint64 stream_offset = 4;
+   */
+  streamOffset?: bigint | undefined;
+};
+
+/**
+ * Describes the message warrengate.v1.PeekMessagesRequest.
+ * Use `create(PeekMessagesRequestSchema)` to create a new message.
+ */
+export const PeekMessagesRequestSchema: GenMessage<PeekMessagesRequest> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_topology, 24);
+
+/**
+ * Response of PeekMessages.
+ *
+ * @generated from message warrengate.v1.PeekMessagesResponse
+ */
+export type PeekMessagesResponse = Message<"warrengate.v1.PeekMessagesResponse"> & {
+  /**
+   * The messages in the order of the queue.
+   *
+   * @generated from field: repeated warrengate.v1.PeekedMessage messages = 1;
+   */
+  messages: PeekedMessage[];
+
+  /**
+   * Whether the queue has more messages after these.
+   *
+   * @generated from field: bool has_more = 2;
+   */
+  hasMore: boolean;
+};
+
+/**
+ * Describes the message warrengate.v1.PeekMessagesResponse.
+ * Use `create(PeekMessagesResponseSchema)` to create a new message.
+ */
+export const PeekMessagesResponseSchema: GenMessage<PeekMessagesResponse> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_topology, 25);
+
+/**
+ * A message that is still in its queue.
+ *
+ * @generated from message warrengate.v1.PeekedMessage
+ */
+export type PeekedMessage = Message<"warrengate.v1.PeekedMessage"> & {
+  /**
+   * The message, with the producer's trace context.
+   *
+   * @generated from field: warrengate.v1.Message message = 1;
+   */
+  message?: Message$1 | undefined;
+
+  /**
+   * The exchange it was published to; empty for the default exchange.
+   *
+   * @generated from field: string exchange = 2;
+   */
+  exchange: string;
+
+  /**
+   * The routing key it was published with.
+   *
+   * @generated from field: string routing_key = 3;
+   */
+  routingKey: string;
+
+  /**
+   * The number that its next delivery will have: 1 for the first.
+   *
+   * @generated from field: uint32 attempt = 4;
+   */
+  attempt: number;
+
+  /**
+   * Whether it was delivered or peeked at before.
+   *
+   * @generated from field: bool redelivered = 5;
+   */
+  redelivered: boolean;
+
+  /**
+   * Its offset in a stream queue.
+   *
+   * @generated from field: optional uint64 stream_offset = 6;
+   */
+  streamOffset?: bigint | undefined;
+
+  /**
+   * The size of the whole body.
+   *
+   * @generated from field: uint64 body_bytes = 7;
+   */
+  bodyBytes: bigint;
+};
+
+/**
+ * Describes the message warrengate.v1.PeekedMessage.
+ * Use `create(PeekedMessageSchema)` to create a new message.
+ */
+export const PeekedMessageSchema: GenMessage<PeekedMessage> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_topology, 26);
+
+/**
  * Request of Bind.
  *
  * @generated from message warrengate.v1.BindRequest
@@ -815,7 +948,7 @@ export type BindRequest = Message<"warrengate.v1.BindRequest"> & {
  * Use `create(BindRequestSchema)` to create a new message.
  */
 export const BindRequestSchema: GenMessage<BindRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 24);
+  messageDesc(file_warrengate_v1_topology, 27);
 
 /**
  * Response of Bind.
@@ -830,7 +963,7 @@ export type BindResponse = Message<"warrengate.v1.BindResponse"> & {
  * Use `create(BindResponseSchema)` to create a new message.
  */
 export const BindResponseSchema: GenMessage<BindResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 25);
+  messageDesc(file_warrengate_v1_topology, 28);
 
 /**
  * Request of Unbind.
@@ -851,7 +984,7 @@ export type UnbindRequest = Message<"warrengate.v1.UnbindRequest"> & {
  * Use `create(UnbindRequestSchema)` to create a new message.
  */
 export const UnbindRequestSchema: GenMessage<UnbindRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 26);
+  messageDesc(file_warrengate_v1_topology, 29);
 
 /**
  * Response of Unbind.
@@ -866,7 +999,7 @@ export type UnbindResponse = Message<"warrengate.v1.UnbindResponse"> & {
  * Use `create(UnbindResponseSchema)` to create a new message.
  */
 export const UnbindResponseSchema: GenMessage<UnbindResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 27);
+  messageDesc(file_warrengate_v1_topology, 30);
 
 /**
  * Request of ListBindings.
@@ -908,7 +1041,7 @@ export type ListBindingsRequest = Message<"warrengate.v1.ListBindingsRequest"> &
  * Use `create(ListBindingsRequestSchema)` to create a new message.
  */
 export const ListBindingsRequestSchema: GenMessage<ListBindingsRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 28);
+  messageDesc(file_warrengate_v1_topology, 31);
 
 /**
  * A page of bindings.
@@ -936,7 +1069,7 @@ export type ListBindingsResponse = Message<"warrengate.v1.ListBindingsResponse">
  * Use `create(ListBindingsResponseSchema)` to create a new message.
  */
 export const ListBindingsResponseSchema: GenMessage<ListBindingsResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 29);
+  messageDesc(file_warrengate_v1_topology, 32);
 
 /**
  * A message that could not be processed, kept with its history.
@@ -1037,7 +1170,7 @@ export type DeadLetter = Message<"warrengate.v1.DeadLetter"> & {
  * Use `create(DeadLetterSchema)` to create a new message.
  */
 export const DeadLetterSchema: GenMessage<DeadLetter> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 30);
+  messageDesc(file_warrengate_v1_topology, 33);
 
 /**
  * Selects dead letters, among those of queues that the caller may subscribe to.
@@ -1093,7 +1226,7 @@ export type DeadLetterFilter = Message<"warrengate.v1.DeadLetterFilter"> & {
  * Use `create(DeadLetterFilterSchema)` to create a new message.
  */
 export const DeadLetterFilterSchema: GenMessage<DeadLetterFilter> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 31);
+  messageDesc(file_warrengate_v1_topology, 34);
 
 /**
  * Some dead letters, or all of them: exactly one of the three must be set.
@@ -1128,7 +1261,7 @@ export type DeadLetterSelection = Message<"warrengate.v1.DeadLetterSelection"> &
  * Use `create(DeadLetterSelectionSchema)` to create a new message.
  */
 export const DeadLetterSelectionSchema: GenMessage<DeadLetterSelection> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 32);
+  messageDesc(file_warrengate_v1_topology, 35);
 
 /**
  * Request of ListDeadLetters.
@@ -1170,7 +1303,7 @@ export type ListDeadLettersRequest = Message<"warrengate.v1.ListDeadLettersReque
  * Use `create(ListDeadLettersRequestSchema)` to create a new message.
  */
 export const ListDeadLettersRequestSchema: GenMessage<ListDeadLettersRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 33);
+  messageDesc(file_warrengate_v1_topology, 36);
 
 /**
  * A page of dead letters.
@@ -1198,7 +1331,7 @@ export type ListDeadLettersResponse = Message<"warrengate.v1.ListDeadLettersResp
  * Use `create(ListDeadLettersResponseSchema)` to create a new message.
  */
 export const ListDeadLettersResponseSchema: GenMessage<ListDeadLettersResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 34);
+  messageDesc(file_warrengate_v1_topology, 37);
 
 /**
  * Request of RedriveDeadLetters.
@@ -1219,6 +1352,13 @@ export type RedriveDeadLettersRequest = Message<"warrengate.v1.RedriveDeadLetter
    * @generated from field: uint32 max_per_second = 2;
    */
   maxPerSecond: number;
+
+  /**
+   * Changes to the message, only for a selection of exactly one dead_letter_ids. Default: none.
+   *
+   * @generated from field: warrengate.v1.DeadLetterEdit edit = 3;
+   */
+  edit?: DeadLetterEdit | undefined;
 };
 
 /**
@@ -1226,7 +1366,63 @@ export type RedriveDeadLettersRequest = Message<"warrengate.v1.RedriveDeadLetter
  * Use `create(RedriveDeadLettersRequestSchema)` to create a new message.
  */
 export const RedriveDeadLettersRequestSchema: GenMessage<RedriveDeadLettersRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 35);
+  messageDesc(file_warrengate_v1_topology, 38);
+
+/**
+ * Changes to a dead letter that is sent again. Its properties, headers and message_id stay as they are.
+ *
+ * @generated from message warrengate.v1.DeadLetterEdit
+ */
+export type DeadLetterEdit = Message<"warrengate.v1.DeadLetterEdit"> & {
+  /**
+   * The new body. Default: the body as published.
+   *
+   * @generated from field: optional bytes body = 1;
+   */
+  body?: Uint8Array | undefined;
+
+  /**
+   * Where to send it, which needs the publish grant. Default: its original queue.
+   *
+   * @generated from field: warrengate.v1.PublishDestination destination = 2;
+   */
+  destination?: PublishDestination | undefined;
+};
+
+/**
+ * Describes the message warrengate.v1.DeadLetterEdit.
+ * Use `create(DeadLetterEditSchema)` to create a new message.
+ */
+export const DeadLetterEditSchema: GenMessage<DeadLetterEdit> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_topology, 39);
+
+/**
+ * Where to publish a message.
+ *
+ * @generated from message warrengate.v1.PublishDestination
+ */
+export type PublishDestination = Message<"warrengate.v1.PublishDestination"> & {
+  /**
+   * The exchange, at most 255 bytes. Empty: the default exchange, which routes to the queue named by routing_key.
+   *
+   * @generated from field: string exchange = 1;
+   */
+  exchange: string;
+
+  /**
+   * The routing key, at most 255 bytes. May be empty.
+   *
+   * @generated from field: string routing_key = 2;
+   */
+  routingKey: string;
+};
+
+/**
+ * Describes the message warrengate.v1.PublishDestination.
+ * Use `create(PublishDestinationSchema)` to create a new message.
+ */
+export const PublishDestinationSchema: GenMessage<PublishDestination> = /*@__PURE__*/
+  messageDesc(file_warrengate_v1_topology, 40);
 
 /**
  * Progress so far; the last response has the totals.
@@ -1268,7 +1464,7 @@ export type RedriveDeadLettersResponse = Message<"warrengate.v1.RedriveDeadLette
  * Use `create(RedriveDeadLettersResponseSchema)` to create a new message.
  */
 export const RedriveDeadLettersResponseSchema: GenMessage<RedriveDeadLettersResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 36);
+  messageDesc(file_warrengate_v1_topology, 41);
 
 /**
  * A dead letter that could not be sent.
@@ -1296,7 +1492,7 @@ export type RedriveFailure = Message<"warrengate.v1.RedriveFailure"> & {
  * Use `create(RedriveFailureSchema)` to create a new message.
  */
 export const RedriveFailureSchema: GenMessage<RedriveFailure> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 37);
+  messageDesc(file_warrengate_v1_topology, 42);
 
 /**
  * Request of PurgeDeadLetters.
@@ -1317,7 +1513,7 @@ export type PurgeDeadLettersRequest = Message<"warrengate.v1.PurgeDeadLettersReq
  * Use `create(PurgeDeadLettersRequestSchema)` to create a new message.
  */
 export const PurgeDeadLettersRequestSchema: GenMessage<PurgeDeadLettersRequest> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 38);
+  messageDesc(file_warrengate_v1_topology, 43);
 
 /**
  * Response of PurgeDeadLetters.
@@ -1338,7 +1534,7 @@ export type PurgeDeadLettersResponse = Message<"warrengate.v1.PurgeDeadLettersRe
  * Use `create(PurgeDeadLettersResponseSchema)` to create a new message.
  */
 export const PurgeDeadLettersResponseSchema: GenMessage<PurgeDeadLettersResponse> = /*@__PURE__*/
-  messageDesc(file_warrengate_v1_topology, 39);
+  messageDesc(file_warrengate_v1_topology, 44);
 
 /**
  * How an exchange routes.
@@ -1596,6 +1792,20 @@ export const Topology: GenService<{
     output: typeof PurgeQueueResponseSchema;
   },
   /**
+   * Returns the first ready messages of a queue and leaves them there, in the same order and with the same number of
+   * attempts. Needs the subscribe grant. While it runs, at most 10 s, consumers of a classic or quorum queue do not get
+   * these messages, and may get later ones before them. Afterwards `redelivered` is set on their deliveries, and the
+   * broker has counted one more delivery of each, which is not an attempt. A queue with single_active_consumer that has
+   * a consumer is refused (EXCLUSIVE_CONSUMER). In stream queues nothing changes.
+   *
+   * @generated from rpc warrengate.v1.Topology.PeekMessages
+   */
+  peekMessages: {
+    methodKind: "unary";
+    input: typeof PeekMessagesRequestSchema;
+    output: typeof PeekMessagesResponseSchema;
+  },
+  /**
    * Binds a queue or an exchange to an exchange; binding again has no effect.
    *
    * @generated from rpc warrengate.v1.Topology.Bind
@@ -1637,9 +1847,10 @@ export const Topology: GenService<{
     output: typeof ListDeadLettersResponseSchema;
   },
   /**
-   * Publishes dead letters again, each to its original queue only, with attempts reset. Requires the subscribe grant on
-   * these queues. Reports progress about twice a second; cancelling stops it after the messages in flight. If the
-   * gateway crashes meanwhile, a copy with the same message_id may exist in both places.
+   * Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
+   * another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
+   * second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
+   * message_id may exist in both places.
    *
    * @generated from rpc warrengate.v1.Topology.RedriveDeadLetters
    */
