@@ -24,6 +24,7 @@ fn who(credentials: &Credentials) -> String {
     match credentials {
         Credentials::Secret { client_id, secret } => format!("{client_id}/{}", secret.expose_secret()),
         Credentials::Token(token) => format!("token {}", token.expose_secret()),
+        Credentials::Source(_) => "a source of tokens".to_owned(),
         Credentials::Anonymous => "nobody".to_owned(),
     }
 }
