@@ -244,6 +244,12 @@ impl Open {
         abandoned
     }
 
+    /// Drops batches that lapin cannot write (a blocked connection) once all their messages are abandoned, because they
+    /// keep the bodies in memory.
+    pub(super) fn drop_abandoned_batches(&mut self) {
+        self.sending.retain(|batch| batch.messages.iter().any(Option::is_some));
+    }
+
     /// What has no answer, oldest first.
     pub(super) fn into_unanswered(self) -> impl Iterator<Item = Sent> {
         self.tracker.into_unanswered().chain(self.sending.into_iter().flat_map(|batch| batch.messages).flatten())

@@ -137,11 +137,15 @@ impl<T> Tracker<T> {
         Self { channel, waiting, first: 0, resolved: Arc::default(), returned }
     }
 
-    /// Tracks one more publish, whose sequence number follows that of the one before; `is_last` marks the end of a batch.
-    /// There is no item when it was abandoned before it was written.
+    /// Tracks one more publish. Sequence numbers grow; `is_last` marks the end of a batch. There is no item when it was
+    /// abandoned before it was written.
     pub(super) fn track(&mut self, sequence: u64, item: Option<T>, confirm: PublisherConfirm, is_last: bool) {
         if self.waiting.is_empty() {
             self.first = sequence;
+        }
+        // A batch that was abandoned before it was written leaves a gap, which is filled so that the indices remain correct.
+        while self.first + (self.waiting.len() as u64) < sequence {
+            self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None, is_last: false });
         }
         self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item, is_last });
         // Read by the next call of `poll_answers`, which registers its waker.

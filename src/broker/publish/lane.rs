@@ -405,6 +405,7 @@ impl Lane {
                     self.members.left_channel(&sent);
                     overdue.push(sent);
                 }
+                open.drop_abandoned_batches();
             }
             for member in self.members.ids() {
                 let messages = self.members.remove(member, is_overdue);
