@@ -84,19 +84,13 @@ async fn each_of_50_streams_that_share_lanes_keeps_its_order() {
 }
 
 /// Publishes to a queue on all streams but the last while the last one publishes elsewhere; returns the last one's outcomes.
-async fn beside(
-    tenant: &Tenant,
-    all: &mut [RawPublisher],
-    messages: usize,
-    last: Vec<Publication>,
-) -> Vec<PublishResult> {
+async fn beside(all: &mut [RawPublisher], messages: usize, last: Vec<Publication>) -> Vec<PublishResult> {
     let (disturbing, others) = all.split_last_mut().unwrap();
     let publishing = others.iter_mut().enumerate().map(|(stream, publisher)| async move {
         let publications = (0..messages).map(|message| to_exchange("sorted", "jobs", body(stream, message))).collect();
         assert_confirmed(&publish_all(publisher, publications, 10).await);
     });
     let (_, results) = tokio::join!(join_all(publishing), publish_all(disturbing, last, 1));
-    let _ = tenant;
     results
 }
 
@@ -114,7 +108,7 @@ async fn a_missing_exchange_of_one_stream_does_not_disturb_49_others() {
     let tenant = tenant_with_an_exchange().await;
     let mut all = streams(&tenant, STREAMS).await;
     let missing = (0..30).map(|n: usize| to_exchange("nowhere", "jobs", n.to_string())).collect();
-    for result in beside(&tenant, &mut all, MESSAGES, missing).await {
+    for result in beside(&mut all, MESSAGES, missing).await {
         assert_eq!(result.outcome(), Outcome::Rejected, "{result:?}");
         assert!(result.reason.starts_with("EXCHANGE_NOT_FOUND"), "{result:?}");
     }
@@ -136,7 +130,7 @@ async fn an_internal_exchange_of_one_stream_does_not_disturb_49_others() {
     };
     // The broker closes the shared channel for the first one. From then on the stream has a channel of its own.
     publish_all(all.last_mut().unwrap(), internal(1), 1).await.iter().for_each(rejected);
-    beside(&tenant, &mut all, MESSAGES, internal(20)).await.iter().for_each(rejected);
+    beside(&mut all, MESSAGES, internal(20)).await.iter().for_each(rejected);
     assert_eq!(tenant.purge("jobs").await, ((STREAMS - 1) * MESSAGES) as u64, "nothing was published twice");
 }
 
@@ -158,7 +152,7 @@ async fn an_exchange_that_is_deleted_at_the_broker_costs_no_other_stream_a_messa
         channel.exchange_delete("doomed".into(), ExchangeDeleteOptions::default()).await.unwrap();
     };
     let last = (1..=MESSAGES).map(doomed).collect();
-    let (results, ()) = tokio::join!(beside(&tenant, &mut all, MESSAGES, last), deleting);
+    let (results, ()) = tokio::join!(beside(&mut all, MESSAGES, last), deleting);
     let missing = results.iter().filter(|result| result.reason.starts_with("EXCHANGE_NOT_FOUND")).count();
     let confirmed = results.iter().filter(|result| result.outcome() == Outcome::Confirmed).count();
     assert_eq!(missing + confirmed, MESSAGES, "{results:?}");
@@ -258,7 +252,8 @@ async fn streams_that_publish_as_much_as_possible_do_not_delay_another_one() {
 async fn many_streams_survive_a_killed_broker_and_no_confirmed_message_is_lost() {
     const MANY: usize = 40;
     const MESSAGES: usize = 300;
-    let stack = DedicatedStack::start("lanes-killed", &[]).await;
+    // On a busy machine the broker takes long to start.
+    let stack = DedicatedStack::start("lanes-killed", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "5m")]).await;
     let tenant = stack.tenant().await;
     tenant.queue("jobs").await;
     stack.queue_is_on_disk(&tenant, "jobs").await;

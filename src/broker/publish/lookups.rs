@@ -19,13 +19,16 @@ use crate::{
 const CONCURRENT_LOOKUPS: usize = 4;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
+/// Looks up whether an exchange exists.
+type Lookup = BoxFuture<'static, (Arc<str>, Result<bool, Error>)>;
+
 /// The lookups of a lane.
 pub(super) struct Lookups {
     connections: Arc<TenantConnections>,
     /// The members of the lane that wait for each exchange.
     waiting: HashMap<Arc<str>, Vec<usize>>,
     queued: VecDeque<Arc<str>>,
-    running: FuturesUnordered<BoxFuture<'static, (Arc<str>, Result<bool, Error>)>>,
+    running: FuturesUnordered<Lookup>,
     backoff: Backoff,
 }
 

@@ -258,7 +258,7 @@ impl Members {
 
     /// Hands over a member that has nothing on the channel, with its backlog, to another lane.
     pub(super) fn hand_over(&mut self, id: usize, lane: &Arc<LaneHandle>) {
-        if !self.all.get(id).is_some_and(|member| member.unanswered == 0) {
+        if self.all.get(id).is_none_or(|member| member.unanswered > 0) {
             return;
         }
         let member = self.all.remove(id);
