@@ -3,8 +3,8 @@
 //! this module uses lapin.
 //!
 //! Publishing and consuming use separate connections, because a broker under alarm stops reading from a connection that
-//! publishes, including acknowledgements; topology operations use the consuming one. Each stream has a channel of its own, so
-//! a channel error affects no other stream.
+//! publishes, including acknowledgements; topology operations use the consuming one. Each consumer has a channel of its own;
+//! publishers share a few, and an error that closes one costs the others no message (docs/adr/0017).
 //!
 //! Files import each other by their full path, so that tests/architecture.rs can find cycles; the list of public items below
 //! is for other modules.

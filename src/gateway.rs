@@ -228,6 +228,13 @@ fn watch(
     closing.spawn("audit writer", parts.audit_writer.run(closing.stop()));
     let authority = watch::authority(parts.authority_files, config.broker.clone(), broker.clone(), serving.stop());
     serving.spawn("broker authority", authority);
+    let (lanes, stop) = (broker.clone(), closing.stop());
+    closing.spawn("publish lanes", async move {
+        tokio::select! {
+            () = lanes.lane_failed() => {}
+            () = stop.cancelled() => {}
+        }
+    });
     serving.spawn("broker credentials", watch::credentials(Arc::clone(&tenants), broker, serving.stop()));
     serving.spawn("queue figures", watch_queues(Arc::clone(&provisioner), metrics, serving.stop()));
     serving.spawn("stored messages", watch_stored(Arc::clone(&provisioner), Arc::clone(&tenants), serving.stop()));

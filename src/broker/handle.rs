@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     dead_letters::handle::DeadLetters,
     error::Error,
     peek::{self, PeekSpec, Peeked},
-    publish::publisher::Publisher,
+    publish::{lane, lanes::Lanes, publisher::Publisher},
     retry::{delay_queues::DelayQueues, redeliverer::Redeliverer},
     topology::{self, QueueState, Topology},
 };
@@ -32,7 +32,8 @@ use crate::{
 
 /// How many tenants' connections are maintained concurrently, so that a broker node that does not respond delays no other tenant.
 const CONCURRENT_MAINTENANCE: usize = 8;
-
+/// An unused channel slows all others on its connection, so a publish lane without publishers is closed after this time.
+const LANE_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many queues of an observed tenant are asked for their state at the same time.
 const CONCURRENT_STATES: usize = 8;
 
@@ -44,12 +45,14 @@ pub struct Broker {
     delay_queues: Arc<DelayQueues>,
     /// Notified when certificates were replaced.
     renewal_due: Arc<Notify>,
+    /// Set when the task of a publish lane has panicked.
+    lane_failed: watch::Sender<bool>,
     /// Ends the maintenance task with the last clone.
     _maintenance: Arc<tokio_util::sync::DropGuard>,
 }
 
 /// The tenants that have connections.
-type ConnectionMap = RwLock<HashMap<TenantId, Arc<TenantConnections>>>;
+type ConnectionMap = RwLock<HashMap<TenantId, Arc<Lanes>>>;
 
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,12 +77,13 @@ impl Broker {
         let renewal_due = Arc::new(Notify::new());
         tokio::spawn(maintain(Arc::downgrade(&connections), idle_timeout, Arc::clone(&renewal_due), stop.clone()));
         let _maintenance = Arc::new(stop.drop_guard());
-        Ok(Self { context, connections, delay_queues: Arc::default(), renewal_due, _maintenance })
+        let (delay_queues, lane_failed) = (Arc::default(), watch::Sender::new(false));
+        Ok(Self { context, connections, delay_queues, renewal_due, lane_failed, _maintenance })
     }
 
-    /// A publisher with a channel of its own. Nothing is connected until the first message.
+    /// A publisher, which shares channels with the tenant's others. Nothing is connected until the first message.
     pub fn publisher(&self, scope: &TenantScope) -> Publisher {
-        Publisher::new(self.connections(scope.tenant()), self.context.options.publish_deadline)
+        Publisher::new(self.lanes(scope.tenant()))
     }
 
     /// A consumer with a channel of its own, whose deliveries are charged to this budget.
@@ -93,25 +97,18 @@ impl Broker {
         lookup: SharingLookup,
         memory: MemoryBudget,
     ) -> Result<Consumer, Error> {
-        Consumer::open(&self.connections(scope.tenant()), spec, lookup, memory).await
+        Consumer::open(&self.lanes(scope.tenant()).connections, spec, lookup, memory).await
     }
 
     /// Publishes a queue's deliveries again. Nothing is connected until there is one.
     pub fn redeliverer(&self, scope: &TenantScope, queue: QueueName, metrics: Arc<TenantMetrics>) -> Redeliverer {
-        let (connections, delay_queues) = (self.connections(scope.tenant()), Arc::clone(&self.delay_queues));
-        Redeliverer::new(
-            connections,
-            delay_queues,
-            self.context.options.publish_deadline,
-            queue,
-            scope.clone(),
-            metrics,
-        )
+        let (lanes, delay_queues) = (self.lanes(scope.tenant()), Arc::clone(&self.delay_queues));
+        Redeliverer::new(lanes, delay_queues, queue, scope.clone(), metrics)
     }
 
     /// The tenant's dead letters.
     pub fn dead_letters(&self, scope: &TenantScope) -> DeadLetters {
-        DeadLetters::new(self.connections(scope.tenant()), self.context.options.publish_deadline)
+        DeadLetters::new(self.lanes(scope.tenant()))
     }
 
     /// The first messages of a queue, which stay there.
@@ -119,7 +116,9 @@ impl Broker {
     /// # Errors
     /// When the queue is missing or does not allow it, or the broker cannot be reached.
     pub async fn peek(&self, scope: &TenantScope, spec: PeekSpec) -> Result<Peeked, Error> {
-        peek::peek(self.connections(scope.tenant()), spec).await
+        // The reference to the lanes keeps the connections from being closed as unused.
+        let lanes = self.lanes(scope.tenant());
+        peek::peek(Arc::clone(&lanes.connections), spec).await
     }
 
     /// The present states of some of the observed tenant's queues, by name; those that do not exist are left out.
@@ -131,10 +130,11 @@ impl Broker {
         observer: &Observer,
         names: Vec<QueueName>,
     ) -> Result<HashMap<String, QueueState>, Error> {
-        let connections = self.connections(observer.tenant());
+        let lanes = self.lanes(observer.tenant());
         let mut states = HashMap::new();
         for some in names.chunks(CONCURRENT_STATES) {
-            let asked: Vec<_> = some.iter().map(|name| state_of(Arc::clone(&connections), name.clone())).collect();
+            let asked: Vec<_> =
+                some.iter().map(|name| state_of(Arc::clone(&lanes.connections), name.clone())).collect();
             for (name, state) in futures_util::future::join_all(asked).await {
                 match state {
                     Ok(state) => drop(states.insert(name.to_string(), state)),
@@ -148,7 +148,7 @@ impl Broker {
 
     /// The tenant's exchanges, queues and bindings.
     pub fn topology(&self, scope: &TenantScope) -> Topology {
-        Topology::new(self.connections(scope.tenant()))
+        Topology::new(self.lanes(scope.tenant()))
     }
 
     /// Issues a new certificate for a tenant, unless one was issued for this request, and replaces the tenant's connections.
@@ -158,9 +158,9 @@ impl Broker {
     /// When a new connection cannot be opened; the old ones are kept.
     pub async fn renew_credentials(&self, tenant: &TenantId, requested_at: i64) -> Result<SystemTime, Error> {
         let expires = self.context.renew(tenant, requested_at)?;
-        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner).get(tenant).map(Arc::clone);
-        if let Some(connections) = connections {
-            connections.renew_if_due().await?;
+        let lanes = self.connections.read().unwrap_or_else(PoisonError::into_inner).get(tenant).map(Arc::clone);
+        if let Some(lanes) = lanes {
+            lanes.connections.renew_if_due().await?;
         }
         Ok(expires)
     }
@@ -188,9 +188,9 @@ impl Broker {
 
     /// Closes a tenant's connections at once, after it was suspended or deleted.
     pub async fn close_tenant(&self, tenant: &TenantId) {
-        let connections = self.connections.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
-        if let Some(connections) = connections {
-            connections.close().await;
+        let lanes = self.connections.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+        if let Some(lanes) = lanes {
+            lanes.connections.close().await;
         }
     }
 
@@ -198,19 +198,31 @@ impl Broker {
     pub async fn close(&self) {
         let all: Vec<_> = self.connections.write().unwrap_or_else(PoisonError::into_inner).drain().collect();
         // Concurrently, so that a broker that does not respond costs a second in total and not for each tenant.
-        futures_util::future::join_all(all.iter().map(|(_, connections)| connections.close())).await;
+        futures_util::future::join_all(all.iter().map(|(_, lanes)| lanes.connections.close())).await;
+    }
+
+    /// Waits until the task of a publish lane panics. Its messages are then settled as unknown.
+    pub async fn lane_failed(&self) {
+        // `self` owns the sender, so the channel is not closed.
+        let _ = self.lane_failed.subscribe().wait_for(|has_failed| *has_failed).await;
     }
 
     pub(super) fn context(&self) -> &Arc<ConnectionContext> {
         &self.context
     }
 
-    fn connections(&self, tenant: &TenantId) -> Arc<TenantConnections> {
-        if let Some(connections) = self.connections.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
-            return Arc::clone(connections);
+    fn lanes(&self, tenant: &TenantId) -> Arc<Lanes> {
+        if let Some(lanes) = self.connections.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
+            return Arc::clone(lanes);
         }
         let mut all = self.connections.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(TenantConnections::new(tenant.clone(), &self.context));
+        let new = || {
+            let connections = Arc::new(TenantConnections::new(tenant.clone(), &self.context));
+            let options = &self.context.options;
+            let idle_timeout = LANE_IDLE_TIMEOUT.min(options.idle_timeout);
+            let failed = self.lane_failed.clone();
+            Arc::new(Lanes::new(connections, options.publish_deadline, idle_timeout, lane::start, failed))
+        };
         Arc::clone(all.entry(tenant.clone()).or_insert_with(new))
     }
 }
@@ -237,15 +249,17 @@ async fn maintain(
         let Some(map) = connections.upgrade() else { return };
         let all: Vec<_> = map.read().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
         let map = &map;
-        let maintenance = futures_util::stream::iter(all).for_each_concurrent(CONCURRENT_MAINTENANCE, async |tenant| {
+        let maintenance = futures_util::stream::iter(all).for_each_concurrent(CONCURRENT_MAINTENANCE, async |lanes| {
+            let tenant = &lanes.connections;
             // A connection that cannot be replaced now is tried again in the next round; the old one is kept until then.
             let _ = tenant.renew_if_due().await;
             let publish = tenant.publish.close_if_idle(timeout).await;
             let consume = tenant.consume.close_if_idle(timeout).await;
             if publish && consume {
                 let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
-                // Only the map and this task have a reference, so no stream uses it.
-                if Arc::strong_count(&tenant) == 2 {
+                // Only the map and this task have a reference to the lanes, and only the lanes to the connections, so no
+                // stream uses them.
+                if Arc::strong_count(&lanes) == 2 && Arc::strong_count(tenant) == 1 {
                     map.remove(&tenant.tenant);
                 }
             }

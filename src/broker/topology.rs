@@ -16,6 +16,7 @@ use super::{
     error::Error,
     gateway_objects::{DEAD_LETTERS, DELIVERY_LIMIT, declare_return, text},
     message::{headers, size::table_size, typed_json::text_if_needed},
+    publish::lanes::Lanes,
     retry::policy::RetryPolicy,
 };
 use crate::{
@@ -167,11 +168,12 @@ impl BindingSpec {
 /// A tenant's topology.
 pub struct Topology {
     connections: Arc<TenantConnections>,
+    lanes: Arc<Lanes>,
 }
 
 impl Topology {
-    pub(super) fn new(connections: Arc<TenantConnections>) -> Self {
-        Self { connections }
+    pub(super) fn new(lanes: Arc<Lanes>) -> Self {
+        Self { connections: Arc::clone(&lanes.connections), lanes }
     }
 
     /// Declares an exchange; does nothing when an equal one exists.
@@ -209,11 +211,15 @@ impl Topology {
         if !exchange_exists(&self.connections, name.as_str()).await? {
             return Err(Error::NoExchange(name.to_string()));
         }
-        on_channel(&self.connections, async |channel| {
+        // A message for a missing exchange closes a channel that other publishers use, so publishers look it up again.
+        self.lanes.forget_exchange(name.as_str());
+        let deleted = on_channel(&self.connections, async |channel| {
             let options = ExchangeDeleteOptions { if_unused, ..ExchangeDeleteOptions::default() };
             Ok(channel.exchange_delete(name.as_str().into(), options).await?)
         })
-        .await
+        .await;
+        self.lanes.forget_exchange(name.as_str());
+        deleted
     }
 
     /// Declares a queue; does nothing when an equal one exists.

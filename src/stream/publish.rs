@@ -189,7 +189,7 @@ impl Machine {
             return;
         }
         self.publisher.push(self.intake.take_all());
-        let results: Vec<_> = self.publisher.abandon().into_iter().map(result).collect();
+        let results: Vec<_> = self.publisher.abandon().await.into_iter().map(result).collect();
         count(&self.session, &results);
         for results in results.chunks(MAX_PUBLICATIONS) {
             let event = Some(Event::Results(PublishResults { results: results.to_vec() }));

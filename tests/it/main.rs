@@ -31,6 +31,7 @@ mod health_and_web;
 mod hostile_connections;
 mod hostile_requests;
 mod jaeger;
+mod lanes;
 mod limits;
 mod log_levels;
 mod memory_budget;

@@ -1,10 +1,10 @@
 //! Listing and deleting dead letters. A dead letter leaves the queue only by an acknowledgement after the confirm of its new
 //! copy, or when it was selected for deletion; listing removes none.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{exclusive_session::ExclusiveSession, letter::DeadLetter};
-use crate::broker::{connection::tenant_connections::TenantConnections, error::Error};
+use crate::broker::{connection::tenant_connections::TenantConnections, error::Error, publish::lanes::Lanes};
 
 /// The size of a page: clients accept 4 MiB by default. A larger dead letter is a page of its own.
 pub const PAGE_BYTES: usize = 3 << 20;
@@ -32,12 +32,12 @@ pub struct Page {
 /// A tenant's dead letters.
 pub struct DeadLetters {
     pub(super) connections: Arc<TenantConnections>,
-    pub(super) publish_deadline: Duration,
+    pub(super) lanes: Arc<Lanes>,
 }
 
 impl DeadLetters {
-    pub(in crate::broker) fn new(connections: Arc<TenantConnections>, publish_deadline: Duration) -> Self {
-        Self { connections, publish_deadline }
+    pub(in crate::broker) fn new(lanes: Arc<Lanes>) -> Self {
+        Self { connections: Arc::clone(&lanes.connections), lanes }
     }
 
     /// Lists the oldest dead letters of a selection, without removing them. Every call reads all dead letters of the tenant.

@@ -109,7 +109,7 @@ impl DeadLetters {
             let letters = run.select(&mut session, &selected).await?;
             let is_last = letters.is_empty();
             if !is_last {
-                let publisher = Publisher::new(Arc::clone(&self.connections), self.publish_deadline);
+                let publisher = Publisher::new(Arc::clone(&self.lanes));
                 let batch = Batch { session: &session, publisher, in_flight: HashMap::new() };
                 batch.send(letters, &mut run, &mut pace, &may_send, tracer).await?;
             }

@@ -1,12 +1,12 @@
-//! One channel of a publisher, from its opening to its end. Messages are taken from the backlog in order, up to 64 at a time.
+//! The channel of a lane, from its opening to its end. Messages are taken from the publishers in turn, up to 64 at a time.
 //! All publishes of a batch are polled before any is awaited, so that lapin writes them together (docs/adr/0003). Nothing
 //! else uses the channel, so the broker's delivery tags and the tracker's sequence numbers agree.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -31,27 +31,51 @@ use crate::broker::{
         tenant_connections::TenantConnections,
     },
     error::Error,
-    topology::exchange_exists,
 };
 
 const MAX_BATCH: usize = 64;
 /// lapin scans its table of unanswered publishes for each `multiple` ack: more would be slower.
 const MAX_UNANSWERED: usize = 1_000;
+/// How many more there may be, of publishers that have few unanswered: one that publishes as much as possible does not make
+/// the others wait for its confirms.
+const RESERVE: usize = 128;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// A channel without an answer for this long is replaced for the publishers that wait for capacity.
+const SILENT_AFTER: Duration = Duration::from_millis(500);
 
 type Confirms = Vec<lapin::Result<PublisherConfirm>>;
+
+/// A message and the lane's number of its publisher.
+pub(super) struct Sent {
+    pub(super) member: usize,
+    pub(super) message: PendingPublish,
+}
+
+/// How many messages may be sent now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Capacity {
+    pub(super) batch: usize,
+    /// Of any publisher.
+    pub(super) free: usize,
+    /// Beyond that, of publishers that have few unanswered.
+    pub(super) reserve: usize,
+}
+
+/// Where the channel takes messages from.
+pub(super) trait Source {
+    /// Takes the next messages; none when nothing can be sent.
+    fn gather(&mut self, capacity: Capacity) -> Vec<Sent>;
+}
 
 /// An open channel in confirm mode.
 pub(super) struct Open {
     channel: Channel,
     guard: ChannelGuard,
     lost: BoxFuture<'static, ()>,
-    connections: Arc<TenantConnections>,
-    tracker: Tracker<PendingPublish>,
+    tracker: Tracker<Sent>,
     sending: VecDeque<Batch>,
     next_sequence: u64,
-    lookup: Option<Lookup>,
-    missing: Vec<Arc<str>>,
+    last_answer: Instant,
     /// Completes when the broker unblocks the connection; set while it is blocked.
     unblocked: Option<BoxFuture<'static, ()>>,
     _close_on_drop: CloseOnDrop,
@@ -59,21 +83,14 @@ pub(super) struct Open {
 
 struct Batch {
     first_sequence: u64,
-    messages: Vec<PendingPublish>,
-    /// The latest deadline in it: lapin has the batch, so it can only be abandoned as a whole.
-    deadline: Instant,
+    /// `None` once it was abandoned. lapin has the batch: it may be written nevertheless.
+    messages: Vec<Option<Sent>>,
     sent: MaybeDone<BoxFuture<'static, Confirms>>,
 }
 
-/// The lookup of an exchange.
-struct Lookup {
-    exchange: Arc<str>,
-    found: BoxFuture<'static, Result<bool, Error>>,
-}
-
-/// The result of one poll of the channel.
+/// What one poll of the channel brought.
 pub(super) struct Progress {
-    pub(super) answers: Vec<(PendingPublish, Answer)>,
+    pub(super) answers: Vec<(Sent, Answer)>,
     /// Why the channel has ended, if it has.
     pub(super) ended: Option<Error>,
 }
@@ -89,11 +106,9 @@ pub(super) async fn open(connections: Arc<TenantConnections>) -> Result<Open, Er
         channel,
         guard,
         lost,
-        connections,
         sending: VecDeque::new(),
         next_sequence: 1,
-        lookup: None,
-        missing: Vec::new(),
+        last_answer: Instant::now(),
         unblocked: None,
         _close_on_drop: close_on_drop,
     })
@@ -101,41 +116,26 @@ pub(super) async fn open(connections: Arc<TenantConnections>) -> Result<Open, Er
 
 impl Open {
     /// Sends what fits and reads answers.
-    pub(super) fn drive(
-        &mut self,
-        cx: &mut Context<'_>,
-        backlog: &mut VecDeque<PendingPublish>,
-        known: &mut HashSet<Arc<str>>,
-    ) -> Progress {
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>, source: &mut impl Source) -> Progress {
         self.poll_unblocked(cx);
-        let mut sent = self.send(cx, backlog, known);
+        let mut sent = self.send(cx, source);
         let answers = self.tracker.poll_answers(cx);
         if sent.is_ok() && self.lost.poll_unpin(cx).is_ready() {
             sent = Err(Error::Unreachable(None));
         }
-        // Answers free capacity, which is used at once instead of at the next wake-up.
-        if sent.is_ok() && !answers.is_empty() {
-            sent = self.send(cx, backlog, known);
+        if !answers.is_empty() {
+            self.last_answer = Instant::now();
         }
         Progress { answers, ended: sent.err() }
     }
 
     /// Starts as many batches as fit, and polls those that are being sent.
-    fn send(
-        &mut self,
-        cx: &mut Context<'_>,
-        backlog: &mut VecDeque<PendingPublish>,
-        known: &mut HashSet<Arc<str>>,
-    ) -> Result<(), Error> {
-        self.poll_lookup(cx, known)?;
-        while self.start_batch(backlog, known) {}
-        // Polls a lookup that has just been started.
-        self.poll_lookup(cx, known)?;
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, source: &mut impl Source) -> Result<(), Error> {
+        while self.start_batch(source) {}
         self.poll_sending(cx)
     }
 
-    /// Checks whether a blocked connection has been unblocked. While it is blocked, nothing is sent, and the stream is woken
-    /// when the block ends.
+    /// While the connection is blocked, nothing is sent; its end wakes the lane.
     fn poll_unblocked(&mut self, cx: &mut Context<'_>) {
         if self.guard.blocked() && self.unblocked.is_none() {
             self.unblocked = Some(self.guard.unblocked().boxed());
@@ -145,52 +145,37 @@ impl Open {
         }
     }
 
-    /// Starts a batch, if one may be sent now; returns whether it did. Stops at an exchange that has not been looked up yet,
-    /// and starts the lookup.
-    fn start_batch(&mut self, backlog: &mut VecDeque<PendingPublish>, known: &HashSet<Arc<str>>) -> bool {
-        let unanswered = self.tracker.len() + self.sending.iter().map(|batch| batch.messages.len()).sum::<usize>();
-        let most = MAX_BATCH.min(MAX_UNANSWERED.saturating_sub(unanswered));
-        // lapin keeps what it cannot write without a bound, so nothing is sent while the connection is blocked.
-        if self.lookup.is_some() || most == 0 || self.unblocked.is_some() {
-            return false;
-        }
-        let ready = backlog.iter().take(most).take_while(|message| is_known(message, known)).count();
-        if ready == 0 {
-            if let Some(message) = backlog.front()
-                && !self.missing.iter().any(|exchange| **exchange == *message.exchange())
-            {
-                let exchange: Arc<str> = message.exchange().into();
-                let connections = Arc::clone(&self.connections);
-                let name = exchange.to_string();
-                let found = async move { exchange_exists(&connections, &name).await }.boxed();
-                self.lookup = Some(Lookup { exchange, found });
-            }
-            return false;
-        }
-        let mut messages: Vec<_> = backlog.drain(..ready).collect();
-        let Some(deadline) = messages.iter().map(PendingPublish::deadline).max() else { return false };
-        let first_sequence = self.next_sequence;
-        self.next_sequence += ready as u64;
-        let (attempts, bodies) = messages.iter_mut().map(PendingPublish::attempt).unzip();
-        let sent = maybe_done(publish(self.channel.clone(), first_sequence, attempts, bodies).boxed());
-        self.sending.push_back(Batch { first_sequence, messages, deadline, sent });
-        true
+    /// Publishes that lapin has and the broker has not answered, abandoned ones included.
+    fn unanswered(&self) -> usize {
+        self.tracker.len() + self.sending.iter().map(|batch| batch.messages.len()).sum::<usize>()
     }
 
-    /// Reads the result of the lookup of an exchange.
-    fn poll_lookup(&mut self, cx: &mut Context<'_>, known: &mut HashSet<Arc<str>>) -> Result<(), Error> {
-        let Some(lookup) = &mut self.lookup else { return Ok(()) };
-        let Poll::Ready(found) = lookup.found.poll_unpin(cx) else { return Ok(()) };
-        let exchange = Arc::clone(&lookup.exchange);
-        self.lookup = None;
-        if found? {
-            known.insert(exchange);
-        } else {
-            self.missing.push(exchange);
+    /// Starts a batch, if one may be sent now; returns whether it did.
+    fn start_batch(&mut self, source: &mut impl Source) -> bool {
+        // lapin keeps what it cannot write without a bound, so nothing is sent while the connection is blocked.
+        if self.unblocked.is_some() {
+            return false;
         }
-        // A batch may be ready now.
-        cx.waker().wake_by_ref();
-        Ok(())
+        let unanswered = self.unanswered();
+        let capacity = Capacity {
+            batch: MAX_BATCH,
+            free: MAX_UNANSWERED.saturating_sub(unanswered),
+            reserve: (MAX_UNANSWERED + RESERVE).saturating_sub(unanswered.max(MAX_UNANSWERED)),
+        };
+        let mut batch = source.gather(capacity);
+        if batch.is_empty() {
+            return false;
+        }
+        if unanswered == 0 {
+            self.last_answer = Instant::now();
+        }
+        let first_sequence = self.next_sequence;
+        self.next_sequence += batch.len() as u64;
+        let (attempts, bodies) = batch.iter_mut().map(|sent| sent.message.attempt()).unzip();
+        let sent = maybe_done(publish(self.channel.clone(), first_sequence, attempts, bodies).boxed());
+        let messages = batch.into_iter().map(Some).collect();
+        self.sending.push_back(Batch { first_sequence, messages, sent });
+        true
     }
 
     /// Polls the batches in order: the first poll of a batch publishes it. They are passed to the tracker in order, too.
@@ -235,9 +220,9 @@ impl Open {
         self.tracker.abandoned() >= MAX_UNANSWERED / 2
     }
 
-    /// Whether no answer is awaited.
-    pub(super) fn is_idle(&self) -> bool {
-        self.sending.is_empty() && self.tracker.oldest().is_none()
+    /// Whether answers are due and the broker has sent none for a while.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_waiting() && !self.is_blocked() && self.last_answer.elapsed() >= SILENT_AFTER
     }
 
     /// Whether the broker has blocked the connection.
@@ -245,39 +230,30 @@ impl Open {
         self.guard.blocked()
     }
 
-    /// Exchanges found to be missing since the last call.
-    pub(super) fn take_missing(&mut self) -> Vec<Arc<str>> {
-        std::mem::take(&mut self.missing)
-    }
-
     /// The earliest deadline of the messages on this channel.
     pub(super) fn earliest_deadline(&self) -> Option<Instant> {
-        let sending = self.sending.iter().map(|batch| batch.deadline).min();
-        self.tracker.oldest().map(PendingPublish::deadline).into_iter().chain(sending).min()
+        let sending = self.sending.iter().flat_map(|batch| batch.messages.iter().flatten());
+        self.tracker.items().chain(sending).map(|sent| sent.message.deadline()).min()
     }
 
-    /// Abandons and returns what is past its deadline. A batch that lapin still buffers (a blocked connection) may be
-    /// written later.
-    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<PendingPublish> {
-        let mut overdue = self.tracker.abandon(|message| message.deadline() <= now);
-        for batch in std::mem::take(&mut self.sending) {
-            if batch.deadline > now {
-                self.sending.push_back(batch);
-            } else {
-                overdue.extend(batch.messages);
-            }
-        }
-        overdue
+    /// Abandons and returns what the filter selects, oldest first. What lapin has may yet be written, so confirms are awaited.
+    pub(super) fn abandon(&mut self, mut filter: impl FnMut(&Sent) -> bool) -> Vec<Sent> {
+        let mut abandoned = self.tracker.abandon(&mut filter);
+        let sending = self.sending.iter_mut().flat_map(|batch| batch.messages.iter_mut());
+        abandoned.extend(sending.filter_map(|sent| sent.take_if(|sent| filter(sent))));
+        abandoned
     }
 
-    pub(super) fn into_unanswered(self) -> impl Iterator<Item = PendingPublish> {
-        self.tracker.into_unanswered().chain(self.sending.into_iter().flat_map(|batch| batch.messages))
+    /// Drops batches that lapin cannot write (a blocked connection) once all their messages are abandoned, because they
+    /// keep the bodies in memory.
+    pub(super) fn drop_abandoned_batches(&mut self) {
+        self.sending.retain(|batch| batch.messages.iter().any(Option::is_some));
     }
-}
 
-/// The default exchange always exists.
-fn is_known(message: &PendingPublish, known: &HashSet<Arc<str>>) -> bool {
-    message.exchange().is_empty() || known.contains(message.exchange())
+    /// What has no answer, oldest first.
+    pub(super) fn into_unanswered(self) -> impl Iterator<Item = Sent> {
+        self.tracker.into_unanswered().chain(self.sending.into_iter().flat_map(|batch| batch.messages).flatten())
+    }
 }
 
 /// Publishes a batch: all publishes are polled once, in order, before any is awaited, and lapin writes them in that order. Only

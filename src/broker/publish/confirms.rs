@@ -12,7 +12,7 @@
 //! many publishes wait. lapin calls the wakers of a batch before it releases its table: after the barrier the list is
 //! complete.
 //!
-//! Answers are gathered: the stream is woken by the last confirm of a batch, by [`WAKE_AFTER`] others, or by its own timer
+//! Answers are gathered: the lane is woken by the last confirm of a batch, by [`WAKE_AFTER`] others, or by its own timer
 //! every few milliseconds. What is answered together is published together next.
 
 use std::{
@@ -61,7 +61,7 @@ struct Waiting<T> {
     is_last: bool,
 }
 
-/// This many answers wake the stream although the last one of their batch is still due: the size of a batch.
+/// This many answers wake the lane although the last one of their batch is still due: the size of a batch.
 const WAKE_AFTER: usize = 64;
 
 /// The sequence numbers of confirms that have resolved and have not been read, and the task to wake for them.
@@ -137,8 +137,9 @@ impl<T> Tracker<T> {
         Self { channel, waiting, first: 0, resolved: Arc::default(), returned }
     }
 
-    /// Tracks one more publish. Sequence numbers grow; `is_last` marks the end of a batch.
-    pub(super) fn track(&mut self, sequence: u64, item: T, confirm: PublisherConfirm, is_last: bool) {
+    /// Tracks one more publish. Sequence numbers grow; `is_last` marks the end of a batch. There is no item when it was
+    /// abandoned before it was written.
+    pub(super) fn track(&mut self, sequence: u64, item: Option<T>, confirm: PublisherConfirm, is_last: bool) {
         if self.waiting.is_empty() {
             self.first = sequence;
         }
@@ -146,7 +147,7 @@ impl<T> Tracker<T> {
         while self.first + (self.waiting.len() as u64) < sequence {
             self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None, is_last: false });
         }
-        self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item: Some(item), is_last });
+        self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item, is_last });
         // Read by the next call of `poll_answers`, which registers its waker.
         self.resolved.add(sequence);
     }
@@ -161,9 +162,9 @@ impl<T> Tracker<T> {
         self.waiting.iter().filter(|waiting| waiting.item.is_none() && waiting.confirm.is_some()).count()
     }
 
-    /// The oldest publish without an answer.
-    pub(super) fn oldest(&self) -> Option<&T> {
-        self.waiting.iter().find_map(|waiting| waiting.item.as_ref())
+    /// The publishes without an answer, oldest first.
+    pub(super) fn items(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter().filter_map(|waiting| waiting.item.as_ref())
     }
 
     /// Abandons and returns those that the filter selects; their late answers are ignored.

@@ -24,6 +24,7 @@ use crate::{
         gateway_objects::{declare_dead_letters, declare_delay_queue},
         message::{delay_bucket::DelayBucket, retained::RetainedDelivery},
         publish::{
+            lanes::Lanes,
             outcome::{PublishOutcome, PublishStatus},
             publisher::Publisher,
         },
@@ -37,18 +38,16 @@ use crate::{
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest wait of a message that is over the tenant's rates.
 const MIN_THROTTLE: Duration = Duration::from_millis(20);
-/// An unused channel slows all others on its connection, so it is closed after this time.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Publishes one stream's deliveries again. Nothing is connected until there is one.
 pub struct Redeliverer {
     connections: Arc<TenantConnections>,
+    lanes: Arc<Lanes>,
     delay_queues: Arc<DelayQueues>,
-    deadline: Duration,
     queue: QueueName,
     scope: TenantScope,
     metrics: Arc<TenantMetrics>,
-    publisher: Option<Publisher>,
+    publisher: Publisher,
     jobs: HashMap<u64, Job>,
     next_order: u64,
     /// Jobs in [`JobState::Ready`].
@@ -59,7 +58,6 @@ pub struct Redeliverer {
     declared: HashSet<DelayBucket>,
     dead_letters_missing: bool,
     declaration: Option<Declaration>,
-    idle_since: Instant,
 }
 
 /// An object of the gateway that a destination requires.
@@ -74,21 +72,20 @@ type Declaration = (RequiredObject, BoxFuture<'static, Result<(), Error>>);
 
 impl Redeliverer {
     pub(in crate::broker) fn new(
-        connections: Arc<TenantConnections>,
+        lanes: Arc<Lanes>,
         delay_queues: Arc<DelayQueues>,
-        deadline: Duration,
         queue: QueueName,
         scope: TenantScope,
         metrics: Arc<TenantMetrics>,
     ) -> Self {
         Self {
-            connections,
+            connections: Arc::clone(&lanes.connections),
+            publisher: Publisher::new(Arc::clone(&lanes)),
+            lanes,
             delay_queues,
-            deadline,
             queue,
             scope,
             metrics,
-            publisher: None,
             jobs: HashMap::new(),
             next_order: 0,
             ready: Vec::new(),
@@ -96,7 +93,6 @@ impl Redeliverer {
             declared: HashSet::new(),
             dead_letters_missing: false,
             declaration: None,
-            idle_since: Instant::now(),
         }
     }
 
@@ -115,9 +111,8 @@ impl Redeliverer {
     /// Removes all deliveries, because the broker has requeued them.
     pub fn clear(&mut self) {
         *self = Self::new(
-            Arc::clone(&self.connections),
+            Arc::clone(&self.lanes),
             Arc::clone(&self.delay_queues),
-            self.deadline,
             self.queue.clone(),
             self.scope.clone(),
             Arc::clone(&self.metrics),
@@ -128,11 +123,10 @@ impl Redeliverer {
     pub async fn settled(&mut self) -> Vec<u64> {
         loop {
             self.process_ready();
-            let is_publishing = self.publisher.as_ref().is_some_and(|publisher| publisher.in_flight() > 0);
+            let is_publishing = self.publisher.in_flight() > 0;
             let timer = self.timers.first().map(|(at, _)| *at);
             let tags = tokio::select! {
-                outcomes = next_outcomes(&mut self.publisher), if is_publishing => {
-                    self.idle_since = Instant::now();
+                outcomes = self.publisher.settled(), if is_publishing => {
                     outcomes.into_iter().filter_map(|outcome| self.settle(outcome)).collect()
                 }
                 (object, result) = finished(&mut self.declaration) => {
@@ -140,10 +134,6 @@ impl Redeliverer {
                     Vec::new()
                 }
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => self.fire_timers(),
-                () = tokio::time::sleep_until(self.idle_since + IDLE_TIMEOUT), if !is_publishing && self.publisher.is_some() => {
-                    self.publisher = None;
-                    Vec::new()
-                }
                 else => std::future::pending().await,
             };
             if !tags.is_empty() {
@@ -203,10 +193,7 @@ impl Redeliverer {
                 }
             }
         }
-        if !to_publish.is_empty() {
-            let new = || Publisher::new(Arc::clone(&self.connections), self.deadline);
-            self.publisher.get_or_insert_with(new).push(to_publish);
-        }
+        self.publisher.push(to_publish);
     }
 
     /// Evaluates one outcome; returns the tag of the old copy when it may be acknowledged now.
@@ -344,13 +331,6 @@ fn declare(
         }
     }
     .boxed()
-}
-
-async fn next_outcomes(publisher: &mut Option<Publisher>) -> Vec<PublishOutcome> {
-    match publisher {
-        Some(publisher) => publisher.settled().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Cancel safe: the declaration is removed only when it has finished.

@@ -51,7 +51,7 @@ pub async fn run_batch(
                 // The known outcomes are more useful to the caller than a status.
                 Notice::Ended(_) if session.is_cut() => {
                     publisher.push(intake.take_all());
-                    for settled in publisher.abandon() {
+                    for settled in publisher.abandon().await {
                         let order = settled.order as usize;
                         results[order] = Some(result(settled));
                     }
