@@ -153,9 +153,9 @@ impl Drop for RunningCall {
     }
 }
 
-/// The connection of a request.
+/// The connection of a request, in the request's extensions.
 #[derive(Debug, Clone)]
-pub(super) struct Peer {
+pub struct Peer {
     /// The client's address, as reported by a trusted proxy if there is one.
     pub(super) address: SocketAddr,
     /// Its connection.
@@ -163,6 +163,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// The client's address, as reported by a trusted proxy if there is one.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The address, or the /64 network of an IPv6 address, by which limits are counted.
     pub(super) fn network(&self) -> String {
         network(self.address.ip()).to_string()
