@@ -3,6 +3,7 @@
 //! An invalid configuration is refused with all its errors at once, each with its key, its value (unless it is a secret) and
 //! advice. Reading it opens no connection and no port; of other files, only those that contain a secret are read.
 
+mod console;
 mod issuers;
 mod metrics;
 mod network;
@@ -11,14 +12,15 @@ mod source;
 mod traces;
 mod types;
 
+pub(crate) use console::TRACE_ID;
 pub(crate) use issuers::is_safe;
 pub use issuers::{IssuerConfig, KeySource, TenantSource, TokenAlgorithm};
 pub use metrics::MetricsConfig;
 pub use network::Network;
 pub use traces::{OtlpProtocol, TracesConfig};
 pub use types::{
-    AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
-    OpsConfig, StoreConfig, TelemetryConfig,
+    AuditConfig, AuthConfig, BrokerConfig, Config, ConsoleConfig, Endpoint, GrpcConfig, LimitsConfig, LogFormat,
+    ManagementConfig, OpsConfig, StoreConfig, TelemetryConfig,
 };
 
 use std::{borrow::Cow, fmt, os::unix::fs::PermissionsExt as _, path::Path};

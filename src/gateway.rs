@@ -6,7 +6,12 @@ mod parts;
 mod supervisor;
 mod watch;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use secrecy::SecretString;
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +24,7 @@ use crate::{
     auth,
     broker::Broker,
     config::{Config, Network},
+    console::{self, Console},
     names::ClientId,
     pki,
     provision::{watch_queues, watch_stored},
@@ -26,7 +32,7 @@ use crate::{
     stream::drain::Drain,
     telemetry::{self, ListenerKind, MetricsPush, Traces},
     transport::{
-        self, ConnectionLimits, Connections, GrpcListener, Listener, ServerIdentity, Services,
+        self, Api, ConnectionLimits, Connections, GrpcListener, Listener, ServerIdentity,
         ops::{self, OpsState, Readiness},
     },
 };
@@ -75,6 +81,9 @@ pub enum Error {
     /// The client of the management API cannot be created.
     #[error("the broker's management API: {0}")]
     Provision(#[from] crate::provision::Error),
+    /// The console cannot be set up.
+    #[error("the console: {0}")]
+    Console(#[from] console::Error),
 }
 
 /// A running gateway.
@@ -82,6 +91,7 @@ pub struct RunningGateway {
     grpc: SocketAddr,
     ops: SocketAddr,
     metrics: Option<SocketAddr>,
+    console: Option<SocketAddr>,
     issuer: String,
     first_administrator: Option<(ClientId, SecretString)>,
     readiness: Readiness,
@@ -113,12 +123,14 @@ impl Gateway {
             Some(address) => Some(bind(address, ListenerKind::Metrics).await?),
             None => None,
         };
+        let console_listener = match config.console.listen {
+            Some(address) => Some(bind(address, ListenerKind::Console).await?),
+            None => None,
+        };
         config.auth.issuer = real_issuer(&config, ops);
         let grpc_identity = ServerIdentity::load(&config.grpc.certificate, &config.grpc.key)?;
-        let ops_identity = match (&config.ops.certificate, &config.ops.key) {
-            (Some(certificate), Some(key)) => Some(ServerIdentity::load(certificate, key)?),
-            _ => None,
-        };
+        let ops_identity = optional_identity(config.ops.certificate.as_deref(), config.ops.key.as_deref())?;
+        let console_identity = optional_identity(config.console.certificate.as_deref(), config.console.key.as_deref())?;
         let parts = Parts::create(&config).await?;
         let metrics_push =
             MetricsPush::new(parts.metrics.clone(), &config.telemetry.metrics, &config.telemetry.traces.service_name)?;
@@ -130,19 +142,20 @@ impl Gateway {
         let serving = supervisor.group();
         let closing = supervisor.group();
 
-        let (grpc_limits, ops_limits) = connection_limits(&config);
+        let (grpc_limits, ops_limits, console_limits) = connection_limits(&config);
         let grpc_server =
             GrpcListener { listener: grpc_listener, tls: grpc_identity.server_config(), connections: grpc_limits };
         let services = parts.services(&config, &drain, &readiness);
         let admin = services.admin.clone();
-        serve_grpc(&serving, services, &config, grpc_server, drain.clone());
+        let api = Api::new(services, &config.grpc, &config.limits);
+        serve_grpc(&serving, api.clone(), &config, grpc_server, drain.clone());
         serving.spawn("reconciliation", admin.reconcile_periodically(config.broker.reconcile_interval, serving.stop()));
         let ops_state =
             OpsState::new(Arc::clone(&parts.issuer), readiness.clone(), parts.metrics.clone(), parts.audit.clone());
         let ops_tls = ops_identity.as_ref().map(ServerIdentity::server_config);
         let process = parts.metrics.process();
         let serve = |router, listener, limits| {
-            transport::serve_ops(router, listener, ops_tls.clone(), limits, Arc::clone(process), closing.stop())
+            transport::serve_http(router, listener, ops_tls.clone(), limits, Arc::clone(process), closing.stop())
         };
         let metrics_address = metrics_listener.as_ref().map(|(_, address)| *address);
         if let Some((listener, _)) = metrics_listener {
@@ -151,6 +164,13 @@ impl Gateway {
         }
         let router = ops::router(ops_state, metrics_address.is_none());
         closing.spawn("operations listener", serve(router, ops_listener, ops_limits));
+        let console_address = console_listener.as_ref().map(|(_, address)| *address);
+        if let Some((listener, address)) = console_listener {
+            let router = Console::new(api, &config, address)?.router();
+            let (tls, process) = (console_identity.as_ref().map(ServerIdentity::server_config), Arc::clone(process));
+            let served = transport::serve_http(router, listener, tls, console_limits, process, serving.stop());
+            serving.spawn("console listener", served);
+        }
         if let Some(push) = metrics_push {
             closing.spawn("metrics export", push.run(closing.stop().cancelled_owned()));
         }
@@ -158,12 +178,16 @@ impl Gateway {
         if let Some(identity) = ops_identity {
             serving.spawn("operations certificate", identity.watch(serving.stop()));
         }
+        if let Some(identity) = console_identity {
+            serving.spawn("console certificate", identity.watch(serving.stop()));
+        }
         let (broker, traces) = (parts.broker.clone(), parts.traces.clone());
         let first_administrator = watch(parts, &config, &readiness, &serving, &closing);
         Ok(RunningGateway {
             grpc,
             ops,
             metrics: metrics_address,
+            console: console_address,
             issuer: config.auth.issuer,
             first_administrator,
             readiness,
@@ -185,8 +209,16 @@ async fn bind(address: SocketAddr, kind: ListenerKind) -> Result<(Listener, Sock
     Ok((listener, address))
 }
 
-/// The limits of the gRPC listener and of the operations listener.
-fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits) {
+/// The certificate and the key of a listener that may be served without.
+fn optional_identity(certificate: Option<&Path>, key: Option<&Path>) -> Result<Option<ServerIdentity>, Error> {
+    Ok(match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(ServerIdentity::load(certificate, key)?),
+        _ => None,
+    })
+}
+
+/// The limits of the gRPC listener, the operations listener and the console's listener.
+fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits, ConnectionLimits) {
     let limits = &config.limits;
     let of = |connections, trusted_proxies: &[Network]| ConnectionLimits {
         connections,
@@ -200,18 +232,22 @@ fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits) {
         limits.max_connections_per_address,
         limits.max_unauthenticated_connections_per_address,
     );
-    let ops = grpc.for_other_listener();
-    (of(grpc, &config.grpc.trusted_proxies), of(ops, &config.ops.trusted_proxies))
+    let (ops, console) = (grpc.for_other_listener(), grpc.for_other_listener());
+    (
+        of(grpc, &config.grpc.trusted_proxies),
+        of(ops, &config.ops.trusted_proxies),
+        of(console, &config.console.trusted_proxies),
+    )
 }
 
-fn serve_grpc(tasks: &TaskGroup, services: Services, config: &Config, listener: GrpcListener, drain: Drain) {
-    let (grpc, limits, stop) = (config.grpc.clone(), config.limits.clone(), tasks.stop());
+fn serve_grpc(tasks: &TaskGroup, api: Api, config: &Config, listener: GrpcListener, drain: Drain) {
+    let (limits, stop) = (config.limits.clone(), tasks.stop());
     tasks.spawn("grpc listener", async move {
         let goaway = async {
             // Clients need the connection to open a new stream; an idle gateway ends it at once.
             let _ = tokio::time::timeout(GOAWAY_GRACE, drain.streams_ended()).await;
         };
-        Box::pin(transport::serve(services, &grpc, &limits, listener, stop, goaway)).await;
+        Box::pin(transport::serve(api, &limits, listener, stop, goaway)).await;
     });
 }
 
@@ -269,6 +305,11 @@ impl RunningGateway {
     /// The address of metrics and probes, if they have a listener of their own.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics
+    }
+
+    /// The address of the web console, if it is on.
+    pub fn console_address(&self) -> Option<SocketAddr> {
+        self.console
     }
 
     /// The `iss` of the gateway's tokens. All gateways of one store must have the same.

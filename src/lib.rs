@@ -44,6 +44,8 @@ pub mod service;
 
 pub mod transport;
 
+pub mod console;
+
 pub mod gateway;
 
 // A stack for development and tests, and the command line.

@@ -29,6 +29,8 @@ pub struct StackOptions {
     pub grpc: SocketAddr,
     /// The address of metrics, keys and tokens; port 0 for a free one.
     pub ops: SocketAddr,
+    /// The address of the web console; `None` for no console.
+    pub console: Option<SocketAddr>,
     /// The broker's AMQPS port; `None` for a free one.
     pub amqps_port: Option<u16>,
     /// The broker's management port; `None` for a free one.
@@ -51,6 +53,7 @@ impl StackOptions {
             dir: dir.into(),
             grpc: any,
             ops: any,
+            console: None,
             amqps_port: None,
             management_port: None,
             nodes: 1,
@@ -158,6 +161,7 @@ impl Stack {
         let mut config = self.config.clone();
         config.grpc.listen.set_port(0);
         config.ops.listen.set_port(0);
+        config.console.listen = config.console.listen.map(|address| (address.ip(), 0).into());
         change(&mut config);
         Ok(Gateway::start(config).await?)
     }
@@ -262,7 +266,8 @@ pub fn settings(options: &StackOptions, certs: &CertsDir, nodes: &[Node]) -> Res
         ("STORE__URL", format!("sqlite:{}", options.dir.join("warrengate.db").display())),
         ("STORE__ENCRYPTION_KEY", key.expose_secret().to_owned()),
     ];
-    let own = own.into_iter().map(|(name, value)| (format!("WARRENGATE_{name}"), value));
+    let console = options.console.map(|address| ("CONSOLE__LISTEN", address.to_string()));
+    let own = own.into_iter().chain(console).map(|(name, value)| (format!("WARRENGATE_{name}"), value));
     Ok(own.chain(options.settings.iter().cloned()).collect())
 }
 

@@ -12,9 +12,10 @@ use std::{
 /// The modules that may use a crate. A crate that is not listed may be used anywhere.
 const USERS: &[(&str, &[&str])] = &[
     // Metrics are exported over HTTP; administration caches encoded responses.
-    ("prost", &["telemetry", "stream", "service", "fuzzing"]),
-    ("tonic", &["telemetry", "audit", "auth", "service", "transport", "cli"]),
-    ("tonic_types", &["service", "transport"]),
+    // The console keeps a binding in the form that removes it.
+    ("prost", &["telemetry", "stream", "service", "console", "fuzzing"]),
+    ("tonic", &["telemetry", "audit", "auth", "service", "transport", "console", "cli"]),
+    ("tonic_types", &["service", "transport", "console"]),
     ("toml", &["config"]),
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
@@ -25,8 +26,8 @@ const USERS: &[(&str, &[&str])] = &[
     ("rcgen", &["pki"]),
     ("x509_parser", &["pki"]),
     ("sqlx", &["store"]),
-    // The store encrypts private keys.
-    ("aws_lc_rs", &["store", "auth"]),
+    // The store encrypts private keys, the console its sessions.
+    ("aws_lc_rs", &["store", "auth", "console"]),
     ("jsonwebtoken", &["auth"]),
     ("argon2", &["auth"]),
     ("governor", &["auth", "tenant", "service"]),
@@ -40,7 +41,8 @@ const USERS: &[(&str, &[&str])] = &[
     ("rustls", &["broker", "provision", "transport", "gateway"]),
     // `doctor` inspects the broker's certificate.
     ("tokio_rustls", &["broker", "transport"]),
-    ("axum", &["transport"]),
+    ("axum", &["transport", "console"]),
+    ("maud", &["console"]),
     ("http_body", &["transport"]),
     ("tonic_health", &["transport"]),
     ("tonic_reflection", &["transport"]),

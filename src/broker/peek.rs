@@ -35,7 +35,7 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for the first message, and for the next one. The end of a queue cannot be seen otherwise.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 const NEXT_WAIT: Duration = Duration::from_millis(500);
-/// Unacknowledged messages of a stream queue, so that few are in memory beside those that are returned.
+/// Unacknowledged messages of a stream queue, so that few are in memory in addition to the returned ones.
 const STREAM_PREFETCH: u16 = 2;
 /// The lowest priority of a consumer.
 const LOWEST_PRIORITY: i32 = -128;
@@ -165,13 +165,17 @@ async fn read(channel: &Channel, spec: &PeekSpec) -> Result<Peeked, Error> {
     }
     if spec.stream.is_none() {
         // When this fails, closing the channel returns them.
-        let _ = tokio::time::timeout(RETURN_TIMEOUT, give_back(channel, deliveries, tags)).await;
+        let _ = tokio::time::timeout(RETURN_TIMEOUT, return_all(channel, deliveries, tags)).await;
     }
     Ok(page.peeked)
 }
 
 /// Cancels the consumer, and returns all its deliveries in their order.
-async fn give_back(channel: &Channel, mut deliveries: lapin::Consumer, mut tags: Vec<u64>) -> Result<(), lapin::Error> {
+async fn return_all(
+    channel: &Channel,
+    mut deliveries: lapin::Consumer,
+    mut tags: Vec<u64>,
+) -> Result<(), lapin::Error> {
     channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()).await?;
     // The broker has confirmed the cancel, so its last delivery has been received.
     while let Some(Some(Ok(Delivery { delivery_tag, .. }))) = deliveries.next().now_or_never() {

@@ -14,6 +14,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::Arc,
 };
 
@@ -32,6 +33,7 @@ use crate::{
 
 const GRPC_PORT: u16 = 8443;
 const OPS_PORT: u16 = 8080;
+const CONSOLE_PORT: u16 = 8090;
 const AMQPS_PORT: u16 = 5681;
 const MANAGEMENT_PORT: u16 = 15681;
 /// Locked while a `dev` runs in the folder.
@@ -39,6 +41,7 @@ const LOCK: &str = "dev.lock";
 const EXAMPLES: &str = "\
 Examples:
   warrengate dev                                   until Ctrl-C; messages and tenants are kept in .warrengate/
+  warrengate dev --open                            and show the console in the browser
   warrengate dev --smoke                           start, send one message, stop
   warrengate dev --reset                           delete everything in .warrengate/ first
   warrengate dev --ports auto --json               on free ports; a line of JSON once it is ready
@@ -65,6 +68,12 @@ pub(super) struct Args {
     /// The address of metrics, keys and tokens [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     ops: Option<SocketAddr>,
+    /// The address of the web console [default: 127.0.0.1:8090, or a free port if that one is taken or --grpc is given]
+    #[arg(long, value_name = "ADDRESS")]
+    console: Option<SocketAddr>,
+    /// Show the console in the browser when it is ready
+    #[arg(long)]
+    open: bool,
     /// The private broker's AMQPS port, 0 for a free one [default: 5681]
     #[arg(long, value_name = "PORT")]
     amqps_port: Option<u16>,
@@ -81,7 +90,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum PortChoice {
-    /// 8443, 8080, 5681 and 15681
+    /// 8443, 8080, 8090, 5681 and 15681
     Default,
     /// Free ports
     Auto,
@@ -93,6 +102,13 @@ impl Args {
         given.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 
+    /// The console's link is printed, so that its port may be any.
+    fn console_address(&self) -> SocketAddr {
+        let default = self.address(None, CONSOLE_PORT);
+        let is_free = self.grpc.is_none() && std::net::TcpListener::bind(default).is_ok();
+        self.console.unwrap_or(if is_free { default } else { (Ipv4Addr::LOCALHOST, 0).into() })
+    }
+
     /// None for a free port.
     fn broker_port(&self, given: Option<u16>, default: u16) -> Option<u16> {
         let port = if self.ports == PortChoice::Auto { 0 } else { default };
@@ -102,7 +118,8 @@ impl Args {
 
 pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let (grpc, ops) = (args.address(args.grpc, GRPC_PORT), args.address(args.ops, OPS_PORT));
-    if !grpc.ip().is_loopback() || !ops.ip().is_loopback() {
+    let console = args.console_address();
+    if [grpc, ops, console].iter().any(|address| !address.ip().is_loopback()) {
         let text =
             "dev listens on this machine only, because its secrets are in a file; for others use `warrengate serve`";
         return Err(Error::Usage(text.to_owned()));
@@ -128,6 +145,7 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let mut options = StackOptions::new(&dir);
     options.grpc = grpc;
     options.ops = ops;
+    options.console = Some(console);
     options.amqps_port = args.broker_port(args.amqps_port, AMQPS_PORT);
     options.management_port = args.broker_port(args.management_port, MANAGEMENT_PORT);
     options.installation = args.broker;
@@ -150,6 +168,9 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         () = signals.next() => Err(Error::Failed("interrupted".to_owned())),
     };
     if done.is_ok() && !args.smoke {
+        if args.open {
+            open_console(&stack, output);
+        }
         output.note(&tracing.note);
         output.note("Ctrl-C stops everything.");
         tokio::select! {
@@ -234,16 +255,32 @@ async fn set_up(stack: &mut Stack, dir: &Path, output: &Output) -> Result<(), Er
             "event": "ready",
             "endpoint": endpoint,
             "ops": format!("http://{}", stack.gateway().ops_address()),
+            "console": console_url(stack),
             "ca": ca_path,
             "environment": file,
             "proof": proof.json(),
         });
         return output.line(&ready.to_string());
     }
-    output.line(&next_steps(&endpoint, &file, &proof.text()))
+    output.line(&next_steps(&endpoint, &console_url(stack).unwrap_or_default(), &file, &proof.text()))
 }
 
-fn next_steps(endpoint: &str, file: &Path, proof: &str) -> String {
+fn console_url(stack: &Stack) -> Option<String> {
+    stack.gateway().console_address().map(|address| format!("http://{address}/"))
+}
+
+/// Shows the console with the program that opens addresses on this system.
+fn open_console(stack: &Stack, output: &Output) {
+    let Some(url) = console_url(stack) else { return };
+    let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let command =
+        Command::new(program).arg(&url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    if command.is_err() {
+        output.note(&format!("{program} is not installed; open {url} yourself"));
+    }
+}
+
+fn next_steps(endpoint: &str, console: &str, file: &Path, proof: &str) -> String {
     let run = program();
     format!(
         "{proof}\n\nThe gateway is ready at {endpoint}. In another terminal, in this folder:\n\n  \
@@ -251,7 +288,7 @@ fn next_steps(endpoint: &str, file: &Path, proof: &str) -> String {
          {run} publish --queue orders 'my first order'\n  \
          {run} subscribe orders --count 1\n  \
          {run} subscribe orders --as globex        # another tenant has no such queue\n\n\
-         Identities (acme, globex, admin) are in {}.",
+         The console is at {console}: sign in as admin or acme.app. Identities (acme, globex, admin) are in {}.",
         file.display()
     )
 }

@@ -71,6 +71,9 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         ))?;
     }
     tracing::info!(grpc = %gateway.grpc_address(), ops = %gateway.ops_address(), "gateway started");
+    if let Some(console) = gateway.console_address() {
+        tracing::info!(%console, "console started");
+    }
     let failed = tokio::select! {
         () = signals.next() => None,
         task = gateway.failed() => Some(task),

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     AuditConfig, AuthConfig, BrokerConfig, Config, Endpoint, GrpcConfig, LimitsConfig, LogFormat, ManagementConfig,
-    Network, OpsConfig, StoreConfig, TelemetryConfig, issuers, metrics, source::Source, traces,
+    Network, OpsConfig, StoreConfig, TelemetryConfig, console, issuers, metrics, source::Source, traces,
 };
 use crate::{memory, units::format_size};
 
@@ -20,6 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(super) fn config(source: &mut Source) -> Config {
     let grpc = grpc(source);
     let ops = ops(source);
+    let console = console::read(source);
     Config {
         broker: broker(source),
         management: management(source),
@@ -30,6 +31,7 @@ pub(super) fn config(source: &mut Source) -> Config {
         telemetry: telemetry(source),
         grpc,
         ops,
+        console,
     }
 }
 
@@ -65,7 +67,7 @@ fn grpc(source: &mut Source) -> GrpcConfig {
     }
 }
 
-fn networks(source: &mut Source, key: &'static str) -> Vec<Network> {
+pub(super) fn networks(source: &mut Source, key: &'static str) -> Vec<Network> {
     let mut networks = Vec::new();
     for text in source.list(key) {
         match text.parse() {
@@ -355,6 +357,9 @@ impl Config {
         files.extend(self.store.encryption_key_file.iter().map(|path| secret("store.encryption_key_file", path)));
         files.extend(self.ops.certificate.iter().map(|path| public("ops.certificate", path)));
         files.extend(self.ops.key.iter().map(|path| secret("ops.key", path)));
+        files.extend(self.console.certificate.iter().map(|path| public("console.certificate", path)));
+        files.extend(self.console.key.iter().map(|path| secret("console.key", path)));
+        files.extend(self.console.session_key_file.iter().map(|path| secret("console.session_key_file", path)));
         files.extend(self.auth.issuers.iter().flat_map(|issuer| issuer.files()).map(|(key, path)| public(key, path)));
         files
     }

@@ -208,6 +208,17 @@ impl Source {
         SecretString::default()
     }
 
+    /// As [`Self::secret_or_file`], for a secret that may be missing.
+    pub(super) fn optional_secret_or_file(
+        &mut self,
+        key: &'static str,
+        file_key: &'static str,
+    ) -> Option<SecretString> {
+        let is_given = [key, file_key].iter().any(|key| self.is_given(key));
+        self.read_keys.extend([key, file_key]);
+        is_given.then(|| self.secret_or_file(key, file_key))
+    }
+
     /// A text converted by `parse`, or the default.
     pub(super) fn parsed<T: Display>(
         &mut self,

@@ -68,10 +68,10 @@ fn the_example_names_every_key() {
             named.insert(format!("{section}.{}", line.split(' ').next().unwrap_or_default()));
         }
     }
-    // These two can only be set in the environment, as the comments of the example explain.
+    // These can only be set in the environment, as the comments of the example explain.
     let read_keys: BTreeSet<_> = read_keys
         .into_iter()
-        .filter(|key| !["management.password", "store.encryption_key"].contains(key))
+        .filter(|key| !["management.password", "store.encryption_key", "console.session_key"].contains(key))
         .map(str::to_owned)
         .collect();
     assert_eq!(named, read_keys);
@@ -237,6 +237,42 @@ proptest! {
 fn dead_peers_are_detected_within_30_seconds_by_default() {
     let limits = Config::parse(Some(&example()), secrets()).expect("valid").limits;
     assert!(limits.keepalive_interval + limits.keepalive_timeout < Duration::from_secs(30));
+}
+
+#[test]
+fn the_console_is_off_by_default_and_needs_tls_unless_it_listens_on_loopback() {
+    let with = |env: &[(&str, &str)]| Config::parse(Some(&example()), secrets().into_iter().chain(environment(env)));
+    let console = with(&[]).expect("valid").console;
+    assert!(console.listen.is_none() && console.session_key.is_none());
+    let listen = |address: &'static str| ("WARRENGATE_CONSOLE__LISTEN", address);
+    let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [7; 32]);
+    let console = with(&[
+        listen("127.0.0.1:8090"),
+        ("WARRENGATE_CONSOLE__SESSION_KEY", key.as_str()),
+        ("WARRENGATE_CONSOLE__ORIGIN", "https://console.example/"),
+        ("WARRENGATE_CONSOLE__TRACE_URL", "https://jaeger.example/trace/{trace_id}"),
+    ]);
+    let console = console.expect("valid").console;
+    assert_eq!(console.origin.as_deref(), Some("https://console.example"));
+    assert!(console.session_key.is_some());
+    for (env, wanted) in [
+        (vec![listen("0.0.0.0:8090")], "console.certificate is needed"),
+        (vec![listen("somewhere")], "console.listen = \"somewhere\" must be an address and a port"),
+        (vec![("WARRENGATE_CONSOLE__CERTIFICATE", "/a.pem")], "console.certificate and console.key belong together"),
+        (
+            vec![("WARRENGATE_CONSOLE__ORIGIN", "https://a.example/b")],
+            "console.origin = \"https://a.example/b\" must be",
+        ),
+        (vec![("WARRENGATE_CONSOLE__SESSION_KEY", "c2hvcnQ=")], "console.session_key must be 32 bytes in base64"),
+        (
+            vec![("WARRENGATE_CONSOLE__TRACE_URL", "https://a.example")],
+            "console.trace_url = \"https://a.example\" must",
+        ),
+        (vec![("WARRENGATE_CONSOLE__TRACE_URL", "javascript:{trace_id}")], "console.trace_url = "),
+    ] {
+        let text = errors(&example(), &env).join("\n");
+        assert!(text.contains(wanted), "{wanted}\n---\n{text}");
+    }
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub struct Config {
     pub grpc: GrpcConfig,
     /// The HTTP listener for operators.
     pub ops: OpsConfig,
+    /// The web console.
+    pub console: ConsoleConfig,
     /// The broker's data path.
     pub broker: BrokerConfig,
     /// The broker's management API.
@@ -57,6 +59,27 @@ pub struct OpsConfig {
     pub certificate: Option<PathBuf>,
     /// Its private key, PEM. Set if and only if `certificate` is set.
     pub key: Option<PathBuf>,
+    /// Load balancers whose connections begin with a PROXY protocol header.
+    pub trusted_proxies: Vec<Network>,
+}
+
+/// The web console: pages for administrators and tenants.
+#[derive(Debug, Clone)]
+pub struct ConsoleConfig {
+    /// Where to listen; without an address, the console is off.
+    pub listen: Option<SocketAddr>,
+    /// The server's certificate chain, PEM. Always set when `listen` is not a loopback address.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM. Set exactly when `certificate` is.
+    pub key: Option<PathBuf>,
+    /// The origin at which browsers reach the console, if a proxy in front of it has another one.
+    pub origin: Option<String>,
+    /// The key that sessions are encrypted with: 32 bytes in base64. Without it, each start generates one.
+    pub session_key: Option<SecretString>,
+    /// The file that holds it, if one does.
+    pub session_key_file: Option<PathBuf>,
+    /// The address of a trace, with `{trace_id}` in place of its id.
+    pub trace_url: Option<String>,
     /// Load balancers whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Vec<Network>,
 }

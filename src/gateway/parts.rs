@@ -183,6 +183,7 @@ fn certificate_ends(config: &Config, tenants: &TenantCertificates) -> Vec<(Certi
     let files = [
         (Certificate::Gateway, Some(&config.grpc.certificate)),
         (Certificate::Ops, config.ops.certificate.as_ref()),
+        (Certificate::Console, config.console.certificate.as_ref()),
         (Certificate::Provisioner, Some(&config.management.certificate)),
     ];
     let mut ends = Vec::new();

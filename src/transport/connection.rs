@@ -26,7 +26,7 @@ pub(super) use crate::telemetry::CloseReason;
 
 /// HTTP/2's connection preface (RFC 9113, section 3.4); no HTTP/1.1 request that is served here is shorter.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long an unauthenticated peer may take to end its connection after it was told to.
+/// How long an unauthenticated peer may take to end its connection after GOAWAY.
 const UNAUTHENTICATED_GRACE: Duration = Duration::from_secs(2);
 
 /// The activity of an open connection. Clones share the same state.
@@ -114,7 +114,7 @@ impl Activity {
         }
     }
 
-    /// Waits until a connection that was told to end must be cut: after `grace` without a running call, or, if it
+    /// Waits until a connection that is ending must be cut: after `grace` without a running call, or, if it
     /// ends because its peer has not authenticated, soon and whatever calls are running.
     pub(super) async fn must_be_cut(&self, reason: CloseReason, grace: Duration) {
         if reason == CloseReason::Unauthenticated {
@@ -153,9 +153,9 @@ impl Drop for RunningCall {
     }
 }
 
-/// The connection of a request.
+/// The connection of a request, in the request's extensions.
 #[derive(Debug, Clone)]
-pub(super) struct Peer {
+pub struct Peer {
     /// The client's address, as reported by a trusted proxy if there is one.
     pub(super) address: SocketAddr,
     /// Its connection.
@@ -163,6 +163,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// The client's address, as reported by a trusted proxy if there is one.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The address, or the /64 network of an IPv6 address, by which limits are counted.
     pub(super) fn network(&self) -> String {
         network(self.address.ip()).to_string()

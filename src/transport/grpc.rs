@@ -2,7 +2,7 @@
 //!
 //! A request reaches a service with its [`crate::auth::Caller`] in its extensions, unless its path needs no token.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, convert::Infallible, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Request};
 use rustls::ServerConfig;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, codec::CompressionEncoding, service::Routes, transport::server::TcpConnectInfo};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_web::GrpcWebLayer;
-use tower::{Service as _, ServiceBuilder, service_fn};
+use tower::{Service as _, ServiceBuilder, service_fn, util::BoxCloneSyncService};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::{
@@ -32,7 +32,7 @@ use crate::{
     audit::Audit,
     auth::Verifier,
     config::{GrpcConfig, LimitsConfig},
-    memory::TenantBudgets,
+    memory::{MemoryBudget, TenantBudgets},
     pb::{
         self, FILE_DESCRIPTOR_SET, admin_server::AdminServer, auth_server::AuthServer,
         messaging_server::MessagingServer, topology_server::TopologyServer,
@@ -72,6 +72,54 @@ pub struct Services {
     pub memory: TenantBudgets,
 }
 
+/// The services behind their layers.
+pub(super) type LayeredService = BoxCloneSyncService<Request<Body>, http::Response<Body>, Infallible>;
+
+/// The services behind the layers that authenticate, limit, trace and audit every call. Cloning is cheap.
+#[derive(Clone)]
+pub struct Api {
+    pub(super) service: LayeredService,
+    serving: watch::Sender<bool>,
+    metrics: Arc<ProcessMetrics>,
+    memory: MemoryBudget,
+    anonymous_memory: TenantBudgets,
+    reflection_memory: TenantBudgets,
+    /// The methods whose requests are streams.
+    streaming: Arc<HashSet<String>>,
+}
+
+impl Api {
+    /// Puts the layers around the services.
+    pub fn new(services: Services, grpc: &GrpcConfig, limits: &LimitsConfig) -> Self {
+        let (serving, is_serving) = watch::channel(true);
+        let metrics = Arc::clone(&services.metrics);
+        let anonymous = Anonymous::new(services.memory.gateway());
+        let (anonymous_memory, reflection_memory) = (anonymous.memory(), anonymous.reflection());
+        let memory = services.memory.gateway().clone();
+        let streaming: Arc<HashSet<_>> = Arc::new(pb::client_streaming_paths().into_iter().collect());
+        let layers = ServiceBuilder::new()
+            .layer(cors(&grpc.cors_origins))
+            .layer_fn(protocol_check::ProtocolCheck)
+            .layer(GrpcWebLayer::new())
+            .layer(TraceLayer { traces: services.traces.clone(), metrics: Arc::clone(&services.metrics) })
+            .layer(AuditLayer::new(services.audit.clone()))
+            .layer(DeadlineLayer)
+            .layer(AuthenticateLayer::new(Arc::clone(&services.verifier), Arc::clone(&services.metrics)))
+            .layer(BodyLimitsLayer {
+                tenants: services.memory.clone(),
+                anonymous: anonymous.clone(),
+                streaming: Arc::clone(&streaming),
+                largest: limits.max_message_bytes + REQUEST_OVERHEAD,
+                request_timeout: limits.request_timeout,
+                open_timeout: limits.unauthenticated_timeout,
+            })
+            .map_response(map_decode_errors);
+        let service = layers.service(routes(services, grpc, limits, is_serving, anonymous));
+        let service = BoxCloneSyncService::new(service);
+        Self { service, serving, metrics, memory, anonymous_memory, reflection_memory, streaming }
+    }
+}
+
 /// The gRPC listener, bound and configured.
 pub struct GrpcListener {
     /// The port.
@@ -85,38 +133,13 @@ pub struct GrpcListener {
 /// Serves until `stop` is cancelled, and then until the last connection has ended. Connections get GOAWAY when
 /// `goaway` is ready; until then, a new stream on one of them is refused with a reason and a retry delay.
 pub async fn serve(
-    services: Services,
-    grpc: &GrpcConfig,
+    api: Api,
     limits: &LimitsConfig,
     listener: GrpcListener,
     stop: CancellationToken,
     goaway: impl Future<Output = ()>,
 ) {
-    let (serving, is_serving) = watch::channel(true);
-    let metrics = Arc::clone(&services.metrics);
-    let anonymous = Anonymous::new(services.memory.gateway());
-    let (anonymous_memory, reflection_memory) = (anonymous.memory(), anonymous.reflection());
-    let memory = services.memory.gateway().clone();
-    let streaming: Arc<HashSet<_>> = Arc::new(pb::client_streaming_paths().into_iter().collect());
-    let layers = ServiceBuilder::new()
-        .layer(cors(&grpc.cors_origins))
-        .layer_fn(protocol_check::ProtocolCheck)
-        .layer(GrpcWebLayer::new())
-        .layer(TraceLayer { traces: services.traces.clone(), metrics: Arc::clone(&services.metrics) })
-        .layer(AuditLayer::new(services.audit.clone()))
-        .layer(DeadlineLayer)
-        .layer(AuthenticateLayer::new(Arc::clone(&services.verifier), Arc::clone(&services.metrics)))
-        .layer(BodyLimitsLayer {
-            tenants: services.memory.clone(),
-            anonymous: anonymous.clone(),
-            streaming: Arc::clone(&streaming),
-            largest: limits.max_message_bytes + REQUEST_OVERHEAD,
-            request_timeout: limits.request_timeout,
-            open_timeout: limits.unauthenticated_timeout,
-        })
-        .map_response(map_decode_errors);
-    let service = layers.service(routes(services, grpc, limits, is_serving, anonymous));
-
+    let Api { service, serving, metrics, memory, anonymous_memory, reflection_memory, streaming } = api;
     let http2 = Http2Limits {
         streaming,
         max_streams: limits.max_streams_per_connection,

@@ -223,7 +223,7 @@ mod tests {
     /// More than [`Peer::memory`].
     const BODY: usize = 60_000;
 
-    /// A connection to a service that reads no body until it is told to.
+    /// A connection to a service that reads bodies only on command.
     struct Peer {
         send: h2::client::SendRequest<Bytes>,
         read: Arc<Notify>,

@@ -1,6 +1,7 @@
 //! The stack that all tests share, and the tenants that each test creates.
 
 pub mod broker;
+pub mod browser;
 pub mod bytes_codec;
 pub mod collector;
 pub mod command;
@@ -102,6 +103,7 @@ impl SharedStack {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut options = StackOptions::new(folder());
         options.installation = installation();
+        options.console = Some(([127, 0, 0, 1], 0).into());
         let postgres = (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres"))
             .then(|| Postgres::start().expect("PostgreSQL starts"));
         options.settings = postgres.iter().map(|server| ("WARRENGATE_STORE__URL".into(), server.url())).collect();

@@ -20,6 +20,7 @@ mod broker_side;
 mod budgets;
 mod chat;
 mod command_line;
+mod console;
 mod dead_clients;
 mod dead_letters;
 mod delays;

@@ -100,7 +100,7 @@ struct Inner {
     listener: Option<Listener>,
     /// Cancelled when the client starts to close.
     closing: CancellationToken,
-    /// Cancelled when messages without an outcome are given up.
+    /// Cancelled when the client stops waiting for outcomes.
     ended: CancellationToken,
     /// The tasks of publishers, subscriptions and consumers.
     tasks: TaskTracker,

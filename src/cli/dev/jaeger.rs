@@ -57,6 +57,8 @@ impl Tracing {
                 "traces go to {endpoint}; see them with `warrengate trace ID`, or at http://127.0.0.1:{QUERY} if it has pages"
             );
             found.settings.push(("WARRENGATE_TELEMETRY__OTLP_ENDPOINT".to_owned(), endpoint));
+            let pages = format!("http://127.0.0.1:{QUERY}/trace/{{trace_id}}");
+            found.settings.push(("WARRENGATE_CONSOLE__TRACE_URL".to_owned(), pages));
         } else {
             found.note =
                 "no traces, because no Jaeger was found. Run ./scripts/jaeger in another terminal (or put jaeger on the PATH, or set \

@@ -2,7 +2,7 @@
 //! which runs as often as the most frequent of them needs it and ends with the last one.
 //!
 //! The management API has all figures, if the broker collects statistics. Consumers of queues without statistics, and while
-//! the management API cannot be reached the depths, too, are asked of the queues themselves.
+//! the management API cannot be reached also the depths, are read from the queues themselves.
 
 use std::{
     collections::HashMap,
@@ -40,7 +40,7 @@ const DEFAULT_QUEUES: usize = 100;
 const MAX_QUEUES: usize = 1_000;
 /// Open watches of one client.
 const MAX_WATCHES: usize = 10;
-/// Queues that are asked themselves in one poll, the deepest ones first.
+/// Queues that are read individually in one poll, the deepest ones first.
 const MAX_ASKED: usize = 200;
 /// How long the management API may take. It tries several endpoints.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,7 +85,7 @@ struct Registration {
     client: ClientId,
 }
 
-/// What a watch asks for.
+/// The settings of a watch.
 struct Wanted {
     interval: Duration,
     max_queues: usize,
@@ -325,15 +325,15 @@ async fn ask_consumers(
     for queue in queues.iter_mut().filter(|queue| queue.consumers.is_none()) {
         if let Some(state) = states.get(&queue.name) {
             (queue.ready, queue.consumers) = (state.messages.into(), Some(state.consumers));
-            // What the management API said may be older than the messages.
+            // The figures of the management API may be older than the messages.
             queue.oldest = queue.oldest.filter(|_| state.messages == 0);
         }
     }
     queues
 }
 
-/// The depths and consumers of the queues that were known before, as they report them themselves. `None` when none can be
-/// asked.
+/// The depths and consumers of the queues that were known before, as they report them themselves. `None` when no queue can
+/// be read.
 async fn ask_depths(context: &AdminContext, observer: &Observer, known: TenantFigures) -> Option<TenantFigures> {
     let names: Vec<_> = known.queues.iter().filter_map(name).take(MAX_ASKED).collect();
     if names.is_empty() {

@@ -72,6 +72,8 @@ labels! {
         Gateway = "gateway",
         /// The gateway's certificate of the operations listener.
         Ops = "ops",
+        /// The certificate of the console's listener.
+        Console = "console",
         /// The broker's authority in use.
         BrokerCa = "broker_ca",
         /// The authority that is also trusted during a rotation.
@@ -92,6 +94,8 @@ labels! {
         Ops = "ops",
         /// Metrics and probes, on a port of their own.
         Metrics = "metrics",
+        /// The web console.
+        Console = "console",
     }
 }
 

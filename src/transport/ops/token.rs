@@ -22,7 +22,7 @@ use crate::{
     auth,
     error::{Classify as _, Kind},
     telemetry::TraceContext,
-    transport::serve_ops::Client,
+    transport::Peer,
 };
 
 /// A refusal: the error code of section 5.2, a sentence, and the HTTP status.
@@ -87,11 +87,11 @@ impl Refusal {
 
 pub(super) async fn token(
     State(state): State<OpsState>,
-    peer: Option<Extension<Client>>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
-    let peer = peer.map(|Extension(Client(address))| address);
+    let peer = peer.map(|Extension(peer)| peer.address());
     let shown = peer.map(|peer| peer.to_string()).unwrap_or_default();
     let audit_context = AuditContext::new(state.audit.clone(), "POST /oauth2/token", shown);
     let trace_id = TraceContext::trace_id_of(&headers);

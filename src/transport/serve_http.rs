@@ -1,11 +1,10 @@
-//! Serving of a router over HTTP/1.1, plain or encrypted, for the operations and metrics listeners.
+//! Serving of a router over HTTP/1.1, plain or encrypted, for the operations, metrics and console listeners.
 //!
 //! Invariant: headers and body of a request arrive in time, or the connection is closed.
 
 use std::{
     convert::Infallible,
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -36,8 +35,9 @@ use crate::telemetry::ProcessMetrics;
 /// How long the headers of a request may take, and how long a connection is kept between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until `stop` is cancelled and the last response is sent.
-pub async fn serve_ops(
+/// Serves until `stop` is cancelled and the last response is sent. Each request has its [`super::Peer`] in its
+/// extensions.
+pub async fn serve_http(
     router: Router,
     listener: Listener,
     tls: Option<Arc<ServerConfig>>,
@@ -59,12 +59,10 @@ pub async fn serve_ops(
             if protocol == Protocol::Http2 {
                 return CloseReason::Protocol;
             }
-            let (activity, address) = (peer.activity, peer.address);
-            let calls = activity.clone();
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (router, running) = (router.clone(), calls.begin());
-                let mut request = request;
-                request.extensions_mut().insert(Client(address));
+            let activity = peer.activity.clone();
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let (router, running) = (router.clone(), peer.activity.begin());
+                request.extensions_mut().insert(peer.clone());
                 async move {
                     let response = answer(router, request, body_timeout).await;
                     drop(running);
@@ -136,10 +134,6 @@ impl<B: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + '
         self.inner.size_hint()
     }
 }
-
-/// The address of the client of a request.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Client(pub(super) SocketAddr);
 
 #[cfg(test)]
 mod tests {

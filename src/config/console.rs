@@ -1,0 +1,92 @@
+//! The settings of the web console.
+
+use std::net::SocketAddr;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::{ConsoleConfig, read::networks, source::Source};
+
+/// The length of the key of sessions in bytes.
+const KEY_LENGTH: usize = 32;
+/// The part of `console.trace_url` that is replaced by an id.
+pub(crate) const TRACE_ID: &str = "{trace_id}";
+
+pub(super) fn read(source: &mut Source) -> ConsoleConfig {
+    let console = ConsoleConfig {
+        listen: listen(source),
+        certificate: source.path("console.certificate"),
+        key: source.path("console.key"),
+        origin: origin(source),
+        session_key: session_key(source),
+        session_key_file: source.path("console.session_key_file"),
+        trace_url: trace_url(source),
+        trusted_proxies: networks(source, "console.trusted_proxies"),
+    };
+    if console.certificate.is_some() != console.key.is_some() {
+        source.error("console.certificate", None, "and console.key belong together: give both or neither");
+    } else if console.certificate.is_none()
+        && let Some(address) = console.listen.filter(|address| !address.ip().is_loopback())
+    {
+        let what = format!(
+            "is needed (with console.key), because console.listen = {address} can be reached from outside and secrets are \
+             sent to it"
+        );
+        source.error("console.certificate", None, what);
+    }
+    console
+}
+
+/// Text that is none when it is empty.
+fn text(source: &mut Source, key: &'static str) -> Option<String> {
+    Some(source.text_or(key, "")).filter(|text| !text.is_empty())
+}
+
+fn listen(source: &mut Source) -> Option<SocketAddr> {
+    const KEY: &str = "console.listen";
+    let text = text(source, KEY)?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        let what = "must be an address and a port, for example \"127.0.0.1:8090\", or empty for no console";
+        source.error(KEY, Some(text), what);
+    }
+    address
+}
+
+fn origin(source: &mut Source) -> Option<String> {
+    const KEY: &str = "console.origin";
+    let text = text(source, KEY)?;
+    let origin = text.trim_end_matches('/');
+    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    if host.is_some_and(|host| !host.is_empty() && host.chars().all(is_host)) {
+        return Some(origin.to_owned());
+    }
+    source.error(KEY, Some(text), "must be an origin such as \"https://console.example\", without a path");
+    None
+}
+
+fn session_key(source: &mut Source) -> Option<SecretString> {
+    const KEY: &str = "console.session_key";
+    let key = source.optional_secret_or_file(KEY, "console.session_key_file")?;
+    let is_valid =
+        |key: &SecretString| STANDARD.decode(key.expose_secret().trim()).is_ok_and(|bytes| bytes.len() == KEY_LENGTH);
+    // An empty one was reported already.
+    if !key.expose_secret().is_empty() && !is_valid(&key) {
+        source.error(KEY, None, "must be 32 bytes in base64; `openssl rand -base64 32` makes one");
+    }
+    Some(key)
+}
+
+fn trace_url(source: &mut Source) -> Option<String> {
+    const KEY: &str = "console.trace_url";
+    let url = text(source, KEY)?;
+    let is_http = url.starts_with("https://") || url.starts_with("http://");
+    if is_http && url.contains(TRACE_ID) {
+        return Some(url);
+    }
+    let what = "must be a http or https address with {trace_id} in it, for example \
+                \"https://jaeger.example/trace/{trace_id}\"";
+    source.error(KEY, Some(url), what);
+    None
+}

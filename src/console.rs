@@ -1,0 +1,112 @@
+//! The web console: pages for platform administrators and for tenants, rendered on the server.
+//!
+//! Invariant: the console has no authority of its own. Every page calls the gRPC services with the token of the user who
+//! is signed in, through all layers of the gRPC listener, so that it can do nothing that the user's grants do not allow,
+//! and everything that it does is in the audit trail.
+
+mod admin;
+mod assets;
+mod calls;
+mod clients;
+mod error;
+mod form;
+mod guard;
+mod layout;
+mod parts;
+mod session;
+mod sign_in;
+mod tenant;
+mod trail;
+mod user;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    middleware::from_fn_with_state,
+    routing::{get, post},
+};
+
+use self::{error::PageError, session::Sessions, user::User};
+use crate::{
+    config::Config,
+    transport::{Api, LocalChannel, Peer},
+};
+
+pub use self::session::Error;
+
+/// The console of a gateway. Cloning is cheap.
+#[derive(Clone)]
+pub struct Console(Arc<Inner>);
+
+struct Inner {
+    api: Api,
+    sessions: Sessions,
+    /// The origin of its pages, if it is not the one that requests name.
+    origin: Option<String>,
+    is_tls: bool,
+    trace_url: Option<String>,
+    /// How long the body of a request may take.
+    body_timeout: Duration,
+    /// The same for a user who is not signed in.
+    anonymous_body_timeout: Duration,
+}
+
+impl Console {
+    /// The console of these services, which is served at this address.
+    ///
+    /// # Errors
+    /// When the key of sessions is invalid.
+    pub fn new(api: Api, config: &Config, address: SocketAddr) -> Result<Self, Error> {
+        let console = &config.console;
+        let is_tls = console.certificate.is_some();
+        // A proxy in front of a plain listener may be the one that encrypts.
+        let is_https = console.origin.as_ref().map_or(is_tls, |origin| origin.starts_with("https://"));
+        Ok(Self(Arc::new(Inner {
+            api,
+            sessions: Sessions::new(console.session_key.as_ref(), is_https, address.port())?,
+            origin: console.origin.clone(),
+            is_tls,
+            trace_url: console.trace_url.clone(),
+            body_timeout: config.limits.request_timeout,
+            anonymous_body_timeout: config.limits.unauthenticated_timeout,
+        })))
+    }
+
+    /// The routes of all pages.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/", get(home))
+            .route("/sign-in", get(sign_in::page).post(sign_in::submit))
+            .route("/sign-out", post(sign_in::sign_out))
+            .route("/assets/{version}/{name}", get(assets::serve))
+            .route("/favicon.ico", get(assets::icon))
+            .merge(admin::routes())
+            .merge(tenant::routes())
+            .merge(clients::routes())
+            .merge(trail::routes())
+            .fallback(missing)
+            .layer(from_fn_with_state(self.clone(), guard::guard))
+            .with_state(self)
+    }
+
+    /// A channel to the services on behalf of this peer.
+    fn channel(&self, peer: &Peer) -> LocalChannel {
+        LocalChannel::new(&self.0.api, peer.clone())
+    }
+
+    fn sessions(&self) -> &Sessions {
+        &self.0.sessions
+    }
+}
+
+async fn home(user: User) -> Result<parts::Html, PageError> {
+    match user.is_platform() {
+        true => admin::overview(user).await,
+        false => tenant::overview(user).await,
+    }
+}
+
+async fn missing() -> PageError {
+    PageError::not_found("this page does not exist; use the links above")
+}

@@ -1,0 +1,325 @@
+//! Sessions: a user's token, and what renews it, encrypted in a cookie.
+//!
+//! Invariant: a session is at most [`MAX_AGE`] old, and ends with its token. The token is renewed while the session is used,
+//! by the token issue that every client uses, so that a revoked client or a rotated secret ends the session.
+
+mod seal;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderValue, header::COOKIE};
+use moka::sync::Cache;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+pub use self::seal::Error;
+use self::seal::Sealer;
+use super::calls::Token;
+
+/// The maximum age of a session, however often it is used.
+const MAX_AGE: Duration = Duration::from_secs(12 * 3600);
+/// How long a sign-in form may be open.
+const FORM_AGE: Duration = Duration::from_secs(3600);
+/// Browsers keep at most 4096 bytes in a cookie with its attributes; a token with many grants needs more.
+const MAX_COOKIE: usize = 3_800;
+const MAX_COOKIES: usize = 4;
+/// How many sessions that were signed out are remembered until they would have ended.
+const MAX_SIGNED_OUT: u64 = 65_536;
+
+const SESSION: &str = "warrengate console session 1";
+const FORM: &str = "warrengate console sign-in 1";
+
+/// A user's session.
+#[derive(Clone)]
+pub(super) struct Session {
+    id: String,
+    /// Expected in every form of the session.
+    pub(super) csrf: String,
+    began: u64,
+    issued: u64,
+    expires: u64,
+    pub(super) client_id: String,
+    secret: SecretString,
+    pub(super) token: SecretString,
+}
+
+/// The content of the cookie.
+#[derive(Serialize, Deserialize)]
+struct Form<'a> {
+    i: &'a str,
+    f: &'a str,
+    b: u64,
+    s: u64,
+    e: u64,
+    c: &'a str,
+    k: &'a str,
+    t: &'a str,
+}
+
+/// Encrypts and decrypts sessions.
+pub(super) struct Sessions {
+    sealer: Sealer,
+    is_secure: bool,
+    session_cookie: String,
+    form_cookie: String,
+    signed_out: Cache<String, ()>,
+}
+
+impl Session {
+    /// A new session of a client that has just got this token.
+    pub(super) fn begin(client_id: &str, secret: SecretString, token: &Token) -> Self {
+        let now = now();
+        Self {
+            id: Uuid::new_v4().simple().to_string(),
+            csrf: Uuid::new_v4().simple().to_string(),
+            began: now,
+            issued: now,
+            expires: token.expires,
+            client_id: client_id.to_owned(),
+            secret,
+            token: token.secret.clone(),
+        }
+    }
+
+    /// The same session with a newer token.
+    pub(super) fn renewed(&self, token: &Token) -> Self {
+        Self { issued: now(), expires: token.expires, token: token.secret.clone(), ..self.clone() }
+    }
+
+    /// Whether two thirds of the token's lifetime are over.
+    pub(super) fn is_due(&self) -> bool {
+        let lifetime = self.expires.saturating_sub(self.issued);
+        now() >= self.issued + lifetime * 2 / 3
+    }
+
+    pub(super) fn secret(&self) -> &SecretString {
+        &self.secret
+    }
+
+    fn is_over(&self) -> bool {
+        let now = now();
+        now >= self.expires || now >= self.began + MAX_AGE.as_secs()
+    }
+}
+
+impl Sessions {
+    /// With the key of a setting, or a new one.
+    pub(super) fn new(key: Option<&SecretString>, is_secure: bool, port: u16) -> Result<Self, Error> {
+        // Cookies do not distinguish ports; with TLS, the prefix binds them to this host and to TLS.
+        let name = |name: &str| match is_secure {
+            true => format!("__Host-warrengate-{name}"),
+            false => format!("warrengate-{name}-{port}"),
+        };
+        Ok(Self {
+            sealer: Sealer::new(key)?,
+            is_secure,
+            session_cookie: name("session"),
+            form_cookie: name("form"),
+            signed_out: Cache::builder().max_capacity(MAX_SIGNED_OUT).time_to_live(MAX_AGE).build(),
+        })
+    }
+
+    /// The session of a request, if it is valid.
+    pub(super) fn read(&self, headers: &HeaderMap) -> Option<Session> {
+        let sealed: String = (0..MAX_COOKIES).map_while(|at| cookie(headers, &self.part(at))).collect();
+        let plain = self.sealer.open(SESSION, &sealed)?;
+        let form: Form<'_> = serde_json::from_slice(&plain).ok()?;
+        let session = Session {
+            id: form.i.to_owned(),
+            csrf: form.f.to_owned(),
+            began: form.b,
+            issued: form.s,
+            expires: form.e,
+            client_id: form.c.to_owned(),
+            secret: form.k.to_owned().into(),
+            token: form.t.to_owned().into(),
+        };
+        (!session.is_over() && !self.signed_out.contains_key(&session.id)).then_some(session)
+    }
+
+    /// The headers that store a session in the browser; none when it does not fit into its cookies.
+    pub(super) fn store(&self, session: &Session) -> Option<Vec<HeaderValue>> {
+        let form = Form {
+            i: &session.id,
+            f: &session.csrf,
+            b: session.began,
+            s: session.issued,
+            e: session.expires,
+            c: &session.client_id,
+            k: session.secret.expose_secret(),
+            t: session.token.expose_secret(),
+        };
+        let plain = Zeroizing::new(serde_json::to_vec(&form).ok()?);
+        let sealed = self.sealer.seal(SESSION, &plain)?;
+        let mut parts: Vec<&str> = Vec::new();
+        let mut rest = sealed.as_str();
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(rest.len().min(MAX_COOKIE));
+            parts.push(part);
+            rest = others;
+        }
+        if parts.len() > MAX_COOKIES {
+            return None;
+        }
+        // Parts of an earlier, longer session must not be appended to this one.
+        let cookies = (0..MAX_COOKIES).map(|at| self.header(&self.part(at), parts.get(at).copied()));
+        cookies.collect()
+    }
+
+    /// The headers that remove a session from the browser.
+    pub(super) fn clear(&self) -> Vec<HeaderValue> {
+        (0..MAX_COOKIES).filter_map(|at| self.header(&self.part(at), None)).collect()
+    }
+
+    /// Refuses a session from now on, although its cookie may have been copied.
+    pub(super) fn sign_out(&self, session: &Session) {
+        self.signed_out.insert(session.id.clone(), ());
+    }
+
+    /// The token of a sign-in form, and the header that stores its counterpart.
+    pub(super) fn new_form(&self) -> Option<(String, HeaderValue)> {
+        let token = Uuid::new_v4().simple().to_string();
+        let sealed = self.sealer.seal(FORM, format!("{} {token}", now()).as_bytes())?;
+        Some((token, self.header(&self.form_cookie, Some(&sealed))?))
+    }
+
+    /// Whether a sign-in form with this token was sent to the browser of this request.
+    pub(super) fn is_own_form(&self, headers: &HeaderMap, token: &str) -> bool {
+        let plain = cookie(headers, &self.form_cookie).and_then(|sealed| self.sealer.open(FORM, &sealed));
+        let Some(plain) = plain else { return false };
+        let Some((made, expected)) = std::str::from_utf8(&plain).ok().and_then(|text| text.split_once(' ')) else {
+            return false;
+        };
+        let is_young = made.parse::<u64>().is_ok_and(|made| now() < made + FORM_AGE.as_secs());
+        is_young && is_equal(expected, token)
+    }
+
+    /// The header that removes the counterpart of a sign-in form.
+    pub(super) fn clear_form(&self) -> Option<HeaderValue> {
+        self.header(&self.form_cookie, None)
+    }
+
+    fn part(&self, at: usize) -> String {
+        format!("{}-{at}", self.session_cookie)
+    }
+
+    fn header(&self, name: &str, value: Option<&str>) -> Option<HeaderValue> {
+        let secure = if self.is_secure { "; Secure" } else { "" };
+        let age = if value.is_some() { MAX_AGE.as_secs() } else { 0 };
+        let value = value.unwrap_or_default();
+        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}");
+        let mut header = HeaderValue::try_from(text).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+}
+
+/// Compares in a time that does not depend on where the texts differ.
+pub(super) fn is_equal(one: &str, other: &str) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
+}
+
+fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    let texts = headers.get_all(COOKIE).iter().filter_map(|header| header.to_str().ok());
+    let mut pairs = texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).filter(|value| !value.is_empty())
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sessions(is_secure: bool) -> Sessions {
+        Sessions::new(None, is_secure, 8090).expect("a key")
+    }
+
+    fn session(token: &str, seconds: u64) -> Session {
+        let token = Token { secret: token.to_owned().into(), expires: now() + seconds };
+        Session::begin("acme.app", "wgs_secret".to_owned().into(), &token)
+    }
+
+    /// The request headers with which a browser answers these response headers.
+    fn returned(cookies: &[HeaderValue]) -> HeaderMap {
+        let pairs = cookies.iter().map(|cookie| cookie.to_str().expect("ASCII").split(';').next().expect("a pair"));
+        let text = pairs.filter(|pair| !pair.ends_with('=')).collect::<Vec<_>>().join("; ");
+        [(COOKIE, text.parse().expect("a value"))].into_iter().collect()
+    }
+
+    #[test]
+    fn a_session_survives_its_cookies_and_shows_neither_secret_nor_token() {
+        for (is_secure, length) in [(false, 600), (true, 600), (false, 8_000)] {
+            let sessions = sessions(is_secure);
+            let token = "t".repeat(length);
+            let cookies = sessions.store(&session(&token, 60)).expect("it fits");
+            for cookie in &cookies {
+                let text = cookie.to_str().expect("ASCII");
+                assert!(text.contains("; Path=/; HttpOnly; SameSite=Strict; "), "{text}");
+                assert_eq!((text.contains("Secure"), text.starts_with("__Host-")), (is_secure, is_secure), "{text}");
+                assert!(!text.contains("wgs_") && !text.contains("tttt") && text.len() < 4096);
+            }
+            let read = sessions.read(&returned(&cookies)).expect("the same session");
+            assert_eq!((read.client_id.as_str(), read.token.expose_secret().len()), ("acme.app", length));
+            assert_eq!(read.secret().expose_secret(), "wgs_secret");
+        }
+        assert!(sessions(false).store(&session(&"t".repeat(20_000), 60)).is_none());
+    }
+
+    #[test]
+    fn a_session_is_refused_when_changed_expired_signed_out_or_of_another_gateway() {
+        let sessions = sessions(false);
+        let cookies = sessions.store(&session("t", 60)).expect("it fits");
+        assert!(sessions.read(&returned(&cookies)).is_some());
+        assert!(self::sessions(false).read(&returned(&cookies)).is_none(), "another key");
+        let text = cookies[0].to_str().expect("ASCII");
+        let value = text.split(';').next().expect("a pair");
+        for at in ["warrengate-session-8090-0=".len(), value.len() / 2, value.len() - 1] {
+            let mut bytes = value.as_bytes().to_vec();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let changed = [(COOKIE, HeaderValue::from_bytes(&bytes).expect("a value"))].into_iter().collect();
+            assert!(sessions.read(&changed).is_none(), "changed at {at}");
+        }
+        let expired = sessions.store(&session("t", 0)).expect("it fits");
+        assert!(sessions.read(&returned(&expired)).is_none(), "expired");
+        let mut old = session("t", 60);
+        old.began = now() - MAX_AGE.as_secs();
+        assert!(sessions.read(&returned(&sessions.store(&old).expect("it fits"))).is_none(), "too old");
+        let read = sessions.read(&returned(&cookies)).expect("a session");
+        sessions.sign_out(&read);
+        assert!(sessions.read(&returned(&cookies)).is_none(), "signed out");
+        assert!(sessions.read(&HeaderMap::new()).is_none());
+    }
+
+    #[test]
+    fn gateways_with_the_same_key_share_sessions() {
+        let key = SecretString::from("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        let with_key = || Sessions::new(Some(&key), true, 443).expect("a key");
+        let cookies = with_key().store(&session("t", 60)).expect("it fits");
+        assert!(with_key().read(&returned(&cookies)).is_some());
+    }
+
+    #[test]
+    fn a_token_is_due_for_renewal_after_two_thirds_of_its_lifetime() {
+        let mut session = session("t", 90);
+        assert!(!session.is_due());
+        session.issued -= 61;
+        session.expires = session.issued + 90;
+        assert!(session.is_due());
+    }
+
+    #[test]
+    fn a_sign_in_form_is_accepted_only_with_the_cookie_that_came_with_it() {
+        let sessions = sessions(false);
+        let (token, cookie) = sessions.new_form().expect("a form");
+        let (other, _) = sessions.new_form().expect("a form");
+        let headers = returned(&[cookie]);
+        assert!(sessions.is_own_form(&headers, &token));
+        assert!(!sessions.is_own_form(&headers, &other) && !sessions.is_own_form(&headers, ""));
+        assert!(!sessions.is_own_form(&HeaderMap::new(), &token));
+    }
+}

@@ -1,0 +1,255 @@
+//! Dead letters: browse, look inside, send again, delete.
+
+use std::{collections::HashMap, time::Duration};
+
+use axum::response::Redirect;
+use maud::{Markup, html};
+use tokio::time::{Instant, timeout_at};
+
+use super::message;
+use crate::{
+    console::{
+        error::PageError,
+        form::Form,
+        layout,
+        parts::{self, PageResult, Query, param, plural},
+        trail::moment,
+        user::User,
+    },
+    pb,
+};
+
+const PAGE: i32 = 50;
+/// How long a page waits for a redrive; what is left can be sent by another one.
+const MAX_REDRIVE: Duration = Duration::from_secs(20);
+/// The fields of the filter, in the address and in forms.
+const FILTER: [&str; 5] = ["queue", "code", "reason", "after", "before"];
+
+fn filter(query: &HashMap<String, String>) -> Result<pb::DeadLetterFilter, PageError> {
+    Ok(pb::DeadLetterFilter {
+        queue: param(query, "queue").to_owned(),
+        code: param(query, "code").to_owned(),
+        reason_contains: param(query, "reason").to_owned(),
+        died_after: moment(query, "after")?,
+        died_before: moment(query, "before")?,
+        dead_letter_id: String::new(),
+    })
+}
+
+fn is_filtered(query: &HashMap<String, String>) -> bool {
+    FILTER.iter().any(|name| !param(query, name).is_empty())
+}
+
+pub(super) async fn list(user: User, query: Query) -> PageResult {
+    super::tenant_only(&user)?;
+    let request = pb::ListDeadLettersRequest {
+        filter: Some(filter(&query)?),
+        page_size: PAGE,
+        page_token: param(&query, "page").to_owned(),
+        without_bodies: true,
+    };
+    let listed = user.calls().topology().list_dead_letters(request).await?.into_inner();
+    let content = html! {
+        (parts::notice(&query))
+        (filters(&query))
+        section {
+            @if listed.dead_letters.is_empty() {
+                @let next = html! { p { "A message becomes a dead letter when a consumer rejects it, when its attempts are used up, or when its time to live ends." } };
+                (parts::empty(if is_filtered(&query) { "No dead letters match." } else { "There are no dead letters." }, next))
+            } @else {
+                (selection(&user, &query, &listed.dead_letters))
+                (parts::next_page("/dead-letters", &query, &listed.next_page_token))
+            }
+        }
+    };
+    Ok(layout::page(&user, "Dead letters", content))
+}
+
+fn filters(query: &HashMap<String, String>) -> Markup {
+    let value = |name: &str| param(query, name).to_owned();
+    html! {
+        section {
+            form method="get" action="/dead-letters" {
+                div.fields {
+                    label { "Queue" input name="queue" value=(value("queue")); }
+                    label { "Code" select name="code" {
+                        @for code in ["", "rejected", "delivery_limit", "expired", "queue_deleted", "headers_too_large"] {
+                            option value=(code) selected[value("code") == code] { @if code.is_empty() { "any" } @else { (code) } }
+                        }
+                    } }
+                    label { "Reason contains" input name="reason" value=(value("reason")); }
+                    label { "Died after (UTC)" input type="datetime-local" name="after" value=(value("after")); }
+                    label { "Died before (UTC)" input type="datetime-local" name="before" value=(value("before")); }
+                }
+                button { "Show" }
+            }
+        }
+    }
+}
+
+/// The rows with boxes, and what can be done with those that are checked, or with all that match.
+fn selection(user: &User, query: &HashMap<String, String>, letters: &[pb::DeadLetter]) -> Markup {
+    html! {
+        form method="post" action="/dead-letters/redrive" {
+            (user.csrf())
+            @for name in FILTER { input type="hidden" name=(name) value=(param(query, name)); }
+            div.scroll { table {
+                thead { tr {
+                    th { input type="checkbox" data-check="id" aria-label="Select all on this page" hidden; }
+                    th { "Died" } th { "Queue" } th { "Code" } th { "Reason" } th.number { "Attempts" } th { "Message" }
+                } }
+                tbody { @for letter in letters { tr {
+                    td { input type="checkbox" name="id" value=(letter.dead_letter_id) aria-label="Select"; }
+                    td { (parts::time(letter.died.as_ref())) }
+                    td { (letter.queue) }
+                    td { (letter.code) }
+                    td { (letter.reason) }
+                    td.number { (letter.attempts) }
+                    td { a href=(parts::address("/dead-letters/letter", &[("id", &letter.dead_letter_id)])) {
+                        @let id = letter.message.as_ref().map_or("", |message| message.message_id.as_str());
+                        @if id.is_empty() { "Look inside" } @else { (id) }
+                    } }
+                } } }
+            } }
+            div.tools {
+                button.primary name="which" value="selected" { "Send the selected again" }
+                label.check { "at most" input.rate name="rate" inputmode="numeric" size="6" aria-label="Most per second"; "per second" }
+            }
+            div.tools {
+                details.ask {
+                    summary { "All that match…" }
+                    p { "This concerns all dead letters that match the filter above, not only those on this page." }
+                    div.tools {
+                        button name="which" value="matching" { "Send all that match again" }
+                        button.danger name="which" value="matching" formaction="/dead-letters/purge" { "Delete all that match" }
+                    }
+                }
+                details.ask {
+                    summary { "Delete the selected…" }
+                    p { "They cannot be restored." }
+                    button.danger name="which" value="selected" formaction="/dead-letters/purge" { "Delete the selected" }
+                }
+            }
+        }
+    }
+}
+
+/// What a form selects; none when it selects nothing.
+fn selected(form: &Form) -> Result<Option<pb::DeadLetterSelection>, PageError> {
+    let query: HashMap<_, _> = FILTER.iter().map(|name| ((*name).to_owned(), form.text(name).to_owned())).collect();
+    let ids = form.all("id");
+    Ok(match form.text("which") {
+        "matching" if is_filtered(&query) => {
+            Some(pb::DeadLetterSelection { filter: Some(filter(&query)?), ..Default::default() })
+        }
+        "matching" => Some(pb::DeadLetterSelection { all: true, ..Default::default() }),
+        _ if ids.is_empty() => None,
+        _ => Some(pb::DeadLetterSelection { dead_letter_ids: ids, ..Default::default() }),
+    })
+}
+
+fn back(form: &Form) -> String {
+    let query: Vec<_> =
+        FILTER.iter().map(|name| (*name, form.text(name))).filter(|(_, value)| !value.is_empty()).collect();
+    parts::address("/dead-letters", &query)
+}
+
+fn nothing() -> PageError {
+    PageError::invalid("nothing was done: check the boxes of dead letters first")
+}
+
+/// Without a limit on the rate.
+fn redrive_of(selection: pb::DeadLetterSelection) -> pb::RedriveDeadLettersRequest {
+    pb::RedriveDeadLettersRequest { selection: Some(selection), ..Default::default() }
+}
+
+pub(super) async fn redrive(form: Form) -> PageResult {
+    let selection = selected(&form)?.ok_or_else(nothing)?;
+    let request = pb::RedriveDeadLettersRequest { max_per_second: form.number("rate")?, ..redrive_of(selection) };
+    let end = Instant::now() + MAX_REDRIVE;
+    // Dropping the stream stops the redrive after the messages in flight.
+    let mut progress = form.user.calls().unlimited().topology().redrive_dead_letters(request).await?.into_inner();
+    let (mut last, mut failures) = (pb::RedriveDeadLettersResponse::default(), Vec::new());
+    let mut is_complete = true;
+    loop {
+        match timeout_at(end, progress.message()).await {
+            Ok(Ok(Some(mut response))) => {
+                failures.append(&mut response.failures);
+                last = response;
+            }
+            Ok(Ok(None)) => break,
+            Ok(Err(status)) if last.redriven == 0 => return Err(status.into()),
+            Ok(Err(_)) | Err(_) => {
+                is_complete = false;
+                break;
+            }
+        }
+    }
+    let content = html! {
+        section {
+            p.notice role="status" {
+                (plural(last.redriven, "message was sent again", "messages were sent again")) " and confirmed by the broker."
+            }
+            @if !is_complete {
+                p { "The page waited for " (MAX_REDRIVE.as_secs()) " s and stopped there: "
+                    (plural(last.remaining, "message is left", "messages are left")) ", which a further redrive sends." }
+            }
+            @if last.failed > 0 {
+                p.error role="alert" { (plural(last.failed, "message could not be sent", "messages could not be sent")) "; they remain dead letters." }
+                ul { @for failure in failures.iter().take(20) { li { code { (failure.dead_letter_id) } " " (failure.reason) } } }
+            }
+            p { a href=(back(&form)) { "Back to the dead letters" } }
+        }
+    };
+    Ok(layout::page(&form.user, "Sent again", content))
+}
+
+pub(super) async fn purge(form: Form) -> Result<Redirect, PageError> {
+    let selection = Some(selected(&form)?.ok_or_else(nothing)?);
+    form.user.calls().topology().purge_dead_letters(pb::PurgeDeadLettersRequest { selection }).await?;
+    let back = back(&form);
+    let separator = if back.contains('?') { '&' } else { '?' };
+    Ok(Redirect::to(&format!("{back}{separator}done=purged")))
+}
+
+pub(super) async fn letter(user: User, query: Query) -> PageResult {
+    super::tenant_only(&user)?;
+    let id = param(&query, "id");
+    let filter = pb::DeadLetterFilter { dead_letter_id: id.to_owned(), ..Default::default() };
+    let request = pb::ListDeadLettersRequest { filter: Some(filter), page_size: 1, ..Default::default() };
+    let listed = user.calls().topology().list_dead_letters(request).await?.into_inner();
+    let gone = || PageError::not_found("this dead letter is not there any more: it was sent again or deleted");
+    let letter = listed.dead_letters.into_iter().next().ok_or_else(gone)?;
+    let message = letter.message.clone().unwrap_or_default();
+    let trace = message::trace_of(&message);
+    let content = html! {
+        div.grid {
+            section {
+                h2 { "What happened" }
+                table.facts {
+                    tr { th { "Queue" } td { a href={ "/queues/" (parts::segment(&letter.queue)) } { (letter.queue) } } }
+                    tr { th { "Code" } td { (letter.code) } }
+                    @if !letter.reason.is_empty() { tr { th { "Reason" } td { (letter.reason) } } }
+                    tr { th { "Attempts" } td { (letter.attempts) } }
+                    tr { th { "First failure" } td { (parts::time(letter.first_failure.as_ref())) } }
+                    tr { th { "Last failure" } td { (parts::time(letter.last_failure.as_ref())) } }
+                    tr { th { "Died" } td { (parts::time(letter.died.as_ref())) } }
+                    tr { th { "Sent again before" } td { (plural(letter.redrives.into(), "time", "times")) } }
+                    tr { th { "Published to" } td {
+                        @if letter.exchange.is_empty() { span.quiet { "default exchange" } } @else { (letter.exchange) }
+                        " " code { (letter.routing_key) }
+                    } }
+                    @if let Some(trace) = &trace { tr { th { "Trace" } td { (parts::trace(Some(&user), trace)) } } }
+                }
+                div.tools {
+                    (parts::act(&user, "/dead-letters/redrive", "Send again", &[("id", id), ("which", "selected")]))
+                    (parts::ask(&user, "/dead-letters/purge", "Delete", html! { p { "It cannot be restored." } }, None,
+                        &[("id", id), ("which", "selected")]))
+                }
+            }
+            section { h2 { "Properties" } (message::properties(&message)) }
+        }
+        section { h2 { "Body" } (message::body(&message.body, 0)) }
+    };
+    Ok(layout::page(&user, "Dead letter", content))
+}

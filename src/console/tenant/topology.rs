@@ -1,0 +1,90 @@
+//! The topology as a picture: exchanges, their bindings, and queues. The layout is made here, so that it needs no script.
+
+mod arrange;
+
+use maud::{Markup, html};
+
+use self::arrange::{Edge, HEIGHT, Node, Picture, WIDTH};
+use crate::{
+    console::{
+        layout,
+        parts::{self, PageResult},
+        user::User,
+    },
+    pb,
+};
+
+/// How many queues, exchanges and bindings are read for the picture, and how many of the first two it shows.
+const MAX_READ: i32 = 1_000;
+const MAX_SHOWN: usize = 150;
+
+pub(super) async fn page(user: User) -> PageResult {
+    super::tenant_only(&user)?;
+    let mut topology = user.calls().topology();
+    let queues = pb::ListQueuesRequest { page_size: MAX_READ, page_token: String::new() };
+    let queues = topology.list_queues(queues).await?.into_inner();
+    let exchanges = pb::ListExchangesRequest { page_size: MAX_READ, page_token: String::new() };
+    let exchanges = topology.list_exchanges(exchanges).await?.into_inner();
+    let bindings = pb::ListBindingsRequest { page_size: MAX_READ, ..Default::default() };
+    let bindings = topology.list_bindings(bindings).await?.into_inner();
+    let names: Vec<_> =
+        queues.queues.iter().filter_map(|entry| entry.queue.as_ref()).map(|queue| queue.name.clone()).collect();
+    let exchanges_names: Vec<_> = exchanges.exchanges.iter().map(|exchange| exchange.name.clone()).collect();
+    let picture = Picture::arrange(&exchanges_names, &names, &bindings.bindings, MAX_SHOWN);
+    let is_cut = picture.hidden > 0
+        || [&queues.next_page_token, &exchanges.next_page_token, &bindings.next_page_token]
+            .iter()
+            .any(|t| !t.is_empty());
+    let content = html! {
+        @if picture.nodes.is_empty() {
+            section { (parts::empty("There are no exchanges and no queues yet.", html! {
+                p { a href="/queues" { "Declare a queue" } ", or " a href="/exchanges" { "an exchange" } "." }
+            })) }
+        } @else {
+            @if is_cut { p.notice { "The topology is larger than the picture: it shows a part. The lists of queues and exchanges have all." } }
+            p.quiet { "From left to right: exchanges, and the queues that they route to. Each queue can also be reached by the default exchange, which is not drawn." }
+            (drawing(&picture))
+        }
+    };
+    Ok(layout::page(&user, "Topology", content))
+}
+
+fn drawing(picture: &Picture) -> Markup {
+    let (width, height) = (picture.width, picture.height);
+    html! {
+        div.topology tabindex="0" role="region" aria-label="Picture of the topology" {
+            svg xmlns="http://www.w3.org/2000/svg" width=(width) height=(height) viewBox={ "0 0 " (width) " " (height) } {
+                defs {
+                    marker id="end" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto" {
+                        path d="M0 0 L8 4 L0 8 z" {}
+                    }
+                }
+                @for edge in &picture.edges { (arrow(edge)) }
+                @for node in &picture.nodes { (box_of(node)) }
+            }
+        }
+    }
+}
+
+fn arrow(edge: &Edge) -> Markup {
+    let Edge { from: (x1, y1), to: (x2, y2), label, title, label_offset } = edge;
+    let bend = (x2 - x1).abs().max(60) / 2;
+    let curve = format!("M{x1} {y1} C{} {y1} {} {y2} {x2} {y2}", x1 + bend, x2 - bend);
+    html! {
+        path d=(curve) marker-end="url(#end)" { title { (title) } }
+        text.key x=(x2 - 14) y=(y2 + label_offset) text-anchor="end" { (label) title { (title) } }
+    }
+}
+
+fn box_of(node: &Node) -> Markup {
+    let (x, y) = (node.x, node.y);
+    let kind = if node.is_queue { "queue" } else { "exchange" };
+    let path = if node.is_queue { "/queues/" } else { "/exchanges/" };
+    html! {
+        a.(kind) href={ (path) (parts::segment(&node.name)) } aria-label={ (kind) " " (node.name) } {
+            title { (kind) " " (node.name) }
+            rect x=(x) y=(y) width=(WIDTH) height=(HEIGHT) rx=(if node.is_queue { 4 } else { HEIGHT / 2 }) {}
+            text x=(x + WIDTH / 2) y=(y + HEIGHT / 2 + 4) text-anchor="middle" { (node.label) }
+        }
+    }
+}

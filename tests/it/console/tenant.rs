@@ -1,0 +1,232 @@
+//! A tenant's pages.
+
+use reqwest::StatusCode;
+use warrengate::pb::{self, ExchangeType, Outcome, value::Kind};
+
+use crate::harness::{Tenant, browser::Browser, to_queue, wait::until};
+
+async fn signed_in(tenant: &Tenant) -> Browser {
+    Browser::signed_in(&tenant.client_id, &tenant.secret).await
+}
+
+/// A message with text that would be a script if it were not escaped, in every place that takes text.
+fn hostile(queue: &str) -> pb::Publication {
+    let bad = "<script>alert(1)</script>".to_owned();
+    let mut publication = to_queue(queue, format!("{{\"a\": \"{bad}\"}}"));
+    let message = publication.message.as_mut().unwrap();
+    message.message_id.clone_from(&bad);
+    message.content_type.clone_from(&bad);
+    message.r#type.clone_from(&bad);
+    message.headers.insert(bad.clone(), pb::Value { kind: Some(Kind::StringValue(bad)) });
+    publication
+}
+
+#[tokio::test]
+async fn a_queue_is_declared_gets_a_message_is_purged_and_is_deleted_with_its_name_typed() {
+    let tenant = Tenant::fresh().await;
+    let mut browser = signed_in(&tenant).await;
+    assert!(browser.open("/").await.contains("There are no queues yet."));
+    browser.open("/queues").await;
+    let fields = [("name", "orders"), ("type", "classic"), ("max_length", "10"), ("min_backoff", "5s")];
+    let page = browser.post("/queues", &fields).await;
+    assert_eq!((page.status, page.path.as_str()), (StatusCode::OK, "/queues/orders"), "{}", page.text);
+    assert!(page.text.contains("classic") && page.text.contains("Most ready messages"), "{}", page.text);
+    let fields = [("exchange", ""), ("routing_key", "orders"), ("body", "{\"a\": 1}"), ("headers", "kind: test")];
+    let page = browser.post("/publish", &[&fields[..], &[("back", "/queues/orders")]].concat()).await;
+    assert!(page.text.contains(">CONFIRMED</span>") && page.text.contains("/queues/orders\">Back"), "{}", page.text);
+    assert_eq!(tenant.depth("orders").await, 1);
+    browser.open("/queues/orders").await;
+    let page = browser.post("/queues/orders/purge", &[]).await;
+    assert!(page.text.contains("Purged."), "{}", page.text);
+    assert_eq!(tenant.depth("orders").await, 0);
+    let page = browser.post("/queues/orders/delete", &[("confirm", "order")]).await;
+    assert_eq!(page.status, StatusCode::BAD_REQUEST);
+    browser.open("/queues/orders").await;
+    let page = browser.post("/queues/orders/delete", &[("confirm", "orders")]).await;
+    assert_eq!((page.status, page.path.as_str()), (StatusCode::OK, "/queues"));
+    let page = browser.get("/queues/orders").await;
+    assert_eq!(page.status, StatusCode::NOT_FOUND);
+    assert!(page.text.contains("QUEUE_NOT_FOUND"), "{}", page.text);
+}
+
+#[tokio::test]
+async fn an_unroutable_test_message_and_an_invalid_one_are_shown_with_their_codes() {
+    let tenant = Tenant::fresh().await;
+    tenant.exchange("events", ExchangeType::Topic).await;
+    let mut browser = signed_in(&tenant).await;
+    browser.open("/exchanges/events").await;
+    let page = browser.post("/publish", &[("exchange", "events"), ("routing_key", "a.b"), ("body", "x")]).await;
+    assert!(page.text.contains(">UNROUTABLE</span>"), "{}", page.text);
+    browser.open("/exchanges/events").await;
+    let page = browser.post("/publish", &[("exchange", "events"), ("headers", "no colon")]).await;
+    assert_eq!(page.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn bindings_are_made_drawn_and_removed() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("orders").await;
+    let mut browser = signed_in(&tenant).await;
+    browser.open("/exchanges").await;
+    let page = browser.post("/exchanges", &[("name", "events"), ("type", "topic")]).await;
+    assert_eq!(page.path, "/exchanges/events", "{}", page.text);
+    let fields =
+        [("source", "events"), ("destination", "orders"), ("routing_key", "order.*"), ("back", "/exchanges/events")];
+    let page = browser.post("/bindings", &fields).await;
+    assert!(page.text.contains("Bound.") && page.text.contains("order.*"), "{}", page.text);
+    tenant
+        .publish(pb::Publication { exchange: "events".into(), routing_key: "order.new".into(), ..to_queue("", "x") })
+        .await;
+    let picture = browser.open("/topology").await;
+    assert!(
+        picture.contains("<svg") && picture.contains("exchange events") && picture.contains("queue orders"),
+        "{picture}"
+    );
+    assert!(picture.contains("order.*"), "{picture}");
+    let page = browser.open("/queues/orders").await;
+    let binding = page.split_once("name=\"binding\" value=\"").expect("a form").1.split('"').next().unwrap().to_owned();
+    let page = browser.post("/bindings/remove", &[("binding", &binding), ("back", "/queues/orders")]).await;
+    assert!(page.text.contains("The binding was removed.") && !page.text.contains("order.*"), "{}", page.text);
+    let lost = pb::Publication { exchange: "events".into(), routing_key: "order.new".into(), ..to_queue("", "x") };
+    assert_eq!(tenant.outcomes(vec![lost]).await, [Outcome::Unroutable]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_found_looked_into_sent_again_and_deleted_and_their_text_is_escaped() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    for publication in [hostile("jobs"), to_queue("jobs", vec![0xff, 0x00, 0x3c])] {
+        tenant.publish(publication).await;
+    }
+    let reason = "<script>alert(2)</script>";
+    reject_all(&tenant, "jobs", 2, reason).await;
+    let mut browser = signed_in(&tenant).await;
+    let page = until("two dead letters", async || {
+        let page = browser.open("/dead-letters").await;
+        (page.matches("name=\"id\"").count() == 2).then_some(page)
+    })
+    .await;
+    assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert(2)&lt;/script&gt;"), "{page}");
+    let links: Vec<_> =
+        page.split("href=\"/dead-letters/letter?id=").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let letters = [
+        browser.open(&format!("/dead-letters/letter?id={}", links[0])).await,
+        browser.open(&format!("/dead-letters/letter?id={}", links[1])).await,
+    ];
+    let (text, bytes) =
+        if letters[0].contains("It is not text.") { (&letters[1], &letters[0]) } else { (&letters[0], &letters[1]) };
+    assert!(!text.contains("<script>alert"), "{text}");
+    assert!(text.matches("&lt;script&gt;alert(1)").count() >= 5, "id, type, content type, header, body: {text}");
+    assert!(bytes.contains("ff 00 3c"), "{bytes}");
+    assert!(browser.open("/dead-letters?code=expired").await.contains("No dead letters match."));
+    assert_eq!(browser.open("/dead-letters?reason=alert").await.matches("name=\"id\"").count(), 2);
+
+    let page = browser.post("/dead-letters/redrive", &[("which", "selected")]).await;
+    assert_eq!(page.status, StatusCode::BAD_REQUEST, "nothing was selected");
+    browser.open("/dead-letters").await;
+    let id = percent_decoded(links[0]);
+    let page = browser.post("/dead-letters/redrive", &[("which", "selected"), ("id", &id)]).await;
+    assert!(page.text.contains("1 message was sent again"), "{}", page.text);
+    until("it is in its queue", async || (tenant.depth("jobs").await == 1).then_some(())).await;
+    browser.open("/dead-letters").await;
+    let page = browser.post("/dead-letters/purge", &[("which", "matching"), ("queue", "jobs")]).await;
+    assert_eq!(page.status, StatusCode::OK, "{}", page.text);
+    assert!(browser.open("/dead-letters").await.contains("There are no dead letters."));
+}
+
+fn percent_decoded(text: &str) -> String {
+    text.replace("%2D", "-").replace("%3A", ":").replace("%2E", ".")
+}
+
+/// Rejects this number of deliveries with a reason.
+async fn reject_all(tenant: &Tenant, queue: &str, number: usize, reason: &str) {
+    use warrengate::client::SubscribeOptions;
+    let mut subscription = tenant.client.subscribe(SubscribeOptions::queue(queue)).await.unwrap();
+    for _ in 0..number {
+        let delivery =
+            crate::harness::wait::within("a delivery", subscription.next()).await.unwrap().expect("a delivery");
+        delivery.dead_letter(reason);
+    }
+    crate::harness::wait::within("the end", subscription.close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_tenants_with_the_same_names_never_see_each_other() {
+    let (one, other) = (Tenant::fresh().await, Tenant::fresh().await);
+    for (tenant, body) in [(&one, "belongs to one"), (&other, "belongs to the other")] {
+        tenant.queue("jobs").await;
+        tenant.publish_to("jobs", body).await;
+        reject_all(tenant, "jobs", 1, body).await;
+    }
+    one.queue("only-one").await;
+    other.queue("only-other").await;
+    for (own, foreign, word, hidden) in
+        [(&one, &other, "only-one", "only-other"), (&other, &one, "only-other", "only-one")]
+    {
+        let mut browser = signed_in(own).await;
+        until("the dead letter", async || browser.open("/dead-letters").await.contains("name=\"id\"").then_some(()))
+            .await;
+        for path in ["/", "/queues", "/topology", "/dead-letters"] {
+            let page = browser.open(path).await;
+            assert!(!page.contains(hidden) && !page.contains(&foreign.id), "{path}: {page}");
+        }
+        assert!(browser.open("/queues").await.contains(word));
+        assert_eq!(browser.get(&format!("/queues/{hidden}")).await.status, StatusCode::NOT_FOUND);
+        browser.open("/queues").await;
+        let page = browser.post(&format!("/queues/{hidden}/delete"), &[("confirm", hidden)]).await;
+        assert_eq!(page.status, StatusCode::NOT_FOUND, "{}", page.text);
+    }
+    assert_eq!((one.depth("only-one").await, other.depth("only-other").await), (0, 0), "both exist");
+}
+
+#[tokio::test]
+async fn a_client_can_do_no_more_in_the_console_than_its_grants_allow() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.queue("secret").await;
+    let admin = crate::harness::SharedStack::get().admin().await;
+    let grants = pb::Grants { subscribe: vec!["jobs".into()], ..pb::Grants::default() };
+    let (id, secret) = Tenant::add_client(&admin, &tenant.id, "reader", grants).await;
+    let mut browser = Browser::signed_in(&id, &secret).await;
+    let page = browser.open("/queues").await;
+    assert!(page.contains("/queues/jobs") && !page.contains("/queues/secret"), "{page}");
+    for (path, fields) in [
+        ("/queues", vec![("name", "another")]),
+        ("/queues/jobs/delete", vec![("confirm", "jobs")]),
+        ("/queues/secret/purge", vec![]),
+        ("/exchanges", vec![("name", "another")]),
+        ("/clients", vec![("tenant", tenant.id.as_str()), ("name", "another")]),
+    ] {
+        browser.open("/queues").await;
+        let page = browser.post(path, &fields).await;
+        assert!([StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&page.status), "{path}: {}", page.text);
+    }
+    let page = browser.post("/publish", &[("routing_key", "jobs"), ("body", "x")]).await;
+    assert!(page.status == StatusCode::FORBIDDEN || page.text.contains(">DENIED</span>"), "{}", page.text);
+}
+
+#[tokio::test]
+async fn long_lists_have_pages() {
+    let tenant = Tenant::fresh().await;
+    for at in 0..105 {
+        tenant
+            .queue_of(pb::Queue {
+                name: format!("q{at:03}"),
+                r#type: pb::QueueType::Classic.into(),
+                ..Default::default()
+            })
+            .await;
+    }
+    let mut browser = signed_in(&tenant).await;
+    let first = until("all queues", async || {
+        let page = browser.open("/queues").await;
+        page.contains("rel=\"next\"").then_some(page)
+    })
+    .await;
+    assert!(first.contains(">q000<") && !first.contains(">q104<"));
+    let next =
+        first.split_once("rel=\"next\" href=\"").expect("a link").1.split('"').next().unwrap().replace("&amp;", "&");
+    let second = browser.open(&next).await;
+    assert!(second.contains(">q104<") && second.contains("First page"), "{second}");
+    assert!(first.len() < 100 * 1024, "{}", first.len());
+}
