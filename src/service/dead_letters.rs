@@ -94,7 +94,7 @@ pub(super) fn redrive(
         // The messages are stored already, so only the plan's rates apply.
         let body = edit.body.as_ref().map_or(0, bytes::Bytes::len);
         let may_send = |bytes: usize| scope.budget().take_again(bytes.max(body));
-        let run = letters.redrive(selected, edit, rate, may_send, reports, &tracer, &stop);
+        let run = letters.redrive(selected, (edit, rate), may_send, reports, &tracer, &stop);
         let result = until_ended(run, &mut session, &stop).await;
         match &result {
             Ok(done) => {

@@ -118,7 +118,7 @@ async fn open_streams_are_listed_with_what_they_do_and_closed_with_a_clear_code(
     assert!(second.in_flight_bytes > 0 && second.peer_address.starts_with("127.0.0.1:"), "{second:?}");
     assert_eq!(second.client_id, format!("{}.worker", tenant.id));
     let only = pb::ListStreamsRequest { kind: pb::StreamKind::Subscribe.into(), ..Default::default() };
-    assert_eq!(streams(&manager, only).await.unwrap().streams, [second.clone()]);
+    assert_eq!(streams(&manager, only).await.unwrap().streams, std::slice::from_ref(second));
     let paged = pb::ListStreamsRequest { page_size: 1, ..Default::default() };
     let page = streams(&manager, paged.clone()).await.unwrap();
     assert_eq!(page.streams[0].stream_id, first.stream_id);

@@ -82,8 +82,7 @@ impl DeadLetters {
     pub async fn redrive(
         &self,
         selected: impl Fn(&DeadLetter) -> bool,
-        edit: DeadLetterEdit,
-        per_second: Option<u32>,
+        (edit, per_second): (DeadLetterEdit, Option<u32>),
         may_send: impl Fn(usize) -> Result<(), Duration>,
         reports: mpsc::Sender<Redriven>,
         tracer: &MessageTracer,
