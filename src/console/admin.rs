@@ -1,5 +1,6 @@
 //! The pages of platform administrators.
 
+mod health;
 mod keys;
 mod overview;
 mod plans;
@@ -26,6 +27,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/plans", get(plans::list).post(plans::create))
         .route("/plans/{plan}", get(plans::page).post(plans::change))
         .route("/plans/{plan}/delete", post(plans::delete))
+        .route("/health", get(health::page))
         .route("/keys", get(keys::page))
         .route("/keys/rotate", post(keys::rotate))
         .route("/keys/revoke", post(keys::revoke))

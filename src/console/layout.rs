@@ -11,7 +11,8 @@ const PLATFORM: &[(&str, &str)] = &[
     ("/plans", "Plans"),
     ("/clients", "Administrators"),
     ("/audit", "Audit"),
-    ("/keys", "Keys"),
+    ("/keys", "Keys and certificates"),
+    ("/health", "Health"),
 ];
 
 /// Sections of a tenant's client.

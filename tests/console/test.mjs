@@ -139,6 +139,8 @@ await Promise.all([admin.waitForNavigation(), admin.click("form[action$='/isolat
 assert.match(await text(admin), /every attempt was refused/);
 await check(admin, "isolation", true);
 
+await visit(admin, "/health", "health", ["RabbitMQ", "running"], true);
+
 // Dark, and on a phone.
 await acme.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "dark" }]);
 await visit(acme, "/queues/orders", "queue-dark", ["Ready"], true);

@@ -3,7 +3,7 @@
 use axum::response::Redirect;
 use maud::html;
 
-use super::platform_only;
+use super::{health, platform_only};
 use crate::{
     console::{
         error::PageError,
@@ -17,6 +17,7 @@ use crate::{
 
 pub(super) async fn page(user: User, query: Query) -> PageResult {
     platform_only(&user)?;
+    let status = user.calls().admin().get_status(pb::GetStatusRequest {}).await.map(tonic::Response::into_inner);
     let content = html! {
         (parts::notice(&query))
         section {
@@ -36,8 +37,12 @@ pub(super) async fn page(user: User, query: Query) -> PageResult {
                 (parts::ask(&user, "/keys/revoke", "Revoke signing keys", question, None, &[]))
             }
         }
+        @match status {
+            Ok(status) => { (health::certificates(&status)) }
+            Err(status) => { section { h2 { "Certificates" } (PageError::from(status).note()) } }
+        }
     };
-    Ok(layout::page(&user, "Keys", content))
+    Ok(layout::page(&user, "Keys and certificates", content))
 }
 
 pub(super) async fn rotate(form: Form) -> PageResult {

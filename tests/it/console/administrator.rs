@@ -143,3 +143,13 @@ async fn a_session_is_renewed_before_its_token_expires() {
     .await;
     gateway.running.shutdown().await;
 }
+
+#[tokio::test]
+async fn the_health_page_shows_the_broker_the_store_and_the_ends_of_certificates() {
+    let mut browser = administrator().await;
+    let page = browser.open("/health").await;
+    for word in ["RabbitMQ", ">ready</span>", ">running</span>", ">reachable</span>", "broker_ca", "until <time"] {
+        assert!(page.contains(word), "{word}: {page}");
+    }
+    assert!(browser.open("/keys").await.contains("broker_ca"));
+}
