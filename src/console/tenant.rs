@@ -5,6 +5,7 @@ mod dead_letters;
 mod exchanges;
 mod message;
 mod overview;
+mod peek;
 mod publish;
 mod queue;
 mod queues;
@@ -22,6 +23,7 @@ pub(super) fn routes() -> Router<Console> {
     Router::new()
         .route("/queues", get(queues::list).post(queues::declare))
         .route("/queues/{queue}", get(queue::page))
+        .route("/queues/{queue}/peek", post(peek::peek))
         .route("/queues/{queue}/purge", post(queue::purge))
         .route("/queues/{queue}/delete", post(queue::delete))
         .route("/exchanges", get(exchanges::list).post(exchanges::declare))

@@ -141,6 +141,11 @@ await check(admin, "isolation", true);
 
 await visit(admin, "/health", "health", ["RabbitMQ", "running"], true);
 
+await acme.goto(`${CONSOLE}/queues/orders`);
+await Promise.all([acme.waitForNavigation(), acme.click("form[action$='/peek'] button")]);
+assert.match(await text(acme), /Message 1/);
+await check(acme, "first-messages", true);
+
 // Dark, and on a phone.
 await acme.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "dark" }]);
 await visit(acme, "/queues/orders", "queue-dark", ["Ready"], true);

@@ -40,6 +40,7 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
                     div { dt { "Out / s" } dd { (queues::rate(status.deliver_rate)) } }
                 }
                 div.tools {
+                    (parts::act(&user, &format!("{path}/peek"), "Show the first messages", &[]))
                     a.button href=(parts::address("/dead-letters", &[("queue", &name)])) { "Dead letters" }
                     @if queue.r#type() != QueueType::Stream {
                         @let question = html! { p { "This deletes the ready messages: " (count(status.messages_ready)) " at the moment. It cannot be undone." } };

@@ -230,3 +230,18 @@ async fn long_lists_have_pages() {
     assert!(second.contains(">q104<") && second.contains("First page"), "{second}");
     assert!(first.len() < 100 * 1024, "{}", first.len());
 }
+
+#[tokio::test]
+async fn the_first_messages_of_a_queue_are_shown_escaped_and_stay_in_it() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish(hostile("jobs")).await;
+    let mut browser = signed_in(&tenant).await;
+    let page = browser.open("/queues/jobs").await;
+    assert!(page.contains("Show the first messages"), "{page}");
+    let page = browser.post("/queues/jobs/peek", &[]).await;
+    assert_eq!(page.status, StatusCode::OK, "{}", page.text);
+    assert!(!page.text.contains("<script>alert"), "{}", page.text);
+    assert!(page.text.matches("&lt;script&gt;alert(1)").count() >= 5, "{}", page.text);
+    until("it is in its queue", async || (tenant.depth("jobs").await == 1).then_some(())).await;
+}
