@@ -22,6 +22,7 @@ const TENANT: &[(&str, &str)] = &[
     ("/exchanges", "Exchanges"),
     ("/topology", "Topology"),
     ("/dead-letters", "Dead letters"),
+    ("/streams", "Streams"),
     ("/clients", "Clients"),
 ];
 
@@ -84,6 +85,7 @@ fn document(user: Option<&User>, title: &str, content: Markup) -> Html {
 fn is_useful(user: &User, section: &str) -> bool {
     match section {
         "/clients" => user.administers(),
+        "/streams" => user.observes(),
         _ => true,
     }
 }

@@ -181,6 +181,7 @@ pub(super) fn notice(query: &HashMap<String, String>) -> Markup {
         "purged" => "Purged.",
         "bound" => "Bound.",
         "unbound" => "The binding was removed.",
+        "closed" => "Closed.",
         _ => return PreEscaped(String::new()),
     };
     html! { p.notice role="status" { (text) } }

@@ -9,6 +9,7 @@ mod peek;
 mod publish;
 mod queue;
 mod queues;
+mod streams;
 mod topology;
 
 use axum::{
@@ -37,6 +38,8 @@ pub(super) fn routes() -> Router<Console> {
         .route("/dead-letters/letter", get(dead_letters::letter))
         .route("/dead-letters/redrive", post(dead_letters::redrive))
         .route("/dead-letters/purge", post(dead_letters::purge))
+        .route("/streams", get(streams::list))
+        .route("/streams/close", post(streams::close))
 }
 
 /// Only an aid for people: a platform administrator's token has no tenant, and the services refuse it.

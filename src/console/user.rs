@@ -59,6 +59,11 @@ impl User {
         self.0.who.grants.as_ref().is_some_and(|grants| grants.administer)
     }
 
+    /// Whether the user may read the usage, the audit events, the figures and the streams of the tenant.
+    pub(super) fn observes(&self) -> bool {
+        self.is_platform() || self.0.who.grants.as_ref().is_some_and(|grants| grants.observe)
+    }
+
     pub(super) fn session(&self) -> &Session {
         &self.0.session
     }

@@ -141,6 +141,7 @@ await check(admin, "isolation", true);
 
 await visit(admin, "/health", "health", ["RabbitMQ", "running"], true);
 
+await visit(acme, "/streams", "streams", ["Open streams"]);
 await acme.goto(`${CONSOLE}/queues/orders`);
 await Promise.all([acme.waitForNavigation(), acme.click("form[action$='/peek'] button")]);
 assert.match(await text(acme), /Message 1/);

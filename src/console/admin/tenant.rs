@@ -36,6 +36,7 @@ pub(super) async fn page(user: User, Path(id): Path<String>, query: Query) -> Pa
                     tr { th { "State" } td { (tenants::state(tenant.state())) } }
                     tr { th { "Plan" } td { a href={ "/plans/" (parts::segment(&tenant.plan)) } { (tenant.plan) } } }
                     tr { th { "Created" } td { (parts::time(tenant.created.as_ref())) } }
+                    tr { th { "Streams" } td { a href=(parts::address("/streams", &[("tenant", &id)])) { "Open streams" } } }
                     tr { th { "Events" } td { a href=(parts::address("/audit", &[("tenant", &id)])) { "Audit trail" } } }
                 }
                 (settings(&user, &tenant))

@@ -72,6 +72,7 @@ fn grants(grants: &pb::Grants) -> Markup {
             tr { th { "Subscribe to" } td { (list(&grants.subscribe)) } }
             tr { th { "Configure" } td { (list(&grants.configure)) } }
             tr { th { "Administer" } td { @if grants.administer { "the clients of this tenant" } @else { (none) } } }
+            tr { th { "Observe" } td { @if grants.observe { "usage, audit, live figures, streams" } @else { (none) } } }
         }
     }
 }

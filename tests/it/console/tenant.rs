@@ -245,3 +245,25 @@ async fn the_first_messages_of_a_queue_are_shown_escaped_and_stay_in_it() {
     assert!(page.text.matches("&lt;script&gt;alert(1)").count() >= 5, "{}", page.text);
     until("it is in its queue", async || (tenant.depth("jobs").await == 1).then_some(())).await;
 }
+
+#[tokio::test]
+async fn an_open_stream_is_listed_and_closed_by_a_tenants_administrator() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let admin = crate::harness::SharedStack::get().admin().await;
+    let all = pb::Grants { administer: true, observe: true, ..pb::Grants::default() };
+    let (id, secret) = Tenant::add_client(&admin, &tenant.id, "administrator", all).await;
+    let mut subscription = crate::harness::raw::RawSubscribe::started(&tenant.client, "jobs").await;
+    let mut browser = Browser::signed_in(&id, &secret).await;
+    let page = until("the stream", async || {
+        let page = browser.open("/streams").await;
+        page.contains("<td>subscribe</td>").then_some(page)
+    })
+    .await;
+    assert!(page.contains(&tenant.client_id) && page.contains("<td>jobs</td>"), "{page}");
+    let stream = page.split_once("name=\"stream\" value=\"").expect("a form").1.split('"').next().unwrap().to_owned();
+    let page = browser.post("/streams/close", &[("stream", &stream)]).await;
+    assert!(page.text.contains("Closed."), "{}", page.text);
+    let (status, _) = crate::harness::wait::within("its end", subscription.end()).await;
+    assert_eq!(status.code(), tonic::Code::Aborted);
+}
