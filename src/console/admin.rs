@@ -12,7 +12,7 @@ use axum::{
     routing::{get, post},
 };
 
-pub(super) use self::overview::overview;
+pub(super) use self::{overview::overview, tenant::meters};
 use super::{Console, error::PageError, user::User};
 
 pub(super) fn routes() -> Router<Console> {

@@ -24,6 +24,8 @@ const TENANT: &[(&str, &str)] = &[
     ("/dead-letters", "Dead letters"),
     ("/streams", "Streams"),
     ("/clients", "Clients"),
+    ("/usage", "Usage"),
+    ("/audit", "Audit"),
 ];
 
 /// A page of a user.
@@ -85,7 +87,7 @@ fn document(user: Option<&User>, title: &str, content: Markup) -> Html {
 fn is_useful(user: &User, section: &str) -> bool {
     match section {
         "/clients" => user.administers(),
-        "/streams" => user.observes(),
+        "/streams" | "/usage" | "/audit" => user.observes(),
         _ => true,
     }
 }

@@ -11,6 +11,7 @@ mod queue;
 mod queues;
 mod streams;
 mod topology;
+mod usage;
 
 use axum::{
     Router,
@@ -38,6 +39,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/dead-letters/letter", get(dead_letters::letter))
         .route("/dead-letters/redrive", post(dead_letters::redrive))
         .route("/dead-letters/purge", post(dead_letters::purge))
+        .route("/usage", get(usage::page))
         .route("/streams", get(streams::list))
         .route("/streams/close", post(streams::close))
 }

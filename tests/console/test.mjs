@@ -142,6 +142,8 @@ await check(admin, "isolation", true);
 await visit(admin, "/health", "health", ["RabbitMQ", "running"], true);
 
 await visit(acme, "/streams", "streams", ["Open streams"]);
+await visit(acme, "/usage", "usage", ["max_queues"]);
+await visit(acme, "/audit", "tenant-audit", ["IssueToken"]);
 await acme.goto(`${CONSOLE}/queues/orders`);
 await Promise.all([acme.waitForNavigation(), acme.click("form[action$='/peek'] button")]);
 assert.match(await text(acme), /Message 1/);

@@ -76,7 +76,7 @@ pub(super) async fn page(user: User, Path(id): Path<String>, query: Query) -> Pa
 }
 
 /// The meters of a tenant's plan.
-fn meters(usage: &Result<pb::GetTenantUsageResponse, PageError>) -> Markup {
+pub(in crate::console) fn meters(usage: &Result<pb::GetTenantUsageResponse, PageError>) -> Markup {
     let usage = match usage {
         Ok(usage) => usage,
         Err(error) => return error.note(),

@@ -267,3 +267,26 @@ async fn an_open_stream_is_listed_and_closed_by_a_tenants_administrator() {
     let (status, _) = crate::harness::wait::within("its end", subscription.end()).await;
     assert_eq!(status.code(), tonic::Code::Aborted);
 }
+
+#[tokio::test]
+async fn a_client_that_observes_sees_its_usage_and_the_events_of_its_tenant_only() {
+    let (own, other) = (Tenant::fresh().await, Tenant::fresh().await);
+    let mut browser = signed_in(&own).await;
+    let usage = browser.open("/usage").await;
+    assert!(usage.contains("max_queues") && usage.contains("standard"), "{usage}");
+    other.queue("hidden").await;
+    let audit = until("the event of the sign-in", async || {
+        let page = browser.open("/audit").await;
+        page.contains("Auth/IssueToken").then_some(page)
+    })
+    .await;
+    assert!(audit.contains(&own.client_id) && !audit.contains(&other.id), "{audit}");
+    let page = browser.get(&format!("/audit?tenant={}", other.id)).await;
+    assert!(!page.text.contains(&other.client_id), "{}", page.text);
+    let admin = crate::harness::SharedStack::get().admin().await;
+    let (id, secret) = Tenant::add_client(&admin, &own.id, "blind", pb::Grants::default()).await;
+    let mut browser = Browser::signed_in(&id, &secret).await;
+    let page = browser.get("/usage").await;
+    assert_eq!(page.status, StatusCode::FORBIDDEN, "{}", page.text);
+    assert!(!page.text.contains("href=\"/usage\""), "what would be refused is not offered");
+}
