@@ -26,6 +26,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
+use tokio_util::sync::CancellationToken;
 
 use self::{error::PageError, session::Sessions, user::User};
 use crate::{
@@ -50,14 +51,15 @@ struct Inner {
     body_timeout: Duration,
     /// The same for a user who is not signed in.
     anonymous_body_timeout: Duration,
+    stop: CancellationToken,
 }
 
 impl Console {
-    /// The console of these services, which is served at this address.
+    /// The console of these services, which is served at this address until `stop` is cancelled.
     ///
     /// # Errors
     /// When the key of sessions is invalid.
-    pub fn new(api: Api, config: &Config, address: SocketAddr) -> Result<Self, Error> {
+    pub fn new(api: Api, config: &Config, address: SocketAddr, stop: CancellationToken) -> Result<Self, Error> {
         let console = &config.console;
         let is_tls = console.certificate.is_some();
         // A proxy in front of a plain listener may be the one that encrypts.
@@ -70,6 +72,7 @@ impl Console {
             trace_url: console.trace_url.clone(),
             body_timeout: config.limits.request_timeout,
             anonymous_body_timeout: config.limits.unauthenticated_timeout,
+            stop,
         })))
     }
 
@@ -93,6 +96,11 @@ impl Console {
     /// A channel to the services on behalf of this peer.
     fn channel(&self, peer: &Peer) -> LocalChannel {
         LocalChannel::new(&self.0.api, peer.clone())
+    }
+
+    /// Waits until the gateway stops.
+    async fn stopped(self) {
+        self.0.stop.cancelled().await;
     }
 
     fn sessions(&self) -> &Sessions {

@@ -82,6 +82,19 @@ pub(super) fn meter(label: &str, limit: &str, used: u64, allowed: u64) -> Markup
     }
 }
 
+/// A chart of a live figure, which the script draws while the page is open.
+pub(super) fn chart(label: &str, figure: &str) -> Markup {
+    html! {
+        figure hidden {
+            figcaption { (label) ", the last 10 minutes: at most " span data-most=(figure) { "0" } }
+            svg.chart viewBox="0 0 120 40" preserveAspectRatio="none" aria-hidden="true" {
+                line x1="0" y1="39.5" x2="120" y2="39.5" {}
+                polyline data-chart=(figure) points="" {}
+            }
+        }
+    }
+}
+
 /// The link to a trace, or its id.
 pub(super) fn trace(user: Option<&User>, trace_id: &str) -> Markup {
     let url = user.and_then(|user| user.trace_url(trace_id));

@@ -3,6 +3,7 @@
 mod bindings;
 mod dead_letters;
 mod exchanges;
+mod live;
 mod message;
 mod overview;
 mod peek;
@@ -39,6 +40,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/dead-letters/letter", get(dead_letters::letter))
         .route("/dead-letters/redrive", post(dead_letters::redrive))
         .route("/dead-letters/purge", post(dead_letters::purge))
+        .route("/live", get(live::events))
         .route("/usage", get(usage::page))
         .route("/streams", get(streams::list))
         .route("/streams/close", post(streams::close))

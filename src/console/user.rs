@@ -72,6 +72,10 @@ impl User {
         &self.0.path
     }
 
+    pub(super) fn console(&self) -> &Console {
+        &self.0.console
+    }
+
     /// How long the body of a request may take.
     pub(super) fn body_timeout(&self) -> Duration {
         self.0.console.0.body_timeout

@@ -141,6 +141,16 @@ await check(admin, "isolation", true);
 
 await visit(admin, "/health", "health", ["RabbitMQ", "running"], true);
 
+// Live figures: the chart grows while messages are published.
+await acme.goto(`${CONSOLE}/`);
+const points = (number) => acme.waitForFunction(
+  (n) => (document.querySelector("[data-chart=ready]").getAttribute("points") || "").split(" ").length >= n, {}, number);
+for (const number of [1, 2, 3, 4]) {
+  for (let at = 0; at < 4 * number; at += 1) run("publish", "--exchange", "events", "--routing-key", "order.paid", `{"more": ${at}}`);
+  await points(number);
+}
+assert.match(await text(acme), /Live, every 5 s/);
+await check(acme, "live", true);
 await visit(acme, "/streams", "streams", ["Open streams"]);
 await visit(acme, "/usage", "usage", ["max_queues"]);
 await visit(acme, "/audit", "tenant-audit", ["IssueToken"]);

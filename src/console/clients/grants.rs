@@ -21,7 +21,7 @@ pub(super) fn fields(grants: &pb::Grants) -> Markup {
         label.check { input type="checkbox" name="administer" value="yes" checked[grants.administer];
             "Administer: manage the clients of this tenant, and close streams" }
         label.check { input type="checkbox" name="observe" value="yes" checked[grants.observe];
-            "Observe: read the usage, the audit events, the queues' figures and the open streams of this tenant" }
+            "Observe: read the usage, the audit events, live figures and the open streams of this tenant" }
     }
 }
 

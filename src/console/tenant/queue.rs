@@ -29,16 +29,18 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
     let path = format!("/queues/{}", parts::segment(&name));
     let content = html! {
         (parts::notice(&query))
-        div.grid {
+        div.grid data-live=[user.observes().then(|| parts::address("/live", &[("queue", &name)]))] data-queue=(name) {
             section {
                 h2 { "State" }
                 dl.figures {
-                    div { dt { "Ready" } dd { (count(status.messages_ready)) } }
-                    div { dt { "Unsettled" } dd { (count(status.messages_unacknowledged)) } }
-                    div { dt { "Consumers" } dd { (count(status.consumers.into())) } }
-                    div { dt { "In / s" } dd { (queues::rate(status.publish_rate)) } }
-                    div { dt { "Out / s" } dd { (queues::rate(status.deliver_rate)) } }
+                    div { dt { "Ready" } dd data-figure="ready" { (count(status.messages_ready)) } }
+                    div { dt { "Unsettled" } dd data-figure="unsettled" { (count(status.messages_unacknowledged)) } }
+                    div { dt { "Consumers" } dd data-figure="consumers" { (count(status.consumers.into())) } }
+                    div { dt { "In / s" } dd data-figure="in" { (queues::rate(status.publish_rate)) } }
+                    div { dt { "Out / s" } dd data-figure="out" { (queues::rate(status.deliver_rate)) } }
+                    @if user.observes() { div { dt { "Oldest" } dd data-figure="age" { "–" } } }
                 }
+                @if user.observes() { (parts::chart("Messages ready", "ready")) p.live data-status="" role="status" {} }
                 div.tools {
                     (parts::act(&user, &format!("{path}/peek"), "Show the first messages", &[]))
                     a.button href=(parts::address("/dead-letters", &[("queue", &name)])) { "Dead letters" }

@@ -290,3 +290,34 @@ async fn a_client_that_observes_sees_its_usage_and_the_events_of_its_tenant_only
     assert_eq!(page.status, StatusCode::FORBIDDEN, "{}", page.text);
     assert!(!page.text.contains("href=\"/usage\""), "what would be refused is not offered");
 }
+
+#[tokio::test]
+async fn live_figures_follow_a_queue_and_need_a_session() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let browser = signed_in(&tenant).await;
+    let anonymous = Browser::new().request(reqwest::Method::GET, "/live").send().await.unwrap();
+    assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
+    let mut live = browser.request(reqwest::Method::GET, "/live?queue=jobs").send().await.unwrap();
+    assert_eq!(
+        (live.status(), live.headers()["content-type"].to_str().unwrap()),
+        (StatusCode::OK, "text/event-stream")
+    );
+    tenant.publish_to("jobs", "one").await;
+    let mut received = String::new();
+    crate::harness::wait::within("the message in the figures", async {
+        while !received.contains("\"ready\":1") {
+            let chunk = live.chunk().await.unwrap().expect("the stream goes on");
+            received.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    })
+    .await;
+    let event = received.lines().rev().find_map(|line| line.strip_prefix("data: ")).expect("an event");
+    let event: serde_json::Value = serde_json::from_str(event).expect("JSON");
+    assert_eq!(event["queues"][0]["name"], "jobs");
+    // A live stream ends when its client is revoked.
+    let admin = crate::harness::SharedStack::get().admin().await;
+    admin.admin().revoke_client(pb::RevokeClientRequest { client_id: tenant.client_id.clone() }).await.unwrap();
+    crate::harness::wait::within("the end of the stream", async { while let Ok(Some(_)) = live.chunk().await {} })
+        .await;
+}
