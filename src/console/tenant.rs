@@ -39,6 +39,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/letter", get(dead_letters::letter))
         .route("/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/dead-letters/edited", post(dead_letters::edited))
         .route("/dead-letters/purge", post(dead_letters::purge))
         .route("/live", get(live::events))
         .route("/usage", get(usage::page))

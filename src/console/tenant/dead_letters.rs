@@ -22,6 +22,8 @@ use crate::{
 const PAGE: i32 = 50;
 /// How long a page waits for a redrive; what is left can be sent by another one.
 const MAX_REDRIVE: Duration = Duration::from_secs(20);
+/// The largest body that a form shows for a change.
+const MAX_EDITED: usize = 64 * 1024;
 /// The fields of the filter, in the address and in forms.
 const FILTER: [&str; 5] = ["queue", "code", "reason", "after", "before"];
 
@@ -158,14 +160,15 @@ fn nothing() -> PageError {
     PageError::invalid("nothing was done: check the boxes of dead letters first")
 }
 
-/// Without a limit on the rate.
-fn redrive_of(selection: pb::DeadLetterSelection) -> pb::RedriveDeadLettersRequest {
-    pb::RedriveDeadLettersRequest { selection: Some(selection), ..Default::default() }
-}
-
 pub(super) async fn redrive(form: Form) -> PageResult {
     let selection = selected(&form)?.ok_or_else(nothing)?;
-    let request = pb::RedriveDeadLettersRequest { max_per_second: form.number("rate")?, ..redrive_of(selection) };
+    let request =
+        pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: form.number("rate")?, edit: None };
+    send(form, request).await
+}
+
+/// Sends dead letters again and shows what became of them.
+async fn send(form: Form, request: pb::RedriveDeadLettersRequest) -> PageResult {
     let end = Instant::now() + MAX_REDRIVE;
     // Dropping the stream stops the redrive after the messages in flight.
     let mut progress = form.user.calls().unlimited().topology().redrive_dead_letters(request).await?.into_inner();
@@ -212,6 +215,42 @@ pub(super) async fn purge(form: Form) -> Result<Redirect, PageError> {
     Ok(Redirect::to(&format!("{back}{separator}done=purged")))
 }
 
+/// The form that sends a dead letter again with another body or to another destination.
+fn edit(user: &User, id: &str, letter: &pb::DeadLetter, message: &pb::Message) -> Markup {
+    let text = std::str::from_utf8(&message.body).ok().filter(|text| text.len() <= MAX_EDITED);
+    html! {
+        section {
+            h2 { "Change it and send it" }
+            form method="post" action="/dead-letters/edited" {
+                (user.csrf())
+                input type="hidden" name="id" value=(id);
+                @match text {
+                    Some(text) => { label { "Body" textarea name="body" rows="6" spellcheck="false" { "\n" (text) } } }
+                    None => { p.quiet { "Its body is not text, or too long for a form: it stays as it is." } }
+                }
+                div.fields {
+                    label { "Exchange" small { "empty with an empty key: its own queue" } input name="exchange" maxlength="255"; }
+                    label { "Routing key" small { "published to: " (letter.routing_key) } input name="routing_key" maxlength="255"; }
+                }
+                button { "Send" }
+            }
+        }
+    }
+}
+
+pub(super) async fn edited(form: Form) -> PageResult {
+    let (exchange, routing_key) = (form.text("exchange").to_owned(), form.text("routing_key").to_owned());
+    let is_elsewhere = !exchange.is_empty() || !routing_key.is_empty();
+    let edit = pb::DeadLetterEdit {
+        // Browsers send the ends of lines as two characters.
+        body: form.has("body").then(|| form.raw("body").replace("\r\n", "\n").into()),
+        destination: is_elsewhere.then_some(pb::PublishDestination { exchange, routing_key }),
+    };
+    let ids = vec![form.text("id").to_owned()];
+    let selection = pb::DeadLetterSelection { dead_letter_ids: ids, ..Default::default() };
+    send(form, pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 0, edit: Some(edit) }).await
+}
+
 pub(super) async fn letter(user: User, query: Query) -> PageResult {
     super::tenant_only(&user)?;
     let id = param(&query, "id");
@@ -250,6 +289,7 @@ pub(super) async fn letter(user: User, query: Query) -> PageResult {
             section { h2 { "Properties" } (message::properties(&message)) }
         }
         section { h2 { "Body" } (message::body(&message.body, 0)) }
+        (edit(&user, id, &letter, &message))
     };
     Ok(layout::page(&user, "Dead letter", content))
 }

@@ -321,3 +321,28 @@ async fn live_figures_follow_a_queue_and_need_a_session() {
     crate::harness::wait::within("the end of the stream", async { while let Ok(Some(_)) = live.chunk().await {} })
         .await;
 }
+
+#[tokio::test]
+async fn a_dead_letter_is_sent_again_with_another_body() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "broken").await;
+    reject_all(&tenant, "jobs", 1, "cannot be read").await;
+    let mut browser = signed_in(&tenant).await;
+    let page = until("a dead letter", async || {
+        let page = browser.open("/dead-letters").await;
+        page.contains("name=\"id\"").then_some(page)
+    })
+    .await;
+    let link =
+        page.split("href=\"/dead-letters/letter?id=").nth(1).expect("a link").split('"').next().unwrap().to_owned();
+    let page = browser.open(&format!("/dead-letters/letter?id={link}")).await;
+    assert!(page.contains("cannot be read") && page.contains("<textarea name=\"body\""), "{page}");
+    let fields = [("id", percent_decoded(&link)), ("body", "repaired\r\nin two lines".to_owned())];
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let page = browser.post("/dead-letters/edited", &fields).await;
+    assert!(page.text.contains("1 message was sent again"), "{}", page.text);
+    let mut subscription = tenant.client.subscribe(warrengate::client::SubscribeOptions::queue("jobs")).await.unwrap();
+    let delivery = crate::harness::wait::within("it", subscription.next()).await.unwrap().expect("a delivery");
+    assert_eq!(delivery.body().as_ref(), b"repaired\nin two lines");
+}
