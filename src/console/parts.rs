@@ -95,6 +95,25 @@ pub(super) fn chart(label: &str, figure: &str) -> Markup {
     }
 }
 
+/// The live figures of all queues of a tenant, from this address.
+pub(super) fn traffic(address: &str) -> Markup {
+    html! {
+        section data-live=(address) {
+            h2 { "All queues of this tenant" }
+            dl.figures {
+                div { dt { "Ready" } dd data-figure="ready" { "–" } }
+                div { dt { "Unsettled" } dd data-figure="unsettled" { "–" } }
+                div { dt { "In / s" } dd data-figure="in" { "–" } }
+                div { dt { "Out / s" } dd data-figure="out" { "–" } }
+                div { dt { "Oldest message" } dd data-figure="age" { "–" } }
+                div { dt { "Dead letters" } dd data-figure="dead" { "–" } }
+            }
+            div.grid { (chart("Messages in per second", "in")) (chart("Messages ready", "ready")) }
+            p.live data-status="" role="status" { "Live figures need the page's script." }
+        }
+    }
+}
+
 /// The link to a trace, or its id.
 pub(super) fn trace(user: Option<&User>, trace_id: &str) -> Markup {
     let url = user.and_then(|user| user.trace_url(trace_id));

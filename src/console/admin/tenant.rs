@@ -47,19 +47,7 @@ pub(super) async fn page(user: User, Path(id): Path<String>, query: Query) -> Pa
                 (meters(&usage))
             }
         }
-        section data-live=(parts::address("/live", &[("tenant", &id)])) {
-            h2 { "Traffic" }
-            dl.figures {
-                div { dt { "Ready" } dd data-figure="ready" { "–" } }
-                div { dt { "Unsettled" } dd data-figure="unsettled" { "–" } }
-                div { dt { "In / s" } dd data-figure="in" { "–" } }
-                div { dt { "Out / s" } dd data-figure="out" { "–" } }
-                div { dt { "Oldest message" } dd data-figure="age" { "–" } }
-                div { dt { "Dead letters" } dd data-figure="dead" { "–" } }
-            }
-            div.grid { (parts::chart("Messages in per second", "in")) (parts::chart("Messages ready", "ready")) }
-            p.live data-status="" role="status" { "Live figures need the page's script." }
-        }
+        (parts::traffic(&parts::address("/live", &[("tenant", &id)])))
         section {
             h2 { "Clients" }
             (clients::table(&user, &listed.clients))

@@ -215,9 +215,14 @@ pub(super) async fn purge(form: Form) -> Result<Redirect, PageError> {
     Ok(Redirect::to(&format!("{back}{separator}done=purged")))
 }
 
+/// The body as text, if a form sends it back unchanged: browsers replace single characters that end lines, and null.
+fn editable(body: &[u8]) -> Option<&str> {
+    std::str::from_utf8(body).ok().filter(|text| text.len() <= MAX_EDITED && !text.contains(['\r', '\0']))
+}
+
 /// The form that sends a dead letter again with another body or to another destination.
 fn edit(user: &User, id: &str, letter: &pb::DeadLetter, message: &pb::Message) -> Markup {
-    let text = std::str::from_utf8(&message.body).ok().filter(|text| text.len() <= MAX_EDITED);
+    let text = editable(&message.body);
     html! {
         section {
             h2 { "Change it and send it" }
@@ -226,7 +231,7 @@ fn edit(user: &User, id: &str, letter: &pb::DeadLetter, message: &pb::Message) -
                 input type="hidden" name="id" value=(id);
                 @match text {
                     Some(text) => { label { "Body" textarea name="body" rows="6" spellcheck="false" { "\n" (text) } } }
-                    None => { p.quiet { "Its body is not text, or too long for a form: it stays as it is." } }
+                    None => { p.quiet { "A form cannot show its body exactly: the body stays as it is." } }
                 }
                 div.fields {
                     label { "Exchange" small { "empty with an empty key: its own queue" } input name="exchange" maxlength="255"; }
@@ -292,4 +297,18 @@ pub(super) async fn letter(user: User, query: Query) -> PageResult {
         (edit(&user, id, &letter, &message))
     };
     Ok(layout::page(&user, "Dead letter", content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_editable_only_if_a_form_returns_it_unchanged() {
+        assert_eq!(editable("two\nlines, größer".as_bytes()), Some("two\nlines, größer"));
+        let long = vec![b'a'; MAX_EDITED + 1];
+        for body in [b"ends\r\n".as_slice(), b"a\0b", b"\xff", &long] {
+            assert_eq!(editable(body), None);
+        }
+    }
 }

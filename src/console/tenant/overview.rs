@@ -27,25 +27,16 @@ pub(in crate::console) async fn overview(user: User) -> PageResult {
     let mut largest: Vec<_> = listed.queues.iter().collect();
     largest.sort_by_key(|entry| std::cmp::Reverse(figures(entry).messages_ready));
     let content = html! {
-        section data-live=[user.observes().then_some("/live")] {
+        section {
             h2 { "Queues that this client may see" }
             dl.figures {
                 div { dt { "Queues" } dd { a href="/queues" { (count(listed.queues.len() as u64)) @if is_cut { " or more" } } } }
-                div { dt { "Ready" } dd data-figure="ready" { (count(ready)) } }
-                div { dt { "Unsettled" } dd data-figure="unsettled" { (count(unsettled)) } }
-                div { dt { "Consumers" } dd data-figure="consumers" { (count(consumers)) } }
-                @if user.observes() {
-                    div { dt { "In / s" } dd data-figure="in" { "–" } }
-                    div { dt { "Out / s" } dd data-figure="out" { "–" } }
-                    div { dt { "Oldest message" } dd data-figure="age" { "–" } }
-                    div { dt { "Dead letters" } dd { a href="/dead-letters" data-figure="dead" { "–" } } }
-                }
-            }
-            @if user.observes() {
-                div.grid { (parts::chart("Messages in per second", "in")) (parts::chart("Messages ready", "ready")) }
-                p.live data-status="" role="status" {}
+                div { dt { "Ready" } dd { (count(ready)) } }
+                div { dt { "Unsettled" } dd { (count(unsettled)) } }
+                div { dt { "Consumers" } dd { (count(consumers)) } }
             }
         }
+        @if user.observes() { (parts::traffic("/live")) }
         section {
             h2 { "Most messages" }
             @if largest.is_empty() {
