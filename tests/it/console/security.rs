@@ -216,7 +216,10 @@ async fn a_tenant_sees_nothing_of_the_platform_and_nothing_of_another_tenant() {
     let all = pb::Grants { administer: true, ..all_grants() };
     let (id, secret) = Tenant::add_client(&admin, &own.id, "administrator", all).await;
     let mut browser = Browser::signed_in(&id, &secret).await;
-    for path in ["/tenants", "/plans", "/keys"].map(str::to_owned).into_iter().chain([format!("/tenants/{}", other.id)])
+    for path in ["/tenants", "/plans", "/keys", "/health"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([format!("/tenants/{}", other.id)])
     {
         let page = browser.get(&path).await;
         assert_eq!(page.status, StatusCode::NOT_FOUND, "{path}");
@@ -234,6 +237,7 @@ async fn a_tenant_sees_nothing_of_the_platform_and_nothing_of_another_tenant() {
         (format!("/clients/{}.app/revoke", other.id), vec![]),
         (format!("/clients/{}.app/rotate", other.id), vec![]),
         ("/keys/rotate".to_owned(), vec![]),
+        ("/streams/close".to_owned(), vec![("tenant", other.id.as_str()), ("stream", "any")]),
         ("/clients".to_owned(), vec![("tenant", other.id.as_str()), ("name", "intruder")]),
     ] {
         browser.open("/").await;
