@@ -8,7 +8,6 @@ use maud::{Markup, PreEscaped, html};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{error::PageError, user::User};
-use crate::units::format_size;
 
 /// A complete page.
 pub(super) struct Html(pub(super) Markup);
@@ -59,11 +58,21 @@ pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
+/// A size in the largest unit of which it has at least one, rounded down to a tenth.
+pub(super) fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let Some((shift, unit)) = units.into_iter().find(|(shift, _)| bytes >> shift > 0) else {
+        return format!("{bytes} B");
+    };
+    let (whole, tenth) = (bytes >> shift, ((bytes & ((1 << shift) - 1)) * 10) >> shift);
+    let tenth = if tenth == 0 { String::new() } else { format!(".{tenth}") };
+    format!("{}{tenth} {unit}", count(whole))
+}
+
 /// A limit's value in its unit.
 pub(super) fn amount(limit: &str, value: u64) -> String {
     match limit.contains("bytes") {
-        true if value < 1024 => format!("{value} B"),
-        true => format_size(value),
+        true => size(value),
         false => count(value),
     }
 }
@@ -233,6 +242,13 @@ mod tests {
         let shown = [0, 7, 999, 1_000, 12_345, 1_234_567].map(count);
         assert_eq!(shown, ["0", "7", "999", "1,000", "12,345", "1,234,567"]);
         assert_eq!((plural(1, "queue", "queues"), plural(0, "queue", "queues")), ("1 queue".into(), "0 queues".into()));
+    }
+
+    #[test]
+    fn sizes_are_rounded_to_a_unit() {
+        let shown = [0, 1_023, 1_024, 1_536, 64 << 20, 1_000_000_000, 10_110_604_083, u64::MAX].map(size);
+        let expected = ["0 B", "1023 B", "1 KiB", "1.5 KiB", "64 MiB", "953.6 MiB", "9.4 GiB", "17,179,869,183.9 GiB"];
+        assert_eq!(shown, expected);
     }
 
     #[test]

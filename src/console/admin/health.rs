@@ -1,5 +1,7 @@
 //! The state of this gateway, the broker's nodes, the store, and certificates.
 
+use std::time::Duration;
+
 use maud::{Markup, html};
 
 use super::platform_only;
@@ -10,7 +12,7 @@ use crate::{
         user::User,
     },
     pb,
-    units::{format_duration, format_size},
+    units::format_duration,
 };
 
 pub(super) async fn page(user: User) -> PageResult {
@@ -71,8 +73,8 @@ fn nodes(nodes: &[pb::BrokerNode]) -> Markup {
                     @if node.disk_alarm { " " (badge("bad", "disk alarm: publishers are blocked")) }
                     @if !node.partitions.is_empty() { " " (badge("bad", "partitioned")) " from " (node.partitions.join(", ")) }
                 }
-                td.number { (format_size(node.memory_used_bytes)) " of " (format_size(node.memory_limit_bytes)) }
-                td.number { (format_size(node.disk_free_bytes)) ", at least " (format_size(node.disk_free_limit_bytes)) }
+                td.number { (parts::size(node.memory_used_bytes)) " of " (parts::size(node.memory_limit_bytes)) }
+                td.number { (parts::size(node.disk_free_bytes)) ", at least " (parts::size(node.disk_free_limit_bytes)) }
                 td { (time(node.uptime)) }
             } } }
         } }
@@ -97,13 +99,31 @@ fn reachable(is_reachable: bool, failure: &str) -> Markup {
     html! { @if is_reachable { (badge("good", "reachable")) } @else { (badge("bad", "not reachable")) " " (failure) } }
 }
 
+/// A duration in the largest unit of which it has at least two.
 fn time(duration: Option<prost_types::Duration>) -> String {
-    let whole = |duration: std::time::Duration| match duration.as_secs() {
-        0 => duration,
-        seconds => std::time::Duration::from_secs(seconds),
+    let whole = |duration: Duration| {
+        let unit = match duration.as_secs() {
+            0 => return duration,
+            1..120 => 1,
+            120..7_200 => 60,
+            7_200..172_800 => 3_600,
+            _ => 86_400,
+        };
+        Duration::from_secs(duration.as_secs() / unit * unit)
     };
-    duration
-        .and_then(|duration| duration.try_into().ok())
-        .map(|duration| format_duration(whole(duration)))
-        .unwrap_or_default()
+    let duration = duration.and_then(|duration| duration.try_into().ok());
+    duration.map(|duration| format_duration(whole(duration))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_one_unit() {
+        let shown =
+            [0, 119, 3_723, 100_000, 1_000_000].map(|seconds| time(Some(prost_types::Duration { seconds, nanos: 0 })));
+        assert_eq!(shown, ["0s", "119s", "62m", "27h", "11d"]);
+        assert_eq!(time(Some(prost_types::Duration { seconds: 0, nanos: 13_500_000 })), "13ms");
+    }
 }

@@ -7,7 +7,6 @@ use maud::{Markup, html};
 use crate::{
     console::parts,
     pb::{self, value::Kind},
-    units::format_size,
 };
 
 /// The number of bytes of a body that are shown in hexadecimal.
@@ -123,8 +122,8 @@ pub(super) fn body(body: &[u8], whole: u64) -> Markup {
     let size = whole.max(body.len() as u64);
     html! {
         p.quiet {
-            "Body: " (format_size(size)) " (" (parts::plural(size, "byte", "bytes")) ")"
-            @if size > body.len() as u64 { ", of which " (format_size(body.len() as u64)) " are shown" }
+            "Body: " (parts::plural(size, "byte", "bytes"))
+            @if size > body.len() as u64 { ", of which " (parts::count(body.len() as u64)) " are shown" }
         }
         @match readable(body) {
             Readable::Empty => {}

@@ -14,7 +14,6 @@ use crate::{
         user::User,
     },
     pb::{self, StreamKind},
-    units::format_size,
 };
 
 const PAGE: i32 = 100;
@@ -53,7 +52,7 @@ pub(in crate::console) async fn list(user: User, query: Query) -> PageResult {
                         td { (stream.peer_address) }
                         td { (parts::time(stream.since.as_ref())) }
                         td.number { (count(stream.in_flight_messages)) }
-                        td.number { (format_size(stream.in_flight_bytes)) }
+                        td.number { (parts::size(stream.in_flight_bytes)) }
                         td.number { (count(stream.messages)) }
                         td.number { (count(stream.messages_per_second)) }
                         td { @if user.administers() {
