@@ -111,8 +111,12 @@ fn time(duration: Option<prost_types::Duration>) -> String {
         };
         Duration::from_secs(duration.as_secs() / unit * unit)
     };
-    let duration = duration.and_then(|duration| duration.try_into().ok());
-    duration.map(|duration| format_duration(whole(duration))).unwrap_or_default()
+    let duration: Option<Duration> = duration.and_then(|duration| duration.try_into().ok());
+    match duration {
+        None => String::new(),
+        Some(duration) if duration.as_millis() == 0 => "under 1ms".to_owned(),
+        Some(duration) => format_duration(whole(duration)),
+    }
 }
 
 #[cfg(test)]
@@ -122,8 +126,9 @@ mod tests {
     #[test]
     fn durations_have_one_unit() {
         let shown =
-            [0, 119, 3_723, 100_000, 1_000_000].map(|seconds| time(Some(prost_types::Duration { seconds, nanos: 0 })));
-        assert_eq!(shown, ["0s", "119s", "62m", "27h", "11d"]);
-        assert_eq!(time(Some(prost_types::Duration { seconds: 0, nanos: 13_500_000 })), "13ms");
+            [1, 119, 3_723, 100_000, 1_000_000].map(|seconds| time(Some(prost_types::Duration { seconds, nanos: 0 })));
+        assert_eq!(shown, ["1s", "119s", "62m", "27h", "11d"]);
+        let shown = [800, 13_500_000].map(|nanos| time(Some(prost_types::Duration { seconds: 0, nanos })));
+        assert_eq!(shown, ["under 1ms", "13ms"]);
     }
 }
