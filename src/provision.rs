@@ -71,7 +71,7 @@ pub enum Error {
     /// The response is too large for the gateway's memory.
     #[error("the list is longer than the gateway can return; narrow it down, for example to one exchange")]
     TooLarge,
-    /// There is no memory for the answer at the moment.
+    /// The memory budget cannot take the answer at the moment.
     #[error("the gateway has no memory for this list at the moment; try again later")]
     NoMemory(#[from] Full),
 }

@@ -37,7 +37,7 @@ pub(super) fn read(source: &mut Source) -> ConsoleConfig {
     console
 }
 
-/// Text that is none when it is empty.
+/// Optional text; an empty string counts as not set.
 fn text(source: &mut Source, key: &'static str) -> Option<String> {
     Some(source.text_or(key, "")).filter(|text| !text.is_empty())
 }

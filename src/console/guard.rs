@@ -95,7 +95,7 @@ fn is_safe(method: &Method) -> bool {
 /// The result of the search for the user of a request.
 enum Found {
     User(User),
-    /// There is no session.
+    /// The request carries no valid session.
     Nobody,
     /// Its client was revoked, its secret was rotated, or its tenant was suspended.
     Ended,

@@ -132,7 +132,7 @@ pub(super) fn trace(user: Option<&User>, trace_id: &str) -> Markup {
     }
 }
 
-/// Text that stands for a list without entries, with the next step.
+/// The text shown instead of an empty list, with the next step.
 pub(super) fn empty(text: &str, next: Markup) -> Markup {
     html! { div.empty { p { (text) } (next) } }
 }

@@ -178,7 +178,7 @@ impl Parts {
 
 /// When certificates expire: those in files, where they can be read (errors are reported where the files are used), the
 /// broker's authority, the second one that is trusted during a rotation, and the tenants' certificates. `None` for the
-/// second authority when there is none.
+/// second authority when none is configured.
 fn certificate_ends(config: &Config, tenants: &TenantCertificates) -> Vec<(Certificate, Option<SystemTime>)> {
     let files = [
         (Certificate::Gateway, Some(&config.grpc.certificate)),

@@ -66,7 +66,7 @@ pub(super) struct Http2Limits {
 
 /// Serves a connection until it ends, and returns the reason. After `close`, no new stream is accepted, and the
 /// connection ends with its last one. The bytes of a request are charged to the budget that `memory` returns for it:
-/// a request for which there is none is refused, except for a stream of an authenticated client, which waits.
+/// a request without a budget is refused, except for a stream of an authenticated client, which waits.
 pub(super) async fn serve<S>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     service: S,

@@ -142,7 +142,7 @@ impl DeliveryCharge {
         self.memory.share() + self.reserved().saturating_sub(self.charged)
     }
 
-    /// Whether there was no memory for the last delivery, and there still is none.
+    /// Whether the memory budget could not take the last delivery, and still cannot.
     pub(super) fn is_blocked(&mut self) -> bool {
         self.release();
         if self.blocked.as_ref().is_some_and(|blocked| self.spare() >= blocked.weight) {

@@ -137,8 +137,8 @@ impl<T> Tracker<T> {
         Self { channel, waiting, first: 0, resolved: Arc::default(), returned }
     }
 
-    /// Tracks one more publish. Sequence numbers grow; `is_last` marks the end of a batch. There is no item when it was
-    /// abandoned before it was written.
+    /// Tracks one more publish. Sequence numbers grow; `is_last` marks the end of a batch. `item` is `None` if the
+    /// publish was abandoned before it was written.
     pub(super) fn track(&mut self, sequence: u64, item: Option<T>, confirm: PublisherConfirm, is_last: bool) {
         if self.waiting.is_empty() {
             self.first = sequence;

@@ -192,7 +192,7 @@ impl Window {
         !self.nacks.is_empty() || !self.acknowledged.is_empty() || !self.extensions.is_empty()
     }
 
-    /// When the next frame should be written; `None` when there is none.
+    /// When the next frame should be written; `None` when nothing waits to be written.
     pub(super) fn write_at(&self, now: Instant) -> Option<Instant> {
         match self.gather_until {
             _ if !self.nacks.is_empty() || self.acknowledged.len() >= GATHERED => Some(now),
