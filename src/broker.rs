@@ -1,13 +1,13 @@
-//! The data path to RabbitMQ. Every method of [`Broker`] that reaches a vhost requires a [`crate::tenant::TenantScope`], so it can
-//! be called only on behalf of an admitted caller, and every connection is mutual TLS with that tenant's own certificate. Only
-//! this module uses lapin.
+//! The data path to RabbitMQ. Every method of [`Broker`] that reaches a vhost requires a
+//! [`crate::tenant::TenantScope`], so it can be called only on behalf of an admitted caller, and every connection is
+//! mutual TLS with that tenant's own certificate. Only this module uses lapin.
 //!
 //! Publishing and consuming use separate connections, because a broker under alarm stops reading from a connection that
-//! publishes, including acknowledgements; topology operations use the consuming one. Each consumer has a channel of its own;
-//! publishers share a few, and an error that closes one costs the others no message (docs/adr/0017).
+//! publishes, including acknowledgements; topology operations use the consuming one. Each consumer has a channel of its
+//! own; publishers share a few, and an error that closes one costs the others no message (docs/adr/0017).
 //!
-//! Files import each other by their full path, so that tests/architecture.rs can find cycles; the list of public items below
-//! is for other modules.
+//! Files import each other by their full path, so that tests/architecture.rs can find cycles; the list of public items
+//! below is for other modules.
 
 mod connection;
 mod consume;

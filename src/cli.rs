@@ -1,7 +1,7 @@
 //! The command line.
 //!
-//! Results go to standard output, as text or as JSON with `--json`; everything else goes to standard error. Secrets are printed
-//! only by commands whose purpose is to show them. Exit codes: success 0, failure 1, wrong usage 2.
+//! Results go to standard output, as text or as JSON with `--json`; everything else goes to standard error. Secrets are
+//! printed only by commands whose purpose is to show them. Exit codes: success 0, failure 1, wrong usage 2.
 
 mod audit;
 mod binding;

@@ -1,7 +1,8 @@
 //! The configuration: a TOML file, and environment variables that take precedence over it.
 //!
-//! An invalid configuration is refused with all its errors at once, each with its key, its value (unless it is a secret) and
-//! advice. Reading it opens no connection and no port; of other files, only those that contain a secret are read.
+//! An invalid configuration is refused with all its errors at once, each with its key, its value (unless it is a
+//! secret) and advice. Reading it opens no connection and no port; of other files, only those that contain a secret are
+//! read.
 
 mod console;
 mod issuers;
@@ -81,8 +82,8 @@ impl Classify for Error {
 }
 
 impl Config {
-    /// Reads a TOML file, if one is given, and the environment, which takes precedence (`WARRENGATE_GRPC__LISTEN` is `grpc.listen`;
-    /// `WARRENGATE_DATABASE_URL` is `store.url`).
+    /// Reads a TOML file, if one is given, and the environment, which takes precedence (`WARRENGATE_GRPC__LISTEN` is
+    /// `grpc.listen`; `WARRENGATE_DATABASE_URL` is `store.url`).
     ///
     /// # Errors
     /// All errors at once.
@@ -90,7 +91,8 @@ impl Config {
         Self::load_listed(path, env).map(|(config, _)| config)
     }
 
-    /// As [`Self::load`], together with the settings in effect in the form of the file: including defaults, without secrets.
+    /// As [`Self::load`], together with the settings in effect in the form of the file: including defaults, without
+    /// secrets.
     ///
     /// # Errors
     /// All errors at once.

@@ -1,8 +1,8 @@
 //! The web console: pages for platform administrators and for tenants, rendered on the server.
 //!
-//! Invariant: the console has no authority of its own. Every page calls the gRPC services with the token of the user who
-//! is signed in, through all layers of the gRPC listener, so that it can do nothing that the user's grants do not allow,
-//! and everything that it does is in the audit trail.
+//! Invariant: the console has no authority of its own. Every page calls the gRPC services with the token of the user
+//! who is signed in, through all layers of the gRPC listener, so that it can do nothing that the user's grants do not
+//! allow, and everything that it does is in the audit trail.
 
 mod admin;
 mod assets;

@@ -1,6 +1,7 @@
 //! The composition root: creates the components of a gateway from a [`Config`], binds its ports, and starts its tasks.
 //!
-//! Ports are bound before anything is served. Nothing is global: two gateways can run in one process, as they do in the tests.
+//! Ports are bound before anything is served. Nothing is global: two gateways can run in one process, as they do in the
+//! tests.
 
 mod parts;
 mod supervisor;

@@ -1,5 +1,5 @@
-//! Warrengate: a secured multi-tenant messaging gateway that exposes RabbitMQ over gRPC, with a vhost and a certificate-only
-//! broker user for each tenant.
+//! Warrengate: a secured multi-tenant messaging gateway that exposes RabbitMQ over gRPC, with a vhost and a
+//! certificate-only broker user for each tenant.
 //!
 //! The modules are listed in dependency order. A module imports only from those above
 //! it; `tests/architecture.rs` fails otherwise, and docs/architecture.md walks a message through them.

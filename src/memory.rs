@@ -125,9 +125,9 @@ impl MemoryBudget {
         }
     }
 
-    /// Reserves bytes that a peer may occupy for as long as it likes, such as deliveries that it has not settled. At least as
-    /// much as this budget then uses remains free in its parent: `n` children that reserve all they can have `1 / (n + 1)` of
-    /// the parent each.
+    /// Reserves bytes that a peer may occupy for as long as it likes, such as deliveries that it has not settled. At
+    /// least as much as this budget then uses remains free in its parent: `n` children that reserve all they can have
+    /// `1 / (n + 1)` of the parent each.
     ///
     /// # Errors
     /// [`Full`] when there is less.

@@ -1,6 +1,6 @@
-//! Administration of the broker over RabbitMQ's management HTTP API, separate from the data path: mutual TLS with an identity
-//! of its own that has permissions in no vhost. [`Provisioner`] creates a tenant's vhost, user and limits and reports the
-//! changes; [`Inspector`] reads the objects in one tenant's vhost.
+//! Administration of the broker over RabbitMQ's management HTTP API, separate from the data path: mutual TLS with an
+//! identity of its own that has permissions in no vhost. [`Provisioner`] creates a tenant's vhost, user and limits and
+//! reports the changes; [`Inspector`] reads the objects in one tenant's vhost.
 //!
 //! Invariant: every operation can be repeated. A second run, or two at the same time, have the same result.
 
@@ -126,8 +126,8 @@ impl From<reqwest::Error> for Error {
     }
 }
 
-/// Whether the error is about certificates. The HTTP client reports an unreachable broker and an untrusted one in the same way,
-/// but they need different actions of the operator.
+/// Whether the error is about certificates. The HTTP client reports an unreachable broker and an untrusted one in the
+/// same way, but they need different actions of the operator.
 fn is_about_certificates(error: &reqwest::Error) -> bool {
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {

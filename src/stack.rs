@@ -122,8 +122,8 @@ impl Broker {
 }
 
 impl Stack {
-    /// # Errors
-    /// When a port is in use, RabbitMQ is not installed, or the folder cannot be written; the error explains what to do.
+    /// # Errors When a port is in use, RabbitMQ is not installed, or the folder cannot be written; the error explains
+    /// what to do.
     pub async fn start(options: StackOptions) -> Result<Self, Error> {
         let say = Arc::clone(&options.progress);
         // It contains secrets, so only its owner has access.
@@ -189,7 +189,8 @@ impl Stack {
         &self.config
     }
 
-    /// The same as environment variables, for a gateway in a separate process (`warrengate serve`). They contain secrets.
+    /// The same as environment variables, for a gateway in a separate process (`warrengate serve`). They contain
+    /// secrets.
     pub fn settings(&self) -> &[(String, String)] {
         &self.settings
     }
@@ -242,8 +243,8 @@ pub fn broker_files(certs: &CertsDir) -> Result<NodeFiles, Error> {
     })
 }
 
-/// The settings of a gateway for this broker as environment variables, for a gateway in this process or in a separate one
-/// (`warrengate serve`). They contain secrets.
+/// The settings of a gateway for this broker as environment variables, for a gateway in this process or in a separate
+/// one (`warrengate serve`). They contain secrets.
 ///
 /// # Errors
 /// When the store's key cannot be created.

@@ -1,8 +1,9 @@
-//! Persistent state: tenants, plans, clients, signing keys, responses to creations, and the audit trail, in SQLite (one gateway) or
-//! PostgreSQL (several). Two invariants: every change to what gateways keep in memory raises the revision in the same
-//! transaction, and a client is only found through its tenant.
+//! Persistent state: tenants, plans, clients, signing keys, responses to creations, and the audit trail, in SQLite (one
+//! gateway) or PostgreSQL (several). Two invariants: every change to what gateways keep in memory raises the revision
+//! in the same transaction, and a client is only found through its tenant.
 //!
-//! The `Any` driver of sqlx runs the same SQL on both databases; `migrations/` explains what that demands of the columns.
+//! The `Any` driver of sqlx runs the same SQL on both databases; `migrations/` explains what that demands of the
+//! columns.
 
 mod audit;
 mod authority;

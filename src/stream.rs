@@ -1,8 +1,9 @@
 //! Streams: the state machines behind publish and subscribe calls.
 //!
-//! [`publish`] keeps a window and gives every message exactly one outcome. [`subscribe`] keeps windows and leases and settles
-//! deliveries; [`receive`] feeds it for clients that cannot stream requests. All of them end with the token, the client, the
-//! tenant or the gateway ([`session`]). Neither tonic nor lapin is used here, so that the bookkeeping is tested without them.
+//! [`publish`] keeps a window and gives every message exactly one outcome. [`subscribe`] keeps windows and leases and
+//! settles deliveries; [`receive`] feeds it for clients that cannot stream requests. All of them end with the token,
+//! the client, the tenant or the gateway ([`session`]). Neither tonic nor lapin is used here, so that the bookkeeping
+//! is tested without them.
 
 pub mod drain;
 pub mod open_streams;

@@ -1,5 +1,5 @@
-//! The module structure of docs/architecture.md: a module imports only from modules listed before it in `src/lib.rs`, and
-//! each large dependency is used by the modules that need it only.
+//! The module structure of docs/architecture.md: a module imports only from modules listed before it in `src/lib.rs`,
+//! and each large dependency is used by the modules that need it only.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -281,7 +281,8 @@ fn the_files_of_broker_do_not_import_each_other_in_a_cycle() {
         .map(|file| (file.path.clone(), broker_imports(&file.path, &file.code)))
         .collect();
     assert!(open.values().map(BTreeSet::len).sum::<usize>() > 40, "too few imports were found: {open:?}");
-    // Files that import from none of the rest are removed until none is left; the remaining ones are on a cycle or import from one.
+    // Files that import from none of the rest are removed until none is left; the remaining ones are on a cycle or
+    // import from one.
     loop {
         let done: Vec<_> = open.iter().filter(|(_, from)| from.is_empty()).map(|(file, _)| file.clone()).collect();
         if done.is_empty() {

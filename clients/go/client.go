@@ -17,7 +17,8 @@ import (
 type Config struct {
 	// Endpoint is the gateway's address, such as https://127.0.0.1:8443.
 	Endpoint string
-	// CAFile is a PEM file with the authority to trust; without it, and without CA, the system's authorities are trusted.
+	// CAFile is a PEM file with the authority to trust; without it, and without CA, the system's authorities are
+	// trusted.
 	CAFile string
 	// CA is the content of such a file.
 	CA []byte
@@ -39,8 +40,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// ConfigFromEnv reads WARRENGATE_ENDPOINT, WARRENGATE_CA (a path), and WARRENGATE_CLIENT_ID and WARRENGATE_CLIENT_SECRET, or
-// WARRENGATE_TOKEN.
+// ConfigFromEnv reads WARRENGATE_ENDPOINT, WARRENGATE_CA (a path), and WARRENGATE_CLIENT_ID and
+// WARRENGATE_CLIENT_SECRET, or WARRENGATE_TOKEN.
 func ConfigFromEnv() Config {
 	return Config{
 		Endpoint: os.Getenv("WARRENGATE_ENDPOINT"), CAFile: os.Getenv("WARRENGATE_CA"),

@@ -393,8 +393,8 @@ func (c *Consumer) after(stream *subscription, err error) error {
 		select {
 		case <-c.started:
 		default:
-			// A plan's limit of streams refuses the first stream. A later one may only have been opened before the gateway
-			// noticed the end of its predecessor.
+			// A plan's limit of streams refuses the first stream. A later one may only have been opened before the
+			// gateway noticed the end of its predecessor.
 			if failure := fromRPC(err, c.client.connection.endpoint); failure.Code == codes.ResourceExhausted {
 				return failure
 			}

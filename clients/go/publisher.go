@@ -89,8 +89,8 @@ type entry struct {
 	refusal *Error
 }
 
-// Publisher publishes to one exchange. It is safe for concurrent use. A message is in its table until its receipt is done, and
-// its receipt is done exactly once.
+// Publisher publishes to one exchange. It is safe for concurrent use. A message is in its table until its receipt is
+// done, and its receipt is done exactly once.
 type Publisher struct {
 	client   *Client
 	config   PublisherConfig

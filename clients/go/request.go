@@ -30,8 +30,8 @@ type replies struct {
 	waiting map[string]chan Message
 }
 
-// Request publishes a request to a queue and waits for its reply, for 10 s unless ctx has a deadline. It needs the configure
-// and subscribe grants on "reply.#".
+// Request publishes a request to a queue and waits for its reply, for 10 s unless ctx has a deadline. It needs the
+// configure and subscribe grants on "reply.#".
 func (c *Client) Request(ctx context.Context, queue string, message Message) (Message, error) {
 	if _, has := ctx.Deadline(); !has {
 		var cancel context.CancelFunc

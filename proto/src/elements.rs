@@ -1,8 +1,8 @@
 //! Counts the elements of an encoded request before it is decoded.
 //!
 //! An element of two encoded bytes needs hundreds of bytes of memory when it is decoded. The scan is linear, allocates
-//! nothing, and ends at the first limit that is exceeded, so decoding a frame needs at most a small multiple of its encoded
-//! size. Invalid protobuf is not refused here: the decoder refuses it and reports the position.
+//! nothing, and ends at the first limit that is exceeded, so decoding a frame needs at most a small multiple of its
+//! encoded size. Invalid protobuf is not refused here: the decoder refuses it and reports the position.
 
 use std::{
     collections::HashMap,
@@ -49,8 +49,8 @@ impl fmt::Display for TooManyElements {
 impl std::error::Error for TooManyElements {}
 
 impl From<TooManyElements> for Status {
-    /// Keeps the error as the source. The message has the form `field: problem`, because an HTTP response contains nothing
-    /// else of it.
+    /// Keeps the error as the source. The message has the form `field: problem`, because an HTTP response contains
+    /// nothing else of it.
     fn from(error: TooManyElements) -> Self {
         let mut status = match error.field.is_empty() {
             true => Self::invalid_argument(error.to_string()),

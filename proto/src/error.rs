@@ -1,8 +1,8 @@
 //! Errors as they appear in the API: a kind, a stable reason code, a message, and `google.rpc` details.
 //!
 //! Each module's error enum implements [`Classify`]; [`Failure`] is what a caller receives. [`Kind::grpc`] and
-//! [`Kind::http`] are the only table from errors to status codes. A `Failure` never contains a secret, a message body or the
-//! text of a library's error.
+//! [`Kind::http`] are the only table from errors to status codes. A `Failure` never contains a secret, a message body
+//! or the text of a library's error.
 
 use std::{borrow::Cow, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Grants: what a client may publish, subscribe to, configure and administer. Patterns are parsed once, and a check allocates no
-//! memory.
+//! Grants: what a client may publish, subscribe to, configure and administer. Patterns are parsed once, and a check
+//! allocates no memory.
 //!
 //! Invariant: empty grants allow nothing.
 
@@ -95,8 +95,8 @@ impl Grants {
         }
     }
 
-    /// The grants as an OAuth 2.0 scope, with the words that tokens of external issuers use. A pattern that contains a space cannot
-    /// be represented and is omitted.
+    /// The grants as an OAuth 2.0 scope, with the words that tokens of external issuers use. A pattern that contains a
+    /// space cannot be represented and is omitted.
     pub fn to_scope(&self) -> String {
         let publish =
             self.publish.iter().map(|(exchange, key)| format!("publish:{}:{}", exchange.as_str(), key.as_str()));

@@ -1,8 +1,9 @@
-//! Rate limits of client authentication: failures per client, per address and per pair of both, and requests of authenticated
-//! clients. A client that has authenticated from an address is not locked out there by other clients' failures.
+//! Rate limits of client authentication: failures per client, per address and per pair of both, and requests of
+//! authenticated clients. A client that has authenticated from an address is not locked out there by other clients'
+//! failures.
 //!
-//! A wrong secret is only detected by its check. Therefore only one request of a client or address over its limit is checked at a
-//! time; otherwise all requests that already wait for a check would be checked.
+//! A wrong secret is only detected by its check. Therefore only one request of a client or address over its limit is
+//! checked at a time; otherwise all requests that already wait for a check would be checked.
 //!
 //! Invariant: memory is bounded. When there are too many keys, further ones of the same kind share one bucket.
 
@@ -43,7 +44,8 @@ pub(super) struct Throttle {
     clients: Buckets<ClientId>,
     /// Failures of clients that authenticated from the same address before.
     pairs: Buckets<Pair>,
-    /// Clients and the addresses from which they have authenticated. The least recently used pair is removed when it is full.
+    /// Clients and the addresses from which they have authenticated. The least recently used pair is removed when it is
+    /// full.
     authenticated: Cache<Pair, ()>,
     /// Requests of each client that has authenticated before, with correct and with wrong secrets.
     requests: DefaultKeyedRateLimiter<ClientId>,
@@ -86,7 +88,8 @@ impl Throttle {
         }
     }
 
-    /// Begins an attempt. An unknown address is not counted; an attempt with a malformed id counts for its address only.
+    /// Begins an attempt. An unknown address is not counted; an attempt with a malformed id counts for its address
+    /// only.
     pub(super) fn attempt(&self, client: Option<ClientId>, address: Option<IpAddr>) -> Result<Attempt<'_>, Error> {
         let address = address.map(network);
         let pair = client.clone().zip(address);

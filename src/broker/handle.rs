@@ -1,5 +1,6 @@
-//! [`Broker`], the entry point of the data path: publishers, consumers and topology handles, each bound to the connections of
-//! one tenant. A tenant without open streams costs an entry in a map, which is removed after the idle time.
+//! [`Broker`], the entry point of the data path: publishers, consumers and topology handles, each bound to the
+//! connections of one tenant. A tenant without open streams costs an entry in a map, which is removed after the idle
+//! time.
 
 use std::{
     collections::HashMap,
@@ -30,9 +31,11 @@ use crate::{
     tenant::{Observer, TenantScope},
 };
 
-/// How many tenants' connections are maintained concurrently, so that a broker node that does not respond delays no other tenant.
+/// How many tenants' connections are maintained concurrently, so that a broker node that does not respond delays no
+/// other tenant.
 const CONCURRENT_MAINTENANCE: usize = 8;
-/// An unused channel slows all others on its connection, so a publish lane without publishers is closed after this time.
+/// An unused channel slows all others on its connection, so a publish lane without publishers is closed after this
+/// time.
 const LANE_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many queues of an observed tenant are asked for their state at the same time.
 const CONCURRENT_STATES: usize = 8;
@@ -151,8 +154,8 @@ impl Broker {
         Topology::new(self.lanes(scope.tenant()))
     }
 
-    /// Issues a new certificate for a tenant, unless one was issued for this request, and replaces the tenant's connections.
-    /// New connections are opened before the old ones are closed. Returns the certificate's expiry.
+    /// Issues a new certificate for a tenant, unless one was issued for this request, and replaces the tenant's
+    /// connections. New connections are opened before the old ones are closed. Returns the certificate's expiry.
     ///
     /// # Errors
     /// When a new connection cannot be opened; the old ones are kept.
@@ -165,8 +168,8 @@ impl Broker {
         Ok(expires)
     }
 
-    /// Records that a new certificate of a tenant was requested at this time on another gateway. The tenant's connections are
-    /// replaced in the background.
+    /// Records that a new certificate of a tenant was requested at this time on another gateway. The tenant's
+    /// connections are replaced in the background.
     pub fn credentials_rotated(&self, tenant: &TenantId, requested_at: i64) {
         if self.context.certificates().rotated(tenant, requested_at) {
             self.renewal_due.notify_one();
@@ -232,7 +235,8 @@ async fn state_of(connections: Arc<TenantConnections>, name: QueueName) -> (Queu
     (name, state)
 }
 
-/// Replaces connections whose certificate is outdated, closes idle ones, and removes the entries of tenants that have none.
+/// Replaces connections whose certificate is outdated, closes idle ones, and removes the entries of tenants that have
+/// none.
 async fn maintain(
     connections: Weak<ConnectionMap>,
     timeout: Duration,
@@ -251,14 +255,15 @@ async fn maintain(
         let map = &map;
         let maintenance = futures_util::stream::iter(all).for_each_concurrent(CONCURRENT_MAINTENANCE, async |lanes| {
             let tenant = &lanes.connections;
-            // A connection that cannot be replaced now is tried again in the next round; the old one is kept until then.
+            // A connection that cannot be replaced now is tried again in the next round; the old one is kept until
+            // then.
             let _ = tenant.renew_if_due().await;
             let publish = tenant.publish.close_if_idle(timeout).await;
             let consume = tenant.consume.close_if_idle(timeout).await;
             if publish && consume {
                 let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
-                // Only the map and this task have a reference to the lanes, and only the lanes to the connections, so no
-                // stream uses them.
+                // Only the map and this task have a reference to the lanes, and only the lanes to the connections, so
+                // no stream uses them.
                 if Arc::strong_count(&lanes) == 2 && Arc::strong_count(tenant) == 1 {
                     map.remove(&tenant.tenant);
                 }

@@ -1,8 +1,8 @@
 //! Reading the first messages of a queue without consuming them.
 //!
-//! They are delivered to a consumer of the lowest priority, so that consumers with capacity are served first, and returned in
-//! their order. `basic.get` is not used: RabbitMQ answers it from a stream queue by closing the connection, and with it every
-//! stream of the tenant, and it does not keep the order of more than 32 messages that are returned.
+//! They are delivered to a consumer of the lowest priority, so that consumers with capacity are served first, and
+//! returned in their order. `basic.get` is not used: RabbitMQ answers it from a stream queue by closing the connection,
+//! and with it every stream of the tenant, and it does not keep the order of more than 32 messages that are returned.
 
 use std::{sync::Arc, time::Duration};
 
@@ -66,8 +66,8 @@ pub struct Peeked {
     pub has_more: bool,
 }
 
-/// Reads the first messages of a queue. Runs in a task of its own, so that the messages return in their order even if the
-/// caller does not wait.
+/// Reads the first messages of a queue. Runs in a task of its own, so that the messages return in their order even if
+/// the caller does not wait.
 ///
 /// # Errors
 /// When the queue is missing or does not allow it, or the broker cannot be reached.

@@ -1,5 +1,5 @@
-//! The tenant's exchanges, queues and bindings, declared as the tenant's own user. Each operation uses a channel of its own, because
-//! a refusal closes the channel and must not affect a stream.
+//! The tenant's exchanges, queues and bindings, declared as the tenant's own user. Each operation uses a channel of its
+//! own, because a refusal closes the channel and must not affect a stream.
 
 use std::sync::Arc;
 
@@ -25,7 +25,8 @@ use crate::{
     pb::Value,
 };
 
-/// The argument of a binding that keeps the types of its headers. Headers exchanges ignore arguments that begin with `x-`.
+/// The argument of a binding that keeps the types of its headers. Headers exchanges ignore arguments that begin with
+/// `x-`.
 pub const TYPED_HEADERS_ARGUMENT: &str = "x-wg-headers";
 /// The broker keeps all bindings in memory, so their headers have a limit far below that of a message's.
 const MAX_BINDING_BYTES: usize = 4 * 1024;
@@ -252,8 +253,8 @@ impl Topology {
     /// When it is missing, a condition does not hold, or the broker cannot be reached.
     pub async fn delete_queue(&self, name: &QueueName, if_unused: bool, if_empty: bool) -> Result<u32, Error> {
         let state = self.queue_state(name).await?;
-        // Quorum queues do not support these conditions (RabbitMQ ignores or refuses them), so they are checked here. Another
-        // client may change the queue in between.
+        // Quorum queues do not support these conditions (RabbitMQ ignores or refuses them), so they are checked here.
+        // Another client may change the queue in between.
         if if_unused && state.consumers > 0 {
             return Err(Error::InUse(format!("queue {:?}", name.as_str())));
         }

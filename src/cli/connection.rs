@@ -1,7 +1,7 @@
 //! The gateway and the credentials of a command.
 //!
-//! A flag has priority over the environment, and the environment over `.warrengate/dev.env`. The file's credentials and CA are
-//! used for the file's own gateway only.
+//! A flag has priority over the environment, and the environment over `.warrengate/dev.env`. The file's credentials and
+//! CA are used for the file's own gateway only.
 
 use std::{
     path::{Path, PathBuf},

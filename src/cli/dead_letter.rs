@@ -89,8 +89,8 @@ struct Edit {
     /// Send it with the body in this file instead of its own; for a single id
     #[arg(long, value_name = "FILE", conflicts_with = "body")]
     body_file: Option<PathBuf>,
-    /// Send it to this exchange and routing key instead of its queue; an empty exchange is the default one, whose routing
-    /// key is a queue. For a single id
+    /// Send it to this exchange and routing key instead of its queue; an empty exchange is the default one, whose
+    /// routing key is a queue. For a single id
     #[arg(long, value_name = "EXCHANGE:KEY", value_parser = destination)]
     to: Option<pb::PublishDestination>,
 }

@@ -1,7 +1,7 @@
 //! `warrengate dev`: a private broker, a gateway and two tenants on this machine, with nothing to configure.
 //!
-//! It sends one message through the stack before it reports that it is ready, and stops with Ctrl-C. The folder `.warrengate` is
-//! locked while it runs.
+//! It sends one message through the stack before it reports that it is ready, and stops with Ctrl-C. The folder
+//! `.warrengate` is locked while it runs.
 
 mod identities;
 mod jaeger;
@@ -306,7 +306,8 @@ fn program() -> String {
     own.strip_prefix(here).unwrap_or(&own).display().to_string()
 }
 
-/// Creates and locks the folder, so that a second `dev` (with `--reset`, too) cannot destroy the state of a running one.
+/// Creates and locks the folder, so that a second `dev` (with `--reset`, too) cannot destroy the state of a running
+/// one.
 fn lock(dir: &Path) -> Result<File, Error> {
     let failed = || Error::io(format!("cannot lock {}", dir.display()));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed())?;

@@ -72,7 +72,8 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Message")]
 struct Properties {
-    /// A header, NAME=TEXT or NAME:TYPE=VALUE with a type of string, int, double, bool, time, base64 or null. Repeatable
+    /// A header, NAME=TEXT or NAME:TYPE=VALUE with a type of string, int, double, bool, time, base64 or null.
+    /// Repeatable
     #[arg(long, value_name = "NAME[:TYPE]=VALUE", value_parser = values::header)]
     header: Vec<(String, pb::Value)>,
     /// The message's id [default: a UUIDv7]

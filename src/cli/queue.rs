@@ -55,8 +55,8 @@ enum Action {
     },
     /// Show all queues
     List,
-    /// Print the first messages of a queue, which stay there. They count as delivered before (redelivered), and use up no
-    /// attempt
+    /// Print the first messages of a queue, which stay there. They count as delivered before (redelivered), and use up
+    /// no attempt
     Peek {
         /// The queue
         name: String,

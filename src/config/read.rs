@@ -1,5 +1,5 @@
-//! The table of all settings: every key with its default and its bounds, section by section. `types.rs` documents the values,
-//! `docs/warrengate.example.toml` the keys.
+//! The table of all settings: every key with its default and its bounds, section by section. `types.rs` documents the
+//! values, `docs/warrengate.example.toml` the keys.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

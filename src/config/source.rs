@@ -1,8 +1,8 @@
-//! The source of settings: a TOML file, and the environment, which takes precedence. Every setting is read by one call with its
-//! key, its default and its bounds.
+//! The source of settings: a TOML file, and the environment, which takes precedence. Every setting is read by one call
+//! with its key, its default and its bounds.
 //!
-//! All errors are collected, so that one run reports all of them. An unknown key is an error as well; for a renamed one, the error
-//! contains its new name. The values in effect are collected for `--print-config`.
+//! All errors are collected, so that one run reports all of them. An unknown key is an error as well; for a renamed
+//! one, the error contains its new name. The values in effect are collected for `--print-config`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -65,15 +65,16 @@ pub(super) struct Finished {
 }
 
 impl Source {
-    /// Reads a file's text and the environment. `WARRENGATE_GRPC__LISTEN` is `grpc.listen`; a variable without `__` is not a
-    /// setting of the gateway (the command line has some), except `WARRENGATE_DATABASE_URL`, which is `store.url`.
-    /// OpenTelemetry's standard variables apply as well.
+    /// Reads a file's text and the environment. `WARRENGATE_GRPC__LISTEN` is `grpc.listen`; a variable without `__` is
+    /// not a setting of the gateway (the command line has some), except `WARRENGATE_DATABASE_URL`, which is
+    /// `store.url`. OpenTelemetry's standard variables apply as well.
     pub(super) fn new(file: Option<&str>, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut source = Self::default();
         if let Some(text) = file {
             match text.parse::<toml::Table>() {
                 Ok(table) => source.flatten("", table),
-                // The parser's full message quotes the line, which may contain a secret, so only the line number is shown.
+                // The parser's full message quotes the line, which may contain a secret, so only the line number is
+                // shown.
                 Err(error) => {
                     let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).lines().count());
                     source.error("the file", None, format!("is not TOML: {} (line {line})", error.message()));

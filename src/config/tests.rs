@@ -1,4 +1,5 @@
-//! Tests of the configuration: all errors are reported at once, secrets are never shown, and the example file is complete.
+//! Tests of the configuration: all errors are reported at once, secrets are never shown, and the example file is
+//! complete.
 
 use std::{collections::BTreeSet, time::Duration};
 

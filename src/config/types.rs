@@ -53,7 +53,8 @@ pub struct GrpcConfig {
 pub struct OpsConfig {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The address of metrics and probes, if they are not served on `listen`; the certificate is the same. Probes are served on both.
+    /// The address of metrics and probes, if they are not served on `listen`; the certificate is the same. Probes are
+    /// served on both.
     pub metrics_listen: Option<SocketAddr>,
     /// The server's certificate chain, PEM. Always set when `listen` is not a loopback address.
     pub certificate: Option<PathBuf>,
@@ -139,7 +140,8 @@ pub struct ManagementConfig {
     pub user: String,
     /// Its password at the start of the gateway.
     pub password: SecretString,
-    /// The file with the password, which may change. During a change the file has two lines: the new password and the old one.
+    /// The file with the password, which may change. During a change the file has two lines: the new password and the
+    /// old one.
     pub password_file: Option<PathBuf>,
 }
 
@@ -180,8 +182,8 @@ pub struct AuthConfig {
     pub warn_before_expiry: Duration,
     /// How many secrets are checked at the same time (each needs 19 MiB and a core); 0 is half of the machine's cores.
     pub max_concurrent_secret_checks: usize,
-    /// The number of failed logins per minute after which a client's secrets are checked one at a time; half of them may occur
-    /// in one burst.
+    /// The number of failed logins per minute after which a client's secrets are checked one at a time; half of them
+    /// may occur in one burst.
     pub failed_logins_per_minute_per_client: u32,
     /// The same for one address (an IPv6 /64).
     pub failed_logins_per_minute_per_address: u32,

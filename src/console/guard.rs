@@ -1,5 +1,5 @@
-//! The layer around all pages: it refuses requests from other sites, finds the user of the session, renews the session's
-//! token, renders errors, and sets the headers that restrict what a page can do.
+//! The layer around all pages: it refuses requests from other sites, finds the user of the session, renews the
+//! session's token, renders errors, and sets the headers that restrict what a page can do.
 
 use axum::{
     extract::{Request, State},

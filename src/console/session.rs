@@ -1,7 +1,7 @@
 //! Sessions: a user's token, and what renews it, encrypted in a cookie.
 //!
-//! Invariant: a session is at most [`MAX_AGE`] old, and ends with its token. The token is renewed while the session is used,
-//! by the token issue that every client uses, so that a revoked client or a rotated secret ends the session.
+//! Invariant: a session is at most [`MAX_AGE`] old, and ends with its token. The token is renewed while the session is
+//! used, by the token issue that every client uses, so that a revoked client or a rotated secret ends the session.
 
 mod seal;
 

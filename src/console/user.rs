@@ -112,8 +112,8 @@ impl FromRequestParts<Console> for User {
     }
 }
 
-/// Whether a link of another site, such as one in a message about an alert, led here. Browsers do not send the session with
-/// such a request, and do with one that the page itself makes.
+/// Whether a link of another site, such as one in a message about an alert, led here. Browsers do not send the session
+/// with such a request, and do with one that the page itself makes.
 fn comes_from_another_site(parts: &Parts) -> bool {
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_other = ["cross-site", "same-site"].contains(&header("sec-fetch-site"));

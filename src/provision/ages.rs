@@ -1,9 +1,9 @@
-//! How long the oldest message of each queue has been there, estimated from two numbers that RabbitMQ counts: the messages
-//! in the queue, and those that consumers have acknowledged since the broker started.
+//! How long the oldest message of each queue has been there, estimated from two numbers that RabbitMQ counts: the
+//! messages in the queue, and those that consumers have acknowledged since the broker started.
 //!
-//! Messages leave a queue at its head. So their sum is the number of messages that ever came in, and the oldest one came in
-//! when this number exceeded that of the messages that have left. RabbitMQ itself reports the time of the first message of
-//! classic queues only.
+//! Messages leave a queue at its head. So their sum is the number of messages that ever came in, and the oldest one
+//! came in when this number exceeded that of the messages that have left. RabbitMQ itself reports the time of the first
+//! message of classic queues only.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,11 +1,11 @@
 //! A typed client for the calls of RabbitMQ's management API that the gateway uses (docs/adr/0015).
 //!
-//! Responses are read leniently, because 3.10 and 4.x differ and the statistics of a new object are missing. The lookup of an
-//! object that does not exist returns `None`, and its removal succeeds. A list that exceeds the maximum size of a response is
-//! [`Error::TooLarge`]. Every call can be repeated.
+//! Responses are read leniently, because 3.10 and 4.x differ and the statistics of a new object are missing. The lookup
+//! of an object that does not exist returns `None`, and its removal succeeds. A list that exceeds the maximum size of a
+//! response is [`Error::TooLarge`]. Every call can be repeated.
 //!
-//! The broker's collection of statistics is deprecated and can be disabled. Connections, and the depths of queues without
-//! statistics, are read without it; consumers, rates and stored bytes are 0 then.
+//! The broker's collection of statistics is deprecated and can be disabled. Connections, and the depths of queues
+//! without statistics, are read without it; consumers, rates and stored bytes are 0 then.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -277,7 +277,8 @@ impl Client {
         Ok(Some(Page { rows: rows.into_iter().map(|row| row.with_totals(&totals)).collect(), is_last }))
     }
 
-    /// Ready and unacknowledged messages of queues by name, read from the queues themselves and not from the statistics.
+    /// Ready and unacknowledged messages of queues by name, read from the queues themselves and not from the
+    /// statistics.
     async fn totals(&self, vhost: &str, query: &[(&str, &str)]) -> Result<QueueTotals, Error> {
         let columns = ("columns", "name,messages_ready,messages_unacknowledged");
         let totals = [("disable_stats", "true"), ("enable_queue_totals", "true"), columns];

@@ -1,7 +1,7 @@
 //! The figures of queues: depth, consumers, rates and the age of the oldest message, of one tenant or of all of them.
 //!
-//! They are from the broker's statistics, up to 5 s old. For queues without statistics the depths are asked of the queues
-//! themselves, and consumers, rates and ages are not known.
+//! They are from the broker's statistics, up to 5 s old. For queues without statistics the depths are asked of the
+//! queues themselves, and consumers, rates and ages are not known.
 
 use std::{
     collections::{BTreeMap, HashMap},

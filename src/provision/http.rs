@@ -1,10 +1,11 @@
-//! HTTPS requests to the broker's management API. The HTTP client trusts only the broker's CA and presents the provisioner's
-//! certificate. Each endpoint is tried in turn, for a limited time.
+//! HTTPS requests to the broker's management API. The HTTP client trusts only the broker's CA and presents the
+//! provisioner's certificate. Each endpoint is tried in turn, for a limited time.
 //!
-//! Every request sent through this module can be repeated without harm, so a request whose response was lost is sent again.
-//! The CA, the certificate, the key and the password may change in their files at any time without a request failing: the
-//! files are read again when they change, and at the latest when a request fails. While the password is being changed, its
-//! file contains the new password in the first line and the old one in the second, and the one that the broker accepts is used.
+//! Every request sent through this module can be repeated without harm, so a request whose response was lost is sent
+//! again. The CA, the certificate, the key and the password may change in their files at any time without a request
+//! failing: the files are read again when they change, and at the latest when a request fails. While the password is
+//! being changed, its file contains the new password in the first line and the old one in the second, and the one that
+//! the broker accepts is used.
 
 use std::{
     path::{Path, PathBuf},
@@ -187,7 +188,8 @@ impl Http {
         Err(last)
     }
 
-    /// Sends a request to one endpoint, with the password that was accepted last, or with another one if that is refused.
+    /// Sends a request to one endpoint, with the password that was accepted last, or with another one if that is
+    /// refused.
     async fn send_to(&self, connections: &Connections, root: &Url, request: &Request<'_>) -> Result<Answer, Error> {
         let (count, accepted) = (connections.passwords.len(), connections.accepted.load(Ordering::Relaxed));
         let mut refused = None;

@@ -1,6 +1,6 @@
-//! Read-only access to the objects in one tenant's vhost. The [`TenantScope`] of each call determines the vhost. Depths,
-//! consumers and rates are from the broker's statistics, up to 5 s old. For a queue without statistics the depths are read
-//! from the queue, and consumers and rates are 0.
+//! Read-only access to the objects in one tenant's vhost. The [`TenantScope`] of each call determines the vhost.
+//! Depths, consumers and rates are from the broker's statistics, up to 5 s old. For a queue without statistics the
+//! depths are read from the queue, and consumers and rates are 0.
 
 use std::path::Path;
 
@@ -87,8 +87,8 @@ impl Inspector {
         collect(after, limit, page, |exchange| &exchange.name).await
     }
 
-    /// Bindings sorted by source, destination and routing key: all, or those from one exchange, or to one queue or exchange,
-    /// or both. The gateway's own and those of the default exchange are omitted; those from and to the
+    /// Bindings sorted by source, destination and routing key: all, or those from one exchange, or to one queue or
+    /// exchange, or both. The gateway's own and those of the default exchange are omitted; those from and to the
     /// broker's built-in exchanges such as `amq.topic` belong to the tenant.
     ///
     /// # Errors
@@ -114,7 +114,8 @@ impl Inspector {
     }
 }
 
-/// The broker can only page by number, so the pages before `after` are read and dropped; one page and `limit` rows are kept.
+/// The broker can only page by number, so the pages before `after` are read and dropped; one page and `limit` rows are
+/// kept.
 async fn collect<T, F>(
     after: Option<&str>,
     limit: usize,

@@ -1,6 +1,6 @@
-//! Creates, repairs and removes the objects of a tenant at the broker. The user is created last and removed first, so that a vhost
-//! without limits cannot be accessed. Requests can be repeated, so two gateways that reconcile at the
-//! same time end in the same state; within one gateway the operations on a tenant are serialised.
+//! Creates, repairs and removes the objects of a tenant at the broker. The user is created last and removed first, so
+//! that a vhost without limits cannot be accessed. Requests can be repeated, so two gateways that reconcile at the same
+//! time end in the same state; within one gateway the operations on a tenant are serialised.
 
 use std::path::Path;
 
@@ -81,8 +81,8 @@ impl Provisioner {
         }
     }
 
-    /// Creates missing objects and repairs changed ones; returns the changes, one per line. Without drift, nothing is changed.
-    /// Messages are never changed.
+    /// Creates missing objects and repairs changed ones; returns the changes, one per line. Without drift, nothing is
+    /// changed. Messages are never changed.
     ///
     /// # Errors
     /// When the request fails; run it again then.
@@ -96,8 +96,8 @@ impl Provisioner {
         Ok(resources.changes)
     }
 
-    /// The changes that [`Self::ensure_tenant`] would make, one per line. The contents of a missing vhost cannot be inspected and
-    /// are not listed.
+    /// The changes that [`Self::ensure_tenant`] would make, one per line. The contents of a missing vhost cannot be
+    /// inspected and are not listed.
     ///
     /// # Errors
     /// When the request fails.
@@ -133,8 +133,8 @@ impl Provisioner {
         Ok(claimed("vhost", vhosts).chain(claimed("user", users)).collect())
     }
 
-    /// Changes the limits that the broker enforces according to a plan, and nothing else; returns the changes, one per line. No
-    /// vhost is created.
+    /// Changes the limits that the broker enforces according to a plan, and nothing else; returns the changes, one per
+    /// line. No vhost is created.
     ///
     /// # Errors
     /// When the request fails; run it again then.
@@ -201,8 +201,8 @@ impl Provisioner {
     async fn limits(&self, resources: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
         let name = &resources.name.clone();
         let existing = self.client.vhost_limits(name).await?;
-        // The plan's limit applies to the tenant's own queues and is enforced when they are declared (`quota.rs`). The gateway's are
-        // added to it.
+        // The plan's limit applies to the tenant's own queues and is enforced when they are declared (`quota.rs`). The
+        // gateway's are added to it.
         let limited = |max: u32| (max > 0).then_some(u64::from(max));
         let queues = limited(plan.max_queues).map(|max| max + u64::from(OWN_QUEUES));
         for (limit, wanted) in [("max-connections", limited(plan.max_connections)), ("max-queues", queues)] {
@@ -222,8 +222,8 @@ impl Provisioner {
         Ok(())
     }
 
-    /// Declares the exchange and the queue for dead letters by an import of definitions, which requires no permission of the
-    /// administrator in the vhost.
+    /// Declares the exchange and the queue for dead letters by an import of definitions, which requires no permission
+    /// of the administrator in the vhost.
     async fn dead_letters(&self, resources: &mut TenantResources) -> Result<(), Error> {
         let name = &resources.name.clone();
         let exchange = self.client.exchange(name, DEAD_LETTERS).await?;
@@ -264,8 +264,8 @@ impl Provisioner {
         self.client.import_definitions(name, &definitions).await
     }
 
-    /// Creates or repairs the user. With an empty password hash, it can log in with a certificate only. Returns whether the user
-    /// exists now.
+    /// Creates or repairs the user. With an empty password hash, it can log in with a certificate only. Returns whether
+    /// the user exists now.
     async fn user(&self, resources: &mut TenantResources) -> Result<bool, Error> {
         let name = &resources.name.clone();
         let existing = self.client.user(name).await?;
@@ -305,7 +305,8 @@ impl Provisioner {
         let in_vhost = self.client.permissions_in(name).await?.unwrap_or_default();
         for other in in_vhost.iter().filter(|p| p.user != *name) {
             let change = if other.user == self.user {
-                // The broker grants access to a new vhost to the user that created it. This is revoked without being reported.
+                // The broker grants access to a new vhost to the user that created it. This is revoked without being
+                // reported.
                 String::new()
             } else if other.user.starts_with("wg.") {
                 format!("revoked access to vhost {name} from user {}", other.user)
@@ -327,8 +328,8 @@ impl TenantResources {
         Self { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new(), dry_run }
     }
 
-    /// Records a change that is about to be made (an empty line is not recorded), and returns whether to make it. If a change
-    /// fails, the whole run fails, so every recorded change was made.
+    /// Records a change that is about to be made (an empty line is not recorded), and returns whether to make it. If a
+    /// change fails, the whole run fails, so every recorded change was made.
     fn record_change(&mut self, line: String) -> bool {
         if !line.is_empty() {
             self.changes.push(line);

@@ -1,6 +1,6 @@
-//! The `Topology` service. It parses names, checks grants, and declares objects as the tenant's own broker user. Lists are
-//! read from the broker's management API, within the caller's vhost only. A binding forwards the messages of an exchange, so
-//! it requires the configure grant for its source and its destination.
+//! The `Topology` service. It parses names, checks grants, and declares objects as the tenant's own broker user. Lists
+//! are read from the broker's management API, within the caller's vhost only. A binding forwards the messages of an
+//! exchange, so it requires the configure grant for its source and its destination.
 
 mod audit_subject;
 mod convert;
@@ -86,8 +86,8 @@ impl TopologyService {
 }
 
 impl TopologyService {
-    /// Compares the retry policy with that of an existing queue. RabbitMQ compares the properties that it stores, but the
-    /// policy is the gateway's own.
+    /// Compares the retry policy with that of an existing queue. RabbitMQ compares the properties that it stores, but
+    /// the policy is the gateway's own.
     async fn compare_retry_policy(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
         let Some(wanted) = spec.retry else { return Ok(()) };
         self.policies.forget(scope, &spec.name);

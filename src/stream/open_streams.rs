@@ -24,8 +24,8 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct OpenStreams(Arc<Mutex<Entries>>);
 
-/// Ids grow with the time of opening, and are unique among all gateways, so that an id from one never closes a stream of
-/// another.
+/// Ids grow with the time of opening, and are unique among all gateways, so that an id from one never closes a stream
+/// of another.
 type Entries = BTreeMap<Uuid, Arc<Entry>>;
 
 struct Entry {
@@ -122,7 +122,8 @@ impl OpenStreams {
         self.len() == 0
     }
 
-    /// At most `limit` streams of a tenant that satisfy `wanted`, those that were opened first come first, after this id.
+    /// At most `limit` streams of a tenant that satisfy `wanted`, those that were opened first come first, after this
+    /// id.
     pub fn list(
         &self,
         tenant: &TenantId,

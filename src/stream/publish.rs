@@ -1,9 +1,9 @@
 //! A publish stream: frames of publications in, exactly one outcome for each message out, `CONFIRMED` only after the
 //! broker's confirm.
 //!
-//! Nothing is buffered without a bound. While the stream's window, the tenant's limit in flight (`intake.rs`) or its memory
-//! budget (`charges.rs`) is full, no frame is read, and HTTP/2 flow control slows the client. A message over the plan's rates
-//! or over the memory budget is `THROTTLED` before any other work is done for it.
+//! Nothing is buffered without a bound. While the stream's window, the tenant's limit in flight (`intake.rs`) or its
+//! memory budget (`charges.rs`) is full, no frame is read, and HTTP/2 flow control slows the client. A message over the
+//! plan's rates or over the memory budget is `THROTTLED` before any other work is done for it.
 
 mod batch;
 mod charges;
@@ -67,7 +67,8 @@ pub fn run(publisher: Publisher, session: Session, incoming: impl Incoming<Publi
         if let Err(End::Failed(failure)) = machine.run(incoming).await {
             audit_context.record_end(failure.kind, failure.reason);
             machine.report_remaining().await;
-            // A client that reads nothing must not keep the stream open: it gets the failure only if it fits into the buffer.
+            // A client that reads nothing must not keep the stream open: it gets the failure only if it fits into the
+            // buffer.
             let _ = frames.try_send(Err(failure));
         }
     };
@@ -182,8 +183,8 @@ impl Machine {
         }
     }
 
-    /// A stream that is ended because the gateway stops still reports an outcome for every message, as long as its client
-    /// reads.
+    /// A stream that is ended because the gateway stops still reports an outcome for every message, as long as its
+    /// client reads.
     async fn report_remaining(&mut self) {
         if !self.session.is_cut() {
             return;
@@ -325,8 +326,8 @@ struct Refused {
 }
 
 impl FrameCheck<'_> {
-    /// Checks its size, the rates, its form and the grants. The rates come early, because refusing a client that ignores
-    /// them must be cheap.
+    /// Checks its size, the rates, its form and the grants. The rates come early, because refusing a client that
+    /// ignores them must be cheap.
     fn message(&mut self, order: u64, bytes: usize, publication: &mut Publication) -> Result<PendingPublish, Refused> {
         let body = body_size(publication);
         if body as u64 > self.max_body {

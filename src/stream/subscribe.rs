@@ -1,8 +1,9 @@
-//! A subscribe stream. It sends deliveries in batches of the messages that are ready and fit into both windows, and receives
-//! settlements and extensions of leases.
+//! A subscribe stream. It sends deliveries in batches of the messages that are ready and fit into both windows, and
+//! receives settlements and extensions of leases.
 //!
-//! Invariant: every delivery that this stream has received from the broker and not settled is in `outstanding` or in its consumer,
-//! and returns to the queue when the stream ends, for whatever reason. Failed deliveries are published again first.
+//! Invariant: every delivery that this stream has received from the broker and not settled is in `outstanding` or in
+//! its consumer, and returns to the queue when the stream ends, for whatever reason. Failed deliveries are published
+//! again first.
 
 mod failing;
 mod frames;
@@ -147,7 +148,8 @@ struct Machine {
     /// The charge of the deliveries in `outbox`, which contains at most one frame of them.
     unread_frame: Option<UnreadFrame>,
     heartbeat: Interval,
-    /// When leases are checked next. Most deliveries are settled long before, so it often fires too early and is set again.
+    /// When leases are checked next. Most deliveries are settled long before, so it often fires too early and is set
+    /// again.
     leases: Pin<Box<Sleep>>,
 }
 
@@ -250,7 +252,8 @@ impl Machine {
         let batch_size = batch.len() as u64;
         let batch_bytes = batch.iter().map(|delivery| delivery.message.body.len()).sum::<usize>() as u64;
         let redelivered = batch.iter().filter(|delivery| delivery.redelivered).count() as u64;
-        // The latency of a later attempt would depend on the consumers, and that of a stream queue on where reading started.
+        // The latency of a later attempt would depend on the consumers, and that of a stream queue on where reading
+        // started.
         let is_first = |delivery: &broker::Incoming| delivery.attempt == 1 && delivery.offset.is_none();
         let accepted: Vec<_> = batch.iter().map(|delivery| delivery.accepted.filter(|_| is_first(delivery))).collect();
         subscription.seen(last.offset);

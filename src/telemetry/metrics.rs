@@ -1,7 +1,7 @@
 //! Metrics. A stream obtains its tenant's handles once, and each event costs an atomic addition.
 //!
-//! The number of tenants with a label of their own is bounded: all others share the label `other`, and the label of a deleted
-//! tenant becomes free again.
+//! The number of tenants with a label of their own is bounded: all others share the label `other`, and the label of a
+//! deleted tenant becomes free again.
 
 mod encode;
 mod latency;
@@ -115,8 +115,8 @@ impl Metrics {
         &self.all.process
     }
 
-    /// Adds a function that runs before each reading and sets metrics that are cheaper to read then than to update continuously. It
-    /// must not wait.
+    /// Adds a function that runs before each reading and sets metrics that are cheaper to read then than to update
+    /// continuously. It must not wait.
     pub fn before_each_reading(&self, hook: impl Fn(&Self) + Send + Sync + 'static) {
         self.all.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
     }

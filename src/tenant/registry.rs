@@ -100,9 +100,9 @@ impl Tenants {
         Ok(())
     }
 
-    /// Watches for changes by other gateways until stopped: reads the store's revision at every interval and after every
-    /// notification, and the rest if it has changed. Logs when the store becomes unavailable and when it is available
-    /// again.
+    /// Watches for changes by other gateways until stopped: reads the store's revision at every interval and after
+    /// every notification, and the rest if it has changed. Logs when the store becomes unavailable and when it is
+    /// available again.
     pub async fn watch(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.poll_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -150,7 +150,8 @@ impl Administrator {
         Ok(Self { caller, client, authority: Arc::new(authority), revoked_keys })
     }
 
-    /// Waits until it may no longer administer, and returns the reason; its token's expiry is not included. Cancel safe.
+    /// Waits until it may no longer administer, and returns the reason; its token's expiry is not included. Cancel
+    /// safe.
     pub(super) async fn ended(&self) -> Error {
         let lost = async {
             let mut changes = self.client.changes();

@@ -1,8 +1,8 @@
 //! Limits on the body of every request: how long it may take to arrive, and the memory that it uses until it is
 //! decoded.
 //!
-//! Invariant: no byte of a gRPC frame is passed on before the whole frame is charged to the budget of its tenant, or
-//! to that of callers without a token. The charge of a frame of a stream is released when the reader requests what follows
+//! Invariant: no byte of a gRPC frame is passed on before the whole frame is charged to the budget of its tenant, or to
+//! that of callers without a token. The charge of a frame of a stream is released when the reader requests what follows
 //! it, or drops the body; the charge of a unary request when it is answered.
 
 use std::{
@@ -33,8 +33,8 @@ use crate::{
 const PREFIX: usize = 5;
 /// The maximum expansion factor of compression.
 const MAX_EXPANSION: usize = 1032;
-/// A frame of a client that costs at most this much is passed on even without free memory: acknowledgements must arrive,
-/// because they are what frees memory. It is bounded by the number of streams.
+/// A frame of a client that costs at most this much is passed on even without free memory: acknowledgements must
+/// arrive, because they are what frees memory. It is bounded by the number of streams.
 const ALWAYS_PASSED_ON: usize = 16 * 1024;
 /// The same for a call without a token, so that a client gets one when others from its address use up their memory.
 const ANONYMOUS_PASSED_ON: usize = 4 * 1024;

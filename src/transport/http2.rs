@@ -27,8 +27,8 @@ use crate::memory::{MemoryBudget, MemoryPermit};
 
 /// The window of a stream: unread bytes that may be on their way, sized for a client with 50 Mbit/s and 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The window of a connection: 256 paused streams do not stop the other streams of their connection. If the memory budget is
-/// exhausted, the frames of streams wait in h2, uncharged, at most [`STREAM_WINDOW`] for each.
+/// The window of a connection: 256 paused streams do not stop the other streams of their connection. If the memory
+/// budget is exhausted, the frames of streams wait in h2, uncharged, at most [`STREAM_WINDOW`] for each.
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// The window of a connection before the peer has authenticated: the smallest that HTTP/2 allows.
 const OPEN_CONNECTION_WINDOW: u32 = 65_535;

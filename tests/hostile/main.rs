@@ -1,9 +1,9 @@
-//! The hostile suite: each attack of docs/security.md against a `warrengate serve` process of its own, whose memory, other
-//! tenants and open connections are measured.
+//! The hostile suite: each attack of docs/security.md against a `warrengate serve` process of its own, whose memory,
+//! other tenants and open connections are measured.
 //!
-//! It is a test target without libtest, because it is one run with a table at its end: `./scripts/hostile`. A bar on memory, on
-//! what is left open, or on the truth of an answer fails the run. Bars on time fail it in the long form only, because the short
-//! form runs on machines that have other work, and without optimisation.
+//! It is a test target without libtest, because it is one run with a table at its end: `./scripts/hostile`. A bar on
+//! memory, on what is left open, or on the truth of an answer fails the run. Bars on time fail it in the long form
+//! only, because the short form runs on machines that have other work, and without optimisation.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::large_futures, reason = "a test has its stack to itself")]

@@ -247,8 +247,8 @@ async fn a_redrive_keeps_to_its_rate_reports_its_progress_and_stops_when_it_is_c
     })
     .await;
     assert!(left > 0 && left < 60, "{left}");
-    // At least once: RabbitMQ keeps acknowledgements back from a quorum queue that is behind with more than 32, and forgets them
-    // when the channel closes, as it does between two turns.
+    // At least once: RabbitMQ keeps acknowledgements back from a quorum queue that is behind with more than 32, and
+    // forgets them when the channel closes, as it does between two turns.
     let again = tenant.redrive(all()).await;
     assert!(again.redriven as usize >= left && again.failed == 0, "{again:?} of {left}");
     tenant.has_depth("jobs", 60 + again.redriven - left as u64).await;

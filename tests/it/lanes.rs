@@ -1,5 +1,5 @@
-//! Publish lanes (docs/adr/0017): the streams of a tenant share a few channels. Each stream keeps its order and gets its own
-//! outcomes, whatever the others do.
+//! Publish lanes (docs/adr/0017): the streams of a tenant share a few channels. Each stream keeps its order and gets
+//! its own outcomes, whatever the others do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -83,7 +83,8 @@ async fn each_of_50_streams_that_share_lanes_keeps_its_order() {
     assert!(next.values().all(|count| *count == MESSAGES) && next.len() == STREAMS);
 }
 
-/// Publishes to a queue on all streams but the last while the last one publishes elsewhere; returns the last one's outcomes.
+/// Publishes to a queue on all streams but the last while the last one publishes elsewhere; returns the last one's
+/// outcomes.
 async fn beside(all: &mut [RawPublisher], messages: usize, last: Vec<Publication>) -> Vec<PublishResult> {
     let (disturbing, others) = all.split_last_mut().unwrap();
     let publishing = others.iter_mut().enumerate().map(|(stream, publisher)| async move {
@@ -156,7 +157,8 @@ async fn an_exchange_that_is_deleted_at_the_broker_costs_no_other_stream_a_messa
     let missing = results.iter().filter(|result| result.reason.starts_with("EXCHANGE_NOT_FOUND")).count();
     let confirmed = results.iter().filter(|result| result.outcome() == Outcome::Confirmed).count();
     assert_eq!(missing + confirmed, MESSAGES, "{results:?}");
-    // What was unanswered when the broker closed the channel is published again, so there may be more copies, but not fewer.
+    // What was unanswered when the broker closed the channel is published again, so there may be more copies, but not
+    // fewer.
     let depth = tenant.depth("jobs").await as usize;
     let bodies: BTreeSet<_> = tenant.take("jobs", depth).await.iter().map(|body| parse(body)).collect();
     let others = (0..STREAMS - 1).flat_map(|stream| (0..MESSAGES).map(move |message| (stream, message)));
@@ -243,7 +245,8 @@ async fn streams_that_publish_as_much_as_possible_do_not_delay_another_one() {
         meanwhile
     };
     let (_, meanwhile) = tokio::join!(join_all(flooding), other);
-    // It waits for what the lanes have sent (about 4,000 messages), and not for what the other streams have pushed (24,000).
+    // It waits for what the lanes have sent (about 4,000 messages), and not for what the other streams have pushed
+    // (24,000).
     let median = meanwhile[MESSAGES / 2];
     assert!(median < 12_000, "messages of the others were confirmed first: {meanwhile:?}");
 }

@@ -1,5 +1,5 @@
-//! The memory budget of a gateway: deliveries and publishes in flight are charged to the tenant. A tenant that has used its share is
-//! slowed or refused, and continues when it has settled something; another tenant is not affected.
+//! The memory budget of a gateway: deliveries and publishes in flight are charged to the tenant. A tenant that has used
+//! its share is slowed or refused, and continues when it has settled something; another tenant is not affected.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -31,7 +31,8 @@ async fn small_gateway() -> OwnGateway {
     .await
 }
 
-/// Two subscriptions of one tenant that hold, without settling, what its memory allows: the number of each message, by subscription.
+/// Two subscriptions of one tenant that hold, without settling, what its memory allows: the number of each message, by
+/// subscription.
 struct Holders {
     tenant: Tenant,
     subscriptions: [RawSubscription; 2],

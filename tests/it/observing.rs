@@ -1,5 +1,5 @@
-//! What a tenant's observer and a platform administrator can see: usage, audit events, open streams and the status of the
-//! gateway.
+//! What a tenant's observer and a platform administrator can see: usage, audit events, open streams and the status of
+//! the gateway.
 
 use tonic::{Code, Status};
 use warrengate::{client::Client, pb};

@@ -153,8 +153,9 @@ export class Client implements Caller {
   }
 
   /**
-   * Calls a handler for each message, up to `concurrency` at a time. Returning acknowledges the message, an error retries it with the
-   * queue's back-off. Leases are extended while a handler works. Resolves when the gateway has accepted the subscription.
+   * Calls a handler for each message, up to `concurrency` at a time. Returning acknowledges the message, an error
+   * retries it with the queue's back-off. Leases are extended while a handler works. Resolves when the gateway has
+   * accepted the subscription.
    */
   consume(queue: string, handler: Handler, options: ConsumeOptions = {}): Promise<Consumer> {
     return this.#open(queue, options, handler);

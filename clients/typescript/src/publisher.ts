@@ -111,8 +111,9 @@ export class Publisher {
   }
 
   /**
-   * Publishes a message and waits for its outcome. Resolves when the broker has confirmed the message, and rejects with an
-   * `UnroutableError`, `RejectedError`, `DeniedError`, `ThrottledError`, `UnknownOutcomeError` or `NotSentError` otherwise.
+   * Publishes a message and waits for its outcome. Resolves when the broker has confirmed the message, and rejects with
+   * an `UnroutableError`, `RejectedError`, `DeniedError`, `ThrottledError`, `UnknownOutcomeError` or `NotSentError`
+   * otherwise.
    */
   async publish(message: Message | Uint8Array | string, routingKey = "", options: { allowUnroutable?: boolean } = {}): Promise<Confirmation> {
     return (await this.send(message, routingKey, options)).outcome;

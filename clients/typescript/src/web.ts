@@ -1,6 +1,6 @@
 /**
- * The client for browsers, over gRPC-Web. The same client as in Node.js: a consumer's stream is `Receive`, its frames are calls of
- * `Settle`; a publisher's frames are calls of `PublishBatch`.
+ * The client for browsers, over gRPC-Web. The same client as in Node.js: a consumer's stream is `Receive`, its frames
+ * are calls of `Settle`; a publisher's frames are calls of `PublishBatch`.
  */
 import { create, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import { ConnectError, type Transport } from "@connectrpc/connect";

@@ -1,11 +1,11 @@
 //! The gateway's memory allocator, jemalloc, with the setting that it needs (docs/adr/0012).
 //!
-//! lapin gives each connection two zeroed buffers of 4 MiB. With `oversize_threshold` at 3 MiB, jemalloc returns memory of that
-//! size to the system at once, so that new buffers need no zeroing; otherwise the memory is reused and zeroed, and an idle
-//! subscription needs 102 KiB instead of 34.
+//! lapin gives each connection two zeroed buffers of 4 MiB. With `oversize_threshold` at 3 MiB, jemalloc returns memory
+//! of that size to the system at once, so that new buffers need no zeroing; otherwise the memory is reused and zeroed,
+//! and an idle subscription needs 102 KiB instead of 34.
 //!
-//! This is a crate of its own because it needs unsafe code, which the gateway forbids: a symbol that jemalloc reads when the
-//! process starts, and a call that reads the setting in effect.
+//! This is a crate of its own because it needs unsafe code, which the gateway forbids: a symbol that jemalloc reads
+//! when the process starts, and a call that reads the setting in effect.
 #![cfg(unix)]
 
 use std::{ffi::c_char, mem::size_of, ptr};
@@ -27,7 +27,8 @@ pub struct Settings(*const c_char);
 unsafe impl Sync for Settings {}
 
 /// jemalloc's settings, read by it before `main`. The environment variable `_RJEM_MALLOC_CONF` overrides them.
-// SAFETY: jemalloc declares this symbol as `const char *`, which is how it is laid out here, and no other crate defines it.
+// SAFETY: jemalloc declares this symbol as `const char *`, which is how it is laid out here, and no other crate defines
+// it.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 pub static SETTINGS: Settings = Settings(c"oversize_threshold:3145728".as_ptr());
 

@@ -1,8 +1,8 @@
 //! A benchmark of the gateway against direct AMQP clients of the same broker, on the same machine.
 //!
 //! The same work is done in rounds that alternate between the broker and the gateway. Gateway, broker and application
-//! are separate processes, so that their processor time is measured separately. The messages of every run are counted, and a
-//! missing one fails the measurement. Load from other programs on the machine is measured and reported.
+//! are separate processes, so that their processor time is measured separately. The messages of every run are counted,
+//! and a missing one fails the measurement. Load from other programs on the machine is measured and reported.
 
 mod figures;
 mod job;

@@ -1,7 +1,8 @@
-//! `warrengate-bench`: measures what the gateway costs on this machine, compared with direct AMQP clients of the same broker.
+//! `warrengate-bench`: measures what the gateway costs on this machine, compared with direct AMQP clients of the same
+//! broker.
 //!
-//! It starts a private broker and the `warrengate` program, and stops both. The result is a table, JSON, a Markdown page or a
-//! plot.
+//! It starts a private broker and the `warrengate` program, and stops both. The result is a table, JSON, a Markdown
+//! page or a plot.
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! A TCP proxy that fails on command, between a gateway and its broker or a client and its gateway.
 //!
-//! It forwards bytes unchanged. On command it resets or refuses connections, or keeps them open without forwarding. Its address
-//! is fixed before its target's, so that it can be in a gateway's settings before the broker has a port.
+//! It forwards bytes unchanged. On command it resets or refuses connections, or keeps them open without forwarding. Its
+//! address is fixed before its target's, so that it can be in a gateway's settings before the broker has a port.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -1,15 +1,15 @@
 //! The consumer of one stream, on a channel of its own. It returns batches of ready deliveries within the subscriber's
 //! windows.
 //!
-//! The broker limits a prefetch by messages only, and lapin buffers deliveries without a bound. So all deliveries are read
-//! from lapin at once, and those that do not fit into the byte window lose their bodies and return to the queue. The consumer
-//! is cancelled first, so that they go to other consumers, and started again when there is capacity, with a prefetch for the
-//! sizes seen. On a queue that serves one consumer at a time the consumer is not cancelled: there, deliveries that do not fit
-//! remain unsettled and are requeued one by one when they fit. Deliveries that exceed the tenant's memory budget are treated in
-//! the same way.
+//! The broker limits a prefetch by messages only, and lapin buffers deliveries without a bound. So all deliveries are
+//! read from lapin at once, and those that do not fit into the byte window lose their bodies and return to the queue.
+//! The consumer is cancelled first, so that they go to other consumers, and started again when there is capacity, with
+//! a prefetch for the sizes seen. On a queue that serves one consumer at a time the consumer is not cancelled: there,
+//! deliveries that do not fit remain unsettled and are requeued one by one when they fit. Deliveries that exceed the
+//! tenant's memory budget are treated in the same way.
 //!
-//! When the consumer ends, the [`Error`] shows whether the connection was lost (a new consumer may continue) or the queue is
-//! unusable.
+//! When the consumer ends, the [`Error`] shows whether the connection was lost (a new consumer may continue) or the
+//! queue is unusable.
 
 use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
@@ -101,8 +101,8 @@ pub struct ConsumeSpec {
     pub exclusive: bool,
     /// Consumers of higher priority are served first.
     pub priority: i32,
-    /// Whether deliveries are retained until they are settled, so that they can be published again. Never those of a stream
-    /// queue.
+    /// Whether deliveries are retained until they are settled, so that they can be published again. Never those of a
+    /// stream queue.
     pub keep: bool,
 }
 
@@ -145,8 +145,8 @@ pub struct Consumer {
     blocked_by: usize,
     /// The last change of the flow.
     changed: Instant,
-    /// The unsettled deliveries of the present consumer, while its prefetch is smaller than the window: when the prefetch is
-    /// used up, the broker delivers nothing more.
+    /// The unsettled deliveries of the present consumer, while its prefetch is smaller than the window: when the
+    /// prefetch is used up, the broker delivers nothing more.
     unsettled: BTreeSet<u64>,
     /// Until when requeued deliveries are expected here again.
     requeued_until: Instant,
@@ -241,15 +241,15 @@ impl Consumer {
         self.charge.release();
     }
 
-    /// The oldest delivery that the subscriber has not received, and that newer ones may overtake. No cumulative acknowledgement
-    /// may cover it.
+    /// The oldest delivery that the subscriber has not received, and that newer ones may overtake. No cumulative
+    /// acknowledgement may cover it.
     pub fn oldest_undelivered(&self) -> Option<u64> {
         self.inbox.first_excess().map(|excess| excess.tag)
     }
 
-    /// Waits for deliveries that fit, and returns those that are ready: at most `most` messages of `frame` bytes together, or
-    /// one larger message. They are charged to the memory budget until they are settled and the [`UnreadFrame`] is dropped.
-    /// Cancel safe: no received delivery is lost.
+    /// Waits for deliveries that fit, and returns those that are ready: at most `most` messages of `frame` bytes
+    /// together, or one larger message. They are charged to the memory budget until they are settled and the
+    /// [`UnreadFrame`] is dropped. Cancel safe: no received delivery is lost.
     ///
     /// # Errors
     /// When the consumer has ended; see [`Error::is_connection_error`].
@@ -342,8 +342,8 @@ impl Consumer {
         let bytes = size(&delivery);
         let offset = offset(&delivery.properties);
         self.stream |= offset.is_some();
-        // A message larger than the window, when nothing else is unsettled, and the message of a consumer that only keeps a
-        // queue from expiring.
+        // A message larger than the window, when nothing else is unsettled, and the message of a consumer that only
+        // keeps a queue from expiring.
         let is_kept_alive = self.expires_soon() && self.prefetch == 1;
         let spare = usize::from(self.capacity.is_idle() || is_kept_alive);
         let tag = delivery.delivery_tag;
@@ -398,7 +398,8 @@ impl Consumer {
         matches!(self.sharing, Some(Sharing::Shared { expires_soon: true }))
     }
 
-    /// Returns deliveries that do not fit: all of them if other consumers may receive them, otherwise as many as fit now.
+    /// Returns deliveries that do not fit: all of them if other consumers may receive them, otherwise as many as fit
+    /// now.
     fn return_excess(&mut self) -> Result<(), Error> {
         let is_blocked = self.charge.is_blocked();
         // The message of a consumer that only keeps a queue from expiring remains unsettled, without its body.
@@ -552,8 +553,8 @@ impl Consumer {
         u16::try_from(prefetch).unwrap_or(u16::MAX).clamp(1, self.spec.max_messages)
     }
 
-    /// Acknowledges one delivery. It is written in order with all other frames, and deliveries do not wait for that. The
-    /// acknowledgements that wait to be written are bounded by the window.
+    /// Acknowledges one delivery. It is written in order with all other frames, and deliveries do not wait for that.
+    /// The acknowledgements that wait to be written are bounded by the window.
     ///
     /// # Errors
     /// When the channel has ended; unacknowledged deliveries return to the queue.
@@ -563,8 +564,8 @@ impl Consumer {
         self.acks.single(tag)
     }
 
-    /// Acknowledges this delivery and all before it. Acknowledgements are combined for some milliseconds, and written while
-    /// the consumer waits for deliveries.
+    /// Acknowledges this delivery and all before it. Acknowledgements are combined for some milliseconds, and written
+    /// while the consumer waits for deliveries.
     ///
     /// # Errors
     /// As [`Self::ack`].
@@ -600,8 +601,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Cancels the consumer, returns all unsettled deliveries in their order (those that the subscriber has not settled and
-    /// those that it has not received), and closes the channel.
+    /// Cancels the consumer, returns all unsettled deliveries in their order (those that the subscriber has not settled
+    /// and those that it has not received), and closes the channel.
     pub async fn close(mut self, unsettled: Vec<u64>) {
         let close_on_drop = CloseOnDrop::new(&self.channel);
         let closing = async {

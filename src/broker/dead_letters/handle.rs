@@ -1,5 +1,5 @@
-//! Listing and deleting dead letters. A dead letter leaves the queue only by an acknowledgement after the confirm of its new
-//! copy, or when it was selected for deletion; listing removes none.
+//! Listing and deleting dead letters. A dead letter leaves the queue only by an acknowledgement after the confirm of
+//! its new copy, or when it was selected for deletion; listing removes none.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -40,7 +40,8 @@ impl DeadLetters {
         Self { connections: Arc::clone(&lanes.connections), lanes }
     }
 
-    /// Lists the oldest dead letters of a selection, without removing them. Every call reads all dead letters of the tenant.
+    /// Lists the oldest dead letters of a selection, without removing them. Every call reads all dead letters of the
+    /// tenant.
     ///
     /// # Errors
     /// [`Error::Busy`] when another call reads them; otherwise when the broker cannot be reached.

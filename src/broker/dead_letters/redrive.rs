@@ -1,7 +1,7 @@
-//! Redriving: publishing dead letters to their queues again, with their attempts reset. They are published to the queue that
-//! dead-lettered them and to no other, unless the caller gives another destination. A run consists of sessions of some seconds,
-//! so that other calls can read the dead letters in between. It processes only messages that were dead-lettered before it began,
-//! so that a message that fails again at once is not redriven repeatedly.
+//! Redriving: publishing dead letters to their queues again, with their attempts reset. They are published to the queue
+//! that dead-lettered them and to no other, unless the caller gives another destination. A run consists of sessions of
+//! some seconds, so that other calls can read the dead letters in between. It processes only messages that were
+//! dead-lettered before it began, so that a message that fails again at once is not redriven repeatedly.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -72,13 +72,12 @@ struct Batch<'a> {
 }
 
 impl DeadLetters {
-    /// Sends a selection to their queues again, at most so many per second, and reports progress. `may_send` returns how long
-    /// a message of this size has to wait. When `stop` is cancelled or the receiver of the reports is closed, no more are sent, and
-    /// the confirms of the others are awaited. Returns the last report.
+    /// Sends a selection to their queues again, at most so many per second, and reports progress. `may_send` returns
+    /// how long a message of this size has to wait. When `stop` is cancelled or the receiver of the reports is closed,
+    /// no more are sent, and the confirms of the others are awaited. Returns the last report.
     ///
-    /// # Errors
-    /// [`Error::Busy`] when another call reads the dead letters; otherwise when the broker cannot be reached. Dead letters that
-    /// were sent until then have been reported.
+    /// # Errors [`Error::Busy`] when another call reads the dead letters; otherwise when the broker cannot be reached.
+    /// Dead letters that were sent until then have been reported.
     pub async fn redrive(
         &self,
         selected: impl Fn(&DeadLetter) -> bool,
@@ -249,8 +248,8 @@ async fn tick(pace: &mut Option<Interval>) {
     }
 }
 
-/// The copy for the letter's queue, by the default exchange, or for another destination; `None` when its queue is needed and
-/// not known.
+/// The copy for the letter's queue, by the default exchange, or for another destination; `None` when its queue is
+/// needed and not known.
 fn copy(tag: u64, letter: &DeadLetter, edit: &DeadLetterEdit) -> Option<PendingPublish> {
     let body = edit.body.clone().unwrap_or_else(|| letter.delivery.body().clone());
     if let Some(destination) = &edit.destination {

@@ -1,6 +1,6 @@
-//! The channel of a lane, from its opening to its end. Messages are taken from the publishers in turn, up to 64 at a time.
-//! All publishes of a batch are polled before any is awaited, so that lapin writes them together (docs/adr/0003). Nothing
-//! else uses the channel, so the broker's delivery tags and the tracker's sequence numbers agree.
+//! The channel of a lane, from its opening to its end. Messages are taken from the publishers in turn, up to 64 at a
+//! time. All publishes of a batch are polled before any is awaited, so that lapin writes them together (docs/adr/0003).
+//! Nothing else uses the channel, so the broker's delivery tags and the tracker's sequence numbers agree.
 
 use std::{
     collections::VecDeque,
@@ -36,8 +36,8 @@ use crate::broker::{
 const MAX_BATCH: usize = 64;
 /// lapin scans its table of unanswered publishes for each `multiple` ack: more would be slower.
 const MAX_UNANSWERED: usize = 1_000;
-/// How many more there may be, of publishers that have few unanswered: one that publishes as much as possible does not make
-/// the others wait for its confirms.
+/// How many more there may be, of publishers that have few unanswered: one that publishes as much as possible does not
+/// make the others wait for its confirms.
 const RESERVE: usize = 128;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A channel without an answer for this long is replaced for the publishers that wait for capacity.
@@ -178,7 +178,8 @@ impl Open {
         true
     }
 
-    /// Polls the batches in order: the first poll of a batch publishes it. They are passed to the tracker in order, too.
+    /// Polls the batches in order: the first poll of a batch publishes it. They are passed to the tracker in order,
+    /// too.
     fn poll_sending(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         for batch in &mut self.sending {
             let _ = batch.sent.poll_unpin(cx);
@@ -236,7 +237,8 @@ impl Open {
         self.tracker.items().chain(sending).map(|sent| sent.message.deadline()).min()
     }
 
-    /// Abandons and returns what the filter selects, oldest first. What lapin has may yet be written, so confirms are awaited.
+    /// Abandons and returns what the filter selects, oldest first. What lapin has may yet be written, so confirms are
+    /// awaited.
     pub(super) fn abandon(&mut self, mut filter: impl FnMut(&Sent) -> bool) -> Vec<Sent> {
         let mut abandoned = self.tracker.abandon(&mut filter);
         let sending = self.sending.iter_mut().flat_map(|batch| batch.messages.iter_mut());
@@ -256,8 +258,8 @@ impl Open {
     }
 }
 
-/// Publishes a batch: all publishes are polled once, in order, before any is awaited, and lapin writes them in that order. Only
-/// the last one wakes the task.
+/// Publishes a batch: all publishes are polled once, in order, before any is awaited, and lapin writes them in that
+/// order. Only the last one wakes the task.
 async fn publish(channel: Channel, first_sequence: u64, attempts: Vec<Attempt>, bodies: Vec<Bytes>) -> Confirms {
     let mut sending: Vec<_> = (first_sequence..)
         .zip(attempts.into_iter().zip(&bodies))

@@ -1,19 +1,19 @@
-//! Matching confirms to publishes. Each publish of a channel gets its own answer, although lapin pairs returned messages
-//! wrongly: it attaches the oldest waiting return to whichever confirm resolves next, and resolves a `multiple` ack in hash
-//! order. Trusting that pairing would report lost messages as confirmed.
+//! Matching confirms to publishes. Each publish of a channel gets its own answer, although lapin pairs returned
+//! messages wrongly: it attaches the oldest waiting return to whichever confirm resolves next, and resolves a
+//! `multiple` ack in hash order. Trusting that pairing would report lost messages as confirmed.
 //!
-//! The invariant that makes the answers right (docs/adr/0003, tested by `tests/it/unroutable.rs`): a return is attached to
-//! some resolved confirm by the time its own confirm has resolved and the batch of acks that it came in is complete. So no
-//! publish is evaluated before every resolved confirm has been read, and a returned message is recognised by the sequence
-//! number inside it, whichever confirm it is attached to. Locking lapin's table once (`barrier`) waits for a batch that is
-//! in progress.
+//! The invariant that makes the answers right (docs/adr/0003, tested by `tests/it/unroutable.rs`): a return is attached
+//! to some resolved confirm by the time its own confirm has resolved and the batch of acks that it came in is complete.
+//! So no publish is evaluated before every resolved confirm has been read, and a returned message is recognised by the
+//! sequence number inside it, whichever confirm it is attached to. Locking lapin's table once (`barrier`) waits for a
+//! batch that is in progress.
 //!
-//! Each confirm has a waker of its own, which adds its number to a list, so the cost of an answer does not depend on how
-//! many publishes wait. lapin calls the wakers of a batch before it releases its table: after the barrier the list is
-//! complete.
+//! Each confirm has a waker of its own, which adds its number to a list, so the cost of an answer does not depend on
+//! how many publishes wait. lapin calls the wakers of a batch before it releases its table: after the barrier the list
+//! is complete.
 //!
-//! Answers are gathered: the lane is woken by the last confirm of a batch, by [`WAKE_AFTER`] others, or by its own timer
-//! every few milliseconds. What is answered together is published together next.
+//! Answers are gathered: the lane is woken by the last confirm of a batch, by [`WAKE_AFTER`] others, or by its own
+//! timer every few milliseconds. What is answered together is published together next.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -110,9 +110,9 @@ enum Resolved {
     Lost(lapin::Error),
 }
 
-/// Writes a sequence number into a message, and the time of acceptance in microseconds (AMQP's own timestamp has seconds
-/// only). The deprecated property `cluster_id` is used for it: it is part of a return, reaches consumers, and cannot be
-/// set by the caller.
+/// Writes a sequence number into a message, and the time of acceptance in microseconds (AMQP's own timestamp has
+/// seconds only). The deprecated property `cluster_id` is used for it: it is part of a return, reaches consumers, and
+/// cannot be set by the caller.
 pub(super) fn with_sequence(properties: BasicProperties, sequence: u64, accepted: SystemTime) -> BasicProperties {
     let micros = accepted.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     let mut text = String::with_capacity(40);
@@ -143,7 +143,8 @@ impl<T> Tracker<T> {
         if self.waiting.is_empty() {
             self.first = sequence;
         }
-        // A batch that was abandoned before it was written leaves a gap, which is filled so that the indices remain correct.
+        // A batch that was abandoned before it was written leaves a gap, which is filled so that the indices remain
+        // correct.
         while self.first + (self.waiting.len() as u64) < sequence {
             self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None, is_last: false });
         }
@@ -194,7 +195,8 @@ impl<T> Tracker<T> {
         self.evaluate(&resolved)
     }
 
-    /// Reads the confirms that have resolved and the returned messages attached to them; returns whether there were any.
+    /// Reads the confirms that have resolved and the returned messages attached to them; returns whether there were
+    /// any.
     fn read_resolved(&mut self, resolved: &mut Vec<u64>) -> bool {
         let before = resolved.len();
         for sequence in self.resolved.take() {

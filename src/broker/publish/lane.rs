@@ -1,10 +1,11 @@
-//! One publish lane: a channel and the task that drives it for all publishers of the lane. Messages of one publisher are
-//! published in the order in which they were pushed. Messages without an answer when the channel or the connection ends are
-//! published again on a new one until their deadline, so that a broker restart costs time, and perhaps a duplicate with the same
-//! id, but no message.
+//! One publish lane: a channel and the task that drives it for all publishers of the lane. Messages of one publisher
+//! are published in the order in which they were pushed. Messages without an answer when the channel or the connection
+//! ends are published again on a new one until their deadline, so that a broker restart costs time, and perhaps a
+//! duplicate with the same id, but no message.
 //!
-//! Until its outcome, a message is in exactly one of these: a mailbox, the backlog of a member, a batch being sent, or the
-//! tracker. A publisher may change lanes only while it has nothing on the channel, so no message overtakes another one.
+//! Until its outcome, a message is in exactly one of these: a mailbox, the backlog of a member, a batch being sent, or
+//! the tracker. A publisher may change lanes only while it has nothing on the channel, so no message overtakes another
+//! one.
 
 use std::{
     any::Any,
@@ -78,9 +79,10 @@ struct Lane {
     renewal: Renewal,
 }
 
-/// Replaces a lane on which the broker rejected a message, or whose channel is of no more use. A channel of RabbitMQ 3.10 sends to
-/// the node that led a queue when the channel first published to it, and rejects while that node is down, whichever node leads
-/// now. Publishers move to the new lane once the broker has answered all that they have on the old one.
+/// Replaces a lane on which the broker rejected a message, or whose channel is of no more use. A channel of RabbitMQ
+/// 3.10 sends to the node that led a queue when the channel first published to it, and rejects while that node is down,
+/// whichever node leads now. Publishers move to the new lane once the broker has answered all that they have on the old
+/// one.
 struct Renewal {
     not_before: Instant,
     running: Option<(Reservation, Pin<Box<Sleep>>)>,
@@ -189,7 +191,8 @@ impl Lane {
         }
     }
 
-    /// Settles what the broker answered. What was lost returns to the backlogs. Returns the error that ended the channel.
+    /// Settles what the broker answered. What was lost returns to the backlogs. Returns the error that ended the
+    /// channel.
     fn settle_answers(&mut self, answers: Vec<(Sent, Answer)>) -> Option<Error> {
         let (mut ended, mut is_rejected) = (None, false);
         for (sent, answer) in answers {
@@ -215,7 +218,8 @@ impl Lane {
         ended
     }
 
-    /// Returns everything unanswered to the backlogs, in the order of their publishers, and acts on the reason of the end.
+    /// Returns everything unanswered to the backlogs, in the order of their publishers, and acts on the reason of the
+    /// end.
     fn channel_ended(&mut self, error: Error) {
         if let Stage::Open(open) = std::mem::replace(&mut self.stage, Stage::Closed) {
             for sent in open.into_unanswered() {
@@ -247,7 +251,8 @@ impl Lane {
                 self.isolate(&offenders);
             }
             error if error.is_connection_error() => self.back_off(error.clone()),
-            // A message that the broker refuses by closing the channel. The error may name its exchange, but not the message.
+            // A message that the broker refuses by closing the channel. The error may name its exchange, but not the
+            // message.
             _ => {
                 let exchange = named_exchange(&error);
                 let suspects = self.senders(exchange.as_deref());
@@ -280,8 +285,8 @@ impl Lane {
         self.separate(offenders);
     }
 
-    /// Hands publishers over to lanes of their own, or in groups when there are many. The group that disturbs again is divided
-    /// again, until the publisher is found.
+    /// Hands publishers over to lanes of their own, or in groups when there are many. The group that disturbs again is
+    /// divided again, until the publisher is found.
     fn separate(&mut self, suspects: &[usize]) {
         if suspects.is_empty() || (self.index.is_none() && suspects.len() == 1 && self.members.len() == 1) {
             return;
@@ -370,8 +375,8 @@ impl Lane {
         self.renewal.running.is_some()
     }
 
-    /// Hands over the members that have no messages on the channel. Those that have are handed over when the broker has answered
-    /// them, or go on here when that takes too long.
+    /// Hands over the members that have no messages on the channel. Those that have are handed over when the broker has
+    /// answered them, or go on here when that takes too long.
     fn poll_renewal(&mut self, cx: &mut Context<'_>) {
         let Some((successor, timer)) = &mut self.renewal.running else { return };
         for member in self.members.ids() {
@@ -386,8 +391,8 @@ impl Lane {
     }
 
     fn set_deadline(&mut self, due: Instant) {
-        // The earliest deadline moves with each answer. The timer is not moved back each time: when it fires too early, it
-        // finds nothing overdue and is set again.
+        // The earliest deadline moves with each answer. The timer is not moved back each time: when it fires too early,
+        // it finds nothing overdue and is set again.
         if !self.has_deadline || due < self.deadline_timer.deadline() {
             self.has_deadline = true;
             self.deadline_timer.as_mut().reset(due);

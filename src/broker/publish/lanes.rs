@@ -1,8 +1,8 @@
-//! The publish lanes of one tenant (docs/adr/0017): a bounded number of channels that all publishers of the tenant share.
-//! Each lane has one channel and one task (`lane.rs`).
+//! The publish lanes of one tenant (docs/adr/0017): a bounded number of channels that all publishers of the tenant
+//! share. Each lane has one channel and one task (`lane.rs`).
 //!
-//! A publisher joins a lane with its first message and leaves it with its last outcome, so an idle stream has no channel. Few
-//! messages gather on the first lane; the next lane is used when that one has much to do.
+//! A publisher joins a lane with its first message and leaves it with its last outcome, so an idle stream has no
+//! channel. Few messages gather on the first lane; the next lane is used when that one has much to do.
 
 use std::{
     collections::HashSet,
@@ -18,10 +18,11 @@ use super::{
 };
 use crate::broker::connection::tenant_connections::TenantConnections;
 
-/// How many channels the publishers of a tenant share. A publisher whose message made the broker close a channel gets one of
-/// its own for a while, and a lane that is replaced keeps its channel until the broker has answered.
+/// How many channels the publishers of a tenant share. A publisher whose message made the broker close a channel gets
+/// one of its own for a while, and a lane that is replaced keeps its channel until the broker has answered.
 pub(super) const LANES: usize = 4;
-/// A lane with fewer messages without an outcome takes further publishers before the next lane does: the size of a batch.
+/// A lane with fewer messages without an outcome takes further publishers before the next lane does: the size of a
+/// batch.
 const LIGHT_LOAD: usize = 64;
 /// How many names of exchanges are remembered. Then all are forgotten and looked up again.
 const MAX_KNOWN_EXCHANGES: usize = 10_000;

@@ -1,5 +1,5 @@
-//! Lookups of exchanges before the first message to each, because a publish to a missing one would close the channel for all
-//! publishers of the lane. Only the publishers whose next message is for the exchange wait.
+//! Lookups of exchanges before the first message to each, because a publish to a missing one would close the channel
+//! for all publishers of the lane. Only the publishers whose next message is for the exchange wait.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,7 +1,7 @@
 //! What a publisher and its lane share: messages go in, outcomes come back.
 //!
-//! A publisher belongs to at most one lane, and from its first message without an outcome until its last one it stays there
-//! unless the lane hands it over. Locks are taken in this order: mailbox, lanes, inbox of a lane.
+//! A publisher belongs to at most one lane, and from its first message without an outcome until its last one it stays
+//! there unless the lane hands it over. Locks are taken in this order: mailbox, lanes, inbox of a lane.
 
 use std::{
     collections::VecDeque,
@@ -66,8 +66,8 @@ pub(in crate::broker) struct LaneHandle {
     inbox: Mutex<Vec<Arc<Mailbox>>>,
     /// The task of the lane.
     pub(super) task: AtomicWaker,
-    /// Publishers that have joined and not left, and lanes that are going to hand publishers over. It grows only under the
-    /// lock of the lanes, so that a lane without any can end.
+    /// Publishers that have joined and not left, and lanes that are going to hand publishers over. It grows only under
+    /// the lock of the lanes, so that a lane without any can end.
     members: AtomicUsize,
     /// Messages without an outcome.
     load: AtomicUsize,

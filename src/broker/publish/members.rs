@@ -1,5 +1,5 @@
-//! The publishers of a lane and their messages that have not been sent. They are served in turn, a few messages each, so that one
-//! that publishes as much as possible does not delay the others.
+//! The publishers of a lane and their messages that have not been sent. They are served in turn, a few messages each,
+//! so that one that publishes as much as possible does not delay the others.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,8 @@ use super::{
     pending::PendingPublish,
 };
 
-/// How many messages one publisher sends in its turn, unless it is alone. One that has fewer unanswered may use the reserve.
+/// How many messages one publisher sends in its turn, unless it is alone. One that has fewer unanswered may use the
+/// reserve.
 const QUANTUM: usize = 16;
 /// Its turn ends when it has sent so many bytes.
 const QUANTUM_BYTES: usize = 64 * 1024;

@@ -1,7 +1,7 @@
 //! A message on its way to the broker.
 //!
-//! Invariant: a checked message is acceptable to lapin, refers to no object of the gateway's own, and can be published any
-//! number of times with the same id and time.
+//! Invariant: a checked message is acceptable to lapin, refers to no object of the gateway's own, and can be published
+//! any number of times with the same id and time.
 
 use std::time::SystemTime;
 
@@ -45,8 +45,8 @@ struct Checked {
 }
 
 impl PendingPublish {
-    /// Checks a publication, and moves the message out of it if it is valid; otherwise the publication is unchanged. `order`
-    /// is its number in the stream, in ascending order, and `bytes` its size as limits count it.
+    /// Checks a publication, and moves the message out of it if it is valid; otherwise the publication is unchanged.
+    /// `order` is its number in the stream, in ascending order, and `bytes` its size as limits count it.
     ///
     /// # Errors
     /// Names the field that is wrong.

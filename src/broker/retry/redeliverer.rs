@@ -1,7 +1,7 @@
 //! Publishes deliveries again: to their queue at once, to a delay queue, or to the dead letters. The old copy may be
-//! acknowledged only after the broker has confirmed the new one, so a crash in between causes a duplicate with the same message
-//! id but never loses a message. A message that cannot be published is tried again as long as the stream is open. One that no delay
-//! queue accepts before its delay ends is published to its queue directly.
+//! acknowledged only after the broker has confirmed the new one, so a crash in between causes a duplicate with the same
+//! message id but never loses a message. A message that cannot be published is tried again as long as the stream is
+//! open. One that no delay queue accepts before its delay ends is published to its queue directly.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -119,7 +119,8 @@ impl Redeliverer {
         );
     }
 
-    /// Waits until new copies are stored; returns the tags of the old copies. Cancel safe. Pending while there is nothing to do.
+    /// Waits until new copies are stored; returns the tags of the old copies. Cancel safe. Pending while there is
+    /// nothing to do.
     pub async fn settled(&mut self) -> Vec<u64> {
         loop {
             self.process_ready();

@@ -1,4 +1,5 @@
-//! Orders with retries: one needs a second attempt; one becomes a dead letter after the third and is redriven after a fix.
+//! Orders with retries: one needs a second attempt; one becomes a dead letter after the third and is redriven after a
+//! fix.
 
 use std::time::{Duration, Instant};
 

@@ -16,7 +16,8 @@ for (const box of document.querySelectorAll("input[data-check]")) {
   box.addEventListener("change", () => boxes.forEach((other) => { other.checked = box.checked; }));
 }
 
-// Live figures: one stream of events for the page. A figure is an element with data-figure, a chart one with data-chart.
+// Live figures: one stream of events for the page. A figure is an element with data-figure, a chart one with
+// data-chart.
 const live = document.querySelector("[data-live]");
 if (live) {
   const status = live.querySelector("[data-status]");

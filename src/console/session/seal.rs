@@ -1,5 +1,5 @@
-//! Encryption of cookies: AES-256-GCM with the purpose of the cookie as associated data, so that one kind of cookie is not
-//! accepted as another.
+//! Encryption of cookies: AES-256-GCM with the purpose of the cookie as associated data, so that one kind of cookie is
+//! not accepted as another.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{

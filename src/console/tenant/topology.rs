@@ -1,4 +1,5 @@
-//! The topology as a picture: exchanges, their bindings, and queues. The layout is made here, so that it needs no script.
+//! The topology as a picture: exchanges, their bindings, and queues. The layout is made here, so that it needs no
+//! script.
 
 mod arrange;
 

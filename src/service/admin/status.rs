@@ -1,5 +1,5 @@
-//! The state of this gateway, the broker and the store, in one response. A part that cannot be reached is reported in the response,
-//! and is not an error of the call.
+//! The state of this gateway, the broker and the store, in one response. A part that cannot be reached is reported in
+//! the response, and is not an error of the call.
 
 use std::{
     sync::Arc,

@@ -1,8 +1,8 @@
-//! Watching a tenant: snapshots of its queues' figures at an interval. All watches of a tenant share one poll of the broker,
-//! which runs as often as the most frequent of them needs it and ends with the last one.
+//! Watching a tenant: snapshots of its queues' figures at an interval. All watches of a tenant share one poll of the
+//! broker, which runs as often as the most frequent of them needs it and ends with the last one.
 //!
-//! The management API has all figures, if the broker collects statistics. Consumers of queues without statistics, and while
-//! the management API cannot be reached also the depths, are read from the queues themselves.
+//! The management API has all figures, if the broker collects statistics. Consumers of queues without statistics, and
+//! while the management API cannot be reached also the depths, are read from the queues themselves.
 
 use std::{
     collections::HashMap,
@@ -332,8 +332,8 @@ async fn ask_consumers(
     queues
 }
 
-/// The depths and consumers of the queues that were known before, as they report them themselves. `None` when no queue can
-/// be read.
+/// The depths and consumers of the queues that were known before, as they report them themselves. `None` when no queue
+/// can be read.
 async fn ask_depths(context: &AdminContext, observer: &Observer, known: TenantFigures) -> Option<TenantFigures> {
     let names: Vec<_> = known.queues.iter().filter_map(name).take(MAX_ASKED).collect();
     if names.is_empty() {

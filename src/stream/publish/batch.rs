@@ -1,7 +1,7 @@
 //! A unary batch of publications.
 //!
-//! Invariant: there are as many results as publications, in their order. If the gateway stops before all have an outcome, the
-//! outcomes known by then are returned, and the others are reported as unknown.
+//! Invariant: there are as many results as publications, in their order. If the gateway stops before all have an
+//! outcome, the outcomes known by then are returned, and the others are reported as unknown.
 
 use super::{Accepted, Intake, accept, charges, check_count, count, result, size, time};
 use crate::{

@@ -46,8 +46,8 @@ pub struct SubscribeContext {
 }
 
 impl SubscribeContext {
-    /// Opens the first consumer. Only classic queues honour an exclusive consumer; the broker accepts the request for other
-    /// types and ignores it, so they are refused here.
+    /// Opens the first consumer. Only classic queues honour an exclusive consumer; the broker accepts the request for
+    /// other types and ignores it, so they are refused here.
     pub(super) async fn open_first(&self, scope: &TenantScope, spec: &ConsumeSpec) -> Result<Consumer, Failure> {
         if spec.exclusive
             && let Some(queue) = self.inspector.queue(scope, &spec.queue).await?

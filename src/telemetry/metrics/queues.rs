@@ -1,5 +1,5 @@
-//! The figures of the tenants' queues at the broker, as one poll of it found them. They replace those of the poll before, so
-//! a tenant that is gone leaves nothing behind.
+//! The figures of the tenants' queues at the broker, as one poll of it found them. They replace those of the poll
+//! before, so a tenant that is gone leaves nothing behind.
 
 use std::fmt;
 
@@ -46,8 +46,8 @@ impl TenantQueues {
     }
 }
 
-/// The tenants with a label of their own, by id: those that have the most, or whose label is in use anyway. All others are
-/// summed up under one label. Tenants without messages and consumers are left out unless their label is in use.
+/// The tenants with a label of their own, by id: those that have the most, or whose label is in use anyway. All others
+/// are summed up under one label. Tenants without messages and consumers are left out unless their label is in use.
 pub(super) fn labelled(
     tenants: Vec<(TenantId, TenantQueues)>,
     is_labelled: impl Fn(&TenantId) -> bool,

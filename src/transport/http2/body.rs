@@ -150,7 +150,8 @@ impl Receiver {
         self.uncharged = UNCHARGED;
     }
 
-    /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader was dropped.
+    /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader was
+    /// dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             {

@@ -1,7 +1,7 @@
 //! `POST /oauth2/token`: the client credentials grant of RFC 6749, section 4.4.
 //!
-//! Credentials are sent with HTTP Basic or in the form. Errors have the form of section 5.2. No response may be cached, and each
-//! contains its trace id.
+//! Credentials are sent with HTTP Basic or in the form. Errors have the form of section 5.2. No response may be cached,
+//! and each contains its trace id.
 
 use std::net::IpAddr;
 
@@ -191,8 +191,8 @@ fn from_basic(value: &str) -> Option<(String, SecretString)> {
     Some((form_decoded(id)?, form_decoded(secret)?.into()))
 }
 
-/// The id and the secret are form-encoded before they are joined (section 2.3.1). The gateway's contain nothing that must be encoded,
-/// but some libraries encode `-` and `_`.
+/// The id and the secret are form-encoded before they are joined (section 2.3.1). The gateway's contain nothing that
+/// must be encoded, but some libraries encode `-` and `_`.
 fn form_decoded(text: &str) -> Option<String> {
     let text = text.replace('+', " ");
     Some(percent_decode_str(&text).decode_utf8().ok()?.into_owned())

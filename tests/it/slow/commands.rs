@@ -51,8 +51,8 @@ fn has(program: &str) -> bool {
     std::env::split_paths(&places).any(|place| place.join(program).is_file())
 }
 
-/// The page with its Python programs as shell commands. A program marked `py` runs until it is interrupted; it is left to
-/// `clients/conformance/resilient.py`.
+/// The page with its Python programs as shell commands. A program marked `py` runs until it is interrupted; it is left
+/// to `clients/conformance/resilient.py`.
 fn with_programs(text: &str) -> String {
     let (first, programs) = text.split_once("```python\n").map_or((text, None), |(first, rest)| (first, Some(rest)));
     let programs = programs.into_iter().flat_map(|programs| programs.split("```python\n")).map(|program| {

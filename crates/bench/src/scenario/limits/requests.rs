@@ -73,8 +73,8 @@ pub(super) struct Requester {
 /// The refusal of a request that would hash a secret while too many are being hashed.
 const TOO_MANY_SECRET_CHECKS: &str = "TOO_MANY_SECRET_CHECKS";
 
-/// Requests one more of this kind; `reason` is the expected refusal. New clients have secrets, so on a slow machine they may
-/// also be refused because too many secrets are being hashed.
+/// Requests one more of this kind; `reason` is the expected refusal. New clients have secrets, so on a slow machine
+/// they may also be refused because too many secrets are being hashed.
 pub(super) fn calls(
     requester: Requester,
     resource: Resource,

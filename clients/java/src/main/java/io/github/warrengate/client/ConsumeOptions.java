@@ -53,8 +53,8 @@ public final class ConsumeOptions {
   }
 
   /**
-   * Sets the lease of a delivery (60 s): if the application stops, its messages are delivered again after this time. Leases
-   * are extended automatically.
+   * Sets the lease of a delivery (60 s): if the application stops, its messages are delivered again after this time.
+   * Leases are extended automatically.
    *
    * @param duration 10 s to 1 h
    * @return this

@@ -31,8 +31,8 @@ import warrengate.v1.SubscribeStart;
 import warrengate.v1.Settled;
 
 /**
- * A subscription that outlives its streams. With a handler it calls the handler; without one, take deliveries with {@link #next},
- * {@link #poll} or by iterating, and settle each of them.
+ * A subscription that outlives its streams. With a handler it calls the handler; without one, take deliveries with
+ * {@link #next}, {@link #poll} or by iterating, and settle each of them.
  */
 public final class Consumer implements AutoCloseable, Iterable<Delivery> {
   /** How long acknowledgements are gathered before they are written. */
@@ -203,8 +203,8 @@ public final class Consumer implements AutoCloseable, Iterable<Delivery> {
   }
 
   /**
-   * Iterates over the deliveries of a consumer without a handler, until it is closed or the thread is interrupted. Iterating throws
-   * the error that has ended the consumer.
+   * Iterates over the deliveries of a consumer without a handler, until it is closed or the thread is interrupted.
+   * Iterating throws the error that has ended the consumer.
    *
    * @return the iterator
    */
@@ -351,8 +351,8 @@ public final class Consumer implements AutoCloseable, Iterable<Delivery> {
   }
 
   private WarrengateException after(Stream current, WarrengateException failure) {
-    // A plan's limit of streams refuses the first one. A later one may only have come before the gateway has noticed the end of its
-    // predecessor.
+    // A plan's limit of streams refuses the first one. A later one may only have come before the gateway has noticed
+    // the end of its predecessor.
     if (failure != null && !started.isDone() && failure.code() == Status.Code.RESOURCE_EXHAUSTED) {
       return failure;
     }
@@ -379,8 +379,8 @@ public final class Consumer implements AutoCloseable, Iterable<Delivery> {
   }
 
   /**
-   * Takes no more messages, waits for running handlers (up to 30 s), settles, and ends the stream. Deliveries that were taken
-   * without a handler are not waited for. A handler must not close its own consumer: it would wait for itself.
+   * Takes no more messages, waits for running handlers (up to 30 s), settles, and ends the stream. Deliveries that were
+   * taken without a handler are not waited for. A handler must not close its own consumer: it would wait for itself.
    */
   @Override
   public void close() {
@@ -388,8 +388,8 @@ public final class Consumer implements AutoCloseable, Iterable<Delivery> {
   }
 
   /**
-   * Takes no more messages, waits until what was begun is settled, and ends the stream. The rest is delivered again without using
-   * up an attempt.
+   * Takes no more messages, waits until what was begun is settled, and ends the stream. The rest is delivered again
+   * without using up an attempt.
    *
    * @param limit how long to wait; then handlers are interrupted, and their messages are delivered again
    */
@@ -438,8 +438,8 @@ public final class Consumer implements AutoCloseable, Iterable<Delivery> {
   }
 
   /**
-   * One subscribe stream. A settlement is written only to the stream that delivered the message, so that a late one cannot settle
-   * another message. Its fields are guarded by the lock of the consumer.
+   * One subscribe stream. A settlement is written only to the stream that delivered the message, so that a late one
+   * cannot settle another message. Its fields are guarded by the lock of the consumer.
    */
   final class Stream extends Session<SubscribeRequest, SubscribeResponse> {
     private SubscribeStart first;

@@ -1,8 +1,8 @@
 package io.github.warrengate.client;
 
 /**
- * Processes deliveries. Returning acknowledges the delivery and an exception retries it with the queue's back-off, unless the
- * handler has settled it. The thread is interrupted when the consumer no longer waits for the handler.
+ * Processes deliveries. Returning acknowledges the delivery and an exception retries it with the queue's back-off,
+ * unless the handler has settled it. The thread is interrupted when the consumer no longer waits for the handler.
  */
 @FunctionalInterface
 public interface Handler {

@@ -24,7 +24,8 @@ import warrengate.v1.PublishResult;
 import warrengate.v1.Reauthenticate;
 
 /**
- * Publishes to one exchange. Safe for use by several threads. Each message gets exactly one outcome, by its deadline at the latest.
+ * Publishes to one exchange. Safe for use by several threads. Each message gets exactly one outcome, by its deadline at
+ * the latest.
  */
 public final class Publisher implements AutoCloseable {
   /** Far below the size limit of a frame, so that only a message that is too large by itself is refused for its size. */
@@ -105,13 +106,13 @@ public final class Publisher implements AutoCloseable {
   }
 
   /**
-   * Publishes a message. Waits only while the publisher is full. Messages that one thread publishes reach the broker in this order
-   * while nothing fails.
+   * Publishes a message. Waits only while the publisher is full. Messages that one thread publishes reach the broker in
+   * this order while nothing fails.
    *
    * @param routingKey the routing key; for the default exchange, the name of a queue
    * @param message the message
-   * @return completes when the broker has confirmed the message, and otherwise exceptionally with a {@link PublishException} or
-   *     another {@link WarrengateException}; {@link WarrengateException#from} unpacks it
+   * @return completes when the broker has confirmed the message, and otherwise exceptionally with a {@link
+   * PublishException} or another {@link WarrengateException}; {@link WarrengateException#from} unpacks it
    */
   public CompletableFuture<Confirmation> publish(String routingKey, Message message) {
     var sent = message.proto().toBuilder();

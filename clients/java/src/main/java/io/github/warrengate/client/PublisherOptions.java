@@ -60,8 +60,8 @@ public final class PublisherOptions {
   }
 
   /**
-   * Sets the deadline of a message (60 s). Until then it is sent again, with the same id, when its outcome is unknown or it was
-   * throttled.
+   * Sets the deadline of a message (60 s). Until then it is sent again, with the same id, when its outcome is unknown
+   * or it was throttled.
    *
    * @param duration the time from publishing
    * @return this

@@ -17,8 +17,8 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
 
 /**
- * One stream from its opening to its end. Frames are written by one task at a time, only while the transport is ready for
- * more, and reading never waits for writing.
+ * One stream from its opening to its end. Frames are written by one task at a time, only while the transport is ready
+ * for more, and reading never waits for writing.
  */
 abstract class Session<RequestT, ResponseT> {
   /** How long a gateway may take to end a stream that was closed. */

@@ -74,7 +74,8 @@ public final class WarrengateClient implements AutoCloseable {
       thread.setDaemon(true);
       return thread;
     };
-    // Threads end by themselves soon after their last task, so that it needs no shutdown, after which tasks of gRPC would be refused.
+    // Threads end by themselves soon after their last task, so that it needs no shutdown, after which tasks of gRPC
+    // would be refused.
     executor = new ThreadPoolExecutor(0, Integer.MAX_VALUE, IDLE_SECONDS, TimeUnit.SECONDS, new SynchronousQueue<>(), threads);
     timers = new ScheduledThreadPoolExecutor(1, threads);
     timers.setRemoveOnCancelPolicy(true);
@@ -265,7 +266,8 @@ public final class WarrengateClient implements AutoCloseable {
   }
 
   /**
-   * Calls a handler for each message of a queue, one after the other. Returns when the gateway has accepted the subscription.
+   * Calls a handler for each message of a queue, one after the other. Returns when the gateway has accepted the
+   * subscription.
    *
    * @param queue the queue
    * @param handler the handler
@@ -288,7 +290,8 @@ public final class WarrengateClient implements AutoCloseable {
   }
 
   /**
-   * Opens a consumer without a handler: take its deliveries by iterating, {@link Consumer#next} or {@link Consumer#poll}.
+   * Opens a consumer without a handler: take its deliveries by iterating, {@link Consumer#next} or {@link
+   * Consumer#poll}.
    *
    * @param queue the queue
    * @return the consumer
@@ -298,7 +301,8 @@ public final class WarrengateClient implements AutoCloseable {
   }
 
   /**
-   * Opens a consumer without a handler: take its deliveries by iterating, {@link Consumer#next} or {@link Consumer#poll}.
+   * Opens a consumer without a handler: take its deliveries by iterating, {@link Consumer#next} or {@link
+   * Consumer#poll}.
    *
    * @param queue the queue
    * @param settings the settings of the consumer
