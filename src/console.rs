@@ -43,13 +43,13 @@ pub struct Console(Arc<Inner>);
 struct Inner {
     api: Api,
     sessions: Sessions,
-    /// The origin of its pages, if it is not the one that requests name.
+    /// The origin of its pages, if it differs from the requested host.
     origin: Option<String>,
     is_tls: bool,
     trace_url: Option<String>,
     /// How long the body of a request may take.
     body_timeout: Duration,
-    /// The same for a user who is not signed in.
+    /// The same limit for a user who is not signed in.
     anonymous_body_timeout: Duration,
     stop: CancellationToken,
 }
@@ -62,7 +62,7 @@ impl Console {
     pub fn new(api: Api, config: &Config, address: SocketAddr, stop: CancellationToken) -> Result<Self, Error> {
         let console = &config.console;
         let is_tls = console.certificate.is_some();
-        // A proxy in front of a plain listener may be the one that encrypts.
+        // A proxy in front of a plain listener may provide TLS.
         let is_https = console.origin.as_ref().map_or(is_tls, |origin| origin.starts_with("https://"));
         Ok(Self(Arc::new(Inner {
             api,

@@ -32,7 +32,7 @@ use crate::names::QueueName;
 const READ_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long returning the messages may take. When it fails, closing the channel returns them.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long to wait for the first message, and for the next one. The end of a queue cannot be seen otherwise.
+/// How long to wait for the first message, and for the next one. The broker does not report the end of a queue.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 const NEXT_WAIT: Duration = Duration::from_millis(500);
 /// Unacknowledged messages of a stream queue, so that few are in memory in addition to the returned ones.
@@ -45,24 +45,24 @@ const LOWEST_PRIORITY: i32 = -128;
 pub struct PeekSpec {
     /// The queue.
     pub queue: QueueName,
-    /// The most messages.
+    /// Maximum number of messages.
     pub max_messages: usize,
-    /// The most bytes of all messages, unless the first one is larger.
+    /// Maximum size of all messages in bytes; the first message may be larger.
     pub max_bytes: usize,
-    /// Longer bodies are truncated.
+    /// Longer bodies are truncated to this size.
     pub max_body_bytes: usize,
     /// Whether it is a stream queue, and the offset at which to begin.
     pub stream: Option<StartAt>,
-    /// Whether it serves one consumer at a time.
+    /// Whether the queue serves one consumer at a time.
     pub is_single: bool,
 }
 
 /// The first messages of a queue.
 #[derive(Debug, Default)]
 pub struct Peeked {
-    /// In their order, with the sizes of their whole bodies.
+    /// In the order of the queue, with the sizes of their whole bodies.
     pub messages: Vec<(Incoming, usize)>,
-    /// Whether the queue has more.
+    /// Whether the queue has more messages.
     pub has_more: bool,
 }
 
@@ -73,7 +73,7 @@ pub struct Peeked {
 /// When the queue is missing or does not allow it, or the broker cannot be reached.
 pub(super) async fn peek(connections: Arc<TenantConnections>, spec: PeekSpec) -> Result<Peeked, Error> {
     let reading = async move {
-        // Two at a time would return the messages in another order.
+        // Two concurrent reads would return the messages in another order.
         let _one_at_a_time = connections.peek.lock().await;
         if spec.stream.is_none() {
             let state = queue_state(&connections, spec.queue.as_str()).await?;
@@ -117,7 +117,7 @@ impl<'a> Page<'a> {
             return false;
         }
         if kept < body_bytes {
-            // Copied, so that the rest is not kept in memory.
+            // Copied, so that the rest of the body is freed.
             message.message.body = bytes::Bytes::copy_from_slice(&message.message.body[..kept]);
         }
         self.bytes += bytes;
@@ -128,7 +128,7 @@ impl<'a> Page<'a> {
 
 async fn read(channel: &Channel, spec: &PeekSpec) -> Result<Peeked, Error> {
     let until = Instant::now() + READ_TIMEOUT;
-    // One more than wanted, to see whether there is one.
+    // One message more than requested, to find out whether the queue has more.
     let prefetch = match spec.stream {
         Some(_) => STREAM_PREFETCH,
         None => u16::try_from(spec.max_messages + 1).unwrap_or(u16::MAX),
@@ -159,7 +159,7 @@ async fn read(channel: &Channel, spec: &PeekSpec) -> Result<Peeked, Error> {
             break;
         }
         if spec.stream.is_some() {
-            // In a stream queue this only asks for the next message.
+            // In a stream queue, an acknowledgement only requests the next message.
             channel.basic_ack(tag, BasicAckOptions::default()).await?;
         }
     }
@@ -188,7 +188,7 @@ async fn close(channel: Channel, guard: ChannelGuard, close_on_drop: CloseOnDrop
     if tokio::time::timeout(RETURN_TIMEOUT, channel.close(200, "done".into())).await.is_ok() {
         close_on_drop.disarm();
     }
-    // Until now the connection counts as used.
+    // The connection counts as used until now.
     drop(guard);
 }
 

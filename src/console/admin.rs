@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/keys/revoke", post(keys::revoke))
 }
 
-/// Only an aid for people: the services refuse what a user may not do.
+/// Only helps people: the services refuse what a user is not allowed to do.
 fn platform_only(user: &User) -> Result<(), PageError> {
     if user.is_platform() { Ok(()) } else { Err(PageError::not_found("this page is for platform administrators")) }
 }

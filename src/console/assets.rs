@@ -12,7 +12,7 @@ const CSS: &str = include_str!("assets/console.css");
 const SCRIPT: &str = include_str!("assets/console.js");
 const ICON: &str = include_str!("assets/icon.svg");
 
-/// FNV-1a: it only has to differ from one version to the next.
+/// FNV-1a is sufficient: the hash only has to differ between versions.
 const fn hash(texts: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut text = 0;
@@ -46,7 +46,7 @@ pub(super) async fn serve(Path((_, name)): Path<(String, String)>) -> Response {
     (headers, content).into_response()
 }
 
-/// Browsers ask for it before they have read the page that names the icon.
+/// Browsers request it before they have read the page that names the icon.
 pub(super) async fn icon() -> Response {
     ([(header::CONTENT_TYPE, "image/svg+xml")], ICON).into_response()
 }

@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(25);
 /// The maximum size of a response. A page of queues is far smaller; dead letters come with at most 3 MiB of bodies.
 const MAX_RESPONSE: usize = 16 << 20;
 
-/// A token that was issued.
+/// An issued token.
 pub(super) struct Token {
     pub(super) secret: SecretString,
     /// In seconds since 1970.
@@ -69,7 +69,7 @@ impl Calls {
         Self { channel, attach: Attach { authorization, timeout: Some(TIMEOUT) } }
     }
 
-    /// For a call that the page itself ends in time, such as a stream.
+    /// The same without a deadline, for a call that the page itself ends, such as a stream.
     pub(super) fn unlimited(&self) -> Self {
         let attach = Attach { timeout: None, ..self.attach.clone() };
         Self { channel: self.channel.clone(), attach }

@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/clients/{client}/delete", post(delete))
 }
 
-/// The tenant whose clients are shown: a tenant's user sees its own only.
+/// The tenant whose clients are shown: for a tenant's user always its own tenant.
 fn tenant_of(user: &User, query: &Query) -> String {
     if user.is_platform() { param(query, "tenant").to_owned() } else { user.tenant().to_owned() }
 }
@@ -109,7 +109,7 @@ fn state(client: &pb::Client) -> Markup {
     }
 }
 
-/// The client of this id: the API lists clients only.
+/// The client with this id. The API has no call for a single client, only a list.
 async fn find(user: &User, client_id: &str) -> Result<pb::Client, PageError> {
     let tenant = client_id.split_once('.').map_or("", |(tenant, _)| tenant);
     let mut request = pb::ListClientsRequest { tenant: tenant.to_owned(), page_size: 1_000, page_token: String::new() };
@@ -194,7 +194,7 @@ async fn create(form: Form) -> PageResult {
     Ok(secret(&form.user, &client_id, &created.client_secret, None))
 }
 
-/// Shows a new secret. Browsers must not keep the page, as no page of the console.
+/// Shows a new secret. Browsers must not store the page; this is set for all pages of the console.
 fn secret(user: &User, client_id: &str, secret: &str, previous_expires: Option<&prost_types::Timestamp>) -> Html {
     let content = html! {
         section {

@@ -31,7 +31,7 @@ impl PageError {
         Self::new(StatusCode::BAD_REQUEST, "INVALID_FORM", message)
     }
 
-    /// Whether the session's token is not accepted any more.
+    /// Whether the session's token is no longer accepted.
     pub(super) fn ends_session(&self) -> bool {
         self.status == StatusCode::UNAUTHORIZED
     }

@@ -1,4 +1,4 @@
-//! Forms: bounded in size and time, and accepted only with the token of the session they were made for.
+//! Forms: bounded in size and time, and accepted only with the token of their session.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(super) struct Form {
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Form {
-    /// A field's text without white space around it; empty if it is missing.
+    /// A field's text without surrounding white space; empty if the field is missing.
     pub(super) fn text(&self, name: &str) -> &str {
         self.fields.text(name)
     }
@@ -57,7 +57,7 @@ impl Form {
         text.parse().map_err(|_| PageError::invalid(format!("{name}: must be a whole number that is not negative")))
     }
 
-    /// A duration such as `30s`; none if the field is empty.
+    /// A duration such as `30s`; `None` if the field is empty.
     pub(super) fn duration(&self, name: &str) -> Result<Option<prost_types::Duration>, PageError> {
         let text = self.text(name);
         if text.is_empty() {
@@ -104,7 +104,7 @@ impl FromRequest<Console> for Form {
 }
 
 impl Console {
-    /// The fields of the sign-in form, which no session protects.
+    /// The fields of the sign-in form, for which there is no session yet.
     pub(super) async fn sign_in_form(&self, request: Request) -> Result<Fields, PageError> {
         read(request, MAX_SIGN_IN, self.0.anonymous_body_timeout).await
     }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{pb, transport::Peer};
 
-/// Nothing is loaded from elsewhere, and no page contains a script or a style.
+/// Nothing is loaded from other sites, and no page contains a script or a style.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                    form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
@@ -43,7 +43,7 @@ pub(super) async fn guard(State(console): State<Console>, mut request: Request, 
     let mut cookies = Vec::new();
     let mut user = None;
     let mut response = if !is_safe(request.method()) && !console.is_same_origin(request.headers()) {
-        let text = "the form was sent by a page of another site, or by a program that does not say where it comes from";
+        let text = "the form was sent by a page of another site, or without the header Origin";
         PageError::new(StatusCode::FORBIDDEN, "CROSS_SITE_REQUEST", text).into_response()
     } else {
         let found = if is_asset {
@@ -151,11 +151,11 @@ impl Console {
                 }
             }
             Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => Err(Ended),
-            // The old token is valid for some time; the next request tries again.
+            // The old token is still valid; the next request tries again.
             Err(_) => Ok((session, Vec::new())),
         }
     }
 }
 
-/// The session's client is not accepted any more.
+/// The session's client is no longer accepted.
 struct Ended;

@@ -43,7 +43,7 @@ pub(super) fn error_page(user: Option<&User>, error: &PageError) -> Html {
     document(user, "That did not work", error.render(user))
 }
 
-/// A page that opens this path of the console again.
+/// A page that redirects to this path of the console.
 pub(super) fn bounce(path: &str) -> Html {
     Html(html! {
         (DOCTYPE)
@@ -83,7 +83,7 @@ fn document(user: Option<&User>, title: &str, content: Markup) -> Html {
     })
 }
 
-/// Whether a section would show more than a refusal.
+/// Whether the user may see a section.
 fn is_useful(user: &User, section: &str) -> bool {
     match section {
         "/clients" => user.administers(),

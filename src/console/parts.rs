@@ -1,4 +1,4 @@
-//! Pieces that pages share: numbers, times, meters, lists, and forms that ask before they act.
+//! Elements that pages share: numbers, times, meters, lists, and forms with a confirmation.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ impl IntoResponse for Html {
     }
 }
 
-/// What a handler of a page returns.
+/// The result of a page's handler.
 pub(super) type PageResult = Result<Html, PageError>;
 
 /// The query of an address.
@@ -53,12 +53,12 @@ pub(super) fn count(number: u64) -> String {
     text
 }
 
-/// One or several of something.
+/// A noun in the singular or plural.
 pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
-/// A size in the largest unit of which it has at least one, rounded down to a tenth.
+/// A size in the largest unit in which it is at least one, rounded down to a tenth.
 pub(super) fn size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let Some((shift, unit)) = units.into_iter().find(|(shift, _)| bytes >> shift > 0) else {
@@ -168,7 +168,7 @@ pub(super) fn segment(name: &str) -> String {
     percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-/// A form that does something at once.
+/// A form that is sent without a confirmation.
 pub(super) fn act(user: &User, action: &str, label: &str, fields: &[(&str, &str)]) -> Markup {
     html! {
         form.inline method="post" action=(action) {
@@ -179,7 +179,7 @@ pub(super) fn act(user: &User, action: &str, label: &str, fields: &[(&str, &str)
     }
 }
 
-/// A form that asks before it acts; with `typed`, this name has to be typed.
+/// A form with a confirmation; with `typed`, this name has to be typed.
 pub(super) fn ask(
     user: &User,
     action: &str,
@@ -210,7 +210,7 @@ fn pattern(name: &str) -> String {
     name.replace('.', "\\.")
 }
 
-/// What was done by the form that led to a page. The text comes from here, and never from the address.
+/// The result of the form that led to a page. The text is chosen here, and is never taken from the address.
 pub(super) fn notice(query: &HashMap<String, String>) -> Markup {
     let text = match param(query, "done") {
         "created" => "Created.",
@@ -228,7 +228,7 @@ pub(super) fn notice(query: &HashMap<String, String>) -> Markup {
     html! { p.notice role="status" { (text) } }
 }
 
-/// A state as a word with a colour.
+/// A state as a coloured word.
 pub(super) fn badge(class: &str, text: &str) -> Markup {
     html! { span.badge.(class) { (text) } }
 }

@@ -1,7 +1,7 @@
-//! Sessions: a user's token, and what renews it, encrypted in a cookie.
+//! Sessions: a user's token and the secret that renews it, encrypted in a cookie.
 //!
 //! Invariant: a session is at most [`MAX_AGE`] old, and ends with its token. The token is renewed while the session is
-//! used, by the token issue that every client uses, so that a revoked client or a rotated secret ends the session.
+//! used, by the same call that every client uses, so that a revoked client or a rotated secret ends the session.
 
 mod seal;
 
@@ -22,10 +22,10 @@ use super::calls::Token;
 const MAX_AGE: Duration = Duration::from_secs(12 * 3600);
 /// How long a sign-in form may be open.
 const FORM_AGE: Duration = Duration::from_secs(3600);
-/// Browsers keep at most 4096 bytes in a cookie with its attributes; a token with many grants needs more.
+/// Browsers store at most 4096 bytes in a cookie, attributes included; a token with many grants is larger.
 const MAX_COOKIE: usize = 3_800;
 const MAX_COOKIES: usize = 4;
-/// How many sessions that were signed out are remembered until they would have ended.
+/// How many signed-out sessions are remembered until they would have expired.
 const MAX_SIGNED_OUT: u64 = 65_536;
 
 const SESSION: &str = "warrengate console session 1";
@@ -68,7 +68,7 @@ pub(super) struct Sessions {
 }
 
 impl Session {
-    /// A new session of a client that has just got this token.
+    /// A new session of a client that has just received this token.
     pub(super) fn begin(client_id: &str, secret: SecretString, token: &Token) -> Self {
         let now = now();
         Self {
@@ -105,7 +105,7 @@ impl Session {
 }
 
 impl Sessions {
-    /// With the key of a setting, or a new one.
+    /// With the key from the configuration, or a random one.
     pub(super) fn new(key: Option<&SecretString>, is_secure: bool, port: u16) -> Result<Self, Error> {
         // Cookies do not distinguish ports; with TLS, the prefix binds them to this host and to TLS.
         let name = |name: &str| match is_secure {
@@ -139,7 +139,7 @@ impl Sessions {
         (!session.is_over() && !self.signed_out.contains_key(&session.id)).then_some(session)
     }
 
-    /// The headers that store a session in the browser; none when it does not fit into its cookies.
+    /// The headers that store a session in the browser; `None` when it does not fit into its cookies.
     pub(super) fn store(&self, session: &Session) -> Option<Vec<HeaderValue>> {
         let form = Form {
             i: &session.id,
@@ -163,7 +163,7 @@ impl Sessions {
         if parts.len() > MAX_COOKIES {
             return None;
         }
-        // Parts of an earlier, longer session must not be appended to this one.
+        // Removes cookies of an earlier, longer session, which would otherwise be appended to this one.
         let cookies = (0..MAX_COOKIES).map(|at| self.header(&self.part(at), parts.get(at).copied()));
         cookies.collect()
     }
@@ -173,12 +173,12 @@ impl Sessions {
         (0..MAX_COOKIES).filter_map(|at| self.header(&self.part(at), None)).collect()
     }
 
-    /// Refuses a session from now on, although its cookie may have been copied.
+    /// Refuses a session from now on, because its cookie may have been copied.
     pub(super) fn sign_out(&self, session: &Session) {
         self.signed_out.insert(session.id.clone(), ());
     }
 
-    /// The token of a sign-in form, and the header that stores its counterpart.
+    /// The token of a sign-in form, and the header that stores its cookie.
     pub(super) fn new_form(&self) -> Option<(String, HeaderValue)> {
         let token = Uuid::new_v4().simple().to_string();
         let sealed = self.sealer.seal(FORM, format!("{} {token}", now()).as_bytes())?;
@@ -196,7 +196,7 @@ impl Sessions {
         is_young && is_equal(expected, token)
     }
 
-    /// The header that removes the counterpart of a sign-in form.
+    /// The header that removes the cookie of a sign-in form.
     pub(super) fn clear_form(&self) -> Option<HeaderValue> {
         self.header(&self.form_cookie, None)
     }
@@ -216,7 +216,7 @@ impl Sessions {
     }
 }
 
-/// Compares in a time that does not depend on where the texts differ.
+/// Compares in constant time.
 pub(super) fn is_equal(one: &str, other: &str) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
 }

@@ -32,7 +32,7 @@ pub(super) fn address(next: &str, reason: &str) -> String {
     parts::address("/sign-in", &query)
 }
 
-/// A path of the console; anything else, such as another site's address, becomes the first page.
+/// A path of the console; anything else, such as the address of another site, is replaced by the first page.
 fn local(next: &str) -> &str {
     let is_path = next.starts_with('/') && !next.starts_with("//") && !next.contains('\\');
     if is_path && next.chars().all(|c| c.is_ascii_graphic()) { next } else { "/" }
@@ -58,7 +58,7 @@ fn show(
     error: Option<&PageError>,
 ) -> Response {
     let Some((token, cookie)) = console.sessions().new_form() else {
-        let text = "no form can be made; see the gateway's log";
+        let text = "the form cannot be created; see the gateway's log";
         return PageError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", text).into_response();
     };
     let content = html! {

@@ -47,7 +47,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/streams/close", post(streams::close))
 }
 
-/// Only an aid for people: a platform administrator's token has no tenant, and the services refuse it.
+/// Only helps people: a platform administrator's token has no tenant, and the services refuse it.
 fn tenant_only(user: &User) -> Result<(), PageError> {
     match user.is_platform() {
         false => Ok(()),

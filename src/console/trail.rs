@@ -23,7 +23,7 @@ pub(super) fn routes() -> Router<Console> {
     Router::new().route("/audit", get(page)).route("/audit/export", get(export::export))
 }
 
-/// The events that an address asks for.
+/// The events that the address selects.
 fn request(query: &HashMap<String, String>) -> Result<pb::ListAuditEventsRequest, PageError> {
     Ok(pb::ListAuditEventsRequest {
         tenant: param(query, "tenant").to_owned(),

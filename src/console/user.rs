@@ -24,7 +24,7 @@ struct Inner {
     path: String,
 }
 
-/// Why a request has no user, if it had a session.
+/// Why a request with a session has no user.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SessionEnded;
 
@@ -81,7 +81,7 @@ impl User {
         self.0.console.0.body_timeout
     }
 
-    /// The address of a trace, if traces are shown somewhere.
+    /// The address of a trace, if `console.trace_url` is set.
     pub(super) fn trace_url(&self, trace_id: &str) -> Option<String> {
         let url = self.0.console.0.trace_url.as_ref()?;
         let is_id = trace_id.len() == 32 && trace_id.chars().all(|c| c.is_ascii_hexdigit());
@@ -112,8 +112,8 @@ impl FromRequestParts<Console> for User {
     }
 }
 
-/// Whether a link of another site, such as one in a message about an alert, led here. Browsers do not send the session
-/// with such a request, and do with one that the page itself makes.
+/// Whether a link on another site, such as in a message about an alert, led here. Browsers do not send the session with
+/// such a request, but they send it with a request of the page itself.
 fn comes_from_another_site(parts: &Parts) -> bool {
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_other = ["cross-site", "same-site"].contains(&header("sec-fetch-site"));

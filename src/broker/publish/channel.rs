@@ -36,16 +36,16 @@ use crate::broker::{
 const MAX_BATCH: usize = 64;
 /// lapin scans its table of unanswered publishes for each `multiple` ack: more would be slower.
 const MAX_UNANSWERED: usize = 1_000;
-/// How many more there may be, of publishers that have few unanswered: one that publishes as much as possible does not
-/// make the others wait for its confirms.
+/// Additional capacity for publishers with few unanswered messages, so that they do not wait for the confirms of a
+/// publisher that publishes as much as possible.
 const RESERVE: usize = 128;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// A channel without an answer for this long is replaced for the publishers that wait for capacity.
+/// A channel that has answered nothing for this long is replaced for the publishers that wait for capacity.
 const SILENT_AFTER: Duration = Duration::from_millis(500);
 
 type Confirms = Vec<lapin::Result<PublisherConfirm>>;
 
-/// A message and the lane's number of its publisher.
+/// A message, and the number that the lane has given its publisher.
 pub(super) struct Sent {
     pub(super) member: usize,
     pub(super) message: PendingPublish,
@@ -55,15 +55,15 @@ pub(super) struct Sent {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Capacity {
     pub(super) batch: usize,
-    /// Of any publisher.
+    /// For all publishers.
     pub(super) free: usize,
-    /// Beyond that, of publishers that have few unanswered.
+    /// In addition, for publishers with few unanswered messages.
     pub(super) reserve: usize,
 }
 
 /// Where the channel takes messages from.
 pub(super) trait Source {
-    /// Takes the next messages; none when nothing can be sent.
+    /// Takes the next messages; empty when nothing can be sent.
     fn gather(&mut self, capacity: Capacity) -> Vec<Sent>;
 }
 
@@ -83,15 +83,15 @@ pub(super) struct Open {
 
 struct Batch {
     first_sequence: u64,
-    /// `None` once it was abandoned. lapin has the batch: it may be written nevertheless.
+    /// `None` once the message was abandoned. lapin has the batch and may still write it.
     messages: Vec<Option<Sent>>,
     sent: MaybeDone<BoxFuture<'static, Confirms>>,
 }
 
-/// What one poll of the channel brought.
+/// The result of one poll of the channel.
 pub(super) struct Progress {
     pub(super) answers: Vec<(Sent, Answer)>,
-    /// Why the channel has ended, if it has.
+    /// The error that ended the channel.
     pub(super) ended: Option<Error>,
 }
 
@@ -115,7 +115,7 @@ pub(super) async fn open(connections: Arc<TenantConnections>) -> Result<Open, Er
 }
 
 impl Open {
-    /// Sends what fits and reads answers.
+    /// Sends as many messages as fit, and reads answers.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>, source: &mut impl Source) -> Progress {
         self.poll_unblocked(cx);
         let mut sent = self.send(cx, source);
@@ -129,13 +129,13 @@ impl Open {
         Progress { answers, ended: sent.err() }
     }
 
-    /// Starts as many batches as fit, and polls those that are being sent.
+    /// Starts as many batches as fit, and polls the batches that are being sent.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, source: &mut impl Source) -> Result<(), Error> {
         while self.start_batch(source) {}
         self.poll_sending(cx)
     }
 
-    /// While the connection is blocked, nothing is sent; its end wakes the lane.
+    /// Nothing is sent while the connection is blocked; the lane is woken when it is unblocked.
     fn poll_unblocked(&mut self, cx: &mut Context<'_>) {
         if self.guard.blocked() && self.unblocked.is_none() {
             self.unblocked = Some(self.guard.unblocked().boxed());
@@ -145,14 +145,14 @@ impl Open {
         }
     }
 
-    /// Publishes that lapin has and the broker has not answered, abandoned ones included.
+    /// Publishes that lapin has and the broker has not answered, including abandoned ones.
     fn unanswered(&self) -> usize {
         self.tracker.len() + self.sending.iter().map(|batch| batch.messages.len()).sum::<usize>()
     }
 
     /// Starts a batch, if one may be sent now; returns whether it did.
     fn start_batch(&mut self, source: &mut impl Source) -> bool {
-        // lapin keeps what it cannot write without a bound, so nothing is sent while the connection is blocked.
+        // lapin buffers without a bound what it cannot write, so nothing is sent while the connection is blocked.
         if self.unblocked.is_some() {
             return false;
         }
@@ -216,12 +216,13 @@ impl Open {
         self.tracker.len() > 0
     }
 
-    /// Whether missing confirms of abandoned messages (a queue without a leader) leave too little capacity for others.
+    /// Whether missing confirms of abandoned messages (a queue without a leader) leave too little capacity for other
+    /// messages.
     pub(super) fn is_stalled(&self) -> bool {
         self.tracker.abandoned() >= MAX_UNANSWERED / 2
     }
 
-    /// Whether answers are due and the broker has sent none for a while.
+    /// Whether answers are due and the broker has not sent any for a while.
     pub(super) fn is_silent(&self) -> bool {
         self.is_waiting() && !self.is_blocked() && self.last_answer.elapsed() >= SILENT_AFTER
     }
@@ -237,8 +238,8 @@ impl Open {
         self.tracker.items().chain(sending).map(|sent| sent.message.deadline()).min()
     }
 
-    /// Abandons and returns what the filter selects, oldest first. What lapin has may yet be written, so confirms are
-    /// awaited.
+    /// Abandons and returns the messages that the filter selects, oldest first. lapin may still write them, so their
+    /// confirms are awaited.
     pub(super) fn abandon(&mut self, mut filter: impl FnMut(&Sent) -> bool) -> Vec<Sent> {
         let mut abandoned = self.tracker.abandon(&mut filter);
         let sending = self.sending.iter_mut().flat_map(|batch| batch.messages.iter_mut());
@@ -246,20 +247,20 @@ impl Open {
         abandoned
     }
 
-    /// Drops batches that lapin cannot write (a blocked connection) once all their messages are abandoned, because they
-    /// keep the bodies in memory.
+    /// Drops batches that lapin cannot write (a blocked connection) once all their messages are abandoned, to free the
+    /// bodies.
     pub(super) fn drop_abandoned_batches(&mut self) {
         self.sending.retain(|batch| batch.messages.iter().any(Option::is_some));
     }
 
-    /// What has no answer, oldest first.
+    /// The messages without an answer, oldest first.
     pub(super) fn into_unanswered(self) -> impl Iterator<Item = Sent> {
         self.tracker.into_unanswered().chain(self.sending.into_iter().flat_map(|batch| batch.messages).flatten())
     }
 }
 
-/// Publishes a batch: all publishes are polled once, in order, before any is awaited, and lapin writes them in that
-/// order. Only the last one wakes the task.
+/// Publishes a batch: each publish is polled once, in order, before any is awaited, so that lapin writes them in that
+/// order. Only the last publish wakes the task.
 async fn publish(channel: Channel, first_sequence: u64, attempts: Vec<Attempt>, bodies: Vec<Bytes>) -> Confirms {
     let mut sending: Vec<_> = (first_sequence..)
         .zip(attempts.into_iter().zip(&bodies))

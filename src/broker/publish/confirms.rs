@@ -12,8 +12,8 @@
 //! how many publishes wait. lapin calls the wakers of a batch before it releases its table: after the barrier the list
 //! is complete.
 //!
-//! Answers are gathered: the lane is woken by the last confirm of a batch, by [`WAKE_AFTER`] others, or by its own
-//! timer every few milliseconds. What is answered together is published together next.
+//! Answers are combined: the lane is woken by the last confirm of a batch, by [`WAKE_AFTER`] others, or by its own
+//! timer every few milliseconds. Messages that are answered together make capacity for a batch.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -61,7 +61,7 @@ struct Waiting<T> {
     is_last: bool,
 }
 
-/// This many answers wake the lane although the last one of their batch is still due: the size of a batch.
+/// This many answers wake the lane before the last answer of their batch has arrived: the size of a batch.
 const WAKE_AFTER: usize = 64;
 
 /// The sequence numbers of confirms that have resolved and have not been read, and the task to wake for them.
@@ -72,7 +72,7 @@ struct ResolvedList {
 }
 
 impl ResolvedList {
-    /// Adds one; returns how many there are now.
+    /// Adds a number; returns how many there are now.
     fn add(&self, sequence: u64) -> usize {
         let mut sequences = self.sequences.lock().unwrap_or_else(PoisonError::into_inner);
         sequences.push(sequence);
@@ -121,7 +121,7 @@ pub(super) fn with_sequence(properties: BasicProperties, sequence: u64, accepted
     properties.with_cluster_id(text.into())
 }
 
-/// When a gateway accepted a message; `None` when it did not come through one.
+/// When a gateway accepted a message; `None` for a message that was not published through a gateway.
 pub(in crate::broker) fn accepted(properties: &BasicProperties) -> Option<SystemTime> {
     let (_, micros) = properties.cluster_id().as_ref()?.as_str().split_once('.')?;
     UNIX_EPOCH.checked_add(Duration::from_micros(micros.parse().ok()?))
@@ -149,7 +149,7 @@ impl<T> Tracker<T> {
             self.waiting.push_back(Waiting { confirm: None, resolved: None, item: None, is_last: false });
         }
         self.waiting.push_back(Waiting { confirm: Some(confirm), resolved: None, item, is_last });
-        // Read by the next call of `poll_answers`, which registers its waker.
+        // The next call of `poll_answers` reads it and registers its waker.
         self.resolved.add(sequence);
     }
 
@@ -177,16 +177,16 @@ impl<T> Tracker<T> {
             .collect()
     }
 
-    /// All that have no answer, oldest first.
+    /// All publishes without an answer, oldest first.
     pub(super) fn into_unanswered(self) -> impl Iterator<Item = T> {
         self.waiting.into_iter().filter_map(|waiting| waiting.item)
     }
 
-    /// What has been answered since the last call; the waker is called when there is more.
+    /// The publishes that were answered since the last call; the waker is called when there are more.
     pub(super) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Vec<(T, Answer)> {
         self.resolved.task.register(cx.waker());
         let mut resolved = Vec::new();
-        // Terminates, since each round but the last resolves at least one publish of a bounded window.
+        // Terminates, because each round except the last resolves at least one publish of a bounded window.
         while self.read_resolved(&mut resolved) {
             self.barrier();
         }
@@ -222,7 +222,7 @@ impl<T> Tracker<T> {
         resolved.len() > before
     }
 
-    /// Waits until lapin is not in the middle of a batch of acks, by taking the lock that it holds during one.
+    /// Waits until lapin is not processing a batch of acks, by taking the lock that lapin holds meanwhile.
     fn barrier(&mut self) {
         let polled =
             std::pin::pin!(self.channel.wait_for_confirms()).poll_unpin(&mut Context::from_waker(Waker::noop()));

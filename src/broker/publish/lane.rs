@@ -38,16 +38,16 @@ use crate::{
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 const MIN_RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_RENEWAL_WAIT: Duration = Duration::from_millis(500);
-/// The longest that an answer waits for others of its batch.
+/// The longest time for which an answer waits for others of its batch.
 const MAX_ANSWER_DELAY: Duration = Duration::from_millis(5);
-/// How long a publisher whose message made the broker close a channel has a lane of its own.
+/// How long a publisher whose message made the broker close a channel has a separate lane.
 const ISOLATION: Duration = Duration::from_secs(60);
-/// So many lanes are opened to find the publisher whose message made the broker close a channel.
+/// The number of lanes that are opened to find the publisher whose message made the broker close a channel.
 const SEPARATE_LANES: usize = 16;
-/// A publisher that has so often published to an exchange that was just deleted gets a lane of its own.
+/// After this many publishes to an exchange that was just deleted, a publisher gets a separate lane.
 const MAX_STRIKES: u32 = 3;
 
-/// Starts the task of a lane; `index` is its place among the shared lanes, if it has one.
+/// Starts the task of a lane; `index` is its position among the shared lanes, if it is one of them.
 pub(in crate::broker) fn start(lanes: Arc<Lanes>, handle: Arc<LaneHandle>, index: Option<usize>) {
     tokio::spawn(async move {
         let mut lane = Lane::new(lanes, handle, index);
@@ -72,17 +72,17 @@ struct Lane {
     /// Fires at the earliest deadline or before it; `has_deadline` says whether it is set.
     deadline_timer: Pin<Box<Sleep>>,
     has_deadline: bool,
-    /// Fires when answers may be waiting that woke nobody, because the last answer of their batch is still due.
+    /// Fires when there may be answers that woke no task, because the last answer of their batch is still due.
     answer_timer: Pin<Box<Sleep>>,
     idle_timer: Pin<Box<Sleep>>,
     idle_since: Option<Instant>,
     renewal: Renewal,
 }
 
-/// Replaces a lane on which the broker rejected a message, or whose channel is of no more use. A channel of RabbitMQ
+/// Replaces a lane on which the broker rejected a message, or whose channel is no longer usable. A channel of RabbitMQ
 /// 3.10 sends to the node that led a queue when the channel first published to it, and rejects while that node is down,
-/// whichever node leads now. Publishers move to the new lane once the broker has answered all that they have on the old
-/// one.
+/// even if another node leads now. Publishers move to the new lane once the broker has answered all their messages on
+/// the old one.
 struct Renewal {
     not_before: Instant,
     running: Option<(Reservation, Pin<Box<Sleep>>)>,
@@ -118,7 +118,7 @@ impl Lane {
         }
     }
 
-    /// Ready when nobody uses the lane any more.
+    /// Ready when no publisher uses the lane any more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.handle.task.register(cx.waker());
         let (requests, earliest) = self.members.take_inbox();
@@ -179,7 +179,7 @@ impl Lane {
                 let mut ended = self.settle_answers(answers).or(ended);
                 if has_answers && ended.is_none() {
                     self.backoff.reset();
-                    // Answers make capacity for more, which is used at once and not at the next wake-up.
+                    // Answers make capacity for more messages, which is used immediately.
                     if let Stage::Open(open) = &mut self.stage {
                         ended = open.send(cx, &mut self.members).err();
                     }
@@ -191,8 +191,8 @@ impl Lane {
         }
     }
 
-    /// Settles what the broker answered. What was lost returns to the backlogs. Returns the error that ended the
-    /// channel.
+    /// Settles the messages that the broker answered. Lost messages return to the backlogs. Returns the error that
+    /// ended the channel.
     fn settle_answers(&mut self, answers: Vec<(Sent, Answer)>) -> Option<Error> {
         let (mut ended, mut is_rejected) = (None, false);
         for (sent, answer) in answers {
@@ -218,7 +218,7 @@ impl Lane {
         ended
     }
 
-    /// Returns everything unanswered to the backlogs, in the order of their publishers, and acts on the reason of the
+    /// Returns all unanswered messages to the backlogs, in the order of their publishers, and handles the reason of the
     /// end.
     fn channel_ended(&mut self, error: Error) {
         if let Stage::Open(open) = std::mem::replace(&mut self.stage, Stage::Closed) {
@@ -276,7 +276,7 @@ impl Lane {
         senders
     }
 
-    /// Gives publishers lanes of their own for a while, so that they disturb no others.
+    /// Gives publishers separate lanes for a while, so that they do not affect others.
     fn isolate(&mut self, offenders: &[usize]) {
         let until = Instant::now() + ISOLATION;
         for offender in offenders {
@@ -285,8 +285,8 @@ impl Lane {
         self.separate(offenders);
     }
 
-    /// Hands publishers over to lanes of their own, or in groups when there are many. The group that disturbs again is
-    /// divided again, until the publisher is found.
+    /// Moves publishers to separate lanes, or in groups when there are many. The group on whose lane the error occurs
+    /// again is divided again, until the publisher is found.
     fn separate(&mut self, suspects: &[usize]) {
         if suspects.is_empty() || (self.index.is_none() && suspects.len() == 1 && self.members.len() == 1) {
             return;
@@ -299,7 +299,7 @@ impl Lane {
         }
     }
 
-    /// Rejects what these members have not sent to an exchange.
+    /// Rejects the messages of these members to an exchange that have not been sent.
     fn reject(&mut self, members: &[usize], exchange: &str, failure: &Failure) {
         for member in members {
             for message in self.members.remove(*member, |message| message.exchange() == exchange) {
@@ -308,7 +308,7 @@ impl Lane {
         }
     }
 
-    /// Starts and advances lookups of exchanges; returns whether messages can be sent now that could not before.
+    /// Starts and advances lookups of exchanges; returns whether further messages can be sent now.
     fn poll_lookups(&mut self, cx: &mut Context<'_>) -> bool {
         for (exchange, member) in self.members.take_unknown() {
             self.lookups.start(exchange, member);
@@ -348,7 +348,7 @@ impl Lane {
         self.stage = Stage::BackingOff(Box::pin(tokio::time::sleep(delay)));
     }
 
-    /// Polls again soon for answers that woke nobody, and finds a channel that does not answer.
+    /// Polls again soon for answers that woke no task, and detects a channel that does not answer.
     fn arm_answer_timer(&mut self, cx: &mut Context<'_>) {
         let Stage::Open(open) = &self.stage else { return };
         if open.is_waiting() && self.answer_timer.as_mut().poll(cx).is_ready() {
@@ -375,8 +375,8 @@ impl Lane {
         self.renewal.running.is_some()
     }
 
-    /// Hands over the members that have no messages on the channel. Those that have are handed over when the broker has
-    /// answered them, or go on here when that takes too long.
+    /// Moves the members without messages on the channel to the new lane. The others are moved when the broker has
+    /// answered their messages, or stay here when that takes too long.
     fn poll_renewal(&mut self, cx: &mut Context<'_>) {
         let Some((successor, timer)) = &mut self.renewal.running else { return };
         for member in self.members.ids() {
@@ -385,21 +385,21 @@ impl Lane {
         if self.members.is_empty() || timer.as_mut().poll(cx).is_ready() {
             self.renewal.running = None;
             self.members.is_paused = false;
-            // The members that are left go on.
+            // The remaining members continue on this lane.
             cx.waker().wake_by_ref();
         }
     }
 
     fn set_deadline(&mut self, due: Instant) {
-        // The earliest deadline moves with each answer. The timer is not moved back each time: when it fires too early,
-        // it finds nothing overdue and is set again.
+        // The earliest deadline changes with each answer. The timer is not reset each time: when it fires too early, it
+        // finds nothing overdue and is set again.
         if !self.has_deadline || due < self.deadline_timer.deadline() {
             self.has_deadline = true;
             self.deadline_timer.as_mut().reset(due);
         }
     }
 
-    /// Settles what is past its deadline, and sets the timer to the next deadline.
+    /// Settles overdue messages, and sets the timer to the next deadline.
     fn settle_overdue(&mut self, cx: &mut Context<'_>) {
         while self.has_deadline && self.deadline_timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
@@ -435,10 +435,10 @@ impl Lane {
         }
     }
 
-    /// A message that was never sent is certainly not stored; one that was sent may be.
+    /// A message that was never sent is certainly not stored; a message that was sent may be stored.
     fn status_at_deadline(&self, message: &PendingPublish) -> PublishStatus {
         let cause = match &self.stage {
-            Stage::Open(open) if open.is_blocked() => "the broker accepts nothing: a memory or disk alarm".into(),
+            Stage::Open(open) if open.is_blocked() => "the broker blocks publishers: memory or disk alarm".into(),
             Stage::Open(_) => "the broker did not answer".into(),
             _ => self.last_error.as_ref().map_or("there is no connection".into(), |error| error.message()),
         };
@@ -458,7 +458,7 @@ impl Lane {
         }
     }
 
-    /// Removes everything of a member, on the channel and in its backlog, in its order.
+    /// Removes all messages of a member, on the channel and in its backlog, in their order.
     fn take_all(&mut self, member: usize) -> Vec<PendingPublish> {
         let mut all = Vec::new();
         if let Stage::Open(open) = &mut self.stage {
@@ -490,7 +490,7 @@ impl Lane {
         self.members.forget(member, forgotten.len());
     }
 
-    /// Ready when the lane has had no member for a while.
+    /// Ready when the lane has had no members for a while.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.members.is_empty() {
             self.idle_since = None;
@@ -498,10 +498,10 @@ impl Lane {
         }
         let timeout = if self.renewal.is_replaced { Duration::ZERO } else { self.lanes.idle_timeout };
         let ends = *self.idle_since.get_or_insert_with(Instant::now) + timeout;
-        // The timer is not moved with each message: when it fires too early, it is set again.
+        // The timer is not reset with each message: when it fires too early, it is set again.
         while self.idle_timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= ends {
-                // Who is about to join or to hand over publishers wakes the lane.
+                // A publisher that is about to join, or another lane that moves publishers here, wakes the lane.
                 return if self.lanes.end(&self.handle, self.index) { Poll::Ready(()) } else { Poll::Pending };
             }
             self.idle_timer.as_mut().reset(ends);
@@ -509,7 +509,7 @@ impl Lane {
         Poll::Pending
     }
 
-    /// Settles everything after a panic, so that no publisher waits for ever.
+    /// Settles all messages after a panic, so that no publisher waits forever.
     async fn fail(&mut self) {
         self.lanes.fail(&self.handle, self.index);
         self.renewal.running = None;
@@ -565,6 +565,6 @@ fn internal_exchange(error: &Error) -> Option<String> {
 /// The exchange in RabbitMQ's answer `write access to exchange 'x' in vhost 'v' refused for user 'u'`.
 fn named_exchange(error: &Error) -> Option<String> {
     let exchange = quoted(&refusal_text(error)?, "exchange ")?;
-    // The default exchange has no name of its own.
+    // The default exchange has an empty name.
     Some(if exchange == "amq.default" { String::new() } else { exchange })
 }

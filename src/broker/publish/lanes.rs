@@ -2,7 +2,7 @@
 //! share. Each lane has one channel and one task (`lane.rs`).
 //!
 //! A publisher joins a lane with its first message and leaves it with its last outcome, so an idle stream has no
-//! channel. Few messages gather on the first lane; the next lane is used when that one has much to do.
+//! channel. The next lane is used only when the lanes before it are busy, so that few messages share a lane.
 
 use std::{
     collections::HashSet,
@@ -18,16 +18,17 @@ use super::{
 };
 use crate::broker::connection::tenant_connections::TenantConnections;
 
-/// How many channels the publishers of a tenant share. A publisher whose message made the broker close a channel gets
-/// one of its own for a while, and a lane that is replaced keeps its channel until the broker has answered.
+/// How many channels the publishers of a tenant share. In addition, a publisher whose message made the broker close a
+/// channel gets a separate one for a while, and a replaced lane keeps its channel until the broker has answered.
 pub(super) const LANES: usize = 4;
 /// A lane with fewer messages without an outcome takes further publishers before the next lane does: the size of a
 /// batch.
 const LIGHT_LOAD: usize = 64;
-/// How many names of exchanges are remembered. Then all are forgotten and looked up again.
+/// How many names of exchanges are remembered. When there are more, all are forgotten and looked up again.
 const MAX_KNOWN_EXCHANGES: usize = 10_000;
 
-/// Starts the task of a lane. (The task also starts lanes, and files do not import each other in circles.)
+/// Starts the task of a lane. A function pointer, because `lane.rs` starts lanes too and files must not import each
+/// other.
 pub(in crate::broker) type StartLane = fn(Arc<Lanes>, Arc<LaneHandle>, Option<usize>);
 
 /// The lanes of one tenant.
@@ -44,7 +45,7 @@ pub(in crate::broker) struct Lanes {
     failed: watch::Sender<bool>,
 }
 
-/// Keeps a lane from ending while publishers are handed over to it.
+/// Keeps a lane open while publishers are moved to it.
 pub(super) struct Reservation(pub(super) Arc<LaneHandle>);
 
 impl Drop for Reservation {
@@ -66,7 +67,7 @@ impl Lanes {
         Self { connections, deadline, idle_timeout, start, shared, known_exchanges, failed }
     }
 
-    /// Passes messages to the publisher's lane, or to the one that it joins now.
+    /// Passes messages to the publisher's lane, or to the lane that it joins now.
     pub(super) fn deliver(self: &Arc<Self>, mailbox: &Arc<Mailbox>, messages: impl Iterator<Item = PendingPublish>) {
         let mut content = mailbox.content();
         let before = content.pushed.len();
@@ -137,7 +138,7 @@ impl Lanes {
         lane
     }
 
-    /// A lane that replaces this one; `index` is its place among the shared lanes, if it has one.
+    /// A lane that replaces this one; `index` is its position among the shared lanes, if it is one of them.
     pub(super) fn successor(self: &Arc<Self>, lane: &Arc<LaneHandle>, index: Option<usize>) -> Reservation {
         let Some(index) = index else { return Reservation(self.start(None)) };
         let mut shared = self.shared();
@@ -159,7 +160,7 @@ impl Lanes {
         Reservation(self.start(None))
     }
 
-    /// Removes a lane that nobody uses; returns whether it has ended.
+    /// Removes a lane without users; returns whether it has ended.
     pub(super) fn end(&self, lane: &Arc<LaneHandle>, index: Option<usize>) -> bool {
         let mut shared = self.shared();
         if !lane.is_unused() {

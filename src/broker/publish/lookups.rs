@@ -32,11 +32,11 @@ pub(super) struct Lookups {
     backoff: Backoff,
 }
 
-/// A lookup that has ended.
+/// The result of a lookup.
 pub(super) enum Looked {
-    /// Whether the exchange exists, and who has waited.
+    /// Whether the exchange exists, and the members that waited.
     Up { exchange: Arc<str>, exists: bool, members: Vec<usize> },
-    /// It failed and is tried again.
+    /// The lookup failed and is repeated.
     Failed(Error),
 }
 
@@ -46,7 +46,7 @@ impl Lookups {
         Self { connections, waiting, queued, running, backoff: BACKOFF }
     }
 
-    /// Looks an exchange up for a member, together with others that wait for the same one.
+    /// Looks up an exchange for a member, together with others that wait for the same exchange.
     pub(super) fn start(&mut self, exchange: Arc<str>, member: usize) {
         match self.waiting.get_mut(&exchange) {
             Some(members) => members.push(member),
@@ -57,7 +57,7 @@ impl Lookups {
         }
     }
 
-    /// The next lookup that has ended. `is_awaited` says whether a member still waits for an exchange.
+    /// The next finished lookup. `is_awaited` says whether a member still waits for an exchange.
     pub(super) fn poll_ended(
         &mut self,
         cx: &mut Context<'_>,

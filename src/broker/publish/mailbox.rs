@@ -1,7 +1,7 @@
-//! What a publisher and its lane share: messages go in, outcomes come back.
+//! The data that a publisher and its lane share: the publisher puts in messages, the lane puts in outcomes.
 //!
-//! A publisher belongs to at most one lane, and from its first message without an outcome until its last one it stays
-//! there unless the lane hands it over. Locks are taken in this order: mailbox, lanes, inbox of a lane.
+//! A publisher belongs to at most one lane, and stays there from its first message without an outcome until its last
+//! one, unless the lane moves it. Locks are taken in this order: mailbox, lanes, inbox of a lane.
 
 use std::{
     collections::VecDeque,
@@ -30,26 +30,26 @@ pub(super) struct Content {
     pub(super) pushed: VecDeque<PendingPublish>,
     /// Outcomes that the publisher has not read.
     pub(super) outcomes: Vec<PublishOutcome>,
-    /// The lane, while messages have no outcome.
+    /// The lane, while there are messages without an outcome.
     pub(super) lane: Option<Arc<LaneHandle>>,
-    /// The lane's number for the publisher, once the lane has seen it.
+    /// The number that the lane has given the publisher.
     pub(super) member: Option<usize>,
-    /// What the publisher asks of the lane, beside publishing.
+    /// The publisher's request to the lane, in addition to publishing.
     pub(super) request: Option<Request>,
     /// Whether the mailbox is in the inbox of a lane.
     pub(super) is_listed: bool,
-    /// Until then the publisher gets a lane of its own, because the broker closed a channel for one of its messages.
+    /// Until this time the publisher has a separate lane, because the broker closed a channel for one of its messages.
     pub(super) isolated_until: Option<Instant>,
-    /// The last such lane.
+    /// The last separate lane.
     pub(super) own_lane: Option<Arc<LaneHandle>>,
 }
 
-/// What a publisher asks of its lane.
+/// A publisher's request to its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Settle everything at once, because the gateway stops.
+    /// Settle all messages immediately, because the gateway stops.
     Abandon,
-    /// Forget everything, because nobody waits for the outcomes.
+    /// Discard all messages, because the outcomes are no longer needed.
     Forget,
 }
 
@@ -59,15 +59,15 @@ impl Mailbox {
     }
 }
 
-/// What the publishers of a lane know of it: where to announce messages, and how much it has to do.
+/// The part of a lane that its publishers use: where to announce messages, and how busy it is.
 #[derive(Default)]
 pub(in crate::broker) struct LaneHandle {
     /// Mailboxes with something new.
     inbox: Mutex<Vec<Arc<Mailbox>>>,
     /// The task of the lane.
     pub(super) task: AtomicWaker,
-    /// Publishers that have joined and not left, and lanes that are going to hand publishers over. It grows only under
-    /// the lock of the lanes, so that a lane without any can end.
+    /// Publishers that have joined and not left, and lanes that are going to move publishers here. It is increased only
+    /// under the lock of the lanes, so that a lane with 0 can end.
     members: AtomicUsize,
     /// Messages without an outcome.
     load: AtomicUsize,
@@ -86,7 +86,7 @@ impl LaneHandle {
         std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether nobody has joined and nothing is announced.
+    /// Whether there are no publishers and no announcements.
     pub(super) fn is_unused(&self) -> bool {
         self.members() == 0 && self.inbox.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }

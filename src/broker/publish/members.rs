@@ -17,12 +17,12 @@ use super::{
     pending::PendingPublish,
 };
 
-/// How many messages one publisher sends in its turn, unless it is alone. One that has fewer unanswered may use the
-/// reserve.
+/// How many messages a publisher sends in its turn, unless it is the only one. A publisher with fewer unanswered
+/// messages may use the reserve.
 const QUANTUM: usize = 16;
-/// Its turn ends when it has sent so many bytes.
+/// A turn ends when this many bytes were sent.
 const QUANTUM_BYTES: usize = 64 * 1024;
-/// The most bytes without an answer on a channel: what one stream may have.
+/// Maximum bytes without an answer on a channel: the maximum of one stream.
 const MAX_UNANSWERED_BYTES: usize = 32 * 1024 * 1024;
 
 /// One publisher.
@@ -38,7 +38,7 @@ pub(super) struct Member {
     is_queued: bool,
     /// The exchange whose lookup it waits for.
     pub(super) looked_up: Option<Arc<str>>,
-    /// How often the broker closed a channel because an exchange of its messages was missing.
+    /// How often the broker closed a channel because an exchange of this publisher's messages was missing.
     pub(super) strikes: u32,
 }
 
@@ -47,14 +47,14 @@ pub(super) struct Members {
     lanes: Arc<Lanes>,
     handle: Arc<LaneHandle>,
     all: Slab<Member>,
-    /// Those that can send, in the order of their turns.
+    /// The publishers that can send, in the order of their turns.
     turns: VecDeque<usize>,
-    /// Exchanges that a message is for and nobody has looked up, with the member that waits.
+    /// Exchanges of the next messages that have not been looked up, with the member that waits.
     unknown: Vec<(Arc<str>, usize)>,
     unanswered_bytes: usize,
-    /// Those with outcomes or an end to be reported.
+    /// The publishers with outcomes or an end to be reported.
     touched: Vec<usize>,
-    /// Nothing is sent while members are handed over to another lane.
+    /// Nothing is sent while members are moved to another lane.
     pub(super) is_paused: bool,
 }
 
@@ -80,7 +80,7 @@ impl Members {
         self.all.iter().map(|(id, _)| id).collect()
     }
 
-    /// Whether any message has not been sent.
+    /// Whether there are messages that have not been sent.
     pub(super) fn has_backlog(&self) -> bool {
         self.all.iter().any(|(_, member)| !member.backlog.is_empty())
     }
@@ -90,19 +90,19 @@ impl Members {
         self.turns.iter().any(|id| self.all.get(*id).is_some_and(|member| member.unanswered == 0))
     }
 
-    /// The earliest deadline of what has not been sent.
+    /// The earliest deadline of the messages that have not been sent.
     pub(super) fn earliest_deadline(&self) -> Option<Instant> {
         self.all.iter().filter_map(|(_, member)| member.backlog.front()).map(PendingPublish::deadline).min()
     }
 
-    /// Takes what publishers have announced; returns their requests, and the earliest deadline of new messages.
+    /// Takes the announced messages; returns the publishers' requests, and the earliest deadline of new messages.
     pub(super) fn take_inbox(&mut self) -> (Vec<(usize, Request)>, Option<Instant>) {
         let (mut requests, mut earliest) = (Vec::new(), None::<Instant>);
         for mailbox in self.handle.take_inbox() {
             let mut content = mailbox.content();
             match &content.lane {
                 Some(lane) if Arc::ptr_eq(lane, &self.handle) => content.is_listed = false,
-                // It was handed over after it was listed here.
+                // The publisher was moved after it was listed here.
                 Some(lane) => {
                     lane.list(Arc::clone(&mailbox));
                     continue;
@@ -134,13 +134,13 @@ impl Members {
                 member.backlog.extend(pushed)
             }
             self.queue(id);
-            // It may have joined to ask for something only.
+            // The publisher may have joined only to make a request.
             self.touched.push(id);
         }
         (requests, earliest)
     }
 
-    /// Gives a member a turn when it has something to send.
+    /// Gives a member a turn when it can send something.
     pub(super) fn queue(&mut self, id: usize) {
         if let Some(member) = self.all.get_mut(id)
             && !member.is_queued
@@ -152,12 +152,12 @@ impl Members {
         }
     }
 
-    /// Exchanges to be looked up, and who waits for each.
+    /// Exchanges to be looked up, and the members that wait for each.
     pub(super) fn take_unknown(&mut self) -> Vec<(Arc<str>, usize)> {
         std::mem::take(&mut self.unknown)
     }
 
-    /// Notes that a message left the channel, for whatever reason.
+    /// Records that a message left the channel, for any reason.
     pub(super) fn left_channel(&mut self, sent: &Sent) {
         self.unanswered_bytes = self.unanswered_bytes.saturating_sub(sent.message.bytes());
         if let Some(member) = self.all.get_mut(sent.member) {
@@ -198,7 +198,7 @@ impl Members {
         removed
     }
 
-    /// Passes outcomes to their publishers. Those that have nothing left leave the lane.
+    /// Passes outcomes to their publishers. A publisher without messages leaves the lane.
     pub(super) fn flush(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
@@ -225,7 +225,7 @@ impl Members {
                 member.mailbox.reader.wake();
             }
             if has_left {
-                // Its backlog is empty, so it does not wait for its turn either, unless its messages were taken back.
+                // Its backlog is empty, so it is not in the list of turns, unless its messages were returned.
                 if member.is_queued {
                     self.turns.retain(|queued| queued != id);
                 }
@@ -236,7 +236,7 @@ impl Members {
         self.touched = touched;
     }
 
-    /// Forgets a member, whose messages have been removed, because nobody waits for its outcomes.
+    /// Removes a member whose messages have been removed, because its outcomes are no longer needed.
     pub(super) fn forget(&mut self, id: usize, messages: usize) {
         if let Some(member) = self.all.get_mut(id) {
             self.handle.remove_load(messages + member.outcomes.len());
@@ -250,14 +250,14 @@ impl Members {
         self.all.get(id).is_some_and(|member| member.looked_up.as_deref() == Some(exchange))
     }
 
-    /// Gives a publisher lanes of its own until then.
+    /// Records until when a publisher has a separate lane.
     pub(super) fn isolate(&mut self, id: usize, until: Instant) {
         if let Some(member) = self.all.get_mut(id) {
             member.mailbox.content().isolated_until = Some(until);
         }
     }
 
-    /// Hands over a member that has nothing on the channel, with its backlog, to another lane.
+    /// Moves a member without messages on the channel, with its backlog, to another lane.
     pub(super) fn hand_over(&mut self, id: usize, lane: &Arc<LaneHandle>) {
         if self.all.get(id).is_none_or(|member| member.unanswered > 0) {
             return;
@@ -276,7 +276,7 @@ impl Members {
         append(&mut content, member.outcomes);
         content.lane = Some(Arc::clone(lane));
         content.member = None;
-        // The caller has reserved the lane, so it cannot end before.
+        // The caller has reserved the lane, so it cannot end meanwhile.
         lane.joined();
         self.handle.left();
         if !content.is_listed {
@@ -315,7 +315,7 @@ impl Members {
 impl Source for Members {
     fn gather(&mut self, capacity: Capacity) -> Vec<Sent> {
         let mut batch = Vec::new();
-        // Ends after a round in which nobody could send.
+        // Ends after a round in which no member could send.
         let mut left_in_round = if capacity.free + capacity.reserve > 0 { self.turns.len() } else { 0 };
         while !self.is_paused && batch.len() < capacity.batch && left_in_round > 0 {
             let Some(id) = self.turns.pop_front() else { break };

@@ -7,9 +7,9 @@ use crate::{error::Failure, pb::Outcome, telemetry::Sending};
 /// A message with its status.
 #[derive(Debug)]
 pub struct PublishOutcome {
-    /// The stream's number for it.
+    /// The number that the stream has given it.
     pub order: u64,
-    /// The caller's number for it.
+    /// The number that the caller has given it.
     pub sequence: u64,
     /// The message's id.
     pub message_id: String,
@@ -37,7 +37,7 @@ pub enum PublishStatus {
 }
 
 impl PublishStatus {
-    /// The outcome as callers see it, and the stable code of the reason; empty when it is confirmed.
+    /// The outcome as callers see it, and the stable code of the reason, which is empty when it is confirmed.
     pub fn outcome(&self) -> (Outcome, &'static str) {
         match self {
             Self::Confirmed => (Outcome::Confirmed, ""),

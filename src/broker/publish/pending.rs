@@ -26,7 +26,7 @@ pub struct PendingPublish(Box<Checked>);
 struct Checked {
     order: u64,
     sequence: u64,
-    /// The size that limits count: body, properties and headers.
+    /// The size that counts against limits: body, properties and headers.
     bytes: usize,
     exchange: ExchangeName,
     routing_key: String,
@@ -102,7 +102,7 @@ impl PendingPublish {
             mandatory: true,
             message: Message { body, ..Message::default() },
             properties: None,
-            // Unchanged, so that its age keeps growing.
+            // The timestamp is unchanged, so that the age of the message is correct.
             accepted: confirms::accepted(&properties).unwrap_or_else(SystemTime::now),
             pushed: None,
             republished: Some(Box::new(properties)),
@@ -157,7 +157,7 @@ impl PendingPublish {
         self
     }
 
-    /// Set by `push`; a message that was not pushed has none, and counts as overdue.
+    /// Set by `push`; a message that was not pushed has no deadline and counts as overdue.
     pub(super) fn deadline(&self) -> Instant {
         self.0.due.unwrap_or_else(Instant::now)
     }
@@ -167,14 +167,14 @@ impl PendingPublish {
     }
 
     pub(super) fn settle(mut self, status: PublishStatus) -> PublishOutcome {
-        // Moves single fields: the rest is large, and is dropped where it is.
+        // Moves single fields, because moving the whole message is expensive.
         let Checked { order, sequence, bytes, message, pushed, span, .. } = &mut *self.0;
         let message_id = std::mem::take(&mut message.message_id);
         let (order, sequence, bytes, pushed, span) = (*order, *sequence, *bytes, *pushed, span.take());
         PublishOutcome { order, sequence, bytes, message_id, pushed, status, span }
     }
 
-    /// What one attempt to publish needs; the body is shared, not copied.
+    /// The data for one attempt to publish; the body is shared, not copied.
     pub(super) fn attempt(&mut self) -> (Attempt, bytes::Bytes) {
         self.0.sent = true;
         if let Some(span) = &mut self.0.span {
@@ -192,7 +192,7 @@ impl PendingPublish {
     }
 }
 
-/// What one attempt to publish needs beside the body.
+/// The data for one attempt to publish, except the body.
 pub(super) struct Attempt {
     pub(super) exchange: lapin::types::ShortString,
     pub(super) routing_key: lapin::types::ShortString,
@@ -201,7 +201,7 @@ pub(super) struct Attempt {
     pub(super) properties: BasicProperties,
 }
 
-/// Whether a queue is the gateway's own. The default exchange would route to it by name.
+/// Whether a queue belongs to the gateway. The default exchange would route to it by name.
 pub(in crate::broker) fn is_of_gateway(queue: &str) -> bool {
     queue.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("wg."))
 }

@@ -40,7 +40,8 @@ impl Publisher {
         self.in_flight
     }
 
-    /// Waits for outcomes; returns one or more of them. Cancel safe. Waits for ever when nothing is in flight.
+    /// Waits for outcomes; returns one or more of them. Cancel safe. Never returns when there are no messages without
+    /// an outcome.
     pub async fn settled(&mut self) -> Vec<PublishOutcome> {
         let settled = std::future::poll_fn(|cx| {
             self.mailbox.reader.register(cx.waker());
@@ -52,7 +53,8 @@ impl Publisher {
         settled
     }
 
-    /// Settles everything that has no outcome at once, because the gateway stops. What was sent may be stored.
+    /// Settles all messages without an outcome immediately, because the gateway stops. Messages that were sent may be
+    /// stored.
     pub async fn abandon(&mut self) -> Vec<PublishOutcome> {
         let mut settled = Vec::new();
         // Without a lane, all outcomes are in the mailbox.

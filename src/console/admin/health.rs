@@ -81,12 +81,12 @@ fn nodes(nodes: &[pb::BrokerNode]) -> Markup {
     }
 }
 
-/// The certificates and when they end.
+/// The certificates and when they expire.
 pub(super) fn certificates(status: &pb::GetStatusResponse) -> Markup {
     html! {
         section {
             h2 { "Certificates" }
-            @if status.certificates.is_empty() { p.quiet { "None is known." } }
+            @if status.certificates.is_empty() { p.quiet { "No certificate is known." } }
             table.facts { @for certificate in &status.certificates {
                 tr { th { (certificate.r#use) } td { "until " (parts::time(certificate.expires.as_ref())) } }
             } }

@@ -23,9 +23,9 @@ struct Limit {
     /// Its name in the API.
     field: &'static str,
     label: &'static str,
-    /// As it is shown and entered; empty for unlimited.
+    /// As shown and entered; empty for unlimited.
     get: fn(&pb::Plan) -> String,
-    /// Takes an entered text; none when it is invalid.
+    /// Parses entered text; `None` when it is invalid.
     set: fn(&mut pb::Plan, &str) -> Option<()>,
 }
 

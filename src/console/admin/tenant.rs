@@ -1,4 +1,4 @@
-//! One tenant, as a platform administrator sees it.
+//! The page of one tenant for a platform administrator.
 
 use axum::{extract::Path, response::Redirect};
 use maud::{Markup, html};
@@ -21,7 +21,7 @@ pub(super) async fn page(user: User, Path(id): Path<String>, query: Query) -> Pa
     let mut admin = user.calls().admin();
     let tenant = admin.get_tenant(pb::GetTenantRequest { tenant: id.clone() }).await?.into_inner();
     let tenant = tenant.tenant.unwrap_or_default();
-    // The rest of the page must be there when the broker is away.
+    // The rest of the page must be shown even if the broker is unreachable.
     let usage = admin.get_tenant_usage(pb::GetTenantUsageRequest { tenant: id.clone() }).await;
     let usage = usage.map(tonic::Response::into_inner).map_err(PageError::from);
     let list = pb::ListClientsRequest { tenant: id.clone(), page_size: 100, page_token: String::new() };
@@ -202,7 +202,7 @@ pub(super) async fn verify_isolation(Path(id): Path<String>, form: Form) -> Page
             @if found.isolated {
                 p.notice role="status" { b { (id) } " cannot reach " b { (other_tenant) } ": every attempt was refused." }
             } @else {
-                p.error role="alert" { "This does not prove isolation: see the attempts that are not green." }
+                p.error role="alert" { "Isolation is not proven: see the attempts that are not green." }
             }
             div.scroll { table {
                 thead { tr { th { "Attempt with the credentials of " (id) } th { "Result" } th { "Answer of the broker" } } }

@@ -1,4 +1,4 @@
-//! Grants as text that people enter: one pattern on a line, `exchange routing-key` for publishing.
+//! Grants as text that people enter: one pattern per line, `exchange routing-key` for publishing.
 
 use maud::{Markup, html};
 
@@ -12,11 +12,11 @@ pub(super) fn fields(grants: &pb::Grants) -> Markup {
     let publish: Vec<_> =
         grants.publish.iter().map(|grant| format!("{} {}", grant.exchange, grant.routing_key)).collect();
     html! {
-        label { "Publish to" small { "one on a line: exchange, space, routing key; the default exchange is amq.default; # matches everything" }
+        label { "Publish to" small { "one per line: exchange, space, routing key; the default exchange is amq.default; # matches everything" }
             textarea name="publish" rows="3" spellcheck="false" placeholder="amq.default #" { (publish.join("\n")) } }
-        label { "Subscribe to queues" small { "one pattern on a line" }
+        label { "Subscribe to queues" small { "one pattern per line" }
             textarea name="subscribe" rows="2" spellcheck="false" placeholder="orders.#" { (grants.subscribe.join("\n")) } }
-        label { "Configure exchanges and queues" small { "one pattern on a line" }
+        label { "Configure exchanges and queues" small { "one pattern per line" }
             textarea name="configure" rows="2" spellcheck="false" { (grants.configure.join("\n")) } }
         label.check { input type="checkbox" name="administer" value="yes" checked[grants.administer];
             "Administer: manage the clients of this tenant, and close streams" }
@@ -25,7 +25,7 @@ pub(super) fn fields(grants: &pb::Grants) -> Markup {
     }
 }
 
-/// What the fields say.
+/// Parses the fields.
 pub(super) fn from_form(form: &Form) -> Result<pb::Grants, PageError> {
     let grants = pb::Grants {
         publish: publish(form.text("publish"))?,

@@ -11,13 +11,13 @@ use zeroize::Zeroizing;
 
 /// The key of sessions is invalid.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("console.session_key must be 32 bytes in base64; `openssl rand -base64 32` makes one")]
+#[error("console.session_key must be 32 bytes in base64; `openssl rand -base64 32` creates one")]
 pub struct Error;
 
 pub(super) struct Sealer(RandomizedNonceKey);
 
 impl Sealer {
-    /// With the key of a setting, or a new one.
+    /// With the key from the configuration, or a random one.
     pub(super) fn new(key: Option<&SecretString>) -> Result<Self, Error> {
         let bytes = Zeroizing::new(match key {
             Some(key) => STANDARD.decode(key.expose_secret().trim()).map_err(|_| Error)?,

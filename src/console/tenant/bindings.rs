@@ -24,7 +24,7 @@ pub(super) fn table(user: &User, bindings: &[pb::Binding], back: &str) -> Markup
                 td { a href={ "/exchanges/" (parts::segment(&binding.source)) } { (binding.source) } }
                 td { code { (binding.routing_key) } @if !binding.headers.is_empty() { " " (parts::plural(binding.headers.len() as u64, "header", "headers")) } }
                 td { (destination(binding)) }
-                td { (parts::ask(user, "/bindings/remove", "Remove", html! { p { "Messages are not routed by it any more." } }, None,
+                td { (parts::ask(user, "/bindings/remove", "Remove", html! { p { "It no longer routes messages." } }, None,
                     &[("binding", &STANDARD.encode(binding.encode_to_vec())), ("back", back)])) }
             } } }
         } }
@@ -39,7 +39,7 @@ fn destination(binding: &pb::Binding) -> Markup {
     html! { span.quiet { (kind) " " } a href={ (path) (parts::segment(&binding.destination)) } { (binding.destination) } }
 }
 
-/// The form that binds to, or from, what a page shows.
+/// The form that creates a binding of the exchange or queue on the page.
 pub(super) fn creation(user: &User, source: &str, destination: &str, back: &str) -> Markup {
     html! {
         form method="post" action="/bindings" {
@@ -56,7 +56,7 @@ pub(super) fn creation(user: &User, source: &str, destination: &str, back: &str)
     }
 }
 
-/// The page that a form came from, if it is one of these pages.
+/// The path of the page that contained the form, if it is one of these pages.
 fn back(form: &Form, done: &str) -> Redirect {
     let path = form.text("back");
     let is_page = path.strip_prefix("/queues/").or_else(|| path.strip_prefix("/exchanges/"));

@@ -1,4 +1,4 @@
-//! Dead letters: browse, look inside, send again, delete.
+//! Dead letters: list, inspect, send again, delete.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,9 +20,9 @@ use crate::{
 };
 
 const PAGE: i32 = 50;
-/// How long a page waits for a redrive; what is left can be sent by another one.
+/// How long a page waits for a redrive; another redrive sends the rest.
 const MAX_REDRIVE: Duration = Duration::from_secs(20);
-/// The largest body that a form shows for a change.
+/// The largest body that can be edited in a form.
 const MAX_EDITED: usize = 64 * 1024;
 /// The fields of the filter, in the address and in forms.
 const FILTER: [&str; 5] = ["queue", "code", "reason", "after", "before"];
@@ -89,7 +89,7 @@ fn filters(query: &HashMap<String, String>) -> Markup {
     }
 }
 
-/// The rows with boxes, and what can be done with those that are checked, or with all that match.
+/// The rows with checkboxes, and the operations on the checked rows or on all that match.
 fn selection(user: &User, query: &HashMap<String, String>, letters: &[pb::DeadLetter]) -> Markup {
     html! {
         form method="post" action="/dead-letters/redrive" {
@@ -136,7 +136,7 @@ fn selection(user: &User, query: &HashMap<String, String>, letters: &[pb::DeadLe
     }
 }
 
-/// What a form selects; none when it selects nothing.
+/// The selection of a form; `None` when it is empty.
 fn selected(form: &Form) -> Result<Option<pb::DeadLetterSelection>, PageError> {
     let query: HashMap<_, _> = FILTER.iter().map(|name| ((*name).to_owned(), form.text(name).to_owned())).collect();
     let ids = form.all("id");
@@ -167,7 +167,7 @@ pub(super) async fn redrive(form: Form) -> PageResult {
     send(form, request).await
 }
 
-/// Sends dead letters again and shows what became of them.
+/// Sends dead letters again and shows the result.
 async fn send(form: Form, request: pb::RedriveDeadLettersRequest) -> PageResult {
     let end = Instant::now() + MAX_REDRIVE;
     // Dropping the stream stops the redrive after the messages in flight.
@@ -215,7 +215,7 @@ pub(super) async fn purge(form: Form) -> Result<Redirect, PageError> {
     Ok(Redirect::to(&format!("{back}{separator}done=purged")))
 }
 
-/// The body as text, if a form sends it back unchanged: browsers replace single characters that end lines, and null.
+/// The body as text, if a form returns it unchanged: browsers change some line ends, and null.
 fn editable(body: &[u8]) -> Option<&str> {
     std::str::from_utf8(body).ok().filter(|text| text.len() <= MAX_EDITED && !text.contains(['\r', '\0']))
 }
@@ -247,7 +247,7 @@ pub(super) async fn edited(form: Form) -> PageResult {
     let (exchange, routing_key) = (form.text("exchange").to_owned(), form.text("routing_key").to_owned());
     let is_elsewhere = !exchange.is_empty() || !routing_key.is_empty();
     let edit = pb::DeadLetterEdit {
-        // Browsers send the ends of lines as two characters.
+        // Browsers send line ends as two characters.
         body: form.has("body").then(|| form.raw("body").replace("\r\n", "\n").into()),
         destination: is_elsewhere.then_some(pb::PublishDestination { exchange, routing_key }),
     };
@@ -262,7 +262,7 @@ pub(super) async fn letter(user: User, query: Query) -> PageResult {
     let filter = pb::DeadLetterFilter { dead_letter_id: id.to_owned(), ..Default::default() };
     let request = pb::ListDeadLettersRequest { filter: Some(filter), page_size: 1, ..Default::default() };
     let listed = user.calls().topology().list_dead_letters(request).await?.into_inner();
-    let gone = || PageError::not_found("this dead letter is not there any more: it was sent again or deleted");
+    let gone = || PageError::not_found("this dead letter no longer exists: it was sent again or deleted");
     let letter = listed.dead_letters.into_iter().next().ok_or_else(gone)?;
     let message = letter.message.clone().unwrap_or_default();
     let trace = message::trace_of(&message);

@@ -1,4 +1,4 @@
-//! Exchanges: the list, one of them, declaring and deleting.
+//! Exchanges: the list, a single exchange, declaring and deleting.
 
 use axum::{extract::Path, response::Redirect};
 use maud::html;
@@ -96,7 +96,7 @@ pub(super) async fn declare(form: Form) -> Result<Redirect, PageError> {
 pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> PageResult {
     super::tenant_only(&user)?;
     let mut topology = user.calls().topology();
-    // The broker's own exchanges can be bound, and have no page of their own in the API.
+    // The broker's own exchanges can be bound, but the API does not return them.
     let exchange = match name.starts_with("amq.") {
         true => None,
         false => topology.get_exchange(pb::GetExchangeRequest { name: name.clone() }).await?.into_inner().exchange,

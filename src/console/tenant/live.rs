@@ -21,9 +21,9 @@ use crate::{
 
 /// The time between two events.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How long one stream lasts; browsers open the next one, for which the session is checked again.
+/// How long one stream lasts; browsers then open another one, for which the session is checked again.
 const MAX_AGE: Duration = Duration::from_secs(10 * 60);
-/// How many queues are in one event: as many as a page shows.
+/// How many queues are in one event: the number that a page shows.
 const MAX_QUEUES: u32 = 100;
 
 pub(super) async fn events(user: Option<User>, query: Query) -> Response {

@@ -16,7 +16,7 @@ const MAX_TEXT: usize = 64 * 1024;
 /// The nesting of a header's value that is shown.
 const MAX_DEPTH: usize = 8;
 
-/// A body in the form in which people can read it.
+/// A body in a form that people can read.
 #[derive(Debug, PartialEq, Eq)]
 enum Readable {
     Empty,
@@ -31,7 +31,7 @@ fn readable(body: &[u8]) -> Readable {
         return Readable::Empty;
     }
     let Ok(text) = std::str::from_utf8(body) else { return Readable::Bytes };
-    // Numbers must be shown as they are, not as the nearest value that a parser knows: only the text is indented.
+    // Numbers must be shown exactly, not as the nearest value that a parser supports, so the text is only indented.
     match serde_json::from_str::<serde::de::IgnoredAny>(text) {
         Ok(_) if text.trim_start().starts_with(['{', '[']) => Readable::Json(indented(text)),
         _ if text.chars().any(|c| c.is_control() && !c.is_whitespace()) => Readable::Bytes,
@@ -57,7 +57,7 @@ fn indented(json: &str) -> String {
         }
         let line = |out: &mut String, depth: usize| {
             out.push('\n');
-            // Deep nesting must not make a small body large.
+            // Indentation must not make a small, deeply nested body large.
             out.extend(std::iter::repeat_n("  ", depth.min(32)));
         };
         match c {
@@ -113,7 +113,7 @@ fn hex(body: &[u8]) -> String {
     text
 }
 
-/// The body; `whole` is its size if only a part of it is there.
+/// The body; `whole` is its full size if only a part is shown.
 pub(super) fn body(body: &[u8], whole: u64) -> Markup {
     let cut = |text: &str| match text.char_indices().nth(MAX_TEXT) {
         Some((at, _)) => format!("{}…", &text[..at]),
@@ -174,7 +174,7 @@ pub(super) fn trace_of(message: &pb::Message) -> Option<String> {
     text.split('-').nth(1).filter(|id| id.len() == 32).map(str::to_owned)
 }
 
-/// A header's value in a form like JSON.
+/// A header's value, similar to JSON.
 fn shown(value: &pb::Value, depth: usize) -> String {
     if depth > MAX_DEPTH {
         return "…".to_owned();

@@ -1,4 +1,4 @@
-//! The first page of a tenant: its largest queues, its dead letters, and what the client may do.
+//! The first page of a tenant: its largest queues, its dead letters, and the client's grants.
 
 use maud::{Markup, html};
 

@@ -1,4 +1,4 @@
-//! The first messages of a queue, which stay in it.
+//! The first messages of a queue, without removing them.
 
 use axum::extract::Path;
 use maud::html;

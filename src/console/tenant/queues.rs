@@ -1,4 +1,4 @@
-//! The list of queues, and declaring one.
+//! The list of queues, and declaring a queue.
 
 use axum::response::Redirect;
 use maud::{Markup, html};

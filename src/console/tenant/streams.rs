@@ -1,4 +1,4 @@
-//! Open streams of a tenant, and closing one.
+//! Open streams of a tenant, and closing a stream.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::{
 
 const PAGE: i32 = 100;
 
-/// The tenant of a request: the one of the user, or the one that a platform administrator names.
+/// The tenant of a request: the user's, or the tenant that a platform administrator names.
 fn tenant(user: &User, query: &HashMap<String, String>) -> String {
     if user.is_platform() { param(query, "tenant").to_owned() } else { String::new() }
 }
@@ -56,7 +56,7 @@ pub(in crate::console) async fn list(user: User, query: Query) -> PageResult {
                         td.number { (count(stream.messages)) }
                         td.number { (count(stream.messages_per_second)) }
                         td { @if user.administers() {
-                            @let question = html! { p { "It ends with ABORTED. The client may open another one at once: revoke the client to keep it out." } };
+                            @let question = html! { p { "It ends with ABORTED. The client may open another one at once; to prevent that, revoke the client." } };
                             (parts::ask(&user, "/streams/close", "Close", question, None, &[("stream", &stream.stream_id), ("tenant", &tenant)]))
                         } }
                     } } }

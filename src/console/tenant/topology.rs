@@ -1,4 +1,4 @@
-//! The topology as a picture: exchanges, their bindings, and queues. The layout is made here, so that it needs no
+//! The topology as a picture: exchanges, their bindings, and queues. The layout is computed here, so that it needs no
 //! script.
 
 mod arrange;
@@ -15,7 +15,7 @@ use crate::{
     pb,
 };
 
-/// How many queues, exchanges and bindings are read for the picture, and how many of the first two it shows.
+/// How many queues, exchanges and bindings are read, and how many queues and exchanges the picture shows.
 const MAX_READ: i32 = 1_000;
 const MAX_SHOWN: usize = 150;
 

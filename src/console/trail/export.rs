@@ -64,7 +64,7 @@ fn csv(text: &mut String, event: &pb::AuditEvent) {
     ];
     for (at, field) in fields.into_iter().enumerate() {
         let comma = if at == 0 { "" } else { "," };
-        // A spreadsheet would calculate what begins like a formula.
+        // A spreadsheet would evaluate text that begins like a formula.
         let apostrophe = if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
         let _ = write!(text, "{comma}\"{apostrophe}{}\"", field.replace('"', "\"\""));
     }

@@ -131,7 +131,7 @@ pub(super) fn watch(
     Ok(ReceiverStream::new(responses))
 }
 
-/// Sends snapshots until the caller cancels, or may not watch any more.
+/// Sends snapshots until the caller cancels or is no longer allowed to watch.
 async fn serve(
     context: Arc<AdminContext>,
     observer: Observer,
@@ -169,12 +169,12 @@ async fn serve(
     drop(registration);
     if let Some(failure) = failure {
         audit_context.record_end(failure.kind, failure.reason);
-        // A caller that reads nothing sees the end of the stream in any case.
+        // Required for a caller that reads nothing: it still sees the end of the stream.
         let _ = snapshots.try_send(Err(failure.into()));
     }
 }
 
-/// Waits until the caller may not watch any more, its token expires, or the gateway stops.
+/// Waits until the caller is no longer allowed to watch, its token expires, or the gateway stops.
 async fn ended(context: &AdminContext, observer: &Observer) -> Failure {
     let left = observer.caller().expires().duration_since(SystemTime::now()).unwrap_or_default();
     tokio::select! {
@@ -246,7 +246,7 @@ impl Watches {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes a poll that has no watches. Under the lock under which watches are added, so that none is lost.
+    /// Removes a poll without watches. It holds the lock under which watches are added, so that none is lost.
     fn end(&self, tenant: &TenantId, poll: &Poll) -> bool {
         let mut inner = self.inner();
         let is_unused = poll.watchers().is_empty();
@@ -262,7 +262,7 @@ impl Poll {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The interval of the most frequent watch, and one of those who watch.
+    /// The shortest interval of all watches, and one of the callers.
     fn wanted(&self) -> Option<(Duration, Observer)> {
         let watchers = self.watchers();
         let most_frequent = watchers.values().min_by_key(|watcher| watcher.interval)?;
@@ -288,7 +288,7 @@ async fn run(context: Arc<AdminContext>, tenant: TenantId, poll: Arc<Poll>) {
             let mut changed = pin!(poll.changed.notified());
             tokio::select! {
                 () = sleep_until(began + interval) => break,
-                // The most frequent watch may be another one now.
+                // The shortest interval may have changed.
                 () = &mut changed => {}
             }
         }
@@ -314,7 +314,7 @@ async fn measure(context: Arc<AdminContext>, observer: Observer, before: Snapsho
     }
 }
 
-/// Asks the queues without statistics for their consumers. The depths that they report are newer, too.
+/// Reads the consumers of queues without statistics from the queues themselves. Their depths are also newer.
 async fn ask_consumers(
     context: &AdminContext,
     observer: &Observer,

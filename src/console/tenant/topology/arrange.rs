@@ -1,5 +1,5 @@
-//! The layout of the picture: exchanges in columns by how many exchanges lead to them, queues in the last column, and
-//! each column in the order that keeps arrows short.
+//! The layout of the picture: exchanges are in columns, by the number of exchanges that lead to them; queues are in the
+//! last column. The order in each column keeps arrows short.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,13 +11,13 @@ pub(super) const HEIGHT: i32 = 30;
 const GAP: i32 = 14;
 const COLUMN: i32 = 200;
 const MARGIN: i32 = 16;
-/// The number of characters of a name or a key that fit.
+/// The maximum number of characters shown of a name or a key.
 const MAX_NAME: usize = 25;
 const MAX_KEY: usize = 26;
 /// Exchanges can be bound in a circle, so the number of columns is bounded.
 const MAX_COLUMNS: usize = 6;
 const ROUNDS: usize = 4;
-/// Where the labels of arrows to the same box are.
+/// The positions of labels of arrows to the same box.
 const LABEL_OFFSETS: [i32; 3] = [-5, 13, -17];
 
 /// A box.
@@ -37,7 +37,7 @@ pub(super) struct Edge {
     pub(super) to: (i32, i32),
     pub(super) label: String,
     pub(super) title: String,
-    /// How far below the end of the arrow the label is: arrows to the same box have one above the other.
+    /// How far the label is below the end of the arrow: labels of arrows to the same box are above each other.
     pub(super) label_offset: i32,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Picture {
     pub(super) hidden: usize,
 }
 
-/// An exchange or a queue: the two have names of their own.
+/// An exchange or a queue, which may have the same name.
 type Key = (bool, String);
 
 impl Picture {
@@ -88,7 +88,7 @@ impl Picture {
     }
 }
 
-/// The routing keys of all bindings between each two.
+/// The routing keys of all bindings between each pair.
 fn links(bindings: &[pb::Binding]) -> BTreeMap<(Key, Key), Vec<String>> {
     let mut links: BTreeMap<_, Vec<String>> = BTreeMap::new();
     for binding in bindings {
@@ -104,7 +104,7 @@ fn links(bindings: &[pb::Binding]) -> BTreeMap<(Key, Key), Vec<String>> {
     links
 }
 
-/// Exchanges by the longest chain of exchanges that leads to them.
+/// Exchanges by the length of the longest chain of exchanges that leads to them.
 fn columns(exchanges: &[String], links: &BTreeMap<(Key, Key), Vec<String>>) -> Vec<Vec<Key>> {
     let mut depth: HashMap<&str, usize> = exchanges.iter().map(|name| (name.as_str(), 0)).collect();
     for _ in 1..MAX_COLUMNS {
@@ -122,7 +122,7 @@ fn columns(exchanges: &[String], links: &BTreeMap<(Key, Key), Vec<String>>) -> V
     columns
 }
 
-/// Orders each column by the middle of what its members are linked to in the others.
+/// Orders each column by the average position of the linked boxes in other columns.
 fn shorten(columns: &mut [Vec<Key>], links: &BTreeMap<(Key, Key), Vec<String>>) {
     let mut linked: HashMap<Key, Vec<Key>> = HashMap::new();
     for (from, to) in links.keys() {
@@ -157,7 +157,7 @@ fn place(columns: &[Vec<Key>]) -> (Vec<Node>, HashMap<Key, (i32, i32)>) {
     let tallest = columns.iter().map(Vec::len).max().unwrap_or(0) as i32;
     let (mut nodes, mut places) = (Vec::new(), HashMap::new());
     for (at, column) in columns.iter().enumerate() {
-        // Short columns are in the middle of the tallest.
+        // Short columns are centred.
         let top = MARGIN + (tallest - column.len() as i32) * (HEIGHT + GAP) / 2;
         for (row, key) in column.iter().enumerate() {
             let x = MARGIN + at as i32 * (WIDTH + COLUMN);
