@@ -210,7 +210,7 @@ async fn bind(address: SocketAddr, kind: ListenerKind) -> Result<(Listener, Sock
     Ok((listener, address))
 }
 
-/// The certificate and the key of a listener that may be served without.
+/// The certificate and the key of a listener for which they are optional.
 fn optional_identity(certificate: Option<&Path>, key: Option<&Path>) -> Result<Option<ServerIdentity>, Error> {
     Ok(match (certificate, key) {
         (Some(certificate), Some(key)) => Some(ServerIdentity::load(certificate, key)?),
@@ -298,12 +298,12 @@ impl RunningGateway {
         self.grpc
     }
 
-    /// The address of tokens, keys, probes and, unless they have a listener of their own, metrics.
+    /// The address of tokens, keys, probes and, unless they have a separate listener, metrics.
     pub fn ops_address(&self) -> SocketAddr {
         self.ops
     }
 
-    /// The address of metrics and probes, if they have a listener of their own.
+    /// The address of metrics and probes, if they have a separate listener.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics
     }

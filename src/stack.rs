@@ -122,7 +122,8 @@ impl Broker {
 }
 
 impl Stack {
-    /// # Errors When a port is in use, RabbitMQ is not installed, or the folder cannot be written; the error explains
+    /// # Errors
+    /// When a port is in use, RabbitMQ is not installed, or the folder cannot be written; the error explains
     /// what to do.
     pub async fn start(options: StackOptions) -> Result<Self, Error> {
         let say = Arc::clone(&options.progress);

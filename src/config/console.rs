@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{ConsoleConfig, read::networks, source::Source};
 
-/// The length of the key of sessions in bytes.
+/// The length of the session key in bytes.
 const KEY_LENGTH: usize = 32;
 /// The part of `console.trace_url` that is replaced by an id.
 pub(crate) const TRACE_ID: &str = "{trace_id}";
@@ -73,7 +73,7 @@ fn session_key(source: &mut Source) -> Option<SecretString> {
         |key: &SecretString| STANDARD.decode(key.expose_secret().trim()).is_ok_and(|bytes| bytes.len() == KEY_LENGTH);
     // An empty one was reported already.
     if !key.expose_secret().is_empty() && !is_valid(&key) {
-        source.error(KEY, None, "must be 32 bytes in base64; `openssl rand -base64 32` makes one");
+        source.error(KEY, None, "must be 32 bytes in base64; `openssl rand -base64 32` creates one");
     }
     Some(key)
 }

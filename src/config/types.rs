@@ -73,13 +73,13 @@ pub struct ConsoleConfig {
     pub certificate: Option<PathBuf>,
     /// Its private key, PEM. Set exactly when `certificate` is.
     pub key: Option<PathBuf>,
-    /// The origin at which browsers reach the console, if a proxy in front of it has another one.
+    /// The origin at which browsers reach the console, if it differs because of a proxy.
     pub origin: Option<String>,
     /// The key that sessions are encrypted with: 32 bytes in base64. Without it, each start generates one.
     pub session_key: Option<SecretString>,
-    /// The file that holds it, if one does.
+    /// The file that contains the key, if there is one.
     pub session_key_file: Option<PathBuf>,
-    /// The address of a trace, with `{trace_id}` in place of its id.
+    /// The address of a trace, with `{trace_id}` in place of the id.
     pub trace_url: Option<String>,
     /// Load balancers whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Vec<Network>,
@@ -187,7 +187,7 @@ pub struct AuthConfig {
     pub failed_logins_per_minute_per_client: u32,
     /// The same for one address (an IPv6 /64).
     pub failed_logins_per_minute_per_address: u32,
-    /// Tokens that one client may fetch a second from one gateway; ten times as many at once after a pause.
+    /// Tokens that one client may fetch per second from one gateway; the burst after a pause is ten times as large.
     pub tokens_per_second_per_client: u32,
     /// Trusted external issuers.
     pub issuers: Vec<IssuerConfig>,
@@ -233,10 +233,10 @@ pub struct LimitsConfig {
     pub max_connections: usize,
     /// The maximum number of connections from one address (an IPv6 /64) of each listener.
     pub max_connections_per_address: usize,
-    /// Those of them on which no client has authenticated yet.
+    /// The maximum number of connections from one address without an authenticated client.
     pub max_unauthenticated_connections_per_address: usize,
-    /// Administrative calls of the clients of one tenant per second at one gateway; ten times as many at once after a
-    /// pause.
+    /// Administrative calls of the clients of one tenant per second at one gateway; the burst after a pause is ten
+    /// times as large.
     pub admin_calls_per_second_per_tenant: u32,
     /// How long a connection without a call is kept.
     pub idle_timeout: Duration,

@@ -1,9 +1,9 @@
-//! How long the oldest message of each queue has been there, estimated from two numbers that RabbitMQ counts: the
-//! messages in the queue, and those that consumers have acknowledged since the broker started.
+//! Estimates the age of the oldest message of each queue from two numbers that RabbitMQ counts: the messages in the
+//! queue, and those that consumers have acknowledged since the broker started.
 //!
-//! Messages leave a queue at its head. So their sum is the number of messages that ever came in, and the oldest one
-//! came in when this number exceeded that of the messages that have left. RabbitMQ itself reports the time of the first
-//! message of classic queues only.
+//! Messages leave a queue at its head. Therefore the sum of both numbers is the number of messages that have ever
+//! entered it, and the oldest message entered when this sum exceeded the number of messages that have left. RabbitMQ
+//! itself reports the time of the first message of classic queues only.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Moments that are kept for a queue. When there are more, every second one is dropped, so that a queue that is never
-/// emptied is remembered for as long as it is watched, less exactly.
+/// Maximum number of stored points of a queue. When there are more, every second one is dropped, so that the whole time
+/// for which a queue was watched remains covered, with less precision.
 const MAX_MOMENTS: usize = 64;
-/// The two numbers are up to this much apart in time.
+/// RabbitMQ may have measured the two numbers up to this many seconds apart.
 const SKEW: f64 = 6.0;
 /// Queues that were not measured for this long are forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
@@ -26,7 +26,7 @@ pub(super) struct Ages(Mutex<Histories>);
 #[derive(Debug, Default)]
 struct Histories {
     queues: HashMap<(String, String), History>,
-    /// When all queues of a vhost were measured last, and those of all vhosts.
+    /// When all queues of a vhost were last measured, and when those of all vhosts were.
     polls: HashMap<String, Instant>,
     whole: Option<Instant>,
     cleaned: Option<Instant>,
@@ -34,20 +34,20 @@ struct Histories {
 
 #[derive(Debug)]
 struct History {
-    /// Times, and how many messages had come in by then; both grow.
+    /// Times, and how many messages had entered by then; both increase.
     moments: VecDeque<(Instant, u64)>,
     /// Messages that left without an acknowledgement: purged, expired, or counted before a restart of the broker.
     lost: u64,
 }
 
-/// What RabbitMQ says about a queue at a moment.
+/// RabbitMQ's numbers for a queue at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
-    /// Messages in it, ready or not settled.
+    /// Messages in the queue, ready or not settled.
     pub(super) messages: u64,
-    /// Messages that consumers have taken from it for good.
+    /// Messages that consumers have acknowledged.
     pub(super) acknowledged: u64,
-    /// Messages delivered a second.
+    /// Messages delivered per second.
     pub(super) deliver_rate: f64,
 }
 
@@ -56,13 +56,13 @@ impl Ages {
     pub(super) fn estimate(&self, vhost: &str, queue: &str, measured: Measured, now: Instant) -> Option<Duration> {
         let mut histories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         histories.forget(now);
-        // The messages of a queue that did not exist at the last poll came in after it.
+        // The messages of a queue that did not exist at the last poll entered after it.
         let poll = histories.polls.get(vhost).copied().max(histories.whole);
         let key = (vhost.to_owned(), queue.to_owned());
         histories.queues.entry(key).or_insert_with(|| History::new(measured, poll, now)).estimate(measured, now)
     }
 
-    /// All queues of a vhost, or of all of them, were measured at this time or a little later.
+    /// Records that all queues of a vhost, or of all vhosts, were measured at this time or a little later.
     pub(super) fn polled(&self, vhost: Option<&str>, began: Instant) {
         let mut histories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match vhost {
@@ -121,17 +121,17 @@ impl History {
         oldest
     }
 
-    /// When the message after the first `left` ones came in.
+    /// When the message after the first `left` ones entered.
     fn oldest(&self, left: u64) -> Option<Instant> {
         let after = self.moments.iter().position(|(_, arrived)| *arrived > left)?;
-        // It came in before the first moment.
+        // It entered before the first stored point.
         let before = after.checked_sub(1)?;
         let ((from, low), (until, high)) = (self.moments[before], self.moments[after]);
         let share = (left - low) as f64 / (high - low) as f64;
         Some(from + (until - from).mul_f64(share.clamp(0.0, 1.0)))
     }
 
-    /// Drops moments that are not needed any more, and every second one when there are too many.
+    /// Drops points that are not needed any more, and every second one when there are too many.
     fn thin(&mut self, left: u64) {
         while self.moments.get(1).is_some_and(|(_, arrived)| *arrived <= left) {
             self.moments.pop_front();
@@ -151,7 +151,7 @@ impl History {
 mod tests {
     use super::*;
 
-    /// Measurements a second apart: messages and acknowledged.
+    /// Measurements at intervals of a second: messages, and acknowledged messages.
     fn ages(measured: &[(u64, u64)]) -> Vec<Option<u64>> {
         let (ages, start) = (Ages::default(), Instant::now());
         let one = |(second, (messages, acknowledged)): (u64, &(u64, u64))| {
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_oldest_message_ages_until_it_is_acknowledged() {
-        // One message comes in each second from the second one on; from the fifth on, one is acknowledged, too.
+        // From the second measurement on, one message enters per second; from the fifth on, one is also acknowledged.
         let seen = ages(&[(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (0, 5)]);
         assert_eq!(seen, [Some(0), Some(1), Some(2), Some(3), Some(3), Some(3), Some(0)]);
     }
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn messages_that_expire_at_the_head_make_room_for_younger_ones() {
-        // Ten at the first second, then nothing but expiry, then ten more.
+        // Ten enter at the first second, then messages only expire, then ten more enter.
         let seen = ages(&[(0, 0), (10, 0), (10, 0), (5, 0), (15, 0), (10, 0)]);
         assert_eq!(seen[3], Some(2));
         assert_eq!(seen[5], Some(2), "those of the fifth measurement, which came in after the fourth");

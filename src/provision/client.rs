@@ -95,7 +95,7 @@ pub(super) enum Names {
 }
 
 impl Client {
-    /// What the broker answers is charged to `memory` while it is read and parsed.
+    /// Responses are charged to `memory` while they are read and parsed.
     pub(super) fn new(config: &ManagementConfig, broker_ca: &Path, memory: MemoryBudget) -> Result<Self, Error> {
         Ok(Self { http: Http::new(config, broker_ca, memory)? })
     }
@@ -316,7 +316,7 @@ impl Client {
     /// The current number of rows of a list that satisfy `counts`.
     pub(super) async fn count(&self, vhost: &str, names: Names, counts: impl Fn(&Value) -> bool) -> Result<u64, Error> {
         let columns = if names == Names::Bindings { "source,destination" } else { "name" };
-        // Statistics would only cost time. A broker that does not support these parameters ignores them.
+        // Statistics would only take time. A broker that does not support these parameters ignores them.
         let query = [("columns", columns), ("disable_stats", "true"), ("enable_queue_totals", "true")];
         let rows = found(self.rows(&[names.as_str(), vhost], &query, |row| counts(row).then_some(())).await)?;
         Ok(rows.map_or(0, |rows| rows.len() as u64))

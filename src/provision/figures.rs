@@ -1,7 +1,7 @@
 //! The figures of queues: depth, consumers, rates and the age of the oldest message, of one tenant or of all of them.
 //!
-//! They are from the broker's statistics, up to 5 s old. For queues without statistics the depths are asked of the
-//! queues themselves, and consumers, rates and ages are not known.
+//! They are from the broker's statistics, up to 5 s old. For queues without statistics the depths are read from the
+//! queues themselves, and consumers, rates and ages are unknown.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,9 +13,9 @@ use serde_json::Value;
 use super::{Error, Provisioner, ages::Measured, client::Page, rows::is_hidden};
 use crate::{broker::DEAD_LETTERS, names::TenantId};
 
-/// Pages of 500 queues that are read at most, of all tenants together.
+/// Maximum number of pages of 500 queues that are read, for all tenants together.
 const MAX_PAGES: usize = 40;
-/// What the names of the gateway's queues for retries begin with.
+/// The prefix of the names of delay queues.
 const DELAY_QUEUES: &str = "wg.delay.";
 
 /// Messages ready and not settled, by vhost and queue.
@@ -28,24 +28,24 @@ pub struct QueueFigures {
     pub name: String,
     /// `quorum`, `classic` or `stream`.
     pub queue_type: String,
-    /// Messages ready.
+    /// Ready messages.
     pub ready: u64,
     /// Messages delivered and not settled.
     pub unsettled: Option<u64>,
     /// Consumers.
     pub consumers: Option<u32>,
-    /// Messages a second coming in.
+    /// Messages that enter per second.
     pub publish_rate: Option<f64>,
-    /// Messages a second going out.
+    /// Messages that leave per second.
     pub deliver_rate: Option<f64>,
-    /// How long its oldest message has been there.
+    /// The age of its oldest message.
     pub oldest: Option<Duration>,
 }
 
 /// The figures of a tenant's queues.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TenantFigures {
-    /// The tenant's queues, in no order.
+    /// The tenant's queues, unordered.
     pub queues: Vec<QueueFigures>,
     /// Dead letters stored.
     pub dead_letters: u64,
@@ -106,7 +106,7 @@ impl Row {
         let number = |key: &str| row[key].as_u64();
         let counted = |key: &str| row["message_stats"][key].as_u64().unwrap_or_default();
         let rate = |key: &str| row["message_stats"][key]["rate"].as_f64().unwrap_or_default();
-        // A queue without statistics has none of these.
+        // A queue without statistics has none of these fields.
         let statistics = number("messages_ready").map(|_| Statistics {
             consumers: u32::try_from(number("consumers").unwrap_or_default()).unwrap_or(u32::MAX),
             publish_rate: rate("publish_details"),
@@ -128,14 +128,14 @@ impl Row {
         self.statistics.is_some()
     }
 
-    /// The same with the depths that its queue reports itself.
+    /// The same row with the depths that the queue reports itself.
     pub(super) fn with_totals(self, totals: &Totals) -> Self {
         let found = totals.get(&(self.vhost.clone(), self.name.clone())).filter(|_| !self.has_statistics());
         let Some((ready, unsettled)) = found.copied() else { return self };
         Self { ready, unsettled, ..self }
     }
 
-    /// The totals of a row that has nothing else.
+    /// The totals of a row without other fields.
     pub(super) fn totals(row: &Value) -> Option<((String, String), (u64, u64))> {
         let text = |key: &str| row[key].as_str().map(str::to_owned);
         let number = |key: &str| row[key].as_u64().unwrap_or_default();
@@ -157,10 +157,10 @@ impl Row {
 }
 
 impl Provisioner {
-    /// The figures of a tenant's queues; none if its vhost does not exist.
+    /// The figures of a tenant's queues; empty if its vhost does not exist.
     ///
     /// # Errors
-    /// When the broker cannot be asked, and [`Error::TooLarge`] beyond 20,000 queues.
+    /// When the request fails, and [`Error::TooLarge`] beyond 20,000 queues.
     pub async fn figures(&self, tenant: &TenantId) -> Result<TenantFigures, Error> {
         let (vhost, began) = (tenant.vhost(), Instant::now());
         let mut figures = TenantFigures::default();

@@ -45,7 +45,7 @@ const MAX_PASSWORDS: usize = 2;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
 /// The maximum size of a response, so that a vhost with millions of bindings cannot exhaust the gateway's memory.
 const MAX_ANSWER: usize = 32 << 20;
-/// What an answer costs beside its size: it is read and parsed.
+/// The memory charged for a response in addition to its size, for parsing it.
 const COPIES: usize = 2;
 /// The same for the body of an error.
 const MAX_ERROR: usize = 64 << 10;
@@ -73,7 +73,7 @@ pub(super) struct Http {
     memory: MemoryBudget,
 }
 
-/// The body of an answer, which is charged while it is kept.
+/// The body of a response, which is charged until it is dropped.
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Vec<u8>,
@@ -109,11 +109,11 @@ struct Settings {
 }
 
 impl Http {
-    /// What is read is charged to `memory`.
+    /// Response bodies are charged to `memory`.
     pub(super) fn new(config: &ManagementConfig, broker_ca: &Path, memory: MemoryBudget) -> Result<Self, Error> {
         let roots = config.endpoints.iter().map(|text| root(text)).collect::<Result<Vec<_>, _>>()?;
         if roots.is_empty() {
-            return Err(Error::settings("there is no endpoint"));
+            return Err(Error::settings("no endpoint is configured"));
         }
         let settings = Settings {
             roots,
@@ -146,7 +146,7 @@ impl Http {
     fn reload(&self) {
         match self.settings.connections() {
             Ok(connections) => self.connections.store(Arc::new(connections)),
-            // Perhaps only one of two files is written yet.
+            // Possibly only one of two files has been written so far.
             Err(error) => {
                 tracing::warn!(%error, "cannot use the provisioner's changed files, using the previous ones")
             }
@@ -173,7 +173,7 @@ impl Http {
                 let index = (first + offset) % endpoints;
                 match self.send_to(&connections, &self.settings.roots[index], request).await {
                     Err(error) if error.may_pass() => last = error,
-                    // The password may have changed in the meantime.
+                    // The password may have changed meanwhile.
                     Err(error @ Error::Refused(_)) if self.files.lock().await.check().await => last = error,
                     answer => {
                         self.first.store(index, Ordering::Relaxed);
@@ -203,7 +203,7 @@ impl Http {
                 }
             }
         }
-        Err(refused.unwrap_or_else(|| Error::settings("there is no password")))
+        Err(refused.unwrap_or_else(|| Error::settings("no password is configured")))
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Inspector {
 
 impl Inspector {
     /// # Errors
-    /// As [`super::Provisioner::new`]. What the broker answers is charged to a quarter of `gateway` while it is read.
+    /// As [`super::Provisioner::new`]. Responses are charged to a quarter of `gateway` while they are read.
     pub fn new(config: &ManagementConfig, broker_ca: &Path, gateway: &MemoryBudget) -> Result<Self, Error> {
         Ok(Self { client: Client::new(config, broker_ca, gateway.child(gateway.limit() / 4))? })
     }

@@ -1,4 +1,4 @@
-//! Measures the queues of all tenants for the metrics, in one poll of the broker for all of them.
+//! Measures the queues of all tenants for the metrics, in one poll of the broker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,8 +11,8 @@ use crate::telemetry::{Metrics, TenantQueues};
 /// How often the broker is polled. Its statistics are renewed every 5 s.
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// Measures until stopped. While the broker cannot be asked, or has more queues than one poll reads, there are no
-/// figures: old ones would look like new ones.
+/// Measures until stopped. While the broker cannot be reached, or has more queues than one poll reads, the metrics are
+/// removed, because old values would be mistaken for current ones.
 pub async fn watch(provisioner: Arc<Provisioner>, metrics: Metrics, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

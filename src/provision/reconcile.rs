@@ -16,7 +16,7 @@ use crate::{
     tenant::{Plan, TenantLocks},
 };
 
-/// What the answers to calls of the gateway and of platform administrators may use.
+/// The memory for responses to calls of the gateway and of platform administrators.
 const MAX_MEMORY: usize = 256 << 20;
 const EVERYTHING: &str = ".*";
 
@@ -28,7 +28,7 @@ pub struct Provisioner {
     user: String,
     /// Serialises the operations on each tenant.
     locks: TenantLocks,
-    /// What is known about the ages of messages.
+    /// The histories from which the ages of messages are estimated.
     ages: Ages,
 }
 
@@ -47,7 +47,7 @@ impl Provisioner {
     /// # Errors
     /// [`Error::Settings`] when an address, the CA, the certificate or the key cannot be used.
     pub fn new(config: &ManagementConfig, broker_ca: &Path) -> Result<Self, Error> {
-        // Its calls are those of the gateway and of platform administrators, a few at a time.
+        // It serves the gateway and platform administrators only, which make a few calls at a time.
         let client = Client::new(config, broker_ca, MemoryBudget::new(MAX_MEMORY))?;
         Ok(Self { client, user: config.user.clone(), locks: TenantLocks::default(), ages: Ages::default() })
     }

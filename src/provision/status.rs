@@ -28,17 +28,17 @@ pub struct NodeState {
     pub name: String,
     /// Whether it runs.
     pub is_running: bool,
-    /// Whether it blocks publishers because of its memory.
+    /// Whether it blocks publishers because of a memory alarm.
     pub has_memory_alarm: bool,
-    /// Whether it blocks publishers because of its disk.
+    /// Whether it blocks publishers because of a disk alarm.
     pub has_disk_alarm: bool,
     /// Bytes of memory in use.
     pub memory_used: u64,
-    /// Bytes of memory at which it raises the alarm.
+    /// Bytes of memory in use that cause an alarm.
     pub memory_limit: u64,
     /// Free bytes on its disk.
     pub disk_free: u64,
-    /// Free bytes at which it raises the alarm.
+    /// Free bytes that cause an alarm.
     pub disk_free_limit: u64,
     /// How long it has been running.
     pub uptime: Duration,
@@ -50,7 +50,7 @@ impl Provisioner {
     /// The state of the broker's nodes.
     ///
     /// # Errors
-    /// When the broker cannot be asked.
+    /// When the request fails.
     pub async fn broker_state(&self) -> Result<BrokerState, Error> {
         let (overview, nodes) = tokio::try_join!(self.client().overview(), self.client().nodes())?;
         Ok(read(&overview, &nodes))

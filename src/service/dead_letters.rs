@@ -28,7 +28,7 @@ use crate::{
     tenant::TenantScope,
 };
 
-/// A page is read, converted and encoded.
+/// The memory charged for a page, which is read, converted and encoded.
 const COPIES: usize = 3;
 const MAX_IDS: usize = 1_000;
 const MAX_PER_SECOND: u32 = 100_000;
@@ -36,7 +36,7 @@ const MAX_PER_SECOND: u32 = 100_000;
 /// The progress reports of a redrive.
 pub(super) type Progress = Pin<Box<dyn Stream<Item = Result<pb::RedriveDeadLettersResponse, Status>> + Send>>;
 
-/// Lists a page. It is charged to the memory of the tenant until it is sent, because the caller may read it slowly.
+/// Lists a page. It is charged to the tenant's memory until it is sent, because the caller may read it slowly.
 pub(super) async fn list(
     broker: &Broker,
     scope: &TenantScope,
@@ -59,7 +59,7 @@ pub(super) async fn list(
     let next_page_token = last.filter(|_| found.has_more).map(Page::<(u64, String)>::token).unwrap_or_default();
     let dead_letters = found.letters.iter().map(entry).collect();
     let page = pb::ListDeadLettersResponse { dead_letters, next_page_token };
-    // A dead letter that is larger than a page is a page of its own.
+    // A dead letter that is larger than a page is returned alone.
     let bytes = page.encoded_len();
     charge.shrink_to(bytes);
     if bytes > charge.bytes() {

@@ -13,9 +13,9 @@ use crate::{
 
 const DEFAULT_MESSAGES: usize = 10;
 const MAX_MESSAGES: usize = 100;
-/// All messages of one answer: clients accept 4 MiB by default. A larger message is an answer of its own.
+/// Maximum size of all messages in a response: clients accept 4 MiB by default. A larger message is returned alone.
 const MAX_BYTES: usize = 3 << 20;
-/// What one call may have in memory: an answer, and one message that does not fit into it.
+/// Maximum memory of one call: a response, and one message that does not fit into it.
 const MEMORY: usize = 8 << 20;
 
 pub(super) async fn peek(

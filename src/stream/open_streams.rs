@@ -24,8 +24,8 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct OpenStreams(Arc<Mutex<Entries>>);
 
-/// Ids grow with the time of opening, and are unique among all gateways, so that an id from one never closes a stream
-/// of another.
+/// Ids increase with the time of opening and are unique among all gateways, so that an id from one gateway never closes
+/// a stream of another.
 type Entries = BTreeMap<Uuid, Arc<Entry>>;
 
 struct Entry {
@@ -41,7 +41,7 @@ struct Entry {
     close: CancellationToken,
 }
 
-/// Messages in all, in the current second and in the one before.
+/// Messages in total, in the current second and in the one before.
 #[derive(Debug, Default)]
 struct Counted {
     total: u64,
@@ -61,14 +61,14 @@ impl Counted {
     }
 }
 
-/// One stream as the list shows it.
+/// An entry of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamState {
     /// Its id.
     pub id: Uuid,
     /// Its client.
     pub client: ClientId,
-    /// What it is for.
+    /// Its kind.
     pub kind: StreamKind,
     /// The client's address.
     pub peer_address: String,
@@ -93,7 +93,7 @@ impl fmt::Debug for OpenStreams {
 }
 
 impl OpenStreams {
-    /// Lists a new stream.
+    /// Adds a stream to the list.
     pub fn open(&self, tenant: &TenantId, client: &ClientId, kind: StreamKind, peer_address: &str) -> ListedStream {
         let entry = Arc::new(Entry {
             tenant: tenant.clone(),
@@ -117,12 +117,12 @@ impl OpenStreams {
         self.entries().len()
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// At most `limit` streams of a tenant that satisfy `wanted`, those that were opened first come first, after this
+    /// At most `limit` streams of a tenant that satisfy `wanted`, in the order in which they were opened, after this
     /// id.
     pub fn list(
         &self,
@@ -137,7 +137,7 @@ impl OpenStreams {
         wanted.take(limit).map(|(id, entry)| entry.state(*id)).collect()
     }
 
-    /// Ends a stream of a tenant; returns its client, or `None` if the tenant has no such stream here.
+    /// Ends a stream of a tenant; returns its client, or `None` if the tenant has no stream with this id here.
     pub fn close(&self, tenant: &TenantId, id: Uuid) -> Option<ClientId> {
         let entries = self.entries();
         let entry = entries.get(&id).filter(|entry| entry.tenant == *tenant)?;
@@ -195,7 +195,7 @@ impl ListedStream {
         let _ = self.entry.queue.set(queue.to_owned());
     }
 
-    /// Sets what it has in flight.
+    /// Sets the number and the bytes of its messages in flight.
     pub fn set_in_flight(&self, messages: usize, bytes: usize) {
         self.entry.in_flight.0.store(messages as u64, Relaxed);
         self.entry.in_flight.1.store(bytes as u64, Relaxed);
@@ -210,7 +210,7 @@ impl ListedStream {
         counted.now += messages as u64;
     }
 
-    /// Waits until it is to be closed, and returns the reason.
+    /// Waits until the stream is to be closed, and returns the reason.
     pub fn closed(&self) -> impl Future<Output = Failure> + Send + 'static {
         let close = self.entry.close.clone();
         async move {

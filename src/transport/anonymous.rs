@@ -13,9 +13,9 @@ use crate::{
     memory::{MemoryBudget, TenantBudgets},
 };
 
-/// Enough for four thousand clients that request a token at the same time (`http2::CALL_MEMORY`).
+/// Sufficient for four thousand clients that request a token at the same time (`http2::CALL_MEMORY`).
 const MEMORY: usize = 32 << 20;
-/// For calls of reflection, apart, because they are large: nobody needs them to get a token.
+/// A separate budget for calls of reflection, because they are large and not needed to get a token.
 const REFLECTION_MEMORY: usize = 8 << 20;
 const MAX_WATCHES: usize = 128;
 const MAX_WATCHES_PER_NETWORK: usize = MAX_WATCHES / 8;

@@ -33,8 +33,8 @@ use crate::{
 const PREFIX: usize = 5;
 /// The maximum expansion factor of compression.
 const MAX_EXPANSION: usize = 1032;
-/// A frame of a client that costs at most this much is passed on even without free memory: acknowledgements must
-/// arrive, because they are what frees memory. It is bounded by the number of streams.
+/// A frame of a client that costs at most this much is passed on even without free memory, because acknowledgements
+/// free memory. The total is bounded by the number of streams.
 const ALWAYS_PASSED_ON: usize = 16 * 1024;
 /// The same for a call without a token, so that a client gets one when others from its address use up their memory.
 const ANONYMOUS_PASSED_ON: usize = 4 * 1024;
@@ -185,20 +185,20 @@ struct Limited {
     inner: Body,
     memory: MemoryBudget,
     largest: usize,
-    /// The cost up to which a step needs no free memory.
+    /// Steps that cost at most this much need no free memory.
     always_passed_on: usize,
     limit: Duration,
     is_stream: bool,
     /// The deadline of a whole unary request, or of the frame of a stream that has begun.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// The charge for the frames that the reader has, at least partly.
+    /// The charge for the frames that the reader has at least partly received.
     charged: Option<MemoryPermit>,
     waiting: Option<BoxFuture<'static, Result<MemoryPermit, TooLarge>>>,
     /// Received bytes that have not been passed on.
     unread: Bytes,
     /// A prefix that has not been received completely.
     partial: BytesMut,
-    /// The missing bytes of a frame that the reader has partly.
+    /// The bytes of a frame that the reader has not received yet.
     missing: usize,
     /// Where the charge of a unary request's message is kept.
     unary: Option<UnaryCharge>,

@@ -81,7 +81,7 @@ impl Activity {
         self.0.accepted.elapsed().saturating_sub(last)
     }
 
-    /// Whether bytes wait because the peer does not read what was sent before.
+    /// Whether bytes are waiting because the peer does not read earlier ones.
     pub(super) fn is_write_blocked(&self) -> bool {
         self.0.is_write_blocked.load(Ordering::Relaxed)
     }
@@ -96,8 +96,8 @@ impl Activity {
         self.0.permit.is_authenticated()
     }
 
-    /// Waits until no call has been running for `idle`, or until the peer has not authenticated for `unauthenticated`
-    /// after it connected: its calls do not extend that time, because they may be made to last.
+    /// Waits until no call has been running for `idle`, or until `unauthenticated` has passed since the peer connected
+    /// and it has not authenticated. Its calls do not extend that time, because an attacker could keep them open.
     pub(super) async fn is_idle(&self, idle: Duration, unauthenticated: Duration) -> CloseReason {
         loop {
             let idle = idle.saturating_sub(self.idle_for());
@@ -114,8 +114,8 @@ impl Activity {
         }
     }
 
-    /// Waits until a connection that is ending must be cut: after `grace` without a running call, or, if it
-    /// ends because its peer has not authenticated, soon and whatever calls are running.
+    /// Waits until a connection that is ending must be cut: after `grace` without a running call. If it ends because
+    /// its peer has not authenticated, soon and regardless of running calls.
     pub(super) async fn must_be_cut(&self, reason: CloseReason, grace: Duration) {
         if reason == CloseReason::Unauthenticated {
             return tokio::time::sleep(grace.min(UNAUTHENTICATED_GRACE)).await;
@@ -168,7 +168,7 @@ impl Peer {
         self.address
     }
 
-    /// The address, or the /64 network of an IPv6 address, by which limits are counted.
+    /// The address, or the /64 network of an IPv6 address, for which limits are counted.
     pub(super) fn network(&self) -> String {
         network(self.address.ip()).to_string()
     }
@@ -202,7 +202,7 @@ pub(super) struct Io<S> {
 }
 
 impl<S: AsyncRead + Unpin> Io<S> {
-    /// Reads until the protocol is known: anything but HTTP/2's preface, or the beginning of it, is HTTP/1.1.
+    /// Reads until the protocol is known: everything that does not begin with HTTP/2's preface is HTTP/1.1.
     pub(super) async fn recognise(mut stream: S, activity: Activity) -> io::Result<(Protocol, Self)> {
         let mut first = Vec::with_capacity(PREFACE.len());
         let protocol = loop {

@@ -20,7 +20,7 @@ use crate::auth::network;
 
 /// How often refused connections are logged, with their number.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the network of an authenticated client is remembered, and how many are.
+/// How long the network of an authenticated client is remembered, and how many networks.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
 const MAX_REMEMBERED: u64 = 65_536;
 

@@ -16,7 +16,7 @@ use super::connection::{Activity, CloseReason};
 /// The maximum number and size of a request's headers.
 const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
-/// What is received and not yet read by the service.
+/// The maximum number of received bytes that the service has not read.
 const MAX_BUFFER: usize = 64 * 1024;
 
 /// Serves a connection until it ends, and returns the reason. The headers of each request must arrive within

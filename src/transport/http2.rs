@@ -25,7 +25,7 @@ use self::{body::request_body, exchange::Exchange};
 use super::connection::{Activity, CloseReason};
 use crate::memory::{MemoryBudget, MemoryPermit};
 
-/// The window of a stream: unread bytes that may be on their way, sized for a client with 50 Mbit/s and 40 ms.
+/// The window of a stream: the maximum number of unread bytes, sufficient for 50 Mbit/s with a round trip of 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// The window of a connection: 256 paused streams do not stop the other streams of their connection. If the memory
 /// budget is exhausted, the frames of streams wait in h2, uncharged, at most [`STREAM_WINDOW`] for each.
@@ -34,12 +34,12 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 const OPEN_CONNECTION_WINDOW: u32 = 65_535;
 /// The calls of a connection that may be open before the peer has authenticated; a client needs one, for its token.
 const OPEN_CALLS: usize = 32;
-/// Calls beyond that number or beyond the memory for them are refused, and after so many the connection is cut.
+/// Further calls, and calls without memory, are refused. After this many refusals the connection is closed.
 const REFUSED_CALLS: usize = 100;
-/// What an open call costs, with the first [`body::UNCHARGED`] bytes of its body. The first one of a connection is not
-/// charged, so that a client gets a token when others from its address use up their memory.
+/// The charge for an open call, including the first [`body::UNCHARGED`] bytes of its body. The first call of a
+/// connection is not charged, so that a client gets a token when others from its address use up their memory.
 const CALL_MEMORY: usize = 8 * 1024;
-/// What a call of reflection costs, because its responses are large and the peer need not read them.
+/// The charge for a call of reflection: its responses are large, and the peer may not read them.
 const REFLECTION_MEMORY: usize = 256 * 1024;
 /// The paths of reflection.
 pub(super) const REFLECTION: &str = "/grpc.reflection.";
@@ -111,7 +111,7 @@ where
                     let (parts, receive) = request.into_parts();
                     let path = parts.uri.path().to_owned();
                     let (body, mut receiver) = request_body(receive);
-                    // What waits is kept by h2, uncharged, and only streams are bounded in number.
+                    // Waiting frames are kept by h2 and not charged; only the number of streams is bounded.
                     let may_wait = limits.streaming.contains(&path);
                     let mut service = service.clone();
                     // Readiness is not awaited, because the services are always ready.
@@ -120,7 +120,7 @@ where
                     let (memory, mut permit) = (memory(&path), None);
                     if !activity.is_authenticated() {
                         permit = match activity.is_write_blocked() {
-                            // Responses that it does not read would be kept.
+                            // Responses that the peer does not read would remain in memory.
                             true => None,
                             false => unauthenticated_call(&open_calls, &memory, &path),
                         };
@@ -155,7 +155,7 @@ where
     }
 }
 
-/// What a call of a peer that has not authenticated needs: one of its connection's calls, and memory.
+/// The permit of a call of an unauthenticated peer: one of its connection's calls, and memory.
 fn unauthenticated_call(open: &Arc<Semaphore>, memory: &MemoryBudget, path: &str) -> Option<CallPermit> {
     let cost = match path.starts_with(REFLECTION) {
         true => REFLECTION_MEMORY,
@@ -166,7 +166,7 @@ fn unauthenticated_call(open: &Arc<Semaphore>, memory: &MemoryBudget, path: &str
     Some(CallPermit { _memory: memory.try_reserve(cost).ok()?, _open: open })
 }
 
-/// A running call of a peer that has not authenticated.
+/// A running call of an unauthenticated peer.
 struct CallPermit {
     _memory: MemoryPermit,
     _open: OwnedSemaphorePermit,
@@ -195,7 +195,7 @@ async fn unresponsive(ping_pong: Option<PingPong>, limits: &Http2Limits, activit
                 Err(_) => continue,
             }
         }
-        // The connection has ended, which is noticed by the task that polls it.
+        // The connection has ended; the task that polls it reports that.
         return std::future::pending().await;
     }
 }
@@ -223,7 +223,7 @@ mod tests {
     /// More than [`Peer::memory`].
     const BODY: usize = 60_000;
 
-    /// A connection to a service that reads bodies only on command.
+    /// A connection to a service that reads bodies only when told to by the test.
     struct Peer {
         send: h2::client::SendRequest<Bytes>,
         read: Arc<Notify>,
@@ -277,7 +277,7 @@ mod tests {
         async fn status_of_large_body(&self, path: &str) -> Code {
             let (response, mut body) = self.call(path).await;
             body.send_data(vec![0; BODY].into(), true).expect("sent");
-            // What can be received is, before the service reads it.
+            // Waits until everything is received that can be, before the service reads it.
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.read.notify_one();
             let response = response.await.expect("answered");

@@ -45,7 +45,7 @@ impl Service<Request<Body>> for LocalChannel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // The same extensions as of a request over the network.
+        // The same extensions as those of a request over the network.
         let remote = TcpConnectInfo { local_addr: None, remote_addr: Some(self.peer.address) };
         request.extensions_mut().insert(remote);
         request.extensions_mut().insert(self.peer.clone());

@@ -1,4 +1,4 @@
-//! Serving of a router over HTTP/1.1, plain or encrypted, for the operations, metrics and console listeners.
+//! Serves a router over HTTP/1.1, plain or encrypted, for the operations, metrics and console listeners.
 //!
 //! Invariant: headers and body of a request arrive in time, or the connection is closed.
 
@@ -46,7 +46,7 @@ pub async fn serve_http(
     stop: CancellationToken,
 ) {
     let tls = tls.map(|tls| {
-        // Only HTTP/1.1 is offered, because a client that is offered HTTP/2 uses it.
+        // Only HTTP/1.1 is offered, because a client that is offered HTTP/2 would use it.
         let mut tls = ServerConfig::clone(&tls);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Arc::new(tls)
@@ -104,7 +104,7 @@ async fn answer(
         .into_response())
 }
 
-/// A body that fails if it is read and has not arrived in time.
+/// A body that fails when it is read after its deadline and has not arrived completely.
 struct TimedBody<B> {
     inner: Pin<Box<B>>,
     deadline: Pin<Box<Sleep>>,

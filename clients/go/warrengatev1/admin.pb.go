@@ -248,8 +248,8 @@ type Plan struct {
 	MaxPublishMessagesPerSecond uint32 `protobuf:"varint,11,opt,name=max_publish_messages_per_second,json=maxPublishMessagesPerSecond,proto3" json:"max_publish_messages_per_second,omitempty"`
 	// Burst size in messages. Default (0): the rate of one second.
 	PublishMessagesBurst uint32 `protobuf:"varint,12,opt,name=publish_messages_burst,json=publishMessagesBurst,proto3" json:"publish_messages_burst,omitempty"`
-	// Published bytes per second on one gateway, properties and headers included. Messages above it are THROTTLED; retries
-	// and redrives count, and wait. Requires max_message_bytes.
+	// Published bytes per second on one gateway, properties and headers included. Messages above it are THROTTLED;
+	// retries and redrives count, and wait. Requires max_message_bytes.
 	MaxPublishBytesPerSecond uint64 `protobuf:"varint,13,opt,name=max_publish_bytes_per_second,json=maxPublishBytesPerSecond,proto3" json:"max_publish_bytes_per_second,omitempty"`
 	// Burst size in bytes, at least max_message_bytes. Default (0): the rate of one second, or max_message_bytes if that
 	// is larger.
@@ -450,8 +450,8 @@ type Client struct {
 	// The external issuer whose tokens it uses, as in `auth.issuers`, instead of a secret; tokens of any other issuer are
 	// refused for it. Not for platform administrators. Default: none, it uses tokens of the gateway.
 	Issuer string `protobuf:"bytes,6,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// Its value in that issuer's client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id, or the
-	// name in its id.
+	// Its value in that issuer's client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id, or
+	// the name in its id.
 	ExternalId    string `protobuf:"bytes,7,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3207,8 +3207,8 @@ type IsolationProbe struct {
 	Attempt string `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// Whether it was refused, as expected.
 	Refused bool `protobuf:"varint,2,opt,name=refused,proto3" json:"refused,omitempty"`
-	// The broker's answer. Begins with "inconclusive" when a timeout or a lost connection proves nothing; then the attempt does
-	// not count as refused.
+	// The broker's answer. Begins with "inconclusive" when a timeout or a lost connection proves nothing; then the
+	// attempt does not count as refused.
 	Answer string `protobuf:"bytes,3,opt,name=answer,proto3" json:"answer,omitempty"`
 	// Whether this is the control attempt: the tenant's own vhost, which must be accessible.
 	IsControl     bool `protobuf:"varint,4,opt,name=is_control,json=isControl,proto3" json:"is_control,omitempty"`
@@ -3518,8 +3518,8 @@ type WatchTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The tenant. Required for platform administrators. Default: the caller's own.
 	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	// The time between two snapshots, 1 to 60 s, in whole milliseconds. The broker's own statistics are renewed every 5 s.
-	// Default: 5 s.
+	// The time between two snapshots, 1 to 60 s, in whole milliseconds. The broker's own statistics are renewed every 5
+	// s. Default: 5 s.
 	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
 	// Maximum number of queues in a snapshot, 1 to 1,000: those with the most messages, then by name. Default (0): 100.
 	MaxQueues uint32 `protobuf:"varint,3,opt,name=max_queues,json=maxQueues,proto3" json:"max_queues,omitempty"`
@@ -3598,9 +3598,9 @@ type WatchTenantResponse struct {
 	Queues []*QueueFigures `protobuf:"bytes,3,rep,name=queues,proto3" json:"queues,omitempty"`
 	// The sums over all of the tenant's queues, those that are not in `queues` included.
 	Totals *TenantFigures `protobuf:"bytes,4,opt,name=totals,proto3" json:"totals,omitempty"`
-	// Why the broker's management API could not be asked: `CODE: explanation`, with a stable code. The figures are then
-	// what the queues report themselves (ready messages and consumers of at most 200 queues), or, when these cannot be
-	// asked either, those that were measured last. Empty: it was asked.
+	// Why the broker's management API could not be read: `CODE: explanation`, with a stable code. The figures are then
+	// what the queues report themselves (ready messages and consumers of at most 200 queues), or, when that fails too,
+	// those that were measured last. Empty on success.
 	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3671,7 +3671,7 @@ func (x *WatchTenantResponse) GetFailure() string {
 	return ""
 }
 
-// The figures of one queue. What is not set is not known at the moment.
+// The figures of one queue. Fields that are not set are currently unknown.
 type QueueFigures struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The queue's name.
@@ -3689,8 +3689,8 @@ type QueueFigures struct {
 	// Messages delivered per second. Not known when the broker collects no statistics.
 	DeliverRate *float64 `protobuf:"fixed64,7,opt,name=deliver_rate,json=deliverRate,proto3,oneof" json:"deliver_rate,omitempty"`
 	// How long the oldest message has been in the queue, ready or not settled; 0 when the queue is empty. Estimated from
-	// the numbers of messages that came in and that are there, so it needs the broker's statistics, and a gateway that has
-	// watched the queue since before the message came. Not set otherwise, and for stream queues.
+	// the numbers of messages that came in and that are there, so it needs the broker's statistics, and a gateway that
+	// has watched the queue since before the message came. Not set otherwise, and for stream queues.
 	OldestMessageAge *durationpb.Duration `protobuf:"bytes,8,opt,name=oldest_message_age,json=oldestMessageAge,proto3" json:"oldest_message_age,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -4534,7 +4534,7 @@ type BrokerNode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Whether it runs. Of a node that does not run nothing else is known.
+	// Whether it runs. If not, only its name is known.
 	Running bool `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
 	// Whether it blocks publishers because too much memory is used.
 	MemoryAlarm bool `protobuf:"varint,3,opt,name=memory_alarm,json=memoryAlarm,proto3" json:"memory_alarm,omitempty"`

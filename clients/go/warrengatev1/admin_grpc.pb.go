@@ -75,8 +75,7 @@ type AdminClient interface {
 	ResumeTenant(ctx context.Context, in *ResumeTenantRequest, opts ...grpc.CallOption) (*ResumeTenantResponse, error)
 	// Deletes a tenant with its queues, messages, clients and broker user.
 	DeleteTenant(ctx context.Context, in *DeleteTenantRequest, opts ...grpc.CallOption) (*DeleteTenantResponse, error)
-	// Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
-	// the observe grant.
+	// Returns the plan's limits and their current use. Also for a tenant's clients with the observe grant.
 	GetTenantUsage(ctx context.Context, in *GetTenantUsageRequest, opts ...grpc.CallOption) (*GetTenantUsageResponse, error)
 	// Lists the plans by name.
 	ListPlans(ctx context.Context, in *ListPlansRequest, opts ...grpc.CallOption) (*ListPlansResponse, error)
@@ -98,8 +97,9 @@ type AdminClient interface {
 	UpdateClient(ctx context.Context, in *UpdateClientRequest, opts ...grpc.CallOption) (*UpdateClientResponse, error)
 	// Permanently revokes a client: its secret and tokens are refused and its open streams end.
 	RevokeClient(ctx context.Context, in *RevokeClientRequest, opts ...grpc.CallOption) (*RevokeClientResponse, error)
-	// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
-	// old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+	// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which
+	// the old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are
+	// deleted.
 	DeleteClient(ctx context.Context, in *DeleteClientRequest, opts ...grpc.CallOption) (*DeleteClientResponse, error)
 	// Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
 	// overlap.
@@ -112,9 +112,8 @@ type AdminClient interface {
 	// Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
 	// streams opened with them. If no key remains, a new one is created.
 	RevokeSigningKey(ctx context.Context, in *RevokeSigningKeyRequest, opts ...grpc.CallOption) (*RevokeSigningKeyResponse, error)
-	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-	// redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
-	// get the events of their own tenant.
+	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges
+	// and redrives by applications. A tenant's clients with the observe grant get the events of their tenant.
 	ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error)
 	// Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
 	// Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
@@ -122,16 +121,16 @@ type AdminClient interface {
 	// Attempts cross-tenant access with the tenant's real credentials and reports each refusal.
 	VerifyIsolation(ctx context.Context, in *VerifyIsolationRequest, opts ...grpc.CallOption) (*VerifyIsolationResponse, error)
 	// Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
-	// until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
-	// observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
-	// each client on one gateway.
+	// until the caller cancels or its token expires. Also for a tenant's clients with the observe grant. A client may
+	// have
+	// 10 open watches on one gateway.
 	WatchTenant(ctx context.Context, in *WatchTenantRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTenantResponse], error)
-	// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
-	// each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+	// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. Also for a tenant's
+	// clients with the observe grant.
 	ListStreams(ctx context.Context, in *ListStreamsRequest, opts ...grpc.CallOption) (*ListStreamsResponse, error)
-	// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
-	// once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
-	// administer grant.
+	// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another
+	// one
+	// at once; to prevent that, revoke the client. Also for a tenant's clients with the administer grant.
 	CloseStream(ctx context.Context, in *CloseStreamRequest, opts ...grpc.CallOption) (*CloseStreamResponse, error)
 	// Returns the state of the answering gateway, of the broker's nodes and of the store, and when certificates expire.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
@@ -465,8 +464,7 @@ type AdminServer interface {
 	ResumeTenant(context.Context, *ResumeTenantRequest) (*ResumeTenantResponse, error)
 	// Deletes a tenant with its queues, messages, clients and broker user.
 	DeleteTenant(context.Context, *DeleteTenantRequest) (*DeleteTenantResponse, error)
-	// Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
-	// the observe grant.
+	// Returns the plan's limits and their current use. Also for a tenant's clients with the observe grant.
 	GetTenantUsage(context.Context, *GetTenantUsageRequest) (*GetTenantUsageResponse, error)
 	// Lists the plans by name.
 	ListPlans(context.Context, *ListPlansRequest) (*ListPlansResponse, error)
@@ -488,8 +486,9 @@ type AdminServer interface {
 	UpdateClient(context.Context, *UpdateClientRequest) (*UpdateClientResponse, error)
 	// Permanently revokes a client: its secret and tokens are refused and its open streams end.
 	RevokeClient(context.Context, *RevokeClientRequest) (*RevokeClientResponse, error)
-	// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
-	// old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+	// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which
+	// the old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are
+	// deleted.
 	DeleteClient(context.Context, *DeleteClientRequest) (*DeleteClientResponse, error)
 	// Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
 	// overlap.
@@ -502,9 +501,8 @@ type AdminServer interface {
 	// Revokes a signing key, or all of them, after a leak: within a second every gateway refuses its tokens and ends the
 	// streams opened with them. If no key remains, a new one is created.
 	RevokeSigningKey(context.Context, *RevokeSigningKeyRequest) (*RevokeSigningKeyResponse, error)
-	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-	// redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
-	// get the events of their own tenant.
+	// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges
+	// and redrives by applications. A tenant's clients with the observe grant get the events of their tenant.
 	ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error)
 	// Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
 	// Messages are never touched. The gateway does this automatically every `broker.reconcile_interval`.
@@ -512,16 +510,16 @@ type AdminServer interface {
 	// Attempts cross-tenant access with the tenant's real credentials and reports each refusal.
 	VerifyIsolation(context.Context, *VerifyIsolationRequest) (*VerifyIsolationResponse, error)
 	// Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
-	// until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
-	// observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
-	// each client on one gateway.
+	// until the caller cancels or its token expires. Also for a tenant's clients with the observe grant. A client may
+	// have
+	// 10 open watches on one gateway.
 	WatchTenant(*WatchTenantRequest, grpc.ServerStreamingServer[WatchTenantResponse]) error
-	// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
-	// each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+	// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. Also for a tenant's
+	// clients with the observe grant.
 	ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error)
-	// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
-	// once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
-	// administer grant.
+	// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another
+	// one
+	// at once; to prevent that, revoke the client. Also for a tenant's clients with the administer grant.
 	CloseStream(context.Context, *CloseStreamRequest) (*CloseStreamResponse, error)
 	// Returns the state of the answering gateway, of the broker's nodes and of the store, and when certificates expire.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)

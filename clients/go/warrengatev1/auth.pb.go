@@ -276,7 +276,8 @@ type Grants struct {
 	Configure []string `protobuf:"bytes,3,rep,name=configure,proto3" json:"configure,omitempty"`
 	// Whether it may call Admin: platform administrators for every tenant, a tenant's client for its own clients only.
 	Administer bool `protobuf:"varint,4,opt,name=administer,proto3" json:"administer,omitempty"`
-	// Whether it may read the usage, the audit events, the queues' figures and the open streams of its tenant (see Admin).
+	// Whether it may read the usage, the audit events, the queues' figures and the open streams of its tenant (see
+	// Admin).
 	Observe       bool `protobuf:"varint,5,opt,name=observe,proto3" json:"observe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -987,8 +987,8 @@ type SubscribeStart struct {
 	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
 	// Maximum number of unsettled deliveries, 1 to 10,000. Default (0): 256.
 	MaxOutstandingMessages uint32 `protobuf:"varint,2,opt,name=max_outstanding_messages,json=maxOutstandingMessages,proto3" json:"max_outstanding_messages,omitempty"`
-	// Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A larger
-	// message is delivered alone. Messages that do not fit remain in the queue, for other consumers.
+	// Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A
+	// larger message is delivered alone. Messages that do not fit remain in the queue, for other consumers.
 	MaxOutstandingBytes uint64 `protobuf:"varint,3,opt,name=max_outstanding_bytes,json=maxOutstandingBytes,proto3" json:"max_outstanding_bytes,omitempty"`
 	// The lease of each delivery: settle or extend it in time, or the message goes to another consumer. 10 s to 1 h.
 	// Default: 60 s. On a stream queue an expired lease is only reported.

@@ -2238,9 +2238,9 @@ type DeadLetter struct {
 	// The routing key it was published with.
 	RoutingKey string `protobuf:"bytes,5,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
 	// The reason, for programs: "rejected" (Nack with DEAD_LETTER), "delivery_limit" (all attempts used up),
-	// "queue_deleted" (its queue did not exist when its next attempt was due), "headers_too_large" (it did not come through
-	// the gateway, and its headers are too large to be published again), "expired" (its time to live ended), or another
-	// reason reported by the broker.
+	// "queue_deleted" (its queue did not exist when its next attempt was due), "headers_too_large" (it did not come
+	// through the gateway, and its headers are too large to be published again), "expired" (its time to live ended), or
+	// another reason reported by the broker.
 	Code string `protobuf:"bytes,6,opt,name=code,proto3" json:"code,omitempty"`
 	// The reason, for people: Nack.reason of the last consumer, or the gateway's explanation. May be empty.
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`

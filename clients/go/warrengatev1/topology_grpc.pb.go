@@ -49,7 +49,7 @@ const (
 type TopologyClient interface {
 	// Creates an exchange; declaring it again with the same arguments has no effect.
 	DeclareExchange(ctx context.Context, in *DeclareExchangeRequest, opts ...grpc.CallOption) (*DeclareExchangeResponse, error)
-	// Deletes an exchange; deleting a missing one is NOT_FOUND.
+	// Deletes an exchange; fails with NOT_FOUND if it does not exist.
 	DeleteExchange(ctx context.Context, in *DeleteExchangeRequest, opts ...grpc.CallOption) (*DeleteExchangeResponse, error)
 	// Returns one exchange.
 	GetExchange(ctx context.Context, in *GetExchangeRequest, opts ...grpc.CallOption) (*GetExchangeResponse, error)
@@ -80,10 +80,10 @@ type TopologyClient interface {
 	// Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
 	// call reads all dead letters of the tenant, and runs exclusively with the two below.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
-	// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-	// another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-	// second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-	// message_id may exist in both places.
+	// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+	// with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+	// twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+	// same message_id may exist in both places.
 	RedriveDeadLetters(ctx context.Context, in *RedriveDeadLettersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RedriveDeadLettersResponse], error)
 	// Deletes dead letters. Requires the subscribe grant on their queues.
 	PurgeDeadLetters(ctx context.Context, in *PurgeDeadLettersRequest, opts ...grpc.CallOption) (*PurgeDeadLettersResponse, error)
@@ -276,7 +276,7 @@ func (c *topologyClient) PurgeDeadLetters(ctx context.Context, in *PurgeDeadLett
 type TopologyServer interface {
 	// Creates an exchange; declaring it again with the same arguments has no effect.
 	DeclareExchange(context.Context, *DeclareExchangeRequest) (*DeclareExchangeResponse, error)
-	// Deletes an exchange; deleting a missing one is NOT_FOUND.
+	// Deletes an exchange; fails with NOT_FOUND if it does not exist.
 	DeleteExchange(context.Context, *DeleteExchangeRequest) (*DeleteExchangeResponse, error)
 	// Returns one exchange.
 	GetExchange(context.Context, *GetExchangeRequest) (*GetExchangeResponse, error)
@@ -307,10 +307,10 @@ type TopologyServer interface {
 	// Lists dead letters without removing them. Requires the subscribe grant on their queues; others are not shown. Each
 	// call reads all dead letters of the tenant, and runs exclusively with the two below.
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
-	// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-	// another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-	// second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-	// message_id may exist in both places.
+	// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+	// with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+	// twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+	// same message_id may exist in both places.
 	RedriveDeadLetters(*RedriveDeadLettersRequest, grpc.ServerStreamingServer[RedriveDeadLettersResponse]) error
 	// Deletes dead letters. Requires the subscribe grant on their queues.
 	PurgeDeadLetters(context.Context, *PurgeDeadLettersRequest) (*PurgeDeadLettersResponse, error)

@@ -76,7 +76,8 @@ impl DeadLetters {
     /// how long a message of this size has to wait. When `stop` is cancelled or the receiver of the reports is closed,
     /// no more are sent, and the confirms of the others are awaited. Returns the last report.
     ///
-    /// # Errors [`Error::Busy`] when another call reads the dead letters; otherwise when the broker cannot be reached.
+    /// # Errors
+    /// [`Error::Busy`] when another call reads the dead letters; otherwise when the broker cannot be reached.
     /// Dead letters that were sent until then have been reported.
     pub async fn redrive(
         &self,

@@ -79,11 +79,11 @@ pub(super) enum Error {
         /// When the next call is allowed.
         retry_after: Duration,
     },
-    /// A client has as many watches as are allowed.
-    #[error("this client has 10 watches open on this gateway, as many as are allowed; close one")]
+    /// A client has the maximum number of watches.
+    #[error("this client has 10 open watches on this gateway, which is the maximum; close one")]
     TooManyWatches,
     /// A concurrent change by another administrator.
-    #[error("it was changed at the same time by another administrator; check it and try again")]
+    #[error("another administrator changed it at the same time; check it and try again")]
     Aborted,
 }
 

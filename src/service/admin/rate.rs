@@ -9,7 +9,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use super::Error;
 use crate::names::TenantId;
 
-/// How many seconds' calls a tenant may make at once after a pause.
+/// Burst size: the calls of this many seconds may be made at once after a pause.
 const BURST_SECONDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 /// The number of tenants from which entries of idle tenants are removed.
 const MAX_ENTRIES: usize = 1_024;

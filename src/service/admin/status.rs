@@ -1,5 +1,5 @@
-//! The state of this gateway, the broker and the store, in one response. A part that cannot be reached is reported in
-//! the response, and is not an error of the call.
+//! The state of this gateway, the broker and the store, in one response. The response reports a component that cannot
+//! be reached; the call does not fail.
 
 use std::{
     sync::Arc,
@@ -17,7 +17,7 @@ use crate::{
     tenant::Administrator,
 };
 
-/// How long the store may take before it counts as not reachable.
+/// How long the store may take before it counts as unreachable.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the broker may take: the management client tries several endpoints.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,13 +30,13 @@ pub struct GatewayState {
     pub id: Uuid,
     /// When it started.
     pub started: SystemTime,
-    /// Its shutdown.
+    /// The state of its shutdown.
     pub drain: Drain,
     /// Its open streams.
     pub open_streams: OpenStreams,
     /// Why it is not ready; empty when it is.
     pub not_ready: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
-    /// When its certificates expire, by their use.
+    /// The expiry of its certificates, by use.
     pub certificates: Box<dyn Fn() -> Vec<(&'static str, SystemTime)> + Send + Sync>,
 }
 

@@ -1,5 +1,5 @@
-//! The figures of the tenants' queues at the broker, as one poll of it found them. They replace those of the poll
-//! before, so a tenant that is gone leaves nothing behind.
+//! The figures of the tenants' queues at the broker, as reported by the last poll. Each poll replaces the figures of
+//! the previous one, so that nothing remains of a deleted tenant.
 
 use std::fmt;
 

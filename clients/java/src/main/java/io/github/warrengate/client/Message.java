@@ -374,8 +374,8 @@ public final class Message {
      * Sets a header.
      *
      * @param name its name
-     * @param header null, {@link Boolean}, {@link String}, {@link Integer}, {@link Long}, {@link Float}, {@link
-     * Double}, {@code byte[]}, {@link Instant}, {@link List} or {@link Map}
+     * @param header null, {@link Boolean}, {@link String}, {@link Integer}, {@link Long}, {@link Float},
+     *     {@link Double}, {@code byte[]}, {@link Instant}, {@link List} or {@link Map}
      * @return this
      */
     public Builder header(String name, Object header) {

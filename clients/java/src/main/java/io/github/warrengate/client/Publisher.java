@@ -111,8 +111,8 @@ public final class Publisher implements AutoCloseable {
    *
    * @param routingKey the routing key; for the default exchange, the name of a queue
    * @param message the message
-   * @return completes when the broker has confirmed the message, and otherwise exceptionally with a {@link
-   * PublishException} or another {@link WarrengateException}; {@link WarrengateException#from} unpacks it
+   * @return completes when the broker has confirmed the message, and otherwise exceptionally with a
+   *     {@link PublishException} or another {@link WarrengateException}; {@link WarrengateException#from} unpacks it
    */
   public CompletableFuture<Confirmation> publish(String routingKey, Message message) {
     var sent = message.proto().toBuilder();

@@ -290,8 +290,8 @@ public final class WarrengateClient implements AutoCloseable {
   }
 
   /**
-   * Opens a consumer without a handler: take its deliveries by iterating, {@link Consumer#next} or {@link
-   * Consumer#poll}.
+   * Opens a consumer without a handler: take its deliveries by iterating, {@link Consumer#next} or
+   * {@link Consumer#poll}.
    *
    * @param queue the queue
    * @return the consumer
@@ -301,8 +301,8 @@ public final class WarrengateClient implements AutoCloseable {
   }
 
   /**
-   * Opens a consumer without a handler: take its deliveries by iterating, {@link Consumer#next} or {@link
-   * Consumer#poll}.
+   * Opens a consumer without a handler: take its deliveries by iterating, {@link Consumer#next} or
+   * {@link Consumer#poll}.
    *
    * @param queue the queue
    * @param settings the settings of the consumer

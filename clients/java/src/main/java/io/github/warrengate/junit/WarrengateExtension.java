@@ -7,12 +7,13 @@ import org.junit.jupiter.api.extension.ParameterContext;
 import org.junit.jupiter.api.extension.ParameterResolver;
 
 /**
- * Gives each test a fresh tenant, which is deleted afterwards. A test that has a parameter of the type {@link
- * TestTenant} gets the tenant, and one with a {@link WarrengateClient} gets a client of it, which is closed afterwards.
+ * Gives each test a fresh tenant, which is deleted afterwards. A test that has a parameter of the type
+ * {@link TestTenant} gets the tenant, and one with a {@link WarrengateClient} gets a client of it, which is closed
+ * afterwards.
  *
  * <p>The tenants are on a development stack, {@code warrengate dev} from {@code PATH} or {@code WARRENGATE_BINARY},
- * which is started once for all tests, or on the gateway that {@code WARRENGATE_TEST_ENDPOINT}, {@code
- * WARRENGATE_TEST_CA} and {@code WARRENGATE_TEST_ADMIN_SECRET} name.
+ * which is started once for all tests, or on the gateway that {@code WARRENGATE_TEST_ENDPOINT},
+ * {@code WARRENGATE_TEST_CA} and {@code WARRENGATE_TEST_ADMIN_SECRET} name.
  */
 public final class WarrengateExtension implements ParameterResolver {
   private static final Namespace NAMESPACE = Namespace.create(WarrengateExtension.class);
