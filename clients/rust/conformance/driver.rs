@@ -692,6 +692,6 @@ async fn main() -> Result<(), Failure> {
     let clients: Vec<Client> = lock(&driver.clients).values().cloned().collect();
     let closing = clients.into_iter().map(|client| async move { client.close(Duration::from_secs(2)).await });
     futures_util::future::join_all(closing).await;
-    // Commands that were not answered do not delay the end.
+    // Unanswered commands do not delay the end.
     std::process::exit(0);
 }

@@ -21,10 +21,10 @@ const STREAM_WINDOW: u32 = 2 << 20;
 /// exceed it.
 const CONNECTION_WINDOW: u32 = 64 << 20;
 
-/// Limit for one attempt to connect, so that a silent address does not use up the whole time.
+/// Limit for one attempt to connect, so that an address that does not respond does not use up the whole time.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
-/// The current connection. Streams that are open on a replaced one end there; new calls use the new one.
+/// The current connection. Open streams of a replaced connection stay there; new calls use the new one.
 #[derive(Debug)]
 pub(super) struct Connection {
     endpoint: Endpoint,
@@ -60,7 +60,7 @@ impl Connection {
         self.current.load_full()
     }
 
-    /// Uses another connection for new calls, unless this one was replaced already.
+    /// Replaces the connection for new calls, unless it was replaced already.
     pub(super) fn replace(&self, old: &Arc<ChannelHandle>) {
         let new = Arc::new(ChannelHandle(self.endpoint.connect_lazy()));
         self.current.compare_and_swap(old, new);

@@ -125,7 +125,7 @@ impl ClientOptions {
         }
     }
 
-    /// What can be checked without a connection.
+    /// Validates everything that needs no connection.
     pub(super) fn check(&self) -> Result<(), Error> {
         use secrecy::ExposeSecret as _;
         match &self.credentials {
@@ -165,7 +165,7 @@ impl ClientOptions {
         self
     }
 
-    /// Reports a gateway that cannot be reached after one attempt, for programs that people start.
+    /// Tries to connect only once, for interactive programs.
     #[must_use]
     pub fn connect_once(mut self) -> Self {
         self.connect_once = true;

@@ -1,4 +1,4 @@
-//! Spans of the OpenTelemetry API, with the feature `opentelemetry`; without it, nothing.
+//! Spans of the OpenTelemetry API. Without the feature `opentelemetry`, this module does nothing.
 //!
 //! `publish DESTINATION` is a producer span whose context is written into the message's headers; `process QUEUE` is a
 //! consumer span with that context as its parent and link.

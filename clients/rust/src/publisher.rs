@@ -98,7 +98,7 @@ pub(super) struct InFlight {
 impl InFlight {
     /// Waits until every message sent so far has its outcome.
     pub(super) async fn idle(&self) {
-        // It is fair: all permits are granted only when none is in use. It is closed with the client.
+        // The semaphore is fair: all permits are granted only when none is in use. It is closed with the client.
         drop(self.messages.acquire_many(self.limit).await);
     }
 

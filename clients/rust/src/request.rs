@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Client, Consumer, Delivery, Error, HandlerError, Publisher, SubscribeOptions};
 use crate::pb;
 
-/// The reply queue is deleted when nothing has consumed it for so long.
+/// The reply queue is deleted when it has had no consumer for this long.
 const EXPIRY: Duration = Duration::from_secs(300);
 const REPLY_HANDLERS: usize = 32;
 const REQUEST_HANDLERS: usize = 8;
@@ -85,7 +85,7 @@ impl Client {
             let pending = Pending { waiting: &replies.waiting, id };
             message.correlation_id.clone_from(&pending.id);
             message.reply_to.clone_from(&replies.queue);
-            // A request that is not answered in time is of no use later.
+            // A request that is not answered in time is not needed later.
             message.ttl = limit.max(Duration::from_millis(1)).try_into().ok();
             let publication =
                 pb::Publication { routing_key: queue.to_owned(), message: Some(message), ..Default::default() };

@@ -28,8 +28,8 @@ use uuid::Uuid;
 
 use crate::{Client, ClientOptions, Credentials, pb};
 
-/// Ends the stack and removes its folder when the test process has ended, however it ends: its end of the pipe is
-/// closed.
+/// Ends the stack and removes its folder after the test process has ended for any reason, because its end of the pipe
+/// is closed.
 const SUPERVISOR: &str = r#"
 cd "$1" || exit 1
 shift
@@ -153,7 +153,7 @@ impl Stack {
     fn develop(binary: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("warrengate-test-{}", Uuid::now_v7().simple()));
         fs::create_dir(&folder).expect("a folder");
-        // All are reserved before the first one is free again.
+        // All ports are reserved before the first one is released.
         let listeners: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let ports: Vec<_> = listeners.iter().map(|one| one.local_addr().expect("an address").port()).collect();
         drop(listeners);

@@ -231,7 +231,7 @@ fn edit(user: &User, id: &str, letter: &pb::DeadLetter, message: &pb::Message) -
                 input type="hidden" name="id" value=(id);
                 @match text {
                     Some(text) => { label { "Body" textarea name="body" rows="6" spellcheck="false" { "\n" (text) } } }
-                    None => { p.quiet { "A form cannot show its body exactly: the body stays as it is." } }
+                    None => { p.quiet { "A form cannot return its body unchanged, so the body is kept." } }
                 }
                 div.fields {
                     label { "Exchange" small { "empty with an empty key: its own queue" } input name="exchange" maxlength="255"; }

@@ -225,8 +225,8 @@ impl Driver {
         }
     }
 
-    /// The gateway refused the stream, and another one would not help: all current messages end. The next message tries
-    /// again.
+    /// Ends all current messages, because the gateway refused the stream and a new one would not help. The next message
+    /// tries again.
     fn refused(&mut self, error: Error) {
         tracing::warn!(%error, "the gateway refused the publisher");
         while let Ok(entry) = self.queue.try_recv() {

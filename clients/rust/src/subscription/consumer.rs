@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Delivery, Nack, SubscribeOptions, Subscription};
 use crate::{Client, Error, otel::Processing};
 
-/// Why a handler failed; the reason of the retry. Any error and any text is one.
+/// Why a handler failed: the reason of the retry. Created from any error or text.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A consumer with a handler. Dropping it closes it in the background.
@@ -65,7 +65,7 @@ impl Consumer {
         self.0.running.load(Ordering::Relaxed)
     }
 
-    /// Whether it has ended: because it was closed, or by an error that another stream would not fix.
+    /// Whether it has ended: because it was closed, or by an error that a new stream would not resolve.
     pub fn is_finished(&self) -> bool {
         self.0.finished.is_cancelled()
     }

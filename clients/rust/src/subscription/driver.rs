@@ -58,7 +58,7 @@ pub(super) struct Driver {
     most_waiting: usize,
     backoff: Backoff,
     tried_another_token: bool,
-    /// Since when there is no stream; `None` before the first stream was established and while one is.
+    /// When the last stream ended; `None` before the first stream was established and while a stream is open.
     away_since: Option<Instant>,
     was_established: bool,
     announced: bool,
@@ -107,7 +107,7 @@ impl Driver {
         }
     }
 
-    /// Runs until the application closes the subscription, or an error that another stream would not fix.
+    /// Runs until the application closes the subscription, or until an error that a new stream would not resolve.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let closing = self.client.closing();
         while !self.closing {
@@ -317,8 +317,8 @@ impl Driver {
         self.waiting_messages = 0;
     }
 
-    /// Whether another stream may succeed. A plan's limit refuses the first stream; a later one may only have been
-    /// opened before the gateway noticed the end of its predecessor.
+    /// Whether a new stream may succeed. A plan's limit refuses the first stream; a later one may only have been opened
+    /// before the gateway noticed the end of its predecessor.
     async fn can_retry(&mut self, error: &Error, session: &mut Session) -> bool {
         if self.closing {
             return false;
@@ -335,7 +335,7 @@ impl Driver {
         error.is_retryable() && is_patient
     }
 
-    /// Whether a client that was just created through another gateway may not be loaded by this one yet.
+    /// Whether a client that was just created through another gateway may be unknown to this one.
     fn is_too_early(&self, error: &Error) -> bool {
         let dropped = error.refusal().is_some_and(|refusal| refusal.reason() == "CLIENT_NOT_YET_KNOWN");
         dropped && !self.closing && self.began.elapsed() < PROPAGATION_TIME

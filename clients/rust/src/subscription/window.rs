@@ -14,7 +14,7 @@ use crate::pb::{self, subscribe_request::Frame};
 
 /// The API's limit for one frame.
 const IDS_IN_FRAME: usize = 10_000;
-/// So many acknowledgements are written at once; fewer wait for [`GATHER_PAUSE`].
+/// The number of acknowledgements that are written at once; fewer wait for [`GATHER_PAUSE`].
 const GATHERED: usize = 64;
 /// How long acknowledgements are collected before they are written.
 const GATHER_PAUSE: Duration = Duration::from_millis(5);
