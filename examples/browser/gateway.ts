@@ -1,6 +1,5 @@
 // Warrengate for a page: publishing, and receiving that survives a restart. gRPC-Web has no client streaming, so
-// `Settle`
-// replaces the frames of `Subscribe`.
+// `Settle` replaces the frames of `Subscribe`.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
@@ -15,7 +14,9 @@ export class Gateway {
   readonly #messaging;
   readonly #topology;
 
-  /** `token` is called before every call: a page gets short-lived tokens from its own server, never a client's secret. */
+  /**
+   * `token` is called before every call: a page gets short-lived tokens from its own server, never a client's secret.
+   */
   constructor(endpoint: string, readonly token: () => string) {
     const authorized: Interceptor = (next) => (request) => {
       request.header.set("authorization", `Bearer ${this.token()}`);
@@ -48,7 +49,10 @@ export class Gateway {
     }
   }
 
-  /** Passes every delivery to `handle` and settles it afterwards. Ends when `signal` is aborted, or with a permanent error. */
+  /**
+   * Passes every delivery to `handle` and settles it afterwards. Ends when `signal` is aborted, or with a permanent
+   * error.
+   */
   async receive(what: MessageInitShape<typeof SubscribeStartSchema>, handle: (delivery: Delivery) => void, signal: AbortSignal) {
     const start = create(SubscribeStartSchema, what);
     while (!signal.aborted) {

@@ -17,8 +17,8 @@ body=$(printf 'hello from grpcurl' | base64)
 
 call Topology/DeclareQueue '{"queue": {"name": "grpcurl"}}' "$me"
 call Messaging/PublishBatch "{\"publications\": [{\"routing_key\": \"grpcurl\", \"message\": {\"body\": \"$body\"}}]}" "$me"
-# With auto_ack a delivery is acknowledged once it is sent. The stream ends when the sending side is closed: here once the
-# message has arrived, or after a minute.
+# With auto_ack a delivery is acknowledged once it is sent. The stream ends when the sending side is closed: here once
+# the message has arrived, or after a minute.
 received=$(mktemp)
 (
   echo '{"start": {"queue": "grpcurl", "auto_ack": true}}'

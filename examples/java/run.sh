@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the client library ($WARRENGATE_PACKAGE, a jar, or the one of this repository) in the local repository of Maven, and runs
-# the quick start.
+# Installs the client library ($WARRENGATE_PACKAGE, a jar, or the one of this repository) in the local repository of
+# Maven, and runs the quick start.
 set -eu
 cd "$(dirname "$0")"
 if [ -n "${WARRENGATE_PACKAGE:-}" ]; then

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Creates a virtual environment (in $VENV, or .venv here), installs the client library in it ($WARRENGATE_PACKAGE, or the one of
-# this repository), and runs the quick start.
+# Creates a virtual environment (in $VENV, or .venv here), installs the client library in it ($WARRENGATE_PACKAGE, or
+# the one of this repository), and runs the quick start.
 set -eu
 venv=${VENV:-$(dirname "$0")/.venv}
 mkdir -p "$venv"

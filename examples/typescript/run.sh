@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the client library ($WARRENGATE_PACKAGE, or the one of this repository, which is built), and runs the quick start.
+# Installs the client library ($WARRENGATE_PACKAGE, or the one of this repository, which is built), and runs the quick
+# start.
 set -eu
 cd "$(dirname "$0")"
 package=${WARRENGATE_PACKAGE:-}

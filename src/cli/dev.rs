@@ -102,7 +102,7 @@ impl Args {
         given.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 
-    /// The console's link is printed, so that its port may be any.
+    /// The console's link is printed, so any port is acceptable.
     fn console_address(&self) -> SocketAddr {
         let default = self.address(None, CONSOLE_PORT);
         let is_free = self.grpc.is_none() && std::net::TcpListener::bind(default).is_ok();

@@ -31,7 +31,7 @@ pub struct Inspection {
 /// Reads the first certificate of a PEM text.
 ///
 /// # Errors
-/// When there is none.
+/// When the text contains no certificate.
 pub fn inspect(pem: &str) -> Result<Inspection, Error> {
     let (_, block) = parse_x509_pem(pem.as_bytes()).map_err(|_| malformed())?;
     inspect_der(&block.contents)
@@ -40,7 +40,7 @@ pub fn inspect(pem: &str) -> Result<Inspection, Error> {
 /// Reads all certificates of a PEM text, at least one, in order.
 ///
 /// # Errors
-/// When there is none, or one cannot be read.
+/// When the text contains no certificate, or one that cannot be read.
 pub fn inspect_all(pem: &str) -> Result<Vec<Inspection>, Error> {
     let all: Vec<_> = Pem::iter_from_buffer(pem.as_bytes())
         .map(|block| block.map_err(|_| malformed()).and_then(|block| inspect_der(&block.contents)))

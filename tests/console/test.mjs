@@ -47,7 +47,7 @@ async function signIn(name) {
     if (!request.url().includes("/live")) problems.push(`${name}: ${request.url()} failed`);
   });
   page.on("request", (request) => {
-    // Fields for times have icons of the browser's own.
+    // Fields for times contain icons of the browser.
     if (!request.url().startsWith(CONSOLE) && !request.url().startsWith("data:")) problems.push(`${name}: a request to ${request.url()}`);
   });
   await page.goto(CONSOLE);
@@ -64,7 +64,7 @@ const text = (page) => page.evaluate(() => document.body.innerText);
 
 /** Checks a page with axe, and takes its picture; with `docs`, also for the documentation. */
 async function check(page, name, docs = false) {
-  // The mouse of an earlier click must not change how a button looks.
+  // The mouse position of an earlier click must not change how a button looks.
   await page.mouse.move(0, 0);
   const found = await page.evaluate(`${axe}; axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"] })`);
   for (const violation of found.violations) {
@@ -95,7 +95,7 @@ await visit(acme, "/exchanges/events", "exchange", ["order.paid"]);
 await visit(acme, "/topology", "topology", ["events", "archive", "audit"], true);
 await visit(acme, "/dead-letters", "dead-letters", ["failing", "rejected"], true);
 
-// A message whose body is a script is text.
+// A message body that is a script is shown as text.
 const links = await acme.$$eval("a[href^='/dead-letters/letter']", (all) => all.map((a) => a.getAttribute("href")));
 assert.equal(links.length, 2);
 for (const [at, link] of links.entries()) await visit(acme, link, `dead-letter-${at}`, ["rejected"], at === 1);
@@ -116,7 +116,7 @@ await Promise.all([acme.waitForNavigation(), acme.click("form[action='/publish']
 assert.match(await text(acme), /CONFIRMED/);
 await check(acme, "published", true);
 
-// The other tenant sees nothing of it.
+// The other tenant sees none of this.
 for (const path of ["/", "/queues", "/topology", "/dead-letters"]) {
   await globex.goto(`${CONSOLE}${path}`);
   assert.doesNotMatch(await text(globex), /orders|events|failing|acme/, path);

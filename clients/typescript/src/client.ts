@@ -161,7 +161,10 @@ export class Client implements Caller {
     return this.#open(queue, options, handler);
   }
 
-  /** Opens a consumer to iterate over: `for await (const delivery of await client.messages("orders"))`. Each delivery must be settled. */
+  /**
+   * Opens a consumer to iterate over: `for await (const delivery of await client.messages("orders"))`. Each delivery
+   * must be settled.
+   */
   messages(queue: string, options: MessagesOptions = {}): Promise<Consumer> {
     return this.#open(queue, options, undefined);
   }

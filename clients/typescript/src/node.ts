@@ -6,7 +6,9 @@ import { ConfigurationError } from "./errors.js";
 
 /** The gateway's address and the credentials. */
 export interface ConnectOptions extends ClientOptions {
-  /** The path, or the content as a Buffer, of a PEM file with the authority to trust. Default: the system's authorities. */
+  /**
+   * The path, or the content as a Buffer, of a PEM file with the authority to trust. Default: the system's authorities.
+   */
   ca?: string | Buffer;
 }
 
@@ -22,7 +24,10 @@ function authority(ca: string | Buffer | undefined): Buffer | undefined {
   return pem;
 }
 
-/** Connects to a gateway; rejects when it cannot be reached in time or refuses the credentials. The client must be closed. */
+/**
+ * Connects to a gateway; rejects when it cannot be reached in time or refuses the credentials. The client must be
+ * closed.
+ */
 export async function connect(options: ConnectOptions): Promise<Client> {
   return opened(new Client(new Connection(options.endpoint, authority(options.ca)), options), options.connectTimeoutMs);
 }

@@ -1,4 +1,7 @@
-/** Publishing on a stream, with one outcome for each message. A message is in the table of entries until its outcome is known. */
+/**
+ * Publishing on a stream, with one outcome for each message. A message is in the table of entries until its outcome is
+ * known.
+ */
 import { create } from "@bufbuild/protobuf";
 import type { Client } from "./client.js";
 import { ClosedError, fromResult, notSent, type PublishError, unknownOutcome, type WarrengateError } from "./errors.js";
@@ -236,7 +239,10 @@ export class Publisher {
 
   // The stream.
 
-  /** Keeps a stream open while there is anything to publish; ends when the stream is refused permanently, or breaks while idle. */
+  /**
+   * Keeps a stream open while there is anything to publish; ends when the stream is refused permanently, or breaks
+   * while idle.
+   */
   async #run(): Promise<void> {
     // A message that arrives between the end of the loop and this point starts it again.
     do await this.#serve();

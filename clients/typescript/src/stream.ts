@@ -1,4 +1,7 @@
-/** The common part of publish and subscribe streams: opening, token renewal, leaving a draining gateway, and what follows the end. */
+/**
+ * The common part of publish and subscribe streams: opening, token renewal, leaving a draining gateway, and what
+ * follows the end.
+ */
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import { type Timestamp, timestampMs } from "@bufbuild/protobuf/wkt";
 import { Backoff, sleep } from "./backoff.js";
@@ -17,7 +20,10 @@ const soon = immediately ?? ((work: () => void) => setTimeout(work, 0));
 /** How long a gateway may take to end a stream that was closed. */
 export const CLOSE_TIMEOUT_MS = 10_000;
 
-/** One stream from its opening to its end. Reading never waits for writing, so the two directions cannot block each other. */
+/**
+ * One stream from its opening to its end. Reading never waits for writing, so the two directions cannot block each
+ * other.
+ */
 export abstract class Session<I extends DescMessage, O extends DescMessage> {
   /** The current token of the stream; absent before it was opened. */
   token: Token | undefined;

@@ -84,7 +84,9 @@ async function fetchFrom(source: TokenSource): Promise<string> {
   }
 }
 
-/** Reads `exp - iat` of a JWT, in milliseconds; nothing is verified, the gateway does that. The clocks need not agree. */
+/**
+ * Reads `exp - iat` of a JWT, in milliseconds; nothing is verified, the gateway does that. The clocks need not agree.
+ */
 function lifetimeOf(token: string): number {
   try {
     const payload = (token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/");

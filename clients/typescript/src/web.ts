@@ -32,7 +32,9 @@ export type WebOptions = Omit<ClientOptions, "clientId" | "clientSecret" | "toke
   fetch?: typeof globalThis.fetch;
 };
 
-/** Connects to a gateway that allows the page's origin; rejects when it cannot be reached in time or refuses the token. */
+/**
+ * Connects to a gateway that allows the page's origin; rejects when it cannot be reached in time or refuses the token.
+ */
 export function connect(options: WebOptions): Promise<Client> {
   const fetch = options.fetch ? { fetch: options.fetch } : {};
   const transport = createGrpcWebTransport({ baseUrl: options.endpoint, useBinaryFormat: true, ...fetch });

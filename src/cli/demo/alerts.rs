@@ -22,8 +22,8 @@ pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
         let headers_match = headers_match.into();
         demo.bind_by("alerts", queue, pb::Binding { headers, headers_match, ..pb::Binding::default() }).await?;
     }
-    demo.say("  pager   wants ALL of  service=database (text), level=3 (integer)")?;
-    demo.say("  screen  wants ANY of  service=database (text), team=shop (text)\n")?;
+    demo.say("  pager   requires ALL of  service=database (text), level=3 (integer)")?;
+    demo.say("  screen  requires ANY of  service=database (text), team=shop (text)\n")?;
 
     let alerts = [
         ("disk full", headers([("service", word("database")), ("level", Kind::IntValue(3))])),

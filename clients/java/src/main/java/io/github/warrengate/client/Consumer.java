@@ -579,7 +579,9 @@ public final class Consumer implements AutoCloseable, Iterable<Delivery> {
       wake();
     }
 
-    /** Makes every delivery id void, those messages are delivered again; returns where to continue in a stream queue. */
+    /**
+     * Makes every delivery id void, those messages are delivered again; returns where to continue in a stream queue.
+     */
     private Long reset() {
       var position = position();
       outstanding.clear();

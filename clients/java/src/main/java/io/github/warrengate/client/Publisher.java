@@ -28,7 +28,9 @@ import warrengate.v1.Reauthenticate;
  * the latest.
  */
 public final class Publisher implements AutoCloseable {
-  /** Far below the size limit of a frame, so that only a message that is too large by itself is refused for its size. */
+  /**
+   * Far below the size limit of a frame, so that only a message that is too large by itself is refused for its size.
+   */
   private static final long MAX_FRAME_BYTES = 256 * 1024;
   /** What a frame has for each message besides the message: sequence, exchange, routing key and lengths, at most. */
   private static final long OVERHEAD = 600;
