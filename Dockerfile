@@ -18,7 +18,7 @@ COPY examples/rust examples/rust
 COPY src src
 # The revision in warrengate_build_info. It is declared here so that a new one does not invalidate the layers above.
 ARG REVISION=unknown
-RUN WARRENGATE_REVISION="$REVISION" cargo build --release --locked --no-default-features --bin warrengate \
+RUN WARRENGATE_REVISION="$REVISION" cargo build --release --locked --no-default-features --features jemalloc --bin warrengate \
  && strip --strip-debug target/release/warrengate
 
 FROM ${BASE}

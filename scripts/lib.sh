@@ -58,6 +58,9 @@ need_cargo() {
     "Get it from https://rustup.rs, open a new shell, and start again."
 }
 
+# The features of debug builds of the program: without jemalloc, which takes a tenth of the time.
+development=(--no-default-features --features dev)
+
 # take_broker PATH: the RabbitMQ that the tests use instead of the one installed.
 take_broker() {
   [ -e "$1" ] || fail "$1 does not exist."
@@ -194,7 +197,7 @@ private_gateway() {
   binary=${WARRENGATE_BINARY:-}
   if [ -z "$binary" ]; then
     say "building"
-    cargo build --locked --quiet --bin warrengate
+    cargo build --locked --quiet "${development[@]}" --bin warrengate
     binary=$PWD/target/debug/warrengate
   fi
   ops=127.0.0.1:$($port)

@@ -3,7 +3,7 @@
 use std::{num::NonZero, process::ExitCode};
 
 /// Chosen by measurement: docs/adr/0012.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "jemalloc"))]
 #[global_allocator]
 static ALLOCATOR: warrengate_allocator::Allocator = warrengate_allocator::ALLOCATOR;
 

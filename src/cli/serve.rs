@@ -52,10 +52,12 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let mut signals = Signals::listen()?;
     let filter = telemetry::init(&config.telemetry).map_err(anyhow::Error::from)?;
     telemetry::log_panics();
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "jemalloc"))]
     if let Err(problem) = warrengate_allocator::check() {
         tracing::warn!("{problem}");
     }
+    #[cfg(all(unix, not(feature = "jemalloc"), not(debug_assertions)))]
+    tracing::warn!("this program was built without the feature `jemalloc`, so it needs more memory and processor time");
     if let Err(error) = config.check_permissions() {
         for error in error.errors() {
             tracing::warn!(%error, "a file with a secret is open to other users");
