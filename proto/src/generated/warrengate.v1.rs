@@ -497,8 +497,8 @@ pub struct SubscribeStart {
     /// Maximum number of unsettled deliveries, 1 to 10,000. Default (0): 256.
     #[prost(uint32, tag = "2")]
     pub max_outstanding_messages: u32,
-    /// Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A larger
-    /// message is delivered alone. Messages that do not fit remain in the queue, for other consumers.
+    /// Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A
+    /// larger message is delivered alone. Messages that do not fit remain in the queue, for other consumers.
     #[prost(uint64, tag = "3")]
     pub max_outstanding_bytes: u64,
     /// The lease of each delivery: settle or extend it in time, or the message goes to another consumer. 10 s to 1 h.
@@ -2436,9 +2436,9 @@ pub struct DeadLetter {
     #[prost(string, tag = "5")]
     pub routing_key: ::prost::alloc::string::String,
     /// The reason, for programs: "rejected" (Nack with DEAD_LETTER), "delivery_limit" (all attempts used up),
-    /// "queue_deleted" (its queue did not exist when its next attempt was due), "headers_too_large" (it did not come through
-    /// the gateway, and its headers are too large to be published again), "expired" (its time to live ended), or another
-    /// reason reported by the broker.
+    /// "queue_deleted" (its queue did not exist when its next attempt was due), "headers_too_large" (it did not come
+    /// through the gateway, and its headers are too large to be published again), "expired" (its time to live ended), or
+    /// another reason reported by the broker.
     #[prost(string, tag = "6")]
     pub code: ::prost::alloc::string::String,
     /// The reason, for people: Nack.reason of the last consumer, or the gateway's explanation. May be empty.
@@ -2977,7 +2977,7 @@ pub mod topology_client {
                 .insert(GrpcMethod::new("warrengate.v1.Topology", "DeclareExchange"));
             self.inner.unary(req, path, codec).await
         }
-        /// Deletes an exchange; deleting a missing one is NOT_FOUND.
+        /// Deletes an exchange; fails with NOT_FOUND if it does not exist.
         pub async fn delete_exchange(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteExchangeRequest>,
@@ -3301,10 +3301,10 @@ pub mod topology_client {
                 .insert(GrpcMethod::new("warrengate.v1.Topology", "ListDeadLetters"));
             self.inner.unary(req, path, codec).await
         }
-        /// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-        /// another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-        /// second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-        /// message_id may exist in both places.
+        /// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+        /// with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+        /// twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+        /// same message_id may exist in both places.
         pub async fn redrive_dead_letters(
             &mut self,
             request: impl tonic::IntoRequest<super::RedriveDeadLettersRequest>,
@@ -3377,7 +3377,7 @@ pub mod topology_server {
             tonic::Response<super::DeclareExchangeResponse>,
             tonic::Status,
         >;
-        /// Deletes an exchange; deleting a missing one is NOT_FOUND.
+        /// Deletes an exchange; fails with NOT_FOUND if it does not exist.
         async fn delete_exchange(
             &self,
             request: tonic::Request<super::DeleteExchangeRequest>,
@@ -3489,10 +3489,10 @@ pub mod topology_server {
             >
             + std::marker::Send
             + 'static;
-        /// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-        /// another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-        /// second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-        /// message_id may exist in both places.
+        /// Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+        /// with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+        /// twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+        /// same message_id may exist in both places.
         async fn redrive_dead_letters(
             &self,
             request: tonic::Request<super::RedriveDeadLettersRequest>,
@@ -4446,7 +4446,8 @@ pub struct Grants {
     /// Whether it may call Admin: platform administrators for every tenant, a tenant's client for its own clients only.
     #[prost(bool, tag = "4")]
     pub administer: bool,
-    /// Whether it may read the usage, the audit events, the queues' figures and the open streams of its tenant (see Admin).
+    /// Whether it may read the usage, the audit events, the queues' figures and the open streams of its tenant (see
+    /// Admin).
     #[prost(bool, tag = "5")]
     pub observe: bool,
 }
@@ -4919,8 +4920,8 @@ pub struct Plan {
     /// Burst size in messages. Default (0): the rate of one second.
     #[prost(uint32, tag = "12")]
     pub publish_messages_burst: u32,
-    /// Published bytes per second on one gateway, properties and headers included. Messages above it are THROTTLED; retries
-    /// and redrives count, and wait. Requires max_message_bytes.
+    /// Published bytes per second on one gateway, properties and headers included. Messages above it are THROTTLED;
+    /// retries and redrives count, and wait. Requires max_message_bytes.
     #[prost(uint64, tag = "13")]
     pub max_publish_bytes_per_second: u64,
     /// Burst size in bytes, at least max_message_bytes. Default (0): the rate of one second, or max_message_bytes if that
@@ -4978,8 +4979,8 @@ pub struct Client {
     /// refused for it. Not for platform administrators. Default: none, it uses tokens of the gateway.
     #[prost(string, tag = "6")]
     pub issuer: ::prost::alloc::string::String,
-    /// Its value in that issuer's client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id, or the
-    /// name in its id.
+    /// Its value in that issuer's client claim, at most 500 bytes: a GUID, an address, a SPIFFE id. Default: its id, or
+    /// the name in its id.
     #[prost(string, tag = "7")]
     pub external_id: ::prost::alloc::string::String,
 }
@@ -5971,8 +5972,8 @@ pub struct IsolationProbe {
     /// Whether it was refused, as expected.
     #[prost(bool, tag = "2")]
     pub refused: bool,
-    /// The broker's answer. Begins with "inconclusive" when a timeout or a lost connection proves nothing; then the attempt does
-    /// not count as refused.
+    /// The broker's answer. Begins with "inconclusive" when a timeout or a lost connection proves nothing; then the
+    /// attempt does not count as refused.
     #[prost(string, tag = "3")]
     pub answer: ::prost::alloc::string::String,
     /// Whether this is the control attempt: the tenant's own vhost, which must be accessible.
@@ -6082,8 +6083,8 @@ pub struct WatchTenantRequest {
     /// The tenant. Required for platform administrators. Default: the caller's own.
     #[prost(string, tag = "1")]
     pub tenant: ::prost::alloc::string::String,
-    /// The time between two snapshots, 1 to 60 s, in whole milliseconds. The broker's own statistics are renewed every 5 s.
-    /// Default: 5 s.
+    /// The time between two snapshots, 1 to 60 s, in whole milliseconds. The broker's own statistics are renewed every 5
+    /// s. Default: 5 s.
     #[prost(message, optional, tag = "2")]
     pub interval: ::core::option::Option<::prost_types::Duration>,
     /// Maximum number of queues in a snapshot, 1 to 1,000: those with the most messages, then by name. Default (0): 100.
@@ -6118,9 +6119,9 @@ pub struct WatchTenantResponse {
     /// The sums over all of the tenant's queues, those that are not in `queues` included.
     #[prost(message, optional, tag = "4")]
     pub totals: ::core::option::Option<TenantFigures>,
-    /// Why the broker's management API could not be asked: `CODE: explanation`, with a stable code. The figures are then
-    /// what the queues report themselves (ready messages and consumers of at most 200 queues), or, when these cannot be
-    /// asked either, those that were measured last. Empty: it was asked.
+    /// Why the broker's management API could not be read: `CODE: explanation`, with a stable code. The figures are then
+    /// what the queues report themselves (ready messages and consumers of at most 200 queues), or, when that fails too,
+    /// those that were measured last. Empty on success.
     #[prost(string, tag = "5")]
     pub failure: ::prost::alloc::string::String,
 }
@@ -6134,7 +6135,7 @@ impl ::prost::Name for WatchTenantResponse {
         "/warrengate.v1.WatchTenantResponse".into()
     }
 }
-/// The figures of one queue. What is not set is not known at the moment.
+/// The figures of one queue. Fields that are not set are currently unknown.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueueFigures {
     /// The queue's name.
@@ -6159,8 +6160,8 @@ pub struct QueueFigures {
     #[prost(double, optional, tag = "7")]
     pub deliver_rate: ::core::option::Option<f64>,
     /// How long the oldest message has been in the queue, ready or not settled; 0 when the queue is empty. Estimated from
-    /// the numbers of messages that came in and that are there, so it needs the broker's statistics, and a gateway that has
-    /// watched the queue since before the message came. Not set otherwise, and for stream queues.
+    /// the numbers of messages that came in and that are there, so it needs the broker's statistics, and a gateway that
+    /// has watched the queue since before the message came. Not set otherwise, and for stream queues.
     #[prost(message, optional, tag = "8")]
     pub oldest_message_age: ::core::option::Option<::prost_types::Duration>,
 }
@@ -6442,7 +6443,7 @@ pub struct BrokerNode {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Whether it runs. Of a node that does not run nothing else is known.
+    /// Whether it runs. If not, only its name is known.
     #[prost(bool, tag = "2")]
     pub running: bool,
     /// Whether it blocks publishers because too much memory is used.
@@ -6865,8 +6866,7 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("warrengate.v1.Admin", "DeleteTenant"));
             self.inner.unary(req, path, codec).await
         }
-        /// Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
-        /// the observe grant.
+        /// Returns the plan's limits and their current use. Also for a tenant's clients with the observe grant.
         pub async fn get_tenant_usage(
             &mut self,
             request: impl tonic::IntoRequest<super::GetTenantUsageRequest>,
@@ -7118,8 +7118,9 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("warrengate.v1.Admin", "RevokeClient"));
             self.inner.unary(req, path, codec).await
         }
-        /// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
-        /// old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+        /// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which
+        /// the old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are
+        /// deleted.
         pub async fn delete_client(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteClientRequest>,
@@ -7249,9 +7250,8 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("warrengate.v1.Admin", "RevokeSigningKey"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-        /// redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
-        /// get the events of their own tenant.
+        /// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges
+        /// and redrives by applications. A tenant's clients with the observe grant get the events of their tenant.
         pub async fn list_audit_events(
             &mut self,
             request: impl tonic::IntoRequest<super::ListAuditEventsRequest>,
@@ -7328,9 +7328,9 @@ pub mod admin_client {
             self.inner.unary(req, path, codec).await
         }
         /// Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
-        /// until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
-        /// observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
-        /// each client on one gateway.
+        /// until the caller cancels or its token expires. Also for a tenant's clients with the observe grant. A client may
+        /// have
+        /// 10 open watches on one gateway.
         pub async fn watch_tenant(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchTenantRequest>,
@@ -7355,8 +7355,8 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("warrengate.v1.Admin", "WatchTenant"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
-        /// each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+        /// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. Also for a tenant's
+        /// clients with the observe grant.
         pub async fn list_streams(
             &mut self,
             request: impl tonic::IntoRequest<super::ListStreamsRequest>,
@@ -7381,9 +7381,9 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("warrengate.v1.Admin", "ListStreams"));
             self.inner.unary(req, path, codec).await
         }
-        /// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
-        /// once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
-        /// administer grant.
+        /// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another
+        /// one
+        /// at once; to prevent that, revoke the client. Also for a tenant's clients with the administer grant.
         pub async fn close_stream(
             &mut self,
             request: impl tonic::IntoRequest<super::CloseStreamRequest>,
@@ -7505,8 +7505,7 @@ pub mod admin_server {
             tonic::Response<super::DeleteTenantResponse>,
             tonic::Status,
         >;
-        /// Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
-        /// the observe grant.
+        /// Returns the plan's limits and their current use. Also for a tenant's clients with the observe grant.
         async fn get_tenant_usage(
             &self,
             request: tonic::Request<super::GetTenantUsageRequest>,
@@ -7585,8 +7584,9 @@ pub mod admin_server {
             tonic::Response<super::RevokeClientResponse>,
             tonic::Status,
         >;
-        /// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
-        /// old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+        /// Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which
+        /// the old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are
+        /// deleted.
         async fn delete_client(
             &self,
             request: tonic::Request<super::DeleteClientRequest>,
@@ -7629,9 +7629,8 @@ pub mod admin_server {
             tonic::Response<super::RevokeSigningKeyResponse>,
             tonic::Status,
         >;
-        /// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-        /// redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
-        /// get the events of their own tenant.
+        /// Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges
+        /// and redrives by applications. A tenant's clients with the observe grant get the events of their tenant.
         async fn list_audit_events(
             &self,
             request: tonic::Request<super::ListAuditEventsRequest>,
@@ -7663,9 +7662,9 @@ pub mod admin_server {
             + std::marker::Send
             + 'static;
         /// Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
-        /// until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
-        /// observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
-        /// each client on one gateway.
+        /// until the caller cancels or its token expires. Also for a tenant's clients with the observe grant. A client may
+        /// have
+        /// 10 open watches on one gateway.
         async fn watch_tenant(
             &self,
             request: tonic::Request<super::WatchTenantRequest>,
@@ -7673,8 +7672,8 @@ pub mod admin_server {
             tonic::Response<Self::WatchTenantStream>,
             tonic::Status,
         >;
-        /// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
-        /// each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+        /// Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. Also for a tenant's
+        /// clients with the observe grant.
         async fn list_streams(
             &self,
             request: tonic::Request<super::ListStreamsRequest>,
@@ -7682,9 +7681,9 @@ pub mod admin_server {
             tonic::Response<super::ListStreamsResponse>,
             tonic::Status,
         >;
-        /// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
-        /// once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
-        /// administer grant.
+        /// Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another
+        /// one
+        /// at once; to prevent that, revoke the client. Also for a tenant's clients with the administer grant.
         async fn close_stream(
             &self,
             request: tonic::Request<super::CloseStreamRequest>,
