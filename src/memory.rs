@@ -19,7 +19,7 @@ use crate::error::{Failure, Kind};
 const UNKNOWN_MEMORY: usize = 4 << 30;
 /// The smallest limit.
 const MIN_LIMIT: usize = 64 << 20;
-/// The limit is at least this many of the largest messages: one stream of one tenant must always be able to go on.
+/// The limit is at least this many of the largest messages, so that one stream of one tenant can always continue.
 const MIN_MESSAGES: usize = 16;
 /// The memory that a decoded message needs in addition to its encoded size.
 pub const MESSAGE_OVERHEAD: usize = 1024;

@@ -37,7 +37,7 @@ const CONCURRENT_MAINTENANCE: usize = 8;
 /// An unused channel slows all others on its connection, so a publish lane without publishers is closed after this
 /// time.
 const LANE_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many queues of an observed tenant are asked for their state at the same time.
+/// How many queues of an observed tenant are read at the same time.
 const CONCURRENT_STATES: usize = 8;
 
 /// All connections of this gateway to the broker. Cheap to clone.

@@ -83,7 +83,7 @@ pub struct QueueSpec {
     pub max_length_bytes: Option<i64>,
     /// The time to live of its messages in milliseconds.
     pub message_ttl: Option<i64>,
-    /// The queue is deleted when unused for so many milliseconds.
+    /// The queue is deleted when unused for this many milliseconds.
     pub expires: Option<i64>,
     /// How often and when a message is tried again; `None` for streams.
     pub retry: Option<RetryPolicy>,

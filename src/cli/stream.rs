@@ -18,8 +18,8 @@ Examples:
   warrengate stream list --as acme                  a tenant's client with the observe grant: its own tenant
   warrengate stream close acme 0198c0ffee0000000000000000000000
 
-The streams are those of the gateway that answers. The client of a closed stream may open another one at once: revoke the
-client to keep it out.";
+The streams are those of the answering gateway. The client of a closed stream may open another one at once; to prevent
+that, revoke the client.";
 
 /// The flags of `stream`.
 #[derive(Debug, clap::Args)]

@@ -77,7 +77,7 @@ pub fn run(context: SubscribeContext, session: Session, incoming: impl Incoming<
     let running = async move {
         if let Err(End::Failed(failure)) = serve(context, session, incoming, frames.clone()).await {
             audit_context.record_end(failure.kind, failure.reason);
-            // If the client does not read it in time, it sees the end of the stream in any case.
+            // A client that does not read the failure in time still sees the end of the stream.
             let _ = tokio::time::timeout(Duration::from_secs(1), frames.send(Err(failure))).await;
         }
     };

@@ -10,7 +10,8 @@ tokio::task_local! {
     static TASK: &'static str;
 }
 
-/// Runs a task under a name that a panic is logged with. Tasks of calls need none, because their log span names them.
+/// Runs a task under a name with which a panic is logged. Tasks of calls need no name, because their log span names
+/// them.
 pub async fn named_task<F: Future>(name: &'static str, task: F) -> F::Output {
     TASK.scope(name, task).await
 }
@@ -20,10 +21,10 @@ pub fn log_panics() {
     std::panic::set_hook(Box::new(log_panic));
 }
 
-/// What a panic says, if that is a constant of the program. A formatted text is left out, because it may contain what a
-/// peer sent.
+/// The text of a panic, if it is a constant of the program. A formatted text is omitted, because it may contain data of
+/// a peer.
 pub fn panic_text(payload: &(dyn Any + Send)) -> &'static str {
-    payload.downcast_ref::<&'static str>().copied().unwrap_or("the text is left out, because it may contain data")
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("the text is omitted, because it may contain data")
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {
@@ -85,6 +86,6 @@ mod tests {
         assert!(line("a constant of the program").contains("Publish"), "{log}");
         assert!(!log.contains("the body of a message"), "{log}");
         let texts = [formatted, constant].map(|result| panic_text(&*result.expect_err("panicked")));
-        assert_eq!(texts, ["the text is left out, because it may contain data", "a constant of the program"]);
+        assert_eq!(texts, ["the text is omitted, because it may contain data", "a constant of the program"]);
     }
 }

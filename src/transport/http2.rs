@@ -223,7 +223,7 @@ mod tests {
     /// More than [`Peer::memory`].
     const BODY: usize = 60_000;
 
-    /// A connection to a service that reads bodies only when told to by the test.
+    /// A connection to a service that reads bodies only on a command of the test.
     struct Peer {
         send: h2::client::SendRequest<Bytes>,
         read: Arc<Notify>,

@@ -1,28 +1,28 @@
-//! An unauthenticated client that fills the audit trail, beside a known client whose refusals must be in it.
+//! An unauthenticated client fills the audit trail, while the refusals of a known client must still be recorded.
 
 use std::time::{Duration, Instant};
 
 use warrengate::pb;
 
-use crate::{Scale, http2::Http2, report::Report, wait::until, world::World};
+use crate::{Scale, environment::Environment, http2::Http2, report::Report, wait::until};
 
 const ATTACK: &str = "250 bad calls a second";
 const REFUSALS: u64 = 50;
 const METHOD: &str = "warrengate.v1.Topology/PurgeQueue";
 const BETWEEN: Duration = Duration::from_millis(4);
 
-pub async fn crowded(world: &World, scale: Scale, report: &mut Report) {
-    let tenant = world.tenant().await;
+pub async fn crowded(environment: &Environment, scale: Scale, report: &mut Report) {
+    let tenant = environment.tenant().await;
     tenant.queue("payroll", pb::QueueType::Quorum).await;
-    let (client_id, secret) = world.client_of(&tenant.id, "none", pb::Grants::default()).await;
-    let client = world.connect(&(client_id.clone(), secret)).await;
-    let (address, ca) = (world.target.grpc, world.ca.clone());
+    let (client_id, secret) = environment.client_of(&tenant.id, "none", pb::Grants::default()).await;
+    let client = environment.connect(&(client_id.clone(), secret)).await;
+    let (address, ca) = (environment.target.grpc, environment.ca.clone());
     let attacker = tokio::spawn(async move {
         let mut sent = 0_u64;
         loop {
             let Some(connection) = Http2::connect(address, &ca).await else { continue };
             loop {
-                // A method that nobody has ever called.
+                // A method that no other client has called.
                 let Some(call) = connection.call(&format!("warrengate.v1.M/Q{sent}"), Some("invalid")).await else {
                     break;
                 };
@@ -41,14 +41,14 @@ pub async fn crowded(world: &World, scale: Scale, report: &mut Report) {
     }
     attacker.abort();
     let mut recorded = 0;
-    let waited = until_recorded(world, &client_id, &mut recorded);
+    let waited = until_recorded(environment, &client_id, &mut recorded);
     let _ = tokio::time::timeout(Duration::from_secs(30), waited).await;
     let text = format!("{recorded} of {REFUSALS}");
     report.must(ATTACK, "all refusals of a client, with method, object", text, recorded == REFUSALS);
 }
 
 /// Combined refusals are written some seconds later.
-async fn until_recorded(world: &World, client_id: &str, recorded: &mut u64) {
+async fn until_recorded(environment: &Environment, client_id: &str, recorded: &mut u64) {
     until("the refusals of the client", async || {
         let request = pb::ListAuditEventsRequest {
             client_id: client_id.into(),
@@ -56,7 +56,7 @@ async fn until_recorded(world: &World, client_id: &str, recorded: &mut u64) {
             page_size: 1_000,
             ..Default::default()
         };
-        let events = world.admin.admin().list_audit_events(request).await.ok()?.into_inner().events;
+        let events = environment.admin.admin().list_audit_events(request).await.ok()?.into_inner().events;
         *recorded = events.iter().filter(|event| !event.object.is_empty()).map(|event| event.times.max(1)).sum();
         (*recorded >= REFUSALS).then_some(())
     })

@@ -1,4 +1,4 @@
-//! A consumer with the default window that settles nothing, beside another consumer of the same queue.
+//! A consumer with the default window settles nothing, while another consumer uses the same queue.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,18 @@ use warrengate::pb;
 use crate::{
     Scale,
     consumer::{RawSubscription, start},
+    environment::Environment,
     report::Report,
-    world::World,
 };
 
 const ATTACK: &str = "consumer that settles nothing";
 const BODY: usize = 2_000_000;
-/// What fits into 16 MiB.
+/// The number of messages that fit into 16 MiB.
 const WINDOW: usize = 8;
 
-pub async fn settles_nothing(world: &World, scale: Scale, report: &mut Report) {
-    let count = if scale.judges_time { 60 } else { 30 };
-    let tenant = world.tenant().await;
+pub async fn settles_nothing(environment: &Environment, scale: Scale, report: &mut Report) {
+    let count = if scale.enforces_times { 60 } else { 30 };
+    let tenant = environment.tenant().await;
     tenant.queue("jobs", pb::QueueType::Quorum).await;
     tenant.fill("jobs", count, pb::Message { body: vec![1; BODY].into(), ..Default::default() }).await;
     let mut slow = RawSubscription::open(&tenant.client, start("jobs")).await;
@@ -35,8 +35,8 @@ pub async fn settles_nothing(world: &World, scale: Scale, report: &mut Report) {
     let all_after = began.elapsed();
     let text = format!("{} of {count} beside {} held", count - WINDOW, held.len());
     report.must(ATTACK, "another gets all beyond its window", text, true);
-    let bar = "the first within 1 s";
-    report.time(ATTACK, bar, format!("{first_after:.1?}"), first_after <= Duration::from_secs(1));
+    let bound = "the first within 1 s";
+    report.time(ATTACK, bound, format!("{first_after:.1?}"), first_after <= Duration::from_secs(1));
     report.time(ATTACK, "all within 5 s", format!("{all_after:.1?}"), all_after <= Duration::from_secs(5));
     slow.close().await;
     quick.close().await;

@@ -1,4 +1,4 @@
-//! Lists, purges and redrives of many dead letters at the same time: an answer is true, or says that others are busy.
+//! Lists, purges and redrives of many dead letters at the same time: an answer is complete, or `DEAD_LETTERS_BUSY`.
 
 use tonic::Status;
 use warrengate::pb::{self, NackAction};
@@ -6,19 +6,19 @@ use warrengate::pb::{self, NackAction};
 use crate::{
     Scale,
     consumer::{RawSubscription, start},
+    environment::{Environment, Tenant, reason},
     report::Report,
     target::{SHARE, mebibytes},
     wait::until,
-    world::{Tenant, World, reason},
 };
 
 const ATTACK: &str = "dead letters, 8 at once";
 const BODY: usize = 2_000_000;
 const BUSY: &str = "DEAD_LETTERS_BUSY";
 
-pub async fn parallel(world: &World, scale: Scale, report: &mut Report) {
+pub async fn parallel(environment: &Environment, scale: Scale, report: &mut Report) {
     let count = scale.dead_megabytes * 1_000_000 / BODY;
-    let tenant = world.tenant().await;
+    let tenant = environment.tenant().await;
     tenant.queue("jobs", pb::QueueType::Quorum).await;
     let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
     for _ in 0..count {
@@ -29,14 +29,14 @@ pub async fn parallel(world: &World, scale: Scale, report: &mut Report) {
     subscription.is_quiet().await;
     subscription.close().await;
     until("all dead letters", async || (list(&tenant).await.ok()? == count).then_some(())).await;
-    let peak = world.target.measure().await;
+    let peak = environment.target.measure().await;
 
     let lists = futures_util::future::join_all((0..8).map(|_| list(&tenant))).await;
     let busy = lists.iter().filter(|answer| is_busy(answer)).count();
     let untrue =
         lists.iter().filter(|answer| !is_busy(answer) && !matches!(answer, Ok(found) if *found == count)).count();
-    let text = format!("{} true, {busy} busy, {untrue} not true", lists.len() - busy - untrue);
-    report.must(ATTACK, "every list is true or busy", text, untrue == 0);
+    let text = format!("{} complete, {busy} busy, {untrue} incomplete", lists.len() - busy - untrue);
+    report.must(ATTACK, "every list is complete or busy", text, untrue == 0);
 
     let changes = async {
         let purges = futures_util::future::join_all((0..2).map(|_| purge(&tenant)));
@@ -49,8 +49,8 @@ pub async fn parallel(world: &World, scale: Scale, report: &mut Report) {
         + purges.iter().chain(&redrives).filter(|answer| answer.is_err() && !is_busy(answer)).count();
     let gone: usize = purges.iter().chain(&redrives).flatten().sum();
     let left = until("a list", async || list(&tenant).await.ok()).await;
-    let text = format!("{gone} taken and {left} left of {count}, {failed} failed");
-    report.must(ATTACK, "what is purged and redriven adds up", text, gone + left == count && failed == 0);
+    let text = format!("{gone} removed and {left} left of {count}, {failed} failed");
+    report.must(ATTACK, "purged, redriven and remaining letters add up", text, gone + left == count && failed == 0);
     let grown = peak.growth();
     report.must(ATTACK, "memory at most a tenant's share more", mebibytes(grown), grown <= SHARE);
 }
@@ -59,7 +59,7 @@ fn is_busy<T>(answer: &Result<T, Status>) -> bool {
     answer.as_ref().is_err_and(|status| reason(status) == BUSY)
 }
 
-/// How many dead letters there are.
+/// The number of dead letters.
 async fn list(tenant: &Tenant) -> Result<usize, Status> {
     let (mut found, mut page_token) = (0, String::new());
     loop {

@@ -1,4 +1,4 @@
-//! Grants that are taken away at another gateway: from an open subscription, a running redrive, and an administrator.
+//! Grants that are removed at another gateway: from an open subscription, a running redrive, and an administrator.
 
 use std::time::{Duration, Instant};
 
@@ -8,28 +8,28 @@ use warrengate::pb::{self, subscribe_request::Frame};
 use crate::{
     Scale,
     consumer::{RawSubscription, start},
+    environment::{Environment, all_grants, reason},
     report::Report,
     wait::within,
-    world::{World, all_grants, reason},
 };
 
 const LIMIT: Duration = Duration::from_secs(1);
 
-pub async fn removed(world: &World, scale: Scale, report: &mut Report) {
-    let tenant = world.tenant().await;
+pub async fn removed(environment: &Environment, scale: Scale, report: &mut Report) {
+    let tenant = environment.tenant().await;
     tenant.queue("jobs", pb::QueueType::Quorum).await;
     // Each round redrives one or two.
-    dead_letters(world, &tenant, 3 * scale.rounds + 10).await;
+    dead_letters(environment, &tenant, 3 * scale.rounds + 10).await;
     let mut took: [Vec<Duration>; 3] = Default::default();
     for round in 0..scale.rounds {
-        let credentials = world.client_of(&tenant.id, &format!("reader{round}"), all_grants()).await;
-        let client = world.connect(&credentials).await;
+        let credentials = environment.client_of(&tenant.id, &format!("reader{round}"), all_grants()).await;
+        let client = environment.connect(&credentials).await;
         let mut subscription = RawSubscription::open(&client, start("jobs")).await;
         let selection = pb::DeadLetterSelection { all: true, ..Default::default() };
         let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 1, edit: None };
         let mut redrive = client.topology().redrive_dead_letters(request).await.unwrap().into_inner();
         let removed = Instant::now();
-        world.remove_grants(&credentials.0).await;
+        environment.remove_grants(&credentials.0).await;
         let status = subscription.failure().await;
         assert_eq!(reason(&status), "SUBSCRIBE_NOT_GRANTED", "{status:?}");
         took[0].push(removed.elapsed());
@@ -37,15 +37,15 @@ pub async fn removed(world: &World, scale: Scale, report: &mut Report) {
         took[1].push(removed.elapsed());
 
         let grants = pb::Grants { administer: true, ..all_grants() };
-        let credentials = world.client_of(&tenant.id, &format!("boss{round}"), grants).await;
-        let boss = world.connect(&credentials).await;
+        let credentials = environment.client_of(&tenant.id, &format!("administrator{round}"), grants).await;
+        let administrator = environment.connect(&credentials).await;
         let list = async || -> Result<(), Status> {
             let request = pb::ListClientsRequest { tenant: tenant.id.clone(), ..Default::default() };
-            boss.admin().list_clients(request).await.map(drop)
+            administrator.admin().list_clients(request).await.map(drop)
         };
         list().await.unwrap();
         let removed = Instant::now();
-        world.remove_grants(&credentials.0).await;
+        environment.remove_grants(&credentials.0).await;
         within("the end of the administrator", async {
             while list().await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -56,18 +56,18 @@ pub async fn removed(world: &World, scale: Scale, report: &mut Report) {
     }
     for (what, took) in ["subscription", "redrive", "administrator"].into_iter().zip(took) {
         let attack = format!("grant removed: {what}");
-        report.must(&attack, "it ends, every time", format!("{} of {}", took.len(), scale.rounds), true);
+        report.must(&attack, "it always ends", format!("{} of {}", took.len(), scale.rounds), true);
         let in_time = took.iter().filter(|took| **took <= LIMIT).count();
         let longest = took.iter().max().copied().unwrap_or_default();
         let text = format!("{in_time} of {}, {longest:.2?} at most", took.len());
-        report.time(&attack, "within 1 s, every time", text, in_time == took.len());
+        report.time(&attack, "always within 1 s", text, in_time == took.len());
     }
 }
 
-/// Makes dead letters: each is delivered and rejected.
-async fn dead_letters(world: &World, tenant: &crate::world::Tenant, count: usize) {
+/// Creates dead letters: each message is delivered and rejected.
+async fn dead_letters(environment: &Environment, tenant: &crate::environment::Tenant, count: usize) {
     tenant.fill("jobs", count, pb::Message { body: "work".into(), ..Default::default() }).await;
-    let client = world.connect(&tenant.credentials).await;
+    let client = environment.connect(&tenant.credentials).await;
     let mut subscription = RawSubscription::open(&client, start("jobs")).await;
     let delivery_ids = crate::consumer::ids(&subscription.take(count).await);
     let nack = pb::Nack { delivery_ids, action: pb::NackAction::DeadLetter.into(), ..Default::default() };

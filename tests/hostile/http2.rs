@@ -1,4 +1,4 @@
-//! HTTP/2 without a gRPC library, for what no client library does.
+//! HTTP/2 without a gRPC library, for requests that no client library makes.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ pub async fn tls(address: SocketAddr, ca: &str, protocol: &[u8]) -> Option<TlsSt
     TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), tcp).await.ok()
 }
 
-/// A connection that reads nothing of its responses but what fits into HTTP/2's first windows.
+/// A connection that reads only as much of its responses as fits into HTTP/2's first windows.
 pub struct Http2 {
     send: SendRequest<Bytes>,
     connection: tokio::task::JoinHandle<Result<(), h2::Error>>,
@@ -41,7 +41,7 @@ impl Http2 {
         Some(Self { send, connection: tokio::spawn(connection) })
     }
 
-    /// Begins a call, with its headers only.
+    /// Begins a call: sends its headers only.
     pub async fn call(&self, method: &str, token: Option<&str>) -> Option<Call> {
         let mut request = Request::post(format!("https://127.0.0.1/{method}"))
             .header("content-type", "application/grpc")
@@ -67,7 +67,7 @@ impl Http2 {
 }
 
 impl Call {
-    /// Sends what the window allows; whether all was sent in time.
+    /// Sends as much as the window allows; returns whether everything was sent in time.
     pub async fn send(&mut self, mut data: Bytes) -> bool {
         let sending = async {
             while !data.is_empty() {

@@ -1,13 +1,13 @@
-//! The hostile suite: each attack of docs/security.md against a `warrengate serve` process of its own, whose memory,
-//! other tenants and open connections are measured.
+//! The hostile suite: each attack of docs/security.md against a separate `warrengate serve` process, whose memory and
+//! open connections are measured, together with the calls of other tenants.
 //!
-//! It is a test target without libtest, because it is one run with a table at its end: `./scripts/hostile`. A bar on
-//! memory, on what is left open, or on the truth of an answer fails the run. Bars on time fail it in the long form
-//! only, because the short form runs on machines that have other work, and without optimisation.
+//! It is a test target without libtest, because it is a single run that ends with a table: `./scripts/hostile`. A bound
+//! on memory, on open connections, or on the correctness of an answer fails the run. Bounds on time fail it in the long
+//! form only, because the short form runs without optimisation and on machines with other load.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::large_futures, reason = "a test has its stack to itself")]
-// Some of the harness of tests/it is used here, not all.
+// Only a part of the harness of tests/it is used.
 #![allow(dead_code)]
 
 #[path = "../it/harness/consumer.rs"]
@@ -17,24 +17,24 @@ mod wait;
 
 mod audit;
 mod consumers;
+mod control_tenant;
 mod dead_letters;
 mod grants;
 mod http2;
-mod innocent;
 mod report;
 mod secrets;
 
+mod environment;
 mod target;
 mod tenant;
 mod unauthenticated;
-mod world;
 
 use std::{process::ExitCode, time::Duration};
 
+use environment::Environment;
 use report::Report;
-use world::World;
 
-/// How much of everything.
+/// The size of the attacks.
 #[derive(Debug, Clone, Copy)]
 pub struct Scale {
     /// How long a flood lasts.
@@ -45,15 +45,15 @@ pub struct Scale {
     pub rounds: usize,
     /// Megabytes of dead letters.
     pub dead_megabytes: usize,
-    /// Whether a bar on time may fail the run.
-    pub judges_time: bool,
+    /// Whether an exceeded bound on time fails the run.
+    pub enforces_times: bool,
 }
 
 impl Scale {
     const SHORT: Self =
-        Self { flood: Duration::from_secs(5), streams: 40, rounds: 3, dead_megabytes: 20, judges_time: false };
+        Self { flood: Duration::from_secs(5), streams: 40, rounds: 3, dead_megabytes: 20, enforces_times: false };
     const LONG: Self =
-        Self { flood: Duration::from_secs(60), streams: 200, rounds: 50, dead_megabytes: 300, judges_time: true };
+        Self { flood: Duration::from_secs(60), streams: 200, rounds: 50, dead_megabytes: 300, enforces_times: true };
 }
 
 fn main() -> ExitCode {
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--short" => scale = Scale::SHORT,
-            "--report-times" => scale.judges_time = false,
+            "--report-times" => scale.enforces_times = false,
             name if !name.starts_with('-') => only = Some(name.to_owned()),
             _ => {}
         }
@@ -74,13 +74,13 @@ fn main() -> ExitCode {
 
 async fn run(scale: Scale, only: Option<&str>) -> Report {
     let mut report = Report::new(scale);
-    let world = World::start().await;
+    let environment = Environment::start().await;
     let is_wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     macro_rules! attack {
         ($name:literal, $attack:expr) => {
             if is_wanted($name) {
                 report::say($name);
-                $attack(&world, scale, &mut report).await;
+                $attack(&environment, scale, &mut report).await;
             }
         };
     }
@@ -95,6 +95,6 @@ async fn run(scale: Scale, only: Option<&str>) -> Report {
     attack!("dead-letters", dead_letters::parallel);
     attack!("secrets", secrets::floods);
     attack!("audit", audit::crowded);
-    world.stop().await;
+    environment.stop().await;
     report
 }

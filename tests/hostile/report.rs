@@ -1,4 +1,4 @@
-//! The table: each attack with its bar and what was measured.
+//! The table: each attack with its bound and the measured value.
 
 use std::{io::Write as _, sync::OnceLock, time::Instant};
 
@@ -6,7 +6,7 @@ use crate::Scale;
 
 static BEGAN: OnceLock<Instant> = OnceLock::new();
 
-/// A line of progress, with the time since the first.
+/// Prints a line of progress, with the time since the first line.
 pub fn say(line: &str) {
     let began = BEGAN.get_or_init(Instant::now);
     print(&format!("[{:4.0} s] {line}\n", began.elapsed().as_secs_f32()));
@@ -14,18 +14,18 @@ pub fn say(line: &str) {
 
 fn print(text: &str) {
     let mut output = std::io::stdout().lock();
-    // A reader that is gone is no failure.
+    // Nobody may be reading the output any more.
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
 enum Verdict {
     Passed,
     Failed,
-    /// Missed, but not judged in this run.
+    /// Exceeded, but not enforced in this run.
     Reported,
 }
 
-/// What was measured.
+/// The results.
 pub struct Report {
     scale: Scale,
     rows: Vec<(String, String, String, Verdict)>,
@@ -36,24 +36,24 @@ impl Report {
         Self { scale, rows: Vec::new() }
     }
 
-    /// A bar that every run must keep.
-    pub fn must(&mut self, attack: &str, bar: &str, result: String, is_kept: bool) {
-        self.add(attack, bar, result, if is_kept { Verdict::Passed } else { Verdict::Failed });
+    /// Checks a bound that every run must keep.
+    pub fn must(&mut self, attack: &str, bound: &str, result: String, is_kept: bool) {
+        self.add(attack, bound, result, if is_kept { Verdict::Passed } else { Verdict::Failed });
     }
 
-    /// A bar on time.
-    pub fn time(&mut self, attack: &str, bar: &str, result: String, is_kept: bool) {
-        let verdict = match (is_kept, self.scale.judges_time) {
+    /// Checks a bound on time.
+    pub fn time(&mut self, attack: &str, bound: &str, result: String, is_kept: bool) {
+        let verdict = match (is_kept, self.scale.enforces_times) {
             (true, _) => Verdict::Passed,
             (false, true) => Verdict::Failed,
             (false, false) => Verdict::Reported,
         };
-        self.add(attack, bar, result, verdict);
+        self.add(attack, bound, result, verdict);
     }
 
-    fn add(&mut self, attack: &str, bar: &str, result: String, verdict: Verdict) {
-        say(&format!("  {attack}: {bar}: {result}"));
-        self.rows.push((attack.into(), bar.into(), result, verdict));
+    fn add(&mut self, attack: &str, bound: &str, result: String, verdict: Verdict) {
+        say(&format!("  {attack}: {bound}: {result}"));
+        self.rows.push((attack.into(), bound.into(), result, verdict));
     }
 
     pub fn is_passed(&self) -> bool {
@@ -62,20 +62,20 @@ impl Report {
 
     pub fn print(&self) {
         let build = if cfg!(debug_assertions) { "debug" } else { "release" };
-        print(&format!("\n{:<28} {:<44} {:<44} ({build} build)\n", "attack", "bar", "measured"));
-        for (attack, bar, result, verdict) in &self.rows {
+        print(&format!("\n{:<28} {:<44} {:<44} ({build} build)\n", "attack", "bound", "measured"));
+        for (attack, bound, result, verdict) in &self.rows {
             let verdict = match verdict {
                 Verdict::Passed => "kept",
-                Verdict::Failed => "MISSED",
-                Verdict::Reported => "missed, not judged",
+                Verdict::Failed => "EXCEEDED",
+                Verdict::Reported => "exceeded, not enforced",
             };
-            print(&format!("{attack:<28} {bar:<44} {result:<44} {verdict}\n"));
+            print(&format!("{attack:<28} {bound:<44} {result:<44} {verdict}\n"));
         }
-        print(if self.is_passed() { "all bars kept\n" } else { "a bar was missed\n" });
+        print(if self.is_passed() { "all bounds kept\n" } else { "a bound was exceeded\n" });
     }
 }
 
-/// The value below which so many per cent of the values are.
+/// The value below which this percentage of the values are.
 pub fn percentile(values: &[f64], percent: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! A tenant that floods secret checks, rotations and declarations, beside the tokens and declarations of another.
+//! A tenant that floods secret checks, rotations and declarations, and the tokens and declarations of another tenant.
 
 use std::time::{Duration, Instant};
 
@@ -7,23 +7,23 @@ use warrengate::pb;
 
 use crate::{
     Scale,
+    environment::{Environment, Tenant, all_grants, issue_token},
     report::{Report, percentile},
-    world::{Tenant, World, all_grants, issue_token},
 };
 
-/// Callers at the same time.
+/// The number of concurrent callers.
 const CALLERS: usize = 40;
 const MEASURED_ALONE: usize = 20;
 
-pub async fn floods(world: &World, scale: Scale, report: &mut Report) {
-    let (attacker, innocent) = (world.tenant().await, world.tenant().await);
+pub async fn floods(environment: &Environment, scale: Scale, report: &mut Report) {
+    let (attacker, control) = (environment.tenant().await, environment.tenant().await);
     let grants = pb::Grants { administer: true, ..all_grants() };
-    let boss = world.connect(&world.client_of(&attacker.id, "boss", grants).await).await;
-    let victim = world.client_of(&attacker.id, "victim", all_grants()).await;
+    let administrator = environment.connect(&environment.client_of(&attacker.id, "administrator", grants).await).await;
+    let rotated = environment.client_of(&attacker.id, "rotated", all_grants()).await;
 
     let mut alone = Vec::new();
     for _ in 0..MEASURED_ALONE {
-        alone.push(token(&innocent).await);
+        alone.push(token(&control).await);
     }
     let alone = percentile(&alone, 99.0);
     let flood = spawn(async || {
@@ -34,11 +34,11 @@ pub async fn floods(world: &World, scale: Scale, report: &mut Report) {
         }
     })
     .await;
-    judge("right secrets", "token", alone, measure(&innocent, scale.flood, token).await, report);
+    check("right secrets", "token", alone, measure(&control, scale.flood, token).await, report);
     drop(flood);
 
     let flood = spawn(async || {
-        let (client, id) = (boss.clone(), victim.0.clone());
+        let (client, id) = (administrator.clone(), rotated.0.clone());
         move || {
             let (client, client_id) = (client.clone(), id.clone());
             async move {
@@ -48,12 +48,12 @@ pub async fn floods(world: &World, scale: Scale, report: &mut Report) {
         }
     })
     .await;
-    judge("rotations", "token", alone, measure(&innocent, scale.flood, token).await, report);
+    check("rotations", "token", alone, measure(&control, scale.flood, token).await, report);
     drop(flood);
 
     let mut alone = Vec::new();
     for _ in 0..MEASURED_ALONE {
-        alone.push(declaration(&innocent).await);
+        alone.push(declaration(&control).await);
     }
     let alone = percentile(&alone, 99.0);
     let flood = spawn(async || {
@@ -64,21 +64,21 @@ pub async fn floods(world: &World, scale: Scale, report: &mut Report) {
         }
     })
     .await;
-    judge("declarations", "declaration", alone, measure(&innocent, scale.flood, declaration).await, report);
+    check("declarations", "declaration", alone, measure(&control, scale.flood, declaration).await, report);
     drop(flood);
 }
 
-fn judge(flood: &str, what: &str, alone: f64, during: Vec<f64>, report: &mut Report) {
+fn check(flood: &str, what: &str, alone: f64, during: Vec<f64>, report: &mut Report) {
     let attack = format!("flood of {flood}");
     let refused = during.iter().filter(|took| took.is_infinite()).count();
     let text = format!("{refused} of {}", during.len());
-    report.must(&attack, &format!("no {what} of another is refused"), text, refused == 0);
+    report.must(&attack, &format!("no {what} of another tenant is refused"), text, refused == 0);
     let p99 = percentile(&during, 99.0);
-    let bar = format!("another's {what} p99 at most twice that alone");
-    report.time(&attack, &bar, format!("{p99:.0} ms, {alone:.0} ms alone"), p99 <= 2.0 * alone);
+    let bound = format!("another tenant's {what}: p99 at most twice that before");
+    report.time(&attack, &bound, format!("{p99:.0} ms, {alone:.0} ms before"), p99 <= 2.0 * alone);
 }
 
-/// Callers that go on until the result is dropped.
+/// Callers that run until the result is dropped.
 async fn spawn<C, F>(mut caller: impl AsyncFnMut() -> C) -> JoinSet<()>
 where
     C: Fn() -> F + Send + 'static,
@@ -96,18 +96,18 @@ where
     callers
 }
 
-async fn measure(innocent: &Tenant, time: Duration, one: impl AsyncFn(&Tenant) -> f64) -> Vec<f64> {
+async fn measure(control: &Tenant, time: Duration, one: impl AsyncFn(&Tenant) -> f64) -> Vec<f64> {
     let end = Instant::now() + time;
     let mut took = Vec::new();
     while Instant::now() < end {
-        took.push(one(innocent).await);
+        took.push(one(control).await);
         // A client needs few tokens, and may fetch 20 a second.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     took
 }
 
-/// How long a token takes, in milliseconds; endless when it is refused.
+/// How long a token takes, in milliseconds; infinite when it is refused.
 async fn token(tenant: &Tenant) -> f64 {
     let began = Instant::now();
     let answer = issue_token(&tenant.client, &tenant.credentials).await;

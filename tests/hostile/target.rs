@@ -13,7 +13,7 @@ use crate::wait::within;
 
 /// `limits.max_buffered_bytes` of the gateway under attack.
 pub const BUDGET: u64 = 256 << 20;
-/// What one tenant may have of it.
+/// The share of one tenant.
 pub const SHARE: u64 = BUDGET / 2;
 
 pub struct Target {
@@ -47,7 +47,7 @@ impl Target {
             }
         })
         .await;
-        // A full pipe would stop it.
+        // The process would stop at a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         Self { child, grpc, ops }
     }
@@ -56,7 +56,7 @@ impl Target {
         format!("https://{}", self.grpc)
     }
 
-    /// Begins a measurement of the peak of its memory.
+    /// Starts measuring the peak of its memory.
     pub async fn measure(&self) -> Peak<'_> {
         // Memory that earlier attacks used is returned to the system within seconds.
         let mut start = self.status("VmRSS:");
@@ -69,12 +69,12 @@ impl Target {
             start = now;
         }
         let start = self.status("VmRSS:");
-        // Makes VmHWM begin again (proc(5)).
+        // Resets VmHWM (proc(5)).
         let _ = std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
         Peak { target: self, start }
     }
 
-    /// The bytes that its memory budget counts, and their limit, by its metrics.
+    /// The bytes charged to its memory budget, and their limit, from its metrics.
     pub async fn buffered(&self) -> (f64, f64) {
         let text = match reqwest::get(format!("http://{}/metrics", self.ops)).await {
             Ok(answer) => answer.text().await.unwrap_or_default(),
@@ -98,14 +98,14 @@ impl Target {
     }
 }
 
-/// The memory of the gateway from a moment on.
+/// The memory of the gateway since a point in time.
 pub struct Peak<'a> {
     target: &'a Target,
     start: u64,
 }
 
 impl Peak<'_> {
-    /// How much its resident memory has grown at most, in bytes.
+    /// The largest growth of its resident memory, in bytes.
     pub fn growth(&self) -> u64 {
         self.target.status("VmHWM:").saturating_sub(self.start)
     }

@@ -1,4 +1,4 @@
-//! What a client with a token and all grants of its tenant can make the gateway hold.
+//! The memory that a client with a token and all grants of its tenant can occupy in the gateway.
 
 use std::{
     collections::HashMap,
@@ -13,32 +13,39 @@ use warrengate::pb::{self, publish_request::Frame as PublishFrame, subscribe_req
 use crate::{
     Scale,
     consumer::{RawSubscription, ids, start},
+    control_tenant::ControlTenant,
+    environment::{Environment, Tenant},
     http2::{Call, Http2, framed},
-    innocent::Innocent,
     report::Report,
     target::{BUDGET, Peak, SHARE, mebibytes},
-    world::{Tenant, World},
 };
 
-/// The bound of docs/security.md: the budget counts decoded messages, and copies that are being encoded or sent come on
-/// top.
+/// The bound of docs/security.md: the budget counts decoded messages; copies that are being encoded or sent are
+/// additional.
 const GROWTH: u64 = 2 * SHARE;
-/// In a debug build futures are larger and copies are not avoided.
+/// In a debug build futures are larger, and copies are not optimised away.
 const GROWTH_DEBUG: u64 = 3 * SHARE;
 const STREAMS_OF_A_CONNECTION: usize = 10;
 
-async fn judge(attack: &str, world: &World, peak: Peak<'_>, innocent: Innocent, p99: f64, report: &mut Report) {
-    let (bound, which) = match cfg!(debug_assertions) {
+async fn check(
+    attack: &str,
+    environment: &Environment,
+    peak: Peak<'_>,
+    control: ControlTenant,
+    p99: f64,
+    report: &mut Report,
+) {
+    let (max, which) = match cfg!(debug_assertions) {
         true => (GROWTH_DEBUG, "three times in a debug build"),
         false => (GROWTH, "twice"),
     };
     let grown = peak.growth();
-    let bar = format!("memory at most {} more ({which} the share)", mebibytes(bound));
-    report.must(attack, &bar, mebibytes(grown), grown <= bound);
-    let (buffered, limit) = world.target.buffered().await;
+    let bound = format!("memory at most {} more ({which} the share)", mebibytes(max));
+    report.must(attack, &bound, mebibytes(grown), grown <= max);
+    let (buffered, limit) = environment.target.buffered().await;
     let text = format!("{} of {}", mebibytes(buffered as u64), mebibytes(limit as u64));
     report.must(attack, "the gateway's budget holds", text, limit as u64 == BUDGET && buffered <= limit);
-    innocent.judge(attack, p99, report).await;
+    control.check(attack, p99, report).await;
 }
 
 /// A stream of the attacker, which reads no response.
@@ -52,20 +59,21 @@ fn publications(publications: Vec<pb::Publication>) -> Bytes {
 }
 
 /// Streams of frames: half a million empty publications, and a thousand messages of thirty headers each.
-pub async fn element_floods(world: &World, scale: Scale, report: &mut Report) {
-    let attacker = world.tenant().await;
-    let token = world.token(&attacker).await;
-    let innocent = Innocent::start(world).await;
-    let peak = world.target.measure().await;
+pub async fn element_floods(environment: &Environment, scale: Scale, report: &mut Report) {
+    let attacker = environment.tenant().await;
+    let token = environment.token(&attacker).await;
+    let control = ControlTenant::start(environment).await;
+    let peak = environment.target.measure().await;
     let headers: HashMap<_, _> = (0..30).map(|number| (format!("h{number}"), boolean())).collect();
     let message = pb::Message { headers, ..Default::default() };
-    // Nothing is bound there, so that no message is stored.
+    // No queue is bound to it, so no message is stored.
     let publication = pb::Publication { routing_key: "nowhere".into(), message: Some(message), ..Default::default() };
     let frames = [publications(vec![pb::Publication::default(); 500_000]), publications(vec![publication; 1_000])];
     let end = Instant::now() + scale.flood;
     let mut floods = JoinSet::new();
     for number in 0..scale.streams / STREAMS_OF_A_CONNECTION {
-        let (address, ca, token, frames) = (world.target.grpc, world.ca.clone(), token.clone(), frames.clone());
+        let (address, ca, token, frames) =
+            (environment.target.grpc, environment.ca.clone(), token.clone(), frames.clone());
         floods.spawn(async move {
             let Some(connection) = Http2::connect(address, &ca).await else { return };
             let mut calls = Vec::new();
@@ -82,21 +90,21 @@ pub async fn element_floods(world: &World, scale: Scale, report: &mut Report) {
             }
         });
     }
-    let p99 = innocent.during(scale.flood).await;
+    let p99 = control.during(scale.flood).await;
     floods.shutdown().await;
-    judge("element floods", world, peak, innocent, p99, report).await;
+    check("element floods", environment, peak, control, p99, report).await;
 }
 
 /// Many streams with the largest windows on a stream queue of large messages; half of them read nothing, half settle
 /// nothing.
-pub async fn large_windows(world: &World, scale: Scale, report: &mut Report) {
-    let attacker = world.tenant().await;
+pub async fn large_windows(environment: &Environment, scale: Scale, report: &mut Report) {
+    let attacker = environment.tenant().await;
     attacker.queue("log", pb::QueueType::Stream).await;
     let message = pb::Message { body: vec![1; 3_900_000].into(), ..Default::default() };
     attacker.fill("log", 12, message).await;
-    let token = world.token(&attacker).await;
-    let innocent = Innocent::start(world).await;
-    let peak = world.target.measure().await;
+    let token = environment.token(&attacker).await;
+    let control = ControlTenant::start(environment).await;
+    let peak = environment.target.measure().await;
     let mut unread = Vec::new();
     let position = pb::StreamPosition { position: Some(pb::stream_position::Position::First(Default::default())) };
     let window = pb::SubscribeStart {
@@ -106,11 +114,11 @@ pub async fn large_windows(world: &World, scale: Scale, report: &mut Report) {
         ..start("log")
     };
     for _ in 0..scale.streams / 2 / STREAMS_OF_A_CONNECTION {
-        let Some(connection) = Http2::connect(world.target.grpc, &world.ca).await else { continue };
+        let Some(connection) = Http2::connect(environment.target.grpc, &environment.ca).await else { continue };
         let mut calls = Vec::new();
         for number in 0..STREAMS_OF_A_CONNECTION {
             let Some(mut call) = open(&connection, "Subscribe", &token).await else { break };
-            // Those that acknowledge by themselves have no window of unsettled messages.
+            // Subscriptions with automatic acknowledgement have no window of unsettled messages.
             let start = pb::SubscribeStart { auto_ack: number % 2 == 0, ..window.clone() };
             call.send(framed(&pb::SubscribeRequest { frame: Some(Frame::Start(start)) }.encode_to_vec())).await;
             calls.push(call);
@@ -122,20 +130,20 @@ pub async fn large_windows(world: &World, scale: Scale, report: &mut Report) {
         let Ok(mut subscription) = RawSubscription::try_open(&attacker.client, window.clone()).await else { break };
         readers.spawn(async move { while let Ok(Some(_)) = subscription.event().await {} });
     }
-    let p99 = innocent.during(scale.flood).await;
-    judge("large windows, unread", world, peak, innocent, p99, report).await;
+    let p99 = control.during(scale.flood).await;
+    check("large windows, unread", environment, peak, control, p99, report).await;
     drop((readers, unread));
 }
 
-/// Ten thousand times the id of one delivery in each frame.
-pub async fn lease_flood(world: &World, scale: Scale, report: &mut Report) {
-    let attacker = world.tenant().await;
+/// Frames that contain the id of one delivery ten thousand times.
+pub async fn lease_flood(environment: &Environment, scale: Scale, report: &mut Report) {
+    let attacker = environment.tenant().await;
     attacker.queue("jobs", pb::QueueType::Quorum).await;
     attacker.fill("jobs", 1, pb::Message { body: "work".into(), ..Default::default() }).await;
     let mut subscription = RawSubscription::open(&attacker.client, start("jobs")).await;
     let delivery_ids = ids(&subscription.take(1).await).repeat(10_000);
-    let innocent = Innocent::start(world).await;
-    let peak = world.target.measure().await;
+    let control = ControlTenant::start(environment).await;
+    let peak = environment.target.measure().await;
     let flood = async {
         let mut lease = 10;
         loop {
@@ -145,16 +153,16 @@ pub async fn lease_flood(world: &World, scale: Scale, report: &mut Report) {
             lease = if lease == 3600 { 10 } else { lease + 1 };
         }
     };
-    let (p99, _) = tokio::join!(innocent.during(scale.flood), tokio::time::timeout(scale.flood, flood));
-    judge("ExtendLease flood", world, peak, innocent, p99, report).await;
+    let (p99, _) = tokio::join!(control.during(scale.flood), tokio::time::timeout(scale.flood, flood));
+    check("ExtendLease flood", environment, peak, control, p99, report).await;
 }
 
 /// Messages without a body and with 60 kB of small headers, published and delivered.
-pub async fn headers_only(world: &World, scale: Scale, report: &mut Report) {
-    let attacker = world.tenant().await;
+pub async fn headers_only(environment: &Environment, scale: Scale, report: &mut Report) {
+    let attacker = environment.tenant().await;
     attacker.queue("jobs", pb::QueueType::Quorum).await;
-    let innocent = Innocent::start(world).await;
-    let peak = world.target.measure().await;
+    let control = ControlTenant::start(environment).await;
+    let peak = environment.target.measure().await;
     let headers: HashMap<_, _> = (0..4_000).map(|number| (format!("h{number}"), boolean())).collect();
     let message = pb::Message { headers, ..Default::default() };
     let flood = async {
@@ -166,15 +174,15 @@ pub async fn headers_only(world: &World, scale: Scale, report: &mut Report) {
         }
         publish_without_end(&attacker, message).await;
     };
-    let (p99, _) = tokio::join!(innocent.during(scale.flood), tokio::time::timeout(scale.flood, flood));
-    judge("headers without bodies", world, peak, innocent, p99, report).await;
+    let (p99, _) = tokio::join!(control.during(scale.flood), tokio::time::timeout(scale.flood, flood));
+    check("headers without bodies", environment, peak, control, p99, report).await;
 }
 
 async fn publish_without_end(tenant: &Tenant, message: pb::Message) {
     let publication = pb::Publication { routing_key: "jobs".into(), message: Some(message), ..Default::default() };
     loop {
         let batch = || tenant.client.publish_batch(vec![publication.clone(); 8]);
-        // Whether they are accepted does not matter.
+        // It does not matter whether they are accepted.
         let _ = futures_util::future::join_all((0..8).map(|_| batch())).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that an unauthenticated client can do from one address, at the same time, on both listeners.
+//! All attacks that an unauthenticated client can make from one address, at the same time, on both listeners.
 
 use std::{
     collections::BTreeMap,
@@ -17,24 +17,24 @@ use tokio::{
 
 use crate::{
     Scale,
+    control_tenant::ControlTenant,
+    environment::Environment,
     http2::{Call, Http2, framed, tls},
-    innocent::Innocent,
     report::Report,
     target::mebibytes,
-    world::World,
 };
 
 const ATTACK: &str = "unauthenticated mix";
-/// What memory may grow by.
+/// The maximum growth of memory.
 const GROWTH: u64 = 64 << 20;
 /// How long connections may stay open after the attack.
 const CLOSED_WITHIN: Duration = Duration::from_secs(15);
-/// Connections of each kind at the same time.
+/// Concurrent connections of each kind.
 const AT_ONCE: usize = 20;
-/// How many connections the crowd tries to open, and the calls of each.
+/// The number of connections that the crowd tries to open, and the calls of each.
 const CONNECTIONS: usize = 2_000;
 const CALLS: usize = 32;
-/// For how long it opens connections: less than the first of them stays open.
+/// The time in which connections are opened: shorter than the time for which the first of them stays open.
 const CONNECTING: Duration = Duration::from_secs(8);
 const METHOD: &str = "warrengate.v1.Messaging/PublishBatch";
 const OPEN_METHOD: &str = "warrengate.v1.Auth/IssueToken";
@@ -64,24 +64,24 @@ impl OpenConnections {
     }
 }
 
-pub async fn mix(world: &World, scale: Scale, report: &mut Report) {
-    let innocent = Innocent::start(world).await;
-    let peak = world.target.measure().await;
+pub async fn mix(environment: &Environment, scale: Scale, report: &mut Report) {
+    let control = ControlTenant::start(environment).await;
+    let peak = environment.target.measure().await;
     let end = Instant::now() + scale.flood;
     let open = OpenConnections::default();
     let mut attackers = JoinSet::new();
     for number in 0..AT_ONCE {
         let attacker = Attacker {
-            grpc: world.target.grpc,
-            ops: world.target.ops,
-            ca: world.ca.clone(),
+            grpc: environment.target.grpc,
+            ops: environment.target.ops,
+            ca: environment.ca.clone(),
             open: open.clone(),
             number,
         };
         attackers.spawn(attacker.run(end));
     }
-    let p99 = innocent.during(scale.flood).await;
-    let connects = innocent.connects(world).await;
+    let p99 = control.during(scale.flood).await;
+    let connects = control.connects(environment).await;
     let _ = timeout(Duration::from_secs(30), async { while attackers.join_next().await.is_some() {} }).await;
     let mut tasks = open.tasks.lock().await;
     let opened = tasks.len();
@@ -92,20 +92,21 @@ pub async fn mix(world: &World, scale: Scale, report: &mut Report) {
     report.must(ATTACK, "all closed within 15 s", format!("{} of {opened} open{left}", tasks.len()), tasks.is_empty());
     let text = if connects { "accepted" } else { "not accepted" };
     report.must(ATTACK, "known clients are accepted", text.into(), connects);
-    innocent.judge(ATTACK, p99, report).await;
+    control.check(ATTACK, p99, report).await;
 }
 
-/// As many connections as one address gets, first without a call, then with as many unfinished calls as each gets.
-pub async fn crowd(world: &World, scale: Scale, report: &mut Report) {
+/// The maximum number of connections of one address, first without a call, then with the maximum number of unfinished
+/// calls each.
+pub async fn crowd(environment: &Environment, scale: Scale, report: &mut Report) {
     const ATTACK: &str = "unauthenticated crowd";
-    let innocent = Innocent::start(world).await;
+    let control = ControlTenant::start(environment).await;
     for (kind, calls) in [("idle connections", 0), ("connections with stalled bodies", CALLS)] {
-        let peak = world.target.measure().await;
+        let peak = environment.target.measure().await;
         let began = Instant::now();
         let open = Arc::new(Mutex::new(Vec::new()));
         let mut connecting = JoinSet::new();
         for _ in 0..8 {
-            let (open, address, ca) = (Arc::clone(&open), world.target.grpc, world.ca.clone());
+            let (open, address, ca) = (Arc::clone(&open), environment.target.grpc, environment.ca.clone());
             connecting.spawn(async move {
                 for _ in 0..CONNECTIONS / 8 {
                     if began.elapsed() > CONNECTING {
@@ -123,7 +124,7 @@ pub async fn crowd(world: &World, scale: Scale, report: &mut Report) {
                 }
             });
         }
-        let p99 = innocent.during(scale.flood.min(Duration::from_secs(10))).await;
+        let p99 = control.during(scale.flood.min(Duration::from_secs(10))).await;
         while connecting.join_next().await.is_some() {}
         let accepted = open.lock().await.iter().filter(|(connection, _)| !connection.is_closed()).count();
         let grown = peak.growth();
@@ -131,7 +132,7 @@ pub async fn crowd(world: &World, scale: Scale, report: &mut Report) {
         let text = format!("{}, {accepted} open after {:.0?}, {each} KiB each", mebibytes(grown), began.elapsed());
         report.must(ATTACK, &format!("{kind}: memory at most 64 MiB more"), text, grown <= GROWTH);
         let text = format!("{p99:.0} ms at p99");
-        report.time(ATTACK, &format!("{kind}: innocent's calls"), text, p99.is_finite());
+        report.time(ATTACK, &format!("{kind}: control tenant's calls"), text, p99.is_finite());
         let open = std::mem::take(&mut *open.lock().await);
         let closed = async {
             for (connection, calls) in open {
@@ -142,9 +143,9 @@ pub async fn crowd(world: &World, scale: Scale, report: &mut Report) {
         let is_closed = timeout(CLOSED_WITHIN, closed).await.is_ok();
         report.must(ATTACK, &format!("{kind}: all closed within 15 s"), is_closed.to_string(), is_closed);
     }
-    let connects = innocent.connects(world).await;
+    let connects = control.connects(environment).await;
     report.must(ATTACK, "known clients are accepted", connects.to_string(), connects);
-    innocent.judge(ATTACK, 0.0, report).await;
+    control.check(ATTACK, 0.0, report).await;
 }
 
 struct Attacker {
@@ -156,13 +157,13 @@ struct Attacker {
 }
 
 impl Attacker {
-    /// One kind after another until the time is over, each attacker beginning with another.
+    /// One attack after another until the time is over; each attacker starts with a different one.
     async fn run(self, end: Instant) {
         for turn in self.number.. {
             if Instant::now() >= end {
                 return;
             }
-            // Whatever an attack waits for, the next one begins in time.
+            // The next attack starts in time even if one waits.
             let _ = timeout(Duration::from_secs(5), async {
                 match turn % 8 {
                     0 => self.unfinished_bodies().await,
@@ -197,7 +198,7 @@ impl Attacker {
         let mut calls = Vec::new();
         for (method, body) in bodies.iter().cycle().take(200) {
             let Some(mut call) = connection.call(method, None).await else { break };
-            // h2 keeps it until the window allows it.
+            // h2 keeps the rest until the window allows it.
             let _ = call.body.send_data(body.clone(), false);
             calls.push(call);
         }
@@ -212,7 +213,7 @@ impl Attacker {
         self.keep_calls("with many elements", connection, vec![call]).await;
     }
 
-    /// Calls that do not end by themselves.
+    /// Calls that do not end.
     async fn calls(&self, method: &str, frame: Option<Bytes>) {
         let Some(connection) = Http2::connect(self.grpc, &self.ca).await else { return };
         let mut calls = Vec::new();
@@ -236,7 +237,7 @@ impl Attacker {
         }
     }
 
-    /// A connection without a byte, and a TLS connection without a byte.
+    /// A TCP connection and a TLS connection that send nothing.
     async fn silence(&self) {
         for address in [self.grpc, self.ops] {
             if let Ok(stream) = TcpStream::connect(address).await {

@@ -1,5 +1,5 @@
 //! Publish lanes (docs/adr/0017): the streams of a tenant share a few channels. Each stream keeps its order and gets
-//! its own outcomes, whatever the others do.
+//! its own outcomes, regardless of the others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -129,7 +129,7 @@ async fn an_internal_exchange_of_one_stream_does_not_disturb_49_others() {
         assert_eq!(result.outcome(), Outcome::Rejected, "{result:?}");
         assert!(result.reason.starts_with("EXCHANGE_IS_INTERNAL"), "{result:?}");
     };
-    // The broker closes the shared channel for the first one. From then on the stream has a channel of its own.
+    // The broker closes the shared channel for the first one. From then on the stream has a separate channel.
     publish_all(all.last_mut().unwrap(), internal(1), 1).await.iter().for_each(rejected);
     beside(&mut all, MESSAGES, internal(20)).await.iter().for_each(rejected);
     assert_eq!(tenant.purge("jobs").await, ((STREAMS - 1) * MESSAGES) as u64, "nothing was published twice");
@@ -143,9 +143,9 @@ async fn an_exchange_that_is_deleted_at_the_broker_costs_no_other_stream_a_messa
     tenant.bind("doomed", "jobs", "").await;
     let mut all = streams(&tenant, STREAMS).await;
     let doomed = |message: usize| to_exchange("doomed", "", body(STREAMS - 1, message));
-    // The lanes know the exchange from now on.
+    // The lanes remember the exchange from now on.
     assert_confirmed(&publish_all(all.last_mut().unwrap(), vec![doomed(0)], 1).await);
-    // Not through the gateway, which would look it up again.
+    // Deleted without the gateway, which would look it up again.
     let vhost = format!("wg.{}", tenant.id);
     let connection = amqp(tls(Some(&certificate_of(&tenant.id))), &vhost, Login::External).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -157,8 +157,8 @@ async fn an_exchange_that_is_deleted_at_the_broker_costs_no_other_stream_a_messa
     let missing = results.iter().filter(|result| result.reason.starts_with("EXCHANGE_NOT_FOUND")).count();
     let confirmed = results.iter().filter(|result| result.outcome() == Outcome::Confirmed).count();
     assert_eq!(missing + confirmed, MESSAGES, "{results:?}");
-    // What was unanswered when the broker closed the channel is published again, so there may be more copies, but not
-    // fewer.
+    // Messages that were unanswered when the broker closed the channel are published again, so there may be more
+    // copies, but not fewer.
     let depth = tenant.depth("jobs").await as usize;
     let bodies: BTreeSet<_> = tenant.take("jobs", depth).await.iter().map(|body| parse(body)).collect();
     let others = (0..STREAMS - 1).flat_map(|stream| (0..MESSAGES).map(move |message| (stream, message)));
@@ -191,7 +191,7 @@ async fn run(tenant: &Tenant, seed: u64) {
     assert_eq!(tenant.purge("jobs").await, confirmed as u64, "seed {seed}: confirmed and stored");
 }
 
-/// `WARRENGATE_TEST_LANE_RUNS=100 cargo test --test it lanes::no_outcome` is the whole proof of docs/adr/0003.
+/// `WARRENGATE_TEST_LANE_RUNS=100 cargo test --test it lanes::no_outcome` is the complete test of docs/adr/0003.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_outcome_of_50_streams_is_wrong_when_a_tenth_is_unroutable() {
     let runs = std::env::var("WARRENGATE_TEST_LANE_RUNS").map_or(5, |runs| runs.parse().unwrap());
@@ -221,7 +221,7 @@ async fn flood(publisher: &mut RawPublisher, confirmed: &AtomicUsize, stop: &Ato
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_publish_as_much_as_possible_do_not_delay_another_one() {
-    // More than there are lanes, so that each lane has some.
+    // More streams than lanes, so that each lane has several.
     const FLOODS: usize = 12;
     const MESSAGES: usize = 9;
     let tenant = Tenant::fresh().await;
@@ -245,8 +245,8 @@ async fn streams_that_publish_as_much_as_possible_do_not_delay_another_one() {
         meanwhile
     };
     let (_, meanwhile) = tokio::join!(join_all(flooding), other);
-    // It waits for what the lanes have sent (about 4,000 messages), and not for what the other streams have pushed
-    // (24,000).
+    // It waits for the messages that the lanes have sent (about 4,000), and not for those that the other streams have
+    // pushed (24,000).
     let median = meanwhile[MESSAGES / 2];
     assert!(median < 12_000, "messages of the others were confirmed first: {meanwhile:?}");
 }
@@ -305,7 +305,7 @@ async fn idle_streams_have_no_channel() {
     let broker = Management::new();
     let path = format!("vhosts/wg.{}/channels", tenant.id);
     let channels = async || broker.get(&path).await.unwrap().as_array().unwrap().len();
-    // The statistics arrive late, so the channels are seen first, and are not more than there are lanes (and one of the
+    // The statistics arrive late, so the channels are awaited first; then there are not more than lanes (and one of the
     // operation that declared the queue).
     until("channels", async || (1..=5).contains(&channels().await).then_some(())).await;
     until("no channel", async || (channels().await == 0).then_some(())).await;

@@ -55,7 +55,7 @@ impl Holders {
         holders
     }
 
-    /// Waits until so many were delivered.
+    /// Waits until this many were delivered.
     async fn until(&mut self, count: usize) {
         within("deliveries", async {
             while self.unsettled.iter().map(Vec::len).sum::<usize>() < count {

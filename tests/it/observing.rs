@@ -44,7 +44,7 @@ async fn an_observer_sees_the_usage_and_audit_events_of_its_own_tenant_only() {
         let denied = observer.admin().list_audit_events(request).await.expect_err("another tenant");
         assert_eq!(reason(&denied), "PLATFORM_ADMINISTRATORS_ONLY");
     }
-    // A client of another tenant names this one. The attempt is in the trail, and not shown to this tenant.
+    // A client of another tenant names this one. The attempt is recorded, and not shown to this tenant.
     let elsewhere = client(&gateway, &other, "curious", pb::Grants { administer: true, ..Default::default() }).await;
     let request = pb::SuspendTenantRequest { tenant: tenant.id.clone() };
     elsewhere.admin().suspend_tenant(request).await.expect_err("another tenant");
@@ -154,7 +154,7 @@ async fn open_streams_are_listed_with_what_they_do_and_closed_with_a_clear_code(
 #[tokio::test]
 async fn the_status_shows_the_broker_the_store_and_the_certificates() {
     let admin = SharedStack::get().admin().await;
-    // The broker has figures of a node a few seconds after its start.
+    // The broker reports a node's figures a few seconds after its start.
     let status = until("the figures of the node", async || {
         let status = admin.admin().get_status(pb::GetStatusRequest {}).await.unwrap().into_inner();
         let has_figures = status.broker.as_ref().unwrap().nodes[0].memory_limit_bytes > 0;

@@ -29,7 +29,7 @@ async fn log_of(messages: usize) -> Tenant {
     tenant
 }
 
-/// Reads so many from there; their offsets and bodies.
+/// Reads this many messages from a position; returns their offsets and bodies.
 async fn read(tenant: &Tenant, position: Position, count: usize) -> Vec<(u64, String)> {
     let mut reader = RawSubscription::open(&tenant.client, from(position)).await;
     let read = reader.take(count).await;

@@ -65,7 +65,7 @@ async fn deleting_a_tenant_ends_all_its_streams_with_the_reason() {
         ("the deleted tenant's subscriber was cut after", subscriber.end().await),
         ("the deleted tenant's idle publisher was cut after", idle.end().await),
     ] {
-        // The tenant is suspended first, which may be all that another gateway knows at that moment.
+        // The tenant is suspended first, and another gateway may have loaded only that.
         let answer = (status.code(), reason(&status));
         let ways = [(Code::Unauthenticated, "TENANT_NOT_FOUND"), (Code::PermissionDenied, "TENANT_SUSPENDED")];
         assert!(ways.contains(&(answer.0, answer.1.as_str())), "{status:?}");
@@ -169,7 +169,7 @@ async fn a_conflicting_declaration_names_the_argument_without_effect_on_others()
         (pb::Queue { max_length: 5, single_active_consumer: true, ..pb::Queue::default() }, "single_active_consumer"),
         (pb::Queue { max_length: 5, max_delivery_attempts: 3, ..pb::Queue::default() }, "max_delivery_attempts"),
     ] {
-        // A stream queue has no max_length, so it is refused before the broker is asked.
+        // A stream queue has no max_length, so the gateway refuses it before a request to the broker.
         let other =
             if other.r#type == i32::from(QueueType::Stream) { pb::Queue { max_length: 0, ..other } } else { other };
         let queue = Some(pb::Queue { name: "jobs".into(), ..other });

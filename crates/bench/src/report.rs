@@ -1,6 +1,6 @@
 //! The report of a measurement: summaries, ratios, JSON, Markdown and a plot.
 //!
-//! It says when its figures are unreliable: a debug build, a single round, or a busy machine.
+//! It reports when its figures are unreliable: a debug build, a single round, or a busy machine.
 
 mod markdown;
 mod plot;

@@ -1,5 +1,5 @@
 //! An established AMQP connection and the task that watches its events. When the connection is lost, its users are
-//! notified and its socket is shut down, so that lapin's I/O thread ends whatever the peer does.
+//! notified and its socket is shut down, so that lapin's I/O thread ends in any case.
 
 use std::{
     sync::{

@@ -49,7 +49,7 @@ impl Inbox {
         self.excess.front().copied()
     }
 
-    /// How many messages of the recent mean size fit into so many bytes.
+    /// How many messages of the recent mean size fit into this many bytes.
     pub(super) fn fit(&self, bytes: usize) -> usize {
         (bytes as f64 / self.mean.max(1.0)) as usize
     }
@@ -83,7 +83,7 @@ impl Inbox {
         self.mean += if self.mean == 0.0 { bytes } else { (bytes - self.mean) / 8.0 };
     }
 
-    /// The next batch in order: at most so many messages, of `frame` bytes together unless it is one larger message,
+    /// The next batch in order: at most `most` messages, of `frame` bytes together unless it is one larger message,
     /// within the capacity unless nothing else is unsettled.
     pub(super) fn next_batch(&mut self, most: usize, frame: usize, capacity: Capacity) -> Vec<Incoming> {
         let (mut count, mut bytes) = (0, 0);

@@ -16,7 +16,7 @@ use crate::pb::Outcome;
 const MESSAGES: usize = 600;
 /// The consumer's time for one message.
 const PACE: Duration = Duration::from_millis(8);
-/// A line is printed for every so many messages.
+/// A line is printed after this many messages.
 const STEP: usize = 100;
 
 pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {

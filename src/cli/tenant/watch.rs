@@ -24,7 +24,7 @@ pub(super) struct Watch {
     /// Only this queue
     #[arg(long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// Stop after so many snapshots
+    /// Stop after this number of snapshots
     #[arg(long, short = 'n', value_name = "N")]
     count: Option<u64>,
 }

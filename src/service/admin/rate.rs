@@ -24,7 +24,7 @@ impl std::fmt::Debug for CallRates {
 }
 
 impl CallRates {
-    /// Allows so many calls of each tenant per second.
+    /// Allows this many calls of each tenant per second.
     pub(super) fn new(per_second: u32) -> Self {
         let per_second = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
         Self(RateLimiter::keyed(Quota::per_second(per_second).allow_burst(per_second.saturating_mul(BURST_SECONDS))))

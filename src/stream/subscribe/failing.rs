@@ -172,8 +172,8 @@ async fn policy_read(policy: &mut Policy) -> Option<RetryPolicy> {
     }
 }
 
-/// The disposition of a message that has failed once more, after so many failures before. While the policy is unknown,
-/// no message is dead-lettered.
+/// The disposition of a message that has failed once more, after this number of earlier failures. While the policy is
+/// unknown, no message is dead-lettered.
 fn disposition(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Disposition {
     let failures = failures_before.saturating_add(1);
     let default = RetryPolicy::default();
@@ -196,7 +196,7 @@ fn disposition(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> 
 }
 
 impl Machine {
-    /// Fails deliveries whose lease has expired. A stream queue keeps its messages in any case.
+    /// Fails deliveries whose lease has expired. A stream queue always keeps its messages.
     pub(super) fn expire(&mut self, consumer: &mut Consumer) -> Result<(), End> {
         for (id, failed) in self.outstanding.expire(Instant::now()) {
             self.unread.expired_delivery_ids.push(id);

@@ -1,4 +1,4 @@
-//! A consumer as an application would write it, which reports everything it sees.
+//! A consumer as an application would write it, which reports every event.
 //!
 //! It subscribes again after a permanent failure without limit.
 

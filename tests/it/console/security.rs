@@ -28,7 +28,7 @@ async fn a_session_is_a_sealed_cookie_that_no_script_and_no_other_site_can_use()
     }
     let value = session.split_once('=').expect("a value").1.split(';').next().unwrap();
     let bytes = URL_SAFE_NO_PAD.decode(value).expect("base64");
-    // Longer texts than a few characters, which encrypted bytes contain by chance.
+    // Encrypted bytes contain short texts by chance.
     for text in [secrecy::ExposeSecret::expose_secret(secret), "\"admin\"", "eyJ0eXAi"] {
         assert!(!bytes.windows(text.len()).any(|part| part == text.as_bytes()), "secret, id and token cannot be read");
     }
@@ -146,7 +146,7 @@ async fn forms_of_other_sites_and_of_other_sessions_change_nothing() {
         assert!(response.text().await.unwrap().contains("CROSS_SITE_REQUEST"), "{name}: {value}");
     }
     let response = form(&browser).send().await.unwrap();
-    assert_eq!(response.status(), StatusCode::FORBIDDEN, "a form that does not say where it comes from");
+    assert_eq!(response.status(), StatusCode::FORBIDDEN, "a form without an origin");
     let other = Browser::signed_in("admin", admin).await;
     let fields = [("id", id.as_str()), ("csrf", other.csrf())];
     browser.forget_csrf();

@@ -75,7 +75,7 @@ impl Browser {
         self.follow(path, request).await
     }
 
-    /// A form without the headers that say where it comes from.
+    /// Sends a form without the headers for its origin.
     pub fn form(&self, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
         let csrf = ("csrf", self.csrf.as_str());
         let pairs = fields.iter().copied().chain([csrf]);

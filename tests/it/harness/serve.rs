@@ -67,7 +67,7 @@ impl Serve {
         format!("https://{}", self.grpc)
     }
 
-    /// A client of this tenant, as soon as this gateway knows it.
+    /// A client of this tenant, once this gateway has loaded it.
     pub async fn client(&self, dedicated: &DedicatedStack, tenant: &Tenant) -> Client {
         let client = dedicated.client_at(&self.endpoint(), &tenant.client_id, &tenant.secret).await;
         known(&client).await;

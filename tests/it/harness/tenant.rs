@@ -53,7 +53,7 @@ impl Tenant {
         self.client_at(&format!("https://{}", proxy.endpoint())).await
     }
 
-    /// A client of any gateway of the shared stack, as soon as that gateway knows it.
+    /// A client of any gateway of the shared stack, once that gateway has loaded it.
     pub async fn client_at(&self, endpoint: &str) -> Client {
         let credentials = Credentials::Secret { client_id: self.client_id.clone(), secret: self.secret.clone() };
         let client = SharedStack::get().client_at(endpoint, credentials).await;
@@ -166,7 +166,7 @@ pub fn all_grants() -> pb::Grants {
     }
 }
 
-/// Waits until the client's gateway knows it, because another gateway may have just created it.
+/// Waits until the client's gateway has loaded it, because another gateway may have just created it.
 pub async fn known(client: &Client) {
     until("the gateway knows the client", async || client.auth().who_am_i(pb::WhoAmIRequest {}).await.ok()).await;
 }

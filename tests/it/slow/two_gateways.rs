@@ -80,7 +80,7 @@ impl Pair {
     }
 }
 
-/// Publishes until a message is confirmed, which requires that the gateway knows the client.
+/// Publishes until a message is confirmed, which requires that the gateway has loaded the client.
 async fn published(client: &Client, queue: &str) {
     until("a publish", async || {
         let results = client.publish_batch(vec![to_queue(queue, "x")]).await.ok()?;
@@ -89,7 +89,7 @@ async fn published(client: &Client, queue: &str) {
     .await;
 }
 
-/// Declares a queue as soon as the gateway knows the tenant.
+/// Declares a queue once the gateway has loaded the tenant.
 async fn declared(tenant: &Tenant, queue: &str) {
     until("a declaration", async || {
         let queue = pb::Queue { name: queue.into(), ..pb::Queue::default() };

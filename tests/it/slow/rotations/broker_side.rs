@@ -20,7 +20,7 @@ async fn broker_reads_its_files(dedicated: &DedicatedStack) {
     dedicated.stack.node().control(&["eval", "ssl:clear_pem_cache()."]).await.unwrap();
 }
 
-/// The broker, as who trusts the one and shows a certificate of the other sees it.
+/// The broker, as seen by a client that trusts one authority and presents a certificate of another.
 async fn seen(dedicated: &DedicatedStack, trusted: &Authority, signer: &Authority) -> NodeReachability {
     check_reachability(&dedicated.stack.config().broker, trusted, signer).await.remove(0)
 }

@@ -12,11 +12,11 @@ use warrengate_testkit::folder::RunFolder;
 
 use crate::{target::Target, wait::until};
 
-pub struct World {
+pub struct Environment {
     pub target: Target,
     stack: Stack,
     pub ca: String,
-    /// The platform administrator, at the gateway that is not attacked.
+    /// The platform administrator, connected to the gateway that is not attacked.
     pub admin: Client,
     _folder: RunFolder,
 }
@@ -28,7 +28,7 @@ pub struct Tenant {
     pub credentials: (String, SecretString),
 }
 
-impl World {
+impl Environment {
     pub async fn start() -> Self {
         let folder = RunFolder::create(Path::new(env!("CARGO_TARGET_TMPDIR")), "hostile").unwrap();
         let mut options = StackOptions::new(folder.path());
@@ -66,7 +66,7 @@ impl World {
         (client_id, made.client_secret.into())
     }
 
-    /// Takes all grants of a client away, at the other gateway.
+    /// Removes all grants of a client at the other gateway.
     pub async fn remove_grants(&self, client_id: &str) {
         let client = pb::Client { client_id: client_id.into(), grants: Some(Default::default()), ..Default::default() };
         let update_mask = Some(prost_types::FieldMask { paths: vec!["grants".into()] });
@@ -74,10 +74,10 @@ impl World {
         self.admin.admin().update_client(request).await.unwrap();
     }
 
-    /// A client of the gateway under attack, as soon as that knows it.
+    /// A client of the gateway under attack, once that gateway has loaded it.
     pub async fn connect(&self, (id, secret): &(String, SecretString)) -> Client {
         let client = connect(&self.target.endpoint(), &self.ca, id, secret).await;
-        until("the gateway knows the client", async || client.auth().who_am_i(pb::WhoAmIRequest {}).await.ok()).await;
+        until("the gateway to load the client", async || client.auth().who_am_i(pb::WhoAmIRequest {}).await.ok()).await;
         client
     }
 

@@ -1,4 +1,4 @@
-//! A tenant that does nothing wrong: how long its calls take, and whether its stream goes on.
+//! A tenant without attacks: how long its calls take, and whether its stream continues.
 
 use std::{
     sync::{
@@ -14,15 +14,15 @@ use warrengate::pb::{self, subscribe_response::Event};
 
 use crate::{
     consumer::{RawSubscription, start},
+    environment::{Environment, Tenant},
     report::{Report, percentile},
-    world::{Tenant, World},
 };
 
 /// How long its calls are measured before the attack.
 const ALONE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
 
-pub struct Innocent {
+pub struct ControlTenant {
     tenant: Arc<Tenant>,
     alone: f64,
     stream: JoinHandle<Result<u64, String>>,
@@ -31,10 +31,10 @@ pub struct Innocent {
     _guard: DropGuard,
 }
 
-impl Innocent {
-    /// Opens its stream, and measures its calls while nothing else happens.
-    pub async fn start(world: &World) -> Self {
-        let tenant = Arc::new(world.tenant().await);
+impl ControlTenant {
+    /// Opens its stream, and measures its calls before the attack.
+    pub async fn start(environment: &Environment) -> Self {
+        let tenant = Arc::new(environment.tenant().await);
         tenant.queue("jobs", pb::QueueType::Quorum).await;
         let stop = CancellationToken::new();
         let subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
@@ -45,22 +45,22 @@ impl Innocent {
         Self { tenant, alone, stream, published, _guard: stop.clone().drop_guard(), stop }
     }
 
-    /// Measures its calls for so long; the 99th percentile in milliseconds, with failures as endless.
+    /// Measures its calls for this time; returns the 99th percentile in milliseconds, infinite with failures.
     pub async fn during(&self, time: Duration) -> f64 {
         percentile(&latencies(&self.tenant, time).await, 99.0)
     }
 
     /// Whether a new connection of a known client is served.
-    pub async fn connects(&self, world: &World) -> bool {
-        let connecting = world.connect(&self.tenant.credentials);
+    pub async fn connects(&self, environment: &Environment) -> bool {
+        let connecting = environment.connect(&self.tenant.credentials);
         tokio::time::timeout(Duration::from_secs(10), connecting).await.is_ok()
     }
 
-    /// Ends it, and reports what it saw.
-    pub async fn judge(self, attack: &str, p99: f64, report: &mut Report) {
-        let result = format!("{p99:.0} ms, {:.0} ms alone", self.alone);
-        report.time(attack, "innocent's p99 at most twice that alone", result, p99 <= 2.0 * self.alone);
-        // The last messages arrive.
+    /// Stops it, and reports the results.
+    pub async fn check(self, attack: &str, p99: f64, report: &mut Report) {
+        let result = format!("{p99:.0} ms, {:.0} ms before", self.alone);
+        report.time(attack, "control tenant: p99 at most twice that before", result, p99 <= 2.0 * self.alone);
+        // Time for the last messages to arrive.
         tokio::time::sleep(Duration::from_secs(2)).await;
         self.stop.cancel();
         let seen = self.stream.await.unwrap();
@@ -69,7 +69,7 @@ impl Innocent {
             Ok(seen) => (format!("{seen} of {published} messages"), seen >= published),
             Err(what) => (what, false),
         };
-        report.must(attack, "innocent's stream is not interrupted", text, is_kept);
+        report.must(attack, "control tenant: stream not interrupted", text, is_kept);
     }
 }
 
@@ -101,7 +101,7 @@ async fn publish(tenant: Arc<Tenant>, published: Arc<AtomicU64>, stop: Cancellat
     }
 }
 
-/// How many messages came, or what else came.
+/// The number of messages received, or the event that interrupted the stream.
 async fn follow(mut subscription: RawSubscription, stop: CancellationToken) -> Result<u64, String> {
     let mut seen = 0;
     loop {
