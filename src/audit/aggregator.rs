@@ -26,8 +26,8 @@ struct Limits {
     kinds: usize,
 }
 
-const OF_RECOGNISED: Limits = Limits { rows: 1_000, kinds: 4_096 };
-const OF_UNAUTHENTICATED: Limits = Limits { rows: 100, kinds: 250 };
+const CLIENT_LIMITS: Limits = Limits { rows: 1_000, kinds: 4_096 };
+const UNAUTHENTICATED_LIMITS: Limits = Limits { rows: 100, kinds: 250 };
 
 /// The events that are counted together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -159,7 +159,7 @@ pub(super) struct Aggregator {
 
 impl Default for Aggregator {
     fn default() -> Self {
-        Self { recognised: Group::new(OF_RECOGNISED), unauthenticated: Group::new(OF_UNAUTHENTICATED) }
+        Self { recognised: Group::new(CLIENT_LIMITS), unauthenticated: Group::new(UNAUTHENTICATED_LIMITS) }
     }
 }
 
@@ -257,8 +257,8 @@ mod tests {
         let crowd = (0..5_000).map(|i| refusal("", &format!("10.1.{}.{}:1", i / 256, i % 256), "TOKEN_INVALID"));
         let recorded = crowd.filter_map(|event| aggregator.take(event)).count() as u64;
         let rows = aggregator.end(7);
-        assert_eq!(recorded, OF_UNAUTHENTICATED.rows);
-        assert!(rows.len() <= OF_UNAUTHENTICATED.kinds + 2, "{}", rows.len());
+        assert_eq!(recorded, UNAUTHENTICATED_LIMITS.rows);
+        assert!(rows.len() <= UNAUTHENTICATED_LIMITS.kinds + 2, "{}", rows.len());
         assert_eq!(recorded + rows.iter().map(|row| row.times).sum::<u64>(), 5_007);
         assert!(rows.iter().any(|row| row.rule == "TOO_MANY_CALLERS"));
         assert!(rows.iter().any(|row| (row.rule.as_str(), row.times) == ("TOO_MANY_AT_ONCE", 7)));

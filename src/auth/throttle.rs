@@ -196,13 +196,13 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         Self { quota, own: Mutex::default(), shared: Bucket::new(quota) }
     }
 
-    fn own(&self) -> MutexGuard<'_, HashMap<K, Arc<Bucket>>> {
+    fn lock_own(&self) -> MutexGuard<'_, HashMap<K, Arc<Bucket>>> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Admits this key, or returns how long it has to wait.
     fn enter(&self, key: &K) -> Result<Option<ProbePermit>, Error> {
-        let own = self.own();
+        let own = self.lock_own();
         let bucket = match own.get(key) {
             Some(bucket) => bucket,
             None if own.len() >= MAX_BUCKETS => &self.shared,
@@ -236,7 +236,7 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
     }
 
     fn bucket(&self, key: K) -> Arc<Bucket> {
-        let mut own = self.own();
+        let mut own = self.lock_own();
         if let Some(bucket) = own.get(&key) {
             return Arc::clone(bucket);
         }
@@ -349,7 +349,7 @@ mod tests {
             let [a, b] = u16::try_from(i).expect("small").to_be_bytes();
             let _ = fails(&throttle, &format!("c{i}"), &format!("10.7.{a}.{b}"));
         }
-        assert!(throttle.clients.own().len() <= MAX_BUCKETS && throttle.addresses.own().len() <= MAX_BUCKETS);
+        assert!(throttle.clients.lock_own().len() <= MAX_BUCKETS && throttle.addresses.lock_own().len() <= MAX_BUCKETS);
         assert!(
             throttle.attempt(client("brand-new"), address("10.8.0.1")).is_err(),
             "it shares a bucket with the others"

@@ -64,17 +64,17 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let client = args.connection.connect(DATA).await?;
     let room = Room::enter(client, &args.room, &args.name).await?;
     let since = SystemTime::now().checked_sub(args.history).unwrap_or(SystemTime::UNIX_EPOCH);
-    let mut talk = room.talk(since).await?;
+    let mut conversation = room.conversation(since).await?;
     let mut presence = room.presence(SystemTime::now() - STALE).await?;
     if !output.is_json() && std::io::stdin().is_terminal() {
         output.note(&format!("Enter sends a line. {HELP}."));
     }
     let mut chat = Chat { room, roster: Roster::default(), entered: false, output };
-    let stayed = chat.run_until_quit(&mut talk, &mut presence).await;
+    let stayed = chat.run_until_quit(&mut conversation, &mut presence).await;
     chat.room.leave().await;
-    let (talk, presence) = (talk.close().await, presence.close().await);
+    let (conversation, presence) = (conversation.close().await, presence.close().await);
     stayed?;
-    talk?;
+    conversation?;
     Ok(presence?)
 }
 
@@ -88,7 +88,11 @@ struct Chat<'a> {
 
 impl Chat<'_> {
     /// Runs until the person leaves.
-    async fn run_until_quit(&mut self, talk: &mut Subscription, presence: &mut Subscription) -> Result<(), Error> {
+    async fn run_until_quit(
+        &mut self,
+        conversation: &mut Subscription,
+        presence: &mut Subscription,
+    ) -> Result<(), Error> {
         let mut lines = read_lines();
         let mut signals = Signals::listen()?;
         let mut beat = tokio::time::interval(PRESENCE_INTERVAL);
@@ -105,9 +109,9 @@ impl Chat<'_> {
                     // Two slashes send a line that starts with one.
                     Some(text) => self.room.say(text.strip_prefix('/').unwrap_or(text)).await?,
                 },
-                event = talk.next_event() => match event? {
+                event = conversation.next_event() => match event? {
                     Some(Event::Delivery(delivery)) => {
-                        talk.ack(&delivery)?;
+                        conversation.ack(&delivery)?;
                         if let Some(message) = ChatMessage::of(&delivery) && !self.room.is_own(&message.session) {
                             self.print(&message)?;
                         }

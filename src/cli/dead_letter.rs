@@ -66,7 +66,7 @@ enum Action {
     /// Publish dead letters to their queues again
     Redrive {
         #[command(flatten)]
-        which: Which,
+        which: SelectionArgs,
         /// Maximum rate per second
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         max_per_second: u32,
@@ -76,7 +76,7 @@ enum Action {
     /// Delete dead letters
     Purge {
         #[command(flatten)]
-        which: Which,
+        which: SelectionArgs,
     },
 }
 
@@ -134,7 +134,7 @@ struct Filter {
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct SelectionArgs {
     /// Ids of dead letters
     #[arg(value_name = "ID")]
     ids: Vec<String>,
@@ -158,7 +158,7 @@ impl Filter {
     }
 }
 
-impl Which {
+impl SelectionArgs {
     fn selection(self) -> Result<pb::DeadLetterSelection, Error> {
         let filter = self.filter.filter();
         let filter = (filter != pb::DeadLetterFilter::default()).then_some(filter);

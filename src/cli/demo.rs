@@ -128,11 +128,11 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 }
 
 /// What a demonstration showed.
-type Lessons = Vec<String>;
+type Observations = Vec<String>;
 
-async fn demonstrate(name: Name, demo: &Context<'_>) -> Result<Lessons, Error> {
+async fn demonstrate(name: Name, demo: &Context<'_>) -> Result<Observations, Error> {
     match name {
-        Name::All => Ok(Lessons::new()),
+        Name::All => Ok(Observations::new()),
         Name::WorkQueue => work_queue::run(demo).await,
         Name::Orders => orders::run(demo).await,
         Name::Logs => logs::run(demo).await,

@@ -47,11 +47,11 @@ enum Action {
         #[arg(long, value_name = "PLAN", help_heading = None)]
         like: Option<String>,
         #[command(flatten)]
-        given: Box<Given>,
+        given: Box<PlanFlags>,
     },
     /// Change limits of a plan; the others remain unchanged
     #[command(arg_required_else_help = true)]
-    Update(Box<Given>),
+    Update(Box<PlanFlags>),
     /// Delete a plan that no tenant uses
     Delete {
         /// The plan
@@ -60,7 +60,7 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-struct Given {
+struct PlanFlags {
     /// 1 to 40 characters of a-z, 0-9 and "-", starting with a letter
     name: String,
     #[command(flatten)]

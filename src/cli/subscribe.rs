@@ -12,7 +12,7 @@ use super::{
     output::properties,
     signals::Signals,
     stdout::Reader,
-    values::{self, From},
+    values::{self, StartPosition},
 };
 use crate::{
     client::{Event, Nack, SubscribeOptions, Subscription},
@@ -59,7 +59,7 @@ pub(super) struct Args {
     count: Option<u64>,
     /// Where to start in a stream queue: first, last, next, an offset, a time, or how long ago, like 1h
     #[arg(long, value_name = "WHERE", value_parser = values::from)]
-    from: Option<From>,
+    from: Option<StartPosition>,
     /// Maximum number of unsettled messages [default: 256]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     prefetch: u32,
@@ -106,11 +106,11 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let options = SubscribeOptions::queue(&args.queue).max_outstanding_messages(window);
     let options = match args.from {
         None => options,
-        Some(From::First) => options.from_first(),
-        Some(From::Last) => options.from_last(),
-        Some(From::Next) => options.from_next(),
-        Some(From::Offset(offset)) => options.from_offset(offset),
-        Some(From::Time(time)) => options.from_time(time),
+        Some(StartPosition::First) => options.from_first(),
+        Some(StartPosition::Last) => options.from_last(),
+        Some(StartPosition::Next) => options.from_next(),
+        Some(StartPosition::Offset(offset)) => options.from_offset(offset),
+        Some(StartPosition::Time(time)) => options.from_time(time),
     };
     // Nothing more arrives once the window is full.
     let limit = if args.no_ack { Some(args.count.unwrap_or(u64::MAX).min(window.into())) } else { args.count };

@@ -68,7 +68,7 @@ fn whole_seconds(moment: SystemTime) -> prost_types::Timestamp {
 
 /// Where to start in a stream queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum StartPosition {
     First,
     Last,
     Next,
@@ -77,12 +77,12 @@ pub(super) enum From {
 }
 
 /// `first`, `last`, `next`, an offset, a time, or how long ago.
-pub(super) fn from(text: &str) -> Result<From, String> {
+pub(super) fn from(text: &str) -> Result<StartPosition, String> {
     match text {
-        "first" => Ok(From::First),
-        "last" => Ok(From::Last),
-        "next" => Ok(From::Next),
-        _ => text.parse().map(From::Offset).or_else(|_| past(text).map(From::Time)).map_err(|_| {
+        "first" => Ok(StartPosition::First),
+        "last" => Ok(StartPosition::Last),
+        "next" => Ok(StartPosition::Next),
+        _ => text.parse().map(StartPosition::Offset).or_else(|_| past(text).map(StartPosition::Time)).map_err(|_| {
             "write first, last, next, an offset like 1000, a time like 2026-11-21T12:00:00Z, or how long ago, like 1h"
                 .to_owned()
         }),
@@ -122,10 +122,10 @@ mod tests {
         assert_eq!(duration("10").expect_err("no unit"), "write a duration like 500ms, 30s, 5m, \"1h 30m\" or 90d");
         assert_eq!(bytes("10 MB"), Ok(10_000_000));
         assert_eq!(bytes("1.5GiB").expect_err("no whole number"), format!("write {}", units::SIZE_FORM));
-        assert_eq!((from("first"), from("17")), (Ok(From::First), Ok(From::Offset(17))));
-        assert!(matches!(from("2026-11-21 12:00:00"), Ok(From::Time(_))));
+        assert_eq!((from("first"), from("17")), (Ok(StartPosition::First), Ok(StartPosition::Offset(17))));
+        assert!(matches!(from("2026-11-21 12:00:00"), Ok(StartPosition::Time(_))));
         let hour = std::time::Duration::from_secs(3_600);
-        let Ok(From::Time(start)) = from("1h") else { panic!("an hour ago") };
+        let Ok(StartPosition::Time(start)) = from("1h") else { panic!("an hour ago") };
         let age = SystemTime::now().duration_since(start).expect("past");
         assert!(age >= hour && age < 2 * hour, "{age:?}");
         assert!(from("yesterday").is_err() && past("yesterday").is_err());

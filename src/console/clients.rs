@@ -151,14 +151,14 @@ async fn page(user: User, Path(id): Path<String>, query: Query) -> PageResult {
                                 small { "such as 1h or 7d, at most 30 days; empty: it ends now, with its tokens and streams" }
                                 input name="overlap" value="1h" autocomplete="off"; }
                         };
-                        (parts::ask(&user, &at("rotate"), "Rotate the secret", question, None, &[]))
+                        (parts::confirmed_form(&user, &at("rotate"), "Rotate the secret", question, None, &[]))
                     }
                     @if !client.revoked {
                         @let question = html! { p { "Its secret and tokens are refused, and its open streams end. A revoked client cannot be used again." } };
-                        (parts::ask(&user, &at("revoke"), "Revoke", question, None, &[]))
+                        (parts::confirmed_form(&user, &at("revoke"), "Revoke", question, None, &[]))
                     }
                     @let question = html! { p { "Its id can then be used for another client." } };
-                    (parts::ask(&user, &at("delete"), "Delete", question, Some(&id), &[]))
+                    (parts::confirmed_form(&user, &at("delete"), "Delete", question, Some(&id), &[]))
                 }
             }
             section {

@@ -169,7 +169,7 @@ pub(super) fn segment(name: &str) -> String {
 }
 
 /// A form that is sent without a confirmation.
-pub(super) fn act(user: &User, action: &str, label: &str, fields: &[(&str, &str)]) -> Markup {
+pub(super) fn action_form(user: &User, action: &str, label: &str, fields: &[(&str, &str)]) -> Markup {
     html! {
         form.inline method="post" action=(action) {
             (user.csrf())
@@ -180,7 +180,7 @@ pub(super) fn act(user: &User, action: &str, label: &str, fields: &[(&str, &str)
 }
 
 /// A form with a confirmation; with `typed`, this name has to be typed.
-pub(super) fn ask(
+pub(super) fn confirmed_form(
     user: &User,
     action: &str,
     label: &str,

@@ -117,7 +117,7 @@ impl History {
         }
         let left = arrived.saturating_sub(measured.messages);
         let oldest = self.oldest(left).map(|came| now.saturating_duration_since(came));
-        self.thin(left);
+        self.drop_points(left);
         oldest
     }
 
@@ -132,7 +132,7 @@ impl History {
     }
 
     /// Drops points that are not needed any more, and every second one when there are too many.
-    fn thin(&mut self, left: u64) {
+    fn drop_points(&mut self, left: u64) {
         while self.moments.get(1).is_some_and(|(_, arrived)| *arrived <= left) {
             self.moments.pop_front();
         }

@@ -55,11 +55,11 @@ pub(super) async fn peek(
     let name = spec.queue.to_string();
     let peeked = broker.peek(scope, spec).await?;
     audit_context.done(Some(&format!("{name}, {} messages", peeked.messages.len())));
-    let messages = peeked.messages.into_iter().map(shown).collect();
+    let messages = peeked.messages.into_iter().map(to_proto).collect();
     Ok(pb::PeekMessagesResponse { messages, has_more: peeked.has_more })
 }
 
-fn shown((incoming, body_bytes): (Incoming, usize)) -> pb::PeekedMessage {
+fn to_proto((incoming, body_bytes): (Incoming, usize)) -> pb::PeekedMessage {
     pb::PeekedMessage {
         message: Some(incoming.message),
         exchange: incoming.exchange,

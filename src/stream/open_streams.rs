@@ -51,7 +51,7 @@ struct Counted {
 }
 
 impl Counted {
-    fn turn_to(&mut self, second: u64) {
+    fn advance_to(&mut self, second: u64) {
         match second.saturating_sub(self.second) {
             0 => return,
             1 => self.before = std::mem::take(&mut self.now),
@@ -154,7 +154,7 @@ impl Entry {
     fn state(&self, id: Uuid) -> StreamState {
         let (messages, messages_per_second) = {
             let mut counted = self.counted();
-            counted.turn_to(self.opened.elapsed().as_secs());
+            counted.advance_to(self.opened.elapsed().as_secs());
             (counted.total, counted.before)
         };
         StreamState {
@@ -205,7 +205,7 @@ impl ListedStream {
     pub fn count(&self, messages: usize) {
         let second = self.entry.opened.elapsed().as_secs();
         let mut counted = self.entry.counted();
-        counted.turn_to(second);
+        counted.advance_to(second);
         counted.total += messages as u64;
         counted.now += messages as u64;
     }
@@ -260,11 +260,11 @@ mod tests {
     #[test]
     fn the_rate_is_that_of_the_last_full_second() {
         let mut counted = Counted { total: 8, second: 7, now: 5, before: 3 };
-        counted.turn_to(7);
+        counted.advance_to(7);
         assert_eq!((counted.now, counted.before), (5, 3));
-        counted.turn_to(8);
+        counted.advance_to(8);
         assert_eq!((counted.now, counted.before), (0, 5));
-        counted.turn_to(10);
+        counted.advance_to(10);
         assert_eq!((counted.now, counted.before), (0, 0));
     }
 }

@@ -95,7 +95,7 @@ impl Budget {
     /// How long not to read a stream after one of its messages was throttled. No bucket fills up in that time, so the
     /// full rate of the plan remains available.
     pub fn pause(&self) -> Duration {
-        let half = |bucket: &Arc<Bucket>| bucket.fills_in() / 2;
+        let half = |bucket: &Arc<Bucket>| bucket.fill_time() / 2;
         let shortest = [&self.messages, &self.bytes].into_iter().flatten().map(half).min();
         shortest.map_or(MAX_PAUSE, |shortest| shortest.min(MAX_PAUSE))
     }

@@ -36,48 +36,48 @@ impl<'a> EffectiveGrants<'a> {
         Self { token, stored }
     }
 
-    fn both(&self, allows: impl Fn(&Grants) -> bool) -> bool {
+    fn both_allow(&self, allows: impl Fn(&Grants) -> bool) -> bool {
         allows(&self.stored.grants) && self.token.is_none_or(allows)
     }
 
     /// Whether it may publish to this exchange (`amq.default` for the default one) with this routing key.
     pub fn may_publish(&self, exchange_in_grants: &str, routing_key: &str) -> bool {
-        self.both(|grants| grants.may_publish(exchange_in_grants, routing_key))
+        self.both_allow(|grants| grants.may_publish(exchange_in_grants, routing_key))
     }
 
     /// Whether it may publish to this exchange with any routing key.
     pub fn may_publish_somewhere(&self, exchange_in_grants: &str) -> bool {
-        self.both(|grants| grants.may_publish_somewhere(exchange_in_grants))
+        self.both_allow(|grants| grants.may_publish_somewhere(exchange_in_grants))
     }
 
     /// Whether it may consume from, purge and inspect this queue.
     pub fn may_subscribe(&self, queue: &QueueName) -> bool {
-        self.both(|grants| grants.may_subscribe(queue))
+        self.both_allow(|grants| grants.may_subscribe(queue))
     }
 
     /// Whether it may subscribe to any queue.
     pub fn may_subscribe_somewhere(&self) -> bool {
-        self.both(Grants::may_subscribe_somewhere)
+        self.both_allow(Grants::may_subscribe_somewhere)
     }
 
     /// Whether it may declare, delete and bind this exchange or queue.
     pub fn may_configure(&self, name: &str) -> bool {
-        self.both(|grants| grants.may_configure(name))
+        self.both_allow(|grants| grants.may_configure(name))
     }
 
     /// Whether it may administer.
     pub fn administers(&self) -> bool {
-        self.both(Grants::administers)
+        self.both_allow(Grants::administers)
     }
 
     /// Whether it may read its tenant's usage, audit events, queue figures and open streams.
     pub fn observes(&self) -> bool {
-        self.both(Grants::observes)
+        self.both_allow(Grants::observes)
     }
 
     /// Whether these grants allow everything that `requested` allows.
     pub fn covers(&self, requested: &Grants) -> bool {
-        self.both(|grants| grants.covers(requested))
+        self.both_allow(|grants| grants.covers(requested))
     }
 
     /// The grants in the API's form.

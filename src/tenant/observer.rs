@@ -9,23 +9,23 @@ use crate::{auth::Caller, names::TenantId};
 #[derive(Debug, Clone)]
 pub struct Observer {
     tenant: TenantId,
-    who: Who,
+    role: Role,
 }
 
 #[derive(Debug, Clone)]
-enum Who {
+enum Role {
     Platform(Administrator),
     Client(TenantScope),
 }
 
 impl Observer {
     pub(super) fn platform(tenant: TenantId, administrator: Administrator) -> Self {
-        Self { tenant, who: Who::Platform(administrator) }
+        Self { tenant, role: Role::Platform(administrator) }
     }
 
     pub(super) fn client(scope: TenantScope) -> Result<Self, Error> {
         match scope.grants().observes() {
-            true => Ok(Self { tenant: scope.tenant().clone(), who: Who::Client(scope) }),
+            true => Ok(Self { tenant: scope.tenant().clone(), role: Role::Client(scope) }),
             false => Err(Error::NotObserver),
         }
     }
@@ -37,23 +37,23 @@ impl Observer {
 
     /// The caller.
     pub fn caller(&self) -> &Caller {
-        match &self.who {
-            Who::Platform(administrator) => administrator.caller(),
-            Who::Client(scope) => scope.caller(),
+        match &self.role {
+            Role::Platform(administrator) => administrator.caller(),
+            Role::Client(scope) => scope.caller(),
         }
     }
 
     /// Whether it is a platform administrator.
     pub fn is_platform(&self) -> bool {
-        matches!(self.who, Who::Platform(_))
+        matches!(self.role, Role::Platform(_))
     }
 
     /// Waits until the caller may no longer observe, and returns the reason. The expiry of the token is not included
     /// ([`Caller::expires`]), nor the deletion of a tenant that a platform administrator observes. Cancel safe.
     pub async fn ended(&self) -> Error {
-        match &self.who {
-            Who::Platform(administrator) => administrator.ended().await,
-            Who::Client(scope) => tokio::select! {
+        match &self.role {
+            Role::Platform(administrator) => administrator.ended().await,
+            Role::Client(scope) => tokio::select! {
                 biased;
                 why = scope.ended() => why,
                 () = scope.grant_lost(|grants| grants.observes()) => Error::NotObserver,

@@ -42,14 +42,14 @@ struct Open {
     all: usize,
     /// Connections of peers that are not authenticated, from unknown networks.
     unknown: usize,
-    by_network: HashMap<IpAddr, OfNetwork>,
+    by_network: HashMap<IpAddr, NetworkCounts>,
     refused: u64,
     logged: Option<Instant>,
 }
 
 /// The open connections of one network.
 #[derive(Debug, Clone, Copy, Default)]
-struct OfNetwork {
+struct NetworkCounts {
     all: usize,
     unauthenticated: usize,
 }

@@ -145,12 +145,12 @@ impl Stack {
                 ca: variable("WARRENGATE_TEST_CA").expect("WARRENGATE_TEST_CA").into(),
                 admin_secret: variable("WARRENGATE_TEST_ADMIN_SECRET").expect("WARRENGATE_TEST_ADMIN_SECRET"),
             },
-            None => Self::develop(&variable("WARRENGATE_BINARY").unwrap_or_else(|| "warrengate".to_owned())),
+            None => Self::start_stack(&variable("WARRENGATE_BINARY").unwrap_or_else(|| "warrengate".to_owned())),
         }
     }
 
     /// Starts `warrengate dev` in a separate folder, and reads the settings that it has written.
-    fn develop(binary: &str) -> Self {
+    fn start_stack(binary: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("warrengate-test-{}", Uuid::now_v7().simple()));
         fs::create_dir(&folder).expect("a folder");
         // All ports are reserved before the first one is released.

@@ -21,7 +21,7 @@ use std::{borrow::Cow, io};
 pub use figures::{Figure, Percentiles};
 pub use job::{Mode, Path, Tuning};
 pub use machine::Machine;
-pub use meter::Three;
+pub use meter::PerProcess;
 pub use plan::{Axes, Cell, Plan, QueueKind, Scenario};
 pub use process::WORKER_COMMAND;
 pub use report::{CellReport, LatencyAdded, Ratios, Report, Summary};

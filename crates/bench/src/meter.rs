@@ -14,7 +14,7 @@ pub(super) struct Meter {
 
 /// One value for each of the three processes: application, gateway, broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Three<T> {
+pub struct PerProcess<T> {
     /// The client process.
     pub application: T,
     /// The gateway; `None` on paths that do not use it.
@@ -23,9 +23,9 @@ pub struct Three<T> {
     pub broker: T,
 }
 
-impl<T> Three<T> {
-    pub(super) fn map<U>(self, change: impl Fn(T) -> U) -> Three<U> {
-        Three { application: change(self.application), gateway: change(self.gateway), broker: change(self.broker) }
+impl<T> PerProcess<T> {
+    pub(super) fn map<U>(self, change: impl Fn(T) -> U) -> PerProcess<U> {
+        PerProcess { application: change(self.application), gateway: change(self.gateway), broker: change(self.broker) }
     }
 }
 
@@ -34,15 +34,15 @@ impl<T> Three<T> {
 pub(super) struct Reading {
     at: Instant,
     /// Processor seconds since each process began.
-    cpu: Three<Option<f64>>,
+    cpu: PerProcess<Option<f64>>,
     /// Bytes of resident memory.
-    pub(super) memory: Three<Option<u64>>,
+    pub(super) memory: PerProcess<Option<u64>>,
     /// Busy processor seconds of the machine since the previous reading.
     busy: f64,
 }
 
 impl Meter {
-    pub(super) fn new(processes: Three<Option<u32>>) -> Self {
+    pub(super) fn new(processes: PerProcess<Option<u32>>) -> Self {
         let cpu = CpuRefreshKind::nothing().with_cpu_usage();
         let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(cpu));
         let pid = |id: Option<u32>| id.map(Pid::from_u32);
@@ -64,8 +64,8 @@ impl Meter {
         let memory = |index: usize| Some(self.system.process(self.processes[index]?)?.memory());
         Reading {
             at,
-            cpu: Three { application: cpu(0), gateway: cpu(1), broker: cpu(2) },
-            memory: Three { application: memory(0), gateway: memory(1), broker: memory(2) },
+            cpu: PerProcess { application: cpu(0), gateway: cpu(1), broker: cpu(2) },
+            memory: PerProcess { application: memory(0), gateway: memory(1), broker: memory(2) },
             busy: f64::from(self.system.global_cpu_usage()) / 100.0 * passed * processors(),
         }
     }
@@ -73,9 +73,9 @@ impl Meter {
 
 impl Reading {
     /// The processor seconds of each process since `before`.
-    pub(super) fn cpu_since(&self, before: &Self) -> Three<Option<f64>> {
+    pub(super) fn cpu_since(&self, before: &Self) -> PerProcess<Option<f64>> {
         let since = |now: Option<f64>, then: Option<f64>| Some(now? - then?);
-        Three {
+        PerProcess {
             application: since(self.cpu.application, before.cpu.application),
             gateway: since(self.cpu.gateway, before.cpu.gateway),
             broker: since(self.cpu.broker, before.cpu.broker),
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn processor_time_of_a_busy_process_is_measured() {
-        let own = Three { application: Some(std::process::id()), gateway: None, broker: None };
+        let own = PerProcess { application: Some(std::process::id()), gateway: None, broker: None };
         let mut meter = Meter::new(own);
         let before = meter.read(None);
         let began = Instant::now();

@@ -14,7 +14,7 @@ use super::{
     figures::{Figure, Percentiles},
     job::{Path, Tuning},
     machine::Machine,
-    meter::Three,
+    meter::PerProcess,
     plan::{Cell, Plan},
     rounds::Run,
     scenario::ScenarioReport,
@@ -81,9 +81,9 @@ pub struct Summary {
     /// The size of their bodies, in MiB per second.
     pub mib_per_second: Option<Figure>,
     /// Processor time for each message, in microseconds.
-    pub cpu_us_per_message: Three<Option<Figure>>,
+    pub cpu_us_per_message: PerProcess<Option<Figure>>,
     /// Resident memory at the end.
-    pub memory_mib: Three<Option<Figure>>,
+    pub memory_mib: PerProcess<Option<Figure>>,
     /// Median time from when a message was due until its arrival.
     pub p50_ms: Option<Figure>,
     /// 99th percentile of the same.
@@ -224,7 +224,7 @@ impl CellReport {
 impl Summary {
     fn of(path: Path, runs: &[Run]) -> Self {
         let all = |of: &dyn Fn(&Run) -> Option<f64>| Figure::of_all(runs.iter().filter(|run| run.path == path).map(of));
-        let three = |of: fn(&Run) -> Three<Option<f64>>| Three {
+        let three = |of: fn(&Run) -> PerProcess<Option<f64>>| PerProcess {
             application: all(&|run| of(run).application),
             gateway: all(&|run| of(run).gateway),
             broker: all(&|run| of(run).broker),

@@ -16,7 +16,7 @@ use super::{
     Error,
     job::{Account, Endpoints, Job, Load, Mode, Path},
     machine::Machine,
-    meter::{Meter, Three},
+    meter::{Meter, PerProcess},
     plan::{Cell, Plan, QueueKind},
     process::{Folder, GatewayProcess, Worker, free_address},
 };
@@ -143,7 +143,7 @@ impl Rig {
 
     /// A meter of the worker, a gateway and the broker.
     pub(super) fn meter(&self, worker: Option<&Worker>, gateway: Option<&GatewayProcess>) -> Meter {
-        Meter::new(Three {
+        Meter::new(PerProcess {
             application: worker.and_then(Worker::pid),
             gateway: gateway.and_then(GatewayProcess::pid),
             broker: self.node.pid(),

@@ -8,7 +8,7 @@ use super::{
     Error,
     figures::{Percentiles, number},
     job::{Account, Load, Mode, Outcome, Path},
-    meter::Three,
+    meter::PerProcess,
     plan::{Cell, Plan},
     process::{GatewayProcess, Worker},
     rig::{Rig, names},
@@ -34,9 +34,9 @@ pub struct Run {
     /// The size of their bodies, in MiB per second.
     pub mib_per_second: f64,
     /// Processor time for each message, in microseconds.
-    pub cpu_us_per_message: Three<Option<f64>>,
+    pub cpu_us_per_message: PerProcess<Option<f64>>,
     /// Resident memory at the end, in MiB.
-    pub memory_mib: Three<Option<f64>>,
+    pub memory_mib: PerProcess<Option<f64>>,
     /// The share of the machine's processors used by other programs: 0 to 1.
     pub others_share: f64,
     /// From when a message was due until its arrival; at fixed rates.
@@ -112,8 +112,8 @@ pub(super) async fn run(
 
 /// Resources used during the run.
 struct Usage {
-    cpu: Three<Option<f64>>,
-    memory: Three<Option<u64>>,
+    cpu: PerProcess<Option<f64>>,
+    memory: PerProcess<Option<u64>>,
     others: f64,
 }
 

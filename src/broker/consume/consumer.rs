@@ -65,7 +65,7 @@ const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a requeued delivery is expected here again; another consumer may have received it.
 const REQUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// RabbitMQ does not keep the order of more than 32 deliveries that are returned together.
-const RETURNED_TOGETHER: usize = 32;
+const MAX_RETURNED_TOGETHER: usize = 32;
 /// There is a pause after this many returns, because RabbitMQ combines them when more than 32 wait for its log.
 const RETURNS_AT_A_TIME: usize = 16;
 const RETURN_PAUSE: Duration = Duration::from_millis(10);
@@ -650,7 +650,7 @@ impl Flow {
 /// Returns all unsettled deliveries to the queue in their order.
 pub(in crate::broker) async fn return_in_order(channel: &Channel, mut tags: Vec<u64>) -> Result<(), lapin::Error> {
     tags.sort_unstable();
-    for (count, together) in tags.chunks(RETURNED_TOGETHER).enumerate() {
+    for (count, together) in tags.chunks(MAX_RETURNED_TOGETHER).enumerate() {
         if count > 0 && count % RETURNS_AT_A_TIME == 0 {
             tokio::time::sleep(RETURN_PAUSE).await;
         }

@@ -35,7 +35,7 @@ const DEAD_LETTER_ID: &str = "wg.dead-letter-id";
 /// The queue that dead-lettered it, why, and when.
 const QUEUE: &str = "wg.queue";
 const CODE: &str = "wg.code";
-const DIED: &str = "wg.died";
+const DEAD_LETTERED_AT: &str = "wg.died";
 /// How often it was redriven from the dead letters.
 const REDRIVES: &str = "wg.redrives";
 
@@ -125,7 +125,7 @@ impl RetainedDelivery {
             queue: text(QUEUE),
             code: text(CODE),
             reason: text(REASON),
-            died: number(DIED),
+            died: number(DEAD_LETTERED_AT),
             first_failure: number(FIRST_FAILURE),
             last_failure: number(LAST_FAILURE),
             redrives: number(REDRIVES).and_then(|count| u32::try_from(count).ok()).unwrap_or_default(),
@@ -149,7 +149,7 @@ impl RetainedDelivery {
         set(&mut headers, DEAD_LETTER_ID, long(&uuid::Uuid::now_v7().to_string()));
         set(&mut headers, QUEUE, long(queue));
         set(&mut headers, CODE, long(code));
-        set(&mut headers, DIED, millis(failure.at));
+        set(&mut headers, DEAD_LETTERED_AT, millis(failure.at));
         self.copy_that_fits(headers)
     }
 

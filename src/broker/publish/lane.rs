@@ -23,7 +23,7 @@ use super::{
     channel::{Open, Progress, Sent, open},
     confirms::Answer,
     lanes::{Lanes, Reservation},
-    lookups::{Looked, Lookups},
+    lookups::{LookupResult, Lookups},
     mailbox::{LaneHandle, Request},
     members::Members,
     outcome::PublishStatus,
@@ -45,7 +45,7 @@ const ISOLATION: Duration = Duration::from_secs(60);
 /// The number of lanes that are opened to find the publisher whose message made the broker close a channel.
 const SEPARATE_LANES: usize = 16;
 /// After this many publishes to an exchange that was just deleted, a publisher gets a separate lane.
-const MAX_STRIKES: u32 = 3;
+const MAX_CHANNEL_ERRORS: u32 = 3;
 
 /// Starts the task of a lane; `index` is its position among the shared lanes, if it is one of them.
 pub(in crate::broker) fn start(lanes: Arc<Lanes>, handle: Arc<LaneHandle>, index: Option<usize>) {
@@ -234,8 +234,8 @@ impl Lane {
                 let mut offenders = self.senders(Some(exchange));
                 offenders.retain(|member| {
                     self.members.get_mut(*member).is_some_and(|member| {
-                        member.strikes += 1;
-                        member.strikes >= MAX_STRIKES
+                        member.channel_errors += 1;
+                        member.channel_errors >= MAX_CHANNEL_ERRORS
                     })
                 });
                 self.last_error = Some(error);
@@ -319,8 +319,8 @@ impl Lane {
             let looked = self.lookups.poll_ended(cx, |member, exchange| members.waits_for(member, exchange));
             match looked {
                 None => return has_ended,
-                Some(Looked::Failed(error)) => self.last_error = Some(error),
-                Some(Looked::Up { exchange, exists, mut members }) => {
+                Some(LookupResult::Failed(error)) => self.last_error = Some(error),
+                Some(LookupResult::Up { exchange, exists, mut members }) => {
                     members.retain(|member| self.members.waits_for(*member, &exchange));
                     if exists {
                         self.lanes.exchange_exists(exchange);

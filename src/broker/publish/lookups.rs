@@ -33,7 +33,7 @@ pub(super) struct Lookups {
 }
 
 /// The result of a lookup.
-pub(super) enum Looked {
+pub(super) enum LookupResult {
     /// Whether the exchange exists, and the members that waited.
     Up { exchange: Arc<str>, exists: bool, members: Vec<usize> },
     /// The lookup failed and is repeated.
@@ -62,7 +62,7 @@ impl Lookups {
         &mut self,
         cx: &mut Context<'_>,
         is_awaited: impl Fn(usize, &str) -> bool,
-    ) -> Option<Looked> {
+    ) -> Option<LookupResult> {
         while self.running.len() < CONCURRENT_LOOKUPS
             && let Some(exchange) = self.queued.pop_front()
         {
@@ -73,7 +73,7 @@ impl Lookups {
             Ok(exists) => {
                 self.backoff.reset();
                 let members = self.waiting.remove(&exchange).unwrap_or_default();
-                Some(Looked::Up { exchange, exists, members })
+                Some(LookupResult::Up { exchange, exists, members })
             }
             Err(error) => {
                 let members = self.waiting.get(&exchange).map_or(&[][..], Vec::as_slice);
@@ -83,7 +83,7 @@ impl Lookups {
                 } else {
                     self.waiting.remove(&exchange);
                 }
-                Some(Looked::Failed(error))
+                Some(LookupResult::Failed(error))
             }
         }
     }

@@ -39,7 +39,7 @@ pub(super) struct Member {
     /// The exchange whose lookup it waits for.
     pub(super) looked_up: Option<Arc<str>>,
     /// How often the broker closed a channel because an exchange of this publisher's messages was missing.
-    pub(super) strikes: u32,
+    pub(super) channel_errors: u32,
 }
 
 /// All publishers of a lane.
@@ -344,7 +344,7 @@ impl Member {
             outcomes: Vec::new(),
             is_queued: false,
             looked_up: None,
-            strikes: 0,
+            channel_errors: 0,
         }
     }
 }

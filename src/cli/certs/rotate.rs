@@ -21,8 +21,8 @@ pub(super) struct Authority {
     #[arg(value_enum)]
     step: RotationStep,
     /// The authority
-    #[arg(long, value_enum, default_value_t = Whose::Broker)]
-    of: Whose,
+    #[arg(long, value_enum, default_value_t = AuthorityKind::Broker)]
+    of: AuthorityKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -36,7 +36,7 @@ enum RotationStep {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Whose {
+enum AuthorityKind {
     /// Signs for the broker, the provisioner and the tenants
     Broker,
     /// Signs for the gateway; applications trust it
@@ -56,12 +56,12 @@ pub(super) struct Password {
 
 pub(super) fn authority(certs: &CertsDir, args: &Authority, output: &Output) -> Result<(), Error> {
     let (item, step) = match (args.of, args.step) {
-        (Whose::Broker, RotationStep::Prepare) => (Item::BrokerCa, Step::Prepare),
-        (Whose::Broker, RotationStep::Switch) => (Item::BrokerCa, Step::Switch),
-        (Whose::Broker, RotationStep::Finish) => (Item::BrokerCa, Step::Finish),
-        (Whose::Gateway, RotationStep::Prepare) => (Item::GatewayCa, Step::Prepare),
-        (Whose::Gateway, RotationStep::Switch) => (Item::GatewayCa, Step::Switch),
-        (Whose::Gateway, RotationStep::Finish) => (Item::GatewayCa, Step::Finish),
+        (AuthorityKind::Broker, RotationStep::Prepare) => (Item::BrokerCa, Step::Prepare),
+        (AuthorityKind::Broker, RotationStep::Switch) => (Item::BrokerCa, Step::Switch),
+        (AuthorityKind::Broker, RotationStep::Finish) => (Item::BrokerCa, Step::Finish),
+        (AuthorityKind::Gateway, RotationStep::Prepare) => (Item::GatewayCa, Step::Prepare),
+        (AuthorityKind::Gateway, RotationStep::Switch) => (Item::GatewayCa, Step::Switch),
+        (AuthorityKind::Gateway, RotationStep::Finish) => (Item::GatewayCa, Step::Finish),
     };
     let report = certs.rotate(item, step).map_err(anyhow::Error::new)?;
     let next = next_step(args.of, args.step);
@@ -75,28 +75,28 @@ pub(super) fn authority(certs: &CertsDir, args: &Authority, output: &Output) -> 
     Ok(())
 }
 
-fn next_step(of: Whose, step: RotationStep) -> &'static str {
+fn next_step(of: AuthorityKind, step: RotationStep) -> &'static str {
     match (of, step) {
-        (Whose::Broker, RotationStep::Prepare) => {
+        (AuthorityKind::Broker, RotationStep::Prepare) => {
             "next: give broker-ca.pem to every broker node (which loads it within two minutes) and every gateway (5 s); when \
              `warrengate doctor` reports that every node trusts the next authority: `warrengate certs rotate-ca switch`"
         }
-        (Whose::Broker, RotationStep::Switch) => {
+        (AuthorityKind::Broker, RotationStep::Switch) => {
             "next: give broker.pem, broker.key and broker-ca.pem to every broker node, and broker-ca.*, provisioner.* to every \
              gateway, which replaces its tenants' connections by itself; when `warrengate doctor` finds every broker node \
              signed by the new authority: `warrengate certs rotate-ca finish`"
         }
-        (Whose::Broker, RotationStep::Finish) => {
+        (AuthorityKind::Broker, RotationStep::Finish) => {
             "next: give broker-ca.pem to every broker node and every gateway; then the old authority is no longer trusted"
         }
-        (Whose::Gateway, RotationStep::Prepare) => {
+        (AuthorityKind::Gateway, RotationStep::Prepare) => {
             "next: give gateway-ca.pem to every application; when all have it: `warrengate certs rotate-ca switch --of gateway`"
         }
-        (Whose::Gateway, RotationStep::Switch) => {
+        (AuthorityKind::Gateway, RotationStep::Switch) => {
             "next: give gateway.* to every gateway, which uses it for new connections; then \
              `warrengate certs rotate-ca finish --of gateway`"
         }
-        (Whose::Gateway, RotationStep::Finish) => "next: give gateway-ca.pem to every application",
+        (AuthorityKind::Gateway, RotationStep::Finish) => "next: give gateway-ca.pem to every application",
     }
 }
 

@@ -75,7 +75,7 @@ impl Room {
     }
 
     /// Messages since a point in time, including new ones.
-    pub(super) async fn talk(&self, since: SystemTime) -> Result<Subscription, Error> {
+    pub(super) async fn conversation(&self, since: SystemTime) -> Result<Subscription, Error> {
         self.client.subscribe(SubscribeOptions::queue(&self.queue).from_time(since)).await
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     super::Error,
-    Lessons,
+    Observations,
     context::{Context, check, headers},
 };
 use crate::pb::{self, ExchangeType, HeadersMatch, Outcome, value::Kind};
@@ -11,7 +11,7 @@ fn word(text: &str) -> Kind {
     Kind::StringValue(text.to_owned())
 }
 
-pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+pub(super) async fn run(demo: &Context<'_>) -> Result<Observations, Error> {
     demo.exchange("alerts", ExchangeType::Headers).await?;
     let bindings = [
         ("pager", HeadersMatch::All, headers([("service", word("database")), ("level", Kind::IntValue(3))])),

@@ -2,14 +2,14 @@
 
 use super::{
     super::Error,
-    Lessons,
+    Observations,
     context::{Context, check},
 };
 use crate::pb::ExchangeType;
 
 const FIRST: [&str; 3] = ["anna", "ben", "carla"];
 
-pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+pub(super) async fn run(demo: &Context<'_>) -> Result<Observations, Error> {
     demo.exchange("signed-up", ExchangeType::Fanout).await?;
     for queue in FIRST_SUBSCRIBERS {
         demo.queue(queue).await?;

@@ -3,7 +3,7 @@
 
 use super::{
     super::Error,
-    Lessons,
+    Observations,
     context::{Context, check},
 };
 use crate::pb::ExchangeType;
@@ -20,7 +20,7 @@ const LINES: [(&str, &str); 5] = [
 const READERS: [(&str, &str, &[usize]); 3] =
     [("archive", "#", &[0, 1, 2, 3, 4]), ("on-call", "*.error", &[2, 4]), ("shop-team", "shop.#", &[0, 1, 2])];
 
-pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+pub(super) async fn run(demo: &Context<'_>) -> Result<Observations, Error> {
     demo.exchange("logs", ExchangeType::Topic).await?;
     for (reader, pattern, _) in READERS {
         demo.queue(reader).await?;

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::{
     super::{Error, values},
-    Lessons,
+    Observations,
     context::{Context, check, next, text},
 };
 use crate::{client::Nack, pb};
 
 const ATTEMPTS: u32 = 3;
 
-pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+pub(super) async fn run(demo: &Context<'_>) -> Result<Observations, Error> {
     let retry_policy = pb::RetryPolicy {
         min_backoff: Some(values::api_duration(Duration::from_millis(500))),
         max_backoff: Some(values::api_duration(Duration::from_secs(5))),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     super::{Error, values},
-    Lessons,
+    Observations,
     context::{Context, check, next, text},
 };
 
@@ -18,7 +18,7 @@ fn price(thing: &str) -> &'static str {
     }
 }
 
-pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+pub(super) async fn run(demo: &Context<'_>) -> Result<Observations, Error> {
     demo.queue("prices").await?;
     demo.queue("answers").await?;
     let mut answers = demo.subscribe("answers").await?;

@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{
     super::{Error, json},
-    Lessons,
+    Observations,
     context::{Context, check, next, take, text},
 };
 use crate::pb::{self, QueueType};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+pub(super) async fn run(demo: &Context<'_>) -> Result<Observations, Error> {
     demo.queue_of(pb::Queue {
         name: "readings".to_owned(),
         r#type: QueueType::Stream.into(),

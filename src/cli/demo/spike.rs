@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{
     super::Error,
-    Lessons,
+    Observations,
     context::{Context, check, next, text},
 };
 use crate::pb::Outcome;
@@ -19,7 +19,7 @@ const PACE: Duration = Duration::from_millis(8);
 /// A line is printed after this many messages.
 const STEP: usize = 100;
 
-pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+pub(super) async fn run(demo: &Context<'_>) -> Result<Observations, Error> {
     demo.queue("clicks").await?;
     let mut consumer = demo.subscribe_with("clicks", |options| options.max_outstanding_messages(20)).await?;
     demo.say(&format!("The consumer needs {} ms for a message. Now {MESSAGES} arrive at once.\n", PACE.as_millis()))?;

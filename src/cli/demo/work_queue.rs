@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::Error,
-    Lessons,
+    Observations,
     context::{Context, check, text},
 };
 use crate::client::Subscription;
@@ -16,7 +16,7 @@ const JOBS: usize = 40;
 const WORKERS: [(&str, Duration); 3] =
     [("quick", Duration::from_millis(80)), ("usual", Duration::from_millis(240)), ("slow", Duration::from_millis(800))];
 
-pub(super) async fn run(demo: &Context<'_>) -> Result<Lessons, Error> {
+pub(super) async fn run(demo: &Context<'_>) -> Result<Observations, Error> {
     demo.queue("jobs").await?;
     demo.publish((1..=JOBS).map(|n| demo.to_queue("jobs", format!("job {n}"))).collect()).await?;
     demo.say(&format!("{JOBS} jobs are confirmed: they wait in the queue, without any worker yet."))?;

@@ -24,15 +24,15 @@ const OWN: &[&str] = &[
 
 /// The environment, sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct EnvironmentSettings {
     /// For the gateway.
     pub(super) taken: Vec<(String, String)>,
     /// Names of settings that `dev` chooses itself.
     pub(super) ignored: Vec<String>,
 }
 
-pub(super) fn from_environment(environment: impl Iterator<Item = (String, String)>) -> Given {
-    let mut given = Given::default();
+pub(super) fn from_environment(environment: impl Iterator<Item = (String, String)>) -> EnvironmentSettings {
+    let mut given = EnvironmentSettings::default();
     for (name, value) in environment.filter(|(_, value)| !value.is_empty()) {
         let Some(rest) = name.strip_prefix("WARRENGATE_") else { continue };
         if OWN.iter().any(|own| rest.starts_with(own)) {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The remaining lifetime below which a check fails.
-const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
+const MIN_REMAINING: Duration = Duration::from_secs(7 * 24 * 3600);
 const DAY: u64 = 86_400;
 
 pub(super) fn files(config: &Config) -> Vec<Finding> {
@@ -104,7 +104,7 @@ pub(super) fn in_time(finding: Finding) -> Finding {
         0 => format!("{}, has expired", finding.seen),
         seconds => format!("{}, {} days left", finding.seen, seconds / DAY),
     };
-    Finding { fine: left >= SOON, seen, ..finding }
+    Finding { fine: left >= MIN_REMAINING, seen, ..finding }
 }
 
 #[cfg(test)]

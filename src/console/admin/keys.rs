@@ -28,13 +28,13 @@ pub(super) async fn page(user: User, query: Query) -> PageResult {
             }
             div.tools {
                 @let question = html! { p { "A new key signs within seconds. Tokens of the old key are accepted until they expire." } };
-                (parts::ask(&user, "/keys/rotate", "Rotate the signing key", question, None, &[]))
+                (parts::confirmed_form(&user, "/keys/rotate", "Rotate the signing key", question, None, &[]))
                 @let question = html! {
                     p { "For a key that has leaked: its tokens are refused within a second on every gateway, and the streams "
                         "opened with them end. This session ends too if its token was signed with it." }
                     label { "Key id (kid); empty: all keys" input name="key_id" autocomplete="off"; }
                 };
-                (parts::ask(&user, "/keys/revoke", "Revoke signing keys", question, None, &[]))
+                (parts::confirmed_form(&user, "/keys/revoke", "Revoke signing keys", question, None, &[]))
             }
         }
         @match status {

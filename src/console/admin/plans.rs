@@ -174,7 +174,7 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
         }
         section {
             @let question = html! { p { "A plan can be deleted when no tenant uses it." } };
-            (parts::ask(&user, &format!("{path}/delete"), "Delete", question, None, &[]))
+            (parts::confirmed_form(&user, &format!("{path}/delete"), "Delete", question, None, &[]))
         }
     };
     Ok(layout::page(&user, &format!("Plan {name}"), content))

@@ -40,7 +40,7 @@ pub(super) async fn page(user: User, Path(id): Path<String>, query: Query) -> Pa
                     tr { th { "Events" } td { a href=(parts::address("/audit", &[("tenant", &id)])) { "Audit trail" } } }
                 }
                 (settings(&user, &tenant))
-                (acts(&user, &tenant, &at))
+                (actions(&user, &tenant, &at))
             }
             section {
                 h2 { "Usage" }
@@ -63,7 +63,7 @@ pub(super) async fn page(user: User, Path(id): Path<String>, query: Query) -> Pa
                 "isolation check tries to reach another tenant with this tenant's real credentials."
             }
             div.tools {
-                (parts::act(&user, &at("reconcile"), "Compare with the broker", &[("dry_run", "yes")]))
+                (parts::action_form(&user, &at("reconcile"), "Compare with the broker", &[("dry_run", "yes")]))
                 form.inline.tools method="post" action=(at("isolation")) {
                     (user.csrf())
                     label { "Other tenant" input name="other_tenant" required maxlength="40" autocomplete="off"; }
@@ -113,17 +113,17 @@ fn settings(user: &User, tenant: &pb::Tenant) -> Markup {
     }
 }
 
-fn acts(user: &User, tenant: &pb::Tenant, at: &dyn Fn(&str) -> String) -> Markup {
+fn actions(user: &User, tenant: &pb::Tenant, at: &dyn Fn(&str) -> String) -> Markup {
     html! {
         div.tools {
             @if tenant.state() == TenantState::Suspended {
-                (parts::act(user, &at("resume"), "Resume", &[]))
+                (parts::action_form(user, &at("resume"), "Resume", &[]))
             } @else {
                 @let question = html! { p { "Its tokens are refused and its open streams end. Its messages are kept." } };
-                (parts::ask(user, &at("suspend"), "Suspend", question, None, &[]))
+                (parts::confirmed_form(user, &at("suspend"), "Suspend", question, None, &[]))
             }
             @let question = html! { p { "This deletes the tenant with its queues, messages, clients and broker user. It cannot be undone." } };
-            (parts::ask(user, &at("delete"), "Delete", question, Some(&tenant.id), &[]))
+            (parts::confirmed_form(user, &at("delete"), "Delete", question, Some(&tenant.id), &[]))
         }
     }
 }
@@ -178,7 +178,7 @@ pub(super) async fn reconcile(Path(id): Path<String>, form: Form) -> PageResult 
             @if !changes.is_empty() {
                 h2 { @if dry_run { "These differences would be repaired" } @else { "These differences were repaired" } }
                 ul { @for change in &changes { li { (change) } } }
-                @if dry_run { (parts::act(&form.user, &format!("{path}/reconcile"), "Repair them", &[])) }
+                @if dry_run { (parts::action_form(&form.user, &format!("{path}/reconcile"), "Repair them", &[])) }
             }
             p { a href=(path) { "Back to " (id) } }
         }

@@ -24,7 +24,7 @@ pub(super) fn table(user: &User, bindings: &[pb::Binding], back: &str) -> Markup
                 td { a href={ "/exchanges/" (parts::segment(&binding.source)) } { (binding.source) } }
                 td { code { (binding.routing_key) } @if !binding.headers.is_empty() { " " (parts::plural(binding.headers.len() as u64, "header", "headers")) } }
                 td { (destination(binding)) }
-                td { (parts::ask(user, "/bindings/remove", "Remove", html! { p { "It no longer routes messages." } }, None,
+                td { (parts::confirmed_form(user, "/bindings/remove", "Remove", html! { p { "It no longer routes messages." } }, None,
                     &[("binding", &STANDARD.encode(binding.encode_to_vec())), ("back", back)])) }
             } } }
         } }

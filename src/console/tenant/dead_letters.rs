@@ -286,8 +286,8 @@ pub(super) async fn letter(user: User, query: Query) -> PageResult {
                     @if let Some(trace) = &trace { tr { th { "Trace" } td { (parts::trace(Some(&user), trace)) } } }
                 }
                 div.tools {
-                    (parts::act(&user, "/dead-letters/redrive", "Send again", &[("id", id), ("which", "selected")]))
-                    (parts::ask(&user, "/dead-letters/purge", "Delete", html! { p { "It cannot be restored." } }, None,
+                    (parts::action_form(&user, "/dead-letters/redrive", "Send again", &[("id", id), ("which", "selected")]))
+                    (parts::confirmed_form(&user, "/dead-letters/purge", "Delete", html! { p { "It cannot be restored." } }, None,
                         &[("id", id), ("which", "selected")]))
                 }
             }

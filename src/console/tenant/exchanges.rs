@@ -116,7 +116,7 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
                 }
                 div.tools {
                     @let question = html! { p { "Its bindings are removed with it. Messages in queues stay." } };
-                    (parts::ask(&user, &format!("{path}/delete"), "Delete", question, Some(&name), &[]))
+                    (parts::confirmed_form(&user, &format!("{path}/delete"), "Delete", question, Some(&name), &[]))
                 }
             }
         }

@@ -42,14 +42,14 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
                 }
                 @if user.observes() { (parts::chart("Messages ready", "ready")) p.live data-status="" role="status" {} }
                 div.tools {
-                    (parts::act(&user, &format!("{path}/peek"), "Show the first messages", &[]))
+                    (parts::action_form(&user, &format!("{path}/peek"), "Show the first messages", &[]))
                     a.button href=(parts::address("/dead-letters", &[("queue", &name)])) { "Dead letters" }
                     @if queue.r#type() != QueueType::Stream {
                         @let question = html! { p { "This deletes the ready messages: " (count(status.messages_ready)) " at the moment. It cannot be undone." } };
-                        (parts::ask(&user, &format!("{path}/purge"), "Purge", question, None, &[]))
+                        (parts::confirmed_form(&user, &format!("{path}/purge"), "Purge", question, None, &[]))
                     }
                     @let question = html! { p { "This deletes the queue with its messages, and ends its subscriptions. It cannot be undone." } };
-                    (parts::ask(&user, &format!("{path}/delete"), "Delete", question, Some(&name), &[]))
+                    (parts::confirmed_form(&user, &format!("{path}/delete"), "Delete", question, Some(&name), &[]))
                 }
             }
             section {

@@ -57,7 +57,7 @@ pub(in crate::console) async fn list(user: User, query: Query) -> PageResult {
                         td.number { (count(stream.messages_per_second)) }
                         td { @if user.administers() {
                             @let question = html! { p { "It ends with ABORTED. The client may open another one at once; to prevent that, revoke the client." } };
-                            (parts::ask(&user, "/streams/close", "Close", question, None, &[("stream", &stream.stream_id), ("tenant", &tenant)]))
+                            (parts::confirmed_form(&user, "/streams/close", "Close", question, None, &[("stream", &stream.stream_id), ("tenant", &tenant)]))
                         } }
                     } } }
                 } }

@@ -23,7 +23,7 @@ pub(super) async fn list(
     _who: Administrator,
     request: pb::ListAuditEventsRequest,
 ) -> Result<pb::ListAuditEventsResponse, Error> {
-    page(&context, request, false, shown).await
+    page(&context, request, false, to_proto).await
 }
 
 /// As [`list`], for an observer of its own tenant: without the events of other tenants' clients, and without the
@@ -34,27 +34,27 @@ pub(super) async fn list_own(
     request: pb::ListAuditEventsRequest,
 ) -> Result<pb::ListAuditEventsResponse, Error> {
     let request = pb::ListAuditEventsRequest { tenant: who.tenant().to_string(), ..request };
-    let shown = |row: AuditRow| {
-        let mut event = shown(row);
+    let without_platform_addresses = |row: AuditRow| {
+        let mut event = to_proto(row);
         if !event.client_id.is_empty() && !event.client_id.contains('.') {
             event.peer_address.clear();
         }
         event
     };
-    page(&context, request, true, shown).await
+    page(&context, request, true, without_platform_addresses).await
 }
 
 async fn page(
     context: &AdminContext,
     request: pb::ListAuditEventsRequest,
     for_tenant: bool,
-    shown: impl Fn(AuditRow) -> pb::AuditEvent,
+    convert: impl Fn(AuditRow) -> pb::AuditEvent,
 ) -> Result<pb::ListAuditEventsResponse, Error> {
     let page = Page::parse(request.page_size, &request.page_token, Uuid::parse_str).map_err(Error::Field)?;
     let filter = AuditFilter { for_tenant, ..filter(request)? };
     let mut rows = context.store.audit(&filter, page.after, page.limit()).await?;
     let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
-    Ok(pb::ListAuditEventsResponse { events: rows.into_iter().map(shown).collect(), next_page_token })
+    Ok(pb::ListAuditEventsResponse { events: rows.into_iter().map(convert).collect(), next_page_token })
 }
 
 fn filter(request: pb::ListAuditEventsRequest) -> Result<AuditFilter, Error> {
@@ -86,7 +86,7 @@ fn moment(field: &'static str, time: Option<Timestamp>) -> Result<Option<SystemT
     time.map(read).transpose()
 }
 
-fn shown(row: AuditRow) -> pb::AuditEvent {
+fn to_proto(row: AuditRow) -> pb::AuditEvent {
     let event = row.event;
     pb::AuditEvent {
         id: row.id.to_string(),

@@ -18,14 +18,14 @@ pub(super) fn mask<'a>(mask: Option<&'a FieldMask>, allowed: &[&str]) -> Result<
         // The path itself is the caller's text; its index identifies it.
         Some(index) => Err(invalid(
             format!("update_mask.paths[{index}]"),
-            format!("\"{}\" cannot be changed; allowed: {}", shown(paths[index]), allowed.join(", ")),
+            format!("\"{}\" cannot be changed; allowed: {}", display_text(paths[index]), allowed.join(", ")),
         )),
         None => Ok(paths),
     }
 }
 
 /// A short and sanitised form of the caller's text, for error messages.
-fn shown(text: &str) -> String {
+fn display_text(text: &str) -> String {
     text.chars().take(50).flat_map(char::escape_default).collect()
 }
 

@@ -91,7 +91,7 @@ async fn store(context: &AdminContext) -> pb::StoreStatus {
 
 async fn broker(context: &AdminContext) -> pb::BrokerStatus {
     let failure = match tokio::time::timeout(BROKER_TIMEOUT, context.provisioner.broker_state()).await {
-        Ok(Ok(state)) => return shown(state),
+        Ok(Ok(state)) => return to_proto(state),
         Ok(Err(error)) => sentence(&error),
         Err(_) => "BROKER_ADMIN_UNAVAILABLE: the broker's management API did not answer within 5 s".to_owned(),
     };
@@ -103,7 +103,7 @@ pub(super) fn sentence(error: &impl Classify) -> String {
     Failure::new(error.kind(), error.reason(), error.message()).to_string()
 }
 
-fn shown(state: BrokerState) -> pb::BrokerStatus {
+fn to_proto(state: BrokerState) -> pb::BrokerStatus {
     let BrokerState { version, erlang_version, cluster_name, collects_statistics, nodes } = state;
     let nodes = nodes.into_iter().map(node).collect();
     let (reachable, failure) = (true, String::new());

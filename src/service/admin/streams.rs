@@ -40,7 +40,7 @@ pub(super) async fn list(
     let mut streams = context.gateway.open_streams.list(who.tenant(), page.after, page.limit() as usize, wanted);
     let next_page_token = page.cut(&mut streams, |stream| stream.id.simple().to_string());
     Ok(pb::ListStreamsResponse {
-        streams: streams.into_iter().map(shown).collect(),
+        streams: streams.into_iter().map(to_proto).collect(),
         next_page_token,
         gateway: context.gateway.id.simple().to_string(),
     })
@@ -75,7 +75,7 @@ fn shown_kind(kind: StreamKind) -> pb::StreamKind {
     }
 }
 
-fn shown(stream: StreamState) -> pb::OpenStream {
+fn to_proto(stream: StreamState) -> pb::OpenStream {
     pb::OpenStream {
         stream_id: stream.id.simple().to_string(),
         client_id: stream.client.to_string(),

@@ -27,7 +27,7 @@ pub(super) async fn create(
     who: Administrator,
     request: pb::CreateTenantRequest,
 ) -> Result<pb::CreateTenantResponse, Error> {
-    let wanted = wanted(request.tenant.as_ref())?;
+    let wanted = requested(request.tenant.as_ref())?;
     let request_id = if request.validate_only { "" } else { &request.request_id };
     let requested = request.tenant.as_ref();
     let answers = IdempotencyCache { context: &context, who: &who, method: "CreateTenant", request_id, requested };
@@ -37,15 +37,15 @@ pub(super) async fn create(
     let plan = plan(&context, &wanted.plan).await?;
     if request.validate_only {
         let found = context.store.tenant(&wanted.id).await?;
-        found.as_ref().map_or(Ok(()), |found| same(&wanted, found))?;
-        let tenant = found.as_ref().map_or_else(|| preview(&wanted), shown);
+        found.as_ref().map_or(Ok(()), |found| require_equal(&wanted, found))?;
+        let tenant = found.as_ref().map_or_else(|| preview(&wanted), to_proto);
         return Ok(pb::CreateTenantResponse { tenant: Some(tenant), changes: Vec::new() });
     }
 
     let _one_at_a_time = context.locks.lock(&wanted.id).await;
     let (row, made) = context.store.create_tenant(&wanted).await?;
     if !made {
-        same(&wanted, &row)?;
+        require_equal(&wanted, &row)?;
     }
     context.refresh_registry().await;
     let changes = context.provisioner.ensure_tenant(&wanted.id, &plan).await?;
@@ -54,7 +54,7 @@ pub(super) async fn create(
         context.provisioner.remove_tenant(&wanted.id).await?;
         return Err(Error::Aborted);
     }
-    let answer = pb::CreateTenantResponse { tenant: Some(shown(&row)), changes };
+    let answer = pb::CreateTenantResponse { tenant: Some(to_proto(&row)), changes };
     answers.keep(&answer).await?;
     Ok(answer)
 }
@@ -65,7 +65,7 @@ pub(super) async fn get(
     request: pb::GetTenantRequest,
 ) -> Result<pb::GetTenantResponse, Error> {
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    Ok(pb::GetTenantResponse { tenant: Some(shown(&existing(context.store.tenant(&id).await?)?)) })
+    Ok(pb::GetTenantResponse { tenant: Some(to_proto(&existing(context.store.tenant(&id).await?)?)) })
 }
 
 pub(super) async fn list(
@@ -76,7 +76,7 @@ pub(super) async fn list(
     let page = Page::parse(request.page_size, &request.page_token, TenantId::parse).map_err(Error::Field)?;
     let mut rows = context.store.tenants(page.after.as_ref(), page.limit()).await?;
     let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
-    Ok(pb::ListTenantsResponse { tenants: rows.iter().map(shown).collect(), next_page_token })
+    Ok(pb::ListTenantsResponse { tenants: rows.iter().map(to_proto).collect(), next_page_token })
 }
 
 pub(super) async fn update(
@@ -85,7 +85,7 @@ pub(super) async fn update(
     request: pb::UpdateTenantRequest,
 ) -> Result<pb::UpdateTenantResponse, Error> {
     let paths = fields::mask(request.update_mask.as_ref(), &["display_name", "plan"])?;
-    let wanted = wanted(request.tenant.as_ref())?;
+    let wanted = requested(request.tenant.as_ref())?;
     let display_name = paths.contains(&"display_name").then_some(wanted.display_name.as_str());
     let new_plan = match paths.contains(&"plan") {
         true => Some(plan(&context, &wanted.plan).await?),
@@ -96,7 +96,7 @@ pub(super) async fn update(
         let mut row = existing(context.store.tenant(&wanted.id).await?)?;
         row.display_name = display_name.map_or(row.display_name, str::to_owned);
         row.plan = plan_name.map_or(row.plan, Clone::clone);
-        return Ok(pb::UpdateTenantResponse { tenant: Some(shown(&row)) });
+        return Ok(pb::UpdateTenantResponse { tenant: Some(to_proto(&row)) });
     }
 
     let _one_at_a_time = context.locks.lock(&wanted.id).await;
@@ -105,7 +105,7 @@ pub(super) async fn update(
     if let Some(plan) = &new_plan {
         context.provisioner.ensure_tenant(&wanted.id, plan).await?;
     }
-    Ok(pb::UpdateTenantResponse { tenant: Some(shown(&row)) })
+    Ok(pb::UpdateTenantResponse { tenant: Some(to_proto(&row)) })
 }
 
 pub(super) async fn suspend(
@@ -119,7 +119,7 @@ pub(super) async fn suspend(
     context.refresh_registry().await;
     // The streams end by themselves; unsettled messages are requeued when the connections close.
     context.broker.close_tenant(&id).await;
-    Ok(pb::SuspendTenantResponse { tenant: Some(shown(&row)) })
+    Ok(pb::SuspendTenantResponse { tenant: Some(to_proto(&row)) })
 }
 
 /// Reconciles before the tenant is admitted again, because an interrupted deletion may have removed its objects at the
@@ -135,7 +135,7 @@ pub(super) async fn resume(
     context.provisioner.ensure_tenant(&id, &plan).await?;
     let row = existing(context.store.set_tenant_state(&id, TenantState::Active).await?)?;
     context.refresh_registry().await;
-    Ok(pb::ResumeTenantResponse { tenant: Some(shown(&row)) })
+    Ok(pb::ResumeTenantResponse { tenant: Some(to_proto(&row)) })
 }
 
 pub(super) async fn delete(
@@ -184,7 +184,7 @@ pub(super) async fn verify_isolation(
 }
 
 /// A validated tenant of a request, with defaults filled in.
-fn wanted(tenant: Option<&pb::Tenant>) -> Result<NewTenant, Error> {
+fn requested(tenant: Option<&pb::Tenant>) -> Result<NewTenant, Error> {
     let tenant = tenant.ok_or_else(|| invalid("tenant", "is required"))?;
     let id = named("tenant.id", TenantId::parse(&tenant.id))?;
     let plan = if tenant.plan.is_empty() { DEFAULT_PLAN } else { &tenant.plan };
@@ -195,7 +195,7 @@ fn wanted(tenant: Option<&pb::Tenant>) -> Result<NewTenant, Error> {
     })
 }
 
-fn same(wanted: &NewTenant, found: &TenantRow) -> Result<(), Error> {
+fn require_equal(wanted: &NewTenant, found: &TenantRow) -> Result<(), Error> {
     let is_same = wanted.display_name == found.display_name && wanted.plan == found.plan;
     if is_same { Ok(()) } else { Err(Error::TenantExists) }
 }
@@ -208,7 +208,7 @@ async fn plan(context: &AdminContext, name: &PlanName) -> Result<Plan, Error> {
     Ok(context.store.plan(name).await?.ok_or(store::Error::UnknownPlan)?.into())
 }
 
-fn shown(row: &TenantRow) -> pb::Tenant {
+fn to_proto(row: &TenantRow) -> pb::Tenant {
     let state = match row.state {
         TenantState::Active => pb::TenantState::Active,
         TenantState::Suspended => pb::TenantState::Suspended,

@@ -41,7 +41,7 @@ const MAX_QUEUES: usize = 1_000;
 /// Open watches of one client.
 const MAX_WATCHES: usize = 10;
 /// Queues that are read individually in one poll, the deepest ones first.
-const MAX_ASKED: usize = 200;
+const MAX_QUEUES_READ: usize = 200;
 /// How long the management API may take. It tries several endpoints.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,13 +86,13 @@ struct Registration {
 }
 
 /// The settings of a watch.
-struct Wanted {
+struct WatchSettings {
     interval: Duration,
     max_queues: usize,
     queue: Option<QueueName>,
 }
 
-impl Wanted {
+impl WatchSettings {
     fn parse(request: &pb::WatchTenantRequest) -> Result<Self, Error> {
         let interval = match request.interval {
             None => DEFAULT_INTERVAL,
@@ -121,13 +121,13 @@ pub(super) fn watch(
     audit_context: AuditContext,
     request: &pb::WatchTenantRequest,
 ) -> Result<impl Stream<Item = Result<pb::WatchTenantResponse, Status>> + Send + 'static + use<>, Error> {
-    let wanted = Wanted::parse(request)?;
+    let settings = WatchSettings::parse(request)?;
     if context.gateway.drain.is_begun() {
         return Err(Error::Field(draining()));
     }
-    let registration = register(context, &observer, wanted.interval)?;
+    let registration = register(context, &observer, settings.interval)?;
     let (snapshots, responses) = mpsc::channel(1);
-    tokio::spawn(serve(Arc::clone(context), observer, registration, wanted, audit_context, snapshots));
+    tokio::spawn(serve(Arc::clone(context), observer, registration, settings, audit_context, snapshots));
     Ok(ReceiverStream::new(responses))
 }
 
@@ -136,7 +136,7 @@ async fn serve(
     context: Arc<AdminContext>,
     observer: Observer,
     registration: Registration,
-    wanted: Wanted,
+    settings: WatchSettings,
     audit_context: AuditContext,
     snapshots: mpsc::Sender<Result<pb::WatchTenantResponse, Status>>,
 ) {
@@ -146,7 +146,7 @@ async fn serve(
         if latest.wait_for(Option::is_some).await.is_err() {
             return None;
         }
-        let mut ticks = tokio::time::interval(wanted.interval);
+        let mut ticks = tokio::time::interval(settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -154,7 +154,7 @@ async fn serve(
                 return Some(Failure::from(Error::NotFound("tenant")));
             }
             let snapshot = latest.borrow_and_update().clone();
-            let snapshot = snapshot.map(|snapshot| response(&snapshot, &wanted)).unwrap_or_default();
+            let snapshot = snapshot.map(|snapshot| response(&snapshot, &settings)).unwrap_or_default();
             if snapshots.send(Ok(snapshot)).await.is_err() {
                 return None;
             }
@@ -263,7 +263,7 @@ impl Poll {
     }
 
     /// The shortest interval of all watches, and one of the callers.
-    fn wanted(&self) -> Option<(Duration, Observer)> {
+    fn shortest_interval(&self) -> Option<(Duration, Observer)> {
         let watchers = self.watchers();
         let most_frequent = watchers.values().min_by_key(|watcher| watcher.interval)?;
         Some((most_frequent.interval, most_frequent.observer.clone()))
@@ -273,7 +273,7 @@ impl Poll {
 /// Polls the broker until there are no watches.
 async fn run(context: Arc<AdminContext>, tenant: TenantId, poll: Arc<Poll>) {
     loop {
-        let Some((_, observer)) = poll.wanted() else {
+        let Some((_, observer)) = poll.shortest_interval() else {
             if context.watches.end(&tenant, &poll) {
                 return;
             }
@@ -284,7 +284,7 @@ async fn run(context: Arc<AdminContext>, tenant: TenantId, poll: Arc<Poll>) {
         let before = before.map(|before| Snapshot::clone(&before)).unwrap_or_default();
         let snapshot = measure(Arc::clone(&context), observer, before).await;
         poll.latest.send_replace(Some(Arc::new(snapshot)));
-        while let Some((interval, _)) = poll.wanted() {
+        while let Some((interval, _)) = poll.shortest_interval() {
             let mut changed = pin!(poll.changed.notified());
             tokio::select! {
                 () = sleep_until(began + interval) => break,
@@ -320,7 +320,8 @@ async fn ask_consumers(
     observer: &Observer,
     mut queues: Vec<QueueFigures>,
 ) -> Vec<QueueFigures> {
-    let names = queues.iter().filter(|queue| queue.consumers.is_none()).filter_map(name).take(MAX_ASKED).collect();
+    let names =
+        queues.iter().filter(|queue| queue.consumers.is_none()).filter_map(name).take(MAX_QUEUES_READ).collect();
     let Ok(states) = context.broker.observed_queues(observer, names).await else { return queues };
     for queue in queues.iter_mut().filter(|queue| queue.consumers.is_none()) {
         if let Some(state) = states.get(&queue.name) {
@@ -335,7 +336,7 @@ async fn ask_consumers(
 /// The depths and consumers of the queues that were known before, as they report them themselves. `None` when no queue
 /// can be read.
 async fn ask_depths(context: &AdminContext, observer: &Observer, known: TenantFigures) -> Option<TenantFigures> {
-    let names: Vec<_> = known.queues.iter().filter_map(name).take(MAX_ASKED).collect();
+    let names: Vec<_> = known.queues.iter().filter_map(name).take(MAX_QUEUES_READ).collect();
     if names.is_empty() {
         return None;
     }
@@ -368,9 +369,9 @@ fn sort(queues: &mut [QueueFigures]) {
     queues.sort_by(|a, b| depth(b).cmp(&depth(a)).then_with(|| a.name.cmp(&b.name)));
 }
 
-fn response(snapshot: &Snapshot, wanted: &Wanted) -> pb::WatchTenantResponse {
+fn response(snapshot: &Snapshot, settings: &WatchSettings) -> pb::WatchTenantResponse {
     let Snapshot { figures, measured, failure } = snapshot;
-    let is_wanted = |queue: &&QueueFigures| wanted.queue.as_ref().is_none_or(|name| name.as_str() == queue.name);
+    let is_selected = |queue: &&QueueFigures| settings.queue.as_ref().is_none_or(|name| name.as_str() == queue.name);
     let rate = |of: fn(&QueueFigures) -> Option<f64>| {
         let known: Vec<_> = figures.queues.iter().filter_map(of).collect();
         (known.len() == figures.queues.len()).then(|| known.iter().sum())
@@ -378,7 +379,7 @@ fn response(snapshot: &Snapshot, wanted: &Wanted) -> pb::WatchTenantResponse {
     pb::WatchTenantResponse {
         time: Some(SystemTime::now().into()),
         measured: measured.map(Into::into),
-        queues: figures.queues.iter().filter(is_wanted).take(wanted.max_queues).map(shown).collect(),
+        queues: figures.queues.iter().filter(is_selected).take(settings.max_queues).map(to_proto).collect(),
         totals: Some(pb::TenantFigures {
             queues: u32::try_from(figures.queues.len()).unwrap_or(u32::MAX),
             messages_ready: figures.sum(|queue| Some(queue.ready)),
@@ -394,7 +395,7 @@ fn response(snapshot: &Snapshot, wanted: &Wanted) -> pb::WatchTenantResponse {
     }
 }
 
-fn shown(queue: &QueueFigures) -> pb::QueueFigures {
+fn to_proto(queue: &QueueFigures) -> pb::QueueFigures {
     let kind = match queue.queue_type.as_str() {
         "quorum" => pb::QueueType::Quorum,
         "stream" => pb::QueueType::Stream,
@@ -435,16 +436,16 @@ mod tests {
         sort(&mut queues);
         let figures = TenantFigures { queues, dead_letters: 3, delayed: 4 };
         let snapshot = Snapshot { figures, measured: Some(SystemTime::now()), failure: String::new() };
-        let wanted = Wanted { interval: DEFAULT_INTERVAL, max_queues: 2, queue: None };
-        let shown = response(&snapshot, &wanted);
-        let names: Vec<_> = shown.queues.iter().map(|queue| queue.queue.as_str()).collect();
+        let settings = WatchSettings { interval: DEFAULT_INTERVAL, max_queues: 2, queue: None };
+        let response = response(&snapshot, &settings);
+        let names: Vec<_> = response.queues.iter().map(|queue| queue.queue.as_str()).collect();
         assert_eq!(names, ["deep", "a"]);
-        let totals = shown.totals.expect("totals");
+        let totals = response.totals.expect("totals");
         assert_eq!((totals.queues, totals.messages_ready, totals.messages_unsettled, totals.consumers), (3, 4, 7, 3));
         assert_eq!((totals.publish_rate, totals.deliver_rate), (Some(4.5), None));
         assert_eq!(totals.oldest_message_age.expect("known").seconds, 2);
-        let wanted = Wanted { queue: QueueName::parse("b").ok(), ..wanted };
-        assert_eq!(response(&snapshot, &wanted).queues.len(), 1);
+        let settings = WatchSettings { queue: QueueName::parse("b").ok(), ..settings };
+        assert_eq!(response(&snapshot, &settings).queues.len(), 1);
     }
 
     #[test]
@@ -452,10 +453,10 @@ mod tests {
         let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         for (interval, max_queues) in [(seconds(0), 1), (seconds(61), 1), (seconds(-1), 1), (None, 1_001)] {
             let request = pb::WatchTenantRequest { interval, max_queues, ..Default::default() };
-            assert!(Wanted::parse(&request).is_err(), "{request:?}");
+            assert!(WatchSettings::parse(&request).is_err(), "{request:?}");
         }
-        let wanted = Wanted::parse(&pb::WatchTenantRequest::default()).map_err(|error| error.to_string());
-        let wanted = wanted.expect("the defaults");
-        assert_eq!((wanted.interval, wanted.max_queues), (DEFAULT_INTERVAL, DEFAULT_QUEUES));
+        let settings = WatchSettings::parse(&pb::WatchTenantRequest::default()).map_err(|error| error.to_string());
+        let settings = settings.expect("the defaults");
+        assert_eq!((settings.interval, settings.max_queues), (DEFAULT_INTERVAL, DEFAULT_QUEUES));
     }
 }

@@ -25,9 +25,9 @@ const FINISH_CUT: Duration = Duration::from_millis(500);
 /// The interval between two attempts to read a policy.
 const POLICY_RETRY: Duration = Duration::from_secs(5);
 
-/// Why an attempt failed.
+/// FailureCause an attempt failed.
 #[derive(Debug)]
-pub(super) enum Why {
+pub(super) enum FailureCause {
     /// The consumer rejected it.
     Nacked {
         /// `None` for the back-off of the queue.
@@ -50,7 +50,7 @@ pub(super) struct Failing {
     queue: QueueName,
     policy: Policy,
     /// Deliveries that wait for the policy.
-    undecided: Vec<(u64, Retained, Why)>,
+    undecided: Vec<(u64, Retained, FailureCause)>,
     /// The spans of settlements, by tag; they end when the copy is stored.
     spans: HashMap<u64, Settling>,
 }
@@ -77,7 +77,7 @@ impl Failing {
     }
 
     /// Schedules another attempt, if one is left.
-    pub(super) fn retry(&mut self, (tag, retained): Failed<Retained>, why: Why, span: Settling) {
+    pub(super) fn retry(&mut self, (tag, retained): Failed<Retained>, why: FailureCause, span: Settling) {
         // Only messages of a stream queue are not retained, and they are never retried.
         let Some(retained) = retained else { return };
         self.spans.insert(tag, span);
@@ -174,18 +174,18 @@ async fn policy_read(policy: &mut Policy) -> Option<RetryPolicy> {
 
 /// The disposition of a message that has failed once more, after this number of earlier failures. While the policy is
 /// unknown, no message is dead-lettered.
-fn disposition(failures_before: u32, policy: Option<&RetryPolicy>, why: Why) -> Disposition {
+fn disposition(failures_before: u32, policy: Option<&RetryPolicy>, why: FailureCause) -> Disposition {
     let failures = failures_before.saturating_add(1);
     let default = RetryPolicy::default();
     let is_last = policy.is_some_and(|policy| failures >= policy.max_attempts());
     let policy = policy.unwrap_or(&default);
     let (delay, reason) = match why {
-        Why::Nacked { delay, reason } => {
+        FailureCause::Nacked { delay, reason } => {
             (delay.unwrap_or_else(|| policy.backoff(failures, rand::random_range(-1.0..=1.0))), reason)
         }
         // The message has waited already, for the end of its lease or for the keep-alive timeout.
-        Why::LeaseExpired => (Duration::ZERO, "the lease expired".to_owned()),
-        Why::ClientDisconnected => (Duration::ZERO, "the client disconnected".to_owned()),
+        FailureCause::LeaseExpired => (Duration::ZERO, "the lease expired".to_owned()),
+        FailureCause::ClientDisconnected => (Duration::ZERO, "the client disconnected".to_owned()),
     };
     match is_last {
         true => {
@@ -207,7 +207,7 @@ impl Machine {
                     self.acknowledge_stored(consumer, vec![tag])?;
                     settling.done();
                 }
-                retained => self.failing.retry(retained, Why::LeaseExpired, settling),
+                retained => self.failing.retry(retained, FailureCause::LeaseExpired, settling),
             }
         }
         Ok(())
@@ -234,7 +234,7 @@ impl Machine {
         if end.as_ref().is_err_and(broken) && !self.session.gateway_stops() {
             for (id, failed) in self.outstanding.fail_sent() {
                 let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
-                self.failing.retry(failed, Why::ClientDisconnected, settling);
+                self.failing.retry(failed, FailureCause::ClientDisconnected, settling);
             }
         }
         let finishing = async {
@@ -254,15 +254,20 @@ impl Machine {
 mod tests {
     use super::*;
 
-    fn nacked(delay: Option<Duration>) -> Why {
-        Why::Nacked { delay, reason: "why".into() }
+    fn nacked(delay: Option<Duration>) -> FailureCause {
+        FailureCause::Nacked { delay, reason: "why".into() }
     }
 
     #[test]
     fn the_last_attempt_ends_in_the_dead_letters_and_one_before_does_not() {
         let policy = RetryPolicy::default().with_max_attempts(3).expect("in range");
         for (failures, is_last) in [(0, false), (1, false), (2, true), (7, true)] {
-            for why in [nacked(None), nacked(Some(Duration::ZERO)), Why::LeaseExpired, Why::ClientDisconnected] {
+            for why in [
+                nacked(None),
+                nacked(Some(Duration::ZERO)),
+                FailureCause::LeaseExpired,
+                FailureCause::ClientDisconnected,
+            ] {
                 let disposition = disposition(failures, Some(&policy), why);
                 assert_eq!(
                     matches!(disposition, Disposition::DeadLetter { .. }),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{End, Machine, Subscription, failing::Why, out_of_order, start::lease};
+use super::{End, Machine, Subscription, failing::FailureCause, out_of_order, start::lease};
 use crate::{
     broker::{Consumer, MAX_DELAY},
     error::{Failure, Kind},
@@ -99,7 +99,7 @@ impl Machine {
                 let reason = nack.reason.clone();
                 match settlement {
                     Settlement::DeadLetter => self.failing.dead_letter(failed, reason, settling),
-                    _ => self.failing.retry(failed, Why::Nacked { delay, reason }, settling),
+                    _ => self.failing.retry(failed, FailureCause::Nacked { delay, reason }, settling),
                 }
             }
             self.session.metrics().settled(settlement, 1);

@@ -94,7 +94,7 @@ impl Bucket {
     }
 
     /// The time in which an empty bucket fills up.
-    pub(super) fn fills_in(&self) -> Duration {
+    pub(super) fn fill_time(&self) -> Duration {
         self.period.saturating_mul(self.burst.get())
     }
 }

@@ -125,7 +125,7 @@ fn stored_bytes_include_the_average_size_of_headers() {
 fn large_rates_are_exact_to_one_percent() {
     for rate in [1_000, 999_983, 67_108_864, 10_000_000_000, 1 << 40] {
         let bucket = Bucket::next(None, (rate, rate)).expect("a bucket");
-        for second in [bucket.time(rate), bucket.fills_in()] {
+        for second in [bucket.time(rate), bucket.fill_time()] {
             assert!((0.99..=1.01).contains(&second.as_secs_f64()), "{rate}: {second:?}");
         }
     }

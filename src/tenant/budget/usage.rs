@@ -50,7 +50,7 @@ struct Seconds {
 }
 
 impl Seconds {
-    fn turn_to(&mut self, number: u64) {
+    fn advance_to(&mut self, number: u64) {
         match number.saturating_sub(self.number) {
             0 => return,
             1 => self.before = std::mem::take(&mut self.now),
@@ -103,7 +103,7 @@ impl UsageCounters {
         self.published.fetch_add(messages, Relaxed);
         let number = self.start.elapsed().as_secs();
         let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
-        seconds.turn_to(number);
+        seconds.advance_to(number);
         seconds.now = (seconds.now.0 + messages, seconds.now.1 + bytes);
         if messages > 0 {
             let (each, share) = (overhead as f64 / messages as f64, (messages as f64 / OVERHEAD_MESSAGES).min(1.0));
@@ -131,7 +131,7 @@ impl UsageCounters {
         let elapsed = self.start.elapsed();
         let (now, before) = {
             let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
-            seconds.turn_to(elapsed.as_secs());
+            seconds.advance_to(elapsed.as_secs());
             (seconds.now, seconds.before)
         };
         // The last second covers the part of the previous calendar second that the current one lacks.
@@ -154,11 +154,11 @@ mod tests {
     #[test]
     fn the_last_second_covers_parts_of_two_calendar_seconds() {
         let mut seconds = Seconds { number: 7, now: (3, 30), before: (9, 90), overhead: 0.0 };
-        seconds.turn_to(7);
+        seconds.advance_to(7);
         assert_eq!((seconds.now, seconds.before), ((3, 30), (9, 90)));
-        seconds.turn_to(8);
+        seconds.advance_to(8);
         assert_eq!((seconds.now, seconds.before), ((0, 0), (3, 30)));
-        seconds.turn_to(10);
+        seconds.advance_to(10);
         assert_eq!((seconds.now, seconds.before), ((0, 0), (0, 0)));
     }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The result of one round for one limit.
-struct Beside {
+struct LimitRun {
     throughput: f64,
     p99: Option<f64>,
     refused_per_second: f64,
@@ -33,7 +33,7 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
     let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
     let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
     let p99 = |run: &Run| run.end_to_end_ms.map(|ms| ms.p99);
-    let mut cases: Vec<(Case, Vec<Beside>)> = cases::all().into_iter().map(|case| (case, Vec::new())).collect();
+    let mut cases: Vec<(Case, Vec<LimitRun>)> = cases::all().into_iter().map(|case| (case, Vec::new())).collect();
     let mut alone_p99 = Vec::new();
     for round in 0..plan.rounds {
         let alone = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;
@@ -47,7 +47,7 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
                 "{limit}, {refused_per_second:.0} per second over the limit: {}",
                 line(&run, plan.rounds)
             ));
-            measured.push(Beside {
+            measured.push(LimitRun {
                 throughput: run.messages_per_second / alone.messages_per_second,
                 p99: p99(&run).zip(p99(&alone)).map(|(shared, alone)| shared / alone),
                 refused_per_second,
@@ -57,7 +57,7 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
     }
     let mut figures = named([("p99 alone", "ms", Figure::of_all(alone_p99), "")]);
     for (Case { limit, .. }, measured) in &cases {
-        let of = |value: fn(&Beside) -> Option<f64>| Figure::of_all(measured.iter().map(value));
+        let of = |value: fn(&LimitRun) -> Option<f64>| Figure::of_all(measured.iter().map(value));
         figures.extend(named([
             (format!("{limit}: throughput with misuse ÷ alone"), "", of(|run| Some(run.throughput)), "≥ 0.9"),
             (format!("{limit}: p99 with misuse ÷ alone"), "", of(|run| run.p99), "≤ 2"),

@@ -8,7 +8,7 @@ use std::{
 use super::Error;
 
 /// Where distributions and package managers install it.
-const USUAL: [&str; 5] =
+const STANDARD_LOCATIONS: [&str; 5] =
     ["/usr/lib/rabbitmq", "/opt/homebrew/opt/rabbitmq", "/usr/local/opt/rabbitmq", "/opt/rabbitmq", "/usr/local"];
 const EPMD: [&str; 5] = [
     "/usr/bin/epmd",
@@ -34,7 +34,7 @@ impl Installation {
     pub fn find(given: Option<&Path>) -> Result<Self, Error> {
         let server = match given {
             Some(path) => at(path).ok_or_else(|| Error::NoSuchInstallation(path.to_owned()))?,
-            None => USUAL
+            None => STANDARD_LOCATIONS
                 .iter()
                 .find_map(|path| at(Path::new(path)))
                 .or_else(|| in_path("rabbitmq-server").as_deref().and_then(at))
