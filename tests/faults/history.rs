@@ -16,7 +16,7 @@ use crate::message::Disposition;
 /// A stream's number.
 pub type StreamId = usize;
 
-/// Settlement a consumer settled a delivery.
+/// How a consumer settled a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Settlement {
     Ack,
@@ -89,7 +89,7 @@ impl Message {
         self.deliveries.last().map_or(self.sent, |delivery| delivery.at)
     }
 
-    /// Settlement often a consumer requested a retry.
+    /// How often a consumer requested a retry.
     pub fn retries(&self) -> usize {
         self.deliveries.iter().filter(|delivery| matches!(delivery.settled, Some((Settlement::Retry, _)))).count()
     }

@@ -1,4 +1,4 @@
-//! Injects the faults of a plan inject after another, and measures how long detection and recovery take.
+//! Injects the faults of a plan one after another, and measures how long detection and recovery take.
 //!
 //! A fault is over when it was undone and every stream works again.
 

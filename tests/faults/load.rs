@@ -1,6 +1,5 @@
 //! The load: for each tenant a publisher, consumers in this process, and a consumer in a process that can be killed.
 //! All of them report to the history.
-//! All of them report to the history.
 
 pub mod consumers;
 pub mod processes;

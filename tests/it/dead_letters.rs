@@ -1,4 +1,4 @@
-//! Dead letters: listing without consuming, start_redrive, deleting, and isolation between tenants.
+//! Dead letters: listing without consuming, redriving, deleting, and isolation between tenants.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::harness::{
     wait::{until, within},
 };
 
-/// A tenant with so many dead letters of each of these queues, numbered over all.
+/// A tenant with this number of dead letters in each of these queues, numbered over all.
 async fn with_dead(queues: &[(&str, usize)]) -> Tenant {
     let tenant = Tenant::fresh().await;
     let mut number = 0;
@@ -265,7 +265,7 @@ async fn purging_deletes_exactly_the_selection() {
     assert!(left.len() == 3 && left.iter().all(|letter| letter.queue == "first"), "{left:?}");
     assert_eq!(tenant.purge_dead(all()).await, 3);
     assert_eq!(tenant.dead_letters().await, []);
-    // Nothing chosen is not everything.
+    // An empty selection does not select everything.
     for selection in [pb::DeadLetterSelection::default(), filtered(DeadLetterFilter::default())] {
         let request = pb::PurgeDeadLettersRequest { selection: Some(selection) };
         let status = tenant.client.topology().purge_dead_letters(request).await.expect_err("refused");
@@ -296,7 +296,7 @@ async fn dead_letters_are_for_clients_that_may_subscribe_to_their_queue() {
     assert_eq!(other.purge_dead(these([&theirs])).await, 0);
     assert_eq!(other.dead_letters().await.len(), 1);
     assert_eq!(tenant.dead_letters().await.len(), 3);
-    // A client that may subscribe to nothing is refused.
+    // A client without any subscribe grant is refused.
     let grants = pb::Grants { subscribe: Vec::new(), ..all_grants() };
     let (client_id, secret) = Tenant::add_client(&shared.admin().await, &tenant.id, "none", grants).await;
     let client = shared.client(&client_id, &secret).await;

@@ -5,7 +5,7 @@ use crate::harness::{
     command::{json, ok, warrengate},
 };
 
-/// Runs a demo for a new tenant; the demo itself fails when a claim does not hold.
+/// Runs a demo for a new tenant; the demo itself fails when one of its statements is wrong.
 async fn demonstrates(name: &str, expected: &[&str]) {
     let tenant = Tenant::fresh().await;
     let app = || warrengate(&tenant.client_id, &tenant.secret);

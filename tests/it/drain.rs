@@ -1,5 +1,5 @@
 //! Shutdown of a gateway: streams are notified, no new work is accepted, accepted work is completed, the rest is
-//! returned, and the process ends in time whatever its peers do.
+//! returned, and the process ends in time regardless of its peers.
 
 use std::{
     collections::BTreeSet,

@@ -1,7 +1,7 @@
 //! A table of every limit of a plan: a tenant that exceeds it tenfold is refused with the right reason, and a stream of
 //! another tenant continues.
 //!
-//! Times are not judged here; `warrengate-bench --scenario limits` measures them.
+//! Times are not checked here; `warrengate-bench --scenario limits` measures them.
 
 use std::sync::{
     Arc,

@@ -31,7 +31,7 @@ async fn small_gateway() -> OwnGateway {
     .await
 }
 
-/// Two subscriptions of one tenant that hold, without settling, what its memory allows: the number of each message, by
+/// Two subscriptions of one tenant that keep unsettled as much as its memory allows: the number of each message, by
 /// subscription.
 struct Holders {
     tenant: Tenant,

@@ -18,7 +18,7 @@ fn from(position: Position) -> SubscribeStart {
     SubscribeStart { position: Some(StreamPosition { position: Some(position) }), ..start("log") }
 }
 
-/// A tenant with a stream queue of so many messages, each in a separate chunk, since each was confirmed before the
+/// A tenant with a stream queue of this many messages, each in a separate chunk, since each was confirmed before the
 /// next.
 async fn log_of(messages: usize) -> Tenant {
     let tenant = Tenant::fresh().await;
@@ -158,7 +158,7 @@ async fn closing_a_reader_with_unsettled_messages_does_not_affect_other_readers(
         reader.take(taken).await;
         reader.close().await;
     }
-    // Without a position, the broker has to be listened to for what kind of queue it is.
+    // Without a position, the gateway learns only from the broker what type of queue it is.
     let reader = RawSubscription::open(&tenant.client, start("log")).await;
     tenant.publish_to("log", "50").await;
     reader.close().await;

@@ -25,7 +25,7 @@ const FINISH_CUT: Duration = Duration::from_millis(500);
 /// The interval between two attempts to read a policy.
 const POLICY_RETRY: Duration = Duration::from_secs(5);
 
-/// FailureCause an attempt failed.
+/// Why an attempt failed.
 #[derive(Debug)]
 pub(super) enum FailureCause {
     /// The consumer rejected it.

@@ -116,7 +116,7 @@ fn spread(figure: Option<Figure>) -> String {
     figure.map_or_else(String::new, |figure| format!("{} to {}", short(figure.min), short(figure.max)))
 }
 
-/// PerProcess significant digits, or more for large numbers.
+/// Three significant digits, or more for large numbers.
 fn short(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => thousands(value),

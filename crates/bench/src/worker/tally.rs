@@ -179,7 +179,7 @@ impl Recorder {
         let Some(due) = due.at(epoch) else { return };
         let taken = u64::try_from(Instant::now().saturating_duration_since(due).as_micros()).unwrap_or(u64::MAX);
         if self.0.is_none() {
-            // PerProcess digits are always a valid precision, and the histogram resizes itself.
+            // Three digits are always a valid precision, and the histogram resizes itself.
             self.0 = Histogram::new(3).ok();
         }
         if let Some(histogram) = &mut self.0 {

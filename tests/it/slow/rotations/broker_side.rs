@@ -15,7 +15,7 @@ use crate::harness::{
     wait::until,
 };
 
-/// What the broker does by itself within two minutes: it reads its certificates again.
+/// Makes the broker reload its certificates, which it does by itself within two minutes.
 async fn broker_reads_its_files(dedicated: &DedicatedStack) {
     dedicated.stack.node().control(&["eval", "ssl:clear_pem_cache()."]).await.unwrap();
 }
@@ -152,7 +152,7 @@ async fn the_brokers_certificate_and_the_provisioners_account_are_replaced() {
             broker_reads_its_files(&dedicated).await;
             until("the broker shows its new certificate", async || (shown().await != old.0).then_some(())).await;
 
-            // The password, for gateways with copies of the files first: both lines are there, and the old one counts.
+            // For gateways with copies of the files: first both lines are in the file, and the old password is valid.
             ok(command(&dedicated), &["certs", "rotate-password", "--prepare"]).await;
             let offered = password();
             assert!(offered.lines().count() == 2 && offered.ends_with(&old.1), "both");
@@ -163,13 +163,13 @@ async fn the_brokers_certificate_and_the_provisioners_account_are_replaced() {
                 managed_by(password.trim()).ask(reqwest::Method::GET, "whoami", None).await.unwrap().0.as_u16()
             };
             assert_eq!((whoami(&new).await, whoami(&old.1).await), (200, 401));
-            // Once more, as an operator in a hurry would.
+            // Once more, without waiting.
             ok(command(&dedicated), &["certs", "rotate-password"]).await;
             assert_eq!((whoami(&password()).await, whoami(&new).await), (200, 401));
         }),
     )
     .await;
-    // The broker's restart brings nothing of before back.
+    // A restart of the broker restores nothing from before.
     dedicated.stack.node().restart().await.unwrap();
     let report = ok(command(&dedicated), &["doctor", "--json"]).await;
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
