@@ -437,10 +437,10 @@ mod tests {
         let figures = TenantFigures { queues, dead_letters: 3, delayed: 4 };
         let snapshot = Snapshot { figures, measured: Some(SystemTime::now()), failure: String::new() };
         let settings = WatchSettings { interval: DEFAULT_INTERVAL, max_queues: 2, queue: None };
-        let response = response(&snapshot, &settings);
-        let names: Vec<_> = response.queues.iter().map(|queue| queue.queue.as_str()).collect();
+        let answer = response(&snapshot, &settings);
+        let names: Vec<_> = answer.queues.iter().map(|queue| queue.queue.as_str()).collect();
         assert_eq!(names, ["deep", "a"]);
-        let totals = response.totals.expect("totals");
+        let totals = answer.totals.expect("totals");
         assert_eq!((totals.queues, totals.messages_ready, totals.messages_unsettled, totals.consumers), (3, 4, 7, 3));
         assert_eq!((totals.publish_rate, totals.deliver_rate), (Some(4.5), None));
         assert_eq!(totals.oldest_message_age.expect("known").seconds, 2);
