@@ -13,7 +13,7 @@ use tonic::{
 
 use super::elements::Root;
 
-/// Encodes and decodes protobuf messages; `build.rs` names it to the code generator.
+/// Encodes and decodes protobuf messages; `crates/codegen` names it to the code generator.
 #[derive(Debug)]
 pub(crate) struct Codec<T, U>(PhantomData<(T, U)>);
 

@@ -9,7 +9,7 @@ import { Outcome, type PublishResult } from "./generated/warrengate/v1/messaging
 
 /** The properties of an error in addition to its message. */
 export interface ErrorDetails {
-  /** The stable reason in upper snake case, as docs/api.md lists them. */
+  /** The stable reason in upper snake case, as docs/reference/errors.md lists them. */
   reason?: string;
   /** The name of the gRPC status code. */
   code?: string;
@@ -27,7 +27,7 @@ export interface ErrorDetails {
 
 /** The base of all errors of this library. */
 export class WarrengateError extends Error {
-  /** The stable reason in upper snake case, as docs/api.md lists them. */
+  /** The stable reason in upper snake case, as docs/reference/errors.md lists them. */
   readonly reason: string;
   /** The name of the gRPC status code. */
   readonly code: string;

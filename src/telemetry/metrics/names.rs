@@ -1,5 +1,5 @@
 //! The list of all metrics: name, kind, labels and help. The encoder takes names only from here, so that this list,
-//! the page at `/metrics`, the dashboards and the alerts are consistent (checked by tests/dashboards.rs).
+//! the page at `/metrics`, the dashboards and the alerts are consistent (checked by tests/observability.rs).
 //!
 //! Names follow Prometheus' conventions: a base unit (`_seconds`, `_bytes`) where applicable, `_total` for counters.
 //! Label values come from fixed lists, from validated tenant ids (bounded in number), and from the API's method names,

@@ -33,7 +33,7 @@ class WarrengateError(Exception):
     ) -> None:
         super().__init__(f"{message} [{reason}]" if reason else message)
         self.message = message
-        #: The stable reason in upper snake case, as docs/api.md lists them.
+        #: The stable reason in upper snake case, as docs/reference/errors.md lists them.
         self.reason = reason
         #: The name of the gRPC status code.
         self.code = code

@@ -30,7 +30,7 @@ class _Method(Generic[Request, Response]):
     def __init__(self, stub: Callable[[grpc.aio.Channel], Any], name: str) -> None:
         self._stub = stub
         self._name = name
-        self.__doc__ = f"{name}; see docs/api.md."
+        self.__doc__ = f"{name}; see docs/reference."
 
     @overload
     def __get__(self, service: None, owner: type) -> _Method[Request, Response]: ...
