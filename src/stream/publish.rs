@@ -39,11 +39,11 @@ use crate::{
     tenant::{self, RateCheck},
 };
 
-/// The most messages of a frame or a batch.
+/// Maximum number of messages of a frame or a batch.
 pub const MAX_PUBLICATIONS: usize = 1_000;
-/// Unanswered messages of one stream; frames are read while there are fewer.
+/// Maximum number of unanswered messages of one stream; frames are read while there are fewer.
 const WINDOW_MESSAGES: usize = 2_000;
-/// Their bytes.
+/// Maximum size of these messages in bytes.
 const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
 /// How often a stream that waits for memory checks whether there is some.
@@ -379,7 +379,7 @@ fn count_throttled(session: &Session, over: &tenant::Error) {
     match limit {
         tenant::Limit::MessageRate => session.metrics().throttled(Limit::Messages, 1),
         tenant::Limit::ByteRate => session.metrics().throttled(Limit::Bytes, 1),
-        // How much is stored is reported by the broker's own figures.
+        // The amount of stored data is reported by the broker's own figures.
         tenant::Limit::StoredMessages | tenant::Limit::StoredBytes => {}
     }
 }

@@ -29,7 +29,7 @@ impl FrameCharges {
         Self { memory, open: BTreeMap::new(), last_weight: 0 }
     }
 
-    /// Whether to read no further frame: there may be no memory for it, and this stream is going to return some.
+    /// Whether to read no further frame: there may be no memory for it, and this stream is going to return memory.
     pub(super) fn is_short(&self) -> bool {
         !self.open.is_empty() && self.memory.share() < 2 * self.last_weight
     }
@@ -43,14 +43,15 @@ impl FrameCharges {
         self.memory.try_reserve_share(weight)
     }
 
-    /// Keeps a frame charged until so many of its messages have an outcome; `first` is the number of its first message.
+    /// Keeps a frame charged until this number of its messages have an outcome; `first` is the number of its first
+    /// message.
     pub(super) fn keep(&mut self, first: u64, unanswered: usize, permit: MemoryPermit) {
         if unanswered > 0 {
             self.open.insert(first, OpenFrame { unanswered, _permit: permit });
         }
     }
 
-    /// Notes that the messages of these numbers have an outcome.
+    /// Records that the messages of these numbers have an outcome.
     pub(super) fn settled(&mut self, orders: impl Iterator<Item = u64>) {
         for order in orders {
             let Some((first, frame)) = self.open.range_mut(..=order).next_back() else { continue };

@@ -117,7 +117,7 @@ impl Failing {
         self.undecided.is_empty() && self.redeliverer.is_idle()
     }
 
-    /// Forgets everything: the broker has requeued all deliveries.
+    /// Removes everything, because the broker has requeued all deliveries.
     pub(super) fn clear(&mut self) {
         self.undecided.clear();
         self.spans.clear();
