@@ -215,31 +215,29 @@ fn routes(
     const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
     let largest = limits.max_message_bytes + REQUEST_OVERHEAD;
     let health = HealthService::new(is_serving, anonymous);
-    let mut routes = Routes::new(
-        MessagingServer::new(services.messaging)
-            .max_decoding_message_size(largest)
-            .accept_compressed(GZIP)
-            .send_compressed(GZIP),
-    )
-    .add_service(
-        TopologyServer::new(services.topology)
-            .max_decoding_message_size(ADMIN_REQUEST)
-            .accept_compressed(GZIP)
-            .send_compressed(GZIP),
-    )
-    .add_service(
-        AuthServer::new(services.auth)
-            .max_decoding_message_size(OPEN_REQUEST)
-            .accept_compressed(GZIP)
-            .send_compressed(GZIP),
-    )
-    .add_service(
-        AdminServer::new(services.admin)
-            .max_decoding_message_size(ADMIN_REQUEST)
-            .accept_compressed(GZIP)
-            .send_compressed(GZIP),
-    )
-    .add_service(HealthServer::new(health).max_decoding_message_size(OPEN_REQUEST).accept_compressed(GZIP));
+    // Most gRPC libraries accept gzip without being configured to, and compressing each frame of a stream costs both sides
+    // more than sending it.
+    let messaging = MessagingServer::new(services.messaging).max_decoding_message_size(largest).accept_compressed(GZIP);
+    let mut routes = Routes::new(messaging)
+        .add_service(
+            TopologyServer::new(services.topology)
+                .max_decoding_message_size(ADMIN_REQUEST)
+                .accept_compressed(GZIP)
+                .send_compressed(GZIP),
+        )
+        .add_service(
+            AuthServer::new(services.auth)
+                .max_decoding_message_size(OPEN_REQUEST)
+                .accept_compressed(GZIP)
+                .send_compressed(GZIP),
+        )
+        .add_service(
+            AdminServer::new(services.admin)
+                .max_decoding_message_size(ADMIN_REQUEST)
+                .accept_compressed(GZIP)
+                .send_compressed(GZIP),
+        )
+        .add_service(HealthServer::new(health).max_decoding_message_size(OPEN_REQUEST).accept_compressed(GZIP));
     if grpc.reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
