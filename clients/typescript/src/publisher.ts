@@ -10,7 +10,7 @@ import {
   type PublishResult,
 } from "./generated/warrengate/v1/messaging_pb.js";
 import { type Message, toMessage, toWire } from "./message.js";
-import { asError, CLOSE_TIMEOUT_MS, Recovery, Session, type Timer } from "./stream.js";
+import { asError, CLOSE_TIMEOUT_MS, Recovery, Session, soon, type Timer } from "./stream.js";
 import { startProducer } from "./tracing.js";
 
 /** Well below the size limit of a frame, so that only a message that is too large by itself is refused for its size. */
@@ -66,6 +66,7 @@ interface Entry {
 
 /** Publishes to one exchange; created by {@link Client.publisher}. */
 export class Publisher {
+  /** The exchange; empty for the default exchange. */
   readonly exchange: string;
   readonly #maxInFlight: number;
   readonly #maxBytes: number;
@@ -123,9 +124,8 @@ export class Publisher {
   }
 
   /**
-   * Queues a message; waits only while the publisher is full. Messages that are sent one after another reach the broker
-   * in this order
-   * * unless an attempt fails.
+   * Queues a message; waits while the publisher is full, and once for each frame until it can be written. Messages that are sent one after another reach the broker
+   * in this order unless an attempt fails.
    */
   async send(message: Message | Uint8Array | string, routingKey = "", options: { allowUnroutable?: boolean } = {}): Promise<Sent> {
     const given = toMessage(message);
@@ -143,6 +143,8 @@ export class Publisher {
     });
     // The caller may ignore the outcome.
     outcome.catch(() => undefined);
+    // A loop of sends would otherwise fill the whole window before anything is written.
+    if (this.#sequence % this.#batch === 0) await new Promise<void>(soon);
     return { outcome };
   }
 

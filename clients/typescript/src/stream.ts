@@ -15,7 +15,8 @@ export type Timer = ReturnType<typeof setTimeout>;
 
 // Browsers have no `setImmediate`.
 const { setImmediate: immediately } = globalThis as { setImmediate?: (work: () => void) => void };
-const soon = immediately ?? ((work: () => void) => setTimeout(work, 0));
+/** Calls back after what is ready was read and written. */
+export const soon = immediately ?? ((work: () => void) => setTimeout(work, 0));
 
 /** How long a gateway may take to end a stream that was closed. */
 export const CLOSE_TIMEOUT_MS = 10_000;

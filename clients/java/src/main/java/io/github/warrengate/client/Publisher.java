@@ -36,6 +36,8 @@ public final class Publisher implements AutoCloseable {
   private static final long OVERHEAD = 600;
   /** The pause before a message whose outcome the gateway did not learn is sent again. */
   private static final long RESEND_PAUSE = 200_000_000;
+  /** How long messages are gathered for a frame that is not full, unless nothing else is in flight. */
+  private static final long GATHER = 1_000_000;
   private static final Duration CLOSE_LIMIT = Duration.ofSeconds(30);
   /** Refusals that a later attempt, perhaps at another gateway, need not meet. */
   private static final Set<String> TRANSIENT_REASONS = Set.of(Errors.DRAINING, "BROKER_UNREACHABLE");
@@ -528,7 +530,13 @@ public final class Publisher implements AutoCloseable {
 
     @Override
     long gatherNanos() {
-      return 0;
+      lock.lock();
+      try {
+        // While answers are due, one frame of many messages costs less than many frames.
+        return unwritten.size() >= batchMessages || unwritten.size() == entries.size() ? 0 : GATHER;
+      } finally {
+        lock.unlock();
+      }
     }
 
     @Override
