@@ -261,6 +261,10 @@ class Gateway:
         env |= {f"WARRENGATE_{name}": value for name, value in own.items()}
         self.process = Process([str(binary), "serve"], env, self.log)
 
+    @property
+    def endpoint(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
     async def start(self) -> None:
         if self.process.is_running:
             return
@@ -291,8 +295,8 @@ class Gateway:
 class Stack:
     """The complete stack in a separate folder."""
 
-    def __init__(self, folder: Path, binary: Path) -> None:
-        self.folder, self.binary = folder, binary
+    def __init__(self, folder: Path, binary: Path, gateways: int = 2) -> None:
+        self.folder, self.binary, self._count = folder, binary, gateways
         self.certs = folder / "certs"
         self.other_ca = folder / "other" / "gateway-ca.pem"
         self.gateways: list[Gateway] = []
@@ -331,7 +335,7 @@ class Stack:
             "TELEMETRY__LOG": os.environ.get("WARRENGATE_TEST_LOG", "info"),
             "TELEMETRY__LOG_FORMAT": "human",
         }
-        for number in range(2):
+        for number in range(self._count):
             gateway = Gateway(number, self.binary, settings, self.folder)
             self.gateways.append(gateway)
             await gateway.start()
