@@ -61,6 +61,9 @@ need_cargo() {
 # The features of debug builds of the program: without jemalloc, which takes a tenth of the time.
 development=(--no-default-features --features dev)
 
+# Where cargo writes what it builds.
+cargo_target() { cargo metadata --format-version 1 --no-deps --offline | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'; }
+
 # take_broker PATH: the RabbitMQ that the tests use instead of the one installed.
 take_broker() {
   [ -e "$1" ] || fail "$1 does not exist."
@@ -198,7 +201,7 @@ private_gateway() {
   if [ -z "$binary" ]; then
     say "building"
     cargo build --locked --quiet "${development[@]}" --bin warrengate
-    binary=$PWD/target/debug/warrengate
+    binary=$(cargo_target)/debug/warrengate
   fi
   ops=127.0.0.1:$($port)
   (cd "$folder" && exec env -u WARRENGATE_BINARY "$binary" dev --grpc "127.0.0.1:$($port)" --ops "$ops" --amqps-port "$($port)" \

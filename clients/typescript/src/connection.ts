@@ -1,7 +1,6 @@
 /**
  * The connection to the gateway: one channel at a time, replaced when its gateway drains. Streams of a replaced channel
- * continue to
- * * their end, and no new call uses it.
+ * continue to their end, and no new call uses it.
  */
 import * as tls from "node:tls";
 import { type DescMessage, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";

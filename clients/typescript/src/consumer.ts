@@ -1,7 +1,6 @@
 /**
  * Consuming a queue: a callback with a concurrency limit, or an iterator. A settlement is written only to the stream
- * that delivered the
- * * message, so a late one cannot apply to another message.
+ * that delivered the message, so a late one cannot apply to another message.
  */
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { durationFromMs, durationMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
@@ -317,8 +316,8 @@ export class Consumer implements AsyncIterable<Delivery> {
 
   /**
    * Stops consuming, waits until started deliveries are settled, and ends the stream; the rest is delivered again. By
-   * default handlers
-   * * have 30 s; deliveries of the iterator form, which only the application can settle, are not waited for.
+   * default handlers have 30 s; deliveries of the iterator form, which only the application can settle, are not waited
+   * for.
    */
   async close(timeoutMs = this.closingTimeMs): Promise<void> {
     if (!this.#closing) {

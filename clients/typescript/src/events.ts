@@ -31,8 +31,12 @@ export interface LifecycleEvent {
 
 /** The log of the library; `console` is one. */
 export interface Logger {
+  /** Details for debugging. */
   debug(message: string): void;
+  /** The course of events, for example that a stream is opened again. */
   info(message: string): void;
+  /** What may need attention, for example an expired lease. */
   warn(message: string): void;
+  /** What needs attention, for example that a consumer has ended. */
   error(message: string): void;
 }

@@ -5,7 +5,8 @@ export * from "./errors.js";
 export type { EventKind, LifecycleEvent, Logger } from "./events.js";
 export { type HeaderValue, type Message, ReceivedMessage } from "./message.js";
 export { type Confirmation, Publisher, type PublisherOptions, type Sent } from "./publisher.js";
-export type { Admin, BindingOptions, DeadLetterQuery, DeadLetters, QueueOptions, Topology } from "./services.js";
+export type { Admin, BindingOptions, DeadLetterQuery, DeadLetters, QueueOptions, Redriven, Topology } from "./services.js";
 export { connect, type ConnectOptions, fromEnv } from "./node.js";
 export type { TokenSource } from "./tokens.js";
+/** The version of this package. */
 export const version = "0.1.0";

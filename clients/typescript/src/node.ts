@@ -42,8 +42,7 @@ function environment(): ConnectOptions {
 
 /**
  * Connects with `WARRENGATE_ENDPOINT`, `WARRENGATE_CA`, and `WARRENGATE_CLIENT_ID` and `WARRENGATE_CLIENT_SECRET` or
- * `WARRENGATE_TOKEN`; options
- * * have precedence over the environment.
+ * `WARRENGATE_TOKEN`; options have precedence over the environment.
  */
 export async function fromEnv(options: Partial<ConnectOptions> = {}): Promise<Client> {
   return connect({ ...environment(), ...options });

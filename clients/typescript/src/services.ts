@@ -20,15 +20,25 @@ export interface Caller {
 
 /** Options of a queue; times in milliseconds. */
 export interface QueueOptions {
+  /** How it stores messages. Default: `quorum`. */
   type?: "quorum" | "classic" | "stream";
+  /** Maximum number of ready messages; more are rejected to the publisher. Default: no limit. */
   maxLength?: number;
+  /** Maximum bytes stored; more are rejected to the publisher, and a stream drops its oldest messages. Default: no limit. */
   maxLengthBytes?: number;
+  /** How long a message waits before it becomes a dead letter. Default: no limit. */
   messageTtlMs?: number;
+  /** The queue is deleted when unused for this time. Default: never. */
   expiresMs?: number;
+  /** A message becomes a dead letter after this many attempts. Default: 20. */
   maxDeliveryAttempts?: number;
+  /** Levels of priority of a classic queue, 0 to 10. Default: 0. */
   maxPriority?: number;
+  /** Whether only one consumer at a time receives messages. Default: false. */
   singleActiveConsumer?: boolean;
+  /** How long a stream keeps messages. Default: until `maxLengthBytes`. */
   maxAgeMs?: number;
+  /** Size of a stream's segment file. Default: the broker's (500 MB). */
   streamMaxSegmentBytes?: number;
   /** Delay after the first failed attempt. */
   retryMinMs?: number;
@@ -154,6 +164,16 @@ export interface DeadLetterQuery {
   diedBefore?: Date;
 }
 
+/** What `DeadLetters.redrive` did. */
+export interface Redriven {
+  /** The number of dead letters that are in their queues again. */
+  redriven: number;
+  /** The number of those that are still dead letters. */
+  failed: number;
+  /** Why, for each of those that failed. */
+  failures: RedriveFailure[];
+}
+
 /** Dead letters: list them, redrive them, or delete them. */
 export class DeadLetters {
   constructor(private readonly caller: Caller) {}
@@ -169,9 +189,9 @@ export class DeadLetters {
   }
 
   /** Redrives dead letters to their queues: those with these ids, those that match, or all. */
-  async redrive(query: DeadLetterQuery & { ids?: string[]; maxPerSecond?: number } = {}): Promise<{ redriven: number; failed: number; failures: RedriveFailure[] }> {
+  async redrive(query: DeadLetterQuery & { ids?: string[]; maxPerSecond?: number } = {}): Promise<Redriven> {
     const request = create(RedriveDeadLettersRequestSchema, { selection: selection(query), maxPerSecond: query.maxPerSecond ?? 0 });
-    const done = { redriven: 0, failed: 0, failures: [] as RedriveFailure[] };
+    const done: Redriven = { redriven: 0, failed: 0, failures: [] };
     for await (const progress of this.caller.stream(TopologyService.method.redriveDeadLetters, request)) {
       done.redriven = Number(progress.redriven);
       done.failed = Number(progress.failed);

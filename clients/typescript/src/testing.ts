@@ -1,9 +1,7 @@
 /**
  * A development stack for tests, with a new tenant for each of them, deleted afterwards; for `node:test` and vitest.
- * The stack is
- * * `warrengate dev` from `PATH` or `WARRENGATE_BINARY`, or the gateway of `WARRENGATE_TEST_ENDPOINT`,
- * `WARRENGATE_TEST_CA` and
- * * `WARRENGATE_TEST_ADMIN_SECRET`.
+ * The stack is `warrengate dev` from `PATH` or `WARRENGATE_BINARY`, or the gateway of `WARRENGATE_TEST_ENDPOINT`,
+ * `WARRENGATE_TEST_CA` and `WARRENGATE_TEST_ADMIN_SECRET`.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -19,7 +17,15 @@ import { connect, type ConnectOptions } from "./node.js";
 const START_MS = 180_000;
 
 /** The clean-up hook of a test: `after` in node:test, `onTestFinished` in vitest. */
-export type TestContext = { after: (work: () => Promise<void>) => void } | { onTestFinished: (work: () => Promise<void>) => void };
+export type TestContext =
+  | {
+      /** Of node:test. */
+      after: (work: () => Promise<void>) => void;
+    }
+  | {
+      /** Of vitest. */
+      onTestFinished: (work: () => Promise<void>) => void;
+    };
 
 /** A tenant, with a client that has every grant. */
 export class Tenant {

@@ -1,7 +1,6 @@
 /**
  * The token of a client: fetched once for all callers, and renewed before it expires. At most one request for a token
- * is in progress at
- * * a time, and every caller that needs a token waits for it.
+ * is in progress at a time, and every caller that needs a token waits for it.
  */
 import { AuthenticationError, UnavailableError, WarrengateError } from "./errors.js";
 

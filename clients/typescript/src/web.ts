@@ -24,8 +24,7 @@ export { type Confirmation, Publisher, type PublisherOptions, type Sent } from "
 
 /**
  * The gateway's address and the credentials. A page should use a short-lived token of a client with few grants, issued
- * by its own
- * * server (`token` is a function that requests it), and never a client's secret.
+ * by its own server (`token` is a function that requests it), and never a client's secret.
  */
 export type WebOptions = Omit<ClientOptions, "clientId" | "clientSecret" | "tokenLifetimeMs"> & Required<Pick<ClientOptions, "token">> & {
   /** Instead of the browser's `fetch`. */

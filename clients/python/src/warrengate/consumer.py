@@ -32,9 +32,9 @@ log = logging.getLogger("warrengate")
 
 #: Processes a delivery. Returning acknowledges it, an exception retries it later, unless it was settled explicitly. A
 #: plain function runs in a thread.
-Handler: TypeAlias = "Callable[[Delivery], Awaitable[object] | object]"
+Handler: TypeAlias = Callable[["Delivery"], Awaitable[object] | object]
 #: Where to start in a stream queue: an offset, a time, or a word.
-Position: TypeAlias = "int | datetime | Literal['first', 'last', 'next']"
+Position: TypeAlias = int | datetime | Literal["first", "last", "next"]
 
 #: How long acknowledgements are collected before they are written.
 _GATHER = 0.005
