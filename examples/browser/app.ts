@@ -1,6 +1,6 @@
 // The forms of the page. Text from others is set as text, never as HTML.
-import { Chat } from "./chat.ts";
-import { Gateway, text } from "./gateway.ts";
+import { type Client, connect } from "@warrengate/client/web";
+import { Chat, untilAborted } from "./chat.ts";
 
 const find = (id: string) => document.getElementById(id)!;
 const field = (form: string, name: string) => find(form).querySelector<HTMLInputElement>(`[name=${name}]`)!;
@@ -12,7 +12,17 @@ for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
 }
 history.replaceState(null, "", location.pathname); // keep the token out of the history
 
-const gateway = () => new Gateway(field("gateway", "endpoint").value, () => field("gateway", "token").value);
+const clients = new Map<string, Promise<Client>>();
+
+/** One client for each address. A page gets short-lived tokens from its own server, never a client's secret. */
+function gateway(): Promise<Client> {
+  const endpoint = field("gateway", "endpoint").value;
+  const connected = clients.get(endpoint) ?? connect({ endpoint, token: async () => field("gateway", "token").value });
+  clients.set(endpoint, connected);
+  // A failed attempt is not kept: the token may be replaced.
+  connected.catch(() => clients.delete(endpoint));
+  return connected;
+}
 
 function line(list: string, words: string) {
   const item = document.createElement("li");
@@ -46,25 +56,29 @@ function alone() {
 const received = alone();
 submitted("receive", async () => {
   const [queue, signal] = [field("receive", "queue").value, received()];
-  await gateway().queue(queue);
+  const client = await gateway();
+  await client.topology.declareQueue(queue);
+  const consumer = await client.consume(queue, ({ attempt, message }) => {
+    line("messages", `${attempt > 1 ? `(attempt ${attempt}) ` : ""}${message.text}`);
+  });
   line("messages", `receiving ${queue}`);
-  await gateway().receive({ queue }, (delivery) => {
-    line("messages", `${delivery.attempt > 1 ? `(attempt ${delivery.attempt}) ` : ""}${text(delivery.message)}`);
-  }, signal);
+  await untilAborted([consumer], signal);
 });
 
 submitted("publish", async () => {
   const body = field("publish", "body");
   const words = body.value;
   body.value = "";
-  await gateway().publish(field("receive", "queue").value, words);
+  const publisher = (await gateway()).publisher();
+  await publisher.publish(words, field("receive", "queue").value);
+  await publisher.close();
 });
 
 const joined = alone();
 let chat: Chat | undefined;
 submitted("join", async () => {
   find("talk").replaceChildren();
-  chat = new Chat(gateway(), field("join", "room").value, field("join", "name").value, {
+  chat = new Chat(await gateway(), field("join", "room").value, field("join", "name").value, {
     said: (name, words, time) => line("talk", `${time.toISOString().slice(11, 16)} ${name}: ${words}`),
     here: (names) => (find("here").textContent = names.join(", ") || "no participants"),
   });
