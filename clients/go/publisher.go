@@ -20,6 +20,8 @@ const (
 	// maxFrameBytes is well below the size limit of a frame, so that only a message that is too large by itself is
 	// refused for its size.
 	maxFrameBytes = 256 * 1024
+	// publishGatherPause is how long messages are gathered for a frame that is not full, unless nothing else is in flight.
+	publishGatherPause = time.Millisecond
 	// resendPause is the pause before a message with an unknown outcome is sent again.
 	resendPause = 200 * time.Millisecond
 )
@@ -510,7 +512,18 @@ func (f *publishFrames) nextFrame() (*pb.PublishRequest, time.Duration) {
 	return &pb.PublishRequest{Frame: &pb.PublishRequest_Publications{Publications: &pb.Publications{Publications: publications}}}, 0
 }
 
-func (f *publishFrames) gather() time.Duration { return 0 }
+// While answers are due and more messages may come, one frame of many messages costs less than many frames.
+func (f *publishFrames) gather() time.Duration {
+	p := f.publisher
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	waiting := len(p.unwritten)
+	gathers := waiting < len(p.entries) && len(p.entries) < p.config.MaxInFlight
+	if waiting == 0 || waiting >= p.config.BatchMessages || !gathers || f.session.closing.Load() || f.session.draining.Load() {
+		return 0
+	}
+	return publishGatherPause
+}
 
 func (f *publishFrames) done() bool {
 	// Messages that wait for their time go to the next gateway.

@@ -125,7 +125,7 @@ func (s *session[Request, Response]) write(stream grpc.BidiStreamingClient[Reque
 		}
 		frame, pause := s.frames.nextFrame()
 		if frame != nil {
-			if stream.Send(frame) != nil {
+			if stream.Send(frame) != nil || !s.gather() {
 				return
 			}
 			continue
@@ -152,14 +152,29 @@ func (s *session[Request, Response]) wait(pause time.Duration) bool {
 	case <-s.ctx.Done():
 		return false
 	}
-	if pause := s.frames.gather(); pause > 0 {
+	return s.gather()
+}
+
+// gather waits for more before the next frame is created, and reports whether the stream still exists.
+func (s *session[Request, Response]) gather() bool {
+	pause := s.frames.gather()
+	if pause == 0 {
+		return true
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
 		select {
-		case <-time.After(pause):
+		case <-s.wake:
+			if s.frames.gather() == 0 {
+				return true
+			}
+		case <-timer.C:
+			return true
 		case <-s.ctx.Done():
 			return false
 		}
 	}
-	return true
 }
 
 // close ends the stream when everything is written.

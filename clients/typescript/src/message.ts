@@ -89,19 +89,19 @@ export function toMessage(message: Message | Uint8Array | string): Message {
 
 /** Converts to protobuf. */
 export function toWire(message: Message): Wire {
-  const wire = create(MessageSchema, {
-    body: typeof message.body === "string" ? new TextEncoder().encode(message.body) : message.body,
-    messageId: message.messageId ?? "",
-    correlationId: message.correlationId ?? "",
-    replyTo: message.replyTo ?? "",
-    contentType: message.contentType ?? "",
-    contentEncoding: message.contentEncoding ?? "",
-    type: message.type ?? "",
-    appId: message.appId ?? "",
-    priority: message.priority ?? 0,
-    durability: message.transient ? Durability.TRANSIENT : Durability.UNSPECIFIED,
-    headers: toEntries(message.headers ?? {}),
-  });
+  // Only what the message has: setting every property takes several times as long.
+  const wire = create(MessageSchema);
+  wire.body = typeof message.body === "string" ? new TextEncoder().encode(message.body) : message.body;
+  if (message.messageId) wire.messageId = message.messageId;
+  if (message.correlationId) wire.correlationId = message.correlationId;
+  if (message.replyTo) wire.replyTo = message.replyTo;
+  if (message.contentType) wire.contentType = message.contentType;
+  if (message.contentEncoding) wire.contentEncoding = message.contentEncoding;
+  if (message.type) wire.type = message.type;
+  if (message.appId) wire.appId = message.appId;
+  if (message.priority) wire.priority = message.priority;
+  if (message.transient) wire.durability = Durability.TRANSIENT;
+  if (message.headers) wire.headers = toEntries(message.headers);
   if (message.ttlMs !== undefined) wire.ttl = durationFromMs(message.ttlMs);
   if (message.publishTime) wire.publishTime = timestampFromDate(message.publishTime);
   return wire;

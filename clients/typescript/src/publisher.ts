@@ -133,7 +133,8 @@ export class Publisher {
     const endSpan = startProducer(this.exchange, routingKey, complete);
     const { exchange } = this;
     const allowUnroutable = options.allowUnroutable ?? false;
-    const publication = create(PublicationSchema, { exchange, routingKey, allowUnroutable, message: toWire(complete) });
+    const publication = create(PublicationSchema);
+    Object.assign(publication, { exchange, routingKey, allowUnroutable, message: toWire(complete) });
     // The properties of most messages are small in comparison.
     const size = (publication.message?.body.length ?? 0) + exchange.length + routingKey.length + 100;
     while (!this.#closed && this.#isFull(size)) await new Promise<void>((resolve) => this.#waiting.push(resolve));

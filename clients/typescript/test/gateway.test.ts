@@ -1,10 +1,15 @@
 // The library against a real gateway and broker.
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { connect as connectHttp2, type IncomingHttpHeaders } from "node:http2";
 import { after, before, test } from "node:test";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { context, propagation, trace } from "@opentelemetry/api";
 import { AsyncLocalStorageContextManager } from "@opentelemetry/context-async-hooks";
 import { W3CTraceContextPropagator } from "@opentelemetry/core";
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from "@opentelemetry/sdk-trace-base";
+import { Messaging, PublishBatchRequestSchema } from "../src/generated/warrengate/v1/messaging_pb.js";
 import { NotFoundError, PermissionDeniedError, UnroutableError } from "../src/index.js";
 import { DevelopmentStack } from "../src/testing.js";
 
@@ -32,6 +37,31 @@ void test("topology calls reach the broker", async (t) => {
   await topology.deleteExchange("more");
   assert.equal(await topology.deleteQueue("q", { ifEmpty: true }), 0);
   await assert.rejects(topology.queueStatus("q"), (error: NotFoundError) => error instanceof NotFoundError && error.reason === "QUEUE_NOT_FOUND");
+});
+
+// grpc-js always accepts gzip, and would spend more time on decompressing frames than on everything else.
+void test("the gateway does not compress the responses of Messaging", async (t) => {
+  const tenant = await stack.tenant(t);
+  const client = await tenant.connect();
+  await client.topology.declareQueue("q");
+  const connection = connectHttp2(tenant.options.endpoint, { ca: readFileSync(String(tenant.options.ca)) });
+  t.after(() => connection.destroy());
+  const request = connection.request({
+    ":method": "POST",
+    ":path": `/${Messaging.typeName}/PublishBatch`,
+    "content-type": "application/grpc",
+    "grpc-accept-encoding": "identity,deflate,gzip",
+    te: "trailers",
+    authorization: `Bearer ${(await client.tokens.get()).text}`,
+  });
+  const publications = [{ routingKey: "q", message: { body: new Uint8Array(256), messageId: "1" } }];
+  const message = toBinary(PublishBatchRequestSchema, create(PublishBatchRequestSchema, { publications }));
+  const prefix = Buffer.alloc(5);
+  prefix.writeUInt32BE(message.length, 1);
+  request.end(Buffer.concat([prefix, message]));
+  const [headers] = (await once(request, "response")) as [IncomingHttpHeaders];
+  const [frame] = (await once(request, "data")) as [Buffer];
+  assert.deepEqual([headers[":status"], headers["grpc-encoding"], frame[0]], [200, undefined, 0]);
 });
 
 void test("a consumer reports the error that ended it", async (t) => {

@@ -1,6 +1,7 @@
 //! The library's side of the measurement.
 
 use std::{
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -45,14 +46,14 @@ async fn consume(client: &Client, command: &Command) -> anyhow::Result<()> {
     let (left, done) = (Arc::new(AtomicUsize::new(command.count)), Arc::new(Notify::new()));
     let handler = {
         let done = Arc::clone(&done);
-        async move |_delivery| {
+        move |_delivery| {
             if left.fetch_sub(1, Ordering::Relaxed) == 1 {
                 done.notify_one();
             }
-            Ok(())
+            ready(Ok(()))
         }
     };
-    let options = SubscribeOptions::queue(&*command.queue).window(u32::from(command.prefetch));
+    let options = SubscribeOptions::queue(&*command.queue).max_outstanding_messages(u32::from(command.prefetch));
     let consumer = client.consume(options, handler).await?;
     done.notified().await;
     consumer.close(CLOSE).await?;

@@ -481,6 +481,9 @@ public final class Publisher implements AutoCloseable {
 
   /** One publish stream. */
   private final class Stream extends Session<PublishRequest, PublishResponse> {
+    /** Whether a frame is written even if it is not full. */
+    private boolean due;
+
     Stream() {
       // What is written to a stream that the gateway has not accepted would have to count as perhaps stored.
       super(Publisher.this.client, "publisher", MessagingGrpc.getPublishMethod(), true);
@@ -491,6 +494,26 @@ public final class Publisher implements AutoCloseable {
       client.emit(Event.Kind.CONNECTED, source, "");
     }
 
+    /**
+     * While answers are due and more messages may come, one frame of many messages costs less than many frames. The caller has the
+     * lock.
+     */
+    private boolean gathers() {
+      var waiting = unwritten.size();
+      var answersAreDue = waiting < entries.size() && entries.size() < maxInFlight;
+      return waiting > 0 && waiting < batchMessages && answersAreDue && !closing && !draining;
+    }
+
+    @Override
+    void gathered() {
+      lock.lock();
+      try {
+        due = true;
+      } finally {
+        lock.unlock();
+      }
+    }
+
     @Override
     PublishRequest nextFrame() {
       lock.lock();
@@ -498,6 +521,11 @@ public final class Publisher implements AutoCloseable {
         if (draining || notBefore - System.nanoTime() > 0) {
           return null;
         }
+        if (gathers() && !due) {
+          wakeAfter(GATHER);
+          return null;
+        }
+        due = false;
         var frame = Publications.newBuilder();
         var size = 0L;
         while (frame.getPublicationsCount() < batchMessages && !unwritten.isEmpty()) {
@@ -532,8 +560,7 @@ public final class Publisher implements AutoCloseable {
     long gatherNanos() {
       lock.lock();
       try {
-        // While answers are due, one frame of many messages costs less than many frames.
-        return unwritten.size() >= batchMessages || unwritten.size() == entries.size() ? 0 : GATHER;
+        return gathers() ? GATHER : 0;
       } finally {
         lock.unlock();
       }

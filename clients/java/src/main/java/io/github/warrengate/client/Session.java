@@ -163,13 +163,24 @@ abstract class Session<RequestT, ResponseT> {
     var pause = gatherNanos();
     if (pause <= 0) {
       pump();
-    } else if (gathering.compareAndSet(false, true)) {
+    } else {
+      wakeAfter(pause);
+    }
+  }
+
+  /** Asks for a frame after this time. */
+  void wakeAfter(long pause) {
+    if (gathering.compareAndSet(false, true)) {
       client.schedule(pause, () -> {
         gathering.set(false);
+        gathered();
         pump();
       });
     }
   }
+
+  /** The time for gathering has passed. */
+  void gathered() {}
 
   private void pump() {
     if (pumps.getAndIncrement() == 0) {
