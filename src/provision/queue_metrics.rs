@@ -42,12 +42,14 @@ pub async fn watch(provisioner: Arc<Provisioner>, metrics: Metrics, stop: Cancel
 }
 
 fn queues(figures: &TenantFigures) -> TenantQueues {
+    // Only a new queue has no statistics while the others have them.
+    let knows_consumers = figures.queues.is_empty() || figures.queues.iter().any(|queue| queue.consumers.is_some());
     TenantQueues {
         ready: figures.sum(|queue| Some(queue.ready)),
         unsettled: figures.sum(|queue| queue.unsettled),
         delayed: figures.delayed,
         dead_letters: figures.dead_letters,
-        consumers: figures.sum(|queue| queue.consumers.map(u64::from)),
+        consumers: knows_consumers.then(|| figures.sum(|queue| queue.consumers.map(u64::from))),
         oldest_seconds: figures.oldest().map(|age| age.as_secs_f64()),
     }
 }

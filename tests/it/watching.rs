@@ -203,6 +203,16 @@ async fn depth_and_consumers_are_shown_without_the_brokers_statistics() {
     assert!(seen.failure.is_empty());
     let status = dedicated.admin().await.admin().get_status(pb::GetStatusRequest {}).await.unwrap().into_inner();
     assert!(!status.broker.unwrap().collects_statistics);
+    // Without statistics nobody knows whether the queue has consumers, and 0 would raise an alert.
+    let ready = format!("warrengate_queue_messages{{tenant=\"{}\",state=\"ready\"}} 3", tenant.id);
+    let metrics = format!("http://{}/metrics", dedicated.stack.gateway().ops_address());
+    let page = until("the depth on the page", async || {
+        let page = web::http().get(&metrics).send().await.unwrap().text().await.unwrap();
+        page.lines().any(|line| line.starts_with(&ready)).then_some(page)
+    })
+    .await;
+    let consumers = page.lines().find(|line| line.starts_with("warrengate_queue_consumers{"));
+    assert_eq!(consumers, None);
     consumer.close().await;
 }
 

@@ -21,8 +21,8 @@ pub struct TenantQueues {
     pub delayed: u64,
     /// Dead letters stored.
     pub dead_letters: u64,
-    /// Consumers.
-    pub consumers: u64,
+    /// Consumers, if they are known: a 0 for want of statistics would look like a queue that nobody reads.
+    pub consumers: Option<u64>,
     /// The age of the oldest message in seconds, if it is known.
     pub oldest_seconds: Option<f64>,
 }
@@ -30,7 +30,7 @@ pub struct TenantQueues {
 impl TenantQueues {
     fn is_empty(&self) -> bool {
         let Self { ready, unsettled, delayed, dead_letters, consumers, .. } = self;
-        [ready, unsettled, delayed, dead_letters, consumers].iter().all(|count| **count == 0)
+        [*ready, *unsettled, *delayed, *dead_letters, consumers.unwrap_or_default()].iter().all(|count| *count == 0)
     }
 
     fn add(&mut self, other: &Self) {
@@ -38,7 +38,7 @@ impl TenantQueues {
         self.unsettled += other.unsettled;
         self.delayed += other.delayed;
         self.dead_letters += other.dead_letters;
-        self.consumers += other.consumers;
+        self.consumers = self.consumers.zip(other.consumers).map(|(a, b)| a + b);
         self.oldest_seconds = match (self.oldest_seconds, other.oldest_seconds) {
             (Some(a), Some(b)) => Some(a.max(b)),
             (known, None) | (None, known) => known,
@@ -66,7 +66,10 @@ pub(super) fn labelled(
         if shown.len() < MAX_TENANTS && tenant.as_str() != OTHER {
             shown.push((tenant.to_string(), queues));
         } else {
-            others.get_or_insert_default().add(&queues);
+            match &mut others {
+                Some(others) => others.add(&queues),
+                None => others = Some(queues),
+            }
         }
     }
     shown.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -87,10 +90,8 @@ pub(super) fn encode(encoder: &mut Encoder<'_>, tenants: &[(String, TenantQueues
         Ok(())
     })?;
     metric(encoder, &names::QUEUE_CONSUMERS, |samples| {
-        let one = |(tenant, queues): &(String, TenantQueues)| {
-            samples.gauge_with([("tenant", tenant)], queues.consumers as f64)
-        };
-        tenants.iter().try_for_each(one)
+        let known = tenants.iter().filter_map(|(tenant, queues)| Some((tenant, queues.consumers?)));
+        known.into_iter().try_for_each(|(tenant, count)| samples.gauge_with([("tenant", tenant)], count as f64))
     })?;
     metric(encoder, &names::OLDEST_MESSAGE, |samples| {
         let known = tenants.iter().filter_map(|(tenant, queues)| Some((tenant, queues.oldest_seconds?)));
@@ -121,6 +122,16 @@ mod tests {
         let others = shown.iter().find(|(label, _)| label == OTHER).map(|(_, queues)| *queues);
         let sum = TenantQueues { ready: 11 + 12 + 13, oldest_seconds: Some(13.0), ..TenantQueues::default() };
         assert_eq!(others, Some(sum), "those with the fewest messages, except the one whose label is in use");
+    }
+
+    #[test]
+    fn a_sum_of_consumers_is_known_only_if_each_is_known() {
+        let sum = |a, b| {
+            let mut sum = TenantQueues { consumers: a, ..TenantQueues::default() };
+            sum.add(&TenantQueues { consumers: b, ..TenantQueues::default() });
+            sum.consumers
+        };
+        assert_eq!((sum(Some(1), Some(2)), sum(Some(1), None), sum(None, Some(2))), (Some(3), None, None));
     }
 
     #[test]
