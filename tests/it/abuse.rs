@@ -23,6 +23,10 @@ async fn issue_token(channel: &Channel, client_id: &str, secret: &str) -> Result
     AuthClient::new(channel.clone()).issue_token(request).await.map(drop)
 }
 
+fn is_disconnect(status: &Status) -> bool {
+    std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>())
+}
+
 #[tokio::test]
 async fn a_flood_of_wrong_secrets_is_refused_and_a_client_that_authenticated_before_gets_its_tokens() {
     let flood: usize =
@@ -65,6 +69,9 @@ async fn a_flood_of_wrong_secrets_is_refused_and_a_client_that_authenticated_bef
                             assert!(status.get_error_details().retry_info().is_some(), "{status:?}");
                             shed.fetch_add(1, Ordering::Relaxed)
                         }
+                        // A connection on which no client has authenticated is closed `limits.unauthenticated_timeout`
+                        // (10 s) after it was accepted, together with its calls.
+                        _ if attacker % 2 == 0 && is_disconnect(&status) => continue,
                         _ => panic!("{status:?}"),
                     };
                 }
@@ -97,6 +104,7 @@ async fn a_flood_of_wrong_secrets_is_refused_and_a_client_that_authenticated_bef
         took.len(),
     );
     assert!(wrong < shed, "{wrong} checked, {shed} refused unchecked");
+    assert!(wrong + shed > flood * 9 / 10, "{} of {flood} attempts were answered", wrong + shed);
     assert!(p99 < Duration::from_secs(2), "{p99:?}");
     // The target is 0.8, which cannot be required on a busy machine; docs/security.md has the measured value.
     assert!(ratio > 0.2, "an open stream had {ratio:.2} of its throughput");

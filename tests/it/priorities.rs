@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use warrengate::pb;
 
 use crate::harness::{
-    Tenant,
-    broker::Management,
+    Tenant, broker,
     consumer::{RawSubscription, ids, start},
     to_queue,
     wait::within,
@@ -19,13 +18,6 @@ fn with_priority(queue: &str, priority: u32, body: String) -> pb::Publication {
     publication
 }
 
-async fn broker_version() -> (u32, u32) {
-    let overview = Management::new().get("overview").await.expect("the overview");
-    let version = overview["rabbitmq_version"].as_str().expect("a version").to_owned();
-    let mut parts = version.split('.').map(|part| part.parse().expect("a number"));
-    (parts.next().expect("major"), parts.next().expect("minor"))
-}
-
 #[tokio::test]
 async fn quorum_queues_order_priorities_as_documented_and_zero_is_the_lowest() {
     let tenant = Tenant::fresh().await;
@@ -34,7 +26,7 @@ async fn quorum_queues_order_priorities_as_documented_and_zero_is_the_lowest() {
         tenant.publish(with_priority("q", priority, priority.to_string())).await;
     }
     tenant.has_depth("q", 4).await;
-    let expected = match broker_version().await {
+    let expected = match broker::version().await {
         (..=3, _) => ["0", "9", "3", "31"],
         // Two levels: 5 and more is high. Two of these for one of the others.
         (4, ..=2) => ["9", "31", "0", "3"],

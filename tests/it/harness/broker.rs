@@ -20,6 +20,14 @@ use warrengate::{
 
 use super::SharedStack;
 
+/// Major and minor version of the broker of the shared stack.
+pub async fn version() -> (u32, u32) {
+    let overview = Management::new().get("overview").await.expect("the overview");
+    let version = overview["rabbitmq_version"].as_str().expect("a version").to_owned();
+    let mut parts = version.split('.').map(|part| part.parse().expect("a number"));
+    (parts.next().expect("major"), parts.next().expect("minor"))
+}
+
 /// The broker's HTTP API.
 pub struct Management {
     http: reqwest::Client,
