@@ -480,4 +480,74 @@ mod tests {
         assert!(from_transport.is_disconnect());
         assert!(Error::from(Status::unavailable("draining")).is_disconnect());
     }
+
+    #[test]
+    fn an_outcome_becomes_a_typed_error_that_says_whether_another_attempt_may_help() {
+        let wait = prost_types::Duration { seconds: 2, nanos: 0 };
+        for (given, outcome, name, reason, retryable, kind) in [
+            (pb::Outcome::Unroutable, Outcome::Unroutable, "UNROUTABLE", "NO_ROUTE", false, Kind::NotFound),
+            (pb::Outcome::Rejected, Outcome::Rejected, "REJECTED", "QUEUE_FULL", false, Kind::Precondition),
+            (pb::Outcome::Rejected, Outcome::Rejected, "REJECTED", "DRAINING", true, Kind::Precondition),
+            (pb::Outcome::Denied, Outcome::Denied, "DENIED", "NO_GRANT", false, Kind::Denied),
+            (pb::Outcome::Throttled, Outcome::Throttled, "THROTTLED", "MESSAGE_RATE", true, Kind::Exhausted),
+            (pb::Outcome::Unknown, Outcome::Unknown, "UNKNOWN", "NO_CONFIRM", true, Kind::Unavailable),
+        ] {
+            let result = pb::PublishResult {
+                outcome: given.into(),
+                reason: format!("{reason}: a sentence"),
+                retry_after: Some(wait),
+                ..pb::PublishResult::default()
+            };
+            let error = Error::Unconfirmed(Box::new(Unconfirmed::of(result)));
+            assert_eq!((error.outcome(), error.reason(), error.is_retryable()), (Some(outcome), reason, retryable));
+            assert_eq!((error.kind(), Classify::reason(&error)), (kind, name));
+            assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains("a sentence") && text.contains(reason), "{text}");
+        }
+        let cause = Error::no_answer("https://gateway:8443");
+        let error = Error::Unconfirmed(Box::new(Unconfirmed::not_sent("m".into(), Some(&cause))));
+        assert_eq!((error.outcome(), error.reason()), (Some(Outcome::NotSent), "GATEWAY_UNREACHABLE"));
+        assert_eq!((error.kind(), error.is_retryable()), (Kind::Deadline, true));
+    }
+
+    #[test]
+    fn the_status_of_a_refusal_is_kept_and_most_codes_have_a_next_step() {
+        for (code, kind, next) in [
+            (Code::InvalidArgument, Kind::Invalid, ""),
+            (Code::NotFound, Kind::NotFound, ""),
+            (Code::AlreadyExists, Kind::AlreadyExists, ""),
+            (Code::FailedPrecondition, Kind::Precondition, ""),
+            (Code::Unauthenticated, Kind::Unauthenticated, "get a new token"),
+            (Code::PermissionDenied, Kind::Denied, "grant"),
+            (Code::ResourceExhausted, Kind::Exhausted, "larger plan"),
+            (Code::Unavailable, Kind::Unavailable, "try again"),
+            (Code::DeadlineExceeded, Kind::Deadline, "check before trying again"),
+            (Code::Aborted, Kind::Aborted, ""),
+            (Code::Unimplemented, Kind::Unimplemented, "does not support"),
+            (Code::DataLoss, Kind::Internal, "the gateway's log"),
+        ] {
+            let error = Error::from(Status::new(code, "refused"));
+            assert_eq!((error.kind(), Classify::reason(&error)), (kind, "REFUSED_BY_GATEWAY"));
+            let text = error.to_string();
+            assert!(text.contains("refused") && text.contains(next), "{text}");
+            let refusal = error.refusal().expect("a refusal");
+            assert_eq!((refusal.code(), refusal.message(), refusal.trace_id()), (code, "refused", ""));
+        }
+    }
+
+    #[test]
+    fn the_librarys_own_errors_have_reasons_and_say_whether_another_attempt_may_help() {
+        let unreachable = Error::no_answer("https://gateway:8443");
+        assert!(unreachable.is_disconnect() && unreachable.outcome().is_none());
+        for (error, kind, reason, retryable) in [
+            (unreachable, Kind::Unavailable, "GATEWAY_UNREACHABLE", true),
+            (Error::MissingCredentials, Kind::Invalid, "CONFIGURATION", false),
+            (Error::TokenEnded, Kind::Unauthenticated, "TOKEN_EXPIRED", false),
+            (Error::Closed, Kind::Precondition, "CLOSED", false),
+        ] {
+            assert_eq!((error.kind(), error.reason(), error.is_retryable()), (kind, reason, retryable), "{error}");
+            assert_eq!(Classify::retry_after(&error), None);
+        }
+    }
 }

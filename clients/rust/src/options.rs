@@ -196,6 +196,8 @@ mod tests {
         for credentials in [
             Credentials::Secret { client_id: "acme.app".into(), secret: "hunter2".into() },
             Credentials::Token("hunter2".into()),
+            Credentials::source(|| async { Ok("hunter2".into()) }),
+            Credentials::Anonymous,
         ] {
             let shown = format!("{:?}", ClientOptions::new("https://127.0.0.1:8443", credentials));
             assert!(!shown.contains("hunter2"), "{shown}");

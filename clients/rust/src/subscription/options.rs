@@ -163,3 +163,62 @@ impl SubscribeOptions {
         start
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_become_the_first_frame() {
+        let options = SubscribeOptions::queue("orders")
+            .max_outstanding_messages(10)
+            .max_outstanding_bytes(1_000)
+            .ack_deadline(Duration::from_secs(30))
+            .priority(7)
+            .exclusive()
+            .auto_ack()
+            .max_lease(Duration::from_secs(60))
+            .reconnect_for(Duration::from_secs(5));
+        let expected = pb::SubscribeStart {
+            queue: "orders".into(),
+            max_outstanding_messages: 10,
+            max_outstanding_bytes: 1_000,
+            ack_deadline: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+            priority: 7,
+            exclusive: true,
+            auto_ack: true,
+            ..pb::SubscribeStart::default()
+        };
+        assert_eq!(options.start(None), expected);
+        assert!(options.is_auto_ack());
+        let limits = (options.lease_limit(), options.reconnect_limit());
+        assert_eq!(limits, (Duration::from_secs(60), Some(Duration::from_secs(5))));
+    }
+
+    #[test]
+    fn the_window_is_never_smaller_than_the_number_of_handlers() {
+        let window = |options: SubscribeOptions| options.start(None).max_outstanding_messages;
+        assert_eq!(window(SubscribeOptions::queue("q").concurrency(8)), 0, "the gateway's default is enough");
+        assert_eq!(window(SubscribeOptions::queue("q").concurrency(300)), 300);
+        assert_eq!(window(SubscribeOptions::queue("q").concurrency(20).max_outstanding_messages(10)), 20);
+        assert_eq!(window(SubscribeOptions::queue("q").concurrency(20).max_outstanding_messages(100)), 100);
+    }
+
+    #[test]
+    fn a_stream_queue_starts_at_the_position_and_resumes_at_the_offset() {
+        let position = |start: pb::SubscribeStart| start.position.and_then(|position| position.position);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
+        for (options, expected) in [
+            (SubscribeOptions::queue("q").from_first(), Position::First(StreamFirst {})),
+            (SubscribeOptions::queue("q").from_last(), Position::Last(StreamLast {})),
+            (SubscribeOptions::queue("q").from_next(), Position::Next(StreamNext {})),
+            (
+                SubscribeOptions::queue("q").from_time(at),
+                Position::Timestamp(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+            ),
+        ] {
+            assert_eq!(position(options.start(None)), Some(expected));
+            assert_eq!(position(options.start(Some(42))), Some(Position::Offset(42)));
+        }
+    }
+}
