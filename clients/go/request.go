@@ -38,12 +38,13 @@ func (c *Client) Request(ctx context.Context, queue string, message Message) (Me
 		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
 	}
+	var reply Message
 	replies, err := c.replyQueue(ctx)
-	if err != nil {
-		return Message{}, err
+	if err == nil {
+		reply, err = replies.request(ctx, queue, message)
 	}
-	reply, err := replies.request(ctx, queue, message)
 	if err != nil && ctx.Err() != nil {
+		// The time may already pass while the reply queue is created.
 		return Message{}, timeoutError("no reply within the time limit")
 	}
 	return reply, err
