@@ -39,6 +39,8 @@ pub struct StackOptions {
     pub nodes: usize,
     /// A RabbitMQ installation other than the system's.
     pub installation: Option<PathBuf>,
+    /// The folder of a running stack, whose broker and certificates are used instead of new ones.
+    pub shared: Option<PathBuf>,
     /// Further settings by their environment names (`WARRENGATE_LIMITS__…`).
     pub settings: Vec<(String, String)>,
     /// Receives progress messages.
@@ -58,6 +60,7 @@ impl StackOptions {
             management_port: None,
             nodes: 1,
             installation: None,
+            shared: None,
             settings: Vec::new(),
             progress: Arc::new(|_| {}),
         }
@@ -105,8 +108,11 @@ impl Broker {
             management_port: options.management_port,
             installation: options.installation.clone(),
             progress: Arc::clone(&options.progress),
-            ..NodeOptions::new(options.dir.join("broker"), broker_files(certs)?)
+            ..NodeOptions::new(options.shared.as_ref().unwrap_or(&options.dir).join("broker"), broker_files(certs)?)
         };
+        if options.shared.is_some() {
+            return Ok(Self::Node(Box::new(Node::of_another_process(node)?)));
+        }
         Ok(match options.nodes {
             0 | 1 => Self::Node(Box::new(Node::start(node).await?)),
             size => Self::Cluster(Cluster::start(ClusterOptions { node, size }).await?),
@@ -130,9 +136,8 @@ impl Stack {
         // It contains secrets, so only its owner has access.
         let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.dir);
         created.map_err(|error| Error::Folder(options.dir.clone(), error))?;
-        let certs = CertsDir::new(options.dir.join("certs"));
-        let report = certs.ensure(&Sans::default())?;
-        if report.changes().next().is_some() {
+        let certs = CertsDir::new(options.shared.as_ref().unwrap_or(&options.dir).join("certs"));
+        if options.shared.is_none() && certs.ensure(&Sans::default())?.changes().next().is_some() {
             say("created certificates");
         }
         let broker = Broker::start(&options, &certs).await?;
@@ -219,7 +224,7 @@ impl Stack {
     /// Stops the gateway, and then the broker.
     ///
     /// # Errors
-    /// When the broker had to be killed.
+    /// When the broker had to be killed, or belongs to another stack.
     pub async fn stop(self) -> Result<(), Error> {
         self.gateway.shutdown().await;
         match self.broker {

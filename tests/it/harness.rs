@@ -14,6 +14,7 @@ pub mod jaeger;
 pub mod plans;
 pub mod publisher;
 pub mod raw;
+pub mod run;
 pub mod serve;
 pub mod tenant;
 pub mod traced;
@@ -44,7 +45,7 @@ pub use warrengate_testkit::{postgres, proxy};
 use postgres::Postgres;
 use warrengate_testkit::folder::RunFolder;
 
-/// The stack that all tests share. It has a separate runtime, because the runtime of a test ends with the test; the
+/// The stack that all tests of this process share. It has a separate runtime, because the runtime of a test ends with the test; the
 /// node's guard ends the broker with the process.
 pub struct SharedStack {
     pub stack: Stack,
@@ -103,6 +104,7 @@ impl SharedStack {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut options = StackOptions::new(folder());
         options.installation = installation();
+        options.shared = run::stack();
         options.console = Some(([127, 0, 0, 1], 0).into());
         let postgres = (std::env::var_os("WARRENGATE_TEST_STORE").is_some_and(|store| store == "postgres"))
             .then(|| Postgres::start().expect("PostgreSQL starts"));

@@ -80,6 +80,9 @@ pub enum Error {
     /// The broker does not run.
     #[error("the broker is not running")]
     NotRunning,
+    /// Another process started the broker, and it alone can stop it.
+    #[error("the broker in {} belongs to another process, which alone can stop or restart it", .0.display())]
+    OfAnotherProcess(PathBuf),
     /// A file of the node's folder.
     #[error("cannot {act} {}", path.display())]
     File {

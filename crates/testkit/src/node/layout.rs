@@ -19,6 +19,10 @@ use super::{Error, NodeOptions};
 const BASE: &str = include_str!("../../../../broker-config/rabbitmq.conf");
 const ADVANCED: &str = include_str!("../../../../broker-config/advanced.config");
 const PLUGINS: &str = include_str!("../../../../broker-config/enabled_plugins");
+/// The file with the Erlang node's name.
+const NAME: &str = "node-name";
+/// The file with the ports, for other processes that use the node.
+const PORTS: &str = "ports";
 
 /// The ports of a node.
 #[derive(Debug, Clone, Copy)]
@@ -33,16 +37,41 @@ pub(super) struct Ports {
     pub(super) tools: u16,
 }
 
-/// A node's folder, locked for this process.
+impl Ports {
+    fn to_text(self) -> String {
+        let Self { amqps, management, epmd, distribution, tools } = self;
+        format!("{amqps} {management} {epmd} {distribution} {tools}\n")
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let ports: Vec<u16> = text.split_whitespace().map_while(|port| port.parse().ok()).collect();
+        let [amqps, management, epmd, distribution, tools] = ports[..] else { return None };
+        Some(Self { amqps, management, epmd, distribution, tools })
+    }
+}
+
+/// A node's folder.
 #[derive(Debug)]
 pub(super) struct Layout {
     dir: PathBuf,
     name: String,
-    /// The system releases the lock when this process ends.
-    _lock: File,
+    /// The system releases the lock when this process ends. `None` for a node of another process.
+    _lock: Option<File>,
 }
 
 impl Layout {
+    /// The folder and the ports of a node that another process runs.
+    pub(super) fn of_another_process(dir: &Path) -> Result<(Self, Ports), Error> {
+        let dir = fs::canonicalize(dir).map_err(Error::file("find", dir))?;
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read_to_string(&path).map_err(Error::file("read", &path))
+        };
+        let ports = Ports::from_text(&read(PORTS)?).ok_or(Error::NotRunning)?;
+        let name = read(NAME)?.trim().to_owned();
+        Ok((Self { dir, name, _lock: None }, ports))
+    }
+
     /// Creates the folder if necessary and locks it. The cookie is the given one or a new one.
     pub(super) fn lock(dir: &Path, cookie: Option<&str>) -> Result<Self, Error> {
         for folder in [dir, &dir.join("conf.d"), &dir.join("data"), &dir.join("log")] {
@@ -54,10 +83,9 @@ impl Layout {
         let lock = File::create(&path).map_err(Error::file("create", &path))?;
         lock.try_lock().map_err(|_| Error::InUse(dir.clone()))?;
         // RabbitMQ's data belongs to the node name under which it was created.
-        let name =
-            read_or_create(&dir.join("node-name"), || format!("wg-{:08x}@localhost", rand::rng().random::<u32>()))?;
+        let name = read_or_create(&dir.join(NAME), || format!("wg-{:08x}@localhost", rand::rng().random::<u32>()))?;
         read_or_create(&dir.join(".erlang.cookie"), || cookie.map_or_else(new_cookie, str::to_owned))?;
-        Ok(Self { dir, name, _lock: lock })
+        Ok(Self { dir, name, _lock: Some(lock) })
     }
 
     /// Writes the files that RabbitMQ reads when it starts.
@@ -66,6 +94,7 @@ impl Layout {
             let path = self.dir.join(name);
             fs::write(&path, text).map_err(Error::file("write", &path))
         };
+        write(PORTS, &ports.to_text())?;
         write("rabbitmq.conf", BASE)?;
         write("advanced.config", ADVANCED)?;
         write("enabled_plugins", PLUGINS)?;

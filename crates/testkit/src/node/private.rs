@@ -34,7 +34,8 @@ pub struct Node {
     options: NodeOptions,
     installation: Installation,
     ports: Ports,
-    _reservation: Reservation,
+    /// `None` for a node of another process.
+    reservation: Option<Reservation>,
     /// Set in a cluster.
     member: Option<Member>,
     // Declared before `layout`, so that the processes end before the folder's lock is released.
@@ -100,10 +101,36 @@ impl Node {
         };
         let processes = Mutex::new(Processes { guard: Guard::start()?, epmd: None, broker: None });
         let start_stop = tokio::sync::Mutex::default();
-        let node =
-            Self { options, installation, ports, _reservation: reservation, member, processes, layout, start_stop };
+        let node = Self {
+            options,
+            installation,
+            ports,
+            reservation: Some(reservation),
+            member,
+            processes,
+            layout,
+            start_stop,
+        };
         node.start_broker().await?;
         Ok(node)
+    }
+
+    /// The node that another process runs in this folder. It is reached with [`Node::control`] and its ports, and only
+    /// the other process can stop it.
+    ///
+    /// # Errors
+    /// When RabbitMQ is missing, or the folder does not contain a node.
+    pub fn of_another_process(options: NodeOptions) -> Result<Self, Error> {
+        let installation = Installation::find(options.installation.as_deref())?;
+        let (layout, ports) = Layout::of_another_process(&options.dir)?;
+        let processes = Mutex::new(Processes { guard: Guard::start()?, epmd: None, broker: None });
+        let start_stop = tokio::sync::Mutex::default();
+        Ok(Self { options, installation, ports, reservation: None, member: None, processes, layout, start_stop })
+    }
+
+    /// Fails for a node of another process.
+    fn check_ours(&self) -> Result<(), Error> {
+        if self.reservation.is_some() { Ok(()) } else { Err(Error::OfAnotherProcess(self.dir().to_owned())) }
     }
 
     /// The AMQPS port, on 127.0.0.1.
@@ -146,6 +173,7 @@ impl Node {
     /// # Errors
     /// When the signal cannot be sent.
     pub fn kill(&self) -> Result<(), Error> {
+        self.check_ours()?;
         let mut processes = self.lock();
         let Some(mut broker) = processes.broker.take() else { return Ok(()) };
         process::signal(broker.id(), "KILL")?;
@@ -183,8 +211,9 @@ impl Node {
     /// Stopping it twice is not an error.
     ///
     /// # Errors
-    /// When a process cannot be signalled.
+    /// When a process cannot be signalled, or belongs to another process.
     pub async fn stop(&self) -> Result<(), Error> {
+        self.check_ours()?;
         let _start_stop = self.start_stop.lock().await;
         self.stop_broker().await?;
         let epmd = self.lock().epmd.take();
@@ -203,6 +232,7 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub async fn restart(&self) -> Result<(), Error> {
+        self.check_ours()?;
         let _start_stop = self.start_stop.lock().await;
         self.stop_broker().await?;
         ports::check(self.ports.amqps, AMQPS)?;
@@ -284,6 +314,7 @@ impl Node {
     }
 
     fn signal(&self, signal: &str) -> Result<(), Error> {
+        self.check_ours()?;
         match &self.lock().broker {
             Some(broker) => process::signal(broker.id(), signal),
             None => Err(Error::NotRunning),
