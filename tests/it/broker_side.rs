@@ -82,7 +82,7 @@ async fn the_only_administrator_is_the_provisioner_and_guest_does_not_exist() {
         .as_array()
         .unwrap()
         .iter()
-        .filter(|user| !user["name"].as_str().unwrap().starts_with("wg.t"))
+        .filter(|user| !user["name"].as_str().unwrap().starts_with("wg."))
         .map(|user| user["name"].as_str().unwrap())
         .collect();
     assert_eq!(others, ["wg-provisioner"]);
