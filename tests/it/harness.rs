@@ -45,8 +45,8 @@ pub use warrengate_testkit::{postgres, proxy};
 use postgres::Postgres;
 use warrengate_testkit::folder::RunFolder;
 
-/// The stack that all tests of this process share. It has a separate runtime, because the runtime of a test ends with the test; the
-/// node's guard ends the broker with the process.
+/// The stack that all tests of this process share. It has a separate runtime, because the runtime of a test ends with
+/// the test; the node's guard ends the broker with the process.
 pub struct SharedStack {
     pub stack: Stack,
     /// Keeps the stack's folder.

@@ -1,7 +1,7 @@
 //! The broker of a run of cargo-nextest, which runs every test in a process of its own.
 //!
-//! The first process starts `warrengate dev` in a folder for the run. All processes use its broker and certificates, and
-//! each has its own gateway and store. It ends with the run.
+//! The first process starts `warrengate dev` in a folder for the run. All processes use its broker and certificates,
+//! and each has its own gateway and store. It ends with the run.
 
 use std::{
     fs::{self, File},
