@@ -428,8 +428,9 @@ func (c *Consumer) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	c.giveUp()
+	// In this order: the error of a handler whose context ends now would count as an attempt.
 	stream.abandon()
+	c.giveUp()
 	select {
 	case <-c.done:
 	case <-time.After(closeTimeout):
@@ -588,7 +589,7 @@ func (s *subscription) isStarted(delivery *Delivery) bool {
 	return delivery.started
 }
 
-// abandon stops waiting for handlers.
+// abandon stops waiting for handlers; their messages are delivered again.
 func (s *subscription) abandon() {
 	s.mu.Lock()
 	s.abandoned = true
@@ -599,7 +600,7 @@ func (s *subscription) abandon() {
 func (s *subscription) settle(delivery *Delivery, nack *pb.Nack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if delivery.settled {
+	if delivery.settled || s.abandoned {
 		return
 	}
 	delivery.settled = true
