@@ -12,6 +12,7 @@ mod error;
 mod form;
 mod guard;
 mod layout;
+mod page_memory;
 mod parts;
 mod session;
 mod sign_in;
@@ -28,7 +29,7 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{error::PageError, session::Sessions, user::User};
+use self::{error::PageError, page_memory::PageMemory, session::Sessions, user::User};
 use crate::{
     config::Config,
     transport::{Api, LocalChannel, Peer},
@@ -43,7 +44,8 @@ pub struct Console(Arc<Inner>);
 struct Inner {
     api: Api,
     sessions: Sessions,
-    /// The origin of its pages, if it differs from the requested host.
+    memory: PageMemory,
+    /// The origin of its pages, if it is not the one that requests name.
     origin: Option<String>,
     is_tls: bool,
     trace_url: Option<String>,
@@ -65,6 +67,7 @@ impl Console {
         // A proxy in front of a plain listener may provide TLS.
         let is_https = console.origin.as_ref().map_or(is_tls, |origin| origin.starts_with("https://"));
         Ok(Self(Arc::new(Inner {
+            memory: PageMemory::new(api.memory().gateway()),
             api,
             sessions: Sessions::new(console.session_key.as_ref(), is_https, address.port())?,
             origin: console.origin.clone(),
@@ -101,6 +104,10 @@ impl Console {
     /// Waits until the gateway stops.
     async fn stopped(self) {
         self.0.stop.cancelled().await;
+    }
+
+    fn memory(&self) -> &PageMemory {
+        &self.0.memory
     }
 
     fn sessions(&self) -> &Sessions {

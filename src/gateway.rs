@@ -26,6 +26,7 @@ use crate::{
     broker::Broker,
     config::{Config, Network},
     console::{self, Console},
+    long_work,
     names::ClientId,
     pki,
     provision::{watch_queues, watch_stored},
@@ -39,7 +40,7 @@ use crate::{
 };
 
 /// How often the registry polls the store for changes without a notification.
-const REGISTRY_POLL: Duration = Duration::from_millis(500);
+const REGISTRY_POLL: Duration = Duration::from_millis(200);
 /// How long writing the last audit events may take at shutdown.
 const AUDIT_GRACE: Duration = Duration::from_secs(5);
 /// How long before the drain deadline the remaining streams are ended.
@@ -118,6 +119,7 @@ impl Gateway {
     /// # Errors
     /// When a port is in use, a file is invalid, or the store cannot be opened.
     pub async fn start(mut config: Config) -> Result<RunningGateway, Error> {
+        long_work::use_for_decoding();
         let (grpc_listener, grpc) = bind(config.grpc.listen, ListenerKind::Grpc).await?;
         let (ops_listener, ops) = bind(config.ops.listen, ListenerKind::Ops).await?;
         let metrics_listener = match config.ops.metrics_listen {

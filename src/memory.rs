@@ -25,6 +25,8 @@ const MIN_MESSAGES: usize = 16;
 pub const MESSAGE_OVERHEAD: usize = 1024;
 /// The same for each header, and for each value of a list or a table in it.
 pub const HEADER_OVERHEAD: usize = 256;
+/// The part of a tenant's budget that received and unread bytes may use, as a divisor.
+const RECEIVING_PART: usize = 4;
 /// How soon to try again after the budget was exhausted.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -118,16 +120,16 @@ impl MemoryBudget {
 
     /// How many more bytes [`Self::try_reserve_share`] gives now.
     pub fn share(&self) -> usize {
-        let free = self.0.free.available_permits();
-        match &self.0.parent {
-            Some(parent) => free.min(parent.0.free.available_permits().saturating_sub(self.used()) / 2),
-            None => free,
-        }
+        let free = |level: &Level| level.free.available_permits();
+        let used = |level: &Level| level.limit.saturating_sub(free(level));
+        let of_parents = self.levels().zip(self.levels().skip(1));
+        let shares = of_parents.map(|(level, parent)| free(parent).saturating_sub(used(level)) / 2);
+        shares.fold(free(&self.0), usize::min)
     }
 
-    /// Reserves bytes that a peer may occupy for as long as it likes, such as deliveries that it has not settled. At
-    /// least as much as this budget then uses remains free in its parent: `n` children that reserve all they can have
-    /// `1 / (n + 1)` of the parent each.
+    /// Reserves bytes that a peer may occupy for as long as it likes, such as deliveries that it has not settled. At least as
+    /// much as this budget then uses remains free in its parent, and the same for its parents: `n` children that reserve all
+    /// they can have `1 / (n + 1)` of the parent each.
     ///
     /// # Errors
     /// [`Full`] when there is less.
@@ -241,14 +243,32 @@ struct Tenants {
     gateway: MemoryBudget,
     /// The limit of each tenant: at most half of the gateway's, so that no tenant can take all of it.
     limit: usize,
-    open: Mutex<HashMap<String, Weak<Level>>>,
+    open: OpenBudgets,
+    receiving: OpenBudgets,
+}
+
+/// The budgets in use, by name.
+#[derive(Debug, Default)]
+struct OpenBudgets(Mutex<HashMap<String, Weak<Level>>>);
+
+impl OpenBudgets {
+    fn get(&self, name: &str, make: impl FnOnce() -> MemoryBudget) -> MemoryBudget {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(level) = open.get(name).and_then(Weak::upgrade) {
+            return MemoryBudget(level);
+        }
+        open.retain(|_, level| level.strong_count() > 0);
+        let budget = make();
+        open.insert(name.to_owned(), Arc::downgrade(&budget.0));
+        budget
+    }
 }
 
 impl TenantBudgets {
     /// No tenant may reserve more than half of `gateway`.
     pub fn new(gateway: MemoryBudget) -> Self {
         let limit = gateway.limit() / 2;
-        Self(Arc::new(Tenants { gateway, limit, open: Mutex::default() }))
+        Self(Arc::new(Tenants { gateway, limit, open: OpenBudgets::default(), receiving: OpenBudgets::default() }))
     }
 
     /// The budget of the gateway.
@@ -258,14 +278,13 @@ impl TenantBudgets {
 
     /// The budget of one tenant, shared by all callers with the same name.
     pub fn of(&self, tenant: &str) -> MemoryBudget {
-        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(level) = open.get(tenant).and_then(Weak::upgrade) {
-            return MemoryBudget(level);
-        }
-        open.retain(|_, level| level.strong_count() > 0);
-        let budget = self.0.gateway.child(self.0.limit);
-        open.insert(tenant.to_owned(), Arc::downgrade(&budget.0));
-        budget
+        self.0.open.get(tenant, || self.0.gateway.child(self.0.limit))
+    }
+
+    /// The part of a tenant's budget for bytes of requests that nothing has read yet. It is a quarter, so that what waits to be
+    /// read never takes the memory that reading needs.
+    pub fn receiving(&self, tenant: &str) -> MemoryBudget {
+        self.0.receiving.get(tenant, || self.of(tenant).child(self.0.limit / RECEIVING_PART))
     }
 }
 
@@ -351,7 +370,21 @@ mod tests {
         let _other = tenants.of("globex").try_reserve(50).expect("the other half");
         drop(permit);
         assert_eq!((tenants.of("acme").used(), tenants.gateway().used()), (0, 50));
-        assert!(tenants.0.open.lock().expect("not poisoned").len() <= 2);
+        assert!(tenants.0.open.0.lock().expect("not poisoned").len() <= 2);
+    }
+
+    #[test]
+    fn what_a_tenant_sends_unread_takes_a_part_of_its_own_share_only() {
+        let tenants = TenantBudgets::new(MemoryBudget::new(800));
+        let (acme, receiving) = (tenants.of("acme"), tenants.receiving("acme"));
+        let mut unread = receiving.try_reserve_share(0).expect("nothing");
+        while unread.try_grow(1).is_ok() {}
+        assert_eq!((unread.bytes(), acme.used(), tenants.gateway().used()), (100, 100, 100), "a quarter of its half");
+        assert_eq!(tenants.receiving("acme").try_reserve(1).expect_err("the same budget"), Full);
+        let rest = acme.try_reserve(300).expect("what reading needs");
+        drop(unread);
+        drop(rest);
+        assert_eq!(tenants.gateway().used(), 0);
     }
 
     #[test]

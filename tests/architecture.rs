@@ -43,7 +43,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["broker", "transport"]),
     ("axum", &["transport", "console"]),
     ("maud", &["console"]),
-    ("http_body", &["transport"]),
+    ("http_body", &["transport", "console"]),
     ("tonic_health", &["transport"]),
     ("tonic_reflection", &["transport"]),
     ("tonic_web", &["transport"]),

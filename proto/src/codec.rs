@@ -3,7 +3,7 @@
 //! The encoder reserves a message's whole length before it writes. prost's own codec doubles the
 //! buffer when it is full, which copies large frames again.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::OnceLock};
 
 use prost::{Message, Name, bytes::Buf as _};
 use tonic::{
@@ -13,7 +13,21 @@ use tonic::{
 
 use super::elements::Root;
 
-/// Encodes and decodes protobuf messages; `crates/codegen` names it to the code generator.
+/// Requests with more fields are decoded by the function of [`set_long_decoding`].
+const LONG_FIELDS: usize = 16_384;
+
+/// Runs a computation that may take tens of milliseconds.
+pub type LongWork = fn(&mut (dyn FnMut() + Send));
+
+static LONG_WORK: OnceLock<LongWork> = OnceLock::new();
+
+/// Sets how this process decodes requests that are so large that decoding them would stall an asynchronous runtime; the
+/// first call counts. Without it they are decoded like all others.
+pub fn set_long_decoding(run: LongWork) {
+    let _ = LONG_WORK.set(run);
+}
+
+/// Encodes and decodes protobuf messages; `build.rs` names it to the code generator.
 #[derive(Debug)]
 pub(crate) struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -64,11 +78,23 @@ impl<U: Message + Default> codec::Decoder for Decoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        let Some(root) = self.root else { return decode(buffer) };
         // The whole frame is in one piece.
-        if let Some(root) = self.root {
-            root.check(buffer.chunk())?;
+        if let Some(checked) = root.check_short(buffer.chunk(), LONG_FIELDS) {
+            checked?;
+            return decode(buffer);
         }
-        let decoded = U::decode(buffer);
-        decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
+        let mut work = || -> Result<Option<U>, Status> {
+            root.check(buffer.chunk())?;
+            decode(buffer)
+        };
+        let Some(run) = LONG_WORK.get() else { return work() };
+        let mut decoded = Ok(None);
+        run(&mut || decoded = work());
+        decoded
     }
+}
+
+fn decode<U: Message + Default>(buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+    U::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
 }

@@ -76,9 +76,31 @@ impl Root {
 
     /// Counts the elements of an encoded request.
     pub(super) fn check(self, encoded: &[u8]) -> Result<(), TooManyElements> {
-        let mut left = MAX_ELEMENTS;
-        SCHEMA.scan(self.0, encoded, &mut left, 0)
+        self.check_short(encoded, usize::MAX).unwrap_or(Ok(()))
     }
+
+    /// The same for a request of at most so many fields; `None` for a longer one.
+    pub(super) fn check_short(self, encoded: &[u8], max_fields: usize) -> Option<Result<(), TooManyElements>> {
+        let mut left = Left { elements: MAX_ELEMENTS, fields: max_fields };
+        match SCHEMA.scan(self.0, encoded, &mut left, 0) {
+            Ok(()) => Some(Ok(())),
+            Err(Stop::TooManyElements(error)) => Some(Err(error)),
+            Err(Stop::TooManyFields) => None,
+        }
+    }
+}
+
+/// What a scan may still count.
+struct Left {
+    elements: usize,
+    /// Fields of any kind.
+    fields: usize,
+}
+
+/// Why a scan ends before the end of the request.
+enum Stop {
+    TooManyElements(TooManyElements),
+    TooManyFields,
 }
 
 struct Schema {
@@ -126,12 +148,13 @@ impl Schema {
         Self { types, by_name }
     }
 
-    fn scan(&self, message: usize, mut rest: &[u8], left: &mut usize, depth: usize) -> Result<(), TooManyElements> {
+    fn scan(&self, message: usize, mut rest: &[u8], left: &mut Left, depth: usize) -> Result<(), Stop> {
         if depth > MAX_DEPTH {
             return Ok(());
         }
         let mut limited = 0;
         while !rest.is_empty() {
+            left.fields = left.fields.checked_sub(1).ok_or(Stop::TooManyFields)?;
             let Some((number, wire)) = tag(&mut rest) else { return Ok(()) };
             let Some(payload) = payload(wire, &mut rest) else { return Ok(()) };
             let Some(field) = self.types[message].get(number).and_then(Option::as_ref) else { continue };
@@ -143,15 +166,33 @@ impl Schema {
             if field.limit < MAX_ELEMENTS {
                 limited += elements;
                 if limited > field.limit {
-                    return Err(TooManyElements { field: field.name.clone(), limit: field.limit });
+                    return Err(TooManyElements { field: field.name.clone(), limit: field.limit }.into());
                 }
             }
-            *left = left.checked_sub(elements).ok_or(TooManyElements { field: String::new(), limit: MAX_ELEMENTS })?;
+            left.elements = left
+                .elements
+                .checked_sub(elements)
+                .ok_or(TooManyElements { field: String::new(), limit: MAX_ELEMENTS })?;
             if let Some(inner) = field.message {
-                self.scan(inner, payload, left, depth + 1).map_err(|error| error.inside(&field.name))?;
+                self.scan(inner, payload, left, depth + 1).map_err(|stop| stop.inside(&field.name))?;
             }
         }
         Ok(())
+    }
+}
+
+impl From<TooManyElements> for Stop {
+    fn from(error: TooManyElements) -> Self {
+        Self::TooManyElements(error)
+    }
+}
+
+impl Stop {
+    fn inside(self, name: &str) -> Self {
+        match self {
+            Self::TooManyElements(error) => error.inside(name).into(),
+            Self::TooManyFields => self,
+        }
     }
 }
 
@@ -295,6 +336,17 @@ mod tests {
         let name = PublishBatchRequest::full_name();
         assert_eq!(check(&name, &nested(1_000)), Ok(()));
         assert_eq!(check(&name, &nested(40_000)).expect_err("too many").limit, MAX_ELEMENTS);
+    }
+
+    #[test]
+    fn a_request_with_more_fields_than_are_scanned_at_once_is_recognised() {
+        let root = Root::of(&PublishBatchRequest::full_name()).expect("a request");
+        let batch = |count| PublishBatchRequest { publications: vec![Publication::default(); count] }.encode_to_vec();
+        assert_eq!(root.check_short(&batch(10), 10), Some(Ok(())));
+        assert_eq!(root.check_short(&batch(11), 10), None);
+        // Fields that the type does not have cost time, too.
+        assert_eq!(root.check_short(&[0x78, 1].repeat(11), 10), None);
+        assert_eq!(root.check(&[0x78, 1].repeat(11)), Ok(()));
     }
 
     #[test]

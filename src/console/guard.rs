@@ -10,18 +10,18 @@ use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{self, HOST, ORIGIN, SET_COOKIE},
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{
     Console,
     calls::{self, Calls},
     error::PageError,
-    layout,
+    layout, page_memory,
     session::Session,
     sign_in,
     user::{SessionEnded, User},
 };
-use crate::{pb, transport::Peer};
+use crate::{error::Failure, pb, transport::Peer};
 
 /// Nothing is loaded from other sites, and no page contains a script or a style.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -53,9 +53,13 @@ pub(super) async fn guard(State(console): State<Console>, mut request: Request, 
         };
         match found {
             Found::User(found) => {
+                let memory = console.memory().reserve(found.tenant(), &path);
                 request.extensions_mut().insert(found.clone());
                 user = Some(found);
-                next.run(request).await
+                match memory {
+                    Ok(permit) => page_memory::charged(next.run(request).await, permit),
+                    Err(full) => PageError::from(Status::from(Failure::from(full))).into_response(),
+                }
             }
             Found::Ended => {
                 cookies = console.sessions().clear();

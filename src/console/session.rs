@@ -5,10 +5,13 @@
 
 mod seal;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use http::{HeaderMap, HeaderValue, header::COOKIE};
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -25,8 +28,11 @@ const FORM_AGE: Duration = Duration::from_secs(3600);
 /// Browsers store at most 4096 bytes in a cookie, attributes included; a token with many grants is larger.
 const MAX_COOKIE: usize = 3_800;
 const MAX_COOKIES: usize = 4;
-/// How many signed-out sessions are remembered until they would have expired.
-const MAX_SIGNED_OUT: u64 = 65_536;
+/// The sessions of a client that were signed out and are remembered until they would have ended. When there are more, all
+/// sessions of the client that began before are refused.
+const MAX_SIGNED_OUT: usize = 64;
+/// How many clients are remembered with theirs.
+const MAX_CLIENTS: u64 = 65_536;
 
 const SESSION: &str = "warrengate console session 1";
 const FORM: &str = "warrengate console sign-in 1";
@@ -64,7 +70,15 @@ pub(super) struct Sessions {
     is_secure: bool,
     session_cookie: String,
     form_cookie: String,
-    signed_out: Cache<String, ()>,
+    signed_out: Cache<String, Arc<Mutex<SignedOut>>>,
+}
+
+/// The sessions of one client that were signed out.
+#[derive(Default)]
+struct SignedOut {
+    ids: Vec<String>,
+    /// Sessions that began until then are refused, in seconds since 1970.
+    all_until: u64,
 }
 
 impl Session {
@@ -117,7 +131,12 @@ impl Sessions {
             is_secure,
             session_cookie: name("session"),
             form_cookie: name("form"),
-            signed_out: Cache::builder().max_capacity(MAX_SIGNED_OUT).time_to_live(MAX_AGE).build(),
+            // The default policy might not remember a new entry of a full cache.
+            signed_out: Cache::builder()
+                .max_capacity(MAX_CLIENTS)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_idle(MAX_AGE)
+                .build(),
         })
     }
 
@@ -136,7 +155,7 @@ impl Sessions {
             secret: form.k.to_owned().into(),
             token: form.t.to_owned().into(),
         };
-        (!session.is_over() && !self.signed_out.contains_key(&session.id)).then_some(session)
+        (!session.is_over() && !self.is_signed_out(&session)).then_some(session)
     }
 
     /// The headers that store a session in the browser; `None` when it does not fit into its cookies.
@@ -175,7 +194,20 @@ impl Sessions {
 
     /// Refuses a session from now on, because its cookie may have been copied.
     pub(super) fn sign_out(&self, session: &Session) {
-        self.signed_out.insert(session.id.clone(), ());
+        let of_client = self.signed_out.get_with_by_ref(&session.client_id, Arc::default);
+        let mut of_client = of_client.lock().unwrap_or_else(PoisonError::into_inner);
+        if of_client.ids.len() >= MAX_SIGNED_OUT {
+            of_client.ids.clear();
+            of_client.all_until = now();
+        }
+        of_client.ids.push(session.id.clone());
+    }
+
+    fn is_signed_out(&self, session: &Session) -> bool {
+        self.signed_out.get(&session.client_id).is_some_and(|of_client| {
+            let of_client = of_client.lock().unwrap_or_else(PoisonError::into_inner);
+            session.began <= of_client.all_until || of_client.ids.contains(&session.id)
+        })
     }
 
     /// The token of a sign-in form, and the header that stores its cookie.
@@ -293,6 +325,26 @@ mod tests {
         sessions.sign_out(&read);
         assert!(sessions.read(&returned(&cookies)).is_none(), "signed out");
         assert!(sessions.read(&HeaderMap::new()).is_none());
+    }
+
+    #[test]
+    fn however_many_sessions_a_client_signs_out_they_are_refused_and_those_of_others_are_not() {
+        let sessions = sessions(false);
+        let of = |client: &str| {
+            let token = Token { secret: "t".to_owned().into(), expires: now() + 60 };
+            Session::begin(client, "wgs_secret".to_owned().into(), &token)
+        };
+        let cookies = |session: &Session| returned(&sessions.store(session).expect("it fits"));
+        let other = cookies(&of("globex.app"));
+        let all: Vec<_> = (0..3 * MAX_SIGNED_OUT).map(|_| of("acme.app")).collect();
+        all.iter().for_each(|session| sessions.sign_out(session));
+        assert!(all.iter().all(|session| sessions.read(&cookies(session)).is_none()));
+        assert!(sessions.read(&other).is_some());
+        let mut later = of("acme.app");
+        later.began += 1;
+        assert!(sessions.read(&cookies(&later)).is_some(), "a new session");
+        let remembered = sessions.signed_out.get("acme.app").expect("remembered");
+        assert!(remembered.lock().expect("not poisoned").ids.len() <= MAX_SIGNED_OUT);
     }
 
     #[test]

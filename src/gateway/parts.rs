@@ -145,6 +145,7 @@ impl Parts {
             started: SystemTime::now(),
             drain: drain.clone(),
             open_streams,
+            memory: self.memory.clone(),
             not_ready: Box::new(move || readiness.waiting()),
             certificates: Box::new(move || {
                 let ends = certificate_ends(&config, &certificates);

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     broker::{PendingPublish, PublishOutcome, PublishStatus, Publisher},
     error::{Failure, Kind},
+    long_work,
     pb::{
         AuthExpiring, Draining, Message, Outcome, Publication, PublishRequest, PublishResponse, PublishResult,
         PublishResults, publish_request::Frame, publish_response::Event,
@@ -46,6 +47,8 @@ const WINDOW_MESSAGES: usize = 2_000;
 /// Maximum size of these messages in bytes.
 const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
+/// A frame whose messages weigh so much more than they are large has so many headers that checking it takes long.
+const LONG_WEIGHT: usize = 4 * 1024 * 1024;
 /// How often a stream that waits for memory checks whether there is some.
 const MEMORY_POLL: Duration = Duration::from_millis(50);
 /// How long the end of a stream waits for a client that reads slowly, for each frame of remaining outcomes.
@@ -159,7 +162,8 @@ impl Machine {
                 let first = self.order;
                 self.order += frame.publications.len() as u64;
                 let sizes: Vec<_> = frame.publications.iter().map(size).collect();
-                let permit = match self.charges.reserve(charges::weight(&frame.publications, &sizes)) {
+                let weight = charges::weight(&frame.publications, &sizes);
+                let permit = match self.charges.reserve(weight) {
                     Ok(permit) => permit,
                     Err(full) => {
                         let failure = Failure::from(full);
@@ -168,7 +172,8 @@ impl Machine {
                         return self.answer(results).await;
                     }
                 };
-                let Accepted { outgoing, refused, pause } = accept(&self.session, frame.publications, sizes, first);
+                let Accepted { outgoing, refused, pause } =
+                    accept(&self.session, frame.publications, sizes, weight, first);
                 self.pause = pause.map(|pause| Instant::now() + pause);
                 self.charges.keep(first, outgoing.len(), permit);
                 self.bytes += outgoing.iter().map(PendingPublish::bytes).sum::<usize>();
@@ -273,7 +278,15 @@ fn body_size(publication: &Publication) -> usize {
 }
 
 /// Checks a frame's messages, in order; `first` is the number of the first of them.
-fn accept(session: &Session, mut publications: Vec<Publication>, sizes: Vec<usize>, first: u64) -> Accepted {
+fn accept(session: &Session, publications: Vec<Publication>, sizes: Vec<usize>, weight: usize, first: u64) -> Accepted {
+    let check = || check_frame(session, publications, &sizes, first);
+    match weight - sizes.iter().sum::<usize>() > LONG_WEIGHT {
+        true => long_work::run(check),
+        false => check(),
+    }
+}
+
+fn check_frame(session: &Session, mut publications: Vec<Publication>, sizes: &[usize], first: u64) -> Accepted {
     let budget = session.scope().budget();
     let rate_check = budget.rate_check(publications.len(), sizes.iter().map(|size| *size as u64).sum());
     let max_body = session.max_body_bytes(budget.plan());
@@ -283,7 +296,7 @@ fn accept(session: &Session, mut publications: Vec<Publication>, sizes: Vec<usiz
     let mut outgoing = Vec::with_capacity(publications.len());
     let mut refused = Vec::new();
     // In place, because a publication is large.
-    for ((order, publication), bytes) in (first..).zip(&mut publications).zip(sizes) {
+    for ((order, publication), bytes) in (first..).zip(&mut publications).zip(sizes.iter().copied()) {
         publication.message.as_mut().map(strip_baggage);
         let (sequence, body) = (publication.sequence, body_size(publication));
         let span = session.tracer().publish(publication);

@@ -22,11 +22,16 @@ use tokio::time::{Instant, Sleep};
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
 use tower::{Layer, Service};
 
-use super::anonymous::Anonymous;
+use super::{
+    anonymous::Anonymous,
+    open_calls::{OpenCall, OpenCalls},
+    receive_budget::ReceiveBudget,
+};
 use crate::{
     auth::Caller,
     error::{Failure, Kind},
     memory::{Full, MemoryBudget, MemoryPermit, ResponseCharge, TenantBudgets, TooLarge},
+    tenant,
 };
 
 /// The length of the flag and length before each message of a gRPC body.
@@ -44,6 +49,7 @@ const ANONYMOUS_PASSED_ON: usize = 4 * 1024;
 pub(super) struct BodyLimitsLayer {
     pub(super) tenants: TenantBudgets,
     pub(super) anonymous: Anonymous,
+    pub(super) open_calls: OpenCalls,
     /// The methods whose requests are streams.
     pub(super) streaming: Arc<HashSet<String>>,
     /// The largest frame.
@@ -55,18 +61,37 @@ pub(super) struct BodyLimitsLayer {
 }
 
 impl BodyLimitsLayer {
+    /// Counts a call of a client that is not a stream.
+    fn open_call<B>(&self, request: &Request<B>) -> Result<Option<OpenCall>, Full> {
+        match request.extensions().get::<Caller>() {
+            Some(caller) if !self.streaming.contains(request.uri().path()) => {
+                let tenant = caller.tenant().map(|tenant| tenant.as_str()).unwrap_or_default();
+                self.open_calls.begin(tenant).map(Some).ok_or(Full)
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn limited<B>(&self, request: &Request<B>, body: Body) -> (Body, UnaryCharge) {
         let caller = request.extensions().get::<Caller>();
+        let is_stream = caller.is_some() && self.streaming.contains(request.uri().path());
+        // A request over HTTP/1.1 has none: its connection buffers little.
+        let receive_budget = request.extensions().get::<ReceiveBudget>().cloned().unwrap_or_default();
         let memory = match caller {
-            // Platform administrators have a budget like a tenant's; no tenant has an empty name.
-            Some(caller) => self.tenants.of(caller.tenant().map(|tenant| tenant.as_str()).unwrap_or_default()),
+            Some(caller) => {
+                // Platform administrators have a budget like a tenant's; no tenant has an empty name.
+                let tenant = caller.tenant().map(|tenant| tenant.as_str()).unwrap_or_default();
+                receive_budget.set_client(self.tenants.receiving(tenant), is_stream);
+                self.tenants.of(tenant)
+            }
             None => {
                 let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
                 let network = crate::auth::network(peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip()));
-                self.anonymous.memory().of(&network.to_string())
+                let memory = self.anonymous.memory().of(&network.to_string());
+                receive_budget.set_anonymous(memory.clone());
+                memory
             }
         };
-        let is_stream = caller.is_some() && self.streaming.contains(request.uri().path());
         let limit = if caller.is_some() { self.request_timeout } else { self.open_timeout };
         let unary = UnaryCharge::default();
         let limited = Limited {
@@ -118,8 +143,12 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, ());
+        let Ok(open) = self.layer.open_call(&request) else {
+            return Answer { inner: None, charge: UnaryCharge::default(), _open: None };
+        };
         let (body, charge) = self.layer.limited(&request, body);
-        Answer { inner: Box::pin(self.inner.call(request.map(|()| body))), charge }
+        let inner = Some(Box::pin(self.inner.call(request.map(|()| body))));
+        Answer { inner, charge, _open: open }
     }
 }
 
@@ -140,15 +169,20 @@ impl UnaryCharge {
 
 /// Answers a request, and then returns what was charged for it.
 pub(super) struct Answer<F> {
-    inner: Pin<Box<F>>,
+    /// `None` if there are too many calls.
+    inner: Option<Pin<Box<F>>>,
     charge: UnaryCharge,
+    _open: Option<OpenCall>,
 }
 
 impl<E, F: Future<Output = Result<Response<Body>, E>>> Future for Answer<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let answer = ready!(self.inner.as_mut().poll(cx));
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Ok(Status::from(Failure::from(tenant::Error::TooManyCalls)).into_http()));
+        };
+        let answer = ready!(inner.as_mut().poll(cx));
         self.charge.release();
         Poll::Ready(answer.map(|mut response| match response.extensions_mut().remove::<ResponseCharge>() {
             Some(charge) => response.map(|inner| Body::new(ChargedBody { inner, _charge: charge })),
@@ -413,13 +447,59 @@ mod tests {
             response.extensions_mut().insert(charge);
             Ok::<_, Status>(response)
         };
-        let response = Answer { inner: Box::pin(inner), charge: UnaryCharge::default() }.await.expect("answered");
+        let inner = Some(Box::pin(inner));
+        let response = Answer { inner, charge: UnaryCharge::default(), _open: None }.await.expect("answered");
         assert_eq!(memory.used(), 600);
         let mut body = response.into_body();
         let frame = body.frame().await.expect("a frame").expect("data");
         assert_eq!(memory.used(), 600, "the peer has not taken it");
         drop((frame, body));
         assert_eq!(memory.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn received_bytes_are_charged_to_the_tenant_of_the_token_or_to_the_network() {
+        let gateway = MemoryBudget::new(64 << 20);
+        let (tenants, anonymous) = (TenantBudgets::new(gateway.clone()), Anonymous::new(&gateway));
+        let layer = BodyLimitsLayer {
+            tenants: tenants.clone(),
+            anonymous: anonymous.clone(),
+            open_calls: OpenCalls::default(),
+            streaming: Arc::new(["/stream".to_owned()].into()),
+            largest: 1000,
+            request_timeout: LIMIT,
+            open_timeout: LIMIT,
+        };
+        let receive = |caller: Option<Caller>| {
+            let mut request = Request::post("/stream").body(()).expect("a request");
+            let budget = ReceiveBudget::default();
+            request.extensions_mut().insert(budget.clone());
+            request.extensions_mut().extend(
+                caller
+                    .map(|caller| {
+                        let mut extensions = http::Extensions::new();
+                        extensions.insert(caller);
+                        extensions
+                    })
+                    .unwrap_or_default(),
+            );
+            drop(layer.limited(&request, Body::empty()));
+            budget
+        };
+        let client = crate::names::ClientId::parse("acme.app").expect("an id");
+        let budget = receive(Some(Caller::of_external_for_test(&client, "an issuer")));
+        assert!(budget.is_patient());
+        let permit = budget.reserve(10_000, 10_000).expect("free");
+        assert_eq!(
+            (tenants.receiving("acme").used(), tenants.of("acme").used(), gateway.used()),
+            (10_000, 10_000, 10_000)
+        );
+        budget.reserve(tenants.of("acme").limit() / 2, usize::MAX).expect_err("more than its part");
+        drop(permit);
+        let budget = receive(None);
+        assert!(!budget.is_patient());
+        let _permit = budget.reserve(10_000, 10_000).expect("free");
+        assert_eq!(anonymous.memory().of("0.0.0.0").used(), 10_000 - 4096);
     }
 
     fn framed(lengths: &[usize]) -> Vec<u8> {
@@ -480,7 +560,7 @@ mod tests {
         let body = limited(framed(&[400]), 2000, false, false, &memory);
         let charge = body.unary.clone().expect("unary");
         let (answers, answered) = tokio::sync::oneshot::channel::<Response<Body>>();
-        let mut answer = Answer { inner: Box::pin(answered), charge };
+        let mut answer = Answer { inner: Some(Box::pin(answered)), charge, _open: None };
         body.collect().await.expect("all");
         assert!((&mut answer).now_or_never().is_none());
         assert_eq!(memory.used(), 400, "the body has been read and dropped");

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -26,7 +26,7 @@ pub(super) use crate::telemetry::CloseReason;
 
 /// HTTP/2's connection preface (RFC 9113, section 3.4); no HTTP/1.1 request that is served here is shorter.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long an unauthenticated peer may take to end its connection after GOAWAY.
+/// How long a peer that has not authenticated, or does not read, may take to end its connection.
 const UNAUTHENTICATED_GRACE: Duration = Duration::from_secs(2);
 
 /// The activity of an open connection. Clones share the same state.
@@ -38,7 +38,8 @@ struct State {
     accepted: Instant,
     /// When the last bytes of the peer arrived, in milliseconds after `accepted`.
     last_read: AtomicU64,
-    is_write_blocked: AtomicBool,
+    /// Since when bytes wait because the peer does not read, in milliseconds after `accepted`, plus 1; 0 if none do.
+    blocked_since: AtomicU64,
     calls: Mutex<Calls>,
     permit: ConnectionPermit,
 }
@@ -59,8 +60,8 @@ impl Activity {
     pub(super) fn new(permit: ConnectionPermit) -> Self {
         let accepted = Instant::now();
         let calls = Mutex::new(Calls { running: 0, since: accepted });
-        let (last_read, is_write_blocked) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self(Arc::new(State { accepted, last_read, is_write_blocked, calls, permit }))
+        let (last_read, blocked_since) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(State { accepted, last_read, blocked_since, calls, permit }))
     }
 
     /// Counts a call until the result is dropped.
@@ -83,7 +84,24 @@ impl Activity {
 
     /// Whether bytes are waiting because the peer does not read earlier ones.
     pub(super) fn is_write_blocked(&self) -> bool {
-        self.0.is_write_blocked.load(Ordering::Relaxed)
+        self.0.blocked_since.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits until the peer has read nothing of what waits for it for so long.
+    pub(super) async fn is_stalled(&self, timeout: Duration) {
+        loop {
+            let since = self.0.blocked_since.load(Ordering::Relaxed);
+            let blocked_for = match since {
+                0 => Duration::ZERO,
+                since => self.0.accepted.elapsed().saturating_sub(Duration::from_millis(since - 1)),
+            };
+            let left = timeout.saturating_sub(blocked_for);
+            if left.is_zero() {
+                return;
+            }
+            // A stall that begins meanwhile is noticed at most half of the time late.
+            tokio::time::sleep(left.min(timeout / 2)).await;
+        }
     }
 
     /// Records that the peer has presented a valid token or the secret of a client.
@@ -117,7 +135,7 @@ impl Activity {
     /// Waits until a connection that is ending must be cut: after `grace` without a running call. If it ends because
     /// its peer has not authenticated, soon and regardless of running calls.
     pub(super) async fn must_be_cut(&self, reason: CloseReason, grace: Duration) {
-        if reason == CloseReason::Unauthenticated {
+        if matches!(reason, CloseReason::Unauthenticated | CloseReason::Unresponsive) {
             return tokio::time::sleep(grace.min(UNAUTHENTICATED_GRACE)).await;
         }
         tokio::time::sleep(grace).await;
@@ -131,13 +149,21 @@ impl Activity {
     }
 
     fn record_read(&self) {
-        let at = self.0.accepted.elapsed().as_millis();
-        self.0.last_read.store(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.last_read.store(self.millis(), Ordering::Relaxed);
     }
 
     fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
-        self.0.is_write_blocked.store(result.is_pending(), Ordering::Relaxed);
+        let blocked_since = &self.0.blocked_since;
+        if result.is_ready() {
+            blocked_since.store(0, Ordering::Relaxed);
+        } else if blocked_since.load(Ordering::Relaxed) == 0 {
+            blocked_since.store(self.millis().saturating_add(1), Ordering::Relaxed);
+        }
         result
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.0.accepted.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
@@ -304,6 +330,20 @@ mod tests {
         drop(peer);
         let error = Io::recognise(ours, activity()).await.expect_err("nothing was received");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_peer_does_not_read_is_stalled() {
+        let activity = activity();
+        let timeout = Duration::from_millis(100);
+        assert!(tokio::time::timeout(3 * timeout, activity.is_stalled(timeout)).await.is_err(), "nothing waits");
+        let _ = activity.wrote(Poll::<()>::Pending);
+        let began = Instant::now();
+        activity.is_stalled(timeout).await;
+        assert!(began.elapsed() + Duration::from_millis(2) >= timeout);
+        assert!(activity.is_write_blocked());
+        let _ = activity.wrote(Poll::Ready(()));
+        assert!(tokio::time::timeout(3 * timeout, activity.is_stalled(timeout)).await.is_err(), "it has read");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! A request reaches a service with its [`crate::auth::Caller`] in its extensions, unless its path needs no token.
 
-use std::{collections::HashSet, convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Request};
 use rustls::ServerConfig;
@@ -25,6 +25,7 @@ use super::{
     health::HealthService,
     http1,
     http2::{self, Http2Limits},
+    open_calls::OpenCalls,
     protocol_check,
     trace::TraceLayer,
 };
@@ -32,7 +33,7 @@ use crate::{
     audit::Audit,
     auth::Verifier,
     config::{GrpcConfig, LimitsConfig},
-    memory::{MemoryBudget, TenantBudgets},
+    memory::TenantBudgets,
     pb::{
         self, FILE_DESCRIPTOR_SET, admin_server::AdminServer, auth_server::AuthServer,
         messaging_server::MessagingServer, topology_server::TopologyServer,
@@ -47,8 +48,6 @@ const REQUEST_OVERHEAD: usize = 4 * 1024 * 1024;
 const OPEN_REQUEST: usize = 64 * 1024;
 /// The maximum size of an administrator's request.
 const ADMIN_REQUEST: usize = 1024 * 1024;
-/// The maximum size of a connection's buffered bytes before its requests are decoded.
-const CONNECTION_MEMORY: usize = 64 << 20;
 
 /// The services of a gateway, and the dependencies of its layers.
 pub struct Services {
@@ -81,11 +80,9 @@ pub struct Api {
     pub(super) service: LayeredService,
     serving: watch::Sender<bool>,
     metrics: Arc<ProcessMetrics>,
-    memory: MemoryBudget,
+    memory: TenantBudgets,
     anonymous_memory: TenantBudgets,
     reflection_memory: TenantBudgets,
-    /// The methods whose requests are streams.
-    streaming: Arc<HashSet<String>>,
 }
 
 impl Api {
@@ -95,8 +92,6 @@ impl Api {
         let metrics = Arc::clone(&services.metrics);
         let anonymous = Anonymous::new(services.memory.gateway());
         let (anonymous_memory, reflection_memory) = (anonymous.memory(), anonymous.reflection());
-        let memory = services.memory.gateway().clone();
-        let streaming: Arc<HashSet<_>> = Arc::new(pb::client_streaming_paths().into_iter().collect());
         let layers = ServiceBuilder::new()
             .layer(cors(&grpc.cors_origins))
             .layer_fn(protocol_check::ProtocolCheck)
@@ -108,15 +103,24 @@ impl Api {
             .layer(BodyLimitsLayer {
                 tenants: services.memory.clone(),
                 anonymous: anonymous.clone(),
-                streaming: Arc::clone(&streaming),
+                open_calls: OpenCalls::default(),
+                streaming: Arc::new(pb::client_streaming_paths().into_iter().collect()),
                 largest: limits.max_message_bytes + REQUEST_OVERHEAD,
                 request_timeout: limits.request_timeout,
                 open_timeout: limits.unauthenticated_timeout,
             })
             .map_response(map_decode_errors);
+        let memory = services.memory.clone();
         let service = layers.service(routes(services, grpc, limits, is_serving, anonymous));
         let service = BoxCloneSyncService::new(service);
-        Self { service, serving, metrics, memory, anonymous_memory, reflection_memory, streaming }
+        Self { service, serving, metrics, memory, anonymous_memory, reflection_memory }
+    }
+}
+
+impl Api {
+    /// The memory budgets of the services.
+    pub fn memory(&self) -> &TenantBudgets {
+        &self.memory
     }
 }
 
@@ -139,9 +143,8 @@ pub async fn serve(
     stop: CancellationToken,
     goaway: impl Future<Output = ()>,
 ) {
-    let Api { service, serving, metrics, memory, anonymous_memory, reflection_memory, streaming } = api;
+    let Api { service, serving, metrics, memory: _, anonymous_memory, reflection_memory } = api;
     let http2 = Http2Limits {
-        streaming,
         max_streams: limits.max_streams_per_connection,
         keepalive_interval: limits.keepalive_interval,
         keepalive_timeout: limits.keepalive_timeout,
@@ -156,7 +159,7 @@ pub async fn serve(
             let (mut service, close, http2, limits) =
                 (service.clone(), close.clone(), http2.clone(), connections.clone());
             let network = peer.network();
-            let (memory, anonymous_memory) = (memory.child(CONNECTION_MEMORY), anonymous_memory.of(&network));
+            let anonymous_memory = anonymous_memory.of(&network);
             let reflection_memory = reflection_memory.of(&network);
             async move {
                 let activity = peer.activity.clone();
@@ -180,9 +183,8 @@ pub async fn serve(
                         http1::serve(io, service, limits.idle_timeout.min(HEADER_TIMEOUT), &activity, close).await
                     }
                     Protocol::Http2 => {
-                        let memory = |path: &str| match activity.is_authenticated() {
-                            true => memory.clone(),
-                            false if path.starts_with(http2::REFLECTION) => reflection_memory.clone(),
+                        let memory = |path: &str| match path.starts_with(http2::REFLECTION) {
+                            true => reflection_memory.clone(),
                             false => anonymous_memory.clone(),
                         };
                         http2::serve(io, service, &http2, &activity, memory, close).await

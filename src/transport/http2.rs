@@ -8,7 +8,7 @@
 mod body;
 mod exchange;
 
-use std::{collections::HashSet, convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason};
@@ -22,7 +22,10 @@ use tonic::body::Body;
 use tower::Service;
 
 use self::{body::request_body, exchange::Exchange};
-use super::connection::{Activity, CloseReason};
+use super::{
+    connection::{Activity, CloseReason},
+    receive_budget::ReceiveBudget,
+};
 use crate::memory::{MemoryBudget, MemoryPermit};
 
 /// The window of a stream: the maximum number of unread bytes, sufficient for 50 Mbit/s with a round trip of 40 ms.
@@ -36,8 +39,8 @@ const OPEN_CONNECTION_WINDOW: u32 = 65_535;
 const OPEN_CALLS: usize = 32;
 /// Further calls, and calls without memory, are refused. After this many refusals the connection is closed.
 const REFUSED_CALLS: usize = 100;
-/// The charge for an open call, including the first [`body::UNCHARGED`] bytes of its body. The first call of a
-/// connection is not charged, so that a client gets a token when others from its address use up their memory.
+/// What an open call costs, with the bytes of its body that a [`ReceiveBudget`] does not charge. The first one of a connection is not
+/// charged, so that a client gets a token when others from its address use up their memory.
 const CALL_MEMORY: usize = 8 * 1024;
 /// The charge for a call of reflection: its responses are large, and the peer may not read them.
 const REFLECTION_MEMORY: usize = 256 * 1024;
@@ -55,8 +58,6 @@ const PENDING_RESETS: usize = 64;
 /// The limits of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Http2Limits {
-    /// The paths whose requests are streams.
-    pub(super) streaming: Arc<HashSet<String>>,
     pub(super) max_streams: u32,
     pub(super) keepalive_interval: Duration,
     pub(super) keepalive_timeout: Duration,
@@ -65,8 +66,8 @@ pub(super) struct Http2Limits {
 }
 
 /// Serves a connection until it ends, and returns the reason. After `close`, no new stream is accepted, and the
-/// connection ends with its last one. The bytes of a request are charged to the budget that `memory` returns for it:
-/// a request without a budget is refused, except for a stream of an authenticated client, which waits.
+/// connection ends with its last one. The bytes of a request are charged to its [`ReceiveBudget`], which the service sets.
+/// The calls of a peer that has not authenticated are charged to the budget that `memory` returns for their path.
 pub(super) async fn serve<S>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     service: S,
@@ -108,21 +109,21 @@ where
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, mut respond))) => {
-                    let (parts, receive) = request.into_parts();
+                    let (mut parts, receive) = request.into_parts();
                     let path = parts.uri.path().to_owned();
-                    let (body, mut receiver) = request_body(receive);
-                    // Waiting frames are kept by h2 and not charged; only the number of streams is bounded.
-                    let may_wait = limits.streaming.contains(&path);
+                    let budget = ReceiveBudget::default();
+                    parts.extensions.insert(budget.clone());
+                    let (body, receiver) = request_body(receive, budget);
                     let mut service = service.clone();
                     // Readiness is not awaited, because the services are always ready.
                     let answer = service.call(Request::from_parts(parts, Body::new(body)));
                     // The call may have authenticated the connection.
-                    let (memory, mut permit) = (memory(&path), None);
+                    let mut permit = None;
                     if !activity.is_authenticated() {
                         permit = match activity.is_write_blocked() {
                             // Responses that the peer does not read would remain in memory.
                             true => None,
-                            false => unauthenticated_call(&open_calls, &memory, &path),
+                            false => unauthenticated_call(&open_calls, &memory(&path), &path),
                         };
                         if permit.is_none() {
                             refused += 1;
@@ -133,9 +134,7 @@ where
                             respond.send_reset(Reason::REFUSED_STREAM);
                             continue;
                         }
-                        receiver.begin_uncharged();
                     }
-                    receiver.charge_to(memory, may_wait && activity.is_authenticated());
                     tokio::spawn(Exchange::new(receiver, answer, respond, permit));
                 }
                 Some(Err(error)) => return closing.unwrap_or_else(|| reason(&error)),
@@ -239,7 +238,14 @@ mod tests {
             let (ours, theirs) = tokio::io::duplex(1 << 20);
             let read = Arc::new(Notify::new());
             let waiting = Arc::clone(&read);
+            let budget = MemoryBudget::new(memory);
+            let memory = budget.clone();
             let service = service_fn(move |request: Request<Body>| {
+                let receive = request.extensions().get::<ReceiveBudget>().expect("set");
+                match is_authenticated {
+                    true => receive.set_client(memory.clone(), request.uri().path() == "/stream"),
+                    false => receive.set_anonymous(memory.clone()),
+                }
                 let waiting = Arc::clone(&waiting);
                 async move {
                     waiting.notified().await;
@@ -253,15 +259,13 @@ mod tests {
                 }
             });
             let limits = Http2Limits {
-                streaming: Arc::new(["/stream".to_owned()].into()),
                 max_streams: 1_000,
                 keepalive_interval: Duration::from_secs(60),
                 keepalive_timeout: Duration::from_secs(60),
                 close_timeout: Duration::from_secs(60),
             };
-            let memory = MemoryBudget::new(memory);
             tokio::spawn(async move {
-                let memory = |_: &str| memory.clone();
+                let memory = |_: &str| budget.clone();
                 serve(ours, service, &limits, &activity, memory, std::future::pending()).await
             });
             let (send, connection) = h2::client::handshake(theirs).await.expect("served");

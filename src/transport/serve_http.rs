@@ -1,6 +1,6 @@
 //! Serves a router over HTTP/1.1, plain or encrypted, for the operations, metrics and console listeners.
 //!
-//! Invariant: headers and body of a request arrive in time, or the connection is closed.
+//! Invariant: headers and body of a request arrive in time, and responses are read, or the connection is closed.
 
 use std::{
     convert::Infallible,
@@ -34,6 +34,9 @@ use crate::telemetry::ProcessMetrics;
 
 /// How long the headers of a request may take, and how long a connection is kept between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a peer may leave responses unread.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until `stop` is cancelled and the last response is sent. Each request has its [`super::Peer`] in its
 /// extensions.
@@ -70,8 +73,10 @@ pub async fn serve_http(
                 }
             });
             let close = async {
-                stopped.cancelled().await;
-                CloseReason::Shutdown
+                tokio::select! {
+                    () = stopped.cancelled() => CloseReason::Shutdown,
+                    () = activity.is_stalled(STALL_TIMEOUT) => CloseReason::Unresponsive,
+                }
             };
             http1::serve(io, service, HEADER_TIMEOUT, &activity, close).await
         }

@@ -123,12 +123,14 @@ async fn elements_are_counted_before_they_are_decoded() {
     let tenant = Tenant::fresh().await;
     let token = web::access_token(&tenant.client_id, &tenant.secret).await;
     let gateway = crate::harness::SharedStack::get().stack.gateway().grpc_address();
-    let connection = Http2::connect(gateway).await;
     // Two bytes for each element.
     let publications = vec![pb::Publication::default(); 500_000];
     let batch = pb::PublishBatchRequest { publications: publications.clone() };
     let frame = publications_frame(publications);
-    for (method, frame) in [(BATCH, web::framed(&batch)), ("warrengate.v1.Messaging/Publish", web::framed(&frame))] {
+    let frames = [(BATCH, web::framed(&batch)), ("warrengate.v1.Messaging/Publish", web::framed(&frame))];
+    // After the frames are encoded, which takes long on a busy machine: a connection without a call is closed soon.
+    let connection = Http2::connect(gateway).await;
+    for (method, frame) in frames {
         let mut call = connection.call(method, Some(&token)).await;
         for piece in frame.chunks(16 * 1024) {
             call.data(piece.to_vec(), false).await;

@@ -110,6 +110,41 @@ async fn deliveries_beyond_a_tenants_memory_wait_until_others_are_settled() {
 }
 
 #[tokio::test]
+async fn what_a_tenant_sends_on_streams_that_wait_for_memory_does_not_use_up_the_gateways() {
+    /// With as many windows of 256 KiB, more than the other half of the budget.
+    const STREAMS: usize = 150;
+    let gateway = small_gateway().await;
+    let mut holders = Holders::at(&gateway).await;
+    let client = holders.tenant.client_at(&gateway.endpoint()).await;
+    holders.tenant.queue("other").await;
+    let large = to_queue("other", vec![7; BODY]);
+    let mut publishing = tokio::task::JoinSet::new();
+    for _ in 0..STREAMS {
+        let (mut stream, large) = (RawPublish::open(&client).await.unwrap(), large.clone());
+        publishing.spawn(async move { stream.publish(large).await });
+    }
+    let other = Tenant::fresh().await;
+    other.queue("other").await;
+    let client = other.client_at(&gateway.endpoint()).await;
+    for _ in 0..20 {
+        // Unary requests are refused when there is no memory for them.
+        let outcomes = client.publish_batch(vec![large.clone()]).await.expect("the other half is free");
+        assert_eq!(outcomes[0].outcome(), Outcome::Confirmed);
+    }
+    assert!(publishing.try_join_next().is_none(), "the streams still wait");
+    // They continue when there is memory again, although not all at once.
+    holders.acknowledge().await;
+    let mut confirmed = 0;
+    for _ in 0..STREAMS {
+        let result = within("a publish", publishing.join_next()).await.expect("one of them").unwrap().unwrap();
+        assert!(matches!(result.outcome(), Outcome::Confirmed | Outcome::Throttled), "{result:?}");
+        confirmed += usize::from(result.outcome() == Outcome::Confirmed);
+    }
+    assert!(confirmed > 0, "all were throttled");
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_tenant_without_memory_is_refused_or_slowed_until_it_has_some() {
     let gateway = small_gateway().await;
     let mut holders = Holders::at(&gateway).await;

@@ -51,6 +51,8 @@ use crate::{
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a batch smaller than this, the task yields and reads again: a frame costs as much as many messages.
 const BATCH: usize = 32;
+/// How much is converted before other tasks run.
+const MAX_WEIGHT_AT_ONCE: usize = 2 * 1024 * 1024;
 const MAX_YIELDS: usize = 2;
 /// The first prefetch is at most this, because the sizes of the queue's messages are not known yet.
 const FIRST_PREFETCH: u16 = 256;
@@ -255,7 +257,7 @@ impl Consumer {
     /// When the consumer has ended; see [`Error::is_connection_error`].
     pub async fn next(&mut self, most: usize, frame: usize) -> Result<(Vec<Incoming>, UnreadFrame), Error> {
         loop {
-            self.receive_all()?;
+            self.receive_all().await?;
             self.adjust_flow()?;
             for _ in 0..MAX_YIELDS {
                 let before = self.inbox.len();
@@ -263,7 +265,7 @@ impl Consumer {
                     break;
                 }
                 tokio::task::yield_now().await;
-                self.receive_all()?;
+                self.receive_all().await?;
                 if self.inbox.len() == before {
                     break;
                 }
@@ -280,7 +282,7 @@ impl Consumer {
     /// Waits until the consumer ends, while the window is full and nothing can be delivered. Cancel safe.
     pub async fn ended(&mut self) -> Error {
         loop {
-            let done = self.receive_all().and_then(|()| self.adjust_flow());
+            let done = self.receive_all().await.and_then(|()| self.adjust_flow());
             if let Err(error) = done {
                 return error;
             }
@@ -304,7 +306,7 @@ impl Consumer {
         let next_timer = next_timer.into_iter().chain(self.charge.retry()).filter(|at| *at > now).min();
         tokio::select! {
             biased;
-            next = delivered(&mut self.deliveries) => self.receive(next)?,
+            next = delivered(&mut self.deliveries) => drop(self.receive(next)?),
             () = lost => {
                 self.lost = None;
                 return Err(Error::Unreachable(None));
@@ -316,22 +318,29 @@ impl Consumer {
         Ok(())
     }
 
-    /// Reads all deliveries that lapin has buffered.
-    fn receive_all(&mut self) -> Result<(), Error> {
+    /// Reads all deliveries that lapin has buffered. Other tasks run in between, because messages with thousands of headers
+    /// take long to convert. Cancel safe.
+    async fn receive_all(&mut self) -> Result<(), Error> {
+        let mut weight = 0;
         while let Some(next) = delivered(&mut self.deliveries).now_or_never() {
-            self.receive(next)?;
+            weight += self.receive(next)?;
+            if weight > MAX_WEIGHT_AT_ONCE {
+                weight = 0;
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }
 
-    fn receive(&mut self, next: Option<lapin::Result<Delivery>>) -> Result<(), Error> {
+    /// Returns the weight of the delivery.
+    fn receive(&mut self, next: Option<lapin::Result<Delivery>>) -> Result<usize, Error> {
         let delivery = match next {
             Some(Ok(delivery)) => delivery,
             Some(Err(error)) => return Err(self.guard.explain(error.into())),
             None if self.guard.lost().is_cancelled() => return Err(Error::Unreachable(None)),
             None if matches!(self.flow, Flow::Cancelling { .. }) => {
                 self.deliveries = None;
-                return self.cancelled();
+                return self.cancelled().map(|()| 0);
             }
             // The broker cancels a consumer when its queue is deleted.
             None => return Err(Error::QueueDeleted(self.spec.queue.to_string())),
@@ -351,13 +360,13 @@ impl Consumer {
         let is_in_window = self.inbox.keeps(bytes, delivery.redelivered, self.capacity, spare);
         if is_in_window && self.charge.charge(tag, weight) {
             self.offset = offset.or(self.offset);
-            self.inbox.keep(convert(delivery, bytes, self.spec.keep));
+            self.inbox.keep(Incoming { weight, ..convert(delivery, bytes, self.spec.keep) });
         } else {
             let bytes = if is_in_window { weight } else { bytes };
             self.inbox.drop_body(Excess { tag, bytes, offset });
             self.last_excess = Some(Instant::now());
         }
-        Ok(())
+        Ok(weight)
     }
 
     /// Starts the next step that is necessary to respect the windows, or to fill them.
@@ -731,6 +740,7 @@ fn convert(delivery: Delivery, bytes: usize, keep: bool) -> Incoming {
     Incoming {
         tag: delivery_tag,
         bytes,
+        weight: bytes,
         exchange: first_exchange.unwrap_or(exchange.as_str()).to_owned(),
         routing_key: first_key.unwrap_or(routing_key.as_str()).to_owned(),
         redelivered: redelivered || attempt > 1,

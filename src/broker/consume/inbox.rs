@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 
 use super::incoming::{Capacity, Incoming};
 
+/// How much weight of messages with headers counts as a byte of a frame.
+const WEIGHT_OF_A_BYTE: usize = 4;
+
 /// The deliveries received and not yet passed on.
 #[derive(Default)]
 pub(super) struct Inbox {
@@ -83,14 +86,17 @@ impl Inbox {
         self.mean += if self.mean == 0.0 { bytes } else { (bytes - self.mean) / 8.0 };
     }
 
-    /// The next batch in order: at most `most` messages, of `frame` bytes together unless it is one larger message,
-    /// within the capacity unless nothing else is unsettled.
+    /// The next batch in order: at most so many messages, of `frame` bytes together unless it is one larger message,
+    /// within the capacity unless nothing else is unsettled. Messages with many headers count as larger, because encoding
+    /// them takes longer.
     pub(super) fn next_batch(&mut self, most: usize, frame: usize, capacity: Capacity) -> Vec<Incoming> {
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes, mut weight) = (0, 0, 0);
         for delivery in self.ready.iter().take(most.min(capacity.messages)) {
             bytes += delivery.bytes;
+            weight += delivery.weight;
             let fits = bytes <= capacity.bytes || (capacity.is_idle() && count == 0);
-            if !fits || (bytes > frame && count > 0) {
+            let is_too_large = bytes > frame || weight / WEIGHT_OF_A_BYTE > frame;
+            if !fits || (is_too_large && count > 0) {
                 bytes -= delivery.bytes;
                 break;
             }
@@ -161,6 +167,18 @@ mod tests {
         assert_eq!((inbox.len(), inbox.bytes()), (2, 900));
         assert_eq!(inbox.tags().collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(inbox.take_excess().iter().map(|excess| excess.tag).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn a_frame_has_fewer_messages_if_they_have_many_headers() {
+        let (mut inbox, window) = (Inbox::default(), capacity(100, 1_000_000, 0));
+        for (tag, weight) in [(1, 1_000), (2, 1_000), (3, 4_000), (4, 9_000), (5, 1_000)] {
+            inbox.keep(Incoming { tag, bytes: 100, weight, ..Incoming::default() });
+        }
+        assert_eq!(tags(&inbox.next_batch(10, 1_000, window)), [1, 2]);
+        assert_eq!(tags(&inbox.next_batch(10, 1_000, window)), [3]);
+        assert_eq!(tags(&inbox.next_batch(10, 1_000, window)), [4], "alone, although it is too large");
+        assert_eq!(tags(&inbox.next_batch(10, 1_000, window)), [5]);
     }
 
     #[test]

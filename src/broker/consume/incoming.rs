@@ -11,6 +11,8 @@ pub struct Incoming {
     pub tag: u64,
     /// The size of its body, properties and headers, as it counts in the windows.
     pub bytes: usize,
+    /// The memory that it needs: more than its size if it has many headers.
+    pub weight: usize,
     /// The message, as its producer wrote it.
     pub message: Message,
     /// The exchange it was published to, also after retries.

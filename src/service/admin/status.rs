@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{context::AdminContext, error::Error, fields::timestamp};
 use crate::{
     error::{Classify, Failure},
+    memory::TenantBudgets,
     pb,
     provision::{BrokerState, NodeState},
     stream::{drain::Drain, open_streams::OpenStreams},
@@ -34,6 +35,8 @@ pub struct GatewayState {
     pub drain: Drain,
     /// Its open streams.
     pub open_streams: OpenStreams,
+    /// Its memory.
+    pub memory: TenantBudgets,
     /// Why it is not ready; empty when it is.
     pub not_ready: Box<dyn Fn() -> Vec<&'static str> + Send + Sync>,
     /// The expiry of its certificates, by use.

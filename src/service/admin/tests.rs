@@ -81,6 +81,7 @@ impl Fixture {
             started: SystemTime::now(),
             drain: crate::stream::drain::Drain::new(Duration::from_secs(1)),
             open_streams: crate::stream::open_streams::OpenStreams::default(),
+            memory: crate::memory::TenantBudgets::new(crate::memory::MemoryBudget::new(64 << 20)),
             not_ready: Box::new(Vec::new),
             certificates: Box::new(Vec::new),
         };

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     audit::AuditContext,
     error::{Failure, Kind},
+    memory::MemoryPermit,
     names::{ClientId, QueueName, TenantId},
     pb,
     provision::{QueueFigures, TenantFigures},
@@ -42,6 +43,8 @@ const MAX_QUEUES: usize = 1_000;
 const MAX_WATCHES: usize = 10;
 /// Queues that are read individually in one poll, the deepest ones first.
 const MAX_QUEUES_READ: usize = 200;
+/// What a queue's figures need: in two snapshots that wait to be sent, and in the encoded form of a third.
+const QUEUE_MEMORY: usize = 3 * (size_of::<pb::QueueFigures>() + 256);
 /// How long the management API may take. It tries several endpoints.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -126,16 +129,19 @@ pub(super) fn watch(
         return Err(Error::Field(draining()));
     }
     let registration = register(context, &observer, settings.interval)?;
+    let payer = observer.caller().tenant().map(TenantId::as_str).unwrap_or_default();
+    let charge = context.gateway.memory.of(payer).try_reserve_share(0).map_err(|full| Error::Field(full.into()))?;
     let (snapshots, responses) = mpsc::channel(1);
-    tokio::spawn(serve(Arc::clone(context), observer, registration, settings, audit_context, snapshots));
+    tokio::spawn(serve(Arc::clone(context), observer, (registration, charge), settings, audit_context, snapshots));
     Ok(ReceiverStream::new(responses))
 }
 
-/// Sends snapshots until the caller cancels or is no longer allowed to watch.
+/// Sends snapshots until the caller cancels or is no longer allowed to watch. A snapshot for which the caller's tenant
+/// has no memory is left out.
 async fn serve(
     context: Arc<AdminContext>,
     observer: Observer,
-    registration: Registration,
+    (registration, mut charge): (Registration, MemoryPermit),
     settings: WatchSettings,
     audit_context: AuditContext,
     snapshots: mpsc::Sender<Result<pb::WatchTenantResponse, Status>>,
@@ -154,6 +160,11 @@ async fn serve(
                 return Some(Failure::from(Error::NotFound("tenant")));
             }
             let snapshot = latest.borrow_and_update().clone();
+            let queues = snapshot.as_ref().map_or(0, |snapshot| snapshot.figures.queues.len()).min(settings.max_queues);
+            // Kept until the watch ends, because the client may not read.
+            if charge.try_grow((queues * QUEUE_MEMORY).saturating_sub(charge.bytes())).is_err() {
+                continue;
+            }
             let snapshot = snapshot.map(|snapshot| response(&snapshot, &settings)).unwrap_or_default();
             if snapshots.send(Ok(snapshot)).await.is_err() {
                 return None;

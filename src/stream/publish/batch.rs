@@ -27,7 +27,7 @@ pub async fn run_batch(
     let sizes: Vec<_> = publications.iter().map(size).collect();
     let weight = charges::weight(&publications, &sizes);
     let _charge = session.memory().try_reserve_share(weight).map_err(Failure::from)?;
-    let Accepted { outgoing, refused, .. } = accept(&session, publications, sizes, 0);
+    let Accepted { outgoing, refused, .. } = accept(&session, publications, sizes, weight, 0);
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }

@@ -2,7 +2,7 @@
 //! bytes to the service.
 //!
 //! The peer's window opens as the service reads, not as the receiver takes frames. At most one window is buffered for
-//! each stream, and charged to the memory budget of the connection.
+//! each stream, and charged to the budget of its [`ReceiveBudget`].
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,6 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
 use h2::{FlowControl, RecvStream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -20,7 +19,8 @@ use tonic::Status;
 
 use crate::{
     error::Failure,
-    memory::{Full, MemoryBudget, MemoryPermit, TooLarge},
+    memory::{Full, MemoryPermit},
+    transport::receive_budget::ReceiveBudget,
 };
 
 /// Frames below this size are merged by copying; larger ones are passed on as they are.
@@ -28,12 +28,9 @@ const SMALL: usize = 1024;
 /// The size of the buffer in which small frames are merged.
 const JOINED: usize = 4 * 1024;
 
-/// How much of the body of an unauthenticated call is not charged, because the call is.
-pub(super) const UNCHARGED: usize = 4 * 1024;
-
-/// Creates the body of a request, and the receiver that must be polled to fill it. Without
-/// [`Receiver::charge_to`], nothing is received.
-pub(super) fn request_body(mut receive: RecvStream) -> (RequestBody, Receiver) {
+/// Creates the body of a request, and the receiver that must be polled to fill it. Nothing is received until the budget is
+/// set.
+pub(super) fn request_body(mut receive: RecvStream, budget: ReceiveBudget) -> (RequestBody, Receiver) {
     let flow = receive.flow_control().clone();
     let mut buffer = Buffer::default();
     if receive.is_end_stream() {
@@ -41,7 +38,7 @@ pub(super) fn request_body(mut receive: RecvStream) -> (RequestBody, Receiver) {
     }
     let shared = Arc::new(SharedBuffer(Mutex::new(buffer)));
     let body = RequestBody { shared: Arc::clone(&shared), flow };
-    (body, Receiver { shared, receive, memory: MemoryBudget::new(0), is_patient: false, uncharged: 0, waiting: None })
+    (body, Receiver { shared, receive, budget, received: 0, waiting: None })
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +53,8 @@ struct Buffer {
     end: Option<End>,
     reader: Option<Waker>,
     receiver: Option<Waker>,
+    /// Whether the receiver has a chunk that waits until the reader has taken one.
+    is_waiting: bool,
     is_abandoned: bool,
 }
 
@@ -76,10 +75,15 @@ impl SharedBuffer {
 }
 
 impl Buffer {
-    fn push(&mut self, chunk: Bytes, charge: MemoryPermit) {
-        match &mut self.charged {
-            Some(charged) => charged.merge(charge),
-            None => self.charged = Some(charge),
+    fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.joined.is_empty()
+    }
+
+    fn push(&mut self, chunk: Bytes, charge: Option<MemoryPermit>) {
+        match (&mut self.charged, charge) {
+            (Some(charged), Some(charge)) => charged.merge(charge),
+            (None, charge) => self.charged = charge,
+            (Some(_), None) => {}
         }
         if chunk.len() >= SMALL {
             self.close_joined();
@@ -109,6 +113,11 @@ impl Buffer {
         if let Some(charged) = &mut self.charged {
             charged.shrink_to(charged.bytes().saturating_sub(chunk.len()));
         }
+        if std::mem::take(&mut self.is_waiting)
+            && let Some(receiver) = self.receiver.take()
+        {
+            receiver.wake();
+        }
         Some(chunk)
     }
 
@@ -130,28 +139,15 @@ impl Buffer {
 pub(super) struct Receiver {
     shared: Arc<SharedBuffer>,
     receive: RecvStream,
-    memory: MemoryBudget,
-    /// Whether it waits for memory, while h2 holds what arrives; otherwise the body is refused.
-    is_patient: bool,
-    /// How many more bytes are not charged.
-    uncharged: usize,
+    budget: ReceiveBudget,
+    /// How many bytes have arrived.
+    received: usize,
     /// A chunk that waits for memory.
-    waiting: Option<(Bytes, BoxFuture<'static, Result<MemoryPermit, TooLarge>>)>,
+    waiting: Option<Bytes>,
 }
 
 impl Receiver {
-    /// Sets the budget for what is received, and whether to wait for it.
-    pub(super) fn charge_to(&mut self, memory: MemoryBudget, is_patient: bool) {
-        (self.memory, self.is_patient) = (memory, is_patient);
-    }
-
-    /// The first [`UNCHARGED`] bytes are not charged.
-    pub(super) fn begin_uncharged(&mut self) {
-        self.uncharged = UNCHARGED;
-    }
-
-    /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader was
-    /// dropped.
+    /// Ready when nothing more is to be received: the body is complete, the stream has failed, or its reader was dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             {
@@ -163,31 +159,33 @@ impl Receiver {
                     buffer.receiver = Some(cx.waker().clone());
                 }
             }
-            if let Some((_, permit)) = &mut self.waiting {
-                let permit = ready!(permit.as_mut().poll(cx));
-                match (self.waiting.take(), permit) {
-                    (Some((chunk, _)), Ok(permit)) => self.shared.lock().push(chunk, permit),
-                    // A chunk is smaller than any budget, so this does not happen.
-                    _ => self.shared.lock().finish(End::Failed),
+            if let Some(chunk) = self.waiting.take() {
+                match self.budget.reserve(chunk.len(), self.received) {
+                    Ok(permit) => self.shared.lock().push(chunk, Some(permit)),
+                    Err(_) if !self.budget.is_patient() => {
+                        self.shared.lock().finish(End::Refused);
+                        return Poll::Ready(());
+                    }
+                    Err(_) => {
+                        let mut buffer = self.shared.lock();
+                        // A stream can always go on, one chunk after the other, so that it never waits for what other
+                        // streams hold.
+                        if !buffer.is_empty() {
+                            buffer.is_waiting = true;
+                            drop(buffer);
+                            self.waiting = Some(chunk);
+                            return Poll::Pending;
+                        }
+                        buffer.push(chunk, None);
+                    }
                 }
                 continue;
             }
             let end = match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(chunk)) if chunk.is_empty() => continue,
                 Some(Ok(chunk)) => {
-                    let charged = chunk.len().saturating_sub(self.uncharged);
-                    self.uncharged = self.uncharged.saturating_sub(chunk.len());
-                    match self.memory.try_reserve(charged) {
-                        Ok(permit) => self.shared.lock().push(chunk, permit),
-                        Err(_) if !self.is_patient => {
-                            self.shared.lock().finish(End::Refused);
-                            return Poll::Ready(());
-                        }
-                        Err(_) => {
-                            let (memory, bytes) = (self.memory.clone(), chunk.len());
-                            self.waiting = Some((chunk, Box::pin(async move { memory.reserve(bytes).await })));
-                        }
-                    }
+                    self.received = self.received.saturating_add(chunk.len());
+                    self.waiting = Some(chunk);
                     continue;
                 }
                 Some(Err(_)) => End::Failed,
@@ -246,7 +244,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         let buffer = self.shared.lock();
-        buffer.chunks.is_empty() && buffer.joined.is_empty() && matches!(buffer.end, Some(End::Complete(None)))
+        buffer.is_empty() && matches!(buffer.end, Some(End::Complete(None)))
     }
 
     fn size_hint(&self) -> SizeHint {
