@@ -13,19 +13,23 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use warrengate::pb::{self, subscribe_response::Event};
 
 use crate::{
+    Scale,
     consumer::{RawSubscription, start},
     environment::{Environment, Tenant},
     report::{Report, percentile},
 };
 
-/// How long its calls are measured before the attack.
+/// How long its calls are measured before the attack, at most.
 const ALONE: Duration = Duration::from_secs(3);
+/// How long its last messages may take.
+const LAST_MESSAGES: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub struct ControlTenant {
     tenant: Arc<Tenant>,
     alone: f64,
     stream: JoinHandle<Result<u64, String>>,
+    seen: Arc<AtomicU64>,
     published: Arc<AtomicU64>,
     stop: CancellationToken,
     _guard: DropGuard,
@@ -33,16 +37,16 @@ pub struct ControlTenant {
 
 impl ControlTenant {
     /// Opens its stream, and measures its calls before the attack.
-    pub async fn start(environment: &Environment) -> Self {
+    pub async fn start(environment: &Environment, scale: Scale) -> Self {
         let tenant = Arc::new(environment.tenant().await);
         tenant.queue("jobs", pb::QueueType::Quorum).await;
         let stop = CancellationToken::new();
         let subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
-        let published = Arc::new(AtomicU64::new(0));
-        let stream = tokio::spawn(follow(subscription, stop.clone()));
+        let (published, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let stream = tokio::spawn(follow(subscription, Arc::clone(&seen), stop.clone()));
         tokio::spawn(publish(Arc::clone(&tenant), Arc::clone(&published), stop.clone()));
-        let alone = percentile(&latencies(&tenant, ALONE).await, 99.0);
-        Self { tenant, alone, stream, published, _guard: stop.clone().drop_guard(), stop }
+        let alone = percentile(&latencies(&tenant, ALONE.min(scale.flood / 5)).await, 99.0);
+        Self { tenant, alone, stream, seen, published, _guard: stop.clone().drop_guard(), stop }
     }
 
     /// Measures its calls for this time; returns the 99th percentile in milliseconds, infinite with failures.
@@ -60,11 +64,13 @@ impl ControlTenant {
     pub async fn check(self, attack: &str, p99: f64, report: &mut Report) {
         let result = format!("{p99:.0} ms, {:.0} ms before", self.alone);
         report.time(attack, "control tenant: p99 at most twice that before", result, p99 <= 2.0 * self.alone);
-        // Time for the last messages to arrive.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        let published = self.published.load(Ordering::Relaxed);
+        let deadline = Instant::now() + LAST_MESSAGES;
+        while self.seen.load(Ordering::Relaxed) < published && !self.stream.is_finished() && Instant::now() < deadline {
+            tokio::time::sleep(PAUSE).await;
+        }
         self.stop.cancel();
         let seen = self.stream.await.unwrap();
-        let published = self.published.load(Ordering::Relaxed);
         let (text, is_kept) = match seen {
             Ok(seen) => (format!("{seen} of {published} messages"), seen >= published),
             Err(what) => (what, false),
@@ -102,7 +108,11 @@ async fn publish(tenant: Arc<Tenant>, published: Arc<AtomicU64>, stop: Cancellat
 }
 
 /// The number of messages received, or the event that interrupted the stream.
-async fn follow(mut subscription: RawSubscription, stop: CancellationToken) -> Result<u64, String> {
+async fn follow(
+    mut subscription: RawSubscription,
+    counter: Arc<AtomicU64>,
+    stop: CancellationToken,
+) -> Result<u64, String> {
     let mut seen = 0;
     loop {
         let event = tokio::select! {
@@ -113,6 +123,7 @@ async fn follow(mut subscription: RawSubscription, stop: CancellationToken) -> R
             Ok(Some(Event::Deliveries(frame))) => {
                 let ids: Vec<_> = frame.deliveries.iter().map(|delivery| delivery.delivery_id).collect();
                 seen += ids.len() as u64;
+                counter.store(seen, Ordering::Relaxed);
                 subscription.ack(&ids).await;
             }
             Ok(Some(other)) => return Err(format!("{other:?}")),

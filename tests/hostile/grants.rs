@@ -28,8 +28,8 @@ pub async fn removed(environment: &Environment, scale: Scale, report: &mut Repor
         let selection = pb::DeadLetterSelection { all: true, ..Default::default() };
         let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 1, edit: None };
         let mut redrive = client.topology().redrive_dead_letters(request).await.unwrap().into_inner();
-        let removed = Instant::now();
         environment.remove_grants(&credentials.0).await;
+        let removed = Instant::now();
         let status = subscription.failure().await;
         assert_eq!(reason(&status), "SUBSCRIBE_NOT_GRANTED", "{status:?}");
         took[0].push(removed.elapsed());
@@ -44,8 +44,8 @@ pub async fn removed(environment: &Environment, scale: Scale, report: &mut Repor
             administrator.admin().list_clients(request).await.map(drop)
         };
         list().await.unwrap();
-        let removed = Instant::now();
         environment.remove_grants(&credentials.0).await;
+        let removed = Instant::now();
         within("the end of the administrator", async {
             while list().await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -16,6 +16,7 @@ mod consumer;
 mod wait;
 
 mod audit;
+mod console;
 mod consumers;
 mod control_tenant;
 mod dead_letters;
@@ -86,6 +87,8 @@ async fn run(scale: Scale, only: Option<&str>) -> Report {
     }
     attack!("unauthenticated", unauthenticated::mix);
     attack!("crowd", unauthenticated::crowd);
+    attack!("http1", console::crowds);
+    attack!("console", console::signed_in);
     attack!("elements", tenant::element_floods);
     attack!("windows", tenant::large_windows);
     attack!("leases", tenant::lease_flood);

@@ -7,7 +7,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
 };
-use warrengate::stack::Stack;
+use warrengate::{pki::Item, stack::Stack};
 
 use crate::wait::within;
 
@@ -20,15 +20,20 @@ pub struct Target {
     child: Child,
     pub grpc: SocketAddr,
     pub ops: SocketAddr,
+    pub console: SocketAddr,
 }
 
 impl Target {
     pub async fn start(stack: &Stack) -> Self {
+        let certs = stack.certs();
         let mut child = Command::new(env!("CARGO_BIN_EXE_warrengate"))
             .arg("serve")
             .envs(stack.settings().iter().cloned())
             .env("WARRENGATE_LIMITS__MAX_BUFFERED_BYTES", format!("{}MiB", BUDGET >> 20))
             .env("WARRENGATE_TELEMETRY__LOG_FORMAT", "json")
+            .env("WARRENGATE_CONSOLE__LISTEN", "127.0.0.1:0")
+            .env("WARRENGATE_CONSOLE__CERTIFICATE", certs.certificate(Item::Gateway))
+            .env("WARRENGATE_CONSOLE__KEY", certs.key(Item::Gateway))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -36,20 +41,24 @@ impl Target {
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (grpc, ops) = within("the gateway to start", async {
+        let (grpc, ops, console) = within("the gateway to start", async {
+            let mut listening = None;
             loop {
                 let line = log.next_line().await.unwrap().expect("the gateway starts");
                 let line: Value = serde_json::from_str(&line).unwrap_or_default();
                 let address = |name: &str| line[name].as_str().and_then(|text| text.parse().ok());
                 if let (Some(grpc), Some(ops)) = (address("grpc"), address("ops")) {
-                    return (grpc, ops);
+                    listening = Some((grpc, ops));
+                }
+                if let (Some((grpc, ops)), Some(console)) = (listening, address("console")) {
+                    return (grpc, ops, console);
                 }
             }
         })
         .await;
         // The process would stop at a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-        Self { child, grpc, ops }
+        Self { child, grpc, ops, console }
     }
 
     pub fn endpoint(&self) -> String {

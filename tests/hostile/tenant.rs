@@ -62,7 +62,7 @@ fn publications(publications: Vec<pb::Publication>) -> Bytes {
 pub async fn element_floods(environment: &Environment, scale: Scale, report: &mut Report) {
     let attacker = environment.tenant().await;
     let token = environment.token(&attacker).await;
-    let control = ControlTenant::start(environment).await;
+    let control = ControlTenant::start(environment, scale).await;
     let peak = environment.target.measure().await;
     let headers: HashMap<_, _> = (0..30).map(|number| (format!("h{number}"), boolean())).collect();
     let message = pb::Message { headers, ..Default::default() };
@@ -103,7 +103,7 @@ pub async fn large_windows(environment: &Environment, scale: Scale, report: &mut
     let message = pb::Message { body: vec![1; 3_900_000].into(), ..Default::default() };
     attacker.fill("log", 12, message).await;
     let token = environment.token(&attacker).await;
-    let control = ControlTenant::start(environment).await;
+    let control = ControlTenant::start(environment, scale).await;
     let peak = environment.target.measure().await;
     let mut unread = Vec::new();
     let position = pb::StreamPosition { position: Some(pb::stream_position::Position::First(Default::default())) };
@@ -142,7 +142,7 @@ pub async fn lease_flood(environment: &Environment, scale: Scale, report: &mut R
     attacker.fill("jobs", 1, pb::Message { body: "work".into(), ..Default::default() }).await;
     let mut subscription = RawSubscription::open(&attacker.client, start("jobs")).await;
     let delivery_ids = ids(&subscription.take(1).await).repeat(10_000);
-    let control = ControlTenant::start(environment).await;
+    let control = ControlTenant::start(environment, scale).await;
     let peak = environment.target.measure().await;
     let flood = async {
         let mut lease = 10;
@@ -161,7 +161,7 @@ pub async fn lease_flood(environment: &Environment, scale: Scale, report: &mut R
 pub async fn headers_only(environment: &Environment, scale: Scale, report: &mut Report) {
     let attacker = environment.tenant().await;
     attacker.queue("jobs", pb::QueueType::Quorum).await;
-    let control = ControlTenant::start(environment).await;
+    let control = ControlTenant::start(environment, scale).await;
     let peak = environment.target.measure().await;
     let headers: HashMap<_, _> = (0..4_000).map(|number| (format!("h{number}"), boolean())).collect();
     let message = pb::Message { headers, ..Default::default() };

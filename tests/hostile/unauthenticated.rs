@@ -65,7 +65,7 @@ impl OpenConnections {
 }
 
 pub async fn mix(environment: &Environment, scale: Scale, report: &mut Report) {
-    let control = ControlTenant::start(environment).await;
+    let control = ControlTenant::start(environment, scale).await;
     let peak = environment.target.measure().await;
     let end = Instant::now() + scale.flood;
     let open = OpenConnections::default();
@@ -99,7 +99,7 @@ pub async fn mix(environment: &Environment, scale: Scale, report: &mut Report) {
 /// calls each.
 pub async fn crowd(environment: &Environment, scale: Scale, report: &mut Report) {
     const ATTACK: &str = "unauthenticated crowd";
-    let control = ControlTenant::start(environment).await;
+    let control = ControlTenant::start(environment, scale).await;
     for (kind, calls) in [("idle connections", 0), ("connections with stalled bodies", CALLS)] {
         let peak = environment.target.measure().await;
         let began = Instant::now();
