@@ -49,6 +49,7 @@ pub fn jwks(data: &[u8]) {
         roles_claim: None,
         roles: Default::default(),
         allow_administration: false,
+        allow_platform_administration: false,
         max_token_lifetime: Duration::from_secs(24 * 3600),
         refresh_interval: Duration::from_secs(600),
         min_refresh_interval: Duration::from_secs(30),

@@ -1,8 +1,8 @@
 //! External OpenID Connect issuers that the gateway trusts in addition to its own. Their keys are kept in memory and
 //! fetched by a background task ([`fetch`]); a token with an unknown key id is refused at once and wakes that task.
 //!
-//! An external token identifies a tenant's client that is bound to the issuer, never a platform administrator, and
-//! grants administration only if the configuration allows it for the issuer.
+//! An external token identifies a client that is bound to the issuer. It grants administration of a tenant's clients or of
+//! the platform only if the configuration allows that for the issuer.
 
 mod claims;
 mod fetch;
@@ -62,7 +62,7 @@ struct Key {
 /// The clients that the issuer identifies by external ids.
 #[derive(Default)]
 struct BoundClients {
-    by_external_id: HashMap<(TenantId, String), ClientId>,
+    by_external_id: HashMap<(Option<TenantId>, String), ClientId>,
     /// The external ids of these clients; they cannot be found by name.
     with_external_id: HashSet<ClientId>,
 }
@@ -101,6 +101,11 @@ impl ExternalIssuers {
         self.0.contains_key(name)
     }
 
+    /// Whether an issuer of this name may issue tokens for platform administrators.
+    pub(super) fn has_for_platform(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|issuer| issuer.config.allow_platform_administration)
+    }
+
     /// The issuer that a token names, before it is verified.
     pub(super) fn named_by(&self, token: &str) -> Option<&ExternalIssuer> {
         if self.0.is_empty() {
@@ -115,9 +120,9 @@ impl ExternalIssuers {
         for (name, issuer) in &self.0 {
             let mut bound = BoundClients::default();
             for client in clients.iter().filter(|client| client.issuer == *name) {
-                let Some(tenant) = client.client.tenant() else { continue };
+                let key = (client.client.tenant().cloned(), client.external_id.clone());
                 bound.with_external_id.insert(client.client.clone());
-                bound.by_external_id.insert((tenant.clone(), client.external_id.clone()), client.client.clone());
+                bound.by_external_id.insert(key, client.client.clone());
             }
             issuer.clients.store(Arc::new(bound));
         }

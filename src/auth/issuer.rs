@@ -177,6 +177,11 @@ impl Issuer {
         self.verifier.has_issuer(name)
     }
 
+    /// Whether this external issuer may issue tokens for platform administrators.
+    pub fn has_issuer_for_platform(&self, name: &str) -> bool {
+        self.verifier.has_issuer_for_platform(name)
+    }
+
     /// Issues a token for a client with this secret at this address, valid for `lifetime` (default: the maximum).
     ///
     /// # Errors

@@ -94,6 +94,11 @@ impl Verifier {
         self.external.has(name)
     }
 
+    /// Whether this external issuer may issue tokens for platform administrators.
+    pub fn has_issuer_for_platform(&self, name: &str) -> bool {
+        self.external.has_for_platform(name)
+    }
+
     /// Replaces the ids by which external issuers identify clients.
     pub(super) fn set_external_clients(&self, clients: &[ExternalClient]) {
         self.external.set_clients(clients);

@@ -72,6 +72,8 @@ pub enum TenantSource {
     Fixed(TenantId),
     /// The tenant in this claim.
     Claim(String),
+    /// None: its tokens are those of platform administrators.
+    Platform,
 }
 
 /// A trusted issuer. A claim is a name at the top level of a token, or a JSON pointer (`/realm_access/tenant`).
@@ -99,6 +101,9 @@ pub struct IssuerConfig {
     pub roles: BTreeMap<String, Vec<String>>,
     /// Whether its tokens may administer their tenant's clients, if the client has that grant in the store as well.
     pub allow_administration: bool,
+    /// Whether its tokens without a tenant may administer the platform, if the client has that grant in the store as
+    /// well.
+    pub allow_platform_administration: bool,
     /// A token that is valid for longer is refused.
     pub max_token_lifetime: Duration,
     /// How often its keys are fetched again.
@@ -154,18 +159,20 @@ fn issuer(table: &mut Source, audience: &str) -> IssuerConfig {
     if roles.len() > MAX_ROLES || roles.values().any(|words| words.len() > MAX_ROLES) {
         table.error("roles", None, format!("must be at most {MAX_ROLES}, with as many words each"));
     }
+    let allow_platform_administration = table.boolean("allow_platform_administration", false);
     IssuerConfig {
         keys: keys(table, &issuer),
         issuer,
         ca_certificate: table.path("ca_certificate"),
         audience: claim(table, "audience", audience),
         algorithms: algorithms(table),
-        tenant: tenant(table),
+        tenant: tenant(table, allow_platform_administration),
         client_claim: claim(table, "client_claim", "sub"),
         grants_claim: claim(table, "grants_claim", "wg_grants"),
         roles_claim,
         roles,
         allow_administration: table.boolean("allow_administration", false),
+        allow_platform_administration,
         max_token_lifetime: table.duration(
             "max_token_lifetime",
             MAX_TOKEN_LIFETIME,
@@ -215,8 +222,13 @@ fn keys(table: &mut Source, issuer: &str) -> KeySource {
     }
 }
 
-fn tenant(table: &mut Source) -> TenantSource {
+fn tenant(table: &mut Source, allow_platform: bool) -> TenantSource {
     match (table.text("tenant"), table.text("tenant_claim")) {
+        (Some(text), None) if allow_platform => {
+            let what = "cannot be set with allow_platform_administration: its tokens would all belong to the tenant";
+            table.error("tenant", Some(text), what);
+        }
+        (None, None) if allow_platform => return TenantSource::Platform,
         (Some(text), None) => match TenantId::parse(&text) {
             Ok(tenant) => return TenantSource::Fixed(tenant),
             Err(error) => table.error("tenant", Some(text), error.to_string()),
@@ -281,14 +293,16 @@ mod tests {
         let (issuers, errors, listing) = given(
             "[[auth.issuers]]\nissuer = \"https://id.example\"\ntenant_claim = \"org\"\n\
              [[auth.issuers]]\nissuer = \"urn:corp\"\njwks_file = \"/keys.json\"\ntenant = \"acme\"\nalgorithms = [\"ES256\"]\n\
-             roles_claim = \"groups\"\nroles = {ops = [\"subscribe:#\"]}\n",
+             roles_claim = \"groups\"\nroles = {ops = [\"subscribe:#\"]}\n\
+             [[auth.issuers]]\nissuer = \"https://corp.example\"\nallow_platform_administration = true\n",
         );
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!((&issuers[0].keys, &*issuers[0].audience), (&KeySource::Discovery, "warrengate"));
         assert_eq!(issuers[1].algorithms, [TokenAlgorithm::Es256]);
+        assert!(!issuers[0].allow_platform_administration && issuers[2].tenant == TenantSource::Platform);
         let (again, errors, listed_again) = given(&listing);
         assert!(errors.is_empty(), "{errors:?}");
-        assert_eq!((again.len(), listed_again), (2, listing));
+        assert_eq!((again.len(), listed_again), (3, listing));
     }
 
     #[test]
@@ -313,6 +327,7 @@ mod tests {
             ("issuer = \"https://id\"", "requires either tenant"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\ntenant_claim = \"t\"", "requires either tenant"),
             ("issuer = \"https://id\"\ntenant = \"../acme\"", "must be a-z"),
+            ("issuer = \"https://id\"\ntenant = \"acme\"\nallow_platform_administration = true", "cannot be set with"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = [\"HS256\"]", "HS256"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = [\"none\"]", "none"),
             ("issuer = \"https://id\"\ntenant = \"acme\"\nalgorithms = []", "at least one"),

@@ -6,11 +6,11 @@ use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 use warrengate::{
     config::{IssuerConfig, KeySource, TenantSource},
     names::TenantId,
-    pb::{self, auth_client::AuthClient, messaging_client::MessagingClient},
+    pb::{self, admin_client::AdminClient, auth_client::AuthClient, messaging_client::MessagingClient},
 };
 
 use crate::harness::{
-    Tenant,
+    SharedStack, Tenant,
     issuer::{self, Issuer, IssuerExt as _, Key},
     raw::reason,
     to_queue,
@@ -115,6 +115,61 @@ async fn several_issuers_are_trusted_and_an_unavailable_one_affects_no_other() {
     let results =
         messaging.publish_batch(with_token(batch, &keys[0].sign(&narrow))).await.unwrap().into_inner().results;
     assert_eq!(results[0].outcome(), pb::Outcome::Denied);
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_platform_administrator_uses_a_token_of_a_trusted_issuer_until_it_is_revoked() {
+    let key = Key::new("k");
+    let corporate = Issuer::start(&[&key]).await;
+    let gateway = web::gateway(|config| {
+        config.auth.issuers = vec![IssuerConfig {
+            tenant: TenantSource::Platform,
+            allow_platform_administration: true,
+            roles_claim: Some("groups".into()),
+            roles: [("wg-admins".to_owned(), vec!["administer".to_owned()])].into(),
+            ..corporate.config()
+        }];
+    })
+    .await;
+    let admin = gateway.client("admin", SharedStack::get().admin_secret()).await;
+    let (tenant, guid) = (Tenant::fresh().await, "7c0a8f7e-6f0b-4f7e-8f53-2a9f0c6b1d11");
+    let client_id = format!("ops-{}", tenant.id);
+    let client = pb::Client {
+        client_id: client_id.clone(),
+        grants: Some(pb::Grants { administer: true, ..Default::default() }),
+        issuer: corporate.name().into(),
+        external_id: guid.into(),
+        ..Default::default()
+    };
+    let request = pb::CreateClientRequest { client: Some(client.clone()), ..Default::default() };
+    assert_eq!(admin.admin().create_client(request).await.unwrap().into_inner().client_secret, "");
+    // Only an issuer with the setting can be given to a platform administrator.
+    let other = pb::Client { client_id: "another".into(), issuer: "https://elsewhere".into(), ..client };
+    let request = pb::CreateClientRequest { client: Some(other), ..Default::default() };
+    assert_eq!(admin.admin().create_client(request).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let token = |groups: &[&str]| {
+        let mut claims = corporate.claims(&tenant.id, guid);
+        (claims["scope"], claims["groups"]) = ("openid".into(), groups.into());
+        key.sign(&claims)
+    };
+    let (administrator, employee) = (token(&["staff", "wg-admins"]), token(&["staff"]));
+    let channel = gateway.channel().await;
+    assert_eq!(accepted(&channel, &administrator).await, client_id);
+    refused(&channel, &employee).await;
+    let mut external = AdminClient::new(channel.clone());
+    let suspend = pb::SuspendTenantRequest { tenant: tenant.id.clone() };
+    external.suspend_tenant(with_token(suspend, &administrator)).await.unwrap();
+    let filter = pb::ListAuditEventsRequest { tenant: tenant.id.clone(), ..Default::default() };
+    let events = external.list_audit_events(with_token(filter, &administrator)).await.unwrap().into_inner().events;
+    assert!(events.iter().any(|event| event.client_id == client_id && event.outcome == "done"), "{events:?}");
+
+    let revoke = pb::RevokeClientRequest { client_id };
+    admin.admin().revoke_client(revoke).await.unwrap();
+    let list = with_token(pb::ListTenantsRequest::default(), &administrator);
+    let status = external.list_tenants(list).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
     gateway.running.shutdown().await;
 }
 

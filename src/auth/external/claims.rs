@@ -1,5 +1,5 @@
 //! Conversion of an external token's claims to a caller: a client of a tenant for which the configuration accepts this
-//! issuer.
+//! issuer, or a platform administrator.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +31,7 @@ pub(super) fn caller(issuer: &ExternalIssuer, claims: &Value) -> Result<Caller, 
     }
     let times = Times::of(issuer, claims)?;
     let client = client(issuer, claims)?;
-    let grants = roles::grants(config, claims)?;
+    let grants = roles::grants(config, claims, client.tenant().is_none())?;
     let id = claims.get("jti").and_then(Value::as_str).unwrap_or_default();
     let is_plain = id.len() <= MAX_TOKEN_ID && id.bytes().all(|byte| byte.is_ascii_graphic());
     let id = if is_plain { id.to_owned() } else { String::new() };
@@ -91,26 +91,37 @@ fn moment(claims: &Value, name: &str) -> Result<Option<(SystemTime, bool)>, Erro
     Ok(Some((UNIX_EPOCH + since, since.subsec_nanos() == 0)))
 }
 
-/// A platform administrator has no tenant, so the result is never one.
+/// The client that the token names. A client without a tenant is a platform administrator, so the result is one only if
+/// the configuration allows that.
 fn client(issuer: &ExternalIssuer, claims: &Value) -> Result<ClientId, Error> {
-    let text = |name: &str| at(claims, name).and_then(Value::as_str);
-    let tenant = match &issuer.config.tenant {
-        TenantSource::Fixed(tenant) => tenant.clone(),
-        TenantSource::Claim(name) => text(name)
-            .and_then(|tenant| TenantId::parse(tenant).ok())
-            .ok_or(Error::invalid("the tenant claim is not a tenant id"))?,
+    let config = &issuer.config;
+    let tenant = match &config.tenant {
+        TenantSource::Fixed(tenant) => Some(tenant.clone()),
+        TenantSource::Platform => None,
+        TenantSource::Claim(name) => match at(claims, name).filter(|claim| !claim.is_null()) {
+            None if config.allow_platform_administration => None,
+            claim => Some(
+                claim
+                    .and_then(Value::as_str)
+                    .and_then(|tenant| TenantId::parse(tenant).ok())
+                    .ok_or(Error::invalid("the tenant claim is not a tenant id"))?,
+            ),
+        },
     };
-    let name =
-        text(&issuer.config.client_claim).ok_or(Error::invalid("the client claim is missing or not a string"))?;
+    let name = at(claims, &config.client_claim)
+        .and_then(Value::as_str)
+        .ok_or(Error::invalid("the client claim is missing or not a string"))?;
     let bound = issuer.clients.load();
     if let Some(client) = bound.by_external_id.get(&(tenant.clone(), name.to_owned())) {
         return Ok(client.clone());
     }
-    let client = match name.contains('.') {
-        true => ClientId::parse(name).ok(),
-        false => ClientName::parse(name).ok().map(|name| ClientId::of_tenant(&tenant, &name)),
+    let client = match &tenant {
+        Some(tenant) if !name.contains('.') => {
+            ClientName::parse(name).ok().map(|name| ClientId::of_tenant(tenant, &name))
+        }
+        _ => ClientId::parse(name).ok(),
     };
-    client.filter(|client| client.tenant() == Some(&tenant) && !bound.with_external_id.contains(client)).ok_or(
+    client.filter(|client| client.tenant() == tenant.as_ref() && !bound.with_external_id.contains(client)).ok_or(
         Error::invalid(
             "the client claim does not match a client of the tenant: bind one with \"client update --external-id\"",
         ),

@@ -10,14 +10,26 @@ use crate::{
     pb,
 };
 
-/// The grants of the token; `None` if it has no grants claim, so that the store alone decides.
-pub(super) fn grants(config: &IssuerConfig, claims: &Value) -> Result<Option<Grants>, Error> {
+/// The grants of the token; `None` if it has no grants claim, so that the store alone decides. The token of a platform
+/// administrator must grant administration itself.
+pub(super) fn grants(config: &IssuerConfig, claims: &Value, is_platform: bool) -> Result<Option<Grants>, Error> {
+    let grants = claimed(config, claims)?;
+    let administers = grants.as_ref().is_some_and(Grants::administers);
+    if is_platform && !administers {
+        return Err(Error::invalid("it has no tenant, and its grants claim or roles do not grant \"administer\""));
+    }
+    if administers && !is_platform && !config.allow_administration {
+        return Err(Error::invalid("the token grants administration, but allow_administration is off for this issuer"));
+    }
+    Ok(grants)
+}
+
+fn claimed(config: &IssuerConfig, claims: &Value) -> Result<Option<Grants>, Error> {
     let malformed = || Error::invalid("the grants claim is malformed");
     let claim = at(claims, &config.grants_claim).filter(|claim| !claim.is_null());
     let words = match claim {
         Some(form @ Value::Object(_)) => {
-            let grants = Grants::from_json(&form.to_string()).map_err(|_| malformed())?;
-            return permitted(config, grants).map(Some);
+            return Grants::from_json(&form.to_string()).map(Some).map_err(|_| malformed());
         }
         Some(claim) => Some(list(claim).ok_or_else(malformed)?),
         None => None,
@@ -33,8 +45,7 @@ pub(super) fn grants(config: &IssuerConfig, claims: &Value) -> Result<Option<Gra
         return Ok(None);
     }
     let of_roles = roles.iter().flatten().filter_map(|role| config.roles.get(*role)).flatten().map(String::as_str);
-    let grants = from_words(words.into_iter().flatten().chain(of_roles))?;
-    permitted(config, grants).map(Some)
+    from_words(words.into_iter().flatten().chain(of_roles)).map(Some)
 }
 
 /// A claim that is a string of words or a list of strings.
@@ -44,13 +55,6 @@ fn list(claim: &Value) -> Option<Vec<&str>> {
         Value::Array(words) => words.iter().map(Value::as_str).collect(),
         _ => None,
     }
-}
-
-fn permitted(config: &IssuerConfig, grants: Grants) -> Result<Grants, Error> {
-    if grants.administers() && !config.allow_administration {
-        return Err(Error::invalid("the token grants administration, but allow_administration is off for this issuer"));
-    }
-    Ok(grants)
 }
 
 /// Words that are not grants are ignored, because a scope usually contains others.

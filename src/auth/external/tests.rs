@@ -34,6 +34,7 @@ fn config(tenant: TenantSource) -> IssuerConfig {
         roles_claim: None,
         roles: Default::default(),
         allow_administration: false,
+        allow_platform_administration: false,
         max_token_lifetime: Duration::from_secs(24 * 3600),
         refresh_interval: Duration::from_secs(600),
         min_refresh_interval: Duration::from_secs(30),
@@ -461,6 +462,51 @@ fn roles_and_groups_are_mapped_to_grants_and_administration_is_off_by_default() 
     // Without roles and without a scope, the store alone decides.
     (config.roles_claim, config.roles) = (None, Default::default());
     assert_eq!(caller(&config, json!(["boss"])).expect("a caller").token_grants(), None);
+}
+
+#[test]
+fn an_administrator_of_the_platform_needs_the_setting_the_claim_and_no_tenant() {
+    let keys = keys();
+    let caller = |config: &IssuerConfig, changes: Value| {
+        let issuers = issuers(config.clone());
+        only(&issuers).take(keys.set.to_string().as_bytes()).expect("accepted");
+        issuers.set_clients(&[ExternalClient {
+            issuer: "https://id.example".to_owned(),
+            external_id: "9b2c8e60".to_owned(),
+            client: ClientId::parse("ops").expect("an id"),
+        }]);
+        let mut claims = claims();
+        claims["scope"] = json!("administer");
+        merge(&mut claims, &changes);
+        verify(&issuers, &sign(Algorithm::EdDSA, "ed", &keys.ed, &claims)).map(|caller| caller.client().to_string())
+    };
+    let mut by_claim = config(TenantSource::Claim("org".to_owned()));
+    assert!(caller(&by_claim, json!({"azp": "root"})).is_err(), "off by default");
+    by_claim.allow_platform_administration = true;
+    let mut platform = IssuerConfig { tenant: TenantSource::Platform, ..by_claim.clone() };
+    for config in [&by_claim, &platform] {
+        assert_eq!(caller(config, json!({"azp": "root"})).expect("a caller"), "root");
+        assert_eq!(caller(config, json!({"azp": "9b2c8e60"})).expect("a caller"), "ops");
+        for (changes, reason) in [
+            (json!({"azp": "root", "scope": "openid"}), "no tenant"),
+            (json!({"azp": "root", "scope": null}), "no tenant"),
+            (json!({"azp": "acme.app"}), "does not match"),
+            (json!({"azp": "ops"}), "does not match"),
+        ] {
+            let refused = caller(config, changes.clone());
+            assert!(matches!(&refused, Err(Error::TokenInvalid { why, .. }) if why.contains(reason)), "{refused:?}");
+        }
+    }
+    // With a tenant in the token, only that tenant's clients.
+    let of_tenant = |org: &str, azp: &str, scope: &str| json!({"org": org, "azp": azp, "scope": scope});
+    assert_eq!(caller(&by_claim, of_tenant("acme", "app", "subscribe:#")).expect("a caller"), "acme.app");
+    assert_eq!(caller(&by_claim, of_tenant("acme", "root", "subscribe:#")).expect("a caller"), "acme.root");
+    assert!(caller(&by_claim, of_tenant("acme", "app", "administer")).is_err(), "allow_administration is separate");
+    assert!(caller(&by_claim, of_tenant("", "root", "administer")).is_err(), "an empty tenant is not a missing one");
+    platform.roles_claim = Some("groups".to_owned());
+    platform.roles = [("wg-admins".to_owned(), vec!["administer".to_owned()])].into();
+    let group = json!({"azp": "root", "scope": null, "groups": ["staff", "wg-admins"]});
+    assert_eq!(caller(&platform, group).expect("a caller"), "root");
 }
 
 #[test]

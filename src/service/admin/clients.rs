@@ -243,8 +243,9 @@ impl Wanted {
 
     fn check_issuer(&self, context: &AdminContext) -> Result<(), Error> {
         let Some(external) = &self.external else { return Ok(()) };
-        if self.id.tenant().is_none() {
-            return Err(invalid("client.issuer", "must be empty for a platform administrator, who uses a secret"));
+        if self.id.tenant().is_none() && !context.issuer.has_issuer_for_platform(&external.issuer) {
+            let what = "is not an issuer with allow_platform_administration, which platform administrators need";
+            return Err(invalid("client.issuer", what));
         }
         if !context.issuer.has_issuer(&external.issuer) {
             return Err(invalid("client.issuer", "is not an issuer of the gateway's configuration (auth.issuers)"));
