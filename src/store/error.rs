@@ -13,6 +13,9 @@ pub enum Error {
     /// The operation conflicted with a concurrent transaction.
     #[error("conflict with a concurrent transaction")]
     Contended(#[source] sqlx::Error),
+    /// The database cannot grow.
+    #[error("the disk of the database is full")]
+    Full(#[source] sqlx::Error),
     /// The database reported an error for a statement.
     #[error("the database reported an error")]
     Statement(#[source] sqlx::Error),
@@ -73,6 +76,8 @@ impl From<sqlx::Error> for Error {
             E::Database(database) => match database.code().as_deref() {
                 // PostgreSQL: serialization failure, deadlock. SQLite: busy, locked, busy snapshot.
                 Some("40001" | "40P01" | "5" | "6" | "517") => Self::Contended(error),
+                // PostgreSQL: disk full. SQLite: full, and failed writes of a page and of the shared memory file.
+                Some("53100" | "13" | "778" | "4874") => Self::Full(error),
                 // PostgreSQL: connection failures, too many connections, shutting down.
                 Some(code) if code.starts_with("08") || code == "53300" || code.starts_with("57P") => {
                     Self::Unavailable(error)
@@ -105,7 +110,7 @@ impl Error {
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unavailable(_) => Kind::Unavailable,
+            Self::Unavailable(_) | Self::Full(_) => Kind::Unavailable,
             Self::Contended(_) | Self::AuthorityChanged => Kind::Aborted,
             Self::UnknownPlan => Kind::Invalid,
             Self::PlanInUse => Kind::Precondition,
@@ -119,6 +124,7 @@ impl Classify for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "STORE_UNAVAILABLE",
+            Self::Full(_) => "STORE_FULL",
             Self::Contended(_) => "STORE_CONTENDED",
             Self::AuthorityChanged => "CHANGED_MEANWHILE",
             Self::UnknownPlan => "PLAN_NOT_FOUND",
@@ -140,6 +146,7 @@ impl Classify for Error {
             }
             Self::PlanInUse => "the plan is in use; assign another plan to its tenants first (tenant update --plan)",
             Self::Unavailable(_) => "the gateway's database is not available; try again in a moment",
+            Self::Full(_) => "the disk of the gateway's database is full, so the change was not stored",
             Self::Contended(_) => "another change happened at the same time; try again",
             Self::AuthorityChanged => "your grants were changed at the same time; try again",
             Self::UnknownPlan => "this plan does not exist; ListPlans shows all plans",

@@ -381,6 +381,26 @@ async fn an_audit_event_cannot_be_changed_or_deleted_before_its_retention_time()
 }
 
 #[tokio::test]
+async fn a_full_disk_is_reported_as_such() {
+    let store = store().await;
+    if !store.is_sqlite {
+        return;
+    }
+    // SQLite's own limit causes the same error as a full disk.
+    sqlx::raw_sql("PRAGMA max_page_count = 1").execute(&store.pool).await.expect("set");
+    let mut last = Ok(());
+    for number in 0..1_000 {
+        last = store.create_tenant(&new_tenant(&format!("tenant{number}"))).await.map(drop);
+        if last.is_err() {
+            break;
+        }
+    }
+    let error = last.expect_err("full");
+    assert!(matches!(error, Error::Full(_)), "{error:?}");
+    assert_eq!((error.kind(), error.reason()), (Kind::Unavailable, "STORE_FULL"));
+}
+
+#[tokio::test]
 async fn retention_deletes_old_events_and_excess_refusals_but_no_recent_operation() {
     let store = store().await;
     let ago = |seconds| SystemTime::now() - Duration::from_secs(seconds);

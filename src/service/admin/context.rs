@@ -154,7 +154,9 @@ impl AdminContext {
                 Err(Error::Store(store::Error::AuthorityChanged)) => Err(context.readmit(rpc, &caller).await),
                 done => done,
             };
-            context.record_outcome(rpc, operation, event, &audit_context, done.as_ref().err()).await.and(done)
+            let recorded = context.record_outcome(rpc, operation, event, &audit_context, done.as_ref().err()).await;
+            // The error of an operation that failed is more important than that of its record.
+            done.and_then(|answer| recorded.map(|()| answer))
         };
         match tokio::spawn(completed.in_current_span()).await {
             Ok(done) => done.map(Response::new).map_err(|error| Failure::from(error).into()),
