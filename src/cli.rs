@@ -36,6 +36,7 @@ mod stream;
 mod subscribe;
 mod tenant;
 mod token;
+mod token_cache;
 mod trace;
 mod values;
 
@@ -146,6 +147,7 @@ pub async fn run() -> ExitCode {
         Err(error) => {
             if !error.is_closed_pipe() {
                 output.error(&error);
+                token_cache::forget();
             }
             ExitCode::from(error.exit_code())
         }

@@ -13,8 +13,12 @@ use secrecy::SecretString;
 use super::{
     Error,
     dev_env::{self, DevEnv},
+    token_cache::TokenCache,
 };
-use crate::client::{Client, ClientOptions, Credentials};
+use crate::{
+    client::{Client, ClientOptions, Credentials},
+    pb,
+};
 
 /// The default identity of commands on a tenant's data, at the development gateway.
 pub(super) const DATA: &str = "acme";
@@ -55,6 +59,9 @@ pub(super) struct ConnectionArgs {
     /// An identity of .warrengate/dev.env: acme, globex or admin
     #[arg(long = "as", global = true, value_name = "NAME", id = "identity")]
     identity: Option<String>,
+    /// Get a new token, and do not keep it for later commands [env: WARRENGATE_NO_TOKEN_CACHE]
+    #[arg(long, global = true)]
+    no_token_cache: bool,
 }
 
 impl std::fmt::Debug for ConnectionArgs {
@@ -80,9 +87,33 @@ struct Settings {
 }
 
 impl ConnectionArgs {
-    /// Connects, by default as this identity of the development gateway.
+    /// Connects, by default as this identity of the development gateway, with a token of an earlier command if there is
+    /// one.
     pub(super) async fn connect(&self, default_identity: &str) -> Result<Client, Error> {
-        self.connect_with(default_identity, |options| options).await
+        let target = self.target(default_identity)?;
+        let Some(cache) = &target.cache else { return target.connect(|options| options).await };
+        if let Some((token, expires)) = cache.load() {
+            let client = target.connect(|options| options.initial_token(token, expires)).await?;
+            // Its client or key may have been revoked.
+            if client.auth().who_am_i(pb::WhoAmIRequest {}).await.is_ok() {
+                return Ok(client);
+            }
+            cache.remove();
+        }
+        let client = target.connect(|options| options).await?;
+        if let Some(token) = client.token().await? {
+            cache.store(token.secret());
+        }
+        Ok(client)
+    }
+
+    /// [`Self::connect`] with different options, and with a new token.
+    pub(super) async fn connect_with(
+        &self,
+        default_identity: &str,
+        change: impl FnOnce(ClientOptions) -> ClientOptions,
+    ) -> Result<Client, Error> {
+        self.target(default_identity)?.connect(change).await
     }
 
     /// The gateway's address.
@@ -95,29 +126,58 @@ impl ConnectionArgs {
         Sources { args: self, environment: &environment, file }.endpoint()
     }
 
-    /// [`Self::connect`] with different options.
-    pub(super) async fn connect_with(
-        &self,
-        default_identity: &str,
-        change: impl FnOnce(ClientOptions) -> ClientOptions,
-    ) -> Result<Client, Error> {
+    fn target(&self, default_identity: &str) -> Result<Target, Error> {
         let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let file = DevEnv::read(Path::new(dev_env::PATH))?;
         let sources = Sources { args: self, environment: &environment, file };
         let Settings { endpoint, ca, credentials, origin } = sources.settings(default_identity)?;
         let _ = IDENTITY.set(origin);
-        let mut options = change(ClientOptions::new(endpoint, credentials));
-        if let Some(path) = ca {
-            let pem = read("the CA certificate", &path)?;
-            if !pem.contains("-----BEGIN CERTIFICATE-----") {
-                return Err(usage(format!(
-                    "{} contains no certificate in PEM form (--ca or WARRENGATE_CA)",
-                    path.display()
-                )));
+        let ca = ca.map(|path| certificate(&path)).transpose()?;
+        let cache = match &credentials {
+            Credentials::Secret { client_id, secret }
+                if !self.no_token_cache && environment("WARRENGATE_NO_TOKEN_CACHE").is_none() =>
+            {
+                TokenCache::of(&endpoint, ca.as_deref(), client_id, secret)
             }
-            options = options.ca_certificate(pem);
+            _ => None,
+        };
+        let is_plain = endpoint.starts_with("http://");
+        let options = ClientOptions::new(endpoint, credentials).connect_once();
+        let options = match ca {
+            Some(pem) => options.ca_certificate(pem),
+            None => options,
+        };
+        Ok(Target { options, is_plain, cache })
+    }
+}
+
+fn certificate(path: &Path) -> Result<String, Error> {
+    let pem = read("the CA certificate", path)?;
+    if pem.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(pem)
+    } else {
+        Err(usage(format!("{} contains no certificate in PEM form (--ca or WARRENGATE_CA)", path.display())))
+    }
+}
+
+/// What a command connects to.
+struct Target {
+    options: ClientOptions,
+    /// Whether the address is one without TLS.
+    is_plain: bool,
+    /// Where the token is kept for later commands.
+    cache: Option<TokenCache>,
+}
+
+impl Target {
+    async fn connect(&self, change: impl FnOnce(ClientOptions) -> ClientOptions) -> Result<Client, Error> {
+        match Client::connect(change(self.options.clone())).await {
+            Err(error) if self.is_plain && error.is_disconnect() => {
+                let text = "no gateway answers without TLS at this address; write https:// if it uses TLS";
+                Err(Error::Advised(text.to_owned(), error))
+            }
+            connected => Ok(connected?),
         }
-        Ok(Client::connect(options.connect_once()).await?)
     }
 }
 

@@ -22,6 +22,9 @@ pub enum Error {
     /// The client's error.
     #[error("{}", describe(.0))]
     Client(#[from] client::Error),
+    /// The client's error, with a sentence that fits the command.
+    #[error("{0}")]
+    Advised(String, #[source] client::Error),
     /// Something on this machine could not be read or written.
     #[error("{what}: {source}")]
     Io {
@@ -59,7 +62,7 @@ impl Error {
     /// The error as an object: `message`, `exit_code`, and the details from the gateway.
     pub(super) fn json(&self) -> Value {
         let mut object = json!({ "message": self.to_string(), "exit_code": self.exit_code() });
-        if let Self::Client(error) = self {
+        if let Self::Client(error) | Self::Advised(_, error) = self {
             let refusal = error.refusal();
             let reason = refusal.map(client::Refusal::reason).filter(|reason| !reason.is_empty());
             object["reason"] = reason.unwrap_or_else(|| error.reason()).into();

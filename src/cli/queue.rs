@@ -262,7 +262,9 @@ async fn peek(
 /// The gateway recommends declaring a missing queue, which does not apply to these commands.
 fn missing(status: tonic::Status, name: &str) -> Error {
     match status.code() {
-        tonic::Code::NotFound => Error::Failed(format!("queue {name:?} does not exist; see `warrengate queue list`")),
+        tonic::Code::NotFound => {
+            Error::Advised(format!("queue {name:?} does not exist; see `warrengate queue list`"), status.into())
+        }
         _ => status.into(),
     }
 }

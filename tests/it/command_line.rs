@@ -316,11 +316,46 @@ async fn errors_are_json_on_request_and_name_the_source_of_the_credentials() {
     assert!(denied.contains("WARRENGATE_CLIENT_ID") && denied.contains(&tenant.client_id), "{denied}");
     let (_, missing) = error(&["queue", "delete", "nope"]).await;
     assert!(missing.contains("queue \"nope\" does not exist") && !missing.contains("declare"), "{missing}");
+    let (_, missing) = error(&["queue", "delete", "nope", "--json"]).await;
+    let json: Value = serde_json::from_str(&missing).unwrap_or_else(|wrong| panic!("{wrong}: {missing}"));
+    assert_eq!(json["error"]["reason"], "QUEUE_NOT_FOUND", "{json}");
+    let plain = SharedStack::get().stack.endpoint().replace("https://", "http://");
+    let (_, no_tls) = error(&["queue", "list", "--endpoint", &plain]).await;
+    assert!(no_tls.contains("write https://"), "{no_tls}");
     let (_, typo) = error(&["publish", "--queue", "ordrs", "x"]).await;
     assert!(typo.contains("queue \"ordrs\" does not exist"), "{typo}");
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let (code, no_pem) = error(&["queue", "list", "--ca", readme]).await;
     assert!(code == Some(2) && no_pem.contains("no certificate in PEM form"), "{no_pem}");
+}
+
+#[tokio::test]
+async fn a_token_is_kept_for_later_commands_until_it_is_refused() {
+    let tenant = Tenant::fresh().await;
+    let cache = tempfile::tempdir().unwrap();
+    let cached = |mut command: Command| {
+        command.env_remove("WARRENGATE_NO_TOKEN_CACHE").env("XDG_CACHE_HOME", cache.path());
+        command
+    };
+    let tokens = || -> Vec<String> {
+        let entries = std::fs::read_dir(cache.path().join("warrengate/tokens")).into_iter().flatten();
+        entries.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect()
+    };
+    let admin = warrengate("admin", SharedStack::get().admin_secret());
+    ok(cached(admin), &["tenant", "get", &tenant.id]).await;
+    ok(cached(of(&tenant)()), &["queue", "list", "--no-token-cache"]).await;
+    assert!(tokens().is_empty(), "an administrator's token, or one that was not wanted, is kept");
+    ok(cached(of(&tenant)()), &["queue", "list"]).await;
+    let first = tokens();
+    assert_eq!(first.len(), 1);
+    // A new token would differ.
+    ok(cached(of(&tenant)()), &["queue", "list"]).await;
+    assert_eq!(tokens(), first);
+    let rotate = warrengate("admin", SharedStack::get().admin_secret());
+    ok(rotate, &["client", "rotate-secret", &tenant.client_id]).await;
+    let refused = run(cached(of(&tenant)()), &["queue", "list"]).await;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("INVALID_CLIENT_CREDENTIALS"), "{refused:?}");
+    assert!(tokens().is_empty(), "a refused token is kept");
 }
 
 #[tokio::test]

@@ -2,7 +2,11 @@
 //!
 //! They are checked when the client connects, and their `Debug` shows no secret.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use secrecy::SecretString;
 
@@ -77,6 +81,7 @@ pub struct ClientOptions {
     pub(super) connect_timeout: Duration,
     pub(super) connect_once: bool,
     pub(super) token_lifetime: Option<Duration>,
+    pub(super) initial_token: Option<(SecretString, SystemTime)>,
     pub(super) listener: Option<Listener>,
 }
 
@@ -92,6 +97,7 @@ impl ClientOptions {
             connect_timeout: Duration::from_secs(10),
             connect_once: false,
             token_lifetime: None,
+            initial_token: None,
             listener: None,
         }
     }
@@ -176,6 +182,13 @@ impl ClientOptions {
     #[must_use]
     pub fn on_event(mut self, listener: impl Fn(LifecycleEvent) + Send + Sync + 'static) -> Self {
         self.listener = Some(Listener(Arc::new(listener)));
+        self
+    }
+
+    /// Begins with this token, which expires at this time, instead of fetching one. It is renewed like a fetched one.
+    #[must_use]
+    pub fn initial_token(mut self, token: SecretString, expires: SystemTime) -> Self {
+        self.initial_token = Some((token, expires));
         self
     }
 

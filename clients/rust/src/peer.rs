@@ -69,6 +69,11 @@ impl Peer {
         Client::connect(ClientOptions::new(&self.address, credentials)).await.expect("connected")
     }
 
+    pub(super) async fn client_from(&self, change: impl FnOnce(ClientOptions) -> ClientOptions) -> Client {
+        let credentials = Credentials::Secret { client_id: "acme.app".into(), secret: "secret".into() };
+        Client::connect(change(ClientOptions::new(&self.address, credentials))).await.expect("connected")
+    }
+
     pub(super) fn tokens_issued(&self) -> usize {
         self.tokens.load(Ordering::SeqCst)
     }

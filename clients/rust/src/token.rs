@@ -123,7 +123,10 @@ impl Tokens {
                 None
             }
             Credentials::Secret { .. } | Credentials::Source(_) => {
-                shared.beyond(SystemTime::now()).await?;
+                if let Some((text, expires)) = &options.initial_token {
+                    shared.current.store(Some(Arc::new(Token::new(text.clone(), Some(*expires))?)));
+                }
+                shared.beyond(SystemTime::now() + MARGIN).await?;
                 Some(AbortOnDropHandle::new(tokio::spawn(renew(Arc::clone(&shared)))))
             }
         };
@@ -286,6 +289,17 @@ mod tests {
         let newer = join_all((0..8).map(|_| client.shared.tokens.other_than(Some(&first)))).await;
         assert!(newer.iter().all(|token| token.as_ref().is_ok_and(|token| token.header == "Bearer token-2")));
         assert_eq!(peer.tokens_issued(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_begins_with_a_given_token_unless_it_has_expired() {
+        let peer = Peer::start().await;
+        for (lifetime, issued) in [(60, 0), (1, 1)] {
+            let expires = SystemTime::now() + Duration::from_secs(lifetime);
+            let client = peer.client_from(|options| options.initial_token("given".into(), expires)).await;
+            client.token().await.expect("a token").expect("a token");
+            assert_eq!(peer.tokens_issued(), issued, "{lifetime}");
+        }
     }
 
     #[test]

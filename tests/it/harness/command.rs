@@ -22,6 +22,7 @@ pub fn warrengate(client_id: &str, secret: &SecretString) -> Command {
         .env("WARRENGATE_CLIENT_ID", client_id)
         .env("WARRENGATE_CLIENT_SECRET", secret.expose_secret())
         .env_remove("WARRENGATE_TOKEN")
+        .env("WARRENGATE_NO_TOKEN_CACHE", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
