@@ -106,13 +106,17 @@ fn colour(text: &str) -> Option<usize> {
     parameters[end..].starts_with('m').then_some(text.len() - parameters.len() + end + 1)
 }
 
-/// Excludes lapin's warning on each returned message, which contains the body; its errors on each closed channel,
-/// which any tenant can cause and which the gateway logs with the tenant; and TRACE events of other crates, which
-/// contain frames (lapin), headers (h2) and addresses with passwords (amq-protocol).
+/// Excludes lapin's warning on each returned message, which contains the body; its errors on each closed channel and lost
+/// connection, which any tenant can cause and which the gateway logs with the tenant; and TRACE events of other crates,
+/// which contain frames (lapin), headers (h2) and addresses with passwords (amq-protocol).
 fn is_safe_to_log(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     let is_own = target == "warrengate" || target.starts_with("warrengate::");
-    is_own || (*metadata.level() != Level::TRACE && !matches!(target, "lapin::returned_messages" | "lapin::channel"))
+    let is_repeated = *metadata.level() == Level::ERROR && target.starts_with("lapin::");
+    is_own
+        || (*metadata.level() != Level::TRACE
+            && !is_repeated
+            && !matches!(target, "lapin::returned_messages" | "lapin::channel"))
 }
 
 #[cfg(test)]
@@ -190,6 +194,7 @@ mod tests {
             warn!(target: "lapin::returned_messages", "body-1");
             trace!(target: "lapin::channels", "body-2");
             trace!(target: "warrengatex", "body-3");
+            tracing::error!(target: "lapin::io_loop", "body-4");
             debug!(target: "lapin::channels", "shown-1");
             trace!(target: "warrengate::stream", "shown-2");
         });
