@@ -2,11 +2,16 @@
 
 use prost::Message as _;
 use secrecy::ExposeSecret as _;
-use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+use tonic::{Request, codec::CompressionEncoding};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::{
+    v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    },
+    v1alpha,
 };
-use warrengate::pb::{self, Outcome};
+use warrengate::pb::{self, Outcome, messaging_client::MessagingClient, topology_client::TopologyClient};
 
 use crate::harness::{
     SharedStack, Tenant, to_queue,
@@ -16,7 +21,6 @@ use crate::harness::{
 
 #[tokio::test]
 async fn health_is_served_without_a_token() {
-    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
     let mut health = HealthClient::new(web::channel().await);
     for service in ["", "warrengate.v1.Messaging", "warrengate.v1.Topology"] {
         let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();
@@ -41,6 +45,95 @@ async fn reflection_is_on_by_default_and_lists_the_services() {
     for service in ["Messaging", "Topology", "Auth", "Admin"] {
         assert!(names.contains(&format!("warrengate.v1.{service}")), "{names:?}");
     }
+}
+
+#[tokio::test]
+async fn a_watch_reports_an_unknown_service_and_the_shutdown() {
+    let gateway = web::gateway(|_| {}).await;
+    let mut health = HealthClient::new(gateway.channel().await);
+    let mut watches = Vec::new();
+    for (service, first) in [
+        ("", ServingStatus::Serving),
+        ("warrengate.v1.Messaging", ServingStatus::Serving),
+        ("no.such.Service", ServingStatus::ServiceUnknown),
+    ] {
+        let request = HealthCheckRequest { service: service.into() };
+        let mut watch = health.watch(request).await.unwrap().into_inner();
+        let answer = within("a status", watch.message()).await.unwrap().unwrap();
+        assert_eq!(answer.status(), first, "{service:?}");
+        watches.push((service, watch));
+    }
+    let stopping = tokio::spawn(gateway.running.shutdown());
+    for (service, watch) in &mut watches[..2] {
+        let answer = within("the next status", watch.message()).await.unwrap().unwrap();
+        assert_eq!(answer.status(), ServingStatus::NotServing, "{service:?}");
+    }
+    drop((watches, health));
+    within("the end", stopping).await.unwrap();
+}
+
+#[tokio::test]
+async fn reflection_of_both_versions_describes_error_details() {
+    let symbol = "google.rpc.ErrorInfo";
+    let mut reflection = ServerReflectionClient::new(web::channel().await);
+    let ask = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol(symbol.into())),
+    };
+    let mut answers = reflection.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
+    let answer = within("a file", answers.message()).await.unwrap().unwrap();
+    let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else { panic!("{answer:?}") };
+    let mut reflection = v1alpha::server_reflection_client::ServerReflectionClient::new(web::channel().await);
+    let ask = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(symbol.into())),
+    };
+    let mut answers = reflection.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
+    let answer = within("a file", answers.message()).await.unwrap().unwrap();
+    let Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(older)) =
+        answer.message_response
+    else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(files.file_descriptor_proto, older.file_descriptor_proto);
+    let file = prost_types::FileDescriptorProto::decode(&*files.file_descriptor_proto[0]).unwrap();
+    assert!(file.message_type.iter().any(|message| message.name() == "ErrorInfo"), "{file:?}");
+}
+
+#[tokio::test]
+async fn gzip_is_accepted_within_the_size_limit_and_offered_for_answers() {
+    const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let with_token = |batch| {
+        let mut request = Request::new(batch);
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request
+    };
+    let channel = web::channel().await;
+    let mut compressed = MessagingClient::new(channel.clone()).send_compressed(GZIP).accept_compressed(GZIP);
+    let batch = pb::PublishBatchRequest { publications: vec![to_queue("jobs", "x".repeat(100_000))] };
+    let answer = compressed.publish_batch(with_token(batch)).await.unwrap();
+    assert_eq!(answer.metadata().get("grpc-encoding").unwrap(), "gzip");
+    assert_eq!(answer.into_inner().results[0].outcome(), Outcome::Confirmed);
+    assert_eq!(tenant.take("jobs", 1).await, ["x".repeat(100_000)]);
+    // 64 MiB of the same byte are about 64 KiB compressed.
+    let large = pb::PublishBatchRequest { publications: vec![to_queue("jobs", vec![0_u8; 64 << 20])] };
+    let refused = compressed.publish_batch(with_token(large)).await.expect_err("too large");
+    assert!(
+        matches!(
+            refused.code(),
+            tonic::Code::OutOfRange | tonic::Code::ResourceExhausted | tonic::Code::InvalidArgument
+        ),
+        "{refused:?}"
+    );
+    // Without the header, answers are not compressed.
+    let mut plain = TopologyClient::new(channel);
+    let mut request = Request::new(pb::ListQueuesRequest::default());
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let answer = plain.list_queues(request).await.unwrap();
+    assert!(answer.metadata().get("grpc-encoding").is_none(), "{:?}", answer.metadata());
 }
 
 /// The frames of a gRPC-Web response: its messages, and its trailers as text.

@@ -2,6 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use lapin::{
+    BasicProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::{AMQPValue, FieldTable},
+};
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
     pb::{self, ExchangeType, NackAction, Outcome, QueueType, SubscribeStart, subscribe_response::Event},
@@ -9,6 +14,7 @@ use warrengate::{
 
 use crate::harness::{
     SharedStack, Tenant,
+    broker::{Login, amqp, certificate_of, tls},
     consumer::{RawSubscription, bodies, ids, start},
     dead_letters::these,
     dedicated::DedicatedStack,
@@ -374,4 +380,35 @@ async fn resumed(consumer: &mut RawSubscription, count: usize) -> Vec<pb::Delive
         }
     }
     outstanding
+}
+
+#[tokio::test]
+async fn a_message_whose_headers_fill_a_frame_is_dead_lettered_and_disturbs_no_publisher() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("large").await;
+    tenant.queue("other").await;
+    // Published directly to the broker, because the gateway refuses headers over 64 KiB. With the headers that a retry adds,
+    // they would exceed a frame.
+    let certificate = certificate_of(&tenant.id);
+    let broker = amqp(tls(Some(&certificate)), &format!("wg.{}", tenant.id), Login::External).await.unwrap();
+    let channel = broker.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let mut headers = FieldTable::default();
+    headers.insert("h".into(), AMQPValue::LongString("x".repeat(130_950).into()));
+    let properties = BasicProperties::default().with_headers(headers);
+    let sent =
+        channel.basic_publish("".into(), "large".into(), BasicPublishOptions::default(), b"body", properties).await;
+    within("the confirm", sent.unwrap()).await.unwrap();
+    let mut consumer = RawSubscription::open(&tenant.client, start("large")).await;
+    let delivery = consumer.one().await;
+    consumer.nack_with_reason(&[delivery.delivery_id], NackAction::Retry, "not yet").await;
+    for number in 0..20 {
+        assert_eq!(tenant.outcomes(vec![to_queue("other", number.to_string())]).await, [Outcome::Confirmed]);
+    }
+    let letters = tenant.has_dead_letters(1).await;
+    assert_eq!((letters[0].code.as_str(), letters[0].queue.as_str()), ("headers_too_large", "large"), "{letters:?}");
+    // Nothing was published again after a broken connection.
+    assert_eq!(tenant.take("other", 20).await, (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
+    tenant.has_depth("other", 0).await;
+    consumer.close().await;
 }

@@ -175,6 +175,94 @@ async fn a_listed_binding_is_the_declared_one_for_every_kind_of_value_and_can_be
 }
 
 #[tokio::test]
+async fn listed_queues_and_exchanges_are_the_declared_ones_and_can_be_declared_again() {
+    let tenant = Tenant::fresh().await;
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let common = pb::Queue {
+        max_length: 1_000,
+        max_length_bytes: 1 << 20,
+        message_ttl: seconds(60),
+        expires: seconds(3_600),
+        max_delivery_attempts: 7,
+        single_active_consumer: true,
+        retry_policy: Some(pb::RetryPolicy {
+            min_backoff: seconds(2),
+            max_backoff: seconds(20),
+            multiplier: Some(1.5),
+            jitter: Some(0.25),
+        }),
+        ..Default::default()
+    };
+    let quorum = pb::Queue { name: "quorum".into(), r#type: pb::QueueType::Quorum.into(), ..common.clone() };
+    let classic =
+        pb::Queue { name: "classic".into(), r#type: pb::QueueType::Classic.into(), max_priority: 5, ..common };
+    let stream = pb::Queue {
+        name: "stream".into(),
+        r#type: pb::QueueType::Stream.into(),
+        max_length_bytes: 10 << 20,
+        max_age: seconds(3_600),
+        stream_max_segment_bytes: 1 << 20,
+        ..Default::default()
+    };
+    let topology = || tenant.client.topology();
+    let declare = async |queue: &pb::Queue| {
+        let request = pb::DeclareQueueRequest { queue: Some(queue.clone()), validate_only: false };
+        topology().declare_queue(request).await.unwrap().into_inner().queue.unwrap()
+    };
+    for queue in [&quorum, &classic, &stream] {
+        assert_eq!(declare(queue).await, *queue);
+        let get = pb::GetQueueRequest { name: queue.name.clone() };
+        assert_eq!(topology().get_queue(get).await.unwrap().into_inner().queue.unwrap(), *queue);
+    }
+    let listed = until("the queues are listed", async || {
+        let entries = topology().list_queues(pb::ListQueuesRequest::default()).await.unwrap().into_inner().queues;
+        (entries.len() == 3).then_some(entries)
+    })
+    .await;
+    for entry in listed {
+        let queue = entry.queue.unwrap();
+        assert!([&quorum, &classic, &stream].contains(&&queue), "{queue:?}");
+        assert_eq!(declare(&queue).await, queue);
+    }
+
+    let exchanges = [
+        pb::Exchange { name: "rest".into(), r#type: ExchangeType::Fanout.into(), ..Default::default() },
+        pb::Exchange {
+            name: "topics".into(),
+            r#type: ExchangeType::Topic.into(),
+            internal: true,
+            alternate_exchange: "rest".into(),
+            ..Default::default()
+        },
+        pb::Exchange {
+            name: "short-lived".into(),
+            r#type: ExchangeType::Headers.into(),
+            auto_delete: true,
+            ..Default::default()
+        },
+    ];
+    let declare = async |exchange: &pb::Exchange| {
+        let request = pb::DeclareExchangeRequest { exchange: Some(exchange.clone()), validate_only: false };
+        topology().declare_exchange(request).await.unwrap().into_inner().exchange.unwrap()
+    };
+    for exchange in &exchanges {
+        assert_eq!(declare(exchange).await, *exchange);
+        let get = pb::GetExchangeRequest { name: exchange.name.clone() };
+        assert_eq!(topology().get_exchange(get).await.unwrap().into_inner().exchange.unwrap(), *exchange);
+    }
+    let listed = until("the exchanges are listed", async || {
+        let all = topology().list_exchanges(pb::ListExchangesRequest::default()).await.unwrap().into_inner().exchanges;
+        let own: Vec<_> = all.into_iter().filter(|exchange| !exchange.name.starts_with("amq.")).collect();
+        (own.len() == exchanges.len()).then_some(own)
+    })
+    .await;
+    for exchange in &listed {
+        assert!(exchanges.contains(exchange), "{exchange:?}");
+        assert_eq!(declare(exchange).await, *exchange);
+    }
+}
+
+#[tokio::test]
 async fn headers_of_a_binding_over_4_kib_are_refused() {
     let tenant = Tenant::fresh().await;
     tenant.exchange("by-headers", ExchangeType::Headers).await;

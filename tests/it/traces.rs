@@ -237,6 +237,46 @@ async fn a_batch_without_contexts_belongs_to_the_trace_of_its_call() {
 }
 
 #[tokio::test]
+async fn a_context_reaches_the_consumer_without_an_exporter() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    for sampled in [true, false] {
+        let caller = Context::new();
+        let traceparent = if sampled { caller.traceparent() } else { caller.unsampled() };
+        let request = pb::PublishBatchRequest { publications: vec![to_queue("jobs", "one")] };
+        let mut request = tonic::Request::new(request);
+        request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
+        for state in ["a=1,b=2", "c=3"] {
+            request.metadata_mut().append("tracestate", state.parse().unwrap());
+        }
+        request.metadata_mut().insert("baggage", "user=alice".parse().unwrap());
+        within("a batch", tenant.client.raw_messaging().publish_batch(request)).await.unwrap();
+        let mut subscription = RawSubscription::open(&tenant.client, start("jobs")).await;
+        let delivery = subscription.one().await;
+        let message = delivery.message.as_ref().unwrap();
+        assert_eq!(header(message, "traceparent"), traceparent);
+        assert_eq!(header(message, "tracestate"), "a=1,b=2,c=3");
+        assert!(!message.headers.contains_key("baggage"));
+        subscription.ack(&[delivery.delivery_id]).await;
+        subscription.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_one_message_is_sampled_as_often_as_the_ratio_says() {
+    const BATCHES: usize = 400;
+    let half = Traced::start_with(|traces| traces.sample_ratio = 0.5).await;
+    half.tenant.queue("jobs").await;
+    let mut sampled = 0;
+    for _ in 0..BATCHES {
+        let results = half.tenant.client.publish_batch(vec![to_queue("jobs", "one")]).await.unwrap();
+        sampled += usize::from(!results[0].trace_id.is_empty());
+    }
+    // Six standard deviations. Two independent decisions would sample 300.
+    assert!((140..=260).contains(&sampled), "{sampled} of {BATCHES}");
+}
+
+#[tokio::test]
 async fn an_error_contains_its_trace_id_in_its_details() {
     let traced_gateway = Traced::start().await;
     let tenant = &traced_gateway.tenant;
