@@ -20,9 +20,9 @@ mod workers;
 pub use self::http::{authenticate, authenticate_parts};
 pub use caller::Caller;
 pub use error::Error;
-pub use external::check_issuer;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use external::fuzz_key_set;
+pub use external::{BegunFlow, CodeFlow, PersonTokens, SignInError, check_issuer, error_code_of_issuer};
 pub use grants::Grants;
 pub use issuer::{IssuedToken, Issuer, RotatedKey};
 pub use secret::Secret;

@@ -13,7 +13,7 @@ mod source;
 mod traces;
 mod types;
 
-pub(crate) use console::TRACE_ID;
+pub(crate) use console::{SIGN_IN_RETURN, TRACE_ID};
 pub(crate) use issuers::is_safe;
 pub use issuers::{IssuerConfig, KeySource, TenantSource, TokenAlgorithm};
 pub use metrics::MetricsConfig;
@@ -21,7 +21,7 @@ pub use network::Network;
 pub use traces::{OtlpProtocol, TracesConfig};
 pub use types::{
     AuditConfig, AuthConfig, BrokerConfig, Config, ConsoleConfig, Endpoint, GrpcConfig, LimitsConfig, LogFormat,
-    ManagementConfig, OpsConfig, StoreConfig, TelemetryConfig,
+    ManagementConfig, OpsConfig, SignInConfig, StoreConfig, TelemetryConfig,
 };
 
 use std::{borrow::Cow, fmt, os::unix::fs::PermissionsExt as _, path::Path};

@@ -31,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::{error::PageError, page_memory::PageMemory, session::Sessions, user::User};
 use crate::{
-    config::Config,
+    audit::Audit,
+    auth::CodeFlow,
+    config::{Config, SIGN_IN_RETURN},
     transport::{Api, LocalChannel, Peer},
 };
 
@@ -49,6 +51,9 @@ struct Inner {
     origin: Option<String>,
     is_tls: bool,
     trace_url: Option<String>,
+    /// The sign-in at an issuer, if it is configured.
+    code_flow: Option<CodeFlow>,
+    audit: Audit,
     /// How long the body of a request may take.
     body_timeout: Duration,
     /// The same limit for a user who is not signed in.
@@ -61,7 +66,13 @@ impl Console {
     ///
     /// # Errors
     /// When the key of sessions is invalid.
-    pub fn new(api: Api, config: &Config, address: SocketAddr, stop: CancellationToken) -> Result<Self, Error> {
+    pub fn new(
+        api: Api,
+        audit: Audit,
+        config: &Config,
+        address: SocketAddr,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
         let console = &config.console;
         let is_tls = console.certificate.is_some();
         // A proxy in front of a plain listener may provide TLS.
@@ -69,6 +80,8 @@ impl Console {
         Ok(Self(Arc::new(Inner {
             memory: PageMemory::new(api.memory().gateway()),
             api,
+            audit,
+            code_flow: console.sign_in.as_ref().and_then(|sign_in| CodeFlow::new(sign_in, &config.auth.issuers)),
             sessions: Sessions::new(console.session_key.as_ref(), is_https, address.port())?,
             origin: console.origin.clone(),
             is_tls,
@@ -84,6 +97,8 @@ impl Console {
         Router::new()
             .route("/", get(home))
             .route("/sign-in", get(sign_in::page).post(sign_in::submit))
+            .route("/sign-in/issuer", get(sign_in::begin_at_issuer))
+            .route(SIGN_IN_RETURN, get(sign_in::return_from_issuer))
             .route("/sign-out", post(sign_in::sign_out))
             .route("/assets/{version}/{name}", get(assets::serve))
             .route("/favicon.ico", get(assets::icon))

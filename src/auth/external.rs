@@ -5,6 +5,7 @@
 //! the platform only if the configuration allows that for the issuer.
 
 mod claims;
+mod code_flow;
 mod fetch;
 mod header;
 mod jwks;
@@ -24,6 +25,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub use self::code_flow::{BegunFlow, CodeFlow, PersonTokens, SignInError, code as error_code_of_issuer};
 use self::header::SignedToken;
 use super::{Caller, Error};
 use crate::{

@@ -5,19 +5,27 @@ use std::net::SocketAddr;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{ConsoleConfig, read::networks, source::Source};
+use super::{ConsoleConfig, IssuerConfig, SignInConfig, read::networks, source::Source};
 
 /// The length of the session key in bytes.
 const KEY_LENGTH: usize = 32;
 /// The part of `console.trace_url` that is replaced by an id.
 pub(crate) const TRACE_ID: &str = "{trace_id}";
 
-pub(super) fn read(source: &mut Source) -> ConsoleConfig {
+/// The path to which an issuer sends the browser back after a sign-in.
+pub(crate) const SIGN_IN_RETURN: &str = "/sign-in/return";
+/// What an issuer is asked for: the identity, and a refresh token, so that the session does not end with the first token.
+const SCOPES: [&str; 2] = ["openid", "offline_access"];
+
+/// Reads the settings of the console; `issuers` are those at which people may sign in.
+pub(super) fn read(source: &mut Source, issuers: &[IssuerConfig]) -> ConsoleConfig {
+    let origin = origin(source);
     let console = ConsoleConfig {
         listen: listen(source),
         certificate: source.path("console.certificate"),
         key: source.path("console.key"),
-        origin: origin(source),
+        sign_in: sign_in(source, origin.as_deref(), issuers),
+        origin,
         session_key: session_key(source),
         session_key_file: source.path("console.session_key_file"),
         trace_url: trace_url(source),
@@ -76,6 +84,34 @@ fn session_key(source: &mut Source) -> Option<SecretString> {
         source.error(KEY, None, "must be 32 bytes in base64; `openssl rand -base64 32` creates one");
     }
     Some(key)
+}
+
+fn sign_in(source: &mut Source, origin: Option<&str>, issuers: &[IssuerConfig]) -> Option<SignInConfig> {
+    const ISSUER: &str = "console.sign_in.issuer";
+    const CLIENT_ID: &str = "console.sign_in.client_id";
+    const SECRET_FILE: &str = "console.sign_in.client_secret_file";
+    let issuer = text(source, ISSUER);
+    let client_id = text(source, CLIENT_ID);
+    let client_secret = source.optional_secret_or_file("console.sign_in.client_secret", SECRET_FILE);
+    let client_secret_file = source.path(SECRET_FILE);
+    let scopes = source.list("console.sign_in.scopes");
+    let issuer = issuer?;
+    if !issuers.iter().any(|trusted| trusted.issuer == issuer) {
+        source.error(ISSUER, Some(issuer.clone()), "must be the `issuer` of an entry in [[auth.issuers]]");
+    }
+    if client_id.is_none() {
+        source.error(CLIENT_ID, None, "is required: the client id of the console at console.sign_in.issuer");
+    }
+    let Some(origin) = origin else {
+        let what = format!(
+            "is required with {ISSUER}, because the issuer sends browsers back to this origin, at the path {SIGN_IN_RETURN}"
+        );
+        source.error("console.origin", None, what);
+        return None;
+    };
+    let scopes = if scopes.is_empty() { SCOPES.map(str::to_owned).to_vec() } else { scopes };
+    let redirect = format!("{origin}{SIGN_IN_RETURN}");
+    Some(SignInConfig { issuer, client_id: client_id?, client_secret, client_secret_file, scopes, redirect })
 }
 
 fn trace_url(source: &mut Source) -> Option<String> {

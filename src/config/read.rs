@@ -20,13 +20,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(super) fn config(source: &mut Source) -> Config {
     let grpc = grpc(source);
     let ops = ops(source);
-    let console = console::read(source);
+    let auth = auth(source, &ops);
+    let console = console::read(source, &auth.issuers);
     Config {
         broker: broker(source),
         management: management(source),
         store: store(source),
         audit: audit(source),
-        auth: auth(source, &ops),
+        auth,
         limits: limits(source),
         telemetry: telemetry(source),
         grpc,
@@ -360,6 +361,8 @@ impl Config {
         files.extend(self.console.certificate.iter().map(|path| public("console.certificate", path)));
         files.extend(self.console.key.iter().map(|path| secret("console.key", path)));
         files.extend(self.console.session_key_file.iter().map(|path| secret("console.session_key_file", path)));
+        let sign_in_secret = self.console.sign_in.iter().flat_map(|sign_in| &sign_in.client_secret_file);
+        files.extend(sign_in_secret.map(|path| secret("console.sign_in.client_secret_file", path)));
         files.extend(self.auth.issuers.iter().flat_map(|issuer| issuer.files()).map(|(key, path)| public(key, path)));
         files
     }

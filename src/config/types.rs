@@ -83,6 +83,25 @@ pub struct ConsoleConfig {
     pub trace_url: Option<String>,
     /// Load balancers whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Vec<Network>,
+    /// Sign-in at an external issuer, in addition to client secrets.
+    pub sign_in: Option<SignInConfig>,
+}
+
+/// Sign-in to the console at an external issuer.
+#[derive(Debug, Clone)]
+pub struct SignInConfig {
+    /// One of the issuers in `auth.issuers`.
+    pub issuer: String,
+    /// The client id of the console at the issuer.
+    pub client_id: String,
+    /// Its secret; a public client has none.
+    pub client_secret: Option<SecretString>,
+    /// The file that contains the secret, if there is one.
+    pub client_secret_file: Option<PathBuf>,
+    /// The requested scopes.
+    pub scopes: Vec<String>,
+    /// The address to which the issuer sends the browser back.
+    pub redirect: String,
 }
 
 /// One broker node.

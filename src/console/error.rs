@@ -31,6 +31,11 @@ impl PageError {
         Self::new(StatusCode::BAD_REQUEST, "INVALID_FORM", message)
     }
 
+    /// The stable code.
+    pub(super) fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Whether the session's token is no longer accepted.
     pub(super) fn ends_session(&self) -> bool {
         self.status == StatusCode::UNAUTHORIZED

@@ -17,7 +17,7 @@ use super::{
     calls::{self, Calls},
     error::PageError,
     layout, page_memory,
-    session::Session,
+    session::{Renewal, Session},
     sign_in,
     user::{SessionEnded, User},
 };
@@ -136,7 +136,7 @@ impl Console {
         let calls = Calls::new(self.channel(&peer), &session.token);
         match calls.auth().who_am_i(pb::WhoAmIRequest {}).await {
             Ok(who) => Found::User(User::new(self, session, who.into_inner(), calls, path)),
-            Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => Found::Ended,
+            Err(status) if is_final(&status) => Found::Ended,
             Err(status) => Found::Unknown(status.into()),
         }
     }
@@ -146,19 +146,54 @@ impl Console {
         if !session.is_due() {
             return Ok((session, Vec::new()));
         }
-        match calls::issue_token(self.channel(peer), &session.client_id, session.secret()).await {
-            Ok(token) => {
-                let renewed = session.renewed(&token);
-                match self.sessions().store(&renewed) {
-                    Some(cookies) => Ok((renewed, cookies)),
-                    None => Ok((session, Vec::new())),
+        match &session.renewal {
+            Renewal::Secret(secret) => {
+                let token = calls::issue_token(self.channel(peer), &session.client_id, secret).await;
+                match token.map(|token| session.renewed(session.renewal.clone(), &token)) {
+                    Ok(renewed) => Ok(self.stored(session, renewed)),
+                    Err(status) if is_final(&status) => Err(Ended),
+                    // The old token is still valid; the next request tries again.
+                    Err(_) => Ok((session, Vec::new())),
                 }
             }
-            Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => Err(Ended),
-            // The old token is still valid; the next request tries again.
-            Err(_) => Ok((session, Vec::new())),
+            Renewal::RefreshToken(_) => {
+                let latest = self.sessions().renewal_of(&session);
+                let mut latest = latest.lock().await;
+                let newest = match &*latest {
+                    Some(renewed) if renewed.is_newer_than(&session) => renewed.clone(),
+                    _ => session.clone(),
+                };
+                // Another request of this browser may have renewed the session a moment ago.
+                if !newest.is_due() {
+                    return Ok(self.stored(session, newest));
+                }
+                let Renewal::RefreshToken(refresh) = &newest.renewal else { return Err(Ended) };
+                match sign_in::refreshed(self, peer, refresh.clone()).await {
+                    Ok((renewal, token)) => {
+                        let renewed = newest.renewed(renewal, &token);
+                        *latest = Some(renewed.clone());
+                        Ok(self.stored(session, renewed))
+                    }
+                    Err(sign_in::NotRefreshed::Refused) => Err(Ended),
+                    Err(sign_in::NotRefreshed::Unavailable) => Ok((session, Vec::new())),
+                }
+            }
+            Renewal::None => Ok((session, Vec::new())),
         }
     }
+
+    /// The renewed session with the headers that store it; the old one if the new one does not fit into cookies.
+    fn stored(&self, session: Session, renewed: Session) -> (Session, Vec<HeaderValue>) {
+        match self.sessions().store(&renewed) {
+            Some(cookies) => (renewed, cookies),
+            None => (session, Vec::new()),
+        }
+    }
+}
+
+/// Whether a refusal means that the client or its token is no longer accepted.
+fn is_final(status: &Status) -> bool {
+    matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
 }
 
 /// The session's client is no longer accepted.

@@ -1,4 +1,4 @@
-//! Sessions: a user's token and the secret that renews it, encrypted in a cookie.
+//! Sessions: a user's token and what renews it, encrypted in a cookie.
 //!
 //! Invariant: a session is at most [`MAX_AGE`] old, and ends with its token. The token is renewed while the session is
 //! used, by the same call that every client uses, so that a revoked client or a rotated secret ends the session.
@@ -34,8 +34,16 @@ const MAX_SIGNED_OUT: usize = 64;
 /// How many clients are remembered with theirs.
 const MAX_CLIENTS: u64 = 65_536;
 
-const SESSION: &str = "warrengate console session 1";
+/// How long a sign-in at an issuer may take.
+const FLOW_AGE: Duration = Duration::from_secs(600);
+/// How many renewals by refresh tokens are remembered, and for how long, so that parallel requests of one browser use
+/// a refresh token once: issuers that rotate them end a session whose token is used twice.
+const MAX_RENEWALS: u64 = 4_096;
+const RENEWAL_AGE: Duration = Duration::from_secs(60);
+
+const SESSION: &str = "warrengate console session 2";
 const FORM: &str = "warrengate console sign-in 1";
+const FLOW: &str = "warrengate console issuer 1";
 
 /// A user's session.
 #[derive(Clone)]
@@ -47,8 +55,19 @@ pub(super) struct Session {
     issued: u64,
     expires: u64,
     pub(super) client_id: String,
-    secret: SecretString,
+    pub(super) renewal: Renewal,
     pub(super) token: SecretString,
+}
+
+/// What renews the token of a session.
+#[derive(Clone)]
+pub(super) enum Renewal {
+    /// The secret of the client.
+    Secret(SecretString),
+    /// The refresh token of the issuer.
+    RefreshToken(SecretString),
+    /// Nothing: the issuer returned no refresh token, so the session ends with its token.
+    None,
 }
 
 /// The content of the cookie.
@@ -60,9 +79,30 @@ struct Form<'a> {
     s: u64,
     e: u64,
     c: &'a str,
-    k: &'a str,
+    /// Whether `k` is a refresh token; otherwise it is a client secret.
+    r: bool,
+    k: Option<&'a str>,
     t: &'a str,
 }
+
+/// A sign-in at an issuer that has begun, stored in a cookie of the browser that has begun it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Flow {
+    pub(super) state: String,
+    pub(super) verifier: String,
+    /// The path to return to.
+    pub(super) next: String,
+    began: u64,
+}
+
+impl Flow {
+    pub(super) fn begin(state: String, verifier: &SecretString, next: &str) -> Self {
+        Self { state, verifier: verifier.expose_secret().to_owned(), next: next.to_owned(), began: now() }
+    }
+}
+
+/// The latest session of one that was renewed by a refresh token; locked while it is renewed.
+pub(super) type Renewed = Arc<tokio::sync::Mutex<Option<Session>>>;
 
 /// Encrypts and decrypts sessions.
 pub(super) struct Sessions {
@@ -70,6 +110,8 @@ pub(super) struct Sessions {
     is_secure: bool,
     session_cookie: String,
     form_cookie: String,
+    flow_cookie: String,
+    renewals: Cache<String, Renewed>,
     signed_out: Cache<String, Arc<Mutex<SignedOut>>>,
 }
 
@@ -83,7 +125,7 @@ struct SignedOut {
 
 impl Session {
     /// A new session of a client that has just received this token.
-    pub(super) fn begin(client_id: &str, secret: SecretString, token: &Token) -> Self {
+    pub(super) fn begin(client_id: &str, renewal: Renewal, token: &Token) -> Self {
         let now = now();
         Self {
             id: Uuid::new_v4().simple().to_string(),
@@ -92,24 +134,25 @@ impl Session {
             issued: now,
             expires: token.expires,
             client_id: client_id.to_owned(),
-            secret,
+            renewal,
             token: token.secret.clone(),
         }
     }
 
     /// The same session with a newer token.
-    pub(super) fn renewed(&self, token: &Token) -> Self {
-        Self { issued: now(), expires: token.expires, token: token.secret.clone(), ..self.clone() }
+    pub(super) fn renewed(&self, renewal: Renewal, token: &Token) -> Self {
+        Self { issued: now(), expires: token.expires, token: token.secret.clone(), renewal, ..self.clone() }
+    }
+
+    /// Whether this state of a session has a newer token than another one.
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        self.expires > other.expires
     }
 
     /// Whether two thirds of the token's lifetime are over.
     pub(super) fn is_due(&self) -> bool {
         let lifetime = self.expires.saturating_sub(self.issued);
         now() >= self.issued + lifetime * 2 / 3
-    }
-
-    pub(super) fn secret(&self) -> &SecretString {
-        &self.secret
     }
 
     fn is_over(&self) -> bool {
@@ -131,6 +174,12 @@ impl Sessions {
             is_secure,
             session_cookie: name("session"),
             form_cookie: name("form"),
+            flow_cookie: name("issuer"),
+            renewals: Cache::builder()
+                .max_capacity(MAX_RENEWALS)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(RENEWAL_AGE)
+                .build(),
             // The default policy might not remember a new entry of a full cache.
             signed_out: Cache::builder()
                 .max_capacity(MAX_CLIENTS)
@@ -152,7 +201,11 @@ impl Sessions {
             issued: form.s,
             expires: form.e,
             client_id: form.c.to_owned(),
-            secret: form.k.to_owned().into(),
+            renewal: match form.k {
+                Some(text) if form.r => Renewal::RefreshToken(text.to_owned().into()),
+                Some(text) => Renewal::Secret(text.to_owned().into()),
+                None => Renewal::None,
+            },
             token: form.t.to_owned().into(),
         };
         (!session.is_over() && !self.is_signed_out(&session)).then_some(session)
@@ -167,7 +220,11 @@ impl Sessions {
             s: session.issued,
             e: session.expires,
             c: &session.client_id,
-            k: session.secret.expose_secret(),
+            r: matches!(session.renewal, Renewal::RefreshToken(_)),
+            k: match &session.renewal {
+                Renewal::Secret(text) | Renewal::RefreshToken(text) => Some(text.expose_secret()),
+                Renewal::None => None,
+            },
             t: session.token.expose_secret(),
         };
         let plain = Zeroizing::new(serde_json::to_vec(&form).ok()?);
@@ -210,6 +267,31 @@ impl Sessions {
         })
     }
 
+    /// The latest state of a session that is renewed by a refresh token.
+    pub(super) fn renewal_of(&self, session: &Session) -> Renewed {
+        self.renewals.get_with(session.id.clone(), Renewed::default)
+    }
+
+    /// The header that stores a sign-in at an issuer in the browser. The issuer is another site, so this cookie must
+    /// be sent with a link from there.
+    pub(super) fn store_flow(&self, flow: &Flow) -> Option<HeaderValue> {
+        let plain = Zeroizing::new(serde_json::to_vec(flow).ok()?);
+        let sealed = self.sealer.seal(FLOW, &plain)?;
+        self.header_for(&self.flow_cookie, Some(&sealed), "Lax", FLOW_AGE)
+    }
+
+    /// The sign-in that this browser has begun with this state.
+    pub(super) fn own_flow(&self, headers: &HeaderMap, state: &str) -> Option<Flow> {
+        let plain = self.sealer.open(FLOW, &cookie(headers, &self.flow_cookie)?)?;
+        let flow: Flow = serde_json::from_slice(&plain).ok()?;
+        (now() < flow.began + FLOW_AGE.as_secs() && is_equal(&flow.state, state)).then_some(flow)
+    }
+
+    /// The header that removes a sign-in at an issuer from the browser.
+    pub(super) fn clear_flow(&self) -> Option<HeaderValue> {
+        self.header_for(&self.flow_cookie, None, "Lax", FLOW_AGE)
+    }
+
     /// The token of a sign-in form, and the header that stores its cookie.
     pub(super) fn new_form(&self) -> Option<(String, HeaderValue)> {
         let token = Uuid::new_v4().simple().to_string();
@@ -238,10 +320,14 @@ impl Sessions {
     }
 
     fn header(&self, name: &str, value: Option<&str>) -> Option<HeaderValue> {
+        self.header_for(name, value, "Strict", MAX_AGE)
+    }
+
+    fn header_for(&self, name: &str, value: Option<&str>, same_site: &str, age: Duration) -> Option<HeaderValue> {
         let secure = if self.is_secure { "; Secure" } else { "" };
-        let age = if value.is_some() { MAX_AGE.as_secs() } else { 0 };
+        let age = if value.is_some() { age.as_secs() } else { 0 };
         let value = value.unwrap_or_default();
-        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}");
+        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite={same_site}; Max-Age={age}{secure}");
         let mut header = HeaderValue::try_from(text).ok()?;
         header.set_sensitive(true);
         Some(header)
@@ -273,7 +359,7 @@ mod tests {
 
     fn session(token: &str, seconds: u64) -> Session {
         let token = Token { secret: token.to_owned().into(), expires: now() + seconds };
-        Session::begin("acme.app", "wgs_secret".to_owned().into(), &token)
+        Session::begin("acme.app", Renewal::Secret("wgs_secret".to_owned().into()), &token)
     }
 
     /// The request headers with which a browser answers these response headers.
@@ -297,7 +383,7 @@ mod tests {
             }
             let read = sessions.read(&returned(&cookies)).expect("the same session");
             assert_eq!((read.client_id.as_str(), read.token.expose_secret().len()), ("acme.app", length));
-            assert_eq!(read.secret().expose_secret(), "wgs_secret");
+            assert!(matches!(read.renewal, Renewal::Secret(secret) if secret.expose_secret() == "wgs_secret"));
         }
         assert!(sessions(false).store(&session(&"t".repeat(20_000), 60)).is_none());
     }
@@ -332,7 +418,7 @@ mod tests {
         let sessions = sessions(false);
         let of = |client: &str| {
             let token = Token { secret: "t".to_owned().into(), expires: now() + 60 };
-            Session::begin(client, "wgs_secret".to_owned().into(), &token)
+            Session::begin(client, Renewal::Secret("wgs_secret".to_owned().into()), &token)
         };
         let cookies = |session: &Session| returned(&sessions.store(session).expect("it fits"));
         let other = cookies(&of("globex.app"));
@@ -345,6 +431,40 @@ mod tests {
         assert!(sessions.read(&cookies(&later)).is_some(), "a new session");
         let remembered = sessions.signed_out.get("acme.app").expect("remembered");
         assert!(remembered.lock().expect("not poisoned").ids.len() <= MAX_SIGNED_OUT);
+    }
+
+    #[test]
+    fn a_sign_in_at_an_issuer_continues_only_in_the_browser_that_began_it_and_not_for_long() {
+        let sessions = sessions(true);
+        let flow = |began| Flow { began, ..Flow::begin("state".to_owned(), &"v".to_owned().into(), "/queues") };
+        let cookie = sessions.store_flow(&flow(now())).expect("it fits");
+        let text = cookie.to_str().expect("ASCII").to_owned();
+        assert!(
+            text.starts_with("__Host-") && text.contains("; HttpOnly; SameSite=Lax; Max-Age=600; Secure"),
+            "{text}"
+        );
+        let headers = returned(&[cookie]);
+        assert_eq!(sessions.own_flow(&headers, "state").expect("its own").next, "/queues");
+        assert!(sessions.own_flow(&headers, "other").is_none() && sessions.own_flow(&headers, "").is_none());
+        assert!(sessions.own_flow(&HeaderMap::new(), "state").is_none());
+        let old = sessions.store_flow(&flow(now() - FLOW_AGE.as_secs())).expect("it fits");
+        assert!(sessions.own_flow(&returned(&[old]), "state").is_none(), "too old");
+    }
+
+    #[test]
+    fn a_session_keeps_its_refresh_token_or_none() {
+        let sessions = sessions(false);
+        let token = Token { secret: "t".to_owned().into(), expires: now() + 60 };
+        for renewal in [Renewal::RefreshToken("again".to_owned().into()), Renewal::None] {
+            let session = Session::begin("acme.app", renewal.clone(), &token);
+            let read = sessions.read(&returned(&sessions.store(&session).expect("it fits"))).expect("a session");
+            let text = |renewal| match renewal {
+                Renewal::RefreshToken(token) => token.expose_secret().to_owned(),
+                Renewal::Secret(_) => "a secret".to_owned(),
+                Renewal::None => String::new(),
+            };
+            assert_eq!(text(read.renewal), text(renewal));
+        }
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! Signing in with a client's id and secret, and signing out.
+//! Signing in with a client's id and secret or at an issuer, and signing out.
+
+mod issuer;
 
 use axum::{
     extract::{Request, State},
@@ -15,10 +17,12 @@ use super::{
     form::Form,
     layout,
     parts::{self, Query, param},
-    session::Session,
+    session::{Renewal, Session},
     user::User,
 };
 use crate::transport::Peer;
+
+pub(super) use self::issuer::{NotRefreshed, begin_at_issuer, refreshed, return_from_issuer};
 
 /// The address of the sign-in page, from which the user returns to `next`.
 pub(super) fn address(next: &str, reason: &str) -> String {
@@ -64,6 +68,9 @@ fn show(
     let content = html! {
         @if let Some(notice) = notice { p.notice role="status" { (notice) } }
         @if let Some(error) = error { (error.note()) }
+        @if let Some(name) = issuer::name(console) {
+            p { a.button href=(parts::address("/sign-in/issuer", &[("next", next)])) { "Sign in at " (name) } }
+        }
         form.sign-in method="post" action="/sign-in" {
             input type="hidden" name="csrf" value=(token);
             input type="hidden" name="next" value=(next);
@@ -106,14 +113,18 @@ pub(super) async fn submit(State(console): State<Console>, request: Request) -> 
             return show(&console, error.status, next, client_id, None, Some(&error));
         }
     };
-    let session = Session::begin(client_id, secret, &token);
+    let session = Session::begin(client_id, Renewal::Secret(secret), &token);
     let Some(mut cookies) = console.sessions().store(&session) else {
-        let text = "this client has more grants than fit into the cookies of a browser; sign in as another client";
-        let error = PageError::new(StatusCode::BAD_REQUEST, "SESSION_TOO_LARGE", text);
+        let error = too_large();
         return show(&console, error.status, next, client_id, None, Some(&error));
     };
     cookies.extend(console.sessions().clear_form());
     (with_cookies(cookies), Redirect::to(next)).into_response()
+}
+
+fn too_large() -> PageError {
+    let text = "the token has more grants or groups than fit into the cookies of a browser; sign in as another client";
+    PageError::new(StatusCode::BAD_REQUEST, "SESSION_TOO_LARGE", text)
 }
 
 pub(super) async fn sign_out(State(console): State<Console>, form: Form) -> Response {

@@ -1,5 +1,7 @@
-//! A small OpenID Connect issuer in the test's own process: discovery, keys that change on command, and a request
-//! counter.
+//! A small OpenID Connect issuer in the test's own process: discovery, keys that change on command, a request counter,
+//! and a sign-in without a page, as if somebody was signed in at the issuer already.
+
+mod sign_in;
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -12,6 +14,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
+
+use self::sign_in::SignIn;
+pub use self::sign_in::{CLIENT_ID, CLIENT_SECRET};
 
 /// An Ed25519 signing key.
 pub struct Key {
@@ -53,6 +58,7 @@ pub struct Issuer {
     name: String,
     keys: Arc<Mutex<Value>>,
     requests: Arc<AtomicUsize>,
+    sign_in: Arc<SignIn>,
     server: AbortOnDropHandle<()>,
 }
 
@@ -66,21 +72,30 @@ impl Issuer {
         let name = format!("http://{}", listener.local_addr().expect("an address"));
         let requests = Arc::new(AtomicUsize::new(0));
         let published: Arc<Mutex<Value>> = Arc::default();
-        let document = json!({"issuer": name, "jwks_uri": format!("{name}/keys")});
-        let router = Router::new().route("/.well-known/openid-configuration", get(async move || Json(document))).route(
-            "/keys",
-            get({
-                let (published, requests) = (Arc::clone(&published), Arc::clone(&requests));
-                async move || {
-                    requests.fetch_add(1, Ordering::Relaxed);
-                    Json(published.lock().unwrap_or_else(PoisonError::into_inner).clone())
-                }
-            }),
-        );
+        let document = json!({
+            "issuer": name,
+            "jwks_uri": format!("{name}/keys"),
+            "authorization_endpoint": format!("{name}/authorize"),
+            "token_endpoint": format!("{name}/token"),
+        });
+        let sign_in = Arc::new(SignIn::new(&name));
+        let router = Router::new()
+            .merge(sign_in::routes(&sign_in))
+            .route("/.well-known/openid-configuration", get(async move || Json(document)))
+            .route(
+                "/keys",
+                get({
+                    let (published, requests) = (Arc::clone(&published), Arc::clone(&requests));
+                    async move || {
+                        requests.fetch_add(1, Ordering::Relaxed);
+                        Json(published.lock().unwrap_or_else(PoisonError::into_inner).clone())
+                    }
+                }),
+            );
         let server = AbortOnDropHandle::new(tokio::spawn(async move {
             axum::serve(listener, router).await.expect("the server runs until it is aborted");
         }));
-        let issuer = Self { name, keys: published, requests, server };
+        let issuer = Self { name, keys: published, requests, sign_in, server };
         issuer.publish(keys);
         issuer
     }
@@ -98,6 +113,21 @@ impl Issuer {
     /// Publishes this document from now on in place of a key set.
     pub fn publish_document(&self, document: Value) {
         *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = document;
+    }
+
+    /// Everybody who signs in receives the token that this function returns.
+    pub fn sign_in_with(&self, token: impl Fn() -> String + Send + Sync + 'static) {
+        self.sign_in.set_token(token);
+    }
+
+    /// Accepts no refresh token from now on.
+    pub fn end_sessions(&self) {
+        self.sign_in.end_sessions();
+    }
+
+    /// How often a refresh token was used.
+    pub fn refreshes(&self) -> usize {
+        self.sign_in.refreshes()
     }
 
     /// How often the keys were requested.

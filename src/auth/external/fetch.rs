@@ -16,9 +16,9 @@ use crate::config::{IssuerConfig, KeySource, is_safe};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the keys could not be fetched, for the log.
+/// Why an issuer could not be used, for the log.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error("cannot read {0:?}")]
     File(std::path::PathBuf, #[source] std::io::Error),
     #[error("its CA ({0:?}) cannot be used")]
@@ -27,18 +27,27 @@ enum Error {
     Http(#[from] reqwest::Error),
     #[error("it responds with status {0}")]
     Status(u16),
+    #[error("its response is too large")]
+    TooLarge,
     #[error("its discovery document is invalid, or its `issuer` does not match")]
     Discovery,
-    #[error("the address of the keys in its discovery document is not safe")]
+    #[error("an address in its discovery document is not safe")]
     Address,
     #[error("its key set is not accepted: {0}")]
     Keys(#[from] jwks::KeySetError),
 }
 
+/// An issuer's discovery document (OpenID Connect Discovery 1.0, section 3).
 #[derive(Deserialize)]
-struct Document {
+pub(super) struct Document {
     issuer: String,
     jwks_uri: String,
+    /// Empty if the issuer offers no sign-in.
+    #[serde(default)]
+    pub(super) authorization_endpoint: String,
+    #[serde(default)]
+    pub(super) token_endpoint: String,
+    pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
 }
 
 /// Fetches the keys repeatedly until stopped.
@@ -92,25 +101,32 @@ async fn fetch(issuer: &ExternalIssuer) -> Result<usize, Error> {
         KeySource::File(path) => tokio::fs::read(path).await.map_err(|error| Error::File(path.clone(), error))?,
         KeySource::Url(url) => get(&client(config).await?, url).await?,
         KeySource::Discovery => {
-            let http = client(config).await?;
-            let address = format!("{}/.well-known/openid-configuration", config.issuer.trim_end_matches('/'));
-            let document = get(&http, &address).await?;
-            let document: Document = serde_json::from_slice(&document).map_err(|_| Error::Discovery)?;
-            // OpenID Connect Discovery 1.0, section 4.3, requires that both are identical.
-            if document.issuer != config.issuer {
-                return Err(Error::Discovery);
-            }
-            if !is_safe(&document.jwks_uri) {
-                return Err(Error::Address);
-            }
-            get(&http, &document.jwks_uri).await?
+            let address = discover(config).await?.jwks_uri;
+            get(&client(config).await?, &address).await?
         }
     };
     Ok(issuer.take(&set)?)
 }
 
+/// Fetches the discovery document of an issuer.
+pub(super) async fn discover(config: &IssuerConfig) -> Result<Document, Error> {
+    let address = format!("{}/.well-known/openid-configuration", config.issuer.trim_end_matches('/'));
+    let document = get(&client(config).await?, &address).await?;
+    let document: Document = serde_json::from_slice(&document).map_err(|_| Error::Discovery)?;
+    // OpenID Connect Discovery 1.0, section 4.3, requires that both are identical.
+    if document.issuer != config.issuer {
+        return Err(Error::Discovery);
+    }
+    let is_safe_or_empty = |address: &str| address.is_empty() || is_safe(address);
+    let endpoints = [&document.authorization_endpoint, &document.token_endpoint];
+    if !is_safe(&document.jwks_uri) || !endpoints.into_iter().all(|address| is_safe_or_empty(address)) {
+        return Err(Error::Address);
+    }
+    Ok(document)
+}
+
 /// A client for one fetch. Fetches are rare, so each reads the CA again and uses one that was renewed on disk.
-async fn client(config: &IssuerConfig) -> Result<Client, Error> {
+pub(super) async fn client(config: &IssuerConfig) -> Result<Client, Error> {
     // Redirects and proxies from the environment are disabled, because they could lead to another address.
     let builder = Client::builder()
         .tls_backend_rustls()
@@ -129,14 +145,19 @@ async fn client(config: &IssuerConfig) -> Result<Client, Error> {
 
 /// Fetches a document of at most the allowed size.
 async fn get(http: &Client, url: &str) -> Result<Vec<u8>, Error> {
-    let mut response = http.get(url).header("accept", "application/json").send().await?;
+    let response = http.get(url).header("accept", "application/json").send().await?;
     if !response.status().is_success() {
         return Err(Error::Status(response.status().as_u16()));
     }
+    bounded(response).await
+}
+
+/// The body of a response of at most the allowed size.
+pub(super) async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, Error> {
     let mut document = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if document.len() + chunk.len() > jwks::MAX_BYTES {
-            return Err(jwks::KeySetError::TooLarge.into());
+            return Err(Error::TooLarge);
         }
         document.extend_from_slice(&chunk);
     }

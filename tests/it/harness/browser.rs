@@ -101,7 +101,8 @@ impl Browser {
         page
     }
 
-    async fn send(&mut self, path: &str, request: RequestBuilder) -> Page {
+    /// The page without following a redirect.
+    pub async fn send(&mut self, path: &str, request: RequestBuilder) -> Page {
         let response = within("a page", request.send()).await.unwrap();
         for cookie in response.headers().get_all("set-cookie") {
             let (name, value) = cookie.to_str().unwrap().split(';').next().unwrap().split_once('=').unwrap();
