@@ -7,6 +7,7 @@ use warrengate::pb::{self, Outcome, SubscribeStart};
 
 use crate::harness::{
     SharedStack, Tenant,
+    broker::Management,
     consumer::{RawSubscription, bodies, start},
     dead_letters::these,
     to_queue,
@@ -17,16 +18,15 @@ use crate::harness::{
 /// Twice the interval of broker-config/advanced.config in which a refused message is offered to a queue again.
 const OFFERED_AGAIN: Duration = Duration::from_secs(10);
 
-/// Waits until the broker reports this number of messages in one of the gateway's own queues, which it does seconds
-/// late.
+/// Waits until one of the gateway's own queues has this number of messages. The management API answers at once;
+/// `rabbitmqctl` may need longer than a delay.
 async fn wait_for_messages(tenant: &Tenant, queue: &str, messages: u64) {
-    let vhost = format!("wg.{}", tenant.id);
-    let asked = ["-p", &vhost, "list_queues", "name", "messages", "--formatter", "json"];
+    let (broker, path) =
+        (Management::new(), format!("queues/wg.{}?disable_stats=true&enable_queue_totals=true", tenant.id));
     until(&format!("{messages} messages in {queue}"), async || {
-        let answer = SharedStack::get().stack.node().control(&asked).await.unwrap();
-        let all: Vec<serde_json::Value> = serde_json::from_str(&answer).unwrap();
-        let found = all.iter().find(|one| one["name"] == queue).and_then(|one| one["messages"].as_u64());
-        (found == Some(messages)).then_some(())
+        let all = broker.get(&path).await.unwrap();
+        let found = all.as_array().unwrap().iter().find(|one| one["name"] == queue);
+        (found?["messages"].as_u64() == Some(messages)).then_some(())
     })
     .await;
 }
