@@ -8,7 +8,10 @@ mod token;
 
 pub use readiness::{Block, Readiness};
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
@@ -17,6 +20,7 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
+use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
@@ -27,6 +31,8 @@ use crate::{
 
 /// The maximum size of a token request in bytes.
 const MAX_BODY: usize = 16 * 1024;
+/// How long rendered metrics are served again.
+const RENDERED_FOR: Duration = Duration::from_millis(250);
 
 /// The state of the handlers. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -34,13 +40,36 @@ pub struct OpsState {
     issuer: Arc<Issuer>,
     readiness: Readiness,
     metrics: Metrics,
+    rendered: Arc<Mutex<Vec<Rendered>>>,
     audit: Audit,
+}
+
+/// The metrics in one format, as they were a moment ago.
+#[derive(Debug)]
+struct Rendered {
+    content_type: &'static str,
+    at: Instant,
+    text: Bytes,
 }
 
 impl OpsState {
     /// Creates the state from the issuer of tokens, the readiness, the metrics and the audit trail.
     pub fn new(issuer: Arc<Issuer>, readiness: Readiness, metrics: Metrics, audit: Audit) -> Self {
-        Self { issuer, readiness, metrics, audit }
+        Self { issuer, readiness, metrics, rendered: Arc::default(), audit }
+    }
+
+    /// The metrics, rendered at most four times a second: nobody needs a token to read them.
+    fn render(&self, format: MetricsFormat) -> Bytes {
+        let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        rendered.retain(|rendered| rendered.at.elapsed() < RENDERED_FOR);
+        let content_type = format.content_type();
+        if let Some(known) = rendered.iter().find(|known| known.content_type == content_type) {
+            return known.text.clone();
+        }
+        self.metrics.process().ready(self.readiness.waiting().is_empty());
+        let text = Bytes::from(self.metrics.render(format));
+        rendered.push(Rendered { content_type, at: Instant::now(), text: text.clone() });
+        text
     }
 }
 
@@ -78,8 +107,7 @@ async fn readyz(State(state): State<OpsState>) -> impl IntoResponse {
 async fn metrics(State(state): State<OpsState>, headers: HeaderMap) -> impl IntoResponse {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = MetricsFormat::accepted_by(accept);
-    state.metrics.process().ready(state.readiness.waiting().is_empty());
-    ([(header::CONTENT_TYPE, format.content_type())], state.metrics.render(format))
+    ([(header::CONTENT_TYPE, format.content_type())], state.render(format))
 }
 
 /// Shorter than the overlap of a key rotation, so that no cached key set is used for too long.
