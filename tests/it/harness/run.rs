@@ -46,6 +46,7 @@ pub fn stack() -> Option<PathBuf> {
     Some(folder.join(".warrengate"))
 }
 
+#[expect(clippy::zombie_processes, reason = "it outlives this process")]
 fn start(folder: &Path) {
     let nextest = parent_id().to_string();
     let mut keeper = Command::new("/bin/sh");
