@@ -462,7 +462,7 @@ impl Source {
 
 /// The values by section, in the order in which the sections were read, with tables at the end of each section.
 fn listing(effective: &[(&'static str, Shown)]) -> String {
-    let section = |key: &'static str| key.split_once('.').map_or("", |(section, _)| section);
+    let section = |key: &'static str| key.rsplit_once('.').map_or("", |(section, _)| section);
     let mut sections: Vec<&str> = Vec::new();
     for (key, _) in effective {
         if !sections.contains(&section(key)) {
