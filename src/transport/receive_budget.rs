@@ -6,12 +6,12 @@ use crate::memory::{Full, MemoryBudget, MemoryPermit};
 
 /// How much of the body of a call without a token is not charged, because the call is.
 const ANONYMOUS_UNCHARGED: usize = 4 * 1024;
-/// The same for a call of a client that is no stream, because acknowledgements must arrive: they are what frees memory. The
-/// number of these calls is limited.
+/// The same for a client's call that is not a stream, because acknowledgements must arrive to release memory. The number
+/// of these calls is limited.
 const CLIENT_UNCHARGED: usize = 16 * 1024;
 
 /// A budget that is set while the request passes through the layers, before its body is received; an extension of the
-/// request. Until then, and for a request that the layers refuse, there is no memory.
+/// request. Until then, and for a request that the layers refuse, no bytes may be received.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ReceiveBudget(Arc<OnceLock<Payer>>);
 

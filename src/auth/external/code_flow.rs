@@ -4,10 +4,12 @@
 //! flow. It is not trusted here; the services verify it as any other token of the issuer.
 
 use std::{
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use oauth2::{
     AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet, EndpointSet, HttpRequest,
     HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope,
@@ -50,6 +52,8 @@ pub struct CodeFlow {
     redirect: RedirectUrl,
     endpoints: Mutex<Option<(Instant, Arc<Endpoints>)>>,
     requests: Semaphore,
+    /// Limits log lines, because nobody needs a token to begin a sign-in.
+    logged: DefaultDirectRateLimiter,
 }
 
 /// A flow that has begun. The browser must return the same state.
@@ -96,7 +100,15 @@ impl CodeFlow {
             redirect: RedirectUrl::new(config.redirect.clone()).ok()?,
             endpoints: Mutex::default(),
             requests: Semaphore::new(MAX_REQUESTS),
+            logged: RateLimiter::direct(Quota::per_second(NonZeroU32::MIN)),
         })
+    }
+
+    /// Logs why the issuer cannot be used, at most once per second.
+    pub fn log_unavailable(&self, why: &str) {
+        if self.logged.check().is_ok() {
+            tracing::warn!(issuer = self.issuer(), why, "sign-in to the console failed at the issuer");
+        }
     }
 
     /// The issuer's name.

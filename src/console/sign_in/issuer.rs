@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use super::{local, show, too_large, with_cookies};
 use crate::{
     audit::AuditContext,
-    auth::{self, PersonTokens, SignInError},
+    auth::{self, CodeFlow, PersonTokens, SignInError},
     console::{
         Console,
         calls::{Calls, Token},
@@ -43,7 +43,7 @@ pub(in crate::console) async fn begin_at_issuer(State(console): State<Console>, 
     let next = local(param(&query, "next"));
     let begun = match code_flow.begin().await {
         Ok(begun) => begun,
-        Err(error) => return refused(&console, next, &page_error(&error)),
+        Err(error) => return refused(&console, next, &page_error(code_flow, &error)),
     };
     match console.sessions().store_flow(&Flow::begin(begun.state, &begun.verifier, next)) {
         Some(cookie) => (with_cookies(vec![cookie]), Redirect::to(&begun.address)).into_response(),
@@ -79,12 +79,12 @@ pub(in crate::console) async fn return_from_issuer(
     let code = param(&query, "code");
     if code.is_empty() {
         let error = SignInError::Refused(auth::error_code_of_issuer(param(&query, "error")));
-        return fail(page_error(&error), "SIGN_IN_REFUSED");
+        return fail(page_error(code_flow, &error), "SIGN_IN_REFUSED");
     }
     let tokens = match code_flow.finish(code.to_owned(), SecretString::from(flow.verifier)).await {
         Ok(tokens) => tokens,
         Err(error) => {
-            let error = page_error(&error);
+            let error = page_error(code_flow, &error);
             let reason = error.code().to_owned();
             return fail(error, &reason);
         }
@@ -157,7 +157,7 @@ fn expired() -> PageError {
     PageError::new(StatusCode::FORBIDDEN, "FORM_EXPIRED", text)
 }
 
-fn page_error(error: &SignInError) -> PageError {
+fn page_error(code_flow: &CodeFlow, error: &SignInError) -> PageError {
     match error {
         SignInError::Busy => {
             let text = "many people are signing in; try again in a moment";
@@ -168,7 +168,7 @@ fn page_error(error: &SignInError) -> PageError {
             PageError::new(StatusCode::FORBIDDEN, "SIGN_IN_REFUSED", text)
         }
         SignInError::Unavailable(why) => {
-            tracing::warn!(why, "sign-in to the console failed at the issuer");
+            code_flow.log_unavailable(why);
             let text = "the issuer cannot be reached, or its response is invalid; the gateway's log has the reason";
             PageError::new(StatusCode::SERVICE_UNAVAILABLE, "SIGN_IN_UNAVAILABLE", text)
         }
