@@ -64,6 +64,12 @@ development=(--no-default-features --features dev)
 # Where cargo writes what it builds.
 cargo_target() { cargo metadata --format-version 1 --no-deps --offline | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'; }
 
+# cargo package unpacks a dependency of the same workspace below cargo's home and uses that copy again as long as path and
+# version are the same, also when the package has changed since.
+remove_unpacked_packages() {
+  rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/{cache,src}/-*/warrengate-{proto,client}-*
+}
+
 # take_broker PATH: the RabbitMQ that the tests use instead of the one installed.
 take_broker() {
   [ -e "$1" ] || fail "$1 does not exist."
