@@ -10,3 +10,4 @@ pub(super) mod purpose;
 mod runtime;
 pub(super) mod slot;
 pub(super) mod tenant_connections;
+mod valid_text;

@@ -1,5 +1,6 @@
 //! The stack that all tests share, and the tenants that each test creates.
 
+pub mod amqp_frames;
 pub mod broker;
 pub mod browser;
 pub mod bytes_codec;

@@ -25,6 +25,7 @@ mod dead_clients;
 mod dead_letters;
 mod delays;
 mod demos;
+mod direct_messages;
 mod drain;
 mod external_issuers;
 mod gateway_isolation;

@@ -20,7 +20,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::runtime::TlsRuntime;
+use super::{runtime::TlsRuntime, valid_text::ValidText};
 use crate::{
     broker::{error::Error, message::size::FRAME_MAX},
     config::Endpoint,
@@ -103,7 +103,7 @@ pub(in crate::broker) async fn connect(
             let tcp = TcpStream::from_std(tcp)?;
             let name = ServerName::try_from(uri.authority.host).map_err(io::Error::other)?;
             // "Plain" for lapin, because the stream encrypts by itself.
-            Ok(AsyncTcpStream::Plain(connector.connect(name, tcp).await?.compat()))
+            Ok(AsyncTcpStream::Plain(ValidText::new(connector.connect(name, tcp).await?).compat()))
         },
         properties,
     );

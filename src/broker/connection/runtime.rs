@@ -21,8 +21,10 @@ use futures_util::Stream;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::valid_text::ValidText;
+
 /// An encrypted connection, with the traits that lapin expects of a stream.
-pub(super) type BrokerStream = Compat<TlsStream<TcpStream>>;
+pub(super) type BrokerStream = Compat<ValidText<TlsStream<TcpStream>>>;
 
 /// The tokio runtime in which it is created.
 #[derive(Debug, Clone)]
