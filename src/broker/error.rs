@@ -143,7 +143,9 @@ impl From<lapin::Error> for Error {
         let text = amqp.get_message().to_string();
         match amqp.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => match quoted(&text, "queue ") {
-                Some(queue) => Self::NoQueue(queue),
+                Some(queue) if text.contains("no queue ") => Self::NoQueue(queue),
+                // It exists, but its node is down, or its process was stopped or is being started.
+                Some(_) => Self::Unreachable(Some(error)),
                 None => match quoted(&text, "exchange ") {
                     Some(exchange) => Self::NoExchange(exchange),
                     None => Self::NoBindingEndpoint,
@@ -171,10 +173,11 @@ impl From<lapin::Error> for Error {
     }
 }
 
-/// The name in quotes after a word, as RabbitMQ writes it: `no queue 'q' in vhost 'v'`.
+/// The name in quotes after a word, as RabbitMQ writes it: `no queue 'q' in vhost 'v'`. It ends without a quote when
+/// RabbitMQ has shortened the text.
 pub(super) fn quoted(text: &str, after: &str) -> Option<String> {
     let rest = &text[text.find(&format!("{after}'"))? + after.len() + 1..];
-    Some(rest[..rest.find('\'')?].to_owned())
+    Some(rest.split('\'').next().unwrap_or(rest).to_owned())
 }
 
 fn precondition(text: &str, error: lapin::Error) -> Error {
@@ -313,9 +316,22 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_whose_node_is_down_is_not_missing() {
+        for text in [
+            "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost 'wg.acme' is down or inaccessible",
+            "NOT_FOUND - queue 'q' in vhost 'wg.acme' process is stopped by supervisor",
+            "NOT_FOUND - failed to perform operation on queue 'q' in vhost 'wg.acme' due to timeout",
+        ] {
+            assert!(soft(AMQPSoftError::NOTFOUND, text).is_connection_error(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_missing_object_is_named() {
         let queue = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no queue 'q' in vhost 'wg.acme'");
         assert!(matches!(queue, Error::NoQueue(name) if name == "q"));
+        let shortened = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no queue 'a name that is very lo...");
+        assert!(matches!(shortened, Error::NoQueue(name) if name == "a name that is very lo..."));
         let exchange = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no exchange 'x' in vhost 'wg.acme'");
         assert!(matches!(exchange, Error::NoExchange(name) if name == "x"));
     }

@@ -2,12 +2,17 @@
 //! can name them (`wg.`). Messages that `wg.return` cannot route become dead letters, so no message remains in the
 //! delay queues.
 //!
+//! A broker that starts restores bindings one by one, while delay queues already return messages. A message whose route
+//! is missing therefore waits and is returned once more, before its queue counts as deleted.
+//!
 //! | object | kind | purpose |
 //! | --- | --- | --- |
 //! | `wg.dead-letters` | fanout exchange and queue | stores messages that could not be processed |
 //! | `wg.delay` | headers exchange | routes a retry by its delay |
 //! | `wg.delay.<ms>`, `wg.delay.<ms>.high` | queue | stores retries with this delay until their time to live ends |
-//! | `wg.return` | direct exchange | routes a retry whose delay has ended to its queue, by the queue's name |
+//! | `wg.return.first` | direct exchange | routes a retry whose delay has ended to its queue, by the queue's name |
+//! | `wg.return.later`, `wg.delay.return` | fanout exchange and queue | stores retries that could not be routed, for 10 s |
+//! | `wg.return` | direct exchange | routes these to their queues |
 
 use lapin::{
     Channel, ExchangeKind,
@@ -28,8 +33,15 @@ pub const DEAD_LETTERS: &str = "wg.dead-letters";
 pub(super) const DELAY_EXCHANGE: &str = "wg.delay";
 /// The names of delay queues: this and the delay in milliseconds.
 pub(super) const DELAY_QUEUE_PREFIX: &str = "wg.delay.";
-/// Routes by the queue's name.
-pub(super) const RETURN_EXCHANGE: &str = "wg.return";
+/// Routes by the queue's name, for the first time and for the last.
+const FIRST_RETURN_EXCHANGE: &str = "wg.return.first";
+const RETURN_EXCHANGE: &str = "wg.return";
+/// Where messages wait that the first of these could not route. The queue's name is that of a delay queue, because it is
+/// one for everything that counts or reads messages.
+const LATER_RETURN_EXCHANGE: &str = "wg.return.later";
+const LATER_RETURN_QUEUE: &str = "wg.delay.return";
+/// Within this time, a broker that starts has restored all bindings.
+const LATER_RETURN_MILLIS: u64 = 10_000;
 
 /// The number of deliveries after which RabbitMQ drops or dead-letters a message (4.x: 20 by default). RabbitMQ 3.10
 /// counts each requeue, so the limit is high enough that only an endless loop reaches it. The gateway counts attempts
@@ -94,15 +106,9 @@ pub(super) async fn declare_delay_queue(
     let name = format!("{DELAY_QUEUE_PREFIX}{bucket}");
     on_channel(connections, async |channel| {
         declare_return(&channel, queue).await?;
+        declare_later_return(&channel).await?;
         declare_exchange(&channel, DELAY_EXCHANGE, ExchangeKind::Headers, FieldTable::default()).await?;
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), text("quorum"));
-        arguments
-            .insert("x-message-ttl".into(), AMQPValue::LongLongInt(i64::try_from(bucket.millis()).unwrap_or(i64::MAX)));
-        arguments.insert("x-overflow".into(), text("reject-publish"));
-        arguments.insert("x-dead-letter-exchange".into(), text(RETURN_EXCHANGE));
-        arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-        channel.queue_declare(name.as_str().into(), durable_queue(), arguments).await?;
+        declare_waiting_queue(&channel, &name, bucket.millis(), FIRST_RETURN_EXCHANGE).await?;
         let mut matching = FieldTable::default();
         matching.insert("x-match".into(), text("all"));
         matching.insert(DELAY_HEADER.into(), text(&bucket.to_string()));
@@ -112,17 +118,48 @@ pub(super) async fn declare_delay_queue(
     .await
 }
 
-/// Declares the route from the delay queues to a queue.
+/// Declares the routes from the delay queues to a queue.
 ///
 /// # Errors
 /// When the queue is missing, or the broker cannot be reached.
 pub(super) async fn declare_return(channel: &Channel, queue: &QueueName) -> Result<(), Error> {
+    for (exchange, alternate) in [(RETURN_EXCHANGE, DEAD_LETTERS), (FIRST_RETURN_EXCHANGE, LATER_RETURN_EXCHANGE)] {
+        let mut arguments = FieldTable::default();
+        arguments.insert("alternate-exchange".into(), text(alternate));
+        declare_exchange(channel, exchange, ExchangeKind::Direct, arguments).await?;
+        let (name, key) = (queue.as_str().into(), queue.as_str().into());
+        let options = QueueBindOptions::default();
+        channel.queue_bind(name, exchange.into(), key, options, FieldTable::default()).await?;
+    }
+    Ok(())
+}
+
+/// Declares what stores messages without a route until they are returned for the last time.
+async fn declare_later_return(channel: &Channel) -> Result<(), Error> {
+    declare_exchange(channel, LATER_RETURN_EXCHANGE, ExchangeKind::Fanout, FieldTable::default()).await?;
+    declare_waiting_queue(channel, LATER_RETURN_QUEUE, LATER_RETURN_MILLIS, RETURN_EXCHANGE).await?;
+    let (name, exchange) = (LATER_RETURN_QUEUE.into(), LATER_RETURN_EXCHANGE.into());
+    Ok(channel.queue_bind(name, exchange, "".into(), QueueBindOptions::default(), FieldTable::default()).await?)
+}
+
+/// Declares a queue that passes its messages on to an exchange after a time.
+async fn declare_waiting_queue(channel: &Channel, name: &str, millis: u64, next: &'static str) -> Result<(), Error> {
     let mut arguments = FieldTable::default();
-    arguments.insert("alternate-exchange".into(), text(DEAD_LETTERS));
-    declare_exchange(channel, RETURN_EXCHANGE, ExchangeKind::Direct, arguments).await?;
-    let (name, key) = (queue.as_str().into(), queue.as_str().into());
-    let options = QueueBindOptions::default();
-    Ok(channel.queue_bind(name, RETURN_EXCHANGE.into(), key, options, FieldTable::default()).await?)
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(i64::try_from(millis).unwrap_or(i64::MAX)));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments.insert("x-dead-letter-exchange".into(), text(next));
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    channel.queue_declare(name.into(), durable_queue(), arguments).await?;
+    Ok(())
+}
+
+/// Checks that a queue exists, by declaring the routes to it.
+///
+/// # Errors
+/// [`Error::NoQueue`] when it does not; others when that is unknown.
+pub(super) async fn check_queue(connections: &TenantConnections, queue: &QueueName) -> Result<(), Error> {
+    on_channel(connections, async |channel| declare_return(&channel, queue).await).await
 }
 
 /// Declares the dead-letter exchange and queue again, which provisioning has declared with the management API.

@@ -3,16 +3,21 @@
 
 use std::time::{Duration, Instant};
 
+use lapin::{
+    options::QueueBindOptions,
+    types::{FieldTable, ShortString},
+};
+use serde_json::Value;
 use warrengate::pb::{self, Outcome, SubscribeStart};
 
 use crate::harness::{
     SharedStack, Tenant,
-    broker::Management,
+    broker::{Login, Management, amqp, certificate_of, tls},
     consumer::{RawSubscription, bodies, start},
     dead_letters::these,
     to_queue,
     values::to_exchange,
-    wait::until,
+    wait::{until, within},
 };
 
 /// Twice the interval of broker-config/advanced.config in which a refused message is offered to a queue again.
@@ -54,6 +59,42 @@ async fn a_message_is_dead_lettered_when_its_queue_was_deleted_during_the_delay(
     tenant.queue("passing").await;
     assert_eq!(tenant.redrive(these([&dead])).await.redriven, 1);
     assert_eq!(tenant.take("passing", 1).await, ["one"]);
+    assert_eq!(tenant.dead_letters().await, []);
+}
+
+/// A broker that starts restores bindings one by one, while delay queues already return their messages.
+#[tokio::test]
+async fn a_retry_whose_delay_ends_before_the_broker_has_restored_its_route_is_no_dead_letter() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "one").await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let outstanding = consumer.one().await;
+    consumer.retry(&[outstanding.delivery_id], Duration::from_secs(8)).await;
+    consumer.close().await;
+    wait_for_messages(&tenant, "wg.delay.8000", 1).await;
+    let vhost = format!("wg.{}", tenant.id);
+    let direct = amqp(tls(Some(&certificate_of(&tenant.id))), &vhost, Login::External).await.unwrap();
+    let channel = direct.create_channel().await.unwrap();
+    let routes = Management::new().get(&format!("queues/{vhost}/jobs/bindings")).await.unwrap();
+    let of_gateway = |route: &&Value| route["source"].as_str().unwrap().starts_with("wg.");
+    let routes: Vec<_> = routes.as_array().unwrap().iter().filter(of_gateway).collect();
+    assert!(!routes.is_empty());
+    let exchange = |route: &Value| ShortString::from(route["source"].as_str().unwrap());
+    for route in &routes {
+        let nothing = FieldTable::default();
+        within("unbind", channel.queue_unbind("jobs".into(), exchange(route), "jobs".into(), nothing)).await.unwrap();
+    }
+    wait_for_messages(&tenant, "wg.delay.8000", 0).await;
+    for route in &routes {
+        let (nothing, options) = (FieldTable::default(), QueueBindOptions::default());
+        let binding = channel.queue_bind("jobs".into(), exchange(route), "jobs".into(), options, nothing);
+        within("bind", binding).await.unwrap();
+    }
+    // A subscription would restore the routes itself.
+    tenant.has_depth("jobs", 1).await;
+    let again = RawSubscription::open(&tenant.client, start("jobs")).await.one().await;
+    assert_eq!((again.attempt, bodies(std::slice::from_ref(&again))[0].as_str()), (2, "one"));
     assert_eq!(tenant.dead_letters().await, []);
 }
 

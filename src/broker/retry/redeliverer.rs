@@ -21,7 +21,7 @@ use crate::{
     broker::{
         connection::tenant_connections::TenantConnections,
         error::Error,
-        gateway_objects::{declare_dead_letters, declare_delay_queue},
+        gateway_objects::{check_queue, declare_dead_letters, declare_delay_queue},
         message::{delay_bucket::DelayBucket, retained::RetainedDelivery},
         publish::{
             lanes::Lanes,
@@ -57,6 +57,8 @@ pub struct Redeliverer {
     /// Delays whose queue, and the route from it, existed when last declared.
     declared: HashSet<DelayBucket>,
     dead_letters_missing: bool,
+    /// Set when a message for the queue could not be routed, until it is known whether the queue exists.
+    queue_doubtful: bool,
     declaration: Option<Declaration>,
 }
 
@@ -65,6 +67,8 @@ pub struct Redeliverer {
 enum RequiredObject {
     DelayQueue(DelayBucket),
     DeadLetters,
+    /// The queue of the messages, which is only checked.
+    Queue,
 }
 
 /// The declaration in progress.
@@ -92,6 +96,7 @@ impl Redeliverer {
             timers: BTreeSet::new(),
             declared: HashSet::new(),
             dead_letters_missing: false,
+            queue_doubtful: false,
             declaration: None,
         }
     }
@@ -165,6 +170,7 @@ impl Redeliverer {
                     Some(RequiredObject::DelayQueue(bucket))
                 }
                 Destination::DeadLetters if self.dead_letters_missing => Some(RequiredObject::DeadLetters),
+                Destination::Queue if self.queue_doubtful => Some(RequiredObject::Queue),
                 _ => None,
             };
             match required {
@@ -236,10 +242,11 @@ impl Redeliverer {
         };
         let is_full = matches!(status, PublishStatus::Rejected(failure) if failure.reason == "BROKER_REJECTED");
         match job.destination() {
-            // The default exchange always exists, so the queue is missing.
+            // The default exchange always exists. The queue may have been deleted, but a broker that is restoring its
+            // queues, or has lost the node of this one, answers alike.
             Destination::Queue if is_missing => {
-                job.queue_deleted();
-                true
+                self.queue_doubtful = true;
+                false
             }
             Destination::Delay(bucket) if is_missing => {
                 self.declared.remove(&bucket);
@@ -267,12 +274,12 @@ impl Redeliverer {
                     self.delay_queues.record_existing(&self.connections.tenant, bucket);
                 }
                 RequiredObject::DeadLetters => self.dead_letters_missing = false,
+                RequiredObject::Queue => self.queue_doubtful = false,
             },
-            Err(Error::NoQueue(_) | Error::NoBindingEndpoint) if object != RequiredObject::DeadLetters => {
-                let delayed = |job: &&mut Job| {
-                    job.state == JobState::Waiting && matches!(job.destination(), Destination::Delay(_))
-                };
-                self.jobs.values_mut().filter(delayed).for_each(Job::queue_deleted);
+            Err(Error::NoQueue(_)) if object != RequiredObject::DeadLetters => {
+                let is_affected =
+                    |job: &&mut Job| job.state == JobState::Waiting && job.destination() != Destination::DeadLetters;
+                self.jobs.values_mut().filter(is_affected).for_each(Job::queue_deleted);
             }
             Err(error) => {
                 tracing::warn!(
@@ -329,6 +336,7 @@ fn declare(
         match object {
             RequiredObject::DelayQueue(bucket) => declare_delay_queue(&connections, bucket, &queue).await,
             RequiredObject::DeadLetters => declare_dead_letters(&connections).await,
+            RequiredObject::Queue => check_queue(&connections, &queue).await,
         }
     }
     .boxed()
