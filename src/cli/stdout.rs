@@ -18,7 +18,7 @@ mod pipe {
 
     use rustix::{
         event::{PollFd, PollFlags, Timespec, poll},
-        io::ioctl_fionread,
+        io::{ioctl_fionread, retry_on_intr},
     };
 
     pub(super) fn is_pipe() -> bool {
@@ -34,7 +34,8 @@ mod pipe {
             return Ok(0);
         }
         let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
-        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        // The signal that requests the end may arrive during this call, which must not fail the command.
+        retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))?;
         if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
