@@ -3,18 +3,17 @@
 //! A room is two stream queues of the tenant (docs/guides/chat.md), so rooms of the same name of two tenants are
 //! separate.
 
+mod input;
 mod room;
 mod roster;
 
-use std::{
-    io::{BufRead as _, IsTerminal as _},
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 use self::{
+    input::Input,
     room::{ChatMessage, Presence, Room},
     roster::Roster,
 };
@@ -66,10 +65,11 @@ pub(super) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let since = SystemTime::now().checked_sub(args.history).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut conversation = room.conversation(since).await?;
     let mut presence = room.presence(SystemTime::now() - STALE).await?;
-    if !output.is_json() && std::io::stdin().is_terminal() {
+    let input = Input::open(!output.is_json());
+    if matches!(input, Input::Terminal(_)) {
         output.note(&format!("Enter sends a line. {HELP}."));
     }
-    let mut chat = Chat { room, roster: Roster::default(), entered: false, output };
+    let mut chat = Chat { room, roster: Roster::default(), entered: false, input, output };
     let stayed = chat.run_until_quit(&mut conversation, &mut presence).await;
     chat.room.leave().await;
     let (conversation, presence) = (conversation.close().await, presence.close().await);
@@ -83,6 +83,7 @@ struct Chat<'a> {
     roster: Roster,
     /// Whether earlier presence messages are known, because this session's own message has been received.
     entered: bool,
+    input: Input,
     output: &'a Output,
 }
 
@@ -93,18 +94,17 @@ impl Chat<'_> {
         conversation: &mut Subscription,
         presence: &mut Subscription,
     ) -> Result<(), Error> {
-        let mut lines = read_lines();
         let mut signals = Signals::listen()?;
         let mut beat = tokio::time::interval(PRESENCE_INTERVAL);
         loop {
             tokio::select! {
-                line = lines.recv() => match line.as_deref().map(str::trim_end) {
+                line = self.input.next() => match line.as_deref().map(str::trim_end) {
                     None | Some("/quit") => return Ok(()),
                     Some("") => {}
                     Some("/who") => self.who()?,
-                    Some("/help") => self.output.note(HELP),
+                    Some("/help") => self.note(HELP),
                     Some(text) if text.starts_with('/') && !text.starts_with("//") => {
-                        self.output.note(&format!("unknown command {text:?}. {HELP}"));
+                        self.note(&format!("unknown command {text:?}. {HELP}"));
                     }
                     // Two slashes send a line that starts with one.
                     Some(text) => self.room.say(text.strip_prefix('/').unwrap_or(text)).await?,
@@ -116,8 +116,8 @@ impl Chat<'_> {
                             self.print(&message)?;
                         }
                     }
-                    Some(Event::Interrupted { reason }) => self.output.note(&format!("interrupted: {reason}")),
-                    Some(Event::Resumed) => self.output.note("resumed"),
+                    Some(Event::Interrupted { reason }) => self.note(&format!("interrupted: {reason}")),
+                    Some(Event::Resumed) => self.note("resumed"),
                     Some(_) => {}
                     None => return Ok(()),
                 },
@@ -137,7 +137,7 @@ impl Chat<'_> {
                         self.announce("left", &name, "timed out")?;
                     }
                 }
-                next_failure = self.room.next_failure() => self.output.note(&next_failure),
+                next_failure = self.room.next_failure() => self.note(&next_failure),
                 () = signals.next() => return Ok(()),
             }
         }
@@ -194,21 +194,10 @@ impl Chat<'_> {
 
     /// Messages of others are printed as one line each.
     fn line(&self, text: &str) -> Result<(), Error> {
-        self.output.line(&self.output.safe(&text.replace(['\n', '\r'], " ")))
+        self.input.above(|| self.output.line(&self.output.safe(&text.replace(['\n', '\r'], " "))))
     }
-}
 
-/// Lines of standard input, to its end. Read by a thread that the process does not wait for, because reading from a
-/// terminal cannot be cancelled.
-fn read_lines() -> mpsc::Receiver<String> {
-    let (sender, lines) = mpsc::channel(16);
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines() {
-            let Ok(line) = line else { break };
-            if sender.blocking_send(line).is_err() {
-                break;
-            }
-        }
-    });
-    lines
+    fn note(&self, text: &str) {
+        self.input.above(|| self.output.note(text));
+    }
 }

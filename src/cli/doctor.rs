@@ -27,7 +27,10 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   warrengate doctor --config /etc/warrengate.toml
-  warrengate doctor --config /etc/warrengate.toml --json";
+  warrengate doctor --config /etc/warrengate.toml --json
+
+Not checked: `consumer_timeout` of RabbitMQ, which no API reports. If it is shorter than a lease, the broker interrupts
+subscriptions with unsettled messages; broker-config/rabbitmq.conf sets it to a day.";
 
 /// The flags of `doctor`.
 #[derive(Debug, clap::Args)]
