@@ -14,7 +14,7 @@ use super::{dead_letters, page::Page, peek};
 use crate::{
     audit::AuditContext,
     auth::Caller,
-    broker::{self, Broker, QueueSpec},
+    broker::{self, Broker, QueueKind, QueueSpec},
     error::{Failure, Kind},
     names::{ExchangeName, QueueName},
     pb::{self, topology_server::Topology},
@@ -86,6 +86,26 @@ impl TopologyService {
 }
 
 impl TopologyService {
+    /// Completes an error about the type of an existing queue: the broker compares other arguments first, from which
+    /// only two possible types follow.
+    async fn with_type(&self, scope: &TenantScope, spec: &QueueSpec, error: broker::Error) -> broker::Error {
+        match error {
+            broker::Error::Inequivalent { what, name, argument, current, .. } if argument == "type" => {
+                let wanted = match spec.kind {
+                    QueueKind::Quorum => "quorum",
+                    QueueKind::Classic => "classic",
+                    QueueKind::Stream => "stream",
+                };
+                let found = self.inspector.queue(scope, &spec.name).await.ok().flatten();
+                // Equal types have other arguments if the queue was declared past the gateway.
+                let other = found.map(|queue| queue.queue_type).filter(|other| other != wanted);
+                let current = other.unwrap_or(current);
+                broker::Error::Inequivalent { what, name, argument, current, wanted: wanted.to_owned() }
+            }
+            error => error,
+        }
+    }
+
     /// Compares the retry policy with that of an existing queue. RabbitMQ compares the properties that it stores, but
     /// the policy is the gateway's own.
     async fn compare_retry_policy(&self, scope: &TenantScope, spec: &QueueSpec) -> Result<(), Failure> {
@@ -228,7 +248,10 @@ impl Topology for TopologyService {
                 Err(error) => Err(error.into()),
             };
             let _slot = self.quota.queue(&scope, exists).await?;
-            let state = topology.declare_queue(&spec).await.map_err(Failure::from)?;
+            let state = match topology.declare_queue(&spec).await {
+                Ok(state) => state,
+                Err(error) => return Err(Failure::from(self.with_type(&scope, &spec, error).await).into()),
+            };
             status.messages_ready = state.messages.into();
             status.consumers = state.consumers;
             self.compare_retry_policy(&scope, &spec).await?;

@@ -226,3 +226,48 @@ async fn the_deadline_of_a_call_ends_a_stream() {
     call.data(web::framed(&start), false).await;
     assert_eq!(call.status().await.code(), Code::DeadlineExceeded);
 }
+
+#[tokio::test]
+async fn a_thousand_streams_of_one_connection_work_and_unary_calls_beside_them() {
+    const SUBSCRIPTIONS: usize = 50;
+    let tenant = limited(pb::Plan::default()).await;
+    tenant.queue("jobs").await;
+    tenant.queue("watched").await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let gateway = crate::harness::SharedStack::get().stack.gateway().grpc_address();
+    let connection = Http2::connect(gateway).await;
+    let who_am_i = async || {
+        let mut who = connection.call("warrengate.v1.Auth/WhoAmI", Some(&token)).await;
+        who.data(web::framed(&pb::WhoAmIRequest {}), true).await;
+        assert_eq!(who.status().await.code(), Code::Ok);
+    };
+    // Until a call has authenticated it, a connection has few calls.
+    who_am_i().await;
+    let mut streams = Vec::new();
+    for number in 0..999 {
+        let method = if number < SUBSCRIPTIONS { "Subscribe" } else { "Publish" };
+        let mut call = connection.call(&format!("warrengate.v1.Messaging/{method}"), Some(&token)).await;
+        if number < SUBSCRIPTIONS {
+            let start = SubscribeRequest { frame: Some(SubscribeFrame::Start(start("watched"))) };
+            call.data(web::framed(&start), false).await;
+        }
+        streams.push(call);
+    }
+    for stream in &mut streams {
+        let head = stream.head().await;
+        assert!(head.status().is_success() && !head.headers().contains_key("grpc-status"), "{head:?}");
+    }
+    // There is still a stream for a unary call, such as for a new token.
+    who_am_i().await;
+    // To a queue without these subscriptions: h2 as a client ends a connection with many small frames that its
+    // application does not read.
+    for call in &mut streams[SUBSCRIPTIONS..] {
+        let frame = publications_frame(vec![to_queue("jobs", "x")]);
+        call.data(web::framed(&frame), false).await;
+        let Some(response) = call.message::<PublishResponse>().await else { panic!("{:?}", call.status().await) };
+        let Some(publish_response::Event::Results(results)) = response.event else { panic!("{response:?}") };
+        assert_eq!(results.results[0].outcome(), Outcome::Confirmed);
+    }
+    assert!(!connection.is_closed());
+    tenant.has_depth("jobs", 949).await;
+}

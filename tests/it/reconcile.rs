@@ -11,6 +11,7 @@ use crate::harness::{
     SharedStack, Tenant,
     broker::Management,
     command,
+    plans::limited,
     raw::reason,
     wait::{until, within},
     web,
@@ -98,6 +99,24 @@ async fn objects_of_no_tenant_are_reported_and_not_changed() {
     assert!(unknown.contains(&json!(format!("vhost {name}"))), "{found}");
     assert!(broker.get(&format!("vhosts/{name}")).await.is_some());
     broker.change(Method::DELETE, &format!("vhosts/{name}"), None).await;
+}
+
+/// The gateway's own queues are added to the plan's limit, and a later version may have more of them.
+#[tokio::test]
+async fn an_upgraded_gateway_raises_the_limit_of_queues_of_existing_tenants() {
+    let tenant = limited(pb::Plan { max_queues: 3, ..pb::Plan::default() }).await;
+    let (broker, name) = (Management::new(), format!("wg.{}", tenant.id));
+    // An earlier version had fewer queues for retries.
+    let path = format!("vhost-limits/{name}/max-queues");
+    broker.change(Method::PUT, &path, Some(json!({"value": 3 + 64}))).await;
+    let limit = async || {
+        let limits = broker.get(&format!("vhost-limits/{name}")).await.unwrap();
+        limits[0]["value"]["max-queues"].as_u64()
+    };
+    assert_eq!(limit().await, Some(67));
+    let gateway = web::gateway(|config| config.broker.reconcile_interval = Duration::from_secs(1)).await;
+    until("the new limit", async || (limit().await? == 3 + 256).then_some(())).await;
+    gateway.running.shutdown().await;
 }
 
 #[tokio::test]
