@@ -100,6 +100,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for ValidText<S> {
                 let count = waiting.len().min(buf.remaining());
                 buf.put_slice(&waiting[..count]);
                 this.read += count;
+                if this.read == this.waiting.len() {
+                    // An idle connection keeps no buffer.
+                    (this.waiting, this.read) = (Vec::new(), 0);
+                }
                 return Poll::Ready(Ok(()));
             }
             let before = buf.filled().len();
