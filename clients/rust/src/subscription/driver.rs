@@ -295,6 +295,10 @@ impl Driver {
 
     /// Invalidates all ids so far. The application is notified unless it had settled everything.
     fn invalidate_ids(&mut self, reason: Option<String>) {
+        // A stream queue would otherwise deliver again what was settled just before.
+        while let Ok(settlement) = self.settlements.try_recv() {
+            self.window.settle(settlement);
+        }
         let reason = match reason {
             Some(reason) => Some(reason),
             None if self.window.is_settled(self.progress.last()) => None,

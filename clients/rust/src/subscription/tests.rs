@@ -1,9 +1,12 @@
 //! The subscription against a scripted peer.
 
+use std::sync::{Arc, Mutex};
+
 use tonic::{Code, Status};
 
 use super::*;
 use crate::{
+    Lifecycle, LifecycleEvent,
     pb::{subscribe_request::Frame, subscribe_response},
     peer::{Peer, SubscribeSide, auth_expiring, draining},
 };
@@ -111,6 +114,36 @@ async fn a_drain_waits_for_settlements_and_a_stream_queue_resumes_at_its_positio
     let mut side = peer.subscribe_stream().await;
     let start = side.start().await;
     let position = start.position.and_then(|position| position.position);
+    assert_eq!(position, Some(pb::stream_position::Position::Offset(42)));
+}
+
+#[tokio::test]
+async fn a_stream_queue_resumes_after_what_was_settled_when_the_stream_broke() {
+    let mut peer = Peer::start().await;
+    let handled = Arc::new(Mutex::new(None::<(Settler, Delivery)>));
+    let settled_late = Arc::clone(&handled);
+    // The client reports the end of a stream before it invalidates the stream's ids.
+    let settle = move |event: LifecycleEvent| {
+        if let Lifecycle::Disconnected = event.kind
+            && let Some((settler, delivery)) = settled_late.lock().expect("no panic").take()
+        {
+            settler.ack(&delivery).expect("open");
+        }
+    };
+    let client = peer.client_from(|options| options.on_event(settle)).await;
+    let opening = tokio::spawn(async move { client.subscribe(SubscribeOptions::queue("log").from_first()).await });
+    let mut side = peer.subscribe_stream().await;
+    side.start().await;
+    let mut subscription = opening.await.expect("no panic").expect("a subscription");
+    let deliveries = vec![pb::Delivery { delivery_id: 1, stream_offset: Some(41), ..Default::default() }];
+    side.event(subscribe_response::Event::Deliveries(pb::Deliveries { deliveries })).await;
+    let only = delivery(&mut subscription).await;
+    *handled.lock().expect("no panic") = Some((subscription.settler(), only));
+    side.respond(Err(Status::unavailable("killed"))).await;
+    drop(side);
+
+    let mut side = peer.subscribe_stream().await;
+    let position = side.start().await.position.and_then(|position| position.position);
     assert_eq!(position, Some(pb::stream_position::Position::Offset(42)));
 }
 
