@@ -1,10 +1,9 @@
 package io.github.warrengate.client;
 
 import java.time.Duration;
-import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Comparator;
-import java.util.HashMap;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.PriorityQueue;
@@ -55,10 +54,9 @@ public final class Publisher implements AutoCloseable {
 
   private final ReentrantLock lock = new ReentrantLock();
   private final Condition capacity = lock.newCondition();
-  private final Map<Long, Entry> entries = new HashMap<>();
+  /** By sequence, in the order of publishing, which is also that of the deadlines. */
+  private final Map<Long, Entry> entries = new LinkedHashMap<>();
   private final PriorityQueue<Entry> unwritten = new PriorityQueue<>(Comparator.comparingLong((Entry entry) -> entry.sequence));
-  /** In the order of the deadlines, which is that of publishing. */
-  private final ArrayDeque<Entry> expiry = new ArrayDeque<>();
   private long sequence;
   private long bytes;
   /** Nothing is written before this moment of the monotonic clock. */
@@ -171,7 +169,6 @@ public final class Publisher implements AutoCloseable {
       entries.put(sequence, entry);
       bytes += size;
       unwritten.add(entry);
-      expiry.add(entry);
       if (!timerIsSet) {
         timerIsSet = true;
         client.schedule(timeout, this::expire);
@@ -338,14 +335,14 @@ public final class Publisher implements AutoCloseable {
     try {
       timerIsSet = false;
       var now = System.nanoTime();
-      for (var entry = expiry.peek(); entry != null; entry = expiry.peek()) {
-        if (!entry.done && entry.deadline - now > 0) {
+      while (!entries.isEmpty()) {
+        var oldest = entries.values().iterator().next();
+        if (oldest.deadline - now > 0) {
           timerIsSet = true;
-          client.schedule(entry.deadline - now, this::expire);
+          client.schedule(oldest.deadline - now, this::expire);
           break;
         }
-        expiry.remove();
-        end(endings, entry, null, overdue(entry));
+        end(endings, oldest, null, overdue(oldest));
       }
     } finally {
       lock.unlock();

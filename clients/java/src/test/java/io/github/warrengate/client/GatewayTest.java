@@ -2,6 +2,7 @@ package io.github.warrengate.client;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -13,6 +14,7 @@ import io.opentelemetry.api.trace.Span;
 import io.opentelemetry.sdk.testing.junit5.OpenTelemetryExtension;
 import io.opentelemetry.sdk.trace.data.SpanData;
 import java.io.IOException;
+import java.lang.ref.WeakReference;
 import java.nio.file.Files;
 import java.time.Duration;
 import java.time.Instant;
@@ -238,6 +240,26 @@ class GatewayTest {
       publisher.publishAndWait("q", Message.text("next"));
       publisher.flush().join();
       assertEquals(0, publisher.inFlight());
+    }
+  }
+
+  /** Publishes a message, and returns a reference to its body that does not keep it in memory. */
+  private static WeakReference<Object> confirmedBody(Publisher publisher) {
+    var message = Message.bytes(new byte[1000]);
+    publisher.publishAndWait("q", message);
+    return new WeakReference<>(message.proto().getBody());
+  }
+
+  @Test
+  void aConfirmedMessageIsNotKeptUntilItsDeadline(WarrengateClient client) {
+    client.topology().declareQueue("q");
+    try (var publisher = client.publisher(new PublisherOptions().timeout(Duration.ofHours(1)))) {
+      var body = confirmedBody(publisher);
+      var deadline = System.nanoTime() + LIMIT.toNanos();
+      while (body.get() != null && System.nanoTime() < deadline) {
+        System.gc();
+      }
+      assertNull(body.get(), "the publisher keeps a confirmed message");
     }
   }
 
