@@ -2,6 +2,8 @@ package warrengate
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -39,6 +41,17 @@ type Config struct {
 	// Logger defaults to slog.Default(). It never receives a secret.
 	Logger *slog.Logger
 }
+
+// String describes the configuration without its secrets.
+func (c Config) String() string {
+	return fmt.Sprintf("{Endpoint:%s ClientID:%s}", c.Endpoint, c.ClientID)
+}
+
+// GoString is the same as String.
+func (c Config) GoString() string { return "warrengate.Config" + c.String() }
+
+// LogValue logs the configuration without its secrets.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // ConfigFromEnv reads WARRENGATE_ENDPOINT, WARRENGATE_CA (a path), and WARRENGATE_CLIENT_ID and
 // WARRENGATE_CLIENT_SECRET, or WARRENGATE_TOKEN.
@@ -101,6 +114,8 @@ func Connect(ctx context.Context, config Config) (*Client, error) {
 		connection: link, log: c.log, clientID: config.ClientID, secret: config.ClientSecret,
 		source: config.TokenSource, static: config.Token, lifetime: config.TokenLifetime,
 	}
+	// Only the source of tokens needs them, and the fields of a client can be printed.
+	c.config.ClientSecret, c.config.Token = "", ""
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	stubs := pb.NewTopologyClient(authorized{c})
 	c.Topology, c.DeadLetters = &Topology{TopologyClient: stubs}, &DeadLetters{stubs: stubs, client: c}
@@ -161,7 +176,7 @@ type authorized struct{ client *Client }
 
 // Invoke implements grpc.ClientConnInterface.
 func (a authorized) Invoke(ctx context.Context, method string, request, response any, options ...grpc.CallOption) error {
-	c := a.client
+	c, caller := a.client, ctx
 	if _, has := ctx.Deadline(); !has {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.config.CallTimeout)
@@ -180,6 +195,9 @@ func (a authorized) Invoke(ctx context.Context, method string, request, response
 		}
 		if err = channel.Invoke(withToken(ctx, used), method, request, response, options...); err == nil {
 			return nil
+		}
+		if errors.Is(caller.Err(), context.Canceled) {
+			return fromContext(caller)
 		}
 		failure := fromRPC(err, c.connection.endpoint)
 		if failure.Code != codes.Unauthenticated || triedAnotherToken || !c.tokens.renewable() {

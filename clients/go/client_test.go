@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -282,6 +284,48 @@ func TestInvalidConfigurationsAreRefusedWithAnExplanation(t *testing.T) {
 		var failure *warrengate.Error
 		if _, err := warrengate.Connect(ctx, config); !errors.As(err, &failure) || failure.Reason != "CONFIGURATION" {
 			t.Errorf("%+v: got %v", config.Endpoint, err)
+		}
+	}
+}
+
+func TestACancelledCallReturnsTheErrorOfItsContextAndALateOneAnError(t *testing.T) {
+	client, _ := connect(t)
+	reason := errors.New("the user has left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(reason)
+	if _, err := client.WhoAmI(ctx); !errors.Is(err, reason) {
+		t.Errorf("a cancelled call returned %v", err)
+	}
+	late, end := context.WithTimeout(t.Context(), time.Nanosecond)
+	defer end()
+	<-late.Done()
+	if _, err := client.WhoAmI(late); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a late call returned %v", err)
+	}
+}
+
+func TestAFailingTokenSourceIsARetryableErrorWithItsCause(t *testing.T) {
+	cause := errors.New("the identity provider is down")
+	config := warrengatetest.NewTenant(t).Config
+	config.ClientID, config.ClientSecret, config.ConnectTimeout = "", "", time.Second
+	config.TokenSource = func(context.Context) (string, error) { return "", cause }
+	_, err := warrengate.Connect(t.Context(), config)
+	var failure *warrengate.Error
+	if !errors.As(err, &failure) || failure.Reason != "TOKEN_SOURCE_FAILED" || !failure.Retryable || !errors.Is(err, cause) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSecretsAreInNoText(t *testing.T) {
+	tenant := warrengatetest.NewTenant(t)
+	client, config := tenant.Connect(t), tenant.Config
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("starting", "config", config)
+	for _, text := range []string{
+		log.String(), fmt.Sprint(config), fmt.Sprintf("%+v", config), fmt.Sprintf("%#v", &config), fmt.Sprintf("%+v", client), fmt.Sprintf("%#v", client),
+	} {
+		if strings.Contains(text, config.ClientSecret) || text == "" {
+			t.Errorf("a secret is in %q", text)
 		}
 	}
 }

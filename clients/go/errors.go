@@ -34,7 +34,8 @@ const (
 	OutcomeNotSent Outcome = "NOT_SENT"
 )
 
-// Error is the type of every error of this library. Its text never contains a secret.
+// Error is the type of every error of this library, except that of a context which the caller has cancelled: it is
+// returned unchanged. Its text never contains a secret.
 type Error struct {
 	// Reason is stable, in upper snake case: the gateway's, or one of the library such as CONNECTION_LOST.
 	Reason string
@@ -54,7 +55,12 @@ type Error struct {
 	Outcome Outcome
 	// MessageID is the id of the published message; use the same id when the message is sent again.
 	MessageID string
+
+	cause error
 }
+
+// Unwrap returns the application's own error, if it caused this one: that of its [TokenSource].
+func (e *Error) Unwrap() error { return e.cause }
 
 // Error implements error.
 func (e *Error) Error() string {
@@ -64,7 +70,8 @@ func (e *Error) Error() string {
 	return e.Message + " [" + e.Reason + "]"
 }
 
-// Is reports whether target is one of the sentinel errors below and describes this error.
+// Is reports whether target describes this error: one of the sentinel errors below, or context.DeadlineExceeded for an
+// answer that did not come in time.
 func (e *Error) Is(target error) bool {
 	switch target {
 	case ErrUnroutable:
@@ -81,6 +88,8 @@ func (e *Error) Is(target error) bool {
 		return e.Outcome == OutcomeNotSent
 	case ErrClosed:
 		return e.Reason == reasonClosed
+	case context.DeadlineExceeded:
+		return e.Code == codes.DeadlineExceeded
 	}
 	return false
 }

@@ -106,12 +106,13 @@ type Publisher struct {
 	unwritten sequences
 	// notBefore: nothing is written before this time.
 	notBefore time.Time
-	expiry    []uint64
-	timer     *time.Timer
-	session   *session[pb.PublishRequest, pb.PublishResponse]
-	running   bool
-	closed    bool
-	idle      chan struct{}
+	// oldest: every message with a lower sequence has its outcome.
+	oldest  uint64
+	timer   *time.Timer
+	session *session[pb.PublishRequest, pb.PublishResponse]
+	running bool
+	closed  bool
+	idle    chan struct{}
 }
 
 func newPublisher(client *Client, config PublisherConfig) *Publisher {
@@ -126,7 +127,7 @@ func newPublisher(client *Client, config PublisherConfig) *Publisher {
 		messages: semaphore.NewWeighted(int64(config.MaxInFlight)),
 		bytes:    semaphore.NewWeighted(config.MaxInFlightBytes),
 		recovery: recovery{client: client, source: "publisher"},
-		entries:  map[uint64]*entry{}, idle: idle,
+		entries:  map[uint64]*entry{}, oldest: 1, idle: idle,
 	}
 }
 
@@ -216,7 +217,6 @@ func (p *Publisher) accept(publication *pb.Publication, size int64, span trace.S
 		publication: publication, size: size, deadline: time.Now().Add(p.config.Timeout), receipt: receipt, span: span,
 	}
 	heap.Push(&p.unwritten, p.sequence)
-	p.expiry = append(p.expiry, p.sequence)
 	if p.timer == nil {
 		p.timer = time.AfterFunc(p.config.Timeout, p.expire)
 	}
@@ -246,6 +246,9 @@ func (p *Publisher) end(sequence uint64, confirmation Confirmation, err *Error) 
 		return
 	}
 	delete(p.entries, sequence)
+	for p.oldest <= p.sequence && p.entries[p.oldest] == nil {
+		p.oldest++
+	}
 	endSpan(current.span, err)
 	current.receipt.confirmation, current.receipt.err = confirmation, err
 	close(current.receipt.done)
@@ -297,18 +300,14 @@ func (p *Publisher) expire() {
 	defer p.mu.Unlock()
 	p.timer = nil
 	now := time.Now()
-	for len(p.expiry) > 0 {
-		sequence := p.expiry[0]
-		current, present := p.entries[sequence]
-		if present && current.deadline.After(now) {
-			// All messages have the same timeout, so they are in the order of their deadlines.
+	// All messages have the same timeout, so they are in the order of their deadlines.
+	for p.oldest <= p.sequence {
+		current := p.entries[p.oldest]
+		if current.deadline.After(now) {
 			p.timer = time.AfterFunc(current.deadline.Sub(now), p.expire)
 			return
 		}
-		p.expiry = p.expiry[1:]
-		if present {
-			p.end(sequence, Confirmation{}, timeoutOf(current))
-		}
+		p.end(p.oldest, Confirmation{}, timeoutOf(current))
 	}
 }
 

@@ -133,7 +133,10 @@ func (t *tokens) request(ctx context.Context) (*token, error) {
 	if t.source != nil {
 		text, err := t.source(ctx)
 		if err != nil {
-			return nil, err
+			return nil, &Error{
+				Reason: "TOKEN_SOURCE_FAILED", Code: codes.Unavailable, Retryable: true, cause: err,
+				Message: "the source of tokens failed: " + err.Error(),
+			}
 		}
 		return withLifetime(text, began, lifetimeOf(text)), nil
 	}
