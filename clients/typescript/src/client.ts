@@ -8,7 +8,7 @@ import type { EventKind, LifecycleEvent, Logger } from "./events.js";
 import { Auth, IssueTokenRequestSchema, type WhoAmIResponse } from "./generated/warrengate/v1/auth_pb.js";
 import type { Link, Method } from "./link.js";
 import { type Message, type ReceivedMessage, toMessage } from "./message.js";
-import { Publisher, type PublisherOptions, within } from "./publisher.js";
+import { abortable, Publisher, type PublisherOptions, within } from "./publisher.js";
 import { type Admin, admin, type Caller, DeadLetters, Topology } from "./services.js";
 import { asError } from "./stream.js";
 import { type Token, Tokens, type TokenSource } from "./tokens.js";
@@ -171,6 +171,7 @@ export class Client implements Caller {
 
   async #open(queue: string, options: ConsumeOptions, handler: Handler | undefined): Promise<Consumer> {
     this.#ensureOpen();
+    options.signal?.throwIfAborted();
     const consumer = new Consumer(this, queue, options, handler);
     this.#members.add(consumer);
     await consumer.start(this.#callTimeoutMs);
@@ -179,14 +180,22 @@ export class Client implements Caller {
 
   // Request and reply.
 
-  /** Publishes a request and waits for the reply; needs the configure and subscribe grants on `reply.#`. */
-  async request(routingKey: string, message: Message | Uint8Array | string, options: { exchange?: string; timeoutMs?: number } = {}): Promise<ReceivedMessage> {
+  /**
+   * Publishes a request and waits for the reply, for 10 s by default; needs the configure and subscribe grants on
+   * `reply.#`. Aborting the signal stops waiting.
+   */
+  async request(
+    routingKey: string,
+    message: Message | Uint8Array | string,
+    options: { exchange?: string; timeoutMs?: number; signal?: AbortSignal } = {},
+  ): Promise<ReceivedMessage> {
     this.#ensureOpen();
     this.#replies ??= Replies.open(this).catch((error: unknown) => {
       this.#replies = undefined;
       throw error;
     });
-    return (await this.#replies).request(options.exchange ?? "", routingKey, message, options.timeoutMs ?? 10_000);
+    const { exchange = "", timeoutMs = 10_000, signal } = options;
+    return (await this.#replies).request(exchange, routingKey, message, timeoutMs, signal);
   }
 
   /** Replies to each request of a queue with the result of the handler. */
@@ -263,7 +272,13 @@ class Replies {
     return replies;
   }
 
-  async request(exchange: string, routingKey: string, message: Message | Uint8Array | string, timeoutMs: number): Promise<ReceivedMessage> {
+  async request(
+    exchange: string,
+    routingKey: string,
+    message: Message | Uint8Array | string,
+    timeoutMs: number,
+    signal: AbortSignal | undefined,
+  ): Promise<ReceivedMessage> {
     const correlationId = crypto.randomUUID();
     let publisher = this.#publishers.get(exchange);
     if (!publisher) {
@@ -279,7 +294,7 @@ class Replies {
     });
     try {
       const request = { ...toMessage(message), correlationId, replyTo: this.queue, ttlMs: timeoutMs };
-      await within(Promise.all([publisher.publish(request, routingKey), replied]), timeoutMs);
+      await abortable(within(Promise.all([publisher.publish(request, routingKey), replied]), timeoutMs), signal);
     } finally {
       this.#waiting.delete(correlationId);
     }

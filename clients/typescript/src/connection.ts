@@ -175,8 +175,17 @@ function maker(endpoint: string, ca: Buffer | undefined): () => grpc.Client {
     }
     return () => new grpc.Client(target, grpc.credentials.createInsecure(), OPTIONS);
   }
-  const credentials = grpc.credentials.createSsl(ca ?? systemRoots());
-  return () => new grpc.Client(target, credentials, OPTIONS);
+  const roots = ca ?? systemRoots();
+  const address = url.hostname.replace(/[[\]]/g, "");
+  if (address !== "127.0.0.1" && address !== "::1") {
+    const credentials = grpc.credentials.createSsl(roots);
+    return () => new grpc.Client(target, credentials, OPTIONS);
+  }
+  // A server name must not be an address, and Node.js would warn about it. The certificate is that of the address.
+  const checkServerIdentity = (_name: string, certificate: tls.PeerCertificate) => tls.checkServerIdentity(address, certificate);
+  const credentials = grpc.credentials.createSsl(roots, null, null, { checkServerIdentity });
+  const options = { ...OPTIONS, "grpc.ssl_target_name_override": "localhost" };
+  return () => new grpc.Client(target, credentials, options);
 }
 
 function systemRoots(): Buffer | null {

@@ -37,6 +37,8 @@ export interface MessagesOptions {
   exclusive?: boolean;
   /** Consumers of higher priority are served first, -128 to 127. */
   priority?: number;
+  /** Closes the consumer when it is aborted. */
+  signal?: AbortSignal;
 }
 
 /** Options of a subscription with a handler. */
@@ -165,12 +167,19 @@ export class Consumer implements AsyncIterable<Delivery> {
     this.#recovery = new Recovery(client, queue);
     this.#started = new Promise((resolve) => (this.#onStarted = resolve));
     this.#run = this.#serve();
+    const { signal } = options;
+    if (signal) {
+      const close = () => void this.close();
+      signal.addEventListener("abort", close, { once: true });
+      void this.#run.then(() => signal.removeEventListener("abort", close));
+    }
   }
 
   /** @internal Waits until the gateway has accepted the subscription. */
   async start(timeoutMs: number): Promise<void> {
     const inTime = await within(this.#started, timeoutMs);
     if (this.#error) throw this.#error;
+    this.options.signal?.throwIfAborted();
     if (inTime) return;
     await this.close(0);
     const text = `the subscription of ${this.queue} did not start in time`;
@@ -280,8 +289,7 @@ export class Consumer implements AsyncIterable<Delivery> {
         session.void();
         if (this.#isClosing()) break;
         // A plan's limit of streams refuses the first stream. A later one may only have been opened before the gateway
-        // noticed the
-        // // end of its predecessor.
+        // noticed the end of its predecessor.
         if (error && !this.#hasStarted && error.code === "RESOURCE_EXHAUSTED") throw error;
         await Promise.race([this.#recovery.after(session, error), this.#closingSignal]);
       }

@@ -4,7 +4,7 @@ export { type ConsumeOptions, Consumer, type Delivery, type Handler, type Messag
 export * from "./errors.js";
 export type { EventKind, LifecycleEvent, Logger } from "./events.js";
 export { type HeaderValue, type Message, ReceivedMessage } from "./message.js";
-export { type Confirmation, Publisher, type PublisherOptions, type Sent } from "./publisher.js";
+export { type Confirmation, Publisher, type PublisherOptions, type PublishOptions, type Sent } from "./publisher.js";
 export type { Admin, BindingOptions, DeadLetterQuery, DeadLetters, QueueOptions, Redriven, Topology } from "./services.js";
 export { connect, type ConnectOptions, fromEnv } from "./node.js";
 export type { TokenSource } from "./tokens.js";

@@ -87,24 +87,27 @@ export function toMessage(message: Message | Uint8Array | string): Message {
   return typeof message === "string" || message instanceof Uint8Array ? { body: message } : message;
 }
 
-/** Converts to protobuf. */
-export function toWire(message: Message): Wire {
-  // Only what the message has: setting every property takes several times as long.
-  const wire = create(MessageSchema);
-  wire.body = typeof message.body === "string" ? new TextEncoder().encode(message.body) : message.body;
-  if (message.messageId) wire.messageId = message.messageId;
-  if (message.correlationId) wire.correlationId = message.correlationId;
-  if (message.replyTo) wire.replyTo = message.replyTo;
-  if (message.contentType) wire.contentType = message.contentType;
-  if (message.contentEncoding) wire.contentEncoding = message.contentEncoding;
-  if (message.type) wire.type = message.type;
-  if (message.appId) wire.appId = message.appId;
-  if (message.priority) wire.priority = message.priority;
-  if (message.transient) wire.durability = Durability.TRANSIENT;
-  if (message.headers) wire.headers = toEntries(message.headers);
-  if (message.ttlMs !== undefined) wire.ttl = durationFromMs(message.ttlMs);
-  if (message.publishTime) wire.publishTime = timestampFromDate(message.publishTime);
-  return wire;
+const UTF8 = new TextEncoder();
+
+/** Converts to protobuf, with this id, and with more headers if there are any. */
+export function toWire(message: Message, messageId = message.messageId ?? "", headers: Record<string, HeaderValue> | undefined = message.headers): Wire {
+  // Several times as fast as `create`.
+  return {
+    $typeName: "warrengate.v1.Message",
+    body: typeof message.body === "string" ? UTF8.encode(message.body) : message.body,
+    messageId,
+    correlationId: message.correlationId ?? "",
+    replyTo: message.replyTo ?? "",
+    contentType: message.contentType ?? "",
+    contentEncoding: message.contentEncoding ?? "",
+    type: message.type ?? "",
+    publishTime: message.publishTime && timestampFromDate(message.publishTime),
+    ttl: message.ttlMs === undefined ? undefined : durationFromMs(message.ttlMs),
+    priority: message.priority ?? 0,
+    durability: message.transient ? Durability.TRANSIENT : Durability.UNSPECIFIED,
+    headers: headers ? toEntries(headers) : {},
+    appId: message.appId ?? "",
+  };
 }
 
 /** Converts headers to protobuf. */

@@ -115,11 +115,13 @@ export abstract class Session<I extends DescMessage, O extends DescMessage> {
 
   /** There may be something to write; the delay allows more to be collected. */
   wake(afterMs = 0): void {
-    const at = performance.now() + afterMs;
-    if (this.#ended || at >= this.#pumpAt) return;
+    // Nothing is earlier than the next turn, which has the time 0.
+    if (this.#ended || this.#pumpAt === 0) return;
+    const at = afterMs > 0 ? performance.now() + afterMs : 0;
+    if (at >= this.#pumpAt) return;
     clearTimeout(this.#pump);
     this.#pumpAt = at;
-    if (afterMs > 0) this.#pump = setTimeout(() => this.#write(), afterMs);
+    if (at > 0) this.#pump = setTimeout(() => this.#write(), afterMs);
     else soon(() => this.#write());
   }
 

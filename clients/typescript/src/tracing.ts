@@ -1,29 +1,37 @@
 /** Spans of the OpenTelemetry API, if it is installed. */
 import type * as Otel from "@opentelemetry/api";
 import { WarrengateError } from "./errors.js";
-import type { Message, ReceivedMessage } from "./message.js";
+import type { HeaderValue, Message, ReceivedMessage } from "./message.js";
 
 const otel: typeof Otel | undefined = await import("@opentelemetry/api").catch(() => undefined);
 
-/** Starts the span of a message and writes its context into the headers; call the result with the outcome. */
-export function startProducer(exchange: string, routingKey: string, message: Message & { headers: Record<string, unknown> }): ((error?: unknown) => void) | undefined {
+/** The span of a message that is published. */
+export interface ProducerSpan {
+  /** The headers of the message, and the context of the span. */
+  headers: Record<string, HeaderValue>;
+  /** Ends the span with the outcome; absent when it is not recorded. */
+  end: ((error?: unknown) => void) | undefined;
+}
+
+/** Starts the span of a message. */
+export function startProducer(exchange: string, routingKey: string, message: Message, messageId: string): ProducerSpan | undefined {
   if (!otel) return undefined;
   const { context, propagation, SpanKind, SpanStatusCode, trace } = otel;
   const name = exchange || routingKey;
   const span = trace.getTracer("warrengate").startSpan(`publish ${name}`, { kind: SpanKind.PRODUCER });
   const carrier: Record<string, string> = {};
   propagation.inject(trace.setSpan(context.active(), span), carrier);
-  message.headers = { ...carrier, ...message.headers };
-  if (!span.isRecording()) return undefined;
+  const headers = { ...carrier, ...message.headers };
+  if (!span.isRecording()) return { headers, end: undefined };
   span.setAttributes({
     "messaging.system": "warrengate",
     "messaging.operation.type": "send",
     "messaging.operation.name": "publish",
     "messaging.destination.name": name,
-    "messaging.message.id": message.messageId ?? "",
+    "messaging.message.id": messageId,
     "messaging.message.body.size": message.body.length,
   });
-  return (error) => {
+  const end = (error?: unknown) => {
     if (error) {
       const text = error instanceof Error ? error.message : "failed";
       span.setAttribute("error.type", error instanceof WarrengateError ? error.reason : "error");
@@ -31,6 +39,7 @@ export function startProducer(exchange: string, routingKey: string, message: Mes
     }
     span.end();
   };
+  return { headers, end };
 }
 
 /** Runs work in a span whose parent, and link, is the context in the message. */

@@ -20,7 +20,7 @@ export { type ConsumeOptions, Consumer, type Delivery, type Handler, type Messag
 export * from "./errors.js";
 export type { EventKind, LifecycleEvent, Logger } from "./events.js";
 export { type HeaderValue, type Message, ReceivedMessage } from "./message.js";
-export { type Confirmation, Publisher, type PublisherOptions, type Sent } from "./publisher.js";
+export { type Confirmation, Publisher, type PublisherOptions, type PublishOptions, type Sent } from "./publisher.js";
 
 /**
  * The gateway's address and the credentials. A page should use a short-lived token of a client with few grants, issued

@@ -167,3 +167,31 @@ async function waitFor<T>(ask: () => T | undefined | Promise<T | undefined>): Pr
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
+
+void test("an aborted signal ends waiting, and closes a consumer", async (t) => {
+  const client = await (await stack.tenant(t)).connect();
+  await client.topology.declareQueue("q");
+  const reason = new Error("the user has left");
+  const controller = new AbortController();
+  const { signal } = controller;
+  const consumer = await client.messages("q", { signal });
+  const publisher = client.publisher({ maxInFlight: 1 });
+  const first = publisher.publish("first", "q");
+  const waiting = publisher.publish("aborted", "q", { signal });
+  const third = publisher.publish("third", "q");
+  const request = client.request("q", "a question", { timeoutMs: 60_000, signal });
+  const rejected = Promise.all([waiting, request].map((promise) => assert.rejects(promise, reason)));
+  controller.abort(reason);
+  await rejected;
+  await Promise.all([first, third]);
+  await consumer.wait();
+  assert.equal(await consumer.next(), undefined);
+  await assert.rejects(client.messages("q", { signal }), reason);
+  const bodies: string[] = [];
+  for await (const delivery of await client.messages("q")) {
+    delivery.ack();
+    bodies.push(delivery.message.text);
+    if (delivery.message.text === "third") break;
+  }
+  assert.deepEqual(bodies.filter((body) => body !== "a question"), ["first", "third"]);
+});
