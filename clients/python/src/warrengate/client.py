@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import grpc
 
 from ._connection import Backoff, Connection
+from ._options import EnvironmentOptions
 from ._tokens import Tokens, TokenSource
 from .consumer import ConsumeOptions, Consumer, Delivery, Handler, Position
 from .errors import ClosedError, ConfigurationError, WarrengateError, from_rpc
@@ -407,9 +408,10 @@ def environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def from_env(**options: Any) -> AsyncIterator[Client]:
+async def from_env(**options: Unpack[EnvironmentOptions]) -> AsyncIterator[Client]:
     """Connect with `WARRENGATE_ENDPOINT`, `WARRENGATE_CA`, and `WARRENGATE_CLIENT_ID` and `WARRENGATE_CLIENT_SECRET` or
     `WARRENGATE_TOKEN`; options are those of :func:`connect`.
     """  # noqa: D205
-    async with connect(**{**environment(), **options}) as client:
+    combined: Any = {**environment(), **options}
+    async with connect(**combined) as client:
         yield client

@@ -7,23 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, Unpack
 
 from . import client as _async
+from ._options import (
+    ConnectOptions,
+    ConsumeOptions,
+    DeadLetterOptions,
+    EnvironmentOptions,
+    MessagesOptions,
+    PublisherOptions,
+    PublishOptions,
+    RequestOptions,
+)
 from .consumer import Consumer as _Consumer
 from .consumer import Delivery as _Delivery
 from .errors import WarrengateError
 from .message import Message
 from .publisher import Confirmation
 from .publisher import Publisher as _Publisher
+from .services import Admin as _Admin
 from .services import DeadLetters as _DeadLetters
+from .services import Topology as _Topology
 from .v1.auth_pb2 import WhoAmIResponse
 from .v1.topology_pb2 import DeadLetter
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 
 class _Loop:
@@ -42,6 +56,18 @@ class _Loop:
         except BaseException:
             future.cancel()
             raise
+
+    def blocking(self, method: Callable[Arguments, Awaitable[Result]]) -> Callable[Arguments, Result]:
+        """Return a method that waits for the result of another one, with the same arguments."""
+
+        @wraps(method)
+        def wait(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+            async def result() -> Result:
+                return await method(*arguments, **options)
+
+            return self.run(result())
+
+        return wait
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function on the loop, and return at once."""
@@ -109,11 +135,15 @@ class Publisher:
         self._loop = loop
         self._publisher = publisher
 
-    def publish(self, message: Message | bytes | str, routing_key: str = "", **options: bool) -> Confirmation:
+    def publish(
+        self, message: Message | bytes | str, routing_key: str = "", **options: Unpack[PublishOptions]
+    ) -> Confirmation:
         """Publish a message and wait for its outcome."""
         return self._loop.run(self._publisher.publish(message, routing_key, **options))
 
-    def send(self, message: Message | bytes | str, routing_key: str = "", **options: bool) -> Future[Confirmation]:
+    def send(
+        self, message: Message | bytes | str, routing_key: str = "", **options: Unpack[PublishOptions]
+    ) -> Future[Confirmation]:
         """Queue a message and return a future of its outcome; waits only while the publisher is full."""
         outcome: Future[Confirmation] = Future()
 
@@ -187,26 +217,35 @@ class Consumer:
         self.close()
 
 
-class _Calls:
-    """The calls of a service, as blocking methods."""
+class Topology:
+    """Exchanges, queues and bindings; see :class:`warrengate.services.Topology`."""
 
-    def __init__(self, loop: _Loop, service: object) -> None:
-        self._loop = loop
-        self._service = service
+    def __init__(self, loop: _Loop, service: _Topology) -> None:
+        self.declare_queue = loop.blocking(service.declare_queue)
+        self.delete_queue = loop.blocking(service.delete_queue)
+        self.purge_queue = loop.blocking(service.purge_queue)
+        self.queue_status = loop.blocking(service.queue_status)
+        self.list_queues = loop.blocking(service.list_queues)
+        self.declare_exchange = loop.blocking(service.declare_exchange)
+        self.delete_exchange = loop.blocking(service.delete_exchange)
+        self.bind = loop.blocking(service.bind)
+        self.unbind = loop.blocking(service.unbind)
+        self.get_queue = loop.blocking(service.get_queue)
+        self.get_exchange = loop.blocking(service.get_exchange)
+        self.list_exchanges = loop.blocking(service.list_exchanges)
+        self.list_bindings = loop.blocking(service.list_bindings)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._service, name)
-        return lambda *arguments, **options: self._loop.run(method(*arguments, **options))
 
-
-class DeadLetters(_Calls):
+class DeadLetters:
     """Dead letters; see :class:`warrengate.services.DeadLetters`."""
 
     def __init__(self, loop: _Loop, service: _DeadLetters) -> None:
-        super().__init__(loop, service)
+        self._loop = loop
         self._letters = service
+        self.redrive = loop.blocking(service.redrive)
+        self.purge = loop.blocking(service.purge)
 
-    def list(self, queue: str = "", **filters: str) -> list[DeadLetter]:
+    def list(self, queue: str = "", **filters: Unpack[DeadLetterOptions]) -> list[DeadLetter]:
         """Return dead letters, oldest first, without removing them."""
 
         async def collect() -> list[DeadLetter]:
@@ -215,10 +254,39 @@ class DeadLetters(_Calls):
         return self._loop.run(collect())
 
 
+class Admin:
+    """Tenants, clients and plans; see :class:`warrengate.services.Admin`."""
+
+    def __init__(self, loop: _Loop, service: _Admin) -> None:
+        self.create_tenant = loop.blocking(service.create_tenant)
+        self.get_tenant = loop.blocking(service.get_tenant)
+        self.list_tenants = loop.blocking(service.list_tenants)
+        self.update_tenant = loop.blocking(service.update_tenant)
+        self.suspend_tenant = loop.blocking(service.suspend_tenant)
+        self.resume_tenant = loop.blocking(service.resume_tenant)
+        self.delete_tenant = loop.blocking(service.delete_tenant)
+        self.get_tenant_usage = loop.blocking(service.get_tenant_usage)
+        self.list_plans = loop.blocking(service.list_plans)
+        self.get_plan = loop.blocking(service.get_plan)
+        self.create_plan = loop.blocking(service.create_plan)
+        self.update_plan = loop.blocking(service.update_plan)
+        self.delete_plan = loop.blocking(service.delete_plan)
+        self.create_client = loop.blocking(service.create_client)
+        self.list_clients = loop.blocking(service.list_clients)
+        self.update_client = loop.blocking(service.update_client)
+        self.revoke_client = loop.blocking(service.revoke_client)
+        self.rotate_client_secret = loop.blocking(service.rotate_client_secret)
+        self.rotate_broker_credentials = loop.blocking(service.rotate_broker_credentials)
+        self.rotate_signing_key = loop.blocking(service.rotate_signing_key)
+        self.list_audit_events = loop.blocking(service.list_audit_events)
+        self.reconcile_tenant = loop.blocking(service.reconcile_tenant)
+        self.verify_isolation = loop.blocking(service.verify_isolation)
+
+
 class Client:
     """A connection to a gateway, created by :func:`connect` or :func:`from_env`."""
 
-    def __init__(self, endpoint: str, **options: Any) -> None:
+    def __init__(self, endpoint: str, **options: Unpack[ConnectOptions]) -> None:
         self._loop = _Loop()
         try:
             self._client = self._loop.run(_async.open_client(endpoint, **options))
@@ -226,14 +294,14 @@ class Client:
             self._loop.close()
             raise
         self._is_closed = False
-        #: Queues, exchanges and bindings: the methods of :class:`warrengate.services.Topology`.
-        self.topology = _Calls(self._loop, self._client.topology)
+        #: Queues, exchanges and bindings.
+        self.topology = Topology(self._loop, self._client.topology)
         #: Dead letters.
         self.dead_letters = DeadLetters(self._loop, self._client.dead_letters)
-        #: Tenants, clients and plans: the methods of :class:`warrengate.services.Admin`.
-        self.admin = _Calls(self._loop, self._client.admin)
+        #: Tenants, clients and plans.
+        self.admin = Admin(self._loop, self._client.admin)
 
-    def publisher(self, exchange: str = "", **options: Any) -> Publisher:
+    def publisher(self, exchange: str = "", **options: Unpack[PublisherOptions]) -> Publisher:
         """Create a publisher for an exchange; the options are those of :meth:`warrengate.Client.publisher`."""
 
         async def make() -> _Publisher:
@@ -241,7 +309,7 @@ class Client:
 
         return Publisher(self._loop, self._loop.run(make()))
 
-    def consume(self, queue: str, handler: Callable[[Delivery], object], **options: Any) -> Consumer:
+    def consume(self, queue: str, handler: Callable[[Delivery], object], **options: Unpack[ConsumeOptions]) -> Consumer:
         """Call a handler, in a thread, for each message; the options are those of :meth:`warrengate.Client.consume`."""
 
         def handle(delivery: _Delivery) -> None:
@@ -249,11 +317,11 @@ class Client:
 
         return Consumer(self._loop, self._loop.run(self._client.consume(queue, handle, **options)))
 
-    def messages(self, queue: str, **options: Any) -> Consumer:
+    def messages(self, queue: str, **options: Unpack[MessagesOptions]) -> Consumer:
         """Open a consumer to iterate over; the options are those of :meth:`warrengate.Client.messages`."""
         return Consumer(self._loop, self._loop.run(self._client.messages(queue, **options)))
 
-    def request(self, routing_key: str, message: Message | bytes | str, **options: Any) -> Message:
+    def request(self, routing_key: str, message: Message | bytes | str, **options: Unpack[RequestOptions]) -> Message:
         """Publish a request and wait for the reply."""
         return self._loop.run(self._client.request(routing_key, message, **options))
 
@@ -285,11 +353,12 @@ class Client:
         self.close()
 
 
-def connect(endpoint: str, **options: Any) -> Client:
+def connect(endpoint: str, **options: Unpack[ConnectOptions]) -> Client:
     """Connect to a gateway; the options are those of :func:`warrengate.connect`. Use it in a `with` statement."""
     return Client(endpoint, **options)
 
 
-def from_env(**options: Any) -> Client:
+def from_env(**options: Unpack[EnvironmentOptions]) -> Client:
     """Connect with the `WARRENGATE_*` variables; see :func:`warrengate.from_env`."""
-    return Client(**{**_async.environment(), **options})
+    combined: Any = {**_async.environment(), **options}
+    return Client(**combined)
