@@ -95,6 +95,9 @@ fn is_useful(user: &User, section: &str) -> bool {
 fn header(user: &User) -> Markup {
     let sections = if user.is_platform() { PLATFORM } else { TENANT };
     let path = user.path();
+    // A platform administrator finds a tenant's clients, whose ids have a dot, below the tenants.
+    let path =
+        if user.is_platform() && path.starts_with("/clients/") && path.contains('.') { "/tenants" } else { path };
     let is_current = |section: &str| path == section || (section != "/" && path.starts_with(&format!("{section}/")));
     html! {
         header {

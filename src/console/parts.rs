@@ -98,6 +98,7 @@ pub(super) fn chart(label: &str, figure: &str) -> Markup {
             figcaption { (label) ", the last 10 minutes: at most " span data-most=(figure) { "0" } }
             svg.chart viewBox="0 0 120 40" preserveAspectRatio="none" aria-hidden="true" {
                 line x1="0" y1="39.5" x2="120" y2="39.5" {}
+                polygon points="" {}
                 polyline data-chart=(figure) points="" {}
             }
         }
@@ -110,8 +111,10 @@ pub(super) fn traffic(address: &str) -> Markup {
         section data-live=(address) {
             h2 { "All queues of this tenant" }
             dl.figures {
+                div { dt { "Queues" } dd data-figure="queues" { "–" } }
                 div { dt { "Ready" } dd data-figure="ready" { "–" } }
                 div { dt { "Unsettled" } dd data-figure="unsettled" { "–" } }
+                div { dt { "Consumers" } dd data-figure="consumers" { "–" } }
                 div { dt { "In / s" } dd data-figure="in" { "–" } }
                 div { dt { "Out / s" } dd data-figure="out" { "–" } }
                 div { dt { "Oldest message" } dd data-figure="age" { "–" } }

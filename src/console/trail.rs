@@ -59,6 +59,8 @@ async fn page(user: User, query: Query) -> PageResult {
     let filters: Vec<_> = filters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let export = |format: &str| parts::address("/audit/export", &[filters.as_slice(), &[("format", format)]].concat());
     let value = |name: &str| param(&query, name).to_owned();
+    let is_followed = query.contains_key("follow") && !query.contains_key("page");
+    let without: Vec<_> = filters.iter().copied().filter(|(name, _)| *name != "follow").collect();
     let content = html! {
         section {
             form method="get" action="/audit" {
@@ -78,13 +80,20 @@ async fn page(user: User, query: Query) -> PageResult {
                     label { "From (UTC)" input type="datetime-local" name="from" value=(value("from")); }
                     label { "Until (UTC)" input type="datetime-local" name="until" value=(value("until")); }
                 }
+                @if is_followed { input type="hidden" name="follow" value="yes"; }
                 button { "Show" } " "
                 a href=(export("csv")) { "Export CSV" } " · " a href=(export("jsonl")) { "Export JSON lines" }
+                @if query.contains_key("page") {}
+                @else if is_followed { " · " a href=(parts::address("/audit", &without)) { "Stop following" } }
+                @else { " · " a href=(parts::address("/audit", &[without.as_slice(), &[("follow", "yes")]].concat())) { "Follow" } }
             }
         }
         section {
-            (table(&user, &found.events))
-            (parts::next_page("/audit", &query, &found.next_page_token))
+            @if is_followed { p.live role="status" data-follow-status="" { "Following needs the page's script; without it, reload the page." } }
+            div data-follow=[is_followed.then_some("yes")] {
+                (table(&user, &found.events))
+                (parts::next_page("/audit", &query, &found.next_page_token))
+            }
         }
     };
     Ok(layout::page(&user, "Audit trail", content))

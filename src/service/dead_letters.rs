@@ -100,7 +100,8 @@ pub(super) fn redrive(
             Ok(done) => {
                 session.listed().count(usize::try_from(done.redriven).unwrap_or(usize::MAX));
                 let edited = edited.map(|what| format!(", {what}")).unwrap_or_default();
-                audit_context.done(Some(&format!("{} dead letters redriven{edited}", done.redriven)));
+                let noun = if done.redriven == 1 { "dead letter" } else { "dead letters" };
+                audit_context.done(Some(&format!("{} {noun} redriven{edited}", done.redriven)));
                 tracing::info!(
                     tenant = %scope.tenant(), client = %scope.caller().client(),
                     redriven = done.redriven, failed = done.failed, "dead letters redriven"

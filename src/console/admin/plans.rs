@@ -17,6 +17,8 @@ use crate::{
 };
 
 const PAGE: i32 = 20;
+/// How many tenants are read to find those of a plan.
+const MAX_READ: i32 = 1_000;
 
 /// A limit of a plan as a row of a table and as a field of a form.
 struct Limit {
@@ -161,6 +163,7 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
     platform_only(&user)?;
     let plan = user.calls().admin().get_plan(pb::GetPlanRequest { name: name.clone() }).await?.into_inner();
     let plan = plan.plan.unwrap_or_default();
+    let (tenants, is_complete) = tenants_of(&user, &name).await?;
     let path = format!("/plans/{}", parts::segment(&name));
     let content = html! {
         (parts::notice(&query))
@@ -173,11 +176,25 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
             }
         }
         section {
+            h2 { "Tenants that have it" }
+            @if tenants.is_empty() { p.quiet { "None." } }
+            p { @for tenant in &tenants { a href={ "/tenants/" (parts::segment(tenant)) } { (tenant) } " " } }
+            @if !is_complete { p.quiet { "There may be more: the first " (parts::count(MAX_READ as u64)) " tenants were read." } }
+        }
+        section {
             @let question = html! { p { "A plan can be deleted when no tenant uses it." } };
             (parts::confirmed_form(&user, &format!("{path}/delete"), "Delete", question, None, &[]))
         }
     };
     Ok(layout::page(&user, &format!("Plan {name}"), content))
+}
+
+/// The tenants that have a plan, and whether these are all.
+async fn tenants_of(user: &User, plan: &str) -> Result<(Vec<String>, bool), PageError> {
+    let request = pb::ListTenantsRequest { page_size: MAX_READ, page_token: String::new() };
+    let listed = user.calls().admin().list_tenants(request).await?.into_inner();
+    let of_plan = listed.tenants.into_iter().filter(|tenant| tenant.plan == plan).map(|tenant| tenant.id);
+    Ok((of_plan.collect(), listed.next_page_token.is_empty()))
 }
 
 pub(super) async fn change(Path(name): Path<String>, form: Form) -> Result<Redirect, PageError> {

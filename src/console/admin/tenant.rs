@@ -83,17 +83,15 @@ pub(in crate::console) fn meters(usage: &Result<pb::GetTenantUsageResponse, Page
         Err(error) => return error.note(),
     };
     html! {
-        table.facts {
+        div.scroll { table.facts.meters {
             @for meter in &usage.meters {
                 tr {
                     th { (meter.limit) }
-                    td {
-                        (parts::meter(&meter.limit, &meter.limit, meter.used, meter.allowed))
-                        @if meter.of_this_gateway { " " span.quiet { "on this gateway" } }
-                    }
+                    td { (parts::meter(&meter.limit, &meter.limit, meter.used, meter.allowed)) @if meter.of_this_gateway { span.quiet { " *" } } }
                 }
             }
-        }
+        } }
+        @if usage.meters.iter().any(|meter| meter.of_this_gateway) { p.quiet { "* on this gateway; each gateway allows as much." } }
     }
 }
 

@@ -1,14 +1,18 @@
-// Times in the reader's zone, boxes that check all others, and live figures. Everything else works without this script.
+// Times in the reader's zone, boxes that check all others, live figures, and lists that follow. Everything else works
+// without this script.
 "use strict";
 
 const zone = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-for (const element of document.querySelectorAll("time[datetime]")) {
-  const time = new Date(element.dateTime);
-  if (!Number.isNaN(time.getTime())) {
-    element.title = element.textContent;
-    element.textContent = zone.format(time);
+const localise = (part) => {
+  for (const element of part.querySelectorAll("time[datetime]")) {
+    const time = new Date(element.dateTime);
+    if (!Number.isNaN(time.getTime())) {
+      element.title = element.textContent;
+      element.textContent = zone.format(time);
+    }
   }
-}
+};
+localise(document);
 
 for (const box of document.querySelectorAll("input[data-check]")) {
   const boxes = box.form.querySelectorAll(`input[type=checkbox][name="${box.dataset.check}"]`);
@@ -37,16 +41,24 @@ if (live) {
   const draw = (line, values) => {
     const top = Math.max(1, ...values);
     const first = most - values.length;
-    line.setAttribute("points", values.map((value, at) => `${first + at},${(39 - (value / top) * 37).toFixed(1)}`).join(" "));
+    const points = values.map((value, at) => `${first + at},${(39 - (value / top) * 37).toFixed(1)}`).join(" ");
+    line.setAttribute("points", points);
+    line.previousElementSibling.setAttribute("points", `${first},39 ${points} ${most - 1},39`);
     line.closest("figure").hidden = false;
+  };
+  const fill = (part, values) => {
+    if (!values) return;
+    for (const element of part.querySelectorAll("[data-figure]")) {
+      element.textContent = shown(element.dataset.figure, values[element.dataset.figure]);
+    }
   };
   const show = (figures) => {
     const values = own ? figures.queues.find((queue) => queue.name === own) : figures.totals;
     status.textContent = figures.failure ? `Not up to date: ${figures.failure}` : "Live, every 5 s";
+    const rows = new Map(figures.queues.map((queue) => [queue.name, queue]));
+    for (const row of document.querySelectorAll("tr[data-row]")) fill(row, rows.get(row.dataset.row));
     if (!values) return;
-    for (const element of live.querySelectorAll("[data-figure]")) {
-      element.textContent = shown(element.dataset.figure, values[element.dataset.figure]);
-    }
+    fill(live, values);
     for (const line of live.querySelectorAll("[data-chart]")) {
       const name = line.dataset.chart;
       const list = kept.get(name) || [];
@@ -63,4 +75,26 @@ if (live) {
       ? "Live figures have stopped: reload the page. Too many pages may be open, or the session has ended."
       : "The connection was lost; trying again.";
   });
+}
+
+// A list that follows: this part of the page is loaded again, while the page can be seen.
+const followed = document.querySelector("[data-follow]");
+if (followed) {
+  const state = document.querySelector("[data-follow-status]");
+  const load = async () => {
+    if (document.hidden) return;
+    try {
+      const response = await fetch(location.href);
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const part = page.querySelector("[data-follow]");
+      if (!part) throw new Error(response.redirected ? "the session has ended" : `status ${response.status}`);
+      localise(part);
+      followed.replaceChildren(...part.childNodes);
+      state.textContent = "Following, every 5 s";
+    } catch (error) {
+      state.textContent = `Not up to date: ${error.message}`;
+    }
+  };
+  state.textContent = "Following, every 5 s";
+  setInterval(load, 5000);
 }

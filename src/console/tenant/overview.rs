@@ -27,7 +27,7 @@ pub(in crate::console) async fn overview(user: User) -> PageResult {
     let mut largest: Vec<_> = listed.queues.iter().collect();
     largest.sort_by_key(|entry| std::cmp::Reverse(figures(entry).messages_ready));
     let content = html! {
-        section {
+        @if !user.observes() { section {
             h2 { "Queues that this client may see" }
             dl.figures {
                 div { dt { "Queues" } dd { a href="/queues" { (count(listed.queues.len() as u64)) @if is_cut { " or more" } } } }
@@ -35,7 +35,7 @@ pub(in crate::console) async fn overview(user: User) -> PageResult {
                 div { dt { "Unsettled" } dd { (count(unsettled)) } }
                 div { dt { "Consumers" } dd { (count(consumers)) } }
             }
-        }
+        } }
         @if user.observes() { (parts::traffic("/live")) }
         section {
             h2 { "Most messages" }

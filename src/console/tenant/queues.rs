@@ -30,7 +30,7 @@ pub(super) async fn list(user: User, query: Query) -> PageResult {
                     thead { (head()) }
                     tbody { @for entry in &listed.queues { (row(entry)) } }
                 } }
-                p.quiet { "Figures are at most a few seconds old." }
+                p.quiet data-live=[user.observes().then_some("/live")] { span data-status="" role="status" { "Figures are at most a few seconds old." } }
                 (parts::next_page("/queues", &query, &listed.next_page_token))
             }
         }
@@ -53,21 +53,21 @@ pub(super) fn head() -> Markup {
 pub(super) fn row(entry: &pb::QueueEntry) -> Markup {
     let (queue, status) = (entry.queue.clone().unwrap_or_default(), entry.status.unwrap_or_default());
     html! {
-        tr {
+        tr data-row=(queue.name) {
             td { a href={ "/queues/" (parts::segment(&queue.name)) } { (queue.name) } }
             td { (kind(queue.r#type())) }
-            td.number { (count(status.messages_ready)) }
-            td.number { (count(status.messages_unacknowledged)) }
-            td.number { (count(status.consumers.into())) }
-            td.number { (rate(status.publish_rate)) }
-            td.number { (rate(status.deliver_rate)) }
+            td.number data-figure="ready" { (count(status.messages_ready)) }
+            td.number data-figure="unsettled" { (count(status.messages_unacknowledged)) }
+            td.number data-figure="consumers" { (count(status.consumers.into())) }
+            td.number data-figure="in" { (rate(status.publish_rate)) }
+            td.number data-figure="out" { (rate(status.deliver_rate)) }
         }
     }
 }
 
 /// Messages per second.
 pub(super) fn rate(value: f64) -> String {
-    format!("{value:.1}")
+    if value < 0.05 { "0".to_owned() } else { format!("{value:.1}") }
 }
 
 pub(super) fn kind(kind: QueueType) -> &'static str {

@@ -9,7 +9,7 @@ use self::arrange::{Edge, HEIGHT, Node, Picture, WIDTH};
 use crate::{
     console::{
         layout,
-        parts::{self, PageResult},
+        parts::{self, PageResult, Query, param},
         user::User,
     },
     pb,
@@ -19,7 +19,7 @@ use crate::{
 const MAX_READ: i32 = 1_000;
 const MAX_SHOWN: usize = 150;
 
-pub(super) async fn page(user: User) -> PageResult {
+pub(super) async fn page(user: User, query: Query) -> PageResult {
     super::tenant_only(&user)?;
     let mut topology = user.calls().topology();
     let queues = pb::ListQueuesRequest { page_size: MAX_READ, page_token: String::new() };
@@ -44,17 +44,30 @@ pub(super) async fn page(user: User) -> PageResult {
         } @else {
             @if is_cut { p.notice { "The topology is larger than the picture: it shows a part. The lists of queues and exchanges have all." } }
             p.quiet { "From left to right: exchanges, and the queues that they route to. Each queue can also be reached by the default exchange, which is not drawn." }
-            (drawing(&picture))
+            (drawing(&picture, zoom(&query)))
         }
     };
     Ok(layout::page(&user, "Topology", content))
 }
 
-fn drawing(picture: &Picture) -> Markup {
+/// The sizes of the picture, in percent.
+const ZOOM: [i32; 5] = [50, 75, 100, 150, 200];
+
+/// The size that the address selects.
+fn zoom(query: &Query) -> i32 {
+    param(query, "zoom").parse().ok().filter(|zoom| ZOOM.contains(zoom)).unwrap_or(100)
+}
+
+fn drawing(picture: &Picture, zoom: i32) -> Markup {
     let (width, height) = (picture.width, picture.height);
     html! {
+        nav.pages aria-label="Size of the picture" {
+            @for size in ZOOM {
+                a.button href=(parts::address("/topology", &[("zoom", &size.to_string())])) aria-current=[(size == zoom).then_some("true")] { (size) " %" }
+            }
+        }
         div.topology tabindex="0" role="region" aria-label="Picture of the topology" {
-            svg xmlns="http://www.w3.org/2000/svg" width=(width) height=(height) viewBox={ "0 0 " (width) " " (height) } {
+            svg xmlns="http://www.w3.org/2000/svg" width=(width * zoom / 100) height=(height * zoom / 100) viewBox={ "0 0 " (width) " " (height) } {
                 defs {
                     marker id="end" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto" {
                         path d="M0 0 L8 4 L0 8 z" {}
@@ -68,13 +81,25 @@ fn drawing(picture: &Picture) -> Markup {
 }
 
 fn arrow(edge: &Edge) -> Markup {
-    let Edge { from: (x1, y1), to: (x2, y2), label, title, label_offset } = edge;
-    let bend = (x2 - x1).abs().max(60) / 2;
-    let curve = format!("M{x1} {y1} C{} {y1} {} {y2} {x2} {y2}", x1 + bend, x2 - bend);
-    html! {
-        path d=(curve) marker-end="url(#end)" { title { (title) } }
-        text.key x=(x2 - 14) y=(y2 + label_offset) text-anchor="end" { (label) title { (title) } }
+    let Edge { from, lanes, to, label, title, label_offset } = edge;
+    let mut line = format!("M{} {}", from.0, from.1);
+    let mut at = *from;
+    for (left, right) in lanes {
+        line += &curve(at, *left);
+        line += &format!(" H{}", right.0);
+        at = *right;
     }
+    line += &curve(at, *to);
+    html! {
+        path d=(line) marker-end="url(#end)" { title { (title) } }
+        text.key x=(to.0 - 14) y=(to.1 + label_offset) text-anchor="end" { (label) title { (title) } }
+    }
+}
+
+/// A curve that begins and ends horizontally.
+fn curve((x1, y1): (i32, i32), (x2, y2): (i32, i32)) -> String {
+    let bend = (x2 - x1).abs().max(60) / 2;
+    format!(" C{} {y1} {} {y2} {x2} {y2}", x1 + bend, x2 - bend)
 }
 
 fn box_of(node: &Node) -> Markup {

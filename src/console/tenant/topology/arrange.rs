@@ -1,5 +1,6 @@
 //! The layout of the picture: exchanges are in columns, by the number of exchanges that lead to them; queues are in the
-//! last column. The order in each column keeps arrows short.
+//! last column. The order in each column keeps arrows short. An arrow over several columns has a place in each of them,
+//! so that it passes between boxes and not behind them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,6 +11,8 @@ pub(super) const WIDTH: i32 = 190;
 pub(super) const HEIGHT: i32 = 30;
 const GAP: i32 = 14;
 const COLUMN: i32 = 200;
+/// The height of an arrow that passes a column.
+const LANE: i32 = 12;
 const MARGIN: i32 = 16;
 /// The maximum number of characters shown of a name or a key.
 const MAX_NAME: usize = 25;
@@ -34,6 +37,8 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub(super) struct Edge {
     pub(super) from: (i32, i32),
+    /// Where it passes columns: the left and the right end of each passage.
+    pub(super) lanes: Vec<((i32, i32), (i32, i32))>,
     pub(super) to: (i32, i32),
     pub(super) label: String,
     pub(super) title: String,
@@ -54,6 +59,26 @@ pub(super) struct Picture {
 /// An exchange or a queue, which may have the same name.
 type Key = (bool, String);
 
+/// The routing keys of all bindings between each pair.
+type Links = BTreeMap<(Key, Key), Vec<String>>;
+
+/// What has a place in a column.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Slot {
+    Box(Key),
+    /// The arrow with this index passes this column.
+    Lane(usize, usize),
+}
+
+impl Slot {
+    fn height(&self) -> i32 {
+        match self {
+            Self::Box(_) => HEIGHT,
+            Self::Lane(..) => LANE,
+        }
+    }
+}
+
 impl Picture {
     pub(super) fn arrange(exchanges: &[String], queues: &[String], bindings: &[pb::Binding], max: usize) -> Self {
         let links = links(bindings);
@@ -69,28 +94,39 @@ impl Picture {
         let shown_queues: Vec<_> = queues.iter().take(max - shown_exchanges.len()).cloned().collect();
         let hidden = all - shown_exchanges.len() - shown_queues.len();
         let mut columns = columns(&shown_exchanges, &links);
-        columns.push(shown_queues.into_iter().map(|name| (true, name)).collect());
-        columns.retain(|column: &Vec<Key>| !column.is_empty());
-        shorten(&mut columns, &links);
+        columns.push(shown_queues.into_iter().map(|name| Slot::Box((true, name))).collect());
+        columns.retain(|column| !column.is_empty());
+        let chains = add_lanes(&mut columns, &links);
+        shorten(&mut columns, &chains);
         let (nodes, places) = place(&columns);
-        let height = columns.iter().map(Vec::len).max().unwrap_or(0) as i32 * (HEIGHT + GAP) + 2 * MARGIN;
-        let width = columns.len().max(1) as i32 * (WIDTH + COLUMN) - COLUMN + 2 * MARGIN;
         let mut arrived: HashMap<&Key, i32> = HashMap::new();
-        let edges = links.iter().filter_map(|((from, to), keys)| {
-            let ((x1, y1), (x2, y2)) = (*places.get(from)?, *places.get(to)?);
+        let edges = links.iter().zip(&chains).filter_map(|(((_, to), keys), chain)| {
+            let ((x1, y1), (x2, y2)) = (places.get(chain.first()?)?, places.get(chain.last()?)?);
+            let lanes = chain[1..chain.len() - 1].iter().filter_map(|slot| places.get(slot));
             let before = arrived.entry(to).or_default();
             let label_offset = LABEL_OFFSETS[*before as usize % LABEL_OFFSETS.len()];
             *before += 1;
-            let (label, title) = (label(keys), keys.join(", "));
-            Some(Edge { from: (x1 + WIDTH, y1 + HEIGHT / 2), to: (x2, y2 + HEIGHT / 2), label, title, label_offset })
+            Some(Edge {
+                from: (x1 + WIDTH, y1 + HEIGHT / 2),
+                lanes: lanes.map(|(x, y)| ((*x, y + LANE / 2), (x + WIDTH, y + LANE / 2))).collect(),
+                to: (*x2, y2 + HEIGHT / 2),
+                label: label(keys),
+                title: keys.join(", "),
+                label_offset,
+            })
         });
-        Self { edges: edges.collect(), nodes, width, height, hidden }
+        Self {
+            edges: edges.collect(),
+            nodes,
+            width: columns.len().max(1) as i32 * (WIDTH + COLUMN) - COLUMN + 2 * MARGIN,
+            height: columns.iter().map(|column| length(column)).max().unwrap_or(0) + 2 * MARGIN,
+            hidden,
+        }
     }
 }
 
-/// The routing keys of all bindings between each pair.
-fn links(bindings: &[pb::Binding]) -> BTreeMap<(Key, Key), Vec<String>> {
-    let mut links: BTreeMap<_, Vec<String>> = BTreeMap::new();
+fn links(bindings: &[pb::Binding]) -> Links {
+    let mut links = Links::new();
     for binding in bindings {
         let is_queue = binding.destination_type() != DestinationType::Exchange;
         let ends = ((false, binding.source.clone()), (is_queue, binding.destination.clone()));
@@ -105,7 +141,7 @@ fn links(bindings: &[pb::Binding]) -> BTreeMap<(Key, Key), Vec<String>> {
 }
 
 /// Exchanges by the length of the longest chain of exchanges that leads to them.
-fn columns(exchanges: &[String], links: &BTreeMap<(Key, Key), Vec<String>>) -> Vec<Vec<Key>> {
+fn columns(exchanges: &[String], links: &Links) -> Vec<Vec<Slot>> {
     let mut depth: HashMap<&str, usize> = exchanges.iter().map(|name| (name.as_str(), 0)).collect();
     for _ in 1..MAX_COLUMNS {
         for ((_, from), (is_queue, to)) in links.keys() {
@@ -117,54 +153,81 @@ fn columns(exchanges: &[String], links: &BTreeMap<(Key, Key), Vec<String>>) -> V
     }
     let mut columns = vec![Vec::new(); MAX_COLUMNS];
     for name in exchanges {
-        columns[depth[name.as_str()]].push((false, name.clone()));
+        columns[depth[name.as_str()]].push(Slot::Box((false, name.clone())));
     }
     columns
 }
 
-/// Orders each column by the average position of the linked boxes in other columns.
-fn shorten(columns: &mut [Vec<Key>], links: &BTreeMap<(Key, Key), Vec<String>>) {
-    let mut linked: HashMap<Key, Vec<Key>> = HashMap::new();
-    for (from, to) in links.keys() {
-        linked.entry(from.clone()).or_default().push(to.clone());
-        linked.entry(to.clone()).or_default().push(from.clone());
+/// Adds a lane to each column that an arrow passes. Returns the places of each arrow from its first box to its last, or
+/// none if one of the boxes is not shown.
+fn add_lanes(columns: &mut [Vec<Slot>], links: &Links) -> Vec<Vec<Slot>> {
+    let numbered = columns.iter().enumerate();
+    let column_of: HashMap<Slot, usize> =
+        numbered.flat_map(|(at, column)| column.iter().map(move |slot| (slot.clone(), at))).collect();
+    let chain = |(index, (from, to)): (usize, &(Key, Key))| {
+        let (from, to) = (Slot::Box(from.clone()), Slot::Box(to.clone()));
+        let (Some(first), Some(last)) = (column_of.get(&from), column_of.get(&to)) else { return Vec::new() };
+        let mut chain = vec![from];
+        for (at, column) in columns.iter_mut().enumerate().take(*last).skip(first + 1) {
+            column.push(Slot::Lane(index, at));
+            chain.push(Slot::Lane(index, at));
+        }
+        chain.push(to);
+        chain
+    };
+    links.keys().enumerate().map(chain).collect()
+}
+
+/// Orders each column by the average position of the linked places in other columns.
+fn shorten(columns: &mut [Vec<Slot>], chains: &[Vec<Slot>]) {
+    let mut linked: HashMap<&Slot, Vec<&Slot>> = HashMap::new();
+    for pair in chains.iter().flat_map(|chain| chain.windows(2)) {
+        linked.entry(&pair[0]).or_default().push(&pair[1]);
+        linked.entry(&pair[1]).or_default().push(&pair[0]);
     }
     for _ in 0..ROUNDS {
         for at in 0..columns.len() {
-            let mut places: HashMap<&Key, f64> = HashMap::new();
+            let mut places: HashMap<&Slot, f64> = HashMap::new();
             for (_, column) in columns.iter().enumerate().filter(|(other, _)| *other != at) {
                 let length = column.len().max(1) as f64;
-                places.extend(column.iter().enumerate().map(|(place, key)| (key, (place as f64 + 0.5) / length)));
+                places.extend(column.iter().enumerate().map(|(place, slot)| (slot, (place as f64 + 0.5) / length)));
             }
             let length = columns[at].len().max(1) as f64;
             let mut ordered: Vec<_> = columns[at]
                 .iter()
                 .enumerate()
-                .map(|(own, key)| {
-                    let others = linked.get(key).into_iter().flatten().filter_map(|other| places.get(other));
+                .map(|(own, slot)| {
+                    let others = linked.get(slot).into_iter().flatten().filter_map(|other| places.get(other));
                     let (sum, number) = others.fold((0.0, 0), |(sum, number), place| (sum + place, number + 1));
                     let middle = if number == 0 { (own as f64 + 0.5) / length } else { sum / f64::from(number) };
-                    (middle, key.clone())
+                    (middle, slot.clone())
                 })
                 .collect();
             ordered.sort_by(|(one, first), (other, second)| one.total_cmp(other).then_with(|| first.cmp(second)));
-            columns[at] = ordered.into_iter().map(|(_, key)| key).collect();
+            columns[at] = ordered.into_iter().map(|(_, slot)| slot).collect();
         }
     }
 }
 
-fn place(columns: &[Vec<Key>]) -> (Vec<Node>, HashMap<Key, (i32, i32)>) {
-    let tallest = columns.iter().map(Vec::len).max().unwrap_or(0) as i32;
+/// The height of a column.
+fn length(column: &[Slot]) -> i32 {
+    column.iter().map(|slot| slot.height() + GAP).sum()
+}
+
+fn place(columns: &[Vec<Slot>]) -> (Vec<Node>, HashMap<&Slot, (i32, i32)>) {
+    let longest = columns.iter().map(|column| length(column)).max().unwrap_or(0);
     let (mut nodes, mut places) = (Vec::new(), HashMap::new());
     for (at, column) in columns.iter().enumerate() {
+        let x = MARGIN + at as i32 * (WIDTH + COLUMN);
         // Short columns are centred.
-        let top = MARGIN + (tallest - column.len() as i32) * (HEIGHT + GAP) / 2;
-        for (row, key) in column.iter().enumerate() {
-            let x = MARGIN + at as i32 * (WIDTH + COLUMN);
-            let y = top + row as i32 * (HEIGHT + GAP);
-            places.insert(key.clone(), (x, y));
-            let (is_queue, name) = key.clone();
-            nodes.push(Node { label: cut(&name, MAX_NAME), name, is_queue, x, y });
+        let mut y = MARGIN + (longest - length(column)) / 2;
+        for slot in column {
+            places.insert(slot, (x, y));
+            if let Slot::Box((is_queue, name)) = slot {
+                let (name, is_queue) = (name.clone(), *is_queue);
+                nodes.push(Node { label: cut(&name, MAX_NAME), name, is_queue, x, y });
+            }
+            y += slot.height() + GAP;
         }
     }
     (nodes, places)
@@ -221,6 +284,26 @@ mod tests {
         places.sort_unstable();
         places.dedup();
         assert_eq!(places.len(), picture.nodes.len(), "no two boxes are in one place");
+    }
+
+    #[test]
+    fn an_arrow_over_several_columns_passes_between_their_boxes() {
+        let bindings = [
+            binding("events", "archive", DestinationType::Exchange, "#"),
+            binding("archive", "audit", DestinationType::Queue, ""),
+            binding("events", "orders", DestinationType::Queue, "order.*"),
+            binding("events", "invoices", DestinationType::Queue, "order.paid"),
+        ];
+        let picture =
+            Picture::arrange(&names(&["archive", "events"]), &names(&["audit", "invoices", "orders"]), &bindings, 100);
+        let long: Vec<_> = picture.edges.iter().filter(|edge| !edge.lanes.is_empty()).collect();
+        assert_eq!(long.len(), 2, "{picture:?}");
+        for ((x, y), _) in long.iter().flat_map(|edge| &edge.lanes) {
+            let column: Vec<_> = picture.nodes.iter().filter(|node| node.x == *x).collect();
+            assert_eq!(column.len(), 1, "{picture:?}");
+            assert!(column.iter().all(|node| *y < node.y || *y > node.y + HEIGHT), "{picture:?}");
+        }
+        assert_ne!(long[0].lanes[0].0.1, long[1].lanes[0].0.1, "each has its own lane");
     }
 
     #[test]
