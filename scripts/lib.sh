@@ -49,6 +49,17 @@ has_go() { has go && [ -n "$(go env GOTOOLCHAIN)" ]; }
 
 has_node() { has node && has npm; }
 
+# Where a cask of Homebrew installs it.
+mac_chromium=/Applications/Chromium.app/Contents/MacOS/Chromium
+
+has_chromium() {
+  local found
+  for found in "${CHROMIUM:-}" chromium chromium-browser google-chrome google-chrome-stable "$mac_chromium"; do
+    [ -n "$found" ] && has "$found" && return 0
+  done
+  return 1
+}
+
 has_shellcheck() { has shellcheck; }
 
 # Cargo is not installed automatically, because there are several ways to do it.
@@ -103,6 +114,7 @@ need() {
       "java:        JDK 17 or later, and Maven (only for the Java client library)" \
       "go:          Go 1.21 or later: https://go.dev/dl (only for the Go client library)" \
       "node:        Node.js 20 or later: https://nodejs.org (only for the TypeScript client library)" \
+      "chromium:    Chromium or Google Chrome (only for ./scripts/console)" \
       "shellcheck:  https://www.shellcheck.net (only for ./scripts/lint)" \
       "authorities: your system's ca-certificates"
   fi
@@ -120,6 +132,8 @@ need_by_apt() {
       java) packages+=(default-jdk-headless maven) ;;
       go) packages+=(golang-go) ;;
       node) packages+=(nodejs npm) ;;
+      # Small images have no font.
+      chromium) packages+=(chromium fonts-dejavu-core) ;;
       shellcheck) packages+=(shellcheck) ;;
     esac
   done
@@ -143,7 +157,7 @@ need_by_apt() {
 }
 
 need_by_brew() {
-  local packages=() what
+  local packages=() casks=() what
   for what in "$@"; do
     case $what in
       compiler) fail "no C compiler." "Install Apple's: xcode-select --install" ;;
@@ -153,11 +167,13 @@ need_by_brew() {
       java) packages+=(openjdk maven) ;;
       go) packages+=(go) ;;
       node) packages+=(node) ;;
+      chromium) casks+=(chromium) ;;
       shellcheck) packages+=(shellcheck) ;;
     esac
   done
   [ ${#packages[@]} -eq 0 ] || say "installing ${packages[*]} with brew"
   [ ${#packages[@]} -eq 0 ] || brew install "${packages[@]}" >&2
+  [ ${#casks[@]} -eq 0 ] || brew install --cask "${casks[@]}" >&2
 }
 
 # rustfmt and clippy, which a minimal toolchain does not have.

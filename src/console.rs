@@ -29,15 +29,24 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{error::PageError, page_memory::PageMemory, session::Sessions, user::User};
+use self::{
+    error::PageError,
+    page_memory::PageMemory,
+    session::{Session, Sessions},
+    user::User,
+};
 use crate::{
     audit::Audit,
     auth::CodeFlow,
     config::{Config, SIGN_IN_RETURN},
+    store::Store,
     transport::{Api, LocalChannel, Peer},
 };
 
 pub use self::session::Error;
+
+/// How long a page waits for the store to answer whether its session was signed out.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The console of a gateway. Cloning is cheap.
 #[derive(Clone)]
@@ -45,6 +54,8 @@ pub struct Console(Arc<Inner>);
 
 struct Inner {
     api: Api,
+    /// Has the sessions that were signed out.
+    store: Store,
     sessions: Sessions,
     memory: PageMemory,
     /// The origin of its pages, if it is not the one that requests name.
@@ -68,6 +79,7 @@ impl Console {
     /// When the key of sessions is invalid.
     pub fn new(
         api: Api,
+        store: Store,
         audit: Audit,
         config: &Config,
         address: SocketAddr,
@@ -80,6 +92,7 @@ impl Console {
         Ok(Self(Arc::new(Inner {
             memory: PageMemory::new(api.memory().gateway()),
             api,
+            store,
             audit,
             code_flow: console.sign_in.as_ref().and_then(|sign_in| CodeFlow::new(sign_in, &config.auth.issuers)),
             sessions: Sessions::new(console.session_key.as_ref(), is_https, address.port())?,
@@ -119,6 +132,37 @@ impl Console {
     /// Waits until the gateway stops.
     async fn stopped(self) {
         self.0.stop.cancelled().await;
+    }
+
+    /// Whether a session was signed out on any gateway. While the store does not answer, what this gateway knows
+    /// applies, as it does for grants.
+    async fn is_signed_out(&self, session: &Session) -> bool {
+        if self.sessions().is_signed_out(session) {
+            return true;
+        }
+        if self.sessions().was_checked(session) {
+            return false;
+        }
+        let asked = self.0.store.is_session_ended(&session.client_id, session.id(), session.began());
+        match tokio::time::timeout(STORE_TIMEOUT, asked).await {
+            Ok(Ok(true)) => {
+                self.sessions().sign_out(session);
+                true
+            }
+            Ok(Ok(false)) => {
+                self.sessions().set_checked(session);
+                false
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    /// Ends a session on all gateways. Returns whether the store has recorded it; on this gateway it has ended in any
+    /// case.
+    async fn sign_out(&self, session: &Session) -> bool {
+        self.sessions().sign_out(session);
+        let recorded = self.0.store.end_session(&session.client_id, session.id(), session::MAX_AGE);
+        matches!(tokio::time::timeout(STORE_TIMEOUT, recorded).await, Ok(Ok(())))
     }
 
     fn memory(&self) -> &PageMemory {

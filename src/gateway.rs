@@ -169,7 +169,8 @@ impl Gateway {
         closing.spawn("operations listener", serve(router, ops_listener, ops_limits));
         let console_address = console_listener.as_ref().map(|(_, address)| *address);
         if let Some((listener, address)) = console_listener {
-            let router = Console::new(api, parts.audit.clone(), &config, address, serving.stop())?.router();
+            let router =
+                Console::new(api, parts.store.clone(), parts.audit.clone(), &config, address, serving.stop())?.router();
             let (tls, process) = (console_identity.as_ref().map(ServerIdentity::server_config), Arc::clone(process));
             let served = transport::serve_http(router, listener, tls, console_limits, process, serving.stop());
             serving.spawn("console listener", served);

@@ -15,6 +15,7 @@ mod open;
 mod plans;
 mod requests;
 mod seal;
+mod sessions;
 mod tenants;
 
 pub use audit::{AuditFilter, AuditRow, BegunOperation, NewAudit, REFUSED, UNFINISHED};

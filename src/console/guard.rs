@@ -101,7 +101,7 @@ enum Found {
     User(User),
     /// The request carries no valid session.
     Nobody,
-    /// Its client was revoked, its secret was rotated, or its tenant was suspended.
+    /// It was signed out, its client was revoked, its secret was rotated, or its tenant was suspended.
     Ended,
     /// The services do not answer.
     Unknown(PageError),
@@ -126,6 +126,9 @@ impl Console {
 
     async fn find(&self, headers: HeaderMap, peer: Option<Peer>, path: &str, cookies: &mut Vec<HeaderValue>) -> Found {
         let (Some(session), Some(peer)) = (self.sessions().read(&headers), peer) else { return Found::Nobody };
+        if self.is_signed_out(&session).await {
+            return Found::Ended;
+        }
         let session = match self.renewed(session, &peer).await {
             Ok((session, stored)) => {
                 *cookies = stored;
@@ -176,6 +179,12 @@ impl Console {
                     }
                     Err(sign_in::NotRefreshed::Refused) => Err(Ended),
                     Err(sign_in::NotRefreshed::Unavailable) => Ok((session, Vec::new())),
+                    // The old refresh token is used up, and the old access token still valid.
+                    Err(sign_in::NotRefreshed::Unchecked(renewal)) => {
+                        let kept = newest.with_renewal(renewal);
+                        *latest = Some(kept.clone());
+                        Ok(self.stored(session, kept))
+                    }
                 }
             }
             Renewal::None => Ok((session, Vec::new())),

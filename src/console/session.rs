@@ -22,7 +22,7 @@ use self::seal::Sealer;
 use super::calls::Token;
 
 /// The maximum age of a session, however often it is used.
-const MAX_AGE: Duration = Duration::from_secs(12 * 3600);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(12 * 3600);
 /// How long a sign-in form may be open.
 const FORM_AGE: Duration = Duration::from_secs(3600);
 /// Browsers store at most 4096 bytes in a cookie, attributes included; a token with many grants is larger.
@@ -33,6 +33,10 @@ const MAX_COOKIES: usize = 4;
 const MAX_SIGNED_OUT: usize = 64;
 /// How many clients are remembered with theirs.
 const MAX_CLIENTS: u64 = 65_536;
+/// How long the answer of the store that a session was not signed out on another gateway is used, and for how many
+/// sessions: as long as changes of grants by another gateway take.
+const CHECK_AGE: Duration = Duration::from_millis(200);
+const MAX_CHECKED: u64 = 65_536;
 
 /// How long a sign-in at an issuer may take.
 const FLOW_AGE: Duration = Duration::from_secs(600);
@@ -41,7 +45,7 @@ const FLOW_AGE: Duration = Duration::from_secs(600);
 const MAX_RENEWALS: u64 = 4_096;
 const RENEWAL_AGE: Duration = Duration::from_secs(60);
 
-const SESSION: &str = "warrengate console session 2";
+const SESSION: &str = "warrengate console session 3";
 const FORM: &str = "warrengate console sign-in 1";
 const FLOW: &str = "warrengate console issuer 1";
 
@@ -54,6 +58,8 @@ pub(super) struct Session {
     began: u64,
     issued: u64,
     expires: u64,
+    /// How often it was renewed.
+    renewals: u32,
     pub(super) client_id: String,
     pub(super) renewal: Renewal,
     pub(super) token: SecretString,
@@ -78,6 +84,7 @@ struct Form<'a> {
     b: u64,
     s: u64,
     e: u64,
+    n: u32,
     c: &'a str,
     /// Whether `k` is a refresh token; otherwise it is a client secret.
     r: bool,
@@ -113,6 +120,8 @@ pub(super) struct Sessions {
     flow_cookie: String,
     renewals: Cache<String, Renewed>,
     signed_out: Cache<String, Arc<Mutex<SignedOut>>>,
+    /// Sessions that the store has just been asked about.
+    checked: Cache<String, ()>,
 }
 
 /// The sessions of one client that were signed out.
@@ -133,6 +142,7 @@ impl Session {
             began: now,
             issued: now,
             expires: token.expires,
+            renewals: 0,
             client_id: client_id.to_owned(),
             renewal,
             token: token.secret.clone(),
@@ -141,12 +151,26 @@ impl Session {
 
     /// The same session with a newer token.
     pub(super) fn renewed(&self, renewal: Renewal, token: &Token) -> Self {
-        Self { issued: now(), expires: token.expires, token: token.secret.clone(), renewal, ..self.clone() }
+        let renewals = self.renewals.saturating_add(1);
+        Self { issued: now(), expires: token.expires, token: token.secret.clone(), renewal, renewals, ..self.clone() }
     }
 
-    /// Whether this state of a session has a newer token than another one.
+    /// The same session and token with another renewal.
+    pub(super) fn with_renewal(&self, renewal: Renewal) -> Self {
+        Self { renewal, renewals: self.renewals.saturating_add(1), ..self.clone() }
+    }
+
+    /// Whether this state of a session is newer than another one.
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
-        self.expires > other.expires
+        self.renewals > other.renewals
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn began(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.began)
     }
 
     /// Whether two thirds of the token's lifetime are over.
@@ -186,6 +210,7 @@ impl Sessions {
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_idle(MAX_AGE)
                 .build(),
+            checked: Cache::builder().max_capacity(MAX_CHECKED).time_to_live(CHECK_AGE).build(),
         })
     }
 
@@ -200,6 +225,7 @@ impl Sessions {
             began: form.b,
             issued: form.s,
             expires: form.e,
+            renewals: form.n,
             client_id: form.c.to_owned(),
             renewal: match form.k {
                 Some(text) if form.r => Renewal::RefreshToken(text.to_owned().into()),
@@ -219,6 +245,7 @@ impl Sessions {
             b: session.began,
             s: session.issued,
             e: session.expires,
+            n: session.renewals,
             c: &session.client_id,
             r: matches!(session.renewal, Renewal::RefreshToken(_)),
             k: match &session.renewal {
@@ -249,7 +276,16 @@ impl Sessions {
         (0..MAX_COOKIES).filter_map(|at| self.header(&self.part(at), None)).collect()
     }
 
-    /// Refuses a session from now on, because its cookie may have been copied.
+    /// Whether the store was asked a moment ago whether a session was signed out, and it was not.
+    pub(super) fn was_checked(&self, session: &Session) -> bool {
+        self.checked.contains_key(&session.id)
+    }
+
+    pub(super) fn set_checked(&self, session: &Session) {
+        self.checked.insert(session.id.clone(), ());
+    }
+
+    /// Refuses a session on this gateway from now on, because its cookie may have been copied.
     pub(super) fn sign_out(&self, session: &Session) {
         let of_client = self.signed_out.get_with_by_ref(&session.client_id, Arc::default);
         let mut of_client = of_client.lock().unwrap_or_else(PoisonError::into_inner);
@@ -260,7 +296,8 @@ impl Sessions {
         of_client.ids.push(session.id.clone());
     }
 
-    fn is_signed_out(&self, session: &Session) -> bool {
+    /// Whether a session was signed out, as far as this gateway knows.
+    pub(super) fn is_signed_out(&self, session: &Session) -> bool {
         self.signed_out.get(&session.client_id).is_some_and(|of_client| {
             let of_client = of_client.lock().unwrap_or_else(PoisonError::into_inner);
             session.began <= of_client.all_until || of_client.ids.contains(&session.id)

@@ -47,9 +47,15 @@ pub(super) async fn page(State(console): State<Console>, user: Option<User>, que
     if user.is_some() {
         return Redirect::to(next).into_response();
     }
-    let ended = param(&query, "reason") == "ended";
-    let notice = ended.then_some("Your session has ended. Sign in again.");
-    let notice = notice.or((param(&query, "reason") == "out").then_some("You are signed out."));
+    let notice = match param(&query, "reason") {
+        "ended" => Some("Your session has ended. Sign in again."),
+        "out" => Some("You are signed out."),
+        "out-here" => Some(
+            "You are signed out here. The store did not answer, so a copy of the session is accepted by other gateways until \
+             its token expires.",
+        ),
+        _ => None,
+    };
     show(&console, StatusCode::OK, next, "", notice, None)
 }
 
@@ -128,8 +134,8 @@ fn too_large() -> PageError {
 }
 
 pub(super) async fn sign_out(State(console): State<Console>, form: Form) -> Response {
-    console.sessions().sign_out(form.user.session());
-    (with_cookies(console.sessions().clear()), Redirect::to(&address("/", "out"))).into_response()
+    let reason = if console.sign_out(form.user.session()).await { "out" } else { "out-here" };
+    (with_cookies(console.sessions().clear()), Redirect::to(&address("/", reason))).into_response()
 }
 
 fn with_cookies(cookies: Vec<HeaderValue>) -> HeaderMap {

@@ -68,6 +68,11 @@ impl User {
         &self.0.session
     }
 
+    /// Whether the session was signed out after the request had begun.
+    pub(super) async fn is_signed_out(&self) -> bool {
+        self.0.console.is_signed_out(&self.0.session).await
+    }
+
     pub(super) fn path(&self) -> &str {
         &self.0.path
     }

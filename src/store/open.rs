@@ -36,6 +36,7 @@ const MIGRATIONS: &[(i64, &str, Sql)] = &[
             postgres: include_str!("migrations/0008_aggregated.postgres.sql"),
         },
     ),
+    (9, "console sessions", Sql::Common(include_str!("migrations/0009_console_sessions.sql"))),
 ];
 
 #[derive(Clone, Copy)]

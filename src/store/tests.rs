@@ -87,7 +87,7 @@ const DATA_OF_VERSION_1: &str = "\
 
 #[tokio::test]
 async fn each_older_schema_is_upgraded_with_its_data_and_its_gateway_can_be_rolled_back() {
-    const NEWEST: i64 = 8;
+    const NEWEST: i64 = 9;
     for version in 1..NEWEST {
         let ((url, _dir), key) = (location().await, EncryptionKey::generate());
         let key = || EncryptionKey::parse(&key).expect("a key");
@@ -307,6 +307,36 @@ async fn only_one_first_signing_key_is_stored_and_a_rotation_keeps_the_previous_
     assert_eq!(keys[0].private.as_slice(), b"private");
     store.rotate_signing_key(&new_key("k4"), UNIX_EPOCH).await.expect("rotated");
     assert!(store.signing_keys().await.expect("keys").iter().all(|key| key.kid != "k3"));
+}
+
+#[tokio::test]
+async fn ended_sessions_are_refused_and_however_many_a_client_ends_few_are_stored() {
+    let store = store().await;
+    let (before, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    let is_ended = async |client: &str, session: &str, began: SystemTime| {
+        store.is_session_ended(client, session, began).await.expect("an answer")
+    };
+    store.end_session("acme.app", "one", hour).await.expect("ended");
+    store.end_session("acme.app", "one", hour).await.expect("again");
+    assert!(is_ended("acme.app", "one", before).await);
+    assert!(!is_ended("acme.app", "two", before).await && !is_ended("globex.app", "one", before).await);
+    for at in 0..200 {
+        store.end_session("acme.app", &format!("s{at}"), hour).await.expect("ended");
+    }
+    for session in ["one", "s0", "s199", "never known"] {
+        assert!(is_ended("acme.app", session, before).await, "{session}");
+    }
+    assert!(!is_ended("acme.app", "later", SystemTime::now() + hour).await, "a session that begins later");
+    assert!(!is_ended("globex.app", "s0", before).await);
+    let rows = async || -> i64 {
+        sqlx::query_scalar("SELECT COUNT(*) FROM ended_sessions").fetch_one(&store.pool).await.expect("a number")
+    };
+    assert!(rows().await <= 64, "{}", rows().await);
+    // What would have ended by itself is forgotten.
+    store.end_session("globex.app", "short", Duration::ZERO).await.expect("ended");
+    let stored = rows().await;
+    store.end_session("globex.app", "long", hour).await.expect("ended");
+    assert_eq!(rows().await, stored);
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ use crate::config::{IssuerConfig, SignInConfig};
 const MAX_REQUESTS: usize = 16;
 /// How long the issuer's endpoints are kept.
 const ENDPOINTS_AGE: Duration = Duration::from_secs(600);
+/// How long a failure to fetch them is kept, so that those who wait for the same answer do not ask one after another.
+const FAILURE_AGE: Duration = Duration::from_secs(5);
 /// The maximum length of an error code of the issuer that is shown.
 const MAX_CODE: usize = 60;
 
@@ -50,7 +52,7 @@ pub struct CodeFlow {
     client_secret: Option<SecretString>,
     scopes: Vec<Scope>,
     redirect: RedirectUrl,
-    endpoints: Mutex<Option<(Instant, Arc<Endpoints>)>>,
+    endpoints: Mutex<Option<Fetched>>,
     requests: Semaphore,
     /// Limits log lines, because nobody needs a token to begin a sign-in.
     logged: DefaultDirectRateLimiter,
@@ -79,6 +81,9 @@ struct Endpoints {
     token: TokenUrl,
     auth_type: AuthType,
 }
+
+/// What the issuer answered last, and when; the error is a text for the log.
+type Fetched = (Instant, Result<Arc<Endpoints>, String>);
 
 type Client = BasicClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 type TokenError = RequestTokenError<fetch::Error, BasicErrorResponse>;
@@ -197,22 +202,26 @@ impl CodeFlow {
     async fn endpoints(&self) -> Result<Arc<Endpoints>, SignInError> {
         let _permit = self.requests.try_acquire().map_err(|_| SignInError::Busy)?;
         let mut kept = self.endpoints.lock().await;
-        if let Some((fetched, endpoints)) = &*kept
-            && fetched.elapsed() < ENDPOINTS_AGE
+        if let Some((fetched, answer)) = &*kept
+            && fetched.elapsed() < if answer.is_ok() { ENDPOINTS_AGE } else { FAILURE_AGE }
         {
-            return Ok(Arc::clone(endpoints));
+            return answer.clone().map_err(SignInError::Unavailable);
         }
-        let document = fetch::discover(&self.issuer).await.map_err(|error| unavailable(&error))?;
-        let invalid = |_| SignInError::Unavailable("its discovery document names no endpoint for a sign-in".to_owned());
+        let answer = self.fetch_endpoints().await.map(Arc::new);
+        *kept = Some((Instant::now(), answer.clone()));
+        answer.map_err(SignInError::Unavailable)
+    }
+
+    async fn fetch_endpoints(&self) -> Result<Endpoints, String> {
+        let document = fetch::discover(&self.issuer).await.map_err(|error| error.to_string())?;
+        let invalid = |_| "its discovery document names no endpoint for a sign-in".to_owned();
         let names_post_only = |methods: &Vec<String>| !methods.iter().any(|name| name == "client_secret_basic");
         let is_post = document.token_endpoint_auth_methods_supported.as_ref().is_some_and(names_post_only);
-        let endpoints = Arc::new(Endpoints {
+        Ok(Endpoints {
             authorization: AuthUrl::new(document.authorization_endpoint).map_err(invalid)?,
             token: TokenUrl::new(document.token_endpoint).map_err(invalid)?,
             auth_type: if is_post { AuthType::RequestBody } else { AuthType::BasicAuth },
-        });
-        *kept = Some((Instant::now(), Arc::clone(&endpoints)));
-        Ok(endpoints)
+        })
     }
 }
 

@@ -114,6 +114,8 @@ pub(in crate::console) enum NotRefreshed {
     Refused,
     /// The issuer does not respond; the old token may still be valid.
     Unavailable,
+    /// The issuer has renewed the token, and the gateway cannot verify it at the moment. This renews it the next time.
+    Unchecked(Renewal),
 }
 
 /// A newer token of a session, and what renews it the next time.
@@ -127,8 +129,12 @@ pub(in crate::console) async fn refreshed(
         SignInError::Refused(_) => NotRefreshed::Refused,
         SignInError::Busy | SignInError::Unavailable(_) => NotRefreshed::Unavailable,
     })?;
-    let (renewal, token, _) = accepted(console, peer, tokens).await.map_err(|_| NotRefreshed::Refused)?;
-    Ok((renewal, token))
+    let renewal = tokens.refresh.clone().map_or(Renewal::None, Renewal::RefreshToken);
+    match accepted(console, peer, tokens).await {
+        Ok((renewal, token, _)) => Ok((renewal, token)),
+        Err(error) if error.is_temporary() => Err(NotRefreshed::Unchecked(renewal)),
+        Err(_) => Err(NotRefreshed::Refused),
+    }
 }
 
 /// Asks the `Auth` service whose token this is, which refuses a token that the gateway does not accept.

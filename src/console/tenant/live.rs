@@ -43,6 +43,11 @@ pub(super) async fn events(user: Option<User>, query: Query) -> Response {
     let end = select(Box::pin(console.stopped()), Box::pin(tokio::time::sleep(MAX_AGE)));
     // A failed watch ends the stream.
     let events = watched.take_while(|figures| std::future::ready(figures.is_ok())).take_until(end);
+    // A page that is open elsewhere with the same session gets no figures after the sign-out.
+    let events = events.take_while(move |_| {
+        let user = user.clone();
+        async move { !user.is_signed_out().await }
+    });
     let events = events.filter_map(|figures| std::future::ready(figures.ok()));
     let events = events.map(|figures| Ok::<_, Infallible>(format!("data: {}\n\n", event(&figures))));
     let retry = futures_util::stream::iter([Ok("retry: 3000\n\n".to_owned())]);

@@ -52,7 +52,7 @@ labels! {
         Snapshot = "snapshot",
         /// Reads a client, to check its secret.
         Client = "client",
-        /// Reads other rows, for administrators and at start.
+        /// Reads other rows, for administrators, for sessions of the console, and at start.
         Read = "read",
         /// A transaction that creates, changes or deletes a tenant, a client, a plan or a key.
         Change = "change",
