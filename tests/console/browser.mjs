@@ -1,7 +1,7 @@
 // A headless Chromium, pages in which a client is signed in, and what is checked on each page.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { copyFileSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import puppeteer from "puppeteer-core";
 
@@ -84,9 +84,8 @@ export async function check(page, name) {
   for (const violation of found.violations) {
     problems.push(`${name}: ${violation.id}: ${violation.help}: ${violation.nodes.map((node) => node.html).slice(0, 3).join(" ")}`);
   }
-  const path = `${SCREENSHOTS}/${name}.webp`;
-  await page.screenshot({ path, type: "webp", quality: 70 });
-  if (DOCS && DOCUMENTED.includes(name)) copyFileSync(path, `${DOCS}/${name}.webp`);
+  await page.screenshot({ path: `${SCREENSHOTS}/${name}.png` });
+  if (DOCS && DOCUMENTED.includes(name)) await page.screenshot({ path: `${DOCS}/${name}.webp`, type: "webp", quality: 70 });
 }
 
 /** Opens a page, which must show these words. */

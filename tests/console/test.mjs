@@ -6,7 +6,8 @@ import { once } from "node:events";
 import { CONSOLE, check, end, problems, run, signIn, submit, text, visit, within } from "./browser.mjs";
 
 const { DOCS } = process.env;
-const HOSTILE = `"><img src=x onerror=alert(1)><script>alert(1)</script>`;
+// Text of others, which must stay text. The pictures of the documentation have no such text.
+const HOSTILE = DOCS ? "checked by hand" : `"><img src=x onerror=alert(1)><script>alert(1)</script>`;
 
 // The shop of the tenant acme: orders are published, and several applications consume them.
 for (const queue of ["orders", "invoices", "emails", "analytics"]) run("queue", "declare", queue);
@@ -71,13 +72,15 @@ await visit(acme, "/dead-letters", "dead-letters", ["invoices", "rejected", "no 
 const letters = await acme.$$eval("a[href^='/dead-letters/letter']", (all) => all.map((a) => a.getAttribute("href")));
 assert.equal(letters.length, 7);
 let traced = 0;
-for (const [at, letter] of [letters[0], letters.at(-1)].entries()) {
-  await visit(acme, letter, ["dead-letter-hostile", "dead-letter"][at], ["rejected", at === 0 ? HOSTILE : "no address"]);
+for (const [at, letter] of letters.slice(-2).entries()) {
+  await visit(acme, letter, ["dead-letter", "dead-letter-hostile"][at], ["rejected", at === 0 ? "no address" : HOSTILE]);
   traced += (await acme.$$("a.trace[href^='http://127.0.0.1:16686/trace/']")).length;
 }
 assert.ok(traced >= 2, "each dead letter has a link to its trace");
+await visit(acme, `/dead-letters?reason=${encodeURIComponent(HOSTILE)}`, "dead-letters-filtered", [HOSTILE]);
+assert.equal((await acme.$$("tbody input[name=id]")).length, 1);
 await acme.goto(`${CONSOLE}/dead-letters`);
-await acme.focus("tbody tr:last-child input[name=id]");
+await acme.focus("tbody tr:first-child input[name=id]");
 await acme.keyboard.press("Space");
 await submit(acme, "button[value=selected]");
 assert.match(await text(acme), /1 message was sent again/);
@@ -96,9 +99,8 @@ for (const path of ["/", "/queues", "/topology", "/dead-letters", "/streams", "/
   await globex.goto(`${CONSOLE}${path}`);
   assert.doesNotMatch(await text(globex), /orders|shop|invoices|acme/, path);
 }
-assert.equal((await globex.goto(`${CONSOLE}/queues/orders`)).status(), 404);
+await refused(globex, "/queues/orders", 404, "QUEUE_NOT_FOUND");
 await check(globex, "error");
-problems.splice(0, problems.length, ...problems.filter((problem) => !problem.includes("404")));
 
 // An administrator creates a tenant, whose first message comes within a minute.
 const started = Date.now();
@@ -165,8 +167,7 @@ assert.match(await text(admin), /every attempt was refused/);
 await check(admin, "isolation");
 
 // The audit trail follows.
-await admin.goto(`${CONSOLE}/audit?follow=yes&tenant=globex&method=DeleteQueue&client=${encodeURIComponent(HOSTILE)}`);
-assert.match(await text(admin), /No events match/);
+await refused(admin, `/audit?client=${encodeURIComponent(HOSTILE)}`, 400, "INVALID_NAME");
 await admin.goto(`${CONSOLE}/audit?follow=yes&tenant=initech`);
 run("queue", "delete", "reports", initech);
 await admin.waitForFunction(() => document.body.innerText.includes("DeleteQueue"));
@@ -197,6 +198,14 @@ async function create(page, name, grants) {
   for (const box of ["administer", "observe"]) if (grants[box]) await page.click(`input[name=${box}]`);
   await submit(page, "form[action='/clients'] button");
   return page.$eval("#secret", (element) => element.textContent);
+}
+
+/** Opens a page that is an error with this code. */
+async function refused(page, path, status, code) {
+  assert.equal((await page.goto(`${CONSOLE}${path}`)).status(), status, path);
+  assert.ok((await text(page)).includes(code), await text(page));
+  // The browser reports the status.
+  problems.splice(0, problems.length, ...problems.filter((problem) => !problem.includes(`the server responded with a status of ${status}`)));
 }
 
 /** How many points of arrows are inside boxes. */

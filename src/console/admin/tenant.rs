@@ -83,7 +83,7 @@ pub(in crate::console) fn meters(usage: &Result<pb::GetTenantUsageResponse, Page
         Err(error) => return error.note(),
     };
     html! {
-        div.scroll { table.facts.meters {
+        div.scroll tabindex="0" role="region" aria-label="Meters" { table.facts.meters {
             @for meter in &usage.meters {
                 tr {
                     th { (meter.limit) }

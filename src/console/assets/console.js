@@ -44,7 +44,7 @@ if (live) {
     const points = values.map((value, at) => `${first + at},${(39 - (value / top) * 37).toFixed(1)}`).join(" ");
     line.setAttribute("points", points);
     line.previousElementSibling.setAttribute("points", `${first},39 ${points} ${most - 1},39`);
-    line.closest("figure").hidden = false;
+    line.closest("figure").hidden = values.length < 2;
   };
   const fill = (part, values) => {
     if (!values) return;
