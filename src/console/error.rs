@@ -41,11 +41,6 @@ impl PageError {
         self.status == StatusCode::UNAUTHORIZED
     }
 
-    /// Whether the same request may succeed in a moment.
-    pub(super) fn is_temporary(&self) -> bool {
-        self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS
-    }
-
     /// What the user can do.
     fn advice(&self) -> &'static str {
         match self.status {

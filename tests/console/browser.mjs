@@ -1,6 +1,6 @@
 // A headless Chromium, pages in which a client is signed in, and what is checked on each page.
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import puppeteer from "puppeteer-core";
@@ -23,6 +23,17 @@ export const problems = [];
 export function run(...words) {
   const options = typeof words.at(-1) === "object" ? words.pop() : {};
   return execFileSync(WARRENGATE, words, { encoding: "utf8", stdio: ["pipe", "pipe", "inherit"], timeout: DEADLINE, ...options });
+}
+
+/** Starts a command, which ends with this process at the latest. */
+export function start(...words) {
+  const options = typeof words.at(-1) === "object" ? words.pop() : {};
+  const command = spawn(WARRENGATE, words, { stdio: ["pipe", "ignore", "ignore"], ...options });
+  process.on("exit", () => command.kill());
+  // It must not keep this process.
+  command.unref();
+  command.stdin.unref();
+  return command;
 }
 
 const browser = await puppeteer.launch({

@@ -1,9 +1,8 @@
 // The web console in a headless Chromium, as an administrator and two tenants use it. scripts/console runs it.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { once } from "node:events";
 
-import { CONSOLE, check, end, problems, run, signIn, submit, text, visit, within } from "./browser.mjs";
+import { CONSOLE, check, end, problems, run, signIn, start, submit, text, visit, within } from "./browser.mjs";
 
 const { DOCS } = process.env;
 // Text of others, which must stay text. The pictures of the documentation have no such text.
@@ -29,10 +28,8 @@ run("subscribe", "invoices", "--count", "6", "--nack", "dead-letter", "--reason"
 run("publish", "--queue", "invoices", "--type", HOSTILE, "--content-type", HOSTILE, "--header", `${HOSTILE}=${HOSTILE}`, HOSTILE);
 run("subscribe", "invoices", "--count", "1", "--nack", "dead-letter", "--reason", HOSTILE);
 // Another consumer works, and a publisher goes on.
-const consumer = spawn(process.env.WARRENGATE, ["subscribe", "orders"], { stdio: "ignore" });
-const publisher = spawn(process.env.WARRENGATE, ["publish", "--exchange", "shop", "--routing-key", "order.new", "--lines"], {
-  stdio: ["pipe", "ignore", "inherit"],
-});
+start("subscribe", "orders");
+const publisher = start("publish", "--exchange", "shop", "--routing-key", "order.new", "--lines");
 
 const admin = await signIn("admin", process.env.WARRENGATE_ADMIN_CLIENT_ID, process.env.WARRENGATE_ADMIN_CLIENT_SECRET, "sign-in");
 const acme = await signIn("acme", process.env.WARRENGATE_ACME_CLIENT_ID, process.env.WARRENGATE_ACME_CLIENT_SECRET);
@@ -126,8 +123,7 @@ for (const secret of [worker, rotated]) {
   run("publish", "--queue", "reports", "with both secrets", { env: { ...initech.env, WARRENGATE_CLIENT_SECRET: secret } });
 }
 const session = await signIn("initech", "initech.worker", rotated);
-const stream = spawn(process.env.WARRENGATE, ["subscribe", "reports"], { ...initech, stdio: "ignore" });
-const ended = once(stream, "exit");
+const ended = once(start("subscribe", "reports", initech), "exit");
 await admin.goto(`${CONSOLE}/streams?tenant=initech`);
 await within("its stream", async () => {
   await admin.reload();
@@ -185,8 +181,6 @@ for (const path of ["/", "/queues", "/dead-letters", "/topology", "/usage", "/au
   assert.ok(width <= 390, `${path} on a phone is ${width} pixels wide`);
 }
 
-publisher.stdin.end();
-consumer.kill();
 await end();
 assert.deepEqual(problems, []);
 

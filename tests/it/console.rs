@@ -1,6 +1,8 @@
 //! The web console over HTTP, as a browser without scripts uses it.
 
 mod administrator;
+mod broker_away;
+mod gateways;
 mod issuer;
 mod security;
 mod tenant;

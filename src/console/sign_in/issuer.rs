@@ -110,11 +110,11 @@ pub(in crate::console) async fn return_from_issuer(
 
 /// Why a session was not renewed.
 pub(in crate::console) enum NotRefreshed {
-    /// The issuer or the gateway no longer accepts the user.
+    /// The issuer no longer accepts the user.
     Refused,
     /// The issuer does not respond; the old token may still be valid.
     Unavailable,
-    /// The issuer has renewed the token, and the gateway cannot verify it at the moment. This renews it the next time.
+    /// The issuer has issued a token that the gateway does not accept. This renews it the next time.
     Unchecked(Renewal),
 }
 
@@ -130,11 +130,10 @@ pub(in crate::console) async fn refreshed(
         SignInError::Busy | SignInError::Unavailable(_) => NotRefreshed::Unavailable,
     })?;
     let renewal = tokens.refresh.clone().map_or(Renewal::None, Renewal::RefreshToken);
-    match accepted(console, peer, tokens).await {
-        Ok((renewal, token, _)) => Ok((renewal, token)),
-        Err(error) if error.is_temporary() => Err(NotRefreshed::Unchecked(renewal)),
-        Err(_) => Err(NotRefreshed::Refused),
-    }
+    // The gateway may not know the issuer's newest keys yet. A user who is no longer accepted has no page with the old
+    // token either.
+    let accepted = accepted(console, peer, tokens).await.map_err(|_| NotRefreshed::Unchecked(renewal));
+    accepted.map(|(renewal, token, _)| (renewal, token))
 }
 
 /// Asks the `Auth` service whose token this is, which refuses a token that the gateway does not accept.

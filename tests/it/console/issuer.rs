@@ -3,7 +3,7 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use reqwest::{Method, StatusCode};
@@ -226,6 +226,82 @@ async fn a_session_is_renewed_by_its_refresh_token_once_and_ends_when_the_issuer
     })
     .await;
     site.gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_renewed_token_that_cannot_be_verified_leaves_the_session_in_use_and_is_renewed_again() {
+    let site = Site::start().await;
+    let lifetime = Duration::from_secs(15);
+    let newer = Arc::new(Key::new("newer"));
+    // On a busy machine a request may come so late that the session has expired; then the user signs in again.
+    until("a session that outlives a renewal that the gateway cannot verify", async || {
+        site.issuer.publish(&[&site.key]);
+        site.sign_in_for(lifetime.as_secs());
+        let mut browser = site.browser();
+        if site.sign_in(&mut browser, "/").await.status != StatusCode::OK {
+            return None;
+        }
+        let signed_in = Instant::now();
+        let (key, claims) = (Arc::clone(&newer), site.issuer.claims(&site.tenant.id, "ann"));
+        site.issuer.sign_in_with(move || token(claims.clone(), 600, &key));
+        let before = site.issuer.refreshes();
+        until("a renewal, or a session that has expired", async || {
+            let is_over = browser.get("/").await.path == "/sign-in" || site.issuer.refreshes() > before;
+            is_over.then_some(())
+        })
+        .await;
+        if signed_in.elapsed() >= lifetime {
+            return None;
+        }
+        let page = browser.get("/").await;
+        if signed_in.elapsed() >= lifetime {
+            return None;
+        }
+        assert_eq!(page.path, "/", "the old token is still valid: {}", page.text);
+        site.issuer.publish(&[&newer]);
+        until("the renewed token, or the end of the old one", async || {
+            let page = browser.get("/").await;
+            (page.path == "/sign-in" || signed_in.elapsed() > lifetime).then_some(())
+        })
+        .await;
+        (browser.get("/").await.path == "/").then_some(())
+    })
+    .await;
+    site.gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn while_an_issuer_hangs_all_sign_ins_wait_for_one_answer() {
+    // Connections are accepted by the system, and never answered.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let name = format!("http://{}", silent.local_addr().unwrap());
+    let gateway = web::gateway(|config| {
+        config.auth.issuers = vec![crate::harness::issuer::config(&name)];
+        config.console.listen = Some(([127, 0, 0, 1], 0).into());
+        config.console.sign_in = Some(SignInConfig {
+            issuer: name.clone(),
+            client_id: CLIENT_ID.to_owned(),
+            client_secret: None,
+            client_secret_file: None,
+            scopes: vec!["openid".to_owned()],
+            redirect: "http://console.example/sign-in/return".to_owned(),
+        });
+    })
+    .await;
+    let began = Instant::now();
+    let sign_in = || async {
+        let mut browser = Browser::at(gateway.running.console_address().expect("the console is on"));
+        let page = browser.get("/sign-in/issuer").await;
+        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE, "{}", page.text);
+        assert!(page.text.contains("SIGN_IN_UNAVAILABLE"), "{}", page.text);
+    };
+    within("all of them", futures_util::future::join_all((0..8).map(|_| sign_in()))).await;
+    // One after another, they would wait 80 s for eight answers.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    let again = Instant::now();
+    sign_in().await;
+    assert!(again.elapsed() < Duration::from_secs(4), "the failure is remembered for a moment: {:?}", again.elapsed());
+    gateway.running.shutdown().await;
 }
 
 #[tokio::test]

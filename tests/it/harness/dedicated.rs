@@ -54,6 +54,11 @@ impl DedicatedStack {
         .await;
     }
 
+    /// The secret of the platform administrator.
+    pub fn admin_secret(&self) -> &SecretString {
+        &self.admin_secret
+    }
+
     /// The platform administrator.
     pub async fn admin(&self) -> Client {
         self.client("admin", &self.admin_secret).await
