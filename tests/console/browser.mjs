@@ -96,7 +96,7 @@ export async function check(page, name) {
     problems.push(`${name}: ${violation.id}: ${violation.help}: ${violation.nodes.map((node) => node.html).slice(0, 3).join(" ")}`);
   }
   await page.screenshot({ path: `${SCREENSHOTS}/${name}.png` });
-  if (DOCS && DOCUMENTED.includes(name)) await page.screenshot({ path: `${DOCS}/${name}.webp`, type: "webp", quality: 70 });
+  if (DOCS && DOCUMENTED.includes(name)) await page.screenshot({ path: `${DOCS}/${name}.webp`, type: "webp", quality: 60 });
 }
 
 /** Opens a page, which must show these words. */
