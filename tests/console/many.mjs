@@ -32,7 +32,7 @@ const memory = async () => {
   return Number(metrics.match(/^process_resident_memory_bytes ([0-9.e+]+)/m)[1]);
 };
 
-/** The size of a page, and the median time until its first byte from 21 requests, in milliseconds. */
+/** The size of a page, and the median time from 21 requests until its headers arrived, in milliseconds. */
 async function measure(page, path) {
   const cookie = (await page.browserContext().cookies()).map(({ name, value }) => `${name}=${value}`).join("; ");
   const times = [];
@@ -49,17 +49,18 @@ async function measure(page, path) {
   return { path, median, size };
 }
 
-const page = CONSOLE;
-await acme.goto(`${page}/queues`);
+await acme.goto(`${CONSOLE}/queues`);
 await fill(acme, "/queues", Number(QUEUES), { prefix: "q", values: { name: null, type: "classic" } });
-await admin.goto(`${page}/tenants`);
+await admin.goto(`${CONSOLE}/tenants`);
 await fill(admin, "/tenants", Number(TENANTS), { prefix: "many-", values: { id: null, plan: "free" } });
+// Redirects of forms are not followed, which the browser reports as failed requests.
+problems.splice(0, problems.length, ...problems.filter((problem) => !problem.endsWith("done=created failed")));
 const used = await memory();
 
 const measured = [];
 for (const path of ["/queues", "/", "/topology", "/exchanges", "/dead-letters", "/usage"]) measured.push(await measure(acme, path));
 for (const path of ["/tenants", "/", "/plans", "/plans/free", "/audit", "/tenants/acme"]) measured.push(await measure(admin, path));
-await acme.goto(`${page}/queues`);
+await acme.goto(`${CONSOLE}/queues`);
 assert.match(await text(acme), /q00099/);
 assert.doesNotMatch(await text(acme), /q00100/);
 let pages = 1;
