@@ -39,6 +39,8 @@ export function start(...words) {
 const browser = await puppeteer.launch({
   executablePath: execFileSync("which", [CHROMIUM], { encoding: "utf8" }).trim(),
   userDataDir: PROFILE,
+  // Making many queues is one call.
+  protocolTimeout: 3_600_000,
   // Chromium has no sandbox for root; the only site is this console.
   args: ["--no-sandbox", "--lang=en-GB"],
   env: { ...process.env, TZ: "UTC", LANG: "en_GB.UTF-8", LANGUAGE: "en_GB" },

@@ -50,7 +50,7 @@ async fn while_the_broker_is_away_every_page_answers_and_says_what_to_do() {
         match page.status {
             StatusCode::OK => {}
             StatusCode::SERVICE_UNAVAILABLE => {
-                let codes = ["BROKER_UNAVAILABLE", "BROKER_ADMIN_UNAVAILABLE"];
+                let codes = ["BROKER_UNREACHABLE", "BROKER_ADMIN_UNAVAILABLE"];
                 assert!(codes.iter().any(|code| page.text.contains(code)), "{path}: {}", page.text);
                 assert!(page.text.contains("Wait a moment"), "{path}: the next step: {}", page.text);
             }
