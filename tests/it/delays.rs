@@ -70,9 +70,9 @@ async fn a_retry_whose_delay_ends_before_the_broker_has_restored_its_route_is_no
     tenant.publish_to("jobs", "one").await;
     let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
     let outstanding = consumer.one().await;
-    consumer.retry(&[outstanding.delivery_id], Duration::from_secs(8)).await;
+    consumer.retry(&[outstanding.delivery_id], Duration::from_secs(15)).await;
     consumer.close().await;
-    wait_for_messages(&tenant, "wg.delay.8000", 1).await;
+    wait_for_messages(&tenant, "wg.delay.15000", 1).await;
     let vhost = format!("wg.{}", tenant.id);
     let direct = amqp(tls(Some(&certificate_of(&tenant.id))), &vhost, Login::External).await.unwrap();
     let channel = direct.create_channel().await.unwrap();
@@ -85,7 +85,7 @@ async fn a_retry_whose_delay_ends_before_the_broker_has_restored_its_route_is_no
         let nothing = FieldTable::default();
         within("unbind", channel.queue_unbind("jobs".into(), exchange(route), "jobs".into(), nothing)).await.unwrap();
     }
-    wait_for_messages(&tenant, "wg.delay.8000", 0).await;
+    wait_for_messages(&tenant, "wg.delay.15000", 0).await;
     for route in &routes {
         let (nothing, options) = (FieldTable::default(), QueueBindOptions::default());
         let binding = channel.queue_bind("jobs".into(), exchange(route), "jobs".into(), options, nothing);
@@ -116,11 +116,12 @@ async fn a_retry_into_a_full_queue_waits_in_the_broker_until_there_is_capacity()
         ref else_ => panic!("{else_:?}"),
     })
     .await;
-    consumer.retry(&[outstanding.delivery_id], Duration::from_millis(200)).await;
+    // Longer than the declaration of the delay queue takes: otherwise the message would be published directly.
+    consumer.retry(&[outstanding.delivery_id], Duration::from_secs(2)).await;
     // With a new delay queue, old copies remain for longer than the delay.
     consumer.close().await;
     tenant.has_depth("small", others).await;
-    wait_for_messages(&tenant, "wg.delay.200", 1).await;
+    wait_for_messages(&tenant, "wg.delay.2000", 1).await;
     let freed = Instant::now();
     let mut consumer = RawSubscription::open(&tenant.client, start("small")).await;
     let mut seen = Vec::new();
@@ -136,7 +137,7 @@ async fn a_retry_into_a_full_queue_waits_in_the_broker_until_there_is_capacity()
     eprintln!("measured: the retry was delivered {took:.1?} after the queue had capacity");
     assert_eq!((again.attempt, seen.len() as u64), (2, others + 1), "{seen:?}");
     assert!(took < OFFERED_AGAIN + Duration::from_secs(2), "{took:?}");
-    wait_for_messages(&tenant, "wg.delay.200", 0).await;
+    wait_for_messages(&tenant, "wg.delay.2000", 0).await;
 }
 
 #[tokio::test]
