@@ -31,9 +31,12 @@ class StackError(Exception):
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port below those of outgoing connections, none of which can take it while its server is restarted."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 async def until(what: str, seconds: float, condition: Callable[[], bool]) -> None:
@@ -274,7 +277,8 @@ class Gateway:
 
     def _is_ready(self) -> bool:
         if not self.process.is_running:
-            raise StackError(f"the gateway ended while it was starting; see {self.log}")
+            end = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+            raise StackError(f"the gateway ended while it was starting:\n{end}")
         with contextlib.suppress(OSError, urllib.error.URLError):
             return urllib.request.urlopen(f"http://127.0.0.1:{self.ops}/readyz", timeout=2).status == 200
         return False

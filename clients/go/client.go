@@ -222,7 +222,7 @@ func (a authorized) NewStream(ctx context.Context, description *grpc.StreamDesc,
 	}
 	stream, err := channel.NewStream(withToken(ctx, used), description, method, options...)
 	if err != nil {
-		return nil, fromRPC(err, a.client.connection.endpoint)
+		return nil, fromCall(ctx, err, a.client.connection.endpoint)
 	}
 	return stream, nil
 }

@@ -296,6 +296,9 @@ func TestACancelledCallReturnsTheErrorOfItsContextAndALateOneAnError(t *testing.
 	if _, err := client.WhoAmI(ctx); !errors.Is(err, reason) {
 		t.Errorf("a cancelled call returned %v", err)
 	}
+	if _, err := client.DeadLetters.Redrive(ctx, warrengate.OfQueue("q"), 0); !errors.Is(err, reason) {
+		t.Errorf("a cancelled stream returned %v", err)
+	}
 	late, end := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer end()
 	<-late.Done()

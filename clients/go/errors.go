@@ -196,6 +196,14 @@ func fromContext(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// fromCall returns the error of a call: that of its context if the caller has cancelled it.
+func fromCall(ctx context.Context, err error, endpoint string) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return fromContext(ctx)
+	}
+	return fromRPC(err, endpoint)
+}
+
 // fromResult returns the error of an outcome other than CONFIRMED.
 func fromResult(result *pb.PublishResult) *Error {
 	reason, message, found := strings.Cut(result.GetReason(), ": ")

@@ -111,7 +111,7 @@ func (d *DeadLetters) Redrive(ctx context.Context, selection *pb.DeadLetterSelec
 			return total, nil
 		}
 		if err != nil {
-			return total, fromRPC(err, d.client.connection.endpoint)
+			return total, fromCall(ctx, err, d.client.connection.endpoint)
 		}
 		total.Redriven, total.Failed, total.Remaining = progress.GetRedriven(), progress.GetFailed(), progress.GetRemaining()
 		total.Failures = append(total.Failures, progress.GetFailures()...)
