@@ -95,6 +95,9 @@ struct Edit {
     to: Option<pb::PublishDestination>,
 }
 
+/// The gateway accepts 1 MiB for a whole request that is not for messages.
+const MAX_EDITED: usize = 1_000_000;
+
 impl Edit {
     fn edit(self) -> Result<Option<pb::DeadLetterEdit>, Error> {
         let body = match (self.body, self.body_file) {
@@ -104,6 +107,13 @@ impl Edit {
             }
             (None, None) => None,
         };
+        if let Some(bytes) = body.as_ref().map(bytes::Bytes::len).filter(|bytes| *bytes > MAX_EDITED) {
+            let text = format!(
+                "the body has {bytes} bytes; a dead letter is sent again with another body of at most {MAX_EDITED}: publish the \
+                 body as a new message, and purge the dead letter"
+            );
+            return Err(Error::Usage(text));
+        }
         let edit = pb::DeadLetterEdit { body, destination: self.to };
         Ok((edit != pb::DeadLetterEdit::default()).then_some(edit))
     }

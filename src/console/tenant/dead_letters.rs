@@ -231,6 +231,10 @@ fn edit(user: &User, id: &str, letter: &pb::DeadLetter, message: &pb::Message) -
                 input type="hidden" name="id" value=(id);
                 @match text {
                     Some(text) => { label { "Body" textarea name="body" rows="6" spellcheck="false" { "\n" (text) } } }
+                    None if message.body.len() > MAX_EDITED => { p.quiet {
+                        "The body has more than " (parts::size(MAX_EDITED as u64)) ", so a form keeps it. "
+                        code { "warrengate dead-letter redrive ID --body-file FILE" } " changes up to 1,000,000 bytes."
+                    } }
                     None => { p.quiet { "A form cannot return its body unchanged, so the body is kept." } }
                 }
                 div.fields {
