@@ -55,7 +55,7 @@ impl Blocked {
     async fn fill(&mut self) -> usize {
         let mut sent = 0;
         let large = || (0..FRAME).map(|_| to_queue("jobs", vec![b'x'; BODY])).collect();
-        // Shorter than the shortest deadline in this file, which would free capacity.
+        // The shortest deadline in this file is ten times as long: expired messages would free capacity.
         while self.publisher.send_within(Duration::from_secs(1), large()).await {
             sent += FRAME;
             assert!(sent * BODY < MEMORY as usize, "nothing slows the client down");
@@ -95,7 +95,7 @@ async fn a_blocked_broker_slows_publishers_while_consuming_continues_and_all_is_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_past_their_deadline_at_a_blocked_broker_have_an_unknown_or_rejected_outcome() {
-    let mut blocked = Blocked::begin("blocked-long", "3s").await;
+    let mut blocked = Blocked::begin("blocked-long", "10s").await;
     alarm(&blocked.dedicated, true).await;
     let before = blocked.gateway.resident();
     // Several windows one after the other for a minute: messages past their deadline must not accumulate.
