@@ -281,7 +281,7 @@ macro_rules! words {
 }
 
 words!(ScenarioName for Scenario {
-    Throughput, Latency, BusyTenant, Limits, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, WrongSecrets, Startup,
+    Throughput, Latency, BusyTenant, Limits, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, WrongSecrets, ConsoleSessions, Startup,
 });
 words!(QueueName for QueueKind { Quorum, Classic, Stream });
 words!(ModeName for Mode { Publish, Consume, Both });

@@ -134,6 +134,8 @@ pub enum Scenario {
     Verify,
     /// Streams during a flood of wrong secrets.
     WrongSecrets,
+    /// Streams while people have live pages of the web console open.
+    ConsoleSessions,
     /// The time from the gateway's start until it is ready.
     Startup,
 }
@@ -153,6 +155,7 @@ impl Scenario {
             Self::IdleStreams => "idle-streams",
             Self::Verify => "verify",
             Self::WrongSecrets => "wrong-secrets",
+            Self::ConsoleSessions => "console-sessions",
             Self::Startup => "startup",
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! To add one: a variant of [`Scenario`], a file, and a line in [`run`].
 
+mod console_sessions;
 mod idle_streams;
 mod isolation;
 mod limits;
@@ -69,6 +70,7 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan, scenario: Scenario) -> Resul
         Scenario::IdleStreams => Box::pin(idle_streams::run(rig, plan)).await?,
         Scenario::Verify => Box::pin(verify::run(rig, plan)).await?,
         Scenario::WrongSecrets => Box::pin(wrong_secrets::measure(rig, plan)).await?,
+        Scenario::ConsoleSessions => Box::pin(console_sessions::measure(rig, plan)).await?,
         Scenario::Startup => Box::pin(startup::run(rig, plan)).await?,
     };
     Ok(Some(report))
