@@ -313,13 +313,17 @@ impl Client {
         Ok(found(rows)?.unwrap_or_default())
     }
 
-    /// The current number of rows of a list that satisfy `counts`.
-    pub(super) async fn count(&self, vhost: &str, names: Names, counts: impl Fn(&Value) -> bool) -> Result<u64, Error> {
+    /// Reads the current rows of a list; `read` returns `None` for those to leave out.
+    pub(super) async fn current<T>(
+        &self,
+        vhost: &str,
+        names: Names,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let columns = if names == Names::Bindings { "source,destination" } else { "name" };
         // Statistics would only take time. A broker that does not support these parameters ignores them.
         let query = [("columns", columns), ("disable_stats", "true"), ("enable_queue_totals", "true")];
-        let rows = found(self.rows(&[names.as_str(), vhost], &query, |row| counts(row).then_some(())).await)?;
-        Ok(rows.map_or(0, |rows| rows.len() as u64))
+        Ok(found(self.rows(&[names.as_str(), vhost], &query, read).await)?.unwrap_or_default())
     }
 
     /// Messages in all queues of a vhost, and their body bytes; up to 5 s old.

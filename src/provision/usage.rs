@@ -46,7 +46,17 @@ fn is_gateways(name: &str) -> bool {
 
 /// The current number of these objects in a vhost; `u64::MAX` if there are too many to be read.
 pub(super) async fn count(client: &Client, vhost: &str, names: Names) -> Result<u64, Error> {
-    unbounded(client.count(vhost, names, |row| is_tenants(names, row)).await)
+    let rows = client.current(vhost, names, |row| is_tenants(names, row).then_some(())).await;
+    unbounded(rows.map(|rows| rows.len() as u64))
+}
+
+/// The current names of these objects in a vhost; `None` if there are too many to be read. Bindings have no names.
+pub(super) async fn names(client: &Client, vhost: &str, names: Names) -> Result<Option<Vec<String>>, Error> {
+    let name = |row: &Value| is_tenants(names, row).then(|| row["name"].as_str().unwrap_or_default().to_owned());
+    match client.current(vhost, names, name).await {
+        Err(Error::TooLarge) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn unbounded(counted: Result<u64, Error>) -> Result<u64, Error> {

@@ -177,7 +177,7 @@ impl Topology for TopologyService {
         }
         if !request.validate_only {
             let exists = async || Ok(self.inspector.exchange(&scope, &spec.name).await?.is_some());
-            let _slot = self.quota.exchange(&scope, exists).await?;
+            let _slot = self.quota.exchange(&scope, spec.name.as_str(), exists).await?;
             self.broker.topology(&scope).declare_exchange(&spec).await.map_err(Failure::from)?;
         }
         Ok(Response::new(pb::DeclareExchangeResponse { exchange: Some(convert::exchange(&spec)) }))
@@ -247,7 +247,7 @@ impl Topology for TopologyService {
                 Err(broker::Error::NoQueue(_)) => Ok(false),
                 Err(error) => Err(error.into()),
             };
-            let _slot = self.quota.queue(&scope, exists).await?;
+            let _slot = self.quota.queue(&scope, spec.name.as_str(), exists).await?;
             let state = match topology.declare_queue(&spec).await {
                 Ok(state) => state,
                 Err(error) => return Err(Failure::from(self.with_type(&scope, &spec, error).await).into()),

@@ -19,8 +19,10 @@ use crate::harness::{
     SharedStack, Tenant,
     broker::{Login, Management, Refusal, amqp, assert_refused, certificate_of, tls},
     plans::{OwnPlan, limited, meters},
+    proxy::Proxy,
     publisher::RawPublisher,
     raw::{RawPublish, reason},
+    serve::Serve,
     tenant::all_grants,
     to_queue,
     wait::{until, within},
@@ -277,6 +279,48 @@ async fn queues_exchanges_and_bindings_are_counted_and_repeated_declarations_are
     declare_exchange(&tenant, "c").await.unwrap();
     bind(&tenant, "c").await.unwrap();
     is_refused("a third queue again", declare_queue(&tenant, "d").await, "TOO_MANY_QUEUES");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_at_the_limit_does_not_ask_the_broker_each_time_and_notices_what_is_deleted_elsewhere() {
+    let tenant = limited(pb::Plan { max_queues: 2, max_exchanges: 1, ..Default::default() }).await;
+    let shared = &SharedStack::get().stack;
+    let (amqp, management) =
+        (Proxy::to(shared.node().amqps_port()).await, Proxy::to(shared.node().management_port()).await);
+    let (endpoint, url) = (amqp.endpoint(), format!("https://{}", management.endpoint()));
+    let settings =
+        [("WARRENGATE_BROKER__ENDPOINTS", endpoint.as_str()), ("WARRENGATE_MANAGEMENT__ENDPOINTS", url.as_str())];
+    let gateway = Serve::for_stack(shared, &settings).await;
+    let through = Tenant { client: tenant.client_at(&gateway.endpoint()).await, ..tenant.clone() };
+    for name in ["a", "b"] {
+        declare_queue(&tenant, name).await.unwrap();
+    }
+    declare_exchange(&tenant, "a").await.unwrap();
+    // The broker's names are used for half a second; on a busy machine that may be over before the broker is silent.
+    let mut number = 0;
+    until("refusals while the broker answers nothing", async || {
+        number += 1;
+        let name = format!("more-{number}");
+        is_refused("a third queue", declare_queue(&through, &name).await, "TOO_MANY_QUEUES");
+        is_refused("a second exchange", declare_exchange(&through, &name).await, "TOO_MANY_EXCHANGES");
+        amqp.hold();
+        management.hold();
+        let both = async { (declare_queue(&through, "other").await, declare_exchange(&through, "other").await) };
+        let answered = tokio::time::timeout(Duration::from_millis(300), both).await;
+        amqp.resume();
+        management.resume();
+        let (queue, exchange) = answered.ok()?;
+        is_refused("a third queue", queue, "TOO_MANY_QUEUES");
+        is_refused("a second exchange", exchange, "TOO_MANY_EXCHANGES");
+        Some(())
+    })
+    .await;
+    declare_queue(&through, "b").await.unwrap();
+    // Deleted through another gateway.
+    let deleting = pb::DeleteQueueRequest { name: "b".into(), ..Default::default() };
+    tenant.client.topology().delete_queue(deleting).await.unwrap();
+    until("a free queue", async || declare_queue(&through, "c").await.ok()).await;
+    is_refused("a third queue again", declare_queue(&through, "d").await, "TOO_MANY_QUEUES");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use super::{
 };
 
 /// A new tenant, with a client that may do everything in it.
+#[derive(Clone)]
 pub struct Tenant {
     pub id: String,
     pub client_id: String,
