@@ -311,3 +311,35 @@ async fn idle_streams_have_no_channel() {
     until("no channel", async || (channels().await == 0).then_some(())).await;
     each(&mut all).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_the_broker_refuses_without_naming_an_exchange_costs_no_other_stream_a_message() {
+    const MESSAGES: usize = 50;
+    // Until its deadline the message is sent again and again.
+    let stack = DedicatedStack::start("lanes-size", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "40s")]).await;
+    // The broker answers a larger message by closing the channel with an error that names no exchange.
+    let smaller = "application:set_env(rabbit, max_message_size, 10000).";
+    assert_eq!(stack.stack.node().control(&["eval", smaller]).await.unwrap().trim(), "ok");
+    let tenant = stack.tenant().await;
+    tenant.queue("jobs").await;
+    let mut all = streams(&tenant, STREAMS).await;
+    let (refused, others) = all.split_last_mut().unwrap();
+    refused.send(vec![to_queue("jobs", vec![b'x'; 20_000])]).await;
+    let publish = async |others: &mut [RawPublisher], from: usize| {
+        let publishing = others.iter_mut().enumerate().map(|(stream, publisher)| async move {
+            let publications = (from..from + MESSAGES).map(|message| to_queue("jobs", body(stream, message))).collect();
+            assert_confirmed(&publish_all(publisher, publications, 10).await);
+        });
+        join_all(publishing).await;
+    };
+    publish(others, 0).await;
+    let [result] = &refused.results(1).await[..] else { panic!("one outcome") };
+    assert_eq!(result.outcome(), Outcome::Unknown, "{result:?}");
+    assert!(result.reason.starts_with("PUBLISH_DEADLINE"), "{result:?}");
+    // The stream that published it has been found, so the others have their channel for themselves.
+    publish(others, MESSAGES).await;
+    let depth = tenant.depth("jobs").await as usize;
+    let bodies: BTreeSet<_> = tenant.take("jobs", depth).await.iter().map(|body| parse(body)).collect();
+    assert_eq!(bodies.len(), (STREAMS - 1) * 2 * MESSAGES, "each confirmed message is stored");
+    stack.stack.stop().await.unwrap();
+}
