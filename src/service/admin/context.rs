@@ -2,7 +2,7 @@
 //! disconnects, and the outcome is recorded. A change is recorded before it is started, and with its outcome before it
 //! is answered, so that even a crash leaves a record of it.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -39,6 +39,13 @@ pub(super) struct AdminContext {
     /// Serialises the creation, change and deletion of a tenant.
     pub(super) locks: Arc<TenantLocks>,
 }
+
+/// The future of a handler. It is boxed, so that the compiler proves only once that it may be sent between threads: such
+/// proofs were half of the gateway's type checking.
+type Answer<A> = Pin<Box<dyn Future<Output = Result<A, Error>> + Send>>;
+
+/// A handler for a caller that was admitted as a `W`.
+type Work<W, Q, A> = Box<dyn FnOnce(Arc<AdminContext>, W, Q) -> Answer<A> + Send>;
 
 /// A call: its name, whether it changes something, and whether a tenant's administrator may make it.
 #[derive(Debug, Clone, Copy)]
@@ -125,10 +132,24 @@ impl AdminContext {
         rpc: Rpc,
         audit_context: AuditContext,
         request: Request<Q>,
-        work: impl FnOnce(Arc<Self>, Administrator, Q) -> F,
+        work: impl FnOnce(Arc<Self>, Administrator, Q) -> F + Send + 'static,
     ) -> Result<Response<A>, Status>
     where
         F: Future<Output = Result<A, Error>> + Send + 'static,
+        A: Send + 'static,
+    {
+        let work = Box::new(|context, administrator, request| Box::pin(work(context, administrator, request)) as _);
+        self.run_boxed(rpc, audit_context, request, work).await
+    }
+
+    async fn run_boxed<Q, A>(
+        self: &Arc<Self>,
+        rpc: Rpc,
+        audit_context: AuditContext,
+        request: Request<Q>,
+        work: Work<Administrator, Q, A>,
+    ) -> Result<Response<A>, Status>
+    where
         A: Send + 'static,
     {
         let caller = Caller::from_request(&request).map_err(Error::from);
@@ -174,13 +195,16 @@ impl AdminContext {
         work: impl FnOnce(Arc<Self>, Observer, Q) -> F,
     ) -> Result<Response<A>, Status>
     where
-        F: Future<Output = Result<A, Error>> + Send,
+        F: Future<Output = Result<A, Error>> + Send + 'static,
     {
         let observer = Caller::from_request(&request)
             .map_err(Error::from)
             .and_then(|caller| self.admit_observer(caller, tenant(request.get_ref())));
         let answer = match observer {
-            Ok(observer) => work(Arc::clone(self), observer, request.into_inner()).await,
+            Ok(observer) => {
+                let work: Answer<A> = Box::pin(work(Arc::clone(self), observer, request.into_inner()));
+                work.await
+            }
             Err(refused) => Err(refused),
         };
         answer.map(Response::new).map_err(|error| {
