@@ -74,7 +74,7 @@ pub(super) enum Load {
     Rate { per_second: f64, seconds: f64 },
     /// Until this number of messages has been consumed.
     Drain { messages: u64 },
-    /// Subscriptions are opened and kept open; nothing is sent.
+    /// Streams of the job's direction are opened and kept open; a publish stream sends one message.
     Idle,
     /// Subscriptions are opened, receive what their windows allow, and acknowledge nothing.
     Hoard,
@@ -110,6 +110,8 @@ pub(super) struct Job {
     pub(super) load: Load,
     /// The size of a body in bytes.
     pub(super) size: usize,
+    /// The sizes of the bodies in turn, if they differ; [`Self::size`] is their mean.
+    pub(super) sizes: Vec<usize>,
     /// The maximum number of messages in a frame of a publish stream.
     pub(super) frame: usize,
     /// Stream queues are read from their beginning.

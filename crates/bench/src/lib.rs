@@ -22,7 +22,7 @@ pub use figures::{Figure, Percentiles};
 pub use job::{Mode, Path, Tuning};
 pub use machine::Machine;
 pub use meter::PerProcess;
-pub use plan::{Axes, Cell, Plan, QueueKind, Scenario};
+pub use plan::{Axes, Cell, Fleet, Plan, QueueKind, Scenario};
 pub use process::WORKER_COMMAND;
 pub use report::{CellReport, LatencyAdded, Ratios, Report, Summary};
 pub use rounds::Run;

@@ -9,7 +9,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Dur
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
-use warrengate_bench::{self as bench, Axes, Mode, Plan, QueueKind, Scenario, Tuning};
+use warrengate_bench::{self as bench, Axes, Fleet, Mode, Plan, QueueKind, Scenario, Tuning};
 
 /// The gateway's allocator, so that client processes do not differ from it in this (docs/adr/0012).
 #[cfg(unix)]
@@ -23,7 +23,8 @@ Examples:
   warrengate-bench --size 16,256,4096,65536,1048576 --queue quorum,classic,stream
   warrengate-bench --scenario latency --rate 1000
   warrengate-bench --scenario limits                         with a tenant that is ten times over each limit
-  warrengate-bench --scenario tenants,idle-streams,verify,startup
+  warrengate-bench --scenario fleet,mixed-sizes              instances with a stream each, and bodies of all sizes
+  warrengate-bench --scenario tenants,idle-streams,active-tenants,verify,startup
 
 Build both programs with --release, and run nothing else: the report warns when other programs use the machine.";
 
@@ -49,11 +50,11 @@ struct Args {
     /// Publishing, consuming, or both at once
     #[arg(long, value_delimiter = ',', default_values_t = [ModeName::Both])]
     mode: Vec<ModeName>,
-    /// Concurrent tenants
-    #[arg(long, value_delimiter = ',', default_values_t = [1])]
+    /// Concurrent tenants [default: 1; without lists of other axes and without --quick, 1 and 100]
+    #[arg(long, value_delimiter = ',')]
     tenants: Vec<usize>,
-    /// Streams of each tenant in each direction
-    #[arg(long, value_delimiter = ',', default_values_t = [1])]
+    /// Streams of each tenant in each direction [default: 1; as for --tenants, 1, 10, 100 and 1000]
+    #[arg(long, value_delimiter = ',')]
     streams: Vec<usize>,
     /// Maximum messages in a frame of a publish stream
     #[arg(long, value_delimiter = ',', default_values_t = [64])]
@@ -70,7 +71,7 @@ struct Args {
     /// A run of about a minute: three rounds of two seconds, and small scenarios
     #[arg(long)]
     quick: bool,
-    /// Tenants to create in the scenario tenants [default: 1000, quick 50]
+    /// Tenants to create in the scenarios tenants and active-tenants [default: 1000, quick 50]
     #[arg(long, value_name = "COUNT")]
     many_tenants: Option<usize>,
     /// Subscriptions in the scenario idle-streams [default: 5000, quick 200]
@@ -79,6 +80,10 @@ struct Args {
     /// Tenants in the scenario idle-streams [default: a tenth of the subscriptions]
     #[arg(long, value_name = "COUNT")]
     idle_tenants: Option<usize>,
+    /// Tenants, instances of each, and messages per second of each instance in the scenario fleet
+    /// [default: 50,20,20; quick 5,20,20]
+    #[arg(long, value_name = "COUNTS", value_parser = fleet)]
+    fleet: Option<Fleet>,
     /// The plan of the tenants that are measured
     #[arg(long, value_name = "PLAN", default_value = "unlimited")]
     plan: String,
@@ -184,6 +189,17 @@ async fn run(args: Args) -> Result<(), Failure> {
 }
 
 impl Args {
+    /// The tenants and streams to measure.
+    fn fleets(&self) -> Vec<(usize, usize)> {
+        let other_axes = [self.size.len(), self.queue.len(), self.mode.len(), self.frame.len()];
+        if self.tenants.is_empty() && self.streams.is_empty() && !self.quick && other_axes.iter().all(|len| *len == 1) {
+            return DEFAULT_FLEETS.to_vec();
+        }
+        let or_one = |list: &[usize]| if list.is_empty() { vec![1] } else { list.to_vec() };
+        let streams = or_one(&self.streams);
+        or_one(&self.tenants).iter().flat_map(|tenants| streams.iter().map(|streams| (*tenants, *streams))).collect()
+    }
+
     fn plan(&self) -> Result<Plan, Failure> {
         let few = [&self.tenants, &self.streams, &self.frame];
         if few.iter().any(|list| list.contains(&0)) || self.rounds == 0 {
@@ -210,14 +226,14 @@ impl Args {
                 sizes: self.size.clone(),
                 queues: self.queue.iter().map(|name| (*name).into()).collect(),
                 modes: self.mode.iter().map(|name| (*name).into()).collect(),
-                tenants: self.tenants.clone(),
-                streams: self.streams.clone(),
+                fleets: self.fleets(),
                 frames: self.frame.clone(),
             },
             rounds: if self.quick { self.rounds.min(3) } else { self.rounds },
             duration: Duration::from_secs_f64(if self.quick { self.seconds.min(2.0) } else { self.seconds }),
             rate: self.rate,
             many_tenants: self.many_tenants.unwrap_or(quick(1_000, 50)).max(1),
+            fleet: self.fleet.unwrap_or(Fleet { tenants: if self.quick { 5 } else { 50 }, instances: 20, rate: 20.0 }),
             idle: (idle.max(1), self.idle_tenants.unwrap_or(idle / 10).max(1)),
             tenant_plan: self.plan.clone(),
             misuse_plan: self.misuse_plan.clone(),
@@ -239,6 +255,22 @@ impl Args {
             command: command(),
             progress: Arc::new(note),
         })
+    }
+}
+
+/// Tenants and streams to measure if none are given: more of either, but not of both, because the other combinations
+/// say little more and take long.
+const DEFAULT_FLEETS: [(usize, usize); 5] = [(1, 1), (1, 10), (1, 100), (1, 1_000), (100, 1)];
+
+/// Parses `TENANTS,INSTANCES,RATE`.
+fn fleet(text: &str) -> Result<Fleet, String> {
+    let wrong = "use the form TENANTS,INSTANCES,RATE, each at least 1";
+    let numbers: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+    match numbers.as_deref() {
+        Ok([tenants, instances, rate]) if *tenants > 0 && *instances > 0 && *rate > 0 => {
+            Ok(Fleet { tenants: *tenants, instances: *instances, rate: *rate as f64 })
+        }
+        _ => Err(wrong.to_owned()),
     }
 }
 
@@ -281,7 +313,8 @@ macro_rules! words {
 }
 
 words!(ScenarioName for Scenario {
-    Throughput, Latency, BusyTenant, Limits, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Verify, WrongSecrets, ConsoleSessions, Startup,
+    Throughput, Latency, BusyTenant, Limits, Sampling, Collector, SlowConsumer, Tenants, IdleStreams, Fleet,
+    MixedSizes, ActiveTenants, Verify, WrongSecrets, ConsoleSessions, Startup,
 });
 words!(QueueName for QueueKind { Quorum, Classic, Stream });
 words!(ModeName for Mode { Publish, Consume, Both });

@@ -79,10 +79,8 @@ pub struct Axes {
     pub queues: Vec<QueueKind>,
     /// Directions.
     pub modes: Vec<Mode>,
-    /// Numbers of concurrent tenants.
-    pub tenants: Vec<usize>,
-    /// Numbers of streams of each tenant in each direction.
-    pub streams: Vec<usize>,
+    /// Numbers of concurrent tenants, each with the number of streams of a tenant in each direction.
+    pub fleets: Vec<(usize, usize)>,
     /// Maximum numbers of messages in a frame of a publish stream.
     pub frames: Vec<usize>,
 }
@@ -94,11 +92,9 @@ impl Axes {
         for &size in &self.sizes {
             for &queue in &self.queues {
                 for &mode in &self.modes {
-                    for &tenants in &self.tenants {
-                        for &streams in &self.streams {
-                            for &frame in &self.frames {
-                                cells.push(Cell { size, queue, mode, tenants, streams, frame });
-                            }
+                    for &(tenants, streams) in &self.fleets {
+                        for &frame in &self.frames {
+                            cells.push(Cell { size, queue, mode, tenants, streams, frame });
                         }
                     }
                 }
@@ -128,8 +124,14 @@ pub enum Scenario {
     SlowConsumer,
     /// Creating many tenants.
     Tenants,
-    /// Many idle subscriptions.
+    /// Many idle subscriptions, and many idle publish streams.
     IdleStreams,
+    /// Many tenants with several instances each, at a fixed rate.
+    Fleet,
+    /// Bodies of different sizes on one stream.
+    MixedSizes,
+    /// Many tenants with a publish and a subscribe stream each, and a restart of the broker.
+    ActiveTenants,
     /// Verifying tokens.
     Verify,
     /// Streams during a flood of wrong secrets.
@@ -153,12 +155,26 @@ impl Scenario {
             Self::SlowConsumer => "slow-consumer",
             Self::Tenants => "tenants",
             Self::IdleStreams => "idle-streams",
+            Self::Fleet => "fleet",
+            Self::MixedSizes => "mixed-sizes",
+            Self::ActiveTenants => "active-tenants",
             Self::Verify => "verify",
             Self::WrongSecrets => "wrong-secrets",
             Self::ConsoleSessions => "console-sessions",
             Self::Startup => "startup",
         }
     }
+}
+
+/// Tenants with several instances each; an instance has a publish and a subscribe stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Fleet {
+    /// Tenants.
+    pub tenants: usize,
+    /// Instances of each tenant.
+    pub instances: usize,
+    /// Messages per second of each instance.
+    pub rate: f64,
 }
 
 /// A complete measurement.
@@ -174,8 +190,10 @@ pub struct Plan {
     pub duration: Duration,
     /// Messages per second in scenarios with a fixed rate.
     pub rate: f64,
-    /// The number of tenants to create in the scenario `tenants`.
+    /// The number of tenants to create in the scenarios `tenants` and `active-tenants`.
     pub many_tenants: usize,
+    /// The load of the scenario `fleet`.
+    pub fleet: Fleet,
     /// The number of idle subscriptions, and of the tenants among which they are divided.
     pub idle: (usize, usize),
     /// The plan of the tenants that are measured.
@@ -229,8 +247,7 @@ mod tests {
             sizes: vec![256, 16],
             queues: vec![QueueKind::Quorum, QueueKind::Classic],
             modes: vec![Mode::Both],
-            tenants: vec![1],
-            streams: vec![1, 10],
+            fleets: vec![(1, 1), (1, 10)],
             frames: vec![64, 1],
         };
         let cells = axes.cells();

@@ -146,6 +146,11 @@ impl GatewayProcess {
         self.child.id()
     }
 
+    /// The number of its threads; Linux only.
+    pub(super) fn threads(&self) -> Option<u64> {
+        Some(std::fs::read_dir(format!("/proc/{}/task", self.pid()?)).ok()?.count() as u64)
+    }
+
     pub(super) fn endpoint(&self) -> String {
         format!("https://{}", self.grpc)
     }

@@ -121,6 +121,11 @@ impl Rig {
         &self.gateway
     }
 
+    /// The broker.
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
     pub(super) fn admin(&self) -> &Client {
         &self.admin
     }
@@ -270,6 +275,7 @@ impl Rig {
             mode,
             load,
             size: cell.size,
+            sizes: Vec::new(),
             frame: cell.frame,
             is_stream_queue: cell.queue == QueueKind::Stream,
             tuning: plan.tuning.for_size(cell.size),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     Error,
     figures::{Percentiles, number},
-    job::{Account, Load, Mode, Outcome, Path},
+    job::{Account, Job, Load, Mode, Outcome, Path},
     meter::PerProcess,
     plan::{Cell, Plan},
     process::{GatewayProcess, Worker},
@@ -52,6 +52,16 @@ pub(super) struct Setting<'a> {
     pub(super) gateway: Option<&'a GatewayProcess>,
     /// The prefix of the tenants' names.
     pub(super) tenants: &'a str,
+    pub(super) load: Shape,
+}
+
+/// How a load differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shape {
+    /// The queues of each tenant; `None` for the usual number.
+    pub(super) queues: Option<usize>,
+    /// The sizes of the bodies in turn; empty if all have the size of the combination.
+    pub(super) sizes: Vec<usize>,
 }
 
 /// All paths, in turn.
@@ -60,7 +70,7 @@ pub(super) async fn rounds(rig: &mut Rig, plan: &Plan, cell: &Cell, rate: Option
     for round in 0..plan.rounds {
         for turn in 0..Path::ALL.len() {
             let path = Path::ALL[(round + turn) % Path::ALL.len()];
-            let setting = Setting { plan, cell, gateway: None, tenants: "bench" };
+            let setting = Setting { plan, cell, gateway: None, tenants: "bench", load: Shape::default() };
             let run = Box::pin(run(rig, &setting, path, rate, round)).await?;
             plan.say(&line(&run, plan.rounds));
             runs.push(run);
@@ -96,7 +106,10 @@ pub(super) async fn run(
 ) -> Result<Run, Error> {
     let Setting { plan, cell, .. } = setting;
     let names = names(setting.tenants, cell.tenants);
-    let accounts = rig.accounts(&names, &plan.tenant_plan, cell.queue, cell.streams).await?;
+    let accounts = match setting.load.queues {
+        None => rig.accounts(&names, &plan.tenant_plan, cell.queue, cell.streams).await?,
+        Some(queues) => rig.accounts_sharing(&names, &plan.tenant_plan, cell.queue, (cell.streams, queues)).await?,
+    };
     let result = Box::pin(with_queues(rig, setting, path, rate, &accounts)).await;
     let (outcome, used) = match result {
         Ok(result) => result,
@@ -127,7 +140,10 @@ async fn with_queues(
     let Setting { plan, cell, .. } = setting;
     let gateway = setting.gateway.unwrap_or_else(|| rig.gateway());
     let seconds = plan.duration.as_secs_f64();
-    let job = |path, mode, load| rig.job(plan, cell, gateway, (path, mode, load), accounts.to_vec());
+    let job = |path, mode, load| {
+        let job = rig.job(plan, cell, gateway, (path, mode, load), accounts.to_vec());
+        Job { sizes: setting.load.sizes.clone(), ..job }
+    };
     let load = match (cell.mode, rate) {
         (Mode::Consume, _) => {
             // Filled in the same way for all paths, and not measured.

@@ -2,10 +2,13 @@
 //!
 //! To add one: a variant of [`Scenario`], a file, and a line in [`run`].
 
+mod active_tenants;
 mod console_sessions;
+mod fleet;
 mod idle_streams;
 mod isolation;
 mod limits;
+mod mixed_sizes;
 mod startup;
 mod tenants;
 mod tracing;
@@ -68,6 +71,9 @@ pub(super) async fn run(rig: &mut Rig, plan: &Plan, scenario: Scenario) -> Resul
         Scenario::Collector => Box::pin(tracing::collector(rig, plan)).await?,
         Scenario::Tenants => Box::pin(tenants::run(rig, plan)).await?,
         Scenario::IdleStreams => Box::pin(idle_streams::run(rig, plan)).await?,
+        Scenario::Fleet => Box::pin(fleet::measure(rig, plan)).await?,
+        Scenario::MixedSizes => Box::pin(mixed_sizes::measure(rig, plan)).await?,
+        Scenario::ActiveTenants => Box::pin(active_tenants::measure(rig, plan)).await?,
         Scenario::Verify => Box::pin(verify::run(rig, plan)).await?,
         Scenario::WrongSecrets => Box::pin(wrong_secrets::measure(rig, plan)).await?,
         Scenario::ConsoleSessions => Box::pin(console_sessions::measure(rig, plan)).await?,

@@ -86,6 +86,7 @@ async fn every_path_is_measured_and_every_message_counted() {
             "--rounds=1",
             "--seconds=0.5",
             "--size=64",
+            "--streams=1",
             "--rate=100",
             "--scenario=throughput,latency,verify,startup",
             "--markdown=page.md",

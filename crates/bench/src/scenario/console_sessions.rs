@@ -19,7 +19,7 @@ use crate::{
     plan::{Plan, Scenario},
     process::free_address,
     rig::{Rig, names},
-    rounds::{Setting, line, run},
+    rounds::{Setting, Shape, line, run},
 };
 
 /// A tenant may have this many live pages.
@@ -37,7 +37,7 @@ pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport
         people.push(person(rig, &name).await?);
     }
     let cell = plan.first_cell();
-    let setting = Setting { plan, cell: &cell, gateway: Some(&gateway), tenants: "bench" };
+    let setting = Setting { plan, cell: &cell, gateway: Some(&gateway), tenants: "bench", load: Shape::default() };
     let mut ratios = Vec::new();
     for round in 0..plan.rounds {
         let mut measured = [0.0; 2];

@@ -9,7 +9,7 @@ use crate::{
     plan::{Cell, Plan, Scenario},
     process::Worker,
     rig::{Rig, names},
-    rounds::{Run, Setting, line, run},
+    rounds::{Run, Setting, Shape, line, run},
 };
 
 /// What the other tenant does.
@@ -43,7 +43,7 @@ async fn with_misuse(
     description: String,
 ) -> Result<ScenarioReport, Error> {
     let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
-    let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
+    let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench", load: Shape::default() };
     let mut rounds = Vec::new();
     for round in 0..plan.rounds {
         let alone = Box::pin(run(rig, &setting, Path::Gateway, Some(plan.rate), round)).await?;

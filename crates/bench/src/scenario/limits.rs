@@ -19,7 +19,7 @@ use crate::{
     job::{Mode, Path},
     plan::{Cell, Plan, Scenario},
     rig::Rig,
-    rounds::{Run, Setting, line, run},
+    rounds::{Run, Setting, Shape, line, run},
 };
 
 /// The result of one round for one limit.
@@ -31,7 +31,7 @@ struct LimitRun {
 
 pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
-    let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
+    let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench", load: Shape::default() };
     let p99 = |run: &Run| run.end_to_end_ms.map(|ms| ms.p99);
     let mut cases: Vec<(Case, Vec<LimitRun>)> = cases::all().into_iter().map(|case| (case, Vec::new())).collect();
     let mut alone_p99 = Vec::new();

@@ -11,7 +11,7 @@ use crate::{
     plan::{Plan, Scenario},
     process::GatewayProcess,
     rig::{Rig, tracing},
-    rounds::{Run, Setting, line, run},
+    rounds::{Run, Setting, Shape, line, run},
 };
 
 pub(super) async fn sampling(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
@@ -55,7 +55,8 @@ async fn in_turn(rig: &mut Rig, plan: &Plan, gateways: &[(&str, &GatewayProcess)
         for turn in 0..gateways.len() {
             let index = (round + turn) % gateways.len();
             let (name, gateway) = gateways[index];
-            let setting = Setting { plan, cell: &cell, gateway: Some(gateway), tenants: "bench" };
+            let setting =
+                Setting { plan, cell: &cell, gateway: Some(gateway), tenants: "bench", load: Shape::default() };
             let run = Box::pin(run(rig, &setting, Path::Gateway, None, round)).await?;
             plan.say(&format!("{name:6} {}", line(&run, plan.rounds)));
             runs.push((index, run));

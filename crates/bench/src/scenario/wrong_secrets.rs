@@ -15,7 +15,7 @@ use crate::{
     job::{Mode, Path},
     plan::{Cell, Plan, Scenario},
     rig::Rig,
-    rounds::{Setting, line, run},
+    rounds::{Setting, Shape, line, run},
 };
 
 /// About 10,000 in 30 s.
@@ -25,7 +25,7 @@ const CORRECT_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn measure(rig: &mut Rig, plan: &Plan) -> Result<ScenarioReport, Error> {
     let cell = Cell { mode: Mode::Both, tenants: 1, streams: 1, ..plan.first_cell() };
-    let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench" };
+    let setting = Setting { plan, cell: &cell, gateway: None, tenants: "bench", load: Shape::default() };
     let (client, administrator) = (rig.admin().clone(), rig.administrator().clone());
     let (mut ratios, mut growth, (durations, mut waits)) = (Vec::new(), Vec::new(), mpsc::unbounded_channel());
     for round in 0..plan.rounds {

@@ -41,7 +41,9 @@ pub(super) struct Item {
 /// The messages of one stream.
 pub(super) struct Feed {
     warm: usize,
-    plain: Bytes,
+    bodies: Arc<[Bytes]>,
+    /// The number of bodies sent.
+    sent: usize,
     go: watch::Receiver<Option<Instant>>,
     tally: Arc<Tally>,
     source: Source,
@@ -100,8 +102,12 @@ impl Feed {
         }
     }
 
-    fn plain(&self, count: usize) -> Vec<Item> {
-        (0..count).map(|_| Item { body: self.plain.clone(), due: Due::NEVER }).collect()
+    fn plain(&mut self, count: usize) -> Vec<Item> {
+        let from = self.sent;
+        self.sent += count;
+        (from..self.sent)
+            .map(|number| Item { body: self.bodies[number % self.bodies.len()].clone(), due: Due::NEVER })
+            .collect()
     }
 }
 
@@ -109,8 +115,8 @@ impl Feed {
 pub(super) struct FeedContext {
     pub(super) tally: Arc<Tally>,
     pub(super) go: watch::Receiver<Option<Instant>>,
-    /// A body without a due time.
-    pub(super) plain: Bytes,
+    /// Bodies without a due time, which are sent in turn; at least one.
+    pub(super) bodies: Arc<[Bytes]>,
     /// Whether publishing waits until the consumer has caught up.
     pub(super) limits_backlog: bool,
 }
@@ -119,13 +125,20 @@ impl FeedContext {
     fn feed(&self, warm: usize, source: Source) -> Feed {
         Feed {
             warm,
-            plain: self.plain.clone(),
+            bodies: Arc::clone(&self.bodies),
+            sent: 0,
             go: self.go.clone(),
             tally: Arc::clone(&self.tally),
             source,
             limits_backlog: self.limits_backlog,
         }
     }
+}
+
+/// Bodies of these sizes. Those of equal size share their bytes.
+pub(super) fn bodies(sizes: &[usize]) -> Arc<[Bytes]> {
+    let largest = body(sizes.iter().copied().max().unwrap_or_default());
+    sizes.iter().map(|size| largest.slice(..*size)).collect()
 }
 
 /// Incompressible bytes for a body, beginning with no due time.

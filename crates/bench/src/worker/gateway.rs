@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    feed::{Due, Feed},
+    feed::{Due, Feed, body},
     in_flight::InFlight,
     run::Streams,
     tally::{Recorder, Tally},
@@ -49,24 +49,41 @@ pub(super) async fn open(job: &Job, account: &Account) -> Result<Streams, Error>
     Ok(streams)
 }
 
-/// Opens every subscription of the job and keeps it open without settling anything.
-pub(super) async fn open_idle(job: &Job) -> Result<Vec<Subscription>, Error> {
-    // By index, because the compiler does not accept a closure over borrowed accounts in a task.
-    let tenants = stream::iter(0..job.accounts.len()).map(|tenant| open_idle_tenant(job, tenant));
-    let subscriptions: Vec<Vec<Subscription>> = tenants.buffer_unordered(MAX_CONCURRENT_OPENS).try_collect().await?;
-    Ok(subscriptions.into_iter().flatten().collect())
+/// A stream that is only kept open.
+pub(super) enum IdleStream {
+    Publish { _open: Publisher },
+    Subscribe { _open: Subscription },
 }
 
-async fn open_idle_tenant(job: &Job, tenant: usize) -> Result<Vec<Subscription>, Error> {
+/// Opens every stream of the job's direction and keeps it open. A publish stream sends one message, because the client
+/// opens it with the first; a subscription settles nothing.
+pub(super) async fn open_idle(job: &Job) -> Result<Vec<IdleStream>, Error> {
+    // By index, because the compiler does not accept a closure over borrowed accounts in a task.
+    let tenants = stream::iter(0..job.accounts.len()).map(|tenant| open_idle_tenant(job, tenant));
+    let streams: Vec<Vec<IdleStream>> = tenants.buffer_unordered(MAX_CONCURRENT_OPENS).try_collect().await?;
+    Ok(streams.into_iter().flatten().collect())
+}
+
+async fn open_idle_tenant(job: &Job, tenant: usize) -> Result<Vec<IdleStream>, Error> {
     let account = &job.accounts[tenant];
-    let mut subscriptions = Vec::with_capacity(account.queues.len());
+    let mut streams = Vec::with_capacity(account.queues.len());
     for queues in account.queues.chunks(2 * STREAMS_PER_CONNECTION) {
         let client = connect(&job.endpoints, account).await?;
         for queue in queues {
-            subscriptions.push(client.subscribe(subscribe(job, queue)).await?);
+            if job.mode.consumes() {
+                streams.push(IdleStream::Subscribe { _open: client.subscribe(subscribe(job, queue)).await? });
+            }
+            if job.mode.publishes() {
+                let publisher = client.publisher_with(PublisherOptions::default());
+                let result = publisher.send(publication("", queue, body(job.size))).await?.await;
+                if result.outcome() != pb::Outcome::Confirmed {
+                    return Err(Error::Worker(format!("a message was not confirmed: {}", result.reason)));
+                }
+                streams.push(IdleStream::Publish { _open: publisher });
+            }
         }
     }
-    Ok(subscriptions)
+    Ok(streams)
 }
 
 /// Connects as the tenant's client, on a separate connection.

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     direct,
-    feed::{Feed, FeedContext, body, pace},
+    feed::{Feed, FeedContext, bodies, pace},
     gateway, ordinary,
     tally::{Counts, Tally},
 };
@@ -65,11 +65,11 @@ pub(super) async fn run(job: Job, ready: oneshot::Sender<()>, go: oneshot::Recei
 }
 
 async fn stay_idle(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()>) -> Result<Outcome, Error> {
-    let subscriptions = gateway::open_idle(job).await?;
+    let streams = gateway::open_idle(job).await?;
     // The receiver is gone when the process is about to end.
     let _ = ready.send(());
     let _ = go.await;
-    drop(subscriptions);
+    drop(streams);
     Ok(Outcome::default())
 }
 
@@ -78,7 +78,9 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     let (publishers, mut consumers) = open(job).await?;
     let (start, started) = watch::channel(None);
     let limits_backlog = job.mode.publishes() && job.mode.consumes();
-    let shared = FeedContext { tally: Arc::clone(&tally), go: started, plain: body(job.size), limits_backlog };
+    let bodies = bodies(if job.sizes.is_empty() { std::slice::from_ref(&job.size) } else { &job.sizes });
+    let plain = bodies[0].clone();
+    let shared = FeedContext { tally: Arc::clone(&tally), go: started, bodies, limits_backlog };
 
     let mut tasks = JoinSet::new();
     let watched = |tally: &Arc<Tally>, work: Work| {
@@ -125,7 +127,7 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     start.send_replace(Some(clock));
     let seconds = match job.load {
         Load::Rate { per_second, seconds } => {
-            pace(pacers, shared.plain.clone(), tally.epoch(), per_second, Duration::from_secs_f64(seconds))?;
+            pace(pacers, plain, tally.epoch(), per_second, Duration::from_secs_f64(seconds))?;
             seconds
         }
         Load::Full { seconds } => seconds,
