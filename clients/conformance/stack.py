@@ -343,10 +343,9 @@ class Stack:
             gateway = Gateway(number, self.binary, settings, self.folder)
             self.gateways.append(gateway)
             await gateway.start()
-        secret = self.gateways[0].administrator()
-        if secret is None:
-            raise StackError("the first gateway reported no administrator")
-        self.admin_secret = secret
+        # The log may be written after the gateway is ready.
+        await until("the report of the first administrator", 10, lambda: self.gateways[0].administrator() is not None)
+        self.admin_secret = self.gateways[0].administrator() or ""
 
     async def restore(self) -> None:
         """Start what a case has stopped."""
