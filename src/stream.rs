@@ -5,6 +5,7 @@
 //! the client, the tenant or the gateway ([`session`]). Neither tonic nor lapin is used here, so that the bookkeeping
 //! is tested without them.
 
+pub mod connection_end;
 pub mod drain;
 pub mod open_streams;
 mod outstanding;

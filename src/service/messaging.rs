@@ -47,7 +47,8 @@ impl MessagingService {
         let caller = Caller::from_request(request).map_err(Failure::from)?;
         let scope = self.tenants.admit(caller, action).map_err(Failure::from)?;
         let (call, audit_context) = (request.extensions().get(), AuditContext::of_request(request));
-        Ok(Session::open(&self.session, scope, kind, call, audit_context)?)
+        let session = Session::open(&self.session, scope, kind, call, audit_context)?;
+        Ok(session.on_connection(request.extensions().get().cloned().unwrap_or_default()))
     }
 }
 

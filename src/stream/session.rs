@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
+    connection_end::ConnectionEnd,
     drain::Drain,
     open_streams::{ListedStream, OpenStreams},
 };
@@ -121,6 +122,7 @@ pub struct Session {
     tracer: MessageTracer,
     open: OpenStream,
     listed: ListedStream,
+    connection: ConnectionEnd,
     timer: Pin<Box<Sleep>>,
     warned: bool,
     /// The beginning of the shutdown; `None` once the stream was notified.
@@ -172,6 +174,7 @@ impl Session {
             _permit: permit,
             open: metrics.open_stream(kind),
             listed,
+            connection: ConnectionEnd::default(),
             metrics,
             tracer,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -180,6 +183,16 @@ impl Session {
         };
         session.set_timer();
         Ok(session)
+    }
+
+    /// Sets the connection of the stream.
+    pub fn on_connection(self, connection: ConnectionEnd) -> Self {
+        Self { connection, ..self }
+    }
+
+    /// The end of its connection.
+    pub(super) fn connection_end(&self) -> ConnectionEnd {
+        self.connection.clone()
     }
 
     /// The scope of the stream.

@@ -39,6 +39,7 @@ use crate::{
         messaging_server::MessagingServer, topology_server::TopologyServer,
     },
     service::{self, AdminService, AuthService, MessagingService, TopologyService},
+    stream::connection_end::ConnectionEnd,
     telemetry::{ProcessMetrics, Traces},
 };
 
@@ -163,11 +164,14 @@ pub async fn serve(
             let reflection_memory = reflection_memory.of(&network);
             async move {
                 let activity = peer.activity.clone();
+                let connection_end = ConnectionEnd::default();
+                let of_requests = connection_end.clone();
                 let remote = TcpConnectInfo { local_addr: None, remote_addr: Some(peer.address) };
                 let service = service_fn(move |mut request: Request<Body>| {
                     // The extension in which tonic and the layers expect the address.
                     request.extensions_mut().insert(remote.clone());
                     request.extensions_mut().insert(peer.clone());
+                    request.extensions_mut().insert(of_requests.clone());
                     service.call(request)
                 });
                 let close = async {
@@ -187,7 +191,11 @@ pub async fn serve(
                             true => reflection_memory.clone(),
                             false => anonymous_memory.clone(),
                         };
-                        http2::serve(io, service, &http2, &activity, memory, close).await
+                        let reason = http2::serve(io, service, &http2, &activity, memory, close).await;
+                        if matches!(reason, CloseReason::Flood | CloseReason::Protocol) {
+                            connection_end.set_closed_by_gateway();
+                        }
+                        reason
                     }
                 }
             }

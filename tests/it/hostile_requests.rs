@@ -16,6 +16,7 @@ use warrengate::pb::{
 
 use crate::harness::{
     Tenant,
+    consumer::RawSubscription,
     http2::Http2,
     plans::limited,
     raw::{field, reason, start},
@@ -194,6 +195,29 @@ async fn single_acknowledgement_frames_never_end_the_connection() {
     }
     tenant.has_depth("jobs", 0).await;
     assert!(!connection.is_closed());
+}
+
+#[tokio::test]
+async fn messages_on_a_connection_that_the_gateway_closes_use_up_no_attempt() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "x").await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let gateway = crate::harness::SharedStack::get().stack.gateway().grpc_address();
+    let connection = Http2::connect(gateway).await;
+    let mut call = connection.call("warrengate.v1.Messaging/Subscribe", Some(&token)).await;
+    let start_frame = SubscribeRequest { frame: Some(SubscribeFrame::Start(start("jobs"))) };
+    call.data(web::framed(&start_frame), false).await;
+    let delivered = loop {
+        let response: SubscribeResponse = call.message().await.expect("an open stream");
+        if let Some(subscribe_response::Event::Deliveries(deliveries)) = response.event {
+            break deliveries;
+        }
+    };
+    assert_eq!(delivered.deliveries[0].attempt, 1);
+    connection.flood_with_resets().await;
+    let again = RawSubscription::open(&tenant.client, start("jobs")).await.one().await;
+    assert_eq!((again.attempt, again.redelivered), (1, true));
 }
 
 #[tokio::test]

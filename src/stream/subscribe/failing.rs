@@ -220,7 +220,7 @@ impl Machine {
     }
 
     /// Waits for a limited time until the failed deliveries of a stream that has ended are moved. All deliveries that
-    /// were sent to a client that disconnected and not settled have failed.
+    /// were sent to a client that disconnected and not settled have failed, unless the gateway closed its connection.
     pub(super) async fn finish(&mut self, consumer: &mut Consumer, end: &Result<(), End>) {
         let broken = |end: &End| match end {
             End::ClientDisconnected => true,
@@ -231,7 +231,12 @@ impl Machine {
             Err(end) if !broken(end) => FINISH_CUT,
             _ => FINISH,
         };
-        if end.as_ref().is_err_and(broken) && !self.session.gateway_stops() {
+        let connection = self.session.connection_end();
+        if end.as_ref().is_err_and(broken)
+            && !self.session.gateway_stops()
+            && self.outstanding.len() > 0
+            && !connection.is_closed_by_gateway().await
+        {
             for (id, failed) in self.outstanding.fail_sent() {
                 let settling = self.spans.settling(&[id], 0, Settlement::TakenBack, "");
                 self.failing.retry(failed, FailureCause::ClientDisconnected, settling);

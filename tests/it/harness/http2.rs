@@ -47,6 +47,22 @@ impl Http2 {
         Http2Call { send, response: Some(response), body: None, received: BytesMut::new() }
     }
 
+    /// Opens calls and resets them at once, until the gateway ends the connection.
+    pub async fn flood_with_resets(&self) {
+        let opened = |mut send: SendRequest<Bytes>| {
+            send.send_request(Request::post("https://127.0.0.1/flood").body(()).unwrap(), false).ok()
+        };
+        while let Ok(send) = within("a free stream", self.send.clone().ready()).await
+            && let Some((_, mut stream)) = opened(send)
+        {
+            stream.send_reset(h2::Reason::CANCEL);
+            // The connection must be able to send, but not one reset at a time.
+            if u32::from(stream.stream_id()) % 1024 == 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Whether the gateway has ended the connection.
     pub fn is_closed(&self) -> bool {
         self.connection.is_finished()
