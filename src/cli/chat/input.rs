@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 /// Moves to the beginning of the terminal's line, and clears it.
 const CLEAR: &str = "\r\u{1b}[K";
-/// The width of a terminal that does not tell its own.
+/// The width of a terminal that does not report its own.
 const WIDTH: usize = 80;
 
 /// The lines that a person enters.
@@ -246,8 +246,8 @@ mod tests {
     fn typed_characters_are_shown_until_the_line_is_entered() {
         let (line, entered) = typed("grüße 🐇".as_bytes());
         assert_eq!((line.shown(80).as_str(), entered), ("grüße 🐇", vec![]));
-        let (line, entered) = typed("one\ntwo\rthr".as_bytes());
-        assert_eq!(line.shown(80), "thr");
+        let (line, entered) = typed("one\ntwo\rthree".as_bytes());
+        assert_eq!(line.shown(80), "three");
         assert_eq!(entered, [Entered::Line("one".into()), Entered::Line("two".into())]);
     }
 
