@@ -305,9 +305,13 @@ async fn idle_streams_have_no_channel() {
     let broker = Management::new();
     let path = format!("vhosts/wg.{}/channels", tenant.id);
     let channels = async || broker.get(&path).await.unwrap().as_array().unwrap().len();
-    // The statistics arrive late, so the channels are awaited first; then there are not more than lanes (and one of the
-    // operation that declared the queue).
-    until("channels", async || (1..=5).contains(&channels().await).then_some(())).await;
+    // The statistics arrive late, so the streams publish until they show the channels; these are not more than lanes (and
+    // one of the operation that declared the queue).
+    until("channels", async || {
+        each(&mut all).await;
+        (1..=5).contains(&channels().await).then_some(())
+    })
+    .await;
     until("no channel", async || (channels().await == 0).then_some(())).await;
     each(&mut all).await;
 }
