@@ -24,13 +24,21 @@ fn browser(gateway: &OwnGateway) -> Browser {
     Browser::at(gateway.running.console_address().expect("the console is on"))
 }
 
+/// Signs in at a gateway that may learn of the new tenant a moment later.
+async fn sign_in(browser: &mut Browser, tenant: &Tenant) {
+    until("the sign-in", async || {
+        (browser.sign_in(&tenant.client_id, &tenant.secret).await.status == StatusCode::OK).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_session_that_was_signed_out_on_one_gateway_is_refused_by_the_others() {
     let (one, other) = (gateway().await, gateway().await);
     let tenant = Tenant::fresh().await;
     tenant.queue("jobs").await;
     let mut browser_of_one = browser(&one);
-    assert_eq!(browser_of_one.sign_in(&tenant.client_id, &tenant.secret).await.status, StatusCode::OK);
+    sign_in(&mut browser_of_one, &tenant).await;
     let mut copy = browser(&other);
     copy.cookies.clone_from(&browser_of_one.cookies);
     // The other gateway may learn of the new client a moment later.
@@ -66,10 +74,7 @@ async fn a_session_of_a_revoked_client_ends_on_every_gateway() {
     let tenant = Tenant::fresh().await;
     let mut browsers = [browser(&one), browser(&other)];
     for browser in &mut browsers {
-        until("the sign-in", async || {
-            (browser.sign_in(&tenant.client_id, &tenant.secret).await.status == StatusCode::OK).then_some(())
-        })
-        .await;
+        sign_in(browser, &tenant).await;
     }
     let admin = SharedStack::get().admin().await;
     admin.admin().revoke_client(pb::RevokeClientRequest { client_id: tenant.client_id.clone() }).await.unwrap();
