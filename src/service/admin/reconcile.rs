@@ -42,6 +42,9 @@ pub(super) async fn reconcile(
     Ok(pb::ReconcileTenantResponse { reconciliations, unknown: Vec::new(), looked_at: 1 })
 }
 
+/// How many objects that belong to no tenant one log line names; `ReconcileTenant` reports all of them.
+const LOGGED_UNKNOWN: usize = 20;
+
 /// Reconciles all tenants at every interval, until stopped. Gateways with the same store do so independently, which is
 /// safe.
 pub(super) async fn periodically(context: Arc<AdminContext>, interval: Duration, stop: CancellationToken) {
@@ -60,7 +63,8 @@ pub(super) async fn periodically(context: Arc<AdminContext>, interval: Duration,
         };
         match done {
             Ok(done) if !done.unknown.is_empty() => {
-                tracing::warn!(unknown = ?done.unknown, "found broker objects that belong to no tenant");
+                let (count, first) = (done.unknown.len(), &done.unknown[..done.unknown.len().min(LOGGED_UNKNOWN)]);
+                tracing::warn!(count, ?first, "found broker objects that belong to no tenant");
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot reconcile tenants"),
