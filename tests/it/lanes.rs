@@ -322,7 +322,9 @@ async fn a_message_that_the_broker_refuses_without_naming_an_exchange_costs_no_o
     // Until its deadline the message is sent again and again.
     let stack = DedicatedStack::start("lanes-size", &[("WARRENGATE_BROKER__PUBLISH_DEADLINE", "40s")]).await;
     // The broker answers a larger message by closing the channel with an error that names no exchange.
-    let smaller = "application:set_env(rabbit, max_message_size, 10000).";
+    // RabbitMQ 3.10 reads the limit from its environment, 4.x from a persistent term.
+    let smaller = "application:set_env(rabbit, max_message_size, 10000), \
+                   persistent_term:put(max_message_size, 10000).";
     assert_eq!(stack.stack.node().control(&["eval", smaller]).await.unwrap().trim(), "ok");
     let tenant = stack.tenant().await;
     tenant.queue("jobs").await;
