@@ -200,10 +200,10 @@ impl Console {
     }
 }
 
-/// Whether a refusal means that the client or its token is no longer accepted.
+/// Whether the gateway now rejects the client or its token.
 fn is_final(status: &Status) -> bool {
     matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
 }
 
-/// The session's client is no longer accepted.
+/// The gateway now rejects the session's client.
 struct Ended;

@@ -130,8 +130,8 @@ pub(in crate::console) async fn refreshed(
         SignInError::Busy | SignInError::Unavailable(_) => NotRefreshed::Unavailable,
     })?;
     let renewal = tokens.refresh.clone().map_or(Renewal::None, Renewal::RefreshToken);
-    // The gateway may not know the issuer's newest keys yet. A user who is no longer accepted has no page with the old
-    // token either.
+    // The gateway may not have the issuer's newest keys yet. If it rejects the user, it also rejects the old token, so
+    // no page is shown.
     let accepted = accepted(console, peer, tokens).await.map_err(|_| NotRefreshed::Unchecked(renewal));
     accepted.map(|(renewal, token, _)| (renewal, token))
 }
