@@ -64,6 +64,18 @@ async fn a_session_that_was_signed_out_on_one_gateway_is_refused_by_the_others()
     let page = copy.post("/queues", &[("name", "intruder")]).await;
     assert_eq!(page.path, "/sign-in", "forms are refused, too: {}", page.text);
     assert!(another.open("/queues").await.contains("jobs"), "another session of the client goes on");
+
+    // The same without live figures, which ask the store themselves.
+    let mut browser_of_one = browser(&one);
+    browser_of_one.cookies.clone_from(&another.cookies);
+    browser_of_one.open("/queues").await;
+    let copied = browser_of_one.cookies.clone();
+    assert_eq!(browser_of_one.post("/sign-out", &[]).await.path, "/sign-in");
+    until("the end of the session without live figures", async || {
+        another.cookies.clone_from(&copied);
+        (another.get("/queues").await.path == "/sign-in").then_some(())
+    })
+    .await;
     one.running.shutdown().await;
     other.running.shutdown().await;
 }
