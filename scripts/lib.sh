@@ -62,6 +62,8 @@ has_chromium() {
 
 has_shellcheck() { has shellcheck; }
 
+has_compose() { docker compose version >/dev/null 2>&1 || has docker-compose; }
+
 # Cargo is not installed automatically, because there are several ways to do it.
 need_cargo() {
   [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
@@ -116,6 +118,7 @@ need() {
       "node:        Node.js 20 or later: https://nodejs.org (only for the TypeScript client library)" \
       "chromium:    Chromium or Google Chrome (only for ./scripts/console)" \
       "shellcheck:  https://www.shellcheck.net (only for ./scripts/lint)" \
+      "compose:     Docker Compose (only for ./scripts/check-compose)" \
       "authorities: your system's ca-certificates"
   fi
 }
@@ -135,6 +138,7 @@ need_by_apt() {
       # Small images have no font.
       chromium) packages+=(chromium fonts-dejavu-core) ;;
       shellcheck) packages+=(shellcheck) ;;
+      compose) packages+=(docker-compose) ;;
     esac
   done
   say "installing ${packages[*]} with apt-get"
@@ -169,6 +173,7 @@ need_by_brew() {
       node) packages+=(node) ;;
       chromium) casks+=(chromium) ;;
       shellcheck) packages+=(shellcheck) ;;
+      compose) packages+=(docker-compose) ;;
     esac
   done
   [ ${#packages[@]} -eq 0 ] || say "installing ${packages[*]} with brew"
