@@ -3,10 +3,12 @@
  * continue to their end, and no new call uses it.
  */
 import * as tls from "node:tls";
-import { type DescMessage, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import { type DescMessage, type DescMethod, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
+import { decodePublishResponse, encodePublishRequest } from "./codec.js";
 import { ClosedError, ConfigurationError, fromStatus, type WarrengateError } from "./errors.js";
 import { StatusSchema } from "./generated/warrengate/client/v1/status_pb.js";
+import { Messaging } from "./generated/warrengate/v1/messaging_pb.js";
 import type { Call, Link, Listener, Method } from "./link.js";
 
 /** How long streams of a replaced channel may take to end. */
@@ -143,11 +145,13 @@ function authorization(token: string | undefined, waitForReady: boolean): grpc.M
   return metadata;
 }
 
-function wire<I extends DescMessage, O extends DescMessage>(
-  method: Method<I, O>,
-): [string, (request: MessageShape<I>) => Buffer, (bytes: Buffer) => MessageShape<O>] {
+type Codec<I extends DescMessage, O extends DescMessage> = [(request: MessageShape<I>) => Buffer, (bytes: Buffer) => MessageShape<O>];
+
+function wire<I extends DescMessage, O extends DescMessage>(method: Method<I, O>): [string, ...Codec<I, O>] {
+  const path = `/${method.parent.typeName}/${method.name}`;
+  if ((method as DescMethod) === Messaging.method.publish) return [path, ...([encodePublishRequest, decodePublishResponse] as unknown as Codec<I, O>)];
   return [
-    `/${method.parent.typeName}/${method.name}`,
+    path,
     (request) => {
       const bytes = toBinary(method.input, request);
       return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -4,12 +4,13 @@ import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Backoff } from "../src/backoff.js";
+import { decodePublishResponse, encodePublishRequest } from "../src/codec.js";
 import { fromResult, fromStatus } from "../src/errors.js";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../src/generated/warrengate/client/v1/status_pb.js";
-import { Outcome, PublishResultSchema } from "../src/generated/warrengate/v1/messaging_pb.js";
+import { Outcome, PublicationSchema, PublishRequestSchema, PublishResponseSchema, PublishResultSchema } from "../src/generated/warrengate/v1/messaging_pb.js";
 import { connect, ConfigurationError, ExhaustedError, fromEnv, type Message, ReceivedMessage, ThrottledError, UnroutableError } from "../src/index.js";
 import { toWire } from "../src/message.js";
 import { Tokens } from "../src/tokens.js";
@@ -26,6 +27,87 @@ void test("every property and header type is converted", () => {
   const received = new ReceivedMessage(toWire(original));
   assert.deepEqual(Object.fromEntries(Object.entries(received)), original);
   assert.deepEqual(new ReceivedMessage(toWire({ body: '{"a":1}' })).json(), { a: 1 });
+});
+
+void test("frames of publications are encoded like the generated code does", () => {
+  const texts = ["", "orders", "x".repeat(127), "x".repeat(128), "x".repeat(16_384), "Aufträge", "注文", "🙂"];
+  const lengths = [0, 1, 127, 128, 16_383, 16_384];
+  const given: Message[] = [
+    ...lengths.map((length) => ({ body: new Uint8Array(length).fill(255) })),
+    ...texts.flatMap((text) => [
+      { body: text, messageId: text },
+      { body: "b", correlationId: text, replyTo: text, contentType: text, contentEncoding: text, type: text, appId: text },
+    ]),
+    ...[1, 127, 128, 255].map((priority) => ({ body: "b", priority, transient: true })),
+    { body: "b", publishTime: new Date("2026-01-02T03:04:05Z") },
+    { body: "b", ttlMs: 1500 },
+    { body: "b", headers: { kind: "order", size: 3 } },
+  ];
+  const sequences = [0n, 1n, 127n, 128n, 2n ** 32n, 2n ** 53n - 1n, 2n ** 53n + 1n, 2n ** 64n - 1n];
+  const publications = [
+    ...given.map((message, index) => ({ sequence: BigInt(index), routingKey: "orders", message: toWire(message) })),
+    ...sequences.map((sequence) => ({ sequence, message: toWire({ body: "b" }), allowUnroutable: true })),
+    ...texts.map((text) => ({ exchange: text, routingKey: text, message: toWire({ body: "b" }) })),
+    { sequence: 1n },
+  ];
+  for (const some of [publications, [], ...publications.map((publication) => [publication])]) {
+    const request = create(PublishRequestSchema, { frame: { case: "publications", value: { publications: some } } });
+    assert.deepEqual(new Uint8Array(encodePublishRequest(request)), toBinary(PublishRequestSchema, request));
+  }
+  const renewal = create(PublishRequestSchema, { frame: { case: "reauthenticate", value: { accessToken: "t" } } });
+  assert.deepEqual(new Uint8Array(encodePublishRequest(renewal)), toBinary(PublishRequestSchema, renewal));
+});
+
+void test("a publication that cannot be encoded is an error", () => {
+  const request = create(PublishRequestSchema);
+  const publication = create(PublicationSchema, { message: toWire({ body: "b" }) });
+  request.frame = { case: "publications", value: { $typeName: "warrengate.v1.Publications", publications: [publication] } };
+  for (const wrong of [{ priority: -1 }, { priority: 0.5 }, { body: 7 }, { type: 7 }]) {
+    publication.message = { ...toWire({ body: "b" }), ...(wrong as object) };
+    assert.throws(() => encodePublishRequest(request), JSON.stringify(wrong));
+  }
+});
+
+void test("frames of results are decoded like the generated code does, also when they are cut off or damaged", () => {
+  const results = [
+    { sequence: 1n, outcome: Outcome.CONFIRMED, messageId: "i", traceId: "t".repeat(32) },
+    { sequence: 2n ** 49n, outcome: Outcome.CONFIRMED, messageId: "🙂" },
+    { sequence: 2n ** 64n - 1n, outcome: Outcome.REJECTED, reason: `X: ${"y".repeat(200)}` },
+    { sequence: 300n, outcome: Outcome.THROTTLED, retryAfter: durationFromMs(20) },
+    {},
+  ];
+  const events = [
+    ...[results, [], ...results.map((result) => [result])].map((some) => ({ case: "results" as const, value: { results: some } })),
+    { case: "authExpiring" as const, value: {} },
+    { case: "draining" as const, value: {} },
+    { case: undefined },
+  ];
+  const decoded = (decode: () => unknown) => {
+    try {
+      return decode();
+    } catch {
+      return "refused";
+    }
+  };
+  const frames = [
+    ...events.map((event) => Buffer.from(toBinary(PublishResponseSchema, create(PublishResponseSchema, { event })))),
+    // The unknown outcomes 99 and -1.
+    Buffer.from("0a040a021063", "hex"),
+    Buffer.from("0a0d0a0b10ffffffffffffffffff01", "hex"),
+  ];
+  for (const bytes of frames) {
+    // A field that the library does not know, and a frame that has its results in two parts.
+    for (const whole of [bytes, Buffer.concat([bytes, Buffer.from([0x78, 1])]), Buffer.concat([bytes, bytes])]) {
+      for (let index = 0; index <= whole.length; index += 1) {
+        const [cut, damaged] = [Buffer.from(whole.subarray(0, index)), Buffer.from(whole)];
+        if (index < whole.length) damaged[index] = (damaged[index] ?? 0) ^ 1;
+        for (const frame of [cut, damaged]) {
+          const [own, generated] = [() => decodePublishResponse(frame), () => fromBinary(PublishResponseSchema, frame)].map(decoded);
+          assert.deepEqual(own, generated, frame.toString("hex"));
+        }
+      }
+    }
+  }
 });
 
 void test("an error of the gateway keeps reason, field, trace and time", () => {
