@@ -142,6 +142,17 @@ async fn publishing_and_consuming_are_measured_separately_on_every_queue_type() 
 }
 
 #[tokio::test]
+async fn a_run_whose_warm_up_is_not_confirmed_is_an_error_with_the_reason() {
+    let folder = folder();
+    let args = ["--rounds=1", "--seconds=0.3", "--scenario=throughput", "--streams=1", "--size=70000"];
+    let limit = ["--set=WARRENGATE_LIMITS__MAX_MESSAGE_BYTES=65536"];
+    let output = within("bench", bench(folder.path(), &[&args[..], &limit].concat()).output()).await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("50 of 50 warm-up messages were not confirmed: "), "{errors}");
+}
+
+#[tokio::test]
 async fn each_limit_of_a_plan_is_reached_while_another_tenant_stays_within_its_limits() {
     let folder = folder();
     // A limit that is not reached fails the run.

@@ -141,7 +141,11 @@ async fn publish(
 }
 
 fn answered(result: &pb::PublishResult, due: Due, tally: &Tally, recorder: &mut Recorder) {
-    tally.answered(result.outcome() == pb::Outcome::Confirmed, due, recorder);
+    let is_confirmed = result.outcome() == pb::Outcome::Confirmed;
+    if !is_confirmed {
+        tally.keep_refusal(&result.reason);
+    }
+    tally.answered(is_confirmed, due, recorder);
 }
 
 async fn consume(client: Client, options: SubscribeOptions, tuning: Tuning, tally: Arc<Tally>) -> Result<(), Error> {

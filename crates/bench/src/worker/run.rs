@@ -23,8 +23,10 @@ use crate::{
     job::{Job, Load, Outcome, Path},
 };
 
-/// Warm-up messages of each stream.
+/// Warm-up messages of each stream, and of all streams together. More would not all have their outcomes before the
+/// gateway's deadline on a busy machine with a thousand streams.
 const WARM_UP: usize = 50;
+const WARM_UP_OF_ALL: usize = 5_000;
 /// The time limit for pending answers and deliveries after the end of the load.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -93,25 +95,26 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     };
     let mut pacers = Vec::new();
     let mut publishing = JoinSet::new();
+    let warm_up = warm_up(publishers.len());
     for publisher in publishers {
         let feed = match job.load {
-            Load::Full { seconds } => Feed::full(WARM_UP, &shared, Duration::from_secs_f64(seconds)),
+            Load::Full { seconds } => Feed::full(warm_up, &shared, Duration::from_secs_f64(seconds)),
             Load::Rate { .. } => {
                 let (sender, items) = mpsc::unbounded_channel();
                 pacers.push(sender);
-                Feed::paced(WARM_UP, &shared, items)
+                Feed::paced(warm_up, &shared, items)
             }
-            _ => Feed::nothing(WARM_UP, &shared),
+            _ => Feed::nothing(warm_up, &shared),
         };
         publishing.spawn(watched(&tally, publisher(feed, Arc::clone(&tally))));
     }
+    let consumes_warm_up = job.mode.publishes() && job.mode.consumes();
     // A consumer without a publisher has a full queue, so it starts with the measured time.
     if job.mode.publishes() {
         consumers.drain(..).for_each(|consumer| drop(tasks.spawn(watched(&tally, consumer(Arc::clone(&tally))))));
-        let warm = (publishing.len() * WARM_UP) as u64;
-        let consumes = job.mode.consumes();
+        let warm = (publishing.len() * warm_up) as u64;
         let is_warm = |counts: Counts| {
-            counts.confirmed + counts.refused >= warm && (!consumes || counts.consumed >= counts.confirmed)
+            counts.confirmed + counts.refused >= warm && (!consumes_warm_up || counts.consumed >= counts.confirmed)
         };
         tokio::time::timeout(TIMEOUT, tally.until(is_warm)).await.map_err(|_| Error::TooSlow("warming up"))?;
     }
@@ -119,6 +122,7 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     if let Some(error) = tally.error() {
         return Err(Error::Worker(error));
     }
+    check_warm_up(before, consumes_warm_up, tally.refusal())?;
     let _ = ready.send(());
     if go.await.is_err() {
         return Ok(Outcome::default());
@@ -163,6 +167,27 @@ async fn measure(job: &Job, ready: oneshot::Sender<()>, go: oneshot::Receiver<()
     })
 }
 
+/// The number of warm-up messages of each stream.
+fn warm_up(streams: usize) -> usize {
+    (WARM_UP_OF_ALL / streams.max(1)).clamp(1, WARM_UP)
+}
+
+/// Checks that each warm-up message was confirmed and delivered once. Otherwise the deliveries of the measured time could
+/// be those of the warm-up, and the counts of a run that lost nothing would not add up.
+fn check_warm_up(counts: Counts, consumes: bool, refusal: Option<String>) -> Result<(), Error> {
+    let Counts { published, confirmed, consumed, .. } = counts;
+    if confirmed < published {
+        let reason = refusal.unwrap_or_default();
+        let text = format!("{} of {published} warm-up messages were not confirmed: {reason}", published - confirmed);
+        return Err(Error::Counts(text.into()));
+    }
+    if consumes && consumed != confirmed {
+        let text = format!("{confirmed} warm-up messages were delivered {consumed} times");
+        return Err(Error::Counts(text.into()));
+    }
+    Ok(())
+}
+
 async fn open(job: &Job) -> Result<(Vec<Publisher>, Vec<Consumer>), Error> {
     let (mut publishers, mut consumers) = (Vec::new(), Vec::new());
     for account in &job.accounts {
@@ -175,4 +200,26 @@ async fn open(job: &Job) -> Result<(Vec<Publisher>, Vec<Consumer>), Error> {
         consumers.extend(streams.consumers);
     }
     Ok((publishers, consumers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warm_up_with_messages_that_were_not_confirmed_or_came_twice_is_an_error() {
+        let counts = |confirmed, consumed| Counts { published: 50, confirmed, refused: 50 - confirmed, consumed };
+        let check = |counts, consumes| check_warm_up(counts, consumes, Some("PUBLISH_DEADLINE: late".into()));
+        assert!(check(counts(50, 50), true).is_ok());
+        assert!(check(counts(50, 0), false).is_ok(), "nothing is consumed");
+        let error = check(counts(47, 50), true).expect_err("three are unknown, and stored").to_string();
+        assert!(error.contains("3 of 50 warm-up messages were not confirmed: PUBLISH_DEADLINE: late"), "{error}");
+        let error = check(counts(50, 53), true).expect_err("three came twice").to_string();
+        assert!(error.contains("50 warm-up messages were delivered 53 times"), "{error}");
+    }
+
+    #[test]
+    fn the_warm_up_of_many_streams_is_not_longer() {
+        assert_eq!([1, 100, 1_000, 10_000].map(warm_up), [50, 50, 5, 1]);
+    }
 }

@@ -31,6 +31,8 @@ pub(super) struct Tally {
     changed: Notify,
     done: CancellationToken,
     error: Mutex<Option<String>>,
+    /// The reason of the first message that was not confirmed, if one is known.
+    refusal: Mutex<Option<String>>,
     end_to_end: Mutex<Recorder>,
     confirm: Mutex<Recorder>,
 }
@@ -58,6 +60,7 @@ impl Tally {
             changed: Notify::new(),
             done: CancellationToken::new(),
             error: Mutex::default(),
+            refusal: Mutex::default(),
             end_to_end: Mutex::default(),
             confirm: Mutex::default(),
         }
@@ -149,6 +152,14 @@ impl Tally {
 
     pub(super) fn error(&self) -> Option<String> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn keep_refusal(&self, reason: &str) {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.to_owned());
+    }
+
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn keep_end_to_end(&self, recorder: &Recorder) {
