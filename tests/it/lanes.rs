@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use warrengate::pb::{Exchange, ExchangeType, Outcome, Publication, PublishResult};
 
 use crate::harness::{
-    Tenant,
+    SharedStack, Tenant,
     broker::{Login, Management, amqp, certificate_of, tls},
     dedicated::DedicatedStack,
     publisher::RawPublisher,
@@ -348,4 +348,92 @@ async fn a_message_that_the_broker_refuses_without_naming_an_exchange_costs_no_o
     let bodies: BTreeSet<_> = tenant.take("jobs", depth).await.iter().map(|body| parse(body)).collect();
     assert_eq!(bodies.len(), (STREAMS - 1) * 2 * MESSAGES, "each confirmed message is stored");
     stack.stack.stop().await.unwrap();
+}
+
+/// Suspends or resumes the process of a quorum queue on the shared broker.
+async fn server(tenant: &Tenant, queue: &str, action: &str) {
+    let command = format!("sys:{action}(list_to_atom(\"wg.{}_{queue}\")).", tenant.id);
+    assert_eq!(SharedStack::get().stack.node().control(&["eval", &command]).await.unwrap().trim(), "ok");
+}
+
+/// Publishes to a suspended queue on many streams, and meanwhile to another queue on one stream. A channel's first
+/// message to a suspended queue stops the channel, and later ones stop what is published after them.
+async fn publish_beside_a_suspended_queue(is_known: bool) {
+    // More than all lanes send before they wait for answers.
+    const LARGE: usize = 8;
+    const SMALL: usize = 50;
+    let tenant = Tenant::fresh().await;
+    tenant.queue("silent").await;
+    tenant.queue("fine").await;
+    let mut all = streams(&tenant, LARGE + SMALL + 1).await;
+    let (other, silent) = all.split_last_mut().unwrap();
+    let counts: Vec<_> = (0..LARGE + SMALL).map(|stream| if stream < LARGE { 800 } else { 15 }).collect();
+    if is_known {
+        // All lanes have published to the queue before.
+        let publishing = silent.iter_mut().zip(&counts).enumerate().map(|(stream, (publisher, count))| async move {
+            let publications = (0..*count).map(|message| to_queue("silent", body(stream, message))).collect();
+            assert_confirmed(&publish_all(publisher, publications, 20).await);
+        });
+        join_all(publishing).await;
+        tenant.purge("silent").await;
+    }
+    server(&tenant, "silent", "suspend").await;
+    for (stream, (publisher, count)) in silent.iter_mut().zip(&counts).enumerate() {
+        publisher.send((0..*count).map(|message| to_queue("silent", body(stream, message))).collect()).await;
+    }
+    for message in 0..20 {
+        other.send(vec![to_queue("fine", message.to_string())]).await;
+        assert_confirmed(&other.results(1).await);
+    }
+    server(&tenant, "silent", "resume").await;
+    for (publisher, count) in silent.iter_mut().zip(&counts) {
+        assert_confirmed(&publisher.results(*count).await);
+    }
+    // Messages on a channel that did not answer may be stored more than once. The first copies are in order.
+    let depth = tenant.depth("silent").await as usize;
+    let mut next = vec![0; LARGE + SMALL];
+    for taken in tenant.take("silent", depth).await {
+        let (stream, message) = parse(&taken);
+        assert!(message <= next[stream], "stream {stream}: {message} comes before {}", next[stream]);
+        if message == next[stream] {
+            next[stream] += 1;
+        }
+    }
+    assert_eq!(next, counts, "each confirmed message is stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_messages_to_a_suspended_queue_leave_another_stream_its_outcomes() {
+    publish_beside_a_suspended_queue(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_messages_to_a_queue_that_was_suspended_before_leave_another_stream_its_outcomes() {
+    publish_beside_a_suspended_queue(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_to_a_suspended_queue_leaves_other_streams_their_outcomes() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("silent").await;
+    tenant.queue("fine").await;
+    let mut all = streams(&tenant, STREAMS).await;
+    let (silent, others) = all.split_first_mut().unwrap();
+    server(&tenant, "silent", "suspend").await;
+    // One lane has capacity for all of these, so the messages to both queues are on one channel.
+    silent.send(vec![to_queue("silent", "first")]).await;
+    for (stream, publisher) in others.iter_mut().enumerate() {
+        publisher.send((0..2).map(|message| to_queue("fine", body(stream, message))).collect()).await;
+    }
+    for publisher in others.iter_mut() {
+        assert_confirmed(&publisher.results(2).await);
+    }
+    server(&tenant, "silent", "resume").await;
+    assert_confirmed(&silent.results(1).await);
+    assert_eq!(tenant.take("silent", 1).await, ["first"]);
+    // Messages that the broker did not answer were published again, so each stream's may be stored more than once, but
+    // none is missing.
+    let depth = tenant.depth("fine").await as usize;
+    let bodies: BTreeSet<_> = tenant.take("fine", depth).await.iter().map(|body| parse(body)).collect();
+    assert_eq!(bodies.len(), 2 * (STREAMS - 1));
 }

@@ -34,13 +34,16 @@ use crate::broker::{
 };
 
 const MAX_BATCH: usize = 64;
-/// lapin scans its table of unanswered publishes for each `multiple` ack: more would be slower.
-const MAX_UNANSWERED: usize = 1_000;
+/// The length of the sequence from the oldest unanswered publish to the newest. RabbitMQ stops reading the connection,
+/// with all its channels, when a channel that waits for a queue gets more than 200 further publishes (its default
+/// `credit_flow_default_credit` is 400, renewed after 200). Together with [`RESERVE`] this is less.
+const MAX_UNANSWERED: usize = 168;
 /// Additional capacity for publishers with few unanswered messages, so that they do not wait for the confirms of a
 /// publisher that publishes as much as possible.
-const RESERVE: usize = 128;
+const RESERVE: usize = 32;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// A channel that has answered nothing for this long is replaced for the publishers that wait for capacity.
+/// Nothing further is sent on a channel that has answered nothing for this long, and it is replaced for the publishers
+/// that wait.
 const SILENT_AFTER: Duration = Duration::from_millis(500);
 
 type Confirms = Vec<lapin::Result<PublisherConfirm>>;
@@ -142,6 +145,7 @@ impl Open {
         }
         if self.unblocked.as_mut().is_some_and(|unblocked| unblocked.poll_unpin(cx).is_ready()) {
             self.unblocked = None;
+            self.last_answer = Instant::now();
         }
     }
 
@@ -152,8 +156,9 @@ impl Open {
 
     /// Starts a batch, if one may be sent now; returns whether it did.
     fn start_batch(&mut self, source: &mut impl Source) -> bool {
-        // lapin buffers without a bound what it cannot write, so nothing is sent while the connection is blocked.
-        if self.unblocked.is_some() {
+        // lapin buffers without a bound what it cannot write, so nothing is sent while the connection is blocked. A
+        // channel that waits for a queue would not answer other messages either.
+        if self.unblocked.is_some() || self.is_silent() {
             return false;
         }
         let unanswered = self.unanswered();
@@ -211,9 +216,9 @@ impl Open {
         Ok(())
     }
 
-    /// Whether confirms are due.
+    /// Whether confirms are due, or messages have not been written.
     pub(super) fn is_waiting(&self) -> bool {
-        self.tracker.len() > 0
+        self.tracker.len() > 0 || !self.sending.is_empty()
     }
 
     /// Whether missing confirms of abandoned messages (a queue without a leader) leave too little capacity for other
@@ -224,7 +229,19 @@ impl Open {
 
     /// Whether answers are due and the broker has not sent any for a while.
     pub(super) fn is_silent(&self) -> bool {
-        self.is_waiting() && !self.is_blocked() && self.last_answer.elapsed() >= SILENT_AFTER
+        self.is_silent_for(SILENT_AFTER)
+    }
+
+    /// Whether answers are due and the broker has not sent any for this long.
+    pub(super) fn is_silent_for(&self, time: Duration) -> bool {
+        let is_blocked = self.unblocked.is_some() || self.is_blocked();
+        self.is_waiting() && !is_blocked && self.last_answer.elapsed() >= time
+    }
+
+    /// The messages on this channel, oldest first; `None` for those that were abandoned.
+    pub(super) fn unanswered_messages(&self) -> impl Iterator<Item = Option<&Sent>> {
+        let sending = self.sending.iter().flat_map(|batch| batch.messages.iter().map(Option::as_ref));
+        self.tracker.unanswered().chain(sending)
     }
 
     /// Whether the broker has blocked the connection.

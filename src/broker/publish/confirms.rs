@@ -168,6 +168,11 @@ impl<T> Tracker<T> {
         self.waiting.iter().filter_map(|waiting| waiting.item.as_ref())
     }
 
+    /// The publishes without an answer, oldest first; `None` for those that were abandoned.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = Option<&T>> {
+        self.waiting.iter().filter(|waiting| waiting.confirm.is_some()).map(|waiting| waiting.item.as_ref())
+    }
+
     /// Abandons and returns those that the filter selects; their late answers are ignored.
     pub(super) fn abandon(&mut self, mut filter: impl FnMut(&T) -> bool) -> Vec<T> {
         self.waiting

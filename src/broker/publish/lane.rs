@@ -4,11 +4,12 @@
 //! duplicate with the same id, but no message.
 //!
 //! Until its outcome, a message is in exactly one of these: a mailbox, the backlog of a member, a batch being sent, or
-//! the tracker. A publisher may change lanes only while it has nothing on the channel, so no message overtakes another
-//! one.
+//! the tracker. A publisher may change lanes only while it has nothing on the channel, or takes all its messages from a
+//! channel that does not answer, so no message overtakes another one.
 
 use std::{
     any::Any,
+    collections::{BTreeMap, BTreeSet, HashSet},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -46,6 +47,13 @@ const ISOLATION: Duration = Duration::from_secs(60);
 const SEPARATE_LANES: usize = 16;
 /// After this many publishes to an exchange that was just deleted, a publisher gets a separate lane.
 const MAX_CHANNEL_ERRORS: u32 = 3;
+/// Messages are taken from a channel that has answered nothing for this share of their deadline, within these bounds.
+const SHARE_OF_DEADLINE: u32 = 6;
+const MIN_PATIENCE: Duration = Duration::from_secs(1);
+const MAX_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a message is taken from a channel that does not answer. Each time it may be stored once more, with the same
+/// id.
+const MAX_RESCUES: u8 = 3;
 
 /// Starts the task of a lane; `index` is its position among the shared lanes, if it is one of them.
 pub(in crate::broker) fn start(lanes: Arc<Lanes>, handle: Arc<LaneHandle>, index: Option<usize>) {
@@ -77,6 +85,17 @@ struct Lane {
     idle_timer: Pin<Box<Sleep>>,
     idle_since: Option<Instant>,
     renewal: Renewal,
+    rescue: Rescue,
+}
+
+/// Takes messages from a channel that answers nothing although the broker opens other channels. A channel of RabbitMQ
+/// stops at its first message to a quorum queue that does not answer (one without a leader), for longer than the
+/// deadline of the messages after it. These are published again on other channels.
+struct Rescue {
+    not_before: Instant,
+    /// Opens another channel of the connection. While the broker opens none, the messages would not be answered there
+    /// either.
+    probe: Option<BoxFuture<'static, Result<(), Error>>>,
 }
 
 /// Replaces a lane on which the broker rejected a message, or whose channel is no longer usable. A channel of RabbitMQ
@@ -115,6 +134,7 @@ impl Lane {
             idle_timer: timer(),
             idle_since: None,
             renewal: Renewal { not_before: Instant::now(), running: None, is_replaced: false },
+            rescue: Rescue { not_before: Instant::now(), probe: None },
         }
     }
 
@@ -141,6 +161,7 @@ impl Lane {
         self.settle_overdue(cx);
         self.members.flush();
         self.poll_renewal(cx);
+        self.poll_rescue(cx);
         self.arm_answer_timer(cx);
         self.poll_idle(cx)
     }
@@ -390,6 +411,85 @@ impl Lane {
         }
     }
 
+    /// Moves publishers with their messages from a channel that answers nothing to separate lanes, so that only those
+    /// that publish to the destination that it waits for continue to wait.
+    fn poll_rescue(&mut self, cx: &mut Context<'_>) {
+        let mut is_probed = false;
+        if let Some(probe) = &mut self.rescue.probe {
+            let Poll::Ready(probed) = probe.poll_unpin(cx) else { return };
+            self.rescue.probe = None;
+            self.rescue.not_before = Instant::now() + MIN_PATIENCE;
+            is_probed = probed.is_ok();
+        }
+        let Stage::Open(channel) = &self.stage else { return };
+        let patience = (self.lanes.deadline / SHARE_OF_DEADLINE).clamp(MIN_PATIENCE, MAX_PATIENCE);
+        if !channel.is_silent_for(patience) || !is_probed && Instant::now() < self.rescue.not_before {
+            return;
+        }
+        let groups = self.stopped_groups();
+        if groups.is_empty() {
+            return;
+        }
+        if !is_probed {
+            let opening = open(Arc::clone(&self.lanes.connections));
+            let probe = async move {
+                drop(opening.await?);
+                // A broker that was frozen opens channels a moment before it answers what it got earlier.
+                tokio::time::sleep(MIN_PATIENCE).await;
+                Ok(())
+            };
+            self.rescue.probe = Some(probe.boxed());
+            cx.waker().wake_by_ref();
+            return;
+        }
+        let Stage::Open(channel) = &mut self.stage else { return };
+        let is_moved: HashSet<_> = groups.iter().flatten().copied().collect();
+        for mut sent in channel.abandon(|sent| is_moved.contains(&sent.member)) {
+            self.members.left_channel(&sent);
+            sent.message.rescued();
+            self.members.give_back(sent);
+        }
+        self.members.sort();
+        let (publishers, destinations) = (is_moved.len(), groups.len());
+        tracing::warn!(publishers, destinations, "a channel of the broker does not answer, publishing on others again");
+        for lane_groups in groups.chunks(groups.len().div_ceil(SEPARATE_LANES)) {
+            let lane = self.lanes.separate();
+            for member in lane_groups.iter().flatten() {
+                self.members.hand_over(*member, &lane.0);
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    /// The members with messages on the channel, in groups that have the same destinations; empty when they cannot be
+    /// moved, or all wait for the same destination. The channel does not say which destination it waits for, because it
+    /// does not answer messages before that one either.
+    fn stopped_groups(&self) -> Vec<Vec<usize>> {
+        let Stage::Open(channel) = &self.stage else { return Vec::new() };
+        let mut members = BTreeMap::<usize, (BTreeSet<_>, u8)>::new();
+        let mut has_abandoned = false;
+        for sent in channel.unanswered_messages() {
+            let Some(Sent { member, message }) = sent else {
+                has_abandoned = true;
+                continue;
+            };
+            let (destinations, rescues) = members.entry(*member).or_default();
+            destinations.insert((message.exchange(), message.routing_key()));
+            *rescues = message.rescues().max(*rescues);
+        }
+        let mut groups = BTreeMap::<_, Vec<_>>::new();
+        for (member, (destinations, rescues)) in members {
+            let group = groups.entry(destinations).or_default();
+            if rescues < MAX_RESCUES {
+                group.push(member);
+            }
+        }
+        if groups.len() < 2 && !has_abandoned {
+            return Vec::new();
+        }
+        groups.into_values().filter(|group| !group.is_empty()).collect()
+    }
+
     fn set_deadline(&mut self, due: Instant) {
         // The earliest deadline changes with each answer. The timer is not reset each time: when it fires too early, it
         // finds nothing overdue and is set again.
@@ -568,3 +668,6 @@ fn named_exchange(error: &Error) -> Option<String> {
     // The default exchange has an empty name.
     Some(if exchange == "amq.default" { String::new() } else { exchange })
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ struct Checked {
     republished: Option<Box<BasicProperties>>,
     due: Option<Instant>,
     sent: bool,
+    /// How often it was taken from a channel that did not answer.
+    rescues: u8,
     /// Set when its trace is sampled.
     span: Option<Box<Sending>>,
 }
@@ -81,6 +83,7 @@ impl PendingPublish {
             republished: None,
             due: None,
             sent: false,
+            rescues: 0,
             span: None,
         })))
     }
@@ -108,6 +111,7 @@ impl PendingPublish {
             republished: Some(Box::new(properties)),
             due: None,
             sent: false,
+            rescues: 0,
             span: None,
         }))
     }
@@ -164,6 +168,15 @@ impl PendingPublish {
 
     pub(super) fn was_sent(&self) -> bool {
         self.0.sent
+    }
+
+    /// How often it was taken from a channel that did not answer.
+    pub(super) fn rescues(&self) -> u8 {
+        self.0.rescues
+    }
+
+    pub(super) fn rescued(&mut self) {
+        self.0.rescues += 1;
     }
 
     pub(super) fn settle(mut self, status: PublishStatus) -> PublishOutcome {
