@@ -21,6 +21,7 @@ mod handle;
 mod message;
 mod peek;
 mod publish;
+mod recent_queues;
 mod retry;
 mod topology;
 
@@ -53,13 +54,14 @@ pub use self::{
         pending::PendingPublish,
         publisher::Publisher,
     },
+    recent_queues::WORKER_START,
     retry::{
         disposition::{DeadLetterCode, Disposition},
         policy::RetryPolicy,
         redeliverer::Redeliverer,
     },
     topology::{
-        BindingSpec, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState, TYPED_HEADERS_ARGUMENT,
-        Topology,
+        BindingSpec, DeleteCondition, Destination, ExchangeKind, ExchangeSpec, QueueKind, QueueSpec, QueueState,
+        TYPED_HEADERS_ARGUMENT, Topology,
     },
 };

@@ -19,6 +19,7 @@ use super::{
     error::Error,
     peek::{self, PeekSpec, Peeked},
     publish::{lane, lanes::Lanes, publisher::Publisher},
+    recent_queues::RecentQueues,
     retry::{delay_queues::DelayQueues, redeliverer::Redeliverer},
     topology::{self, QueueState, Topology},
 };
@@ -46,6 +47,7 @@ pub struct Broker {
     context: Arc<ConnectionContext>,
     connections: Arc<ConnectionMap>,
     delay_queues: Arc<DelayQueues>,
+    recent_queues: Arc<RecentQueues>,
     /// Notified when certificates were replaced.
     renewal_due: Arc<Notify>,
     /// Set when the task of a publish lane has panicked.
@@ -80,8 +82,9 @@ impl Broker {
         let renewal_due = Arc::new(Notify::new());
         tokio::spawn(maintain(Arc::downgrade(&connections), idle_timeout, Arc::clone(&renewal_due), stop.clone()));
         let _maintenance = Arc::new(stop.drop_guard());
-        let (delay_queues, lane_failed) = (Arc::default(), watch::Sender::new(false));
-        Ok(Self { context, connections, delay_queues, renewal_due, lane_failed, _maintenance })
+        let (delay_queues, recent_queues) = (Arc::default(), Arc::default());
+        let lane_failed = watch::Sender::new(false);
+        Ok(Self { context, connections, delay_queues, recent_queues, renewal_due, lane_failed, _maintenance })
     }
 
     /// A publisher, which shares channels with the tenant's others. Nothing is connected until the first message.
@@ -151,7 +154,7 @@ impl Broker {
 
     /// The tenant's exchanges, queues and bindings.
     pub fn topology(&self, scope: &TenantScope) -> Topology {
-        Topology::new(self.lanes(scope.tenant()))
+        Topology::new(self.lanes(scope.tenant()), Arc::clone(&self.recent_queues))
     }
 
     /// Issues a new certificate for a tenant, unless one was issued for this request, and replaces the tenant's

@@ -17,6 +17,7 @@ use super::{
     gateway_objects::{DEAD_LETTERS, DELIVERY_LIMIT, declare_return, text},
     message::{headers, size::table_size, typed_json::text_if_needed},
     publish::lanes::Lanes,
+    recent_queues::RecentQueues,
     retry::policy::RetryPolicy,
 };
 use crate::{
@@ -97,6 +98,15 @@ pub struct QueueSpec {
     pub stream_max_segment_bytes: Option<i64>,
 }
 
+/// When a queue may be deleted.
+#[derive(Debug, Clone, Copy)]
+pub struct DeleteCondition {
+    /// Only without consumers.
+    pub if_unused: bool,
+    /// Only without ready messages.
+    pub if_empty: bool,
+}
+
 /// The current state of a queue.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueState {
@@ -170,11 +180,12 @@ impl BindingSpec {
 pub struct Topology {
     connections: Arc<TenantConnections>,
     lanes: Arc<Lanes>,
+    recent: Arc<RecentQueues>,
 }
 
 impl Topology {
-    pub(super) fn new(lanes: Arc<Lanes>) -> Self {
-        Self { connections: Arc::clone(&lanes.connections), lanes }
+    pub(super) fn new(lanes: Arc<Lanes>, recent: Arc<RecentQueues>) -> Self {
+        Self { connections: Arc::clone(&lanes.connections), lanes, recent }
     }
 
     /// Declares an exchange; does nothing when an equal one exists.
@@ -228,6 +239,7 @@ impl Topology {
     /// # Errors
     /// When it exists with other arguments, a limit is reached, or the broker cannot be reached.
     pub async fn declare_queue(&self, spec: &QueueSpec) -> Result<QueueState, Error> {
+        let _declaration = self.recent.declare(&self.connections.tenant, &spec.name).await;
         on_channel(&self.connections, async |channel| {
             let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             let queue = channel.queue_declare(spec.name.as_str().into(), options, arguments(spec)).await?;
@@ -247,24 +259,39 @@ impl Topology {
         queue_state(&self.connections, name.as_str()).await
     }
 
-    /// Deletes a queue; returns the number of ready messages that were deleted with it.
+    /// Deletes a queue; returns the number of ready messages that were deleted with it. If it was declared a moment ago
+    /// and the broker needs that, waits [`WORKER_START`](super::recent_queues::WORKER_START) from its declaration on.
     ///
     /// # Errors
     /// When it is missing, a condition does not hold, or the broker cannot be reached.
-    pub async fn delete_queue(&self, name: &QueueName, if_unused: bool, if_empty: bool) -> Result<u32, Error> {
-        let state = self.queue_state(name).await?;
-        // Quorum queues do not support these conditions (RabbitMQ ignores or refuses them), so they are checked here.
-        // Another client may change the queue in between.
-        if if_unused && state.consumers > 0 {
-            return Err(Error::InUse(format!("queue {:?}", name.as_str())));
-        }
-        if if_empty && state.messages > 0 {
-            return Err(Error::NotEmpty(name.to_string()));
+    pub async fn delete_queue(
+        &self,
+        name: &QueueName,
+        condition: DeleteCondition,
+        needs_wait: impl Future<Output = bool>,
+    ) -> Result<u32, Error> {
+        let mut deletion = self.recent.delete(&self.connections.tenant, name).await;
+        self.check(name, condition).await?;
+        if deletion.worker_started(needs_wait).await {
+            self.check(name, condition).await?;
         }
         on_channel(&self.connections, async |channel| {
             Ok(channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await?)
         })
         .await
+    }
+
+    /// Checks the condition of a deletion. Quorum queues do not support conditions (RabbitMQ ignores or refuses them),
+    /// so they are checked here; another client may change the queue in between.
+    async fn check(&self, name: &QueueName, condition: DeleteCondition) -> Result<(), Error> {
+        let state = self.queue_state(name).await?;
+        if condition.if_unused && state.consumers > 0 {
+            return Err(Error::InUse(format!("queue {:?}", name.as_str())));
+        }
+        if condition.if_empty && state.messages > 0 {
+            return Err(Error::NotEmpty(name.to_string()));
+        }
+        Ok(())
     }
 
     /// Removes the ready messages; returns how many.

@@ -225,6 +225,15 @@ impl Client {
         self.get(&["overview"], &[("columns", "rabbitmq_version,erlang_version,cluster_name,disable_stats")]).await
     }
 
+    /// Whether the broker starts the worker for a quorum queue's dead letters only after its declaration: before 4.1,
+    /// and assumed when the version is unknown. Such a queue must not be deleted at once (`recent_queues.rs`).
+    pub(super) async fn starts_workers_late(&self) -> bool {
+        match self.overview().await {
+            Ok(overview) => is_before_4_1(overview["rabbitmq_version"].as_str().unwrap_or_default()),
+            Err(_) => true,
+        }
+    }
+
     /// The broker's nodes.
     pub(super) async fn nodes(&self) -> Result<Vec<Value>, Error> {
         let columns =
@@ -415,6 +424,12 @@ impl Client {
     }
 }
 
+/// Whether this version of RabbitMQ precedes 4.1; true for a text that is no version.
+fn is_before_4_1(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()).is_none_or(|version| version < (4, 1))
+}
+
 fn found<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
     match answer {
         Ok(found) => Ok(Some(found)),
@@ -467,6 +482,15 @@ impl PolicyKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn workers_start_late_before_4_1_and_when_the_version_is_unknown() {
+        for (version, expected) in
+            [("3.10.8", true), ("4.0.5", true), ("4.1.0-rc.1", false), ("4.3.6", false), ("5.0.0", false), ("", true)]
+        {
+            assert_eq!(is_before_4_1(version), expected, "{version:?}");
+        }
+    }
 
     #[test]
     fn a_users_tags_may_be_a_list_a_text_or_missing() {

@@ -40,6 +40,12 @@ impl Inspector {
         &self.client
     }
 
+    /// Whether the broker starts a queue's worker for dead letters only after the declaration. Assumed when the
+    /// version is unknown.
+    pub async fn starts_workers_late(&self) -> bool {
+        self.client.starts_workers_late().await
+    }
+
     /// One queue, or `None`.
     ///
     /// # Errors

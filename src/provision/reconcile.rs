@@ -2,14 +2,19 @@
 //! that a vhost without limits cannot be accessed. Requests can be repeated, so two gateways that reconcile at the same
 //! time end in the same state; within one gateway the operations on a tenant are serialised.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{DEAD_LETTERS, Error, ages::Ages, client::Client, policies};
+use super::{
+    DEAD_LETTERS, Error,
+    ages::Ages,
+    client::{Client, Names},
+    policies,
+};
 use crate::{
-    broker::{DEAD_LETTER_QUEUE_ARGUMENTS, OWN_QUEUES},
+    broker::{DEAD_LETTER_QUEUE_ARGUMENTS, OWN_QUEUES, WORKER_START},
     config::ManagementConfig,
     memory::MemoryBudget,
     names::TenantId,
@@ -19,6 +24,9 @@ use crate::{
 /// The memory for responses to calls of the gateway and of platform administrators.
 const MAX_MEMORY: usize = 256 << 20;
 const EVERYTHING: &str = ".*";
+/// The broker closes the connections of a deleted user within this time, unless it does not respond.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSING_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Creates, repairs and removes the objects of tenants at the broker.
 #[derive(Debug)]
@@ -157,15 +165,35 @@ impl Provisioner {
     }
 
     /// Removes the tenant's user, which closes its connections, and then its vhost with every queue and message in it.
-    /// Succeeds when they do not exist.
+    /// Succeeds when they do not exist. Waits a second in between if the broker needs that.
     ///
     /// # Errors
     /// When the request fails; run it again then.
     pub async fn remove_tenant(&self, tenant: &TenantId) -> Result<(), Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
         self.client.delete_user(&tenant.vhost()).await?;
+        self.workers_started(tenant).await?;
         self.client.delete_vhost(&tenant.vhost()).await?;
         tracing::info!(%tenant, "tenant removed at the broker");
+        Ok(())
+    }
+
+    /// Waits until no declaration in the tenant's vhost is in progress and the workers of its queues are registered, if
+    /// the broker starts them late. A gateway may have declared one until its connection was closed.
+    async fn workers_started(&self, tenant: &TenantId) -> Result<(), Error> {
+        let queue = |row: &Value| row["name"].as_str().filter(|name| *name != DEAD_LETTERS).map(drop);
+        if self.client.current(&tenant.vhost(), Names::Queues, queue).await?.is_empty()
+            || !self.client.starts_workers_late().await
+        {
+            return Ok(());
+        }
+        let closed = async {
+            while self.client.connections_of(&tenant.vhost()).await.is_ok_and(|open| open > 0) {
+                tokio::time::sleep(CLOSING_INTERVAL).await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSING_TIMEOUT, closed).await;
+        tokio::time::sleep(WORKER_START).await;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::{dead_letters, page::Page, peek};
 use crate::{
     audit::AuditContext,
     auth::Caller,
-    broker::{self, Broker, QueueKind, QueueSpec},
+    broker::{self, Broker, DeleteCondition, QueueKind, QueueSpec},
     error::{Failure, Kind},
     names::{ExchangeName, QueueName},
     pb::{self, topology_server::Topology},
@@ -270,7 +270,9 @@ impl Topology for TopologyService {
         let name = QueueName::parse(&request.name).named("name")?;
         may_configure(&scope, name.as_str())?;
         let topology = self.broker.topology(&scope);
-        let deleted = topology.delete_queue(&name, request.if_unused, request.if_empty).await.map_err(Failure::from)?;
+        let condition = DeleteCondition { if_unused: request.if_unused, if_empty: request.if_empty };
+        let deleted = topology.delete_queue(&name, condition, self.inspector.starts_workers_late()).await;
+        let deleted = deleted.map_err(Failure::from)?;
         self.quota.deleted(scope.tenant());
         audit_context.done(None);
         Ok(Response::new(pb::DeleteQueueResponse { messages_deleted: deleted.into() }))

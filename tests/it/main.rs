@@ -27,6 +27,7 @@ mod delays;
 mod demos;
 mod direct_messages;
 mod drain;
+mod early_deletions;
 mod external_issuers;
 mod gateway_isolation;
 mod health_and_web;
