@@ -4,9 +4,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use warrengate::pb::{
-    self, Outcome, Publications, PublishRequest, QueueType, publish_request, publish_response,
-    subscribe_response::Event,
+use warrengate::{
+    client::SubscribeOptions,
+    pb::{
+        self, Outcome, Publications, PublishRequest, QueueType, publish_request, publish_response,
+        subscribe_response::Event,
+    },
 };
 
 use crate::harness::{
@@ -149,6 +152,31 @@ async fn messages_to_an_unavailable_broker_have_an_outcome_with_the_reason() {
     });
     again.await;
     assert_eq!(tenant.take("jobs", 2).await, ["before", "after"]);
+    dedicated.stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_is_opened_while_the_broker_is_away_starts_when_it_is_back() {
+    let dedicated = DedicatedStack::start("away-subscribe", &[]).await;
+    let tenant = dedicated.tenant().await;
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "before").await;
+    dedicated.queue_is_on_disk(&tenant, "jobs").await;
+    dedicated.stack.node().kill().unwrap();
+    let (refused, is_refused) = tokio::sync::oneshot::channel();
+    let restarting = async {
+        within("a refusal", is_refused).await.unwrap();
+        dedicated.stack.node().restart().await.unwrap();
+    };
+    let opening = async {
+        // The gateway refuses subscriptions now, so the next one begins with a refusal, too.
+        assert!(RawSubscription::try_open(&tenant.client, start("jobs")).await.is_err());
+        refused.send(()).unwrap();
+        within("a subscription", tenant.client.subscribe(SubscribeOptions::queue("jobs"))).await
+    };
+    let (subscription, ()) = tokio::join!(opening, restarting);
+    let delivery = within("a delivery", subscription.unwrap().next()).await.unwrap().expect("a delivery");
+    assert_eq!(delivery.body(), "before");
     dedicated.stack.stop().await.unwrap();
 }
 

@@ -308,7 +308,9 @@ impl Driver {
         self.progress.next_epoch(self.window.epoch());
         self.extend_at = None;
         self.drop_waiting();
+        // Nothing was interrupted before the first start: the application waits for that.
         if let Some(reason) = reason
+            && self.was_established
             && !std::mem::replace(&mut self.announced, true)
         {
             self.notify(Event::Interrupted { reason });
