@@ -27,6 +27,8 @@ pub const MESSAGE_OVERHEAD: usize = 1024;
 pub const HEADER_OVERHEAD: usize = 256;
 /// The part of a tenant's budget that received and unread bytes may use, as a divisor.
 const RECEIVING_PART: usize = 4;
+/// The part of the gateway's budget that the unread responses of all tenants may use, as a divisor; one tenant has half of it.
+const RESPONSES_PART: usize = 4;
 /// How soon to try again after the budget was exhausted.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -245,6 +247,9 @@ struct Tenants {
     limit: usize,
     open: OpenBudgets,
     receiving: OpenBudgets,
+    /// The part for unread responses.
+    all_responses: MemoryBudget,
+    responses: OpenBudgets,
 }
 
 /// The budgets in use, by name.
@@ -268,7 +273,9 @@ impl TenantBudgets {
     /// No tenant may reserve more than half of `gateway`.
     pub fn new(gateway: MemoryBudget) -> Self {
         let limit = gateway.limit() / 2;
-        Self(Arc::new(Tenants { gateway, limit, open: OpenBudgets::default(), receiving: OpenBudgets::default() }))
+        let all_responses = gateway.child(gateway.limit() / RESPONSES_PART);
+        let [open, receiving, responses] = [(); 3].map(|()| OpenBudgets::default());
+        Self(Arc::new(Tenants { gateway, limit, open, receiving, all_responses, responses }))
     }
 
     /// The budget of the gateway.
@@ -285,6 +292,13 @@ impl TenantBudgets {
     /// read never takes the memory that reading needs.
     pub fn receiving(&self, tenant: &str) -> MemoryBudget {
         self.0.receiving.get(tenant, || self.of(tenant).child(self.0.limit / RECEIVING_PART))
+    }
+
+    /// The budget for a tenant's responses that are encoded and that its clients have not read. It is apart from the memory of
+    /// the tenant's messages, so that a tenant that has used that up can still look at its queues.
+    pub fn responses(&self, tenant: &str) -> MemoryBudget {
+        let all = &self.0.all_responses;
+        self.0.responses.get(tenant, || all.child(all.limit() / 2))
     }
 }
 

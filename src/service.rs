@@ -20,9 +20,12 @@ use std::error::Error as _;
 
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
-use crate::error::{self, Failure, Kind};
+use crate::{
+    error::{self, Failure, Kind},
+    memory::{MemoryPermit, ResponseCharge},
+};
 
 const MALFORMED: &str = "MALFORMED_REQUEST";
 
@@ -89,6 +92,14 @@ fn outgoing<T: Send + 'static>(
     mut responses: mpsc::Receiver<Result<T, Failure>>,
 ) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
     futures_util::stream::poll_fn(move |cx| responses.poll_recv(cx)).map(|response| response.map_err(Status::from))
+}
+
+/// A response whose memory is charged until its caller has read it, which may take as long as the caller likes.
+fn charged<M: prost::Message>(message: M, mut charge: MemoryPermit) -> Response<M> {
+    charge.shrink_to(message.encoded_len());
+    let mut response = Response::new(message);
+    response.extensions_mut().insert(ResponseCharge::new(charge));
+    response
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod receive_budget;
 mod serve_http;
 mod tls;
 mod trace;
+mod unread;
 
 pub use connection::Peer;
 pub use connections::Connections;

@@ -32,6 +32,11 @@ pub fn client_streaming_paths() -> Vec<String> {
     paths(prost_types::MethodDescriptorProto::client_streaming)
 }
 
+/// The HTTP paths of the methods whose responses are streams.
+pub fn server_streaming_paths() -> Vec<String> {
+    paths(prost_types::MethodDescriptorProto::server_streaming)
+}
+
 fn paths(is_wanted: impl Fn(&prost_types::MethodDescriptorProto) -> bool) -> Vec<String> {
     // The descriptor set is compiled in, so decoding it cannot fail.
     let files: prost_types::FileDescriptorSet = prost::Message::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();

@@ -21,7 +21,7 @@ use crate::{
         Redriven,
     },
     error::{Failure, Kind},
-    memory::{MemoryBudget, ResponseCharge},
+    memory::{MemoryBudget, MemoryPermit},
     names::QueueName,
     pb,
     stream::session::{Notice, Session, draining},
@@ -42,7 +42,7 @@ pub(super) async fn list(
     scope: &TenantScope,
     request: pb::ListDeadLettersRequest,
     memory: &MemoryBudget,
-) -> Result<(pb::ListDeadLettersResponse, ResponseCharge), Failure> {
+) -> Result<(pb::ListDeadLettersResponse, MemoryPermit), Failure> {
     let page = Page::parse(request.page_size, &request.page_token, parse_position)?;
     let filter = Filter::parse("filter", request.filter.unwrap_or_default())?;
     require_subscribe_grant(scope)?;
@@ -65,7 +65,7 @@ pub(super) async fn list(
     if bytes > charge.bytes() {
         charge.merge(memory.try_reserve(bytes - charge.bytes())?);
     }
-    Ok((page, ResponseCharge::new(charge)))
+    Ok((page, charge))
 }
 
 pub(super) fn redrive(

@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt as _};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{incoming, outgoing};
+use super::{charged, incoming, outgoing};
 use crate::{
     audit::AuditContext,
     auth::Caller,
@@ -78,8 +78,8 @@ impl Messaging for MessagingService {
     ) -> Result<Response<PublishBatchResponse>, Status> {
         let session = self.open(&request, Action::Publish, StreamKind::Publish)?;
         let publisher = self.broker.publisher(session.scope());
-        let results = publish::run_batch(publisher, session, request.into_inner().publications).await?;
-        Ok(Response::new(PublishBatchResponse { results }))
+        let (results, charge) = publish::run_batch(publisher, session, request.into_inner().publications).await?;
+        Ok(charged(PublishBatchResponse { results }, charge))
     }
 
     type PublishStream = Responses<PublishResponse>;

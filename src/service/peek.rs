@@ -1,10 +1,12 @@
 //! Reading the first messages of a queue without consuming them.
 
+use prost::Message as _;
+
 use crate::{
     audit::AuditContext,
     broker::{self, Broker, Incoming, PeekSpec, StartAt},
     error::{Failure, Kind},
-    memory::MemoryBudget,
+    memory::{MemoryBudget, MemoryPermit},
     names::QueueName,
     pb,
     provision::Inspector,
@@ -18,6 +20,7 @@ const MAX_BYTES: usize = 3 << 20;
 /// Maximum memory of one call: a response, and one message that does not fit into it.
 const MEMORY: usize = 8 << 20;
 
+/// Returns the memory that is charged for the messages, too.
 pub(super) async fn peek(
     broker: &Broker,
     inspector: &Inspector,
@@ -25,7 +28,7 @@ pub(super) async fn peek(
     scope: &TenantScope,
     audit_context: &AuditContext,
     request: pb::PeekMessagesRequest,
-) -> Result<pb::PeekMessagesResponse, Failure> {
+) -> Result<(pb::PeekMessagesResponse, MemoryPermit), Failure> {
     let queue = QueueName::parse(&request.queue).map_err(|error| Failure::from(error).on_field("queue"))?;
     if !scope.grants().may_subscribe(&queue) {
         let text = format!("this client may not subscribe to queue {:?}", queue.as_str());
@@ -50,13 +53,16 @@ pub(super) async fn peek(
         }
         _ => None,
     };
-    let _memory = memory.try_reserve_share(MEMORY)?;
+    let mut charge = memory.try_reserve_share(MEMORY)?;
     let spec = PeekSpec { queue, max_messages, max_bytes: MAX_BYTES, max_body_bytes, stream, is_single };
     let name = spec.queue.to_string();
     let peeked = broker.peek(scope, spec).await?;
     audit_context.done(Some(&format!("{name}, {} messages", peeked.messages.len())));
     let messages = peeked.messages.into_iter().map(to_proto).collect();
-    Ok(pb::PeekMessagesResponse { messages, has_more: peeked.has_more })
+    let found = pb::PeekMessagesResponse { messages, has_more: peeked.has_more };
+    // A message that is larger than a page is returned alone.
+    charge.try_grow(found.encoded_len().saturating_sub(charge.bytes()))?;
+    Ok((found, charge))
 }
 
 fn to_proto((incoming, body_bytes): (Incoming, usize)) -> pb::PeekedMessage {

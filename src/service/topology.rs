@@ -10,7 +10,7 @@ use std::{convert::Infallible, ops::Deref, sync::Arc};
 use tonic::{Request, Response, Status};
 
 use self::{audit_subject::AuditSubject, convert::Named};
-use super::{dead_letters, page::Page, peek};
+use super::{charged, dead_letters, page::Page, peek};
 use crate::{
     audit::AuditContext,
     auth::Caller,
@@ -331,7 +331,8 @@ impl Topology for TopologyService {
         let scope = self.admit(&request, Action::Subscribe).await?;
         let memory = self.session.memory.of(scope.tenant().as_str());
         let (broker, inspector, request) = (&self.broker, &self.inspector, request.into_inner());
-        Ok(Response::new(peek::peek(broker, inspector, memory, &scope, &audit_context, request).await?))
+        let (found, charge) = peek::peek(broker, inspector, memory, &scope, &audit_context, request).await?;
+        Ok(charged(found, charge))
     }
 
     async fn bind(&self, request: Request<pb::BindRequest>) -> Result<Response<pb::BindResponse>, Status> {
@@ -391,9 +392,7 @@ impl Topology for TopologyService {
         let scope = self.admit(&request, Action::Subscribe).await?;
         let memory = self.session.memory.of(scope.tenant().as_str());
         let (page, charge) = dead_letters::list(&self.broker, &scope, request.into_inner(), &memory).await?;
-        let mut response = Response::new(page);
-        response.extensions_mut().insert(charge);
-        Ok(response)
+        Ok(charged(page, charge))
     }
 
     type RedriveDeadLettersStream = dead_letters::Progress;

@@ -3,7 +3,7 @@
 //!
 //! Invariant: no byte of a gRPC frame is passed on before the whole frame is charged to the budget of its tenant, or to
 //! that of callers without a token. The charge of a frame of a stream is released when the reader requests what follows
-//! it, or drops the body; the charge of a unary request when it is answered.
+//! it, or drops the body; the charge of a unary request when it is answered. From then on its response is charged.
 
 use std::{
     collections::HashSet,
@@ -24,8 +24,10 @@ use tower::{Layer, Service};
 
 use super::{
     anonymous::Anonymous,
+    http2::{REFLECTION, REFLECTION_MEMORY},
     open_calls::{OpenCall, OpenCalls},
     receive_budget::ReceiveBudget,
+    unread,
 };
 use crate::{
     auth::Caller,
@@ -52,6 +54,8 @@ pub(super) struct BodyLimitsLayer {
     pub(super) open_calls: OpenCalls,
     /// The methods whose requests are streams.
     pub(super) streaming: Arc<HashSet<String>>,
+    /// The methods whose responses are streams that other rules limit.
+    pub(super) server_streaming: Arc<HashSet<String>>,
     /// The largest frame.
     pub(super) largest: usize,
     /// How long a unary request, or one frame of a stream, may take.
@@ -62,14 +66,21 @@ pub(super) struct BodyLimitsLayer {
 
 impl BodyLimitsLayer {
     /// Counts a call of a client that is not a stream.
-    fn open_call<B>(&self, request: &Request<B>) -> Result<Option<OpenCall>, Full> {
-        match request.extensions().get::<Caller>() {
-            Some(caller) if !self.streaming.contains(request.uri().path()) => {
-                let tenant = caller.tenant().map(|tenant| tenant.as_str()).unwrap_or_default();
-                self.open_calls.begin(tenant).map(Some).ok_or(Full)
-            }
-            _ => Ok(None),
-        }
+    fn open_call<B>(&self, request: &Request<B>) -> Result<Option<ClientCall>, Failure> {
+        let path = request.uri().path();
+        let Some(caller) = request.extensions().get::<Caller>().filter(|_| !self.streaming.contains(path)) else {
+            return Ok(None);
+        };
+        let tenant = caller.tenant().map(|tenant| tenant.as_str()).unwrap_or_default();
+        let call = self.open_calls.begin(tenant).ok_or(tenant::Error::TooManyCalls)?;
+        let memory = self.tenants.responses(tenant);
+        let is_stream = self.server_streaming.contains(path);
+        let charged = match path.starts_with(REFLECTION) {
+            true => Some(ResponseCharge::new(memory.try_reserve_share(REFLECTION_MEMORY)?)),
+            false => None,
+        };
+        let memory = (!is_stream && is_read(path)).then_some(memory);
+        Ok(Some(ClientCall { call, is_stream, memory, charged }))
     }
 
     fn limited<B>(&self, request: &Request<B>, body: Body) -> (Body, UnaryCharge) {
@@ -113,6 +124,32 @@ impl BodyLimitsLayer {
     }
 }
 
+/// Whether a method changes nothing, so that its response may be replaced by an error.
+fn is_read(path: &str) -> bool {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    ["Get", "List", "Peek", "WhoAmI"].iter().any(|read| method.starts_with(read))
+}
+
+/// An open call of a client that is not a stream.
+struct ClientCall {
+    call: OpenCall,
+    /// Whether its response is a stream that other rules limit.
+    is_stream: bool,
+    /// What its response is charged to if there is no memory for it.
+    memory: Option<MemoryBudget>,
+    /// What is charged for its response from the beginning.
+    charged: Option<ResponseCharge>,
+}
+
+impl ClientCall {
+    fn answered(self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(charged) = self.charged {
+            response.extensions_mut().insert(charged);
+        }
+        unread::charge(response, (!self.is_stream).then_some(self.call), self.memory)
+    }
+}
+
 impl<S> Layer<S> for BodyLimitsLayer {
     type Service = LimitedBodies<S>;
 
@@ -143,12 +180,13 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, ());
-        let Ok(open) = self.layer.open_call(&request) else {
-            return Answer { inner: None, charge: UnaryCharge::default(), _open: None };
+        let open = match self.layer.open_call(&request) {
+            Ok(open) => open,
+            Err(failure) => return Answer { inner: Err(failure), charge: UnaryCharge::default(), open: None },
         };
         let (body, charge) = self.layer.limited(&request, body);
-        let inner = Some(Box::pin(self.inner.call(request.map(|()| body))));
-        Answer { inner, charge, _open: open }
+        let inner = Ok(Box::pin(self.inner.call(request.map(|()| body))));
+        Answer { inner, charge, open }
     }
 }
 
@@ -169,48 +207,26 @@ impl UnaryCharge {
 
 /// Answers a request, and then returns what was charged for it.
 pub(super) struct Answer<F> {
-    /// `None` if there are too many calls.
-    inner: Option<Pin<Box<F>>>,
+    /// The failure if there are too many calls, or there is no memory for this one.
+    inner: Result<Pin<Box<F>>, Failure>,
     charge: UnaryCharge,
-    _open: Option<OpenCall>,
+    open: Option<ClientCall>,
 }
 
 impl<E, F: Future<Output = Result<Response<Body>, E>>> Future for Answer<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let Some(inner) = &mut self.inner else {
-            return Poll::Ready(Ok(Status::from(Failure::from(tenant::Error::TooManyCalls)).into_http()));
+        let answer = match &mut self.inner {
+            Ok(inner) => ready!(inner.as_mut().poll(cx)),
+            Err(failure) => return Poll::Ready(Ok(Status::from(failure.clone()).into_http())),
         };
-        let answer = ready!(inner.as_mut().poll(cx));
         self.charge.release();
-        Poll::Ready(answer.map(|mut response| match response.extensions_mut().remove::<ResponseCharge>() {
-            Some(charge) => response.map(|inner| Body::new(ChargedBody { inner, _charge: charge })),
+        let open = self.open.take();
+        Poll::Ready(answer.map(|response| match open {
+            Some(open) => open.answered(response),
             None => response,
         }))
-    }
-}
-
-/// The body of a response that is charged until it is sent.
-struct ChargedBody {
-    inner: Body,
-    _charge: ResponseCharge,
-}
-
-impl http_body::Body for ChargedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 
@@ -439,25 +455,6 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(100);
 
     #[tokio::test]
-    async fn a_response_is_charged_until_its_body_is_dropped() {
-        let memory = MemoryBudget::new(1_000);
-        let charge = ResponseCharge::new(memory.try_reserve(600).expect("free"));
-        let inner = async {
-            let mut response = Response::new(Body::new(http_body_util::Full::from("all").map_err(|e| match e {})));
-            response.extensions_mut().insert(charge);
-            Ok::<_, Status>(response)
-        };
-        let inner = Some(Box::pin(inner));
-        let response = Answer { inner, charge: UnaryCharge::default(), _open: None }.await.expect("answered");
-        assert_eq!(memory.used(), 600);
-        let mut body = response.into_body();
-        let frame = body.frame().await.expect("a frame").expect("data");
-        assert_eq!(memory.used(), 600, "the peer has not taken it");
-        drop((frame, body));
-        assert_eq!(memory.used(), 0);
-    }
-
-    #[tokio::test]
     async fn received_bytes_are_charged_to_the_tenant_of_the_token_or_to_the_network() {
         let gateway = MemoryBudget::new(64 << 20);
         let (tenants, anonymous) = (TenantBudgets::new(gateway.clone()), Anonymous::new(&gateway));
@@ -466,6 +463,7 @@ mod tests {
             anonymous: anonymous.clone(),
             open_calls: OpenCalls::default(),
             streaming: Arc::new(["/stream".to_owned()].into()),
+            server_streaming: Arc::default(),
             largest: 1000,
             request_timeout: LIMIT,
             open_timeout: LIMIT,
@@ -500,6 +498,45 @@ mod tests {
         assert!(!budget.is_patient());
         let _permit = budget.reserve(10_000, 10_000).expect("free");
         assert_eq!(anonymous.memory().of("0.0.0.0").used(), 10_000 - 4096);
+    }
+
+    #[tokio::test]
+    async fn calls_that_no_plan_limits_are_counted_until_their_response_is_read() {
+        let tenants = TenantBudgets::new(MemoryBudget::new(64 << 20));
+        let open_calls = OpenCalls::default();
+        let mut service = BodyLimitsLayer {
+            tenants: tenants.clone(),
+            anonymous: Anonymous::new(tenants.gateway()),
+            open_calls: open_calls.clone(),
+            streaming: Arc::default(),
+            server_streaming: Arc::new(["/Receive".to_owned()].into()),
+            largest: 1000,
+            request_timeout: LIMIT,
+            open_timeout: LIMIT,
+        }
+        .layer(tower::service_fn(async |_| {
+            // A stream that has not ended, as of a health watch.
+            Ok::<_, Status>(Response::new(Body::new(Pieces([Bytes::from_static(b"serving")].into(), true))))
+        }));
+        let reflection = format!("{REFLECTION}v1.ServerReflection/ServerReflectionInfo");
+        for (path, is_counted, charged) in [
+            ("/grpc.health.v1.Health/Watch", true, 0),
+            ("/warrengate.v1.Topology/ListQueues", true, 0),
+            (&reflection, true, REFLECTION_MEMORY),
+            ("/Receive", false, 0),
+        ] {
+            let mut request = Request::post(path).body(Body::empty()).expect("a request");
+            let client = crate::names::ClientId::parse("acme.app").expect("an id");
+            request.extensions_mut().insert(Caller::of_external_for_test(&client, "an issuer"));
+            let mut body = unread::keep(service.call(request).await.expect("answered")).into_body();
+            let frame = body.frame().await.expect("a frame").expect("data");
+            assert_eq!(open_calls.count("acme"), usize::from(is_counted), "{path}");
+            assert_eq!(tenants.responses("acme").used(), charged, "{path}");
+            drop(body);
+            assert_eq!(open_calls.count("acme"), usize::from(is_counted), "{path}: its data is not sent");
+            drop(frame);
+            assert_eq!((open_calls.count("acme"), tenants.gateway().used()), (0, 0), "{path}");
+        }
     }
 
     fn framed(lengths: &[usize]) -> Vec<u8> {
@@ -560,7 +597,7 @@ mod tests {
         let body = limited(framed(&[400]), 2000, false, false, &memory);
         let charge = body.unary.clone().expect("unary");
         let (answers, answered) = tokio::sync::oneshot::channel::<Response<Body>>();
-        let mut answer = Answer { inner: Some(Box::pin(answered)), charge, _open: None };
+        let mut answer = Answer { inner: Ok(Box::pin(answered)), charge, open: None };
         body.collect().await.expect("all");
         assert!((&mut answer).now_or_never().is_none());
         assert_eq!(memory.used(), 400, "the body has been read and dropped");

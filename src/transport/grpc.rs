@@ -28,6 +28,7 @@ use super::{
     open_calls::OpenCalls,
     protocol_check,
     trace::TraceLayer,
+    unread,
 };
 use crate::{
     audit::Audit,
@@ -96,6 +97,7 @@ impl Api {
         let layers = ServiceBuilder::new()
             .layer(cors(&grpc.cors_origins))
             .layer_fn(protocol_check::ProtocolCheck)
+            .map_response(unread::keep)
             .layer(GrpcWebLayer::new())
             .layer(TraceLayer { traces: services.traces.clone(), metrics: Arc::clone(&services.metrics) })
             .layer(AuditLayer::new(services.audit.clone()))
@@ -106,6 +108,7 @@ impl Api {
                 anonymous: anonymous.clone(),
                 open_calls: OpenCalls::default(),
                 streaming: Arc::new(pb::client_streaming_paths().into_iter().collect()),
+                server_streaming: Arc::new(pb::server_streaming_paths().into_iter().collect()),
                 largest: limits.max_message_bytes + REQUEST_OVERHEAD,
                 request_timeout: limits.request_timeout,
                 open_timeout: limits.unauthenticated_timeout,

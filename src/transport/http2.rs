@@ -43,7 +43,7 @@ const REFUSED_CALLS: usize = 100;
 /// charged, so that a client gets a token when others from its address use up their memory.
 const CALL_MEMORY: usize = 8 * 1024;
 /// The charge for a call of reflection: its responses are large, and the peer may not read them.
-const REFLECTION_MEMORY: usize = 256 * 1024;
+pub(super) const REFLECTION_MEMORY: usize = 256 * 1024;
 /// The paths of reflection.
 pub(super) const REFLECTION: &str = "/grpc.reflection.";
 /// What h2 may hold in small frames between two polls of a stream, counted like h2 does: 256 bytes per frame.

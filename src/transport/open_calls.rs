@@ -1,12 +1,12 @@
 //! Limits the calls of each tenant that are open on this gateway: each needs memory that depends on nothing the client sends.
-//! Streams are not counted, because the plan limits them.
+//! A call is open until its client has read the response. Streams are not counted, because the plan limits them.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The open calls of one tenant, about 10 KiB each, and the first 16 KiB of their requests.
+/// The open calls of one tenant, about 10 KiB each, and the first 16 KiB of their requests or responses.
 const MAX_CALLS: usize = 2_048;
 
 /// The open calls, by tenant. Clones share the same counts.
@@ -30,6 +30,12 @@ impl OpenCalls {
         }
         *count += 1;
         Some(OpenCall { calls: self.clone(), tenant: tenant.to_owned() })
+    }
+
+    /// The open calls of a tenant.
+    #[cfg(test)]
+    pub(super) fn count(&self, tenant: &str) -> usize {
+        self.lock().get(tenant).copied().unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {

@@ -36,8 +36,17 @@ pub struct Call {
 
 impl Http2 {
     pub async fn connect(address: SocketAddr, ca: &str) -> Option<Self> {
+        Self::connect_with(address, ca, &h2::client::Builder::new()).await
+    }
+
+    /// A connection that reads one byte of each response, after which HTTP/2 has accepted the whole response.
+    pub async fn connect_unread(address: SocketAddr, ca: &str) -> Option<Self> {
+        Self::connect_with(address, ca, h2::client::Builder::new().initial_window_size(1)).await
+    }
+
+    async fn connect_with(address: SocketAddr, ca: &str, settings: &h2::client::Builder) -> Option<Self> {
         let stream = tls(address, ca, b"h2").await?;
-        let (send, connection) = h2::client::handshake(stream).await.ok()?;
+        let (send, connection) = settings.handshake(stream).await.ok()?;
         Some(Self { send, connection: tokio::spawn(connection) })
     }
 

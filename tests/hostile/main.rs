@@ -90,6 +90,8 @@ async fn run(scale: Scale, only: Option<&str>) -> Report {
     attack!("http1", console::crowds);
     attack!("console", console::signed_in);
     attack!("elements", tenant::element_floods);
+    attack!("decoding", tenant::decoding);
+    attack!("unread", tenant::unread_responses);
     attack!("windows", tenant::large_windows);
     attack!("leases", tenant::lease_flood);
     attack!("headers", tenant::headers_only);

@@ -2,6 +2,10 @@
 
 use std::{
     collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,7 +20,7 @@ use crate::{
     control_tenant::ControlTenant,
     environment::{Environment, Tenant},
     http2::{Call, Http2, framed},
-    report::Report,
+    report::{Report, percentile},
     target::{BUDGET, Peak, SHARE, mebibytes},
 };
 
@@ -26,6 +30,7 @@ const GROWTH: u64 = 2 * SHARE;
 /// In a debug build futures are larger, and copies are not optimised away.
 const GROWTH_DEBUG: u64 = 4 * SHARE;
 const STREAMS_OF_A_CONNECTION: usize = 10;
+const STREAMS_OF_AN_UNREAD_CONNECTION: usize = 900;
 
 async fn check(
     attack: &str,
@@ -56,6 +61,57 @@ async fn open(connection: &Http2, method: &str, token: &str) -> Option<Call> {
 fn publications(publications: Vec<pb::Publication>) -> Bytes {
     let frame = Some(PublishFrame::Publications(pb::Publications { publications }));
     framed(&pb::PublishRequest { frame }.encode_to_vec())
+}
+
+/// The frames that take longest to decode, on several connections; a worker of the runtime that decodes them cannot answer
+/// a request meanwhile.
+pub async fn decoding(environment: &Environment, scale: Scale, report: &mut Report) {
+    const ATTACK: &str = "decoding large frames";
+    const STALL: f64 = 20.0;
+    let attacker = environment.tenant().await;
+    let token = environment.token(&attacker).await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/livez", environment.target.ops);
+    let longest = async |time: Duration| {
+        let (end, mut took) = (Instant::now() + time, Vec::new());
+        while Instant::now() < end {
+            let began = Instant::now();
+            http.get(&url).send().await.unwrap().bytes().await.unwrap();
+            took.push(began.elapsed().as_secs_f64() * 1e3);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        (percentile(&took, 99.0), percentile(&took, 100.0))
+    };
+    let time = scale.flood.min(Duration::from_secs(10));
+    let before = longest(time / 2).await;
+    let headers: HashMap<_, _> = (0..30).map(|number| (format!("h{number}"), boolean())).collect();
+    let message = pb::Message { headers, ..Default::default() };
+    let publication = pb::Publication { routing_key: "nowhere".into(), message: Some(message), ..Default::default() };
+    let frame = publications(vec![publication; 1_000]);
+    let (sent, mut floods) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    for _ in 0..4 {
+        let (address, ca, token, frame) =
+            (environment.target.grpc, environment.ca.clone(), token.clone(), frame.clone());
+        let sent = Arc::clone(&sent);
+        floods.spawn(async move {
+            let Some(connection) = Http2::connect(address, &ca).await else { return };
+            let Some(mut call) = open(&connection, "Publish", &token).await else { return };
+            loop {
+                if call.send(frame.clone()).await {
+                    sent.fetch_add(1, Ordering::Relaxed);
+                } else if let Some(next) = open(&connection, "Publish", &token).await {
+                    // The stream has ended, or waits for its unread responses.
+                    call = next;
+                }
+            }
+        });
+    }
+    let (p99, max) = longest(time).await;
+    floods.shutdown().await;
+    let sent = sent.load(Ordering::Relaxed);
+    report.must(ATTACK, "frames are decoded", format!("{sent} of 60,000 elements each"), sent > 0);
+    let text = format!("{max:.1} ms at most, {p99:.1} ms at p99; {:.1} and {:.1} before", before.1, before.0);
+    report.time(ATTACK, "never stalls the runtime for more than 20 ms", text, max <= STALL);
 }
 
 /// Streams of frames: half a million empty publications, and a thousand messages of thirty headers each.
@@ -133,6 +189,59 @@ pub async fn large_windows(environment: &Environment, scale: Scale, report: &mut
     let p99 = control.during(scale.flood).await;
     check("large windows, unread", environment, peak, control, p99, report).await;
     drop((readers, unread));
+}
+
+/// Calls with large responses, of which only the first byte is read: messages that are looked at, and pages of names.
+pub async fn unread_responses(environment: &Environment, scale: Scale, report: &mut Report) {
+    const ATTACK: &str = "unread responses";
+    let attacker = environment.tenant().await;
+    attacker.queue("jobs", pb::QueueType::Quorum).await;
+    attacker.fill("jobs", 1, pb::Message { body: vec![1; 3_900_000].into(), ..Default::default() }).await;
+    for number in 0..95 {
+        let (name, kind) = (format!("{number:0>200}"), pb::ExchangeType::Topic);
+        let exchange = pb::Exchange { name, r#type: kind.into(), ..Default::default() };
+        let request = pb::DeclareExchangeRequest { exchange: Some(exchange), ..Default::default() };
+        attacker.client.topology().declare_exchange(request).await.unwrap();
+    }
+    let token = environment.token(&attacker).await;
+    let control = ControlTenant::start(environment, scale).await;
+    let peak = environment.target.measure().await;
+    let peek = framed(&pb::PeekMessagesRequest { queue: "jobs".into(), ..Default::default() }.encode_to_vec());
+    let list = framed(&pb::ListExchangesRequest::default().encode_to_vec());
+    let mut floods = JoinSet::new();
+    for _ in 0..scale.streams / STREAMS_OF_A_CONNECTION {
+        let (address, ca, token, peek, list) =
+            (environment.target.grpc, environment.ca.clone(), token.clone(), peek.clone(), list.clone());
+        floods.spawn(async move {
+            let mut calls = Vec::new();
+            let Some(connection) = Http2::connect_unread(address, &ca).await else { return (None, calls) };
+            for number in 0..STREAMS_OF_AN_UNREAD_CONNECTION {
+                let (method, request) =
+                    if number % 2 == 0 { ("PeekMessages", &peek) } else { ("ListExchanges", &list) };
+                let method = format!("warrengate.v1.Topology/{method}");
+                let Some(mut call) = connection.call(&method, Some(&token)).await else { break };
+                let _ = call.body.send_data(request.clone(), true);
+                calls.push(call);
+            }
+            (Some(connection), calls)
+        });
+    }
+    let p99 = control.during(scale.flood).await;
+    let mut open = Vec::new();
+    while let Ok(Some(flood)) = tokio::time::timeout(Duration::from_secs(1), floods.join_next()).await {
+        open.push(flood.unwrap());
+    }
+    floods.shutdown().await;
+    let calls = open.iter().map(|(_, calls)| calls.len()).sum::<usize>();
+    report.must(ATTACK, "calls are made", calls.to_string(), calls > 0);
+    check(ATTACK, environment, peak, control, p99, report).await;
+    drop(open);
+    let began = Instant::now();
+    while environment.target.buffered().await.0 > 0.0 && began.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let left = environment.target.buffered().await.0 as u64;
+    report.must(ATTACK, "nothing is charged after it", mebibytes(left), left == 0);
 }
 
 /// Frames that contain the id of one delivery ten thousand times.

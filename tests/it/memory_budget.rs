@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use prost::Message as _;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 use warrengate::pb::{self, Outcome, subscribe_response::Event};
@@ -10,6 +11,7 @@ use warrengate::pb::{self, Outcome, subscribe_response::Event};
 use crate::harness::{
     Tenant,
     consumer::{RawSubscription, start},
+    http2::{Http2, Http2Call},
     raw::{RawPublish, reason},
     to_queue,
     wait::{until, within},
@@ -182,5 +184,86 @@ async fn a_tenant_without_memory_is_refused_or_slowed_until_it_has_some() {
     let result = within("the outcome", publishing).await.unwrap();
     assert!(matches!(result.outcome(), Outcome::Confirmed | Outcome::Throttled), "{result:?}");
     until("a list of dead letters", async || list().await.ok()).await;
+    gateway.running.shutdown().await;
+}
+
+/// Makes a call whose response is not read, and waits until it is answered.
+async fn unread(connection: &Http2, method: &str, token: &str, request: &impl prost::Message) -> Http2Call {
+    let mut call = connection.call(&format!("warrengate.v1.Topology/{method}"), Some(token)).await;
+    call.data(web::framed(request), true).await;
+    call
+}
+
+#[tokio::test]
+async fn responses_are_charged_until_they_are_read_and_refused_when_a_tenant_leaves_too_many_unread() {
+    const CALLS: usize = 20;
+    let gateway = small_gateway().await;
+    let tenant = Tenant::fresh().await;
+    // A page of names alone is larger than what is never charged.
+    for number in 0..95 {
+        tenant.exchange(&format!("{number:0>200}"), pb::ExchangeType::Topic).await;
+    }
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", vec![7; BODY]).await;
+    let client = tenant.client_at(&gateway.endpoint()).await;
+    let list = pb::ListExchangesRequest::default();
+    let page = client.topology().list_exchanges(list.clone()).await.unwrap().into_inner().encoded_len();
+    let token = gateway.token(&tenant.client_id, &tenant.secret).await;
+    assert_eq!(gateway.buffered().await, 0, "what was read is charged no more");
+
+    let connection = Http2::connect_unread(gateway.running.grpc_address()).await;
+    let mut calls = Vec::new();
+    for _ in 0..CALLS {
+        calls.push(unread(&connection, "ListExchanges", &token, &list).await);
+    }
+    let charged = CALLS * (page + 5 - 16 * 1024);
+    until("the charge", async || (gateway.buffered().await == charged).then_some(())).await;
+
+    // Messages that were looked at are charged like those that were delivered.
+    let peek = pb::PeekMessagesRequest { queue: "jobs".into(), ..Default::default() };
+    let refusal = until("a refusal", async || {
+        calls.push(unread(&connection, "PeekMessages", &token, &peek).await);
+        match client.topology().peek_messages(peek.clone()).await {
+            Ok(_) => None,
+            Err(status) => Some(reason(&status)),
+        }
+    })
+    .await;
+    assert_eq!(refusal, "MEMORY_EXHAUSTED");
+    assert!(gateway.buffered().await <= BUDGET / 2 + charged);
+    // Another tenant, and small responses, are not affected.
+    client.auth().who_am_i(pb::WhoAmIRequest {}).await.unwrap();
+    let other = Tenant::fresh().await;
+    other.queue("jobs").await;
+    other.publish_to("jobs", vec![7; BODY]).await;
+    other.client_at(&gateway.endpoint()).await.topology().peek_messages(peek.clone()).await.unwrap();
+
+    drop((calls, connection));
+    until("the end of the charges", async || (gateway.buffered().await == 0).then_some(())).await;
+    client.topology().peek_messages(peek).await.unwrap();
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn each_watch_of_a_tenant_is_charged_while_it_is_open() {
+    const WATCHES: usize = 3;
+    let gateway = small_gateway().await;
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let client = tenant.client_at(&gateway.endpoint()).await;
+    let interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let mut watches = Vec::new();
+    for _ in 0..WATCHES {
+        let request = pb::WatchTenantRequest { interval, ..Default::default() };
+        let mut watch = client.admin().watch_tenant(request).await.unwrap().into_inner();
+        let snapshot = within("a snapshot", watch.message()).await.unwrap().expect("the stream continues");
+        assert_eq!(snapshot.queues.len(), 1);
+        watches.push(watch);
+    }
+    // Two snapshots that wait, and one that is encoded.
+    let charged = gateway.buffered().await;
+    assert!(charged >= WATCHES * 3 * size_of::<pb::QueueFigures>(), "{charged} bytes");
+    drop(watches);
+    until("the end of the charges", async || (gateway.buffered().await == 0).then_some(())).await;
     gateway.running.shutdown().await;
 }

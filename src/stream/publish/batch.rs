@@ -7,11 +7,13 @@ use super::{Accepted, Intake, accept, charges, check_count, count, result, size,
 use crate::{
     broker::{PendingPublish, Publisher},
     error::Failure,
+    memory::MemoryPermit,
     pb::{Publication, PublishResult},
     stream::session::{Notice, Session},
 };
 
-/// Publishes a batch and waits for every outcome. Returns one for each publication, in their order.
+/// Publishes a batch and waits for every outcome. Returns one for each publication, in their order, and the memory that was
+/// charged for the batch: it covers the outcomes until they are sent, so that they are never refused for lack of memory.
 ///
 /// # Errors
 /// When there are none or too many, there is no memory for them, or the session ends before all have an outcome.
@@ -19,14 +21,14 @@ pub async fn run_batch(
     mut publisher: Publisher,
     mut session: Session,
     publications: Vec<Publication>,
-) -> Result<Vec<PublishResult>, Failure> {
+) -> Result<(Vec<PublishResult>, MemoryPermit), Failure> {
     check_count(publications.len())?;
     let mut results: Vec<Option<PublishResult>> = Vec::new();
     results.resize_with(publications.len(), || None);
     let mut intake = Intake::new(session.scope());
     let sizes: Vec<_> = publications.iter().map(size).collect();
     let weight = charges::weight(&publications, &sizes);
-    let _charge = session.memory().try_reserve_share(weight).map_err(Failure::from)?;
+    let charge = session.memory().try_reserve_share(weight).map_err(Failure::from)?;
     let Accepted { outgoing, refused, .. } = accept(&session, publications, sizes, weight, 0);
     for (order, result) in refused {
         results[order as usize] = Some(result);
@@ -63,5 +65,5 @@ pub async fn run_batch(
     }
     let results: Vec<_> = results.into_iter().flatten().collect();
     count(&session, &results);
-    Ok(results)
+    Ok((results, charge))
 }

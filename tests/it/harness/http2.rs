@@ -29,6 +29,13 @@ impl Http2 {
         Self { send, connection: tokio::spawn(connection) }
     }
 
+    /// A connection of a peer that reads a byte of each response, whose rest the gateway must keep.
+    pub async fn connect_unread(address: SocketAddr) -> Self {
+        let stream = tls_to(address, &SharedStack::get().stack.gateway_ca()).await;
+        let (send, connection) = h2::client::Builder::new().initial_window_size(1).handshake(stream).await.unwrap();
+        Self { send, connection: tokio::spawn(connection) }
+    }
+
     /// Starts a call with its headers only.
     pub async fn call(&self, method: &str, token: Option<&str>) -> Http2Call {
         let mut request = Request::post(format!("https://127.0.0.1/{method}"))

@@ -139,6 +139,14 @@ impl OwnGateway {
         channel_to(&self.endpoint()).await
     }
 
+    /// The bytes that its memory budget is charged for, from its metrics.
+    pub async fn buffered(&self) -> usize {
+        let page = http().get(format!("http://{}/metrics", self.running.ops_address())).send().await.unwrap();
+        let page = page.text().await.unwrap();
+        let value = page.lines().find_map(|line| line.strip_prefix("warrengate_buffered_bytes "));
+        value.expect("the metric").parse::<f64>().unwrap() as usize
+    }
+
     /// Requests a token over HTTP with a wrong secret; returns the trace id of the refusal.
     pub async fn refused_token_by_http(&self, client_id: &str) -> String {
         let url = format!("http://{}/oauth2/token", self.running.ops_address());
