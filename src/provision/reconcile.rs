@@ -165,7 +165,7 @@ impl Provisioner {
     }
 
     /// Removes the tenant's user, which closes its connections, and then its vhost with every queue and message in it.
-    /// Succeeds when they do not exist. Waits a second in between if the broker needs that.
+    /// Succeeds when they do not exist. Waits a second in between when the tenant has queues.
     ///
     /// # Errors
     /// When the request fails; run it again then.
@@ -178,13 +178,11 @@ impl Provisioner {
         Ok(())
     }
 
-    /// Waits until no declaration in the tenant's vhost is in progress and the workers of its queues are registered, if
-    /// the broker starts them late. A gateway may have declared one until its connection was closed.
+    /// Waits until no declaration in the tenant's vhost is in progress and the workers of its queues are registered.
+    /// A gateway may have declared one until its connection was closed.
     async fn workers_started(&self, tenant: &TenantId) -> Result<(), Error> {
         let queue = |row: &Value| row["name"].as_str().filter(|name| *name != DEAD_LETTERS).map(drop);
-        if self.client.current(&tenant.vhost(), Names::Queues, queue).await?.is_empty()
-            || !self.client.starts_workers_late().await
-        {
+        if self.client.current(&tenant.vhost(), Names::Queues, queue).await?.is_empty() {
             return Ok(());
         }
         let closed = async {
