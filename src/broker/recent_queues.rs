@@ -1,9 +1,9 @@
 //! The queues that this gateway declared or deleted a moment ago, so that no deletion meets a new queue whose worker
 //! for dead letters is only starting.
 //!
-//! RabbitMQ before 4.1 starts the worker of a quorum queue when it answers the declaration. A deletion that arrives
-//! before the worker is registered with its queue leaves it behind; it fails, is started again without its queue, and
-//! its supervisor ends. From then on the node moves no dead letters of any tenant and declares no quorum queue.
+//! A deletion that arrives before the worker of a quorum queue is registered leaves the worker behind; it fails, is
+//! started again without its queue, and its supervisor ends. From then on the node of RabbitMQ moves no dead letters of
+//! any tenant and declares no quorum queue. Before 4.1 the worker may start after the answer to the declaration.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,5 +1,5 @@
-//! Queues that are deleted while the broker still declares them. Before 4.1, RabbitMQ then stops moving dead letters and
-//! declaring quorum queues, for all tenants of the node.
+//! Queues that are deleted while the broker still declares them. RabbitMQ may then stop moving dead letters and declaring
+//! quorum queues, for all tenants of the node.
 
 use std::time::Duration;
 
