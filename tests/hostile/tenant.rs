@@ -194,9 +194,11 @@ pub async fn large_windows(environment: &Environment, scale: Scale, report: &mut
 /// Calls with large responses, of which only the first byte is read: messages that are looked at, and pages of names.
 pub async fn unread_responses(environment: &Environment, scale: Scale, report: &mut Report) {
     const ATTACK: &str = "unread responses";
+    const BODY: usize = 3_900_000;
+    const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
     let attacker = environment.tenant().await;
     attacker.queue("jobs", pb::QueueType::Quorum).await;
-    attacker.fill("jobs", 1, pb::Message { body: vec![1; 3_900_000].into(), ..Default::default() }).await;
+    attacker.fill("jobs", 1, pb::Message { body: vec![1; BODY].into(), ..Default::default() }).await;
     for number in 0..95 {
         let (name, kind) = (format!("{number:0>200}"), pb::ExchangeType::Topic);
         let exchange = pb::Exchange { name, r#type: kind.into(), ..Default::default() };
@@ -208,6 +210,7 @@ pub async fn unread_responses(environment: &Environment, scale: Scale, report: &
     let peak = environment.target.measure().await;
     let peek = framed(&pb::PeekMessagesRequest { queue: "jobs".into(), ..Default::default() }.encode_to_vec());
     let list = framed(&pb::ListExchangesRequest::default().encode_to_vec());
+    let end = Instant::now() + scale.flood;
     let mut floods = JoinSet::new();
     for _ in 0..scale.streams / STREAMS_OF_A_CONNECTION {
         let (address, ca, token, peek, list) =
@@ -221,19 +224,25 @@ pub async fn unread_responses(environment: &Environment, scale: Scale, report: &
                 let method = format!("warrengate.v1.Topology/{method}");
                 let Some(mut call) = connection.call(&method, Some(&token)).await else { break };
                 let _ = call.body.send_data(request.clone(), true);
-                calls.push(call);
+                // The next call begins when this one is answered, because few of a tenant are processed at a time.
+                calls.push(tokio::time::timeout(ANSWERED_WITHIN, call.response).await);
+                if Instant::now() >= end {
+                    break;
+                }
             }
             (Some(connection), calls)
         });
     }
     let p99 = control.during(scale.flood).await;
     let mut open = Vec::new();
-    while let Ok(Some(flood)) = tokio::time::timeout(Duration::from_secs(1), floods.join_next()).await {
+    while let Ok(Some(flood)) = tokio::time::timeout(ANSWERED_WITHIN, floods.join_next()).await {
         open.push(flood.unwrap());
     }
     floods.shutdown().await;
-    let calls = open.iter().map(|(_, calls)| calls.len()).sum::<usize>();
-    report.must(ATTACK, "calls are made", calls.to_string(), calls > 0);
+    let answered = open.iter().flat_map(|(_, calls)| calls).filter(|call| matches!(call, Ok(Ok(_)))).count();
+    report.must(ATTACK, "calls are answered", answered.to_string(), answered > 0);
+    let charged = environment.target.buffered().await.0;
+    report.must(ATTACK, "their responses are charged", mebibytes(charged as u64), charged >= BODY as f64);
     check(ATTACK, environment, peak, control, p99, report).await;
     drop(open);
     let began = Instant::now();
