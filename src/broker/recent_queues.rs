@@ -35,7 +35,7 @@ struct Entry {
     ended: Mutex<Option<Instant>>,
 }
 
-/// Held while a queue is declared or deleted. A cancelled call ends here, but perhaps not yet at the broker, so the
+/// Exists while a queue is declared or deleted. A cancelled call ends here, but perhaps not yet at the broker, so the
 /// time counts from here.
 #[must_use = "the operation ends when it is dropped"]
 pub(in crate::broker) struct Operation<G> {

@@ -424,7 +424,7 @@ impl Client {
     }
 }
 
-/// Whether this version of RabbitMQ precedes 4.1; true for a text that is no version.
+/// Whether this version of RabbitMQ is older than 4.1. Returns true if the text cannot be parsed as a version.
 fn is_before_4_1(version: &str) -> bool {
     let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
     numbers.next().zip(numbers.next()).is_none_or(|version| version < (4, 1))

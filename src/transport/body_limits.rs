@@ -135,7 +135,7 @@ struct ClientCall {
     call: OpenCall,
     /// Whether its response is a stream that other rules limit.
     is_stream: bool,
-    /// What its response is charged to if there is no memory for it.
+    /// The budget for its response, if the response may be refused; `None` if it must be sent in any case.
     memory: Option<MemoryBudget>,
     /// What is charged for its response from the beginning.
     charged: Option<ResponseCharge>,
@@ -207,7 +207,7 @@ impl UnaryCharge {
 
 /// Answers a request, and then returns what was charged for it.
 pub(super) struct Answer<F> {
-    /// The failure if there are too many calls, or there is no memory for this one.
+    /// The error if the tenant has too many open calls, or not enough memory is left for this one.
     inner: Result<Pin<Box<F>>, Failure>,
     charge: UnaryCharge,
     open: Option<ClientCall>,

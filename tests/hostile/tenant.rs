@@ -191,7 +191,7 @@ pub async fn large_windows(environment: &Environment, scale: Scale, report: &mut
     drop((readers, unread));
 }
 
-/// Calls with large responses, of which only the first byte is read: messages that are looked at, and pages of names.
+/// Calls with large responses of which only the first byte is read: `PeekMessages` and `ListExchanges`.
 pub async fn unread_responses(environment: &Environment, scale: Scale, report: &mut Report) {
     const ATTACK: &str = "unread responses";
     const BODY: usize = 3_900_000;

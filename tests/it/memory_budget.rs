@@ -187,7 +187,7 @@ async fn a_tenant_without_memory_is_refused_or_slowed_until_it_has_some() {
     gateway.running.shutdown().await;
 }
 
-/// Makes a call whose response is not read, and waits until it is answered.
+/// Makes a call whose response is not read.
 async fn unread(connection: &Http2, method: &str, token: &str, request: &impl prost::Message) -> Http2Call {
     let mut call = connection.call(&format!("warrengate.v1.Topology/{method}"), Some(token)).await;
     call.data(web::framed(request), true).await;
@@ -197,7 +197,7 @@ async fn unread(connection: &Http2, method: &str, token: &str, request: &impl pr
 #[tokio::test]
 async fn responses_are_charged_until_they_are_read_and_refused_when_a_tenant_leaves_too_many_unread() {
     const CALLS: usize = 20;
-    // Few messages fill the budget, because a queue is looked at by one call at a time.
+    // Large, so that few calls fill the budget: calls of `PeekMessages` to one queue run one after another.
     const LARGE: usize = 3_900_000;
     let gateway = small_gateway().await;
     let tenant = Tenant::fresh().await;
@@ -221,11 +221,11 @@ async fn responses_are_charged_until_they_are_read_and_refused_when_a_tenant_lea
     let charged = CALLS * (page + 5 - 16 * 1024);
     until("the charge", async || (gateway.buffered().await == charged).then_some(())).await;
 
-    // Messages that were looked at are charged like those that were delivered.
+    // Responses of `PeekMessages` are charged to the same budget as deliveries.
     let peek = pb::PeekMessagesRequest { queue: "jobs".into(), ..Default::default() };
     let refusal = until("a refusal", async || {
         let mut call = unread(&connection, "PeekMessages", &token, &peek).await;
-        // Otherwise the call below may look at the only message first, and this one gets none.
+        // Otherwise the call below may get the only message first, and this response would be empty.
         call.head().await;
         calls.push(call);
         match client.topology().peek_messages(peek.clone()).await {
