@@ -173,8 +173,7 @@ impl Http {
                 let index = (first + offset) % endpoints;
                 match self.send_to(&connections, &self.settings.roots[index], request).await {
                     Err(error) if error.may_pass() => last = error,
-                    // The password may have changed meanwhile.
-                    Err(error @ Error::Refused(_)) if self.files.lock().await.check().await => last = error,
+                    Err(error @ Error::Refused(_)) if self.may_be_outdated(&connections).await => last = error,
                     answer => {
                         self.first.store(index, Ordering::Relaxed);
                         return answer;
@@ -186,6 +185,18 @@ impl Http {
         }
         tracing::warn!(error = &last as &dyn std::error::Error, "cannot reach the broker's management API");
         Err(last)
+    }
+
+    /// Whether a request with these passwords may have been refused because of a password change: the change is in
+    /// progress, so that the broker may have replaced the password between two tries, or the files were read again,
+    /// possibly for another request.
+    async fn may_be_outdated(&self, used: &Arc<Connections>) -> bool {
+        // Other requests wait here until the changed files are read, because a change is reported only once.
+        let mut files = self.files.lock().await;
+        if files.check().await {
+            self.reload();
+        }
+        used.passwords.len() > 1 || !Arc::ptr_eq(used, &self.connections.load())
     }
 
     /// Sends a request to one endpoint, with the password that was accepted last, or with another one if that is
