@@ -17,12 +17,12 @@ const BODY: usize = 2_000_000;
 const WINDOW: usize = 8;
 
 pub async fn settles_nothing(environment: &Environment, scale: Scale, report: &mut Report) {
-    let count = if scale.enforces_times { 60 } else { 30 };
+    let count = scale.large_messages;
     let tenant = environment.tenant().await;
     tenant.queue("jobs", pb::QueueType::Quorum).await;
     tenant.fill("jobs", count, pb::Message { body: vec![1; BODY].into(), ..Default::default() }).await;
     let mut slow = RawSubscription::open(&tenant.client, start("jobs")).await;
-    let held = slow.take(WINDOW).await;
+    let unsettled = slow.take(WINDOW).await;
     let began = Instant::now();
     let mut quick = RawSubscription::open(&tenant.client, start("jobs")).await;
     let first = quick.one().await;
@@ -33,7 +33,7 @@ pub async fn settles_nothing(environment: &Environment, scale: Scale, report: &m
         quick.ack(&[next.delivery_id]).await;
     }
     let all_after = began.elapsed();
-    let text = format!("{} of {count} beside {} held", count - WINDOW, held.len());
+    let text = format!("{} of {count} beside {} unsettled", count - WINDOW, unsettled.len());
     report.must(ATTACK, "another gets all beyond its window", text, true);
     let bound = "the first within 1 s";
     report.time(ATTACK, bound, format!("{first_after:.1?}"), first_after <= Duration::from_secs(1));

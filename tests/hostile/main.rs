@@ -44,6 +44,8 @@ pub struct Scale {
     pub streams: usize,
     /// Repetitions of a measurement.
     pub rounds: usize,
+    /// Messages of 2 MB in the queue of the consumer that settles nothing.
+    pub large_messages: usize,
     /// Megabytes of dead letters.
     pub dead_megabytes: usize,
     /// Whether an exceeded bound on time fails the run.
@@ -51,10 +53,22 @@ pub struct Scale {
 }
 
 impl Scale {
-    const SHORT: Self =
-        Self { flood: Duration::from_secs(5), streams: 40, rounds: 3, dead_megabytes: 20, enforces_times: false };
-    const LONG: Self =
-        Self { flood: Duration::from_secs(60), streams: 200, rounds: 50, dead_megabytes: 300, enforces_times: true };
+    const SHORT: Self = Self {
+        flood: Duration::from_secs(5),
+        streams: 40,
+        rounds: 3,
+        large_messages: 30,
+        dead_megabytes: 20,
+        enforces_times: false,
+    };
+    const LONG: Self = Self {
+        flood: Duration::from_secs(60),
+        streams: 200,
+        rounds: 50,
+        large_messages: 60,
+        dead_megabytes: 300,
+        enforces_times: true,
+    };
 }
 
 fn main() -> ExitCode {
