@@ -7,7 +7,6 @@ mod claims;
 mod coverage;
 mod error;
 mod external;
-mod fair;
 mod grants;
 mod http;
 mod issuer;

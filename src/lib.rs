@@ -11,6 +11,8 @@ pub use warrengate_proto::error;
 
 pub mod backoff;
 
+pub mod fair;
+
 pub mod long_work;
 
 pub mod memory;

@@ -14,10 +14,22 @@ use tonic::{
 use super::elements::Root;
 
 /// Requests with more fields are decoded by the function of [`set_long_decoding`].
-const LONG_FIELDS: usize = 16_384;
+pub const LONG_FIELDS: usize = 16_384;
 
-/// Runs a computation that may take tens of milliseconds.
-pub type LongWork = fn(&mut (dyn FnMut() + Send));
+/// What became of a computation that may take tens of milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LongWorkState {
+    /// It has run.
+    Done,
+    /// It has to wait. The body of the request passes on an empty frame, and the decoder is called again, when it may run.
+    Deferred,
+    /// Too many others wait.
+    Refused,
+}
+
+/// Runs a computation that may take tens of milliseconds, or defers it; the second argument is whether this one was deferred
+/// before.
+pub type LongWork = fn(&mut (dyn FnMut() + Send), bool) -> LongWorkState;
 
 static LONG_WORK: OnceLock<LongWork> = OnceLock::new();
 
@@ -48,7 +60,7 @@ impl<T: Message + Send + 'static, U: Name + Default + Send + 'static> codec::Cod
     }
 
     fn decoder(&mut self) -> Decoder<U> {
-        Decoder { root: Root::of(&U::full_name()), decoded: PhantomData }
+        Decoder { root: Root::of(&U::full_name()), is_deferred: false, decoded: PhantomData }
     }
 }
 
@@ -70,6 +82,8 @@ impl<T: Message> codec::Encoder for Encoder<T> {
 #[derive(Debug)]
 pub(crate) struct Decoder<U> {
     root: Option<Root>,
+    /// Whether the decoding of the message in the buffer was deferred.
+    is_deferred: bool,
     decoded: PhantomData<U>,
 }
 
@@ -90,8 +104,16 @@ impl<U: Message + Default> codec::Decoder for Decoder<U> {
         };
         let Some(run) = LONG_WORK.get() else { return work() };
         let mut decoded = Ok(None);
-        run(&mut || decoded = work());
-        decoded
+        let state = run(&mut || decoded = work(), self.is_deferred);
+        self.is_deferred = state == LongWorkState::Deferred;
+        match state {
+            // The bytes of a deferred message stay in the buffer.
+            LongWorkState::Done | LongWorkState::Deferred => decoded,
+            LongWorkState::Refused => {
+                let text = "the gateway is decoding too many large requests at the moment; try again later";
+                Err(Status::resource_exhausted(text))
+            }
+        }
     }
 }
 

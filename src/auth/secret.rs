@@ -1,6 +1,6 @@
 //! Client secrets: generated here, shown once, and stored as an argon2id hash only. Checking a secret takes 19 MiB and
 //! about 30 ms of CPU time, so checks and hashes run on low-priority threads ([`super::workers`]) behind a bounded,
-//! fair queue ([`super::fair`]). A check for an unknown client takes as long as one for a known client.
+//! fair queue ([`crate::fair`]). A check for an unknown client takes as long as one for a known client.
 
 use std::{net::IpAddr, sync::OnceLock, time::Duration};
 
@@ -11,12 +11,11 @@ use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::{
-    Error,
+use super::{Error, workers::Workers};
+use crate::{
     fair::{self, FairQueue, Limits},
-    workers::Workers,
+    names::TenantId,
 };
-use crate::names::TenantId;
 
 /// OWASP's minimum parameters: 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19_456;

@@ -31,13 +31,13 @@ use super::{
 use crate::{
     broker::{PendingPublish, PublishOutcome, PublishStatus, Publisher},
     error::{Failure, Kind},
-    long_work,
+    long_work::{self, Turn},
     pb::{
         AuthExpiring, Draining, Message, Outcome, Publication, PublishRequest, PublishResponse, PublishResult,
         PublishResults, publish_request::Frame, publish_response::Event,
     },
     telemetry::{Limit, strip_baggage},
-    tenant::{self, RateCheck},
+    tenant::{self, RateCheck, TenantScope},
 };
 
 /// Maximum number of messages of a frame or a batch.
@@ -172,8 +172,9 @@ impl Machine {
                         return self.answer(results).await;
                     }
                 };
+                let turn = turn(self.session.scope(), weight, &sizes).await;
                 let Accepted { outgoing, refused, pause } =
-                    accept(&self.session, frame.publications, sizes, weight, first);
+                    accept(&self.session, turn, frame.publications, sizes, first);
                 self.pause = pause.map(|pause| Instant::now() + pause);
                 self.charges.keep(first, outgoing.len(), permit);
                 self.bytes += outgoing.iter().map(PendingPublish::bytes).sum::<usize>();
@@ -277,12 +278,30 @@ fn body_size(publication: &Publication) -> usize {
     publication.message.as_ref().map_or(0, |message| message.body.len())
 }
 
+/// The turn for checking a frame of this weight, if that takes long.
+fn turn(scope: &TenantScope, weight: usize, sizes: &[usize]) -> impl Future<Output = Option<Turn>> + use<> {
+    let is_long = weight - sizes.iter().sum::<usize>() > LONG_WEIGHT;
+    let tenant = is_long.then(|| scope.tenant().clone());
+    async move {
+        match tenant {
+            Some(tenant) => Some(long_work::turn(tenant.as_str()).await),
+            None => None,
+        }
+    }
+}
+
 /// Checks a frame's messages, in order; `first` is the number of the first of them.
-fn accept(session: &Session, publications: Vec<Publication>, sizes: Vec<usize>, weight: usize, first: u64) -> Accepted {
+fn accept(
+    session: &Session,
+    turn: Option<Turn>,
+    publications: Vec<Publication>,
+    sizes: Vec<usize>,
+    first: u64,
+) -> Accepted {
     let check = || check_frame(session, publications, &sizes, first);
-    match weight - sizes.iter().sum::<usize>() > LONG_WEIGHT {
-        true => long_work::run(check),
-        false => check(),
+    match turn {
+        Some(turn) => long_work::run(turn, check),
+        None => check(),
     }
 }
 

@@ -32,7 +32,9 @@ use super::{
 use crate::{
     auth::Caller,
     error::{Failure, Kind},
+    long_work::{self, Turn},
     memory::{Full, MemoryBudget, MemoryPermit, ResponseCharge, TenantBudgets, TooLarge},
+    pb::LONG_FIELDS,
     tenant,
 };
 
@@ -40,6 +42,8 @@ use crate::{
 const PREFIX: usize = 5;
 /// The maximum expansion factor of compression.
 const MAX_EXPANSION: usize = 1032;
+/// Shorter frames never take long to decode: each field needs at least two bytes.
+const LONG_FRAME: usize = 2 * LONG_FIELDS;
 /// A frame of a client that costs at most this much is passed on even without free memory, because acknowledgements
 /// free memory. The total is bounded by the number of streams.
 const ALWAYS_PASSED_ON: usize = 16 * 1024;
@@ -88,26 +92,28 @@ impl BodyLimitsLayer {
         let is_stream = caller.is_some() && self.streaming.contains(request.uri().path());
         // A request over HTTP/1.1 has none: its connection buffers little.
         let receive_budget = request.extensions().get::<ReceiveBudget>().cloned().unwrap_or_default();
-        let memory = match caller {
+        let (payer, memory) = match caller {
             Some(caller) => {
                 // Platform administrators have a budget like a tenant's; no tenant has an empty name.
                 let tenant = caller.tenant().map(|tenant| tenant.as_str()).unwrap_or_default();
                 receive_budget.set_client(self.tenants.receiving(tenant), is_stream);
-                self.tenants.of(tenant)
+                (tenant.to_owned(), self.tenants.of(tenant))
             }
             None => {
                 let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-                let network = crate::auth::network(peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip()));
-                let memory = self.anonymous.memory().of(&network.to_string());
+                let network = crate::auth::network(peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip())).to_string();
+                let memory = self.anonymous.memory().of(&network);
                 receive_budget.set_anonymous(memory.clone());
-                memory
+                (network, memory)
             }
         };
         let limit = if caller.is_some() { self.request_timeout } else { self.open_timeout };
         let unary = UnaryCharge::default();
         let limited = Limited {
             inner: body,
+            payer,
             memory,
+            turn: None,
             largest: self.largest,
             always_passed_on: if caller.is_some() { ALWAYS_PASSED_ON } else { ANONYMOUS_PASSED_ON },
             limit,
@@ -118,6 +124,7 @@ impl BodyLimitsLayer {
             unread: Bytes::new(),
             partial: BytesMut::new(),
             missing: 0,
+            decoding: Decoding::Short,
             unary: (!is_stream).then(|| unary.clone()),
         };
         (Body::new(limited), unary)
@@ -233,7 +240,11 @@ impl<E, F: Future<Output = Result<Response<Body>, E>>> Future for Answer<F> {
 /// A body whose frames are charged and whose arrival is timed.
 struct Limited {
     inner: Body,
+    /// The tenant or network on whose behalf a frame is decoded.
+    payer: String,
     memory: MemoryBudget,
+    /// The turn of a frame that takes long to decode, while it waits for it.
+    turn: Option<BoxFuture<'static, Turn>>,
     largest: usize,
     /// Steps that cost at most this much need no free memory.
     always_passed_on: usize,
@@ -250,6 +261,8 @@ struct Limited {
     partial: BytesMut,
     /// The bytes of a frame that the reader has not received yet.
     missing: usize,
+    /// How that frame is decoded.
+    decoding: Decoding,
     /// Where the charge of a unary request's message is kept.
     unary: Option<UnaryCharge>,
 }
@@ -259,26 +272,66 @@ struct Step {
     length: usize,
     cost: usize,
     missing: usize,
+    decoding: Decoding,
+}
+
+/// How the last frame that is passed on can wait for its decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decoding {
+    /// It is decoded at once.
+    Short,
+    /// It may take long, and can be decoded later.
+    Deferrable,
+    /// It may take long, but the decoder has consumed its bytes when it has decompressed them.
+    Compressed,
+}
+
+impl Decoding {
+    fn of(flag: u8, length: usize) -> Self {
+        match flag {
+            0 if length < LONG_FRAME => Self::Short,
+            0 => Self::Deferrable,
+            _ => Self::Compressed,
+        }
+    }
+
+    /// Tells the decoder, which is called with the frame after this.
+    fn announce(self) {
+        match self {
+            Self::Short => {}
+            Self::Deferrable => long_work::allow_deferral(),
+            Self::Compressed => long_work::forbid_deferral(),
+        }
+    }
 }
 
 impl Limited {
     /// The complete frames at the beginning of `data`, or a part of the first one if it is incomplete; `None` if even
     /// its prefix is incomplete.
     fn step(&self, data: &[u8]) -> Option<Step> {
-        let mut step = Step { length: 0, cost: 0, missing: 0 };
+        let mut step = Step { length: 0, cost: 0, missing: 0, decoding: Decoding::Short };
         while let Some((prefix, rest)) = data[step.length..].split_first_chunk::<PREFIX>() {
             let [flag, length @ ..] = *prefix;
             let length = u32::from_be_bytes(length) as usize;
+            let decoding = Decoding::of(flag, length);
+            // Such a frame is passed on alone, so that it is decoded before the body is read again.
+            if decoding != Decoding::Short && step.length > 0 {
+                break;
+            }
             // A frame that is too large is refused by the decoder as soon as it sees the prefix.
             let cost = if flag == 0 { length } else { length.saturating_mul(MAX_EXPANSION) }.min(self.largest);
             if rest.len() < length {
                 if step.length == 0 {
-                    step = Step { length: data.len(), cost, missing: length - rest.len() };
+                    step = Step { length: data.len(), cost, missing: length - rest.len(), decoding };
                 }
                 break;
             }
             step.length += PREFIX + length;
             step.cost += cost;
+            step.decoding = decoding;
+            if decoding != Decoding::Short {
+                break;
+            }
         }
         (step.length > 0).then_some(step)
     }
@@ -306,6 +359,17 @@ impl Limited {
         if let (Some(unary), Some(permit)) = (&self.unary, charged) {
             unary.keep(permit);
         }
+    }
+
+    /// Prepares the decoding of a frame that is now passed on completely.
+    fn passed_on(&mut self) {
+        if self.missing > 0 {
+            return;
+        }
+        if self.is_stream {
+            self.deadline = None;
+        }
+        self.decoding.announce();
     }
 
     /// Charges a step.
@@ -363,14 +427,23 @@ impl http_body::Body for Limited {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        if long_work::was_deferred() {
+            let payer = this.payer.clone();
+            this.turn = Some(Box::pin(async move { long_work::turn(&payer).await }));
+        }
+        if let Some(turn) = &mut this.turn {
+            // The frame stays charged, and nothing follows it, until it is decoded.
+            let turn = ready!(turn.as_mut().poll(cx));
+            this.turn = None;
+            long_work::grant(turn);
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::new()))));
+        }
         loop {
             if !this.unread.is_empty() {
                 if this.missing > 0 {
                     let part = this.unread.split_to(this.missing.min(this.unread.len()));
                     this.missing -= part.len();
-                    if this.missing == 0 && this.is_stream {
-                        this.deadline = None;
-                    }
+                    this.passed_on();
                     return Poll::Ready(Some(Ok(Frame::data(part))));
                 }
                 match this.step(&this.unread) {
@@ -378,10 +451,8 @@ impl http_body::Body for Limited {
                         if let Err(status) = ready!(this.poll_charge(cx, step.cost)) {
                             return Poll::Ready(Some(Err(status)));
                         }
-                        this.missing = step.missing;
-                        if this.missing == 0 && this.is_stream {
-                            this.deadline = None;
-                        }
+                        (this.missing, this.decoding) = (step.missing, step.decoding);
+                        this.passed_on();
                         return Poll::Ready(Some(Ok(Frame::data(this.unread.split_to(step.length)))));
                     }
                     None => this.partial = BytesMut::from(std::mem::take(&mut this.unread).chunk()),
@@ -418,7 +489,7 @@ impl http_body::Body for Limited {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.unread.is_empty() && self.partial.is_empty() && self.inner.is_end_stream()
+        self.turn.is_none() && self.unread.is_empty() && self.partial.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -552,7 +623,9 @@ mod tests {
         let limit = LIMIT;
         Limited {
             inner: Body::new(Pieces(pieces, is_open)),
+            payer: "acme".into(),
             memory: memory.clone(),
+            turn: None,
             largest: 1000,
             always_passed_on: 0,
             limit,
@@ -563,6 +636,7 @@ mod tests {
             unread: Bytes::new(),
             partial: BytesMut::new(),
             missing: 0,
+            decoding: Decoding::Short,
             unary: (!is_stream).then(UnaryCharge::default),
         }
     }
@@ -653,5 +727,18 @@ mod tests {
         let late = stream.frame().await.expect("an answer").expect_err("an incomplete prefix");
         assert_eq!(crate::error::reason_of(&late).as_deref(), Some("REQUEST_TIMEOUT"));
         assert!(stream.frame().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_may_take_long_to_decode_is_passed_on_alone() {
+        let (long, memory) = (LONG_FRAME, MemoryBudget::new(1 << 20));
+        let body = framed(&[10, 20, long, 30]);
+        let mut limited = limited(body, usize::MAX, false, true, &memory);
+        let mut lengths = Vec::new();
+        while let Some(frame) = limited.frame().await {
+            lengths.push(frame.expect("a frame").into_data().expect("data").len());
+        }
+        assert_eq!(lengths, [2 * PREFIX + 30, PREFIX + long, PREFIX + 30]);
+        assert_eq!(Decoding::of(1, 10), Decoding::Compressed, "its decoded length is unknown");
     }
 }

@@ -1,6 +1,9 @@
 //! An unauthenticated client fills the audit trail, while the refusals of a known client must still be recorded.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use warrengate::pb;
 
@@ -11,7 +14,7 @@ const REFUSALS: u64 = 50;
 const METHOD: &str = "warrengate.v1.Topology/PurgeQueue";
 const BETWEEN: Duration = Duration::from_millis(4);
 
-pub async fn crowded(environment: &Environment, scale: Scale, report: &mut Report) {
+pub async fn crowded(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
     let tenant = environment.tenant().await;
     tenant.queue("payroll", pb::QueueType::Quorum).await;
     let (client_id, secret) = environment.client_of(&tenant.id, "none", pb::Grants::default()).await;
@@ -48,7 +51,7 @@ pub async fn crowded(environment: &Environment, scale: Scale, report: &mut Repor
 }
 
 /// Combined refusals are written some seconds later.
-async fn until_recorded(environment: &Environment, client_id: &str, recorded: &mut u64) {
+async fn until_recorded(environment: &Arc<Environment>, client_id: &str, recorded: &mut u64) {
     until("the refusals of the client", async || {
         let request = pb::ListAuditEventsRequest {
             client_id: client_id.into(),

@@ -61,7 +61,7 @@ fn attack(number: usize, path: &str) -> Vec<u8> {
 }
 
 /// As many connections as one address gets at each listener: unfinished headers and bodies, unread responses, silence.
-pub async fn crowds(environment: &Environment, scale: Scale, report: &mut Report) {
+pub async fn crowds(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
     const ATTACK: &str = "HTTP/1.1 crowd";
     let control = ControlTenant::start(environment, scale).await;
     let peak = environment.target.measure().await;
@@ -137,14 +137,14 @@ struct Session {
 }
 
 impl Session {
-    fn client(environment: &Environment) -> reqwest::Client {
+    fn client(environment: &Arc<Environment>) -> reqwest::Client {
         let ca = reqwest::Certificate::from_pem(environment.ca.as_bytes()).unwrap();
         let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         builder.tls_certs_only([ca]).build().unwrap()
     }
 
     /// `None` if it is refused.
-    async fn sign_in(environment: &Environment, (id, secret): &(String, SecretString)) -> Option<Self> {
+    async fn sign_in(environment: &Arc<Environment>, (id, secret): &(String, SecretString)) -> Option<Self> {
         let (http, origin) = (Self::client(environment), format!("https://{}", environment.target.console));
         let page = http.get(format!("{origin}/sign-in")).send().await.ok()?;
         let form_cookie = cookies(&page);
@@ -171,7 +171,7 @@ fn cookies(answer: &reqwest::Response) -> String {
 }
 
 /// Many sessions, unread exports and event streams, unfinished forms, and guessing of secrets.
-pub async fn signed_in(environment: &Environment, scale: Scale, report: &mut Report) {
+pub async fn signed_in(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
     const ATTACK: &str = "console, signed in";
     let attacker = environment.tenant().await;
     let (other, bystander) = (environment.tenant().await, environment.tenant().await);

@@ -1,6 +1,9 @@
 //! A consumer with the default window settles nothing, while another consumer uses the same queue.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use warrengate::pb;
 
@@ -16,7 +19,7 @@ const BODY: usize = 2_000_000;
 /// The number of messages that fit into 16 MiB.
 const WINDOW: usize = 8;
 
-pub async fn settles_nothing(environment: &Environment, scale: Scale, report: &mut Report) {
+pub async fn settles_nothing(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
     let count = scale.large_messages;
     let tenant = environment.tenant().await;
     tenant.queue("jobs", pb::QueueType::Quorum).await;

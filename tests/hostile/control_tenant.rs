@@ -25,7 +25,9 @@ const ALONE: Duration = Duration::from_secs(3);
 const LAST_MESSAGES: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// It runs beside the environment, with a higher priority than the attackers.
 pub struct ControlTenant {
+    environment: Arc<Environment>,
     tenant: Arc<Tenant>,
     alone: f64,
     stream: JoinHandle<Result<u64, String>>,
@@ -37,7 +39,12 @@ pub struct ControlTenant {
 
 impl ControlTenant {
     /// Opens its stream, and measures its calls before the attack.
-    pub async fn start(environment: &Environment, scale: Scale) -> Self {
+    pub async fn start(environment: &Arc<Environment>, scale: Scale) -> Self {
+        let of = Arc::clone(environment);
+        environment.undisturbed(move || Self::start_undisturbed(of, scale)).await
+    }
+
+    async fn start_undisturbed(environment: Arc<Environment>, scale: Scale) -> Self {
         let tenant = Arc::new(environment.tenant().await);
         tenant.queue("jobs", pb::QueueType::Quorum).await;
         let stop = CancellationToken::new();
@@ -46,18 +53,23 @@ impl ControlTenant {
         let stream = tokio::spawn(follow(subscription, Arc::clone(&seen), stop.clone()));
         tokio::spawn(publish(Arc::clone(&tenant), Arc::clone(&published), stop.clone()));
         let alone = percentile(&latencies(&tenant, ALONE.min(scale.flood / 5)).await, 99.0);
-        Self { tenant, alone, stream, seen, published, _guard: stop.clone().drop_guard(), stop }
+        Self { environment, tenant, alone, stream, seen, published, _guard: stop.clone().drop_guard(), stop }
     }
 
     /// Measures its calls for this time; returns the 99th percentile in milliseconds, infinite with failures.
     pub async fn during(&self, time: Duration) -> f64 {
-        percentile(&latencies(&self.tenant, time).await, 99.0)
+        let tenant = Arc::clone(&self.tenant);
+        percentile(&self.environment.undisturbed(async move || latencies(&tenant, time).await).await, 99.0)
     }
 
     /// Whether a new connection of a known client is served.
-    pub async fn connects(&self, environment: &Environment) -> bool {
-        let connecting = environment.connect(&self.tenant.credentials);
-        tokio::time::timeout(Duration::from_secs(10), connecting).await.is_ok()
+    pub async fn connects(&self) -> bool {
+        let (environment, tenant) = (Arc::clone(&self.environment), Arc::clone(&self.tenant));
+        let connecting = async move || {
+            let connecting = environment.connect(&tenant.credentials);
+            tokio::time::timeout(Duration::from_secs(10), connecting).await.is_ok()
+        };
+        self.environment.undisturbed(connecting).await
     }
 
     /// Stops it, and reports the results.

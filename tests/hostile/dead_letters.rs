@@ -1,5 +1,7 @@
 //! Lists, purges and redrives of many dead letters at the same time: an answer is complete, or `DEAD_LETTERS_BUSY`.
 
+use std::sync::Arc;
+
 use tonic::Status;
 use warrengate::pb::{self, NackAction};
 
@@ -16,7 +18,7 @@ const ATTACK: &str = "dead letters, 8 at once";
 const BODY: usize = 2_000_000;
 const BUSY: &str = "DEAD_LETTERS_BUSY";
 
-pub async fn parallel(environment: &Environment, scale: Scale, report: &mut Report) {
+pub async fn parallel(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
     let count = scale.dead_megabytes * 1_000_000 / BODY;
     let tenant = environment.tenant().await;
     tenant.queue("jobs", pb::QueueType::Quorum).await;

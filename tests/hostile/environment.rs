@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::runtime::Handle;
 use warrengate::{
     client::{Client, ClientOptions, Credentials},
     pb,
@@ -13,6 +14,8 @@ use warrengate_testkit::folder::RunFolder;
 use crate::{target::Target, wait::until};
 
 pub struct Environment {
+    /// The runtime that it was started on.
+    runtime: Handle,
     pub target: Target,
     stack: Stack,
     pub ca: String,
@@ -38,12 +41,23 @@ impl Environment {
         let ca = std::fs::read_to_string(stack.gateway_ca()).unwrap();
         let target = Target::start(&stack).await;
         let admin = connect(&stack.endpoint(), &ca, "admin", &secret).await;
-        Self { target, stack, ca, admin, _folder: folder }
+        Self { runtime: Handle::current(), target, stack, ca, admin, _folder: folder }
     }
 
     pub async fn stop(self) {
         drop(self.target);
         self.stack.stop().await.unwrap();
+    }
+
+    /// Runs a measurement on the runtime of the environment, whose priority is higher than that of the attackers.
+    pub async fn undisturbed<T: Send + 'static, F: Future<Output = T>>(
+        &self,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> T {
+        // A thread inherits the priority of the one that creates it, so a worker of this runtime creates it.
+        let measuring =
+            async { tokio::task::spawn_blocking(move || Handle::current().block_on(work())).await.unwrap() };
+        self.runtime.spawn(measuring).await.unwrap()
     }
 
     /// A fresh tenant.

@@ -1,7 +1,10 @@
 //! Grants that are removed at another gateway: from an open subscription, a running redrive, an open publish stream, and an
 //! administrator.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +24,7 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(1);
 
-pub async fn removed(environment: &Environment, scale: Scale, report: &mut Report) {
+pub async fn removed(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
     let tenant = environment.tenant().await;
     tenant.queue("jobs", pb::QueueType::Quorum).await;
     tenant.queue("published", pb::QueueType::Quorum).await;
@@ -109,7 +112,7 @@ impl Publishing {
 }
 
 /// Creates dead letters: each message is delivered and rejected.
-async fn dead_letters(environment: &Environment, tenant: &crate::environment::Tenant, count: usize) {
+async fn dead_letters(environment: &Arc<Environment>, tenant: &crate::environment::Tenant, count: usize) {
     tenant.fill("jobs", count, pb::Message { body: "work".into(), ..Default::default() }).await;
     let client = environment.connect(&tenant.credentials).await;
     let mut subscription = RawSubscription::open(&client, start("jobs")).await;

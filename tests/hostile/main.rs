@@ -30,10 +30,14 @@ mod target;
 mod tenant;
 mod unauthenticated;
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use environment::Environment;
 use report::Report;
+
+/// The nice value of the attackers' threads.
+#[cfg(target_os = "linux")]
+const LOWEST_PRIORITY: i32 = 19;
 
 /// The size of the attacks.
 #[derive(Debug, Clone, Copy)]
@@ -81,21 +85,46 @@ fn main() -> ExitCode {
             _ => {}
         }
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let report = runtime.block_on(Box::pin(run(scale, only.as_deref())));
+    let report = attack(scale, only.as_deref());
     report.print();
     if report.is_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(scale: Scale, only: Option<&str>) -> Report {
+/// Runs the attacks beside the environment and the control tenant, which have a runtime of their own. The attackers have
+/// a lower priority, because they share the processors with the gateway: otherwise the control tenant would measure how
+/// long its own process waits for them.
+fn attack(scale: Scale, only: Option<&str>) -> Report {
+    let builder = |threads| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads).enable_all();
+        builder
+    };
+    let runtime = builder(1).build().unwrap();
+    let environment = Arc::new(runtime.block_on(Box::pin(Environment::start())));
+    // Processes and threads inherit the priority, so it is changed when the environment has started.
+    lower_priority();
+    let attackers = builder(2).on_thread_start(lower_priority).build().unwrap();
+    let report = attackers.block_on(Box::pin(run(&environment, scale, only)));
+    drop(attackers);
+    let environment = Arc::into_inner(environment).expect("the attacks have ended");
+    runtime.block_on(environment.stop());
+    report
+}
+
+fn lower_priority() {
+    // On Linux it applies to the calling thread only (setpriority(2)).
+    #[cfg(target_os = "linux")]
+    rustix::process::setpriority_process(None, LOWEST_PRIORITY).unwrap();
+}
+
+async fn run(environment: &Arc<Environment>, scale: Scale, only: Option<&str>) -> Report {
     let mut report = Report::new(scale);
-    let environment = Environment::start().await;
     let is_wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     macro_rules! attack {
         ($name:literal, $attack:expr) => {
             if is_wanted($name) {
                 report::say($name);
-                $attack(&environment, scale, &mut report).await;
+                $attack(environment, scale, &mut report).await;
             }
         };
     }
@@ -114,6 +143,5 @@ async fn run(scale: Scale, only: Option<&str>) -> Report {
     attack!("dead-letters", dead_letters::parallel);
     attack!("secrets", secrets::floods);
     attack!("audit", audit::crowded);
-    environment.stop().await;
     report
 }

@@ -1,6 +1,9 @@
 //! A tenant that floods secret checks, rotations and declarations, and the tokens and declarations of another tenant.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::task::JoinSet;
 use warrengate::pb;
@@ -13,19 +16,19 @@ use crate::{
 
 /// The number of concurrent callers.
 const CALLERS: usize = 40;
-const MEASURED_ALONE: usize = 20;
+const ALONE: Duration = Duration::from_secs(3);
 
-pub async fn floods(environment: &Environment, scale: Scale, report: &mut Report) {
-    let (attacker, control) = (environment.tenant().await, environment.tenant().await);
+pub async fn floods(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
+    let attacker = environment.tenant().await;
+    let control = {
+        let of = Arc::clone(environment);
+        Arc::new(environment.undisturbed(async move || of.tenant().await).await)
+    };
     let grants = pb::Grants { administer: true, ..all_grants() };
     let administrator = environment.connect(&environment.client_of(&attacker.id, "administrator", grants).await).await;
     let rotated = environment.client_of(&attacker.id, "rotated", all_grants()).await;
 
-    let mut alone = Vec::new();
-    for _ in 0..MEASURED_ALONE {
-        alone.push(token(&control).await);
-    }
-    let alone = percentile(&alone, 99.0);
+    let alone = percentile(&measure(environment, &control, ALONE, token).await, 99.0);
     let flood = spawn(async || {
         let (client, credentials) = (attacker.client.clone(), attacker.credentials.clone());
         move || {
@@ -34,7 +37,7 @@ pub async fn floods(environment: &Environment, scale: Scale, report: &mut Report
         }
     })
     .await;
-    check("right secrets", "token", alone, measure(&control, scale.flood, token).await, report);
+    check("right secrets", "token", alone, measure(environment, &control, scale.flood, token).await, report);
     drop(flood);
 
     let flood = spawn(async || {
@@ -48,14 +51,10 @@ pub async fn floods(environment: &Environment, scale: Scale, report: &mut Report
         }
     })
     .await;
-    check("rotations", "token", alone, measure(&control, scale.flood, token).await, report);
+    check("rotations", "token", alone, measure(environment, &control, scale.flood, token).await, report);
     drop(flood);
 
-    let mut alone = Vec::new();
-    for _ in 0..MEASURED_ALONE {
-        alone.push(declaration(&control).await);
-    }
-    let alone = percentile(&alone, 99.0);
+    let alone = percentile(&measure(environment, &control, ALONE, declaration).await, 99.0);
     let flood = spawn(async || {
         let client = attacker.client.clone();
         move || {
@@ -64,7 +63,7 @@ pub async fn floods(environment: &Environment, scale: Scale, report: &mut Report
         }
     })
     .await;
-    check("declarations", "declaration", alone, measure(&control, scale.flood, declaration).await, report);
+    check("declarations", "declaration", alone, measure(environment, &control, scale.flood, declaration).await, report);
     drop(flood);
 }
 
@@ -96,25 +95,34 @@ where
     callers
 }
 
-async fn measure(control: &Tenant, time: Duration, one: impl AsyncFn(&Tenant) -> f64) -> Vec<f64> {
-    let end = Instant::now() + time;
-    let mut took = Vec::new();
-    while Instant::now() < end {
-        took.push(one(control).await);
-        // A client needs few tokens, and may fetch 20 a second.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    took
+async fn measure<F: Future<Output = f64>>(
+    environment: &Environment,
+    control: &Arc<Tenant>,
+    time: Duration,
+    one: impl Fn(Arc<Tenant>) -> F + Send + 'static,
+) -> Vec<f64> {
+    let control = Arc::clone(control);
+    let measuring = async move || {
+        let end = Instant::now() + time;
+        let mut took = Vec::new();
+        while Instant::now() < end {
+            took.push(one(Arc::clone(&control)).await);
+            // A client needs few tokens, and may fetch 20 a second.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        took
+    };
+    environment.undisturbed(measuring).await
 }
 
 /// How long a token takes, in milliseconds; infinite when it is refused.
-async fn token(tenant: &Tenant) -> f64 {
+async fn token(tenant: Arc<Tenant>) -> f64 {
     let began = Instant::now();
     let answer = issue_token(&tenant.client, &tenant.credentials).await;
     if answer.is_ok() { began.elapsed().as_secs_f64() * 1e3 } else { f64::INFINITY }
 }
 
-async fn declaration(tenant: &Tenant) -> f64 {
+async fn declaration(tenant: Arc<Tenant>) -> f64 {
     let began = Instant::now();
     let answer = declare(&tenant.client).await;
     if answer.is_ok() { began.elapsed().as_secs_f64() * 1e3 } else { f64::INFINITY }

@@ -68,19 +68,42 @@ impl Target {
     /// Starts measuring the peak of its memory.
     pub async fn measure(&self) -> Peak<'_> {
         // Memory that earlier attacks used is returned to the system within seconds.
-        let mut start = self.status("VmRSS:");
+        let mut start = self.memory("VmRSS:");
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let now = self.status("VmRSS:");
+            let now = self.memory("VmRSS:");
             if now + (1 << 20) >= start {
                 break;
             }
             start = now;
         }
-        let start = self.status("VmRSS:");
+        let start = self.memory("VmRSS:");
         // Resets VmHWM (proc(5)).
         let _ = std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
         Peak { target: self, start }
+    }
+
+    /// The most bytes that are charged to its memory budget during this work, its most threads, and the result of the
+    /// work.
+    pub async fn most_during<T>(&self, work: impl Future<Output = T>) -> (f64, u64, T) {
+        let (mut charged, mut threads) = (0_f64, 0);
+        let sampling = async {
+            loop {
+                charged = charged.max(self.buffered().await.0);
+                threads = threads.max(self.threads());
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        };
+        let result = tokio::select! {
+            result = work => result,
+            () = sampling => unreachable!("it does not end"),
+        };
+        (charged, threads, result)
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> u64 {
+        self.status("Threads:")
     }
 
     /// The bytes charged to its memory budget, and their limit, from its metrics.
@@ -100,10 +123,15 @@ impl Target {
         self.child.id().expect("it runs")
     }
 
+    /// Bytes of memory.
+    fn memory(&self, field: &str) -> u64 {
+        1024 * self.status(field)
+    }
+
     fn status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux");
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 }
 
@@ -116,7 +144,7 @@ pub struct Peak<'a> {
 impl Peak<'_> {
     /// The largest growth of its resident memory, in bytes.
     pub fn growth(&self) -> u64 {
-        self.target.status("VmHWM:").saturating_sub(self.start)
+        self.target.memory("VmHWM:").saturating_sub(self.start)
     }
 }
 

@@ -64,7 +64,7 @@ impl OpenConnections {
     }
 }
 
-pub async fn mix(environment: &Environment, scale: Scale, report: &mut Report) {
+pub async fn mix(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
     let control = ControlTenant::start(environment, scale).await;
     let peak = environment.target.measure().await;
     let end = Instant::now() + scale.flood;
@@ -81,7 +81,7 @@ pub async fn mix(environment: &Environment, scale: Scale, report: &mut Report) {
         attackers.spawn(attacker.run(end));
     }
     let p99 = control.during(scale.flood).await;
-    let connects = control.connects(environment).await;
+    let connects = control.connects().await;
     let _ = timeout(Duration::from_secs(30), async { while attackers.join_next().await.is_some() {} }).await;
     let mut tasks = open.tasks.lock().await;
     let opened = tasks.len();
@@ -98,7 +98,7 @@ pub async fn mix(environment: &Environment, scale: Scale, report: &mut Report) {
 
 /// The maximum number of connections of one address, first without a call, then with the maximum number of unfinished
 /// calls each.
-pub async fn crowd(environment: &Environment, scale: Scale, report: &mut Report) {
+pub async fn crowd(environment: &Arc<Environment>, scale: Scale, report: &mut Report) {
     const ATTACK: &str = "unauthenticated crowd";
     let control = ControlTenant::start(environment, scale).await;
     for (kind, calls) in [("idle connections", 0), ("connections with stalled bodies", CALLS)] {
@@ -145,7 +145,7 @@ pub async fn crowd(environment: &Environment, scale: Scale, report: &mut Report)
         let is_closed = timeout(CLOSED_WITHIN, closed).await.is_ok();
         report.must(ATTACK, &format!("{kind}: all closed within 15 s"), is_closed.to_string(), is_closed);
     }
-    let connects = control.connects(environment).await;
+    let connects = control.connects().await;
     report.must(ATTACK, "known clients are accepted", connects.to_string(), connects);
     control.check(ATTACK, 0.0, report).await;
 }

@@ -1,17 +1,21 @@
 //! Requests that try to exhaust memory or time: endless bodies, calls without a token, floods of elements, small frames
 //! on a paused stream. Each is refused or slowed down, and the connection of an honest client stays open.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tonic::Code;
+use tonic::{Code, Request, codec::CompressionEncoding};
 use tonic_health::pb::HealthCheckRequest;
 use warrengate::pb::{
-    self, Outcome, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse, publish_response,
-    subscribe_request::Frame as SubscribeFrame, subscribe_response,
+    self, Outcome, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse,
+    messaging_client::MessagingClient, publish_response, subscribe_request::Frame as SubscribeFrame,
+    subscribe_response,
 };
 
 use crate::harness::{
@@ -19,7 +23,7 @@ use crate::harness::{
     consumer::RawSubscription,
     http2::Http2,
     plans::limited,
-    raw::{field, reason, start},
+    raw::{RawPublish, field, reason, start},
     to_queue,
     wait::within,
     web,
@@ -139,6 +143,46 @@ async fn elements_are_counted_before_they_are_decoded() {
         let status = call.status().await;
         assert_eq!(status.code(), Code::InvalidArgument, "{method}: {status:?}");
         assert_eq!(field(&status), "publications", "{method}");
+    }
+}
+
+#[tokio::test]
+async fn requests_that_take_long_to_decode_are_decoded_in_turn_whether_compressed_or_not() {
+    const AT_ONCE: usize = 6;
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    let token = web::access_token(&tenant.client_id, &tenant.secret).await;
+    let headers: HashMap<_, _> = (0..30)
+        .map(|number| (format!("h{number}"), pb::Value { kind: Some(pb::value::Kind::BoolValue(true)) }))
+        .collect();
+    let batch = || {
+        let mut publication = to_queue("jobs", "work");
+        publication.message.as_mut().unwrap().headers.clone_from(&headers);
+        vec![publication; 600]
+    };
+    let channel = web::channel().await;
+    let batches = (0..AT_ONCE).map(|number| {
+        let mut request = Request::new(pb::PublishBatchRequest { publications: batch() });
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let messaging = MessagingClient::new(channel.clone());
+        let compressed = messaging.clone().send_compressed(CompressionEncoding::Gzip);
+        let mut messaging = if number % 2 == 0 { messaging } else { compressed };
+        async move { messaging.publish_batch(request).await.unwrap().into_inner().results }
+    });
+    let results = within("all outcomes", futures_util::future::join_all(batches)).await;
+    assert_eq!(results.iter().map(Vec::len).sum::<usize>(), AT_ONCE * 600);
+    assert!(results.iter().flatten().all(|result| result.outcome() == Outcome::Confirmed));
+    // As frames of a stream.
+    let mut stream = RawPublish::open(&tenant.client).await.unwrap();
+    for _ in 0..AT_ONCE {
+        stream.send(pb::publish_request::Frame::Publications(pb::Publications { publications: batch() })).await;
+    }
+    let mut confirmed = 0;
+    while confirmed < AT_ONCE * 600 {
+        let event = stream.event().await.unwrap();
+        let Some(publish_response::Event::Results(frame)) = event else { panic!("{event:?}") };
+        assert!(frame.results.iter().all(|result| result.outcome() == Outcome::Confirmed), "{frame:?}");
+        confirmed += frame.results.len();
     }
 }
 

@@ -51,16 +51,18 @@ impl RawSubscription {
     /// The next event other than a heartbeat; `None` when the stream ends with OK.
     pub async fn event(&mut self) -> Result<Option<Event>, Status> {
         // One deadline for all: heartbeats would extend it for ever.
-        let event = async {
-            loop {
-                let response = self.events.message().await?;
-                match response.map(|response| response.event.expect("an event is set")) {
-                    Some(Event::Heartbeat(_)) => {}
-                    event => return Ok(event),
-                }
+        within("an event of the subscription", self.any_time_event()).await
+    }
+
+    /// The same without a deadline.
+    pub async fn any_time_event(&mut self) -> Result<Option<Event>, Status> {
+        loop {
+            let response = self.events.message().await?;
+            match response.map(|response| response.event.expect("an event is set")) {
+                Some(Event::Heartbeat(_)) => {}
+                event => return Ok(event),
             }
-        };
-        within("an event of the subscription", event).await
+        }
     }
 
     /// The next `count` deliveries, without other events between them.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 /// The queue. Cloning is cheap.
 #[derive(Debug)]
-pub(super) struct FairQueue<L: Eq + Hash + Clone>(Arc<Inner<L>>);
+pub(crate) struct FairQueue<L: Eq + Hash + Clone>(Arc<Inner<L>>);
 
 #[derive(Debug)]
 struct Inner<L: Eq + Hash + Clone> {
@@ -21,13 +21,13 @@ struct Inner<L: Eq + Hash + Clone> {
 
 /// The limits of a queue.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// The maximum number of running requests.
-    pub(super) running: usize,
+    pub(crate) running: usize,
     /// The maximum number of waiting requests per lane.
-    pub(super) waiting_each: usize,
+    pub(crate) waiting_each: usize,
     /// The maximum number of waiting requests in total.
-    pub(super) waiting: usize,
+    pub(crate) waiting: usize,
 }
 
 #[derive(Debug)]
@@ -41,11 +41,11 @@ struct State<L: Eq + Hash + Clone> {
 
 /// The queue is full.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(crate) struct Full;
 
 /// The admission of a request to the queue.
 #[derive(Debug)]
-pub(super) enum Admission<L: Eq + Hash + Clone> {
+pub(crate) enum Admission<L: Eq + Hash + Clone> {
     /// It may run immediately.
     Granted(Slot<L>),
     /// It waits for a slot.
@@ -54,7 +54,7 @@ pub(super) enum Admission<L: Eq + Hash + Clone> {
 
 /// The right to run, until dropped. `None` if the slot was passed back.
 #[derive(Debug)]
-pub(super) struct Slot<L: Eq + Hash + Clone>(Option<FairQueue<L>>);
+pub(crate) struct Slot<L: Eq + Hash + Clone>(Option<FairQueue<L>>);
 
 impl<L: Eq + Hash + Clone> Clone for FairQueue<L> {
     fn clone(&self) -> Self {
@@ -63,7 +63,7 @@ impl<L: Eq + Hash + Clone> Clone for FairQueue<L> {
 }
 
 impl<L: Eq + Hash + Clone> FairQueue<L> {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         let state = State { running: 0, waiting: 0, lanes: HashMap::new(), order: VecDeque::new() };
         Self(Arc::new(Inner { limits, state: Mutex::new(state) }))
     }
@@ -73,13 +73,13 @@ impl<L: Eq + Hash + Clone> FairQueue<L> {
     }
 
     /// The numbers of running and of waiting requests.
-    pub(super) fn load(&self) -> (usize, usize) {
+    pub(crate) fn load(&self) -> (usize, usize) {
         let state = self.state();
         (state.running, state.waiting)
     }
 
     /// Enqueues a request in a lane.
-    pub(super) fn enter(&self, lane: &L) -> Result<Admission<L>, Full> {
+    pub(crate) fn enter(&self, lane: &L) -> Result<Admission<L>, Full> {
         let limits = self.0.limits;
         let mut state = self.state();
         if state.running < limits.running {
@@ -149,7 +149,7 @@ impl<L: Eq + Hash + Clone> State<L> {
 
 impl<L: Eq + Hash + Clone> Admission<L> {
     /// Waits for the slot; fails if the request was shed in favour of another lane.
-    pub(super) async fn slot(self) -> Result<Slot<L>, Full> {
+    pub(crate) async fn slot(self) -> Result<Slot<L>, Full> {
         match self {
             Self::Granted(slot) => Ok(slot),
             Self::Waiting(slot) => slot.await.map_err(|_| Full),
