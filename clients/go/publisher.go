@@ -1,13 +1,11 @@
 package warrengate
 
 import (
-	"container/heap"
 	"context"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
@@ -69,21 +67,29 @@ func (r *Receipt) Done() <-chan struct{} { return r.done }
 func (r *Receipt) Wait(ctx context.Context) (Confirmation, error) {
 	select {
 	case <-r.done:
-		if r.err != nil {
-			return Confirmation{}, r.err
+	default:
+		// Only an outcome that is not known yet costs a wait for two channels.
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			return Confirmation{}, fromContext(ctx)
 		}
-		return r.confirmation, nil
-	case <-ctx.Done():
-		return Confirmation{}, fromContext(ctx)
 	}
+	if r.err != nil {
+		return Confirmation{}, r.err
+	}
+	return r.confirmation, nil
 }
 
 type entry struct {
-	publication *pb.Publication
-	size        int64
-	deadline    time.Time
-	receipt     *Receipt
-	span        trace.Span
+	messageID string
+	sequence  uint64
+	// encoded is a Publication without its sequence.
+	encoded  []byte
+	size     int64
+	deadline time.Time
+	receipt  *Receipt
+	span     trace.Span
 	// written reports whether it was written to the current stream.
 	written bool
 	// lost means that an attempt ended without an answer, so that the message may be stored.
@@ -100,16 +106,22 @@ type Publisher struct {
 	bytes    *semaphore.Weighted
 	recovery recovery
 
-	mu        sync.Mutex
-	entries   map[uint64]*entry
-	sequence  uint64
-	unwritten sequences
+	mu       sync.Mutex
+	entries  map[uint64]*entry
+	sequence uint64
+	// unwritten are sequences that were not written to the current stream, from the index next on.
+	unwritten []uint64
+	next      int
+	// isUnsorted means that messages are to be written again, which are not in unwritten yet.
+	isUnsorted bool
+	// ended counts messages with an outcome, and their bytes, that still occupy the window.
+	endedMessages, endedBytes int64
 	// notBefore: nothing is written before this time.
 	notBefore time.Time
 	// oldest: every message with a lower sequence has its outcome.
 	oldest  uint64
 	timer   *time.Timer
-	session *session[pb.PublishRequest, pb.PublishResponse]
+	session *session[rawFrame, rawFrame]
 	running bool
 	closed  bool
 	idle    chan struct{}
@@ -168,7 +180,7 @@ func (p *Publisher) Publish(ctx context.Context, routingKey string, message Mess
 func (p *Publisher) Send(ctx context.Context, routingKey string, message Message, options ...PublishOption) (*Receipt, error) {
 	message.copyHeaders()
 	if message.ID == "" {
-		message.ID = uuid.NewString()
+		message.ID = messageIDs.next()
 	}
 	span := startProducer(ctx, p.config.Exchange, routingKey, &message)
 	receipt, err := p.send(ctx, routingKey, &message, span, options)
@@ -180,16 +192,12 @@ func (p *Publisher) Send(ctx context.Context, routingKey string, message Message
 }
 
 func (p *Publisher) send(ctx context.Context, routingKey string, message *Message, span trace.Span, options []PublishOption) (*Receipt, error) {
-	converted, err := toProto(message)
+	publication, err := newOutgoing(p.config.Exchange, routingKey, message, options)
 	if err != nil {
 		return nil, err
 	}
-	publication := &pb.Publication{Exchange: p.config.Exchange, RoutingKey: routingKey, Message: converted}
-	for _, option := range options {
-		option(publication)
-	}
 	// A message larger than the limit is sent alone.
-	size := min(int64(proto.Size(publication)), p.config.MaxInFlightBytes)
+	size := min(int64(publication.size), p.config.MaxInFlightBytes)
 	if p.messages.Acquire(ctx, 1) != nil {
 		return nil, fromContext(ctx)
 	}
@@ -197,26 +205,30 @@ func (p *Publisher) send(ctx context.Context, routingKey string, message *Messag
 		p.messages.Release(1)
 		return nil, fromContext(ctx)
 	}
-	return p.accept(publication, size, span)
+	// Not before it is in the window, which limits the memory.
+	encoded, err := publication.encode()
+	if err != nil {
+		p.release(1, size)
+		return nil, err
+	}
+	return p.accept(&entry{messageID: message.ID, encoded: encoded, size: size, receipt: &Receipt{done: make(chan struct{})}, span: span})
 }
 
-func (p *Publisher) accept(publication *pb.Publication, size int64, span trace.Span) (*Receipt, error) {
+func (p *Publisher) accept(message *entry) (*Receipt, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		p.release(size)
+		p.release(1, message.size)
 		return nil, closedError("publisher")
 	}
 	p.sequence++
-	publication.Sequence = p.sequence
-	receipt := &Receipt{done: make(chan struct{})}
+	message.sequence = p.sequence
+	message.deadline = time.Now().Add(p.config.Timeout)
 	if len(p.entries) == 0 {
 		p.idle = make(chan struct{})
 	}
-	p.entries[p.sequence] = &entry{
-		publication: publication, size: size, deadline: time.Now().Add(p.config.Timeout), receipt: receipt, span: span,
-	}
-	heap.Push(&p.unwritten, p.sequence)
+	p.entries[p.sequence] = message
+	p.unwritten = append(p.unwritten, p.sequence)
 	if p.timer == nil {
 		p.timer = time.AfterFunc(p.config.Timeout, p.expire)
 	}
@@ -224,8 +236,11 @@ func (p *Publisher) accept(publication *pb.Publication, size int64, span trace.S
 		p.running = true
 		go p.run()
 	}
-	p.wake()
-	return receipt, nil
+	// The writing goroutine waits for the first message and for a full frame, not for each message.
+	if waiting := len(p.unwritten) - p.next; waiting == 1 || waiting >= p.config.BatchMessages || len(p.entries) >= p.config.MaxInFlight {
+		p.wake()
+	}
+	return message.receipt, nil
 }
 
 func (p *Publisher) wake() {
@@ -234,12 +249,12 @@ func (p *Publisher) wake() {
 	}
 }
 
-func (p *Publisher) release(size int64) {
-	p.messages.Release(1)
+func (p *Publisher) release(messages, size int64) {
+	p.messages.Release(messages)
 	p.bytes.Release(size)
 }
 
-// end completes a message with its outcome; the caller holds the lock.
+// end completes a message with its outcome; the caller holds the lock, and calls releaseEnded afterwards.
 func (p *Publisher) end(sequence uint64, confirmation Confirmation, err *Error) {
 	current, present := p.entries[sequence]
 	if !present {
@@ -250,12 +265,25 @@ func (p *Publisher) end(sequence uint64, confirmation Confirmation, err *Error) 
 		p.oldest++
 	}
 	endSpan(current.span, err)
+	confirmation.MessageID = current.messageID
 	current.receipt.confirmation, current.receipt.err = confirmation, err
 	close(current.receipt.done)
-	p.release(current.size)
+	p.endedMessages++
+	p.endedBytes += current.size
 	if len(p.entries) == 0 {
 		close(p.idle)
-		p.wake()
+		if p.closed {
+			p.wake()
+		}
+	}
+}
+
+// releaseEnded gives the places of the messages that have ended to those that wait, once for all of them; the caller
+// holds the lock.
+func (p *Publisher) releaseEnded() {
+	if p.endedMessages > 0 {
+		p.release(p.endedMessages, p.endedBytes)
+		p.endedMessages, p.endedBytes = 0, 0
 	}
 }
 
@@ -267,11 +295,11 @@ func (p *Publisher) takeResult(result *pb.PublishResult) {
 		return
 	}
 	if result.GetOutcome() == pb.Outcome_OUTCOME_CONFIRMED {
-		p.end(sequence, Confirmation{MessageID: result.GetMessageId(), TraceID: result.GetTraceId()}, nil)
+		p.end(sequence, Confirmation{TraceID: result.GetTraceId()}, nil)
 		return
 	}
 	err := fromResult(result)
-	err.MessageID = current.publication.GetMessage().GetMessageId()
+	err.MessageID = current.messageID
 	again, pause := slices.Contains(transientReasons, err.Reason), time.Duration(0)
 	switch {
 	case err.Outcome == OutcomeUnknown:
@@ -284,8 +312,7 @@ func (p *Publisher) takeResult(result *pb.PublishResult) {
 		if until := time.Now().Add(pause); until.After(p.notBefore) {
 			p.notBefore = until
 		}
-		current.refusal, current.written = err, false
-		heap.Push(&p.unwritten, sequence)
+		current.refusal, current.written, p.isUnsorted = err, false, true
 		p.wake()
 	case current.lost:
 		// An earlier attempt had no answer, so this refusal does not prove that the message is not stored.
@@ -298,6 +325,7 @@ func (p *Publisher) takeResult(result *pb.PublishResult) {
 func (p *Publisher) expire() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.releaseEnded()
 	p.timer = nil
 	now := time.Now()
 	// All messages have the same timeout, so they are in the order of their deadlines.
@@ -312,20 +340,19 @@ func (p *Publisher) expire() {
 }
 
 func timeoutOf(current *entry) *Error {
-	id := current.publication.GetMessage().GetMessageId()
 	switch {
 	case current.lost || current.written:
-		return unknownOutcome(id, "no answer within the timeout", string(OutcomeUnknown))
+		return unknownOutcome(current.messageID, "no answer within the timeout", string(OutcomeUnknown))
 	case current.refusal != nil:
 		return current.refusal
 	}
-	return notSent(id, "no gateway accepted it")
+	return notSent(current.messageID, "no gateway accepted it")
 }
 
 // run keeps a stream open until the publisher is closed or refused permanently.
 func (p *Publisher) run() {
 	for {
-		current := newSession[pb.PublishRequest, pb.PublishResponse](p.client, "publisher")
+		current := newSession[rawFrame, rawFrame](p.client, "publisher")
 		current.frames = &publishFrames{publisher: p, session: current}
 		p.mu.Lock()
 		if p.closed && len(p.entries) == 0 {
@@ -370,19 +397,32 @@ func (p *Publisher) stopIfIdle() bool {
 
 // rewind marks every message without an outcome as unwritten, in the order of sending; the caller holds the lock.
 func (p *Publisher) rewind() {
-	p.unwritten = p.unwritten[:0]
-	for sequence, current := range p.entries {
+	for _, current := range p.entries {
 		if current.written {
 			current.written, current.lost = false, true
 		}
-		p.unwritten = append(p.unwritten, sequence)
 	}
-	heap.Init(&p.unwritten)
+	p.isUnsorted = true
+}
+
+// waiting returns the sequences to write, in the order of sending; the caller holds the lock.
+func (p *Publisher) waiting() []uint64 {
+	if p.isUnsorted {
+		p.unwritten, p.next, p.isUnsorted = p.unwritten[:0], 0, false
+		for sequence, current := range p.entries {
+			if !current.written {
+				p.unwritten = append(p.unwritten, sequence)
+			}
+		}
+		slices.Sort(p.unwritten)
+	}
+	return p.unwritten[p.next:]
 }
 
 func (p *Publisher) fail(refusal *Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.releaseEnded()
 	p.running = false
 	waiting := make([]uint64, 0, len(p.entries))
 	for sequence := range p.entries {
@@ -391,7 +431,7 @@ func (p *Publisher) fail(refusal *Error) {
 	slices.Sort(waiting)
 	for _, sequence := range waiting {
 		current := p.entries[sequence]
-		id := current.publication.GetMessage().GetMessageId()
+		id := current.messageID
 		var err *Error
 		if current.lost {
 			err = unknownOutcome(id, refusal.Error(), refusal.Reason)
@@ -432,6 +472,7 @@ func (p *Publisher) Close(ctx context.Context) error {
 	for sequence, current := range p.entries {
 		p.end(sequence, Confirmation{}, timeoutOf(current))
 	}
+	p.releaseEnded()
 	if p.timer != nil {
 		p.timer.Stop()
 	}
@@ -443,30 +484,25 @@ func (p *Publisher) Close(ctx context.Context) error {
 	return err
 }
 
-// sequences is a heap, lowest first.
-type sequences []uint64
-
-func (s sequences) Len() int           { return len(s) }
-func (s sequences) Less(i, j int) bool { return s[i] < s[j] }
-func (s sequences) Swap(i, j int)      { s[i], s[j] = s[j], s[i] }
-func (s *sequences) Push(value any)    { *s = append(*s, value.(uint64)) } //nolint:forcetypeassert // only our own
-func (s *sequences) Pop() any {
-	last := len(*s) - 1
-	value := (*s)[last]
-	*s = (*s)[:last]
-	return value
-}
-
 type publishFrames struct {
 	publisher *Publisher
-	session   *session[pb.PublishRequest, pb.PublishResponse]
+	session   *session[rawFrame, rawFrame]
+	// frame and entries are the last frame, whose memory is used again: gRPC has copied it.
+	frame   []byte
+	entries []*entry
 }
 
-func (f *publishFrames) open(ctx context.Context, channel *grpc.ClientConn) (grpc.BidiStreamingClient[pb.PublishRequest, pb.PublishResponse], error) {
-	return pb.NewMessagingClient(channel).Publish(ctx)
+var publishStream = grpc.StreamDesc{StreamName: "Publish", ServerStreams: true, ClientStreams: true}
+
+func (f *publishFrames) open(ctx context.Context, channel *grpc.ClientConn) (grpc.BidiStreamingClient[rawFrame, rawFrame], error) {
+	stream, err := channel.NewStream(ctx, &publishStream, pb.Messaging_Publish_FullMethodName)
+	if err != nil {
+		return nil, err
+	}
+	return &grpc.GenericClientStream[rawFrame, rawFrame]{ClientStream: stream}, nil
 }
 
-func (f *publishFrames) opened(stream grpc.BidiStreamingClient[pb.PublishRequest, pb.PublishResponse]) error {
+func (f *publishFrames) opened(stream grpc.BidiStreamingClient[rawFrame, rawFrame]) error {
 	// Messages written to a stream that the gateway has not accepted would have to count as possibly stored.
 	header, err := stream.Header()
 	if err != nil {
@@ -479,36 +515,55 @@ func (f *publishFrames) opened(stream grpc.BidiStreamingClient[pb.PublishRequest
 	return nil
 }
 
-func (f *publishFrames) nextFrame() (*pb.PublishRequest, time.Duration) {
+func (f *publishFrames) nextFrame() (*rawFrame, time.Duration) {
+	pause := f.collect()
+	if len(f.entries) == 0 {
+		return nil, pause
+	}
+	if cap(f.frame) > 4*maxFrameBytes {
+		f.frame = nil
+	}
+	f.frame = appendPublications(f.frame[:0], f.entries)
+	clear(f.entries)
+	return newRawFrame(f.frame), 0
+}
+
+// collect takes the messages of the next frame, which count as written; without one, it returns how long to wait.
+func (f *publishFrames) collect() time.Duration {
+	f.entries = f.entries[:0]
 	p := f.publisher
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if f.session.draining.Load() {
-		return nil, 0
+		return 0
 	}
-	if pause := time.Until(p.notBefore); pause > 0 {
-		return nil, pause
-	}
-	var publications []*pb.Publication
-	var size int64
-	for len(p.unwritten) > 0 && len(publications) < p.config.BatchMessages {
-		current, present := p.entries[p.unwritten[0]]
-		if !present || current.written {
-			heap.Pop(&p.unwritten)
-			continue
+	if !p.notBefore.IsZero() {
+		if pause := time.Until(p.notBefore); pause > 0 {
+			return pause
 		}
-		size += current.size
-		if len(publications) > 0 && size > maxFrameBytes {
+		p.notBefore = time.Time{}
+	}
+	var size int64
+	taken := 0
+	for _, sequence := range p.waiting() {
+		if len(f.entries) == p.config.BatchMessages {
 			break
 		}
-		heap.Pop(&p.unwritten)
-		current.written = true
-		publications = append(publications, current.publication)
+		if current, present := p.entries[sequence]; present && !current.written {
+			size += current.size
+			if len(f.entries) > 0 && size > maxFrameBytes {
+				break
+			}
+			current.written = true
+			f.entries = append(f.entries, current)
+		}
+		taken++
 	}
-	if len(publications) == 0 {
-		return nil, 0
+	p.next += taken
+	if p.next == len(p.unwritten) || p.next > 4096 {
+		p.unwritten, p.next = slices.Delete(p.unwritten, 0, p.next), 0
 	}
-	return &pb.PublishRequest{Frame: &pb.PublishRequest_Publications{Publications: &pb.Publications{Publications: publications}}}, 0
+	return 0
 }
 
 // While answers are due and more messages may come, one frame of many messages costs less than many frames.
@@ -516,7 +571,7 @@ func (f *publishFrames) gather() time.Duration {
 	p := f.publisher
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	waiting := len(p.unwritten)
+	waiting := len(p.waiting())
 	gathers := waiting < len(p.entries) && len(p.entries) < p.config.MaxInFlight
 	if waiting == 0 || waiting >= p.config.BatchMessages || !gathers || f.session.closing.Load() || f.session.draining.Load() {
 		return 0
@@ -529,22 +584,53 @@ func (f *publishFrames) done() bool {
 	return f.session.draining.Load() || f.publisher.InFlight() == 0
 }
 
-func (f *publishFrames) reauthentication(token string) *pb.PublishRequest {
-	return &pb.PublishRequest{Frame: &pb.PublishRequest_Reauthenticate{Reauthenticate: &pb.Reauthenticate{AccessToken: token}}}
+func (f *publishFrames) reauthentication(token string) *rawFrame {
+	request := &pb.PublishRequest{Frame: &pb.PublishRequest_Reauthenticate{Reauthenticate: &pb.Reauthenticate{AccessToken: token}}}
+	// A token is text.
+	encoded, _ := proto.Marshal(request)
+	return newRawFrame(encoded)
 }
 
-func (f *publishFrames) receive(response *pb.PublishResponse) {
+func (f *publishFrames) receive(frame *rawFrame) {
+	encoded := frame.ProtoReflect().GetUnknown()
+	if results, ok := readConfirmed(encoded); ok {
+		f.take(func(p *Publisher) {
+			for _, result := range results {
+				p.end(result.sequence, Confirmation{TraceID: result.traceID}, nil)
+			}
+		})
+		return
+	}
+	response := &pb.PublishResponse{}
+	if err := proto.Unmarshal(encoded, response); err != nil {
+		f.publisher.client.log.Error("a frame of the gateway cannot be decoded", "stream", "publisher", "error", err)
+		f.session.cancel(err)
+		return
+	}
 	switch event := response.GetEvent().(type) {
 	case *pb.PublishResponse_Results:
-		f.publisher.recovery.works.Store(true)
-		f.publisher.mu.Lock()
-		for _, result := range event.Results.GetResults() {
-			f.publisher.takeResult(result)
-		}
-		f.publisher.mu.Unlock()
+		f.take(func(p *Publisher) {
+			for _, result := range event.Results.GetResults() {
+				p.takeResult(result)
+			}
+		})
 	case *pb.PublishResponse_AuthExpiring:
 		f.session.onExpiring()
 	case *pb.PublishResponse_Draining:
 		f.session.onDraining(event.Draining.GetDeadline())
+	}
+}
+
+// take processes the outcomes of a frame.
+func (f *publishFrames) take(process func(*Publisher)) {
+	p := f.publisher
+	p.recovery.works.Store(true)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	process(p)
+	p.releaseEnded()
+	// Nothing else is in flight for which the next frame would wait.
+	if waiting := len(p.waiting()); waiting > 0 && waiting == len(p.entries) {
+		p.wake()
 	}
 }

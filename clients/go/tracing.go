@@ -2,6 +2,8 @@ package warrengate
 
 import (
 	"context"
+	"reflect"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -10,9 +12,27 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
+// providedTracer is a tracer and the provider that created it.
+type providedTracer struct {
+	provider trace.TracerProvider
+	tracer   trace.Tracer
+}
+
+// lastTracer is the tracer of the current provider, because finding it costs more than a span that is not recorded.
+var lastTracer atomic.Pointer[providedTracer]
+
 // Without a tracer provider of the application, the API's default does nothing.
 func tracer() trace.Tracer {
-	return otel.GetTracerProvider().Tracer("github.com/warrengate/warrengate/clients/go", trace.WithInstrumentationVersion(Version))
+	provider := otel.GetTracerProvider()
+	if last := lastTracer.Load(); last != nil && last.provider == provider {
+		return last.tracer
+	}
+	tracer := provider.Tracer("github.com/warrengate/warrengate/clients/go", trace.WithInstrumentationVersion(Version))
+	// Values of other types may not be comparable.
+	if reflect.TypeOf(provider).Kind() == reflect.Pointer {
+		lastTracer.Store(&providedTracer{provider: provider, tracer: tracer})
+	}
+	return tracer
 }
 
 var traceContext = propagation.TraceContext{}
