@@ -33,9 +33,9 @@ public final class Library implements Program.Side {
   @Override
   public void consume(Program.Command command) throws InterruptedException {
     var left = new CountDownLatch(command.count());
-    try (var consumer = client.consume(command.queue(), delivery -> left.countDown(), new ConsumeOptions().window(command.prefetch()))) {
-      left.await();
-    }
+    var consumer = client.consume(command.queue(), delivery -> left.countDown(), new ConsumeOptions().window(command.prefetch()));
+    left.await();
+    consumer.close();
   }
 
   public static void main(String[] arguments) throws Exception {
