@@ -1,6 +1,8 @@
+use std::process::Command;
+
 use warrengate_client::{Client, Error, pb, publication, testing::TestTenant};
 
-// Two tests: the tenant of the second one must be new.
+// Twice: the tenant of the second one must be new.
 #[tokio::test]
 async fn a_new_tenant_has_no_messages() -> Result<(), Error> {
     order().await
@@ -9,6 +11,13 @@ async fn a_new_tenant_has_no_messages() -> Result<(), Error> {
 #[tokio::test]
 async fn another_new_tenant_has_no_messages() -> Result<(), Error> {
     order().await
+}
+
+#[tokio::test]
+async fn the_program_of_the_readme_publishes_and_consumes() {
+    let tenant = TestTenant::create().await;
+    let output = Command::new(env!("CARGO_BIN_EXE_hello")).envs(tenant.env()).output().expect("the program runs");
+    assert_eq!((output.status.success(), output.stdout.as_slice()), (true, b"hello\n".as_slice()), "{output:?}");
 }
 
 async fn order() -> Result<(), Error> {
