@@ -229,6 +229,7 @@ fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits, Co
         handshake_timeout: limits.handshake_timeout,
         idle_timeout: limits.idle_timeout,
         unauthenticated_timeout: limits.unauthenticated_timeout,
+        body_timeout: Some(limits.unauthenticated_timeout),
         trusted_proxies: trusted_proxies.into(),
     };
     let grpc = Connections::new(
@@ -240,7 +241,8 @@ fn connection_limits(config: &Config) -> (ConnectionLimits, ConnectionLimits, Co
     (
         of(grpc, &config.grpc.trusted_proxies),
         of(ops, &config.ops.trusted_proxies),
-        of(console, &config.console.trusted_proxies),
+        // The console reads bodies of users only, except at the sign-in, and users have more time.
+        ConnectionLimits { body_timeout: None, ..of(console, &config.console.trusted_proxies) },
     )
 }
 

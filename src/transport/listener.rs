@@ -40,6 +40,8 @@ pub struct ConnectionLimits {
     pub idle_timeout: Duration,
     /// How long a connection may be open until its client has authenticated.
     pub unauthenticated_timeout: Duration,
+    /// How long the body of an HTTP/1.1 request may take; `None` if the router limits it.
+    pub body_timeout: Option<Duration>,
     /// The proxies whose connections begin with a PROXY protocol header.
     pub trusted_proxies: Arc<[Network]>,
 }

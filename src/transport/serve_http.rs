@@ -54,7 +54,7 @@ pub async fn serve_http(
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Arc::new(tls)
     });
-    let (stopped, body_timeout) = (stop.clone(), limits.unauthenticated_timeout);
+    let (stopped, body_timeout) = (stop.clone(), limits.body_timeout);
     let serve = move |accepted: Accepted| {
         let (router, stopped) = (router.clone(), stopped.clone());
         async move {
@@ -64,10 +64,13 @@ pub async fn serve_http(
             }
             let activity = peer.activity.clone();
             let service = service_fn(move |mut request: Request<Incoming>| {
-                let (router, running) = (router.clone(), peer.activity.begin());
+                let (mut router, running) = (router.clone(), peer.activity.begin());
                 request.extensions_mut().insert(peer.clone());
                 async move {
-                    let response = answer(router, request, body_timeout).await;
+                    let response = match body_timeout {
+                        Some(timeout) => answer(router, request, timeout).await,
+                        None => router.call(request.map(Body::new)).await,
+                    };
                     drop(running);
                     response
                 }
