@@ -39,12 +39,16 @@ fn readable(body: &[u8]) -> Readable {
     }
 }
 
-/// JSON with line breaks; strings and numbers are unchanged.
+/// JSON with line breaks; strings and numbers are unchanged. Ends where [`MAX_TEXT`] cuts it at the latest: an
+/// indented body can be 30 times as large.
 fn indented(json: &str) -> String {
-    let (mut out, mut depth, mut in_string, mut escaped) =
-        (String::with_capacity(json.len() * 2), 0_usize, false, false);
+    let (mut out, mut depth, mut in_string, mut escaped) = (String::new(), 0_usize, false, false);
     let mut chars = json.chars().peekable();
     while let Some(c) = chars.next() {
+        // A character has at most four bytes.
+        if out.len() > 4 * MAX_TEXT {
+            break;
+        }
         if in_string {
             out.push(c);
             match c {
@@ -127,14 +131,14 @@ pub(super) fn body(body: &[u8], whole: u64) -> Markup {
         }
         @match readable(body) {
             Readable::Empty => {}
-            Readable::Json(json) => { pre { (cut(&json)) } }
-            Readable::Text(text) => { pre { (cut(&text)) } }
+            Readable::Json(json) => { pre tabindex="0" { (cut(&json)) } }
+            Readable::Text(text) => { pre tabindex="0" { (cut(&text)) } }
             Readable::Bytes => { p.quiet { "It is not text." } }
         }
         @if !body.is_empty() {
             details {
                 summary { "Bytes" @if body.len() > MAX_HEX { " (the first " (MAX_HEX) ")" } }
-                pre { (hex(&body[..body.len().min(MAX_HEX)])) }
+                pre tabindex="0" { (hex(&body[..body.len().min(MAX_HEX)])) }
             }
         }
     }
@@ -235,6 +239,9 @@ mod tests {
     fn a_deep_body_does_not_become_many_times_larger() {
         let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
         assert!(indented(&deep).len() < 200 * 70);
+        let wide = format!("{}{}{}", "[".repeat(100), "1,".repeat(MAX_TEXT), "]".repeat(100));
+        let indented = indented(&wide);
+        assert!(indented.len() < 5 * MAX_TEXT && indented.chars().count() > MAX_TEXT, "{}", indented.len());
     }
 
     #[test]
