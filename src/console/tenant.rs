@@ -1,6 +1,7 @@
 //! The pages of a tenant's clients.
 
 mod bindings;
+mod consumers;
 mod dead_letters;
 mod exchanges;
 mod live;

@@ -3,7 +3,7 @@
 use axum::{extract::Path, response::Redirect};
 use maud::{Markup, html};
 
-use super::{bindings, publish, queues};
+use super::{bindings, consumers, publish, queues};
 use crate::{
     console::{
         error::PageError,
@@ -27,6 +27,7 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
     let bound: Vec<_> =
         bound.bindings.into_iter().filter(|b| b.destination_type() != pb::DestinationType::Exchange).collect();
     let path = format!("/queues/{}", parts::segment(&name));
+    let consumers = consumers::of(&user, &name).await;
     let content = html! {
         (parts::notice(&query))
         div.grid data-live=[user.observes().then(|| parts::address("/live", &[("queue", &name)]))] data-queue=(name) {
@@ -57,6 +58,7 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
                 (settings(&queue))
             }
         }
+        (consumers)
         section {
             h2 { "Bindings" }
             @if bound.is_empty() { p.quiet { "No exchange routes to it. Messages reach it by the default exchange, with its name as the routing key." } }
