@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     Form as AxumForm,
     body::{Body, to_bytes},
-    extract::{FromRequest, FromRequestParts, Request},
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request},
     response::{IntoResponse as _, Response},
 };
 use http::StatusCode;
@@ -14,6 +14,13 @@ use super::{Console, error::PageError, session::is_equal, user::User};
 
 /// The maximum size of a form of a user who is signed in; a test message is part of one.
 const MAX_FORM: usize = 512 * 1024;
+/// The path of the form that changes a dead letter.
+pub(super) const EDITED_LETTER: &str = "/dead-letters/edited";
+/// The largest body of that form, as of the command: with the rest of its request, it is smaller than the largest request
+/// of the service.
+pub(super) const MAX_EDITED_BODY: usize = 1_000_000;
+/// The maximum size of that form, in which a byte of text is up to three bytes, and a line end is six.
+const MAX_EDITED_FORM: usize = 6 * MAX_EDITED_BODY + 16 * 1024;
 /// The same for the sign-in form.
 const MAX_SIGN_IN: usize = 16 * 1024;
 
@@ -94,7 +101,8 @@ impl FromRequest<Console> for Form {
         let (mut parts, body) = request.into_parts();
         let user = <User as FromRequestParts<Console>>::from_request_parts(&mut parts, console).await?;
         let request = Request::from_parts(parts, body);
-        let fields = read(request, MAX_FORM, user.body_timeout()).await.map_err(PageError::into_response)?;
+        let max = if request.uri().path() == EDITED_LETTER { MAX_EDITED_FORM } else { MAX_FORM };
+        let fields = read(request, max, user.body_timeout()).await.map_err(PageError::into_response)?;
         if !is_equal(fields.raw("csrf"), &user.session().csrf) {
             let text = "the form does not belong to this session; go back, reload the page, and send it again";
             return Err(PageError::new(StatusCode::FORBIDDEN, "FORM_OF_ANOTHER_SESSION", text).into_response());
@@ -119,7 +127,9 @@ async fn read(request: Request, max: usize, timeout: Duration) -> Result<Fields,
         PageError::new(StatusCode::PAYLOAD_TOO_LARGE, "FORM_TOO_LARGE", text)
     };
     let body = body.map_err(large)?;
-    let request = Request::from_parts(parts, Body::from(body));
+    let mut request = Request::from_parts(parts, Body::from(body));
+    // The size was checked above, against a limit that may be larger than that of axum.
+    DefaultBodyLimit::disable().apply(&mut request);
     match AxumForm::from_request(request, &()).await {
         Ok(AxumForm(fields)) => Ok(Fields(fields)),
         Err(_) => Err(PageError::invalid("the request is not a form")),

@@ -41,10 +41,15 @@ impl PageMemory {
     }
 }
 
-/// Keeps the memory until the response is sent. An event stream is one event at a time, which needs little.
+/// Marks the response of a page that is sent in small parts while something runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentInParts;
+
+/// Keeps the memory until the response is sent. An event stream, or a page that is sent in parts, is one part at a time,
+/// which needs little.
 pub(super) fn charged(response: Response, permit: MemoryPermit) -> Response {
     let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
-    match is_stream {
+    match is_stream || response.extensions().get::<SentInParts>().is_some() {
         true => response,
         false => response.map(|inner| Body::new(Charged { inner, _permit: permit })),
     }
@@ -97,6 +102,9 @@ mod tests {
         assert_eq!(gateway.used(), 0);
         let events = ([(CONTENT_TYPE, "text/event-stream")], "data: 1").into_response();
         let _events = charged(events, memory.reserve("acme", "/live").expect("free"));
+        let mut redrive = "the start of a page".into_response();
+        redrive.extensions_mut().insert(SentInParts);
+        let _redrive = charged(redrive, memory.reserve("acme", "/dead-letters/redrive").expect("free"));
         assert_eq!(gateway.used(), 0);
     }
 }

@@ -11,6 +11,7 @@ mod peek;
 mod publish;
 mod queue;
 mod queues;
+mod redrive;
 mod streams;
 mod topology;
 mod usage;
@@ -21,7 +22,7 @@ use axum::{
 };
 
 pub(super) use self::overview::overview;
-use super::{Console, error::PageError, user::User};
+use super::{Console, error::PageError, form::EDITED_LETTER, user::User};
 
 pub(super) fn routes() -> Router<Console> {
     Router::new()
@@ -40,7 +41,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/letter", get(dead_letters::letter))
         .route("/dead-letters/redrive", post(dead_letters::redrive))
-        .route("/dead-letters/edited", post(dead_letters::edited))
+        .route(EDITED_LETTER, post(dead_letters::edited))
         .route("/dead-letters/purge", post(dead_letters::purge))
         .route("/live", get(live::events))
         .route("/usage", get(usage::page))

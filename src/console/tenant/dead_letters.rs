@@ -1,18 +1,17 @@
 //! Dead letters: list, inspect, send again, delete.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use axum::response::Redirect;
+use axum::response::{Redirect, Response};
 use maud::{Markup, html};
-use tokio::time::{Instant, timeout_at};
 
-use super::message;
+use super::{message, redrive};
 use crate::{
     console::{
         error::PageError,
-        form::Form,
+        form::{EDITED_LETTER, Form, MAX_EDITED_BODY},
         layout,
-        parts::{self, PageResult, Query, param, plural},
+        parts::{self, PageResult, Query, count, param, plural},
         trail::moment,
         user::User,
     },
@@ -20,10 +19,6 @@ use crate::{
 };
 
 const PAGE: i32 = 50;
-/// How long a page waits for a redrive; another redrive sends the rest.
-const MAX_REDRIVE: Duration = Duration::from_secs(20);
-/// The largest body that can be edited in a form.
-const MAX_EDITED: usize = 64 * 1024;
 /// The fields of the filter, in the address and in forms.
 const FILTER: [&str; 5] = ["queue", "code", "reason", "after", "before"];
 
@@ -160,51 +155,12 @@ fn nothing() -> PageError {
     PageError::invalid("nothing was done: check the boxes of dead letters first")
 }
 
-pub(super) async fn redrive(form: Form) -> PageResult {
+pub(super) async fn redrive(form: Form) -> Result<Response, PageError> {
     let selection = selected(&form)?.ok_or_else(nothing)?;
     let request =
         pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: form.number("rate")?, edit: None };
-    send(form, request).await
-}
-
-/// Sends dead letters again and shows the result.
-async fn send(form: Form, request: pb::RedriveDeadLettersRequest) -> PageResult {
-    let end = Instant::now() + MAX_REDRIVE;
-    // Dropping the stream stops the redrive after the messages in flight.
-    let mut progress = form.user.calls().unlimited().topology().redrive_dead_letters(request).await?.into_inner();
-    let (mut last, mut failures) = (pb::RedriveDeadLettersResponse::default(), Vec::new());
-    let mut is_complete = true;
-    loop {
-        match timeout_at(end, progress.message()).await {
-            Ok(Ok(Some(mut response))) => {
-                failures.append(&mut response.failures);
-                last = response;
-            }
-            Ok(Ok(None)) => break,
-            Ok(Err(status)) if last.redriven == 0 => return Err(status.into()),
-            Ok(Err(_)) | Err(_) => {
-                is_complete = false;
-                break;
-            }
-        }
-    }
-    let content = html! {
-        section {
-            p.notice role="status" {
-                (plural(last.redriven, "message was sent again", "messages were sent again")) " and confirmed by the broker."
-            }
-            @if !is_complete {
-                p { "The page waited for " (MAX_REDRIVE.as_secs()) " s and stopped there: "
-                    (plural(last.remaining, "message is left", "messages are left")) ", which a further redrive sends." }
-            }
-            @if last.failed > 0 {
-                p.error role="alert" { (plural(last.failed, "message could not be sent", "messages could not be sent")) "; they remain dead letters." }
-                ul { @for failure in failures.iter().take(20) { li { code { (failure.dead_letter_id) } " " (failure.reason) } } }
-            }
-            p { a href=(back(&form)) { "Back to the dead letters" } }
-        }
-    };
-    Ok(layout::page(&form.user, "Sent again", content))
+    let back = back(&form);
+    redrive::send(form.user, request, &back).await
 }
 
 pub(super) async fn purge(form: Form) -> Result<Redirect, PageError> {
@@ -217,7 +173,7 @@ pub(super) async fn purge(form: Form) -> Result<Redirect, PageError> {
 
 /// The body as text, if a form returns it unchanged: browsers change some line ends, and null.
 fn editable(body: &[u8]) -> Option<&str> {
-    std::str::from_utf8(body).ok().filter(|text| text.len() <= MAX_EDITED && !text.contains(['\r', '\0']))
+    std::str::from_utf8(body).ok().filter(|text| text.len() <= MAX_EDITED_BODY && !text.contains(['\r', '\0']))
 }
 
 /// The form that sends a dead letter again with another body or to another destination.
@@ -226,14 +182,13 @@ fn edit(user: &User, id: &str, letter: &pb::DeadLetter, message: &pb::Message) -
     html! {
         section {
             h2 { "Change it and send it" }
-            form method="post" action="/dead-letters/edited" {
+            form method="post" action=(EDITED_LETTER) {
                 (user.csrf())
                 input type="hidden" name="id" value=(id);
                 @match text {
                     Some(text) => { label { "Body" textarea name="body" rows="6" spellcheck="false" { "\n" (text) } } }
-                    None if message.body.len() > MAX_EDITED => { p.quiet {
-                        "The body has more than " (parts::size(MAX_EDITED as u64)) ", so a form keeps it. "
-                        code { "warrengate dead-letter redrive ID --body-file FILE" } " changes up to 1,000,000 bytes."
+                    None if message.body.len() > MAX_EDITED_BODY => { p.quiet {
+                        "The body has more than " (count(MAX_EDITED_BODY as u64)) " bytes, so it is kept."
                     } }
                     None => { p.quiet { "A form cannot return its body unchanged, so the body is kept." } }
                 }
@@ -247,17 +202,28 @@ fn edit(user: &User, id: &str, letter: &pb::DeadLetter, message: &pb::Message) -
     }
 }
 
-pub(super) async fn edited(form: Form) -> PageResult {
+pub(super) async fn edited(form: Form) -> Result<Response, PageError> {
     let (exchange, routing_key) = (form.text("exchange").to_owned(), form.text("routing_key").to_owned());
     let is_elsewhere = !exchange.is_empty() || !routing_key.is_empty();
+    // Browsers send line ends as two characters.
+    let body = form.has("body").then(|| form.raw("body").replace("\r\n", "\n"));
+    if let Some(body) = body.as_ref().filter(|body| body.len() > MAX_EDITED_BODY) {
+        let text = format!(
+            "body: has {} bytes; at most {} are allowed",
+            count(body.len() as u64),
+            count(MAX_EDITED_BODY as u64)
+        );
+        return Err(PageError::invalid(text));
+    }
     let edit = pb::DeadLetterEdit {
-        // Browsers send line ends as two characters.
-        body: form.has("body").then(|| form.raw("body").replace("\r\n", "\n").into()),
+        body: body.map(Into::into),
         destination: is_elsewhere.then_some(pb::PublishDestination { exchange, routing_key }),
     };
     let ids = vec![form.text("id").to_owned()];
     let selection = pb::DeadLetterSelection { dead_letter_ids: ids, ..Default::default() };
-    send(form, pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 0, edit: Some(edit) }).await
+    let request = pb::RedriveDeadLettersRequest { selection: Some(selection), max_per_second: 0, edit: Some(edit) };
+    let back = back(&form);
+    redrive::send(form.user, request, &back).await
 }
 
 pub(super) async fn letter(user: User, query: Query) -> PageResult {
@@ -310,7 +276,7 @@ mod tests {
     #[test]
     fn a_body_is_editable_only_if_a_form_returns_it_unchanged() {
         assert_eq!(editable("two\nlines, größer".as_bytes()), Some("two\nlines, größer"));
-        let long = vec![b'a'; MAX_EDITED + 1];
+        let long = vec![b'a'; MAX_EDITED_BODY + 1];
         for body in [b"ends\r\n".as_slice(), b"a\0b", b"\xff", &long] {
             assert_eq!(editable(body), None);
         }
