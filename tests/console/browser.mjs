@@ -59,8 +59,8 @@ export async function within(what, is) {
   while (!(await is())) assert.ok(Date.now() < end, `${what} did not happen in time`);
 }
 
-/** A page of a separate browser in which this client is signed in; with `picture`, the form is checked before. */
-export async function signIn(name, id, secret, picture) {
+/** A page of a separate browser in which nobody is signed in. */
+export async function open(name) {
   const context = await browser.createBrowserContext();
   const page = await context.newPage();
   await page.setViewport({ width: 1200, height: 800 });
@@ -81,6 +81,12 @@ export async function signIn(name, id, secret, picture) {
     if (!request.url().startsWith(CONSOLE) && !request.url().startsWith("data:")) problems.push(`${name}: a request to ${request.url()}`);
   });
   await page.goto(CONSOLE);
+  return page;
+}
+
+/** A page of a separate browser in which this client is signed in; with `picture`, the form is checked before. */
+export async function signIn(name, id, secret, picture) {
+  const page = await open(name);
   if (picture) await check(page, picture);
   await page.type("input[name=client_id]", id);
   await page.type("input[name=client_secret]", secret);
@@ -89,8 +95,18 @@ export async function signIn(name, id, secret, picture) {
   return page;
 }
 
+/** Checks that a page has no element that no page of the console has: it would be text of others that became markup. */
+export async function checkText(page) {
+  const found = await page.evaluate(() => {
+    const elements = document.querySelectorAll("img, iframe, object, base, script:not([src^='/assets/']), [onerror], [onclick], [onload]");
+    return [...elements].map((element) => element.outerHTML);
+  });
+  for (const element of found) problems.push(`${page.url()}: ${element}`);
+}
+
 /** Checks a page with axe, and takes its picture. */
 export async function check(page, name) {
+  await checkText(page);
   // The mouse position of an earlier click must not change how a button looks.
   await page.mouse.move(0, 0);
   const found = await page.evaluate(`${axe}; axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"] })`);

@@ -2,11 +2,11 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 
-import { CONSOLE, check, end, problems, run, signIn, start, submit, text, visit, within } from "./browser.mjs";
+import { CONSOLE, check, checkText, end, open, problems, run, signIn, start, submit, text, visit, within } from "./browser.mjs";
 
 const { DOCS } = process.env;
-// Text of others, which must stay text. The pictures of the documentation have no such text.
-const HOSTILE = DOCS ? "checked by hand" : `"><img src=x onerror=alert(1)><script>alert(1)</script>`;
+// Text of others, which must stay text also in fields and titles. The pictures of the documentation have no such text.
+const HOSTILE = DOCS ? "checked by hand" : `'"></textarea></title><img src=x onerror=alert(1)><script>alert(1)</script>`;
 
 // The shop of the tenant acme: orders are published, and several applications consume them.
 for (const queue of ["orders", "invoices", "emails", "analytics"]) run("queue", "declare", queue);
@@ -49,10 +49,13 @@ await acme.waitForFunction(() => Number(document.querySelector("tr[data-row=anal
 await check(acme, "tenant-overview");
 
 await visit(acme, "/queues", "queues", ["orders", "invoices", "quorum"]);
-await visit(acme, "/queues/analytics", "queue", ["Ready", "archive"]);
+await visit(acme, "/queues/analytics", "queue", ["Ready", "archive", "No client of this gateway consumes it."]);
 await submit(acme, "form[action$='/peek'] button");
 assert.match(await text(acme), /Message 1/);
 await check(acme, "first-messages");
+await visit(acme, "/queues/orders", "queue-consumed", ["Consumers on this gateway"]);
+const consumers = await acme.$$eval("main tbody tr", (rows) => rows.map((row) => row.innerText));
+assert.equal(consumers.filter((row) => /^acme\.app\s+127\.0\.0\.1:\d+\s/.test(row)).length, 1, consumers.join("\n"));
 await visit(acme, "/exchanges", "exchanges", ["shop", "topic"]);
 await visit(acme, "/exchanges/shop", "exchange", ["order.paid"]);
 await visit(acme, "/topology", "topology", ["shop", "archive", "analytics"]);
@@ -60,6 +63,15 @@ assert.equal(await passedBehindBoxes(acme), 0, "no arrow passes behind a box");
 const before = await acme.$eval(".topology svg", (svg) => svg.getBoundingClientRect().width);
 await Promise.all([acme.waitForNavigation(), acme.click("a[href$='zoom=200']")]);
 assert.equal(await acme.$eval(".topology svg", (svg) => svg.getBoundingClientRect().width), 2 * before, "zoom");
+// By keyboard: arrow keys move the picture, and each box is a link.
+await acme.focus(".topology");
+await acme.keyboard.press("ArrowRight");
+await acme.waitForFunction(() => document.querySelector(".topology").scrollLeft > 0);
+await acme.keyboard.press("Tab");
+const box = await acme.evaluate(() => document.activeElement.getAttribute("href"));
+await Promise.all([acme.waitForNavigation(), acme.keyboard.press("Enter")]);
+assert.equal(new URL(acme.url()).pathname, box);
+assert.match(box, /^\/(exchanges|queues)\//);
 await visit(acme, "/streams", "streams", ["subscribe", "orders", "acme.app"]);
 await visit(acme, "/usage", "usage", ["max_queues"]);
 await visit(acme, "/audit", "tenant-audit", ["IssueToken"]);
@@ -82,6 +94,11 @@ await acme.keyboard.press("Space");
 await submit(acme, "button[value=selected]");
 assert.match(await text(acme), /1 message was sent again/);
 await check(acme, "sent-again");
+if (!DOCS) {
+  await sendMany();
+  await editLarge();
+  await showTexts();
+}
 
 // A test message.
 await acme.goto(`${CONSOLE}/exchanges/shop`);
@@ -198,8 +215,156 @@ async function create(page, name, grants) {
 async function refused(page, path, status, code) {
   assert.equal((await page.goto(`${CONSOLE}${path}`)).status(), status, path);
   assert.ok((await text(page)).includes(code), await text(page));
-  // The browser reports the status.
-  problems.splice(0, problems.length, ...problems.filter((problem) => !problem.includes(`the server responded with a status of ${status}`)));
+  await checkText(page);
+  expectStatus(status);
+}
+
+/** Removes what the browser reports about pages that are errors. */
+function expectStatus(status) {
+  const report = `the server responded with a status of ${status}`;
+  problems.splice(0, problems.length, ...problems.filter((problem) => !problem.includes(report)));
+}
+
+/** Declares a queue whose messages become dead letters. */
+function die(queue, lines, ...words) {
+  run("queue", "declare", queue);
+  run("publish", "--queue", queue, "--lines", ...words, { input: lines.join("\n") });
+  run("subscribe", queue, "--count", String(lines.length), "--nack", "dead-letter", "--reason", "not yet", { maxBuffer: 1 << 26 });
+}
+
+/** Sends many dead letters again at a rate: the page shows the progress while it is still being loaded. */
+async function sendMany() {
+  die("retries", Array.from({ length: 40 }, (_, at) => `retry ${at}`));
+  await acme.goto(`${CONSOLE}/dead-letters?queue=retries`);
+  await acme.type("input[name=rate]", "10");
+  const click = (selector) => acme.$eval(selector, (element) => element.click());
+  await click("form[action='/dead-letters/redrive'] details.ask > summary");
+  const ended = acme.waitForNavigation();
+  await click("button[value=matching]:not(.danger)");
+  const counts = new Set();
+  let shown = "";
+  await within("the end of the page", async () => {
+    // The page is replaced meanwhile.
+    shown = await text(acme).catch(() => "");
+    const lines = [...shown.matchAll(/(\d+) sent again so far, (\d+) left/g)];
+    assert.ok(lines.length <= 1, `only the latest is shown: ${shown}`);
+    for (const [, sent, left] of lines) {
+      assert.equal(Number(sent) + Number(left), 40);
+      counts.add(sent);
+    }
+    return shown.includes("Back to the dead letters");
+  });
+  await ended;
+  assert.match(await text(acme), /40 messages were sent again/);
+  assert.doesNotMatch(await text(acme), /so far/);
+  assert.ok(counts.size >= 3, `the number rose while they were sent: ${[...counts]}`);
+}
+
+/** Changes a body of nearly a megabyte in the form. */
+async function editLarge() {
+  const large = `${'<"é '.repeat(190_000)}.`;
+  die("large", [large]);
+  await acme.goto(`${CONSOLE}/dead-letters?queue=large`);
+  const letter = await acme.$eval("a[href^='/dead-letters/letter']", (a) => a.getAttribute("href"));
+  await visit(acme, letter, "dead-letter-large", ["Change it and send it"]);
+  await acme.$eval("textarea[name=body]", (area) => { area.value += "\nchanged"; });
+  await submit(acme, "form[action='/dead-letters/edited'] button");
+  assert.match(await text(acme), /1 message was sent again/);
+  const received = run("subscribe", "large", "--count", "1", "--ack", { maxBuffer: 1 << 26 });
+  assert.ok(received.includes(`${large}\nchanged`), `${received.length} characters`);
+}
+
+/** Text of others in all other places that show some. Names with such text are refused, on pages that may show them. */
+async function showTexts() {
+  const [name, value] = [`name ${HOSTILE}`, `value ${HOSTILE}`];
+  run("queue", "declare", "untrusted");
+  run("exchange", "declare", "untrusted", "--type", "topic");
+  run("exchange", "declare", "by-header", "--type", "headers");
+  run("binding", "create", "untrusted", "untrusted", "--routing-key", HOSTILE);
+  run("binding", "create", "by-header", "untrusted", "--header", `${name}=${value}`);
+  const properties = ["message-id", "correlation-id", "content-encoding", "app-id", "type", "content-type"];
+  const options = properties.flatMap((property) => [`--${property}`, `${property} ${HOSTILE}`]);
+  run("publish", "--exchange", "untrusted", "--routing-key", HOSTILE, ...options, "--header", `${name}=${value}`, `body ${HOSTILE}`);
+
+  await visit(acme, "/queues/untrusted", "queue-hostile", [HOSTILE, "1 header"]);
+  await visit(acme, "/exchanges/untrusted", "exchange-hostile", [HOSTILE]);
+  await visit(acme, "/topology", "topology-hostile", []);
+  const titles = await acme.$$eval(".topology title", (all) => all.map((title) => title.textContent));
+  assert.ok(titles.some((title) => title.includes(HOSTILE)), titles.join("\n"));
+  await acme.goto(`${CONSOLE}/queues/untrusted`);
+  await submit(acme, "form[action$='/peek'] button");
+  for (const shown of [...properties, "value", "body"]) assert.ok((await text(acme)).includes(`${shown} `), shown);
+  // The routing key, six properties, the value of a header, and the body.
+  assert.ok((await text(acme)).split("</textarea></title><img src=x onerror=alert(1)>").length > 9, await text(acme));
+  await check(acme, "first-messages-hostile");
+
+  // A test message, and its page.
+  await fill(acme, "/exchanges/untrusted", "form[action='/publish']", { routing_key: HOSTILE, message_id: HOSTILE, content_type: HOSTILE, body: HOSTILE, headers: `name: ${HOSTILE}` });
+  assert.match(await text(acme), /CONFIRMED/);
+  assert.equal((await text(acme)).split(HOSTILE).length, 3, "routing key and message id");
+  await check(acme, "published-hostile");
+
+  // A dead letter, its failure, and the event of its redrive.
+  run("subscribe", "untrusted", "--count", "2", "--nack", "dead-letter", "--reason", HOSTILE);
+  await visit(acme, "/dead-letters?queue=untrusted", "dead-letters-hostile", [HOSTILE]);
+  const [letter, other] = await acme.$$eval("a[href^='/dead-letters/letter']", (all) => all.map((a) => a.getAttribute("href")));
+  await visit(acme, letter, "dead-letter-keys", [HOSTILE]);
+  await fill(acme, letter, "form[action='/dead-letters/edited']", { exchange: "untrusted", routing_key: `unbound ${HOSTILE}` });
+  assert.match(await text(acme), /NO_ROUTE/);
+  await check(acme, "not-sent");
+  await fill(acme, letter, "form[action='/dead-letters/edited']", { exchange: "untrusted", routing_key: HOSTILE });
+  assert.match(await text(acme), /1 message was sent again/);
+  await within("the event", async () => {
+    await acme.goto(`${CONSOLE}/audit`);
+    return (await text(acme)).includes("to untrusted/");
+  });
+  await check(acme, "audit-hostile");
+
+  // Names of all kinds, which are refused.
+  for (const [page, path, form, fields] of [
+    [acme, "/queues", "form[action='/queues']", { name: HOSTILE }],
+    [acme, "/exchanges", "form[action='/exchanges']", { name: HOSTILE, alternate: HOSTILE }],
+    [acme, "/exchanges/untrusted", "form[action='/bindings']", { destination: HOSTILE, routing_key: HOSTILE }],
+    [acme, other, "form[action='/dead-letters/edited']", { exchange: HOSTILE, routing_key: HOSTILE }],
+    [acme, "/exchanges/untrusted", "form[action='/publish']", { headers: `${HOSTILE} without a colon` }],
+    [admin, "/tenants", "form[action='/tenants']", { id: HOSTILE, plan: HOSTILE }],
+    [admin, "/plans", "form[action='/plans']", { name: HOSTILE, max_queues: HOSTILE }],
+    [admin, "/clients?tenant=acme", "form[action='/clients']", { name: HOSTILE, publish: HOSTILE }],
+    [admin, "/tenants/acme", "form[action$='/isolation']", { other_tenant: HOSTILE }],
+  ]) {
+    await fill(page, path, form, fields);
+    assert.match(await text(page), /That did not work/, `${form}: ${await text(page)}`);
+    await checkText(page);
+  }
+  const given = encodeURIComponent(HOSTILE);
+  const paths = ["/", "/queues/", "/exchanges/", "/dead-letters?queue=", "/dead-letters?code=", "/dead-letters?after=", "/dead-letters/letter?id=",
+    "/streams?client=", "/topology?zoom=", "/audit?method=", "/audit?outcome=", "/audit?from=", "/?done=", "/queues?page="];
+  const ofAdmin = ["/tenants/", "/plans/", "/clients/", "/clients?tenant=", "/streams?tenant=", "/tenants?page=", "/audit?tenant="];
+  for (const [page, all] of [[acme, paths], [admin, ofAdmin]]) {
+    for (const path of all) {
+      assert.ok((await page.goto(`${CONSOLE}${path}${given}`)).status() < 500, path);
+      await checkText(page);
+    }
+  }
+  const anyone = await open("anyone");
+  for (const path of ["/sign-in?next=", "/sign-in?reason=", "/queues/"]) {
+    await anyone.goto(`${CONSOLE}${path}${given}`);
+    await checkText(anyone);
+  }
+  await fill(anyone, "/sign-in", "form.sign-in", { client_id: HOSTILE, client_secret: HOSTILE });
+  assert.equal(await anyone.$eval("input[name=client_id]", (input) => input.value), HOSTILE);
+  await check(anyone, "sign-in-refused");
+  for (const status of [400, 401, 403, 404]) expectStatus(status);
+}
+
+/** Sends a form with these values, whatever the browser's own checks say. */
+async function fill(page, path, form, fields) {
+  await page.goto(`${CONSOLE}${path}`);
+  await page.$eval(form, (element, values) => {
+    element.noValidate = true;
+    for (const [name, value] of Object.entries(values)) element.elements[name].value = value;
+  }, fields);
+  await Promise.all([page.waitForNavigation(), page.$eval(form, (element) => { element.requestSubmit(); })]);
 }
 
 /** How many points of arrows are inside boxes. */

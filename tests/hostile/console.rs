@@ -183,17 +183,21 @@ pub async fn signed_in(environment: &Arc<Environment>, scale: Scale, report: &mu
     for number in 0..PAGES {
         let Some(mut connection) = connect(environment.target.console, Some(&environment.ca)).await else { continue };
         let head = format!("Host: {}\r\nCookie: {}", environment.target.console, session.cookies);
-        let request = match number % 3 {
+        let unfinished_form = |path: &str, length: usize| {
+            format!(
+                "POST {path} HTTP/1.1\r\n{head}\r\nSec-Fetch-Site: same-origin\r\n\
+                 Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{}",
+                "a".repeat(length - 1)
+            )
+        };
+        let request = match number % 4 {
             0 => format!("GET /audit/export?format=csv HTTP/1.1\r\n{head}\r\n\r\n").repeat(20),
-            1 => format!(
-                "POST /publish HTTP/1.1\r\n{head}\r\nSec-Fetch-Site: same-origin\r\n\
-                 Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 500000\r\n\r\n{}",
-                "a".repeat(499_999)
-            ),
+            1 => unfinished_form("/publish", 500_000),
+            2 => unfinished_form("/dead-letters/edited", 6_000_000),
             _ => format!("GET /live HTTP/1.1\r\n{head}\r\n\r\n"),
         };
         let _ = timeout(Duration::from_secs(1), connection.write_all(request.as_bytes())).await;
-        open.spawn(async move { (number % 3 == 2, connection) });
+        open.spawn(async move { connection });
     }
     let guessing = async {
         let wrong = (other.credentials.0.clone(), SecretString::from("wgs_wrong"));

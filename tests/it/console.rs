@@ -1,6 +1,7 @@
 //! The web console over HTTP, as a browser without scripts uses it.
 
 mod administrator;
+mod attacks;
 mod broker_away;
 mod gateways;
 mod issuer;

@@ -3,7 +3,13 @@
 use reqwest::StatusCode;
 use warrengate::pb::{self, ExchangeType, Outcome, value::Kind};
 
-use crate::harness::{Tenant, browser::Browser, to_queue, wait::until};
+use crate::harness::{
+    Tenant,
+    browser::Browser,
+    tenant::all_grants,
+    to_queue,
+    wait::{until, within},
+};
 
 async fn signed_in(tenant: &Tenant) -> Browser {
     Browser::signed_in(&tenant.client_id, &tenant.secret).await
@@ -143,11 +149,10 @@ async fn reject_all(tenant: &Tenant, queue: &str, number: usize, reason: &str) {
     use warrengate::client::SubscribeOptions;
     let mut subscription = tenant.client.subscribe(SubscribeOptions::queue(queue)).await.unwrap();
     for _ in 0..number {
-        let delivery =
-            crate::harness::wait::within("a delivery", subscription.next()).await.unwrap().expect("a delivery");
+        let delivery = within("a delivery", subscription.next()).await.unwrap().expect("a delivery");
         delivery.dead_letter(reason);
     }
-    crate::harness::wait::within("the end", subscription.close()).await.unwrap();
+    within("the end", subscription.close()).await.unwrap();
 }
 
 #[tokio::test]
@@ -261,10 +266,30 @@ async fn an_open_stream_is_listed_and_closed_by_a_tenants_administrator() {
     })
     .await;
     assert!(page.contains(&tenant.client_id) && page.contains("<td>jobs</td>"), "{page}");
+    // The page of its queue has it, too, and no other page.
+    tenant.queue("other").await;
+    let consumers = async |browser: &mut Browser, queue: &str| {
+        let page = browser.open(&format!("/queues/{queue}")).await;
+        page.split_once("Consumers on this gateway")
+            .expect("consumers")
+            .1
+            .split("</section>")
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let mut own = signed_in(&tenant).await;
+    let shown = consumers(&mut own, "jobs").await;
+    assert!(shown.contains(&format!("<td>{}</td><td>127.0.0.1:", tenant.client_id)), "{shown}");
+    assert!(consumers(&mut own, "other").await.contains("No client of this gateway consumes it."));
+    let (reader, secret) =
+        Tenant::add_client(&admin, &tenant.id, "reader", pb::Grants { observe: false, ..all_grants() }).await;
+    let without = Browser::signed_in(&reader, &secret).await.open("/queues/jobs").await;
+    assert!(!without.contains("Consumers on this gateway"), "it may not see streams: {without}");
     let stream = page.split_once("name=\"stream\" value=\"").expect("a form").1.split('"').next().unwrap().to_owned();
     let page = browser.post("/streams/close", &[("stream", &stream)]).await;
     assert!(page.text.contains("Closed."), "{}", page.text);
-    let (status, _) = crate::harness::wait::within("its end", subscription.end()).await;
+    let (status, _) = within("its end", subscription.end()).await;
     assert_eq!(status.code(), tonic::Code::Aborted);
 }
 
@@ -305,7 +330,7 @@ async fn live_figures_follow_a_queue_and_need_a_session() {
     );
     tenant.publish_to("jobs", "one").await;
     let mut received = String::new();
-    crate::harness::wait::within("the message in the figures", async {
+    within("the message in the figures", async {
         while !received.contains("\"ready\":1") {
             let chunk = live.chunk().await.unwrap().expect("the stream goes on");
             received.push_str(std::str::from_utf8(&chunk).unwrap());
@@ -318,8 +343,7 @@ async fn live_figures_follow_a_queue_and_need_a_session() {
     // A live stream ends when its client is revoked.
     let admin = crate::harness::SharedStack::get().admin().await;
     admin.admin().revoke_client(pb::RevokeClientRequest { client_id: tenant.client_id.clone() }).await.unwrap();
-    crate::harness::wait::within("the end of the stream", async { while let Ok(Some(_)) = live.chunk().await {} })
-        .await;
+    within("the end of the stream", async { while let Ok(Some(_)) = live.chunk().await {} }).await;
 }
 
 #[tokio::test]
@@ -343,6 +367,101 @@ async fn a_dead_letter_is_sent_again_with_another_body() {
     let page = browser.post("/dead-letters/edited", &fields).await;
     assert!(page.text.contains("1 message was sent again"), "{}", page.text);
     let mut subscription = tenant.client.subscribe(warrengate::client::SubscribeOptions::queue("jobs")).await.unwrap();
-    let delivery = crate::harness::wait::within("it", subscription.next()).await.unwrap().expect("a delivery");
+    let delivery = within("it", subscription.next()).await.unwrap().expect("a delivery");
     assert_eq!(delivery.body().as_ref(), b"repaired\nin two lines");
+}
+
+/// The path of the page of the only dead letter, and its id.
+async fn only_letter(browser: &mut Browser) -> (String, String) {
+    let page = until("a dead letter", async || {
+        let page = browser.open("/dead-letters").await;
+        page.contains("name=\"id\"").then_some(page)
+    })
+    .await;
+    let (_, rest) = page.split_once("href=\"/dead-letters/letter?id=").expect("a link");
+    let id = rest.split('"').next().unwrap();
+    (format!("/dead-letters/letter?id={id}"), percent_decoded(id))
+}
+
+#[tokio::test]
+async fn a_body_as_large_as_the_command_allows_is_changed_in_a_form() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    // Each of these characters is the longest possible in a page or in a form.
+    let large = "\"\n".repeat(500_000);
+    tenant.publish_to("jobs", large.clone()).await;
+    reject_all(&tenant, "jobs", 1, "cannot be read").await;
+    let mut browser = signed_in(&tenant).await;
+    let (path, id) = only_letter(&mut browser).await;
+    let page = browser.open(&path).await;
+    assert!(page.contains("<textarea name=\"body\"") && page.matches("&quot;\n").count() >= 500_000);
+    let changed = large.replace('"', "+").replace('\n', "\r\n");
+    let page = browser.post("/dead-letters/edited", &[("id", &id), ("body", &changed)]).await;
+    assert!(page.text.contains("1 message was sent again"), "{}", page.text);
+    let bodies = tenant.take("jobs", 1).await;
+    assert_eq!((bodies[0].len(), bodies[0] == "+\n".repeat(500_000)), (1_000_000, true));
+}
+
+/// The number of messages that a page shows as sent so far.
+fn sent_so_far(page: &str) -> Option<u64> {
+    let (before, _) = page.rsplit_once(" sent again so far")?;
+    before.rsplit('>').next()?.parse().ok()
+}
+
+#[tokio::test]
+async fn a_redrive_shows_its_progress_while_it_runs_and_stops_when_its_page_is_left() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    for _ in 0..2 {
+        tenant.outcomes(vec![to_queue("jobs", "x"); 100]).await;
+    }
+    reject_all(&tenant, "jobs", 200, "not yet").await;
+    tenant.has_dead_letters(200).await;
+    let mut browser = signed_in(&tenant).await;
+    browser.open("/dead-letters").await;
+    let form = browser.form("/dead-letters/redrive", &[("which", "matching"), ("rate", "20")]);
+    let mut page = form.header("sec-fetch-site", "same-origin").send().await.unwrap();
+    assert_eq!(page.status(), StatusCode::OK);
+    let mut text = String::new();
+    within("some progress", async {
+        while sent_so_far(&text).is_none_or(|sent| sent == 0) {
+            text.push_str(&String::from_utf8_lossy(&page.chunk().await.unwrap().expect("the page goes on")));
+        }
+    })
+    .await;
+    assert!(sent_so_far(&text).is_some_and(|sent| sent < 200) && !text.contains("</html>"), "{text}");
+    drop(page);
+    let redrives = async |browser: &mut Browser| browser.open("/streams").await.matches("<td>redrive</td>").count();
+    until("the end of the redrive", async || (redrives(&mut browser).await == 0).then_some(())).await;
+    assert!(!tenant.dead_letters().await.is_empty(), "it stopped");
+
+    // At a rate at which the broker settles each before the next.
+    browser.open("/dead-letters").await;
+    let page = browser.post("/dead-letters/redrive", &[("which", "matching"), ("rate", "100")]).await;
+    assert!(page.text.contains("messages were sent again and confirmed"), "{}", page.text);
+    assert!(page.text.ends_with("</html>"), "{}", page.text);
+    assert!(tenant.dead_letters().await.is_empty(), "all were sent");
+}
+
+#[tokio::test]
+async fn a_redrive_ends_with_the_session_of_its_page() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    tenant.outcomes(vec![to_queue("jobs", "x"); 100]).await;
+    reject_all(&tenant, "jobs", 100, "not yet").await;
+    tenant.has_dead_letters(100).await;
+    let mut browser = signed_in(&tenant).await;
+    browser.open("/dead-letters").await;
+    let form = browser.form("/dead-letters/redrive", &[("which", "matching"), ("rate", "2")]);
+    let mut page = form.header("sec-fetch-site", "same-origin").send().await.unwrap();
+    browser.post("/sign-out", &[]).await;
+    let mut text = String::new();
+    within("the end of the page", async {
+        while let Some(chunk) = page.chunk().await.unwrap() {
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    })
+    .await;
+    assert!(text.contains("It was stopped, because you signed out.") && text.ends_with("</html>"), "{text}");
+    assert!(!tenant.dead_letters().await.is_empty());
 }
