@@ -63,8 +63,10 @@ assert.equal(await passedBehindBoxes(acme), 0, "no arrow passes behind a box");
 const before = await acme.$eval(".topology svg", (svg) => svg.getBoundingClientRect().width);
 await Promise.all([acme.waitForNavigation(), acme.click("a[href$='zoom=200']")]);
 assert.equal(await acme.$eval(".topology svg", (svg) => svg.getBoundingClientRect().width), 2 * before, "zoom");
-// By keyboard: arrow keys move the picture, and each box is a link.
-await acme.focus(".topology");
+// By keyboard: the picture follows the sizes, arrow keys move it, and each box is a link.
+await acme.focus("nav.pages a:last-of-type");
+await acme.keyboard.press("Tab");
+assert.equal(await acme.evaluate(() => document.activeElement.className), "topology");
 await acme.keyboard.press("ArrowRight");
 await acme.waitForFunction(() => document.querySelector(".topology").scrollLeft > 0);
 await acme.keyboard.press("Tab");
