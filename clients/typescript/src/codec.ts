@@ -8,10 +8,6 @@ import {
   Outcome, type Publication, PublicationSchema, type PublishRequest, PublishRequestSchema, type PublishResponse, PublishResponseSchema, type PublishResult,
 } from "./generated/warrengate/v1/messaging_pb.js";
 
-/** The bytes that are read or written, and the position in them. */
-let buffer: Buffer = Buffer.alloc(0);
-let at = 0;
-
 /** Encodes a frame from the publisher. */
 export function encodePublishRequest(request: PublishRequest): Buffer {
   if (request.frame.case !== "publications") return whole(toBinary(PublishRequestSchema, request));
@@ -23,27 +19,25 @@ export function encodePublishRequest(request: PublishRequest): Buffer {
     size += lengthDelimited(part.size);
     parts.push(part);
   }
-  buffer = Buffer.allocUnsafe(lengthDelimited(size));
-  at = 0;
-  writeTag(1, size);
+  const buffer = Buffer.allocUnsafe(lengthDelimited(size));
+  let at = writeTag(buffer, 0, 1, size);
   for (const part of parts) {
-    writeTag(1, part.size);
-    if (part.bytes) writeBytes(part.bytes);
-    else writePublication(part.publication, part.messageSize);
+    at = writeTag(buffer, at, 1, part.size);
+    at = part.bytes ? writeBytes(buffer, at, part.bytes) : writePublication(buffer, at, part.publication, part.messageSize);
   }
   return buffer;
 }
 
-/** Decodes a frame to the publisher. */
+/** Decodes a frame to the publisher, without the ids of the messages: the publisher has them. */
 export function decodePublishResponse(bytes: Buffer): PublishResponse {
-  buffer = bytes;
-  at = 0;
+  input = bytes;
+  position = 0;
   const results = readResults();
   if (!results) return fromBinary(PublishResponseSchema, bytes);
   return { $typeName: "warrengate.v1.PublishResponse", event: { case: "results", value: { $typeName: "warrengate.v1.PublishResults", results } } };
 }
 
-// Encoding.
+// Encoding. The functions that write return the position after what they wrote.
 
 /** A publication with its size, and encoded if it is not usual. */
 interface Part {
@@ -54,7 +48,8 @@ interface Part {
 }
 
 function measure(publication: Publication): Part {
-  const { sequence, exchange, routingKey, message } = publication;
+  const { exchange, routingKey, message } = publication;
+  const sequence = Number(publication.sequence);
   if (!message || !isUsual(message) || sequence > Number.MAX_SAFE_INTEGER || !isAscii(exchange) || !isAscii(routingKey)) {
     const bytes = toBinary(PublicationSchema, publication);
     return { publication, size: bytes.length, messageSize: 0, bytes };
@@ -71,7 +66,7 @@ function measure(publication: Publication): Part {
     numberSize(message.priority) +
     numberSize(message.durability);
   const size =
-    numberSize(Number(sequence)) +
+    numberSize(sequence) +
     textSize(exchange.length) +
     textSize(routingKey.length) +
     lengthDelimited(messageSize) +
@@ -104,29 +99,29 @@ function isAscii(text: string): boolean {
   return bits < 0x80;
 }
 
-function writePublication({ sequence, exchange, routingKey, message, allowUnroutable }: Publication, messageSize: number): void {
-  writeNumber(1, Number(sequence));
-  writeText(2, exchange);
-  writeText(3, routingKey);
-  writeTag(4, messageSize);
-  if (message) writeMessage(message);
-  if (allowUnroutable) writeNumber(5, 1);
+function writePublication(buffer: Buffer, start: number, publication: Publication, messageSize: number): number {
+  const { sequence, exchange, routingKey, message, allowUnroutable } = publication;
+  let at = writeNumber(buffer, start, 1, Number(sequence));
+  at = writeText(buffer, at, 2, exchange);
+  at = writeText(buffer, at, 3, routingKey);
+  at = writeTag(buffer, at, 4, messageSize);
+  if (message) at = writeMessage(buffer, at, message);
+  return allowUnroutable ? writeNumber(buffer, at, 5, 1) : at;
 }
 
-function writeMessage(message: Message): void {
-  if (message.body.length > 0) {
-    writeTag(1, message.body.length);
-    writeBytes(message.body);
-  }
-  writeText(2, message.messageId);
-  writeText(3, message.correlationId);
-  writeText(4, message.replyTo);
-  writeText(5, message.contentType);
-  writeText(6, message.contentEncoding);
-  writeText(7, message.type);
-  writeNumber(10, message.priority);
-  writeNumber(11, message.durability);
-  writeText(13, message.appId);
+function writeMessage(buffer: Buffer, start: number, message: Message): number {
+  const { body } = message;
+  let at = start;
+  if (body.length > 0) at = writeBytes(buffer, writeTag(buffer, at, 1, body.length), body);
+  at = writeText(buffer, at, 2, message.messageId);
+  at = writeText(buffer, at, 3, message.correlationId);
+  at = writeText(buffer, at, 4, message.replyTo);
+  at = writeText(buffer, at, 5, message.contentType);
+  at = writeText(buffer, at, 6, message.contentEncoding);
+  at = writeText(buffer, at, 7, message.type);
+  at = writeNumber(buffer, at, 10, message.priority);
+  at = writeNumber(buffer, at, 11, message.durability);
+  return writeText(buffer, at, 13, message.appId);
 }
 
 /** The size of a field with this length, whose number is less than 16. */
@@ -149,36 +144,40 @@ function varintSize(value: number): number {
   return size;
 }
 
-function writeVarint(value: number): void {
+function writeVarint(buffer: Buffer, start: number, value: number): number {
+  let at = start;
   let rest = value;
   while (rest >= 0x80) {
     buffer[at++] = (rest % 0x80) | 0x80;
     rest = Math.floor(rest / 0x80);
   }
   buffer[at++] = rest;
+  return at;
 }
 
 /** Writes the start of a field with a length. */
-function writeTag(field: number, length: number): void {
-  buffer[at++] = (field << 3) | 2;
-  writeVarint(length);
+function writeTag(buffer: Buffer, at: number, field: number, length: number): number {
+  buffer[at] = (field << 3) | 2;
+  return writeVarint(buffer, at + 1, length);
 }
 
-function writeNumber(field: number, value: number): void {
-  if (value === 0) return;
-  buffer[at++] = field << 3;
-  writeVarint(value);
+function writeNumber(buffer: Buffer, at: number, field: number, value: number): number {
+  if (value === 0) return at;
+  buffer[at] = field << 3;
+  return writeVarint(buffer, at + 1, value);
 }
 
-function writeText(field: number, text: string): void {
-  if (text.length === 0) return;
-  writeTag(field, text.length);
-  for (let index = 0; index < text.length; index += 1) buffer[at++] = text.charCodeAt(index);
+function writeText(buffer: Buffer, at: number, field: number, text: string): number {
+  const { length } = text;
+  if (length === 0) return at;
+  const start = writeTag(buffer, at, field, length);
+  for (let index = 0; index < length; index += 1) buffer[start + index] = text.charCodeAt(index);
+  return start + length;
 }
 
-function writeBytes(bytes: Uint8Array): void {
+function writeBytes(buffer: Buffer, at: number, bytes: Uint8Array): number {
   buffer.set(bytes, at);
-  at += bytes.length;
+  return at + bytes.length;
 }
 
 function whole(bytes: Uint8Array): Buffer {
@@ -187,6 +186,10 @@ function whole(bytes: Uint8Array): Buffer {
 
 // Decoding.
 
+/** The bytes that are read, and the position in them. */
+let input: Buffer = Buffer.alloc(0);
+let position = 0;
+
 /** By number. */
 const OUTCOMES = [
   Outcome.UNSPECIFIED, Outcome.CONFIRMED, Outcome.UNROUTABLE, Outcome.REJECTED, Outcome.DENIED, Outcome.THROTTLED, Outcome.UNKNOWN,
@@ -194,10 +197,10 @@ const OUTCOMES = [
 
 /** Reads the results of a frame that has nothing else, or returns nothing. */
 function readResults(): PublishResult[] | undefined {
-  if (buffer[at++] !== 0x0a || readVarint() !== buffer.length - at) return undefined;
+  if (input[position++] !== 0x0a || readVarint() !== input.length - position) return undefined;
   const results: PublishResult[] = [];
-  while (at < buffer.length) {
-    if (buffer[at++] !== 0x0a) return undefined;
+  while (position < input.length) {
+    if (input[position++] !== 0x0a) return undefined;
     const result = readResult(readVarint());
     if (!result) return undefined;
     results.push(result);
@@ -206,16 +209,15 @@ function readResults(): PublishResult[] | undefined {
 }
 
 function readResult(length: number): PublishResult | undefined {
-  const end = at + length;
+  const end = position + length;
   // Also when the length could not be read.
-  if (!(end <= buffer.length)) return undefined;
+  if (!(end <= input.length)) return undefined;
   let sequence = 0;
   let outcome: Outcome | undefined = Outcome.UNSPECIFIED;
-  let messageId = "";
   let reason = "";
   let traceId = "";
-  while (at < end) {
-    switch (buffer[at++]) {
+  while (position < end) {
+    switch (input[position++]) {
       case 0x08:
         sequence = readVarint();
         break;
@@ -223,7 +225,7 @@ function readResult(length: number): PublishResult | undefined {
         outcome = OUTCOMES[readVarint()];
         break;
       case 0x1a:
-        messageId = readText();
+        if (!skipAscii()) return undefined;
         break;
       case 0x22:
         reason = readText();
@@ -235,25 +237,38 @@ function readResult(length: number): PublishResult | undefined {
         return undefined;
     }
   }
-  if (at !== end || Number.isNaN(sequence) || outcome === undefined) return undefined;
-  return { $typeName: "warrengate.v1.PublishResult", sequence: BigInt(sequence), outcome, messageId, reason, traceId };
+  if (position !== end || Number.isNaN(sequence) || outcome === undefined) return undefined;
+  // The replacement for what is not UTF-8.
+  if (reason.includes("\ufffd") || traceId.includes("\ufffd")) return undefined;
+  return { $typeName: "warrengate.v1.PublishResult", sequence: BigInt(sequence), outcome, messageId: "", reason, traceId };
 }
 
 /** Reads a number; not a number if it is longer than seven bytes. */
 function readVarint(): number {
-  let value = 0;
-  for (let factor = 1; factor <= 0x80 ** 6; factor *= 0x80) {
-    const byte = buffer[at++] ?? 0;
+  const first = input[position++] ?? 0;
+  if (first < 0x80) return first;
+  let value = first & 0x7f;
+  for (let factor = 0x80; factor <= 0x80 ** 6; factor *= 0x80) {
+    const byte = input[position++] ?? 0;
     value += (byte & 0x7f) * factor;
     if (byte < 0x80) return value;
   }
   return NaN;
 }
 
+/** Skips a text, and reports whether every character is one byte; one that is too long ends after the result. */
+function skipAscii(): boolean {
+  const end = readVarint() + position;
+  let bits = 0;
+  while (position < end && position < input.length) bits |= input[position++] ?? 0;
+  position = end;
+  return bits < 0x80;
+}
+
 /** Reads a text; one that is too long ends after the result, which is refused. */
 function readText(): string {
   const length = readVarint();
-  const start = at;
-  at += length;
-  return buffer.toString("utf8", start, at);
+  const start = position;
+  position += length;
+  return input.toString("utf8", start, position);
 }

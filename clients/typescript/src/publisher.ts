@@ -10,6 +10,7 @@ import {
   type PublishResult,
 } from "./generated/warrengate/v1/messaging_pb.js";
 import type { Message as Wire } from "./generated/warrengate/v1/message_pb.js";
+import { randomId } from "./ids.js";
 import { type Message, toMessage, toWire } from "./message.js";
 import { asError, CLOSE_TIMEOUT_MS, Recovery, Session, soon, type Timer } from "./stream.js";
 import { startProducer } from "./tracing.js";
@@ -182,7 +183,7 @@ export class Publisher {
   #entry(message: Message | Uint8Array | string, routingKey: string, allowUnroutable: boolean): Entry {
     const { exchange } = this;
     const given = toMessage(message);
-    const messageId = given.messageId || crypto.randomUUID();
+    const messageId = given.messageId || randomId();
     const span = startProducer(exchange, routingKey, given, messageId);
     const wire = toWire(given, messageId, span?.headers);
     // The properties of most messages are small in comparison.
@@ -390,7 +391,11 @@ export class Publisher {
       this.#next = 0;
     }
     if (publications.length === 0) return undefined;
-    return create(PublishRequestSchema, { frame: { case: "publications", value: { publications } } });
+    // Several times as fast as `create`.
+    return {
+      $typeName: "warrengate.v1.PublishRequest",
+      frame: { case: "publications", value: { $typeName: "warrengate.v1.Publications", publications } },
+    };
   }
 
   /** @internal Returns how long nothing may be written. */

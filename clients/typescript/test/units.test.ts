@@ -12,6 +12,7 @@ import { fromResult, fromStatus } from "../src/errors.js";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../src/generated/warrengate/client/v1/status_pb.js";
 import { Outcome, PublicationSchema, PublishRequestSchema, PublishResponseSchema, PublishResultSchema } from "../src/generated/warrengate/v1/messaging_pb.js";
 import { connect, ConfigurationError, ExhaustedError, fromEnv, type Message, ReceivedMessage, ThrottledError, UnroutableError } from "../src/index.js";
+import { randomId } from "../src/ids.js";
 import { toWire } from "../src/message.js";
 import { Tokens } from "../src/tokens.js";
 
@@ -82,13 +83,6 @@ void test("frames of results are decoded like the generated code does, also when
     { case: "draining" as const, value: {} },
     { case: undefined },
   ];
-  const decoded = (decode: () => unknown) => {
-    try {
-      return decode();
-    } catch {
-      return "refused";
-    }
-  };
   const frames = [
     ...events.map((event) => Buffer.from(toBinary(PublishResponseSchema, create(PublishResponseSchema, { event })))),
     // The unknown outcomes 99 and -1.
@@ -102,12 +96,110 @@ void test("frames of results are decoded like the generated code does, also when
         const [cut, damaged] = [Buffer.from(whole.subarray(0, index)), Buffer.from(whole)];
         if (index < whole.length) damaged[index] = (damaged[index] ?? 0) ^ 1;
         for (const frame of [cut, damaged]) {
-          const [own, generated] = [() => decodePublishResponse(frame), () => fromBinary(PublishResponseSchema, frame)].map(decoded);
-          assert.deepEqual(own, generated, frame.toString("hex"));
+          assertDecodedAlike(frame);
         }
       }
     }
   }
+});
+
+/** Both decoders return the same, or refuse the frame; the ids of the messages may be left out. */
+function assertDecodedAlike(frame: Buffer): void {
+  const [own, generated] = [decodePublishResponse, (bytes: Buffer) => fromBinary(PublishResponseSchema, bytes)].map((decode) => {
+    try {
+      const response = decode(frame);
+      if (response.event.case === "results") for (const result of response.event.value.results) result.messageId = "";
+      return response;
+    } catch {
+      return "refused";
+    }
+  });
+  assert.deepEqual(own, generated, frame.toString("hex"));
+}
+
+/** Random numbers from 0 to below `limit`, reproducible from the seed. */
+function randomNumbers(seed: number): (limit: number) => number {
+  let state = seed;
+  return (limit) => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * limit);
+  };
+}
+
+type Random = ReturnType<typeof randomNumbers>;
+
+function pick<Value>(random: Random, values: [Value, ...Value[]]): Value {
+  return values[random(values.length)] ?? values[0];
+}
+
+/** Often with a length at which the size of the length changes; one in 16 has more than ASCII. */
+function randomText(random: Random): string {
+  if (random(3) === 0) return "";
+  const part = random(16) === 0 ? pick(random, ["ü", "\x80", "注", "🙂", "\ud800"]) : pick(random, ["orders", "o", "\0", "\x7f"]);
+  return part.repeat(pick(random, [1, 2, 31, 32, 127, 128, 300]));
+}
+
+function randomSequence(random: Random): bigint {
+  return ((BigInt(random(2 ** 32)) << 32n) | BigInt(random(2 ** 32))) >> BigInt(random(64));
+}
+
+function randomMessage(random: Random): Message {
+  return {
+    body: Uint8Array.from({ length: pick(random, [0, 1, 127, 128, 256, 16_383, 16_384]) }, () => random(256)),
+    messageId: randomText(random), correlationId: randomText(random), replyTo: randomText(random), contentType: randomText(random),
+    contentEncoding: randomText(random), type: randomText(random), appId: randomText(random), priority: random(2) * random(256), transient: random(2) === 0,
+    ...(random(8) === 0 && { ttlMs: random(100_000) }),
+    ...(random(8) === 0 && { publishTime: new Date(random(2 ** 41)) }),
+    ...(random(8) === 0 && { headers: { text: randomText(random), number: random(2 ** 40), list: [null, true, 0.5] } }),
+  };
+}
+
+/** Repeats a test with random frames; the failing seed is named. */
+function forRandomFrames(count: number, check: (random: Random) => void): void {
+  for (let seed = 0; seed < count; seed += 1) {
+    try {
+      check(randomNumbers(seed));
+    } catch (error) {
+      throw new Error(`seed ${seed}`, { cause: error });
+    }
+  }
+}
+
+void test("random frames of publications are encoded like the generated code does", () => {
+  forRandomFrames(1_000, (random) => {
+    const publications = Array.from({ length: random(6) }, () => ({
+      sequence: randomSequence(random), exchange: randomText(random), routingKey: randomText(random), message: toWire(randomMessage(random)),
+      allowUnroutable: random(2) === 0,
+    }));
+    const request = create(PublishRequestSchema, { frame: { case: "publications", value: { publications } } });
+    assert.deepEqual(new Uint8Array(encodePublishRequest(request)), toBinary(PublishRequestSchema, request));
+  });
+});
+
+const OUTCOMES: [Outcome, ...Outcome[]] = [
+  Outcome.CONFIRMED, Outcome.UNSPECIFIED, Outcome.UNROUTABLE, Outcome.REJECTED, Outcome.DENIED, Outcome.THROTTLED, Outcome.UNKNOWN,
+];
+
+void test("random frames of results are decoded like the generated code does, also when they are cut off or damaged", () => {
+  forRandomFrames(2_000, (random) => {
+    const results = Array.from({ length: 1 + random(6) }, () => ({
+      sequence: randomSequence(random), outcome: pick(random, OUTCOMES), messageId: randomText(random), reason: randomText(random), traceId: randomText(random),
+      ...(random(8) === 0 && { retryAfter: durationFromMs(random(10_000)) }),
+    }));
+    const frame = Buffer.from(toBinary(PublishResponseSchema, create(PublishResponseSchema, { event: { case: "results", value: { results } } })));
+    const damaged = Buffer.from(frame);
+    const index = random(frame.length);
+    damaged[index] = (damaged[index] ?? 0) ^ (1 << random(8));
+    for (const bytes of [frame, damaged, Buffer.from(frame.subarray(0, index)), Buffer.concat([damaged, frame])]) assertDecodedAlike(bytes);
+  });
+});
+
+void test("ids of messages are random UUIDs", () => {
+  const ids = Array.from({ length: 10_000 }, randomId);
+  for (const id of ids) assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+  assert.equal(new Set(ids).size, ids.length);
 });
 
 void test("an error of the gateway keeps reason, field, trace and time", () => {
