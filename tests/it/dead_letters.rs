@@ -221,6 +221,24 @@ async fn one_some_or_all_dead_letters_are_redriven_to_their_queues_only() {
     assert_eq!(tenant.dead_letter().await.redrives, 1);
 }
 
+/// RabbitMQ drops acknowledgements that a channel keeps back when it closes, so the letters return to the queue.
+#[tokio::test]
+async fn a_redrive_at_full_speed_sends_each_dead_letter_once_and_a_deletion_leaves_none() {
+    const LETTERS: usize = 240;
+    let tenant = with_dead(&[("jobs", LETTERS), ("others", LETTERS)]).await;
+    let done = tenant.redrive(filtered(of_queue("jobs"))).await;
+    assert_eq!((done.redriven, done.failed, done.remaining), (LETTERS as u64, 0, 0));
+    tenant.has_depth("jobs", LETTERS as u64).await;
+    let received = tenant.take("jobs", LETTERS).await.iter().map(|body| String::from_utf8_lossy(body).into()).collect();
+    assert_eq!(sorted(received), sorted(numbers(0..LETTERS)));
+    tenant.has_depth("jobs", 0).await;
+    assert_eq!(tenant.dead_letters().await.len(), LETTERS);
+    let request = pb::PurgeDeadLettersRequest { selection: Some(all()) };
+    let purged = tenant.client.topology().purge_dead_letters(request).await.unwrap().into_inner().purged;
+    assert_eq!(purged, LETTERS as u64);
+    assert_eq!(tenant.dead_letters().await.len(), 0);
+}
+
 #[tokio::test]
 async fn a_redrive_keeps_to_its_rate_reports_its_progress_and_stops_when_it_is_cancelled() {
     let tenant = with_dead(&[("jobs", 60)]).await;

@@ -7,7 +7,7 @@
 //! moment, one of them receives nothing until the other has ended, and fails with [`Error::Busy`] if it does not
 //! receive all in time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use lapin::{
@@ -38,6 +38,7 @@ pub(super) struct ExclusiveSession {
     deliveries: lapin::Consumer,
     /// How many dead letters have not been delivered yet.
     remaining: u32,
+    removed: Removed,
     /// Excludes the other calls on this gateway.
     _lock: OwnedMutexGuard<()>,
 }
@@ -69,7 +70,7 @@ impl ExclusiveSession {
             channel.basic_consume(DEAD_LETTERS.into(), "".into(), options, FieldTable::default()).await
         };
         let deliveries = tokio::time::timeout(SETUP_TIMEOUT, opening).await.map_err(|_| Error::Timeout)??;
-        Ok(Self { channel, guard, deliveries, remaining, _lock: lock })
+        Ok(Self { channel, guard, deliveries, remaining, removed: Removed::default(), _lock: lock })
     }
 
     /// The next dead letter and its tag; `None` after the last one.
@@ -95,12 +96,17 @@ impl ExclusiveSession {
         }
     }
 
-    /// Removes a dead letter.
+    /// Removes dead letters. The broker may still return some of the last ones when the session ends: a channel of
+    /// RabbitMQ keeps acknowledgements back while 32 commands to a quorum queue are pending, and drops them when it
+    /// closes. A caller that must not process a letter twice recognises it in its next session, and removes it again.
     ///
     /// # Errors
-    /// When the broker cannot be reached; then the dead letter is still in the queue.
-    pub(super) async fn ack(&self, tag: u64) -> Result<(), Error> {
-        Ok(self.channel.basic_ack(tag, BasicAckOptions::default()).await?)
+    /// When the broker cannot be reached; then the dead letters are still in the queue.
+    pub(super) async fn remove(&mut self, tags: Vec<u64>) -> Result<(), Error> {
+        for Removal { tag, multiple } in self.removed.add(tags) {
+            self.channel.basic_ack(tag, BasicAckOptions { multiple }).await?;
+        }
+        Ok(())
     }
 
     /// Returns all others to the queue. Dropping the session has the same effect a moment later.
@@ -108,5 +114,53 @@ impl ExclusiveSession {
         // No cancel is sent first: when the channel closes, the broker removes the consumer and returns its deliveries
         // in one step.
         let _ = tokio::time::timeout(SETUP_TIMEOUT, self.channel.close(200, "done".into())).await;
+    }
+}
+
+/// The tags of removed letters.
+#[derive(Debug, Default)]
+struct Removed {
+    /// All up to this one are removed.
+    through: u64,
+    /// Those after it.
+    beyond: BTreeSet<u64>,
+}
+
+/// An acknowledgement.
+#[derive(Debug, PartialEq, Eq)]
+struct Removal {
+    tag: u64,
+    multiple: bool,
+}
+
+impl Removed {
+    /// The acknowledgements of these letters: as few as possible, each for a letter that has not been acknowledged,
+    /// because the broker closes the channel otherwise.
+    fn add(&mut self, mut tags: Vec<u64>) -> Vec<Removal> {
+        self.beyond.extend(&tags);
+        while self.beyond.remove(&(self.through + 1)) {
+            self.through += 1;
+        }
+        tags.sort_unstable();
+        let single = tags.split_off(tags.partition_point(|tag| *tag <= self.through));
+        let all = tags.last().map(|tag| Removal { tag: *tag, multiple: true });
+        all.into_iter().chain(single.into_iter().map(|tag| Removal { tag, multiple: false })).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_acknowledged_together_and_each_only_once() {
+        let (all, one) = (|tag| Removal { tag, multiple: true }, |tag| Removal { tag, multiple: false });
+        let mut removed = Removed::default();
+        assert_eq!(removed.add(vec![2, 1]), [all(2)]);
+        assert_eq!(removed.add(vec![6, 4]), [one(4), one(6)], "3 and 5 remain");
+        assert_eq!(removed.add(vec![3]), [all(3)], "4 is acknowledged already");
+        assert_eq!(removed.add(vec![7, 5]), [all(7)]);
+        assert_eq!(removed.add(vec![9]), [one(9)]);
+        assert_eq!(removed.add(vec![]), []);
     }
 }

@@ -1,13 +1,19 @@
 //! Listing and deleting dead letters. A dead letter leaves the queue only by an acknowledgement after the confirm of
 //! its new copy, or when it was selected for deletion; listing removes none.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use super::{exclusive_session::ExclusiveSession, letter::DeadLetter};
 use crate::broker::{connection::tenant_connections::TenantConnections, error::Error, publish::lanes::Lanes};
 
 /// The size of a page: clients accept 4 MiB by default. A larger dead letter is a page of its own.
 pub const PAGE_BYTES: usize = 3 << 20;
+
+/// How many are removed with one acknowledgement.
+const REMOVED_TOGETHER: usize = 100;
 
 /// The requested page of a list.
 #[derive(Debug)]
@@ -74,15 +80,30 @@ impl DeadLetters {
     /// # Errors
     /// As [`Self::list`]; some may have been deleted.
     pub async fn purge(&self, selected: impl Fn(&DeadLetter) -> bool) -> Result<u64, Error> {
-        let mut session = ExclusiveSession::begin(&self.connections).await?;
-        let mut purged = 0;
-        while let Some((tag, letter)) = session.next().await? {
-            if selected(&letter) {
-                session.ack(tag).await?;
-                purged += 1;
+        let mut purged = HashSet::new();
+        let mut is_first = true;
+        loop {
+            let mut session = ExclusiveSession::begin(&self.connections).await?;
+            let (mut removed, mut tags) = (0, Vec::new());
+            while let Some((tag, letter)) = session.next().await? {
+                let id = (letter.died, letter.id.clone());
+                let is_selected = if is_first { selected(&letter) } else { purged.contains(&id) };
+                if is_selected {
+                    purged.insert(id);
+                    tags.push(tag);
+                    removed += 1;
+                }
+                if tags.len() == REMOVED_TOGETHER {
+                    session.remove(std::mem::take(&mut tags)).await?;
+                }
             }
+            session.remove(tags).await?;
+            session.end().await;
+            // Until none of them has returned to the queue.
+            if removed == 0 {
+                return Ok(purged.len() as u64);
+            }
+            is_first = false;
         }
-        session.end().await;
-        Ok(purged)
     }
 }

@@ -56,6 +56,8 @@ struct Run {
     progress: Redriven,
     /// Those that failed in this run; they are not tried again in it.
     failed: HashSet<String>,
+    /// Those with a unique id that were sent, except those that a later session did not find any more.
+    sent: HashSet<String>,
     began: u64,
     reports: mpsc::Sender<Redriven>,
     stop: CancellationToken,
@@ -65,10 +67,15 @@ struct Run {
 
 /// The dead letters that are being sent in one session.
 struct Batch<'a> {
-    session: &'a ExclusiveSession,
+    session: &'a mut ExclusiveSession,
     publisher: Publisher,
     /// The ids of unconfirmed copies, by tag.
-    in_flight: HashMap<u64, String>,
+    in_flight: HashMap<u64, InFlight>,
+}
+
+struct InFlight {
+    id: String,
+    has_unique_id: bool,
 }
 
 impl DeadLetters {
@@ -92,6 +99,7 @@ impl DeadLetters {
         let mut run = Run {
             progress: Redriven::default(),
             failed: HashSet::new(),
+            sent: HashSet::new(),
             began: u64::try_from(began).unwrap_or(u64::MAX),
             reports,
             stop: stop.clone(),
@@ -109,7 +117,7 @@ impl DeadLetters {
             let is_last = letters.is_empty();
             if !is_last {
                 let publisher = Publisher::new(Arc::clone(&self.lanes));
-                let batch = Batch { session: &session, publisher, in_flight: HashMap::new() };
+                let batch = Batch { session: &mut session, publisher, in_flight: HashMap::new() };
                 batch.send(letters, &mut run, &mut pace, &may_send, tracer).await?;
             }
             session.end().await;
@@ -149,9 +157,10 @@ impl Batch<'_> {
                     },
                     Err(wait) => not_before = Instant::now() + wait,
                 },
-                outcomes = self.publisher.settled(), if !self.in_flight.is_empty() => for outcome in outcomes {
-                    self.settle(outcome, run).await?;
-                },
+                outcomes = self.publisher.settled(), if !self.in_flight.is_empty() => {
+                    let sent = outcomes.into_iter().filter_map(|outcome| self.settle(outcome, run)).collect();
+                    self.session.remove(sent).await?;
+                }
             }
             run.report();
         }
@@ -163,20 +172,24 @@ impl Batch<'_> {
         };
         let span = tracer.redrive(&letter.queue, &letter.code, letter.redrives, || letter.message());
         self.publisher.push(vec![copy.traced(span)]);
-        self.in_flight.insert(tag, letter.id);
+        self.in_flight.insert(tag, InFlight { id: letter.id, has_unique_id: letter.has_unique_id });
     }
 
-    async fn settle(&mut self, outcome: PublishOutcome, run: &mut Run) -> Result<(), Error> {
+    /// Records an outcome; returns the tag of a letter that was sent.
+    fn settle(&mut self, outcome: PublishOutcome, run: &mut Run) -> Option<u64> {
         let PublishOutcome { order: tag, status, span, .. } = outcome;
         if let Some(span) = span {
             let (outcome, code) = status.outcome();
             span.end(outcome, code);
         }
-        let Some(id) = self.in_flight.remove(&tag) else { return Ok(()) };
+        let InFlight { id, has_unique_id } = self.in_flight.remove(&tag)?;
         match status {
             PublishStatus::Confirmed => {
-                self.session.ack(tag).await?;
                 run.record_success();
+                if has_unique_id {
+                    run.sent.insert(id);
+                }
+                return Some(tag);
             }
             PublishStatus::Unroutable if run.edit.destination.is_some() => {
                 run.record_failure(id, "NO_ROUTE: no queue is bound for this exchange and routing key".into());
@@ -186,7 +199,7 @@ impl Batch<'_> {
                 run.record_failure(id, failure.to_string());
             }
         }
-        Ok(())
+        None
     }
 }
 
@@ -204,7 +217,14 @@ impl Run {
     ) -> Result<Vec<(u64, DeadLetter)>, Error> {
         let mut letters = Vec::new();
         let (mut bytes, mut count) = (0, 0);
+        let (mut sent, mut returned) = (std::mem::take(&mut self.sent), Vec::new());
         while let Some((tag, letter)) = session.next().await? {
+            // The broker returned it to the queue although it was removed.
+            if letter.has_unique_id && let Some(id) = sent.take(&letter.id) {
+                returned.push(tag);
+                self.sent.insert(id);
+                continue;
+            }
             if letter.died > self.began || self.failed.contains(&letter.id) || !selected(&letter) {
                 continue;
             }
@@ -214,6 +234,7 @@ impl Run {
                 letters.push((tag, letter));
             }
         }
+        session.remove(returned).await?;
         letters.sort_by(|(_, a), (_, b)| a.position().cmp(&b.position()));
         self.progress.remaining = count;
         Ok(letters)
