@@ -1,6 +1,7 @@
 //! A flood of wrong client secrets from the address of a legitimate client and from others, 333 per second.
 //!
-//! A client that authenticated before still gets tokens, open streams continue, and memory stays bounded. `WARRENGATE_TEST_WRONG_SECRETS=10000` runs the full 30 s; the default is 2,000 attempts.
+//! A client that authenticated before still gets tokens, open streams continue, and memory stays bounded.
+//! `WARRENGATE_TEST_WRONG_SECRETS=10000` runs the full 30 s; the default is 2,000 attempts.
 
 use std::{
     sync::{

@@ -220,7 +220,9 @@ impl Run {
         let (mut sent, mut returned) = (std::mem::take(&mut self.sent), Vec::new());
         while let Some((tag, letter)) = session.next().await? {
             // The broker returned it to the queue although it was removed.
-            if letter.has_unique_id && let Some(id) = sent.take(&letter.id) {
+            if letter.has_unique_id
+                && let Some(id) = sent.take(&letter.id)
+            {
                 returned.push(tag);
                 self.sent.insert(id);
                 continue;
