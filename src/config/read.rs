@@ -259,7 +259,7 @@ fn limits(source: &mut Source) -> LimitsConfig {
         max_connections_per_address: whole(source.number("limits.max_connections_per_address", 2_000, 1, 1_000_000)),
         max_unauthenticated_connections_per_address: whole(source.number(
             "limits.max_unauthenticated_connections_per_address",
-            500,
+            400,
             1,
             1_000_000,
         )),

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Connections that one address may have without signing in: `limits.max_unauthenticated_connections_per_address`.
-const CONNECTIONS: usize = 500;
+const CONNECTIONS: usize = 400;
 /// The bounds of docs/security.md: 64 KiB for each connection, and twice that with TLS.
 const GROWTH_OPS: u64 = 32 << 20;
 const GROWTH_CONSOLE: u64 = 64 << 20;
