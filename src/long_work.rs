@@ -85,7 +85,7 @@ fn multi_thread() -> Option<Handle> {
     Handle::try_current().ok().filter(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
-/// Makes [`decode`] the function for requests that take long to decode.
+/// Makes this module decode the requests that take long to decode.
 pub fn use_for_decoding() {
     crate::pb::set_long_decoding(decode);
 }
