@@ -190,7 +190,7 @@ func TestMessageIDsAreRandomUUIDs(t *testing.T) {
 	for range 10_000 {
 		id := messageIDs.next()
 		if len(id) != 36 || id[14] != '4' || !strings.ContainsRune("89ab", rune(id[19])) || seen[id] {
-			t.Fatalf("%q is no UUID, or was created before", id)
+			t.Fatalf("%q is not a UUID, or was generated before", id)
 		}
 		seen[id] = true
 	}

@@ -114,7 +114,8 @@ impl DeadLetters {
         loop {
             let mut session = ExclusiveSession::begin(&self.connections).await?;
             let letters = run.select(&mut session, &selected).await?;
-            let is_last = letters.is_empty();
+            // Letters that returned to the queue are removed again until none returns.
+            let is_last = letters.is_empty() && run.sent.is_empty();
             if !is_last {
                 let publisher = Publisher::new(Arc::clone(&self.lanes));
                 let batch = Batch { session: &mut session, publisher, in_flight: HashMap::new() };
