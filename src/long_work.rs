@@ -148,9 +148,16 @@ mod tests {
     use std::{sync::mpsc, time::Duration};
 
     use futures_util::FutureExt as _;
-    use tokio::time::Instant;
+    use tokio::{
+        sync::Mutex,
+        time::{Instant, timeout},
+    };
 
     use super::*;
+
+    /// Locked by the tests that take all turns of this process.
+    static ALL_TURNS: Mutex<()> = Mutex::const_new(());
+    const DEADLINE: Duration = Duration::from_secs(10);
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn other_tasks_go_on_beside_a_long_computation() {
@@ -166,6 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_run_at_the_same_time_than_there_are_turns_and_each_tenant_waits_for_its_own() {
+        let _alone = ALL_TURNS.lock().await;
         let mut running = Vec::new();
         while let Some(turn) = turn("busy").now_or_never() {
             running.push(turn);
@@ -179,6 +187,33 @@ mod tests {
         running.push((&mut of_busy[0]).now_or_never().expect("the first that waits"));
         running.pop();
         (&mut of_other).now_or_never().expect("before the others of the busy tenant");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn at_most_four_computations_block_a_thread_and_others_are_refused_meanwhile() {
+        let _alone = ALL_TURNS.lock().await;
+        let mut running = Vec::new();
+        while let Some(turn) = turn("busy").now_or_never() {
+            running.push(turn);
+        }
+        let decode = || tokio::spawn(async { decode(&mut || (), false) });
+        let blocked: Vec<_> = (0..4).map(|_| decode()).collect();
+        let all_blocked = async {
+            while BLOCKED.load(Ordering::Relaxed) < blocked.len() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, all_blocked).await.expect("four wait");
+        for _ in 0..3 {
+            let answer = timeout(DEADLINE, decode()).await.expect("it does not wait");
+            assert_eq!(answer.expect("no panic"), LongWorkState::Refused);
+        }
+        drop(running);
+        for computation in blocked {
+            let answer = timeout(DEADLINE, computation).await.expect("its turn has come");
+            assert_eq!(answer.expect("no panic"), LongWorkState::Done);
+        }
+        assert_eq!(decode().await.expect("no panic"), LongWorkState::Done);
     }
 
     #[test]

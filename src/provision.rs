@@ -22,7 +22,7 @@ pub use figures::{QueueFigures, TenantFigures};
 pub use inspect::Inspector;
 pub use queue_metrics::watch as watch_queues;
 pub use quota::{Quota, Slot};
-pub use reconcile::Provisioner;
+pub use reconcile::{Provisioner, Reconciled};
 pub use rows::{BindingInfo, ExchangeInfo, QueueInfo};
 pub use status::{BrokerState, NodeState};
 pub use stored::watch as watch_stored;

@@ -120,3 +120,40 @@ impl<U: Message + Default> codec::Decoder for Decoder<U> {
 fn decode<U: Message + Default>(buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
     U::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use tonic::{
+        Code,
+        codec::{Codec as _, Streaming},
+    };
+
+    use super::*;
+    use crate::PublishBatchRequest;
+
+    /// Decodes a request with this number of empty publications.
+    fn decode(publications: u32) -> Status {
+        let decoder = Codec::<(), PublishBatchRequest>::default().decoder();
+        let prefix = [&[0][..], &(2 * publications).to_be_bytes()].concat();
+        let body = String::from_utf8(prefix).expect("ASCII") + &"\n\0".repeat(publications as usize);
+        let mut requests = Streaming::new_request(decoder, body, None, None);
+        let Poll::Ready(decoded) = pin!(requests.message()).poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("the body is complete");
+        };
+        decoded.expect_err("refused")
+    }
+
+    #[test]
+    fn a_long_request_that_may_not_wait_is_refused_as_resource_exhausted() {
+        // Otherwise it is decoded as all others.
+        assert_eq!(decode(1 << 15).code(), Code::InvalidArgument);
+        set_long_decoding(|_, _| LongWorkState::Refused);
+        assert_eq!(decode(1 << 15).code(), Code::ResourceExhausted);
+        assert_eq!(decode(1 << 13).code(), Code::InvalidArgument, "it is not long");
+    }
+}

@@ -1,11 +1,14 @@
 //! Maps errors of lapin and of RabbitMQ to errors that show the caller what to do. The broker's own text is kept as the
 //! source for logs; callers see it only where it contains no names but those of the caller's own objects.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
-use crate::error::{Classify, Kind};
+use crate::{
+    error::{Classify, Kind},
+    memory::{self, Full},
+};
 
 /// Why an operation at the broker failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -69,6 +72,9 @@ pub enum Error {
     /// Another call is reading the dead letters; only one at a time can.
     #[error("another call is reading the dead letters")]
     Busy,
+    /// The memory budget cannot take more.
+    #[error("the gateway has no memory for this call at the moment; try again later")]
+    NoMemory(#[from] Full),
     /// Any other answer.
     #[error("unexpected answer of the broker")]
     Unexpected(#[source] lapin::Error),
@@ -94,7 +100,7 @@ impl Classify for Error {
             | Self::NoStream(_)
             | Self::Unsupported(_) => Kind::Precondition,
             Self::InvalidPattern(_) => Kind::Invalid,
-            Self::Limit(_) => Kind::Exhausted,
+            Self::Limit(_) | Self::NoMemory(_) => Kind::Exhausted,
             Self::Unexpected(_) => Kind::Internal,
         }
     }
@@ -116,6 +122,7 @@ impl Classify for Error {
             Self::NoStream(_) | Self::Unsupported(_) => "UNSUPPORTED_BY_QUEUE_TYPE",
             Self::InvalidPattern(_) => "INVALID_ARGUMENT",
             Self::Busy => "DEAD_LETTERS_BUSY",
+            Self::NoMemory(_) => "MEMORY_EXHAUSTED",
             Self::Unexpected(_) => "BROKER_UNEXPECTED",
         }
     }
@@ -126,6 +133,13 @@ impl Classify for Error {
             Self::Refused(_) => format!("{self}; it may have been deleted, or is being created").into(),
             Self::NoQueue(_) | Self::NoExchange(_) => format!("{self}; declare it first").into(),
             _ => self.to_string().into(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoMemory(_) => Some(memory::RETRY_AFTER),
+            _ => None,
         }
     }
 }

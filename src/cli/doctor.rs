@@ -4,6 +4,7 @@
 //! It reads the settings of `serve`, from a file and the environment. The exit code is 1 when a check failed.
 
 mod ends;
+mod tenants;
 
 use std::{
     path::{Path, PathBuf},
@@ -162,6 +163,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
         management(config).await,
         format!("check management.endpoints and the broker's log; {password}"),
     ));
+    findings.extend(tenants::at_broker(config).await);
     findings
 }
 

@@ -2,9 +2,9 @@
 //! that a vhost without limits cannot be accessed. Requests can be repeated, so two gateways that reconcile at the same
 //! time end in the same state; within one gateway the operations on a tenant are serialised.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     ages::Ages,
     client::{Client, Names},
     policies,
+    rows::ExchangeInfo,
 };
 use crate::{
     broker::{DEAD_LETTER_QUEUE_ARGUMENTS, OWN_QUEUES, WORKER_START},
@@ -40,12 +41,22 @@ pub struct Provisioner {
     ages: Ages,
 }
 
+/// The result of reconciling a tenant, or of comparing it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// What was or would be changed, one per line.
+    pub changes: Vec<String>,
+    /// What differs and cannot be repaired without losing messages, with what to do, one per line.
+    pub faults: Vec<String>,
+}
+
 /// A tenant's vhost and user while they are reconciled, and the changes so far.
 struct TenantResources {
     tenant: TenantId,
     /// The name of the vhost and of the user.
     name: String,
     changes: Vec<String>,
+    faults: Vec<String>,
     dry_run: bool,
 }
 
@@ -89,31 +100,32 @@ impl Provisioner {
         }
     }
 
-    /// Creates missing objects and repairs changed ones; returns the changes, one per line. Without drift, nothing is
-    /// changed. Messages are never changed.
+    /// Creates missing objects and repairs changed ones. Without drift, nothing is changed. Messages are never changed.
     ///
     /// # Errors
     /// When the request fails; run it again then.
-    pub async fn ensure_tenant(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
+    pub async fn ensure_tenant(&self, tenant: &TenantId, plan: &Plan) -> Result<Reconciled, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
         let mut resources = TenantResources::of(tenant, false);
         self.reconcile(&mut resources, plan).await?;
         if !resources.changes.is_empty() {
             tracing::info!(%tenant, changes = ?resources.changes, "tenant reconciled at the broker");
         }
-        Ok(resources.changes)
+        if !resources.faults.is_empty() {
+            tracing::warn!(%tenant, faults = ?resources.faults, "cannot repair all of the tenant's objects at the broker");
+        }
+        Ok(resources.into())
     }
 
-    /// The changes that [`Self::ensure_tenant`] would make, one per line. The contents of a missing vhost cannot be
-    /// inspected and are not listed.
+    /// What [`Self::ensure_tenant`] would do. The contents of a missing vhost cannot be inspected and are not listed.
     ///
     /// # Errors
     /// When the request fails.
-    pub async fn drift(&self, tenant: &TenantId, plan: &Plan) -> Result<Vec<String>, Error> {
+    pub async fn drift(&self, tenant: &TenantId, plan: &Plan) -> Result<Reconciled, Error> {
         let _one_at_a_time = self.locks.lock(tenant).await;
         let mut resources = TenantResources::of(tenant, true);
         self.reconcile(&mut resources, plan).await?;
-        Ok(resources.changes)
+        Ok(resources.into())
     }
 
     async fn reconcile(&self, resources: &mut TenantResources, plan: &Plan) -> Result<(), Error> {
@@ -257,16 +269,17 @@ impl Provisioner {
         let bindings = self.client.bindings(name, Some(DEAD_LETTERS)).await?;
         let is_bound = bindings.iter().any(|b| b.destination_is_queue && b.destination == DEAD_LETTERS);
         let arguments = DEAD_LETTER_QUEUE_ARGUMENTS.map(|(name, value)| (name.to_owned(), Value::from(value)));
-        let arguments = Value::Object(arguments.into_iter().collect());
-        if let Some(queue) = &queue
-            && Some(&queue.arguments) != arguments.as_object()
-        {
-            // The arguments cannot be changed without deleting the queue and its messages.
-            tracing::warn!(
-                tenant = %resources.tenant,
-                arguments = ?queue.arguments,
-                "the dead-letter queue has unexpected arguments",
-            );
+        let arguments: Map<_, _> = arguments.into_iter().collect();
+        // Neither can be changed without deleting it, and the queue's messages with it.
+        if let Some(exchange) = exchange.as_ref().filter(|exchange| !is_dead_letter_exchange(exchange)) {
+            let text = format!("exchange {DEAD_LETTERS} in {name} is not a durable fanout exchange");
+            resources.faults.push(format!("{text} but of type {}: delete it, then reconcile", exchange.kind));
+        }
+        if let Some(queue) = queue.as_ref().filter(|queue| queue.arguments != arguments) {
+            let text = format!("queue {DEAD_LETTERS} in {name} has other arguments");
+            let differences = differences(&arguments, &queue.arguments);
+            let remedy = "redrive or purge its dead letters and delete it, then reconcile";
+            resources.faults.push(format!("{text} ({differences}): {remedy}"));
         }
         let objects = [("exchange", exchange.is_some()), ("queue", queue.is_some()), ("binding", is_bound)];
         let mut import = false;
@@ -349,9 +362,28 @@ impl Provisioner {
     }
 }
 
+impl From<TenantResources> for Reconciled {
+    fn from(TenantResources { changes, faults, .. }: TenantResources) -> Self {
+        Self { changes, faults }
+    }
+}
+
+/// Whether it routes every message to the queue, as [`Provisioner::dead_letters`] declares it.
+fn is_dead_letter_exchange(exchange: &ExchangeInfo) -> bool {
+    exchange.kind == "fanout" && exchange.durable && !exchange.auto_delete && !exchange.internal
+}
+
+/// The arguments that differ, each with its current value.
+fn differences(wanted: &Map<String, Value>, current: &Map<String, Value>) -> String {
+    let names: BTreeSet<_> =
+        wanted.keys().chain(current.keys()).filter(|name| wanted.get(*name) != current.get(*name)).collect();
+    let value = |name: &String| current.get(name).map_or("missing".to_owned(), Value::to_string);
+    names.into_iter().map(|name| format!("{name} {}", value(name))).collect::<Vec<_>>().join(", ")
+}
+
 impl TenantResources {
     fn of(tenant: &TenantId, dry_run: bool) -> Self {
-        Self { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new(), dry_run }
+        Self { tenant: tenant.clone(), name: tenant.vhost(), changes: Vec::new(), faults: Vec::new(), dry_run }
     }
 
     /// Records a change that is about to be made (an empty line is not recorded), and returns whether to make it. If a

@@ -4,7 +4,7 @@
 use std::{
     collections::HashSet,
     pin::{Pin, pin},
-    time::UNIX_EPOCH,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use futures_util::{Stream, StreamExt as _};
@@ -32,6 +32,9 @@ use crate::{
 const COPIES: usize = 3;
 const MAX_IDS: usize = 1_000;
 const MAX_PER_SECOND: u32 = 100_000;
+/// How long a redrive whose caller may not continue completes the messages in flight, so that none of them remains a dead
+/// letter.
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The progress reports of a redrive.
 pub(super) type Progress = Pin<Box<dyn Stream<Item = Result<pb::RedriveDeadLettersResponse, Status>> + Send>>;
@@ -85,6 +88,8 @@ pub(super) fn redrive(
     let letters = broker.dead_letters(session.scope());
     let (reports, progress) = mpsc::channel(1);
     let (last, end) = mpsc::channel(1);
+    let refused = CancellationToken::new();
+    let progress = ReceiverStream::new(progress).map(Ok).take_until(refused.clone().cancelled_owned());
     tokio::spawn(async move {
         let (scope, tracer) = (session.scope().clone(), session.tracer().clone());
         let audit_context = session.audit_context().clone();
@@ -94,8 +99,9 @@ pub(super) fn redrive(
         // The messages are stored already, so only the plan's rates apply.
         let body = edit.body.as_ref().map_or(0, bytes::Bytes::len);
         let may_send = |bytes: usize| scope.budget().take_again(bytes.max(body));
-        let run = letters.redrive(selected, (edit, rate), may_send, reports, &tracer, &stop);
-        let result = until_ended(run, &mut session, &stop).await;
+        let reports = (reports, session.memory());
+        let run = pin!(letters.redrive(selected, (edit, rate), may_send, reports, &tracer, &stop));
+        let (result, unfinished) = until_ended(run, &mut session, &stop).await;
         match &result {
             Ok(done) => {
                 session.listed().count(usize::try_from(done.redriven).unwrap_or(usize::MAX));
@@ -114,8 +120,12 @@ pub(super) fn redrive(
         }
         // The caller may have disconnected.
         let _ = last.send(result).await;
+        refused.cancel();
+        if let Some(run) = unfinished {
+            let _ = tokio::time::timeout(COMPLETION_TIMEOUT, run).await;
+        }
     });
-    let reports = ReceiverStream::new(progress).map(Ok).chain(ReceiverStream::new(end));
+    let reports = progress.chain(ReceiverStream::new(end));
     Ok(Box::pin(reports.map(|report| report.map(response).map_err(Status::from))))
 }
 
@@ -162,22 +172,27 @@ fn parse_edit(
     Ok((DeadLetterEdit { body: edit.body, destination }, what))
 }
 
-/// Runs until it is done or its session ends. If the gateway stops, messages in flight are completed.
-async fn until_ended(
-    run: impl Future<Output = Result<Redriven, broker::Error>>,
+/// Runs until it is done or its session ends. If the gateway stops, messages in flight are completed. If the caller may not
+/// continue, it gets its failure at once, and the run is returned, which completes only the messages in flight.
+async fn until_ended<R: Future<Output = Result<Redriven, broker::Error>> + Unpin>(
+    mut run: R,
     session: &mut Session,
     stop: &CancellationToken,
-) -> Result<Redriven, Failure> {
-    let mut run = pin!(run);
+) -> (Result<Redriven, Failure>, Option<R>) {
     loop {
         tokio::select! {
-            done = &mut run => return match done {
-                Ok(_) if stop.is_cancelled() => Err(draining()),
-                done => Ok(done?),
-            },
+            done = &mut run => {
+                let result = match done {
+                    Ok(_) if stop.is_cancelled() => Err(draining()),
+                    done => done.map_err(Failure::from),
+                };
+                return (result, None);
+            }
             notice = session.notice() => match notice {
-                // Messages in flight may be both in the queue and among the dead letters.
-                Notice::Ended(failure) => return Err(failure),
+                Notice::Ended(failure) => {
+                    stop.cancel();
+                    return (Err(failure), Some(run));
+                }
                 Notice::Draining(_) => stop.cancel(),
                 // The client cannot send a newer token on this call.
                 Notice::AuthExpiring(_) => {}
@@ -294,7 +309,7 @@ impl Selection {
 }
 
 fn entry(letter: &DeadLetter) -> pb::DeadLetter {
-    let time = |millis: u64| (UNIX_EPOCH + std::time::Duration::from_millis(millis)).into();
+    let time = |millis: u64| (UNIX_EPOCH + Duration::from_millis(millis)).into();
     pb::DeadLetter {
         dead_letter_id: letter.id.clone(),
         message: Some(letter.message()),

@@ -112,6 +112,39 @@ async fn deliveries_beyond_a_tenants_memory_wait_until_others_are_settled() {
 }
 
 #[tokio::test]
+async fn the_letters_that_a_redrive_sends_are_charged_until_it_ends() {
+    const LETTERS: usize = 10;
+    let gateway = small_gateway().await;
+    let tenant = Tenant::fresh().await;
+    tenant.queue("jobs").await;
+    for number in 0..LETTERS {
+        tenant.publish_to("jobs", vec![number as u8; BODY]).await;
+    }
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    for _ in 0..LETTERS {
+        let delivery = consumer.one().await;
+        consumer.nack(&[delivery.delivery_id], pb::NackAction::DeadLetter).await;
+    }
+    consumer.close().await;
+    let listed = pb::ListDeadLettersRequest { without_bodies: true, ..Default::default() };
+    until("all dead letters", async || {
+        let page = tenant.dead_letter_page(listed.clone()).await.unwrap();
+        (page.dead_letters.len() == LETTERS).then_some(())
+    })
+    .await;
+    let client = tenant.client_at(&gateway.endpoint()).await;
+    let selection = Some(pb::DeadLetterSelection { all: true, ..Default::default() });
+    let request = pb::RedriveDeadLettersRequest { selection, max_per_second: 1, edit: None };
+    let mut reports = client.topology().redrive_dead_letters(request).await.unwrap().into_inner();
+    within("a report", reports.message()).await.unwrap().expect("a report");
+    let charged = gateway.buffered().await;
+    assert!(charged > LETTERS / 2 * BODY && charged <= BUDGET / 2, "{charged}");
+    drop(reports);
+    until("the end of the redrive", async || (gateway.buffered().await < BODY).then_some(())).await;
+    gateway.running.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_a_tenant_sends_on_streams_that_wait_for_memory_does_not_use_up_the_gateways() {
     /// With as many windows of 256 KiB, more than the other half of the budget.
     const STREAMS: usize = 150;

@@ -3,14 +3,20 @@
 
 use std::time::Duration;
 
+use lapin::{
+    ExchangeKind,
+    options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::FieldTable,
+};
 use reqwest::Method;
 use serde_json::json;
 use warrengate::pb;
 
 use crate::harness::{
     SharedStack, Tenant,
-    broker::Management,
+    broker::{self, Login, Management, certificate_of, tls},
     command,
+    consumer::{RawSubscription, ids, start},
     plans::limited,
     raw::reason,
     wait::{until, within},
@@ -71,6 +77,116 @@ async fn drift_is_reported_by_a_dry_run_repaired_on_request_and_audited() {
 
     let status = admin.reconcile_tenant(reconcile("no-such", false)).await.expect_err("no tenant");
     assert_eq!(reason(&status), "TENANT_NOT_FOUND");
+}
+
+/// The name of the exchange, the queue and the operator policy.
+const DEAD_LETTERS: &str = "wg.dead-letters";
+
+/// A connection to the tenant's vhost, past the gateway.
+async fn connect(tenant: &Tenant) -> lapin::Connection {
+    let certificate = certificate_of(&tenant.id);
+    broker::amqp(tls(Some(&certificate)), &format!("wg.{}", tenant.id), Login::External).await.unwrap()
+}
+
+async fn delete_exchange_and_queue(channel: &lapin::Channel) {
+    channel.exchange_delete(DEAD_LETTERS.into(), ExchangeDeleteOptions::default()).await.unwrap();
+    channel.queue_delete(DEAD_LETTERS.into(), QueueDeleteOptions::default()).await.unwrap();
+}
+
+/// What `doctor` reports about a tenant, with the settings of the shared gateway; `None` if nothing.
+async fn doctors_report(tenant: &Tenant) -> Option<String> {
+    let mut doctor = command::warrengate("nobody", &"unused".into());
+    doctor.envs(SharedStack::get().stack.settings().iter().cloned());
+    let output = command::run(doctor, &["doctor", "--json"]).await;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["check"] == "tenants at the broker").expect("the check");
+    let seen = check["seen"].as_str().unwrap();
+    let of_tenant = seen.split("; ").find_map(|line| line.split_once(&format!("{}: ", tenant.id)))?.1;
+    assert_eq!(check["ok"], false, "{seen}");
+    assert!(!output.status.success());
+    Some(of_tenant.to_owned())
+}
+
+/// The gateways of other tests may repair an object at any time, so each is removed until it is named.
+#[tokio::test]
+async fn missing_dead_letter_objects_are_named_by_doctor_and_created_again() {
+    let admin = SharedStack::get().admin().await;
+    let tenant = limited(pb::Plan { max_stored_messages: 100, ..pb::Plan::default() }).await;
+    let (broker, connection) = (Management::new(), connect(&tenant).await);
+    let channel = connection.create_channel().await.unwrap();
+    for object in ["binding", "queue", "exchange", "operator policy"] {
+        let remove = async || match object {
+            "binding" => {
+                let (name, nothing) = (DEAD_LETTERS.into(), FieldTable::default());
+                channel.queue_unbind(DEAD_LETTERS.into(), name, "".into(), nothing).await.unwrap();
+            }
+            "queue" => drop(channel.queue_delete(DEAD_LETTERS.into(), QueueDeleteOptions::default()).await.unwrap()),
+            "exchange" => channel.exchange_delete(DEAD_LETTERS.into(), ExchangeDeleteOptions::default()).await.unwrap(),
+            _ => {
+                let path = format!("operator-policies/wg.{}/{DEAD_LETTERS}", tenant.id);
+                broker.ask(Method::DELETE, &path, None).await.unwrap();
+            }
+        };
+        let expected = format!("{object} {DEAD_LETTERS}");
+        until(&format!("{object} is named"), async || {
+            remove().await;
+            doctors_report(&tenant).await.filter(|seen| seen.contains(&expected))
+        })
+        .await;
+        until(&format!("{object} is created"), async || {
+            remove().await;
+            let report = admin.admin().reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap().into_inner();
+            let mut changes = report.reconciliations.iter().flat_map(|of| &of.changes);
+            changes.any(|change| change.contains(&expected)).then_some(())
+        })
+        .await;
+        let again = admin.admin().reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner();
+        assert_eq!(again.reconciliations, vec![], "{object}");
+    }
+    // Dead letters are stored again.
+    tenant.queue("jobs").await;
+    tenant.publish_to("jobs", "stored").await;
+    let mut consumer = RawSubscription::open(&tenant.client, start("jobs")).await;
+    let taken = ids(&consumer.take(1).await);
+    consumer.nack(&taken, pb::NackAction::DeadLetter).await;
+    assert_eq!(tenant.dead_letter().await.queue, "jobs");
+    connection.close(200, "done".into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn changed_dead_letter_objects_are_named_and_replaced_only_after_their_deletion() {
+    let admin = SharedStack::get().admin().await;
+    let (tenant, expected) =
+        (Tenant::fresh().await, ["exchange", "queue"].map(|what| format!("{what} {DEAD_LETTERS}")));
+    let connection = connect(&tenant).await;
+    let is_named = |seen: &String| expected.iter().all(|expected| seen.contains(expected));
+    let failure = async |dry_run| {
+        let report = admin.admin().reconcile_tenant(reconcile(&tenant.id, dry_run)).await.unwrap().into_inner();
+        report.reconciliations.into_iter().next().map(|of| of.failure).unwrap_or_default()
+    };
+    until("both are changed before they are created again", async || {
+        // The broker closes the channel if another gateway was faster.
+        let channel = connection.create_channel().await.unwrap();
+        delete_exchange_and_queue(&channel).await;
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let (name, nothing) = (DEAD_LETTERS.into(), FieldTable::default());
+        channel.exchange_declare(name, ExchangeKind::Direct, durable, nothing.clone()).await.ok()?;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(DEAD_LETTERS.into(), durable, nothing).await.ok()?;
+        Some(failure(true).await).filter(is_named)
+    })
+    .await;
+    assert!(doctors_report(&tenant).await.is_some_and(|seen| is_named(&seen)));
+    let failed = failure(false).await;
+    assert!(is_named(&failed) && failed.contains("direct") && failed.contains("x-queue-type missing"), "{failed}");
+    assert_eq!(failure(false).await, failed, "they are kept");
+
+    delete_exchange_and_queue(&connection.create_channel().await.unwrap()).await;
+    assert_eq!(failure(false).await, "");
+    let again = admin.admin().reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner();
+    assert_eq!(again.reconciliations, vec![]);
+    connection.close(200, "done".into()).await.unwrap();
 }
 
 #[tokio::test]

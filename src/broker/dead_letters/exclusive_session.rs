@@ -4,15 +4,15 @@
 //! A session must see every dead letter or fail, never report fewer. Therefore it begins only when the queue has no
 //! consumer: then all dead letters are ready, and the number of ready messages is the number that the session has to
 //! deliver. The queue serves one consumer at a time (`x-single-active-consumer`), so if two gateways begin at the same
-//! moment, one of them receives nothing until the other has ended, and fails with [`Error::Busy`] if it does not
-//! receive all in time.
+//! moment, one of them receives nothing until the other has ended, and fails with [`Error::Busy`] if it receives none in
+//! time.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use lapin::{
     Channel,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
 use tokio::{sync::OwnedMutexGuard, time::Instant};
@@ -30,6 +30,10 @@ const ACCESS_TIMEOUT: Duration = Duration::from_secs(15);
 /// The interval between two checks whether another gateway has finished.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait until the broker has processed all removals.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many tags of letters that were removed out of order are remembered, to remove others together.
+const MAX_REMEMBERED: usize = 10_000;
 
 /// A consumer of all dead letters.
 pub(super) struct ExclusiveSession {
@@ -38,6 +42,8 @@ pub(super) struct ExclusiveSession {
     deliveries: lapin::Consumer,
     /// How many dead letters have not been delivered yet.
     remaining: u32,
+    /// Whether one has been delivered.
+    has_access: bool,
     removed: Removed,
     /// Excludes the other calls on this gateway.
     _lock: OwnedMutexGuard<()>,
@@ -70,13 +76,14 @@ impl ExclusiveSession {
             channel.basic_consume(DEAD_LETTERS.into(), "".into(), options, FieldTable::default()).await
         };
         let deliveries = tokio::time::timeout(SETUP_TIMEOUT, opening).await.map_err(|_| Error::Timeout)??;
-        Ok(Self { channel, guard, deliveries, remaining, removed: Removed::default(), _lock: lock })
+        Ok(Self { channel, guard, deliveries, remaining, has_access: false, removed: Removed::default(), _lock: lock })
     }
 
     /// The next dead letter and its tag; `None` after the last one.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another gateway has access; otherwise when the broker cannot be reached.
+    /// [`Error::Busy`] when another gateway has access; otherwise when the broker cannot be reached or delivers fewer
+    /// letters than it had counted.
     pub(super) async fn next(&mut self) -> Result<Option<(u64, DeadLetter)>, Error> {
         if self.remaining == 0 {
             return Ok(None);
@@ -88,17 +95,18 @@ impl ExclusiveSession {
         match next {
             Ok(Some(Ok(delivery))) => {
                 self.remaining -= 1;
+                self.has_access = true;
                 Ok(Some((delivery.delivery_tag, DeadLetter::read(delivery))))
             }
             Ok(Some(Err(error))) => Err(self.guard.explain(error.into())),
             Ok(None) => Err(Error::QueueDeleted(DEAD_LETTERS.to_owned())),
+            // Another gateway may have removed some after this session had counted them.
+            Err(_) if self.has_access => Err(Error::Timeout),
             Err(_) => Err(Error::Busy),
         }
     }
 
-    /// Removes dead letters. The broker may still return some of the last ones when the session ends: a channel of
-    /// RabbitMQ keeps acknowledgements back while 32 commands to a quorum queue are pending, and drops them when it
-    /// closes. A caller that must not process a letter twice recognises it in its next session, and removes it again.
+    /// Removes dead letters. It is certain only when [`Self::end`] succeeds.
     ///
     /// # Errors
     /// When the broker cannot be reached; then the dead letters are still in the queue.
@@ -109,11 +117,40 @@ impl ExclusiveSession {
         Ok(())
     }
 
-    /// Returns all others to the queue. Dropping the session has the same effect a moment later.
-    pub(super) async fn end(self) {
-        // No cancel is sent first: when the channel closes, the broker removes the consumer and returns its deliveries
-        // in one step.
+    /// Waits until all removals are certain, and returns all other letters to the queue. Dropping the session also
+    /// returns them, a moment later, and may return some of those that were removed last.
+    ///
+    /// # Errors
+    /// When the broker cannot be reached; some of those that were removed last may have returned to the queue.
+    pub(super) async fn end(self) -> Result<(), Error> {
+        let removed = match self.removed.is_empty() {
+            true => Ok(()),
+            false => tokio::select! {
+                () = self.guard.lost().cancelled() => Err(Error::Unreachable(None)),
+                removed = tokio::time::timeout(REMOVAL_TIMEOUT, self.complete_removals()) => {
+                    removed.unwrap_or(Err(Error::Timeout))
+                }
+            },
+        };
+        // The consumer is not cancelled first: when the channel closes, the broker removes the consumer and returns its
+        // deliveries in one step.
         let _ = tokio::time::timeout(SETUP_TIMEOUT, self.channel.close(200, "done".into())).await;
+        removed
+    }
+
+    /// Waits until the queue has processed all acknowledgements. A channel of RabbitMQ keeps them back while 32 commands
+    /// to a quorum queue are pending, and drops them when it closes. Adding and cancelling a consumer are commands to the
+    /// same queue, in the same order, that the broker answers after it has processed them. This queue never delivers to a
+    /// second consumer.
+    async fn complete_removals(&self) -> Result<(), Error> {
+        // Acknowledgements that were kept back follow when the first commands have been processed.
+        for _ in 0..2 {
+            let options = BasicConsumeOptions::default();
+            let waiting = self.channel.basic_consume(DEAD_LETTERS.into(), "".into(), options, FieldTable::default());
+            let waiting = waiting.await.map_err(|error| self.guard.explain(error.into()))?;
+            self.channel.basic_cancel(waiting.tag(), BasicCancelOptions::default()).await?;
+        }
+        Ok(())
     }
 }
 
@@ -124,6 +161,8 @@ struct Removed {
     through: u64,
     /// Those after it.
     beyond: BTreeSet<u64>,
+    /// Whether there were too many of these to remember them, so that all others are removed one by one.
+    is_one_by_one: bool,
 }
 
 /// An acknowledgement.
@@ -137,14 +176,24 @@ impl Removed {
     /// The acknowledgements of these letters: as few as possible, each for a letter that has not been acknowledged,
     /// because the broker closes the channel otherwise.
     fn add(&mut self, mut tags: Vec<u64>) -> Vec<Removal> {
-        self.beyond.extend(&tags);
-        while self.beyond.remove(&(self.through + 1)) {
-            self.through += 1;
-        }
         tags.sort_unstable();
+        if !self.is_one_by_one {
+            self.beyond.extend(&tags);
+            while self.beyond.remove(&(self.through + 1)) {
+                self.through += 1;
+            }
+        }
+        if self.beyond.len() > MAX_REMEMBERED {
+            self.is_one_by_one = true;
+            self.beyond = BTreeSet::new();
+        }
         let single = tags.split_off(tags.partition_point(|tag| *tag <= self.through));
         let all = tags.last().map(|tag| Removal { tag: *tag, multiple: true });
         all.into_iter().chain(single.into_iter().map(|tag| Removal { tag, multiple: false })).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.through == 0 && self.beyond.is_empty() && !self.is_one_by_one
     }
 }
 
@@ -162,5 +211,16 @@ mod tests {
         assert_eq!(removed.add(vec![7, 5]), [all(7)]);
         assert_eq!(removed.add(vec![9]), [one(9)]);
         assert_eq!(removed.add(vec![]), []);
+    }
+
+    #[test]
+    fn letters_beyond_the_remembered_ones_are_acknowledged_one_by_one() {
+        let one = |tag| Removal { tag, multiple: false };
+        let mut removed = Removed::default();
+        assert!(removed.is_empty());
+        let last = MAX_REMEMBERED as u64 + 2;
+        assert_eq!(removed.add((2..=last).collect()), (2..=last).map(one).collect::<Vec<_>>());
+        assert!(removed.beyond.is_empty() && !removed.is_empty());
+        assert_eq!(removed.add(vec![1, last + 1]), [one(1), one(last + 1)], "2 is acknowledged already");
     }
 }

@@ -1,10 +1,7 @@
 //! Listing and deleting dead letters. A dead letter leaves the queue only by an acknowledgement after the confirm of
 //! its new copy, or when it was selected for deletion; listing removes none.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{exclusive_session::ExclusiveSession, letter::DeadLetter};
 use crate::broker::{connection::tenant_connections::TenantConnections, error::Error, publish::lanes::Lanes};
@@ -71,39 +68,29 @@ impl DeadLetters {
                 bytes -= letters.pop_last().map_or(0, |(_, letter)| letter.size());
             }
         }
-        session.end().await;
+        session.end().await?;
         Ok(Page { letters: letters.into_values().collect(), has_more })
     }
 
-    /// Deletes a selection; returns how many.
+    /// Deletes a selection; returns how many. They cannot return to the queue afterwards.
     ///
     /// # Errors
-    /// As [`Self::list`]; some may have been deleted.
+    /// [`Error::Busy`] when another call reads them; then none was deleted. Otherwise when the broker cannot be reached;
+    /// then some may have been deleted.
     pub async fn purge(&self, selected: impl Fn(&DeadLetter) -> bool) -> Result<u64, Error> {
-        let mut purged = HashSet::new();
-        let mut is_first = true;
-        loop {
-            let mut session = ExclusiveSession::begin(&self.connections).await?;
-            let (mut removed, mut tags) = (0, Vec::new());
-            while let Some((tag, letter)) = session.next().await? {
-                let id = (letter.died, letter.id.clone());
-                let is_selected = if is_first { selected(&letter) } else { purged.contains(&id) };
-                if is_selected {
-                    purged.insert(id);
-                    tags.push(tag);
-                    removed += 1;
-                }
-                if tags.len() == REMOVED_TOGETHER {
-                    session.remove(std::mem::take(&mut tags)).await?;
-                }
+        let mut session = ExclusiveSession::begin(&self.connections).await?;
+        let (mut purged, mut tags) = (0, Vec::new());
+        while let Some((tag, letter)) = session.next().await? {
+            if selected(&letter) {
+                tags.push(tag);
+                purged += 1;
             }
-            session.remove(tags).await?;
-            session.end().await;
-            // Until none of them has returned to the queue.
-            if removed == 0 {
-                return Ok(purged.len() as u64);
+            if tags.len() == REMOVED_TOGETHER {
+                session.remove(std::mem::take(&mut tags)).await?;
             }
-            is_first = false;
         }
+        session.remove(tags).await?;
+        session.end().await?;
+        Ok(purged)
     }
 }

@@ -20,8 +20,6 @@ use crate::{
 pub struct DeadLetter {
     /// Its id among the tenant's dead letters.
     pub id: String,
-    /// Whether the gateway gave it its id, so that no other dead letter has the same one.
-    pub(super) has_unique_id: bool,
     /// The queue that dead-lettered it.
     pub queue: String,
     /// The exchange it was published to.
@@ -90,11 +88,9 @@ impl DeadLetter {
         };
         let queue = record.queue.or(broker.queue).unwrap_or_default();
         let died = record.died.or(broker.died).unwrap_or_default();
-        let has_unique_id = record.id.is_some();
         let id = record.id.unwrap_or_else(|| derived_id(&[delivery.message_id(), &queue, &died.to_string()]));
         Self {
             id,
-            has_unique_id,
             queue,
             exchange,
             routing_key,

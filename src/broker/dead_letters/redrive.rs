@@ -25,6 +25,7 @@ use crate::{
             publisher::Publisher,
         },
     },
+    memory::{Full, MESSAGE_OVERHEAD, MemoryBudget, MemoryPermit},
     names::{ExchangeName, QueueName},
     telemetry::MessageTracer,
 };
@@ -35,6 +36,8 @@ const SESSION_BYTES: usize = 32 << 20;
 const SESSION_TIME: Duration = Duration::from_secs(5);
 /// The maximum number of unconfirmed copies.
 const WINDOW: usize = 200;
+/// The memory that a failure needs in addition to its id and its reason.
+const FAILURE_OVERHEAD: usize = 128;
 /// The interval between two progress reports.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -56,8 +59,11 @@ struct Run {
     progress: Redriven,
     /// Those that failed in this run; they are not tried again in it.
     failed: HashSet<String>,
-    /// Those with a unique id that were sent, except those that a later session did not find any more.
-    sent: HashSet<String>,
+    /// The memory charged for the failures, of which a slow reader leaves all unread.
+    failures_charge: MemoryPermit,
+    /// Whether it has no memory for more failures.
+    has_no_memory: bool,
+    memory: MemoryBudget,
     began: u64,
     reports: mpsc::Sender<Redriven>,
     stop: CancellationToken,
@@ -70,28 +76,31 @@ struct Batch<'a> {
     session: &'a mut ExclusiveSession,
     publisher: Publisher,
     /// The ids of unconfirmed copies, by tag.
-    in_flight: HashMap<u64, InFlight>,
+    in_flight: HashMap<u64, String>,
 }
 
-struct InFlight {
-    id: String,
-    has_unique_id: bool,
+/// The dead letters that one session sends, by tag, and the memory charged for them.
+struct Selected {
+    letters: Vec<(u64, DeadLetter)>,
+    _charge: MemoryPermit,
 }
 
 impl DeadLetters {
     /// Sends a selection to their queues again, at most so many per second, and reports progress. `may_send` returns
     /// how long a message of this size has to wait. When `stop` is cancelled or the receiver of the reports is closed,
-    /// no more are sent, and the confirms of the others are awaited. Returns the last report.
+    /// no more are sent, and the confirms of the others are awaited. Returns the last report: those that were sent are
+    /// not dead letters any more.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another call reads the dead letters; otherwise when the broker cannot be reached.
-    /// Dead letters that were sent until then have been reported.
+    /// [`Error::Busy`] when another call reads the dead letters; [`Error::NoMemory`] when there is no memory for more
+    /// failures; otherwise when the broker cannot be reached. Dead letters that were sent until then have been
+    /// reported, and the last of them may still be dead letters.
     pub async fn redrive(
         &self,
         selected: impl Fn(&DeadLetter) -> bool,
         (edit, per_second): (DeadLetterEdit, Option<u32>),
         may_send: impl Fn(usize) -> Result<(), Duration>,
-        reports: mpsc::Sender<Redriven>,
+        (reports, memory): (mpsc::Sender<Redriven>, MemoryBudget),
         tracer: &MessageTracer,
         stop: &CancellationToken,
     ) -> Result<Redriven, Error> {
@@ -99,7 +108,9 @@ impl DeadLetters {
         let mut run = Run {
             progress: Redriven::default(),
             failed: HashSet::new(),
-            sent: HashSet::new(),
+            failures_charge: memory.try_reserve(0)?,
+            has_no_memory: false,
+            memory,
             began: u64::try_from(began).unwrap_or(u64::MAX),
             reports,
             stop: stop.clone(),
@@ -112,16 +123,22 @@ impl DeadLetters {
             pace
         });
         loop {
-            let mut session = ExclusiveSession::begin(&self.connections).await?;
-            let letters = run.select(&mut session, &selected).await?;
-            // Letters that returned to the queue are removed again until none returns.
-            let is_last = letters.is_empty() && run.sent.is_empty();
+            let mut session = tokio::select! {
+                () = run.over() => return Ok(run.progress),
+                session = ExclusiveSession::begin(&self.connections) => session?,
+            };
+            let selected = run.select(&mut session, &selected).await?;
+            let is_last = selected.letters.is_empty();
             if !is_last {
                 let publisher = Publisher::new(Arc::clone(&self.lanes));
                 let batch = Batch { session: &mut session, publisher, in_flight: HashMap::new() };
-                batch.send(letters, &mut run, &mut pace, &may_send, tracer).await?;
+                batch.send(selected, &mut run, &mut pace, &may_send, tracer).await?;
             }
-            session.end().await;
+            session.end().await?;
+            if run.has_no_memory {
+                let _ = run.reports.try_send(run.progress);
+                return Err(Full.into());
+            }
             if is_last || run.is_over() {
                 return Ok(run.progress);
             }
@@ -133,14 +150,14 @@ impl Batch<'_> {
     /// Sends letters until all have an outcome. After [`SESSION_TIME`], or when the run is over, no more are sent.
     async fn send(
         mut self,
-        letters: Vec<(u64, DeadLetter)>,
+        selected: Selected,
         run: &mut Run,
         pace: &mut Option<Interval>,
         may_send: &impl Fn(usize) -> Result<(), Duration>,
         tracer: &MessageTracer,
     ) -> Result<(), Error> {
         let until = Instant::now() + SESSION_TIME;
-        let mut letters = letters.into_iter().peekable();
+        let mut letters = selected.letters.into_iter().peekable();
         let mut not_before = Instant::now();
         loop {
             let has_time = Instant::now() <= until && !run.is_over();
@@ -173,7 +190,7 @@ impl Batch<'_> {
         };
         let span = tracer.redrive(&letter.queue, &letter.code, letter.redrives, || letter.message());
         self.publisher.push(vec![copy.traced(span)]);
-        self.in_flight.insert(tag, InFlight { id: letter.id, has_unique_id: letter.has_unique_id });
+        self.in_flight.insert(tag, letter.id);
     }
 
     /// Records an outcome; returns the tag of a letter that was sent.
@@ -183,13 +200,10 @@ impl Batch<'_> {
             let (outcome, code) = status.outcome();
             span.end(outcome, code);
         }
-        let InFlight { id, has_unique_id } = self.in_flight.remove(&tag)?;
+        let id = self.in_flight.remove(&tag)?;
         match status {
             PublishStatus::Confirmed => {
                 run.record_success();
-                if has_unique_id {
-                    run.sent.insert(id);
-                }
                 return Some(tag);
             }
             PublishStatus::Unroutable if run.edit.destination.is_some() => {
@@ -207,40 +221,47 @@ impl Batch<'_> {
 impl Run {
     /// Whether nothing more is to be sent.
     fn is_over(&self) -> bool {
-        self.reports.is_closed() || self.stop.is_cancelled()
+        self.reports.is_closed() || self.stop.is_cancelled() || self.has_no_memory
     }
 
-    /// Reads all dead letters, and returns as many selected ones as one session can send, the oldest first.
+    /// Waits until the caller or the gateway stops it.
+    async fn over(&self) {
+        tokio::select! {
+            () = self.reports.closed() => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// Reads all dead letters, and returns as many selected ones as one session can send, the oldest first; fewer when
+    /// memory is short, but at least one.
     async fn select(
         &mut self,
         session: &mut ExclusiveSession,
         selected: &impl Fn(&DeadLetter) -> bool,
-    ) -> Result<Vec<(u64, DeadLetter)>, Error> {
-        let mut letters = Vec::new();
-        let (mut bytes, mut count) = (0, 0);
-        let (mut sent, mut returned) = (std::mem::take(&mut self.sent), Vec::new());
+    ) -> Result<Selected, Error> {
+        let (mut letters, mut charge) = (Vec::new(), self.memory.try_reserve(0)?);
+        let (mut bytes, mut count, mut is_full) = (0, 0, false);
         while let Some((tag, letter)) = session.next().await? {
-            // The broker returned it to the queue although it was removed.
-            if letter.has_unique_id
-                && let Some(id) = sent.take(&letter.id)
-            {
-                returned.push(tag);
-                self.sent.insert(id);
-                continue;
+            if self.is_over() {
+                letters.clear();
+                break;
             }
             if letter.died > self.began || self.failed.contains(&letter.id) || !selected(&letter) {
                 continue;
             }
             count += 1;
-            if letters.len() < SESSION_MESSAGES && bytes < SESSION_BYTES {
+            is_full |= letters.len() >= SESSION_MESSAGES || bytes >= SESSION_BYTES;
+            is_full |= !is_full && charge.try_grow(letter.size() + MESSAGE_OVERHEAD).is_err();
+            if !is_full || letters.is_empty() {
                 bytes += letter.size();
                 letters.push((tag, letter));
             }
         }
-        session.remove(returned).await?;
         letters.sort_by(|(_, a), (_, b)| a.position().cmp(&b.position()));
-        self.progress.remaining = count;
-        Ok(letters)
+        if !self.is_over() {
+            self.progress.remaining = count;
+        }
+        Ok(Selected { letters, _charge: charge })
     }
 
     fn record_success(&mut self) {
@@ -251,6 +272,7 @@ impl Run {
     fn record_failure(&mut self, id: String, reason: String) {
         self.progress.failed += 1;
         self.progress.remaining = self.progress.remaining.saturating_sub(1);
+        self.has_no_memory |= self.failures_charge.try_grow(2 * id.len() + reason.len() + FAILURE_OVERHEAD).is_err();
         self.progress.failures.push((id.clone(), reason));
         self.failed.insert(id);
     }
@@ -285,4 +307,37 @@ fn copy(tag: u64, letter: &DeadLetter, edit: &DeadLetterEdit) -> Option<PendingP
     QueueName::parse(&letter.queue).ok()?;
     let properties = letter.delivery.redriven(&letter.exchange, &letter.routing_key);
     Some(PendingPublish::republish(tag, ExchangeName::of_gateway(""), letter.queue.clone(), body, properties))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_when_there_is_no_memory_for_more_failures() {
+        let memory = MemoryBudget::new(64 << 10);
+        let (reports, _unread) = mpsc::channel(1);
+        let mut run = Run {
+            progress: Redriven::default(),
+            failed: HashSet::new(),
+            failures_charge: memory.try_reserve(0).expect("nothing"),
+            has_no_memory: false,
+            memory: memory.clone(),
+            began: 0,
+            reports,
+            stop: CancellationToken::new(),
+            next_report: Instant::now(),
+            edit: DeadLetterEdit::default(),
+        };
+        let mut count = 0;
+        while !run.is_over() {
+            assert!(count < 1_000, "it does not end");
+            run.record_failure(format!("{count:036}"), "QUEUE_NOT_FOUND: its queue does not exist".into());
+            count += 1;
+        }
+        assert!(count > 100, "{count}");
+        assert!(memory.used() > memory.limit() / 2, "{memory:?}");
+        drop(run);
+        assert_eq!(memory.used(), 0);
+    }
 }

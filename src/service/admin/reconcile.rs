@@ -14,6 +14,7 @@ use crate::{
     error::Classify as _,
     names::TenantId,
     pb,
+    provision::Reconciled,
     store::{self, NewAudit},
     tenant::Administrator,
 };
@@ -36,9 +37,8 @@ pub(super) async fn reconcile(
         return everything(&context, &by, request.dry_run).await;
     }
     let id = named("tenant", TenantId::parse(&request.tenant))?;
-    let changes = one(&context, &by, &id, request.dry_run).await?.ok_or(Error::NotFound("tenant"))?;
-    let changed = pb::Reconciliation { tenant: id.to_string(), changes, failure: String::new() };
-    let reconciliations = if changed.changes.is_empty() { Vec::new() } else { vec![changed] };
+    let done = one(&context, &by, &id, request.dry_run).await?.ok_or(Error::NotFound("tenant"))?;
+    let reconciliations = report(&id, done).into_iter().collect();
     Ok(pb::ReconcileTenantResponse { reconciliations, unknown: Vec::new(), looked_at: 1 })
 }
 
@@ -85,16 +85,17 @@ async fn everything(
         after = Some(last.id.clone());
         for row in rows {
             answer.looked_at += 1;
-            let (changes, failure) = match one(context, by, &row.id, dry_run).await {
-                Ok(changes) => (changes.unwrap_or_default(), String::new()),
+            let done = match one(context, by, &row.id, dry_run).await {
+                Ok(done) => done.unwrap_or_default(),
                 Err(error) => {
                     tracing::warn!(tenant = %row.id, error = &error as &dyn std::error::Error, "not reconciled");
-                    (Vec::new(), format!("{}: {}", error.reason(), error.message()))
+                    Reconciled {
+                        faults: vec![format!("{}: {}", error.reason(), error.message())],
+                        ..Default::default()
+                    }
                 }
             };
-            if !changes.is_empty() || !failure.is_empty() {
-                answer.reconciliations.push(pb::Reconciliation { tenant: row.id.to_string(), changes, failure });
-            }
+            answer.reconciliations.extend(report(&row.id, done));
         }
     }
     let mut unknown = context.provisioner.claimed().await?;
@@ -112,20 +113,21 @@ async fn everything(
     Ok(answer)
 }
 
-/// The changes for one tenant; `None` if it does not exist.
-async fn one(
-    context: &AdminContext,
-    by: &NewAudit,
-    id: &TenantId,
-    dry_run: bool,
-) -> Result<Option<Vec<String>>, Error> {
+/// The entry of a tenant in the response; `None` if nothing differed.
+fn report(id: &TenantId, Reconciled { changes, faults }: Reconciled) -> Option<pb::Reconciliation> {
+    let is_unchanged = changes.is_empty() && faults.is_empty();
+    (!is_unchanged).then(|| pb::Reconciliation { tenant: id.to_string(), changes, failure: faults.join("; ") })
+}
+
+/// What was done for one tenant; `None` if it does not exist.
+async fn one(context: &AdminContext, by: &NewAudit, id: &TenantId, dry_run: bool) -> Result<Option<Reconciled>, Error> {
     let _one_at_a_time = context.locks.lock(id).await;
     let Some(row) = context.store.tenant(id).await? else { return Ok(None) };
     let plan = context.store.plan(&row.plan).await?.ok_or(store::Error::UnknownPlan)?.into();
     if dry_run {
         return Ok(Some(context.provisioner.drift(id, &plan).await?));
     }
-    let changes = context.provisioner.ensure_tenant(id, &plan).await?;
+    let done = context.provisioner.ensure_tenant(id, &plan).await?;
     if context.store.tenant(id).await?.is_none() {
         // Deleted by another gateway in the meantime: the repaired objects must be removed again.
         context.provisioner.remove_tenant(id).await?;
@@ -137,8 +139,8 @@ async fn one(
         outcome: "done".to_owned(),
         ..by.clone()
     };
-    if !changes.is_empty() {
-        context.store.record(&changes.iter().map(event).collect::<Vec<_>>()).await?;
+    if !done.changes.is_empty() {
+        context.store.record(&done.changes.iter().map(event).collect::<Vec<_>>()).await?;
     }
-    Ok(Some(changes))
+    Ok(Some(done))
 }

@@ -48,7 +48,7 @@ pub(super) async fn create(
         require_equal(&wanted, &row)?;
     }
     context.refresh_registry().await;
-    let changes = context.provisioner.ensure_tenant(&wanted.id, &plan).await?;
+    let changes = context.provisioner.ensure_tenant(&wanted.id, &plan).await?.changes;
     if context.store.tenant(&wanted.id).await?.is_none() {
         // Deleted by another gateway meanwhile: the created objects must be removed again.
         context.provisioner.remove_tenant(&wanted.id).await?;
