@@ -33,7 +33,7 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait until the broker has processed all removals.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many tags of letters that were removed out of order are remembered, to remove others together.
-const MAX_REMEMBERED: usize = 10_000;
+const MAX_REMEMBERED: usize = 2_000;
 
 /// A consumer of all dead letters.
 pub(super) struct ExclusiveSession {
