@@ -253,7 +253,7 @@ async fn letters_that_are_deleted_one_by_one_do_not_return() {
 /// Those that were sent are in their queue, and the others are dead letters.
 async fn are_each_in_one_place(tenant: &Tenant, letters: usize) {
     let left = tenant.dead_letters().await.len();
-    assert!(left > 0 && left < letters, "{left} of {letters}: it was not stopped in the middle");
+    assert!(left < letters, "none was sent");
     tenant.has_depth("jobs", (letters - left) as u64).await;
 }
 

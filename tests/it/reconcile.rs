@@ -17,6 +17,7 @@ use crate::harness::{
     broker::{self, Login, Management, certificate_of, tls},
     command,
     consumer::{RawSubscription, ids, start},
+    dedicated::DedicatedStack,
     plans::limited,
     raw::reason,
     wait::{until, within},
@@ -93,28 +94,47 @@ async fn delete_exchange_and_queue(channel: &lapin::Channel) {
     channel.queue_delete(DEAD_LETTERS.into(), QueueDeleteOptions::default()).await.unwrap();
 }
 
-/// What `doctor` reports about a tenant, with the settings of the shared gateway; `None` if nothing.
-async fn doctors_report(tenant: &Tenant) -> Option<String> {
+/// What `doctor` says about the tenants, with the settings of this gateway.
+async fn doctors_finding(dedicated: &DedicatedStack) -> (bool, String) {
     let mut doctor = command::warrengate("nobody", &"unused".into());
-    doctor.envs(SharedStack::get().stack.settings().iter().cloned());
+    doctor.envs(dedicated.stack.settings().iter().cloned());
     let output = command::run(doctor, &["doctor", "--json"]).await;
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let checks = report["checks"].as_array().unwrap();
-    let check = checks.iter().find(|check| check["check"] == "tenants at the broker").expect("the check");
-    let seen = check["seen"].as_str().unwrap();
-    let of_tenant = seen.split("; ").find_map(|line| line.split_once(&format!("{}: ", tenant.id)))?.1;
-    assert_eq!(check["ok"], false, "{seen}");
-    assert!(!output.status.success());
-    Some(of_tenant.to_owned())
+    let finding = checks.iter().find(|check| check["check"] == "tenants at the broker").expect("the check");
+    assert_eq!(output.status.success(), report["ok"] == true, "{report}");
+    (finding["ok"] == true, finding["seen"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn doctor_names_the_tenants_whose_objects_are_missing_at_the_broker() {
+    let dedicated = DedicatedStack::start("doctor", &[]).await;
+    let (damaged, _intact) = (dedicated.tenant().await, dedicated.tenant().await);
+    let (is_fine, seen) = doctors_finding(&dedicated).await;
+    assert!(is_fine && seen.ends_with("tenants compared, without differences"), "{seen}");
+    let vhost = format!("wg.{}", damaged.id);
+    dedicated.stack.node().control(&["delete_queue", DEAD_LETTERS, "--vhost", &vhost]).await.unwrap();
+    let (is_fine, seen) = doctors_finding(&dedicated).await;
+    assert!(!is_fine && seen.starts_with("1 of "), "{seen}");
+    let named = |object: &str| format!("reconciling would have created {object} {DEAD_LETTERS} in {vhost}");
+    let of_tenant = format!("{}: {}, {}", damaged.id, named("queue"), named("binding"));
+    assert!(seen.ends_with(&of_tenant), "{seen}");
+    dedicated.admin().await.admin().reconcile_tenant(reconcile(&damaged.id, false)).await.unwrap();
+    assert!(doctors_finding(&dedicated).await.0);
+    dedicated.stack.stop().await.unwrap();
 }
 
 /// The gateways of other tests may repair an object at any time, so each is removed until it is named.
 #[tokio::test]
-async fn missing_dead_letter_objects_are_named_by_doctor_and_created_again() {
+async fn missing_dead_letter_objects_are_named_and_created_again() {
     let admin = SharedStack::get().admin().await;
     let tenant = limited(pb::Plan { max_stored_messages: 100, ..pb::Plan::default() }).await;
     let (broker, connection) = (Management::new(), connect(&tenant).await);
     let channel = connection.create_channel().await.unwrap();
+    let changes = async |dry_run| {
+        let report = admin.admin().reconcile_tenant(reconcile(&tenant.id, dry_run)).await.unwrap().into_inner();
+        report.reconciliations.into_iter().flat_map(|of| of.changes).collect::<Vec<_>>().join("\n")
+    };
     for object in ["binding", "queue", "exchange", "operator policy"] {
         let remove = async || match object {
             "binding" => {
@@ -131,18 +151,15 @@ async fn missing_dead_letter_objects_are_named_by_doctor_and_created_again() {
         let expected = format!("{object} {DEAD_LETTERS}");
         until(&format!("{object} is named"), async || {
             remove().await;
-            doctors_report(&tenant).await.filter(|seen| seen.contains(&expected))
+            changes(true).await.contains(&expected).then_some(())
         })
         .await;
         until(&format!("{object} is created"), async || {
             remove().await;
-            let report = admin.admin().reconcile_tenant(reconcile(&tenant.id, false)).await.unwrap().into_inner();
-            let mut changes = report.reconciliations.iter().flat_map(|of| &of.changes);
-            changes.any(|change| change.contains(&expected)).then_some(())
+            changes(false).await.contains(&expected).then_some(())
         })
         .await;
-        let again = admin.admin().reconcile_tenant(reconcile(&tenant.id, true)).await.unwrap().into_inner();
-        assert_eq!(again.reconciliations, vec![], "{object}");
+        assert_eq!(changes(true).await, "", "{object}");
     }
     // Dead letters are stored again.
     tenant.queue("jobs").await;
@@ -177,7 +194,6 @@ async fn changed_dead_letter_objects_are_named_and_replaced_only_after_their_del
         Some(failure(true).await).filter(is_named)
     })
     .await;
-    assert!(doctors_report(&tenant).await.is_some_and(|seen| is_named(&seen)));
     let failed = failure(false).await;
     assert!(is_named(&failed) && failed.contains("direct") && failed.contains("x-queue-type"), "{failed}");
     assert_eq!(failure(false).await, failed, "they are kept");
