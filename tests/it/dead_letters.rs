@@ -259,8 +259,8 @@ async fn are_each_in_one_place(tenant: &Tenant, letters: usize) {
 
 #[tokio::test]
 async fn no_letter_that_a_cancelled_redrive_has_sent_remains_a_dead_letter() {
-    const LETTERS: usize = 8 * 240;
-    let tenant = with_dead(&[("jobs", 240); 8]).await;
+    const LETTERS: usize = 4 * 240;
+    let tenant = with_dead(&[("jobs", 240); 4]).await;
     let mut reports = tenant.start_redrive(all(), 0).await.unwrap();
     within("a report", reports.message()).await.unwrap().expect("a report");
     until("the first letters", async || (tenant.depth("jobs").await > 0).then_some(())).await;
@@ -270,14 +270,14 @@ async fn no_letter_that_a_cancelled_redrive_has_sent_remains_a_dead_letter() {
 
 #[tokio::test]
 async fn no_letter_that_a_redrive_has_sent_remains_a_dead_letter_when_its_grant_is_removed() {
-    const LETTERS: usize = 8 * 240;
-    let tenant = with_dead(&[("jobs", 240); 8]).await;
+    const LETTERS: usize = 4 * 240;
+    let tenant = with_dead(&[("jobs", 240); 4]).await;
     let (shared, admin) = (SharedStack::get(), SharedStack::get().admin().await);
     let (client_id, secret) = Tenant::add_client(&admin, &tenant.id, "operator", all_grants()).await;
     let client = shared.client(&client_id, &secret).await;
     let operator = Tenant { id: tenant.id.clone(), client_id: client_id.clone(), secret, client };
     // Slower than at full speed, because the removal takes up to a second.
-    let mut reports = operator.start_redrive(all(), 500).await.unwrap();
+    let mut reports = operator.start_redrive(all(), 300).await.unwrap();
     within("a report", reports.message()).await.unwrap().expect("a report");
     let client = pb::Client { client_id, grants: Some(pb::Grants::default()), ..Default::default() };
     let update_mask = Some(prost_types::FieldMask { paths: vec!["grants".into()] });
