@@ -4,6 +4,7 @@
 //! tests.
 
 mod parts;
+mod record;
 mod supervisor;
 mod watch;
 
@@ -148,7 +149,8 @@ impl Gateway {
         let (grpc_limits, ops_limits, console_limits) = connection_limits(&config);
         let grpc_server =
             GrpcListener { listener: grpc_listener, tls: grpc_identity.server_config(), connections: grpc_limits };
-        let services = parts.services(&config, &drain, &readiness);
+        let entry = parts::entry(grpc);
+        let services = parts.services(&config, &drain, &readiness, &entry);
         let admin = services.admin.clone();
         let api = Api::new(services, &config.grpc, &config.limits);
         serve_grpc(&serving, api.clone(), &config, grpc_server, drain.clone());
@@ -178,6 +180,8 @@ impl Gateway {
         if let Some(push) = metrics_push {
             closing.spawn("metrics export", push.run(closing.stop().cancelled_owned()));
         }
+        // A gateway that drains still has streams, so it is listed until the end.
+        closing.spawn("gateway record", record::keep(parts.store.clone(), entry, closing.stop()));
         serving.spawn("grpc certificate", grpc_identity.watch(serving.stop()));
         if let Some(identity) = ops_identity {
             serving.spawn("operations certificate", identity.watch(serving.stop()));

@@ -1,5 +1,5 @@
-//! Persistent state: tenants, plans, clients, signing keys, responses to creations, and the audit trail, in SQLite (one
-//! gateway) or PostgreSQL (several). Two invariants: every change to what gateways keep in memory raises the revision
+//! Persistent state: tenants, plans, clients, signing keys, responses to creations, gateways, and the audit trail, in SQLite
+//! (one gateway) or PostgreSQL (several). Two invariants: every change to what gateways keep in memory raises the revision
 //! in the same transaction, and a client is only found through its tenant.
 //!
 //! The `Any` driver of sqlx runs the same SQL on both databases; `migrations/` explains what that demands of the
@@ -9,6 +9,7 @@ mod audit;
 mod authority;
 mod clients;
 mod error;
+mod gateways;
 mod keys;
 mod listen;
 mod open;
@@ -22,6 +23,7 @@ pub use audit::{AuditFilter, AuditRow, BegunOperation, NewAudit, REFUSED, UNFINI
 pub use authority::Authority;
 pub use clients::{ClientChanges, ClientGate, ClientRow, ExternalClient, ExternalIdentity, NewClient};
 pub use error::Error;
+pub use gateways::{GatewayEntry, GatewayRow, MAX_GATEWAYS, RENEWAL};
 pub use keys::{KeyRow, KeyState, NewKey};
 pub use listen::Changes;
 pub use plans::PlanRow;

@@ -17,7 +17,7 @@ Examples:
   warrengate status --json
   warrengate status --endpoint https://gateway-2.example.com:8443
 
-With several gateways, the state is that of the one that answers. Exits with 1 unless it is ready.";
+With several gateways, the state is that of the one that answers, and all are listed. Exits with 1 unless it is ready.";
 
 /// The flags of `status`.
 #[derive(Debug, clap::Args)]
@@ -54,6 +54,18 @@ fn object(status: &pb::GetStatusResponse) -> Value {
         })
     };
     let certificate = |it: &pb::CertificateStatus| json!({"use": it.r#use, "expires": json::time(it.expires)});
+    let gateway = |it: &pb::GatewayStatus| {
+        json!({
+            "gateway": it.gateway,
+            "version": it.version,
+            "version_differs": it.version_differs,
+            "host": it.host,
+            "grpc_address": it.grpc_address,
+            "started": json::time(it.started),
+            "last_seen": json::time(it.last_seen),
+            "not_seen": it.not_seen,
+        })
+    };
     json!({
         "gateway": status.gateway,
         "version": status.version,
@@ -78,6 +90,7 @@ fn object(status: &pb::GetStatusResponse) -> Value {
             "latency": json::length(store.latency),
         },
         "certificates": status.certificates.iter().map(certificate).collect::<Vec<_>>(),
+        "gateways": status.gateways.iter().map(gateway).collect::<Vec<_>>(),
     })
 }
 
@@ -122,5 +135,20 @@ fn text(status: &pb::GetStatusResponse) -> String {
         table(["node", "state", "alarms", "memory", "disk free", "partitioned from"], broker.nodes.iter().map(node));
     let certificate = |it: &pb::CertificateStatus| [it.r#use.clone(), json::time(it.expires).unwrap_or_default()];
     let certificates = table(["certificate", "expires"], status.certificates.iter().map(certificate));
-    format!("{head}\n\n{nodes}\n\n{certificates}")
+    let gateway = |it: &pb::GatewayStatus| {
+        [
+            it.gateway.clone(),
+            it.host.clone(),
+            it.grpc_address.clone(),
+            if it.version_differs { format!("{} (DIFFERS)", it.version) } else { it.version.clone() },
+            json::time(it.started).unwrap_or_default(),
+            match it.not_seen {
+                true => format!("NOT SEEN since {}", json::time(it.last_seen).unwrap_or_default()),
+                false => "running".to_owned(),
+            },
+        ]
+    };
+    let gateways =
+        table(["gateway", "host", "grpc address", "version", "started", "state"], status.gateways.iter().map(gateway));
+    format!("{head}\n\n{gateways}\n\n{nodes}\n\n{certificates}")
 }

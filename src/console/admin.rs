@@ -1,5 +1,6 @@
 //! The pages of platform administrators.
 
+mod gateways;
 mod health;
 mod keys;
 mod overview;

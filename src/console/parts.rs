@@ -1,6 +1,6 @@
 //! Elements that pages share: numbers, times, meters, lists, and forms with a confirmation.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use axum::response::{IntoResponse, Response};
 use http::header;
@@ -123,6 +123,23 @@ pub(super) fn traffic(address: &str) -> Markup {
             div.grid { (chart("Messages in per second", "in")) (chart("Messages ready", "ready")) }
             p.live data-status="" role="status" { "Live figures need the page's script." }
         }
+    }
+}
+
+/// Text that did not have to pass the gateway's checks, such as names that were created at the broker directly:
+/// characters that a page would not show, or that change the order of others, are replaced.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    let picture = |c: char| match c {
+        '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(c)),
+        '\u{7f}' => Some('\u{2421}'),
+        '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            Some(char::REPLACEMENT_CHARACTER)
+        }
+        _ => None,
+    };
+    match text.chars().any(|c| picture(c).is_some()) {
+        true => text.chars().map(|c| picture(c).unwrap_or(c)).collect::<String>().into(),
+        false => text.into(),
     }
 }
 
@@ -260,5 +277,12 @@ mod tests {
         let shown = html! { a href=(address("/x", &[("q", bad)])) title=(bad) { (bad) } }.into_string();
         assert!(!shown.contains("<script") && !shown.contains("\"><"), "{shown}");
         assert_eq!(segment("a/../b"), "a%2F%2E%2E%2Fb");
+    }
+
+    #[test]
+    fn characters_that_a_page_would_not_show_are_replaced() {
+        assert_eq!(visible("a\0\u{1b}[31m\n\u{7f}"), "a\u{2400}\u{241b}[31m\u{240a}\u{2421}");
+        assert_eq!(visible("\u{202e}gnp.exe\u{85}"), "\u{fffd}gnp.exe\u{fffd}");
+        assert!(matches!(visible("größer <b>"), Cow::Borrowed(_)));
     }
 }

@@ -1,10 +1,10 @@
 //! The components of a gateway, created in dependency order and without any background task.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use secrecy::SecretString;
 
-use super::{Error, REGISTRY_POLL};
+use super::{Error, REGISTRY_POLL, record};
 use crate::{
     audit::{Audit, AuditWriter},
     auth::Issuer,
@@ -16,7 +16,7 @@ use crate::{
     pki::{self, Authority, TenantCertificates, Watched},
     provision::{Inspector, Provisioner},
     service::{AdminService, AuthService, GatewayState, MessagingService, TopologyService},
-    store::{EncryptionKey, Store},
+    store::{EncryptionKey, GatewayEntry, Store},
     stream::{
         drain::Drain,
         open_streams::OpenStreams,
@@ -89,7 +89,13 @@ impl Parts {
     }
 
     /// The gRPC services.
-    pub(super) fn services(&self, config: &Config, drain: &Drain, readiness: &Readiness) -> Services {
+    pub(super) fn services(
+        &self,
+        config: &Config,
+        drain: &Drain,
+        readiness: &Readiness,
+        entry: &GatewayEntry,
+    ) -> Services {
         let open_streams = OpenStreams::default();
         let session = SessionContext {
             verifier: self.issuer.verifier(),
@@ -126,7 +132,7 @@ impl Parts {
                 self.broker.clone(),
                 self.audit.clone(),
                 Arc::clone(&self.issuer),
-                self.state(config, drain, readiness, open_streams),
+                self.state(config, drain, readiness, entry, open_streams),
             ),
             verifier: self.issuer.verifier(),
             audit: self.audit.clone(),
@@ -137,12 +143,20 @@ impl Parts {
     }
 
     /// What `GetStatus` reports of this gateway.
-    fn state(&self, config: &Config, drain: &Drain, readiness: &Readiness, open_streams: OpenStreams) -> GatewayState {
+    fn state(
+        &self,
+        config: &Config,
+        drain: &Drain,
+        readiness: &Readiness,
+        entry: &GatewayEntry,
+        open_streams: OpenStreams,
+    ) -> GatewayState {
         let (readiness, config, certificates) = (readiness.clone(), config.clone(), Arc::clone(&self.certificates));
         GatewayState {
             calls_per_second_per_tenant: config.limits.admin_calls_per_second_per_tenant,
-            id: uuid::Uuid::now_v7(),
-            started: SystemTime::now(),
+            id: entry.id,
+            version: entry.version.clone(),
+            started: entry.started,
             drain: drain.clone(),
             open_streams,
             memory: self.memory.clone(),
@@ -174,6 +188,17 @@ impl Parts {
             process.buffered(memory.used(), memory.limit());
             metrics.retain_tenants(|tenant| tenants.knows(tenant));
         });
+    }
+}
+
+/// What this run of the gateway records of itself in the store.
+pub(super) fn entry(grpc: SocketAddr) -> GatewayEntry {
+    GatewayEntry {
+        id: uuid::Uuid::now_v7(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: record::host_name(),
+        grpc_address: grpc.to_string(),
+        started: SystemTime::now(),
     }
 }
 

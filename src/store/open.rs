@@ -37,6 +37,7 @@ const MIGRATIONS: &[(i64, &str, Sql)] = &[
         },
     ),
     (9, "console sessions", Sql::Common(include_str!("migrations/0009_console_sessions.sql"))),
+    (10, "gateways", Sql::Common(include_str!("migrations/0010_gateways.sql"))),
 ];
 
 #[derive(Clone, Copy)]

@@ -87,7 +87,7 @@ const DATA_OF_VERSION_1: &str = "\
 
 #[tokio::test]
 async fn each_older_schema_is_upgraded_with_its_data_and_its_gateway_can_be_rolled_back() {
-    const NEWEST: i64 = 9;
+    const NEWEST: i64 = 10;
     for version in 1..NEWEST {
         let ((url, _dir), key) = (location().await, EncryptionKey::generate());
         let key = || EncryptionKey::parse(&key).expect("a key");
@@ -109,6 +109,8 @@ async fn each_older_schema_is_upgraded_with_its_data_and_its_gateway_can_be_roll
         assert_eq!(store.prune_audit(SystemTime::now(), 10, 10).await.expect("pruned"), 2);
         assert_eq!(store.revoke_signing_keys(Some("k1"), &new_key("k2")).await.expect("revoked"), ["k1"]);
         assert!(store.delete_client(&client_id("acme.old")).await.expect("deleted"));
+        store.renew_gateway(&gateway("new")).await.expect("recorded");
+        assert_eq!(store.gateways().await.expect("gateways").len(), 1);
         store.close().await;
 
         let back = Store::open_at_version(&url, key(), version).await.expect("the old gateway again");
@@ -122,6 +124,66 @@ async fn each_older_schema_is_upgraded_with_its_data_and_its_gateway_can_be_roll
         back.close().await;
     }
     assert_eq!(open::newest_version(), NEWEST, "this test must cover every migration");
+}
+
+fn gateway(host: &str) -> GatewayEntry {
+    GatewayEntry {
+        id: uuid::Uuid::now_v7(),
+        version: "1.0.0".to_owned(),
+        host: host.to_owned(),
+        grpc_address: "127.0.0.1:8443".to_owned(),
+        started: from_millis(now()),
+    }
+}
+
+/// Gives a gateway another time of its last renewal, as if it had been killed then.
+async fn last_renewed(store: &Store, gateway: &GatewayEntry, ago: Duration) {
+    let change = format!("UPDATE gateways SET last_seen = last_seen - {} WHERE id = '{}'", ago.as_millis(), gateway.id);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(change)).execute(&store.pool).await.expect("changed");
+}
+
+#[tokio::test]
+async fn gateways_are_listed_until_they_end_and_those_that_do_not_renew_are_not_seen_and_then_deleted() {
+    let store = store().await;
+    let [one, two, killed] = ["one", "two", "killed"].map(gateway);
+    for entry in [&one, &two, &killed] {
+        store.renew_gateway(entry).await.expect("recorded");
+    }
+    let listed = async || {
+        let rows = store.gateways().await.expect("gateways");
+        rows.into_iter().map(|row| (row.entry.host, row.is_seen)).collect::<Vec<_>>()
+    };
+    let of = |hosts: &[(&str, bool)]| hosts.iter().map(|(host, seen)| ((*host).to_owned(), *seen)).collect::<Vec<_>>();
+    assert_eq!(listed().await, of(&[("one", true), ("two", true), ("killed", true)]));
+    let row = store.gateways().await.expect("gateways").remove(0);
+    assert_eq!(row.entry, one, "everything is stored");
+    let age = SystemTime::now().duration_since(row.last_seen).unwrap_or_default();
+    assert!(age < Duration::from_secs(60), "{age:?}");
+
+    store.remove_gateway(two.id).await.expect("removed");
+    last_renewed(&store, &killed, Duration::from_secs(16)).await;
+    assert_eq!(listed().await, of(&[("one", true), ("killed", false)]));
+    store.renew_gateway(&killed).await.expect("renewed");
+    assert_eq!(listed().await, of(&[("one", true), ("killed", true)]), "it is seen again");
+    last_renewed(&store, &killed, Duration::from_secs(3590)).await;
+    store.renew_gateway(&one).await.expect("renewed");
+    assert_eq!(listed().await, of(&[("one", true), ("killed", false)]), "listed for an hour");
+    last_renewed(&store, &killed, Duration::from_secs(20)).await;
+    store.renew_gateway(&one).await.expect("renewed");
+    assert_eq!(listed().await, of(&[("one", true)]));
+}
+
+#[tokio::test]
+async fn a_gateway_that_restarts_again_and_again_leaves_a_bounded_number_of_records() {
+    let store = store().await;
+    for _ in 0..MAX_GATEWAYS + 5 {
+        store.renew_gateway(&gateway("crashing")).await.expect("recorded");
+    }
+    let last = gateway("last");
+    store.renew_gateway(&last).await.expect("recorded");
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM gateways").fetch_one(&store.pool).await.expect("a count");
+    assert_eq!(count, MAX_GATEWAYS);
+    assert!(store.gateways().await.expect("gateways").iter().any(|row| row.entry == last), "the newest is kept");
 }
 
 #[tokio::test]

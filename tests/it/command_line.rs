@@ -402,7 +402,7 @@ async fn a_tenant_and_its_gateway_are_watched_by_command() {
     let status = json(admin(), &["status"]).await;
     assert_eq!((&status["ready"], &status["broker"]["reachable"]), (&true.into(), &true.into()), "{status}");
     let text = ok(admin(), &["status"]).await;
-    assert!(text.contains("RabbitMQ") && text.contains("broker_ca"), "{text}");
+    assert!(text.contains("RabbitMQ") && text.contains("broker_ca") && text.contains("GRPC ADDRESS"), "{text}");
     assert_eq!(json(app(), &["stream", "list"]).await, Value::Array(Vec::new()));
     let unknown = uuid::Uuid::new_v4().simple().to_string();
     let missing = run(admin(), &["stream", "close", &tenant.id, &unknown]).await;

@@ -3,6 +3,7 @@
 mod administrator;
 mod attacks;
 mod broker_away;
+mod broker_names;
 mod gateways;
 mod issuer;
 mod security;

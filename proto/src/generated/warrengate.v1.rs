@@ -6391,6 +6391,10 @@ pub struct GetStatusResponse {
     /// The certificates that it uses or issues.
     #[prost(message, repeated, tag = "10")]
     pub certificates: ::prost::alloc::vec::Vec<CertificateStatus>,
+    /// The gateways that share the store, by their start, at most 100: those that run, and for an hour those that did not
+    /// end in order. Empty when the store cannot be read.
+    #[prost(message, repeated, tag = "11")]
+    pub gateways: ::prost::alloc::vec::Vec<GatewayStatus>,
 }
 impl ::prost::Name for GetStatusResponse {
     const NAME: &'static str = "GetStatusResponse";
@@ -6400,6 +6404,44 @@ impl ::prost::Name for GetStatusResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/warrengate.v1.GetStatusResponse".into()
+    }
+}
+/// A gateway, as it has recorded itself in the store.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GatewayStatus {
+    /// Its id, as in GetStatusResponse.
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    /// Its version.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Whether the answering gateway has another version.
+    #[prost(bool, tag = "3")]
+    pub version_differs: bool,
+    /// The name of its host; empty if it is not known.
+    #[prost(string, tag = "4")]
+    pub host: ::prost::alloc::string::String,
+    /// Where it listens for gRPC.
+    #[prost(string, tag = "5")]
+    pub grpc_address: ::prost::alloc::string::String,
+    /// When it started.
+    #[prost(message, optional, tag = "6")]
+    pub started: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it last renewed its record, by the clock of the store. It does so every 5 s.
+    #[prost(message, optional, tag = "7")]
+    pub last_seen: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whether it has not renewed it for 15 s: it was killed, is stuck, or cannot reach the store.
+    #[prost(bool, tag = "8")]
+    pub not_seen: bool,
+}
+impl ::prost::Name for GatewayStatus {
+    const NAME: &'static str = "GatewayStatus";
+    const PACKAGE: &'static str = "warrengate.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "warrengate.v1.GatewayStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/warrengate.v1.GatewayStatus".into()
     }
 }
 /// The state of the broker, as its management API reports it.

@@ -1,10 +1,10 @@
-//! The state of this gateway, the broker's nodes, the store, and certificates.
+//! The state of this gateway and of those that share the store, the broker's nodes, the store, and certificates.
 
 use std::time::Duration;
 
 use maud::{Markup, html};
 
-use super::platform_only;
+use super::{gateways, platform_only};
 use crate::{
     console::{
         layout,
@@ -44,6 +44,7 @@ pub(super) async fn page(user: User) -> PageResult {
                 }
             }
         }
+        (gateways::table(&status))
         section {
             h2 { "Broker" }
             table.facts {

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::gateways;
 use crate::{
     console::{
         error::PageError,
@@ -52,6 +53,7 @@ pub(in crate::console) async fn overview(user: User) -> PageResult {
                 div { dt { "Plans" } dd { a href="/plans" { (count(plans.plans.len() as u64)) } } }
             }
         }
+        @if let Ok(status) = &status { (gateways::table(status)) }
         @if !failed.events.is_empty() {
             section {
                 h2 { "Failed operations" }
@@ -113,6 +115,7 @@ fn findings(status: &pb::GetStatusResponse) -> Vec<(String, Markup)> {
     if !store.reachable {
         findings.push((format!("The store is not reachable: {}", store.failure), runbook("WarrengateStoreFailing")));
     }
+    findings.extend(gateways::findings(&status.gateways));
     for node in &broker.nodes {
         let mut add = |is_so: bool, what: &str, next: &str| {
             if is_so {

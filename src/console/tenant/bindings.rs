@@ -21,8 +21,8 @@ pub(super) fn table(user: &User, bindings: &[pb::Binding], back: &str) -> Markup
         div.scroll { table {
             thead { tr { th { "From exchange" } th { "Routing key" } th { "To" } th { span.hidden { "More" } } } }
             tbody { @for binding in bindings { tr {
-                td { a href={ "/exchanges/" (parts::segment(&binding.source)) } { (binding.source) } }
-                td { code { (binding.routing_key) } @if !binding.headers.is_empty() { " " (parts::plural(binding.headers.len() as u64, "header", "headers")) } }
+                td { a href={ "/exchanges/" (parts::segment(&binding.source)) } { (parts::visible(&binding.source)) } }
+                td { code { (parts::visible(&binding.routing_key)) } @if !binding.headers.is_empty() { " " (parts::plural(binding.headers.len() as u64, "header", "headers")) } }
                 td { (destination(binding)) }
                 td { (parts::confirmed_form(user, "/bindings/remove", "Remove", html! { p { "It no longer routes messages." } }, None,
                     &[("binding", &STANDARD.encode(binding.encode_to_vec())), ("back", back)])) }
@@ -36,7 +36,7 @@ fn destination(binding: &pb::Binding) -> Markup {
         DestinationType::Exchange => ("/exchanges/", "exchange"),
         DestinationType::Queue | DestinationType::Unspecified => ("/queues/", "queue"),
     };
-    html! { span.quiet { (kind) " " } a href={ (path) (parts::segment(&binding.destination)) } { (binding.destination) } }
+    html! { span.quiet { (kind) " " } a href={ (path) (parts::segment(&binding.destination)) } { (parts::visible(&binding.destination)) } }
 }
 
 /// The form that creates a binding of the exchange or queue on the page.

@@ -98,13 +98,13 @@ fn selection(user: &User, query: &HashMap<String, String>, letters: &[pb::DeadLe
                 tbody { @for letter in letters { tr {
                     td { input type="checkbox" name="id" value=(letter.dead_letter_id) aria-label="Select"; }
                     td { (parts::time(letter.died.as_ref())) }
-                    td { (letter.queue) }
-                    td { (letter.code) }
-                    td { (letter.reason) }
+                    td { (parts::visible(&letter.queue)) }
+                    td { (parts::visible(&letter.code)) }
+                    td { (parts::visible(&letter.reason)) }
                     td.number { (letter.attempts) }
                     td { a href=(parts::address("/dead-letters/letter", &[("id", &letter.dead_letter_id)])) {
                         @let id = letter.message.as_ref().map_or("", |message| message.message_id.as_str());
-                        @if id.is_empty() { "Look inside" } @else { (id) }
+                        @if id.is_empty() { "Look inside" } @else { (parts::visible(id)) }
                     } }
                 } } }
             } }
@@ -194,7 +194,7 @@ fn edit(user: &User, id: &str, letter: &pb::DeadLetter, message: &pb::Message) -
                 }
                 div.fields {
                     label { "Exchange" small { "empty with an empty key: its own queue" } input name="exchange" maxlength="255"; }
-                    label { "Routing key" small { "published to: " (letter.routing_key) } input name="routing_key" maxlength="255"; }
+                    label { "Routing key" small { "published to: " (parts::visible(&letter.routing_key)) } input name="routing_key" maxlength="255"; }
                 }
                 button { "Send" }
             }
@@ -241,17 +241,17 @@ pub(super) async fn letter(user: User, query: Query) -> PageResult {
             section {
                 h2 { "What happened" }
                 table.facts {
-                    tr { th { "Queue" } td { a href={ "/queues/" (parts::segment(&letter.queue)) } { (letter.queue) } } }
-                    tr { th { "Code" } td { (letter.code) } }
-                    @if !letter.reason.is_empty() { tr { th { "Reason" } td { (letter.reason) } } }
+                    tr { th { "Queue" } td { a href={ "/queues/" (parts::segment(&letter.queue)) } { (parts::visible(&letter.queue)) } } }
+                    tr { th { "Code" } td { (parts::visible(&letter.code)) } }
+                    @if !letter.reason.is_empty() { tr { th { "Reason" } td { (parts::visible(&letter.reason)) } } }
                     tr { th { "Attempts" } td { (letter.attempts) } }
                     tr { th { "First failure" } td { (parts::time(letter.first_failure.as_ref())) } }
                     tr { th { "Last failure" } td { (parts::time(letter.last_failure.as_ref())) } }
                     tr { th { "Died" } td { (parts::time(letter.died.as_ref())) } }
                     tr { th { "Sent again before" } td { (plural(letter.redrives.into(), "time", "times")) } }
                     tr { th { "Published to" } td {
-                        @if letter.exchange.is_empty() { span.quiet { "default exchange" } } @else { (letter.exchange) }
-                        " " code { (letter.routing_key) }
+                        @if letter.exchange.is_empty() { span.quiet { "default exchange" } } @else { (parts::visible(&letter.exchange)) }
+                        " " code { (parts::visible(&letter.routing_key)) }
                     } }
                     @if let Some(trace) = &trace { tr { th { "Trace" } td { (parts::trace(Some(&user), trace)) } } }
                 }

@@ -31,9 +31,9 @@ pub(super) async fn list(user: User, query: Query) -> PageResult {
                 div.scroll { table {
                     thead { tr { th { "Exchange" } th { "Type" } th { "Alternate exchange" } th { span.hidden { "More" } } } }
                     tbody { @for exchange in &listed.exchanges { tr {
-                        td { a href={ "/exchanges/" (parts::segment(&exchange.name)) } { (exchange.name) } }
+                        td { a href={ "/exchanges/" (parts::segment(&exchange.name)) } { (parts::visible(&exchange.name)) } }
                         td { (kind(exchange.r#type())) }
-                        td { (exchange.alternate_exchange) }
+                        td { (parts::visible(&exchange.alternate_exchange)) }
                         td.quiet {
                             @if exchange.auto_delete { "deleted with its last binding " }
                             @if exchange.internal { "for exchanges only" }
@@ -111,7 +111,7 @@ pub(super) async fn page(user: User, Path(name): Path<String>, query: Query) -> 
             section {
                 table.facts {
                     tr { th { "Type" } td { (kind(exchange.r#type())) } }
-                    @if !exchange.alternate_exchange.is_empty() { tr { th { "Alternate exchange" } td { (exchange.alternate_exchange) } } }
+                    @if !exchange.alternate_exchange.is_empty() { tr { th { "Alternate exchange" } td { (parts::visible(&exchange.alternate_exchange)) } } }
                     @if exchange.internal { tr { th { "Accepts" } td { "messages from other exchanges only" } } }
                 }
                 div.tools {

@@ -159,13 +159,13 @@ pub(super) fn properties(message: &pb::Message) -> Markup {
     headers.sort_unstable_by_key(|(name, _)| name.as_str());
     html! {
         table.facts {
-            @for (name, text) in texts { @if !text.is_empty() { tr { th { (name) } td { (text) } } } }
+            @for (name, text) in texts { @if !text.is_empty() { tr { th { (name) } td { (parts::visible(text)) } } } }
             @if message.publish_time.is_some() { tr { th { "Published" } td { (parts::time(message.publish_time.as_ref())) } } }
             @if message.priority > 0 { tr { th { "Priority" } td { (message.priority) } } }
         }
         @if !headers.is_empty() {
             h3 { "Headers" }
-            table.facts { @for (name, value) in headers { tr { th { (name) } td { code { (shown(value, 0)) } } } } }
+            table.facts { @for (name, value) in headers { tr { th { (parts::visible(name)) } td { code { (shown(value, 0)) } } } } }
         }
     }
 }

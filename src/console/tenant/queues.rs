@@ -15,6 +15,9 @@ use crate::{
 };
 
 const PAGE: i32 = 100;
+/// The service does not list these queues, which could be neither read nor deleted by a call.
+pub(super) const NOT_LISTED: &str =
+    "Queues that were created at the broker, with names that the gateway does not accept, are missing.";
 
 pub(super) async fn list(user: User, query: Query) -> PageResult {
     super::tenant_only(&user)?;
@@ -33,6 +36,7 @@ pub(super) async fn list(user: User, query: Query) -> PageResult {
                 p.quiet data-live=[user.observes().then_some("/live")] { span data-status="" role="status" { "Figures are at most a few seconds old." } }
                 (parts::next_page("/queues", &query, &listed.next_page_token))
             }
+            p.quiet { (NOT_LISTED) }
         }
         (declaration(&user))
     };

@@ -22,7 +22,7 @@ use crate::{
     console::{
         error::PageError,
         layout, page_memory,
-        parts::{count, plural},
+        parts::{self, count, plural},
         user::User,
     },
     pb,
@@ -148,7 +148,7 @@ impl Progress {
             @if *remaining > 0 { p { (plural(*remaining, "message is left", "messages are left")) ", which a further redrive sends." } }
             @if *failed > 0 {
                 p.error role="alert" { (plural(*failed, "message could not be sent", "messages could not be sent")) "; they remain dead letters." }
-                ul { @for failure in &self.failures { li { code { (failure.dead_letter_id) } " " (failure.reason) } } }
+                ul { @for failure in &self.failures { li { code { (parts::visible(&failure.dead_letter_id)) } " " (failure.reason) } } }
             }
         }
     }

@@ -36,7 +36,7 @@ pub(in crate::console) async fn list(user: User, query: Query) -> PageResult {
     let content = html! {
         (parts::notice(&query))
         section {
-            p.quiet { "Open streams on this gateway (" code { (listed.gateway) } "). Other gateways have their own." }
+            p.quiet { "Open streams on this gateway (" code { (listed.gateway) } "). " @if user.is_platform() { a href="/health#gateways" { "Other gateways" } } @else { "Other gateways" } " have their own." }
             @if listed.streams.is_empty() {
                 (parts::empty("No stream is open.", html! { p { "A stream appears here while a client publishes or subscribes." } }))
             } @else {

@@ -43,7 +43,7 @@ pub(super) async fn page(user: User, query: Query) -> PageResult {
             })) }
         } @else {
             @if is_cut { p.notice { "The topology is larger than the picture: it shows a part. The lists of queues and exchanges have all." } }
-            p.quiet { "From left to right: exchanges, and the queues that they route to. Each queue can also be reached by the default exchange, which is not drawn." }
+            p.quiet { "From left to right: exchanges, and the queues that they route to. Each queue can also be reached by the default exchange, which is not drawn. " (super::queues::NOT_LISTED) }
             (drawing(&picture, zoom(&query)))
         }
     };
@@ -91,8 +91,8 @@ fn arrow(edge: &Edge) -> Markup {
     }
     line += &curve(at, *to);
     html! {
-        path d=(line) marker-end="url(#end)" { title { (title) } }
-        text.key x=(to.0 - 14) y=(to.1 + label_offset) text-anchor="end" { (label) title { (title) } }
+        path d=(line) marker-end="url(#end)" { title { (parts::visible(title)) } }
+        text.key x=(to.0 - 14) y=(to.1 + label_offset) text-anchor="end" { (parts::visible(label)) title { (parts::visible(title)) } }
     }
 }
 
@@ -106,11 +106,12 @@ fn box_of(node: &Node) -> Markup {
     let (x, y) = (node.x, node.y);
     let kind = if node.is_queue { "queue" } else { "exchange" };
     let path = if node.is_queue { "/queues/" } else { "/exchanges/" };
+    let name = parts::visible(&node.name);
     html! {
-        a.(kind) href={ (path) (parts::segment(&node.name)) } aria-label={ (kind) " " (node.name) } {
-            title { (kind) " " (node.name) }
+        a.(kind) href={ (path) (parts::segment(&node.name)) } aria-label={ (kind) " " (name) } {
+            title { (kind) " " (name) }
             rect x=(x) y=(y) width=(WIDTH) height=(HEIGHT) rx=(if node.is_queue { 4 } else { HEIGHT / 2 }) {}
-            text x=(x + WIDTH / 2) y=(y + HEIGHT / 2 + 4) text-anchor="middle" { (node.label) }
+            text x=(x + WIDTH / 2) y=(y + HEIGHT / 2 + 4) text-anchor="middle" { (parts::visible(&node.label)) }
         }
     }
 }

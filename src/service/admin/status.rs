@@ -14,6 +14,7 @@ use crate::{
     memory::TenantBudgets,
     pb,
     provision::{BrokerState, NodeState},
+    store::{self, GatewayRow},
     stream::{drain::Drain, open_streams::OpenStreams},
     tenant::Administrator,
 };
@@ -29,6 +30,8 @@ pub struct GatewayState {
     pub calls_per_second_per_tenant: u32,
     /// Identifies this run of the gateway.
     pub id: Uuid,
+    /// Its version.
+    pub version: String,
     /// When it started.
     pub started: SystemTime,
     /// The state of its shutdown.
@@ -55,7 +58,7 @@ pub(super) async fn get(
     _request: pb::GetStatusRequest,
 ) -> Result<pb::GetStatusResponse, Error> {
     let gateway = Arc::clone(&context.gateway);
-    let (broker, store) = tokio::join!(broker(&context), store(&context));
+    let (broker, (store, gateways)) = tokio::join!(broker(&context), store(&context));
     let not_ready: Vec<_> = (gateway.not_ready)().into_iter().map(str::to_owned).collect();
     let mut certificates: Vec<_> = (gateway.certificates)()
         .into_iter()
@@ -64,7 +67,7 @@ pub(super) async fn get(
     certificates.sort_by(|a, b| a.r#use.cmp(&b.r#use));
     Ok(pb::GetStatusResponse {
         gateway: gateway.id.simple().to_string(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: gateway.version.clone(),
         started: timestamp(gateway.started),
         ready: not_ready.is_empty(),
         not_ready,
@@ -73,22 +76,42 @@ pub(super) async fn get(
         broker: Some(broker),
         store: Some(store),
         certificates,
+        gateways,
     })
 }
 
-async fn store(context: &AdminContext) -> pb::StoreStatus {
+/// The state of the store, and the gateways that it has.
+async fn store(context: &AdminContext) -> (pb::StoreStatus, Vec<pb::GatewayStatus>) {
     let began = Instant::now();
-    let answer = tokio::time::timeout(STORE_TIMEOUT, context.store.ready()).await;
-    let failure = match answer {
-        Ok(Ok(())) => String::new(),
+    let answer = tokio::time::timeout(STORE_TIMEOUT, async {
+        context.store.ready().await?;
+        let latency = began.elapsed();
+        Ok::<_, store::Error>((latency, context.store.gateways().await?))
+    });
+    let kind = context.store.kind().to_owned();
+    let failure = match answer.await {
+        Ok(Ok((latency, rows))) => {
+            let status =
+                pb::StoreStatus { kind, reachable: true, latency: latency.try_into().ok(), failure: String::new() };
+            return (status, rows.into_iter().map(|row| gateway(row, &context.gateway.version)).collect());
+        }
         Ok(Err(error)) => sentence(&error),
         Err(_) => "STORE_UNAVAILABLE: the gateway's database did not answer within 2 s".to_owned(),
     };
-    pb::StoreStatus {
-        kind: context.store.kind().to_owned(),
-        reachable: failure.is_empty(),
-        latency: failure.is_empty().then(|| began.elapsed().try_into().ok()).flatten(),
-        failure,
+    (pb::StoreStatus { kind, reachable: false, latency: None, failure }, Vec::new())
+}
+
+fn gateway(row: GatewayRow, own_version: &str) -> pb::GatewayStatus {
+    let GatewayRow { entry, last_seen, is_seen } = row;
+    pb::GatewayStatus {
+        gateway: entry.id.simple().to_string(),
+        version_differs: entry.version != own_version,
+        version: entry.version,
+        host: entry.host,
+        grpc_address: entry.grpc_address,
+        started: timestamp(entry.started),
+        last_seen: timestamp(last_seen),
+        not_seen: !is_seen,
     }
 }
 

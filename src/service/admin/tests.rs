@@ -76,6 +76,7 @@ impl Fixture {
         let (tenants, provisioner) = (Arc::new(tenants), Arc::new(provisioner));
         let issuer = Arc::new(Issuer::start(store.clone(), &AuthConfig::for_test()).await.expect("an issuer"));
         let gateway = GatewayState {
+            version: String::new(),
             calls_per_second_per_tenant: 10,
             id: uuid::Uuid::now_v7(),
             started: SystemTime::now(),

@@ -60,6 +60,8 @@ labels! {
         Answer = "answer",
         /// Writes to the audit trail.
         Audit = "audit",
+        /// Renews or deletes the gateway's entry.
+        Gateway = "gateway",
         /// Reads or prunes the audit trail.
         Trail = "trail",
     }
