@@ -166,7 +166,7 @@ await visit(operator, "/clients", "clients", ["acme.app", "acme.operator"]);
 await visit(operator, "/clients/acme.app", "client", ["Rotate the secret"]);
 
 // The administrator's pages.
-await visit(admin, "/", "admin-overview", ["Tenants", "Last events", "reachable"]);
+await visit(admin, "/", "admin-overview", ["Tenants", "Last events", "reachable", "this one"]);
 await visit(admin, "/tenants?usage=yes", "tenants", ["acme", "globex", "active", "max_"]);
 await visit(admin, "/tenants/acme", "tenant", ["max_queues", "acme.app"]);
 await visit(admin, "/plans", "plans", ["Plans"]);
@@ -174,7 +174,7 @@ await visit(admin, "/plans/standard", "plan", ["acme"]);
 await visit(admin, "/clients", "administrators", ["admin"]);
 await visit(admin, "/audit?tenant=acme", "audit", ["IssueToken"]);
 await visit(admin, "/keys", "keys", ["Rotate"]);
-await visit(admin, "/health", "health", ["RabbitMQ", "running"]);
+await visit(admin, "/health", "health", ["RabbitMQ", "running", "this one"]);
 await admin.goto(`${CONSOLE}/tenants/acme`);
 await admin.type("input[name=other_tenant]", "globex");
 await submit(admin, "form[action$='/isolation'] button");
