@@ -57,6 +57,7 @@ pub(super) async fn list(user: User, query: Query) -> PageResult {
                 (selection(&user, &query, &listed.dead_letters))
                 (parts::next_page("/dead-letters", &query, &listed.next_page_token))
             }
+            p.quiet { "Dead letters of queues with names that the gateway does not accept, created at the broker, are missing." }
         }
     };
     Ok(layout::page(&user, "Dead letters", content))

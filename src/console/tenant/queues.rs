@@ -17,7 +17,7 @@ use crate::{
 const PAGE: i32 = 100;
 /// The service does not list these queues, which could be neither read nor deleted by a call.
 pub(super) const NOT_LISTED: &str =
-    "Queues that were created at the broker, with names that the gateway does not accept, are missing.";
+    "Queues with names that the gateway does not accept, created at the broker, are missing.";
 
 pub(super) async fn list(user: User, query: Query) -> PageResult {
     super::tenant_only(&user)?;
